@@ -1,0 +1,262 @@
+//! One try: what was said, in which phase, and what it amounts to.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::Timestamp;
+
+/// The most characters of a server's text that are kept.
+const MAX_TEXT: usize = 512;
+
+/// How far a try got: the step that the outcome belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The TCP connection, DNS included.
+    Connect,
+    /// The server's greeting.
+    Greeting,
+    /// EHLO.
+    Ehlo,
+    /// STARTTLS and the TLS handshake.
+    Tls,
+    /// AUTH.
+    Auth,
+    /// MAIL FROM.
+    MailFrom,
+    /// RCPT TO.
+    RcptTo,
+    /// DATA.
+    Data,
+    /// The message itself, before its final dot.
+    Body,
+    /// The answer to the final dot.
+    FinalDot,
+    /// Not sent: judged here, by what the server said it can take.
+    Local,
+}
+
+impl Phase {
+    /// Its name in JSON and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Connect => "connect",
+            Phase::Greeting => "greeting",
+            Phase::Ehlo => "ehlo",
+            Phase::Tls => "tls",
+            Phase::Auth => "auth",
+            Phase::MailFrom => "mail_from",
+            Phase::RcptTo => "rcpt_to",
+            Phase::Data => "data",
+            Phase::Body => "body",
+            Phase::FinalDot => "final_dot",
+            Phase::Local => "local",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a server answered (RFC 5321 §4.2), made safe to print.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The three digits.
+    pub code: u16,
+    /// The enhanced status code (RFC 3463), such as `5.1.1`.
+    pub enhanced: Option<String>,
+    /// The text without both codes; lines are joined by a space, and control characters replaced.
+    pub text: String,
+}
+
+impl Reply {
+    /// A reply from its code and its text, in which an enhanced status code may lead each line.
+    pub fn new(code: u16, text: &str) -> Self {
+        let mut enhanced = None;
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            match split_enhanced(line, code) {
+                Some((status, rest)) => {
+                    enhanced.get_or_insert_with(|| status.to_owned());
+                    lines.push(rest.trim());
+                }
+                None => lines.push(line.trim()),
+            }
+        }
+        Reply { code, enhanced, text: printable(&lines.join(" ")) }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(enhanced) = &self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        if self.text.is_empty() { Ok(()) } else { write!(f, " {}", self.text) }
+    }
+}
+
+/// `5.1.1 No such user` → (`5.1.1`, ` No such user`), where the class agrees with the code (RFC 2034 §4).
+fn split_enhanced(line: &str, code: u16) -> Option<(&str, &str)> {
+    let end = line.find(' ').unwrap_or(line.len());
+    let (status, rest) = line.split_at(end);
+    let mut parts = status.split('.');
+    let class: u16 = parts.next()?.parse().ok()?;
+    let digits = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    let valid = class == code / 100 && digits(parts.next()?) && digits(parts.next()?) && parts.next().is_none();
+    valid.then_some((status, rest))
+}
+
+/// Text from outside, without control characters and bounded, so that no log, header or terminal is at its mercy.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().take(MAX_TEXT).map(|c| if is_harmless(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// Not a control character, and not one that reorders what a terminal shows (Unicode's bidirectional controls).
+fn is_harmless(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// What a try amounted to, for one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exactly 250 to the final dot.
+    Delivered(Reply),
+    /// The server spoke about this mail: 4yz, or an answer that makes no sense at this step. It is tried again.
+    Deferred(Phase, Reply),
+    /// The server spoke about this mail: 5yz.
+    Rejected(Phase, Reply),
+    /// The relay could not be reached or would not talk, before this mail was in question. Says nothing about the mail.
+    Unavailable(Phase, String),
+    /// The connection broke, or 421 came, while this mail was in question but before its final dot.
+    Lost(Phase, String),
+    /// The final dot was sent, and no answer came that settles it.
+    InDoubt(String),
+    /// The sender died with this mail in its hands.
+    Crashed,
+}
+
+impl Outcome {
+    /// The outcome that a reply to `phase` means where success was hoped for and did not come.
+    pub fn refusal(phase: Phase, reply: Reply) -> Self {
+        match reply.code / 100 {
+            5 => Outcome::Rejected(phase, reply),
+            _ => Outcome::Deferred(phase, reply),
+        }
+    }
+
+    /// Whether the relay, rather than the mail, is at fault.
+    pub fn blames_relay(&self) -> bool {
+        matches!(self, Outcome::Unavailable(..) | Outcome::Lost(..) | Outcome::InDoubt(_))
+    }
+
+    /// The class under which attempts are counted in metrics.
+    pub fn class(&self) -> AttemptClass {
+        match self {
+            Outcome::Delivered(_) => AttemptClass::Delivered,
+            Outcome::Deferred(..) => AttemptClass::Transient,
+            Outcome::Rejected(..) => AttemptClass::Permanent,
+            Outcome::Unavailable(..) => AttemptClass::Unavailable,
+            Outcome::Lost(..) => AttemptClass::Lost,
+            Outcome::InDoubt(_) => AttemptClass::InDoubt,
+            Outcome::Crashed => AttemptClass::Crashed,
+        }
+    }
+}
+
+/// The classes of attempts that metrics count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttemptClass {
+    /// 250.
+    Delivered,
+    /// 4yz.
+    Transient,
+    /// 5yz.
+    Permanent,
+    /// No talk.
+    Unavailable,
+    /// Broken off before the final dot.
+    Lost,
+    /// Broken off after the final dot.
+    InDoubt,
+    /// The sender died.
+    Crashed,
+}
+
+impl AttemptClass {
+    /// Its name as a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttemptClass::Delivered => "delivered",
+            AttemptClass::Transient => "transient",
+            AttemptClass::Permanent => "permanent",
+            AttemptClass::Unavailable => "unavailable",
+            AttemptClass::Lost => "lost",
+            AttemptClass::InDoubt => "in_doubt",
+            AttemptClass::Crashed => "crashed",
+        }
+    }
+}
+
+/// One try, as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it ended.
+    pub at: Timestamp,
+    /// The relay it went to.
+    pub relay: String,
+    /// How far it got.
+    pub phase: Phase,
+    /// The server's code; `None` where it did not answer.
+    pub code: Option<u16>,
+    /// The server's enhanced status code.
+    pub enhanced: Option<String>,
+    /// The server's text, or what happened instead.
+    pub text: String,
+}
+
+impl Attempt {
+    pub(super) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
+        let (phase, reply, text) = match outcome {
+            Outcome::Delivered(reply) => (Phase::FinalDot, Some(reply), ""),
+            Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => (*phase, Some(reply), ""),
+            Outcome::Unavailable(phase, text) | Outcome::Lost(phase, text) => (*phase, None, text.as_str()),
+            Outcome::InDoubt(text) => (Phase::FinalDot, None, text.as_str()),
+            Outcome::Crashed => (Phase::Local, None, "the sender died while it held this mail"),
+        };
+        Attempt {
+            at,
+            relay: relay.to_owned(),
+            phase,
+            code: reply.map(|r| r.code),
+            enhanced: reply.and_then(|r| r.enhanced.clone()),
+            text: reply.map_or_else(|| printable(text), |r| r.text.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enhanced_code_is_read_where_its_class_agrees() {
+        let reply = Reply::new(550, "5.1.1 No such user\n5.1.1 here");
+        assert_eq!((reply.enhanced.as_deref(), reply.text.as_str()), (Some("5.1.1"), "No such user here"));
+        assert_eq!(Reply::new(550, "4.1.1 odd").enhanced, None);
+        assert_eq!(Reply::new(550, "5.1 short").enhanced, None);
+        assert_eq!(Reply::new(250, "2.0.0").text, "");
+    }
+
+    #[test]
+    fn a_servers_text_cannot_reach_a_terminal_raw() {
+        let reply = Reply::new(450, "\u{1b}[2Jgone \u{202e}txet");
+        assert_eq!(reply.text, "\u{fffd}[2Jgone \u{fffd}txet");
+        assert_eq!(Reply::new(450, &"x".repeat(9999)).text.len(), MAX_TEXT);
+    }
+}

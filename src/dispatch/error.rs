@@ -1,0 +1,70 @@
+//! Why the dispatcher cannot do what it was asked.
+
+use crate::mail::{MailError, MailId};
+use crate::spool::SpoolError;
+use crate::transport::RelayError;
+
+/// Why the dispatcher cannot do what it was asked. Where a mail was handed in, it was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The mail is not valid, or too large.
+    #[error(transparent)]
+    Mail(#[from] MailError),
+    /// As many mails are pending as may be.
+    #[error("the queue is full: {pending} deliveries are pending, and {max} may be; try again later")]
+    Full {
+        /// How many deliveries are pending.
+        pending: u64,
+        /// How many may be.
+        max: u64,
+    },
+    /// The idempotency key belongs to a mail with other content.
+    #[error("the idempotency key was used before for mail {0}, which has other content")]
+    KeyReused(MailId),
+    /// No rule says which relay this recipient's mail may take.
+    #[error("no route matches the recipient {0}; add a route without `match` as the default")]
+    NoRoute(String),
+    /// The spool cannot take or tell anything.
+    #[error(transparent)]
+    Spool(SpoolError),
+    /// There is no such mail.
+    #[error("there is no mail {0}")]
+    UnknownMail(MailId),
+    /// There is no such relay.
+    #[error("there is no relay named `{}`", .0.escape_debug())]
+    UnknownRelay(String),
+    /// The mail is not in a state that allows it.
+    #[error("mail {id} is {state}, which is too late for that")]
+    TooLate {
+        /// The mail.
+        id: MailId,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The list's cursor is not one that was handed out.
+    #[error("the cursor is not one that a page gave")]
+    BadCursor,
+    /// The dispatcher is configured so that it cannot start.
+    #[error("{0}")]
+    Configuration(String),
+    /// A relay is configured so that it cannot be used.
+    #[error("relay `{name}`: {error}")]
+    Relay {
+        /// The relay.
+        name: String,
+        /// What is wrong.
+        error: RelayError,
+    },
+    /// The dispatcher has stopped. What was accepted is safe in the spool.
+    #[error("the dispatcher has stopped: {0}")]
+    Stopped(String),
+}
+
+impl From<SpoolError> for Error {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::KeyReused(id) => Error::KeyReused(id),
+            other => Error::Spool(other),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What users are told: receipts, a mail's status, the engine's numbers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::{Attempt, DeadReason, MailState, Outcome, State};
+use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+use crate::spool::{Durability, Record};
+
+/// What `submit` answers: the mail is accepted, and this is what that means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// The mail's name; that of the earlier mail where the key was seen before.
+    pub id: MailId,
+    /// What is promised.
+    pub durability: Durability,
+    /// Whether the idempotency key was seen before, so that nothing new was accepted.
+    pub duplicate: bool,
+}
+
+/// All that is known of a mail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MailStatus {
+    /// The mail's name.
+    pub id: MailId,
+    /// Its state, summed up from its deliveries.
+    pub state: MailState,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its last delivery ended.
+    pub finished_at: Option<Timestamp>,
+    /// When it is worthless.
+    pub expires_at: Timestamp,
+    /// Where a bounce goes.
+    pub return_path: Option<Address>,
+    /// The subject.
+    pub subject: String,
+    /// The Message-ID, with its angle brackets.
+    pub message_id: String,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// What to do in doubt.
+    pub guarantee: Guarantee,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// The key under which it is one mail.
+    pub idempotency_key: Option<String>,
+    /// The message's size in bytes.
+    pub size: u64,
+    /// One for each recipient, in the envelope's order.
+    pub deliveries: Vec<DeliveryStatus>,
+}
+
+/// One recipient's progress.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryStatus {
+    /// Who gets it.
+    pub recipient: Address,
+    /// Where it is.
+    pub state: State,
+    /// Why it is dead.
+    pub reason: Option<DeadReason>,
+    /// The relays it may take, in order.
+    pub relays: Vec<String>,
+    /// The last tries, the oldest first.
+    pub attempts: Vec<Attempt>,
+    /// How many tries count against `max_attempts`.
+    pub attempts_counted: u32,
+    /// When it is tried next.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl MailStatus {
+    pub(super) fn of(record: Record, now: Timestamp) -> Self {
+        let states: Vec<State> = record.states(now).collect();
+        let finished_at = record.finished_at();
+        let deliveries = record.deliveries.into_iter().zip(&states).map(|(delivery, state)| DeliveryStatus {
+            state: *state,
+            reason: match delivery.stage {
+                crate::delivery::Stage::Dead { reason, .. } => Some(reason),
+                _ => None,
+            },
+            relays: delivery.route.relays().map(str::to_owned).collect(),
+            attempts_counted: delivery.counted,
+            next_attempt_at: delivery.stage.due(),
+            finished_at: delivery.stage.finished_at(),
+            recipient: delivery.recipient,
+            attempts: delivery.attempts,
+        });
+        let deliveries = deliveries.collect();
+        let manifest = record.manifest;
+        MailStatus {
+            id: manifest.id,
+            state: MailState::of(states),
+            created_at: manifest.accepted_at,
+            finished_at,
+            expires_at: manifest.expires_at,
+            return_path: manifest.return_path,
+            subject: manifest.subject,
+            message_id: manifest.message_id,
+            priority: manifest.priority,
+            guarantee: manifest.guarantee,
+            tags: manifest.tags,
+            idempotency_key: manifest.idempotency_key,
+            size: manifest.size,
+            deliveries,
+        }
+    }
+}
+
+/// One page of mails.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatusPage {
+    /// The mails; possibly none although there are more, when many had to be looked at.
+    pub mails: Vec<MailStatus>,
+    /// The cursor of the next page; `None` on the last one.
+    pub next: Option<String>,
+}
+
+/// What one synchronous attempt came to, for each recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentNow {
+    /// The mail's name. It was not kept.
+    pub id: MailId,
+    /// Each recipient, with what the relay said.
+    pub outcomes: Vec<(Address, Outcome)>,
+}
+
+impl SentNow {
+    /// Whether every recipient's mail was taken.
+    pub fn all_delivered(&self) -> bool {
+        self.outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Delivered(_)))
+    }
+}
+
+/// The engine's numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Deliveries by state.
+    pub deliveries: std::collections::BTreeMap<String, u64>,
+    /// Pending deliveries by priority.
+    pub pending_by_priority: std::collections::BTreeMap<String, u64>,
+    /// Pending deliveries.
+    pub pending: u64,
+    /// The most that may be pending.
+    pub max_pending: u64,
+    /// For how many seconds the longest-waiting due delivery has been due.
+    pub oldest_queued_seconds: Option<f64>,
+    /// Mails accepted since start.
+    pub accepted: u64,
+    /// Deliveries taken by a relay since start.
+    pub delivered: u64,
+    /// Deliveries that failed for good since start.
+    pub dead: u64,
+    /// Deliveries put off since start.
+    pub deferred: u64,
+    /// Deliveries taken by a relay each second, over the last minute.
+    pub delivered_per_second: f64,
+    /// Records set aside because they could not be read.
+    pub quarantined: u64,
+    /// Bytes on disk.
+    pub spool_bytes: u64,
+    /// The relays.
+    pub relays: Vec<RelayStatus>,
+}
+
+/// One relay, now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// Its name.
+    pub name: String,
+    /// `up`, `down` or `paused`.
+    pub state: String,
+    /// `closed`, `open` or `half_open`.
+    pub breaker: String,
+    /// The most connections it may have.
+    pub connections: usize,
+    /// Of these, how many are sending.
+    pub busy: usize,
+    /// Its rate limit.
+    pub rate: Option<String>,
+    /// Pending deliveries that take it first.
+    pub backlog: u64,
+    /// What it did when it last failed.
+    pub last_failure: Option<String>,
+}
+
+/// Whether the engine can do its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// Whether mail is accepted.
+    pub ready: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}

@@ -1,0 +1,43 @@
+//! Who a mail is from and for, as the servers see it (RFC 5321 §2.3.1).
+
+use super::{Address, MailError};
+
+/// The most recipients that one mail can have.
+pub const MAX_RECIPIENTS: usize = 10_000;
+
+/// A return path and at least one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    return_path: Option<Address>,
+    recipients: Vec<Address>,
+}
+
+impl Envelope {
+    /// An envelope. `return_path` is `None` for the null reverse-path `<>` (RFC 5321 §4.5.5). An address that is given
+    /// twice is kept once, where it stood first.
+    ///
+    /// # Errors
+    /// No recipient, or more than [`MAX_RECIPIENTS`].
+    pub fn new(return_path: Option<Address>, recipients: Vec<Address>) -> Result<Self, MailError> {
+        if recipients.is_empty() {
+            return Err(MailError::new("to", "the mail has no recipient"));
+        }
+        if recipients.len() > MAX_RECIPIENTS {
+            let reason = format!("the mail has {} recipients, and {MAX_RECIPIENTS} are the most", recipients.len());
+            return Err(MailError::new("to", reason));
+        }
+        let mut seen = std::collections::HashSet::new();
+        let recipients = recipients.into_iter().filter(|r| seen.insert(r.clone())).collect();
+        Ok(Envelope { return_path, recipients })
+    }
+
+    /// Where a bounce goes; `None` for the null reverse-path.
+    pub fn return_path(&self) -> Option<&Address> {
+        self.return_path.as_ref()
+    }
+
+    /// Everybody who gets the mail; never empty.
+    pub fn recipients(&self) -> &[Address] {
+        &self.recipients
+    }
+}

@@ -1,0 +1,51 @@
+//! The name of a mail, from its first moment to the log line years later.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Identifies one mail; a UUID of version 7 (RFC 9562 §5.7), so that ids sort by the time they were made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MailId(Uuid);
+
+impl MailId {
+    pub(crate) fn generate() -> Self {
+        MailId(Uuid::now_v7())
+    }
+
+    /// The sixteen bytes of the id, which sort as the id does.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id that has these bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        MailId(Uuid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for MailId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for MailId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for MailId {
+    type Err = MailIdError;
+    fn from_str(text: &str) -> Result<Self, MailIdError> {
+        Uuid::try_parse(text).map(MailId).map_err(|_| MailIdError(text.chars().take(64).collect()))
+    }
+}
+
+/// The text is not a mail's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a mail id, which looks like 0199c0de-0000-7000-8000-000000000000", .0.escape_debug())]
+pub struct MailIdError(String);

@@ -1,0 +1,122 @@
+//! WHAT is sent. Pure: nothing here does I/O, and nothing here changes after a mail is built.
+//!
+//! Every door makes a [`Mail`] by one of three ways: [`Mail::builder`], [`Mail::from_lettre`], [`Mail::from_rfc5322`]. All
+//! three end in [`freeze`], which is where the invariant of this layer is made: *the bytes are valid RFC 5322 with CRLF line
+//! ends, a Message-ID and a Date, and never change again*; every retry sends the same bytes.
+
+mod address;
+mod compose;
+mod envelope;
+mod error;
+mod freeze;
+mod id;
+mod options;
+mod time;
+
+pub use address::{Address, AddressError};
+pub use compose::{Attachment, MailBuilder};
+pub use envelope::{Envelope, MAX_RECIPIENTS};
+pub use error::MailError;
+pub use id::{MailId, MailIdError};
+pub use options::{Guarantee, Options, Priority, UnknownName, When};
+pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
+
+use bytes::Bytes;
+
+/// One mail: its envelope, its frozen message and what its sender asks for.
+#[derive(Clone, Debug)]
+pub struct Mail {
+    id: MailId,
+    envelope: Envelope,
+    options: Options,
+    message: freeze::Frozen,
+    fingerprint: u128,
+}
+
+impl Mail {
+    /// Starts composing a mail from its parts.
+    pub fn builder() -> MailBuilder {
+        MailBuilder::default()
+    }
+
+    /// Takes a message that is already written, with the envelope that it is to be sent under.
+    ///
+    /// Line ends become CRLF; a Message-ID and a Date are added where they are missing; Bcc is removed. Nothing else is
+    /// touched.
+    ///
+    /// # Errors
+    /// A message that has no header section, a header that is not valid RFC 5322, or bytes that cannot be mail (NUL).
+    pub fn from_rfc5322(envelope: Envelope, message: impl Into<Bytes>) -> Result<Self, MailError> {
+        let message: Bytes = message.into();
+        let fingerprint = freeze::fingerprint(&envelope, &message);
+        Ok(Mail::assemble(envelope, Options::default(), freeze::freeze(message)?, fingerprint))
+    }
+
+    /// Takes a message that was built with lettre, with the envelope that lettre derived.
+    ///
+    /// # Errors
+    /// As [`Mail::from_rfc5322`].
+    pub fn from_lettre(message: &lettre::Message) -> Result<Self, MailError> {
+        compose::from_lettre(message)
+    }
+
+    fn assemble(envelope: Envelope, options: Options, message: freeze::Frozen, fingerprint: u128) -> Self {
+        Mail { id: MailId::generate(), envelope, options, message, fingerprint }
+    }
+
+    /// The same mail with these options.
+    ///
+    /// # Errors
+    /// A tag or an idempotency key that is empty, too long, or has a control character.
+    pub fn with_options(mut self, options: Options) -> Result<Self, MailError> {
+        compose::check_options(&options)?;
+        self.options = options;
+        Ok(self)
+    }
+
+    /// Its name, from now on and for ever.
+    pub fn id(&self) -> MailId {
+        self.id
+    }
+
+    /// Who it is from and for.
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// What its sender asks for.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The frozen message: header section and body, CRLF line ends.
+    pub fn message(&self) -> &Bytes {
+        &self.message.bytes
+    }
+
+    /// The Message-ID, with its angle brackets.
+    pub fn message_id(&self) -> &str {
+        &self.message.message_id
+    }
+
+    /// The Subject as a person reads it; empty where there is none.
+    pub fn subject(&self) -> &str {
+        &self.message.subject
+    }
+
+    /// Whether the message has bytes above 127, and so needs 8BITMIME (RFC 6152).
+    pub fn is_eight_bit(&self) -> bool {
+        self.message.eight_bit
+    }
+
+    /// Whether it needs SMTPUTF8 (RFC 6531): an address or the header section has characters beyond ASCII.
+    pub fn needs_smtputf8(&self) -> bool {
+        self.message.utf8_header
+            || !self.envelope.recipients().iter().chain(self.envelope.return_path()).all(Address::is_ascii)
+    }
+
+    /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME boundaries they were given.
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
+    }
+}

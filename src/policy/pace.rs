@@ -1,0 +1,197 @@
+//! How fast a relay may be used: a token bucket (GCRA) over the time that is handed in.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::clock::{Clock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+/// So many mails in so long a time: `100/s`, `600/m`, `1000/h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    count: NonZeroU32,
+    per: Duration,
+}
+
+impl Rate {
+    /// `count` mails a second.
+    ///
+    /// # Errors
+    /// `count` is zero.
+    pub fn per_second(count: u32) -> Result<Self, RateError> {
+        format!("{count}/s").parse()
+    }
+
+    fn quota(self) -> Option<Quota> {
+        // A burst of a tenth of a second's worth keeps the wire busy without defeating the pace.
+        let a_tenth = f64::from(self.count.get()) / self.per.as_secs_f64() / 10.0;
+        let burst = NonZeroU32::new(a_tenth as u32).unwrap_or(NonZeroU32::MIN);
+        Quota::with_period(self.per / self.count.get()).map(|quota| quota.allow_burst(burst))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let fail = || RateError(text.chars().take(64).collect());
+        let (count, unit) = text.split_once('/').ok_or_else(fail)?;
+        let count: NonZeroU32 = count.trim().replace('_', "").parse().map_err(|_| fail())?;
+        let per = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return Err(fail()),
+        };
+        Ok(Rate { count, per: Duration::from_secs(per) })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            1 => "s",
+            60 => "m",
+            3600 => "h",
+            _ => "d",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+/// The text is not a rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a rate; write a count above zero and a unit, such as 100/s, 600/m, 1000/h or 5000/d", .0.escape_debug())]
+pub struct RateError(String);
+
+/// A clock that shows what it is told.
+#[derive(Clone, Debug, Default)]
+struct ToldTime(Arc<AtomicU64>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Told(Nanos);
+
+impl std::ops::Add<Nanos> for Told {
+    type Output = Told;
+    fn add(self, span: Nanos) -> Told {
+        Told(self.0 + span)
+    }
+}
+
+impl Reference for Told {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        Nanos::new(self.0.as_u64().saturating_sub(earlier.0.as_u64()))
+    }
+    fn saturating_sub(&self, span: Nanos) -> Self {
+        Told(Nanos::new(self.0.as_u64().saturating_sub(span.as_u64())))
+    }
+}
+
+impl Clock for ToldTime {
+    type Instant = Told;
+    fn now(&self) -> Told {
+        Told(Nanos::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, ToldTime, NoOpMiddleware<Told>>;
+
+/// Hands out permission to send, no faster than its rate. Without a rate it never says no.
+pub struct Pace {
+    limit: Option<(Limiter, ToldTime)>,
+    /// Permission that was taken and not used.
+    unspent: usize,
+}
+
+/// What a pace allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// So many mails, now.
+    pub mails: usize,
+    /// If that is fewer than were wished for: ask again then.
+    pub again_in: Option<Duration>,
+}
+
+impl Pace {
+    /// Paces by `rate`.
+    pub fn new(rate: Option<Rate>) -> Self {
+        let limit = rate.and_then(Rate::quota).map(|quota| {
+            let clock = ToldTime::default();
+            (RateLimiter::direct_with_clock(quota, clock.clone()), clock)
+        });
+        Pace { limit, unspent: 0 }
+    }
+
+    /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes back with
+    /// [`Pace::give_back`].
+    pub fn take(&mut self, wish: usize, now: Duration) -> Allowance {
+        let Some((limiter, clock)) = &self.limit else { return Allowance { mails: wish, again_in: None } };
+        clock.0.fetch_max(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let mut mails = self.unspent.min(wish);
+        self.unspent -= mails;
+        let mut again_in = None;
+        while mails < wish {
+            match limiter.check() {
+                Ok(()) => mails += 1,
+                Err(not_yet) => {
+                    again_in = Some(not_yet.wait_time_from(clock.now()).max(Duration::from_millis(1)));
+                    break;
+                }
+            }
+        }
+        Allowance { mails, again_in }
+    }
+
+    /// Returns permission that was taken and not used.
+    pub fn give_back(&mut self, mails: usize) {
+        if self.limit.is_some() {
+            self.unspent += mails;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_rate_holds_over_a_second_and_says_when_to_ask_again() {
+        let mut pace = Pace::new(Some("100/s".parse().expect("valid")));
+        let sent: usize = (0..1000).map(|ms| pace.take(50, at(ms)).mails).sum();
+        assert!((100..=110).contains(&sent), "{sent} in a second");
+        let none = pace.take(50, at(1000));
+        let none = if none.mails > 0 { pace.take(50, at(1000)) } else { none };
+        assert_eq!(none.mails, 0);
+        assert!(none.again_in.is_some_and(|wait| wait <= Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn what_was_not_used_is_not_lost() {
+        let mut pace = Pace::new(Some("1/h".parse().expect("valid")));
+        assert_eq!(pace.take(5, at(0)).mails, 1);
+        pace.give_back(1);
+        assert_eq!(pace.take(5, at(1)).mails, 1);
+        assert_eq!(pace.take(5, at(2)).mails, 0);
+    }
+
+    #[test]
+    fn a_rate_reads_as_it_is_written() {
+        for text in ["100/s", "600/m", "1000/h", "5/d"] {
+            assert_eq!(text.parse::<Rate>().expect("valid").to_string(), text);
+        }
+        for text in ["", "100", "0/s", "-1/s", "1/w", "x/s", "1.5/s"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+}

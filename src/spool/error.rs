@@ -1,0 +1,36 @@
+//! Why the spool cannot do what it was asked.
+
+use std::path::PathBuf;
+
+/// Why the spool cannot do what it was asked. Nothing that was accepted is lost by any of these.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
+    /// Another process has it open.
+    #[error("the spool {} is in use by another process; stop that one, or choose another `spool.path`", .0.display())]
+    Locked(PathBuf),
+    /// It cannot be opened.
+    #[error("the spool {} cannot be opened: {reason}; `postrider spool verify {}` tells what is intact, `postrider spool export {} DIR` saves it", .path.display(), .path.display(), .path.display())]
+    Unopenable {
+        /// The directory.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Writing failed: it takes no more until it is opened again. What it has can still be read.
+    #[error("the spool {} cannot be written: {reason}; nothing more is accepted until it is mended and reopened", .path.display())]
+    Unwritable {
+        /// The directory.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Something could not be read.
+    #[error("the spool cannot be read: {0}")]
+    Unreadable(String),
+    /// The idempotency key belongs to a mail with other content.
+    #[error("the idempotency key belongs to mail {0}, which is different")]
+    KeyReused(crate::mail::MailId),
+    /// It is closed.
+    #[error("the spool is closed")]
+    Closed,
+}

@@ -1,0 +1,218 @@
+//! The durable store, and the only queue. What it is asked is in [`Spool`]; who asks is `dispatch`.
+//!
+//! Two kinds keep mail today: [`sled`] on disk and in memory. Both are one engine over two stores, and every kind passes
+//! [`conformance`].
+//!
+//! *Invariants made here:* a [`Spool::put`] that answered is on disk; a delivery is leased to one sender at a time; a
+//! settle without the current lease changes nothing; what cannot be read is set aside, never deleted.
+
+pub mod conformance;
+mod error;
+mod lease;
+mod query;
+mod record;
+
+pub use error::SpoolError;
+pub use lease::{Lease, LeaseKeeper, LeaseToken};
+pub use query::{Page, Query};
+pub use record::{Manifest, Record};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::delivery::{DeadReason, Delivery, Route};
+use crate::mail::{Address, MailId, Priority, Timestamp};
+
+/// What a receipt promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// On disk and synced: it survives a power cut.
+    Synced,
+    /// Written, and synced within a second: it survives a killed process.
+    Written,
+    /// In memory only.
+    InMemory,
+    /// Not kept: it was sent once, synchronously, because the spool could not take it.
+    Direct,
+}
+
+/// A mail on its way into the spool: what is known of it, its bytes, and a delivery for each recipient.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// What is known of it.
+    pub manifest: Manifest,
+    /// The frozen message.
+    pub body: Bytes,
+    /// One for each recipient, in the envelope's order.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// What became of a [`Parcel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is kept, under its own id.
+    Stored,
+    /// Its idempotency key is known: this is the mail that has it.
+    Duplicate(MailId),
+}
+
+/// Whose mail a sender could take now.
+#[derive(Clone, Debug)]
+pub struct Want {
+    /// The queues it may take from.
+    pub routes: Vec<Route>,
+    /// A turn for each mail that is wanted, in order; a turn whose priority has nothing due goes to the most urgent that
+    /// has.
+    pub turns: Vec<Priority>,
+    /// So many further mails, of [`Priority::Critical`] only.
+    pub critical_only: usize,
+    /// Stop before the bodies add up to more, the first mail aside.
+    pub max_bytes: usize,
+    /// The most recipients of one mail at a time.
+    pub max_recipients: usize,
+    /// What is due by then.
+    pub now: Timestamp,
+}
+
+/// A mail in a sender's hands, with those of its recipients that are due on one route. Dropped unsettled, it goes back.
+#[derive(Debug)]
+pub struct Claim {
+    /// What is known of the mail.
+    pub manifest: Arc<Manifest>,
+    /// The frozen message.
+    pub body: Bytes,
+    /// The deliveries, each under its lease.
+    pub deliveries: Vec<(Lease, Delivery)>,
+}
+
+/// What a settle did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is on disk.
+    Done,
+    /// The lease was not current: nothing was changed.
+    Stale,
+}
+
+/// A delivery that was ended by the clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The mail.
+    pub mail: MailId,
+    /// The recipient.
+    pub recipient: Address,
+    /// Why.
+    pub reason: DeadReason,
+}
+
+/// What one step of [`Spool::sweep`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Swept {
+    /// The deliveries that are now dead.
+    pub ended: Vec<Ended>,
+    /// How many finished mails were deleted, their retention over.
+    pub pruned: usize,
+    /// Whether there is more to do now.
+    pub more: bool,
+}
+
+/// What a user's wish to change a mail came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Done, for these recipients.
+    Done(Vec<Address>),
+    /// No delivery of the mail is in a state that allows it.
+    TooLate,
+    /// There is no such mail.
+    Unknown,
+}
+
+/// How full the spool is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpoolStats {
+    /// Deliveries by state and priority: `counts[state as usize][priority.index()]`.
+    pub counts: [[u64; 3]; 7],
+    /// Pending deliveries by the queue they wait in.
+    pub backlog: Vec<(Route, u64)>,
+    /// Since when the longest-waiting due delivery has been due.
+    pub oldest_due: Option<Timestamp>,
+    /// Records that could not be read and were set aside.
+    pub quarantined: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Settles that were refused because their lease was not current.
+    pub stale_settles: u64,
+}
+
+/// The durable store. Cheap to share; every method may be called from any task.
+///
+/// Dropping the future of a call that changes something does not undo the change.
+#[async_trait]
+pub trait Spool: Send + Sync + 'static {
+    /// What [`Spool::put`] promises when it answers.
+    fn durability(&self) -> Durability;
+
+    /// Notified when something may have become due or the next due time may have changed. One waiter: the scheduler.
+    fn changed(&self) -> &Notify;
+
+    /// Keeps new mails, all in one group. Each has its own result, in order.
+    async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>>;
+
+    /// Leases due deliveries. Fewer than wanted, or none, when no more are due.
+    async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError>;
+
+    /// Records before the final dot that an at-most-once mail may have been sent: found so after a crash, it is dead as
+    /// `in_doubt`. The leases stay.
+    async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError>;
+
+    /// Records what became of deliveries and ends their leases. Taken up in the order of the calls, as soon as the call is
+    /// made; the future is only the wait for the disk.
+    async fn settle(&self, settled: Vec<(Lease, Delivery)>) -> Result<Vec<Recorded>, SpoolError>;
+
+    /// All that is known of a mail; `None` where there is no such mail.
+    async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError>;
+
+    /// A mail's frozen message; `None` where there is no such mail.
+    async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError>;
+
+    /// One page of mails.
+    async fn list(&self, query: Query) -> Result<Page, SpoolError>;
+
+    /// Withdraws what is not being sent and has not ended.
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError>;
+
+    /// Queues dead and cancelled deliveries again, at once, with a full count of attempts and a lifetime of `lifetime`; a
+    /// deferred one becomes due at once.
+    async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError>;
+
+    /// Deletes a mail of which every delivery has ended.
+    async fn purge(&self, id: MailId) -> Result<Change, SpoolError>;
+
+    /// Ends what has expired and deletes what was kept long enough; a bounded step.
+    async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError>;
+
+    /// Moves pending deliveries of routes that `routes` does not hold to the one that `choose` names; a bounded step that
+    /// returns how many it moved.
+    async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError>;
+
+    /// When the next delivery is due or the next sweep has something to do, whichever is first.
+    fn next_due(&self) -> Option<Timestamp>;
+
+    /// How many deliveries are pending.
+    fn pending(&self) -> u64;
+
+    /// Why nothing can be written any more; `None` while all is well.
+    fn failure(&self) -> Option<SpoolError>;
+
+    /// How full it is.
+    async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError>;
+
+    /// Writes out and closes. Everything that is asked afterwards is answered with [`SpoolError::Closed`].
+    async fn close(&self) -> Result<(), SpoolError>;
+}

@@ -1,0 +1,54 @@
+//! Which mails to list.
+
+use crate::delivery::State;
+use crate::mail::{Address, Priority, Timestamp};
+
+use super::Record;
+
+/// Which mails to list. What is absent asks nothing. The newest come first; with a state that is pending, those that are
+/// due first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// At least one delivery is in this state.
+    pub state: Option<State>,
+    /// One of its recipients.
+    pub recipient: Option<Address>,
+    /// One of its tags.
+    pub tag: Option<String>,
+    /// Its priority.
+    pub priority: Option<Priority>,
+    /// Accepted at this time or later.
+    pub since: Option<Timestamp>,
+    /// Accepted before this time.
+    pub until: Option<Timestamp>,
+    /// The most mails in one page; 50 where it is zero, never more than 1000.
+    pub limit: usize,
+    /// Where the last page ended.
+    pub cursor: Option<String>,
+}
+
+impl Query {
+    /// How many mails one page holds.
+    pub fn page_size(&self) -> usize {
+        if self.limit == 0 { 50 } else { self.limit.min(1000) }
+    }
+
+    /// Whether a mail is asked for, its state aside.
+    pub(crate) fn admits(&self, record: &Record) -> bool {
+        let manifest = &record.manifest;
+        self.recipient.as_ref().is_none_or(|wanted| record.deliveries.iter().any(|d| d.recipient == *wanted))
+            && self.tag.as_ref().is_none_or(|wanted| manifest.tags.contains(wanted))
+            && self.priority.is_none_or(|wanted| manifest.priority == wanted)
+            && self.since.is_none_or(|since| manifest.accepted_at >= since)
+            && self.until.is_none_or(|until| manifest.accepted_at < until)
+    }
+}
+
+/// One page of mails.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The mails; possibly none although there are more, when many had to be looked at.
+    pub mails: Vec<Record>,
+    /// Where the next page starts; `None` on the last one.
+    pub next: Option<String>,
+}

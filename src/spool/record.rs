@@ -1,0 +1,70 @@
+//! What is known of a mail besides its bytes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::{Delivery, MailState, State};
+use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+
+/// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's new lifetime aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Its name.
+    pub id: MailId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When it is worthless.
+    pub expires_at: Timestamp,
+    /// Where a bounce goes; `None` for the null reverse-path.
+    pub return_path: Option<Address>,
+    /// The Message-ID, with its angle brackets.
+    pub message_id: String,
+    /// The Subject as a person reads it.
+    pub subject: String,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// What to do in doubt.
+    pub guarantee: Guarantee,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// The key under which it is one mail.
+    pub idempotency_key: Option<String>,
+    /// Equal for two mails that ask for the same thing.
+    pub fingerprint: u128,
+    /// The size of the message in bytes.
+    pub size: u64,
+    /// How many recipients it has.
+    pub recipients: u16,
+    /// Whether it needs 8BITMIME.
+    pub eight_bit: bool,
+    /// Whether it needs SMTPUTF8.
+    pub smtputf8: bool,
+}
+
+/// All that is known of a mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What was fixed at accept.
+    pub manifest: Manifest,
+    /// One for each recipient, in the envelope's order.
+    pub deliveries: Vec<Delivery>,
+    /// Which of them are in a sender's hands, by their place in `deliveries`.
+    pub leased: Vec<bool>,
+}
+
+impl Record {
+    /// Each delivery's state.
+    pub fn states(&self, now: Timestamp) -> impl Iterator<Item = State> {
+        self.deliveries.iter().zip(&self.leased).map(move |(delivery, leased)| delivery.state(now, *leased))
+    }
+
+    /// The mail's state, summed up.
+    pub fn state(&self, now: Timestamp) -> MailState {
+        MailState::of(self.states(now))
+    }
+
+    /// When the last delivery ended; `None` while one has not.
+    pub fn finished_at(&self) -> Option<Timestamp> {
+        let ends: Option<Vec<Timestamp>> = self.deliveries.iter().map(|d| d.stage.finished_at()).collect();
+        ends.and_then(|ends| ends.into_iter().max())
+    }
+}

@@ -1,0 +1,66 @@
+//! HOW a mail leaves. A [`Transport`] opens connections to one relay; a [`Connection`] sends one mail after another. The
+//! only caller is a sender actor (and `send_now`), which owns its connection alone.
+//!
+//! *Invariants made here:* success is exactly what the relay said to the final dot; every wait has a time-out; a connection
+//! that is out of step, timed out or broken is never used again; an [`Outcome`] says truthfully whether the relay may have
+//! taken the mail.
+
+mod capture;
+mod relay;
+pub mod smtp;
+
+pub use capture::{Capture, Captured};
+pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::delivery::Outcome;
+use crate::mail::{Address, MailId};
+
+/// One mail for one connection, with those of its recipients that go together.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The mail's name, for logs.
+    pub mail: MailId,
+    /// The envelope's sender; `None` for the null reverse-path.
+    pub return_path: Option<Address>,
+    /// The recipients; never empty.
+    pub recipients: Vec<Address>,
+    /// The frozen message.
+    pub message: Bytes,
+    /// Whether it needs 8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+    /// Whether it needs SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+}
+
+/// A way to reach one relay.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Opens a connection that is ready to send: greeted, secured and authenticated.
+    ///
+    /// # Errors
+    /// Always an [`Outcome::Unavailable`]: before a mail is in question, only the relay can be at fault.
+    async fn connect(&self) -> Result<Box<dyn Connection>, Outcome>;
+}
+
+/// One open connection to a relay.
+#[async_trait]
+pub trait Connection: Send {
+    /// Sends one mail and returns one outcome for each recipient, in order.
+    ///
+    /// `next` is the mail that will be sent after this one. A connection that can pipeline may begin it while this one is
+    /// still being answered (RFC 2920 §3.1); the caller then either sends exactly that mail next, or closes.
+    ///
+    /// A reused connection that turns out to be closed before MAIL was answered gives [`Outcome::Unavailable`] for every
+    /// recipient: the caller opens another and sends again, and nothing was lost.
+    async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Vec<Outcome>;
+
+    /// Whether another mail may be sent over it. False after an error, after 421, and once `messages_per_connection` were
+    /// sent.
+    fn is_usable(&self) -> bool;
+
+    /// Says QUIT, briefly, and closes.
+    async fn close(self: Box<Self>);
+}
