@@ -46,7 +46,7 @@ fn write(out: &mut String, name: &str, value: impl FnOnce(&mut EmailWriter<'_>) 
 
 /// From the first to the last word that cannot stand as it is: those with characters beyond ASCII, and those that would be
 /// taken for encoded ones. They are encoded together, because white space between two encoded words is lost (RFC 2047
-/// §6.2).
+/// §6.2), and with the spaces around them but one, because some readers make one of many there.
 fn span_to_encode(value: &str) -> Option<(usize, usize)> {
     if value.is_ascii() && !value.contains("=?") {
         return None;
@@ -59,7 +59,14 @@ fn span_to_encode(value: &str) -> Option<(usize, usize)> {
         }
         start += word.len();
     }
-    span
+    let (mut from, mut until) = span?;
+    while value[..from].ends_with("  ") {
+        from -= 1;
+    }
+    while value[until..].starts_with("  ") {
+        until += 1;
+    }
+    Some((from, until))
 }
 
 #[cfg(test)]

@@ -64,8 +64,9 @@ pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) 
         }
     };
     let subject = section.find("Subject").map_or(String::new(), |field| subject::decode(field.folded()));
-    let eight_bit = !message.is_ascii() || !added.is_ascii();
-    let utf8_header = section.utf8 || !added.is_ascii();
+    let stays_utf8 = |field: &Field<'_>| !is_removed(field) && !field.raw.is_ascii();
+    let utf8_header = !added.is_ascii() || (section.utf8 && section.fields.iter().any(stays_utf8));
+    let eight_bit = utf8_header || !body.is_ascii();
 
     let as_it_came = section.canonical && removed == 0 && added.is_empty() && has_only_crlf(body);
     let bytes = if as_it_came { None } else { Some(rewrite(&section, &added, message.len())) };
