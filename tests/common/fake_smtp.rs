@@ -440,6 +440,10 @@ impl FakeSmtp {
         self.ca_file.as_ref().expect("the server has a certificate").path().to_owned()
     }
 
+    pub fn has_certificate(&self) -> bool {
+        self.ca_file.is_some()
+    }
+
     /// Every mail that was answered with 250, in the order of those answers.
     pub fn mails(&self) -> Vec<Received> {
         self.state.received.lock().iter().filter(|mail| mail.answer == Some(250)).cloned().collect()
