@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// Never holds white space outside a quoted local part, a control character, or an angle bracket that could end the path
 /// it is written into.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, example = "ada@example.org"))]
 #[serde(transparent)]
 pub struct Address(Box<str>);
 
