@@ -52,7 +52,17 @@ struct Described;
 
 /// Every call, with the document that describes them.
 pub(super) fn router() -> Router<Shared> {
-    let (router, mut document) = OpenApiRouter::<Shared>::with_openapi(Described::openapi())
+    let (router, mut document) = calls();
+    describe_what_all_share(&mut document);
+    let document = Bytes::from(document.to_json().unwrap_or_default());
+    router.route(
+        "/openapi.json",
+        get(move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())),
+    )
+}
+
+fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::<Shared>::with_openapi(Described::openapi())
         .routes(routes!(submit::submit, records::list))
         .routes(routes!(submit::submit_batch))
         .routes(routes!(records::record))
@@ -69,13 +79,7 @@ pub(super) fn router() -> Router<Shared> {
         .routes(routes!(operate::metrics))
         .routes(routes!(operate::live))
         .routes(routes!(operate::ready))
-        .split_for_parts();
-    describe_what_all_share(&mut document);
-    let document = Bytes::from(document.to_json().unwrap_or_default());
-    router.route(
-        "/openapi.json",
-        get(move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())),
-    )
+        .split_for_parts()
 }
 
 /// Adds what would be the same words at every call: problems, and the token.

@@ -11,7 +11,7 @@ use url::form_urlencoded;
 use super::fields::Span;
 use super::problem::{FieldError, Problem};
 use crate::delivery::State;
-use crate::mail::{Address, Envelope, Mail, Options, When};
+use crate::mail::{Address, Envelope, Mail, MailError, Options, When};
 use crate::spool::Query;
 
 /// The most mails in one page.
@@ -166,7 +166,11 @@ pub(super) fn message(query: Option<&str>, key: Option<&str>, message: Bytes) ->
     };
     params.finish()?;
     let envelope = Envelope::new(return_path, recipients)?;
-    Ok(Mail::from_rfc5322(envelope, message)?.with_options(options)?)
+    let mail = Mail::from_rfc5322(envelope, message)?;
+    mail.with_options(options).map_err(|error| match error.field().strip_prefix("tags") {
+        Some(place) => MailError::new(format!("tag{place}"), error.reason()).into(),
+        None => error.into(),
+    })
 }
 
 fn span(params: &mut Params<'_>, name: &str) -> Option<When> {

@@ -192,6 +192,7 @@ fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Probl
     let thorough = weigh(&mut value, json.len()) <= MAX_EXPLAINED;
     let mut errors: Vec<FieldError> = Vec::new();
     while let Err(error) = attempt(&value, key) {
+        let error = FieldError { pointer: as_written(error.pointer, &value), ..error };
         if errors.iter().any(|known| known.pointer == error.pointer) {
             break;
         }
@@ -209,6 +210,14 @@ fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Probl
 fn attempt(value: &Value, key: Option<&str>) -> Result<(), FieldError> {
     let request: MailRequest = serde_path_to_error::deserialize(value).map_err(misshapen)?;
     request.into_mail(key).map(drop).map_err(FieldError::from)
+}
+
+/// The pointer to what was given: one address that is no list is not the list's first.
+fn as_written(pointer: String, mail: &Value) -> String {
+    match pointer.strip_suffix("/0") {
+        Some(one) if mail.pointer(one).is_some_and(Value::is_string) => one.to_owned(),
+        _ => pointer,
+    }
 }
 
 /// Empties the files that are in order, because nothing more is to be found in them; returns how large the rest is.
@@ -258,5 +267,53 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
             }
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn refused(mail: &Value) -> Vec<String> {
+        let problem = MailRequest::read(mail.to_string().as_bytes(), None).unwrap_err();
+        let problem = serde_json::to_value(problem).unwrap();
+        let errors = problem["errors"].as_array().unwrap_or_else(|| panic!("{problem}"));
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn mistakes_of_shape_and_of_meaning_are_named_together() {
+        let mail = json!({
+            "from": 5, "to": ["ada@example.org", "at@@example.org", 7], "text": "hi", "headers": {"X-A": "a\nb", "X-B": 1},
+            "attachments": [{"filename": "", "content": "aGk="}, {"content": "?"}], "tags": "spring", "tag": "x",
+        });
+        let mut pointers = refused(&mail);
+        pointers.sort();
+        let mut expected = ["/from", "/to/1", "/to/2", "/headers/X-A", "/headers/X-B", "/attachments/0/filename"].to_vec();
+        expected.extend(["/attachments/1/content", "/attachments/1/filename", "/tags", "/tag"]);
+        expected.sort_unstable();
+        assert_eq!(pointers, expected);
+    }
+
+    #[test]
+    fn a_request_with_nothing_but_mistakes_is_answered_in_bounded_time() {
+        let mail = json!({"from": "a@example.org", "to": vec!["nobody"; 5000], "text": "t"});
+        assert_eq!(refused(&mail).len(), MAX_ERRORS);
+        let large = json!({"from": "nobody", "to": "nobody", "text": "x".repeat(MAX_EXPLAINED)});
+        assert_eq!(refused(&large), ["/from"]);
+        let file = json!({"filename": "a", "content": "A".repeat(4 * MAX_EXPLAINED)});
+        let with_file = json!({"from": "nobody", "to": "nobody", "text": "t", "attachments": [file]});
+        assert_eq!(refused(&with_file), ["/from", "/to"]);
+    }
+
+    #[test]
+    fn the_header_and_the_field_are_one_key() {
+        let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t", "idempotency_key": "k"});
+        let read = |key| MailRequest::read(mail.to_string().as_bytes(), key);
+        assert_eq!(read(Some("k")).unwrap().options().idempotency_key.as_deref(), Some("k"));
+        assert_eq!(read(None).unwrap().options().idempotency_key.as_deref(), Some("k"));
+        assert!(read(Some("l")).unwrap_err().is(Kind::Invalid));
     }
 }

@@ -47,7 +47,8 @@ pub(super) struct Accepted {
 }
 
 /// Many mails at once.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = BatchRequest)]
 pub(super) struct BatchDocument {
     /// The mails, each as `POST /v1/mails` takes it; at most 500.
