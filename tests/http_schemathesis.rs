@@ -1,6 +1,7 @@
 //! The running service is what its OpenAPI document says, as found by a program that nobody here wrote.
 //!
 //! Needs `schemathesis` (from PyPI) on the PATH, or named by `SCHEMATHESIS`; without it the test fails and says so.
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use postrider::ingress::http::{HttpDoor, HttpSettings, Limits};

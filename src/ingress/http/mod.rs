@@ -22,6 +22,7 @@ mod server;
 mod submit;
 
 pub use access::{Scope, Token, TokenTable};
+pub use problem::Problem;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::dispatch::Dispatcher;
+use crate::mail::Mail;
 
 /// How the door is set up.
 #[derive(Clone, Debug)]
@@ -161,6 +163,14 @@ pub async fn serve(
 ) -> Result<(), HttpError> {
     HttpDoor::bind(settings).await?.serve(dispatcher, shutdown).await;
     Ok(())
+}
+
+/// Reads a mail from JSON as `POST /v1/mails` does, for programs that take it over a door of their own.
+///
+/// # Errors
+/// A problem that names every bad field.
+pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
+    request::MailRequest::read(json, None)
 }
 
 /// What every request can reach.

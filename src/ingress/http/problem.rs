@@ -1,5 +1,7 @@
 //! What every refusal looks like: a problem document (RFC 9457), with a JSON pointer (RFC 6901) for each bad field.
 
+use std::fmt;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -18,9 +20,9 @@ const RETRY_FULL: u64 = 5;
 /// How long a client is asked to wait for a person to mend something.
 const RETRY_MENDED: u64 = 30;
 
-/// Why a request is refused.
+/// Why a request is refused: a problem document, which is what it serializes to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+pub struct Problem {
     /// Names the kind of problem; programs decide by it.
     #[schema(example = "urn:postrider:problem:invalid")]
     r#type: String,
@@ -97,8 +99,18 @@ impl Kind {
 }
 
 impl Problem {
+    /// Its HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Where each field is that is wrong, as a JSON pointer into the request.
+    pub fn pointers(&self) -> impl Iterator<Item = &str> {
+        self.errors.iter().map(|error| error.pointer.as_str())
+    }
+
     /// A problem of a kind; `detail` says what is wrong with this request.
-    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let (status, name, title) = kind.facts();
         let retry_after = match kind {
             Kind::Full => Some(RETRY_FULL),
@@ -116,7 +128,7 @@ impl Problem {
     }
 
     /// The fields that are not valid; never none.
-    pub fn invalid(errors: Vec<FieldError>) -> Self {
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [only] => format!("{}: {}", only.pointer, only.detail),
             many => format!("{} fields are not valid; `errors` names each", many.len()),
@@ -125,12 +137,12 @@ impl Problem {
     }
 
     /// One field that is not valid.
-    pub fn invalid_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(super) fn invalid_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Problem::invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
     /// What stands for an error response that was made without a problem: by the router.
-    pub fn of_status(status: StatusCode) -> Self {
+    pub(super) fn of_status(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => {
                 Problem::new(Kind::NotFound, "there is nothing at this path; /openapi.json tells what there is")
@@ -148,7 +160,7 @@ impl Problem {
     }
 
     /// The same problem, found inside a larger document at `base`.
-    pub fn below(mut self, base: &str) -> Self {
+    pub(super) fn below(mut self, base: &str) -> Self {
         for error in &mut self.errors {
             error.pointer.insert_str(0, base);
         }
@@ -156,20 +168,22 @@ impl Problem {
     }
 
     /// Whether it is of this kind.
-    pub fn is(&self, kind: Kind) -> bool {
+    pub(super) fn is(&self, kind: Kind) -> bool {
         self.r#type.rsplit(':').next() == Some(kind.facts().1)
     }
+}
 
-    /// Its HTTP status.
-    pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.title, self.detail)
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (self.status(), [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

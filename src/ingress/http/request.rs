@@ -87,6 +87,10 @@ impl MailRequest {
     /// A problem that names every bad field.
     pub fn read(json: &[u8], key: Option<&str>) -> Result<Mail, Problem> {
         match serde_json::from_slice::<MailRequest>(json) {
+            // A list of all values in order would be read too, and nobody means that.
+            Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => {
+                Err(Problem::invalid_field("", "is a list, and a mail is an object"))
+            }
             Ok(request) => request.into_mail(key).or_else(|error| explain(json, key, error.into())),
             Err(error) if error.is_data() => explain(json, key, Problem::invalid_field("", error.to_string())),
             Err(error) => Err(malformed(&error)),
