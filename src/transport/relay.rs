@@ -292,15 +292,6 @@ impl Relay {
         self.server(|server| server.auth = Some(auth))
     }
 
-    /// The transport that it describes.
-    pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
-        Ok(match &self.kind {
-            Kind::Smtp(server) => Arc::new(super::smtp::Smtp::new(server.clone())?),
-            Kind::Capture(capture) => Arc::new(capture.clone()),
-            Kind::Custom(transport) => Arc::clone(transport),
-        })
-    }
-
     fn server(mut self, change: impl FnOnce(&mut Server)) -> Self {
         if let Kind::Smtp(server) = &mut self.kind {
             change(server);
