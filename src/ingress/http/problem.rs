@@ -221,7 +221,7 @@ impl From<Error> for Problem {
             Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
             Error::BadCursor => Problem::invalid_field("/cursor", detail),
             Error::Spool(SpoolError::Unreadable(_)) => Problem::new(Kind::Internal, detail),
-            Error::Spool(_) | Error::Stopped(_) => Problem::new(Kind::Unavailable, detail),
+            Error::Spool(_) | Error::NotSent { .. } | Error::Stopped(_) => Problem::new(Kind::Unavailable, detail),
             Error::Configuration(_) | Error::Relay { .. } => Problem::new(Kind::Internal, detail),
         }
     }
