@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// Never holds white space outside a quoted local part, a control character or an angle bracket: written into a path
 /// (`MAIL FROM:<…>`) or a header, it cannot end what it stands in.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, example = "ada@example.org"))]
 #[serde(transparent)]
 pub struct Address(Box<str>);
 
