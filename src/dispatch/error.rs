@@ -64,6 +64,7 @@ impl From<SpoolError> for Error {
     fn from(error: SpoolError) -> Self {
         match error {
             SpoolError::KeyReused(id) => Error::KeyReused(id),
+            SpoolError::BadCursor => Error::BadCursor,
             other => Error::Spool(other),
         }
     }
