@@ -8,7 +8,7 @@ use super::{ConfigFile, Failure};
 use crate::config::{self, Listen, Settings};
 use crate::delivery::{Outcome, Phase};
 use crate::dispatch::Error;
-use crate::transport::{Relay, Transport};
+use crate::transport::Transport;
 
 #[derive(clap::Args)]
 pub(super) struct Check {
@@ -22,7 +22,8 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (sources, settings) = self.file.load()?;
-        let file = sources.file.map_or("the defaults and the environment".to_owned(), |path| path.display().to_string());
+        let file =
+            sources.file.map_or("the defaults and the environment".to_owned(), |path| path.display().to_string());
         println!("{file}: no mistakes found ({})", summary(&settings));
         if self.connect { super::runtime()?.block_on(connect(&settings)) } else { Ok(()) }
     }

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod doors;
 mod failure;
 mod init;
 mod logging;

@@ -60,6 +60,12 @@ impl RelayUrl {
     }
 }
 
+impl From<String> for RelayUrl {
+    fn from(url: String) -> Self {
+        RelayUrl(url)
+    }
+}
+
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(mut url) = self.parsed() else { return f.write_str("(not a url)") };

@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::smtp::Smtp;
 use super::{Capture, Transport};
 use crate::mail::{minutes, seconds};
 use crate::policy::Rate;
@@ -286,6 +287,18 @@ impl Relay {
             if let Some(Auth::Password { password, .. }) = &mut server.auth {
                 *password = secret;
             }
+        })
+    }
+
+    /// The way to reach it.
+    ///
+    /// # Errors
+    /// A `ca_file` that cannot be used, or a host that cannot be a TLS server name.
+    pub fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
+        Ok(match &self.kind {
+            Kind::Smtp(server) => Arc::new(Smtp::new(server.clone())?),
+            Kind::Capture(capture) => Arc::new(capture.clone()),
+            Kind::Custom(transport) => transport.clone(),
         })
     }
 
