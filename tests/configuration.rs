@@ -145,6 +145,18 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
     assert_eq!(shipped_keys(), known);
 }
 
+/// Keys of repeated blocks that have a default.
+const HOLD_WHEN_LEFT_OUT: [&str; 8] = [
+    "relays.connections",
+    "relays.messages_per_connection",
+    "relays.idle_timeout",
+    "relays.timeouts",
+    "routes.match.sender_domain",
+    "routes.match.tag",
+    "routes.match.priority",
+    "http.tokens.scope",
+];
+
 /// The README's row for each key of the shipped file: `| key | default | meaning |`.
 fn rows() -> Vec<String> {
     let (mut section, mut rows) = (String::new(), Vec::new());
@@ -160,7 +172,8 @@ fn rows() -> Vec<String> {
             let (value, meaning) =
                 rest.split_once("  # ").unwrap_or_else(|| panic!("no comment beside {section}.{key}"));
             let value = value.trim();
-            let value = if off { format!("e.g. `{value}`") } else { format!("`{value}`") };
+            let is_example = off && !HOLD_WHEN_LEFT_OUT.iter().any(|held| format!("{section}.{key}").starts_with(held));
+            let value = if is_example { format!("e.g. `{value}`") } else { format!("`{value}`") };
             rows.push(format!("| `{section}.{key}` | {value} | {meaning} |"));
         }
     }

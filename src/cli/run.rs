@@ -1,8 +1,8 @@
 //! `postrider run`: the service, from its first signal to its last.
 //!
-//! SIGTERM and SIGINT close the doors, finish what is in flight within `service.drain_timeout`, sync and exit; a second one
-//! stops at once, and what was accepted is in the spool. SIGHUP reads the configuration again: applied whole, or refused
-//! whole with the old one kept.
+//! SIGTERM and SIGINT close the doors, finish what is in flight within `service.drain_timeout`, sync and exit; a second
+//! one stops at once, and what was accepted is in the spool. SIGHUP reads the configuration again: applied whole, or
+//! refused whole with the old one kept.
 
 use std::fmt::Debug;
 use std::time::Duration;

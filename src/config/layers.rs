@@ -1,8 +1,8 @@
 //! Where settings come from, laid over each other: the file, and above it the environment.
 //!
-//! `POSTRIDER_SMTP__LISTEN` is `smtp.listen`, `POSTRIDER_RELAYS__0__PASSWORD` is `relays[0].password`. Variables of that
-//! prefix without a double underscore belong to others (the client's `POSTRIDER_URL`, what Kubernetes sets for a service named
-//! postrider), the two lists `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES` aside.
+//! `POSTRIDER_SMTP__LISTEN` is `smtp.listen`, `POSTRIDER_RELAYS__0__PASSWORD` is `relays[0].password`. Variables of
+//! that prefix without a double underscore belong to others (the client's `POSTRIDER_URL`, what Kubernetes sets for a
+//! service named postrider), the two lists `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES` aside.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -86,7 +86,8 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
     Ok(Layers { tree: json(tree.cache), file, variables })
 }
 
-/// The file's text. It is parsed here only to tell a mistake by its place, and without the line itself, which may hold a secret.
+/// The file's text. It is parsed here only to tell a mistake by its place, and without the line itself, which may hold
+/// a secret.
 fn read_toml(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
     match text.parse::<toml::Table>() {
@@ -131,7 +132,8 @@ fn indexed(dotted: &str) -> String {
 
 fn json(value: Value) -> Json {
     match value.kind {
-        // An element that only makes room for one behind it, as `relays[0]` does when the environment has `relays[1]` alone.
+        // An element that only makes room for one behind it, as `relays[0]` does when the environment has `relays[1]`
+        // alone.
         ValueKind::Nil => Json::Object(serde_json::Map::new()),
         ValueKind::Boolean(it) => it.into(),
         ValueKind::I64(it) => it.into(),

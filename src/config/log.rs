@@ -39,7 +39,13 @@ impl Log {
             || EnvFilter::try_new(&self.level).is_err()
         {
             let level = self.level.escape_debug();
-            report.add("log.level", format!("`{level}` is none of off, error, warn, info, debug, trace, nor directives such as info,postrider=debug"));
+            report.add(
+                "log.level",
+                format!(
+                    "`{level}` is none of off, error, warn, info, debug, trace, nor directives \
+                     such as info,postrider=debug"
+                ),
+            );
         }
     }
 }

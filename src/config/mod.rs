@@ -1,7 +1,8 @@
 //! The service's settings: what every part can be told, from where, and what is wrong with it.
 //!
 //! ```text
-//! defaults < file < environment ─▶ layers (one tree) ─▶ read (Settings) ─▶ each section's check ─▶ engine (Builder, Reload)
+//! defaults < file < environment ─▶ layers (one tree) ─▶ read (Settings) ─▶ check (each section)
+//!                                                                         ─▶ engine (Builder, Reload)
 //! ```
 //!
 //! Only the command line calls this; an embedding application uses [`Dispatcher::builder`](crate::Dispatcher::builder).
@@ -69,8 +70,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was loaded needs no file any more,
-    /// certificates aside.
+    /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was loaded needs no file any
+    /// more, certificates aside.
     ///
     /// # Errors
     /// Everything that is wrong.

@@ -1,5 +1,5 @@
-//! From the layered tree to [`Settings`], telling every mistake and not only the first: each one is noted, taken out of the
-//! tree, so that its default stands in, and the tree is read again.
+//! From the layered tree to [`Settings`], telling every mistake and not only the first: each one is noted, taken out of
+//! the tree, so that its default stands in, and the tree is read again.
 
 use serde_json::Value as Json;
 use serde_path_to_error::{Path, Segment};
@@ -65,7 +65,8 @@ fn at<'a>(tree: &'a mut Json, steps: &[Step]) -> Option<&'a mut Json> {
     })
 }
 
-/// The environment has only text. Where text is not what the key takes, it stands for a TOML value: a number, a list, a table.
+/// The environment has only text. Where text is not what the key takes, it stands for a TOML value: a number, a list, a
+/// table.
 fn read_as_toml(node: Option<&mut Json>) -> bool {
     let Some(node) = node else { return false };
     let Json::String(text) = &*node else { return false };
@@ -79,7 +80,8 @@ fn read_as_toml(node: Option<&mut Json>) -> bool {
     }
 }
 
-/// Takes a wrong value away, so that its default stands in. Of a list, where one element would move the others up, the whole.
+/// Takes a wrong value away, so that its default stands in. Of a list, where one element would move the others up, the
+/// whole.
 fn take_out(tree: &mut Json, steps: &[Step]) -> bool {
     let Some((last, above)) = steps.split_last() else { return false };
     match (last, at(tree, above)) {

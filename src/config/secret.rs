@@ -6,7 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::mistake::Report;
 
-/// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's path, `key` the secret's.
+/// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's path, `key` the
+/// secret's.
 pub(super) fn settle(
     secret: &mut Option<SecretString>,
     file: Option<&Path>,

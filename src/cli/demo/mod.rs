@@ -1,5 +1,5 @@
-//! `postrider demo`: mails through the real engine and a real spool, into a mail server of its own that refuses, defers and
-//! hangs up now and then; and what became of them, as the server counted it.
+//! `postrider demo`: mails through the real engine and a real spool, into a mail server of its own that refuses, defers
+//! and hangs up now and then; and what became of them, as the server counted it.
 
 mod plan;
 mod sink;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::value_parser;
 use tokio::task::JoinSet;
 
 use super::{Failure, logging};
@@ -32,7 +33,7 @@ const TEXT: usize = 1500;
 #[derive(clap::Args)]
 pub(super) struct Demo {
     /// How many mails
-    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     count: u32,
     /// Run the engine as this file says, its relays, routes, retry schedule and spool directory aside
     #[arg(long, value_name = "FILE")]
@@ -82,7 +83,8 @@ async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(),
     Summary::new(&tally, &stats, count, began).tell()
 }
 
-/// The configured engine, with the sink as its only relay, a spool that goes away, and retries that nobody has to wait for.
+/// The configured engine, with the sink as its only relay, a spool that goes away, and retries that nobody has to wait
+/// for.
 fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
     let connections = settings.relays.first().map_or(Relay::default().connections, |relay| relay.connections);
     let url = format!("smtp://{}", sink.address).into();
@@ -143,7 +145,8 @@ fn mail(number: usize) -> Result<Mail, MailError> {
         .build()
 }
 
-/// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns the engine's last numbers.
+/// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns the engine's last
+/// numbers.
 async fn follow(dispatcher: &Dispatcher, tally: &Tally, count: usize) -> Result<Stats, Failure> {
     let bars = Bars::new(count);
     let (mut last, mut since) = ((0, 0, 0), Instant::now());

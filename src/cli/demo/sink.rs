@@ -165,8 +165,8 @@ impl Guest {
         Ok(Next::Command)
     }
 
-    /// Closes so that what was answered before is read: with unread input, closing at once would throw it away (RFC 1122
-    /// §4.2.2.13).
+    /// Closes so that what was answered before is read: with unread input, closing at once would throw it away (RFC
+    /// 1122 §4.2.2.13).
     async fn hang_up(mut self) -> std::io::Result<()> {
         self.flush().await?;
         self.output.shutdown().await?;
