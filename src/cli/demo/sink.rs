@@ -175,3 +175,67 @@ impl Guest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::plan::trouble;
+    use super::*;
+
+    /// Hands in one mail with all its commands in one write, and returns all that the sink says until it hangs up.
+    async fn hand_in(sink: &Sink, number: usize) -> Vec<String> {
+        let mut stream = TcpStream::connect(sink.address).await.unwrap();
+        let commands =
+            format!("EHLO me\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<mail-{number}@demo.example>\r\nDATA\r\n");
+        let message = "Subject: x\r\n\r\n..\r\n.x\r\n.\r\nQUIT\r\n";
+        stream.write_all(format!("{commands}{message}").as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        said.lines().map(|line| line.get(..4).unwrap_or(line).to_owned()).filter(|code| code.ends_with(' ')).collect()
+    }
+
+    fn first_with(wanted: impl Fn(Trouble) -> bool) -> usize {
+        (0..).find(|number| wanted(trouble(*number))).unwrap()
+    }
+
+    async fn open() -> (Arc<Tally>, Sink) {
+        let tally = Arc::new(Tally::new(2000));
+        (tally.clone(), Sink::open(tally).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_mail_without_trouble_is_taken_and_counted() {
+        let (tally, sink) = open().await;
+        let number = first_with(|trouble| trouble == Trouble::None);
+        let said = hand_in(&sink, number).await;
+        assert_eq!(said.join(""), "220 250 250 250 354 250 221 ");
+        assert_eq!((tally.progress().1, tally.duplicates()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_refused_and_a_deferred_mail_are_taken_in_the_end() {
+        let (tally, sink) = open().await;
+        let refused = first_with(|trouble| trouble == Trouble::Refuse(2));
+        let deferred = first_with(|trouble| trouble == Trouble::Defer(1));
+        assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
+        assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
+        assert!(hand_in(&sink, deferred).await.contains(&"451 ".to_owned()));
+        assert_eq!(tally.progress().1, 0, "what was not taken is not counted");
+        for number in [refused, deferred] {
+            assert_eq!(hand_in(&sink, number).await.join(""), "220 250 250 250 354 250 221 ");
+        }
+        assert_eq!((tally.progress().1, tally.mischief().refused, tally.mischief().deferred), (2, 2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_was_taken_before_the_sink_hung_up_arrives_twice() {
+        let (tally, sink) = open().await;
+        let cut = first_with(|trouble| trouble == Trouble::HangUp);
+        let after = first_with(|trouble| trouble == Trouble::HangUpAfter);
+        for number in [cut, after] {
+            assert_eq!(hand_in(&sink, number).await.join(""), "220 250 250 250 354 ", "nothing to the final dot");
+            assert_eq!(hand_in(&sink, number).await.join(""), "220 250 250 250 354 250 221 ");
+        }
+        assert_eq!((tally.progress().1, tally.duplicates()), (2, 1));
+    }
+}
