@@ -225,6 +225,9 @@ pub trait Spool: Send + Sync + 'static {
     /// Deletes a mail of which every delivery has ended.
     async fn purge(&self, id: MailId) -> Result<Change, SpoolError>;
 
+    /// Whether [`Spool::sweep`] has something to do.
+    fn is_sweep_due(&self, now: Timestamp) -> bool;
+
     /// Ends what has expired and deletes what was kept long enough; a bounded step.
     async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError>;
 

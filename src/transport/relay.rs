@@ -10,7 +10,6 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::smtp::Smtp;
 use super::{Capture, Transport};
 use crate::mail::{minutes, seconds};
 use crate::policy::Rate;
@@ -290,15 +289,12 @@ impl Relay {
         })
     }
 
-    /// The way to reach it.
-    ///
-    /// # Errors
-    /// A `ca_file` that cannot be used, or a host that cannot be a TLS server name.
-    pub fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
+    /// The transport that it describes.
+    pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
         Ok(match &self.kind {
-            Kind::Smtp(server) => Arc::new(Smtp::new(server.clone())?),
+            Kind::Smtp(server) => Arc::new(super::smtp::Smtp::new(server.clone())?),
             Kind::Capture(capture) => Arc::new(capture.clone()),
-            Kind::Custom(transport) => transport.clone(),
+            Kind::Custom(transport) => Arc::clone(transport),
         })
     }
 

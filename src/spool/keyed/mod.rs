@@ -366,8 +366,12 @@ impl<S: Store> Spool for KeyedSpool<S> {
         self.change(move |changing| change::purge(changing, id)).await
     }
 
+    fn is_sweep_due(&self, now: Timestamp) -> bool {
+        self.shared.next_timer.load(Ordering::Relaxed) <= now.as_millis()
+    }
+
     async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError> {
-        if self.shared.next_timer.load(Ordering::Relaxed) > now.as_millis() {
+        if !self.is_sweep_due(now) {
             return Ok(Swept::default());
         }
         self.change(move |changing| change::sweep(changing, now)).await
