@@ -37,8 +37,7 @@ async fn a_mail_with_a_delay_waits_for_its_time() {
     let capture = Capture::default();
     let clock = Clock::fake();
     let relay = Relay::capture(&capture);
-    let postrider =
-        Dispatcher::builder().relay(relay).spool_in_memory().clock(clock.clone()).start().await.unwrap();
+    let postrider = Dispatcher::builder().relay(relay).spool_in_memory().clock(clock.clone()).start().await.unwrap();
     let later = Mail::builder().from("a@example.com").to("b@example.org").text("x").delay(minutes(5)).build().unwrap();
     let receipt = postrider.submit(later).await.unwrap();
     postrider.wait_idle().await;
@@ -51,8 +50,7 @@ async fn a_mail_with_a_delay_waits_for_its_time() {
 #[tokio::test]
 async fn a_thousand_mails_all_arrive_once() {
     let capture = Capture::default();
-    let postrider =
-        Dispatcher::builder().relay(Relay::capture(&capture)).spool_in_memory().start().await.unwrap();
+    let postrider = Dispatcher::builder().relay(Relay::capture(&capture)).spool_in_memory().start().await.unwrap();
     let mut events = postrider.events();
     let mails = (0..1000).map(|n| mail(&format!("user{n}@example.org"))).collect();
     let receipts = postrider.submit_many(mails).await;

@@ -161,10 +161,10 @@ impl Relay {
 
     fn check(&mut self, at: &str, report: &mut Report<'_>) {
         secret::settle(&mut self.password, self.password_file.as_deref(), (at, "password"), report);
-        self.check_url(at, report);
         if let Some(path) = &self.ca_file {
             pem::check_certificates(path, format!("{at}.ca_file"), report);
         }
+        self.check_url(at, report);
         if !(1..=1024).contains(&self.connections) {
             report.add(format!("{at}.connections"), format!("is {}, and must be 1 to 1024", self.connections));
         }
@@ -186,6 +186,13 @@ impl Relay {
         match engine::relay(self).and_then(|relay| relay.validate()) {
             Err(RelayError::Url(reason)) => return report.add(key, reason),
             Err(error @ RelayError::Name(_)) => report.add(format!("{at}.name"), error),
+            Err(RelayError::CaFile { path, reason }) => {
+                report.add(format!("{at}.ca_file"), format!("{} {reason}", path.display()));
+            }
+            Err(RelayError::ClientName(name)) => {
+                let reason = format!("`{}` is neither a host's name nor an address", name.escape_debug());
+                report.add(format!("{at}.client_name"), reason);
+            }
             // Told by its own key.
             Err(RelayError::Range(_)) | Ok(()) => {}
         }

@@ -135,7 +135,7 @@ impl<S: Store> KeyedSpool<S> {
             budget: Budget::new(options.cache_bytes),
             store,
             options,
-            book: Mutex::new(Book::new(routes)),
+            book: Mutex::new(Book::new(routes.clone())),
             changed: Notify::new(),
             failure: RwLock::new(None),
             next_timer: AtomicI64::new(next_timer),
@@ -146,6 +146,9 @@ impl<S: Store> KeyedSpool<S> {
         });
         let mut recovering = Changing::new(&shared, totals);
         change::recover(&mut recovering)?;
+        // Known from the start, so that what is due next is known before the first claim.
+        let unread = shared.book.lock().begin_refills(&routes);
+        reader::refill(&shared, unread)?;
         let totals = recovering.totals.clone();
         shared.publish(&totals);
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -267,6 +270,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {
+        if self.shared.failure() == Some(SpoolError::Closed) {
+            return Err(SpoolError::Closed);
+        }
         let refills = self.shared.book.lock().begin_refills(&want.routes);
         if !refills.is_empty() {
             self.look(move |shared| reader::refill(shared, refills)).await?;
@@ -297,6 +303,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if !stored.is_empty() {
             let (read, broken) = self.look(move |shared| Ok(reader::claims(shared, stored))).await?;
             claims.extend(read);
+            // Serials are given in the order of the turns.
+            claims.sort_by_key(|claim| claim.deliveries.first().map(|(lease, _)| lease.token().serial));
             if !broken.is_empty() {
                 self.change(move |changing| change::end_broken(changing, broken, want.now)).await?;
             }
@@ -371,7 +379,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError> {
-        if !self.is_sweep_due(now) {
+        let is_closed = self.shared.failure() == Some(SpoolError::Closed);
+        if !is_closed && !self.is_sweep_due(now) {
             return Ok(Swept::default());
         }
         self.change(move |changing| change::sweep(changing, now)).await
