@@ -28,6 +28,8 @@ fn every_mail_of_the_demo_arrives_although_the_server_makes_trouble() {
     assert!(number(&stdout, "retried") >= 40, "the server refuses and defers some: {stdout}");
     assert!(number(&stdout, "arrived twice") >= 1, "it hangs up after it took some: {stdout}");
     assert!(stdout.contains("every mail that was accepted arrived"), "{stdout}");
+    let latencies = stdout.lines().find(|line| line.contains("all ")).expect("the latencies of all");
+    assert!(!latencies.contains(" 0.0 ms"), "a mail takes time: {latencies}");
     assert_eq!(stderr, "", "no bars where there is no terminal");
     assert!(!stdout.contains('\u{1b}'), "no colours where there is no terminal: {stdout}");
 }

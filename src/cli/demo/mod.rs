@@ -73,12 +73,14 @@ async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(),
     summary::introduce(count, &settings, &sink);
     let dispatcher = config::builder(&settings)?.start().await?;
     let began = Instant::now();
-    let handing_in = hand_in(&dispatcher, &tally, count);
-    let stats = follow(&dispatcher, &tally, count).await;
-    let handed_in = handing_in.await_all().await;
+    let mut callers = hand_in(&dispatcher, &tally, count);
+    let stats = tokio::select! {
+        stats = follow(&dispatcher, &tally, count) => stats,
+        failure = first_failure(&mut callers) => Err(failure),
+    };
+    callers.shutdown().await;
     let closed = dispatcher.shutdown(Drain::within(seconds(10))).await;
     let stats = stats?;
-    handed_in?;
     closed?;
     Summary::new(&tally, &stats, count, began).tell()
 }
@@ -96,26 +98,7 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
 }
 
 /// The callers at work.
-struct HandingIn(JoinSet<Result<(), Failure>>);
-
-impl HandingIn {
-    async fn await_all(mut self) -> Result<(), Failure> {
-        // Where the engine was given up on, a caller may wait for room that never comes.
-        let patience = tokio::time::sleep(seconds(1));
-        tokio::pin!(patience);
-        loop {
-            tokio::select! {
-                caller = self.0.join_next() => match caller {
-                    Some(done) => done.map_err(|e| Failure::Failed(format!("a caller was broken off: {e}")))??,
-                    None => return Ok(()),
-                },
-                () = &mut patience => return Ok(()),
-            }
-        }
-    }
-}
-
-fn hand_in(dispatcher: &Dispatcher, tally: &Arc<Tally>, count: usize) -> HandingIn {
+fn hand_in(dispatcher: &Dispatcher, tally: &Arc<Tally>, count: usize) -> JoinSet<Result<(), Failure>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS.min(count) {
@@ -131,7 +114,19 @@ fn hand_in(dispatcher: &Dispatcher, tally: &Arc<Tally>, count: usize) -> Handing
             }
         });
     }
-    HandingIn(callers)
+    callers
+}
+
+/// Waits until a caller fails. For ever, if none does.
+async fn first_failure(callers: &mut JoinSet<Result<(), Failure>>) -> Failure {
+    while let Some(ended) = callers.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return failure,
+            Err(e) => return Failure::Failed(format!("a caller was broken off: {e}")),
+        }
+    }
+    std::future::pending().await
 }
 
 fn mail(number: usize) -> Result<Mail, MailError> {

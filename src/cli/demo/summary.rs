@@ -73,13 +73,15 @@ impl<'a> Summary<'a> {
     pub(super) fn tell(&self) -> Result<(), Failure> {
         println!("{}\n", self.table());
         println!("{}", self.latencies());
-        self.verdict()
+        verdict(self.tally, self.count)?;
+        println!("\n{} every mail that was accepted arrived", style("✓").green().bold());
+        Ok(())
     }
 
     fn table(&self) -> Table {
         let mischief = self.tally.mischief();
-        let (accepted, _) = self.tally.progress();
-        let per_second = (self.count as f64 / self.took.as_secs_f64().max(1e-6)).round() as u64;
+        let (accepted, arrived) = self.tally.progress();
+        let per_second = (arrived as f64 / self.took.as_secs_f64().max(1e-6)).round() as u64;
         let trouble = format!(
             "the server refused {}, deferred {}, hung up on {}",
             mischief.refused,
@@ -116,27 +118,51 @@ impl<'a> Summary<'a> {
         }
         table
     }
+}
 
-    fn verdict(&self) -> Result<(), Failure> {
-        let missing = self.tally.missing();
-        let (accepted, arrived) = self.tally.progress();
-        let (duplicates, explained) = (self.tally.duplicates(), self.tally.mischief().hung_up_after);
-        if !missing.is_empty() || accepted < self.count {
-            let some: Vec<String> = missing.iter().take(5).map(|number| format!("mail-{number}")).collect();
-            let reason = format!("{} of {} mails arrived; missing are {}", arrived, self.count, some.join(", "));
-            return Err(Failure::Failed(reason));
-        }
-        if duplicates > explained {
-            let reason = format!("{duplicates} mails arrived twice, and only {explained} of them had to");
-            return Err(Failure::Failed(reason));
-        }
-        println!("\n{} every mail that was accepted arrived", style("✓").green().bold());
-        Ok(())
-    }
+/// Whether every mail arrived, and none twice without need.
+fn verdict(tally: &Tally, count: u64) -> Result<(), Failure> {
+    let missing = tally.missing();
+    let (accepted, arrived) = tally.progress();
+    let (duplicates, explained) = (tally.duplicates(), tally.mischief().hung_up_after);
+    let reason = if !missing.is_empty() {
+        let some: Vec<String> = missing.iter().take(5).map(|number| format!("mail-{number}")).collect();
+        format!("{} accepted mails did not arrive, {} among them", missing.len(), some.join(", "))
+    } else if arrived < count {
+        format!("only {accepted} of {count} mails were accepted, and {arrived} arrived")
+    } else if duplicates > explained {
+        format!("{duplicates} mails arrived twice, and only {explained} of them had to")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::Failed(reason))
 }
 
 fn table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handed_in(copies: [u32; 3]) -> Tally {
+        let tally = Tally::new(copies.len());
+        for (number, copies) in copies.into_iter().enumerate() {
+            tally.accepted(number);
+            (0..copies).for_each(|_| tally.arrived(number));
+        }
+        tally
+    }
+
+    #[test]
+    fn only_a_run_in_which_every_mail_arrived_is_a_success() {
+        assert!(verdict(&handed_in([1, 1, 1]), 3).is_ok());
+        let lost = verdict(&handed_in([1, 0, 1]), 3).map_err(|failure| failure.to_string());
+        assert_eq!(lost, Err("postrider: 1 accepted mails did not arrive, mail-1 among them".to_owned()));
+        assert!(verdict(&handed_in([1, 1, 1]), 4).is_err(), "one was not even accepted");
+        assert!(verdict(&handed_in([1, 2, 1]), 3).is_err(), "nobody hung up, so nothing had to come twice");
+    }
 }
