@@ -2,13 +2,19 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(all(feature = "server", target_os = "linux"))]
 
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{Act, FakeSmtp, Rule, Step};
+use postrider::transport::Capture;
+use postrider::{Dispatcher, Drain, Mail, MailId, MailStatus, Relay, seconds};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -113,6 +119,78 @@ fn a_stop_that_was_asked_for_is_announced_and_ends_well() {
         service.signal(name);
         service.await_notice("STOPPING=1");
         assert!(service.end().success());
+    }
+}
+
+/// Puts one mail into the spool that the service is going to open.
+async fn leave_a_mail(dir: &Path) -> MailId {
+    let dispatcher = on_the_spool(dir).await;
+    dispatcher.pause("first").await.unwrap();
+    let mail = Mail::builder().from("shop@example.com").to("ada@example.org").subject("Hello").text("Hello.").build();
+    let id = dispatcher.submit(mail.unwrap()).await.unwrap().id;
+    dispatcher.shutdown(Drain::within(seconds(5))).await.unwrap();
+    id
+}
+
+async fn on_the_spool(dir: &Path) -> Dispatcher {
+    let relay = Relay::capture(&Capture::default()).name("first");
+    Dispatcher::builder().relay(relay).spool(dir.join("var/spool")).start().await.unwrap()
+}
+
+/// A relay that does this when a mail has come whole, and tells when that is.
+async fn relay_that_at_the_final_dot(act: Act) -> (FakeSmtp, mpsc::UnboundedReceiver<()>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let rule = Rule::at(Step::FinalDot).when(move |_| tell.send(()).is_ok()).act(act);
+    (FakeSmtp::builder().rule(rule).start().await, told)
+}
+
+fn configure_relay(dir: &Path, url: &str) {
+    let text = "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\n";
+    std::fs::write(dir.join("postrider.toml"), format!("{text}url = \"{url}\"\n")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_finishes_what_is_in_flight() {
+    let dir = house();
+    let id = leave_a_mail(dir.path()).await;
+    let (relay, mut reached) = relay_that_at_the_final_dot(Act::Delay(Duration::from_millis(300))).await;
+    configure_relay(dir.path(), &relay.url());
+    let mut service = Service::start(dir.path());
+    reached.recv().await.unwrap();
+    service.signal("TERM");
+    assert!(service.end().success());
+    assert_eq!(relay.mails().len(), 1);
+    let status: MailStatus = on_the_spool(dir.path()).await.status(id).await.unwrap();
+    assert_eq!(status.state.as_str(), "delivered", "what the relay took is recorded before the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_stop_ends_at_once_and_loses_nothing() {
+    let dir = house();
+    let id = leave_a_mail(dir.path()).await;
+    let (relay, mut reached) = relay_that_at_the_final_dot(Act::Hang).await;
+    configure_relay(dir.path(), &relay.url());
+    let mut service = Service::start(dir.path());
+    reached.recv().await.unwrap();
+    service.signal("TERM");
+    service.await_notice("STOPPING=1");
+    service.signal("TERM");
+    service.log_until("stopped at once, as asked");
+    assert!(service.end().success());
+    let dispatcher = on_the_spool(dir.path()).await;
+    assert_eq!(dispatcher.wait(id).await.unwrap().state.as_str(), "delivered", "it is sent at the next start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
+    let dir = house();
+    let relay = FakeSmtp::builder().login("user", "right").start().await;
+    for (password, code, told) in [("right", 0, "ready"), ("wrong", 1, "failed at auth")] {
+        configure_relay(dir.path(), &relay.url_with("smtp", &format!("user:{password}")));
+        let (found, stdout, stderr) = run_to_end(dir.path(), &["check", "--connect"]);
+        assert_eq!(found, code, "{stdout}{stderr}");
+        assert!(stdout.contains(told), "{stdout}");
+        assert!(!stdout.contains(&format!(":{password}@")), "a password is never shown: {stdout}");
     }
 }
 
