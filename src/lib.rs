@@ -6,6 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod ingress;
 pub mod mail;
 pub mod observe;
 pub mod policy;
