@@ -7,6 +7,7 @@ mod failure;
 mod init;
 mod logging;
 mod run;
+mod spool;
 
 pub use failure::Failure;
 
@@ -36,6 +37,9 @@ enum Command {
     Check(check::Check),
     /// Write a commented configuration to start from
     Init(init::Init),
+    /// Look into the spool of a stopped service
+    #[command(subcommand)]
+    Spool(spool::Spool),
 }
 
 /// Which configuration file to read.
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.execute(),
         Command::Check(check) => check.execute(),
         Command::Init(init) => init.execute(),
+        Command::Spool(spool) => spool.execute(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
