@@ -1,5 +1,7 @@
 //! Postrider, a durable mail dispatcher.
 
+#[cfg(feature = "server")]
+pub mod cli;
 pub mod delivery;
 pub mod dispatch;
 pub mod mail;
