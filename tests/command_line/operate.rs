@@ -32,7 +32,7 @@ fn the_numbers_are_on_one_screen() {
         "5,000 accepted, 3,797 delivered, 17 deferred, 3 dead",
         "12.3 delivered/s",
         "3.0 MiB",
-        "1 unreadable record",
+        "1 unreadable record;",
         "primary",
         "connection\\u{7} refused",
     ] {

@@ -146,7 +146,7 @@ fn a_list_asks_for_what_is_wanted() {
         "7",
     ];
     let out = run(&service, &words).well();
-    has_line(&out, &["ID", "STATE", "ACCEPTED", "TO", "SUBJECT"]);
+    has_line(&out, &["ID", "STATE", "AGE", "TO", "SUBJECT"]);
     has_line(&out, &[ID, "deferred"]);
     has_line(&out, &["ada@example.org", "Your \\u{1b}]0;code\\u{7}"]);
     let asked = service.asked_once();

@@ -30,6 +30,9 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
         let more = format!("… {} more; `postrider show --raw` prints all", counted(rest, "line"));
         screen.line(&[tinted(more, Tint::Faint)])?;
     }
+    if parsed.attachment_count() > 0 {
+        screen.line(&[])?;
+    }
     for part in parsed.attachments() {
         let name = part.attachment_name().unwrap_or("without a name");
         let size = bytesize::ByteSize(part.contents().len() as u64).display().iec();

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::filter::Filter;
 use super::screen::{Fit, Piece, Screen, Tint, plain, state, tinted};
 use super::service::Parameters;
-use super::times::relative;
+use super::times::rough;
 use super::{Asking, Failure, record};
 use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
@@ -54,12 +54,12 @@ impl List {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.filter.parameters();
         parameters.extend(self.state.map(|state| ("state", state.to_string())));
-        let heads = ["ID", "STATE", "ACCEPTED", "TO", "SUBJECT"];
+        let heads = ["ID", "STATE", "AGE", "TO", "SUBJECT"];
         pages(&self.asking, self.length, parameters, screen, &heads, |mail, now| {
             vec![
                 plain(mail.id),
                 state(mail.state.as_str()),
-                plain(relative(mail.created_at, now)),
+                plain(rough(now.since(mail.created_at)).unwrap_or_else(|| "now".to_owned())),
                 plain(record::recipients(mail)),
                 plain(&mail.subject),
             ]
@@ -67,7 +67,7 @@ impl List {
     }
 }
 
-/// Prints page after page until there are no more or enough were listed, each as its own table or as the service's JSON.
+/// Prints page after page until there are no more or enough were listed: as tables, or as the service's JSON.
 pub fn pages(
     asking: &Asking,
     length: Length,
@@ -77,9 +77,10 @@ pub fn pages(
     row: impl Fn(&MailStatus, Timestamp) -> Vec<Piece>,
 ) -> Result<ExitCode, Failure> {
     let client = asking.service.client()?;
-    let mut wanted = if length.all { usize::MAX } else { usize::try_from(length.limit).unwrap_or(usize::MAX) };
-    let mut any = false;
     let fixed = parameters.len();
+    let mut wanted = if length.all { usize::MAX } else { usize::try_from(length.limit).unwrap_or(usize::MAX) };
+    let mut found = false;
+    let mut rows = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
         parameters.truncate(fixed);
@@ -87,28 +88,29 @@ pub fn pages(
         parameters.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let answer = client.get(&["v1", "mails"], &parameters)?;
         let page: StatusPage = answer.decode()?;
+        wanted = wanted.saturating_sub(page.mails.len());
+        cursor = page.next;
+        let ends = cursor.is_none() || wanted == 0;
         if asking.json {
             screen.json(&answer.body)?;
-        } else if !page.mails.is_empty() {
+        } else {
             let now = Timestamp::now();
-            screen.table(heads, page.mails.iter().map(|mail| row(mail, now)).collect(), Fit::Cut)?;
-            any = true;
+            rows.extend(page.mails.iter().map(|mail| row(mail, now)));
+            // Pages can be short, even empty, although more follow; a table of its own for each would be hard to read.
+            if !rows.is_empty() && (ends || rows.len() >= LARGEST_PAGE) {
+                screen.table(heads, std::mem::take(&mut rows), Fit::Cut)?;
+                found = true;
+            }
         }
-        wanted = wanted.saturating_sub(page.mails.len());
-        match page.next {
-            Some(next) if wanted > 0 => cursor = Some(next),
-            Some(_) => {
-                if !asking.json {
-                    eprintln!("There are more: list them with --limit N, or with --all.");
-                }
-                break;
-            }
-            None => {
-                if !asking.json && !any {
-                    screen.line(&[tinted("no mails", Tint::Faint)])?;
-                }
-                break;
-            }
+        if ends {
+            break;
+        }
+    }
+    if !asking.json {
+        match cursor {
+            Some(_) => eprintln!("There are more: list them with --limit N, or with --all."),
+            None if !found => screen.line(&[tinted("no mails", Tint::Faint)])?,
+            None => {}
         }
     }
     Ok(ExitCode::SUCCESS)

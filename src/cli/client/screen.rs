@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 
 /// A piece of text, with what it means to its reader.
 #[derive(Clone)]
@@ -74,6 +74,11 @@ pub enum Fit {
     Wrap,
 }
 
+/// What is left free between two columns.
+const GAP: u16 = 2;
+/// No column gives way further than to this width.
+const NARROWEST: u16 = 8;
+
 /// Standard output: a terminal with colours, or a plain stream.
 pub struct Screen {
     out: Box<dyn Write>,
@@ -133,19 +138,42 @@ impl Screen {
         self.out.flush()
     }
 
-    /// Prints a table. The first column is never cut: it holds what the other commands ask for.
+    /// Prints a table. The first column of a table that is cut stays whole: it holds what other commands ask for.
     pub fn table(&mut self, heads: &[&str], rows: Vec<Vec<Piece>>, fit: Fit) -> io::Result<()> {
-        let mut table = self.bare_table();
-        table.set_header(heads.iter().map(|head| self.cell(tinted(head, Tint::Strong))));
-        for pieces in rows {
-            let mut row = Row::from(pieces.into_iter().map(|piece| self.cell(piece)).collect::<Vec<_>>());
-            if fit == Fit::Cut {
-                row.max_height(1);
-            }
-            table.add_row(row);
-        }
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_truncation_indicator("…");
-        self.print(table)
+        if !self.terminal {
+            table.force_no_tty();
+        }
+        table.set_header(self.row(heads.iter().map(|head| tinted(head, Tint::Strong)), fit));
+        for pieces in rows {
+            table.add_row(self.row(pieces, fit));
+        }
+        let natural = table.column_max_content_widths();
+        let fitting = table.width().map_or_else(|| natural.clone(), |terminal| fitted(&natural, terminal, fit));
+        for (index, width) in fitting.into_iter().enumerate() {
+            // Nothing follows the last column.
+            let gap = if index + 1 < natural.len() { GAP } else { 0 };
+            if let Some(column) = table.column_mut(index) {
+                column.set_padding((0, gap)).set_constraint(ColumnConstraint::Absolute(Width::Fixed(width + gap)));
+            }
+        }
+        writeln!(self.out, "{}", table.trim_fmt())?;
+        self.out.flush()
+    }
+
+    fn row(&self, pieces: impl IntoIterator<Item = Piece>, fit: Fit) -> Row {
+        let cells = pieces.into_iter().map(|piece| self.cell(piece));
+        match fit {
+            Fit::Wrap => Row::from(cells),
+            Fit::Cut => {
+                // A delimiter that no piece can hold: text is cut where the room ends, and not at a word's end.
+                let mut row = Row::from(cells.map(|cell| cell.set_delimiter('\0')));
+                row.max_height(1);
+                row
+            }
+        }
     }
 
     /// Prints what things are called and what they are, one below the other. What is `None` is left out.
@@ -161,15 +189,6 @@ impl Screen {
         Ok(())
     }
 
-    fn bare_table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if !self.terminal {
-            table.force_no_tty();
-        }
-        table
-    }
-
     fn cell(&self, piece: Piece) -> Cell {
         let cell = Cell::new(piece.text);
         if !self.colour {
@@ -177,25 +196,29 @@ impl Screen {
         }
         match piece.tint {
             Tint::Plain => cell,
-            Tint::Good => cell.fg(Color::Green),
-            Tint::Busy => cell.fg(Color::Cyan),
-            Tint::Warning => cell.fg(Color::Yellow),
-            Tint::Bad => cell.fg(Color::Red),
+            Tint::Good => cell.fg(Color::DarkGreen),
+            Tint::Busy => cell.fg(Color::DarkCyan),
+            Tint::Warning => cell.fg(Color::DarkYellow),
+            Tint::Bad => cell.fg(Color::DarkRed),
             Tint::Faint => cell.add_attribute(Attribute::Dim),
             Tint::Strong => cell.add_attribute(Attribute::Bold),
         }
     }
+}
 
-    fn print(&mut self, mut table: Table) -> io::Result<()> {
-        table.column_iter_mut().for_each(|column| {
-            column.set_padding((0, 2));
-        });
-        if let Some(first) = table.column_mut(0) {
-            first.set_constraint(ColumnConstraint::ContentWidth);
-        }
-        writeln!(self.out, "{}", table.trim_fmt())?;
-        self.out.flush()
-    }
+/// The columns' widths on a terminal that is so wide: as they are, but for the last one and the widest of the others, which
+/// share what is left. The first column of a table that is cut holds what other commands ask for, and stays whole.
+fn fitted(natural: &[u16], terminal: u16, fit: Fit) -> Vec<u16> {
+    let mut widths = natural.to_vec();
+    let Some(last) = widths.len().checked_sub(1) else { return widths };
+    let first = usize::from(fit == Fit::Cut);
+    let Some(widest) = (first..last).max_by_key(|column| natural[*column]) else { return widths };
+    let others: u16 = (0..last).filter(|column| *column != widest).map(|column| natural[column] + GAP).sum();
+    let room = terminal.saturating_sub(others + GAP);
+    let share = (room / 2).max(room.saturating_sub(natural[last])).max(NARROWEST);
+    widths[widest] = natural[widest].min(share);
+    widths[last] = natural[last].min(room.saturating_sub(widths[widest]).max(NARROWEST));
+    widths
 }
 
 impl Tint {
@@ -232,7 +255,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -300,6 +323,20 @@ mod tests {
         let line = |screen: &mut Screen| screen.line(&[plain("a "), state("dead")]);
         assert_eq!(printed(false, line), "a dead\n");
         assert_eq!(printed(true, line), "a \u{1b}[31mdead\u{1b}[0m\n");
+    }
+
+    #[test]
+    fn a_table_fits_its_terminal_and_keeps_its_first_column() {
+        let total = |widths: &[u16]| widths.iter().sum::<u16>() + GAP * (widths.len() as u16 - 1);
+        let natural = [36, 9, 6, 30, 60];
+        assert_eq!(fitted(&natural, 200, Fit::Cut), natural);
+        for terminal in [80, 100, 120] {
+            let widths = fitted(&natural, terminal, Fit::Cut);
+            assert_eq!((total(&widths), widths[0]), (terminal, 36), "{widths:?}");
+        }
+        assert_eq!(fitted(&[36, 9, 6, 10, 60], 100, Fit::Cut), [36, 9, 6, 10, 31]);
+        assert_eq!(fitted(&[60, 9, 60], 79, Fit::Wrap), [33, 9, 33]);
+        assert_eq!(fitted(&natural, 20, Fit::Cut), [36, 9, 6, 8, 8]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::screen::{Piece, Screen, Tint, grouped, plain, state, tinted};
+use super::screen::{Piece, Screen, Tint, counted, grouped, plain, state, tinted};
 use super::times::rough;
 use super::{Asking, Failure, relay};
 use crate::delivery::State;
@@ -41,7 +41,7 @@ impl Stats {
             vec![plain(waited.map_or("due just now".to_owned(), |waited| format!("due for {waited}")))]
         });
         let set_aside = (stats.quarantined > 0).then(|| {
-            let what = format!("{} unreadable records; see `postrider spool verify`", grouped(stats.quarantined));
+            let what = format!("{}; see `postrider spool verify`", counted(stats.quarantined, "unreadable record"));
             vec![tinted(what, Tint::Bad)]
         });
         let states = State::ALL.map(State::as_str);
