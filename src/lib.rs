@@ -2,8 +2,12 @@
 
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod delivery;
 pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod ingress;
 pub mod mail;
 pub mod observe;
 pub mod policy;

@@ -1,4 +1,4 @@
-//! The `postrider` binary: hands the command line to [`postrider::cli`].
+//! The `postrider` binary.
 
 fn main() -> std::process::ExitCode {
     postrider::cli::main()

@@ -352,6 +352,11 @@ impl Dispatcher {
         })
     }
 
+    /// Deliveries that a relay has taken since start.
+    pub fn delivered(&self) -> u64 {
+        self.inner.core.metrics.totals.delivered.load(Ordering::Relaxed)
+    }
+
     /// The relays, now.
     ///
     /// # Errors

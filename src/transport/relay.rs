@@ -292,6 +292,15 @@ impl Relay {
         self.server(|server| server.auth = Some(auth))
     }
 
+    /// The password of the user whom the URL names.
+    pub fn password(self, secret: SecretString) -> Self {
+        self.server(|server| {
+            if let Some(Auth::Password { password, .. }) = &mut server.auth {
+                *password = secret;
+            }
+        })
+    }
+
     fn server(mut self, change: impl FnOnce(&mut Server)) -> Self {
         if let Kind::Smtp(server) = &mut self.kind {
             change(server);
