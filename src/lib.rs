@@ -2,6 +2,8 @@
 
 pub mod delivery;
 pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod ingress;
 pub mod mail;
 pub mod observe;
 pub mod policy;
