@@ -4,7 +4,34 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Guarantee, Mail, MailError, Options, Priority, Timestamp, When};
+use super::fingerprint::{self, Print};
+use super::mailbox::Mailbox;
+use super::mime::Parts;
+use super::{Address, Envelope, Guarantee, Mail, MailError, MailId, Options, Priority, Timestamp, When};
+use super::{field, freeze};
+
+/// The most tags that one mail can have, and the most characters of each.
+const MAX_TAGS: usize = 20;
+const MAX_TAG: usize = 64;
+/// The most characters of an idempotency key.
+const MAX_KEY: usize = 255;
+/// The most bytes of a field's name.
+const MAX_NAME: usize = 76;
+
+/// The fields that are made from what the builder is given, or that say where a mail has been.
+const OURS: [&str; 11] = [
+    "From",
+    "To",
+    "Cc",
+    "Bcc",
+    "Reply-To",
+    "Subject",
+    "MIME-Version",
+    "Return-Path",
+    "Received",
+    "Resent-Bcc",
+    "Delivered-To",
+];
 
 /// A file that goes with a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +94,7 @@ impl MailBuilder {
         self
     }
 
-    /// Where bounces go, if not to `from`.
+    /// Where bounces go, if not to `from`. `<>` is for mail that must not bounce (RFC 5321 §4.5.5).
     pub fn return_path(mut self, address: impl Into<String>) -> Self {
         self.return_path = Some(address.into());
         self
@@ -91,7 +118,7 @@ impl MailBuilder {
         self
     }
 
-    /// Adds a header field of your own.
+    /// Adds a header field of your own. A `Date` or a `Message-ID` takes the place of the one that would be made.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -154,18 +181,167 @@ impl MailBuilder {
     /// Composes and freezes the mail, with a Message-ID and a Date.
     ///
     /// # Errors
-    /// Names the field that is wrong: an address, a header with CR or LF, no recipient, neither text nor html …
+    /// Names the field that is wrong: an address (`to[1]`), a header with CR or LF (`headers.X-Id`), no recipient, neither
+    /// text nor html nor a file, a media type (`attachments[0].content_type`), a tag …
     pub fn build(self) -> Result<Mail, MailError> {
-        unimplemented!()
+        check_options(&self.options)?;
+        let from = self.from.as_deref().ok_or_else(|| MailError::new("from", "the mail has no sender"))?;
+        let from = Mailbox::parse(from).map_err(|reason| MailError::new("from", reason))?;
+        let to = mailboxes("to", &self.to)?;
+        let cc = mailboxes("cc", &self.cc)?;
+        let bcc = mailboxes("bcc", &self.bcc)?;
+        let reply_to = mailboxes("reply_to", &self.reply_to)?;
+        let return_path = match self.return_path.as_deref().map(str::trim) {
+            None => Some(from.address.clone()),
+            Some("" | "<>") => None,
+            Some(path) => Some(Address::parse(path).map_err(|error| MailError::new("return_path", error))?),
+        };
+        if self.subject.as_ref().is_some_and(|subject| subject.chars().any(char::is_control)) {
+            return Err(MailError::new("subject", "has a line break or another control character"));
+        }
+        self.headers.iter().try_for_each(|(name, value)| check_header(name, value))?;
+        let recipients = [&to, &cc, &bcc].into_iter().flatten().map(|mailbox| mailbox.address.clone()).collect();
+        let envelope = Envelope::new(return_path, recipients)?;
+        let content = self.fingerprint(&envelope);
+        let id = MailId::generate();
+
+        let mut header = String::with_capacity(1024);
+        field::write_mailboxes(&mut header, "From", std::slice::from_ref(&from));
+        field::write_mailboxes(&mut header, "To", &to);
+        field::write_mailboxes(&mut header, "Cc", &cc);
+        field::write_mailboxes(&mut header, "Reply-To", &reply_to);
+        if let Some(subject) = &self.subject {
+            field::write_text(&mut header, "Subject", subject);
+        }
+        let given = |name: &str| self.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+        if !given("Date") {
+            header.push_str(&format!("Date: {}\r\n", freeze::date(Timestamp::now())));
+        }
+        if !given("Message-ID") {
+            header.push_str(&format!("Message-ID: {}\r\n", freeze::message_id(id, Some(from.address.domain()))));
+        }
+        for (name, value) in &self.headers {
+            field::write_text(&mut header, name, value);
+        }
+        header.push_str("MIME-Version: 1.0\r\n");
+        let mut message = header.into_bytes();
+        message.append(&mut Parts { text: self.text, html: self.html, attachments: self.attachments }.format()?);
+
+        let message = freeze::freeze(message.into(), envelope.return_path(), id).map_err(as_given)?;
+        Ok(Mail { id, envelope, options: self.options, message, content })
+    }
+
+    /// Of what was given, so that it stays the same when another version composes otherwise.
+    fn fingerprint(&self, envelope: &Envelope) -> u128 {
+        let mut print = Print::new();
+        print.envelope(envelope);
+        print.add_all(self.from.iter()).add_all(self.to.iter()).add_all(self.cc.iter()).add_all(self.reply_to.iter());
+        print.add_all(self.subject.iter()).add_all(self.text.iter()).add_all(self.html.iter());
+        let headers = self.headers.iter().filter(|(name, _)| !fingerprint::is_made_anew(name));
+        headers.for_each(|(name, value)| {
+            print.add(name).add(value);
+        });
+        for attachment in &self.attachments {
+            print.add(&attachment.filename).add(&attachment.content_type).add(&attachment.content);
+            print.add_all(attachment.inline_id.iter());
+        }
+        print.finish()
     }
 }
 
 pub(super) fn from_lettre(message: &lettre::Message) -> Result<Mail, MailError> {
-    let _ = message;
-    unimplemented!()
+    let read = |field: &str, address: &lettre::Address| {
+        Address::parse(address.as_ref()).map_err(|error| MailError::new(field, error))
+    };
+    let return_path = message.envelope().from().map(|address| read("return_path", address)).transpose()?;
+    let recipients = message.envelope().to().iter().enumerate();
+    let recipients = recipients.map(|(i, address)| read(&format!("to[{i}]"), address)).collect::<Result<_, _>>()?;
+    Mail::from_rfc5322(Envelope::new(return_path, recipients)?, message.formatted())
 }
 
 pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
-    let _ = options;
-    unimplemented!()
+    if options.tags.len() > MAX_TAGS {
+        return Err(MailError::new("tags", format!("there are {}, and {MAX_TAGS} are the most", options.tags.len())));
+    }
+    for (i, tag) in options.tags.iter().enumerate() {
+        check_word(tag, MAX_TAG).map_err(|reason| MailError::new(format!("tags[{i}]"), reason))?;
+    }
+    if let Some(key) = &options.idempotency_key {
+        check_word(key, MAX_KEY).map_err(|reason| MailError::new("idempotency_key", reason))?;
+    }
+    let too_early = match (options.send, options.expires) {
+        (_, Some(When::In(Duration::ZERO))) => true,
+        (Some(When::At(send)), Some(When::At(expires))) => expires <= send,
+        (Some(When::In(send)), Some(When::In(expires))) => expires <= send,
+        _ => false,
+    };
+    if too_early {
+        return Err(MailError::new("expires_in", "the mail would expire before it may be sent"));
+    }
+    Ok(())
+}
+
+fn check_word(word: &str, max: usize) -> Result<(), String> {
+    if word.trim().is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if word.chars().any(char::is_control) {
+        return Err("has a control character".to_owned());
+    }
+    match word.chars().count() {
+        count if count > max => Err(format!("has {count} characters, and {max} are the most")),
+        _ => Ok(()),
+    }
+}
+
+fn mailboxes(field: &str, given: &[String]) -> Result<Vec<Mailbox>, MailError> {
+    let read = |(i, text): (usize, &String)| {
+        Mailbox::parse(text).map_err(|reason| MailError::new(format!("{field}[{i}]"), reason))
+    };
+    given.iter().enumerate().map(read).collect()
+}
+
+fn check_header(name: &str, value: &str) -> Result<(), MailError> {
+    let shown: String = name.chars().take(MAX_NAME).collect();
+    let field = format!("headers.{}", shown.escape_debug());
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
+        let reason = format!("is not a field name: 1 to {MAX_NAME} visible ASCII characters without a colon");
+        return Err(MailError::new(field, reason));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(MailError::new(field, "has a line break or another control character"));
+    }
+    let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    if starts("Content-") || OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
+        return Err(MailError::new(field, "is made from the mail's own fields: set those"));
+    }
+    if starts("X-Postrider-") {
+        return Err(MailError::new(field, "would not be read here: set the mail's own field"));
+    }
+    let is_id = |id: &str| {
+        let id = id.trim().strip_prefix('<').and_then(|id| id.strip_suffix('>'));
+        id.is_some_and(|id| {
+            id.contains('@') && id.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte))
+        })
+    };
+    if name.eq_ignore_ascii_case("Message-ID") && !is_id(value) {
+        return Err(MailError::new(field, "is not an id such as <name@example.org>"));
+    }
+    if name.eq_ignore_ascii_case("Date") && jiff::fmt::rfc2822::parse(value.trim()).is_err() {
+        return Err(MailError::new(field, "is not a date in RFC 5322, such as Sat, 31 Jan 2026 12:00:00 +0000"));
+    }
+    Ok(())
+}
+
+/// Names a field as the builder does, where composing it showed that it cannot be sent.
+fn as_given(error: MailError) -> MailError {
+    let given = match error.field() {
+        "headers.From" => "from",
+        "headers.To" => "to",
+        "headers.Cc" => "cc",
+        "headers.Reply-To" => "reply_to",
+        "headers.Subject" => "subject",
+        _ => return error,
+    };
+    MailError::new(given, error.reason())
 }

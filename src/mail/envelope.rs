@@ -26,8 +26,11 @@ impl Envelope {
             let reason = format!("the mail has {} recipients, and {MAX_RECIPIENTS} are the most", recipients.len());
             return Err(MailError::new("to", reason));
         }
-        let mut seen = std::collections::HashSet::new();
-        let recipients = recipients.into_iter().filter(|r| seen.insert(r.clone())).collect();
+        if recipients.len() == 1 {
+            return Ok(Envelope { return_path, recipients });
+        }
+        let mut seen = std::collections::HashSet::with_capacity(recipients.len());
+        let recipients = recipients.into_iter().filter(|recipient| seen.insert(recipient.clone())).collect();
         Ok(Envelope { return_path, recipients })
     }
 

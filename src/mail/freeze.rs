@@ -1,8 +1,20 @@
 //! Turns a written message into the bytes that are sent, now and at every retry.
+//!
+//! Every way into [`Mail`](super::Mail) ends here. A message that is already as it should be (nearly all are) is returned
+//! without a copy.
 
 use bytes::Bytes;
+use memchr::{memchr, memchr_iter, memchr2};
 
-use super::{Envelope, MailError};
+use super::header::{Field, Section, refuse};
+use super::{Address, MailError, MailId, Timestamp, subject};
+
+/// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two are refused.
+const ONCE: [&str; 10] =
+    ["From", "To", "Cc", "Subject", "Date", "Message-ID", "Reply-To", "Sender", "In-Reply-To", "References"];
+
+/// The fields that say what bytes above 127 in the body mean.
+const MIME: [&str; 3] = ["MIME-Version", "Content-Type", "Content-Transfer-Encoding"];
 
 /// A message that will not change again.
 #[derive(Clone, Debug)]
@@ -14,12 +26,134 @@ pub(super) struct Frozen {
     pub utf8_header: bool,
 }
 
-pub(super) fn freeze(message: Bytes) -> Result<Frozen, MailError> {
-    let _ = message;
-    unimplemented!()
+/// Freezes a message.
+///
+/// - Line ends become CRLF: an LF alone everywhere, a CR alone in the body. In the header section a CR alone is refused,
+///   and lines of white space alone are dropped, since some readers see the end of the header section in them.
+/// - Bcc is removed. Date and Message-ID are added where they are missing or empty; From likewise, from the return path,
+///   as RFC 6409 §8 allows a submission server to do.
+/// - Long lines in the body stay: to break them would break what is signed, and many servers take them.
+///
+/// The result freezes to itself.
+pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) -> Result<Frozen, MailError> {
+    let section = Section::read(&message)?;
+    let body = section.body.unwrap_or_default();
+    check_once(&section)?;
+    check_body(&section, body)?;
+
+    let removed = section.fields.iter().filter(|field| is_removed(field)).count();
+    let mut added = String::new();
+    let kept = |name| section.find(name).filter(|field| !field.is_empty());
+    let from = match (kept("From"), return_path) {
+        (Some(field), _) => field.value().into_owned(),
+        (None, Some(address)) => {
+            added.push_str(&format!("From: <{address}>\r\n"));
+            address.to_string()
+        }
+        (None, None) => return Err(MailError::new("from", "the message has no From, and there is no return path")),
+    };
+    if kept("Date").is_none() {
+        added.push_str(&format!("Date: {}\r\n", date(Timestamp::now())));
+    }
+    let message_id = match kept("Message-ID") {
+        Some(field) => field.value().chars().take(998).collect(),
+        None => {
+            let message_id = message_id(id, domain_of(&from).or(return_path.map(Address::domain)));
+            added.push_str(&format!("Message-ID: {message_id}\r\n"));
+            message_id
+        }
+    };
+    let subject = section.find("Subject").map_or(String::new(), |field| subject::decode(&field.value()));
+    let stays_utf8 = |field: &Field<'_>| !is_removed(field) && !field.raw.is_ascii();
+    let utf8_header = !added.is_ascii() || (section.utf8 && section.fields.iter().any(stays_utf8));
+    let eight_bit = utf8_header || !body.is_ascii();
+
+    let as_it_came = section.canonical && removed == 0 && added.is_empty() && has_only_crlf(body);
+    let bytes = if as_it_came { None } else { Some(rewrite(&section, &added, message.len())) };
+    Ok(Frozen { bytes: bytes.unwrap_or(message), message_id, subject, eight_bit, utf8_header })
 }
 
-pub(super) fn fingerprint(envelope: &Envelope, message: &[u8]) -> u128 {
-    let _ = (envelope, message);
-    unimplemented!()
+/// The text of a Date field (RFC 5322 §3.3).
+pub(super) fn date(at: Timestamp) -> String {
+    let at = jiff::Timestamp::from_millisecond(at.as_millis()).unwrap_or_default();
+    jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)).expect("years 1970 to 9999 can be written")
+}
+
+/// A Message-ID of our own (RFC 5322 §3.6.4), which tells the mail's id to whoever reads a server's log.
+pub(super) fn message_id(id: MailId, domain: Option<&str>) -> String {
+    format!("<{id}@{}>", domain.filter(|domain| domain.is_ascii()).unwrap_or("localhost"))
+}
+
+/// Bcc is for the envelope only (RFC 5322 §3.6.3); the others are there without saying anything, and are added anew.
+fn is_removed(field: &Field<'_>) -> bool {
+    ["Bcc", "Resent-Bcc"].iter().any(|name| field.is(name))
+        || (field.is_empty() && ["From", "Date", "Message-ID"].iter().any(|name| field.is(name)))
+}
+
+fn check_once(section: &Section<'_>) -> Result<(), MailError> {
+    let mut seen = [false; ONCE.len()];
+    for field in &section.fields {
+        let Some(which) = ONCE.iter().position(|name| field.is(name)) else { continue };
+        if std::mem::replace(&mut seen[which], true) {
+            return Err(refuse(ONCE[which], "stands there twice, and may only once (RFC 5322 §3.6)"));
+        }
+    }
+    Ok(())
+}
+
+fn check_body(section: &Section<'_>, body: &[u8]) -> Result<(), MailError> {
+    if memchr(0, body).is_some() {
+        return Err(MailError::new("body", "has a NUL byte, which no server takes: encode it as base64"));
+    }
+    if !body.is_ascii() && !MIME.iter().any(|name| section.find(name).is_some()) {
+        return Err(MailError::new("body", "has bytes above 127, and no MIME-Version field says what they mean"));
+    }
+    Ok(())
+}
+
+/// Whether every LF follows a CR, and there are no more CRs than that.
+fn has_only_crlf(body: &[u8]) -> bool {
+    let mut lines = 0;
+    for lf in memchr_iter(b'\n', body) {
+        if lf == 0 || body[lf - 1] != b'\r' {
+            return false;
+        }
+        lines += 1;
+    }
+    memchr_iter(b'\r', body).count() == lines
+}
+
+fn rewrite(section: &Section<'_>, added: &str, size: usize) -> Bytes {
+    let mut out = Vec::with_capacity(size + size / 32 + added.len() + 64);
+    for field in section.fields.iter().filter(|field| !is_removed(field)) {
+        for line in field.lines() {
+            out.extend_from_slice(line);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    // Below the others, so that what was traced before stays on top.
+    out.extend_from_slice(added.as_bytes());
+    if let Some(body) = section.body {
+        out.extend_from_slice(b"\r\n");
+        write_crlf(body, &mut out);
+    }
+    Bytes::from(out)
+}
+
+/// Appends `text` with every line end, whichever of CRLF, LF and CR it is, as CRLF.
+pub(super) fn write_crlf(mut text: &[u8], out: &mut Vec<u8>) {
+    while let Some(end) = memchr2(b'\r', b'\n', text) {
+        out.extend_from_slice(&text[..end]);
+        out.extend_from_slice(b"\r\n");
+        text = text[end..].strip_prefix(b"\r\n").unwrap_or(&text[end + 1..]);
+    }
+    out.extend_from_slice(text);
+}
+
+/// The domain of the last address in a field, where it can stand in a Message-ID.
+fn domain_of(mailboxes: &str) -> Option<&str> {
+    let (_, domain) = mailboxes.rsplit_once('@')?;
+    let end = domain.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))).unwrap_or(domain.len());
+    let domain = &domain[..end];
+    (!domain.is_empty() && !domain.starts_with('.') && !domain.ends_with('.')).then_some(domain)
 }

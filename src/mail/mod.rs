@@ -6,15 +6,23 @@
 
 mod address;
 mod compose;
+mod directives;
 mod envelope;
 mod error;
+mod field;
+mod fingerprint;
 mod freeze;
+mod header;
 mod id;
+mod mailbox;
+mod mime;
 mod options;
+mod subject;
 mod time;
 
 pub use address::{Address, AddressError};
 pub use compose::{Attachment, MailBuilder};
+pub use directives::take_directives;
 pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
 pub use id::{MailId, MailIdError};
@@ -30,7 +38,8 @@ pub struct Mail {
     envelope: Envelope,
     options: Options,
     message: freeze::Frozen,
-    fingerprint: u128,
+    /// Of all but the options.
+    content: u128,
 }
 
 impl Mail {
@@ -41,15 +50,18 @@ impl Mail {
 
     /// Takes a message that is already written, with the envelope that it is to be sent under.
     ///
-    /// Line ends become CRLF; a Message-ID and a Date are added where they are missing; Bcc is removed. Nothing else is
-    /// touched.
+    /// Line ends become CRLF; a Date and a Message-ID are added where they are missing, and a From where there is none but
+    /// a return path; Bcc is removed. Nothing else is touched: a message that needs none of this is not even copied.
     ///
     /// # Errors
-    /// A message that has no header section, a header that is not valid RFC 5322, or bytes that cannot be mail (NUL).
+    /// Names the field (`headers.NAME`, `from`, `body`): a header section that is not valid RFC 5322, a field that stands
+    /// there twice and may not, a header line of more than 998 bytes, a CR within a header line, a control character in
+    /// it, bytes above 127 that are not UTF-8 there or that no MIME field explains in the body, a NUL.
     pub fn from_rfc5322(envelope: Envelope, message: impl Into<Bytes>) -> Result<Self, MailError> {
-        let message: Bytes = message.into();
-        let fingerprint = freeze::fingerprint(&envelope, &message);
-        Ok(Mail::assemble(envelope, Options::default(), freeze::freeze(message)?, fingerprint))
+        let id = MailId::generate();
+        let message = freeze::freeze(message.into(), envelope.return_path(), id)?;
+        let content = fingerprint::of_message(&envelope, &message.bytes);
+        Ok(Mail { id, envelope, options: Options::default(), message, content })
     }
 
     /// Takes a message that was built with lettre, with the envelope that lettre derived.
@@ -60,14 +72,11 @@ impl Mail {
         compose::from_lettre(message)
     }
 
-    fn assemble(envelope: Envelope, options: Options, message: freeze::Frozen, fingerprint: u128) -> Self {
-        Mail { id: MailId::generate(), envelope, options, message, fingerprint }
-    }
-
     /// The same mail with these options.
     ///
     /// # Errors
-    /// A tag or an idempotency key that is empty, too long, or has a control character.
+    /// A tag or an idempotency key that is empty, too long, or has a control character; more than 20 tags; a mail that
+    /// would expire before it may be sent.
     pub fn with_options(mut self, options: Options) -> Result<Self, MailError> {
         compose::check_options(&options)?;
         self.options = options;
@@ -115,8 +124,9 @@ impl Mail {
             || !self.envelope.recipients().iter().chain(self.envelope.return_path()).all(Address::is_ascii)
     }
 
-    /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME boundaries they were given.
+    /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME boundaries they were given. The
+    /// idempotency key does not count, nor do points in time that a caller computes anew.
     pub fn fingerprint(&self) -> u128 {
-        self.fingerprint
+        fingerprint::with_options(self.content, &self.options)
     }
 }

@@ -37,11 +37,6 @@ impl Timestamp {
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
-
-    /// This time in whole seconds, as the system's own type.
-    pub(crate) fn to_system(self) -> std::time::SystemTime {
-        std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(self.0).unwrap_or(0))
-    }
 }
 
 impl std::ops::Add<Duration> for Timestamp {

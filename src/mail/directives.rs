@@ -1,0 +1,85 @@
+//! What a program that can only write a message asks for in its header section: `X-Postrider-Priority`, `-Key`, `-Send-At`,
+//! `-Expires-In` and `-Tag` say what JSON's fields say, and do not travel on.
+
+use bytes::Bytes;
+
+use super::header::{Field, Section, refuse};
+use super::{MailError, Options, When, compose};
+
+const PREFIX: &str = "X-Postrider-";
+
+/// Takes the directives out of a message.
+///
+/// Returns the message without them, which is the same `Bytes` where there are none, and what they ask for. `-Send-At` is a
+/// time in RFC 3339; `-Expires-In` a span such as `5m`, or seconds; `-Tag` may stand there several times and hold several
+/// tags with commas between them.
+///
+/// # Errors
+/// Names the field (`headers.X-Postrider-Priority`) whose value cannot be read, that stands there twice, or that is no
+/// directive; and whatever makes the header section invalid, as [`Mail::from_rfc5322`](super::Mail::from_rfc5322) does.
+///
+/// ```
+/// # fn main() -> Result<(), postrider::MailError> {
+/// let written = "X-Postrider-Priority: critical\r\nX-Postrider-Tag: otp\r\nSubject: Your code\r\n\r\n123456\r\n";
+/// let (message, options) = postrider::mail::take_directives(written.into())?;
+/// assert_eq!(message, "Subject: Your code\r\n\r\n123456\r\n");
+/// assert_eq!(options.priority, postrider::Priority::Critical);
+/// assert_eq!(options.tags, ["otp"]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn take_directives(message: Bytes) -> Result<(Bytes, Options), MailError> {
+    let mut options = Options::default();
+    let section = Section::read(&message)?;
+    if !section.fields.iter().any(is_directive) {
+        return Ok((message, options));
+    }
+    let mut rest = Vec::with_capacity(message.len());
+    let mut seen: Vec<&str> = Vec::new();
+    for field in &section.fields {
+        if !is_directive(field) {
+            rest.extend_from_slice(field.raw);
+            continue;
+        }
+        let what = &field.name[PREFIX.len()..];
+        if !what.eq_ignore_ascii_case("Tag") && seen.iter().any(|earlier| earlier.eq_ignore_ascii_case(what)) {
+            return Err(refuse(field.name, "stands there twice"));
+        }
+        seen.push(what);
+        read(field, what, &mut options)?;
+    }
+    let header: usize = section.fields.iter().map(|field| field.raw.len()).sum();
+    rest.extend_from_slice(&message[header..]);
+    compose::check_options(&options)?;
+    Ok((Bytes::from(rest), options))
+}
+
+fn is_directive(field: &Field<'_>) -> bool {
+    field.name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), MailError> {
+    let value = field.value();
+    let value = value.trim();
+    let fail = |reason: String| refuse(field.name, reason);
+    match what.to_ascii_lowercase().as_str() {
+        "priority" => options.priority = value.parse().map_err(|error| refuse(field.name, error))?,
+        "key" => options.idempotency_key = Some(value.to_owned()),
+        "send-at" => options.send = Some(When::At(value.parse().map_err(|error| refuse(field.name, error))?)),
+        "expires-in" => options.expires = Some(When::In(span(value).map_err(fail)?)),
+        "tag" => {
+            let tags = value.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+            options.tags.extend(tags.map(str::to_owned));
+        }
+        _ => return Err(fail(format!("is no directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In and -Tag are"))),
+    }
+    Ok(())
+}
+
+fn span(value: &str) -> Result<std::time::Duration, String> {
+    match value.parse() {
+        Ok(seconds) => Ok(std::time::Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(value)
+            .map_err(|_| format!("`{}` is not a span of time, such as 90s, 5m or 2h", value.escape_debug())),
+    }
+}

@@ -1,0 +1,96 @@
+//! Writes header fields: what a sender gave becomes one field, encoded (RFC 2047) and folded, and never two.
+
+use std::fmt::Write;
+
+use email_encoding::headers::rfc2047;
+use email_encoding::headers::writer::EmailWriter;
+
+use super::mailbox::Mailbox;
+
+/// Appends a field whose value is free text. The value has no control characters; its caller has seen to that.
+pub(super) fn write_text(out: &mut String, name: &str, value: &str) {
+    write(out, name, |to| {
+        let value = value.trim();
+        let Some((from, until)) = span_to_encode(value) else { return to.folding().write_str(value) };
+        to.folding().write_str(&value[..from])?;
+        rfc2047::encode(&value[from..until], to)?;
+        to.folding().write_str(&value[until..])
+    });
+}
+
+/// Appends a field whose value is a list of mailboxes; nothing where there are none.
+pub(super) fn write_mailboxes(out: &mut String, name: &str, mailboxes: &[Mailbox]) {
+    if mailboxes.is_empty() {
+        return;
+    }
+    write(out, name, |to| {
+        for (i, mailbox) in mailboxes.iter().enumerate() {
+            if i > 0 {
+                to.write_char(',')?;
+                to.space();
+            }
+            mailbox.write(to)?;
+        }
+        Ok(())
+    });
+}
+
+fn write(out: &mut String, name: &str, value: impl FnOnce(&mut EmailWriter<'_>) -> std::fmt::Result) {
+    out.push_str(name);
+    out.push_str(": ");
+    let mut writer = EmailWriter::new(out, name.len() + 2, 0, false);
+    value(&mut writer).expect("writing to a string cannot fail");
+    drop(writer);
+    out.push_str("\r\n");
+}
+
+/// From the first to the last word that cannot stand as it is: those with characters beyond ASCII, and those that would be
+/// taken for encoded ones. They are encoded together, because white space between two encoded words is lost (RFC 2047
+/// §6.2), and with the spaces around them but one, because some readers make one of many there.
+fn span_to_encode(value: &str) -> Option<(usize, usize)> {
+    if value.is_ascii() && !value.contains("=?") {
+        return None;
+    }
+    let (mut span, mut start) = (None, 0);
+    for word in value.split_inclusive(' ') {
+        let end = start + word.trim_end_matches(' ').len();
+        if !word.is_ascii() || word.contains("=?") {
+            span = Some((span.map_or(start, |(from, _)| from), end));
+        }
+        start += word.len();
+    }
+    let (mut from, mut until) = span?;
+    while value[..from].ends_with("  ") {
+        from -= 1;
+    }
+    while value[until..].starts_with("  ") {
+        until += 1;
+    }
+    Some((from, until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(value: &str) -> String {
+        let mut out = String::new();
+        write_text(&mut out, "Subject", value);
+        out
+    }
+
+    #[test]
+    fn plain_text_stands_as_it_is_and_the_rest_is_encoded() {
+        assert_eq!(written("Hello  World"), "Subject: Hello  World\r\n");
+        assert_eq!(written("to Zoë  and Chloë now"), "Subject: to =?utf-8?b?Wm/DqyAgYW5kIENobG/Dqw==?= now\r\n");
+        assert_eq!(written("=?utf-8?q?x?="), "Subject: =?utf-8?b?PT91dGYtOD9xP3g/PQ==?=\r\n");
+    }
+
+    #[test]
+    fn long_text_is_folded() {
+        let lines = written(&"word ".repeat(100));
+        assert!(lines.lines().count() > 5 && lines.lines().all(|line| line.len() <= 78), "{lines}");
+        let lines = written(&"wörd ".repeat(100));
+        assert!(lines.lines().count() > 5 && lines.lines().all(|line| line.len() <= 78), "{lines}");
+    }
+}

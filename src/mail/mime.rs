@@ -1,0 +1,141 @@
+//! The body of a composed mail: text, HTML and files, nested as RFC 2046 and RFC 2387 want them.
+//!
+//! From the outside in: `mixed` holds the message and the files; `alternative` the text and the HTML, the better one last;
+//! `related` the HTML and the images that it shows. Each is left out where it would hold one part alone.
+
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Attachment as Part, Body, MultiPart, SinglePart};
+
+use super::compose::Attachment;
+use super::{MailError, freeze};
+
+/// What a body is made of.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub text: Option<String>,
+    pub html: Option<String>,
+    pub attachments: Vec<Attachment>,
+}
+
+enum Node {
+    Single(SinglePart),
+    Multi(MultiPart),
+}
+
+impl Parts {
+    /// The MIME fields of the header section, the empty line and the body.
+    pub fn format(self) -> Result<Vec<u8>, MailError> {
+        self.check()?;
+        let (mut inline, mut files) = (Vec::new(), Vec::new());
+        for (i, attachment) in self.attachments.into_iter().enumerate() {
+            let list = if attachment.inline_id.is_some() { &mut inline } else { &mut files };
+            list.push(part(attachment, i)?);
+        }
+        let text = self.text.map(|text| Node::Single(SinglePart::plain(with_crlf(text))));
+        let html = self.html.map(|html| Node::Single(SinglePart::html(with_crlf(html))));
+        let html = html.map(|html| gather(MultiPart::related().build(), html, inline));
+        let message = match (text, html) {
+            (Some(text), Some(html)) => Some(Node::Multi(add(add(MultiPart::alternative().build(), text), html))),
+            (text, html) => text.or(html),
+        };
+        let first = match message {
+            Some(message) => message,
+            None if files.is_empty() => {
+                return Err(MailError::new("text", "the mail has no text, no html and no file"));
+            }
+            None => Node::Single(files.remove(0)),
+        };
+        Ok(match gather(MultiPart::mixed().build(), first, files) {
+            Node::Single(part) => part.formatted(),
+            Node::Multi(part) => part.formatted(),
+        })
+    }
+
+    fn check(&self) -> Result<(), MailError> {
+        for (field, text) in [("text", &self.text), ("html", &self.html)] {
+            if text.as_ref().is_some_and(|text| text.contains('\0')) {
+                return Err(MailError::new(field, "has a NUL character"));
+            }
+        }
+        for (i, attachment) in self.attachments.iter().enumerate() {
+            check_attachment(attachment, i)?;
+            let Some(id) = &attachment.inline_id else { continue };
+            let field = format!("attachments[{i}].inline_id");
+            if self.html.is_none() {
+                return Err(MailError::new(field, "there is no html that could show it"));
+            }
+            if self.attachments[..i].iter().any(|earlier| earlier.inline_id.as_ref() == Some(id)) {
+                return Err(MailError::new(field, "another attachment has the same id"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> {
+    let name = &attachment.filename;
+    let fail = |field: &str, reason: &str| Err(MailError::new(format!("attachments[{i}].{field}"), reason));
+    if name.chars().any(char::is_control) {
+        return fail("filename", "has a control character");
+    }
+    if name.trim().is_empty() && attachment.inline_id.is_none() {
+        return fail("filename", "is empty");
+    }
+    if name.len() > 255 {
+        return fail("filename", "has more than 255 bytes");
+    }
+    let is_id = |id: &String| {
+        !id.is_empty() && id.len() <= 255 && id.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
+    };
+    if !attachment.inline_id.as_ref().is_none_or(is_id) {
+        return fail("inline_id", "must be 1 to 255 visible ASCII characters without <, > and double quotes");
+    }
+    Ok(())
+}
+
+fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
+    let fail = |reason: String| MailError::new(format!("attachments[{i}].content_type"), reason);
+    let given = attachment.content_type.trim();
+    if given.len() > 255 || !given.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        return Err(fail("must be at most 255 printable ASCII characters".to_owned()));
+    }
+    let content_type = ContentType::parse(given)
+        .map_err(|_| fail(format!("`{given}` is not a media type, such as application/pdf")))?;
+    if given.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
+        return Err(fail("a file cannot be multipart".to_owned()));
+    }
+    let name = attachment.filename;
+    let part = match attachment.inline_id {
+        None => Part::new(name),
+        Some(id) if name.trim().is_empty() => Part::new_inline(id),
+        Some(id) => Part::new_inline_with_name(id, name),
+    };
+    let content = Body::new_with_encoding(Vec::from(attachment.content), ContentTransferEncoding::Base64)
+        .expect("base64 encodes everything");
+    Ok(part.body(content, content_type))
+}
+
+/// `first` alone, or within `multi` together with the others.
+fn gather(multi: MultiPart, first: Node, others: Vec<SinglePart>) -> Node {
+    if others.is_empty() {
+        return first;
+    }
+    Node::Multi(others.into_iter().fold(add(multi, first), MultiPart::singlepart))
+}
+
+fn add(multi: MultiPart, part: Node) -> MultiPart {
+    match part {
+        Node::Single(part) => multi.singlepart(part),
+        Node::Multi(part) => multi.multipart(part),
+    }
+}
+
+/// The text with CRLF line ends. Done here, since lettre moves the rest of the text for each line end that it mends.
+fn with_crlf(text: String) -> String {
+    if !text.contains(['\r', '\n']) {
+        return text;
+    }
+    let mut out = Vec::with_capacity(text.len() + text.len() / 32);
+    freeze::write_crlf(text.as_bytes(), &mut out);
+    String::from_utf8(out).expect("text stays text when line ends are replaced")
+}

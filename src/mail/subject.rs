@@ -1,0 +1,55 @@
+//! A Subject as a person reads it: decoded (RFC 2047), on one line, without what could confuse a terminal, and not long.
+
+use mail_parser::HeaderValue;
+use mail_parser::parsers::MessageStream;
+
+/// The most characters that are kept of a subject.
+const MAX_CHARS: usize = 200;
+
+/// Decodes the unfolded value of a Subject field.
+pub(super) fn decode(value: &str) -> String {
+    if !value.contains("=?") {
+        return printable(value);
+    }
+    // The decoder stops at the end of a field, so it needs to see one.
+    let field = [value.as_bytes(), b"\r\n"].concat();
+    match MessageStream::new(&field).parse_unstructured() {
+        HeaderValue::Text(text) => printable(&text),
+        _ => String::new(),
+    }
+}
+
+/// The text on one line, cut, with a replacement for each character that is not seen or that turns the writing around.
+fn printable(text: &str) -> String {
+    let seen = text.trim().chars().filter(|c| !matches!(c, '\r' | '\n')).take(MAX_CHARS);
+    seen.map(|c| match c {
+        '\t' => ' ',
+        c if c.is_control() || is_bidi_control(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    })
+    .collect()
+}
+
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_decoded() {
+        assert_eq!(decode("Grüße"), "Grüße");
+        assert_eq!(decode("=?utf-8?q?Gr=C3=BC=C3=9Fe?= =?utf-8?b?IGFuIEFkYQ==?= now"), "Grüße an Ada now");
+        assert_eq!(decode("=?iso-8859-1?Q?caf=E9?="), "café");
+        assert_eq!(decode("=?broken"), "=?broken");
+    }
+
+    #[test]
+    fn a_subject_cannot_steer_a_terminal() {
+        assert_eq!(decode("=?utf-8?q?a=1B[31m=0D=0Ab?="), "a\u{fffd}[31mb");
+        assert_eq!(decode("a\u{202e}b"), "a\u{fffd}b");
+        assert_eq!(decode(&"ä".repeat(500)).chars().count(), 200);
+    }
+}
