@@ -153,7 +153,8 @@ mod tests {
     fn everything_else_is_refused() {
         let long = format!("\0app\0secret{}", "x".repeat(300));
         let padded = format!("\0app\0secret{}", "\u{1}".repeat(3));
-        let wrong = ["\0app\0Secret", "\0app\0", "\0\0", "\0app\0ret", "\0sec\0secret", "root\0app\0secret", &long, &padded];
+        let wrong =
+            ["\0app\0Secret", "\0app\0", "\0\0", "\0app\0ret", "\0sec\0secret", "root\0app\0secret", &long, &padded];
         for message in wrong {
             assert!(matches!(plain(message), Progress::Refused(_)), "{message:?}");
         }

@@ -43,6 +43,10 @@ impl Body {
 
     /// Takes the client's next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.came == 0 && matches!(bytes, [b' ' | b'\t', ..]) && !self.bytes.is_empty() {
+            // It would go on with the field that we put in front.
+            self.refuse(Reply::new(554, "5.6.0", "the message begins with a line that continues no other"));
+        }
         self.came = self.came.saturating_add(bytes.len());
         if self.refused.is_none() && self.came > self.limit {
             let text = format!("the message has more than {} bytes, which are the most that is taken", self.limit);
@@ -223,8 +227,20 @@ mod tests {
     fn nothing_but_crlf_dot_crlf_ends_a_message() {
         // The sequences of the SMTP smuggling report of December 2023, and their kin.
         for trick in [
-            "\n.\n", "\r.\r", "\n.\r\n", "\r\n.\n", "\r\n.\r", "\r.\r\n", "\n.\r", "\r\n\x00.\r\n", "\r\n.\x00\r\n",
-            "\r\n. \r\n", "\r\n.\r\r\n", "\r\r\n.\n", "\n\r.\r\n", "\r\n\n.\r\n",
+            "\n.\n",
+            "\r.\r",
+            "\n.\r\n",
+            "\r\n.\n",
+            "\r\n.\r",
+            "\r.\r\n",
+            "\n.\r",
+            "\r\n\x00.\r\n",
+            "\r\n.\x00\r\n",
+            "\r\n. \r\n",
+            "\r\n.\r\r\n",
+            "\r\r\n.\n",
+            "\n\r.\r\n",
+            "\r\n\n.\r\n",
         ] {
             let wire = format!("a{trick}MAIL FROM:<evil@example.org>\r\n");
             for size in 1..=wire.len() {
@@ -274,6 +290,16 @@ mod tests {
         body.push(&vec![b'x'; BELIEVED + FIRST_PIECE]);
         let capacity = body.bytes.capacity();
         assert!((16 * BELIEVED..17 * BELIEVED).contains(&capacity), "{capacity}");
+    }
+
+    #[test]
+    fn the_first_line_does_not_go_on_with_our_field() {
+        for (first, taken) in [(&b" x"[..], false), (b"\tx", false), (b"\r\n x", true), (b"A: 1", true)] {
+            let mut body = body(BIG);
+            body.begin(b"Received: by us\r\n");
+            body.push(first);
+            assert_eq!(body.finish().is_ok(), taken, "{first:?}");
+        }
     }
 
     #[test]

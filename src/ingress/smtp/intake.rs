@@ -19,7 +19,11 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         Err(refusal) => return refusal,
     };
     if hops(&message) > MOST_HOPS {
-        return Reply::new(554, "5.4.6", format!("the message goes in circles: it has over {MOST_HOPS} Received fields"));
+        return Reply::new(
+            554,
+            "5.4.6",
+            format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
+        );
     }
     let composed = Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message));
     let submitted = match composed {

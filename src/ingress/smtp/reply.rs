@@ -78,8 +78,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_code() {
-        let unwritable =
-            crate::spool::SpoolError::Unwritable { path: "/var/spool".into(), reason: "disk full".into() };
+        let unwritable = crate::spool::SpoolError::Unwritable { path: "/var/spool".into(), reason: "disk full".into() };
         let cases = [
             (Error::Full { pending: 1, max: 1 }, "452 4.3.1"),
             (Error::Mail(MailError::too_large(2, 1)), "552 5.3.4"),

@@ -260,7 +260,9 @@ impl Session {
             }
             Command::Noop => self.say(250, "2.0.0", "ok"),
             Command::Vrfy => self.say(252, "2.0.0", "send it, and it will be tried"),
-            Command::Help => self.say(214, "2.0.0", "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT: RFC 6409"),
+            Command::Help => {
+                self.say(214, "2.0.0", "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT: RFC 6409")
+            }
             Command::Quit => {
                 self.say(221, "2.0.0", "goodbye");
                 self.closing = true;
@@ -278,7 +280,8 @@ impl Session {
             return self.reply(&Reply::new(250, "", hostname.to_string()));
         }
         let size = format!("SIZE {}", self.house.limits.message_size);
-        let mut lines = vec![&*hostname, "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", &size];
+        let mut lines =
+            vec![&*hostname, "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", &size];
         if self.security == Security::Offered {
             lines.push("STARTTLS");
         }
@@ -379,8 +382,7 @@ impl Session {
             self.reply(&Reply::new(552, "5.3.4", text));
         } else {
             let recipients = Vec::new();
-            self.transaction =
-                Some(Transaction { return_path, recipients, size, smtputf8, chunks: None });
+            self.transaction = Some(Transaction { return_path, recipients, size, smtputf8, chunks: None });
             self.say(250, "2.1.0", "sender ok");
         }
     }

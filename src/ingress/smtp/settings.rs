@@ -146,13 +146,17 @@ impl SmtpSettings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SmtpError {
     /// Everybody could send.
-    #[error("`smtp.users` is empty, and {listen} is not a loopback address: everybody could send mail; add a user, or listen on 127.0.0.1")]
+    #[error(
+        "`smtp.users` is empty, and {listen} is not a loopback address: everybody could send mail; add a user, or listen on 127.0.0.1"
+    )]
     NoUsers {
         /// Where it would have listened.
         listen: SocketAddr,
     },
     /// There is no certificate.
-    #[error("`smtp.tls` is missing, and {listen} needs it: no password is taken in the clear; add `cert` and `key`, or listen on 127.0.0.1")]
+    #[error(
+        "`smtp.tls` is missing, and {listen} needs it: no password is taken in the clear; add `cert` and `key`, or listen on 127.0.0.1"
+    )]
     NoTls {
         /// Where it would have listened.
         listen: SocketAddr,

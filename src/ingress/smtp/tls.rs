@@ -58,9 +58,12 @@ mod tests {
         let (cert, key) = pair("localhost");
         assert!(load(&cert, &key).is_ok());
         let (_, other) = pair("localhost");
-        for (cert, key, named) in
-            [("", &*key, "smtp.tls.cert"), (&*key, &*key, "smtp.tls.cert"), (&*cert, "x", "smtp.tls.key"), (&*cert, &*other, "smtp.tls.key")]
-        {
+        for (cert, key, named) in [
+            ("", &*key, "smtp.tls.cert"),
+            (&*key, &*key, "smtp.tls.cert"),
+            (&*cert, "x", "smtp.tls.key"),
+            (&*cert, &*other, "smtp.tls.key"),
+        ] {
             let error = load(cert, key).err().expect("cannot be used");
             assert!(error.contains(named) && error.contains(".pem"), "{error}");
         }
