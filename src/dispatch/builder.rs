@@ -1,11 +1,22 @@
 //! What a dispatcher is made from.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Clock, Dispatcher, Error};
+use ractor::{Actor, ActorCell};
+
+use super::accept::Accept;
+use super::core::Core;
+use super::direct::{Direct, Transports};
+use super::router::{LanePlan, Plans};
+use super::supervisor::{Args, Crew, RelayCrew, Supervisor};
+use super::{Clock, Dispatcher, Error, Inner};
+use crate::delivery::Route;
 use crate::mail::{days, seconds};
-use crate::policy::{Match, RetryPolicy, RouteRule, Weights};
+use crate::policy::{Match, RetryPolicy, RouteRule, Routes, Weights};
+use crate::spool::{self, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
 
 /// What to do with a new mail while the spool cannot take it.
@@ -155,15 +166,122 @@ impl Builder {
     /// # Errors
     /// [`Error::Configuration`] or [`Error::Relay`] for what cannot be used, [`Error::Spool`] where it cannot be opened.
     pub async fn start(self) -> Result<Dispatcher, Error> {
-        unimplemented!()
+        self.start_under(None).await
     }
 
     /// As [`Builder::start`], under the caller's own supervisor, which is told when the dispatcher ends.
     ///
     /// # Errors
     /// As [`Builder::start`].
-    pub async fn start_linked(self, supervisor: ractor::ActorCell) -> Result<Dispatcher, Error> {
-        let _ = supervisor;
-        unimplemented!()
+    pub async fn start_linked(self, supervisor: ActorCell) -> Result<Dispatcher, Error> {
+        self.start_under(Some(supervisor)).await
     }
+
+    async fn start_under(self, above: Option<ActorCell>) -> Result<Dispatcher, Error> {
+        if self.max_pending == 0 {
+            return Err(Error::Configuration("max_pending is 0, so that nothing could be accepted".into()));
+        }
+        let network = network(&self.relays, &self.routes, self.weights)?;
+        let spool = self.open_spool().await?;
+        let core = Arc::new(Core::new(spool, self.clock, self.retry, network.routes));
+        reroute(&core, network.known, network.fallback);
+        let args = Args { core: Arc::clone(&core), crew: network.crew };
+        let spawned = match above {
+            Some(above) => Supervisor::spawn_linked(None, Supervisor, args, above).await,
+            None => Supervisor::spawn(None, Supervisor, args).await,
+        };
+        let supervisor = spawned.map_err(|e| Error::Stopped(format!("its actors cannot be started: {e}")))?.0;
+        let accept = Accept {
+            max_pending: self.max_pending,
+            max_message_size: self.max_message_size,
+            accept_timeout: self.accept_timeout,
+        };
+        let direct = Direct::new(network.transports, self.on_spool_failure);
+        Ok(Dispatcher { inner: Arc::new(Inner { core, accept, supervisor, direct }), door: "embedded" })
+    }
+
+    async fn open_spool(&self) -> Result<Arc<dyn Spool>, Error> {
+        let options = SpoolOptions {
+            retention: self.retention,
+            idempotency_ttl: self.idempotency_ttl,
+            sync_interval: self.sync_interval,
+            ..SpoolOptions::default()
+        };
+        let keep = self.keep.clone();
+        let opened = tokio::task::spawn_blocking(move || match keep {
+            Keep::InMemory => Ok(spool::memory::open(options)),
+            Keep::OnDisk(path) => spool::sled::open(&path, options),
+        });
+        let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
+        Ok(opened.await.map_err(broken_off)??)
+    }
+}
+
+/// Relays and routes, ready to be put to work.
+pub(super) struct Network {
+    pub crew: Crew,
+    pub routes: Routes,
+    pub transports: Transports,
+    /// Every route there is.
+    pub known: Vec<Route>,
+    /// The route for mail that waits for one that is no more.
+    pub fallback: Route,
+}
+
+/// Checks relays and routes against each other, and makes the transports.
+pub(super) fn network(relays: &[Relay], rules: &[RouteRule], weights: Weights) -> Result<Network, Error> {
+    if relays.is_empty() {
+        return Err(Error::Configuration("there is no relay; add at least one".into()));
+    }
+    let mut names = HashSet::new();
+    let mut transports = Transports::new();
+    let mut crews = Vec::new();
+    let mut lanes = Vec::new();
+    for relay in relays {
+        let fail = |error| Error::Relay { name: relay.name.clone(), error };
+        relay.validate().map_err(fail)?;
+        if !names.insert(relay.name.clone()) {
+            return Err(Error::Configuration(format!("two relays are named `{}`", relay.name)));
+        }
+        let transport = relay.transport().map_err(fail)?;
+        transports.insert(relay.name.clone(), Arc::clone(&transport));
+        let (connections, idle_timeout) = (relay.connections, relay.idle_timeout);
+        crews.push(RelayCrew { relay: relay.name.as_str().into(), transport, connections, idle_timeout });
+        lanes.push(LanePlan { relay: relay.name.clone(), connections, rate: relay.rate });
+    }
+    let all = RouteRule { matching: Match::default(), relays: relays.iter().map(|r| r.name.clone()).collect() };
+    let rules = if rules.is_empty() { vec![all] } else { rules.to_vec() };
+    for (at, rule) in rules.iter().enumerate() {
+        if rule.relays.is_empty() {
+            return Err(Error::Configuration(format!("route {at} names no relay")));
+        }
+        if let Some(unknown) = rule.relays.iter().find(|name| !names.contains(*name)) {
+            return Err(Error::Configuration(format!("route {at} names the relay `{unknown}`, which there is not")));
+        }
+    }
+    let over = |rule: &RouteRule| Route::over(rule.relays.iter().map(String::as_str));
+    let mut known: Vec<Route> = rules.iter().map(over).collect();
+    let fallback = rules.iter().find(|rule| rule.matching == Match::default()).or(rules.last());
+    let fallback = fallback.map_or_else(|| Route::over([]), over);
+    known.sort();
+    known.dedup();
+    let crew = Crew { plans: Plans { lanes, routes: known.clone(), weights }, relays: crews };
+    Ok(Network { crew, routes: Routes::new(rules), transports, known, fallback })
+}
+
+/// Moves mail that waits for routes that are no more, in small steps beside all other work.
+pub(super) fn reroute(core: &Arc<Core>, known: Vec<Route>, fallback: Route) {
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        loop {
+            match core.spool.reroute(known.clone(), fallback.clone()).await {
+                Ok(0) => return,
+                Ok(moved) => tracing::warn!(moved, to = fallback.as_str(), "mail waited for relays that are no more"),
+                Err(error) => {
+                    tracing::error!(%error, "mail that waits for relays that are no more could not be moved");
+                    return;
+                }
+            }
+        }
+    });
 }

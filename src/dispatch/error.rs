@@ -24,6 +24,14 @@ pub enum Error {
     /// No rule says which relay this recipient's mail may take.
     #[error("no route matches the recipient {0}; add a route without `match` as the default")]
     NoRoute(String),
+    /// The spool took nothing, and the one synchronous attempt instead did not succeed for every recipient.
+    #[error("the mail for {recipient} was not sent: {outcome}")]
+    NotSent {
+        /// The first recipient whose mail was not taken.
+        recipient: String,
+        /// What the relay said.
+        outcome: String,
+    },
     /// The spool cannot take or tell anything.
     #[error(transparent)]
     Spool(SpoolError),
@@ -64,6 +72,7 @@ impl From<SpoolError> for Error {
     fn from(error: SpoolError) -> Self {
         match error {
             SpoolError::KeyReused(id) => Error::KeyReused(id),
+            SpoolError::BadCursor => Error::BadCursor,
             other => Error::Spool(other),
         }
     }

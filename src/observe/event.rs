@@ -121,13 +121,14 @@ impl Events {
         &self,
         at: Timestamp,
         mail: Option<MailId>,
-        recipient: Option<Address>,
+        recipient: Option<&Address>,
         relay: Option<&str>,
         kind: EventKind,
     ) {
         let mut history = self.history.lock();
         history.last += 1;
-        let event = Event { seq: history.last, at, mail, recipient, relay: relay.map(str::to_owned), kind };
+        let event =
+            Event { seq: history.last, at, mail, recipient: recipient.cloned(), relay: relay.map(str::to_owned), kind };
         if history.kept.len() >= KEPT {
             history.kept.pop_front();
         }

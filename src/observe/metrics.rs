@@ -1,4 +1,250 @@
 //! Counters and histograms for Prometheus, one registry a dispatcher.
+//!
+//! Names and labels are part of the public contract. Gauges that mirror the engine's state are set when the numbers are
+//! asked for; counters count as things happen.
 
-/// The numbers that graphs are made from. Names and labels are part of the public contract.
-pub struct Metrics {}
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::delivery::AttemptClass;
+use crate::mail::Priority;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// The numbers that graphs are made from.
+pub struct Metrics {
+    registry: Registry,
+    accepted: Family<Labels, Counter>,
+    deliveries: Family<Labels, Counter>,
+    attempts: Family<Labels, Counter>,
+    queue_depth: Family<Labels, Gauge>,
+    oldest_queued: Gauge<f64, AtomicU64>,
+    accept_seconds: Histogram,
+    delivery_latency: Histogram,
+    sync_seconds: Histogram,
+    spool_bytes: Gauge,
+    relay_connections: Family<Labels, Gauge>,
+    relay_breaker: Family<Labels, Gauge>,
+    stale_settles: Gauge,
+    quarantined: Gauge,
+    restarts: Family<Labels, Counter>,
+    /// Totals since start, for those who want a number without labels.
+    pub(crate) totals: Totals,
+}
+
+/// Totals since start.
+#[derive(Default)]
+pub(crate) struct Totals {
+    pub accepted: AtomicU64,
+    pub delivered: AtomicU64,
+    pub dead: AtomicU64,
+    pub deferred: AtomicU64,
+    pub recent: Recent,
+}
+
+/// Deliveries in each of the last sixty seconds.
+#[derive(Default)]
+pub(crate) struct Recent(Mutex<VecDeque<(u64, u64)>>);
+
+impl Recent {
+    fn count(&self, now: Duration) {
+        let mut seconds = self.0.lock();
+        match seconds.back_mut() {
+            Some((second, count)) if *second == now.as_secs() => *count += 1,
+            _ => seconds.push_back((now.as_secs(), 1)),
+        }
+        while seconds.front().is_some_and(|(second, _)| second + 60 < now.as_secs()) {
+            seconds.pop_front();
+        }
+    }
+
+    /// Deliveries each second, over the last minute or since the first one in it.
+    pub(crate) fn per_second(&self, now: Duration) -> f64 {
+        let seconds = self.0.lock();
+        let recent = seconds.iter().filter(|(second, _)| second + 60 >= now.as_secs());
+        let (mut total, mut first) = (0u64, now.as_secs());
+        for (second, count) in recent {
+            total += count;
+            first = first.min(*second);
+        }
+        total as f64 / (now.as_secs() - first + 1) as f64
+    }
+}
+
+/// The result of a delivery's step, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeliveryResult {
+    Delivered,
+    Deferred,
+    Dead,
+}
+
+/// What gauges show, gathered by the dispatcher when the numbers are asked for.
+pub(crate) struct Gauges<'a> {
+    pub depth: Vec<(&'a str, Priority, u64)>,
+    pub oldest_queued_seconds: f64,
+    pub spool_bytes: u64,
+    pub stale_settles: u64,
+    pub quarantined: u64,
+    pub sync_times: Vec<Duration>,
+    pub relays: Vec<RelayGauges>,
+}
+
+/// What gauges show of one relay.
+pub(crate) struct RelayGauges {
+    pub name: String,
+    pub busy: usize,
+    pub idle: usize,
+    pub breaker: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let accepted = Family::<Labels, Counter>::default();
+        let deliveries = Family::<Labels, Counter>::default();
+        let attempts = Family::<Labels, Counter>::default();
+        let queue_depth = Family::<Labels, Gauge>::default();
+        let oldest_queued = Gauge::<f64, AtomicU64>::default();
+        let accept_seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        let delivery_latency = Histogram::new(exponential_buckets(0.001, 2.0, 24));
+        let sync_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let spool_bytes = Gauge::default();
+        let relay_connections = Family::<Labels, Gauge>::default();
+        let relay_breaker = Family::<Labels, Gauge>::default();
+        let stale_settles = Gauge::default();
+        let quarantined = Gauge::default();
+        let restarts = Family::<Labels, Counter>::default();
+        let mut registry = Registry::with_prefix("postrider");
+        registry.register("mails_accepted", "Mails made durable, by door and priority", accepted.clone());
+        registry.register("deliveries", "Steps of deliveries, by relay and result", deliveries.clone());
+        registry.register("attempts", "Tries, by relay and what they came to", attempts.clone());
+        registry.register("queue_depth", "Deliveries kept, by state and priority", queue_depth.clone());
+        registry.register(
+            "oldest_queued_seconds",
+            "For how long the longest-waiting due delivery has been due",
+            oldest_queued.clone(),
+        );
+        registry.register("accept_seconds", "From handing a mail in to its receipt", accept_seconds.clone());
+        registry.register("delivery_latency_seconds", "From accept to delivered", delivery_latency.clone());
+        registry.register("spool_sync_seconds", "One commit of the spool, its sync included", sync_seconds.clone());
+        registry.register("spool_bytes", "Bytes of the spool on disk", spool_bytes.clone());
+        registry.register("relay_connections", "Senders of a relay, by state", relay_connections.clone());
+        registry.register("relay_breaker", "1 for the state that a relay's breaker is in", relay_breaker.clone());
+        registry.register(
+            "stale_settles",
+            "Settles refused because their lease was not current",
+            Counting(stale_settles.clone()),
+        );
+        registry.register(
+            "quarantined",
+            "Records set aside because they could not be read",
+            Counting(quarantined.clone()),
+        );
+        registry.register("actor_restarts", "Actors created anew after they ended", restarts.clone());
+        Metrics {
+            registry,
+            accepted,
+            deliveries,
+            attempts,
+            queue_depth,
+            oldest_queued,
+            accept_seconds,
+            delivery_latency,
+            sync_seconds,
+            spool_bytes,
+            relay_connections,
+            relay_breaker,
+            stale_settles,
+            quarantined,
+            restarts,
+            totals: Totals::default(),
+        }
+    }
+
+    pub(crate) fn accepted(&self, door: &'static str, priority: Priority, took: Duration) {
+        self.totals.accepted.fetch_add(1, Ordering::Relaxed);
+        self.accept_seconds.observe(took.as_secs_f64());
+        let labels = vec![("door", door.to_owned()), ("priority", priority.as_str().to_owned())];
+        self.accepted.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn attempt(&self, relay: &str, class: AttemptClass) {
+        let labels = vec![("relay", relay.to_owned()), ("class", class.as_str().to_owned())];
+        self.attempts.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn delivery(&self, relay: &str, result: DeliveryResult, since_accept: Duration, now: Duration) {
+        let (total, label) = match result {
+            DeliveryResult::Delivered => (&self.totals.delivered, "delivered"),
+            DeliveryResult::Deferred => (&self.totals.deferred, "deferred"),
+            DeliveryResult::Dead => (&self.totals.dead, "dead"),
+        };
+        total.fetch_add(1, Ordering::Relaxed);
+        if result == DeliveryResult::Delivered {
+            self.delivery_latency.observe(since_accept.as_secs_f64());
+            self.totals.recent.count(now);
+        }
+        let labels = vec![("relay", relay.to_owned()), ("result", label.to_owned())];
+        self.deliveries.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn restarted(&self, actor: &'static str) {
+        self.restarts.get_or_create(&vec![("actor", actor.to_owned())]).inc();
+    }
+
+    /// All numbers in OpenMetrics 1.0 text.
+    pub(crate) fn encode(&self, gauges: Gauges<'_>) -> String {
+        for (state, priority, count) in &gauges.depth {
+            let labels = vec![("state", (*state).to_owned()), ("priority", priority.as_str().to_owned())];
+            self.queue_depth.get_or_create(&labels).set(signed(*count));
+        }
+        self.oldest_queued.set(gauges.oldest_queued_seconds);
+        self.spool_bytes.set(signed(gauges.spool_bytes));
+        self.stale_settles.set(signed(gauges.stale_settles));
+        self.quarantined.set(signed(gauges.quarantined));
+        gauges.sync_times.iter().for_each(|took| self.sync_seconds.observe(took.as_secs_f64()));
+        self.relay_connections.clear();
+        self.relay_breaker.clear();
+        for relay in &gauges.relays {
+            let labels = |name, value: &str| vec![("relay", relay.name.clone()), (name, value.to_owned())];
+            self.relay_connections.get_or_create(&labels("state", "busy")).set(signed(relay.busy as u64));
+            self.relay_connections.get_or_create(&labels("state", "idle")).set(signed(relay.idle as u64));
+            for state in ["closed", "open", "half_open"] {
+                let is = i64::from(state == relay.breaker);
+                self.relay_breaker.get_or_create(&labels("state", state)).set(is);
+            }
+        }
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A gauge that is told as a counter: the number itself is counted elsewhere, and only ever grows.
+#[derive(Clone, Debug)]
+struct Counting(Gauge);
+
+impl prometheus_client::encoding::EncodeMetric for Counting {
+    fn encode(&self, mut encoder: prometheus_client::encoding::MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let count = u64::try_from(self.0.get()).unwrap_or(0);
+        encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&count, None)
+    }
+
+    fn metric_type(&self) -> prometheus_client::metrics::MetricType {
+        prometheus_client::metrics::MetricType::Counter
+    }
+}

@@ -8,3 +8,4 @@ pub(crate) use event::Events;
 pub use event::{Event, EventItem, EventKind, EventStream};
 pub(crate) use log::log;
 pub use metrics::Metrics;
+pub(crate) use metrics::{DeliveryResult, Gauges, RelayGauges};

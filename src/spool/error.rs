@@ -24,12 +24,25 @@ pub enum SpoolError {
         /// What went wrong.
         reason: String,
     },
+    /// The disk has too little room left. Accepting resumes by itself when there is more.
+    #[error("the disk of the spool {} has only {free} bytes left; nothing more is accepted until there are {needed}", .path.display())]
+    DiskFull {
+        /// The directory.
+        path: PathBuf,
+        /// The bytes that are free.
+        free: u64,
+        /// The bytes that must be.
+        needed: u64,
+    },
     /// Something could not be read.
     #[error("the spool cannot be read: {0}")]
     Unreadable(String),
     /// The idempotency key belongs to a mail with other content.
     #[error("the idempotency key belongs to mail {0}, which is different")]
     KeyReused(crate::mail::MailId),
+    /// The cursor of a list is not one that a page gave.
+    #[error("the cursor is not one that a page gave")]
+    BadCursor,
     /// It is closed.
     #[error("the spool is closed")]
     Closed,

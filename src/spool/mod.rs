@@ -6,12 +6,18 @@
 //! *Invariants made here:* a [`Spool::put`] that answered is on disk; a delivery is leased to one sender at a time; a
 //! settle without the current lease changes nothing; what cannot be read is set aside, never deleted.
 
+mod codec;
 pub mod conformance;
 mod error;
+mod keyed;
 mod lease;
+pub mod memory;
 mod query;
 mod record;
+pub mod sled;
+mod store;
 
+pub use codec::decode_any;
 pub use error::SpoolError;
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
 pub use query::{Page, Query};
@@ -22,11 +28,36 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::delivery::{DeadReason, Delivery, Route};
-use crate::mail::{Address, MailId, Priority, Timestamp};
+use crate::mail::{Address, MailId, Priority, Timestamp, days};
+
+/// How a spool keeps mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolOptions {
+    /// How long finished mail is kept.
+    pub retention: Duration,
+    /// How long an idempotency key is remembered; while its mail is pending in any case.
+    pub idempotency_ttl: Duration,
+    /// Sync this often, instead of before each answer.
+    pub sync_interval: Option<Duration>,
+    /// How many bytes of new mail's bodies stay in memory until they are sent.
+    pub cache_bytes: usize,
+}
+
+impl Default for SpoolOptions {
+    fn default() -> Self {
+        SpoolOptions {
+            retention: days(7),
+            idempotency_ttl: days(7),
+            sync_interval: None,
+            cache_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
 
 /// What a receipt promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -173,7 +204,7 @@ pub trait Spool: Send + Sync + 'static {
 
     /// Records what became of deliveries and ends their leases. Taken up in the order of the calls, as soon as the call is
     /// made; the future is only the wait for the disk.
-    async fn settle(&self, settled: Vec<(Lease, Delivery)>) -> Result<Vec<Recorded>, SpoolError>;
+    fn settle(&self, settled: Vec<(Lease, Delivery)>) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>>;
 
     /// All that is known of a mail; `None` where there is no such mail.
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError>;
@@ -182,7 +213,7 @@ pub trait Spool: Send + Sync + 'static {
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError>;
 
     /// One page of mails.
-    async fn list(&self, query: Query) -> Result<Page, SpoolError>;
+    async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError>;
 
     /// Withdraws what is not being sent and has not ended.
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError>;
@@ -194,15 +225,17 @@ pub trait Spool: Send + Sync + 'static {
     /// Deletes a mail of which every delivery has ended.
     async fn purge(&self, id: MailId) -> Result<Change, SpoolError>;
 
+    /// Whether [`Spool::sweep`] has something to do.
+    fn is_sweep_due(&self, now: Timestamp) -> bool;
+
     /// Ends what has expired and deletes what was kept long enough; a bounded step.
     async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError>;
 
-    /// Moves pending deliveries of routes that `routes` does not hold to the one that `choose` names; a bounded step that
-    /// returns how many it moved.
+    /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that returns how many it moved.
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError>;
 
-    /// When the next delivery is due or the next sweep has something to do, whichever is first.
-    fn next_due(&self) -> Option<Timestamp>;
+    /// The first time after `after` at which a delivery falls due or a sweep has something to do.
+    fn next_due(&self, after: Timestamp) -> Option<Timestamp>;
 
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
@@ -212,6 +245,11 @@ pub trait Spool: Send + Sync + 'static {
 
     /// How full it is.
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError>;
+
+    /// How long each commit took since this was last asked, for histograms.
+    fn drain_sync_times(&self) -> Vec<Duration> {
+        Vec::new()
+    }
 
     /// Writes out and closes. Everything that is asked afterwards is answered with [`SpoolError::Closed`].
     async fn close(&self) -> Result<(), SpoolError>;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::smtp::Smtp;
 use super::{Capture, Transport};
 use crate::mail::{minutes, seconds};
 use crate::policy::Rate;
@@ -161,6 +162,17 @@ pub enum RelayError {
     /// A number is out of range.
     #[error("the relay's {0}")]
     Range(String),
+    /// The file with the certificate authority cannot be used.
+    #[error("the relay's ca_file {} {reason}", .path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The name that we are to give in EHLO cannot be used.
+    #[error("the relay's client_name `{}` must be a host name or an address, without spaces", .0.escape_debug())]
+    ClientName(String),
 }
 
 impl Relay {
@@ -299,12 +311,25 @@ impl Relay {
         if !(1..=1024).contains(&self.connections) {
             return Err(RelayError::Range(format!("connections are {}, and must be 1 to 1024", self.connections)));
         }
-        if let Kind::Smtp(server) = &self.kind
-            && server.messages_per_connection == 0
-        {
-            return Err(RelayError::Range("messages_per_connection is 0, and must be at least 1".into()));
+        if let Kind::Smtp(server) = &self.kind {
+            if server.messages_per_connection == 0 {
+                return Err(RelayError::Range("messages_per_connection is 0, and must be at least 1".into()));
+            }
+            Smtp::new(server.clone())?;
         }
         Ok(())
+    }
+
+    /// What sends its mail.
+    ///
+    /// # Errors
+    /// As [`Relay::validate`], for what only the making of it shows: the `ca_file` and the names.
+    pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
+        Ok(match &self.kind {
+            Kind::Smtp(server) => Arc::new(Smtp::new(server.clone())?),
+            Kind::Capture(capture) => Arc::new(capture.clone()),
+            Kind::Custom(transport) => transport.clone(),
+        })
     }
 }
 

@@ -1,0 +1,166 @@
+//! The way in: a mail becomes a manifest, a delivery for each recipient, and a group commit; then there is a receipt.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::{Error, Receipt};
+use crate::delivery::Delivery;
+use crate::mail::{Mail, MailError, Timestamp, When};
+use crate::observe::EventKind;
+use crate::spool::{Manifest, Parcel, Put};
+
+/// What is accepted, and how much of it.
+pub(super) struct Accept {
+    pub max_pending: u64,
+    pub max_message_size: usize,
+    pub accept_timeout: Duration,
+}
+
+/// Deliveries that are being accepted: counted as pending until they are, or are not.
+struct Entering<'a> {
+    core: &'a Core,
+    count: u64,
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        self.core.accepting.fetch_sub(self.count, Ordering::Relaxed);
+    }
+}
+
+impl Accept {
+    /// Whether so many more deliveries may be pending.
+    pub(super) fn check_room(&self, core: &Core, more: usize) -> Result<(), Error> {
+        let pending = core.spool.pending() + core.accepting.load(Ordering::Relaxed);
+        if pending + more as u64 > self.max_pending {
+            return Err(Error::Full { pending, max: self.max_pending });
+        }
+        Ok(())
+    }
+
+    /// Waits until so many more deliveries may be pending.
+    pub(super) async fn wait_for_room(&self, core: &Core, more: usize) -> Result<(), Error> {
+        let deadline = Instant::now() + self.accept_timeout;
+        loop {
+            let settled = core.settled.notified();
+            core.admits()?;
+            match self.check_room(core, more) {
+                Ok(()) => return Ok(()),
+                Err(full) if Instant::now() >= deadline => return Err(full),
+                Err(_) => _ = tokio::time::timeout(Duration::from_millis(20), settled).await,
+            }
+        }
+    }
+
+    pub(super) fn check_size(&self, mail: &Mail) -> Result<(), Error> {
+        let size = mail.message().len();
+        if size > self.max_message_size {
+            return Err(MailError::too_large(size, self.max_message_size).into());
+        }
+        Ok(())
+    }
+
+    /// Makes mails durable, as one group.
+    pub(super) async fn accept(
+        &self,
+        core: &Arc<Core>,
+        mails: Vec<Mail>,
+        door: &'static str,
+    ) -> Vec<Result<Receipt, Error>> {
+        let started = Instant::now();
+        let now = core.clock.now();
+        let mut results = Vec::with_capacity(mails.len());
+        let mut parcels = Vec::with_capacity(mails.len());
+        let mut entering = Entering { core, count: 0 };
+        for mail in mails {
+            let count = mail.envelope().recipients().len();
+            let parcel = core
+                .admits()
+                .and_then(|()| self.check_size(&mail))
+                .and_then(|()| self.check_room(core, count))
+                .and_then(|()| self.parcel(core, mail, now));
+            results.push(parcel.map(|parcel| {
+                core.accepting.fetch_add(count as u64, Ordering::Relaxed);
+                entering.count += count as u64;
+                let (id, priority) = (parcel.manifest.id, parcel.manifest.priority);
+                parcels.push(parcel);
+                (id, priority)
+            }));
+        }
+        let mut put = match parcels.is_empty() {
+            true => Vec::new(),
+            false => core.spool.put(parcels).await,
+        }
+        .into_iter();
+        let durability = core.spool.durability();
+        let receipt = |result: Result<_, Error>| {
+            let (id, priority) = result?;
+            match put.next() {
+                Some(Ok(Put::Stored)) => {
+                    core.metrics.accepted(door, priority, started.elapsed());
+                    core.events.tell(now, Some(id), None, None, EventKind::Accepted);
+                    tracing::debug!(mail.id = %id, door, "accepted");
+                    Ok(Receipt { id, durability, duplicate: false })
+                }
+                Some(Ok(Put::Duplicate(first))) => Ok(Receipt { id: first, durability, duplicate: true }),
+                Some(Err(error)) => Err(error.into()),
+                None => Err(Error::Stopped("the spool gave no answer".into())),
+            }
+        };
+        results.into_iter().map(receipt).collect()
+    }
+
+    fn parcel(&self, core: &Core, mail: Mail, now: Timestamp) -> Result<Parcel, Error> {
+        let options = mail.options();
+        let expires_at = options.expires.map_or(now + core.retry.expire_after, |when| when.resolve(now));
+        if expires_at <= now {
+            return Err(MailError::new("expires_at", "is not in the future").into());
+        }
+        let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
+        if due >= expires_at {
+            let reason = match options.expires {
+                Some(_) => "is not after the time at which it is to be sent".to_owned(),
+                None => {
+                    format!("is {expires_at} unless you say so, which is not after the time at which it is to be sent")
+                }
+            };
+            return Err(MailError::new(expiry_field(options.expires), reason).into());
+        }
+        let routes = core.routes.read();
+        let mut deliveries = Vec::with_capacity(mail.envelope().recipients().len());
+        for recipient in mail.envelope().recipients() {
+            let route = routes.resolve(mail.envelope().return_path(), recipient, &options.tags, options.priority);
+            let route = route.ok_or_else(|| Error::NoRoute(recipient.to_string()))?;
+            deliveries.push(Delivery::new(recipient.clone(), route.clone(), due));
+        }
+        let manifest = Manifest {
+            id: mail.id(),
+            accepted_at: now,
+            expires_at,
+            return_path: mail.envelope().return_path().cloned(),
+            message_id: mail.message_id().to_owned(),
+            subject: mail.subject().to_owned(),
+            priority: options.priority,
+            guarantee: options.guarantee,
+            tags: options.tags.clone(),
+            idempotency_key: options.idempotency_key.clone(),
+            fingerprint: mail.fingerprint(),
+            size: mail.message().len() as u64,
+            recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
+            eight_bit: mail.is_eight_bit(),
+            smtputf8: mail.needs_smtputf8(),
+        };
+        Ok(Parcel { manifest, body: mail.message().clone(), deliveries })
+    }
+}
+
+fn expiry_field(expires: Option<When>) -> &'static str {
+    match expires {
+        Some(When::In(_)) => "expires_in",
+        _ => "expires_at",
+    }
+}

@@ -1,0 +1,97 @@
+//! Past the queue: one synchronous attempt over a connection of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::core::Core;
+use super::{Error, OnSpoolFailure, Receipt, SentNow};
+use crate::delivery::{Outcome, Phase, Route};
+use crate::mail::{Address, Mail};
+use crate::spool::Durability;
+use crate::transport::{Transaction, Transport};
+
+/// The relays' transports, by name.
+pub(super) type Transports = HashMap<String, Arc<dyn Transport>>;
+
+pub(super) struct Direct {
+    transports: RwLock<Transports>,
+    on_spool_failure: OnSpoolFailure,
+}
+
+impl Direct {
+    pub(super) fn new(transports: Transports, on_spool_failure: OnSpoolFailure) -> Self {
+        Direct { transports: RwLock::new(transports), on_spool_failure }
+    }
+
+    pub(super) fn replace(&self, transports: Transports) {
+        *self.transports.write() = transports;
+    }
+
+    /// Whether mail is sent at once while the spool takes none.
+    pub(super) fn is_chosen(&self) -> bool {
+        self.on_spool_failure == OnSpoolFailure::Direct
+    }
+
+    /// Sends a mail that the spool did not take. A receipt means that every recipient's was taken by a relay.
+    pub(super) async fn submit(&self, core: &Core, mail: Mail) -> Result<Receipt, Error> {
+        let sent = self.send(core, &mail).await?;
+        let failed = sent.outcomes.iter().find(|(_, outcome)| !matches!(outcome, Outcome::Delivered(_)));
+        match failed {
+            None => Ok(Receipt { id: sent.id, durability: Durability::Direct, duplicate: false }),
+            Some((recipient, outcome)) => {
+                Err(Error::NotSent { recipient: recipient.to_string(), outcome: format!("{outcome:?}") })
+            }
+        }
+    }
+
+    pub(super) async fn send(&self, core: &Core, mail: &Mail) -> Result<SentNow, Error> {
+        let mut groups: Vec<(Route, Vec<Address>)> = Vec::new();
+        for recipient in mail.envelope().recipients() {
+            let options = mail.options();
+            let routes = core.routes.read();
+            let route = routes.resolve(mail.envelope().return_path(), recipient, &options.tags, options.priority);
+            let route = route.ok_or_else(|| Error::NoRoute(recipient.to_string()))?;
+            match groups.iter_mut().find(|(known, _)| known == route) {
+                Some((_, recipients)) => recipients.push(recipient.clone()),
+                None => groups.push((route.clone(), vec![recipient.clone()])),
+            }
+        }
+        let mut outcomes = Vec::new();
+        for (route, recipients) in groups {
+            let transaction = Transaction {
+                mail: mail.id(),
+                return_path: mail.envelope().return_path().cloned(),
+                recipients: recipients.clone(),
+                message: mail.message().clone(),
+                eight_bit: mail.is_eight_bit(),
+                smtputf8: mail.needs_smtputf8(),
+            };
+            let learned = self.send_over(&route, &transaction).await;
+            outcomes.extend(recipients.into_iter().zip(learned));
+        }
+        Ok(SentNow { id: mail.id(), outcomes })
+    }
+
+    /// Tries each relay of the route until one answers about the mail.
+    async fn send_over(&self, route: &Route, transaction: &Transaction) -> Vec<Outcome> {
+        let unreachable = Outcome::Unavailable(Phase::Local, "the route has no relay".into());
+        let mut outcomes = vec![unreachable; transaction.recipients.len()];
+        for relay in route.relays() {
+            let Some(transport) = self.transports.read().get(relay).cloned() else { continue };
+            outcomes = match transport.connect().await {
+                Ok(mut connection) => {
+                    let outcomes = connection.send(transaction, None).await;
+                    connection.close().await;
+                    outcomes
+                }
+                Err(outcome) => vec![outcome; transaction.recipients.len()],
+            };
+            if !outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..))) {
+                break;
+            }
+        }
+        outcomes
+    }
+}

@@ -1,0 +1,136 @@
+//! The scheduler actor: sleeps until something falls due, or the spool says that something may have, and wakes the router.
+//! It also has the spool sweep: expire what is worthless, delete what was kept long enough.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+
+use super::core::Core;
+use super::router;
+use crate::mail::Timestamp;
+use crate::observe::{DeliveryResult, EventKind};
+
+pub(super) enum Msg {
+    /// The router to wake, now and from now on.
+    Router(ActorRef<router::Msg>),
+    /// Time is up, or something has changed.
+    Tick,
+    /// A sweep is done.
+    Swept,
+    /// Panic, for tests of what holds then.
+    Crash,
+}
+
+pub(super) struct Args {
+    pub core: Arc<Core>,
+    pub router: ActorRef<router::Msg>,
+}
+
+pub(super) struct State {
+    core: Arc<Core>,
+    router: ActorRef<router::Msg>,
+    /// The one task that waits for the next tick.
+    waiting: AbortHandle,
+    /// Whether a sweep is under way.
+    sweeping: bool,
+}
+
+pub(super) struct Scheduler;
+
+impl Actor for Scheduler {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let Args { core, router } = args;
+        // The first tick comes at once: it is what sends again what a restart put back.
+        let waiting = wait(&core, Timestamp::from_millis(0), myself);
+        Ok(State { core, router, waiting, sweeping: false })
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Router(router) => {
+                state.router = router;
+                state.tick(myself);
+            }
+            Msg::Tick => state.tick(myself),
+            Msg::Swept => {
+                state.sweeping = false;
+                state.tick(myself);
+            }
+            Msg::Crash => panic!("the scheduler was told to crash"),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.waiting.abort();
+        Ok(())
+    }
+}
+
+impl State {
+    fn tick(&mut self, myself: ActorRef<Msg>) {
+        // A router that is gone is followed by one that is told to us.
+        let _ = self.router.cast(router::Msg::Wake);
+        let now = self.core.clock.now();
+        if !self.sweeping && self.core.spool.is_sweep_due(now) {
+            self.sweeping = true;
+            let (core, scheduler) = (Arc::clone(&self.core), myself.clone());
+            tokio::spawn(async move {
+                sweep(&core).await;
+                let _ = scheduler.cast(Msg::Swept);
+            });
+        }
+        self.waiting.abort();
+        let next = self.core.spool.next_due(now).unwrap_or(Timestamp::MAX);
+        self.waiting = wait(&self.core, next, myself);
+    }
+}
+
+/// Ticks once: at `next`, or as soon as the spool has changed.
+fn wait(core: &Arc<Core>, next: Timestamp, scheduler: ActorRef<Msg>) -> AbortHandle {
+    let core = Arc::clone(core);
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = core.spool.changed().notified() => {}
+            () = core.clock.sleep_until(next) => {}
+        }
+        if scheduler.cast(Msg::Tick).is_err() {
+            // This scheduler is gone: what was noticed here is for the next one.
+            core.spool.changed().notify_one();
+        }
+    });
+    task.abort_handle()
+}
+
+async fn sweep(core: &Core) {
+    let now = core.clock.now();
+    loop {
+        match core.spool.sweep(now).await {
+            Ok(swept) => {
+                for ended in &swept.ended {
+                    let zero = std::time::Duration::ZERO;
+                    core.metrics.delivery("", DeliveryResult::Dead, zero, zero);
+                    let kind = EventKind::Dead { reason: ended.reason };
+                    core.announce(now, ended.mail, &ended.recipient, None, kind);
+                }
+                if !swept.ended.is_empty() {
+                    core.settled.notify_waiters();
+                }
+                if !swept.more {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the spool could not be swept");
+                // Asked again at the next tick; not at once, or a broken disk would keep a core busy.
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                return;
+            }
+        }
+    }
+}

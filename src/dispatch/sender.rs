@@ -1,0 +1,299 @@
+//! A sender actor: owns one connection to one relay, sends one batch a turn, and records each outcome at once.
+//!
+//! It never waits for the disk between mails: a small window bounds the outcomes that are still being written, and with it
+//! the duplicates that a crash could cause.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::core::{Core, Learned};
+use super::router;
+use crate::delivery::{DeadReason, Outcome, Phase, Stage};
+use crate::mail::Guarantee;
+use crate::spool::Claim;
+use crate::transport::{Connection, Transaction, Transport};
+
+/// How many outcomes of one sender may be on their way to the disk.
+const UNRECORDED: usize = 64;
+
+/// Names a sender among all that ever were.
+pub(super) type SenderId = u64;
+
+pub(super) enum Msg {
+    /// A router introduces itself; it is told when the sender is free.
+    Hello(ActorRef<router::Msg>),
+    /// Send these, in order.
+    Work(Vec<Claim>),
+    /// Time to look whether the connection has been unused for too long.
+    Idle,
+    /// Panic, for tests of what holds then.
+    Crash,
+}
+
+pub(super) struct Args {
+    pub id: SenderId,
+    pub relay: Arc<str>,
+    pub transport: Arc<dyn Transport>,
+    pub idle_timeout: Duration,
+    pub core: Arc<Core>,
+    pub router: ActorRef<router::Msg>,
+}
+
+pub(super) struct State {
+    id: SenderId,
+    relay: Arc<str>,
+    transport: Arc<dyn Transport>,
+    idle_timeout: Duration,
+    core: Arc<Core>,
+    router: ActorRef<router::Msg>,
+    connection: Option<Open>,
+    unrecorded: Arc<Semaphore>,
+    /// Whether a look at the connection's idleness is planned.
+    watched: bool,
+}
+
+/// An open connection.
+struct Open {
+    connection: Box<dyn Connection>,
+    /// Whether a mail was sent over it before: then the relay may have closed it meanwhile.
+    used: bool,
+    last_used: Instant,
+}
+
+/// What a transport that panicked left behind.
+type Panic = Box<dyn std::any::Any + Send>;
+
+/// What a batch taught about the relay.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// It answered about a mail.
+    pub answered: bool,
+    /// It failed, after that.
+    pub failed: Option<String>,
+}
+
+pub(super) struct Sender;
+
+impl Actor for Sender {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let Args { id, relay, transport, idle_timeout, core, router } = args;
+        let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
+        Ok(State { id, relay, transport, idle_timeout, core, router, connection: None, unrecorded, watched: false })
+    }
+
+    async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.say_free(&myself, Report::default());
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Hello(router) => {
+                state.router = router;
+                state.say_free(&myself, Report::default());
+            }
+            Msg::Work(batch) => {
+                let report = state.work(batch).await;
+                state.say_free(&myself, report);
+                state.watch_idleness(&myself);
+            }
+            Msg::Idle => {
+                state.watched = false;
+                state.close_if_idle().await;
+                state.watch_idleness(&myself);
+            }
+            Msg::Crash => panic!("a sender was told to crash"),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if let Some(open) = state.connection.take() {
+            open.connection.close().await;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn say_free(&self, myself: &ActorRef<Msg>, report: Report) {
+        let free = router::Msg::Free { sender: self.id, relay: Arc::clone(&self.relay), actor: myself.clone(), report };
+        // A router that is gone is followed by one that says hello.
+        let _ = self.router.cast(free);
+    }
+
+    async fn work(&mut self, batch: Vec<Claim>) -> Report {
+        let mut report = Report::default();
+        let transactions: Vec<Transaction> = batch.iter().map(transaction).collect();
+        let mut batch = batch.into_iter();
+        for at in 0..transactions.len() {
+            let Some(claim) = batch.next() else { break };
+            let Some(mut claim) = self.still_wanted(claim).await else { continue };
+            // A mail that may be sent only once is not begun before its turn.
+            let next = transactions
+                .get(at + 1)
+                .filter(|_| batch.as_slice().first().is_some_and(|c| c.manifest.guarantee == Guarantee::AtLeastOnce));
+            let sent = match claim.manifest.guarantee {
+                Guarantee::AtLeastOnce => self.send(&transactions[at], next).await,
+                Guarantee::AtMostOnce => self.send_once(&mut claim, &transactions[at], next).await,
+            };
+            let outcomes = match sent {
+                Ok(outcomes) => outcomes,
+                Err(panic) => {
+                    let outcomes = vec![Outcome::Crashed; claim.deliveries.len()];
+                    self.record(claim, outcomes).await;
+                    std::panic::resume_unwind(panic);
+                }
+            };
+            report.answered |= outcomes.iter().any(|outcome| !outcome.blames_relay());
+            let failure = outcomes.iter().find(|outcome| outcome.blames_relay()).map(describe);
+            self.record(claim, outcomes).await;
+            if failure.is_some() {
+                // The rest of the batch goes back when it is dropped here.
+                report.failed = failure;
+                break;
+            }
+        }
+        report
+    }
+
+    /// The claim, unless it has expired or a user wants it back: then that is recorded instead.
+    async fn still_wanted(&mut self, claim: Claim) -> Option<Claim> {
+        let now = self.core.clock.now();
+        let stage = if now >= claim.manifest.expires_at {
+            Stage::Dead { at: now, reason: DeadReason::Expired }
+        } else if self.core.is_withdrawn(claim.manifest.id) {
+            Stage::Cancelled { at: now }
+        } else {
+            return Some(claim);
+        };
+        // It may have been begun together with the mail before: only closing the connection takes that back.
+        if let Some(open) = self.connection.take() {
+            open.connection.close().await;
+        }
+        let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
+            delivery.stage = stage;
+            (lease, delivery)
+        });
+        self.core.record_unsent(&claim.manifest, ended.collect());
+        None
+    }
+
+    /// Opens a connection, unless one is open that can be used.
+    async fn connect(&mut self) -> Result<Option<Outcome>, Panic> {
+        if self.connection.as_ref().is_some_and(|open| open.connection.is_usable()) {
+            return Ok(None);
+        }
+        self.connection = None;
+        match AssertUnwindSafe(self.transport.connect()).catch_unwind().await? {
+            Ok(connection) => {
+                self.connection = Some(Open { connection, used: false, last_used: Instant::now() });
+                Ok(None)
+            }
+            Err(outcome) => Ok(Some(outcome)),
+        }
+    }
+
+    /// Sends over the open connection or a new one. A reused connection that the relay has closed meanwhile is replaced,
+    /// and nothing is held against the relay.
+    async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Result<Vec<Outcome>, Panic> {
+        loop {
+            let unreachable = self.connect().await?;
+            let Some(mut open) = self.connection.take() else {
+                let outcome =
+                    unreachable.unwrap_or_else(|| Outcome::Unavailable(Phase::Connect, "no connection".into()));
+                return Ok(vec![outcome; mail.recipients.len()]);
+            };
+            let outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
+            let stale = open.used && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
+            if open.connection.is_usable() {
+                open.used = true;
+                open.last_used = Instant::now();
+                self.connection = Some(open);
+            } else {
+                tokio::spawn(open.connection.close());
+            }
+            if !stale {
+                return Ok(outcomes);
+            }
+        }
+    }
+
+    /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it can be.
+    async fn send_once(
+        &mut self,
+        claim: &mut Claim,
+        mail: &Transaction,
+        next: Option<&Transaction>,
+    ) -> Result<Vec<Outcome>, Panic> {
+        if let Some(outcome) = self.connect().await? {
+            return Ok(vec![outcome; mail.recipients.len()]);
+        }
+        let tokens = claim.deliveries.iter().map(|(lease, _)| lease.token()).collect();
+        if let Err(error) = self.core.spool.mark(tokens).await {
+            let outcome = Outcome::Unavailable(Phase::Local, error.to_string());
+            return Ok(vec![outcome; mail.recipients.len()]);
+        }
+        for (_, delivery) in &mut claim.deliveries {
+            if let Stage::Pending { due } = delivery.stage {
+                delivery.stage = Stage::Committing { due };
+            }
+        }
+        self.send(mail, next).await
+    }
+
+    async fn record(&mut self, claim: Claim, outcomes: Vec<Outcome>) {
+        // The semaphore is never closed; a permit that could not be had would only widen the window.
+        let window = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
+        let learned = claim.deliveries.into_iter().zip(outcomes);
+        let learned = learned.map(|((lease, delivery), outcome)| Learned { lease, delivery, outcome });
+        self.core.record(&self.relay, &claim.manifest, learned.collect(), window);
+    }
+
+    fn watch_idleness(&mut self, myself: &ActorRef<Msg>) {
+        if let Some(open) = &self.connection
+            && !self.watched
+        {
+            self.watched = true;
+            myself.send_after(self.idle_timeout.saturating_sub(open.last_used.elapsed()), || Msg::Idle);
+        }
+    }
+
+    async fn close_if_idle(&mut self) {
+        if self.connection.as_ref().is_some_and(|open| open.last_used.elapsed() >= self.idle_timeout)
+            && let Some(open) = self.connection.take()
+        {
+            open.connection.close().await;
+        }
+    }
+}
+
+fn transaction(claim: &Claim) -> Transaction {
+    let manifest = &claim.manifest;
+    Transaction {
+        mail: manifest.id,
+        return_path: manifest.return_path.clone(),
+        recipients: claim.deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect(),
+        message: claim.body.clone(),
+        eight_bit: manifest.eight_bit,
+        smtputf8: manifest.smtputf8,
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => format!("{phase}: {reason}"),
+        Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,76 @@
+//! Records as bytes: one version byte, then postcard. Decoding never panics, whatever the bytes.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Manifest, SpoolError};
+use crate::delivery::Delivery;
+use crate::mail::{MailId, Timestamp};
+
+/// The version that is written. Older ones are read; newer ones are not understood.
+const VERSION: u8 = 1;
+
+pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    let start = vec![VERSION];
+    postcard::to_extend(record, start)
+        .expect("a vector takes whatever is written, and records hold no unsized sequence")
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SpoolError> {
+    match bytes {
+        [VERSION, rest @ ..] => match postcard::take_from_bytes(rest) {
+            Ok((record, [])) => Ok(record),
+            Ok(_) => Err(SpoolError::Unreadable("a record is longer than it should be".into())),
+            Err(e) => Err(SpoolError::Unreadable(format!("a record cannot be decoded: {e}"))),
+        },
+        [version, ..] => {
+            Err(SpoolError::Unreadable(format!("a record has version {version}, which is not known here")))
+        }
+        [] => Err(SpoolError::Unreadable("a record is empty".into())),
+    }
+}
+
+/// What an idempotency key stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeyRecord {
+    pub mail: MailId,
+    pub fingerprint: u128,
+    pub until: Timestamp,
+}
+
+/// Totals that are kept in step with the records, so that opening need not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Totals {
+    /// Pending deliveries by priority.
+    pub pending: [u64; 3],
+    /// Delivered, dead and cancelled deliveries that are still kept, by priority.
+    pub finished: [[u64; 3]; 3],
+    /// Records that were set aside.
+    pub quarantined: u64,
+}
+
+/// Decodes bytes as each kind of record in turn and says how many kinds they can be. For tests that feed it rubbish.
+#[doc(hidden)]
+pub fn decode_any(bytes: &[u8]) -> usize {
+    usize::from(decode::<Manifest>(bytes).is_ok())
+        + usize::from(decode::<Delivery>(bytes).is_ok())
+        + usize::from(decode::<KeyRecord>(bytes).is_ok())
+        + usize::from(decode::<Totals>(bytes).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else_is() {
+        let totals = Totals { pending: [1, 2, 3], ..Totals::default() };
+        let bytes = encode(&totals);
+        assert_eq!(decode::<Totals>(&bytes).expect("valid"), totals);
+        assert!(decode::<Totals>(&bytes[..bytes.len() - 1]).is_err(), "cut short");
+        assert!(decode::<Totals>(&[&bytes[..], &[0]].concat()).is_err(), "too long");
+        let newer = [&[VERSION + 1], &bytes[1..]].concat();
+        assert!(decode::<Totals>(&newer).expect_err("newer").to_string().contains("version 2"));
+        assert!(decode::<Totals>(&[]).is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! What is in flight and what comes next: the part of the spool's state that lives in memory. A restart begins with an empty
+//! book, which is what puts everything that was in flight back into its queue.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::keys::{Place, Slot};
+use super::window::{Entry, Window};
+use crate::delivery::Route;
+use crate::mail::{Priority, Timestamp};
+use crate::spool::{LeaseToken, Want};
+
+/// A delivery that is out of its queue's window, and why it may not be taken.
+#[derive(Clone, Debug)]
+pub(super) struct Leased {
+    pub serial: u64,
+    pub queue: QueueName,
+    pub place: Place,
+    pub entry: Entry,
+    /// Whether it was recorded that the final dot may have been sent.
+    pub marked: bool,
+}
+
+/// Names one queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct QueueName {
+    pub route: Route,
+    pub priority: Priority,
+}
+
+/// Deliveries of one mail that were taken together.
+pub(super) struct Taken {
+    pub queue: QueueName,
+    pub places: Vec<(Place, u64)>,
+    pub entry: Entry,
+}
+
+pub(super) struct Book {
+    windows: HashMap<Route, [Window; 3]>,
+    leases: HashMap<Slot, Leased>,
+    last_serial: u64,
+}
+
+impl Book {
+    pub(super) fn new(known_routes: Vec<Route>) -> Self {
+        let unknown = |_| Window::of_unknown_queue();
+        let windows = known_routes.into_iter().map(|route| (route, [0; 3].map(unknown))).collect();
+        Book { windows, leases: HashMap::new(), last_serial: 0 }
+    }
+
+    pub(super) fn routes(&self) -> Vec<Route> {
+        self.windows.keys().cloned().collect()
+    }
+
+    fn window(&mut self, queue: &QueueName) -> &mut Window {
+        if !self.windows.contains_key(&queue.route) {
+            self.windows.insert(queue.route.clone(), [0; 3].map(|_| Window::of_empty_queue()));
+        }
+        let windows = self.windows.get_mut(&queue.route).expect("it was just looked for and put there");
+        &mut windows[queue.priority.index()]
+    }
+
+    /// A place that is now in its queue on disk.
+    pub(super) fn enqueue(&mut self, queue: &QueueName, place: Place, entry: Entry) {
+        self.window(queue).insert(place, entry);
+    }
+
+    /// The queues among those of `routes` of which the disk must be read first, now marked as being read; with the place
+    /// after which to read.
+    pub(super) fn begin_refills(&mut self, routes: &[Route]) -> Vec<(QueueName, Option<Place>)> {
+        let mut refills = Vec::new();
+        for route in routes {
+            let Some(windows) = self.windows.get_mut(route) else { continue };
+            for (window, priority) in windows.iter_mut().zip(Priority::ALL) {
+                if window.is_exhausted() {
+                    let queue = QueueName { route: route.clone(), priority };
+                    refills.push((queue, window.begin_refill()));
+                }
+            }
+        }
+        refills
+    }
+
+    pub(super) fn end_refill(&mut self, queue: &QueueName, read: Option<(Vec<(Place, Entry)>, bool)>) {
+        let leases = std::mem::take(&mut self.leases);
+        let window = self.window(queue);
+        match read {
+            Some((read, all)) => window.end_refill(read, all, |place| !leases.contains_key(&place.slot())),
+            None => window.abort_refill(),
+        }
+        self.leases = leases;
+    }
+
+    /// Takes what is wanted out of the windows, under new leases.
+    pub(super) fn take(&mut self, want: &Want) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        let mut rotation = 0;
+        let turns = want.turns.iter().map(|turn| (*turn, true));
+        let reserved = std::iter::repeat_n((Priority::Critical, false), want.critical_only);
+        for (turn, may_fall_through) in turns.chain(reserved) {
+            let others = Priority::ALL.into_iter().filter(|p| may_fall_through && *p != turn);
+            let order: Vec<Priority> = std::iter::once(turn).chain(others).collect();
+            let Some(one) = order.into_iter().find_map(|priority| self.take_one(want, priority, &mut rotation)) else {
+                if may_fall_through {
+                    break;
+                }
+                continue;
+            };
+            let size = usize::try_from(one.entry.size).unwrap_or(usize::MAX);
+            bytes += size;
+            if bytes > want.max_bytes && !taken.is_empty() {
+                self.put_back(one);
+                break;
+            }
+            taken.push(one);
+        }
+        taken
+    }
+
+    /// The deliveries of one mail at the front of a queue of this priority; the routes take turns.
+    fn take_one(&mut self, want: &Want, priority: Priority, rotation: &mut usize) -> Option<Taken> {
+        for step in 0..want.routes.len() {
+            let at = (*rotation + step) % want.routes.len();
+            let route = &want.routes[at];
+            let Some(window) = self.windows.get_mut(route).map(|windows| &mut windows[priority.index()]) else {
+                continue;
+            };
+            if window.first_due(want.now).is_none() {
+                continue;
+            }
+            *rotation = at + 1;
+            let queue = QueueName { route: route.clone(), priority };
+            let mut together: Vec<(Place, Entry)> = Vec::new();
+            while let Some((place, _)) = window.first_due(want.now) {
+                let belongs = together.first().is_none_or(|(first, _)| first.mail == place.mail);
+                if !belongs || together.len() >= want.max_recipients.max(1) {
+                    break;
+                }
+                together.extend(window.pop());
+            }
+            let mut places = Vec::with_capacity(together.len());
+            for (place, entry) in &together {
+                places.push((*place, self.lease(&queue, *place, entry.clone())));
+            }
+            let entry = together.swap_remove(0).1;
+            return Some(Taken { queue, places, entry });
+        }
+        None
+    }
+
+    fn put_back(&mut self, taken: Taken) {
+        for (place, serial) in taken.places {
+            self.release(&LeaseToken { mail: place.mail, index: place.index, serial });
+        }
+    }
+
+    fn lease(&mut self, queue: &QueueName, place: Place, entry: Entry) -> u64 {
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        self.leases.insert(place.slot(), Leased { serial, queue: queue.clone(), place, entry, marked: false });
+        serial
+    }
+
+    /// Whether this lease is the current one, and of what.
+    pub(super) fn current(&self, token: &LeaseToken) -> Option<&Leased> {
+        self.leases.get(&(token.mail, token.index)).filter(|leased| leased.serial == token.serial)
+    }
+
+    pub(super) fn is_leased(&self, slot: &Slot) -> bool {
+        self.leases.contains_key(slot)
+    }
+
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Leased> {
+        self.leases.values()
+    }
+
+    /// Notes that the final dot may have been sent. What was known of the delivery before is not to be used again.
+    pub(super) fn mark(&mut self, token: &LeaseToken) -> bool {
+        let current = self.current(token).is_some();
+        if let Some(leased) = self.leases.get_mut(&(token.mail, token.index)).filter(|_| current) {
+            leased.marked = true;
+            leased.entry.fresh = None;
+        }
+        current
+    }
+
+    /// Ends a lease for good: the delivery's new place, if any, is enqueued anew.
+    pub(super) fn end(&mut self, token: &LeaseToken) {
+        if self.current(token).is_some() {
+            self.leases.remove(&(token.mail, token.index));
+        }
+    }
+
+    /// Ends a lease; the delivery goes back to its place. Returns whether it was current.
+    pub(super) fn release(&mut self, token: &LeaseToken) -> bool {
+        if self.current(token).is_none() {
+            return false;
+        }
+        let Some(leased) = self.leases.remove(&(token.mail, token.index)) else { return false };
+        self.enqueue(&leased.queue, leased.place, leased.entry);
+        true
+    }
+
+    /// Takes a delivery that nobody holds, so that the writer can change it undisturbed. `None` while it is leased.
+    pub(super) fn seize(&mut self, queue: &QueueName, place: Place, entry: Entry) -> Option<LeaseToken> {
+        if self.is_leased(&place.slot()) {
+            return None;
+        }
+        self.window(queue).remove(&place);
+        let serial = self.lease(queue, place, entry);
+        Some(LeaseToken { mail: place.mail, index: place.index, serial })
+    }
+
+    pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
+        self.windows.values().flatten().filter_map(|window| window.next_due(after)).min()
+    }
+}
+
+impl Taken {
+    /// The mail as it was put, if it was kept.
+    pub(super) fn fresh(&self) -> Option<&Arc<super::window::Fresh>> {
+        self.entry.fresh.as_ref()
+    }
+}

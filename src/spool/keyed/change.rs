@@ -1,0 +1,307 @@
+//! What users and the clock change. Each function runs on the writer's thread, undisturbed, and what it adds to the batch is
+//! committed whole or not at all.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::keys::{self, Timer};
+use super::reader::{self, Broken};
+use super::writer::{Changing, count_finished};
+use crate::delivery::{DeadReason, Delivery, Route, Stage};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::codec::{self, KeyRecord};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{Change, Ended, Manifest, SpoolError, Swept};
+
+/// How many timers one sweep looks at.
+const SWEEP: usize = 64;
+/// How many deliveries one step of rerouting moves.
+const REROUTE: usize = 500;
+/// How long after its expiry a delivery is looked at again that a sender has in its hands.
+const LEASED_GRACE: Duration = Duration::from_secs(1);
+
+/// Puts a spool in order that was just opened: messages that were being written and never accepted are removed; deliveries
+/// that may have been sent and must not be sent twice are dead.
+pub(super) fn recover<S: Store>(changing: &mut Changing<'_, S>) -> Result<(), SpoolError> {
+    for key in all_keys(&changing.shared.store, b"w", usize::MAX)? {
+        let Some(mail) = keys::mail_of(&key) else { continue };
+        if changing.shared.store.get(&keys::manifest(mail))?.is_none() {
+            remove_body(changing, mail)?;
+        }
+        changing.batch.push((key, None));
+    }
+    for key in all_keys(&changing.shared.store, b"a", usize::MAX)? {
+        let Some(mail) = keys::mail_of(&key) else { continue };
+        let index = keys::index_of(&key);
+        changing.batch.push((key, None));
+        let Ok(Some(manifest)) = reader::manifest(&changing.shared.store, mail) else { continue };
+        let delivery = changing.shared.store.get(&keys::delivery(mail, index))?;
+        let Some(Ok(mut delivery)) = delivery.map(|bytes| codec::decode::<Delivery>(&bytes)) else { continue };
+        if matches!(delivery.stage, Stage::Committing { .. }) && changing.seize(&manifest, index, &delivery) {
+            delivery.stage = Stage::Dead { at: Timestamp::now(), reason: DeadReason::InDoubt };
+            changing.step_seized(&delivery);
+        }
+    }
+    changing.commit()
+}
+
+fn all_keys<S: Store>(store: &S, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, SpoolError> {
+    let (from, to) = keys::starting_with(prefix);
+    let mut found = Vec::new();
+    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        found.push(key.to_vec());
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(found)
+}
+
+fn remove_body<S: Store>(changing: &mut Changing<'_, S>, mail: MailId) -> Result<(), SpoolError> {
+    let (from, to) = keys::chunks(mail);
+    let batch = &mut changing.batch;
+    changing.shared.store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        batch.push((key.to_vec(), None));
+        ControlFlow::Continue(())
+    })
+}
+
+/// Ends what was leased and cannot be sent.
+pub(super) fn end_broken<S: Store>(
+    changing: &mut Changing<'_, S>,
+    broken: Vec<Broken>,
+    now: Timestamp,
+) -> Result<(), SpoolError> {
+    let mut tokens = Vec::new();
+    for Broken { queue, leases, in_doubt } in broken {
+        let reason = if in_doubt { DeadReason::InDoubt } else { DeadReason::Quarantined };
+        for (lease, place) in leases {
+            if !in_doubt && reader::manifest(&changing.shared.store, place.mail).is_err() {
+                changing.set_aside(keys::manifest(place.mail))?;
+            }
+            changing.end(&queue, place, reason, now)?;
+            tokens.push(lease);
+        }
+        if !in_doubt {
+            changing.totals.quarantined += 1;
+        }
+    }
+    changing.commit()?;
+    let mut book = changing.shared.book.lock();
+    for lease in tokens {
+        book.end(&lease.spend());
+    }
+    Ok(())
+}
+
+/// A mail's manifest and deliveries; `None` where there is no such mail.
+fn load<S: Store>(
+    changing: &Changing<'_, S>,
+    id: MailId,
+) -> Result<Option<(Manifest, Vec<(u16, Delivery)>)>, SpoolError> {
+    let Some(manifest) = reader::manifest(&changing.shared.store, id)? else { return Ok(None) };
+    Ok(Some((manifest, reader::deliveries(&changing.shared.store, id)?)))
+}
+
+pub(super) fn cancel<S: Store>(
+    changing: &mut Changing<'_, S>,
+    id: MailId,
+    now: Timestamp,
+) -> Result<Change, SpoolError> {
+    let Some((manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let mut cancelled = Vec::new();
+    for (index, mut delivery) in deliveries {
+        if changing.seize(&manifest, index, &delivery) {
+            delivery.stage = Stage::Cancelled { at: now };
+            changing.step_seized(&delivery);
+            cancelled.push(delivery.recipient);
+        }
+    }
+    Ok(if cancelled.is_empty() { Change::TooLate } else { Change::Done(cancelled) })
+}
+
+pub(super) fn retry<S: Store>(
+    changing: &mut Changing<'_, S>,
+    id: MailId,
+    now: Timestamp,
+    lifetime: Duration,
+) -> Result<Change, SpoolError> {
+    let Some((mut manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let revives = deliveries.iter().any(|(_, d)| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
+    if revives {
+        manifest.expires_at = manifest.expires_at.max(now + lifetime);
+        changing.batch.push((keys::manifest(id), Some(codec::encode(&manifest))));
+        changing.look_again(id, manifest.expires_at);
+    }
+    let mut retried = Vec::new();
+    for (index, mut delivery) in deliveries {
+        match delivery.stage {
+            Stage::Dead { .. } | Stage::Cancelled { .. } => {
+                count_finished(&mut changing.totals, &delivery.stage, manifest.priority, -1);
+                if let Some(key) = keys::finished(&delivery.stage, id, index) {
+                    changing.batch.push((key, None));
+                }
+                delivery.stage = Stage::Pending { due: now };
+                (delivery.tries, delivery.counted, delivery.crashes) = (0, 0, 0);
+                changing.enqueue_again(&manifest, index, &delivery);
+                retried.push(delivery.recipient);
+            }
+            Stage::Pending { due } if due > now && changing.seize(&manifest, index, &delivery) => {
+                delivery.stage = Stage::Pending { due: now };
+                changing.step_seized(&delivery);
+                retried.push(delivery.recipient);
+            }
+            _ => {}
+        }
+    }
+    Ok(if retried.is_empty() { Change::TooLate } else { Change::Done(retried) })
+}
+
+pub(super) fn purge<S: Store>(changing: &mut Changing<'_, S>, id: MailId) -> Result<Change, SpoolError> {
+    let Some((manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
+    if deliveries.iter().any(|(_, delivery)| delivery.stage.finished_at().is_none()) {
+        return Ok(Change::TooLate);
+    }
+    let recipients = deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect();
+    remove_mail(changing, &manifest, &deliveries)?;
+    Ok(Change::Done(recipients))
+}
+
+fn remove_mail<S: Store>(
+    changing: &mut Changing<'_, S>,
+    manifest: &Manifest,
+    deliveries: &[(u16, Delivery)],
+) -> Result<(), SpoolError> {
+    let id = manifest.id;
+    for (index, delivery) in deliveries {
+        count_finished(&mut changing.totals, &delivery.stage, manifest.priority, -1);
+        changing.batch.extend(keys::finished(&delivery.stage, id, *index).map(|key| (key, None)));
+        changing.batch.push((keys::delivery(id, *index), None));
+    }
+    changing.batch.push((keys::manifest(id), None));
+    remove_body(changing, id)
+}
+
+/// Looks at the mails and the idempotency keys whose time has come.
+pub(super) fn sweep<S: Store>(changing: &mut Changing<'_, S>, now: Timestamp) -> Result<Swept, SpoolError> {
+    let mut swept = Swept::default();
+    let mut due = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for key in all_keys(&changing.shared.store, b"t", SWEEP)? {
+        match keys::read_timer(&key) {
+            Some((at, _)) if at > now => break,
+            timer => due.push((key, timer)),
+        }
+    }
+    swept.more = due.len() == SWEEP;
+    for (key, timer) in due {
+        changing.batch.push((key, None));
+        match timer {
+            Some((_, Timer::Mail(mail))) if seen.insert(mail) => look_at_mail(changing, mail, now, &mut swept)?,
+            Some((_, Timer::Key(hash))) => look_at_key(changing, hash, now)?,
+            _ => {}
+        }
+    }
+    changing.commit()?;
+    // Timers are only ever set by this thread, so that what is read here is what is there.
+    let first = reader::first_timer(&changing.shared.store)?.map_or(i64::MAX, Timestamp::as_millis);
+    changing.shared.next_timer.store(first, std::sync::atomic::Ordering::Relaxed);
+    Ok(swept)
+}
+
+fn look_at_mail<S: Store>(
+    changing: &mut Changing<'_, S>,
+    mail: MailId,
+    now: Timestamp,
+    swept: &mut Swept,
+) -> Result<(), SpoolError> {
+    let (manifest, deliveries) = match load(changing, mail) {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => return Ok(()),
+        // What cannot be read stays where it is; it is set aside when it is to be sent.
+        Err(SpoolError::Unreadable(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut last_end = Timestamp::from_millis(0);
+    let mut pending = false;
+    let mut in_hands = false;
+    for (index, delivery) in &deliveries {
+        if let Some(at) = delivery.stage.finished_at() {
+            last_end = last_end.max(at);
+        } else if now < manifest.expires_at {
+            pending = true;
+        } else if changing.seize(&manifest, *index, delivery) {
+            let mut ended = delivery.clone();
+            ended.stage = Stage::Dead { at: now, reason: DeadReason::Expired };
+            changing.step_seized(&ended);
+            last_end = last_end.max(now);
+            swept.ended.push(Ended { mail, recipient: ended.recipient, reason: DeadReason::Expired });
+        } else {
+            in_hands = true;
+        }
+    }
+    let prune_at = last_end + changing.shared.options.retention;
+    if in_hands {
+        changing.look_again(mail, now + LEASED_GRACE);
+    } else if pending {
+        changing.look_again(mail, manifest.expires_at);
+    } else if prune_at > now {
+        changing.look_again(mail, prune_at);
+    } else {
+        // Deliveries that expired just now have only been changed in this batch: they are pruned by the next look.
+        if deliveries.iter().any(|(_, delivery)| delivery.stage.finished_at().is_none()) {
+            changing.look_again(mail, now);
+            swept.more = true;
+            return Ok(());
+        }
+        remove_mail(changing, &manifest, &deliveries)?;
+        swept.pruned += 1;
+    }
+    Ok(())
+}
+
+fn look_at_key<S: Store>(changing: &mut Changing<'_, S>, hash: [u8; 16], now: Timestamp) -> Result<(), SpoolError> {
+    let key = keys::idempotency(hash);
+    let Some(bytes) = changing.shared.store.get(&key)? else { return Ok(()) };
+    let Ok(mut record) = codec::decode::<KeyRecord>(&bytes) else { return changing.set_aside(key) };
+    let finished = match load(changing, record.mail) {
+        Ok(Some((_, deliveries))) => deliveries.iter().all(|(_, d)| d.stage.finished_at().is_some()),
+        _ => true,
+    };
+    if finished && record.until <= now {
+        changing.batch.push((key, None));
+        return Ok(());
+    }
+    // While its mail is pending a key holds, however old it is.
+    let again = record.until.max(now + changing.shared.options.idempotency_ttl.max(LEASED_GRACE));
+    record.until = again;
+    changing.batch.push((key, Some(codec::encode(&record))));
+    changing.batch.push((keys::timer(again, Timer::Key(hash)), Some(Vec::new())));
+    Ok(())
+}
+
+/// Moves pending deliveries of routes that no longer exist.
+pub(super) fn reroute<S: Store>(
+    changing: &mut Changing<'_, S>,
+    unknown: &[Route],
+    fallback: &Route,
+) -> Result<usize, SpoolError> {
+    let mut moved = 0;
+    for route in unknown {
+        let limit = REROUTE.saturating_sub(moved);
+        if limit == 0 {
+            break;
+        }
+        for key in all_keys(&changing.shared.store, &keys::route_prefix(route.as_str()), limit)? {
+            let Some(key) = keys::read_queue(&key) else { continue };
+            let place = key.place;
+            let Ok(Some(manifest)) = reader::manifest(&changing.shared.store, place.mail) else { continue };
+            let delivery = changing.shared.store.get(&keys::delivery(place.mail, place.index))?;
+            let Some(Ok(mut delivery)) = delivery.map(|bytes| codec::decode::<Delivery>(&bytes)) else { continue };
+            if changing.seize(&manifest, place.index, &delivery) {
+                delivery.route = fallback.clone();
+                changing.step_seized(&delivery);
+                moved += 1;
+            }
+        }
+    }
+    Ok(moved)
+}

@@ -1,0 +1,95 @@
+//! Walks a whole store and says what does not agree.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use super::keys::{self, Place};
+use super::reader;
+use crate::delivery::Delivery;
+use crate::spool::codec::{self, Totals};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{Manifest, SpoolError};
+
+/// The most problems that are told one by one.
+const TOLD: usize = 1000;
+
+/// A whole mail.
+pub(crate) struct Seen<'a> {
+    pub manifest: &'a Manifest,
+    pub deliveries: &'a [Delivery],
+    pub body: &'a [u8],
+}
+
+/// Shows every mail that is whole, and returns what is wrong with the rest and with the queues.
+pub(crate) fn walk<S: Store>(
+    store: &S,
+    show: &mut dyn FnMut(Seen<'_>) -> Result<(), SpoolError>,
+) -> Result<Vec<String>, SpoolError> {
+    let mut problems = Vec::new();
+    let mut tell = |problem: String| {
+        if problems.len() < TOLD {
+            problems.push(problem);
+        }
+    };
+    let mut manifests = Vec::new();
+    let (from, to) = keys::starting_with(b"m");
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        match codec::decode::<Manifest>(value) {
+            Ok(manifest) if keys::manifest(manifest.id) == key => manifests.push(manifest.id),
+            Ok(manifest) => tell(format!("the manifest of mail {} stands under another key", manifest.id)),
+            Err(error) => tell(format!("a manifest cannot be read: {error}")),
+        }
+        ControlFlow::Continue(())
+    })?;
+    // Places that ought to be in a queue; those found there are taken out.
+    let mut awaited: HashMap<Vec<u8>, ()> = HashMap::new();
+    let mut totals = Totals::default();
+    for id in manifests {
+        let Some(manifest) = reader::manifest(store, id)? else { continue };
+        let found = reader::deliveries(store, id)?;
+        if found.len() != usize::from(manifest.recipients) {
+            tell(format!("mail {id} has {} of its {} deliveries", found.len(), manifest.recipients));
+        }
+        for (index, delivery) in &found {
+            if let Some(due) = delivery.stage.due() {
+                let place = Place { due, mail: id, index: *index };
+                awaited.insert(keys::queue(&delivery.route, manifest.priority, &place), ());
+                totals.pending[manifest.priority.index()] += 1;
+            }
+        }
+        let deliveries: Vec<Delivery> = found.into_iter().map(|(_, delivery)| delivery).collect();
+        match reader::body(store, &manifest) {
+            Ok(body) => show(Seen { manifest: &manifest, deliveries: &deliveries, body: &body })?,
+            Err(error) => tell(error.to_string()),
+        }
+    }
+    let (from, to) = keys::starting_with(b"q");
+    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        if awaited.remove(key).is_none() {
+            tell(match keys::read_queue(key) {
+                Some(read) => format!("a queue holds a delivery of mail {} that is not pending", read.place.mail),
+                None => "a queue holds a key that cannot be read".into(),
+            });
+        }
+        ControlFlow::Continue(())
+    })?;
+    for key in awaited.keys().filter_map(|key| keys::read_queue(key)) {
+        tell(format!("a pending delivery of mail {} is in no queue", key.place.mail));
+    }
+    let kept = store.get(keys::TOTALS)?.map(|bytes| codec::decode::<Totals>(&bytes)).transpose()?.unwrap_or_default();
+    if kept.pending != totals.pending {
+        tell(format!("{:?} deliveries are pending by priority, and the totals say {:?}", totals.pending, kept.pending));
+    }
+    Ok(problems)
+}
+
+/// How many records were set aside.
+pub(crate) fn quarantined<S: Store>(store: &S) -> Result<u64, SpoolError> {
+    let (from, to) = keys::starting_with(b"z");
+    let mut count = 0;
+    store.walk(&from, &to, Walk::Up, &mut |_, _| {
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
+}

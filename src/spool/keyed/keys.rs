@@ -1,0 +1,248 @@
+//! The keys. One ordered key space; the first byte says what a key is.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` mail | its manifest |
+//! | `d` mail, index | a delivery |
+//! | `b` mail, chunk | at most 4 KiB of its message |
+//! | `q` route, priority, due, mail, index | the queue: one for each pending delivery; the message's size |
+//! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
+//! | `t` time, `k`, key's hash | look at this idempotency key then |
+//! | `k` key's hash | the mail that has this idempotency key |
+//! | `x` `d` or `c`, mail, index | an index of dead and of cancelled deliveries |
+//! | `a` mail, index | an at-most-once delivery whose final dot may have been sent |
+//! | `w` mail | a large message is being written; what is here at start was never accepted |
+//! | `c` | totals |
+//! | `z` key | what stood at that key and could not be read |
+
+use crate::delivery::{Route, Stage};
+use crate::mail::{MailId, Priority, Timestamp};
+
+pub(super) const TOTALS: &[u8] = b"c";
+
+/// A place in a queue: queues are sorted by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    pub due: Timestamp,
+    pub mail: MailId,
+    pub index: u16,
+}
+
+impl Place {
+    pub(super) fn slot(&self) -> Slot {
+        (self.mail, self.index)
+    }
+}
+
+/// Names a delivery.
+pub(super) type Slot = (MailId, u16);
+
+fn of_mail(kind: u8, mail: MailId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(21);
+    key.push(kind);
+    key.extend_from_slice(mail.as_bytes());
+    key
+}
+
+pub(super) fn manifest(mail: MailId) -> Vec<u8> {
+    of_mail(b'm', mail)
+}
+
+pub(super) fn delivery(mail: MailId, index: u16) -> Vec<u8> {
+    let mut key = of_mail(b'd', mail);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+pub(super) fn chunk(mail: MailId, number: u32) -> Vec<u8> {
+    let mut key = of_mail(b'b', mail);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn marked(mail: MailId, index: u16) -> Vec<u8> {
+    let mut key = of_mail(b'a', mail);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+pub(super) fn writing(mail: MailId) -> Vec<u8> {
+    of_mail(b'w', mail)
+}
+
+/// The range of all keys that start with `prefix`.
+pub(super) fn starting_with(prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < u8::MAX {
+            *last += 1;
+            break;
+        }
+        end.pop();
+    }
+    (prefix.to_vec(), end)
+}
+
+pub(super) fn deliveries(mail: MailId) -> (Vec<u8>, Vec<u8>) {
+    starting_with(&of_mail(b'd', mail))
+}
+
+pub(super) fn chunks(mail: MailId) -> (Vec<u8>, Vec<u8>) {
+    starting_with(&of_mail(b'b', mail))
+}
+
+pub(super) fn index_of(delivery_key: &[u8]) -> u16 {
+    delivery_key.last_chunk::<2>().map_or(0, |bytes| u16::from_be_bytes(*bytes))
+}
+
+pub(super) fn mail_of(key: &[u8]) -> Option<MailId> {
+    key.get(1..)?.first_chunk::<16>().map(|bytes| MailId::from_bytes(*bytes))
+}
+
+pub(super) fn route_prefix(route: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(3 + route.len() + 27);
+    key.push(b'q');
+    key.extend_from_slice(&u16::try_from(route.len()).unwrap_or(u16::MAX).to_be_bytes());
+    key.extend_from_slice(route.as_bytes());
+    key
+}
+
+pub(super) fn queue_prefix(route: &Route, priority: Priority) -> Vec<u8> {
+    let mut key = route_prefix(route.as_str());
+    key.push(priority as u8);
+    key
+}
+
+pub(super) fn queue(route: &Route, priority: Priority, place: &Place) -> Vec<u8> {
+    let mut key = queue_prefix(route, priority);
+    push_time(&mut key, place.due);
+    key.extend_from_slice(place.mail.as_bytes());
+    key.extend_from_slice(&place.index.to_be_bytes());
+    key
+}
+
+/// What a queue's key says.
+pub(super) struct QueueKey {
+    pub route: Route,
+    pub priority: Priority,
+    pub place: Place,
+}
+
+pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
+    let (kind, rest) = key.split_first()?;
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (route, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    let (priority, rest) = rest.split_first()?;
+    let (due, rest) = rest.split_first_chunk::<8>()?;
+    let (mail, rest) = rest.split_first_chunk::<16>()?;
+    let (index, rest) = rest.split_first_chunk::<2>()?;
+    if *kind != b'q' || !rest.is_empty() {
+        return None;
+    }
+    Some(QueueKey {
+        route: Route::from(std::str::from_utf8(route).ok()?.to_owned()),
+        priority: *Priority::ALL.get(usize::from(*priority))?,
+        place: Place { due: read_time(*due), mail: MailId::from_bytes(*mail), index: u16::from_be_bytes(*index) },
+    })
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    Mail(MailId),
+    Key([u8; 16]),
+}
+
+pub(super) fn timer(at: Timestamp, timer: Timer) -> Vec<u8> {
+    let mut key = Vec::with_capacity(26);
+    key.push(b't');
+    push_time(&mut key, at);
+    match timer {
+        Timer::Mail(mail) => {
+            key.push(b'm');
+            key.extend_from_slice(mail.as_bytes());
+        }
+        Timer::Key(hash) => {
+            key.push(b'k');
+            key.extend_from_slice(&hash);
+        }
+    }
+    key
+}
+
+pub(super) fn read_timer(key: &[u8]) -> Option<(Timestamp, Timer)> {
+    let (at, rest) = key.get(1..)?.split_first_chunk::<8>()?;
+    let (kind, rest) = rest.split_first()?;
+    let name = *rest.first_chunk::<16>()?;
+    let timer = match kind {
+        b'm' => Timer::Mail(MailId::from_bytes(name)),
+        b'k' => Timer::Key(name),
+        _ => return None,
+    };
+    Some((read_time(*at), timer))
+}
+
+pub(super) fn idempotency(hash: [u8; 16]) -> Vec<u8> {
+    let mut key = vec![b'k'];
+    key.extend_from_slice(&hash);
+    key
+}
+
+pub(super) fn hash_of(idempotency_key: &str) -> [u8; 16] {
+    twox_hash::XxHash3_128::oneshot(idempotency_key.as_bytes()).to_be_bytes()
+}
+
+/// The index that a finished delivery stands in, if its kind is rare enough to have one.
+pub(super) fn finished(stage: &Stage, mail: MailId, index: u16) -> Option<Vec<u8>> {
+    let kind = match stage {
+        Stage::Dead { .. } => b'd',
+        Stage::Cancelled { .. } => b'c',
+        _ => return None,
+    };
+    let mut key = vec![b'x', kind];
+    key.extend_from_slice(mail.as_bytes());
+    key.extend_from_slice(&index.to_be_bytes());
+    Some(key)
+}
+
+pub(super) fn quarantined(key: &[u8]) -> Vec<u8> {
+    let mut aside = vec![b'z'];
+    aside.extend_from_slice(key);
+    aside
+}
+
+fn push_time(key: &mut Vec<u8>, at: Timestamp) {
+    key.extend_from_slice(&at.as_millis().cast_unsigned().to_be_bytes());
+}
+
+fn read_time(bytes: [u8; 8]) -> Timestamp {
+    Timestamp::from_millis(u64::from_be_bytes(bytes).cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_sorted_by_due_time_within_a_priority_of_a_route() {
+        let route = Route::over(["primary", "backup"]);
+        let place =
+            |millis, index| Place { due: Timestamp::from_millis(millis), mail: MailId::from_bytes([7; 16]), index };
+        let keys = [
+            queue(&route, Priority::Critical, &place(900, 3)),
+            queue(&route, Priority::Default, &place(5, 1)),
+            queue(&route, Priority::Default, &place(5, 2)),
+            queue(&route, Priority::Default, &place(256, 0)),
+        ];
+        assert!(keys.is_sorted());
+        let read = read_queue(&keys[3]).expect("a queue's key");
+        assert_eq!((read.route, read.priority, read.place), (route, Priority::Default, place(256, 0)));
+        assert!(read_queue(&keys[3][..20]).is_none());
+    }
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        assert_eq!(starting_with(b"ab"), (b"ab".to_vec(), b"ac".to_vec()));
+        assert_eq!(starting_with(&[1, 255]), (vec![1, 255], vec![2]));
+    }
+}

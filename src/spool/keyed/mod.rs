@@ -1,0 +1,443 @@
+//! A spool over any ordered key store: `sled` on disk, a map in memory.
+//!
+//! * [`keys`] says what is stored where; [`book`] and [`window`] hold what is in flight and what comes next, in memory;
+//! * [`writer`] is the one thread that changes anything; [`reader`] looks things up; [`change`] is what users and the clock
+//!   change, done on the writer's thread.
+
+mod book;
+mod change;
+pub(super) mod inspect;
+mod keys;
+mod reader;
+mod window;
+mod writer;
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+use self::book::{Book, QueueName};
+use self::keys::Place;
+use self::window::{Budget, Entry, Fresh};
+use self::writer::{Changing, Command, Encoded};
+use super::codec::{self, Totals};
+use super::store::{Batch, Store};
+use super::{
+    Change, Claim, Durability, Lease, LeaseKeeper, LeaseToken, Page, Parcel, Put, Query, Record, Recorded, Spool,
+    SpoolError, SpoolOptions, SpoolStats, Swept, Want,
+};
+use crate::delivery::{Delivery, Route, Stage};
+use crate::mail::{MailId, Timestamp};
+
+/// The bytes of one chunk of a message. A larger value would become a file of its own in sled, which is not synced.
+const CHUNK: usize = 4096;
+/// A message above this is written in several groups, the record that makes it exist last.
+const LARGE: usize = 256 * 1024;
+/// How many kilobytes of mail may wait for the writer.
+const WAITING_KIB: usize = 64 * 1024;
+
+pub(super) struct KeyedSpool<S: Store> {
+    shared: Arc<Shared<S>>,
+    commands: mpsc::UnboundedSender<Command<S>>,
+    waiting: Semaphore,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the callers, the readers and the writer share.
+struct Shared<S> {
+    store: S,
+    options: SpoolOptions,
+    book: Mutex<Book>,
+    budget: Budget,
+    changed: Notify,
+    failure: RwLock<Option<SpoolError>>,
+    /// The first timer, in milliseconds; `i64::MAX` for none.
+    next_timer: AtomicI64,
+    pending: AtomicU64,
+    totals: Mutex<Totals>,
+    stale: AtomicU64,
+    sync_nanos: Mutex<Vec<u64>>,
+}
+
+impl<S: Store> Shared<S> {
+    fn failure(&self) -> Option<SpoolError> {
+        self.failure.read().clone()
+    }
+
+    /// Closes the spool to writing. The first reason stays.
+    fn fail(&self, error: SpoolError) {
+        if error != SpoolError::Closed && self.failure.read().is_none() {
+            tracing::error!(%error, "the spool takes no more");
+        }
+        self.failure.write().get_or_insert(error);
+    }
+
+    fn hear_of_timer(&self, at: Timestamp) {
+        self.next_timer.fetch_min(at.as_millis(), Ordering::Relaxed);
+    }
+
+    fn publish(&self, totals: &Totals) {
+        self.pending.store(totals.pending.iter().sum(), Ordering::Relaxed);
+        *self.totals.lock() = totals.clone();
+    }
+
+    fn count_stale(&self) {
+        self.stale.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn time_sync(&self, took: Duration) {
+        let mut times = self.sync_nanos.lock();
+        if times.len() < 4096 {
+            times.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// New mails, now on disk, come into the windows of their queues.
+    fn enqueue(&self, mails: Vec<Encoded>) {
+        let mut book = self.book.lock();
+        for mail in mails {
+            for (index, delivery) in (0u16..).zip(&mail.deliveries) {
+                let Some(due) = delivery.stage.due() else { continue };
+                let queue = QueueName { route: delivery.route.clone(), priority: mail.manifest.priority };
+                let place = Place { due, mail: mail.manifest.id, index };
+                book.enqueue(&queue, place, Entry { fresh: mail.fresh.clone(), ..Entry::of(&mail.manifest) });
+            }
+        }
+    }
+}
+
+impl<S: Store> LeaseKeeper for Shared<S> {
+    fn release(&self, token: LeaseToken) {
+        if self.book.lock().release(&token) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl<S: Store> KeyedSpool<S> {
+    /// A spool over what the store holds. What was in flight is queued again, save at-most-once mail that may have been
+    /// sent: that is dead as `in_doubt`.
+    pub(super) fn open(store: S, options: SpoolOptions) -> Result<Self, SpoolError> {
+        let totals = match store.get(keys::TOTALS)? {
+            Some(bytes) => codec::decode(&bytes)?,
+            None => Totals::default(),
+        };
+        let routes = reader::routes(&store)?;
+        let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
+        let shared = Arc::new(Shared {
+            budget: Budget::new(options.cache_bytes),
+            store,
+            options,
+            book: Mutex::new(Book::new(routes.clone())),
+            changed: Notify::new(),
+            failure: RwLock::new(None),
+            next_timer: AtomicI64::new(next_timer),
+            pending: AtomicU64::new(0),
+            totals: Mutex::new(Totals::default()),
+            stale: AtomicU64::new(0),
+            sync_nanos: Mutex::new(Vec::new()),
+        });
+        let mut recovering = Changing::new(&shared, totals);
+        change::recover(&mut recovering)?;
+        // Known from the start, so that what is due next is known before the first claim.
+        let unread = shared.book.lock().begin_refills(&routes);
+        reader::refill(&shared, unread)?;
+        let totals = recovering.totals.clone();
+        shared.publish(&totals);
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let for_writer = Arc::clone(&shared);
+        let writer = std::thread::Builder::new()
+            .name("postrider-spool".into())
+            .spawn(move || writer::run(&for_writer, inbox, totals))
+            .map_err(|e| SpoolError::Unreadable(format!("no thread can be started for it: {e}")))?;
+        let waiting = Semaphore::new(WAITING_KIB);
+        Ok(KeyedSpool { shared, commands, waiting, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Asks the writer and waits for its answer.
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command<S>) -> Result<T, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(make(reply)).map_err(|_| SpoolError::Closed)?;
+        answer.await.map_err(|_| SpoolError::Closed)
+    }
+
+    /// Has the writer change what is kept.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Changing<'_, S>) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        self.ask(|reply| {
+            Command::Change(Box::new(move |changing| {
+                let answer = change(changing).and_then(|answer| changing.commit().map(|()| answer));
+                let _ = reply.send(answer);
+            }))
+        })
+        .await?
+    }
+
+    /// Looks something up, off the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Shared<S>) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        if self.shared.failure() == Some(SpoolError::Closed) {
+            return Err(SpoolError::Closed);
+        }
+        let shared = Arc::clone(&self.shared);
+        match tokio::task::spawn_blocking(move || look(&shared)).await {
+            Ok(found) => found,
+            Err(e) => Err(SpoolError::Unreadable(format!("a read was broken off: {e}"))),
+        }
+    }
+
+    /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of a large message are
+    /// written ahead.
+    async fn encode(&self, parcel: Parcel) -> Result<Encoded, SpoolError> {
+        let Parcel { manifest, body, deliveries } = parcel;
+        let id = manifest.id;
+        let mut batch = Batch::with_capacity(6);
+        let mut bytes = 0;
+        let large = body.len() > LARGE;
+        if large {
+            batch.push((keys::writing(id), Some(Vec::new())));
+        }
+        for (number, chunk) in (0u32..).zip(body.chunks(CHUNK)) {
+            batch.push((keys::chunk(id, number), Some(chunk.to_vec())));
+            bytes += chunk.len();
+            if large && bytes >= LARGE {
+                self.ask(|reply| Command::Write(std::mem::take(&mut batch), reply)).await??;
+                bytes = 0;
+            }
+        }
+        if large {
+            batch.push((keys::writing(id), None));
+        }
+        batch.push((keys::manifest(id), Some(codec::encode(&manifest))));
+        for (index, delivery) in (0u16..).zip(&deliveries) {
+            batch.push((keys::delivery(id, index), Some(codec::encode(delivery))));
+        }
+        let manifest = Arc::new(manifest);
+        let fresh = self.shared.budget.share(body.len()).map(|share| {
+            Arc::new(Fresh { manifest: Arc::clone(&manifest), body, deliveries: deliveries.clone(), _share: share })
+        });
+        Ok(Encoded { manifest, deliveries, batch, bytes, fresh })
+    }
+}
+
+#[async_trait]
+impl<S: Store> Spool for KeyedSpool<S> {
+    fn durability(&self) -> Durability {
+        match (self.shared.store.is_persistent(), self.shared.options.sync_interval) {
+            (false, _) => Durability::InMemory,
+            (true, None) => Durability::Synced,
+            (true, Some(_)) => Durability::Written,
+        }
+    }
+
+    fn changed(&self) -> &Notify {
+        &self.shared.changed
+    }
+
+    async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>> {
+        if let Some(failure) = self.shared.failure() {
+            return vec![Err(failure); parcels.len()];
+        }
+        let count = parcels.len();
+        let kib: usize = parcels.iter().map(|parcel| parcel.body.len() / 1024 + 1).sum();
+        let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
+        let _waiting = self.waiting.acquire_many(permits).await;
+        let mut encoded = Vec::with_capacity(count);
+        for parcel in parcels {
+            match self.encode(parcel).await {
+                Ok(mail) => encoded.push(mail),
+                Err(error) => return vec![Err(error); count],
+            }
+        }
+        match self.ask(|reply| Command::Put(encoded, reply)).await {
+            Ok(results) => results,
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {
+        if self.shared.failure() == Some(SpoolError::Closed) {
+            return Err(SpoolError::Closed);
+        }
+        let refills = self.shared.book.lock().begin_refills(&want.routes);
+        if !refills.is_empty() {
+            self.look(move |shared| reader::refill(shared, refills)).await?;
+            self.shared.changed.notify_one();
+        }
+        let taken = self.shared.book.lock().take(&want);
+        let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(&self.shared) as Weak<dyn LeaseKeeper>;
+        let mut claims = Vec::with_capacity(taken.len());
+        let mut stored = Vec::new();
+        for taken in taken {
+            let leases = taken.places.iter().map(|(place, serial)| {
+                let token = LeaseToken { mail: place.mail, index: place.index, serial: *serial };
+                (Lease::new(token, keeper.clone()), *place)
+            });
+            let leases: Vec<(Lease, Place)> = leases.collect();
+            match taken.fresh() {
+                Some(fresh) => claims.push(Claim {
+                    manifest: Arc::clone(&fresh.manifest),
+                    body: fresh.body.clone(),
+                    deliveries: leases
+                        .into_iter()
+                        .map(|(lease, place)| (lease, fresh.deliveries[usize::from(place.index)].clone()))
+                        .collect(),
+                }),
+                None => stored.push((taken.queue, leases)),
+            }
+        }
+        if !stored.is_empty() {
+            let (read, broken) = self.look(move |shared| Ok(reader::claims(shared, stored))).await?;
+            claims.extend(read);
+            // Serials are given in the order of the turns.
+            claims.sort_by_key(|claim| claim.deliveries.first().map(|(lease, _)| lease.token().serial));
+            if !broken.is_empty() {
+                self.change(move |changing| change::end_broken(changing, broken, want.now)).await?;
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
+        let marking = self
+            .look(move |shared| {
+                let mut marked = Vec::with_capacity(leases.len());
+                for token in leases {
+                    if !shared.book.lock().mark(&token) {
+                        continue;
+                    }
+                    let Some(bytes) = shared.store.get(&keys::delivery(token.mail, token.index))? else { continue };
+                    let mut delivery: Delivery = codec::decode(&bytes)?;
+                    if let Stage::Pending { due } = delivery.stage {
+                        delivery.stage = Stage::Committing { due };
+                        marked.push((token, delivery));
+                    }
+                }
+                Ok(marked)
+            })
+            .await?;
+        self.ask(|reply| Command::Mark(marking, reply)).await?
+    }
+
+    fn settle(&self, settled: Vec<(Lease, Delivery)>) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
+        let settled = settled.into_iter().map(|(lease, delivery)| {
+            let bytes = codec::encode(&delivery);
+            (lease.spend(), delivery, bytes)
+        });
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Settle(settled.collect(), reply));
+        Box::pin(async move {
+            sent.map_err(|_| SpoolError::Closed)?;
+            answer.await.map_err(|_| SpoolError::Closed)?
+        })
+    }
+
+    async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
+        self.look(move |shared| reader::record(shared, id)).await
+    }
+
+    async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
+        self.look(move |shared| match reader::manifest(&shared.store, id)? {
+            Some(manifest) => reader::body(&shared.store, &manifest).map(Some),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
+        self.look(move |shared| reader::list(shared, &query, now)).await
+    }
+
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError> {
+        self.change(move |changing| change::cancel(changing, id, now)).await
+    }
+
+    async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError> {
+        self.change(move |changing| change::retry(changing, id, now, lifetime)).await
+    }
+
+    async fn purge(&self, id: MailId) -> Result<Change, SpoolError> {
+        self.change(move |changing| change::purge(changing, id)).await
+    }
+
+    fn is_sweep_due(&self, now: Timestamp) -> bool {
+        self.shared.next_timer.load(Ordering::Relaxed) <= now.as_millis()
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError> {
+        let is_closed = self.shared.failure() == Some(SpoolError::Closed);
+        if !is_closed && !self.is_sweep_due(now) {
+            return Ok(Swept::default());
+        }
+        self.change(move |changing| change::sweep(changing, now)).await
+    }
+
+    async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
+        let unknown: Vec<Route> =
+            self.shared.book.lock().routes().into_iter().filter(|route| !known.contains(route)).collect();
+        if unknown.is_empty() {
+            return Ok(0);
+        }
+        self.change(move |changing| change::reroute(changing, &unknown, &fallback)).await
+    }
+
+    fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
+        let timer = self.shared.next_timer.load(Ordering::Relaxed);
+        let timer = Some(timer).filter(|at| *at < i64::MAX).map(Timestamp::from_millis).filter(|at| *at > after);
+        let due = self.shared.book.lock().next_due(after);
+        due.into_iter().chain(timer).min()
+    }
+
+    fn pending(&self) -> u64 {
+        self.shared.pending.load(Ordering::Relaxed)
+    }
+
+    fn failure(&self) -> Option<SpoolError> {
+        self.shared.failure()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
+        self.look(move |shared| reader::stats(shared, now)).await
+    }
+
+    fn drain_sync_times(&self) -> Vec<Duration> {
+        std::mem::take(&mut *self.shared.sync_nanos.lock()).into_iter().map(Duration::from_nanos).collect()
+    }
+
+    async fn close(&self) -> Result<(), SpoolError> {
+        if self.shared.failure() == Some(SpoolError::Closed) {
+            return Ok(());
+        }
+        let synced = self.ask(Command::Close).await?;
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+        synced
+    }
+}
+
+impl<S: Store> Drop for KeyedSpool<S> {
+    fn drop(&mut self) {
+        // The writer ends when the last sender is gone; waiting for it here is what frees the directory for the next opener.
+        let (commands, _) = mpsc::unbounded_channel();
+        drop(std::mem::replace(&mut self.commands, commands));
+        if let Some(writer) = self.writer.lock().take() {
+            let _ = writer.join();
+        }
+    }
+}

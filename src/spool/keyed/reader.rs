@@ -1,0 +1,309 @@
+//! Looks things up. Runs off the async threads, beside the writer.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::book::QueueName;
+use super::keys::{self, Place, Slot};
+use super::window::{Entry, REFILL};
+use super::{CHUNK, Shared};
+use crate::delivery::{Delivery, Route, Stage, State};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::codec;
+use crate::spool::store::{Store, Walk};
+use crate::spool::{Claim, Lease, Manifest, Page, Query, Record, SpoolError, SpoolStats};
+
+/// The most mails that one page looks at. A filter that admits few gives short pages rather than a long wait.
+const LOOKED_AT: usize = 10_000;
+
+pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifest>, SpoolError> {
+    store.get(&keys::manifest(id))?.map(|bytes| codec::decode(&bytes)).transpose()
+}
+
+/// A mail's deliveries that can be read, each with its index.
+pub(super) fn deliveries<S: Store>(store: &S, id: MailId) -> Result<Vec<(u16, Delivery)>, SpoolError> {
+    let (from, to) = keys::deliveries(id);
+    let mut found = Vec::new();
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if let Ok(delivery) = codec::decode(value) {
+            found.push((keys::index_of(key), delivery));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+pub(super) fn record<S: Store>(shared: &Shared<S>, id: MailId) -> Result<Option<Record>, SpoolError> {
+    let Some(manifest) = manifest(&shared.store, id)? else { return Ok(None) };
+    let found = deliveries(&shared.store, id)?;
+    let book = shared.book.lock();
+    let leased = found.iter().map(|(index, _)| book.is_leased(&(id, *index))).collect();
+    Ok(Some(Record { manifest, deliveries: found.into_iter().map(|(_, delivery)| delivery).collect(), leased }))
+}
+
+/// A mail's message, checked for completeness.
+pub(super) fn body<S: Store>(store: &S, manifest: &Manifest) -> Result<Bytes, SpoolError> {
+    let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
+    let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
+    for number in 0..u32::try_from(size.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
+        match store.get(&keys::chunk(manifest.id, number))? {
+            Some(chunk) => body.extend_from_slice(&chunk),
+            None => break,
+        }
+    }
+    if body.len() == size {
+        Ok(body.freeze())
+    } else {
+        let reason = format!("the message of mail {} has {} of its {size} bytes", manifest.id, body.len());
+        Err(SpoolError::Unreadable(reason))
+    }
+}
+
+/// All routes that have a queue.
+pub(super) fn routes<S: Store>(store: &S) -> Result<Vec<Route>, SpoolError> {
+    let mut routes = Vec::new();
+    let (mut from, to) = keys::starting_with(b"q");
+    loop {
+        let mut found = None;
+        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+            found = Some(key.to_vec());
+            ControlFlow::Break(())
+        })?;
+        let Some(key) = found else { return Ok(routes) };
+        match keys::read_queue(&key) {
+            Some(read) => {
+                from = keys::starting_with(&keys::route_prefix(read.route.as_str())).1;
+                routes.push(read.route);
+            }
+            None => from = [&key[..], &[0]].concat(),
+        }
+    }
+}
+
+pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, SpoolError> {
+    let (from, to) = keys::starting_with(b"t");
+    let mut first = None;
+    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        first = keys::read_timer(key).map(|(at, _)| at);
+        if first.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(first)
+}
+
+/// Reads the next places of queues into their windows.
+pub(super) fn refill<S: Store>(shared: &Shared<S>, refills: Vec<(QueueName, Option<Place>)>) -> Result<(), SpoolError> {
+    let mut outcome = Ok(());
+    for (queue, after) in refills {
+        let read = read_places(&shared.store, &queue, after);
+        let mut book = shared.book.lock();
+        match read {
+            Ok(read) => {
+                let all = read.len() < REFILL;
+                book.end_refill(&queue, Some((read, all)));
+            }
+            Err(error) => {
+                book.end_refill(&queue, None);
+                outcome = Err(error);
+            }
+        }
+    }
+    outcome
+}
+
+fn read_places<S: Store>(
+    store: &S,
+    queue: &QueueName,
+    after: Option<Place>,
+) -> Result<Vec<(Place, Entry)>, SpoolError> {
+    let (start, end) = keys::starting_with(&keys::queue_prefix(&queue.route, queue.priority));
+    let from = after.map_or(start, |place| [&keys::queue(&queue.route, queue.priority, &place)[..], &[0]].concat());
+    let mut read = Vec::with_capacity(REFILL);
+    store.walk(&from, &end, Walk::Up, &mut |key, value| {
+        if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
+            read.push((key.place, entry));
+        }
+        if read.len() < REFILL { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(read)
+}
+
+/// Places whose mail cannot be sent, and why it matters: something cannot be read, or it may have been sent already.
+pub(super) struct Broken {
+    pub queue: QueueName,
+    pub leases: Vec<(Lease, Place)>,
+    pub in_doubt: bool,
+}
+
+/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes back as broken.
+pub(super) fn claims<S: Store>(
+    shared: &Shared<S>,
+    leased: Vec<(QueueName, Vec<(Lease, Place)>)>,
+) -> (Vec<Claim>, Vec<Broken>) {
+    let mut claims = Vec::with_capacity(leased.len());
+    let mut broken = Vec::new();
+    for (queue, leases) in leased {
+        let Some(mail) = leases.first().map(|(_, place)| place.mail) else { continue };
+        let parts = manifest(&shared.store, mail)
+            .and_then(|found| found.ok_or_else(|| SpoolError::Unreadable(format!("mail {mail} has no manifest"))))
+            .and_then(|manifest| body(&shared.store, &manifest).map(|body| (manifest, body)));
+        let (manifest, body) = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
+                broken.push(Broken { queue, leases, in_doubt: false });
+                continue;
+            }
+        };
+        let mut deliveries = Vec::with_capacity(leases.len());
+        for (lease, place) in leases {
+            let delivery = shared.store.get(&keys::delivery(mail, place.index));
+            match delivery.map(|bytes| bytes.map(|bytes| codec::decode::<Delivery>(&bytes))) {
+                Ok(Some(Ok(delivery))) if delivery.stage == (Stage::Pending { due: place.due }) => {
+                    deliveries.push((lease, delivery));
+                }
+                Ok(Some(Ok(Delivery { stage: Stage::Committing { .. }, .. }))) => {
+                    broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: true });
+                }
+                // It was changed after its queue was read: the queue on disk no longer holds it.
+                Ok(Some(Ok(_))) => shared.book.lock().end(&lease.spend()),
+                Ok(None) if !shared.is_queued(&queue, &place) => shared.book.lock().end(&lease.spend()),
+                Ok(_) => broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: false }),
+                // The disk did not answer: the lease goes back when it is dropped here.
+                Err(error) => tracing::error!(mail.id = %mail, %error, "cannot be read now"),
+            }
+        }
+        if !deliveries.is_empty() {
+            claims.push(Claim { manifest: Arc::new(manifest), body, deliveries });
+        }
+    }
+    (claims, broken)
+}
+
+impl<S: Store> Shared<S> {
+    fn is_queued(&self, queue: &QueueName, place: &Place) -> bool {
+        matches!(self.store.get(&keys::queue(&queue.route, queue.priority, place)), Ok(Some(_)))
+    }
+}
+
+/// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise all mails, newest first.
+pub(super) fn list<S: Store>(shared: &Shared<S>, query: &Query, now: Timestamp) -> Result<Page, SpoolError> {
+    let (prefix, way): (&[u8], Walk) = match query.state {
+        Some(State::Dead) => (b"xd", Walk::Down),
+        Some(State::Cancelled) => (b"xc", Walk::Down),
+        Some(State::Delivered) | None => (b"m", Walk::Down),
+        Some(_) => (b"q", Walk::Up),
+    };
+    let (mut from, mut to) = keys::starting_with(prefix);
+    if let Some(cursor) = &query.cursor {
+        let at = unhex(cursor).filter(|key| key.starts_with(prefix));
+        let at = at.ok_or(SpoolError::BadCursor)?;
+        match way {
+            Walk::Up => from = [&at[..], &[0]].concat(),
+            Walk::Down => to = at,
+        }
+    }
+    let mut page = Page::default();
+    let mut last: Option<(Vec<u8>, MailId)> = None;
+    let mut looked_at = 0;
+    let mut broken = Ok(());
+    let mut full = false;
+    shared.store.walk(&from, &to, way, &mut |key, _| {
+        let mail = match prefix {
+            b"m" => keys::mail_of(key),
+            b"q" => keys::read_queue(key).map(|read| read.place.mail),
+            _ => keys::mail_of(&key[1..]),
+        };
+        let Some(mail) = mail else { return ControlFlow::Continue(()) };
+        // The deliveries of one mail stand together in every index, except in a queue of several due times.
+        if last.as_ref().is_some_and(|(_, seen)| *seen == mail) {
+            last = Some((key.to_vec(), mail));
+            return ControlFlow::Continue(());
+        }
+        if page.mails.len() >= query.page_size() || looked_at >= LOOKED_AT {
+            full = true;
+            return ControlFlow::Break(());
+        }
+        looked_at += 1;
+        last = Some((key.to_vec(), mail));
+        match record(shared, mail) {
+            Ok(Some(record)) => {
+                let in_state = query.state.is_none_or(|state| record.states(now).any(|s| s == state));
+                let first = prefix != b"q" || is_first_place(&record, key);
+                if in_state && first && query.admits(&record) {
+                    page.mails.push(record);
+                }
+            }
+            Ok(None) => {}
+            // A manifest that cannot be read hides one mail, not the list.
+            Err(SpoolError::Unreadable(_)) => {}
+            Err(error) => broken = Err(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+    broken?;
+    if full {
+        page.next = last.map(|(key, _)| hex(&key));
+    }
+    Ok(page)
+}
+
+/// A mail with several pending deliveries stands in the queues several times: it is listed at the first.
+fn is_first_place(record: &Record, key: &[u8]) -> bool {
+    let manifest = &record.manifest;
+    let places = (0u16..).zip(&record.deliveries).filter_map(|(index, delivery)| {
+        let due = delivery.stage.due()?;
+        Some(keys::queue(&delivery.route, manifest.priority, &Place { due, mail: manifest.id, index }))
+    });
+    places.min().is_none_or(|first| first.as_slice() >= key)
+}
+
+/// Counts. Pending deliveries are walked, because whether they are due changes by itself.
+pub(super) fn stats<S: Store>(shared: &Shared<S>, now: Timestamp) -> Result<SpoolStats, SpoolError> {
+    let mut stats = SpoolStats { bytes: shared.store.bytes(), ..SpoolStats::default() };
+    stats.stale_settles = shared.stale.load(std::sync::atomic::Ordering::Relaxed);
+    let totals = shared.totals.lock().clone();
+    stats.quarantined = totals.quarantined;
+    for (kind, state) in [State::Delivered, State::Dead, State::Cancelled].into_iter().enumerate() {
+        stats.counts[state as usize] = totals.finished[kind];
+    }
+    let leased: BTreeMap<Slot, Place> =
+        shared.book.lock().leases().map(|leased| (leased.place.slot(), leased.place)).collect();
+    let (from, to) = keys::starting_with(b"q");
+    let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
+    let mut oldest: Option<Timestamp> = None;
+    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) else {
+            return ControlFlow::Continue(());
+        };
+        let state = if leased.contains_key(&key.place.slot()) {
+            State::Sending
+        } else if key.place.due <= now {
+            oldest = Some(oldest.map_or(key.place.due, |oldest| oldest.min(key.place.due)));
+            State::Queued
+        } else if entry.tried {
+            State::Deferred
+        } else {
+            State::Scheduled
+        };
+        stats.counts[state as usize][key.priority.index()] += 1;
+        *backlog.entry(key.route).or_default() += 1;
+        ControlFlow::Continue(())
+    })?;
+    stats.oldest_due = oldest;
+    stats.backlog = backlog.into_iter().collect();
+    Ok(stats)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}

@@ -1,0 +1,285 @@
+//! The front of one queue, in memory. The queue itself is on disk; the window holds its first places, so that claiming is
+//! cheap and memory stays bounded however long the queue is.
+//!
+//! *Invariant:* every place of the queue up to `covered` is in the window or leased; places beyond are on disk only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::keys::Place;
+use crate::delivery::Delivery;
+use crate::mail::Timestamp;
+use crate::spool::Manifest;
+
+/// The most places a window holds.
+const CAPACITY: usize = 4096;
+/// How many places are read from disk at a time.
+pub(super) const REFILL: usize = 1024;
+
+/// A mail as it was put, kept from accept until it is sent, so that sending needs no disk.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub manifest: Arc<Manifest>,
+    pub body: Bytes,
+    pub deliveries: Vec<Delivery>,
+    /// Its share of the memory that such mails may take.
+    pub _share: Share,
+}
+
+/// Memory that mails may take until they are sent.
+#[derive(Clone, Debug)]
+pub(super) struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        Budget(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// Takes a share; `None` when too little is left.
+    pub(super) fn share(&self, bytes: usize) -> Option<Share> {
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        left.ok().map(|_| Share { budget: self.clone(), bytes })
+    }
+}
+
+/// A share of a [`Budget`], given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.0.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What a window knows about a place.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// The message's size in bytes.
+    pub size: u64,
+    /// When the mail is worthless, which is when it is looked at in any case.
+    pub expires_at: Timestamp,
+    /// Whether it was tried before.
+    pub tried: bool,
+    pub fresh: Option<Arc<Fresh>>,
+}
+
+impl Entry {
+    pub(super) fn of(manifest: &Manifest) -> Self {
+        Entry { size: manifest.size, expires_at: manifest.expires_at, tried: false, fresh: None }
+    }
+
+    /// As it stands beside its place on disk.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.size.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&self.expires_at.as_millis().to_be_bytes());
+        bytes.push(u8::from(self.tried));
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (size, rest) = bytes.split_first_chunk::<8>()?;
+        let (expires_at, rest) = rest.split_first_chunk::<8>()?;
+        let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
+        Some(Entry { size: u64::from_be_bytes(*size), expires_at, tried: rest == [1], fresh: None })
+    }
+}
+
+/// Up to which place a window knows its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Covered {
+    Nothing,
+    UpTo(Place),
+    All,
+}
+
+pub(super) struct Window {
+    places: BTreeMap<Place, Entry>,
+    covered: Covered,
+    /// Places that were put while the disk is being read: the reader may or may not see them.
+    missed: Option<Vec<(Place, Entry)>>,
+}
+
+impl Window {
+    /// The window of a queue that is empty on disk.
+    pub(super) fn of_empty_queue() -> Self {
+        Window { places: BTreeMap::new(), covered: Covered::All, missed: None }
+    }
+
+    /// The window of a queue of which nothing is known yet.
+    pub(super) fn of_unknown_queue() -> Self {
+        Window { covered: Covered::Nothing, ..Window::of_empty_queue() }
+    }
+
+    /// A place that is now in the queue on disk.
+    pub(super) fn insert(&mut self, place: Place, entry: Entry) {
+        let within = match self.covered {
+            Covered::All => true,
+            Covered::UpTo(last) => place <= last,
+            Covered::Nothing => false,
+        };
+        if within {
+            self.places.insert(place, entry);
+            self.trim();
+        } else if let Some(missed) = &mut self.missed {
+            missed.push((place, entry));
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.places.len() > CAPACITY {
+            self.places.pop_last();
+            self.covered = self.places.last_key_value().map_or(Covered::Nothing, |(last, _)| Covered::UpTo(*last));
+        }
+    }
+
+    /// A place that is no longer in the queue, or not to be taken.
+    pub(super) fn remove(&mut self, place: &Place) {
+        self.places.remove(place);
+        if let Some(missed) = &mut self.missed {
+            missed.retain(|(other, _)| other != place);
+        }
+    }
+
+    /// The first place, if it is due.
+    pub(super) fn first_due(&self, now: Timestamp) -> Option<(&Place, &Entry)> {
+        self.places.first_key_value().filter(|(place, _)| place.due <= now)
+    }
+
+    /// Takes the first place out.
+    pub(super) fn pop(&mut self) -> Option<(Place, Entry)> {
+        self.places.pop_first()
+    }
+
+    /// The first due time after `after` that the window knows of.
+    pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
+        let from = Place { due: after + std::time::Duration::from_millis(1), ..Place::first() };
+        self.places.range(from..).next().map(|(place, _)| place.due)
+    }
+
+    /// Whether the disk must be read before it is known what comes next.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.places.is_empty() && self.covered != Covered::All && self.missed.is_none()
+    }
+
+    /// Begins to read the disk: the place after which to read.
+    pub(super) fn begin_refill(&mut self) -> Option<Place> {
+        self.missed = Some(Vec::new());
+        match self.covered {
+            Covered::UpTo(last) => Some(last),
+            _ => None,
+        }
+    }
+
+    /// What was read: up to [`REFILL`] places, all there are if `all`. `is_free` says whether a place is not leased.
+    pub(super) fn end_refill(&mut self, read: Vec<(Place, Entry)>, all: bool, is_free: impl Fn(&Place) -> bool) {
+        let missed = self.missed.take().unwrap_or_default();
+        self.covered = match read.last() {
+            _ if all => Covered::All,
+            Some((last, _)) => Covered::UpTo(*last),
+            None => self.covered,
+        };
+        for (place, entry) in read {
+            if is_free(&place) {
+                self.places.insert(place, entry);
+            }
+        }
+        for (place, entry) in missed {
+            if is_free(&place) {
+                self.insert(place, entry);
+            }
+        }
+    }
+
+    /// Gives up a read that failed; it is tried again.
+    pub(super) fn abort_refill(&mut self) {
+        self.missed = None;
+    }
+}
+
+impl Place {
+    /// Before every other place.
+    pub(super) fn first() -> Self {
+        Place { due: Timestamp::from_millis(0), mail: crate::mail::MailId::from_bytes([0; 16]), index: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::MailId;
+
+    fn place(n: u64) -> Place {
+        let mut id = [0; 16];
+        id[8..].copy_from_slice(&n.to_be_bytes());
+        Place { due: Timestamp::from_millis(n.cast_signed()), mail: MailId::from_bytes(id), index: 0 }
+    }
+
+    fn entry() -> Entry {
+        Entry { size: 1, expires_at: Timestamp::MAX, tried: false, fresh: None }
+    }
+
+    #[test]
+    fn a_long_queue_is_walked_to_its_end_in_order_and_memory_stays_bounded() {
+        let mut disk = std::collections::BTreeSet::new();
+        let mut window = Window::of_empty_queue();
+        let total = (CAPACITY * 3) as u64;
+        for n in (0..total).rev() {
+            disk.insert(place(n));
+            window.insert(place(n), entry());
+            assert!(window.places.len() <= CAPACITY);
+        }
+        let mut taken = Vec::new();
+        loop {
+            while let Some((first, _)) = window.pop() {
+                disk.remove(&first);
+                taken.push(first);
+            }
+            if !window.is_exhausted() {
+                break;
+            }
+            let after = window.begin_refill();
+            let rest = disk.iter().filter(|p| after.is_none_or(|after| **p > after));
+            let read: Vec<_> = rest.take(REFILL).map(|p| (*p, entry())).collect();
+            let all = read.len() < REFILL;
+            window.end_refill(read, all, |_| true);
+        }
+        assert_eq!(taken, (0..total).map(place).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_place_put_while_the_disk_is_read_is_not_lost() {
+        let mut window = Window::of_unknown_queue();
+        assert!(window.is_exhausted());
+        window.begin_refill();
+        assert!(!window.is_exhausted(), "one reader is enough");
+        window.insert(place(5), entry());
+        window.end_refill(vec![(place(1), entry())], true, |_| true);
+        assert_eq!(window.pop().map(|(p, _)| p), Some(place(1)));
+        assert_eq!(window.pop().map(|(p, _)| p), Some(place(5)));
+    }
+
+    #[test]
+    fn a_place_removed_while_the_disk_is_read_and_one_that_is_leased_do_not_come_back() {
+        let mut window = Window::of_unknown_queue();
+        window.begin_refill();
+        window.insert(place(5), entry());
+        window.remove(&place(5));
+        window.end_refill(vec![(place(1), entry())], true, |p| *p != place(1));
+        assert!(window.pop().is_none());
+    }
+
+    #[test]
+    fn the_next_due_time_is_after_the_one_given() {
+        let mut window = Window::of_empty_queue();
+        (3..6).for_each(|n| window.insert(place(n), entry()));
+        assert_eq!(window.next_due(Timestamp::from_millis(3)), Some(Timestamp::from_millis(4)));
+        assert_eq!(window.next_due(Timestamp::from_millis(5)), None);
+    }
+}

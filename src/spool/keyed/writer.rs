@@ -1,0 +1,505 @@
+//! The one thread that writes. It drains what was asked into a group, commits the group, and then answers everybody in it:
+//! so one sync serves many.
+//!
+//! *Invariant:* nobody is answered before the commit that holds his change, and the book is changed only after it. A commit
+//! that fails is never tried again: the spool is closed to writing, and what is on disk stays as it is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shared;
+use super::book::QueueName;
+use super::keys::{self, Place, Timer};
+use super::window::{Entry, Fresh};
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::mail::{MailId, Priority, Timestamp};
+use crate::spool::codec::{self, KeyRecord, Totals};
+use crate::spool::store::{Batch, Store};
+use crate::spool::{LeaseToken, Manifest, Put, Recorded, SpoolError};
+
+/// The most commands in one group.
+const GROUP_COMMANDS: usize = 1024;
+/// The most bytes of bodies in one group.
+const GROUP_BYTES: usize = 512 * 1024;
+
+/// A mail, encoded by its caller so that the writer has little to do.
+pub(super) struct Encoded {
+    pub manifest: Arc<Manifest>,
+    pub deliveries: Vec<Delivery>,
+    /// What to write besides the queue, the timers and the idempotency key.
+    pub batch: Batch,
+    pub bytes: usize,
+    pub fresh: Option<Arc<Fresh>>,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
+
+/// A change of what is already kept: made alone, with reads of its own.
+pub(super) type Change<S> = Box<dyn FnOnce(&mut Changing<'_, S>) + Send>;
+
+pub(super) enum Command<S> {
+    /// Part of a large message, before the mail that it belongs to.
+    Write(Batch, Reply<()>),
+    Put(Vec<Encoded>, oneshot::Sender<Vec<Result<Put, SpoolError>>>),
+    Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
+    Settle(Vec<(LeaseToken, Delivery, Vec<u8>)>, Reply<Vec<Recorded>>),
+    Change(Change<S>),
+    Close(Reply<()>),
+}
+
+/// Takes commands until the last sender is gone or one says close.
+pub(super) fn run<S: Store>(shared: &Shared<S>, mut commands: mpsc::UnboundedReceiver<Command<S>>, totals: Totals) {
+    let mut writer = Writer { shared, totals, last_sync: Instant::now(), unsynced: false };
+    let mut next = None;
+    loop {
+        let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else { break };
+        match first {
+            Command::Change(change) => writer.change(change),
+            Command::Close(reply) => {
+                let synced = writer.shared.store.sync();
+                writer.shared.fail(SpoolError::Closed);
+                commands.close();
+                let _ = reply.send(synced);
+            }
+            groupable => {
+                let mut group = Group::default();
+                writer.gather(&mut group, groupable);
+                while group.commands < GROUP_COMMANDS && group.bytes < GROUP_BYTES {
+                    match commands.try_recv() {
+                        Ok(Command::Change(change)) => {
+                            next = Some(Command::Change(change));
+                            break;
+                        }
+                        Ok(Command::Close(reply)) => {
+                            next = Some(Command::Close(reply));
+                            break;
+                        }
+                        Ok(command) => writer.gather(&mut group, command),
+                        Err(_) => break,
+                    }
+                }
+                writer.commit(group);
+            }
+        }
+    }
+    let _ = writer.shared.store.sync();
+    writer.shared.fail(SpoolError::Closed);
+}
+
+struct Writer<'a, S> {
+    shared: &'a Shared<S>,
+    totals: Totals,
+    last_sync: Instant,
+    unsynced: bool,
+}
+
+/// Something to do once the outcome of the commit is known.
+type Answer<S> = Box<dyn FnOnce(&Shared<S>, &Result<(), SpoolError>)>;
+
+struct Group<S> {
+    commands: usize,
+    bytes: usize,
+    batch: Batch,
+    totals: Option<Totals>,
+    /// Idempotency keys that this group writes.
+    keys: HashMap<[u8; 16], KeyRecord>,
+    answers: Vec<Answer<S>>,
+    wakes: bool,
+}
+
+impl<S> Default for Group<S> {
+    fn default() -> Self {
+        Group {
+            commands: 0,
+            bytes: 0,
+            batch: Batch::new(),
+            totals: None,
+            keys: HashMap::new(),
+            answers: Vec::new(),
+            wakes: false,
+        }
+    }
+}
+
+impl<S: Store> Writer<'_, S> {
+    /// The next command; meanwhile syncs when it is time, where syncing is not done with each group.
+    fn wait(&mut self, commands: &mut mpsc::UnboundedReceiver<Command<S>>) -> Option<Command<S>> {
+        let Some(interval) = self.shared.options.sync_interval.filter(|_| self.unsynced) else {
+            return commands.blocking_recv();
+        };
+        loop {
+            match commands.try_recv() {
+                Ok(command) => return Some(command),
+                Err(mpsc::error::TryRecvError::Disconnected) => return None,
+                Err(mpsc::error::TryRecvError::Empty) => {}
+            }
+            if self.last_sync.elapsed() >= interval {
+                self.sync();
+                return commands.blocking_recv();
+            }
+            std::thread::sleep(Duration::from_millis(5).min(interval));
+        }
+    }
+
+    fn sync(&mut self) {
+        if let Err(error) = self.shared.store.sync() {
+            self.shared.fail(error);
+        }
+        self.last_sync = Instant::now();
+        self.unsynced = false;
+    }
+
+    fn gather(&mut self, group: &mut Group<S>, command: Command<S>) {
+        group.commands += 1;
+        match command {
+            Command::Write(batch, reply) => {
+                group.bytes += batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+                group.batch.extend(batch);
+                group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+            }
+            Command::Put(mails, reply) => self.put(group, mails, reply),
+            Command::Mark(marked, reply) => self.mark(group, marked, reply),
+            Command::Settle(settled, reply) => self.settle(group, settled, reply),
+            Command::Change(_) | Command::Close(_) => unreachable!("these are never gathered"),
+        }
+    }
+
+    fn put(&mut self, group: &mut Group<S>, mails: Vec<Encoded>, reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>) {
+        let room = self.shared.store.has_room();
+        let mut results = Vec::with_capacity(mails.len());
+        let mut stored = Vec::with_capacity(mails.len());
+        for mut mail in mails {
+            let judged = room.clone().and_then(|()| self.judge_key(group, &mail.manifest));
+            if let Ok(Put::Stored) = judged {
+                group.bytes += mail.bytes;
+                group.batch.append(&mut mail.batch);
+                self.index(group, &mail);
+                stored.push(mail);
+            }
+            results.push(judged);
+        }
+        group.wakes |= !stored.is_empty();
+        group.answers.push(Box::new(move |shared, outcome| {
+            if let Err(error) = outcome {
+                results.iter_mut().for_each(|result| *result = Err(error.clone()));
+            } else {
+                shared.enqueue(stored);
+            }
+            let _ = reply.send(results);
+        }));
+    }
+
+    /// Whether a mail is new, as far as its idempotency key says.
+    fn judge_key(&self, group: &Group<S>, manifest: &Manifest) -> Result<Put, SpoolError> {
+        let Some(key) = &manifest.idempotency_key else { return Ok(Put::Stored) };
+        let hash = keys::hash_of(key);
+        let known = match group.keys.get(&hash) {
+            Some(record) => Some(record.clone()),
+            None => match self.shared.store.get(&keys::idempotency(hash))? {
+                Some(bytes) => Some(codec::decode::<KeyRecord>(&bytes)?),
+                None => None,
+            },
+        };
+        match known {
+            Some(record) if record.fingerprint == manifest.fingerprint => Ok(Put::Duplicate(record.mail)),
+            Some(record) => Err(SpoolError::KeyReused(record.mail)),
+            None => Ok(Put::Stored),
+        }
+    }
+
+    fn index(&mut self, group: &mut Group<S>, mail: &Encoded) {
+        let manifest = &mail.manifest;
+        for (index, delivery) in (0u16..).zip(&mail.deliveries) {
+            let Some(due) = delivery.stage.due() else { continue };
+            let place = Place { due, mail: manifest.id, index };
+            let entry = Entry::of(manifest).to_bytes();
+            group.batch.push((keys::queue(&delivery.route, manifest.priority, &place), Some(entry)));
+            self.totals.pending[manifest.priority.index()] += 1;
+        }
+        group.totals = Some(self.totals.clone());
+        group.batch.push((keys::timer(manifest.expires_at, Timer::Mail(manifest.id)), Some(Vec::new())));
+        if let Some(key) = &manifest.idempotency_key {
+            let hash = keys::hash_of(key);
+            let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
+            let record = KeyRecord { mail: manifest.id, fingerprint: manifest.fingerprint, until };
+            group.batch.push((keys::idempotency(hash), Some(codec::encode(&record))));
+            group.batch.push((keys::timer(until, Timer::Key(hash)), Some(Vec::new())));
+            group.keys.insert(hash, record);
+            self.shared.hear_of_timer(until);
+        }
+        self.shared.hear_of_timer(manifest.expires_at);
+    }
+
+    fn mark(&mut self, group: &mut Group<S>, marked: Vec<(LeaseToken, Delivery)>, reply: Reply<()>) {
+        for (token, delivery) in marked {
+            group.batch.push((keys::delivery(token.mail, token.index), Some(codec::encode(&delivery))));
+            group.batch.push((keys::marked(token.mail, token.index), Some(Vec::new())));
+        }
+        group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+    }
+
+    fn settle(
+        &mut self,
+        group: &mut Group<S>,
+        settled: Vec<(LeaseToken, Delivery, Vec<u8>)>,
+        reply: Reply<Vec<Recorded>>,
+    ) {
+        let mut recorded = Vec::with_capacity(settled.len());
+        let mut done = Vec::with_capacity(settled.len());
+        {
+            let book = self.shared.book.lock();
+            for (token, delivery, bytes) in settled {
+                let Some(leased) = book.current(&token) else {
+                    self.shared.count_stale();
+                    recorded.push(Recorded::Stale);
+                    continue;
+                };
+                recorded.push(Recorded::Done);
+                if leased.marked {
+                    group.batch.push((keys::marked(token.mail, token.index), None));
+                }
+                let step = Step { queue: &leased.queue, old: leased.place, entry: &leased.entry, delivery: &delivery };
+                let next = step.write(&mut group.batch, bytes, &mut self.totals, self.shared);
+                done.push((token, next));
+            }
+        }
+        group.totals = Some(self.totals.clone());
+        group.wakes |= done.iter().any(|(_, next)| next.is_some());
+        group.answers.push(Box::new(move |shared, outcome| {
+            let answer = outcome.clone().map(|()| {
+                let mut book = shared.book.lock();
+                for (token, next) in done {
+                    book.end(&token);
+                    if let Some((queue, place, entry)) = next {
+                        book.enqueue(&queue, place, entry);
+                    }
+                }
+                recorded
+            });
+            let _ = reply.send(answer);
+        }));
+    }
+
+    fn change(&mut self, change: Change<S>) {
+        let mut changing = Changing::new(self.shared, self.totals.clone());
+        change(&mut changing);
+        self.totals = changing.totals.clone();
+        self.unsynced |= self.shared.options.sync_interval.is_some();
+    }
+
+    fn commit(&mut self, mut group: Group<S>) {
+        if let Some(totals) = group.totals.take() {
+            group.batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
+        }
+        let sync = self.shared.options.sync_interval.is_none();
+        let started = Instant::now();
+        let outcome = match self.shared.failure() {
+            Some(failure) => Err(failure),
+            None if group.batch.is_empty() => Ok(()),
+            None => self.shared.store.commit(group.batch, sync).inspect_err(|e| self.shared.fail(e.clone())),
+        };
+        self.shared.time_sync(started.elapsed());
+        self.shared.publish(&self.totals);
+        for answer in group.answers {
+            answer(self.shared, &outcome);
+        }
+        if group.wakes {
+            self.shared.changed.notify_one();
+        }
+        if !sync {
+            self.unsynced = true;
+            if self.shared.options.sync_interval.is_some_and(|interval| self.last_sync.elapsed() >= interval) {
+                self.sync();
+            }
+        }
+    }
+}
+
+/// One delivery's step from its old place in a queue to what it is now.
+pub(super) struct Step<'a> {
+    pub queue: &'a QueueName,
+    pub old: Place,
+    pub entry: &'a Entry,
+    pub delivery: &'a Delivery,
+}
+
+/// Where a delivery waits now.
+pub(super) type Waiting = (QueueName, Place, Entry);
+
+impl Step<'_> {
+    /// Adds the step to a batch, and keeps the totals in step. Returns where the delivery waits now, if it does.
+    pub(super) fn write<S: Store>(
+        &self,
+        batch: &mut Batch,
+        bytes: Vec<u8>,
+        totals: &mut Totals,
+        shared: &Shared<S>,
+    ) -> Option<Waiting> {
+        let Place { mail, index, .. } = self.old;
+        let priority = self.queue.priority;
+        batch.push((keys::delivery(mail, index), Some(bytes)));
+        batch.push((keys::queue(&self.queue.route, priority, &self.old), None));
+        if let Some(due) = self.delivery.stage.due() {
+            let place = Place { due, ..self.old };
+            let route = self.delivery.route.clone();
+            let entry = Entry { fresh: None, tried: self.delivery.tries > 0, ..self.entry.clone() };
+            batch.push((keys::queue(&route, priority, &place), Some(entry.to_bytes())));
+            return Some((QueueName { route, priority }, place, entry));
+        }
+        count_finished(totals, &self.delivery.stage, priority, 1);
+        totals.pending[priority.index()] = totals.pending[priority.index()].saturating_sub(1);
+        if let Some(key) = keys::finished(&self.delivery.stage, mail, index) {
+            batch.push((key, Some(Vec::new())));
+        }
+        // The mail is looked at when it expires, and its pruning planned then; unless it should be gone by then.
+        let prune_at = self.delivery.stage.finished_at().map(|at| at + shared.options.retention);
+        if let Some(at) = prune_at.filter(|at| *at < self.entry.expires_at) {
+            batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
+            shared.hear_of_timer(at);
+        }
+        None
+    }
+}
+
+/// Adds `by` to, or takes it from, the total that a finished delivery counts in.
+pub(super) fn count_finished(totals: &mut Totals, stage: &Stage, priority: Priority, by: i64) {
+    let kind = match stage {
+        Stage::Delivered { .. } => 0,
+        Stage::Dead { .. } => 1,
+        Stage::Cancelled { .. } => 2,
+        _ => return,
+    };
+    let total = &mut totals.finished[kind][priority.index()];
+    *total = total.saturating_add_signed(by);
+}
+
+/// A change of what is already kept, under way on the writer's thread.
+pub(super) struct Changing<'a, S> {
+    pub shared: &'a Shared<S>,
+    pub batch: Batch,
+    pub totals: Totals,
+    seized: Vec<(LeaseToken, Option<Waiting>)>,
+    enqueued: Vec<Waiting>,
+}
+
+impl<'a, S: Store> Changing<'a, S> {
+    pub(super) fn new(shared: &'a Shared<S>, totals: Totals) -> Self {
+        Changing { shared, batch: Batch::new(), totals, seized: Vec::new(), enqueued: Vec::new() }
+    }
+
+    /// Holds a pending delivery, so that no sender takes it meanwhile; false if one has it.
+    pub(super) fn seize(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) -> bool {
+        let Some(due) = delivery.stage.due() else { return false };
+        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
+        let place = Place { due, mail: manifest.id, index };
+        let seized = self.shared.book.lock().seize(&queue, place, Entry::of(manifest));
+        seized.map(|token| self.seized.push((token, None))).is_some()
+    }
+
+    /// Changes the delivery that was seized last.
+    pub(super) fn step_seized(&mut self, delivery: &Delivery) {
+        let Some((token, next)) = self.seized.last_mut() else { return };
+        let leased = self.shared.book.lock().current(token).cloned();
+        let Some(leased) = leased else { return };
+        let step = Step { queue: &leased.queue, old: leased.place, entry: &leased.entry, delivery };
+        *next = step.write(&mut self.batch, codec::encode(delivery), &mut self.totals, self.shared);
+    }
+
+    /// Puts a delivery that had ended back into a queue.
+    pub(super) fn enqueue_again(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) {
+        let Some(due) = delivery.stage.due() else { return };
+        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
+        let place = Place { due, mail: manifest.id, index };
+        let entry = Entry::of(manifest);
+        self.batch.push((keys::delivery(manifest.id, index), Some(codec::encode(delivery))));
+        self.batch.push((keys::queue(&queue.route, queue.priority, &place), Some(entry.to_bytes())));
+        self.totals.pending[queue.priority.index()] += 1;
+        self.enqueued.push((queue, place, entry));
+    }
+
+    /// Writes what was changed, lets go of what was seized, and wakes the scheduler.
+    pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let outcome = match self.shared.failure() {
+            Some(failure) => Err(failure),
+            None if batch.is_empty() => Ok(()),
+            None => {
+                batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
+                let sync = self.shared.options.sync_interval.is_none();
+                self.shared.store.commit(batch, sync).inspect_err(|e| self.shared.fail(e.clone()))
+            }
+        };
+        let mut book = self.shared.book.lock();
+        for (token, next) in self.seized.drain(..) {
+            if outcome.is_err() {
+                // It stays seized: what is on disk is not known, and nothing may be sent on a guess.
+                continue;
+            }
+            book.end(&token);
+            if let Some((queue, place, entry)) = next {
+                book.enqueue(&queue, place, entry);
+            }
+        }
+        let enqueued = std::mem::take(&mut self.enqueued);
+        if outcome.is_ok() {
+            enqueued.into_iter().for_each(|(queue, place, entry)| book.enqueue(&queue, place, entry));
+        }
+        drop(book);
+        self.shared.publish(&self.totals);
+        self.shared.changed.notify_one();
+        outcome
+    }
+
+    /// Sets a record aside that cannot be read.
+    pub(super) fn set_aside(&mut self, key: Vec<u8>) -> Result<(), SpoolError> {
+        if let Some(bytes) = self.shared.store.get(&key)? {
+            self.batch.push((keys::quarantined(&key), Some(bytes)));
+            self.batch.push((key, None));
+            self.totals.quarantined += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends a delivery that waits in a queue and cannot be sent: something of its mail cannot be read, or it is in doubt.
+    pub(super) fn end(
+        &mut self,
+        queue: &QueueName,
+        place: Place,
+        reason: DeadReason,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        let key = keys::delivery(place.mail, place.index);
+        let delivery = self.shared.store.get(&key)?.map(|bytes| codec::decode::<Delivery>(&bytes));
+        let queue_key = keys::queue(&queue.route, queue.priority, &place);
+        match delivery {
+            Some(Ok(mut delivery)) => {
+                delivery.stage = Stage::Dead { at: now, reason };
+                let entry = Entry { size: 0, expires_at: Timestamp::MAX, tried: true, fresh: None };
+                let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
+                step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
+                self.batch.push((keys::marked(place.mail, place.index), None));
+            }
+            Some(Err(_)) => {
+                self.set_aside(key)?;
+                self.forget(queue, queue_key);
+            }
+            None => self.forget(queue, queue_key),
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, queue: &QueueName, queue_key: Vec<u8>) {
+        self.batch.push((queue_key, None));
+        let pending = &mut self.totals.pending[queue.priority.index()];
+        *pending = pending.saturating_sub(1);
+    }
+
+    /// Plans to look at a mail at `at`.
+    pub(super) fn look_again(&mut self, mail: MailId, at: Timestamp) {
+        self.batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
+        self.shared.hear_of_timer(at);
+    }
+}

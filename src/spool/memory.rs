@@ -1,0 +1,70 @@
+//! A spool that forgets everything when its process ends: for tests.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::keyed::KeyedSpool;
+use super::store::{Batch, Store, Visit, Walk};
+use super::{Spool, SpoolError, SpoolOptions};
+
+/// An empty spool in memory.
+///
+/// # Panics
+/// If the system cannot start a thread.
+pub fn open(options: SpoolOptions) -> Arc<dyn Spool> {
+    let spool = KeyedSpool::open(MemoryStore::default(), options);
+    Arc::new(spool.expect("an empty store holds nothing that could not be read"))
+}
+
+#[derive(Default)]
+struct MemoryStore {
+    keys: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl Store for MemoryStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
+        Ok(self.keys.read().get(key).cloned())
+    }
+
+    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+        let keys = self.keys.read();
+        let mut range = keys.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        loop {
+            let next = if way == Walk::Up { range.next() } else { range.next_back() };
+            let Some((key, value)) = next else { return Ok(()) };
+            if let ControlFlow::Break(()) = visit(key, value) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn commit(&self, batch: Batch, _sync: bool) -> Result<(), SpoolError> {
+        let mut keys = self.keys.write();
+        for (key, value) in batch {
+            match value {
+                Some(value) => keys.insert(key, value),
+                None => keys.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+
+    fn has_room(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    fn is_persistent(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,124 @@
+//! Looks into a spool that no service has open: whether all of it is whole, and every mail of it as a file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::open::open_store;
+use crate::delivery::Stage;
+use crate::mail::MailId;
+use crate::spool::SpoolError;
+use crate::spool::keyed::inspect::{self, Seen};
+
+/// What was found in a spool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Mails that are whole.
+    pub mails: u64,
+    /// Deliveries that are not finished.
+    pub pending: u64,
+    /// Deliveries that a relay took.
+    pub delivered: u64,
+    /// Deliveries that failed for good.
+    pub dead: u64,
+    /// Deliveries that a user withdrew.
+    pub cancelled: u64,
+    /// Records that were set aside earlier, because they could not be read.
+    pub quarantined: u64,
+    /// What is wrong, one sentence each; empty for a sound spool.
+    pub problems: Vec<String>,
+}
+
+/// Reads every record and checks that they agree with each other. Changes nothing.
+///
+/// # Errors
+/// As [`open`](super::open): a spool that is in use or cannot be opened. What is wrong inside is in the result.
+pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
+    require(path)?;
+    let store = open_store(path)?;
+    let mut verified = Verified::default();
+    let problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
+        verified.mails += 1;
+        for delivery in seen.deliveries {
+            match delivery.stage {
+                Stage::Pending { .. } | Stage::Committing { .. } => verified.pending += 1,
+                Stage::Delivered { .. } => verified.delivered += 1,
+                Stage::Dead { .. } => verified.dead += 1,
+                Stage::Cancelled { .. } => verified.cancelled += 1,
+            }
+        }
+        Ok(())
+    })?;
+    verified.quarantined = inspect::quarantined(&store)?;
+    verified.problems = problems;
+    Ok(verified)
+}
+
+/// What an export wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// Mails that were written.
+    pub mails: u64,
+    /// What could not be, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Writes every mail to `to`: `ID.eml` with the message, and `ID.json` with its envelope and the state of each delivery.
+///
+/// # Errors
+/// As [`verify`], and where a file cannot be written.
+pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
+    require(path)?;
+    let store = open_store(path)?;
+    let cannot = |e: std::io::Error| SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()));
+    fs::create_dir_all(to).map_err(cannot)?;
+    let mut exported = Exported::default();
+    exported.problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
+        let id: MailId = seen.manifest.id;
+        fs::write(to.join(format!("{id}.eml")), seen.body).map_err(cannot)?;
+        fs::write(to.join(format!("{id}.json")), describe(&seen)).map_err(cannot)?;
+        exported.mails += 1;
+        Ok(())
+    })?;
+    Ok(exported)
+}
+
+fn require(path: &Path) -> Result<(), SpoolError> {
+    if path.join("db").is_file() {
+        return Ok(());
+    }
+    let reason = "there is no spool in this directory".into();
+    Err(SpoolError::Unopenable { path: path.to_owned(), reason })
+}
+
+/// The envelope as JSON. Written by hand because the engine alone has no JSON library; every value is one that needs no
+/// escaping beyond that of its debug form.
+fn describe(seen: &Seen<'_>) -> String {
+    let quote = |text: &str| {
+        let mut quoted = String::from('"');
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => quoted.extend(['\\', c]),
+                c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => quoted.push(c),
+            }
+        }
+        quoted + "\""
+    };
+    let manifest = seen.manifest;
+    let mut fields: BTreeMap<&str, String> = BTreeMap::new();
+    fields.insert("id", quote(&manifest.id.to_string()));
+    fields.insert("accepted_at", quote(&manifest.accepted_at.to_string()));
+    fields.insert("expires_at", quote(&manifest.expires_at.to_string()));
+    fields.insert("priority", quote(manifest.priority.as_str()));
+    fields.insert("return_path", manifest.return_path.as_ref().map_or("null".into(), |path| quote(path.as_str())));
+    let deliveries = seen.deliveries.iter().map(|delivery| {
+        let state = delivery.state(crate::mail::Timestamp::now(), false);
+        format!("{{\"recipient\": {}, \"state\": {}}}", quote(delivery.recipient.as_str()), quote(state.as_str()))
+    });
+    fields.insert("deliveries", format!("[{}]", deliveries.collect::<Vec<_>>().join(", ")));
+    let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
+}

@@ -1,0 +1,44 @@
+//! What the keyed spool needs from what keeps its bytes: ordered keys, and commits that are whole or not at all.
+
+use std::ops::ControlFlow;
+
+use super::SpoolError;
+
+/// Keys to write, in order; a key without a value is removed.
+pub(super) type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Looks at a key and its value, and says whether to go on.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// Which way to walk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// From the smallest key.
+    Up,
+    /// From the largest key.
+    Down,
+}
+
+/// Ordered keys with values. Called by one writer at a time, and by many readers.
+pub(super) trait Store: Send + Sync + 'static {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError>;
+
+    /// Walks the keys from `from` (included) to `to` (excluded).
+    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError>;
+
+    /// Writes a batch, whole or not at all. With `sync` it is on disk when this returns; without, after the next that is.
+    fn commit(&self, batch: Batch, sync: bool) -> Result<(), SpoolError>;
+
+    /// Puts what was committed on disk.
+    fn sync(&self) -> Result<(), SpoolError>;
+
+    /// Whether there is room for more mail.
+    fn has_room(&self) -> Result<(), SpoolError>;
+
+    /// Bytes on disk.
+    fn bytes(&self) -> u64;
+
+    /// Whether it survives the process.
+    fn is_persistent(&self) -> bool;
+}

@@ -1,0 +1,244 @@
+//! From nothing to a connection that is ready to send: name, TCP, TLS, EHLO, AUTH. Whatever goes wrong here is the relay's
+//! fault, never a mail's: each failure is an [`Outcome::Unavailable`] that names its step.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use lettre::transport::smtp::authentication::{Credentials, Mechanism};
+use lettre::transport::smtp::client::AsyncSmtpConnection;
+use lettre::transport::smtp::commands;
+use lettre::transport::smtp::extension::ClientId;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::Smtp;
+use super::connection::SmtpConnection;
+use super::extensions::Extensions;
+use super::reply::{Answer, nonsense};
+use super::wire::{Stream, Wire};
+use crate::delivery::{Outcome, Phase, printable};
+use crate::transport::{Auth, RelayError, Security, Server};
+
+/// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
+    let server = &smtp.server;
+    let (stream, peer) = dial(server).await?;
+    let wire = match server.security {
+        Security::Tls => Wire::new(secure(smtp, stream).await?, peer),
+        Security::Plain | Security::StartTls => Wire::new(Stream::Plain(stream), peer),
+    };
+    let (mut dialogue, mut extensions) = greet(smtp, &wire).await?;
+    if server.security == Security::StartTls {
+        start_tls(smtp, &wire, &mut dialogue, extensions).await?;
+        wire.pretend("220 secured\r\n");
+        (dialogue, extensions) = greet(smtp, &wire).await?;
+    }
+    if let Some(auth) = &server.auth {
+        log_in(&wire, &mut dialogue, auth, server.timeouts.auth).await?;
+    }
+    Ok(SmtpConnection::new(dialogue, wire, extensions, server))
+}
+
+/// What we call ourselves: what was configured, or this machine's name where it can stand in EHLO.
+pub(super) fn client_id(configured: Option<&str>) -> Result<ClientId, RelayError> {
+    let usable = |name: &str| !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic());
+    match configured {
+        Some(name) if !usable(name) => Err(RelayError::ClientName(name.to_owned())),
+        Some(name) => Ok(match name.parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => ClientId::Ipv4(address),
+            Ok(IpAddr::V6(address)) => ClientId::Ipv6(address),
+            Err(_) => ClientId::Domain(name.to_owned()),
+        }),
+        None => Ok(match ClientId::default() {
+            ClientId::Domain(name) if !usable(&name) => ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST),
+            named => named,
+        }),
+    }
+}
+
+fn unavailable(phase: Phase, reason: &str) -> Outcome {
+    Outcome::Unavailable(phase, printable(reason))
+}
+
+/// What a server says where it should have greeted, shaken hands or let us in.
+fn refused(phase: Phase, answer: &Answer) -> Outcome {
+    unavailable(phase, &format!("the server refused: {}", answer.reply()))
+}
+
+/// A failure that lettre reports: the wire knows best why, then the server.
+fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::Error) -> Outcome {
+    if let Some(fault) = wire.fault() {
+        return unavailable(phase, &fault);
+    }
+    match Answer::read(Err(error)) {
+        Ok(answer) => refused(phase, &answer),
+        Err(error) => unavailable(phase, &nonsense(&error)),
+    }
+}
+
+/// Connects to the first of the host's addresses that answers, in the resolver's order, each with a head start before the
+/// next.
+async fn dial(server: &Server) -> Result<(TcpStream, SocketAddr), Outcome> {
+    let place = format!("{}:{}", server.host, server.port);
+    let reached = timeout(server.timeouts.connect, async {
+        let addresses = tokio::net::lookup_host((server.host.as_str(), server.port)).await;
+        let addresses = addresses.map_err(|e| format!("cannot find the host {}: {e}", server.host))?;
+        let mut waiting = addresses.collect::<Vec<_>>().into_iter();
+        let mut trying = FuturesUnordered::new();
+        let mut reason = format!("the host {} has no address", server.host);
+        loop {
+            match waiting.next() {
+                Some(address) => trying.push(async move { (address, TcpStream::connect(address).await) }),
+                None if trying.is_empty() => return Err(reason),
+                None => {}
+            }
+            tokio::select! {
+                Some((address, connected)) = trying.next() => match connected {
+                    Ok(stream) => return Ok((stream, address)),
+                    Err(e) => reason = format!("cannot connect to {place} at {address}: {e}"),
+                },
+                () = sleep(HEAD_START), if waiting.len() > 0 => {}
+            }
+        }
+    });
+    let (stream, peer) = match reached.await {
+        Ok(reached) => reached.map_err(|reason| unavailable(Phase::Connect, &reason))?,
+        Err(_) => {
+            let span = humantime::format_duration(server.timeouts.connect);
+            return Err(unavailable(Phase::Connect, &format!("{place} did not answer within {span}")));
+        }
+    };
+    // Without it, Nagle's algorithm and delayed acknowledgements stall each mail by 40 ms.
+    stream.set_nodelay(true).map_err(|e| unavailable(Phase::Connect, &e.to_string()))?;
+    Ok((stream, peer))
+}
+
+async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
+    let tls = smtp.tls.as_ref().expect("a transport that uses TLS was made with it");
+    let span = smtp.server.timeouts.tls;
+    match timeout(span, tls.handshake(stream)).await {
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Err(reason)) => Err(unavailable(Phase::Tls, &reason)),
+        Err(_) => {
+            let span = humantime::format_duration(span);
+            Err(unavailable(Phase::Tls, &format!("the TLS handshake did not end within {span}")))
+        }
+    }
+}
+
+/// Awaits the greeting and says EHLO.
+async fn greet(smtp: &Smtp, wire: &Wire) -> Result<(AsyncSmtpConnection, Extensions), Outcome> {
+    wire.listen();
+    wire.wait_up_to_each_way(smtp.server.timeouts.greeting);
+    let met = AsyncSmtpConnection::connect_with_transport(wire.for_lettre(), &smtp.client).await;
+    let heard = wire.heard();
+    let (greeting, ehlo) = split_replies(&heard);
+    let dialogue = met.map_err(|error| {
+        let phase = if wire.has_written() { Phase::Ehlo } else { Phase::Greeting };
+        failed(phase, wire, error)
+    })?;
+    // lettre goes on after any 2yz and 3yz; only these two mean what was asked.
+    for (phase, lines, code) in [(Phase::Greeting, &greeting, "220"), (Phase::Ehlo, &ehlo, "250")] {
+        if let Some(line) = lines.first()
+            && !line.starts_with(code)
+        {
+            return Err(unavailable(phase, &format!("the server's answer makes no sense here: {line}")));
+        }
+    }
+    wire.is_silent().await.map_err(|reason| unavailable(Phase::Ehlo, &reason))?;
+    let extensions = Extensions::read(ehlo.iter().filter_map(|line| line.get(4..)));
+    Ok((dialogue, extensions))
+}
+
+/// The lines of the greeting, and those of the reply to EHLO.
+fn split_replies(heard: &str) -> (Vec<&str>, Vec<&str>) {
+    let lines: Vec<&str> = heard.lines().collect();
+    let ends = |line: &&str| line.as_bytes().get(3) != Some(&b'-');
+    let greeting = lines.iter().position(|line| ends(line)).map_or(lines.len(), |at| at + 1);
+    (lines[..greeting].to_vec(), lines[greeting..].to_vec())
+}
+
+/// Goes over to TLS, or fails: never on in the clear (RFC 3207).
+async fn start_tls(
+    smtp: &Smtp,
+    wire: &Wire,
+    dialogue: &mut AsyncSmtpConnection,
+    extensions: Extensions,
+) -> Result<(), Outcome> {
+    if !extensions.starttls {
+        return Err(unavailable(Phase::Tls, "the server does not offer STARTTLS, which smtp+starttls:// requires"));
+    }
+    wire.wait_up_to(smtp.server.timeouts.tls);
+    let answer = Answer::read(dialogue.command(commands::Starttls).await);
+    let answer = answer.map_err(|error| failed(Phase::Tls, wire, error))?;
+    if answer.code() != 220 {
+        return Err(refused(Phase::Tls, &answer));
+    }
+    // What came in the clear behind the 220 would be read as if it had come under TLS (CVE-2011-0411 and its kin).
+    wire.is_silent().await.map_err(|reason| unavailable(Phase::Tls, &format!("before the TLS handshake {reason}")))?;
+    let Stream::Plain(stream) = wire.take() else {
+        return Err(unavailable(Phase::Tls, "the connection is encrypted already"));
+    };
+    wire.put(secure(smtp, stream).await?);
+    Ok(())
+}
+
+async fn log_in(
+    wire: &Wire,
+    dialogue: &mut AsyncSmtpConnection,
+    auth: &Auth,
+    patience: Duration,
+) -> Result<(), Outcome> {
+    let (mechanisms, user, secret): (&[Mechanism], _, _) = match auth {
+        Auth::Password { user, password } => (&[Mechanism::Plain, Mechanism::Login], user, password.clone()),
+        Auth::OAuth2 { user, token } => (&[Mechanism::Xoauth2], user, fresh_token(token, patience).await?),
+    };
+    let Some(mechanism) = dialogue.server_info().get_auth_mechanism(mechanisms) else {
+        let wanted = mechanisms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        return Err(unavailable(Phase::Auth, &format!("the server does not offer AUTH {wanted}")));
+    };
+    let credentials = Credentials::new(user.clone(), secret.expose_secret().to_owned());
+    wire.wait_up_to(patience);
+    wire.listen();
+    let mut answer = dialogue.auth(&[mechanism], &credentials).await;
+    let heard = wire.heard();
+    // A refused token is explained in a challenge, which wants an empty line before the refusal itself comes.
+    if mechanism == Mechanism::Xoauth2 && heard.starts_with("334") {
+        answer = dialogue.command("\r\n").await;
+    }
+    let outcome = match Answer::read(answer) {
+        Ok(answer) if answer.code() == 235 => return Ok(()),
+        Ok(answer) => refused(Phase::Auth, &answer),
+        Err(error) => failed(Phase::Auth, wire, error),
+    };
+    Err(without_secrets(outcome, secret.expose_secret(), mechanism, credentials))
+}
+
+async fn fresh_token(
+    token: &crate::transport::TokenSource,
+    patience: Duration,
+) -> Result<secrecy::SecretString, Outcome> {
+    match timeout(patience, token()).await {
+        Ok(Ok(token)) => Ok(token),
+        Ok(Err(reason)) => Err(unavailable(Phase::Auth, &format!("no access token: {reason}"))),
+        Err(_) => Err(unavailable(Phase::Auth, "no access token: its source did not answer in time")),
+    }
+}
+
+/// A server may quote what we sent, in its refusal.
+fn without_secrets(outcome: Outcome, secret: &str, mechanism: Mechanism, credentials: Credentials) -> Outcome {
+    let Outcome::Unavailable(phase, reason) = outcome else { return outcome };
+    let challenge = (mechanism == Mechanism::Login).then(|| "Password".to_owned());
+    let command = commands::Auth::new(mechanism, credentials, challenge).map(|command| command.to_string());
+    let sent = command.as_deref().unwrap_or_default().trim_end().rsplit(' ').next().unwrap_or_default();
+    // The beginning is enough: the server's text may have been cut off.
+    let quoted = [secret, sent].iter().any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));
+    let told =
+        if quoted { "the server refused, in words that are not shown because they hold the login" } else { &reason };
+    unavailable(phase, told)
+}

@@ -1,0 +1,106 @@
+//! One open connection, and whether it may be used again.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::transport::smtp::client::AsyncSmtpConnection;
+
+use super::extensions::Extensions;
+use super::reply::{Answer, nonsense};
+use super::wire::{Unwritten, Wire};
+use crate::delivery::{Outcome, Phase};
+use crate::mail::MailId;
+use crate::transport::{Connection, Server, TimeOuts, Transaction};
+
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A connection that is greeted, secured and authenticated.
+pub(super) struct SmtpConnection {
+    pub(super) dialogue: AsyncSmtpConnection,
+    pub(super) wire: Wire,
+    pub(super) extensions: Extensions,
+    pub(super) timeouts: TimeOuts,
+    /// How many more mails may be sent.
+    pub(super) left: u32,
+    /// The mail whose commands were sent behind the message before it.
+    pub(super) begun: Option<MailId>,
+    /// Those commands.
+    pub(super) begun_commands: Vec<u8>,
+    /// Whether the server still holds an envelope that came to nothing.
+    pub(super) needs_reset: bool,
+    /// What is to be written next; kept for its memory.
+    pub(super) out: Vec<u8>,
+    /// False while a mail is being sent, so that a send that was dropped midway leaves it so, and for ever after a failure.
+    in_step: bool,
+}
+
+impl SmtpConnection {
+    pub(super) fn new(dialogue: AsyncSmtpConnection, wire: Wire, extensions: Extensions, server: &Server) -> Self {
+        SmtpConnection {
+            dialogue,
+            wire,
+            extensions,
+            timeouts: server.timeouts,
+            left: server.messages_per_connection,
+            begun: None,
+            begun_commands: Vec::new(),
+            needs_reset: false,
+            out: Vec::new(),
+            in_step: true,
+        }
+    }
+
+    /// Reads the next reply. The error says why there is none; nothing can be read after it.
+    pub(super) async fn answer(&mut self, patience: Duration) -> Result<Answer, String> {
+        self.wire.wait_up_to(patience);
+        let heard = self.dialogue.read_response().await;
+        Answer::read(heard).map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))
+    }
+
+    /// Writes what is in `out`.
+    pub(super) async fn write(&mut self, patience: Duration) -> Result<(), Unwritten> {
+        self.wire.wait_up_to(patience);
+        self.wire.write(&self.out).await
+    }
+}
+
+#[async_trait]
+impl Connection for SmtpConnection {
+    async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Vec<Outcome> {
+        let unusable = |reason: &str| {
+            let outcome = Outcome::Unavailable(Phase::MailFrom, reason.to_owned());
+            vec![outcome; mail.recipients.len()]
+        };
+        if !self.is_usable() {
+            return unusable("the connection is used up");
+        }
+        self.in_step = false;
+        if self.begun.is_some() && !self.has_begun(mail) {
+            return unusable("another mail was begun on this connection");
+        }
+        if self.begun.is_none()
+            && let Some(refusal) = self.extensions.refuse(mail)
+        {
+            self.in_step = true;
+            return vec![refusal; mail.recipients.len()];
+        }
+        self.left -= 1;
+        let (outcomes, in_step) = self.transact(mail, next).await;
+        self.in_step = in_step;
+        outcomes
+    }
+
+    fn is_usable(&self) -> bool {
+        self.in_step && self.left > 0
+    }
+
+    async fn close(mut self: Box<Self>) {
+        // A mail that was begun may have been answered with 354 already: QUIT would be its first line, and a dot would
+        // deliver it empty. Hanging up is the only way out that sends nothing.
+        if self.in_step && self.begun.is_none() {
+            self.wire.wait_up_to(FAREWELL);
+            let _ = self.dialogue.quit().await;
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What a server said, as lettre hands it up.
+
+use std::error::Error as _;
+
+use lettre::transport::smtp::Error;
+use lettre::transport::smtp::response::Response;
+
+use crate::delivery::{Reply, printable};
+
+/// One reply that can be understood, whether it pleases us or not.
+pub(super) struct Answer {
+    code: u16,
+    said: Said,
+}
+
+enum Said {
+    Yes(Response),
+    No(Error),
+}
+
+impl Answer {
+    /// # Errors
+    /// Gives back what is not a reply: an I/O error, or text without SMTP's grammar.
+    pub(super) fn read(heard: Result<Response, Error>) -> Result<Self, Error> {
+        match heard {
+            Ok(response) => Ok(Answer { code: response.code().into(), said: Said::Yes(response) }),
+            Err(error) => match error.status() {
+                Some(code) => Ok(Answer { code: code.into(), said: Said::No(error) }),
+                None => Err(error),
+            },
+        }
+    }
+
+    pub(super) fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// 2yz.
+    pub(super) fn is_positive(&self) -> bool {
+        self.code / 100 == 2
+    }
+
+    /// 4yz or 5yz.
+    pub(super) fn is_negative(&self) -> bool {
+        matches!(self.code / 100, 4 | 5)
+    }
+
+    /// Safe to keep and to print. Made on demand: most replies are only looked at.
+    pub(super) fn reply(&self) -> Reply {
+        let text = match &self.said {
+            Said::Yes(response) => response.message().collect::<Vec<_>>().join("\n"),
+            Said::No(error) => error.source().map(ToString::to_string).unwrap_or_default(),
+        };
+        Reply::new(self.code, &text)
+    }
+}
+
+/// Why something that is no reply is none. Never holds what we sent.
+pub(super) fn nonsense(error: &Error) -> String {
+    printable(&format!("the server's reply cannot be understood ({error})"))
+}

@@ -1,0 +1,394 @@
+//! The bytes of one connection. [`Wire`] is our side of it, [`Lettre`] the view that lettre's connection reads and writes
+//! through; both are handles to the same stream.
+//!
+//! *Invariants:* memory is bounded whatever the server sends; a wait ends at its deadline, which bytes that trickle in do
+//! not move; lettre gets one whole line at a time, so that whatever the server said beyond the reply that was read is still
+//! here to be seen.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use lettre::transport::smtp::client::AsyncTokioStream;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::client::TlsStream;
+
+use crate::delivery::printable;
+
+/// The longest line of a reply, CRLF included; RFC 5321 §4.5.3.1.5 asks for 512.
+const MAX_LINE: usize = 1000;
+
+/// The most lines of one reply.
+const MAX_LINES: u32 = 128;
+
+/// How much is read at once; must hold a line.
+const INBOX: usize = 4 * MAX_LINE;
+
+/// A handle to a connection's bytes.
+#[derive(Clone)]
+pub(super) struct Wire {
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// A stream that was taken off the wire, for its handshake.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Under a handshake, or never back from one.
+    Away,
+}
+
+struct Shared {
+    stream: Stream,
+    peer: SocketAddr,
+    /// What came and was not handed up, at `start..end`.
+    inbox: Box<[u8; INBOX]>,
+    start: usize,
+    end: usize,
+    /// The line that is being handed up, from `handed` on.
+    line: Vec<u8>,
+    handed: usize,
+    /// The lines of the reply so far.
+    lines: u32,
+    /// Every line handed up, while somebody wants to know.
+    heard: Option<String>,
+    patience: Duration,
+    timer: Pin<Box<Sleep>>,
+    deadline: Instant,
+    /// Sets the deadline anew when lettre writes.
+    renewal: Option<Duration>,
+    has_written: bool,
+    /// Why the stream cannot be used any more.
+    fault: Option<String>,
+}
+
+/// A write that failed.
+pub(super) struct Unwritten {
+    /// How many bytes were handed to the stream; the server may have got them.
+    pub(super) handed_over: usize,
+    pub(super) reason: String,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream, peer: SocketAddr) -> Self {
+        let deadline = Instant::now();
+        let shared = Shared {
+            stream,
+            peer,
+            inbox: Box::new([0; INBOX]),
+            start: 0,
+            end: 0,
+            line: Vec::new(),
+            handed: 0,
+            lines: 0,
+            heard: None,
+            patience: Duration::ZERO,
+            timer: Box::pin(sleep_until(deadline)),
+            deadline,
+            renewal: None,
+            has_written: false,
+            fault: None,
+        };
+        Wire { shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// What lettre's connection is made on.
+    pub(super) fn for_lettre(&self) -> Box<dyn AsyncTokioStream> {
+        Box::new(Lettre(self.clone()))
+    }
+
+    /// Whatever is waited for from now on must have come within this span.
+    pub(super) fn wait_up_to(&self, span: Duration) {
+        let mut shared = self.shared.lock();
+        shared.set_deadline(span);
+        shared.renewal = None;
+    }
+
+    /// As [`Wire::wait_up_to`], for a question that lettre asks and its answer: once it has written, the same span begins
+    /// again.
+    pub(super) fn wait_up_to_each_way(&self, span: Duration) {
+        self.wait_up_to(span);
+        self.shared.lock().renewal = Some(span);
+    }
+
+    /// Remembers every line from now on, for [`Wire::heard`].
+    pub(super) fn listen(&self) {
+        self.shared.lock().heard = Some(String::new());
+    }
+
+    /// The lines since [`Wire::listen`]; nothing more is remembered.
+    pub(super) fn heard(&self) -> String {
+        self.shared.lock().heard.take().unwrap_or_default()
+    }
+
+    /// Puts a line into the server's mouth, on a wire that is silent: the greeting that lettre waits for after STARTTLS.
+    pub(super) fn pretend(&self, line: &str) {
+        let mut shared = self.shared.lock();
+        shared.inbox[..line.len()].copy_from_slice(line.as_bytes());
+        (shared.start, shared.end) = (0, line.len());
+    }
+
+    /// Takes the stream off, for a handshake.
+    pub(super) fn take(&self) -> Stream {
+        std::mem::replace(&mut self.shared.lock().stream, Stream::Away)
+    }
+
+    /// Puts the stream back.
+    pub(super) fn put(&self, stream: Stream) {
+        self.shared.lock().stream = stream;
+    }
+
+    /// Whether anything was ever written.
+    pub(super) fn has_written(&self) -> bool {
+        self.shared.lock().has_written
+    }
+
+    /// Why the stream failed, if it did.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.shared.lock().fault.clone()
+    }
+
+    /// Looks, without waiting, whether the server has said something that was not asked for, or has gone.
+    pub(super) async fn is_silent(&self) -> Result<(), String> {
+        poll_fn(|cx| Poll::Ready(self.shared.lock().check_silence(cx))).await
+    }
+
+    /// Writes all of this, before the deadline.
+    pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), Unwritten> {
+        let mut handed_over = 0;
+        let written = poll_fn(|cx| {
+            let mut shared = self.shared.lock();
+            while handed_over < bytes.len() {
+                handed_over += ready!(shared.poll_write_some(cx, &bytes[handed_over..]))?;
+            }
+            shared.poll_flush_all(cx)
+        });
+        let failed = written.await.err();
+        match failed {
+            None => Ok(()),
+            Some(error) => Err(Unwritten { handed_over, reason: self.fault().unwrap_or_else(|| error.to_string()) }),
+        }
+    }
+}
+
+impl Shared {
+    fn set_deadline(&mut self, span: Duration) {
+        self.patience = span;
+        self.deadline = Instant::now() + span;
+    }
+
+    /// Remembers the first fault: what follows from it explains less.
+    fn fail(&mut self, kind: io::ErrorKind, reason: impl Into<String>) -> io::Error {
+        let reason = reason.into();
+        self.fault.get_or_insert_with(|| reason.clone());
+        io::Error::new(kind, reason)
+    }
+
+    /// Called where the stream is not ready: Ready once the deadline has passed. The timer is touched only here, so that a
+    /// wait costs one timer, and an answer that is already there costs none.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.timer.deadline() != self.deadline {
+            self.timer.as_mut().reset(self.deadline);
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        let reason = format!("the server was silent for {}", humantime::format_duration(self.patience));
+        Poll::Ready(self.fail(io::ErrorKind::TimedOut, reason))
+    }
+
+    fn poll_write_some(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
+        match written {
+            Poll::Pending => self.poll_deadline(cx).map(Err),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.fail(io::ErrorKind::WriteZero, "the connection takes no more"))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
+            Poll::Ready(Ok(count)) => {
+                self.has_written = true;
+                Poll::Ready(Ok(count))
+            }
+        }
+    }
+
+    fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = match &mut self.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain(_) | Stream::Away => Poll::Ready(Ok(())),
+        };
+        match flushed {
+            Poll::Pending => self.poll_deadline(cx).map(Err),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads what has come into the inbox, which must have room. Pending where nothing has.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == INBOX {
+            self.inbox.copy_within(self.start.., 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let mut room = ReadBuf::new(&mut self.inbox[self.end..]);
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, &mut room),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, &mut room),
+            Stream::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
+        let count = room.filled().len();
+        match ready!(read) {
+            Ok(()) if count == 0 => {
+                Poll::Ready(Err(self.fail(io::ErrorKind::UnexpectedEof, "the server closed the connection")))
+            }
+            Ok(()) => {
+                self.end += count;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(self.broken(&error))),
+        }
+    }
+
+    fn broken(&mut self, error: &io::Error) -> io::Error {
+        self.fail(error.kind(), format!("the connection broke: {error}"))
+    }
+
+    fn check_silence(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
+        if self.start == self.end {
+            match self.poll_receive(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error.to_string()),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+        let said = String::from_utf8_lossy(&self.inbox[self.start..self.end.min(self.start + MAX_LINE)]);
+        let said = said.lines().next().unwrap_or_default();
+        Err(printable(&format!("the server spoke out of turn: {said}")))
+    }
+
+    /// Makes `line` the next line of the inbox, if it is whole.
+    fn next_line(&mut self) -> io::Result<bool> {
+        let waiting = &self.inbox[self.start..self.end];
+        let Some(length) = memchr::memchr(b'\n', waiting).map(|at| at + 1) else {
+            if waiting.len() >= MAX_LINE {
+                return Err(self.fail(io::ErrorKind::InvalidData, "the server's reply has a line without end"));
+            }
+            return Ok(false);
+        };
+        if length > MAX_LINE {
+            return Err(self.fail(io::ErrorKind::InvalidData, "the server's reply has a line that is too long"));
+        }
+        let Some(ends_reply) = ends_reply(&waiting[..length]) else {
+            let shown = printable(String::from_utf8_lossy(&waiting[..length]).trim_end());
+            return Err(self.fail(io::ErrorKind::InvalidData, format!("the server sent what is no reply: {shown}")));
+        };
+        self.line.clear();
+        // lettre wants UTF-8 and a text, even an empty one; servers are less strict.
+        match std::str::from_utf8(&waiting[..length]) {
+            Ok(line) if length > 5 => self.line.extend_from_slice(line.as_bytes()),
+            Ok(line) => self.line.extend_from_slice(format!("{} \r\n", &line[..3]).as_bytes()),
+            Err(_) => self.line.extend(waiting[..length].iter().map(|b| if b.is_ascii() { *b } else { b'?' })),
+        }
+        self.handed = 0;
+        self.start += length;
+        self.lines = if ends_reply { 0 } else { self.lines + 1 };
+        if self.lines >= MAX_LINES {
+            return Err(self.fail(io::ErrorKind::InvalidData, "the server's reply has too many lines"));
+        }
+        if let (Some(heard), Ok(line)) = (&mut self.heard, std::str::from_utf8(&self.line)) {
+            heard.push_str(line);
+        }
+        Ok(true)
+    }
+
+    fn poll_line(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.handed == self.line.len() {
+            if self.next_line()? {
+                break;
+            }
+            match self.poll_receive(cx) {
+                Poll::Pending => return self.poll_deadline(cx).map(Err),
+                Poll::Ready(received) => received?,
+            }
+        }
+        let count = buffer.remaining().min(self.line.len() - self.handed);
+        buffer.put_slice(&self.line[self.handed..self.handed + count]);
+        self.handed += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Whether this line is the last of its reply; `None` where it is no line of a reply (RFC 5321 §4.2).
+fn ends_reply(line: &[u8]) -> Option<bool> {
+    let text = line.strip_suffix(b"\r\n")?;
+    if !(text.len() >= 3 && text[..3].iter().all(u8::is_ascii_digit)) {
+        return None;
+    }
+    match text.get(3) {
+        None | Some(b' ') => Some(true),
+        Some(b'-') => Some(false),
+        Some(_) => None,
+    }
+}
+
+/// The wire as lettre sees it.
+struct Lettre(Wire);
+
+impl fmt::Debug for Lettre {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+impl AsyncTokioStream for Lettre {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.0.shared.lock().peer)
+    }
+}
+
+impl AsyncRead for Lettre {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.shared.lock().poll_line(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lettre {
+    /// lettre asks one question at a time, so whatever is unread here was said out of turn, and its answer would be taken
+    /// for another's.
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut shared = self.0.shared.lock();
+        if shared.start < shared.end
+            && let Err(reason) = shared.check_silence(cx)
+        {
+            return Poll::Ready(Err(shared.fail(io::ErrorKind::InvalidData, reason)));
+        }
+        if let Some(span) = shared.renewal.take() {
+            shared.set_deadline(span);
+        }
+        shared.poll_write_some(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.shared.lock().poll_flush_all(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.0.shared.lock();
+        let closed = match &mut shared.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Away => Poll::Ready(Ok(())),
+        };
+        if closed.is_pending() { shared.poll_deadline(cx).map(Err) } else { closed }
+    }
+}

@@ -1,0 +1,62 @@
+//! A certificate authority of the test's own, and the certificates that a server can show.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+/// The certificate that a server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cert {
+    /// Valid for `localhost` and `127.0.0.1`.
+    Good,
+    /// Expired in 2001.
+    Expired,
+    /// Valid, but for `other.example`.
+    OtherName,
+    /// Valid for `localhost`, but signed by an authority that nobody trusts.
+    Untrusted,
+}
+
+/// A server's side of TLS, and the PEM of the authority that a client is to trust.
+pub struct Identity {
+    pub config: Arc<ServerConfig>,
+    pub ca_pem: String,
+}
+
+impl Identity {
+    pub fn new(cert: Cert) -> Self {
+        let (authority, ca_pem) = authority();
+        let signer = if cert == Cert::Untrusted { self::authority().0 } else { authority };
+        let key = KeyPair::generate().unwrap();
+        let names = if cert == Cert::OtherName { "other.example" } else { "localhost" };
+        let mut params = CertificateParams::new(vec![names.to_owned()]).unwrap();
+        if cert != Cert::OtherName {
+            params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        }
+        if cert == Cert::Expired {
+            params.not_before = date_time_ymd(2000, 1, 1);
+            params.not_after = date_time_ymd(2001, 1, 1);
+        }
+        let shown = params.signed_by(&key, &signer).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![shown.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .unwrap();
+        Identity { config: Arc::new(config), ca_pem }
+    }
+}
+
+fn authority() -> (Issuer<'static, KeyPair>, String) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "Test Authority");
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    (Issuer::new(params, key), pem)
+}
