@@ -16,11 +16,13 @@ use super::auth::Users;
 use super::connection::{self, Desk};
 use super::reply::Reply;
 use super::session::House;
-use super::{SmtpError, SmtpSettings, TlsFiles, User, tls};
+use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User, tls};
 use crate::Dispatcher;
 
 /// How long nothing is accepted after accepting failed, which is mostly for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(100);
+/// What is kept free of the engine's largest message: the fields that are added to what the client sent.
+const ADDED_FIELDS: usize = 1024;
 
 /// The SMTP submission door: bound by [`bind`](SmtpDoor::bind), open during [`serve`](SmtpDoor::serve).
 pub struct SmtpDoor {
@@ -79,13 +81,18 @@ impl SmtpDoor {
 
     /// Takes mail in for `dispatcher` until `shutdown` becomes true or its sender is dropped. Then nobody new is let in,
     /// idle clients are sent away with 421, and a message that is coming in may finish within [`Limits::drain`]. When this
-    /// returns, or is dropped, every connection is closed.
+    /// returns, or is dropped, every connection is closed. The largest message is the smaller one of the door's and the
+    /// dispatcher's.
     ///
     /// [`Limits::drain`]: super::Limits::drain
     pub async fn serve(self, dispatcher: Dispatcher, mut shutdown: watch::Receiver<bool>) {
         let admission = Admission::new(&self.house.limits);
         let drain = self.house.limits.drain;
-        let desk = Desk { house: self.house, dispatcher: dispatcher.for_door("smtp"), stopping: shutdown.clone() };
+        // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no limit (RFC 1870 §4).
+        let most = dispatcher.max_message_size().saturating_sub(ADDED_FIELDS).max(1);
+        let message_size = self.house.limits.message_size.min(most);
+        let house = House { limits: Limits { message_size, ..self.house.limits }, ..self.house };
+        let desk = Desk { house, dispatcher: dispatcher.for_door("smtp"), stopping: shutdown.clone() };
         let mut connections = JoinSet::new();
         loop {
             let (accepted, implicit) = tokio::select! {

@@ -32,6 +32,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
     };
     match submitted {
         Ok(receipt) => {
+            let user = user.map(tracing::field::debug);
             tracing::debug!(mail.id = %receipt.id, user, duplicate = receipt.duplicate, "accepted over smtp");
             Reply::new(250, "2.0.0", format!("queued as {}", receipt.id))
         }

@@ -18,6 +18,7 @@ mod reply;
 mod session;
 mod settings;
 mod tls;
+mod trace;
 
 pub use door::{Reloader, SmtpDoor};
 #[doc(hidden)]

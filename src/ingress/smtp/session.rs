@@ -5,8 +5,10 @@
 //! STARTTLS, where bytes that came with the command are an attack (RFC 3207 §6) and end the connection.
 
 mod exercise;
+mod login;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -16,11 +18,12 @@ pub use exercise::exercise;
 
 use super::Limits;
 use super::admission::Budget;
-use super::auth::{self, Exchange, Mechanism, Progress, Users};
+use super::auth::{self, Exchange, Users};
 use super::body::{Body, DotReader};
 use super::command::{self, Command, Wrong};
 use super::reply::Reply;
 use crate::mail::{Address, Timestamp};
+use transaction::Transaction;
 
 /// Replies are sent before they pile up beyond this.
 const MUCH_TO_SAY: usize = 16 * 1024;
@@ -104,17 +107,6 @@ enum Expects {
     Login(Exchange),
     Data(DotReader, Body),
     Chunk { left: usize, last: bool, body: Body },
-}
-
-/// A mail from MAIL to its end.
-#[derive(Debug)]
-struct Transaction {
-    return_path: Option<Address>,
-    recipients: Vec<Address>,
-    size: usize,
-    smtputf8: bool,
-    /// What came in the chunks so far, between two of them.
-    chunks: Option<Body>,
 }
 
 impl Session {
@@ -294,207 +286,6 @@ impl Session {
         }
     }
 
-    fn start_tls(&mut self, input: &mut &[u8]) -> Option<Step> {
-        match self.security {
-            Security::Tls => self.mistake_of(503, "5.5.1", "the connection is secured already"),
-            Security::Plain => self.mistake_of(502, "5.5.1", "STARTTLS is not offered here"),
-            Security::Offered if input.is_empty() => {
-                self.say(220, "2.0.0", "begin");
-                return Some(Step::StartTls);
-            }
-            // Whoever put these bytes here may not be who will be on the other end of the TLS.
-            Security::Offered => {
-                self.say(554, "5.5.1", "nothing may follow STARTTLS before the handshake");
-                self.closing = true;
-            }
-        }
-        None
-    }
-
-    fn needs_login(&self) -> bool {
-        !self.house.users.is_empty()
-    }
-
-    /// Whether a password would not go over the network in the clear.
-    fn may_log_in(&self) -> bool {
-        self.security == Security::Tls || self.peer.is_loopback()
-    }
-
-    fn begin_login(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Option<Step> {
-        if self.client.is_none() || self.user.is_some() || self.transaction.is_some() {
-            self.mistake_of(503, "5.5.1", "AUTH comes once, after EHLO and before MAIL");
-        } else if !self.needs_login() {
-            self.mistake_of(502, "5.5.1", "AUTH is not offered here: no login is needed");
-        } else if !self.may_log_in() {
-            self.mistake_of(538, "5.7.11", "no password is taken in the clear; begin with STARTTLS");
-        } else {
-            let progress = auth::begin(mechanism, initial, &self.house.users);
-            return self.login(progress);
-        }
-        None
-    }
-
-    fn login(&mut self, progress: Progress) -> Option<Step> {
-        match progress {
-            Progress::Challenge(challenge, exchange) => {
-                self.expects = Expects::Login(exchange);
-                self.say(334, "", challenge);
-            }
-            Progress::LoggedIn(name) => {
-                self.user = Some(name);
-                self.say(235, "2.7.0", "welcome");
-            }
-            Progress::Cancelled => self.mistake_of(501, "5.7.0", "login cancelled"),
-            Progress::Malformed => self.mistake_of(501, "5.5.2", "that is not what the mechanism says, in base64"),
-            Progress::Refused(name) => {
-                tracing::warn!(peer = %self.peer, user = ?name, "smtp login refused");
-                self.failed_logins += 1;
-                self.mistake_of(535, "5.7.8", "the name or the password is wrong");
-                if self.failed_logins >= self.house.limits.failed_logins && !self.closing {
-                    self.hang_up("4.7.0", "too many failed logins");
-                }
-                return Some(Step::Penalty);
-            }
-        }
-        None
-    }
-
-    /// What stands in the way of a mail, if anything.
-    fn obstacle(&self) -> Option<Reply> {
-        if self.client.is_none() {
-            return Some(Reply::new(503, "5.5.1", "say EHLO first"));
-        }
-        if !self.needs_login() || self.user.is_some() {
-            return None;
-        }
-        let text = if self.may_log_in() { "log in first" } else { "begin with STARTTLS, then log in" };
-        Some(Reply::new(530, "5.7.0", text))
-    }
-
-    fn mail(&mut self, return_path: Option<Address>, size: usize, smtputf8: bool) {
-        let most = self.house.limits.message_size;
-        if let Some(obstacle) = self.obstacle() {
-            self.mistake(Wrong::Command(obstacle));
-        } else if self.transaction.is_some() {
-            self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
-        } else if size > most {
-            let text = format!("the message has {size} bytes, and {most} are the most that is taken");
-            self.reply(&Reply::new(552, "5.3.4", text));
-        } else {
-            let recipients = Vec::new();
-            self.transaction = Some(Transaction { return_path, recipients, size, smtputf8, chunks: None });
-            self.say(250, "2.1.0", "sender ok");
-        }
-    }
-
-    fn rcpt(&mut self, recipient: Address) {
-        let most = self.house.limits.recipients;
-        match &mut self.transaction {
-            None => self.mistake_of(503, "5.5.1", "MAIL comes first"),
-            Some(t) if t.chunks.is_some() => self.mistake_of(503, "5.5.1", "the message has begun"),
-            Some(t) if !t.smtputf8 && !recipient.is_ascii() => self.mistake(command::needs_smtputf8()),
-            Some(t) if t.recipients.len() >= most => {
-                let text = format!("a mail has no more than {most} recipients here; send another to the rest");
-                self.reply(&Reply::new(452, "4.5.3", text));
-            }
-            Some(t) => {
-                t.recipients.push(recipient);
-                self.say(250, "2.1.5", "recipient ok");
-            }
-        }
-    }
-
-    /// What stands in the way of a message, if anything.
-    fn obstacle_to_message(&self) -> Option<Reply> {
-        match &self.transaction {
-            None => Some(self.obstacle().unwrap_or_else(|| Reply::new(503, "5.5.1", "MAIL comes first"))),
-            Some(t) if t.recipients.is_empty() => Some(Reply::new(554, "5.5.1", "there is no recipient")),
-            Some(_) => None,
-        }
-    }
-
-    fn data(&mut self, now: Timestamp) {
-        if let Some(obstacle) = self.obstacle_to_message() {
-            return self.mistake(Wrong::Command(obstacle));
-        }
-        if self.transaction.as_ref().is_some_and(|t| t.chunks.is_some()) {
-            return self.mistake_of(503, "5.5.1", "a message that began with BDAT goes on with BDAT");
-        }
-        self.expects = Expects::Data(DotReader::default(), self.begin_message(now));
-        self.say(354, "", "go on; a line with a dot alone ends it");
-    }
-
-    /// One chunk (RFC 3030 §2). Its octets follow at once, so they are read even where the command is refused.
-    fn bdat(&mut self, left: usize, last: bool, now: Timestamp) {
-        let begun = self.transaction.as_mut().and_then(|t| t.chunks.take());
-        let body = match (begun, self.obstacle_to_message()) {
-            (Some(body), _) => body,
-            (None, None) => self.begin_message(now),
-            (None, Some(reply)) => Body::refused(self.house.limits.message_size, self.house.budget.clone(), reply),
-        };
-        self.expects = Expects::Chunk { left, last, body };
-    }
-
-    fn begin_message(&self, now: Timestamp) -> Body {
-        let (size, smtputf8) = self.transaction.as_ref().map_or((0, false), |t| (t.size, t.smtputf8));
-        let mut body = Body::new(self.house.limits.message_size, size, self.house.budget.clone());
-        body.begin(&self.received(smtputf8, now));
-        body
-    }
-
-    /// Our trace field (RFC 5321 §4.4), short: who said hello from where, to whom, how, and when.
-    fn received(&self, smtputf8: bool, now: Timestamp) -> Vec<u8> {
-        let (name, extended) = self.client.as_ref().map_or(("unknown", true), |c| (c.name.as_str(), c.extended));
-        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:[]".contains(c) { c } else { '?' };
-        let name: String = name.chars().take(255).map(plain).collect();
-        let literal = if self.peer.is_ipv6() { "IPv6:" } else { "" };
-        let protocol = match (smtputf8, extended) {
-            (true, _) => "UTF8SMTP",
-            (false, true) => "ESMTP",
-            (false, false) => "SMTP",
-        };
-        let tls = if self.security == Security::Tls { "S" } else { "" };
-        let login = if self.user.is_some() { "A" } else { "" };
-        let date = rfc5322(now);
-        let (peer, hostname) = (self.peer, &self.house.hostname);
-        format!("Received: from {name} ([{literal}{peer}])\r\n by {hostname} with {protocol}{tls}{login}; {date}\r\n")
-            .into_bytes()
-    }
-
-    /// Waits for more of a message, unless it is refused and does not end.
-    fn read_on(&mut self) -> Option<Step> {
-        let (Expects::Data(_, body) | Expects::Chunk { body, .. }) = &self.expects else { return None };
-        let Some(reply) = body.refusal().filter(|_| body.is_hopeless()).cloned() else { return Some(Step::Read) };
-        self.reply(&reply);
-        self.closing = true;
-        None
-    }
-
-    /// The message, or one chunk of it, has come.
-    fn message_ends(&mut self) -> Option<Step> {
-        self.commands += 1;
-        let (body, last) = match std::mem::replace(&mut self.expects, Expects::Command) {
-            Expects::Data(_, body) => (body, true),
-            Expects::Chunk { body, last, .. } => (body, last),
-            Expects::Command | Expects::Login(_) => return None,
-        };
-        let refusal = body.refusal().cloned();
-        match (refusal, self.transaction.take()) {
-            (None, Some(Transaction { return_path, recipients, .. })) if last => {
-                return Some(Step::Submit(Submission { return_path, recipients, body, user: self.user.clone() }));
-            }
-            (refusal, Some(transaction)) if !last => {
-                let text = format!("{} octets so far", body.came());
-                self.transaction = Some(Transaction { chunks: Some(body), ..transaction });
-                self.reply(&refusal.unwrap_or_else(|| Reply::new(250, "2.0.0", text)));
-            }
-            (Some(reply), Some(_)) => self.reply(&reply),
-            (Some(reply), None) => self.mistake(Wrong::Command(reply)),
-            (None, _) => {}
-        }
-        None
-    }
-
     fn mistake_of(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
         self.mistake(Wrong::Command(Reply::new(code, enhanced, text)));
     }
@@ -530,10 +321,4 @@ impl Session {
         self.closing |= reply.closes();
         reply.write(&mut self.replies);
     }
-}
-
-fn rfc5322(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.as_millis())
-        .and_then(|at| jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)))
-        .unwrap_or_else(|_| "Thu, 1 Jan 1970 00:00:00 +0000".to_owned())
 }
