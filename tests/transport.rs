@@ -231,6 +231,8 @@ async fn a_mail_that_was_begun_and_is_not_sent_is_never_finished() {
     assert!(matches!(&connection.send(&others, None).await[..], [Outcome::Unavailable(Phase::MailFrom, _)]));
     connection.close().await;
 
+    // Closed before the server has said a word about the second mail, and so before anything could warn us.
+    server.rule(Rule::at(Step::Mail).after(1).act(Act::Delay(Duration::from_millis(50))));
     let mut connection = open(&server).await;
     assert!(delivered(&connection.send(&first, Some(&second)).await));
     connection.close().await;
