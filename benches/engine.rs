@@ -102,7 +102,16 @@ async fn end_to_end(count: usize) {
     let source = || {
         let started = Instant::now();
         let mut command = Command::new("smtp-source");
-        command.args(["-d", "-s", "64", "-l", &SIZE.to_string(), "-m", &count.to_string(), &format!("127.0.0.1:{port}")]);
+        command.args([
+            "-d",
+            "-s",
+            "64",
+            "-l",
+            &SIZE.to_string(),
+            "-m",
+            &count.to_string(),
+            &format!("127.0.0.1:{port}"),
+        ]);
         assert!(command.status().expect("smtp-source comes with Debian's postfix").success());
         count as f64 / started.elapsed().as_secs_f64()
     };
@@ -264,11 +273,7 @@ fn mail_of(n: usize, priority: Priority) -> Mail {
 }
 
 /// Passes bytes on, each so long after it came.
-async fn delayed(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    delay: Duration,
-) {
+async fn delayed(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, delay: Duration) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
     tokio::spawn(async move {

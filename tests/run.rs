@@ -194,6 +194,32 @@ async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
+    let dir = house();
+    let id = leave_a_mail(dir.path()).await;
+    let (code, stdout, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("var/spool: mails: 1; deliveries: 1 pending, 0 delivered"), "{stdout}");
+    for arguments in [["spool", "export", "out"].as_slice(), &["spool", "export", "var/spool", "out"]] {
+        let (code, stdout, stderr) = run_to_end(dir.path(), arguments);
+        assert_eq!((code, stdout.as_str()), (0, "mails written to out: 1\n"), "{stderr}");
+        let message = std::fs::read_to_string(dir.path().join(format!("out/{id}.eml"))).unwrap();
+        assert!(message.contains("Subject: Hello\r\n"), "{message}");
+        std::fs::remove_dir_all(dir.path().join("out")).unwrap();
+    }
+    let (code, stdout, _) = run_to_end(dir.path(), &["spool", "verify", "--json"]);
+    assert_eq!((code, serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["pending"].as_u64()), (0, Some(1)));
+
+    let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify", "elsewhere"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("elsewhere") && stderr.contains("no spool in this directory"), "{stderr}");
+    let _open = Service::start(dir.path());
+    let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
+    assert_eq!(code, 75, "{stderr}");
+    assert!(stderr.contains("is in use by another process"), "{stderr}");
+}
+
 #[test]
 fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
     let dir = house();

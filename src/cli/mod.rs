@@ -8,6 +8,7 @@ mod failure;
 mod init;
 mod logging;
 mod run;
+mod spool;
 
 pub use failure::Failure;
 
@@ -37,6 +38,9 @@ enum Command {
     Check(check::Check),
     /// Write a commented configuration to start from
     Init(init::Init),
+    /// Look into the spool of a stopped service
+    #[command(subcommand)]
+    Spool(spool::Spool),
     #[command(flatten)]
     Client(client::ClientCommand),
 }
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.execute(),
         Command::Check(check) => check.execute(),
         Command::Init(init) => init.execute(),
+        Command::Spool(spool) => spool.execute(),
         Command::Client(client) => {
             return client.execute(Cli::command).unwrap_or_else(|failure| {
                 eprintln!("postrider: {failure}");

@@ -11,6 +11,7 @@ mod core;
 mod direct;
 mod error;
 mod lane;
+mod lettre;
 mod report;
 mod router;
 mod scheduler;
