@@ -101,7 +101,10 @@ pub(super) enum BatchItem {
         ("guarantee" = Option<crate::mail::Guarantee>, Query, description = "With message/rfc822: what to do in doubt"),
     ),
     request_body(content(
-        (MailRequest = "application/json"),
+        (MailRequest = "application/json", example = json!({
+            "from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code", "text": "123456",
+            "priority": "critical", "expires_in": "5m",
+        })),
         (String = "message/rfc822"),
     )),
     responses((
