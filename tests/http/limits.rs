@@ -80,7 +80,8 @@ async fn a_client_that_is_slow_with_its_head_is_cut_off() {
 async fn a_client_that_is_slow_with_its_body_is_told_so() {
     let service = small(Limits { body_timeout: Duration::from_millis(300), ..Limits::default() }).await;
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
-    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";
+    let head =
+        "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let said = rest(&mut stream).await;
     assert!(said.starts_with("HTTP/1.1 408") && said.contains("problem:request-timeout"), "{said}");
@@ -127,7 +128,10 @@ async fn one_connection_too_many_is_told_to_come_back() {
     let mut second = TcpStream::connect(service.addr).await.unwrap();
     second.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let said = rest(&mut second).await;
-    assert!(said.starts_with("HTTP/1.1 503") && said.contains("retry-after") && said.contains("problem:full"), "{said}");
+    assert!(
+        said.starts_with("HTTP/1.1 503") && said.contains("retry-after") && said.contains("problem:full"),
+        "{said}"
+    );
     drop(first);
     // The place is free once the service has seen the first one go.
     let answered = timeout(SOON, async {
@@ -170,7 +174,9 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
 
     service.stop.send(true).unwrap();
-    timeout(SOON, async { while TcpStream::connect(service.addr).await.is_ok() {} }).await.expect("the door stays open");
+    timeout(SOON, async { while TcpStream::connect(service.addr).await.is_ok() {} })
+        .await
+        .expect("the door stays open");
     begun.write_all(body.as_bytes()).await.unwrap();
     let said = rest(&mut begun).await;
     assert!(said.starts_with("HTTP/1.1 202"), "{said}");

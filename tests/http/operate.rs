@@ -61,14 +61,32 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
     assert_eq!(answer.header("content-type"), "application/json");
     let document = answer.value();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
-    let described: Vec<String> = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
-        item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
-    }).collect();
+    let described: Vec<String> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect();
     for call in [
-        "POST /v1/mails", "POST /v1/mails/batch", "GET /v1/mails/{id}", "GET /v1/mails", "GET /v1/mails/{id}/raw",
-        "POST /v1/mails/{id}/cancel", "POST /v1/mails/{id}/retry", "POST /v1/dead/retry", "DELETE /v1/dead",
-        "GET /v1/events", "GET /v1/relays", "POST /v1/relays/{name}/pause", "POST /v1/relays/{name}/resume",
-        "GET /v1/stats", "GET /metrics", "GET /health/live", "GET /health/ready",
+        "POST /v1/mails",
+        "POST /v1/mails/batch",
+        "GET /v1/mails/{id}",
+        "GET /v1/mails",
+        "GET /v1/mails/{id}/raw",
+        "POST /v1/mails/{id}/cancel",
+        "POST /v1/mails/{id}/retry",
+        "POST /v1/dead/retry",
+        "DELETE /v1/dead",
+        "GET /v1/events",
+        "GET /v1/relays",
+        "POST /v1/relays/{name}/pause",
+        "POST /v1/relays/{name}/resume",
+        "GET /v1/stats",
+        "GET /metrics",
+        "GET /health/live",
+        "GET /health/ready",
     ] {
         assert!(described.iter().any(|d| d == call), "{call} is missing in {described:?}");
     }

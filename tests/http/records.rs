@@ -1,7 +1,7 @@
 //! Looking at mail, and what can still be done to it.
 
-use postrider::{Clock, minutes};
 use postrider::ingress::http::Limits;
+use postrider::{Clock, minutes};
 use serde_json::{Value, json};
 
 use crate::service::Service;

@@ -105,9 +105,24 @@ async fn one_answer_names_every_bad_field() {
     let mut named = answer.pointers();
     named.sort();
     let mut expected = [
-        "/from", "/to/1", "/to/2", "/cc", "/bcc/0", "/subject", "/headers/X-Bad", "/headers/no~1name:",
-        "/attachments/1/content", "/attachments/1/size", "/attachments/2/filename", "/attachments/2/content_type",
-        "/priority", "/send_at", "/delay", "/tags/1", "/guarantee", "/attachment",
+        "/from",
+        "/to/1",
+        "/to/2",
+        "/cc",
+        "/bcc/0",
+        "/subject",
+        "/headers/X-Bad",
+        "/headers/no~1name:",
+        "/attachments/1/content",
+        "/attachments/1/size",
+        "/attachments/2/filename",
+        "/attachments/2/content_type",
+        "/priority",
+        "/send_at",
+        "/delay",
+        "/tags/1",
+        "/guarantee",
+        "/attachment",
     ];
     expected.sort_unstable();
     assert_eq!(named, expected, "{}", answer.text());
@@ -118,7 +133,8 @@ async fn one_answer_names_every_bad_field() {
 async fn what_is_missing_is_named_too() {
     let service = Service::start().await;
     assert_eq!(service.json("POST", "/v1/mails", &json!({"text": "hi"})).await.pointers(), ["/from", "/to"]);
-    let both = json!({"from": "a@example.org", "to": [], "text": "x", "send_at": "2199-01-01T00:00:00Z", "delay": "5m"});
+    let both =
+        json!({"from": "a@example.org", "to": [], "text": "x", "send_at": "2199-01-01T00:00:00Z", "delay": "5m"});
     assert_eq!(service.json("POST", "/v1/mails", &both).await.pointers(), ["/delay", "/to"]);
     let bodyless = json!({"from": "a@example.org", "to": "b@example.org"});
     assert_eq!(service.json("POST", "/v1/mails", &bodyless).await.pointers(), ["/text"]);

@@ -100,10 +100,8 @@ impl TokenTable {
         let Some(needed) = needed(method, uri.path()) else { return Ok(()) };
         let tokens = self.tokens.read();
         if tokens.is_empty() {
-            return from_this_machine(uri, headers).map_err(|detail| Refusal {
-                problem: Problem::new(Kind::ForeignOrigin, detail),
-                challenge: None,
-            });
+            return from_this_machine(uri, headers)
+                .map_err(|detail| Refusal { problem: Problem::new(Kind::ForeignOrigin, detail), challenge: None });
         }
         let Some(given) = headers.get(header::AUTHORIZATION) else {
             return Err(Refusal {
@@ -277,8 +275,7 @@ mod tests {
         assert!(error.contains("http.listen") && error.contains("http.tokens"), "{error}");
         assert!(TokenTable::new("[::]:8025".parse().unwrap(), Vec::new()).is_err());
         assert!(TokenTable::new("[::1]:8025".parse().unwrap(), Vec::new()).is_ok());
-        let table =
-            TokenTable::new("192.0.2.1:1".parse().unwrap(), vec![token("app", "s3cret", Scope::Send)]).unwrap();
+        let table = TokenTable::new("192.0.2.1:1".parse().unwrap(), vec![token("app", "s3cret", Scope::Send)]).unwrap();
         assert!(table.replace(Vec::new()).is_err(), "a reload must not open it either");
         assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", "Bearer s3cret")]), 200);
     }
@@ -335,7 +332,8 @@ mod tests {
         for host in ["localhost:8025", "127.0.0.1:8025", "[::1]:8025", "127.8.9.1", "mail.localhost", "LOCALHOST"] {
             assert_eq!(post(&[("host", host)]), 200, "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "192.0.2.7:8025", "[2001:db8::1]", "", "127.0.0.1.nip.io"]
+        for host in
+            ["evil.example", "localhost.evil.example", "192.0.2.7:8025", "[2001:db8::1]", "", "127.0.0.1.nip.io"]
         {
             assert_eq!(post(&[("host", host)]), 403, "{host}");
         }

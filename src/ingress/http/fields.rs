@@ -85,7 +85,9 @@ impl<'de> Deserialize<'de> for Span {
                 f.write_str(Span::EXPECTED)
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-                humantime::parse_duration(text).map(Span).map_err(|e| E::custom(format!("is not {}: {e}", Span::EXPECTED)))
+                humantime::parse_duration(text)
+                    .map(Span)
+                    .map_err(|e| E::custom(format!("is not {}: {e}", Span::EXPECTED)))
             }
             fn visit_u64<E: Error>(self, seconds: u64) -> Result<Span, E> {
                 Ok(Span(Duration::from_secs(seconds)))

@@ -57,7 +57,9 @@ pub(super) fn router() -> Router<Shared> {
     let document = Bytes::from(document.to_json().unwrap_or_default());
     router.route(
         "/openapi.json",
-        get(move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())),
+        get(move || {
+            std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())
+        }),
     )
 }
 
@@ -85,7 +87,11 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
 /// Adds what would be the same words at every call: problems, and the token.
 fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
     let scheme = Http::builder().scheme(HttpAuthScheme::Bearer).description(Some("A token of `http.tokens`")).build();
-    document.components.get_or_insert_default().security_schemes.insert(BEARER.to_owned(), SecurityScheme::Http(scheme));
+    document
+        .components
+        .get_or_insert_default()
+        .security_schemes
+        .insert(BEARER.to_owned(), SecurityScheme::Http(scheme));
     for (path, item) in &mut document.paths.paths {
         let operations = [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten();
         for operation in operations {

@@ -193,14 +193,12 @@ mod tests {
     fn every_bad_filter_is_named() {
         let problem =
             list(Some("state=lost&recipient=nobody&limit=0&priority=asap&since=today&order=up&tag=")).unwrap_err();
-        assert_eq!(
-            pointers(&problem),
-            ["/state", "/tag", "/recipient", "/priority", "/since", "/limit", "/order"]
-        );
+        assert_eq!(pointers(&problem), ["/state", "/tag", "/recipient", "/priority", "/since", "/limit", "/order"]);
         assert_eq!(pointers(&list(Some("limit=5&limit=6")).unwrap_err()), ["/limit"]);
-        assert_eq!(pointers(&dead(Some("state=queued&dry_run=maybe&cursor=x")).unwrap_err()), [
-            "/state", "/dry_run", "/cursor"
-        ]);
+        assert_eq!(
+            pointers(&dead(Some("state=queued&dry_run=maybe&cursor=x")).unwrap_err()),
+            ["/state", "/dry_run", "/cursor"]
+        );
     }
 
     #[test]

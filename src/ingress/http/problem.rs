@@ -234,11 +234,7 @@ fn pointer_to(field: &str) -> String {
     if let Some(name) = field.strip_prefix("headers.") {
         return format!("/headers/{}", escape(name));
     }
-    field
-        .split(['.', '[', ']'])
-        .filter(|part| !part.is_empty())
-        .map(|part| format!("/{}", escape(part)))
-        .collect()
+    field.split(['.', '[', ']']).filter(|part| !part.is_empty()).map(|part| format!("/{}", escape(part))).collect()
 }
 
 /// One token of a pointer (RFC 6901 §3).

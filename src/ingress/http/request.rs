@@ -295,7 +295,8 @@ mod tests {
         });
         let mut pointers = refused(&mail);
         pointers.sort();
-        let mut expected = ["/from", "/to/1", "/to/2", "/headers/X-A", "/headers/X-B", "/attachments/0/filename"].to_vec();
+        let mut expected =
+            ["/from", "/to/1", "/to/2", "/headers/X-A", "/headers/X-B", "/attachments/0/filename"].to_vec();
         expected.extend(["/attachments/1/content", "/attachments/1/filename", "/tags", "/tag"]);
         expected.sort_unstable();
         assert_eq!(pointers, expected);
