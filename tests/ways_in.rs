@@ -520,6 +520,22 @@ mod fingerprint {
     }
 
     #[test]
+    fn so_many_boundaries_are_looked_for_and_no_more() {
+        let message = |changed: usize| {
+            let boundary = |i: usize| if i == changed { format!("changed.{i}") } else { format!("b.{i}.") };
+            let parts = (1..=40).map(|i| {
+                format!("--{}\r\nContent-Type: multipart/mixed; boundary={}\r\n\r\n", boundary(i - 1), boundary(i))
+            });
+            let head = format!("MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary={}\r\n\r\n", boundary(0));
+            of(&(head + &parts.collect::<String>()))
+        };
+        let base = message(1000);
+        assert_eq!(message(0), base);
+        assert_eq!(message(31), base);
+        assert_ne!(message(32), base, "to look for every boundary at every line would take the square of their number");
+    }
+
+    #[test]
     fn line_ends_and_blind_copies_do_not_count() {
         let message = "From: a@b.example\r\nSubject: x\r\n\r\nHello\r\n";
         assert_eq!(of(&message.replace("\r\n", "\n")), of(message));
@@ -679,7 +695,7 @@ fn message_like() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_taken_is_frozen(message in message_like()) {
@@ -691,11 +707,8 @@ proptest! {
 
     #[test]
     fn taking_directives_leaves_a_message_that_has_none(message in message_like()) {
-        if let Ok((rest, _)) = take_directives(Bytes::from(message)) {
-            if !rest.is_empty() {
-                prop_assert_eq!(take_directives(rest.clone()).unwrap(), (rest, Options::default()));
-            }
-        }
+        let Ok((rest, _)) = take_directives(Bytes::from(message)) else { return Ok(()) };
+        prop_assert!(rest.is_empty() || take_directives(rest.clone()).unwrap() == (rest, Options::default()));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use super::{Envelope, Options, When};
 /// The fields that are made anew each time that a message is written or handed on.
 const ANEW: [&str; 4] = ["Date", "Message-ID", "Received", "DKIM-Signature"];
 
+/// The most boundaries that are looked for in one message; more than these count as content.
+const MAX_BOUNDARIES: usize = 32;
+
 /// Whether a program makes this field anew each time, so that it does not count.
 pub(super) fn is_made_anew(name: &str) -> bool {
     ANEW.iter().any(|anew| anew.eq_ignore_ascii_case(name))
@@ -120,6 +123,7 @@ fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut Print
             done = name + boundary.len();
             let (read, added) = add_part_header(&body[done..], print);
             boundaries.extend(added);
+            boundaries.truncate(MAX_BOUNDARIES);
             done += read;
         }
         at = next_dashes(body, done.max(name));
@@ -133,15 +137,15 @@ fn next_dashes(body: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Adds the header of the part that follows a delimiter, where it names a boundary. Returns how much was added.
+///
+/// A header is read up to what is no field, as the next delimiter is none: each byte is read once.
 fn add_part_header<'a>(part: &'a [u8], print: &mut Print) -> (usize, Vec<&'a [u8]>) {
     let mut boundaries = Vec::new();
-    let nothing = (0, Vec::new());
-    let Some(header) = part.strip_prefix(b"\r\n") else { return nothing };
-    let Some(end) = memmem::find(header, b"\r\n\r\n") else { return nothing };
-    let Ok(section) = Section::read(&header[..end + 2]) else { return nothing };
-    if section.fields.iter().all(|field| boundary(field).is_none()) {
-        return nothing;
-    }
+    let Some(Ok(section)) = part.strip_prefix(b"\r\n").map(Section::read) else { return (0, boundaries) };
+    let Some(body) = section.body.filter(|_| section.fields.iter().any(|field| boundary(field).is_some())) else {
+        return (0, boundaries);
+    };
     section.fields.iter().for_each(|field| add_field(field, &mut boundaries, print));
-    (2 + end + 2, boundaries)
+    // Without the empty line's CRLF, which may begin the next delimiter.
+    (part.len() - body.len() - 2, boundaries)
 }

@@ -56,14 +56,14 @@ pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) 
         added.push_str(&format!("Date: {}\r\n", date(Timestamp::now())));
     }
     let message_id = match kept("Message-ID") {
-        Some(field) => subject::cut(&field.value(), 998),
+        Some(field) => field.value().chars().take(998).collect(),
         None => {
             let message_id = message_id(id, domain_of(&from).or(return_path.map(Address::domain)));
             added.push_str(&format!("Message-ID: {message_id}\r\n"));
             message_id
         }
     };
-    let subject = section.find("Subject").map_or(String::new(), |field| subject::decode(field.folded()));
+    let subject = section.find("Subject").map_or(String::new(), |field| subject::decode(&field.value()));
     let stays_utf8 = |field: &Field<'_>| !is_removed(field) && !field.raw.is_ascii();
     let utf8_header = !added.is_ascii() || (section.utf8 && section.fields.iter().any(stays_utf8));
     let eight_bit = utf8_header || !body.is_ascii();

@@ -13,6 +13,10 @@ use super::MailError;
 /// The longest line that RFC 5322 §2.1.1 allows, without its CRLF.
 const MAX_LINE: usize = 998;
 
+/// The most bytes that a header section may have: room for thousands of recipients in To, and little enough to keep a list
+/// of its fields.
+const MAX_SECTION: usize = 1 << 20;
+
 /// One field, as it stands in the message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'a> {
@@ -33,8 +37,12 @@ impl<'a> Field<'a> {
 
     /// What stands after the colon, on one line.
     pub fn value(&self) -> Cow<'a, str> {
-        let folded = String::from_utf8_lossy(self.folded());
-        if folded.contains('\n') { Cow::Owned(folded.replace(['\r', '\n'], "")) } else { folded }
+        let folded = self.folded();
+        if memchr(b'\n', folded).is_none() {
+            return String::from_utf8_lossy(folded);
+        }
+        let unfolded: Vec<u8> = lines(folded).flatten().copied().collect();
+        Cow::Owned(String::from_utf8_lossy(&unfolded).into_owned())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -43,9 +51,13 @@ impl<'a> Field<'a> {
 
     /// Its lines, without line ends and without those that hold only white space.
     pub fn lines(&self) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        lines.filter(|line| !line.trim_ascii().is_empty())
+        lines(self.raw)
     }
+}
+
+fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| !line.trim_ascii().is_empty())
 }
 
 /// A header section and what follows it.
@@ -98,6 +110,9 @@ impl<'a> Section<'a> {
             }
             section.utf8 |= check_line(line, section.fields.last().map_or("", |field| field.name))?;
             at = end;
+            if at > MAX_SECTION {
+                return Err(MailError::new("headers", format!("there are more than {MAX_SECTION} bytes of them")));
+            }
         }
         if section.utf8 {
             section.fields.iter().try_for_each(check_utf8)?;
@@ -113,12 +128,17 @@ impl<'a> Section<'a> {
 
 /// An error about a field of a message, named as `headers.NAME`.
 pub(super) fn refuse(name: &str, reason: impl std::fmt::Display) -> MailError {
-    MailError::new(format!("headers.{name}"), reason)
+    MailError::new(format!("headers.{}", shown(name)), reason)
+}
+
+/// As much of a field's name as helps to find it; it is ASCII.
+fn shown(name: &str) -> &str {
+    name.get(..76).unwrap_or(name)
 }
 
 /// Reads the field's name at the start of a line.
 fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailError> {
-    let place = || before.map_or("the first line".to_owned(), |field| format!("the line after {}", field.name));
+    let place = || before.map_or("the first line".to_owned(), |field| format!("the line after {}", shown(field.name)));
     let Some(colon) = memchr(b':', line) else {
         let reason = format!("{} is neither a field nor the empty line that ends the header section", place());
         return Err(MailError::new("headers", reason));
@@ -199,8 +219,10 @@ mod tests {
         assert_eq!(refused(b"X-A: a\0\r\n"), "headers.X-A: has a control character");
         assert_eq!(refused("X-A: a\u{85}Bcc: x\r\n".as_bytes()), "headers.X-A: has a control character");
         assert!(refused(b"X-A: \xe4\r\n").starts_with("headers.X-A: has bytes above 127 that are not UTF-8"));
+        assert!(refused(&b"X-A: b\r\n".repeat(200_000)).starts_with("headers: there are more than"));
         let long = format!("X-A: {}\r\n", "a".repeat(994));
         assert!(refused(long.as_bytes()).starts_with("headers.X-A: has a line of 999 bytes"));
+        assert!(refused(format!("{}:\r\n", "X".repeat(5000)).as_bytes()).len() < 200);
         let fits = format!("X-A: {}\r\n", "a".repeat(993));
         assert!(Section::read(fits.as_bytes()).is_ok());
     }
