@@ -1,5 +1,9 @@
 //! Postrider, a durable mail dispatcher.
 
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod delivery;
 pub mod dispatch;
 #[cfg(feature = "server")]

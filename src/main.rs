@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `postrider` binary.
+
+fn main() -> std::process::ExitCode {
+    postrider::cli::main()
+}

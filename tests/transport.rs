@@ -173,17 +173,16 @@ async fn a_large_message_crosses_in_parts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_link_has_time_for_each_part_of_a_message() {
-    let server = FakeSmtp::builder().turnaround(Duration::from_millis(40)).start().await;
+    let server = FakeSmtp::builder().turnaround(Duration::from_millis(20)).start().await;
     let mut slow = server_at(&server);
-    slow.timeouts.body = Duration::from_millis(700);
+    slow.timeouts.body = Duration::from_millis(500);
     let mut connection = Smtp::new(slow).unwrap().connect().await.unwrap();
     let mut mail = transaction(&["ada@example.org"]);
-    // 64 KiB every 40 ms: 10 MiB take longer than any one wait may last.
-    mail.message = Bytes::from(b"0123456789abcdef0123456789abc\r\n".repeat(330_000));
-    mail.message.truncate(10_000_000);
+    // At most 64 KiB every 20 ms: the whole takes longer than any one wait may last.
+    mail.message = Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(180_000));
     let begun = Instant::now();
     assert!(delivered(&connection.send(&mail, None).await));
-    assert!(begun.elapsed() > Duration::from_millis(1400), "{:?} proves nothing", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?} proves nothing", begun.elapsed());
 }
 
 #[tokio::test]
@@ -217,6 +216,7 @@ async fn a_mail_that_was_begun_and_is_not_sent_is_never_finished() {
     assert!(delivered(&connection.send(&first, Some(&second)).await));
     let others = Transaction { recipients: third.recipients.clone(), ..second.clone() };
     assert!(matches!(&connection.send(&others, None).await[..], [Outcome::Unavailable(Phase::MailFrom, _)]));
+    connection.close().await;
 
     let mut connection = open(&server).await;
     assert!(delivered(&connection.send(&first, Some(&second)).await));
@@ -526,21 +526,11 @@ async fn we_introduce_ourselves_as_configured_and_a_name_cannot_break_out_of_its
 #[tokio::test]
 async fn replies_that_are_only_sloppy_are_understood() {
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Mail).act(Act::Raw(b"250\r\n".to_vec())))
-        .rule(Rule::at(Step::FinalDot).act(Act::Raw(b"250-2.0.0 gr\xfc\xdfe\r\n250 2.0.0 ID-7\r\n".to_vec())))
-        .without("PIPELINING")
+        .at(Step::Mail, Act::Raw(b"250\r\n".to_vec()))
+        .at(Step::FinalDot, Act::Raw(b"250-2.0.0 gr\xfc\xdfe\r\n250 2.0.0 ID-7\r\n".to_vec()))
         .start()
         .await;
-    server.rule(Rule::at(Step::Mail).first(0));
-    let mut connection = open(&server).await;
-    // The fake server does not take a MAIL that it answers raw, so the script answers the rest as well.
-    server.rule(Rule::at(Step::Rcpt).act(Act::reply(250, "ok")));
-    let outcomes = connection.send(&transaction(&["ada@example.org"]), None).await;
-    assert!(matches!(&outcomes[..], [Outcome::Rejected(Phase::RcptTo, _)]), "{outcomes:?}");
-
-    server.behave();
-    server.rule(Rule::at(Step::FinalDot).act(Act::Raw(b"250-2.0.0 gr\xfc\xdfe\r\n250 2.0.0 ID-7\r\n".to_vec())));
-    match &connection.send(&transaction(&["ada@example.org"]), None).await[..] {
+    match &open(&server).await.send(&transaction(&["ada@example.org"]), None).await[..] {
         [Outcome::Delivered(reply)] => assert_eq!(reply.text, "gr??e ID-7"),
         other => panic!("{other:?}"),
     }

@@ -11,6 +11,7 @@ const MAX_TEXT: usize = 512;
 
 /// How far a try got: the step that the outcome belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The TCP connection, DNS included.
@@ -205,6 +206,7 @@ impl AttemptClass {
 
 /// One try, as it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Attempt {
     /// When it ended.
     pub at: Timestamp,

@@ -58,6 +58,7 @@ impl Stage {
 
 /// Why a delivery failed for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DeadReason {
     /// A server said 5yz: it will never take it.
@@ -96,6 +97,7 @@ impl fmt::Display for DeadReason {
 
 /// The state of one delivery, as users see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not tried yet, and not to be before its time.
@@ -163,6 +165,7 @@ impl std::str::FromStr for State {
 
 /// The state of a whole mail, summed up from its deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MailState {
     /// No delivery is due yet, and none was tried.

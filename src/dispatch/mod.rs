@@ -11,6 +11,7 @@ mod core;
 mod direct;
 mod error;
 mod lane;
+mod lettre;
 mod report;
 mod router;
 mod scheduler;
@@ -350,6 +351,11 @@ impl Dispatcher {
             spool_bytes: spool.bytes,
             relays,
         })
+    }
+
+    /// Deliveries that a relay has taken since start.
+    pub fn delivered(&self) -> u64 {
+        self.inner.core.metrics.totals.delivered.load(Ordering::Relaxed)
     }
 
     /// The relays, now.

@@ -19,6 +19,7 @@ pub struct Receipt {
 
 /// All that is known of a mail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct MailStatus {
     /// The mail's name.
     pub id: MailId,
@@ -52,6 +53,7 @@ pub struct MailStatus {
 
 /// One recipient's progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DeliveryStatus {
     /// Who gets it.
     pub recipient: Address,
@@ -111,6 +113,7 @@ impl MailStatus {
 
 /// One page of mails.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct StatusPage {
     /// The mails; possibly none although there are more, when many had to be looked at.
     pub mails: Vec<MailStatus>,
@@ -136,6 +139,7 @@ impl SentNow {
 
 /// The engine's numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// Deliveries by state.
     pub deliveries: std::collections::BTreeMap<String, u64>,
@@ -167,6 +171,7 @@ pub struct Stats {
 
 /// One relay, now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RelayStatus {
     /// Its name.
     pub name: String,

@@ -1,4 +1,5 @@
-//! THE DOORS: how mail comes in from outside the process. A door sees only [`Dispatcher`](crate::Dispatcher) and
-//! [`mail`](crate::mail), and says yes only after `submit` did.
+//! The doors: how mail comes in from outside this process. A door sees only [`Dispatcher`](crate::Dispatcher), what it
+//! reports, and [`mail`](crate::mail); it acknowledges nothing before the dispatcher has.
 
+pub mod http;
 pub mod smtp;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// Never holds white space outside a quoted local part, a control character or an angle bracket: written into a path
 /// (`MAIL FROM:<…>`) or a header, it cannot end what it stands in.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, example = "ada@example.org"))]
 #[serde(transparent)]
 pub struct Address(Box<str>);
 
@@ -166,6 +167,8 @@ impl AddressError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use serde::de::IntoDeserializer;
+
     use super::*;
 
     #[test]
@@ -258,5 +261,15 @@ mod tests {
             let stored = postcard::to_stdvec(broken).unwrap();
             assert!(postcard::from_bytes::<Address>(&stored).is_err());
         }
+    }
+
+    #[test]
+    fn text_in_a_file_is_read_as_strictly_as_any() {
+        let read = |text: &str| {
+            let text: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+            Address::deserialize(text)
+        };
+        assert_eq!(read("ada@bücher.example").unwrap().as_str(), "ada@xn--bcher-kva.example");
+        assert!(read("ada lovelace@example.org").unwrap_err().to_string().contains("before the @"));
     }
 }

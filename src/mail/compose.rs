@@ -250,13 +250,7 @@ impl MailBuilder {
 }
 
 pub(super) fn from_lettre(message: &lettre::Message) -> Result<Mail, MailError> {
-    let read = |field: &str, address: &lettre::Address| {
-        Address::parse(address.as_ref()).map_err(|error| MailError::new(field, error))
-    };
-    let return_path = message.envelope().from().map(|address| read("return_path", address)).transpose()?;
-    let recipients = message.envelope().to().iter().enumerate();
-    let recipients = recipients.map(|(i, address)| read(&format!("to[{i}]"), address)).collect::<Result<_, _>>()?;
-    Mail::from_rfc5322(Envelope::new(return_path, recipients)?, message.formatted())
+    Mail::from_rfc5322(Envelope::from_lettre(message.envelope())?, message.formatted())
 }
 
 pub(super) fn check_options(options: &Options) -> Result<(), MailError> {

@@ -34,6 +34,21 @@ impl Envelope {
         Ok(Envelope { return_path, recipients })
     }
 
+    /// The envelope that lettre derived.
+    ///
+    /// # Errors
+    /// As [`Envelope::new`]; and an address that cannot stand in an envelope, named `return_path` or `to[…]`.
+    pub fn from_lettre(envelope: &lettre::address::Envelope) -> Result<Self, MailError> {
+        let read = |field: String, address: &lettre::Address| {
+            Address::parse(address.as_ref()).map_err(|error| MailError::new(field, error.reason()))
+        };
+        let return_path = envelope.from().map(|address| read("return_path".into(), address)).transpose()?;
+        let recipients = envelope.to().iter().enumerate();
+        let recipients: Result<Vec<Address>, MailError> =
+            recipients.map(|(at, address)| read(format!("to[{at}]"), address)).collect();
+        Envelope::new(return_path, recipients?)
+    }
+
     /// Where a bounce goes; `None` for the null reverse-path.
     pub fn return_path(&self) -> Option<&Address> {
         self.return_path.as_ref()

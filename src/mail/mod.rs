@@ -1,7 +1,7 @@
 //! WHAT is sent. Pure: nothing here does I/O, and nothing here changes after a mail is built.
 //!
 //! Every door makes a [`Mail`] by one of three ways: [`Mail::builder`], [`Mail::from_lettre`], [`Mail::from_rfc5322`]. All
-//! three end in [`freeze`], which is where the invariant of this layer is made: *the bytes are valid RFC 5322 with CRLF line
+//! three end in `freeze`, which is where the invariant of this layer is made: *the bytes are valid RFC 5322 with CRLF line
 //! ends, a Message-ID and a Date, and never change again*; every retry sends the same bytes.
 
 mod address;

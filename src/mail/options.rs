@@ -9,6 +9,7 @@ use super::Timestamp;
 
 /// How urgent a mail is. Each has a weight, so that none starves another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Somebody waits for it: a code, a password reset. One connection a relay is kept for these.
@@ -57,6 +58,7 @@ impl std::str::FromStr for Priority {
 
 /// What to do when it cannot be known whether a server took the mail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Guarantee {
     /// Send again: a mail may arrive twice, and never not at all.

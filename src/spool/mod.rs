@@ -61,6 +61,7 @@ impl Default for SpoolOptions {
 
 /// What a receipt promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// On disk and synced: it survives a power cut.

@@ -29,8 +29,8 @@ pub struct Identity {
 
 impl Identity {
     pub fn new(cert: Cert) -> Self {
-        let (authority, ca_pem) = authority();
-        let signer = if cert == Cert::Untrusted { self::authority().0 } else { authority };
+        let (trusted, ca_pem) = authority("Test Authority");
+        let signer = if cert == Cert::Untrusted { authority("Stranger").0 } else { trusted };
         let key = KeyPair::generate().unwrap();
         let names = if cert == Cert::OtherName { "other.example" } else { "localhost" };
         let mut params = CertificateParams::new(vec![names.to_owned()]).unwrap();
@@ -52,10 +52,10 @@ impl Identity {
     }
 }
 
-fn authority() -> (Issuer<'static, KeyPair>, String) {
+fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "Test Authority");
+    params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
     (Issuer::new(params, key), pem)

@@ -143,7 +143,10 @@ impl Book {
             for (place, entry) in &together {
                 places.push((*place, self.lease(&queue, *place, entry.clone())));
             }
-            let entry = together.swap_remove(0).1;
+            // What was changed since it was put is only known on disk.
+            let all_fresh = together.iter().all(|(_, entry)| entry.fresh.is_some());
+            let mut entry = together.swap_remove(0).1;
+            entry.fresh = entry.fresh.filter(|_| all_fresh);
             return Some(Taken { queue, places, entry });
         }
         None
@@ -183,6 +186,14 @@ impl Book {
             leased.entry.fresh = None;
         }
         current
+    }
+
+    /// Notes that what was known of a waiting delivery's mail when it was put is no longer true.
+    pub(super) fn outdate(&mut self, queue: &QueueName, place: &Place) {
+        match self.leases.get_mut(&place.slot()) {
+            Some(leased) => leased.entry.fresh = None,
+            None => self.window(queue).outdate(place),
+        }
     }
 
     /// Ends a lease for good: the delivery's new place, if any, is enqueued anew.

@@ -4,7 +4,8 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::keys::{self, Timer};
+use super::book::QueueName;
+use super::keys::{self, Place, Timer};
 use super::reader::{self, Broken};
 use super::writer::{Changing, count_finished};
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
@@ -130,6 +131,11 @@ pub(super) fn retry<S: Store>(
         manifest.expires_at = manifest.expires_at.max(now + lifetime);
         changing.batch.push((keys::manifest(id), Some(codec::encode(&manifest))));
         changing.look_again(id, manifest.expires_at);
+        for (index, delivery) in &deliveries {
+            let Some(due) = delivery.stage.due() else { continue };
+            let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
+            changing.shared.book.lock().outdate(&queue, &Place { due, mail: id, index: *index });
+        }
     }
     let mut retried = Vec::new();
     for (index, mut delivery) in deliveries {

@@ -147,6 +147,14 @@ impl Window {
         }
     }
 
+    /// The mail of this place is to be read from disk.
+    pub(super) fn outdate(&mut self, place: &Place) {
+        let missed = self.missed.iter_mut().flatten().filter(|(other, _)| other == place).map(|(_, entry)| entry);
+        for entry in self.places.get_mut(place).into_iter().chain(missed) {
+            entry.fresh = None;
+        }
+    }
+
     /// The first place, if it is due.
     pub(super) fn first_due(&self, now: Timestamp) -> Option<(&Place, &Entry)> {
         self.places.first_key_value().filter(|(place, _)| place.due <= now)

@@ -11,7 +11,7 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands;
 use lettre::transport::smtp::extension::ClientId;
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::Smtp;
@@ -24,6 +24,11 @@ use crate::transport::{Auth, RelayError, Security, Server};
 
 /// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How much the kernel may hold of what we wrote. A full buffer has room again only when a good part of it has left; left
+/// to itself it grows to megabytes, and over a slow link no time-out for a part of a message could tell waiting from
+/// progress.
+const SEND_BUFFER: u32 = 256 * 1024;
 
 pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
     let server = &smtp.server;
@@ -93,7 +98,7 @@ async fn dial(server: &Server) -> Result<(TcpStream, SocketAddr), Outcome> {
         let mut reason = format!("the host {} has no address", server.host);
         loop {
             match waiting.next() {
-                Some(address) => trying.push(async move { (address, TcpStream::connect(address).await) }),
+                Some(address) => trying.push(async move { (address, connect_to(address).await) }),
                 None if trying.is_empty() => return Err(reason),
                 None => {}
             }
@@ -113,9 +118,15 @@ async fn dial(server: &Server) -> Result<(TcpStream, SocketAddr), Outcome> {
             return Err(unavailable(Phase::Connect, &format!("{place} did not answer within {span}")));
         }
     };
-    // Without it, Nagle's algorithm and delayed acknowledgements stall each mail by 40 ms.
-    stream.set_nodelay(true).map_err(|e| unavailable(Phase::Connect, &e.to_string()))?;
     Ok((stream, peer))
+}
+
+async fn connect_to(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Without it, Nagle's algorithm and delayed acknowledgements stall each mail by 40 ms.
+    socket.set_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.connect(address).await
 }
 
 async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
@@ -159,7 +170,7 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<(AsyncSmtpConnection, Extensi
 fn split_replies(heard: &str) -> (Vec<&str>, Vec<&str>) {
     let lines: Vec<&str> = heard.lines().collect();
     let ends = |line: &&str| line.as_bytes().get(3) != Some(&b'-');
-    let greeting = lines.iter().position(|line| ends(line)).map_or(lines.len(), |at| at + 1);
+    let greeting = lines.iter().position(ends).map_or(lines.len(), |at| at + 1);
     (lines[..greeting].to_vec(), lines[greeting..].to_vec())
 }
 
@@ -212,7 +223,9 @@ async fn log_in(
         answer = dialogue.command("\r\n").await;
     }
     let outcome = match Answer::read(answer) {
-        Ok(answer) if answer.code() == 235 => return Ok(()),
+        Ok(answer) if answer.code() == 235 => {
+            return wire.is_silent().await.map_err(|reason| unavailable(Phase::Auth, &reason));
+        }
         Ok(answer) => refused(Phase::Auth, &answer),
         Err(error) => failed(Phase::Auth, wire, error),
     };

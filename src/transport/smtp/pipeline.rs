@@ -187,7 +187,8 @@ impl SmtpConnection {
             if message.fill(&mut self.out, PART) {
                 break;
             }
-            if let Err(unwritten) = self.write(self.timeouts.body).await {
+            self.wire.wait_up_to(self.timeouts.body);
+            if let Err(unwritten) = self.wire.write_to_listener(&self.out).await {
                 return Err(self.broken_off(unwritten.reason).await);
             }
         }

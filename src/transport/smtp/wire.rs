@@ -163,19 +163,35 @@ impl Wire {
 
     /// Writes all of this, before the deadline.
     pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), Unwritten> {
+        self.write_while(bytes, |_, _| Ok(())).await
+    }
+
+    /// Writes all of this, before the deadline; gives up when the server has something to say and takes no more.
+    pub(super) async fn write_to_listener(&self, bytes: &[u8]) -> Result<(), Unwritten> {
+        self.write_while(bytes, Shared::check_silence).await
+    }
+
+    async fn write_while(
+        &self,
+        bytes: &[u8],
+        goes_on: impl Fn(&mut Shared, &mut Context<'_>) -> Result<(), String>,
+    ) -> Result<(), Unwritten> {
         let mut handed_over = 0;
         let written = poll_fn(|cx| {
             let mut shared = self.shared.lock();
             while handed_over < bytes.len() {
-                handed_over += ready!(shared.poll_write_some(cx, &bytes[handed_over..]))?;
+                match shared.poll_write_some(cx, &bytes[handed_over..]) {
+                    Poll::Ready(count) => handed_over += count?,
+                    Poll::Pending => {
+                        goes_on(&mut shared, cx).map_err(io::Error::other)?;
+                        return Poll::Pending;
+                    }
+                }
             }
             shared.poll_flush_all(cx)
         });
         let failed = written.await.err();
-        match failed {
-            None => Ok(()),
-            Some(error) => Err(Unwritten { handed_over, reason: self.fault().unwrap_or_else(|| error.to_string()) }),
-        }
+        failed.map_or(Ok(()), |error| Err(Unwritten { handed_over, reason: error.to_string() }))
     }
 }
 

@@ -198,10 +198,12 @@ impl Session {
     /// Reads the message and answers its final dot.
     async fn data(&mut self) -> Result<(), Ended> {
         let mut asked = false;
+        let mut searched: usize = 0;
         let end = loop {
-            if let Some(end) = end_of_data(&self.inbox) {
+            if let Some(end) = end_of_data(&self.inbox, searched.saturating_sub(4)) {
                 break end;
             }
+            searched = self.inbox.len();
             if !asked && !self.inbox.is_empty() {
                 asked = true;
                 if let Some(act) = self.state.act(Step::Body, &self.moment) {
@@ -258,9 +260,7 @@ impl Session {
         };
         let positive = match &act {
             Act::Reply(code, _) => *code < 400,
-            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes | Act::Raw(_) => {
-                false
-            }
+            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes => false,
             _ => code < 400,
         };
         self.perform(act, code, text).await?;
@@ -282,6 +282,7 @@ impl Session {
             }
             Act::Drip(pause) => {
                 self.flush().await?;
+                let code = if code == 0 { 250 } else { code };
                 for byte in rendered(code, text) {
                     self.outbox.push(byte);
                     self.flush().await?;
@@ -400,12 +401,12 @@ fn path_of(line: &str) -> (String, Vec<String>) {
     (path.to_owned(), rest.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Where the message ends, final dot included.
-fn end_of_data(bytes: &[u8]) -> Option<usize> {
+/// Where the message ends, final dot included; it is not before `from`.
+fn end_of_data(bytes: &[u8], from: usize) -> Option<usize> {
     if bytes.starts_with(b".\r\n") {
         return Some(3);
     }
-    bytes.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5)
+    memchr::memmem::find(&bytes[from..], b"\r\n.\r\n").map(|at| from + at + 5)
 }
 
 fn unstuff(message: &[u8]) -> Vec<u8> {

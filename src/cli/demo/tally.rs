@@ -1,0 +1,163 @@
+//! Who saw which mail, and when: written by the side that hands in and by the sink, read for the summary.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+use super::plan::{Trouble, trouble};
+use crate::mail::Priority;
+
+/// One mail's story.
+#[derive(Clone, Copy, Debug, Default)]
+struct Story {
+    accepted: Option<Instant>,
+    arrived: Option<Instant>,
+    copies: u32,
+    troubled: u32,
+}
+
+/// How often the sink did what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mischief {
+    pub(super) refused: u64,
+    pub(super) deferred: u64,
+    pub(super) hung_up: u64,
+    pub(super) hung_up_after: u64,
+}
+
+/// All mails' stories, by number.
+pub(super) struct Tally {
+    told: Mutex<(Vec<Story>, Mischief)>,
+}
+
+impl Tally {
+    pub(super) fn new(count: usize) -> Self {
+        Tally { told: Mutex::new((vec![Story::default(); count], Mischief::default())) }
+    }
+
+    /// The engine gave a receipt for it.
+    pub(super) fn accepted(&self, number: usize) {
+        if let Some(story) = self.told.lock().0.get_mut(number) {
+            story.accepted = Some(Instant::now());
+        }
+    }
+
+    /// Whether the sink is to trouble this mail now; says yes as often as the plan does.
+    pub(super) fn meets(&self, number: usize, wanted: impl Fn(Trouble) -> bool) -> bool {
+        let planned = trouble(number);
+        let (stories, mischief) = &mut *self.told.lock();
+        let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else { return false };
+        let (times, counted) = match planned {
+            Trouble::None => return false,
+            Trouble::Refuse(times) => (times, &mut mischief.refused),
+            Trouble::Defer(times) => (times, &mut mischief.deferred),
+            Trouble::HangUp => (1, &mut mischief.hung_up),
+            Trouble::HangUpAfter => (1, &mut mischief.hung_up_after),
+        };
+        if story.troubled >= times {
+            return false;
+        }
+        story.troubled += 1;
+        *counted += 1;
+        true
+    }
+
+    /// The sink has it.
+    pub(super) fn arrived(&self, number: usize) {
+        if let Some(story) = self.told.lock().0.get_mut(number) {
+            story.arrived.get_or_insert_with(Instant::now);
+            story.copies += 1;
+        }
+    }
+
+    /// How many were accepted, and how many of all arrived.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let told = self.told.lock();
+        let count = |seen: fn(&Story) -> bool| told.0.iter().filter(|story| seen(story)).count() as u64;
+        (count(|story| story.accepted.is_some()), count(|story| story.arrived.is_some()))
+    }
+
+    pub(super) fn mischief(&self) -> Mischief {
+        self.told.lock().1
+    }
+
+    /// How many copies arrived beyond the first of each.
+    pub(super) fn duplicates(&self) -> u64 {
+        self.told.lock().0.iter().map(|story| u64::from(story.copies.saturating_sub(1))).sum()
+    }
+
+    /// The numbers of accepted mails that did not arrive.
+    pub(super) fn missing(&self) -> Vec<usize> {
+        let told = self.told.lock();
+        let missing =
+            told.0.iter().enumerate().filter(|(_, story)| story.accepted.is_some() && story.arrived.is_none());
+        missing.map(|(number, _)| number).collect()
+    }
+
+    /// From `began` until the last first copy arrived.
+    pub(super) fn took(&self, began: Instant) -> Duration {
+        let told = self.told.lock();
+        told.0.iter().filter_map(|story| story.arrived).max().map_or(Duration::ZERO, |last| last - began)
+    }
+
+    /// The times from receipt to arrival of the mails of one priority, or of all.
+    pub(super) fn latencies(&self, only: Option<Priority>) -> Latencies {
+        let told = self.told.lock();
+        let mut micros = Histogram::new(3).expect("three significant digits are allowed");
+        for (number, story) in told.0.iter().enumerate() {
+            let (Some(accepted), Some(arrived)) = (story.accepted, story.arrived) else { continue };
+            if only.is_none_or(|only| only == super::priority(number)) {
+                // A mail may arrive before the task that handed it in wakes up to its receipt.
+                let waited = arrived.saturating_duration_since(accepted).as_micros();
+                // Recording fails only beyond a histogram's fixed bound, and this one grows.
+                let _ = micros.record(u64::try_from(waited).unwrap_or(u64::MAX));
+            }
+        }
+        Latencies { micros }
+    }
+}
+
+/// Times from receipt to arrival.
+pub(super) struct Latencies {
+    micros: Histogram<u64>,
+}
+
+impl Latencies {
+    /// The time that so many of a hundred mails needed at most.
+    pub(super) fn percentile(&self, percent: f64) -> Duration {
+        Duration::from_micros(self.micros.value_at_percentile(percent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_count_from_the_receipt_to_the_first_copy() {
+        let tally = Tally::new(10);
+        let began = Instant::now();
+        for number in 0..10 {
+            let story = &mut tally.told.lock().0[number];
+            story.accepted = Some(began);
+            story.arrived = Some(began + Duration::from_millis(10 * (number as u64 + 1)));
+        }
+        tally.arrived(0);
+        let near = |span: Duration, millis: f64| (span.as_secs_f64() * 1000.0 - millis).abs() < 0.5;
+        assert!(near(tally.latencies(None).percentile(50.0), 50.0));
+        assert!(near(tally.latencies(None).percentile(99.0), 100.0));
+        assert!(near(tally.latencies(Some(Priority::Critical)).percentile(50.0), 10.0), "mail 0 is the critical one");
+        assert_eq!(tally.took(began), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn what_was_accepted_and_did_not_arrive_is_missing() {
+        let tally = Tally::new(3);
+        tally.accepted(0);
+        tally.accepted(2);
+        tally.arrived(2);
+        assert_eq!(tally.missing(), [0]);
+        assert_eq!(tally.progress(), (2, 1));
+    }
+}

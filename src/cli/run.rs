@@ -1,0 +1,174 @@
+//! `postrider run`: the service, from its first signal to its last.
+//!
+//! SIGTERM and SIGINT close the doors, finish what is in flight within `service.drain_timeout`, sync and exit; a second
+//! one stops at once, and what was accepted is in the spool. SIGHUP reads the configuration again: applied whole, or
+//! refused whole with the old one kept.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use super::doors::Doors;
+use super::{ConfigFile, Failure, logging};
+use crate::config::{self, Settings, Sources};
+use crate::dispatch::{Dispatcher, Drain};
+
+#[derive(clap::Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let (sources, settings) = self.file.load()?;
+        logging::start(&settings.log)?;
+        let runtime = super::runtime()?;
+        let done = runtime.block_on(serve(sources, settings));
+        // What still blocks must not hold up a stop that was asked for.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        done
+    }
+}
+
+/// What the process was told from outside.
+enum Told {
+    Stop,
+    Reload,
+}
+
+/// The signals, heard from the first moment, so that none ends the process the hard way.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let hear = |kind| signal(kind).map_err(|e| Failure::Failed(format!("cannot listen to signals: {e}")));
+        Ok(Signals {
+            terminate: hear(SignalKind::terminate())?,
+            interrupt: hear(SignalKind::interrupt())?,
+            hang_up: hear(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Told::Stop) {}
+    }
+}
+
+async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let dispatcher = tokio::select! {
+        started = config::builder(&settings)?.start() => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    let mut doors = match Doors::open(&dispatcher, &settings).await {
+        Ok(doors) => doors,
+        Err(failure) => {
+            close_engine(&dispatcher, Duration::ZERO).await?;
+            return Err(failure);
+        }
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %settings.spool.path.display(), "ready");
+    tell(&[NotifyState::Ready]);
+    let ended = loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop => break Ok(()),
+                Told::Reload => reload(&sources, &mut settings, &dispatcher, &doors).await,
+            },
+            stopped = dispatcher.stopped() => break stopped.map_err(Failure::from),
+            failure = doors.failed() => break Err(failure),
+        }
+    };
+    tell(&[NotifyState::Stopping]);
+    let drain = settings.service.drain_timeout;
+    tracing::info!(drain_timeout = %humantime::format_duration(drain), "stopping");
+    let closed = tokio::select! {
+        closed = close(doors, &dispatcher, drain) => closed,
+        () = signals.stop() => {
+            tracing::warn!("stopped at once, as asked; what was accepted is in the spool");
+            Ok(())
+        }
+    };
+    ended.and(closed)
+}
+
+async fn close(doors: Doors, dispatcher: &Dispatcher, drain: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + drain;
+    doors.close(deadline).await;
+    close_engine(dispatcher, deadline.saturating_duration_since(Instant::now())).await
+}
+
+async fn close_engine(dispatcher: &Dispatcher, drain: Duration) -> Result<(), Failure> {
+    match dispatcher.shutdown(Drain::within(drain)).await {
+        Ok(true) => tracing::info!("stopped; everything in flight was finished"),
+        Ok(false) => tracing::warn!("stopped; what was in flight stays in the spool and is sent at the next start"),
+        Err(e) => return Err(e.into()),
+    }
+    Ok(())
+}
+
+/// Reads the configuration again. On any mistake the old one stays, whole.
+async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatcher, doors: &Doors) {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+    match read_and_apply(sources, dispatcher, doors).await {
+        Ok(new) => {
+            tell_what_waits_for_a_restart(settings, &new);
+            tracing::info!("the configuration was read again: relays, routes, priorities and tokens are as it says");
+            *settings = new;
+        }
+        Err(failure) => {
+            for mistake in failure.to_string().lines() {
+                tracing::error!(mistake, "the configuration was not read again, and the old one is kept");
+            }
+        }
+    }
+    tell(&[NotifyState::Ready]);
+}
+
+async fn read_and_apply(sources: &Sources, dispatcher: &Dispatcher, doors: &Doors) -> Result<Settings, Failure> {
+    let sources = sources.clone();
+    let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
+    let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
+    dispatcher.reload(config::reload(&new)?).await?;
+    doors.reload(&new)?;
+    Ok(new)
+}
+
+fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
+    let differ = |old: &dyn Debug, new: &dyn Debug| format!("{old:?}") != format!("{new:?}");
+    let sections: [(&str, bool); 5] = [
+        ("spool", differ(&old.spool, &new.spool)),
+        ("retry", differ(&old.retry, &new.retry)),
+        ("http.listen", differ(&old.http.listen, &new.http.listen)),
+        ("smtp.listen", differ(&old.smtp.listen, &new.smtp.listen)),
+        ("log", differ(&old.log, &new.log)),
+    ];
+    for (section, _) in sections.iter().filter(|(_, differs)| *differs) {
+        tracing::warn!(section, "what changed there takes effect at the next start");
+    }
+}
+
+/// Tells systemd, where it started us and wants to know.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(false, state) {
+        tracing::warn!(error = %e, "systemd could not be told");
+    }
+}

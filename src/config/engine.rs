@@ -1,0 +1,85 @@
+//! From settings to what the engine is made from.
+
+use super::{OnSpoolFailure, Relay, Settings, Sync};
+use crate::dispatch::{self, Builder, Dispatcher, Error, Reload};
+use crate::policy::{RetryPolicy, RouteRule, Weights};
+use crate::transport::{self, RelayError};
+
+/// A dispatcher as configured, not started yet.
+///
+/// # Errors
+/// [`Error::Relay`] for a relay that cannot be used; not after [`Settings::load`].
+pub fn builder(settings: &Settings) -> Result<Builder, Error> {
+    let Reload { relays, routes, weights } = reload(settings)?;
+    let spool = &settings.spool;
+    let retry = &settings.retry;
+    let mut builder = Dispatcher::builder()
+        .spool(&spool.path)
+        .retention(spool.retention)
+        .idempotency_ttl(spool.idempotency_ttl)
+        .max_pending(spool.max_pending)
+        .max_message_size(usize::try_from(spool.max_message_size.as_u64()).unwrap_or(usize::MAX))
+        .accept_timeout(spool.accept_timeout)
+        .on_spool_failure(match spool.on_spool_failure {
+            OnSpoolFailure::Reject => dispatch::OnSpoolFailure::Reject,
+            OnSpoolFailure::Direct => dispatch::OnSpoolFailure::Direct,
+        })
+        .retry(RetryPolicy {
+            schedule: retry.schedule.clone(),
+            max_attempts: retry.max_attempts,
+            expire_after: retry.expire_after,
+            jitter: retry.jitter.into(),
+        })
+        .weights(weights);
+    if spool.sync == Sync::Interval {
+        builder = builder.sync_every(spool.sync_interval);
+    }
+    for relay in relays {
+        builder = builder.relay(relay);
+    }
+    for route in routes {
+        builder = builder.route(route.matching, route.relays);
+    }
+    Ok(builder)
+}
+
+/// What a running dispatcher can be given anew.
+///
+/// # Errors
+/// As [`builder`].
+pub fn reload(settings: &Settings) -> Result<Reload, Error> {
+    let mut relays = Vec::new();
+    for configured in &settings.relays {
+        relays.push(relay(configured).map_err(|error| Error::Relay { name: configured.name(), error })?);
+    }
+    let routes = settings.routes.iter().cloned();
+    let routes = routes.map(|route| RouteRule { matching: route.matching.into(), relays: route.relays }).collect();
+    let super::Priorities { critical, default, bulk } = settings.priorities;
+    Ok(Reload { relays, routes, weights: Weights { critical, default, bulk } })
+}
+
+/// One relay, its password put into its place.
+pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> {
+    let super::TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot } = configured.timeouts;
+    let mut relay = transport::Relay::smtp(configured.url.expose())?
+        .connections(configured.connections)
+        .messages_per_connection(configured.messages_per_connection)
+        .idle_timeout(configured.idle_timeout)
+        .timeouts(transport::TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot });
+    if let Some(name) = &configured.name {
+        relay = relay.name(name);
+    }
+    if let Some(path) = &configured.ca_file {
+        relay = relay.ca_file(path);
+    }
+    if let Some(name) = &configured.client_name {
+        relay = relay.client_name(name);
+    }
+    if let Some(rate) = configured.rate {
+        relay = relay.rate(rate);
+    }
+    if let Some(password) = &configured.password {
+        relay = relay.password(password.clone());
+    }
+    Ok(relay)
+}

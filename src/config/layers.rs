@@ -1,0 +1,148 @@
+//! Where settings come from, laid over each other: the file, and above it the environment.
+//!
+//! `POSTRIDER_SMTP__LISTEN` is `smtp.listen`, `POSTRIDER_RELAYS__0__PASSWORD` is `relays[0].password`. Variables of
+//! that prefix without a double underscore belong to others (the client's `POSTRIDER_URL`, what Kubernetes sets for a
+//! service named postrider), the two lists `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES` aside.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError, Environment, File, FileFormat, Source, Value, ValueKind};
+use serde_json::Value as Json;
+
+use super::mistake::{Mistake, Mistakes};
+
+const PREFIX: &str = "POSTRIDER";
+
+/// Where to look when no file is named, in this order.
+const USUAL_FILES: [&str; 3] = ["postrider.toml", "config/postrider.toml", "/etc/postrider/postrider.toml"];
+
+/// The file that is read when none is named: the first of `postrider.toml`, `config/postrider.toml` and
+/// `/etc/postrider/postrider.toml` that exists.
+pub fn default_file() -> Option<PathBuf> {
+    USUAL_FILES.into_iter().map(PathBuf::from).find(|path| path.is_file())
+}
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file; without one, defaults and environment alone.
+    pub file: Option<PathBuf>,
+    /// The environment's variables.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// This file, or the usual one, and this process's environment.
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        // What is not Unicode cannot be a setting, but may be anybody else's variable.
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with(PREFIX))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        });
+        Sources { file: file.or_else(default_file), environment: environment.collect() }
+    }
+}
+
+/// All that was said, as one tree, and who said what.
+pub(super) struct Layers {
+    pub(super) tree: Json,
+    file: String,
+    /// Keys that the environment set, with their variables.
+    variables: BTreeMap<String, String>,
+}
+
+impl Layers {
+    /// The variable that set this key, or one above it.
+    pub(super) fn variable(&self, path: &str) -> Option<&str> {
+        let above =
+            |key: &str| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.variables.iter().find(|(key, _)| above(key)).map(|(_, variable)| variable.as_str())
+    }
+
+    /// The file or the variable that is to be mended.
+    pub(super) fn source_of(&self, path: &str) -> String {
+        self.variable(path).unwrap_or(&self.file).to_owned()
+    }
+}
+
+pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
+    let file = sources.file.as_deref().map_or("no file".to_owned(), |path| path.display().to_string());
+    let whole = |reason: String| Mistakes(vec![Mistake { source: file.clone(), path: String::new(), reason }]);
+    let mut layered = Config::builder();
+    if let Some(path) = &sources.file {
+        let text = read_toml(path).map_err(whole)?;
+        layered = layered.add_source(File::from_str(&text, FileFormat::Toml));
+    }
+    let mut variables = BTreeMap::new();
+    for (key, (variable, value)) in environment(&sources.environment).map_err(|e| whole(e.to_string()))? {
+        layered = layered.set_override(&key, value).map_err(|_| {
+            let reason = "no key can be named so; POSTRIDER_SMTP__LISTEN, for example, is smtp.listen".to_owned();
+            Mistakes(vec![Mistake { source: variable.clone(), path: String::new(), reason }])
+        })?;
+        variables.insert(key, variable);
+    }
+    let tree = layered.build().map_err(|e| whole(e.to_string()))?;
+    Ok(Layers { tree: json(tree.cache), file, variables })
+}
+
+/// The file's text. It is parsed here only to tell a mistake by its place, and without the line itself, which may hold
+/// a secret.
+fn read_toml(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
+    match text.parse::<toml::Table>() {
+        Ok(_) => Ok(text),
+        Err(e) => {
+            let before = &text[..e.span().map_or(0, |span| span.start.min(text.len()))];
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            Err(format!("is not valid TOML at line {line}, column {column}: {}", e.message().replace('\n', ", ")))
+        }
+    }
+}
+
+/// The variables that are settings, by the key that each sets.
+fn environment(all: &BTreeMap<String, String>) -> Result<BTreeMap<String, (String, Value)>, ConfigError> {
+    let mut found = BTreeMap::new();
+    for (name, value) in all {
+        let one = HashMap::from([(name.clone(), value.clone())]);
+        let source = Environment::with_prefix(PREFIX).prefix_separator("_").separator("__").source(Some(one));
+        for (dotted, value) in source.collect()? {
+            if dotted.contains('.') || matches!(dotted.as_str(), "relays" | "routes") {
+                found.insert(indexed(&dotted), (name.clone(), value));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// `relays.0.url` → `relays[0].url`.
+fn indexed(dotted: &str) -> String {
+    let mut key = String::new();
+    for part in dotted.split('.') {
+        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
+            key.push_str(&format!("[{part}]"));
+        } else {
+            key.push_str(if key.is_empty() { "" } else { "." });
+            key.push_str(part);
+        }
+    }
+    key
+}
+
+fn json(value: Value) -> Json {
+    match value.kind {
+        // An element that only makes room for one behind it, as `relays[0]` does when the environment has `relays[1]`
+        // alone.
+        ValueKind::Nil => Json::Object(serde_json::Map::new()),
+        ValueKind::Boolean(it) => it.into(),
+        ValueKind::I64(it) => it.into(),
+        ValueKind::U64(it) => it.into(),
+        ValueKind::Float(it) => it.into(),
+        ValueKind::I128(it) => it.to_string().into(),
+        ValueKind::U128(it) => it.to_string().into(),
+        ValueKind::String(it) => it.into(),
+        ValueKind::Array(items) => items.into_iter().map(json).collect(),
+        ValueKind::Table(entries) => entries.into_iter().map(|(key, it)| (key, json(it))).collect(),
+    }
+}

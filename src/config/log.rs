@@ -1,0 +1,51 @@
+//! `[log]`: what is logged, and how.
+
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+use super::mistake::Report;
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// What is worth a line: a level, or tracing's directives.
+    pub level: String,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs, one object a line.
+    Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+impl Log {
+    pub(super) fn check(&self, report: &mut Report<'_>) {
+        // A lone word that is no level would be taken for a module's name, and silence everything else.
+        let word = !self.level.contains(['=', ',', '[']);
+        if (word && self.level.parse::<tracing::level_filters::LevelFilter>().is_err())
+            || EnvFilter::try_new(&self.level).is_err()
+        {
+            let level = self.level.escape_debug();
+            report.add(
+                "log.level",
+                format!(
+                    "`{level}` is none of off, error, warn, info, debug, trace, nor directives \
+                     such as info,postrider=debug"
+                ),
+            );
+        }
+    }
+}

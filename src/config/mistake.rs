@@ -1,0 +1,71 @@
+//! What is wrong with the configuration: collected while it is read and checked, and told all at once.
+
+use std::fmt;
+
+use super::layers::Layers;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file, or the environment variable, that says so.
+    pub source: String,
+    /// The key, such as `relays[0].url`; empty where the whole source is meant.
+    pub path: String,
+    /// What is wrong, and the way out.
+    pub reason: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => write!(f, "{}: {}", self.source, self.reason),
+            path => write!(f, "{}: {path}: {}", self.source, self.reason),
+        }
+    }
+}
+
+/// Everything that is wrong; displayed one a line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, mistake) in self.0.iter().enumerate() {
+            write!(f, "{}{mistake}", if n > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Collects mistakes.
+pub(super) struct Report<'a> {
+    layers: &'a Layers,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(layers: &'a Layers) -> Self {
+        Report { layers, mistakes: Vec::new() }
+    }
+
+    /// Notes one. What follows from a mistake that is known already is not one more.
+    pub(super) fn add(&mut self, path: impl Into<String>, reason: impl fmt::Display) {
+        let path = path.into();
+        if !self.has(&path) {
+            let mistake = Mistake { source: self.layers.source_of(&path), path, reason: reason.to_string() };
+            self.mistakes.push(mistake);
+        }
+    }
+
+    /// Whether something is wrong with this key, with one above it or with one below it.
+    pub(super) fn has(&self, path: &str) -> bool {
+        let covers = |upper: &str, lower: &str| {
+            lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.mistakes.iter().any(|known| covers(&known.path, path) || covers(path, &known.path))
+    }
+
+    pub(super) fn finish(self) -> Result<(), Mistakes> {
+        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+    }
+}

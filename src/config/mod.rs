@@ -1,0 +1,96 @@
+//! The service's settings: what every part can be told, from where, and what is wrong with it.
+//!
+//! ```text
+//! defaults < file < environment ─▶ layers (one tree) ─▶ read (Settings) ─▶ check (each section)
+//!                                                                         ─▶ engine (Builder, Reload)
+//! ```
+//!
+//! Only the command line calls this; an embedding application uses [`Dispatcher::builder`](crate::Dispatcher::builder).
+//!
+//! *Invariants made here:* settings that were loaded are valid in every part that can be judged without a network; all
+//! mistakes are told at once, each with its file or variable, its key and its reason; no secret is ever shown.
+//!
+//! One file a section: each has the section's keys with their defaults, and its `check`.
+
+mod engine;
+mod http;
+mod layers;
+mod log;
+mod mistake;
+mod pem;
+mod read;
+mod relays;
+mod retry;
+mod routes;
+mod secret;
+mod service;
+mod smtp;
+mod spool;
+mod units;
+
+pub use engine::{builder, reload};
+pub use http::{Http, Scope, Token};
+pub use layers::{Sources, default_file};
+pub use log::{Log, LogFormat};
+pub use mistake::{Mistake, Mistakes};
+pub use relays::{Relay, RelayUrl, TimeOuts};
+pub use retry::{Jitter, Priorities, Retry};
+pub use routes::{RelayMatch, Route};
+pub use service::Service;
+pub use smtp::{Smtp, Tls, User};
+pub use spool::{OnSpoolFailure, Spool, Sync};
+pub use units::Listen;
+
+use serde::Deserialize;
+
+use mistake::Report;
+
+/// Everything that the service can be told.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The process as a whole.
+    pub service: Service,
+    /// Where accepted mail is kept.
+    pub spool: Spool,
+    /// Where mail is sent.
+    pub relays: Vec<Relay>,
+    /// Which mail takes which relays.
+    pub routes: Vec<Route>,
+    /// When deferred mail is tried again.
+    pub retry: Retry,
+    /// Whose turn it is.
+    pub priorities: Priorities,
+    /// The HTTP door.
+    pub http: Http,
+    /// The SMTP submission door.
+    pub smtp: Smtp,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+impl Settings {
+    /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was loaded needs no file any
+    /// more, certificates aside.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
+        let layers = layers::gather(sources)?;
+        let mut report = Report::new(&layers);
+        let mut settings = read::read(&layers, &mut report);
+        settings.check(&mut report);
+        report.finish().map(|()| settings)
+    }
+
+    fn check(&mut self, report: &mut Report<'_>) {
+        self.spool.check(report);
+        relays::check(&mut self.relays, report);
+        routes::check(&self.routes, &self.relays, report);
+        self.retry.check(report);
+        self.priorities.check(report);
+        self.http.check(report);
+        self.smtp.check(report);
+        self.log.check(report);
+    }
+}

@@ -1,0 +1,120 @@
+//! From the layered tree to [`Settings`], telling every mistake and not only the first: each one is noted, taken out of
+//! the tree, so that its default stands in, and the tree is read again.
+
+use serde_json::Value as Json;
+use serde_path_to_error::{Path, Segment};
+
+use super::Settings;
+use super::layers::Layers;
+use super::mistake::Report;
+
+/// Keys whose values are never shown, not even when they are wrong.
+const SECRETS: [&str; 3] = ["password", "token", "url"];
+
+pub(super) fn read(layers: &Layers, report: &mut Report<'_>) -> Settings {
+    let mut tree = layers.tree.clone();
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, Settings>(&tree) {
+            Ok(settings) => return settings,
+            Err(error) => error,
+        };
+        let steps = steps(error.path());
+        let path = spelled(&steps);
+        if layers.variable(&path).is_some() && read_as_toml(at(&mut tree, &steps)) {
+            continue;
+        }
+        report.add(&path, reason(&error.into_inner().to_string(), &path));
+        if !take_out(&mut tree, &steps) {
+            return Settings::default();
+        }
+    }
+}
+
+/// One step down the tree.
+#[derive(Clone, Debug)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+fn steps(path: &Path) -> Vec<Step> {
+    let step = |segment: &Segment| match segment {
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    };
+    path.iter().filter_map(step).collect()
+}
+
+fn spelled(steps: &[Step]) -> String {
+    let mut path = String::new();
+    for step in steps {
+        match step {
+            Step::Key(key) if path.is_empty() => path.push_str(key),
+            Step::Key(key) => path.push_str(&format!(".{key}")),
+            Step::Index(index) => path.push_str(&format!("[{index}]")),
+        }
+    }
+    path
+}
+
+fn at<'a>(tree: &'a mut Json, steps: &[Step]) -> Option<&'a mut Json> {
+    steps.iter().try_fold(tree, |node, step| match step {
+        Step::Key(key) => node.get_mut(key),
+        Step::Index(index) => node.get_mut(index),
+    })
+}
+
+/// The environment has only text. Where text is not what the key takes, it stands for a TOML value: a number, a list, a
+/// table.
+fn read_as_toml(node: Option<&mut Json>) -> bool {
+    let Some(node) = node else { return false };
+    let Json::String(text) = &*node else { return false };
+    let Ok(mut parsed) = format!("value = {text}").parse::<toml::Table>() else { return false };
+    match parsed.remove("value").map(serde_json::to_value) {
+        Some(Ok(value)) if !value.is_string() => {
+            *node = value;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Takes a wrong value away, so that its default stands in. Of a list, where one element would move the others up, the
+/// whole.
+fn take_out(tree: &mut Json, steps: &[Step]) -> bool {
+    let Some((last, above)) = steps.split_last() else { return false };
+    match (last, at(tree, above)) {
+        (Step::Key(key), Some(Json::Object(entries))) => entries.remove(key).is_some(),
+        (Step::Index(_), _) => take_out(tree, above),
+        _ => false,
+    }
+}
+
+/// serde's words, made plain.
+fn reason(error: &str, path: &str) -> String {
+    let quoted: Vec<&str> = error.split('`').skip(1).step_by(2).collect();
+    let known = quoted.get(1..).unwrap_or_default();
+    if error.starts_with("unknown field") {
+        let key = quoted.first().copied().unwrap_or_default();
+        return match nearest(key, known) {
+            Some(near) => format!("is not a key; did you mean `{near}`?"),
+            None => format!("is not a key; the keys here are {}", known.join(", ")),
+        };
+    }
+    if error.starts_with("unknown variant") {
+        return format!("`{}` is none of {}", quoted.first().copied().unwrap_or_default(), known.join(", "));
+    }
+    if SECRETS.iter().any(|secret| path.ends_with(secret)) {
+        return "must be text in quotes".to_owned();
+    }
+    ["expected u64", "expected u32", "expected usize"]
+        .iter()
+        .fold(error.to_owned(), |error, kind| error.replace(kind, "expected a whole number"))
+}
+
+fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let key = key.to_lowercase();
+    let near = known.iter().map(|known| (strsim::jaro_winkler(&key, known), *known));
+    near.filter(|(likeness, _)| *likeness > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}

@@ -1,0 +1,229 @@
+//! `[[relays]]`: where mail is sent.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+use super::mistake::Report;
+use super::{engine, pem, secret, units};
+use crate::mail::seconds;
+use crate::policy::Rate;
+use crate::transport::{self, RelayError};
+
+/// Where mail is sent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Relay {
+    /// What routes, metrics and the command line call it; the host's name when absent.
+    pub name: Option<String>,
+    /// Scheme, user, host and port.
+    pub url: RelayUrl,
+    /// The user's password.
+    pub password: Option<SecretString>,
+    /// The file that the password is in.
+    pub password_file: Option<PathBuf>,
+    /// The certificate authority to trust instead of the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// What we call ourselves in EHLO.
+    pub client_name: Option<String>,
+    /// The most connections at once.
+    pub connections: usize,
+    /// Close a connection after so many mails.
+    pub messages_per_connection: u32,
+    /// Close a connection that was not used for so long.
+    #[serde(deserialize_with = "units::duration")]
+    pub idle_timeout: Duration,
+    /// How fast it may be used.
+    #[serde(deserialize_with = "units::rate")]
+    pub rate: Option<Rate>,
+    /// How long each step may take.
+    pub timeouts: TimeOuts,
+}
+
+/// A relay's URL, which may hold a password: shown without it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct RelayUrl(String);
+
+impl RelayUrl {
+    /// The whole URL, with its password.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn parsed(&self) -> Option<Url> {
+        Url::parse(&self.0).ok()
+    }
+}
+
+impl From<String> for RelayUrl {
+    fn from(url: String) -> Self {
+        RelayUrl(url)
+    }
+}
+
+impl fmt::Display for RelayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(mut url) = self.parsed() else { return f.write_str("(not a url)") };
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
+            return f.write_str("(not a url)");
+        }
+        write!(f, "{url}")
+    }
+}
+
+impl fmt::Debug for RelayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How long each step of a connection may take (RFC 5321 §4.5.3.2).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeOuts {
+    /// TCP connect, DNS included.
+    #[serde(deserialize_with = "units::duration")]
+    pub connect: Duration,
+    /// The greeting, and EHLO.
+    #[serde(deserialize_with = "units::duration")]
+    pub greeting: Duration,
+    /// STARTTLS and the TLS handshake.
+    #[serde(deserialize_with = "units::duration")]
+    pub tls: Duration,
+    /// AUTH.
+    #[serde(deserialize_with = "units::duration")]
+    pub auth: Duration,
+    /// MAIL, RCPT, RSET.
+    #[serde(deserialize_with = "units::duration")]
+    pub command: Duration,
+    /// DATA.
+    #[serde(deserialize_with = "units::duration")]
+    pub data: Duration,
+    /// Each part of the message that is written.
+    #[serde(deserialize_with = "units::duration")]
+    pub body: Duration,
+    /// The answer to the final dot.
+    #[serde(deserialize_with = "units::duration")]
+    pub final_dot: Duration,
+}
+
+impl Default for TimeOuts {
+    fn default() -> Self {
+        let transport::TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot } = Default::default();
+        TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot }
+    }
+}
+
+impl TimeOuts {
+    fn named(&self) -> [(&'static str, Duration); 8] {
+        let TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot } = *self;
+        [
+            ("connect", connect),
+            ("greeting", greeting),
+            ("tls", tls),
+            ("auth", auth),
+            ("command", command),
+            ("data", data),
+            ("body", body),
+            ("final_dot", final_dot),
+        ]
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Relay {
+            name: None,
+            url: RelayUrl::default(),
+            password: None,
+            password_file: None,
+            ca_file: None,
+            client_name: None,
+            connections: 16,
+            messages_per_connection: 1000,
+            idle_timeout: seconds(60),
+            rate: None,
+            timeouts: TimeOuts::default(),
+        }
+    }
+}
+
+impl Relay {
+    /// What it is called: its name, or else its host's.
+    pub fn name(&self) -> String {
+        engine::relay(self).map(|relay| relay.name).unwrap_or_else(|_| self.name.clone().unwrap_or_default())
+    }
+
+    fn check(&mut self, at: &str, report: &mut Report<'_>) {
+        secret::settle(&mut self.password, self.password_file.as_deref(), (at, "password"), report);
+        if let Some(path) = &self.ca_file {
+            pem::check_certificates(path, format!("{at}.ca_file"), report);
+        }
+        self.check_url(at, report);
+        if !(1..=1024).contains(&self.connections) {
+            report.add(format!("{at}.connections"), format!("is {}, and must be 1 to 1024", self.connections));
+        }
+        if self.messages_per_connection == 0 {
+            report.add(format!("{at}.messages_per_connection"), "is 0, and must be at least 1");
+        }
+        for (key, span) in self.timeouts.named() {
+            if span.is_zero() {
+                report.add(format!("{at}.timeouts.{key}"), "is zero, so that nothing could ever be in time");
+            }
+        }
+    }
+
+    fn check_url(&self, at: &str, report: &mut Report<'_>) {
+        let key = format!("{at}.url");
+        if self.url.expose().is_empty() {
+            return report.add(key, "is missing; such as smtp+starttls://user@smtp.example.com:587, or capture://");
+        }
+        match engine::relay(self).and_then(|relay| relay.validate()) {
+            Err(RelayError::Url(reason)) => return report.add(key, reason),
+            Err(error @ RelayError::Name(_)) => report.add(format!("{at}.name"), error),
+            Err(RelayError::CaFile { path, reason }) => {
+                report.add(format!("{at}.ca_file"), format!("{} {reason}", path.display()));
+            }
+            Err(RelayError::ClientName(name)) => {
+                let reason = format!("`{}` is neither a host's name nor an address", name.escape_debug());
+                report.add(format!("{at}.client_name"), reason);
+            }
+            // Told by its own key.
+            Err(RelayError::Range(_)) | Ok(()) => {}
+        }
+        let Some(url) = self.url.parsed() else { return };
+        let (user, inside) = (!url.username().is_empty(), url.password().is_some());
+        if user && !inside && self.password.is_none() {
+            report.add(format!("{at}.password_file"), "is missing, and the url names a user; or add `password`");
+        }
+        if !user && self.password.is_some() {
+            report.add(key, "names no user for the password, such as smtps://user@smtp.example.com");
+        } else if inside && self.password.is_some() {
+            report.add(key, "has a password, and another one is given beside it; keep one of them");
+        }
+    }
+}
+
+pub(super) fn check(relays: &mut [Relay], report: &mut Report<'_>) {
+    if relays.is_empty() {
+        report.add(
+            "relays",
+            "is missing, so that mail could go nowhere; add one [[relays]] with a `url` (capture:// sends nothing)",
+        );
+    }
+    let mut names: Vec<String> = Vec::new();
+    for (n, relay) in relays.iter_mut().enumerate() {
+        let at = format!("relays[{n}]");
+        relay.check(&at, report);
+        let name = relay.name();
+        if let Some(first) = names.iter().position(|earlier| *earlier == name && !name.is_empty()) {
+            report.add(format!("{at}.name"), format!("`{name}` is the name of relays[{first}] too; give each its own"));
+        }
+        names.push(name);
+    }
+}

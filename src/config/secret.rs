@@ -1,0 +1,37 @@
+//! Secrets, and the files that they can be kept in instead.
+
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::mistake::Report;
+
+/// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's path, `key` the
+/// secret's.
+pub(super) fn settle(
+    secret: &mut Option<SecretString>,
+    file: Option<&Path>,
+    (at, key): (&str, &str),
+    report: &mut Report<'_>,
+) {
+    let twin = format!("{at}.{key}_file");
+    match file {
+        Some(_) if secret.is_some() => report.add(twin, format!("is given beside `{key}`; keep one of them")),
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                *secret = Some(text.strip_suffix('\r').unwrap_or(text).to_owned().into());
+                if is_empty(secret) {
+                    report.add(twin, format!("the file {} is empty", path.display()));
+                }
+            }
+            Err(e) => report.add(twin, format!("cannot read {}: {e}", path.display())),
+        },
+        None if is_empty(secret) => report.add(format!("{at}.{key}"), "is empty"),
+        None => {}
+    }
+}
+
+fn is_empty(secret: &Option<SecretString>) -> bool {
+    secret.as_ref().is_some_and(|secret| secret.expose_secret().is_empty())
+}

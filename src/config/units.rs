@@ -1,0 +1,83 @@
+//! Values with a unit, and addresses, as they are written in a configuration.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::policy::Rate;
+
+/// Where a door listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere: `"off"`.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+impl Listen {
+    /// Whether only this machine can come in.
+    pub fn is_private(self) -> bool {
+        match self {
+            Listen::Off => true,
+            Listen::At(address) => address.ip().to_canonical().is_loopback(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let read = |text: &str| match text {
+            "off" => Some(Listen::Off),
+            _ => text.parse().ok().map(Listen::At),
+        };
+        from.deserialize_any(Written { expected: "an IP address and a port such as 127.0.0.1:8025, or off", read })
+    }
+}
+
+pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let read = |text: &str| humantime::parse_duration(text).ok();
+    from.deserialize_any(Written { expected: "a duration such as 500ms, 60s, 5m, 2h or 7d", read })
+}
+
+pub(super) fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    struct One(#[serde(deserialize_with = "duration")] Duration);
+    Ok(Vec::<One>::deserialize(from)?.into_iter().map(|one| one.0).collect())
+}
+
+pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+    let read = |text: &str| text.parse().ok();
+    from.deserialize_any(Written { expected: "a size such as 512KiB or 25MiB, or a number of bytes", read })
+}
+
+pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
+    let read = |text: &str| text.parse().ok().map(Some);
+    from.deserialize_any(Written { expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d", read })
+}
+
+/// Reads text; a number is read as the text that it is written as.
+struct Written<F> {
+    expected: &'static str,
+    read: F,
+}
+
+impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Written<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.read)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        (self.read)(&number.to_string()).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+}

@@ -1,0 +1,19 @@
+//! [`Dispatcher`] as lettre's `AsyncTransport`: a program that uses lettre changes one line and gains a durable queue.
+
+use async_trait::async_trait;
+use lettre::AsyncTransport;
+
+use super::{Dispatcher, Error, Receipt};
+use crate::mail::{Envelope, Mail};
+
+#[async_trait]
+impl AsyncTransport for Dispatcher {
+    type Ok = Receipt;
+    type Error = Error;
+
+    /// Accepts the message under the envelope that lettre derived: `Ok` means that it is durable, not that it was sent.
+    async fn send_raw(&self, envelope: &lettre::address::Envelope, message: &[u8]) -> Result<Receipt, Error> {
+        let envelope = Envelope::from_lettre(envelope)?;
+        self.submit(Mail::from_rfc5322(envelope, message.to_vec())?).await
+    }
+}

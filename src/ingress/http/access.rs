@@ -1,0 +1,350 @@
+//! Who may do what: bearer tokens with scopes, and where there are none, the walls that keep web pages out.
+//!
+//! *Invariant:* without a token only programs on this machine are served. A browser on it can be led here by any web page,
+//! so what says that it comes from a page of another origin is refused, and so is a name that is not this machine's (a
+//! name that a stranger's DNS points at loopback).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::response::{IntoResponse, Response};
+use parking_lot::RwLock;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::HttpError;
+use super::problem::{Kind, Problem};
+
+/// The longest secret, in bytes. All are compared at this length, so that the time tells nothing.
+const MAX_SECRET: usize = 256;
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Handing in mail, and nothing else.
+    Send,
+    /// Looking at everything, mails' contents included.
+    Read,
+    /// Everything.
+    Admin,
+}
+
+impl Scope {
+    /// Its name in files and in errors.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Send => "send",
+            Scope::Read => "read",
+            Scope::Admin => "admin",
+        }
+    }
+
+    fn allows(self, needed: Scope) -> bool {
+        self == Scope::Admin || self == needed
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A secret that lets its holder in.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Names it in errors and logs.
+    pub name: String,
+    /// What `Authorization: Bearer` must carry.
+    pub secret: SecretString,
+    /// What it allows.
+    pub scope: Scope,
+}
+
+/// The tokens of a running door. Clones share them, so that they can be replaced while it runs.
+#[derive(Clone, Debug)]
+pub struct TokenTable {
+    listen: SocketAddr,
+    tokens: Arc<RwLock<Vec<Token>>>,
+}
+
+impl TokenTable {
+    /// The tokens of a door that listens on `listen`.
+    ///
+    /// # Errors
+    /// No token although others than this machine can reach `listen`, or a secret that cannot be one.
+    pub(super) fn new(listen: SocketAddr, tokens: Vec<Token>) -> Result<Self, HttpError> {
+        check(listen, &tokens)?;
+        Ok(TokenTable { listen, tokens: Arc::new(RwLock::new(tokens)) })
+    }
+
+    /// Replaces all tokens, from the next request on.
+    ///
+    /// # Errors
+    /// As when the door was bound; the old tokens stay then.
+    pub fn replace(&self, tokens: Vec<Token>) -> Result<(), HttpError> {
+        check(self.listen, &tokens)?;
+        *self.tokens.write() = tokens;
+        Ok(())
+    }
+
+    /// Whether a request may go on.
+    ///
+    /// # Errors
+    /// The response that refuses it.
+    pub(super) fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(needed) = needed(method, uri.path()) else { return Ok(()) };
+        let tokens = self.tokens.read();
+        if tokens.is_empty() {
+            return from_this_machine(uri, headers)
+                .map_err(|detail| Refusal { problem: Problem::new(Kind::ForeignOrigin, detail), challenge: None });
+        }
+        let Some(given) = headers.get(header::AUTHORIZATION) else {
+            return Err(Refusal {
+                problem: Problem::new(Kind::Unauthorized, "send `Authorization: Bearer` with a token of `http.tokens`"),
+                challenge: Some("Bearer realm=\"postrider\""),
+            });
+        };
+        match find(&tokens, given) {
+            None => Err(Refusal {
+                problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
+                challenge: Some("Bearer realm=\"postrider\", error=\"invalid_token\""),
+            }),
+            Some(token) if !token.scope.allows(needed) => Err(Refusal {
+                problem: Problem::new(
+                    Kind::Forbidden,
+                    format!(
+                        "the token `{}` has the scope `{}`, and this needs `{needed}` or `admin`",
+                        token.name.escape_debug(),
+                        token.scope
+                    ),
+                ),
+                challenge: Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// A request that is not let in.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    problem: Problem,
+    /// What `WWW-Authenticate` says (RFC 6750 §3).
+    challenge: Option<&'static str>,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = self.problem.into_response();
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response
+    }
+}
+
+fn check(listen: SocketAddr, tokens: &[Token]) -> Result<(), HttpError> {
+    if tokens.is_empty() && !listen.ip().to_canonical().is_loopback() {
+        return Err(HttpError::OpenDoor(listen));
+    }
+    for token in tokens {
+        let secret = token.secret.expose_secret();
+        if secret.is_empty() || secret.len() > MAX_SECRET || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(HttpError::BadToken(token.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The scope that a request needs; none for what says nothing about any mail.
+fn needed(method: &Method, path: &str) -> Option<Scope> {
+    match path {
+        "/health/live" | "/health/ready" | "/openapi.json" => None,
+        "/v1/mails" | "/v1/mails/batch" if method == Method::POST => Some(Scope::Send),
+        _ if method == Method::GET || method == Method::HEAD => Some(Scope::Read),
+        _ => Some(Scope::Admin),
+    }
+}
+
+/// The token whose secret was given. Every one is looked at, in the same time whether it matches or not.
+fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a Token> {
+    let (scheme, secret) = given.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let given = Padded::of(secret.trim());
+    let mut found = None;
+    for token in tokens {
+        if bool::from(given.equals(&Padded::of(token.secret.expose_secret()))) {
+            found = Some(token);
+        }
+    }
+    found
+}
+
+/// A secret at the length at which all are compared.
+struct Padded {
+    bytes: [u8; MAX_SECRET],
+    length: u64,
+}
+
+impl Padded {
+    fn of(secret: &str) -> Self {
+        let mut bytes = [0; MAX_SECRET];
+        let kept = secret.len().min(MAX_SECRET);
+        bytes[..kept].copy_from_slice(&secret.as_bytes()[..kept]);
+        Padded { bytes, length: secret.len() as u64 }
+    }
+
+    fn equals(&self, other: &Padded) -> Choice {
+        self.bytes.ct_eq(&other.bytes) & self.length.ct_eq(&other.length)
+    }
+}
+
+/// Whether a request without a token comes from a program on this machine, and not from a web page through a browser.
+fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
+    let host = match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?")),
+    };
+    // Only HTTP/1.0 leaves the host out, and no browser speaks that.
+    if let Some(host) = host
+        && !is_this_machine(host)
+    {
+        return Err(format!(
+            "without `http.tokens` only this machine is served, by a name like localhost or 127.0.0.1, not `{}`",
+            host.escape_debug()
+        ));
+    }
+    if let Some(site) = headers.get("sec-fetch-site")
+        && site != "same-origin"
+        && site != "none"
+    {
+        return Err("without `http.tokens` no web page of another origin is served".to_owned());
+    }
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+        if own.is_none() || own != host {
+            return Err("without `http.tokens` no web page of another origin is served".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Whether `host`, with or without a port, is a name or an address of loopback.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return address.to_canonical().is_loopback();
+    }
+    let name = name.to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn token(name: &str, secret: &str, scope: Scope) -> Token {
+        Token { name: name.into(), secret: secret.to_owned().into(), scope }
+    }
+
+    fn headers(given: &[(&'static str, &str)]) -> HeaderMap {
+        given.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    fn admitted(table: &TokenTable, method: Method, path: &'static str, given: &[(&'static str, &str)]) -> u16 {
+        match table.admit(&method, &Uri::from_static(path), &headers(given)) {
+            Ok(()) => 200,
+            Err(refusal) => refusal.into_response().status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_door_that_others_can_reach_does_not_open_without_a_token() {
+        let error = TokenTable::new("0.0.0.0:8025".parse().unwrap(), Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("http.listen") && error.contains("http.tokens"), "{error}");
+        assert!(TokenTable::new("[::]:8025".parse().unwrap(), Vec::new()).is_err());
+        assert!(TokenTable::new("[::1]:8025".parse().unwrap(), Vec::new()).is_ok());
+        let table = TokenTable::new("192.0.2.1:1".parse().unwrap(), vec![token("app", "s3cret", Scope::Send)]).unwrap();
+        assert!(table.replace(Vec::new()).is_err(), "a reload must not open it either");
+        assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", "Bearer s3cret")]), 200);
+    }
+
+    #[test]
+    fn a_secret_that_no_header_can_carry_is_refused() {
+        let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        for secret in ["", "with space", "line\nbreak", "ä", &"x".repeat(257)] {
+            let error = TokenTable::new(listen, vec![token("app", secret, Scope::Send)]).unwrap_err().to_string();
+            assert!(error.contains("`app`"), "{error}");
+            assert!(secret.is_empty() || !error.contains(secret), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_scope_allows_its_own_and_admin_allows_all() {
+        let tokens = vec![
+            token("s", "send-secret", Scope::Send),
+            token("r", "read-secret", Scope::Read),
+            token("a", "admin-secret", Scope::Admin),
+        ];
+        let table = TokenTable::new("127.0.0.1:0".parse().unwrap(), tokens).unwrap();
+        let id = "/v1/mails/0199c0de-0000-7000-8000-000000000000";
+        let cases = [
+            (Method::POST, "/v1/mails", [200, 403, 200]),
+            (Method::POST, "/v1/mails/batch", [200, 403, 200]),
+            (Method::GET, "/v1/mails", [403, 200, 200]),
+            (Method::GET, id, [403, 200, 200]),
+            (Method::GET, "/metrics", [403, 200, 200]),
+            (Method::DELETE, "/v1/dead", [403, 403, 200]),
+            (Method::POST, "/v1/dead/retry", [403, 403, 200]),
+            (Method::POST, "/v1/relays/primary/pause", [403, 403, 200]),
+            (Method::GET, "/health/ready", [200, 200, 200]),
+        ];
+        for (method, path, expected) in cases {
+            for (secret, expected) in ["send-secret", "read-secret", "admin-secret"].into_iter().zip(expected) {
+                let given = format!("Bearer {secret}");
+                let status = admitted(&table, method.clone(), path, &[("authorization", &given)]);
+                assert_eq!(status, expected, "{method} {path} with {secret}");
+            }
+        }
+        for wrong in ["Bearer send-secre", "Bearer send-secret1", "Bearer ", "Basic send-secret", "send-secret"] {
+            assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", wrong)]), 401, "{wrong}");
+        }
+        assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", "bearer  send-secret ")]), 200);
+        assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[]), 401);
+        assert_eq!(admitted(&table, Method::GET, "/health/live", &[]), 200);
+    }
+
+    #[test]
+    fn without_tokens_no_web_page_and_no_foreign_name_gets_in() {
+        let table = TokenTable::new("127.0.0.1:0".parse().unwrap(), Vec::new()).unwrap();
+        let post = |given: &[(&'static str, &str)]| admitted(&table, Method::POST, "/v1/mails", given);
+        for host in ["localhost:8025", "127.0.0.1:8025", "[::1]:8025", "127.8.9.1", "mail.localhost", "LOCALHOST"] {
+            assert_eq!(post(&[("host", host)]), 200, "{host}");
+        }
+        for host in
+            ["evil.example", "localhost.evil.example", "192.0.2.7:8025", "[2001:db8::1]", "", "127.0.0.1.nip.io"]
+        {
+            assert_eq!(post(&[("host", host)]), 403, "{host}");
+        }
+        let host = ("host", "localhost:8025");
+        assert_eq!(post(&[host, ("origin", "http://localhost:8025")]), 200);
+        assert_eq!(post(&[host, ("origin", "http://localhost:3000")]), 403);
+        assert_eq!(post(&[host, ("origin", "https://evil.example")]), 403);
+        assert_eq!(post(&[host, ("origin", "null")]), 403);
+        assert_eq!(post(&[host, ("sec-fetch-site", "same-origin")]), 200);
+        assert_eq!(post(&[host, ("sec-fetch-site", "none")]), 200);
+        assert_eq!(post(&[host, ("sec-fetch-site", "cross-site")]), 403);
+        assert_eq!(post(&[host, ("sec-fetch-site", "same-site")]), 403);
+    }
+}

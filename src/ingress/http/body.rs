@@ -1,0 +1,105 @@
+//! Takes a request's body in: bounded in size, in time, and in what all of them hold at once.
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Door;
+use super::problem::{Kind, Problem};
+
+/// A body, and the room that it takes of what all bodies may.
+pub(super) struct Held {
+    /// The body.
+    pub bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// What a body is, by its Content-Type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaType {
+    Json,
+    Message,
+}
+
+impl MediaType {
+    /// What a body is said to be.
+    ///
+    /// # Errors
+    /// It is neither, or it is compressed.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            return Err(Problem::new(Kind::MediaType, "compressed bodies are not taken; leave Content-Encoding out"));
+        }
+        let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            Ok(MediaType::Json)
+        } else if essence.eq_ignore_ascii_case("message/rfc822") {
+            Ok(MediaType::Message)
+        } else {
+            let detail = "Content-Type must be application/json, or message/rfc822 where one message is handed in";
+            Err(Problem::new(Kind::MediaType, detail))
+        }
+    }
+}
+
+impl Door {
+    /// Reads a whole body of at most `max` bytes.
+    ///
+    /// # Errors
+    /// It is larger, it did not arrive in time, or the client went away; or all bodies together take too much room.
+    pub(super) async fn collect(&self, body: Body, max: usize) -> Result<Held, Problem> {
+        if body.size_hint().lower() > max as u64 {
+            return Err(too_large(max));
+        }
+        match tokio::time::timeout(self.limits.body_timeout, self.read(body, max)).await {
+            Ok(read) => read,
+            Err(_) => {
+                let seconds = self.limits.body_timeout.as_secs();
+                Err(Problem::new(Kind::TimedOut, format!("the body did not arrive within {seconds} seconds")))
+            }
+        }
+    }
+
+    async fn read(&self, mut body: Body, max: usize) -> Result<Held, Problem> {
+        let mut only = Bytes::new();
+        let mut joined = BytesMut::new();
+        let mut length = 0;
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Problem::new(Kind::Malformed, "the body ended before it was complete"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length > max {
+                return Err(too_large(max));
+            }
+            // Room is taken as bytes arrive, so that announcing a large body takes none; and it is never waited for,
+            // because those who wait would hold what they have.
+            let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            let more = self.room.clone().try_acquire_many_owned(more).map_err(|_| {
+                Problem::new(Kind::Full, "too many large requests are being read at this moment; try again later")
+            })?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+            // A body that comes in one piece, as most do, is not copied.
+            if only.is_empty() {
+                only = data;
+                continue;
+            }
+            if joined.is_empty() {
+                joined.extend_from_slice(&only);
+            }
+            joined.extend_from_slice(&data);
+        }
+        let bytes = if joined.is_empty() { only } else { joined.freeze() };
+        Ok(Held { bytes, _room: room })
+    }
+}
+
+fn too_large(max: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the body has more than {max} bytes, which are the most that is taken here"))
+}

@@ -1,0 +1,244 @@
+//! The values that JSON writes in more ways than one: an address or several, a span of time, a file's bytes, header fields.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use utoipa::openapi::schema::{AdditionalProperties, Type};
+use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+/// One address, or a list of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OneOrMany(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct OneOrManyVisitor;
+        impl<'de> Visitor<'de> for OneOrManyVisitor {
+            type Value = OneOrMany;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a list of addresses")
+            }
+            fn visit_str<E: Error>(self, one: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![one.to_owned()]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<OneOrMany, A::Error> {
+                let mut list = Vec::new();
+                while let Some(one) = many.next_element()? {
+                    list.push(one);
+                }
+                Ok(OneOrMany(list))
+            }
+        }
+        from.deserialize_any(OneOrManyVisitor)
+    }
+}
+
+impl ToSchema for OneOrMany {
+    fn name() -> Cow<'static, str> {
+        "OneOrMany".into()
+    }
+}
+
+impl PartialSchema for OneOrMany {
+    fn schema() -> RefOr<Schema> {
+        OneOfBuilder::new()
+            .item(String::schema())
+            .item(ArrayBuilder::new().items(String::schema()))
+            .description(Some("One address, `ada@example.org` or `Ada <ada@example.org>`, or a list of them"))
+            .into()
+    }
+}
+
+/// A span of time: a number of seconds, or text such as `90s`, `5m`, `2h 30m`, `1day`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span(pub Duration);
+
+impl Span {
+    const EXPECTED: &'static str = "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
+
+    /// Reads a span as a parameter of a query holds it, where a number is text too.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(seconds) = text.parse::<f64>() {
+            return Span::of_seconds(seconds);
+        }
+        humantime::parse_duration(text).map(Span).map_err(|e| format!("is not {}: {e}", Self::EXPECTED))
+    }
+
+    fn of_seconds(seconds: f64) -> Result<Self, String> {
+        Duration::try_from_secs_f64(seconds).map(Span).map_err(|_| format!("is not {}", Self::EXPECTED))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct SpanVisitor;
+        impl Visitor<'_> for SpanVisitor {
+            type Value = Span;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(Span::EXPECTED)
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
+                humantime::parse_duration(text)
+                    .map(Span)
+                    .map_err(|e| E::custom(format!("is not {}: {e}", Span::EXPECTED)))
+            }
+            fn visit_u64<E: Error>(self, seconds: u64) -> Result<Span, E> {
+                Ok(Span(Duration::from_secs(seconds)))
+            }
+            fn visit_i64<E: Error>(self, seconds: i64) -> Result<Span, E> {
+                u64::try_from(seconds).map(Duration::from_secs).map(Span).map_err(|_| E::custom("is below zero"))
+            }
+            fn visit_f64<E: Error>(self, seconds: f64) -> Result<Span, E> {
+                Span::of_seconds(seconds).map_err(E::custom)
+            }
+        }
+        from.deserialize_any(SpanVisitor)
+    }
+}
+
+impl ToSchema for Span {
+    fn name() -> Cow<'static, str> {
+        "Span".into()
+    }
+}
+
+impl PartialSchema for Span {
+    fn schema() -> RefOr<Schema> {
+        OneOfBuilder::new()
+            .item(ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)))
+            .item(ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^[1-9][0-9]{0,4}(ms|s|m|h|d|w)$")))
+            .description(Some("A span of time: a number of seconds, or text such as `90s`, `5m`, `2h`, `7d`"))
+            .into()
+    }
+}
+
+/// Bytes, written in base64 (RFC 4648 §4), with or without the padding at their end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Base64(pub Bytes);
+
+impl Base64 {
+    const ENGINE: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+
+    /// Reads the text.
+    pub fn decode(text: &str) -> Result<Self, base64::DecodeError> {
+        Self::ENGINE.decode(text).map(|bytes| Base64(bytes.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Base64Visitor;
+        impl Visitor<'_> for Base64Visitor {
+            type Value = Base64;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes in base64")
+            }
+            // Decoded from where it stands in the request: a large file is not copied as text first.
+            fn visit_str<E: Error>(self, text: &str) -> Result<Base64, E> {
+                Base64::decode(text).map_err(|e| E::custom(format!("is not base64: {e}")))
+            }
+        }
+        from.deserialize_str(Base64Visitor)
+    }
+}
+
+impl ToSchema for Base64 {
+    fn name() -> Cow<'static, str> {
+        "Base64".into()
+    }
+}
+
+impl PartialSchema for Base64 {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .content_encoding("base64")
+            .pattern(Some("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))
+            .description(Some("Bytes in base64"))
+            .into()
+    }
+}
+
+/// Header fields by their names, in the order given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Headers(pub Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct HeadersVisitor;
+        impl<'de> Visitor<'de> for HeadersVisitor {
+            type Value = Headers;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of header fields: names and values")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Headers(fields))
+            }
+        }
+        from.deserialize_map(HeadersVisitor)
+    }
+}
+
+impl ToSchema for Headers {
+    fn name() -> Cow<'static, str> {
+        "Headers".into()
+    }
+}
+
+impl PartialSchema for Headers {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .additional_properties(Some(AdditionalProperties::RefOr(String::schema())))
+            .description(Some("Header fields of your own: names and values"))
+            .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_span_is_seconds_or_text() {
+        let span = |json: &str| serde_json::from_str::<Span>(json).map(|span| span.0.as_millis());
+        assert_eq!(span("90").unwrap(), 90_000);
+        assert_eq!(span("1.5").unwrap(), 1_500);
+        assert_eq!(span("\"5m\"").unwrap(), 300_000);
+        assert_eq!(span("\"2h 30m\"").unwrap(), 9_000_000);
+        for wrong in ["-1", "-0.5", "1e400", "1e30", "\"5\"", "\"soon\"", "\"\"", "true", "[]"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Span::parse("90").unwrap().0.as_secs(), 90);
+        assert_eq!(Span::parse("5m").unwrap().0.as_secs(), 300);
+        assert!(Span::parse("-1").is_err() && Span::parse("NaN").is_err() && Span::parse("inf").is_err());
+    }
+
+    #[test]
+    fn base64_is_taken_with_and_without_padding() {
+        for json in ["\"aGk=\"", "\"aGk\""] {
+            assert_eq!(serde_json::from_str::<Base64>(json).unwrap().0, "hi");
+        }
+        assert!(serde_json::from_str::<Base64>("\"aG k\"").is_err());
+    }
+
+    #[test]
+    fn header_fields_keep_their_order() {
+        let headers: Headers = serde_json::from_str(r#"{"X-B":"1","X-A":"2"}"#).unwrap();
+        assert_eq!(headers.0, [("X-B".to_owned(), "1".to_owned()), ("X-A".to_owned(), "2".to_owned())]);
+    }
+}

@@ -1,0 +1,123 @@
+//! The calls and their description (OpenAPI 3.1), both from the same lines of code.
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use bytes::Bytes;
+use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Ref, RefOr, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::PROBLEM_JSON;
+use super::{Shared, events, operate, records, submit};
+
+/// The name under which the bearer tokens are described.
+const BEARER: &str = "token";
+
+/// What every call may answer besides its own, and why.
+const EVERYWHERE: [(&str, &str); 4] = [
+    ("401", "No valid token"),
+    ("403", "The token's scope does not allow this, or it comes from a web page"),
+    ("503", "Not available now; `Retry-After` says when to try again"),
+    ("504", "The answer took too long"),
+];
+
+/// What a call may answer that reads a body.
+const WITH_BODY: [(&str, &str); 4] = [
+    ("400", "The body cannot be read"),
+    ("408", "The body took too long to arrive"),
+    ("413", "Too large"),
+    ("415", "The media type is not supported"),
+];
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Postrider",
+        description = "A durable mail dispatcher: hand it a mail and go on. Every error is a problem document (RFC 9457).",
+    ),
+    tags(
+        (name = "mails", description = "Handing in mail, and what became of it"),
+        (name = "dead letters", description = "What failed for good"),
+        (name = "events", description = "What happens, as it happens"),
+        (name = "service", description = "Relays, numbers, health"),
+    ),
+    components(schemas(crate::observe::Event, events::Missed)),
+)]
+struct Described;
+
+/// Every call, with the document that describes them.
+pub(super) fn router() -> Router<Shared> {
+    let (router, mut document) = calls();
+    describe_what_all_share(&mut document);
+    let document = Bytes::from(document.to_json().unwrap_or_default());
+    router.route(
+        "/openapi.json",
+        get(move || {
+            std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())
+        }),
+    )
+}
+
+fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::<Shared>::with_openapi(Described::openapi())
+        .routes(routes!(submit::submit, records::list))
+        .routes(routes!(submit::submit_batch))
+        .routes(routes!(records::record))
+        .routes(routes!(records::raw))
+        .routes(routes!(records::cancel))
+        .routes(routes!(records::retry))
+        .routes(routes!(records::retry_dead))
+        .routes(routes!(records::purge_dead))
+        .routes(routes!(events::events))
+        .routes(routes!(operate::relays))
+        .routes(routes!(operate::pause))
+        .routes(routes!(operate::resume))
+        .routes(routes!(operate::stats))
+        .routes(routes!(operate::metrics))
+        .routes(routes!(operate::live))
+        .routes(routes!(operate::ready))
+        .split_for_parts()
+}
+
+/// Adds what would be the same words at every call: problems, and the token.
+fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
+    let scheme = Http::builder().scheme(HttpAuthScheme::Bearer).description(Some("A token of `http.tokens`")).build();
+    document
+        .components
+        .get_or_insert_default()
+        .security_schemes
+        .insert(BEARER.to_owned(), SecurityScheme::Http(scheme));
+    for (path, item) in &mut document.paths.paths {
+        let operations = [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten();
+        for operation in operations {
+            let takes_parameters = operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty());
+            let mut problems = EVERYWHERE.to_vec();
+            if operation.request_body.is_some() {
+                problems.extend(WITH_BODY);
+            }
+            if takes_parameters || operation.request_body.is_some() {
+                problems.push(("422", "Something in the request is not valid; `errors` points at each"));
+            }
+            if path.contains('{') {
+                problems.push(("404", "There is none of that name"));
+            }
+            add_problems(operation, &problems);
+            if !path.starts_with("/health/") {
+                operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]);
+            }
+        }
+    }
+}
+
+fn add_problems(operation: &mut Operation, problems: &[(&str, &str)]) {
+    for (status, description) in problems {
+        let content = Content::builder().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = Response::builder().description(*description).content(PROBLEM_JSON, content).build();
+        operation.responses.responses.entry((*status).to_owned()).or_insert(RefOr::T(response));
+    }
+}

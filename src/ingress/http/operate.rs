@@ -1,0 +1,120 @@
+//! The service itself: relays, numbers, health.
+
+use axum::Json;
+use axum::extract::{FromRequestParts, State};
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::params::Params;
+use super::problem::{Kind, Problem};
+use super::records::segment;
+use crate::dispatch::{RelayStatus, Stats};
+
+/// The media type of `/metrics` (OpenMetrics 1.0).
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The relay that a path names.
+pub(super) struct Named(String);
+
+impl FromRequestParts<Shared> for Named {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
+        Params::of(parts.uri.query()).finish()?;
+        segment(parts, door).await.map(Named)
+    }
+}
+
+/// All relays.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Relays {
+    /// Each relay, now.
+    relays: Vec<RelayStatus>,
+}
+
+/// That something is well.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Well {
+    /// `live` or `ready`.
+    status: &'static str,
+}
+
+/// The relays, now.
+#[utoipa::path(
+    get, path = "/v1/relays", tag = "service",
+    responses((status = 200, description = "Each relay", body = Relays)),
+)]
+pub(super) async fn relays(State(door): State<Shared>) -> Result<Json<Relays>, Problem> {
+    Ok(Json(Relays { relays: door.dispatcher.relays().await? }))
+}
+
+/// Stops sending over a relay; its mail takes the route's next one, or waits.
+#[utoipa::path(
+    post, path = "/v1/relays/{name}/pause", tag = "service",
+    params(("name" = String, Path, description = "The relay")),
+    responses((status = 200, description = "The relay", body = RelayStatus)),
+)]
+pub(super) async fn pause(State(door): State<Shared>, Named(name): Named) -> Result<Json<RelayStatus>, Problem> {
+    door.dispatcher.pause(&name).await?;
+    relay(&door, &name).await
+}
+
+/// Goes on sending over a relay.
+#[utoipa::path(
+    post, path = "/v1/relays/{name}/resume", tag = "service",
+    params(("name" = String, Path, description = "The relay")),
+    responses((status = 200, description = "The relay", body = RelayStatus)),
+)]
+pub(super) async fn resume(State(door): State<Shared>, Named(name): Named) -> Result<Json<RelayStatus>, Problem> {
+    door.dispatcher.resume(&name).await?;
+    relay(&door, &name).await
+}
+
+async fn relay(door: &Shared, name: &str) -> Result<Json<RelayStatus>, Problem> {
+    let relays = door.dispatcher.relays().await?;
+    let found = relays.into_iter().find(|relay| relay.name == name);
+    found.map(Json).ok_or_else(|| Problem::new(Kind::NotFound, "the relay was taken away at this moment"))
+}
+
+/// The engine's numbers.
+#[utoipa::path(
+    get, path = "/v1/stats", tag = "service",
+    responses((status = 200, description = "Counts by state, rates, the age of the oldest, per priority and relay", body = Stats)),
+)]
+pub(super) async fn stats(State(door): State<Shared>) -> Result<Json<Stats>, Problem> {
+    Ok(Json(door.dispatcher.stats().await?))
+}
+
+/// All numbers for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "service",
+    responses((status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text")),
+)]
+pub(super) async fn metrics(State(door): State<Shared>) -> Result<Response, Problem> {
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], door.dispatcher.metrics().await?).into_response())
+}
+
+/// Whether the service runs.
+#[utoipa::path(
+    get, path = "/health/live", tag = "service",
+    responses((status = 200, description = "It runs", body = Well)),
+)]
+pub(super) async fn live() -> Json<Well> {
+    Json(Well { status: "live" })
+}
+
+/// Whether mail is accepted.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "service",
+    responses((status = 200, description = "Mail is accepted", body = Well)),
+)]
+pub(super) async fn ready(State(door): State<Shared>) -> Result<Json<Well>, Problem> {
+    let health = door.dispatcher.health();
+    if health.ready {
+        return Ok(Json(Well { status: "ready" }));
+    }
+    Err(Problem::new(Kind::Unavailable, health.reason.unwrap_or_else(|| "no mail is accepted now".to_owned())))
+}

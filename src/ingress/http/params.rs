@@ -1,0 +1,223 @@
+//! The parameters of a query, read so that one answer names every bad one: filters of lists, and the options of a message
+//! that is handed in as it is.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use url::form_urlencoded;
+
+use super::fields::Span;
+use super::problem::{FieldError, Problem};
+use crate::delivery::State;
+use crate::mail::{Address, Envelope, Mail, MailError, Options, When};
+use crate::spool::Query;
+
+/// The most mails in one page.
+const MAX_PAGE: usize = 1000;
+
+/// The parameters that were given and not taken yet, and what was wrong with those that were.
+pub(super) struct Params<'a> {
+    given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    errors: Vec<FieldError>,
+}
+
+impl<'a> Params<'a> {
+    /// The parameters of a query.
+    pub fn of(query: Option<&'a str>) -> Self {
+        Params { given: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(), errors: Vec::new() }
+    }
+
+    /// Takes a parameter that may be given once.
+    pub fn one(&mut self, name: &str) -> Option<String> {
+        let mut all = self.every(name);
+        if all.len() > 1 {
+            self.refuse(format!("/{name}"), "is given more than once");
+        }
+        all.pop()
+    }
+
+    /// Takes a parameter that may be given once, and that means something.
+    pub fn parsed<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+        let text = self.one(name)?;
+        self.note(format!("/{name}"), text.parse())
+    }
+
+    /// Takes a parameter that may be given often.
+    pub fn every(&mut self, name: &str) -> Vec<String> {
+        let mut taken = Vec::new();
+        self.given.retain(|(given, value)| {
+            let wanted = given == name;
+            if wanted {
+                taken.push(value.clone().into_owned());
+            }
+            !wanted
+        });
+        taken
+    }
+
+    /// Notes a mistake.
+    pub fn refuse(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.errors.push(FieldError { pointer: pointer.into(), detail: detail.into() });
+    }
+
+    /// What came out, or a noted mistake.
+    fn note<T, E: Display>(&mut self, pointer: String, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.refuse(pointer, error.to_string())).ok()
+    }
+
+    /// Ends the reading: what was not taken is unknown here.
+    ///
+    /// # Errors
+    /// A problem that names every bad parameter.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in std::mem::take(&mut self.given) {
+            let name = name.chars().take(64).collect::<String>();
+            self.refuse(format!("/{}", super::problem::escape(&name)), "is not a parameter of this call");
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+    }
+}
+
+/// The filters of `GET /v1/mails`.
+///
+/// # Errors
+/// Names every bad parameter.
+pub(super) fn list(query: Option<&str>) -> Result<Query, Problem> {
+    let mut params = Params::of(query);
+    let mut wanted = Query { state: params.parsed("state"), ..filter(&mut params) };
+    wanted.cursor = params.one("cursor");
+    if let Some(limit) = params.parsed("limit") {
+        if !(1..=MAX_PAGE).contains(&limit) {
+            params.refuse("/limit", format!("is not within 1 and {MAX_PAGE}"));
+        }
+        wanted.limit = limit;
+    }
+    params.finish().map(|()| wanted)
+}
+
+/// The filters of what is done to dead letters, and whether it is only counted.
+///
+/// # Errors
+/// Names every bad parameter.
+pub(super) fn dead(query: Option<&str>) -> Result<(Query, bool), Problem> {
+    let mut params = Params::of(query);
+    let filter = filter(&mut params);
+    if params.parsed::<State>("state").is_some_and(|state| state != State::Dead) {
+        params.refuse("/state", "can only be `dead` here");
+    }
+    let dry_run = params.parsed("dry_run").unwrap_or(false);
+    params.finish().map(|()| (filter, dry_run))
+}
+
+fn filter(params: &mut Params<'_>) -> Query {
+    let tag = params.one("tag");
+    if tag.as_ref().is_some_and(String::is_empty) {
+        params.refuse("/tag", "is empty");
+    }
+    Query {
+        tag,
+        recipient: params.parsed("recipient"),
+        priority: params.parsed("priority"),
+        since: params.parsed("since"),
+        until: params.parsed("until"),
+        ..Query::default()
+    }
+}
+
+/// Reads a message that is handed in as it is, its envelope and options being in the query.
+///
+/// # Errors
+/// Names every bad parameter; or what is wrong with the message.
+pub(super) fn message(query: Option<&str>, key: Option<&str>, message: Bytes) -> Result<Mail, Problem> {
+    let mut params = Params::of(query);
+    let return_path = match params.one("from").as_deref() {
+        // The null reverse-path (RFC 5321 §4.5.5).
+        Some("" | "<>") => None,
+        Some(address) => params.note("/from".to_owned(), Address::parse(address)),
+        None => {
+            params.refuse("/from", "is missing; it is the envelope's sender, empty for the null reverse-path");
+            None
+        }
+    };
+    let mut recipients = Vec::new();
+    for (place, address) in params.every("to").into_iter().enumerate() {
+        recipients.extend(params.note(format!("/to/{place}"), Address::parse(&address)));
+    }
+    let send_at = params.parsed("send_at").map(When::At);
+    let delay = span(&mut params, "delay");
+    if send_at.is_some() && delay.is_some() {
+        params.refuse("/delay", "give either `send_at` or `delay`, not both");
+    }
+    let field = params.one("idempotency_key");
+    if let (Some(field), Some(header)) = (&field, key)
+        && field != header
+    {
+        params.refuse("/idempotency_key", "is not what the header Idempotency-Key says");
+    }
+    let options = Options {
+        priority: params.parsed("priority").unwrap_or_default(),
+        send: send_at.or(delay),
+        expires: span(&mut params, "expires_in"),
+        idempotency_key: field.or_else(|| key.map(str::to_owned)),
+        tags: params.every("tag"),
+        guarantee: params.parsed("guarantee").unwrap_or_default(),
+    };
+    params.finish()?;
+    let envelope = Envelope::new(return_path, recipients)?;
+    let mail = Mail::from_rfc5322(envelope, message)?;
+    mail.with_options(options).map_err(|error| match error.field().strip_prefix("tags") {
+        Some(place) => MailError::new(format!("tag{place}"), error.reason()).into(),
+        None => error.into(),
+    })
+}
+
+fn span(params: &mut Params<'_>, name: &str) -> Option<When> {
+    let text = params.one(name)?;
+    params.note(format!("/{name}"), Span::parse(&text)).map(|Span(span)| When::In(span))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pointers(problem: &Problem) -> Vec<String> {
+        let json = serde_json::to_value(problem).unwrap();
+        let errors = json["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_bad_filter_is_named() {
+        let problem =
+            list(Some("state=lost&recipient=nobody&limit=0&priority=asap&since=today&order=up&tag=")).unwrap_err();
+        assert_eq!(pointers(&problem), ["/state", "/tag", "/recipient", "/priority", "/since", "/limit", "/order"]);
+        assert_eq!(pointers(&list(Some("limit=5&limit=6")).unwrap_err()), ["/limit"]);
+        assert_eq!(
+            pointers(&dead(Some("state=queued&dry_run=maybe&cursor=x")).unwrap_err()),
+            ["/state", "/dry_run", "/cursor"]
+        );
+    }
+
+    #[test]
+    fn filters_are_read() {
+        let query = list(Some("state=dead&recipient=ada%40example.org&tag=a%20b&limit=7&cursor=c")).unwrap();
+        assert_eq!(query.state, Some(State::Dead));
+        assert_eq!(query.recipient.unwrap().as_str(), "ada@example.org");
+        assert_eq!((query.tag.as_deref(), query.limit, query.cursor.as_deref()), (Some("a b"), 7, Some("c")));
+        assert_eq!(list(None).unwrap(), Query::default());
+        assert!(dead(Some("state=dead&dry_run=true")).unwrap().1);
+    }
+
+    #[test]
+    fn a_messages_bad_parameters_are_all_named() {
+        let query = "to=ada@example.org&to=nobody&send_at=x&delay=-1&priority=z&idempotency_key=a&subject=hi";
+        let problem = message(Some(query), Some("b"), Bytes::new()).unwrap_err();
+        assert_eq!(
+            pointers(&problem),
+            ["/from", "/to/1", "/send_at", "/delay", "/idempotency_key", "/priority", "/subject"]
+        );
+    }
+}

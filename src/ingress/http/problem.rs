@@ -1,0 +1,267 @@
+//! What every refusal looks like: a problem document (RFC 9457), with a JSON pointer (RFC 6901) for each bad field.
+
+use std::fmt;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::dispatch::Error;
+use crate::mail::MailError;
+use crate::spool::SpoolError;
+
+/// The media type of every error (RFC 9457 §3).
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// How long a client is asked to wait while the queue is full: about what it takes to drain some of it.
+const RETRY_FULL: u64 = 5;
+
+/// How long a client is asked to wait for a person to mend something.
+const RETRY_MENDED: u64 = 30;
+
+/// Why a request is refused: a problem document, which is what it serializes to.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Names the kind of problem; programs decide by it.
+    #[schema(example = "urn:postrider:problem:invalid")]
+    r#type: String,
+    /// The kind of problem, for people.
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What is wrong with this request, and what to do about it.
+    detail: String,
+    /// Each field that is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<FieldError>,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+/// One field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct FieldError {
+    /// Points at it in the request's JSON (RFC 6901); a parameter of the query is named likewise, `/limit`.
+    #[schema(example = "/to/1")]
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// The kinds of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Malformed,
+    Unauthorized,
+    Forbidden,
+    ForeignOrigin,
+    NotFound,
+    MethodNotAllowed,
+    TimedOut,
+    TooLate,
+    TooLarge,
+    MediaType,
+    Invalid,
+    KeyReused,
+    NoRoute,
+    Internal,
+    Full,
+    Unavailable,
+    AnswerTimedOut,
+}
+
+impl Kind {
+    /// Its status, the last part of its type, and its title.
+    fn facts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Kind::Malformed => (StatusCode::BAD_REQUEST, "malformed", "The request cannot be read"),
+            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed"),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The token's scope does not allow this"),
+            Kind::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign-origin", "Not from a web page of another origin"),
+            Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Kind::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request took too long to arrive"),
+            Kind::TooLate => (StatusCode::CONFLICT, "too-late", "Too late"),
+            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Kind::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "The media type is not supported"),
+            Kind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid"),
+            Kind::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key is taken"),
+            Kind::NoRoute => (StatusCode::UNPROCESSABLE_ENTITY, "no-route", "No route to a recipient"),
+            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
+            Kind::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "The queue is full"),
+            Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available now"),
+            Kind::AnswerTimedOut => (StatusCode::GATEWAY_TIMEOUT, "timeout", "The answer took too long"),
+        }
+    }
+}
+
+impl Problem {
+    /// Its HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Where each field is that is wrong, as a JSON pointer into the request.
+    pub fn pointers(&self) -> impl Iterator<Item = &str> {
+        self.errors.iter().map(|error| error.pointer.as_str())
+    }
+
+    /// A problem of a kind; `detail` says what is wrong with this request.
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let (status, name, title) = kind.facts();
+        let retry_after = match kind {
+            Kind::Full => Some(RETRY_FULL),
+            Kind::Unavailable => Some(RETRY_MENDED),
+            _ => None,
+        };
+        Problem {
+            r#type: format!("urn:postrider:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after,
+        }
+    }
+
+    /// The fields that are not valid; never none.
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [only] => format!("{}: {}", only.pointer, only.detail),
+            many => format!("{} fields are not valid; `errors` names each", many.len()),
+        };
+        Problem { errors, ..Problem::new(Kind::Invalid, detail) }
+    }
+
+    /// One field that is not valid.
+    pub(super) fn invalid_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Problem::invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+    }
+
+    /// What stands for an error response that was made without a problem: by the router.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => {
+                Problem::new(Kind::NotFound, "there is nothing at this path; /openapi.json tells what there is")
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Problem::new(Kind::MethodNotAllowed, "this path does not take the method; Allow tells which it takes")
+            }
+            _ => Problem {
+                r#type: "about:blank".to_owned(),
+                title: status.canonical_reason().unwrap_or("Error"),
+                status: status.as_u16(),
+                ..Problem::new(Kind::Internal, "the request was refused")
+            },
+        }
+    }
+
+    /// The same problem, found inside a larger document at `base`.
+    pub(super) fn below(mut self, base: &str) -> Self {
+        for error in &mut self.errors {
+            error.pointer.insert_str(0, base);
+        }
+        self
+    }
+
+    /// Whether it is of this kind.
+    pub(super) fn is(&self, kind: Kind) -> bool {
+        self.r#type.rsplit(':').next() == Some(kind.facts().1)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.title, self.detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<MailError> for Problem {
+    fn from(error: MailError) -> Self {
+        if error.is_too_large() {
+            return Problem::new(Kind::TooLarge, format!("the message {}", error.reason()));
+        }
+        Problem::invalid(vec![FieldError::from(error)])
+    }
+}
+
+impl From<MailError> for FieldError {
+    fn from(error: MailError) -> Self {
+        FieldError { pointer: pointer_to(error.field()), detail: error.reason().to_owned() }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::Mail(error) => error.into(),
+            Error::Full { .. } => Problem::new(Kind::Full, detail),
+            Error::KeyReused(_) => Problem {
+                errors: vec![FieldError { pointer: "/idempotency_key".to_owned(), detail: detail.clone() }],
+                ..Problem::new(Kind::KeyReused, detail)
+            },
+            Error::NoRoute(_) => Problem::new(Kind::NoRoute, detail),
+            Error::UnknownMail(_) | Error::UnknownRelay(_) => Problem::new(Kind::NotFound, detail),
+            Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
+            Error::BadCursor => Problem::invalid_field("/cursor", detail),
+            Error::Spool(SpoolError::Unreadable(_)) => Problem::new(Kind::Internal, detail),
+            Error::Spool(_) | Error::NotSent { .. } | Error::Stopped(_) => Problem::new(Kind::Unavailable, detail),
+            Error::Configuration(_) | Error::Relay { .. } => Problem::new(Kind::Internal, detail),
+        }
+    }
+}
+
+/// The JSON pointer to a field that is named as [`MailError`] names it: `to[1]` → `/to/1`, `headers.X-Id` →
+/// `/headers/X-Id`, `attachments[0].filename` → `/attachments/0/filename`.
+fn pointer_to(field: &str) -> String {
+    // A header's name may hold dots and brackets of its own.
+    if let Some(name) = field.strip_prefix("headers.") {
+        return format!("/headers/{}", escape(name));
+    }
+    field.split(['.', '[', ']']).filter(|part| !part.is_empty()).map(|part| format!("/{}", escape(part))).collect()
+}
+
+/// One token of a pointer (RFC 6901 §3).
+pub(super) fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fields_name_becomes_a_pointer() {
+        assert_eq!(pointer_to("from"), "/from");
+        assert_eq!(pointer_to("to[1]"), "/to/1");
+        assert_eq!(pointer_to("attachments[0].filename"), "/attachments/0/filename");
+        assert_eq!(pointer_to("headers.X-Id"), "/headers/X-Id");
+        assert_eq!(pointer_to("headers.X.a[0]/~"), "/headers/X.a[0]~1~0");
+    }
+
+    #[test]
+    fn what_passes_by_itself_says_when_to_come_back() {
+        let full = Problem::from(Error::Full { pending: 5, max: 5 }).into_response();
+        assert_eq!(full.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(full.headers().contains_key(header::RETRY_AFTER));
+        let closed = Problem::from(Error::Spool(SpoolError::Closed)).into_response();
+        assert_eq!(closed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(closed.headers().contains_key(header::RETRY_AFTER));
+    }
+}

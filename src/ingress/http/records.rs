@@ -1,0 +1,152 @@
+//! What is known of mails, and what can still be done to them.
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Path, RawQuery, State};
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::params::{self, Params};
+use super::problem::{Kind, Problem};
+use crate::dispatch::{MailStatus, StatusPage};
+use crate::mail::{MailId, MailIdError};
+
+/// The mail that a path names.
+pub(super) struct Id(MailId);
+
+impl FromRequestParts<Shared> for Id {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
+        Params::of(parts.uri.query()).finish()?;
+        let named = segment(parts, door).await?;
+        let id = named.parse().map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
+        Ok(Id(id))
+    }
+}
+
+/// The one part of a path that is not fixed.
+pub(super) async fn segment(parts: &mut Parts, door: &Shared) -> Result<String, Problem> {
+    let named = Path::<String>::from_request_parts(parts, door).await;
+    named.map(|Path(named)| named).map_err(|_| Problem::new(Kind::NotFound, "the path is not UTF-8"))
+}
+
+/// How many mails something was done to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Count {
+    /// How many mails.
+    count: u64,
+    /// Whether they were only counted.
+    dry_run: bool,
+}
+
+/// Lists mails, the newest first; with a state that is pending, those that are due first.
+#[utoipa::path(
+    get, path = "/v1/mails", tag = "mails",
+    params(
+        ("state" = Option<crate::delivery::State>, Query, description = "At least one delivery is in this state"),
+        ("recipient" = Option<String>, Query, description = "One of its recipients"),
+        ("tag" = Option<String>, Query, description = "One of its tags", min_length = 1),
+        ("priority" = Option<crate::mail::Priority>, Query, description = "Its priority"),
+        ("since" = Option<crate::mail::Timestamp>, Query, description = "Accepted at this time or later"),
+        ("until" = Option<crate::mail::Timestamp>, Query, description = "Accepted before this time"),
+        ("limit" = Option<u16>, Query, description = "The most mails in the page; 50 when absent", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "What the page before gave as `next`"),
+    ),
+    responses((status = 200, description = "A page; `next` is the cursor of the one that follows, and null on the last", body = StatusPage)),
+)]
+pub(super) async fn list(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<StatusPage>, Problem> {
+    let query = params::list(query.as_deref())?;
+    Ok(Json(door.dispatcher.list(query).await?))
+}
+
+/// All that is known of a mail.
+#[utoipa::path(
+    get, path = "/v1/mails/{id}", tag = "mails",
+    params(("id" = MailId, Path, description = "The mail")),
+    responses((status = 200, description = "The record", body = MailStatus)),
+)]
+pub(super) async fn record(State(door): State<Shared>, Id(id): Id) -> Result<Json<MailStatus>, Problem> {
+    Ok(Json(door.dispatcher.status(id).await?))
+}
+
+/// A mail's message, byte for byte as it is sent.
+#[utoipa::path(
+    get, path = "/v1/mails/{id}/raw", tag = "mails",
+    params(("id" = MailId, Path, description = "The mail")),
+    responses((status = 200, description = "The message", body = String, content_type = "message/rfc822")),
+)]
+pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Response, Problem> {
+    let message = door.dispatcher.raw(id).await?;
+    // What a stranger wrote must never run in a browser as if it came from here.
+    let headers = [
+        (header::CONTENT_TYPE, "message/rfc822".to_owned()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{id}.eml\"")),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox".to_owned()),
+    ];
+    Ok((headers, message).into_response())
+}
+
+/// Withdraws a mail: every recipient's that is not being sent and has not ended.
+#[utoipa::path(
+    post, path = "/v1/mails/{id}/cancel", tag = "mails",
+    params(("id" = MailId, Path, description = "The mail")),
+    responses(
+        (status = 200, description = "The record", body = MailStatus),
+        (status = 409, description = "Too late", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn cancel(State(door): State<Shared>, Id(id): Id) -> Result<Json<MailStatus>, Problem> {
+    Ok(Json(door.dispatcher.cancel(id).await?))
+}
+
+/// Queues a mail's dead deliveries again, with a full count of attempts; makes deferred ones due at once.
+#[utoipa::path(
+    post, path = "/v1/mails/{id}/retry", tag = "mails",
+    params(("id" = MailId, Path, description = "The mail")),
+    responses(
+        (status = 200, description = "The record", body = MailStatus),
+        (status = 409, description = "Nothing to retry", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn retry(State(door): State<Shared>, Id(id): Id) -> Result<Json<MailStatus>, Problem> {
+    Ok(Json(door.dispatcher.retry(id).await?))
+}
+
+/// Retries every mail with a dead delivery that the filters admit.
+#[utoipa::path(
+    post, path = "/v1/dead/retry", tag = "dead letters",
+    params(
+        ("recipient" = Option<String>, Query, description = "One of its recipients"),
+        ("tag" = Option<String>, Query, description = "One of its tags", min_length = 1),
+        ("priority" = Option<crate::mail::Priority>, Query, description = "Its priority"),
+        ("since" = Option<crate::mail::Timestamp>, Query, description = "Accepted at this time or later"),
+        ("until" = Option<crate::mail::Timestamp>, Query, description = "Accepted before this time"),
+        ("dry_run" = Option<bool>, Query, description = "Only count them"),
+    ),
+    responses((status = 200, description = "How many", body = Count)),
+)]
+pub(super) async fn retry_dead(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Count>, Problem> {
+    let (filter, dry_run) = params::dead(query.as_deref())?;
+    Ok(Json(Count { count: door.dispatcher.retry_dead(filter, dry_run).await?, dry_run }))
+}
+
+/// Deletes every finished mail with a dead delivery that the filters admit.
+#[utoipa::path(
+    delete, path = "/v1/dead", tag = "dead letters",
+    params(
+        ("recipient" = Option<String>, Query, description = "One of its recipients"),
+        ("tag" = Option<String>, Query, description = "One of its tags", min_length = 1),
+        ("priority" = Option<crate::mail::Priority>, Query, description = "Its priority"),
+        ("since" = Option<crate::mail::Timestamp>, Query, description = "Accepted at this time or later"),
+        ("until" = Option<crate::mail::Timestamp>, Query, description = "Accepted before this time"),
+        ("dry_run" = Option<bool>, Query, description = "Only count them"),
+    ),
+    responses((status = 200, description = "How many", body = Count)),
+)]
+pub(super) async fn purge_dead(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Count>, Problem> {
+    let (filter, dry_run) = params::dead(query.as_deref())?;
+    Ok(Json(Count { count: door.dispatcher.purge_dead(filter, dry_run).await?, dry_run }))
+}

@@ -1,0 +1,324 @@
+//! A mail as JSON, and how it becomes a [`Mail`].
+//!
+//! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request looked at again, as plain
+//! JSON, with each mistake noted and mended in turn until no more is found: so one answer names every bad field.
+
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::fields::{Base64, Headers, OneOrMany, Span};
+use super::problem::{FieldError, Kind, Problem, escape};
+use crate::mail::{Attachment, Guarantee, Mail, MailError, Options, Priority, Timestamp, When};
+
+/// The most mistakes that one answer names.
+const MAX_ERRORS: usize = 32;
+
+/// Requests above this size have only their first mistake named: looking for all of them takes as many turns.
+const MAX_EXPLAINED: usize = 256 * 1024;
+
+/// A mail to be sent.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "a mail as an object")]
+pub(super) struct MailRequest {
+    /// Who it is from: `shop@example.com` or `Shop <shop@example.com>`.
+    #[schema(required = true, nullable = false, example = "Shop <shop@example.com>")]
+    from: Option<String>,
+    /// Who gets it; at least one recipient is needed in `to`, `cc` or `bcc`.
+    to: Option<OneOrMany>,
+    /// Who gets a copy.
+    cc: Option<OneOrMany>,
+    /// Who gets a copy that the others do not see.
+    bcc: Option<OneOrMany>,
+    /// Where answers go.
+    reply_to: Option<OneOrMany>,
+    /// Where bounces go, if not to `from`.
+    return_path: Option<String>,
+    /// The subject.
+    #[schema(example = "Your code")]
+    subject: Option<String>,
+    /// The body as plain text; one of `text` and `html` is needed.
+    #[schema(example = "123456")]
+    text: Option<String>,
+    /// The body as HTML.
+    html: Option<String>,
+    /// Header fields of your own.
+    headers: Option<Headers>,
+    /// Files.
+    attachments: Option<Vec<AttachmentRequest>>,
+    /// How urgent it is; `default` when absent.
+    priority: Option<Priority>,
+    /// Not to be sent before this time (RFC 3339).
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<Timestamp>,
+    /// Not to be sent before this long after it was accepted.
+    delay: Option<Span>,
+    /// Worthless this long after it was accepted.
+    expires_in: Option<Span>,
+    /// Two mails with one key are one mail. Equals the header `Idempotency-Key`.
+    idempotency_key: Option<String>,
+    /// Words to find it by, and for routes to match.
+    tags: Option<Vec<String>>,
+    /// What to do when it cannot be known whether a server took it; `at_least_once` when absent.
+    guarantee: Option<Guarantee>,
+}
+
+/// A file that goes with a mail.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an attachment as an object")]
+pub(super) struct AttachmentRequest {
+    /// The name that the reader sees.
+    #[schema(required = true, nullable = false, example = "bill.pdf")]
+    filename: Option<String>,
+    /// Its media type; `application/octet-stream` when absent.
+    #[schema(example = "application/pdf")]
+    content_type: Option<String>,
+    /// Its bytes in base64.
+    #[schema(required = true, nullable = false)]
+    content: Option<Base64>,
+    /// For an image inside the HTML: the id that `<img src="cid:…">` names.
+    inline_id: Option<String>,
+}
+
+impl MailRequest {
+    /// Reads a mail, one that may carry its key in the header `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// A problem that names every bad field.
+    pub fn read(json: &[u8], key: Option<&str>) -> Result<Mail, Problem> {
+        match serde_json::from_slice::<MailRequest>(json) {
+            // A list of all values in order would be read too, and nobody means that.
+            Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => {
+                Err(Problem::invalid_field("", "is a list, and a mail is an object"))
+            }
+            Ok(request) => request.into_mail(key).or_else(|error| explain(json, key, error.into())),
+            Err(error) if error.is_data() => explain(json, key, Problem::invalid_field("", error.to_string())),
+            Err(error) => Err(malformed(&error)),
+        }
+    }
+
+    fn into_mail(self, key: Option<&str>) -> Result<Mail, MailError> {
+        let send = match (self.send_at, self.delay) {
+            (Some(_), Some(_)) => return Err(MailError::new("delay", "give either `send_at` or `delay`, not both")),
+            (Some(at), None) => Some(When::At(at)),
+            (None, delay) => delay.map(|Span(span)| When::In(span)),
+        };
+        let idempotency_key = match (self.idempotency_key, key) {
+            (Some(field), Some(header)) if field != header => {
+                return Err(MailError::new("idempotency_key", "is not what the header Idempotency-Key says"));
+            }
+            (field, header) => field.or_else(|| header.map(str::to_owned)),
+        };
+        let options = Options {
+            priority: self.priority.unwrap_or_default(),
+            send,
+            expires: self.expires_in.map(|Span(span)| When::In(span)),
+            idempotency_key,
+            tags: self.tags.unwrap_or_default(),
+            guarantee: self.guarantee.unwrap_or_default(),
+        };
+
+        let mut mail = Mail::builder();
+        if let Some(from) = self.from {
+            mail = mail.from(from);
+        }
+        for one in self.to.unwrap_or_default().0 {
+            mail = mail.to(one);
+        }
+        for one in self.cc.unwrap_or_default().0 {
+            mail = mail.cc(one);
+        }
+        for one in self.bcc.unwrap_or_default().0 {
+            mail = mail.bcc(one);
+        }
+        for one in self.reply_to.unwrap_or_default().0 {
+            mail = mail.reply_to(one);
+        }
+        if let Some(address) = self.return_path {
+            mail = mail.return_path(address);
+        }
+        if let Some(subject) = self.subject {
+            mail = mail.subject(subject);
+        }
+        if let Some(text) = self.text {
+            mail = mail.text(text);
+        }
+        if let Some(html) = self.html {
+            mail = mail.html(html);
+        }
+        for (name, value) in self.headers.unwrap_or_default().0 {
+            mail = mail.header(name, value);
+        }
+        for (place, attachment) in self.attachments.unwrap_or_default().into_iter().enumerate() {
+            mail = mail.attachment(attachment.into_attachment(place)?);
+        }
+        mail.build()?.with_options(options)
+    }
+}
+
+impl AttachmentRequest {
+    fn into_attachment(self, place: usize) -> Result<Attachment, MailError> {
+        let missing = |field: &str| MailError::new(format!("attachments[{place}].{field}"), "is missing");
+        Ok(Attachment {
+            filename: self.filename.ok_or_else(|| missing("filename"))?,
+            content_type: self.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+            content: self.content.ok_or_else(|| missing("content"))?.0,
+            inline_id: self.inline_id,
+        })
+    }
+}
+
+/// What is said of JSON that is none.
+pub(super) fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"))
+}
+
+/// The problem of a value that does not have the shape that is asked for, with the pointer to where it has not.
+pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    use serde_path_to_error::Segment;
+    let mut pointer = String::new();
+    for segment in error.path() {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    FieldError { pointer, detail: error.into_inner().to_string() }
+}
+
+/// Finds every mistake in a mail of which `first` is known.
+fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Problem> {
+    if !first.is(Kind::Invalid) {
+        return Err(first);
+    }
+    let mut value: Value = serde_json::from_slice(json).map_err(|error| malformed(&error))?;
+    let thorough = weigh(&mut value, json.len()) <= MAX_EXPLAINED;
+    let mut errors: Vec<FieldError> = Vec::new();
+    while let Err(error) = attempt(&value, key) {
+        let error = FieldError { pointer: as_written(error.pointer, &value), ..error };
+        if errors.iter().any(|known| known.pointer == error.pointer) {
+            break;
+        }
+        let mended = mend(&mut value, &error.pointer);
+        errors.push(error);
+        if !mended || !thorough || errors.len() == MAX_ERRORS {
+            break;
+        }
+    }
+    // What only the text shows, such as a field that is given twice, is gone in `value`.
+    Err(if errors.is_empty() { first } else { Problem::invalid(errors) })
+}
+
+/// The first mistake in a mail.
+fn attempt(value: &Value, key: Option<&str>) -> Result<(), FieldError> {
+    let request: MailRequest = serde_path_to_error::deserialize(value).map_err(misshapen)?;
+    request.into_mail(key).map(drop).map_err(FieldError::from)
+}
+
+/// The pointer to what was given: one address that is no list is not the list's first.
+fn as_written(pointer: String, mail: &Value) -> String {
+    match pointer.strip_suffix("/0") {
+        Some(one) if mail.pointer(one).is_some_and(Value::is_string) => one.to_owned(),
+        _ => pointer,
+    }
+}
+
+/// Empties the files that are in order, because nothing more is to be found in them; returns how large the rest is.
+fn weigh(mail: &mut Value, mut size: usize) -> usize {
+    for attachment in mail.get_mut("attachments").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(content) = attachment.get_mut("content").filter(|content| content.is_string())
+            && let Some(text) = content.as_str()
+            && Base64::decode(text).is_ok()
+        {
+            size = size.saturating_sub(text.len());
+            *content = "".into();
+        }
+    }
+    size
+}
+
+/// Puts something valid where a mistake was, so that the next one shows. False where that cannot be done.
+fn mend(mail: &mut Value, pointer: &str) -> bool {
+    let Some((parent, place)) = pointer.rsplit_once('/') else { return false };
+    let list = parent.rsplit('/').next().unwrap_or_default();
+    let place = place.replace("~1", "/").replace("~0", "~");
+    match mail.pointer_mut(parent) {
+        Some(Value::Array(items)) => match place.parse().ok().and_then(|place: usize| items.get_mut(place)) {
+            Some(item) => {
+                *item = match list {
+                    "attachments" => serde_json::json!({"filename": "x", "content": ""}),
+                    "tags" => "x".into(),
+                    _ => "x@example.org".into(),
+                };
+                true
+            }
+            None => false,
+        },
+        Some(Value::Object(fields)) => {
+            let valid = match place.as_str() {
+                "from" | "to" => Some("x@example.org"),
+                "text" | "filename" => Some("x"),
+                "content" => Some(""),
+                _ => None,
+            };
+            match valid {
+                Some(valid) => {
+                    fields.insert(place, valid.into());
+                    true
+                }
+                None => fields.remove(&place).is_some(),
+            }
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn refused(mail: &Value) -> Vec<String> {
+        let problem = MailRequest::read(mail.to_string().as_bytes(), None).unwrap_err();
+        let problem = serde_json::to_value(problem).unwrap();
+        let errors = problem["errors"].as_array().unwrap_or_else(|| panic!("{problem}"));
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn mistakes_of_shape_and_of_meaning_are_named_together() {
+        let mail = json!({
+            "from": 5, "to": ["ada@example.org", "at@@example.org", 7], "text": "hi", "headers": {"X-A": "a\nb", "X-B": 1},
+            "attachments": [{"filename": "", "content": "aGk="}, {"content": "?"}], "tags": "spring", "tag": "x",
+        });
+        let mut pointers = refused(&mail);
+        pointers.sort();
+        let mut expected =
+            ["/from", "/to/1", "/to/2", "/headers/X-A", "/headers/X-B", "/attachments/0/filename"].to_vec();
+        expected.extend(["/attachments/1/content", "/attachments/1/filename", "/tags", "/tag"]);
+        expected.sort_unstable();
+        assert_eq!(pointers, expected);
+    }
+
+    #[test]
+    fn a_request_with_nothing_but_mistakes_is_answered_in_bounded_time() {
+        let mail = json!({"from": "a@example.org", "to": vec!["nobody"; 5000], "text": "t"});
+        assert_eq!(refused(&mail).len(), MAX_ERRORS);
+        let large = json!({"from": "nobody", "to": "nobody", "text": "x".repeat(MAX_EXPLAINED)});
+        assert_eq!(refused(&large), ["/from"]);
+        let file = json!({"filename": "a", "content": "A".repeat(4 * MAX_EXPLAINED)});
+        let with_file = json!({"from": "nobody", "to": "nobody", "text": "t", "attachments": [file]});
+        assert_eq!(refused(&with_file), ["/from", "/to"]);
+    }
+
+    #[test]
+    fn the_header_and_the_field_are_one_key() {
+        let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t", "idempotency_key": "k"});
+        let read = |key| MailRequest::read(mail.to_string().as_bytes(), key);
+        assert_eq!(read(Some("k")).unwrap().options().idempotency_key.as_deref(), Some("k"));
+        assert_eq!(read(None).unwrap().options().idempotency_key.as_deref(), Some("k"));
+        assert!(read(Some("l")).unwrap_err().is(Kind::Invalid));
+    }
+}

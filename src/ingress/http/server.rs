@@ -1,0 +1,156 @@
+//! The listener: takes connections, bounds their number and their time, and ends them in order.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+use tower_service::Service;
+
+use super::problem::{Kind, PROBLEM_JSON, Problem};
+use super::{Limits, Shared};
+
+/// How long the listener rests when the system has no more connections to give, such as file descriptors.
+const REST: Duration = Duration::from_millis(100);
+
+/// How long a client that is turned away has to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Serves until `shutdown` says so; then finishes the requests that have begun, for at most `limits.drain_timeout`.
+pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
+    let room = Arc::new(Semaphore::new(door.limits.connections));
+    let mut connections = JoinSet::new();
+    let mut stop = std::pin::pin!(stopped(door.shutdown.clone()));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = &mut stop => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take an HTTP connection; trying again");
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+        };
+        match room.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let served = serve(stream, door.clone(), router.clone());
+                connections.spawn(async move {
+                    served.await;
+                    drop(permit);
+                });
+            }
+            Err(_) => {
+                tracing::warn!(most = door.limits.connections, "too many HTTP connections; turning one away");
+                connections.spawn(turn_away(stream));
+            }
+        }
+    }
+    drop(listener);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(door.limits.drain_timeout, all_ended).await.is_err() {
+        tracing::warn!(open = connections.len(), "HTTP requests did not finish in time; cutting them off");
+    }
+}
+
+/// Waits until `shutdown` holds true, or nobody can make it so any more.
+pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Serves one connection until it ends.
+async fn serve(stream: TcpStream, door: Shared, router: Router) {
+    // Answers are small, and a client waits for each.
+    let _ = stream.set_nodelay(true);
+    let Limits { header_timeout, write_timeout, .. } = door.limits;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(write_timeout));
+
+    let shutdown = door.shutdown.clone();
+    let service = service_fn(move |request| answer(door.clone(), router.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection broke");
+    }
+}
+
+/// Answers one request. Whatever goes wrong, the answer is a problem document.
+async fn answer(door: Shared, mut router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+    let response = match door.tokens.admit(request.method(), request.uri(), request.headers()) {
+        Err(refusal) => refusal.into_response(),
+        Ok(()) => match tokio::time::timeout(door.limits.answer_timeout, router.call(request.map(Body::new))).await {
+            Ok(Ok(response)) => response,
+            Err(_) => Problem::new(
+                Kind::AnswerTimedOut,
+                "the answer took too long; mail that was handed in may have been accepted: repeat it with the same \
+                 idempotency key",
+            )
+            .into_response(),
+        },
+    };
+    let mut response = as_problem(response);
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Gives an error that the router made, for an unknown path or method, the form that all errors have.
+fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON) {
+        return response;
+    }
+    let mut problem = Problem::of_status(status).into_response();
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        problem.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    problem
+}
+
+/// Tells a client why it is not served, and closes.
+async fn turn_away(mut stream: TcpStream) {
+    let problem = Problem::new(Kind::Full, "too many connections are open; try again later");
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let farewell = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let said = async {
+        stream.write_all(farewell.as_bytes()).await?;
+        stream.shutdown().await?;
+        // Closing with a request unread would reset the connection, and the client might not see the answer.
+        let mut unread = [0; 4096];
+        while stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(FAREWELL, said).await;
+}

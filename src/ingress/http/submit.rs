@@ -1,0 +1,261 @@
+//! Mail comes in: one, as JSON or as a finished message, or a batch. Nothing is answered before the dispatcher has made it
+//! as durable as the answer says.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::body::MediaType;
+use super::params::{self, Params};
+use super::problem::{FieldError, Kind, Problem};
+use super::request::{MailRequest, malformed, misshapen};
+use super::{Door, Shared};
+use crate::delivery::MailState;
+use crate::dispatch::Receipt;
+use crate::mail::{Mail, MailId, Timestamp, When};
+use crate::spool::Durability;
+
+/// The most mails in one batch.
+const MAX_BATCH: usize = 500;
+
+/// Bodies above this size are read on a thread of their own, because composing them would hold up what else is served.
+const LARGE: usize = 256 * 1024;
+
+/// What is left of the largest JSON for everything but the largest message in base64.
+const JSON_MARGIN: usize = 1024 * 1024;
+
+/// A mail was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Accepted {
+    /// The mail's name; that of the earlier mail where the key was seen before.
+    id: MailId,
+    /// Its state; absent where an earlier mail is not kept any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    state: Option<MailState>,
+    /// Whether the idempotency key was seen before, so that nothing new was accepted.
+    duplicate: bool,
+    /// What is promised.
+    durability: Durability,
+}
+
+/// Many mails at once.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = BatchRequest)]
+pub(super) struct BatchDocument {
+    /// The mails, each as `POST /v1/mails` takes it; at most 500.
+    #[schema(max_items = 500)]
+    #[expect(dead_code, reason = "only describes what `Batch` reads")]
+    mails: Vec<MailRequest>,
+}
+
+/// A batch whose mails are not read yet, so that a mistake in one says nothing about the others.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a batch as an object")]
+struct Batch<'a> {
+    #[serde(borrow)]
+    mails: Vec<&'a RawValue>,
+}
+
+/// What became of a batch's mails.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BatchResult {
+    /// One for each mail, in order.
+    results: Vec<BatchItem>,
+}
+
+/// What became of one mail of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum BatchItem {
+    /// It was accepted.
+    Accepted(Accepted),
+    /// It was not.
+    Refused(Problem),
+}
+
+/// Hands in a mail.
+///
+/// The answer is sent only after the mail is as durable as it says. As JSON, or as a finished message with
+/// `Content-Type: message/rfc822`, whose envelope and options are then in the query.
+#[utoipa::path(
+    post, path = "/v1/mails", tag = "mails",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Two mails with one key are one mail", max_length = 200),
+        ("from" = Option<String>, Query, description = "With message/rfc822, and needed there: the envelope's sender; empty for the null reverse-path"),
+        ("to" = Option<Vec<String>>, Query, description = "With message/rfc822, and needed there: a recipient; may be repeated"),
+        ("priority" = Option<crate::mail::Priority>, Query, description = "With message/rfc822: how urgent it is"),
+        ("send_at" = Option<Timestamp>, Query, description = "With message/rfc822: not to be sent before this time"),
+        ("delay" = Option<String>, Query, description = "With message/rfc822: not to be sent before this long after accept: `5m`, or seconds"),
+        ("expires_in" = Option<String>, Query, description = "With message/rfc822: worthless this long after accept: `5m`, or seconds"),
+        ("idempotency_key" = Option<String>, Query, description = "With message/rfc822: equals the header Idempotency-Key"),
+        ("tag" = Option<Vec<String>>, Query, description = "With message/rfc822: a word to find it by; may be repeated"),
+        ("guarantee" = Option<crate::mail::Guarantee>, Query, description = "With message/rfc822: what to do in doubt"),
+    ),
+    request_body(content(
+        (MailRequest = "application/json"),
+        (String = "message/rfc822"),
+    )),
+    responses((
+        status = 202, description = "Accepted", body = Accepted,
+        headers(("Location" = String, description = "The mail's record; absent where none is kept")),
+    )),
+)]
+pub(super) async fn submit(State(door): State<Shared>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let key = idempotency_key(&parts.headers)?;
+    let mail = match MediaType::of(&parts.headers)? {
+        MediaType::Json => {
+            Params::of(parts.uri.query()).finish()?;
+            let held = door.collect(body, door.max_json()).await?;
+            let json = held.bytes.clone();
+            off_task(json.len(), move || MailRequest::read(&json, key.as_deref())).await?
+        }
+        MediaType::Message => {
+            let held = door.collect(body, door.dispatcher.max_message_size()).await?;
+            let message = held.bytes.clone();
+            let uri = parts.uri;
+            off_task(message.len(), move || params::message(uri.query(), key.as_deref(), message)).await?
+        }
+    };
+    let state = first_state(&mail);
+    let receipt = door.dispatcher.submit(mail).await?;
+    let accepted = door.accepted(receipt, state).await;
+    let location = format!("/v1/mails/{}", accepted.id);
+    let is_kept = accepted.durability != Durability::Direct;
+    let mut response = (StatusCode::ACCEPTED, Json(accepted)).into_response();
+    if is_kept && let Ok(location) = location.parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Hands in up to 500 mails at once.
+///
+/// All that are valid are made durable as one group. Each has its own result, in order: as `POST /v1/mails` answers, or a
+/// problem. Each mail carries its own `idempotency_key`.
+#[utoipa::path(
+    post, path = "/v1/mails/batch", tag = "mails",
+    request_body(content = BatchDocument, content_type = "application/json"),
+    responses((status = 202, description = "What became of each", body = BatchResult)),
+)]
+pub(super) async fn submit_batch(State(door): State<Shared>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    Params::of(parts.uri.query()).finish()?;
+    if parts.headers.contains_key("idempotency-key") {
+        let detail = "is one key for many mails; give each mail its own `idempotency_key`";
+        return Err(Problem::invalid_field("/idempotency_key", detail));
+    }
+    if MediaType::of(&parts.headers)? != MediaType::Json {
+        return Err(Problem::new(Kind::MediaType, "a batch is taken as application/json only"));
+    }
+    let results = door.take_batch(body).await?;
+    Ok((StatusCode::ACCEPTED, Json(BatchResult { results })).into_response())
+}
+
+impl Door {
+    /// The largest JSON that is read: the largest message in base64, and some more.
+    fn max_json(&self) -> usize {
+        self.dispatcher.max_message_size() / 3 * 4 + JSON_MARGIN
+    }
+
+    async fn take_batch(&self, body: Body) -> Result<Vec<BatchItem>, Problem> {
+        let held = self.collect(body, self.max_json()).await?;
+        let json = held.bytes.clone();
+        let read = off_task(json.len(), move || read_batch(&json)).await?;
+
+        let mut mails = Vec::with_capacity(read.len());
+        let mut places = Vec::with_capacity(read.len());
+        for mail in read {
+            places.push(mail.map(|mail| {
+                let state = first_state(&mail);
+                mails.push(mail);
+                state
+            }));
+        }
+        let mut receipts = self.dispatcher.submit_many(mails).await.into_iter();
+        let mut results = Vec::with_capacity(places.len());
+        for (place, state) in places.into_iter().enumerate() {
+            let base = format!("/mails/{place}");
+            results.push(match state {
+                Err(problem) => BatchItem::Refused(problem.below(&base)),
+                Ok(state) => match receipts.next() {
+                    Some(Ok(receipt)) => BatchItem::Accepted(self.accepted(receipt, state).await),
+                    Some(Err(error)) => BatchItem::Refused(Problem::from(error).below(&base)),
+                    None => BatchItem::Refused(Problem::new(Kind::Internal, "no answer came for this mail")),
+                },
+            });
+        }
+        Ok(results)
+    }
+
+    /// What is answered for a receipt; `state` is that of a new mail.
+    async fn accepted(&self, receipt: Receipt, state: MailState) -> Accepted {
+        let state = match receipt {
+            Receipt { durability: Durability::Direct, .. } => Some(MailState::Delivered),
+            Receipt { duplicate: false, .. } => Some(state),
+            Receipt { id, .. } => self.dispatcher.status(id).await.ok().map(|status| status.state),
+        };
+        Accepted { id: receipt.id, state, duplicate: receipt.duplicate, durability: receipt.durability }
+    }
+}
+
+/// The state in which a new mail is accepted.
+fn first_state(mail: &Mail) -> MailState {
+    let waits = match mail.options().send {
+        None => false,
+        Some(When::In(span)) => span > Duration::ZERO,
+        Some(When::At(at)) => at > Timestamp::now(),
+    };
+    if waits { MailState::Scheduled } else { MailState::Queued }
+}
+
+fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
+    let batch: Batch<'_> = match serde_json::from_slice(json) {
+        Ok(batch) => batch,
+        Err(error) if !error.is_data() => return Err(malformed(&error)),
+        Err(error) => {
+            let mut json = serde_json::Deserializer::from_slice(json);
+            return Err(Problem::invalid(vec![match serde_path_to_error::deserialize::<_, Batch<'_>>(&mut json) {
+                Err(error) => misshapen(error),
+                Ok(_) => FieldError { pointer: String::new(), detail: error.to_string() },
+            }]));
+        }
+    };
+    if batch.mails.len() > MAX_BATCH {
+        let detail = format!("has {} mails, and {MAX_BATCH} are the most in one batch", batch.mails.len());
+        return Err(Problem::invalid_field("/mails", detail));
+    }
+    Ok(batch.mails.into_iter().map(|mail| MailRequest::read(mail.get().as_bytes(), None)).collect())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match std::str::from_utf8(key.as_bytes()) {
+        Ok(key) => Ok(Some(key.to_owned())),
+        Err(_) => Err(Problem::invalid_field("/idempotency_key", "the header Idempotency-Key is not UTF-8")),
+    }
+}
+
+/// Runs `work` here, or on a thread of its own where it has much to read.
+async fn off_task<T, F>(size: usize, work: F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Problem> + Send + 'static,
+{
+    if size <= LARGE {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => Err(Problem::new(Kind::Internal, "the request could not be read")),
+    }
+}

@@ -1,0 +1,356 @@
+//! A relay that does everything wrong, at every step of the dialogue: what is made of it, how soon, and that nothing that
+//! was said out of step is ever believed.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Act, Cert, FakeSmtp, Rule, Step, open, server_at, server_on, transaction};
+use futures::{StreamExt, stream};
+use postrider::delivery::{Outcome, Phase};
+use postrider::transport::smtp::Smtp;
+use postrider::transport::{Auth, Security, Server, TimeOuts, Transaction, Transport};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// How long each step may take where the relay is going to keep us waiting.
+const SHORT: Duration = Duration::from_millis(800);
+
+/// Each case ends within a few such waits, whatever the relay does.
+const LIMIT: Duration = Duration::from_secs(6);
+
+/// Runs all of these, some at a time.
+async fn all<F: Future<Output = ()> + Send + 'static>(cases: Vec<F>) {
+    let mut running = stream::iter(cases).map(tokio::spawn).buffer_unordered(12);
+    while let Some(ended) = running.next().await {
+        ended.unwrap();
+    }
+}
+
+/// A disposition, as far as the table tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Delivered,
+    Deferred(Phase),
+    Rejected(Phase),
+    Unavailable(Phase),
+    Lost(Phase),
+    InDoubt,
+}
+
+fn is(outcome: &Outcome) -> Is {
+    match outcome {
+        Outcome::Delivered(_) => Is::Delivered,
+        Outcome::Deferred(phase, _) => Is::Deferred(*phase),
+        Outcome::Rejected(phase, _) => Is::Rejected(*phase),
+        Outcome::Unavailable(phase, _) => Is::Unavailable(*phase),
+        Outcome::Lost(phase, _) => Is::Lost(*phase),
+        Outcome::InDoubt(_) => Is::InDoubt,
+        Outcome::Crashed => panic!("nothing crashes here"),
+    }
+}
+
+/// The ways of a hostile relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Cut,
+    Hang,
+    Drip,
+    Garbage,
+    HugeLine,
+    HugeReply,
+    MixedCodes,
+    BareLineFeed,
+    Says421,
+    Says4yz,
+    Says5yz,
+    Says5yzAndCuts,
+    WrongClass,
+    Extra,
+}
+
+const WAYS: [Way; 14] = [
+    Way::Cut,
+    Way::Hang,
+    Way::Drip,
+    Way::Garbage,
+    Way::HugeLine,
+    Way::HugeReply,
+    Way::MixedCodes,
+    Way::BareLineFeed,
+    Way::Says421,
+    Way::Says4yz,
+    Way::Says5yz,
+    Way::Says5yzAndCuts,
+    Way::WrongClass,
+    Way::Extra,
+];
+
+impl Way {
+    fn act(self) -> Act {
+        match self {
+            Way::Cut => Act::Cut,
+            Way::Hang => Act::Hang,
+            Way::Drip => Act::Drip(Duration::from_secs(1)),
+            Way::Garbage => Act::Garbage,
+            Way::HugeLine => Act::HugeLine(10_000_000),
+            Way::HugeReply => Act::HugeReply(100_000),
+            Way::MixedCodes => Act::MixedCodes,
+            Way::BareLineFeed => Act::Raw(b"250 2.0.0 ok\n".to_vec()),
+            Way::Says421 => Act::ReplyThenCut(421, "4.3.2 shutting down".into()),
+            Way::Says4yz => Act::reply(451, "4.3.0 later"),
+            Way::Says5yz => Act::reply(554, "5.7.1 never"),
+            Way::Says5yzAndCuts => Act::ReplyThenCut(554, "5.7.1 never".into()),
+            Way::WrongClass => Act::WrongClass,
+            Way::Extra => Act::extra("250 2.0.0 and another one"),
+        }
+    }
+}
+
+/// What becomes of a mail to one recipient, and whether the connection goes on after it.
+fn expected(step: Step, way: Way, pipelining: bool) -> (Is, bool) {
+    let (phase, broken) = match step {
+        Step::Mail | Step::Rset => (Phase::MailFrom, Is::Unavailable(Phase::MailFrom)),
+        Step::Rcpt => (Phase::RcptTo, Is::Lost(Phase::RcptTo)),
+        Step::Data => (Phase::Data, Is::Lost(Phase::Data)),
+        Step::Body => (Phase::Body, Is::Lost(Phase::Body)),
+        Step::FinalDot => (Phase::FinalDot, Is::InDoubt),
+        other => panic!("{other:?} is no step of a transaction"),
+    };
+    match (way, step) {
+        // RSET is about no mail, so nothing but yes is good enough; one answer too many is noticed later, at DATA or RCPT.
+        (Way::Extra, Step::Rset) if pipelining => (Is::Deferred(Phase::Data), false),
+        (_, Step::Rset) => (broken, false),
+        // It spoke about this mail, before it had seen it: not the last word.
+        (Way::Says4yz | Way::Says5yz | Way::Says5yzAndCuts, Step::Body) => (Is::Deferred(phase), false),
+        (Way::Says421, Step::FinalDot) => (Is::Lost(phase), false),
+        (Way::Says4yz, _) => (Is::Deferred(phase), true),
+        (Way::Says5yz, _) => (Is::Rejected(phase), true),
+        // Where more answers are due, their absence is noticed at once; the refusal stands either way.
+        (Way::Says5yzAndCuts, Step::Mail | Step::Rcpt) => (Is::Rejected(phase), !pipelining),
+        (Way::Says5yzAndCuts, _) => (Is::Rejected(phase), true),
+        (Way::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => (Is::Deferred(phase), false),
+        (Way::Extra, Step::Mail | Step::Rcpt) if pipelining => (Is::Deferred(Phase::Data), false),
+        (Way::Extra, Step::Mail) => (Is::Lost(Phase::RcptTo), false),
+        (Way::Extra, Step::Rcpt) => (Is::Lost(Phase::Data), false),
+        (Way::Extra, Step::Data) => (Is::Lost(Phase::Body), false),
+        // Seen before anything else is sent over this connection.
+        (Way::Extra, Step::FinalDot) => (Is::Delivered, true),
+        _ => (broken, false),
+    }
+}
+
+/// Where nobody keeps us waiting, no time-out is to end the case on a busy machine.
+fn settings(server: &FakeSmtp, way: Way) -> Server {
+    let waits = matches!(way, Way::Hang | Way::Drip);
+    Server { timeouts: TimeOuts::all(if waits { SHORT } else { 4 * LIMIT }), ..server_at(server) }
+}
+
+async fn a_transaction(step: Step, way: Way, pipelining: bool) {
+    let case = format!("{way:?} at {step:?}, pipelining: {pipelining}");
+    let mut builder = FakeSmtp::builder();
+    if !pipelining {
+        builder = builder.without("PIPELINING");
+    }
+    let server = builder.start().await;
+    let mut connection = Smtp::new(settings(&server, way)).unwrap().connect().await.unwrap();
+    if step == Step::Rset {
+        server.rule(Rule::at(Step::Rcpt).act(Act::reply(550, "5.1.1 no such user")));
+        assert_eq!(is(&connection.send(&transaction(&["nobody@x.org"]), None).await[0]), Is::Rejected(Phase::RcptTo));
+        server.behave();
+    }
+    server.rule(Rule::at(step).act(way.act()));
+    let mut mail = transaction(&["ada@example.org"]);
+    if step == Step::Body {
+        // More than the sockets can hold, so that the final dot cannot have left.
+        mail.message = Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(300_000));
+    }
+    let begun = Instant::now();
+    let outcomes = connection.send(&mail, None).await;
+    assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
+    let (disposition, goes_on) = expected(step, way, pipelining);
+    assert_eq!(is(&outcomes[0]), disposition, "{case}: {outcomes:?}");
+    assert_eq!(connection.is_usable(), goes_on, "{case}: {outcomes:?}");
+
+    // Whatever is sent over it afterwards is never believed to be there when it is not.
+    server.behave();
+    let taken_before = server.accepted();
+    let after = connection.send(&transaction(&["bob@example.org"]), None).await;
+    match is(&after[0]) {
+        Is::Delivered => assert_eq!(server.accepted(), taken_before + 1, "{case}"),
+        Is::Unavailable(Phase::MailFrom) => assert!(!connection.is_usable(), "{case}"),
+        other => panic!("{case}, and then {other:?}: {after:?}"),
+    }
+    if way == Way::Extra {
+        assert_eq!(is(&after[0]), Is::Unavailable(Phase::MailFrom), "{case}");
+    }
+    let begun = Instant::now();
+    connection.close().await;
+    assert!(begun.elapsed() < LIMIT, "{case}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
+    let mut cases = Vec::new();
+    for step in [Step::Mail, Step::Rcpt, Step::Data, Step::Body, Step::FinalDot, Step::Rset] {
+        for way in WAYS {
+            for pipelining in [true, false] {
+                cases.push(a_transaction(step, way, pipelining));
+            }
+        }
+    }
+    assert_eq!(cases.len(), 168);
+    all(cases).await;
+}
+
+/// Two mails, the second begun behind the first: the mischief must not turn into a false verdict on the second.
+async fn two_transactions(way: Way) {
+    let server = FakeSmtp::start().await;
+    let mut connection = Smtp::new(settings(&server, way)).unwrap().connect().await.unwrap();
+    server.rule(Rule::at(Step::FinalDot).first(1).act(way.act()));
+    let (first, second) = (transaction(&["ada@example.org"]), transaction(&["bob@example.org"]));
+    let outcome = is(&connection.send(&first, Some(&second)).await[0]);
+    // What was written ahead is answered ahead: one line too many is its answer then, and shows at DATA.
+    assert_eq!(outcome, expected(Step::FinalDot, way, true).0, "{way:?}");
+    let then = is(&connection.send(&second, None).await[0]);
+    let allowed = match way {
+        Way::Says4yz | Way::Says5yz => then == Is::Delivered,
+        Way::Extra => then == Is::Deferred(Phase::Data),
+        _ => then == Is::Unavailable(Phase::MailFrom),
+    };
+    assert!(allowed, "{way:?}, and then {then:?}");
+    let delivered = [outcome, then].iter().filter(|is| **is == Is::Delivered).count();
+    assert_eq!(delivered, server.accepted(), "{way:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_was_begun_behind_a_mischief_gets_no_false_verdict() {
+    all(WAYS.map(two_transactions).into()).await;
+}
+
+async fn a_connect(step: Step, way: Way) {
+    let case = format!("{way:?} at {step:?}");
+    let phase = match step {
+        Step::Greeting => Phase::Greeting,
+        Step::Ehlo => Phase::Ehlo,
+        Step::StartTls | Step::Handshake => Phase::Tls,
+        Step::Auth => Phase::Auth,
+        other => panic!("{other:?} is no step of a connect"),
+    };
+    let mut builder = FakeSmtp::builder().login("shop", "s3cret").at(step, way.act());
+    let secured = matches!(step, Step::StartTls | Step::Handshake);
+    if secured {
+        builder = builder.starttls(Cert::Good);
+    }
+    let server = builder.start().await;
+    let mut settings = settings(&server, way);
+    settings.security = if secured { Security::StartTls } else { Security::Plain };
+    settings.auth = Some(Auth::Password { user: "shop".into(), password: "s3cret".to_owned().into() });
+    let begun = Instant::now();
+    let refused = Smtp::new(settings).unwrap().connect().await.map(drop).unwrap_err();
+    assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
+    assert_eq!(is(&refused), Is::Unavailable(phase), "{case}: {refused:?}");
+    assert!(!format!("{refused:?}").contains("s3cret"));
+    assert!(server.commands().iter().all(|line| !line.starts_with("MAIL")), "{case}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mischief_before_a_mail_is_in_question_is_the_relays_fault() {
+    let mut cases = Vec::new();
+    for step in [Step::Greeting, Step::Ehlo, Step::StartTls, Step::Auth] {
+        for way in WAYS {
+            cases.push(a_connect(step, way));
+        }
+    }
+    for way in [Way::Cut, Way::Hang] {
+        cases.push(a_connect(Step::Handshake, way));
+    }
+    all(cases).await;
+}
+
+#[tokio::test]
+async fn a_reply_without_end_is_not_read_to_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
+    let flooding = tokio::spawn(async move {
+        for reply in [&b"250 "[..], b"250-x\r\n"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"220 hello\r\n").await.unwrap();
+            let _ = stream.read(&mut [0; 512]).await;
+            let flood = if reply.ends_with(b"\n") { reply.repeat(10_000) } else { vec![b'x'; 64 * 1024] };
+            let _ = stream.write_all(reply).await;
+            while stream.write_all(&flood).await.is_ok() {
+                counter.fetch_add(flood.len(), Ordering::SeqCst);
+            }
+        }
+    });
+    for expected in ["line without end", "too many lines"] {
+        let begun = Instant::now();
+        match Smtp::new(server_on(address)).unwrap().connect().await.map(drop).unwrap_err() {
+            Outcome::Unavailable(Phase::Ehlo, reason) => assert!(reason.contains(expected), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        // Long before any time-out, which is ten seconds here.
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+    flooding.await.unwrap();
+    // What the sockets hold, and not more.
+    assert!(sent.load(Ordering::SeqCst) < 32 << 20, "{} bytes were taken", sent.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
+    let farewell = b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec();
+    let server = FakeSmtp::builder().at(Step::Mail, Act::Raw(farewell)).start().await;
+    let mut connection = open(&server).await;
+    let outcomes = connection.send(&transaction(&["ada@example.org", "bob@example.org"]), None).await;
+    assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Rejected(Phase::MailFrom); 2]);
+    assert!(!connection.is_usable());
+}
+
+#[tokio::test]
+async fn a_recipient_who_was_refused_stays_refused_when_the_connection_breaks() {
+    for (step, rest) in
+        [(Step::Rcpt, Is::Lost(Phase::RcptTo)), (Step::Data, Is::Lost(Phase::Data)), (Step::FinalDot, Is::InDoubt)]
+    {
+        let refusal = Rule::at(Step::Rcpt).to("nobody@").act(Act::reply(550, "5.1.1 no such user"));
+        let cut = if step == Step::Rcpt { Rule::at(step).to("bob@") } else { Rule::at(step) };
+        let server = FakeSmtp::builder().rule(refusal).rule(cut.act(Act::Cut)).start().await;
+        let mut connection = open(&server).await;
+        let mail = transaction(&["ada@example.org", "nobody@example.org", "bob@example.org"]);
+        let outcomes = connection.send(&mail, None).await;
+        assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [rest, Is::Rejected(Phase::RcptTo), rest]);
+    }
+}
+
+#[tokio::test]
+async fn refusals_that_are_out_of_step_are_nobodys() {
+    // One reply too many after MAIL: each recipient would get the verdict on the one before him.
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::Mail).act(Act::extra("250 2.0.0 and another one")))
+        .rule(Rule::at(Step::Rcpt).to("nobody@").act(Act::reply(550, "5.1.1 no such user")))
+        .start()
+        .await;
+    let mut connection = open(&server).await;
+    let mail: Transaction = transaction(&["nobody@example.org", "ada@example.org", "bob@example.org"]);
+    let outcomes = connection.send(&mail, None).await;
+    assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Deferred(Phase::Data); 3]);
+    assert!(!connection.is_usable() && server.transactions().is_empty());
+}
+
+#[tokio::test]
+async fn only_250_to_the_final_dot_is_success() {
+    for code in [200, 235, 251, 252, 354] {
+        let server = FakeSmtp::builder().at(Step::FinalDot, Act::reply(code, "2.0.0 so to say")).start().await;
+        let mut connection = open(&server).await;
+        let outcomes = connection.send(&transaction(&["ada@example.org"]), None).await;
+        assert_eq!(is(&outcomes[0]), Is::InDoubt, "{code}");
+        assert!(!connection.is_usable(), "{code}");
+    }
+}
