@@ -1,7 +1,7 @@
 //! A web server that sends mail and never waits for it: `/register` answers as soon as the mail is on disk.
 //!
-//! `cargo run --example embedded` registers somebody while no mail can leave, prints how long the answer took, lets mail
-//! leave again and waits until it has. `cargo run --example embedded -- serve` keeps serving on port 3000; there,
+//! `cargo run --example embedded` registers somebody while no mail can leave, prints how long the answer took, lets
+//! mail leave again and waits until it has. `cargo run --example embedded -- serve` keeps serving on port 3000; there,
 //! `RELAY_URL=smtp+starttls://user:password@smtp.example.com:587` sends for real.
 
 use std::net::SocketAddr;

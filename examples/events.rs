@@ -1,5 +1,5 @@
-//! What happens, as it happens: the stream of events tells of one mail that is delivered, one that is cancelled, and one that
-//! nobody could send in time.
+//! What happens, as it happens: the stream of events tells of one mail that is delivered, one that is cancelled, and
+//! one that nobody could send in time.
 
 use std::time::Duration;
 

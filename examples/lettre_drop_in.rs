@@ -1,5 +1,5 @@
-//! A program that sends through lettre gains a durable queue by changing the line that makes its mailer: [`Dispatcher`] is an
-//! `AsyncTransport` like any other, and `send` returns once the message is on disk.
+//! A program that sends through lettre gains a durable queue by changing the line that makes its mailer: [`Dispatcher`]
+//! is an `AsyncTransport` like any other, and `send` returns once the message is on disk.
 
 use lettre::message::header::ContentType;
 use lettre::{AsyncTransport, Message};

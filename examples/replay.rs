@@ -1,7 +1,7 @@
 //! A process accepts mail and dies without a chance to clean up; the next one, on the same spool, delivers it all.
 //!
-//! The program runs itself a second time for this: the child prints the id of each mail that it has a receipt for, and aborts
-//! before a single one was sent.
+//! The program runs itself a second time for this: the child prints the id of each mail that it has a receipt for, and
+//! aborts before a single one was sent.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,8 +1,8 @@
-//! The engine as a child in an application's own ractor supervision tree: the application's supervisor is told when the engine
-//! ends, and decides what follows.
+//! The engine as a child in an application's own ractor supervision tree: the application's supervisor is told when the
+//! engine ends, and decides what follows.
 //!
-//! The engine re-creates its own actors when one fails. It ends only when that happens again and again, or when it is shut
-//! down; what it had accepted stays in the spool either way, and the next engine on that spool goes on with it.
+//! The engine re-creates its own actors when one fails. It ends only when that happens again and again, or when it is
+//! shut down; what it had accepted stays in the spool either way, and the next engine on that spool goes on with it.
 
 use std::path::PathBuf;
 
