@@ -51,7 +51,7 @@ fn is(outcome: &Outcome) -> Is {
         Outcome::Unavailable(phase, _) => Is::Unavailable(*phase),
         Outcome::Lost(phase, _) => Is::Lost(*phase),
         Outcome::InDoubt(_) => Is::InDoubt,
-        Outcome::Crashed => panic!("nothing crashes here"),
+        Outcome::Withdrawn | Outcome::Crashed => panic!("nothing is recalled and nothing crashes here"),
     }
 }
 
