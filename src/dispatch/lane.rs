@@ -121,13 +121,13 @@ impl Lane {
         self.free.retain(|(other, _)| *other != sender);
     }
 
-    /// What to do now, over these routes.
-    pub(super) fn plan(&mut self, routes: Vec<Route>, now: Timestamp, monotonic: Duration) -> Plan {
+    /// What to do now, over these routes, with so many deliveries pending.
+    pub(super) fn plan(&mut self, routes: Vec<Route>, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
         }
-        if self.paused || self.free.is_empty() || routes.is_empty() {
+        if self.paused || self.free.is_empty() || routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
         let (general, critical, batch) = match self.breaker.state(monotonic) {
@@ -142,7 +142,7 @@ impl Lane {
                 (general, usize::from(general < self.free.len()), BATCH)
             }
         };
-        let wish = (general + critical) * batch;
+        let wish = ((general + critical) * batch).min(pending);
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
             return allowed.again_in.map_or(Plan::Rest, |span| self.rest_until(monotonic + span, monotonic));

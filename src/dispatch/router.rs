@@ -183,9 +183,10 @@ impl State {
         }
         let routes = self.routes_of(at);
         let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
+        let pending = usize::try_from(self.core.spool.pending()).unwrap_or(usize::MAX);
         let lane = &mut self.lanes[at];
         let relay = Arc::clone(&lane.relay);
-        match lane.plan(routes, now, monotonic) {
+        match lane.plan(routes, pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
             Plan::Claim(want) => {
