@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{Act, FakeSmtp, Rule, Step};
 use postrider::transport::Capture;
-use postrider::{Dispatcher, Drain, Mail, MailId, MailStatus, Relay, seconds};
+use postrider::{Dispatcher, Drain, Mail, MailId, MailStatus, Query, Relay, seconds};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -218,6 +219,60 @@ async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
     let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
     assert_eq!(code, 75, "{stderr}");
     assert!(stderr.contains("is in use by another process"), "{stderr}");
+}
+
+/// Calls the service over HTTP, and returns the status.
+fn call(address: &str, token: &str, request: &str, body: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json");
+    write!(stream, "{request} HTTP/1.1\r\n{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn configure_http(dir: &Path, token: &str) {
+    let http = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\ntokens = [{{ name = \"app\", token = \"{token}\", scope = \"admin\" }}]"
+    );
+    let text = format!("{http}\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n");
+    std::fs::write(dir.join("postrider.toml"), text).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
+    let dir = house();
+    configure_http(dir.path(), "one");
+    let mut service = Service::start(dir.path());
+    let log = service.log_until("HTTP door open");
+    let address = log.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mail = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Hello", "text": "Hello."}"#;
+    assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
+
+    configure_http(dir.path(), "two");
+    service.signal("HUP");
+    service.log_until("was read again:");
+    assert_eq!(call(address, "one", "GET /v1/stats", ""), 401);
+    assert_eq!(call(address, "two", "GET /v1/stats", ""), 200);
+    service.signal("TERM");
+    assert!(service.end().success());
+    assert!(TcpStream::connect(address).is_err(), "the door is closed");
+    let kept = on_the_spool(dir.path()).await.list(Query::default()).await.unwrap();
+    assert_eq!(kept.mails.len(), 1);
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let dir = house();
+    let text = format!("[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nurl = \"capture://\"\n");
+    std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
+    let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&format!("cannot listen on `http.listen` = {address}")), "{stderr}");
 }
 
 #[test]

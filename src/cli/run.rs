@@ -99,7 +99,7 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
     let drain = settings.service.drain_timeout;
     tracing::info!(drain_timeout = %humantime::format_duration(drain), "stopping");
     let closed = tokio::select! {
-        closed = close(doors, &dispatcher, drain) => closed,
+        closed = close(doors, &dispatcher, &settings) => closed,
         () = signals.stop() => {
             tracing::warn!("stopped at once, as asked; what was accepted is in the spool");
             Ok(())
@@ -108,9 +108,9 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
     ended.and(closed)
 }
 
-async fn close(doors: Doors, dispatcher: &Dispatcher, drain: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + drain;
-    doors.close(deadline).await;
+async fn close(doors: Doors, dispatcher: &Dispatcher, settings: &Settings) -> Result<(), Failure> {
+    let deadline = Instant::now() + settings.service.drain_timeout;
+    doors.close(settings).await;
     close_engine(dispatcher, deadline.saturating_duration_since(Instant::now())).await
 }
 
@@ -128,7 +128,7 @@ async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatc
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
-    match read_and_apply(sources, dispatcher, doors).await {
+    match read_and_apply(sources, settings, dispatcher, doors).await {
         Ok(new) => {
             tell_what_waits_for_a_restart(settings, &new);
             tracing::info!("the configuration was read again: relays, routes, priorities and tokens are as it says");
@@ -143,12 +143,20 @@ async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatc
     tell(&[NotifyState::Ready]);
 }
 
-async fn read_and_apply(sources: &Sources, dispatcher: &Dispatcher, doors: &Doors) -> Result<Settings, Failure> {
+async fn read_and_apply(
+    sources: &Sources,
+    old: &Settings,
+    dispatcher: &Dispatcher,
+    doors: &Doors,
+) -> Result<Settings, Failure> {
     let sources = sources.clone();
     let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
     let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
-    dispatcher.reload(config::reload(&new)?).await?;
     doors.reload(&new)?;
+    if let Err(error) = dispatcher.reload(config::reload(&new)?).await {
+        doors.reload(old)?;
+        return Err(error.into());
+    }
     Ok(new)
 }
 

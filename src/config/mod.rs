@@ -29,7 +29,7 @@ mod spool;
 mod units;
 
 pub use engine::{builder, reload};
-pub use http::{Http, Scope, Token};
+pub use http::{Http, Token};
 pub use layers::{Sources, default_file};
 pub use log::{Log, LogFormat};
 pub use mistake::{Mistake, Mistakes};

@@ -60,6 +60,11 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D
     from.deserialize_any(Written { expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d", read })
 }
 
+/// A size as memory is counted.
+pub(super) fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
 /// Reads text; a number is read as the text that it is written as.
 struct Written<F> {
     expected: &'static str,
