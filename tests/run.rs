@@ -130,6 +130,13 @@ async fn leave_a_mail(dir: &Path) -> MailId {
     let mail = Mail::builder().from("shop@example.com").to("ada@example.org").subject("Hello").text("Hello.").build();
     let id = dispatcher.submit(mail.unwrap()).await.unwrap().id;
     dispatcher.shutdown(Drain::within(seconds(5))).await.unwrap();
+    drop(dispatcher);
+    // The directory is free once the last actor is gone, which a shutdown does not wait for.
+    let began = Instant::now();
+    while let Err(error) = postrider::spool::sled::verify(&dir.join("var/spool")) {
+        assert!(began.elapsed() < PATIENCE, "{error}");
+        tokio::task::yield_now().await;
+    }
     id
 }
 
