@@ -306,13 +306,8 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
 
 #[tokio::test]
 async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
-    let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Mail).act(Act::reply(550, "5.7.1 you are blocked")))
-        .rule(Rule::at(Step::Rcpt).act(Act::ReplyThenCut(421, "4.7.0 go away".into())))
-        .start()
-        .await;
-    // The fake server asks its script about RCPT only within a transaction.
-    server.rule(Rule::at(Step::Mail).act(Act::Raw(b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec())));
+    let farewell = b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec();
+    let server = FakeSmtp::builder().at(Step::Mail, Act::Raw(farewell)).start().await;
     let mut connection = open(&server).await;
     let outcomes = connection.send(&transaction(&["ada@example.org", "bob@example.org"]), None).await;
     assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Rejected(Phase::MailFrom); 2]);
@@ -347,4 +342,15 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
     let outcomes = connection.send(&mail, None).await;
     assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Deferred(Phase::Data); 3]);
     assert!(!connection.is_usable() && server.transactions().is_empty());
+}
+
+#[tokio::test]
+async fn only_250_to_the_final_dot_is_success() {
+    for code in [200, 235, 251, 252, 354] {
+        let server = FakeSmtp::builder().at(Step::FinalDot, Act::reply(code, "2.0.0 so to say")).start().await;
+        let mut connection = open(&server).await;
+        let outcomes = connection.send(&transaction(&["ada@example.org"]), None).await;
+        assert_eq!(is(&outcomes[0]), Is::InDoubt, "{code}");
+        assert!(!connection.is_usable(), "{code}");
+    }
 }

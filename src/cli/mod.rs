@@ -1,6 +1,7 @@
 //! The command line: reads it, and hands each command to its room. One file a command.
 
 mod check;
+pub mod client;
 mod demo;
 mod doors;
 mod failure;
@@ -14,7 +15,7 @@ pub use failure::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Mistakes, Settings, Sources};
 
@@ -40,6 +41,8 @@ enum Command {
     /// Look into the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::Spool),
+    #[command(flatten)]
+    Client(client::ClientCommand),
 }
 
 /// Which configuration file to read.
@@ -60,12 +63,18 @@ impl ConfigFile {
 /// Does what the command line asks for. Errors go to standard error as one readable message.
 pub fn main() -> ExitCode {
     logging::tell_panics_in_a_line();
-    let done = match Cli::parse().command {
+    let done = match Cli::parse_from(client::arguments(std::env::args_os())).command {
         Command::Run(run) => run.execute(),
         Command::Demo(demo) => demo.execute(),
         Command::Check(check) => check.execute(),
         Command::Init(init) => init.execute(),
         Command::Spool(spool) => spool.execute(),
+        Command::Client(client) => {
+            return client.execute(Cli::command).unwrap_or_else(|failure| {
+                eprintln!("postrider: {failure}");
+                failure.exit_code()
+            });
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

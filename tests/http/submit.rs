@@ -199,7 +199,7 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
 async fn a_messages_bad_parameters_are_all_named() {
     let service = Service::start().await;
     let kind = [("content-type", "message/rfc822")];
-    let message = "Subject: hi\r\n\r\nx\r\n";
+    let message = "From: a@example.org\r\nSubject: hi\r\n\r\nx\r\n";
     let answer = service.send("POST", "/v1/mails?to=nobody&priority=asap&subject=x", &kind, message).await;
     assert_eq!(answer.pointers(), ["/from", "/to/0", "/priority", "/subject"]);
     let answer = service.send("POST", "/v1/mails?from=a@example.org", &kind, message).await;

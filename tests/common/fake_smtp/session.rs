@@ -260,9 +260,7 @@ impl Session {
         };
         let positive = match &act {
             Act::Reply(code, _) => *code < 400,
-            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes | Act::Raw(_) => {
-                false
-            }
+            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes => false,
             _ => code < 400,
         };
         self.perform(act, code, text).await?;
