@@ -91,10 +91,12 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
                 Told::Stop => break Ok(()),
                 Told::Reload => reload(&sources, &mut settings, &dispatcher, &doors).await,
             },
-            stopped = dispatcher.stopped() => break stopped.map_err(Failure::from),
-            failure = doors.failed() => break Err(failure),
+            failure = broken(&dispatcher, &mut doors) => break Err(failure),
         }
     };
+    if let Err(failure) = &ended {
+        tracing::error!(reason = %failure, "the service cannot go on");
+    }
     tell(&[NotifyState::Stopping]);
     let drain = settings.service.drain_timeout;
     tracing::info!(drain_timeout = %humantime::format_duration(drain), "stopping");
@@ -106,6 +108,17 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
         }
     };
     ended.and(closed)
+}
+
+/// Waits until the engine or a door ends that nobody stopped, and says why.
+async fn broken(dispatcher: &Dispatcher, doors: &mut Doors) -> Failure {
+    tokio::select! {
+        stopped = dispatcher.stopped() => match stopped {
+            Ok(()) => Failure::Failed("the dispatcher stopped by itself".to_owned()),
+            Err(error) => error.into(),
+        },
+        failure = doors.failed() => failure,
+    }
 }
 
 async fn close(doors: Doors, dispatcher: &Dispatcher, settings: &Settings) -> Result<(), Failure> {
@@ -178,5 +191,35 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(false, state) {
         tracing::warn!(error = %e, "systemd could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Listen;
+    use crate::transport::{Capture, Relay};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_gives_up_is_a_failure_that_says_why() {
+        let relay = Relay::capture(&Capture::default());
+        let dispatcher = Dispatcher::builder().relay(relay).spool_in_memory().start().await.unwrap();
+        let mut settings = Settings::default();
+        settings.http.listen = Listen::Off;
+        settings.smtp.listen = Listen::Off;
+        let mut doors = Doors::open(&dispatcher, &settings).await.unwrap();
+        let crashing = async {
+            loop {
+                dispatcher.crash("router");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let failure = tokio::select! {
+            failure = broken(&dispatcher, &mut doors) => failure,
+            () = crashing => unreachable!("it never ends"),
+        };
+        assert!(failure.to_string().starts_with("postrider: the dispatcher has stopped: "), "{failure}");
+        assert!(matches!(failure, Failure::Failed(_)), "exit code 1");
     }
 }
