@@ -4,6 +4,8 @@
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 pub mod certificates;
+#[cfg(feature = "server")]
+pub mod door;
 pub mod fake_smtp;
 pub mod real_servers;
 
