@@ -10,12 +10,14 @@ use super::Failure;
 use crate::config::Settings;
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{HttpDoor, HttpError, TokenTable};
+use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
 
 /// The doors that are open.
 pub(super) struct Doors {
     close: watch::Sender<bool>,
     open: JoinSet<()>,
     tokens: Option<TokenTable>,
+    users: Option<Reloader>,
 }
 
 impl Doors {
@@ -26,16 +28,29 @@ impl Doors {
             Some(door) => Some(HttpDoor::bind(door).await?),
             None => None,
         };
+        let smtp = match settings.smtp.door(settings.spool.max_message_size, patience(settings)) {
+            Some(door) => Some(SmtpDoor::bind(door).await?),
+            None => None,
+        };
+        let users = smtp.as_ref().map(SmtpDoor::reloader);
         let tokens = http.as_ref().map(HttpDoor::tokens);
         let mut open = JoinSet::new();
         if let Some(door) = http {
             open.spawn(door.serve(dispatcher.clone(), closing.clone()));
         }
-        Ok(Doors { close, open, tokens })
+        if let Some(door) = smtp {
+            tracing::info!(listen = %door.local_addr(), "SMTP door open");
+            open.spawn(door.serve(dispatcher.clone(), closing));
+        }
+        Ok(Doors { close, open, tokens, users })
     }
 
-    /// Gives them what changed: who may come in.
+    /// Gives them what changed: who may come in, and certificates. After an error one may have it and another not: give
+    /// them the old settings again.
     pub(super) fn reload(&self, settings: &Settings) -> Result<(), Failure> {
+        if let Some(users) = &self.users {
+            users.reload(settings.smtp.users(), settings.smtp.certificate())?;
+        }
         if let Some(tokens) = &self.tokens {
             tokens.replace(settings.http.tokens())?;
         }
@@ -69,6 +84,15 @@ impl From<HttpError> for Failure {
         match error {
             HttpError::OpenDoor(_) | HttpError::BadToken(_) => Failure::Usage(error.to_string()),
             HttpError::Listen { .. } => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<SmtpError> for Failure {
+    fn from(error: SmtpError) -> Self {
+        match error {
+            SmtpError::Listen { .. } => Failure::Failed(error.to_string()),
+            _ => Failure::Usage(error.to_string()),
         }
     }
 }

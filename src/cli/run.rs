@@ -144,7 +144,9 @@ async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatc
     match read_and_apply(sources, settings, dispatcher, doors).await {
         Ok(new) => {
             tell_what_waits_for_a_restart(settings, &new);
-            tracing::info!("the configuration was read again: relays, routes, priorities and tokens are as it says");
+            tracing::info!(
+                "the configuration was read again: relays, routes, priorities, tokens and users are as it says"
+            );
             *settings = new;
         }
         Err(failure) => {
@@ -165,12 +167,15 @@ async fn read_and_apply(
     let sources = sources.clone();
     let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
     let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
-    doors.reload(&new)?;
-    if let Err(error) = dispatcher.reload(config::reload(&new)?).await {
+    let engine = config::reload(&new)?;
+    let applied = match doors.reload(&new) {
+        Ok(()) => dispatcher.reload(engine).await.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    if applied.is_err() {
         doors.reload(old)?;
-        return Err(error.into());
     }
-    Ok(new)
+    applied.map(|()| new)
 }
 
 fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {

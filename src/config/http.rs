@@ -75,7 +75,7 @@ impl Default for Http {
 impl Http {
     /// What the door is made from, if it is to be opened; when it closes, requests may go on for `drain`.
     pub fn door(&self, drain: Duration) -> Option<HttpSettings> {
-        let Listen::At(listen) = self.listen else { return None };
+        let listen = self.listen.address()?;
         let limits = http::Limits {
             connections: self.max_connections,
             header_timeout: self.header_timeout,

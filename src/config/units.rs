@@ -20,6 +20,14 @@ pub enum Listen {
 }
 
 impl Listen {
+    /// The address, if there is one.
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Listen::Off => None,
+            Listen::At(address) => Some(address),
+        }
+    }
+
     /// Whether only this machine can come in.
     pub fn is_private(self) -> bool {
         match self {
