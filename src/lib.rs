@@ -14,6 +14,7 @@ pub mod policy;
 pub mod spool;
 pub mod transport;
 
+pub use delivery::{MailState, State};
 pub use dispatch::{
     Builder, Clock, DeliveryStatus, Dispatcher, Drain, Error, Health, MailStatus, OnSpoolFailure, Receipt, RelayStatus,
     Reload, SentNow, Stats, StatusPage,
@@ -24,5 +25,5 @@ pub use mail::{
 };
 pub use observe::{Event, EventItem, EventKind, EventStream};
 pub use policy::{Match, Rate, RetryPolicy, RouteRule, Weights};
-pub use spool::{Durability, Query};
+pub use spool::{Durability, Query, SpoolError};
 pub use transport::{Auth, Capture, Relay};

@@ -37,6 +37,8 @@ pub(super) struct Lane {
     claiming: Option<Claiming>,
     /// Something came up while a claim was under way.
     again: bool,
+    /// When the router is woken for this lane, in monotonic time; one timer is enough.
+    alarm: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +62,8 @@ pub(super) enum Plan {
     Rest,
     /// Nothing, until this long from now.
     RestFor(Duration),
-    /// Claim this, and come back after so long if the pace allowed less than was wished for.
-    Claim(Want, Option<Duration>),
+    /// Claim this.
+    Claim(Want),
 }
 
 impl Lane {
@@ -79,6 +81,7 @@ impl Lane {
             busy: HashMap::new(),
             claiming: None,
             again: false,
+            alarm: None,
         }
     }
 
@@ -129,8 +132,8 @@ impl Lane {
         }
         let (general, critical, batch) = match self.breaker.state(monotonic) {
             BreakerState::Open => {
-                let wait = self.breaker.probe_at().map(|at| at.saturating_sub(monotonic));
-                return wait.map_or(Plan::Rest, Plan::RestFor);
+                let probe_at = self.breaker.probe_at();
+                return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
             BreakerState::HalfOpen if self.busy.is_empty() => (1, 0, 1),
             BreakerState::HalfOpen => return Plan::Rest,
@@ -142,13 +145,26 @@ impl Lane {
         let wish = (general + critical) * batch;
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
-            return allowed.again_in.map_or(Plan::Rest, Plan::RestFor);
+            return allowed.again_in.map_or(Plan::Rest, |span| self.rest_until(monotonic + span, monotonic));
         }
-        let critical_only = (critical * batch).min(allowed.mails);
-        let turns = self.shares.turns((general * batch).min(allowed.mails - critical_only));
+        // Where the pace allows little, it is for everybody's turns: critical mail has its weight among them.
+        let turns = self.shares.turns((general * batch).min(allowed.mails));
+        let critical_only = allowed.mails - turns.len();
         self.claiming = Some(Claiming { general, paced: allowed.mails });
-        let want = Want { routes, turns, critical_only, max_bytes: CLAIM_BYTES, max_recipients: RECIPIENTS, now };
-        Plan::Claim(want, allowed.again_in)
+        Plan::Claim(Want { routes, turns, critical_only, max_bytes: CLAIM_BYTES, max_recipients: RECIPIENTS, now })
+    }
+
+    fn rest_until(&mut self, at: Duration, monotonic: Duration) -> Plan {
+        if self.alarm.is_some_and(|alarm| alarm <= at) {
+            return Plan::Rest;
+        }
+        self.alarm = Some(at);
+        Plan::RestFor(at.saturating_sub(monotonic))
+    }
+
+    /// The timer has run out.
+    pub(super) fn alarm_rang(&mut self) {
+        self.alarm = None;
     }
 
     /// How many more senders may take mail of any priority: with two or more connections, one is kept for critical mail.
@@ -163,28 +179,37 @@ impl Lane {
         let Some(claiming) = self.claiming.take() else { return false };
         self.pace.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
-        let (critical, any): (Vec<Claim>, Vec<Claim>) =
-            claims.into_iter().partition(|claim| claim.manifest.priority == Priority::Critical);
-        let for_any = if any.is_empty() { 0 } else { claiming.general.min(self.free.len()).max(1) };
-        // Critical mail goes first, to senders of its own as far as there are any.
-        let for_critical = if critical.is_empty() { 0 } else { (self.free.len().saturating_sub(for_any)).max(1) };
-        self.hand_out(critical, for_critical, Load::Critical);
-        self.hand_out(any, for_any, Load::Any);
+        let general = claiming.general.min(self.free.len());
+        if general < self.free.len() {
+            // Critical mail has senders of its own, and does not stand behind other mail.
+            let (critical, any): (Vec<Claim>, Vec<Claim>) = claims.into_iter().partition(is_critical);
+            let for_any = if any.is_empty() { 0 } else { general };
+            self.hand_out(critical, self.free.len() - for_any);
+            self.hand_out(any, for_any);
+        } else {
+            // All go the same way, in the order of their turns: nobody is left behind for the next time.
+            self.hand_out(claims, general);
+        }
         std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
     }
 
     /// Spreads mail evenly over up to `senders` free senders. What finds none goes back when it is dropped.
-    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, load: Load) {
+    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize) {
         let senders = senders.min(self.free.len()).min(claims.len());
         let mut claims = claims.into_iter();
         for place in 0..senders {
             let Some((id, actor)) = self.free.pop() else { return };
             let share = claims.len().div_ceil(senders - place);
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
+            let load = if batch.iter().all(is_critical) { Load::Critical } else { Load::Any };
             self.busy.insert(id, load);
             if actor.cast(sender::Msg::Work(batch)).is_err() {
                 self.busy.remove(&id);
             }
         }
     }
+}
+
+fn is_critical(claim: &Claim) -> bool {
+    claim.manifest.priority == Priority::Critical
 }

@@ -48,7 +48,20 @@ pub(super) enum Msg {
 pub(super) struct Plans {
     pub lanes: Vec<LanePlan>,
     pub routes: Vec<Route>,
+    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being accepted, when they were
+    /// removed may still come to wait for them.
+    pub former_routes: Vec<Route>,
+    /// The route that such mail takes.
+    pub fallback: Route,
     pub weights: Weights,
+}
+
+impl Plans {
+    /// Remembers the routes that there were before these.
+    pub(super) fn follow(&mut self, before: &Plans) {
+        let former = before.routes.iter().chain(&before.former_routes).filter(|route| !self.routes.contains(route));
+        self.former_routes = former.cloned().collect();
+    }
 }
 
 /// One relay's lane.
@@ -70,6 +83,8 @@ pub(super) struct State {
     core: Arc<Core>,
     lanes: Vec<Lane>,
     routes: Vec<Route>,
+    former_routes: Vec<Route>,
+    fallback: Route,
     paused: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
     drained: Vec<RpcReplyPort<()>>,
     draining: bool,
@@ -84,8 +99,16 @@ impl Actor for Router {
 
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { core, plans, paused } = args;
-        let mut state =
-            State { core, lanes: Vec::new(), routes: Vec::new(), paused, drained: Vec::new(), draining: false };
+        let mut state = State {
+            core,
+            lanes: Vec::new(),
+            routes: Vec::new(),
+            former_routes: Vec::new(),
+            fallback: Route::over([]),
+            paused,
+            drained: Vec::new(),
+            draining: false,
+        };
         state.configure(plans);
         Ok(state)
     }
@@ -93,7 +116,12 @@ impl Actor for Router {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Wake => state.fill_all(&myself),
-            Msg::WakeLane(relay) => state.fill_named(&myself, &relay),
+            Msg::WakeLane(relay) => {
+                if let Some(lane) = state.lane(&relay) {
+                    lane.alarm_rang();
+                }
+                state.fill_named(&myself, &relay);
+            }
             Msg::Claimed(relay, claims) => state.claimed(&myself, &relay, claims),
             Msg::Free { sender, relay, actor, report } => state.free(&myself, sender, &relay, actor, report),
             Msg::Gone { sender, relay } => state.gone(&relay, sender),
@@ -129,6 +157,8 @@ impl State {
             self.lanes.push(lane);
         }
         self.routes = plans.routes;
+        self.former_routes = plans.former_routes;
+        self.fallback = plans.fallback;
     }
 
     fn lane(&mut self, relay: &str) -> Option<&mut Lane> {
@@ -158,10 +188,7 @@ impl State {
         match lane.plan(routes, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
-            Plan::Claim(want, again_in) => {
-                if let Some(span) = again_in {
-                    self.wake_after(myself, Arc::clone(&relay), span);
-                }
+            Plan::Claim(want) => {
                 let (core, router) = (Arc::clone(&self.core), myself.clone());
                 tokio::spawn(async move {
                     let claims = core.spool.claim(want).await;
@@ -172,11 +199,12 @@ impl State {
         }
     }
 
-    /// The routes whose mail this lane may take now: those on which every relay before it is down.
+    /// The routes whose mail this lane may take now: those on which every relay before it is down. Mail of routes that are
+    /// no more goes as the fallback's does.
     fn routes_of(&self, at: usize) -> Vec<Route> {
         let monotonic = self.core.clock.monotonic();
         let lane = &self.lanes[at];
-        let is_first_open = |route: &&Route| {
+        let is_first_open = |route: &Route| {
             for relay in route.relays() {
                 if *relay == *lane.relay {
                     return true;
@@ -187,7 +215,11 @@ impl State {
             }
             false
         };
-        self.routes.iter().filter(is_first_open).cloned().collect()
+        let mut routes: Vec<Route> = self.routes.iter().filter(|route| is_first_open(route)).cloned().collect();
+        if is_first_open(&self.fallback) {
+            routes.extend_from_slice(&self.former_routes);
+        }
+        routes
     }
 
     fn wake_after(&self, myself: &ActorRef<Msg>, relay: Arc<str>, span: Duration) {

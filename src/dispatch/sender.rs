@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::core::{Core, Learned};
 use super::router;
-use crate::delivery::{DeadReason, Outcome, Phase, Stage};
+use crate::delivery::{DeadReason, Outcome, Phase, Stage, printable};
 use crate::mail::Guarantee;
 use crate::spool::Claim;
-use crate::transport::{Connection, Transaction, Transport};
+use crate::transport::{Connection, Recall, Transaction, Transport};
 
 /// How many outcomes of one sender may be on their way to the disk.
 const UNRECORDED: usize = 64;
@@ -134,7 +134,7 @@ impl State {
 
     async fn work(&mut self, batch: Vec<Claim>) -> Report {
         let mut report = Report::default();
-        let transactions: Vec<Transaction> = batch.iter().map(transaction).collect();
+        let transactions: Vec<Transaction> = batch.iter().map(|claim| self.transaction(claim)).collect();
         let mut batch = batch.into_iter();
         for at in 0..transactions.len() {
             let Some(claim) = batch.next() else { break };
@@ -260,6 +260,20 @@ impl State {
         self.core.record(&self.relay, &claim.manifest, learned.collect(), window);
     }
 
+    fn transaction(&self, claim: &Claim) -> Transaction {
+        let manifest = &claim.manifest;
+        let (core, mail, expires_at) = (Arc::clone(&self.core), manifest.id, manifest.expires_at);
+        Transaction {
+            mail,
+            return_path: manifest.return_path.clone(),
+            recipients: claim.deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect(),
+            message: claim.body.clone(),
+            eight_bit: manifest.eight_bit,
+            smtputf8: manifest.smtputf8,
+            recall: Recall::when(move || core.is_withdrawn(mail) || core.clock.now() >= expires_at),
+        }
+    }
+
     fn watch_idleness(&mut self, myself: &ActorRef<Msg>) {
         if let Some(open) = &self.connection
             && !self.watched
@@ -278,22 +292,12 @@ impl State {
     }
 }
 
-fn transaction(claim: &Claim) -> Transaction {
-    let manifest = &claim.manifest;
-    Transaction {
-        mail: manifest.id,
-        return_path: manifest.return_path.clone(),
-        recipients: claim.deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect(),
-        message: claim.body.clone(),
-        eight_bit: manifest.eight_bit,
-        smtputf8: manifest.smtputf8,
-    }
-}
-
 fn describe(outcome: &Outcome) -> String {
-    match outcome {
+    let told = match outcome {
         Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => format!("{phase}: {reason}"),
         Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
         other => format!("{other:?}"),
-    }
+    };
+    // It goes to logs and events, and a transport may be anybody's.
+    printable(&told)
 }

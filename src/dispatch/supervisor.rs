@@ -271,7 +271,8 @@ impl State {
     }
 
     /// Takes on new relays and routes. Old senders finish what they hold; new ones take over.
-    async fn configure(&mut self, myself: &ActorRef<Msg>, crew: Crew) -> Result<(), ActorProcessingErr> {
+    async fn configure(&mut self, myself: &ActorRef<Msg>, mut crew: Crew) -> Result<(), ActorProcessingErr> {
+        crew.plans.follow(&self.crew.plans);
         self.crew = crew;
         let _ = self.router.cast(router::Msg::Configure(self.crew.plans.clone()));
         for sender in self.senders.values_mut() {

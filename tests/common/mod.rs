@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider::MailId;
 use postrider::transport::smtp::Smtp;
-use postrider::transport::{Connection, Security, Server, TimeOuts, Transaction, Transport};
+use postrider::transport::{Connection, Recall, Security, Server, TimeOuts, Transaction, Transport};
 
 /// The settings of a relay at this address: plain, without a login, each step within ten seconds.
 pub fn server_on(address: SocketAddr) -> Server {
@@ -53,5 +53,6 @@ pub fn transaction(recipients: &[&str]) -> Transaction {
         message: Bytes::from_static(b"Subject: hello\r\n\r\nHello.\r\n"),
         eight_bit: false,
         smtputf8: false,
+        recall: Recall::default(),
     }
 }

@@ -38,7 +38,8 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
     service.json("POST", "/v1/mails", &large).await.problem(413, "too-large");
 
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
-    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99999999\r\n\r\n";
+    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 99999999\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let said = rest(&mut stream).await;
     assert!(said.starts_with("HTTP/1.1 413") && said.contains("application/problem+json"), "{said}");
@@ -187,8 +188,8 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
 async fn a_closing_door_does_not_wait_for_ever() {
     let service = small(Limits { drain_timeout: Duration::from_millis(200), ..Limits::default() }).await;
     let mut begun = TcpStream::connect(service.addr).await.unwrap();
-    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n\
-                content-length: 50\r\n\r\n";
+    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                expect: 100-continue\r\ncontent-length: 50\r\n\r\n";
     begun.write_all(head.as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
     timeout(SOON, begun.read_exact(&mut go_on)).await.expect("no answer").unwrap();
