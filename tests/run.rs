@@ -286,7 +286,7 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
     assert_eq!(kept.mails.len(), 1);
 }
 
-/// Says these lines to the service over SMTP, each after the answer to the one before, and returns the last answer's code.
+/// Says these lines over SMTP, each after the answer to the one before, and returns the last answer's code.
 fn say(address: &str, lines: &[&str]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let mut answers = BufReader::new(stream.try_clone().unwrap());

@@ -89,8 +89,8 @@ impl Default for Smtp {
 }
 
 impl Smtp {
-    /// What the door is made from, if it is to be opened, for messages of at most `message_size`; when it closes, mail that
-    /// is coming in may go on for `drain`.
+    /// What the door is made from, if it is to be opened, for messages of at most `message_size`; when it closes, mail
+    /// that is coming in may go on for `drain`.
     pub fn door(&self, message_size: ByteSize, drain: Duration) -> Option<SmtpSettings> {
         let mut door = SmtpSettings::new(self.listen.address()?);
         door.tls_listen = self.tls_listen.address();
