@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
+use super::core::UnderWay;
 use super::sender::{self, SenderId};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
@@ -101,10 +102,6 @@ impl Lane {
         self.busy.len()
     }
 
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.busy.is_empty() && self.claiming.is_none()
-    }
-
     /// A sender is free.
     pub(super) fn add_free(&mut self, sender: SenderId, actor: ActorRef<sender::Msg>) {
         self.busy.remove(&sender);
@@ -159,7 +156,7 @@ impl Lane {
     }
 
     /// The claim came back: deals it out to the free senders. Returns whether to plan again.
-    pub(super) fn deal(&mut self, claims: Vec<Claim>) -> bool {
+    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
         let Some(claiming) = self.claiming.take() else { return false };
         self.pace.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
@@ -168,13 +165,13 @@ impl Lane {
         let for_any = if any.is_empty() { 0 } else { claiming.general.min(self.free.len()).max(1) };
         // Critical mail goes first, to senders of its own as far as there are any.
         let for_critical = if critical.is_empty() { 0 } else { (self.free.len().saturating_sub(for_any)).max(1) };
-        self.hand_out(critical, for_critical, Load::Critical);
-        self.hand_out(any, for_any, Load::Any);
+        self.hand_out(critical, for_critical, Load::Critical, under_way);
+        self.hand_out(any, for_any, Load::Any, under_way);
         std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
     }
 
     /// Spreads mail evenly over up to `senders` free senders. What finds none goes back when it is dropped.
-    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, load: Load) {
+    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, load: Load, under_way: &UnderWay) {
         let senders = senders.min(self.free.len()).min(claims.len());
         let mut claims = claims.into_iter();
         for place in 0..senders {
@@ -182,7 +179,7 @@ impl Lane {
             let share = claims.len().div_ceil(senders - place);
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
             self.busy.insert(id, load);
-            if actor.cast(sender::Msg::Work(batch)).is_err() {
+            if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_err() {
                 self.busy.remove(&id);
             }
         }

@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::core::{Core, Learned};
+use super::core::{Core, Learned, UnderWay};
 use super::router;
 use crate::delivery::{DeadReason, Outcome, Phase, Stage};
 use crate::mail::Guarantee;
@@ -29,7 +29,7 @@ pub(super) enum Msg {
     /// A router introduces itself; it is told when the sender is free.
     Hello(ActorRef<router::Msg>),
     /// Send these, in order.
-    Work(Vec<Claim>),
+    Work(Vec<Claim>, UnderWay),
     /// Time to look whether the connection has been unused for too long.
     Idle,
     /// Panic, for tests of what holds then.
@@ -102,7 +102,7 @@ impl Actor for Sender {
                 state.router = router;
                 state.say_free(&myself, Report::default());
             }
-            Msg::Work(batch) => {
+            Msg::Work(batch, _under_way) => {
                 let report = state.work(batch).await;
                 state.say_free(&myself, report);
                 state.watch_idleness(&myself);
