@@ -189,30 +189,26 @@ impl State {
         None
     }
 
-    /// Opens a connection, unless one is open that can be used.
-    async fn connect(&mut self) -> Result<Option<Outcome>, Panic> {
+    /// Opens a connection, unless one is open that can be used. A transport that panics here ends the sender and is held
+    /// against no mail: the batch goes back as it was.
+    async fn connect(&mut self) -> Result<(), Outcome> {
         if self.connection.as_ref().is_some_and(|open| open.connection.is_usable()) {
-            return Ok(None);
+            return Ok(());
         }
         self.connection = None;
-        match AssertUnwindSafe(self.transport.connect()).catch_unwind().await? {
-            Ok(connection) => {
-                self.connection = Some(Open { connection, used: false, last_used: Instant::now() });
-                Ok(None)
-            }
-            Err(outcome) => Ok(Some(outcome)),
-        }
+        let connection = self.transport.connect().await?;
+        self.connection = Some(Open { connection, used: false, last_used: Instant::now() });
+        Ok(())
     }
 
     /// Sends over the open connection or a new one. A reused connection that the relay has closed meanwhile is replaced,
     /// and nothing is held against the relay.
     async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Result<Vec<Outcome>, Panic> {
         loop {
-            let unreachable = self.connect().await?;
+            let connected = self.connect().await;
             let Some(mut open) = self.connection.take() else {
-                let outcome =
-                    unreachable.unwrap_or_else(|| Outcome::Unavailable(Phase::Connect, "no connection".into()));
-                return Ok(vec![outcome; mail.recipients.len()]);
+                let unreachable = Outcome::Unavailable(Phase::Connect, "no connection".into());
+                return Ok(vec![connected.err().unwrap_or(unreachable); mail.recipients.len()]);
             };
             let outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
             let stale = open.used && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
@@ -236,7 +232,7 @@ impl State {
         mail: &Transaction,
         next: Option<&Transaction>,
     ) -> Result<Vec<Outcome>, Panic> {
-        if let Some(outcome) = self.connect().await? {
+        if let Err(outcome) = self.connect().await {
             return Ok(vec![outcome; mail.recipients.len()]);
         }
         let tokens = claim.deliveries.iter().map(|(lease, _)| lease.token()).collect();
