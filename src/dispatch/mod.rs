@@ -194,10 +194,10 @@ impl Dispatcher {
         let core = &self.inner.core;
         loop {
             let settled = core.settled.notified();
-            if core.all_recorded()
+            if core.is_at_rest()
                 && let Ok(stats) = core.spool.stats(core.clock.now()).await
                 && [State::Queued, State::Sending].iter().all(|state| stats.counts[*state as usize] == [0; 3])
-                && core.all_recorded()
+                && core.is_at_rest()
             {
                 return;
             }

@@ -6,11 +6,15 @@
 pub mod certificates;
 #[cfg(feature = "server")]
 pub mod door;
+pub mod engine;
 pub mod fake_smtp;
+pub mod puppet;
 pub mod real_servers;
 
 pub use certificates::Cert;
+pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit};
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
+pub use puppet::Puppet;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The HTTP door: mail comes in as JSON or as finished messages, and people and programs look into the dispatcher.
 //!
-//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: [`server`] takes the
-//! connection, [`access`] lets it in, [`openapi`] knows which call it is, the call reads it ([`body`], [`params`],
-//! [`request`]) and asks the dispatcher; [`problem`] is what every refusal looks like.
+//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: `server` takes the
+//! connection, `access` lets it in, `openapi` knows which call it is, the call reads it (`body`, `params`,
+//! `request`) and asks the dispatcher; `problem` is what every refusal looks like.
 //!
 //! *Invariants made here:* mail is answered for only after the dispatcher made it durable; every error is a problem
 //! document (RFC 9457); nothing waits for a client without a time-out; what clients can make the service hold in memory
