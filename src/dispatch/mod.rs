@@ -1,8 +1,8 @@
 //! The engine: [`Dispatcher`] is the handle that applications and doors hold; behind it, a supervisor actor keeps a router,
 //! senders and a scheduler alive.
 //!
-//! One mail's way through here: [`accept`] makes it durable; the [`scheduler`] notices and wakes the [`router`], which claims
-//! it for a [`lane`] and hands it to a [`sender`]; the sender's outcome is recorded and told by [`core`].
+//! One mail's way through here: `accept` makes it durable; the `scheduler` notices and wakes the `router`, which claims
+//! it for a `lane` and hands it to a `sender`; the sender's outcome is recorded and told by `core`.
 
 mod accept;
 mod builder;
