@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use postrider::transport::{Connection, Transport};
 use postrider::{Dispatcher, Drain, Mail, Priority, Relay, seconds};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SIZE: usize = 2048;
 
 fn main() {

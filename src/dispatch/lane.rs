@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
+use super::core::UnderWay;
 use super::sender::{self, SenderId};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
@@ -104,10 +105,6 @@ impl Lane {
         self.busy.len()
     }
 
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.busy.is_empty() && self.claiming.is_none()
-    }
-
     /// A sender is free.
     pub(super) fn add_free(&mut self, sender: SenderId, actor: ActorRef<sender::Msg>) {
         self.busy.remove(&sender);
@@ -121,13 +118,13 @@ impl Lane {
         self.free.retain(|(other, _)| *other != sender);
     }
 
-    /// What to do now, over these routes.
-    pub(super) fn plan(&mut self, routes: Vec<Route>, now: Timestamp, monotonic: Duration) -> Plan {
+    /// What to do now, over these routes, with so many deliveries pending.
+    pub(super) fn plan(&mut self, routes: Vec<Route>, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
         }
-        if self.paused || self.free.is_empty() || routes.is_empty() {
+        if self.paused || self.free.is_empty() || routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
         let (general, critical, batch) = match self.breaker.state(monotonic) {
@@ -142,7 +139,7 @@ impl Lane {
                 (general, usize::from(general < self.free.len()), BATCH)
             }
         };
-        let wish = (general + critical) * batch;
+        let wish = ((general + critical) * batch).min(pending);
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
             return allowed.again_in.map_or(Plan::Rest, |span| self.rest_until(monotonic + span, monotonic));
@@ -175,7 +172,7 @@ impl Lane {
     }
 
     /// The claim came back: deals it out to the free senders. Returns whether to plan again.
-    pub(super) fn deal(&mut self, claims: Vec<Claim>) -> bool {
+    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
         let Some(claiming) = self.claiming.take() else { return false };
         self.pace.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
@@ -184,17 +181,17 @@ impl Lane {
             // Critical mail has senders of its own, and does not stand behind other mail.
             let (critical, any): (Vec<Claim>, Vec<Claim>) = claims.into_iter().partition(is_critical);
             let for_any = if any.is_empty() { 0 } else { general };
-            self.hand_out(critical, self.free.len() - for_any);
-            self.hand_out(any, for_any);
+            self.hand_out(critical, self.free.len() - for_any, under_way);
+            self.hand_out(any, for_any, under_way);
         } else {
             // All go the same way, in the order of their turns: nobody is left behind for the next time.
-            self.hand_out(claims, general);
+            self.hand_out(claims, general, under_way);
         }
         std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
     }
 
     /// Spreads mail evenly over up to `senders` free senders. What finds none goes back when it is dropped.
-    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize) {
+    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, under_way: &UnderWay) {
         let senders = senders.min(self.free.len()).min(claims.len());
         let mut claims = claims.into_iter();
         for place in 0..senders {
@@ -203,7 +200,7 @@ impl Lane {
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
             let load = if batch.iter().all(is_critical) { Load::Critical } else { Load::Any };
             self.busy.insert(id, load);
-            if actor.cast(sender::Msg::Work(batch)).is_err() {
+            if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_err() {
                 self.busy.remove(&id);
             }
         }

@@ -1,8 +1,8 @@
 //! The engine: [`Dispatcher`] is the handle that applications and doors hold; behind it, a supervisor actor keeps a router,
 //! senders and a scheduler alive.
 //!
-//! One mail's way through here: [`accept`] makes it durable; the [`scheduler`] notices and wakes the [`router`], which claims
-//! it for a [`lane`] and hands it to a [`sender`]; the sender's outcome is recorded and told by [`core`].
+//! One mail's way through here: `accept` makes it durable; the `scheduler` notices and wakes the `router`, which claims
+//! it for a `lane` and hands it to a `sender`; the sender's outcome is recorded and told by `core`.
 
 mod accept;
 mod builder;
@@ -33,7 +33,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use self::accept::Accept;
 use self::core::{Core, Life};
 use self::supervisor::Child;
-use crate::delivery::{MailState, State};
+use crate::delivery::State;
 use crate::mail::{Mail, MailId, Priority};
 use crate::observe::{EventKind, EventStream, Gauges, RelayGauges};
 use crate::policy::{RouteRule, Weights};
@@ -194,10 +194,10 @@ impl Dispatcher {
         let core = &self.inner.core;
         loop {
             let settled = core.settled.notified();
-            if core.all_recorded()
+            if core.is_at_rest()
                 && let Ok(stats) = core.spool.stats(core.clock.now()).await
                 && [State::Queued, State::Sending].iter().all(|state| stats.counts[*state as usize] == [0; 3])
-                && core.all_recorded()
+                && core.is_at_rest()
             {
                 return;
             }
@@ -225,7 +225,6 @@ impl Dispatcher {
         let core = &self.inner.core;
         let _withdrawal = core.withdraw(id);
         let deadline = tokio::time::Instant::now() + CANCEL_WITHIN;
-        let mut any = false;
         loop {
             let settled = core.settled.notified();
             let now = core.clock.now();
@@ -233,7 +232,6 @@ impl Dispatcher {
                 Change::Unknown => return Err(Error::UnknownMail(id)),
                 Change::TooLate => {}
                 Change::Done(recipients) => {
-                    any = true;
                     for recipient in &recipients {
                         core.announce(now, id, recipient, None, EventKind::Cancelled);
                     }
@@ -244,9 +242,8 @@ impl Dispatcher {
             let sending = status.deliveries.iter().any(|delivery| delivery.state == State::Sending);
             if !sending || tokio::time::Instant::now() >= deadline {
                 let cancelled = status.deliveries.iter().any(|delivery| delivery.state == State::Cancelled);
-                let done = any || (cancelled && status.state != MailState::Cancelled) || cancelled;
                 let state = status.state.as_str();
-                return if done { Ok(status) } else { Err(Error::TooLate { id, state }) };
+                return if cancelled { Ok(status) } else { Err(Error::TooLate { id, state }) };
             }
             let _ = tokio::time::timeout(Duration::from_millis(50), settled).await;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::core::Core;
+use super::core::{Core, UnderWay};
 use super::lane::{Lane, Plan};
 use super::report::RelayStatus;
 use super::sender::{self, Report, SenderId};
@@ -26,7 +26,7 @@ pub(super) enum Msg {
     /// A timer of this lane has run out.
     WakeLane(Arc<str>),
     /// A claim came back.
-    Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>),
+    Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>, UnderWay),
     /// A sender is free, and says what its last batch taught.
     Free { sender: SenderId, relay: Arc<str>, actor: ActorRef<sender::Msg>, report: Report },
     /// A sender has ended.
@@ -37,8 +37,6 @@ pub(super) enum Msg {
     Relays(RpcReplyPort<Vec<RelayStatus>>),
     /// New relays, routes and weights.
     Configure(Plans),
-    /// Claim nothing more; answered when every sender is at rest.
-    Drain(RpcReplyPort<()>),
     /// Panic, for tests of what holds then.
     Crash,
 }
@@ -86,8 +84,6 @@ pub(super) struct State {
     former_routes: Vec<Route>,
     fallback: Route,
     paused: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
-    drained: Vec<RpcReplyPort<()>>,
-    draining: bool,
 }
 
 pub(super) struct Router;
@@ -106,8 +102,6 @@ impl Actor for Router {
             former_routes: Vec::new(),
             fallback: Route::over([]),
             paused,
-            drained: Vec::new(),
-            draining: false,
         };
         state.configure(plans);
         Ok(state)
@@ -122,7 +116,7 @@ impl Actor for Router {
                 }
                 state.fill_named(&myself, &relay);
             }
-            Msg::Claimed(relay, claims) => state.claimed(&myself, &relay, claims),
+            Msg::Claimed(relay, claims, under_way) => state.claimed(&myself, &relay, claims, &under_way),
             Msg::Free { sender, relay, actor, report } => state.free(&myself, sender, &relay, actor, report),
             Msg::Gone { sender, relay } => state.gone(&relay, sender),
             Msg::Pause { relay, paused, reply } => {
@@ -134,11 +128,6 @@ impl Actor for Router {
             Msg::Configure(plans) => {
                 state.configure(plans);
                 state.fill_all(&myself);
-            }
-            Msg::Drain(reply) => {
-                state.draining = true;
-                state.drained.push(reply);
-                state.answer_drained();
             }
             Msg::Crash => panic!("the router was told to crash"),
         }
@@ -178,14 +167,17 @@ impl State {
     }
 
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
-        if self.draining {
+        // Counted first and asked second: a shutdown says so first and counts second, so that one of the two sees the other.
+        let under_way = self.core.begin();
+        if !self.core.is_sending() {
             return;
         }
         let routes = self.routes_of(at);
         let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
+        let pending = usize::try_from(self.core.spool.pending()).unwrap_or(usize::MAX);
         let lane = &mut self.lanes[at];
         let relay = Arc::clone(&lane.relay);
-        match lane.plan(routes, now, monotonic) {
+        match lane.plan(routes, pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
             Plan::Claim(want) => {
@@ -193,7 +185,7 @@ impl State {
                 tokio::spawn(async move {
                     let claims = core.spool.claim(want).await;
                     // If the router is gone the claims are dropped here, and so go back.
-                    let _ = router.cast(Msg::Claimed(relay, claims));
+                    let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
             }
         }
@@ -230,17 +222,22 @@ impl State {
         });
     }
 
-    fn claimed(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, claims: Result<Vec<Claim>, SpoolError>) {
+    fn claimed(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        relay: &Arc<str>,
+        claims: Result<Vec<Claim>, SpoolError>,
+        under_way: &UnderWay,
+    ) {
         let claims = claims.unwrap_or_else(|error| {
             tracing::error!(%relay, %error, "no mail can be claimed");
             self.wake_after(myself, Arc::clone(relay), AFTER_FAILURE);
             Vec::new()
         });
         let Some(lane) = self.lane(relay) else { return };
-        if lane.deal(claims) {
+        if lane.deal(claims, under_way) {
             self.fill_named(myself, relay);
         }
-        self.answer_drained();
     }
 
     fn free(
@@ -276,14 +273,12 @@ impl State {
         } else {
             self.fill_named(myself, relay);
         }
-        self.answer_drained();
     }
 
     fn gone(&mut self, relay: &str, sender: SenderId) {
         if let Some(lane) = self.lane(relay) {
             lane.remove(sender);
         }
-        self.answer_drained();
     }
 
     fn pause(&mut self, relay: &str, paused: bool) -> bool {
@@ -319,13 +314,5 @@ impl State {
             }
         };
         self.lanes.iter().map(status).collect()
-    }
-
-    fn answer_drained(&mut self) {
-        if self.draining && self.lanes.iter().all(Lane::is_at_rest) {
-            for reply in self.drained.drain(..) {
-                let _ = reply.send(());
-            }
-        }
     }
 }

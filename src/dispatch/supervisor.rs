@@ -290,20 +290,9 @@ impl State {
             }
             running
         });
-        let (core, router, supervisor) = (Arc::clone(&self.core), self.router.clone(), myself.clone());
+        let (core, supervisor) = (Arc::clone(&self.core), myself.clone());
         tokio::spawn(async move {
-            let drained = async {
-                let (port, drained) = ractor::concurrency::oneshot();
-                let _ = router.cast(router::Msg::Drain(port.into()));
-                let _ = drained.await;
-                while !core.all_recorded() {
-                    let settled = core.settled.notified();
-                    if !core.all_recorded() {
-                        let _ = tokio::time::timeout(Duration::from_millis(100), settled).await;
-                    }
-                }
-            };
-            let finished = tokio::time::timeout(within, drained).await.is_ok();
+            let finished = tokio::time::timeout(within, core.rests()).await.is_ok();
             let _ = supervisor.cast(Msg::Finish(finished, reply));
         });
     }

@@ -2,6 +2,9 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod end_to_end;
 mod operate;
 mod record;
 mod scripted;

@@ -65,6 +65,13 @@ fn a_dead_mail_says_why() {
 }
 
 #[test]
+fn a_delivered_mail_shows_what_the_relay_said() {
+    let service = Scripted::new([answer(200, record("delivered"))]);
+    let out = run(&service, &["status", ID]).well();
+    has_line(&out, &["ada@example.org", "delivered", "1", "primary", "250 2.0.0 queued as 4XYZ"]);
+}
+
+#[test]
 fn a_status_as_json_is_what_the_service_answered() {
     let service = Scripted::new([answer(200, record("deferred"))]);
     let out = run(&service, &["status", ID, "--json"]).well();

@@ -182,6 +182,14 @@ fn a_service_that_goes_away_while_waited_for_has_still_accepted() {
 }
 
 #[test]
+fn a_mail_that_was_sent_at_once_is_not_waited_for() {
+    let body = json!({"id": ID, "state": "delivered", "duplicate": false, "durability": "direct"});
+    let service = Scripted::new([answer(202, body)]);
+    let out = run(&service, &[&LEAST[..], &["--wait"]].concat()).well();
+    assert_eq!(out, format!("{ID}  delivered  sent at once, because it could not be kept\n"));
+}
+
+#[test]
 fn each_bad_field_is_named() {
     let body = json!({"type": "x", "title": "The request is not valid", "status": 422, "detail": "2 fields",
         "errors": [{"pointer": "/to/0", "detail": "`x` has no @"}, {"pointer": "/subject", "detail": "has a \u{1b}[2J"}]});

@@ -91,7 +91,9 @@ fn a_lone_dot_ends_the_message_unless_i_is_given() {
 
 #[test]
 fn bytes_are_left_as_they_are() {
-    let latin1 = b"From: a@example.com\nSubject: 8-bit\n\n\xe9\xe8\xff\n".as_slice();
+    let latin1 =
+        b"From: a@example.com\nSubject: 8-bit\nMIME-Version: 1.0\nContent-Type: text/plain; charset=iso-8859-1\n\
+        Content-Transfer-Encoding: 8bit\n\n\xe9\xe8\xff\n";
     assert_eq!(sent(&["b@example.org"], latin1).body, latin1);
     let mut long = b"From: a@example.com\n\n".to_vec();
     while long.len() < 8 << 20 {

@@ -189,6 +189,29 @@ async fn a_full_queue_says_try_again_and_accepts_again_when_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_mail_that_waits_for_room_in_the_queue_keeps_its_memory() {
+    let mut settings = settings();
+    settings.limits.memory = 100_000;
+    let engine = |engine: postrider::Builder| engine.spool_in_memory().max_pending(1).accept_timeout(minutes(1));
+    let door = Door::before(settings, engine).await;
+    door.postrider.pause("capture").await.unwrap();
+    let (mut waits, mut comes) = (door.client().await, door.client().await);
+    waits.begin().await;
+    assert!(waits.data(MESSAGE).await.starts_with("250"));
+    waits.envelope().await;
+    waits.expect("DATA", "354").await;
+    let large = format!("{MESSAGE}{}\r\n", "x".repeat(60_000));
+    waits.send(format!("{large}.\r\n")).await;
+    comes.begin().await;
+    let reply = comes.data(&large).await;
+    assert!(reply.starts_with("452 4.3.1 too much mail is coming in"), "{reply}");
+    door.postrider.resume("capture").await.unwrap();
+    assert!(waits.reply().await.starts_with("250"));
+    comes.envelope().await;
+    assert!(comes.data(&large).await.starts_with("250"));
+}
+
+#[tokio::test]
 async fn what_the_engine_refuses_is_refused_for_good() {
     let only_org = Match { recipient_domain: vec!["example.org".into()], ..Match::default() };
     let engine =

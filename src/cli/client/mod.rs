@@ -1,7 +1,7 @@
 //! The commands that talk to a running service, over HTTP as any other program would.
 //!
-//! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They share [`service`], which
-//! calls the service and turns its refusals into messages, and [`screen`], through which alone they print: so nothing that
+//! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They share `service`, which
+//! calls the service and turns its refusals into messages, and `screen`, through which alone they print: so nothing that
 //! came from a mail or from a remote server reaches a terminal unescaped.
 
 mod dead;

@@ -31,8 +31,9 @@ struct SledStore {
 }
 
 impl SledStore {
+    /// The database. Asked for again by those who look something up in the middle of a walk, so that one who waits to close
+    /// it must not come between.
     fn db(&self) -> Result<MappedRwLockReadGuard<'_, sled::Db>, SpoolError> {
-        // Recursive, because what is visited on a walk may look something else up.
         RwLockReadGuard::try_map(self.db.read_recursive(), Option::as_ref).map_err(|_| SpoolError::Closed)
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -365,6 +366,7 @@ impl Session {
         if count == 0 {
             return Err(Ended);
         }
+        self.state.turnarounds.fetch_add(1, Ordering::SeqCst);
         if self.state.turnaround > Duration::ZERO {
             tokio::time::sleep(self.state.turnaround).await;
         }

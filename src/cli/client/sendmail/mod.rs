@@ -126,7 +126,7 @@ impl Sendmail {
         let input = message::up_to_the_dot(input, flags.ignore_dots);
 
         let parameters = envelope(&flags, &input)?;
-        let message = message::with_sender(input, &flags);
+        let message = message::made_whole(&input, &flags);
         client.post(&["v1", "mails"], &parameters, Payload::Message(message))?;
         Ok(())
     }
