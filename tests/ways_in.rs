@@ -1,6 +1,10 @@
 //! The ways into a `Mail`: the builder, a message that is already written, lettre's own messages, directives in a header.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+#[path = "ways_in/submitted.rs"]
+mod submitted;
+
 use bytes::Bytes;
 use mail_parser::{Message, MessageParser, MimeHeaders};
 use postrider::mail::{Options, When, take_directives};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use postrider::{Address, Clock, Dispatcher, Envelope, Mail, Priority, hours, minutes};
+use postrider::mail::Options;
+use postrider::{Clock, Dispatcher, Envelope, Mail, Priority, hours, minutes};
 
 use crate::common::{Puppet, a_moment, engine, mail_to, submit};
 
@@ -53,17 +54,14 @@ async fn a_stream_of_critical_mail_does_not_stop_the_rest() {
 async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
     let puppet = Puppet::held();
     let postrider = engine(puppet.relay().connections(2), &Clock::fake()).start().await.unwrap();
-    let address = |text: &str| Address::parse(text).unwrap();
-    let envelope = Envelope::new(Some(address("shop@example.com")), vec![address("reader@example.org")]).unwrap();
-    let letter = Mail::builder().from("shop@example.com").to("reader@example.org").text("News").build().unwrap();
-    let mut options = letter.options().clone();
-    options.priority = Priority::Bulk;
+    let to = vec!["reader@example.org".parse().unwrap()];
+    let envelope = Envelope::new(Some("shop@example.com".parse().unwrap()), to).unwrap();
+    let letter =
+        "From: shop@example.com\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.com>\r\n\r\nHi\r\n";
+    let options = Options { priority: Priority::Bulk, ..Options::default() };
     for _ in 0..100 {
-        let letters = (0..1000).map(|_| {
-            let copy = Mail::from_rfc5322(envelope.clone(), letter.message().clone()).unwrap();
-            copy.with_options(options.clone()).unwrap()
-        });
-        assert!(postrider.submit_many(letters.collect()).await.iter().all(Result::is_ok));
+        let copy = |_| Mail::from_rfc5322(envelope.clone(), letter).unwrap().with_options(options.clone()).unwrap();
+        assert!(postrider.submit_many((0..1000).map(copy).collect()).await.iter().all(Result::is_ok));
     }
     puppet.begins(1).await;
     assert_eq!(postrider.stats().await.unwrap().pending, 100_000);
