@@ -360,6 +360,10 @@ fn numbers_out_of_range_are_mistakes() {
     );
     the_only_mistake(&with_relay("[retry]\nschedule = []"), "retry.schedule: is empty");
     the_only_mistake(&with_relay("[retry]\nmax_attempts = -1"), "retry.max_attempts: invalid value: integer `-1`");
+    the_only_mistake(
+        &with_relay("[http]\nmax_memory = \"1MiB\""),
+        "http.max_memory: is less than spool.max_message_size",
+    );
     the_only_mistake(&with_relay("[priorities]\nbulk = 0"), "priorities.bulk: is 0, and must be 1 to 1000");
     the_only_mistake(
         &with_relay("[spool]\nretention = 60"),
@@ -380,6 +384,7 @@ fn an_open_door_off_loopback_is_a_mistake() {
     the_only_mistake(&with_relay("[http]\nlisten = \"[::]:8025\""), "http.tokens: is missing");
     let told = mistakes(&with_relay("[smtp]\nlisten = \"0.0.0.0:587\"")).join("\n");
     assert!(told.contains("smtp.users: is missing") && told.contains("smtp.tls: is missing"), "{told}");
+    the_only_mistake(&with_relay("[smtp]\ntls_listen = \"127.0.0.1:0\""), "smtp.tls: is missing, and smtp.tls_listen");
     load(&with_relay("[http]\nlisten = \"off\"\n[smtp]\nlisten = \"[::1]:2525\"")).unwrap();
 }
 

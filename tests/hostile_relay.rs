@@ -16,6 +16,7 @@ use postrider::transport::smtp::Smtp;
 use postrider::transport::{Auth, Security, Server, TimeOuts, Transaction, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 /// How long each step may take where the relay is going to keep us waiting.
 const SHORT: Duration = Duration::from_millis(800);
@@ -50,7 +51,7 @@ fn is(outcome: &Outcome) -> Is {
         Outcome::Unavailable(phase, _) => Is::Unavailable(*phase),
         Outcome::Lost(phase, _) => Is::Lost(*phase),
         Outcome::InDoubt(_) => Is::InDoubt,
-        Outcome::Crashed => panic!("nothing crashes here"),
+        Outcome::Withdrawn | Outcome::Crashed => panic!("nothing is recalled and nothing crashes here"),
     }
 }
 
@@ -306,13 +307,8 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
 
 #[tokio::test]
 async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
-    let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Mail).act(Act::reply(550, "5.7.1 you are blocked")))
-        .rule(Rule::at(Step::Rcpt).act(Act::ReplyThenCut(421, "4.7.0 go away".into())))
-        .start()
-        .await;
-    // The fake server asks its script about RCPT only within a transaction.
-    server.rule(Rule::at(Step::Mail).act(Act::Raw(b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec())));
+    let farewell = b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec();
+    let server = FakeSmtp::builder().at(Step::Mail, Act::Raw(farewell)).start().await;
     let mut connection = open(&server).await;
     let outcomes = connection.send(&transaction(&["ada@example.org", "bob@example.org"]), None).await;
     assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Rejected(Phase::MailFrom); 2]);
@@ -347,4 +343,81 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
     let outcomes = connection.send(&mail, None).await;
     assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Deferred(Phase::Data); 3]);
     assert!(!connection.is_usable() && server.transactions().is_empty());
+}
+
+#[tokio::test]
+async fn only_250_to_the_final_dot_is_success() {
+    for code in [200, 235, 251, 252, 354] {
+        let server = FakeSmtp::builder().at(Step::FinalDot, Act::reply(code, "2.0.0 so to say")).start().await;
+        let mut connection = open(&server).await;
+        let outcomes = connection.send(&transaction(&["ada@example.org"]), None).await;
+        assert_eq!(is(&outcomes[0]), Is::InDoubt, "{code}");
+        assert!(!connection.is_usable(), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_stray_refusal_is_not_the_verdict_on_the_mail_that_was_begun() {
+    let server = FakeSmtp::builder().at(Step::FinalDot, Act::extra("550 5.0.0 stray")).start().await;
+    let mut connection = open(&server).await;
+    let (first, second) = (transaction(&["ada@example.org"]), transaction(&["bob@example.org"]));
+    assert_eq!(is(&connection.send(&first, Some(&second)).await[0]), Is::Delivered);
+    let then = connection.send(&second, None).await;
+    assert_eq!(is(&then[0]), Is::Deferred(Phase::RcptTo), "{then:?}");
+    assert!(!connection.is_usable());
+}
+
+/// Takes one connection up to its first 354, reads nothing for a while, and then says whether the message and its final
+/// dot had come, and how many bytes there were.
+async fn a_server_that_stops_reading(listener: TcpListener, answered: oneshot::Receiver<()>) -> (bool, usize) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut heard = Vec::new();
+    for (replies, until) in [("220 hello\r\n", "EHLO"), ("250-me\r\n250 PIPELINING\r\n", "DATA\r\n")] {
+        stream.write_all(replies.as_bytes()).await.unwrap();
+        while !String::from_utf8_lossy(&heard).contains(until) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
+        }
+    }
+    stream.write_all(b"250 ok\r\n250 ok\r\n354 go on\r\n").await.unwrap();
+    answered.await.unwrap();
+    let mut message = Vec::new();
+    let _ = stream.read_to_end(&mut message).await;
+    (memchr::memmem::find(&message, b"\r\n.\r\n").is_some(), message.len())
+}
+
+/// How a message of this size ends there, with a next mail behind it.
+async fn stalled(size: usize) -> (Is, bool, usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = server_on(listener.local_addr().unwrap());
+    settings.timeouts.body = SHORT;
+    settings.timeouts.final_dot = SHORT;
+    let (answer, answered) = oneshot::channel();
+    let serving = tokio::spawn(a_server_that_stops_reading(listener, answered));
+    let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
+    let mut mail = transaction(&["ada@example.org"]);
+    mail.message = Bytes::from(vec![b'x'; size]);
+    let addresses: Vec<String> = (0..60).map(|n| format!("{n}@{}.example", ["a"; 120].join("."))).collect();
+    let next = transaction(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    let outcome = is(&connection.send(&mail, Some(&next)).await[0]);
+    assert!(!connection.is_usable());
+    drop(connection);
+    answer.send(()).unwrap();
+    let (dot_came, bytes) = serving.await.unwrap();
+    (outcome, dot_came, bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_may_have_come_whole_is_in_doubt_and_one_that_cannot_is_not() {
+    let (outcome, dot_came, capacity) = stalled(20 << 20).await;
+    assert_eq!((outcome, dot_came), (Is::Lost(Phase::Body), false));
+    assert_eq!(stalled(1000).await.0, Is::InDoubt);
+    // Around what the sockets hold, the connection stalls before the dot, or behind it among the next mail's commands.
+    let cases = (0..12).map(|step| stalled(capacity - step * 5000));
+    for (outcome, dot_came, _) in futures::future::join_all(cases).await {
+        match outcome {
+            Is::InDoubt => {}
+            Is::Lost(Phase::Body) => assert!(!dot_came, "it was called lost, and it is there"),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -4,15 +4,17 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::{Act, FakeSmtp, Rule, Step};
 use postrider::transport::Capture;
-use postrider::{Dispatcher, Drain, Mail, MailId, MailStatus, Relay, seconds};
+use postrider::{Dispatcher, Drain, Mail, MailId, MailStatus, Query, Relay, seconds};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -46,7 +48,7 @@ fn configure(dir: &Path, more: &str) {
 struct Service {
     child: Child,
     notices: UnixDatagram,
-    log: BufReader<ChildStderr>,
+    log: Receiver<String>,
 }
 
 impl Service {
@@ -57,7 +59,7 @@ impl Service {
         notices.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut command = postrider(dir, &["run"]);
         let mut child = command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let log = lines_of(child.stderr.take().unwrap());
         let mut service = Service { child, notices, log };
         service.await_notice("READY=1");
         service
@@ -87,7 +89,10 @@ impl Service {
     fn log_until(&mut self, words: &str) -> String {
         let mut seen = String::new();
         while !seen.contains(words) {
-            assert!(self.log.read_line(&mut seen).unwrap() > 0, "the log ended without {words}:\n{seen}");
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => seen.push_str(&line),
+                Err(e) => panic!("the log has no {words} ({e}):\n{seen}"),
+            }
         }
         seen
     }
@@ -102,6 +107,18 @@ impl Service {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn lines_of(log: ChildStderr) -> Receiver<String> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            if tell.send(line + "\n").is_err() {
+                return;
+            }
+        }
+    });
+    told
 }
 
 impl Drop for Service {
@@ -129,6 +146,13 @@ async fn leave_a_mail(dir: &Path) -> MailId {
     let mail = Mail::builder().from("shop@example.com").to("ada@example.org").subject("Hello").text("Hello.").build();
     let id = dispatcher.submit(mail.unwrap()).await.unwrap().id;
     dispatcher.shutdown(Drain::within(seconds(5))).await.unwrap();
+    drop(dispatcher);
+    // The directory is free once the last actor is gone, which a shutdown does not wait for.
+    let began = Instant::now();
+    while let Err(error) = postrider::spool::sled::verify(&dir.join("var/spool")) {
+        assert!(began.elapsed() < PATIENCE, "{error}");
+        tokio::task::yield_now().await;
+    }
     id
 }
 
@@ -192,6 +216,132 @@ async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
         assert!(stdout.contains(told), "{stdout}");
         assert!(!stdout.contains(&format!(":{password}@")), "a password is never shown: {stdout}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
+    let dir = house();
+    let id = leave_a_mail(dir.path()).await;
+    let (code, stdout, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("var/spool: mails: 1; deliveries: 1 pending, 0 delivered"), "{stdout}");
+    for arguments in [["spool", "export", "out"].as_slice(), &["spool", "export", "var/spool", "out"]] {
+        let (code, stdout, stderr) = run_to_end(dir.path(), arguments);
+        assert_eq!((code, stdout.as_str()), (0, "mails written to out: 1\n"), "{stderr}");
+        let message = std::fs::read_to_string(dir.path().join(format!("out/{id}.eml"))).unwrap();
+        assert!(message.contains("Subject: Hello\r\n"), "{message}");
+        std::fs::remove_dir_all(dir.path().join("out")).unwrap();
+    }
+    let (code, stdout, _) = run_to_end(dir.path(), &["spool", "verify", "--json"]);
+    assert_eq!((code, serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["pending"].as_u64()), (0, Some(1)));
+
+    let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify", "elsewhere"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("elsewhere") && stderr.contains("no spool in this directory"), "{stderr}");
+    let _open = Service::start(dir.path());
+    let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
+    assert_eq!(code, 75, "{stderr}");
+    assert!(stderr.contains("is in use by another process"), "{stderr}");
+}
+
+/// Calls the service over HTTP, and returns the status.
+fn call(address: &str, token: &str, request: &str, body: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json");
+    write!(stream, "{request} HTTP/1.1\r\n{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn configure_http(dir: &Path, token: &str) {
+    let http = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\ntokens = [{{ name = \"app\", token = \"{token}\", scope = \"admin\" }}]"
+    );
+    let text = format!("{http}\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n");
+    std::fs::write(dir.join("postrider.toml"), text).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
+    let dir = house();
+    configure_http(dir.path(), "one");
+    let mut service = Service::start(dir.path());
+    let log = service.log_until("HTTP door open");
+    let address = log.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mail = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Hello", "text": "Hello."}"#;
+    assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
+
+    configure_http(dir.path(), "two");
+    service.signal("HUP");
+    service.log_until("was read again:");
+    assert_eq!(call(address, "one", "GET /v1/stats", ""), 401);
+    assert_eq!(call(address, "two", "GET /v1/stats", ""), 200);
+    service.signal("TERM");
+    assert!(service.end().success());
+    assert!(TcpStream::connect(address).is_err(), "the door is closed");
+    let kept = on_the_spool(dir.path()).await.list(Query::default()).await.unwrap();
+    assert_eq!(kept.mails.len(), 1);
+}
+
+/// Says these lines over SMTP, each after the answer to the one before, and returns the last answer's code.
+fn say(address: &str, lines: &[&str]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let mut next_code = || loop {
+        let mut line = String::new();
+        assert!(answers.read_line(&mut line).unwrap() > 0, "the service hung up");
+        if line.get(3..4) == Some(" ") {
+            return line[..3].to_owned();
+        }
+    };
+    let mut code = next_code();
+    for line in lines {
+        write!(stream, "{line}\r\n").unwrap();
+        code = next_code();
+    }
+    code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
+    let dir = house();
+    let configure = |users: &str| {
+        let text = format!("[http]\nlisten = \"off\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nusers = [{users}]\n");
+        let relay = "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
+        std::fs::write(dir.path().join("postrider.toml"), text + relay).unwrap();
+    };
+    configure("");
+    let mut service = Service::start(dir.path());
+    let log = service.log_until("listen=127");
+    let address = log.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mail =
+        ["EHLO me", "MAIL FROM:<shop@example.com>", "RCPT TO:<ada@example.org>", "DATA", "Subject: x\r\n\r\nx\r\n."];
+    assert_eq!(say(address, &mail), "250");
+
+    configure("{ name = \"app\", password = \"secret\" }");
+    service.signal("HUP");
+    service.log_until("was read again:");
+    assert_eq!(say(address, &mail[..2]), "530", "a login is needed now");
+    let login = "AUTH PLAIN AGFwcABzZWNyZXQ=";
+    assert_eq!(say(address, &[mail[0], login, mail[1], mail[2], mail[3], mail[4]]), "250");
+    service.signal("TERM");
+    assert!(service.end().success());
+    assert_eq!(on_the_spool(dir.path()).await.list(Query::default()).await.unwrap().mails.len(), 2);
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let dir = house();
+    let text = format!("[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nurl = \"capture://\"\n");
+    std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
+    let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&format!("cannot listen on `http.listen` = {address}")), "{stderr}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 
 use super::{ConfigFile, Failure};
 use crate::config::{self, Listen, Settings};
-use crate::delivery::{Outcome, Phase};
+use crate::delivery::{Outcome, Phase, printable};
 use crate::dispatch::Error;
 use crate::transport::Transport;
 
@@ -87,7 +87,7 @@ fn table(tried: &[Tried]) -> Table {
     for one in tried {
         let result = match &one.result {
             Ok(()) => "ready".to_owned(),
-            Err((phase, reason)) => format!("failed at {phase}: {reason}"),
+            Err((phase, reason)) => format!("failed at {phase}: {}", printable(reason)),
         };
         table.add_row([&one.name, &one.url, &result, &format!("{:.0?}", one.took)]);
     }

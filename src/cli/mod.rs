@@ -1,19 +1,22 @@
 //! The command line: reads it, and hands each command to its room. One file a command.
 
+mod bench;
 mod check;
+pub mod client;
 mod demo;
 mod doors;
 mod failure;
 mod init;
 mod logging;
 mod run;
+mod spool;
 
 pub use failure::Failure;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Mistakes, Settings, Sources};
 
@@ -36,6 +39,13 @@ enum Command {
     Check(check::Check),
     /// Write a commented configuration to start from
     Init(init::Init),
+    /// Look into the spool of a stopped service
+    #[command(subcommand)]
+    Spool(spool::Spool),
+    /// Measure the engine against yardsticks in the same run; needs Postfix's smtp-sink and smtp-source
+    Bench(bench::Bench),
+    #[command(flatten)]
+    Client(client::ClientCommand),
 }
 
 /// Which configuration file to read.
@@ -56,12 +66,31 @@ impl ConfigFile {
 /// Does what the command line asks for. Errors go to standard error as one readable message.
 pub fn main() -> ExitCode {
     logging::tell_panics_in_a_line();
-    let done = match Cli::parse().command {
+    let done = match Cli::parse_from(client::arguments(std::env::args_os())).command {
         Command::Run(run) => run.execute(),
         Command::Demo(demo) => demo.execute(),
         Command::Check(check) => check.execute(),
         Command::Init(init) => init.execute(),
+        Command::Spool(spool) => spool.execute(),
+        Command::Bench(bench) => bench.execute(),
+        Command::Client(client) => {
+            return client.execute(Cli::command).unwrap_or_else(|failure| {
+                eprintln!("postrider: {failure}");
+                failure.exit_code()
+            });
+        }
     };
+    exit_code(done)
+}
+
+/// `postrider bench` alone, for `cargo bench`.
+pub fn bench() -> ExitCode {
+    // Cargo adds this to what it was told itself.
+    let arguments = std::env::args_os().filter(|argument| argument != "--bench");
+    exit_code(bench::Bench::parse_from(arguments).execute())
+}
+
+fn exit_code(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

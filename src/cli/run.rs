@@ -91,15 +91,17 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
                 Told::Stop => break Ok(()),
                 Told::Reload => reload(&sources, &mut settings, &dispatcher, &doors).await,
             },
-            stopped = dispatcher.stopped() => break stopped.map_err(Failure::from),
-            failure = doors.failed() => break Err(failure),
+            failure = broken(&dispatcher, &mut doors) => break Err(failure),
         }
     };
+    if let Err(failure) = &ended {
+        tracing::error!(reason = %failure, "the service cannot go on");
+    }
     tell(&[NotifyState::Stopping]);
     let drain = settings.service.drain_timeout;
     tracing::info!(drain_timeout = %humantime::format_duration(drain), "stopping");
     let closed = tokio::select! {
-        closed = close(doors, &dispatcher, drain) => closed,
+        closed = close(doors, &dispatcher, &settings) => closed,
         () = signals.stop() => {
             tracing::warn!("stopped at once, as asked; what was accepted is in the spool");
             Ok(())
@@ -108,9 +110,20 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
     ended.and(closed)
 }
 
-async fn close(doors: Doors, dispatcher: &Dispatcher, drain: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + drain;
-    doors.close(deadline).await;
+/// Waits until the engine or a door ends that nobody stopped, and says why.
+async fn broken(dispatcher: &Dispatcher, doors: &mut Doors) -> Failure {
+    tokio::select! {
+        stopped = dispatcher.stopped() => match stopped {
+            Ok(()) => Failure::Failed("the dispatcher stopped by itself".to_owned()),
+            Err(error) => error.into(),
+        },
+        failure = doors.failed() => failure,
+    }
+}
+
+async fn close(doors: Doors, dispatcher: &Dispatcher, settings: &Settings) -> Result<(), Failure> {
+    let deadline = Instant::now() + settings.service.drain_timeout;
+    doors.close(settings).await;
     close_engine(dispatcher, deadline.saturating_duration_since(Instant::now())).await
 }
 
@@ -128,10 +141,12 @@ async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatc
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
-    match read_and_apply(sources, dispatcher, doors).await {
+    match read_and_apply(sources, settings, dispatcher, doors).await {
         Ok(new) => {
             tell_what_waits_for_a_restart(settings, &new);
-            tracing::info!("the configuration was read again: relays, routes, priorities and tokens are as it says");
+            tracing::info!(
+                "the configuration was read again: relays, routes, priorities, tokens and users are as it says"
+            );
             *settings = new;
         }
         Err(failure) => {
@@ -143,13 +158,24 @@ async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatc
     tell(&[NotifyState::Ready]);
 }
 
-async fn read_and_apply(sources: &Sources, dispatcher: &Dispatcher, doors: &Doors) -> Result<Settings, Failure> {
+async fn read_and_apply(
+    sources: &Sources,
+    old: &Settings,
+    dispatcher: &Dispatcher,
+    doors: &Doors,
+) -> Result<Settings, Failure> {
     let sources = sources.clone();
     let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
     let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
-    dispatcher.reload(config::reload(&new)?).await?;
-    doors.reload(&new)?;
-    Ok(new)
+    let engine = config::reload(&new)?;
+    let applied = match doors.reload(&new) {
+        Ok(()) => dispatcher.reload(engine).await.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    if applied.is_err() {
+        doors.reload(old)?;
+    }
+    applied.map(|()| new)
 }
 
 fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
@@ -170,5 +196,35 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(false, state) {
         tracing::warn!(error = %e, "systemd could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Listen;
+    use crate::transport::{Capture, Relay};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_gives_up_is_a_failure_that_says_why() {
+        let relay = Relay::capture(&Capture::default());
+        let dispatcher = Dispatcher::builder().relay(relay).spool_in_memory().start().await.unwrap();
+        let mut settings = Settings::default();
+        settings.http.listen = Listen::Off;
+        settings.smtp.listen = Listen::Off;
+        let mut doors = Doors::open(&dispatcher, &settings).await.unwrap();
+        let crashing = async {
+            loop {
+                dispatcher.crash("router");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let failure = tokio::select! {
+            failure = broken(&dispatcher, &mut doors) => failure,
+            () = crashing => unreachable!("it never ends"),
+        };
+        assert!(failure.to_string().starts_with("postrider: the dispatcher has stopped: "), "{failure}");
+        assert!(matches!(failure, Failure::Failed(_)), "exit code 1");
     }
 }

@@ -1,5 +1,6 @@
 //! From settings to what the engine is made from.
 
+use super::units::bytes;
 use super::{OnSpoolFailure, Relay, Settings, Sync};
 use crate::dispatch::{self, Builder, Dispatcher, Error, Reload};
 use crate::policy::{RetryPolicy, RouteRule, Weights};
@@ -18,7 +19,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         .retention(spool.retention)
         .idempotency_ttl(spool.idempotency_ttl)
         .max_pending(spool.max_pending)
-        .max_message_size(usize::try_from(spool.max_message_size.as_u64()).unwrap_or(usize::MAX))
+        .max_message_size(bytes(spool.max_message_size))
         .accept_timeout(spool.accept_timeout)
         .on_spool_failure(match spool.on_spool_failure {
             OnSpoolFailure::Reject => dispatch::OnSpoolFailure::Reject,

@@ -8,8 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::mistake::Report;
+use super::units::bytes;
 use super::{Listen, secret, units};
-use crate::mail::seconds;
+use crate::ingress::http::{self, HttpSettings, Scope};
 
 /// The HTTP door.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,7 +37,7 @@ pub struct Http {
 }
 
 /// Somebody who may come in.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Token {
     /// Whose it is, for logs.
@@ -49,34 +50,53 @@ pub struct Token {
     pub scope: Scope,
 }
 
-/// What a token allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// To hand in mail, and nothing else.
-    #[default]
-    Send,
-    /// To look at everything, mails' contents included.
-    Read,
-    /// Everything.
-    Admin,
+impl Default for Token {
+    fn default() -> Self {
+        Token { name: String::new(), token: None, token_file: None, scope: Scope::Send }
+    }
 }
 
 impl Default for Http {
     fn default() -> Self {
+        let http::Limits { connections, header_timeout, body_timeout, answer_timeout, held_bytes, .. } =
+            Default::default();
         Http {
             listen: Listen::At(([127, 0, 0, 1], 8025).into()),
             tokens: Vec::new(),
-            max_connections: 8192,
-            max_memory: ByteSize::mib(256),
-            header_timeout: seconds(30),
-            body_timeout: seconds(60),
-            answer_timeout: seconds(90),
+            max_connections: connections,
+            max_memory: ByteSize::b(held_bytes as u64),
+            header_timeout,
+            body_timeout,
+            answer_timeout,
         }
     }
 }
 
 impl Http {
+    /// What the door is made from, if it is to be opened; when it closes, requests may go on for `drain`.
+    pub fn door(&self, drain: Duration) -> Option<HttpSettings> {
+        let listen = self.listen.address()?;
+        let limits = http::Limits {
+            connections: self.max_connections,
+            header_timeout: self.header_timeout,
+            body_timeout: self.body_timeout,
+            answer_timeout: self.answer_timeout,
+            held_bytes: bytes(self.max_memory),
+            drain_timeout: drain,
+            ..http::Limits::default()
+        };
+        Some(HttpSettings { listen, tokens: self.tokens(), limits })
+    }
+
+    /// Who may come in.
+    pub fn tokens(&self) -> Vec<http::Token> {
+        let door_token = |token: &Token| {
+            let secret = token.token.clone()?;
+            Some(http::Token { name: token.name.clone(), secret, scope: token.scope })
+        };
+        self.tokens.iter().filter_map(door_token).collect()
+    }
+
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         if self.tokens.is_empty() && !self.listen.is_private() {
             report.add(

@@ -29,7 +29,7 @@ mod spool;
 mod units;
 
 pub use engine::{builder, reload};
-pub use http::{Http, Scope, Token};
+pub use http::{Http, Token};
 pub use layers::{Sources, default_file};
 pub use log::{Log, LogFormat};
 pub use mistake::{Mistake, Mistakes};
@@ -92,5 +92,10 @@ impl Settings {
         self.http.check(report);
         self.smtp.check(report);
         self.log.check(report);
+        for (key, memory) in [("http.max_memory", self.http.max_memory), ("smtp.max_memory", self.smtp.max_memory)] {
+            if memory < self.spool.max_message_size {
+                report.add(key, "is less than spool.max_message_size, so that the largest mails could not come in");
+            }
+        }
     }
 }

@@ -9,8 +9,9 @@ use serde::Deserialize;
 
 use super::http::check_name;
 use super::mistake::Report;
+use super::units::bytes;
 use super::{Listen, pem, secret, units};
-use crate::mail::minutes;
+use crate::ingress::smtp::{self, SmtpSettings, TlsFiles};
 
 /// The longest password, in bytes, that AUTH is sure to carry.
 const LONGEST_PASSWORD: usize = 255;
@@ -70,23 +71,59 @@ pub struct Tls {
 
 impl Default for Smtp {
     fn default() -> Self {
+        let limits = smtp::Limits::default();
         Smtp {
             listen: Listen::At(([127, 0, 0, 1], 2525).into()),
             tls_listen: Listen::Off,
             hostname: None,
             users: Vec::new(),
             tls: None,
-            max_connections: 2000,
-            max_connections_per_peer: 500,
-            max_recipients: 1000,
-            max_memory: ByteSize::mib(256),
-            idle_timeout: minutes(5),
-            data_timeout: minutes(5),
+            max_connections: limits.connections,
+            max_connections_per_peer: limits.connections_per_peer,
+            max_recipients: limits.recipients,
+            max_memory: ByteSize::b(limits.memory as u64),
+            idle_timeout: limits.idle,
+            data_timeout: limits.data,
         }
     }
 }
 
 impl Smtp {
+    /// What the door is made from, if it is to be opened, for messages of at most `message_size`; when it closes, mail
+    /// that is coming in may go on for `drain`.
+    pub fn door(&self, message_size: ByteSize, drain: Duration) -> Option<SmtpSettings> {
+        let mut door = SmtpSettings::new(self.listen.address()?);
+        door.tls_listen = self.tls_listen.address();
+        door.tls = self.certificate();
+        door.users = self.users();
+        if let Some(hostname) = &self.hostname {
+            door.hostname = hostname.clone();
+        }
+        door.limits = smtp::Limits {
+            connections: self.max_connections,
+            connections_per_peer: self.max_connections_per_peer,
+            message_size: bytes(message_size),
+            memory: bytes(self.max_memory),
+            recipients: self.max_recipients,
+            idle: self.idle_timeout,
+            data: self.data_timeout,
+            drain,
+            ..smtp::Limits::default()
+        };
+        Some(door)
+    }
+
+    /// Who may come in.
+    pub fn users(&self) -> Vec<smtp::User> {
+        let door_user = |user: &User| Some(smtp::User { name: user.name.clone(), password: user.password.clone()? });
+        self.users.iter().filter_map(door_user).collect()
+    }
+
+    /// What TLS is done with.
+    pub fn certificate(&self) -> Option<TlsFiles> {
+        self.tls.as_ref().map(|tls| TlsFiles { cert: tls.cert.clone(), key: tls.key.clone() })
+    }
+
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         self.check_listeners(report);
         if self.hostname.as_ref().is_some_and(|name| name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic())) {
@@ -141,6 +178,9 @@ impl Smtp {
         }
         if self.tls_listen != Listen::Off && self.tls.is_none() {
             report.add("smtp.tls", "is missing, and smtp.tls_listen needs it");
+        }
+        if self.tls_listen != Listen::Off && self.listen == Listen::Off {
+            report.add("smtp.listen", "is off, and smtp.tls_listen is not; let it listen on 127.0.0.1 at least");
         }
     }
 }

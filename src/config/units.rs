@@ -20,6 +20,14 @@ pub enum Listen {
 }
 
 impl Listen {
+    /// The address, if there is one.
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Listen::Off => None,
+            Listen::At(address) => Some(address),
+        }
+    }
+
     /// Whether only this machine can come in.
     pub fn is_private(self) -> bool {
         match self {
@@ -58,6 +66,11 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Er
 pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
     let read = |text: &str| text.parse().ok().map(Some);
     from.deserialize_any(Written { expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d", read })
+}
+
+/// A size as memory is counted.
+pub(super) fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// Reads text; a number is read as the text that it is written as.

@@ -138,6 +138,8 @@ pub enum Outcome {
     Lost(Phase, String),
     /// The final dot was sent, and no answer came that settles it.
     InDoubt(String),
+    /// We broke off before the final dot: a user wants the mail back, or it expired meanwhile.
+    Withdrawn,
     /// The sender died with this mail in its hands.
     Crashed,
 }
@@ -165,6 +167,7 @@ impl Outcome {
             Outcome::Unavailable(..) => AttemptClass::Unavailable,
             Outcome::Lost(..) => AttemptClass::Lost,
             Outcome::InDoubt(_) => AttemptClass::InDoubt,
+            Outcome::Withdrawn => AttemptClass::Withdrawn,
             Outcome::Crashed => AttemptClass::Crashed,
         }
     }
@@ -185,6 +188,8 @@ pub enum AttemptClass {
     Lost,
     /// Broken off after the final dot.
     InDoubt,
+    /// Broken off by us, before the final dot.
+    Withdrawn,
     /// The sender died.
     Crashed,
 }
@@ -199,6 +204,7 @@ impl AttemptClass {
             AttemptClass::Unavailable => "unavailable",
             AttemptClass::Lost => "lost",
             AttemptClass::InDoubt => "in_doubt",
+            AttemptClass::Withdrawn => "withdrawn",
             AttemptClass::Crashed => "crashed",
         }
     }
@@ -229,6 +235,9 @@ impl Attempt {
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => (*phase, Some(reply), ""),
             Outcome::Unavailable(phase, text) | Outcome::Lost(phase, text) => (*phase, None, text.as_str()),
             Outcome::InDoubt(text) => (Phase::FinalDot, None, text.as_str()),
+            Outcome::Withdrawn => {
+                (Phase::Body, None, "broken off before the final dot, because it is no longer wanted")
+            }
             Outcome::Crashed => (Phase::Local, None, "the sender died while it held this mail"),
         };
         Attempt {

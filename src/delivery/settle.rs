@@ -50,6 +50,8 @@ impl Delivery {
         match outcome {
             Outcome::Delivered(_) => Stage::Delivered { at },
             Outcome::Rejected(..) => Stage::Dead { at, reason: DeadReason::Rejected },
+            Outcome::Withdrawn if at >= rules.expires_at => Stage::Dead { at, reason: DeadReason::Expired },
+            Outcome::Withdrawn => Stage::Cancelled { at },
             Outcome::InDoubt(_) | Outcome::Crashed if rules.guarantee == Guarantee::AtMostOnce => {
                 Stage::Dead { at, reason: DeadReason::InDoubt }
             }
@@ -148,6 +150,21 @@ mod tests {
         assert!(matches!(again.stage, Stage::Pending { .. }));
         let dead = changed(settle(&delivery(), &outcome, Guarantee::AtMostOnce));
         assert_eq!(dead.stage, Stage::Dead { at: now(), reason: DeadReason::InDoubt });
+    }
+
+    #[test]
+    fn what_was_broken_off_is_cancelled_unless_it_has_expired() {
+        let cancelled = changed(settle(&delivery(), &Outcome::Withdrawn, Guarantee::AtMostOnce));
+        assert_eq!(cancelled.stage, Stage::Cancelled { at: now() });
+        let rules = Rules {
+            now: now(),
+            relay: "primary",
+            expires_at: now(),
+            guarantee: Guarantee::AtMostOnce,
+            retry_after: &|_, _| None,
+        };
+        let expired = changed(delivery().settle(&Outcome::Withdrawn, &rules));
+        assert_eq!(expired.stage, Stage::Dead { at: now(), reason: DeadReason::Expired });
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl Accept {
             guarantee: options.guarantee,
             tags: options.tags.clone(),
             idempotency_key: options.idempotency_key.clone(),
-            fingerprint: mail.fingerprint(),
+            // It serves only to tell whether a key was used for something else.
+            fingerprint: options.idempotency_key.as_ref().map_or(0, |_| mail.fingerprint()),
             size: mail.message().len() as u64,
             recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
             eight_bit: mail.is_eight_bit(),

@@ -1,11 +1,13 @@
 //! What a dispatcher is made from.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell};
+use tokio::time::Instant;
 
 use super::accept::Accept;
 use super::core::Core;
@@ -19,6 +21,10 @@ use crate::policy::{Match, RetryPolicy, RouteRule, Routes, Weights};
 use crate::spool::{self, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
 
+/// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending lets go of it soon: the
+/// last handle that is dropped cannot wait for that itself.
+const LETTING_GO: Duration = seconds(2);
+
 /// What to do with a new mail while the spool cannot take it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSpoolFailure {
@@ -30,11 +36,22 @@ pub enum OnSpoolFailure {
 }
 
 /// Where mail is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub(crate) enum Keep {
     #[default]
     InMemory,
     OnDisk(PathBuf),
+    Custom(Arc<dyn Spool>),
+}
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Keep::InMemory => f.write_str("InMemory"),
+            Keep::OnDisk(path) => f.debug_tuple("OnDisk").field(path).finish(),
+            Keep::Custom(_) => f.write_str("Custom"),
+        }
+    }
 }
 
 /// Configures a [`Dispatcher`]. Everything but a relay has a default.
@@ -98,6 +115,13 @@ impl Builder {
     /// Keeps mail in memory only: for tests. Receipts say so.
     pub fn spool_in_memory(mut self) -> Self {
         self.keep = Keep::InMemory;
+        self
+    }
+
+    /// Keeps mail in a spool of your own, which has options of its own: those given here for retention, keys and syncing
+    /// do not reach it. It is closed when the dispatcher stops.
+    pub fn spool_custom(mut self, spool: Arc<dyn Spool>) -> Self {
+        self.keep = Keep::Custom(spool);
         self
     }
 
@@ -207,13 +231,22 @@ impl Builder {
             sync_interval: self.sync_interval,
             ..SpoolOptions::default()
         };
-        let keep = self.keep.clone();
-        let opened = tokio::task::spawn_blocking(move || match keep {
-            Keep::InMemory => Ok(spool::memory::open(options)),
-            Keep::OnDisk(path) => spool::sled::open(&path, options),
-        });
         let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
-        Ok(opened.await.map_err(broken_off)??)
+        let deadline = Instant::now() + LETTING_GO;
+        loop {
+            let (keep, options) = (self.keep.clone(), options.clone());
+            let opened = tokio::task::spawn_blocking(move || match keep {
+                Keep::InMemory => Ok(spool::memory::open(options)),
+                Keep::OnDisk(path) => spool::sled::open(&path, options),
+                Keep::Custom(spool) => Ok(spool),
+            });
+            match opened.await.map_err(broken_off)? {
+                Err(SpoolError::Locked(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
 
@@ -265,7 +298,9 @@ pub(super) fn network(relays: &[Relay], rules: &[RouteRule], weights: Weights) -
     let fallback = fallback.map_or_else(|| Route::over([]), over);
     known.sort();
     known.dedup();
-    let crew = Crew { plans: Plans { lanes, routes: known.clone(), weights }, relays: crews };
+    let (routes, former_routes) = (known.clone(), Vec::new());
+    let plans = Plans { lanes, routes, former_routes, fallback: fallback.clone(), weights };
+    let crew = Crew { plans, relays: crews };
     Ok(Network { crew, routes: Routes::new(rules), transports, known, fallback })
 }
 

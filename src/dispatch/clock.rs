@@ -77,10 +77,12 @@ impl Clock {
     /// Waits for `span`.
     pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send + 'static {
         let clock = self.clone();
+        // Counted from this call, not from when somebody first waits for it: a fake clock may be moved in between.
+        let end = self.now() + span;
         async move {
             match &clock.0 {
                 Kind::System { .. } => tokio::time::sleep(span).await,
-                Kind::Fake { .. } => clock.sleep_until(clock.now() + span).await,
+                Kind::Fake { .. } => clock.sleep_until(end).await,
             }
         }
     }

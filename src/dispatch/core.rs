@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -37,8 +38,8 @@ pub(super) struct Core {
     pub life: watch::Sender<Life>,
     /// Notified when a settle was recorded.
     pub settled: Notify,
-    /// Settles that are on their way to the disk.
-    recording: AtomicUsize,
+    /// Claims that are being made, batches in senders' hands, and outcomes on their way to the disk.
+    under_way: AtomicUsize,
     waiters: Mutex<HashMap<MailId, Arc<Notify>>>,
     /// Mails that a user wants back while a sender has them.
     withdrawn: Mutex<HashMap<MailId, usize>>,
@@ -65,7 +66,7 @@ impl Core {
             routes: RwLock::new(routes),
             life: watch::channel(Life::Running).0,
             settled: Notify::new(),
-            recording: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
             waiters: Mutex::default(),
             withdrawn: Mutex::default(),
             any_withdrawn: AtomicBool::new(false),
@@ -81,6 +82,11 @@ impl Core {
             Life::Stopped => Err(Error::Stopped("it was shut down".into())),
             Life::Failed(reason) => Err(Error::Stopped(reason.clone())),
         }
+    }
+
+    /// Whether mail is sent: not once a shutdown was asked for.
+    pub(super) fn is_sending(&self) -> bool {
+        *self.life.borrow() == Life::Running
     }
 
     /// Ends the engine's life; the first end is the one that counts.
@@ -102,7 +108,7 @@ impl Core {
     /// Records what was learned of one mail's deliveries, and tells everybody once it is on disk. The order of calls is
     /// the order of records; the wait for the disk goes on by itself. What was learned nothing about goes back.
     ///
-    /// The returned guard counts the record as under way until it is dropped by the task that waits.
+    /// `done` is dropped when the disk has answered.
     pub(super) fn record(
         self: &Arc<Self>,
         relay: &str,
@@ -149,8 +155,7 @@ impl Core {
         if settled.is_empty() {
             return;
         }
-        self.recording.fetch_add(1, Ordering::SeqCst);
-        let (core, manifest) = (Arc::clone(self), Arc::clone(manifest));
+        let (core, manifest, under_way) = (Arc::clone(self), Arc::clone(manifest), self.begin());
         tokio::spawn(async move {
             match core.spool.settle(settled).await {
                 Ok(recorded) => {
@@ -162,15 +167,32 @@ impl Core {
                 }
                 Err(error) => tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded"),
             }
-            core.recording.fetch_sub(1, Ordering::SeqCst);
+            drop(under_way);
             core.settled.notify_waiters();
             drop(done);
         });
     }
 
-    /// Whether all that was learned is on disk.
-    pub(super) fn all_recorded(&self) -> bool {
-        self.recording.load(Ordering::SeqCst) == 0
+    /// Counts something as under way until the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Whether no mail is in a sender's hands or on its way there, and all that was learned is on disk.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) == 0
+    }
+
+    /// Waits until it is at rest.
+    pub(super) async fn rests(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.is_at_rest() {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), settled).await;
+        }
     }
 
     fn tell(&self, manifest: &Manifest, delivery: &Delivery, tried: bool) {
@@ -230,6 +252,23 @@ impl Core {
     /// Whether a user wants this mail back. Costs next to nothing while nobody wants anything.
     pub(super) fn is_withdrawn(&self, mail: MailId) -> bool {
         self.any_withdrawn.load(Ordering::Acquire) && self.withdrawn.lock().contains_key(&mail)
+    }
+}
+
+/// Something is under way that a shutdown waits for. It is counted here and not by an actor, because actors end.
+pub(super) struct UnderWay(Arc<Core>);
+
+impl Clone for UnderWay {
+    fn clone(&self) -> Self {
+        self.0.begin()
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.settled.notify_waiters();
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Error, OnSpoolFailure, Receipt, SentNow};
 use crate::delivery::{Outcome, Phase, Route};
 use crate::mail::{Address, Mail};
 use crate::spool::Durability;
-use crate::transport::{Transaction, Transport};
+use crate::transport::{Recall, Transaction, Transport};
 
 /// The relays' transports, by name.
 pub(super) type Transports = HashMap<String, Arc<dyn Transport>>;
@@ -67,6 +67,7 @@ impl Direct {
                 message: mail.message().clone(),
                 eight_bit: mail.is_eight_bit(),
                 smtputf8: mail.needs_smtputf8(),
+                recall: Recall::default(),
             };
             let learned = self.send_over(&route, &transaction).await;
             outcomes.extend(recipients.into_iter().zip(learned));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
+use super::core::UnderWay;
 use super::sender::{self, SenderId};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
@@ -37,6 +38,8 @@ pub(super) struct Lane {
     claiming: Option<Claiming>,
     /// Something came up while a claim was under way.
     again: bool,
+    /// When the router is woken for this lane, in monotonic time; one timer is enough.
+    alarm: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +63,8 @@ pub(super) enum Plan {
     Rest,
     /// Nothing, until this long from now.
     RestFor(Duration),
-    /// Claim this, and come back after so long if the pace allowed less than was wished for.
-    Claim(Want, Option<Duration>),
+    /// Claim this.
+    Claim(Want),
 }
 
 impl Lane {
@@ -79,6 +82,7 @@ impl Lane {
             busy: HashMap::new(),
             claiming: None,
             again: false,
+            alarm: None,
         }
     }
 
@@ -101,10 +105,6 @@ impl Lane {
         self.busy.len()
     }
 
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.busy.is_empty() && self.claiming.is_none()
-    }
-
     /// A sender is free.
     pub(super) fn add_free(&mut self, sender: SenderId, actor: ActorRef<sender::Msg>) {
         self.busy.remove(&sender);
@@ -118,19 +118,19 @@ impl Lane {
         self.free.retain(|(other, _)| *other != sender);
     }
 
-    /// What to do now, over these routes.
-    pub(super) fn plan(&mut self, routes: Vec<Route>, now: Timestamp, monotonic: Duration) -> Plan {
+    /// What to do now, over these routes, with so many deliveries pending.
+    pub(super) fn plan(&mut self, routes: Vec<Route>, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
         }
-        if self.paused || self.free.is_empty() || routes.is_empty() {
+        if self.paused || self.free.is_empty() || routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
         let (general, critical, batch) = match self.breaker.state(monotonic) {
             BreakerState::Open => {
-                let wait = self.breaker.probe_at().map(|at| at.saturating_sub(monotonic));
-                return wait.map_or(Plan::Rest, Plan::RestFor);
+                let probe_at = self.breaker.probe_at();
+                return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
             BreakerState::HalfOpen if self.busy.is_empty() => (1, 0, 1),
             BreakerState::HalfOpen => return Plan::Rest,
@@ -139,16 +139,29 @@ impl Lane {
                 (general, usize::from(general < self.free.len()), BATCH)
             }
         };
-        let wish = (general + critical) * batch;
+        let wish = ((general + critical) * batch).min(pending);
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
-            return allowed.again_in.map_or(Plan::Rest, Plan::RestFor);
+            return allowed.again_in.map_or(Plan::Rest, |span| self.rest_until(monotonic + span, monotonic));
         }
-        let critical_only = (critical * batch).min(allowed.mails);
-        let turns = self.shares.turns((general * batch).min(allowed.mails - critical_only));
+        // Where the pace allows little, it is for everybody's turns: critical mail has its weight among them.
+        let turns = self.shares.turns((general * batch).min(allowed.mails));
+        let critical_only = allowed.mails - turns.len();
         self.claiming = Some(Claiming { general, paced: allowed.mails });
-        let want = Want { routes, turns, critical_only, max_bytes: CLAIM_BYTES, max_recipients: RECIPIENTS, now };
-        Plan::Claim(want, allowed.again_in)
+        Plan::Claim(Want { routes, turns, critical_only, max_bytes: CLAIM_BYTES, max_recipients: RECIPIENTS, now })
+    }
+
+    fn rest_until(&mut self, at: Duration, monotonic: Duration) -> Plan {
+        if self.alarm.is_some_and(|alarm| alarm <= at) {
+            return Plan::Rest;
+        }
+        self.alarm = Some(at);
+        Plan::RestFor(at.saturating_sub(monotonic))
+    }
+
+    /// The timer has run out.
+    pub(super) fn alarm_rang(&mut self) {
+        self.alarm = None;
     }
 
     /// How many more senders may take mail of any priority: with two or more connections, one is kept for critical mail.
@@ -159,32 +172,41 @@ impl Lane {
     }
 
     /// The claim came back: deals it out to the free senders. Returns whether to plan again.
-    pub(super) fn deal(&mut self, claims: Vec<Claim>) -> bool {
+    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
         let Some(claiming) = self.claiming.take() else { return false };
         self.pace.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
-        let (critical, any): (Vec<Claim>, Vec<Claim>) =
-            claims.into_iter().partition(|claim| claim.manifest.priority == Priority::Critical);
-        let for_any = if any.is_empty() { 0 } else { claiming.general.min(self.free.len()).max(1) };
-        // Critical mail goes first, to senders of its own as far as there are any.
-        let for_critical = if critical.is_empty() { 0 } else { (self.free.len().saturating_sub(for_any)).max(1) };
-        self.hand_out(critical, for_critical, Load::Critical);
-        self.hand_out(any, for_any, Load::Any);
+        let general = claiming.general.min(self.free.len());
+        if general < self.free.len() {
+            // Critical mail has senders of its own, and does not stand behind other mail.
+            let (critical, any): (Vec<Claim>, Vec<Claim>) = claims.into_iter().partition(is_critical);
+            let for_any = if any.is_empty() { 0 } else { general };
+            self.hand_out(critical, self.free.len() - for_any, under_way);
+            self.hand_out(any, for_any, under_way);
+        } else {
+            // All go the same way, in the order of their turns: nobody is left behind for the next time.
+            self.hand_out(claims, general, under_way);
+        }
         std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
     }
 
     /// Spreads mail evenly over up to `senders` free senders. What finds none goes back when it is dropped.
-    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, load: Load) {
+    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, under_way: &UnderWay) {
         let senders = senders.min(self.free.len()).min(claims.len());
         let mut claims = claims.into_iter();
         for place in 0..senders {
             let Some((id, actor)) = self.free.pop() else { return };
             let share = claims.len().div_ceil(senders - place);
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
+            let load = if batch.iter().all(is_critical) { Load::Critical } else { Load::Any };
             self.busy.insert(id, load);
-            if actor.cast(sender::Msg::Work(batch)).is_err() {
+            if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_err() {
                 self.busy.remove(&id);
             }
         }
     }
+}
+
+fn is_critical(claim: &Claim) -> bool {
+    claim.manifest.priority == Priority::Critical
 }

@@ -1,8 +1,8 @@
 //! The engine: [`Dispatcher`] is the handle that applications and doors hold; behind it, a supervisor actor keeps a router,
 //! senders and a scheduler alive.
 //!
-//! One mail's way through here: [`accept`] makes it durable; the [`scheduler`] notices and wakes the [`router`], which claims
-//! it for a [`lane`] and hands it to a [`sender`]; the sender's outcome is recorded and told by [`core`].
+//! One mail's way through here: `accept` makes it durable; the `scheduler` notices and wakes the `router`, which claims
+//! it for a `lane` and hands it to a `sender`; the sender's outcome is recorded and told by `core`.
 
 mod accept;
 mod builder;
@@ -33,7 +33,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use self::accept::Accept;
 use self::core::{Core, Life};
 use self::supervisor::Child;
-use crate::delivery::{MailState, State};
+use crate::delivery::State;
 use crate::mail::{Mail, MailId, Priority};
 use crate::observe::{EventKind, EventStream, Gauges, RelayGauges};
 use crate::policy::{RouteRule, Weights};
@@ -120,21 +120,22 @@ impl Dispatcher {
     /// # Errors
     /// As [`Dispatcher::submit`].
     pub async fn try_submit(&self, mail: Mail) -> Result<Receipt, Error> {
-        let copy = self.inner.direct.is_chosen().then(|| mail.clone());
         let answer = self.submit_many(vec![mail]).await.pop();
-        let answer = answer.unwrap_or_else(|| Err(Error::Stopped("it gave no answer".into())));
-        match (answer, copy) {
-            (Err(Error::Spool(failure)), Some(mail)) => {
-                tracing::warn!(mail.id = %mail.id(), error = %failure, "the spool takes nothing; sending at once instead");
-                self.inner.direct.submit(&self.inner.core, mail).await
-            }
-            (answer, _) => answer,
-        }
+        answer.unwrap_or_else(|| Err(Error::Stopped("it gave no answer".into())))
     }
 
     /// Accepts many mails as one group, with one sync. Each has its own result, in order. Does not wait for room.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
-        self.inner.accept.accept(&self.inner.core, mails, self.door).await
+        let Inner { core, accept, direct, .. } = &*self.inner;
+        let copies = if direct.is_chosen() { mails.clone() } else { Vec::new() };
+        let mut results = accept.accept(core, mails, self.door).await;
+        for (result, mail) in results.iter_mut().zip(copies) {
+            if let Err(Error::Spool(failure)) = result {
+                tracing::warn!(mail.id = %mail.id(), error = %failure, "the spool takes nothing; sending at once instead");
+                *result = direct.submit(core, mail).await;
+            }
+        }
+        results
     }
 
     /// Sends past the queue: one synchronous attempt at each relay of the route in turn until one answers. Nothing is kept.
@@ -193,10 +194,10 @@ impl Dispatcher {
         let core = &self.inner.core;
         loop {
             let settled = core.settled.notified();
-            if core.all_recorded()
+            if core.is_at_rest()
                 && let Ok(stats) = core.spool.stats(core.clock.now()).await
                 && [State::Queued, State::Sending].iter().all(|state| stats.counts[*state as usize] == [0; 3])
-                && core.all_recorded()
+                && core.is_at_rest()
             {
                 return;
             }
@@ -224,7 +225,6 @@ impl Dispatcher {
         let core = &self.inner.core;
         let _withdrawal = core.withdraw(id);
         let deadline = tokio::time::Instant::now() + CANCEL_WITHIN;
-        let mut any = false;
         loop {
             let settled = core.settled.notified();
             let now = core.clock.now();
@@ -232,7 +232,6 @@ impl Dispatcher {
                 Change::Unknown => return Err(Error::UnknownMail(id)),
                 Change::TooLate => {}
                 Change::Done(recipients) => {
-                    any = true;
                     for recipient in &recipients {
                         core.announce(now, id, recipient, None, EventKind::Cancelled);
                     }
@@ -243,9 +242,8 @@ impl Dispatcher {
             let sending = status.deliveries.iter().any(|delivery| delivery.state == State::Sending);
             if !sending || tokio::time::Instant::now() >= deadline {
                 let cancelled = status.deliveries.iter().any(|delivery| delivery.state == State::Cancelled);
-                let done = any || (cancelled && status.state != MailState::Cancelled) || cancelled;
                 let state = status.state.as_str();
-                return if done { Ok(status) } else { Err(Error::TooLate { id, state }) };
+                return if cancelled { Ok(status) } else { Err(Error::TooLate { id, state }) };
             }
             let _ = tokio::time::timeout(Duration::from_millis(50), settled).await;
         }
@@ -272,7 +270,7 @@ impl Dispatcher {
     pub async fn retry_dead(&self, filter: Query, dry_run: bool) -> Result<u64, Error> {
         let core = &self.inner.core;
         let mut count = 0;
-        for id in self.all_dead(filter).await? {
+        for (id, _) in self.all_dead(filter).await? {
             let done = dry_run
                 || matches!(core.spool.retry(id, core.clock.now(), core.retry.expire_after).await?, Change::Done(_));
             count += u64::from(done);
@@ -286,19 +284,20 @@ impl Dispatcher {
     /// [`Error::Spool`].
     pub async fn purge_dead(&self, filter: Query, dry_run: bool) -> Result<u64, Error> {
         let mut count = 0;
-        for id in self.all_dead(filter).await? {
-            let done = dry_run || matches!(self.inner.core.spool.purge(id).await?, Change::Done(_));
+        for (id, finished) in self.all_dead(filter).await? {
+            let done = finished && (dry_run || matches!(self.inner.core.spool.purge(id).await?, Change::Done(_)));
             count += u64::from(done);
         }
         Ok(count)
     }
 
-    async fn all_dead(&self, filter: Query) -> Result<Vec<MailId>, Error> {
+    /// Every mail with a dead delivery that `filter` admits, and whether all its deliveries have ended.
+    async fn all_dead(&self, filter: Query) -> Result<Vec<(MailId, bool)>, Error> {
         let mut query = Query { state: Some(State::Dead), limit: 1000, cursor: None, ..filter };
         let mut ids = Vec::new();
         loop {
             let page = self.inner.core.spool.list(query.clone(), self.inner.core.clock.now()).await?;
-            ids.extend(page.mails.iter().map(|record| record.manifest.id));
+            ids.extend(page.mails.iter().map(|record| (record.manifest.id, record.finished_at().is_some())));
             match page.next {
                 Some(next) => query.cursor = Some(next),
                 None => return Ok(ids),
@@ -375,7 +374,10 @@ impl Dispatcher {
         asked.map_err(|_| self.stopped_error())?;
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Error::Stopped("the router is being created anew; ask again".into())),
+            Ok(Err(_)) => {
+                let reborn = || Error::Stopped("the router is being created anew; ask again".into());
+                Err(self.inner.core.admits().err().unwrap_or_else(reborn))
+            }
             Err(_) => Err(Error::Stopped("the router does not answer".into())),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::core::Core;
+use super::core::{Core, UnderWay};
 use super::lane::{Lane, Plan};
 use super::report::RelayStatus;
 use super::sender::{self, Report, SenderId};
@@ -26,7 +26,7 @@ pub(super) enum Msg {
     /// A timer of this lane has run out.
     WakeLane(Arc<str>),
     /// A claim came back.
-    Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>),
+    Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>, UnderWay),
     /// A sender is free, and says what its last batch taught.
     Free { sender: SenderId, relay: Arc<str>, actor: ActorRef<sender::Msg>, report: Report },
     /// A sender has ended.
@@ -37,8 +37,6 @@ pub(super) enum Msg {
     Relays(RpcReplyPort<Vec<RelayStatus>>),
     /// New relays, routes and weights.
     Configure(Plans),
-    /// Claim nothing more; answered when every sender is at rest.
-    Drain(RpcReplyPort<()>),
     /// Panic, for tests of what holds then.
     Crash,
 }
@@ -48,7 +46,20 @@ pub(super) enum Msg {
 pub(super) struct Plans {
     pub lanes: Vec<LanePlan>,
     pub routes: Vec<Route>,
+    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being accepted, when they were
+    /// removed may still come to wait for them.
+    pub former_routes: Vec<Route>,
+    /// The route that such mail takes.
+    pub fallback: Route,
     pub weights: Weights,
+}
+
+impl Plans {
+    /// Remembers the routes that there were before these.
+    pub(super) fn follow(&mut self, before: &Plans) {
+        let former = before.routes.iter().chain(&before.former_routes).filter(|route| !self.routes.contains(route));
+        self.former_routes = former.cloned().collect();
+    }
 }
 
 /// One relay's lane.
@@ -70,9 +81,9 @@ pub(super) struct State {
     core: Arc<Core>,
     lanes: Vec<Lane>,
     routes: Vec<Route>,
+    former_routes: Vec<Route>,
+    fallback: Route,
     paused: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
-    drained: Vec<RpcReplyPort<()>>,
-    draining: bool,
 }
 
 pub(super) struct Router;
@@ -84,8 +95,14 @@ impl Actor for Router {
 
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { core, plans, paused } = args;
-        let mut state =
-            State { core, lanes: Vec::new(), routes: Vec::new(), paused, drained: Vec::new(), draining: false };
+        let mut state = State {
+            core,
+            lanes: Vec::new(),
+            routes: Vec::new(),
+            former_routes: Vec::new(),
+            fallback: Route::over([]),
+            paused,
+        };
         state.configure(plans);
         Ok(state)
     }
@@ -93,8 +110,13 @@ impl Actor for Router {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Wake => state.fill_all(&myself),
-            Msg::WakeLane(relay) => state.fill_named(&myself, &relay),
-            Msg::Claimed(relay, claims) => state.claimed(&myself, &relay, claims),
+            Msg::WakeLane(relay) => {
+                if let Some(lane) = state.lane(&relay) {
+                    lane.alarm_rang();
+                }
+                state.fill_named(&myself, &relay);
+            }
+            Msg::Claimed(relay, claims, under_way) => state.claimed(&myself, &relay, claims, &under_way),
             Msg::Free { sender, relay, actor, report } => state.free(&myself, sender, &relay, actor, report),
             Msg::Gone { sender, relay } => state.gone(&relay, sender),
             Msg::Pause { relay, paused, reply } => {
@@ -106,11 +128,6 @@ impl Actor for Router {
             Msg::Configure(plans) => {
                 state.configure(plans);
                 state.fill_all(&myself);
-            }
-            Msg::Drain(reply) => {
-                state.draining = true;
-                state.drained.push(reply);
-                state.answer_drained();
             }
             Msg::Crash => panic!("the router was told to crash"),
         }
@@ -129,6 +146,8 @@ impl State {
             self.lanes.push(lane);
         }
         self.routes = plans.routes;
+        self.former_routes = plans.former_routes;
+        self.fallback = plans.fallback;
     }
 
     fn lane(&mut self, relay: &str) -> Option<&mut Lane> {
@@ -148,35 +167,36 @@ impl State {
     }
 
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
-        if self.draining {
+        // Counted first and asked second: a shutdown says so first and counts second, so that one of the two sees the other.
+        let under_way = self.core.begin();
+        if !self.core.is_sending() {
             return;
         }
         let routes = self.routes_of(at);
         let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
+        let pending = usize::try_from(self.core.spool.pending()).unwrap_or(usize::MAX);
         let lane = &mut self.lanes[at];
         let relay = Arc::clone(&lane.relay);
-        match lane.plan(routes, now, monotonic) {
+        match lane.plan(routes, pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
-            Plan::Claim(want, again_in) => {
-                if let Some(span) = again_in {
-                    self.wake_after(myself, Arc::clone(&relay), span);
-                }
+            Plan::Claim(want) => {
                 let (core, router) = (Arc::clone(&self.core), myself.clone());
                 tokio::spawn(async move {
                     let claims = core.spool.claim(want).await;
                     // If the router is gone the claims are dropped here, and so go back.
-                    let _ = router.cast(Msg::Claimed(relay, claims));
+                    let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
             }
         }
     }
 
-    /// The routes whose mail this lane may take now: those on which every relay before it is down.
+    /// The routes whose mail this lane may take now: those on which every relay before it is down. Mail of routes that are
+    /// no more goes as the fallback's does.
     fn routes_of(&self, at: usize) -> Vec<Route> {
         let monotonic = self.core.clock.monotonic();
         let lane = &self.lanes[at];
-        let is_first_open = |route: &&Route| {
+        let is_first_open = |route: &Route| {
             for relay in route.relays() {
                 if *relay == *lane.relay {
                     return true;
@@ -187,7 +207,11 @@ impl State {
             }
             false
         };
-        self.routes.iter().filter(is_first_open).cloned().collect()
+        let mut routes: Vec<Route> = self.routes.iter().filter(|route| is_first_open(route)).cloned().collect();
+        if is_first_open(&self.fallback) {
+            routes.extend_from_slice(&self.former_routes);
+        }
+        routes
     }
 
     fn wake_after(&self, myself: &ActorRef<Msg>, relay: Arc<str>, span: Duration) {
@@ -198,17 +222,22 @@ impl State {
         });
     }
 
-    fn claimed(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, claims: Result<Vec<Claim>, SpoolError>) {
+    fn claimed(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        relay: &Arc<str>,
+        claims: Result<Vec<Claim>, SpoolError>,
+        under_way: &UnderWay,
+    ) {
         let claims = claims.unwrap_or_else(|error| {
             tracing::error!(%relay, %error, "no mail can be claimed");
             self.wake_after(myself, Arc::clone(relay), AFTER_FAILURE);
             Vec::new()
         });
         let Some(lane) = self.lane(relay) else { return };
-        if lane.deal(claims) {
+        if lane.deal(claims, under_way) {
             self.fill_named(myself, relay);
         }
-        self.answer_drained();
     }
 
     fn free(
@@ -244,14 +273,12 @@ impl State {
         } else {
             self.fill_named(myself, relay);
         }
-        self.answer_drained();
     }
 
     fn gone(&mut self, relay: &str, sender: SenderId) {
         if let Some(lane) = self.lane(relay) {
             lane.remove(sender);
         }
-        self.answer_drained();
     }
 
     fn pause(&mut self, relay: &str, paused: bool) -> bool {
@@ -287,13 +314,5 @@ impl State {
             }
         };
         self.lanes.iter().map(status).collect()
-    }
-
-    fn answer_drained(&mut self) {
-        if self.draining && self.lanes.iter().all(Lane::is_at_rest) {
-            for reply in self.drained.drain(..) {
-                let _ = reply.send(());
-            }
-        }
     }
 }

@@ -12,12 +12,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::core::{Core, Learned};
+use super::core::{Core, Learned, UnderWay};
 use super::router;
-use crate::delivery::{DeadReason, Outcome, Phase, Stage};
+use crate::delivery::{DeadReason, Outcome, Phase, Stage, printable};
 use crate::mail::Guarantee;
 use crate::spool::Claim;
-use crate::transport::{Connection, Transaction, Transport};
+use crate::transport::{Connection, Recall, Transaction, Transport};
 
 /// How many outcomes of one sender may be on their way to the disk.
 const UNRECORDED: usize = 64;
@@ -29,7 +29,7 @@ pub(super) enum Msg {
     /// A router introduces itself; it is told when the sender is free.
     Hello(ActorRef<router::Msg>),
     /// Send these, in order.
-    Work(Vec<Claim>),
+    Work(Vec<Claim>, UnderWay),
     /// Time to look whether the connection has been unused for too long.
     Idle,
     /// Panic, for tests of what holds then.
@@ -102,7 +102,7 @@ impl Actor for Sender {
                 state.router = router;
                 state.say_free(&myself, Report::default());
             }
-            Msg::Work(batch) => {
+            Msg::Work(batch, _under_way) => {
                 let report = state.work(batch).await;
                 state.say_free(&myself, report);
                 state.watch_idleness(&myself);
@@ -134,7 +134,7 @@ impl State {
 
     async fn work(&mut self, batch: Vec<Claim>) -> Report {
         let mut report = Report::default();
-        let transactions: Vec<Transaction> = batch.iter().map(transaction).collect();
+        let transactions: Vec<Transaction> = batch.iter().map(|claim| self.transaction(claim)).collect();
         let mut batch = batch.into_iter();
         for at in 0..transactions.len() {
             let Some(claim) = batch.next() else { break };
@@ -189,30 +189,26 @@ impl State {
         None
     }
 
-    /// Opens a connection, unless one is open that can be used.
-    async fn connect(&mut self) -> Result<Option<Outcome>, Panic> {
+    /// Opens a connection, unless one is open that can be used. A transport that panics here ends the sender and is held
+    /// against no mail: the batch goes back as it was.
+    async fn connect(&mut self) -> Result<(), Outcome> {
         if self.connection.as_ref().is_some_and(|open| open.connection.is_usable()) {
-            return Ok(None);
+            return Ok(());
         }
         self.connection = None;
-        match AssertUnwindSafe(self.transport.connect()).catch_unwind().await? {
-            Ok(connection) => {
-                self.connection = Some(Open { connection, used: false, last_used: Instant::now() });
-                Ok(None)
-            }
-            Err(outcome) => Ok(Some(outcome)),
-        }
+        let connection = self.transport.connect().await?;
+        self.connection = Some(Open { connection, used: false, last_used: Instant::now() });
+        Ok(())
     }
 
     /// Sends over the open connection or a new one. A reused connection that the relay has closed meanwhile is replaced,
     /// and nothing is held against the relay.
     async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Result<Vec<Outcome>, Panic> {
         loop {
-            let unreachable = self.connect().await?;
+            let connected = self.connect().await;
             let Some(mut open) = self.connection.take() else {
-                let outcome =
-                    unreachable.unwrap_or_else(|| Outcome::Unavailable(Phase::Connect, "no connection".into()));
-                return Ok(vec![outcome; mail.recipients.len()]);
+                let unreachable = Outcome::Unavailable(Phase::Connect, "no connection".into());
+                return Ok(vec![connected.err().unwrap_or(unreachable); mail.recipients.len()]);
             };
             let outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
             let stale = open.used && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
@@ -236,7 +232,7 @@ impl State {
         mail: &Transaction,
         next: Option<&Transaction>,
     ) -> Result<Vec<Outcome>, Panic> {
-        if let Some(outcome) = self.connect().await? {
+        if let Err(outcome) = self.connect().await {
             return Ok(vec![outcome; mail.recipients.len()]);
         }
         let tokens = claim.deliveries.iter().map(|(lease, _)| lease.token()).collect();
@@ -260,6 +256,20 @@ impl State {
         self.core.record(&self.relay, &claim.manifest, learned.collect(), window);
     }
 
+    fn transaction(&self, claim: &Claim) -> Transaction {
+        let manifest = &claim.manifest;
+        let (core, mail, expires_at) = (Arc::clone(&self.core), manifest.id, manifest.expires_at);
+        Transaction {
+            mail,
+            return_path: manifest.return_path.clone(),
+            recipients: claim.deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect(),
+            message: claim.body.clone(),
+            eight_bit: manifest.eight_bit,
+            smtputf8: manifest.smtputf8,
+            recall: Recall::when(move || core.is_withdrawn(mail) || core.clock.now() >= expires_at),
+        }
+    }
+
     fn watch_idleness(&mut self, myself: &ActorRef<Msg>) {
         if let Some(open) = &self.connection
             && !self.watched
@@ -278,22 +288,12 @@ impl State {
     }
 }
 
-fn transaction(claim: &Claim) -> Transaction {
-    let manifest = &claim.manifest;
-    Transaction {
-        mail: manifest.id,
-        return_path: manifest.return_path.clone(),
-        recipients: claim.deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect(),
-        message: claim.body.clone(),
-        eight_bit: manifest.eight_bit,
-        smtputf8: manifest.smtputf8,
-    }
-}
-
 fn describe(outcome: &Outcome) -> String {
-    match outcome {
+    let told = match outcome {
         Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => format!("{phase}: {reason}"),
         Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
         other => format!("{other:?}"),
-    }
+    };
+    // It goes to logs and events, and a transport may be anybody's.
+    printable(&told)
 }

@@ -2,3 +2,4 @@
 //! reports, and [`mail`](crate::mail); it acknowledges nothing before the dispatcher has.
 
 pub mod http;
+pub mod smtp;

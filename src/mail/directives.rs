@@ -79,7 +79,9 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
 fn span(value: &str) -> Result<std::time::Duration, String> {
     match value.parse() {
         Ok(seconds) => Ok(std::time::Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(value)
-            .map_err(|_| format!("`{}` is not a span of time, such as 90s, 5m or 2h", value.escape_debug())),
+        Err(_) => humantime::parse_duration(value).map_err(|_| {
+            let value: String = value.chars().take(64).collect();
+            format!("`{}` is not a span of time, such as 90s, 5m or 2h", value.escape_debug())
+        }),
     }
 }

@@ -128,12 +128,17 @@ impl<'a> Section<'a> {
 
 /// An error about a field of a message, named as `headers.NAME`.
 pub(super) fn refuse(name: &str, reason: impl std::fmt::Display) -> MailError {
-    MailError::new(format!("headers.{name}"), reason)
+    MailError::new(format!("headers.{}", shown(name)), reason)
+}
+
+/// As much of a field's name as helps to find it; it is ASCII.
+fn shown(name: &str) -> &str {
+    name.get(..76).unwrap_or(name)
 }
 
 /// Reads the field's name at the start of a line.
 fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailError> {
-    let place = || before.map_or("the first line".to_owned(), |field| format!("the line after {}", field.name));
+    let place = || before.map_or("the first line".to_owned(), |field| format!("the line after {}", shown(field.name)));
     let Some(colon) = memchr(b':', line) else {
         let reason = format!("{} is neither a field nor the empty line that ends the header section", place());
         return Err(MailError::new("headers", reason));
@@ -217,6 +222,7 @@ mod tests {
         assert!(refused(&b"X-A: b\r\n".repeat(200_000)).starts_with("headers: there are more than"));
         let long = format!("X-A: {}\r\n", "a".repeat(994));
         assert!(refused(long.as_bytes()).starts_with("headers.X-A: has a line of 999 bytes"));
+        assert!(refused(format!("{}:\r\n", "X".repeat(5000)).as_bytes()).len() < 200);
         let fits = format!("X-A: {}\r\n", "a".repeat(993));
         assert!(Section::read(fits.as_bytes()).is_ok());
     }

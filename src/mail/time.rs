@@ -60,14 +60,14 @@ impl fmt::Display for Timestamp {
 impl std::str::FromStr for Timestamp {
     type Err = TimestampError;
     fn from_str(text: &str) -> Result<Self, TimestampError> {
-        let at: jiff::Timestamp = text.trim().parse().map_err(|_| TimestampError(text.to_owned()))?;
+        let at: jiff::Timestamp = text.trim().parse().map_err(|_| TimestampError(text.chars().take(64).collect()))?;
         Ok(Timestamp::from_millis(at.as_millisecond()))
     }
 }
 
 /// The text is not a point in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a time in RFC 3339, such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00")]
+#[error("`{}` is not a time in RFC 3339, such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00", .0.escape_debug())]
 pub struct TimestampError(String);
 
 impl Serialize for Timestamp {

@@ -103,10 +103,16 @@ impl Clock for ToldTime {
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, ToldTime, NoOpMiddleware<Told>>;
 
+struct Limit {
+    limiter: Limiter,
+    clock: ToldTime,
+    burst: usize,
+}
+
 /// Hands out permission to send, no faster than its rate. Without a rate it never says no.
 pub struct Pace {
-    limit: Option<(Limiter, ToldTime)>,
-    /// Permission that was taken and not used.
+    limit: Option<Limit>,
+    /// Permission that was taken and not used: never more than one burst, or it would pile up while there is no mail.
     unspent: usize,
 }
 
@@ -124,7 +130,8 @@ impl Pace {
     pub fn new(rate: Option<Rate>) -> Self {
         let limit = rate.and_then(Rate::quota).map(|quota| {
             let clock = ToldTime::default();
-            (RateLimiter::direct_with_clock(quota, clock.clone()), clock)
+            let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
+            Limit { limiter, clock, burst: quota.burst_size().get() as usize }
         });
         Pace { limit, unspent: 0 }
     }
@@ -132,7 +139,9 @@ impl Pace {
     /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes back with
     /// [`Pace::give_back`].
     pub fn take(&mut self, wish: usize, now: Duration) -> Allowance {
-        let Some((limiter, clock)) = &self.limit else { return Allowance { mails: wish, again_in: None } };
+        let Some(Limit { limiter, clock, .. }) = &self.limit else {
+            return Allowance { mails: wish, again_in: None };
+        };
         clock.0.fetch_max(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut mails = self.unspent.min(wish);
         self.unspent -= mails;
@@ -151,8 +160,8 @@ impl Pace {
 
     /// Returns permission that was taken and not used.
     pub fn give_back(&mut self, mails: usize) {
-        if self.limit.is_some() {
-            self.unspent += mails;
+        if let Some(limit) = &self.limit {
+            self.unspent = (self.unspent + mails).min(limit.burst);
         }
     }
 }
@@ -183,6 +192,16 @@ mod tests {
         pace.give_back(1);
         assert_eq!(pace.take(5, at(1)).mails, 1);
         assert_eq!(pace.take(5, at(2)).mails, 0);
+    }
+
+    #[test]
+    fn what_was_not_used_does_not_pile_up() {
+        let mut pace = Pace::new(Some("10/s".parse().expect("valid")));
+        for second in 0..100 {
+            let allowed = pace.take(50, at(second * 1000)).mails;
+            pace.give_back(allowed);
+        }
+        assert!(pace.take(50, at(99_000)).mails <= 2, "a long rest is no licence for a flood");
     }
 
     #[test]

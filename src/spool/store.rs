@@ -41,4 +41,7 @@ pub(super) trait Store: Send + Sync + 'static {
 
     /// Whether it survives the process.
     fn is_persistent(&self) -> bool;
+
+    /// Lets go of its files, so that they can be opened again. Whatever is asked afterwards is [`SpoolError::Closed`].
+    fn close(&self) {}
 }

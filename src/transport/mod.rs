@@ -12,6 +12,9 @@ pub mod smtp;
 pub use capture::{Capture, Captured};
 pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};
 
+use std::fmt;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -33,6 +36,30 @@ pub struct Transaction {
     pub eight_bit: bool,
     /// Whether it needs SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// Whether it is not to be sent after all: to be asked right before the end of the message is written.
+    pub recall: Recall,
+}
+
+/// Takes a mail back from a connection that has it, until the end of its message is written.
+#[derive(Clone, Default)]
+pub struct Recall(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Recall {
+    /// The mail is recalled while this says so.
+    pub fn when(recalled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Recall(Some(Arc::new(recalled)))
+    }
+
+    /// Whether the mail is not to be sent. Then its outcome is [`Outcome::Withdrawn`], and the connection is not usable.
+    pub fn is_recalled(&self) -> bool {
+        self.0.as_ref().is_some_and(|recalled| recalled())
+    }
+}
+
+impl fmt::Debug for Recall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recall({})", self.is_recalled())
+    }
 }
 
 /// A way to reach one relay.

@@ -28,7 +28,7 @@ pub struct Relay {
 /// How mail gets there.
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Smtp(Server),
+    Smtp(Box<Server>),
     Capture(Capture),
     Custom(Arc<dyn Transport>),
 }
@@ -204,7 +204,10 @@ impl Relay {
             return Err(fail("has something after the port; only scheme, user, password, host and port are meant"));
         }
         let decode = |text: &str| {
-            percent_decode(text).ok_or_else(|| fail("has a user or password whose percent signs encode no UTF-8"))
+            let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+            decoded
+                .map(|text| text.into_owned())
+                .map_err(|_| fail("has a user or password whose percent signs encode no UTF-8"))
         };
         let auth = match (parsed.username(), parsed.password()) {
             ("", None) => None,
@@ -226,7 +229,7 @@ impl Relay {
         };
         let name: String =
             host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' }).collect();
-        Ok(Relay::of(&name, Kind::Smtp(server)))
+        Ok(Relay::of(&name, Kind::Smtp(Box::new(server))))
     }
 
     /// A relay that keeps mail in memory; [`Capture::captured`] shows it.
@@ -324,7 +327,7 @@ impl Relay {
             if server.messages_per_connection == 0 {
                 return Err(RelayError::Range("messages_per_connection is 0, and must be at least 1".into()));
             }
-            Smtp::new(server.clone())?;
+            Smtp::new(server.as_ref().clone())?;
         }
         Ok(())
     }
@@ -335,7 +338,7 @@ impl Relay {
     /// As [`Relay::validate`], for what only the making of it shows: the `ca_file` and the names.
     pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
         Ok(match &self.kind {
-            Kind::Smtp(server) => Arc::new(Smtp::new(server.clone())?),
+            Kind::Smtp(server) => Arc::new(Smtp::new(server.as_ref().clone())?),
             Kind::Capture(capture) => Arc::new(capture.clone()),
             Kind::Custom(transport) => transport.clone(),
         })
@@ -353,18 +356,112 @@ impl fmt::Debug for Relay {
     }
 }
 
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first == b'%' && tail.len() >= 2 {
-            let hex = std::str::from_utf8(&tail[..2]).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn server(url: &str) -> Server {
+        match Relay::smtp(url).expect("a good url").kind {
+            Kind::Smtp(server) => *server,
+            _ => panic!("{url} is no smtp server"),
         }
     }
-    String::from_utf8(bytes).ok()
+
+    fn login(url: &str) -> (String, String) {
+        match server(url).auth {
+            Some(Auth::Password { user, password }) => (user, password.expose_secret().to_owned()),
+            _ => panic!("{url} has no password"),
+        }
+    }
+
+    fn mistake(url: &str) -> String {
+        Relay::smtp(url).expect_err("a bad url").to_string()
+    }
+
+    #[test]
+    fn a_scheme_says_how_the_connection_is_secured_and_which_port_is_meant() {
+        for (url, security, port) in [
+            ("smtp://mx.example.com", Security::Plain, 25),
+            ("smtp+starttls://mx.example.com", Security::StartTls, 587),
+            ("smtps://mx.example.com/", Security::Tls, 465),
+            ("smtp://mx.example.com:2525", Security::Plain, 2525),
+        ] {
+            let server = server(url);
+            assert_eq!((server.host.as_str(), server.security, server.port), ("mx.example.com", security, port));
+            assert!(server.auth.is_none());
+        }
+        assert_eq!(server("smtp://[::1]:25").host, "::1");
+        assert_eq!(server("smtp://127.0.0.1").host, "127.0.0.1");
+    }
+
+    #[test]
+    fn a_login_is_read_from_the_url_and_its_percent_signs_are_undone() {
+        assert_eq!(login("smtps://shop:s3cret@mx.example"), ("shop".into(), "s3cret".into()));
+        assert_eq!(login("smtps://a%40b.example:p%3A%2F%25%C3%A4@mx.example"), ("a@b.example".into(), "p:/%ä".into()));
+        assert_eq!(login("smtps://shop@mx.example"), ("shop".into(), String::new()));
+        assert!(mistake("smtps://shop:%FF@mx.example").contains("percent signs encode no UTF-8"));
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_with_the_reason() {
+        assert!(mistake("mx.example.com").contains("cannot be read"));
+        assert!(mistake("http://mx.example.com").contains("has the scheme `http`; use smtp, smtp+starttls, smtps"));
+        assert!(mistake("smtp://").contains("names no host"));
+        assert!(mistake("smtp://:s3cret@mx.example").contains("has a password and no user"));
+        for url in ["smtp://mx.example/path", "smtp://mx.example?tls=1", "smtp://mx.example#x"] {
+            assert!(mistake(url).contains("something after the port"), "{url}");
+        }
+        for url in
+            ["smtp://a:s3cret@", "smtp://a:s3cret@mx.example/x", "ftp://a:s3cret@mx.example", "smtp://a:s3cret@mx:x"]
+        {
+            assert!(!mistake(url).contains("s3cret"), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_relay_is_named_after_its_host_until_it_gets_a_name() {
+        let relay = Relay::smtp("smtp://[::1]:25").expect("valid");
+        assert_eq!(relay.name, "---1-");
+        assert!(relay.validate().is_ok());
+        assert_eq!(relay.name("primary").name, "primary");
+        assert_eq!(Relay::smtp("capture://").expect("valid").name, "capture");
+    }
+
+    #[test]
+    fn a_secret_is_in_no_debug_text() {
+        let token: TokenSource = Arc::new(|| Box::pin(async { Ok(SecretString::from("t0ken")) }));
+        let with_password = Relay::smtp("smtps://shop:s3cret@mx.example").expect("valid");
+        let with_token = with_password.clone().auth(Auth::OAuth2 { user: "shop".into(), token });
+        for relay in [with_password, with_token] {
+            let shown = format!("{relay:?}");
+            assert!(shown.contains("shop") && !shown.contains("s3cret") && !shown.contains("t0ken"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let good = || Relay::smtp("smtps://mx.example").expect("valid");
+        let mistake = |relay: Relay| relay.validate().expect_err("cannot be used").to_string();
+        assert!(good().validate().is_ok());
+        for name in ["", "two words", "a,b", &"x".repeat(65)] {
+            assert!(mistake(good().name(name)).contains("the relay's name"), "{name}");
+        }
+        assert!(mistake(good().connections(0)).contains("connections are 0"));
+        assert!(mistake(good().connections(1025)).contains("connections are 1025"));
+        assert!(mistake(good().messages_per_connection(0)).contains("messages_per_connection"));
+        assert!(mistake(good().ca_file("/nowhere/ca.pem")).contains("ca_file /nowhere/ca.pem"));
+        assert!(mistake(good().client_name("two words")).contains("client_name `two words`"));
+        assert!(mistake(Relay::smtp("smtps://a_b%20c").expect("a host of a kind")).contains("no certificate"));
+    }
+
+    #[test]
+    fn each_kind_of_relay_makes_its_transport() {
+        let custom = Relay::custom("mine", Arc::new(Capture::default()));
+        for relay in [custom, Relay::capture(&Capture::default()), Relay::smtp("smtp://mx.example").expect("valid")] {
+            assert!(relay.transport().is_ok(), "{relay:?}");
+        }
+        assert!(Relay::smtp("smtps://mx.example").expect("valid").ca_file("/nowhere").transport().is_err());
+    }
 }

@@ -289,6 +289,7 @@ impl Builder {
             connections: watch::Sender::new(0),
             open: watch::Sender::new(0),
             peak: AtomicUsize::new(0),
+            turnarounds: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, state.clone()));
         FakeSmtp { address, state, ca_file, accepting }
@@ -321,6 +322,7 @@ struct State {
     connections: watch::Sender<usize>,
     open: watch::Sender<usize>,
     peak: AtomicUsize,
+    turnarounds: AtomicUsize,
 }
 
 impl State {
@@ -477,6 +479,11 @@ impl FakeSmtp {
     /// The most connections that there were at once.
     pub fn peak_connections(&self) -> usize {
         self.state.peak.load(Ordering::SeqCst)
+    }
+
+    /// How often something came from a client, on all connections.
+    pub fn turnarounds(&self) -> usize {
+        self.state.turnarounds.load(Ordering::SeqCst)
     }
 
     /// Waits until so many mails were answered with 250, and returns them.

@@ -4,11 +4,19 @@
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 pub mod certificates;
+#[cfg(feature = "server")]
+pub mod door;
+pub mod engine;
 pub mod fake_smtp;
+pub mod faulty_spool;
+pub mod puppet;
 pub mod real_servers;
 
 pub use certificates::Cert;
+pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit};
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
+pub use faulty_spool::FaultySpool;
+pub use puppet::Puppet;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider::MailId;
 use postrider::transport::smtp::Smtp;
-use postrider::transport::{Connection, Security, Server, TimeOuts, Transaction, Transport};
+use postrider::transport::{Connection, Recall, Security, Server, TimeOuts, Transaction, Transport};
 
 /// The settings of a relay at this address: plain, without a login, each step within ten seconds.
 pub fn server_on(address: SocketAddr) -> Server {
@@ -51,5 +59,6 @@ pub fn transaction(recipients: &[&str]) -> Transaction {
         message: Bytes::from_static(b"Subject: hello\r\n\r\nHello.\r\n"),
         eight_bit: false,
         smtputf8: false,
+        recall: Recall::default(),
     }
 }

@@ -38,7 +38,8 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
     service.json("POST", "/v1/mails", &large).await.problem(413, "too-large");
 
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
-    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99999999\r\n\r\n";
+    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 99999999\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let said = rest(&mut stream).await;
     assert!(said.starts_with("HTTP/1.1 413") && said.contains("application/problem+json"), "{said}");
@@ -88,6 +89,38 @@ async fn a_client_that_is_slow_with_its_body_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_cut_off() {
+    let limits = Limits { connections: 1, write_timeout: Duration::from_millis(300), ..Limits::default() };
+    let service = small(limits).await;
+    let message = format!("From: a@example.org\r\n\r\n{}", "some text\r\n".repeat(1_000_000));
+    let kind = [("content-type", "message/rfc822")];
+    let accepted = service.send("POST", "/v1/mails?from=&to=a@example.org", &kind, message).await;
+    let path = format!("{}/raw", accepted.header("location"));
+    let mut deaf = connected_once_there_is_room(service.addr, &path).await;
+    // It takes nothing, and holds the only place until it is cut off.
+    let mut next = connected_once_there_is_room(service.addr, "/health/live").await;
+    assert!(rest(&mut next).await.contains("live"));
+    let taken = rest(&mut deaf).await.len();
+    assert!(taken < 10_000_000, "all {taken} bytes came");
+}
+
+/// Asks for `path`, again and again until it is not told that there is no room; returns after the answer's first bytes.
+async fn connected_once_there_is_room(addr: std::net::SocketAddr, path: &str) -> TcpStream {
+    let tried = timeout(SOON, async {
+        loop {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).await.unwrap();
+            if status.ends_with(b"200") {
+                return stream;
+            }
+        }
+    });
+    tried.await.expect("there was never room")
+}
+
+#[tokio::test]
 async fn an_answer_that_takes_too_long_is_given_up() {
     let limits = Limits { answer_timeout: Duration::from_millis(200), ..Limits::default() };
     let service = Service::with(Vec::new(), limits, |builder| builder.max_pending(1)).await;
@@ -134,16 +167,7 @@ async fn one_connection_too_many_is_told_to_come_back() {
     );
     drop(first);
     // The place is free once the service has seen the first one go.
-    let answered = timeout(SOON, async {
-        loop {
-            let mut third = TcpStream::connect(service.addr).await.unwrap();
-            third.write_all(b"GET /health/live HTTP/1.0\r\n\r\n").await.unwrap();
-            if rest(&mut third).await.starts_with("HTTP/1.0 200") {
-                break;
-            }
-        }
-    });
-    answered.await.expect("the place was never free again");
+    connected_once_there_is_room(service.addr, "/health/live").await;
 }
 
 #[tokio::test]
@@ -187,8 +211,8 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
 async fn a_closing_door_does_not_wait_for_ever() {
     let service = small(Limits { drain_timeout: Duration::from_millis(200), ..Limits::default() }).await;
     let mut begun = TcpStream::connect(service.addr).await.unwrap();
-    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n\
-                content-length: 50\r\n\r\n";
+    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                expect: 100-continue\r\ncontent-length: 50\r\n\r\n";
     begun.write_all(head.as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
     timeout(SOON, begun.read_exact(&mut go_on)).await.expect("no answer").unwrap();

@@ -16,7 +16,7 @@ async fn a_relay_is_paused_and_resumed() {
 
     let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t"});
     let id = service.accept(&mail).await;
-    service.dispatcher.wait_idle().await;
+    assert_eq!(service.call("GET", &format!("/v1/mails/{id}")).await.value()["state"], "queued");
     assert_eq!(service.capture.captured().len(), 0);
     assert_eq!(service.call("POST", "/v1/relays/capture/resume").await.value()["state"], "up");
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();

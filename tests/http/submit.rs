@@ -92,14 +92,16 @@ async fn times_are_text_or_seconds() {
 async fn one_answer_names_every_bad_field() {
     let service = Service::start().await;
     let mail = json!({
-        "from": "nobody", "to": ["ada@example.org", "at@@example.org", 7], "cc": {"a": 1}, "bcc": ["x\r\ny@example.org"],
+        "from": "nobody", "to": ["ada@example.org", "at@@example.org", 7], "cc": {"a": 1},
+        "bcc": ["x\r\ny@example.org"],
         "subject": 5, "text": "hi", "headers": {"X-Good": "1", "X-Bad": "a\r\nBcc: eve@example.org", "no/name:": "x"},
         "attachments": [
             {"filename": "a.txt", "content": "aGk="},
             {"filename": "b.txt", "content": "not base64!", "size": 3},
             {"content": "aGk=", "content_type": "nonsense"},
         ],
-        "priority": "asap", "send_at": "tomorrow", "delay": -5, "tags": ["ok", ""], "guarantee": "always", "attachment": [],
+        "priority": "asap", "send_at": "tomorrow", "delay": -5, "tags": ["ok", ""], "guarantee": "always",
+        "attachment": [],
     });
     let answer = service.json("POST", "/v1/mails", &mail).await;
     let mut named = answer.pointers();
@@ -173,8 +175,8 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
     let service = Service::start().await;
     let message = "From: Shop <shop@example.com>\nTo: Ada <ada@example.org>\nSubject: hi\n\nline\n.\nend\n";
     let kind = [("content-type", "message/rfc822"), ("idempotency-key", "m-1")];
-    let path = "/v1/mails?from=bounces%2Bada@example.com&to=ada@example.org&to=bob@example.org&priority=bulk&tag=a&tag=b\
-                &expires_in=3600&guarantee=at_most_once";
+    let path = "/v1/mails?from=bounces%2Bada@example.com&to=ada@example.org&to=bob@example.org&priority=bulk&tag=a\
+                &tag=b&expires_in=3600&guarantee=at_most_once";
     let answer = service.send("POST", path, &kind, message).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let id = answer.value()["id"].as_str().unwrap().to_owned();
@@ -199,7 +201,7 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
 async fn a_messages_bad_parameters_are_all_named() {
     let service = Service::start().await;
     let kind = [("content-type", "message/rfc822")];
-    let message = "Subject: hi\r\n\r\nx\r\n";
+    let message = "From: a@example.org\r\nSubject: hi\r\n\r\nx\r\n";
     let answer = service.send("POST", "/v1/mails?to=nobody&priority=asap&subject=x", &kind, message).await;
     assert_eq!(answer.pointers(), ["/from", "/to/0", "/priority", "/subject"]);
     let answer = service.send("POST", "/v1/mails?from=a@example.org", &kind, message).await;

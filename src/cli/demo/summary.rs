@@ -127,7 +127,7 @@ fn verdict(tally: &Tally, count: u64) -> Result<(), Failure> {
     let (duplicates, explained) = (tally.duplicates(), tally.mischief().hung_up_after);
     let reason = if !missing.is_empty() {
         let some: Vec<String> = missing.iter().take(5).map(|number| format!("mail-{number}")).collect();
-        format!("{} accepted mails did not arrive, {} among them", missing.len(), some.join(", "))
+        format!("{} of {accepted} accepted mails did not arrive, {} among them", missing.len(), some.join(", "))
     } else if arrived < count {
         format!("only {accepted} of {count} mails were accepted, and {arrived} arrived")
     } else if duplicates > explained {
@@ -161,7 +161,7 @@ mod tests {
     fn only_a_run_in_which_every_mail_arrived_is_a_success() {
         assert!(verdict(&handed_in([1, 1, 1]), 3).is_ok());
         let lost = verdict(&handed_in([1, 0, 1]), 3).map_err(|failure| failure.to_string());
-        assert_eq!(lost, Err("postrider: 1 accepted mails did not arrive, mail-1 among them".to_owned()));
+        assert_eq!(lost, Err("postrider: 1 of 3 accepted mails did not arrive, mail-1 among them".to_owned()));
         assert!(verdict(&handed_in([1, 1, 1]), 4).is_err(), "one was not even accepted");
         assert!(verdict(&handed_in([1, 2, 1]), 3).is_err(), "nobody hung up, so nothing had to come twice");
     }

@@ -28,25 +28,35 @@ pub(super) struct Mischief {
 
 /// All mails' stories, by number.
 pub(super) struct Tally {
-    told: Mutex<(Vec<Story>, Mischief)>,
+    told: Mutex<Told>,
+}
+
+struct Told {
+    stories: Vec<Story>,
+    mischief: Mischief,
+    accepted: u64,
+    arrived: u64,
 }
 
 impl Tally {
     pub(super) fn new(count: usize) -> Self {
-        Tally { told: Mutex::new((vec![Story::default(); count], Mischief::default())) }
+        let stories = vec![Story::default(); count];
+        Tally { told: Mutex::new(Told { stories, mischief: Mischief::default(), accepted: 0, arrived: 0 }) }
     }
 
     /// The engine gave a receipt for it.
     pub(super) fn accepted(&self, number: usize) {
-        if let Some(story) = self.told.lock().0.get_mut(number) {
+        let told = &mut *self.told.lock();
+        if let Some(story) = told.stories.get_mut(number) {
             story.accepted = Some(Instant::now());
+            told.accepted += 1;
         }
     }
 
     /// Whether the sink is to trouble this mail now; says yes as often as the plan does.
     pub(super) fn meets(&self, number: usize, wanted: impl Fn(Trouble) -> bool) -> bool {
         let planned = trouble(number);
-        let (stories, mischief) = &mut *self.told.lock();
+        let Told { stories, mischief, .. } = &mut *self.told.lock();
         let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else { return false };
         let (times, counted) = match planned {
             Trouble::None => return false,
@@ -65,47 +75,50 @@ impl Tally {
 
     /// The sink has it.
     pub(super) fn arrived(&self, number: usize) {
-        if let Some(story) = self.told.lock().0.get_mut(number) {
-            story.arrived.get_or_insert_with(Instant::now);
+        let told = &mut *self.told.lock();
+        if let Some(story) = told.stories.get_mut(number) {
             story.copies += 1;
+            if story.arrived.is_none() {
+                story.arrived = Some(Instant::now());
+                told.arrived += 1;
+            }
         }
     }
 
     /// How many were accepted, and how many of all arrived.
     pub(super) fn progress(&self) -> (u64, u64) {
         let told = self.told.lock();
-        let count = |seen: fn(&Story) -> bool| told.0.iter().filter(|story| seen(story)).count() as u64;
-        (count(|story| story.accepted.is_some()), count(|story| story.arrived.is_some()))
+        (told.accepted, told.arrived)
     }
 
     pub(super) fn mischief(&self) -> Mischief {
-        self.told.lock().1
+        self.told.lock().mischief
     }
 
     /// How many copies arrived beyond the first of each.
     pub(super) fn duplicates(&self) -> u64 {
-        self.told.lock().0.iter().map(|story| u64::from(story.copies.saturating_sub(1))).sum()
+        self.told.lock().stories.iter().map(|story| u64::from(story.copies.saturating_sub(1))).sum()
     }
 
     /// The numbers of accepted mails that did not arrive.
     pub(super) fn missing(&self) -> Vec<usize> {
         let told = self.told.lock();
         let missing =
-            told.0.iter().enumerate().filter(|(_, story)| story.accepted.is_some() && story.arrived.is_none());
+            told.stories.iter().enumerate().filter(|(_, story)| story.accepted.is_some() && story.arrived.is_none());
         missing.map(|(number, _)| number).collect()
     }
 
     /// From `began` until the last first copy arrived.
     pub(super) fn took(&self, began: Instant) -> Duration {
         let told = self.told.lock();
-        told.0.iter().filter_map(|story| story.arrived).max().map_or(Duration::ZERO, |last| last - began)
+        told.stories.iter().filter_map(|story| story.arrived).max().map_or(Duration::ZERO, |last| last - began)
     }
 
     /// The times from receipt to arrival of the mails of one priority, or of all.
     pub(super) fn latencies(&self, only: Option<Priority>) -> Latencies {
         let told = self.told.lock();
         let mut micros = Histogram::new(3).expect("three significant digits are allowed");
-        for (number, story) in told.0.iter().enumerate() {
+        for (number, story) in told.stories.iter().enumerate() {
             let (Some(accepted), Some(arrived)) = (story.accepted, story.arrived) else { continue };
             if only.is_none_or(|only| only == super::priority(number)) {
                 // A mail may arrive before the task that handed it in wakes up to its receipt.
@@ -139,7 +152,7 @@ mod tests {
         let tally = Tally::new(10);
         let began = Instant::now();
         for number in 0..10 {
-            let story = &mut tally.told.lock().0[number];
+            let story = &mut tally.told.lock().stories[number];
             story.accepted = Some(began);
             story.arrived = Some(began + Duration::from_millis(10 * (number as u64 + 1)));
         }

@@ -1,8 +1,8 @@
 //! Who may do what: bearer tokens with scopes, and where there are none, the walls that keep web pages out.
 //!
-//! *Invariant:* without a token only programs on this machine are served. A browser on it can be led here by any web page,
-//! so what says that it comes from a page of another origin is refused, and so is a name that is not this machine's (a
-//! name that a stranger's DNS points at loopback).
+//! *Invariant:* without a token only programs on this machine are served. A browser on it can be led here by any web
+//! page, so what says that it comes from a page of another origin is refused, and so is a name that is not this
+//! machine's (a name that a stranger's DNS points at loopback).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,8 +1,8 @@
 //! What happens, as it happens: Server-Sent Events (WHATWG HTML §9.2).
 //!
-//! An event's id is `RUN-SEQ`: the sequence number that the dispatcher counts, after the name of this run of the service.
-//! Numbers begin anew with each run, so a client that comes back after a restart is told that it missed something, and not
-//! silently given the wrong events.
+//! An event's id is `RUN-SEQ`: the sequence number that the dispatcher counts, after the name of this run of the
+//! service. Numbers begin anew with each run, so a client that comes back after a restart is told that it missed
+//! something, and not silently given the wrong events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -58,17 +58,20 @@ pub(super) struct Missed {
     count: Option<u64>,
 }
 
-/// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`, `relay_up`, `relay_down`.
+/// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`, `relay_up`,
+/// `relay_down`.
 ///
-/// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by themselves, gets what
-/// happened since; what is not known any more is said by an event `missed`. Silence is filled with comments.
+/// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by themselves, gets
+/// what happened since; what is not known any more is said by an event `missed`. Silence is filled with comments.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
         ("mail" = Option<MailId>, Query, description = "Only what happens to this mail"),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event"),
     ),
-    responses((status = 200, description = "A stream of Server-Sent Events", body = String, content_type = "text/event-stream")),
+    responses((
+        status = 200, description = "A stream of Server-Sent Events", body = String, content_type = "text/event-stream",
+    )),
 )]
 pub(super) async fn events(
     State(door): State<Shared>,

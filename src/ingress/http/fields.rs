@@ -1,4 +1,5 @@
-//! The values that JSON writes in more ways than one: an address or several, a span of time, a file's bytes, header fields.
+//! The values that JSON writes in more ways than one: an address or several, a span of time, a file's bytes, header
+//! fields.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,12 +1,12 @@
 //! The HTTP door: mail comes in as JSON or as finished messages, and people and programs look into the dispatcher.
 //!
-//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: [`server`] takes the connection,
-//! [`access`] lets it in, [`openapi`] knows which call it is, the call reads it ([`body`], [`params`], [`request`]) and asks
-//! the dispatcher; [`problem`] is what every refusal looks like.
+//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: `server` takes the
+//! connection, `access` lets it in, `openapi` knows which call it is, the call reads it (`body`, `params`,
+//! `request`) and asks the dispatcher; `problem` is what every refusal looks like.
 //!
 //! *Invariants made here:* mail is answered for only after the dispatcher made it durable; every error is a problem
-//! document (RFC 9457); nothing waits for a client without a time-out; what clients can make the service hold in memory is
-//! bounded; a door that others than this machine can reach does not open without a token.
+//! document (RFC 9457); nothing waits for a client without a time-out; what clients can make the service hold in memory
+//! is bounded; a door that others than this machine can reach does not open without a token.
 
 mod access;
 mod body;
@@ -83,8 +83,8 @@ impl Default for Limits {
 pub enum HttpError {
     /// Others than this machine could hand in mail without a token.
     #[error(
-        "`http.listen` is {0}, which others than this machine can reach, and `http.tokens` is empty; add a token, or listen \
-         on 127.0.0.1"
+        "`http.listen` is {0}, which others than this machine can reach, and `http.tokens` is empty; add a token, or \
+         listen on 127.0.0.1"
     )]
     OpenDoor(SocketAddr),
     /// A secret that no header can carry.

@@ -38,7 +38,7 @@ const WITH_BODY: [(&str, &str); 4] = [
 #[openapi(
     info(
         title = "Postrider",
-        description = "A durable mail dispatcher: hand it a mail and go on. Every error is a problem document (RFC 9457).",
+        description = "A durable mail dispatcher: hand it a mail and go on. Every error is a problem (RFC 9457).",
     ),
     tags(
         (name = "mails", description = "Handing in mail, and what became of it"),

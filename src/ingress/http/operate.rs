@@ -82,7 +82,7 @@ async fn relay(door: &Shared, name: &str) -> Result<Json<RelayStatus>, Problem> 
 /// The engine's numbers.
 #[utoipa::path(
     get, path = "/v1/stats", tag = "service",
-    responses((status = 200, description = "Counts by state, rates, the age of the oldest, per priority and relay", body = Stats)),
+    responses((status = 200, description = "Counts by state, rates, the age of the oldest, per relay", body = Stats)),
 )]
 pub(super) async fn stats(State(door): State<Shared>) -> Result<Json<Stats>, Problem> {
     Ok(Json(door.dispatcher.stats().await?))
@@ -91,7 +91,9 @@ pub(super) async fn stats(State(door): State<Shared>) -> Result<Json<Stats>, Pro
 /// All numbers for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
-    responses((status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text")),
+    responses((
+        status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text",
+    )),
 )]
 pub(super) async fn metrics(State(door): State<Shared>) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], door.dispatcher.metrics().await?).into_response())

@@ -1,5 +1,5 @@
-//! The parameters of a query, read so that one answer names every bad one: filters of lists, and the options of a message
-//! that is handed in as it is.
+//! The parameters of a query, read so that one answer names every bad one: filters of lists, and the options of a
+//! message that is handed in as it is. Each set is also described, for the OpenAPI document.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -7,15 +7,82 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use url::form_urlencoded;
+use utoipa::IntoParams;
 
 use super::fields::Span;
 use super::problem::{FieldError, Problem};
 use crate::delivery::State;
-use crate::mail::{Address, Envelope, Mail, MailError, Options, When};
+use crate::mail::{Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When};
 use crate::spool::Query;
 
 /// The most mails in one page.
 const MAX_PAGE: usize = 1000;
+
+/// Which mails. What is absent asks nothing.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what `filter` reads")]
+pub(super) struct Filters {
+    /// One of its recipients.
+    recipient: Option<String>,
+    /// One of its tags.
+    #[param(min_length = 1)]
+    tag: Option<String>,
+    /// Its priority.
+    priority: Option<Priority>,
+    /// Accepted at this time or later.
+    since: Option<Timestamp>,
+    /// Accepted before this time.
+    until: Option<Timestamp>,
+}
+
+/// Which mails, and how many of them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what `list` reads")]
+pub(super) struct Page {
+    /// At least one delivery is in this state.
+    state: Option<State>,
+    /// The most mails in the page; 50 when absent.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u16>,
+    /// What the page before gave as `next`.
+    cursor: Option<String>,
+}
+
+/// Whether something is done.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what `dead` reads")]
+pub(super) struct DryRun {
+    /// Only count the mails.
+    dry_run: Option<bool>,
+}
+
+/// The envelope and the options of a finished message. With JSON, all of these stand in the JSON.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what `message` reads")]
+pub(super) struct MessageOptions {
+    /// With message/rfc822, and needed there: the envelope's sender; empty for the null reverse-path.
+    from: Option<String>,
+    /// With message/rfc822, and needed there: a recipient; may be repeated.
+    to: Option<Vec<String>>,
+    /// With message/rfc822: how urgent it is.
+    priority: Option<Priority>,
+    /// With message/rfc822: not to be sent before this time.
+    send_at: Option<Timestamp>,
+    /// With message/rfc822: not to be sent before this long after accept: `5m`, or a number of seconds.
+    delay: Option<String>,
+    /// With message/rfc822: worthless this long after accept: `5m`, or a number of seconds.
+    expires_in: Option<String>,
+    /// With message/rfc822: equals the header `Idempotency-Key`.
+    idempotency_key: Option<String>,
+    /// With message/rfc822: a word to find it by; may be repeated.
+    tag: Option<Vec<String>>,
+    /// With message/rfc822: what to do when it cannot be known whether a server took it.
+    guarantee: Option<Guarantee>,
+}
 
 /// The parameters that were given and not taken yet, and what was wrong with those that were.
 pub(super) struct Params<'a> {

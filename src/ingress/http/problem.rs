@@ -25,7 +25,7 @@ const RETRY_MENDED: u64 = 30;
 pub struct Problem {
     /// Names the kind of problem; programs decide by it.
     #[schema(example = "urn:postrider:problem:invalid")]
-    r#type: String,
+    r#type: &'static str,
     /// The kind of problem, for people.
     title: &'static str,
     /// The HTTP status.
@@ -51,6 +51,13 @@ pub(super) struct FieldError {
     pub detail: String,
 }
 
+/// The name of a kind of problems.
+macro_rules! urn {
+    ($name:literal) => {
+        concat!("urn:postrider:problem:", $name)
+    };
+}
+
 /// The kinds of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -74,26 +81,30 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Its status, the last part of its type, and its title.
+    /// Its status, its type, and its title.
     fn facts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Kind::Malformed => (StatusCode::BAD_REQUEST, "malformed", "The request cannot be read"),
-            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed"),
-            Kind::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The token's scope does not allow this"),
-            Kind::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign-origin", "Not from a web page of another origin"),
-            Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
-            Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
-            Kind::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request took too long to arrive"),
-            Kind::TooLate => (StatusCode::CONFLICT, "too-late", "Too late"),
-            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
-            Kind::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "The media type is not supported"),
-            Kind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid"),
-            Kind::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key is taken"),
-            Kind::NoRoute => (StatusCode::UNPROCESSABLE_ENTITY, "no-route", "No route to a recipient"),
-            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
-            Kind::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "The queue is full"),
-            Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available now"),
-            Kind::AnswerTimedOut => (StatusCode::GATEWAY_TIMEOUT, "timeout", "The answer took too long"),
+            Kind::Malformed => (StatusCode::BAD_REQUEST, urn!("malformed"), "The request cannot be read"),
+            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, urn!("unauthorized"), "A valid token is needed"),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, urn!("forbidden"), "The token's scope does not allow this"),
+            Kind::ForeignOrigin => {
+                (StatusCode::FORBIDDEN, urn!("foreign-origin"), "Not for web pages of other origins")
+            }
+            Kind::NotFound => (StatusCode::NOT_FOUND, urn!("not-found"), "Not found"),
+            Kind::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, urn!("method-not-allowed"), "Not with this method")
+            }
+            Kind::TimedOut => (StatusCode::REQUEST_TIMEOUT, urn!("request-timeout"), "The request took too long"),
+            Kind::TooLate => (StatusCode::CONFLICT, urn!("too-late"), "Too late"),
+            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, urn!("too-large"), "Too large"),
+            Kind::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, urn!("media-type"), "Media type not supported"),
+            Kind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, urn!("invalid"), "The request is not valid"),
+            Kind::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, urn!("key-reused"), "The idempotency key is taken"),
+            Kind::NoRoute => (StatusCode::UNPROCESSABLE_ENTITY, urn!("no-route"), "No route to a recipient"),
+            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, urn!("internal"), "Something went wrong here"),
+            Kind::Full => (StatusCode::SERVICE_UNAVAILABLE, urn!("full"), "The queue is full"),
+            Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, urn!("unavailable"), "Not available now"),
+            Kind::AnswerTimedOut => (StatusCode::GATEWAY_TIMEOUT, urn!("timeout"), "The answer took too long"),
         }
     }
 }
@@ -111,20 +122,13 @@ impl Problem {
 
     /// A problem of a kind; `detail` says what is wrong with this request.
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        let (status, name, title) = kind.facts();
+        let (status, r#type, title) = kind.facts();
         let retry_after = match kind {
             Kind::Full => Some(RETRY_FULL),
             Kind::Unavailable => Some(RETRY_MENDED),
             _ => None,
         };
-        Problem {
-            r#type: format!("urn:postrider:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after,
-        }
+        Problem { r#type, title, status: status.as_u16(), detail: detail.into(), errors: Vec::new(), retry_after }
     }
 
     /// The fields that are not valid; never none.
@@ -151,7 +155,7 @@ impl Problem {
                 Problem::new(Kind::MethodNotAllowed, "this path does not take the method; Allow tells which it takes")
             }
             _ => Problem {
-                r#type: "about:blank".to_owned(),
+                r#type: "about:blank",
                 title: status.canonical_reason().unwrap_or("Error"),
                 status: status.as_u16(),
                 ..Problem::new(Kind::Internal, "the request was refused")
@@ -169,7 +173,7 @@ impl Problem {
 
     /// Whether it is of this kind.
     pub(super) fn is(&self, kind: Kind) -> bool {
-        self.r#type.rsplit(':').next() == Some(kind.facts().1)
+        self.r#type == kind.facts().1
     }
 }
 

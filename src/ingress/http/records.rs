@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::params::{self, Params};
+use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::{MailId, MailIdError};
@@ -45,17 +45,8 @@ pub(super) struct Count {
 /// Lists mails, the newest first; with a state that is pending, those that are due first.
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
-    params(
-        ("state" = Option<crate::delivery::State>, Query, description = "At least one delivery is in this state"),
-        ("recipient" = Option<String>, Query, description = "One of its recipients"),
-        ("tag" = Option<String>, Query, description = "One of its tags", min_length = 1),
-        ("priority" = Option<crate::mail::Priority>, Query, description = "Its priority"),
-        ("since" = Option<crate::mail::Timestamp>, Query, description = "Accepted at this time or later"),
-        ("until" = Option<crate::mail::Timestamp>, Query, description = "Accepted before this time"),
-        ("limit" = Option<u16>, Query, description = "The most mails in the page; 50 when absent", minimum = 1, maximum = 1000),
-        ("cursor" = Option<String>, Query, description = "What the page before gave as `next`"),
-    ),
-    responses((status = 200, description = "A page; `next` is the cursor of the one that follows, and null on the last", body = StatusPage)),
+    params(Page, Filters),
+    responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = StatusPage)),
 )]
 pub(super) async fn list(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<StatusPage>, Problem> {
     let query = params::list(query.as_deref())?;
@@ -118,14 +109,7 @@ pub(super) async fn retry(State(door): State<Shared>, Id(id): Id) -> Result<Json
 /// Retries every mail with a dead delivery that the filters admit.
 #[utoipa::path(
     post, path = "/v1/dead/retry", tag = "dead letters",
-    params(
-        ("recipient" = Option<String>, Query, description = "One of its recipients"),
-        ("tag" = Option<String>, Query, description = "One of its tags", min_length = 1),
-        ("priority" = Option<crate::mail::Priority>, Query, description = "Its priority"),
-        ("since" = Option<crate::mail::Timestamp>, Query, description = "Accepted at this time or later"),
-        ("until" = Option<crate::mail::Timestamp>, Query, description = "Accepted before this time"),
-        ("dry_run" = Option<bool>, Query, description = "Only count them"),
-    ),
+    params(Filters, DryRun),
     responses((status = 200, description = "How many", body = Count)),
 )]
 pub(super) async fn retry_dead(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Count>, Problem> {
@@ -136,14 +120,7 @@ pub(super) async fn retry_dead(State(door): State<Shared>, RawQuery(query): RawQ
 /// Deletes every finished mail with a dead delivery that the filters admit.
 #[utoipa::path(
     delete, path = "/v1/dead", tag = "dead letters",
-    params(
-        ("recipient" = Option<String>, Query, description = "One of its recipients"),
-        ("tag" = Option<String>, Query, description = "One of its tags", min_length = 1),
-        ("priority" = Option<crate::mail::Priority>, Query, description = "Its priority"),
-        ("since" = Option<crate::mail::Timestamp>, Query, description = "Accepted at this time or later"),
-        ("until" = Option<crate::mail::Timestamp>, Query, description = "Accepted before this time"),
-        ("dry_run" = Option<bool>, Query, description = "Only count them"),
-    ),
+    params(Filters, DryRun),
     responses((status = 200, description = "How many", body = Count)),
 )]
 pub(super) async fn purge_dead(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Count>, Problem> {

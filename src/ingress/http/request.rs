@@ -1,7 +1,7 @@
 //! A mail as JSON, and how it becomes a [`Mail`].
 //!
-//! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request looked at again, as plain
-//! JSON, with each mistake noted and mended in turn until no more is found: so one answer names every bad field.
+//! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request looked at again, as
+//! plain JSON, with each mistake noted and mended in turn until no more is found: so one answer names every bad field.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -290,7 +290,8 @@ mod tests {
     #[test]
     fn mistakes_of_shape_and_of_meaning_are_named_together() {
         let mail = json!({
-            "from": 5, "to": ["ada@example.org", "at@@example.org", 7], "text": "hi", "headers": {"X-A": "a\nb", "X-B": 1},
+            "from": 5, "to": ["ada@example.org", "at@@example.org", 7], "text": "hi",
+            "headers": {"X-A": "a\nb", "X-B": 1},
             "attachments": [{"filename": "", "content": "aGk="}, {"content": "?"}], "tags": "spring", "tag": "x",
         });
         let mut pointers = refused(&mail);

@@ -1,5 +1,5 @@
-//! Mail comes in: one, as JSON or as a finished message, or a batch. Nothing is answered before the dispatcher has made it
-//! as durable as the answer says.
+//! Mail comes in: one, as JSON or as a finished message, or a batch. Nothing is answered before the dispatcher has made
+//! it as durable as the answer says.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::body::MediaType;
-use super::params::{self, Params};
+use super::params::{self, MessageOptions, Params};
 use super::problem::{FieldError, Kind, Problem};
 use super::request::{MailRequest, malformed, misshapen};
 use super::{Door, Shared};
@@ -89,19 +89,14 @@ pub(super) enum BatchItem {
 #[utoipa::path(
     post, path = "/v1/mails", tag = "mails",
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "Two mails with one key are one mail", max_length = 200),
-        ("from" = Option<String>, Query, description = "With message/rfc822, and needed there: the envelope's sender; empty for the null reverse-path"),
-        ("to" = Option<Vec<String>>, Query, description = "With message/rfc822, and needed there: a recipient; may be repeated"),
-        ("priority" = Option<crate::mail::Priority>, Query, description = "With message/rfc822: how urgent it is"),
-        ("send_at" = Option<Timestamp>, Query, description = "With message/rfc822: not to be sent before this time"),
-        ("delay" = Option<String>, Query, description = "With message/rfc822: not to be sent before this long after accept: `5m`, or seconds"),
-        ("expires_in" = Option<String>, Query, description = "With message/rfc822: worthless this long after accept: `5m`, or seconds"),
-        ("idempotency_key" = Option<String>, Query, description = "With message/rfc822: equals the header Idempotency-Key"),
-        ("tag" = Option<Vec<String>>, Query, description = "With message/rfc822: a word to find it by; may be repeated"),
-        ("guarantee" = Option<crate::mail::Guarantee>, Query, description = "With message/rfc822: what to do in doubt"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Two mails with one key are one mail"),
+        MessageOptions,
     ),
     request_body(content(
-        (MailRequest = "application/json"),
+        (MailRequest = "application/json", example = json!({
+            "from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code", "text": "123456",
+            "priority": "critical", "expires_in": "5m",
+        })),
         (String = "message/rfc822"),
     )),
     responses((
@@ -140,8 +135,8 @@ pub(super) async fn submit(State(door): State<Shared>, request: Request) -> Resu
 
 /// Hands in up to 500 mails at once.
 ///
-/// All that are valid are made durable as one group. Each has its own result, in order: as `POST /v1/mails` answers, or a
-/// problem. Each mail carries its own `idempotency_key`.
+/// All that are valid are made durable as one group. Each has its own result, in order: as `POST /v1/mails` answers, or
+/// a problem. Each mail carries its own `idempotency_key`.
 #[utoipa::path(
     post, path = "/v1/mails/batch", tag = "mails",
     request_body(content = BatchDocument, content_type = "application/json"),

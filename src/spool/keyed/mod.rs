@@ -427,6 +427,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if let Some(writer) = writer {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
+        let shared = Arc::clone(&self.shared);
+        let _ = tokio::task::spawn_blocking(move || shared.store.close()).await;
         synced
     }
 }

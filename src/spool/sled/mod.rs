@@ -14,6 +14,8 @@ use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
+
 use super::SpoolError;
 use super::store::{Batch, Store, Visit, Walk};
 
@@ -22,12 +24,19 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 
 struct SledStore {
     path: PathBuf,
-    db: sled::Db,
+    /// Gone once it is closed.
+    db: RwLock<Option<sled::Db>>,
     /// The file that everything is written to, for syncing.
     log: File,
 }
 
 impl SledStore {
+    /// The database. Asked for again by those who look something up in the middle of a walk, so that one who waits to close
+    /// it must not come between.
+    fn db(&self) -> Result<MappedRwLockReadGuard<'_, sled::Db>, SpoolError> {
+        RwLockReadGuard::try_map(self.db.read_recursive(), Option::as_ref).map_err(|_| SpoolError::Closed)
+    }
+
     fn unreadable(&self, error: &sled::Error) -> SpoolError {
         SpoolError::Unreadable(format!("{}: {error}", self.path.display()))
     }
@@ -39,14 +48,15 @@ impl SledStore {
 
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
-        self.db.get(key).map(|value| value.map(|value| value.to_vec())).map_err(|e| self.unreadable(&e))
+        self.db()?.get(key).map(|value| value.map(|value| value.to_vec())).map_err(|e| self.unreadable(&e))
     }
 
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
         if from >= to {
             return Ok(());
         }
-        let mut range = self.db.range(from..to);
+        let db = self.db()?;
+        let mut range = db.range(from..to);
         loop {
             let next = if way == Walk::Up { range.next() } else { range.next_back() };
             let Some(next) = next else { return Ok(()) };
@@ -65,12 +75,13 @@ impl Store for SledStore {
                 None => group.remove(key),
             }
         }
-        self.db.apply_batch(group).map_err(|e| self.unwritable(e))?;
-        if sync { self.sync() } else { self.db.flush().map(|_| ()).map_err(|e| self.unwritable(e)) }
+        let db = self.db()?;
+        db.apply_batch(group).map_err(|e| self.unwritable(e))?;
+        if sync { self.sync() } else { db.flush().map(|_| ()).map_err(|e| self.unwritable(e)) }
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
-        self.db.flush().map_err(|e| self.unwritable(e))?;
+        self.db()?.flush().map_err(|e| self.unwritable(e))?;
         self.log.sync_data().map_err(|e| self.unwritable(e))
     }
 
@@ -83,10 +94,14 @@ impl Store for SledStore {
     }
 
     fn bytes(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.db().map_or(0, |db| db.size_on_disk().unwrap_or(0))
     }
 
     fn is_persistent(&self) -> bool {
         true
+    }
+
+    fn close(&self) {
+        *self.db.write() = None;
     }
 }

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
 use super::SledStore;
 use crate::spool::keyed::KeyedSpool;
 use crate::spool::{Spool, SpoolError, SpoolOptions};
@@ -47,7 +49,7 @@ pub(super) fn open_store(path: &Path) -> Result<SledStore, SpoolError> {
         Err(panic) => return Err(unopenable(path, panic_text(panic.as_ref()))),
     };
     let log = sync_files(path).map_err(|e| unopenable(path, e))?;
-    Ok(SledStore { path: path.to_owned(), db, log })
+    Ok(SledStore { path: path.to_owned(), db: RwLock::new(Some(db)), log })
 }
 
 fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolError {

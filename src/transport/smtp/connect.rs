@@ -170,7 +170,7 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<(AsyncSmtpConnection, Extensi
 fn split_replies(heard: &str) -> (Vec<&str>, Vec<&str>) {
     let lines: Vec<&str> = heard.lines().collect();
     let ends = |line: &&str| line.as_bytes().get(3) != Some(&b'-');
-    let greeting = lines.iter().position(|line| ends(line)).map_or(lines.len(), |at| at + 1);
+    let greeting = lines.iter().position(ends).map_or(lines.len(), |at| at + 1);
     (lines[..greeting].to_vec(), lines[greeting..].to_vec())
 }
 

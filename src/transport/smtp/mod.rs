@@ -1,7 +1,7 @@
 //! SMTP as a client (RFC 5321). [`Smtp`] opens connections to one server; a sender drives each alone.
 //!
 //! lettre's `AsyncSmtpConnection` holds the dialogue: greeting, EHLO, AUTH, QUIT and the grammar of replies. Under it lies
-//! our own [`wire`], and everything that has to be seen byte by byte is seen there, in one place and in all three modes,
+//! our own `wire`, and everything that has to be seen byte by byte is seen there, in one place and in all three modes,
 //! because TLS is under it too: one segment a command group, replies bounded and handed up one line at a time, one
 //! deadline a wait, and whatever a server says out of turn. For STARTTLS the first dialogue ends with the server's 220;
 //! after the handshake a second one begins on the same wire, behind a greeting of our own making, because nothing that was

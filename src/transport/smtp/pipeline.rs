@@ -192,6 +192,10 @@ impl SmtpConnection {
                 return Err(self.broken_off(unwritten.reason).await);
             }
         }
+        // Without its dot the server throws the message away: hanging up here is the last chance to take it back.
+        if mail.recall.is_recalled() {
+            return Err(Outcome::Withdrawn);
+        }
         let dot = self.out.len();
         self.out.extend_from_slice(b".\r\n");
         if let Some(next) = next {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -260,9 +261,7 @@ impl Session {
         };
         let positive = match &act {
             Act::Reply(code, _) => *code < 400,
-            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes | Act::Raw(_) => {
-                false
-            }
+            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes => false,
             _ => code < 400,
         };
         self.perform(act, code, text).await?;
@@ -367,6 +366,7 @@ impl Session {
         if count == 0 {
             return Err(Ended);
         }
+        self.state.turnarounds.fetch_add(1, Ordering::SeqCst);
         if self.state.turnaround > Duration::ZERO {
             tokio::time::sleep(self.state.turnaround).await;
         }

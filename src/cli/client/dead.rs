@@ -1,0 +1,141 @@
+//! `postrider dead`: list, retry and purge what failed for good.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Deserialize;
+
+use super::filter::Filter;
+use super::list::{Length, pages};
+use super::screen::{Screen, Tint, counted, plain, tinted};
+use super::service::{Answer, Client, Parameters, Payload};
+use super::times::relative;
+use super::{Asking, Failure, record};
+use crate::delivery::State;
+use crate::dispatch::MailStatus;
+use crate::mail::Timestamp;
+
+/// `postrider dead`.
+#[derive(Subcommand)]
+pub enum Dead {
+    /// List the mails that failed for good, and why
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        length: Length,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Send them again, with a full count of attempts and a new lifetime
+    Retry {
+        #[command(flatten)]
+        filter: Filter,
+        /// Only count them
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Delete them for good
+    Purge {
+        #[command(flatten)]
+        filter: Filter,
+        /// Only count them
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// How many mails it was about.
+#[derive(Deserialize)]
+struct Count {
+    count: u64,
+}
+
+impl Dead {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        match self {
+            Dead::List { filter, length, asking } => list(&filter, length, &asking, screen),
+            Dead::Retry { filter, dry_run, asking } => {
+                let parameters = parameters(&filter, dry_run);
+                let answer = asking.service.client()?.post(&["v1", "dead", "retry"], &parameters, Payload::None)?;
+                tell(&answer, if dry_run { "would be sent again" } else { "sent again" }, &asking, screen)
+            }
+            Dead::Purge { filter, dry_run, yes, asking } => {
+                let client = asking.service.client()?;
+                if !dry_run && !yes && !confirmed(&client, &filter)? {
+                    return Ok(ExitCode::FAILURE);
+                }
+                let answer = client.delete(&["v1", "dead"], &parameters(&filter, dry_run))?;
+                tell(&answer, if dry_run { "would be deleted" } else { "deleted" }, &asking, screen)
+            }
+        }
+    }
+}
+
+fn list(filter: &Filter, length: Length, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+    let mut parameters = filter.parameters();
+    parameters.push(("state", State::Dead.to_string()));
+    pages(asking, length, parameters, screen, &["ID", "DIED", "WHY", "TO", "LAST ANSWER"], |mail, now| {
+        let (died, why, to, answer) = why_dead(mail, now);
+        vec![plain(mail.id), plain(died), tinted(why, Tint::Bad), plain(to), plain(answer)]
+    })
+}
+
+/// When and why the mail's first dead delivery died, whose it was, and what the relay said last.
+fn why_dead(mail: &MailStatus, now: Timestamp) -> (String, String, String, String) {
+    let mut dead = mail.deliveries.iter().filter(|delivery| delivery.state == State::Dead);
+    let Some(first) = dead.next() else { return Default::default() };
+    let died = first.finished_at.map(|at| relative(at, now)).unwrap_or_default();
+    let why = first.reason.map(|reason| reason.as_str().replace('_', " ")).unwrap_or_default();
+    let others = dead.count();
+    let to = match others {
+        0 => first.recipient.to_string(),
+        _ => format!("{} and {others} more", first.recipient),
+    };
+    (died, why, to, first.attempts.last().map(record::said).unwrap_or_default())
+}
+
+fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
+    let mut parameters = filter.parameters();
+    if dry_run {
+        parameters.push(("dry_run", "true".to_owned()));
+    }
+    parameters
+}
+
+fn tell(answer: &Answer, what: &str, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+    if asking.json {
+        screen.json(&answer.body)?;
+    } else {
+        let Count { count } = answer.decode()?;
+        screen.line(&[plain(format_args!("{} {what}", counted(count, "mail")))])?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks whoever sits at the terminal.
+fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "purging deletes mail for good: add --yes to mean it, or --dry-run to count".into(),
+        ));
+    }
+    let Count { count } = client.delete(&["v1", "dead"], &parameters(filter, true))?.decode()?;
+    eprint!("Delete {} for good? [y/N] ", counted(count, "mail"));
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let yes = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+    if !yes {
+        eprintln!("Nothing was deleted.");
+    }
+    Ok(yes)
+}

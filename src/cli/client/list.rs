@@ -1,0 +1,117 @@
+//! `postrider list`, and the paging that it shares with `postrider dead list`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::filter::Filter;
+use super::screen::{Fit, Piece, Screen, Tint, plain, state, tinted};
+use super::service::Parameters;
+use super::times::rough;
+use super::{Asking, Failure, record};
+use crate::delivery::State;
+use crate::dispatch::{MailStatus, StatusPage};
+use crate::mail::Timestamp;
+
+/// The most mails that the service puts into one page.
+const LARGEST_PAGE: usize = 1000;
+
+/// `postrider list`.
+#[derive(Args)]
+pub struct List {
+    /// Only mails with a delivery in this state
+    #[arg(long, value_parser = any_state())]
+    state: Option<State>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    length: Length,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// How much of a list is wanted.
+#[derive(Args, Clone, Copy)]
+pub struct Length {
+    /// The most mails to list
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one())]
+    limit: u64,
+    /// List every mail, however many there are
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
+}
+
+fn any_state() -> impl TypedValueParser<Value = State> {
+    PossibleValuesParser::new(State::ALL.map(State::as_str)).try_map(|name| name.parse::<State>())
+}
+
+impl List {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let mut parameters = self.filter.parameters();
+        parameters.extend(self.state.map(|state| ("state", state.to_string())));
+        let heads = ["ID", "STATE", "AGE", "TO", "SUBJECT"];
+        pages(&self.asking, self.length, parameters, screen, &heads, |mail, now| {
+            vec![
+                plain(mail.id),
+                state(mail.state.as_str()),
+                plain(rough(now.since(mail.created_at)).unwrap_or_else(|| "now".to_owned())),
+                plain(record::recipients(mail)),
+                plain(&mail.subject),
+            ]
+        })
+    }
+}
+
+/// Prints page after page until there are no more or enough were listed: as tables, or as the service's JSON.
+pub fn pages(
+    asking: &Asking,
+    length: Length,
+    mut parameters: Parameters,
+    screen: &mut Screen,
+    heads: &[&str],
+    row: impl Fn(&MailStatus, Timestamp) -> Vec<Piece>,
+) -> Result<ExitCode, Failure> {
+    let client = asking.service.client()?;
+    let fixed = parameters.len();
+    let mut wanted = if length.all { usize::MAX } else { usize::try_from(length.limit).unwrap_or(usize::MAX) };
+    let mut found = false;
+    let mut rows = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        parameters.truncate(fixed);
+        parameters.push(("limit", wanted.min(LARGEST_PAGE).to_string()));
+        parameters.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let answer = client.get(&["v1", "mails"], &parameters)?;
+        let page: StatusPage = answer.decode()?;
+        wanted = wanted.saturating_sub(page.mails.len());
+        cursor = page.next;
+        let ends = cursor.is_none() || wanted == 0;
+        if asking.json {
+            screen.json(&answer.body)?;
+        } else {
+            let now = Timestamp::now();
+            rows.extend(page.mails.iter().map(|mail| row(mail, now)));
+            // Pages can be short, even empty, although more follow; a table of its own for each would be hard to read.
+            if !rows.is_empty() && (ends || rows.len() >= LARGEST_PAGE) {
+                screen.table(heads, std::mem::take(&mut rows), Fit::Cut)?;
+                found = true;
+            }
+        }
+        if ends {
+            break;
+        }
+    }
+    if !asking.json {
+        match cursor {
+            Some(_) => eprintln!("There are more: list them with --limit N, or with --all."),
+            None if !found => screen.line(&[tinted("no mails", Tint::Faint)])?,
+            None => {}
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

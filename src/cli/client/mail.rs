@@ -1,0 +1,111 @@
+//! The commands about one mail: `status`, `show`, `cancel` and `retry`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::screen::Screen;
+use super::service::{Client, Payload};
+use super::{Asking, Failure, letter, record};
+use crate::dispatch::MailStatus;
+use crate::mail::MailId;
+
+/// `postrider status`.
+#[derive(Args)]
+pub struct Status {
+    /// The mail's id
+    id: MailId,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Status {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let answer = self.asking.service.client()?.get(&["v1", "mails", &self.id.to_string()], &vec![])?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+        } else {
+            record::summary(&answer.decode()?, screen)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `postrider show`.
+#[derive(Args)]
+pub struct Show {
+    /// The mail's id
+    id: MailId,
+    /// Print the message itself, byte by byte; to a terminal, with control characters escaped
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Show {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let client = self.asking.service.client()?;
+        let id = self.id.to_string();
+        if self.raw {
+            screen.message(&raw(&client, &id)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let answer = client.get(&["v1", "mails", &id], &vec![])?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mail: MailStatus = answer.decode()?;
+        let message = raw(&client, &id)?;
+        record::summary(&mail, screen)?;
+        record::attempts(&mail, screen)?;
+        letter::print(&message, screen)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
+    Ok(client.get(&["v1", "mails", id, "raw"], &vec![])?.body)
+}
+
+/// `postrider cancel`.
+#[derive(Args)]
+pub struct Cancel {
+    /// The mail's id
+    id: MailId,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Cancel {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        act("cancel", self.id, &self.asking, screen)
+    }
+}
+
+/// `postrider retry`.
+#[derive(Args)]
+pub struct Retry {
+    /// The mail's id
+    id: MailId,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Retry {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        act("retry", self.id, &self.asking, screen)
+    }
+}
+
+fn act(what: &str, id: MailId, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+    let path = ["v1", "mails", &id.to_string(), what];
+    let answer = asking.service.client()?.post(&path, &vec![], Payload::None)?;
+    if asking.json {
+        screen.json(&answer.body)?;
+    } else {
+        record::line(&answer.decode()?, screen)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

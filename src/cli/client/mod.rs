@@ -1,0 +1,134 @@
+//! The commands that talk to a running service, over HTTP as any other program would.
+//!
+//! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They share `service`, which
+//! calls the service and turns its refusals into messages, and `screen`, through which alone they print: so nothing that
+//! came from a mail or from a remote server reaches a terminal unescaped.
+
+mod dead;
+mod failure;
+mod filter;
+mod headers;
+mod letter;
+mod list;
+mod mail;
+mod manual;
+mod record;
+mod relay;
+mod screen;
+mod send;
+mod sendmail;
+mod service;
+mod sse;
+mod stats;
+mod tail;
+mod times;
+mod user;
+
+pub use failure::{Failure, Refusal};
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use screen::Screen;
+use service::Service;
+
+/// The commands that talk to a running service.
+#[derive(Subcommand)]
+pub enum ClientCommand {
+    /// Hand a mail to the service
+    #[command(after_help = send::EXAMPLES)]
+    Send(Box<send::Send>),
+    /// Say how far a mail is
+    Status(mail::Status),
+    /// List mails, the newest first
+    List(list::List),
+    /// Show all that is known of a mail, and the mail itself
+    Show(mail::Show),
+    /// Withdraw a mail that was not sent yet
+    Cancel(mail::Cancel),
+    /// Send a dead or deferred mail again, at once
+    Retry(mail::Retry),
+    /// Follow what happens, as it happens
+    Tail(tail::Tail),
+    /// Show the service's numbers
+    Stats(stats::Stats),
+    /// Look after the mail that could not be delivered
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Look after the relays
+    #[command(subcommand)]
+    Relay(relay::Relay),
+    /// Take a message on standard input, as the classic sendmail does
+    #[command(after_help = sendmail::MANUAL)]
+    Sendmail(sendmail::Sendmail),
+    /// Print completions for a shell
+    Completions(manual::Completions),
+    /// Print the manual page, or write one for each command
+    Man(manual::Man),
+}
+
+/// What the commands that ask the service for something have in common.
+#[derive(Args)]
+pub struct Asking {
+    #[command(flatten)]
+    service: Service,
+    /// Print what the service answers, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl ClientCommand {
+    /// Does what the command says. `root` makes the description of the whole command line, for completions and manual.
+    ///
+    /// # Errors
+    /// A [`Failure`], which is one readable message and knows its exit code.
+    pub fn execute(self, root: impl FnOnce() -> clap::Command) -> Result<ExitCode, Failure> {
+        let mut screen = Screen::new();
+        let done = match self {
+            ClientCommand::Send(send) => send.run(&mut screen),
+            ClientCommand::Status(status) => status.run(&mut screen),
+            ClientCommand::List(list) => list.run(&mut screen),
+            ClientCommand::Show(show) => show.run(&mut screen),
+            ClientCommand::Cancel(cancel) => cancel.run(&mut screen),
+            ClientCommand::Retry(retry) => retry.run(&mut screen),
+            ClientCommand::Tail(tail) => tail.run(&mut screen),
+            ClientCommand::Stats(stats) => stats.run(&mut screen),
+            ClientCommand::Dead(dead) => dead.run(&mut screen),
+            ClientCommand::Relay(relay) => relay.run(&mut screen),
+            ClientCommand::Sendmail(sendmail) => return Ok(sendmail.run()),
+            ClientCommand::Completions(completions) => completions.run(root(), &mut screen),
+            ClientCommand::Man(man) => man.run(root(), &mut screen),
+        };
+        match done {
+            // Whoever read the output has seen enough, as in `postrider list | head`.
+            Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            other => other,
+        }
+    }
+}
+
+/// The command line as it was meant: a binary that is called `sendmail`, by a link to it, is `postrider sendmail`.
+pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = given.into_iter().collect();
+    if arguments.first().is_some_and(|name| Path::new(name).file_stem().is_some_and(|stem| stem == "sendmail")) {
+        // After `--` every word belongs to sendmail, whatever it looks like.
+        arguments.splice(1..1, ["sendmail".into(), "--".into()]);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_named_sendmail_is_the_sendmail_command() {
+        let meant = |words: &[&str]| arguments(words.iter().map(OsString::from)).join(" ".as_ref());
+        assert_eq!(meant(&["/usr/sbin/sendmail", "-t", "--", "-x"]), "/usr/sbin/sendmail sendmail -- -t -- -x");
+        assert_eq!(meant(&["postrider", "send"]), "postrider send");
+    }
+}

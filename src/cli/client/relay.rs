@@ -1,0 +1,87 @@
+//! `postrider relay`: list, pause and resume.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Deserialize;
+
+use super::screen::{Fit, Screen, grouped, plain, state};
+use super::service::Payload;
+use super::{Asking, Failure};
+use crate::dispatch::RelayStatus;
+
+/// What the service answers when it is asked for its relays.
+#[derive(Deserialize)]
+struct Relays {
+    relays: Vec<RelayStatus>,
+}
+
+/// `postrider relay`.
+#[derive(Subcommand)]
+pub enum Relay {
+    /// List the relays and how they are
+    List {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Send nothing more over a relay; its mail takes the route's next one, or waits
+    Pause {
+        /// The relay's name
+        name: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Send over a paused relay again
+    Resume {
+        /// The relay's name
+        name: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+impl Relay {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        match self {
+            Relay::List { asking } => {
+                let answer = asking.service.client()?.get(&["v1", "relays"], &vec![])?;
+                if asking.json {
+                    screen.json(&answer.body)?;
+                } else {
+                    table(&answer.decode::<Relays>()?.relays, screen)?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Relay::Pause { name, asking } => switch(&name, "pause", "paused", &asking, screen),
+            Relay::Resume { name, asking } => switch(&name, "resume", "resumed", &asking, screen),
+        }
+    }
+}
+
+fn switch(name: &str, verb: &str, done: &str, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+    let answer = asking.service.client()?.post(&["v1", "relays", name, verb], &vec![], Payload::None)?;
+    if asking.json {
+        screen.json(&answer.body)?;
+    } else {
+        screen.line(&[plain(format_args!("{name} is {done}"))])?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The relays, one a row.
+pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
+    let row = |relay: &RelayStatus| {
+        vec![
+            plain(&relay.name),
+            state(&relay.state),
+            state(&relay.breaker),
+            plain(format_args!("{} of {} busy", relay.busy, relay.connections)),
+            plain(relay.rate.as_deref().unwrap_or("unlimited")),
+            plain(grouped(relay.backlog)),
+            plain(relay.last_failure.as_deref().unwrap_or_default()),
+        ]
+    };
+    let heads = ["RELAY", "STATE", "BREAKER", "CONNECTIONS", "RATE", "BACKLOG", "LAST FAILURE"];
+    screen.table(&heads, relays.iter().map(row).collect(), Fit::Wrap)
+}

@@ -1,0 +1,349 @@
+//! What people see: lines and tables on standard output.
+//!
+//! Everything printed is made of [`Piece`]s, and a piece escapes its text when it is made. So nothing from a mail, a remote
+//! server or the service reaches a terminal raw, whichever command prints it.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use clap::builder::styling::{AnsiColor, Style};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
+
+/// A piece of text, with what it means to its reader.
+#[derive(Clone)]
+pub struct Piece {
+    text: String,
+    tint: Tint,
+}
+
+impl Piece {
+    /// Other text that means the same.
+    pub fn with_text(self, text: impl Display) -> Piece {
+        tinted(text, self.tint)
+    }
+}
+
+/// What a piece of text means to its reader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tint {
+    /// Nothing special.
+    Plain,
+    /// All is well.
+    Good,
+    /// It is being worked on.
+    Busy,
+    /// Something to keep an eye on.
+    Warning,
+    /// Something failed.
+    Bad,
+    /// Not so important.
+    Faint,
+    /// A heading.
+    Strong,
+}
+
+/// Text as it is.
+pub fn plain(text: impl Display) -> Piece {
+    tinted(text, Tint::Plain)
+}
+
+/// Text that means something.
+pub fn tinted(text: impl Display, tint: Tint) -> Piece {
+    Piece { text: escaped(&text.to_string()), tint }
+}
+
+/// The name of a state of a mail, a delivery, a relay or a breaker.
+pub fn state(name: &str) -> Piece {
+    let tint = match name {
+        "delivered" | "up" => Tint::Good,
+        "sending" => Tint::Busy,
+        "deferred" | "partial" | "paused" | "half_open" => Tint::Warning,
+        "dead" | "down" | "open" => Tint::Bad,
+        "cancelled" => Tint::Faint,
+        _ => Tint::Plain,
+    };
+    tinted(name, tint)
+}
+
+/// How a table deals with text that is wider than the terminal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// Cut it off: one line a row.
+    Cut,
+    /// Go on in the next line.
+    Wrap,
+}
+
+/// What is left free between two columns.
+const GAP: u16 = 2;
+/// No column gives way further than to this width.
+const NARROWEST: u16 = 8;
+
+/// Standard output: a terminal with colours, or a plain stream.
+pub struct Screen {
+    out: Box<dyn Write>,
+    terminal: bool,
+    colour: bool,
+}
+
+impl Screen {
+    /// Standard output. It has colours where it is a terminal and the environment has no `NO_COLOR`.
+    pub fn new() -> Self {
+        let terminal = io::stdout().is_terminal();
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let able = std::env::var_os("TERM").is_none_or(|value| value != "dumb");
+        Screen { out: Box::new(io::stdout()), terminal, colour: terminal && wanted && able }
+    }
+
+    /// Prints one line.
+    pub fn line(&mut self, pieces: &[Piece]) -> io::Result<()> {
+        for piece in pieces {
+            let style = if self.colour { piece.tint.style() } else { Style::new() };
+            write!(self.out, "{style}{}{style:#}", piece.text)?;
+        }
+        writeln!(self.out)?;
+        self.out.flush()
+    }
+
+    /// Prints what the service answered, as it answered it. On a terminal, characters that could do harm there are written
+    /// as JSON's own escapes, which changes nothing of what the JSON says.
+    pub fn json(&mut self, body: &[u8]) -> io::Result<()> {
+        if self.terminal {
+            let text = String::from_utf8_lossy(body);
+            let mut units = [0; 2];
+            for c in text.chars() {
+                if is_harmless(c) || matches!(c, '\n' | '\r' | '\t') {
+                    write!(self.out, "{c}")?;
+                } else {
+                    c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(self.out, "\\u{unit:04x}"))?;
+                }
+            }
+        } else {
+            self.out.write_all(body)?;
+        }
+        if !body.ends_with(b"\n") {
+            self.out.write_all(b"\n")?;
+        }
+        self.out.flush()
+    }
+
+    /// Prints a message's bytes: exactly as they are into a file or a pipe, escaped line by line to a terminal.
+    pub fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.terminal {
+            let text = String::from_utf8_lossy(bytes);
+            text.lines().try_for_each(|line| writeln!(self.out, "{}", escaped(line)))?;
+        } else {
+            self.out.write_all(bytes)?;
+        }
+        self.out.flush()
+    }
+
+    /// Prints a table. The first column of a table that is cut stays whole: it holds what other commands ask for.
+    pub fn table(&mut self, heads: &[&str], rows: Vec<Vec<Piece>>, fit: Fit) -> io::Result<()> {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_truncation_indicator("…");
+        if !self.terminal {
+            table.force_no_tty();
+        }
+        table.set_header(self.row(heads.iter().map(|head| tinted(head, Tint::Strong)), fit));
+        for pieces in rows {
+            table.add_row(self.row(pieces, fit));
+        }
+        let natural = table.column_max_content_widths();
+        let fitting = table.width().map_or_else(|| natural.clone(), |terminal| fitted(&natural, terminal, fit));
+        for (index, width) in fitting.into_iter().enumerate() {
+            // Nothing follows the last column.
+            let gap = if index + 1 < natural.len() { GAP } else { 0 };
+            if let Some(column) = table.column_mut(index) {
+                column.set_padding((0, gap)).set_constraint(ColumnConstraint::Absolute(Width::Fixed(width + gap)));
+            }
+        }
+        writeln!(self.out, "{}", table.trim_fmt())?;
+        self.out.flush()
+    }
+
+    fn row(&self, pieces: impl IntoIterator<Item = Piece>, fit: Fit) -> Row {
+        let cells = pieces.into_iter().map(|piece| self.cell(piece));
+        match fit {
+            Fit::Wrap => Row::from(cells),
+            Fit::Cut => {
+                // A delimiter that no piece can hold: text is cut where the room ends, and not at a word's end.
+                let mut row = Row::from(cells.map(|cell| cell.set_delimiter('\0')));
+                row.max_height(1);
+                row
+            }
+        }
+    }
+
+    /// Prints what things are called and what they are, one below the other. What is `None` is left out.
+    pub fn facts(&mut self, facts: Vec<(&str, Option<Vec<Piece>>)>) -> io::Result<()> {
+        let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in facts {
+            if let Some(value) = value {
+                let mut pieces = vec![tinted(format_args!("{name:width$}  "), Tint::Faint)];
+                pieces.extend(value);
+                self.line(&pieces)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cell(&self, piece: Piece) -> Cell {
+        let cell = Cell::new(piece.text);
+        if !self.colour {
+            return cell;
+        }
+        match piece.tint {
+            Tint::Plain => cell,
+            Tint::Good => cell.fg(Color::DarkGreen),
+            Tint::Busy => cell.fg(Color::DarkCyan),
+            Tint::Warning => cell.fg(Color::DarkYellow),
+            Tint::Bad => cell.fg(Color::DarkRed),
+            Tint::Faint => cell.add_attribute(Attribute::Dim),
+            Tint::Strong => cell.add_attribute(Attribute::Bold),
+        }
+    }
+}
+
+/// The columns' widths on a terminal that is so wide: as they are, but for the last one and the widest of the others, which
+/// share what is left. The first column of a table that is cut holds what other commands ask for, and stays whole.
+fn fitted(natural: &[u16], terminal: u16, fit: Fit) -> Vec<u16> {
+    let mut widths = natural.to_vec();
+    let Some(last) = widths.len().checked_sub(1) else { return widths };
+    let first = usize::from(fit == Fit::Cut);
+    let Some(widest) = (first..last).max_by_key(|column| natural[*column]) else { return widths };
+    let others: u16 = (0..last).filter(|column| *column != widest).map(|column| natural[column] + GAP).sum();
+    let room = terminal.saturating_sub(others + GAP);
+    let share = (room / 2).max(room.saturating_sub(natural[last])).max(NARROWEST);
+    widths[widest] = natural[widest].min(share);
+    widths[last] = natural[last].min(room.saturating_sub(widths[widest]).max(NARROWEST));
+    widths
+}
+
+impl Tint {
+    fn style(self) -> Style {
+        match self {
+            Tint::Plain => Style::new(),
+            Tint::Good => AnsiColor::Green.on_default(),
+            Tint::Busy => AnsiColor::Cyan.on_default(),
+            Tint::Warning => AnsiColor::Yellow.on_default(),
+            Tint::Bad => AnsiColor::Red.on_default(),
+            Tint::Faint => Style::new().dimmed(),
+            Tint::Strong => Style::new().bold(),
+        }
+    }
+}
+
+/// The text with every character that could move the cursor, change colours or reorder the line written as `\u{…}`.
+pub fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmless(c) { safe.push(c) } else { safe.extend(c.escape_default()) }
+    }
+    safe
+}
+
+/// Not a control character, and none of Unicode's that reorder or break what a terminal shows.
+fn is_harmless(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !reorders
+}
+
+/// A number with its thousands apart: `1,204`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 mail`, `12 mails`.
+pub fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nothing_that_commands_a_terminal_survives() {
+        assert_eq!(escaped("a\u{1b}[2J\r\nb\u{9b}c\u{202e}d"), "a\\u{1b}[2J\\r\\nb\\u{9b}c\\u{202e}d");
+        assert_eq!(escaped("Grüße, 世界 ✓"), "Grüße, 世界 ✓");
+    }
+
+    /// What `print` prints, onto a terminal or into a pipe.
+    fn printed(terminal: bool, print: impl FnOnce(&mut Screen) -> io::Result<()>) -> String {
+        let paper = Paper::default();
+        let mut screen = Screen { out: Box::new(paper.clone()), terminal, colour: terminal };
+        print(&mut screen).unwrap();
+        let bytes = paper.0.lock().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[derive(Clone, Default)]
+    struct Paper(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn json_is_exact_in_a_pipe_and_says_the_same_on_a_terminal() {
+        let json = "{\"a\":\"\u{9b}2J \u{202e} 世 \u{7f}\"}";
+        assert_eq!(printed(false, |screen| screen.json(json.as_bytes())), format!("{json}\n"));
+        let shown = printed(true, |screen| screen.json(json.as_bytes()));
+        assert_eq!(shown, "{\"a\":\"\\u009b2J \\u202e 世 \\u007f\"}\n");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(json));
+    }
+
+    #[test]
+    fn a_message_is_exact_in_a_pipe_and_harmless_on_a_terminal() {
+        let message = b"Subject: \x1b[2J\r\n\r\nhi\r\n";
+        assert_eq!(printed(false, |screen| screen.message(message)).as_bytes(), message);
+        assert_eq!(printed(true, |screen| screen.message(message)), "Subject: \\u{1b}[2J\n\nhi\n");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let line = |screen: &mut Screen| screen.line(&[plain("a "), state("dead")]);
+        assert_eq!(printed(false, line), "a dead\n");
+        assert_eq!(printed(true, line), "a \u{1b}[31mdead\u{1b}[0m\n");
+    }
+
+    #[test]
+    fn a_table_fits_its_terminal_and_keeps_its_first_column() {
+        let total = |widths: &[u16]| widths.iter().sum::<u16>() + GAP * (widths.len() as u16 - 1);
+        let natural = [36, 9, 6, 30, 60];
+        assert_eq!(fitted(&natural, 200, Fit::Cut), natural);
+        for terminal in [80, 100, 120] {
+            let widths = fitted(&natural, terminal, Fit::Cut);
+            assert_eq!((total(&widths), widths[0]), (terminal, 36), "{widths:?}");
+        }
+        assert_eq!(fitted(&[36, 9, 6, 10, 60], 100, Fit::Cut), [36, 9, 6, 10, 31]);
+        assert_eq!(fitted(&[60, 9, 60], 79, Fit::Wrap), [33, 9, 33]);
+        assert_eq!(fitted(&natural, 20, Fit::Cut), [36, 9, 6, 8, 8]);
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(counted(1, "mail"), "1 mail");
+    }
+}

@@ -1,0 +1,315 @@
+//! `postrider send`: a mail from its parts, or a message that is already written.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use clap::{ArgGroup, Args};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::filter::priority;
+use super::screen::{Screen, Tint, escaped, plain, state, tinted};
+use super::service::{Answer, Client, Parameters, Payload};
+use super::{Asking, Failure, headers, record, times, user};
+use crate::dispatch::MailStatus;
+use crate::mail::{MailId, Priority, Timestamp};
+use crate::spool::Durability;
+
+/// How often the mail's state is asked for while waiting: first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const SELDOM: Duration = Duration::from_secs(1);
+
+/// What the help ends with.
+pub const EXAMPLES: &str = "\
+Examples:
+  postrider send --to ada@example.org --subject Hello --text 'Good morning'
+  df -h | postrider send --to ops@example.com --subject Disks --text -
+  postrider send --to ada@example.org --subject 'Your code' --text 123456 \\
+      --priority critical --expires-in 5m --wait
+  postrider send --eml message.eml";
+
+/// `postrider send`.
+#[derive(Args)]
+#[command(group(ArgGroup::new("content").required(true).multiple(true).args(["text", "html", "eml"])))]
+pub struct Send {
+    /// Who it is from [default: your login name at this machine]
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// Who gets it; give it again for more
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["cc", "bcc", "eml"])]
+    to: Vec<String>,
+    /// Who gets a copy
+    #[arg(long, value_name = "ADDRESS")]
+    cc: Vec<String>,
+    /// Who gets a copy that the others do not see
+    #[arg(long, value_name = "ADDRESS")]
+    bcc: Vec<String>,
+    /// Where answers go
+    #[arg(long, value_name = "ADDRESS")]
+    reply_to: Vec<String>,
+    /// The subject
+    #[arg(long, value_name = "TEXT", required_unless_present = "eml")]
+    subject: Option<String>,
+    /// The body as plain text; `-` reads standard input
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+    /// The body as HTML; `-` reads standard input
+    #[arg(long, value_name = "HTML")]
+    html: Option<String>,
+    /// A message that is already written, to the recipients that it names or to those in --to; `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cc", "bcc", "reply_to", "subject", "text", "html", "attach", "header"])]
+    eml: Option<PathBuf>,
+    /// A file that goes with it; give it again for more
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
+    /// A header field of your own; give it again for more
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header_field)]
+    header: Vec<(String, String)>,
+    #[command(flatten)]
+    options: Options,
+    /// Wait until it is delivered or has failed for good, for this long where a span is given: --wait=30s
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "3650d", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// What a sender asks for besides the message itself.
+#[derive(Args)]
+struct Options {
+    /// How urgent it is
+    #[arg(long, value_parser = priority())]
+    priority: Option<Priority>,
+    /// Not before this time, such as 2026-01-31T12:00:00Z, or "2026-01-31 12:00" on this machine's clock
+    #[arg(long, value_name = "TIME", value_parser = times::point_in_time, conflicts_with = "delay")]
+    at: Option<Timestamp>,
+    /// Not before this long from now, such as 10m
+    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    delay: Option<Duration>,
+    /// Worthless this long from now, such as 5m
+    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    expires_in: Option<Duration>,
+    /// The idempotency key: two mails with one key are one mail
+    #[arg(long)]
+    key: Option<String>,
+    /// A word to find it by; give it again for more
+    #[arg(long)]
+    tag: Vec<String>,
+    /// Never send it twice: in doubt, give it up
+    #[arg(long)]
+    at_most_once: bool,
+}
+
+/// What the service answers when it took a mail.
+#[derive(Deserialize)]
+struct Accepted {
+    id: MailId,
+    state: Option<String>,
+    duplicate: bool,
+    durability: Durability,
+}
+
+impl Send {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let client = self.asking.service.client()?;
+        let answer = match &self.eml {
+            Some(file) => {
+                let message = read(file)?;
+                let parameters = self.envelope(&message)?;
+                client.post(&["v1", "mails"], &parameters, Payload::Message(message))?
+            }
+            None => client.post(&["v1", "mails"], &vec![], Payload::Json(self.json()?))?,
+        };
+        match self.wait {
+            Some(patience) => self.follow(&client, &answer, patience, screen),
+            None if self.asking.json => Ok(screen.json(&answer.body).map(|()| ExitCode::SUCCESS)?),
+            None => announce(&answer.decode()?, screen).map(|()| ExitCode::SUCCESS),
+        }
+    }
+
+    /// The mail as the service's JSON.
+    fn json(&self) -> Result<Value, Failure> {
+        if self.text.as_deref() == Some("-") && self.html.as_deref() == Some("-") {
+            return Err(Failure::Usage("standard input can be --text or --html, not both".into()));
+        }
+        let mut mail = Map::new();
+        mail.insert("from".into(), self.from.clone().unwrap_or_else(user::address).into());
+        let lists = [("to", &self.to), ("cc", &self.cc), ("bcc", &self.bcc), ("reply_to", &self.reply_to)];
+        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            mail.insert(name.into(), json!(list));
+        }
+        mail.insert("subject".into(), json!(self.subject));
+        for (name, body) in [("text", &self.text), ("html", &self.html)] {
+            match body.as_deref() {
+                Some("-") => mail.insert(name.into(), text_from_standard_input()?.into()),
+                Some(body) => mail.insert(name.into(), body.into()),
+                None => None,
+            };
+        }
+        if !self.header.is_empty() {
+            let mut fields = Map::new();
+            for (name, value) in &self.header {
+                if fields.insert(name.clone(), value.as_str().into()).is_some() {
+                    return Err(Failure::Usage(format!("--header gives {} twice", escaped(name))));
+                }
+            }
+            mail.insert("headers".into(), fields.into());
+        }
+        if !self.attach.is_empty() {
+            let files: Result<Vec<Value>, Failure> = self.attach.iter().map(|file| attachment(file)).collect();
+            mail.insert("attachments".into(), files?.into());
+        }
+        for (name, value) in self.options.parameters() {
+            match name {
+                "tag" => {
+                    mail.entry("tags").or_insert_with(|| json!([])).as_array_mut().map(|tags| tags.push(value.into()))
+                }
+                _ => mail.insert(name.into(), value.into()).map(drop),
+            };
+        }
+        Ok(mail.into())
+    }
+
+    /// The envelope of a message that is already written, and the options.
+    fn envelope(&self, message: &[u8]) -> Result<Parameters, Failure> {
+        let mut parameters = Parameters::new();
+        let from = match &self.from {
+            Some(from) => headers::list(from).into_iter().next().unwrap_or_else(|| from.clone()),
+            None => headers::sender(message).unwrap_or_else(user::address),
+        };
+        parameters.push(("from", from));
+        let named = self.to.iter().flat_map(|to| headers::list(to));
+        let to: Vec<String> = if self.to.is_empty() { headers::recipients(message) } else { named.collect() };
+        if to.is_empty() {
+            return Err(Failure::Usage("the message names no recipient in To, Cc or Bcc: add --to".into()));
+        }
+        parameters.extend(to.into_iter().map(|to| ("to", to)));
+        parameters.extend(self.options.parameters());
+        Ok(parameters)
+    }
+
+    /// Waits until every delivery has ended.
+    fn follow(
+        &self,
+        client: &Client,
+        answer: &Answer,
+        patience: Duration,
+        screen: &mut Screen,
+    ) -> Result<ExitCode, Failure> {
+        let accepted: Accepted = answer.decode()?;
+        if !self.asking.json {
+            announce(&accepted, screen)?;
+        }
+        if accepted.durability == Durability::Direct {
+            if self.asking.json {
+                screen.json(&answer.body)?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let id = accepted.id;
+        let (answer, mail) = wait(client, id, patience)?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+        } else {
+            record::line(&mail, screen)?;
+        }
+        match mail.state {
+            crate::delivery::MailState::Delivered => Ok(ExitCode::SUCCESS),
+            _ => Err(Failure::Failed(format!("{}; see `postrider status {id}`", record::verdict(&mail)))),
+        }
+    }
+}
+
+fn wait(client: &Client, id: MailId, patience: Duration) -> Result<(Answer, MailStatus), Failure> {
+    let started = Instant::now();
+    let mut pause = FIRST_LOOK;
+    loop {
+        let answer = client.get(&["v1", "mails", &id.to_string()], &vec![]);
+        let answer = answer.map_err(|failure| match failure {
+            Failure::TryLater(why) => Failure::TryLater(format!("mail {id} was accepted; but {why}")),
+            other => other,
+        })?;
+        let mail: MailStatus = answer.decode()?;
+        if mail.state.is_final() {
+            return Ok((answer, mail));
+        }
+        let left = patience.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            let why = format!("mail {id} is {} after {}", mail.state, humantime::format_duration(patience));
+            return Err(Failure::TryLater(format!("{why}; it is still being looked after")));
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(SELDOM);
+    }
+}
+
+fn announce(accepted: &Accepted, screen: &mut Screen) -> Result<(), Failure> {
+    let kept = match accepted.durability {
+        Durability::Synced => "on disk",
+        Durability::Written => "written, not yet synced to disk",
+        Durability::InMemory => "in memory only",
+        Durability::Direct => "sent at once, because it could not be kept",
+    };
+    let kept = if accepted.duplicate { "accepted before under this key" } else { kept };
+    let mut pieces = vec![plain(accepted.id), plain("  ")];
+    if let Some(name) = &accepted.state {
+        pieces.extend([state(name), plain("  ")]);
+    }
+    pieces.push(tinted(kept, Tint::Faint));
+    Ok(screen.line(&pieces)?)
+}
+
+impl Options {
+    /// The options by the names that the service has for them; `tag` once for each.
+    fn parameters(&self) -> Parameters {
+        let span = |span: Duration| humantime::format_duration(span).to_string();
+        let mut parameters = Parameters::new();
+        let mut add = |name, value: Option<String>| parameters.extend(value.map(|value| (name, value)));
+        add("priority", self.priority.map(|priority| priority.to_string()));
+        add("send_at", self.at.map(|at| at.to_string()));
+        add("delay", self.delay.map(span));
+        add("expires_in", self.expires_in.map(span));
+        add("idempotency_key", self.key.clone());
+        add("guarantee", self.at_most_once.then(|| "at_most_once".to_owned()));
+        self.tag.iter().for_each(|tag| add("tag", Some(tag.clone())));
+        parameters
+    }
+}
+
+fn attachment(file: &Path) -> Result<Value, Failure> {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let kind = mime_guess::from_path(file).first_or_octet_stream();
+    let content = fs::read(file).map_err(|error| unreadable(file, &error))?;
+    Ok(json!({
+        "filename": name,
+        "content_type": kind.essence_str(),
+        "content": BASE64_STANDARD.encode(content),
+    }))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    if file.as_os_str() != "-" {
+        return fs::read(file).map_err(|error| unreadable(file, &error));
+    }
+    let mut message = Vec::new();
+    io::stdin().lock().read_to_end(&mut message).map_err(|error| unreadable(Path::new("standard input"), &error))?;
+    Ok(message)
+}
+
+fn text_from_standard_input() -> Result<String, Failure> {
+    String::from_utf8(read(Path::new("-"))?).map_err(|_| Failure::Failed("standard input is not text in UTF-8".into()))
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> Failure {
+    Failure::Failed(format!("cannot read {}: {error}", escaped(&file.to_string_lossy())))
+}
+
+fn header_field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("has no colon: write NAME: VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}

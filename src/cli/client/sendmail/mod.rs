@@ -1,0 +1,163 @@
+//! `postrider sendmail`, the classic drop-in for cron, PHP and scripts: a message on standard input, recipients as arguments
+//! or from the message, and an exit code from sysexits.h.
+
+mod flags;
+mod message;
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args};
+
+use self::flags::Flags;
+use super::failure::Failure;
+use super::screen::escaped;
+use super::service::{Parameters, Payload, Service};
+use super::{headers, user};
+use crate::mail::Address;
+
+/// What the help ends with.
+pub const MANUAL: &str = "\
+Flags:
+  -t          take recipients from To, Cc and Bcc, besides those named
+  -i, -oi     a line with a single dot does not end the message
+  -f ADDRESS  where bounces go; <> for nowhere. It is also the sender of a
+              message that names none. Without -f it is the message's sender
+  -F NAME     the sender's full name, for a message that names no sender
+  --          what follows is a recipient, even with a leading dash
+
+Other flags of the classic sendmail (-oem, -B8BITMIME, -N, -R, -v and so on)
+are taken and change nothing. The service is found by --url and --token before
+all flags, or by POSTRIDER_URL and POSTRIDER_TOKEN. A link to postrider that
+is named sendmail does the same.
+
+Exit codes:
+  0 accepted             67 a recipient is not valid     75 try again later
+  64 wrong usage         69 not possible                 77 not allowed
+  65 message not valid   74 standard input unreadable    78 wrong address of
+                                                            the service";
+
+/// `postrider sendmail`.
+#[derive(Args)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
+pub struct Sendmail {
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    #[command(flatten)]
+    service: Service,
+    /// Flags as the classic sendmail has them, then the recipients
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS AND RECIPIENTS")]
+    words: Vec<OsString>,
+}
+
+/// What the caller can tell from the exit code; the numbers are those of sysexits.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    Usage = 64,
+    DataError = 65,
+    NoUser = 67,
+    Unavailable = 69,
+    IoError = 74,
+    TryLater = 75,
+    NoPermission = 77,
+    Configuration = 78,
+}
+
+/// Why it was not accepted.
+#[derive(Debug)]
+struct Trouble {
+    code: Code,
+    message: String,
+}
+
+impl Trouble {
+    fn new(code: Code, message: impl Into<String>) -> Self {
+        Trouble { code, message: message.into() }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        let code = match &failure {
+            Failure::Usage(_) => Code::Configuration,
+            Failure::TryLater(_) => Code::TryLater,
+            Failure::Output(_) => Code::IoError,
+            Failure::Failed(_) => Code::Unavailable,
+            Failure::Refused(refusal) => match refusal.status {
+                401 | 403 => Code::NoPermission,
+                400 | 413 | 422 if refusal.pointers.iter().any(|pointer| pointer.starts_with("/to")) => Code::NoUser,
+                // Without a field to blame, the service has no way for such mail.
+                422 if refusal.pointers.is_empty() => Code::Unavailable,
+                400 | 413 | 422 => Code::DataError,
+                status if status >= 500 || refusal.is_transient() => Code::TryLater,
+                _ => Code::Unavailable,
+            },
+        };
+        Trouble::new(code, failure.to_string())
+    }
+}
+
+impl Sendmail {
+    /// Hands the message on, and says why not where it cannot.
+    pub(super) fn run(self) -> ExitCode {
+        match self.submit() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(trouble) => {
+                eprintln!("sendmail: {}", trouble.message);
+                ExitCode::from(trouble.code as u8)
+            }
+        }
+    }
+
+    fn submit(self) -> Result<(), Trouble> {
+        let flags = Flags::parse(self.words)?;
+        if flags.nothing_to_do {
+            return Ok(());
+        }
+        let client = self.service.client()?;
+        if flags.recipients.is_empty() && !flags.recipients_from_message {
+            return Err(Trouble::new(Code::Usage, "no recipient: name one, or take them from the message with -t"));
+        }
+        let mut input = Vec::new();
+        let read = io::stdin().lock().read_to_end(&mut input);
+        read.map_err(|error| Trouble::new(Code::IoError, format!("cannot read the message: {error}")))?;
+        let input = message::up_to_the_dot(input, flags.ignore_dots);
+
+        let parameters = envelope(&flags, &input)?;
+        let message = message::made_whole(&input, &flags);
+        client.post(&["v1", "mails"], &parameters, Payload::Message(message))?;
+        Ok(())
+    }
+}
+
+fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {
+    let mut parameters = Parameters::new();
+    let from = match &flags.from {
+        Some(from) => from.clone(),
+        None => headers::sender(message).unwrap_or_else(user::address),
+    };
+    parameters.push(("from", if from == "<>" { from } else { checked(&from, Code::DataError)? }));
+
+    let mut recipients: Vec<String> = flags.recipients.iter().flat_map(|word| headers::list(word)).collect();
+    if flags.recipients_from_message {
+        recipients.extend(headers::recipients(message));
+    }
+    if recipients.is_empty() {
+        return Err(Trouble::new(Code::Usage, "no recipient: the message names none in To, Cc or Bcc"));
+    }
+    for recipient in recipients {
+        parameters.push(("to", checked(&recipient, Code::NoUser)?));
+    }
+    Ok(parameters)
+}
+
+/// The whole address, with this machine's mail name where it has no domain.
+fn checked(address: &str, code: Code) -> Result<String, Trouble> {
+    let whole = user::qualified(address);
+    match Address::parse(&whole) {
+        Ok(address) => Ok(address.to_string()),
+        Err(error) => Err(Trouble::new(code, escaped(&error.to_string()))),
+    }
+}

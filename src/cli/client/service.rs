@@ -1,0 +1,284 @@
+//! The running service, as the commands reach it: blocking HTTP, with every refusal told as one message.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::http::{Method, Request, Response, header};
+use ureq::{Agent, Body, Proxy};
+use url::Url;
+
+use super::failure::{Failure, Refusal};
+use super::screen::escaped;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A stream of events that is silent for longer than this is taken for broken: the service says something every 15 s.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
+/// The most bytes of an answer that are taken: more than the largest message and the largest page.
+const LARGEST_ANSWER: u64 = 1 << 30;
+
+/// Where the service is, and what opens its door.
+#[derive(Args, Clone, Debug)]
+pub struct Service {
+    /// The service's address
+    #[arg(long, env = "POSTRIDER_URL", default_value = "http://127.0.0.1:8025", help_heading = "Service")]
+    url: String,
+    /// The token that the service asks for
+    #[arg(long, env = "POSTRIDER_TOKEN", hide_env_values = true, help_heading = "Service")]
+    token: Option<SecretString>,
+}
+
+impl Service {
+    /// A client of this service. Nothing is sent yet.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let wrong = |why: &str| Failure::Usage(format!("--url (or POSTRIDER_URL) `{}` {why}", escaped(&self.url)));
+        let mut url = Url::parse(&self.url).map_err(|_| wrong("is not a URL such as http://127.0.0.1:8025"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return Err(wrong("has to begin with http:// or https://"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("has a user or a password, where the service takes a token: use --token"));
+        }
+        url.set_query(None);
+        url.set_fragment(None);
+        let token = match &self.token {
+            Some(token) if !token.expose_secret().is_empty() => {
+                let value = format!("Bearer {}", token.expose_secret());
+                let value = header::HeaderValue::from_str(&value);
+                Some(value.map_err(|_| Failure::Usage("--token has a character that no token has".into()))?)
+            }
+            _ => None,
+        };
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            // A redirect would carry the token, or turn a POST into a GET.
+            .max_redirects(0)
+            .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT));
+        if is_loopback(&url) {
+            config = config.proxy(None::<Proxy>);
+        }
+        Ok(Client { url, token, agent: config.build().new_agent() })
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
+/// Calls the service.
+pub struct Client {
+    url: Url,
+    token: Option<header::HeaderValue>,
+    agent: Agent,
+}
+
+/// What goes with a call.
+pub enum Payload {
+    /// Nothing.
+    None,
+    /// JSON.
+    Json(serde_json::Value),
+    /// A message as RFC 5322 writes it.
+    Message(Vec<u8>),
+}
+
+/// Parameters behind the question mark of a URL.
+pub type Parameters = Vec<(&'static str, String)>;
+
+/// What the service answered when it said yes.
+pub struct Answer {
+    /// The body, byte by byte.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// What the body says.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Failure::Failed(format!(
+                "the service's answer is not understood ({error}); is it another version? use --json"
+            ))
+        })
+    }
+}
+
+impl Client {
+    /// Asks for something. The path is given by its segments.
+    pub fn get(&self, path: &[&str], parameters: &Parameters) -> Result<Answer, Failure> {
+        self.call(Method::GET, path, parameters, Payload::None)
+    }
+
+    /// Asks to do something.
+    pub fn post(&self, path: &[&str], parameters: &Parameters, payload: Payload) -> Result<Answer, Failure> {
+        self.call(Method::POST, path, parameters, payload)
+    }
+
+    /// Asks to delete something.
+    pub fn delete(&self, path: &[&str], parameters: &Parameters) -> Result<Answer, Failure> {
+        self.call(Method::DELETE, path, parameters, Payload::None)
+    }
+
+    fn call(
+        &self,
+        method: Method,
+        path: &[&str],
+        parameters: &Parameters,
+        payload: Payload,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.request(method.clone(), path, parameters);
+        let body = match payload {
+            Payload::None => Vec::new(),
+            Payload::Json(value) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                value.to_string().into_bytes()
+            }
+            Payload::Message(bytes) => {
+                request = request.header(header::CONTENT_TYPE, "message/rfc822");
+                bytes
+            }
+        };
+        let sent = if method == Method::POST {
+            let request = request.body(body).map_err(|error| self.trouble(error.into()))?;
+            self.agent.run(self.agent.configure_request(request).timeout_global(Some(CALL_TIMEOUT)).build())
+        } else {
+            let request = request.body(()).map_err(|error| self.trouble(error.into()))?;
+            self.agent.run(self.agent.configure_request(request).timeout_global(Some(CALL_TIMEOUT)).build())
+        };
+        let mut response = self.granted(sent)?;
+        Ok(Answer { body: self.body_of(&mut response)? })
+    }
+
+    /// Opens the stream of events, after the one of this number where one is given.
+    pub fn events(&self, parameters: &Parameters, last: Option<&str>) -> Result<impl io::Read + use<>, Failure> {
+        let mut request = self.request(Method::GET, &["v1", "events"], parameters);
+        request = request.header(header::ACCEPT, "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let request = request.body(()).map_err(|error| self.trouble(error.into()))?;
+        let sent =
+            self.agent.run(self.agent.configure_request(request).timeout_per_read(Some(SILENCE_TIMEOUT)).build());
+        let response = self.granted(sent)?;
+        Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
+    fn request(&self, method: Method, path: &[&str], parameters: &Parameters) -> ureq::http::request::Builder {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        if !parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(parameters);
+        }
+        let request = Request::builder().method(method).uri(url.as_str());
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, token),
+            None => request,
+        }
+    }
+
+    fn granted(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, Failure> {
+        let mut response = sent.map_err(|error| self.trouble(error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let body = self.body_of(&mut response)?;
+        Err(Failure::Refused(self.refusal(&response, &body)))
+    }
+
+    fn body_of(&self, response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
+        response.body_mut().with_config().limit(LARGEST_ANSWER).read_to_vec().map_err(|error| self.trouble(error))
+    }
+
+    fn refusal(&self, response: &Response<Body>, body: &[u8]) -> Refusal {
+        let status = response.status().as_u16();
+        let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+            let message = format!(
+                "{} answered with HTTP {status} and not as Postrider does; is --url (or POSTRIDER_URL) right?",
+                self.url.as_str().trim_end_matches('/')
+            );
+            return Refusal { status, message, pointers: Vec::new() };
+        };
+        let mut message = problem.message(status);
+        match status {
+            401 if self.token.is_none() => message.push_str("; give a token with --token or POSTRIDER_TOKEN"),
+            401 => message.push_str("; check the token in --token or POSTRIDER_TOKEN"),
+            _ => {}
+        }
+        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        if let Some(seconds) = retry_after.and_then(|text| text.parse::<u64>().ok()) {
+            let _ = write!(message, "; try again in {seconds} s");
+        }
+        Refusal { status, message, pointers: problem.errors.into_iter().map(|error| error.pointer).collect() }
+    }
+
+    fn trouble(&self, error: ureq::Error) -> Failure {
+        let url = self.url.as_str().trim_end_matches('/');
+        match error {
+            ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                Failure::TryLater(format!("no service answers at {url}; start one with `postrider run`"))
+            }
+            ureq::Error::HostNotFound => {
+                Failure::TryLater(format!("there is no host such as in {url}; check --url (or POSTRIDER_URL)"))
+            }
+            ureq::Error::Timeout(_) => Failure::TryLater(format!("the service at {url} does not answer in time")),
+            ureq::Error::Io(error) => Failure::TryLater(format!("the connection to {url} broke: {error}")),
+            ureq::Error::ConnectionFailed => Failure::TryLater(format!("{url} cannot be reached")),
+            other => Failure::Failed(format!("cannot talk to {url}: {}", escaped(&other.to_string()))),
+        }
+    }
+}
+
+/// A refusal as RFC 9457 writes it.
+#[derive(Deserialize)]
+struct Problem {
+    title: Option<String>,
+    detail: Option<String>,
+    #[serde(default)]
+    errors: Vec<FieldProblem>,
+}
+
+/// What is wrong with one field of the input.
+#[derive(Deserialize)]
+struct FieldProblem {
+    #[serde(default)]
+    pointer: String,
+    #[serde(default)]
+    detail: String,
+}
+
+impl Problem {
+    /// One line; where several fields are wrong, one more for each.
+    fn message(&self, status: u16) -> String {
+        let title = match (&self.title, &self.detail) {
+            (Some(title), _) | (None, Some(title)) => escaped(title),
+            (None, None) => format!("the service refused with HTTP {status}"),
+        };
+        match (self.errors.as_slice(), &self.detail) {
+            ([], Some(detail)) if Some(detail) != self.title.as_ref() => format!("{title}: {}", escaped(detail)),
+            ([], _) => title,
+            ([only], _) => format!("{title}: {only}"),
+            (several, _) => several.iter().fold(format!("{title}:"), |message, error| format!("{message}\n  {error}")),
+        }
+    }
+}
+
+impl std::fmt::Display for FieldProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.pointer.is_empty() {
+            write!(f, "{} ", escaped(&self.pointer))?;
+        }
+        f.write_str(&escaped(&self.detail))
+    }
+}

@@ -1,0 +1,132 @@
+//! `postrider tail`: what happens, as it happens.
+//!
+//! A connection that breaks is opened again, from where it broke. Nothing is missed in silence: the service says how many
+//! events it could not tell any more, and that is printed like an event.
+
+use std::io;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::screen::{Piece, Screen, Tint, counted, plain, state, tinted};
+use super::service::Parameters;
+use super::sse::{Frame, Frames};
+use super::times::{relative, time_of_day};
+use super::{Asking, Failure, record};
+use crate::delivery::Attempt;
+use crate::mail::{MailId, Timestamp};
+use crate::observe::{Event, EventKind};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// `postrider tail`.
+#[derive(Args)]
+pub struct Tail {
+    /// Only what happens to this mail
+    #[arg(long, value_name = "ID")]
+    mail: Option<MailId>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Tail {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let client = self.asking.service.client()?;
+        let parameters: Parameters = self.mail.iter().map(|id| ("mail", id.to_string())).collect();
+        let mut last: Option<String> = None;
+        let mut pause = FIRST_PAUSE;
+        let mut stream = client.events(&parameters, None)?;
+        loop {
+            let mut frames = Frames::new(stream);
+            while let Ok(Some(frame)) = frames.next() {
+                show(&frame, self.asking.json, screen)?;
+                last = frame.id.or(last);
+                pause = FIRST_PAUSE;
+            }
+            eprintln!("The connection is lost; connecting again.");
+            stream = loop {
+                sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                match client.events(&parameters, last.as_deref()) {
+                    Ok(stream) => break stream,
+                    Err(Failure::TryLater(_)) => {}
+                    Err(Failure::Refused(refusal)) if refusal.is_transient() => {}
+                    Err(failure) => return Err(failure),
+                }
+            };
+        }
+    }
+}
+
+fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
+    if json {
+        return screen.json(frame.data.as_bytes());
+    }
+    if frame.event == "missed" {
+        let text = match serde_json::from_str::<Missed>(&frame.data) {
+            Ok(Missed { count: Some(count) }) => format!("{} missed", counted(count, "event")),
+            _ => "the service was started anew; some events before that were missed".to_owned(),
+        };
+        return screen.line(&[tinted(format_args!("--------  {text}"), Tint::Warning)]);
+    }
+    match serde_json::from_str::<Event>(&frame.data) {
+        Ok(event) => screen.line(&line(&event)),
+        // A newer service may tell what is not known here yet.
+        Err(_) => screen.line(&[plain(format_args!("{}  {}", frame.event, frame.data))]),
+    }
+}
+
+/// What the service says where it cannot tell everything.
+#[derive(Deserialize)]
+struct Missed {
+    /// How many events; unknown where a restart lies between.
+    count: Option<u64>,
+}
+
+fn line(event: &Event) -> Vec<Piece> {
+    let name = event.kind.as_str();
+    let mut pieces = vec![tinted(time_of_day(event.at), Tint::Faint), plain("  "), kind(name)];
+    let mut add = |piece: Piece| {
+        pieces.push(plain("  "));
+        pieces.push(piece);
+    };
+    if let Some(mail) = event.mail {
+        add(plain(mail));
+    }
+    if let Some(recipient) = &event.recipient {
+        add(plain(recipient));
+    }
+    let relay = event.relay.as_ref().filter(|_| !matches!(event.kind, EventKind::Attempted { .. }));
+    if let Some(relay) = relay {
+        add(plain(relay));
+    }
+    match &event.kind {
+        EventKind::Attempted { attempt } => add(tinted(answer(attempt), Tint::Faint)),
+        EventKind::Deferred { next_attempt_at } => add(plain(next(*next_attempt_at, event.at))),
+        EventKind::Dead { reason } => add(tinted(reason.as_str().replace('_', " "), Tint::Bad)),
+        EventKind::RelayDown { reason } => add(plain(reason)),
+        EventKind::Accepted | EventKind::Delivered | EventKind::Cancelled | EventKind::RelayUp => {}
+    }
+    pieces
+}
+
+fn kind(name: &str) -> Piece {
+    let padded = format!("{name:10}");
+    match name {
+        "relay_up" => tinted(padded, Tint::Good),
+        "relay_down" => tinted(padded, Tint::Bad),
+        _ => state(name).with_text(padded),
+    }
+}
+
+fn answer(attempt: &Attempt) -> String {
+    format!("{} {}", attempt.relay, record::said(attempt))
+}
+
+fn next(at: Timestamp, now: Timestamp) -> String {
+    format!("again {}", relative(at, now))
+}

@@ -1,0 +1,104 @@
+//! `postrider spool verify` and `postrider spool export`: looks into a spool that no service has open.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{ConfigFile, Failure};
+use crate::delivery::printable;
+use crate::dispatch::Error;
+use crate::spool::SpoolError;
+use crate::spool::sled::{export, verify};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Spool {
+    /// Read every record of a stopped spool, and say what is wrong; changes nothing
+    Verify {
+        /// The spool's directory; `spool.path` of the configuration when absent
+        #[arg(value_name = "SPOOL")]
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        told: Told,
+    },
+    /// Write every mail of a stopped spool to DIR: ID.eml, and ID.json with its envelope; changes nothing
+    #[command(override_usage = "postrider spool export [OPTIONS] [SPOOL] <DIR>")]
+    Export {
+        /// Where to write; before it the spool's directory, `spool.path` of the configuration when absent
+        #[arg(value_name = "DIR", num_args = 1..=2, required = true)]
+        paths: Vec<PathBuf>,
+        #[command(flatten)]
+        told: Told,
+    },
+}
+
+#[derive(clap::Args)]
+pub(super) struct Told {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Answer with JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Spool {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        match self {
+            Spool::Verify { path, told } => {
+                let json = told.json;
+                let path = told.spool(path)?;
+                let found = verify(&path).map_err(failure)?;
+                let sums = format!(
+                    "{}: mails: {}; deliveries: {} pending, {} delivered, {} dead, {} cancelled; quarantined: {}",
+                    path.display(),
+                    found.mails,
+                    found.pending,
+                    found.delivered,
+                    found.dead,
+                    found.cancelled,
+                    found.quarantined
+                );
+                tell(json, &found, &sums)?;
+                sound(&found.problems, "the rest of the spool is sound")
+            }
+            Spool::Export { mut paths, told } => {
+                let json = told.json;
+                let dir = paths.pop().unwrap_or_default();
+                let path = told.spool(paths.pop())?;
+                let written = export(&path, &dir).map_err(failure)?;
+                tell(json, &written, &format!("mails written to {}: {}", dir.display(), written.mails))?;
+                sound(&written.problems, "everything else was written")
+            }
+        }
+    }
+}
+
+impl Told {
+    fn spool(self, path: Option<PathBuf>) -> Result<PathBuf, Failure> {
+        match path {
+            Some(path) => Ok(path),
+            None => Ok(self.file.load()?.1.spool.path),
+        }
+    }
+}
+
+fn failure(error: SpoolError) -> Failure {
+    Error::from(error).into()
+}
+
+fn tell(json: bool, found: &impl Serialize, sums: &str) -> Result<(), Failure> {
+    if json {
+        let text = serde_json::to_string_pretty(found).map_err(|e| Failure::Failed(e.to_string()))?;
+        println!("{text}");
+    } else {
+        println!("{sums}");
+    }
+    Ok(())
+}
+
+fn sound(problems: &[String], otherwise: &str) -> Result<(), Failure> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = problems.iter().map(|problem| printable(problem)).collect();
+    Err(Failure::Failed(format!("problems: {}; {otherwise}:\n  {}", lines.len(), lines.join("\n  "))))
+}

@@ -1,0 +1,193 @@
+//! Who may send: AUTH PLAIN (RFC 4616) and AUTH LOGIN (RFC 4954 and its older draft), and the users that are known.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use parking_lot::RwLock;
+use secrecy::ExposeSecret;
+use subtle::{Choice, ConstantTimeEq};
+
+use super::User;
+
+/// The longest name or password, in bytes (RFC 4616 §2).
+pub(super) const LONGEST_CREDENTIAL: usize = 255;
+
+/// Everybody who may send. Clones show the same list, and a running door can be given another.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Users(Arc<RwLock<Vec<User>>>);
+
+impl Users {
+    pub fn new(users: Vec<User>) -> Self {
+        Users(Arc::new(RwLock::new(users)))
+    }
+
+    pub fn replace(&self, users: Vec<User>) {
+        *self.0.write() = users;
+    }
+
+    /// Whether there is nobody, so that everybody who reaches the door may send.
+    pub fn is_empty(&self) -> bool {
+        self.0.read().is_empty()
+    }
+
+    /// Whether this is a user's name and password. Takes as long for a wrong name as for a wrong password.
+    fn know(&self, name: &[u8], password: &[u8]) -> bool {
+        let (Some(name), Some(password)) = (padded(name), padded(password)) else { return false };
+        let mut known = Choice::from(0);
+        for user in self.0.read().iter() {
+            let (Some(n), Some(p)) = (padded(user.name.as_bytes()), padded(user.password.expose_secret().as_bytes()))
+            else {
+                continue;
+            };
+            known |= n.ct_eq(&name) & p.ct_eq(&password);
+        }
+        known.into()
+    }
+}
+
+/// The text and its length in an array of one size, so that comparing two takes the same time whatever their lengths are.
+fn padded(text: &[u8]) -> Option<[u8; LONGEST_CREDENTIAL + 1]> {
+    let mut array = [0; LONGEST_CREDENTIAL + 1];
+    array.get_mut(..text.len()).filter(|to| to.len() <= LONGEST_CREDENTIAL)?.copy_from_slice(text);
+    array[LONGEST_CREDENTIAL] = u8::try_from(text.len()).ok()?;
+    Some(array)
+}
+
+/// A way to log in that is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mechanism {
+    Plain,
+    Login,
+}
+
+/// A login that is under way: what the client's next line is.
+#[derive(Debug)]
+pub(super) enum Exchange {
+    /// PLAIN's only message.
+    Plain,
+    /// LOGIN's user name.
+    Name,
+    /// LOGIN's password, for this user name.
+    Password(Vec<u8>),
+}
+
+/// Where one line of the client has led to.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// The next challenge, in base64, and what is expected after it.
+    Challenge(&'static str, Exchange),
+    /// Logged in under this name.
+    LoggedIn(String),
+    /// The name or the password is wrong; the name, as it was given.
+    Refused(String),
+    /// The client gave up with `*`.
+    Cancelled,
+    /// The line is not base64, or not what the mechanism says.
+    Malformed,
+}
+
+/// Begins a login; `initial` is the initial response, where `=` stands for an empty one (RFC 4954 §4).
+pub(super) fn begin(mechanism: Mechanism, initial: Option<&str>, users: &Users) -> Progress {
+    match (mechanism, initial) {
+        (Mechanism::Plain, None) => Progress::Challenge("", Exchange::Plain),
+        (Mechanism::Login, None) => Progress::Challenge("VXNlcm5hbWU6", Exchange::Name),
+        (mechanism, Some(initial)) => {
+            let exchange = if mechanism == Mechanism::Plain { Exchange::Plain } else { Exchange::Name };
+            let initial = if initial == "=" { "" } else { initial };
+            proceed(exchange, initial.as_bytes(), users)
+        }
+    }
+}
+
+/// Takes the client's next line, without its CRLF.
+pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> Progress {
+    if line == b"*" {
+        return Progress::Cancelled;
+    }
+    let Ok(message) = STANDARD.decode(line) else { return Progress::Malformed };
+    let (name, password) = match exchange {
+        Exchange::Name => return Progress::Challenge("UGFzc3dvcmQ6", Exchange::Password(message)),
+        Exchange::Password(name) => (name, message),
+        Exchange::Plain => {
+            let mut parts = message.split(|b| *b == 0);
+            let (Some(acts_as), Some(name), Some(password), None) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
+            else {
+                return Progress::Malformed;
+            };
+            if !acts_as.is_empty() && acts_as != name {
+                return Progress::Refused(shown(name));
+            }
+            (name.to_vec(), password.to_vec())
+        }
+    };
+    if users.know(&name, &password) { Progress::LoggedIn(shown(&name)) } else { Progress::Refused(shown(&name)) }
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(LONGEST_CREDENTIAL).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users() -> Users {
+        let user = |name: &str, password: &str| User { name: name.into(), password: password.into() };
+        Users::new(vec![user("app", "secret"), user("zoë", "pässword"), user("sec", "ret")])
+    }
+
+    fn plain(message: &str) -> Progress {
+        begin(Mechanism::Plain, Some(&STANDARD.encode(message)), &users())
+    }
+
+    #[test]
+    fn the_right_name_and_password_log_in() {
+        assert!(matches!(plain("\0app\0secret"), Progress::LoggedIn(name) if name == "app"));
+        assert!(matches!(plain("app\0app\0secret"), Progress::LoggedIn(_)));
+        assert!(matches!(plain("\0zoë\0pässword"), Progress::LoggedIn(_)));
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let long = format!("\0app\0secret{}", "x".repeat(300));
+        let padded = format!("\0app\0secret{}", "\u{1}".repeat(3));
+        let wrong =
+            ["\0app\0Secret", "\0app\0", "\0\0", "\0app\0ret", "\0sec\0secret", "root\0app\0secret", &long, &padded];
+        for message in wrong {
+            assert!(matches!(plain(message), Progress::Refused(_)), "{message:?}");
+        }
+        for message in ["", "app", "app\0secret", "\0app\0secret\0", "\0app\0sec\0ret"] {
+            assert!(matches!(plain(message), Progress::Malformed), "{message:?}");
+        }
+        assert!(matches!(begin(Mechanism::Plain, Some("=="), &users()), Progress::Malformed));
+        assert!(matches!(begin(Mechanism::Plain, Some("="), &users()), Progress::Malformed));
+    }
+
+    #[test]
+    fn nobody_logs_in_where_nobody_is_known() {
+        let none = Users::default();
+        assert!(matches!(begin(Mechanism::Plain, Some("AAA="), &none), Progress::Refused(_)));
+    }
+
+    #[test]
+    fn login_asks_for_the_name_and_the_password() {
+        let Progress::Challenge("VXNlcm5hbWU6", name) = begin(Mechanism::Login, None, &users()) else { panic!() };
+        let Progress::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users()) else { panic!() };
+        assert!(matches!(proceed(password, b"c2VjcmV0", &users()), Progress::LoggedIn(name) if name == "app"));
+        let Progress::Challenge("UGFzc3dvcmQ6", password) = begin(Mechanism::Login, Some("YXBw"), &users()) else {
+            panic!()
+        };
+        assert!(matches!(proceed(password, b"*", &users()), Progress::Cancelled));
+    }
+
+    #[test]
+    fn a_new_list_holds_at_once() {
+        let known = users();
+        let seen_by_a_session = known.clone();
+        known.replace(vec![User { name: "app".into(), password: "changed".into() }]);
+        let refused = begin(Mechanism::Plain, Some(&STANDARD.encode("\0app\0secret")), &seen_by_a_session);
+        assert!(matches!(refused, Progress::Refused(_)));
+    }
+}

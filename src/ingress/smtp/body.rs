@@ -1,0 +1,312 @@
+//! The message as it comes in: where it ends, and how much of it is kept.
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::admission::{Budget, Room};
+use super::reply::Reply;
+
+/// The first piece of memory for a message, which most fit into.
+const FIRST_PIECE: usize = 4 * 1024;
+/// As long as no more than this has come, a declared SIZE is only believed up to here.
+const BELIEVED: usize = 1024 * 1024;
+
+/// A message that is coming in. One that is refused goes on being read, and is not kept.
+#[derive(Debug)]
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    /// How many bytes the client may send.
+    limit: usize,
+    declared: usize,
+    came: usize,
+    budget: Budget,
+    room: Room,
+    refused: Option<Reply>,
+}
+
+impl Body {
+    /// An empty message of at most `limit` bytes. `declared` is what MAIL's SIZE said, or 0; only a hint.
+    pub fn new(limit: usize, declared: usize, budget: Budget) -> Self {
+        let (bytes, room) = (Vec::new(), Room::default());
+        Body { bytes, limit, declared: declared.min(limit), came: 0, budget, room, refused: None }
+    }
+
+    /// A message that is refused from the start, and read only so that the commands after it are found.
+    pub fn refused(limit: usize, budget: Budget, reply: Reply) -> Self {
+        Body { refused: Some(reply), ..Body::new(limit, 0, budget) }
+    }
+
+    /// Puts our own header field in front of what the client sends; it does not count as the client's.
+    pub fn begin(&mut self, field: &[u8]) {
+        self.keep(field);
+    }
+
+    /// Takes the client's next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.came == 0 && matches!(bytes, [b' ' | b'\t', ..]) && !self.bytes.is_empty() {
+            // It would go on with the field that we put in front.
+            self.refuse(Reply::new(554, "5.6.0", "the message begins with a line that continues no other"));
+        }
+        self.came = self.came.saturating_add(bytes.len());
+        if self.refused.is_none() && self.came > self.limit {
+            let text = format!("the message has more than {} bytes, which are the most that is taken", self.limit);
+            self.refuse(Reply::new(552, "5.3.4", text));
+        }
+        self.keep(bytes);
+    }
+
+    /// How many bytes the client has sent.
+    pub fn came(&self) -> usize {
+        self.came
+    }
+
+    /// Whether it is refused, and so much came since that nothing good will follow.
+    pub fn is_hopeless(&self) -> bool {
+        self.refused.is_some() && self.came > self.limit.saturating_mul(2)
+    }
+
+    /// Why it is refused, if it is.
+    pub fn refusal(&self) -> Option<&Reply> {
+        self.refused.as_ref()
+    }
+
+    /// The message, and the room it takes of the budget until it is on disk.
+    pub fn finish(self) -> Result<(Bytes, Room), Reply> {
+        match self.refused {
+            Some(reply) => Err(reply),
+            None => Ok((self.bytes.into(), self.room)),
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.refused.is_some() {
+            return;
+        }
+        let needed = self.bytes.len() + bytes.len();
+        if needed > self.bytes.capacity() && !self.grow(needed) {
+            self.refuse(Reply::new(452, "4.3.1", "too much mail is coming in at once; try again later"));
+            return;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Makes room for `needed` bytes: for more than that where the budget has it, so that little is copied.
+    fn grow(&mut self, needed: usize) -> bool {
+        let hint = if needed < BELIEVED { self.declared.min(BELIEVED) } else { self.declared };
+        let most = needed.max(self.limit + FIRST_PIECE);
+        let wanted = needed.max(hint + FIRST_PIECE).max(self.bytes.capacity() * 2).min(most);
+        for capacity in [wanted, needed] {
+            if self.budget.grow(&mut self.room, capacity - self.bytes.capacity()) {
+                self.bytes.reserve_exact(capacity - self.bytes.len());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn refuse(&mut self, reply: Reply) {
+        self.bytes = Vec::new();
+        self.room = Room::default();
+        self.refused = Some(reply);
+    }
+}
+
+/// Reads what follows DATA (RFC 5321 §4.5.2): finds the end, which is CRLF.CRLF and nothing else, and takes out the dots that
+/// were put in. A dot after a bare CR or a bare LF is no dot at the start of a line: it stays.
+#[derive(Debug, Default)]
+pub(super) struct DotReader {
+    at: At,
+}
+
+/// What has been read last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    /// The DATA command's CRLF, or one in the message.
+    #[default]
+    LineStart,
+    /// A dot at the start of a line, which is not kept: either it was put in, or it is the end.
+    Dot,
+    /// Such a dot and a CR.
+    DotCr,
+    /// A CR.
+    Cr,
+    /// Anything else.
+    Line,
+}
+
+impl DotReader {
+    /// Moves the message's bytes from `input` to `body`. True when the end has been read; `input` then holds what follows.
+    pub fn read(&mut self, input: &mut &[u8], body: &mut Body) -> bool {
+        while let [first, rest @ ..] = *input {
+            self.at = match (self.at, first) {
+                (At::LineStart, b'.') => {
+                    *input = rest;
+                    At::Dot
+                }
+                (At::Dot, b'\r') => {
+                    *input = rest;
+                    At::DotCr
+                }
+                (At::DotCr, b'\n') => {
+                    *input = rest;
+                    return true;
+                }
+                (At::DotCr, _) => {
+                    body.push(b"\r");
+                    At::Cr
+                }
+                (At::Cr, b'\n') => {
+                    *input = rest;
+                    body.push(b"\n");
+                    At::LineStart
+                }
+                (At::Line, _) => read_lines(input, body),
+                (At::LineStart | At::Dot | At::Cr, _) => At::Line,
+            };
+        }
+        false
+    }
+}
+
+/// Takes everything up to the next line that starts with a dot, or all there is.
+fn read_lines(input: &mut &[u8], body: &mut Body) -> At {
+    let (taken, rest, at) = match memmem::find(input, b"\r\n.") {
+        Some(end) => (&input[..end + 2], &input[end + 2..], At::LineStart),
+        None if input.ends_with(b"\r\n") => (*input, &[][..], At::LineStart),
+        None if input.ends_with(b"\r") => (*input, &[][..], At::Cr),
+        None => (*input, &[][..], At::Line),
+    };
+    body.push(taken);
+    *input = rest;
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BIG: usize = 1 << 24;
+
+    fn body(limit: usize) -> Body {
+        Body::new(limit, 0, Budget::new(BIG))
+    }
+
+    /// What is read from `wire` in pieces of `size` bytes: the message and what follows it, if the end was found.
+    fn read(wire: &[u8], size: usize) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (mut reader, mut body) = (DotReader::default(), body(BIG));
+        let mut pieces = wire.chunks(size);
+        while let Some(mut piece) = pieces.next() {
+            if reader.read(&mut piece, &mut body) {
+                let rest: Vec<u8> = piece.iter().copied().chain(pieces.flatten().copied()).collect();
+                return Some((body.finish().expect("taken").0.to_vec(), rest));
+            }
+        }
+        None
+    }
+
+    fn assert_reads(wire: &str, message: &str, rest: &str) {
+        for size in 1..=wire.len() {
+            let (read, left) = read(wire.as_bytes(), size).unwrap_or_else(|| panic!("no end in {wire:?} by {size}"));
+            assert_eq!(String::from_utf8_lossy(&read), message, "{wire:?} by {size}");
+            assert_eq!(String::from_utf8_lossy(&left), rest, "{wire:?} by {size}");
+        }
+    }
+
+    #[test]
+    fn the_end_is_found_and_stuffed_dots_are_taken_out() {
+        assert_reads("hi\r\n.\r\nQUIT\r\n", "hi\r\n", "QUIT\r\n");
+        assert_reads(".\r\n", "", "");
+        assert_reads("\r\n.\r\n", "\r\n", "");
+        assert_reads("..\r\n...\r\n..a\r\n.a\r\n.\r\n", ".\r\n..\r\n.a\r\na\r\n", "");
+        assert_reads("a.\r\nb\r\n.\r\n.\r\n", "a.\r\nb\r\n", ".\r\n");
+        assert_reads(".\r.\r\n.\r\n", "\r.\r\n", "");
+        assert_reads(".\rx\r\r\n.\r\n", "\rx\r\r\n", "");
+    }
+
+    #[test]
+    fn nothing_but_crlf_dot_crlf_ends_a_message() {
+        // The sequences of the SMTP smuggling report of December 2023, and their kin.
+        for trick in [
+            "\n.\n",
+            "\r.\r",
+            "\n.\r\n",
+            "\r\n.\n",
+            "\r\n.\r",
+            "\r.\r\n",
+            "\n.\r",
+            "\r\n\x00.\r\n",
+            "\r\n.\x00\r\n",
+            "\r\n. \r\n",
+            "\r\n.\r\r\n",
+            "\r\r\n.\n",
+            "\n\r.\r\n",
+            "\r\n\n.\r\n",
+        ] {
+            let wire = format!("a{trick}MAIL FROM:<evil@example.org>\r\n");
+            for size in 1..=wire.len() {
+                assert_eq!(read(wire.as_bytes(), size), None, "{trick:?} ended the message, by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dot_after_a_bare_line_end_stays() {
+        assert_reads("a\n.\nb\n..c\r.d\r\n.\r\n", "a\n.\nb\n..c\r.d\r\n", "");
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_and_not_kept() {
+        let mut body = body(10);
+        body.begin(b"Received: by us\r\n");
+        body.push(b"0123456789");
+        assert!(body.refusal().is_none() && !body.is_hopeless());
+        body.push(b"0");
+        assert_eq!(body.bytes.capacity(), 0);
+        assert!(!body.is_hopeless());
+        body.push(b"0123456789");
+        assert!(body.is_hopeless());
+        assert_eq!(body.finish().expect_err("too large").code, 552);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_refused_and_gives_its_room_back() {
+        let budget = Budget::new(10_000);
+        let mut one = Body::new(BIG, 0, budget.clone());
+        one.push(&[b'x'; 6_000]);
+        let mut other = Body::new(BIG, 0, budget.clone());
+        other.push(&[b'x'; 3_000]);
+        other.push(&[b'x'; 3_000]);
+        assert_eq!(other.refusal().map(|reply| reply.code), Some(452));
+        one.push(&[b'x'; 4_000]);
+        assert_eq!(one.finish().expect("there was room").0.len(), 10_000);
+    }
+
+    #[test]
+    fn a_declared_size_makes_one_piece_of_memory_and_is_not_believed_beyond_a_megabyte() {
+        let budget = Budget::new(64 * BELIEVED);
+        let mut body = Body::new(32 * BELIEVED, 16 * BELIEVED, budget.clone());
+        body.push(b"x");
+        assert!(body.bytes.capacity() <= BELIEVED + FIRST_PIECE);
+        body.push(&vec![b'x'; BELIEVED + FIRST_PIECE]);
+        let capacity = body.bytes.capacity();
+        assert!((16 * BELIEVED..17 * BELIEVED).contains(&capacity), "{capacity}");
+    }
+
+    #[test]
+    fn the_first_line_does_not_go_on_with_our_field() {
+        for (first, taken) in [(&b" x"[..], false), (b"\tx", false), (b"\r\n x", true), (b"A: 1", true)] {
+            let mut body = body(BIG);
+            body.begin(b"Received: by us\r\n");
+            body.push(first);
+            assert_eq!(body.finish().is_ok(), taken, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_frozen_without_a_copy() {
+        let mut body = body(BIG);
+        body.push(&[b'x'; 5_000]);
+        let at = body.bytes.as_ptr();
+        assert_eq!(body.finish().expect("taken").0.as_ptr(), at);
+    }
+}

@@ -1,0 +1,393 @@
+//! One command line and what it asks for (RFC 5321 §4.1). The grammar is smtp-proto's; what it is lax about is refused here.
+
+use smtp_proto::{
+    AUTH_LOGIN, AUTH_PLAIN, Error as Fault, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo,
+    Request,
+};
+use std::borrow::Cow;
+
+use super::auth::Mechanism;
+use super::reply::Reply;
+use crate::mail::Address;
+
+/// The longest command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, and extensions for more.
+pub(super) const LONGEST_LINE: usize = 2048;
+/// A chunk's size has no more digits than this.
+const SIZE_DIGITS: usize = 12;
+
+/// A command that is understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Ehlo(String),
+    Helo(String),
+    StartTls,
+    Auth {
+        mechanism: Mechanism,
+        initial: Option<String>,
+    },
+    Mail {
+        return_path: Option<Address>,
+        /// The message's size, or 0.
+        size: usize,
+        smtputf8: bool,
+    },
+    Rcpt(Address),
+    Data,
+    Bdat {
+        size: usize,
+        last: bool,
+    },
+    Rset,
+    Noop,
+    Vrfy,
+    Help,
+    Quit,
+}
+
+/// Why a line is not a command that can be carried out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// The command is known; this is what is wrong with it.
+    Command(Reply),
+    /// There is no such command.
+    Unknown,
+    /// Nothing after this line can be told apart from it: the connection ends.
+    OutOfStep(Reply),
+}
+
+/// Takes the next line off `input`, with its CRLF. `None` when it has not come whole.
+///
+/// A line that ends in a bare LF, or has a CR, a NUL or another control character in it, is out of step: two programs that
+/// disagree about where it ends are what smuggling lives on.
+pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Wrong> {
+    let out_of_step = |text: &'static str| Wrong::OutOfStep(Reply::new(500, "5.5.2", text));
+    let window = &input[..input.len().min(LONGEST_LINE)];
+    let Some(end) = memchr::memchr(b'\n', window) else {
+        return if window.len() < LONGEST_LINE { Ok(None) } else { Err(out_of_step("the line is too long")) };
+    };
+    let Some(line) = input[..end].strip_suffix(b"\r") else {
+        return Err(out_of_step("a line ends with CR LF, not with a bare LF"));
+    };
+    if line.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+        return Err(out_of_step("the line has a bare CR or another control character in it"));
+    }
+    let (line, rest) = input.split_at(end + 1);
+    *input = rest;
+    Ok(Some(line))
+}
+
+/// Reads a command from a line that [`take_line`] took.
+pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
+    let line = match std::str::from_utf8(crlf) {
+        Ok(text) => text.trim_end(),
+        Err(_) => return Err(syntax("the line is not UTF-8")),
+    };
+    let verb = line.split([' ', '\t']).next().unwrap_or_default();
+    if verb.eq_ignore_ascii_case("BDAT") {
+        return chunk(line);
+    }
+    let (path, pathless) = match verb.to_ascii_uppercase().as_str() {
+        "MAIL" | "RCPT" => {
+            take_path(line).ok_or_else(|| syntax("it should be: MAIL FROM:<address> or RCPT TO:<address>"))?
+        }
+        _ => ("", String::new()),
+    };
+    let request = match Request::parse(&mut if pathless.is_empty() { crlf.iter() } else { pathless.as_bytes().iter() })
+    {
+        Ok(request) => request,
+        Err(Fault::UnknownCommand) => return Err(Wrong::Unknown),
+        Err(Fault::InvalidParameter { param: param @ ("SIZE" | "BODY") }) => {
+            return Err(wrong(501, "5.5.4", format!("the value of {param} is not valid")));
+        }
+        Err(Fault::InvalidParameter { param }) => return Err(unsupported(param)),
+        Err(Fault::UnsupportedParameter { param }) => return Err(unsupported(&param)),
+        Err(Fault::SyntaxError { syntax: form }) => return Err(syntax(format!("it should be: {form}"))),
+        Err(_) => return Err(syntax("the command is not complete")),
+    };
+    let alone = |command| if line.len() == verb.len() { Ok(command) } else { Err(syntax("it takes no parameter")) };
+    match request {
+        Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
+        Request::Helo { host } => Ok(Command::Helo(host.into_owned())),
+        Request::StartTls => alone(Command::StartTls),
+        Request::Data => alone(Command::Data),
+        Request::Rset => alone(Command::Rset),
+        Request::Quit => alone(Command::Quit),
+        Request::Noop { .. } => Ok(Command::Noop),
+        Request::Help { .. } => Ok(Command::Help),
+        Request::Vrfy { .. } => Ok(Command::Vrfy),
+        Request::Mail { from } => mail(path, &from),
+        Request::Rcpt { to } => rcpt(path, &to),
+        Request::Auth { mechanism, initial_response } => {
+            let mechanism = match mechanism {
+                AUTH_PLAIN => Mechanism::Plain,
+                AUTH_LOGIN => Mechanism::Login,
+                _ => return Err(wrong(504, "5.5.4", "PLAIN and LOGIN are what is offered")),
+            };
+            let initial = (!initial_response.is_empty()).then(|| initial_response.into_owned());
+            Ok(Command::Auth { mechanism, initial })
+        }
+        known => Err(wrong(502, "5.5.1", format!("{} is not offered here", known.name()))),
+    }
+}
+
+fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, Wrong> {
+    let others = [
+        (
+            from.flags & !(MAIL_BODY_7BIT | MAIL_BODY_8BITMIME | MAIL_SMTPUTF8) != 0,
+            "BODY=BINARYMIME, RET, BY or the like",
+        ),
+        (from.trans_id.is_some(), "TRANSID"),
+        (from.env_id.is_some(), "ENVID"),
+        (from.solicit.is_some(), "SOLICIT"),
+        (from.mtrk.is_some(), "MTRK"),
+        (from.hold_for != 0, "HOLDFOR"),
+        (from.hold_until != 0, "HOLDUNTIL"),
+        (from.mt_priority != 0, "MT-PRIORITY"),
+    ];
+    if let Some((_, name)) = others.iter().find(|(given, _)| *given) {
+        return Err(unsupported(name));
+    }
+    let smtputf8 = from.flags & MAIL_SMTPUTF8 != 0;
+    let return_path = match path {
+        "" => None,
+        text => Some(address(text, "5.1.7")?),
+    };
+    if !smtputf8 && return_path.as_ref().is_some_and(|a| !a.is_ascii()) {
+        return Err(needs_smtputf8());
+    }
+    Ok(Command::Mail { return_path, size: from.size, smtputf8 })
+}
+
+fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, Wrong> {
+    if to.orcpt.is_some() || to.rrvs != 0 || to.flags != 0 {
+        return Err(unsupported("NOTIFY, ORCPT or the like"));
+    }
+    Ok(Command::Rcpt(address(path, "5.1.3")?))
+}
+
+/// `BDAT size [LAST]` (RFC 3030 §2). Where it cannot be read, the octets that follow cannot be told from commands.
+fn chunk(line: &str) -> Result<Command, Wrong> {
+    let mut words = line.split([' ', '\t']).filter(|w| !w.is_empty()).skip(1);
+    let size = words.next().filter(|w| w.len() <= SIZE_DIGITS && w.bytes().all(|b| b.is_ascii_digit()));
+    let last = words.next();
+    match (size.and_then(|s| s.parse().ok()), last, words.next()) {
+        (Some(size), None, None) => Ok(Command::Bdat { size, last: false }),
+        (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => Ok(Command::Bdat { size, last: true }),
+        _ => Err(Wrong::OutOfStep(Reply::new(501, "5.5.4", "it should be: BDAT chunk-size [LAST]"))),
+    }
+}
+
+/// What stands between the angle brackets, without a source route (RFC 5321 §4.1.1.3), and the line with nothing between
+/// them. smtp-proto reads the latter: it knows no address literals, and takes the quotes off quoted local parts, some of which
+/// mean nothing without them.
+fn take_path(line: &str) -> Option<(&str, String)> {
+    let open = line.find('<')? + 1;
+    let rest = &line[open..];
+    let (mut quoted, mut escaped, mut start) = (false, false, 0);
+    for (at, c) in rest.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ':' if !quoted && start == 0 && rest.starts_with('@') => start = at + 1,
+            '>' if !quoted => return Some((rest[start..at].trim(), format!("{}{}\r\n", &line[..open], &rest[at..]))),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn address(text: &str, enhanced: &'static str) -> Result<Address, Wrong> {
+    Address::parse(text).map_err(|e| wrong(501, enhanced, format!("the address {}", e.reason())))
+}
+
+fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> Wrong {
+    Wrong::Command(Reply::new(code, enhanced, text))
+}
+
+fn syntax(text: impl Into<Cow<'static, str>>) -> Wrong {
+    wrong(501, "5.5.4", text)
+}
+
+fn unsupported(parameter: &str) -> Wrong {
+    wrong(555, "5.5.4", format!("the parameter {parameter} is not offered here"))
+}
+
+/// The reply to an address beyond ASCII in a mail that was not announced with SMTPUTF8 (RFC 6531 §3.5).
+pub(super) fn needs_smtputf8() -> Wrong {
+    wrong(553, "5.6.7", "an address beyond ASCII needs SMTPUTF8 with MAIL")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, Wrong> {
+        parse(format!("{line}\r\n").as_bytes())
+    }
+
+    fn code(line: &str) -> u16 {
+        match read(line) {
+            Err(Wrong::Command(reply) | Wrong::OutOfStep(reply)) => reply.code,
+            other => panic!("{line} gave {other:?}"),
+        }
+    }
+
+    fn from(text: &str) -> Command {
+        Command::Mail { return_path: Some(Address::parse(text).expect("valid")), size: 0, smtputf8: false }
+    }
+
+    fn to(text: &str) -> Command {
+        Command::Rcpt(Address::parse(text).expect("valid"))
+    }
+
+    #[test]
+    fn what_clients_write_is_understood() {
+        assert_eq!(read("ehlo [127.0.0.1]"), Ok(Command::Ehlo("[127.0.0.1]".into())));
+        assert_eq!(read("HELO my_pc"), Ok(Command::Helo("my_pc".into())));
+        assert_eq!(read("MAIL FROM:<a@example.org>"), Ok(from("a@example.org")));
+        assert_eq!(read("Mail From: <a@example.org> "), Ok(from("a@example.org")));
+        assert_eq!(read("MAIL FROM:<a@example.org> AUTH=<>"), Ok(from("a@example.org")));
+        assert_eq!(read("RCPT TO:<b@[192.0.2.1]>"), Ok(to("b@[192.0.2.1]")));
+        assert_eq!(
+            read("MAIL FROM:<> SIZE=77 BODY=8BITMIME SMTPUTF8"),
+            Ok(Command::Mail { return_path: None, size: 77, smtputf8: true })
+        );
+        assert_eq!(read("BDAT 12 last"), Ok(Command::Bdat { size: 12, last: true }));
+        assert_eq!(read("BDAT 0"), Ok(Command::Bdat { size: 0, last: false }));
+        let auth =
+            |initial: Option<&str>| Command::Auth { mechanism: Mechanism::Plain, initial: initial.map(Into::into) };
+        assert_eq!(read("AUTH PLAIN"), Ok(auth(None)));
+        assert_eq!(read("auth plain AGEAYg=="), Ok(auth(Some("AGEAYg=="))));
+        for (line, command) in [
+            ("DATA", Command::Data),
+            ("data ", Command::Data),
+            ("RSET", Command::Rset),
+            ("NOOP anything", Command::Noop),
+            ("VRFY ada", Command::Vrfy),
+            ("HELP", Command::Help),
+            ("STARTTLS", Command::StartTls),
+            ("quit", Command::Quit),
+        ] {
+            assert_eq!(read(line), Ok(command), "{line}");
+        }
+    }
+
+    #[test]
+    fn quoted_local_parts_keep_their_quotes() {
+        assert_eq!(read(r#"RCPT TO:<"ada lovelace"@example.org>"#), Ok(to(r#""ada lovelace"@example.org"#)));
+        assert_eq!(read(r#"MAIL FROM:<"a@b"@example.org> SIZE=0"#), Ok(from(r#""a@b"@example.org"#)));
+        assert_eq!(read(r#"RCPT TO:<"a\"b"@example.org>"#), Ok(to(r#""a\"b"@example.org"#)));
+        // A bracket in quotes is valid, and Address does not take it: nothing of it may become another address.
+        assert_eq!(code(r#"RCPT TO:<"a>b"@example.org>"#), 501);
+    }
+
+    #[test]
+    fn source_routes_are_dropped() {
+        assert_eq!(read("RCPT TO:<@a.example,@b.example:c@example.org>"), Ok(to("c@example.org")));
+    }
+
+    #[test]
+    fn no_address_turns_into_the_null_path_or_loses_a_character() {
+        for line in [
+            "MAIL FROM:<postmaster>",
+            "MAIL FROM:<ada>",
+            "MAIL FROM:<a b@example.org>",
+            "MAIL FROM:<@>",
+            "MAIL FROM:<[::1]:a@x>",
+        ] {
+            assert_eq!(code(line), 501, "{line}");
+        }
+        for line in
+            ["RCPT TO:<>", "RCPT TO:<postmaster>", "RCPT TO:<root>", "RCPT TO:<a@b@example.org>", "RCPT TO:<a@>"]
+        {
+            assert_eq!(code(line), 501, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_offered_is_said_so() {
+        for line in [
+            "MAIL FROM:<a@example.org> RET=FULL",
+            "MAIL FROM:<a@example.org> BODY=BINARYMIME",
+            "MAIL FROM:<a@example.org> ENVID=x",
+            "MAIL FROM:<a@example.org> HOLDFOR=5",
+            "MAIL FROM:<a@example.org> XYZZY=1",
+            "MAIL FROM:<a@example.org> REQUIRETLS",
+            "RCPT TO:<a@example.org> NOTIFY=NEVER",
+            "RCPT TO:<a@example.org> ORCPT=rfc822;a@example.org",
+            "RCPT TO:<a@example.org> SIZE=5",
+        ] {
+            assert_eq!(code(line), 555, "{line}");
+        }
+        for line in ["EXPN list", "ETRN example.org", "LHLO x", "ATRN x", "BURL imap://x"] {
+            assert_eq!(code(line), 502, "{line}");
+        }
+        assert_eq!(code("AUTH CRAM-MD5"), 504);
+        assert_eq!(read("XCLIENT ADDR=1.2.3.4"), Err(Wrong::Unknown));
+        assert_eq!(read("GET / HTTP/1.1"), Err(Wrong::Unknown));
+        assert_eq!(read(""), Err(Wrong::Unknown));
+    }
+
+    #[test]
+    fn what_is_not_a_command_is_a_syntax_error() {
+        for line in [
+            "MAIL",
+            "MAIL FROM",
+            "MAIL FROM:",
+            "MAIL FROM:a@example.org",
+            "MAIL TO:<a@example.org>",
+            "MAIL FROM:<",
+            "MAIL FROM:<a@example.org",
+            "MAIL FROM:<a@example.org> SIZE=x",
+            "MAIL FROM:<a@example.org> BODY=9BIT",
+            "RCPT",
+            "EHLO",
+            "DATA now",
+            "RSET 1",
+            "STARTTLS x",
+            "QUIT now",
+            "AUTH",
+        ] {
+            assert_eq!(code(line), 501, "{line}");
+        }
+        assert!(matches!(parse(b"NOOP \xff\r\n"), Err(Wrong::Command(reply)) if reply.code == 501));
+    }
+
+    #[test]
+    fn a_chunk_whose_size_cannot_be_read_is_out_of_step() {
+        for line in
+            ["BDAT", "BDAT x", "BDAT -1", "BDAT 5 FIRST", "BDAT 5 LAST LAST", "BDAT 99999999999999999999999 LAST"]
+        {
+            assert!(matches!(read(line), Err(Wrong::OutOfStep(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn addresses_beyond_ascii_need_smtputf8() {
+        assert_eq!(code("MAIL FROM:<zoë@example.org>"), 553);
+        assert!(matches!(read("MAIL FROM:<zoë@example.org> SMTPUTF8"), Ok(Command::Mail { smtputf8: true, .. })));
+    }
+
+    #[test]
+    fn a_line_ends_with_crlf_alone() {
+        let mut input = &b"NOOP\r\nRSET\r\nQU"[..];
+        assert_eq!(take_line(&mut input), Ok(Some(&b"NOOP\r\n"[..])));
+        assert_eq!(take_line(&mut input), Ok(Some(&b"RSET\r\n"[..])));
+        assert_eq!(take_line(&mut input), Ok(None));
+        assert_eq!(input, b"QU");
+        for wrong in ["NOOP\n", "NO\rOP\r\n", "NOOP\r\r\n", "\n", "NO\0OP\r\n", "NOOP\rRSET\n", "\x1b[2J\r\n"] {
+            assert!(matches!(take_line(&mut wrong.as_bytes()), Err(Wrong::OutOfStep(_))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_a_longest_length() {
+        let longest = format!("{}\r\n", "x".repeat(LONGEST_LINE - 2));
+        assert!(matches!(take_line(&mut longest.as_bytes()), Ok(Some(_))));
+        let longer = format!("x{longest}");
+        assert!(matches!(take_line(&mut longer.as_bytes()), Err(Wrong::OutOfStep(_))));
+        assert!(matches!(take_line(&mut &longer.as_bytes()[..LONGEST_LINE]), Err(Wrong::OutOfStep(_))));
+        assert!(matches!(take_line(&mut &longer.as_bytes()[..LONGEST_LINE - 1]), Ok(None)));
+    }
+}

@@ -1,0 +1,221 @@
+//! One client's connection: bytes in, replies out, and a deadline on everything. What the bytes mean is the
+//! [`session`](super::session)'s.
+//!
+//! *Invariant:* no client can hold a connection without getting on with its dialogue, and one that vanishes leaves nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::Limits;
+use super::intake;
+use super::session::{House, Security, Session, Step};
+use crate::Dispatcher;
+use crate::mail::Timestamp;
+
+/// What is read at once while commands come in, which is all that an idle connection holds.
+const COMMANDS_AT_ONCE: usize = 4 * 1024;
+/// What is read at once while a message comes in.
+const MESSAGE_AT_ONCE: usize = 64 * 1024;
+/// How long, and for how many bytes, a client may go on talking after we have hung up.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What a connection needs from the door.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub house: House,
+    pub dispatcher: Dispatcher,
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Serves one client that has connected, until it leaves. `implicit` is set where TLS comes from the first byte.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, implicit: bool, desk: Desk) {
+    let served = match tls {
+        Some(tls) if implicit => serve_tls(stream, &tls, None, peer, &desk).await,
+        tls => serve_plain(stream, tls, peer, &desk).await,
+    };
+    if let Err(e) = served {
+        tracing::debug!(%peer, error = %e, "smtp connection ended");
+    }
+}
+
+async fn serve_plain(mut stream: TcpStream, tls: Option<TlsAcceptor>, peer: SocketAddr, desk: &Desk) -> io::Result<()> {
+    let security = if tls.is_some() { Security::Offered } else { Security::Plain };
+    let mut session = Session::new(desk.house.clone(), peer.ip(), security);
+    match (converse(&mut stream, &mut session, desk).await?, tls) {
+        (End::StartTls, Some(tls)) => serve_tls(stream, &tls, Some(session), peer, desk).await,
+        _ => hang_up(&mut stream).await,
+    }
+}
+
+async fn serve_tls(
+    stream: TcpStream,
+    tls: &TlsAcceptor,
+    session: Option<Session>,
+    peer: SocketAddr,
+    desk: &Desk,
+) -> io::Result<()> {
+    let mut stream = timeout(desk.house.limits.handshake, tls.accept(stream)).await??;
+    let mut session = match session {
+        Some(mut session) => {
+            session.secured();
+            session
+        }
+        None => Session::new(desk.house.clone(), peer.ip(), Security::Tls),
+    };
+    converse(&mut stream, &mut session, desk).await?;
+    hang_up(&mut stream).await
+}
+
+/// How a conversation ended.
+enum End {
+    Over,
+    StartTls,
+}
+
+async fn converse<S>(stream: &mut S, session: &mut Session, desk: &Desk) -> io::Result<End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = desk.house.limits;
+    let mut stopping = desk.stopping.clone();
+    let mut stopped = pin!(async move {
+        // A door whose owner is gone stops as well.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    });
+    let mut buffer = BytesMut::new();
+    let mut pace = Pace::new(session);
+    loop {
+        let mut input = &buffer[..];
+        let step = session.advance(&mut input, Timestamp::now());
+        let used = buffer.len() - input.len();
+        buffer.advance(used);
+        match step {
+            Step::Read => {
+                flush(stream, session, &limits).await?;
+                let deadline = pace.deadline(session, &limits);
+                match read(stream, &mut buffer, session, deadline, stopped.as_mut()).await? {
+                    Came::Bytes => {}
+                    Came::Nothing => return Ok(End::Over),
+                    Came::TooLate => session.hang_up("4.4.2", "you took too long"),
+                    Came::Stop => session.hang_up("4.3.2", "shutting down; try again later"),
+                }
+            }
+            Step::Flush => flush(stream, session, &limits).await?,
+            Step::Penalty => tokio::time::sleep(limits.login_penalty).await,
+            Step::Submit(submission) => {
+                flush(stream, session, &limits).await?;
+                let reply = intake::take(&desk.dispatcher, submission).await;
+                session.answer(&reply);
+            }
+            Step::StartTls => {
+                flush(stream, session, &limits).await?;
+                return Ok(End::StartTls);
+            }
+            Step::Close => {
+                flush(stream, session, &limits).await?;
+                return Ok(End::Over);
+            }
+        }
+    }
+}
+
+/// What waiting for the client led to.
+enum Came {
+    Bytes,
+    Nothing,
+    TooLate,
+    Stop,
+}
+
+/// Waits for more bytes; a message that is coming in may come to its end though the door is being closed.
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    session: &Session,
+    deadline: Instant,
+    stopped: Pin<&mut impl Future<Output = ()>>,
+) -> io::Result<Came> {
+    let in_message = session.receiving().is_some();
+    if buffer.is_empty() && buffer.capacity() > COMMANDS_AT_ONCE && !in_message {
+        *buffer = BytesMut::new();
+    }
+    buffer.reserve(if in_message { MESSAGE_AT_ONCE } else { COMMANDS_AT_ONCE });
+    tokio::select! {
+        biased;
+        () = stopped, if !in_message => Ok(Came::Stop),
+        read = timeout_at(deadline, stream.read_buf(buffer)) => match read {
+            Ok(Ok(0)) => Ok(Came::Nothing),
+            Ok(Ok(_)) => Ok(Came::Bytes),
+            Ok(Err(e)) => Err(e),
+            Err(_) => Ok(Came::TooLate),
+        },
+    }
+}
+
+async fn flush<S: AsyncWrite + Unpin>(stream: &mut S, session: &mut Session, limits: &Limits) -> io::Result<()> {
+    let replies = session.replies();
+    if replies.is_empty() {
+        return Ok(());
+    }
+    timeout(limits.write, async {
+        stream.write_all(replies).await?;
+        stream.flush().await
+    })
+    .await??;
+    replies.clear();
+    Ok(())
+}
+
+/// When the client has to have got on.
+struct Pace {
+    progress: u64,
+    since: Instant,
+}
+
+impl Pace {
+    fn new(session: &Session) -> Self {
+        Pace { progress: session.progress(), since: Instant::now() }
+    }
+
+    /// A command has its time as a whole, not each of its bytes; a message has what its size so far allows.
+    fn deadline(&mut self, session: &Session, limits: &Limits) -> Instant {
+        if self.progress != session.progress() {
+            *self = Pace::new(session);
+        }
+        match session.receiving() {
+            None => self.since + limits.idle,
+            Some(bytes) => {
+                let allowed = Duration::from_secs((bytes / limits.data_rate.max(1)) as u64);
+                self.since + limits.data + allowed
+            }
+        }
+    }
+}
+
+/// Closes so that the client reads our last reply: what it still sends is read away for a moment, since closing over unread
+/// bytes resets the connection and takes the reply with it.
+async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+    let linger = async {
+        stream.shutdown().await?;
+        let mut sink = [0; 1024];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut sink).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        Ok(())
+    };
+    timeout(LINGER, linger).await.unwrap_or(Ok(()))
+}

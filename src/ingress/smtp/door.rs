@@ -1,0 +1,170 @@
+//! The listener: takes connections in, within the limits, and lets them go at a shutdown.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::admission::{Admission, Budget};
+use super::auth::Users;
+use super::connection::{self, Desk};
+use super::reply::Reply;
+use super::session::House;
+use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User, tls};
+use crate::Dispatcher;
+
+/// How long nothing is accepted after accepting failed, which is mostly for want of file descriptors.
+const BREATH: Duration = Duration::from_millis(100);
+/// What is kept free of the engine's largest message: the fields that are added to what the client sent.
+const ADDED_FIELDS: usize = 1024;
+
+/// The SMTP submission door: bound by [`bind`](SmtpDoor::bind), open during [`serve`](SmtpDoor::serve).
+pub struct SmtpDoor {
+    listener: TcpListener,
+    tls_listener: Option<TcpListener>,
+    house: House,
+    reloader: Reloader,
+}
+
+/// What a running door can be given anew. Clones serve the same door.
+#[derive(Clone)]
+pub struct Reloader {
+    settings: SmtpSettings,
+    users: Users,
+    tls: Arc<RwLock<Option<TlsAcceptor>>>,
+}
+
+impl SmtpDoor {
+    /// Checks the settings, reads the certificate and listens. Nobody is answered before [`serve`](SmtpDoor::serve).
+    ///
+    /// # Errors
+    /// [`SmtpError`], which names the key and what to do.
+    pub async fn bind(settings: SmtpSettings) -> Result<Self, SmtpError> {
+        settings.check()?;
+        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        let listener = listen(settings.listen).await?;
+        let tls_listener = match settings.tls_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let users = Users::new(settings.users.clone());
+        let house = House {
+            hostname: Arc::from(settings.hostname.as_str()),
+            limits: settings.limits,
+            users: users.clone(),
+            budget: Budget::new(settings.limits.memory),
+        };
+        let reloader = Reloader { settings, users, tls: Arc::new(RwLock::new(tls)) };
+        Ok(SmtpDoor { listener, tls_listener, house, reloader })
+    }
+
+    /// Where it listens; with port 0 in the settings, this tells the port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap_or(self.reloader.settings.listen)
+    }
+
+    /// Where it listens for implicit TLS, if it does.
+    pub fn tls_local_addr(&self) -> Option<SocketAddr> {
+        self.tls_listener.as_ref().and_then(|l| l.local_addr().ok())
+    }
+
+    /// A handle to replace users and certificate while the door is open.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
+    /// Takes mail in for `dispatcher` until `shutdown` becomes true or its sender is dropped. Then nobody new is let in,
+    /// idle clients are sent away with 421, and a message that is coming in may finish within [`Limits::drain`]. When this
+    /// returns, or is dropped, every connection is closed. The largest message is the smaller one of the door's and the
+    /// dispatcher's.
+    ///
+    /// [`Limits::drain`]: super::Limits::drain
+    pub async fn serve(self, dispatcher: Dispatcher, mut shutdown: watch::Receiver<bool>) {
+        let admission = Admission::new(&self.house.limits);
+        let drain = self.house.limits.drain;
+        // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no limit (RFC 1870 §4).
+        let most = dispatcher.max_message_size().saturating_sub(ADDED_FIELDS).max(1);
+        let message_size = self.house.limits.message_size.min(most);
+        let house = House { limits: Limits { message_size, ..self.house.limits }, ..self.house };
+        let desk = Desk { house, dispatcher: dispatcher.for_door("smtp"), stopping: shutdown.clone() };
+        let mut connections = JoinSet::new();
+        loop {
+            let (accepted, implicit) = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept() => (accepted, false),
+                accepted = accept(self.tls_listener.as_ref()) => (accepted, true),
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    tracing::warn!(error = %e, "smtp connection cannot be accepted");
+                    tokio::time::sleep(BREATH).await;
+                    continue;
+                }
+            };
+            let place = match admission.admit(peer.ip()) {
+                Ok(place) => place,
+                Err(reason) => {
+                    tracing::debug!(%peer, reason, "smtp connection refused");
+                    if !implicit {
+                        turn_away(&stream, reason);
+                    }
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let (tls, desk) = (self.reloader.tls.read().clone(), desk.clone());
+            connections.spawn(async move {
+                connection::serve(stream, peer, tls, implicit, desk).await;
+                drop(place);
+            });
+        }
+        drop((self.listener, self.tls_listener));
+        let finished = timeout(drain, async { while connections.join_next().await.is_some() {} }).await;
+        if finished.is_err() {
+            tracing::warn!(connections = connections.len(), "smtp connections cut off after the drain time");
+        }
+    }
+}
+
+impl Reloader {
+    /// Replaces who may send, and the certificate; the files are read again even where their names are the same. Connections
+    /// that are open keep their TLS and their login. All or nothing.
+    ///
+    /// # Errors
+    /// As [`SmtpDoor::bind`]; everything is as it was.
+    pub fn reload(&self, users: Vec<User>, tls: Option<TlsFiles>) -> Result<(), SmtpError> {
+        let settings = SmtpSettings { users, tls, ..self.settings.clone() };
+        settings.check()?;
+        let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        self.users.replace(settings.users);
+        *self.tls.write() = acceptor;
+        Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, SmtpError> {
+    TcpListener::bind(address).await.map_err(|e| SmtpError::Listen { listen: address, reason: e.to_string() })
+}
+
+async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says why, if the socket takes it at once: nothing is kept for a connection that there is no place for.
+fn turn_away(stream: &TcpStream, reason: &'static str) {
+    let mut line = Vec::new();
+    Reply::new(421, "4.7.0", reason).write(&mut line);
+    let _ = stream.try_write(&line);
+}

@@ -1,0 +1,69 @@
+//! From a message that came in to a mail that is durable, or to the reply that says why not.
+
+use bytes::Bytes;
+
+use super::reply::Reply;
+use super::session::Submission;
+use crate::mail::{self, Envelope, MailError};
+use crate::{Dispatcher, Error, Mail};
+
+/// A message that has come through more servers than this goes in circles (RFC 5321 §6.3).
+const MOST_HOPS: usize = 50;
+
+/// Hands the mail in. A `250` is durable.
+pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Reply {
+    let Submission { return_path, recipients, body, user } = submission;
+    // The room is given back only when the spool has the message.
+    let (message, _room) = match body.finish() {
+        Ok(whole) => whole,
+        Err(refusal) => return refusal,
+    };
+    if hops(&message) > MOST_HOPS {
+        return Reply::new(
+            554,
+            "5.4.6",
+            format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
+        );
+    }
+    let composed = Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message));
+    let submitted = match composed {
+        Ok(mail) => dispatcher.submit(mail).await,
+        Err(e) => Err(Error::Mail(e)),
+    };
+    match submitted {
+        Ok(receipt) => {
+            let user = user.map(tracing::field::debug);
+            tracing::debug!(mail.id = %receipt.id, user, duplicate = receipt.duplicate, "accepted over smtp");
+            Reply::new(250, "2.0.0", format!("queued as {}", receipt.id))
+        }
+        Err(e) => Reply::refusal(&e),
+    }
+}
+
+/// The mail, with what its `X-Postrider` fields ask for.
+fn compose(envelope: Envelope, message: Bytes) -> Result<Mail, MailError> {
+    let (message, options) = mail::take_directives(message)?;
+    Mail::from_rfc5322(envelope, message)?.with_options(options)
+}
+
+/// How many Received fields the header section has.
+fn hops(message: &[u8]) -> usize {
+    message
+        .split(|b| *b == b'\n')
+        .take_while(|line| !matches!(line, [] | [b'\r']))
+        .filter(|line| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"received:")))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hops_are_counted_in_the_header_section_alone() {
+        let field = "received: from a by b; c\r\n folded\r\n";
+        assert_eq!(hops(format!("{field}X-Received: x\r\n{field}\r\n{field}").as_bytes()), 2);
+        assert_eq!(hops(b"Received: a\nRECEIVED: b\n\nReceived: c\n"), 2);
+        assert_eq!(hops(b""), 0);
+    }
+}

@@ -1,0 +1,324 @@
+//! The protocol, without I/O: bytes of a client go in, replies come out, and now and then a [`Step`] asks the
+//! [`connection`](super::connection) for what a session cannot do itself.
+//!
+//! *Invariant:* what a session does depends on the bytes alone, not on the pieces they came in. The one exception is
+//! STARTTLS, where bytes that came with the command are an attack (RFC 3207 §6) and end the connection.
+
+mod exercise;
+mod login;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use exercise::exercise;
+
+use super::Limits;
+use super::admission::Budget;
+use super::auth::{self, Exchange, Users};
+use super::body::{Body, DotReader};
+use super::command::{self, Command, Wrong};
+use super::reply::Reply;
+use crate::mail::{Address, Timestamp};
+use transaction::Transaction;
+
+/// Replies are sent before they pile up beyond this.
+const MUCH_TO_SAY: usize = 16 * 1024;
+
+/// What all sessions of a door share.
+#[derive(Clone, Debug)]
+pub(super) struct House {
+    pub hostname: Arc<str>,
+    pub limits: Limits,
+    pub users: Users,
+    pub budget: Budget,
+}
+
+/// How a session's connection is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Security {
+    /// Not, and it cannot be.
+    Plain,
+    /// Not yet: STARTTLS is offered.
+    Offered,
+    /// By TLS.
+    Tls,
+}
+
+/// What a session needs next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// More bytes. Replies may be waiting, here as with every step.
+    Read,
+    /// The replies to be sent before anything else.
+    Flush,
+    /// A TLS handshake, after the replies are sent; then [`Session::secured`].
+    StartTls,
+    /// A wait, after a failed login.
+    Penalty,
+    /// The mail to be handed in; then [`Session::answer`].
+    Submit(Submission),
+    /// The replies to be sent and the connection to be closed.
+    Close,
+}
+
+/// A mail that has come in whole.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub return_path: Option<Address>,
+    pub recipients: Vec<Address>,
+    pub body: Body,
+    /// Who handed it in, where a login is needed.
+    pub user: Option<String>,
+}
+
+/// One client's dialogue.
+#[derive(Debug)]
+pub(super) struct Session {
+    house: House,
+    peer: IpAddr,
+    security: Security,
+    client: Option<Client>,
+    user: Option<String>,
+    expects: Expects,
+    transaction: Option<Transaction>,
+    replies: Vec<u8>,
+    errors: u32,
+    failed_logins: u32,
+    commands: u64,
+    commands_before_login: u32,
+    closing: bool,
+}
+
+/// How the client introduced itself.
+#[derive(Debug)]
+struct Client {
+    name: String,
+    extended: bool,
+}
+
+/// What the next bytes are.
+#[derive(Debug)]
+enum Expects {
+    Command,
+    Login(Exchange),
+    Data(DotReader, Body),
+    Chunk { left: usize, last: bool, body: Body },
+}
+
+impl Session {
+    /// A session that has greeted its client.
+    pub fn new(house: House, peer: IpAddr, security: Security) -> Self {
+        let mut session = Session {
+            house,
+            peer: peer.to_canonical(),
+            security,
+            client: None,
+            user: None,
+            expects: Expects::Command,
+            transaction: None,
+            replies: Vec::new(),
+            errors: 0,
+            failed_logins: 0,
+            commands: 0,
+            commands_before_login: 0,
+            closing: false,
+        };
+        let greeting = format!("{} ESMTP Postrider", session.house.hostname);
+        session.reply(&Reply::new(220, "", greeting));
+        session
+    }
+
+    /// What is to be sent to the client; the caller empties it.
+    pub fn replies(&mut self) -> &mut Vec<u8> {
+        &mut self.replies
+    }
+
+    /// How many commands, chunks and messages have been read: more of them means that the client gets on.
+    pub fn progress(&self) -> u64 {
+        self.commands
+    }
+
+    /// While a message comes in, how many of its bytes have.
+    pub fn receiving(&self) -> Option<usize> {
+        match &self.expects {
+            Expects::Data(_, body) | Expects::Chunk { body, .. } => Some(body.came()),
+            Expects::Command | Expects::Login(_) => None,
+        }
+    }
+
+    /// Says why, and ends the session.
+    pub fn hang_up(&mut self, enhanced: &'static str, text: &'static str) {
+        self.reply(&Reply::new(421, enhanced, text));
+    }
+
+    /// Says what became of the mail that was handed in.
+    pub fn answer(&mut self, reply: &Reply) {
+        if reply.code == 250 {
+            self.errors = 0;
+        }
+        self.reply(reply);
+    }
+
+    /// The handshake is done: all that was said before is forgotten (RFC 3207 §4.2).
+    pub fn secured(&mut self) {
+        self.security = Security::Tls;
+        self.client = None;
+        self.user = None;
+        self.transaction = None;
+    }
+
+    /// Reads from `input` as far as it can go, and says what it needs next.
+    pub fn advance(&mut self, input: &mut &[u8], now: Timestamp) -> Step {
+        loop {
+            if self.closing {
+                return Step::Close;
+            }
+            if self.replies.len() > MUCH_TO_SAY {
+                return Step::Flush;
+            }
+            let step = match &mut self.expects {
+                Expects::Command | Expects::Login(_) => self.read_line(input, now),
+                Expects::Data(reader, body) => {
+                    if reader.read(input, body) {
+                        self.message_ends()
+                    } else {
+                        self.read_on()
+                    }
+                }
+                Expects::Chunk { left, body, .. } => {
+                    let (taken, rest) = input.split_at(input.len().min(*left));
+                    *input = rest;
+                    *left -= taken.len();
+                    body.push(taken);
+                    if *left == 0 { self.message_ends() } else { self.read_on() }
+                }
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    fn read_line(&mut self, input: &mut &[u8], now: Timestamp) -> Option<Step> {
+        let line = match command::take_line(input) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Some(Step::Read),
+            Err(wrong) => {
+                self.mistake(wrong);
+                return None;
+            }
+        };
+        self.commands += 1;
+        if let Expects::Login(exchange) = std::mem::replace(&mut self.expects, Expects::Command) {
+            let progress = auth::proceed(exchange, line.trim_ascii_end(), &self.house.users);
+            return self.login(progress);
+        }
+        if self.needs_login() && self.user.is_none() {
+            self.commands_before_login += 1;
+            if self.commands_before_login > self.house.limits.commands_before_login {
+                self.hang_up("4.7.0", "too many commands without a login");
+                return None;
+            }
+        }
+        match command::parse(line) {
+            Ok(Command::StartTls) => self.start_tls(input),
+            Ok(Command::Auth { mechanism, initial }) => self.begin_login(mechanism, initial.as_deref()),
+            Ok(command) => {
+                self.carry_out(command, now);
+                None
+            }
+            Err(wrong) => {
+                self.mistake(wrong);
+                None
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command, now: Timestamp) {
+        match command {
+            Command::Ehlo(name) => self.hello(Client { name, extended: true }),
+            Command::Helo(name) => self.hello(Client { name, extended: false }),
+            Command::Mail { return_path, size, smtputf8 } => self.mail(return_path, size, smtputf8),
+            Command::Rcpt(recipient) => self.rcpt(recipient),
+            Command::Data => self.data(now),
+            Command::Bdat { size, last } => self.bdat(size, last, now),
+            Command::Rset => {
+                self.transaction = None;
+                self.say(250, "2.0.0", "forgotten");
+            }
+            Command::Noop => self.say(250, "2.0.0", "ok"),
+            Command::Vrfy => self.say(252, "2.0.0", "send it, and it will be tried"),
+            Command::Help => {
+                self.say(214, "2.0.0", "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT: RFC 6409")
+            }
+            Command::Quit => {
+                self.say(221, "2.0.0", "goodbye");
+                self.closing = true;
+            }
+            Command::StartTls | Command::Auth { .. } => {}
+        }
+    }
+
+    fn hello(&mut self, client: Client) {
+        self.transaction = None;
+        let extended = client.extended;
+        self.client = Some(client);
+        let hostname = Arc::clone(&self.house.hostname);
+        if !extended {
+            return self.reply(&Reply::new(250, "", hostname.to_string()));
+        }
+        let size = format!("SIZE {}", self.house.limits.message_size);
+        let mut lines =
+            vec![&*hostname, "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", &size];
+        if self.security == Security::Offered {
+            lines.push("STARTTLS");
+        }
+        if self.needs_login() && self.user.is_none() && self.may_log_in() {
+            lines.push("AUTH PLAIN LOGIN");
+        }
+        let last = lines.len() - 1;
+        for (n, line) in lines.into_iter().enumerate() {
+            let _ = write!(self.replies, "250{}{line}\r\n", if n == last { ' ' } else { '-' });
+        }
+    }
+
+    fn mistake_of(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
+        self.mistake(Wrong::Command(Reply::new(code, enhanced, text)));
+    }
+
+    fn mistake(&mut self, wrong: Wrong) {
+        match wrong {
+            Wrong::OutOfStep(reply) => {
+                self.reply(&reply);
+                self.closing = true;
+            }
+            // A browser can be made to post a form to this port: before EHLO, whoever says something strange is no
+            // mail program, and what follows might look like commands.
+            Wrong::Unknown if self.client.is_none() => {
+                self.say(500, "5.5.1", "this is a mail server");
+                self.closing = true;
+            }
+            Wrong::Unknown => self.mistake_of(500, "5.5.1", "there is no such command"),
+            Wrong::Command(reply) => {
+                self.reply(&reply);
+                self.errors += 1;
+                if self.errors >= self.house.limits.errors && !self.closing {
+                    self.hang_up("4.7.0", "too many mistakes");
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
+        self.reply(&Reply::new(code, enhanced, text));
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        self.closing |= reply.closes();
+        reply.write(&mut self.replies);
+    }
+}

@@ -1,0 +1,71 @@
+//! A session's security: STARTTLS (RFC 3207) and AUTH (RFC 4954).
+
+use super::super::auth::{self, Mechanism, Progress};
+use super::{Expects, Security, Session, Step};
+
+impl Session {
+    pub(super) fn start_tls(&mut self, input: &mut &[u8]) -> Option<Step> {
+        match self.security {
+            Security::Tls => self.mistake_of(503, "5.5.1", "the connection is secured already"),
+            Security::Plain => self.mistake_of(502, "5.5.1", "STARTTLS is not offered here"),
+            Security::Offered if input.is_empty() => {
+                self.say(220, "2.0.0", "begin");
+                return Some(Step::StartTls);
+            }
+            // Whoever put these bytes here may not be who will be on the other end of the TLS.
+            Security::Offered => {
+                self.say(554, "5.5.1", "nothing may follow STARTTLS before the handshake");
+                self.closing = true;
+            }
+        }
+        None
+    }
+
+    pub(super) fn needs_login(&self) -> bool {
+        !self.house.users.is_empty()
+    }
+
+    /// Whether a password would not go over the network in the clear.
+    pub(super) fn may_log_in(&self) -> bool {
+        self.security == Security::Tls || self.peer.is_loopback()
+    }
+
+    pub(super) fn begin_login(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Option<Step> {
+        if self.client.is_none() || self.user.is_some() || self.transaction.is_some() {
+            self.mistake_of(503, "5.5.1", "AUTH comes once, after EHLO and before MAIL");
+        } else if !self.needs_login() {
+            self.mistake_of(502, "5.5.1", "AUTH is not offered here: no login is needed");
+        } else if !self.may_log_in() {
+            self.mistake_of(538, "5.7.11", "no password is taken in the clear; begin with STARTTLS");
+        } else {
+            let progress = auth::begin(mechanism, initial, &self.house.users);
+            return self.login(progress);
+        }
+        None
+    }
+
+    pub(super) fn login(&mut self, progress: Progress) -> Option<Step> {
+        match progress {
+            Progress::Challenge(challenge, exchange) => {
+                self.expects = Expects::Login(exchange);
+                self.say(334, "", challenge);
+            }
+            Progress::LoggedIn(name) => {
+                self.user = Some(name);
+                self.say(235, "2.7.0", "welcome");
+            }
+            Progress::Cancelled => self.mistake_of(501, "5.7.0", "login cancelled"),
+            Progress::Malformed => self.mistake_of(501, "5.5.2", "that is not what the mechanism says, in base64"),
+            Progress::Refused(name) => {
+                tracing::warn!(peer = %self.peer, user = ?name, "smtp login refused");
+                self.failed_logins += 1;
+                self.mistake_of(535, "5.7.8", "the name or the password is wrong");
+                if self.failed_logins >= self.house.limits.failed_logins && !self.closing {
+                    self.hang_up("4.7.0", "too many failed logins");
+                }
+                return Some(Step::Penalty);
+            }
+        }
+        None
+    }
+}

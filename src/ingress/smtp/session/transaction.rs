@@ -1,0 +1,147 @@
+//! A session's mail, from MAIL to the end of its message (RFC 5321 §3.3, RFC 3030).
+
+use super::super::body::{Body, DotReader};
+use super::super::command::{self, Wrong};
+use super::super::reply::Reply;
+use super::super::trace::Trace;
+use super::{Expects, Security, Session, Step, Submission};
+use crate::mail::{Address, Timestamp};
+
+/// A mail from MAIL to its end.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    return_path: Option<Address>,
+    recipients: Vec<Address>,
+    size: usize,
+    smtputf8: bool,
+    /// What came in the chunks so far, between two of them.
+    chunks: Option<Body>,
+}
+
+impl Session {
+    /// What stands in the way of a mail, if anything.
+    pub(super) fn obstacle(&self) -> Option<Reply> {
+        if self.client.is_none() {
+            return Some(Reply::new(503, "5.5.1", "say EHLO first"));
+        }
+        if !self.needs_login() || self.user.is_some() {
+            return None;
+        }
+        let text = if self.may_log_in() { "log in first" } else { "begin with STARTTLS, then log in" };
+        Some(Reply::new(530, "5.7.0", text))
+    }
+
+    pub(super) fn mail(&mut self, return_path: Option<Address>, size: usize, smtputf8: bool) {
+        let most = self.house.limits.message_size;
+        if let Some(obstacle) = self.obstacle() {
+            self.mistake(Wrong::Command(obstacle));
+        } else if self.transaction.is_some() {
+            self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
+        } else if size > most {
+            let text = format!("the message has {size} bytes, and {most} are the most that is taken");
+            self.reply(&Reply::new(552, "5.3.4", text));
+        } else {
+            let recipients = Vec::new();
+            self.transaction = Some(Transaction { return_path, recipients, size, smtputf8, chunks: None });
+            self.say(250, "2.1.0", "sender ok");
+        }
+    }
+
+    pub(super) fn rcpt(&mut self, recipient: Address) {
+        let most = self.house.limits.recipients;
+        match &mut self.transaction {
+            None => self.mistake_of(503, "5.5.1", "MAIL comes first"),
+            Some(t) if t.chunks.is_some() => self.mistake_of(503, "5.5.1", "the message has begun"),
+            Some(t) if !t.smtputf8 && !recipient.is_ascii() => self.mistake(command::needs_smtputf8()),
+            Some(t) if t.recipients.len() >= most => {
+                let text = format!("a mail has no more than {most} recipients here; send another to the rest");
+                self.reply(&Reply::new(452, "4.5.3", text));
+            }
+            Some(t) => {
+                t.recipients.push(recipient);
+                self.say(250, "2.1.5", "recipient ok");
+            }
+        }
+    }
+
+    /// What stands in the way of a message, if anything.
+    pub(super) fn obstacle_to_message(&self) -> Option<Reply> {
+        match &self.transaction {
+            None => Some(self.obstacle().unwrap_or_else(|| Reply::new(503, "5.5.1", "MAIL comes first"))),
+            Some(t) if t.recipients.is_empty() => Some(Reply::new(554, "5.5.1", "there is no recipient")),
+            Some(_) => None,
+        }
+    }
+
+    pub(super) fn data(&mut self, now: Timestamp) {
+        if let Some(obstacle) = self.obstacle_to_message() {
+            return self.mistake(Wrong::Command(obstacle));
+        }
+        if self.transaction.as_ref().is_some_and(|t| t.chunks.is_some()) {
+            return self.mistake_of(503, "5.5.1", "a message that began with BDAT goes on with BDAT");
+        }
+        self.expects = Expects::Data(DotReader::default(), self.begin_message(now));
+        self.say(354, "", "go on; a line with a dot alone ends it");
+    }
+
+    /// One chunk (RFC 3030 §2). Its octets follow at once, so they are read even where the command is refused.
+    pub(super) fn bdat(&mut self, left: usize, last: bool, now: Timestamp) {
+        let begun = self.transaction.as_mut().and_then(|t| t.chunks.take());
+        let body = match (begun, self.obstacle_to_message()) {
+            (Some(body), _) => body,
+            (None, None) => self.begin_message(now),
+            (None, Some(reply)) => Body::refused(self.house.limits.message_size, self.house.budget.clone(), reply),
+        };
+        self.expects = Expects::Chunk { left, last, body };
+    }
+
+    pub(super) fn begin_message(&self, now: Timestamp) -> Body {
+        let (size, smtputf8) = self.transaction.as_ref().map_or((0, false), |t| (t.size, t.smtputf8));
+        let mut body = Body::new(self.house.limits.message_size, size, self.house.budget.clone());
+        let trace = Trace {
+            client: self.client.as_ref().map_or("unknown", |c| &c.name),
+            extended: self.client.as_ref().is_none_or(|c| c.extended),
+            peer: self.peer,
+            hostname: &self.house.hostname,
+            tls: self.security == Security::Tls,
+            login: self.user.is_some(),
+            smtputf8,
+        };
+        body.begin(trace.field(now).as_bytes());
+        body
+    }
+
+    /// Waits for more of a message, unless it is refused and does not end.
+    pub(super) fn read_on(&mut self) -> Option<Step> {
+        let (Expects::Data(_, body) | Expects::Chunk { body, .. }) = &self.expects else { return None };
+        let Some(reply) = body.refusal().filter(|_| body.is_hopeless()).cloned() else { return Some(Step::Read) };
+        self.reply(&reply);
+        self.closing = true;
+        None
+    }
+
+    /// The message, or one chunk of it, has come.
+    pub(super) fn message_ends(&mut self) -> Option<Step> {
+        self.commands += 1;
+        let (body, last) = match std::mem::replace(&mut self.expects, Expects::Command) {
+            Expects::Data(_, body) => (body, true),
+            Expects::Chunk { body, last, .. } => (body, last),
+            Expects::Command | Expects::Login(_) => return None,
+        };
+        let refusal = body.refusal().cloned();
+        match (refusal, self.transaction.take()) {
+            (None, Some(Transaction { return_path, recipients, .. })) if last => {
+                return Some(Step::Submit(Submission { return_path, recipients, body, user: self.user.clone() }));
+            }
+            (refusal, Some(transaction)) if !last => {
+                let text = format!("{} octets so far", body.came());
+                self.transaction = Some(Transaction { chunks: Some(body), ..transaction });
+                self.reply(&refusal.unwrap_or_else(|| Reply::new(250, "2.0.0", text)));
+            }
+            (Some(reply), Some(_)) => self.reply(&reply),
+            (Some(reply), None) => self.mistake(Wrong::Command(reply)),
+            (None, _) => {}
+        }
+        None
+    }
+}

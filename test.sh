@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what the tests need on a Debian machine with Rust, as far as it is missing, and runs all tests.
+# As root, or as somebody who may use sudo.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
+packages=()
+has smtp-sink || packages+=(postfix)
+has swaks || packages+=(swaks)
+perl -MNet::SSLeay -e1 2>/dev/null || packages+=(libnet-ssleay-perl)
+has msmtp || packages+=(msmtp)
+has curl || packages+=(curl)
+has cc || packages+=(gcc libc6-dev)
+has python3 || packages+=(python3)
+python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
+has node || packages+=(nodejs)
+has npm || packages+=(npm)
+if [ ${#packages[@]} -gt 0 ]; then
+  export DEBIAN_FRONTEND=noninteractive
+  as_root apt-get update -qq
+  # Postfix comes without a configuration, so that nothing of it is started: only its test programs are used.
+  echo 'postfix postfix/main_mailer_type select No configuration' | as_root debconf-set-selections || true
+  as_root apt-get install -y -qq --no-install-recommends "${packages[@]}"
+fi
+
+clients=target/clients
+mkdir -p "$clients"
+wanted='aiosmtpd==1.4.6 django==5.2.19 schemathesis==4.32.5'
+if [ "$(cat "$clients/python/wanted" 2>/dev/null)" != "$wanted" ]; then
+  python3 -m venv "$clients/python"
+  # shellcheck disable=SC2086  # one word a package
+  "$clients/python/bin/pip" install --quiet --disable-pip-version-check $wanted
+  echo "$wanted" >"$clients/python/wanted"
+fi
+[ -d "$clients/node_modules/nodemailer" ] || npm install --silent --no-audit --no-fund --prefix "$clients" nodemailer@7
+PATH="$PWD/$clients/python/bin:/usr/sbin:$PATH"
+export PATH
+
+cargo test --doc --all-features
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --all-features --no-fail-fast "$@"
+else
+  cargo test --all-features --no-fail-fast --lib --bins --tests "$@"
+fi

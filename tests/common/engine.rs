@@ -1,0 +1,116 @@
+//! What tests of the whole engine share: small mails, policies without chance, and waiting for what is told.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use postrider::policy::{Jitter, RetryPolicy};
+use postrider::{
+    Builder, Clock, Dispatcher, Event, EventItem, EventStream, Mail, MailBuilder, MailId, MailStatus, Relay,
+};
+
+use super::FakeSmtp;
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A small mail to this address.
+pub fn mail_to(to: &str) -> MailBuilder {
+    Mail::builder().from("Shop <shop@example.com>").to(to).subject("Your code").text("123456")
+}
+
+/// The same, built.
+pub fn mail(to: &str) -> Mail {
+    mail_to(to).build().unwrap()
+}
+
+/// A relay on this server, named `primary`.
+pub fn relay_at(server: &FakeSmtp) -> Relay {
+    Relay::smtp(&server.url()).unwrap().name("primary").client_name("client.example")
+}
+
+/// The contract's schedule, without chance.
+pub fn steady() -> RetryPolicy {
+    RetryPolicy { jitter: Jitter::None, ..RetryPolicy::default() }
+}
+
+/// An engine over this relay, in memory, under this clock, without chance.
+pub fn engine(relay: Relay, clock: &Clock) -> Builder {
+    Dispatcher::builder().relay(relay).spool_in_memory().clock(clock.clone()).retry(steady())
+}
+
+/// Hands a mail in.
+pub async fn submit(postrider: &Dispatcher, mail: Mail) -> MailId {
+    postrider.submit(mail).await.unwrap().id
+}
+
+/// Waits until the mail is in this state, and returns what is known of it then.
+pub async fn becomes(postrider: &Dispatcher, id: MailId, state: &str) -> MailStatus {
+    let mut events = postrider.events();
+    let waiting = async {
+        loop {
+            let status = postrider.status(id).await.unwrap();
+            if status.state.as_str() == state {
+                return status;
+            }
+            // Not every change is an event: look again now and then.
+            let _ = tokio::time::timeout(Duration::from_millis(5), events.next()).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, waiting).await {
+        Ok(status) => status,
+        Err(_) => panic!("never {state}: {:#?}", postrider.status(id).await),
+    }
+}
+
+/// Waits until this holds.
+pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+}
+
+/// Gives everything that could still happen, and must not, time to happen.
+pub async fn a_moment() {
+    tokio::time::sleep(Duration::from_millis(25)).await;
+}
+
+/// What a dispatcher tells, from when this was made.
+pub struct Told(EventStream);
+
+impl Told {
+    pub fn by(postrider: &Dispatcher) -> Self {
+        Told(postrider.events())
+    }
+
+    pub fn after(postrider: &Dispatcher, seq: u64) -> Self {
+        Told(postrider.events_after(seq))
+    }
+
+    /// The next item.
+    pub async fn item(&mut self) -> EventItem {
+        let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
+        next.expect("nothing more is told").expect("the stream has no end")
+    }
+
+    /// Everything up to the first event of this kind.
+    pub async fn until(&mut self, kind: &str) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            match self.item().await {
+                EventItem::Event(event) => events.push(event),
+                EventItem::Lagged(missed) => panic!("{missed} events were missed"),
+            }
+            if events.last().is_some_and(|event: &Event| event.kind.as_str() == kind) {
+                return events;
+            }
+        }
+    }
+
+    /// The first event of this kind.
+    pub async fn first(&mut self, kind: &str) -> Event {
+        self.until(kind).await.pop().unwrap()
+    }
+}

@@ -1,0 +1,106 @@
+//! A spool whose disk fails when a test says so.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use postrider::delivery::{Delivery, Route};
+use postrider::spool::{
+    Change, Claim, Lease, LeaseToken, Page, Parcel, Put, Record, Recorded, Spool, SpoolError, SpoolOptions, SpoolStats,
+    Swept, Want, memory,
+};
+use postrider::{Durability, MailId, Query, Timestamp};
+use tokio::sync::Notify;
+
+/// A spool in memory that can be broken: then it takes no new mail.
+pub struct FaultySpool {
+    kept: Arc<dyn Spool>,
+    broken: AtomicBool,
+}
+
+impl FaultySpool {
+    pub fn new() -> Arc<Self> {
+        Arc::new(FaultySpool { kept: memory::open(SpoolOptions::default()), broken: AtomicBool::new(false) })
+    }
+
+    pub fn break_down(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+
+    pub fn mend(&self) {
+        self.broken.store(false, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Spool for FaultySpool {
+    fn durability(&self) -> Durability {
+        self.kept.durability()
+    }
+    fn changed(&self) -> &Notify {
+        self.kept.changed()
+    }
+    async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>> {
+        match self.failure() {
+            Some(failure) => vec![Err(failure); parcels.len()],
+            None => self.kept.put(parcels).await,
+        }
+    }
+    async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {
+        self.kept.claim(want).await
+    }
+    async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
+        self.kept.mark(leases).await
+    }
+    fn settle(&self, settled: Vec<(Lease, Delivery)>) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
+        self.kept.settle(settled)
+    }
+    async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
+        self.kept.get(id).await
+    }
+    async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
+        self.kept.body(id).await
+    }
+    async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
+        self.kept.list(query, now).await
+    }
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError> {
+        self.kept.cancel(id, now).await
+    }
+    async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError> {
+        self.kept.retry(id, now, lifetime).await
+    }
+    async fn purge(&self, id: MailId) -> Result<Change, SpoolError> {
+        self.kept.purge(id).await
+    }
+    fn is_sweep_due(&self, now: Timestamp) -> bool {
+        self.kept.is_sweep_due(now)
+    }
+    async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError> {
+        self.kept.sweep(now).await
+    }
+    async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
+        self.kept.reroute(known, fallback).await
+    }
+    fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
+        self.kept.next_due(after)
+    }
+    fn pending(&self) -> u64 {
+        self.kept.pending()
+    }
+    fn failure(&self) -> Option<SpoolError> {
+        let reason =
+            || SpoolError::Unwritable { path: PathBuf::from("/var/spool"), reason: "input/output error".into() };
+        self.broken.load(Ordering::SeqCst).then(reason).or_else(|| self.kept.failure())
+    }
+    async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
+        self.kept.stats(now).await
+    }
+    async fn close(&self) -> Result<(), SpoolError> {
+        self.kept.close().await
+    }
+}

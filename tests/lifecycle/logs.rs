@@ -1,0 +1,146 @@
+//! The log: INFO delivered, WARN will retry, ERROR gave up, with fields; nothing hostile and no secret gets in.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use postrider::{Clock, Dispatcher, MailId, Relay, seconds};
+use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::common::{Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, engine, mail, relay_at, submit};
+
+/// Everything that is logged on this thread until it is dropped.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+impl Log {
+    fn begin() -> (Log, tracing::subscriber::DefaultGuard) {
+        let log = Log::default();
+        let subscriber =
+            tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(log.clone());
+        (log, tracing::subscriber::set_default(subscriber.finish()))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+
+    /// The lines about a mail with this message: level and fields.
+    fn about(&self, id: MailId, message: &str) -> Vec<(String, Value)> {
+        let lines = self.text();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let ours =
+            lines.filter(|line| line["fields"]["mail.id"] == id.to_string() && line["fields"]["message"] == message);
+        ours.map(|line| (line["level"].as_str().unwrap().to_owned(), line["fields"].clone())).collect()
+    }
+}
+
+#[tokio::test]
+async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
+    let (log, _guard) = Log::begin();
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::Rcpt).to("ada@").first(1).act(Act::reply(450, "4.2.1 mailbox busy")))
+        .rule(Rule::at(Step::Rcpt).to("bob@").act(Act::reply(550, "5.1.1 no such user")))
+        .start()
+        .await;
+    let clock = Clock::fake();
+    let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    let ada = submit(&postrider, mail("ada@example.org")).await;
+    told.first("deferred").await;
+    clock.advance(seconds(60));
+    postrider.wait(ada).await.unwrap();
+    let bob = submit(&postrider, mail("bob@example.org")).await;
+    postrider.wait(bob).await.unwrap();
+    let lines = [
+        (ada, "ada@example.org", "deferred, will retry", "WARN", 450, "mailbox busy"),
+        (ada, "ada@example.org", "delivered", "INFO", 250, "taken"),
+        (bob, "bob@example.org", "gave up", "ERROR", 550, "no such user"),
+    ];
+    for (id, recipient, message, level, code, text) in lines {
+        let logged = log.about(id, message);
+        assert_eq!(logged.len(), 1, "{message}: {logged:?}");
+        let (logged_level, fields) = &logged[0];
+        assert_eq!(logged_level, level, "{message}");
+        assert_eq!(fields["recipient"], recipient);
+        assert_eq!(
+            (&fields["relay"], &fields["code"], &fields["text"]),
+            (&"primary".into(), &code.into(), &text.into())
+        );
+    }
+    assert_eq!(log.about(bob, "gave up")[0].1["reason"], "rejected");
+    assert!(log.about(ada, "deferred, will retry")[0].1["next_attempt_at"].is_string());
+}
+
+#[tokio::test]
+async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
+    let (log, _guard) = Log::begin();
+    let hostile = "4.2.1 \u{1b}[2Jclear \u{202e}desrever \u{7}";
+    let server = FakeSmtp::builder().at(Step::Rcpt, Act::reply(450, hostile)).start().await;
+    let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    let mut events = told.until("deferred").await;
+    let puppet = Puppet::free();
+    puppet.down(Some("\u{1b}]0;title\u{7} gone"));
+    let other: Dispatcher = engine(puppet.relay(), &Clock::fake()).start().await.unwrap();
+    let mut told = Told::by(&other);
+    submit(&other, mail("ada@example.org")).await;
+    events.extend(told.until("relay_down").await);
+    let logged = &log.about(id, "deferred, will retry")[0].1;
+    assert!(logged["text"].as_str().unwrap().contains("clear"));
+    let told = format!("{}", serde_json::to_value(&events).unwrap());
+    let logged = log.text();
+    for raw in ["\\u001b", "\\u0007", "\u{202e}", "\u{1b}", "\u{7}"] {
+        assert!(!told.contains(raw) && !logged.contains(raw), "{raw:?}");
+    }
+    assert!(logged.contains("the relay is down") && logged.contains("gone"));
+}
+
+#[tokio::test]
+async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
+    let (log, _guard) = Log::begin();
+    let (secret, in_base64) = ("s3cret-pw", "AHVzZXIAczNjcmV0LXB3");
+    let server = FakeSmtp::builder().login("user", secret).mechanisms("PLAIN").starttls(Cert::Good);
+    // A server that quotes what it was sent, as some do.
+    let quotes = Act::reply(535, &format!("5.7.8 bad login: AUTH PLAIN {in_base64} {secret}"));
+    let server = server.rule(Rule::at(Step::Auth).first(3).act(quotes)).start().await;
+    let url = server.url_with("smtp+starttls", &format!("user:{secret}"));
+    let relay = Relay::smtp(&url).unwrap().name("primary").ca_file(server.ca_file());
+    let clock = Clock::fake();
+    let builder = engine(relay.clone(), &clock);
+    let printed = format!("{relay:?} {builder:?}");
+    let postrider = builder.start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    let mut events = told.until("relay_down").await;
+    clock.advance(seconds(1));
+    events.extend(told.until("delivered").await);
+    let told = format!("{events:?} {:?} {:?}", postrider.status(id).await, postrider.relays().await);
+    assert!(server.commands().contains(&format!("AUTH PLAIN {in_base64}")), "the test knows what it looks for");
+    for hidden in [secret, in_base64] {
+        for place in [&printed, &told, &log.text()] {
+            assert!(!place.contains(hidden), "{place}");
+        }
+    }
+    assert!(!log.text().contains("123456"), "nor does what the mail says");
+}

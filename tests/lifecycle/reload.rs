@@ -1,0 +1,119 @@
+//! New relays and routes while mail is on its way: nothing is lost, nothing is sent twice, nothing is stranded.
+
+use postrider::delivery::{Outcome, Phase, Reply};
+use postrider::{Clock, Dispatcher, Match, Reload, RouteRule, Weights, seconds};
+
+use crate::common::{Puppet, Told, becomes, engine, mail, steady, submit};
+
+fn reload(relays: Vec<postrider::Relay>, routes: Vec<RouteRule>) -> Reload {
+    Reload { relays, routes, weights: Weights::default() }
+}
+
+fn all_to(relay: &str) -> RouteRule {
+    RouteRule { matching: Match::default(), relays: vec![relay.to_owned()] }
+}
+
+#[tokio::test]
+async fn mail_on_its_way_is_finished_and_the_rest_takes_the_relay_as_it_is_now() {
+    let (before, after) = (Puppet::held(), Puppet::free());
+    let postrider = engine(before.relay().connections(1), &Clock::fake()).start().await.unwrap();
+    let first = submit(&postrider, mail("first@example.org")).await;
+    before.begins(1).await;
+    let mails = (0..100).map(|n| mail(&format!("user{n}@example.org"))).collect();
+    let receipts = postrider.submit_many(mails).await;
+    postrider.reload(reload(vec![after.relay().connections(4)], vec![])).await.unwrap();
+    for receipt in receipts {
+        assert_eq!(postrider.wait(receipt.unwrap().id).await.unwrap().state.as_str(), "delivered");
+    }
+    assert_eq!(postrider.status(first).await.unwrap().state.as_str(), "sending", "it is not cut off");
+    before.let_go();
+    let status = postrider.wait(first).await.unwrap();
+    assert_eq!((status.state.as_str(), status.deliveries[0].attempts.len()), ("delivered", 1));
+    assert_eq!((before.begun().len(), after.begun().len()), (1, 100));
+    assert_eq!(postrider.relays().await.unwrap()[0].connections, 4);
+}
+
+/// An engine over `old` and `new`, of which mail takes `old`.
+async fn old_and_new(old: &Puppet, new: &Puppet, clock: &Clock) -> Dispatcher {
+    let builder = Dispatcher::builder().relay(old.relay().name("old")).relay(new.relay().name("new"));
+    builder.route(Match::default(), ["old"]).clock(clock.clone()).retry(steady()).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn mail_that_waits_for_a_relay_that_is_removed_takes_what_is_left() {
+    let (old, new) = (Puppet::free(), Puppet::free());
+    let postrider = old_and_new(&old, &new, &Clock::fake()).await;
+    postrider.pause("old").await.unwrap();
+    let receipts = postrider.submit_many((0..5).map(|n| mail(&format!("user{n}@example.org"))).collect()).await;
+    postrider.reload(reload(vec![new.relay().name("new")], vec![all_to("new")])).await.unwrap();
+    for receipt in receipts {
+        let status = postrider.wait(receipt.unwrap().id).await.unwrap();
+        assert_eq!(status.state.as_str(), "delivered");
+        assert_eq!(status.deliveries[0].attempts[0].relay, "new");
+    }
+    assert!(old.begun().is_empty());
+}
+
+#[tokio::test]
+async fn mail_in_the_hands_of_a_relay_that_is_removed_takes_what_is_left_next_time() {
+    let (clock, old, new) = (Clock::fake(), Puppet::held(), Puppet::free());
+    let postrider = old_and_new(&old, &new, &clock).await;
+    old.answer(|_| Outcome::Deferred(Phase::Data, Reply::new(451, "4.3.0 try later")));
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    old.begins(1).await;
+    postrider.reload(reload(vec![new.relay().name("new")], vec![all_to("new")])).await.unwrap();
+    old.let_go();
+    becomes(&postrider, id, "deferred").await;
+    clock.advance(seconds(60));
+    let status = postrider.wait(id).await.unwrap();
+    let relays: Vec<&str> = status.deliveries[0].attempts.iter().map(|attempt| attempt.relay.as_str()).collect();
+    assert_eq!((status.state.as_str(), relays), ("delivered", vec!["old", "new"]));
+}
+
+#[tokio::test]
+async fn mail_of_a_removed_relay_is_not_stranded_by_a_router_that_died() {
+    let (clock, old, new) = (Clock::fake(), Puppet::held(), Puppet::free());
+    let postrider = old_and_new(&old, &new, &clock).await;
+    old.answer(|_| Outcome::Unavailable(Phase::Connect, "gone".into()));
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    old.begins(1).await;
+    postrider.reload(reload(vec![new.relay().name("new")], vec![all_to("new")])).await.unwrap();
+    postrider.crash("router");
+    old.let_go();
+    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(new.begun(), ["ada@example.org"]);
+}
+
+#[tokio::test]
+async fn new_routes_hold_for_mail_from_then_on() {
+    let (old, new) = (Puppet::free(), Puppet::free());
+    let postrider = old_and_new(&old, &new, &Clock::fake()).await;
+    let to_org = Match { recipient_domain: vec!["example.org".into()], ..Match::default() };
+    let routes = vec![RouteRule { matching: to_org, relays: vec!["new".into()] }, all_to("old")];
+    let relays = vec![old.relay().name("old"), new.relay().name("new")];
+    postrider.reload(reload(relays, routes)).await.unwrap();
+    for (to, relay) in [("ada@example.org", "new"), ("ada@example.net", "old")] {
+        let id = submit(&postrider, mail(to)).await;
+        assert_eq!(postrider.wait(id).await.unwrap().deliveries[0].attempts[0].relay, relay);
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_with_a_mistake_changes_nothing() {
+    let (old, new) = (Puppet::free(), Puppet::free());
+    let postrider = old_and_new(&old, &new, &Clock::fake()).await;
+    let mistakes = [
+        (reload(vec![], vec![]), "there is no relay"),
+        (reload(vec![new.relay().name("new")], vec![all_to("odl")]), "names the relay `odl`, which there is not"),
+        (reload(vec![new.relay().name("new").connections(0)], vec![]), "connections are 0"),
+        (reload(vec![new.relay(), new.relay()], vec![]), "two relays are named `primary`"),
+    ];
+    for (mistake, why) in mistakes {
+        let refused = postrider.reload(mistake).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    let mut told = Told::by(&postrider);
+    submit(&postrider, mail("ada@example.org")).await;
+    told.first("delivered").await;
+    assert_eq!((old.begun().len(), postrider.relays().await.unwrap().len()), (1, 2));
+}

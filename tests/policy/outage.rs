@@ -1,0 +1,215 @@
+//! A relay that is down: its breaker opens, no mail is charged for it, the route's next relay is taken meanwhile, and one
+//! connection finds out when it is up again.
+
+use postrider::transport::TimeOuts;
+use postrider::{Clock, Dispatcher, EventKind, Match, Relay, seconds};
+
+use crate::common::{
+    Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, a_moment, becomes, engine, eventually, mail, relay_at, steady,
+    submit,
+};
+
+/// Sees a relay go down with mail waiting, and come back when `mend` was called.
+async fn assert_costs_nothing(relay: Relay, reason: &str, mend: impl AsyncFnOnce()) {
+    let clock = Clock::fake();
+    let postrider = engine(relay.timeouts(TimeOuts::all(seconds(10))), &clock).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    let ids = [submit(&postrider, mail("ada@example.org")).await, submit(&postrider, mail("bob@example.org")).await];
+    let down = told.first("relay_down").await;
+    let EventKind::RelayDown { reason: why } = down.kind else { panic!("{down:?}") };
+    assert!(why.contains(reason), "{why}");
+    assert_eq!(down.relay.as_deref(), Some("primary"));
+    let status = &postrider.relays().await.unwrap()[0];
+    assert_eq!((status.state.as_str(), status.breaker.as_str()), ("down", "open"));
+    assert_eq!(status.last_failure.as_deref(), Some(why.as_str()));
+    for id in ids {
+        let status = becomes(&postrider, id, "queued").await;
+        assert!(status.deliveries[0].attempts.is_empty());
+        assert_eq!(status.deliveries[0].attempts_counted, 0);
+    }
+    mend().await;
+    clock.advance(seconds(1));
+    told.first("relay_up").await;
+    for id in ids {
+        let status = postrider.wait(id).await.unwrap();
+        assert_eq!((status.state.as_str(), status.deliveries[0].attempts.len()), ("delivered", 1), "{reason}");
+    }
+    assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_connections_costs_no_attempt() {
+    let stopped = FakeSmtp::start().await;
+    let relay = relay_at(&stopped);
+    let address = stopped.stop().await;
+    let mut mended = None;
+    assert_costs_nothing(relay, "connect", async || mended = Some(FakeSmtp::builder().bind(address).start().await))
+        .await;
+    assert_eq!(mended.unwrap().accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_relay_that_sends_us_away_costs_no_attempt() {
+    let ways = [
+        (Step::Greeting, Act::reply(421, "4.3.2 maintenance"), "421 4.3.2 maintenance"),
+        (Step::Greeting, Act::reply(554, "5.7.1 you are blocked"), "554 5.7.1 you are blocked"),
+        (Step::Greeting, Act::Cut, "greeting"),
+        (Step::Ehlo, Act::reply(502, "5.5.1 what?"), "ehlo"),
+        (Step::Ehlo, Act::Cut, "ehlo"),
+        (Step::Mail, Act::ReplyThenCut(421, "4.7.0 too many".into()), "421 4.7.0 too many"),
+    ];
+    for (step, act, reason) in ways {
+        let server = FakeSmtp::builder().at(step, act).start().await;
+        assert_costs_nothing(relay_at(&server), reason, async || server.behave()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_our_login_costs_no_attempt_and_the_secret_is_not_told() {
+    let server = FakeSmtp::builder().login("user", "s3cret-pw").mechanisms("PLAIN").starttls(Cert::Good);
+    let refusal = Act::reply(535, "5.7.8 wrong password");
+    let server = server.rule(Rule::at(Step::Auth).act(refusal)).start().await;
+    let url = server.url_with("smtp+starttls", "user:s3cret-pw");
+    let relay = Relay::smtp(&url).unwrap().name("primary").ca_file(server.ca_file());
+    assert_costs_nothing(relay, "auth: the server refused: 535 5.7.8 wrong password", async || server.behave()).await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_tls_is_broken_costs_no_attempt() {
+    let server = FakeSmtp::builder().starttls(Cert::Good).at(Step::Handshake, Act::Cut).start().await;
+    let url = server.url_with("smtp+starttls", "");
+    let relay = Relay::smtp(&url).unwrap().name("primary").ca_file(server.ca_file());
+    assert_costs_nothing(relay, "tls", async || server.behave()).await;
+    assert!(server.mails().iter().all(|mail| mail.encrypted));
+}
+
+#[tokio::test]
+async fn a_relay_that_may_be_back_is_probed_by_one_connection_before_the_rest_follows() {
+    let (clock, puppet) = (Clock::fake(), Puppet::held());
+    puppet.down(Some("no route to host"));
+    let postrider = engine(puppet.relay().connections(8), &clock).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    let mails = (0..40).map(|n| mail(&format!("user{n}@example.org"))).collect();
+    postrider.submit_many(mails).await;
+    told.first("relay_down").await;
+    puppet.down(None);
+    a_moment().await;
+    assert!(puppet.begun().is_empty(), "it rests first");
+    clock.advance(seconds(1));
+    puppet.begins(1).await;
+    a_moment().await;
+    assert_eq!((puppet.begun().len(), puppet.open()), (1, 1), "one mail over one connection");
+    assert_eq!(postrider.relays().await.unwrap()[0].breaker, "half_open");
+    puppet.let_through(1);
+    told.first("relay_up").await;
+    puppet.begins(8).await;
+    assert_eq!(puppet.most_sending(), 7, "all that are for everybody");
+    puppet.let_go();
+    eventually("all delivered", async || postrider.delivered() == 40).await;
+    assert_eq!(puppet.begun().len(), 40);
+}
+
+#[tokio::test]
+async fn a_probe_that_fails_leaves_the_relay_alone_for_longer() {
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    puppet.down(Some("no route to host"));
+    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    told.first("relay_down").await;
+    puppet.down(Some("still no route"));
+    clock.advance(seconds(1));
+    eventually("the probe has failed", async || {
+        let relay = postrider.relays().await.unwrap().remove(0);
+        relay.breaker == "open" && relay.last_failure.unwrap().contains("still")
+    })
+    .await;
+    puppet.down(None);
+    // Its second rest is one to two seconds.
+    clock.advance(std::time::Duration::from_millis(999));
+    a_moment().await;
+    assert!(puppet.begun().is_empty());
+    clock.advance(std::time::Duration::from_millis(1001));
+    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(told.until("delivered").await.iter().filter(|event| event.kind.as_str() == "relay_down").count(), 0);
+}
+
+/// Two relays, the second taken while the first cannot be.
+async fn two(first: &FakeSmtp, second: &FakeSmtp, clock: &Clock) -> Dispatcher {
+    let builder = Dispatcher::builder().relay(relay_at(first)).relay(relay_at(second).name("backup"));
+    let builder = builder.route(Match::default(), ["primary", "backup"]).clock(clock.clone()).retry(steady());
+    builder.start().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_next_relay_is_taken_while_the_first_is_down_and_the_first_again_after() {
+    let first = FakeSmtp::builder().at(Step::Greeting, Act::reply(421, "4.3.2 maintenance")).start().await;
+    let second = FakeSmtp::start().await;
+    let clock = Clock::fake();
+    let postrider = two(&first, &second, &clock).await;
+    let mut told = Told::by(&postrider);
+    for n in 0..5 {
+        let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+        let status = postrider.wait(id).await.unwrap();
+        assert_eq!(status.deliveries[0].attempts[0].relay, "backup");
+        assert_eq!(status.deliveries[0].attempts.len(), 1);
+    }
+    assert_eq!((first.accepted(), second.accepted()), (0, 5));
+    first.behave();
+    clock.advance(seconds(1));
+    // Either relay may take the mail that finds the first one up again.
+    eventually("the first is up again", async || {
+        let id = submit(&postrider, mail("probe@example.org")).await;
+        postrider.wait(id).await.unwrap();
+        postrider.relays().await.unwrap()[0].state == "up"
+    })
+    .await;
+    told.first("relay_up").await;
+    let before = second.accepted();
+    for n in 0..5 {
+        let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+        assert_eq!(postrider.wait(id).await.unwrap().deliveries[0].attempts[0].relay, "primary");
+    }
+    assert_eq!(second.accepted(), before);
+}
+
+#[tokio::test]
+async fn a_paused_relay_sends_nothing_and_the_next_one_is_taken_until_it_is_resumed() {
+    let (first, second) = (FakeSmtp::start().await, FakeSmtp::start().await);
+    let postrider = two(&first, &second, &Clock::fake()).await;
+    for (paused, relay) in [(true, "backup"), (false, "primary")] {
+        if paused {
+            postrider.pause("primary").await.unwrap()
+        } else {
+            postrider.resume("primary").await.unwrap()
+        }
+        let id = submit(&postrider, mail("ada@example.org")).await;
+        assert_eq!(postrider.wait(id).await.unwrap().deliveries[0].attempts[0].relay, relay);
+        assert_eq!(postrider.relays().await.unwrap()[0].state, if paused { "paused" } else { "up" });
+    }
+    let unknown = postrider.pause("tertiary").await.unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no relay named `tertiary`");
+    postrider.pause("primary").await.unwrap();
+    postrider.pause("backup").await.unwrap();
+    let id = submit(&postrider, mail("bob@example.org")).await;
+    a_moment().await;
+    assert_eq!(postrider.status(id).await.unwrap().state.as_str(), "queued");
+    postrider.resume("backup").await.unwrap();
+    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+}
+
+#[tokio::test]
+async fn mail_that_was_refused_for_itself_does_not_close_the_relay_to_others() {
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::Rcpt).to("bad").act(Act::reply(550, "5.1.1 no such user")))
+        .start()
+        .await;
+    let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
+    for n in 0..10 {
+        let id = submit(&postrider, mail(&format!("bad{n}@example.org"))).await;
+        assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "dead");
+    }
+    assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+}
