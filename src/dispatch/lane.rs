@@ -38,6 +38,8 @@ pub(super) struct Lane {
     claiming: Option<Claiming>,
     /// Something came up while a claim was under way.
     again: bool,
+    /// When a timer runs out, in monotonic time.
+    wake_at: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,7 @@ impl Lane {
             busy: HashMap::new(),
             claiming: None,
             again: false,
+            wake_at: None,
         }
     }
 
@@ -91,6 +94,20 @@ impl Lane {
             self.rate = rate;
             self.pace = Pace::new(rate);
         }
+    }
+
+    /// Whether a timer must be set for `at`, because none runs out before. However often something falls due, one is enough.
+    pub(super) fn sets_timer(&mut self, at: Duration) -> bool {
+        let sets = self.wake_at.is_none_or(|earlier| at < earlier);
+        if sets {
+            self.wake_at = Some(at);
+        }
+        sets
+    }
+
+    /// The timer that was set for `at` has run out.
+    pub(super) fn timer_ran_out(&mut self, at: Duration) {
+        self.wake_at = self.wake_at.filter(|next| *next != at);
     }
 
     /// Whether mail may take this relay.

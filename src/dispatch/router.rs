@@ -23,8 +23,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 pub(super) enum Msg {
     /// Something may be due.
     Wake,
-    /// A timer of this lane has run out.
-    WakeLane(Arc<str>),
+    /// The timer of this lane that was set for this time has run out.
+    WakeLane(Arc<str>, Duration),
     /// A claim came back.
     Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>, UnderWay),
     /// A sender is free, and says what its last batch taught.
@@ -88,7 +88,7 @@ impl Actor for Router {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Wake => state.fill_all(&myself),
-            Msg::WakeLane(relay) => state.fill_named(&myself, &relay),
+            Msg::WakeLane(relay, at) => state.wake(&myself, &relay, at),
             Msg::Claimed(relay, claims, under_way) => state.claimed(&myself, &relay, claims, &under_way),
             Msg::Free { sender, relay, actor, report } => state.free(&myself, sender, &relay, actor, report),
             Msg::Gone { sender, relay } => state.gone(&relay, sender),
@@ -149,10 +149,10 @@ impl State {
         let relay = Arc::clone(&lane.relay);
         match lane.plan(routes, now, monotonic) {
             Plan::Rest => {}
-            Plan::RestFor(span) => self.wake_after(myself, relay, span),
+            Plan::RestFor(span) => self.wake_after(myself, &relay, span),
             Plan::Claim(want, again_in) => {
                 if let Some(span) = again_in {
-                    self.wake_after(myself, Arc::clone(&relay), span);
+                    self.wake_after(myself, &relay, span);
                 }
                 let (core, router) = (Arc::clone(&self.core), myself.clone());
                 tokio::spawn(async move {
@@ -182,12 +182,23 @@ impl State {
         self.routes.iter().filter(is_first_open).cloned().collect()
     }
 
-    fn wake_after(&self, myself: &ActorRef<Msg>, relay: Arc<str>, span: Duration) {
-        let (clock, router) = (self.core.clock.clone(), myself.clone());
+    fn wake_after(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, span: Duration) {
+        let at = self.core.clock.monotonic() + span;
+        if !self.lane(relay).is_some_and(|lane| lane.sets_timer(at)) {
+            return;
+        }
+        let (clock, router, relay) = (self.core.clock.clone(), myself.clone(), Arc::clone(relay));
         tokio::spawn(async move {
             clock.sleep(span).await;
-            let _ = router.cast(Msg::WakeLane(relay));
+            let _ = router.cast(Msg::WakeLane(relay, at));
         });
+    }
+
+    fn wake(&mut self, myself: &ActorRef<Msg>, relay: &str, at: Duration) {
+        if let Some(lane) = self.lane(relay) {
+            lane.timer_ran_out(at);
+        }
+        self.fill_named(myself, relay);
     }
 
     fn claimed(
@@ -199,7 +210,7 @@ impl State {
     ) {
         let claims = claims.unwrap_or_else(|error| {
             tracing::error!(%relay, %error, "no mail can be claimed");
-            self.wake_after(myself, Arc::clone(relay), AFTER_FAILURE);
+            self.wake_after(myself, relay, AFTER_FAILURE);
             Vec::new()
         });
         let Some(lane) = self.lane(relay) else { return };
