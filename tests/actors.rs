@@ -158,6 +158,7 @@ async fn a_mail_that_takes_its_sender_down_twice_is_dead_as_poisoned_and_its_nei
     assert_eq!(status.deliveries[0].attempts.len(), 2);
     all_delivered_by_one_attempt(&postrider, &ids).await;
     assert_eq!(hand.taken().len(), 20);
+    restarts_reach(&postrider, "sender", 2).await;
     assert_eq!(restarts(&postrider, "sender").await, 2);
 }
 

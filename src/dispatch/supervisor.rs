@@ -274,7 +274,6 @@ impl State {
         let doublings = u32::try_from(self.ends.len() - 1).unwrap_or(u32::MAX).min(16);
         let back_off = FIRST_BACK_OFF.saturating_mul(1 << doublings).min(LONGEST_BACK_OFF);
         tracing::error!(actor = child.name(), why, ?back_off, "an actor has ended and is created anew");
-        self.core.metrics.restarted(child.name());
         myself.send_after(back_off, move || Msg::Respawn(child));
         Ok(())
     }
@@ -283,6 +282,7 @@ impl State {
         if self.stopping {
             return Ok(());
         }
+        let name = child.name();
         match child {
             Child::Router => {
                 self.router = spawn_router(&self.core, &self.crew, &self.paused, myself).await?;
@@ -295,11 +295,11 @@ impl State {
             Child::Sender(relay) => {
                 let crew = self.crew.relays.iter().find(|crew| crew.relay == relay).cloned();
                 let at_work = self.senders.values().filter(|s| s.relay == relay && !s.retired).count();
-                if let Some(crew) = crew.filter(|crew| at_work < crew.connections) {
-                    self.employ(myself, &crew).await?;
-                }
+                let Some(crew) = crew.filter(|crew| at_work < crew.connections) else { return Ok(()) };
+                self.employ(myself, &crew).await?;
             }
         }
+        self.core.metrics.restarted(name);
         Ok(())
     }
 

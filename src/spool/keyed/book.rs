@@ -161,7 +161,9 @@ impl Book {
     fn lease(&mut self, queue: &QueueName, place: Place, entry: Entry) -> u64 {
         self.last_serial += 1;
         let serial = self.last_serial;
-        self.leases.insert(place.slot(), Leased { serial, queue: queue.clone(), place, entry, marked: false });
+        let leased = Leased { serial, queue: queue.clone(), place, entry, marked: false };
+        let before = self.leases.insert(place.slot(), leased);
+        debug_assert!(before.is_none(), "{:?} was leased, and would be sent twice", before.map(|before| before.place));
         serial
     }
 
@@ -198,8 +200,11 @@ impl Book {
 
     /// Ends a lease for good: the delivery's new place, if any, is enqueued anew.
     pub(super) fn end(&mut self, token: &LeaseToken) {
-        if self.current(token).is_some() {
-            self.leases.remove(&(token.mail, token.index));
+        if self.current(token).is_none() {
+            return;
+        }
+        if let Some(leased) = self.leases.remove(&(token.mail, token.index)) {
+            self.window(&leased.queue).leave(leased.place);
         }
     }
 
@@ -232,5 +237,38 @@ impl Taken {
     /// The mail as it was put, if it was kept.
     pub(super) fn fresh(&self) -> Option<&Arc<super::window::Fresh>> {
         self.entry.fresh.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::MailId;
+
+    #[test]
+    fn a_delivery_that_is_moved_while_its_queue_is_read_is_leased_once() {
+        let route = Route::over(["primary"]);
+        let queue = QueueName { route: route.clone(), priority: Priority::Default };
+        let mut book = Book::new(vec![route.clone()]);
+        let at = |millis| Timestamp::from_millis(millis);
+        let place = |due| Place { due: at(due), mail: MailId::from_bytes([7; 16]), index: 0 };
+        let entry = Entry { size: 1, expires_at: Timestamp::MAX, tried: true, fresh: None };
+        // The reader sees the delivery where it was; then a user has it tried at once.
+        book.begin_refills(std::slice::from_ref(&route));
+        let read = vec![(place(60), entry.clone())];
+        let seized = book.seize(&queue, place(60), entry.clone()).expect("nobody has it");
+        book.end(&seized);
+        book.enqueue(&queue, place(10), entry);
+        book.end_refill(&queue, Some((read, true)));
+        let want = Want {
+            routes: vec![route],
+            turns: vec![Priority::Default; 2],
+            critical_only: 0,
+            max_bytes: 1000,
+            max_recipients: 1,
+            now: at(60),
+        };
+        let taken = book.take(&want);
+        assert_eq!(taken.iter().map(|taken| taken.places[0].0).collect::<Vec<_>>(), [place(10)]);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! *Invariant:* every place of the queue up to `covered` is in the window or leased; places beyond are on disk only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -102,14 +102,21 @@ enum Covered {
 pub(super) struct Window {
     places: BTreeMap<Place, Entry>,
     covered: Covered,
-    /// Places that were put while the disk is being read: the reader may or may not see them.
-    missed: Option<Vec<(Place, Entry)>>,
+    /// What has happened while the disk is being read: the reader may or may not have seen it.
+    meanwhile: Option<Meanwhile>,
+}
+
+/// What happens to a queue while it is read from disk.
+#[derive(Default)]
+struct Meanwhile {
+    put: Vec<(Place, Entry)>,
+    gone: HashSet<Place>,
 }
 
 impl Window {
     /// The window of a queue that is empty on disk.
     pub(super) fn of_empty_queue() -> Self {
-        Window { places: BTreeMap::new(), covered: Covered::All, missed: None }
+        Window { places: BTreeMap::new(), covered: Covered::All, meanwhile: None }
     }
 
     /// The window of a queue of which nothing is known yet.
@@ -127,8 +134,8 @@ impl Window {
         if within {
             self.places.insert(place, entry);
             self.trim();
-        } else if let Some(missed) = &mut self.missed {
-            missed.push((place, entry));
+        } else if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.put.push((place, entry));
         }
     }
 
@@ -139,18 +146,26 @@ impl Window {
         }
     }
 
-    /// A place that is no longer in the queue, or not to be taken.
+    /// A place that is not to be taken.
     pub(super) fn remove(&mut self, place: &Place) {
         self.places.remove(place);
-        if let Some(missed) = &mut self.missed {
-            missed.retain(|(other, _)| other != place);
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.put.retain(|(other, _)| other != place);
+        }
+    }
+
+    /// A place that was taken out of the window, and now out of the queue on disk.
+    pub(super) fn leave(&mut self, place: Place) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.gone.insert(place);
         }
     }
 
     /// The mail of this place is to be read from disk.
     pub(super) fn outdate(&mut self, place: &Place) {
-        let missed = self.missed.iter_mut().flatten().filter(|(other, _)| other == place).map(|(_, entry)| entry);
-        for entry in self.places.get_mut(place).into_iter().chain(missed) {
+        let put = self.meanwhile.iter_mut().flat_map(|meanwhile| &mut meanwhile.put);
+        let put = put.filter(|(other, _)| other == place).map(|(_, entry)| entry);
+        for entry in self.places.get_mut(place).into_iter().chain(put) {
             entry.fresh = None;
         }
     }
@@ -173,12 +188,12 @@ impl Window {
 
     /// Whether the disk must be read before it is known what comes next.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.places.is_empty() && self.covered != Covered::All && self.missed.is_none()
+        self.places.is_empty() && self.covered != Covered::All && self.meanwhile.is_none()
     }
 
     /// Begins to read the disk: the place after which to read.
     pub(super) fn begin_refill(&mut self) -> Option<Place> {
-        self.missed = Some(Vec::new());
+        self.meanwhile = Some(Meanwhile::default());
         match self.covered {
             Covered::UpTo(last) => Some(last),
             _ => None,
@@ -187,18 +202,18 @@ impl Window {
 
     /// What was read: up to [`REFILL`] places, all there are if `all`. `is_free` says whether a place is not leased.
     pub(super) fn end_refill(&mut self, read: Vec<(Place, Entry)>, all: bool, is_free: impl Fn(&Place) -> bool) {
-        let missed = self.missed.take().unwrap_or_default();
+        let Meanwhile { put, gone } = self.meanwhile.take().unwrap_or_default();
         self.covered = match read.last() {
             _ if all => Covered::All,
             Some((last, _)) => Covered::UpTo(*last),
             None => self.covered,
         };
         for (place, entry) in read {
-            if is_free(&place) {
+            if is_free(&place) && !gone.contains(&place) {
                 self.places.insert(place, entry);
             }
         }
-        for (place, entry) in missed {
+        for (place, entry) in put {
             if is_free(&place) {
                 self.insert(place, entry);
             }
@@ -207,7 +222,7 @@ impl Window {
 
     /// Gives up a read that failed; it is tried again.
     pub(super) fn abort_refill(&mut self) {
-        self.missed = None;
+        self.meanwhile = None;
     }
 }
 
@@ -281,6 +296,16 @@ mod tests {
         window.remove(&place(5));
         window.end_refill(vec![(place(1), entry())], true, |p| *p != place(1));
         assert!(window.pop().is_none());
+    }
+
+    #[test]
+    fn a_place_that_was_settled_while_the_disk_is_read_does_not_come_back_unless_it_is_put_again() {
+        let mut window = Window::of_unknown_queue();
+        window.begin_refill();
+        (1..=2).for_each(|n| window.leave(place(n)));
+        window.insert(place(2), entry());
+        window.end_refill((1..=3).map(|n| (place(n), entry())).collect(), true, |_| true);
+        assert_eq!(std::iter::from_fn(|| window.pop()).map(|(p, _)| p).collect::<Vec<_>>(), [place(2), place(3)]);
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! Killed at any moment, the engine loses nothing that it has acknowledged. A child process accepts and sends, is killed
+//! with SIGKILL, and is started again on the same spool; the relay, in this process, sees everything and survives.
+//!
+//! `CRASH_KILLS` says how often (30 unless said), `CRASH_SEED` repeats an earlier run's choices, and with `--nocapture` the
+//! figures are shown.
+#![allow(clippy::unwrap_used)]
+#![cfg(unix)]
+
+mod common;
+
+#[path = "crash/child.rs"]
+mod child;
+#[path = "crash/ledger.rs"]
+mod ledger;
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use child::Orders;
+use common::{Act, FakeSmtp, Rule, Step};
+use ledger::Ledger;
+use parking_lot::Mutex;
+use postrider::spool::sled;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const NAME: &str = "nothing_acknowledged_is_lost_however_often_the_engine_is_killed";
+/// How long a child may take to open its spool, and the last one to deliver everything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A relay that takes its time now and then, defers, refuses, and hangs up: before, within and after a mail.
+async fn moody_relay(seed: u64) -> FakeSmtp {
+    let moods = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+    let now_and_then = |step, act, chance: f64| {
+        let moods = Arc::clone(&moods);
+        Rule::at(step).act(act).when(move |_| moods.lock().random_bool(chance))
+    };
+    FakeSmtp::builder()
+        .rule(now_and_then(Step::Greeting, Act::ReplyThenCut(421, "4.3.2 too busy".into()), 0.02))
+        .rule(now_and_then(Step::Mail, Act::ReplyThenCut(421, "4.3.2 good bye".into()), 0.002))
+        .rule(now_and_then(Step::Rcpt, Act::reply(451, "4.2.1 later"), 0.01))
+        .rule(now_and_then(Step::Body, Act::Cut, 0.002))
+        .rule(now_and_then(Step::FinalDot, Act::reply(452, "4.3.1 no room"), 0.005))
+        .rule(now_and_then(Step::FinalDot, Act::Cut, 0.002))
+        .rule(now_and_then(Step::FinalDot, Act::Delay(Duration::from_millis(20)), 0.03))
+        .start()
+        .await
+}
+
+/// One life of the engine, as seen from outside.
+struct Life {
+    process: Child,
+    listener: Option<JoinHandle<()>>,
+    began: Instant,
+}
+
+impl Life {
+    fn begin(spool: &Path, relay: &FakeSmtp, ledger: &Arc<Mutex<Ledger>>, is_last: bool) -> Self {
+        let next = ledger.lock().begin_life();
+        let orders = Orders { spool: spool.to_owned(), relay: relay.url(), next, is_last };
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", NAME, "--nocapture"]).envs(orders.into_environment());
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let words = BufReader::new(process.stderr.take().unwrap());
+        let ledger = Arc::clone(ledger);
+        let listener = std::thread::spawn(move || {
+            for line in words.lines() {
+                ledger.lock().hear(&line.unwrap());
+            }
+        });
+        Life { process, listener: Some(listener), began: Instant::now() }
+    }
+
+    /// Waits until this holds of it. It must not end meanwhile.
+    async fn until(&mut self, holds: impl Fn() -> bool) {
+        while !holds() && self.process.try_wait().unwrap().is_none() {
+            assert!(self.began.elapsed() < PATIENCE, "it takes too long");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Kills it, and hears its last words.
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.listener.take().unwrap().join().unwrap();
+    }
+
+    /// Waits until it ends by itself.
+    async fn end(mut self) -> bool {
+        self.until(|| false).await;
+        self.listener.take().unwrap().join().unwrap();
+        self.process.wait().unwrap().success()
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn verify(spool: &Path, ledger: &Mutex<Ledger>) {
+    let path = spool.to_owned();
+    let verified = tokio::task::spawn_blocking(move || sled::verify(&path)).await.unwrap().unwrap();
+    assert_eq!(verified.problems, Vec::<String>::new());
+    assert_eq!(verified.quarantined, 0);
+    let acknowledged = ledger.lock().acknowledged();
+    assert!(verified.mails >= acknowledged as u64, "{} of {acknowledged} mails are there", verified.mails);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
+    if let Some(orders) = Orders::from_environment() {
+        return child::live(orders).await;
+    }
+    let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let kills = number("CRASH_KILLS").unwrap_or(30);
+    let seed = number("CRASH_SEED").unwrap_or_else(rand::random);
+    println!("CRASH_SEED={seed}");
+    let began = Instant::now();
+    let mut choices = StdRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let relay = moody_relay(seed).await;
+    let ledger = Arc::new(Mutex::new(Ledger::new()));
+    for kill in 1..=kills {
+        let mut life = Life::begin(&spool, &relay, &ledger, false);
+        // Some are killed while they open the spool, most in the middle of their work.
+        if choices.random_bool(0.15) {
+            let moment = Duration::from_millis(choices.random_range(0..150));
+            tokio::time::sleep(moment).await;
+            println!("kill {kill}: {moment:?} after its start");
+        } else {
+            let acknowledged = ledger.lock().acknowledged();
+            let moment = Duration::from_millis(choices.random_range(0..600));
+            life.until(|| ledger.lock().acknowledged() > acknowledged).await;
+            tokio::time::sleep(moment).await;
+            println!("kill {kill}: {moment:?} after its first receipt");
+        }
+        life.kill();
+        ledger.lock().end_life(relay.connections());
+        assert_eq!(ledger.lock().problems(), Vec::<String>::new());
+        if kill % if kills > 100 { 10 } else { 5 } == 0 {
+            verify(&spool, &ledger).await;
+        }
+    }
+    let last = Life::begin(&spool, &relay, &ledger, true);
+    assert!(last.end().await, "{:?}", ledger.lock().problems());
+    relay.open_connections_fall_to(0).await;
+    verify(&spool, &ledger).await;
+    let ledger = std::mem::take(&mut *ledger.lock());
+    let (figures, problems) = ledger.judge(&relay.transactions());
+    println!("{figures}elapsed                            {:.0?}", began.elapsed());
+    assert_eq!(problems, Vec::<String>::new());
+    assert!(figures.acknowledged as u64 > kills * 20, "so few mails prove little");
+}
