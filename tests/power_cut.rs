@@ -143,14 +143,18 @@ impl Recording {
         self.trace.appended(&self.home.join("root/journal"))
     }
 
-    /// One half anywhere; the other half just after the load began something else, which is opening and closing.
+    /// One third anywhere; one third just after the load began something else, which is opening and closing; and one third
+    /// just before those syncs returned on which most depended.
     fn points(&self, trials: usize) -> Vec<usize> {
-        let notes: Vec<usize> =
-            self.journal().into_iter().filter(|(_, lines)| lines.starts_with("note")).map(|(n, _)| n).collect();
+        let journal = self.journal();
+        let notes = journal.iter().filter(|(_, lines)| lines.starts_with("note")).map(|(n, _)| *n);
+        let notes: Vec<usize> = notes.collect();
+        let syncs = self.trace.heavy_syncs();
         let mut random = StdRng::seed_from_u64(trials as u64);
-        let mut point = |n: usize| match n % 2 {
+        let mut point = |n: usize| match n % 3 {
             0 => random.random_range(0..=self.trace.len()),
-            _ => (notes[random.random_range(0..notes.len())] + random.random_range(0..60)).min(self.trace.len()),
+            1 => (notes[random.random_range(0..notes.len())] + random.random_range(0..60)).min(self.trace.len()),
+            _ => syncs[random.random_range(0..syncs.len())],
         };
         (0..trials).map(&mut point).collect()
     }

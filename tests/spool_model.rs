@@ -1,7 +1,7 @@
 //! Random histories of a spool, step by step against a model that is simple enough to be believed: a map of mails. After
 //! each step both show the same; so nothing that was accepted ever vanishes, and nothing is leased twice.
 
-#![allow(clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "spool/killed.rs"]
 mod killed;

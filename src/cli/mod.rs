@@ -1,5 +1,6 @@
 //! The command line: reads it, and hands each command to its room. One file a command.
 
+mod bench;
 mod check;
 pub mod client;
 mod demo;
@@ -41,6 +42,8 @@ enum Command {
     /// Look into the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::Spool),
+    /// Measure the engine against yardsticks in the same run; needs Postfix's smtp-sink and smtp-source
+    Bench(bench::Bench),
     #[command(flatten)]
     Client(client::ClientCommand),
 }
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Init(init) => init.execute(),
         Command::Spool(spool) => spool.execute(),
+        Command::Bench(bench) => bench.execute(),
         Command::Client(client) => {
             return client.execute(Cli::command).unwrap_or_else(|failure| {
                 eprintln!("postrider: {failure}");
@@ -76,6 +80,17 @@ pub fn main() -> ExitCode {
             });
         }
     };
+    exit_code(done)
+}
+
+/// `postrider bench` alone, for `cargo bench`.
+pub fn bench() -> ExitCode {
+    // Cargo adds this to what it was told itself.
+    let arguments = std::env::args_os().filter(|argument| argument != "--bench");
+    exit_code(bench::Bench::parse_from(arguments).execute())
+}
+
+fn exit_code(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

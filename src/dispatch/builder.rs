@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell};
+use tokio::time::Instant;
 
 use super::accept::Accept;
 use super::core::Core;
@@ -19,6 +20,10 @@ use crate::mail::{days, seconds};
 use crate::policy::{Match, RetryPolicy, RouteRule, Routes, Weights};
 use crate::spool::{self, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
+
+/// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending lets go of it soon: the
+/// last handle that is dropped cannot wait for that itself.
+const LETTING_GO: Duration = seconds(2);
 
 /// What to do with a new mail while the spool cannot take it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -226,14 +231,22 @@ impl Builder {
             sync_interval: self.sync_interval,
             ..SpoolOptions::default()
         };
-        let keep = self.keep.clone();
-        let opened = tokio::task::spawn_blocking(move || match keep {
-            Keep::InMemory => Ok(spool::memory::open(options)),
-            Keep::OnDisk(path) => spool::sled::open(&path, options),
-            Keep::Custom(spool) => Ok(spool),
-        });
         let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
-        Ok(opened.await.map_err(broken_off)??)
+        let deadline = Instant::now() + LETTING_GO;
+        loop {
+            let (keep, options) = (self.keep.clone(), options.clone());
+            let opened = tokio::task::spawn_blocking(move || match keep {
+                Keep::InMemory => Ok(spool::memory::open(options)),
+                Keep::OnDisk(path) => spool::sled::open(&path, options),
+                Keep::Custom(spool) => Ok(spool),
+            });
+            match opened.await.map_err(broken_off)? {
+                Err(SpoolError::Locked(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
 

@@ -73,6 +73,7 @@ impl From<SpoolError> for Error {
         match error {
             SpoolError::KeyReused(id) => Error::KeyReused(id),
             SpoolError::BadCursor => Error::BadCursor,
+            SpoolError::Closed => Error::Stopped("its spool is closed".into()),
             other => Error::Spool(other),
         }
     }

@@ -374,7 +374,10 @@ impl Dispatcher {
         asked.map_err(|_| self.stopped_error())?;
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Error::Stopped("the router is being created anew; ask again".into())),
+            Ok(Err(_)) => {
+                let reborn = || Error::Stopped("the router is being created anew; ask again".into());
+                Err(self.inner.core.admits().err().unwrap_or_else(reborn))
+            }
             Err(_) => Err(Error::Stopped("the router does not answer".into())),
         }
     }

@@ -65,10 +65,12 @@ impl Actor for Scheduler {
         }
         Ok(())
     }
+}
 
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.waiting.abort();
-        Ok(())
+/// However the scheduler ends, nobody waits in its place: who waits holds the spool.
+impl Drop for State {
+    fn drop(&mut self) {
+        self.waiting.abort();
     }
 }
 

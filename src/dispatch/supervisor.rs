@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::core::{Core, Life};
@@ -23,6 +24,8 @@ const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 /// How long the first child that ends waits to be created anew; doubled with each further one, up to the longest.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
+/// How long a sender may take to close its connection, or to be cut off.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 pub(super) enum Msg {
     /// For the router, whichever it is now.
@@ -148,9 +151,9 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(cell, error) => state.ended(&myself, &cell, &error.to_string()),
+            SupervisionEvent::ActorFailed(cell, error) => state.ended(&myself, &cell, &error.to_string()).await,
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.ended(&myself, &cell, reason.as_deref().unwrap_or("it stopped"))
+                state.ended(&myself, &cell, reason.as_deref().unwrap_or("it stopped")).await
             }
             _ => Ok(()),
         }
@@ -174,6 +177,36 @@ async fn spawn_scheduler(
 ) -> Result<ActorRef<scheduler::Msg>, ActorProcessingErr> {
     let args = scheduler::Args { core: Arc::clone(core), router: router.clone() };
     Ok(Scheduler::spawn_linked(None, Scheduler, args, myself.get_cell()).await?.0)
+}
+
+/// Closes the spool, and then says that the engine's life has ended: who hears it can open the spool again.
+async fn end(core: &Core, end: Life) {
+    let closed = core.spool.close().await;
+    if let Err(error) = &closed {
+        tracing::error!(%error, "the spool could not be closed well");
+    }
+    core.end(match (end, closed) {
+        (Life::Stopped, Err(error)) => Life::Failed(error.to_string()),
+        (end, _) => end,
+    });
+}
+
+/// A supervisor that is ended from outside, by the one above it, ends the dispatcher.
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        let ending = async move {
+            let reason = "its supervisor was stopped from outside; accepted mail is safe in the spool";
+            end(&core, Life::Failed(reason.into())).await;
+        };
+        // Without a runtime there is nobody left to be told.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(ending);
+        }
+    }
 }
 
 impl State {
@@ -204,7 +237,7 @@ impl State {
     }
 
     /// A child has ended: it is created anew after a while, unless that happened too often or was meant.
-    fn ended(&mut self, myself: &ActorRef<Msg>, cell: &ActorCell, why: &str) -> Result<(), ActorProcessingErr> {
+    async fn ended(&mut self, myself: &ActorRef<Msg>, cell: &ActorCell, why: &str) -> Result<(), ActorProcessingErr> {
         let child = if cell.get_id() == self.router.get_id() {
             Child::Router
         } else if cell.get_id() == self.scheduler.get_id() {
@@ -234,8 +267,8 @@ impl State {
                 child.name(),
             );
             tracing::error!(reason, "the dispatcher stops");
-            self.stopping = true;
-            self.core.end(Life::Failed(reason.clone()));
+            self.dismiss(false).await;
+            end(&self.core, Life::Failed(reason.clone())).await;
             return Err(reason.into());
         }
         let doublings = u32::try_from(self.ends.len() - 1).unwrap_or(u32::MAX).min(16);
@@ -298,29 +331,29 @@ impl State {
     }
 
     async fn finish(&mut self, myself: &ActorRef<Msg>, finished: bool, reply: Option<RpcReplyPort<bool>>) {
+        self.dismiss(finished).await;
+        end(&self.core, Life::Stopped).await;
+        if let Some(reply) = reply {
+            let _ = reply.send(finished);
+        }
+        myself.stop(None);
+    }
+
+    /// Ends all children. Senders that have nothing in hand close their connections; one in the middle of a transaction
+    /// is cut off, and its mail is sent again after the next start, which may be the second time.
+    async fn dismiss(&mut self, at_rest: bool) {
         self.stopping = true;
         self.scheduler.stop(None);
         self.router.stop(None);
         let farewells = self.senders.values().map(|sender| {
             let actor = sender.actor.clone();
             async move {
-                // A sender in the middle of a transaction whose time is up is cut off: its mail is sent again after the
-                // next start, which may be the second time.
-                if !finished || actor.stop_and_wait(None, Some(Duration::from_secs(3))).await.is_err() {
-                    actor.kill();
+                if !at_rest || actor.stop_and_wait(None, Some(FAREWELL)).await.is_err() {
+                    let _ = actor.kill_and_wait(Some(FAREWELL)).await;
                 }
             }
         });
         futures::future::join_all(farewells).await;
-        if let Err(error) = self.core.spool.close().await {
-            tracing::error!(%error, "the spool could not be closed well");
-            self.core.end(Life::Failed(error.to_string()));
-        }
-        self.core.end(Life::Stopped);
-        if let Some(reply) = reply {
-            let _ = reply.send(finished);
-        }
-        myself.stop(None);
     }
 
     fn crash(&self, child: &Child) {

@@ -35,7 +35,7 @@ pub async fn live(dir: &Path, life: u32, rounds: u32) {
             load.round().await;
         }
         journal = load.journal;
-        if sitting == 1 && life % 2 == 0 {
+        if sitting == 1 && life.is_multiple_of(2) {
             std::process::exit(0);
         }
         journal.note("closing");
@@ -95,7 +95,7 @@ impl Load {
     }
 
     async fn put(&mut self) {
-        let count = self.random.random_range(1..=12);
+        let count = if self.chance(5) { 250 } else { self.random.random_range(1..=12) };
         let parcels: Vec<Parcel> = (0..count).map(|_| self.parcel()).collect();
         let states: Changes = parcels.iter().map(|p| (p.manifest.id, describe(&p.deliveries))).collect();
         self.journal.will(&states);
@@ -107,6 +107,13 @@ impl Load {
         self.known.extend(parcels.into_iter().map(|p| (p.manifest.id, (p.manifest, p.deliveries))));
     }
 
+    /// As real ones, the time first.
+    fn new_id(&mut self) -> MailId {
+        let mut id: [u8; 16] = self.random.random();
+        id[..6].copy_from_slice(&self.now.as_millis().to_be_bytes()[2..]);
+        MailId::from_bytes(id)
+    }
+
     fn parcel(&mut self) -> Parcel {
         let size = match self.random.random_range(0..100) {
             0 => self.random.random_range(260 * 1024..400 * 1024),
@@ -114,7 +121,7 @@ impl Load {
             4..20 => self.random.random_range(4000..9000),
             _ => self.random.random_range(0..3000),
         };
-        let id = MailId::from_bytes(self.random.random());
+        let id = self.new_id();
         let due = if self.chance(15) { self.now + minutes(self.random.random_range(1..40)) } else { self.now };
         let recipients = if self.chance(20) { 3 } else { 1 };
         let deliveries: Vec<Delivery> = (0..recipients)

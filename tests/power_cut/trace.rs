@@ -81,6 +81,21 @@ impl Trace {
         self.events.len()
     }
 
+    /// The syncs before which most was written, as events: a tenth of all.
+    pub fn heavy_syncs(&self) -> Vec<usize> {
+        let mut syncs = Vec::new();
+        let mut written = 0;
+        for (n, (_, event)) in self.events.iter().enumerate() {
+            match event {
+                Event::Write { bytes, .. } => written += bytes.len(),
+                Event::Sync(_) => syncs.push((std::mem::take(&mut written), n)),
+                _ => {}
+            }
+        }
+        syncs.sort_unstable();
+        syncs.split_off(syncs.len() - syncs.len().div_ceil(10)).into_iter().map(|(_, n)| n).collect()
+    }
+
     /// What was written to a file that is only appended to, up to a cut; with the event after which each part was there.
     pub fn appended(&self, path: &Path) -> Vec<(usize, &str)> {
         let written = self.events.iter().enumerate().filter_map(|(n, (file, event))| match event {

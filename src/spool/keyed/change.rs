@@ -93,11 +93,11 @@ pub(super) fn end_broken<S: Store>(
     Ok(())
 }
 
+/// A mail, and its deliveries with their indices.
+type Loaded = (Manifest, Vec<(u16, Delivery)>);
+
 /// A mail's manifest and deliveries; `None` where there is no such mail.
-fn load<S: Store>(
-    changing: &Changing<'_, S>,
-    id: MailId,
-) -> Result<Option<(Manifest, Vec<(u16, Delivery)>)>, SpoolError> {
+fn load<S: Store>(changing: &Changing<'_, S>, id: MailId) -> Result<Option<Loaded>, SpoolError> {
     let Some(manifest) = reader::manifest(&changing.shared.store, id)? else { return Ok(None) };
     Ok(Some((manifest, reader::deliveries(&changing.shared.store, id)?)))
 }

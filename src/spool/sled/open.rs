@@ -13,8 +13,13 @@ use crate::spool::{Spool, SpoolError, SpoolOptions};
 
 /// How much of the log sled may keep in memory, in bytes.
 const CACHE: u64 = 64 * 1024 * 1024;
-/// How often sled writes by itself and collects garbage, in milliseconds.
-const FLUSH_EVERY: u64 = 500;
+/// How often sled writes by itself and collects garbage, in milliseconds. It collects for up to half of that before it
+/// syncs what it moved.
+const FLUSH_EVERY: u64 = 100;
+/// The bytes of one segment of sled's log, the most that sled takes. What is written between two syncs must stay well below
+/// it: sled takes what it wrote for synced, and a power cut that loses the first of three segments while it keeps the third
+/// leaves a log that is read as whole, or whose old places were already used again.
+const SEGMENT: usize = 16 * 1024 * 1024;
 
 /// Opens the spool in this directory, which is made if need be.
 ///
@@ -35,7 +40,8 @@ pub fn open(path: &Path, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolE
 pub(super) fn open_store(path: &Path) -> Result<SledStore, SpoolError> {
     fs::create_dir_all(path).map_err(|e| unopenable(path, e))?;
     remove_unfinished_snapshots(path).map_err(|e| unopenable(path, e))?;
-    let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(Some(FLUSH_EVERY));
+    let config = sled::Config::new().path(path).cache_capacity(CACHE);
+    let config = config.flush_every_ms(Some(FLUSH_EVERY)).segment_size(SEGMENT);
     let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => db,
         Ok(Err(sled::Error::Io(e))) if is_lock(&e) => return Err(SpoolError::Locked(path.to_owned())),

@@ -1,0 +1,72 @@
+//! A spool with many mails pending: how it restarts, what memory it takes, and how fast the mails then go out.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::machine::{Sink, peak_megabytes};
+use super::{CALLERS, delivered, mail};
+use crate::cli::Failure;
+use crate::dispatch::{Builder, Dispatcher, Drain, Error};
+use crate::mail::{Mail, seconds};
+use crate::transport::Relay;
+
+/// How many mails are timed on their way out.
+const TIMED: usize = 100_000;
+/// How many mails are handed in together.
+const GROUP: usize = 500;
+
+pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
+    let sink = Sink::start()?;
+    let timed = count.min(TIMED);
+    // The same number of mails from a spool that holds nothing else, for comparison.
+    let (_, _, small) = fill_and_send(&sink, timed, timed, &dir.join("small")).await?;
+    let (filled, first, large) = fill_and_send(&sink, count, timed, &dir.join("large")).await?;
+    Ok(json!({
+        "bench": "backlog",
+        "pending": count,
+        "fill_per_s": (count as f64 / filled.as_secs_f64()).round(),
+        "restart_to_first_delivery_s": first.as_secs_f64(),
+        "per_s": large.round(),
+        "per_s_of_small_spool": small.round(),
+        "ratio": large / small,
+        "peak_mb": peak_megabytes(),
+    }))
+}
+
+/// Fills a spool, opens it again, and sends `timed` of its mails. Returns how long filling took, how long it was from
+/// opening to the first delivery, and the mails a second from there.
+async fn fill_and_send(
+    sink: &Sink,
+    count: usize,
+    timed: usize,
+    dir: &Path,
+) -> Result<(Duration, Duration, f64), Failure> {
+    let build = || -> Result<Builder, Failure> {
+        let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
+        let relay = relay.map_err(|e| Failure::Failed(e.to_string()))?.name("sink").connections(CALLERS);
+        Ok(Dispatcher::builder().relay(relay).spool(dir).max_pending(u64::MAX))
+    };
+    let postrider = build()?.start().await?;
+    postrider.pause("sink").await?;
+    let started = Instant::now();
+    for from in (0..count).step_by(GROUP) {
+        let mails: Result<Vec<Mail>, _> = (from..count.min(from + GROUP)).map(mail).collect();
+        for receipt in postrider.submit_many(mails.map_err(Error::from)?).await {
+            receipt?;
+        }
+    }
+    let filled = started.elapsed();
+    postrider.shutdown(Drain::within(seconds(60))).await?;
+    drop(postrider);
+    let started = Instant::now();
+    let postrider = build()?.start().await?;
+    delivered(&postrider, 1).await;
+    let first = started.elapsed();
+    let (begun, already) = (Instant::now(), postrider.delivered());
+    delivered(&postrider, timed as u64).await;
+    let rate = (timed as u64 - already.min(timed as u64)) as f64 / begun.elapsed().as_secs_f64();
+    postrider.shutdown(Drain::within(seconds(60))).await?;
+    Ok((filled, first, rate))
+}

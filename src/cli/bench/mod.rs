@@ -1,0 +1,126 @@
+//! `postrider bench`: what BENCHMARKS.md is made with. Each benchmark measures the engine and a yardstick in the same run,
+//! because a figure by itself says more about the machine; each prints a line of JSON a figure.
+
+mod accept;
+mod backlog;
+mod end_to_end;
+mod machine;
+mod round_trip;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use tokio::task::JoinSet;
+
+use super::Failure;
+use crate::dispatch::Dispatcher;
+use crate::mail::{Mail, MailError};
+
+/// The size of each mail's text in bytes.
+const SIZE: usize = 2048;
+/// How many callers hand in mail at once, and how many connections smtp-source opens.
+const CALLERS: usize = 64;
+
+#[derive(Parser)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    which: Which,
+    /// Where the spools go: a disk like the one that it will be used with
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Which {
+    /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the same sink
+    EndToEnd {
+        /// How many mails
+        #[arg(long, value_name = "N", default_value_t = 50_000)]
+        count: usize,
+    },
+    /// Durable accept by 1 and by 64 callers, against appending to a file and fdatasync
+    Accept {
+        /// How many mails
+        #[arg(long, value_name = "N", default_value_t = 50_000)]
+        count: usize,
+    },
+    /// Many mails pending: memory, restart, and how fast they then go out
+    Backlog {
+        /// How many mails
+        #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+        count: usize,
+    },
+    /// One connection to a relay whose every answer takes 50 ms
+    RoundTrip,
+}
+
+impl Bench {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let dir = tempfile::Builder::new().prefix("postrider-bench-").tempdir_in(&self.dir);
+        let dir = dir.map_err(|e| Failure::Usage(format!("cannot make a directory in {}: {e}", self.dir.display())))?;
+        super::runtime()?.block_on(self.which.run(dir.path()))
+    }
+}
+
+impl Which {
+    async fn run(self, dir: &Path) -> Result<(), Failure> {
+        let line = match self {
+            Which::EndToEnd { count } => end_to_end::run(count, dir).await?,
+            Which::Accept { count } => accept::run(count, dir).await?,
+            Which::Backlog { count } => backlog::run(count, dir).await?,
+            Which::RoundTrip => round_trip::run().await?,
+        };
+        println!("{line}");
+        Ok(())
+    }
+}
+
+fn mail(number: usize) -> Result<Mail, MailError> {
+    let text = "All work and no play makes a dull mail.\r\n".repeat(SIZE / 41);
+    let to = format!("user{number}@example.org");
+    Mail::builder().from("bench@example.com").to(to).subject("A benchmark").text(text).build()
+}
+
+/// How long each submit took, the shortest first.
+struct Times(Vec<Duration>);
+
+impl Times {
+    /// The time that this share of them stayed within, in milliseconds.
+    fn at(&self, share: f64) -> f64 {
+        let place = (self.0.len().saturating_sub(1) as f64 * share) as usize;
+        self.0.get(place).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+    }
+}
+
+/// Hands in `count` mails by so many callers, each waiting for its receipt before the next.
+async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<Times, Failure> {
+    let mut calls = JoinSet::new();
+    for caller in 0..callers {
+        let postrider = postrider.clone();
+        let share = count / callers + usize::from(caller < count % callers);
+        calls.spawn(async move {
+            let mut times = Vec::with_capacity(share);
+            for number in 0..share {
+                let mail = mail(caller * 10_000_000 + number).map_err(crate::dispatch::Error::from)?;
+                let started = Instant::now();
+                postrider.submit(mail).await?;
+                times.push(started.elapsed());
+            }
+            Ok::<_, crate::dispatch::Error>(times)
+        });
+    }
+    let mut all = Vec::with_capacity(count);
+    while let Some(done) = calls.join_next().await {
+        all.extend(done.map_err(|e| Failure::Failed(format!("a caller was broken off: {e}")))??);
+    }
+    all.sort();
+    Ok(Times(all))
+}
+
+/// Waits until so many deliveries were taken by the relay since start.
+async fn delivered(postrider: &Dispatcher, count: u64) {
+    while postrider.delivered() < count {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
