@@ -35,7 +35,7 @@ pub async fn live(dir: &Path, life: u32, rounds: u32) {
             load.round().await;
         }
         journal = load.journal;
-        if sitting == 1 && life % 2 == 0 {
+        if sitting == 1 && life.is_multiple_of(2) {
             std::process::exit(0);
         }
         journal.note("closing");
