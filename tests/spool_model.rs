@@ -91,12 +91,12 @@ fn compare(cases: u32, steps: usize, home: fn() -> Home) {
 
 #[test]
 fn the_spool_in_memory_does_what_the_model_does() {
-    compare(150, 60, || Home::Memory);
+    compare(100, 60, || Home::Memory);
 }
 
 #[test]
 fn the_spool_on_disk_does_what_the_model_does() {
-    compare(60, 60, Home::disk);
+    compare(25, 60, Home::disk);
 }
 
 proptest! {
