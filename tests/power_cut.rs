@@ -34,8 +34,8 @@ const DIR: &str = "POWERCUT_DIR";
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut() {
-    let trials = env::var("POWERCUT_TRIALS").map_or(40, |trials| trials.parse().expect("a number of cuts"));
-    let (lives, rounds, chained) = if trials > 100 { (8, 60, 10) } else { (3, 40, 1) };
+    let trials = env::var("POWERCUT_TRIALS").map_or(30, |trials| trials.parse().expect("a number of cuts"));
+    let (lives, rounds, chained) = if trials > 100 { (8, 60, 10) } else { (2, 30, 1) };
     let shm = Path::new("/dev/shm");
     let home = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
     let recorder = build_recorder(home.path());
@@ -56,7 +56,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
         std::fs::remove_dir_all(second.home).unwrap();
     }
 
-    let failures = first.cut(20, false);
+    let failures = first.cut(6, false);
     assert!(!failures.is_empty(), "a disk that ignores every sync is not found out: the proof proves nothing");
 }
 

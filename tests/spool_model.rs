@@ -26,6 +26,7 @@ const KEY_TIME: Duration = hours(1);
 
 /// Where the spool of a history lives.
 pub enum Home {
+    /// Nowhere: it is forgotten with its process.
     Memory,
     /// A directory for each life: a killed spool is opened as a copy.
     Disk(tempfile::TempDir, u32),
@@ -36,6 +37,7 @@ impl Home {
         Home::Disk(tempfile::tempdir().unwrap(), 0)
     }
 
+    /// Opens what is there.
     pub fn open(&self) -> Arc<dyn Spool> {
         let options = SpoolOptions { retention: RETENTION, idempotency_ttl: KEY_TIME, ..SpoolOptions::default() };
         match self {
@@ -44,6 +46,7 @@ impl Home {
         }
     }
 
+    /// Whether it can be opened again.
     pub fn is_kept(&self) -> bool {
         matches!(self, Home::Disk(..))
     }
@@ -88,12 +91,12 @@ fn compare(cases: u32, steps: usize, home: fn() -> Home) {
 
 #[test]
 fn the_spool_in_memory_does_what_the_model_does() {
-    compare(150, 60, || Home::Memory);
+    compare(100, 60, || Home::Memory);
 }
 
 #[test]
 fn the_spool_on_disk_does_what_the_model_does() {
-    compare(60, 60, Home::disk);
+    compare(25, 60, Home::disk);
 }
 
 proptest! {

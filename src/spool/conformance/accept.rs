@@ -101,6 +101,18 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
     audit(&*spool, start()).await;
 }
 
+pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
+    let spool = open(bench, "large-group").await;
+    let keyed = |key| Draft { key: Some(key), ..draft() }.parcel();
+    let bulky = || (0..15).map(|_| Draft { body: noise(100_000), ..draft() }.parcel());
+    let group: Vec<_> = bulky().chain([keyed("a")]).chain(bulky()).chain([keyed("a"), keyed("b")]).collect();
+    let first = group[15].manifest.id;
+    let mut expected = vec![Ok(Put::Stored); group.len()];
+    expected[31] = Ok(Put::Duplicate(first));
+    assert_eq!(spool.put(group).await, expected, "each mail of a large group has its own result, in order");
+    audit(&*spool, start()).await;
+}
+
 pub async fn the_same_key_with_the_same_content_is_the_same_mail(bench: &dyn Bench) {
     let spool = open(bench, "same-key").await;
     let keyed = || Draft { key: Some("order-42"), ..draft() };

@@ -16,6 +16,9 @@ use crate::spool::{Change, Ended, Manifest, SpoolError, Swept};
 
 /// How many timers one sweep looks at.
 const SWEEP: usize = 64;
+/// How many keys one sweep changes, the last mail's aside, so that it is written between two syncs without filling a
+/// segment of sled's log.
+const SWEEP_KEYS: usize = 8192;
 /// How many deliveries one step of rerouting moves.
 const REROUTE: usize = 500;
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
@@ -199,6 +202,10 @@ pub(super) fn sweep<S: Store>(changing: &mut Changing<'_, S>, now: Timestamp) ->
     }
     swept.more = due.len() == SWEEP;
     for (key, timer) in due {
+        if changing.batch.len() > SWEEP_KEYS {
+            swept.more = true;
+            break;
+        }
         changing.batch.push((key, None));
         match timer {
             Some((_, Timer::Mail(mail))) if seen.insert(mail) => look_at_mail(changing, mail, now, &mut swept)?,

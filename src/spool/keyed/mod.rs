@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use self::book::{Book, QueueName};
 use self::keys::Place;
 use self::window::{Budget, Entry, Fresh};
-use self::writer::{Changing, Command, Encoded};
+use self::writer::{Changing, Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
@@ -200,6 +200,15 @@ impl<S: Store> KeyedSpool<S> {
         }
     }
 
+    /// Has the writer put one group: not more at a time than may be written between two syncs.
+    async fn put_group(&self, mails: Vec<Encoded>) -> Vec<Result<Put, SpoolError>> {
+        let count = mails.len();
+        match self.ask(|reply| Command::Put(mails, reply)).await {
+            Ok(results) => results,
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
     /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of a large message are
     /// written ahead.
     async fn encode(&self, parcel: Parcel) -> Result<Encoded, SpoolError> {
@@ -256,17 +265,22 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let kib: usize = parcels.iter().map(|parcel| parcel.body.len() / 1024 + 1).sum();
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
         let _waiting = self.waiting.acquire_many(permits).await;
-        let mut encoded = Vec::with_capacity(count);
+        let mut results = Vec::with_capacity(count);
+        let mut group = Vec::new();
         for parcel in parcels {
             match self.encode(parcel).await {
-                Ok(mail) => encoded.push(mail),
-                Err(error) => return vec![Err(error); count],
+                Ok(mail) => group.push(mail),
+                Err(error) => {
+                    results.resize(count, Err(error));
+                    return results;
+                }
+            }
+            if group.iter().map(Encoded::weight).sum::<usize>() >= GROUP_BYTES {
+                results.extend(self.put_group(std::mem::take(&mut group)).await);
             }
         }
-        match self.ask(|reply| Command::Put(encoded, reply)).await {
-            Ok(results) => results,
-            Err(error) => vec![Err(error); count],
-        }
+        results.extend(self.put_group(group).await);
+        results
     }
 
     async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {

@@ -22,8 +22,9 @@ use crate::spool::{LeaseToken, Manifest, Put, Recorded, SpoolError};
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
-/// The most bytes of bodies in one group.
-const GROUP_BYTES: usize = 512 * 1024;
+/// The bytes of mail in one group, the last one aside. sled writes some times as much, and that must stay below one segment
+/// of its log.
+pub(super) const GROUP_BYTES: usize = 512 * 1024;
 
 /// A mail, encoded by its caller so that the writer has little to do.
 pub(super) struct Encoded {
@@ -33,6 +34,13 @@ pub(super) struct Encoded {
     pub batch: Batch,
     pub bytes: usize,
     pub fresh: Option<Arc<Fresh>>,
+}
+
+impl Encoded {
+    /// About how many bytes it adds to a group.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes + 1024 + 512 * self.deliveries.len()
+    }
 }
 
 type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
@@ -174,7 +182,7 @@ impl<S: Store> Writer<'_, S> {
         for mut mail in mails {
             let judged = room.clone().and_then(|()| self.judge_key(group, &mail.manifest));
             if let Ok(Put::Stored) = judged {
-                group.bytes += mail.bytes;
+                group.bytes += mail.weight();
                 group.batch.append(&mut mail.batch);
                 self.index(group, &mail);
                 stored.push(mail);
