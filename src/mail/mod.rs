@@ -32,6 +32,8 @@ pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 use bytes::Bytes;
 
 /// One mail: its envelope, its frozen message and what its sender asks for.
+///
+/// A clone is the same mail: whoever does not know whether it was accepted hands it in once more, and it is sent once.
 #[derive(Clone, Debug)]
 pub struct Mail {
     id: MailId,

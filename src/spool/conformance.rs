@@ -54,6 +54,7 @@ const CHECKS: &[Check] = checks! {
         every_recipient_is_kept_in_the_envelopes_order,
         a_group_is_answered_in_order,
         a_group_of_any_size_is_answered_in_order,
+        a_mail_that_is_put_again_is_one_mail,
         the_same_key_with_the_same_content_is_the_same_mail,
         the_same_key_with_other_content_is_refused,
         one_key_put_by_many_at_once_is_one_mail,

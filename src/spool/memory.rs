@@ -19,18 +19,19 @@ pub fn open(options: SpoolOptions) -> Arc<dyn Spool> {
     Arc::new(spool.expect("an empty store holds nothing that could not be read"))
 }
 
-#[derive(Default)]
-struct MemoryStore {
-    keys: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+/// Its clones share what they hold.
+#[derive(Clone, Default)]
+pub(super) struct MemoryStore {
+    keys: Arc<RwLock<BTreeMap<Vec<u8>, Vec<u8>>>>,
 }
 
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
-        Ok(self.keys.read().get(key).cloned())
+        Ok(self.keys.read_recursive().get(key).cloned())
     }
 
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
-        let keys = self.keys.read();
+        let keys = self.keys.read_recursive();
         let mut range = keys.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         loop {
             let next = if way == Walk::Up { range.next() } else { range.next_back() };
@@ -41,7 +42,7 @@ impl Store for MemoryStore {
         }
     }
 
-    fn commit(&self, batch: Batch, _sync: bool) -> Result<(), SpoolError> {
+    fn write(&self, batch: Batch) -> Result<(), SpoolError> {
         let mut keys = self.keys.write();
         for (key, value) in batch {
             match value {
@@ -49,6 +50,10 @@ impl Store for MemoryStore {
                 None => keys.remove(&key),
             };
         }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), SpoolError> {
         Ok(())
     }
 

@@ -90,7 +90,7 @@ pub struct Parcel {
 pub enum Put {
     /// It is kept, under its own id.
     Stored,
-    /// Its idempotency key is known: this is the mail that has it.
+    /// It was put before, or its idempotency key is known: this is the mail that is kept.
     Duplicate(MailId),
 }
 

@@ -27,10 +27,14 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Walks the keys from `from` (included) to `to` (excluded).
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError>;
 
-    /// Writes a batch, whole or not at all. With `sync` it is on disk when this returns; without, after the next that is.
-    fn commit(&self, batch: Batch, sync: bool) -> Result<(), SpoolError>;
+    /// Writes a batch, whole or not at all. Readers see it at once; it is kept after the next [`flush`](Store::flush) or
+    /// [`sync`](Store::sync).
+    fn write(&self, batch: Batch) -> Result<(), SpoolError>;
 
-    /// Puts what was committed on disk.
+    /// Hands what was written to the system, so that it survives the process. May run beside [`write`](Store::write).
+    fn flush(&self) -> Result<(), SpoolError>;
+
+    /// Puts what was written on disk, so that it survives a power cut. May run beside [`write`](Store::write).
     fn sync(&self) -> Result<(), SpoolError>;
 
     /// Whether there is room for more mail.

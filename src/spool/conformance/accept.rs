@@ -113,6 +113,23 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
     audit(&*spool, start()).await;
 }
 
+pub async fn a_mail_that_is_put_again_is_one_mail(bench: &dyn Bench) {
+    let spool = open(bench, "again").await;
+    for size in [100, 1024 * 1024] {
+        let parcel = Draft { body: noise(size), ..draft() }.parcel();
+        let id = parcel.manifest.id;
+        let both = spool.put(vec![parcel.clone(), parcel.clone()]).await;
+        assert_eq!(both, [Ok(Put::Stored), Ok(Put::Duplicate(id))], "twice in one group");
+        assert_eq!(spool.put(vec![parcel.clone()]).await, [Ok(Put::Duplicate(id))], "once more, later");
+        let claim = claim_one(&*spool, start()).await;
+        assert_eq!(spool.put(vec![parcel.clone()]).await, [Ok(Put::Duplicate(id))], "while it is being sent");
+        settle(&*spool, vec![claim], start(), delivered(start())).await;
+        assert_eq!(spool.put(vec![parcel]).await, [Ok(Put::Duplicate(id))], "after it was delivered");
+        assert_nothing_due(&*spool, start(), "it was sent once").await;
+    }
+    audit(&*spool, start()).await;
+}
+
 pub async fn the_same_key_with_the_same_content_is_the_same_mail(bench: &dyn Bench) {
     let spool = open(bench, "same-key").await;
     let keyed = || Draft { key: Some("order-42"), ..draft() };

@@ -60,6 +60,13 @@ impl Book {
         &mut windows[queue.priority.index()]
     }
 
+    /// A place of a new mail, now in its queue on disk. Whoever read the queue before its writing was known may have it.
+    pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: Place, entry: Entry) {
+        if !self.is_leased(&place.slot()) {
+            self.enqueue(queue, place, entry);
+        }
+    }
+
     /// A place that is now in its queue on disk.
     pub(super) fn enqueue(&mut self, queue: &QueueName, place: Place, entry: Entry) {
         self.window(queue).insert(place, entry);
@@ -244,6 +251,28 @@ impl Taken {
 mod tests {
     use super::*;
     use crate::mail::MailId;
+
+    #[test]
+    fn a_new_delivery_that_was_read_from_disk_before_its_writing_was_known_is_leased_once() {
+        let route = Route::over(["primary"]);
+        let queue = QueueName { route: route.clone(), priority: Priority::Default };
+        let mut book = Book::new(vec![route.clone()]);
+        let place = Place { due: Timestamp::from_millis(1), mail: MailId::from_bytes([7; 16]), index: 0 };
+        let entry = Entry { size: 1, expires_at: Timestamp::MAX, tried: false, fresh: None };
+        let want = Want {
+            routes: vec![route.clone()],
+            turns: vec![Priority::Default],
+            critical_only: 0,
+            max_bytes: 1000,
+            max_recipients: 1,
+            now: Timestamp::from_millis(1),
+        };
+        book.begin_refills(std::slice::from_ref(&route));
+        book.end_refill(&queue, Some((vec![(place, entry.clone())], true)));
+        assert_eq!(book.take(&want).len(), 1);
+        book.enqueue_new(&queue, place, entry);
+        assert_eq!(book.take(&want).len(), 0);
+    }
 
     #[test]
     fn a_delivery_that_is_moved_while_its_queue_is_read_is_leased_once() {

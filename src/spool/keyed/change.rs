@@ -1,10 +1,12 @@
 //! What users and the clock change. Each function runs on the writer's thread, undisturbed, and what it adds to the batch is
 //! committed whole or not at all.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::book::QueueName;
+use super::kept::Kept;
 use super::keys::{self, Place, Timer};
 use super::reader::{self, Broken};
 use super::writer::{Changing, count_finished};
@@ -39,8 +41,8 @@ pub(super) fn recover<S: Store>(changing: &mut Changing<'_, S>) -> Result<(), Sp
         let index = keys::index_of(&key);
         changing.batch.push((key, None));
         let Ok(Some(manifest)) = reader::manifest(&changing.shared.store, mail) else { continue };
-        let delivery = changing.shared.store.get(&keys::delivery(mail, index))?;
-        let Some(Ok(mut delivery)) = delivery.map(|bytes| codec::decode::<Delivery>(&bytes)) else { continue };
+        let delivery = reader::delivery(&changing.shared.store, mail, index)?;
+        let Some(Ok(mut delivery)) = delivery else { continue };
         if matches!(delivery.stage, Stage::Committing { .. }) && changing.seize(&manifest, index, &delivery) {
             delivery.stage = Stage::Dead { at: Timestamp::now(), reason: DeadReason::InDoubt };
             changing.step_seized(&delivery);
@@ -96,13 +98,14 @@ pub(super) fn end_broken<S: Store>(
     Ok(())
 }
 
-/// A mail, and its deliveries with their indices.
-type Loaded = (Manifest, Vec<(u16, Delivery)>);
+/// A mail, and its deliveries by their indices.
+type Loaded = (Manifest, BTreeMap<u16, Delivery>);
 
 /// A mail's manifest and deliveries; `None` where there is no such mail.
 fn load<S: Store>(changing: &Changing<'_, S>, id: MailId) -> Result<Option<Loaded>, SpoolError> {
-    let Some(manifest) = reader::manifest(&changing.shared.store, id)? else { return Ok(None) };
-    Ok(Some((manifest, reader::deliveries(&changing.shared.store, id)?)))
+    let Some(mail) = Kept::read(&changing.shared.store, id)? else { return Ok(None) };
+    let manifest = mail.manifest.clone();
+    Ok(Some((manifest, reader::deliveries(&changing.shared.store, mail)?)))
 }
 
 pub(super) fn cancel<S: Store>(
@@ -128,11 +131,13 @@ pub(super) fn retry<S: Store>(
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<Change, SpoolError> {
-    let Some((mut manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
-    let revives = deliveries.iter().any(|(_, d)| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
+    let Some(mut mail) = Kept::read(&changing.shared.store, id)? else { return Ok(Change::Unknown) };
+    mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
+    let (manifest, record) = (mail.manifest.clone(), mail.to_bytes());
+    let deliveries = reader::deliveries(&changing.shared.store, mail)?;
+    let revives = deliveries.values().any(|d| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
     if revives {
-        manifest.expires_at = manifest.expires_at.max(now + lifetime);
-        changing.batch.push((keys::manifest(id), Some(codec::encode(&manifest))));
+        changing.batch.push((keys::manifest(id), Some(record)));
         changing.look_again(id, manifest.expires_at);
         for (index, delivery) in &deliveries {
             let Some(due) = delivery.stage.due() else { continue };
@@ -166,10 +171,10 @@ pub(super) fn retry<S: Store>(
 
 pub(super) fn purge<S: Store>(changing: &mut Changing<'_, S>, id: MailId) -> Result<Change, SpoolError> {
     let Some((manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
-    if deliveries.iter().any(|(_, delivery)| delivery.stage.finished_at().is_none()) {
+    if deliveries.values().any(|delivery| delivery.stage.finished_at().is_none()) {
         return Ok(Change::TooLate);
     }
-    let recipients = deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect();
+    let recipients = deliveries.values().map(|delivery| delivery.recipient.clone()).collect();
     remove_mail(changing, &manifest, &deliveries)?;
     Ok(Change::Done(recipients))
 }
@@ -177,7 +182,7 @@ pub(super) fn purge<S: Store>(changing: &mut Changing<'_, S>, id: MailId) -> Res
 fn remove_mail<S: Store>(
     changing: &mut Changing<'_, S>,
     manifest: &Manifest,
-    deliveries: &[(u16, Delivery)],
+    deliveries: &BTreeMap<u16, Delivery>,
 ) -> Result<(), SpoolError> {
     let id = manifest.id;
     for (index, delivery) in deliveries {
@@ -260,7 +265,7 @@ fn look_at_mail<S: Store>(
         changing.look_again(mail, prune_at);
     } else {
         // Deliveries that expired just now have only been changed in this batch: they are pruned by the next look.
-        if deliveries.iter().any(|(_, delivery)| delivery.stage.finished_at().is_none()) {
+        if deliveries.values().any(|delivery| delivery.stage.finished_at().is_none()) {
             changing.look_again(mail, now);
             swept.more = true;
             return Ok(());
@@ -274,9 +279,12 @@ fn look_at_mail<S: Store>(
 fn look_at_key<S: Store>(changing: &mut Changing<'_, S>, hash: [u8; 16], now: Timestamp) -> Result<(), SpoolError> {
     let key = keys::idempotency(hash);
     let Some(bytes) = changing.shared.store.get(&key)? else { return Ok(()) };
-    let Ok(mut record) = codec::decode::<KeyRecord>(&bytes) else { return changing.set_aside(key) };
+    let Ok(mut record) = codec::decode::<KeyRecord>(&bytes) else {
+        changing.totals.quarantined += 1;
+        return changing.set_aside(key);
+    };
     let finished = match load(changing, record.mail) {
-        Ok(Some((_, deliveries))) => deliveries.iter().all(|(_, d)| d.stage.finished_at().is_some()),
+        Ok(Some((_, deliveries))) => deliveries.values().all(|d| d.stage.finished_at().is_some()),
         _ => true,
     };
     if finished && record.until <= now {
@@ -307,8 +315,8 @@ pub(super) fn reroute<S: Store>(
             let Some(key) = keys::read_queue(&key) else { continue };
             let place = key.place;
             let Ok(Some(manifest)) = reader::manifest(&changing.shared.store, place.mail) else { continue };
-            let delivery = changing.shared.store.get(&keys::delivery(place.mail, place.index))?;
-            let Some(Ok(mut delivery)) = delivery.map(|bytes| codec::decode::<Delivery>(&bytes)) else { continue };
+            let delivery = reader::delivery(&changing.shared.store, place.mail, place.index)?;
+            let Some(Ok(mut delivery)) = delivery else { continue };
             if changing.seize(&manifest, place.index, &delivery) {
                 delivery.route = fallback.clone();
                 changing.step_seized(&delivery);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use super::kept::Kept;
 use super::keys::{self, Place};
 use super::reader;
 use crate::delivery::Delivery;
@@ -31,22 +32,24 @@ pub(crate) fn walk<S: Store>(
             problems.push(problem);
         }
     };
-    let mut manifests = Vec::new();
+    let mut mails = Vec::new();
     let (from, to) = keys::starting_with(b"m");
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        match codec::decode::<Manifest>(value) {
-            Ok(manifest) if keys::manifest(manifest.id) == key => manifests.push(manifest.id),
-            Ok(manifest) => tell(format!("the manifest of mail {} stands under another key", manifest.id)),
-            Err(error) => tell(format!("a manifest cannot be read: {error}")),
+        match Kept::from_bytes(value.to_vec()).map(|mail| mail.manifest.id) {
+            Ok(id) if keys::manifest(id) == key => mails.push(id),
+            Ok(id) => tell(format!("the record of mail {id} stands under another key")),
+            Err(error) => tell(format!("the record of a mail cannot be read: {error}")),
         }
         ControlFlow::Continue(())
     })?;
     // Places that ought to be in a queue; those found there are taken out.
     let mut awaited: HashMap<Vec<u8>, ()> = HashMap::new();
     let mut totals = Totals::default();
-    for id in manifests {
-        let Some(manifest) = reader::manifest(store, id)? else { continue };
-        let found = reader::deliveries(store, id)?;
+    for id in mails {
+        let Some(mail) = Kept::read(store, id)? else { continue };
+        let manifest = mail.manifest.clone();
+        let body = reader::body(store, &mail);
+        let found = reader::deliveries(store, mail)?;
         if found.len() != usize::from(manifest.recipients) {
             tell(format!("mail {id} has {} of its {} deliveries", found.len(), manifest.recipients));
         }
@@ -57,8 +60,8 @@ pub(crate) fn walk<S: Store>(
                 totals.pending[manifest.priority.index()] += 1;
             }
         }
-        let deliveries: Vec<Delivery> = found.into_iter().map(|(_, delivery)| delivery).collect();
-        match reader::body(store, &manifest) {
+        let deliveries: Vec<Delivery> = found.into_values().collect();
+        match body {
             Ok(body) => show(Seen { manifest: &manifest, deliveries: &deliveries, body: &body })?,
             Err(error) => tell(error.to_string()),
         }

@@ -2,9 +2,9 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `m` mail | its manifest |
-//! | `d` mail, index | a delivery |
-//! | `b` mail, chunk | at most 4 KiB of its message |
+//! | `m` mail | its record: what was fixed at accept, and its deliveries and its message as long as they are small |
+//! | `d` mail, index | a delivery, since it changed or because they are many |
+//! | `b` mail, chunk | at most 4 KiB of a message that is not small |
 //! | `q` route, priority, due, mail, index | the queue: one for each pending delivery; the message's size |
 //! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
 //! | `t` time, `k`, key's hash | look at this idempotency key then |

@@ -1,14 +1,18 @@
 //! A spool over any ordered key store: `sled` on disk, a map in memory.
 //!
 //! * [`keys`] says what is stored where; [`book`] and [`window`] hold what is in flight and what comes next, in memory;
-//! * [`writer`] is the one thread that changes anything; [`reader`] looks things up; [`change`] is what users and the clock
+//! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it is on disk; [`reader`] looks things up; [`change`] is what users and the clock
 //!   change, done on the writer's thread.
 
 mod book;
 mod change;
 pub(super) mod inspect;
+mod kept;
 mod keys;
 mod reader;
+mod syncer;
+#[cfg(test)]
+mod tests;
 mod window;
 mod writer;
 
@@ -24,7 +28,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use self::book::{Book, QueueName};
+use self::kept::{CHUNK, Kept};
 use self::keys::Place;
+use self::syncer::Syncer;
 use self::window::{Budget, Entry, Fresh};
 use self::writer::{Changing, Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
@@ -36,8 +42,6 @@ use super::{
 use crate::delivery::{Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 
-/// The bytes of one chunk of a message. A larger value would become a file of its own in sled, which is not synced.
-const CHUNK: usize = 4096;
 /// A message above this is written in several groups, the record that makes it exist last.
 const LARGE: usize = 256 * 1024;
 /// How many kilobytes of mail may wait for the writer.
@@ -47,7 +51,8 @@ pub(super) struct KeyedSpool<S: Store> {
     shared: Arc<Shared<S>>,
     commands: mpsc::UnboundedSender<Command<S>>,
     waiting: Semaphore,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer's thread and the syncer's.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the callers, the readers and the writer share.
@@ -79,6 +84,25 @@ impl<S: Store> Shared<S> {
         self.failure.write().get_or_insert(error);
     }
 
+    /// Writes a batch, unless something failed before. What fails closes the spool to writing.
+    fn write(&self, batch: Batch) -> Result<(), SpoolError> {
+        match self.failure() {
+            Some(failure) => Err(failure),
+            None if batch.is_empty() => Ok(()),
+            None => self.store.write(batch).inspect_err(|e| self.fail(e.clone())),
+        }
+    }
+
+    /// Keeps what was written, as safely as the options say.
+    fn keep(&self) -> Result<(), SpoolError> {
+        let kept = match self.failure() {
+            Some(failure) => return Err(failure),
+            None if self.options.sync_interval.is_none() => self.store.sync(),
+            None => self.store.flush(),
+        };
+        kept.inspect_err(|e| self.fail(e.clone()))
+    }
+
     fn hear_of_timer(&self, at: Timestamp) {
         self.next_timer.fetch_min(at.as_millis(), Ordering::Relaxed);
     }
@@ -107,7 +131,7 @@ impl<S: Store> Shared<S> {
                 let Some(due) = delivery.stage.due() else { continue };
                 let queue = QueueName { route: delivery.route.clone(), priority: mail.manifest.priority };
                 let place = Place { due, mail: mail.manifest.id, index };
-                book.enqueue(&queue, place, Entry { fresh: mail.fresh.clone(), ..Entry::of(&mail.manifest) });
+                book.enqueue_new(&queue, place, Entry { fresh: mail.fresh.clone(), ..Entry::of(&mail.manifest) });
             }
         }
     }
@@ -152,13 +176,18 @@ impl<S: Store> KeyedSpool<S> {
         let totals = recovering.totals.clone();
         shared.publish(&totals);
         let (commands, inbox) = mpsc::unbounded_channel();
-        let for_writer = Arc::clone(&shared);
-        let writer = std::thread::Builder::new()
-            .name("postrider-spool".into())
-            .spawn(move || writer::run(&for_writer, inbox, totals))
-            .map_err(|e| SpoolError::Unreadable(format!("no thread can be started for it: {e}")))?;
+        let syncer = Arc::new(Syncer::default());
+        let sync = {
+            let (shared, syncer) = (Arc::clone(&shared), Arc::clone(&syncer));
+            spawn("postrider-sync", move || syncer.run(&shared))?
+        };
+        let write = {
+            let shared = Arc::clone(&shared);
+            let ending = EndOnDrop(syncer);
+            spawn("postrider-spool", move || writer::run(&shared, &ending.0, inbox, totals))?
+        };
         let waiting = Semaphore::new(WAITING_KIB);
-        Ok(KeyedSpool { shared, commands, waiting, writer: Mutex::new(Some(writer)) })
+        Ok(KeyedSpool { shared, commands, waiting, threads: Mutex::new(vec![write, sync]) })
     }
 
     /// Asks the writer and waits for its answer.
@@ -220,7 +249,8 @@ impl<S: Store> KeyedSpool<S> {
         if large {
             batch.push((keys::writing(id), Some(Vec::new())));
         }
-        for (number, chunk) in (0u32..).zip(body.chunks(CHUNK)) {
+        let chunked = if kept::is_small(body.len()) { &[] } else { &body[..] };
+        for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
             batch.push((keys::chunk(id, number), Some(chunk.to_vec())));
             bytes += chunk.len();
             if large && bytes >= LARGE {
@@ -231,15 +261,26 @@ impl<S: Store> KeyedSpool<S> {
         if large {
             batch.push((keys::writing(id), None));
         }
-        batch.push((keys::manifest(id), Some(codec::encode(&manifest))));
-        for (index, delivery) in (0u16..).zip(&deliveries) {
-            batch.push((keys::delivery(id, index), Some(codec::encode(delivery))));
-        }
+        kept::write(&mut batch, &manifest, &deliveries, &body);
         let manifest = Arc::new(manifest);
         let fresh = self.shared.budget.share(body.len()).map(|share| {
             Arc::new(Fresh { manifest: Arc::clone(&manifest), body, deliveries: deliveries.clone(), _share: share })
         });
         Ok(Encoded { manifest, deliveries, batch, bytes, fresh })
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
+    spawned.map_err(|e| SpoolError::Unreadable(format!("no thread can be started for it: {e}")))
+}
+
+/// Ends the syncer when the writer ends, however that comes.
+struct EndOnDrop<S: Store>(Arc<Syncer<S>>);
+
+impl<S: Store> Drop for EndOnDrop<S> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -334,8 +375,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
                     if !shared.book.lock().mark(&token) {
                         continue;
                     }
-                    let Some(bytes) = shared.store.get(&keys::delivery(token.mail, token.index))? else { continue };
-                    let mut delivery: Delivery = codec::decode(&bytes)?;
+                    let delivery = reader::delivery(&shared.store, token.mail, token.index)?;
+                    let Some(mut delivery) = delivery.transpose()? else { continue };
                     if let Stage::Pending { due } = delivery.stage {
                         delivery.stage = Stage::Committing { due };
                         marked.push((token, delivery));
@@ -365,8 +406,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
-        self.look(move |shared| match reader::manifest(&shared.store, id)? {
-            Some(manifest) => reader::body(&shared.store, &manifest).map(Some),
+        self.look(move |shared| match Kept::read(&shared.store, id)? {
+            Some(mail) => reader::body(&shared.store, &mail).map(Some),
             None => Ok(None),
         })
         .await
@@ -437,10 +478,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
             return Ok(());
         }
         let synced = self.ask(Command::Close).await?;
-        let writer = self.writer.lock().take();
-        if let Some(writer) = writer {
-            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-        }
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         let shared = Arc::clone(&self.shared);
         let _ = tokio::task::spawn_blocking(move || shared.store.close()).await;
         synced
@@ -452,8 +491,8 @@ impl<S: Store> Drop for KeyedSpool<S> {
         // The writer ends when the last sender is gone; waiting for it here is what frees the directory for the next opener.
         let (commands, _) = mpsc::unbounded_channel();
         drop(std::mem::replace(&mut self.commands, commands));
-        if let Some(writer) = self.writer.lock().take() {
-            let _ = writer.join();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::Shared;
 use super::book::QueueName;
+use super::kept::{CHUNK, Kept};
 use super::keys::{self, Place, Slot};
 use super::window::{Entry, REFILL};
-use super::{CHUNK, Shared};
 use crate::delivery::{Delivery, Route, Stage, State};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
@@ -20,33 +21,59 @@ use crate::spool::{Claim, Lease, Manifest, Page, Query, Record, SpoolError, Spoo
 const LOOKED_AT: usize = 10_000;
 
 pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifest>, SpoolError> {
-    store.get(&keys::manifest(id))?.map(|bytes| codec::decode(&bytes)).transpose()
+    Ok(Kept::read(store, id)?.map(|mail| mail.manifest))
 }
 
-/// A mail's deliveries that can be read, each with its index.
-pub(super) fn deliveries<S: Store>(store: &S, id: MailId) -> Result<Vec<(u16, Delivery)>, SpoolError> {
-    let (from, to) = keys::deliveries(id);
-    let mut found = Vec::new();
+/// A mail's deliveries that can be read, by their index: as they were put, or as they are since they changed.
+pub(super) fn deliveries<S: Store>(store: &S, mail: Kept) -> Result<BTreeMap<u16, Delivery>, SpoolError> {
+    let (from, to) = keys::deliveries(mail.manifest.id);
+    let mut found: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if let Ok(delivery) = codec::decode(value) {
-            found.push((keys::index_of(key), delivery));
-        }
+        let index = keys::index_of(key);
+        match codec::decode(value) {
+            Ok(delivery) => found.insert(index, delivery),
+            Err(_) => found.remove(&index),
+        };
         ControlFlow::Continue(())
     })?;
     Ok(found)
 }
 
+/// A delivery, and whether it can be read.
+pub(super) type Found = Option<Result<Delivery, SpoolError>>;
+
+/// A delivery as it is since it changed; as it was put, if it did not.
+pub(super) fn delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Found, SpoolError> {
+    if let Some(changed) = changed_delivery(store, mail, index)? {
+        return Ok(Some(changed));
+    }
+    match store.get(&keys::manifest(mail))?.map(Kept::from_bytes) {
+        Some(Ok(mail)) => Ok(mail.as_put(index).cloned().map(Ok)),
+        Some(Err(error)) => Ok(Some(Err(error))),
+        None => Ok(None),
+    }
+}
+
+fn changed_delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Found, SpoolError> {
+    Ok(store.get(&keys::delivery(mail, index))?.map(|bytes| codec::decode(&bytes)))
+}
+
 pub(super) fn record<S: Store>(shared: &Shared<S>, id: MailId) -> Result<Option<Record>, SpoolError> {
-    let Some(manifest) = manifest(&shared.store, id)? else { return Ok(None) };
-    let found = deliveries(&shared.store, id)?;
+    let Some(mail) = Kept::read(&shared.store, id)? else { return Ok(None) };
+    let manifest = mail.manifest.clone();
+    let found = deliveries(&shared.store, mail)?;
     let book = shared.book.lock();
-    let leased = found.iter().map(|(index, _)| book.is_leased(&(id, *index))).collect();
-    Ok(Some(Record { manifest, deliveries: found.into_iter().map(|(_, delivery)| delivery).collect(), leased }))
+    let leased = found.keys().map(|index| book.is_leased(&(id, *index))).collect();
+    Ok(Some(Record { manifest, deliveries: found.into_values().collect(), leased }))
 }
 
 /// A mail's message, checked for completeness.
-pub(super) fn body<S: Store>(store: &S, manifest: &Manifest) -> Result<Bytes, SpoolError> {
+pub(super) fn body<S: Store>(store: &S, mail: &Kept) -> Result<Bytes, SpoolError> {
+    let manifest = &mail.manifest;
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
+    if mail.body().len() == size {
+        return Ok(mail.body().clone());
+    }
     let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
     for number in 0..u32::try_from(size.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
         match store.get(&keys::chunk(manifest.id, number))? {
@@ -146,10 +173,10 @@ pub(super) fn claims<S: Store>(
     let mut broken = Vec::new();
     for (queue, leases) in leased {
         let Some(mail) = leases.first().map(|(_, place)| place.mail) else { continue };
-        let parts = manifest(&shared.store, mail)
+        let parts = Kept::read(&shared.store, mail)
             .and_then(|found| found.ok_or_else(|| SpoolError::Unreadable(format!("mail {mail} has no manifest"))))
-            .and_then(|manifest| body(&shared.store, &manifest).map(|body| (manifest, body)));
-        let (manifest, body) = match parts {
+            .and_then(|kept| body(&shared.store, &kept).map(|body| (kept, body)));
+        let (kept, body) = match parts {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
@@ -159,8 +186,8 @@ pub(super) fn claims<S: Store>(
         };
         let mut deliveries = Vec::with_capacity(leases.len());
         for (lease, place) in leases {
-            let delivery = shared.store.get(&keys::delivery(mail, place.index));
-            match delivery.map(|bytes| bytes.map(|bytes| codec::decode::<Delivery>(&bytes))) {
+            let changed = changed_delivery(&shared.store, mail, place.index);
+            match changed.map(|found| found.or_else(|| kept.as_put(place.index).cloned().map(Ok))) {
                 Ok(Some(Ok(delivery))) if delivery.stage == (Stage::Pending { due: place.due }) => {
                     deliveries.push((lease, delivery));
                 }
@@ -176,7 +203,7 @@ pub(super) fn claims<S: Store>(
             }
         }
         if !deliveries.is_empty() {
-            claims.push(Claim { manifest: Arc::new(manifest), body, deliveries });
+            claims.push(Claim { manifest: Arc::new(kept.manifest), body, deliveries });
         }
     }
     (claims, broken)

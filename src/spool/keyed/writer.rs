@@ -1,10 +1,10 @@
-//! The one thread that writes. It drains what was asked into a group, commits the group, and then answers everybody in it:
-//! so one sync serves many.
+//! The one thread that writes. It drains what was asked into a group, writes the group whole, and hands it to the
+//! [`syncer`](super::syncer), which answers everybody in it: so one sync serves many.
 //!
-//! *Invariant:* nobody is answered before the commit that holds his change, and the book is changed only after it. A commit
-//! that fails is never tried again: the spool is closed to writing, and what is on disk stays as it is.
+//! *Invariant:* nobody is answered before his change is on disk, and the book is changed only after it. A commit that fails
+//! is never tried again: the spool is closed to writing, and what is on disk stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::book::QueueName;
+use super::kept::Kept;
 use super::keys::{self, Place, Timer};
+use super::reader;
+use super::syncer::{Answer, Syncer, Written};
 use super::window::{Entry, Fresh};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
@@ -59,14 +62,24 @@ pub(super) enum Command<S> {
 }
 
 /// Takes commands until the last sender is gone or one says close.
-pub(super) fn run<S: Store>(shared: &Shared<S>, mut commands: mpsc::UnboundedReceiver<Command<S>>, totals: Totals) {
-    let mut writer = Writer { shared, totals, last_sync: Instant::now(), unsynced: false };
+pub(super) fn run<S: Store>(
+    shared: &Shared<S>,
+    syncer: &Syncer<S>,
+    mut commands: mpsc::UnboundedReceiver<Command<S>>,
+    totals: Totals,
+) {
+    let mut writer = Writer { shared, syncer, totals, last_sync: Instant::now(), unsynced: false, was_alone: false };
     let mut next = None;
     loop {
         let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else { break };
         match first {
-            Command::Change(change) => writer.change(change),
+            Command::Change(change) => {
+                // It looks at the book, which must agree with what is written.
+                syncer.finish();
+                writer.change(change);
+            }
             Command::Close(reply) => {
+                syncer.finish();
                 let synced = writer.shared.store.sync();
                 writer.shared.fail(SpoolError::Closed);
                 commands.close();
@@ -89,33 +102,39 @@ pub(super) fn run<S: Store>(shared: &Shared<S>, mut commands: mpsc::UnboundedRec
                         Err(_) => break,
                     }
                 }
-                writer.commit(group);
+                let alone = group.commands == 1 && commands.is_empty();
+                writer.commit(group, alone);
             }
         }
     }
+    syncer.finish();
     let _ = writer.shared.store.sync();
     writer.shared.fail(SpoolError::Closed);
 }
 
 struct Writer<'a, S> {
     shared: &'a Shared<S>,
+    syncer: &'a Syncer<S>,
     totals: Totals,
     last_sync: Instant,
     unsynced: bool,
+    /// Whether the last group was one command, and nothing waited behind it.
+    was_alone: bool,
 }
-
-/// Something to do once the outcome of the commit is known.
-type Answer<S> = Box<dyn FnOnce(&Shared<S>, &Result<(), SpoolError>)>;
 
 struct Group<S> {
     commands: usize,
     bytes: usize,
     batch: Batch,
     totals: Option<Totals>,
+    /// Mails that this group writes.
+    mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
     keys: HashMap<[u8; 16], KeyRecord>,
     answers: Vec<Answer<S>>,
     wakes: bool,
+    /// Whether the disk has room for new mail, once it was asked.
+    room: Option<Result<(), SpoolError>>,
 }
 
 impl<S> Default for Group<S> {
@@ -125,9 +144,11 @@ impl<S> Default for Group<S> {
             bytes: 0,
             batch: Batch::new(),
             totals: None,
+            mails: HashSet::new(),
             keys: HashMap::new(),
             answers: Vec::new(),
             wakes: false,
+            room: None,
         }
     }
 }
@@ -176,11 +197,12 @@ impl<S: Store> Writer<'_, S> {
     }
 
     fn put(&mut self, group: &mut Group<S>, mails: Vec<Encoded>, reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>) {
-        let room = self.shared.store.has_room();
+        let shared = self.shared;
+        let room = group.room.get_or_insert_with(|| shared.store.has_room()).clone();
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
-            let judged = room.clone().and_then(|()| self.judge_key(group, &mail.manifest));
+            let judged = room.clone().and_then(|()| self.judge(group, &mail.manifest));
             if let Ok(Put::Stored) = judged {
                 group.bytes += mail.weight();
                 group.batch.append(&mut mail.batch);
@@ -200,8 +222,12 @@ impl<S: Store> Writer<'_, S> {
         }));
     }
 
-    /// Whether a mail is new, as far as its idempotency key says.
-    fn judge_key(&self, group: &Group<S>, manifest: &Manifest) -> Result<Put, SpoolError> {
+    /// Whether a mail is new: it was not put before, nor another one with its idempotency key.
+    fn judge(&self, group: &Group<S>, manifest: &Manifest) -> Result<Put, SpoolError> {
+        let id = manifest.id;
+        if group.mails.contains(&id) || self.shared.store.get(&keys::manifest(id))?.is_some() {
+            return Ok(Put::Duplicate(id));
+        }
         let Some(key) = &manifest.idempotency_key else { return Ok(Put::Stored) };
         let hash = keys::hash_of(key);
         let known = match group.keys.get(&hash) {
@@ -220,6 +246,7 @@ impl<S: Store> Writer<'_, S> {
 
     fn index(&mut self, group: &mut Group<S>, mail: &Encoded) {
         let manifest = &mail.manifest;
+        group.mails.insert(manifest.id);
         for (index, delivery) in (0u16..).zip(&mail.deliveries) {
             let Some(due) = delivery.stage.due() else { continue };
             let place = Place { due, mail: manifest.id, index };
@@ -298,28 +325,30 @@ impl<S: Store> Writer<'_, S> {
         self.unsynced |= self.shared.options.sync_interval.is_some();
     }
 
-    fn commit(&mut self, mut group: Group<S>) {
+    fn commit(&mut self, mut group: Group<S>, alone: bool) {
         if let Some(totals) = group.totals.take() {
             group.batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
         }
-        let sync = self.shared.options.sync_interval.is_none();
-        let started = Instant::now();
-        let outcome = match self.shared.failure() {
-            Some(failure) => Err(failure),
-            None if group.batch.is_empty() => Ok(()),
-            None => self.shared.store.commit(group.batch, sync).inspect_err(|e| self.shared.fail(e.clone())),
+        let began = Instant::now();
+        let outcome = self.shared.write(group.batch);
+        let written = Written {
+            outcome,
+            bytes: group.bytes,
+            totals: self.totals.clone(),
+            answers: group.answers,
+            wakes: group.wakes,
+            began,
         };
-        self.shared.time_sync(started.elapsed());
-        self.shared.publish(&self.totals);
-        for answer in group.answers {
-            answer(self.shared, &outcome);
+        // Twice alone is a lone caller; once is one of many who comes first.
+        let is_lone = alone && self.was_alone;
+        self.was_alone = alone;
+        let rest = if is_lone { self.syncer.sync_here(self.shared, written).err() } else { Some(written) };
+        if let Some(written) = rest {
+            self.syncer.add(written);
         }
-        if group.wakes {
-            self.shared.changed.notify_one();
-        }
-        if !sync {
+        if let Some(interval) = self.shared.options.sync_interval {
             self.unsynced = true;
-            if self.shared.options.sync_interval.is_some_and(|interval| self.last_sync.elapsed() >= interval) {
+            if self.last_sync.elapsed() >= interval {
                 self.sync();
             }
         }
@@ -431,15 +460,10 @@ impl<'a, S: Store> Changing<'a, S> {
     /// Writes what was changed, lets go of what was seized, and wakes the scheduler.
     pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
         let mut batch = std::mem::take(&mut self.batch);
-        let outcome = match self.shared.failure() {
-            Some(failure) => Err(failure),
-            None if batch.is_empty() => Ok(()),
-            None => {
-                batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
-                let sync = self.shared.options.sync_interval.is_none();
-                self.shared.store.commit(batch, sync).inspect_err(|e| self.shared.fail(e.clone()))
-            }
-        };
+        if !batch.is_empty() {
+            batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
+        }
+        let outcome = self.shared.write(batch).and_then(|()| self.shared.keep());
         let mut book = self.shared.book.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
@@ -466,7 +490,6 @@ impl<'a, S: Store> Changing<'a, S> {
         if let Some(bytes) = self.shared.store.get(&key)? {
             self.batch.push((keys::quarantined(&key), Some(bytes)));
             self.batch.push((key, None));
-            self.totals.quarantined += 1;
         }
         Ok(())
     }
@@ -480,29 +503,25 @@ impl<'a, S: Store> Changing<'a, S> {
         now: Timestamp,
     ) -> Result<(), SpoolError> {
         let key = keys::delivery(place.mail, place.index);
-        let delivery = self.shared.store.get(&key)?.map(|bytes| codec::decode::<Delivery>(&bytes));
-        let queue_key = keys::queue(&queue.route, queue.priority, &place);
-        match delivery {
-            Some(Ok(mut delivery)) => {
-                delivery.stage = Stage::Dead { at: now, reason };
-                let entry = Entry { size: 0, expires_at: Timestamp::MAX, tried: true, fresh: None };
-                let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
-                step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
-                self.batch.push((keys::marked(place.mail, place.index), None));
-            }
-            Some(Err(_)) => {
-                self.set_aside(key)?;
-                self.forget(queue, queue_key);
-            }
-            None => self.forget(queue, queue_key),
+        let mut delivery = reader::delivery(&self.shared.store, place.mail, place.index)?;
+        if let Some(Err(_)) = delivery {
+            self.set_aside(key)?;
+            // How far it came is not known; who it was for may be.
+            let mail = Kept::read(&self.shared.store, place.mail).ok().flatten();
+            delivery = mail.and_then(|mail| mail.as_put(place.index).cloned()).map(Ok);
+        }
+        if let Some(Ok(mut delivery)) = delivery {
+            delivery.stage = Stage::Dead { at: now, reason };
+            let entry = Entry { size: 0, expires_at: Timestamp::MAX, tried: true, fresh: None };
+            let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
+            step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
+            self.batch.push((keys::marked(place.mail, place.index), None));
+        } else {
+            self.batch.push((keys::queue(&queue.route, queue.priority, &place), None));
+            let pending = &mut self.totals.pending[queue.priority.index()];
+            *pending = pending.saturating_sub(1);
         }
         Ok(())
-    }
-
-    fn forget(&mut self, queue: &QueueName, queue_key: Vec<u8>) {
-        self.batch.push((queue_key, None));
-        let pending = &mut self.totals.pending[queue.priority.index()];
-        *pending = pending.saturating_sub(1);
     }
 
     /// Plans to look at a mail at `at`.

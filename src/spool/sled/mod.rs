@@ -67,7 +67,7 @@ impl Store for SledStore {
         }
     }
 
-    fn commit(&self, batch: Batch, sync: bool) -> Result<(), SpoolError> {
+    fn write(&self, batch: Batch) -> Result<(), SpoolError> {
         let mut group = sled::Batch::default();
         for (key, value) in batch {
             match value {
@@ -75,13 +75,15 @@ impl Store for SledStore {
                 None => group.remove(key),
             }
         }
-        let db = self.db()?;
-        db.apply_batch(group).map_err(|e| self.unwritable(e))?;
-        if sync { self.sync() } else { db.flush().map(|_| ()).map_err(|e| self.unwritable(e)) }
+        self.db()?.apply_batch(group).map_err(|e| self.unwritable(e))
+    }
+
+    fn flush(&self) -> Result<(), SpoolError> {
+        self.db()?.flush().map(|_| ()).map_err(|e| self.unwritable(e))
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
-        self.db()?.flush().map_err(|e| self.unwritable(e))?;
+        self.flush()?;
         self.log.sync_data().map_err(|e| self.unwritable(e))
     }
 

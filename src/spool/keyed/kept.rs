@@ -1,0 +1,82 @@
+//! A mail's own record. A small mail is whole in it, because what an accepted mail costs is the number of its keys; the
+//! message of a larger one stands in chunks, and the deliveries of one with many recipients have records of their own. What
+//! changes is written beside it: a delivery's record, once there is one, counts instead of what stands here.
+
+use bytes::Bytes;
+
+use super::keys;
+use crate::delivery::Delivery;
+use crate::mail::MailId;
+use crate::spool::codec;
+use crate::spool::store::{Batch, Store};
+use crate::spool::{Manifest, SpoolError};
+
+/// The bytes of one chunk of a message, and of the longest one that stands in its mail's record. A much larger value would
+/// become a file of its own in sled, which is not synced.
+pub(super) const CHUNK: usize = 4096;
+/// The most deliveries that stand in their mail's record.
+const FEW: usize = 8;
+
+/// A mail's record as it was read.
+pub(super) struct Kept {
+    pub manifest: Manifest,
+    /// The deliveries as they were put; none if each has a record of its own.
+    deliveries: Vec<Delivery>,
+    /// The message; empty if it stands in chunks.
+    body: Bytes,
+}
+
+/// Whether a message of this size stands in its mail's record.
+pub(super) fn is_small(size: usize) -> bool {
+    size <= CHUNK
+}
+
+/// Adds a new mail's record to a batch, with the records of its deliveries where they are many.
+pub(super) fn write(batch: &mut Batch, manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) {
+    let few = deliveries.len() <= FEW;
+    let mut record = codec::encode(&(manifest, if few { deliveries } else { &[] }));
+    if is_small(body.len()) {
+        record.extend_from_slice(body);
+    }
+    batch.push((keys::manifest(manifest.id), Some(record)));
+    if !few {
+        for (index, delivery) in (0u16..).zip(deliveries) {
+            batch.push((keys::delivery(manifest.id, index), Some(codec::encode(delivery))));
+        }
+    }
+}
+
+impl Kept {
+    pub(super) fn from_bytes(record: Vec<u8>) -> Result<Self, SpoolError> {
+        let record = Bytes::from(record);
+        let ((manifest, deliveries), body) = codec::decode_first::<(Manifest, Vec<Delivery>)>(&record)?;
+        let body = record.slice_ref(body);
+        Ok(Kept { manifest, deliveries, body })
+    }
+
+    pub(super) fn read<S: Store>(store: &S, id: MailId) -> Result<Option<Self>, SpoolError> {
+        store.get(&keys::manifest(id))?.map(Self::from_bytes).transpose()
+    }
+
+    /// The record with its manifest as it is now.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut record = codec::encode(&(&self.manifest, &self.deliveries));
+        record.extend_from_slice(&self.body);
+        record
+    }
+
+    /// A delivery as it was put, where it stands here.
+    pub(super) fn as_put(&self, index: u16) -> Option<&Delivery> {
+        self.deliveries.get(usize::from(index))
+    }
+
+    /// All deliveries as they were put, where they stand here.
+    pub(super) fn all_as_put(self) -> impl Iterator<Item = (u16, Delivery)> {
+        (0u16..).zip(self.deliveries)
+    }
+
+    /// The message, where it stands here.
+    pub(super) fn body(&self) -> &Bytes {
+        &self.body
+    }
+}

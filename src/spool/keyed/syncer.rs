@@ -1,0 +1,145 @@
+//! The thread that syncs. What the writer has written is put on disk, and only then is everybody answered who waits for it.
+//! Meanwhile the writer writes on; all that it wrote shares the next sync.
+//!
+//! *Invariant:* answers are given in the order of writing, and none before the sync that covers it.
+
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Shared;
+use super::writer::GROUP_BYTES;
+use crate::spool::SpoolError;
+use crate::spool::codec::Totals;
+use crate::spool::store::Store;
+
+/// Something to do once the outcome of the commit is known.
+pub(super) type Answer<S> = Box<dyn FnOnce(&Shared<S>, &Result<(), SpoolError>) + Send>;
+
+/// A group that was written and is not known to be on disk.
+pub(super) struct Written<S> {
+    /// Whether it was written.
+    pub outcome: Result<(), SpoolError>,
+    pub bytes: usize,
+    pub totals: Totals,
+    pub answers: Vec<Answer<S>>,
+    /// Whether something is due now that was not before.
+    pub wakes: bool,
+    pub began: Instant,
+}
+
+pub(super) struct Syncer<S> {
+    state: Mutex<State<S>>,
+    /// There is something to sync, or the end has come.
+    work: Condvar,
+    /// Something was synced.
+    progress: Condvar,
+}
+
+struct State<S> {
+    written: Vec<Written<S>>,
+    bytes: usize,
+    busy: bool,
+    /// Nothing more will be handed over.
+    ended: bool,
+    /// The thread is gone: what is handed over is not answered.
+    gone: bool,
+}
+
+impl<S> Default for Syncer<S> {
+    fn default() -> Self {
+        let state = State { written: Vec::new(), bytes: 0, busy: false, ended: false, gone: false };
+        Syncer { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
+    }
+}
+
+impl<S: Store> Syncer<S> {
+    /// Hands over a group. Waits while as much as one group may hold is still to be synced.
+    pub(super) fn add(&self, group: Written<S>) {
+        let mut state = self.state.lock();
+        self.progress.wait_while(&mut state, |state| state.bytes >= GROUP_BYTES && !state.gone);
+        if state.gone {
+            return;
+        }
+        state.bytes += group.bytes;
+        state.written.push(group);
+        self.work.notify_one();
+    }
+
+    /// Syncs a group on the writer's own thread, which spares a lone caller the way to the other. Gives it back
+    /// while that one is busy.
+    pub(super) fn sync_here(&self, shared: &Shared<S>, group: Written<S>) -> Result<(), Written<S>> {
+        let mut state = self.state.lock();
+        if state.busy || !state.written.is_empty() {
+            return Err(group);
+        }
+        state.busy = true;
+        drop(state);
+        sync(shared, vec![group]);
+        self.state.lock().busy = false;
+        Ok(())
+    }
+
+    /// Waits until everything that was handed over is answered.
+    pub(super) fn finish(&self) {
+        let mut state = self.state.lock();
+        self.progress.wait_while(&mut state, |state| !state.gone && (state.busy || !state.written.is_empty()));
+    }
+
+    /// Lets the thread end once everything is answered.
+    pub(super) fn end(&self) {
+        self.state.lock().ended = true;
+        self.work.notify_one();
+    }
+
+    /// Syncs and answers until the end.
+    pub(super) fn run(&self, shared: &Shared<S>) {
+        let _leaving = Leaving(self, shared);
+        loop {
+            let mut state = self.state.lock();
+            state.busy = false;
+            self.progress.notify_all();
+            self.work.wait_while(&mut state, |state| state.written.is_empty() && !state.ended);
+            let groups = std::mem::take(&mut state.written);
+            (state.bytes, state.busy) = (0, true);
+            self.progress.notify_all();
+            drop(state);
+            if groups.is_empty() {
+                return;
+            }
+            sync(shared, groups);
+        }
+    }
+}
+
+/// Leaves nobody waiting when the thread ends, even by a panic.
+struct Leaving<'a, S: Store>(&'a Syncer<S>, &'a Shared<S>);
+
+impl<S: Store> Drop for Leaving<'_, S> {
+    fn drop(&mut self) {
+        let Leaving(syncer, shared) = self;
+        if std::thread::panicking() {
+            shared.fail(SpoolError::Unreadable("the thread that syncs has panicked".into()));
+        }
+        let mut state = syncer.state.lock();
+        state.gone = true;
+        state.written.clear();
+        syncer.progress.notify_all();
+    }
+}
+
+fn sync<S: Store>(shared: &Shared<S>, groups: Vec<Written<S>>) {
+    let synced = shared.keep();
+    let wakes = groups.iter().any(|group| group.wakes);
+    for group in groups {
+        let outcome = group.outcome.and_then(|()| synced.clone());
+        shared.time_sync(group.began.elapsed());
+        shared.publish(&group.totals);
+        for answer in group.answers {
+            answer(shared, &outcome);
+        }
+    }
+    if wakes {
+        shared.changed.notify_one();
+    }
+}
