@@ -33,6 +33,20 @@ async fn a_mail_is_accepted_sent_and_told_of() {
 }
 
 #[tokio::test]
+async fn a_mail_that_is_handed_in_again_is_sent_once() {
+    let capture = Capture::default();
+    let postrider = Dispatcher::builder().relay(Relay::capture(&capture)).spool_in_memory().start().await.unwrap();
+    let mail = mail("ada@example.org");
+    let (first, second) = tokio::join!(postrider.submit(mail.clone()), postrider.submit(mail.clone()));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!((first.id, second.id, first.duplicate != second.duplicate), (mail.id(), mail.id(), true));
+    postrider.wait(mail.id()).await.unwrap();
+    assert!(postrider.submit(mail).await.unwrap().duplicate);
+    postrider.wait_idle().await;
+    assert_eq!(capture.captured().len(), 1);
+}
+
+#[tokio::test]
 async fn a_mail_with_a_delay_waits_for_its_time() {
     let capture = Capture::default();
     let clock = Clock::fake();
