@@ -105,7 +105,7 @@ impl Accept {
             match put.next() {
                 Some(Ok(Put::Stored)) => {
                     core.metrics.accepted(door, priority, started.elapsed());
-                    core.announce_accepted(id);
+                    core.announce_accepted(id, now);
                     tracing::debug!(mail.id = %id, door, "accepted");
                     Ok(Receipt { id, durability, duplicate: false })
                 }

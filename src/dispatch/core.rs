@@ -48,7 +48,14 @@ pub(super) struct Core {
     pub accepting: AtomicU64,
     /// Mails that are being accepted, and since when. A sender may have one before its receipt is out: whoever tells of it
     /// first tells first that it was accepted.
-    unannounced: Mutex<HashMap<MailId, Timestamp>>,
+    unannounced: Mutex<HashMap<MailId, Unannounced>>,
+}
+
+/// A mail that is being accepted, perhaps by several who hand it in at once.
+struct Unannounced {
+    at: Timestamp,
+    holders: usize,
+    told: bool,
 }
 
 /// What a sender learned about one delivery.
@@ -201,24 +208,33 @@ impl Core {
 
     /// Notes that a mail is being accepted.
     pub(super) fn begin_accepting(&self, mail: MailId, at: Timestamp) {
-        self.unannounced.lock().insert(mail, at);
+        let mut unannounced = self.unannounced.lock();
+        unannounced.entry(mail).or_insert(Unannounced { at, holders: 0, told: false }).holders += 1;
     }
 
-    /// Tells that a mail was accepted, unless that was told.
-    pub(super) fn announce_accepted(&self, mail: MailId) {
-        let unannounced = self.unannounced.lock().remove(&mail);
-        if let Some(at) = unannounced {
-            self.events.tell(at, Some(mail), None, None, EventKind::Accepted);
+    /// Tells that a mail was accepted at this time, unless that was told.
+    pub(super) fn announce_accepted(&self, mail: MailId, accepted_at: Timestamp) {
+        let mut unannounced = self.unannounced.lock();
+        // One that was accepted before was told then, and is handed in again.
+        if let Some(entry) = unannounced.get_mut(&mail).filter(|entry| entry.at <= accepted_at && !entry.told) {
+            entry.told = true;
+            self.events.tell(accepted_at, Some(mail), None, None, EventKind::Accepted);
         }
     }
 
-    /// A mail was not accepted, or nobody waits to hear of it.
+    /// The mail was accepted, or it was not; once for each [`begin_accepting`](Self::begin_accepting).
     pub(super) fn end_accepting(&self, mail: MailId) {
-        self.unannounced.lock().remove(&mail);
+        let mut unannounced = self.unannounced.lock();
+        if let Some(entry) = unannounced.get_mut(&mail) {
+            entry.holders -= 1;
+            if entry.holders == 0 {
+                unannounced.remove(&mail);
+            }
+        }
     }
 
     fn tell(&self, manifest: &Manifest, delivery: &Delivery, tried: bool) {
-        self.announce_accepted(manifest.id);
+        self.announce_accepted(manifest.id, manifest.accepted_at);
         let now = self.clock.now();
         let attempt = delivery.attempts.last().filter(|_| tried);
         let relay = attempt.map(|attempt| attempt.relay.as_str());
@@ -250,7 +266,6 @@ impl Core {
         attempt: Option<&Attempt>,
         kind: EventKind,
     ) {
-        self.announce_accepted(mail);
         log(mail, recipient, attempt, &kind);
         let ends = matches!(kind, EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled);
         let relay = attempt.map(|attempt| attempt.relay.as_str());

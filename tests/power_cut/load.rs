@@ -95,14 +95,19 @@ impl Load {
     }
 
     async fn put(&mut self) {
-        let count = if self.chance(5) { 250 } else { self.random.random_range(1..=12) };
+        let count: usize = match self.random.random_range(0..100) {
+            0..2 => 1000,
+            2..6 => 250,
+            _ => self.random.random_range(1..=12),
+        };
         let parcels: Vec<Parcel> = (0..count).map(|_| self.parcel()).collect();
         let states: Changes = parcels.iter().map(|p| (p.manifest.id, describe(&p.deliveries))).collect();
         self.journal.will(&states);
-        // Two groups at a time, as two callers would.
-        let (one, other) = parcels.split_at(count / 2);
-        let (one, other) = tokio::join!(self.spool.put(one.to_vec()), self.spool.put(other.to_vec()));
-        assert!(one.iter().chain(&other).all(|put| *put == Ok(Put::Stored)));
+        // Many callers at a time with a mail each, or two with half of them each.
+        let share = if count > 500 { 1 } else { count.div_ceil(2) };
+        for put in join_all(parcels.chunks(share).map(|group| self.spool.put(group.to_vec()))).await {
+            assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
+        }
         self.journal.did(&states);
         self.known.extend(parcels.into_iter().map(|p| (p.manifest.id, (p.manifest, p.deliveries))));
     }
@@ -118,7 +123,7 @@ impl Load {
         let size = match self.random.random_range(0..100) {
             0 => self.random.random_range(260 * 1024..400 * 1024),
             1..4 => 100 * 1024,
-            4..20 => self.random.random_range(4000..9000),
+            4..30 => self.random.random_range(4000..9000),
             _ => self.random.random_range(0..3000),
         };
         let id = self.new_id();

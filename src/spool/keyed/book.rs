@@ -60,7 +60,7 @@ impl Book {
         &mut windows[queue.priority.index()]
     }
 
-    /// A place of a new mail, now in its queue on disk. Whoever read the queue before its writing was known may have it.
+    /// A place that nobody held, now in its queue on disk. Whoever read the queue before its writing was known may have it.
     pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: Place, entry: Entry) {
         if !self.is_leased(&place.slot()) {
             self.enqueue(queue, place, entry);

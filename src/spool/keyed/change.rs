@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::book::QueueName;
-use super::kept::Kept;
+use super::changing::Changing;
 use super::keys::{self, Place, Timer};
 use super::reader::{self, Broken};
-use super::writer::{Changing, count_finished};
+use super::step::count_finished;
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord};
@@ -20,7 +20,9 @@ use crate::spool::{Change, Ended, Manifest, SpoolError, Swept};
 const SWEEP: usize = 64;
 /// How many keys one sweep changes, the last mail's aside, so that it is written between two syncs without filling a
 /// segment of sled's log.
-const SWEEP_KEYS: usize = 8192;
+const SWEEP_KEYS: usize = 2048;
+/// How many chunks are removed at a time: sled rewrites the leaves that they leave.
+const CHUNKS: usize = 512;
 /// How many deliveries one step of rerouting moves.
 const REROUTE: usize = 500;
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
@@ -31,9 +33,7 @@ const LEASED_GRACE: Duration = Duration::from_secs(1);
 pub(super) fn recover<S: Store>(changing: &mut Changing<'_, S>) -> Result<(), SpoolError> {
     for key in all_keys(&changing.shared.store, b"w", usize::MAX)? {
         let Some(mail) = keys::mail_of(&key) else { continue };
-        if changing.shared.store.get(&keys::manifest(mail))?.is_none() {
-            remove_body(changing, mail)?;
-        }
+        changing.remove_chunks(mail, Timestamp::from_millis(0));
         changing.batch.push((key, None));
     }
     for key in all_keys(&changing.shared.store, b"a", usize::MAX)? {
@@ -52,7 +52,10 @@ pub(super) fn recover<S: Store>(changing: &mut Changing<'_, S>) -> Result<(), Sp
 }
 
 fn all_keys<S: Store>(store: &S, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, SpoolError> {
-    let (from, to) = keys::starting_with(prefix);
+    keys_between(store, keys::starting_with(prefix), limit)
+}
+
+fn keys_between<S: Store>(store: &S, (from, to): (Vec<u8>, Vec<u8>), limit: usize) -> Result<Vec<Vec<u8>>, SpoolError> {
     let mut found = Vec::new();
     store.walk(&from, &to, Walk::Up, &mut |key, _| {
         found.push(key.to_vec());
@@ -61,13 +64,24 @@ fn all_keys<S: Store>(store: &S, prefix: &[u8], limit: usize) -> Result<Vec<Vec<
     Ok(found)
 }
 
-fn remove_body<S: Store>(changing: &mut Changing<'_, S>, mail: MailId) -> Result<(), SpoolError> {
-    let (from, to) = keys::chunks(mail);
-    let batch = &mut changing.batch;
-    changing.shared.store.walk(&from, &to, Walk::Up, &mut |key, _| {
-        batch.push((key.to_vec(), None));
-        ControlFlow::Continue(())
-    })
+/// Removes a message's chunks, some now and the rest in further sweeps; none while its mail is there.
+fn look_at_chunks<S: Store>(
+    changing: &mut Changing<'_, S>,
+    mail: MailId,
+    now: Timestamp,
+    swept: &mut Swept,
+) -> Result<(), SpoolError> {
+    let store = &changing.shared.store;
+    if store.get(&keys::manifest(mail))?.is_some() || store.get(&keys::writing(mail))?.is_some() {
+        return Ok(());
+    }
+    let chunks = keys_between(store, keys::chunks(mail), CHUNKS)?;
+    if chunks.len() == CHUNKS {
+        changing.remove_chunks(mail, now);
+        swept.more = true;
+    }
+    changing.batch.extend(chunks.into_iter().map(|key| (key, None)));
+    Ok(())
 }
 
 /// Ends what was leased and cannot be sent.
@@ -103,9 +117,8 @@ type Loaded = (Manifest, BTreeMap<u16, Delivery>);
 
 /// A mail's manifest and deliveries; `None` where there is no such mail.
 fn load<S: Store>(changing: &Changing<'_, S>, id: MailId) -> Result<Option<Loaded>, SpoolError> {
-    let Some(mail) = Kept::read(&changing.shared.store, id)? else { return Ok(None) };
-    let manifest = mail.manifest.clone();
-    Ok(Some((manifest, reader::deliveries(&changing.shared.store, mail)?)))
+    let whole = reader::whole(&changing.shared.store, id)?;
+    Ok(whole.map(|(mail, deliveries)| (mail.manifest, deliveries)))
 }
 
 pub(super) fn cancel<S: Store>(
@@ -131,10 +144,9 @@ pub(super) fn retry<S: Store>(
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<Change, SpoolError> {
-    let Some(mut mail) = Kept::read(&changing.shared.store, id)? else { return Ok(Change::Unknown) };
+    let Some((mut mail, deliveries)) = reader::whole(&changing.shared.store, id)? else { return Ok(Change::Unknown) };
     mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
-    let (manifest, record) = (mail.manifest.clone(), mail.to_bytes());
-    let deliveries = reader::deliveries(&changing.shared.store, mail)?;
+    let (record, manifest) = (mail.to_bytes(), mail.manifest);
     let revives = deliveries.values().any(|d| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
     if revives {
         changing.batch.push((keys::manifest(id), Some(record)));
@@ -188,10 +200,16 @@ fn remove_mail<S: Store>(
     for (index, delivery) in deliveries {
         count_finished(&mut changing.totals, &delivery.stage, manifest.priority, -1);
         changing.batch.extend(keys::finished(&delivery.stage, id, *index).map(|key| (key, None)));
-        changing.batch.push((keys::delivery(id, *index), None));
     }
+    let records = keys_between(&changing.shared.store, keys::deliveries(id), usize::MAX)?;
+    changing.batch.extend(records.into_iter().map(|key| (key, None)));
     changing.batch.push((keys::manifest(id), None));
-    remove_body(changing, id)
+    let chunks = keys_between(&changing.shared.store, keys::chunks(id), CHUNKS)?;
+    if chunks.len() == CHUNKS {
+        changing.remove_chunks(id, Timestamp::from_millis(0));
+    }
+    changing.batch.extend(chunks.into_iter().map(|key| (key, None)));
+    Ok(())
 }
 
 /// Looks at the mails and the idempotency keys whose time has come.
@@ -215,6 +233,7 @@ pub(super) fn sweep<S: Store>(changing: &mut Changing<'_, S>, now: Timestamp) ->
         match timer {
             Some((_, Timer::Mail(mail))) if seen.insert(mail) => look_at_mail(changing, mail, now, &mut swept)?,
             Some((_, Timer::Key(hash))) => look_at_key(changing, hash, now)?,
+            Some((_, Timer::Chunks(mail))) => look_at_chunks(changing, mail, now, &mut swept)?,
             _ => {}
         }
     }

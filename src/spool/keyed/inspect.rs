@@ -46,10 +46,9 @@ pub(crate) fn walk<S: Store>(
     let mut awaited: HashMap<Vec<u8>, ()> = HashMap::new();
     let mut totals = Totals::default();
     for id in mails {
-        let Some(mail) = Kept::read(store, id)? else { continue };
-        let manifest = mail.manifest.clone();
+        let Some((mail, found)) = reader::whole(store, id)? else { continue };
         let body = reader::body(store, &mail);
-        let found = reader::deliveries(store, mail)?;
+        let manifest = mail.manifest;
         if found.len() != usize::from(manifest.recipients) {
             tell(format!("mail {id} has {} of its {} deliveries", found.len(), manifest.recipients));
         }

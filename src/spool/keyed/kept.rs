@@ -71,8 +71,8 @@ impl Kept {
     }
 
     /// All deliveries as they were put, where they stand here.
-    pub(super) fn all_as_put(self) -> impl Iterator<Item = (u16, Delivery)> {
-        (0u16..).zip(self.deliveries)
+    pub(super) fn all_as_put(&self) -> impl Iterator<Item = (u16, Delivery)> {
+        (0u16..).zip(self.deliveries.iter().cloned())
     }
 
     /// The message, where it stands here.

@@ -8,6 +8,7 @@
 //! | `q` route, priority, due, mail, index | the queue: one for each pending delivery; the message's size |
 //! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
 //! | `t` time, `k`, key's hash | look at this idempotency key then |
+//! | `t` time, `b`, mail | remove the chunks of this message, unless the mail is there |
 //! | `k` key's hash | the mail that has this idempotency key |
 //! | `x` `d` or `c`, mail, index | an index of dead and of cancelled deliveries |
 //! | `a` mail, index | an at-most-once delivery whose final dot may have been sent |
@@ -151,6 +152,8 @@ pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
 pub(super) enum Timer {
     Mail(MailId),
     Key([u8; 16]),
+    /// The chunks of a message that is no more, or never was.
+    Chunks(MailId),
 }
 
 pub(super) fn timer(at: Timestamp, timer: Timer) -> Vec<u8> {
@@ -166,6 +169,10 @@ pub(super) fn timer(at: Timestamp, timer: Timer) -> Vec<u8> {
             key.push(b'k');
             key.extend_from_slice(&hash);
         }
+        Timer::Chunks(mail) => {
+            key.push(b'b');
+            key.extend_from_slice(mail.as_bytes());
+        }
     }
     key
 }
@@ -177,6 +184,7 @@ pub(super) fn read_timer(key: &[u8]) -> Option<(Timestamp, Timer)> {
     let timer = match kind {
         b'm' => Timer::Mail(MailId::from_bytes(name)),
         b'k' => Timer::Key(name),
+        b'b' => Timer::Chunks(MailId::from_bytes(name)),
         _ => return None,
     };
     Some((read_time(*at), timer))

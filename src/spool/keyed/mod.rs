@@ -2,14 +2,16 @@
 //!
 //! * [`keys`] says what is stored where; [`book`] and [`window`] hold what is in flight and what comes next, in memory;
 //! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it is on disk; [`reader`] looks things up; [`change`] is what users and the clock
-//!   change, done on the writer's thread.
+//!   change, done on the writer's thread; a [`step`] is what a delivery's change writes.
 
 mod book;
 mod change;
+mod changing;
 pub(super) mod inspect;
 mod kept;
 mod keys;
 mod reader;
+mod step;
 mod syncer;
 #[cfg(test)]
 mod tests;
@@ -28,11 +30,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use self::book::{Book, QueueName};
+use self::changing::Changing;
 use self::kept::{CHUNK, Kept};
 use self::keys::Place;
 use self::syncer::Syncer;
 use self::window::{Budget, Entry, Fresh};
-use self::writer::{Changing, Command, Encoded, GROUP_BYTES};
+use self::writer::{Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
@@ -183,8 +186,8 @@ impl<S: Store> KeyedSpool<S> {
         };
         let write = {
             let shared = Arc::clone(&shared);
-            let ending = EndOnDrop(syncer);
-            spawn("postrider-spool", move || writer::run(&shared, &ending.0, inbox, totals))?
+            let ending = Ending(Arc::clone(&shared), syncer);
+            spawn("postrider-spool", move || writer::run(&shared, &ending.1, inbox, totals))?
         };
         let waiting = Semaphore::new(WAITING_KIB);
         Ok(KeyedSpool { shared, commands, waiting, threads: Mutex::new(vec![write, sync]) })
@@ -207,7 +210,14 @@ impl<S: Store> KeyedSpool<S> {
         }
         self.ask(|reply| {
             Command::Change(Box::new(move |changing| {
-                let answer = change(changing).and_then(|answer| changing.commit().map(|()| answer));
+                let changed = change(changing);
+                let answer = match changed {
+                    Ok(answer) => changing.commit().map(|()| answer),
+                    Err(error) => {
+                        changing.abandon();
+                        Err(error)
+                    }
+                };
                 let _ = reply.send(answer);
             }))
         })
@@ -266,7 +276,7 @@ impl<S: Store> KeyedSpool<S> {
         let fresh = self.shared.budget.share(body.len()).map(|share| {
             Arc::new(Fresh { manifest: Arc::clone(&manifest), body, deliveries: deliveries.clone(), _share: share })
         });
-        Ok(Encoded { manifest, deliveries, batch, bytes, fresh })
+        Ok(Encoded { manifest, deliveries, batch, fresh })
     }
 }
 
@@ -276,11 +286,15 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 }
 
 /// Ends the syncer when the writer ends, however that comes.
-struct EndOnDrop<S: Store>(Arc<Syncer<S>>);
+struct Ending<S: Store>(Arc<Shared<S>>, Arc<Syncer<S>>);
 
-impl<S: Store> Drop for EndOnDrop<S> {
+impl<S: Store> Drop for Ending<S> {
     fn drop(&mut self) {
-        self.0.end();
+        let Ending(shared, syncer) = self;
+        if std::thread::panicking() {
+            shared.fail(SpoolError::Unreadable("the thread that writes has panicked".into()));
+        }
+        syncer.end();
     }
 }
 
@@ -325,8 +339,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {
-        if self.shared.failure() == Some(SpoolError::Closed) {
-            return Err(SpoolError::Closed);
+        // What is sent now could not be recorded, and would be sent again after a restart.
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
         }
         let refills = self.shared.book.lock().begin_refills(&want.routes);
         if !refills.is_empty() {
@@ -477,7 +492,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if self.shared.failure() == Some(SpoolError::Closed) {
             return Ok(());
         }
-        let synced = self.ask(Command::Close).await?;
+        let synced = self.ask(Command::Close).await.and_then(|synced| synced);
         let threads = std::mem::take(&mut *self.threads.lock());
         let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         let shared = Arc::clone(&self.shared);

@@ -24,19 +24,26 @@ pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifes
     Ok(Kept::read(store, id)?.map(|mail| mail.manifest))
 }
 
-/// A mail's deliveries that can be read, by their index: as they were put, or as they are since they changed.
-pub(super) fn deliveries<S: Store>(store: &S, mail: Kept) -> Result<BTreeMap<u16, Delivery>, SpoolError> {
-    let (from, to) = keys::deliveries(mail.manifest.id);
-    let mut found: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
+/// A mail, and its deliveries that can be read, by their index: as they were put, or as they are since they changed.
+pub(super) type Whole = (Kept, BTreeMap<u16, Delivery>);
+
+pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, SpoolError> {
+    let (from, to) = keys::deliveries(id);
+    let mut changed = Vec::new();
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        let index = keys::index_of(key);
-        match codec::decode(value) {
-            Ok(delivery) => found.insert(index, delivery),
-            Err(_) => found.remove(&index),
-        };
+        changed.push((keys::index_of(key), codec::decode(value)));
         ControlFlow::Continue(())
     })?;
-    Ok(found)
+    // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it once was.
+    let Some(mail) = Kept::read(store, id)? else { return Ok(None) };
+    let mut deliveries: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
+    for (index, delivery) in changed {
+        match delivery {
+            Ok(delivery) => deliveries.insert(index, delivery),
+            Err(_) => deliveries.remove(&index),
+        };
+    }
+    Ok(Some((mail, deliveries)))
 }
 
 /// A delivery, and whether it can be read.
@@ -59,12 +66,10 @@ fn changed_delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Fou
 }
 
 pub(super) fn record<S: Store>(shared: &Shared<S>, id: MailId) -> Result<Option<Record>, SpoolError> {
-    let Some(mail) = Kept::read(&shared.store, id)? else { return Ok(None) };
-    let manifest = mail.manifest.clone();
-    let found = deliveries(&shared.store, mail)?;
+    let Some((mail, found)) = whole(&shared.store, id)? else { return Ok(None) };
     let book = shared.book.lock();
     let leased = found.keys().map(|index| book.is_leased(&(id, *index))).collect();
-    Ok(Some(Record { manifest, deliveries: found.into_values().collect(), leased }))
+    Ok(Some(Record { manifest: mail.manifest, deliveries: found.into_values().collect(), leased }))
 }
 
 /// A mail's message, checked for completeness.

@@ -38,6 +38,7 @@ pub(super) struct Syncer<S> {
 
 struct State<S> {
     written: Vec<Written<S>>,
+    /// The bytes that were written and are not synced.
     bytes: usize,
     busy: bool,
     /// Nothing more will be handed over.
@@ -54,7 +55,13 @@ impl<S> Default for Syncer<S> {
 }
 
 impl<S: Store> Syncer<S> {
-    /// Hands over a group. Waits while as much as one group may hold is still to be synced.
+    /// Waits while as much as one group may hold is written and not yet synced.
+    pub(super) fn make_room(&self) {
+        let mut state = self.state.lock();
+        self.progress.wait_while(&mut state, |state| state.bytes >= GROUP_BYTES && !state.gone);
+    }
+
+    /// Hands over a group.
     ///
     /// With `here` it is synced on the caller's own thread, if the other one has nothing to do: that spares a lone caller the
     /// way there and back.
@@ -63,11 +70,10 @@ impl<S: Store> Syncer<S> {
         if here && !state.busy && state.written.is_empty() {
             state.busy = true;
             drop(state);
-            sync(shared, vec![group]);
+            sync(shared, vec![group], || {});
             self.state.lock().busy = false;
             return;
         }
-        self.progress.wait_while(&mut state, |state| state.bytes >= GROUP_BYTES && !state.gone);
         if state.gone {
             return;
         }
@@ -97,13 +103,16 @@ impl<S: Store> Syncer<S> {
             self.progress.notify_all();
             self.work.wait_while(&mut state, |state| state.written.is_empty() && !state.ended);
             let groups = std::mem::take(&mut state.written);
-            (state.bytes, state.busy) = (0, true);
-            self.progress.notify_all();
+            state.busy = true;
             drop(state);
             if groups.is_empty() {
                 return;
             }
-            sync(shared, groups);
+            let bytes: usize = groups.iter().map(|group| group.bytes).sum();
+            sync(shared, groups, || {
+                self.state.lock().bytes -= bytes;
+                self.progress.notify_all();
+            });
         }
     }
 }
@@ -124,8 +133,9 @@ impl<S: Store> Drop for Leaving<'_, S> {
     }
 }
 
-fn sync<S: Store>(shared: &Shared<S>, groups: Vec<Written<S>>) {
+fn sync<S: Store>(shared: &Shared<S>, groups: Vec<Written<S>>, done: impl FnOnce()) {
     let synced = shared.keep();
+    done();
     let wakes = groups.iter().any(|group| group.wakes);
     for group in groups {
         let outcome = group.outcome.and_then(|()| synced.clone());

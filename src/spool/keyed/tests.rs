@@ -1,4 +1,6 @@
-//! What happens to records that cannot be read. No door leads here: somebody else wrote them, or a disk went bad.
+//! What happens to records that cannot be read, and to parts of messages that nobody has: no door leads there.
+
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -6,6 +8,7 @@ use super::*;
 use crate::delivery::DeadReason;
 use crate::mail::{Address, Guarantee, Priority};
 use crate::spool::memory::MemoryStore;
+use crate::spool::store::{Visit, Walk};
 
 const BODY: &[u8] = b"Subject: Hello\r\n\r\nHello!\r\n";
 
@@ -48,16 +51,19 @@ async fn opened_after(put: Vec<Parcel>, change: impl FnOnce(&MemoryStore)) -> Ke
     KeyedSpool::open(store, SpoolOptions::default()).expect("one bad record does not keep it closed")
 }
 
-async fn claim_all(spool: &KeyedSpool<MemoryStore>) -> Vec<Claim> {
-    let want = Want {
+fn want() -> Want {
+    Want {
         routes: vec![Route::over(["primary"])],
         turns: vec![Priority::Default; 10],
         critical_only: 0,
         max_bytes: usize::MAX,
         max_recipients: 100,
         now: now(),
-    };
-    spool.claim(want).await.expect("claims")
+    }
+}
+
+async fn claim_all(spool: &KeyedSpool<MemoryStore>) -> Vec<Claim> {
+    spool.claim(want()).await.expect("claims")
 }
 
 fn quarantined_of(spool: &KeyedSpool<MemoryStore>) -> u64 {
@@ -115,4 +121,154 @@ async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
     let record = spool.get(id).await.expect("reads").expect("the mail is there");
     assert!(matches!(record.deliveries[0].stage, Stage::Dead { reason: DeadReason::Quarantined, .. }));
     assert_eq!((spool.stats(now()).await.expect("counts").quarantined, spool.pending()), (1, 0));
+}
+
+fn large(key: &str, fingerprint: u128) -> Parcel {
+    let mut parcel = parcel(1);
+    parcel.body = Bytes::from(vec![b'x'; 5 * 1024 * 1024]);
+    parcel.manifest.size = parcel.body.len() as u64;
+    (parcel.manifest.idempotency_key, parcel.manifest.fingerprint) = (Some(key.into()), fingerprint);
+    parcel
+}
+
+fn chunks_of(spool: &KeyedSpool<MemoryStore>) -> usize {
+    let mut count = 0;
+    let (from, to) = keys::starting_with(b"b");
+    let visit = &mut |_: &[u8], _: &[u8]| {
+        count += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    spool.shared.store.walk(&from, &to, Walk::Up, visit).expect("walks");
+    count
+}
+
+async fn swept(spool: &KeyedSpool<MemoryStore>, now: Timestamp) {
+    while spool.sweep(now).await.expect("sweeps").more {}
+}
+
+#[tokio::test]
+async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_one_that_is_kept_are_not() {
+    let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+    let first = large("order-42", 1);
+    let id = first.manifest.id;
+    assert_eq!(spool.put(vec![first.clone()]).await, [Ok(Put::Stored)]);
+    let whole = chunks_of(&spool);
+    assert_eq!(spool.put(vec![large("order-42", 2)]).await, [Err(SpoolError::KeyReused(id))]);
+    assert_eq!(spool.put(vec![large("order-42", 1)]).await, [Ok(Put::Duplicate(id))]);
+    assert_eq!(spool.put(vec![first.clone()]).await, [Ok(Put::Duplicate(id))]);
+    assert!(spool.is_sweep_due(now()));
+    swept(&spool, now()).await;
+    assert_eq!(chunks_of(&spool), whole);
+    assert_eq!(spool.body(id).await.expect("reads"), Some(first.body));
+}
+
+#[tokio::test]
+async fn a_large_message_is_removed_in_steps_after_its_mail() {
+    let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+    let parcel = large("order-42", 1);
+    let id = parcel.manifest.id;
+    assert_eq!(spool.put(vec![parcel]).await, [Ok(Put::Stored)]);
+    assert!(matches!(spool.cancel(id, now()).await, Ok(Change::Done(_))));
+    let all = chunks_of(&spool);
+    assert!(matches!(spool.purge(id).await, Ok(Change::Done(_))));
+    assert_eq!(spool.get(id).await.expect("reads"), None);
+    let rest = chunks_of(&spool);
+    assert!(0 < rest && rest < all, "{rest} of {all}");
+    swept(&spool, now()).await;
+    assert_eq!(chunks_of(&spool), 0);
+}
+
+#[tokio::test]
+async fn what_was_written_of_a_large_message_before_a_kill_is_removed() {
+    let id = MailId::generate();
+    let spool = opened_after(Vec::new(), |store| {
+        let chunks = (0..1000).map(|n| (keys::chunk(id, n), Some(vec![0; 10])));
+        store.write(chunks.chain([(keys::writing(id), Some(Vec::new()))]).collect()).expect("writes");
+    })
+    .await;
+    swept(&spool, now()).await;
+    assert_eq!(chunks_of(&spool), 0);
+}
+
+/// A store whose disk fails, or is full, when a test says so.
+#[derive(Clone, Default)]
+struct Faulty {
+    store: MemoryStore,
+    broken: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Store for Faulty {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
+        self.store.get(key)
+    }
+
+    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+        self.store.walk(from, to, way, visit)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), SpoolError> {
+        self.store.write(batch)
+    }
+
+    fn flush(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), SpoolError> {
+        let reason = || SpoolError::Unwritable { path: "/var/spool".into(), reason: "input/output error".into() };
+        if self.broken.load(Ordering::SeqCst) { Err(reason()) } else { Ok(()) }
+    }
+
+    fn has_room(&self) -> Result<(), SpoolError> {
+        let full = || SpoolError::DiskFull { path: "/var/spool".into(), free: 0, needed: 1 };
+        if self.full.load(Ordering::SeqCst) { Err(full()) } else { Ok(()) }
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    fn is_persistent(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes() {
+    let store = Faulty::default();
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+    let kept = parcel(1);
+    let id = kept.manifest.id;
+    assert_eq!(spool.put(vec![kept]).await, [Ok(Put::Stored)]);
+    store.broken.store(true, Ordering::SeqCst);
+    assert!(matches!(spool.put(vec![parcel(1)]).await[0], Err(SpoolError::Unwritable { .. })));
+    store.broken.store(false, Ordering::SeqCst);
+    assert!(matches!(spool.put(vec![parcel(1)]).await[0], Err(SpoolError::Unwritable { .. })), "it is not tried again");
+    assert!(spool.claim(want()).await.is_err(), "what became of it could not be recorded");
+    assert!(spool.get(id).await.expect("reads").is_some());
+    spool.close().await.expect("closes");
+    assert!(store.closed.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed_out() {
+    let store = Faulty::default();
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+    assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)]);
+    store.full.store(true, Ordering::SeqCst);
+    for refused in [large("order-42", 1), parcel(1)] {
+        assert!(matches!(spool.put(vec![refused]).await[0], Err(SpoolError::DiskFull { .. })));
+    }
+    let (from, to) = keys::starting_with(b"b");
+    let nothing = &mut |_: &[u8], _: &[u8]| panic!("a part of it is there");
+    store.store.walk(&from, &to, Walk::Up, nothing).expect("walks");
+    assert_eq!(spool.claim(want()).await.expect("delivery goes on").len(), 1);
+    store.full.store(false, Ordering::SeqCst);
+    assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)], "accepting goes on by itself");
 }

@@ -11,23 +11,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::book::QueueName;
-use super::kept::Kept;
+use super::changing::Changing;
 use super::keys::{self, Place, Timer};
-use super::reader;
+use super::step::Step;
 use super::syncer::{Answer, Syncer, Written};
 use super::window::{Entry, Fresh};
-use crate::delivery::{DeadReason, Delivery, Stage};
-use crate::mail::{MailId, Priority, Timestamp};
+use crate::delivery::Delivery;
+use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals};
-use crate::spool::store::{Batch, Store};
+use crate::spool::store::{self, Batch, Store};
 use crate::spool::{LeaseToken, Manifest, Put, Recorded, SpoolError};
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
-/// The bytes of mail in one group, the last one aside. sled writes some times as much, and that must stay below one segment
-/// of its log.
+/// The bytes of one group, the last command aside, and of all that is written and not yet synced, the last group aside. sled
+/// writes some times as much, and that must stay below one segment of its log.
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
+/// The bytes that may be written between two syncs, where groups are not synced.
+const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
+/// About how many bytes the queue, the timer and the totals add to a delivery.
+const INDEX_BYTES: usize = 256;
 
 /// A mail, encoded by its caller so that the writer has little to do.
 pub(super) struct Encoded {
@@ -35,14 +38,18 @@ pub(super) struct Encoded {
     pub deliveries: Vec<Delivery>,
     /// What to write besides the queue, the timers and the idempotency key.
     pub batch: Batch,
-    pub bytes: usize,
     pub fresh: Option<Arc<Fresh>>,
 }
 
 impl Encoded {
+    /// Whether parts of its message were written before.
+    fn is_written_ahead(&self) -> bool {
+        self.manifest.size > super::LARGE as u64
+    }
+
     /// About how many bytes it adds to a group.
     pub(super) fn weight(&self) -> usize {
-        self.bytes + 1024 + 512 * self.deliveries.len()
+        store::weight(&self.batch) + INDEX_BYTES * self.deliveries.len()
     }
 }
 
@@ -68,7 +75,7 @@ pub(super) fn run<S: Store>(
     mut commands: mpsc::UnboundedReceiver<Command<S>>,
     totals: Totals,
 ) {
-    let mut writer = Writer { shared, syncer, totals, last_sync: Instant::now(), unsynced: false, was_alone: false };
+    let mut writer = Writer { shared, syncer, totals, last_sync: Instant::now(), unsynced: 0, was_alone: false };
     let mut next = None;
     loop {
         let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else { break };
@@ -117,15 +124,18 @@ struct Writer<'a, S> {
     syncer: &'a Syncer<S>,
     totals: Totals,
     last_sync: Instant,
-    unsynced: bool,
+    /// The bytes that were written since, where groups are not synced.
+    unsynced: usize,
     /// Whether the last group was one command, and nothing waited behind it.
     was_alone: bool,
 }
 
 struct Group<S> {
     commands: usize,
-    bytes: usize,
     batch: Batch,
+    /// The bytes of the batch, up to the place that was weighed.
+    bytes: usize,
+    weighed: usize,
     totals: Option<Totals>,
     /// Mails that this group writes.
     mails: HashSet<MailId>,
@@ -141,8 +151,9 @@ impl<S> Default for Group<S> {
     fn default() -> Self {
         Group {
             commands: 0,
-            bytes: 0,
             batch: Batch::new(),
+            bytes: 0,
+            weighed: 0,
             totals: None,
             mails: HashSet::new(),
             keys: HashMap::new(),
@@ -156,7 +167,7 @@ impl<S> Default for Group<S> {
 impl<S: Store> Writer<'_, S> {
     /// The next command; meanwhile syncs when it is time, where syncing is not done with each group.
     fn wait(&mut self, commands: &mut mpsc::UnboundedReceiver<Command<S>>) -> Option<Command<S>> {
-        let Some(interval) = self.shared.options.sync_interval.filter(|_| self.unsynced) else {
+        let Some(interval) = self.shared.options.sync_interval.filter(|_| self.unsynced > 0) else {
             return commands.blocking_recv();
         };
         loop {
@@ -178,36 +189,50 @@ impl<S: Store> Writer<'_, S> {
             self.shared.fail(error);
         }
         self.last_sync = Instant::now();
-        self.unsynced = false;
+        self.unsynced = 0;
     }
 
     fn gather(&mut self, group: &mut Group<S>, command: Command<S>) {
         group.commands += 1;
         match command {
             Command::Write(batch, reply) => {
-                group.bytes += batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum::<usize>();
-                group.batch.extend(batch);
-                group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+                let room = self.has_room(group);
+                if room.is_ok() {
+                    group.batch.extend(batch);
+                }
+                group.answers.push(Box::new(move |_, outcome| _ = reply.send(room.and_then(|()| outcome.clone()))));
             }
             Command::Put(mails, reply) => self.put(group, mails, reply),
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
             Command::Change(_) | Command::Close(_) => unreachable!("these are never gathered"),
         }
+        group.bytes += store::weight(&group.batch[group.weighed..]);
+        group.weighed = group.batch.len();
+    }
+
+    /// Whether there is room for new mail: asked once a group.
+    fn has_room(&self, group: &mut Group<S>) -> Result<(), SpoolError> {
+        group.room.get_or_insert_with(|| self.shared.store.has_room()).clone()
     }
 
     fn put(&mut self, group: &mut Group<S>, mails: Vec<Encoded>, reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>) {
-        let shared = self.shared;
-        let room = group.room.get_or_insert_with(|| shared.store.has_room()).clone();
+        let room = self.has_room(group);
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
             let judged = room.clone().and_then(|()| self.judge(group, &mail.manifest));
             if let Ok(Put::Stored) = judged {
-                group.bytes += mail.weight();
                 group.batch.append(&mut mail.batch);
                 self.index(group, &mail);
                 stored.push(mail);
+            } else if mail.is_written_ahead() {
+                // Its chunks are there. They may be those of the same mail, put before: the sweep looks.
+                let id = mail.manifest.id;
+                let at = Timestamp::from_millis(0);
+                group.batch.push((keys::writing(id), None));
+                group.batch.push((keys::timer(at, Timer::Chunks(id)), Some(Vec::new())));
+                self.shared.hear_of_timer(at);
             }
             results.push(judged);
         }
@@ -322,7 +347,7 @@ impl<S: Store> Writer<'_, S> {
         let mut changing = Changing::new(self.shared, self.totals.clone());
         change(&mut changing);
         self.totals = changing.totals.clone();
-        self.unsynced |= self.shared.options.sync_interval.is_some();
+        self.unsynced += usize::from(self.shared.options.sync_interval.is_some());
     }
 
     fn commit(&mut self, mut group: Group<S>, alone: bool) {
@@ -330,200 +355,20 @@ impl<S: Store> Writer<'_, S> {
             group.batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
         }
         let began = Instant::now();
+        self.syncer.make_room();
         let outcome = self.shared.write(group.batch);
-        let written = Written {
-            outcome,
-            bytes: group.bytes,
-            totals: self.totals.clone(),
-            answers: group.answers,
-            wakes: group.wakes,
-            began,
-        };
+        let bytes = group.bytes.max(1);
+        let written =
+            Written { outcome, bytes, totals: self.totals.clone(), answers: group.answers, wakes: group.wakes, began };
         // Twice alone is a lone caller; once is one of many who comes first.
         let is_lone = alone && self.was_alone;
         self.was_alone = alone;
         self.syncer.add(self.shared, written, is_lone);
         if let Some(interval) = self.shared.options.sync_interval {
-            self.unsynced = true;
-            if self.last_sync.elapsed() >= interval {
+            self.unsynced += bytes;
+            if self.last_sync.elapsed() >= interval || self.unsynced >= UNSYNCED_BYTES {
                 self.sync();
             }
         }
-    }
-}
-
-/// One delivery's step from its old place in a queue to what it is now.
-pub(super) struct Step<'a> {
-    pub queue: &'a QueueName,
-    pub old: Place,
-    pub entry: &'a Entry,
-    pub delivery: &'a Delivery,
-}
-
-/// Where a delivery waits now.
-pub(super) type Waiting = (QueueName, Place, Entry);
-
-impl Step<'_> {
-    /// Adds the step to a batch, and keeps the totals in step. Returns where the delivery waits now, if it does.
-    pub(super) fn write<S: Store>(
-        &self,
-        batch: &mut Batch,
-        bytes: Vec<u8>,
-        totals: &mut Totals,
-        shared: &Shared<S>,
-    ) -> Option<Waiting> {
-        let Place { mail, index, .. } = self.old;
-        let priority = self.queue.priority;
-        batch.push((keys::delivery(mail, index), Some(bytes)));
-        batch.push((keys::queue(&self.queue.route, priority, &self.old), None));
-        if let Some(due) = self.delivery.stage.due() {
-            let place = Place { due, ..self.old };
-            let route = self.delivery.route.clone();
-            let entry = Entry { fresh: None, tried: self.delivery.tries > 0, ..self.entry.clone() };
-            batch.push((keys::queue(&route, priority, &place), Some(entry.to_bytes())));
-            return Some((QueueName { route, priority }, place, entry));
-        }
-        count_finished(totals, &self.delivery.stage, priority, 1);
-        totals.pending[priority.index()] = totals.pending[priority.index()].saturating_sub(1);
-        if let Some(key) = keys::finished(&self.delivery.stage, mail, index) {
-            batch.push((key, Some(Vec::new())));
-        }
-        // The mail is looked at when it expires, and its pruning planned then; unless it should be gone by then.
-        let prune_at = self.delivery.stage.finished_at().map(|at| at + shared.options.retention);
-        if let Some(at) = prune_at.filter(|at| *at < self.entry.expires_at) {
-            batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
-            shared.hear_of_timer(at);
-        }
-        None
-    }
-}
-
-/// Adds `by` to, or takes it from, the total that a finished delivery counts in.
-pub(super) fn count_finished(totals: &mut Totals, stage: &Stage, priority: Priority, by: i64) {
-    let kind = match stage {
-        Stage::Delivered { .. } => 0,
-        Stage::Dead { .. } => 1,
-        Stage::Cancelled { .. } => 2,
-        _ => return,
-    };
-    let total = &mut totals.finished[kind][priority.index()];
-    *total = total.saturating_add_signed(by);
-}
-
-/// A change of what is already kept, under way on the writer's thread.
-pub(super) struct Changing<'a, S> {
-    pub shared: &'a Shared<S>,
-    pub batch: Batch,
-    pub totals: Totals,
-    seized: Vec<(LeaseToken, Option<Waiting>)>,
-    enqueued: Vec<Waiting>,
-}
-
-impl<'a, S: Store> Changing<'a, S> {
-    pub(super) fn new(shared: &'a Shared<S>, totals: Totals) -> Self {
-        Changing { shared, batch: Batch::new(), totals, seized: Vec::new(), enqueued: Vec::new() }
-    }
-
-    /// Holds a pending delivery, so that no sender takes it meanwhile; false if one has it.
-    pub(super) fn seize(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) -> bool {
-        let Some(due) = delivery.stage.due() else { return false };
-        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
-        let place = Place { due, mail: manifest.id, index };
-        let seized = self.shared.book.lock().seize(&queue, place, Entry::of(manifest));
-        seized.map(|token| self.seized.push((token, None))).is_some()
-    }
-
-    /// Changes the delivery that was seized last.
-    pub(super) fn step_seized(&mut self, delivery: &Delivery) {
-        let Some((token, next)) = self.seized.last_mut() else { return };
-        let leased = self.shared.book.lock().current(token).cloned();
-        let Some(leased) = leased else { return };
-        let step = Step { queue: &leased.queue, old: leased.place, entry: &leased.entry, delivery };
-        *next = step.write(&mut self.batch, codec::encode(delivery), &mut self.totals, self.shared);
-    }
-
-    /// Puts a delivery that had ended back into a queue.
-    pub(super) fn enqueue_again(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) {
-        let Some(due) = delivery.stage.due() else { return };
-        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
-        let place = Place { due, mail: manifest.id, index };
-        let entry = Entry::of(manifest);
-        self.batch.push((keys::delivery(manifest.id, index), Some(codec::encode(delivery))));
-        self.batch.push((keys::queue(&queue.route, queue.priority, &place), Some(entry.to_bytes())));
-        self.totals.pending[queue.priority.index()] += 1;
-        self.enqueued.push((queue, place, entry));
-    }
-
-    /// Writes what was changed, lets go of what was seized, and wakes the scheduler.
-    pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
-        let mut batch = std::mem::take(&mut self.batch);
-        if !batch.is_empty() {
-            batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
-        }
-        let outcome = self.shared.write(batch).and_then(|()| self.shared.keep());
-        let mut book = self.shared.book.lock();
-        for (token, next) in self.seized.drain(..) {
-            if outcome.is_err() {
-                // It stays seized: what is on disk is not known, and nothing may be sent on a guess.
-                continue;
-            }
-            book.end(&token);
-            if let Some((queue, place, entry)) = next {
-                book.enqueue(&queue, place, entry);
-            }
-        }
-        let enqueued = std::mem::take(&mut self.enqueued);
-        if outcome.is_ok() {
-            enqueued.into_iter().for_each(|(queue, place, entry)| book.enqueue(&queue, place, entry));
-        }
-        drop(book);
-        self.shared.publish(&self.totals);
-        self.shared.changed.notify_one();
-        outcome
-    }
-
-    /// Sets a record aside that cannot be read.
-    pub(super) fn set_aside(&mut self, key: Vec<u8>) -> Result<(), SpoolError> {
-        if let Some(bytes) = self.shared.store.get(&key)? {
-            self.batch.push((keys::quarantined(&key), Some(bytes)));
-            self.batch.push((key, None));
-        }
-        Ok(())
-    }
-
-    /// Ends a delivery that waits in a queue and cannot be sent: something of its mail cannot be read, or it is in doubt.
-    pub(super) fn end(
-        &mut self,
-        queue: &QueueName,
-        place: Place,
-        reason: DeadReason,
-        now: Timestamp,
-    ) -> Result<(), SpoolError> {
-        let key = keys::delivery(place.mail, place.index);
-        let mut delivery = reader::delivery(&self.shared.store, place.mail, place.index)?;
-        if let Some(Err(_)) = delivery {
-            self.set_aside(key)?;
-            // How far it came is not known; who it was for may be.
-            let mail = Kept::read(&self.shared.store, place.mail).ok().flatten();
-            delivery = mail.and_then(|mail| mail.as_put(place.index).cloned()).map(Ok);
-        }
-        if let Some(Ok(mut delivery)) = delivery {
-            delivery.stage = Stage::Dead { at: now, reason };
-            let entry = Entry { size: 0, expires_at: Timestamp::MAX, tried: true, fresh: None };
-            let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
-            step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
-            self.batch.push((keys::marked(place.mail, place.index), None));
-        } else {
-            self.batch.push((keys::queue(&queue.route, queue.priority, &place), None));
-            let pending = &mut self.totals.pending[queue.priority.index()];
-            *pending = pending.saturating_sub(1);
-        }
-        Ok(())
-    }
-
-    /// Plans to look at a mail at `at`.
-    pub(super) fn look_again(&mut self, mail: MailId, at: Timestamp) {
-        self.batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
-        self.shared.hear_of_timer(at);
     }
 }

@@ -1,0 +1,159 @@
+//! A change of what is already kept, under way on the writer's thread: what is held meanwhile, and what is committed.
+
+use super::Shared;
+use super::book::QueueName;
+use super::kept::Kept;
+use super::keys::{self, Place, Timer};
+use super::reader;
+use super::step::{Step, Waiting};
+use super::window::Entry;
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::codec::{self, Totals};
+use crate::spool::store::{Batch, Store};
+use crate::spool::{LeaseToken, Manifest, SpoolError};
+
+/// A change of what is already kept, under way on the writer's thread.
+pub(super) struct Changing<'a, S> {
+    pub shared: &'a Shared<S>,
+    pub batch: Batch,
+    pub totals: Totals,
+    /// The totals without what is in the batch.
+    before: Totals,
+    seized: Vec<(LeaseToken, Option<Waiting>)>,
+    enqueued: Vec<Waiting>,
+}
+
+impl<'a, S: Store> Changing<'a, S> {
+    pub(super) fn new(shared: &'a Shared<S>, totals: Totals) -> Self {
+        Changing {
+            shared,
+            batch: Batch::new(),
+            before: totals.clone(),
+            totals,
+            seized: Vec::new(),
+            enqueued: Vec::new(),
+        }
+    }
+
+    /// Holds a pending delivery, so that no sender takes it meanwhile; false if one has it.
+    pub(super) fn seize(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) -> bool {
+        let Some(due) = delivery.stage.due() else { return false };
+        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
+        let place = Place { due, mail: manifest.id, index };
+        let seized = self.shared.book.lock().seize(&queue, place, Entry::of(manifest));
+        seized.map(|token| self.seized.push((token, None))).is_some()
+    }
+
+    /// Changes the delivery that was seized last.
+    pub(super) fn step_seized(&mut self, delivery: &Delivery) {
+        let Some((token, next)) = self.seized.last_mut() else { return };
+        let leased = self.shared.book.lock().current(token).cloned();
+        let Some(leased) = leased else { return };
+        let step = Step { queue: &leased.queue, old: leased.place, entry: &leased.entry, delivery };
+        *next = step.write(&mut self.batch, codec::encode(delivery), &mut self.totals, self.shared);
+    }
+
+    /// Puts a delivery that had ended back into a queue.
+    pub(super) fn enqueue_again(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) {
+        let Some(due) = delivery.stage.due() else { return };
+        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
+        let place = Place { due, mail: manifest.id, index };
+        let entry = Entry::of(manifest);
+        self.batch.push((keys::delivery(manifest.id, index), Some(codec::encode(delivery))));
+        self.batch.push((keys::queue(&queue.route, queue.priority, &place), Some(entry.to_bytes())));
+        self.totals.pending[queue.priority.index()] += 1;
+        self.enqueued.push((queue, place, entry));
+    }
+
+    /// Writes what was changed, lets go of what was seized, and wakes the scheduler.
+    pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
+        }
+        let outcome = self.shared.write(batch).and_then(|()| self.shared.keep());
+        let mut book = self.shared.book.lock();
+        for (token, next) in self.seized.drain(..) {
+            if outcome.is_err() {
+                // It stays seized: what is on disk is not known, and nothing may be sent on a guess.
+                continue;
+            }
+            book.end(&token);
+            if let Some((queue, place, entry)) = next {
+                book.enqueue(&queue, place, entry);
+            }
+        }
+        let enqueued = std::mem::take(&mut self.enqueued);
+        if outcome.is_ok() {
+            enqueued.into_iter().for_each(|(queue, place, entry)| book.enqueue_new(&queue, place, entry));
+        }
+        drop(book);
+        self.before = self.totals.clone();
+        self.shared.publish(&self.totals);
+        self.shared.changed.notify_one();
+        outcome
+    }
+
+    /// Forgets what was to be changed since the last commit, and gives back what was seized.
+    pub(super) fn abandon(&mut self) {
+        self.batch.clear();
+        self.totals = self.before.clone();
+        self.enqueued.clear();
+        let mut book = self.shared.book.lock();
+        for (token, _) in self.seized.drain(..) {
+            book.release(&token);
+        }
+    }
+
+    /// Sets a record aside that cannot be read.
+    pub(super) fn set_aside(&mut self, key: Vec<u8>) -> Result<(), SpoolError> {
+        if let Some(bytes) = self.shared.store.get(&key)? {
+            self.batch.push((keys::quarantined(&key), Some(bytes)));
+            self.batch.push((key, None));
+        }
+        Ok(())
+    }
+
+    /// Ends a delivery that waits in a queue and cannot be sent: something of its mail cannot be read, or it is in doubt.
+    pub(super) fn end(
+        &mut self,
+        queue: &QueueName,
+        place: Place,
+        reason: DeadReason,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        let key = keys::delivery(place.mail, place.index);
+        let mut delivery = reader::delivery(&self.shared.store, place.mail, place.index)?;
+        if let Some(Err(_)) = delivery {
+            self.set_aside(key)?;
+            // How far it came is not known; who it was for may be.
+            let mail = Kept::read(&self.shared.store, place.mail).ok().flatten();
+            delivery = mail.and_then(|mail| mail.as_put(place.index).cloned()).map(Ok);
+        }
+        if let Some(Ok(mut delivery)) = delivery {
+            delivery.stage = Stage::Dead { at: now, reason };
+            let entry = Entry { size: 0, expires_at: Timestamp::MAX, tried: true, fresh: None };
+            let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
+            step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
+            self.batch.push((keys::marked(place.mail, place.index), None));
+        } else {
+            self.batch.push((keys::queue(&queue.route, queue.priority, &place), None));
+            let pending = &mut self.totals.pending[queue.priority.index()];
+            *pending = pending.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Plans to remove the chunks of a message whose mail is gone by then.
+    pub(super) fn remove_chunks(&mut self, mail: MailId, at: Timestamp) {
+        self.batch.push((keys::timer(at, Timer::Chunks(mail)), Some(Vec::new())));
+        self.shared.hear_of_timer(at);
+    }
+
+    /// Plans to look at a mail at `at`.
+    pub(super) fn look_again(&mut self, mail: MailId, at: Timestamp) {
+        self.batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
+        self.shared.hear_of_timer(at);
+    }
+}
