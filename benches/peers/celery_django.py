@@ -19,7 +19,7 @@ with Bench(settings.from_command_line(__doc__, redis.VARIANTS)) as bench:
     options = ["-P", "prefork", "-c", WORKERS, "-l", "WARNING", "-O", "fair", "--without-gossip", "--without-mingle"]
     log = bench.log("celery")
     workers = bench.tree(
-        [python / "bin" / "celery", "-A", "tasks", "worker", *options],
+        [python / "bin" / "python", "-m", "celery", "-A", "tasks", "worker", *options],
         cwd=PROGRAM,
         env=environment,
         stdout=log,
