@@ -9,6 +9,8 @@ has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 
 packages=()
 has smtp-sink || packages+=(postfix)
+# A whole Postfix is started too, in a directory of the test's own; its logins are kept in sasldb.
+has saslpasswd2 || packages+=(sasl2-bin libsasl2-modules libsasl2-modules-db)
 has swaks || packages+=(swaks)
 perl -MNet::SSLeay -e1 2>/dev/null || packages+=(libnet-ssleay-perl)
 has msmtp || packages+=(msmtp)
@@ -21,7 +23,7 @@ has npm || packages+=(npm)
 if [ ${#packages[@]} -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   as_root apt-get update -qq
-  # Postfix comes without a configuration, so that nothing of it is started: only its test programs are used.
+  # Postfix comes without a configuration, so that nothing of it is started but what the tests start.
   echo 'postfix postfix/main_mailer_type select No configuration' | as_root debconf-set-selections || true
   as_root apt-get install -y -qq --no-install-recommends "${packages[@]}"
 fi

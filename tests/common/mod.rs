@@ -9,6 +9,8 @@ pub mod door;
 pub mod engine;
 pub mod fake_smtp;
 pub mod faulty_spool;
+#[cfg(target_os = "linux")]
+pub mod postfix;
 pub mod puppet;
 pub mod real_servers;
 
