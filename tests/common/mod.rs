@@ -13,6 +13,8 @@ pub mod faulty_spool;
 pub mod postfix;
 pub mod puppet;
 pub mod real_servers;
+#[cfg(all(feature = "server", target_os = "linux"))]
+pub mod service;
 
 pub use certificates::Cert;
 pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit};

@@ -52,6 +52,8 @@ type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 pub(super) type Change<S> = Box<dyn FnOnce(&mut Changing<'_, S>) + Send>;
 
 pub(super) enum Command<S> {
+    /// Whether a mail would be stored. Asked before a large one is written, so that one which is not leaves nothing behind.
+    Judge(Arc<Manifest>, Reply<Put>),
     /// Part of a large message, before the mail that it belongs to.
     Write(Batch, Reply<()>),
     Put(Vec<Encoded>, oneshot::Sender<Vec<Result<Put, SpoolError>>>),
@@ -184,7 +186,15 @@ impl<S: Store> Writer<'_, S> {
     fn gather(&mut self, group: &mut Group<S>, command: Command<S>) {
         group.commands += 1;
         match command {
+            Command::Judge(manifest, reply) => {
+                let judged = self.room(group).and_then(|()| self.judge(group, &manifest));
+                group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone().and(judged))));
+            }
             Command::Write(batch, reply) => {
+                if let Err(full) = self.room(group) {
+                    group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone().and(Err(full)))));
+                    return;
+                }
                 group.bytes += batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum::<usize>();
                 group.batch.extend(batch);
                 group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
@@ -197,8 +207,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     fn put(&mut self, group: &mut Group<S>, mails: Vec<Encoded>, reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>) {
-        let shared = self.shared;
-        let room = group.room.get_or_insert_with(|| shared.store.has_room()).clone();
+        let room = self.room(group);
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
@@ -220,6 +229,11 @@ impl<S: Store> Writer<'_, S> {
             }
             let _ = reply.send(results);
         }));
+    }
+
+    /// Whether the disk has room for new mail, asked once a group.
+    fn room(&self, group: &mut Group<S>) -> Result<(), SpoolError> {
+        group.room.get_or_insert_with(|| self.shared.store.has_room()).clone()
     }
 
     /// Whether a mail is new: it was not put before, nor another one with its idempotency key.
