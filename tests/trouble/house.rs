@@ -21,7 +21,7 @@ pub fn start_with(disk: &Disk, relay: &FakeSmtp, more: &str) -> Service {
 pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     let begun = std::time::Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -3,8 +3,11 @@
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
+mod clock;
 #[path = "../common/mod.rs"]
 mod common;
+mod crowd;
+mod descriptors;
 mod disk;
 mod disk_broken;
 mod disk_full;
