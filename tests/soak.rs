@@ -80,7 +80,7 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
 
     let accepted = accepted.into_inner();
     assert_eq!(refused.into_inner(), 0, "{}", service.log());
-    assert!(accepted >= seconds * rate / 2, "only {accepted} were handed in: the load was none");
+    assert!(accepted >= seconds * rate / 4, "only {accepted} were handed in: the load was none");
     let begun = Instant::now();
     while service.get("/v1/stats").json()["delivered"].as_u64().unwrap() < accepted {
         assert!(begun.elapsed() < Duration::from_secs(30), "{}", service.get("/v1/stats").body);
