@@ -36,6 +36,11 @@ pub fn freeze(message: &[u8]) {
     }
 }
 
+/// Whatever stands in the spool is a record or an error, and what is read says the same when it is written again.
+pub fn spool_record(record: &[u8]) {
+    postrider::spool::decode_any(record);
+}
+
 /// An address that is taken cannot leave the path that it is written into, and reads back as itself.
 pub fn address(text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else { return };

@@ -2,6 +2,8 @@
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
+#[path = "../fuzz/relay_checks.rs"]
+mod relay_checks;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,23 @@ fn messages_freeze_or_are_refused() {
 #[test]
 fn addresses_stay_within_their_field() {
     run("address", checks::address);
+}
+
+#[test]
+fn records_of_any_bytes_are_read_or_refused() {
+    run("spool_record", checks::spool_record);
+}
+
+#[tokio::test]
+async fn whatever_a_relay_says_has_an_outcome() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    for (path, said) in corpus("smtp_reply") {
+        println!("{}", path.display());
+        relay_checks::smtp_reply(&listener, &said).await;
+        for end in (0..said.len().min(2000)).step_by(7) {
+            relay_checks::smtp_reply(&listener, &said[..end]).await;
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The engine through its public door: accept, route, send, retry, tell.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
+
 use futures::StreamExt;
 use postrider::transport::Capture;
 use postrider::{Clock, Dispatcher, Drain, Durability, EventItem, EventKind, Mail, Relay, minutes, seconds};
@@ -33,6 +35,20 @@ async fn a_mail_is_accepted_sent_and_told_of() {
 }
 
 #[tokio::test]
+async fn a_mail_that_is_handed_in_again_is_sent_once() {
+    let capture = Capture::default();
+    let postrider = Dispatcher::builder().relay(Relay::capture(&capture)).spool_in_memory().start().await.unwrap();
+    let mail = mail("ada@example.org");
+    let (first, second) = tokio::join!(postrider.submit(mail.clone()), postrider.submit(mail.clone()));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!((first.id, second.id, first.duplicate != second.duplicate), (mail.id(), mail.id(), true));
+    postrider.wait(mail.id()).await.unwrap();
+    assert!(postrider.submit(mail).await.unwrap().duplicate);
+    postrider.wait_idle().await;
+    assert_eq!(capture.captured().len(), 1);
+}
+
+#[tokio::test]
 async fn a_mail_with_a_delay_waits_for_its_time() {
     let capture = Capture::default();
     let clock = Clock::fake();
@@ -61,6 +77,10 @@ async fn a_thousand_mails_all_arrive_once() {
     to.sort();
     to.dedup();
     assert_eq!((to.len(), capture.captured().len()), (1000, 1000));
-    let first = events.next().await;
-    assert!(matches!(first, Some(EventItem::Event(event)) if event.kind == EventKind::Accepted));
+    let mut accepted = HashSet::new();
+    for _ in 0..1000 {
+        let Some(EventItem::Event(event)) = events.next().await else { panic!("so few are not missed") };
+        let mail = event.mail.unwrap();
+        assert_eq!(accepted.insert(mail), event.kind == EventKind::Accepted, "{:?} of {mail}", event.kind);
+    }
 }

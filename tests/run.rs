@@ -428,3 +428,35 @@ fn an_unknown_command_is_wrong_usage() {
     assert_eq!((code, stdout.as_str()), (2, ""));
     assert!(stderr.contains("run"), "{stderr}");
 }
+
+/// The most memory that the service has had, in bytes.
+fn peak_memory(service: &Service) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_floods_does_not_make_the_service_grow() {
+    const FLOOD: usize = 60_000_000;
+    let dir = house();
+    leave_a_mail(dir.path()).await;
+    let floods = [
+        (Step::Ehlo, Act::HugeLine(FLOOD)),
+        (Step::Rcpt, Act::HugeReply(FLOOD / 20)),
+        (Step::FinalDot, Act::HugeLine(FLOOD)),
+    ];
+    let relay = FakeSmtp::builder();
+    let relay = floods.into_iter().fold(relay, |relay, (step, act)| relay.rule(Rule::at(step).act(act).first(1)));
+    let relay = relay.start().await;
+    configure_relay(dir.path(), &relay.url());
+    let text = std::fs::read_to_string(dir.path().join("postrider.toml")).unwrap();
+    std::fs::write(dir.path().join("postrider.toml"), text + "[retry]\nschedule = [\"50ms\"]\n").unwrap();
+    let service = Service::start(dir.path());
+    let before = peak_memory(&service);
+    // Each flood breaks a connection, and the last connection is spared.
+    relay.connections_come(4).await;
+    relay.mails_arrive(1).await;
+    let grown = peak_memory(&service) - before;
+    assert!(grown < FLOOD as u64 / 4, "it grew by {grown} bytes while {FLOOD} came at once");
+}

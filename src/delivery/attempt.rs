@@ -118,9 +118,10 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().take(MAX_TEXT).map(|c| if is_harmless(c) { c } else { '\u{fffd}' }).collect()
 }
 
-/// Not a control character, and not one that reorders what a terminal shows (Unicode's bidirectional controls).
-fn is_harmless(c: char) -> bool {
-    !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Not a control character, and none of Unicode's that reorder or break what a terminal shows.
+pub(crate) fn is_harmless(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !reorders
 }
 
 /// What a try amounted to, for one recipient.

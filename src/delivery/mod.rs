@@ -14,6 +14,8 @@ mod attempt;
 mod settle;
 mod state;
 
+#[cfg(feature = "server")]
+pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
 pub use settle::{Rules, Settled};

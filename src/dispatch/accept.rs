@@ -9,8 +9,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::{Error, Receipt};
 use crate::delivery::Delivery;
-use crate::mail::{Mail, MailError, Timestamp, When};
-use crate::observe::EventKind;
+use crate::mail::{Mail, MailError, MailId, Timestamp, When};
 use crate::spool::{Manifest, Parcel, Put};
 
 /// What is accepted, and how much of it.
@@ -20,15 +19,17 @@ pub(super) struct Accept {
     pub accept_timeout: Duration,
 }
 
-/// Deliveries that are being accepted: counted as pending until they are, or are not.
+/// What is being accepted: its deliveries count as pending until they are, or are not.
 struct Entering<'a> {
     core: &'a Core,
     count: u64,
+    mails: Vec<MailId>,
 }
 
 impl Drop for Entering<'_> {
     fn drop(&mut self) {
         self.core.accepting.fetch_sub(self.count, Ordering::Relaxed);
+        self.mails.iter().for_each(|mail| self.core.end_accepting(*mail));
     }
 }
 
@@ -75,7 +76,7 @@ impl Accept {
         let now = core.clock.now();
         let mut results = Vec::with_capacity(mails.len());
         let mut parcels = Vec::with_capacity(mails.len());
-        let mut entering = Entering { core, count: 0 };
+        let mut entering = Entering { core, count: 0, mails: Vec::with_capacity(mails.len()) };
         for mail in mails {
             let count = mail.envelope().recipients().len();
             let parcel = core
@@ -87,6 +88,8 @@ impl Accept {
                 core.accepting.fetch_add(count as u64, Ordering::Relaxed);
                 entering.count += count as u64;
                 let (id, priority) = (parcel.manifest.id, parcel.manifest.priority);
+                core.begin_accepting(id, now);
+                entering.mails.push(id);
                 parcels.push(parcel);
                 (id, priority)
             }));
@@ -102,7 +105,7 @@ impl Accept {
             match put.next() {
                 Some(Ok(Put::Stored)) => {
                     core.metrics.accepted(door, priority, started.elapsed());
-                    core.events.tell(now, Some(id), None, None, EventKind::Accepted);
+                    core.announce_accepted(id);
                     tracing::debug!(mail.id = %id, door, "accepted");
                     Ok(Receipt { id, durability, duplicate: false })
                 }

@@ -46,6 +46,9 @@ pub(super) struct Core {
     any_withdrawn: AtomicBool,
     /// Deliveries that are being accepted, so that many at once do not overfill the queue.
     pub accepting: AtomicU64,
+    /// Mails that are being accepted, and since when. A sender may have one before its receipt is out: whoever tells of it
+    /// first tells first that it was accepted.
+    unannounced: Mutex<HashMap<MailId, Timestamp>>,
 }
 
 /// What a sender learned about one delivery.
@@ -71,6 +74,7 @@ impl Core {
             withdrawn: Mutex::default(),
             any_withdrawn: AtomicBool::new(false),
             accepting: AtomicU64::new(0),
+            unannounced: Mutex::default(),
         }
     }
 
@@ -195,7 +199,26 @@ impl Core {
         }
     }
 
+    /// Notes that a mail is being accepted.
+    pub(super) fn begin_accepting(&self, mail: MailId, at: Timestamp) {
+        self.unannounced.lock().insert(mail, at);
+    }
+
+    /// Tells that a mail was accepted, unless that was told.
+    pub(super) fn announce_accepted(&self, mail: MailId) {
+        let unannounced = self.unannounced.lock().remove(&mail);
+        if let Some(at) = unannounced {
+            self.events.tell(at, Some(mail), None, None, EventKind::Accepted);
+        }
+    }
+
+    /// A mail was not accepted, or nobody waits to hear of it.
+    pub(super) fn end_accepting(&self, mail: MailId) {
+        self.unannounced.lock().remove(&mail);
+    }
+
     fn tell(&self, manifest: &Manifest, delivery: &Delivery, tried: bool) {
+        self.announce_accepted(manifest.id);
         let now = self.clock.now();
         let attempt = delivery.attempts.last().filter(|_| tried);
         let relay = attempt.map(|attempt| attempt.relay.as_str());
@@ -227,6 +250,7 @@ impl Core {
         attempt: Option<&Attempt>,
         kind: EventKind,
     ) {
+        self.announce_accepted(mail);
         log(mail, recipient, attempt, &kind);
         let ends = matches!(kind, EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled);
         let relay = attempt.map(|attempt| attempt.relay.as_str());

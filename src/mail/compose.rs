@@ -215,7 +215,7 @@ impl MailBuilder {
         }
         let given = |name: &str| self.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
         if !given("Date") {
-            header.push_str(&format!("Date: {}\r\n", freeze::date(Timestamp::now())));
+            header.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
         }
         if !given("Message-ID") {
             header.push_str(&format!("Message-ID: {}\r\n", freeze::message_id(id, Some(from.address.domain()))));

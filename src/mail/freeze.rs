@@ -53,7 +53,7 @@ pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) 
         (None, None) => return Err(MailError::new("from", "the message has no From, and there is no return path")),
     };
     if kept("Date").is_none() {
-        added.push_str(&format!("Date: {}\r\n", date(Timestamp::now())));
+        added.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
     }
     let message_id = match kept("Message-ID") {
         Some(field) => field.value().chars().take(998).collect(),
@@ -71,12 +71,6 @@ pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) 
     let as_it_came = section.canonical && removed == 0 && added.is_empty() && has_only_crlf(body);
     let bytes = if as_it_came { None } else { Some(rewrite(&section, &added, message.len())) };
     Ok(Frozen { bytes: bytes.unwrap_or(message), message_id, subject, eight_bit, utf8_header })
-}
-
-/// The text of a Date field (RFC 5322 §3.3).
-pub(super) fn date(at: Timestamp) -> String {
-    let at = jiff::Timestamp::from_millisecond(at.as_millis()).unwrap_or_default();
-    jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)).expect("years 1970 to 9999 can be written")
 }
 
 /// A Message-ID of our own (RFC 5322 §3.6.4), which tells the mail's id to whoever reads a server's log.

@@ -19,6 +19,12 @@ impl Timestamp {
     /// The latest time that can be told apart.
     pub const MAX: Timestamp = Timestamp(253_402_207_200_000); // 9999-12-30, the last day that RFC 3339 can write everywhere
 
+    /// As a header field has it (RFC 5322 §3.3), in UTC.
+    pub fn to_rfc5322(self) -> String {
+        let at = jiff::Timestamp::from_millisecond(self.as_millis()).unwrap_or_default();
+        jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)).expect("years 1970 to 9999 can be written")
+    }
+
     /// The time this many milliseconds after the Unix epoch, held within 1970 and 9999.
     pub fn from_millis(millis: i64) -> Self {
         Timestamp(millis.clamp(0, Self::MAX.0))

@@ -1,4 +1,4 @@
-//! A spool whose disk fails when a test says so.
+//! A spool whose disk fails, or takes its time, when a test says so.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,17 +14,27 @@ use postrider::spool::{
     Swept, Want, memory,
 };
 use postrider::{Durability, MailId, Query, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-/// A spool in memory that can be broken: then it takes no new mail.
+/// A spool in memory that can be broken: then it takes no new mail. Or held: then a put is answered when it is let go.
 pub struct FaultySpool {
     kept: Arc<dyn Spool>,
     broken: AtomicBool,
+    held: watch::Sender<bool>,
 }
 
 impl FaultySpool {
     pub fn new() -> Arc<Self> {
-        Arc::new(FaultySpool { kept: memory::open(SpoolOptions::default()), broken: AtomicBool::new(false) })
+        let kept = memory::open(SpoolOptions::default());
+        Arc::new(FaultySpool { kept, broken: AtomicBool::new(false), held: watch::channel(false).0 })
+    }
+
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub fn let_go(&self) {
+        self.held.send_replace(false);
     }
 
     pub fn break_down(&self) {
@@ -47,7 +57,12 @@ impl Spool for FaultySpool {
     async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>> {
         match self.failure() {
             Some(failure) => vec![Err(failure); parcels.len()],
-            None => self.kept.put(parcels).await,
+            None => {
+                let put = self.kept.put(parcels).await;
+                let mut held = self.held.subscribe();
+                held.wait_for(|held| !held).await.expect("the spool lives on");
+                put
+            }
         }
     }
     async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {

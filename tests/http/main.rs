@@ -5,6 +5,8 @@
 mod access;
 mod corpus;
 mod events;
+#[path = "../common/faulty_spool.rs"]
+mod faulty_spool;
 mod limits;
 mod operate;
 mod records;

@@ -1,13 +1,56 @@
 //! Mail comes in.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+use crate::faulty_spool::FaultySpool;
 use crate::service::{Service, pointers};
 
 fn simple() -> Value {
     json!({"from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code", "text": "123456"})
+}
+
+#[tokio::test]
+async fn a_mail_is_not_accepted_before_the_spool_says_so() {
+    let spool = FaultySpool::new();
+    let service = Service::with(Vec::new(), Default::default(), |engine| engine.spool_custom(spool.clone())).await;
+    spool.hold();
+    let (mail, batch) = (simple(), json!({"mails": [simple()]}));
+    let mut one = std::pin::pin!(service.json("POST", "/v1/mails", &mail));
+    let mut many = std::pin::pin!(service.json("POST", "/v1/mails/batch", &batch));
+    let early = tokio::time::timeout(Duration::from_millis(200), async {
+        tokio::select! {
+            answer = &mut one => answer.status,
+            answer = &mut many => answer.status,
+        }
+    });
+    let early = early.await;
+    assert!(early.is_err(), "answered too early: {early:?}");
+    spool.let_go();
+    assert_eq!((one.await.status.as_u16(), many.await.status.as_u16()), (202, 202));
+}
+
+#[tokio::test]
+async fn while_the_spool_is_broken_mail_is_put_off_and_what_was_accepted_goes_out() {
+    let spool = FaultySpool::new();
+    let service = Service::with(Vec::new(), Default::default(), |engine| engine.spool_custom(spool.clone())).await;
+    service.dispatcher.pause("capture").await.unwrap();
+    let before = service.accept(&simple()).await;
+    spool.break_down();
+    let refused = service.json("POST", "/v1/mails", &simple()).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
+    assert!(refused.text().contains("input/output error"), "{}", refused.text());
+    assert_eq!(service.call("GET", "/health/ready").await.status, 503);
+    assert_eq!(service.call("GET", "/health/live").await.status, 200);
+    service.dispatcher.resume("capture").await.unwrap();
+    service.dispatcher.wait(before.parse().unwrap()).await.unwrap();
+    spool.mend();
+    assert_eq!(service.call("GET", "/health/ready").await.status, 200);
+    service.accept(&simple()).await;
 }
 
 #[tokio::test]

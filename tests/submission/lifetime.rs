@@ -5,9 +5,39 @@ use std::time::Duration;
 use postrider::Query;
 use tokio::net::TcpStream;
 
+use super::common::FaultySpool;
 use super::common::door::{Door, settings};
 
 const MESSAGE: &str = "From: shop@example.com\r\nSubject: hello\r\n\r\nHello.\r\n";
+
+#[tokio::test]
+async fn a_mail_is_not_queued_before_the_spool_says_so() {
+    let spool = FaultySpool::new();
+    let door = Door::before(settings(), |engine| engine.spool_custom(spool.clone())).await;
+    let mut client = door.client().await;
+    client.begin().await;
+    client.expect("DATA", "354").await;
+    spool.hold();
+    client.send(format!("{MESSAGE}.\r\n")).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), client.reply()).await;
+    assert!(early.is_err(), "answered too early: {early:?}");
+    spool.let_go();
+    assert!(client.reply().await.starts_with("250 2.0.0 queued as "));
+}
+
+#[tokio::test]
+async fn while_the_spool_is_broken_mail_is_put_off() {
+    let spool = FaultySpool::new();
+    let door = Door::before(settings(), |engine| engine.spool_custom(spool.clone())).await;
+    let mut client = door.client().await;
+    client.begin().await;
+    spool.break_down();
+    let answer = client.data(MESSAGE).await;
+    assert!(answer.starts_with("452 4.3.1"), "{answer}");
+    spool.mend();
+    client.envelope().await;
+    assert!(client.data(MESSAGE).await.starts_with("250 2.0.0 queued as "));
+}
 
 #[tokio::test]
 async fn connections_are_limited_and_a_place_that_is_left_is_free_again() {

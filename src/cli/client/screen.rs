@@ -9,6 +9,8 @@ use std::io::{self, IsTerminal, Write};
 use clap::builder::styling::{AnsiColor, Style};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 
+use crate::delivery::is_harmless;
+
 /// A piece of text, with what it means to its reader.
 #[derive(Clone)]
 pub struct Piece {
@@ -242,12 +244,6 @@ pub fn escaped(text: &str) -> String {
         if is_harmless(c) { safe.push(c) } else { safe.extend(c.escape_default()) }
     }
     safe
-}
-
-/// Not a control character, and none of Unicode's that reorder or break what a terminal shows.
-fn is_harmless(c: char) -> bool {
-    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !reorders
 }
 
 /// A number with its thousands apart: `1,204`.

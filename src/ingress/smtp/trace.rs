@@ -24,7 +24,7 @@ impl Trace<'_> {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:[]".contains(c) { c } else { '?' };
         let client: String = self.client.chars().take(255).map(plain).collect();
         let literal = if self.peer.is_ipv6() { "IPv6:" } else { "" };
-        let (peer, hostname, protocol, date) = (self.peer, self.hostname, self.protocol(), rfc5322(now));
+        let (peer, hostname, protocol, date) = (self.peer, self.hostname, self.protocol(), now.to_rfc5322());
         format!("Received: from {client} ([{literal}{peer}])\r\n by {hostname} with {protocol}; {date}\r\n")
     }
 
@@ -39,12 +39,6 @@ impl Trace<'_> {
         let login = if self.login { "A" } else { "" };
         format!("{base}{tls}{login}")
     }
-}
-
-fn rfc5322(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.as_millis())
-        .and_then(|at| jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)))
-        .expect("years 1970 to 9999 can be written")
 }
 
 #[cfg(test)]

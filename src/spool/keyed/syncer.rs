@@ -55,8 +55,18 @@ impl<S> Default for Syncer<S> {
 
 impl<S: Store> Syncer<S> {
     /// Hands over a group. Waits while as much as one group may hold is still to be synced.
-    pub(super) fn add(&self, group: Written<S>) {
+    ///
+    /// With `here` it is synced on the caller's own thread, if the other one has nothing to do: that spares a lone caller the
+    /// way there and back.
+    pub(super) fn add(&self, shared: &Shared<S>, group: Written<S>, here: bool) {
         let mut state = self.state.lock();
+        if here && !state.busy && state.written.is_empty() {
+            state.busy = true;
+            drop(state);
+            sync(shared, vec![group]);
+            self.state.lock().busy = false;
+            return;
+        }
         self.progress.wait_while(&mut state, |state| state.bytes >= GROUP_BYTES && !state.gone);
         if state.gone {
             return;
@@ -64,20 +74,6 @@ impl<S: Store> Syncer<S> {
         state.bytes += group.bytes;
         state.written.push(group);
         self.work.notify_one();
-    }
-
-    /// Syncs a group on the writer's own thread, which spares a lone caller the way to the other. Gives it back
-    /// while that one is busy.
-    pub(super) fn sync_here(&self, shared: &Shared<S>, group: Written<S>) -> Result<(), Written<S>> {
-        let mut state = self.state.lock();
-        if state.busy || !state.written.is_empty() {
-            return Err(group);
-        }
-        state.busy = true;
-        drop(state);
-        sync(shared, vec![group]);
-        self.state.lock().busy = false;
-        Ok(())
     }
 
     /// Waits until everything that was handed over is answered.

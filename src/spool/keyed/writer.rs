@@ -356,10 +356,7 @@ impl<S: Store> Writer<'_, S> {
         // Twice alone is a lone caller; once is one of many who comes first.
         let is_lone = alone && self.was_alone;
         self.was_alone = alone;
-        let rest = if is_lone { self.syncer.sync_here(self.shared, written).err() } else { Some(written) };
-        if let Some(written) = rest {
-            self.syncer.add(written);
-        }
+        self.syncer.add(self.shared, written, is_lone);
         if let Some(interval) = self.shared.options.sync_interval {
             self.unsynced = true;
             if self.last_sync.elapsed() >= interval {
