@@ -26,6 +26,9 @@ struct Sample {
     kept: f64,
 }
 
+/// One number of a sample.
+type Measure = fn(&Sample) -> f64;
+
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is {text}")))
 }
@@ -94,9 +97,9 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
 
     // The first quarter is for caches and pools to fill.
     let quarter = samples.len() / 4;
-    let mean = |of: fn(&Sample) -> f64, part: &[Sample]| part.iter().map(of).sum::<f64>() / part.len() as f64;
+    let mean = |of: Measure, part: &[Sample]| part.iter().map(of).sum::<f64>() / part.len() as f64;
     let (second, last) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
-    let checks: [(&str, fn(&Sample) -> f64, f64); 3] = [
+    let checks: [(&str, Measure, f64); 3] = [
         ("bytes of memory", |sample| sample.memory, 24.0 * MIB),
         ("descriptors", |sample| sample.descriptors, 8.0),
         // Three segments of sled's log, which it cleans in its own time.
