@@ -9,11 +9,15 @@ has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 
 packages=()
 has smtp-sink || packages+=(postfix)
+# A whole Postfix is started too, in a directory of the test's own; its logins are kept in sasldb.
+has saslpasswd2 || packages+=(sasl2-bin libsasl2-modules libsasl2-modules-db)
 has swaks || packages+=(swaks)
 perl -MNet::SSLeay -e1 2>/dev/null || packages+=(libnet-ssleay-perl)
 has msmtp || packages+=(msmtp)
 has curl || packages+=(curl)
 has cc || packages+=(gcc libc6-dev)
+has strace || packages+=(strace)
+[ -n "$(ls /usr/lib/*/faketime/libfaketimeMT.so.1 2>/dev/null)" ] || packages+=(faketime)
 has python3 || packages+=(python3)
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
 has node || packages+=(nodejs)
@@ -21,7 +25,7 @@ has npm || packages+=(npm)
 if [ ${#packages[@]} -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   as_root apt-get update -qq
-  # Postfix comes without a configuration, so that nothing of it is started: only its test programs are used.
+  # Postfix comes without a configuration, so that nothing of it is started but what the tests start.
   echo 'postfix postfix/main_mailer_type select No configuration' | as_root debconf-set-selections || true
   as_root apt-get install -y -qq --no-install-recommends "${packages[@]}"
 fi

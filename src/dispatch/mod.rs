@@ -428,7 +428,7 @@ impl Dispatcher {
     pub fn health(&self) -> Health {
         let core = &self.inner.core;
         let reason = core.admits().err().map(|error| error.to_string());
-        let reason = reason.or_else(|| core.spool.failure().map(|failure| failure.to_string()));
+        let reason = reason.or_else(|| core.spool.refusal().map(|refusal| refusal.to_string()));
         let reason = reason.or_else(|| self.inner.accept.check_room(core, 1).err().map(|error| error.to_string()));
         Health { ready: reason.is_none(), reason }
     }

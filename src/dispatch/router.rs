@@ -169,7 +169,8 @@ impl State {
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
         // Counted first and asked second: a shutdown says so first and counts second, so that one of the two sees the other.
         let under_way = self.core.begin();
-        if !self.core.is_sending() {
+        // Nor while nothing can be recorded; the scheduler wakes us now and then, should that pass.
+        if !self.core.is_sending() || self.core.spool.failure().is_some() {
             return;
         }
         let routes = self.routes_of(at);

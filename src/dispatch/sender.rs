@@ -138,6 +138,11 @@ impl State {
         let mut batch = batch.into_iter();
         for at in 0..transactions.len() {
             let Some(claim) = batch.next() else { break };
+            if self.core.spool.failure().is_some() {
+                // What becomes of it could not be recorded: it goes back, with the rest of the batch.
+                self.take_back_what_was_begun().await;
+                break;
+            }
             let Some(mut claim) = self.still_wanted(claim).await else { continue };
             // A mail that may be sent only once is not begun before its turn.
             let next = transactions
@@ -177,16 +182,20 @@ impl State {
         } else {
             return Some(claim);
         };
-        // It may have been begun together with the mail before: only closing the connection takes that back.
-        if let Some(open) = self.connection.take() {
-            open.connection.close().await;
-        }
+        self.take_back_what_was_begun().await;
         let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
             delivery.stage = stage;
             (lease, delivery)
         });
         self.core.record_unsent(&claim.manifest, ended.collect());
         None
+    }
+
+    /// A mail may have been begun together with the one before: only closing the connection takes that back.
+    async fn take_back_what_was_begun(&mut self) {
+        if let Some(open) = self.connection.take() {
+            open.connection.close().await;
+        }
     }
 
     /// Opens a connection, unless one is open that can be used. A transport that panics here ends the sender and is held

@@ -241,8 +241,14 @@ pub trait Spool: Send + Sync + 'static {
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
 
-    /// Why nothing can be written any more; `None` while all is well.
+    /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what became of it could not be
+    /// recorded, and it would be sent again.
     fn failure(&self) -> Option<SpoolError>;
+
+    /// Why no new mail is taken now; `None` while all is well. It may pass by itself, as a full disk does.
+    fn refusal(&self) -> Option<SpoolError> {
+        self.failure()
+    }
 
     /// How full it is.
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError>;

@@ -9,8 +9,12 @@ pub mod door;
 pub mod engine;
 pub mod fake_smtp;
 pub mod faulty_spool;
+#[cfg(target_os = "linux")]
+pub mod postfix;
 pub mod puppet;
 pub mod real_servers;
+#[cfg(all(feature = "server", target_os = "linux"))]
+pub mod service;
 
 pub use certificates::Cert;
 pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit};

@@ -70,7 +70,7 @@ impl Drop for RealServer {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
     id.starts_with(b"0\n")
 }

@@ -249,14 +249,20 @@ impl<S: Store> KeyedSpool<S> {
     }
 
     /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of a large message are
-    /// written ahead.
-    async fn encode(&self, parcel: Parcel) -> Result<Encoded, SpoolError> {
+    /// written ahead, unless it shows before that the mail will not be stored: then this is the answer to it.
+    async fn encode(&self, parcel: Parcel) -> Result<Encoded, Result<Put, SpoolError>> {
         let Parcel { manifest, body, deliveries } = parcel;
         let id = manifest.id;
         let mut batch = Batch::with_capacity(6);
         let mut bytes = 0;
         let large = body.len() > LARGE;
+        let manifest = Arc::new(manifest);
         if large {
+            match self.ask(|reply| Command::Judge(Arc::clone(&manifest), reply)).await {
+                Ok(Ok(Put::Stored)) => {}
+                Ok(judged) => return Err(judged),
+                Err(error) => return Err(Err(error)),
+            }
             batch.push((keys::writing(id), Some(Vec::new())));
         }
         let chunked = if kept::is_small(body.len()) { &[] } else { &body[..] };
@@ -264,7 +270,8 @@ impl<S: Store> KeyedSpool<S> {
             batch.push((keys::chunk(id, number), Some(chunk.to_vec())));
             bytes += chunk.len();
             if large && bytes >= LARGE {
-                self.ask(|reply| Command::Write(std::mem::take(&mut batch), reply)).await??;
+                let part = std::mem::take(&mut batch);
+                self.ask(|reply| Command::Write(part, reply)).await.flatten().map_err(Err)?;
                 bytes = 0;
             }
         }
@@ -272,7 +279,6 @@ impl<S: Store> KeyedSpool<S> {
             batch.push((keys::writing(id), None));
         }
         kept::write(&mut batch, &manifest, &deliveries, &body);
-        let manifest = Arc::new(manifest);
         let fresh = self.shared.budget.share(body.len()).map(|share| {
             Arc::new(Fresh { manifest: Arc::clone(&manifest), body, deliveries: deliveries.clone(), _share: share })
         });
@@ -325,9 +331,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
         for parcel in parcels {
             match self.encode(parcel).await {
                 Ok(mail) => group.push(mail),
-                Err(error) => {
-                    results.resize(count, Err(error));
-                    return results;
+                Err(judged) => {
+                    results.extend(self.put_group(std::mem::take(&mut group)).await);
+                    results.push(judged);
                 }
             }
             if group.iter().map(Encoded::weight).sum::<usize>() >= GROUP_BYTES {
@@ -478,6 +484,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     fn failure(&self) -> Option<SpoolError> {
         self.shared.failure()
+    }
+
+    fn refusal(&self) -> Option<SpoolError> {
+        self.shared.failure().or_else(|| self.shared.store.has_room().err())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {

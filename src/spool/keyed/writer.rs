@@ -59,6 +59,8 @@ type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 pub(super) type Change<S> = Box<dyn FnOnce(&mut Changing<'_, S>) + Send>;
 
 pub(super) enum Command<S> {
+    /// Whether a mail would be stored. Asked before a large one is written, so that one which is not leaves nothing behind.
+    Judge(Arc<Manifest>, Reply<Put>),
     /// Part of a large message, before the mail that it belongs to.
     Write(Batch, Reply<()>),
     Put(Vec<Encoded>, oneshot::Sender<Vec<Result<Put, SpoolError>>>),
@@ -195,6 +197,10 @@ impl<S: Store> Writer<'_, S> {
     fn gather(&mut self, group: &mut Group<S>, command: Command<S>) {
         group.commands += 1;
         match command {
+            Command::Judge(manifest, reply) => {
+                let judged = self.has_room(group).and_then(|()| self.judge(group, &manifest));
+                group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone().and(judged))));
+            }
             Command::Write(batch, reply) => {
                 let room = self.has_room(group);
                 if room.is_ok() {

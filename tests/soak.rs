@@ -1,0 +1,113 @@
+//! Hours of work in a short time: a steady rate of mails over the real binary's HTTP door into `smtp-sink`, finished mail
+//! pruned as it goes. Memory, descriptors and the spool must not grow once they have settled.
+//!
+//! `SOAK_SECONDS=1800 SOAK_RATE=500 cargo test --test soak -- --nocapture` is the long form.
+#![cfg(all(feature = "server", target_os = "linux"))]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::real_servers::RealServer;
+use common::service::{Service, configuration, configured, try_call};
+
+const CLIENTS: u32 = 4;
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What was seen at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    memory: f64,
+    descriptors: f64,
+    spool: f64,
+    /// Deliveries that the spool knows of.
+    kept: f64,
+}
+
+/// One number of a sample.
+type Measure = fn(&Sample) -> f64;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is {text}")))
+}
+
+#[test]
+fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
+    let (seconds, rate) = (number("SOAK_SECONDS", 24), number("SOAK_RATE", 200));
+    let dir = tempfile::tempdir().unwrap();
+    let sink = RealServer::smtp_sink(&[]);
+    let config = configuration(&dir.path().join("spool"), &sink.url(), "");
+    // Kept for a tenth of the time, so that most of what is accepted is pruned again.
+    let kept = (seconds / 10).max(1);
+    let mut service = Service::start(configured(
+        dir.path(),
+        &format!("{config}retention = \"{kept}s\"\nidempotency_ttl = \"{kept}s\"\n"),
+    ));
+
+    let (stop, accepted, refused) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let mut samples = Vec::new();
+    let body = serde_json::json!({
+        "from": "shop@example.com", "to": "ada@example.org", "subject": "Your code",
+        "text": "123456\n".repeat(280), "tags": ["soak"],
+    });
+    let (body, http) = (body.to_string(), service.http);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let pause = Duration::from_secs_f64(f64::from(CLIENTS) / rate as f64);
+                let mut next = Instant::now();
+                while !stop.load(Ordering::Relaxed) {
+                    match try_call(http, "POST", "/v1/mails", &body) {
+                        Ok(answer) if answer.status == 202 => accepted.fetch_add(1, Ordering::Relaxed),
+                        _ => refused.fetch_add(1, Ordering::Relaxed),
+                    };
+                    next += pause;
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            });
+        }
+        let begun = Instant::now();
+        let step = Duration::from_secs(seconds) / 48;
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            std::thread::sleep(step);
+            let stats = service.get("/v1/stats").json();
+            let spool = stats["spool_bytes"].as_f64().unwrap();
+            let kept = stats["deliveries"].as_object().unwrap().values().filter_map(|count| count.as_f64()).sum();
+            let (memory, descriptors) = (service.memory() as f64 * 1024.0, service.descriptors() as f64);
+            samples.push(Sample { memory, descriptors, spool, kept });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+
+    let accepted = accepted.into_inner();
+    assert_eq!(refused.into_inner(), 0, "{}", service.log());
+    assert!(accepted >= seconds * rate / 4, "only {accepted} were handed in: the load was none");
+    let begun = Instant::now();
+    while service.get("/v1/stats").json()["delivered"].as_u64().unwrap() < accepted {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", service.get("/v1/stats").body);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(service.stop().success());
+
+    let most = (rate * (kept + 4)) as f64;
+    let last_kept = samples.last().unwrap().kept;
+    assert!(last_kept <= most, "{last_kept} deliveries are kept, and {most} would be many: nothing is pruned");
+
+    // The first quarter is for caches and pools to fill.
+    let quarter = samples.len() / 4;
+    let mean = |of: Measure, part: &[Sample]| part.iter().map(of).sum::<f64>() / part.len() as f64;
+    let (second, last) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
+    let checks: [(&str, Measure, f64); 3] = [
+        ("bytes of memory", |sample| sample.memory, 24.0 * MIB),
+        ("descriptors", |sample| sample.descriptors, 8.0),
+        // Three segments of sled's log, which it cleans in its own time.
+        ("bytes of spool", |sample| sample.spool, 48.0 * MIB),
+    ];
+    for (name, of, margin) in checks {
+        let (before, after) = (mean(of, second), mean(of, last));
+        println!("{accepted} mails in {seconds} s, {name}: {before:.0} in the second quarter, {after:.0} in the last");
+        assert!(after <= before * 1.15 + margin, "{name} grew from {before:.0} to {after:.0}: {samples:#?}");
+    }
+}
