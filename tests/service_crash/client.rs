@@ -10,8 +10,9 @@ use tokio::time::{sleep, timeout};
 use super::ledger::Book;
 use super::mails::Draft;
 
-/// How long a client waits before it tries again where it found nobody, and where it was told to come back later.
+/// How long a client waits before it tries again where it found nobody or lost its connection.
 const BACK_OFF: Duration = Duration::from_millis(10);
+/// How long it waits where it was told to come back later.
 const LATER: Duration = Duration::from_millis(100);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -91,7 +91,7 @@ pub struct Ledger {
 
 /// A message that the relay took, or may have taken.
 #[derive(Clone, Copy)]
-struct Copy {
+struct Arrival {
     life: usize,
     connection: usize,
     /// How many more came on its connection.
@@ -115,9 +115,9 @@ impl Ledger {
     /// Holds what the relay has seen, and what the spool has at the end, against what was promised.
     pub fn judge(mut self, seen: &[Received], spool: &Value) -> (Figures, Vec<String>) {
         let mut figures = Figures { acknowledged: self.keys.len(), ..Figures::default() };
-        let copies = self.copies(seen);
-        for (slot, copies) in &copies {
-            for pair in copies.windows(2) {
+        let arrivals = self.arrivals(seen);
+        for (slot, arrivals) in &arrivals {
+            for pair in arrivals.windows(2) {
                 self.explain(slot, pair[0], pair[1], &mut figures);
             }
         }
@@ -125,7 +125,7 @@ impl Ledger {
             let slots = mails::recipients_of(key).into_iter().map(|recipient| (id.clone(), recipient));
             let missing: Vec<Slot> = slots
                 .inspect(|_| figures.deliveries += 1)
-                .filter(|slot| !copies.get(slot).is_some_and(|copies| copies.iter().any(|copy| copy.was_answered)))
+                .filter(|slot| arrivals.get(slot).is_none_or(|arrivals| !arrivals.iter().any(|one| one.was_answered)))
                 .collect();
             if !missing.is_empty() {
                 figures.lost += 1;
@@ -148,8 +148,8 @@ impl Ledger {
     }
 
     /// What the relay took or may have taken, for each delivery in the order in which it came.
-    fn copies(&mut self, seen: &[Received]) -> BTreeMap<Slot, Vec<Copy>> {
-        let mut copies: BTreeMap<Slot, Vec<Copy>> = BTreeMap::new();
+    fn arrivals(&mut self, seen: &[Received]) -> BTreeMap<Slot, Vec<Arrival>> {
+        let mut arrivals: BTreeMap<Slot, Vec<Arrival>> = BTreeMap::new();
         let mut followed_by: HashMap<usize, usize> = HashMap::new();
         for mail in seen.iter().rev() {
             let behind = followed_by.entry(mail.connection).or_default();
@@ -166,22 +166,22 @@ impl Ledger {
             }
             let connection = mail.connection;
             let life = 1 + self.connections.iter().filter(|seen| **seen < connection).count();
-            let copy = Copy { life, connection, followed_by, was_answered: mail.answer.is_some() };
+            let arrival = Arrival { life, connection, followed_by, was_answered: mail.answer.is_some() };
             for recipient in &mail.recipients {
-                copies.entry((id.clone(), recipient.clone())).or_default().push(copy);
+                arrivals.entry((id.clone(), recipient.clone())).or_default().push(arrival);
             }
         }
-        for copies in copies.values_mut() {
-            copies.reverse();
+        for arrivals in arrivals.values_mut() {
+            arrivals.reverse();
             // A dead life's last mail may be looked at after the first one of the next.
-            copies.sort_by_key(|copy| copy.life);
+            arrivals.sort_by_key(|arrival| arrival.life);
         }
-        copies
+        arrivals
     }
 
     /// Why a mail came again: the relay had not said whether it took it; or its transaction was open at the kill, which is one
     /// of the last of its connection, and whose end was never told as recorded.
-    fn explain(&mut self, slot: &Slot, first: Copy, again: Copy, figures: &mut Figures) {
+    fn explain(&mut self, slot: &Slot, first: Arrival, again: Arrival, figures: &mut Figures) {
         figures.duplicates += 1;
         if !first.was_answered {
             figures.after_hang_up += 1;
@@ -189,13 +189,14 @@ impl Ledger {
         }
         let recorded = self.recorded.get(slot).filter(|recorded| **recorded < again.life);
         if again.life > first.life && recorded.is_none() && first.followed_by < WINDOW {
-            let Copy { life, connection, followed_by, .. } = first;
+            let Arrival { life, connection, followed_by, .. } = first;
             let place = format!("{connection}.{followed_by}, again {}", again.connection);
-            figures.by_kill.entry(life).or_default().push(format!("{} ({place})", self.ids[&slot.0]));
+            let key = self.ids.get(&slot.0).unwrap_or(&slot.0);
+            figures.by_kill.entry(life).or_default().push(format!("{key} ({place})"));
             return;
         }
-        let told = |copy: Copy| format!("in life {} on connection {}", copy.life, copy.connection);
-        let Copy { followed_by, .. } = first;
+        let told = |arrival: Arrival| format!("in life {} on connection {}", arrival.life, arrival.connection);
+        let Arrival { followed_by, .. } = first;
         let (first, again) = (told(first), told(again));
         self.problems.push(format!(
             "{slot:?} was taken {first} with {followed_by} behind it, and again {again}; recorded: {recorded:?}"
@@ -208,7 +209,7 @@ impl Ledger {
 pub struct Figures {
     pub acknowledged: usize,
     deliveries: usize,
-    pub lost: usize,
+    lost: usize,
     /// Deliveries that were made once more.
     duplicates: usize,
     after_hang_up: usize,

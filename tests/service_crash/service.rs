@@ -25,7 +25,8 @@ pub struct House {
 
 impl House {
     pub fn new(relay: &str) -> Self {
-        let house = House { dir: tempfile::tempdir().unwrap(), http: free_address(), smtp: free_address() };
+        let [http, smtp] = [(); 2].map(|()| free_port()).map(|listener| listener.local_addr().unwrap());
+        let house = House { dir: tempfile::tempdir().unwrap(), http, smtp };
         // Few deliveries may wait, so that each life is spent on sending as much as on accepting, and so that clients are told
         // to come back later.
         let text = format!(
@@ -77,13 +78,13 @@ impl House {
     }
 }
 
-/// An address that stays free while the service is dead: one outside of the range from which the kernel takes ports for
-/// clients, one of which would otherwise take it sooner or later, or be connected with itself.
-fn free_address() -> SocketAddr {
+/// A port that stays free while the service is dead: one outside of the range from which the kernel takes ports for clients,
+/// one of which would otherwise take it sooner or later, or be connected with itself.
+fn free_port() -> TcpListener {
     loop {
         let port = rand::rng().random_range(10_000..32_000);
         if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener.local_addr().unwrap();
+            return listener;
         }
     }
 }
