@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use child::Orders;
-use common::{Act, FakeSmtp, Rule, Step};
+use common::{FakeSmtp, moody_relay};
 use ledger::Ledger;
 use parking_lot::Mutex;
 use postrider::spool::sled;
@@ -32,25 +32,6 @@ use rand::{RngExt, SeedableRng};
 const NAME: &str = "nothing_acknowledged_is_lost_however_often_the_engine_is_killed";
 /// How long a child may take to open its spool, and the last one to deliver everything.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A relay that takes its time now and then, defers, refuses, and hangs up: before, within and after a mail.
-async fn moody_relay(seed: u64) -> FakeSmtp {
-    let moods = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-    let now_and_then = |step, act, chance: f64| {
-        let moods = Arc::clone(&moods);
-        Rule::at(step).act(act).when(move |_| moods.lock().random_bool(chance))
-    };
-    FakeSmtp::builder()
-        .rule(now_and_then(Step::Greeting, Act::ReplyThenCut(421, "4.3.2 too busy".into()), 0.02))
-        .rule(now_and_then(Step::Mail, Act::ReplyThenCut(421, "4.3.2 good bye".into()), 0.002))
-        .rule(now_and_then(Step::Rcpt, Act::reply(451, "4.2.1 later"), 0.01))
-        .rule(now_and_then(Step::Body, Act::Cut, 0.002))
-        .rule(now_and_then(Step::FinalDot, Act::reply(452, "4.3.1 no room"), 0.005))
-        .rule(now_and_then(Step::FinalDot, Act::Cut, 0.002))
-        .rule(now_and_then(Step::FinalDot, Act::Delay(Duration::from_millis(20)), 0.03))
-        .start()
-        .await
-}
 
 /// One life of the engine, as seen from outside.
 struct Life {

@@ -9,6 +9,7 @@ pub mod door;
 pub mod engine;
 pub mod fake_smtp;
 pub mod faulty_spool;
+pub mod moody_relay;
 #[cfg(target_os = "linux")]
 pub mod postfix;
 pub mod puppet;
@@ -20,6 +21,7 @@ pub use certificates::Cert;
 pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit};
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
+pub use moody_relay::moody_relay;
 pub use puppet::Puppet;
 
 use std::net::SocketAddr;
