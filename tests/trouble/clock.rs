@@ -12,9 +12,9 @@ use crate::house::arrived;
 
 /// Debian keeps it in a directory named after the processor.
 fn libfaketime() -> PathBuf {
-    let found =
+    let mut found =
         std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    found.filter(|path| path.exists()).next().expect("libfaketime is missing: apt-get install faketime")
+    found.find(|path| path.exists()).expect("libfaketime is missing: apt-get install faketime")
 }
 
 /// Sets the service's clock so far off the real one. It looks again with each question.
