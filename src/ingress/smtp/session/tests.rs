@@ -255,6 +255,10 @@ fn a_refused_message_without_an_end_ends_the_connection() {
     talk.expect("DATA", "354");
     assert!(talk.say("x".repeat(2100)).starts_with("552 5.3.4"));
     assert!(talk.closed);
+    let mut talk = Talk::limited(limits).begun();
+    talk.expect("DATA", "354");
+    assert!(talk.say(format!("{}\r\n.\r\n", "x".repeat(2100))).starts_with("552 5.3.4"));
+    assert!(talk.closed, "in one piece it ends as in many");
     let mut talk = Talk::limited(limits).hello();
     assert!(talk.say(format!("BDAT 99999999\r\n{}", "x".repeat(2100))).starts_with("503 5.5.1"));
     assert!(talk.closed);

@@ -128,6 +128,8 @@ impl Session {
             Expects::Chunk { body, last, .. } => (body, last),
             Expects::Command | Expects::Login(_) => return None,
         };
+        // As while it was still coming: it does not depend on how many pieces it came in.
+        self.closing |= body.is_hopeless();
         let refusal = body.refusal().cloned();
         match (refusal, self.transaction.take()) {
             (None, Some(Transaction { return_path, recipients, .. })) if last => {
