@@ -2,7 +2,7 @@
 //! spool's life is recorded write by write and sync by sync, cut at random moments, and each disk that the cut could have
 //! left is opened and compared with what had been acknowledged by then.
 //!
-//! `POWERCUT_TRIALS=2000 cargo test --test power_cut` makes more cuts, of longer lives.
+//! `POWERCUT_TRIALS=2000 cargo test --release --test power_cut -- --nocapture` makes more cuts, of longer lives.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -167,6 +167,9 @@ impl Recording {
         let mut debt = self.owed.clone();
         let mut failures = Vec::new();
         for (n, cut) in points.iter().enumerate() {
+            if n > 0 && n % 100 == 0 {
+                eprintln!("worker {worker}: {n} of {} cuts, {} lost something", points.len(), failures.len());
+            }
             disk.advance(*cut);
             while let Some((_, lines)) = journal.next_if(|(event, _)| event < cut) {
                 debt.add(lines);

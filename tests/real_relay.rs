@@ -13,6 +13,7 @@ use common::postfix::{Postfix, Wants};
 use common::real_servers::RealServer;
 use common::{mail, mail_to};
 use futures::StreamExt;
+use postrider::mail::MailId;
 use postrider::transport::Auth;
 use postrider::{Dispatcher, Drain, EventItem, EventKind, MailStatus, Relay, seconds};
 
@@ -162,13 +163,7 @@ async fn no_login_is_sent_to_a_real_postfix_that_offers_no_starttls() {
     let postfix = Postfix::start(Wants::LoginInTheClear, "app", PASSWORD, sink.address());
     let spool = tempfile::tempdir().unwrap();
     let postrider = start(relay("smtp+starttls", &postfix, PASSWORD), spool.path()).await;
-    let id = postrider.submit(mail("ada@example.org")).await.unwrap().id;
-    let reason = why_down(&postrider).await;
-    assert!(reason.contains("does not offer STARTTLS"), "{reason}");
-    waits_as_it_was(&postrider.status(id).await.unwrap());
-    postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
-    drop(postrider);
-    assert!(!log_once_gone(&postfix).await.contains(" auth="), "{}", postfix.log());
+    let id = no_login_is_shown(postrider, &postfix, "does not offer STARTTLS").await;
 
     // The same server takes the login of those who ask for plain SMTP, so it could have been sent.
     let plain = start(relay("smtp", &postfix, PASSWORD), spool.path()).await;
@@ -185,13 +180,19 @@ async fn a_real_postfix_that_wants_tls_is_shown_no_login_without_it() {
     let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
     let spool = tempfile::tempdir().unwrap();
     let postrider = start(relay("smtp", &postfix, PASSWORD), spool.path()).await;
+    no_login_is_shown(postrider, &postfix, "does not offer AUTH").await;
+}
+
+/// A mail that is handed in waits, for this reason, and Postfix has seen no login.
+async fn no_login_is_shown(postrider: Dispatcher, postfix: &Postfix, why: &str) -> MailId {
     let id = postrider.submit(mail("ada@example.org")).await.unwrap().id;
     let reason = why_down(&postrider).await;
-    assert!(reason.contains("does not offer AUTH"), "{reason}");
+    assert!(reason.contains(why), "{reason}");
     waits_as_it_was(&postrider.status(id).await.unwrap());
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(postrider);
-    assert!(!log_once_gone(&postfix).await.contains(" auth="), "{}", postfix.log());
+    assert!(!log_once_gone(postfix).await.contains(" auth="), "{}", postfix.log());
+    id
 }
 
 /// Postfix's log with the line that counts the commands of the last connection.

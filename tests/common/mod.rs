@@ -10,6 +10,7 @@ pub mod engine;
 pub mod fake_smtp;
 pub mod faulty_spool;
 pub mod moody_relay;
+pub mod names;
 #[cfg(target_os = "linux")]
 pub mod postfix;
 pub mod puppet;
@@ -22,6 +23,7 @@ pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, rel
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
 pub use moody_relay::moody_relay;
+pub use names::Names;
 pub use puppet::Puppet;
 
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use super::child::{self, SENDERS, SUBMITTERS};
-use super::common::Received;
+use super::common::{Names, Received};
 
 /// How many transactions of one sender may be sent and not recorded: those whose record is on its way to the disk, and the
 /// one that is being sent.
@@ -20,8 +20,7 @@ pub struct Ledger {
     life: usize,
     /// How many connections the relay had seen at the end of each life.
     connections: Vec<usize>,
-    keys: HashMap<String, String>,
-    ids: HashMap<String, String>,
+    names: Names,
     next: Vec<u64>,
     /// Deliveries that were recorded as delivered, with the life in which that was told.
     recorded: HashMap<Slot, usize>,
@@ -45,7 +44,7 @@ impl Ledger {
     }
 
     pub fn acknowledged(&self) -> usize {
-        self.keys.len()
+        self.names.count()
     }
 
     /// Takes down one line of a child. What is not of the journal is a child's last words.
@@ -67,16 +66,9 @@ impl Ledger {
     }
 
     fn accepted(&mut self, key: &str, id: &str) {
-        let known = self.keys.entry(key.to_owned()).or_insert_with(|| id.to_owned());
-        if known != id {
-            self.problems.push(format!("the key {key} has two ids: {known} and {id}"));
-        }
-        let known = self.ids.entry(id.to_owned()).or_insert_with(|| key.to_owned());
-        if known != key {
-            self.problems.push(format!("the id {id} has two keys: {known} and {key}"));
-        }
+        self.problems.extend(self.names.note(key, id));
         let (submitter, _) = child::parts_of(key);
-        while self.keys.contains_key(&child::key_of(submitter, self.next[submitter])) {
+        while self.names.id_of(&child::key_of(submitter, self.next[submitter])).is_some() {
             self.next[submitter] += 1;
         }
     }
@@ -93,14 +85,14 @@ impl Ledger {
 
     /// Holds what the relay has seen against what was promised.
     pub fn judge(mut self, seen: &[Received]) -> (Figures, Vec<String>) {
-        let mut figures = Figures { lives: self.life, acknowledged: self.keys.len(), ..Figures::default() };
+        let mut figures = Figures { lives: self.life, acknowledged: self.names.count(), ..Figures::default() };
         if !self.is_done {
             self.problems.push("the last life did not come to its end".into());
         }
         let arrivals = self.arrivals(seen);
         figures.arrivals = arrivals.values().map(Vec::len).sum();
         for (slot, arrivals) in &arrivals {
-            match self.ids.get(&slot.0) {
+            match self.names.key_of(&slot.0) {
                 Some(key) if child::is_at_most_once(key) && arrivals.len() > 1 => {
                     self.problems.push(format!("{slot:?} may arrive once, and arrived {} times", arrivals.len()));
                 }
@@ -111,7 +103,7 @@ impl Ledger {
                 self.explain(slot, &pair[0], &pair[1], &mut figures);
             }
         }
-        for (key, id) in &self.keys {
+        for (key, id) in self.names.iter() {
             for recipient in child::recipients_of(key) {
                 let slot = (id.clone(), recipient);
                 let count = arrivals.get(&slot).map_or(0, Vec::len);

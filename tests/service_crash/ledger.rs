@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::common::Received;
+use super::common::{Names, Received};
 use super::mails;
 use super::service::SENDERS;
 
@@ -36,7 +36,7 @@ impl Book {
     pub fn acknowledged(&self, key: &str, id: &str) {
         let mut ledger = self.ledger.lock();
         ledger.acknowledged(key, id);
-        self.acknowledged.send_replace(ledger.keys.len());
+        self.acknowledged.send_replace(ledger.names.count());
     }
 
     /// The service has said that this delivery was made.
@@ -82,8 +82,7 @@ pub struct Ledger {
     /// How many connections the relay had seen at the end of each life.
     connections: Vec<usize>,
     /// The id of each key, and the key of each id.
-    keys: HashMap<String, String>,
-    ids: HashMap<String, String>,
+    names: Names,
     /// Deliveries that were told as made, with the life in which that was heard.
     recorded: HashMap<Slot, usize>,
     problems: Vec<String>,
@@ -102,26 +101,19 @@ struct Arrival {
 
 impl Ledger {
     fn acknowledged(&mut self, key: &str, id: &str) {
-        let known = self.keys.entry(key.to_owned()).or_insert_with(|| id.to_owned());
-        if known != id {
-            self.problems.push(format!("the key {key} has two ids: {known} and {id}"));
-        }
-        let known = self.ids.entry(id.to_owned()).or_insert_with(|| key.to_owned());
-        if known != key {
-            self.problems.push(format!("the id {id} has two keys: {known} and {key}"));
-        }
+        self.problems.extend(self.names.note(key, id));
     }
 
     /// Holds what the relay has seen, and what the spool has at the end, against what was promised.
     pub fn judge(mut self, seen: &[Received], spool: &Value) -> (Figures, Vec<String>) {
-        let mut figures = Figures { acknowledged: self.keys.len(), ..Figures::default() };
+        let mut figures = Figures { acknowledged: self.names.count(), ..Figures::default() };
         let arrivals = self.arrivals(seen);
         for (slot, arrivals) in &arrivals {
             for pair in arrivals.windows(2) {
                 self.explain(slot, pair[0], pair[1], &mut figures);
             }
         }
-        for (key, id) in &self.keys {
+        for (key, id) in self.names.iter() {
             let slots = mails::recipients_of(key).into_iter().map(|recipient| (id.clone(), recipient));
             let missing: Vec<Slot> = slots
                 .inspect(|_| figures.deliveries += 1)
@@ -140,7 +132,7 @@ impl Ledger {
         figures.told = self.recorded.len();
         // Whatever was begun was acknowledged in the end, so more mails than keys would be a key under two ids.
         let found = ["mails", "delivered", "pending", "dead", "cancelled"].map(|name| spool[name].as_u64());
-        let expected = [self.keys.len(), figures.deliveries, 0, 0, 0].map(|count| Some(count as u64));
+        let expected = [self.names.count(), figures.deliveries, 0, 0, 0].map(|count| Some(count as u64));
         if found != expected {
             self.problems.push(format!("the spool holds {spool}, and {expected:?} was expected"));
         }
@@ -161,8 +153,8 @@ impl Ledger {
                 self.problems.push(format!("something arrived that nobody handed in: {}", mail.text()));
                 continue;
             };
-            if self.keys.get(&key) != Some(&id) {
-                self.problems.push(format!("{key} arrived as {id}, and is {:?}", self.keys.get(&key)));
+            if self.names.id_of(&key) != Some(&id) {
+                self.problems.push(format!("{key} arrived as {id}, and is {:?}", self.names.id_of(&key)));
             }
             let connection = mail.connection;
             let life = 1 + self.connections.iter().filter(|seen| **seen < connection).count();
@@ -191,7 +183,7 @@ impl Ledger {
         if again.life > first.life && recorded.is_none() && first.followed_by < WINDOW {
             let Arrival { life, connection, followed_by, .. } = first;
             let place = format!("{connection}.{followed_by}, again {}", again.connection);
-            let key = self.ids.get(&slot.0).unwrap_or(&slot.0);
+            let key = self.names.key_of(&slot.0).unwrap_or(&slot.0);
             figures.by_kill.entry(life).or_default().push(format!("{key} ({place})"));
             return;
         }

@@ -1,7 +1,7 @@
 //! What users and the clock change. Each function runs on the writer's thread, undisturbed, and what it adds to the batch is
 //! committed whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::spool::codec::{self, KeyRecord};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Change, Ended, Manifest, SpoolError, Swept};
 
-/// How many timers one sweep looks at.
+/// How many timers one sweep looks at, the last key's aside.
 const SWEEP: usize = 64;
 /// How many keys one sweep changes, the last mail's aside, so that it is written between two syncs without filling a
 /// segment of sled's log.
@@ -33,7 +33,7 @@ const LEASED_GRACE: Duration = Duration::from_secs(1);
 pub(super) fn recover<S: Store>(changing: &mut Changing<'_, S>) -> Result<(), SpoolError> {
     for key in all_keys(&changing.shared.store, b"w", usize::MAX)? {
         let Some(mail) = keys::mail_of(&key) else { continue };
-        changing.remove_chunks(mail, Timestamp::from_millis(0));
+        changing.set_timer(Timestamp::from_millis(0), Timer::Chunks(mail));
         changing.batch.push((key, None));
     }
     for key in all_keys(&changing.shared.store, b"a", usize::MAX)? {
@@ -65,20 +65,14 @@ fn keys_between<S: Store>(store: &S, (from, to): (Vec<u8>, Vec<u8>), limit: usiz
 }
 
 /// Removes a message's chunks, some now and the rest in further sweeps; none while its mail is there.
-fn look_at_chunks<S: Store>(
-    changing: &mut Changing<'_, S>,
-    mail: MailId,
-    now: Timestamp,
-    swept: &mut Swept,
-) -> Result<(), SpoolError> {
+fn look_at_chunks<S: Store>(changing: &mut Changing<'_, S>, mail: MailId, now: Timestamp) -> Result<(), SpoolError> {
     let store = &changing.shared.store;
     if store.get(&keys::manifest(mail))?.is_some() || store.get(&keys::writing(mail))?.is_some() {
         return Ok(());
     }
     let chunks = keys_between(store, keys::chunks(mail), CHUNKS)?;
     if chunks.len() == CHUNKS {
-        changing.remove_chunks(mail, now);
-        swept.more = true;
+        changing.set_timer(now, Timer::Chunks(mail));
     }
     changing.batch.extend(chunks.into_iter().map(|key| (key, None)));
     Ok(())
@@ -150,7 +144,7 @@ pub(super) fn retry<S: Store>(
     let revives = deliveries.values().any(|d| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
     if revives {
         changing.batch.push((keys::manifest(id), Some(record)));
-        changing.look_again(id, manifest.expires_at);
+        changing.set_timer(manifest.expires_at, Timer::Mail(id));
         for (index, delivery) in &deliveries {
             let Some(due) = delivery.stage.due() else { continue };
             let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
@@ -206,7 +200,7 @@ fn remove_mail<S: Store>(
     changing.batch.push((keys::manifest(id), None));
     let chunks = keys_between(&changing.shared.store, keys::chunks(id), CHUNKS)?;
     if chunks.len() == CHUNKS {
-        changing.remove_chunks(id, Timestamp::from_millis(0));
+        changing.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
     }
     changing.batch.extend(chunks.into_iter().map(|key| (key, None)));
     Ok(())
@@ -215,33 +209,45 @@ fn remove_mail<S: Store>(
 /// Looks at the mails and the idempotency keys whose time has come.
 pub(super) fn sweep<S: Store>(changing: &mut Changing<'_, S>, now: Timestamp) -> Result<Swept, SpoolError> {
     let mut swept = Swept::default();
-    let mut due = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for key in all_keys(&changing.shared.store, b"t", SWEEP)? {
-        match keys::read_timer(&key) {
-            Some((at, _)) if at > now => break,
-            timer => due.push((key, timer)),
+    let mut seen = HashSet::new();
+    // All are taken away before any is set: one that is set for now may have the key of one that was due now.
+    let mut due = take_due(changing, now)?.into_iter();
+    while changing.batch.len() <= SWEEP_KEYS
+        && let Some(timer) = due.next()
+    {
+        match timer {
+            Timer::Mail(mail) if seen.insert(mail) => look_at_mail(changing, mail, now, &mut swept)?,
+            Timer::Mail(_) => {}
+            Timer::Key(hash) => look_at_key(changing, hash, now)?,
+            Timer::Chunks(mail) => look_at_chunks(changing, mail, now)?,
         }
     }
-    swept.more = due.len() == SWEEP;
-    for (key, timer) in due {
-        if changing.batch.len() > SWEEP_KEYS {
-            swept.more = true;
-            break;
-        }
-        changing.batch.push((key, None));
-        match timer {
-            Some((_, Timer::Mail(mail))) if seen.insert(mail) => look_at_mail(changing, mail, now, &mut swept)?,
-            Some((_, Timer::Key(hash))) => look_at_key(changing, hash, now)?,
-            Some((_, Timer::Chunks(mail))) => look_at_chunks(changing, mail, now, &mut swept)?,
-            _ => {}
-        }
+    if !due.as_slice().is_empty() {
+        changing.shared.set_timers(&mut changing.batch, now, due.as_slice());
     }
     changing.commit()?;
     // Timers are only ever set by this thread, so that what is read here is what is there.
-    let first = reader::first_timer(&changing.shared.store)?.map_or(i64::MAX, Timestamp::as_millis);
+    let first = reader::first_timer(&changing.shared.store)?;
+    swept.more = first.is_some_and(|at| at <= now);
+    let first = first.map_or(i64::MAX, Timestamp::as_millis);
     changing.shared.next_timer.store(first, std::sync::atomic::Ordering::Relaxed);
     Ok(swept)
+}
+
+/// The timers that are due, the first keys of them, which are to be removed.
+fn take_due<S: Store>(changing: &mut Changing<'_, S>, now: Timestamp) -> Result<Vec<Timer>, SpoolError> {
+    let (from, to) = keys::starting_with(b"t");
+    let Changing { shared, batch, .. } = changing;
+    let mut due = Vec::new();
+    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if due.len() >= SWEEP || batch.len() >= SWEEP || keys::read_due(key).is_some_and(|at| at > now) {
+            return ControlFlow::Break(());
+        }
+        batch.push((key.to_vec(), None));
+        due.extend(keys::read_timers(key, value));
+        ControlFlow::Continue(())
+    })?;
+    Ok(due)
 }
 
 fn look_at_mail<S: Store>(
@@ -277,16 +283,15 @@ fn look_at_mail<S: Store>(
     }
     let prune_at = last_end + changing.shared.options.retention;
     if in_hands {
-        changing.look_again(mail, now + LEASED_GRACE);
+        changing.set_timer(now + LEASED_GRACE, Timer::Mail(mail));
     } else if pending {
-        changing.look_again(mail, manifest.expires_at);
+        changing.set_timer(manifest.expires_at, Timer::Mail(mail));
     } else if prune_at > now {
-        changing.look_again(mail, prune_at);
+        changing.set_timer(prune_at, Timer::Mail(mail));
     } else {
         // Deliveries that expired just now have only been changed in this batch: they are pruned by the next look.
         if deliveries.values().any(|delivery| delivery.stage.finished_at().is_none()) {
-            changing.look_again(mail, now);
-            swept.more = true;
+            changing.set_timer(now, Timer::Mail(mail));
             return Ok(());
         }
         remove_mail(changing, &manifest, &deliveries)?;
@@ -314,7 +319,7 @@ fn look_at_key<S: Store>(changing: &mut Changing<'_, S>, hash: [u8; 16], now: Ti
     let again = record.until.max(now + changing.shared.options.idempotency_ttl.max(LEASED_GRACE));
     record.until = again;
     changing.batch.push((key, Some(codec::encode(&record))));
-    changing.batch.push((keys::timer(again, Timer::Key(hash)), Some(Vec::new())));
+    changing.set_timer(again, Timer::Key(hash));
     Ok(())
 }
 

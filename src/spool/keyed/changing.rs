@@ -8,7 +8,7 @@ use super::reader;
 use super::step::{Step, Waiting};
 use super::window::Entry;
 use crate::delivery::{DeadReason, Delivery, Stage};
-use crate::mail::{MailId, Timestamp};
+use crate::mail::Timestamp;
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Batch, Store};
 use crate::spool::{LeaseToken, Manifest, SpoolError};
@@ -145,15 +145,8 @@ impl<'a, S: Store> Changing<'a, S> {
         Ok(())
     }
 
-    /// Plans to remove the chunks of a message whose mail is gone by then.
-    pub(super) fn remove_chunks(&mut self, mail: MailId, at: Timestamp) {
-        self.batch.push((keys::timer(at, Timer::Chunks(mail)), Some(Vec::new())));
-        self.shared.hear_of_timer(at);
-    }
-
-    /// Plans to look at a mail at `at`.
-    pub(super) fn look_again(&mut self, mail: MailId, at: Timestamp) {
-        self.batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
-        self.shared.hear_of_timer(at);
+    /// Has something looked at, at this time.
+    pub(super) fn set_timer(&mut self, at: Timestamp, timer: Timer) {
+        self.shared.set_timers(&mut self.batch, at, &[timer]);
     }
 }

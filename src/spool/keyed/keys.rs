@@ -9,6 +9,7 @@
 //! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
 //! | `t` time, `k`, key's hash | look at this idempotency key then |
 //! | `t` time, `b`, mail | remove the chunks of this message, unless the mail is there |
+//! | `t` time, `s`, name | several of these, set together: each is a letter and what follows it |
 //! | `k` key's hash | the mail that has this idempotency key |
 //! | `x` `d` or `c`, mail, index | an index of dead and of cancelled deliveries |
 //! | `a` mail, index | an at-most-once delivery whose final dot may have been sent |
@@ -156,38 +157,70 @@ pub(super) enum Timer {
     Chunks(MailId),
 }
 
-pub(super) fn timer(at: Timestamp, timer: Timer) -> Vec<u8> {
-    let mut key = Vec::with_capacity(26);
-    key.push(b't');
-    push_time(&mut key, at);
-    match timer {
-        Timer::Mail(mail) => {
-            key.push(b'm');
-            key.extend_from_slice(mail.as_bytes());
-        }
-        Timer::Key(hash) => {
-            key.push(b'k');
-            key.extend_from_slice(&hash);
-        }
-        Timer::Chunks(mail) => {
-            key.push(b'b');
-            key.extend_from_slice(mail.as_bytes());
+/// The bytes of a timer.
+const TIMER: usize = 17;
+
+impl Timer {
+    fn to_bytes(self) -> [u8; TIMER] {
+        let (kind, name) = match &self {
+            Timer::Mail(mail) => (b'm', mail.as_bytes()),
+            Timer::Key(hash) => (b'k', hash),
+            Timer::Chunks(mail) => (b'b', mail.as_bytes()),
+        };
+        let mut bytes = [kind; TIMER];
+        bytes[1..].copy_from_slice(name);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Option<Timer> {
+        let (kind, name) = bytes.split_first()?;
+        let name = <[u8; 16]>::try_from(name).ok()?;
+        match kind {
+            b'm' => Some(Timer::Mail(MailId::from_bytes(name))),
+            b'k' => Some(Timer::Key(name)),
+            b'b' => Some(Timer::Chunks(MailId::from_bytes(name))),
+            _ => None,
         }
     }
+}
+
+fn of_time(at: Timestamp) -> Vec<u8> {
+    let mut key = Vec::with_capacity(9 + TIMER);
+    key.push(b't');
+    push_time(&mut key, at);
     key
 }
 
-pub(super) fn read_timer(key: &[u8]) -> Option<(Timestamp, Timer)> {
-    let (at, rest) = key.get(1..)?.split_first_chunk::<8>()?;
-    let (kind, rest) = rest.split_first()?;
-    let name = *rest.first_chunk::<16>()?;
-    let timer = match kind {
-        b'm' => Timer::Mail(MailId::from_bytes(name)),
-        b'k' => Timer::Key(name),
-        b'b' => Timer::Chunks(MailId::from_bytes(name)),
-        _ => return None,
-    };
-    Some((read_time(*at), timer))
+/// The key of a timer, and its value.
+pub(super) fn timer(at: Timestamp, timer: Timer) -> (Vec<u8>, Vec<u8>) {
+    let mut key = of_time(at);
+    key.extend_from_slice(&timer.to_bytes());
+    (key, Vec::new())
+}
+
+/// One key for several timers, and its value. It has a name of its own, lest it is written over.
+pub(super) fn timers(at: Timestamp, timers: &[Timer]) -> (Vec<u8>, Vec<u8>) {
+    if let [one] = timers {
+        return timer(at, *one);
+    }
+    let mut key = of_time(at);
+    key.push(b's');
+    key.extend_from_slice(MailId::generate().as_bytes());
+    (key, timers.iter().flat_map(|timer| timer.to_bytes()).collect())
+}
+
+/// When the timers of a key are due.
+pub(super) fn read_due(key: &[u8]) -> Option<Timestamp> {
+    key.get(1..)?.first_chunk::<8>().map(|at| read_time(*at))
+}
+
+/// The timers of a key. What cannot be read is left out.
+pub(super) fn read_timers(key: &[u8], value: &[u8]) -> Vec<Timer> {
+    match key.get(9..) {
+        Some([b's', ..]) => value.chunks(TIMER).filter_map(Timer::read).collect(),
+        Some(one) => Timer::read(one).into_iter().collect(),
+        None => Vec::new(),
+    }
 }
 
 pub(super) fn idempotency(hash: [u8; 16]) -> Vec<u8> {
@@ -246,6 +279,22 @@ mod tests {
         let read = read_queue(&keys[3]).expect("a queue's key");
         assert_eq!((read.route, read.priority, read.place), (route, Priority::Default, place(256, 0)));
         assert!(read_queue(&keys[3][..20]).is_none());
+    }
+
+    #[test]
+    fn timers_are_read_as_they_were_set_and_sorted_by_time() {
+        let mail = MailId::from_bytes([5; 16]);
+        let all = [Timer::Mail(mail), Timer::Key([6; 16]), Timer::Chunks(mail)];
+        for count in 1..=all.len() {
+            let (key, value) = timers(Timestamp::from_millis(300), &all[..count]);
+            assert_eq!(read_due(&key), Some(Timestamp::from_millis(300)));
+            assert_eq!(read_timers(&key, &value), &all[..count]);
+            assert!(key < timer(Timestamp::from_millis(301), all[0]).0);
+        }
+        let (key, value) = timers(Timestamp::from_millis(300), &all);
+        assert_ne!(key, timers(Timestamp::from_millis(300), &all).0, "two lists of one time have two keys");
+        assert_eq!(read_timers(&key, &value[..TIMER + 3]), &all[..1], "of half a list, the half");
+        assert!(read_timers(&key[..9], &[]).is_empty());
     }
 
     #[test]

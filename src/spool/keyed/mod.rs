@@ -32,7 +32,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use self::book::{Book, QueueName};
 use self::changing::Changing;
 use self::kept::{CHUNK, Kept};
-use self::keys::Place;
+use self::keys::{Place, Timer};
 use self::syncer::Syncer;
 use self::window::{Budget, Entry, Fresh};
 use self::writer::{Command, Encoded, GROUP_BYTES};
@@ -106,7 +106,10 @@ impl<S: Store> Shared<S> {
         kept.inspect_err(|e| self.fail(e.clone()))
     }
 
-    fn hear_of_timer(&self, at: Timestamp) {
+    /// Adds timers to a batch, at least one, all for one time; a sweep is due when it comes.
+    fn set_timers(&self, batch: &mut Batch, at: Timestamp, timers: &[Timer]) {
+        let (key, value) = keys::timers(at, timers);
+        batch.push((key, Some(value)));
         self.next_timer.fetch_min(at.as_millis(), Ordering::Relaxed);
     }
 
@@ -242,6 +245,9 @@ impl<S: Store> KeyedSpool<S> {
     /// Has the writer put one group: not more at a time than may be written between two syncs.
     async fn put_group(&self, mails: Vec<Encoded>) -> Vec<Result<Put, SpoolError>> {
         let count = mails.len();
+        if count == 0 {
+            return Vec::new();
+        }
         match self.ask(|reply| Command::Put(mails, reply)).await {
             Ok(results) => results,
             Err(error) => vec![Err(error); count],
@@ -327,18 +333,17 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
         let _waiting = self.waiting.acquire_many(permits).await;
         let mut results = Vec::with_capacity(count);
-        let mut group = Vec::new();
+        let (mut group, mut bytes) = (Vec::new(), 0);
         for parcel in parcels {
-            match self.encode(parcel).await {
-                Ok(mail) => group.push(mail),
-                Err(judged) => {
-                    results.extend(self.put_group(std::mem::take(&mut group)).await);
-                    results.push(judged);
-                }
-            }
-            if group.iter().map(Encoded::weight).sum::<usize>() >= GROUP_BYTES {
+            let encoded = self.encode(parcel).await;
+            bytes += encoded.as_ref().map_or(0, Encoded::weight);
+            let judged = encoded.map(|mail| group.push(mail)).err();
+            // Answers are in order: what comes before one that is judged already is put first.
+            if judged.is_some() || bytes >= GROUP_BYTES {
                 results.extend(self.put_group(std::mem::take(&mut group)).await);
+                bytes = 0;
             }
+            results.extend(judged);
         }
         results.extend(self.put_group(group).await);
         results

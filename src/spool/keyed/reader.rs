@@ -119,7 +119,7 @@ pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, Spoo
     let (from, to) = keys::starting_with(b"t");
     let mut first = None;
     store.walk(&from, &to, Walk::Up, &mut |key, _| {
-        first = keys::read_timer(key).map(|(at, _)| at);
+        first = keys::read_due(key);
         if first.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(first)

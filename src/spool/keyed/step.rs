@@ -48,8 +48,7 @@ impl Step<'_> {
         // The mail is looked at when it expires, and its pruning planned then; unless it should be gone by then.
         let prune_at = self.delivery.stage.finished_at().map(|at| at + shared.options.retention);
         if let Some(at) = prune_at.filter(|at| *at < self.entry.expires_at) {
-            batch.push((keys::timer(at, Timer::Mail(mail)), Some(Vec::new())));
-            shared.hear_of_timer(at);
+            shared.set_timers(batch, at, &[Timer::Mail(mail)]);
         }
         None
     }

@@ -132,14 +132,7 @@ fn large(key: &str, fingerprint: u128) -> Parcel {
 }
 
 fn chunks_of(spool: &KeyedSpool<MemoryStore>) -> usize {
-    let mut count = 0;
-    let (from, to) = keys::starting_with(b"b");
-    let visit = &mut |_: &[u8], _: &[u8]| {
-        count += 1;
-        std::ops::ControlFlow::Continue(())
-    };
-    spool.shared.store.walk(&from, &to, Walk::Up, visit).expect("walks");
-    count
+    keys_of_kind(spool, b"b")
 }
 
 async fn swept(spool: &KeyedSpool<MemoryStore>, now: Timestamp) {
@@ -191,6 +184,55 @@ async fn what_was_written_of_a_large_message_before_a_kill_is_removed() {
     .await;
     swept(&spool, now()).await;
     assert_eq!(chunks_of(&spool), 0);
+}
+
+fn keys_of_kind(spool: &KeyedSpool<MemoryStore>, kind: &[u8]) -> usize {
+    let mut count = 0;
+    let (from, to) = keys::starting_with(kind);
+    let visit = &mut |_: &[u8], _: &[u8]| {
+        count += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    spool.shared.store.walk(&from, &to, Walk::Up, visit).expect("walks");
+    count
+}
+
+#[tokio::test]
+async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() {
+    // Few recipients: many mails in one step. Many: a step ends in the middle of a timer's list.
+    for (mails, recipients) in [(150, 1), (10, 700)] {
+        let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+        let put = spool.put((0..mails).map(|_| parcel(recipients)).collect()).await;
+        assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
+        assert!(keys_of_kind(&spool, b"t") <= 4, "they are many keys, and keys are what a commit costs");
+        let expiry = now() + Duration::from_secs(3600);
+        assert!(!spool.is_sweep_due(Timestamp::from_millis(expiry.as_millis() - 1)) && spool.is_sweep_due(expiry));
+        let (mut ended, mut steps) = (0, 0);
+        loop {
+            let swept = spool.sweep(expiry).await.expect("sweeps");
+            (ended, steps) = (ended + swept.ended.len(), steps + 1);
+            if !swept.more {
+                break;
+            }
+        }
+        assert_eq!((ended, spool.pending()), (mails * recipients, 0));
+        assert!(steps > 1, "the writer is not held up");
+        swept(&spool, expiry + SpoolOptions::default().retention).await;
+        assert_eq!((keys_of_kind(&spool, b"m"), keys_of_kind(&spool, b"t")), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_timer_that_is_set_for_now_is_not_removed_with_one_that_was_due_now() {
+    let options = SpoolOptions { retention: Duration::ZERO, ..SpoolOptions::default() };
+    let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
+    let put = parcel(1);
+    let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
+    assert_eq!(spool.put(vec![put]).await, [Ok(Put::Stored)]);
+    // An earlier timer of the same mail: the first look sets another one for now, where the second one stands.
+    spool.shared.store.write(vec![(keys::timer(now(), Timer::Mail(id)).0, Some(Vec::new()))]).expect("writes");
+    swept(&spool, expiry).await;
+    assert_eq!(spool.get(id).await.expect("reads"), None, "it has expired, and is pruned");
 }
 
 /// A store whose disk fails, or is full, when a test says so.

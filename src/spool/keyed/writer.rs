@@ -4,7 +4,7 @@
 //! *Invariant:* nobody is answered before his change is on disk, and the book is changed only after it. A commit that fails
 //! is never tried again: the spool is closed to writing, and what is on disk stays as it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ const GROUP_COMMANDS: usize = 1024;
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
 /// The bytes that may be written between two syncs, where groups are not synced.
 const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
+/// The most timers under one key, so that a sweep looks at all of them.
+const TIMERS: usize = 64;
 /// About how many bytes the queue, the timer and the totals add to a delivery.
 const INDEX_BYTES: usize = 256;
 
@@ -143,6 +145,8 @@ struct Group<S> {
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
     keys: HashMap<[u8; 16], KeyRecord>,
+    /// What is to be looked at, and when: those of one time share a key, because keys are what a commit costs.
+    timers: BTreeMap<Timestamp, Vec<Timer>>,
     answers: Vec<Answer<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
@@ -159,10 +163,17 @@ impl<S> Default for Group<S> {
             totals: None,
             mails: HashSet::new(),
             keys: HashMap::new(),
+            timers: BTreeMap::new(),
             answers: Vec::new(),
             wakes: false,
             room: None,
         }
+    }
+}
+
+impl<S> Group<S> {
+    fn set_timer(&mut self, at: Timestamp, timer: Timer) {
+        self.timers.entry(at).or_default().push(timer);
     }
 }
 
@@ -235,10 +246,8 @@ impl<S: Store> Writer<'_, S> {
             } else if mail.is_written_ahead() {
                 // Its chunks are there. They may be those of the same mail, put before: the sweep looks.
                 let id = mail.manifest.id;
-                let at = Timestamp::from_millis(0);
                 group.batch.push((keys::writing(id), None));
-                group.batch.push((keys::timer(at, Timer::Chunks(id)), Some(Vec::new())));
-                self.shared.hear_of_timer(at);
+                group.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
             }
             results.push(judged);
         }
@@ -286,17 +295,15 @@ impl<S: Store> Writer<'_, S> {
             self.totals.pending[manifest.priority.index()] += 1;
         }
         group.totals = Some(self.totals.clone());
-        group.batch.push((keys::timer(manifest.expires_at, Timer::Mail(manifest.id)), Some(Vec::new())));
+        group.set_timer(manifest.expires_at, Timer::Mail(manifest.id));
         if let Some(key) = &manifest.idempotency_key {
             let hash = keys::hash_of(key);
             let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
             let record = KeyRecord { mail: manifest.id, fingerprint: manifest.fingerprint, until };
             group.batch.push((keys::idempotency(hash), Some(codec::encode(&record))));
-            group.batch.push((keys::timer(until, Timer::Key(hash)), Some(Vec::new())));
+            group.set_timer(until, Timer::Key(hash));
             group.keys.insert(hash, record);
-            self.shared.hear_of_timer(until);
         }
-        self.shared.hear_of_timer(manifest.expires_at);
     }
 
     fn mark(&mut self, group: &mut Group<S>, marked: Vec<(LeaseToken, Delivery)>, reply: Reply<()>) {
@@ -357,6 +364,11 @@ impl<S: Store> Writer<'_, S> {
     }
 
     fn commit(&mut self, mut group: Group<S>, alone: bool) {
+        for (at, timers) in &group.timers {
+            for timers in timers.chunks(TIMERS) {
+                self.shared.set_timers(&mut group.batch, *at, timers);
+            }
+        }
         if let Some(totals) = group.totals.take() {
             group.batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
         }
