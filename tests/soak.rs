@@ -1,7 +1,7 @@
 //! Hours of work in a short time: a steady rate of mails over the real binary's HTTP door into `smtp-sink`, finished mail
 //! pruned as it goes. Memory, descriptors and the spool must not grow once they have settled.
 //!
-//! `SOAK_SECONDS=1800 SOAK_RATE=500 cargo test --test soak -- --nocapture` is the long form.
+//! `SOAK_SECONDS=1800 SOAK_RATE=1000 cargo test --release --test soak -- --nocapture` is the long form.
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::book::QueueName;
 use super::changing::Changing;
 use super::keys::{self, Place, Timer};
-use super::reader::{self, Broken};
+use super::reader::{self, Broken, Whole};
 use super::step::count_finished;
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
@@ -27,6 +27,9 @@ const CHUNKS: usize = 512;
 const REROUTE: usize = 500;
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
 const LEASED_GRACE: Duration = Duration::from_secs(1);
+/// When a mail is looked at again of which something cannot be read. It stays where it is until it is to be sent, and is set
+/// aside then; the disk may also read it next time.
+const UNREADABLE_GRACE: Duration = Duration::from_secs(3600);
 
 /// Puts a spool in order that was just opened: messages that were being written and never accepted are removed; deliveries
 /// that may have been sent and must not be sent twice are dead.
@@ -106,13 +109,8 @@ pub(super) fn end_broken<S: Store>(
     Ok(())
 }
 
-/// A mail, and its deliveries by their indices.
-type Loaded = (Manifest, BTreeMap<u16, Delivery>);
-
-/// A mail's manifest and deliveries; `None` where there is no such mail.
-fn load<S: Store>(changing: &Changing<'_, S>, id: MailId) -> Result<Option<Loaded>, SpoolError> {
-    let whole = reader::whole(&changing.shared.store, id)?;
-    Ok(whole.map(|(mail, deliveries)| (mail.manifest, deliveries)))
+fn load<S: Store>(changing: &Changing<'_, S>, id: MailId) -> Result<Option<Whole>, SpoolError> {
+    reader::whole(&changing.shared.store, id)
 }
 
 pub(super) fn cancel<S: Store>(
@@ -120,13 +118,14 @@ pub(super) fn cancel<S: Store>(
     id: MailId,
     now: Timestamp,
 ) -> Result<Change, SpoolError> {
-    let Some((manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let Some(Whole { mail, deliveries, .. }) = load(changing, id)? else { return Ok(Change::Unknown) };
     let mut cancelled = Vec::new();
-    for (index, mut delivery) in deliveries {
-        if changing.seize(&manifest, index, &delivery) {
-            delivery.stage = Stage::Cancelled { at: now };
-            changing.step_seized(&delivery);
-            cancelled.push(delivery.recipient);
+    for (index, delivery) in deliveries {
+        if changing.seize(&mail.manifest, index, &delivery) {
+            let ended = changing.end_seized(index, delivery, Stage::Cancelled { at: now }, now);
+            if let Stage::Cancelled { .. } = ended.stage {
+                cancelled.push(ended.recipient);
+            }
         }
     }
     Ok(if cancelled.is_empty() { Change::TooLate } else { Change::Done(cancelled) })
@@ -138,7 +137,7 @@ pub(super) fn retry<S: Store>(
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<Change, SpoolError> {
-    let Some((mut mail, deliveries)) = reader::whole(&changing.shared.store, id)? else { return Ok(Change::Unknown) };
+    let Some(Whole { mut mail, deliveries, .. }) = load(changing, id)? else { return Ok(Change::Unknown) };
     mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
     let (record, manifest) = (mail.to_bytes(), mail.manifest);
     let revives = deliveries.values().any(|d| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
@@ -176,12 +175,15 @@ pub(super) fn retry<S: Store>(
 }
 
 pub(super) fn purge<S: Store>(changing: &mut Changing<'_, S>, id: MailId) -> Result<Change, SpoolError> {
-    let Some((manifest, deliveries)) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let Some(Whole { mail, deliveries, is_damaged }) = load(changing, id)? else { return Ok(Change::Unknown) };
+    if is_damaged {
+        return Err(SpoolError::Unreadable(format!("a delivery of mail {id} is damaged")));
+    }
     if deliveries.values().any(|delivery| delivery.stage.finished_at().is_none()) {
         return Ok(Change::TooLate);
     }
     let recipients = deliveries.values().map(|delivery| delivery.recipient.clone()).collect();
-    remove_mail(changing, &manifest, &deliveries)?;
+    remove_mail(changing, &mail.manifest, &deliveries)?;
     Ok(Change::Done(recipients))
 }
 
@@ -256,11 +258,13 @@ fn look_at_mail<S: Store>(
     now: Timestamp,
     swept: &mut Swept,
 ) -> Result<(), SpoolError> {
-    let (manifest, deliveries) = match load(changing, mail) {
-        Ok(Some(loaded)) => loaded,
+    let (manifest, deliveries, is_damaged) = match load(changing, mail) {
+        Ok(Some(Whole { mail, deliveries, is_damaged })) => (mail.manifest, deliveries, is_damaged),
         Ok(None) => return Ok(()),
-        // What cannot be read stays where it is; it is set aside when it is to be sent.
-        Err(SpoolError::Unreadable(_)) => return Ok(()),
+        Err(SpoolError::Unreadable(_)) => {
+            changing.set_timer(now + UNREADABLE_GRACE, Timer::Mail(mail));
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     let mut last_end = Timestamp::from_millis(0);
@@ -272,11 +276,12 @@ fn look_at_mail<S: Store>(
         } else if now < manifest.expires_at {
             pending = true;
         } else if changing.seize(&manifest, *index, delivery) {
-            let mut ended = delivery.clone();
-            ended.stage = Stage::Dead { at: now, reason: DeadReason::Expired };
-            changing.step_seized(&ended);
+            let expired = Stage::Dead { at: now, reason: DeadReason::Expired };
+            let ended = changing.end_seized(*index, delivery.clone(), expired, now);
             last_end = last_end.max(now);
-            swept.ended.push(Ended { mail, recipient: ended.recipient, reason: DeadReason::Expired });
+            if let Stage::Dead { reason, .. } = ended.stage {
+                swept.ended.push(Ended { mail, recipient: ended.recipient, reason });
+            }
         } else {
             in_hands = true;
         }
@@ -288,6 +293,8 @@ fn look_at_mail<S: Store>(
         changing.set_timer(manifest.expires_at, Timer::Mail(mail));
     } else if prune_at > now {
         changing.set_timer(prune_at, Timer::Mail(mail));
+    } else if is_damaged {
+        changing.set_timer(now + UNREADABLE_GRACE, Timer::Mail(mail));
     } else {
         // Deliveries that expired just now have only been changed in this batch: they are pruned by the next look.
         if deliveries.values().any(|delivery| delivery.stage.finished_at().is_none()) {
@@ -308,8 +315,12 @@ fn look_at_key<S: Store>(changing: &mut Changing<'_, S>, hash: [u8; 16], now: Ti
         return changing.set_aside(key);
     };
     let finished = match load(changing, record.mail) {
-        Ok(Some((_, deliveries))) => deliveries.values().all(|d| d.stage.finished_at().is_some()),
-        _ => true,
+        Ok(Some(Whole { deliveries, is_damaged, .. })) => {
+            !is_damaged && deliveries.values().all(|d| d.stage.finished_at().is_some())
+        }
+        Ok(None) => true,
+        Err(SpoolError::Unreadable(_)) => false,
+        Err(error) => return Err(error),
     };
     if finished && record.until <= now {
         changing.batch.push((key, None));

@@ -54,6 +54,18 @@ impl<'a, S: Store> Changing<'a, S> {
         *next = step.write(&mut self.batch, codec::encode(delivery), &mut self.totals, self.shared);
     }
 
+    /// Ends the delivery that was seized last, and returns how: one that may have been sent and must not be sent twice is in
+    /// doubt, whatever else would end it.
+    pub(super) fn end_seized(&mut self, index: u16, mut delivery: Delivery, stage: Stage, now: Timestamp) -> Delivery {
+        let may_be_sent = matches!(delivery.stage, Stage::Committing { .. });
+        delivery.stage = if may_be_sent { Stage::Dead { at: now, reason: DeadReason::InDoubt } } else { stage };
+        self.step_seized(&delivery);
+        if let Some((token, _)) = self.seized.last().filter(|_| may_be_sent) {
+            self.batch.push((keys::marked(token.mail, index), None));
+        }
+        delivery
+    }
+
     /// Puts a delivery that had ended back into a queue.
     pub(super) fn enqueue_again(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) {
         let Some(due) = delivery.stage.due() else { return };
@@ -72,7 +84,8 @@ impl<'a, S: Store> Changing<'a, S> {
         if !batch.is_empty() {
             batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
         }
-        let outcome = self.shared.write(batch).and_then(|()| self.shared.keep());
+        let outcome =
+            if batch.is_empty() { Ok(()) } else { self.shared.write(batch).and_then(|()| self.shared.keep()) };
         let mut book = self.shared.book.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {

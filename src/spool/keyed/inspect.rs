@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::kept::Kept;
 use super::keys::{self, Place};
-use super::reader;
+use super::reader::{self, Whole};
 use crate::delivery::Delivery;
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Store, Walk};
@@ -46,7 +46,7 @@ pub(crate) fn walk<S: Store>(
     let mut awaited: HashMap<Vec<u8>, ()> = HashMap::new();
     let mut totals = Totals::default();
     for id in mails {
-        let Some((mail, found)) = reader::whole(store, id)? else { continue };
+        let Some(Whole { mail, deliveries: found, .. }) = reader::whole(store, id)? else { continue };
         let body = reader::body(store, &mail);
         let manifest = mail.manifest;
         if found.len() != usize::from(manifest.recipients) {

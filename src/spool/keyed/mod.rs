@@ -35,7 +35,7 @@ use self::kept::{CHUNK, Kept};
 use self::keys::{Place, Timer};
 use self::syncer::Syncer;
 use self::window::{Budget, Entry, Fresh};
-use self::writer::{Command, Encoded, GROUP_BYTES};
+use self::writer::{Ahead, Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
@@ -130,7 +130,7 @@ impl<S: Store> Shared<S> {
     }
 
     /// New mails, now on disk, come into the windows of their queues.
-    fn enqueue(&self, mails: Vec<Encoded>) {
+    fn enqueue(&self, mails: Vec<Encoded<S>>) {
         let mut book = self.book.lock();
         for mail in mails {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
@@ -243,7 +243,7 @@ impl<S: Store> KeyedSpool<S> {
     }
 
     /// Has the writer put one group: not more at a time than may be written between two syncs.
-    async fn put_group(&self, mails: Vec<Encoded>) -> Vec<Result<Put, SpoolError>> {
+    async fn put_group(&self, mails: Vec<Encoded<S>>) -> Vec<Result<Put, SpoolError>> {
         let count = mails.len();
         if count == 0 {
             return Vec::new();
@@ -256,7 +256,7 @@ impl<S: Store> KeyedSpool<S> {
 
     /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of a large message are
     /// written ahead, unless it shows before that the mail will not be stored: then this is the answer to it.
-    async fn encode(&self, parcel: Parcel) -> Result<Encoded, Result<Put, SpoolError>> {
+    async fn encode(&self, parcel: Parcel) -> Result<Encoded<S>, Result<Put, SpoolError>> {
         let Parcel { manifest, body, deliveries } = parcel;
         let id = manifest.id;
         let mut batch = Batch::with_capacity(6);
@@ -271,6 +271,7 @@ impl<S: Store> KeyedSpool<S> {
             }
             batch.push((keys::writing(id), Some(Vec::new())));
         }
+        let ahead = large.then(|| Ahead::new(id, &self.commands));
         let chunked = if kept::is_small(body.len()) { &[] } else { &body[..] };
         for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
             batch.push((keys::chunk(id, number), Some(chunk.to_vec())));
@@ -288,7 +289,7 @@ impl<S: Store> KeyedSpool<S> {
         let fresh = self.shared.budget.share(body.len()).map(|share| {
             Arc::new(Fresh { manifest: Arc::clone(&manifest), body, deliveries: deliveries.clone(), _share: share })
         });
-        Ok(Encoded { manifest, deliveries, batch, fresh })
+        Ok(Encoded { manifest, deliveries, batch, ahead, fresh })
     }
 }
 

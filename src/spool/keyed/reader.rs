@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -24,8 +25,14 @@ pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifes
     Ok(Kept::read(store, id)?.map(|mail| mail.manifest))
 }
 
-/// A mail, and its deliveries that can be read, by their index: as they were put, or as they are since they changed.
-pub(super) type Whole = (Kept, BTreeMap<u16, Delivery>);
+/// A mail and what became of it.
+pub(super) struct Whole {
+    pub mail: Kept,
+    /// The deliveries that can be read, by their index: as they were put, or as they are since they changed.
+    pub deliveries: BTreeMap<u16, Delivery>,
+    /// Whether there are others, which cannot be read.
+    pub is_damaged: bool,
+}
 
 pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, SpoolError> {
     let (from, to) = keys::deliveries(id);
@@ -37,13 +44,14 @@ pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, Sp
     // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it once was.
     let Some(mail) = Kept::read(store, id)? else { return Ok(None) };
     let mut deliveries: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
+    let mut is_damaged = false;
     for (index, delivery) in changed {
         match delivery {
-            Ok(delivery) => deliveries.insert(index, delivery),
-            Err(_) => deliveries.remove(&index),
-        };
+            Ok(delivery) => _ = deliveries.insert(index, delivery),
+            Err(_) => (_, is_damaged) = (deliveries.remove(&index), true),
+        }
     }
-    Ok(Some((mail, deliveries)))
+    Ok(Some(Whole { mail, deliveries, is_damaged }))
 }
 
 /// A delivery, and whether it can be read.
@@ -66,10 +74,10 @@ fn changed_delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Fou
 }
 
 pub(super) fn record<S: Store>(shared: &Shared<S>, id: MailId) -> Result<Option<Record>, SpoolError> {
-    let Some((mail, found)) = whole(&shared.store, id)? else { return Ok(None) };
+    let Some(Whole { mail, deliveries, .. }) = whole(&shared.store, id)? else { return Ok(None) };
     let book = shared.book.lock();
-    let leased = found.keys().map(|index| book.is_leased(&(id, *index))).collect();
-    Ok(Some(Record { manifest: mail.manifest, deliveries: found.into_values().collect(), leased }))
+    let leased = deliveries.keys().map(|index| book.is_leased(&(id, *index))).collect();
+    Ok(Some(Record { manifest: mail.manifest, deliveries: deliveries.into_values().collect(), leased }))
 }
 
 /// A mail's message, checked for completeness.
@@ -129,7 +137,10 @@ pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, Spoo
 pub(super) fn refill<S: Store>(shared: &Shared<S>, refills: Vec<(QueueName, Option<Place>)>) -> Result<(), SpoolError> {
     let mut outcome = Ok(());
     for (queue, after) in refills {
-        let read = read_places(&shared.store, &queue, after);
+        // sled may panic where a page is damaged; the queue would count as being read for ever.
+        let read = catch_unwind(AssertUnwindSafe(|| read_places(&shared.store, &queue, after)));
+        let read =
+            read.unwrap_or_else(|_| Err(SpoolError::Unreadable(format!("the queue of {}", queue.route.as_str()))));
         let mut book = shared.book.lock();
         match read {
             Ok(read) => {

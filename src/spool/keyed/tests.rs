@@ -131,11 +131,11 @@ fn large(key: &str, fingerprint: u128) -> Parcel {
     parcel
 }
 
-fn chunks_of(spool: &KeyedSpool<MemoryStore>) -> usize {
+fn chunks_of<S: Store>(spool: &KeyedSpool<S>) -> usize {
     keys_of_kind(spool, b"b")
 }
 
-async fn swept(spool: &KeyedSpool<MemoryStore>, now: Timestamp) {
+async fn swept<S: Store>(spool: &KeyedSpool<S>, now: Timestamp) {
     while spool.sweep(now).await.expect("sweeps").more {}
 }
 
@@ -186,7 +186,7 @@ async fn what_was_written_of_a_large_message_before_a_kill_is_removed() {
     assert_eq!(chunks_of(&spool), 0);
 }
 
-fn keys_of_kind(spool: &KeyedSpool<MemoryStore>, kind: &[u8]) -> usize {
+fn keys_of_kind<S: Store>(spool: &KeyedSpool<S>, kind: &[u8]) -> usize {
     let mut count = 0;
     let (from, to) = keys::starting_with(kind);
     let visit = &mut |_: &[u8], _: &[u8]| {
@@ -242,6 +242,8 @@ struct Faulty {
     broken: Arc<AtomicBool>,
     full: Arc<AtomicBool>,
     closed: Arc<AtomicBool>,
+    /// The next walk panics, as sled does where a page is damaged.
+    panics: Arc<AtomicBool>,
 }
 
 impl Store for Faulty {
@@ -250,6 +252,7 @@ impl Store for Faulty {
     }
 
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a page is damaged");
         self.store.walk(from, to, way, visit)
     }
 
@@ -316,4 +319,120 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
     assert_eq!(spool.claim(want()).await.expect("delivery goes on").len(), 1);
     store.full.store(false, Ordering::SeqCst);
     assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)], "accepting goes on by itself");
+}
+
+/// A put of a large message, of which a part is written.
+async fn half_put<'a, S: Store>(
+    spool: &'a KeyedSpool<S>,
+    parcel: Parcel,
+) -> BoxFuture<'a, Vec<Result<Put, SpoolError>>> {
+    let mut put = spool.put(vec![parcel]);
+    while chunks_of(spool) == 0 {
+        assert!(futures::poll!(&mut put).is_pending(), "it was not seen half-way");
+        tokio::task::yield_now().await;
+    }
+    put
+}
+
+#[tokio::test]
+async fn the_parts_of_a_large_message_that_is_given_up_are_removed() {
+    let store = Faulty::default();
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+    drop(half_put(&spool, large("order-42", 1)).await);
+    // Whatever is asked next is done after what was given up.
+    assert_eq!(spool.cancel(MailId::generate(), now()).await, Ok(Change::Unknown));
+    swept(&spool, now()).await;
+    assert_eq!((chunks_of(&spool), keys_of_kind(&spool, b"w")), (0, 0), "its caller lost patience");
+
+    let put = half_put(&spool, large("order-42", 1)).await;
+    store.full.store(true, Ordering::SeqCst);
+    assert!(matches!(put.await[0], Err(SpoolError::DiskFull { .. })));
+    assert_eq!(spool.cancel(MailId::generate(), now()).await, Ok(Change::Unknown));
+    swept(&spool, now()).await;
+    assert_eq!((chunks_of(&spool), keys_of_kind(&spool, b"w")), (0, 0), "the disk was full half-way");
+}
+
+#[tokio::test]
+async fn a_large_message_that_is_put_twice_and_given_up_once_is_not_stored_with_holes() {
+    let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+    let mail = large("order-42", 1);
+    let other = half_put(&spool, mail.clone()).await;
+    let mut put = spool.put(vec![mail.clone()]);
+    for _ in 0..3 {
+        assert!(futures::poll!(&mut put).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(other);
+    swept(&spool, now()).await;
+    match put.await.remove(0) {
+        Ok(_) => {}
+        Err(SpoolError::Unreadable(why)) => {
+            assert!(why.contains("hand it in again"), "{why}");
+            assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(Put::Stored)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    swept(&spool, now()).await;
+    assert_eq!(spool.body(mail.manifest.id).await.expect("reads"), Some(mail.body));
+}
+
+#[tokio::test]
+async fn a_mail_of_which_a_record_cannot_be_read_is_never_deleted_and_is_looked_at_again() {
+    let bad = parcel(1);
+    let (id, expiry) = (bad.manifest.id, bad.manifest.expires_at);
+    let damaged = (keys::delivery(id, 0), Some(vec![1, 255, 255]));
+    let spool = opened_after(vec![bad], |store| store.write(vec![damaged.clone()]).expect("writes")).await;
+    let long_after = expiry + SpoolOptions::default().retention + Duration::from_secs(7200);
+    for _ in 0..2 {
+        swept(&spool, long_after).await;
+        assert!(matches!(spool.purge(id).await, Err(SpoolError::Unreadable(_))));
+        assert_eq!(spool.shared.store.get(&damaged.0).expect("reads"), damaged.1, "its bytes are where they were");
+        assert_eq!(keys_of_kind(&spool, b"t"), 1, "it is looked at again");
+    }
+    spool.shared.store.write(vec![(damaged.0, None)]).expect("writes");
+    swept(&spool, long_after + Duration::from_secs(3600)).await;
+    swept(&spool, long_after + SpoolOptions::default().retention + Duration::from_secs(7200)).await;
+    assert_eq!(spool.get(id).await.expect("reads"), None, "it could be read again, has expired, and was pruned");
+}
+
+#[tokio::test]
+async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
+    for cancels in [false, true] {
+        let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+        let mut put = parcel(1);
+        put.manifest.guarantee = Guarantee::AtMostOnce;
+        let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
+        assert_eq!(spool.put(vec![put]).await, [Ok(Put::Stored)]);
+        let claims = claim_all(&spool).await;
+        let tokens = claims[0].deliveries.iter().map(|(lease, _)| lease.token()).collect();
+        spool.mark(tokens).await.expect("marks");
+        drop(claims);
+        if cancels {
+            assert_eq!(spool.cancel(id, now()).await, Ok(Change::TooLate));
+        } else {
+            let swept = spool.sweep(expiry).await.expect("sweeps");
+            assert_eq!(swept.ended.iter().map(|ended| ended.reason).collect::<Vec<_>>(), [DeadReason::InDoubt]);
+        }
+        let record = spool.get(id).await.expect("reads").expect("it is there");
+        assert!(matches!(record.deliveries[0].stage, Stage::Dead { reason: DeadReason::InDoubt, .. }));
+        assert_eq!((spool.pending(), keys_of_kind(&spool, b"a")), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever() {
+    let store = Faulty::default();
+    let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+    let mails = super::window::REFILL + 10;
+    let put = before.put((0..mails).map(|_| parcel(1)).collect()).await;
+    assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
+    drop(before);
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("opens");
+    let all = || Want { turns: vec![Priority::Default; mails], ..want() };
+    let first = spool.claim(all()).await.expect("what opening has read");
+    assert_eq!(first.len(), super::window::REFILL);
+    store.panics.store(true, Ordering::SeqCst);
+    let claimed = spool.claim(all()).await.map(|claims| claims.len());
+    assert!(matches!(claimed, Err(SpoolError::Unreadable(_))), "{claimed:?}");
+    assert_eq!(spool.claim(all()).await.expect("claims").len(), 10);
 }

@@ -133,7 +133,10 @@ impl Window {
         };
         if within {
             self.places.insert(place, entry);
-            self.trim();
+            // While the disk is read after what is covered, that must not become less: nobody would read what is between.
+            if self.meanwhile.is_none() {
+                self.trim();
+            }
         } else if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.put.push((place, entry));
         }
@@ -218,11 +221,13 @@ impl Window {
                 self.insert(place, entry);
             }
         }
+        self.trim();
     }
 
     /// Gives up a read that failed; it is tried again.
     pub(super) fn abort_refill(&mut self) {
         self.meanwhile = None;
+        self.trim();
     }
 }
 
@@ -246,6 +251,33 @@ mod tests {
 
     fn entry() -> Entry {
         Entry { size: 1, expires_at: Timestamp::MAX, tried: false, fresh: None }
+    }
+
+    #[test]
+    fn what_goes_back_while_the_disk_is_read_is_not_lost_between_what_is_covered_and_what_was_read() {
+        let taken = (CAPACITY + 10) as u64;
+        let total = taken + 5;
+        let mut window = Window::of_unknown_queue();
+        window.begin_refill();
+        window.end_refill((0..taken).map(|n| (place(n), entry())).collect(), false, |_| false);
+        assert_eq!(window.begin_refill(), Some(place(taken - 1)));
+        (0..taken).for_each(|n| window.insert(place(n), entry()));
+        window.end_refill((taken..total).map(|n| (place(n), entry())).collect(), true, |_| true);
+        assert!(window.places.len() <= CAPACITY);
+        let mut seen = 0;
+        while seen < total {
+            while let Some((next, _)) = window.pop() {
+                assert_eq!(next, place(seen));
+                seen += 1;
+            }
+            if window.is_exhausted() {
+                let after = window.begin_refill();
+                let rest = (0..total).map(place).filter(|place| after.is_none_or(|after| *place > after));
+                window.end_refill(rest.map(|place| (place, entry())).collect(), true, |_| true);
+            } else {
+                assert_eq!(seen, total, "the window takes itself for complete");
+            }
+        }
     }
 
     #[test]

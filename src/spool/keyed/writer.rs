@@ -35,20 +35,43 @@ const TIMERS: usize = 64;
 const INDEX_BYTES: usize = 256;
 
 /// A mail, encoded by its caller so that the writer has little to do.
-pub(super) struct Encoded {
+pub(super) struct Encoded<S> {
     pub manifest: Arc<Manifest>,
     pub deliveries: Vec<Delivery>,
     /// What to write besides the queue, the timers and the idempotency key.
     pub batch: Batch,
+    /// The parts of its message that were written before.
+    pub ahead: Option<Ahead<S>>,
     pub fresh: Option<Arc<Fresh>>,
 }
 
-impl Encoded {
-    /// Whether parts of its message were written before.
-    fn is_written_ahead(&self) -> bool {
-        self.manifest.size > super::LARGE as u64
+/// Parts of a large message that were written before its mail. Unless the mail is stored they are removed, whoever drops
+/// this, the caller who has lost his patience included.
+pub(super) struct Ahead<S> {
+    mail: Option<MailId>,
+    commands: mpsc::WeakUnboundedSender<Command<S>>,
+}
+
+impl<S> Ahead<S> {
+    pub(super) fn new(mail: MailId, commands: &mpsc::UnboundedSender<Command<S>>) -> Self {
+        Ahead { mail: Some(mail), commands: commands.downgrade() }
     }
 
+    fn keep(mut self) {
+        self.mail = None;
+    }
+}
+
+impl<S> Drop for Ahead<S> {
+    fn drop(&mut self) {
+        // A spool that is closed removes them when it is opened.
+        if let (Some(mail), Some(commands)) = (self.mail, self.commands.upgrade()) {
+            let _ = commands.send(Command::Forget(mail));
+        }
+    }
+}
+
+impl<S> Encoded<S> {
     /// About how many bytes it adds to a group.
     pub(super) fn weight(&self) -> usize {
         store::weight(&self.batch) + INDEX_BYTES * self.deliveries.len()
@@ -65,7 +88,9 @@ pub(super) enum Command<S> {
     Judge(Arc<Manifest>, Reply<Put>),
     /// Part of a large message, before the mail that it belongs to.
     Write(Batch, Reply<()>),
-    Put(Vec<Encoded>, oneshot::Sender<Vec<Result<Put, SpoolError>>>),
+    /// The parts that were written of a large message are not wanted, unless another one has stored the same mail.
+    Forget(MailId),
+    Put(Vec<Encoded<S>>, oneshot::Sender<Vec<Result<Put, SpoolError>>>),
     Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
     Settle(Vec<(LeaseToken, Delivery, Vec<u8>)>, Reply<Vec<Recorded>>),
     Change(Change<S>),
@@ -219,6 +244,10 @@ impl<S: Store> Writer<'_, S> {
                 }
                 group.answers.push(Box::new(move |_, outcome| _ = reply.send(room.and_then(|()| outcome.clone()))));
             }
+            Command::Forget(id) => {
+                group.batch.push((keys::writing(id), None));
+                group.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
+            }
             Command::Put(mails, reply) => self.put(group, mails, reply),
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
@@ -233,21 +262,27 @@ impl<S: Store> Writer<'_, S> {
         group.room.get_or_insert_with(|| self.shared.store.has_room()).clone()
     }
 
-    fn put(&mut self, group: &mut Group<S>, mails: Vec<Encoded>, reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>) {
+    fn put(
+        &mut self,
+        group: &mut Group<S>,
+        mails: Vec<Encoded<S>>,
+        reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>,
+    ) {
         let room = self.has_room(group);
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
-            let judged = room.clone().and_then(|()| self.judge(group, &mail.manifest));
+            let judged = room.clone().and_then(|()| match self.judge(group, &mail.manifest)? {
+                Put::Stored => self.is_whole(&mail).map(|()| Put::Stored),
+                known => Ok(known),
+            });
             if let Ok(Put::Stored) = judged {
                 group.batch.append(&mut mail.batch);
                 self.index(group, &mail);
+                if let Some(ahead) = mail.ahead.take() {
+                    ahead.keep();
+                }
                 stored.push(mail);
-            } else if mail.is_written_ahead() {
-                // Its chunks are there. They may be those of the same mail, put before: the sweep looks.
-                let id = mail.manifest.id;
-                group.batch.push((keys::writing(id), None));
-                group.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
             }
             results.push(judged);
         }
@@ -284,7 +319,17 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    fn index(&mut self, group: &mut Group<S>, mail: &Encoded) {
+    /// Whether what was written ahead is still there. The same mail may have been put twice at once, and one of the two
+    /// given up: its parts are those of the other.
+    fn is_whole(&self, mail: &Encoded<S>) -> Result<(), SpoolError> {
+        let id = mail.manifest.id;
+        if mail.ahead.is_some() && self.shared.store.get(&keys::writing(id))?.is_none() {
+            return Err(SpoolError::Unreadable(format!("mail {id} was given up meanwhile; hand it in again")));
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, group: &mut Group<S>, mail: &Encoded<S>) {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
         for (index, delivery) in (0u16..).zip(&mail.deliveries) {
@@ -360,7 +405,10 @@ impl<S: Store> Writer<'_, S> {
         let mut changing = Changing::new(self.shared, self.totals.clone());
         change(&mut changing);
         self.totals = changing.totals.clone();
-        self.unsynced += usize::from(self.shared.options.sync_interval.is_some());
+        // What it has written is not weighed, and a sweep may write much.
+        if self.shared.options.sync_interval.is_some() {
+            self.sync();
+        }
     }
 
     fn commit(&mut self, mut group: Group<S>, alone: bool) {
