@@ -1,6 +1,6 @@
 //! What happens to records that cannot be read, and to parts of messages that nobody has: no door leads there.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use bytes::Bytes;
 
@@ -244,6 +244,37 @@ struct Faulty {
     closed: Arc<AtomicBool>,
     /// The next walk panics, as sled does where a page is damaged.
     panics: Arc<AtomicBool>,
+    /// Once it is closed, the second part of a large message waits before it until it is opened.
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    closed: AtomicBool,
+    /// How many parts have come.
+    parts: AtomicUsize,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let parts = self.parts.fetch_add(1, Ordering::SeqCst) + 1;
+        while parts > 1 && self.closed.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn close(&self) {
+        self.parts.store(0, Ordering::SeqCst);
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    fn is_somebody_waiting(&self) -> bool {
+        self.parts.load(Ordering::SeqCst) > 1
+    }
 }
 
 impl Store for Faulty {
@@ -257,6 +288,9 @@ impl Store for Faulty {
     }
 
     fn write(&self, batch: Batch) -> Result<(), SpoolError> {
+        if batch.iter().any(|(key, value)| key[0] == b'b' && value.is_some()) {
+            self.gate.pass();
+        }
         self.store.write(batch)
     }
 
@@ -321,17 +355,22 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
     assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)], "accepting goes on by itself");
 }
 
-/// A put of a large message, of which a part is written.
-async fn half_put<'a, S: Store>(
-    spool: &'a KeyedSpool<S>,
-    parcel: Parcel,
-) -> BoxFuture<'a, Vec<Result<Put, SpoolError>>> {
+/// A put of a large message of which one part is written, and the next waits to be.
+async fn half_put(spool: &KeyedSpool<Faulty>, parcel: Parcel) -> BoxFuture<'_, Vec<Result<Put, SpoolError>>> {
+    let gate = &spool.shared.store.gate;
+    gate.close();
     let mut put = spool.put(vec![parcel]);
-    while chunks_of(spool) == 0 {
-        assert!(futures::poll!(&mut put).is_pending(), "it was not seen half-way");
+    while !gate.is_somebody_waiting() {
+        assert!(futures::poll!(&mut put).is_pending());
         tokio::task::yield_now().await;
     }
     put
+}
+
+/// Everything that was asked before is done, and what is due is looked at.
+async fn settled(spool: &KeyedSpool<Faulty>) {
+    assert_eq!(spool.cancel(MailId::generate(), now()).await, Ok(Change::Unknown));
+    swept(spool, now()).await;
 }
 
 #[tokio::test]
@@ -339,40 +378,31 @@ async fn the_parts_of_a_large_message_that_is_given_up_are_removed() {
     let store = Faulty::default();
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     drop(half_put(&spool, large("order-42", 1)).await);
-    // Whatever is asked next is done after what was given up.
-    assert_eq!(spool.cancel(MailId::generate(), now()).await, Ok(Change::Unknown));
-    swept(&spool, now()).await;
+    store.gate.open();
+    settled(&spool).await;
     assert_eq!((chunks_of(&spool), keys_of_kind(&spool, b"w")), (0, 0), "its caller lost patience");
 
     let put = half_put(&spool, large("order-42", 1)).await;
     store.full.store(true, Ordering::SeqCst);
+    store.gate.open();
     assert!(matches!(put.await[0], Err(SpoolError::DiskFull { .. })));
-    assert_eq!(spool.cancel(MailId::generate(), now()).await, Ok(Change::Unknown));
-    swept(&spool, now()).await;
+    settled(&spool).await;
     assert_eq!((chunks_of(&spool), keys_of_kind(&spool, b"w")), (0, 0), "the disk was full half-way");
 }
 
 #[tokio::test]
 async fn a_large_message_that_is_put_twice_and_given_up_once_is_not_stored_with_holes() {
-    let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+    let store = Faulty::default();
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     let mail = large("order-42", 1);
-    let other = half_put(&spool, mail.clone()).await;
-    let mut put = spool.put(vec![mail.clone()]);
-    for _ in 0..3 {
-        assert!(futures::poll!(&mut put).is_pending());
-        tokio::task::yield_now().await;
-    }
-    drop(other);
-    swept(&spool, now()).await;
-    match put.await.remove(0) {
-        Ok(_) => {}
-        Err(SpoolError::Unreadable(why)) => {
-            assert!(why.contains("hand it in again"), "{why}");
-            assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(Put::Stored)]);
-        }
-        other => panic!("{other:?}"),
-    }
-    swept(&spool, now()).await;
+    let put = half_put(&spool, mail.clone()).await;
+    drop(Ahead::new(mail.manifest.id, &spool.commands));
+    store.gate.open();
+    settled(&spool).await;
+    let put = put.await.remove(0);
+    assert!(matches!(&put, Err(SpoolError::Unreadable(why)) if why.contains("hand it in again")), "{put:?}");
+    assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(Put::Stored)]);
+    settled(&spool).await;
     assert_eq!(spool.body(mail.manifest.id).await.expect("reads"), Some(mail.body));
 }
 
@@ -393,6 +423,25 @@ async fn a_mail_of_which_a_record_cannot_be_read_is_never_deleted_and_is_looked_
     swept(&spool, long_after + Duration::from_secs(3600)).await;
     swept(&spool, long_after + SpoolOptions::default().retention + Duration::from_secs(7200)).await;
     assert_eq!(spool.get(id).await.expect("reads"), None, "it could be read again, has expired, and was pruned");
+}
+
+#[tokio::test]
+async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
+    let options = SpoolOptions { idempotency_ttl: Duration::from_secs(60), ..SpoolOptions::default() };
+    let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
+    let mut put = parcel(1);
+    put.manifest.idempotency_key = Some("order-42".into());
+    let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
+    assert_eq!(spool.put(vec![put.clone()]).await, [Ok(Put::Stored)]);
+    let record = spool.shared.store.get(&keys::manifest(id)).expect("reads");
+    spool.shared.store.write(vec![(keys::manifest(id), Some(vec![9]))]).expect("writes");
+    swept(&spool, now() + Duration::from_secs(120)).await;
+    swept(&spool, expiry).await;
+    spool.shared.store.write(vec![(keys::manifest(id), record)]).expect("writes");
+    put.manifest.id = MailId::generate();
+    assert_eq!(spool.put(vec![put]).await, [Ok(Put::Duplicate(id))]);
+    swept(&spool, expiry + Duration::from_secs(3600)).await;
+    assert_eq!(spool.pending(), 0, "it has expired after all");
 }
 
 #[tokio::test]

@@ -261,10 +261,11 @@ mod tests {
         window.begin_refill();
         window.end_refill((0..taken).map(|n| (place(n), entry())).collect(), false, |_| false);
         assert_eq!(window.begin_refill(), Some(place(taken - 1)));
-        (0..taken).for_each(|n| window.insert(place(n), entry()));
+        (0..taken).rev().for_each(|n| window.insert(place(n), entry()));
+        let mut seen = 20;
+        (0..seen).for_each(|n| assert_eq!(window.pop().map(|(next, _)| next), Some(place(n))));
         window.end_refill((taken..total).map(|n| (place(n), entry())).collect(), true, |_| true);
         assert!(window.places.len() <= CAPACITY);
-        let mut seen = 0;
         while seen < total {
             while let Some((next, _)) = window.pop() {
                 assert_eq!(next, place(seen));
