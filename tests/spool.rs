@@ -4,10 +4,11 @@
 mod killed;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider::spool::conformance::{Bench, suite};
-use postrider::spool::{Spool, SpoolError, SpoolOptions, memory, sled};
+use postrider::spool::{Durability, Spool, SpoolError, SpoolOptions, memory, sled};
 
 struct InMemory;
 
@@ -26,12 +27,22 @@ impl Bench for InMemory {
     }
 }
 
-struct OnDisk(tempfile::TempDir);
+struct OnDisk {
+    dir: tempfile::TempDir,
+    sync_interval: Option<Duration>,
+}
+
+impl OnDisk {
+    fn syncing(sync_interval: Option<Duration>) -> Self {
+        OnDisk { dir: tempfile::tempdir().expect("writable"), sync_interval }
+    }
+}
 
 #[async_trait]
 impl Bench for OnDisk {
     async fn open(&self, store: &str, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
-        sled::open(&self.0.path().join(store), options)
+        let options = SpoolOptions { sync_interval: self.sync_interval, ..options };
+        sled::open(&self.dir.path().join(store), options)
     }
 
     fn persistent(&self) -> bool {
@@ -39,7 +50,7 @@ impl Bench for OnDisk {
     }
 
     fn kill(&self, store: &str, copy: &str) {
-        killed::copy_at_rest(&self.0.path().join(store), &self.0.path().join(copy));
+        killed::copy_at_rest(&self.dir.path().join(store), &self.dir.path().join(copy));
     }
 }
 
@@ -50,5 +61,13 @@ async fn the_spool_in_memory_keeps_every_promise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_spool_on_disk_keeps_every_promise() {
-    suite(&OnDisk(tempfile::tempdir().expect("writable"))).await;
+    suite(&OnDisk::syncing(None)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_spool_that_syncs_now_and_then_keeps_every_promise_but_that_of_a_power_cut() {
+    let bench = OnDisk::syncing(Some(Duration::from_millis(20)));
+    let spool = bench.open("durability", SpoolOptions::default()).await.expect("opens");
+    assert_eq!(spool.durability(), Durability::Written);
+    suite(&bench).await;
 }

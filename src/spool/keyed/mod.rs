@@ -190,7 +190,8 @@ impl<S: Store> KeyedSpool<S> {
         let write = {
             let shared = Arc::clone(&shared);
             let ending = Ending(Arc::clone(&shared), syncer);
-            spawn("postrider-spool", move || writer::run(&shared, &ending.1, inbox, totals))?
+            let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(no_thread)?;
+            spawn("postrider-spool", move || writer::run(&shared, &ending.1, clock, inbox, totals))?
         };
         let waiting = Semaphore::new(WAITING_KIB);
         Ok(KeyedSpool { shared, commands, waiting, threads: Mutex::new(vec![write, sync]) })
@@ -294,8 +295,11 @@ impl<S: Store> KeyedSpool<S> {
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
-    let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
-    spawned.map_err(|e| SpoolError::Unreadable(format!("no thread can be started for it: {e}")))
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(no_thread)
+}
+
+fn no_thread(error: std::io::Error) -> SpoolError {
+    SpoolError::Unreadable(format!("no thread can be started for it: {error}"))
 }
 
 /// Ends the syncer when the writer ends, however that comes.

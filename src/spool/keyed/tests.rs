@@ -339,6 +339,20 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
 }
 
 #[tokio::test]
+async fn a_spool_that_syncs_now_and_then_does_so_though_nothing_more_comes() {
+    let store = Faulty::default();
+    let options = SpoolOptions { sync_interval: Some(Duration::from_millis(10)), ..SpoolOptions::default() };
+    let spool = KeyedSpool::open(store.clone(), options).expect("empty");
+    store.broken.store(true, Ordering::SeqCst);
+    assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)], "it is written, and not yet synced");
+    let begun = std::time::Instant::now();
+    while spool.failure().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it never synced, or does not say that it failed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed_out() {
     let store = Faulty::default();
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");

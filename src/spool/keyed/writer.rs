@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
@@ -101,10 +102,11 @@ pub(super) enum Command<S> {
 pub(super) fn run<S: Store>(
     shared: &Shared<S>,
     syncer: &Syncer<S>,
+    clock: Runtime,
     mut commands: mpsc::UnboundedReceiver<Command<S>>,
     totals: Totals,
 ) {
-    let mut writer = Writer { shared, syncer, totals, last_sync: Instant::now(), unsynced: 0, was_alone: false };
+    let mut writer = Writer { shared, syncer, clock, totals, last_sync: Instant::now(), unsynced: 0, was_alone: false };
     let mut next = None;
     loop {
         let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else { break };
@@ -151,6 +153,8 @@ pub(super) fn run<S: Store>(
 struct Writer<'a, S> {
     shared: &'a Shared<S>,
     syncer: &'a Syncer<S>,
+    /// Tells when it is time to sync.
+    clock: Runtime,
     totals: Totals,
     last_sync: Instant,
     /// The bytes that were written since, where groups are not synced.
@@ -208,18 +212,12 @@ impl<S: Store> Writer<'_, S> {
         let Some(interval) = self.shared.options.sync_interval.filter(|_| self.unsynced > 0) else {
             return commands.blocking_recv();
         };
-        loop {
-            match commands.try_recv() {
-                Ok(command) => return Some(command),
-                Err(mpsc::error::TryRecvError::Disconnected) => return None,
-                Err(mpsc::error::TryRecvError::Empty) => {}
-            }
-            if self.last_sync.elapsed() >= interval {
-                self.sync();
-                return commands.blocking_recv();
-            }
-            std::thread::sleep(Duration::from_millis(5).min(interval));
-        }
+        let left = interval.saturating_sub(self.last_sync.elapsed());
+        let waited = self.clock.block_on(async { tokio::time::timeout(left, commands.recv()).await });
+        waited.unwrap_or_else(|_| {
+            self.sync();
+            commands.blocking_recv()
+        })
     }
 
     fn sync(&mut self) {
