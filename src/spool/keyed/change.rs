@@ -109,20 +109,18 @@ pub(super) fn end_broken<S: Store>(
     Ok(())
 }
 
-fn load<S: Store>(changing: &Changing<'_, S>, id: MailId) -> Result<Option<Whole>, SpoolError> {
-    reader::whole(&changing.shared.store, id)
-}
-
 pub(super) fn cancel<S: Store>(
     changing: &mut Changing<'_, S>,
     id: MailId,
     now: Timestamp,
 ) -> Result<Change, SpoolError> {
-    let Some(Whole { mail, deliveries, .. }) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let Some(Whole { mail, deliveries, .. }) = reader::whole(&changing.shared.store, id)? else {
+        return Ok(Change::Unknown);
+    };
     let mut cancelled = Vec::new();
     for (index, delivery) in deliveries {
         if changing.seize(&mail.manifest, index, &delivery) {
-            let ended = changing.end_seized(index, delivery, Stage::Cancelled { at: now }, now);
+            let ended = changing.end_seized(delivery, Stage::Cancelled { at: now }, now);
             if let Stage::Cancelled { .. } = ended.stage {
                 cancelled.push(ended.recipient);
             }
@@ -137,7 +135,9 @@ pub(super) fn retry<S: Store>(
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<Change, SpoolError> {
-    let Some(Whole { mut mail, deliveries, .. }) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let Some(Whole { mut mail, deliveries, .. }) = reader::whole(&changing.shared.store, id)? else {
+        return Ok(Change::Unknown);
+    };
     mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
     let (record, manifest) = (mail.to_bytes(), mail.manifest);
     let revives = deliveries.values().any(|d| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
@@ -175,7 +175,9 @@ pub(super) fn retry<S: Store>(
 }
 
 pub(super) fn purge<S: Store>(changing: &mut Changing<'_, S>, id: MailId) -> Result<Change, SpoolError> {
-    let Some(Whole { mail, deliveries, is_damaged }) = load(changing, id)? else { return Ok(Change::Unknown) };
+    let Some(Whole { mail, deliveries, is_damaged }) = reader::whole(&changing.shared.store, id)? else {
+        return Ok(Change::Unknown);
+    };
     if is_damaged {
         return Err(SpoolError::Unreadable(format!("a delivery of mail {id} is damaged")));
     }
@@ -258,7 +260,7 @@ fn look_at_mail<S: Store>(
     now: Timestamp,
     swept: &mut Swept,
 ) -> Result<(), SpoolError> {
-    let (manifest, deliveries, is_damaged) = match load(changing, mail) {
+    let (manifest, deliveries, is_damaged) = match reader::whole(&changing.shared.store, mail) {
         Ok(Some(Whole { mail, deliveries, is_damaged })) => (mail.manifest, deliveries, is_damaged),
         Ok(None) => return Ok(()),
         Err(SpoolError::Unreadable(_)) => {
@@ -277,7 +279,7 @@ fn look_at_mail<S: Store>(
             pending = true;
         } else if changing.seize(&manifest, *index, delivery) {
             let expired = Stage::Dead { at: now, reason: DeadReason::Expired };
-            let ended = changing.end_seized(*index, delivery.clone(), expired, now);
+            let ended = changing.end_seized(delivery.clone(), expired, now);
             last_end = last_end.max(now);
             if let Stage::Dead { reason, .. } = ended.stage {
                 swept.ended.push(Ended { mail, recipient: ended.recipient, reason });
@@ -314,7 +316,7 @@ fn look_at_key<S: Store>(changing: &mut Changing<'_, S>, hash: [u8; 16], now: Ti
         changing.totals.quarantined += 1;
         return changing.set_aside(key);
     };
-    let finished = match load(changing, record.mail) {
+    let finished = match reader::whole(&changing.shared.store, record.mail) {
         Ok(Some(Whole { deliveries, is_damaged, .. })) => {
             !is_damaged && deliveries.values().all(|d| d.stage.finished_at().is_some())
         }

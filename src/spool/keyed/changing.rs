@@ -56,12 +56,12 @@ impl<'a, S: Store> Changing<'a, S> {
 
     /// Ends the delivery that was seized last, and returns how: one that may have been sent and must not be sent twice is in
     /// doubt, whatever else would end it.
-    pub(super) fn end_seized(&mut self, index: u16, mut delivery: Delivery, stage: Stage, now: Timestamp) -> Delivery {
+    pub(super) fn end_seized(&mut self, mut delivery: Delivery, stage: Stage, now: Timestamp) -> Delivery {
         let may_be_sent = matches!(delivery.stage, Stage::Committing { .. });
         delivery.stage = if may_be_sent { Stage::Dead { at: now, reason: DeadReason::InDoubt } } else { stage };
         self.step_seized(&delivery);
         if let Some((token, _)) = self.seized.last().filter(|_| may_be_sent) {
-            self.batch.push((keys::marked(token.mail, index), None));
+            self.batch.push((keys::marked(token.mail, token.index), None));
         }
         delivery
     }

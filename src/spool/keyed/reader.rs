@@ -47,8 +47,13 @@ pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, Sp
     let mut is_damaged = false;
     for (index, delivery) in changed {
         match delivery {
-            Ok(delivery) => _ = deliveries.insert(index, delivery),
-            Err(_) => (_, is_damaged) = (deliveries.remove(&index), true),
+            Ok(delivery) => {
+                deliveries.insert(index, delivery);
+            }
+            Err(_) => {
+                deliveries.remove(&index);
+                is_damaged = true;
+            }
         }
     }
     Ok(Some(Whole { mail, deliveries, is_damaged }))
