@@ -72,6 +72,22 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
 }
 
+/// Lets time pass, second after second, until this has come: for what waits for a sender that may have a mail in its hands, or
+/// for a relay that is probed now and then.
+pub async fn as_time_passes<T>(clock: &Clock, coming: impl Future<Output = T>) -> T {
+    let passing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            clock.advance(Duration::from_secs(1));
+        }
+    };
+    tokio::select! {
+        come = coming => come,
+        () = passing => unreachable!("time has no end"),
+        () = tokio::time::sleep(PATIENCE) => panic!("it never came"),
+    }
+}
+
 /// Gives everything that could still happen, and must not, time to happen.
 pub async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(25)).await;

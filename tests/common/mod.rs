@@ -19,7 +19,9 @@ pub mod real_servers;
 pub mod service;
 
 pub use certificates::Cert;
-pub use engine::{Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit};
+pub use engine::{
+    Told, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit,
+};
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
 pub use moody_relay::moody_relay;
