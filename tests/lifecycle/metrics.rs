@@ -21,15 +21,15 @@ async fn every_family_counts_what_happened() {
     let dir = tempfile::tempdir().unwrap();
     let postrider = engine(relay_at(&server).connections(4), &clock).spool(dir.path()).start().await.unwrap();
     let mut told = Told::by(&postrider);
-    let later = submit(&postrider, mail("later@example.org")).await;
+    submit(&postrider, mail("later@example.org")).await;
     told.first("deferred").await;
     clock.advance(seconds(60));
-    postrider.wait(later).await.unwrap();
+    told.first("delivered").await;
     let code = mail_to("ada@example.org").priority(Priority::Critical).build().unwrap();
-    let code = postrider.for_door("http").submit(code).await.unwrap().id;
-    postrider.wait(code).await.unwrap();
-    let no = submit(&postrider, mail("no@example.org")).await;
-    postrider.wait(no).await.unwrap();
+    postrider.for_door("http").submit(code).await.unwrap();
+    told.first("delivered").await;
+    submit(&postrider, mail("no@example.org")).await;
+    told.first("dead").await;
     postrider.crash("router");
     crate::common::eventually("the router is back", async || {
         postrider.metrics().await.is_ok_and(|text| text.contains("actor_restarts_total{actor=\"router\"} 1"))
