@@ -346,6 +346,25 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_takes_long_ends_between_two_mails_and_not_within_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let hand = Hand::open();
+    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 5).await;
+    let stopping = tokio::spawn({
+        let postrider = postrider.clone();
+        async move { postrider.shutdown(Drain::within(seconds(4))).await }
+    });
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    hand.open_gate();
+    assert!(soon(stopping).await.unwrap().unwrap(), "nothing was cut off");
+    assert_eq!(hand.taken(), ids[..1], "in the second half of its time nothing more is begun");
+    let next = Hand::open();
+    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    assert_eq!(next.taken(), ids[1..]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_whose_time_runs_out_says_so_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let hand = Hand::open();

@@ -35,10 +35,16 @@ pub enum Settled {
 impl Delivery {
     /// What becomes of this delivery after `outcome`.
     pub fn settle(&self, outcome: &Outcome, rules: &Rules<'_>) -> Settled {
-        if let (Outcome::Unavailable(..), Stage::Pending { .. }) = (outcome, self.stage) {
-            return Settled::Untouched;
-        }
         let mut next = self.clone();
+        match (outcome, self.stage) {
+            (Outcome::Unavailable(..), Stage::Pending { .. }) => return Settled::Untouched,
+            // It was recorded that it might have been sent, and it was not.
+            (Outcome::Unavailable(..), Stage::Committing { due }) => {
+                next.stage = Stage::Pending { due };
+                return Settled::Changed(next);
+            }
+            _ => {}
+        }
         next.tries = next.tries.saturating_add(1);
         next.remember(Attempt::new(rules.now, rules.relay, outcome));
         next.stage = next.stage_after(outcome, rules);
@@ -119,6 +125,13 @@ mod tests {
     fn a_relay_that_is_down_costs_nothing() {
         let outcome = Outcome::Unavailable(Phase::Connect, "connection refused".into());
         assert_eq!(settle(&delivery(), &outcome, Guarantee::AtLeastOnce), Settled::Untouched);
+        let due = Timestamp::from_millis(0);
+        let marked = Delivery { stage: Stage::Committing { due }, ..delivery() };
+        assert_eq!(
+            changed(settle(&marked, &outcome, Guarantee::AtMostOnce)),
+            delivery(),
+            "nor what was marked in vain"
+        );
     }
 
     #[test]

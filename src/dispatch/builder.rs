@@ -221,7 +221,8 @@ impl Builder {
             accept_timeout: self.accept_timeout,
         };
         let direct = Direct::new(network.transports, self.on_spool_failure);
-        Ok(Dispatcher { inner: Arc::new(Inner { core, accept, supervisor, direct }), door: "embedded" })
+        let inner = Inner { core, accept, supervisor, direct, reloading: tokio::sync::Mutex::default() };
+        Ok(Dispatcher { inner: Arc::new(inner), door: "embedded" })
     }
 
     async fn open_spool(&self) -> Result<Arc<dyn Spool>, Error> {
@@ -299,15 +300,20 @@ pub(super) fn network(relays: &[Relay], rules: &[RouteRule], weights: Weights) -
     known.sort();
     known.dedup();
     let (routes, former_routes) = (known.clone(), Vec::new());
-    let plans = Plans { lanes, routes, former_routes, fallback: fallback.clone(), weights };
+    let plans = Plans { lanes, routes, former_routes, fallback: fallback.clone(), weights, first_sender: 0 };
     let crew = Crew { plans, relays: crews };
     Ok(Network { crew, routes: Routes::new(rules), transports, known, fallback })
 }
 
-/// Moves mail that waits for routes that are no more, in small steps beside all other work.
+/// Moves mail that waits for routes that are no more, in small steps beside all other work. What an earlier configuration
+/// had moved ends here: its routes may be those that are no more.
 pub(super) fn reroute(core: &Arc<Core>, known: Vec<Route>, fallback: Route) {
+    let mut rerouting = core.rerouting.lock();
+    if let Some(before) = rerouting.take() {
+        before.abort();
+    }
     let core = Arc::clone(core);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         loop {
             match core.spool.reroute(known.clone(), fallback.clone()).await {
                 Ok(0) => return,
@@ -319,4 +325,5 @@ pub(super) fn reroute(core: &Arc<Core>, known: Vec<Route>, fallback: Route) {
             }
         }
     });
+    *rerouting = Some(task.abort_handle());
 }

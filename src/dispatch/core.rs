@@ -1,13 +1,15 @@
 //! What the handle and all actors share: the spool, the clock, the policies, and the one place where an outcome is recorded
 //! and told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::{Clock, Error};
 use crate::delivery::{Attempt, Delivery, Outcome, Rules, Settled, Stage};
@@ -20,8 +22,8 @@ use crate::spool::{Lease, Manifest, Recorded, Spool};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Running,
-    /// A shutdown was asked for: nothing more is accepted.
-    Draining,
+    /// A shutdown was asked for: nothing more is accepted, and senders begin nothing more after this moment.
+    Draining(Instant),
     /// It ended as asked.
     Stopped,
     /// It ended by itself.
@@ -36,6 +38,10 @@ pub(super) struct Core {
     pub retry: RetryPolicy,
     pub routes: RwLock<Routes>,
     pub life: watch::Sender<Life>,
+    /// The relays that a user has paused.
+    paused: RwLock<HashSet<String>>,
+    /// The task that moves mail whose routes are no more.
+    pub rerouting: Mutex<Option<AbortHandle>>,
     /// Notified when a settle was recorded.
     pub settled: Notify,
     /// Claims that are being made, batches in senders' hands, and outcomes on their way to the disk.
@@ -75,6 +81,8 @@ impl Core {
             retry,
             routes: RwLock::new(routes),
             life: watch::channel(Life::Running).0,
+            paused: RwLock::default(),
+            rerouting: Mutex::default(),
             settled: Notify::new(),
             under_way: AtomicUsize::new(0),
             waiters: Mutex::default(),
@@ -89,21 +97,45 @@ impl Core {
     pub(super) fn admits(&self) -> Result<(), Error> {
         match &*self.life.borrow() {
             Life::Running => Ok(()),
-            Life::Draining => Err(Error::Stopped("it is shutting down".into())),
+            Life::Draining(_) => Err(Error::Stopped("it is shutting down".into())),
             Life::Stopped => Err(Error::Stopped("it was shut down".into())),
             Life::Failed(reason) => Err(Error::Stopped(reason.clone())),
         }
     }
 
-    /// Whether mail is sent: not once a shutdown was asked for.
+    /// Whether mail is handed to senders: not once a shutdown was asked for, nor while nothing can be recorded.
     pub(super) fn is_sending(&self) -> bool {
-        *self.life.borrow() == Life::Running
+        *self.life.borrow() == Life::Running && self.spool.failure().is_none()
+    }
+
+    /// Whether a sender may begin a mail that it has. For a while it may after a shutdown was asked for; not while its relay
+    /// is paused, nor while what becomes of it could not be recorded.
+    pub(super) fn may_begin(&self, relay: &str) -> bool {
+        let has_time = match *self.life.borrow() {
+            Life::Running => true,
+            Life::Draining(until) => Instant::now() < until,
+            Life::Stopped | Life::Failed(_) => false,
+        };
+        has_time && !self.is_paused(relay) && self.spool.failure().is_none()
+    }
+
+    pub(super) fn is_paused(&self, relay: &str) -> bool {
+        self.paused.read().contains(relay)
+    }
+
+    pub(super) fn pause(&self, relay: &str, paused: bool) {
+        let mut all = self.paused.write();
+        if paused {
+            all.insert(relay.to_owned());
+        } else {
+            all.remove(relay);
+        }
     }
 
     /// Ends the engine's life; the first end is the one that counts.
     pub(super) fn end(&self, end: Life) {
         self.life.send_if_modified(|life| {
-            let alive = matches!(life, Life::Running | Life::Draining);
+            let alive = matches!(life, Life::Running | Life::Draining(_));
             if alive {
                 *life = end;
             }
@@ -142,25 +174,24 @@ impl Core {
         for Learned { lease, delivery, outcome } in learned {
             self.metrics.attempt(relay, outcome.class());
             if let Settled::Changed(next) = delivery.settle(&outcome, &rules) {
-                told.push(next.clone());
+                told.push((next.clone(), next.tries > delivery.tries));
                 settled.push((lease, next));
             }
         }
-        self.commit(manifest, settled, told, true, done);
+        self.commit(manifest, settled, told, done);
     }
 
     /// Records deliveries as they now are, without a try.
     pub(super) fn record_unsent(self: &Arc<Self>, manifest: &Arc<Manifest>, changed: Vec<(Lease, Delivery)>) {
-        let told = changed.iter().map(|(_, delivery)| delivery.clone()).collect();
-        self.commit(manifest, changed, told, false, ());
+        let told = changed.iter().map(|(_, delivery)| (delivery.clone(), false)).collect();
+        self.commit(manifest, changed, told, ());
     }
 
     fn commit(
         self: &Arc<Self>,
         manifest: &Arc<Manifest>,
         settled: Vec<(Lease, Delivery)>,
-        told: Vec<Delivery>,
-        tried: bool,
+        told: Vec<(Delivery, bool)>,
         done: impl Send + 'static,
     ) {
         if settled.is_empty() {
@@ -170,9 +201,9 @@ impl Core {
         tokio::spawn(async move {
             match core.spool.settle(settled).await {
                 Ok(recorded) => {
-                    for (delivery, recorded) in told.iter().zip(recorded) {
+                    for ((delivery, tried), recorded) in told.iter().zip(recorded) {
                         if recorded == Recorded::Done {
-                            core.tell(&manifest, delivery, tried);
+                            core.tell(&manifest, delivery, *tried);
                         }
                     }
                 }
@@ -242,6 +273,8 @@ impl Core {
             Stage::Delivered { .. } => (EventKind::Delivered, Some(DeliveryResult::Delivered)),
             Stage::Dead { reason, .. } => (EventKind::Dead { reason }, Some(DeliveryResult::Dead)),
             Stage::Cancelled { .. } => (EventKind::Cancelled, None),
+            // It waits as it did before: nothing has come of it.
+            Stage::Pending { .. } | Stage::Committing { .. } if !tried => return,
             Stage::Pending { due } | Stage::Committing { due } => {
                 (EventKind::Deferred { next_attempt_at: due }, Some(DeliveryResult::Deferred))
             }

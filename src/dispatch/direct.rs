@@ -8,12 +8,26 @@ use parking_lot::RwLock;
 use super::core::Core;
 use super::{Error, OnSpoolFailure, Receipt, SentNow};
 use crate::delivery::{Outcome, Phase, Route};
-use crate::mail::{Address, Mail};
+use crate::mail::{Address, Guarantee, Mail};
 use crate::spool::Durability;
 use crate::transport::{Recall, Transaction, Transport};
 
 /// The relays' transports, by name.
 pub(super) type Transports = HashMap<String, Arc<dyn Transport>>;
+
+/// Whether a mail that the spool did not take can be sent at once instead: not where it might go out twice, or early. A mail
+/// with an idempotency key is one that nobody would remember, and one of which the spool knows may be sent by it.
+pub(super) async fn may_replace_the_spool(core: &Core, mail: &Mail, was_refusing: bool) -> bool {
+    let options = mail.options();
+    let now = core.clock.now();
+    let is_plain = options.idempotency_key.is_none() && options.send.is_none_or(|send| send.resolve(now) <= now);
+    // What it did not take because it was refusing is not in it; what it failed over may be.
+    let may_be_kept = match core.spool.get(mail.id()).await {
+        Ok(record) => record.is_some(),
+        Err(_) => false,
+    };
+    is_plain && !may_be_kept && (was_refusing || options.guarantee == Guarantee::AtLeastOnce)
+}
 
 pub(super) struct Direct {
     transports: RwLock<Transports>,
@@ -69,17 +83,17 @@ impl Direct {
                 smtputf8: mail.needs_smtputf8(),
                 recall: Recall::default(),
             };
-            let learned = self.send_over(&route, &transaction).await;
+            let learned = self.send_over(core, &route, &transaction).await;
             outcomes.extend(recipients.into_iter().zip(learned));
         }
         Ok(SentNow { id: mail.id(), outcomes })
     }
 
-    /// Tries each relay of the route until one answers about the mail.
-    async fn send_over(&self, route: &Route, transaction: &Transaction) -> Vec<Outcome> {
-        let unreachable = Outcome::Unavailable(Phase::Local, "the route has no relay".into());
+    /// Tries each relay of the route that is not paused, until one answers about the mail.
+    async fn send_over(&self, core: &Core, route: &Route, transaction: &Transaction) -> Vec<Outcome> {
+        let unreachable = Outcome::Unavailable(Phase::Local, "every relay of its route is paused".into());
         let mut outcomes = vec![unreachable; transaction.recipients.len()];
-        for relay in route.relays() {
+        for relay in route.relays().filter(|relay| !core.is_paused(relay)) {
             let Some(transport) = self.transports.read().get(relay).cloned() else { continue };
             outcomes = match transport.connect().await {
                 Ok(mut connection) => {

@@ -34,8 +34,12 @@ pub(super) struct Lane {
     free: Vec<(SenderId, ActorRef<sender::Msg>)>,
     /// Senders at work, and whether at anything but critical mail.
     busy: HashMap<SenderId, Load>,
+    /// The sender that finds out whether the relay is up again.
+    probing: Option<SenderId>,
     /// The claim that is under way.
     claiming: Option<Claiming>,
+    /// How many claims were made: with each the routes begin at the next one, so that none waits for another to be empty.
+    claims: usize,
     /// Something came up while a claim was under way.
     again: bool,
     /// When the router is woken for this lane, in monotonic time; one timer is enough.
@@ -55,6 +59,8 @@ struct Claiming {
     general: usize,
     /// Mails that the pace allowed.
     paced: usize,
+    /// Whether it is for finding out whether the relay is up again.
+    probe: bool,
 }
 
 /// What a lane wants to do.
@@ -80,7 +86,9 @@ impl Lane {
             shares: Shares::new(weights),
             free: Vec::new(),
             busy: HashMap::new(),
+            probing: None,
             claiming: None,
+            claims: 0,
             again: false,
             alarm: None,
         }
@@ -107,8 +115,7 @@ impl Lane {
 
     /// A sender is free.
     pub(super) fn add_free(&mut self, sender: SenderId, actor: ActorRef<sender::Msg>) {
-        self.busy.remove(&sender);
-        self.free.retain(|(other, _)| *other != sender);
+        self.remove(sender);
         self.free.push((sender, actor));
     }
 
@@ -116,10 +123,23 @@ impl Lane {
     pub(super) fn remove(&mut self, sender: SenderId) {
         self.busy.remove(&sender);
         self.free.retain(|(other, _)| *other != sender);
+        self.probing = self.probing.filter(|other| *other != sender);
+    }
+
+    /// All senders are retired: others come in their place, and do not wait for what these still have in hand.
+    pub(super) fn forget_senders(&mut self) {
+        self.busy.clear();
+        self.free.clear();
+        self.probing = None;
+    }
+
+    /// So many mails that the pace allowed were not put to the relay.
+    pub(super) fn give_back(&mut self, mails: usize) {
+        self.pace.give_back(mails);
     }
 
     /// What to do now, over these routes, with so many deliveries pending.
-    pub(super) fn plan(&mut self, routes: Vec<Route>, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
+    pub(super) fn plan(&mut self, mut routes: Vec<Route>, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
@@ -127,12 +147,14 @@ impl Lane {
         if self.paused || self.free.is_empty() || routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
-        let (general, critical, batch) = match self.breaker.state(monotonic) {
+        let state = self.breaker.state(monotonic);
+        let (general, critical, batch) = match state {
             BreakerState::Open => {
                 let probe_at = self.breaker.probe_at();
                 return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
-            BreakerState::HalfOpen if self.busy.is_empty() => (1, 0, 1),
+            // Whoever was at work when it went down may still be waiting for an answer that does not come.
+            BreakerState::HalfOpen if self.probing.is_none() => (1, 0, 1),
             BreakerState::HalfOpen => return Plan::Rest,
             BreakerState::Closed => {
                 let general = self.free.len().min(self.room_for_any());
@@ -147,7 +169,11 @@ impl Lane {
         // Where the pace allows little, it is for everybody's turns: critical mail has its weight among them.
         let turns = self.shares.turns((general * batch).min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
-        self.claiming = Some(Claiming { general, paced: allowed.mails });
+        let probe = state == BreakerState::HalfOpen;
+        self.claiming = Some(Claiming { general, paced: allowed.mails, probe });
+        let first = self.claims % routes.len();
+        routes.rotate_left(first);
+        self.claims = self.claims.wrapping_add(1);
         Plan::Claim(Want { routes, turns, critical_only, max_bytes: CLAIM_BYTES, max_recipients: RECIPIENTS, now })
     }
 
@@ -172,38 +198,57 @@ impl Lane {
     }
 
     /// The claim came back: deals it out to the free senders. Returns whether to plan again.
-    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
+    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay, monotonic: Duration) -> bool {
         let Some(claiming) = self.claiming.take() else { return false };
-        self.pace.give_back(claiming.paced.saturating_sub(claims.len()));
+        let is_wanted = !self.paused
+            && match self.breaker.state(monotonic) {
+                BreakerState::Closed => true,
+                BreakerState::HalfOpen => claiming.probe,
+                BreakerState::Open => false,
+            };
+        if !is_wanted {
+            self.give_back(claiming.paced);
+            return std::mem::take(&mut self.again);
+        }
+        self.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
         let general = claiming.general.min(self.free.len());
-        if general < self.free.len() {
+        let taker = if general < self.free.len() {
             // Critical mail has senders of its own, and does not stand behind other mail.
             let (critical, any): (Vec<Claim>, Vec<Claim>) = claims.into_iter().partition(is_critical);
-            let for_any = if any.is_empty() { 0 } else { general };
-            self.hand_out(critical, self.free.len() - for_any, under_way);
-            self.hand_out(any, for_any, under_way);
+            let share = (self.free.len() * any.len()).div_ceil((critical.len() + any.len()).max(1));
+            let for_any = share.min(general);
+            let taker = self.hand_out(critical, self.free.len() - for_any, under_way);
+            self.hand_out(any, for_any, under_way).or(taker)
         } else {
             // All go the same way, in the order of their turns: nobody is left behind for the next time.
-            self.hand_out(claims, general, under_way);
+            self.hand_out(claims, general, under_way)
+        };
+        if claiming.probe {
+            self.probing = taker;
         }
         std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
     }
 
-    /// Spreads mail evenly over up to `senders` free senders. What finds none goes back when it is dropped.
-    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, under_way: &UnderWay) {
+    /// Spreads mail evenly over up to `senders` free senders, and returns one that got some. What finds none goes back when
+    /// it is dropped.
+    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, under_way: &UnderWay) -> Option<SenderId> {
         let senders = senders.min(self.free.len()).min(claims.len());
         let mut claims = claims.into_iter();
+        let mut taker = None;
         for place in 0..senders {
-            let Some((id, actor)) = self.free.pop() else { return };
+            let Some((id, actor)) = self.free.pop() else { break };
             let share = claims.len().div_ceil(senders - place);
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
             let load = if batch.iter().all(is_critical) { Load::Critical } else { Load::Any };
             self.busy.insert(id, load);
-            if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_err() {
+            if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_ok() {
+                taker = Some(id);
+            } else {
                 self.busy.remove(&id);
             }
         }
+        taker
     }
 }
 

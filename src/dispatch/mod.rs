@@ -33,11 +33,11 @@ use ractor::{ActorRef, RpcReplyPort};
 use self::accept::Accept;
 use self::core::{Core, Life};
 use self::supervisor::Child;
-use crate::delivery::State;
+use crate::delivery::{Route, State};
 use crate::mail::{Mail, MailId, Priority};
 use crate::observe::{EventKind, EventStream, Gauges, RelayGauges};
 use crate::policy::{RouteRule, Weights};
-use crate::spool::{Change, Query};
+use crate::spool::{Change, Query, SpoolStats};
 use crate::transport::Relay;
 
 /// How long the actors may take to answer a question.
@@ -54,7 +54,9 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Finishes what is in flight, for at most `span`; the rest stays in the spool.
+    /// Finishes what is in flight, for at most `span`; the rest stays in the spool. In the first half of it senders go on
+    /// with the mail that they have, in the second each only ends the one that it is at: nothing is cut off in the middle
+    /// needlessly.
     pub fn within(span: Duration) -> Self {
         Drain { within: span }
     }
@@ -85,6 +87,8 @@ struct Inner {
     accept: Accept,
     supervisor: ActorRef<supervisor::Msg>,
     direct: direct::Direct,
+    /// One reload at a time, or two could each put a part of theirs in force.
+    reloading: tokio::sync::Mutex<()>,
 }
 
 impl Drop for Inner {
@@ -128,9 +132,12 @@ impl Dispatcher {
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { core, accept, direct, .. } = &*self.inner;
         let copies = if direct.is_chosen() { mails.clone() } else { Vec::new() };
+        let was_refusing = core.spool.refusal().is_some();
         let mut results = accept.accept(core, mails, self.door).await;
         for (result, mail) in results.iter_mut().zip(copies) {
-            if let Err(Error::Spool(failure)) = result {
+            if let Err(Error::Spool(failure)) = result
+                && direct::may_replace_the_spool(core, &mail, was_refusing).await
+            {
                 tracing::warn!(mail.id = %mail.id(), error = %failure, "the spool takes nothing; sending at once instead");
                 *result = direct.submit(core, mail).await;
             }
@@ -249,7 +256,8 @@ impl Dispatcher {
         }
     }
 
-    /// Queues dead deliveries again, with a full count of attempts and a new lifetime; makes deferred ones due at once.
+    /// Queues dead deliveries again, or cancelled ones where none is dead, with a full count of attempts and a new lifetime;
+    /// makes deferred ones due at once.
     ///
     /// # Errors
     /// As [`Dispatcher::cancel`].
@@ -329,11 +337,7 @@ impl Dispatcher {
             let count = states.map(|state| spool.counts[*state as usize][priority.index()]).sum();
             (priority.as_str().to_owned(), count)
         };
-        let mut relays = self.relays().await?;
-        for relay in &mut relays {
-            let first = |route: &crate::delivery::Route| route.relays().next() == Some(relay.name.as_str());
-            relay.backlog = spool.backlog.iter().filter(|(route, _)| first(route)).map(|(_, count)| count).sum();
-        }
+        let relays = with_backlog(self.ask_router(router::Msg::Relays).await?, &spool);
         let totals = &core.metrics.totals;
         Ok(Stats {
             deliveries: State::ALL.into_iter().map(by_state).collect(),
@@ -360,9 +364,11 @@ impl Dispatcher {
     /// The relays, now.
     ///
     /// # Errors
-    /// [`Error::Stopped`].
+    /// [`Error::Spool`], or [`Error::Stopped`].
     pub async fn relays(&self) -> Result<Vec<RelayStatus>, Error> {
-        self.ask_router(router::Msg::Relays).await
+        let relays = self.ask_router(router::Msg::Relays).await?;
+        let core = &self.inner.core;
+        Ok(with_backlog(relays, &core.spool.stats(core.clock.now()).await?))
     }
 
     async fn ask_router<T: Send + 'static>(
@@ -414,6 +420,7 @@ impl Dispatcher {
     /// [`Error::Configuration`] or [`Error::Relay`]: everything is as it was.
     pub async fn reload(&self, new: Reload) -> Result<(), Error> {
         let network = builder::network(&new.relays, &new.routes, new.weights)?;
+        let _one = self.inner.reloading.lock().await;
         let (reply, done) = ractor::concurrency::oneshot();
         let asked = self.inner.supervisor.cast(supervisor::Msg::Configure(network.crew, reply.into()));
         asked.map_err(|_| self.stopped_error())?;
@@ -445,7 +452,7 @@ impl Dispatcher {
             let counts = spool.counts[state as usize];
             Priority::ALL.into_iter().map(move |priority| (state.as_str(), priority, counts[priority.index()]))
         });
-        let relays = self.relays().await?.into_iter().map(|relay| RelayGauges {
+        let relays = self.ask_router(router::Msg::Relays).await?.into_iter().map(|relay| RelayGauges {
             busy: relay.busy,
             idle: relay.connections.saturating_sub(relay.busy),
             breaker: match relay.breaker.as_str() {
@@ -507,4 +514,13 @@ impl Dispatcher {
         };
         let _ = self.inner.supervisor.cast(supervisor::Msg::Crash(child));
     }
+}
+
+/// The relays, and how much of what is pending waits for each.
+fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> Vec<RelayStatus> {
+    for relay in &mut relays {
+        let first = |route: &Route| route.relays().next() == Some(relay.name.as_str());
+        relay.backlog = spool.backlog.iter().filter(|(route, _)| first(route)).map(|(_, count)| count).sum();
+    }
+    relays
 }

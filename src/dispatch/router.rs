@@ -3,9 +3,11 @@
 //! A claim may read the disk, so it is made off the actor's turn and comes back as a message; at most one is under way for a
 //! lane. A router that is created anew knows nothing and needs nothing: senders say that they are free when it says hello.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::core::{Core, UnderWay};
@@ -52,6 +54,8 @@ pub(super) struct Plans {
     /// The route that such mail takes.
     pub fallback: Route,
     pub weights: Weights,
+    /// The first of the senders that work by these plans. Earlier ones only finish what they have in hand.
+    pub first_sender: SenderId,
 }
 
 impl Plans {
@@ -73,8 +77,6 @@ pub(super) struct LanePlan {
 pub(super) struct Args {
     pub core: Arc<Core>,
     pub plans: Plans,
-    /// The relays that a user has paused: they stay so when the router is created anew.
-    pub paused: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
 }
 
 pub(super) struct State {
@@ -83,7 +85,7 @@ pub(super) struct State {
     routes: Vec<Route>,
     former_routes: Vec<Route>,
     fallback: Route,
-    paused: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
+    first_sender: SenderId,
 }
 
 pub(super) struct Router;
@@ -94,14 +96,14 @@ impl Actor for Router {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { core, plans, paused } = args;
+        let Args { core, plans } = args;
         let mut state = State {
             core,
             lanes: Vec::new(),
             routes: Vec::new(),
             former_routes: Vec::new(),
             fallback: Route::over([]),
-            paused,
+            first_sender: 0,
         };
         state.configure(plans);
         Ok(state)
@@ -118,7 +120,7 @@ impl Actor for Router {
             }
             Msg::Claimed(relay, claims, under_way) => state.claimed(&myself, &relay, claims, &under_way),
             Msg::Free { sender, relay, actor, report } => state.free(&myself, sender, &relay, actor, report),
-            Msg::Gone { sender, relay } => state.gone(&relay, sender),
+            Msg::Gone { sender, relay } => state.gone(&myself, &relay, sender),
             Msg::Pause { relay, paused, reply } => {
                 let known = state.pause(&relay, paused);
                 let _ = reply.send(known);
@@ -142,12 +144,14 @@ impl State {
             let known = old.iter().position(|lane| *lane.relay == *plan.relay).map(|at| old.swap_remove(at));
             let mut lane = known.unwrap_or_else(|| Lane::new(&plan.relay, plan.connections, plan.rate, plans.weights));
             lane.reconfigure(plan.connections, plan.rate, plans.weights);
-            lane.paused = self.paused.lock().contains(&plan.relay);
+            lane.forget_senders();
+            lane.paused = self.core.is_paused(&plan.relay);
             self.lanes.push(lane);
         }
         self.routes = plans.routes;
         self.former_routes = plans.former_routes;
         self.fallback = plans.fallback;
+        self.first_sender = plans.first_sender;
     }
 
     fn lane(&mut self, relay: &str) -> Option<&mut Lane> {
@@ -169,8 +173,8 @@ impl State {
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
         // Counted first and asked second: a shutdown says so first and counts second, so that one of the two sees the other.
         let under_way = self.core.begin();
-        // Nor while nothing can be recorded; the scheduler wakes us now and then, should that pass.
-        if !self.core.is_sending() || self.core.spool.failure().is_some() {
+        // Should a failure of the spool pass: the scheduler wakes us now and then.
+        if !self.core.is_sending() {
             return;
         }
         let routes = self.routes_of(at);
@@ -184,7 +188,9 @@ impl State {
             Plan::Claim(want) => {
                 let (core, router) = (Arc::clone(&self.core), myself.clone());
                 tokio::spawn(async move {
-                    let claims = core.spool.claim(want).await;
+                    // A spool that panics must not leave the lane waiting for its answer.
+                    let claims = AssertUnwindSafe(core.spool.claim(want)).catch_unwind().await;
+                    let claims = claims.unwrap_or_else(|_| Err(SpoolError::Unreadable("it has panicked".into())));
                     // If the router is gone the claims are dropped here, and so go back.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
@@ -235,8 +241,9 @@ impl State {
             self.wake_after(myself, Arc::clone(relay), AFTER_FAILURE);
             Vec::new()
         });
+        let monotonic = self.core.clock.monotonic();
         let Some(lane) = self.lane(relay) else { return };
-        if lane.deal(claims, under_way) {
+        if lane.deal(claims, under_way, monotonic) {
             self.fill_named(myself, relay);
         }
     }
@@ -249,11 +256,16 @@ impl State {
         actor: ActorRef<sender::Msg>,
         report: Report,
     ) {
+        if sender < self.first_sender {
+            // It is retired: it gets no more, and what it learned is of a relay as it was configured before.
+            return;
+        }
         let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
         let chance = self.core.chance();
         let events = self.core.events.clone();
         let Some(lane) = self.lane(relay) else { return };
         lane.add_free(sender, actor);
+        lane.give_back(report.unsent);
         let mut turned = false;
         if report.answered && lane.breaker.succeeded() {
             turned = true;
@@ -276,21 +288,18 @@ impl State {
         }
     }
 
-    fn gone(&mut self, relay: &str, sender: SenderId) {
+    fn gone(&mut self, myself: &ActorRef<Msg>, relay: &str, sender: SenderId) {
         if let Some(lane) = self.lane(relay) {
             lane.remove(sender);
+            // What it was given and did not take up may wait for another.
+            self.fill_named(myself, relay);
         }
     }
 
     fn pause(&mut self, relay: &str, paused: bool) -> bool {
         let Some(lane) = self.lane(relay) else { return false };
         lane.paused = paused;
-        let mut all = self.paused.lock();
-        if paused {
-            all.insert(relay.to_owned());
-        } else {
-            all.remove(relay);
-        }
+        self.core.pause(relay, paused);
         true
     }
 

@@ -15,12 +15,15 @@ use tokio::time::Instant;
 use super::core::{Core, Learned, UnderWay};
 use super::router;
 use crate::delivery::{DeadReason, Outcome, Phase, Stage, printable};
-use crate::mail::Guarantee;
+use crate::mail::{Guarantee, MailId};
 use crate::spool::Claim;
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
 /// How many outcomes of one sender may be on their way to the disk.
 const UNRECORDED: usize = 64;
+/// So often may a relay break off over one mail, on new connections and before it has answered MAIL, until it is held to
+/// be the mail's doing: more than open a breaker, so that a relay that breaks off over everything is found out first.
+const TURNED_AWAY: u32 = 5;
 
 /// Names a sender among all that ever were.
 pub(super) type SenderId = u64;
@@ -54,6 +57,8 @@ pub(super) struct State {
     router: ActorRef<router::Msg>,
     connection: Option<Open>,
     unrecorded: Arc<Semaphore>,
+    /// The last mail over which the relay broke off before it answered MAIL, and how often in a row.
+    turned_away: Option<(MailId, u32)>,
     /// Whether a look at the connection's idleness is planned.
     watched: bool,
 }
@@ -76,6 +81,8 @@ pub(super) struct Report {
     pub answered: bool,
     /// It failed, after that.
     pub failed: Option<String>,
+    /// So many mails of the batch were not put to it.
+    pub unsent: usize,
 }
 
 pub(super) struct Sender;
@@ -88,7 +95,18 @@ impl Actor for Sender {
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { id, relay, transport, idle_timeout, core, router } = args;
         let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
-        Ok(State { id, relay, transport, idle_timeout, core, router, connection: None, unrecorded, watched: false })
+        Ok(State {
+            id,
+            relay,
+            transport,
+            idle_timeout,
+            core,
+            router,
+            connection: None,
+            unrecorded,
+            turned_away: None,
+            watched: false,
+        })
     }
 
     async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -133,13 +151,13 @@ impl State {
     }
 
     async fn work(&mut self, batch: Vec<Claim>) -> Report {
-        let mut report = Report::default();
+        let mut report = Report { unsent: batch.len(), ..Report::default() };
         let transactions: Vec<Transaction> = batch.iter().map(|claim| self.transaction(claim)).collect();
         let mut batch = batch.into_iter();
         for at in 0..transactions.len() {
             let Some(claim) = batch.next() else { break };
-            if self.core.spool.failure().is_some() {
-                // What becomes of it could not be recorded: it goes back, with the rest of the batch.
+            if !self.core.may_begin(&self.relay) {
+                // It goes back, with the rest of the batch.
                 self.take_back_what_was_begun().await;
                 break;
             }
@@ -161,6 +179,8 @@ impl State {
                 }
             };
             report.answered |= outcomes.iter().any(|outcome| !outcome.blames_relay());
+            let was_put = outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Unavailable(..)));
+            report.unsent -= usize::from(was_put);
             let failure = outcomes.iter().find(|outcome| outcome.blames_relay()).map(describe);
             self.record(claim, outcomes).await;
             if failure.is_some() {
@@ -210,8 +230,8 @@ impl State {
         Ok(())
     }
 
-    /// Sends over the open connection or a new one. A reused connection that the relay has closed meanwhile is replaced,
-    /// and nothing is held against the relay.
+    /// Sends over the open connection or a new one. A reused connection that the relay has closed meanwhile is replaced
+    /// once, and nothing is held against the relay.
     async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Result<Vec<Outcome>, Panic> {
         loop {
             let connected = self.connect().await;
@@ -219,9 +239,11 @@ impl State {
                 let unreachable = Outcome::Unavailable(Phase::Connect, "no connection".into());
                 return Ok(vec![connected.err().unwrap_or(unreachable); mail.recipients.len()]);
             };
-            let outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
+            let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
+            // Whoever was not spoken of may have got it.
+            outcomes.resize(mail.recipients.len(), Outcome::InDoubt("no outcome was given".into()));
             let stale = open.used && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
-            if open.connection.is_usable() {
+            if open.connection.is_usable() && !stale {
                 open.used = true;
                 open.last_used = Instant::now();
                 self.connection = Some(open);
@@ -229,9 +251,22 @@ impl State {
                 tokio::spawn(open.connection.close());
             }
             if !stale {
-                return Ok(outcomes);
+                return Ok(self.whose_doing(mail.mail, outcomes));
             }
         }
+    }
+
+    /// What a relay that breaks off before it has answered MAIL says of the mail: nothing, until it has done so again and
+    /// again. Then the mail waits its turn, or it would be the first for ever and none behind it would be sent.
+    fn whose_doing(&mut self, mail: MailId, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let Some(Outcome::Unavailable(Phase::MailFrom, reason)) = outcomes.first().cloned() else { return outcomes };
+        let before = self.turned_away.filter(|(other, _)| *other == mail).map_or(0, |(_, count)| count);
+        self.turned_away = Some((mail, before + 1));
+        if before + 1 >= TURNED_AWAY {
+            self.turned_away = None;
+            outcomes.fill(Outcome::Lost(Phase::MailFrom, reason));
+        }
+        outcomes
     }
 
     /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it can be.

@@ -3,11 +3,10 @@
 //! A child that ends takes nothing with it: leases go back by themselves, and what a child knew is either in the spool or is
 //! told to it again. Children that end too often end the dispatcher, with the mail safe in the spool.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -85,7 +84,6 @@ pub(super) struct Args {
 pub(super) struct State {
     core: Arc<Core>,
     crew: Crew,
-    paused: Arc<Mutex<HashSet<String>>>,
     router: ActorRef<router::Msg>,
     scheduler: ActorRef<scheduler::Msg>,
     senders: HashMap<ActorId, Employed>,
@@ -111,13 +109,11 @@ impl Actor for Supervisor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { core, crew } = args;
-        let paused = Arc::new(Mutex::new(HashSet::new()));
-        let router = spawn_router(&core, &crew, &paused, &myself).await?;
+        let router = spawn_router(&core, &crew, &myself).await?;
         let scheduler = spawn_scheduler(&core, &router, &myself).await?;
         let mut state = State {
             core,
             crew,
-            paused,
             router,
             scheduler,
             senders: HashMap::new(),
@@ -163,10 +159,9 @@ impl Actor for Supervisor {
 async fn spawn_router(
     core: &Arc<Core>,
     crew: &Crew,
-    paused: &Arc<Mutex<HashSet<String>>>,
     myself: &ActorRef<Msg>,
 ) -> Result<ActorRef<router::Msg>, ActorProcessingErr> {
-    let args = router::Args { core: Arc::clone(core), plans: crew.plans.clone(), paused: Arc::clone(paused) };
+    let args = router::Args { core: Arc::clone(core), plans: crew.plans.clone() };
     Ok(Router::spawn_linked(None, Router, args, myself.get_cell()).await?.0)
 }
 
@@ -285,7 +280,7 @@ impl State {
         let name = child.name();
         match child {
             Child::Router => {
-                self.router = spawn_router(&self.core, &self.crew, &self.paused, myself).await?;
+                self.router = spawn_router(&self.core, &self.crew, myself).await?;
                 let _ = self.scheduler.cast(scheduler::Msg::Router(self.router.clone()));
                 for sender in self.senders.values() {
                     let _ = sender.actor.cast(sender::Msg::Hello(self.router.clone()));
@@ -306,6 +301,7 @@ impl State {
     /// Takes on new relays and routes. Old senders finish what they hold; new ones take over.
     async fn configure(&mut self, myself: &ActorRef<Msg>, mut crew: Crew) -> Result<(), ActorProcessingErr> {
         crew.plans.follow(&self.crew.plans);
+        crew.plans.first_sender = self.last_sender + 1;
         self.crew = crew;
         let _ = self.router.cast(router::Msg::Configure(self.crew.plans.clone()));
         for sender in self.senders.values_mut() {
@@ -319,7 +315,8 @@ impl State {
         let _ = self.core.life.send_if_modified(|life| {
             let running = *life == Life::Running;
             if running {
-                *life = Life::Draining;
+                // The rest of the time is for what they are at by then: nothing is cut off in the middle needlessly.
+                *life = Life::Draining(Instant::now() + within / 2);
             }
             running
         });

@@ -91,6 +91,7 @@ const CHECKS: &[Check] = checks! {
         dead_and_cancelled_deliveries_can_be_tried_again,
         a_deferred_delivery_can_be_tried_at_once,
         a_retry_leaves_what_was_delivered_alone,
+        a_retry_of_dead_letters_leaves_what_was_withdrawn_beside_them_alone,
         only_a_mail_that_has_ended_can_be_purged,
         mail_of_unknown_routes_is_moved_to_the_fallback,
         whoever_waits_for_changes_is_told,

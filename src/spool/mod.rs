@@ -219,8 +219,8 @@ pub trait Spool: Send + Sync + 'static {
     /// Withdraws what is not being sent and has not ended.
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError>;
 
-    /// Queues dead and cancelled deliveries again, at once, with a full count of attempts and a lifetime of `lifetime`; a
-    /// deferred one becomes due at once.
+    /// Queues dead deliveries again, or cancelled ones where none is dead: at once, with a full count of attempts and a
+    /// lifetime of `lifetime`. A deferred one becomes due at once.
     async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError>;
 
     /// Deletes a mail of which every delivery has ended.

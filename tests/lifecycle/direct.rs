@@ -1,7 +1,7 @@
 //! Past the queue: `send_now`, and what is done with new mail while the spool takes none.
 
 use postrider::delivery::{Outcome, Phase};
-use postrider::{Clock, Dispatcher, Durability, Error, Match, OnSpoolFailure, Query};
+use postrider::{Clock, Dispatcher, Durability, Error, Match, OnSpoolFailure, Query, hours};
 
 use crate::common::{
     Act, FakeSmtp, FaultySpool, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, steady, submit,
@@ -112,4 +112,21 @@ async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
     let again = postrider.submit(keyed("one")).await.unwrap();
     assert_eq!((again.id, again.duplicate), (id, true));
     assert_eq!(puppet.begun().len(), 1);
+}
+
+#[tokio::test]
+async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
+    let puppet = Puppet::free();
+    let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
+    let known = mail("known@example.org");
+    submit(&postrider, known.clone()).await;
+    puppet.begins(1).await;
+    spool.break_down();
+    let keyed = mail_to("keyed@example.org").idempotency_key("key").build().unwrap();
+    let later = mail_to("later@example.org").delay(hours(1)).build().unwrap();
+    for mail in [known, keyed, later] {
+        let refused = postrider.submit(mail).await.unwrap_err();
+        assert!(matches!(refused, Error::Spool(_)), "{refused}");
+    }
+    assert_eq!(puppet.begun(), ["known@example.org"]);
 }

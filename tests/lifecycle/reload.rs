@@ -3,7 +3,7 @@
 use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Match, Reload, RouteRule, Weights, seconds};
 
-use crate::common::{Puppet, Told, becomes, engine, mail, steady, submit};
+use crate::common::{Puppet, Told, a_moment, becomes, engine, mail, steady, submit};
 
 fn reload(relays: Vec<postrider::Relay>, routes: Vec<RouteRule>) -> Reload {
     Reload { relays, routes, weights: Weights::default() }
@@ -15,13 +15,19 @@ fn all_to(relay: &str) -> RouteRule {
 
 #[tokio::test]
 async fn mail_on_its_way_is_finished_and_the_rest_takes_the_relay_as_it_is_now() {
+    for connections in [1, 4] {
+        a_relay_is_configured_anew_with(connections).await;
+    }
+}
+
+async fn a_relay_is_configured_anew_with(connections: usize) {
     let (before, after) = (Puppet::held(), Puppet::free());
     let postrider = engine(before.relay().connections(1), &Clock::fake()).start().await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
     before.begins(1).await;
     let mails = (0..100).map(|n| mail(&format!("user{n}@example.org"))).collect();
     let receipts = postrider.submit_many(mails).await;
-    postrider.reload(reload(vec![after.relay().connections(4)], vec![])).await.unwrap();
+    postrider.reload(reload(vec![after.relay().connections(connections)], vec![])).await.unwrap();
     for receipt in receipts {
         assert_eq!(postrider.wait(receipt.unwrap().id).await.unwrap().state.as_str(), "delivered");
     }
@@ -30,7 +36,7 @@ async fn mail_on_its_way_is_finished_and_the_rest_takes_the_relay_as_it_is_now()
     let status = postrider.wait(first).await.unwrap();
     assert_eq!((status.state.as_str(), status.deliveries[0].attempts.len()), ("delivered", 1));
     assert_eq!((before.begun().len(), after.begun().len()), (1, 100));
-    assert_eq!(postrider.relays().await.unwrap()[0].connections, 4);
+    assert_eq!(postrider.relays().await.unwrap()[0].connections, connections);
 }
 
 /// An engine over `old` and `new`, of which mail takes `old`.
@@ -116,4 +122,23 @@ async fn a_configuration_with_a_mistake_changes_nothing() {
     submit(&postrider, mail("ada@example.org")).await;
     told.first("delivered").await;
     assert_eq!((old.begun().len(), postrider.relays().await.unwrap().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_mistaken_configuration_that_is_taken_back_moves_no_more_mail() {
+    let (old, new) = (Puppet::free(), Puppet::free());
+    let postrider = old_and_new(&old, &new, &Clock::fake()).await;
+    for relay in ["old", "new"] {
+        postrider.pause(relay).await.unwrap();
+    }
+    let mails = |n: usize| (0..n).map(|n| mail(&format!("user{n}@example.org"))).collect();
+    postrider.submit_many(mails(5000)).await;
+    postrider.reload(reload(vec![new.relay().name("new")], vec![all_to("new")])).await.unwrap();
+    let both = vec![old.relay().name("old"), new.relay().name("new")];
+    postrider.reload(reload(both, vec![all_to("old")])).await.unwrap();
+    let receipts = postrider.submit_many(mails(2000)).await;
+    a_moment().await;
+    for receipt in receipts {
+        assert_eq!(postrider.status(receipt.unwrap().id).await.unwrap().deliveries[0].relays, ["old"]);
+    }
 }

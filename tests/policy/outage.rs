@@ -1,12 +1,13 @@
 //! A relay that is down: its breaker opens, no mail is charged for it, the route's next relay is taken meanwhile, and one
 //! connection finds out when it is up again.
 
+use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, EventKind, Match, Relay, seconds};
 
 use crate::common::{
-    Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, a_moment, becomes, engine, eventually, mail, relay_at, steady,
-    submit,
+    Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, a_moment, as_time_passes, becomes, engine, eventually, mail,
+    relay_at, steady, submit,
 };
 
 /// Sees a relay go down with mail waiting, and come back when `mend` was called.
@@ -212,4 +213,82 @@ async fn mail_that_was_refused_for_itself_does_not_close_the_relay_to_others() {
     assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
     let id = submit(&postrider, mail("ada@example.org")).await;
     assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+}
+
+#[tokio::test]
+async fn a_mail_over_which_a_relay_breaks_off_every_time_does_not_block_those_behind_it() {
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    puppet.answer(|mail| match mail.recipients[0].as_str() {
+        "poison@example.org" => Outcome::Unavailable(Phase::MailFrom, "421 4.3.0 internal error".into()),
+        _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
+    });
+    let postrider = engine(puppet.relay().connections(1), &clock).start().await.unwrap();
+    let poison = submit(&postrider, mail("poison@example.org")).await;
+    let ada = submit(&postrider, mail("ada@example.org")).await;
+    let status = as_time_passes(&clock, postrider.wait(ada)).await.unwrap();
+    assert_eq!(status.state.as_str(), "delivered");
+    let delivery = &postrider.status(poison).await.unwrap().deliveries[0];
+    assert_eq!((delivery.attempts[0].phase, delivery.attempts_counted), (Phase::MailFrom, 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_does_not_keep_a_relay_from_being_probed() {
+    let (clock, puppet) = (Clock::fake(), Puppet::held());
+    let postrider = engine(puppet.relay().connections(3), &clock).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    submit(&postrider, mail("first@example.org")).await;
+    puppet.begins(1).await;
+    puppet.down(Some("no route to host"));
+    submit(&postrider, mail("second@example.org")).await;
+    told.first("relay_down").await;
+    puppet.down(None);
+    clock.advance(seconds(1));
+    assert_eq!(puppet.begins(2).await[1], "second@example.org", "while the first still waits for its answer");
+    puppet.let_through(2);
+    told.first("relay_up").await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_down_uses_up_none_of_its_rate() {
+    let (clock, first, second) = (Clock::fake(), Puppet::free(), Puppet::free());
+    first.down(Some("no route to host"));
+    let slow = first.relay().rate("1/h".parse().unwrap());
+    let builder = Dispatcher::builder().relay(slow).relay(second.relay().name("backup"));
+    let builder = builder.route(Match::default(), ["primary", "backup"]).clock(clock.clone()).retry(steady());
+    let postrider = builder.start().await.unwrap();
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    let status = tokio::time::timeout(seconds(30), postrider.wait(id)).await.expect("at once").unwrap();
+    assert_eq!(status.deliveries[0].attempts[0].relay, "backup");
+}
+
+#[tokio::test]
+async fn a_pause_holds_back_what_senders_have_and_did_not_begin() {
+    let puppet = Puppet::held();
+    let postrider = engine(puppet.relay().connections(1), &Clock::fake()).start().await.unwrap();
+    postrider.pause("primary").await.unwrap();
+    postrider.submit_many((0..5).map(|n| mail(&format!("user{n}@example.org"))).collect()).await;
+    postrider.resume("primary").await.unwrap();
+    puppet.begins(1).await;
+    assert_eq!(postrider.relays().await.unwrap()[0].backlog, 5);
+    postrider.pause("primary").await.unwrap();
+    puppet.let_go();
+    eventually("the first is delivered", async || postrider.delivered() == 1).await;
+    a_moment().await;
+    assert_eq!(puppet.begun().len(), 1);
+    postrider.resume("primary").await.unwrap();
+    eventually("all are delivered", async || postrider.delivered() == 5).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_take_anything_and_says_that_it_can_be_used_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let relay = Relay::smtp(&format!("capture://{}/", file.display())).unwrap().name("primary");
+    let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    submit(&postrider, mail("ada@example.org")).await;
+    let down = told.first("relay_down").await;
+    let EventKind::RelayDown { reason } = down.kind else { panic!("{down:?}") };
+    assert!(reason.contains("cannot write to"), "{reason}");
 }

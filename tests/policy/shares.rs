@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider::mail::Options;
-use postrider::{Clock, Dispatcher, Envelope, Mail, Priority, hours, minutes};
+use postrider::{Clock, Dispatcher, Envelope, Mail, Match, Priority, hours, minutes};
 
 use crate::common::{Puppet, a_moment, engine, mail_to, submit};
 
@@ -120,4 +120,37 @@ async fn a_slow_rate_is_used_and_not_saved_up() {
     assert!(begun <= 22, "{} at once after a quiet day", begun - 20);
     clock.advance(minutes(1));
     puppet.begins(begun + 1).await;
+}
+
+#[tokio::test]
+async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside_it() {
+    let puppet = Puppet::held();
+    let postrider = engine(puppet.relay().connections(16), &Clock::fake()).start().await.unwrap();
+    a_moment().await;
+    queue(&postrider, &[(Priority::Critical, 99), (Priority::Bulk, 1)]).await;
+    let begun = puppet.begins(16).await;
+    assert_eq!((count(&begun, Priority::Critical), count(&begun, Priority::Bulk)), (15, 1));
+}
+
+#[tokio::test]
+async fn routes_over_a_slow_relay_take_turns() {
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    let relay = puppet.relay().rate("10/s".parse().unwrap());
+    let to = |domain: &str| Match { recipient_domain: vec![domain.into()], ..Match::default() };
+    let builder = engine(relay, &clock).relay(Puppet::held().relay().name("spare"));
+    let builder = builder.route(to("many.example"), ["primary"]).route(to("one.example"), ["primary", "spare"]);
+    let postrider = builder.start().await.unwrap();
+    postrider.pause("primary").await.unwrap();
+    postrider.pause("spare").await.unwrap();
+    for n in 0..50 {
+        submit(&postrider, mail_to(&format!("user{n}@many.example")).build().unwrap()).await;
+    }
+    let one = submit(&postrider, mail_to("ada@one.example").build().unwrap()).await;
+    postrider.resume("primary").await.unwrap();
+    for sent in 1..=3 {
+        puppet.begins(sent).await;
+        clock.advance(Duration::from_millis(100));
+    }
+    assert!(puppet.begun()[..3].contains(&"ada@one.example".to_owned()), "{:?}", puppet.begun());
+    assert_eq!(postrider.wait(one).await.unwrap().state.as_str(), "delivered");
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::mail::{Address, Guarantee, MailId, Priority, Timestamp, minutes};
 use postrider::spool::{
-    Change, Claim, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Recorded, Spool, SpoolError,
+    Change, Claim, Ended, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Recorded, Spool, SpoolError,
     SpoolOptions, Swept, Want,
 };
 
@@ -47,6 +47,8 @@ pub struct History {
     /// Leases that have ended.
     stale: Vec<(LeaseToken, Delivery)>,
     stale_settles: u64,
+    /// What has ended in doubt by nobody's wish: the next sweep tells of it.
+    untold: Vec<(MailId, Address)>,
 }
 
 impl History {
@@ -61,6 +63,7 @@ impl History {
             held: Vec::new(),
             stale: Vec::new(),
             stale_settles: 0,
+            untold: Vec::new(),
         }
     }
 
@@ -366,7 +369,10 @@ impl History {
                 self.wait_until_free(token).await;
             }
             for token in in_doubt {
-                self.delivery(token).0.stage = Stage::Dead { at: now, reason: DeadReason::InDoubt };
+                let (delivery, _) = self.delivery(token);
+                delivery.stage = Stage::Dead { at: now, reason: DeadReason::InDoubt };
+                let recipient = delivery.recipient.clone();
+                self.untold.push((token.mail, recipient));
             }
         }
     }
@@ -415,7 +421,8 @@ impl History {
                     continue;
                 }
                 let recipient = &kept.deliveries[index].recipient;
-                let is_told = swept.ended.iter().any(|told| told.mail == *id && told.recipient == *recipient);
+                let expired = Ended { mail: *id, recipient: recipient.clone(), reason: DeadReason::Expired };
+                let is_told = swept.ended.contains(&expired);
                 assert!(is_told || may_wait, "what has expired is ended");
                 if is_told {
                     kept.deliveries[index].stage = Stage::Dead { at: self.now, reason: DeadReason::Expired };
@@ -430,7 +437,12 @@ impl History {
             self.mails.remove(&id);
             pruned += 1;
         }
-        assert_eq!(swept.ended.len(), ended, "only what has expired is ended: {:?}", swept.ended);
+        for (mail, recipient) in std::mem::take(&mut self.untold) {
+            let in_doubt = Ended { mail, recipient, reason: DeadReason::InDoubt };
+            assert!(swept.ended.contains(&in_doubt), "what has ended by nobody's wish is told: {in_doubt:?}");
+            ended += 1;
+        }
+        assert_eq!(swept.ended.len(), ended, "nothing else is ended: {:?}", swept.ended);
         assert_eq!(swept.pruned, pruned, "what was kept long enough is deleted, and nothing else");
     }
 
@@ -461,9 +473,11 @@ impl History {
         let kept = self.mails.get_mut(&id).expect("known");
         let mut taken = Vec::new();
         let mut revived = false;
+        let any_dead = kept.deliveries.iter().any(|delivery| matches!(delivery.stage, Stage::Dead { .. }));
         for index in 0..kept.deliveries.len() {
             let delivery = &mut kept.deliveries[index];
             match delivery.stage {
+                Stage::Cancelled { .. } if any_dead => continue,
                 Stage::Dead { .. } | Stage::Cancelled { .. } => {
                     (delivery.tries, delivery.counted, delivery.crashes) = (0, 0, 0);
                     revived = true;
@@ -528,6 +542,8 @@ impl History {
         self.held.clear();
         self.stale.clear();
         self.stale_settles = 0;
+        // Only who lives can tell: what was not told by then stands in the records.
+        self.untold.clear();
         for (id, kept) in &mut self.mails {
             kept.leased.fill(false);
             for (index, delivery) in kept.deliveries.iter_mut().enumerate() {
@@ -538,6 +554,7 @@ impl History {
                     assert!(in_doubt, "what may have been sent is dead in doubt, not {stage:?}");
                     // When is told by the system's clock, which is not the history's.
                     delivery.stage = stage;
+                    self.untold.push((*id, delivery.recipient.clone()));
                 }
             }
         }

@@ -114,6 +114,18 @@ pub async fn a_retry_leaves_what_was_delivered_alone(bench: &dyn Bench) {
     audit(&*spool, now).await;
 }
 
+pub async fn a_retry_of_dead_letters_leaves_what_was_withdrawn_beside_them_alone(bench: &dyn Bench) {
+    let spool = open(bench, "retry-withdrawn").await;
+    let id = mixed(&*spool).await;
+    let now = start() + minutes(1);
+    assert!(matches!(spool.cancel(id, now).await, Ok(Change::Done(withdrawn)) if withdrawn.len() == 3));
+    let dead = address("dead@example.org");
+    assert_eq!(spool.retry(id, now, hours(9)).await, Ok(Change::Done(vec![dead])));
+    use State::{Cancelled, Delivered, Queued};
+    assert_eq!(states(&*spool, id, now).await, [Delivered, Queued, Cancelled, Cancelled, Cancelled]);
+    audit(&*spool, now).await;
+}
+
 pub async fn only_a_mail_that_has_ended_can_be_purged(bench: &dyn Bench) {
     let spool = open(bench, "purge").await;
     assert_eq!(spool.purge(unknown()).await, Ok(Change::Unknown));

@@ -49,6 +49,7 @@ pub(super) fn recover<S: Store>(changing: &mut Changing<'_, S>) -> Result<(), Sp
         if matches!(delivery.stage, Stage::Committing { .. }) && changing.seize(&manifest, index, &delivery) {
             delivery.stage = Stage::Dead { at: Timestamp::now(), reason: DeadReason::InDoubt };
             changing.step_seized(&delivery);
+            changing.tell_end(mail, delivery.recipient, DeadReason::InDoubt);
         }
     }
     changing.commit()
@@ -121,8 +122,9 @@ pub(super) fn cancel<S: Store>(
     for (index, delivery) in deliveries {
         if changing.seize(&mail.manifest, index, &delivery) {
             let ended = changing.end_seized(delivery, Stage::Cancelled { at: now }, now);
-            if let Stage::Cancelled { .. } = ended.stage {
-                cancelled.push(ended.recipient);
+            match ended.stage {
+                Stage::Dead { reason, .. } => changing.tell_end(id, ended.recipient, reason),
+                _ => cancelled.push(ended.recipient),
             }
         }
     }
@@ -140,8 +142,14 @@ pub(super) fn retry<S: Store>(
     };
     mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
     let (record, manifest) = (mail.to_bytes(), mail.manifest);
-    let revives = deliveries.values().any(|d| matches!(d.stage, Stage::Dead { .. } | Stage::Cancelled { .. }));
-    if revives {
+    // A user who wants dead letters sent again has not changed his mind about what he cancelled beside them.
+    let any_dead = deliveries.values().any(|delivery| matches!(delivery.stage, Stage::Dead { .. }));
+    let is_revived = |stage: &Stage| match stage {
+        Stage::Dead { .. } => true,
+        Stage::Cancelled { .. } => !any_dead,
+        _ => false,
+    };
+    if deliveries.values().any(|delivery| is_revived(&delivery.stage)) {
         changing.batch.push((keys::manifest(id), Some(record)));
         changing.set_timer(manifest.expires_at, Timer::Mail(id));
         for (index, delivery) in &deliveries {
@@ -153,7 +161,7 @@ pub(super) fn retry<S: Store>(
     let mut retried = Vec::new();
     for (index, mut delivery) in deliveries {
         match delivery.stage {
-            Stage::Dead { .. } | Stage::Cancelled { .. } => {
+            stage if is_revived(&stage) => {
                 count_finished(&mut changing.totals, &delivery.stage, manifest.priority, -1);
                 if let Some(key) = keys::finished(&delivery.stage, id, index) {
                     changing.batch.push((key, None));
@@ -230,6 +238,7 @@ pub(super) fn sweep<S: Store>(changing: &mut Changing<'_, S>, now: Timestamp) ->
         changing.shared.set_timers(&mut changing.batch, now, due.as_slice());
     }
     changing.commit()?;
+    swept.ended.append(&mut changing.shared.untold.lock());
     // Timers are only ever set by this thread, so that what is read here is what is there.
     let first = reader::first_timer(&changing.shared.store)?;
     swept.more = first.is_some_and(|at| at <= now);

@@ -1,5 +1,7 @@
 //! A change of what is already kept, under way on the writer's thread: what is held meanwhile, and what is committed.
 
+use std::sync::atomic::Ordering;
+
 use super::Shared;
 use super::book::QueueName;
 use super::kept::Kept;
@@ -8,10 +10,10 @@ use super::reader;
 use super::step::{Step, Waiting};
 use super::window::Entry;
 use crate::delivery::{DeadReason, Delivery, Stage};
-use crate::mail::Timestamp;
+use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Batch, Store};
-use crate::spool::{LeaseToken, Manifest, SpoolError};
+use crate::spool::{Ended, LeaseToken, Manifest, SpoolError};
 
 /// A change of what is already kept, under way on the writer's thread.
 pub(super) struct Changing<'a, S> {
@@ -22,6 +24,8 @@ pub(super) struct Changing<'a, S> {
     before: Totals,
     seized: Vec<(LeaseToken, Option<Waiting>)>,
     enqueued: Vec<Waiting>,
+    /// What ends by nobody's wish: the next sweep tells of it.
+    ended: Vec<Ended>,
 }
 
 impl<'a, S: Store> Changing<'a, S> {
@@ -33,6 +37,7 @@ impl<'a, S: Store> Changing<'a, S> {
             totals,
             seized: Vec::new(),
             enqueued: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -98,10 +103,15 @@ impl<'a, S: Store> Changing<'a, S> {
             }
         }
         let enqueued = std::mem::take(&mut self.enqueued);
+        let ended = std::mem::take(&mut self.ended);
         if outcome.is_ok() {
             enqueued.into_iter().for_each(|(queue, place, entry)| book.enqueue_new(&queue, place, entry));
         }
         drop(book);
+        if outcome.is_ok() && !ended.is_empty() {
+            self.shared.untold.lock().extend(ended);
+            self.shared.next_timer.store(i64::MIN, Ordering::Relaxed);
+        }
         self.before = self.totals.clone();
         self.shared.publish(&self.totals);
         self.shared.changed.notify_one();
@@ -113,6 +123,7 @@ impl<'a, S: Store> Changing<'a, S> {
         self.batch.clear();
         self.totals = self.before.clone();
         self.enqueued.clear();
+        self.ended.clear();
         let mut book = self.shared.book.lock();
         for (token, _) in self.seized.drain(..) {
             book.release(&token);
@@ -150,12 +161,18 @@ impl<'a, S: Store> Changing<'a, S> {
             let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
             step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
             self.batch.push((keys::marked(place.mail, place.index), None));
+            self.tell_end(place.mail, delivery.recipient, reason);
         } else {
             self.batch.push((keys::queue(&queue.route, queue.priority, &place), None));
             let pending = &mut self.totals.pending[queue.priority.index()];
             *pending = pending.saturating_sub(1);
         }
         Ok(())
+    }
+
+    /// Has the next sweep tell that a delivery has ended by nobody's wish.
+    pub(super) fn tell_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
+        self.ended.push(Ended { mail, recipient, reason });
     }
 
     /// Has something looked at, at this time.

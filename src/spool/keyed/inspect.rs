@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
 
 use super::kept::Kept;
 use super::keys::{self, Place};
 use super::reader::{self, Whole};
 use crate::delivery::Delivery;
+use crate::mail::MailId;
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, SpoolError};
@@ -46,8 +50,14 @@ pub(crate) fn walk<S: Store>(
     let mut awaited: HashMap<Vec<u8>, ()> = HashMap::new();
     let mut totals = Totals::default();
     for id in mails {
-        let Some(Whole { mail, deliveries: found, .. }) = reader::whole(store, id)? else { continue };
-        let body = reader::body(store, &mail);
+        let (Whole { mail, deliveries: found, .. }, body) = match whole_with_body(store, id) {
+            Ok(Some(read)) => read,
+            Ok(None) => continue,
+            Err(error) => {
+                tell(format!("mail {id} cannot be read: {error}"));
+                continue;
+            }
+        };
         let manifest = mail.manifest;
         if found.len() != usize::from(manifest.recipients) {
             tell(format!("mail {id} has {} of its {} deliveries", found.len(), manifest.recipients));
@@ -83,6 +93,19 @@ pub(crate) fn walk<S: Store>(
         tell(format!("{:?} deliveries are pending by priority, and the totals say {:?}", totals.pending, kept.pending));
     }
     Ok(problems)
+}
+
+/// A mail with its message, or with why that is not whole.
+type Read = (Whole, Result<Bytes, SpoolError>);
+
+/// Reads all of a mail. sled may panic where a page is damaged; the other mails have nothing to do with that.
+fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, SpoolError> {
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let Some(whole) = reader::whole(store, id)? else { return Ok(None) };
+        let body = reader::body(store, &whole.mail)?;
+        Ok(Some((whole, body)))
+    }));
+    read.unwrap_or_else(|_| Err(SpoolError::Unreadable("a page of the database is damaged".into())))
 }
 
 /// How many records were set aside.

@@ -39,14 +39,16 @@ use self::writer::{Ahead, Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
-    Change, Claim, Durability, Lease, LeaseKeeper, LeaseToken, Page, Parcel, Put, Query, Record, Recorded, Spool,
-    SpoolError, SpoolOptions, SpoolStats, Swept, Want,
+    Change, Claim, Durability, Ended, Lease, LeaseKeeper, LeaseToken, Page, Parcel, Put, Query, Record, Recorded,
+    Spool, SpoolError, SpoolOptions, SpoolStats, Swept, Want,
 };
 use crate::delivery::{Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 
 /// A message above this is written in several groups, the record that makes it exist last.
 const LARGE: usize = 256 * 1024;
+/// How long what the disk did not give is left alone before it is read again.
+const UNREAD_AGAIN: Duration = Duration::from_secs(60);
 /// How many kilobytes of mail may wait for the writer.
 const WAITING_KIB: usize = 64 * 1024;
 
@@ -70,6 +72,8 @@ struct Shared<S> {
     next_timer: AtomicI64,
     pending: AtomicU64,
     totals: Mutex<Totals>,
+    /// What has ended by nobody's wish, and was not told of yet.
+    untold: Mutex<Vec<Ended>>,
     stale: AtomicU64,
     sync_nanos: Mutex<Vec<u64>>,
 }
@@ -171,6 +175,7 @@ impl<S: Store> KeyedSpool<S> {
             next_timer: AtomicI64::new(next_timer),
             pending: AtomicU64::new(0),
             totals: Mutex::new(Totals::default()),
+            untold: Mutex::default(),
             stale: AtomicU64::new(0),
             sync_nanos: Mutex::new(Vec::new()),
         });
@@ -387,12 +392,21 @@ impl<S: Store> Spool for KeyedSpool<S> {
             }
         }
         if !stored.is_empty() {
-            let (read, broken) = self.look(move |shared| Ok(reader::claims(shared, stored))).await?;
+            let (read, broken, unread) = self.look(move |shared| Ok(reader::claims(shared, stored))).await?;
             claims.extend(read);
             // Serials are given in the order of the turns.
             claims.sort_by_key(|claim| claim.deliveries.first().map(|(lease, _)| lease.token().serial));
-            if !broken.is_empty() {
-                self.change(move |changing| change::end_broken(changing, broken, want.now)).await?;
+            if !broken.is_empty()
+                && let Err(error) = self.change(move |changing| change::end_broken(changing, broken, want.now)).await
+            {
+                tracing::error!(%error, "what cannot be read could not be set aside");
+            }
+            if !unread.is_empty() {
+                // Given back at once it would be the first to be claimed again, and the disk asked without end.
+                tokio::spawn(async move {
+                    tokio::time::sleep(UNREAD_AGAIN).await;
+                    drop(unread);
+                });
             }
         }
         Ok(claims)
@@ -438,7 +452,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
         self.look(move |shared| match Kept::read(&shared.store, id)? {
-            Some(mail) => reader::body(&shared.store, &mail).map(Some),
+            Some(mail) => reader::body(&shared.store, &mail)?.map(Some),
             None => Ok(None),
         })
         .await

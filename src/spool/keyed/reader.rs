@@ -85,12 +85,12 @@ pub(super) fn record<S: Store>(shared: &Shared<S>, id: MailId) -> Result<Option<
     Ok(Some(Record { manifest: mail.manifest, deliveries: deliveries.into_values().collect(), leased }))
 }
 
-/// A mail's message, checked for completeness.
-pub(super) fn body<S: Store>(store: &S, mail: &Kept) -> Result<Bytes, SpoolError> {
+/// A mail's message, and whether it is whole.
+pub(super) fn body<S: Store>(store: &S, mail: &Kept) -> Result<Result<Bytes, SpoolError>, SpoolError> {
     let manifest = &mail.manifest;
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
     if mail.body().len() == size {
-        return Ok(mail.body().clone());
+        return Ok(Ok(mail.body().clone()));
     }
     let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
     for number in 0..u32::try_from(size.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
@@ -100,10 +100,10 @@ pub(super) fn body<S: Store>(store: &S, mail: &Kept) -> Result<Bytes, SpoolError
         }
     }
     if body.len() == size {
-        Ok(body.freeze())
+        Ok(Ok(body.freeze()))
     } else {
         let reason = format!("the message of mail {} has {} of its {size} bytes", manifest.id, body.len());
-        Err(SpoolError::Unreadable(reason))
+        Ok(Err(SpoolError::Unreadable(reason)))
     }
 }
 
@@ -185,49 +185,82 @@ pub(super) struct Broken {
     pub in_doubt: bool,
 }
 
-/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes back as broken.
+/// What is read of a mail that is to be sent.
+struct Parts {
+    kept: Kept,
+    body: Bytes,
+    /// The deliveries that were asked for, in order.
+    deliveries: Vec<Found>,
+}
+
+/// Reads what a claim needs of a mail; within, whether it can be understood.
+fn parts<S: Store>(
+    store: &S,
+    mail: MailId,
+    leases: &[(Lease, Place)],
+) -> Result<Result<Parts, SpoolError>, SpoolError> {
+    let Some(record) = store.get(&keys::manifest(mail))? else {
+        return Ok(Err(SpoolError::Unreadable(format!("mail {mail} has no manifest"))));
+    };
+    let kept = match Kept::from_bytes(record) {
+        Ok(kept) => kept,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut deliveries = Vec::with_capacity(leases.len());
+    for (_, place) in leases {
+        let changed = changed_delivery(store, mail, place.index)?;
+        deliveries.push(changed.or_else(|| kept.as_put(place.index).cloned().map(Ok)));
+    }
+    Ok(body(store, &kept)?.map(|body| Parts { kept, body, deliveries }))
+}
+
+/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes back as broken, and last
+/// the leases of what the disk did not give.
 pub(super) fn claims<S: Store>(
     shared: &Shared<S>,
     leased: Vec<(QueueName, Vec<(Lease, Place)>)>,
-) -> (Vec<Claim>, Vec<Broken>) {
+) -> (Vec<Claim>, Vec<Broken>, Vec<Lease>) {
     let mut claims = Vec::with_capacity(leased.len());
     let mut broken = Vec::new();
+    let mut unread = Vec::new();
     for (queue, leases) in leased {
         let Some(mail) = leases.first().map(|(_, place)| place.mail) else { continue };
-        let parts = Kept::read(&shared.store, mail)
-            .and_then(|found| found.ok_or_else(|| SpoolError::Unreadable(format!("mail {mail} has no manifest"))))
-            .and_then(|kept| body(&shared.store, &kept).map(|body| (kept, body)));
-        let (kept, body) = match parts {
-            Ok(parts) => parts,
-            Err(error) => {
+        // sled may panic where a page is damaged; the other mails have nothing to do with that.
+        let read = catch_unwind(AssertUnwindSafe(|| parts(&shared.store, mail, &leases)));
+        let read = read.unwrap_or_else(|_| Err(SpoolError::Unreadable(format!("mail {mail}"))));
+        let Parts { kept, body, deliveries: found } = match read {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(error)) => {
                 tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
                 broken.push(Broken { queue, leases, in_doubt: false });
                 continue;
             }
+            Err(error) => {
+                tracing::error!(mail.id = %mail, %error, "cannot be read now; tried again in a minute");
+                unread.extend(leases.into_iter().map(|(lease, _)| lease));
+                continue;
+            }
         };
         let mut deliveries = Vec::with_capacity(leases.len());
-        for (lease, place) in leases {
-            let changed = changed_delivery(&shared.store, mail, place.index);
-            match changed.map(|found| found.or_else(|| kept.as_put(place.index).cloned().map(Ok))) {
-                Ok(Some(Ok(delivery))) if delivery.stage == (Stage::Pending { due: place.due }) => {
+        for ((lease, place), found) in leases.into_iter().zip(found) {
+            match found {
+                Some(Ok(delivery)) if delivery.stage == (Stage::Pending { due: place.due }) => {
                     deliveries.push((lease, delivery));
                 }
-                Ok(Some(Ok(Delivery { stage: Stage::Committing { .. }, .. }))) => {
+                Some(Ok(Delivery { stage: Stage::Committing { .. }, .. })) => {
                     broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: true });
                 }
                 // It was changed after its queue was read: the queue on disk no longer holds it.
-                Ok(Some(Ok(_))) => shared.book.lock().end(&lease.spend()),
-                Ok(None) if !shared.is_queued(&queue, &place) => shared.book.lock().end(&lease.spend()),
-                Ok(_) => broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: false }),
-                // The disk did not answer: the lease goes back when it is dropped here.
-                Err(error) => tracing::error!(mail.id = %mail, %error, "cannot be read now"),
+                Some(Ok(_)) => shared.book.lock().end(&lease.spend()),
+                None if !shared.is_queued(&queue, &place) => shared.book.lock().end(&lease.spend()),
+                _ => broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: false }),
             }
         }
         if !deliveries.is_empty() {
             claims.push(Claim { manifest: Arc::new(kept.manifest), body, deliveries });
         }
     }
-    (claims, broken)
+    (claims, broken, unread)
 }
 
 impl<S: Store> Shared<S> {

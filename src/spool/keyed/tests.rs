@@ -244,6 +244,8 @@ struct Faulty {
     closed: Arc<AtomicBool>,
     /// The next walk panics, as sled does where a page is damaged.
     panics: Arc<AtomicBool>,
+    /// Keys whose value is not given.
+    withheld: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Once it is closed, the second part of a large message waits before it until it is opened.
     gate: Arc<Gate>,
 }
@@ -279,6 +281,9 @@ impl Gate {
 
 impl Store for Faulty {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
+        if self.withheld.lock().iter().any(|withheld| withheld == key) {
+            return Err(SpoolError::Unreadable("input/output error".into()));
+        }
         self.store.get(key)
     }
 
@@ -498,4 +503,44 @@ async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever()
     let claimed = spool.claim(all()).await.map(|claims| claims.len());
     assert!(matches!(claimed, Err(SpoolError::Unreadable(_))), "{claimed:?}");
     assert_eq!(spool.claim(all()).await.expect("claims").len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours_at_once() {
+    let disk = Faulty::default();
+    let before = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
+    let (kept_back, neighbour) = (parcel(1), parcel(1));
+    let (id, neighbours) = (kept_back.manifest.id, neighbour.manifest.id);
+    before.put(vec![kept_back, neighbour]).await;
+    before.close().await.expect("closes");
+    disk.closed.store(false, Ordering::SeqCst);
+    let spool = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
+    disk.withheld.lock().push(keys::manifest(id));
+    for expected in [vec![neighbours], vec![]] {
+        let claims = spool.claim(want()).await.expect("one mail does not stop the others");
+        assert_eq!(claims.iter().map(|claim| claim.manifest.id).collect::<Vec<_>>(), expected);
+        for (lease, _) in claims.into_iter().flat_map(|claim| claim.deliveries) {
+            let _ = lease.spend();
+        }
+    }
+    disk.withheld.lock().clear();
+    tokio::time::sleep(UNREAD_AGAIN + Duration::from_secs(1)).await;
+    let claims = spool.claim(want()).await.expect("claims");
+    assert_eq!(claims.iter().map(|claim| claim.manifest.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
+    let bad = parcel(2);
+    let id = bad.manifest.id;
+    let spool = opened_after(vec![bad], |store| {
+        store.write(vec![(keys::delivery(id, 1), Some(vec![1, 255, 255]))]).expect("writes");
+    })
+    .await;
+    drop(claim_all(&spool).await);
+    assert!(spool.is_sweep_due(now()));
+    let ended = spool.sweep(now()).await.expect("sweeps").ended;
+    let recipient = Address::parse("user1@example.org").expect("valid");
+    assert_eq!(ended, [Ended { mail: id, recipient, reason: DeadReason::Quarantined }]);
+    assert!(spool.sweep(now()).await.expect("sweeps").ended.is_empty());
 }
