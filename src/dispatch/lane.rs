@@ -198,18 +198,8 @@ impl Lane {
     }
 
     /// The claim came back: deals it out to the free senders. Returns whether to plan again.
-    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay, monotonic: Duration) -> bool {
+    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
         let Some(claiming) = self.claiming.take() else { return false };
-        let is_wanted = !self.paused
-            && match self.breaker.state(monotonic) {
-                BreakerState::Closed => true,
-                BreakerState::HalfOpen => claiming.probe,
-                BreakerState::Open => false,
-            };
-        if !is_wanted {
-            self.give_back(claiming.paced);
-            return std::mem::take(&mut self.again);
-        }
         self.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
         let general = claiming.general.min(self.free.len());

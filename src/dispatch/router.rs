@@ -241,9 +241,8 @@ impl State {
             self.wake_after(myself, Arc::clone(relay), AFTER_FAILURE);
             Vec::new()
         });
-        let monotonic = self.core.clock.monotonic();
         let Some(lane) = self.lane(relay) else { return };
-        if lane.deal(claims, under_way, monotonic) {
+        if lane.deal(claims, under_way) {
             self.fill_named(myself, relay);
         }
     }

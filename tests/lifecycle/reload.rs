@@ -3,7 +3,7 @@
 use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Match, Reload, RouteRule, Weights, seconds};
 
-use crate::common::{Puppet, Told, a_moment, becomes, engine, mail, steady, submit};
+use crate::common::{Puppet, Told, a_moment, becomes, engine, eventually, mail, steady, submit};
 
 fn reload(relays: Vec<postrider::Relay>, routes: Vec<RouteRule>) -> Reload {
     Reload { relays, routes, weights: Weights::default() }
@@ -136,9 +136,28 @@ async fn a_mistaken_configuration_that_is_taken_back_moves_no_more_mail() {
     postrider.reload(reload(vec![new.relay().name("new")], vec![all_to("new")])).await.unwrap();
     let both = vec![old.relay().name("old"), new.relay().name("new")];
     postrider.reload(reload(both, vec![all_to("old")])).await.unwrap();
-    let receipts = postrider.submit_many(mails(2000)).await;
+    postrider.submit_many(mails(2000)).await;
+    let backlogs = async || {
+        let relays = postrider.relays().await.unwrap();
+        relays.iter().map(|relay| relay.backlog).collect::<Vec<_>>()
+    };
+    eventually("all is back", async || backlogs().await == [7000, 0]).await;
     a_moment().await;
-    for receipt in receipts {
-        assert_eq!(postrider.status(receipt.unwrap().id).await.unwrap().deliveries[0].relays, ["old"]);
-    }
+    assert_eq!(backlogs().await, [7000, 0]);
+}
+
+#[tokio::test]
+async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
+    let (before, after) = (Puppet::held(), Puppet::free());
+    let postrider = engine(before.relay().connections(4), &Clock::fake()).start().await.unwrap();
+    before.answer(|_| Outcome::Unavailable(Phase::Connect, "connection reset".into()));
+    let mut told = Told::by(&postrider);
+    postrider.submit_many((0..3).map(|n| mail(&format!("user{n}@example.org"))).collect()).await;
+    before.begins(3).await;
+    postrider.reload(reload(vec![after.relay()], vec![])).await.unwrap();
+    before.let_go();
+    eventually("all are delivered", async || postrider.delivered() == 3).await;
+    let kinds: Vec<&str> = told.until("delivered").await.iter().map(|event| event.kind.as_str()).collect();
+    assert!(!kinds.contains(&"relay_down"), "{kinds:?}");
+    assert_eq!(postrider.relays().await.unwrap()[0].breaker, "closed");
 }

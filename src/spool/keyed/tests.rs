@@ -523,6 +523,8 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
             let _ = lease.spend();
         }
     }
+    let sending = spool.stats(now()).await.expect("counts").counts[crate::delivery::State::Sending as usize];
+    assert_eq!(sending.iter().sum::<u64>(), 2, "nor is the disk asked for it again and again");
     disk.withheld.lock().clear();
     tokio::time::sleep(UNREAD_AGAIN + Duration::from_secs(1)).await;
     let claims = spool.claim(want()).await.expect("claims");
