@@ -121,6 +121,11 @@ async fn dead_letters_are_counted_retried_and_deleted_by_filter() {
     let answer = service.call("POST", "/v1/dead/retry?recipient=ada@example.org").await;
     assert_eq!(answer.value(), json!({"count": 1, "dry_run": false}));
     assert_eq!(dead().await, 2);
+    for (method, path) in [("POST", "/v1/dead/retry"), ("DELETE", "/v1/dead")] {
+        // Who writes his filters there does not mean all.
+        let refused = service.send(method, path, &[], r#"{"recipient": "nobody@example.org"}"#).await;
+        assert!(refused.problem(422, "invalid").to_string().contains("in the query"));
+    }
     let answer = service.call("DELETE", "/v1/dead?state=dead&dry_run=true").await;
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": true}));
     let answer = service.call("DELETE", "/v1/dead").await;

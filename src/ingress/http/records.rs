@@ -1,6 +1,7 @@
 //! What is known of mails, and what can still be done to them.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use axum::http::header;
 use axum::http::request::Parts;
@@ -13,6 +14,9 @@ use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::{MailId, MailIdError};
+
+/// The most bytes of a body that is not wanted that are looked at.
+const FILTERS: usize = 64 * 1024;
 
 /// The mail that a path names.
 pub(super) struct Id(MailId);
@@ -112,7 +116,12 @@ pub(super) async fn retry(State(door): State<Shared>, Id(id): Id) -> Result<Json
     params(Filters, DryRun),
     responses((status = 200, description = "How many", body = Count)),
 )]
-pub(super) async fn retry_dead(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Count>, Problem> {
+pub(super) async fn retry_dead(
+    State(door): State<Shared>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Json<Count>, Problem> {
+    no_filters_in(&door, body).await?;
     let (filter, dry_run) = params::dead(query.as_deref())?;
     Ok(Json(Count { count: door.dispatcher.retry_dead(filter, dry_run).await?, dry_run }))
 }
@@ -123,7 +132,21 @@ pub(super) async fn retry_dead(State(door): State<Shared>, RawQuery(query): RawQ
     params(Filters, DryRun),
     responses((status = 200, description = "How many", body = Count)),
 )]
-pub(super) async fn purge_dead(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Count>, Problem> {
+pub(super) async fn purge_dead(
+    State(door): State<Shared>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Json<Count>, Problem> {
+    no_filters_in(&door, body).await?;
     let (filter, dry_run) = params::dead(query.as_deref())?;
     Ok(Json(Count { count: door.dispatcher.purge_dead(filter, dry_run).await?, dry_run }))
+}
+
+/// Refuses filters in the body: not read there, they would leave all dead letters meant.
+async fn no_filters_in(door: &Shared, body: Body) -> Result<(), Problem> {
+    let held = door.collect(body, FILTERS).await?;
+    if matches!(held.bytes.trim_ascii(), b"" | b"{}") {
+        return Ok(());
+    }
+    Err(Problem::invalid_field("", "filters and dry_run stand in the query; leave the body empty"))
 }
