@@ -359,7 +359,19 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
     service.signal("HUP");
     service.await_notice("READY=1");
     let log = service.log_until("was read again:");
-    assert!(log.contains("takes effect at the next start") && log.contains("spool"), "{log}");
+    let waiting = |log: &str, section: &str| {
+        let line = |line: &&str| line.contains("takes effect at the next start") && line.contains(section);
+        log.lines().find(line).is_some()
+    };
+    assert!(waiting(&log, "spool") && !waiting(&log, "smtp"), "{log}");
+
+    let path = dir.path().join("postrider.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("[smtp]\n", "[smtp]\nidle_timeout = \"1s\"\n");
+    std::fs::write(&path, text).unwrap();
+    service.signal("HUP");
+    service.await_notice("READY=1");
+    let log = service.log_until("was read again:");
+    assert!(waiting(&log, "smtp"), "{log}");
     service.signal("TERM");
     assert!(service.end().success());
 }

@@ -180,11 +180,18 @@ async fn read_and_apply(
 
 fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
     let differ = |old: &dyn Debug, new: &dyn Debug| format!("{old:?}") != format!("{new:?}");
+    // Who may come in, and certificates, are in force already.
+    let (mut http, mut smtp) = (new.http.clone(), new.smtp.clone());
+    http.tokens.clone_from(&old.http.tokens);
+    smtp.users.clone_from(&old.smtp.users);
+    if smtp.tls.is_some() == old.smtp.tls.is_some() {
+        smtp.tls.clone_from(&old.smtp.tls);
+    }
     let sections: [(&str, bool); 5] = [
         ("spool", differ(&old.spool, &new.spool)),
         ("retry", differ(&old.retry, &new.retry)),
-        ("http.listen", differ(&old.http.listen, &new.http.listen)),
-        ("smtp.listen", differ(&old.smtp.listen, &new.smtp.listen)),
+        ("http", differ(&old.http, &http)),
+        ("smtp", differ(&old.smtp, &smtp)),
         ("log", differ(&old.log, &new.log)),
     ];
     for (section, _) in sections.iter().filter(|(_, differs)| *differs) {
