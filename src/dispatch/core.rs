@@ -22,8 +22,8 @@ use crate::spool::{Lease, Manifest, Recorded, Spool};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Running,
-    /// A shutdown was asked for: nothing more is accepted, and senders begin nothing more after this moment.
-    Draining(Instant),
+    /// A shutdown was asked for: nothing more is accepted, and senders begin nothing more after this moment, if there is one.
+    Draining(Option<Instant>),
     /// It ended as asked.
     Stopped,
     /// It ended by itself.
@@ -113,7 +113,7 @@ impl Core {
     pub(super) fn may_begin(&self, relay: &str) -> bool {
         let has_time = match *self.life.borrow() {
             Life::Running => true,
-            Life::Draining(until) => Instant::now() < until,
+            Life::Draining(until) => until.is_none_or(|until| Instant::now() < until),
             Life::Stopped | Life::Failed(_) => false,
         };
         has_time && !self.is_paused(relay) && self.spool.failure().is_none()

@@ -24,7 +24,7 @@ pub(super) async fn may_replace_the_spool(core: &Core, mail: &Mail, was_refusing
     // What it did not take because it was refusing is not in it; what it failed over may be.
     let may_be_kept = match core.spool.get(mail.id()).await {
         Ok(record) => record.is_some(),
-        Err(_) => false,
+        Err(_) => options.guarantee == Guarantee::AtMostOnce,
     };
     is_plain && !may_be_kept && (was_refusing || options.guarantee == Guarantee::AtLeastOnce)
 }
@@ -91,7 +91,7 @@ impl Direct {
 
     /// Tries each relay of the route that is not paused, until one answers about the mail.
     async fn send_over(&self, core: &Core, route: &Route, transaction: &Transaction) -> Vec<Outcome> {
-        let unreachable = Outcome::Unavailable(Phase::Local, "every relay of its route is paused".into());
+        let unreachable = Outcome::Unavailable(Phase::Local, "no relay of its route is there and not paused".into());
         let mut outcomes = vec![unreachable; transaction.recipients.len()];
         for relay in route.relays().filter(|relay| !core.is_paused(relay)) {
             let Some(transport) = self.transports.read().get(relay).cloned() else { continue };

@@ -157,6 +157,7 @@ impl Lane {
             BreakerState::HalfOpen if self.probing.is_none() => (1, 0, 1),
             BreakerState::HalfOpen => return Plan::Rest,
             BreakerState::Closed => {
+                self.probing = None;
                 let general = self.free.len().min(self.room_for_any());
                 (general, usize::from(general < self.free.len()), BATCH)
             }
@@ -230,14 +231,17 @@ impl Lane {
             let Some((id, actor)) = self.free.pop() else { break };
             let share = claims.len().div_ceil(senders - place);
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
+            let count = batch.len();
             let load = if batch.iter().all(is_critical) { Load::Critical } else { Load::Any };
             self.busy.insert(id, load);
             if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_ok() {
                 taker = Some(id);
             } else {
                 self.busy.remove(&id);
+                self.give_back(count);
             }
         }
+        self.give_back(claims.len());
         taker
     }
 }

@@ -132,7 +132,7 @@ impl Dispatcher {
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { core, accept, direct, .. } = &*self.inner;
         let copies = if direct.is_chosen() { mails.clone() } else { Vec::new() };
-        let was_refusing = core.spool.refusal().is_some();
+        let was_refusing = direct.is_chosen() && core.spool.refusal().is_some();
         let mut results = accept.accept(core, mails, self.door).await;
         for (result, mail) in results.iter_mut().zip(copies) {
             if let Err(Error::Spool(failure)) = result
@@ -145,7 +145,8 @@ impl Dispatcher {
         results
     }
 
-    /// Sends past the queue: one synchronous attempt at each relay of the route in turn until one answers. Nothing is kept.
+    /// Sends past the queue: one synchronous attempt at each relay of the route that is not paused, in turn, until one
+    /// answers. Nothing is kept.
     ///
     /// # Errors
     /// [`Error::Mail`], [`Error::NoRoute`] or [`Error::Stopped`]. What the relay said is in the result, not here.
@@ -361,14 +362,14 @@ impl Dispatcher {
         self.inner.core.metrics.totals.delivered.load(Ordering::Relaxed)
     }
 
-    /// The relays, now.
+    /// The relays, now. Where the spool cannot be counted their backlog is 0; [`Dispatcher::stats`] says why.
     ///
     /// # Errors
-    /// [`Error::Spool`], or [`Error::Stopped`].
+    /// [`Error::Stopped`].
     pub async fn relays(&self) -> Result<Vec<RelayStatus>, Error> {
         let relays = self.ask_router(router::Msg::Relays).await?;
         let core = &self.inner.core;
-        Ok(with_backlog(relays, &core.spool.stats(core.clock.now()).await?))
+        Ok(with_backlog(relays, &core.spool.stats(core.clock.now()).await.unwrap_or_default()))
     }
 
     async fn ask_router<T: Send + 'static>(

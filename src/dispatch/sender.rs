@@ -3,6 +3,7 @@
 //! It never waits for the disk between mails: a small window bounds the outcomes that are still being written, and with it
 //! the duplicates that a crash could cause.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ const UNRECORDED: usize = 64;
 /// So often may a relay break off over one mail, on new connections and before it has answered MAIL, until it is held to
 /// be the mail's doing: more than open a breaker, so that a relay that breaks off over everything is found out first.
 const TURNED_AWAY: u32 = 5;
+/// Of how many mails that is counted.
+const SUSPECTS: usize = 16;
 
 /// Names a sender among all that ever were.
 pub(super) type SenderId = u64;
@@ -57,8 +60,8 @@ pub(super) struct State {
     router: ActorRef<router::Msg>,
     connection: Option<Open>,
     unrecorded: Arc<Semaphore>,
-    /// The last mail over which the relay broke off before it answered MAIL, and how often in a row.
-    turned_away: Option<(MailId, u32)>,
+    /// The last mails over which the relay broke off before it answered MAIL, and how often.
+    turned_away: VecDeque<(MailId, u32)>,
     /// Whether a look at the connection's idleness is planned.
     watched: bool,
 }
@@ -104,7 +107,7 @@ impl Actor for Sender {
             router,
             connection: None,
             unrecorded,
-            turned_away: None,
+            turned_away: VecDeque::new(),
             watched: false,
         })
     }
@@ -260,11 +263,18 @@ impl State {
     /// again. Then the mail waits its turn, or it would be the first for ever and none behind it would be sent.
     fn whose_doing(&mut self, mail: MailId, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
         let Some(Outcome::Unavailable(Phase::MailFrom, reason)) = outcomes.first().cloned() else { return outcomes };
-        let before = self.turned_away.filter(|(other, _)| *other == mail).map_or(0, |(_, count)| count);
-        self.turned_away = Some((mail, before + 1));
-        if before + 1 >= TURNED_AWAY {
-            self.turned_away = None;
+        if !outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..))) {
+            return outcomes;
+        }
+        let known = self.turned_away.iter().position(|(other, _)| *other == mail);
+        let count = 1 + known.and_then(|at| self.turned_away.remove(at)).map_or(0, |(_, before)| before);
+        if count >= TURNED_AWAY {
             outcomes.fill(Outcome::Lost(Phase::MailFrom, reason));
+            return outcomes;
+        }
+        self.turned_away.push_back((mail, count));
+        if self.turned_away.len() > SUSPECTS {
+            self.turned_away.pop_front();
         }
         outcomes
     }

@@ -316,7 +316,7 @@ impl State {
             let running = *life == Life::Running;
             if running {
                 // The rest of the time is for what they are at by then: nothing is cut off in the middle needlessly.
-                *life = Life::Draining(Instant::now() + within / 2);
+                *life = Life::Draining(Instant::now().checked_add(within / 2));
             }
             running
         });

@@ -132,7 +132,7 @@ pub enum Recorded {
     Stale,
 }
 
-/// A delivery that was ended by the clock.
+/// A delivery that was ended by nobody's wish: by the clock, in doubt, or because something of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The mail.
@@ -229,7 +229,8 @@ pub trait Spool: Send + Sync + 'static {
     /// Whether [`Spool::sweep`] has something to do.
     fn is_sweep_due(&self, now: Timestamp) -> bool;
 
-    /// Ends what has expired and deletes what was kept long enough; a bounded step.
+    /// Ends what has expired and deletes what was kept long enough; a bounded step. It also tells of what has ended
+    /// otherwise by nobody's wish since the last sweep, which is then due.
     async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError>;
 
     /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that returns how many it moved.

@@ -20,13 +20,20 @@ use tokio::sync::{Notify, watch};
 pub struct FaultySpool {
     kept: Arc<dyn Spool>,
     broken: AtomicBool,
+    /// Whether each put fails in the middle: nobody knows before that it will, nor after it what is kept.
+    pub failing: AtomicBool,
     held: watch::Sender<bool>,
 }
 
 impl FaultySpool {
     pub fn new() -> Arc<Self> {
         let kept = memory::open(SpoolOptions::default());
-        Arc::new(FaultySpool { kept, broken: AtomicBool::new(false), held: watch::channel(false).0 })
+        Arc::new(FaultySpool {
+            kept,
+            broken: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            held: watch::channel(false).0,
+        })
     }
 
     pub fn hold(&self) {
@@ -57,6 +64,7 @@ impl Spool for FaultySpool {
     async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>> {
         match self.failure() {
             Some(failure) => vec![Err(failure); parcels.len()],
+            None if self.failing.load(Ordering::SeqCst) => vec![Err(unwritable()); parcels.len()],
             None => {
                 let put = self.kept.put(parcels).await;
                 let mut held = self.held.subscribe();
@@ -108,9 +116,7 @@ impl Spool for FaultySpool {
         self.kept.pending()
     }
     fn failure(&self) -> Option<SpoolError> {
-        let reason =
-            || SpoolError::Unwritable { path: PathBuf::from("/var/spool"), reason: "input/output error".into() };
-        self.broken.load(Ordering::SeqCst).then(reason).or_else(|| self.kept.failure())
+        self.broken.load(Ordering::SeqCst).then(unwritable).or_else(|| self.kept.failure())
     }
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
         self.kept.stats(now).await
@@ -118,4 +124,8 @@ impl Spool for FaultySpool {
     async fn close(&self) -> Result<(), SpoolError> {
         self.kept.close().await
     }
+}
+
+fn unwritable() -> SpoolError {
+    SpoolError::Unwritable { path: PathBuf::from("/var/spool"), reason: "input/output error".into() }
 }

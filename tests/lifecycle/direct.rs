@@ -1,7 +1,9 @@
 //! Past the queue: `send_now`, and what is done with new mail while the spool takes none.
 
+use std::sync::atomic::Ordering;
+
 use postrider::delivery::{Outcome, Phase};
-use postrider::{Clock, Dispatcher, Durability, Error, Match, OnSpoolFailure, Query, hours};
+use postrider::{Clock, Dispatcher, Durability, Error, Guarantee, Match, OnSpoolFailure, Query, hours};
 
 use crate::common::{
     Act, FakeSmtp, FaultySpool, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, steady, submit,
@@ -129,4 +131,17 @@ async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
         assert!(matches!(refused, Error::Spool(_)), "{refused}");
     }
     assert_eq!(puppet.begun(), ["known@example.org"]);
+}
+
+#[tokio::test]
+async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
+    let puppet = Puppet::free();
+    let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
+    let once = |to: &str| mail_to(to).guarantee(Guarantee::AtMostOnce).build().unwrap();
+    spool.failing.store(true, Ordering::SeqCst);
+    assert!(matches!(postrider.submit(once("ada@example.org")).await, Err(Error::Spool(_))));
+    assert_eq!(postrider.submit(mail("bob@example.org")).await.unwrap().durability, Durability::Direct);
+    spool.break_down();
+    assert_eq!(postrider.submit(once("carl@example.org")).await.unwrap().durability, Durability::Direct);
+    assert_eq!(puppet.begun(), ["bob@example.org", "carl@example.org"]);
 }

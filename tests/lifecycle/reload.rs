@@ -152,8 +152,10 @@ async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
     let postrider = engine(before.relay().connections(4), &Clock::fake()).start().await.unwrap();
     before.answer(|_| Outcome::Unavailable(Phase::Connect, "connection reset".into()));
     let mut told = Told::by(&postrider);
-    postrider.submit_many((0..3).map(|n| mail(&format!("user{n}@example.org"))).collect()).await;
-    before.begins(3).await;
+    for n in 1..=3 {
+        submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+        before.begins(n).await;
+    }
     postrider.reload(reload(vec![after.relay()], vec![])).await.unwrap();
     before.let_go();
     eventually("all are delivered", async || postrider.delivered() == 3).await;

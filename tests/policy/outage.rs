@@ -3,11 +3,11 @@
 
 use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::transport::TimeOuts;
-use postrider::{Clock, Dispatcher, EventKind, Match, Relay, seconds};
+use postrider::{Clock, Dispatcher, EventKind, Match, Priority, Relay, hours, seconds};
 
 use crate::common::{
     Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, a_moment, as_time_passes, becomes, engine, eventually, mail,
-    relay_at, steady, submit,
+    mail_to, relay_at, steady, submit,
 };
 
 /// Sees a relay go down with mail waiting, and come back when `mend` was called.
@@ -223,6 +223,8 @@ async fn a_mail_over_which_a_relay_breaks_off_every_time_does_not_block_those_be
         _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
     let postrider = engine(puppet.relay().connections(1), &clock).start().await.unwrap();
+    let urgent = mail_to("poison@example.org").priority(Priority::Critical).expires_in(hours(9)).build().unwrap();
+    submit(&postrider, urgent).await;
     let poison = submit(&postrider, mail("poison@example.org")).await;
     let ada = submit(&postrider, mail("ada@example.org")).await;
     let status = as_time_passes(&clock, postrider.wait(ada)).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider::mail::Options;
 use postrider::{Clock, Dispatcher, Envelope, Mail, Match, Priority, hours, minutes};
 
-use crate::common::{Puppet, a_moment, engine, mail_to, submit};
+use crate::common::{Puppet, a_moment, engine, eventually, mail_to, submit};
 
 fn mail_of(priority: Priority, n: usize) -> Mail {
     mail_to(&format!("{priority}{n}@example.org")).priority(priority).build().unwrap()
@@ -126,10 +126,17 @@ async fn a_slow_rate_is_used_and_not_saved_up() {
 async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside_it() {
     let puppet = Puppet::held();
     let postrider = engine(puppet.relay().connections(16), &Clock::fake()).start().await.unwrap();
-    a_moment().await;
+    // Every connection has had a mail, and is free.
+    for n in 1..=16 {
+        submit(&postrider, mail_of(if n < 16 { Priority::Default } else { Priority::Critical }, n)).await;
+        puppet.begins(n).await;
+    }
+    postrider.pause("primary").await.unwrap();
+    puppet.let_through(16);
+    eventually("all are free", async || postrider.relays().await.unwrap()[0].busy == 0).await;
     queue(&postrider, &[(Priority::Critical, 99), (Priority::Bulk, 1)]).await;
-    let begun = puppet.begins(16).await;
-    assert_eq!((count(&begun, Priority::Critical), count(&begun, Priority::Bulk)), (15, 1));
+    let begun = puppet.begins(32).await;
+    assert_eq!((count(&begun[16..], Priority::Critical), count(&begun[16..], Priority::Bulk)), (15, 1));
 }
 
 #[tokio::test]

@@ -97,7 +97,8 @@ pub(super) async fn cancel(State(door): State<Shared>, Id(id): Id) -> Result<Jso
     Ok(Json(door.dispatcher.cancel(id).await?))
 }
 
-/// Queues a mail's dead deliveries again, with a full count of attempts; makes deferred ones due at once.
+/// Queues a mail's dead deliveries again, or cancelled ones where none is dead, with a full count of attempts; makes
+/// deferred ones due at once.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),

@@ -19,6 +19,8 @@ pub(super) struct Leased {
     pub entry: Entry,
     /// Whether it was recorded that the final dot may have been sent.
     pub marked: bool,
+    /// Whether it is only kept from being claimed, and no sender has it.
+    pub idle: bool,
 }
 
 /// Names one queue.
@@ -168,7 +170,7 @@ impl Book {
     fn lease(&mut self, queue: &QueueName, place: Place, entry: Entry) -> u64 {
         self.last_serial += 1;
         let serial = self.last_serial;
-        let leased = Leased { serial, queue: queue.clone(), place, entry, marked: false };
+        let leased = Leased { serial, queue: queue.clone(), place, entry, marked: false, idle: false };
         let before = self.leases.insert(place.slot(), leased);
         debug_assert!(before.is_none(), "{:?} was leased, and would be sent twice", before.map(|before| before.place));
         serial
@@ -195,6 +197,14 @@ impl Book {
             leased.entry.fresh = None;
         }
         current
+    }
+
+    /// Notes that no sender has it: it may be seized.
+    pub(super) fn set_idle(&mut self, token: &LeaseToken) {
+        let current = self.current(token).is_some();
+        if let Some(leased) = self.leases.get_mut(&(token.mail, token.index)).filter(|_| current) {
+            leased.idle = true;
+        }
     }
 
     /// Notes that what was known of a waiting delivery's mail when it was put is no longer true.
@@ -225,11 +235,12 @@ impl Book {
         true
     }
 
-    /// Takes a delivery that nobody holds, so that the writer can change it undisturbed. `None` while it is leased.
+    /// Takes a delivery that no sender has, so that the writer can change it undisturbed. `None` while one has it.
     pub(super) fn seize(&mut self, queue: &QueueName, place: Place, entry: Entry) -> Option<LeaseToken> {
-        if self.is_leased(&place.slot()) {
+        if self.leases.get(&place.slot()).is_some_and(|leased| !leased.idle) {
             return None;
         }
+        self.leases.remove(&place.slot());
         self.window(queue).remove(&place);
         let serial = self.lease(queue, place, entry);
         Some(LeaseToken { mail: place.mail, index: place.index, serial })

@@ -408,6 +408,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
                     drop(unread);
                 });
             }
+            if claims.is_empty() {
+                // Who asked takes the queue for empty; there may be more behind what could not be given to him.
+                self.shared.changed.notify_one();
+            }
         }
         Ok(claims)
     }

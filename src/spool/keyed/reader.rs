@@ -237,7 +237,11 @@ pub(super) fn claims<S: Store>(
             }
             Err(error) => {
                 tracing::error!(mail.id = %mail, %error, "cannot be read now; tried again in a minute");
-                unread.extend(leases.into_iter().map(|(lease, _)| lease));
+                let mut book = shared.book.lock();
+                for (lease, _) in leases {
+                    book.set_idle(&lease.token());
+                    unread.push(lease);
+                }
                 continue;
             }
         };

@@ -546,3 +546,24 @@ async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
     assert_eq!(ended, [Ended { mail: id, recipient, reason: DeadReason::Quarantined }]);
     assert!(spool.sweep(now()).await.expect("sweeps").ended.is_empty());
 }
+
+#[tokio::test]
+async fn a_mail_that_the_disk_does_not_give_still_expires_and_who_asked_for_mail_asks_again() {
+    let disk = Faulty::default();
+    let before = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
+    let mut long = parcel(1);
+    long.body = Bytes::from(vec![b'x'; 10_000]);
+    long.manifest.size = 10_000;
+    let (id, expires_at) = (long.manifest.id, long.manifest.expires_at);
+    before.put(vec![long]).await;
+    before.close().await.expect("closes");
+    disk.closed.store(false, Ordering::SeqCst);
+    let spool = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
+    disk.withheld.lock().push(keys::chunk(id, 1));
+    let _ = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
+    assert!(spool.claim(want()).await.expect("claims").is_empty());
+    let notified = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
+    assert!(notified.is_ok(), "there may be more behind it");
+    let ended = spool.sweep(expires_at).await.expect("sweeps").ended;
+    assert_eq!(ended.iter().map(|ended| (ended.mail, ended.reason)).collect::<Vec<_>>(), [(id, DeadReason::Expired)]);
+}
