@@ -189,20 +189,21 @@ impl Book {
         self.leases.values()
     }
 
+    fn current_mut(&mut self, token: &LeaseToken) -> Option<&mut Leased> {
+        self.leases.get_mut(&(token.mail, token.index)).filter(|leased| leased.serial == token.serial)
+    }
+
     /// Notes that the final dot may have been sent. What was known of the delivery before is not to be used again.
     pub(super) fn mark(&mut self, token: &LeaseToken) -> bool {
-        let current = self.current(token).is_some();
-        if let Some(leased) = self.leases.get_mut(&(token.mail, token.index)).filter(|_| current) {
-            leased.marked = true;
-            leased.entry.fresh = None;
-        }
-        current
+        let Some(leased) = self.current_mut(token) else { return false };
+        leased.marked = true;
+        leased.entry.fresh = None;
+        true
     }
 
     /// Notes that no sender has it: it may be seized.
     pub(super) fn set_idle(&mut self, token: &LeaseToken) {
-        let current = self.current(token).is_some();
-        if let Some(leased) = self.leases.get_mut(&(token.mail, token.index)).filter(|_| current) {
+        if let Some(leased) = self.current_mut(token) {
             leased.idle = true;
         }
     }
