@@ -65,7 +65,7 @@ impl Accept {
         Ok(())
     }
 
-    /// Makes mails durable, as one group.
+    /// Makes mails durable, together.
     pub(super) async fn accept(
         &self,
         core: &Arc<Core>,

@@ -128,7 +128,8 @@ impl Dispatcher {
         answer.unwrap_or_else(|| Err(Error::Stopped("it gave no answer".into())))
     }
 
-    /// Accepts many mails as one group, with one sync. Each has its own result, in order. Does not wait for room.
+    /// Accepts many mails together, with one sync for each half a mebibyte of them: each is accepted or not for itself, and
+    /// has its own result, in order. Does not wait for room.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { core, accept, direct, .. } = &*self.inner;
         let copies = if direct.is_chosen() { mails.clone() } else { Vec::new() };

@@ -193,7 +193,7 @@ pub trait Spool: Send + Sync + 'static {
     /// Notified when something may have become due or the next due time may have changed. One waiter: the scheduler.
     fn changed(&self) -> &Notify;
 
-    /// Keeps new mails, all in one group. Each has its own result, in order.
+    /// Keeps new mails, in as few groups as their size allows. Each has its own result, in order.
     async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>>;
 
     /// Leases due deliveries. Fewer than wanted, or none, when no more are due.

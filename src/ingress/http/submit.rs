@@ -135,7 +135,7 @@ pub(super) async fn submit(State(door): State<Shared>, request: Request) -> Resu
 
 /// Hands in up to 500 mails at once.
 ///
-/// All that are valid are made durable as one group. Each has its own result, in order: as `POST /v1/mails` answers, or
+/// All that are valid are made durable together. Each has its own result, in order: as `POST /v1/mails` answers, or
 /// a problem. Each mail carries its own `idempotency_key`.
 #[utoipa::path(
     post, path = "/v1/mails/batch", tag = "mails",
