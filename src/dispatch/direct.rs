@@ -22,11 +22,14 @@ pub(super) async fn may_replace_the_spool(core: &Core, mail: &Mail, was_refusing
     let now = core.clock.now();
     let is_plain = options.idempotency_key.is_none() && options.send.is_none_or(|send| send.resolve(now) <= now);
     // What it did not take because it was refusing is not in it; what it failed over may be.
-    let may_be_kept = match core.spool.get(mail.id()).await {
-        Ok(record) => record.is_some(),
-        Err(_) => options.guarantee == Guarantee::AtMostOnce,
-    };
-    is_plain && !may_be_kept && (was_refusing || options.guarantee == Guarantee::AtLeastOnce)
+    let may_be_doubled = options.guarantee == Guarantee::AtLeastOnce;
+    if !is_plain || !(was_refusing || may_be_doubled) {
+        return false;
+    }
+    match core.spool.get(mail.id()).await {
+        Ok(record) => record.is_none(),
+        Err(_) => may_be_doubled,
+    }
 }
 
 pub(super) struct Direct {

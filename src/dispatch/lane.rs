@@ -26,7 +26,6 @@ pub(super) struct Lane {
     pub relay: Arc<str>,
     pub connections: usize,
     pub rate: Option<Rate>,
-    pub paused: bool,
     pub breaker: Breaker,
     pub last_failure: Option<String>,
     pace: Pace,
@@ -79,7 +78,6 @@ impl Lane {
             relay: relay.into(),
             connections,
             rate,
-            paused: false,
             breaker: Breaker::default(),
             last_failure: None,
             pace: Pace::new(rate),
@@ -104,9 +102,9 @@ impl Lane {
         }
     }
 
-    /// Whether mail may take this relay.
-    pub(super) fn is_open(&self, monotonic: Duration) -> bool {
-        !self.paused && self.breaker.state(monotonic) == BreakerState::Closed
+    /// Whether the relay is up, as far as is known.
+    pub(super) fn is_up(&self, monotonic: Duration) -> bool {
+        self.breaker.state(monotonic) == BreakerState::Closed
     }
 
     pub(super) fn busy(&self) -> usize {
@@ -144,7 +142,7 @@ impl Lane {
             self.again = true;
             return Plan::Rest;
         }
-        if self.paused || self.free.is_empty() || routes.is_empty() || pending == 0 {
+        if self.free.is_empty() || routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
         let state = self.breaker.state(monotonic);

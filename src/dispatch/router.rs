@@ -145,7 +145,6 @@ impl State {
             let mut lane = known.unwrap_or_else(|| Lane::new(&plan.relay, plan.connections, plan.rate, plans.weights));
             lane.reconfigure(plan.connections, plan.rate, plans.weights);
             lane.forget_senders();
-            lane.paused = self.core.is_paused(&plan.relay);
             self.lanes.push(lane);
         }
         self.routes = plans.routes;
@@ -175,6 +174,9 @@ impl State {
         let under_way = self.core.begin();
         // Should a failure of the spool pass: the scheduler wakes us now and then.
         if !self.core.is_sending() {
+            return;
+        }
+        if self.core.is_paused(&self.lanes[at].relay) {
             return;
         }
         let routes = self.routes_of(at);
@@ -208,7 +210,8 @@ impl State {
                 if *relay == *lane.relay {
                     return true;
                 }
-                if self.lanes.iter().any(|other| *other.relay == *relay && other.is_open(monotonic)) {
+                let is_up = self.lanes.iter().any(|other| *other.relay == *relay && other.is_up(monotonic));
+                if is_up && !self.core.is_paused(relay) {
                     return false;
                 }
             }
@@ -296,10 +299,11 @@ impl State {
     }
 
     fn pause(&mut self, relay: &str, paused: bool) -> bool {
-        let Some(lane) = self.lane(relay) else { return false };
-        lane.paused = paused;
-        self.core.pause(relay, paused);
-        true
+        let known = self.lane(relay).is_some();
+        if known {
+            self.core.pause(relay, paused);
+        }
+        known
     }
 
     fn relays(&self) -> Vec<RelayStatus> {
@@ -307,7 +311,7 @@ impl State {
         let status = |lane: &Lane| {
             let breaker = lane.breaker.state(monotonic);
             let state = match breaker {
-                _ if lane.paused => "paused",
+                _ if self.core.is_paused(&lane.relay) => "paused",
                 BreakerState::Closed => "up",
                 _ => "down",
             };

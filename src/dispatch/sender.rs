@@ -245,7 +245,8 @@ impl State {
             let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
             // Whoever was not spoken of may have got it.
             outcomes.resize(mail.recipients.len(), Outcome::InDoubt("no outcome was given".into()));
-            let stale = open.used && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
+            let unheard = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
+            let stale = open.used && unheard;
             if open.connection.is_usable() && !stale {
                 open.used = true;
                 open.last_used = Instant::now();
@@ -254,7 +255,7 @@ impl State {
                 tokio::spawn(open.connection.close());
             }
             if !stale {
-                return Ok(self.whose_doing(mail.mail, outcomes));
+                return Ok(if unheard { self.whose_doing(mail.mail, outcomes) } else { outcomes });
             }
         }
     }
@@ -263,9 +264,6 @@ impl State {
     /// again. Then the mail waits its turn, or it would be the first for ever and none behind it would be sent.
     fn whose_doing(&mut self, mail: MailId, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
         let Some(Outcome::Unavailable(Phase::MailFrom, reason)) = outcomes.first().cloned() else { return outcomes };
-        if !outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..))) {
-            return outcomes;
-        }
         let known = self.turned_away.iter().position(|(other, _)| *other == mail);
         let count = 1 + known.and_then(|at| self.turned_away.remove(at)).map_or(0, |(_, before)| before);
         if count >= TURNED_AWAY {

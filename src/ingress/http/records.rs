@@ -1,8 +1,7 @@
 //! What is known of mails, and what can still be done to them.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, RawQuery, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request, State};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -14,6 +13,7 @@ use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::{MailId, MailIdError};
+use crate::spool::Query;
 
 /// The most bytes of a body that is not wanted that are looked at.
 const FILTERS: usize = 64 * 1024;
@@ -28,6 +28,26 @@ impl FromRequestParts<Shared> for Id {
         let named = segment(parts, door).await?;
         let id = named.parse().map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
         Ok(Id(id))
+    }
+}
+
+/// The dead letters that a query means. Filters in the body are refused: not read there, they would leave all meant.
+pub(super) struct DeadLetters {
+    filter: Query,
+    dry_run: bool,
+}
+
+impl FromRequest<Shared> for DeadLetters {
+    type Rejection = Problem;
+    async fn from_request(request: Request, door: &Shared) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let held = door.collect(body, FILTERS).await?;
+        if !matches!(held.bytes.trim_ascii(), b"" | b"{}") {
+            let detail = "filters and dry_run stand in the query; leave the body empty";
+            return Err(Problem::invalid_field("", detail));
+        }
+        let (filter, dry_run) = params::dead(parts.uri.query())?;
+        Ok(DeadLetters { filter, dry_run })
     }
 }
 
@@ -119,11 +139,8 @@ pub(super) async fn retry(State(door): State<Shared>, Id(id): Id) -> Result<Json
 )]
 pub(super) async fn retry_dead(
     State(door): State<Shared>,
-    RawQuery(query): RawQuery,
-    body: Body,
+    DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
-    no_filters_in(&door, body).await?;
-    let (filter, dry_run) = params::dead(query.as_deref())?;
     Ok(Json(Count { count: door.dispatcher.retry_dead(filter, dry_run).await?, dry_run }))
 }
 
@@ -135,19 +152,7 @@ pub(super) async fn retry_dead(
 )]
 pub(super) async fn purge_dead(
     State(door): State<Shared>,
-    RawQuery(query): RawQuery,
-    body: Body,
+    DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
-    no_filters_in(&door, body).await?;
-    let (filter, dry_run) = params::dead(query.as_deref())?;
     Ok(Json(Count { count: door.dispatcher.purge_dead(filter, dry_run).await?, dry_run }))
-}
-
-/// Refuses filters in the body: not read there, they would leave all dead letters meant.
-async fn no_filters_in(door: &Shared, body: Body) -> Result<(), Problem> {
-    let held = door.collect(body, FILTERS).await?;
-    if matches!(held.bytes.trim_ascii(), b"" | b"{}") {
-        return Ok(());
-    }
-    Err(Problem::invalid_field("", "filters and dry_run stand in the query; leave the body empty"))
 }

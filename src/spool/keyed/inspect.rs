@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
@@ -102,14 +101,14 @@ pub(crate) fn walk<S: Store>(
 /// A mail with its message, or with why that is not whole.
 type Read = (Whole, Result<Bytes, SpoolError>);
 
-/// Reads all of a mail. sled may panic where a page is damaged; the other mails have nothing to do with that.
+/// Reads all of a mail.
 fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, SpoolError> {
-    let read = catch_unwind(AssertUnwindSafe(|| {
+    let read = || {
         let Some(whole) = reader::whole(store, id)? else { return Ok(None) };
         let body = reader::body(store, &whole.mail)?;
         Ok(Some((whole, body)))
-    }));
-    read.unwrap_or_else(|_| Err(SpoolError::Unreadable("a page of the database is damaged".into())))
+    };
+    reader::guarded(read, || "a page of the database is damaged".into())
 }
 
 /// How many records were set aside.

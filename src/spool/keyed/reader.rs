@@ -138,14 +138,21 @@ pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, Spoo
     Ok(first)
 }
 
+/// Reads. sled may panic where a page is damaged; what else is kept has nothing to do with that.
+pub(super) fn guarded<T>(
+    read: impl FnOnce() -> Result<T, SpoolError>,
+    what: impl FnOnce() -> String,
+) -> Result<T, SpoolError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(SpoolError::Unreadable(what())))
+}
+
 /// Reads the next places of queues into their windows.
 pub(super) fn refill<S: Store>(shared: &Shared<S>, refills: Vec<(QueueName, Option<Place>)>) -> Result<(), SpoolError> {
     let mut outcome = Ok(());
     for (queue, after) in refills {
-        // sled may panic where a page is damaged; the queue would count as being read for ever.
-        let read = catch_unwind(AssertUnwindSafe(|| read_places(&shared.store, &queue, after)));
-        let read =
-            read.unwrap_or_else(|_| Err(SpoolError::Unreadable(format!("the queue of {}", queue.route.as_str()))));
+        // Left in the middle, the queue would count as being read for ever.
+        let what = || format!("the queue of {}", queue.route.as_str());
+        let read = guarded(|| read_places(&shared.store, &queue, after), what);
         let mut book = shared.book.lock();
         match read {
             Ok(read) => {
@@ -225,9 +232,7 @@ pub(super) fn claims<S: Store>(
     let mut unread = Vec::new();
     for (queue, leases) in leased {
         let Some(mail) = leases.first().map(|(_, place)| place.mail) else { continue };
-        // sled may panic where a page is damaged; the other mails have nothing to do with that.
-        let read = catch_unwind(AssertUnwindSafe(|| parts(&shared.store, mail, &leases)));
-        let read = read.unwrap_or_else(|_| Err(SpoolError::Unreadable(format!("mail {mail}"))));
+        let read = guarded(|| parts(&shared.store, mail, &leases), || format!("mail {mail}"));
         let Parts { kept, body, deliveries: found } = match read {
             Ok(Ok(parts)) => parts,
             Ok(Err(error)) => {
