@@ -1,4 +1,5 @@
-//! `cargo bench --bench engine -- end-to-end` is `postrider bench end-to-end`, and so on; `--help` lists them.
+//! `cargo bench --bench engine -- end-to-end` is `postrider bench end-to-end`, and so on; `--help`
+//! lists them.
 #![allow(missing_docs)]
 
 #[global_allocator]

@@ -1,7 +1,9 @@
-//! A web server that sends mail and never waits for it: `/register` answers as soon as the mail is on disk.
+//! A web server that sends mail and never waits for it: `/register` answers as soon as the mail is
+//! on disk.
 //!
-//! `cargo run --example embedded` registers somebody while no mail can leave, prints how long the answer took, lets
-//! mail leave again and waits until it has. `cargo run --example embedded -- serve` keeps serving on port 3000; there,
+//! `cargo run --example embedded` registers somebody while no mail can leave, prints how long the
+//! answer took, lets mail leave again and waits until it has. `cargo run --example embedded --
+//! serve` keeps serving on port 3000; there,
 //! `RELAY_URL=smtp+starttls://user:password@smtp.example.com:587` sends for real.
 
 use std::net::SocketAddr;
@@ -46,16 +48,30 @@ async fn main() -> Outcome<()> {
     let keep_serving = std::env::args().nth(1).as_deref() == Some("serve");
     // A server that means it has a directory that stays.
     let spool = tempfile::tempdir()?;
-    let relay = Relay::smtp(&std::env::var("RELAY_URL").unwrap_or("capture://".into()))?.name("relay");
-    let postrider = Dispatcher::builder().relay(relay).spool(spool.path()).start().await?;
+    let relay =
+        Relay::smtp(&std::env::var("RELAY_URL").unwrap_or("capture://".into()))?.name("relay");
+    let postrider = Dispatcher::builder()
+        .relay(relay)
+        .spool(spool.path())
+        .start()
+        .await?;
 
-    let app = axum::Router::new().route("/register", post(register)).with_state(postrider.clone());
-    let listener = tokio::net::TcpListener::bind(if keep_serving { "127.0.0.1:3000" } else { "127.0.0.1:0" }).await?;
+    let app = axum::Router::new()
+        .route("/register", post(register))
+        .with_state(postrider.clone());
+    let listener = tokio::net::TcpListener::bind(if keep_serving {
+        "127.0.0.1:3000"
+    } else {
+        "127.0.0.1:0"
+    })
+    .await?;
     let address = listener.local_addr()?;
     let server = axum::serve(listener, app);
     if keep_serving {
         println!("curl --json '{{\"email\": \"ada@example.org\"}}' http://{address}/register");
-        server.with_graceful_shutdown(async { _ = tokio::signal::ctrl_c().await }).await?;
+        server
+            .with_graceful_shutdown(async { _ = tokio::signal::ctrl_c().await })
+            .await?;
     } else {
         tokio::select! {
             ended = server.into_future() => ended?,
@@ -66,16 +82,29 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-async fn register_while_no_mail_can_leave(postrider: &Dispatcher, address: SocketAddr) -> Outcome<()> {
+async fn register_while_no_mail_can_leave(
+    postrider: &Dispatcher,
+    address: SocketAddr,
+) -> Outcome<()> {
     postrider.pause("relay").await?;
     let began = Instant::now();
     let request = move || {
         let ada = serde_json::json!({ "email": "ada@example.org" });
-        ureq::post(format!("http://{address}/register")).send_json(ada)?.body_mut().read_to_string()
+        ureq::post(format!("http://{address}/register"))
+            .send_json(ada)?
+            .body_mut()
+            .read_to_string()
     };
     let id = tokio::task::spawn_blocking(request).await??.parse()?;
-    println!("/register answered after {:.1?}; mail {id} is {}", began.elapsed(), postrider.status(id).await?.state);
+    println!(
+        "/register answered after {:.1?}; mail {id} is {}",
+        began.elapsed(),
+        postrider.status(id).await?.state
+    );
     postrider.resume("relay").await?;
-    println!("and when mail could leave again, it was {}", postrider.wait(id).await?.state);
+    println!(
+        "and when mail could leave again, it was {}",
+        postrider.wait(id).await?.state
+    );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! What happens, as it happens: the stream of events tells of one mail that is delivered, one that is cancelled, and
-//! one that nobody could send in time.
+//! What happens, as it happens: the stream of events tells of one mail that is delivered, one that
+//! is cancelled, and one that nobody could send in time.
 
 use std::time::Duration;
 
@@ -8,21 +8,35 @@ use postrider::{Dispatcher, Drain, Event, EventItem, EventKind, Mail, Relay, min
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let postrider = Dispatcher::builder().relay(Relay::smtp("capture://")?).spool_in_memory().start().await?;
+    let postrider = Dispatcher::builder()
+        .relay(Relay::smtp("capture://")?)
+        .spool_in_memory()
+        .start()
+        .await?;
     let mut events = postrider.events();
     let to = |name: &str| {
-        let mail = Mail::builder().from("Shop <shop@example.com>").to(format!("{name}@example.org"));
+        let mail = Mail::builder()
+            .from("Shop <shop@example.com>")
+            .to(format!("{name}@example.org"));
         mail.subject("Your code").text("123456")
     };
 
     let delivered = postrider.submit(to("ada").build()?).await?;
     postrider.wait(delivered.id).await?;
 
-    let unwanted = postrider.submit(to("brian").delay(minutes(10)).build()?).await?;
+    let unwanted = postrider
+        .submit(to("brian").delay(minutes(10)).build()?)
+        .await?;
     postrider.cancel(unwanted.id).await?;
 
     postrider.pause("capture").await?;
-    postrider.submit(to("claire").expires_in(Duration::from_millis(300)).build()?).await?;
+    postrider
+        .submit(
+            to("claire")
+                .expires_in(Duration::from_millis(300))
+                .build()?,
+        )
+        .await?;
 
     let mut open = 3;
     while open > 0 {
@@ -40,14 +54,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn is_end(kind: &EventKind) -> bool {
-    matches!(kind, EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled)
+    matches!(
+        kind,
+        EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled
+    )
 }
 
 fn in_words(event: &Event) -> String {
-    let about = event.recipient.as_ref().map(|to| format!(" {to}")).unwrap_or_default();
+    let about = event
+        .recipient
+        .as_ref()
+        .map(|to| format!(" {to}"))
+        .unwrap_or_default();
     let more = match &event.kind {
         EventKind::Attempted { attempt } => {
-            format!(": {} said {} {}", attempt.relay, attempt.code.unwrap_or(0), attempt.text)
+            format!(
+                ": {} said {} {}",
+                attempt.relay,
+                attempt.code.unwrap_or(0),
+                attempt.text
+            )
         }
         EventKind::Deferred { next_attempt_at } => format!(" until {next_attempt_at}"),
         EventKind::Dead { reason } => format!(": {reason}"),

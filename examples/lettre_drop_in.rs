@@ -1,5 +1,6 @@
-//! A program that sends through lettre gains a durable queue by changing the line that makes its mailer: [`Dispatcher`]
-//! is an `AsyncTransport` like any other, and `send` returns once the message is on disk.
+//! A program that sends through lettre gains a durable queue by changing the line that makes its
+//! mailer: [`Dispatcher`] is an `AsyncTransport` like any other, and `send` returns once the
+//! message is on disk.
 
 use lettre::message::header::ContentType;
 use lettre::{AsyncTransport, Message};
@@ -26,8 +27,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let spool = tempfile::tempdir()?;
     let capture = Capture::default();
 
-    // Before: let mailer = AsyncSmtpTransport::<Tokio1Executor>::starttls_relay("smtp.example.com")?.build();
-    let mailer = Dispatcher::builder().relay(Relay::capture(&capture)).spool(spool.path()).start().await?;
+    // Before: let mailer =
+    // AsyncSmtpTransport::<Tokio1Executor>::starttls_relay("smtp.example.com")?.build();
+    let mailer = Dispatcher::builder()
+        .relay(Relay::capture(&capture))
+        .spool(spool.path())
+        .start()
+        .await?;
 
     let receipt = welcome(&mailer, "Ada <ada@example.org>").await?;
     println!("mail {} is accepted, {:?}", receipt.id, receipt.durability);

@@ -1,7 +1,8 @@
-//! A process accepts mail and dies without a chance to clean up; the next one, on the same spool, delivers it all.
+//! A process accepts mail and dies without a chance to clean up; the next one, on the same spool,
+//! delivers it all.
 //!
-//! The program runs itself a second time for this: the child prints the id of each mail that it has a receipt for, and
-//! aborts before a single one was sent.
+//! The program runs itself a second time for this: the child prints the id of each mail that it has
+//! a receipt for, and aborts before a single one was sent.
 
 use std::path::Path;
 use std::process::Command;
@@ -24,8 +25,11 @@ async fn accept_and_die(spool: &Path) -> Outcome<()> {
     let postrider = start(spool, &Capture::default()).await?;
     postrider.pause("capture").await?;
     for n in 1..=100 {
-        let mail =
-            Mail::builder().from("shop@example.com").to(format!("reader{n}@example.org")).text("Hello.").build()?;
+        let mail = Mail::builder()
+            .from("shop@example.com")
+            .to(format!("reader{n}@example.org"))
+            .text("Hello.")
+            .build()?;
         println!("{}", postrider.submit(mail).await?.id);
     }
     std::process::abort()
@@ -34,21 +38,41 @@ async fn accept_and_die(spool: &Path) -> Outcome<()> {
 /// The parent.
 async fn survive() -> Outcome<()> {
     let spool = tempfile::tempdir()?;
-    let child = Command::new(std::env::current_exe()?).arg(spool.path()).output()?;
-    let accepted: Vec<MailId> = String::from_utf8(child.stdout)?.lines().map(str::parse).collect::<Result<_, _>>()?;
-    println!("the first process accepted {} mails and ended with {}", accepted.len(), child.status);
+    let child = Command::new(std::env::current_exe()?)
+        .arg(spool.path())
+        .output()?;
+    let accepted: Vec<MailId> = String::from_utf8(child.stdout)?
+        .lines()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    println!(
+        "the first process accepted {} mails and ended with {}",
+        accepted.len(),
+        child.status
+    );
 
     let capture = Capture::default();
     let postrider = start(spool.path(), &capture).await?;
     for id in &accepted {
         postrider.wait(*id).await?;
     }
-    println!("the second process delivered {} of them", capture.captured().len());
-    assert_eq!((accepted.len(), capture.captured().len()), (100, 100), "a receipt is a promise");
+    println!(
+        "the second process delivered {} of them",
+        capture.captured().len()
+    );
+    assert_eq!(
+        (accepted.len(), capture.captured().len()),
+        (100, 100),
+        "a receipt is a promise"
+    );
     postrider.shutdown(Drain::within(seconds(5))).await?;
     Ok(())
 }
 
 async fn start(spool: &Path, capture: &Capture) -> Result<Dispatcher, postrider::Error> {
-    Dispatcher::builder().relay(Relay::capture(capture)).spool(spool).start().await
+    Dispatcher::builder()
+        .relay(Relay::capture(capture))
+        .spool(spool)
+        .start()
+        .await
 }

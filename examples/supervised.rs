@@ -1,8 +1,9 @@
-//! The engine as a child in an application's own ractor supervision tree: the application's supervisor is told when the
-//! engine ends, and decides what follows.
+//! The engine as a child in an application's own ractor supervision tree: the application's
+//! supervisor is told when the engine ends, and decides what follows.
 //!
-//! The engine re-creates its own actors when one fails. It ends only when that happens again and again, or when it is
-//! shut down; what it had accepted stays in the spool either way, and the next engine on that spool goes on with it.
+//! The engine re-creates its own actors when one fails. It ends only when that happens again and
+//! again, or when it is shut down; what it had accepted stays in the spool either way, and the next
+//! engine on that spool goes on with it.
 
 use std::path::PathBuf;
 
@@ -38,12 +39,21 @@ impl Actor for Application {
         myself: ActorRef<Msg>,
         (spool, relay): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let mut state = State { spool, relay, postrider: None };
+        let mut state = State {
+            spool,
+            relay,
+            postrider: None,
+        };
         state.start(&myself).await?;
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Greet(to) => state.greet(to).await,
             Msg::Start => {
@@ -81,7 +91,9 @@ impl Actor for Application {
 
 impl State {
     async fn start(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
-        let builder = Dispatcher::builder().relay(self.relay.clone()).spool(&self.spool);
+        let builder = Dispatcher::builder()
+            .relay(self.relay.clone())
+            .spool(&self.spool);
         self.postrider = Some(builder.start_linked(myself.get_cell()).await?);
         println!("the engine runs, linked to the application");
         Ok(())
@@ -92,8 +104,12 @@ impl State {
             println!("{to} is not greeted: the engine is not there");
             return Ok(());
         };
-        let mail =
-            Mail::builder().from("shop@example.com").to(to).subject("Hello").text("Good to have you.").build()?;
+        let mail = Mail::builder()
+            .from("shop@example.com")
+            .to(to)
+            .subject("Hello")
+            .text("Good to have you.")
+            .build()?;
         let receipt = postrider.submit(mail).await?;
         println!("mail {} is accepted", receipt.id);
         Ok(())

@@ -1,4 +1,5 @@
-//! What must hold whatever a relay says, for the fuzz target and for the plain test over its corpus.
+//! What must hold whatever a relay says, for the fuzz target and for the plain test over its
+//! corpus.
 
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use postrider::transport::{Recall, Security, Server, TimeOuts, Transaction, Tran
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// The relay says what stands before the first NUL as its greeting, and each further part once it has heard something; then
-/// it hangs up. Two mails are sent: each has an outcome for each recipient, and none is delivered unless a 250 was said.
+/// The relay says what stands before the first NUL as its greeting, and each further part once it
+/// has heard something; then it hangs up. Two mails are sent: each has an outcome for each
+/// recipient, and none is delivered unless a 250 was said.
 pub async fn smtp_reply(listener: &TcpListener, said: &[u8]) {
     let relay = async {
         let (mut stream, _) = listener.accept().await.expect("a client comes");
@@ -31,9 +33,14 @@ pub async fn smtp_reply(listener: &TcpListener, said: &[u8]) {
         let smtp = Smtp::new(server(address.port())).expect("valid settings");
         let mut connection = match smtp.connect().await {
             Ok(connection) => connection,
-            Err(outcome) => return assert!(matches!(outcome, Outcome::Unavailable(..)), "{outcome:?}"),
+            Err(outcome) => {
+                return assert!(matches!(outcome, Outcome::Unavailable(..)), "{outcome:?}");
+            }
         };
-        let mails = [transaction(&["ada@example.org", "bob@example.org"]), transaction(&["eve@example.org"])];
+        let mails = [
+            transaction(&["ada@example.org", "bob@example.org"]),
+            transaction(&["eve@example.org"]),
+        ];
         for (place, mail) in mails.iter().enumerate() {
             if place > 0 && !connection.is_usable() {
                 break;
@@ -47,27 +54,40 @@ pub async fn smtp_reply(listener: &TcpListener, said: &[u8]) {
         connection.close().await;
     };
     let both = async { tokio::join!(client, relay) };
-    tokio::time::timeout(Duration::from_secs(20), both).await.expect("every dialogue ends");
+    tokio::time::timeout(Duration::from_secs(20), both)
+        .await
+        .expect("every dialogue ends");
 }
 
 fn check(outcome: &Outcome, said: &[u8]) {
     match outcome {
         Outcome::Delivered(reply) => {
             assert_eq!(reply.code, 250);
-            assert!(said.windows(3).any(|word| word == b"250"), "delivered, and nobody said so");
+            assert!(
+                said.windows(3).any(|word| word == b"250"),
+                "delivered, and nobody said so"
+            );
             printable(&reply.text);
         }
         Outcome::Deferred(_, reply) | Outcome::Rejected(_, reply) => {
             printable(&reply.text);
         }
-        Outcome::Unavailable(_, reason) | Outcome::Lost(_, reason) | Outcome::InDoubt(reason) => printable(reason),
-        Outcome::Withdrawn | Outcome::Crashed => panic!("{outcome:?} of a mail that nobody wanted back"),
+        Outcome::Unavailable(_, reason) | Outcome::Lost(_, reason) | Outcome::InDoubt(reason) => {
+            printable(reason)
+        }
+        Outcome::Withdrawn | Outcome::Crashed => {
+            panic!("{outcome:?} of a mail that nobody wanted back")
+        }
     }
 }
 
 /// It goes to logs and terminals.
 fn printable(text: &str) {
-    assert!(text.chars().count() <= 600, "{} characters are kept", text.chars().count());
+    assert!(
+        text.chars().count() <= 600,
+        "{} characters are kept",
+        text.chars().count()
+    );
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
@@ -86,9 +106,14 @@ fn server(port: u16) -> Server {
 
 fn transaction(recipients: &[&str]) -> Transaction {
     Transaction {
-        mail: "01a202c6-c270-7336-80b1-2e2f57ef5f62".parse().expect("an id"),
+        mail: "01a202c6-c270-7336-80b1-2e2f57ef5f62"
+            .parse()
+            .expect("an id"),
         return_path: "shop@example.com".parse().ok(),
-        recipients: recipients.iter().map(|address| address.parse().expect("an address")).collect(),
+        recipients: recipients
+            .iter()
+            .map(|address| address.parse().expect("an address"))
+            .collect(),
         message: Bytes::from_static(b"Subject: hello\r\n\r\nHello.\r\n..\r\n"),
         eight_bit: false,
         smtputf8: false,

@@ -1,5 +1,6 @@
-//! Postrider, a durable mail dispatcher: hand it a mail and go on at once. It keeps the mail on disk, sends it over
-//! pooled SMTP connections, tries again what failed, and tells what became of it.
+//! Postrider, a durable mail dispatcher: hand it a mail and go on at once. It keeps the mail on
+//! disk, sends it over pooled SMTP connections, tries again what failed, and tells what became of
+//! it.
 //!
 //! ```
 //! use postrider::{Dispatcher, Drain, Mail, Priority, Relay, minutes, seconds};
@@ -23,34 +24,37 @@
 //!
 //! # The main path
 //!
-//! A door, or the application, builds a [`Mail`], whose bytes never change again. [`Dispatcher::submit`] awaits one
-//! group commit of the [`spool`] and returns a [`Receipt`]. The *scheduler* actor notices and wakes the *router*, which
-//! claims what is due for a relay's lane and hands it to a *sender*; the sender owns one connection of a [`transport`].
-//! The outcome goes through the state machine of [`delivery`] and back into the spool, and is told as an [`Event`]. The
-//! *supervisor* creates anew what has ended. A restart opens the spool, and what was in flight is queued again.
+//! A door, or the application, builds a [`Mail`], whose bytes never change again.
+//! [`Dispatcher::submit`] awaits one group commit of the [`spool`] and returns a [`Receipt`]. The
+//! *scheduler* actor notices and wakes the *router*, which claims what is due for a relay's lane
+//! and hands it to a *sender*; the sender owns one connection of a [`transport`]. The outcome goes
+//! through the state machine of [`delivery`] and back into the spool, and is told as an [`Event`].
+//! The *supervisor* creates anew what has ended. A restart opens the spool, and what was in flight
+//! is queued again.
 //!
 //! # Layers
 //!
-//! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) · [`policy`]
-//! (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`] (the engine) · `ingress`
-//! (doors) · `config` · `cli`. The last three come with the feature `server`, which is on by default; the engine alone
-//! is `default-features = false`.
+//! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
+//! [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
+//! (the engine) · `ingress` (doors) · `config` · `cli`. The last three come with the feature
+//! `server`, which is on by default; the engine alone is `default-features = false`.
 //!
 //! # Invariants, and the file that makes each
 //!
 //! 1. A receipt means synced to disk: `spool/keyed/writer.rs` over `spool/sled/mod.rs`.
-//! 2. What was accepted is delivered at least once, or dead with a reason, or cancelled: `delivery/settle.rs`,
-//!    `spool/keyed/change.rs`, `dispatch/supervisor.rs`.
-//! 3. Duplicates come only from an outcome that stayed unknown, and are bounded; at-most-once mail is never sent again
-//!    in doubt: `dispatch/sender.rs`.
+//! 2. What was accepted is delivered at least once, or dead with a reason, or cancelled:
+//!    `delivery/settle.rs`, `spool/keyed/change.rs`, `dispatch/supervisor.rs`.
+//! 3. Duplicates come only from an outcome that stayed unknown, and are bounded; at-most-once mail
+//!    is never sent again in doubt: `dispatch/sender.rs`.
 //! 4. A settle without the current lease changes nothing: `spool/keyed/book.rs`.
 //! 5. A relay that is down costs no delivery an attempt: `delivery/settle.rs`, `policy/breaker.rs`.
 //! 6. Memory is bounded with millions pending: `spool/keyed/window.rs`.
-//! 7. Expiry holds in every state, cancel until the final dot: `spool/keyed/change.rs`, `dispatch/sender.rs`.
-//! 8. No actor's turn blocks, a sender's own connection aside; every wait has a time-out: `dispatch/`,
-//!    `transport/smtp/wire.rs`.
-//! 9. Nothing from a mail or a reply reaches a log, a header or a terminal unescaped; secrets never do:
-//!    `delivery/attempt.rs`, `mail/header.rs`.
+//! 7. Expiry holds in every state, cancel until the final dot: `spool/keyed/change.rs`,
+//!    `dispatch/sender.rs`.
+//! 8. No actor's turn blocks, a sender's own connection aside; every wait has a time-out:
+//!    `dispatch/`, `transport/smtp/wire.rs`.
+//! 9. Nothing from a mail or a reply reaches a log, a header or a terminal unescaped; secrets never
+//!    do: `delivery/attempt.rs`, `mail/header.rs`.
 //! 10. Two dispatchers in one process do not meet: `dispatch/builder.rs`.
 //!
 //! ARCHITECTURE.md names the test that fails without each.
@@ -71,12 +75,12 @@ pub mod transport;
 
 pub use delivery::{MailState, State};
 pub use dispatch::{
-    Builder, Clock, DeliveryStatus, Dispatcher, Drain, Error, Health, MailStatus, OnSpoolFailure, Receipt, RelayStatus,
-    Reload, SentNow, Stats, StatusPage,
+    Builder, Clock, DeliveryStatus, Dispatcher, Drain, Error, Health, MailStatus, OnSpoolFailure,
+    Receipt, RelayStatus, Reload, SentNow, Stats, StatusPage,
 };
 pub use mail::{
-    Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority, Timestamp, days, hours,
-    minutes, seconds,
+    Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,
+    Timestamp, days, hours, minutes, seconds,
 };
 pub use observe::{Event, EventItem, EventKind, EventStream};
 pub use policy::{Match, Rate, RetryPolicy, RouteRule, Weights};

@@ -1,8 +1,9 @@
-//! Killed at any moment, the engine loses nothing that it has acknowledged. A child process accepts and sends, is killed
-//! with SIGKILL, and is started again on the same spool; the relay, in this process, sees everything and survives.
+//! Killed at any moment, the engine loses nothing that it has acknowledged. A child process accepts
+//! and sends, is killed with SIGKILL, and is started again on the same spool; the relay, in this
+//! process, sees everything and survives.
 //!
-//! `CRASH_KILLS` says how often (30 unless said), `CRASH_SEED` repeats an earlier run's choices, and with `--nocapture` the
-//! figures are shown.
+//! `CRASH_KILLS` says how often (30 unless said), `CRASH_SEED` repeats an earlier run's choices,
+//! and with `--nocapture` the figures are shown.
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
@@ -43,10 +44,21 @@ struct Life {
 impl Life {
     fn begin(spool: &Path, relay: &FakeSmtp, ledger: &Arc<Mutex<Ledger>>, is_last: bool) -> Self {
         let next = ledger.lock().begin_life();
-        let orders = Orders { spool: spool.to_owned(), relay: relay.url(), next, is_last };
+        let orders = Orders {
+            spool: spool.to_owned(),
+            relay: relay.url(),
+            next,
+            is_last,
+        };
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", NAME, "--nocapture"]).envs(orders.into_environment());
-        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command
+            .args(["--exact", NAME, "--nocapture"])
+            .envs(orders.into_environment());
+        let mut process = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let words = BufReader::new(process.stderr.take().unwrap());
         let ledger = Arc::clone(ledger);
         let listener = std::thread::spawn(move || {
@@ -54,7 +66,11 @@ impl Life {
                 ledger.lock().hear(&line.unwrap());
             }
         });
-        Life { process, listener: Some(listener), began: Instant::now() }
+        Life {
+            process,
+            listener: Some(listener),
+            began: Instant::now(),
+        }
     }
 
     /// Waits until this holds of it. It must not end meanwhile.
@@ -89,11 +105,18 @@ impl Drop for Life {
 
 async fn verify(spool: &Path, ledger: &Mutex<Ledger>) {
     let path = spool.to_owned();
-    let verified = tokio::task::spawn_blocking(move || sled::verify(&path)).await.unwrap().unwrap();
+    let verified = tokio::task::spawn_blocking(move || sled::verify(&path))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(verified.problems, Vec::<String>::new());
     assert_eq!(verified.quarantined, 0);
     let acknowledged = ledger.lock().acknowledged();
-    assert!(verified.mails >= acknowledged as u64, "{} of {acknowledged} mails are there", verified.mails);
+    assert!(
+        verified.mails >= acknowledged as u64,
+        "{} of {acknowledged} mails are there",
+        verified.mails
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +144,8 @@ async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
         } else {
             let acknowledged = ledger.lock().acknowledged();
             let moment = Duration::from_millis(choices.random_range(0..600));
-            life.until(|| ledger.lock().acknowledged() > acknowledged).await;
+            life.until(|| ledger.lock().acknowledged() > acknowledged)
+                .await;
             tokio::time::sleep(moment).await;
             println!("kill {kill}: {moment:?} after its first receipt");
         }
@@ -138,7 +162,13 @@ async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
     verify(&spool, &ledger).await;
     let ledger = std::mem::take(&mut *ledger.lock());
     let (figures, problems) = ledger.judge(&relay.transactions());
-    println!("{figures}elapsed                            {:.0?}", began.elapsed());
+    println!(
+        "{figures}elapsed                            {:.0?}",
+        began.elapsed()
+    );
     assert_eq!(problems, Vec::<String>::new());
-    assert!(figures.acknowledged as u64 > kills * 20, "so few mails prove little");
+    assert!(
+        figures.acknowledged as u64 > kills * 20,
+        "so few mails prove little"
+    );
 }

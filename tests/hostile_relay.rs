@@ -1,5 +1,5 @@
-//! A relay that does everything wrong, at every step of the dialogue: what is made of it, how soon, and that nothing that
-//! was said out of step is ever believed.
+//! A relay that does everything wrong, at every step of the dialogue: what is made of it, how soon,
+//! and that nothing that was said out of step is ever believed.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -51,7 +51,9 @@ fn is(outcome: &Outcome) -> Is {
         Outcome::Unavailable(phase, _) => Is::Unavailable(*phase),
         Outcome::Lost(phase, _) => Is::Lost(*phase),
         Outcome::InDoubt(_) => Is::InDoubt,
-        Outcome::Withdrawn | Outcome::Crashed => panic!("nothing is recalled and nothing crashes here"),
+        Outcome::Withdrawn | Outcome::Crashed => {
+            panic!("nothing is recalled and nothing crashes here")
+        }
     }
 }
 
@@ -123,15 +125,19 @@ fn expected(step: Step, way: Way, pipelining: bool) -> (Is, bool) {
         other => panic!("{other:?} is no step of a transaction"),
     };
     match (way, step) {
-        // RSET is about no mail, so nothing but yes is good enough; one answer too many is noticed later, at DATA or RCPT.
+        // RSET is about no mail, so nothing but yes is good enough; one answer too many is noticed
+        // later, at DATA or RCPT.
         (Way::Extra, Step::Rset) if pipelining => (Is::Deferred(Phase::Data), false),
         (_, Step::Rset) => (broken, false),
         // It spoke about this mail, before it had seen it: not the last word.
-        (Way::Says4yz | Way::Says5yz | Way::Says5yzAndCuts, Step::Body) => (Is::Deferred(phase), false),
+        (Way::Says4yz | Way::Says5yz | Way::Says5yzAndCuts, Step::Body) => {
+            (Is::Deferred(phase), false)
+        }
         (Way::Says421, Step::FinalDot) => (Is::Lost(phase), false),
         (Way::Says4yz, _) => (Is::Deferred(phase), true),
         (Way::Says5yz, _) => (Is::Rejected(phase), true),
-        // Where more answers are due, their absence is noticed at once; the refusal stands either way.
+        // Where more answers are due, their absence is noticed at once; the refusal stands either
+        // way.
         (Way::Says5yzAndCuts, Step::Mail | Step::Rcpt) => (Is::Rejected(phase), !pipelining),
         (Way::Says5yzAndCuts, _) => (Is::Rejected(phase), true),
         (Way::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => (Is::Deferred(phase), false),
@@ -148,7 +154,10 @@ fn expected(step: Step, way: Way, pipelining: bool) -> (Is, bool) {
 /// Where nobody keeps us waiting, no time-out is to end the case on a busy machine.
 fn settings(server: &FakeSmtp, way: Way) -> Server {
     let waits = matches!(way, Way::Hang | Way::Drip);
-    Server { timeouts: TimeOuts::all(if waits { SHORT } else { 4 * LIMIT }), ..server_at(server) }
+    Server {
+        timeouts: TimeOuts::all(if waits { SHORT } else { 4 * LIMIT }),
+        ..server_at(server)
+    }
 }
 
 async fn a_transaction(step: Step, way: Way, pipelining: bool) {
@@ -158,10 +167,17 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
         builder = builder.without("PIPELINING");
     }
     let server = builder.start().await;
-    let mut connection = Smtp::new(settings(&server, way)).unwrap().connect().await.unwrap();
+    let mut connection = Smtp::new(settings(&server, way))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     if step == Step::Rset {
         server.rule(Rule::at(Step::Rcpt).act(Act::reply(550, "5.1.1 no such user")));
-        assert_eq!(is(&connection.send(&transaction(&["nobody@x.org"]), None).await[0]), Is::Rejected(Phase::RcptTo));
+        assert_eq!(
+            is(&connection.send(&transaction(&["nobody@x.org"]), None).await[0]),
+            Is::Rejected(Phase::RcptTo)
+        );
         server.behave();
     }
     server.rule(Rule::at(step).act(way.act()));
@@ -180,7 +196,9 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
     // Whatever is sent over it afterwards is never believed to be there when it is not.
     server.behave();
     let taken_before = server.accepted();
-    let after = connection.send(&transaction(&["bob@example.org"]), None).await;
+    let after = connection
+        .send(&transaction(&["bob@example.org"]), None)
+        .await;
     match is(&after[0]) {
         Is::Delivered => assert_eq!(server.accepted(), taken_before + 1, "{case}"),
         Is::Unavailable(Phase::MailFrom) => assert!(!connection.is_usable(), "{case}"),
@@ -197,7 +215,14 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
     let mut cases = Vec::new();
-    for step in [Step::Mail, Step::Rcpt, Step::Data, Step::Body, Step::FinalDot, Step::Rset] {
+    for step in [
+        Step::Mail,
+        Step::Rcpt,
+        Step::Data,
+        Step::Body,
+        Step::FinalDot,
+        Step::Rset,
+    ] {
         for way in WAYS {
             for pipelining in [true, false] {
                 cases.push(a_transaction(step, way, pipelining));
@@ -208,14 +233,23 @@ async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
     all(cases).await;
 }
 
-/// Two mails, the second begun behind the first: the mischief must not turn into a false verdict on the second.
+/// Two mails, the second begun behind the first: the mischief must not turn into a false verdict on
+/// the second.
 async fn two_transactions(way: Way) {
     let server = FakeSmtp::start().await;
-    let mut connection = Smtp::new(settings(&server, way)).unwrap().connect().await.unwrap();
+    let mut connection = Smtp::new(settings(&server, way))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     server.rule(Rule::at(Step::FinalDot).first(1).act(way.act()));
-    let (first, second) = (transaction(&["ada@example.org"]), transaction(&["bob@example.org"]));
+    let (first, second) = (
+        transaction(&["ada@example.org"]),
+        transaction(&["bob@example.org"]),
+    );
     let outcome = is(&connection.send(&first, Some(&second)).await[0]);
-    // What was written ahead is answered ahead: one line too many is its answer then, and shows at DATA.
+    // What was written ahead is answered ahead: one line too many is its answer then, and shows at
+    // DATA.
     assert_eq!(outcome, expected(Step::FinalDot, way, true).0, "{way:?}");
     let then = is(&connection.send(&second, None).await[0]);
     let allowed = match way {
@@ -224,7 +258,10 @@ async fn two_transactions(way: Way) {
         _ => then == Is::Unavailable(Phase::MailFrom),
     };
     assert!(allowed, "{way:?}, and then {then:?}");
-    let delivered = [outcome, then].iter().filter(|is| **is == Is::Delivered).count();
+    let delivered = [outcome, then]
+        .iter()
+        .filter(|is| **is == Is::Delivered)
+        .count();
     assert_eq!(delivered, server.accepted(), "{way:?}");
 }
 
@@ -242,21 +279,41 @@ async fn a_connect(step: Step, way: Way) {
         Step::Auth => Phase::Auth,
         other => panic!("{other:?} is no step of a connect"),
     };
-    let mut builder = FakeSmtp::builder().login("shop", "s3cret").at(step, way.act());
+    let mut builder = FakeSmtp::builder()
+        .login("shop", "s3cret")
+        .at(step, way.act());
     let secured = matches!(step, Step::StartTls | Step::Handshake);
     if secured {
         builder = builder.starttls(Cert::Good);
     }
     let server = builder.start().await;
     let mut settings = settings(&server, way);
-    settings.security = if secured { Security::StartTls } else { Security::Plain };
-    settings.auth = Some(Auth::Password { user: "shop".into(), password: "s3cret".to_owned().into() });
+    settings.security = if secured {
+        Security::StartTls
+    } else {
+        Security::Plain
+    };
+    settings.auth = Some(Auth::Password {
+        user: "shop".into(),
+        password: "s3cret".to_owned().into(),
+    });
     let begun = Instant::now();
-    let refused = Smtp::new(settings).unwrap().connect().await.map(drop).unwrap_err();
+    let refused = Smtp::new(settings)
+        .unwrap()
+        .connect()
+        .await
+        .map(drop)
+        .unwrap_err();
     assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
     assert_eq!(is(&refused), Is::Unavailable(phase), "{case}: {refused:?}");
     assert!(!format!("{refused:?}").contains("s3cret"));
-    assert!(server.commands().iter().all(|line| !line.starts_with("MAIL")), "{case}");
+    assert!(
+        server
+            .commands()
+            .iter()
+            .all(|line| !line.starts_with("MAIL")),
+        "{case}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +341,11 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"220 hello\r\n").await.unwrap();
             let _ = stream.read(&mut [0; 512]).await;
-            let flood = if reply.ends_with(b"\n") { reply.repeat(10_000) } else { vec![b'x'; 64 * 1024] };
+            let flood = if reply.ends_with(b"\n") {
+                reply.repeat(10_000)
+            } else {
+                vec![b'x'; 64 * 1024]
+            };
             let _ = stream.write_all(reply).await;
             while stream.write_all(&flood).await.is_ok() {
                 counter.fetch_add(flood.len(), Ordering::SeqCst);
@@ -293,40 +354,79 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
     });
     for expected in ["line without end", "too many lines"] {
         let begun = Instant::now();
-        match Smtp::new(server_on(address)).unwrap().connect().await.map(drop).unwrap_err() {
-            Outcome::Unavailable(Phase::Ehlo, reason) => assert!(reason.contains(expected), "{reason}"),
+        match Smtp::new(server_on(address))
+            .unwrap()
+            .connect()
+            .await
+            .map(drop)
+            .unwrap_err()
+        {
+            Outcome::Unavailable(Phase::Ehlo, reason) => {
+                assert!(reason.contains(expected), "{reason}")
+            }
             other => panic!("{other:?}"),
         }
         // Long before any time-out, which is ten seconds here.
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
     }
     flooding.await.unwrap();
     // What the sockets hold, and not more.
-    assert!(sent.load(Ordering::SeqCst) < 32 << 20, "{} bytes were taken", sent.load(Ordering::SeqCst));
+    assert!(
+        sent.load(Ordering::SeqCst) < 32 << 20,
+        "{} bytes were taken",
+        sent.load(Ordering::SeqCst)
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
     let farewell = b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec();
-    let server = FakeSmtp::builder().at(Step::Mail, Act::Raw(farewell)).start().await;
+    let server = FakeSmtp::builder()
+        .at(Step::Mail, Act::Raw(farewell))
+        .start()
+        .await;
     let mut connection = open(&server).await;
-    let outcomes = connection.send(&transaction(&["ada@example.org", "bob@example.org"]), None).await;
-    assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Rejected(Phase::MailFrom); 2]);
+    let outcomes = connection
+        .send(&transaction(&["ada@example.org", "bob@example.org"]), None)
+        .await;
+    assert_eq!(
+        outcomes.iter().map(is).collect::<Vec<_>>(),
+        [Is::Rejected(Phase::MailFrom); 2]
+    );
     assert!(!connection.is_usable());
 }
 
 #[tokio::test]
 async fn a_recipient_who_was_refused_stays_refused_when_the_connection_breaks() {
-    for (step, rest) in
-        [(Step::Rcpt, Is::Lost(Phase::RcptTo)), (Step::Data, Is::Lost(Phase::Data)), (Step::FinalDot, Is::InDoubt)]
-    {
-        let refusal = Rule::at(Step::Rcpt).to("nobody@").act(Act::reply(550, "5.1.1 no such user"));
-        let cut = if step == Step::Rcpt { Rule::at(step).to("bob@") } else { Rule::at(step) };
-        let server = FakeSmtp::builder().rule(refusal).rule(cut.act(Act::Cut)).start().await;
+    for (step, rest) in [
+        (Step::Rcpt, Is::Lost(Phase::RcptTo)),
+        (Step::Data, Is::Lost(Phase::Data)),
+        (Step::FinalDot, Is::InDoubt),
+    ] {
+        let refusal = Rule::at(Step::Rcpt)
+            .to("nobody@")
+            .act(Act::reply(550, "5.1.1 no such user"));
+        let cut = if step == Step::Rcpt {
+            Rule::at(step).to("bob@")
+        } else {
+            Rule::at(step)
+        };
+        let server = FakeSmtp::builder()
+            .rule(refusal)
+            .rule(cut.act(Act::Cut))
+            .start()
+            .await;
         let mut connection = open(&server).await;
         let mail = transaction(&["ada@example.org", "nobody@example.org", "bob@example.org"]);
         let outcomes = connection.send(&mail, None).await;
-        assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [rest, Is::Rejected(Phase::RcptTo), rest]);
+        assert_eq!(
+            outcomes.iter().map(is).collect::<Vec<_>>(),
+            [rest, Is::Rejected(Phase::RcptTo), rest]
+        );
     }
 }
 
@@ -335,22 +435,35 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
     // One reply too many after MAIL: each recipient would get the verdict on the one before him.
     let server = FakeSmtp::builder()
         .rule(Rule::at(Step::Mail).act(Act::extra("250 2.0.0 and another one")))
-        .rule(Rule::at(Step::Rcpt).to("nobody@").act(Act::reply(550, "5.1.1 no such user")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("nobody@")
+                .act(Act::reply(550, "5.1.1 no such user")),
+        )
         .start()
         .await;
     let mut connection = open(&server).await;
-    let mail: Transaction = transaction(&["nobody@example.org", "ada@example.org", "bob@example.org"]);
+    let mail: Transaction =
+        transaction(&["nobody@example.org", "ada@example.org", "bob@example.org"]);
     let outcomes = connection.send(&mail, None).await;
-    assert_eq!(outcomes.iter().map(is).collect::<Vec<_>>(), [Is::Deferred(Phase::Data); 3]);
+    assert_eq!(
+        outcomes.iter().map(is).collect::<Vec<_>>(),
+        [Is::Deferred(Phase::Data); 3]
+    );
     assert!(!connection.is_usable() && server.transactions().is_empty());
 }
 
 #[tokio::test]
 async fn only_250_to_the_final_dot_is_success() {
     for code in [200, 235, 251, 252, 354] {
-        let server = FakeSmtp::builder().at(Step::FinalDot, Act::reply(code, "2.0.0 so to say")).start().await;
+        let server = FakeSmtp::builder()
+            .at(Step::FinalDot, Act::reply(code, "2.0.0 so to say"))
+            .start()
+            .await;
         let mut connection = open(&server).await;
-        let outcomes = connection.send(&transaction(&["ada@example.org"]), None).await;
+        let outcomes = connection
+            .send(&transaction(&["ada@example.org"]), None)
+            .await;
         assert_eq!(is(&outcomes[0]), Is::InDoubt, "{code}");
         assert!(!connection.is_usable(), "{code}");
     }
@@ -358,31 +471,52 @@ async fn only_250_to_the_final_dot_is_success() {
 
 #[tokio::test]
 async fn a_stray_refusal_is_not_the_verdict_on_the_mail_that_was_begun() {
-    let server = FakeSmtp::builder().at(Step::FinalDot, Act::extra("550 5.0.0 stray")).start().await;
+    let server = FakeSmtp::builder()
+        .at(Step::FinalDot, Act::extra("550 5.0.0 stray"))
+        .start()
+        .await;
     let mut connection = open(&server).await;
-    let (first, second) = (transaction(&["ada@example.org"]), transaction(&["bob@example.org"]));
-    assert_eq!(is(&connection.send(&first, Some(&second)).await[0]), Is::Delivered);
+    let (first, second) = (
+        transaction(&["ada@example.org"]),
+        transaction(&["bob@example.org"]),
+    );
+    assert_eq!(
+        is(&connection.send(&first, Some(&second)).await[0]),
+        Is::Delivered
+    );
     let then = connection.send(&second, None).await;
     assert_eq!(is(&then[0]), Is::Deferred(Phase::RcptTo), "{then:?}");
     assert!(!connection.is_usable());
 }
 
-/// Takes one connection up to its first 354, reads nothing for a while, and then says whether the message and its final
-/// dot had come, and how many bytes there were.
-async fn a_server_that_stops_reading(listener: TcpListener, answered: oneshot::Receiver<()>) -> (bool, usize) {
+/// Takes one connection up to its first 354, reads nothing for a while, and then says whether the
+/// message and its final dot had come, and how many bytes there were.
+async fn a_server_that_stops_reading(
+    listener: TcpListener,
+    answered: oneshot::Receiver<()>,
+) -> (bool, usize) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut heard = Vec::new();
-    for (replies, until) in [("220 hello\r\n", "EHLO"), ("250-me\r\n250 PIPELINING\r\n", "DATA\r\n")] {
+    for (replies, until) in [
+        ("220 hello\r\n", "EHLO"),
+        ("250-me\r\n250 PIPELINING\r\n", "DATA\r\n"),
+    ] {
         stream.write_all(replies.as_bytes()).await.unwrap();
         while !String::from_utf8_lossy(&heard).contains(until) {
             assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
         }
     }
-    stream.write_all(b"250 ok\r\n250 ok\r\n354 go on\r\n").await.unwrap();
+    stream
+        .write_all(b"250 ok\r\n250 ok\r\n354 go on\r\n")
+        .await
+        .unwrap();
     answered.await.unwrap();
     let mut message = Vec::new();
     let _ = stream.read_to_end(&mut message).await;
-    (memchr::memmem::find(&message, b"\r\n.\r\n").is_some(), message.len())
+    (
+        memchr::memmem::find(&message, b"\r\n.\r\n").is_some(),
+        message.len(),
+    )
 }
 
 /// How a message of this size ends there, with a next mail behind it.
@@ -396,7 +530,9 @@ async fn stalled(size: usize) -> (Is, bool, usize) {
     let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
     let mut mail = transaction(&["ada@example.org"]);
     mail.message = Bytes::from(vec![b'x'; size]);
-    let addresses: Vec<String> = (0..60).map(|n| format!("{n}@{}.example", ["a"; 120].join("."))).collect();
+    let addresses: Vec<String> = (0..60)
+        .map(|n| format!("{n}@{}.example", ["a"; 120].join(".")))
+        .collect();
     let next = transaction(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
     let outcome = is(&connection.send(&mail, Some(&next)).await[0]);
     assert!(!connection.is_usable());
@@ -411,7 +547,8 @@ async fn a_message_that_may_have_come_whole_is_in_doubt_and_one_that_cannot_is_n
     let (outcome, dot_came, capacity) = stalled(20 << 20).await;
     assert_eq!((outcome, dot_came), (Is::Lost(Phase::Body), false));
     assert_eq!(stalled(1000).await.0, Is::InDoubt);
-    // Around what the sockets hold, the connection stalls before the dot, or behind it among the next mail's commands.
+    // Around what the sockets hold, the connection stalls before the dot, or behind it among the
+    // next mail's commands.
     let cases = (0..12).map(|step| stalled(capacity - step * 5000));
     for (outcome, dot_came, _) in futures::future::join_all(cases).await {
         match outcome {

@@ -1,7 +1,8 @@
-//! The layers of the house: imports point down only, outside crates stay in their rooms, and doors see only what is theirs.
+//! The layers of the house: imports point down only, outside crates stay in their rooms, and doors
+//! see only what is theirs.
 //!
-//! Every path in the sources counts, wherever it stands: in a `use`, in an expression, in a macro's arguments. Comments and
-//! texts do not.
+//! Every path in the sources counts, wherever it stands: in a `use`, in an expression, in a macro's
+//! arguments. Comments and texts do not.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -24,11 +25,24 @@ const LAYERS: [&[&str]; 8] = [
 
 /// Outside crates that only these rooms may name.
 const HOMES: [(&str, &[&str]); 13] = [
-    ("lettre", &["mail", "transport", "dispatch", "ingress", "cli"]),
+    (
+        "lettre",
+        &["mail", "transport", "dispatch", "ingress", "cli"],
+    ),
     ("mail_parser", &["mail", "cli"]),
     ("governor", &["policy"]),
     ("sled", &["spool"]),
-    ("tokio", &["spool", "transport", "observe", "dispatch", "ingress", "cli"]),
+    (
+        "tokio",
+        &[
+            "spool",
+            "transport",
+            "observe",
+            "dispatch",
+            "ingress",
+            "cli",
+        ],
+    ),
     ("prometheus_client", &["observe"]),
     ("ractor", &["dispatch"]),
     ("axum", &["ingress"]),
@@ -39,13 +53,15 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("ureq", &["cli"]),
 ];
 
-/// What a door may name of the rooms below: the mail whole, and of the others only what the library hands to its users.
+/// What a door may name of the rooms below: the mail whole, and of the others only what the library
+/// hands to its users.
 const OPEN_TO_DOORS: &str = "mail";
 
 /// A path of a source file that leads into the crate or out of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
-    /// From the crate's root for paths of our own: `["spool", "Query"]`. Of other paths, the first name.
+    /// From the crate's root for paths of our own: `["spool", "Query"]`. Of other paths, the first
+    /// name.
     path: Vec<String>,
     ours: bool,
     line: usize,
@@ -60,7 +76,10 @@ struct Reader {
 
 impl Reader {
     fn read(source: &str, module: Vec<String>) -> Vec<Found> {
-        let mut reader = Reader { module, found: Vec::new() };
+        let mut reader = Reader {
+            module,
+            found: Vec::new(),
+        };
         reader.tokens(source.parse().unwrap());
         reader.found
     }
@@ -107,7 +126,11 @@ impl Reader {
             }
             "self" => at,
             word if imported || begins_separator(tokens, at + 1) => {
-                self.found.push(Found { path: vec![word.to_owned()], ours: false, line });
+                self.found.push(Found {
+                    path: vec![word.to_owned()],
+                    ours: false,
+                    line,
+                });
                 at
             }
             _ => at,
@@ -115,14 +138,24 @@ impl Reader {
     }
 
     /// Reads on after `path`, where `::` may follow. Returns the last token that belongs to it.
-    fn ours(&mut self, mut path: Vec<String>, tokens: &[TokenTree], mut at: usize, line: usize) -> usize {
+    fn ours(
+        &mut self,
+        mut path: Vec<String>,
+        tokens: &[TokenTree],
+        mut at: usize,
+        line: usize,
+    ) -> usize {
         while begins_separator(tokens, at) {
             match tokens.get(at + 2) {
                 Some(TokenTree::Ident(name)) => path.push(name.to_string()),
                 Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
                     let parts: Vec<TokenTree> = group.stream().into_iter().collect();
-                    for part in parts.split(|token| matches!(token, TokenTree::Punct(p) if p.as_char() == ',')) {
-                        let Some(TokenTree::Ident(name)) = part.first() else { continue };
+                    for part in parts
+                        .split(|token| matches!(token, TokenTree::Punct(p) if p.as_char() == ','))
+                    {
+                        let Some(TokenTree::Ident(name)) = part.first() else {
+                            continue;
+                        };
                         let inner = match name.to_string().as_str() {
                             "self" => path.clone(),
                             name => [&path[..], &[name.to_owned()]].concat(),
@@ -135,20 +168,29 @@ impl Reader {
             }
             at += 3;
         }
-        self.found.push(Found { path, ours: true, line });
+        self.found.push(Found {
+            path,
+            ours: true,
+            line,
+        });
         at - 1
     }
 }
 
 fn begins_separator(tokens: &[TokenTree], at: usize) -> bool {
-    let colon = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+    let colon =
+        |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
     colon(at) && colon(at + 1)
 }
 
 /// Whether what was read last is `::` or `.`, so that a word after it begins nothing.
 fn is_separator(before: &[TokenTree]) -> bool {
     match before {
-        [.., TokenTree::Punct(a), TokenTree::Punct(b)] if a.as_char() == ':' && b.as_char() == ':' => true,
+        [.., TokenTree::Punct(a), TokenTree::Punct(b)]
+            if a.as_char() == ':' && b.as_char() == ':' =>
+        {
+            true
+        }
         [.., TokenTree::Punct(dot)] => dot.as_char() == '.',
         _ => false,
     }
@@ -166,7 +208,11 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn problems(&self, found: &[Found]) -> Vec<String> {
         let told = |found: &Found| {
-            let problem = if found.ours { self.inner_path(&found.path) } else { self.outer_path(&found.path[0]) };
+            let problem = if found.ours {
+                self.inner_path(&found.path)
+            } else {
+                self.outer_path(&found.path[0])
+            };
             problem.map(|problem| format!("{}:{}: {problem}", self.file, found.line))
         };
         found.iter().filter_map(told).collect()
@@ -180,7 +226,9 @@ impl Judge<'_> {
             Some(room) => (room, Some(first)),
             None => (first, path.get(1)),
         };
-        let Some(height) = height(to) else { return Some(format!("`{shown}` leads to no layer")) };
+        let Some(height) = height(to) else {
+            return Some(format!("`{shown}` leads to no layer"));
+        };
         if to == self.room {
             return None;
         }
@@ -194,7 +242,8 @@ impl Judge<'_> {
 
     fn outer_path(&self, name: &str) -> Option<String> {
         let (_, rooms) = HOMES.iter().find(|(outside, _)| *outside == name)?;
-        (!rooms.contains(&self.room)).then(|| format!("{} knows {name}, which is at home in {rooms:?}", self.room))
+        (!rooms.contains(&self.room))
+            .then(|| format!("{} knows {name}, which is at home in {rooms:?}", self.room))
     }
 }
 
@@ -206,18 +255,28 @@ fn height(room: &str) -> Option<usize> {
 fn handed_out(library: &str) -> BTreeMap<String, String> {
     let source: TokenStream = library.parse().unwrap();
     let tokens: Vec<TokenTree> = source.into_iter().collect();
-    let mut reader = Reader { module: Vec::new(), found: Vec::new() };
+    let mut reader = Reader {
+        module: Vec::new(),
+        found: Vec::new(),
+    };
     for at in 1..tokens.len() {
         if matches!(&tokens[at - 1], TokenTree::Ident(word) if word == "use") {
             reader.ours(vec![tokens[at].to_string()], &tokens, at + 1, 0);
         }
     }
-    reader.found.into_iter().map(|found| (found.path[1].clone(), found.path[0].clone())).collect()
+    reader
+        .found
+        .into_iter()
+        .map(|found| (found.path[1].clone(), found.path[0].clone()))
+        .collect()
 }
 
 /// Every source file below `dir`, by its path from there.
 fn sources(dir: &Path, below: &str, into: &mut Vec<(String, String)>) {
-    let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         let name = format!("{below}{}", path.file_name().unwrap().to_str().unwrap());
@@ -238,27 +297,48 @@ fn module_of(file: &str) -> Vec<String> {
 fn problems_of(file: &str, source: &str, handed_out: &BTreeMap<String, String>) -> Vec<String> {
     let module = module_of(file);
     let room = module[0].clone();
-    Judge { file, room: &room, handed_out }.problems(&Reader::read(source, module))
+    Judge {
+        file,
+        room: &room,
+        handed_out,
+    }
+    .problems(&Reader::read(source, module))
 }
 
 #[test]
 fn the_layers_of_the_house_hold() {
     let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut files);
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        "",
+        &mut files,
+    );
     let library = files.iter().find(|(file, _)| file == "lib.rs").unwrap();
     let handed_out = handed_out(&library.1);
-    assert!(handed_out.len() > 20, "the library hands out {handed_out:?}");
+    assert!(
+        handed_out.len() > 20,
+        "the library hands out {handed_out:?}"
+    );
     let mut problems = Vec::new();
     let mut rooms = 0;
-    for (file, source) in files.iter().filter(|(file, _)| !["lib.rs", "main.rs"].contains(&file.as_str())) {
+    for (file, source) in files
+        .iter()
+        .filter(|(file, _)| !["lib.rs", "main.rs"].contains(&file.as_str()))
+    {
         if height(&module_of(file)[0]).is_none() {
-            problems.push(format!("{file} stands in no layer: give its room a place in LAYERS"));
+            problems.push(format!(
+                "{file} stands in no layer: give its room a place in LAYERS"
+            ));
         }
         rooms += usize::from(file.ends_with("/mod.rs") && file.matches('/').count() == 1);
         problems.extend(problems_of(file, source, &handed_out));
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(rooms, LAYERS.iter().flat_map(|rooms| rooms.iter()).count(), "LAYERS names a room that is not there");
+    assert_eq!(
+        rooms,
+        LAYERS.iter().flat_map(|rooms| rooms.iter()).count(),
+        "LAYERS names a room that is not there"
+    );
 }
 
 #[test]
@@ -267,11 +347,20 @@ fn the_check_sees_each_way_out_of_a_room() {
     let problems = |file: &str, source: &str| problems_of(file, source, &handed_out);
     for (file, source) in [
         ("mail/mod.rs", "use crate::delivery::State;"),
-        ("mail/mod.rs", "use crate::{mail::Mail, spool::{self as kept}};"),
+        (
+            "mail/mod.rs",
+            "use crate::{mail::Mail, spool::{self as kept}};",
+        ),
         ("mail/mod.rs", "use super::spool;"),
         ("mail/time.rs", "fn f() { super::super::spool::open() }"),
-        ("mail/time.rs", "mod tests { use super::super::super::spool::Spool; }"),
-        ("mail/time.rs", "fn f() { let x = crate::Query::default(); }"),
+        (
+            "mail/time.rs",
+            "mod tests { use super::super::super::spool::Spool; }",
+        ),
+        (
+            "mail/time.rs",
+            "fn f() { let x = crate::Query::default(); }",
+        ),
         ("mail/time.rs", "use sled::Db;"),
         ("spool/mod.rs", "use crate::transport::Relay;"),
         ("transport/mod.rs", "fn f(x: &dyn crate::spool::Spool) {}"),
@@ -288,12 +377,30 @@ fn the_check_sees_each_way_out_of_a_room() {
         assert_eq!(problems(file, source).len(), 1, "{file}: {source}");
     }
     for (file, source) in [
-        ("delivery/mod.rs", "use crate::mail::Address; // crate::spool\nconst X: &str = \"crate::spool\";"),
-        ("delivery/mod.rs", "mod tests { use super::*; use super::super::mail; }"),
-        ("transport/relay.rs", "use crate::policy::Rate; use super::Transport;"),
-        ("dispatch/builder.rs", "use crate::spool; fn f() { spool::sled::open() }"),
-        ("ingress/http/mod.rs", "use crate::{Dispatcher, mail::{Mail, When}, spool::Query};"),
-        ("cli/run.rs", "use crate::config::Settings; use crate::ingress::http;"),
+        (
+            "delivery/mod.rs",
+            "use crate::mail::Address; // crate::spool\nconst X: &str = \"crate::spool\";",
+        ),
+        (
+            "delivery/mod.rs",
+            "mod tests { use super::*; use super::super::mail; }",
+        ),
+        (
+            "transport/relay.rs",
+            "use crate::policy::Rate; use super::Transport;",
+        ),
+        (
+            "dispatch/builder.rs",
+            "use crate::spool; fn f() { spool::sled::open() }",
+        ),
+        (
+            "ingress/http/mod.rs",
+            "use crate::{Dispatcher, mail::{Mail, When}, spool::Query};",
+        ),
+        (
+            "cli/run.rs",
+            "use crate::config::Settings; use crate::ingress::http;",
+        ),
     ] {
         assert!(problems(file, source).is_empty(), "{file}: {source}");
     }

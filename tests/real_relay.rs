@@ -1,4 +1,5 @@
-//! A whole Postfix as the relay: STARTTLS, a login, and what it hands on. Fails where Postfix or sasl2-bin is missing.
+//! A whole Postfix as the relay: STARTTLS, a login, and what it hands on. Fails where Postfix or
+//! sasl2-bin is missing.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +32,11 @@ struct Sink {
 impl Sink {
     fn start() -> Self {
         let kept = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(kept.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(
+            kept.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o777),
+        )
+        .unwrap();
         let server = RealServer::smtp_sink(&["-d", &format!("{}/mail.", kept.path().display())]);
         Sink { server, kept }
     }
@@ -41,9 +46,13 @@ impl Sink {
     }
 
     fn messages(&self) -> Vec<String> {
-        let read = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.unwrap().path()).unwrap();
+        let read = |entry: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read(entry.unwrap().path()).unwrap()
+        };
         let messages = std::fs::read_dir(self.kept.path()).unwrap().map(read);
-        messages.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+        messages
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .collect()
     }
 
     /// Waits until mail with each of these subjects has come whole, and counts how often each came.
@@ -63,7 +72,11 @@ impl Sink {
             if counts.values().all(|count| *count > 0) {
                 return counts;
             }
-            assert!(begun.elapsed() < PATIENCE, "of {} messages: {counts:?}", messages.len());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "of {} messages: {counts:?}",
+                messages.len()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -71,20 +84,39 @@ impl Sink {
 
 /// A relay that logs in at this Postfix.
 fn relay(url_scheme: &str, postfix: &Postfix, password: &str) -> Relay {
-    let auth = Auth::Password { user: USER.into(), password: password.to_owned().into() };
-    let relay = Relay::smtp(&format!("{url_scheme}://127.0.0.1:{}", postfix.address().port())).unwrap();
-    relay.auth(auth).ca_file(postfix.ca()).name("postfix").connections(4)
+    let auth = Auth::Password {
+        user: USER.into(),
+        password: password.to_owned().into(),
+    };
+    let relay = Relay::smtp(&format!(
+        "{url_scheme}://127.0.0.1:{}",
+        postfix.address().port()
+    ))
+    .unwrap();
+    relay
+        .auth(auth)
+        .ca_file(postfix.ca())
+        .name("postfix")
+        .connections(4)
 }
 
 async fn start(relay: Relay, spool: &Path) -> Dispatcher {
-    Dispatcher::builder().relay(relay).spool(spool).start().await.unwrap()
+    Dispatcher::builder()
+        .relay(relay)
+        .spool(spool)
+        .start()
+        .await
+        .unwrap()
 }
 
 /// It waits, unless the relay is just being tried again with it, and nothing is held against it.
 #[track_caller]
 fn waits_as_it_was(status: &MailStatus) {
     let delivery = &status.deliveries[0];
-    assert!(["queued", "sending"].contains(&delivery.state.as_str()), "{status:#?}");
+    assert!(
+        ["queued", "sending"].contains(&delivery.state.as_str()),
+        "{status:#?}"
+    );
     assert_eq!(delivery.attempts_counted, 0, "{status:#?}");
 }
 
@@ -100,7 +132,9 @@ async fn why_down(postrider: &Dispatcher) -> String {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("the relay is never down")
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("the relay is never down")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,27 +143,64 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
     let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
     let spool = tempfile::tempdir().unwrap();
     // As it is written in a configuration, percent signs included.
-    let url = format!("smtp+starttls://app%40relay.example:se%3Acr%20et@127.0.0.1:{}", postfix.address().port());
-    let relay = Relay::smtp(&url).unwrap().ca_file(postfix.ca()).connections(4);
+    let url = format!(
+        "smtp+starttls://app%40relay.example:se%3Acr%20et@127.0.0.1:{}",
+        postfix.address().port()
+    );
+    let relay = Relay::smtp(&url)
+        .unwrap()
+        .ca_file(postfix.ca())
+        .connections(4);
     let postrider = start(relay, spool.path()).await;
     let subjects: Vec<String> = (0..60).map(|n| format!("through postfix {n}")).collect();
     let mut ids = Vec::new();
     for (n, subject) in subjects.iter().enumerate() {
         // Some larger than any buffer on the way, and all with lines that begin with a dot.
-        let body = format!("{}\n.\n..dots\nthe end", "x".repeat(70).repeat(if n % 20 == 0 { 10_000 } else { 5 }));
-        let mail = mail_to("ada@example.org").to("bob@example.org").subject(subject).text(body).build().unwrap();
+        let body = format!(
+            "{}\n.\n..dots\nthe end",
+            "x".repeat(70).repeat(if n % 20 == 0 { 10_000 } else { 5 })
+        );
+        let mail = mail_to("ada@example.org")
+            .to("bob@example.org")
+            .subject(subject)
+            .text(body)
+            .build()
+            .unwrap();
         ids.push(postrider.submit(mail).await.unwrap().id);
     }
     for id in &ids {
-        let status = tokio::time::timeout(PATIENCE, postrider.wait(*id)).await.unwrap().unwrap();
-        assert_eq!(status.state.as_str(), "delivered", "{status:#?}\n{}", postfix.log());
-        assert!(status.deliveries.iter().all(|delivery| delivery.attempts.len() == 1), "{status:#?}");
+        let status = tokio::time::timeout(PATIENCE, postrider.wait(*id))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            status.state.as_str(),
+            "delivered",
+            "{status:#?}\n{}",
+            postfix.log()
+        );
+        assert!(
+            status
+                .deliveries
+                .iter()
+                .all(|delivery| delivery.attempts.len() == 1),
+            "{status:#?}"
+        );
     }
     let counts = sink.counts(&subjects, "\n.\n..dots\nthe end").await;
-    assert!(counts.values().all(|count| *count == 1), "each came once: {counts:?}");
+    assert!(
+        counts.values().all(|count| *count == 1),
+        "each came once: {counts:?}"
+    );
     for message in sink.messages() {
-        assert!(message.contains("with ESMTPSA id "), "secured and logged in: {message}");
-        assert!(message.contains("ada@example.org") && message.contains("bob@example.org"), "{message}");
+        assert!(
+            message.contains("with ESMTPSA id "),
+            "secured and logged in: {message}"
+        );
+        assert!(
+            message.contains("ada@example.org") && message.contains("bob@example.org"),
+            "{message}"
+        );
     }
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
 }
@@ -139,7 +210,11 @@ async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
     let sink = Sink::start();
     let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
     let spool = tempfile::tempdir().unwrap();
-    let wrong = start(relay("smtp+starttls", &postfix, "not the password"), spool.path()).await;
+    let wrong = start(
+        relay("smtp+starttls", &postfix, "not the password"),
+        spool.path(),
+    )
+    .await;
     let id = wrong.submit(mail("ada@example.org")).await.unwrap().id;
     let reason = why_down(&wrong).await;
     assert!(reason.contains("535 5.7.8"), "{reason}");
@@ -150,7 +225,10 @@ async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
     drop(wrong);
 
     let right = start(relay("smtp+starttls", &postfix, PASSWORD), spool.path()).await;
-    let status = tokio::time::timeout(PATIENCE, right.wait(id)).await.unwrap().unwrap();
+    let status = tokio::time::timeout(PATIENCE, right.wait(id))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(status.state.as_str(), "delivered");
     let counts = sink.counts(&["Your code".to_owned()], "123456").await;
     assert_eq!(counts["Your code"], 1);
@@ -167,11 +245,18 @@ async fn no_login_is_sent_to_a_real_postfix_that_offers_no_starttls() {
 
     // The same server takes the login of those who ask for plain SMTP, so it could have been sent.
     let plain = start(relay("smtp", &postfix, PASSWORD), spool.path()).await;
-    let status = tokio::time::timeout(PATIENCE, plain.wait(id)).await.unwrap().unwrap();
+    let status = tokio::time::timeout(PATIENCE, plain.wait(id))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(status.state.as_str(), "delivered");
     plain.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(plain);
-    assert!(log_once_gone(&postfix).await.contains(" auth=1"), "{}", postfix.log());
+    assert!(
+        log_once_gone(&postfix).await.contains(" auth=1"),
+        "{}",
+        postfix.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +276,11 @@ async fn no_login_is_shown(postrider: Dispatcher, postfix: &Postfix, why: &str) 
     waits_as_it_was(&postrider.status(id).await.unwrap());
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(postrider);
-    assert!(!log_once_gone(postfix).await.contains(" auth="), "{}", postfix.log());
+    assert!(
+        !log_once_gone(postfix).await.contains(" auth="),
+        "{}",
+        postfix.log()
+    );
     id
 }
 
@@ -204,7 +293,10 @@ async fn log_once_gone(postfix: &Postfix) -> String {
         if count(": connect from ") > 0 && count(": connect from ") == count(": disconnect from ") {
             return log;
         }
-        assert!(begun.elapsed() < PATIENCE, "somebody stays connected: {log}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "somebody stays connected: {log}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

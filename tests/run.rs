@@ -22,13 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn postrider(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    command.current_dir(dir).args(arguments).env_remove("POSTRIDER_CONFIG").env_remove("RUST_LOG");
+    command
+        .current_dir(dir)
+        .args(arguments)
+        .env_remove("POSTRIDER_CONFIG")
+        .env_remove("RUST_LOG");
     command
 }
 
 fn run_to_end(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = postrider(dir, arguments).output().unwrap();
-    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = postrider(dir, arguments).output().unwrap();
+    (
+        status.code().unwrap(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
 }
 
 /// A directory with a configuration that needs neither a relay nor a port.
@@ -39,8 +51,7 @@ fn house() -> TempDir {
 }
 
 fn configure(dir: &Path, more: &str) {
-    let text =
-        "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
+    let text = "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
     std::fs::write(dir.join("postrider.toml"), format!("{text}{more}")).unwrap();
 }
 
@@ -58,16 +69,30 @@ impl Service {
         let notices = UnixDatagram::bind(&socket).unwrap();
         notices.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut command = postrider(dir, &["run"]);
-        let mut child = command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .env("NOTIFY_SOCKET", &socket)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = lines_of(child.stderr.take().unwrap());
-        let mut service = Service { child, notices, log };
+        let mut service = Service {
+            child,
+            notices,
+            log,
+        };
         service.await_notice("READY=1");
         service
     }
 
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     #[track_caller]
@@ -143,9 +168,17 @@ fn a_stop_that_was_asked_for_is_announced_and_ends_well() {
 async fn leave_a_mail(dir: &Path) -> MailId {
     let dispatcher = on_the_spool(dir).await;
     dispatcher.pause("first").await.unwrap();
-    let mail = Mail::builder().from("shop@example.com").to("ada@example.org").subject("Hello").text("Hello.").build();
+    let mail = Mail::builder()
+        .from("shop@example.com")
+        .to("ada@example.org")
+        .subject("Hello")
+        .text("Hello.")
+        .build();
     let id = dispatcher.submit(mail.unwrap()).await.unwrap().id;
-    dispatcher.shutdown(Drain::within(seconds(5))).await.unwrap();
+    dispatcher
+        .shutdown(Drain::within(seconds(5)))
+        .await
+        .unwrap();
     drop(dispatcher);
     // The directory is free once the last actor is gone, which a shutdown does not wait for.
     let began = Instant::now();
@@ -158,26 +191,38 @@ async fn leave_a_mail(dir: &Path) -> MailId {
 
 async fn on_the_spool(dir: &Path) -> Dispatcher {
     let relay = Relay::capture(&Capture::default()).name("first");
-    Dispatcher::builder().relay(relay).spool(dir.join("var/spool")).start().await.unwrap()
+    Dispatcher::builder()
+        .relay(relay)
+        .spool(dir.join("var/spool"))
+        .start()
+        .await
+        .unwrap()
 }
 
 /// A relay that does this when a mail has come whole, and tells when that is.
 async fn relay_that_at_the_final_dot(act: Act) -> (FakeSmtp, mpsc::UnboundedReceiver<()>) {
     let (tell, told) = mpsc::unbounded_channel();
-    let rule = Rule::at(Step::FinalDot).when(move |_| tell.send(()).is_ok()).act(act);
+    let rule = Rule::at(Step::FinalDot)
+        .when(move |_| tell.send(()).is_ok())
+        .act(act);
     (FakeSmtp::builder().rule(rule).start().await, told)
 }
 
 fn configure_relay(dir: &Path, url: &str) {
     let text = "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\n";
-    std::fs::write(dir.join("postrider.toml"), format!("{text}url = \"{url}\"\n")).unwrap();
+    std::fs::write(
+        dir.join("postrider.toml"),
+        format!("{text}url = \"{url}\"\n"),
+    )
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_is_in_flight() {
     let dir = house();
     let id = leave_a_mail(dir.path()).await;
-    let (relay, mut reached) = relay_that_at_the_final_dot(Act::Delay(Duration::from_millis(300))).await;
+    let (relay, mut reached) =
+        relay_that_at_the_final_dot(Act::Delay(Duration::from_millis(300))).await;
     configure_relay(dir.path(), &relay.url());
     let mut service = Service::start(dir.path());
     reached.recv().await.unwrap();
@@ -185,7 +230,11 @@ async fn a_stop_finishes_what_is_in_flight() {
     assert!(service.end().success());
     assert_eq!(relay.mails().len(), 1);
     let status: MailStatus = on_the_spool(dir.path()).await.status(id).await.unwrap();
-    assert_eq!(status.state.as_str(), "delivered", "what the relay took is recorded before the end");
+    assert_eq!(
+        status.state.as_str(),
+        "delivered",
+        "what the relay took is recorded before the end"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +251,11 @@ async fn a_second_stop_ends_at_once_and_loses_nothing() {
     service.log_until("stopped at once, as asked");
     assert!(service.end().success());
     let dispatcher = on_the_spool(dir.path()).await;
-    assert_eq!(dispatcher.wait(id).await.unwrap().state.as_str(), "delivered", "it is sent at the next start");
+    assert_eq!(
+        dispatcher.wait(id).await.unwrap().state.as_str(),
+        "delivered",
+        "it is sent at the next start"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,11 +263,17 @@ async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
     let dir = house();
     let relay = FakeSmtp::builder().login("user", "right").start().await;
     for (password, code, told) in [("right", 0, "ready"), ("wrong", 1, "failed at auth")] {
-        configure_relay(dir.path(), &relay.url_with("smtp", &format!("user:{password}")));
+        configure_relay(
+            dir.path(),
+            &relay.url_with("smtp", &format!("user:{password}")),
+        );
         let (found, stdout, stderr) = run_to_end(dir.path(), &["check", "--connect"]);
         assert_eq!(found, code, "{stdout}{stderr}");
         assert!(stdout.contains(told), "{stdout}");
-        assert!(!stdout.contains(&format!(":{password}@")), "a password is never shown: {stdout}");
+        assert!(
+            !stdout.contains(&format!(":{password}@")),
+            "a password is never shown: {stdout}"
+        );
     }
 }
 
@@ -224,20 +283,39 @@ async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
     let id = leave_a_mail(dir.path()).await;
     let (code, stdout, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.starts_with("var/spool: mails: 1; deliveries: 1 pending, 0 delivered"), "{stdout}");
-    for arguments in [["spool", "export", "out"].as_slice(), &["spool", "export", "var/spool", "out"]] {
+    assert!(
+        stdout.starts_with("var/spool: mails: 1; deliveries: 1 pending, 0 delivered"),
+        "{stdout}"
+    );
+    for arguments in [
+        ["spool", "export", "out"].as_slice(),
+        &["spool", "export", "var/spool", "out"],
+    ] {
         let (code, stdout, stderr) = run_to_end(dir.path(), arguments);
-        assert_eq!((code, stdout.as_str()), (0, "mails written to out: 1\n"), "{stderr}");
+        assert_eq!(
+            (code, stdout.as_str()),
+            (0, "mails written to out: 1\n"),
+            "{stderr}"
+        );
         let message = std::fs::read_to_string(dir.path().join(format!("out/{id}.eml"))).unwrap();
         assert!(message.contains("Subject: Hello\r\n"), "{message}");
         std::fs::remove_dir_all(dir.path().join("out")).unwrap();
     }
     let (code, stdout, _) = run_to_end(dir.path(), &["spool", "verify", "--json"]);
-    assert_eq!((code, serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["pending"].as_u64()), (0, Some(1)));
+    assert_eq!(
+        (
+            code,
+            serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["pending"].as_u64()
+        ),
+        (0, Some(1))
+    );
 
     let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify", "elsewhere"]);
     assert_eq!(code, 1);
-    assert!(stderr.contains("elsewhere") && stderr.contains("no spool in this directory"), "{stderr}");
+    assert!(
+        stderr.contains("elsewhere") && stderr.contains("no spool in this directory"),
+        "{stderr}"
+    );
     let _open = Service::start(dir.path());
     let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
     assert_eq!(code, 75, "{stderr}");
@@ -248,7 +326,9 @@ async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
 fn call(address: &str, token: &str, request: &str, body: &str) -> u16 {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
-    let head = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json");
+    let head = format!(
+        "Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json"
+    );
     write!(stream, "{request} HTTP/1.1\r\n{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
         .unwrap();
     let mut answer = String::new();
@@ -260,7 +340,9 @@ fn configure_http(dir: &Path, token: &str) {
     let http = format!(
         "[http]\nlisten = \"127.0.0.1:0\"\ntokens = [{{ name = \"app\", token = \"{token}\", scope = \"admin\" }}]"
     );
-    let text = format!("{http}\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n");
+    let text = format!(
+        "{http}\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n"
+    );
     std::fs::write(dir.join("postrider.toml"), text).unwrap();
 }
 
@@ -270,7 +352,13 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
     configure_http(dir.path(), "one");
     let mut service = Service::start(dir.path());
     let log = service.log_until("HTTP door open");
-    let address = log.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address = log
+        .split("listen=")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
     let mail = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Hello", "text": "Hello."}"#;
     assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
 
@@ -282,17 +370,25 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
     service.signal("TERM");
     assert!(service.end().success());
     assert!(TcpStream::connect(address).is_err(), "the door is closed");
-    let kept = on_the_spool(dir.path()).await.list(Query::default()).await.unwrap();
+    let kept = on_the_spool(dir.path())
+        .await
+        .list(Query::default())
+        .await
+        .unwrap();
     assert_eq!(kept.mails.len(), 1);
 }
 
-/// Says these lines over SMTP, each after the answer to the one before, and returns the last answer's code.
+/// Says these lines over SMTP, each after the answer to the one before, and returns the last
+/// answer's code.
 fn say(address: &str, lines: &[&str]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let mut answers = BufReader::new(stream.try_clone().unwrap());
     let mut next_code = || loop {
         let mut line = String::new();
-        assert!(answers.read_line(&mut line).unwrap() > 0, "the service hung up");
+        assert!(
+            answers.read_line(&mut line).unwrap() > 0,
+            "the service hung up"
+        );
         if line.get(3..4) == Some(" ") {
             return line[..3].to_owned();
         }
@@ -309,16 +405,29 @@ fn say(address: &str, lines: &[&str]) -> String {
 async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
     let dir = house();
     let configure = |users: &str| {
-        let text = format!("[http]\nlisten = \"off\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nusers = [{users}]\n");
+        let text = format!(
+            "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nusers = [{users}]\n"
+        );
         let relay = "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
         std::fs::write(dir.path().join("postrider.toml"), text + relay).unwrap();
     };
     configure("");
     let mut service = Service::start(dir.path());
     let log = service.log_until("listen=127");
-    let address = log.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
-    let mail =
-        ["EHLO me", "MAIL FROM:<shop@example.com>", "RCPT TO:<ada@example.org>", "DATA", "Subject: x\r\n\r\nx\r\n."];
+    let address = log
+        .split("listen=")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
+    let mail = [
+        "EHLO me",
+        "MAIL FROM:<shop@example.com>",
+        "RCPT TO:<ada@example.org>",
+        "DATA",
+        "Subject: x\r\n\r\nx\r\n.",
+    ];
     assert_eq!(say(address, &mail), "250");
 
     configure("{ name = \"app\", password = \"secret\" }");
@@ -326,10 +435,25 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
     service.log_until("was read again:");
     assert_eq!(say(address, &mail[..2]), "530", "a login is needed now");
     let login = "AUTH PLAIN AGFwcABzZWNyZXQ=";
-    assert_eq!(say(address, &[mail[0], login, mail[1], mail[2], mail[3], mail[4]]), "250");
+    assert_eq!(
+        say(
+            address,
+            &[mail[0], login, mail[1], mail[2], mail[3], mail[4]]
+        ),
+        "250"
+    );
     service.signal("TERM");
     assert!(service.end().success());
-    assert_eq!(on_the_spool(dir.path()).await.list(Query::default()).await.unwrap().mails.len(), 2);
+    assert_eq!(
+        on_the_spool(dir.path())
+            .await
+            .list(Query::default())
+            .await
+            .unwrap()
+            .mails
+            .len(),
+        2
+    );
 }
 
 #[test]
@@ -337,36 +461,55 @@ fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let dir = house();
-    let text = format!("[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nurl = \"capture://\"\n");
+    let text = format!(
+        "[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nurl = \"capture://\"\n"
+    );
     std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
     let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains(&format!("cannot listen on `http.listen` = {address}")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("cannot listen on `http.listen` = {address}")),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
     let dir = house();
     let mut service = Service::start(dir.path());
-    configure(dir.path(), "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n[retry]\nmax_attempts = 0\n");
+    configure(
+        dir.path(),
+        "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n[retry]\nmax_attempts = 0\n",
+    );
     service.signal("HUP");
     service.await_notice("RELOADING=1");
     service.await_notice("READY=1");
     let log = service.log_until("max_attempts");
-    assert!(log.contains("ERROR") && log.contains("relays[1].name") && log.contains("the old one is kept"), "{log}");
+    assert!(
+        log.contains("ERROR")
+            && log.contains("relays[1].name")
+            && log.contains("the old one is kept"),
+        "{log}"
+    );
 
-    configure(dir.path(), "[[relays]]\nname = \"second\"\nurl = \"capture://\"\n[spool]\nretention = \"1d\"\n");
+    configure(
+        dir.path(),
+        "[[relays]]\nname = \"second\"\nurl = \"capture://\"\n[spool]\nretention = \"1d\"\n",
+    );
     service.signal("HUP");
     service.await_notice("READY=1");
     let log = service.log_until("was read again:");
     let waiting = |log: &str, section: &str| {
-        let line = |line: &&str| line.contains("takes effect at the next start") && line.contains(section);
+        let line =
+            |line: &&str| line.contains("takes effect at the next start") && line.contains(section);
         log.lines().find(line).is_some()
     };
     assert!(waiting(&log, "spool") && !waiting(&log, "smtp"), "{log}");
 
     let path = dir.path().join("postrider.toml");
-    let text = std::fs::read_to_string(&path).unwrap().replace("[smtp]\n", "[smtp]\nidle_timeout = \"1s\"\n");
+    let text = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("[smtp]\n", "[smtp]\nidle_timeout = \"1s\"\n");
     std::fs::write(&path, text).unwrap();
     service.signal("HUP");
     service.await_notice("READY=1");
@@ -382,7 +525,10 @@ fn a_second_service_on_the_same_spool_is_told_to_try_later() {
     let _first = Service::start(dir.path());
     let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
     assert_eq!(code, 75, "{stderr}");
-    assert!(stderr.contains("var/spool is in use by another process"), "{stderr}");
+    assert!(
+        stderr.contains("var/spool is in use by another process"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -395,8 +541,14 @@ fn a_wrong_configuration_is_told_line_by_line_and_nothing_is_started() {
         assert_eq!(stdout, "");
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), 2, "{stderr}");
-        assert_eq!(lines[0], "postrider.toml: spool.pth: is not a key; did you mean `path`?");
-        assert!(lines[1].starts_with("postrider.toml: spool.max_pending: is 0"), "{stderr}");
+        assert_eq!(
+            lines[0],
+            "postrider.toml: spool.pth: is not a key; did you mean `path`?"
+        );
+        assert!(
+            lines[1].starts_with("postrider.toml: spool.max_pending: is 0"),
+            "{stderr}"
+        );
     }
     assert!(!dir.path().join("var").exists());
 }
@@ -406,10 +558,16 @@ fn what_init_writes_is_checked_with_one_mistake_that_says_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, _) = run_to_end(dir.path(), &["init", "etc"]);
     assert_eq!(code, 0);
-    assert!(stdout.contains("postrider check --connect --config etc/postrider.toml"), "{stdout}");
+    assert!(
+        stdout.contains("postrider check --connect --config etc/postrider.toml"),
+        "{stdout}"
+    );
     let (code, _, stderr) = run_to_end(dir.path(), &["check", "--config", "etc/postrider.toml"]);
     assert_eq!(code, 2);
-    assert!(stderr.starts_with("etc/postrider.toml: relays: is missing") && stderr.lines().count() == 1, "{stderr}");
+    assert!(
+        stderr.starts_with("etc/postrider.toml: relays: is missing") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -419,19 +577,34 @@ fn init_overwrites_nothing() {
     let (code, _, stderr) = run_to_end(dir.path(), &["init"]);
     assert_eq!(code, 1);
     assert!(stderr.contains("is there already"), "{stderr}");
-    assert_eq!(std::fs::read(dir.path().join("postrider.toml")).unwrap(), before);
+    assert_eq!(
+        std::fs::read(dir.path().join("postrider.toml")).unwrap(),
+        before
+    );
 }
 
 #[test]
 fn check_tells_which_relay_cannot_be_reached() {
     let dir = house();
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    configure(dir.path(), &format!("[[relays]]\nname = \"gone\"\nurl = \"smtp://{unused}\"\n"));
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    configure(
+        dir.path(),
+        &format!("[[relays]]\nname = \"gone\"\nurl = \"smtp://{unused}\"\n"),
+    );
     let (code, stdout, stderr) = run_to_end(dir.path(), &["check", "--connect"]);
     assert_eq!(code, 75, "{stdout}{stderr}");
-    assert!(stdout.contains("first") && stdout.contains("ready"), "{stdout}");
+    assert!(
+        stdout.contains("first") && stdout.contains("ready"),
+        "{stdout}"
+    );
     assert!(stdout.contains("failed at connect"), "{stdout}");
-    assert_eq!(stderr, "postrider: 1 of 2 relays cannot be used now: gone\n");
+    assert_eq!(
+        stderr,
+        "postrider: 1 of 2 relays cannot be used now: gone\n"
+    );
 }
 
 #[test]
@@ -444,8 +617,16 @@ fn an_unknown_command_is_wrong_usage() {
 /// The most memory that the service has had, in bytes.
 fn peak_memory(service: &Service) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", service.child.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,16 +640,25 @@ async fn a_relay_that_floods_does_not_make_the_service_grow() {
         (Step::FinalDot, Act::HugeLine(FLOOD)),
     ];
     let relay = FakeSmtp::builder();
-    let relay = floods.into_iter().fold(relay, |relay, (step, act)| relay.rule(Rule::at(step).act(act).first(1)));
+    let relay = floods.into_iter().fold(relay, |relay, (step, act)| {
+        relay.rule(Rule::at(step).act(act).first(1))
+    });
     let relay = relay.start().await;
     configure_relay(dir.path(), &relay.url());
     let text = std::fs::read_to_string(dir.path().join("postrider.toml")).unwrap();
-    std::fs::write(dir.path().join("postrider.toml"), text + "[retry]\nschedule = [\"50ms\"]\n").unwrap();
+    std::fs::write(
+        dir.path().join("postrider.toml"),
+        text + "[retry]\nschedule = [\"50ms\"]\n",
+    )
+    .unwrap();
     let service = Service::start(dir.path());
     let before = peak_memory(&service);
     // Each flood breaks a connection, and the last connection is spared.
     relay.connections_come(4).await;
     relay.mails_arrive(1).await;
     let grown = peak_memory(&service) - before;
-    assert!(grown < FLOOD as u64 / 4, "it grew by {grown} bytes while {FLOOD} came at once");
+    assert!(
+        grown < FLOOD as u64 / 4,
+        "it grew by {grown} bytes while {FLOOD} came at once"
+    );
 }

@@ -1,9 +1,11 @@
-//! Killed at any moment, the service loses nothing that it has acknowledged. `postrider run` takes mail over HTTP and SMTP
-//! from clients that hand in each mail with one key until it is acknowledged, is killed with SIGKILL, and is started again
-//! at once; the relay, in this process, sees everything and survives.
+//! Killed at any moment, the service loses nothing that it has acknowledged. `postrider run` takes
+//! mail over HTTP and SMTP from clients that hand in each mail with one key until it is
+//! acknowledged, is killed with SIGKILL, and is started again at once; the relay, in this process,
+//! sees everything and survives.
 //!
-//! `CRASH_KILLS` says how often (20 unless said), `CRASH_SEED` repeats an earlier run's choices, and with `--nocapture` the
-//! figures are shown as a line of JSON, and before it which transactions each kill found open.
+//! `CRASH_KILLS` says how often (20 unless said), `CRASH_SEED` repeats an earlier run's choices,
+//! and with `--nocapture` the figures are shown as a line of JSON, and before it which transactions
+//! each kill found open.
 #![allow(clippy::unwrap_used)]
 #![cfg(all(feature = "server", target_os = "linux"))]
 
@@ -45,11 +47,29 @@ fn send_clients(house: &House, book: &Book, stop: &watch::Sender<bool>, seed: u6
     for n in 0..14 {
         let seed = seed.wrapping_add(n);
         let name = |door: &str| format!("{door}{n}");
-        clients.spawn(client::work(name("http"), Http::to(house.http), book.clone(), stop.subscribe(), seed));
-        clients.spawn(client::work(name("smtp"), Smtp::to(house.smtp), book.clone(), stop.subscribe(), !seed));
+        clients.spawn(client::work(
+            name("http"),
+            Http::to(house.http),
+            book.clone(),
+            stop.subscribe(),
+            seed,
+        ));
+        clients.spawn(client::work(
+            name("smtp"),
+            Smtp::to(house.smtp),
+            book.clone(),
+            stop.subscribe(),
+            !seed,
+        ));
         if n < 4 {
             let door = Batches(Http::to(house.http));
-            clients.spawn(client::work(name("batch"), door, book.clone(), stop.subscribe(), seed.rotate_left(32)));
+            clients.spawn(client::work(
+                name("batch"),
+                door,
+                book.clone(),
+                stop.subscribe(),
+                seed.rotate_left(32),
+            ));
         }
     }
     clients
@@ -61,7 +81,9 @@ fn follow(house: &House, book: &Book, mut dead: watch::Receiver<bool>) -> JoinHa
     tokio::spawn(async move {
         // Once it listens, all is heard that was said before the end.
         while !*dead.borrow_and_update() {
-            let _ = Http::to(address).follow(|id, recipient| book.delivered(id, recipient)).await;
+            let _ = Http::to(address)
+                .follow(|id, recipient| book.delivered(id, recipient))
+                .await;
             sleep(A_MOMENT).await;
         }
     })
@@ -108,7 +130,10 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
         if kill % 10 == 0 {
             let acknowledged = book.count();
             let found = house.verify().await;
-            assert!(found["mails"].as_u64().unwrap() >= acknowledged as u64, "{found} of {acknowledged}");
+            assert!(
+                found["mails"].as_u64().unwrap() >= acknowledged as u64,
+                "{found} of {acknowledged}"
+            );
         }
     }
 
@@ -126,10 +151,15 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     service.lives_until(drained).await;
     assert!(service.stop().await.success(), "{}", house.log());
     relay.open_connections_fall_to(0).await;
-    let (figures, mut problems) = book.close().judge(&relay.transactions(), &house.verify().await);
+    let (figures, mut problems) = book
+        .close()
+        .judge(&relay.transactions(), &house.verify().await);
     print!("{figures}");
     println!("{}", figures.json(kills, seed, began.elapsed()));
     problems.extend(house.log().lines().map(str::to_owned));
     assert_eq!(problems, Vec::<String>::new());
-    assert!(figures.acknowledged as u64 > kills * 20, "so few mails prove little");
+    assert!(
+        figures.acknowledged as u64 > kills * 20,
+        "so few mails prove little"
+    );
 }

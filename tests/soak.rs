@@ -1,7 +1,9 @@
-//! Hours of work in a short time: a steady rate of mails over the real binary's HTTP door into `smtp-sink`, finished mail
-//! pruned as it goes. Memory, descriptors and the spool must not grow once they have settled.
+//! Hours of work in a short time: a steady rate of mails over the real binary's HTTP door into
+//! `smtp-sink`, finished mail pruned as it goes. Memory, descriptors and the spool must not grow
+//! once they have settled.
 //!
-//! `SOAK_SECONDS=1800 SOAK_RATE=1000 cargo test --release --test soak -- --nocapture` is the long form.
+//! `SOAK_SECONDS=1800 SOAK_RATE=1000 cargo test --release --test soak -- --nocapture` is the long
+//! form.
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
@@ -30,7 +32,9 @@ struct Sample {
 type Measure = fn(&Sample) -> f64;
 
 fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is {text}")))
+    std::env::var(name).map_or(otherwise, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name} is {text}"))
+    })
 }
 
 #[test]
@@ -60,7 +64,9 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
                 let mut next = Instant::now();
                 while !stop.load(Ordering::Relaxed) {
                     match try_call(http, "POST", "/v1/mails", &body) {
-                        Ok(answer) if answer.status == 202 => accepted.fetch_add(1, Ordering::Relaxed),
+                        Ok(answer) if answer.status == 202 => {
+                            accepted.fetch_add(1, Ordering::Relaxed)
+                        }
                         _ => refused.fetch_add(1, Ordering::Relaxed),
                     };
                     next += pause;
@@ -74,26 +80,53 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
             std::thread::sleep(step);
             let stats = service.get("/v1/stats").json();
             let spool = stats["spool_bytes"].as_f64().unwrap();
-            let kept = stats["deliveries"].as_object().unwrap().values().filter_map(|count| count.as_f64()).sum();
-            let (memory, descriptors) = (service.memory() as f64 * 1024.0, service.descriptors() as f64);
-            samples.push(Sample { memory, descriptors, spool, kept });
+            let kept = stats["deliveries"]
+                .as_object()
+                .unwrap()
+                .values()
+                .filter_map(|count| count.as_f64())
+                .sum();
+            let (memory, descriptors) = (
+                service.memory() as f64 * 1024.0,
+                service.descriptors() as f64,
+            );
+            samples.push(Sample {
+                memory,
+                descriptors,
+                spool,
+                kept,
+            });
         }
         stop.store(true, Ordering::Relaxed);
     });
 
     let accepted = accepted.into_inner();
     assert_eq!(refused.into_inner(), 0, "{}", service.log());
-    assert!(accepted >= seconds * rate / 4, "only {accepted} were handed in: the load was none");
+    assert!(
+        accepted >= seconds * rate / 4,
+        "only {accepted} were handed in: the load was none"
+    );
     let begun = Instant::now();
-    while service.get("/v1/stats").json()["delivered"].as_u64().unwrap() < accepted {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{}", service.get("/v1/stats").body);
+    while service.get("/v1/stats").json()["delivered"]
+        .as_u64()
+        .unwrap()
+        < accepted
+    {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{}",
+            service.get("/v1/stats").body
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(service.stop().success());
 
     let most = (rate * (kept + 4)) as f64;
     let last_kept = samples.last().unwrap().kept;
-    assert!(last_kept <= most, "{last_kept} deliveries are kept, and {most} would be many: nothing is pruned");
+    assert!(
+        last_kept <= most,
+        "{last_kept} deliveries are kept, and {most} would be many: nothing is pruned"
+    );
 
     // The first quarter is for caches and pools to fill.
     let quarter = samples.len() / 4;
@@ -107,7 +140,12 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
     ];
     for (name, of, margin) in checks {
         let (before, after) = (mean(of, second), mean(of, last));
-        println!("{accepted} mails in {seconds} s, {name}: {before:.0} in the second quarter, {after:.0} in the last");
-        assert!(after <= before * 1.15 + margin, "{name} grew from {before:.0} to {after:.0}: {samples:#?}");
+        println!(
+            "{accepted} mails in {seconds} s, {name}: {before:.0} in the second quarter, {after:.0} in the last"
+        );
+        assert!(
+            after <= before * 1.15 + margin,
+            "{name} grew from {before:.0} to {after:.0}: {samples:#?}"
+        );
     }
 }

@@ -34,14 +34,20 @@ struct OnDisk {
 
 impl OnDisk {
     fn syncing(sync_interval: Option<Duration>) -> Self {
-        OnDisk { dir: tempfile::tempdir().expect("writable"), sync_interval }
+        OnDisk {
+            dir: tempfile::tempdir().expect("writable"),
+            sync_interval,
+        }
     }
 }
 
 #[async_trait]
 impl Bench for OnDisk {
     async fn open(&self, store: &str, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
-        let options = SpoolOptions { sync_interval: self.sync_interval, ..options };
+        let options = SpoolOptions {
+            sync_interval: self.sync_interval,
+            ..options
+        };
         sled::open(&self.dir.path().join(store), options)
     }
 
@@ -67,7 +73,10 @@ async fn the_spool_on_disk_keeps_every_promise() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_spool_that_syncs_now_and_then_keeps_every_promise_but_that_of_a_power_cut() {
     let bench = OnDisk::syncing(Some(Duration::from_millis(20)));
-    let spool = bench.open("durability", SpoolOptions::default()).await.expect("opens");
+    let spool = bench
+        .open("durability", SpoolOptions::default())
+        .await
+        .expect("opens");
     assert_eq!(spool.durability(), Durability::Written);
     suite(&bench).await;
 }

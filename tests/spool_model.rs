@@ -1,5 +1,6 @@
-//! Random histories of a spool, step by step against a model that is simple enough to be believed: a map of mails. After
-//! each step both show the same; so nothing that was accepted ever vanishes, and nothing is leased twice.
+//! Random histories of a spool, step by step against a model that is simple enough to be believed:
+//! a map of mails. After each step both show the same; so nothing that was accepted ever vanishes,
+//! and nothing is leased twice.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -39,10 +40,16 @@ impl Home {
 
     /// Opens what is there.
     pub fn open(&self) -> Arc<dyn Spool> {
-        let options = SpoolOptions { retention: RETENTION, idempotency_ttl: KEY_TIME, ..SpoolOptions::default() };
+        let options = SpoolOptions {
+            retention: RETENTION,
+            idempotency_ttl: KEY_TIME,
+            ..SpoolOptions::default()
+        };
         match self {
             Home::Memory => memory::open(options),
-            Home::Disk(dir, life) => sled::open(&dir.path().join(life.to_string()), options).expect("the spool opens"),
+            Home::Disk(dir, life) => {
+                sled::open(&dir.path().join(life.to_string()), options).expect("the spool opens")
+            }
         }
     }
 
@@ -68,12 +75,22 @@ impl Home {
 
 /// Compares `cases` histories, or as many as `PROPTEST_CASES` says.
 fn compare(cases: u32, steps: usize, home: fn() -> Home) {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let asked = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
     let cases = asked.unwrap_or(cases);
-    let config = Config { cases, max_shrink_time: 60_000, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases,
+        max_shrink_time: 60_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let history = prop::collection::vec(steps::any_step(), 1..steps);
     let outcome = TestRunner::new(config).run(&history, |steps: Vec<Step>| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let mut history = History::begin(home());
             for step in &steps {

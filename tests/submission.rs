@@ -1,4 +1,5 @@
-//! The SMTP submission door, through sockets: what a client says, what it is answered, and what leaves the engine.
+//! The SMTP submission door, through sockets: what a client says, what it is answered, and what
+//! leaves the engine.
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)]
 

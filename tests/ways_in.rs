@@ -1,4 +1,5 @@
-//! The ways into a `Mail`: the builder, a message that is already written, lettre's own messages, directives in a header.
+//! The ways into a `Mail`: the builder, a message that is already written, lettre's own messages,
+//! directives in a header.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -9,17 +10,26 @@ use bytes::Bytes;
 use mail_parser::{Message, MessageParser, MimeHeaders};
 use postrider::mail::{Options, When, take_directives};
 use postrider::{
-    Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, Priority, Timestamp, minutes, seconds,
+    Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, Priority, Timestamp,
+    minutes, seconds,
 };
 use proptest::prelude::*;
 
 fn minimal() -> MailBuilder {
-    Mail::builder().from("Shop <shop@example.com>").to("ada@example.org").subject("Your code").text("123456")
+    Mail::builder()
+        .from("Shop <shop@example.com>")
+        .to("ada@example.org")
+        .subject("Your code")
+        .text("123456")
 }
 
 fn envelope() -> Envelope {
     let address = |text: &str| Address::parse(text).unwrap();
-    Envelope::new(Some(address("shop@example.com")), vec![address("ada@example.org")]).unwrap()
+    Envelope::new(
+        Some(address("shop@example.com")),
+        vec![address("ada@example.org")],
+    )
+    .unwrap()
 }
 
 fn raw(message: impl AsRef<[u8]>) -> Result<Mail, MailError> {
@@ -35,7 +45,11 @@ fn parse(mail: &Mail) -> Message<'_> {
 }
 
 fn recipients(mail: &Mail) -> Vec<&str> {
-    mail.envelope().recipients().iter().map(Address::as_str).collect()
+    mail.envelope()
+        .recipients()
+        .iter()
+        .map(Address::as_str)
+        .collect()
 }
 
 fn attachment(filename: &str, content_type: &str, inline_id: Option<&str>) -> Attachment {
@@ -51,13 +65,23 @@ fn attachment(filename: &str, content_type: &str, inline_id: Option<&str>) -> At
 fn assert_is_frozen(mail: &Mail) {
     let message = mail.message();
     for (i, byte) in message.iter().enumerate() {
-        assert!(*byte != b'\n' || (i > 0 && message[i - 1] == b'\r'), "an LF alone at {i}");
-        assert!(*byte != b'\r' || message.get(i + 1) == Some(&b'\n'), "a CR alone at {i}");
+        assert!(
+            *byte != b'\n' || (i > 0 && message[i - 1] == b'\r'),
+            "an LF alone at {i}"
+        );
+        assert!(
+            *byte != b'\r' || message.get(i + 1) == Some(&b'\n'),
+            "a CR alone at {i}"
+        );
         assert_ne!(*byte, 0, "a NUL at {i}");
     }
     let again = Mail::from_rfc5322(mail.envelope().clone(), message.clone()).unwrap();
     assert_eq!(again.message(), message);
-    assert_eq!(again.message().as_ptr(), message.as_ptr(), "a frozen message is not copied");
+    assert_eq!(
+        again.message().as_ptr(),
+        message.as_ptr(),
+        "a frozen message is not copied"
+    );
     assert_eq!(again.message_id(), mail.message_id());
     assert_eq!(again.subject(), mail.subject());
     assert_eq!(again.is_eight_bit(), mail.is_eight_bit());
@@ -69,7 +93,9 @@ fn fields(mail: &Mail) -> Vec<String> {
     let message = String::from_utf8_lossy(mail.message());
     let lines = message.split("\r\n").take_while(|line| !line.is_empty());
     let firsts = lines.filter(|line| !line.starts_with([' ', '\t']));
-    firsts.map(|line| line.split_once(':').expect(line).0.to_owned()).collect()
+    firsts
+        .map(|line| line.split_once(':').expect(line).0.to_owned())
+        .collect()
 }
 
 mod builder {
@@ -98,13 +124,18 @@ mod builder {
         );
         let text = text_of(&mail);
         assert!(
-            text.starts_with("From: Shop <shop@example.com>\r\nTo: ada@example.org\r\nSubject: Your code\r\n"),
+            text.starts_with(
+                "From: Shop <shop@example.com>\r\nTo: ada@example.org\r\nSubject: Your code\r\n"
+            ),
             "{text}"
         );
         assert!(text.ends_with("\r\n\r\n123456\r\n"), "{text}");
         assert_eq!(mail.message_id(), format!("<{}@example.com>", mail.id()));
         assert_eq!(mail.subject(), "Your code");
-        assert_eq!(mail.envelope().return_path().unwrap().as_str(), "shop@example.com");
+        assert_eq!(
+            mail.envelope().return_path().unwrap().as_str(),
+            "shop@example.com"
+        );
         assert!(!mail.is_eight_bit() && !mail.needs_smtputf8());
         let date = parse(&mail).date().unwrap().to_timestamp();
         assert!((Timestamp::now().as_millis() / 1000 - date).abs() < 60);
@@ -112,20 +143,50 @@ mod builder {
 
     #[test]
     fn everybody_gets_it_and_nobody_sees_the_blind_copies() {
-        let mail = minimal().to("Bob <bob@example.org>").cc("carl@example.org").bcc("dora@example.org");
-        let mail = mail.bcc("ada@example.org").reply_to("help@example.com").build().unwrap();
-        assert_eq!(recipients(&mail), ["ada@example.org", "bob@example.org", "carl@example.org", "dora@example.org"]);
+        let mail = minimal()
+            .to("Bob <bob@example.org>")
+            .cc("carl@example.org")
+            .bcc("dora@example.org");
+        let mail = mail
+            .bcc("ada@example.org")
+            .reply_to("help@example.com")
+            .build()
+            .unwrap();
+        assert_eq!(
+            recipients(&mail),
+            [
+                "ada@example.org",
+                "bob@example.org",
+                "carl@example.org",
+                "dora@example.org"
+            ]
+        );
         assert!(!text_of(&mail).contains("dora"));
         let parsed = parse(&mail);
         assert_eq!(parsed.to().unwrap().clone().into_list().len(), 2);
-        assert_eq!(parsed.cc().unwrap().first().unwrap().address().unwrap(), "carl@example.org");
-        assert_eq!(parsed.reply_to().unwrap().first().unwrap().address().unwrap(), "help@example.com");
+        assert_eq!(
+            parsed.cc().unwrap().first().unwrap().address().unwrap(),
+            "carl@example.org"
+        );
+        assert_eq!(
+            parsed
+                .reply_to()
+                .unwrap()
+                .first()
+                .unwrap()
+                .address()
+                .unwrap(),
+            "help@example.com"
+        );
     }
 
     #[test]
     fn bounces_go_where_they_should() {
         let path = |mail: Mail| mail.envelope().return_path().map(ToString::to_string);
-        assert_eq!(path(minimal().return_path("b@example.com").build().unwrap()).unwrap(), "b@example.com");
+        assert_eq!(
+            path(minimal().return_path("b@example.com").build().unwrap()).unwrap(),
+            "b@example.com"
+        );
         assert_eq!(path(minimal().return_path("<>").build().unwrap()), None);
     }
 
@@ -144,7 +205,11 @@ mod builder {
             .iter()
             .map(|part| {
                 let content_type = part.content_type().unwrap();
-                format!("{}/{}", content_type.ctype(), content_type.subtype().unwrap())
+                format!(
+                    "{}/{}",
+                    content_type.ctype(),
+                    content_type.subtype().unwrap()
+                )
             })
             .collect();
         let expected = [
@@ -158,7 +223,10 @@ mod builder {
         ];
         assert_eq!(types, expected);
         assert_eq!(parsed.body_text(0).unwrap().trim_end(), "123456");
-        assert_eq!(parsed.body_html(0).unwrap().trim_end(), "<p>Grüße <img src=\"cid:logo\"></p>");
+        assert_eq!(
+            parsed.body_html(0).unwrap().trim_end(),
+            "<p>Grüße <img src=\"cid:logo\"></p>"
+        );
         let image = &parsed.parts[5];
         assert_eq!(image.content_id(), Some("logo"));
         assert_eq!(image.contents(), b"\x89PNG\r\n\x1a\n\0\xff");
@@ -173,19 +241,27 @@ mod builder {
         for (mail, expected) in [
             (minimal(), "text/plain; charset=utf-8"),
             (minimal().html("<p>x</p>"), "multipart/alternative;"),
-            (Mail::builder().from("a@b.example").to("c@d.example").html("<p>x</p>"), "text/html; charset=utf-8"),
             (
-                Mail::builder().from("a@b.example").to("c@d.example").attachment(attachment(
-                    "a.bin",
-                    "image/png",
-                    None,
-                )),
+                Mail::builder()
+                    .from("a@b.example")
+                    .to("c@d.example")
+                    .html("<p>x</p>"),
+                "text/html; charset=utf-8",
+            ),
+            (
+                Mail::builder()
+                    .from("a@b.example")
+                    .to("c@d.example")
+                    .attachment(attachment("a.bin", "image/png", None)),
                 "image/png",
             ),
         ] {
             let mail = mail.build().unwrap();
             let text = text_of(&mail);
-            assert!(text.contains(&format!("\r\nContent-Type: {expected}")), "{text}");
+            assert!(
+                text.contains(&format!("\r\nContent-Type: {expected}")),
+                "{text}"
+            );
             assert_is_frozen(&mail);
         }
     }
@@ -203,10 +279,20 @@ mod builder {
         assert!(mail.message().is_ascii());
         assert!(!mail.is_eight_bit() && !mail.needs_smtputf8());
         let parsed = parse(&mail);
-        assert_eq!(parsed.from().unwrap().first().unwrap().name(), Some("Bücher & Söhne"));
-        assert_eq!(parsed.from().unwrap().first().unwrap().address(), Some("shop@xn--bcher-kva.example"));
-        assert_eq!(parsed.to().unwrap().first().unwrap().name(), Some("Løvelace, Ada"));
-        let subject = "Grüße  von  Zoë =?utf-8?q?x?= und allen, die heute und morgen noch kommen werden 🎉";
+        assert_eq!(
+            parsed.from().unwrap().first().unwrap().name(),
+            Some("Bücher & Söhne")
+        );
+        assert_eq!(
+            parsed.from().unwrap().first().unwrap().address(),
+            Some("shop@xn--bcher-kva.example")
+        );
+        assert_eq!(
+            parsed.to().unwrap().first().unwrap().name(),
+            Some("Løvelace, Ada")
+        );
+        let subject =
+            "Grüße  von  Zoë =?utf-8?q?x?= und allen, die heute und morgen noch kommen werden 🎉";
         assert_eq!(parsed.subject(), Some(subject));
         assert_eq!(mail.subject(), subject);
         assert_eq!(parsed.body_text(0).unwrap(), "Schöne Grüße\r\nvon uns\r\n");
@@ -231,78 +317,168 @@ mod builder {
 
     #[test]
     fn headers_of_ones_own_are_kept_even_when_given_twice() {
-        let mail =
-            minimal().header("List-Id", "<news.example.com>").header("X-A", "1").header("X-A", "2").build().unwrap();
+        let mail = minimal()
+            .header("List-Id", "<news.example.com>")
+            .header("X-A", "1")
+            .header("X-A", "2")
+            .build()
+            .unwrap();
         let text = text_of(&mail);
-        assert!(text.contains("\r\nList-Id: <news.example.com>\r\nX-A: 1\r\nX-A: 2\r\n"), "{text}");
+        assert!(
+            text.contains("\r\nList-Id: <news.example.com>\r\nX-A: 1\r\nX-A: 2\r\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_message_id_and_a_date_of_ones_own_take_the_place_of_ours() {
-        let given = minimal().header("Message-ID", "<1@example.com>").header("Date", "Sat, 31 Jan 2026 12:00:00 +0000");
+        let given = minimal()
+            .header("Message-ID", "<1@example.com>")
+            .header("Date", "Sat, 31 Jan 2026 12:00:00 +0000");
         let mail = given.build().unwrap();
         assert_eq!(mail.message_id(), "<1@example.com>");
         assert_eq!(text_of(&mail).matches("Date: ").count(), 1);
-        assert_eq!(refused(minimal().header("Message-ID", "1")), "headers.Message-ID");
+        assert_eq!(
+            refused(minimal().header("Message-ID", "1")),
+            "headers.Message-ID"
+        );
         assert_eq!(refused(minimal().header("Date", "today")), "headers.Date");
     }
 
     #[test]
     fn each_mistake_is_named_by_its_field() {
         let nobody = || Mail::builder().from("a@example.com").text("x");
-        assert_eq!(refused(Mail::builder().to("a@example.com").text("x")), "from");
+        assert_eq!(
+            refused(Mail::builder().to("a@example.com").text("x")),
+            "from"
+        );
         assert_eq!(refused(minimal().from("shop")), "from");
         assert_eq!(refused(nobody()), "to");
         assert_eq!(refused(minimal().to("bob")), "to[1]");
-        assert_eq!(refused(minimal().to("a@example.org, b@example.org")), "to[1]");
+        assert_eq!(
+            refused(minimal().to("a@example.org, b@example.org")),
+            "to[1]"
+        );
         assert_eq!(refused(minimal().cc("bob")), "cc[0]");
         assert_eq!(refused(minimal().bcc("bob@\r\n")), "bcc[0]");
-        assert_eq!(refused(minimal().reply_to("Bob <bob@x\r\n.example>")), "reply_to[0]");
+        assert_eq!(
+            refused(minimal().reply_to("Bob <bob@x\r\n.example>")),
+            "reply_to[0]"
+        );
         assert_eq!(refused(minimal().return_path("bob")), "return_path");
-        assert_eq!(refused(minimal().subject("a\r\nBcc: eve@example.org")), "subject");
+        assert_eq!(
+            refused(minimal().subject("a\r\nBcc: eve@example.org")),
+            "subject"
+        );
         assert_eq!(refused(minimal().subject("a\nb")), "subject");
         assert_eq!(refused(minimal().subject("a".repeat(2000))), "subject");
         assert_eq!(refused(minimal().text("a\0b")), "text");
         assert_eq!(refused(minimal().html("a\0b")), "html");
-        assert_eq!(refused(Mail::builder().from("a@example.com").to("b@example.com")), "text");
-        assert_eq!(refused(minimal().header("X-Id", "a\r\nBcc: eve@example.org")), "headers.X-Id");
+        assert_eq!(
+            refused(Mail::builder().from("a@example.com").to("b@example.com")),
+            "text"
+        );
+        assert_eq!(
+            refused(minimal().header("X-Id", "a\r\nBcc: eve@example.org")),
+            "headers.X-Id"
+        );
         assert_eq!(refused(minimal().header("X-Id", "a\rb")), "headers.X-Id");
-        assert_eq!(refused(minimal().header("X-Id", "a\u{85}b")), "headers.X-Id");
-        assert_eq!(refused(minimal().header("X-Id", "a".repeat(2000))), "headers.X-Id");
-        assert_eq!(refused(minimal().header("X-Id: a\r\nBcc", "eve@example.org")), "headers.X-Id: a\\r\\nBcc");
+        assert_eq!(
+            refused(minimal().header("X-Id", "a\u{85}b")),
+            "headers.X-Id"
+        );
+        assert_eq!(
+            refused(minimal().header("X-Id", "a".repeat(2000))),
+            "headers.X-Id"
+        );
+        assert_eq!(
+            refused(minimal().header("X-Id: a\r\nBcc", "eve@example.org")),
+            "headers.X-Id: a\\r\\nBcc"
+        );
         assert_eq!(refused(minimal().header("", "a")), "headers.");
         assert_eq!(refused(minimal().header("X Id", "a")), "headers.X Id");
         assert_eq!(refused(minimal().header("X-Ïd", "a")), "headers.X-Ïd");
-        for ours in ["From", "to", "CC", "Bcc", "Subject", "content-type", "MIME-Version", "X-Postrider-Key"] {
-            assert_eq!(refused(minimal().header(ours, "a")), format!("headers.{ours}"));
+        for ours in [
+            "From",
+            "to",
+            "CC",
+            "Bcc",
+            "Subject",
+            "content-type",
+            "MIME-Version",
+            "X-Postrider-Key",
+        ] {
+            assert_eq!(
+                refused(minimal().header(ours, "a")),
+                format!("headers.{ours}")
+            );
         }
         assert_eq!(
-            refused(minimal().header("References", "<a@b>").header("references", "<a@b>")),
+            refused(
+                minimal()
+                    .header("References", "<a@b>")
+                    .header("references", "<a@b>")
+            ),
             "headers.References"
         );
-        let file = |name: &str, kind: &str, id: Option<&str>| refused(minimal().attachment(attachment(name, kind, id)));
+        let file = |name: &str, kind: &str, id: Option<&str>| {
+            refused(minimal().attachment(attachment(name, kind, id)))
+        };
         assert_eq!(file("", "image/png", None), "attachments[0].filename");
         assert_eq!(file("a\r\nb", "image/png", None), "attachments[0].filename");
-        assert_eq!(file(&"a".repeat(256), "image/png", None), "attachments[0].filename");
-        assert_eq!(file("a.png", "png", None), "attachments[0].content_type");
-        assert_eq!(file("a.png", "image/png\r\nX: y", None), "attachments[0].content_type");
-        assert_eq!(file("a.png", "text/plain; name=\"a\r\nX: y\"", None), "attachments[0].content_type");
-        assert_eq!(file("a.png", "multipart/mixed", None), "attachments[0].content_type");
-        assert_eq!(file("a.png", "image/png", Some("a")), "attachments[0].inline_id");
         assert_eq!(
-            refused(minimal().html("x").attachment(attachment("a", "image/png", Some("a>")))),
+            file(&"a".repeat(256), "image/png", None),
+            "attachments[0].filename"
+        );
+        assert_eq!(file("a.png", "png", None), "attachments[0].content_type");
+        assert_eq!(
+            file("a.png", "image/png\r\nX: y", None),
+            "attachments[0].content_type"
+        );
+        assert_eq!(
+            file("a.png", "text/plain; name=\"a\r\nX: y\"", None),
+            "attachments[0].content_type"
+        );
+        assert_eq!(
+            file("a.png", "multipart/mixed", None),
+            "attachments[0].content_type"
+        );
+        assert_eq!(
+            file("a.png", "image/png", Some("a")),
             "attachments[0].inline_id"
         );
-        let twice = minimal().html("x").attachment(attachment("a", "image/png", Some("a")));
-        assert_eq!(refused(twice.attachment(attachment("b", "image/png", Some("a")))), "attachments[1].inline_id");
+        assert_eq!(
+            refused(
+                minimal()
+                    .html("x")
+                    .attachment(attachment("a", "image/png", Some("a>")))
+            ),
+            "attachments[0].inline_id"
+        );
+        let twice = minimal()
+            .html("x")
+            .attachment(attachment("a", "image/png", Some("a")));
+        assert_eq!(
+            refused(twice.attachment(attachment("b", "image/png", Some("a")))),
+            "attachments[1].inline_id"
+        );
         assert_eq!(refused(minimal().tag("ok").tag("a\nb")), "tags[1]");
         assert_eq!(refused(minimal().tag("")), "tags[0]");
         assert_eq!(refused(minimal().tag("a".repeat(65))), "tags[0]");
-        assert_eq!(refused((0..21).fold(minimal(), |mail, i| mail.tag(i.to_string()))), "tags");
+        assert_eq!(
+            refused((0..21).fold(minimal(), |mail, i| mail.tag(i.to_string()))),
+            "tags"
+        );
         assert_eq!(refused(minimal().idempotency_key("")), "idempotency_key");
-        assert_eq!(refused(minimal().idempotency_key("a".repeat(256))), "idempotency_key");
+        assert_eq!(
+            refused(minimal().idempotency_key("a".repeat(256))),
+            "idempotency_key"
+        );
         assert_eq!(refused(minimal().idempotency_key("a\0")), "idempotency_key");
-        assert_eq!(refused(minimal().delay(minutes(5)).expires_in(minutes(5))), "expires_in");
+        assert_eq!(
+            refused(minimal().delay(minutes(5)).expires_in(minutes(5))),
+            "expires_in"
+        );
         assert_eq!(refused(minimal().expires_in(seconds(0))), "expires_in");
         let at = Timestamp::now();
         assert_eq!(refused(minimal().send_at(at).expires_at(at)), "expires_in");
@@ -310,8 +486,15 @@ mod builder {
 
     #[test]
     fn limits_are_reached_and_not_passed() {
-        let mail = (0..20).fold(minimal(), |mail, i| mail.tag(format!("{i:064}"))).idempotency_key("ä".repeat(255));
-        assert!(mail.delay(minutes(5)).expires_in(minutes(6)).build().is_ok());
+        let mail = (0..20)
+            .fold(minimal(), |mail, i| mail.tag(format!("{i:064}")))
+            .idempotency_key("ä".repeat(255));
+        assert!(
+            mail.delay(minutes(5))
+                .expires_in(minutes(6))
+                .build()
+                .is_ok()
+        );
     }
 }
 
@@ -330,14 +513,20 @@ mod freezer {
         let message = Bytes::from(PLAIN);
         let mail = Mail::from_rfc5322(envelope(), message.clone()).unwrap();
         assert_eq!(mail.message().as_ptr(), message.as_ptr());
-        assert_eq!((mail.message_id(), mail.subject()), ("<1@example.com>", "Hi"));
+        assert_eq!(
+            (mail.message_id(), mail.subject()),
+            ("<1@example.com>", "Hi")
+        );
     }
 
     #[test]
     fn line_ends_become_crlf() {
         assert_eq!(text_of(&raw(PLAIN.replace("\r\n", "\n")).unwrap()), PLAIN);
         let mail = raw(format!("{PLAIN}a\nb\rc\r\n\n\r\r\nd")).unwrap();
-        assert_eq!(text_of(&mail), format!("{PLAIN}a\r\nb\r\nc\r\n\r\n\r\n\r\nd"));
+        assert_eq!(
+            text_of(&mail),
+            format!("{PLAIN}a\r\nb\r\nc\r\n\r\n\r\n\r\nd")
+        );
         assert_is_frozen(&mail);
     }
 
@@ -345,21 +534,34 @@ mod freezer {
     fn what_would_end_the_mail_early_on_a_careless_server_becomes_an_ordinary_line() {
         for end in ["\n.\n", "\r.\r", "\n.\r\n", "\r\n.\n", "\r\n.\r", "\r.\n"] {
             let mail = raw(format!("{PLAIN}a{end}MAIL FROM:<eve@example.org>")).unwrap();
-            assert_eq!(text_of(&mail), format!("{PLAIN}a\r\n.\r\nMAIL FROM:<eve@example.org>"));
+            assert_eq!(
+                text_of(&mail),
+                format!("{PLAIN}a\r\n.\r\nMAIL FROM:<eve@example.org>")
+            );
         }
     }
 
     #[test]
     fn a_cr_alone_does_not_smuggle_a_field_in() {
-        assert_eq!(refused("From: a@b.example\r\nSubject: x\rBcc: eve@example.org\r\n\r\n"), "headers.Subject");
-        assert_eq!(refused("From: a@b.example\r\nSubject: x\r\r\nTo: b@c.example\r\n\r\n"), "headers.Subject");
+        assert_eq!(
+            refused("From: a@b.example\r\nSubject: x\rBcc: eve@example.org\r\n\r\n"),
+            "headers.Subject"
+        );
+        assert_eq!(
+            refused("From: a@b.example\r\nSubject: x\r\r\nTo: b@c.example\r\n\r\n"),
+            "headers.Subject"
+        );
     }
 
     #[test]
     fn a_line_of_white_space_does_not_hide_the_fields_below_it() {
         let mail =
             raw("From: a@b.example\r\nSubject: x\r\n \t\r\nTo: c@d.example\r\nX-A: 1\r\n  \r\n 2\r\n\r\nbody").unwrap();
-        assert!(text_of(&mail).starts_with("From: a@b.example\r\nSubject: x\r\nTo: c@d.example\r\nX-A: 1\r\n 2\r\n"));
+        assert!(
+            text_of(&mail).starts_with(
+                "From: a@b.example\r\nSubject: x\r\nTo: c@d.example\r\nX-A: 1\r\n 2\r\n"
+            )
+        );
         assert_is_frozen(&mail);
     }
 
@@ -375,7 +577,10 @@ mod freezer {
     #[test]
     fn what_is_missing_is_added_below_the_rest() {
         let mail = raw("Received: from x by y\nSubject: Hi\nDate:\n\nHello").unwrap();
-        assert_eq!(fields(&mail), ["Received", "Subject", "From", "Date", "Message-ID"]);
+        assert_eq!(
+            fields(&mail),
+            ["Received", "Subject", "From", "Date", "Message-ID"]
+        );
         assert!(text_of(&mail).contains("\r\nFrom: <shop@example.com>\r\n"));
         assert!(text_of(&mail).ends_with("\r\n\r\nHello"));
         assert_eq!(mail.message_id(), format!("<{}@example.com>", mail.id()));
@@ -386,15 +591,26 @@ mod freezer {
 
     #[test]
     fn without_a_sender_nothing_is_made_up() {
-        let envelope = Envelope::new(None, vec![Address::parse("ada@example.org").unwrap()]).unwrap();
-        assert_eq!(Mail::from_rfc5322(envelope.clone(), "Subject: x\r\n\r\n").unwrap_err().field(), "from");
+        let envelope =
+            Envelope::new(None, vec![Address::parse("ada@example.org").unwrap()]).unwrap();
+        assert_eq!(
+            Mail::from_rfc5322(envelope.clone(), "Subject: x\r\n\r\n")
+                .unwrap_err()
+                .field(),
+            "from"
+        );
         let mail = Mail::from_rfc5322(envelope, "From: Undisclosed:;\r\n\r\n").unwrap();
         assert_eq!(mail.message_id(), format!("<{}@localhost>", mail.id()));
     }
 
     #[test]
     fn a_message_may_end_with_its_header_section() {
-        for message in ["Subject: Hi", "Subject: Hi\r\n", "Subject: Hi\n\n", "\nHello\n"] {
+        for message in [
+            "Subject: Hi",
+            "Subject: Hi\r\n",
+            "Subject: Hi\n\n",
+            "\nHello\n",
+        ] {
             let mail = raw(message).unwrap();
             assert_is_frozen(&mail);
             assert!(text_of(&mail).contains("Message-ID: <"));
@@ -403,10 +619,22 @@ mod freezer {
 
     #[test]
     fn fields_that_may_stand_once_are_refused_twice() {
-        for name in
-            ["From", "To", "Cc", "Subject", "Date", "Message-ID", "Reply-To", "Sender", "In-Reply-To", "References"]
-        {
-            let twice = format!("{name}: <a@b.example>\r\nX-A: b\r\n{}: <c@d.example>\r\n\r\n", name.to_lowercase());
+        for name in [
+            "From",
+            "To",
+            "Cc",
+            "Subject",
+            "Date",
+            "Message-ID",
+            "Reply-To",
+            "Sender",
+            "In-Reply-To",
+            "References",
+        ] {
+            let twice = format!(
+                "{name}: <a@b.example>\r\nX-A: b\r\n{}: <c@d.example>\r\n\r\n",
+                name.to_lowercase()
+            );
             assert_eq!(refused(twice), format!("headers.{name}"));
         }
         assert!(raw("Received: a\r\nReceived: b\r\n\r\n").is_ok());
@@ -420,14 +648,20 @@ mod freezer {
         assert_eq!(refused(b"Subject: Gr\xfc\xdfe\r\n\r\n"), "headers.Subject");
         assert_eq!(refused(b"Subject: x\r\n\r\nGr\xfc\xdfe\r\n"), "body");
         assert_eq!(refused("Subject: x\r\n\r\nGrüße\r\n"), "body");
-        assert_eq!(refused(format!("Subject: {}\r\n\r\n", "a".repeat(1000))), "headers.Subject");
+        assert_eq!(
+            refused(format!("Subject: {}\r\n\r\n", "a".repeat(1000))),
+            "headers.Subject"
+        );
     }
 
     #[test]
     fn bytes_above_127_are_told_apart_by_where_they_stand() {
-        let body = raw("MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n").unwrap();
+        let body =
+            raw("MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n")
+                .unwrap();
         assert!(body.is_eight_bit() && !body.needs_smtputf8());
-        let latin = raw(b"Content-Type: text/plain; charset=latin1\r\n\r\nGr\xfc\xdfe\r\n").unwrap();
+        let latin =
+            raw(b"Content-Type: text/plain; charset=latin1\r\n\r\nGr\xfc\xdfe\r\n").unwrap();
         assert!(latin.is_eight_bit());
         let header = raw("Subject: Grüße\r\n\r\nHello\r\n").unwrap();
         assert!(header.is_eight_bit() && header.needs_smtputf8());
@@ -454,19 +688,36 @@ mod fingerprint {
     fn the_same_request_made_again_has_the_same_fingerprint() {
         let build = || {
             let file = attachment("a.png", "image/png", None);
-            minimal().html("<p>x</p>").attachment(file).idempotency_key("k").build().unwrap()
+            minimal()
+                .html("<p>x</p>")
+                .attachment(file)
+                .idempotency_key("k")
+                .build()
+                .unwrap()
         };
         let (one, two) = (build(), build());
         assert_ne!(one.message(), two.message());
         assert_eq!(one.fingerprint(), two.fingerprint());
-        let again =
-            |mail: &Mail| Mail::from_rfc5322(mail.envelope().clone(), mail.message().clone()).unwrap().fingerprint();
-        assert_eq!(again(&one), again(&two), "boundaries, Date and Message-ID do not count in a written message");
+        let again = |mail: &Mail| {
+            Mail::from_rfc5322(mail.envelope().clone(), mail.message().clone())
+                .unwrap()
+                .fingerprint()
+        };
+        assert_eq!(
+            again(&one),
+            again(&two),
+            "boundaries, Date and Message-ID do not count in a written message"
+        );
     }
 
     #[test]
     fn whatever_a_sender_changes_changes_it() {
-        let base = || minimal().html("h").header("X-A", "1").attachment(attachment("a.png", "image/png", None));
+        let base = || {
+            minimal()
+                .html("h")
+                .header("X-A", "1")
+                .attachment(attachment("a.png", "image/png", None))
+        };
         let mut seen = std::collections::HashSet::new();
         for mail in [
             base(),
@@ -491,18 +742,37 @@ mod fingerprint {
         ] {
             let mail = mail.build().unwrap();
             assert!(seen.insert(mail.fingerprint()), "{}", text_of(&mail));
-            let written = Mail::from_rfc5322(mail.envelope().clone(), mail.message().clone()).unwrap();
+            let written =
+                Mail::from_rfc5322(mail.envelope().clone(), mail.message().clone()).unwrap();
             let mut options = mail.options().clone();
             options.tags.push("written".to_owned());
-            assert!(seen.insert(written.with_options(options).unwrap().fingerprint()), "{}", text_of(&mail));
+            assert!(
+                seen.insert(written.with_options(options).unwrap().fingerprint()),
+                "{}",
+                text_of(&mail)
+            );
         }
     }
 
     #[test]
     fn a_key_and_a_computed_time_do_not_change_it() {
         let base = minimal().build().unwrap().fingerprint();
-        assert_eq!(minimal().idempotency_key("a").build().unwrap().fingerprint(), base);
-        assert_eq!(minimal().send_at(Timestamp::now()).build().unwrap().fingerprint(), base);
+        assert_eq!(
+            minimal()
+                .idempotency_key("a")
+                .build()
+                .unwrap()
+                .fingerprint(),
+            base
+        );
+        assert_eq!(
+            minimal()
+                .send_at(Timestamp::now())
+                .build()
+                .unwrap()
+                .fingerprint(),
+            base
+        );
     }
 
     #[test]
@@ -518,25 +788,51 @@ mod fingerprint {
         let base = of(&message("aaaa", "bbbb", "text"));
         assert_eq!(of(&message("cc", "dddddd", "text")), base);
         assert_ne!(of(&message("aaaa", "bbbb", "other")), base);
-        assert_ne!(of(&message("aaaa", "bbbb", "text").replace("html", "css")), base);
-        assert_ne!(of(&message("aaaa", "bbbb", "text").replace("epilogue", "end")), base);
-        assert_ne!(of(&message("aaaa", "bbbb", "text").replace("--not a", "--not the")), base);
+        assert_ne!(
+            of(&message("aaaa", "bbbb", "text").replace("html", "css")),
+            base
+        );
+        assert_ne!(
+            of(&message("aaaa", "bbbb", "text").replace("epilogue", "end")),
+            base
+        );
+        assert_ne!(
+            of(&message("aaaa", "bbbb", "text").replace("--not a", "--not the")),
+            base
+        );
     }
 
     #[test]
     fn so_many_boundaries_are_looked_for_and_no_more() {
         let message = |changed: usize| {
-            let boundary = |i: usize| if i == changed { format!("changed.{i}") } else { format!("b.{i}.") };
+            let boundary = |i: usize| {
+                if i == changed {
+                    format!("changed.{i}")
+                } else {
+                    format!("b.{i}.")
+                }
+            };
             let parts = (1..=40).map(|i| {
-                format!("--{}\r\nContent-Type: multipart/mixed; boundary={}\r\n\r\n", boundary(i - 1), boundary(i))
+                format!(
+                    "--{}\r\nContent-Type: multipart/mixed; boundary={}\r\n\r\n",
+                    boundary(i - 1),
+                    boundary(i)
+                )
             });
-            let head = format!("MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary={}\r\n\r\n", boundary(0));
+            let head = format!(
+                "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary={}\r\n\r\n",
+                boundary(0)
+            );
             of(&(head + &parts.collect::<String>()))
         };
         let base = message(1000);
         assert_eq!(message(0), base);
         assert_eq!(message(31), base);
-        assert_ne!(message(32), base, "to look for every boundary at every line would take the square of their number");
+        assert_ne!(
+            message(32),
+            base,
+            "to look for every boundary at every line would take the square of their number"
+        );
     }
 
     #[test]
@@ -544,7 +840,10 @@ mod fingerprint {
         let message = "From: a@b.example\r\nSubject: x\r\n\r\nHello\r\n";
         assert_eq!(of(&message.replace("\r\n", "\n")), of(message));
         assert_eq!(of(&format!("Bcc: x@y.example\r\n{message}")), of(message));
-        assert_eq!(of(&format!("Received: by x; now\r\n{message}")), of(message));
+        assert_eq!(
+            of(&format!("Received: by x; now\r\n{message}")),
+            of(message)
+        );
         assert_ne!(of(&message.replace("Hello", "Hullo")), of(message));
     }
 }
@@ -566,11 +865,17 @@ mod lettre_messages {
         let mail = Mail::from_lettre(&message).unwrap();
         assert_is_frozen(&mail);
         assert_eq!(recipients(&mail), ["ada@example.org", "bob@example.org"]);
-        assert_eq!(mail.envelope().return_path().unwrap().as_str(), "shop@example.com");
+        assert_eq!(
+            mail.envelope().return_path().unwrap().as_str(),
+            "shop@example.com"
+        );
         assert_eq!(mail.subject(), "Grüße");
         assert!(mail.message_id().ends_with("@example.com>"));
         assert!(!text_of(&mail).contains("bob@"));
-        assert_eq!(parse(&mail).body_text(0).unwrap().trim_end(), "Schöne Grüße");
+        assert_eq!(
+            parse(&mail).body_text(0).unwrap().trim_end(),
+            "Schöne Grüße"
+        );
     }
 
     #[test]
@@ -588,8 +893,13 @@ mod lettre_messages {
 
     #[test]
     fn an_address_that_was_made_unchecked_is_refused() {
-        let evil = lettre::Address::new_dangerous("ada", "example.org> SIZE=1\r\nRCPT TO:<eve@example.org");
-        let envelope = lettre::address::Envelope::new(None, vec!["a@b.example".parse().unwrap(), evil]).unwrap();
+        let evil = lettre::Address::new_dangerous(
+            "ada",
+            "example.org> SIZE=1\r\nRCPT TO:<eve@example.org",
+        );
+        let envelope =
+            lettre::address::Envelope::new(None, vec!["a@b.example".parse().unwrap(), evil])
+                .unwrap();
         let message = lettre::Message::builder()
             .from("shop@example.com".parse().unwrap())
             .envelope(envelope)
@@ -614,7 +924,10 @@ mod directives {
              To: y@z.example\r\n\r\nX-Postrider-Key: body\r\n",
         )
         .unwrap();
-        assert_eq!(rest, "Subject: x\r\nTo: y@z.example\r\n\r\nX-Postrider-Key: body\r\n");
+        assert_eq!(
+            rest,
+            "Subject: x\r\nTo: y@z.example\r\n\r\nX-Postrider-Key: body\r\n"
+        );
         let expected = Options {
             priority: Priority::Bulk,
             send: Some(When::At("2026-01-31T12:00:00Z".parse().unwrap())),
@@ -624,7 +937,10 @@ mod directives {
             guarantee: Guarantee::AtLeastOnce,
         };
         assert_eq!(options, expected);
-        assert_eq!(take("X-Postrider-Expires-In: 90\n\n").unwrap().1.expires, Some(When::In(seconds(90))));
+        assert_eq!(
+            take("X-Postrider-Expires-In: 90\n\n").unwrap().1.expires,
+            Some(When::In(seconds(90)))
+        );
     }
 
     #[test]
@@ -649,10 +965,23 @@ mod directives {
         }
         let twice = take("X-Postrider-Key: a\r\nX-Postrider-key: b\r\n\r\n").unwrap_err();
         assert_eq!(twice.field(), "headers.X-Postrider-key");
-        assert_eq!(take("X-Postrider-Key:\r\n\r\n").unwrap_err().field(), "idempotency_key");
-        assert_eq!(take("X-Postrider-Expires-In: 0\r\n\r\n").unwrap_err().field(), "expires_in");
+        assert_eq!(
+            take("X-Postrider-Key:\r\n\r\n").unwrap_err().field(),
+            "idempotency_key"
+        );
+        assert_eq!(
+            take("X-Postrider-Expires-In: 0\r\n\r\n")
+                .unwrap_err()
+                .field(),
+            "expires_in"
+        );
         let long = "t".repeat(65);
-        assert_eq!(take(&format!("X-Postrider-Tag: {long}\r\n\r\n")).unwrap_err().field(), "tags[0]");
+        assert_eq!(
+            take(&format!("X-Postrider-Tag: {long}\r\n\r\n"))
+                .unwrap_err()
+                .field(),
+            "tags[0]"
+        );
     }
 }
 
@@ -694,8 +1023,12 @@ fn message_like() -> impl Strategy<Value = Vec<u8>> {
         Just(Vec::new()),
     ];
     let end = prop::sample::select(vec![&b"\r\n"[..], b"\r\n", b"\r\n", b"\n", b"\r", b""]);
-    prop::collection::vec((line, end), 0..12)
-        .prop_map(|lines| lines.into_iter().flat_map(|(line, end)| [line, end.to_vec()].concat()).collect())
+    prop::collection::vec((line, end), 0..12).prop_map(|lines| {
+        lines
+            .into_iter()
+            .flat_map(|(line, end)| [line, end.to_vec()].concat())
+            .collect()
+    })
 }
 
 proptest! {

@@ -10,8 +10,13 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 static RELAY: LazyLock<(Runtime, TcpListener)> = LazyLock::new(|| {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let listener = runtime
+        .block_on(TcpListener::bind("127.0.0.1:0"))
+        .expect("a port");
     (runtime, listener)
 });
 

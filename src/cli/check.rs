@@ -22,10 +22,17 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (sources, settings) = self.file.load()?;
-        let file =
-            sources.file.map_or("the defaults and the environment".to_owned(), |path| path.display().to_string());
+        let file = sources
+            .file
+            .map_or("the defaults and the environment".to_owned(), |path| {
+                path.display().to_string()
+            });
         println!("{file}: no mistakes found ({})", summary(&settings));
-        if self.connect { super::runtime()?.block_on(connect(&settings)) } else { Ok(()) }
+        if self.connect {
+            super::runtime()?.block_on(connect(&settings))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -57,12 +64,22 @@ async fn connect(settings: &Settings) -> Result<(), Failure> {
     let mut tries = Vec::new();
     for (relay, configured) in relays.into_iter().zip(&settings.relays) {
         let name = configured.name();
-        let transport = relay.transport().map_err(|error| Error::Relay { name: name.clone(), error })?;
-        tries.push(tokio::spawn(attempt(name, configured.url.to_string(), transport)));
+        let transport = relay.transport().map_err(|error| Error::Relay {
+            name: name.clone(),
+            error,
+        })?;
+        tries.push(tokio::spawn(attempt(
+            name,
+            configured.url.to_string(),
+            transport,
+        )));
     }
     let mut tried = Vec::new();
     for one in tries {
-        tried.push(one.await.map_err(|e| Failure::Failed(format!("a try was broken off: {e}")))?);
+        tried.push(
+            one.await
+                .map_err(|e| Failure::Failed(format!("a try was broken off: {e}")))?,
+        );
     }
     println!("{}", table(&tried));
     verdict(&tried)
@@ -78,12 +95,19 @@ async fn attempt(name: String, url: String, transport: std::sync::Arc<dyn Transp
         Err(Outcome::Unavailable(phase, reason)) => Err((phase, reason)),
         Err(other) => Err((Phase::Connect, format!("{other:?}"))),
     };
-    Tried { name, url, took: began.elapsed(), result }
+    Tried {
+        name,
+        url,
+        took: began.elapsed(),
+        result,
+    }
 }
 
 fn table(tried: &[Tried]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["relay", "url", "result", "after"]);
+    table
+        .load_preset(presets::UTF8_BORDERS_ONLY)
+        .set_header(["relay", "url", "result", "after"]);
     for one in tried {
         let result = match &one.result {
             Ok(()) => "ready".to_owned(),
@@ -94,14 +118,25 @@ fn table(tried: &[Tried]) -> Table {
     table
 }
 
-/// A relay that cannot be reached may be reached later; one that refuses the login or the certificate needs a hand.
+/// A relay that cannot be reached may be reached later; one that refuses the login or the
+/// certificate needs a hand.
 fn verdict(tried: &[Tried]) -> Result<(), Failure> {
     let failed: Vec<&Tried> = tried.iter().filter(|one| one.result.is_err()).collect();
     if failed.is_empty() {
         return Ok(());
     }
     let names: Vec<&str> = failed.iter().map(|one| one.name.as_str()).collect();
-    let message = format!("{} of {} relays cannot be used now: {}", failed.len(), tried.len(), names.join(", "));
-    let refused = |one: &&Tried| matches!(one.result, Err((Phase::Tls | Phase::Auth | Phase::Ehlo, _)));
-    if failed.iter().any(refused) { Err(Failure::Failed(message)) } else { Err(Failure::TryLater(message)) }
+    let message = format!(
+        "{} of {} relays cannot be used now: {}",
+        failed.len(),
+        tried.len(),
+        names.join(", ")
+    );
+    let refused =
+        |one: &&Tried| matches!(one.result, Err((Phase::Tls | Phase::Auth | Phase::Ehlo, _)));
+    if failed.iter().any(refused) {
+        Err(Failure::Failed(message))
+    } else {
+        Err(Failure::TryLater(message))
+    }
 }

@@ -1,4 +1,5 @@
-//! The doors of the running service: which ones are open, what they are given anew, and how they are closed together.
+//! The doors of the running service: which ones are open, what they are given anew, and how they
+//! are closed together.
 
 use std::time::Duration;
 
@@ -22,13 +23,19 @@ pub(super) struct Doors {
 
 impl Doors {
     /// Opens the doors that are configured. All take their addresses before any of them opens.
-    pub(super) async fn open(dispatcher: &Dispatcher, settings: &Settings) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        dispatcher: &Dispatcher,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
         let (close, closing) = watch::channel(false);
         let http = match settings.http.door(patience(settings)) {
             Some(door) => Some(HttpDoor::bind(door).await?),
             None => None,
         };
-        let smtp = match settings.smtp.door(settings.spool.max_message_size, patience(settings)) {
+        let smtp = match settings
+            .smtp
+            .door(settings.spool.max_message_size, patience(settings))
+        {
             Some(door) => Some(SmtpDoor::bind(door).await?),
             None => None,
         };
@@ -42,11 +49,16 @@ impl Doors {
             tracing::info!(listen = %door.local_addr(), "SMTP door open");
             open.spawn(door.serve(dispatcher.clone(), closing));
         }
-        Ok(Doors { close, open, tokens, users })
+        Ok(Doors {
+            close,
+            open,
+            tokens,
+            users,
+        })
     }
 
-    /// Gives them what changed: who may come in, and certificates. After an error one may have it and another not: give
-    /// them the old settings again.
+    /// Gives them what changed: who may come in, and certificates. After an error one may have it
+    /// and another not: give them the old settings again.
     pub(super) fn reload(&self, settings: &Settings) -> Result<(), Failure> {
         if let Some(users) = &self.users {
             users.reload(settings.smtp.users(), settings.smtp.certificate())?;
@@ -74,7 +86,8 @@ impl Doors {
     }
 }
 
-/// How long what has begun may go on when the doors close: half of the drain, so that the engine has the other half.
+/// How long what has begun may go on when the doors close: half of the drain, so that the engine
+/// has the other half.
 fn patience(settings: &Settings) -> Duration {
     settings.service.drain_timeout / 2
 }

@@ -12,7 +12,8 @@ pub enum Failure {
     /// The command line asks for something that makes no sense, or the environment does.
     #[error("postrider: {0}")]
     Usage(String),
-    /// The configuration is wrong: one line for each mistake, and nothing else, so that programs can read them.
+    /// The configuration is wrong: one line for each mistake, and nothing else, so that programs
+    /// can read them.
     #[error("{0}")]
     Configuration(#[from] Mistakes),
     /// It was tried, and cannot be done.

@@ -10,10 +10,14 @@ use crate::config::{Log, LogFormat};
 
 /// Begins to log.
 pub(super) fn start(log: &Log) -> Result<(), Failure> {
-    let directives = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
+    let directives = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|directives| !directives.is_empty());
     let filter = EnvFilter::try_new(directives.as_deref().unwrap_or(&log.level))
         .map_err(|e| Failure::Usage(format!("the variable RUST_LOG cannot be read: {e}")))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr);
     let started = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
         LogFormat::Text => {
@@ -24,13 +28,20 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
     started.map_err(|e| Failure::Failed(format!("cannot log: {e}")))
 }
 
-/// A panic is a bug of ours, told in one line: in the log where there is one. An actor that panics is re-created.
+/// A panic is a bug of ours, told in one line: in the log where there is one. An actor that panics
+/// is re-created.
 pub(super) fn tell_panics_in_a_line() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
-        let reason = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let reason = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or(payload.downcast_ref::<String>().map(String::as_str));
         let reason = crate::delivery::printable(reason.unwrap_or("no reason given"));
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         if tracing::dispatcher::has_been_set() {
             tracing::error!(place, reason, "a bug in postrider: please report it");
         } else {

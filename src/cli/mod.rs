@@ -22,8 +22,15 @@ use crate::config::{Mistakes, Settings, Sources};
 
 /// A durable mail dispatcher: hand it a mail and go on at once.
 #[derive(Parser)]
-#[command(name = "postrider", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 try again later.")]
+#[command(
+    name = "postrider",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 try again later."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -42,7 +49,8 @@ enum Command {
     /// Look into the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::Spool),
-    /// Measure the engine against yardsticks in the same run; needs Postfix's smtp-sink and smtp-source
+    /// Measure the engine against yardsticks in the same run; needs Postfix's smtp-sink and
+    /// smtp-source
     Bench(bench::Bench),
     #[command(flatten)]
     Client(client::ClientCommand),
@@ -51,7 +59,8 @@ enum Command {
 /// Which configuration file to read.
 #[derive(clap::Args)]
 struct ConfigFile {
-    /// The configuration; else the first of postrider.toml, config/postrider.toml, /etc/postrider/postrider.toml
+    /// The configuration; else the first of postrider.toml, config/postrider.toml,
+    /// /etc/postrider/postrider.toml
     #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -101,6 +110,8 @@ fn exit_code(done: Result<(), Failure>) -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let built = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     built.map_err(|e| Failure::Failed(format!("cannot start threads: {e}")))
 }

@@ -1,8 +1,8 @@
 //! `postrider run`: the service, from its first signal to its last.
 //!
-//! SIGTERM and SIGINT close the doors, finish what is in flight within `service.drain_timeout`, sync and exit; a second
-//! one stops at once, and what was accepted is in the spool. SIGHUP reads the configuration again: applied whole, or
-//! refused whole with the old one kept.
+//! SIGTERM and SIGINT close the doors, finish what is in flight within `service.drain_timeout`,
+//! sync and exit; a second one stops at once, and what was accepted is in the spool. SIGHUP reads
+//! the configuration again: applied whole, or refused whole with the old one kept.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -49,7 +49,9 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self, Failure> {
-        let hear = |kind| signal(kind).map_err(|e| Failure::Failed(format!("cannot listen to signals: {e}")));
+        let hear = |kind| {
+            signal(kind).map_err(|e| Failure::Failed(format!("cannot listen to signals: {e}")))
+        };
         Ok(Signals {
             terminate: hear(SignalKind::terminate())?,
             interrupt: hear(SignalKind::interrupt())?,
@@ -124,20 +126,31 @@ async fn broken(dispatcher: &Dispatcher, doors: &mut Doors) -> Failure {
 async fn close(doors: Doors, dispatcher: &Dispatcher, settings: &Settings) -> Result<(), Failure> {
     let deadline = Instant::now() + settings.service.drain_timeout;
     doors.close(settings).await;
-    close_engine(dispatcher, deadline.saturating_duration_since(Instant::now())).await
+    close_engine(
+        dispatcher,
+        deadline.saturating_duration_since(Instant::now()),
+    )
+    .await
 }
 
 async fn close_engine(dispatcher: &Dispatcher, drain: Duration) -> Result<(), Failure> {
     match dispatcher.shutdown(Drain::within(drain)).await {
         Ok(true) => tracing::info!("stopped; everything in flight was finished"),
-        Ok(false) => tracing::warn!("stopped; what was in flight stays in the spool and is sent at the next start"),
+        Ok(false) => tracing::warn!(
+            "stopped; what was in flight stays in the spool and is sent at the next start"
+        ),
         Err(e) => return Err(e.into()),
     }
     Ok(())
 }
 
 /// Reads the configuration again. On any mistake the old one stays, whole.
-async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatcher, doors: &Doors) {
+async fn reload(
+    sources: &Sources,
+    settings: &mut Settings,
+    dispatcher: &Dispatcher,
+    doors: &Doors,
+) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
@@ -151,7 +164,10 @@ async fn reload(sources: &Sources, settings: &mut Settings, dispatcher: &Dispatc
         }
         Err(failure) => {
             for mistake in failure.to_string().lines() {
-                tracing::error!(mistake, "the configuration was not read again, and the old one is kept");
+                tracing::error!(
+                    mistake,
+                    "the configuration was not read again, and the old one is kept"
+                );
             }
         }
     }
@@ -216,7 +232,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_gives_up_is_a_failure_that_says_why() {
         let relay = Relay::capture(&Capture::default());
-        let dispatcher = Dispatcher::builder().relay(relay).spool_in_memory().start().await.unwrap();
+        let dispatcher = Dispatcher::builder()
+            .relay(relay)
+            .spool_in_memory()
+            .start()
+            .await
+            .unwrap();
         let mut settings = Settings::default();
         settings.http.listen = Listen::Off;
         settings.smtp.listen = Listen::Off;
@@ -231,7 +252,12 @@ mod tests {
             failure = broken(&dispatcher, &mut doors) => failure,
             () = crashing => unreachable!("it never ends"),
         };
-        assert!(failure.to_string().starts_with("postrider: the dispatcher has stopped: "), "{failure}");
+        assert!(
+            failure
+                .to_string()
+                .starts_with("postrider: the dispatcher has stopped: "),
+            "{failure}"
+        );
         assert!(matches!(failure, Failure::Failed(_)), "exit code 1");
     }
 }

@@ -1,4 +1,5 @@
-//! `postrider spool verify` and `postrider spool export`: looks into a spool that no service has open.
+//! `postrider spool verify` and `postrider spool export`: looks into a spool that no service has
+//! open.
 
 use std::path::PathBuf;
 
@@ -20,10 +21,12 @@ pub(super) enum Spool {
         #[command(flatten)]
         told: Told,
     },
-    /// Write every mail of a stopped spool to DIR: ID.eml, and ID.json with its envelope; changes nothing
+    /// Write every mail of a stopped spool to DIR: ID.eml, and ID.json with its envelope; changes
+    /// nothing
     #[command(override_usage = "postrider spool export [OPTIONS] [SPOOL] <DIR>")]
     Export {
-        /// Where to write; before it the spool's directory, `spool.path` of the configuration when absent
+        /// Where to write; before it the spool's directory, `spool.path` of the configuration when
+        /// absent
         #[arg(value_name = "DIR", num_args = 1..=2, required = true)]
         paths: Vec<PathBuf>,
         #[command(flatten)]
@@ -65,7 +68,11 @@ impl Spool {
                 let dir = paths.pop().unwrap_or_default();
                 let path = told.spool(paths.pop())?;
                 let written = export(&path, &dir).map_err(failure)?;
-                tell(json, &written, &format!("mails written to {}: {}", dir.display(), written.mails))?;
+                tell(
+                    json,
+                    &written,
+                    &format!("mails written to {}: {}", dir.display(), written.mails),
+                )?;
                 sound(&written.problems, "everything else was written")
             }
         }
@@ -87,7 +94,8 @@ fn failure(error: SpoolError) -> Failure {
 
 fn tell(json: bool, found: &impl Serialize, sums: &str) -> Result<(), Failure> {
     if json {
-        let text = serde_json::to_string_pretty(found).map_err(|e| Failure::Failed(e.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(found).map_err(|e| Failure::Failed(e.to_string()))?;
         println!("{text}");
     } else {
         println!("{sums}");
@@ -100,5 +108,9 @@ fn sound(problems: &[String], otherwise: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let lines: Vec<String> = problems.iter().map(|problem| printable(problem)).collect();
-    Err(Failure::Failed(format!("problems: {}; {otherwise}:\n  {}", lines.len(), lines.join("\n  "))))
+    Err(Failure::Failed(format!(
+        "problems: {}; {otherwise}:\n  {}",
+        lines.len(),
+        lines.join("\n  ")
+    )))
 }

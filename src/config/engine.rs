@@ -11,7 +11,11 @@ use crate::transport::{self, RelayError};
 /// # Errors
 /// [`Error::Relay`] for a relay that cannot be used; not after [`Settings::load`].
 pub fn builder(settings: &Settings) -> Result<Builder, Error> {
-    let Reload { relays, routes, weights } = reload(settings)?;
+    let Reload {
+        relays,
+        routes,
+        weights,
+    } = reload(settings)?;
     let spool = &settings.spool;
     let retry = &settings.retry;
     let mut builder = Dispatcher::builder()
@@ -51,22 +55,60 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
 pub fn reload(settings: &Settings) -> Result<Reload, Error> {
     let mut relays = Vec::new();
     for configured in &settings.relays {
-        relays.push(relay(configured).map_err(|error| Error::Relay { name: configured.name(), error })?);
+        relays.push(relay(configured).map_err(|error| Error::Relay {
+            name: configured.name(),
+            error,
+        })?);
     }
     let routes = settings.routes.iter().cloned();
-    let routes = routes.map(|route| RouteRule { matching: route.matching.into(), relays: route.relays }).collect();
-    let super::Priorities { critical, default, bulk } = settings.priorities;
-    Ok(Reload { relays, routes, weights: Weights { critical, default, bulk } })
+    let routes = routes
+        .map(|route| RouteRule {
+            matching: route.matching.into(),
+            relays: route.relays,
+        })
+        .collect();
+    let super::Priorities {
+        critical,
+        default,
+        bulk,
+    } = settings.priorities;
+    Ok(Reload {
+        relays,
+        routes,
+        weights: Weights {
+            critical,
+            default,
+            bulk,
+        },
+    })
 }
 
 /// One relay, its password put into its place.
 pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> {
-    let super::TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot } = configured.timeouts;
+    let super::TimeOuts {
+        connect,
+        greeting,
+        tls,
+        auth,
+        command,
+        data,
+        body,
+        final_dot,
+    } = configured.timeouts;
     let mut relay = transport::Relay::smtp(configured.url.expose())?
         .connections(configured.connections)
         .messages_per_connection(configured.messages_per_connection)
         .idle_timeout(configured.idle_timeout)
-        .timeouts(transport::TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot });
+        .timeouts(transport::TimeOuts {
+            connect,
+            greeting,
+            tls,
+            auth,
+            command,
+            data,
+            body,
+            final_dot,
+        });
     if let Some(name) = &configured.name {
         relay = relay.name(name);
     }

@@ -52,14 +52,25 @@ pub struct Token {
 
 impl Default for Token {
     fn default() -> Self {
-        Token { name: String::new(), token: None, token_file: None, scope: Scope::Send }
+        Token {
+            name: String::new(),
+            token: None,
+            token_file: None,
+            scope: Scope::Send,
+        }
     }
 }
 
 impl Default for Http {
     fn default() -> Self {
-        let http::Limits { connections, header_timeout, body_timeout, answer_timeout, held_bytes, .. } =
-            Default::default();
+        let http::Limits {
+            connections,
+            header_timeout,
+            body_timeout,
+            answer_timeout,
+            held_bytes,
+            ..
+        } = Default::default();
         Http {
             listen: Listen::At(([127, 0, 0, 1], 8025).into()),
             tokens: Vec::new(),
@@ -73,7 +84,8 @@ impl Default for Http {
 }
 
 impl Http {
-    /// What the door is made from, if it is to be opened; when it closes, requests may go on for `drain`.
+    /// What the door is made from, if it is to be opened; when it closes, requests may go on for
+    /// `drain`.
     pub fn door(&self, drain: Duration) -> Option<HttpSettings> {
         let listen = self.listen.address()?;
         let limits = http::Limits {
@@ -85,14 +97,22 @@ impl Http {
             drain_timeout: drain,
             ..http::Limits::default()
         };
-        Some(HttpSettings { listen, tokens: self.tokens(), limits })
+        Some(HttpSettings {
+            listen,
+            tokens: self.tokens(),
+            limits,
+        })
     }
 
     /// Who may come in.
     pub fn tokens(&self) -> Vec<http::Token> {
         let door_token = |token: &Token| {
             let secret = token.token.clone()?;
-            Some(http::Token { name: token.name.clone(), secret, scope: token.scope })
+            Some(http::Token {
+                name: token.name.clone(),
+                secret,
+                scope: token.scope,
+            })
         };
         self.tokens.iter().filter_map(door_token).collect()
     }
@@ -113,14 +133,22 @@ impl Http {
             ("answer_timeout", self.answer_timeout.is_zero()),
         ] {
             if is_zero {
-                report.add(format!("http.{key}"), "is zero, so that nobody could come in");
+                report.add(
+                    format!("http.{key}"),
+                    "is zero, so that nobody could come in",
+                );
             }
         }
         for n in 0..self.tokens.len() {
             let at = format!("http.tokens[{n}]");
             let (earlier, rest) = self.tokens.split_at_mut(n);
             let token = &mut rest[0];
-            secret::settle(&mut token.token, token.token_file.as_deref(), (&at, "token"), report);
+            secret::settle(
+                &mut token.token,
+                token.token_file.as_deref(),
+                (&at, "token"),
+                report,
+            );
             match &token.token {
                 None => report.add(format!("{at}.token_file"), "is missing; or add `token`"),
                 Some(secret) if !can_be_sent(secret) => {
@@ -129,7 +157,12 @@ impl Http {
                 }
                 Some(_) => {}
             }
-            check_name(&token.name, earlier.iter().map(|other| other.name.as_str()), &at, report);
+            check_name(
+                &token.name,
+                earlier.iter().map(|other| other.name.as_str()),
+                &at,
+                report,
+            );
         }
     }
 }
@@ -150,6 +183,12 @@ pub(super) fn check_name<'a>(
     if name.is_empty() {
         report.add(format!("{at}.name"), "is missing");
     } else if earlier.any(|other| other == name) {
-        report.add(format!("{at}.name"), format!("`{}` is there twice; give each its own", name.escape_debug()));
+        report.add(
+            format!("{at}.name"),
+            format!(
+                "`{}` is there twice; give each its own",
+                name.escape_debug()
+            ),
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! Where settings come from, laid over each other: the file, and above it the environment.
 //!
-//! `POSTRIDER_SMTP__LISTEN` is `smtp.listen`, `POSTRIDER_RELAYS__0__PASSWORD` is `relays[0].password`. Variables of
-//! that prefix without a double underscore belong to others (the client's `POSTRIDER_URL`, what Kubernetes sets for a
-//! service named postrider), the two lists `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES` aside.
+//! `POSTRIDER_SMTP__LISTEN` is `smtp.listen`, `POSTRIDER_RELAYS__0__PASSWORD` is
+//! `relays[0].password`. Variables of that prefix without a double underscore belong to others (the
+//! client's `POSTRIDER_URL`, what Kubernetes sets for a service named postrider), the two lists
+//! `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES` aside.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,12 +16,19 @@ use super::mistake::{Mistake, Mistakes};
 const PREFIX: &str = "POSTRIDER";
 
 /// Where to look when no file is named, in this order.
-const USUAL_FILES: [&str; 3] = ["postrider.toml", "config/postrider.toml", "/etc/postrider/postrider.toml"];
+const USUAL_FILES: [&str; 3] = [
+    "postrider.toml",
+    "config/postrider.toml",
+    "/etc/postrider/postrider.toml",
+];
 
-/// The file that is read when none is named: the first of `postrider.toml`, `config/postrider.toml` and
-/// `/etc/postrider/postrider.toml` that exists.
+/// The file that is read when none is named: the first of `postrider.toml`, `config/postrider.toml`
+/// and `/etc/postrider/postrider.toml` that exists.
 pub fn default_file() -> Option<PathBuf> {
-    USUAL_FILES.into_iter().map(PathBuf::from).find(|path| path.is_file())
+    USUAL_FILES
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.is_file())
 }
 
 /// What to read.
@@ -37,10 +45,16 @@ impl Sources {
     pub fn of_process(file: Option<PathBuf>) -> Self {
         // What is not Unicode cannot be a setting, but may be anybody else's variable.
         let environment = std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok().filter(|name| name.starts_with(PREFIX))?;
+            let name = name
+                .into_string()
+                .ok()
+                .filter(|name| name.starts_with(PREFIX))?;
             Some((name, value.to_string_lossy().into_owned()))
         });
-        Sources { file: file.or_else(default_file), environment: environment.collect() }
+        Sources {
+            file: file.or_else(default_file),
+            environment: environment.collect(),
+        }
     }
 }
 
@@ -55,9 +69,14 @@ pub(super) struct Layers {
 impl Layers {
     /// The variable that set this key, or one above it.
     pub(super) fn variable(&self, path: &str) -> Option<&str> {
-        let above =
-            |key: &str| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        self.variables.iter().find(|(key, _)| above(key)).map(|(_, variable)| variable.as_str())
+        let above = |key: &str| {
+            path.strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.variables
+            .iter()
+            .find(|(key, _)| above(key))
+            .map(|(_, variable)| variable.as_str())
     }
 
     /// The file or the variable that is to be mended.
@@ -67,27 +86,48 @@ impl Layers {
 }
 
 pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
-    let file = sources.file.as_deref().map_or("no file".to_owned(), |path| path.display().to_string());
-    let whole = |reason: String| Mistakes(vec![Mistake { source: file.clone(), path: String::new(), reason }]);
+    let file = sources
+        .file
+        .as_deref()
+        .map_or("no file".to_owned(), |path| path.display().to_string());
+    let whole = |reason: String| {
+        Mistakes(vec![Mistake {
+            source: file.clone(),
+            path: String::new(),
+            reason,
+        }])
+    };
     let mut layered = Config::builder();
     if let Some(path) = &sources.file {
         let text = read_toml(path).map_err(whole)?;
         layered = layered.add_source(File::from_str(&text, FileFormat::Toml));
     }
     let mut variables = BTreeMap::new();
-    for (key, (variable, value)) in environment(&sources.environment).map_err(|e| whole(e.to_string()))? {
+    for (key, (variable, value)) in
+        environment(&sources.environment).map_err(|e| whole(e.to_string()))?
+    {
         layered = layered.set_override(&key, value).map_err(|_| {
-            let reason = "no key can be named so; POSTRIDER_SMTP__LISTEN, for example, is smtp.listen".to_owned();
-            Mistakes(vec![Mistake { source: variable.clone(), path: String::new(), reason }])
+            let reason =
+                "no key can be named so; POSTRIDER_SMTP__LISTEN, for example, is smtp.listen"
+                    .to_owned();
+            Mistakes(vec![Mistake {
+                source: variable.clone(),
+                path: String::new(),
+                reason,
+            }])
         })?;
         variables.insert(key, variable);
     }
     let tree = layered.build().map_err(|e| whole(e.to_string()))?;
-    Ok(Layers { tree: json(tree.cache), file, variables })
+    Ok(Layers {
+        tree: json(tree.cache),
+        file,
+        variables,
+    })
 }
 
-/// The file's text. It is parsed here only to tell a mistake by its place, and without the line itself, which may hold
-/// a secret.
+/// The file's text. It is parsed here only to tell a mistake by its place, and without the line
+/// itself, which may hold a secret.
 fn read_toml(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
     match text.parse::<toml::Table>() {
@@ -96,17 +136,25 @@ fn read_toml(path: &Path) -> Result<String, String> {
             let before = &text[..e.span().map_or(0, |span| span.start.min(text.len()))];
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-            Err(format!("is not valid TOML at line {line}, column {column}: {}", e.message().replace('\n', ", ")))
+            Err(format!(
+                "is not valid TOML at line {line}, column {column}: {}",
+                e.message().replace('\n', ", ")
+            ))
         }
     }
 }
 
 /// The variables that are settings, by the key that each sets.
-fn environment(all: &BTreeMap<String, String>) -> Result<BTreeMap<String, (String, Value)>, ConfigError> {
+fn environment(
+    all: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, (String, Value)>, ConfigError> {
     let mut found = BTreeMap::new();
     for (name, value) in all {
         let one = HashMap::from([(name.clone(), value.clone())]);
-        let source = Environment::with_prefix(PREFIX).prefix_separator("_").separator("__").source(Some(one));
+        let source = Environment::with_prefix(PREFIX)
+            .prefix_separator("_")
+            .separator("__")
+            .source(Some(one));
         for (dotted, value) in source.collect()? {
             if dotted.contains('.') || matches!(dotted.as_str(), "relays" | "routes") {
                 found.insert(indexed(&dotted), (name.clone(), value));
@@ -132,8 +180,8 @@ fn indexed(dotted: &str) -> String {
 
 fn json(value: Value) -> Json {
     match value.kind {
-        // An element that only makes room for one behind it, as `relays[0]` does when the environment has `relays[1]`
-        // alone.
+        // An element that only makes room for one behind it, as `relays[0]` does when the
+        // environment has `relays[1]` alone.
         ValueKind::Nil => Json::Object(serde_json::Map::new()),
         ValueKind::Boolean(it) => it.into(),
         ValueKind::I64(it) => it.into(),
@@ -143,6 +191,9 @@ fn json(value: Value) -> Json {
         ValueKind::U128(it) => it.to_string().into(),
         ValueKind::String(it) => it.into(),
         ValueKind::Array(items) => items.into_iter().map(json).collect(),
-        ValueKind::Table(entries) => entries.into_iter().map(|(key, it)| (key, json(it))).collect(),
+        ValueKind::Table(entries) => entries
+            .into_iter()
+            .map(|(key, it)| (key, json(it)))
+            .collect(),
     }
 }

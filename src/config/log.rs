@@ -27,15 +27,23 @@ pub enum LogFormat {
 
 impl Default for Log {
     fn default() -> Self {
-        Log { format: LogFormat::Text, level: "info".to_owned() }
+        Log {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 
 impl Log {
     pub(super) fn check(&self, report: &mut Report<'_>) {
-        // A lone word that is no level would be taken for a module's name, and silence everything else.
+        // A lone word that is no level would be taken for a module's name, and silence everything
+        // else.
         let word = !self.level.contains(['=', ',', '[']);
-        if (word && self.level.parse::<tracing::level_filters::LevelFilter>().is_err())
+        if (word
+            && self
+                .level
+                .parse::<tracing::level_filters::LevelFilter>()
+                .is_err())
             || EnvFilter::try_new(&self.level).is_err()
         {
             let level = self.level.escape_debug();

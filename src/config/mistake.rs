@@ -1,4 +1,5 @@
-//! What is wrong with the configuration: collected while it is read and checked, and told all at once.
+//! What is wrong with the configuration: collected while it is read and checked, and told all at
+//! once.
 
 use std::fmt;
 
@@ -45,14 +46,21 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(layers: &'a Layers) -> Self {
-        Report { layers, mistakes: Vec::new() }
+        Report {
+            layers,
+            mistakes: Vec::new(),
+        }
     }
 
     /// Notes one. What follows from a mistake that is known already is not one more.
     pub(super) fn add(&mut self, path: impl Into<String>, reason: impl fmt::Display) {
         let path = path.into();
         if !self.has(&path) {
-            let mistake = Mistake { source: self.layers.source_of(&path), path, reason: reason.to_string() };
+            let mistake = Mistake {
+                source: self.layers.source_of(&path),
+                path,
+                reason: reason.to_string(),
+            };
             self.mistakes.push(mistake);
         }
     }
@@ -60,12 +68,20 @@ impl<'a> Report<'a> {
     /// Whether something is wrong with this key, with one above it or with one below it.
     pub(super) fn has(&self, path: &str) -> bool {
         let covers = |upper: &str, lower: &str| {
-            lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            lower
+                .strip_prefix(upper)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
-        self.mistakes.iter().any(|known| covers(&known.path, path) || covers(path, &known.path))
+        self.mistakes
+            .iter()
+            .any(|known| covers(&known.path, path) || covers(path, &known.path))
     }
 
     pub(super) fn finish(self) -> Result<(), Mistakes> {
-        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(Mistakes(self.mistakes))
+        }
     }
 }

@@ -5,10 +5,12 @@
 //!                                                                         ─▶ engine (Builder, Reload)
 //! ```
 //!
-//! Only the command line calls this; an embedding application uses [`Dispatcher::builder`](crate::Dispatcher::builder).
+//! Only the command line calls this; an embedding application uses
+//! [`Dispatcher::builder`](crate::Dispatcher::builder).
 //!
-//! *Invariants made here:* settings that were loaded are valid in every part that can be judged without a network; all
-//! mistakes are told at once, each with its file or variable, its key and its reason; no secret is ever shown.
+//! *Invariants made here:* settings that were loaded are valid in every part that can be judged
+//! without a network; all mistakes are told at once, each with its file or variable, its key and
+//! its reason; no secret is ever shown.
 //!
 //! One file a section: each has the section's keys with their defaults, and its `check`.
 
@@ -70,8 +72,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was loaded needs no file any
-    /// more, certificates aside.
+    /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was
+    /// loaded needs no file any more, certificates aside.
     ///
     /// # Errors
     /// Everything that is wrong.
@@ -92,7 +94,10 @@ impl Settings {
         self.http.check(report);
         self.smtp.check(report);
         self.log.check(report);
-        for (key, memory) in [("http.max_memory", self.http.max_memory), ("smtp.max_memory", self.smtp.max_memory)] {
+        for (key, memory) in [
+            ("http.max_memory", self.http.max_memory),
+            ("smtp.max_memory", self.smtp.max_memory),
+        ] {
             if memory < self.spool.max_message_size {
                 report.add(key, "is less than spool.max_message_size, so that the largest mails could not come in");
             }

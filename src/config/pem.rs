@@ -1,4 +1,5 @@
-//! Looks into PEM files, so that one that cannot be used is told at start and not at the first connection.
+//! Looks into PEM files, so that one that cannot be used is told at start and not at the first
+//! connection.
 
 use std::path::Path;
 
@@ -8,20 +9,28 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::mistake::Report;
 
 pub(super) fn check_certificates(path: &Path, at: String, report: &mut Report<'_>) {
-    let first =
-        CertificateDer::pem_file_iter(path).and_then(|mut all| all.next().unwrap_or(Err(pem::Error::NoItemsFound)));
+    let first = CertificateDer::pem_file_iter(path)
+        .and_then(|mut all| all.next().unwrap_or(Err(pem::Error::NoItemsFound)));
     tell(first.err(), "certificate", path, at, report);
 }
 
 pub(super) fn check_key(path: &Path, at: String, report: &mut Report<'_>) {
-    tell(PrivateKeyDer::from_pem_file(path).err(), "private key", path, at, report);
+    tell(
+        PrivateKeyDer::from_pem_file(path).err(),
+        "private key",
+        path,
+        at,
+        report,
+    );
 }
 
 fn tell(error: Option<pem::Error>, wanted: &str, path: &Path, at: String, report: &mut Report<'_>) {
     match error {
         None => {}
         Some(pem::Error::Io(e)) => report.add(at, format!("cannot read {}: {e}", path.display())),
-        Some(pem::Error::NoItemsFound) => report.add(at, format!("there is no {wanted} in {}", path.display())),
+        Some(pem::Error::NoItemsFound) => {
+            report.add(at, format!("there is no {wanted} in {}", path.display()))
+        }
         // The library's own words may quote the file, which may be a key.
         Some(_) => report.add(at, format!("{} is not a valid PEM file", path.display())),
     }

@@ -1,5 +1,5 @@
-//! From the layered tree to [`Settings`], telling every mistake and not only the first: each one is noted, taken out of
-//! the tree, so that its default stands in, and the tree is read again.
+//! From the layered tree to [`Settings`], telling every mistake and not only the first: each one is
+//! noted, taken out of the tree, so that its default stands in, and the tree is read again.
 
 use serde_json::Value as Json;
 use serde_path_to_error::{Path, Segment};
@@ -65,12 +65,16 @@ fn at<'a>(tree: &'a mut Json, steps: &[Step]) -> Option<&'a mut Json> {
     })
 }
 
-/// The environment has only text. Where text is not what the key takes, it stands for a TOML value: a number, a list, a
-/// table.
+/// The environment has only text. Where text is not what the key takes, it stands for a TOML value:
+/// a number, a list, a table.
 fn read_as_toml(node: Option<&mut Json>) -> bool {
     let Some(node) = node else { return false };
-    let Json::String(text) = &*node else { return false };
-    let Ok(mut parsed) = format!("value = {text}").parse::<toml::Table>() else { return false };
+    let Json::String(text) = &*node else {
+        return false;
+    };
+    let Ok(mut parsed) = format!("value = {text}").parse::<toml::Table>() else {
+        return false;
+    };
     match parsed.remove("value").map(serde_json::to_value) {
         Some(Ok(value)) if !value.is_string() => {
             *node = value;
@@ -80,10 +84,12 @@ fn read_as_toml(node: Option<&mut Json>) -> bool {
     }
 }
 
-/// Takes a wrong value away, so that its default stands in. Of a list, where one element would move the others up, the
-/// whole.
+/// Takes a wrong value away, so that its default stands in. Of a list, where one element would move
+/// the others up, the whole.
 fn take_out(tree: &mut Json, steps: &[Step]) -> bool {
-    let Some((last, above)) = steps.split_last() else { return false };
+    let Some((last, above)) = steps.split_last() else {
+        return false;
+    };
     match (last, at(tree, above)) {
         (Step::Key(key), Some(Json::Object(entries))) => entries.remove(key).is_some(),
         (Step::Index(_), _) => take_out(tree, above),
@@ -103,18 +109,28 @@ fn reason(error: &str, path: &str) -> String {
         };
     }
     if error.starts_with("unknown variant") {
-        return format!("`{}` is none of {}", quoted.first().copied().unwrap_or_default(), known.join(", "));
+        return format!(
+            "`{}` is none of {}",
+            quoted.first().copied().unwrap_or_default(),
+            known.join(", ")
+        );
     }
     if SECRETS.iter().any(|secret| path.ends_with(secret)) {
         return "must be text in quotes".to_owned();
     }
     ["expected u64", "expected u32", "expected usize"]
         .iter()
-        .fold(error.to_owned(), |error, kind| error.replace(kind, "expected a whole number"))
+        .fold(error.to_owned(), |error, kind| {
+            error.replace(kind, "expected a whole number")
+        })
 }
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let key = key.to_lowercase();
-    let near = known.iter().map(|known| (strsim::jaro_winkler(&key, known), *known));
-    near.filter(|(likeness, _)| *likeness > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    let near = known
+        .iter()
+        .map(|known| (strsim::jaro_winkler(&key, known), *known));
+    near.filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }

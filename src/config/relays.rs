@@ -68,7 +68,9 @@ impl From<String> for RelayUrl {
 
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(mut url) = self.parsed() else { return f.write_str("(not a url)") };
+        let Some(mut url) = self.parsed() else {
+            return f.write_str("(not a url)");
+        };
         if url.password().is_some() && url.set_password(Some("***")).is_err() {
             return f.write_str("(not a url)");
         }
@@ -114,14 +116,41 @@ pub struct TimeOuts {
 
 impl Default for TimeOuts {
     fn default() -> Self {
-        let transport::TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot } = Default::default();
-        TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot }
+        let transport::TimeOuts {
+            connect,
+            greeting,
+            tls,
+            auth,
+            command,
+            data,
+            body,
+            final_dot,
+        } = Default::default();
+        TimeOuts {
+            connect,
+            greeting,
+            tls,
+            auth,
+            command,
+            data,
+            body,
+            final_dot,
+        }
     }
 }
 
 impl TimeOuts {
     fn named(&self) -> [(&'static str, Duration); 8] {
-        let TimeOuts { connect, greeting, tls, auth, command, data, body, final_dot } = *self;
+        let TimeOuts {
+            connect,
+            greeting,
+            tls,
+            auth,
+            command,
+            data,
+            body,
+            final_dot,
+        } = *self;
         [
             ("connect", connect),
             ("greeting", greeting),
@@ -156,24 +185,40 @@ impl Default for Relay {
 impl Relay {
     /// What it is called: its name, or else its host's.
     pub fn name(&self) -> String {
-        engine::relay(self).map(|relay| relay.name).unwrap_or_else(|_| self.name.clone().unwrap_or_default())
+        engine::relay(self)
+            .map(|relay| relay.name)
+            .unwrap_or_else(|_| self.name.clone().unwrap_or_default())
     }
 
     fn check(&mut self, at: &str, report: &mut Report<'_>) {
-        secret::settle(&mut self.password, self.password_file.as_deref(), (at, "password"), report);
+        secret::settle(
+            &mut self.password,
+            self.password_file.as_deref(),
+            (at, "password"),
+            report,
+        );
         if let Some(path) = &self.ca_file {
             pem::check_certificates(path, format!("{at}.ca_file"), report);
         }
         self.check_url(at, report);
         if !(1..=1024).contains(&self.connections) {
-            report.add(format!("{at}.connections"), format!("is {}, and must be 1 to 1024", self.connections));
+            report.add(
+                format!("{at}.connections"),
+                format!("is {}, and must be 1 to 1024", self.connections),
+            );
         }
         if self.messages_per_connection == 0 {
-            report.add(format!("{at}.messages_per_connection"), "is 0, and must be at least 1");
+            report.add(
+                format!("{at}.messages_per_connection"),
+                "is 0, and must be at least 1",
+            );
         }
         for (key, span) in self.timeouts.named() {
             if span.is_zero() {
-                report.add(format!("{at}.timeouts.{key}"), "is zero, so that nothing could ever be in time");
+                report.add(
+                    format!("{at}.timeouts.{key}"),
+                    "is zero, so that nothing could ever be in time",
+                );
             }
         }
     }
@@ -181,16 +226,25 @@ impl Relay {
     fn check_url(&self, at: &str, report: &mut Report<'_>) {
         let key = format!("{at}.url");
         if self.url.expose().is_empty() {
-            return report.add(key, "is missing; such as smtp+starttls://user@smtp.example.com:587, or capture://");
+            return report.add(
+                key,
+                "is missing; such as smtp+starttls://user@smtp.example.com:587, or capture://",
+            );
         }
         match engine::relay(self).and_then(|relay| relay.validate()) {
             Err(RelayError::Url(reason)) => return report.add(key, reason),
             Err(error @ RelayError::Name(_)) => report.add(format!("{at}.name"), error),
             Err(RelayError::CaFile { path, reason }) => {
-                report.add(format!("{at}.ca_file"), format!("{} {reason}", path.display()));
+                report.add(
+                    format!("{at}.ca_file"),
+                    format!("{} {reason}", path.display()),
+                );
             }
             Err(RelayError::ClientName(name)) => {
-                let reason = format!("`{}` is neither a host's name nor an address", name.escape_debug());
+                let reason = format!(
+                    "`{}` is neither a host's name nor an address",
+                    name.escape_debug()
+                );
                 report.add(format!("{at}.client_name"), reason);
             }
             // Told by its own key.
@@ -199,12 +253,21 @@ impl Relay {
         let Some(url) = self.url.parsed() else { return };
         let (user, inside) = (!url.username().is_empty(), url.password().is_some());
         if user && !inside && self.password.is_none() {
-            report.add(format!("{at}.password_file"), "is missing, and the url names a user; or add `password`");
+            report.add(
+                format!("{at}.password_file"),
+                "is missing, and the url names a user; or add `password`",
+            );
         }
         if !user && self.password.is_some() {
-            report.add(key, "names no user for the password, such as smtps://user@smtp.example.com");
+            report.add(
+                key,
+                "names no user for the password, such as smtps://user@smtp.example.com",
+            );
         } else if inside && self.password.is_some() {
-            report.add(key, "has a password, and another one is given beside it; keep one of them");
+            report.add(
+                key,
+                "has a password, and another one is given beside it; keep one of them",
+            );
         }
     }
 }
@@ -221,8 +284,14 @@ pub(super) fn check(relays: &mut [Relay], report: &mut Report<'_>) {
         let at = format!("relays[{n}]");
         relay.check(&at, report);
         let name = relay.name();
-        if let Some(first) = names.iter().position(|earlier| *earlier == name && !name.is_empty()) {
-            report.add(format!("{at}.name"), format!("`{name}` is the name of relays[{first}] too; give each its own"));
+        if let Some(first) = names
+            .iter()
+            .position(|earlier| *earlier == name && !name.is_empty())
+        {
+            report.add(
+                format!("{at}.name"),
+                format!("`{name}` is the name of relays[{first}] too; give each its own"),
+            );
         }
         names.push(name);
     }

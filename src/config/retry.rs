@@ -45,21 +45,37 @@ impl From<Jitter> for policy::Jitter {
 
 impl Default for Retry {
     fn default() -> Self {
-        let RetryPolicy { schedule, max_attempts, expire_after, .. } = RetryPolicy::default();
-        Retry { schedule, max_attempts, expire_after, jitter: Jitter::Full }
+        let RetryPolicy {
+            schedule,
+            max_attempts,
+            expire_after,
+            ..
+        } = RetryPolicy::default();
+        Retry {
+            schedule,
+            max_attempts,
+            expire_after,
+            jitter: Jitter::Full,
+        }
     }
 }
 
 impl Retry {
     pub(super) fn check(&self, report: &mut Report<'_>) {
         if self.schedule.is_empty() {
-            report.add("retry.schedule", "is empty; give at least one delay, such as 60s");
+            report.add(
+                "retry.schedule",
+                "is empty; give at least one delay, such as 60s",
+            );
         }
         if self.max_attempts == 0 {
             report.add("retry.max_attempts", "is 0, and must be at least 1");
         }
         if self.expire_after.is_zero() {
-            report.add("retry.expire_after", "is zero, so that every mail would be too late");
+            report.add(
+                "retry.expire_after",
+                "is zero, so that every mail would be too late",
+            );
         }
     }
 }
@@ -78,16 +94,31 @@ pub struct Priorities {
 
 impl Default for Priorities {
     fn default() -> Self {
-        let Weights { critical, default, bulk } = Weights::default();
-        Priorities { critical, default, bulk }
+        let Weights {
+            critical,
+            default,
+            bulk,
+        } = Weights::default();
+        Priorities {
+            critical,
+            default,
+            bulk,
+        }
     }
 }
 
 impl Priorities {
     pub(super) fn check(&self, report: &mut Report<'_>) {
-        for (key, weight) in [("critical", self.critical), ("default", self.default), ("bulk", self.bulk)] {
+        for (key, weight) in [
+            ("critical", self.critical),
+            ("default", self.default),
+            ("bulk", self.bulk),
+        ] {
             if !(1..=1000).contains(&weight) {
-                report.add(format!("priorities.{key}"), format!("is {weight}, and must be 1 to 1000"));
+                report.add(
+                    format!("priorities.{key}"),
+                    format!("is {weight}, and must be 1 to 1000"),
+                );
             }
         }
     }

@@ -34,8 +34,18 @@ pub struct RelayMatch {
 
 impl From<RelayMatch> for Match {
     fn from(asked: RelayMatch) -> Match {
-        let RelayMatch { recipient_domain, sender_domain, tag, priority } = asked;
-        Match { recipient_domain, sender_domain, tag, priority }
+        let RelayMatch {
+            recipient_domain,
+            sender_domain,
+            tag,
+            priority,
+        } = asked;
+        Match {
+            recipient_domain,
+            sender_domain,
+            tag,
+            priority,
+        }
     }
 }
 
@@ -53,13 +63,23 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
             );
         }
         if route.relays.is_empty() {
-            report.add(format!("{at}.relays"), "is missing; name at least one relay");
+            report.add(
+                format!("{at}.relays"),
+                "is missing; name at least one relay",
+            );
         }
         for (m, name) in route.relays.iter().enumerate() {
-            // Where a relay's own name is not known, because its url cannot be read, any could be meant.
-            if !names.contains(name) && !names.is_empty() && names.iter().all(|name| !name.is_empty()) {
-                let reason =
-                    format!("there is no relay named `{}`; there are {}", name.escape_debug(), names.join(", "));
+            // Where a relay's own name is not known, because its url cannot be read, any could be
+            // meant.
+            if !names.contains(name)
+                && !names.is_empty()
+                && names.iter().all(|name| !name.is_empty())
+            {
+                let reason = format!(
+                    "there is no relay named `{}`; there are {}",
+                    name.escape_debug(),
+                    names.join(", ")
+                );
                 report.add(format!("{at}.relays[{m}]"), reason);
             }
         }

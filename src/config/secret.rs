@@ -6,8 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::mistake::Report;
 
-/// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's path, `key` the
-/// secret's.
+/// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's
+/// path, `key` the secret's.
 pub(super) fn settle(
     secret: &mut Option<SecretString>,
     file: Option<&Path>,
@@ -16,7 +16,9 @@ pub(super) fn settle(
 ) {
     let twin = format!("{at}.{key}_file");
     match file {
-        Some(_) if secret.is_some() => report.add(twin, format!("is given beside `{key}`; keep one of them")),
+        Some(_) if secret.is_some() => {
+            report.add(twin, format!("is given beside `{key}`; keep one of them"))
+        }
         Some(path) => match std::fs::read_to_string(path) {
             Ok(text) => {
                 let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -33,5 +35,7 @@ pub(super) fn settle(
 }
 
 fn is_empty(secret: &Option<SecretString>) -> bool {
-    secret.as_ref().is_some_and(|secret| secret.expose_secret().is_empty())
+    secret
+        .as_ref()
+        .is_some_and(|secret| secret.expose_secret().is_empty())
 }

@@ -18,6 +18,8 @@ pub struct Service {
 
 impl Default for Service {
     fn default() -> Self {
-        Service { drain_timeout: seconds(30) }
+        Service {
+            drain_timeout: seconds(30),
+        }
     }
 }

@@ -89,8 +89,8 @@ impl Default for Smtp {
 }
 
 impl Smtp {
-    /// What the door is made from, if it is to be opened, for messages of at most `message_size`; when it closes, mail
-    /// that is coming in may go on for `drain`.
+    /// What the door is made from, if it is to be opened, for messages of at most `message_size`;
+    /// when it closes, mail that is coming in may go on for `drain`.
     pub fn door(&self, message_size: ByteSize, drain: Duration) -> Option<SmtpSettings> {
         let mut door = SmtpSettings::new(self.listen.address()?);
         door.tls_listen = self.tls_listen.address();
@@ -115,37 +115,63 @@ impl Smtp {
 
     /// Who may come in.
     pub fn users(&self) -> Vec<smtp::User> {
-        let door_user = |user: &User| Some(smtp::User { name: user.name.clone(), password: user.password.clone()? });
+        let door_user = |user: &User| {
+            Some(smtp::User {
+                name: user.name.clone(),
+                password: user.password.clone()?,
+            })
+        };
         self.users.iter().filter_map(door_user).collect()
     }
 
     /// What TLS is done with.
     pub fn certificate(&self) -> Option<TlsFiles> {
-        self.tls.as_ref().map(|tls| TlsFiles { cert: tls.cert.clone(), key: tls.key.clone() })
+        self.tls.as_ref().map(|tls| TlsFiles {
+            cert: tls.cert.clone(),
+            key: tls.key.clone(),
+        })
     }
 
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         self.check_listeners(report);
-        if self.hostname.as_ref().is_some_and(|name| name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic())) {
-            report.add("smtp.hostname", "must be a host's name: printable ASCII, without spaces");
+        if self
+            .hostname
+            .as_ref()
+            .is_some_and(|name| name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            report.add(
+                "smtp.hostname",
+                "must be a host's name: printable ASCII, without spaces",
+            );
         }
         for (key, is_zero) in [
             ("max_connections", self.max_connections == 0),
-            ("max_connections_per_peer", self.max_connections_per_peer == 0),
+            (
+                "max_connections_per_peer",
+                self.max_connections_per_peer == 0,
+            ),
             ("max_recipients", self.max_recipients == 0),
             ("max_memory", self.max_memory.as_u64() == 0),
             ("idle_timeout", self.idle_timeout.is_zero()),
             ("data_timeout", self.data_timeout.is_zero()),
         ] {
             if is_zero {
-                report.add(format!("smtp.{key}"), "is zero, so that nobody could come in");
+                report.add(
+                    format!("smtp.{key}"),
+                    "is zero, so that nobody could come in",
+                );
             }
         }
         for n in 0..self.users.len() {
             let at = format!("smtp.users[{n}]");
             let (earlier, rest) = self.users.split_at_mut(n);
             rest[0].check(&at, report);
-            check_name(&rest[0].name, earlier.iter().map(|other| other.name.as_str()), &at, report);
+            check_name(
+                &rest[0].name,
+                earlier.iter().map(|other| other.name.as_str()),
+                &at,
+                report,
+            );
         }
         if let Some(tls) = &self.tls {
             tls.check("smtp.tls", report);
@@ -153,7 +179,10 @@ impl Smtp {
     }
 
     fn check_listeners(&self, report: &mut Report<'_>) {
-        for (key, listen) in [("smtp.listen", self.listen), ("smtp.tls_listen", self.tls_listen)] {
+        for (key, listen) in [
+            ("smtp.listen", self.listen),
+            ("smtp.tls_listen", self.tls_listen),
+        ] {
             if listen.is_private() {
                 continue;
             }
@@ -180,16 +209,27 @@ impl Smtp {
             report.add("smtp.tls", "is missing, and smtp.tls_listen needs it");
         }
         if self.tls_listen != Listen::Off && self.listen == Listen::Off {
-            report.add("smtp.listen", "is off, and smtp.tls_listen is not; let it listen on 127.0.0.1 at least");
+            report.add(
+                "smtp.listen",
+                "is off, and smtp.tls_listen is not; let it listen on 127.0.0.1 at least",
+            );
         }
     }
 }
 
 impl User {
     fn check(&mut self, at: &str, report: &mut Report<'_>) {
-        secret::settle(&mut self.password, self.password_file.as_deref(), (at, "password"), report);
+        secret::settle(
+            &mut self.password,
+            self.password_file.as_deref(),
+            (at, "password"),
+            report,
+        );
         match &self.password {
-            None => report.add(format!("{at}.password_file"), "is missing; or add `password`"),
+            None => report.add(
+                format!("{at}.password_file"),
+                "is missing; or add `password`",
+            ),
             Some(secret) => {
                 let password = secret.expose_secret();
                 if password.len() > LONGEST_PASSWORD || password.contains('\0') {

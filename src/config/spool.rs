@@ -81,16 +81,30 @@ impl Spool {
             report.add("spool.path", "is empty; name a directory");
         }
         if self.path.exists() && !self.path.is_dir() {
-            report.add("spool.path", format!("{} is not a directory", self.path.display()));
+            report.add(
+                "spool.path",
+                format!("{} is not a directory", self.path.display()),
+            );
         }
         if self.sync_interval.is_zero() {
-            report.add("spool.sync_interval", "is zero; to sync before each receipt, set `sync` to always");
+            report.add(
+                "spool.sync_interval",
+                "is zero; to sync before each receipt, set `sync` to always",
+            );
         }
         if self.max_pending == 0 {
-            report.add("spool.max_pending", "is 0, so that nothing could be accepted");
+            report.add(
+                "spool.max_pending",
+                "is 0, so that nothing could be accepted",
+            );
         }
-        if self.max_message_size.as_u64() == 0 || usize::try_from(self.max_message_size.as_u64()).is_err() {
-            report.add("spool.max_message_size", "must be above zero, and fit into memory");
+        if self.max_message_size.as_u64() == 0
+            || usize::try_from(self.max_message_size.as_u64()).is_err()
+        {
+            report.add(
+                "spool.max_message_size",
+                "must be above zero, and fit into memory",
+            );
         }
     }
 }

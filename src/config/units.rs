@@ -43,29 +43,44 @@ impl<'de> Deserialize<'de> for Listen {
             "off" => Some(Listen::Off),
             _ => text.parse().ok().map(Listen::At),
         };
-        from.deserialize_any(Written { expected: "an IP address and a port such as 127.0.0.1:8025, or off", read })
+        from.deserialize_any(Written {
+            expected: "an IP address and a port such as 127.0.0.1:8025, or off",
+            read,
+        })
     }
 }
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let read = |text: &str| humantime::parse_duration(text).ok();
-    from.deserialize_any(Written { expected: "a duration such as 500ms, 60s, 5m, 2h or 7d", read })
+    from.deserialize_any(Written {
+        expected: "a duration such as 500ms, 60s, 5m, 2h or 7d",
+        read,
+    })
 }
 
 pub(super) fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
     #[derive(Deserialize)]
     struct One(#[serde(deserialize_with = "duration")] Duration);
-    Ok(Vec::<One>::deserialize(from)?.into_iter().map(|one| one.0).collect())
+    Ok(Vec::<One>::deserialize(from)?
+        .into_iter()
+        .map(|one| one.0)
+        .collect())
 }
 
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
     let read = |text: &str| text.parse().ok();
-    from.deserialize_any(Written { expected: "a size such as 512KiB or 25MiB, or a number of bytes", read })
+    from.deserialize_any(Written {
+        expected: "a size such as 512KiB or 25MiB, or a number of bytes",
+        read,
+    })
 }
 
 pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
     let read = |text: &str| text.parse().ok().map(Some);
-    from.deserialize_any(Written { expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d", read })
+    from.deserialize_any(Written {
+        expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d",
+        read,
+    })
 }
 
 /// A size as memory is counted.
@@ -91,6 +106,7 @@ impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Written<F> {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        (self.read)(&number.to_string()).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+        (self.read)(&number.to_string())
+            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
     }
 }

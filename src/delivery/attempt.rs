@@ -88,7 +88,11 @@ impl Reply {
                 None => lines.push(line.trim()),
             }
         }
-        Reply { code, enhanced, text: printable(&lines.join(" ")) }
+        Reply {
+            code,
+            enhanced,
+            text: printable(&lines.join(" ")),
+        }
     }
 }
 
@@ -98,24 +102,37 @@ impl fmt::Display for Reply {
         if let Some(enhanced) = &self.enhanced {
             write!(f, " {enhanced}")?;
         }
-        if self.text.is_empty() { Ok(()) } else { write!(f, " {}", self.text) }
+        if self.text.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " {}", self.text)
+        }
     }
 }
 
-/// `5.1.1 No such user` → (`5.1.1`, ` No such user`), where the class agrees with the code (RFC 2034 §4).
+/// `5.1.1 No such user` → (`5.1.1`, ` No such user`), where the class agrees with the code (RFC
+/// 2034 §4).
 fn split_enhanced(line: &str, code: u16) -> Option<(&str, &str)> {
     let end = line.find(' ').unwrap_or(line.len());
     let (status, rest) = line.split_at(end);
     let mut parts = status.split('.');
     let class: u16 = parts.next()?.parse().ok()?;
-    let digits = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-    let valid = class == code / 100 && digits(parts.next()?) && digits(parts.next()?) && parts.next().is_none();
+    let digits =
+        |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    let valid = class == code / 100
+        && digits(parts.next()?)
+        && digits(parts.next()?)
+        && parts.next().is_none();
     valid.then_some((status, rest))
 }
 
-/// Text from outside, without control characters and bounded, so that no log, header or terminal is at its mercy.
+/// Text from outside, without control characters and bounded, so that no log, header or terminal is
+/// at its mercy.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().take(MAX_TEXT).map(|c| if is_harmless(c) { c } else { '\u{fffd}' }).collect()
+    text.chars()
+        .take(MAX_TEXT)
+        .map(|c| if is_harmless(c) { c } else { '\u{fffd}' })
+        .collect()
 }
 
 /// Not a control character, and none of Unicode's that reorder or break what a terminal shows.
@@ -129,11 +146,13 @@ pub(crate) fn is_harmless(c: char) -> bool {
 pub enum Outcome {
     /// Exactly 250 to the final dot.
     Delivered(Reply),
-    /// The server spoke about this mail: 4yz, or an answer that makes no sense at this step. It is tried again.
+    /// The server spoke about this mail: 4yz, or an answer that makes no sense at this step. It is
+    /// tried again.
     Deferred(Phase, Reply),
     /// The server spoke about this mail: 5yz.
     Rejected(Phase, Reply),
-    /// The relay could not be reached or would not talk, before this mail was in question. Says nothing about the mail.
+    /// The relay could not be reached or would not talk, before this mail was in question. Says
+    /// nothing about the mail.
     Unavailable(Phase, String),
     /// The connection broke, or 421 came, while this mail was in question but before its final dot.
     Lost(Phase, String),
@@ -156,7 +175,10 @@ impl Outcome {
 
     /// Whether the relay, rather than the mail, is at fault.
     pub fn blames_relay(&self) -> bool {
-        matches!(self, Outcome::Unavailable(..) | Outcome::Lost(..) | Outcome::InDoubt(_))
+        matches!(
+            self,
+            Outcome::Unavailable(..) | Outcome::Lost(..) | Outcome::InDoubt(_)
+        )
     }
 
     /// The class under which attempts are counted in metrics.
@@ -233,13 +255,23 @@ impl Attempt {
     pub(super) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
         let (phase, reply, text) = match outcome {
             Outcome::Delivered(reply) => (Phase::FinalDot, Some(reply), ""),
-            Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => (*phase, Some(reply), ""),
-            Outcome::Unavailable(phase, text) | Outcome::Lost(phase, text) => (*phase, None, text.as_str()),
-            Outcome::InDoubt(text) => (Phase::FinalDot, None, text.as_str()),
-            Outcome::Withdrawn => {
-                (Phase::Body, None, "broken off before the final dot, because it is no longer wanted")
+            Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
+                (*phase, Some(reply), "")
             }
-            Outcome::Crashed => (Phase::Local, None, "the sender died while it held this mail"),
+            Outcome::Unavailable(phase, text) | Outcome::Lost(phase, text) => {
+                (*phase, None, text.as_str())
+            }
+            Outcome::InDoubt(text) => (Phase::FinalDot, None, text.as_str()),
+            Outcome::Withdrawn => (
+                Phase::Body,
+                None,
+                "broken off before the final dot, because it is no longer wanted",
+            ),
+            Outcome::Crashed => (
+                Phase::Local,
+                None,
+                "the sender died while it held this mail",
+            ),
         };
         Attempt {
             at,
@@ -259,7 +291,10 @@ mod tests {
     #[test]
     fn an_enhanced_code_is_read_where_its_class_agrees() {
         let reply = Reply::new(550, "5.1.1 No such user\n5.1.1 here");
-        assert_eq!((reply.enhanced.as_deref(), reply.text.as_str()), (Some("5.1.1"), "No such user here"));
+        assert_eq!(
+            (reply.enhanced.as_deref(), reply.text.as_str()),
+            (Some("5.1.1"), "No such user here")
+        );
         assert_eq!(Reply::new(550, "4.1.1 odd").enhanced, None);
         assert_eq!(Reply::new(550, "5.1 short").enhanced, None);
         assert_eq!(Reply::new(250, "2.0.0").text, "");

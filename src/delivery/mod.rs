@@ -1,5 +1,5 @@
-//! HOW FAR a mail is. One [`Delivery`] is one recipient's progress; [`Delivery::settle`] is the state machine. Pure: time
-//! and chance come in as arguments.
+//! HOW FAR a mail is. One [`Delivery`] is one recipient's progress; [`Delivery::settle`] is the
+//! state machine. Pure: time and chance come in as arguments.
 //!
 //! ```text
 //! scheduled ─▶ queued ─▶ sending ─▶ delivered
@@ -7,8 +7,9 @@
 //!                └ deferred ┘       cancelled: from every state that is not final and not past its final dot
 //! ```
 //!
-//! Only three of these are stored as such, because the rest follow: a pending delivery is `scheduled` or `deferred` before
-//! it is due and `queued` after; it is `sending` while a sender holds its lease.
+//! Only three of these are stored as such, because the rest follow: a pending delivery is
+//! `scheduled` or `deferred` before it is due and `queued` after; it is `sending` while a sender
+//! holds its lease.
 
 mod attempt;
 mod settle;
@@ -31,10 +32,11 @@ use crate::mail::Address;
 /// The most attempts that a delivery remembers; the oldest are forgotten first, never the count.
 pub const REMEMBERED_ATTEMPTS: usize = 20;
 
-/// The relays that a delivery may take, in order, as their names joined by commas: `primary,backup`.
+/// The relays that a delivery may take, in order, as their names joined by commas:
+/// `primary,backup`.
 ///
-/// It is also the name of the queue the delivery waits in, so that the queue's meaning does not depend on a configuration
-/// that may have changed since.
+/// It is also the name of the queue the delivery waits in, so that the queue's meaning does not
+/// depend on a configuration that may have changed since.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Route(Arc<str>);
@@ -85,7 +87,8 @@ pub struct Delivery {
     pub stage: Stage,
     /// How often it was tried. Decides which delay of the schedule comes next.
     pub tries: u32,
-    /// How many of the tries count against `max_attempts`: those in which a server spoke about this mail.
+    /// How many of the tries count against `max_attempts`: those in which a server spoke about this
+    /// mail.
     pub counted: u32,
     /// How often it took its sender down with it.
     pub crashes: u32,
@@ -97,7 +100,15 @@ impl Delivery {
     /// A delivery that was not tried yet.
     pub fn new(recipient: Address, route: Route, due: crate::mail::Timestamp) -> Self {
         let stage = Stage::Pending { due };
-        Delivery { recipient, route, stage, tries: 0, counted: 0, crashes: 0, attempts: Vec::new() }
+        Delivery {
+            recipient,
+            route,
+            stage,
+            tries: 0,
+            counted: 0,
+            crashes: 0,
+            attempts: Vec::new(),
+        }
     }
 
     /// The state that a user sees.

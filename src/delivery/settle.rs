@@ -18,8 +18,8 @@ pub struct Rules<'a> {
     pub expires_at: Timestamp,
     /// What to do in doubt.
     pub guarantee: Guarantee,
-    /// How long to wait before the next try, given how often it was tried and how many of those count; `None` when the
-    /// policy allows no more.
+    /// How long to wait before the next try, given how often it was tried and how many of those
+    /// count; `None` when the policy allows no more.
     pub retry_after: &'a dyn Fn(u32, u32) -> Option<Duration>,
 }
 
@@ -55,16 +55,28 @@ impl Delivery {
         let at = rules.now;
         match outcome {
             Outcome::Delivered(_) => Stage::Delivered { at },
-            Outcome::Rejected(..) => Stage::Dead { at, reason: DeadReason::Rejected },
-            Outcome::Withdrawn if at >= rules.expires_at => Stage::Dead { at, reason: DeadReason::Expired },
+            Outcome::Rejected(..) => Stage::Dead {
+                at,
+                reason: DeadReason::Rejected,
+            },
+            Outcome::Withdrawn if at >= rules.expires_at => Stage::Dead {
+                at,
+                reason: DeadReason::Expired,
+            },
             Outcome::Withdrawn => Stage::Cancelled { at },
             Outcome::InDoubt(_) | Outcome::Crashed if rules.guarantee == Guarantee::AtMostOnce => {
-                Stage::Dead { at, reason: DeadReason::InDoubt }
+                Stage::Dead {
+                    at,
+                    reason: DeadReason::InDoubt,
+                }
             }
             Outcome::Crashed => {
                 self.crashes += 1;
                 if self.crashes >= MAX_CRASHES {
-                    Stage::Dead { at, reason: DeadReason::Poisoned }
+                    Stage::Dead {
+                        at,
+                        reason: DeadReason::Poisoned,
+                    }
                 } else {
                     self.try_again(rules)
                 }
@@ -73,8 +85,8 @@ impl Delivery {
                 self.counted = self.counted.saturating_add(1);
                 self.try_again(rules)
             }
-            // The relay broke off, not the mail: it waits like any other failure, but no attempt is used up. A mail that
-            // makes a server hang up every time is ended by its expiry.
+            // The relay broke off, not the mail: it waits like any other failure, but no attempt is
+            // used up. A mail that makes a server hang up every time is ended by its expiry.
             Outcome::Lost(..) | Outcome::Unavailable(..) => self.try_again(rules),
         }
     }
@@ -82,9 +94,15 @@ impl Delivery {
     fn try_again(&self, rules: &Rules<'_>) -> Stage {
         let at = rules.now;
         match (rules.retry_after)(self.tries, self.counted) {
-            None => Stage::Dead { at, reason: DeadReason::Exhausted },
+            None => Stage::Dead {
+                at,
+                reason: DeadReason::Exhausted,
+            },
             // No try would come before it is worthless: that is known now, so it is said now.
-            Some(wait) if at + wait >= rules.expires_at => Stage::Dead { at, reason: DeadReason::Expired },
+            Some(wait) if at + wait >= rules.expires_at => Stage::Dead {
+                at,
+                reason: DeadReason::Expired,
+            },
             Some(wait) => Stage::Pending { due: at + wait },
         }
     }
@@ -110,7 +128,13 @@ mod tests {
         let retry_after = |_: u32, counted: u32| (counted < 3).then_some(Duration::from_secs(60));
         delivery.settle(
             outcome,
-            &Rules { now: now(), relay: "primary", expires_at: NOW, guarantee, retry_after: &retry_after },
+            &Rules {
+                now: now(),
+                relay: "primary",
+                expires_at: NOW,
+                guarantee,
+                retry_after: &retry_after,
+            },
         )
     }
 
@@ -124,9 +148,15 @@ mod tests {
     #[test]
     fn a_relay_that_is_down_costs_nothing() {
         let outcome = Outcome::Unavailable(Phase::Connect, "connection refused".into());
-        assert_eq!(settle(&delivery(), &outcome, Guarantee::AtLeastOnce), Settled::Untouched);
+        assert_eq!(
+            settle(&delivery(), &outcome, Guarantee::AtLeastOnce),
+            Settled::Untouched
+        );
         let due = Timestamp::from_millis(0);
-        let marked = Delivery { stage: Stage::Committing { due }, ..delivery() };
+        let marked = Delivery {
+            stage: Stage::Committing { due },
+            ..delivery()
+        };
         assert_eq!(
             changed(settle(&marked, &outcome, Guarantee::AtMostOnce)),
             delivery(),
@@ -139,7 +169,12 @@ mod tests {
         let outcome = Outcome::Lost(Phase::RcptTo, "421 closing".into());
         let after = changed(settle(&delivery(), &outcome, Guarantee::AtLeastOnce));
         assert_eq!((after.tries, after.counted), (1, 0));
-        assert_eq!(after.stage, Stage::Pending { due: now() + Duration::from_secs(60) });
+        assert_eq!(
+            after.stage,
+            Stage::Pending {
+                due: now() + Duration::from_secs(60)
+            }
+        );
     }
 
     #[test]
@@ -152,7 +187,13 @@ mod tests {
             assert!(matches!(at.stage, Stage::Pending { .. }));
         }
         let end = changed(settle(&at, &outcome, Guarantee::AtLeastOnce));
-        assert_eq!(end.stage, Stage::Dead { at: now(), reason: DeadReason::Exhausted });
+        assert_eq!(
+            end.stage,
+            Stage::Dead {
+                at: now(),
+                reason: DeadReason::Exhausted
+            }
+        );
         assert_eq!(end.attempts.len(), 3);
     }
 
@@ -162,12 +203,22 @@ mod tests {
         let again = changed(settle(&delivery(), &outcome, Guarantee::AtLeastOnce));
         assert!(matches!(again.stage, Stage::Pending { .. }));
         let dead = changed(settle(&delivery(), &outcome, Guarantee::AtMostOnce));
-        assert_eq!(dead.stage, Stage::Dead { at: now(), reason: DeadReason::InDoubt });
+        assert_eq!(
+            dead.stage,
+            Stage::Dead {
+                at: now(),
+                reason: DeadReason::InDoubt
+            }
+        );
     }
 
     #[test]
     fn what_was_broken_off_is_cancelled_unless_it_has_expired() {
-        let cancelled = changed(settle(&delivery(), &Outcome::Withdrawn, Guarantee::AtMostOnce));
+        let cancelled = changed(settle(
+            &delivery(),
+            &Outcome::Withdrawn,
+            Guarantee::AtMostOnce,
+        ));
         assert_eq!(cancelled.stage, Stage::Cancelled { at: now() });
         let rules = Rules {
             now: now(),
@@ -177,15 +228,31 @@ mod tests {
             retry_after: &|_, _| None,
         };
         let expired = changed(delivery().settle(&Outcome::Withdrawn, &rules));
-        assert_eq!(expired.stage, Stage::Dead { at: now(), reason: DeadReason::Expired });
+        assert_eq!(
+            expired.stage,
+            Stage::Dead {
+                at: now(),
+                reason: DeadReason::Expired
+            }
+        );
     }
 
     #[test]
     fn the_second_crash_is_poison() {
-        let first = changed(settle(&delivery(), &Outcome::Crashed, Guarantee::AtLeastOnce));
+        let first = changed(settle(
+            &delivery(),
+            &Outcome::Crashed,
+            Guarantee::AtLeastOnce,
+        ));
         assert!(matches!(first.stage, Stage::Pending { .. }));
         let second = changed(settle(&first, &Outcome::Crashed, Guarantee::AtLeastOnce));
-        assert_eq!(second.stage, Stage::Dead { at: now(), reason: DeadReason::Poisoned });
+        assert_eq!(
+            second.stage,
+            Stage::Dead {
+                at: now(),
+                reason: DeadReason::Poisoned
+            }
+        );
     }
 
     #[test]
@@ -200,7 +267,13 @@ mod tests {
         };
         let outcome = Outcome::Deferred(Phase::Data, Reply::new(451, "later"));
         let after = changed(delivery().settle(&outcome, &rules));
-        assert_eq!(after.stage, Stage::Dead { at: now(), reason: DeadReason::Expired });
+        assert_eq!(
+            after.stage,
+            Stage::Dead {
+                at: now(),
+                reason: DeadReason::Expired
+            }
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The states of a delivery: as stored ([`Stage`]), as seen ([`State`]), and summed up over a mail ([`MailState`]).
+//! The states of a delivery: as stored ([`Stage`]), as seen ([`State`]), and summed up over a mail
+//! ([`MailState`]).
 
 use std::fmt;
 
@@ -14,7 +15,8 @@ pub enum Stage {
         /// Not to be tried before.
         due: Timestamp,
     },
-    /// An at-most-once delivery whose final dot may have been sent. Found after a crash, it is dead as `in_doubt`.
+    /// An at-most-once delivery whose final dot may have been sent. Found after a crash, it is dead
+    /// as `in_doubt`.
     Committing {
         /// When it was due.
         due: Timestamp,
@@ -159,7 +161,12 @@ impl std::str::FromStr for State {
         State::ALL
             .into_iter()
             .find(|s| s.as_str() == text)
-            .ok_or_else(|| UnknownName::new(text, "scheduled, queued, sending, delivered, deferred, dead, cancelled"))
+            .ok_or_else(|| {
+                UnknownName::new(
+                    text,
+                    "scheduled, queued, sending, delivered, deferred, dead, cancelled",
+                )
+            })
     }
 }
 
@@ -227,7 +234,10 @@ impl MailState {
 
     /// Whether nothing follows it by itself.
     pub fn is_final(self) -> bool {
-        matches!(self, MailState::Delivered | MailState::Dead | MailState::Cancelled | MailState::Partial)
+        matches!(
+            self,
+            MailState::Delivered | MailState::Dead | MailState::Cancelled | MailState::Partial
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! The way in: a mail becomes a manifest, a delivery for each recipient, and a group commit; then there is a receipt.
+//! The way in: a mail becomes a manifest, a delivery for each recipient, and a group commit; then
+//! there is a receipt.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +30,9 @@ struct Entering<'a> {
 impl Drop for Entering<'_> {
     fn drop(&mut self) {
         self.core.accepting.fetch_sub(self.count, Ordering::Relaxed);
-        self.mails.iter().for_each(|mail| self.core.end_accepting(*mail));
+        self.mails
+            .iter()
+            .for_each(|mail| self.core.end_accepting(*mail));
     }
 }
 
@@ -38,7 +41,10 @@ impl Accept {
     pub(super) fn check_room(&self, core: &Core, more: usize) -> Result<(), Error> {
         let pending = core.spool.pending() + core.accepting.load(Ordering::Relaxed);
         if pending + more as u64 > self.max_pending {
-            return Err(Error::Full { pending, max: self.max_pending });
+            return Err(Error::Full {
+                pending,
+                max: self.max_pending,
+            });
         }
         Ok(())
     }
@@ -76,7 +82,11 @@ impl Accept {
         let now = core.clock.now();
         let mut results = Vec::with_capacity(mails.len());
         let mut parcels = Vec::with_capacity(mails.len());
-        let mut entering = Entering { core, count: 0, mails: Vec::with_capacity(mails.len()) };
+        let mut entering = Entering {
+            core,
+            count: 0,
+            mails: Vec::with_capacity(mails.len()),
+        };
         for mail in mails {
             let count = mail.envelope().recipients().len();
             let parcel = core
@@ -107,9 +117,17 @@ impl Accept {
                     core.metrics.accepted(door, priority, started.elapsed());
                     core.announce_accepted(id, now);
                     tracing::debug!(mail.id = %id, door, "accepted");
-                    Ok(Receipt { id, durability, duplicate: false })
+                    Ok(Receipt {
+                        id,
+                        durability,
+                        duplicate: false,
+                    })
                 }
-                Some(Ok(Put::Duplicate(first))) => Ok(Receipt { id: first, durability, duplicate: true }),
+                Some(Ok(Put::Duplicate(first))) => Ok(Receipt {
+                    id: first,
+                    durability,
+                    duplicate: true,
+                }),
                 Some(Err(error)) => Err(error.into()),
                 None => Err(Error::Stopped("the spool gave no answer".into())),
             }
@@ -119,7 +137,9 @@ impl Accept {
 
     fn parcel(&self, core: &Core, mail: Mail, now: Timestamp) -> Result<Parcel, Error> {
         let options = mail.options();
-        let expires_at = options.expires.map_or(now + core.retry.expire_after, |when| when.resolve(now));
+        let expires_at = options
+            .expires
+            .map_or(now + core.retry.expire_after, |when| when.resolve(now));
         if expires_at <= now {
             return Err(MailError::new("expires_at", "is not in the future").into());
         }
@@ -128,7 +148,9 @@ impl Accept {
             let reason = match options.expires {
                 Some(_) => "is not after the time at which it is to be sent".to_owned(),
                 None => {
-                    format!("is {expires_at} unless you say so, which is not after the time at which it is to be sent")
+                    format!(
+                        "is {expires_at} unless you say so, which is not after the time at which it is to be sent"
+                    )
                 }
             };
             return Err(MailError::new(expiry_field(options.expires), reason).into());
@@ -136,7 +158,12 @@ impl Accept {
         let routes = core.routes.read();
         let mut deliveries = Vec::with_capacity(mail.envelope().recipients().len());
         for recipient in mail.envelope().recipients() {
-            let route = routes.resolve(mail.envelope().return_path(), recipient, &options.tags, options.priority);
+            let route = routes.resolve(
+                mail.envelope().return_path(),
+                recipient,
+                &options.tags,
+                options.priority,
+            );
             let route = route.ok_or_else(|| Error::NoRoute(recipient.to_string()))?;
             deliveries.push(Delivery::new(recipient.clone(), route.clone(), due));
         }
@@ -152,13 +179,20 @@ impl Accept {
             tags: options.tags.clone(),
             idempotency_key: options.idempotency_key.clone(),
             // It serves only to tell whether a key was used for something else.
-            fingerprint: options.idempotency_key.as_ref().map_or(0, |_| mail.fingerprint()),
+            fingerprint: options
+                .idempotency_key
+                .as_ref()
+                .map_or(0, |_| mail.fingerprint()),
             size: mail.message().len() as u64,
             recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
         };
-        Ok(Parcel { manifest, body: mail.message().clone(), deliveries })
+        Ok(Parcel {
+            manifest,
+            body: mail.message().clone(),
+            deliveries,
+        })
     }
 }
 

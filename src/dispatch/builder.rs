@@ -21,8 +21,8 @@ use crate::policy::{Match, RetryPolicy, RouteRule, Routes, Weights};
 use crate::spool::{self, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
 
-/// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending lets go of it soon: the
-/// last handle that is dropped cannot wait for that itself.
+/// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending
+/// lets go of it soon: the last handle that is dropped cannot wait for that itself.
 const LETTING_GO: Duration = seconds(2);
 
 /// What to do with a new mail while the spool cannot take it.
@@ -99,10 +99,17 @@ impl Builder {
         self
     }
 
-    /// Adds a route: mail like `matching` takes these relays, by name, the first one first. The first route that matches is
-    /// taken.
-    pub fn route<S: Into<String>>(mut self, matching: Match, relays: impl IntoIterator<Item = S>) -> Self {
-        self.routes.push(RouteRule { matching, relays: relays.into_iter().map(Into::into).collect() });
+    /// Adds a route: mail like `matching` takes these relays, by name, the first one first. The
+    /// first route that matches is taken.
+    pub fn route<S: Into<String>>(
+        mut self,
+        matching: Match,
+        relays: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.routes.push(RouteRule {
+            matching,
+            relays: relays.into_iter().map(Into::into).collect(),
+        });
         self
     }
 
@@ -118,14 +125,15 @@ impl Builder {
         self
     }
 
-    /// Keeps mail in a spool of your own, which has options of its own: those given here for retention, keys and syncing
-    /// do not reach it. It is closed when the dispatcher stops.
+    /// Keeps mail in a spool of your own, which has options of its own: those given here for
+    /// retention, keys and syncing do not reach it. It is closed when the dispatcher stops.
     pub fn spool_custom(mut self, spool: Arc<dyn Spool>) -> Self {
         self.keep = Keep::Custom(spool);
         self
     }
 
-    /// Syncs the spool every `span` instead of before each receipt. Receipts say so: `Written`, not `Synced`.
+    /// Syncs the spool every `span` instead of before each receipt. Receipts say so: `Written`, not
+    /// `Synced`.
     pub fn sync_every(mut self, span: Duration) -> Self {
         self.sync_interval = Some(span);
         self
@@ -188,12 +196,14 @@ impl Builder {
     /// Opens the spool and starts the actors. What the spool still holds is sent.
     ///
     /// # Errors
-    /// [`Error::Configuration`] or [`Error::Relay`] for what cannot be used, [`Error::Spool`] where it cannot be opened.
+    /// [`Error::Configuration`] or [`Error::Relay`] for what cannot be used, [`Error::Spool`] where
+    /// it cannot be opened.
     pub async fn start(self) -> Result<Dispatcher, Error> {
         self.start_under(None).await
     }
 
-    /// As [`Builder::start`], under the caller's own supervisor, which is told when the dispatcher ends.
+    /// As [`Builder::start`], under the caller's own supervisor, which is told when the dispatcher
+    /// ends.
     ///
     /// # Errors
     /// As [`Builder::start`].
@@ -203,26 +213,42 @@ impl Builder {
 
     async fn start_under(self, above: Option<ActorCell>) -> Result<Dispatcher, Error> {
         if self.max_pending == 0 {
-            return Err(Error::Configuration("max_pending is 0, so that nothing could be accepted".into()));
+            return Err(Error::Configuration(
+                "max_pending is 0, so that nothing could be accepted".into(),
+            ));
         }
         let network = network(&self.relays, &self.routes, self.weights)?;
         let spool = self.open_spool().await?;
         let core = Arc::new(Core::new(spool, self.clock, self.retry, network.routes));
         reroute(&core, network.known, network.fallback);
-        let args = Args { core: Arc::clone(&core), crew: network.crew };
+        let args = Args {
+            core: Arc::clone(&core),
+            crew: network.crew,
+        };
         let spawned = match above {
             Some(above) => Supervisor::spawn_linked(None, Supervisor, args, above).await,
             None => Supervisor::spawn(None, Supervisor, args).await,
         };
-        let supervisor = spawned.map_err(|e| Error::Stopped(format!("its actors cannot be started: {e}")))?.0;
+        let supervisor = spawned
+            .map_err(|e| Error::Stopped(format!("its actors cannot be started: {e}")))?
+            .0;
         let accept = Accept {
             max_pending: self.max_pending,
             max_message_size: self.max_message_size,
             accept_timeout: self.accept_timeout,
         };
         let direct = Direct::new(network.transports, self.on_spool_failure);
-        let inner = Inner { core, accept, supervisor, direct, reloading: tokio::sync::Mutex::default() };
-        Ok(Dispatcher { inner: Arc::new(inner), door: "embedded" })
+        let inner = Inner {
+            core,
+            accept,
+            supervisor,
+            direct,
+            reloading: tokio::sync::Mutex::default(),
+        };
+        Ok(Dispatcher {
+            inner: Arc::new(inner),
+            door: "embedded",
+        })
     }
 
     async fn open_spool(&self) -> Result<Arc<dyn Spool>, Error> {
@@ -263,50 +289,99 @@ pub(super) struct Network {
 }
 
 /// Checks relays and routes against each other, and makes the transports.
-pub(super) fn network(relays: &[Relay], rules: &[RouteRule], weights: Weights) -> Result<Network, Error> {
+pub(super) fn network(
+    relays: &[Relay],
+    rules: &[RouteRule],
+    weights: Weights,
+) -> Result<Network, Error> {
     if relays.is_empty() {
-        return Err(Error::Configuration("there is no relay; add at least one".into()));
+        return Err(Error::Configuration(
+            "there is no relay; add at least one".into(),
+        ));
     }
     let mut names = HashSet::new();
     let mut transports = Transports::new();
     let mut crews = Vec::new();
     let mut lanes = Vec::new();
     for relay in relays {
-        let fail = |error| Error::Relay { name: relay.name.clone(), error };
+        let fail = |error| Error::Relay {
+            name: relay.name.clone(),
+            error,
+        };
         relay.validate().map_err(fail)?;
         if !names.insert(relay.name.clone()) {
-            return Err(Error::Configuration(format!("two relays are named `{}`", relay.name)));
+            return Err(Error::Configuration(format!(
+                "two relays are named `{}`",
+                relay.name
+            )));
         }
         let transport = relay.transport().map_err(fail)?;
         transports.insert(relay.name.clone(), Arc::clone(&transport));
         let (connections, idle_timeout) = (relay.connections, relay.idle_timeout);
-        crews.push(RelayCrew { relay: relay.name.as_str().into(), transport, connections, idle_timeout });
-        lanes.push(LanePlan { relay: relay.name.clone(), connections, rate: relay.rate });
+        crews.push(RelayCrew {
+            relay: relay.name.as_str().into(),
+            transport,
+            connections,
+            idle_timeout,
+        });
+        lanes.push(LanePlan {
+            relay: relay.name.clone(),
+            connections,
+            rate: relay.rate,
+        });
     }
-    let all = RouteRule { matching: Match::default(), relays: relays.iter().map(|r| r.name.clone()).collect() };
-    let rules = if rules.is_empty() { vec![all] } else { rules.to_vec() };
+    let all = RouteRule {
+        matching: Match::default(),
+        relays: relays.iter().map(|r| r.name.clone()).collect(),
+    };
+    let rules = if rules.is_empty() {
+        vec![all]
+    } else {
+        rules.to_vec()
+    };
     for (at, rule) in rules.iter().enumerate() {
         if rule.relays.is_empty() {
             return Err(Error::Configuration(format!("route {at} names no relay")));
         }
         if let Some(unknown) = rule.relays.iter().find(|name| !names.contains(*name)) {
-            return Err(Error::Configuration(format!("route {at} names the relay `{unknown}`, which there is not")));
+            return Err(Error::Configuration(format!(
+                "route {at} names the relay `{unknown}`, which there is not"
+            )));
         }
     }
     let over = |rule: &RouteRule| Route::over(rule.relays.iter().map(String::as_str));
     let mut known: Vec<Route> = rules.iter().map(over).collect();
-    let fallback = rules.iter().find(|rule| rule.matching == Match::default()).or(rules.last());
+    let fallback = rules
+        .iter()
+        .find(|rule| rule.matching == Match::default())
+        .or(rules.last());
     let fallback = fallback.map_or_else(|| Route::over([]), over);
     known.sort();
     known.dedup();
     let (routes, former_routes) = (known.clone(), Vec::new());
-    let plans = Plans { lanes, routes, former_routes, fallback: fallback.clone(), weights, first_sender: 0 };
-    let crew = Crew { plans, relays: crews };
-    Ok(Network { crew, routes: Routes::new(rules), transports, known, fallback })
+    let plans = Plans {
+        lanes,
+        routes,
+        former_routes,
+        fallback: fallback.clone(),
+        weights,
+        first_sender: 0,
+    };
+    let crew = Crew {
+        plans,
+        relays: crews,
+    };
+    Ok(Network {
+        crew,
+        routes: Routes::new(rules),
+        transports,
+        known,
+        fallback,
+    })
 }
 
-/// Moves mail that waits for routes that are no more, in small steps beside all other work. What an earlier configuration
-/// had moved ends here: its routes may be those that are no more.
+/// Moves mail that waits for routes that are no more, in small steps beside all other work. What an
+/// earlier configuration had moved ends here: its routes may be those that are no more.
 pub(super) fn reroute(core: &Arc<Core>, known: Vec<Route>, fallback: Route) {
     let mut rerouting = core.rerouting.lock();
     if let Some(before) = rerouting.take() {
@@ -317,7 +392,11 @@ pub(super) fn reroute(core: &Arc<Core>, known: Vec<Route>, fallback: Route) {
         loop {
             match core.spool.reroute(known.clone(), fallback.clone()).await {
                 Ok(0) => return,
-                Ok(moved) => tracing::warn!(moved, to = fallback.as_str(), "mail waited for relays that are no more"),
+                Ok(moved) => tracing::warn!(
+                    moved,
+                    to = fallback.as_str(),
+                    "mail waited for relays that are no more"
+                ),
                 Err(error) => {
                     tracing::error!(%error, "mail that waits for relays that are no more could not be moved");
                     return;

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::mail::Timestamp;
 
-/// The longest that a wait goes without looking at the wall clock again, so that a clock that jumps delays nothing by more.
+/// The longest that a wait goes without looking at the wall clock again, so that a clock that jumps
+/// delays nothing by more.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
 
 /// Where "now" comes from: the system, or a test that moves it by hand. Clones show the same time.
@@ -18,20 +19,30 @@ pub struct Clock(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    System { started: Instant },
-    Fake { started: Timestamp, now: Arc<watch::Sender<Timestamp>> },
+    System {
+        started: Instant,
+    },
+    Fake {
+        started: Timestamp,
+        now: Arc<watch::Sender<Timestamp>>,
+    },
 }
 
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
-        Clock(Kind::System { started: Instant::now() })
+        Clock(Kind::System {
+            started: Instant::now(),
+        })
     }
 
     /// A clock that stands still at the present until [`Clock::advance`] moves it.
     pub fn fake() -> Self {
         let started = Timestamp::now();
-        Clock(Kind::Fake { started, now: Arc::new(watch::channel(started).0) })
+        Clock(Kind::Fake {
+            started,
+            now: Arc::new(watch::channel(started).0),
+        })
     }
 
     /// The present.
@@ -66,7 +77,9 @@ impl Clock {
         let clock = self.clone();
         async move {
             match &clock.0 {
-                Kind::System { .. } => tokio::time::sleep(at.since(clock.now()).min(LONGEST_NAP)).await,
+                Kind::System { .. } => {
+                    tokio::time::sleep(at.since(clock.now()).min(LONGEST_NAP)).await
+                }
                 Kind::Fake { now, .. } => {
                     let _ = now.subscribe().wait_for(|now| *now >= at).await;
                 }
@@ -77,7 +90,8 @@ impl Clock {
     /// Waits for `span`.
     pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send + 'static {
         let clock = self.clone();
-        // Counted from this call, not from when somebody first waits for it: a fake clock may be moved in between.
+        // Counted from this call, not from when somebody first waits for it: a fake clock may be
+        // moved in between.
         let end = self.now() + span;
         async move {
             match &clock.0 {

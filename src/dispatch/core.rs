@@ -1,5 +1,5 @@
-//! What the handle and all actors share: the spool, the clock, the policies, and the one place where an outcome is recorded
-//! and told.
+//! What the handle and all actors share: the spool, the clock, the policies, and the one place
+//! where an outcome is recorded and told.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::spool::{Lease, Manifest, Recorded, Spool};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Running,
-    /// A shutdown was asked for: nothing more is accepted, and senders begin nothing more after this moment, if there is one.
+    /// A shutdown was asked for: nothing more is accepted, and senders begin nothing more after
+    /// this moment, if there is one.
     Draining(Option<Instant>),
     /// It ended as asked.
     Stopped,
@@ -44,7 +45,8 @@ pub(super) struct Core {
     pub rerouting: Mutex<Option<AbortHandle>>,
     /// Notified when a settle was recorded.
     pub settled: Notify,
-    /// Claims that are being made, batches in senders' hands, and outcomes on their way to the disk.
+    /// Claims that are being made, batches in senders' hands, and outcomes on their way to the
+    /// disk.
     under_way: AtomicUsize,
     waiters: Mutex<HashMap<MailId, Arc<Notify>>>,
     /// Mails that a user wants back while a sender has them.
@@ -52,8 +54,8 @@ pub(super) struct Core {
     any_withdrawn: AtomicBool,
     /// Deliveries that are being accepted, so that many at once do not overfill the queue.
     pub accepting: AtomicU64,
-    /// Mails that are being accepted, and since when. A sender may have one before its receipt is out: whoever tells of it
-    /// first tells first that it was accepted.
+    /// Mails that are being accepted, and since when. A sender may have one before its receipt is
+    /// out: whoever tells of it first tells first that it was accepted.
     unannounced: Mutex<HashMap<MailId, Unannounced>>,
 }
 
@@ -72,7 +74,12 @@ pub(super) struct Learned {
 }
 
 impl Core {
-    pub(super) fn new(spool: Arc<dyn Spool>, clock: Clock, retry: RetryPolicy, routes: Routes) -> Self {
+    pub(super) fn new(
+        spool: Arc<dyn Spool>,
+        clock: Clock,
+        retry: RetryPolicy,
+        routes: Routes,
+    ) -> Self {
         Core {
             spool,
             clock,
@@ -103,13 +110,14 @@ impl Core {
         }
     }
 
-    /// Whether mail is handed to senders: not once a shutdown was asked for, nor while nothing can be recorded.
+    /// Whether mail is handed to senders: not once a shutdown was asked for, nor while nothing can
+    /// be recorded.
     pub(super) fn is_sending(&self) -> bool {
         *self.life.borrow() == Life::Running && self.spool.failure().is_none()
     }
 
-    /// Whether a sender may begin a mail that it has. For a while it may after a shutdown was asked for; not while its relay
-    /// is paused, nor while what becomes of it could not be recorded.
+    /// Whether a sender may begin a mail that it has. For a while it may after a shutdown was asked
+    /// for; not while its relay is paused, nor while what becomes of it could not be recorded.
     pub(super) fn may_begin(&self, relay: &str) -> bool {
         let has_time = match *self.life.borrow() {
             Life::Running => true,
@@ -148,8 +156,9 @@ impl Core {
         rand::random()
     }
 
-    /// Records what was learned of one mail's deliveries, and tells everybody once it is on disk. The order of calls is
-    /// the order of records; the wait for the disk goes on by itself. What was learned nothing about goes back.
+    /// Records what was learned of one mail's deliveries, and tells everybody once it is on disk.
+    /// The order of calls is the order of records; the wait for the disk goes on by itself. What
+    /// was learned nothing about goes back.
     ///
     /// `done` is dropped when the disk has answered.
     pub(super) fn record(
@@ -171,7 +180,12 @@ impl Core {
         };
         let mut settled = Vec::with_capacity(learned.len());
         let mut told = Vec::with_capacity(learned.len());
-        for Learned { lease, delivery, outcome } in learned {
+        for Learned {
+            lease,
+            delivery,
+            outcome,
+        } in learned
+        {
             self.metrics.attempt(relay, outcome.class());
             if let Settled::Changed(next) = delivery.settle(&outcome, &rules) {
                 told.push((next.clone(), next.tries > delivery.tries));
@@ -182,8 +196,15 @@ impl Core {
     }
 
     /// Records deliveries as they now are, without a try.
-    pub(super) fn record_unsent(self: &Arc<Self>, manifest: &Arc<Manifest>, changed: Vec<(Lease, Delivery)>) {
-        let told = changed.iter().map(|(_, delivery)| (delivery.clone(), false)).collect();
+    pub(super) fn record_unsent(
+        self: &Arc<Self>,
+        manifest: &Arc<Manifest>,
+        changed: Vec<(Lease, Delivery)>,
+    ) {
+        let told = changed
+            .iter()
+            .map(|(_, delivery)| (delivery.clone(), false))
+            .collect();
         self.commit(manifest, changed, told, ());
     }
 
@@ -207,7 +228,9 @@ impl Core {
                         }
                     }
                 }
-                Err(error) => tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded"),
+                Err(error) => {
+                    tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded")
+                }
             }
             drop(under_way);
             core.settled.notify_waiters();
@@ -221,7 +244,8 @@ impl Core {
         UnderWay(Arc::clone(self))
     }
 
-    /// Whether no mail is in a sender's hands or on its way there, and all that was learned is on disk.
+    /// Whether no mail is in a sender's hands or on its way there, and all that was learned is on
+    /// disk.
     pub(super) fn is_at_rest(&self) -> bool {
         self.under_way.load(Ordering::SeqCst) == 0
     }
@@ -240,20 +264,32 @@ impl Core {
     /// Notes that a mail is being accepted.
     pub(super) fn begin_accepting(&self, mail: MailId, at: Timestamp) {
         let mut unannounced = self.unannounced.lock();
-        unannounced.entry(mail).or_insert(Unannounced { at, holders: 0, told: false }).holders += 1;
+        unannounced
+            .entry(mail)
+            .or_insert(Unannounced {
+                at,
+                holders: 0,
+                told: false,
+            })
+            .holders += 1;
     }
 
     /// Tells that a mail was accepted at this time, unless that was told.
     pub(super) fn announce_accepted(&self, mail: MailId, accepted_at: Timestamp) {
         let mut unannounced = self.unannounced.lock();
         // One that was accepted before was told then, and is handed in again.
-        if let Some(entry) = unannounced.get_mut(&mail).filter(|entry| entry.at <= accepted_at && !entry.told) {
+        if let Some(entry) = unannounced
+            .get_mut(&mail)
+            .filter(|entry| entry.at <= accepted_at && !entry.told)
+        {
             entry.told = true;
-            self.events.tell(accepted_at, Some(mail), None, None, EventKind::Accepted);
+            self.events
+                .tell(accepted_at, Some(mail), None, None, EventKind::Accepted);
         }
     }
 
-    /// The mail was accepted, or it was not; once for each [`begin_accepting`](Self::begin_accepting).
+    /// The mail was accepted, or it was not; once for each
+    /// [`begin_accepting`](Self::begin_accepting).
     pub(super) fn end_accepting(&self, mail: MailId) {
         let mut unannounced = self.unannounced.lock();
         if let Some(entry) = unannounced.get_mut(&mail) {
@@ -275,17 +311,33 @@ impl Core {
             Stage::Cancelled { .. } => (EventKind::Cancelled, None),
             // It waits as it did before: nothing has come of it.
             Stage::Pending { .. } | Stage::Committing { .. } if !tried => return,
-            Stage::Pending { due } | Stage::Committing { due } => {
-                (EventKind::Deferred { next_attempt_at: due }, Some(DeliveryResult::Deferred))
-            }
+            Stage::Pending { due } | Stage::Committing { due } => (
+                EventKind::Deferred {
+                    next_attempt_at: due,
+                },
+                Some(DeliveryResult::Deferred),
+            ),
         };
         if let Some(result) = result {
             let since_accept = now.since(manifest.accepted_at);
-            self.metrics.delivery(relay.unwrap_or_default(), result, since_accept, self.clock.monotonic());
+            self.metrics.delivery(
+                relay.unwrap_or_default(),
+                result,
+                since_accept,
+                self.clock.monotonic(),
+            );
         }
         if let Some(attempt) = attempt {
-            let kind = EventKind::Attempted { attempt: attempt.clone() };
-            self.events.tell(now, Some(manifest.id), Some(&delivery.recipient), relay, kind);
+            let kind = EventKind::Attempted {
+                attempt: attempt.clone(),
+            };
+            self.events.tell(
+                now,
+                Some(manifest.id),
+                Some(&delivery.recipient),
+                relay,
+                kind,
+            );
         }
         self.announce(now, manifest.id, &delivery.recipient, attempt, kind);
     }
@@ -300,9 +352,13 @@ impl Core {
         kind: EventKind,
     ) {
         log(mail, recipient, attempt, &kind);
-        let ends = matches!(kind, EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled);
+        let ends = matches!(
+            kind,
+            EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled
+        );
         let relay = attempt.map(|attempt| attempt.relay.as_str());
-        self.events.tell(now, Some(mail), Some(recipient), relay, kind);
+        self.events
+            .tell(now, Some(mail), Some(recipient), relay, kind);
         if ends && let Some(waiter) = self.waiters.lock().get(&mail) {
             waiter.notify_waiters();
         }
@@ -311,14 +367,21 @@ impl Core {
     /// Notified when a delivery of this mail ends. Hold the guard while waiting.
     pub(super) fn wait_for(self: &Arc<Self>, mail: MailId) -> Waiting {
         let notify = Arc::clone(self.waiters.lock().entry(mail).or_default());
-        Waiting { core: Arc::clone(self), mail, notify }
+        Waiting {
+            core: Arc::clone(self),
+            mail,
+            notify,
+        }
     }
 
     /// Notes that a user wants a mail back that a sender has; until the guard is dropped.
     pub(super) fn withdraw(self: &Arc<Self>, mail: MailId) -> Withdrawal {
         *self.withdrawn.lock().entry(mail).or_default() += 1;
         self.any_withdrawn.store(true, Ordering::Release);
-        Withdrawal { core: Arc::clone(self), mail }
+        Withdrawal {
+            core: Arc::clone(self),
+            mail,
+        }
     }
 
     /// Whether a user wants this mail back. Costs next to nothing while nobody wants anything.
@@ -327,7 +390,8 @@ impl Core {
     }
 }
 
-/// Something is under way that a shutdown waits for. It is counted here and not by an actor, because actors end.
+/// Something is under way that a shutdown waits for. It is counted here and not by an actor,
+/// because actors end.
 pub(super) struct UnderWay(Arc<Core>);
 
 impl Clone for UnderWay {
@@ -376,6 +440,8 @@ impl Drop for Withdrawal {
                 withdrawn.remove(&self.mail);
             }
         }
-        self.core.any_withdrawn.store(!withdrawn.is_empty(), Ordering::Release);
+        self.core
+            .any_withdrawn
+            .store(!withdrawn.is_empty(), Ordering::Release);
     }
 }

@@ -15,12 +15,14 @@ use crate::transport::{Recall, Transaction, Transport};
 /// The relays' transports, by name.
 pub(super) type Transports = HashMap<String, Arc<dyn Transport>>;
 
-/// Whether a mail that the spool did not take can be sent at once instead: not where it might go out twice, or early. A mail
-/// with an idempotency key is one that nobody would remember, and one of which the spool knows may be sent by it.
+/// Whether a mail that the spool did not take can be sent at once instead: not where it might go
+/// out twice, or early. A mail with an idempotency key is one that nobody would remember, and one
+/// of which the spool knows may be sent by it.
 pub(super) async fn may_replace_the_spool(core: &Core, mail: &Mail, was_refusing: bool) -> bool {
     let options = mail.options();
     let now = core.clock.now();
-    let is_plain = options.idempotency_key.is_none() && options.send.is_none_or(|send| send.resolve(now) <= now);
+    let is_plain = options.idempotency_key.is_none()
+        && options.send.is_none_or(|send| send.resolve(now) <= now);
     // What it did not take because it was refusing is not in it; what it failed over may be.
     let may_be_doubled = options.guarantee == Guarantee::AtLeastOnce;
     if !is_plain || !(was_refusing || may_be_doubled) {
@@ -39,7 +41,10 @@ pub(super) struct Direct {
 
 impl Direct {
     pub(super) fn new(transports: Transports, on_spool_failure: OnSpoolFailure) -> Self {
-        Direct { transports: RwLock::new(transports), on_spool_failure }
+        Direct {
+            transports: RwLock::new(transports),
+            on_spool_failure,
+        }
     }
 
     pub(super) fn replace(&self, transports: Transports) {
@@ -51,15 +56,24 @@ impl Direct {
         self.on_spool_failure == OnSpoolFailure::Direct
     }
 
-    /// Sends a mail that the spool did not take. A receipt means that every recipient's was taken by a relay.
+    /// Sends a mail that the spool did not take. A receipt means that every recipient's was taken
+    /// by a relay.
     pub(super) async fn submit(&self, core: &Core, mail: Mail) -> Result<Receipt, Error> {
         let sent = self.send(core, &mail).await?;
-        let failed = sent.outcomes.iter().find(|(_, outcome)| !matches!(outcome, Outcome::Delivered(_)));
+        let failed = sent
+            .outcomes
+            .iter()
+            .find(|(_, outcome)| !matches!(outcome, Outcome::Delivered(_)));
         match failed {
-            None => Ok(Receipt { id: sent.id, durability: Durability::Direct, duplicate: false }),
-            Some((recipient, outcome)) => {
-                Err(Error::NotSent { recipient: recipient.to_string(), outcome: format!("{outcome:?}") })
-            }
+            None => Ok(Receipt {
+                id: sent.id,
+                durability: Durability::Direct,
+                duplicate: false,
+            }),
+            Some((recipient, outcome)) => Err(Error::NotSent {
+                recipient: recipient.to_string(),
+                outcome: format!("{outcome:?}"),
+            }),
         }
     }
 
@@ -68,7 +82,12 @@ impl Direct {
         for recipient in mail.envelope().recipients() {
             let options = mail.options();
             let routes = core.routes.read();
-            let route = routes.resolve(mail.envelope().return_path(), recipient, &options.tags, options.priority);
+            let route = routes.resolve(
+                mail.envelope().return_path(),
+                recipient,
+                &options.tags,
+                options.priority,
+            );
             let route = route.ok_or_else(|| Error::NoRoute(recipient.to_string()))?;
             match groups.iter_mut().find(|(known, _)| known == route) {
                 Some((_, recipients)) => recipients.push(recipient.clone()),
@@ -89,15 +108,28 @@ impl Direct {
             let learned = self.send_over(core, &route, &transaction).await;
             outcomes.extend(recipients.into_iter().zip(learned));
         }
-        Ok(SentNow { id: mail.id(), outcomes })
+        Ok(SentNow {
+            id: mail.id(),
+            outcomes,
+        })
     }
 
     /// Tries each relay of the route that is not paused, until one answers about the mail.
-    async fn send_over(&self, core: &Core, route: &Route, transaction: &Transaction) -> Vec<Outcome> {
-        let unreachable = Outcome::Unavailable(Phase::Local, "no relay of its route is there and not paused".into());
+    async fn send_over(
+        &self,
+        core: &Core,
+        route: &Route,
+        transaction: &Transaction,
+    ) -> Vec<Outcome> {
+        let unreachable = Outcome::Unavailable(
+            Phase::Local,
+            "no relay of its route is there and not paused".into(),
+        );
         let mut outcomes = vec![unreachable; transaction.recipients.len()];
         for relay in route.relays().filter(|relay| !core.is_paused(relay)) {
-            let Some(transport) = self.transports.read().get(relay).cloned() else { continue };
+            let Some(transport) = self.transports.read().get(relay).cloned() else {
+                continue;
+            };
             outcomes = match transport.connect().await {
                 Ok(mut connection) => {
                     let outcomes = connection.send(transaction, None).await;
@@ -106,7 +138,10 @@ impl Direct {
                 }
                 Err(outcome) => vec![outcome; transaction.recipients.len()],
             };
-            if !outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..))) {
+            if !outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Unavailable(..)))
+            {
                 break;
             }
         }

@@ -11,7 +11,9 @@ pub enum Error {
     #[error(transparent)]
     Mail(#[from] MailError),
     /// As many mails are pending as may be.
-    #[error("the queue is full: {pending} deliveries are pending, and {max} may be; try again later")]
+    #[error(
+        "the queue is full: {pending} deliveries are pending, and {max} may be; try again later"
+    )]
     Full {
         /// How many deliveries are pending.
         pending: u64,
@@ -24,7 +26,8 @@ pub enum Error {
     /// No rule says which relay this recipient's mail may take.
     #[error("no route matches the recipient {0}; add a route without `match` as the default")]
     NoRoute(String),
-    /// The spool took nothing, and the one synchronous attempt instead did not succeed for every recipient.
+    /// The spool took nothing, and the one synchronous attempt instead did not succeed for every
+    /// recipient.
     #[error("the mail for {recipient} was not sent: {outcome}")]
     NotSent {
         /// The first recipient whose mail was not taken.

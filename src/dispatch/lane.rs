@@ -1,5 +1,5 @@
-//! One relay as the router sees it: its free senders, its pace, its breaker, and whose turn it is. Decides how much to claim
-//! and who gets it; does nothing by itself.
+//! One relay as the router sees it: its free senders, its pace, its breaker, and whose turn it is.
+//! Decides how much to claim and who gets it; does nothing by itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,11 +14,13 @@ use crate::mail::{Priority, Timestamp};
 use crate::policy::{Breaker, BreakerState, Pace, Rate, Shares, Weights};
 use crate::spool::{Claim, Want};
 
-/// How many mails a sender gets at a time. Within a batch a connection that pipelines needs one round trip a mail.
+/// How many mails a sender gets at a time. Within a batch a connection that pipelines needs one
+/// round trip a mail.
 const BATCH: usize = 32;
 /// How many bytes of messages one claim may hold, the first aside.
 const CLAIM_BYTES: usize = 4 * 1024 * 1024;
-/// How many recipients go together in one transaction: what every server must take (RFC 5321 §4.5.3.1.8).
+/// How many recipients go together in one transaction: what every server must take (RFC 5321
+/// §4.5.3.1.8).
 const RECIPIENTS: usize = 100;
 
 /// A relay's lane.
@@ -37,7 +39,8 @@ pub(super) struct Lane {
     probing: Option<SenderId>,
     /// The claim that is under way.
     claiming: Option<Claiming>,
-    /// How many claims were made: with each the routes begin at the next one, so that none waits for another to be empty.
+    /// How many claims were made: with each the routes begin at the next one, so that none waits
+    /// for another to be empty.
     claims: usize,
     /// Something came up while a claim was under way.
     again: bool,
@@ -73,7 +76,12 @@ pub(super) enum Plan {
 }
 
 impl Lane {
-    pub(super) fn new(relay: &str, connections: usize, rate: Option<Rate>, weights: Weights) -> Self {
+    pub(super) fn new(
+        relay: &str,
+        connections: usize,
+        rate: Option<Rate>,
+        weights: Weights,
+    ) -> Self {
         Lane {
             relay: relay.into(),
             connections,
@@ -124,7 +132,8 @@ impl Lane {
         self.probing = self.probing.filter(|other| *other != sender);
     }
 
-    /// All senders are retired: others come in their place, and do not wait for what these still have in hand.
+    /// All senders are retired: others come in their place, and do not wait for what these still
+    /// have in hand.
     pub(super) fn forget_senders(&mut self) {
         self.busy.clear();
         self.free.clear();
@@ -137,7 +146,13 @@ impl Lane {
     }
 
     /// What to do now, over these routes, with so many deliveries pending.
-    pub(super) fn plan(&mut self, mut routes: Vec<Route>, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
+    pub(super) fn plan(
+        &mut self,
+        mut routes: Vec<Route>,
+        pending: usize,
+        now: Timestamp,
+        monotonic: Duration,
+    ) -> Plan {
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
@@ -151,7 +166,8 @@ impl Lane {
                 let probe_at = self.breaker.probe_at();
                 return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
-            // Whoever was at work when it went down may still be waiting for an answer that does not come.
+            // Whoever was at work when it went down may still be waiting for an answer that does
+            // not come.
             BreakerState::HalfOpen if self.probing.is_none() => (1, 0, 1),
             BreakerState::HalfOpen => return Plan::Rest,
             BreakerState::Closed => {
@@ -163,17 +179,31 @@ impl Lane {
         let wish = ((general + critical) * batch).min(pending);
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
-            return allowed.again_in.map_or(Plan::Rest, |span| self.rest_until(monotonic + span, monotonic));
+            return allowed.again_in.map_or(Plan::Rest, |span| {
+                self.rest_until(monotonic + span, monotonic)
+            });
         }
-        // Where the pace allows little, it is for everybody's turns: critical mail has its weight among them.
+        // Where the pace allows little, it is for everybody's turns: critical mail has its weight
+        // among them.
         let turns = self.shares.turns((general * batch).min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
         let probe = state == BreakerState::HalfOpen;
-        self.claiming = Some(Claiming { general, paced: allowed.mails, probe });
+        self.claiming = Some(Claiming {
+            general,
+            paced: allowed.mails,
+            probe,
+        });
         let first = self.claims % routes.len();
         routes.rotate_left(first);
         self.claims = self.claims.wrapping_add(1);
-        Plan::Claim(Want { routes, turns, critical_only, max_bytes: CLAIM_BYTES, max_recipients: RECIPIENTS, now })
+        Plan::Claim(Want {
+            routes,
+            turns,
+            critical_only,
+            max_bytes: CLAIM_BYTES,
+            max_recipients: RECIPIENTS,
+            now,
+        })
     }
 
     fn rest_until(&mut self, at: Duration, monotonic: Duration) -> Plan {
@@ -189,28 +219,37 @@ impl Lane {
         self.alarm = None;
     }
 
-    /// How many more senders may take mail of any priority: with two or more connections, one is kept for critical mail.
+    /// How many more senders may take mail of any priority: with two or more connections, one is
+    /// kept for critical mail.
     fn room_for_any(&self) -> usize {
         let kept = usize::from(self.connections >= 2);
-        let taken = self.busy.values().filter(|load| **load == Load::Any).count();
+        let taken = self
+            .busy
+            .values()
+            .filter(|load| **load == Load::Any)
+            .count();
         self.connections.saturating_sub(kept + taken)
     }
 
     /// The claim came back: deals it out to the free senders. Returns whether to plan again.
     pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
-        let Some(claiming) = self.claiming.take() else { return false };
+        let Some(claiming) = self.claiming.take() else {
+            return false;
+        };
         self.give_back(claiming.paced.saturating_sub(claims.len()));
         let got_any = !claims.is_empty();
         let general = claiming.general.min(self.free.len());
         let taker = if general < self.free.len() {
             // Critical mail has senders of its own, and does not stand behind other mail.
-            let (critical, any): (Vec<Claim>, Vec<Claim>) = claims.into_iter().partition(is_critical);
+            let (critical, any): (Vec<Claim>, Vec<Claim>) =
+                claims.into_iter().partition(is_critical);
             let share = (self.free.len() * any.len()).div_ceil((critical.len() + any.len()).max(1));
             let for_any = share.min(general);
             let taker = self.hand_out(critical, self.free.len() - for_any, under_way);
             self.hand_out(any, for_any, under_way).or(taker)
         } else {
-            // All go the same way, in the order of their turns: nobody is left behind for the next time.
+            // All go the same way, in the order of their turns: nobody is left behind for the next
+            // time.
             self.hand_out(claims, general, under_way)
         };
         if claiming.probe {
@@ -219,20 +258,34 @@ impl Lane {
         std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
     }
 
-    /// Spreads mail evenly over up to `senders` free senders, and returns one that got some. What finds none goes back when
-    /// it is dropped.
-    fn hand_out(&mut self, claims: Vec<Claim>, senders: usize, under_way: &UnderWay) -> Option<SenderId> {
+    /// Spreads mail evenly over up to `senders` free senders, and returns one that got some. What
+    /// finds none goes back when it is dropped.
+    fn hand_out(
+        &mut self,
+        claims: Vec<Claim>,
+        senders: usize,
+        under_way: &UnderWay,
+    ) -> Option<SenderId> {
         let senders = senders.min(self.free.len()).min(claims.len());
         let mut claims = claims.into_iter();
         let mut taker = None;
         for place in 0..senders {
-            let Some((id, actor)) = self.free.pop() else { break };
+            let Some((id, actor)) = self.free.pop() else {
+                break;
+            };
             let share = claims.len().div_ceil(senders - place);
             let batch: Vec<Claim> = claims.by_ref().take(share).collect();
             let count = batch.len();
-            let load = if batch.iter().all(is_critical) { Load::Critical } else { Load::Any };
+            let load = if batch.iter().all(is_critical) {
+                Load::Critical
+            } else {
+                Load::Any
+            };
             self.busy.insert(id, load);
-            if actor.cast(sender::Msg::Work(batch, under_way.clone())).is_ok() {
+            if actor
+                .cast(sender::Msg::Work(batch, under_way.clone()))
+                .is_ok()
+            {
                 taker = Some(id);
             } else {
                 self.busy.remove(&id);

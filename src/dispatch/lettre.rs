@@ -1,4 +1,5 @@
-//! [`Dispatcher`] as lettre's `AsyncTransport`: a program that uses lettre changes one line and gains a durable queue.
+//! [`Dispatcher`] as lettre's `AsyncTransport`: a program that uses lettre changes one line and
+//! gains a durable queue.
 
 use async_trait::async_trait;
 use lettre::AsyncTransport;
@@ -11,9 +12,15 @@ impl AsyncTransport for Dispatcher {
     type Ok = Receipt;
     type Error = Error;
 
-    /// Accepts the message under the envelope that lettre derived: `Ok` means that it is durable, not that it was sent.
-    async fn send_raw(&self, envelope: &lettre::address::Envelope, message: &[u8]) -> Result<Receipt, Error> {
+    /// Accepts the message under the envelope that lettre derived: `Ok` means that it is durable,
+    /// not that it was sent.
+    async fn send_raw(
+        &self,
+        envelope: &lettre::address::Envelope,
+        message: &[u8],
+    ) -> Result<Receipt, Error> {
         let envelope = Envelope::from_lettre(envelope)?;
-        self.submit(Mail::from_rfc5322(envelope, message.to_vec())?).await
+        self.submit(Mail::from_rfc5322(envelope, message.to_vec())?)
+            .await
     }
 }

@@ -77,19 +77,23 @@ impl MailStatus {
     pub(super) fn of(record: Record, now: Timestamp) -> Self {
         let states: Vec<State> = record.states(now).collect();
         let finished_at = record.finished_at();
-        let deliveries = record.deliveries.into_iter().zip(&states).map(|(delivery, state)| DeliveryStatus {
-            state: *state,
-            reason: match delivery.stage {
-                crate::delivery::Stage::Dead { reason, .. } => Some(reason),
-                _ => None,
-            },
-            relays: delivery.route.relays().map(str::to_owned).collect(),
-            attempts_counted: delivery.counted,
-            next_attempt_at: delivery.stage.due(),
-            finished_at: delivery.stage.finished_at(),
-            recipient: delivery.recipient,
-            attempts: delivery.attempts,
-        });
+        let deliveries = record
+            .deliveries
+            .into_iter()
+            .zip(&states)
+            .map(|(delivery, state)| DeliveryStatus {
+                state: *state,
+                reason: match delivery.stage {
+                    crate::delivery::Stage::Dead { reason, .. } => Some(reason),
+                    _ => None,
+                },
+                relays: delivery.route.relays().map(str::to_owned).collect(),
+                attempts_counted: delivery.counted,
+                next_attempt_at: delivery.stage.due(),
+                finished_at: delivery.stage.finished_at(),
+                recipient: delivery.recipient,
+                attempts: delivery.attempts,
+            });
         let deliveries = deliveries.collect();
         let manifest = record.manifest;
         MailStatus {
@@ -133,7 +137,9 @@ pub struct SentNow {
 impl SentNow {
     /// Whether every recipient's mail was taken.
     pub fn all_delivered(&self) -> bool {
-        self.outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Delivered(_)))
+        self.outcomes
+            .iter()
+            .all(|(_, outcome)| matches!(outcome, Outcome::Delivered(_)))
     }
 }
 

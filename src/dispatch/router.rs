@@ -1,7 +1,9 @@
-//! The router actor: owns one lane a relay. When a lane has room it claims due mail for it, and hands it to senders.
+//! The router actor: owns one lane a relay. When a lane has room it claims due mail for it, and
+//! hands it to senders.
 //!
-//! A claim may read the disk, so it is made off the actor's turn and comes back as a message; at most one is under way for a
-//! lane. A router that is created anew knows nothing and needs nothing: senders say that they are free when it says hello.
+//! A claim may read the disk, so it is made off the actor's turn and comes back as a message; at
+//! most one is under way for a lane. A router that is created anew knows nothing and needs nothing:
+//! senders say that they are free when it says hello.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -30,11 +32,20 @@ pub(super) enum Msg {
     /// A claim came back.
     Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>, UnderWay),
     /// A sender is free, and says what its last batch taught.
-    Free { sender: SenderId, relay: Arc<str>, actor: ActorRef<sender::Msg>, report: Report },
+    Free {
+        sender: SenderId,
+        relay: Arc<str>,
+        actor: ActorRef<sender::Msg>,
+        report: Report,
+    },
     /// A sender has ended.
     Gone { sender: SenderId, relay: Arc<str> },
     /// Stop or go on sending over a relay; answers whether there is such a relay.
-    Pause { relay: String, paused: bool, reply: RpcReplyPort<bool> },
+    Pause {
+        relay: String,
+        paused: bool,
+        reply: RpcReplyPort<bool>,
+    },
     /// The relays, now.
     Relays(RpcReplyPort<Vec<RelayStatus>>),
     /// New relays, routes and weights.
@@ -48,20 +59,25 @@ pub(super) enum Msg {
 pub(super) struct Plans {
     pub lanes: Vec<LanePlan>,
     pub routes: Vec<Route>,
-    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being accepted, when they were
-    /// removed may still come to wait for them.
+    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being
+    /// accepted, when they were removed may still come to wait for them.
     pub former_routes: Vec<Route>,
     /// The route that such mail takes.
     pub fallback: Route,
     pub weights: Weights,
-    /// The first of the senders that work by these plans. Earlier ones only finish what they have in hand.
+    /// The first of the senders that work by these plans. Earlier ones only finish what they have
+    /// in hand.
     pub first_sender: SenderId,
 }
 
 impl Plans {
     /// Remembers the routes that there were before these.
     pub(super) fn follow(&mut self, before: &Plans) {
-        let former = before.routes.iter().chain(&before.former_routes).filter(|route| !self.routes.contains(route));
+        let former = before
+            .routes
+            .iter()
+            .chain(&before.former_routes)
+            .filter(|route| !self.routes.contains(route));
         self.former_routes = former.cloned().collect();
     }
 }
@@ -109,7 +125,12 @@ impl Actor for Router {
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Wake => state.fill_all(&myself),
             Msg::WakeLane(relay) => {
@@ -118,10 +139,21 @@ impl Actor for Router {
                 }
                 state.fill_named(&myself, &relay);
             }
-            Msg::Claimed(relay, claims, under_way) => state.claimed(&myself, &relay, claims, &under_way),
-            Msg::Free { sender, relay, actor, report } => state.free(&myself, sender, &relay, actor, report),
+            Msg::Claimed(relay, claims, under_way) => {
+                state.claimed(&myself, &relay, claims, &under_way)
+            }
+            Msg::Free {
+                sender,
+                relay,
+                actor,
+                report,
+            } => state.free(&myself, sender, &relay, actor, report),
             Msg::Gone { sender, relay } => state.gone(&myself, &relay, sender),
-            Msg::Pause { relay, paused, reply } => {
+            Msg::Pause {
+                relay,
+                paused,
+                reply,
+            } => {
                 let known = state.pause(&relay, paused);
                 let _ = reply.send(known);
                 state.fill_all(&myself);
@@ -141,8 +173,13 @@ impl State {
     fn configure(&mut self, plans: Plans) {
         let mut old = std::mem::take(&mut self.lanes);
         for plan in plans.lanes {
-            let known = old.iter().position(|lane| *lane.relay == *plan.relay).map(|at| old.swap_remove(at));
-            let mut lane = known.unwrap_or_else(|| Lane::new(&plan.relay, plan.connections, plan.rate, plans.weights));
+            let known = old
+                .iter()
+                .position(|lane| *lane.relay == *plan.relay)
+                .map(|at| old.swap_remove(at));
+            let mut lane = known.unwrap_or_else(|| {
+                Lane::new(&plan.relay, plan.connections, plan.rate, plans.weights)
+            });
             lane.reconfigure(plan.connections, plan.rate, plans.weights);
             lane.forget_senders();
             self.lanes.push(lane);
@@ -170,7 +207,8 @@ impl State {
     }
 
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
-        // Counted first and asked second: a shutdown says so first and counts second, so that one of the two sees the other.
+        // Counted first and asked second: a shutdown says so first and counts second, so that one
+        // of the two sees the other.
         let under_way = self.core.begin();
         // Should a failure of the spool pass: the scheduler wakes us now and then.
         if !self.core.is_sending() {
@@ -191,8 +229,11 @@ impl State {
                 let (core, router) = (Arc::clone(&self.core), myself.clone());
                 tokio::spawn(async move {
                     // A spool that panics must not leave the lane waiting for its answer.
-                    let claims = AssertUnwindSafe(core.spool.claim(want)).catch_unwind().await;
-                    let claims = claims.unwrap_or_else(|_| Err(SpoolError::Unreadable("it has panicked".into())));
+                    let claims = AssertUnwindSafe(core.spool.claim(want))
+                        .catch_unwind()
+                        .await;
+                    let claims = claims
+                        .unwrap_or_else(|_| Err(SpoolError::Unreadable("it has panicked".into())));
                     // If the router is gone the claims are dropped here, and so go back.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
@@ -200,8 +241,8 @@ impl State {
         }
     }
 
-    /// The routes whose mail this lane may take now: those on which every relay before it is down. Mail of routes that are
-    /// no more goes as the fallback's does.
+    /// The routes whose mail this lane may take now: those on which every relay before it is down.
+    /// Mail of routes that are no more goes as the fallback's does.
     fn routes_of(&self, at: usize) -> Vec<Route> {
         let monotonic = self.core.clock.monotonic();
         let lane = &self.lanes[at];
@@ -210,14 +251,22 @@ impl State {
                 if *relay == *lane.relay {
                     return true;
                 }
-                let is_up = self.lanes.iter().any(|other| *other.relay == *relay && other.is_up(monotonic));
+                let is_up = self
+                    .lanes
+                    .iter()
+                    .any(|other| *other.relay == *relay && other.is_up(monotonic));
                 if is_up && !self.core.is_paused(relay) {
                     return false;
                 }
             }
             false
         };
-        let mut routes: Vec<Route> = self.routes.iter().filter(|route| is_first_open(route)).cloned().collect();
+        let mut routes: Vec<Route> = self
+            .routes
+            .iter()
+            .filter(|route| is_first_open(route))
+            .cloned()
+            .collect();
         if is_first_open(&self.fallback) {
             routes.extend_from_slice(&self.former_routes);
         }
@@ -259,7 +308,8 @@ impl State {
         report: Report,
     ) {
         if sender < self.first_sender {
-            // It is retired: it gets no more, and what it learned is of a relay as it was configured before.
+            // It is retired: it gets no more, and what it learned is of a relay as it was
+            // configured before.
             return;
         }
         let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
@@ -278,7 +328,15 @@ impl State {
             if lane.breaker.failed(monotonic, chance) {
                 turned = true;
                 tracing::warn!(%relay, reason, "the relay is down; its mail waits or takes the next relay");
-                events.tell(now, None, None, Some(relay), EventKind::RelayDown { reason: reason.clone() });
+                events.tell(
+                    now,
+                    None,
+                    None,
+                    Some(relay),
+                    EventKind::RelayDown {
+                        reason: reason.clone(),
+                    },
+                );
             }
             lane.last_failure = Some(reason);
         }

@@ -1,5 +1,6 @@
-//! The scheduler actor: sleeps until something falls due, or the spool says that something may have, and wakes the router.
-//! It also has the spool sweep: expire what is worthless, delete what was kept long enough.
+//! The scheduler actor: sleeps until something falls due, or the spool says that something may
+//! have, and wakes the router. It also has the spool sweep: expire what is worthless, delete what
+//! was kept long enough.
 
 use std::sync::Arc;
 
@@ -43,14 +44,28 @@ impl Actor for Scheduler {
     type State = State;
     type Arguments = Args;
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
         let Args { core, router } = args;
         // The first tick comes at once: it is what sends again what a restart put back.
         let waiting = wait(&core, Timestamp::from_millis(0), myself);
-        Ok(State { core, router, waiting, sweeping: false })
+        Ok(State {
+            core,
+            router,
+            waiting,
+            sweeping: false,
+        })
     }
 
-    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Router(router) => {
                 state.router = router;
@@ -117,7 +132,9 @@ async fn sweep(core: &Core) {
                 for ended in &swept.ended {
                     let zero = std::time::Duration::ZERO;
                     core.metrics.delivery("", DeliveryResult::Dead, zero, zero);
-                    let kind = EventKind::Dead { reason: ended.reason };
+                    let kind = EventKind::Dead {
+                        reason: ended.reason,
+                    };
                     core.announce(now, ended.mail, &ended.recipient, None, kind);
                 }
                 if !swept.ended.is_empty() {
@@ -129,7 +146,8 @@ async fn sweep(core: &Core) {
             }
             Err(error) => {
                 tracing::error!(%error, "the spool could not be swept");
-                // Asked again at the next tick; not at once, or a broken disk would keep a core busy.
+                // Asked again at the next tick; not at once, or a broken disk would keep a core
+                // busy.
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 return;
             }

@@ -1,7 +1,8 @@
-//! A sender actor: owns one connection to one relay, sends one batch a turn, and records each outcome at once.
+//! A sender actor: owns one connection to one relay, sends one batch a turn, and records each
+//! outcome at once.
 //!
-//! It never waits for the disk between mails: a small window bounds the outcomes that are still being written, and with it
-//! the duplicates that a crash could cause.
+//! It never waits for the disk between mails: a small window bounds the outcomes that are still
+//! being written, and with it the duplicates that a crash could cause.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -22,8 +23,9 @@ use crate::transport::{Connection, Recall, Transaction, Transport};
 
 /// How many outcomes of one sender may be on their way to the disk.
 const UNRECORDED: usize = 64;
-/// So often may a relay break off over one mail, on new connections and before it has answered MAIL, until it is held to
-/// be the mail's doing: more than open a breaker, so that a relay that breaks off over everything is found out first.
+/// So often may a relay break off over one mail, on new connections and before it has answered
+/// MAIL, until it is held to be the mail's doing: more than open a breaker, so that a relay that
+/// breaks off over everything is found out first.
 const TURNED_AWAY: u32 = 5;
 /// Of how many mails that is counted.
 const SUSPECTS: usize = 16;
@@ -96,7 +98,14 @@ impl Actor for Sender {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { id, relay, transport, idle_timeout, core, router } = args;
+        let Args {
+            id,
+            relay,
+            transport,
+            idle_timeout,
+            core,
+            router,
+        } = args;
         let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
         Ok(State {
             id,
@@ -112,12 +121,21 @@ impl Actor for Sender {
         })
     }
 
-    async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        myself: ActorRef<Msg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         state.say_free(&myself, Report::default());
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Hello(router) => {
                 state.router = router;
@@ -138,7 +156,11 @@ impl Actor for Sender {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Msg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         if let Some(open) = state.connection.take() {
             open.connection.close().await;
         }
@@ -148,14 +170,23 @@ impl Actor for Sender {
 
 impl State {
     fn say_free(&self, myself: &ActorRef<Msg>, report: Report) {
-        let free = router::Msg::Free { sender: self.id, relay: Arc::clone(&self.relay), actor: myself.clone(), report };
+        let free = router::Msg::Free {
+            sender: self.id,
+            relay: Arc::clone(&self.relay),
+            actor: myself.clone(),
+            report,
+        };
         // A router that is gone is followed by one that says hello.
         let _ = self.router.cast(free);
     }
 
     async fn work(&mut self, batch: Vec<Claim>) -> Report {
-        let mut report = Report { unsent: batch.len(), ..Report::default() };
-        let transactions: Vec<Transaction> = batch.iter().map(|claim| self.transaction(claim)).collect();
+        let mut report = Report {
+            unsent: batch.len(),
+            ..Report::default()
+        };
+        let transactions: Vec<Transaction> =
+            batch.iter().map(|claim| self.transaction(claim)).collect();
         let mut batch = batch.into_iter();
         for at in 0..transactions.len() {
             let Some(claim) = batch.next() else { break };
@@ -164,11 +195,16 @@ impl State {
                 self.take_back_what_was_begun().await;
                 break;
             }
-            let Some(mut claim) = self.still_wanted(claim).await else { continue };
+            let Some(mut claim) = self.still_wanted(claim).await else {
+                continue;
+            };
             // A mail that may be sent only once is not begun before its turn.
-            let next = transactions
-                .get(at + 1)
-                .filter(|_| batch.as_slice().first().is_some_and(|c| c.manifest.guarantee == Guarantee::AtLeastOnce));
+            let next = transactions.get(at + 1).filter(|_| {
+                batch
+                    .as_slice()
+                    .first()
+                    .is_some_and(|c| c.manifest.guarantee == Guarantee::AtLeastOnce)
+            });
             let sent = match claim.manifest.guarantee {
                 Guarantee::AtLeastOnce => self.send(&transactions[at], next).await,
                 Guarantee::AtMostOnce => self.send_once(&mut claim, &transactions[at], next).await,
@@ -182,9 +218,14 @@ impl State {
                 }
             };
             report.answered |= outcomes.iter().any(|outcome| !outcome.blames_relay());
-            let was_put = outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Unavailable(..)));
+            let was_put = outcomes
+                .iter()
+                .any(|outcome| !matches!(outcome, Outcome::Unavailable(..)));
             report.unsent -= usize::from(was_put);
-            let failure = outcomes.iter().find(|outcome| outcome.blames_relay()).map(describe);
+            let failure = outcomes
+                .iter()
+                .find(|outcome| outcome.blames_relay())
+                .map(describe);
             self.record(claim, outcomes).await;
             if failure.is_some() {
                 // The rest of the batch goes back when it is dropped here.
@@ -199,7 +240,10 @@ impl State {
     async fn still_wanted(&mut self, claim: Claim) -> Option<Claim> {
         let now = self.core.clock.now();
         let stage = if now >= claim.manifest.expires_at {
-            Stage::Dead { at: now, reason: DeadReason::Expired }
+            Stage::Dead {
+                at: now,
+                reason: DeadReason::Expired,
+            }
         } else if self.core.is_withdrawn(claim.manifest.id) {
             Stage::Cancelled { at: now }
         } else {
@@ -214,38 +258,61 @@ impl State {
         None
     }
 
-    /// A mail may have been begun together with the one before: only closing the connection takes that back.
+    /// A mail may have been begun together with the one before: only closing the connection takes
+    /// that back.
     async fn take_back_what_was_begun(&mut self) {
         if let Some(open) = self.connection.take() {
             open.connection.close().await;
         }
     }
 
-    /// Opens a connection, unless one is open that can be used. A transport that panics here ends the sender and is held
-    /// against no mail: the batch goes back as it was.
+    /// Opens a connection, unless one is open that can be used. A transport that panics here ends
+    /// the sender and is held against no mail: the batch goes back as it was.
     async fn connect(&mut self) -> Result<(), Outcome> {
-        if self.connection.as_ref().is_some_and(|open| open.connection.is_usable()) {
+        if self
+            .connection
+            .as_ref()
+            .is_some_and(|open| open.connection.is_usable())
+        {
             return Ok(());
         }
         self.connection = None;
         let connection = self.transport.connect().await?;
-        self.connection = Some(Open { connection, used: false, last_used: Instant::now() });
+        self.connection = Some(Open {
+            connection,
+            used: false,
+            last_used: Instant::now(),
+        });
         Ok(())
     }
 
-    /// Sends over the open connection or a new one. A reused connection that the relay has closed meanwhile is replaced
-    /// once, and nothing is held against the relay.
-    async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Result<Vec<Outcome>, Panic> {
+    /// Sends over the open connection or a new one. A reused connection that the relay has closed
+    /// meanwhile is replaced once, and nothing is held against the relay.
+    async fn send(
+        &mut self,
+        mail: &Transaction,
+        next: Option<&Transaction>,
+    ) -> Result<Vec<Outcome>, Panic> {
         loop {
             let connected = self.connect().await;
             let Some(mut open) = self.connection.take() else {
                 let unreachable = Outcome::Unavailable(Phase::Connect, "no connection".into());
-                return Ok(vec![connected.err().unwrap_or(unreachable); mail.recipients.len()]);
+                return Ok(vec![
+                    connected.err().unwrap_or(unreachable);
+                    mail.recipients.len()
+                ]);
             };
-            let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next)).catch_unwind().await?;
+            let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next))
+                .catch_unwind()
+                .await?;
             // Whoever was not spoken of may have got it.
-            outcomes.resize(mail.recipients.len(), Outcome::InDoubt("no outcome was given".into()));
-            let unheard = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
+            outcomes.resize(
+                mail.recipients.len(),
+                Outcome::InDoubt("no outcome was given".into()),
+            );
+            let unheard = outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
             let stale = open.used && unheard;
             if open.connection.is_usable() && !stale {
                 open.used = true;
@@ -255,17 +322,29 @@ impl State {
                 tokio::spawn(open.connection.close());
             }
             if !stale {
-                return Ok(if unheard { self.whose_doing(mail.mail, outcomes) } else { outcomes });
+                return Ok(if unheard {
+                    self.whose_doing(mail.mail, outcomes)
+                } else {
+                    outcomes
+                });
             }
         }
     }
 
-    /// What a relay that breaks off before it has answered MAIL says of the mail: nothing, until it has done so again and
-    /// again. Then the mail waits its turn, or it would be the first for ever and none behind it would be sent.
+    /// What a relay that breaks off before it has answered MAIL says of the mail: nothing, until it
+    /// has done so again and again. Then the mail waits its turn, or it would be the first for ever
+    /// and none behind it would be sent.
     fn whose_doing(&mut self, mail: MailId, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
-        let Some(Outcome::Unavailable(Phase::MailFrom, reason)) = outcomes.first().cloned() else { return outcomes };
-        let known = self.turned_away.iter().position(|(other, _)| *other == mail);
-        let count = 1 + known.and_then(|at| self.turned_away.remove(at)).map_or(0, |(_, before)| before);
+        let Some(Outcome::Unavailable(Phase::MailFrom, reason)) = outcomes.first().cloned() else {
+            return outcomes;
+        };
+        let known = self
+            .turned_away
+            .iter()
+            .position(|(other, _)| *other == mail);
+        let count = 1 + known
+            .and_then(|at| self.turned_away.remove(at))
+            .map_or(0, |(_, before)| before);
         if count >= TURNED_AWAY {
             outcomes.fill(Outcome::Lost(Phase::MailFrom, reason));
             return outcomes;
@@ -277,7 +356,8 @@ impl State {
         outcomes
     }
 
-    /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it can be.
+    /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it
+    /// can be.
     async fn send_once(
         &mut self,
         claim: &mut Claim,
@@ -287,7 +367,11 @@ impl State {
         if let Err(outcome) = self.connect().await {
             return Ok(vec![outcome; mail.recipients.len()]);
         }
-        let tokens = claim.deliveries.iter().map(|(lease, _)| lease.token()).collect();
+        let tokens = claim
+            .deliveries
+            .iter()
+            .map(|(lease, _)| lease.token())
+            .collect();
         if let Err(error) = self.core.spool.mark(tokens).await {
             let outcome = Outcome::Unavailable(Phase::Local, error.to_string());
             return Ok(vec![outcome; mail.recipients.len()]);
@@ -301,11 +385,17 @@ impl State {
     }
 
     async fn record(&mut self, claim: Claim, outcomes: Vec<Outcome>) {
-        // The semaphore is never closed; a permit that could not be had would only widen the window.
+        // The semaphore is never closed; a permit that could not be had would only widen the
+        // window.
         let window = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
         let learned = claim.deliveries.into_iter().zip(outcomes);
-        let learned = learned.map(|((lease, delivery), outcome)| Learned { lease, delivery, outcome });
-        self.core.record(&self.relay, &claim.manifest, learned.collect(), window);
+        let learned = learned.map(|((lease, delivery), outcome)| Learned {
+            lease,
+            delivery,
+            outcome,
+        });
+        self.core
+            .record(&self.relay, &claim.manifest, learned.collect(), window);
     }
 
     fn transaction(&self, claim: &Claim) -> Transaction {
@@ -314,7 +404,11 @@ impl State {
         Transaction {
             mail,
             return_path: manifest.return_path.clone(),
-            recipients: claim.deliveries.iter().map(|(_, delivery)| delivery.recipient.clone()).collect(),
+            recipients: claim
+                .deliveries
+                .iter()
+                .map(|(_, delivery)| delivery.recipient.clone())
+                .collect(),
             message: claim.body.clone(),
             eight_bit: manifest.eight_bit,
             smtputf8: manifest.smtputf8,
@@ -327,12 +421,18 @@ impl State {
             && !self.watched
         {
             self.watched = true;
-            myself.send_after(self.idle_timeout.saturating_sub(open.last_used.elapsed()), || Msg::Idle);
+            myself.send_after(
+                self.idle_timeout.saturating_sub(open.last_used.elapsed()),
+                || Msg::Idle,
+            );
         }
     }
 
     async fn close_if_idle(&mut self) {
-        if self.connection.as_ref().is_some_and(|open| open.last_used.elapsed() >= self.idle_timeout)
+        if self
+            .connection
+            .as_ref()
+            .is_some_and(|open| open.last_used.elapsed() >= self.idle_timeout)
             && let Some(open) = self.connection.take()
         {
             open.connection.close().await;
@@ -342,7 +442,9 @@ impl State {
 
 fn describe(outcome: &Outcome) -> String {
     let told = match outcome {
-        Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => format!("{phase}: {reason}"),
+        Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
+            format!("{phase}: {reason}")
+        }
         Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
         other => format!("{other:?}"),
     };

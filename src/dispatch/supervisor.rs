@@ -1,13 +1,17 @@
-//! The supervisor actor: spawns the router, the senders and the scheduler, and creates anew what has ended.
+//! The supervisor actor: spawns the router, the senders and the scheduler, and creates anew what
+//! has ended.
 //!
-//! A child that ends takes nothing with it: leases go back by themselves, and what a child knew is either in the spool or is
-//! told to it again. Children that end too often end the dispatcher, with the mail safe in the spool.
+//! A child that ends takes nothing with it: leases go back by themselves, and what a child knew is
+//! either in the spool or is told to it again. Children that end too often end the dispatcher, with
+//! the mail safe in the spool.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -20,7 +24,8 @@ use crate::transport::Transport;
 /// So many children may end within [`BUDGET_WINDOW`] before the dispatcher gives up.
 const BUDGET: usize = 20;
 const BUDGET_WINDOW: Duration = Duration::from_secs(60);
-/// How long the first child that ends waits to be created anew; doubled with each further one, up to the longest.
+/// How long the first child that ends waits to be created anew; doubled with each further one, up
+/// to the longest.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 /// How long a sender may take to close its connection, or to be cut off.
@@ -107,7 +112,11 @@ impl Actor for Supervisor {
     type State = State;
     type Arguments = Args;
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
         let Args { core, crew } = args;
         let router = spawn_router(&core, &crew, &myself).await?;
         let scheduler = spawn_scheduler(&core, &router, &myself).await?;
@@ -125,7 +134,12 @@ impl Actor for Supervisor {
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::ToRouter(msg) => _ = state.router.cast(msg),
             Msg::Respawn(child) => state.respawn(&myself, child).await?,
@@ -147,9 +161,13 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(cell, error) => state.ended(&myself, &cell, &error.to_string()).await,
+            SupervisionEvent::ActorFailed(cell, error) => {
+                state.ended(&myself, &cell, &error.to_string()).await
+            }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.ended(&myself, &cell, reason.as_deref().unwrap_or("it stopped")).await
+                state
+                    .ended(&myself, &cell, reason.as_deref().unwrap_or("it stopped"))
+                    .await
             }
             _ => Ok(()),
         }
@@ -161,8 +179,13 @@ async fn spawn_router(
     crew: &Crew,
     myself: &ActorRef<Msg>,
 ) -> Result<ActorRef<router::Msg>, ActorProcessingErr> {
-    let args = router::Args { core: Arc::clone(core), plans: crew.plans.clone() };
-    Ok(Router::spawn_linked(None, Router, args, myself.get_cell()).await?.0)
+    let args = router::Args {
+        core: Arc::clone(core),
+        plans: crew.plans.clone(),
+    };
+    Ok(Router::spawn_linked(None, Router, args, myself.get_cell())
+        .await?
+        .0)
 }
 
 async fn spawn_scheduler(
@@ -170,11 +193,19 @@ async fn spawn_scheduler(
     router: &ActorRef<router::Msg>,
     myself: &ActorRef<Msg>,
 ) -> Result<ActorRef<scheduler::Msg>, ActorProcessingErr> {
-    let args = scheduler::Args { core: Arc::clone(core), router: router.clone() };
-    Ok(Scheduler::spawn_linked(None, Scheduler, args, myself.get_cell()).await?.0)
+    let args = scheduler::Args {
+        core: Arc::clone(core),
+        router: router.clone(),
+    };
+    Ok(
+        Scheduler::spawn_linked(None, Scheduler, args, myself.get_cell())
+            .await?
+            .0,
+    )
 }
 
-/// Closes the spool, and then says that the engine's life has ended: who hears it can open the spool again.
+/// Closes the spool, and then says that the engine's life has ended: who hears it can open the
+/// spool again.
 async fn end(core: &Core, end: Life) {
     let closed = core.spool.close().await;
     if let Err(error) = &closed {
@@ -194,7 +225,8 @@ impl Drop for State {
         }
         let core = Arc::clone(&self.core);
         let ending = async move {
-            let reason = "its supervisor was stopped from outside; accepted mail is safe in the spool";
+            let reason =
+                "its supervisor was stopped from outside; accepted mail is safe in the spool";
             end(&core, Life::Failed(reason.into())).await;
         };
         // Without a runtime there is nobody left to be told.
@@ -214,7 +246,11 @@ impl State {
         Ok(())
     }
 
-    async fn employ(&mut self, myself: &ActorRef<Msg>, crew: &RelayCrew) -> Result<(), ActorProcessingErr> {
+    async fn employ(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        crew: &RelayCrew,
+    ) -> Result<(), ActorProcessingErr> {
         self.last_sender += 1;
         let id = self.last_sender;
         let args = sender::Args {
@@ -225,20 +261,39 @@ impl State {
             core: Arc::clone(&self.core),
             router: self.router.clone(),
         };
-        let actor = Sender::spawn_linked(None, Sender, args, myself.get_cell()).await?.0;
+        let actor = Sender::spawn_linked(None, Sender, args, myself.get_cell())
+            .await?
+            .0;
         let relay = Arc::clone(&crew.relay);
-        self.senders.insert(actor.get_id(), Employed { id, relay, actor, retired: false });
+        self.senders.insert(
+            actor.get_id(),
+            Employed {
+                id,
+                relay,
+                actor,
+                retired: false,
+            },
+        );
         Ok(())
     }
 
-    /// A child has ended: it is created anew after a while, unless that happened too often or was meant.
-    async fn ended(&mut self, myself: &ActorRef<Msg>, cell: &ActorCell, why: &str) -> Result<(), ActorProcessingErr> {
+    /// A child has ended: it is created anew after a while, unless that happened too often or was
+    /// meant.
+    async fn ended(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        cell: &ActorCell,
+        why: &str,
+    ) -> Result<(), ActorProcessingErr> {
         let child = if cell.get_id() == self.router.get_id() {
             Child::Router
         } else if cell.get_id() == self.scheduler.get_id() {
             Child::Scheduler
         } else if let Some(gone) = self.senders.remove(&cell.get_id()) {
-            let _ = self.router.cast(router::Msg::Gone { sender: gone.id, relay: Arc::clone(&gone.relay) });
+            let _ = self.router.cast(router::Msg::Gone {
+                sender: gone.id,
+                relay: Arc::clone(&gone.relay),
+            });
             if gone.retired {
                 return Ok(());
             }
@@ -251,7 +306,11 @@ impl State {
         }
         let now = Instant::now();
         self.ends.push_back(now);
-        while self.ends.front().is_some_and(|end| now.duration_since(*end) > BUDGET_WINDOW) {
+        while self
+            .ends
+            .front()
+            .is_some_and(|end| now.duration_since(*end) > BUDGET_WINDOW)
+        {
             self.ends.pop_front();
         }
         if self.ends.len() > BUDGET {
@@ -266,14 +325,27 @@ impl State {
             end(&self.core, Life::Failed(reason.clone())).await;
             return Err(reason.into());
         }
-        let doublings = u32::try_from(self.ends.len() - 1).unwrap_or(u32::MAX).min(16);
-        let back_off = FIRST_BACK_OFF.saturating_mul(1 << doublings).min(LONGEST_BACK_OFF);
-        tracing::error!(actor = child.name(), why, ?back_off, "an actor has ended and is created anew");
+        let doublings = u32::try_from(self.ends.len() - 1)
+            .unwrap_or(u32::MAX)
+            .min(16);
+        let back_off = FIRST_BACK_OFF
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_BACK_OFF);
+        tracing::error!(
+            actor = child.name(),
+            why,
+            ?back_off,
+            "an actor has ended and is created anew"
+        );
         myself.send_after(back_off, move || Msg::Respawn(child));
         Ok(())
     }
 
-    async fn respawn(&mut self, myself: &ActorRef<Msg>, child: Child) -> Result<(), ActorProcessingErr> {
+    async fn respawn(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        child: Child,
+    ) -> Result<(), ActorProcessingErr> {
         if self.stopping {
             return Ok(());
         }
@@ -281,16 +353,31 @@ impl State {
         match child {
             Child::Router => {
                 self.router = spawn_router(&self.core, &self.crew, myself).await?;
-                let _ = self.scheduler.cast(scheduler::Msg::Router(self.router.clone()));
+                let _ = self
+                    .scheduler
+                    .cast(scheduler::Msg::Router(self.router.clone()));
                 for sender in self.senders.values() {
                     let _ = sender.actor.cast(sender::Msg::Hello(self.router.clone()));
                 }
             }
-            Child::Scheduler => self.scheduler = spawn_scheduler(&self.core, &self.router, myself).await?,
+            Child::Scheduler => {
+                self.scheduler = spawn_scheduler(&self.core, &self.router, myself).await?
+            }
             Child::Sender(relay) => {
-                let crew = self.crew.relays.iter().find(|crew| crew.relay == relay).cloned();
-                let at_work = self.senders.values().filter(|s| s.relay == relay && !s.retired).count();
-                let Some(crew) = crew.filter(|crew| at_work < crew.connections) else { return Ok(()) };
+                let crew = self
+                    .crew
+                    .relays
+                    .iter()
+                    .find(|crew| crew.relay == relay)
+                    .cloned();
+                let at_work = self
+                    .senders
+                    .values()
+                    .filter(|s| s.relay == relay && !s.retired)
+                    .count();
+                let Some(crew) = crew.filter(|crew| at_work < crew.connections) else {
+                    return Ok(());
+                };
                 self.employ(myself, &crew).await?;
             }
         }
@@ -299,23 +386,37 @@ impl State {
     }
 
     /// Takes on new relays and routes. Old senders finish what they hold; new ones take over.
-    async fn configure(&mut self, myself: &ActorRef<Msg>, mut crew: Crew) -> Result<(), ActorProcessingErr> {
+    async fn configure(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        mut crew: Crew,
+    ) -> Result<(), ActorProcessingErr> {
         crew.plans.follow(&self.crew.plans);
         crew.plans.first_sender = self.last_sender + 1;
         self.crew = crew;
-        let _ = self.router.cast(router::Msg::Configure(self.crew.plans.clone()));
+        let _ = self
+            .router
+            .cast(router::Msg::Configure(self.crew.plans.clone()));
         for sender in self.senders.values_mut() {
             sender.retired = true;
-            sender.actor.stop(Some("its relay is configured anew".into()));
+            sender
+                .actor
+                .stop(Some("its relay is configured anew".into()));
         }
         self.employ_all(myself).await
     }
 
-    fn shut_down(&mut self, myself: &ActorRef<Msg>, within: Duration, reply: Option<RpcReplyPort<bool>>) {
+    fn shut_down(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        within: Duration,
+        reply: Option<RpcReplyPort<bool>>,
+    ) {
         let _ = self.core.life.send_if_modified(|life| {
             let running = *life == Life::Running;
             if running {
-                // The rest of the time is for what they are at by then: nothing is cut off in the middle needlessly.
+                // The rest of the time is for what they are at by then: nothing is cut off in the
+                // middle needlessly.
                 *life = Life::Draining(Instant::now().checked_add(within / 2));
             }
             running
@@ -327,7 +428,12 @@ impl State {
         });
     }
 
-    async fn finish(&mut self, myself: &ActorRef<Msg>, finished: bool, reply: Option<RpcReplyPort<bool>>) {
+    async fn finish(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        finished: bool,
+        reply: Option<RpcReplyPort<bool>>,
+    ) {
         self.dismiss(finished).await;
         end(&self.core, Life::Stopped).await;
         if let Some(reply) = reply {
@@ -336,8 +442,9 @@ impl State {
         myself.stop(None);
     }
 
-    /// Ends all children. Senders that have nothing in hand close their connections; one in the middle of a transaction
-    /// is cut off, and its mail is sent again after the next start, which may be the second time.
+    /// Ends all children. Senders that have nothing in hand close their connections; one in the
+    /// middle of a transaction is cut off, and its mail is sent again after the next start, which
+    /// may be the second time.
     async fn dismiss(&mut self, at_rest: bool) {
         self.stopping = true;
         self.scheduler.stop(None);

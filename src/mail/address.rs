@@ -8,28 +8,33 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A valid address without a display name: `ada@example.org`.
 ///
-/// Never holds white space outside a quoted local part, a control character or an angle bracket: written into a path
-/// (`MAIL FROM:<…>`) or a header, it cannot end what it stands in.
+/// Never holds white space outside a quoted local part, a control character or an angle bracket:
+/// written into a path (`MAIL FROM:<…>`) or a header, it cannot end what it stands in.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, example = "ada@example.org"))]
 #[serde(transparent)]
 pub struct Address(Box<str>);
 
 impl Address {
-    /// Reads an address. A domain beyond ASCII is kept in its ASCII form (RFC 5891 §4.4), so that only an address whose
-    /// local part is beyond ASCII needs a server with SMTPUTF8.
+    /// Reads an address. A domain beyond ASCII is kept in its ASCII form (RFC 5891 §4.4), so that
+    /// only an address whose local part is beyond ASCII needs a server with SMTPUTF8.
     ///
     /// # Errors
-    /// Says what is wrong: no `@`, an invalid local part or domain, or more bytes than RFC 5321 §4.5.3.1 allows.
+    /// Says what is wrong: no `@`, an invalid local part or domain, or more bytes than RFC 5321
+    /// §4.5.3.1 allows.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        let fail = |reason| AddressError { address: text.chars().take(80).collect(), reason };
+        let fail = |reason| AddressError {
+            address: text.chars().take(80).collect(),
+            reason,
+        };
         let (local, domain) = text.rsplit_once('@').ok_or_else(|| fail("has no @"))?;
         check_local(local).map_err(fail)?;
         if domain.is_ascii() {
             check_domain(domain).map_err(fail)?;
             return Ok(Address(text.into()));
         }
-        let domain = idna::domain_to_ascii(domain).map_err(|_| fail("has a domain that is not valid"))?;
+        let domain =
+            idna::domain_to_ascii(domain).map_err(|_| fail("has a domain that is not valid"))?;
         check_domain(&domain).map_err(fail)?;
         Ok(Address(format!("{local}@{domain}").into()))
     }
@@ -69,8 +74,9 @@ impl FromStr for Address {
     }
 }
 
-/// Text in a file or a request is read as strictly as [`Address::parse`] does. A record of our own is believed, but for
-/// what could break out of an SMTP command, since this runs for each mail that is claimed.
+/// Text in a file or a request is read as strictly as [`Address::parse`] does. A record of our own
+/// is believed, but for what could break out of an SMTP command, since this runs for each mail that
+/// is claimed.
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let is_text = from.is_human_readable();
@@ -80,7 +86,9 @@ impl<'de> Deserialize<'de> for Address {
         }
         let breaks_out = |byte: u8| byte < b' ' || matches!(byte, b'<' | b'>' | 0x7f);
         if address.bytes().any(breaks_out) || !address.contains('@') {
-            return Err(serde::de::Error::custom("the record holds an address that is not valid"));
+            return Err(serde::de::Error::custom(
+                "the record holds an address that is not valid",
+            ));
         }
         Ok(Address(address.into()))
     }
@@ -88,7 +96,8 @@ impl<'de> Deserialize<'de> for Address {
 
 /// A dot-string or a quoted string (RFC 5321 §4.1.2), also beyond ASCII (RFC 6531 §3.3).
 ///
-/// Stricter than the RFC where a careless server could see the end of the path: no angle brackets, even in quotes.
+/// Stricter than the RFC where a careless server could see the end of the path: no angle brackets,
+/// even in quotes.
 fn check_local(local: &str) -> Result<(), &'static str> {
     if local.is_empty() {
         return Err("has nothing before the @");
@@ -96,43 +105,72 @@ fn check_local(local: &str) -> Result<(), &'static str> {
     if local.len() > 64 {
         return Err("has more than 64 bytes before the @");
     }
-    if local.chars().any(|c| c.is_control() || matches!(c, '<' | '>')) {
+    if local
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '<' | '>'))
+    {
         return Err("has an angle bracket or a control character");
     }
     let Some(quoted) = local.strip_prefix('"') else {
         let is_atom = |atom: &str| !atom.is_empty() && atom.chars().all(is_atext);
-        let reason = "has a character before the @ that must not stand there, or dots that separate nothing";
-        return if local.split('.').all(is_atom) { Ok(()) } else { Err(reason) };
+        let reason =
+            "has a character before the @ that must not stand there, or dots that separate nothing";
+        return if local.split('.').all(is_atom) {
+            Ok(())
+        } else {
+            Err(reason)
+        };
     };
-    let quoted = quoted.strip_suffix('"').ok_or("has a quoted part that does not end before the @")?;
+    let quoted = quoted
+        .strip_suffix('"')
+        .ok_or("has a quoted part that does not end before the @")?;
     let mut chars = quoted.chars();
     while let Some(c) = chars.next() {
         let fits = match c {
-            '\\' => chars.next().is_some_and(|escaped| escaped.is_ascii_graphic() || escaped == ' '),
+            '\\' => chars
+                .next()
+                .is_some_and(|escaped| escaped.is_ascii_graphic() || escaped == ' '),
             '"' => false,
             ' ' => true,
             c => !c.is_whitespace(),
         };
         if !fits {
-            return Err("has a quoted part with a quote or a backslash that is not escaped, or white space");
+            return Err(
+                "has a quoted part with a quote or a backslash that is not escaped, or white space",
+            );
         }
     }
-    if quoted.is_empty() { Err("has nothing between its quotes") } else { Ok(()) }
+    if quoted.is_empty() {
+        Err("has nothing between its quotes")
+    } else {
+        Ok(())
+    }
 }
 
 fn is_atext(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !c.is_whitespace())
+    c.is_ascii_alphanumeric()
+        || "!#$%&'*+-/=?^_`{|}~".contains(c)
+        || (!c.is_ascii() && !c.is_whitespace())
 }
 
-/// A domain or an address literal (RFC 5321 §4.1.2 and §4.1.3), in ASCII. Underscores are taken, which names within a
-/// company often have.
+/// A domain or an address literal (RFC 5321 §4.1.2 and §4.1.3), in ASCII. Underscores are taken,
+/// which names within a company often have.
 fn check_domain(domain: &str) -> Result<(), &'static str> {
-    if let Some(literal) = domain.strip_prefix('[').and_then(|domain| domain.strip_suffix(']')) {
+    if let Some(literal) = domain
+        .strip_prefix('[')
+        .and_then(|domain| domain.strip_suffix(']'))
+    {
         let valid = match literal.get(..5) {
-            Some(prefix) if prefix.eq_ignore_ascii_case("IPv6:") => literal[5..].parse::<Ipv6Addr>().is_ok(),
+            Some(prefix) if prefix.eq_ignore_ascii_case("IPv6:") => {
+                literal[5..].parse::<Ipv6Addr>().is_ok()
+            }
             _ => literal.parse::<Ipv4Addr>().is_ok(),
         };
-        return if valid { Ok(()) } else { Err("has an address literal other than [192.0.2.1] or [IPv6:2001:db8::1]") };
+        return if valid {
+            Ok(())
+        } else {
+            Err("has an address literal other than [192.0.2.1] or [IPv6:2001:db8::1]")
+        };
     }
     if domain.is_empty() {
         return Err("has nothing after the @");
@@ -142,11 +180,17 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
     }
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if domain.split('.').all(is_label) { Ok(()) } else { Err("has a domain that is not valid") }
+    if domain.split('.').all(is_label) {
+        Ok(())
+    } else {
+        Err("has a domain that is not valid")
+    }
 }
 
 /// The text is not an address.
@@ -248,7 +292,10 @@ mod tests {
             long_domain.as_str(),
         ] {
             let error = Address::parse(text).expect_err(text).to_string();
-            assert!(error.len() < 250 && !error.contains(['\r', '\n', '\0']), "{error}");
+            assert!(
+                error.len() < 250 && !error.contains(['\r', '\n', '\0']),
+                "{error}"
+            );
         }
     }
 
@@ -266,10 +313,19 @@ mod tests {
     #[test]
     fn text_in_a_file_is_read_as_strictly_as_any() {
         let read = |text: &str| {
-            let text: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+            let text: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+                text.into_deserializer();
             Address::deserialize(text)
         };
-        assert_eq!(read("ada@bücher.example").unwrap().as_str(), "ada@xn--bcher-kva.example");
-        assert!(read("ada lovelace@example.org").unwrap_err().to_string().contains("before the @"));
+        assert_eq!(
+            read("ada@bücher.example").unwrap().as_str(),
+            "ada@xn--bcher-kva.example"
+        );
+        assert!(
+            read("ada lovelace@example.org")
+                .unwrap_err()
+                .to_string()
+                .contains("before the @")
+        );
     }
 }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::fingerprint::{self, Print};
 use super::mailbox::Mailbox;
 use super::mime::Parts;
-use super::{Address, Envelope, Guarantee, Mail, MailError, MailId, Options, Priority, Timestamp, When};
+use super::{
+    Address, Envelope, Guarantee, Mail, MailError, MailId, Options, Priority, Timestamp, When,
+};
 use super::{field, freeze};
 
 /// The most tags that one mail can have, and the most characters of each.
@@ -118,7 +120,8 @@ impl MailBuilder {
         self
     }
 
-    /// Adds a header field of your own. A `Date` or a `Message-ID` takes the place of the one that would be made.
+    /// Adds a header field of your own. A `Date` or a `Message-ID` takes the place of the one that
+    /// would be made.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -181,11 +184,15 @@ impl MailBuilder {
     /// Composes and freezes the mail, with a Message-ID and a Date.
     ///
     /// # Errors
-    /// Names the field that is wrong: an address (`to[1]`), a header with CR or LF (`headers.X-Id`), no recipient, neither
-    /// text nor html nor a file, a media type (`attachments[0].content_type`), a tag …
+    /// Names the field that is wrong: an address (`to[1]`), a header with CR or LF
+    /// (`headers.X-Id`), no recipient, neither text nor html nor a file, a media type
+    /// (`attachments[0].content_type`), a tag …
     pub fn build(self) -> Result<Mail, MailError> {
         check_options(&self.options)?;
-        let from = self.from.as_deref().ok_or_else(|| MailError::new("from", "the mail has no sender"))?;
+        let from = self
+            .from
+            .as_deref()
+            .ok_or_else(|| MailError::new("from", "the mail has no sender"))?;
         let from = Mailbox::parse(from).map_err(|reason| MailError::new("from", reason))?;
         let to = mailboxes("to", &self.to)?;
         let cc = mailboxes("cc", &self.cc)?;
@@ -194,13 +201,28 @@ impl MailBuilder {
         let return_path = match self.return_path.as_deref().map(str::trim) {
             None => Some(from.address.clone()),
             Some("" | "<>") => None,
-            Some(path) => Some(Address::parse(path).map_err(|error| MailError::new("return_path", error))?),
+            Some(path) => {
+                Some(Address::parse(path).map_err(|error| MailError::new("return_path", error))?)
+            }
         };
-        if self.subject.as_ref().is_some_and(|subject| subject.chars().any(char::is_control)) {
-            return Err(MailError::new("subject", "has a line break or another control character"));
+        if self
+            .subject
+            .as_ref()
+            .is_some_and(|subject| subject.chars().any(char::is_control))
+        {
+            return Err(MailError::new(
+                "subject",
+                "has a line break or another control character",
+            ));
         }
-        self.headers.iter().try_for_each(|(name, value)| check_header(name, value))?;
-        let recipients = [&to, &cc, &bcc].into_iter().flatten().map(|mailbox| mailbox.address.clone()).collect();
+        self.headers
+            .iter()
+            .try_for_each(|(name, value)| check_header(name, value))?;
+        let recipients = [&to, &cc, &bcc]
+            .into_iter()
+            .flatten()
+            .map(|mailbox| mailbox.address.clone())
+            .collect();
         let envelope = Envelope::new(return_path, recipients)?;
         let content = self.fingerprint(&envelope);
         let id = MailId::generate();
@@ -213,36 +235,70 @@ impl MailBuilder {
         if let Some(subject) = &self.subject {
             field::write_text(&mut header, "Subject", subject);
         }
-        let given = |name: &str| self.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+        let given = |name: &str| {
+            self.headers
+                .iter()
+                .any(|(given, _)| given.eq_ignore_ascii_case(name))
+        };
         if !given("Date") {
             header.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
         }
         if !given("Message-ID") {
-            header.push_str(&format!("Message-ID: {}\r\n", freeze::message_id(id, Some(from.address.domain()))));
+            header.push_str(&format!(
+                "Message-ID: {}\r\n",
+                freeze::message_id(id, Some(from.address.domain()))
+            ));
         }
         for (name, value) in &self.headers {
             field::write_text(&mut header, name, value);
         }
         header.push_str("MIME-Version: 1.0\r\n");
         let mut message = header.into_bytes();
-        message.append(&mut Parts { text: self.text, html: self.html, attachments: self.attachments }.format()?);
+        message.append(
+            &mut Parts {
+                text: self.text,
+                html: self.html,
+                attachments: self.attachments,
+            }
+            .format()?,
+        );
 
-        let message = freeze::freeze(message.into(), envelope.return_path(), id).map_err(as_given)?;
-        Ok(Mail { id, envelope, options: self.options, message, content })
+        let message =
+            freeze::freeze(message.into(), envelope.return_path(), id).map_err(as_given)?;
+        Ok(Mail {
+            id,
+            envelope,
+            options: self.options,
+            message,
+            content,
+        })
     }
 
     /// Of what was given, so that it stays the same when another version composes otherwise.
     fn fingerprint(&self, envelope: &Envelope) -> u128 {
         let mut print = Print::new();
         print.envelope(envelope);
-        print.add_all(self.from.iter()).add_all(self.to.iter()).add_all(self.cc.iter()).add_all(self.reply_to.iter());
-        print.add_all(self.subject.iter()).add_all(self.text.iter()).add_all(self.html.iter());
-        let headers = self.headers.iter().filter(|(name, _)| !fingerprint::is_made_anew(name));
+        print
+            .add_all(self.from.iter())
+            .add_all(self.to.iter())
+            .add_all(self.cc.iter())
+            .add_all(self.reply_to.iter());
+        print
+            .add_all(self.subject.iter())
+            .add_all(self.text.iter())
+            .add_all(self.html.iter());
+        let headers = self
+            .headers
+            .iter()
+            .filter(|(name, _)| !fingerprint::is_made_anew(name));
         headers.for_each(|(name, value)| {
             print.add(name).add(value);
         });
         for attachment in &self.attachments {
-            print.add(&attachment.filename).add(&attachment.content_type).add(&attachment.content);
+            print
+                .add(&attachment.filename)
+                .add(&attachment.content_type)
+                .add(&attachment.content);
             print.add_all(attachment.inline_id.iter());
         }
         print.finish()
@@ -250,12 +306,21 @@ impl MailBuilder {
 }
 
 pub(super) fn from_lettre(message: &lettre::Message) -> Result<Mail, MailError> {
-    Mail::from_rfc5322(Envelope::from_lettre(message.envelope())?, message.formatted())
+    Mail::from_rfc5322(
+        Envelope::from_lettre(message.envelope())?,
+        message.formatted(),
+    )
 }
 
 pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
     if options.tags.len() > MAX_TAGS {
-        return Err(MailError::new("tags", format!("there are {}, and {MAX_TAGS} are the most", options.tags.len())));
+        return Err(MailError::new(
+            "tags",
+            format!(
+                "there are {}, and {MAX_TAGS} are the most",
+                options.tags.len()
+            ),
+        ));
     }
     for (i, tag) in options.tags.iter().enumerate() {
         check_word(tag, MAX_TAG).map_err(|reason| MailError::new(format!("tags[{i}]"), reason))?;
@@ -270,7 +335,10 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
         _ => false,
     };
     if too_early {
-        return Err(MailError::new("expires_in", "the mail would expire before it may be sent"));
+        return Err(MailError::new(
+            "expires_in",
+            "the mail would expire before it may be sent",
+        ));
     }
     Ok(())
 }
@@ -298,31 +366,62 @@ fn mailboxes(field: &str, given: &[String]) -> Result<Vec<Mailbox>, MailError> {
 fn check_header(name: &str, value: &str) -> Result<(), MailError> {
     let shown: String = name.chars().take(MAX_NAME).collect();
     let field = format!("headers.{}", shown.escape_debug());
-    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
-        let reason = format!("is not a field name: 1 to {MAX_NAME} visible ASCII characters without a colon");
+    if name.is_empty()
+        || name.len() > MAX_NAME
+        || !name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b':')
+    {
+        let reason = format!(
+            "is not a field name: 1 to {MAX_NAME} visible ASCII characters without a colon"
+        );
         return Err(MailError::new(field, reason));
     }
     if value.chars().any(char::is_control) {
-        return Err(MailError::new(field, "has a line break or another control character"));
+        return Err(MailError::new(
+            field,
+            "has a line break or another control character",
+        ));
     }
-    let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let starts = |prefix: &str| {
+        name.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
     if starts("Content-") || OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
-        return Err(MailError::new(field, "is made from the mail's own fields: set those"));
+        return Err(MailError::new(
+            field,
+            "is made from the mail's own fields: set those",
+        ));
     }
     if starts("X-Postrider-") {
-        return Err(MailError::new(field, "would not be read here: set the mail's own field"));
+        return Err(MailError::new(
+            field,
+            "would not be read here: set the mail's own field",
+        ));
     }
     let is_id = |id: &str| {
-        let id = id.trim().strip_prefix('<').and_then(|id| id.strip_suffix('>'));
+        let id = id
+            .trim()
+            .strip_prefix('<')
+            .and_then(|id| id.strip_suffix('>'));
         id.is_some_and(|id| {
-            id.contains('@') && id.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte))
+            id.contains('@')
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte))
         })
     };
     if name.eq_ignore_ascii_case("Message-ID") && !is_id(value) {
-        return Err(MailError::new(field, "is not an id such as <name@example.org>"));
+        return Err(MailError::new(
+            field,
+            "is not an id such as <name@example.org>",
+        ));
     }
     if name.eq_ignore_ascii_case("Date") && jiff::fmt::rfc2822::parse(value.trim()).is_err() {
-        return Err(MailError::new(field, "is not a date in RFC 5322, such as Sat, 31 Jan 2026 12:00:00 +0000"));
+        return Err(MailError::new(
+            field,
+            "is not a date in RFC 5322, such as Sat, 31 Jan 2026 12:00:00 +0000",
+        ));
     }
     Ok(())
 }

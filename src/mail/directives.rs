@@ -1,5 +1,6 @@
-//! What a program that can only write a message asks for in its header section: `X-Postrider-Priority`, `-Key`, `-Send-At`,
-//! `-Expires-In` and `-Tag` say what JSON's fields say, and do not travel on.
+//! What a program that can only write a message asks for in its header section:
+//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In` and `-Tag` say what JSON's fields say,
+//! and do not travel on.
 
 use bytes::Bytes;
 
@@ -10,13 +11,14 @@ const PREFIX: &str = "X-Postrider-";
 
 /// Takes the directives out of a message.
 ///
-/// Returns the message without them, which is the same `Bytes` where there are none, and what they ask for. `-Send-At` is a
-/// time in RFC 3339; `-Expires-In` a span such as `5m`, or seconds; `-Tag` may stand there several times and hold several
-/// tags with commas between them.
+/// Returns the message without them, which is the same `Bytes` where there are none, and what they
+/// ask for. `-Send-At` is a time in RFC 3339; `-Expires-In` a span such as `5m`, or seconds; `-Tag`
+/// may stand there several times and hold several tags with commas between them.
 ///
 /// # Errors
-/// Names the field (`headers.X-Postrider-Priority`) whose value cannot be read, that stands there twice, or that is no
-/// directive; and whatever makes the header section invalid, as [`Mail::from_rfc5322`](super::Mail::from_rfc5322) does.
+/// Names the field (`headers.X-Postrider-Priority`) whose value cannot be read, that stands there
+/// twice, or that is no directive; and whatever makes the header section invalid, as
+/// [`Mail::from_rfc5322`](super::Mail::from_rfc5322) does.
 ///
 /// ```
 /// # fn main() -> Result<(), postrider::MailError> {
@@ -42,7 +44,11 @@ pub fn take_directives(message: Bytes) -> Result<(Bytes, Options), MailError> {
             continue;
         }
         let what = &field.name[PREFIX.len()..];
-        if !what.eq_ignore_ascii_case("Tag") && seen.iter().any(|earlier| earlier.eq_ignore_ascii_case(what)) {
+        if !what.eq_ignore_ascii_case("Tag")
+            && seen
+                .iter()
+                .any(|earlier| earlier.eq_ignore_ascii_case(what))
+        {
             return Err(refuse(field.name, "stands there twice"));
         }
         seen.push(what);
@@ -55,7 +61,10 @@ pub fn take_directives(message: Bytes) -> Result<(Bytes, Options), MailError> {
 }
 
 fn is_directive(field: &Field<'_>) -> bool {
-    field.name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+    field
+        .name
+        .get(..PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), MailError> {
@@ -63,15 +72,28 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
     let value = value.trim();
     let fail = |reason: String| refuse(field.name, reason);
     match what.to_ascii_lowercase().as_str() {
-        "priority" => options.priority = value.parse().map_err(|error| refuse(field.name, error))?,
+        "priority" => {
+            options.priority = value.parse().map_err(|error| refuse(field.name, error))?
+        }
         "key" => options.idempotency_key = Some(value.to_owned()),
-        "send-at" => options.send = Some(When::At(value.parse().map_err(|error| refuse(field.name, error))?)),
+        "send-at" => {
+            options.send = Some(When::At(
+                value.parse().map_err(|error| refuse(field.name, error))?,
+            ))
+        }
         "expires-in" => options.expires = Some(When::In(span(value).map_err(fail)?)),
         "tag" => {
-            let tags = value.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+            let tags = value
+                .split(',')
+                .map(str::trim)
+                .filter(|tag| !tag.is_empty());
             options.tags.extend(tags.map(str::to_owned));
         }
-        _ => return Err(fail(format!("is no directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In and -Tag are"))),
+        _ => {
+            return Err(fail(format!(
+                "is no directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In and -Tag are"
+            )));
+        }
     }
     Ok(())
 }
@@ -81,7 +103,10 @@ fn span(value: &str) -> Result<std::time::Duration, String> {
         Ok(seconds) => Ok(std::time::Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(value).map_err(|_| {
             let value: String = value.chars().take(64).collect();
-            format!("`{}` is not a span of time, such as 90s, 5m or 2h", value.escape_debug())
+            format!(
+                "`{}` is not a span of time, such as 90s, 5m or 2h",
+                value.escape_debug()
+            )
         }),
     }
 }

@@ -13,8 +13,8 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// An envelope. `return_path` is `None` for the null reverse-path `<>` (RFC 5321 §4.5.5). An address that is given
-    /// twice is kept once, where it stood first.
+    /// An envelope. `return_path` is `None` for the null reverse-path `<>` (RFC 5321 §4.5.5). An
+    /// address that is given twice is kept once, where it stood first.
     ///
     /// # Errors
     /// No recipient, or more than [`MAX_RECIPIENTS`].
@@ -23,29 +23,46 @@ impl Envelope {
             return Err(MailError::new("to", "the mail has no recipient"));
         }
         if recipients.len() > MAX_RECIPIENTS {
-            let reason = format!("the mail has {} recipients, and {MAX_RECIPIENTS} are the most", recipients.len());
+            let reason = format!(
+                "the mail has {} recipients, and {MAX_RECIPIENTS} are the most",
+                recipients.len()
+            );
             return Err(MailError::new("to", reason));
         }
         if recipients.len() == 1 {
-            return Ok(Envelope { return_path, recipients });
+            return Ok(Envelope {
+                return_path,
+                recipients,
+            });
         }
         let mut seen = std::collections::HashSet::with_capacity(recipients.len());
-        let recipients = recipients.into_iter().filter(|recipient| seen.insert(recipient.clone())).collect();
-        Ok(Envelope { return_path, recipients })
+        let recipients = recipients
+            .into_iter()
+            .filter(|recipient| seen.insert(recipient.clone()))
+            .collect();
+        Ok(Envelope {
+            return_path,
+            recipients,
+        })
     }
 
     /// The envelope that lettre derived.
     ///
     /// # Errors
-    /// As [`Envelope::new`]; and an address that cannot stand in an envelope, named `return_path` or `to[…]`.
+    /// As [`Envelope::new`]; and an address that cannot stand in an envelope, named `return_path`
+    /// or `to[…]`.
     pub fn from_lettre(envelope: &lettre::address::Envelope) -> Result<Self, MailError> {
         let read = |field: String, address: &lettre::Address| {
             Address::parse(address.as_ref()).map_err(|error| MailError::new(field, error.reason()))
         };
-        let return_path = envelope.from().map(|address| read("return_path".into(), address)).transpose()?;
+        let return_path = envelope
+            .from()
+            .map(|address| read("return_path".into(), address))
+            .transpose()?;
         let recipients = envelope.to().iter().enumerate();
-        let recipients: Result<Vec<Address>, MailError> =
-            recipients.map(|(at, address)| read(format!("to[{at}]"), address)).collect();
+        let recipients: Result<Vec<Address>, MailError> = recipients
+            .map(|(at, address)| read(format!("to[{at}]"), address))
+            .collect();
         Envelope::new(return_path, recipients?)
     }
 

@@ -12,9 +12,14 @@ pub struct MailError {
 }
 
 impl MailError {
-    /// An error about one field, named as the caller named it (`to[1]`, `headers.X-Id`, `attachments[0].filename`).
+    /// An error about one field, named as the caller named it (`to[1]`, `headers.X-Id`,
+    /// `attachments[0].filename`).
     pub fn new(field: impl Into<String>, reason: impl Display) -> Self {
-        MailError { field: field.into(), reason: reason.to_string(), too_large: false }
+        MailError {
+            field: field.into(),
+            reason: reason.to_string(),
+            too_large: false,
+        }
     }
 
     /// The message has more bytes than `max`.

@@ -1,4 +1,5 @@
-//! Writes header fields: what a sender gave becomes one field, encoded (RFC 2047) and folded, and never two.
+//! Writes header fields: what a sender gave becomes one field, encoded (RFC 2047) and folded, and
+//! never two.
 
 use std::fmt::Write;
 
@@ -7,11 +8,14 @@ use email_encoding::headers::writer::EmailWriter;
 
 use super::mailbox::Mailbox;
 
-/// Appends a field whose value is free text. The value has no control characters; its caller has seen to that.
+/// Appends a field whose value is free text. The value has no control characters; its caller has
+/// seen to that.
 pub(super) fn write_text(out: &mut String, name: &str, value: &str) {
     write(out, name, |to| {
         let value = value.trim();
-        let Some((from, until)) = span_to_encode(value) else { return to.folding().write_str(value) };
+        let Some((from, until)) = span_to_encode(value) else {
+            return to.folding().write_str(value);
+        };
         to.folding().write_str(&value[..from])?;
         rfc2047::encode(&value[from..until], to)?;
         to.folding().write_str(&value[until..])
@@ -35,7 +39,11 @@ pub(super) fn write_mailboxes(out: &mut String, name: &str, mailboxes: &[Mailbox
     });
 }
 
-fn write(out: &mut String, name: &str, value: impl FnOnce(&mut EmailWriter<'_>) -> std::fmt::Result) {
+fn write(
+    out: &mut String,
+    name: &str,
+    value: impl FnOnce(&mut EmailWriter<'_>) -> std::fmt::Result,
+) {
     out.push_str(name);
     out.push_str(": ");
     let mut writer = EmailWriter::new(out, name.len() + 2, 0, false);
@@ -44,9 +52,10 @@ fn write(out: &mut String, name: &str, value: impl FnOnce(&mut EmailWriter<'_>) 
     out.push_str("\r\n");
 }
 
-/// From the first to the last word that cannot stand as it is: those with characters beyond ASCII, and those that would be
-/// taken for encoded ones. They are encoded together, because white space between two encoded words is lost (RFC 2047
-/// §6.2), and with the spaces around them but one, because some readers make one of many there.
+/// From the first to the last word that cannot stand as it is: those with characters beyond ASCII,
+/// and those that would be taken for encoded ones. They are encoded together, because white space
+/// between two encoded words is lost (RFC 2047 §6.2), and with the spaces around them but one,
+/// because some readers make one of many there.
 fn span_to_encode(value: &str) -> Option<(usize, usize)> {
     if value.is_ascii() && !value.contains("=?") {
         return None;
@@ -82,15 +91,27 @@ mod tests {
     #[test]
     fn plain_text_stands_as_it_is_and_the_rest_is_encoded() {
         assert_eq!(written("Hello  World"), "Subject: Hello  World\r\n");
-        assert_eq!(written("to Zoë  and Chloë now"), "Subject: to =?utf-8?b?Wm/DqyAgYW5kIENobG/Dqw==?= now\r\n");
-        assert_eq!(written("=?utf-8?q?x?="), "Subject: =?utf-8?b?PT91dGYtOD9xP3g/PQ==?=\r\n");
+        assert_eq!(
+            written("to Zoë  and Chloë now"),
+            "Subject: to =?utf-8?b?Wm/DqyAgYW5kIENobG/Dqw==?= now\r\n"
+        );
+        assert_eq!(
+            written("=?utf-8?q?x?="),
+            "Subject: =?utf-8?b?PT91dGYtOD9xP3g/PQ==?=\r\n"
+        );
     }
 
     #[test]
     fn long_text_is_folded() {
         let lines = written(&"word ".repeat(100));
-        assert!(lines.lines().count() > 5 && lines.lines().all(|line| line.len() <= 78), "{lines}");
+        assert!(
+            lines.lines().count() > 5 && lines.lines().all(|line| line.len() <= 78),
+            "{lines}"
+        );
         let lines = written(&"wörd ".repeat(100));
-        assert!(lines.lines().count() > 5 && lines.lines().all(|line| line.len() <= 78), "{lines}");
+        assert!(
+            lines.lines().count() > 5 && lines.lines().all(|line| line.len() <= 78),
+            "{lines}"
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Two mails that ask for the same thing have one fingerprint, so that an idempotency key which is used again with other
-//! content is noticed (`KeyReused`), and a repeated request is not.
+//! Two mails that ask for the same thing have one fingerprint, so that an idempotency key which is
+//! used again with other content is noticed (`KeyReused`), and a repeated request is not.
 //!
-//! What a program makes anew each time does not count: Date, Message-ID, trace fields, signatures, MIME boundaries, and
-//! points in time that a caller computes from its clock.
+//! What a program makes anew each time does not count: Date, Message-ID, trace fields, signatures,
+//! MIME boundaries, and points in time that a caller computes from its clock.
 
 use std::ops::Range;
 
@@ -47,7 +47,11 @@ impl Print {
     }
 
     pub fn envelope(&mut self, envelope: &Envelope) -> &mut Self {
-        self.add(envelope.return_path().map_or("", |address| address.as_str()));
+        self.add(
+            envelope
+                .return_path()
+                .map_or("", |address| address.as_str()),
+        );
         self.add_all(envelope.recipients().iter().map(|address| address.as_str()))
     }
 
@@ -60,25 +64,46 @@ impl Print {
 pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     let mut print = Print::new();
     print.envelope(envelope);
-    let Ok(section) = Section::read(message) else { return print.add(message).finish() };
+    let Ok(section) = Section::read(message) else {
+        return print.add(message).finish();
+    };
     let mut boundaries: Vec<&[u8]> = Vec::new();
-    for field in section.fields.iter().filter(|field| !is_made_anew(field.name)) {
+    for field in section
+        .fields
+        .iter()
+        .filter(|field| !is_made_anew(field.name))
+    {
         add_field(field, &mut boundaries, &mut print);
     }
     add_body(section.body.unwrap_or_default(), boundaries, &mut print);
     print.finish()
 }
 
-/// The fingerprint of what is asked for, besides `content`. The key itself does not count, nor do fixed points in time.
+/// The fingerprint of what is asked for, besides `content`. The key itself does not count, nor do
+/// fixed points in time.
 pub(super) fn with_options(content: u128, options: &Options) -> u128 {
-    let Options { priority, send, expires, idempotency_key: _, tags, guarantee } = options;
+    let Options {
+        priority,
+        send,
+        expires,
+        idempotency_key: _,
+        tags,
+        guarantee,
+    } = options;
     let span = |when: &Option<When>| match when {
         Some(When::In(span)) => span.as_millis(),
         Some(When::At(_)) | None => 0,
     };
     let mut print = Print::new();
-    print.add(content.to_le_bytes()).add(priority.as_str()).add([*guarantee as u8]);
-    print.add(span(send).to_le_bytes()).add(span(expires).to_le_bytes()).add_all(tags.iter()).finish()
+    print
+        .add(content.to_le_bytes())
+        .add(priority.as_str())
+        .add([*guarantee as u8]);
+    print
+        .add(span(send).to_le_bytes())
+        .add(span(expires).to_le_bytes())
+        .add_all(tags.iter())
+        .finish()
 }
 
 fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut Print) {
@@ -86,7 +111,9 @@ fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut 
         None => print.add(field.raw),
         Some(boundary) => {
             boundaries.push(&field.raw[boundary.clone()]);
-            print.add(&field.raw[..boundary.start]).add(&field.raw[boundary.end..])
+            print
+                .add(&field.raw[..boundary.start])
+                .add(&field.raw[boundary.end..])
         }
     };
 }
@@ -97,27 +124,43 @@ fn boundary(field: &Field<'_>) -> Option<Range<usize>> {
     if !field.is("Content-Type") {
         return None;
     }
-    let at = field.raw.windows(NAME.len()).position(|window| window.eq_ignore_ascii_case(NAME))? + NAME.len();
+    let at = field
+        .raw
+        .windows(NAME.len())
+        .position(|window| window.eq_ignore_ascii_case(NAME))?
+        + NAME.len();
     let value = &field.raw[at..];
     let (start, length) = match value.strip_prefix(b"\"") {
         Some(quoted) => (at + 1, quoted.iter().position(|byte| *byte == b'"')?),
-        None => (at, value.iter().position(|byte| byte.is_ascii_whitespace() || *byte == b';')?),
+        None => (
+            at,
+            value
+                .iter()
+                .position(|byte| byte.is_ascii_whitespace() || *byte == b';')?,
+        ),
     };
     (length > 0).then_some(start..start + length)
 }
 
-/// Adds a body, piece by piece, with every delimiter line as if its boundary were empty. The header of each part is looked
-/// into for boundaries of its own.
+/// Adds a body, piece by piece, with every delimiter line as if its boundary were empty. The header
+/// of each part is looked into for boundaries of its own.
 fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut Print) {
     if boundaries.is_empty() {
         print.add(body);
         return;
     }
     let mut done = 0; // how much of the body has been added
-    let mut at = if body.starts_with(b"--") { Some(0) } else { next_dashes(body, 0) };
+    let mut at = if body.starts_with(b"--") {
+        Some(0)
+    } else {
+        next_dashes(body, 0)
+    };
     while let Some(dashes) = at {
         let name = dashes + 2;
-        let known = boundaries.iter().find(|boundary| body[name..].starts_with(boundary)).copied();
+        let known = boundaries
+            .iter()
+            .find(|boundary| body[name..].starts_with(boundary))
+            .copied();
         if let Some(boundary) = known {
             print.add(&body[done..name]);
             done = name + boundary.len();
@@ -136,16 +179,25 @@ fn next_dashes(body: &[u8], from: usize) -> Option<usize> {
     memmem::find(&body[from..], b"\r\n--").map(|at| from + at + 2)
 }
 
-/// Adds the header of the part that follows a delimiter, where it names a boundary. Returns how much was added.
+/// Adds the header of the part that follows a delimiter, where it names a boundary. Returns how
+/// much was added.
 ///
 /// A header is read up to what is no field, as the next delimiter is none: each byte is read once.
 fn add_part_header<'a>(part: &'a [u8], print: &mut Print) -> (usize, Vec<&'a [u8]>) {
     let mut boundaries = Vec::new();
-    let Some(Ok(section)) = part.strip_prefix(b"\r\n").map(Section::read) else { return (0, boundaries) };
-    let Some(body) = section.body.filter(|_| section.fields.iter().any(|field| boundary(field).is_some())) else {
+    let Some(Ok(section)) = part.strip_prefix(b"\r\n").map(Section::read) else {
         return (0, boundaries);
     };
-    section.fields.iter().for_each(|field| add_field(field, &mut boundaries, print));
+    let Some(body) = section
+        .body
+        .filter(|_| section.fields.iter().any(|field| boundary(field).is_some()))
+    else {
+        return (0, boundaries);
+    };
+    section
+        .fields
+        .iter()
+        .for_each(|field| add_field(field, &mut boundaries, print));
     // Without the empty line's CRLF, which may begin the next delimiter.
     (part.len() - body.len() - 2, boundaries)
 }

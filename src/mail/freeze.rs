@@ -1,7 +1,7 @@
 //! Turns a written message into the bytes that are sent, now and at every retry.
 //!
-//! Every way into [`Mail`](super::Mail) ends here. A message that is already as it should be (nearly all are) is returned
-//! without a copy.
+//! Every way into [`Mail`](super::Mail) ends here. A message that is already as it should be
+//! (nearly all are) is returned without a copy.
 
 use bytes::Bytes;
 use memchr::{memchr, memchr_iter, memchr2};
@@ -9,9 +9,20 @@ use memchr::{memchr, memchr_iter, memchr2};
 use super::header::{Field, Section, refuse};
 use super::{Address, MailError, MailId, Timestamp, subject};
 
-/// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two are refused.
-const ONCE: [&str; 10] =
-    ["From", "To", "Cc", "Subject", "Date", "Message-ID", "Reply-To", "Sender", "In-Reply-To", "References"];
+/// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two
+/// are refused.
+const ONCE: [&str; 10] = [
+    "From",
+    "To",
+    "Cc",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Reply-To",
+    "Sender",
+    "In-Reply-To",
+    "References",
+];
 
 /// The fields that say what bytes above 127 in the body mean.
 const MIME: [&str; 3] = ["MIME-Version", "Content-Type", "Content-Transfer-Encoding"];
@@ -28,20 +39,30 @@ pub(super) struct Frozen {
 
 /// Freezes a message.
 ///
-/// - Line ends become CRLF: an LF alone everywhere, a CR alone in the body. In the header section a CR alone is refused,
-///   and lines of white space alone are dropped, since some readers see the end of the header section in them.
-/// - Bcc is removed. Date and Message-ID are added where they are missing or empty; From likewise, from the return path,
-///   as RFC 6409 §8 allows a submission server to do.
-/// - Long lines in the body stay: to break them would break what is signed, and many servers take them.
+/// - Line ends become CRLF: an LF alone everywhere, a CR alone in the body. In the header section a
+///   CR alone is refused, and lines of white space alone are dropped, since some readers see the
+///   end of the header section in them.
+/// - Bcc is removed. Date and Message-ID are added where they are missing or empty; From likewise,
+///   from the return path, as RFC 6409 §8 allows a submission server to do.
+/// - Long lines in the body stay: to break them would break what is signed, and many servers take
+///   them.
 ///
 /// The result freezes to itself.
-pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) -> Result<Frozen, MailError> {
+pub(super) fn freeze(
+    message: Bytes,
+    return_path: Option<&Address>,
+    id: MailId,
+) -> Result<Frozen, MailError> {
     let section = Section::read(&message)?;
     let body = section.body.unwrap_or_default();
     check_once(&section)?;
     check_body(&section, body)?;
 
-    let removed = section.fields.iter().filter(|field| is_removed(field)).count();
+    let removed = section
+        .fields
+        .iter()
+        .filter(|field| is_removed(field))
+        .count();
     let mut added = String::new();
     let kept = |name| section.find(name).filter(|field| !field.is_empty());
     let from = match (kept("From"), return_path) {
@@ -50,7 +71,12 @@ pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) 
             added.push_str(&format!("From: <{address}>\r\n"));
             address.to_string()
         }
-        (None, None) => return Err(MailError::new("from", "the message has no From, and there is no return path")),
+        (None, None) => {
+            return Err(MailError::new(
+                "from",
+                "the message has no From, and there is no return path",
+            ));
+        }
     };
     if kept("Date").is_none() {
         added.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
@@ -63,33 +89,60 @@ pub(super) fn freeze(message: Bytes, return_path: Option<&Address>, id: MailId) 
             message_id
         }
     };
-    let subject = section.find("Subject").map_or(String::new(), |field| subject::decode(&field.value()));
+    let subject = section
+        .find("Subject")
+        .map_or(String::new(), |field| subject::decode(&field.value()));
     let stays_utf8 = |field: &Field<'_>| !is_removed(field) && !field.raw.is_ascii();
     let utf8_header = !added.is_ascii() || (section.utf8 && section.fields.iter().any(stays_utf8));
     let eight_bit = utf8_header || !body.is_ascii();
 
     let as_it_came = section.canonical && removed == 0 && added.is_empty() && has_only_crlf(body);
-    let bytes = if as_it_came { None } else { Some(rewrite(&section, &added, message.len())) };
-    Ok(Frozen { bytes: bytes.unwrap_or(message), message_id, subject, eight_bit, utf8_header })
+    let bytes = if as_it_came {
+        None
+    } else {
+        Some(rewrite(&section, &added, message.len()))
+    };
+    Ok(Frozen {
+        bytes: bytes.unwrap_or(message),
+        message_id,
+        subject,
+        eight_bit,
+        utf8_header,
+    })
 }
 
-/// A Message-ID of our own (RFC 5322 §3.6.4), which tells the mail's id to whoever reads a server's log.
+/// A Message-ID of our own (RFC 5322 §3.6.4), which tells the mail's id to whoever reads a server's
+/// log.
 pub(super) fn message_id(id: MailId, domain: Option<&str>) -> String {
-    format!("<{id}@{}>", domain.filter(|domain| domain.is_ascii()).unwrap_or("localhost"))
+    format!(
+        "<{id}@{}>",
+        domain
+            .filter(|domain| domain.is_ascii())
+            .unwrap_or("localhost")
+    )
 }
 
-/// Bcc is for the envelope only (RFC 5322 §3.6.3); the others are there without saying anything, and are added anew.
+/// Bcc is for the envelope only (RFC 5322 §3.6.3); the others are there without saying anything,
+/// and are added anew.
 fn is_removed(field: &Field<'_>) -> bool {
     ["Bcc", "Resent-Bcc"].iter().any(|name| field.is(name))
-        || (field.is_empty() && ["From", "Date", "Message-ID"].iter().any(|name| field.is(name)))
+        || (field.is_empty()
+            && ["From", "Date", "Message-ID"]
+                .iter()
+                .any(|name| field.is(name)))
 }
 
 fn check_once(section: &Section<'_>) -> Result<(), MailError> {
     let mut seen = [false; ONCE.len()];
     for field in &section.fields {
-        let Some(which) = ONCE.iter().position(|name| field.is(name)) else { continue };
+        let Some(which) = ONCE.iter().position(|name| field.is(name)) else {
+            continue;
+        };
         if std::mem::replace(&mut seen[which], true) {
-            return Err(refuse(ONCE[which], "stands there twice, and may only once (RFC 5322 §3.6)"));
+            return Err(refuse(
+                ONCE[which],
+                "stands there twice, and may only once (RFC 5322 §3.6)",
+            ));
         }
     }
     Ok(())
@@ -97,10 +150,16 @@ fn check_once(section: &Section<'_>) -> Result<(), MailError> {
 
 fn check_body(section: &Section<'_>, body: &[u8]) -> Result<(), MailError> {
     if memchr(0, body).is_some() {
-        return Err(MailError::new("body", "has a NUL byte, which no server takes: encode it as base64"));
+        return Err(MailError::new(
+            "body",
+            "has a NUL byte, which no server takes: encode it as base64",
+        ));
     }
     if !body.is_ascii() && !MIME.iter().any(|name| section.find(name).is_some()) {
-        return Err(MailError::new("body", "has bytes above 127, and no MIME-Version field says what they mean"));
+        return Err(MailError::new(
+            "body",
+            "has bytes above 127, and no MIME-Version field says what they mean",
+        ));
     }
     Ok(())
 }
@@ -139,7 +198,9 @@ pub(super) fn write_crlf(mut text: &[u8], out: &mut Vec<u8>) {
     while let Some(end) = memchr2(b'\r', b'\n', text) {
         out.extend_from_slice(&text[..end]);
         out.extend_from_slice(b"\r\n");
-        text = text[end..].strip_prefix(b"\r\n").unwrap_or(&text[end + 1..]);
+        text = text[end..]
+            .strip_prefix(b"\r\n")
+            .unwrap_or(&text[end + 1..]);
     }
     out.extend_from_slice(text);
 }
@@ -147,7 +208,9 @@ pub(super) fn write_crlf(mut text: &[u8], out: &mut Vec<u8>) {
 /// The domain of the last address in a field, where it can stand in a Message-ID.
 fn domain_of(mailboxes: &str) -> Option<&str> {
     let (_, domain) = mailboxes.rsplit_once('@')?;
-    let end = domain.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))).unwrap_or(domain.len());
+    let end = domain
+        .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-')))
+        .unwrap_or(domain.len());
     let domain = &domain[..end];
     (!domain.is_empty() && !domain.starts_with('.') && !domain.ends_with('.')).then_some(domain)
 }

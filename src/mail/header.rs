@@ -1,5 +1,5 @@
-//! Reads the header section of a message (RFC 5322 §2.2), strictly: what is read here is what every server and every
-//! reader will read, so that no field hides inside another.
+//! Reads the header section of a message (RFC 5322 §2.2), strictly: what is read here is what every
+//! server and every reader will read, so that no field hides inside another.
 //!
 //! Whatever looks into a raw message ([`freeze`](super::freeze), [`directives`](super::directives),
 //! [`fingerprint`](super::fingerprint)) does it through [`Section`].
@@ -13,8 +13,8 @@ use super::MailError;
 /// The longest line that RFC 5322 §2.1.1 allows, without its CRLF.
 const MAX_LINE: usize = 998;
 
-/// The most bytes that a header section may have: room for thousands of recipients in To, and little enough to keep a list
-/// of its fields.
+/// The most bytes that a header section may have: room for thousands of recipients in To, and
+/// little enough to keep a list of its fields.
 const MAX_SECTION: usize = 1 << 20;
 
 /// One field, as it stands in the message.
@@ -56,7 +56,9 @@ impl<'a> Field<'a> {
 }
 
 fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines = raw
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     lines.filter(|line| !line.trim_ascii().is_empty())
 }
 
@@ -75,13 +77,18 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Reads the header section of a message.
     ///
-    /// Lines may end in LF as well as in CRLF. A CR elsewhere is refused and not taken for a line end, since servers and
-    /// readers disagree about it: that is how a field is smuggled in.
+    /// Lines may end in LF as well as in CRLF. A CR elsewhere is refused and not taken for a line
+    /// end, since servers and readers disagree about it: that is how a field is smuggled in.
     pub fn read(message: &'a [u8]) -> Result<Self, MailError> {
         if message.is_empty() {
             return Err(MailError::new("headers", "the message is empty"));
         }
-        let mut section = Section { fields: Vec::with_capacity(16), body: None, canonical: true, utf8: false };
+        let mut section = Section {
+            fields: Vec::with_capacity(16),
+            body: None,
+            canonical: true,
+            utf8: false,
+        };
         let mut start = 0; // of the field that is being read
         let mut at = 0;
         while at < message.len() {
@@ -100,18 +107,27 @@ impl<'a> Section<'a> {
             }
             if matches!(line[0], b' ' | b'\t') {
                 let Some(field) = section.fields.last_mut() else {
-                    return Err(MailError::new("headers", "the first line is a continuation of no field"));
+                    return Err(MailError::new(
+                        "headers",
+                        "the first line is a continuation of no field",
+                    ));
                 };
                 field.raw = &message[start..end];
                 section.canonical &= !line.trim_ascii().is_empty();
             } else {
                 start = at;
-                section.fields.push(Field { name: name(line, section.fields.last())?, raw: with_end });
+                section.fields.push(Field {
+                    name: name(line, section.fields.last())?,
+                    raw: with_end,
+                });
             }
             section.utf8 |= check_line(line, section.fields.last().map_or("", |field| field.name))?;
             at = end;
             if at > MAX_SECTION {
-                return Err(MailError::new("headers", format!("there are more than {MAX_SECTION} bytes of them")));
+                return Err(MailError::new(
+                    "headers",
+                    format!("there are more than {MAX_SECTION} bytes of them"),
+                ));
             }
         }
         if section.utf8 {
@@ -138,29 +154,51 @@ fn shown(name: &str) -> &str {
 
 /// Reads the field's name at the start of a line.
 fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailError> {
-    let place = || before.map_or("the first line".to_owned(), |field| format!("the line after {}", shown(field.name)));
+    let place = || {
+        before.map_or("the first line".to_owned(), |field| {
+            format!("the line after {}", shown(field.name))
+        })
+    };
     let Some(colon) = memchr(b':', line) else {
-        let reason = format!("{} is neither a field nor the empty line that ends the header section", place());
+        let reason = format!(
+            "{} is neither a field nor the empty line that ends the header section",
+            place()
+        );
         return Err(MailError::new("headers", reason));
     };
     match std::str::from_utf8(&line[..colon]) {
-        Ok(name) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(name),
-        _ => Err(MailError::new("headers", format!("{} has no valid field name before its colon", place()))),
+        Ok(name) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(name)
+        }
+        _ => Err(MailError::new(
+            "headers",
+            format!("{} has no valid field name before its colon", place()),
+        )),
     }
 }
 
 /// Refuses what cannot stand in a line, and says whether it has bytes beyond ASCII.
 fn check_line(line: &[u8], name: &str) -> Result<bool, MailError> {
     if line.len() > MAX_LINE {
-        let reason = format!("has a line of {} bytes, and {MAX_LINE} are the most: fold it", line.len());
+        let reason = format!(
+            "has a line of {} bytes, and {MAX_LINE} are the most: fold it",
+            line.len()
+        );
         return Err(refuse(name, reason));
     }
     // One pass without a branch for each byte, which the compiler turns into vector instructions.
     let (control, beyond_ascii) = line.iter().fold((false, false), |(control, beyond), byte| {
-        (control | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f), beyond | (*byte > 0x7f))
+        (
+            control | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f),
+            beyond | (*byte > 0x7f),
+        )
     });
     if control {
-        let reason = if line.contains(&b'\r') { "has a CR that ends no line" } else { "has a control character" };
+        let reason = if line.contains(&b'\r') {
+            "has a CR that ends no line"
+        } else {
+            "has a control character"
+        };
         return Err(refuse(name, reason));
     }
     Ok(beyond_ascii)
@@ -168,7 +206,10 @@ fn check_line(line: &[u8], name: &str) -> Result<bool, MailError> {
 
 fn check_utf8(field: &Field<'_>) -> Result<(), MailError> {
     match std::str::from_utf8(field.raw) {
-        Err(_) => Err(refuse(field.name, "has bytes above 127 that are not UTF-8 (RFC 6532)")),
+        Err(_) => Err(refuse(
+            field.name,
+            "has bytes above 127 that are not UTF-8 (RFC 6532)",
+        )),
         Ok(text) if text.chars().any(|c| c.is_control() && !c.is_ascii()) => {
             Err(refuse(field.name, "has a control character"))
         }
@@ -190,7 +231,10 @@ mod tests {
         let section = Section::read(b"Subject: a\r\n b\r\nX-Empty:\r\n\r\nbody\r\n").unwrap();
         assert_eq!(section.fields.len(), 2);
         assert_eq!(section.find("sUBJECT").unwrap().value(), "a b");
-        assert_eq!(section.find("subject").unwrap().raw, b"Subject: a\r\n b\r\n");
+        assert_eq!(
+            section.find("subject").unwrap().raw,
+            b"Subject: a\r\n b\r\n"
+        );
         assert!(section.find("X-Empty").unwrap().is_empty());
         assert_eq!(section.body, Some(&b"body\r\n"[..]));
         assert!(section.canonical && !section.utf8);
@@ -213,13 +257,33 @@ mod tests {
         assert!(refused(b"Subject : a\r\n").contains("no valid field name"));
         assert!(refused(b": a\r\n").contains("no valid field name"));
         assert!(refused("Tö: a\r\n".as_bytes()).contains("no valid field name"));
-        assert_eq!(refused(b"Subject: a\rBcc: evil@x\r\n"), "headers.Subject: has a CR that ends no line");
-        assert_eq!(refused(b"Subject: a\r\r\n\r\n"), "headers.Subject: has a CR that ends no line");
-        assert_eq!(refused(b"X-A: \x1b[31m\r\n"), "headers.X-A: has a control character");
-        assert_eq!(refused(b"X-A: a\0\r\n"), "headers.X-A: has a control character");
-        assert_eq!(refused("X-A: a\u{85}Bcc: x\r\n".as_bytes()), "headers.X-A: has a control character");
-        assert!(refused(b"X-A: \xe4\r\n").starts_with("headers.X-A: has bytes above 127 that are not UTF-8"));
-        assert!(refused(&b"X-A: b\r\n".repeat(200_000)).starts_with("headers: there are more than"));
+        assert_eq!(
+            refused(b"Subject: a\rBcc: evil@x\r\n"),
+            "headers.Subject: has a CR that ends no line"
+        );
+        assert_eq!(
+            refused(b"Subject: a\r\r\n\r\n"),
+            "headers.Subject: has a CR that ends no line"
+        );
+        assert_eq!(
+            refused(b"X-A: \x1b[31m\r\n"),
+            "headers.X-A: has a control character"
+        );
+        assert_eq!(
+            refused(b"X-A: a\0\r\n"),
+            "headers.X-A: has a control character"
+        );
+        assert_eq!(
+            refused("X-A: a\u{85}Bcc: x\r\n".as_bytes()),
+            "headers.X-A: has a control character"
+        );
+        assert!(
+            refused(b"X-A: \xe4\r\n")
+                .starts_with("headers.X-A: has bytes above 127 that are not UTF-8")
+        );
+        assert!(
+            refused(&b"X-A: b\r\n".repeat(200_000)).starts_with("headers: there are more than")
+        );
         let long = format!("X-A: {}\r\n", "a".repeat(994));
         assert!(refused(long.as_bytes()).starts_with("headers.X-A: has a line of 999 bytes"));
         assert!(refused(format!("{}:\r\n", "X".repeat(5000)).as_bytes()).len() < 200);

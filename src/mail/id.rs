@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Identifies one mail; a UUID of version 7 (RFC 9562 §5.7), so that ids sort by the time they were made.
+/// Identifies one mail; a UUID of version 7 (RFC 9562 §5.7), so that ids sort by the time they were
+/// made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, format = "uuid"))]
 #[serde(transparent)]
@@ -42,7 +43,9 @@ impl fmt::Debug for MailId {
 impl std::str::FromStr for MailId {
     type Err = MailIdError;
     fn from_str(text: &str) -> Result<Self, MailIdError> {
-        Uuid::try_parse(text).map(MailId).map_err(|_| MailIdError(text.chars().take(64).collect()))
+        Uuid::try_parse(text)
+            .map(MailId)
+            .map_err(|_| MailIdError(text.chars().take(64).collect()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! A mailbox as people write it, `Ada Lovelace <ada@example.org>` (RFC 5322 §3.4), read from what a sender gave and written
-//! into a header.
+//! A mailbox as people write it, `Ada Lovelace <ada@example.org>` (RFC 5322 §3.4), read from what a
+//! sender gave and written into a header.
 
 use std::fmt::{self, Write};
 
@@ -19,29 +19,43 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Reads exactly one mailbox. The name may go without quotes where it cannot be taken for a list. Two mailboxes in one
-    /// text are refused: nobody becomes a recipient by what somebody typed as an address.
+    /// Reads exactly one mailbox. The name may go without quotes where it cannot be taken for a
+    /// list. Two mailboxes in one text are refused: nobody becomes a recipient by what somebody
+    /// typed as an address.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.chars().any(char::is_control) {
             return Err("has a control character".to_owned());
         }
-        let Some((name, address)) = text.strip_suffix('>').and_then(|text| text.rsplit_once('<')) else {
+        let Some((name, address)) = text
+            .strip_suffix('>')
+            .and_then(|text| text.rsplit_once('<'))
+        else {
             let several = text.contains(',') && text.matches('@').count() > 1;
             return match Address::parse(text) {
-                Ok(address) => Ok(Mailbox { name: None, address }),
-                Err(_) if several => Err("holds more than one address: give each one its own".to_owned()),
+                Ok(address) => Ok(Mailbox {
+                    name: None,
+                    address,
+                }),
+                Err(_) if several => {
+                    Err("holds more than one address: give each one its own".to_owned())
+                }
                 Err(error) => Err(error.to_string()),
             };
         };
         let address = Address::parse(address).map_err(|error| error.to_string())?;
         let name = display_name(name.trim())?;
-        Ok(Mailbox { name: Some(name).filter(|name| !name.is_empty()), address })
+        Ok(Mailbox {
+            name: Some(name).filter(|name| !name.is_empty()),
+            address,
+        })
     }
 
     /// Writes it into a header field, encoded and folded.
     pub fn write(&self, to: &mut EmailWriter<'_>) -> fmt::Result {
-        let Some(name) = &self.name else { return to.write_str(self.address.as_str()) };
+        let Some(name) = &self.name else {
+            return to.write_str(self.address.as_str());
+        };
         quoted_string::encode(name, to)?;
         to.space();
         to.folding().write_str(&format!("<{}>", self.address))
@@ -50,11 +64,20 @@ impl Mailbox {
 
 fn display_name(name: &str) -> Result<String, String> {
     if name.len() > MAX_NAME {
-        return Err(format!("has a name of {} bytes, and {MAX_NAME} are the most", name.len()));
+        return Err(format!(
+            "has a name of {} bytes, and {MAX_NAME} are the most",
+            name.len()
+        ));
     }
-    let Some(quoted) = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) else {
+    let Some(quoted) = name
+        .strip_prefix('"')
+        .and_then(|name| name.strip_suffix('"'))
+    else {
         return match name.find([',', ';', '<', '>']) {
-            Some(at) => Err(format!("has `{}` in the name: put the name in double quotes", &name[at..=at])),
+            Some(at) => Err(format!(
+                "has `{}` in the name: put the name in double quotes",
+                &name[at..=at]
+            )),
             None => Ok(name.to_owned()),
         };
     };
@@ -63,7 +86,11 @@ fn display_name(name: &str) -> Result<String, String> {
     while let Some(c) = chars.next() {
         match c {
             '\\' => plain.extend(chars.next()),
-            '"' => return Err("has a double quote within the quoted name: write \\\" for it".to_owned()),
+            '"' => {
+                return Err(
+                    "has a double quote within the quoted name: write \\\" for it".to_owned(),
+                );
+            }
             c => plain.push(c),
         }
     }
@@ -77,7 +104,10 @@ mod tests {
 
     fn read(text: &str) -> (String, String) {
         let mailbox = Mailbox::parse(text).unwrap();
-        (mailbox.name.unwrap_or_default(), mailbox.address.to_string())
+        (
+            mailbox.name.unwrap_or_default(),
+            mailbox.address.to_string(),
+        )
     }
 
     #[test]
@@ -87,9 +117,18 @@ mod tests {
         assert_eq!(read("  <ada@example.org> "), ada(""));
         assert_eq!(read("Ada <ada@example.org>"), ada("Ada"));
         assert_eq!(read("Ada<ada@example.org>"), ada("Ada"));
-        assert_eq!(read("A. K. Lovelace (Countess) <ada@example.org>"), ada("A. K. Lovelace (Countess)"));
-        assert_eq!(read("ada@example.org <ada@example.org>"), ada("ada@example.org"));
-        assert_eq!(read(r#""Lovelace, Ada \"A\" \\" <ada@example.org>"#), ada(r#"Lovelace, Ada "A" \"#));
+        assert_eq!(
+            read("A. K. Lovelace (Countess) <ada@example.org>"),
+            ada("A. K. Lovelace (Countess)")
+        );
+        assert_eq!(
+            read("ada@example.org <ada@example.org>"),
+            ada("ada@example.org")
+        );
+        assert_eq!(
+            read(r#""Lovelace, Ada \"A\" \\" <ada@example.org>"#),
+            ada(r#"Lovelace, Ada "A" \"#)
+        );
         assert_eq!(read("Ädä Løvelace <ada@example.org>"), ada("Ädä Løvelace"));
     }
 

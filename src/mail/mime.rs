@@ -1,7 +1,8 @@
 //! The body of a composed mail: text, HTML and files, nested as RFC 2046 and RFC 2387 want them.
 //!
-//! From the outside in: `mixed` holds the message and the files; `alternative` the text and the HTML, the better one last;
-//! `related` the HTML and the images that it shows. Each is left out where it would hold one part alone.
+//! From the outside in: `mixed` holds the message and the files; `alternative` the text and the
+//! HTML, the better one last; `related` the HTML and the images that it shows. Each is left out
+//! where it would hold one part alone.
 
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Attachment as Part, Body, MultiPart, SinglePart};
@@ -28,20 +29,34 @@ impl Parts {
         self.check()?;
         let (mut inline, mut files) = (Vec::new(), Vec::new());
         for (i, attachment) in self.attachments.into_iter().enumerate() {
-            let list = if attachment.inline_id.is_some() { &mut inline } else { &mut files };
+            let list = if attachment.inline_id.is_some() {
+                &mut inline
+            } else {
+                &mut files
+            };
             list.push(part(attachment, i)?);
         }
-        let text = self.text.map(|text| Node::Single(SinglePart::plain(with_crlf(text))));
-        let html = self.html.map(|html| Node::Single(SinglePart::html(with_crlf(html))));
+        let text = self
+            .text
+            .map(|text| Node::Single(SinglePart::plain(with_crlf(text))));
+        let html = self
+            .html
+            .map(|html| Node::Single(SinglePart::html(with_crlf(html))));
         let html = html.map(|html| gather(MultiPart::related().build(), html, inline));
         let message = match (text, html) {
-            (Some(text), Some(html)) => Some(Node::Multi(add(add(MultiPart::alternative().build(), text), html))),
+            (Some(text), Some(html)) => Some(Node::Multi(add(
+                add(MultiPart::alternative().build(), text),
+                html,
+            ))),
             (text, html) => text.or(html),
         };
         let first = match message {
             Some(message) => message,
             None if files.is_empty() => {
-                return Err(MailError::new("text", "the mail has no text, no html and no file"));
+                return Err(MailError::new(
+                    "text",
+                    "the mail has no text, no html and no file",
+                ));
             }
             None => Node::Single(files.remove(0)),
         };
@@ -59,12 +74,17 @@ impl Parts {
         }
         for (i, attachment) in self.attachments.iter().enumerate() {
             check_attachment(attachment, i)?;
-            let Some(id) = &attachment.inline_id else { continue };
+            let Some(id) = &attachment.inline_id else {
+                continue;
+            };
             let field = format!("attachments[{i}].inline_id");
             if self.html.is_none() {
                 return Err(MailError::new(field, "there is no html that could show it"));
             }
-            if self.attachments[..i].iter().any(|earlier| earlier.inline_id.as_ref() == Some(id)) {
+            if self.attachments[..i]
+                .iter()
+                .any(|earlier| earlier.inline_id.as_ref() == Some(id))
+            {
                 return Err(MailError::new(field, "another attachment has the same id"));
             }
         }
@@ -74,7 +94,9 @@ impl Parts {
 
 fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> {
     let name = &attachment.filename;
-    let fail = |field: &str, reason: &str| Err(MailError::new(format!("attachments[{i}].{field}"), reason));
+    let fail = |field: &str, reason: &str| {
+        Err(MailError::new(format!("attachments[{i}].{field}"), reason))
+    };
     if name.chars().any(char::is_control) {
         return fail("filename", "has a control character");
     }
@@ -85,10 +107,17 @@ fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> 
         return fail("filename", "has more than 255 bytes");
     }
     let is_id = |id: &String| {
-        !id.is_empty() && id.len() <= 255 && id.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
+        !id.is_empty()
+            && id.len() <= 255
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
     };
     if !attachment.inline_id.as_ref().is_none_or(is_id) {
-        return fail("inline_id", "must be 1 to 255 visible ASCII characters without <, > and double quotes");
+        return fail(
+            "inline_id",
+            "must be 1 to 255 visible ASCII characters without <, > and double quotes",
+        );
     }
     Ok(())
 }
@@ -96,12 +125,24 @@ fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> 
 fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
     let fail = |reason: String| MailError::new(format!("attachments[{i}].content_type"), reason);
     let given = attachment.content_type.trim();
-    if given.len() > 255 || !given.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        return Err(fail("must be at most 255 printable ASCII characters".to_owned()));
+    if given.len() > 255
+        || !given
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+    {
+        return Err(fail(
+            "must be at most 255 printable ASCII characters".to_owned(),
+        ));
     }
-    let content_type = ContentType::parse(given)
-        .map_err(|_| fail(format!("`{given}` is not a media type, such as application/pdf")))?;
-    if given.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
+    let content_type = ContentType::parse(given).map_err(|_| {
+        fail(format!(
+            "`{given}` is not a media type, such as application/pdf"
+        ))
+    })?;
+    if given
+        .get(..10)
+        .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
+    {
         return Err(fail("a file cannot be multipart".to_owned()));
     }
     let name = attachment.filename;
@@ -110,8 +151,11 @@ fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
         Some(id) if name.trim().is_empty() => Part::new_inline(id),
         Some(id) => Part::new_inline_with_name(id, name),
     };
-    let content = Body::new_with_encoding(Vec::from(attachment.content), ContentTransferEncoding::Base64)
-        .expect("base64 encodes everything");
+    let content = Body::new_with_encoding(
+        Vec::from(attachment.content),
+        ContentTransferEncoding::Base64,
+    )
+    .expect("base64 encodes everything");
     Ok(part.body(content, content_type))
 }
 
@@ -120,7 +164,11 @@ fn gather(multi: MultiPart, first: Node, others: Vec<SinglePart>) -> Node {
     if others.is_empty() {
         return first;
     }
-    Node::Multi(others.into_iter().fold(add(multi, first), MultiPart::singlepart))
+    Node::Multi(
+        others
+            .into_iter()
+            .fold(add(multi, first), MultiPart::singlepart),
+    )
 }
 
 fn add(multi: MultiPart, part: Node) -> MultiPart {
@@ -130,7 +178,8 @@ fn add(multi: MultiPart, part: Node) -> MultiPart {
     }
 }
 
-/// The text with CRLF line ends. Done here, since lettre moves the rest of the text for each line end that it mends.
+/// The text with CRLF line ends. Done here, since lettre moves the rest of the text for each line
+/// end that it mends.
 fn with_crlf(text: String) -> String {
     if !text.contains(['\r', '\n']) {
         return text;

@@ -1,8 +1,9 @@
 //! WHAT is sent. Pure: nothing here does I/O, and nothing here changes after a mail is built.
 //!
-//! Every door makes a [`Mail`] by one of three ways: [`Mail::builder`], [`Mail::from_lettre`], [`Mail::from_rfc5322`]. All
-//! three end in `freeze`, which is where the invariant of this layer is made: *the bytes are valid RFC 5322 with CRLF line
-//! ends, a Message-ID and a Date, and never change again*; every retry sends the same bytes.
+//! Every door makes a [`Mail`] by one of three ways: [`Mail::builder`], [`Mail::from_lettre`],
+//! [`Mail::from_rfc5322`]. All three end in `freeze`, which is where the invariant of this layer is
+//! made: *the bytes are valid RFC 5322 with CRLF line ends, a Message-ID and a Date, and never
+//! change again*; every retry sends the same bytes.
 
 mod address;
 mod compose;
@@ -33,7 +34,8 @@ use bytes::Bytes;
 
 /// One mail: its envelope, its frozen message and what its sender asks for.
 ///
-/// A clone is the same mail: whoever does not know whether it was accepted hands it in once more, and it is sent once.
+/// A clone is the same mail: whoever does not know whether it was accepted hands it in once more,
+/// and it is sent once.
 #[derive(Clone, Debug)]
 pub struct Mail {
     id: MailId,
@@ -52,18 +54,26 @@ impl Mail {
 
     /// Takes a message that is already written, with the envelope that it is to be sent under.
     ///
-    /// Line ends become CRLF; a Date and a Message-ID are added where they are missing, and a From where there is none but
-    /// a return path; Bcc is removed. Nothing else is touched: a message that needs none of this is not even copied.
+    /// Line ends become CRLF; a Date and a Message-ID are added where they are missing, and a From
+    /// where there is none but a return path; Bcc is removed. Nothing else is touched: a message
+    /// that needs none of this is not even copied.
     ///
     /// # Errors
-    /// Names the field (`headers.NAME`, `from`, `body`): a header section that is not valid RFC 5322, a field that stands
-    /// there twice and may not, a header line of more than 998 bytes, a CR within a header line, a control character in
-    /// it, bytes above 127 that are not UTF-8 there or that no MIME field explains in the body, a NUL.
+    /// Names the field (`headers.NAME`, `from`, `body`): a header section that is not valid RFC
+    /// 5322, a field that stands there twice and may not, a header line of more than 998 bytes, a
+    /// CR within a header line, a control character in it, bytes above 127 that are not UTF-8 there
+    /// or that no MIME field explains in the body, a NUL.
     pub fn from_rfc5322(envelope: Envelope, message: impl Into<Bytes>) -> Result<Self, MailError> {
         let id = MailId::generate();
         let message = freeze::freeze(message.into(), envelope.return_path(), id)?;
         let content = fingerprint::of_message(&envelope, &message.bytes);
-        Ok(Mail { id, envelope, options: Options::default(), message, content })
+        Ok(Mail {
+            id,
+            envelope,
+            options: Options::default(),
+            message,
+            content,
+        })
     }
 
     /// Takes a message that was built with lettre, with the envelope that lettre derived.
@@ -77,8 +87,8 @@ impl Mail {
     /// The same mail with these options.
     ///
     /// # Errors
-    /// A tag or an idempotency key that is empty, too long, or has a control character; more than 20 tags; a mail that
-    /// would expire before it may be sent.
+    /// A tag or an idempotency key that is empty, too long, or has a control character; more than
+    /// 20 tags; a mail that would expire before it may be sent.
     pub fn with_options(mut self, options: Options) -> Result<Self, MailError> {
         compose::check_options(&options)?;
         self.options = options;
@@ -120,14 +130,21 @@ impl Mail {
         self.message.eight_bit
     }
 
-    /// Whether it needs SMTPUTF8 (RFC 6531): an address or the header section has characters beyond ASCII.
+    /// Whether it needs SMTPUTF8 (RFC 6531): an address or the header section has characters beyond
+    /// ASCII.
     pub fn needs_smtputf8(&self) -> bool {
         self.message.utf8_header
-            || !self.envelope.recipients().iter().chain(self.envelope.return_path()).all(Address::is_ascii)
+            || !self
+                .envelope
+                .recipients()
+                .iter()
+                .chain(self.envelope.return_path())
+                .all(Address::is_ascii)
     }
 
-    /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME boundaries they were given. The
-    /// idempotency key does not count, nor do points in time that a caller computes anew.
+    /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME
+    /// boundaries they were given. The idempotency key does not count, nor do points in time that a
+    /// caller computes anew.
     pub fn fingerprint(&self) -> u128 {
         fingerprint::with_options(self.content, &self.options)
     }

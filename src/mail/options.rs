@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::Timestamp;
 
 /// How urgent a mail is. Each has a weight, so that none starves another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -89,7 +91,10 @@ pub struct UnknownName {
 
 impl UnknownName {
     pub(crate) fn new(name: &str, known: &'static str) -> Self {
-        UnknownName { name: name.chars().take(64).collect(), known }
+        UnknownName {
+            name: name.chars().take(64).collect(),
+            known,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A Subject as a person reads it: decoded (RFC 2047), on one line, without what could confuse a terminal, and not long.
+//! A Subject as a person reads it: decoded (RFC 2047), on one line, without what could confuse a
+//! terminal, and not long.
 
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
@@ -19,9 +20,14 @@ pub(super) fn decode(value: &str) -> String {
     }
 }
 
-/// The text on one line, cut, with a replacement for each character that is not seen or that turns the writing around.
+/// The text on one line, cut, with a replacement for each character that is not seen or that turns
+/// the writing around.
 fn printable(text: &str) -> String {
-    let seen = text.trim().chars().filter(|c| !matches!(c, '\r' | '\n')).take(MAX_CHARS);
+    let seen = text
+        .trim()
+        .chars()
+        .filter(|c| !matches!(c, '\r' | '\n'))
+        .take(MAX_CHARS);
     seen.map(|c| match c {
         '\t' => ' ',
         c if c.is_control() || is_bidi_control(c) => char::REPLACEMENT_CHARACTER,
@@ -41,7 +47,10 @@ mod tests {
     #[test]
     fn a_subject_is_decoded() {
         assert_eq!(decode("Grüße"), "Grüße");
-        assert_eq!(decode("=?utf-8?q?Gr=C3=BC=C3=9Fe?= =?utf-8?b?IGFuIEFkYQ==?= now"), "Grüße an Ada now");
+        assert_eq!(
+            decode("=?utf-8?q?Gr=C3=BC=C3=9Fe?= =?utf-8?b?IGFuIEFkYQ==?= now"),
+            "Grüße an Ada now"
+        );
         assert_eq!(decode("=?iso-8859-1?Q?caf=E9?="), "café");
         assert_eq!(decode("=?broken"), "=?broken");
     }

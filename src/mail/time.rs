@@ -1,7 +1,7 @@
 //! Points in time and spans of it.
 //!
-//! A [`Timestamp`] is wall-clock time in milliseconds, because due times must survive a restart. Where "now" comes from is
-//! decided by a [`Clock`](crate::Clock), never here.
+//! A [`Timestamp`] is wall-clock time in milliseconds, because due times must survive a restart.
+//! Where "now" comes from is decided by a [`Clock`](crate::Clock), never here.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +22,8 @@ impl Timestamp {
     /// As a header field has it (RFC 5322 §3.3), in UTC.
     pub fn to_rfc5322(self) -> String {
         let at = jiff::Timestamp::from_millisecond(self.as_millis()).unwrap_or_default();
-        jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)).expect("years 1970 to 9999 can be written")
+        jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC))
+            .expect("years 1970 to 9999 can be written")
     }
 
     /// The time this many milliseconds after the Unix epoch, held within 1970 and 9999.
@@ -66,7 +67,10 @@ impl fmt::Display for Timestamp {
 impl std::str::FromStr for Timestamp {
     type Err = TimestampError;
     fn from_str(text: &str) -> Result<Self, TimestampError> {
-        let at: jiff::Timestamp = text.trim().parse().map_err(|_| TimestampError(text.chars().take(64).collect()))?;
+        let at: jiff::Timestamp = text
+            .trim()
+            .parse()
+            .map_err(|_| TimestampError(text.chars().take(64).collect()))?;
         Ok(Timestamp::from_millis(at.as_millisecond()))
     }
 }
@@ -78,14 +82,20 @@ pub struct TimestampError(String);
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if to.is_human_readable() { to.collect_str(self) } else { to.serialize_i64(self.0) }
+        if to.is_human_readable() {
+            to.collect_str(self)
+        } else {
+            to.serialize_i64(self.0)
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         if from.is_human_readable() {
-            String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            String::deserialize(from)?
+                .parse()
+                .map_err(serde::de::Error::custom)
         } else {
             Ok(Timestamp::from_millis(i64::deserialize(from)?))
         }
@@ -126,7 +136,10 @@ mod tests {
     #[test]
     fn arithmetic_stays_within_the_years_that_can_be_written() {
         assert_eq!(Timestamp::from_millis(5) + Duration::MAX, Timestamp::MAX);
-        assert_eq!(Timestamp::from_millis(1).since(Timestamp::from_millis(9)), Duration::ZERO);
+        assert_eq!(
+            Timestamp::from_millis(1).since(Timestamp::from_millis(9)),
+            Duration::ZERO
+        );
         assert!(Timestamp::MAX.to_string().starts_with("9999-"));
     }
 }

@@ -15,7 +15,8 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use crate::delivery::{Attempt, DeadReason};
 use crate::mail::{Address, MailId, Timestamp};
 
-/// How many events a reader may be behind before it misses some, and how many can be asked for again.
+/// How many events a reader may be behind before it misses some, and how many can be asked for
+/// again.
 const KEPT: usize = 8192;
 
 /// Something that happened.
@@ -115,7 +116,10 @@ struct History {
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Events { history: Arc::default(), sender: broadcast::channel(KEPT).0 }
+        Events {
+            history: Arc::default(),
+            sender: broadcast::channel(KEPT).0,
+        }
     }
 
     /// Tells everybody.
@@ -129,29 +133,48 @@ impl Events {
     ) {
         let mut history = self.history.lock();
         history.last += 1;
-        let event =
-            Event { seq: history.last, at, mail, recipient: recipient.cloned(), relay: relay.map(str::to_owned), kind };
+        let event = Event {
+            seq: history.last,
+            at,
+            mail,
+            recipient: recipient.cloned(),
+            relay: relay.map(str::to_owned),
+            kind,
+        };
         if history.kept.len() >= KEPT {
             history.kept.pop_front();
         }
         history.kept.push_back(event.clone());
-        // Sent under the lock, so that what a reader gets is in order and neither misses nor repeats what it was replayed.
+        // Sent under the lock, so that what a reader gets is in order and neither misses nor
+        // repeats what it was replayed.
         let _ = self.sender.send(event);
     }
 
-    /// Everything from now on; or, with `after`, everything since the event of that number, as far as it is still known.
+    /// Everything from now on; or, with `after`, everything since the event of that number, as far
+    /// as it is still known.
     pub(crate) fn subscribe(&self, after: Option<u64>) -> EventStream {
         let history = self.history.lock();
         let live = BroadcastStream::new(self.sender.subscribe());
         let mut replay = VecDeque::new();
         if let Some(after) = after {
-            // A number from another run of the process says nothing about this one: replay all that is known.
+            // A number from another run of the process says nothing about this one: replay all that
+            // is known.
             let after = if after > history.last { 0 } else { after };
-            let missed = history.kept.front().map_or(0, |first| (first.seq - 1).saturating_sub(after));
+            let missed = history
+                .kept
+                .front()
+                .map_or(0, |first| (first.seq - 1).saturating_sub(after));
             if missed > 0 {
                 replay.push_back(EventItem::Lagged(missed));
             }
-            replay.extend(history.kept.iter().filter(|e| e.seq > after).cloned().map(EventItem::Event));
+            replay.extend(
+                history
+                    .kept
+                    .iter()
+                    .filter(|e| e.seq > after)
+                    .cloned()
+                    .map(EventItem::Event),
+            );
         }
         EventStream { replay, live }
     }

@@ -1,7 +1,7 @@
 //! Counters and histograms for Prometheus, one registry a dispatcher.
 //!
-//! Names and labels are part of the public contract. Gauges that mirror the engine's state are set when the numbers are
-//! asked for; counters count as things happen.
+//! Names and labels are part of the public contract. Gauges that mirror the engine's state are set
+//! when the numbers are asked for; counters count as things happen.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +62,10 @@ impl Recent {
             Some((second, count)) if *second == now.as_secs() => *count += 1,
             _ => seconds.push_back((now.as_secs(), 1)),
         }
-        while seconds.front().is_some_and(|(second, _)| second + 60 < now.as_secs()) {
+        while seconds
+            .front()
+            .is_some_and(|(second, _)| second + 60 < now.as_secs())
+        {
             seconds.pop_front();
         }
     }
@@ -70,7 +73,9 @@ impl Recent {
     /// Deliveries each second, over the last minute or since the first one in it.
     pub(crate) fn per_second(&self, now: Duration) -> f64 {
         let seconds = self.0.lock();
-        let recent = seconds.iter().filter(|(second, _)| second + 60 >= now.as_secs());
+        let recent = seconds
+            .iter()
+            .filter(|(second, _)| second + 60 >= now.as_secs());
         let (mut total, mut first) = (0u64, now.as_secs());
         for (second, count) in recent {
             total += count;
@@ -124,21 +129,61 @@ impl Metrics {
         let quarantined = Gauge::default();
         let restarts = Family::<Labels, Counter>::default();
         let mut registry = Registry::with_prefix("postrider");
-        registry.register("mails_accepted", "Mails made durable, by door and priority", accepted.clone());
-        registry.register("deliveries", "Steps of deliveries, by relay and result", deliveries.clone());
-        registry.register("attempts", "Tries, by relay and what they came to", attempts.clone());
-        registry.register("queue_depth", "Deliveries kept, by state and priority", queue_depth.clone());
+        registry.register(
+            "mails_accepted",
+            "Mails made durable, by door and priority",
+            accepted.clone(),
+        );
+        registry.register(
+            "deliveries",
+            "Steps of deliveries, by relay and result",
+            deliveries.clone(),
+        );
+        registry.register(
+            "attempts",
+            "Tries, by relay and what they came to",
+            attempts.clone(),
+        );
+        registry.register(
+            "queue_depth",
+            "Deliveries kept, by state and priority",
+            queue_depth.clone(),
+        );
         registry.register(
             "oldest_queued_seconds",
             "For how long the longest-waiting due delivery has been due",
             oldest_queued.clone(),
         );
-        registry.register("accept_seconds", "From handing a mail in to its receipt", accept_seconds.clone());
-        registry.register("delivery_latency_seconds", "From accept to delivered", delivery_latency.clone());
-        registry.register("spool_sync_seconds", "One commit of the spool, its sync included", sync_seconds.clone());
-        registry.register("spool_bytes", "Bytes of the spool on disk", spool_bytes.clone());
-        registry.register("relay_connections", "Senders of a relay, by state", relay_connections.clone());
-        registry.register("relay_breaker", "1 for the state that a relay's breaker is in", relay_breaker.clone());
+        registry.register(
+            "accept_seconds",
+            "From handing a mail in to its receipt",
+            accept_seconds.clone(),
+        );
+        registry.register(
+            "delivery_latency_seconds",
+            "From accept to delivered",
+            delivery_latency.clone(),
+        );
+        registry.register(
+            "spool_sync_seconds",
+            "One commit of the spool, its sync included",
+            sync_seconds.clone(),
+        );
+        registry.register(
+            "spool_bytes",
+            "Bytes of the spool on disk",
+            spool_bytes.clone(),
+        );
+        registry.register(
+            "relay_connections",
+            "Senders of a relay, by state",
+            relay_connections.clone(),
+        );
+        registry.register(
+            "relay_breaker",
+            "1 for the state that a relay's breaker is in",
+            relay_breaker.clone(),
+        );
         registry.register(
             "stale_settles",
             "Settles refused because their lease was not current",
@@ -149,7 +194,11 @@ impl Metrics {
             "Records set aside because they could not be read",
             Counting(quarantined.clone()),
         );
-        registry.register("actor_restarts", "Actors created anew after they ended", restarts.clone());
+        registry.register(
+            "actor_restarts",
+            "Actors created anew after they ended",
+            restarts.clone(),
+        );
         Metrics {
             registry,
             accepted,
@@ -173,16 +222,28 @@ impl Metrics {
     pub(crate) fn accepted(&self, door: &'static str, priority: Priority, took: Duration) {
         self.totals.accepted.fetch_add(1, Ordering::Relaxed);
         self.accept_seconds.observe(took.as_secs_f64());
-        let labels = vec![("door", door.to_owned()), ("priority", priority.as_str().to_owned())];
+        let labels = vec![
+            ("door", door.to_owned()),
+            ("priority", priority.as_str().to_owned()),
+        ];
         self.accepted.get_or_create(&labels).inc();
     }
 
     pub(crate) fn attempt(&self, relay: &str, class: AttemptClass) {
-        let labels = vec![("relay", relay.to_owned()), ("class", class.as_str().to_owned())];
+        let labels = vec![
+            ("relay", relay.to_owned()),
+            ("class", class.as_str().to_owned()),
+        ];
         self.attempts.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn delivery(&self, relay: &str, result: DeliveryResult, since_accept: Duration, now: Duration) {
+    pub(crate) fn delivery(
+        &self,
+        relay: &str,
+        result: DeliveryResult,
+        since_accept: Duration,
+        now: Duration,
+    ) {
         let (total, label) = match result {
             DeliveryResult::Delivered => (&self.totals.delivered, "delivered"),
             DeliveryResult::Deferred => (&self.totals.deferred, "deferred"),
@@ -198,29 +259,44 @@ impl Metrics {
     }
 
     pub(crate) fn restarted(&self, actor: &'static str) {
-        self.restarts.get_or_create(&vec![("actor", actor.to_owned())]).inc();
+        self.restarts
+            .get_or_create(&vec![("actor", actor.to_owned())])
+            .inc();
     }
 
     /// All numbers in OpenMetrics 1.0 text.
     pub(crate) fn encode(&self, gauges: Gauges<'_>) -> String {
         for (state, priority, count) in &gauges.depth {
-            let labels = vec![("state", (*state).to_owned()), ("priority", priority.as_str().to_owned())];
+            let labels = vec![
+                ("state", (*state).to_owned()),
+                ("priority", priority.as_str().to_owned()),
+            ];
             self.queue_depth.get_or_create(&labels).set(signed(*count));
         }
         self.oldest_queued.set(gauges.oldest_queued_seconds);
         self.spool_bytes.set(signed(gauges.spool_bytes));
         self.stale_settles.set(signed(gauges.stale_settles));
         self.quarantined.set(signed(gauges.quarantined));
-        gauges.sync_times.iter().for_each(|took| self.sync_seconds.observe(took.as_secs_f64()));
+        gauges
+            .sync_times
+            .iter()
+            .for_each(|took| self.sync_seconds.observe(took.as_secs_f64()));
         self.relay_connections.clear();
         self.relay_breaker.clear();
         for relay in &gauges.relays {
-            let labels = |name, value: &str| vec![("relay", relay.name.clone()), (name, value.to_owned())];
-            self.relay_connections.get_or_create(&labels("state", "busy")).set(signed(relay.busy as u64));
-            self.relay_connections.get_or_create(&labels("state", "idle")).set(signed(relay.idle as u64));
+            let labels =
+                |name, value: &str| vec![("relay", relay.name.clone()), (name, value.to_owned())];
+            self.relay_connections
+                .get_or_create(&labels("state", "busy"))
+                .set(signed(relay.busy as u64));
+            self.relay_connections
+                .get_or_create(&labels("state", "idle"))
+                .set(signed(relay.idle as u64));
             for state in ["closed", "open", "half_open"] {
                 let is = i64::from(state == relay.breaker);
-                self.relay_breaker.get_or_create(&labels("state", state)).set(is);
+                self.relay_breaker
+                    .get_or_create(&labels("state", state))
+                    .set(is);
             }
         }
         let mut text = String::new();
@@ -239,7 +315,10 @@ fn signed(count: u64) -> i64 {
 struct Counting(Gauge);
 
 impl prometheus_client::encoding::EncodeMetric for Counting {
-    fn encode(&self, mut encoder: prometheus_client::encoding::MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+    fn encode(
+        &self,
+        mut encoder: prometheus_client::encoding::MetricEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
         let count = u64::try_from(self.0.get()).unwrap_or(0);
         encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&count, None)
     }

@@ -1,4 +1,5 @@
-//! What is told about the work: events for programs, metrics for graphs, log lines for people. One fact, one call here.
+//! What is told about the work: events for programs, metrics for graphs, log lines for people. One
+//! fact, one call here.
 
 mod event;
 mod log;

@@ -1,4 +1,5 @@
-//! Whether a relay is up. A relay that fails again and again is left alone for a while, then probed with one connection.
+//! Whether a relay is up. A relay that fails again and again is left alone for a while, then probed
+//! with one connection.
 //!
 //! Times are monotonic, so that a wall clock that jumps neither holds a relay down nor storms it.
 
@@ -65,15 +66,17 @@ impl Breaker {
         was_open
     }
 
-    /// The relay failed. `chance`, drawn evenly from 0 to 1, spreads the probes of many. Returns whether that opened the
-    /// breaker, which had been closed.
+    /// The relay failed. `chance`, drawn evenly from 0 to 1, spreads the probes of many. Returns
+    /// whether that opened the breaker, which had been closed.
     pub fn failed(&mut self, now: Duration, chance: f64) -> bool {
         self.failures = self.failures.saturating_add(1);
         let state = self.state(now);
         if self.failures < THRESHOLD || state == BreakerState::Open {
             return false;
         }
-        let rest = FIRST_REST.saturating_mul(1 << self.rests.min(10)).min(LONGEST_REST);
+        let rest = FIRST_REST
+            .saturating_mul(1 << self.rests.min(10))
+            .min(LONGEST_REST);
         self.rests = self.rests.saturating_add(1);
         self.open_until = Some(now + rest.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0));
         state == BreakerState::Closed

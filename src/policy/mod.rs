@@ -1,5 +1,5 @@
-//! DECISIONS: when to try again, which relays to take, how fast, whose turn it is, and whether a relay is up. Pure: time and
-//! chance come in as arguments.
+//! DECISIONS: when to try again, which relays to take, how fast, whose turn it is, and whether a
+//! relay is up. Pure: time and chance come in as arguments.
 
 mod breaker;
 mod pace;

@@ -50,7 +50,10 @@ impl FromStr for Rate {
             "d" => 86_400,
             _ => return Err(fail()),
         };
-        Ok(Rate { count, per: Duration::from_secs(per) })
+        Ok(Rate {
+            count,
+            per: Duration::from_secs(per),
+        })
     }
 }
 
@@ -112,7 +115,8 @@ struct Limit {
 /// Hands out permission to send, no faster than its rate. Without a rate it never says no.
 pub struct Pace {
     limit: Option<Limit>,
-    /// Permission that was taken and not used: never more than one burst, or it would pile up while there is no mail.
+    /// Permission that was taken and not used: never more than one burst, or it would pile up while
+    /// there is no mail.
     unspent: usize,
 }
 
@@ -131,18 +135,28 @@ impl Pace {
         let limit = rate.and_then(Rate::quota).map(|quota| {
             let clock = ToldTime::default();
             let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-            Limit { limiter, clock, burst: quota.burst_size().get() as usize }
+            Limit {
+                limiter,
+                clock,
+                burst: quota.burst_size().get() as usize,
+            }
         });
         Pace { limit, unspent: 0 }
     }
 
-    /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes back with
-    /// [`Pace::give_back`].
+    /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes
+    /// back with [`Pace::give_back`].
     pub fn take(&mut self, wish: usize, now: Duration) -> Allowance {
         let Some(Limit { limiter, clock, .. }) = &self.limit else {
-            return Allowance { mails: wish, again_in: None };
+            return Allowance {
+                mails: wish,
+                again_in: None,
+            };
         };
-        clock.0.fetch_max(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        clock.0.fetch_max(
+            u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
         let mut mails = self.unspent.min(wish);
         self.unspent -= mails;
         let mut again_in = None;
@@ -150,7 +164,11 @@ impl Pace {
             match limiter.check() {
                 Ok(()) => mails += 1,
                 Err(not_yet) => {
-                    again_in = Some(not_yet.wait_time_from(clock.now()).max(Duration::from_millis(1)));
+                    again_in = Some(
+                        not_yet
+                            .wait_time_from(clock.now())
+                            .max(Duration::from_millis(1)),
+                    );
                     break;
                 }
             }
@@ -180,9 +198,16 @@ mod tests {
         let sent: usize = (0..1000).map(|ms| pace.take(50, at(ms)).mails).sum();
         assert!((100..=110).contains(&sent), "{sent} in a second");
         let none = pace.take(50, at(1000));
-        let none = if none.mails > 0 { pace.take(50, at(1000)) } else { none };
+        let none = if none.mails > 0 {
+            pace.take(50, at(1000))
+        } else {
+            none
+        };
         assert_eq!(none.mails, 0);
-        assert!(none.again_in.is_some_and(|wait| wait <= Duration::from_millis(10)));
+        assert!(
+            none.again_in
+                .is_some_and(|wait| wait <= Duration::from_millis(10))
+        );
     }
 
     #[test]
@@ -201,7 +226,10 @@ mod tests {
             let allowed = pace.take(50, at(second * 1000)).mails;
             pace.give_back(allowed);
         }
-        assert!(pace.take(50, at(99_000)).mails <= 2, "a long rest is no licence for a flood");
+        assert!(
+            pace.take(50, at(99_000)).mails <= 2,
+            "a long rest is no licence for a flood"
+        );
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub enum Jitter {
 pub struct RetryPolicy {
     /// The delays before the second, third … try; the last one repeats.
     pub schedule: Vec<Duration>,
-    /// How many tries count before it is dead as `exhausted`. Tries in which the relay, not the mail, failed do not count.
+    /// How many tries count before it is dead as `exhausted`. Tries in which the relay, not the
+    /// mail, failed do not count.
     pub max_attempts: u32,
     /// How long after accept a mail is worthless that does not say so itself.
     pub expire_after: Duration,
@@ -39,8 +40,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait after `tries` tries, of which `counted` count; `None` when no more are allowed. `chance` is drawn
-    /// evenly from 0 to 1.
+    /// How long to wait after `tries` tries, of which `counted` count; `None` when no more are
+    /// allowed. `chance` is drawn evenly from 0 to 1.
     pub fn delay(&self, tries: u32, counted: u32, chance: f64) -> Option<Duration> {
         if counted >= self.max_attempts {
             return None;
@@ -60,11 +61,19 @@ mod tests {
 
     #[test]
     fn the_schedule_is_walked_and_its_last_delay_repeats() {
-        let policy = RetryPolicy { jitter: Jitter::None, ..RetryPolicy::default() };
-        let delays: Vec<u64> = (1..=7).map(|n| policy.delay(n, n, 0.5).expect("more").as_secs()).collect();
+        let policy = RetryPolicy {
+            jitter: Jitter::None,
+            ..RetryPolicy::default()
+        };
+        let delays: Vec<u64> = (1..=7)
+            .map(|n| policy.delay(n, n, 0.5).expect("more").as_secs())
+            .collect();
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
         assert_eq!(policy.delay(10, 10, 0.5), None);
-        assert!(policy.delay(50, 9, 0.5).is_some(), "tries that do not count do not use up attempts");
+        assert!(
+            policy.delay(50, 9, 0.5).is_some(),
+            "tries that do not count do not use up attempts"
+        );
     }
 
     #[test]

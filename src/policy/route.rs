@@ -3,7 +3,8 @@
 use crate::delivery::Route;
 use crate::mail::{Address, Priority};
 
-/// What a mail must be like for a route to be its own. An empty list asks nothing; all that is asked must hold.
+/// What a mail must be like for a route to be its own. An empty list asks nothing; all that is
+/// asked must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     /// The recipient's domain, without regard to case; `*.example.org` matches every name below.
@@ -34,8 +35,15 @@ pub struct Routes {
 impl Routes {
     /// Routes by these rules.
     pub fn new(rules: impl IntoIterator<Item = RouteRule>) -> Self {
-        let rules = rules.into_iter().map(|rule| (rule.matching, Route::over(rule.relays.iter().map(String::as_str))));
-        Routes { rules: rules.collect() }
+        let rules = rules.into_iter().map(|rule| {
+            (
+                rule.matching,
+                Route::over(rule.relays.iter().map(String::as_str)),
+            )
+        });
+        Routes {
+            rules: rules.collect(),
+        }
     }
 
     /// The route of one delivery; `None` where no rule matches.
@@ -52,7 +60,10 @@ impl Routes {
                 && domain_matches(&matching.recipient_domain, Some(recipient))
                 && domain_matches(&matching.sender_domain, return_path)
         };
-        self.rules.iter().find(|(matching, _)| asks(matching)).map(|(_, route)| route)
+        self.rules
+            .iter()
+            .find(|(matching, _)| asks(matching))
+            .map(|(_, route)| route)
     }
 }
 
@@ -60,15 +71,21 @@ fn domain_matches(patterns: &[String], address: Option<&Address>) -> bool {
     if patterns.is_empty() {
         return true;
     }
-    let Some(domain) = address.map(Address::domain) else { return false };
-    patterns.iter().any(|pattern| match pattern.strip_prefix("*.") {
-        Some(parent) => domain
-            .len()
-            .checked_sub(parent.len() + 1)
-            .filter(|at| *at > 0 && domain.is_char_boundary(*at))
-            .is_some_and(|at| domain[at..].starts_with('.') && domain[at + 1..].eq_ignore_ascii_case(parent)),
-        None => domain.eq_ignore_ascii_case(pattern),
-    })
+    let Some(domain) = address.map(Address::domain) else {
+        return false;
+    };
+    patterns
+        .iter()
+        .any(|pattern| match pattern.strip_prefix("*.") {
+            Some(parent) => domain
+                .len()
+                .checked_sub(parent.len() + 1)
+                .filter(|at| *at > 0 && domain.is_char_boundary(*at))
+                .is_some_and(|at| {
+                    domain[at..].starts_with('.') && domain[at + 1..].eq_ignore_ascii_case(parent)
+                }),
+            None => domain.eq_ignore_ascii_case(pattern),
+        })
 }
 
 #[cfg(test)]
@@ -76,14 +93,26 @@ mod tests {
     use super::*;
 
     fn rule(matching: Match, relays: &[&str]) -> RouteRule {
-        RouteRule { matching, relays: relays.iter().map(|r| (*r).to_owned()).collect() }
+        RouteRule {
+            matching,
+            relays: relays.iter().map(|r| (*r).to_owned()).collect(),
+        }
     }
 
     #[test]
     fn the_first_rule_that_matches_is_taken() {
-        let to_org = Match { recipient_domain: vec!["example.org".into(), "*.org.example".into()], ..Match::default() };
-        let bulk = Match { priority: vec![Priority::Bulk], ..Match::default() };
-        let tagged = Match { tag: vec!["otp".into()], ..Match::default() };
+        let to_org = Match {
+            recipient_domain: vec!["example.org".into(), "*.org.example".into()],
+            ..Match::default()
+        };
+        let bulk = Match {
+            priority: vec![Priority::Bulk],
+            ..Match::default()
+        };
+        let tagged = Match {
+            tag: vec!["otp".into()],
+            ..Match::default()
+        };
         let routes = Routes::new([
             rule(to_org, &["org"]),
             rule(bulk, &["slow"]),
@@ -93,22 +122,38 @@ mod tests {
         let resolve = |to: &str, tags: &[&str], priority| {
             let tags: Vec<String> = tags.iter().map(|t| (*t).to_owned()).collect();
             let to = to.parse().expect("valid");
-            routes.resolve(None, &to, &tags, priority).map(|r| r.as_str().to_owned()).expect("a default exists")
+            routes
+                .resolve(None, &to, &tags, priority)
+                .map(|r| r.as_str().to_owned())
+                .expect("a default exists")
         };
         assert_eq!(resolve("a@EXAMPLE.org", &[], Priority::Bulk), "org");
         assert_eq!(resolve("a@x.org.example", &[], Priority::Default), "org");
-        assert_eq!(resolve("a@org.example", &[], Priority::Default), "primary,backup");
+        assert_eq!(
+            resolve("a@org.example", &[], Priority::Default),
+            "primary,backup"
+        );
         assert_eq!(resolve("a@xexample.org", &[], Priority::Bulk), "slow");
-        assert_eq!(resolve("a@else.where", &["x", "otp"], Priority::Default), "fast,slow");
+        assert_eq!(
+            resolve("a@else.where", &["x", "otp"], Priority::Default),
+            "fast,slow"
+        );
     }
 
     #[test]
     fn a_null_return_path_has_no_domain() {
-        let only = Match { sender_domain: vec!["example.com".into()], ..Match::default() };
+        let only = Match {
+            sender_domain: vec!["example.com".into()],
+            ..Match::default()
+        };
         let routes = Routes::new([rule(only, &["primary"])]);
         let to = "a@example.org".parse().expect("valid");
         assert!(routes.resolve(None, &to, &[], Priority::Default).is_none());
         let from = "b@example.com".parse().expect("valid");
-        assert!(routes.resolve(Some(&from), &to, &[], Priority::Default).is_some());
+        assert!(
+            routes
+                .resolve(Some(&from), &to, &[], Priority::Default)
+                .is_some()
+        );
     }
 }

@@ -15,7 +15,11 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights { critical: 6, default: 3, bulk: 1 }
+        Weights {
+            critical: 6,
+            default: 3,
+            bulk: 1,
+        }
     }
 }
 
@@ -30,8 +34,8 @@ impl Weights {
     }
 }
 
-/// Deals out turns by smooth weighted round robin: over any stretch each priority has its share, and the turns of one are
-/// spread among those of the others.
+/// Deals out turns by smooth weighted round robin: over any stretch each priority has its share,
+/// and the turns of one are spread among those of the others.
 #[derive(Clone, Debug)]
 pub struct Shares {
     weights: Weights,
@@ -41,7 +45,10 @@ pub struct Shares {
 impl Shares {
     /// Deals by these weights; a weight of zero counts as one, because zero would starve.
     pub fn new(weights: Weights) -> Self {
-        Shares { weights, credit: [0; 3] }
+        Shares {
+            weights,
+            credit: [0; 3],
+        }
     }
 
     /// The next `n` turns.
@@ -74,13 +81,24 @@ mod tests {
         let mut shares = Shares::new(Weights::default());
         let turns = shares.turns(100);
         let count = |p| turns.iter().filter(|t| **t == p).count();
-        assert_eq!((count(Priority::Critical), count(Priority::Default), count(Priority::Bulk)), (60, 30, 10));
+        assert_eq!(
+            (
+                count(Priority::Critical),
+                count(Priority::Default),
+                count(Priority::Bulk)
+            ),
+            (60, 30, 10)
+        );
         assert!(turns.chunks(10).all(|ten| ten.contains(&Priority::Bulk)));
     }
 
     #[test]
     fn a_weight_of_zero_does_not_starve() {
-        let mut shares = Shares::new(Weights { critical: 9, default: 0, bulk: 0 });
+        let mut shares = Shares::new(Weights {
+            critical: 9,
+            default: 0,
+            bulk: 0,
+        });
         assert!(shares.turns(11).contains(&Priority::Bulk));
     }
 }

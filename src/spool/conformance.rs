@@ -1,7 +1,8 @@
-//! The suite that every kind of spool passes: each promise of [`Spool`] is one check, named as a sentence.
+//! The suite that every kind of spool passes: each promise of [`Spool`] is one check, named as a
+//! sentence.
 //!
-//! Whoever writes a store gives the suite a [`Bench`] to open it on and awaits [`suite`] in a test. The suite sees the
-//! trait alone and tells the time itself, so that no check waits for a clock.
+//! Whoever writes a store gives the suite a [`Bench`] to open it on and awaits [`suite`] in a test.
+//! The suite sees the trait alone and tells the time itself, so that no check waits for a clock.
 
 mod accept;
 mod changes;
@@ -24,18 +25,19 @@ use super::{Spool, SpoolError, SpoolOptions};
 /// Where the suite opens the stores it tries.
 #[async_trait]
 pub trait Bench: Send + Sync {
-    /// Opens the store of this name: an empty one at first, and where stores are [`persistent`](Bench::persistent), what was
-    /// left there afterwards.
+    /// Opens the store of this name: an empty one at first, and where stores are
+    /// [`persistent`](Bench::persistent), what was left there afterwards.
     ///
     /// # Errors
-    /// What the store answers; [`SpoolError::Locked`] while it is open, with a path that ends in `store`.
+    /// What the store answers; [`SpoolError::Locked`] while it is open, with a path that ends in
+    /// `store`.
     async fn open(&self, store: &str, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError>;
 
     /// Whether a store that is opened again still has its mail.
     fn persistent(&self) -> bool;
 
-    /// Puts down under the name `copy` what a process that is killed now would leave of the open store `store`. Asked of
-    /// persistent stores only, while nothing is being written.
+    /// Puts down under the name `copy` what a process that is killed now would leave of the open
+    /// store `store`. Asked of persistent stores only, while nothing is being written.
     fn kill(&self, store: &str, copy: &str);
 }
 
@@ -135,5 +137,10 @@ pub async fn suite(bench: &dyn Bench) {
             broken.push(*name);
         }
     }
-    assert!(broken.is_empty(), "{} of {} promises are broken: {broken:#?}", broken.len(), CHECKS.len());
+    assert!(
+        broken.is_empty(),
+        "{} of {} promises are broken: {broken:#?}",
+        broken.len(),
+        CHECKS.len()
+    );
 }

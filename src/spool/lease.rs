@@ -22,8 +22,8 @@ pub trait LeaseKeeper: Send + Sync {
     fn release(&self, token: LeaseToken);
 }
 
-/// The right to settle one delivery. Dropped unused, it gives the delivery back: so whatever ends a sender, a panic
-/// included, its mail is free again.
+/// The right to settle one delivery. Dropped unused, it gives the delivery back: so whatever ends a
+/// sender, a panic included, its mail is free again.
 pub struct Lease {
     token: LeaseToken,
     keeper: Option<Weak<dyn LeaseKeeper>>,
@@ -32,7 +32,10 @@ pub struct Lease {
 impl Lease {
     /// A lease that `keeper` takes back.
     pub fn new(token: LeaseToken, keeper: Weak<dyn LeaseKeeper>) -> Self {
-        Lease { token, keeper: Some(keeper) }
+        Lease {
+            token,
+            keeper: Some(keeper),
+        }
     }
 
     /// Its name.

@@ -34,8 +34,14 @@ impl Store for MemoryStore {
         let keys = self.keys.read_recursive();
         let mut range = keys.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         loop {
-            let next = if way == Walk::Up { range.next() } else { range.next_back() };
-            let Some((key, value)) = next else { return Ok(()) };
+            let next = if way == Walk::Up {
+                range.next()
+            } else {
+                range.next_back()
+            };
+            let Some((key, value)) = next else {
+                return Ok(());
+            };
             if let ControlFlow::Break(()) = visit(key, value) {
                 return Ok(());
             }

@@ -1,10 +1,11 @@
 //! The durable store, and the only queue. What it is asked is in [`Spool`]; who asks is `dispatch`.
 //!
-//! Two kinds keep mail today: [`sled`] on disk and in memory. Both are one engine over two stores, and every kind passes
-//! [`conformance`].
+//! Two kinds keep mail today: [`sled`] on disk and in memory. Both are one engine over two stores,
+//! and every kind passes [`conformance`].
 //!
-//! *Invariants made here:* a [`Spool::put`] that answered is on disk; a delivery is leased to one sender at a time; a
-//! settle without the current lease changes nothing; what cannot be read is set aside, never deleted.
+//! *Invariants made here:* a [`Spool::put`] that answered is on disk; a delivery is leased to one
+//! sender at a time; a settle without the current lease changes nothing; what cannot be read is set
+//! aside, never deleted.
 
 mod codec;
 pub mod conformance;
@@ -74,7 +75,8 @@ pub enum Durability {
     Direct,
 }
 
-/// A mail on its way into the spool: what is known of it, its bytes, and a delivery for each recipient.
+/// A mail on its way into the spool: what is known of it, its bytes, and a delivery for each
+/// recipient.
 #[derive(Clone, Debug)]
 pub struct Parcel {
     /// What is known of it.
@@ -99,8 +101,8 @@ pub enum Put {
 pub struct Want {
     /// The queues it may take from.
     pub routes: Vec<Route>,
-    /// A turn for each mail that is wanted, in order; a turn whose priority has nothing due goes to the most urgent that
-    /// has.
+    /// A turn for each mail that is wanted, in order; a turn whose priority has nothing due goes to
+    /// the most urgent that has.
     pub turns: Vec<Priority>,
     /// So many further mails, of [`Priority::Critical`] only.
     pub critical_only: usize,
@@ -112,7 +114,8 @@ pub struct Want {
     pub now: Timestamp,
 }
 
-/// A mail in a sender's hands, with those of its recipients that are due on one route. Dropped unsettled, it goes back.
+/// A mail in a sender's hands, with those of its recipients that are due on one route. Dropped
+/// unsettled, it goes back.
 #[derive(Debug)]
 pub struct Claim {
     /// What is known of the mail.
@@ -132,7 +135,8 @@ pub enum Recorded {
     Stale,
 }
 
-/// A delivery that was ended by nobody's wish: by the clock, in doubt, or because something of it cannot be read.
+/// A delivery that was ended by nobody's wish: by the clock, in doubt, or because something of it
+/// cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The mail.
@@ -190,7 +194,8 @@ pub trait Spool: Send + Sync + 'static {
     /// What [`Spool::put`] promises when it answers.
     fn durability(&self) -> Durability;
 
-    /// Notified when something may have become due or the next due time may have changed. One waiter: the scheduler.
+    /// Notified when something may have become due or the next due time may have changed. One
+    /// waiter: the scheduler.
     fn changed(&self) -> &Notify;
 
     /// Keeps new mails, in as few groups as their size allows. Each has its own result, in order.
@@ -199,13 +204,16 @@ pub trait Spool: Send + Sync + 'static {
     /// Leases due deliveries. Fewer than wanted, or none, when no more are due.
     async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError>;
 
-    /// Records before the final dot that an at-most-once mail may have been sent: found so after a crash, it is dead as
-    /// `in_doubt`. The leases stay.
+    /// Records before the final dot that an at-most-once mail may have been sent: found so after a
+    /// crash, it is dead as `in_doubt`. The leases stay.
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError>;
 
-    /// Records what became of deliveries and ends their leases. Taken up in the order of the calls, as soon as the call is
-    /// made; the future is only the wait for the disk.
-    fn settle(&self, settled: Vec<(Lease, Delivery)>) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>>;
+    /// Records what became of deliveries and ends their leases. Taken up in the order of the calls,
+    /// as soon as the call is made; the future is only the wait for the disk.
+    fn settle(
+        &self,
+        settled: Vec<(Lease, Delivery)>,
+    ) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>>;
 
     /// All that is known of a mail; `None` where there is no such mail.
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError>;
@@ -219,9 +227,14 @@ pub trait Spool: Send + Sync + 'static {
     /// Withdraws what is not being sent and has not ended.
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError>;
 
-    /// Queues dead deliveries again, or cancelled ones where none is dead: at once, with a full count of attempts and a
-    /// lifetime of `lifetime`. A deferred one becomes due at once.
-    async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError>;
+    /// Queues dead deliveries again, or cancelled ones where none is dead: at once, with a full
+    /// count of attempts and a lifetime of `lifetime`. A deferred one becomes due at once.
+    async fn retry(
+        &self,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Change, SpoolError>;
 
     /// Deletes a mail of which every delivery has ended.
     async fn purge(&self, id: MailId) -> Result<Change, SpoolError>;
@@ -229,11 +242,12 @@ pub trait Spool: Send + Sync + 'static {
     /// Whether [`Spool::sweep`] has something to do.
     fn is_sweep_due(&self, now: Timestamp) -> bool;
 
-    /// Ends what has expired and deletes what was kept long enough; a bounded step. It also tells of what has ended
-    /// otherwise by nobody's wish since the last sweep, which is then due.
+    /// Ends what has expired and deletes what was kept long enough; a bounded step. It also tells
+    /// of what has ended otherwise by nobody's wish since the last sweep, which is then due.
     async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError>;
 
-    /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that returns how many it moved.
+    /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that
+    /// returns how many it moved.
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError>;
 
     /// The first time after `after` at which a delivery falls due or a sweep has something to do.
@@ -242,11 +256,12 @@ pub trait Spool: Send + Sync + 'static {
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
 
-    /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what became of it could not be
-    /// recorded, and it would be sent again.
+    /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what
+    /// became of it could not be recorded, and it would be sent again.
     fn failure(&self) -> Option<SpoolError>;
 
-    /// Why no new mail is taken now; `None` while all is well. It may pass by itself, as a full disk does.
+    /// Why no new mail is taken now; `None` while all is well. It may pass by itself, as a full
+    /// disk does.
     fn refusal(&self) -> Option<SpoolError> {
         self.failure()
     }
@@ -259,6 +274,7 @@ pub trait Spool: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Writes out and closes. Everything that is asked afterwards is answered with [`SpoolError::Closed`].
+    /// Writes out and closes. Everything that is asked afterwards is answered with
+    /// [`SpoolError::Closed`].
     async fn close(&self) -> Result<(), SpoolError>;
 }

@@ -5,8 +5,8 @@ use crate::mail::{Address, Priority, Timestamp};
 
 use super::Record;
 
-/// Which mails to list. What is absent asks nothing. The newest come first; with a state that is pending, those that are
-/// due first.
+/// Which mails to list. What is absent asks nothing. The newest come first; with a state that is
+/// pending, those that are due first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// At least one delivery is in this state.
@@ -30,15 +30,26 @@ pub struct Query {
 impl Query {
     /// How many mails one page holds.
     pub fn page_size(&self) -> usize {
-        if self.limit == 0 { 50 } else { self.limit.min(1000) }
+        if self.limit == 0 {
+            50
+        } else {
+            self.limit.min(1000)
+        }
     }
 
     /// Whether a mail is asked for, its state aside.
     pub(crate) fn admits(&self, record: &Record) -> bool {
         let manifest = &record.manifest;
-        self.recipient.as_ref().is_none_or(|wanted| record.deliveries.iter().any(|d| d.recipient == *wanted))
-            && self.tag.as_ref().is_none_or(|wanted| manifest.tags.contains(wanted))
-            && self.priority.is_none_or(|wanted| manifest.priority == wanted)
+        self.recipient
+            .as_ref()
+            .is_none_or(|wanted| record.deliveries.iter().any(|d| d.recipient == *wanted))
+            && self
+                .tag
+                .as_ref()
+                .is_none_or(|wanted| manifest.tags.contains(wanted))
+            && self
+                .priority
+                .is_none_or(|wanted| manifest.priority == wanted)
             && self.since.is_none_or(|since| manifest.accepted_at >= since)
             && self.until.is_none_or(|until| manifest.accepted_at < until)
     }

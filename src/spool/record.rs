@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::{Delivery, MailState, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
 
-/// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's new lifetime aside.
+/// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's
+/// new lifetime aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Its name.
@@ -54,7 +55,10 @@ pub struct Record {
 impl Record {
     /// Each delivery's state.
     pub fn states(&self, now: Timestamp) -> impl Iterator<Item = State> {
-        self.deliveries.iter().zip(&self.leased).map(move |(delivery, leased)| delivery.state(now, *leased))
+        self.deliveries
+            .iter()
+            .zip(&self.leased)
+            .map(move |(delivery, leased)| delivery.state(now, *leased))
     }
 
     /// The mail's state, summed up.
@@ -64,7 +68,11 @@ impl Record {
 
     /// When the last delivery ended; `None` while one has not.
     pub fn finished_at(&self) -> Option<Timestamp> {
-        let ends: Option<Vec<Timestamp>> = self.deliveries.iter().map(|d| d.stage.finished_at()).collect();
+        let ends: Option<Vec<Timestamp>> = self
+            .deliveries
+            .iter()
+            .map(|d| d.stage.finished_at())
+            .collect();
         ends.and_then(|ends| ends.into_iter().max())
     }
 }

@@ -1,4 +1,5 @@
-//! What the keyed spool needs from what keeps its bytes: ordered keys, and commits that are whole or not at all.
+//! What the keyed spool needs from what keeps its bytes: ordered keys, and commits that are whole
+//! or not at all.
 
 use std::ops::ControlFlow;
 
@@ -9,7 +10,10 @@ pub(super) type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// The bytes of a batch, or of a part of it.
 pub(super) fn weight(batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> usize {
-    batch.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+    batch
+        .iter()
+        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
+        .sum()
 }
 
 /// Looks at a key and its value, and says whether to go on.
@@ -32,14 +36,16 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Walks the keys from `from` (included) to `to` (excluded).
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError>;
 
-    /// Writes a batch, whole or not at all. Readers see it at once; it is kept after the next [`flush`](Store::flush) or
-    /// [`sync`](Store::sync).
+    /// Writes a batch, whole or not at all. Readers see it at once; it is kept after the next
+    /// [`flush`](Store::flush) or [`sync`](Store::sync).
     fn write(&self, batch: Batch) -> Result<(), SpoolError>;
 
-    /// Hands what was written to the system, so that it survives the process. May run beside [`write`](Store::write).
+    /// Hands what was written to the system, so that it survives the process. May run beside
+    /// [`write`](Store::write).
     fn flush(&self) -> Result<(), SpoolError>;
 
-    /// Puts what was written on disk, so that it survives a power cut. May run beside [`write`](Store::write).
+    /// Puts what was written on disk, so that it survives a power cut. May run beside
+    /// [`write`](Store::write).
     fn sync(&self) -> Result<(), SpoolError>;
 
     /// Whether there is room for more mail.
@@ -51,6 +57,7 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Whether it survives the process.
     fn is_persistent(&self) -> bool;
 
-    /// Lets go of its files, so that they can be opened again. Whatever is asked afterwards is [`SpoolError::Closed`].
+    /// Lets go of its files, so that they can be opened again. Whatever is asked afterwards is
+    /// [`SpoolError::Closed`].
     fn close(&self) {}
 }

@@ -1,4 +1,5 @@
-//! A relay that keeps mail instead of sending it: for tests, and for trying an application without a mail server.
+//! A relay that keeps mail instead of sending it: for tests, and for trying an application without
+//! a mail server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +38,10 @@ pub struct Capture {
 impl Capture {
     /// A capture that also writes each mail to a file in `dir`, if one is given.
     pub fn new(dir: Option<PathBuf>) -> Self {
-        Capture { kept: Arc::default(), dir }
+        Capture {
+            kept: Arc::default(),
+            dir,
+        }
     }
 
     /// What was captured, the oldest first; the last thousand.
@@ -58,7 +62,9 @@ impl Connection for Capture {
     async fn send(&mut self, mail: &Transaction, _next: Option<&Transaction>) -> Vec<Outcome> {
         if let Some(dir) = &self.dir {
             let written = match tokio::fs::create_dir_all(dir).await {
-                Ok(()) => tokio::fs::write(dir.join(format!("{}.eml", mail.mail)), &mail.message).await,
+                Ok(()) => {
+                    tokio::fs::write(dir.join(format!("{}.eml", mail.mail)), &mail.message).await
+                }
                 Err(e) => Err(e),
             };
             if let Err(e) = written {

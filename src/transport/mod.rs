@@ -1,9 +1,10 @@
-//! HOW a mail leaves. A [`Transport`] opens connections to one relay; a [`Connection`] sends one mail after another. The
-//! only caller is a sender actor (and `send_now`), which owns its connection alone.
+//! HOW a mail leaves. A [`Transport`] opens connections to one relay; a [`Connection`] sends one
+//! mail after another. The only caller is a sender actor (and `send_now`), which owns its
+//! connection alone.
 //!
-//! *Invariants made here:* success is exactly what the relay said to the final dot; every wait has a time-out; a connection
-//! that is out of step, timed out or broken is never used again; an [`Outcome`] says truthfully whether the relay may have
-//! taken the mail.
+//! *Invariants made here:* success is exactly what the relay said to the final dot; every wait has
+//! a time-out; a connection that is out of step, timed out or broken is never used again; an
+//! [`Outcome`] says truthfully whether the relay may have taken the mail.
 
 mod capture;
 mod relay;
@@ -36,7 +37,8 @@ pub struct Transaction {
     pub eight_bit: bool,
     /// Whether it needs SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// Whether it is not to be sent after all: to be asked right before the end of the message is written.
+    /// Whether it is not to be sent after all: to be asked right before the end of the message is
+    /// written.
     pub recall: Recall,
 }
 
@@ -50,7 +52,8 @@ impl Recall {
         Recall(Some(Arc::new(recalled)))
     }
 
-    /// Whether the mail is not to be sent. Then its outcome is [`Outcome::Withdrawn`], and the connection is not usable.
+    /// Whether the mail is not to be sent. Then its outcome is [`Outcome::Withdrawn`], and the
+    /// connection is not usable.
     pub fn is_recalled(&self) -> bool {
         self.0.as_ref().is_some_and(|recalled| recalled())
     }
@@ -68,7 +71,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Opens a connection that is ready to send: greeted, secured and authenticated.
     ///
     /// # Errors
-    /// Always an [`Outcome::Unavailable`]: before a mail is in question, only the relay can be at fault.
+    /// Always an [`Outcome::Unavailable`]: before a mail is in question, only the relay can be at
+    /// fault.
     async fn connect(&self) -> Result<Box<dyn Connection>, Outcome>;
 }
 
@@ -77,15 +81,17 @@ pub trait Transport: Send + Sync + 'static {
 pub trait Connection: Send {
     /// Sends one mail and returns one outcome for each recipient, in order.
     ///
-    /// `next` is the mail that will be sent after this one. A connection that can pipeline may begin it while this one is
-    /// still being answered (RFC 2920 §3.1); the caller then either sends exactly that mail next, or closes.
+    /// `next` is the mail that will be sent after this one. A connection that can pipeline may
+    /// begin it while this one is still being answered (RFC 2920 §3.1); the caller then either
+    /// sends exactly that mail next, or closes.
     ///
-    /// A reused connection that turns out to be closed before MAIL was answered gives [`Outcome::Unavailable`] for every
-    /// recipient: the caller opens another and sends again, and nothing was lost.
+    /// A reused connection that turns out to be closed before MAIL was answered gives
+    /// [`Outcome::Unavailable`] for every recipient: the caller opens another and sends again, and
+    /// nothing was lost.
     async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Vec<Outcome>;
 
-    /// Whether another mail may be sent over it. False after an error, after 421, and once `messages_per_connection` were
-    /// sent.
+    /// Whether another mail may be sent over it. False after an error, after 421, and once
+    /// `messages_per_connection` were sent.
     fn is_usable(&self) -> bool;
 
     /// Says QUIT, briefly, and closes.

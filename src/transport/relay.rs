@@ -66,8 +66,9 @@ pub enum Security {
 }
 
 /// Where an OAuth 2 access token comes from; asked anew for each connection.
-pub type TokenSource =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send>> + Send + Sync>;
+pub type TokenSource = Arc<
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send>> + Send + Sync,
+>;
 
 /// How we log in. PLAIN is taken where it is offered, LOGIN otherwise.
 #[derive(Clone)]
@@ -97,8 +98,8 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// How long each step of a connection may take. The defaults are those of RFC 5321 §4.5.3.2 where it names one that a
-/// queue can live with.
+/// How long each step of a connection may take. The defaults are those of RFC 5321 §4.5.3.2 where
+/// it names one that a queue can live with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeOuts {
     /// TCP connect, DNS included: 10 s.
@@ -176,8 +177,9 @@ pub enum RelayError {
 }
 
 impl Relay {
-    /// A relay from its URL: `smtp://host:port` (plain), `smtp+starttls://user:password@host:587`, `smtps://host:465`, or
-    /// `capture://`, which keeps mail in memory instead of sending it (`capture:///dir` writes it to files there).
+    /// A relay from its URL: `smtp://host:port` (plain), `smtp+starttls://user:password@host:587`,
+    /// `smtps://host:465`, or `capture://`, which keeps mail in memory instead of sending it
+    /// (`capture:///dir` writes it to files there).
     ///
     /// Its name is the host's; see [`Relay::name`].
     ///
@@ -185,9 +187,12 @@ impl Relay {
     /// An unknown scheme, no host, or a user without AUTH's needs.
     pub fn smtp(url: &str) -> Result<Self, RelayError> {
         let fail = |reason: &str| RelayError::Url(reason.to_owned());
-        let parsed = Url::parse(url).map_err(|e| RelayError::Url(format!("cannot be read: {e}")))?;
+        let parsed =
+            Url::parse(url).map_err(|e| RelayError::Url(format!("cannot be read: {e}")))?;
         if parsed.scheme() == "capture" {
-            let dir = Some(parsed.path()).filter(|path| path.len() > 1).map(PathBuf::from);
+            let dir = Some(parsed.path())
+                .filter(|path| path.len() > 1)
+                .map(PathBuf::from);
             return Ok(Relay::of("capture", Kind::Capture(Capture::new(dir))));
         }
         let (security, default_port) = match parsed.scheme() {
@@ -195,13 +200,22 @@ impl Relay {
             "smtp+starttls" => (Security::StartTls, 587),
             "smtps" => (Security::Tls, 465),
             other => {
-                let reason = format!("has the scheme `{other}`; use smtp, smtp+starttls, smtps or capture");
+                let reason =
+                    format!("has the scheme `{other}`; use smtp, smtp+starttls, smtps or capture");
                 return Err(RelayError::Url(reason));
             }
         };
-        let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| fail("names no host"))?;
-        if !matches!(parsed.path(), "" | "/") || parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(fail("has something after the port; only scheme, user, password, host and port are meant"));
+        let host = parsed
+            .host_str()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| fail("names no host"))?;
+        if !matches!(parsed.path(), "" | "/")
+            || parsed.query().is_some()
+            || parsed.fragment().is_some()
+        {
+            return Err(fail(
+                "has something after the port; only scheme, user, password, host and port are meant",
+            ));
         }
         let decode = |text: &str| {
             let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
@@ -218,7 +232,10 @@ impl Relay {
             }),
         };
         let server = Server {
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
             port: parsed.port().unwrap_or(default_port),
             security,
             auth,
@@ -227,8 +244,16 @@ impl Relay {
             messages_per_connection: 1000,
             timeouts: TimeOuts::default(),
         };
-        let name: String =
-            host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' }).collect();
+        let name: String = host
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
         Ok(Relay::of(&name, Kind::Smtp(Box::new(server))))
     }
 
@@ -243,7 +268,13 @@ impl Relay {
     }
 
     fn of(name: &str, kind: Kind) -> Self {
-        Relay { name: name.to_owned(), kind, connections: 16, rate: None, idle_timeout: seconds(60) }
+        Relay {
+            name: name.to_owned(),
+            kind,
+            connections: 16,
+            rate: None,
+            idle_timeout: seconds(60),
+        }
     }
 
     /// What routes, metrics and the command line call it.
@@ -252,7 +283,8 @@ impl Relay {
         self
     }
 
-    /// How many connections it may have at once; 16 unless said. With two or more, one is kept for critical mail.
+    /// How many connections it may have at once; 16 unless said. With two or more, one is kept for
+    /// critical mail.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -321,11 +353,16 @@ impl Relay {
             return Err(RelayError::Name(self.name.clone()));
         }
         if !(1..=1024).contains(&self.connections) {
-            return Err(RelayError::Range(format!("connections are {}, and must be 1 to 1024", self.connections)));
+            return Err(RelayError::Range(format!(
+                "connections are {}, and must be 1 to 1024",
+                self.connections
+            )));
         }
         if let Kind::Smtp(server) = &self.kind {
             if server.messages_per_connection == 0 {
-                return Err(RelayError::Range("messages_per_connection is 0, and must be at least 1".into()));
+                return Err(RelayError::Range(
+                    "messages_per_connection is 0, and must be at least 1".into(),
+                ));
             }
             Smtp::new(server.as_ref().clone())?;
         }
@@ -389,7 +426,10 @@ mod tests {
             ("smtp://mx.example.com:2525", Security::Plain, 2525),
         ] {
             let server = server(url);
-            assert_eq!((server.host.as_str(), server.security, server.port), ("mx.example.com", security, port));
+            assert_eq!(
+                (server.host.as_str(), server.security, server.port),
+                ("mx.example.com", security, port)
+            );
             assert!(server.auth.is_none());
         }
         assert_eq!(server("smtp://[::1]:25").host, "::1");
@@ -398,24 +438,43 @@ mod tests {
 
     #[test]
     fn a_login_is_read_from_the_url_and_its_percent_signs_are_undone() {
-        assert_eq!(login("smtps://shop:s3cret@mx.example"), ("shop".into(), "s3cret".into()));
-        assert_eq!(login("smtps://a%40b.example:p%3A%2F%25%C3%A4@mx.example"), ("a@b.example".into(), "p:/%ä".into()));
-        assert_eq!(login("smtps://shop@mx.example"), ("shop".into(), String::new()));
+        assert_eq!(
+            login("smtps://shop:s3cret@mx.example"),
+            ("shop".into(), "s3cret".into())
+        );
+        assert_eq!(
+            login("smtps://a%40b.example:p%3A%2F%25%C3%A4@mx.example"),
+            ("a@b.example".into(), "p:/%ä".into())
+        );
+        assert_eq!(
+            login("smtps://shop@mx.example"),
+            ("shop".into(), String::new())
+        );
         assert!(mistake("smtps://shop:%FF@mx.example").contains("percent signs encode no UTF-8"));
     }
 
     #[test]
     fn a_bad_url_is_refused_with_the_reason() {
         assert!(mistake("mx.example.com").contains("cannot be read"));
-        assert!(mistake("http://mx.example.com").contains("has the scheme `http`; use smtp, smtp+starttls, smtps"));
+        assert!(
+            mistake("http://mx.example.com")
+                .contains("has the scheme `http`; use smtp, smtp+starttls, smtps")
+        );
         assert!(mistake("smtp://").contains("names no host"));
         assert!(mistake("smtp://:s3cret@mx.example").contains("has a password and no user"));
-        for url in ["smtp://mx.example/path", "smtp://mx.example?tls=1", "smtp://mx.example#x"] {
+        for url in [
+            "smtp://mx.example/path",
+            "smtp://mx.example?tls=1",
+            "smtp://mx.example#x",
+        ] {
             assert!(mistake(url).contains("something after the port"), "{url}");
         }
-        for url in
-            ["smtp://a:s3cret@", "smtp://a:s3cret@mx.example/x", "ftp://a:s3cret@mx.example", "smtp://a:s3cret@mx:x"]
-        {
+        for url in [
+            "smtp://a:s3cret@",
+            "smtp://a:s3cret@mx.example/x",
+            "ftp://a:s3cret@mx.example",
+            "smtp://a:s3cret@mx:x",
+        ] {
             assert!(!mistake(url).contains("s3cret"), "{url}");
         }
     }
@@ -433,10 +492,16 @@ mod tests {
     fn a_secret_is_in_no_debug_text() {
         let token: TokenSource = Arc::new(|| Box::pin(async { Ok(SecretString::from("t0ken")) }));
         let with_password = Relay::smtp("smtps://shop:s3cret@mx.example").expect("valid");
-        let with_token = with_password.clone().auth(Auth::OAuth2 { user: "shop".into(), token });
+        let with_token = with_password.clone().auth(Auth::OAuth2 {
+            user: "shop".into(),
+            token,
+        });
         for relay in [with_password, with_token] {
             let shown = format!("{relay:?}");
-            assert!(shown.contains("shop") && !shown.contains("s3cret") && !shown.contains("t0ken"), "{shown}");
+            assert!(
+                shown.contains("shop") && !shown.contains("s3cret") && !shown.contains("t0ken"),
+                "{shown}"
+            );
         }
     }
 
@@ -446,22 +511,38 @@ mod tests {
         let mistake = |relay: Relay| relay.validate().expect_err("cannot be used").to_string();
         assert!(good().validate().is_ok());
         for name in ["", "two words", "a,b", &"x".repeat(65)] {
-            assert!(mistake(good().name(name)).contains("the relay's name"), "{name}");
+            assert!(
+                mistake(good().name(name)).contains("the relay's name"),
+                "{name}"
+            );
         }
         assert!(mistake(good().connections(0)).contains("connections are 0"));
         assert!(mistake(good().connections(1025)).contains("connections are 1025"));
         assert!(mistake(good().messages_per_connection(0)).contains("messages_per_connection"));
         assert!(mistake(good().ca_file("/nowhere/ca.pem")).contains("ca_file /nowhere/ca.pem"));
         assert!(mistake(good().client_name("two words")).contains("client_name `two words`"));
-        assert!(mistake(Relay::smtp("smtps://a_b%20c").expect("a host of a kind")).contains("no certificate"));
+        assert!(
+            mistake(Relay::smtp("smtps://a_b%20c").expect("a host of a kind"))
+                .contains("no certificate")
+        );
     }
 
     #[test]
     fn each_kind_of_relay_makes_its_transport() {
         let custom = Relay::custom("mine", Arc::new(Capture::default()));
-        for relay in [custom, Relay::capture(&Capture::default()), Relay::smtp("smtp://mx.example").expect("valid")] {
+        for relay in [
+            custom,
+            Relay::capture(&Capture::default()),
+            Relay::smtp("smtp://mx.example").expect("valid"),
+        ] {
             assert!(relay.transport().is_ok(), "{relay:?}");
         }
-        assert!(Relay::smtp("smtps://mx.example").expect("valid").ca_file("/nowhere").transport().is_err());
+        assert!(
+            Relay::smtp("smtps://mx.example")
+                .expect("valid")
+                .ca_file("/nowhere")
+                .transport()
+                .is_err()
+        );
     }
 }

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the relay does with those who connect. Unless they are welcome, it ends the connections that it has.
+/// What the relay does with those who connect. Unless they are welcome, it ends the connections
+/// that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Greeting {
     Welcome,
@@ -85,14 +86,22 @@ impl Hand {
     pub async fn begins(&self, count: usize) {
         let mut begun = self.begun.subscribe();
         let waited = tokio::time::timeout(PATIENCE, begun.wait_for(|now| *now >= count)).await;
-        assert!(waited.is_ok(), "{} of {count} mails were begun", *self.begun.borrow());
+        assert!(
+            waited.is_ok(),
+            "{} of {count} mails were begun",
+            *self.begun.borrow()
+        );
     }
 
     /// Waits until so many mails were taken.
     pub async fn takes(&self, count: usize) {
         let mut taken = self.taken.subscribe();
         let waited = tokio::time::timeout(PATIENCE, taken.wait_for(|now| now.len() >= count)).await;
-        assert!(waited.is_ok(), "{} of {count} mails were taken", self.taken.borrow().len());
+        assert!(
+            waited.is_ok(),
+            "{} of {count} mails were taken",
+            self.taken.borrow().len()
+        );
     }
 
     /// Waits until no actor and no connection holds the relay any more: only the test does.
@@ -102,7 +111,10 @@ impl Hand {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, gone).await.is_ok(), "an actor still holds the relay");
+        assert!(
+            tokio::time::timeout(PATIENCE, gone).await.is_ok(),
+            "an actor still holds the relay"
+        );
     }
 }
 
@@ -130,7 +142,11 @@ impl Connection for Conversation {
     async fn send(&mut self, mail: &Transaction, _: Option<&Transaction>) -> Vec<Outcome> {
         let hand = &self.0;
         hand.begun.send_modify(|begun| *begun += 1);
-        if mail.recipients.iter().any(|recipient| recipient.as_str().starts_with("poison@")) {
+        if mail
+            .recipients
+            .iter()
+            .any(|recipient| recipient.as_str().starts_with("poison@"))
+        {
             panic!("this mail is poison");
         }
         let _ = hand.gate.subscribe().wait_for(|open| *open).await;

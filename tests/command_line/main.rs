@@ -31,7 +31,15 @@ struct Done {
 /// The binary, in an environment that says nothing about a service.
 fn postrider() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    for name in ["POSTRIDER_URL", "POSTRIDER_TOKEN", "NO_COLOR", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+    for name in [
+        "POSTRIDER_URL",
+        "POSTRIDER_TOKEN",
+        "NO_COLOR",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
         command.env_remove(name);
     }
     command.env("TZ", "UTC").stdin(Stdio::null());
@@ -40,19 +48,29 @@ fn postrider() -> Command {
 
 /// Runs a command against a service.
 fn run(service: &Scripted, words: &[&str]) -> Done {
-    finish(postrider().args(words).env("POSTRIDER_URL", service.url()), b"")
+    finish(
+        postrider().args(words).env("POSTRIDER_URL", service.url()),
+        b"",
+    )
 }
 
 /// Runs a command against a service, with this on standard input.
 fn run_with(service: &Scripted, words: &[&str], input: &[u8]) -> Done {
-    finish(postrider().args(words).env("POSTRIDER_URL", service.url()), input)
+    finish(
+        postrider().args(words).env("POSTRIDER_URL", service.url()),
+        input,
+    )
 }
 
 fn finish(command: &mut Command, input: &[u8]) -> Done {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     if let Some(mut stdin) = child.stdin.take() {
         // A command that refuses its arguments does not read its input.
         let _ = stdin.write_all(input);

@@ -38,7 +38,10 @@ fn the_numbers_are_on_one_screen() {
     ] {
         assert!(out.contains(expected), "{expected} is not in\n{out}");
     }
-    assert_eq!(run(&service, &["stats", "--json"]).well(), stats().to_string() + "\n");
+    assert_eq!(
+        run(&service, &["stats", "--json"]).well(),
+        stats().to_string() + "\n"
+    );
     assert_eq!(service.asked()[0].line, "GET /v1/stats");
 }
 
@@ -47,7 +50,10 @@ fn relays_are_listed() {
     let body = json!({"relays": [relay("primary", "up", None), relay("backup", "paused", None)]});
     let service = Scripted::new([answer(200, body.clone()), answer(200, body.clone())]);
     let out = run(&service, &["relay", "list"]).well();
-    let lines: Vec<String> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let lines: Vec<String> = out
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
     assert_eq!(
         lines,
         [
@@ -56,7 +62,10 @@ fn relays_are_listed() {
             "backup paused closed 3 of 16 busy 100/s 12,345",
         ]
     );
-    assert_eq!(run(&service, &["relay", "list", "--json"]).well(), body.to_string() + "\n");
+    assert_eq!(
+        run(&service, &["relay", "list", "--json"]).well(),
+        body.to_string() + "\n"
+    );
 }
 
 #[test]
@@ -64,13 +73,29 @@ fn a_relay_is_paused_and_resumed_by_its_name() {
     let service = Scripted::new([
         answer(200, relay("a/b c", "paused", None)),
         answer(200, relay("a/b c", "up", None)),
-        problem(404, json!({"title": "Not found", "status": 404, "detail": "there is no relay named `x`"})),
+        problem(
+            404,
+            json!({"title": "Not found", "status": 404, "detail": "there is no relay named `x`"}),
+        ),
     ]);
-    assert_eq!(run(&service, &["relay", "pause", "a/b c"]).well(), "a/b c is paused\n");
+    assert_eq!(
+        run(&service, &["relay", "pause", "a/b c"]).well(),
+        "a/b c is paused\n"
+    );
     let out = run(&service, &["relay", "resume", "a/b c", "--json"]).well();
     assert_eq!(out, relay("a/b c", "up", None).to_string() + "\n");
-    let lines: Vec<_> = service.asked().into_iter().map(|asked| asked.line).collect();
-    assert_eq!(lines, ["POST /v1/relays/a%2Fb%20c/pause", "POST /v1/relays/a%2Fb%20c/resume"]);
+    let lines: Vec<_> = service
+        .asked()
+        .into_iter()
+        .map(|asked| asked.line)
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "POST /v1/relays/a%2Fb%20c/pause",
+            "POST /v1/relays/a%2Fb%20c/resume"
+        ]
+    );
     let err = run(&service, &["relay", "pause", "x"]).failed(1);
     assert_eq!(err, "postrider: Not found: there is no relay named `x`\n");
 }
@@ -81,11 +106,19 @@ fn dead_letters_are_listed_with_the_reason() {
     let service = Scripted::new([answer(200, page)]);
     let out = run(&service, &["dead", "list", "--tag", "otp"]).well();
     let row = out.lines().nth(1).unwrap();
-    for expected in [ID, "rejected", "ada@example.org", "rcpt to: 550 5.1.1 no such user\\u{1b}[2J"] {
+    for expected in [
+        ID,
+        "rejected",
+        "ada@example.org",
+        "rcpt to: 550 5.1.1 no such user\\u{1b}[2J",
+    ] {
         assert!(row.contains(expected), "{expected} is not in {row}");
     }
     let asked = service.asked_once();
-    assert_eq!((asked.parameter("state"), asked.parameter("tag")), (vec!["dead".to_owned()], vec!["otp".to_owned()]));
+    assert_eq!(
+        (asked.parameter("state"), asked.parameter("tag")),
+        (vec!["dead".to_owned()], vec!["otp".to_owned()])
+    );
 }
 
 #[test]
@@ -98,8 +131,15 @@ fn dead_letters_are_sent_again() {
     assert_eq!(run(&service, &words).well(), "1,234 mails sent again\n");
     let out = run(&service, &[&words[..], &["--json"]].concat()).well();
     assert_eq!(out, "{\"count\":1234,\"dry_run\":false}\n");
-    let lines: Vec<_> = service.asked().into_iter().map(|asked| asked.line).collect();
-    assert_eq!(lines[0], "POST /v1/dead/retry?recipient=ada%40example.org&dry_run=true");
+    let lines: Vec<_> = service
+        .asked()
+        .into_iter()
+        .map(|asked| asked.line)
+        .collect();
+    assert_eq!(
+        lines[0],
+        "POST /v1/dead/retry?recipient=ada%40example.org&dry_run=true"
+    );
     assert_eq!(lines[1], "POST /v1/dead/retry?recipient=ada%40example.org");
 }
 
@@ -113,9 +153,19 @@ fn dead_letters_are_deleted_only_when_it_is_meant() {
     assert!(err.contains("--yes") && err.contains("--dry-run"), "{err}");
     let err = run_with(&service, &["dead", "purge"], b"y\n").failed(2);
     assert!(err.contains("--yes"), "a pipe is nobody to ask: {err}");
-    assert_eq!(run(&service, &["dead", "purge", "--dry-run"]).well(), "1 mail would be deleted\n");
-    assert_eq!(run(&service, &["dead", "purge", "--yes"]).well(), "1 mail deleted\n");
-    let lines: Vec<_> = service.asked().into_iter().map(|asked| asked.line).collect();
+    assert_eq!(
+        run(&service, &["dead", "purge", "--dry-run"]).well(),
+        "1 mail would be deleted\n"
+    );
+    assert_eq!(
+        run(&service, &["dead", "purge", "--yes"]).well(),
+        "1 mail deleted\n"
+    );
+    let lines: Vec<_> = service
+        .asked()
+        .into_iter()
+        .map(|asked| asked.line)
+        .collect();
     assert_eq!(lines, ["DELETE /v1/dead?dry_run=true", "DELETE /v1/dead"]);
 }
 
@@ -123,7 +173,10 @@ fn dead_letters_are_deleted_only_when_it_is_meant() {
 fn completions_are_made_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let out = finish(postrider().args(["completions", shell]), b"").well();
-        assert!(out.contains("sendmail") && out.contains("expires-in"), "{shell}");
+        assert!(
+            out.contains("sendmail") && out.contains("expires-in"),
+            "{shell}"
+        );
     }
     finish(postrider().args(["completions", "tcsh"]), b"").failed(2);
 }
@@ -134,8 +187,18 @@ fn the_manual_has_a_page_for_each_command() {
     assert!(page.contains(".TH postrider 1"), "{page}");
     let dir = tempfile::tempdir().unwrap();
     finish(postrider().arg("man").arg(dir.path()), b"").well();
-    for name in ["postrider.1", "postrider-send.1", "postrider-dead-purge.1", "postrider-sendmail.1"] {
-        assert!(std::fs::read_to_string(dir.path().join(name)).unwrap().contains(".SH NAME"), "{name}");
+    for name in [
+        "postrider.1",
+        "postrider-send.1",
+        "postrider-dead-purge.1",
+        "postrider-sendmail.1",
+    ] {
+        assert!(
+            std::fs::read_to_string(dir.path().join(name))
+                .unwrap()
+                .contains(".SH NAME"),
+            "{name}"
+        );
     }
     let err = finish(postrider().args(["man", "/dev/null/x"]), b"").failed(1);
     assert!(err.contains("cannot write into /dev/null/x"), "{err}");

@@ -37,17 +37,30 @@ pub struct Answer {
 
 /// JSON, as the service answers when all is well.
 pub fn json(status: u16, body: Value) -> Answer {
-    Answer { status, kind: "application/json", extra: String::new(), body: body.to_string().into() }
+    Answer {
+        status,
+        kind: "application/json",
+        extra: String::new(),
+        body: body.to_string().into(),
+    }
 }
 
 /// A refusal.
 pub fn problem(status: u16, body: Value) -> Answer {
-    Answer { kind: "application/problem+json", ..json(status, body) }
+    Answer {
+        kind: "application/problem+json",
+        ..json(status, body)
+    }
 }
 
 /// Anything.
 pub fn other(status: u16, kind: &'static str, body: impl Into<Vec<u8>>) -> Answer {
-    Answer { status, kind, extra: String::new(), body: body.into() }
+    Answer {
+        status,
+        kind,
+        extra: String::new(),
+        body: body.into(),
+    }
 }
 
 impl Answer {
@@ -64,9 +77,15 @@ impl Answer {
             "text/event-stream" => String::new(),
             _ => format!("Content-Length: {}\r\n", self.body.len()),
         };
-        let Answer { status, kind, extra, .. } = self;
-        let head =
-            format!("HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\n{length}{extra}Connection: close\r\n\r\n");
+        let Answer {
+            status,
+            kind,
+            extra,
+            ..
+        } = self;
+        let head = format!(
+            "HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\n{length}{extra}Connection: close\r\n\r\n"
+        );
         stream.write_all(head.as_bytes())?;
         stream.write_all(&self.body)
     }
@@ -82,10 +101,14 @@ impl Scripted {
         let mut answers: VecDeque<Answer> = answers.into_iter().collect();
         thread::spawn(move || {
             while let Some(answer) = answers.pop_front() {
-                let Ok((mut stream, _)) = listener.accept() else { return };
+                let Ok((mut stream, _)) = listener.accept() else {
+                    return;
+                };
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                let Some(request) = read(&stream) else { continue };
+                let Some(request) = read(&stream) else {
+                    continue;
+                };
                 notes.lock().unwrap().push(request);
                 let _ = answer.write(&mut stream);
                 let _ = stream.shutdown(Shutdown::Write);
@@ -120,23 +143,38 @@ impl Scripted {
 fn read(stream: &TcpStream) -> Option<Asked> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
+    reader
+        .read_line(&mut line)
+        .ok()
+        .filter(|length| *length > 0)?;
     let mut headers = Vec::new();
     loop {
         let mut field = String::new();
         reader.read_line(&mut field).ok()?;
-        let Some((name, value)) = field.split_once(':') else { break };
+        let Some((name, value)) = field.split_once(':') else {
+            break;
+        };
         headers.push((name.to_lowercase(), value.trim().to_owned()));
     }
-    let mut asked = Asked { line: line.trim().trim_end_matches(" HTTP/1.1").to_owned(), headers, body: Vec::new() };
-    let length = asked.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut asked = Asked {
+        line: line.trim().trim_end_matches(" HTTP/1.1").to_owned(),
+        headers,
+        body: Vec::new(),
+    };
+    let length = asked
+        .header("content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
     reader.take(length).read_to_end(&mut asked.body).ok()?;
     Some(asked)
 }
 
 impl Asked {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(given, _)| given == name)
+            .map(|(_, value)| value.as_str())
     }
 
     #[track_caller]
@@ -156,6 +194,9 @@ impl Asked {
     pub fn parameter(&self, name: &str) -> Vec<String> {
         let query = self.line.split_once('?').map_or("", |(_, query)| query);
         let pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs.filter(|(given, _)| given == name).map(|(_, value)| value.into_owned()).collect()
+        pairs
+            .filter(|(given, _)| given == name)
+            .map(|(_, value)| value.into_owned())
+            .collect()
     }
 }

@@ -8,7 +8,10 @@ use crate::scripted::{Answer, Asked, Scripted, json as answer, other, problem};
 use crate::{Done, ID, finish, postrider, run_with};
 
 fn accepted() -> Answer {
-    answer(202, json!({"id": ID, "state": "queued", "duplicate": false, "durability": "synced"}))
+    answer(
+        202,
+        json!({"id": ID, "state": "queued", "duplicate": false, "durability": "synced"}),
+    )
 }
 
 /// Sends `input` with these words, and returns what the service was asked.
@@ -24,14 +27,24 @@ fn sent(words: &[&str], input: impl AsRef<[u8]>) -> Asked {
 
 /// Sends against a service that gives this answer.
 fn refused(answers: impl IntoIterator<Item = Answer>, words: &[&str]) -> Done {
-    run_with(&Scripted::new(answers), &[&["sendmail"], words].concat(), b"From: a@example.com\n\nhi\n")
+    run_with(
+        &Scripted::new(answers),
+        &[&["sendmail"], words].concat(),
+        b"From: a@example.com\n\nhi\n",
+    )
 }
 
 #[test]
 fn recipients_come_from_the_arguments() {
     let message = "From: Shop <shop@example.com>\nSubject: s\n\nhi\n";
-    let asked = sent(&["-i", "a@example.org", "B <b@example.org>, c@example.org"], message);
-    assert_eq!(asked.parameter("to"), ["a@example.org", "b@example.org", "c@example.org"]);
+    let asked = sent(
+        &["-i", "a@example.org", "B <b@example.org>, c@example.org"],
+        message,
+    );
+    assert_eq!(
+        asked.parameter("to"),
+        ["a@example.org", "b@example.org", "c@example.org"]
+    );
     assert_eq!(asked.parameter("from"), ["shop@example.com"]);
     assert_eq!(asked.message(), message);
 }
@@ -41,30 +54,55 @@ fn recipients_come_from_the_message_with_t() {
     let message = "From: shop@example.com\nTo: A <a@example.org>,\n b@example.org\nCc: c@example.org\n\
         Bcc: d@example.org\nSubject: s\n\nTo: not@example.org\n";
     let asked = sent(&["-t", "-i"], message);
-    assert_eq!(asked.parameter("to"), ["a@example.org", "b@example.org", "c@example.org", "d@example.org"]);
+    assert_eq!(
+        asked.parameter("to"),
+        [
+            "a@example.org",
+            "b@example.org",
+            "c@example.org",
+            "d@example.org"
+        ]
+    );
     let asked = sent(&["-ti", "e@example.org"], message);
     assert_eq!(asked.parameter("to").first().unwrap(), "e@example.org");
-    assert_eq!(asked.parameter("to").len(), 5, "those that are named get it besides those in the message");
+    assert_eq!(
+        asked.parameter("to").len(),
+        5,
+        "those that are named get it besides those in the message"
+    );
 }
 
 #[test]
 fn the_envelopes_sender_is_what_f_says() {
     let message = "From: shop@example.com\n\nhi\n";
-    for words in [&["-f", "bounce@example.com", "a@example.org"][..], &["-fbounce@example.com", "a@example.org"]] {
+    for words in [
+        &["-f", "bounce@example.com", "a@example.org"][..],
+        &["-fbounce@example.com", "a@example.org"],
+    ] {
         let asked = sent(words, message);
         assert_eq!(asked.parameter("from"), ["bounce@example.com"]);
         assert_eq!(asked.message(), message);
     }
-    assert_eq!(sent(&["-f", "<>", "a@example.org"], message).parameter("from"), ["<>"]);
-    assert_eq!(sent(&["-f", "", "a@example.org"], message).parameter("from"), ["<>"]);
+    assert_eq!(
+        sent(&["-f", "<>", "a@example.org"], message).parameter("from"),
+        ["<>"]
+    );
+    assert_eq!(
+        sent(&["-f", "", "a@example.org"], message).parameter("from"),
+        ["<>"]
+    );
 }
 
 #[test]
 fn cron_gets_its_mail_through() {
-    let input = "From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@vm> backup\n\nno space left\n";
+    let input =
+        "From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@vm> backup\n\nno space left\n";
     let asked = sent(&["-i", "-FCronDaemon", "-B8BITMIME", "-oem", "root"], input);
     let to = asked.parameter("to").concat();
-    assert!(to.starts_with("root@") && to.len() > 5, "an address without a domain is of this machine: {to}");
+    assert!(
+        to.starts_with("root@") && to.len() > 5,
+        "an address without a domain is of this machine: {to}"
+    );
     assert!(asked.parameter("from").concat().starts_with("root@"));
     assert_eq!(asked.message(), input);
 }
@@ -74,7 +112,10 @@ fn a_missing_sender_is_whoever_runs_it() {
     let asked = sent(&["-FThe Shop", "a@example.org"], "Subject: s\n\nhi\n");
     let from = asked.parameter("from").concat();
     assert!(from.contains('@'));
-    assert_eq!(asked.message(), format!("From: \"The Shop\" <{from}>\r\nSubject: s\n\nhi\n"));
+    assert_eq!(
+        asked.message(),
+        format!("From: \"The Shop\" <{from}>\r\nSubject: s\n\nhi\n")
+    );
 
     let asked = sent(&["-f", "me@example.com", "a@example.org"], "just text\n");
     assert_eq!(asked.message(), "From: me@example.com\r\n\r\njust text\n");
@@ -83,7 +124,10 @@ fn a_missing_sender_is_whoever_runs_it() {
 #[test]
 fn a_lone_dot_ends_the_message_unless_i_is_given() {
     let input = "From: a@example.com\n\none\n.\ntwo\n";
-    assert_eq!(sent(&["b@example.org"], input).message(), "From: a@example.com\n\none\n");
+    assert_eq!(
+        sent(&["b@example.org"], input).message(),
+        "From: a@example.com\n\none\n"
+    );
     for flag in ["-i", "-oi"] {
         assert_eq!(sent(&[flag, "b@example.org"], input).message(), input);
     }
@@ -97,14 +141,19 @@ fn bytes_are_left_as_they_are() {
     assert_eq!(sent(&["b@example.org"], latin1).body, latin1);
     let mut long = b"From: a@example.com\n\n".to_vec();
     while long.len() < 8 << 20 {
-        long.extend_from_slice(b"The quick brown fox jumps over the lazy dog, again and again.\r\n");
+        long.extend_from_slice(
+            b"The quick brown fox jumps over the lazy dog, again and again.\r\n",
+        );
     }
     assert_eq!(sent(&["-i", "b@example.org"], &long).body, long);
 }
 
 #[test]
 fn words_after_two_dashes_are_recipients() {
-    let asked = sent(&["-i", "--", "-dash@example.org"], "From: a@example.com\n\nhi\n");
+    let asked = sent(
+        &["-i", "--", "-dash@example.org"],
+        "From: a@example.com\n\nhi\n",
+    );
     assert_eq!(asked.parameter("to"), ["-dash@example.org"]);
 }
 
@@ -112,15 +161,41 @@ fn words_after_two_dashes_are_recipients() {
 fn a_link_named_sendmail_does_the_same() {
     let service = Scripted::new([accepted()]);
     let mut command = postrider();
-    command.arg0("/usr/sbin/sendmail").args(["-t", "-i", "--", "-x@example.org"]).env("POSTRIDER_URL", service.url());
-    finish(&mut command, b"From: a@example.com\nTo: b@example.org\n\nhi\n").well();
-    assert_eq!(service.asked_once().parameter("to"), ["-x@example.org", "b@example.org"]);
+    command
+        .arg0("/usr/sbin/sendmail")
+        .args(["-t", "-i", "--", "-x@example.org"])
+        .env("POSTRIDER_URL", service.url());
+    finish(
+        &mut command,
+        b"From: a@example.com\nTo: b@example.org\n\nhi\n",
+    )
+    .well();
+    assert_eq!(
+        service.asked_once().parameter("to"),
+        ["-x@example.org", "b@example.org"]
+    );
 }
 
 #[test]
 fn harmless_flags_are_taken() {
-    let words = ["-oem", "-B8BITMIME", "-N", "never", "-R", "hdrs", "-V", "id", "-v", "-odb", "-G", "b@example.org"];
-    assert_eq!(sent(&words, "From: a@example.com\n\nhi\n").parameter("to"), ["b@example.org"]);
+    let words = [
+        "-oem",
+        "-B8BITMIME",
+        "-N",
+        "never",
+        "-R",
+        "hdrs",
+        "-V",
+        "id",
+        "-v",
+        "-odb",
+        "-G",
+        "b@example.org",
+    ];
+    assert_eq!(
+        sent(&words, "From: a@example.com\n\nhi\n").parameter("to"),
+        ["b@example.org"]
+    );
 }
 
 #[test]
@@ -134,7 +209,10 @@ fn wrong_usage_is_64() {
         (&["-bp"], "postrider list"),
     ] {
         let err = refused([], words).failed(64);
-        assert!(err.starts_with("sendmail: ") && err.contains(reason), "{words:?}: {err}");
+        assert!(
+            err.starts_with("sendmail: ") && err.contains(reason),
+            "{words:?}: {err}"
+        );
     }
 }
 
@@ -148,7 +226,10 @@ fn addresses_that_are_none_are_told_apart() {
 #[test]
 fn each_refusal_has_its_code() {
     let invalid = |pointer: &str| {
-        problem(422, json!({"title": "no", "status": 422, "errors": [{"pointer": pointer, "detail": "is wrong"}]}))
+        problem(
+            422,
+            json!({"title": "no", "status": 422, "errors": [{"pointer": pointer, "detail": "is wrong"}]}),
+        )
     };
     let plainly = |status: u16| problem(status, json!({"title": "no", "status": status}));
     for (answer, code) in [
@@ -174,7 +255,10 @@ fn a_service_that_is_away_is_75_and_a_wrong_address_78() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let words = |url: &str| -> Done {
-        finish(postrider().args(["sendmail", "--url", url, "-i", "a@example.org"]), b"From: a@example.com\n\nhi\n")
+        finish(
+            postrider().args(["sendmail", "--url", url, "-i", "a@example.org"]),
+            b"From: a@example.com\n\nhi\n",
+        )
     };
     assert!(words(&url).failed(75).contains("no service answers"));
     assert!(words("nonsense").failed(78).contains("--url"));

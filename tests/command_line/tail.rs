@@ -17,7 +17,11 @@ struct Running {
 impl Running {
     fn start(service: &Scripted, words: &[&str]) -> Self {
         let mut command = postrider();
-        command.args(words).env("POSTRIDER_URL", service.url()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(words)
+            .env("POSTRIDER_URL", service.url())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Running { child, out }
@@ -40,8 +44,13 @@ impl Drop for Running {
 
 fn event(seq: u64, name: &str, rest: Value) -> (String, Value) {
     let mut data = json!({"seq": seq, "at": "2026-01-31T12:00:00.000Z", "event": name});
-    data.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-    (format!("id: run-{seq}\nevent: {name}\ndata: {data}\n\n"), data)
+    data.as_object_mut()
+        .unwrap()
+        .extend(rest.as_object().unwrap().clone());
+    (
+        format!("id: run-{seq}\nevent: {name}\ndata: {data}\n\n"),
+        data,
+    )
 }
 
 fn stream(text: impl Into<String>) -> crate::scripted::Answer {
@@ -77,7 +86,9 @@ fn each_event_is_a_line() {
     let mut tail = Running::start(&service, &["tail", "--mail", ID]);
     for expected in [
         format!("12:00:00  accepted    {ID}"),
-        format!("12:00:00  attempted   {ID}  ada@example.org  primary rcpt to: 450 later\\u{{1b}}[2J"),
+        format!(
+            "12:00:00  attempted   {ID}  ada@example.org  primary rcpt to: 450 later\\u{{1b}}[2J"
+        ),
         format!("12:00:00  deferred    {ID}  ada@example.org  again in 1 min"),
         format!("12:00:00  delivered   {ID}  ada@example.org  primary"),
         format!("12:00:00  dead        {ID}  bob@example.org  in doubt"),
@@ -87,10 +98,16 @@ fn each_event_is_a_line() {
         assert_eq!(tail.line(), expected);
     }
     let unknown = tail.line();
-    assert!(unknown.starts_with("invented  {") && !unknown.contains('\u{1b}'), "{unknown}");
+    assert!(
+        unknown.starts_with("invented  {") && !unknown.contains('\u{1b}'),
+        "{unknown}"
+    );
     let asked = service.asked_once();
     assert_eq!(asked.parameter("mail"), [ID]);
-    assert_eq!((asked.header("accept"), asked.header("last-event-id")), (Some("text/event-stream"), None));
+    assert_eq!(
+        (asked.header("accept"), asked.header("last-event-id")),
+        (Some("text/event-stream"), None)
+    );
 }
 
 #[test]
@@ -101,19 +118,37 @@ fn a_broken_connection_goes_on_where_it_broke() {
         stream(format!("{first}id: run-8\nevent: cancelled\ndata: cut o")),
         problem(503, json!({"title": "Not available now", "status": 503})),
         stream(second),
-        stream("event: missed\ndata: {\"count\":1200}\n\nevent: missed\ndata: {\"count\":null}\n\n"),
+        stream(
+            "event: missed\ndata: {\"count\":1200}\n\nevent: missed\ndata: {\"count\":null}\n\n",
+        ),
         stream(event(9, "accepted", json!({"mail": ID})).0),
     ]);
     let mut tail = Running::start(&service, &["tail"]);
     assert_eq!(tail.line(), format!("12:00:00  accepted    {ID}"));
     assert_eq!(tail.line(), format!("12:00:00  cancelled   {ID}"));
     assert_eq!(tail.line(), "--------  1,200 events missed");
-    assert_eq!(tail.line(), "--------  the service was started anew; some events before that were missed");
+    assert_eq!(
+        tail.line(),
+        "--------  the service was started anew; some events before that were missed"
+    );
     assert_eq!(tail.line(), format!("12:00:00  accepted    {ID}"));
-    let resumed: Vec<_> = service.asked().iter().map(|a| a.header("last-event-id").map(str::to_owned)).collect();
+    let resumed: Vec<_> = service
+        .asked()
+        .iter()
+        .map(|a| a.header("last-event-id").map(str::to_owned))
+        .collect();
     let after = |id: &str| Some(id.to_owned());
     // What was missed has no number: the one before still counts.
-    assert_eq!(resumed, [None, after("run-7"), after("run-7"), after("run-8"), after("run-8")]);
+    assert_eq!(
+        resumed,
+        [
+            None,
+            after("run-7"),
+            after("run-7"),
+            after("run-8"),
+            after("run-8")
+        ]
+    );
 }
 
 #[test]
@@ -126,13 +161,21 @@ fn json_is_one_event_a_line() {
 
 #[test]
 fn a_service_that_says_no_is_not_asked_for_ever() {
-    let service =
-        Scripted::new([problem(403, json!({"title": "The token's scope does not allow this", "status": 403}))]);
-    assert_eq!(run(&service, &["tail"]).failed(1), "postrider: The token's scope does not allow this\n");
+    let service = Scripted::new([problem(
+        403,
+        json!({"title": "The token's scope does not allow this", "status": 403}),
+    )]);
+    assert_eq!(
+        run(&service, &["tail"]).failed(1),
+        "postrider: The token's scope does not allow this\n"
+    );
 
     let service = Scripted::new([
         stream(event(1, "accepted", json!({})).0),
-        problem(401, json!({"title": "A valid token is needed", "status": 401})),
+        problem(
+            401,
+            json!({"title": "A valid token is needed", "status": 401}),
+        ),
     ]);
     let done = run(&service, &["tail", "--json"]);
     assert_eq!(done.code, 1);

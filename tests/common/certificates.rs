@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -30,12 +32,22 @@ pub struct Identity {
 impl Identity {
     pub fn new(cert: Cert) -> Self {
         let (trusted, ca_pem) = authority("Test Authority");
-        let signer = if cert == Cert::Untrusted { authority("Stranger").0 } else { trusted };
+        let signer = if cert == Cert::Untrusted {
+            authority("Stranger").0
+        } else {
+            trusted
+        };
         let key = KeyPair::generate().unwrap();
-        let names = if cert == Cert::OtherName { "other.example" } else { "localhost" };
+        let names = if cert == Cert::OtherName {
+            "other.example"
+        } else {
+            "localhost"
+        };
         let mut params = CertificateParams::new(vec![names.to_owned()]).unwrap();
         if cert != Cert::OtherName {
-            params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+            params
+                .subject_alt_names
+                .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         }
         if cert == Cert::Expired {
             params.not_before = date_time_ymd(2000, 1, 1);
@@ -46,9 +58,15 @@ impl Identity {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![shown.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .with_single_cert(
+                vec![shown.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
             .unwrap();
-        Identity { config: Arc::new(config), ca_pem }
+        Identity {
+            config: Arc::new(config),
+            ca_pem,
+        }
     }
 }
 

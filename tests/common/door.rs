@@ -31,7 +31,9 @@ pub struct Certificate {
 impl Certificate {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let made =
+            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
+                .unwrap();
         std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
         std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
         Certificate { dir }
@@ -42,13 +44,19 @@ impl Certificate {
     }
 
     pub fn files(&self) -> TlsFiles {
-        TlsFiles { cert: self.cert(), key: self.dir.path().join("key.pem") }
+        TlsFiles {
+            cert: self.cert(),
+            key: self.dir.path().join("key.pem"),
+        }
     }
 }
 
 /// The one user of most tests.
 pub fn app() -> User {
-    User { name: "app".into(), password: "se:cr et".into() }
+    User {
+        name: "app".into(),
+        password: "se:cr et".into(),
+    }
 }
 
 /// `\0app\0se:cr et` in base64.
@@ -65,7 +73,12 @@ pub fn settings() -> SmtpSettings {
 /// Settings with TLS on both ports, and a user.
 pub fn secured(certificate: &Certificate) -> SmtpSettings {
     let tls_listen = Some(([127, 0, 0, 1], 0).into());
-    SmtpSettings { tls: Some(certificate.files()), tls_listen, users: vec![app()], ..settings() }
+    SmtpSettings {
+        tls: Some(certificate.files()),
+        tls_listen,
+        users: vec![app()],
+        ..settings()
+    }
 }
 
 /// A door that is open.
@@ -91,12 +104,24 @@ impl Door {
     /// In front of an engine that captures what it sends.
     pub async fn before(settings: SmtpSettings, engine: impl FnOnce(Builder) -> Builder) -> Self {
         let capture = Capture::default();
-        let postrider = engine(Dispatcher::builder().relay(Relay::capture(&capture))).start().await.unwrap();
+        let postrider = engine(Dispatcher::builder().relay(Relay::capture(&capture)))
+            .start()
+            .await
+            .unwrap();
         let door = SmtpDoor::bind(settings).await.unwrap();
-        let (address, tls_address, reloader) = (door.local_addr(), door.tls_local_addr(), door.reloader());
+        let (address, tls_address, reloader) =
+            (door.local_addr(), door.tls_local_addr(), door.reloader());
         let (shutdown, stopping) = watch::channel(false);
         let serving = tokio::spawn(door.serve(postrider.clone(), stopping));
-        Door { address, tls_address, postrider, reloader, capture, shutdown, serving }
+        Door {
+            address,
+            tls_address,
+            postrider,
+            reloader,
+            capture,
+            shutdown,
+            serving,
+        }
     }
 
     pub async fn client(&self) -> Client {
@@ -124,7 +149,10 @@ impl Door {
     pub async fn shut(self) {
         self.begin_shutdown();
         timeout(PATIENCE, self.serving).await.unwrap().unwrap();
-        self.postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
+        self.postrider
+            .shutdown(Drain::within(seconds(5)))
+            .await
+            .unwrap();
     }
 }
 
@@ -167,7 +195,10 @@ pub struct Client {
 
 impl Client {
     async fn new(wire: impl Wire + 'static) -> Self {
-        let mut client = Client { wire: BufStream::new(Box::new(wire)), greeting: String::new() };
+        let mut client = Client {
+            wire: BufStream::new(Box::new(wire)),
+            greeting: String::new(),
+        };
         client.greeting = client.reply().await;
         client
     }
@@ -188,7 +219,10 @@ impl Client {
         let mut reply = String::new();
         loop {
             let start = reply.len();
-            match timeout(PATIENCE, self.wire.read_line(&mut reply)).await.expect("an answer within the time") {
+            match timeout(PATIENCE, self.wire.read_line(&mut reply))
+                .await
+                .expect("an answer within the time")
+            {
                 Ok(0) | Err(_) => return reply,
                 Ok(_) if reply.as_bytes().get(start + 3) != Some(&b'-') => return reply,
                 Ok(_) => {}
@@ -202,11 +236,18 @@ impl Client {
     }
 
     #[track_caller]
-    pub fn expect<'a>(&'a mut self, line: &'a str, start: &'a str) -> impl Future<Output = String> + 'a {
+    pub fn expect<'a>(
+        &'a mut self,
+        line: &'a str,
+        start: &'a str,
+    ) -> impl Future<Output = String> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let reply = self.ask(line).await;
-            assert!(reply.starts_with(start), "{caller}: {line} was answered {reply:?}");
+            assert!(
+                reply.starts_with(start),
+                "{caller}: {line} was answered {reply:?}"
+            );
             reply
         }
     }
@@ -218,7 +259,8 @@ impl Client {
     }
 
     pub async fn envelope(&mut self) {
-        self.expect("MAIL FROM:<shop@example.com>", "250 2.1.0").await;
+        self.expect("MAIL FROM:<shop@example.com>", "250 2.1.0")
+            .await;
         self.expect("RCPT TO:<ada@example.org>", "250 2.1.5").await;
     }
 
@@ -232,8 +274,13 @@ impl Client {
     /// STARTTLS and the handshake; nothing of the dialogue before it holds after it.
     pub async fn start_tls(mut self, certificate: &Certificate) -> Self {
         self.expect("STARTTLS", "220 2.0.0").await;
-        let wire = handshake(self.wire.into_inner(), certificate).await.unwrap();
-        Client { wire: BufStream::new(Box::new(wire)), greeting: self.greeting }
+        let wire = handshake(self.wire.into_inner(), certificate)
+            .await
+            .unwrap();
+        Client {
+            wire: BufStream::new(Box::new(wire)),
+            greeting: self.greeting,
+        }
     }
 
     /// Whether the door has hung up, with nothing more to say.
@@ -242,14 +289,24 @@ impl Client {
     }
 }
 
-async fn handshake<S: Wire>(stream: S, certificate: &Certificate) -> std::io::Result<impl Wire + use<S>> {
+async fn handshake<S: Wire>(
+    stream: S,
+    certificate: &Certificate,
+) -> std::io::Result<impl Wire + use<S>> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate.cert()).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_file(certificate.cert()).unwrap())
+        .unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
+    timeout(
+        PATIENCE,
+        TlsConnector::from(Arc::new(config)).connect(name, stream),
+    )
+    .await
+    .unwrap()
 }

@@ -1,11 +1,13 @@
-//! What tests of the whole engine share: small mails, policies without chance, and waiting for what is told.
+//! What tests of the whole engine share: small mails, policies without chance, and waiting for what
+//! is told.
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use postrider::policy::{Jitter, RetryPolicy};
 use postrider::{
-    Builder, Clock, Dispatcher, Event, EventItem, EventStream, Mail, MailBuilder, MailId, MailStatus, Relay,
+    Builder, Clock, Dispatcher, Event, EventItem, EventStream, Mail, MailBuilder, MailId,
+    MailStatus, Relay,
 };
 
 use super::FakeSmtp;
@@ -15,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A small mail to this address.
 pub fn mail_to(to: &str) -> MailBuilder {
-    Mail::builder().from("Shop <shop@example.com>").to(to).subject("Your code").text("123456")
+    Mail::builder()
+        .from("Shop <shop@example.com>")
+        .to(to)
+        .subject("Your code")
+        .text("123456")
 }
 
 /// The same, built.
@@ -25,17 +31,27 @@ pub fn mail(to: &str) -> Mail {
 
 /// A relay on this server, named `primary`.
 pub fn relay_at(server: &FakeSmtp) -> Relay {
-    Relay::smtp(&server.url()).unwrap().name("primary").client_name("client.example")
+    Relay::smtp(&server.url())
+        .unwrap()
+        .name("primary")
+        .client_name("client.example")
 }
 
 /// The contract's schedule, without chance.
 pub fn steady() -> RetryPolicy {
-    RetryPolicy { jitter: Jitter::None, ..RetryPolicy::default() }
+    RetryPolicy {
+        jitter: Jitter::None,
+        ..RetryPolicy::default()
+    }
 }
 
 /// An engine over this relay, in memory, under this clock, without chance.
 pub fn engine(relay: Relay, clock: &Clock) -> Builder {
-    Dispatcher::builder().relay(relay).spool_in_memory().clock(clock.clone()).retry(steady())
+    Dispatcher::builder()
+        .relay(relay)
+        .spool_in_memory()
+        .clock(clock.clone())
+        .retry(steady())
 }
 
 /// Hands a mail in.
@@ -69,11 +85,14 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+    assert!(
+        tokio::time::timeout(PATIENCE, waiting).await.is_ok(),
+        "never: {what}"
+    );
 }
 
-/// Lets time pass, second after second, until this has come: for what waits for a sender that may have a mail in its hands, or
-/// for a relay that is probed now and then.
+/// Lets time pass, second after second, until this has come: for what waits for a sender that may
+/// have a mail in its hands, or for a relay that is probed now and then.
 pub async fn as_time_passes<T>(clock: &Clock, coming: impl Future<Output = T>) -> T {
     let passing = async {
         loop {
@@ -108,7 +127,8 @@ impl Told {
     /// The next item.
     pub async fn item(&mut self) -> EventItem {
         let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
-        next.expect("nothing more is told").expect("the stream has no end")
+        next.expect("nothing more is told")
+            .expect("the stream has no end")
     }
 
     /// Everything up to the first event of this kind.
@@ -119,7 +139,10 @@ impl Told {
                 EventItem::Event(event) => events.push(event),
                 EventItem::Lagged(missed) => panic!("{missed} events were missed"),
             }
-            if events.last().is_some_and(|event: &Event| event.kind.as_str() == kind) {
+            if events
+                .last()
+                .is_some_and(|event: &Event| event.kind.as_str() == kind)
+            {
                 return events;
             }
         }

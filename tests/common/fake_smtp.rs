@@ -1,4 +1,5 @@
-//! A scripted SMTP server. It behaves well unless a [`Rule`] says otherwise, and remembers everything.
+//! A scripted SMTP server. It behaves well unless a [`Rule`] says otherwise, and remembers
+//! everything.
 //!
 //! ```ignore
 //! let server = FakeSmtp::builder()
@@ -9,7 +10,8 @@
 //! server.mails_arrive(3).await;                        // waits, and panics after half a minute
 //! ```
 //!
-//! Rules are asked in order; the first that matches acts. [`FakeSmtp::rule`] adds one while the server runs.
+//! Rules are asked in order; the first that matches acts. [`FakeSmtp::rule`] adds one while the
+//! server runs.
 
 mod session;
 
@@ -119,9 +121,16 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule for every time this step comes; it cuts the connection unless [`Rule::act`] says otherwise.
+    /// A rule for every time this step comes; it cuts the connection unless [`Rule::act`] says
+    /// otherwise.
     pub fn at(step: Step) -> Self {
-        Rule { step, act: Act::Cut, conditions: Vec::new(), after: 0, left: usize::MAX }
+        Rule {
+            step,
+            act: Act::Cut,
+            conditions: Vec::new(),
+            after: 0,
+            left: usize::MAX,
+        }
     }
 
     pub fn act(mut self, act: Act) -> Self {
@@ -217,7 +226,8 @@ impl Builder {
 
     /// Without this EHLO line.
     pub fn without(mut self, capability: &str) -> Self {
-        self.capabilities.retain(|line| !line.starts_with(capability));
+        self.capabilities
+            .retain(|line| !line.starts_with(capability));
         self
     }
 
@@ -261,7 +271,8 @@ impl Builder {
         self
     }
 
-    /// Listens here instead of on a free port of 127.0.0.1: `[::1]:0`, or the address of a server that was stopped.
+    /// Listens here instead of on a free port of 127.0.0.1: `[::1]:0`, or the address of a server
+    /// that was stopped.
     pub fn bind(mut self, address: impl ToString) -> Self {
         self.bind = address.to_string();
         self
@@ -292,7 +303,12 @@ impl Builder {
             turnarounds: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, state.clone()));
-        FakeSmtp { address, state, ca_file, accepting }
+        FakeSmtp {
+            address,
+            state,
+            ca_file,
+            accepting,
+        }
     }
 }
 
@@ -384,7 +400,13 @@ impl Drop for FakeSmtp {
 impl FakeSmtp {
     /// A server that offers PIPELINING, SIZE 10485760, 8BITMIME, SMTPUTF8 and ENHANCEDSTATUSCODES.
     pub fn builder() -> Builder {
-        let capabilities = ["PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        let capabilities = [
+            "PIPELINING",
+            "SIZE 10485760",
+            "8BITMIME",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+        ];
         Builder {
             capabilities: capabilities.map(str::to_owned).to_vec(),
             rules: Vec::new(),
@@ -439,7 +461,11 @@ impl FakeSmtp {
 
     /// The PEM of the authority that signed the server's certificate.
     pub fn ca_file(&self) -> PathBuf {
-        self.ca_file.as_ref().expect("the server has a certificate").path().to_owned()
+        self.ca_file
+            .as_ref()
+            .expect("the server has a certificate")
+            .path()
+            .to_owned()
     }
 
     pub fn has_certificate(&self) -> bool {
@@ -448,7 +474,13 @@ impl FakeSmtp {
 
     /// Every mail that was answered with 250, in the order of those answers.
     pub fn mails(&self) -> Vec<Received> {
-        self.state.received.lock().iter().filter(|mail| mail.answer == Some(250)).cloned().collect()
+        self.state
+            .received
+            .lock()
+            .iter()
+            .filter(|mail| mail.answer == Some(250))
+            .cloned()
+            .collect()
     }
 
     /// Every message that came up to its final dot, whatever was answered.
@@ -494,19 +526,32 @@ impl FakeSmtp {
 
     /// Waits until there were so many connections.
     pub async fn connections_come(&self, count: usize) {
-        reaches(&self.state.connections, "connections", move |now| now >= count).await;
+        reaches(&self.state.connections, "connections", move |now| {
+            now >= count
+        })
+        .await;
     }
 
     /// Waits until so few connections are open.
     pub async fn open_connections_fall_to(&self, count: usize) {
-        reaches(&self.state.open, "open connections", move |now| now <= count).await;
+        reaches(&self.state.open, "open connections", move |now| {
+            now <= count
+        })
+        .await;
     }
 }
 
 async fn reaches(value: &watch::Sender<usize>, what: &str, enough: impl Fn(usize) -> bool) {
     let mut changes = value.subscribe();
-    let waited = tokio::time::timeout(Duration::from_secs(30), changes.wait_for(|now| enough(*now))).await;
+    let waited = tokio::time::timeout(
+        Duration::from_secs(30),
+        changes.wait_for(|now| enough(*now)),
+    )
+    .await;
     if waited.is_err() {
-        panic!("after half a minute the fake server has {} {what}", *value.borrow());
+        panic!(
+            "after half a minute the fake server has {} {what}",
+            *value.borrow()
+        );
     }
 }

@@ -10,17 +10,19 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use postrider::delivery::{Delivery, Route};
 use postrider::spool::{
-    Change, Claim, Lease, LeaseToken, Page, Parcel, Put, Record, Recorded, Spool, SpoolError, SpoolOptions, SpoolStats,
-    Swept, Want, memory,
+    Change, Claim, Lease, LeaseToken, Page, Parcel, Put, Record, Recorded, Spool, SpoolError,
+    SpoolOptions, SpoolStats, Swept, Want, memory,
 };
 use postrider::{Durability, MailId, Query, Timestamp};
 use tokio::sync::{Notify, watch};
 
-/// A spool in memory that can be broken: then it takes no new mail. Or held: then a put is answered when it is let go.
+/// A spool in memory that can be broken: then it takes no new mail. Or held: then a put is answered
+/// when it is let go.
 pub struct FaultySpool {
     kept: Arc<dyn Spool>,
     broken: AtomicBool,
-    /// Whether each put fails in the middle: nobody knows before that it will, nor after it what is kept.
+    /// Whether each put fails in the middle: nobody knows before that it will, nor after it what is
+    /// kept.
     pub failing: AtomicBool,
     held: watch::Sender<bool>,
 }
@@ -68,7 +70,9 @@ impl Spool for FaultySpool {
             None => {
                 let put = self.kept.put(parcels).await;
                 let mut held = self.held.subscribe();
-                held.wait_for(|held| !held).await.expect("the spool lives on");
+                held.wait_for(|held| !held)
+                    .await
+                    .expect("the spool lives on");
                 put
             }
         }
@@ -79,7 +83,10 @@ impl Spool for FaultySpool {
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
         self.kept.mark(leases).await
     }
-    fn settle(&self, settled: Vec<(Lease, Delivery)>) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
+    fn settle(
+        &self,
+        settled: Vec<(Lease, Delivery)>,
+    ) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
         self.kept.settle(settled)
     }
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
@@ -94,7 +101,12 @@ impl Spool for FaultySpool {
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError> {
         self.kept.cancel(id, now).await
     }
-    async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError> {
+    async fn retry(
+        &self,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Change, SpoolError> {
         self.kept.retry(id, now, lifetime).await
     }
     async fn purge(&self, id: MailId) -> Result<Change, SpoolError> {
@@ -116,7 +128,10 @@ impl Spool for FaultySpool {
         self.kept.pending()
     }
     fn failure(&self) -> Option<SpoolError> {
-        self.broken.load(Ordering::SeqCst).then(unwritable).or_else(|| self.kept.failure())
+        self.broken
+            .load(Ordering::SeqCst)
+            .then(unwritable)
+            .or_else(|| self.kept.failure())
     }
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
         self.kept.stats(now).await
@@ -127,5 +142,8 @@ impl Spool for FaultySpool {
 }
 
 fn unwritable() -> SpoolError {
-    SpoolError::Unwritable { path: PathBuf::from("/var/spool"), reason: "input/output error".into() }
+    SpoolError::Unwritable {
+        path: PathBuf::from("/var/spool"),
+        reason: "input/output error".into(),
+    }
 }

@@ -1,4 +1,5 @@
-//! What the tests share: a scripted fake SMTP server, certificates to try it with, and servers nobody here wrote.
+//! What the tests share: a scripted fake SMTP server, certificates to try it with, and servers
+//! nobody here wrote.
 //!
 //! Every test file says `mod common;` and takes what it needs, so much of it is unused in each.
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
@@ -20,7 +21,8 @@ pub mod service;
 
 pub use certificates::Cert;
 pub use engine::{
-    Told, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at, steady, submit,
+    Told, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at, steady,
+    submit,
 };
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
@@ -34,7 +36,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider::MailId;
 use postrider::transport::smtp::Smtp;
-use postrider::transport::{Connection, Recall, Security, Server, TimeOuts, Transaction, Transport};
+use postrider::transport::{
+    Connection, Recall, Security, Server, TimeOuts, Transaction, Transport,
+};
 
 /// The settings of a relay at this address: plain, without a login, each step within ten seconds.
 pub fn server_on(address: SocketAddr) -> Server {
@@ -52,12 +56,19 @@ pub fn server_on(address: SocketAddr) -> Server {
 
 /// The settings of a relay that trusts this server's authority, if it has one.
 pub fn server_at(server: &FakeSmtp) -> Server {
-    Server { ca_file: server.has_certificate().then(|| server.ca_file()), ..server_on(server.address()) }
+    Server {
+        ca_file: server.has_certificate().then(|| server.ca_file()),
+        ..server_on(server.address())
+    }
 }
 
 /// A plain connection to this server.
 pub async fn open(server: &FakeSmtp) -> Box<dyn Connection> {
-    Smtp::new(server_at(server)).unwrap().connect().await.unwrap()
+    Smtp::new(server_at(server))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
 }
 
 /// A small mail of its own name to these recipients.
@@ -65,7 +76,10 @@ pub fn transaction(recipients: &[&str]) -> Transaction {
     Transaction {
         mail: MailId::from_bytes(*uuid::Uuid::now_v7().as_bytes()),
         return_path: Some("shop@example.com".parse().unwrap()),
-        recipients: recipients.iter().map(|address| address.parse().unwrap()).collect(),
+        recipients: recipients
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
         message: Bytes::from_static(b"Subject: hello\r\n\r\nHello.\r\n"),
         eight_bit: false,
         smtputf8: false,

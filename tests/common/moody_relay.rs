@@ -9,21 +9,44 @@ use rand::{RngExt, SeedableRng};
 
 use super::{Act, FakeSmtp, Rule, Step};
 
-/// A relay that takes its time now and then, defers, refuses, and hangs up: before, within and after a mail.
+/// A relay that takes its time now and then, defers, refuses, and hangs up: before, within and
+/// after a mail.
 pub async fn moody_relay(seed: u64) -> FakeSmtp {
     let moods = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
     let now_and_then = |step, act, chance: f64| {
         let moods = Arc::clone(&moods);
-        Rule::at(step).act(act).when(move |_| moods.lock().random_bool(chance))
+        Rule::at(step)
+            .act(act)
+            .when(move |_| moods.lock().random_bool(chance))
     };
     FakeSmtp::builder()
-        .rule(now_and_then(Step::Greeting, Act::ReplyThenCut(421, "4.3.2 too busy".into()), 0.02))
-        .rule(now_and_then(Step::Mail, Act::ReplyThenCut(421, "4.3.2 good bye".into()), 0.002))
-        .rule(now_and_then(Step::Rcpt, Act::reply(451, "4.2.1 later"), 0.01))
+        .rule(now_and_then(
+            Step::Greeting,
+            Act::ReplyThenCut(421, "4.3.2 too busy".into()),
+            0.02,
+        ))
+        .rule(now_and_then(
+            Step::Mail,
+            Act::ReplyThenCut(421, "4.3.2 good bye".into()),
+            0.002,
+        ))
+        .rule(now_and_then(
+            Step::Rcpt,
+            Act::reply(451, "4.2.1 later"),
+            0.01,
+        ))
         .rule(now_and_then(Step::Body, Act::Cut, 0.002))
-        .rule(now_and_then(Step::FinalDot, Act::reply(452, "4.3.1 no room"), 0.005))
+        .rule(now_and_then(
+            Step::FinalDot,
+            Act::reply(452, "4.3.1 no room"),
+            0.005,
+        ))
         .rule(now_and_then(Step::FinalDot, Act::Cut, 0.002))
-        .rule(now_and_then(Step::FinalDot, Act::Delay(Duration::from_millis(20)), 0.03))
+        .rule(now_and_then(
+            Step::FinalDot,
+            Act::Delay(Duration::from_millis(20)),
+            0.03,
+        ))
         .start()
         .await
 }

@@ -13,11 +13,17 @@ impl Names {
     /// A key was acknowledged under an id. Returns what does not fit what was told before.
     pub fn note(&mut self, key: &str, id: &str) -> Vec<String> {
         let mut problems = Vec::new();
-        let known = self.ids.entry(key.to_owned()).or_insert_with(|| id.to_owned());
+        let known = self
+            .ids
+            .entry(key.to_owned())
+            .or_insert_with(|| id.to_owned());
         if known != id {
             problems.push(format!("the key {key} has two ids: {known} and {id}"));
         }
-        let known = self.keys.entry(id.to_owned()).or_insert_with(|| key.to_owned());
+        let known = self
+            .keys
+            .entry(id.to_owned())
+            .or_insert_with(|| key.to_owned());
         if known != key {
             problems.push(format!("the id {id} has two keys: {known} and {key}"));
         }

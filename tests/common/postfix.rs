@@ -1,5 +1,6 @@
-//! A whole Postfix, with everything it writes in a directory of the test's own: it wants TLS and a login, and hands all on
-//! to a next host. It starts only as root, or as somebody who may use sudo without a password.
+//! A whole Postfix, with everything it writes in a directory of the test's own: it wants TLS and a
+//! login, and hands all on to a next host. It starts only as root, or as somebody who may use sudo
+//! without a password.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,8 +37,13 @@ impl Postfix {
     /// One that knows this user and hands its mail on to `next`.
     pub fn start(wants: Wants, user: &str, password: &str, next: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let made =
+            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
+                .unwrap();
         let ca = dir.path().join("cert.pem");
         fs::write(&ca, made.cert.pem()).unwrap();
         fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -47,7 +53,11 @@ impl Postfix {
         postfix.run("start");
         let begun = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "postfix does not listen on {address}: {}", postfix.log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "postfix does not listen on {address}: {}",
+                postfix.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         postfix
@@ -77,12 +87,32 @@ impl Postfix {
             Wants::LoginUnderTls => ("encrypt", "yes"),
             Wants::LoginInTheClear => ("none", "no"),
         };
-        let mut main = format!("queue_directory = {at}/queue\ndata_directory = {at}/data\nmaillog_file = {at}/log\n");
-        write!(main, "smtpd_tls_cert_file = {at}/cert.pem\nsmtpd_tls_key_file = {at}/key.pem\n").unwrap();
-        write!(main, "smtpd_tls_security_level = {tls}\nsmtpd_tls_auth_only = {auth_only}\n").unwrap();
-        write!(main, "relayhost = [{}]:{}\nsmtpd_sasl_local_domain = {REALM}\n", next.ip(), next.port()).unwrap();
+        let mut main = format!(
+            "queue_directory = {at}/queue\ndata_directory = {at}/data\nmaillog_file = {at}/log\n"
+        );
+        write!(
+            main,
+            "smtpd_tls_cert_file = {at}/cert.pem\nsmtpd_tls_key_file = {at}/key.pem\n"
+        )
+        .unwrap();
+        write!(
+            main,
+            "smtpd_tls_security_level = {tls}\nsmtpd_tls_auth_only = {auth_only}\n"
+        )
+        .unwrap();
+        write!(
+            main,
+            "relayhost = [{}]:{}\nsmtpd_sasl_local_domain = {REALM}\n",
+            next.ip(),
+            next.port()
+        )
+        .unwrap();
         // Debian's Postfix looks for smtpd.conf in the directory `sasl` below this.
-        write!(main, "cyrus_sasl_config_path = {at}/conf\nmaillog_file_prefixes = /\n").unwrap();
+        write!(
+            main,
+            "cyrus_sasl_config_path = {at}/conf\nmaillog_file_prefixes = /\n"
+        )
+        .unwrap();
         main.push_str(
             "compatibility_level = 3.6\nmail_owner = postfix\nsetgid_group = postdrop\ninet_interfaces = 127.0.0.1\n\
              inet_protocols = ipv4\nmyhostname = relay.example\nmydestination =\nlocal_recipient_maps =\n\
@@ -90,8 +120,13 @@ impl Postfix {
              smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n",
         );
         fs::write(dir.join("conf/main.cf"), main).unwrap();
-        fs::write(dir.join("conf/master.cf"), format!("{} inet n - n - - smtpd\n{SERVICES}", self.address)).unwrap();
-        let sasl = format!("pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {at}/users\n");
+        fs::write(
+            dir.join("conf/master.cf"),
+            format!("{} inet n - n - - smtpd\n{SERVICES}", self.address),
+        )
+        .unwrap();
+        let sasl =
+            format!("pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {at}/users\n");
         for name in ["conf/smtpd.conf", "conf/sasl/smtpd.conf"] {
             fs::write(dir.join(name), format!("{sasl}mech_list: PLAIN LOGIN\n")).unwrap();
         }
@@ -102,16 +137,32 @@ impl Postfix {
     fn add_user(&self, user: &str, password: &str) {
         let users = self.dir.path().join("users");
         let mut command = Command::new("/usr/sbin/saslpasswd2");
-        command.args(["-p", "-c", "-u", REALM, "-f"]).arg(&users).arg(user);
+        command
+            .args(["-p", "-c", "-u", REALM, "-f"])
+            .arg(&users)
+            .arg(user);
         let spawned = command.stdin(Stdio::piped()).spawn();
-        let mut child = spawned.unwrap_or_else(|e| panic!("saslpasswd2: {e}; apt-get install sasl2-bin"));
-        child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+        let mut child =
+            spawned.unwrap_or_else(|e| panic!("saslpasswd2: {e}; apt-get install sasl2-bin"));
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(password.as_bytes())
+            .unwrap();
         assert!(child.wait().unwrap().success(), "saslpasswd2 makes no user");
         self.as_root("chown", &["postfix", &users.display().to_string()]);
     }
 
     fn run(&self, verb: &str) {
-        self.as_root("/usr/sbin/postfix", &["-c", &self.dir.path().join("conf").display().to_string(), verb]);
+        self.as_root(
+            "/usr/sbin/postfix",
+            &[
+                "-c",
+                &self.dir.path().join("conf").display().to_string(),
+                verb,
+            ],
+        );
     }
 
     fn as_root(&self, program: &str, arguments: &[&str]) {
@@ -120,8 +171,13 @@ impl Postfix {
             command.args(["-n", program]);
         }
         let output = command.args(arguments).stdin(Stdio::null()).output();
-        let output = output.unwrap_or_else(|e| panic!("{program}: {e}; apt-get install postfix sasl2-bin"));
-        assert!(output.status.success(), "{program} {arguments:?}: {output:?}\n{}", self.log());
+        let output =
+            output.unwrap_or_else(|e| panic!("{program}: {e}; apt-get install postfix sasl2-bin"));
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {output:?}\n{}",
+            self.log()
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! A transport in a test's hand: it connects, waits and answers as it is told, and remembers what it was given.
+//! A transport in a test's hand: it connects, waits and answers as it is told, and remembers what
+//! it was given.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,14 +83,27 @@ impl Puppet {
     /// Waits until so many sends were begun, and returns their first recipients in order.
     pub async fn begins(&self, count: usize) -> Vec<String> {
         let mut begun = self.0.begun.subscribe();
-        let waited = tokio::time::timeout(Duration::from_secs(30), begun.wait_for(|all| all.len() >= count)).await;
-        assert!(waited.is_ok(), "after half a minute only {:?} were begun", self.begun());
+        let waited = tokio::time::timeout(
+            Duration::from_secs(30),
+            begun.wait_for(|all| all.len() >= count),
+        )
+        .await;
+        assert!(
+            waited.is_ok(),
+            "after half a minute only {:?} were begun",
+            self.begun()
+        );
         self.begun()
     }
 
     /// The first recipients of what was begun, in order.
     pub fn begun(&self) -> Vec<String> {
-        self.0.begun.borrow().iter().map(|mail| mail.recipients[0].to_string()).collect()
+        self.0
+            .begun
+            .borrow()
+            .iter()
+            .map(|mail| mail.recipients[0].to_string())
+            .collect()
     }
 
     /// How many connections are open.
@@ -110,7 +124,10 @@ impl Transport for Puppet {
             return Err(Outcome::Unavailable(Phase::Connect, reason));
         }
         self.0.open.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(Open { strings: self.0.clone(), usable: true }))
+        Ok(Box::new(Open {
+            strings: self.0.clone(),
+            usable: true,
+        }))
     }
 }
 

@@ -1,4 +1,5 @@
-//! SMTP servers nobody here wrote, as child processes on a free port. A test that needs one fails where it is missing.
+//! SMTP servers nobody here wrote, as child processes on a free port. A test that needs one fails
+//! where it is missing.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -14,7 +15,9 @@ pub struct RealServer {
 impl RealServer {
     /// Postfix's `smtp-sink`, which takes everything. `-p` takes PIPELINING from its offer.
     pub fn smtp_sink(flags: &[&str]) -> Self {
-        let program = ["/usr/sbin/smtp-sink", "/usr/bin/smtp-sink"].into_iter().find(|path| Path::new(path).exists());
+        let program = ["/usr/sbin/smtp-sink", "/usr/bin/smtp-sink"]
+            .into_iter()
+            .find(|path| Path::new(path).exists());
         let program = program.expect("smtp-sink is missing: apt-get install postfix");
         RealServer::start(|address| {
             let mut command = Command::new(program);
@@ -38,16 +41,29 @@ impl RealServer {
     }
 
     fn start(command: impl Fn(SocketAddr) -> Command) -> Self {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let mut command = command(address);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut server = RealServer { child: child.expect("the server's program is installed"), address };
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut server = RealServer {
+            child: child.expect("the server's program is installed"),
+            address,
+        };
         let begun = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             if let Ok(Some(status)) = server.child.try_wait() {
                 panic!("{command:?} ended with {status}: is it installed?");
             }
-            assert!(begun.elapsed() < Duration::from_secs(20), "{command:?} does not listen on {address}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{command:?} does not listen on {address}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         server
@@ -71,6 +87,10 @@ impl Drop for RealServer {
 }
 
 pub fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
+    let id = Command::new("id")
+        .arg("-u")
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
     id.starts_with(b"0\n")
 }

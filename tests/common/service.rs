@@ -1,4 +1,5 @@
-//! The service as a process of its own, what it says and how much it takes, and small clients of its doors.
+//! The service as a process of its own, what it says and how much it takes, and small clients of
+//! its doors.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,16 +27,25 @@ pub fn configured(dir: &Path, config: &str) -> Command {
 pub fn configured_after(dir: &Path, config: &str, first: &str) -> Command {
     std::fs::write(dir.join("postrider.toml"), config).unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("{first} && exec \"$0\" run"), env!("CARGO_BIN_EXE_postrider")]);
+    command.args([
+        "-c",
+        &format!("{first} && exec \"$0\" run"),
+        env!("CARGO_BIN_EXE_postrider"),
+    ]);
     clean(&mut command, dir);
     command
 }
 
 fn clean(command: &mut Command, dir: &Path) {
-    command.current_dir(dir).env_remove("POSTRIDER_CONFIG").env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command
+        .current_dir(dir)
+        .env_remove("POSTRIDER_CONFIG")
+        .env_remove("RUST_LOG")
+        .env_remove("NOTIFY_SOCKET");
 }
 
-/// A configuration with both doors on free ports, a spool and one relay named `primary`; `more` follows it.
+/// A configuration with both doors on free ports, a spool and one relay named `primary`; `more`
+/// follows it.
 pub fn configuration(spool: &Path, relay: &str, more: &str) -> String {
     format!(
         "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nhostname = \"door.example\"\n\
@@ -56,7 +66,11 @@ pub struct Service {
 impl Service {
     /// Starts it, and waits until its doors are open.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (said, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -67,7 +81,12 @@ impl Service {
             }
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut service = Service { child, log, http: nowhere, smtp: nowhere };
+        let mut service = Service {
+            child,
+            log,
+            http: nowhere,
+            smtp: nowhere,
+        };
         service.http = service.door("HTTP door open");
         service.smtp = service.door("SMTP door open");
         service.says(" ready ");
@@ -78,7 +97,14 @@ impl Service {
         self.says(words);
         let log = self.log();
         let line = log.lines().find(|line| line.contains(words)).unwrap();
-        line.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+        line.split("listen=")
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     pub fn pid(&self) -> u32 {
@@ -97,7 +123,11 @@ impl Service {
         while !self.log().contains(words) {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended with {ended:?}: {}", self.log());
-            assert!(begun.elapsed() < PATIENCE, "it does not say {words}: {}", self.log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "it does not say {words}: {}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -120,7 +150,8 @@ impl Service {
         self.post("/v1/mails", &mail.to_string())
     }
 
-    /// Hands in so many small mails to `{name}{n}@example.org`, and returns their ids. All must be taken.
+    /// Hands in so many small mails to `{name}{n}@example.org`, and returns their ids. All must be
+    /// taken.
     pub fn hand_in_many(&self, name: &str, count: usize, text: &str) -> Vec<String> {
         let hand_in = |n| {
             let answer = self.hand_in(&format!("{name}{n}@example.org"), text);
@@ -130,7 +161,8 @@ impl Service {
         (0..count).map(hand_in).collect()
     }
 
-    /// Hands in a small mail over SMTP, and returns what was answered to the final dot, or to what was refused before.
+    /// Hands in a small mail over SMTP, and returns what was answered to the final dot, or to what
+    /// was refused before.
     pub fn say(&self, to: &str) -> String {
         submit(self.smtp, to).unwrap_or_else(|e| panic!("{e}: {}", self.log()))
     }
@@ -149,7 +181,11 @@ impl Service {
             let begun = Instant::now();
             while self.state(id) != state {
                 let last = self.get(&format!("/v1/mails/{id}"));
-                assert!(begun.elapsed() < PATIENCE, "{id} is never {state}: {last:?}\n{}", self.log());
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "{id} is never {state}: {last:?}\n{}",
+                    self.log()
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -164,19 +200,29 @@ impl Service {
     /// Resident memory, in KiB.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .count()
     }
 
     /// The time that it has computed so far.
     pub fn computed(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
         // utime and stime, in hundredths of a second on every Linux that there is.
         let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10)
@@ -184,7 +230,13 @@ impl Service {
 
     /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .arg(self.child.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
         self.end()
     }
 
@@ -195,7 +247,11 @@ impl Service {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "it does not end: {}", self.log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "it does not end: {}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -232,7 +288,10 @@ impl Answer {
     pub fn is_come_back_later(&self) {
         let head = self.head.to_ascii_lowercase();
         assert_eq!(self.status, 503, "{self:?}");
-        assert!(head.contains("\r\nretry-after: ") && head.contains("application/problem+json"), "{self:?}");
+        assert!(
+            head.contains("\r\nretry-after: ") && head.contains("application/problem+json"),
+            "{self:?}"
+        );
     }
 }
 
@@ -242,23 +301,38 @@ pub fn call(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer
 }
 
 /// The same, where it may fail.
-pub fn try_call(address: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+pub fn try_call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
     let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close";
-    stream.write_all(format!("{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n").as_bytes())?;
+    stream.write_all(
+        format!("{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n")
+            .as_bytes(),
+    )?;
     // One who is turned away may hear so before all is said.
     let written = stream.write_all(body.as_bytes());
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     let (Some(status), Some((head, body))) = (status, answer.split_once("\r\n\r\n")) else {
         written.and(read)?;
         return Err(std::io::Error::other(format!("no answer but {answer:?}")));
     };
-    Ok(Answer { status, head: format!("{head}\r\n"), body: body.to_owned() })
+    Ok(Answer {
+        status,
+        head: format!("{head}\r\n"),
+        body: body.to_owned(),
+    })
 }
 
 /// Hands in a small mail over SMTP; the last answer.
@@ -278,7 +352,13 @@ pub fn submit(address: SocketAddr, to: &str) -> std::io::Result<String> {
     let mut answer = next()?;
     let rcpt = format!("RCPT TO:<{to}>");
     let message = "Subject: Your code\r\n\r\n123456\r\n.";
-    for line in ["EHLO client.example", "MAIL FROM:<shop@example.com>", &rcpt, "DATA", message] {
+    for line in [
+        "EHLO client.example",
+        "MAIL FROM:<shop@example.com>",
+        &rcpt,
+        "DATA",
+        message,
+    ] {
         if !answer.starts_with(['2', '3']) {
             break;
         }

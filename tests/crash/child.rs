@@ -1,4 +1,5 @@
-//! One life of the engine: it accepts and sends until it is killed, and tells its journal whatever it has promised.
+//! One life of the engine: it accepts and sends until it is killed, and tells its journal whatever
+//! it has promised.
 
 use std::env;
 use std::fmt::Display;
@@ -11,8 +12,8 @@ use futures::StreamExt;
 use postrider::policy::Jitter;
 use postrider::transport::TimeOuts;
 use postrider::{
-    Dispatcher, Drain, Error, EventItem, EventKind, Guarantee, Mail, Priority, Query, Relay, RetryPolicy, minutes,
-    seconds,
+    Dispatcher, Drain, Error, EventItem, EventKind, Guarantee, Mail, Priority, Query, Relay,
+    RetryPolicy, minutes, seconds,
 };
 
 /// Connections to the relay, and so senders.
@@ -54,7 +55,10 @@ impl Orders {
         Some(Orders {
             spool: env::var("CRASH_SPOOL").unwrap().into(),
             relay: env::var("CRASH_RELAY").unwrap(),
-            next: next.split(',').map(|number| number.parse().unwrap()).collect(),
+            next: next
+                .split(',')
+                .map(|number| number.parse().unwrap())
+                .collect(),
             is_last: env::var("CRASH_LAST").unwrap() == "true",
         })
     }
@@ -88,8 +92,15 @@ fn journal(line: impl Display) {
 
 fn mail(key: &str) -> Mail {
     let (_, number) = parts_of(key);
-    let size = if number % 401 == 7 { LARGE } else { 200 + (number as usize * 97) % 3000 };
-    let mut mail = Mail::builder().from("shop@example.com").subject(key).idempotency_key(key);
+    let size = if number % 401 == 7 {
+        LARGE
+    } else {
+        200 + (number as usize * 97) % 3000
+    };
+    let mut mail = Mail::builder()
+        .from("shop@example.com")
+        .subject(key)
+        .idempotency_key(key);
     for recipient in recipients_of(key) {
         mail = mail.to(recipient);
     }
@@ -99,18 +110,27 @@ fn mail(key: &str) -> Mail {
     if number.is_multiple_of(6) {
         mail = mail.priority(Priority::Critical);
     }
-    mail.text("All work and no play.\r\n".repeat(size / 23 + 1)).build().unwrap()
+    mail.text("All work and no play.\r\n".repeat(size / 23 + 1))
+        .build()
+        .unwrap()
 }
 
-/// Hands in mail after mail, beginning with the last one that was acknowledged, which must keep its id.
+/// Hands in mail after mail, beginning with the last one that was acknowledged, which must keep its
+/// id.
 async fn submit(postrider: Dispatcher, submitter: usize, next: u64, last: Option<u64>) {
     let mut number = next.saturating_sub(1);
     while last.is_none_or(|last| number <= last) {
         let count = if submitter < BATCHES { BATCH } else { 1 };
-        let keys: Vec<String> = (number..number + count).map(|number| key_of(submitter, number)).collect();
+        let keys: Vec<String> = (number..number + count)
+            .map(|number| key_of(submitter, number))
+            .collect();
         let results = match &keys[..] {
             [key] => vec![postrider.submit(mail(key)).await],
-            keys => postrider.submit_many(keys.iter().map(|key| mail(key)).collect()).await,
+            keys => {
+                postrider
+                    .submit_many(keys.iter().map(|key| mail(key)).collect())
+                    .await
+            }
         };
         let mut is_full = false;
         for (key, result) in keys.iter().zip(results) {
@@ -134,8 +154,12 @@ async fn tell(postrider: Dispatcher) {
     let mut events = postrider.events();
     journal("listening");
     while let Some(item) = events.next().await {
-        let EventItem::Event(event) = item else { continue };
-        if let (EventKind::Delivered, Some(mail), Some(recipient)) = (&event.kind, event.mail, &event.recipient) {
+        let EventItem::Event(event) = item else {
+            continue;
+        };
+        if let (EventKind::Delivered, Some(mail), Some(recipient)) =
+            (&event.kind, event.mail, &event.recipient)
+        {
             journal(format_args!("delivered {mail} {recipient}"));
         }
     }
@@ -146,13 +170,19 @@ async fn finish(postrider: &Dispatcher) {
     while postrider.stats().await.unwrap().pending > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut query = Query { limit: 1000, ..Query::default() };
+    let mut query = Query {
+        limit: 1000,
+        ..Query::default()
+    };
     loop {
         let page = postrider.list(query.clone()).await.unwrap();
         for mail in page.mails {
             for delivery in mail.deliveries {
                 let reason = delivery.reason.map_or("-", |reason| reason.as_str());
-                journal(format_args!("final {} {} {} {reason}", mail.id, delivery.recipient, delivery.state));
+                journal(format_args!(
+                    "final {} {} {} {reason}",
+                    mail.id, delivery.recipient, delivery.state
+                ));
             }
         }
         match page.next {
@@ -160,16 +190,33 @@ async fn finish(postrider: &Dispatcher) {
             None => break,
         }
     }
-    assert!(postrider.shutdown(Drain::within(seconds(30))).await.unwrap());
+    assert!(
+        postrider
+            .shutdown(Drain::within(seconds(30)))
+            .await
+            .unwrap()
+    );
     journal("done");
 }
 
 pub async fn live(orders: Orders) {
     // A time-out would look like a death of the relay, and would be explained by none.
-    let relay = Relay::smtp(&orders.relay).unwrap().connections(SENDERS).timeouts(TimeOuts::all(minutes(2)));
+    let relay = Relay::smtp(&orders.relay)
+        .unwrap()
+        .connections(SENDERS)
+        .timeouts(TimeOuts::all(minutes(2)));
     let schedule = vec![Duration::from_millis(40)];
-    let retry = RetryPolicy { schedule, max_attempts: 10_000, jitter: Jitter::Full, ..RetryPolicy::default() };
-    let builder = Dispatcher::builder().relay(relay).retry(retry).spool(&orders.spool).max_pending(MAX_PENDING);
+    let retry = RetryPolicy {
+        schedule,
+        max_attempts: 10_000,
+        jitter: Jitter::Full,
+        ..RetryPolicy::default()
+    };
+    let builder = Dispatcher::builder()
+        .relay(relay)
+        .retry(retry)
+        .spool(&orders.spool)
+        .max_pending(MAX_PENDING);
     let postrider = builder.start().await.unwrap();
     tokio::spawn(tell(postrider.clone()));
     let next = Arc::new(orders.next);

@@ -6,7 +6,11 @@ use serde_json::json;
 use crate::service::Service;
 
 fn token(name: &str, secret: &str, scope: Scope) -> Token {
-    Token { name: name.into(), secret: secret.to_owned().into(), scope }
+    Token {
+        name: name.into(),
+        secret: secret.to_owned().into(),
+        scope,
+    }
 }
 
 fn mail() -> String {
@@ -15,64 +19,153 @@ fn mail() -> String {
 
 #[tokio::test]
 async fn a_token_opens_what_its_scope_allows() {
-    let tokens = vec![token("app", "app-secret", Scope::Send), token("eye", "eye-secret", Scope::Read)];
+    let tokens = vec![
+        token("app", "app-secret", Scope::Send),
+        token("eye", "eye-secret", Scope::Read),
+    ];
     let service = Service::with(tokens, Limits::default(), |builder| builder).await;
     let json = ("content-type", "application/json");
 
     let nobody = service.send("POST", "/v1/mails", &[json], mail()).await;
     nobody.problem(401, "unauthorized");
-    assert_eq!(nobody.header("www-authenticate"), "Bearer realm=\"postrider\"");
-    let wrong = service.send("POST", "/v1/mails", &[json, ("authorization", "Bearer app-secreT")], mail()).await;
+    assert_eq!(
+        nobody.header("www-authenticate"),
+        "Bearer realm=\"postrider\""
+    );
+    let wrong = service
+        .send(
+            "POST",
+            "/v1/mails",
+            &[json, ("authorization", "Bearer app-secreT")],
+            mail(),
+        )
+        .await;
     wrong.problem(401, "unauthorized");
     assert!(wrong.header("www-authenticate").contains("invalid_token"));
 
     let app = ("authorization", "Bearer app-secret");
     let eye = ("authorization", "Bearer eye-secret");
-    assert_eq!(service.send("POST", "/v1/mails", &[json, app], mail()).await.status, 202);
+    assert_eq!(
+        service
+            .send("POST", "/v1/mails", &[json, app], mail())
+            .await
+            .status,
+        202
+    );
     let narrow = service.send("GET", "/v1/mails", &[app], "").await;
     let problem = narrow.problem(403, "forbidden");
-    assert!(problem["detail"].as_str().unwrap().contains("`app`"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("`app`"),
+        "{problem}"
+    );
     assert!(!narrow.text().contains("app-secret"));
-    assert!(narrow.header("www-authenticate").contains("insufficient_scope"));
-    assert_eq!(service.send("GET", "/v1/mails", &[eye], "").await.status, 200);
-    service.send("POST", "/v1/mails", &[json, eye], mail()).await.problem(403, "forbidden");
-    service.send("DELETE", "/v1/dead", &[eye], "").await.problem(403, "forbidden");
-    service.call("GET", "/metrics").await.problem(401, "unauthorized");
-    service.call("GET", "/v1/nothing/here").await.problem(401, "unauthorized");
+    assert!(
+        narrow
+            .header("www-authenticate")
+            .contains("insufficient_scope")
+    );
+    assert_eq!(
+        service.send("GET", "/v1/mails", &[eye], "").await.status,
+        200
+    );
+    service
+        .send("POST", "/v1/mails", &[json, eye], mail())
+        .await
+        .problem(403, "forbidden");
+    service
+        .send("DELETE", "/v1/dead", &[eye], "")
+        .await
+        .problem(403, "forbidden");
+    service
+        .call("GET", "/metrics")
+        .await
+        .problem(401, "unauthorized");
+    service
+        .call("GET", "/v1/nothing/here")
+        .await
+        .problem(401, "unauthorized");
     assert_eq!(service.call("GET", "/health/ready").await.status, 200);
     // With a token a web page may be the client: it cannot send one that it was not given.
-    let page = [eye, ("origin", "https://ops.example"), ("host", "mail.example")];
-    assert_eq!(service.send("GET", "/v1/stats", &page, "").await.status, 200);
+    let page = [
+        eye,
+        ("origin", "https://ops.example"),
+        ("host", "mail.example"),
+    ];
+    assert_eq!(
+        service.send("GET", "/v1/stats", &page, "").await.status,
+        200
+    );
 }
 
 #[tokio::test]
 async fn tokens_are_replaced_while_the_door_is_open() {
-    let service = Service::with(vec![token("old", "old-secret", Scope::Admin)], Limits::default(), |b| b).await;
+    let service = Service::with(
+        vec![token("old", "old-secret", Scope::Admin)],
+        Limits::default(),
+        |b| b,
+    )
+    .await;
     let old = [("authorization", "Bearer old-secret")];
     let new = [("authorization", "Bearer new-secret")];
     assert_eq!(service.send("GET", "/v1/stats", &old, "").await.status, 200);
-    service.tokens.replace(vec![token("new", "new-secret", Scope::Admin)]).unwrap();
-    service.send("GET", "/v1/stats", &old, "").await.problem(401, "unauthorized");
+    service
+        .tokens
+        .replace(vec![token("new", "new-secret", Scope::Admin)])
+        .unwrap();
+    service
+        .send("GET", "/v1/stats", &old, "")
+        .await
+        .problem(401, "unauthorized");
     assert_eq!(service.send("GET", "/v1/stats", &new, "").await.status, 200);
-    assert!(service.tokens.replace(vec![token("bad", "", Scope::Admin)]).is_err());
-    assert_eq!(service.send("GET", "/v1/stats", &new, "").await.status, 200, "a refused change changes nothing");
+    assert!(
+        service
+            .tokens
+            .replace(vec![token("bad", "", Scope::Admin)])
+            .is_err()
+    );
+    assert_eq!(
+        service.send("GET", "/v1/stats", &new, "").await.status,
+        200,
+        "a refused change changes nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_door_to_the_world_needs_a_token() {
-    let settings = |tokens| HttpSettings { listen: "0.0.0.0:0".parse().unwrap(), tokens, limits: Limits::default() };
-    let error = HttpDoor::bind(settings(Vec::new())).await.unwrap_err().to_string();
-    assert!(error.contains("http.listen") && error.contains("http.tokens"), "{error}");
-    assert!(HttpDoor::bind(settings(vec![token("app", "secret", Scope::Send)])).await.is_ok());
+    let settings = |tokens| HttpSettings {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        tokens,
+        limits: Limits::default(),
+    };
+    let error = HttpDoor::bind(settings(Vec::new()))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("http.listen") && error.contains("http.tokens"),
+        "{error}"
+    );
+    assert!(
+        HttpDoor::bind(settings(vec![token("app", "secret", Scope::Send)]))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
 async fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
-    let settings = HttpSettings { listen, tokens: Vec::new(), limits: Limits::default() };
+    let settings = HttpSettings {
+        listen,
+        tokens: Vec::new(),
+        limits: Limits::default(),
+    };
     let error = HttpDoor::bind(settings).await.unwrap_err().to_string();
-    assert!(error.contains("http.listen") && error.contains(&listen.to_string()), "{error}");
+    assert!(
+        error.contains("http.listen") && error.contains(&listen.to_string()),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -85,10 +178,26 @@ async fn without_tokens_a_web_page_cannot_use_a_browser_on_this_machine() {
         [json, ("origin", "null")],
         [json, ("sec-fetch-site", "cross-site")],
     ] {
-        service.send("POST", "/v1/mails", &headers, mail()).await.problem(403, "foreign-origin");
+        service
+            .send("POST", "/v1/mails", &headers, mail())
+            .await
+            .problem(403, "foreign-origin");
     }
-    service.send("GET", "/v1/mails", &[("host", "rebound.example")], "").await.problem(403, "foreign-origin");
+    service
+        .send("GET", "/v1/mails", &[("host", "rebound.example")], "")
+        .await
+        .problem(403, "foreign-origin");
     let own = format!("http://{}", service.addr);
-    let same = [json, ("origin", own.as_str()), ("sec-fetch-site", "same-origin")];
-    assert_eq!(service.send("POST", "/v1/mails", &same, mail()).await.status, 202);
+    let same = [
+        json,
+        ("origin", own.as_str()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    assert_eq!(
+        service
+            .send("POST", "/v1/mails", &same, mail())
+            .await
+            .status,
+        202
+    );
 }

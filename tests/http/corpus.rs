@@ -15,7 +15,9 @@ fn any_body_is_a_mail_or_a_problem() {
         println!("{}", path.display());
         let body = std::fs::read(&path).unwrap();
         checks::json_mail(&body);
-        (0..body.len().min(2000)).step_by(3).for_each(|end| checks::json_mail(&body[..end]));
+        (0..body.len().min(2000))
+            .step_by(3)
+            .for_each(|end| checks::json_mail(&body[..end]));
         // One byte wrong, at each place.
         for place in 0..body.len().min(2000) {
             let mut wrong = body.clone();

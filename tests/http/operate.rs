@@ -9,41 +9,80 @@ use crate::service::Service;
 async fn a_relay_is_paused_and_resumed() {
     let service = Service::start().await;
     let relays = service.call("GET", "/v1/relays").await.value();
-    assert_eq!((&relays["relays"][0]["name"], &relays["relays"][0]["state"]), (&json!("capture"), &json!("up")));
+    assert_eq!(
+        (&relays["relays"][0]["name"], &relays["relays"][0]["state"]),
+        (&json!("capture"), &json!("up"))
+    );
     let paused = service.call("POST", "/v1/relays/capture/pause").await;
     assert_eq!(paused.status, 200, "{}", paused.text());
-    assert_eq!((&paused.value()["name"], &paused.value()["state"]), (&json!("capture"), &json!("paused")));
+    assert_eq!(
+        (&paused.value()["name"], &paused.value()["state"]),
+        (&json!("capture"), &json!("paused"))
+    );
 
     let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t"});
     let id = service.accept(&mail).await;
-    assert_eq!(service.call("GET", &format!("/v1/mails/{id}")).await.value()["state"], "queued");
+    assert_eq!(
+        service
+            .call("GET", &format!("/v1/mails/{id}"))
+            .await
+            .value()["state"],
+        "queued"
+    );
     assert_eq!(service.capture.captured().len(), 0);
-    assert_eq!(service.call("POST", "/v1/relays/capture/resume").await.value()["state"], "up");
+    assert_eq!(
+        service
+            .call("POST", "/v1/relays/capture/resume")
+            .await
+            .value()["state"],
+        "up"
+    );
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
     assert_eq!(service.capture.captured().len(), 1);
 
     let stats = service.call("GET", "/v1/stats").await.value();
-    assert_eq!((&stats["accepted"], &stats["delivered"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&stats["accepted"], &stats["delivered"]),
+        (&json!(1), &json!(1))
+    );
 }
 
 #[tokio::test]
 async fn metrics_are_in_the_format_of_prometheus() {
     let service = Service::start().await;
-    service.accept(&json!({"from": "a@example.org", "to": "b@example.org", "text": "t"})).await;
+    service
+        .accept(&json!({"from": "a@example.org", "to": "b@example.org", "text": "t"}))
+        .await;
     let metrics = service.call("GET", "/metrics").await;
     assert_eq!(metrics.status, 200);
-    assert_eq!(metrics.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert_eq!(
+        metrics.header("content-type"),
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
     let text = metrics.text();
-    assert!(text.contains("postrider_mails_accepted_total{door=\"http\",priority=\"default\"} 1"), "{text}");
+    assert!(
+        text.contains("postrider_mails_accepted_total{door=\"http\",priority=\"default\"} 1"),
+        "{text}"
+    );
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
 #[tokio::test]
 async fn a_service_that_cannot_accept_is_alive_but_not_ready() {
     let service = Service::start().await;
-    assert_eq!(service.call("GET", "/health/live").await.value(), json!({"status": "live"}));
-    assert_eq!(service.call("GET", "/health/ready").await.value(), json!({"status": "ready"}));
-    service.dispatcher.shutdown(Drain::within(postrider::seconds(5))).await.unwrap();
+    assert_eq!(
+        service.call("GET", "/health/live").await.value(),
+        json!({"status": "live"})
+    );
+    assert_eq!(
+        service.call("GET", "/health/ready").await.value(),
+        json!({"status": "ready"})
+    );
+    service
+        .dispatcher
+        .shutdown(Drain::within(postrider::seconds(5)))
+        .await
+        .unwrap();
     assert_eq!(service.call("GET", "/health/live").await.status, 200);
     let ready = service.call("GET", "/health/ready").await;
     ready.problem(503, "unavailable");
@@ -60,13 +99,20 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
     let answer = service.call("GET", "/openapi.json").await;
     assert_eq!(answer.header("content-type"), "application/json");
     let document = answer.value();
-    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    assert!(
+        document["openapi"].as_str().unwrap().starts_with("3.1"),
+        "{}",
+        document["openapi"]
+    );
     let described: Vec<String> = document["paths"]
         .as_object()
         .unwrap()
         .iter()
         .flat_map(|(path, item)| {
-            item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+            item.as_object()
+                .unwrap()
+                .keys()
+                .map(move |method| format!("{} {path}", method.to_uppercase()))
         })
         .collect();
     for call in [
@@ -88,7 +134,10 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
         "GET /health/live",
         "GET /health/ready",
     ] {
-        assert!(described.iter().any(|d| d == call), "{call} is missing in {described:?}");
+        assert!(
+            described.iter().any(|d| d == call),
+            "{call} is missing in {described:?}"
+        );
     }
     assert_eq!(described.len(), 17);
     let mut open = vec![&document];
@@ -97,7 +146,12 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
             Value::Array(items) => open.extend(items),
             Value::Object(fields) => {
                 if let Some(reference) = fields.get("$ref").and_then(Value::as_str) {
-                    assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+                    assert!(
+                        document
+                            .pointer(reference.trim_start_matches('#'))
+                            .is_some(),
+                        "{reference} leads nowhere"
+                    );
                 }
                 open.extend(fields.values());
             }

@@ -49,7 +49,11 @@ async fn a_list_is_read_page_by_page() {
         let page = page.value();
         let mails = page["mails"].as_array().unwrap();
         assert!(mails.len() <= 3);
-        seen.extend(mails.iter().map(|mail| mail["id"].as_str().unwrap().to_owned()));
+        seen.extend(
+            mails
+                .iter()
+                .map(|mail| mail["id"].as_str().unwrap().to_owned()),
+        );
         match page["next"].as_str() {
             Some(cursor) => path = format!("/v1/mails?limit=3&cursor={}", encoded(cursor)),
             None => break,
@@ -69,9 +73,17 @@ async fn a_list_is_read_page_by_page() {
     assert_eq!(count("state=dead").await, 0);
     assert_eq!(count("priority=bulk").await, 0);
     assert_eq!(count("until=2020-01-01T00:00:00Z").await, 0);
-    let answer = service.call("GET", "/v1/mails?state=lost&limit=many&cursor=&order=up").await;
+    let answer = service
+        .call("GET", "/v1/mails?state=lost&limit=many&cursor=&order=up")
+        .await;
     assert_eq!(answer.pointers(), ["/state", "/limit", "/order"]);
-    assert_eq!(service.call("GET", "/v1/mails?cursor=nonsense").await.pointers(), ["/cursor"]);
+    assert_eq!(
+        service
+            .call("GET", "/v1/mails?cursor=nonsense")
+            .await
+            .pointers(),
+        ["/cursor"]
+    );
 }
 
 fn encoded(text: &str) -> String {
@@ -84,16 +96,30 @@ async fn a_mail_that_waits_can_be_cancelled_and_one_that_is_gone_cannot() {
     let mut mail = mail_to("ada@example.org");
     mail["delay"] = json!("1h");
     let id = service.accept(&mail).await;
-    let cancelled = service.call("POST", &format!("/v1/mails/{id}/cancel")).await;
+    let cancelled = service
+        .call("POST", &format!("/v1/mails/{id}/cancel"))
+        .await;
     assert_eq!(cancelled.status, 200, "{}", cancelled.text());
     assert_eq!(cancelled.value()["state"], "cancelled");
-    let again = service.call("POST", &format!("/v1/mails/{id}/cancel")).await;
-    assert_eq!((again.status.as_u16(), &again.value()["state"]), (200, &json!("cancelled")), "asked twice, done once");
+    let again = service
+        .call("POST", &format!("/v1/mails/{id}/cancel"))
+        .await;
+    assert_eq!(
+        (again.status.as_u16(), &again.value()["state"]),
+        (200, &json!("cancelled")),
+        "asked twice, done once"
+    );
 
     let id = service.accept(&mail_to("ada@example.org")).await;
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
-    service.call("POST", &format!("/v1/mails/{id}/cancel")).await.problem(409, "too-late");
-    service.call("POST", &format!("/v1/mails/{id}/retry")).await.problem(409, "too-late");
+    service
+        .call("POST", &format!("/v1/mails/{id}/cancel"))
+        .await
+        .problem(409, "too-late");
+    service
+        .call("POST", &format!("/v1/mails/{id}/retry"))
+        .await
+        .problem(409, "too-late");
 }
 
 #[tokio::test]
@@ -101,39 +127,88 @@ async fn a_dead_mail_can_be_retried() {
     let (service, ids) = with_dead(&["ada@example.org"]).await;
     let path = format!("/v1/mails/{}", ids[0]);
     let record = service.call("GET", &path).await.value();
-    assert_eq!((&record["state"], &record["deliveries"][0]["reason"]), (&json!("dead"), &json!("expired")));
+    assert_eq!(
+        (&record["state"], &record["deliveries"][0]["reason"]),
+        (&json!("dead"), &json!("expired"))
+    );
     let retried = service.call("POST", &format!("{path}/retry")).await;
     assert_eq!(retried.status, 200, "{}", retried.text());
     assert_eq!(retried.value()["state"], "queued");
-    assert_eq!(service.call("POST", "/v1/relays/capture/resume").await.status, 200);
-    service.dispatcher.wait(ids[0].parse().unwrap()).await.unwrap();
-    assert_eq!(service.call("GET", &path).await.value()["state"], "delivered");
+    assert_eq!(
+        service
+            .call("POST", "/v1/relays/capture/resume")
+            .await
+            .status,
+        200
+    );
+    service
+        .dispatcher
+        .wait(ids[0].parse().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        service.call("GET", &path).await.value()["state"],
+        "delivered"
+    );
 }
 
 #[tokio::test]
 async fn dead_letters_are_counted_retried_and_deleted_by_filter() {
     let (service, _) = with_dead(&["ada@example.org", "bob@example.org", "bob@example.org"]).await;
-    let dead = async || service.call("GET", "/v1/mails?state=dead").await.value()["mails"].as_array().unwrap().len();
+    let dead = async || {
+        service.call("GET", "/v1/mails?state=dead").await.value()["mails"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
 
-    let answer = service.call("POST", "/v1/dead/retry?recipient=bob@example.org&dry_run=true").await;
+    let answer = service
+        .call(
+            "POST",
+            "/v1/dead/retry?recipient=bob@example.org&dry_run=true",
+        )
+        .await;
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": true}));
     assert_eq!(dead().await, 3);
-    let answer = service.call("POST", "/v1/dead/retry?recipient=ada@example.org").await;
+    let answer = service
+        .call("POST", "/v1/dead/retry?recipient=ada@example.org")
+        .await;
     assert_eq!(answer.value(), json!({"count": 1, "dry_run": false}));
     assert_eq!(dead().await, 2);
     for (method, path) in [("POST", "/v1/dead/retry"), ("DELETE", "/v1/dead")] {
         // Who writes his filters there does not mean all.
-        let refused = service.send(method, path, &[], r#"{"recipient": "nobody@example.org"}"#).await;
-        assert!(refused.problem(422, "invalid").to_string().contains("in the query"));
+        let refused = service
+            .send(method, path, &[], r#"{"recipient": "nobody@example.org"}"#)
+            .await;
+        assert!(
+            refused
+                .problem(422, "invalid")
+                .to_string()
+                .contains("in the query")
+        );
     }
-    let answer = service.call("DELETE", "/v1/dead?state=dead&dry_run=true").await;
+    let answer = service
+        .call("DELETE", "/v1/dead?state=dead&dry_run=true")
+        .await;
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": true}));
     let answer = service.call("DELETE", "/v1/dead").await;
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": false}));
     assert_eq!(dead().await, 0);
 
-    assert_eq!(service.call("DELETE", "/v1/dead?recipent=bob@example.org").await.pointers(), ["/recipent"]);
-    assert_eq!(service.call("DELETE", "/v1/dead?state=delivered").await.pointers(), ["/state"]);
+    assert_eq!(
+        service
+            .call("DELETE", "/v1/dead?recipent=bob@example.org")
+            .await
+            .pointers(),
+        ["/recipent"]
+    );
+    assert_eq!(
+        service
+            .call("DELETE", "/v1/dead?state=delivered")
+            .await
+            .pointers(),
+        ["/state"]
+    );
 }
 
 #[tokio::test]

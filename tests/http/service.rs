@@ -32,21 +32,44 @@ impl Service {
     }
 
     /// A service with these tokens, limits and settings of the engine.
-    pub async fn with(tokens: Vec<Token>, limits: Limits, configure: impl FnOnce(Builder) -> Builder) -> Self {
+    pub async fn with(
+        tokens: Vec<Token>,
+        limits: Limits,
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let capture = Capture::default();
-        let builder = Dispatcher::builder().relay(Relay::capture(&capture)).spool_in_memory();
+        let builder = Dispatcher::builder()
+            .relay(Relay::capture(&capture))
+            .spool_in_memory();
         let dispatcher = configure(builder).start().await.unwrap();
-        let settings = HttpSettings { listen: "127.0.0.1:0".parse().unwrap(), tokens, limits };
+        let settings = HttpSettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            tokens,
+            limits,
+        };
         let door = HttpDoor::bind(settings).await.unwrap();
         let (addr, tokens) = (door.local_addr(), door.tokens());
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(door.serve(dispatcher.clone(), shutdown));
-        Service { addr, dispatcher, capture, tokens, stop, served }
+        Service {
+            addr,
+            dispatcher,
+            capture,
+            tokens,
+            stop,
+            served,
+        }
     }
 
     /// Sends a request with a JSON body and reads the whole answer.
     pub async fn json(&self, method: &str, path: &str, body: &Value) -> Answer {
-        self.send(method, path, &[("content-type", "application/json")], body.to_string()).await
+        self.send(
+            method,
+            path,
+            &[("content-type", "application/json")],
+            body.to_string(),
+        )
+        .await
     }
 
     /// Hands in a mail that must be accepted; returns its id.
@@ -62,13 +85,23 @@ impl Service {
     }
 
     /// Sends a request and reads the whole answer.
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let (status, headers, mut body) = self.open(method, path, headers, body).await;
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
             whole.extend_from_slice(frame.unwrap().data_ref().unwrap());
         }
-        Answer { status, headers, body: whole }
+        Answer {
+            status,
+            headers,
+            body: whole,
+        }
     }
 
     /// Sends a request and leaves the answer's body to be read.
@@ -83,13 +116,19 @@ impl Service {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path);
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+        {
             request = request.header("host", self.addr.to_string());
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let response = sender
+            .send_request(request.body(Full::new(body.into())).unwrap())
+            .await
+            .unwrap();
         let (parts, body) = response.into_parts();
         (parts.status, parts.headers, body)
     }
@@ -112,7 +151,11 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().unwrap()
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
+            .to_str()
+            .unwrap()
     }
 
     /// The problem that it must be.
@@ -120,9 +163,16 @@ impl Answer {
         let problem = self.value();
         assert_eq!(self.status, status, "{problem}");
         assert_eq!(self.header("content-type"), "application/problem+json");
-        assert_eq!(problem["type"], format!("urn:postrider:problem:{kind}"), "{problem}");
+        assert_eq!(
+            problem["type"],
+            format!("urn:postrider:problem:{kind}"),
+            "{problem}"
+        );
         assert_eq!(problem["status"], status);
-        assert!(problem["title"].is_string() && !problem["detail"].as_str().unwrap().is_empty(), "{problem}");
+        assert!(
+            problem["title"].is_string() && !problem["detail"].as_str().unwrap().is_empty(),
+            "{problem}"
+        );
         problem
     }
 
@@ -134,6 +184,11 @@ impl Answer {
 
 /// The pointers of a problem's errors.
 pub fn pointers(problem: &Value) -> Vec<String> {
-    let errors = problem["errors"].as_array().unwrap_or_else(|| panic!("no errors in {problem}"));
-    errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    let errors = problem["errors"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no errors in {problem}"));
+    errors
+        .iter()
+        .map(|error| error["pointer"].as_str().unwrap().to_owned())
+        .collect()
 }

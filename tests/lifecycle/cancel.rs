@@ -1,4 +1,5 @@
-//! A user takes a mail back: possible wherever it waits, and until its final dot is written; said to be too late after.
+//! A user takes a mail back: possible wherever it waits, and until its final dot is written; said
+//! to be too late after.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use postrider::{Clock, Error, MailId, minutes};
 use tokio::sync::Notify;
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, submit,
+    Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, becomes, engine, eventually, mail, mail_to,
+    relay_at, submit,
 };
 
 #[tokio::test]
@@ -16,7 +18,14 @@ async fn a_scheduled_mail_is_cancelled_and_never_sent() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let mut told = Told::by(&postrider);
-    let id = submit(&postrider, mail_to("ada@example.org").delay(minutes(5)).build().unwrap()).await;
+    let id = submit(
+        &postrider,
+        mail_to("ada@example.org")
+            .delay(minutes(5))
+            .build()
+            .unwrap(),
+    )
+    .await;
     let status = postrider.cancel(id).await.unwrap();
     assert_eq!(status.state.as_str(), "cancelled");
     assert!(status.finished_at.is_some());
@@ -24,17 +33,27 @@ async fn a_scheduled_mail_is_cancelled_and_never_sent() {
     clock.advance(minutes(10));
     postrider.wait_idle().await;
     assert!(puppet.begun().is_empty());
-    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "cancelled", "whoever waits for it is told");
+    assert_eq!(
+        postrider.wait(id).await.unwrap().state.as_str(),
+        "cancelled",
+        "whoever waits for it is told"
+    );
 }
 
 #[tokio::test]
 async fn a_queued_mail_is_cancelled_and_the_others_are_not() {
     let puppet = Puppet::free();
-    let postrider = engine(puppet.relay(), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     postrider.pause("primary").await.unwrap();
     let unwanted = submit(&postrider, mail("ada@example.org")).await;
     let wanted = submit(&postrider, mail("bob@example.org")).await;
-    assert_eq!(postrider.cancel(unwanted).await.unwrap().state.as_str(), "cancelled");
+    assert_eq!(
+        postrider.cancel(unwanted).await.unwrap().state.as_str(),
+        "cancelled"
+    );
     postrider.resume("primary").await.unwrap();
     postrider.wait(wanted).await.unwrap();
     assert_eq!(puppet.begun(), ["bob@example.org"]);
@@ -48,7 +67,10 @@ async fn a_deferred_mail_is_cancelled_and_keeps_its_attempts() {
     let id = submit(&postrider, mail("ada@example.org")).await;
     becomes(&postrider, id, "deferred").await;
     let status = postrider.cancel(id).await.unwrap();
-    assert_eq!((status.state.as_str(), status.deliveries[0].attempts.len()), ("cancelled", 1));
+    assert_eq!(
+        (status.state.as_str(), status.deliveries[0].attempts.len()),
+        ("cancelled", 1)
+    );
     clock.advance(minutes(5));
     postrider.wait_idle().await;
     assert_eq!(puppet.begun().len(), 1);
@@ -57,23 +79,36 @@ async fn a_deferred_mail_is_cancelled_and_keeps_its_attempts() {
 #[tokio::test]
 async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
     let puppet = Puppet::held();
-    let postrider = engine(puppet.relay().connections(1), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(puppet.relay().connections(1), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
     let second = submit(&postrider, mail("second@example.org")).await;
     let third = submit(&postrider, mail("third@example.org")).await;
     postrider.resume("primary").await.unwrap();
     puppet.begins(1).await;
-    assert_eq!(postrider.status(second).await.unwrap().state.as_str(), "sending", "it is in the same batch");
+    assert_eq!(
+        postrider.status(second).await.unwrap().state.as_str(),
+        "sending",
+        "it is in the same batch"
+    );
     let cancelling = tokio::spawn({
         let postrider = postrider.clone();
         async move { postrider.cancel(second).await }
     });
     a_moment().await;
     puppet.let_go();
-    assert_eq!(cancelling.await.unwrap().unwrap().state.as_str(), "cancelled");
+    assert_eq!(
+        cancelling.await.unwrap().unwrap().state.as_str(),
+        "cancelled"
+    );
     for id in [first, third] {
-        assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+        assert_eq!(
+            postrider.wait(id).await.unwrap().state.as_str(),
+            "delivered"
+        );
     }
     assert_eq!(puppet.begun(), ["first@example.org", "third@example.org"]);
 }
@@ -82,7 +117,9 @@ async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
 async fn slow_to_answer_the_first_dot() -> (FakeSmtp, Arc<Notify>) {
     let came = Arc::new(Notify::new());
     let tell = came.clone();
-    let rule = Rule::at(Step::FinalDot).first(1).act(Act::Delay(Duration::from_millis(80)));
+    let rule = Rule::at(Step::FinalDot)
+        .first(1)
+        .act(Act::Delay(Duration::from_millis(80)));
     let rule = rule.when(move |_| {
         tell.notify_one();
         true
@@ -93,76 +130,168 @@ async fn slow_to_answer_the_first_dot() -> (FakeSmtp, Arc<Notify>) {
 #[tokio::test]
 async fn a_mail_begun_behind_another_is_cancelled_before_its_turn() {
     let (server, dot) = slow_to_answer_the_first_dot().await;
-    let postrider = engine(relay_at(&server).connections(1), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(relay_at(&server).connections(1), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
     let second = submit(&postrider, mail("second@example.org")).await;
     postrider.resume("primary").await.unwrap();
     dot.notified().await;
-    assert_eq!(postrider.cancel(second).await.unwrap().state.as_str(), "cancelled");
-    assert_eq!(postrider.wait(first).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(
+        postrider.cancel(second).await.unwrap().state.as_str(),
+        "cancelled"
+    );
+    assert_eq!(
+        postrider.wait(first).await.unwrap().state.as_str(),
+        "delivered"
+    );
     server.open_connections_fall_to(0).await;
-    let arrived: Vec<String> = server.transactions().into_iter().flat_map(|mail| mail.recipients).collect();
+    let arrived: Vec<String> = server
+        .transactions()
+        .into_iter()
+        .flat_map(|mail| mail.recipients)
+        .collect();
     assert_eq!(arrived, ["first@example.org"]);
 }
 
 #[tokio::test]
 async fn a_mail_is_taken_back_until_its_final_dot() {
-    let server = FakeSmtp::builder().at(Step::Data, Act::Delay(Duration::from_millis(80))).start().await;
-    let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
+    let server = FakeSmtp::builder()
+        .at(Step::Data, Act::Delay(Duration::from_millis(80)))
+        .start()
+        .await;
+    let postrider = engine(relay_at(&server), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let mut told = Told::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
-    eventually("DATA", async || server.commands().iter().any(|line| line == "DATA")).await;
+    eventually("DATA", async || {
+        server.commands().iter().any(|line| line == "DATA")
+    })
+    .await;
     let status = postrider.cancel(id).await.unwrap();
     assert_eq!(status.state.as_str(), "cancelled");
     server.open_connections_fall_to(0).await;
     assert!(server.transactions().is_empty(), "no final dot came");
-    assert!(!server.commands().contains(&"QUIT".to_owned()), "QUIT would have been a line of the message");
-    let kinds: Vec<&str> = told.until("cancelled").await.iter().map(|event| event.kind.as_str()).collect();
+    assert!(
+        !server.commands().contains(&"QUIT".to_owned()),
+        "QUIT would have been a line of the message"
+    );
+    let kinds: Vec<&str> = told
+        .until("cancelled")
+        .await
+        .iter()
+        .map(|event| event.kind.as_str())
+        .collect();
     assert_eq!(kinds, ["accepted", "attempted", "cancelled"]);
     server.behave();
     let next = submit(&postrider, mail("bob@example.org")).await;
-    assert_eq!(postrider.wait(next).await.unwrap().state.as_str(), "delivered", "the relay is none the worse for it");
+    assert_eq!(
+        postrider.wait(next).await.unwrap().state.as_str(),
+        "delivered",
+        "the relay is none the worse for it"
+    );
     assert_eq!(postrider.relays().await.unwrap()[0].last_failure, None);
 }
 
 #[tokio::test]
 async fn after_the_final_dot_it_is_too_late() {
     let (server, dot) = slow_to_answer_the_first_dot().await;
-    let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(relay_at(&server), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     dot.notified().await;
     let refused = postrider.cancel(id).await.unwrap_err();
-    assert_eq!(refused, Error::TooLate { id, state: "delivered" });
-    assert_eq!(refused.to_string(), format!("mail {id} is delivered, which is too late for that"));
-    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(
+        refused,
+        Error::TooLate {
+            id,
+            state: "delivered"
+        }
+    );
+    assert_eq!(
+        refused.to_string(),
+        format!("mail {id} is delivered, which is too late for that")
+    );
+    assert_eq!(
+        postrider.wait(id).await.unwrap().state.as_str(),
+        "delivered"
+    );
 }
 
 #[tokio::test]
 async fn what_is_left_of_a_mail_is_cancelled() {
     let clock = Clock::fake();
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Rcpt).to("bob@").act(Act::reply(450, "4.2.1 mailbox busy")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("bob@")
+                .act(Act::reply(450, "4.2.1 mailbox busy")),
+        )
         .start()
         .await;
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let id = submit(&postrider, mail_to("ada@example.org").to("bob@example.org").build().unwrap()).await;
+    let id = submit(
+        &postrider,
+        mail_to("ada@example.org")
+            .to("bob@example.org")
+            .build()
+            .unwrap(),
+    )
+    .await;
     becomes(&postrider, id, "deferred").await;
     let status = postrider.cancel(id).await.unwrap();
-    let states: Vec<&str> = status.deliveries.iter().map(|delivery| delivery.state.as_str()).collect();
-    assert_eq!((status.state.as_str(), states), ("partial", vec!["delivered", "cancelled"]));
+    let states: Vec<&str> = status
+        .deliveries
+        .iter()
+        .map(|delivery| delivery.state.as_str())
+        .collect();
+    assert_eq!(
+        (status.state.as_str(), states),
+        ("partial", vec!["delivered", "cancelled"])
+    );
 }
 
 #[tokio::test]
 async fn an_unknown_mail_cannot_be_cancelled_and_a_cancelled_one_stays_so() {
-    let postrider = engine(Puppet::free().relay(), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(Puppet::free().relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let unknown = MailId::from_bytes([7; 16]);
-    assert_eq!(postrider.cancel(unknown).await.unwrap_err(), Error::UnknownMail(unknown));
-    assert_eq!(postrider.retry(unknown).await.unwrap_err(), Error::UnknownMail(unknown));
-    assert_eq!(postrider.status(unknown).await.unwrap_err(), Error::UnknownMail(unknown));
-    assert_eq!(postrider.raw(unknown).await.unwrap_err(), Error::UnknownMail(unknown));
-    let id = submit(&postrider, mail_to("ada@example.org").delay(minutes(5)).build().unwrap()).await;
+    assert_eq!(
+        postrider.cancel(unknown).await.unwrap_err(),
+        Error::UnknownMail(unknown)
+    );
+    assert_eq!(
+        postrider.retry(unknown).await.unwrap_err(),
+        Error::UnknownMail(unknown)
+    );
+    assert_eq!(
+        postrider.status(unknown).await.unwrap_err(),
+        Error::UnknownMail(unknown)
+    );
+    assert_eq!(
+        postrider.raw(unknown).await.unwrap_err(),
+        Error::UnknownMail(unknown)
+    );
+    let id = submit(
+        &postrider,
+        mail_to("ada@example.org")
+            .delay(minutes(5))
+            .build()
+            .unwrap(),
+    )
+    .await;
     for _ in 0..2 {
-        assert_eq!(postrider.cancel(id).await.unwrap().state.as_str(), "cancelled");
+        assert_eq!(
+            postrider.cancel(id).await.unwrap().state.as_str(),
+            "cancelled"
+        );
     }
 }

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use postrider::delivery::{Outcome, Phase, Reply, State};
 use postrider::{Clock, Dispatcher, Error, MailId, Priority, Query, hours, minutes, seconds};
 
-use crate::common::{Act, FakeSmtp, Puppet, Rule, Step, becomes, engine, mail, mail_to, relay_at, submit};
+use crate::common::{
+    Act, FakeSmtp, Puppet, Rule, Step, becomes, engine, mail, mail_to, relay_at, submit,
+};
 
 /// A puppet that rejects what goes to `no…@` until it is told not to.
 fn strict() -> (Puppet, Arc<AtomicBool>) {
     let (puppet, strict) = (Puppet::free(), Arc::new(AtomicBool::new(true)));
     let is_strict = strict.clone();
     puppet.answer(move |mail| {
-        let refuses = is_strict.load(Ordering::SeqCst) && mail.recipients[0].as_str().starts_with("no");
+        let refuses =
+            is_strict.load(Ordering::SeqCst) && mail.recipients[0].as_str().starts_with("no");
         match refuses {
             true => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")),
             false => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
@@ -23,7 +26,11 @@ fn strict() -> (Puppet, Arc<AtomicBool>) {
 }
 
 async fn dead(postrider: &Dispatcher, to: &str, tag: &str, priority: Priority) -> MailId {
-    let id = submit(postrider, mail_to(to).tag(tag).priority(priority).build().unwrap()).await;
+    let id = submit(
+        postrider,
+        mail_to(to).tag(tag).priority(priority).build().unwrap(),
+    )
+    .await;
     assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "dead");
     id
 }
@@ -32,7 +39,10 @@ async fn dead(postrider: &Dispatcher, to: &str, tag: &str, priority: Priority) -
 async fn a_dead_letter_is_tried_again_with_a_full_count_and_a_new_lifetime() {
     let (clock, (puppet, strict)) = (Clock::fake(), strict());
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
-    let brief = mail_to("nobody@example.org").expires_in(minutes(5)).build().unwrap();
+    let brief = mail_to("nobody@example.org")
+        .expires_in(minutes(5))
+        .build()
+        .unwrap();
     let id = submit(&postrider, brief).await;
     let status = postrider.wait(id).await.unwrap();
     assert_eq!(status.deliveries[0].reason.unwrap().as_str(), "rejected");
@@ -40,10 +50,22 @@ async fn a_dead_letter_is_tried_again_with_a_full_count_and_a_new_lifetime() {
     strict.store(false, Ordering::SeqCst);
     let retried = postrider.retry(id).await.unwrap();
     assert_eq!(retried.deliveries[0].attempts_counted, 0);
-    assert!(retried.expires_at >= clock.now() + hours(24), "it would have expired long ago");
+    assert!(
+        retried.expires_at >= clock.now() + hours(24),
+        "it would have expired long ago"
+    );
     let end = postrider.wait(id).await.unwrap();
-    assert_eq!((end.state.as_str(), end.deliveries[0].attempts.len()), ("delivered", 2));
-    assert!(matches!(postrider.retry(id).await.unwrap_err(), Error::TooLate { state: "delivered", .. }));
+    assert_eq!(
+        (end.state.as_str(), end.deliveries[0].attempts.len()),
+        ("delivered", 2)
+    );
+    assert!(matches!(
+        postrider.retry(id).await.unwrap_err(),
+        Error::TooLate {
+            state: "delivered",
+            ..
+        }
+    ));
 }
 
 #[tokio::test]
@@ -55,30 +77,57 @@ async fn a_deferred_mail_is_tried_at_once_where_somebody_wants_it() {
     becomes(&postrider, id, "deferred").await;
     puppet.answer(|_| Outcome::Delivered(Reply::new(250, "2.0.0 taken")));
     postrider.retry(id).await.unwrap();
-    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(
+        postrider.wait(id).await.unwrap().state.as_str(),
+        "delivered"
+    );
 }
 
 #[tokio::test]
 async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
     let (puppet, strict) = strict();
-    let postrider = engine(puppet.relay(), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let news = dead(&postrider, "no1@example.org", "news", Priority::Bulk).await;
     let code = dead(&postrider, "no2@example.org", "code", Priority::Critical).await;
     let other = dead(&postrider, "no3@example.org", "code", Priority::Default).await;
     let fine = submit(&postrider, mail("ada@example.org")).await;
     postrider.wait(fine).await.unwrap();
     strict.store(false, Ordering::SeqCst);
-    let tagged = Query { tag: Some("code".into()), ..Query::default() };
-    let critical = Query { priority: Some(Priority::Critical), ..Query::default() };
-    let to_news = Query { recipient: Some("no1@example.org".parse().unwrap()), ..Query::default() };
-    for (filter, count) in [(&tagged, 2), (&critical, 1), (&to_news, 1), (&Query::default(), 3)] {
-        assert_eq!(postrider.retry_dead(filter.clone(), true).await.unwrap(), count, "{filter:?}");
+    let tagged = Query {
+        tag: Some("code".into()),
+        ..Query::default()
+    };
+    let critical = Query {
+        priority: Some(Priority::Critical),
+        ..Query::default()
+    };
+    let to_news = Query {
+        recipient: Some("no1@example.org".parse().unwrap()),
+        ..Query::default()
+    };
+    for (filter, count) in [
+        (&tagged, 2),
+        (&critical, 1),
+        (&to_news, 1),
+        (&Query::default(), 3),
+    ] {
+        assert_eq!(
+            postrider.retry_dead(filter.clone(), true).await.unwrap(),
+            count,
+            "{filter:?}"
+        );
     }
     let begun = puppet.begun().len();
     assert_eq!(begun, 4, "a dry run sends nothing");
     assert_eq!(postrider.retry_dead(tagged, false).await.unwrap(), 2);
     for id in [code, other] {
-        assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+        assert_eq!(
+            postrider.wait(id).await.unwrap().state.as_str(),
+            "delivered"
+        );
     }
     assert_eq!(postrider.status(news).await.unwrap().state.as_str(), "dead");
 }
@@ -89,33 +138,80 @@ async fn dead_letters_are_purged_by_filter_and_nothing_else_is() {
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let news = dead(&postrider, "no1@example.org", "news", Priority::Bulk).await;
     let code = dead(&postrider, "no2@example.org", "code", Priority::Critical).await;
-    let fine = submit(&postrider, mail_to("ada@example.org").tag("news").build().unwrap()).await;
+    let fine = submit(
+        &postrider,
+        mail_to("ada@example.org").tag("news").build().unwrap(),
+    )
+    .await;
     postrider.wait(fine).await.unwrap();
-    let tagged = Query { tag: Some("news".into()), ..Query::default() };
+    let tagged = Query {
+        tag: Some("news".into()),
+        ..Query::default()
+    };
     assert_eq!(postrider.purge_dead(tagged.clone(), true).await.unwrap(), 1);
-    assert!(postrider.status(news).await.is_ok(), "a dry run deletes nothing");
+    assert!(
+        postrider.status(news).await.is_ok(),
+        "a dry run deletes nothing"
+    );
     assert_eq!(postrider.purge_dead(tagged, false).await.unwrap(), 1);
-    assert_eq!(postrider.status(news).await.unwrap_err(), Error::UnknownMail(news));
+    assert_eq!(
+        postrider.status(news).await.unwrap_err(),
+        Error::UnknownMail(news)
+    );
     assert!(postrider.status(code).await.is_ok() && postrider.status(fine).await.is_ok());
-    let listed = postrider.list(Query { state: Some(State::Dead), ..Query::default() }).await.unwrap();
-    assert_eq!(listed.mails.iter().map(|mail| mail.id).collect::<Vec<_>>(), [code]);
+    let listed = postrider
+        .list(Query {
+            state: Some(State::Dead),
+            ..Query::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        listed.mails.iter().map(|mail| mail.id).collect::<Vec<_>>(),
+        [code]
+    );
 }
 
 #[tokio::test]
 async fn a_mail_that_is_only_partly_dead_is_not_purged_while_the_rest_is_on_its_way() {
     let clock = Clock::fake();
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Rcpt).to("no@").act(Act::reply(550, "5.1.1 no such user")))
-        .rule(Rule::at(Step::Rcpt).to("later@").act(Act::reply(450, "4.2.1 busy")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("no@")
+                .act(Act::reply(550, "5.1.1 no such user")),
+        )
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("later@")
+                .act(Act::reply(450, "4.2.1 busy")),
+        )
         .start()
         .await;
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let id = submit(&postrider, mail_to("no@example.org").to("later@example.org").build().unwrap()).await;
+    let id = submit(
+        &postrider,
+        mail_to("no@example.org")
+            .to("later@example.org")
+            .build()
+            .unwrap(),
+    )
+    .await;
     becomes(&postrider, id, "deferred").await;
-    assert_eq!(postrider.purge_dead(Query::default(), true).await.unwrap(), 0, "the dry run says what would be");
-    assert_eq!(postrider.purge_dead(Query::default(), false).await.unwrap(), 0);
+    assert_eq!(
+        postrider.purge_dead(Query::default(), true).await.unwrap(),
+        0,
+        "the dry run says what would be"
+    );
+    assert_eq!(
+        postrider.purge_dead(Query::default(), false).await.unwrap(),
+        0
+    );
     server.behave();
     clock.advance(seconds(60));
     assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "partial");
-    assert_eq!(postrider.purge_dead(Query::default(), false).await.unwrap(), 1);
+    assert_eq!(
+        postrider.purge_dead(Query::default(), false).await.unwrap(),
+        1
+    );
 }

@@ -3,20 +3,33 @@
 use std::sync::atomic::Ordering;
 
 use postrider::delivery::{Outcome, Phase};
-use postrider::{Clock, Dispatcher, Durability, Error, Guarantee, Match, OnSpoolFailure, Query, hours};
+use postrider::{
+    Clock, Dispatcher, Durability, Error, Guarantee, Match, OnSpoolFailure, Query, hours,
+};
 
 use crate::common::{
-    Act, FakeSmtp, FaultySpool, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, steady, submit,
+    Act, FakeSmtp, FaultySpool, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, steady,
+    submit,
 };
 
 #[tokio::test]
 async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Rcpt).to("bob@").act(Act::reply(550, "5.1.1 no such user")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("bob@")
+                .act(Act::reply(550, "5.1.1 no such user")),
+        )
         .start()
         .await;
-    let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
-    let both = mail_to("ada@example.org").to("bob@example.org").build().unwrap();
+    let postrider = engine(relay_at(&server), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    let both = mail_to("ada@example.org")
+        .to("bob@example.org")
+        .build()
+        .unwrap();
     let id = both.id();
     let sent = postrider.send_now(both).await.unwrap();
     assert_eq!(sent.id, id);
@@ -24,24 +37,61 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
     assert!(
         matches!(&sent.outcomes[0], (to, Outcome::Delivered(reply)) if to.as_str() == "ada@example.org" && reply.code == 250)
     );
-    assert!(matches!(&sent.outcomes[1], (to, Outcome::Rejected(Phase::RcptTo, reply))
-        if to.as_str() == "bob@example.org" && reply.enhanced.as_deref() == Some("5.1.1")));
-    assert!(postrider.send_now(mail("ada@example.org")).await.unwrap().all_delivered());
-    assert_eq!(postrider.status(id).await.unwrap_err(), Error::UnknownMail(id));
-    assert!(postrider.list(Query::default()).await.unwrap().mails.is_empty());
+    assert!(
+        matches!(&sent.outcomes[1], (to, Outcome::Rejected(Phase::RcptTo, reply))
+        if to.as_str() == "bob@example.org" && reply.enhanced.as_deref() == Some("5.1.1"))
+    );
+    assert!(
+        postrider
+            .send_now(mail("ada@example.org"))
+            .await
+            .unwrap()
+            .all_delivered()
+    );
+    assert_eq!(
+        postrider.status(id).await.unwrap_err(),
+        Error::UnknownMail(id)
+    );
+    assert!(
+        postrider
+            .list(Query::default())
+            .await
+            .unwrap()
+            .mails
+            .is_empty()
+    );
     assert_eq!(postrider.stats().await.unwrap().accepted, 0);
     server.open_connections_fall_to(0).await;
 }
 
 #[tokio::test]
 async fn send_now_takes_the_next_relay_and_says_so_when_there_is_none() {
-    let down = FakeSmtp::builder().at(Step::Greeting, Act::reply(421, "4.3.2 maintenance")).start().await;
+    let down = FakeSmtp::builder()
+        .at(Step::Greeting, Act::reply(421, "4.3.2 maintenance"))
+        .start()
+        .await;
     let up = FakeSmtp::start().await;
-    let builder = Dispatcher::builder().relay(relay_at(&down)).relay(relay_at(&up).name("backup"));
-    let both = builder.clone().route(Match::default(), ["primary", "backup"]).start().await.unwrap();
-    assert!(both.send_now(mail("ada@example.org")).await.unwrap().all_delivered());
+    let builder = Dispatcher::builder()
+        .relay(relay_at(&down))
+        .relay(relay_at(&up).name("backup"));
+    let both = builder
+        .clone()
+        .route(Match::default(), ["primary", "backup"])
+        .start()
+        .await
+        .unwrap();
+    assert!(
+        both.send_now(mail("ada@example.org"))
+            .await
+            .unwrap()
+            .all_delivered()
+    );
     assert_eq!(up.accepted(), 1);
-    let only_first = builder.route(Match::default(), ["primary"]).start().await.unwrap();
+    let only_first = builder
+        .route(Match::default(), ["primary"])
+        .start()
+        .await
+        .unwrap();
     let sent = only_first.send_now(mail("ada@example.org")).await.unwrap();
     assert!(
         matches!(&sent.outcomes[0].1, Outcome::Unavailable(Phase::Greeting, reason) if reason.contains("maintenance"))
@@ -53,17 +103,40 @@ async fn send_now_does_not_try_elsewhere_what_a_relay_has_refused_or_may_have_ta
     let second = FakeSmtp::start().await;
     for act in [Act::reply(554, "5.7.1 spam"), Act::Cut] {
         let first = FakeSmtp::builder().at(Step::FinalDot, act).start().await;
-        let postrider = Dispatcher::builder().relay(relay_at(&first)).relay(relay_at(&second).name("backup"));
-        let sent = postrider.start().await.unwrap().send_now(mail("ada@example.org")).await.unwrap();
-        assert!(matches!(sent.outcomes[0].1, Outcome::Rejected(..) | Outcome::InDoubt(_)), "{sent:?}");
+        let postrider = Dispatcher::builder()
+            .relay(relay_at(&first))
+            .relay(relay_at(&second).name("backup"));
+        let sent = postrider
+            .start()
+            .await
+            .unwrap()
+            .send_now(mail("ada@example.org"))
+            .await
+            .unwrap();
+        assert!(
+            matches!(
+                sent.outcomes[0].1,
+                Outcome::Rejected(..) | Outcome::InDoubt(_)
+            ),
+            "{sent:?}"
+        );
     }
     assert_eq!(second.connections(), 0);
 }
 
-async fn over_a_faulty_spool(puppet: &Puppet, choice: OnSpoolFailure) -> (Dispatcher, std::sync::Arc<FaultySpool>) {
+async fn over_a_faulty_spool(
+    puppet: &Puppet,
+    choice: OnSpoolFailure,
+) -> (Dispatcher, std::sync::Arc<FaultySpool>) {
     let spool = FaultySpool::new();
-    let builder = Dispatcher::builder().relay(puppet.relay()).spool_custom(spool.clone()).retry(steady());
-    (builder.on_spool_failure(choice).start().await.unwrap(), spool)
+    let builder = Dispatcher::builder()
+        .relay(puppet.relay())
+        .spool_custom(spool.clone())
+        .retry(steady());
+    (
+        builder.on_spool_failure(choice).start().await.unwrap(),
+        spool,
+    )
 }
 
 #[tokio::test]
@@ -72,13 +145,21 @@ async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_other
     let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Reject).await;
     spool.break_down();
     let refused = postrider.submit(mail("ada@example.org")).await.unwrap_err();
-    assert!(refused.to_string().contains("/var/spool cannot be written: input/output error"), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("/var/spool cannot be written: input/output error"),
+        "{refused}"
+    );
     let health = postrider.health();
     assert!(!health.ready && health.reason.unwrap().contains("input/output error"));
     assert!(puppet.begun().is_empty());
     spool.mend();
     let id = submit(&postrider, mail("ada@example.org")).await;
-    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(
+        postrider.wait(id).await.unwrap().state.as_str(),
+        "delivered"
+    );
     assert!(postrider.health().ready);
 }
 
@@ -86,31 +167,60 @@ async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_other
 async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
     let puppet = Puppet::free();
     let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
-    assert_eq!(postrider.submit(mail("ada@example.org")).await.unwrap().durability, Durability::InMemory);
+    assert_eq!(
+        postrider
+            .submit(mail("ada@example.org"))
+            .await
+            .unwrap()
+            .durability,
+        Durability::InMemory
+    );
     puppet.begins(1).await;
     spool.break_down();
     let receipt = postrider.submit(mail("bob@example.org")).await.unwrap();
-    assert_eq!((receipt.durability, receipt.duplicate), (Durability::Direct, false));
+    assert_eq!(
+        (receipt.durability, receipt.duplicate),
+        (Durability::Direct, false)
+    );
     assert_eq!(puppet.begun().last().unwrap(), "bob@example.org");
-    assert_eq!(postrider.status(receipt.id).await.unwrap_err(), Error::UnknownMail(receipt.id), "it is not kept");
-    for receipt in postrider.submit_many(vec![mail("carl@example.org"), mail("dora@example.org")]).await {
+    assert_eq!(
+        postrider.status(receipt.id).await.unwrap_err(),
+        Error::UnknownMail(receipt.id),
+        "it is not kept"
+    );
+    for receipt in postrider
+        .submit_many(vec![mail("carl@example.org"), mail("dora@example.org")])
+        .await
+    {
         assert_eq!(receipt.unwrap().durability, Durability::Direct);
     }
     puppet.down(Some("no route to host"));
     let refused = postrider.submit(mail("eve@example.org")).await.unwrap_err();
     assert!(matches!(&refused, Error::NotSent { recipient, .. } if recipient == "eve@example.org"));
-    assert!(refused.to_string().contains("no route to host"), "{refused}");
+    assert!(
+        refused.to_string().contains("no route to host"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
 async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
     let puppet = Puppet::free();
     let (postrider, _spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
-    let keyed = |text: &str| mail_to("ada@example.org").text(text).idempotency_key("key").build().unwrap();
+    let keyed = |text: &str| {
+        mail_to("ada@example.org")
+            .text(text)
+            .idempotency_key("key")
+            .build()
+            .unwrap()
+    };
     let mut told = Told::by(&postrider);
     let id = submit(&postrider, keyed("one")).await;
     told.first("delivered").await;
-    assert_eq!(postrider.submit(keyed("two")).await.unwrap_err(), Error::KeyReused(id));
+    assert_eq!(
+        postrider.submit(keyed("two")).await.unwrap_err(),
+        Error::KeyReused(id)
+    );
     let again = postrider.submit(keyed("one")).await.unwrap();
     assert_eq!((again.id, again.duplicate), (id, true));
     assert_eq!(puppet.begun().len(), 1);
@@ -124,8 +234,14 @@ async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
     submit(&postrider, known.clone()).await;
     puppet.begins(1).await;
     spool.break_down();
-    let keyed = mail_to("keyed@example.org").idempotency_key("key").build().unwrap();
-    let later = mail_to("later@example.org").delay(hours(1)).build().unwrap();
+    let keyed = mail_to("keyed@example.org")
+        .idempotency_key("key")
+        .build()
+        .unwrap();
+    let later = mail_to("later@example.org")
+        .delay(hours(1))
+        .build()
+        .unwrap();
     for mail in [known, keyed, later] {
         let refused = postrider.submit(mail).await.unwrap_err();
         assert!(matches!(refused, Error::Spool(_)), "{refused}");
@@ -137,11 +253,33 @@ async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
 async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
     let puppet = Puppet::free();
     let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
-    let once = |to: &str| mail_to(to).guarantee(Guarantee::AtMostOnce).build().unwrap();
+    let once = |to: &str| {
+        mail_to(to)
+            .guarantee(Guarantee::AtMostOnce)
+            .build()
+            .unwrap()
+    };
     spool.failing.store(true, Ordering::SeqCst);
-    assert!(matches!(postrider.submit(once("ada@example.org")).await, Err(Error::Spool(_))));
-    assert_eq!(postrider.submit(mail("bob@example.org")).await.unwrap().durability, Durability::Direct);
+    assert!(matches!(
+        postrider.submit(once("ada@example.org")).await,
+        Err(Error::Spool(_))
+    ));
+    assert_eq!(
+        postrider
+            .submit(mail("bob@example.org"))
+            .await
+            .unwrap()
+            .durability,
+        Durability::Direct
+    );
     spool.break_down();
-    assert_eq!(postrider.submit(once("carl@example.org")).await.unwrap().durability, Durability::Direct);
+    assert_eq!(
+        postrider
+            .submit(once("carl@example.org"))
+            .await
+            .unwrap()
+            .durability,
+        Durability::Direct
+    );
     assert_eq!(puppet.begun(), ["bob@example.org", "carl@example.org"]);
 }

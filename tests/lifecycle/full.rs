@@ -9,15 +9,32 @@ use crate::common::{Puppet, a_moment, becomes, engine, eventually, mail, mail_to
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_where_nobody_wants_to_wait() {
     let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake()).max_pending(2).start().await.unwrap();
-    submit(&postrider, mail_to("ada@example.org").to("bob@example.org").build().unwrap()).await;
-    let full = postrider.try_submit(mail("carl@example.org")).await.unwrap_err();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .max_pending(2)
+        .start()
+        .await
+        .unwrap();
+    submit(
+        &postrider,
+        mail_to("ada@example.org")
+            .to("bob@example.org")
+            .build()
+            .unwrap(),
+    )
+    .await;
+    let full = postrider
+        .try_submit(mail("carl@example.org"))
+        .await
+        .unwrap_err();
     assert_eq!(full, Error::Full { pending: 2, max: 2 });
     assert!(full.to_string().contains("the queue is full"), "{full}");
     assert!(!postrider.health().ready);
     puppet.let_go();
     eventually("room", async || postrider.health().ready).await;
-    postrider.try_submit(mail("carl@example.org")).await.unwrap();
+    postrider
+        .try_submit(mail("carl@example.org"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -40,25 +57,50 @@ async fn submit_waits_for_room_for_as_long_as_it_may() {
 
     let held = Puppet::held();
     let builder = engine(held.relay(), &Clock::fake()).max_pending(1);
-    let hasty = builder.accept_timeout(Duration::from_millis(10)).start().await.unwrap();
+    let hasty = builder
+        .accept_timeout(Duration::from_millis(10))
+        .start()
+        .await
+        .unwrap();
     submit(&hasty, mail("ada@example.org")).await;
-    assert_eq!(hasty.submit(mail("bob@example.org")).await.unwrap_err(), Error::Full { pending: 1, max: 1 });
+    assert_eq!(
+        hasty.submit(mail("bob@example.org")).await.unwrap_err(),
+        Error::Full { pending: 1, max: 1 }
+    );
 }
 
 #[tokio::test]
 async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() {
     let puppet = Puppet::held();
-    let builder = engine(puppet.relay(), &Clock::fake()).max_pending(3).max_message_size(10_000);
+    let builder = engine(puppet.relay(), &Clock::fake())
+        .max_pending(3)
+        .max_message_size(10_000);
     let postrider = builder.start().await.unwrap();
-    let large = mail_to("large@example.org").text("x".repeat(20_000)).build().unwrap();
-    let mails = vec![mail("a@example.org"), large, mail("b@example.org"), mail("c@example.org"), mail("d@example.org")];
+    let large = mail_to("large@example.org")
+        .text("x".repeat(20_000))
+        .build()
+        .unwrap();
+    let mails = vec![
+        mail("a@example.org"),
+        large,
+        mail("b@example.org"),
+        mail("c@example.org"),
+        mail("d@example.org"),
+    ];
     let answers = postrider.submit_many(mails).await;
     assert!(answers[0].is_ok() && answers[2].is_ok() && answers[3].is_ok());
-    assert!(matches!(&answers[1], Err(Error::Mail(error)) if error.to_string().contains("10000")), "{:?}", answers[1]);
+    assert!(
+        matches!(&answers[1], Err(Error::Mail(error)) if error.to_string().contains("10000")),
+        "{:?}",
+        answers[1]
+    );
     assert!(matches!(answers[4], Err(Error::Full { .. })));
     puppet.let_go();
     for answer in answers.into_iter().flatten() {
-        assert_eq!(postrider.wait(answer.id).await.unwrap().state.as_str(), "delivered");
+        assert_eq!(
+            postrider.wait(answer.id).await.unwrap().state.as_str(),
+            "delivered"
+        );
     }
     assert_eq!(puppet.begun().len(), 3);
 }
@@ -66,14 +108,22 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
 #[tokio::test]
 async fn many_at_once_do_not_overfill_the_queue() {
     let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake()).max_pending(50).start().await.unwrap();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .max_pending(50)
+        .start()
+        .await
+        .unwrap();
     let offers = (0..200).map(|n| postrider.try_submit(mail(&format!("user{n}@example.org"))));
     let answers = futures::future::join_all(offers).await;
-    // While mails are being accepted they may count twice for a moment, so that too few are let in rather than too many.
+    // While mails are being accepted they may count twice for a moment, so that too few are let in
+    // rather than too many.
     let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
     assert!((25..=50).contains(&accepted), "{accepted}");
     assert_eq!(postrider.stats().await.unwrap().pending, accepted as u64);
     puppet.let_go();
     postrider.wait_idle().await;
-    postrider.try_submit(mail("late@example.org")).await.unwrap();
+    postrider
+        .try_submit(mail("late@example.org"))
+        .await
+        .unwrap();
 }

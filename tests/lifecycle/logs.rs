@@ -1,4 +1,5 @@
-//! The log: INFO delivered, WARN will retry, ERROR gave up, with fields; nothing hostile and no secret gets in.
+//! The log: INFO delivered, WARN will retry, ERROR gave up, with fields; nothing hostile and no
+//! secret gets in.
 
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +9,9 @@ use postrider::{Clock, Dispatcher, MailId, Relay, seconds};
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::common::{Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, submit};
+use crate::common::{
+    Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, submit,
+};
 
 /// Everything that is logged from its first use on.
 #[derive(Clone, Default)]
@@ -33,13 +36,17 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Log {
-    /// One for the whole process: what a subscriber of one thread gets to see depends on what the others do.
+    /// One for the whole process: what a subscriber of one thread gets to see depends on what the
+    /// others do.
     fn begin() -> &'static Log {
         static LOG: OnceLock<Log> = OnceLock::new();
         LOG.get_or_init(|| {
             let log = Log::default();
-            let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE);
-            tracing::subscriber::set_global_default(subscriber.with_writer(log.clone()).finish()).unwrap();
+            let subscriber = tracing_subscriber::fmt()
+                .json()
+                .with_max_level(tracing::Level::TRACE);
+            tracing::subscriber::set_global_default(subscriber.with_writer(log.clone()).finish())
+                .unwrap();
             log
         })
     }
@@ -51,10 +58,19 @@ impl Log {
     /// The lines about a mail with this message: level and fields.
     fn about(&self, id: MailId, message: &str) -> Vec<(String, Value)> {
         let lines = self.text();
-        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let ours =
-            lines.filter(|line| line["fields"]["mail.id"] == id.to_string() && line["fields"]["message"] == message);
-        ours.map(|line| (line["level"].as_str().unwrap().to_owned(), line["fields"].clone())).collect()
+        let lines = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let ours = lines.filter(|line| {
+            line["fields"]["mail.id"] == id.to_string() && line["fields"]["message"] == message
+        });
+        ours.map(|line| {
+            (
+                line["level"].as_str().unwrap().to_owned(),
+                line["fields"].clone(),
+            )
+        })
+        .collect()
     }
 }
 
@@ -62,8 +78,17 @@ impl Log {
 async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
     let log = Log::begin();
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Rcpt).to("ada@").first(1).act(Act::reply(450, "4.2.1 mailbox busy")))
-        .rule(Rule::at(Step::Rcpt).to("bob@").act(Act::reply(550, "5.1.1 no such user")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("ada@")
+                .first(1)
+                .act(Act::reply(450, "4.2.1 mailbox busy")),
+        )
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("bob@")
+                .act(Act::reply(550, "5.1.1 no such user")),
+        )
         .start()
         .await;
     let clock = Clock::fake();
@@ -72,14 +97,29 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
     let ada = submit(&postrider, mail("ada@example.org")).await;
     told.first("deferred").await;
     clock.advance(seconds(60));
-    // Who waits may know it from the disk a moment before it is told; the log tells before the events do.
+    // Who waits may know it from the disk a moment before it is told; the log tells before the
+    // events do.
     told.first("delivered").await;
     let bob = submit(&postrider, mail("bob@example.org")).await;
     told.first("dead").await;
     let lines = [
-        (ada, "ada@example.org", "deferred, will retry", "WARN", 450, "mailbox busy"),
+        (
+            ada,
+            "ada@example.org",
+            "deferred, will retry",
+            "WARN",
+            450,
+            "mailbox busy",
+        ),
         (ada, "ada@example.org", "delivered", "INFO", 250, "taken"),
-        (bob, "bob@example.org", "gave up", "ERROR", 550, "no such user"),
+        (
+            bob,
+            "bob@example.org",
+            "gave up",
+            "ERROR",
+            550,
+            "no such user",
+        ),
     ];
     for (id, recipient, message, level, code, text) in lines {
         let logged = log.about(id, message);
@@ -100,14 +140,23 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
 async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
     let log = Log::begin();
     let hostile = "4.2.1 \u{1b}[2Jclear \u{202e}desrever \u{7}";
-    let server = FakeSmtp::builder().at(Step::Rcpt, Act::reply(450, hostile)).start().await;
-    let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
+    let server = FakeSmtp::builder()
+        .at(Step::Rcpt, Act::reply(450, hostile))
+        .start()
+        .await;
+    let postrider = engine(relay_at(&server), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let mut told = Told::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut events = told.until("deferred").await;
     let puppet = Puppet::free();
     puppet.down(Some("\u{1b}]0;title\u{7} gone"));
-    let other: Dispatcher = engine(puppet.relay(), &Clock::fake()).start().await.unwrap();
+    let other: Dispatcher = engine(puppet.relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let mut told = Told::by(&other);
     submit(&other, mail("ada@example.org")).await;
     events.extend(told.until("relay_down").await);
@@ -125,27 +174,58 @@ async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
 async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
     let log = Log::begin();
     let (secret, in_base64) = ("s3cret-pw", "AHVzZXIAczNjcmV0LXB3");
-    let server = FakeSmtp::builder().login("user", secret).mechanisms("PLAIN").starttls(Cert::Good);
+    let server = FakeSmtp::builder()
+        .login("user", secret)
+        .mechanisms("PLAIN")
+        .starttls(Cert::Good);
     // A server that quotes what it was sent, as some do.
-    let quotes = Act::reply(535, &format!("5.7.8 bad login: AUTH PLAIN {in_base64} {secret}"));
-    let server = server.rule(Rule::at(Step::Auth).first(3).act(quotes)).start().await;
+    let quotes = Act::reply(
+        535,
+        &format!("5.7.8 bad login: AUTH PLAIN {in_base64} {secret}"),
+    );
+    let server = server
+        .rule(Rule::at(Step::Auth).first(3).act(quotes))
+        .start()
+        .await;
     let url = server.url_with("smtp+starttls", &format!("user:{secret}"));
-    let relay = Relay::smtp(&url).unwrap().name("primary").ca_file(server.ca_file());
+    let relay = Relay::smtp(&url)
+        .unwrap()
+        .name("primary")
+        .ca_file(server.ca_file());
     let clock = Clock::fake();
     let builder = engine(relay.clone(), &clock);
     let printed = format!("{relay:?} {builder:?}");
     let postrider = builder.start().await.unwrap();
     let mut told = Told::by(&postrider);
-    let id = submit(&postrider, mail_to("ada@example.org").text("for your eyes only").build().unwrap()).await;
+    let id = submit(
+        &postrider,
+        mail_to("ada@example.org")
+            .text("for your eyes only")
+            .build()
+            .unwrap(),
+    )
+    .await;
     let mut events = told.until("relay_down").await;
     clock.advance(seconds(1));
     events.extend(told.until("delivered").await);
-    let told = format!("{events:?} {:?} {:?}", postrider.status(id).await, postrider.relays().await);
-    assert!(server.commands().contains(&format!("AUTH PLAIN {in_base64}")), "the test knows what it looks for");
+    let told = format!(
+        "{events:?} {:?} {:?}",
+        postrider.status(id).await,
+        postrider.relays().await
+    );
+    assert!(
+        server
+            .commands()
+            .contains(&format!("AUTH PLAIN {in_base64}")),
+        "the test knows what it looks for"
+    );
     for hidden in [secret, in_base64] {
         for place in [&printed, &told, &log.text()] {
             assert!(!place.contains(hidden), "{place}");
         }
     }
-    assert!(!log.text().contains("for your eyes"), "nor does what the mail says");
+    assert!(
+        !log.text().contains("for your eyes"),
+        "nor does what the mail says"
+    );
 }

@@ -1,4 +1,5 @@
-//! What users do with mail that was accepted, and what they are told of it, through the engine's public door.
+//! What users do with mail that was accepted, and what they are told of it, through the engine's
+//! public door.
 #![allow(clippy::unwrap_used)]
 
 mod cancel;

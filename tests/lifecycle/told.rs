@@ -1,15 +1,22 @@
-//! What users are told: events in order and without silent gaps, a status with every attempt, the end that is waited for.
+//! What users are told: events in order and without silent gaps, a status with every attempt, the
+//! end that is waited for.
 
 use std::time::Duration;
 
 use postrider::{Clock, Drain, Error, EventItem, EventKind, hours, minutes, seconds};
 
-use crate::common::{Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, engine, mail, mail_to, relay_at, submit};
+use crate::common::{
+    Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, engine, mail, mail_to, relay_at, submit,
+};
 
 #[tokio::test]
 async fn events_tell_a_mails_story_in_order() {
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Rcpt).first(1).act(Act::reply(450, "4.2.1 mailbox busy")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .first(1)
+                .act(Act::reply(450, "4.2.1 mailbox busy")),
+        )
         .start()
         .await;
     let clock = Clock::fake();
@@ -17,61 +24,114 @@ async fn events_tell_a_mails_story_in_order() {
     let mut told = Told::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut story = told.until("deferred").await;
-    let EventKind::Deferred { next_attempt_at } = story.last().unwrap().kind else { panic!("{story:?}") };
+    let EventKind::Deferred { next_attempt_at } = story.last().unwrap().kind else {
+        panic!("{story:?}")
+    };
     assert_eq!(next_attempt_at, clock.now() + seconds(60));
     clock.advance(seconds(60));
     story.extend(told.until("delivered").await);
     let kinds: Vec<&str> = story.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(kinds, ["accepted", "attempted", "deferred", "attempted", "delivered"]);
+    assert_eq!(
+        kinds,
+        [
+            "accepted",
+            "attempted",
+            "deferred",
+            "attempted",
+            "delivered"
+        ]
+    );
     let numbers: Vec<u64> = story.iter().map(|event| event.seq).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
     for event in &story {
         assert_eq!(event.mail, Some(id));
         let is_of_a_delivery = event.kind != EventKind::Accepted;
-        assert_eq!(event.recipient.as_ref().map(|to| to.as_str()), is_of_a_delivery.then_some("ada@example.org"));
-        assert_eq!(event.relay.as_deref(), is_of_a_delivery.then_some("primary"));
+        assert_eq!(
+            event.recipient.as_ref().map(|to| to.as_str()),
+            is_of_a_delivery.then_some("ada@example.org")
+        );
+        assert_eq!(
+            event.relay.as_deref(),
+            is_of_a_delivery.then_some("primary")
+        );
     }
-    let EventKind::Attempted { attempt } = &story[1].kind else { panic!("{story:?}") };
-    assert_eq!((attempt.code, attempt.enhanced.as_deref()), (Some(450), Some("4.2.1")));
+    let EventKind::Attempted { attempt } = &story[1].kind else {
+        panic!("{story:?}")
+    };
+    assert_eq!(
+        (attempt.code, attempt.enhanced.as_deref()),
+        (Some(450), Some("4.2.1"))
+    );
 
     let mut again = Told::after(&postrider, 2);
-    let kinds: Vec<String> = again.until("delivered").await.iter().map(|e| e.kind.as_str().to_owned()).collect();
-    assert_eq!(kinds, ["deferred", "attempted", "delivered"], "and can be asked for again from any number");
+    let kinds: Vec<String> = again
+        .until("delivered")
+        .await
+        .iter()
+        .map(|e| e.kind.as_str().to_owned())
+        .collect();
+    assert_eq!(
+        kinds,
+        ["deferred", "attempted", "delivered"],
+        "and can be asked for again from any number"
+    );
 }
 
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
     let puppet = Puppet::free();
-    let postrider = engine(puppet.relay(), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let mut slow = Told::by(&postrider);
-    let mails: Vec<_> = (0..3000).map(|n| mail(&format!("user{n}@example.org"))).collect();
+    let mails: Vec<_> = (0..3000)
+        .map(|n| mail(&format!("user{n}@example.org")))
+        .collect();
     for receipt in postrider.submit_many(mails).await {
         receipt.unwrap();
     }
     postrider.wait_idle().await;
     let told = 9000;
-    let EventItem::Lagged(missed) = slow.item().await else { panic!("9000 events are more than are kept") };
-    let EventItem::Event(first) = slow.item().await else { panic!("then it goes on") };
-    assert_eq!(first.seq, missed + 1, "what was missed is counted to the last one");
+    let EventItem::Lagged(missed) = slow.item().await else {
+        panic!("9000 events are more than are kept")
+    };
+    let EventItem::Event(first) = slow.item().await else {
+        panic!("then it goes on")
+    };
+    assert_eq!(
+        first.seq,
+        missed + 1,
+        "what was missed is counted to the last one"
+    );
     for seq in first.seq + 1..=told {
         assert!(matches!(slow.item().await, EventItem::Event(event) if event.seq == seq));
     }
     let mut late = Told::after(&postrider, 0);
-    let EventItem::Lagged(gone) = late.item().await else { panic!("the first are no longer known") };
+    let EventItem::Lagged(gone) = late.item().await else {
+        panic!("the first are no longer known")
+    };
     assert!(matches!(late.item().await, EventItem::Event(event) if event.seq == gone + 1));
 }
 
 #[tokio::test]
 async fn a_status_tells_every_attempt() {
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::FinalDot).first(1).act(Act::reply(452, "4.3.1 mail system full")))
+        .rule(
+            Rule::at(Step::FinalDot)
+                .first(1)
+                .act(Act::reply(452, "4.3.1 mail system full")),
+        )
         .rule(Rule::at(Step::Rcpt).first(1).act(Act::Cut))
         .start()
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let accepted_at = clock.now();
-    let builder = mail_to("ada@example.org").tag("otp").idempotency_key("otp-42").expires_in(hours(1));
+    let builder = mail_to("ada@example.org")
+        .tag("otp")
+        .idempotency_key("otp-42")
+        .expires_in(hours(1));
     let mail = builder.build().unwrap();
     let (message_id, message) = (mail.message_id().to_owned(), mail.message().clone());
     let mut told = Told::by(&postrider);
@@ -81,16 +141,38 @@ async fn a_status_tells_every_attempt() {
         clock.advance(seconds(wait));
     }
     let status = postrider.wait(id).await.unwrap();
-    assert_eq!((status.created_at, status.finished_at), (accepted_at, Some(clock.now())));
-    assert_eq!((status.expires_at, status.message_id), (accepted_at + hours(1), message_id));
-    assert_eq!((status.subject.as_str(), status.tags[0].as_str()), ("Your code", "otp"));
-    assert_eq!((status.idempotency_key.as_deref(), status.size), (Some("otp-42"), message.len() as u64));
+    assert_eq!(
+        (status.created_at, status.finished_at),
+        (accepted_at, Some(clock.now()))
+    );
+    assert_eq!(
+        (status.expires_at, status.message_id),
+        (accepted_at + hours(1), message_id)
+    );
+    assert_eq!(
+        (status.subject.as_str(), status.tags[0].as_str()),
+        ("Your code", "otp")
+    );
+    assert_eq!(
+        (status.idempotency_key.as_deref(), status.size),
+        (Some("otp-42"), message.len() as u64)
+    );
     let delivery = &status.deliveries[0];
-    assert_eq!((delivery.relays.as_slice(), delivery.next_attempt_at), (["primary".to_owned()].as_slice(), None));
+    assert_eq!(
+        (delivery.relays.as_slice(), delivery.next_attempt_at),
+        (["primary".to_owned()].as_slice(), None)
+    );
     let attempts: Vec<(u64, &str, Option<u16>, Option<&str>)> = delivery
         .attempts
         .iter()
-        .map(|a| (a.at.since(accepted_at).as_secs(), a.phase.as_str(), a.code, a.enhanced.as_deref()))
+        .map(|a| {
+            (
+                a.at.since(accepted_at).as_secs(),
+                a.phase.as_str(),
+                a.code,
+                a.enhanced.as_deref(),
+            )
+        })
         .collect();
     let expected = [
         (0, "rcpt_to", None, None),
@@ -98,10 +180,19 @@ async fn a_status_tells_every_attempt() {
         (180, "final_dot", Some(250), Some("2.0.0")),
     ];
     assert_eq!(attempts, expected);
-    assert!(!delivery.attempts[0].text.is_empty(), "what happened instead of an answer");
+    assert!(
+        !delivery.attempts[0].text.is_empty(),
+        "what happened instead of an answer"
+    );
     assert_eq!(delivery.attempts[1].text, "mail system full");
     assert_eq!(postrider.raw(id).await.unwrap(), message);
-    assert!(server.transactions().iter().all(|sent| sent.message == message), "every try sends the same bytes");
+    assert!(
+        server
+            .transactions()
+            .iter()
+            .all(|sent| sent.message == message),
+        "every try sends the same bytes"
+    );
 }
 
 #[tokio::test]
@@ -109,24 +200,48 @@ async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let at = clock.now() + minutes(5);
-    let id = submit(&postrider, mail_to("ada@example.org").send_at(at).build().unwrap()).await;
-    assert_eq!(postrider.status(id).await.unwrap().deliveries[0].next_attempt_at, Some(at));
+    let id = submit(
+        &postrider,
+        mail_to("ada@example.org").send_at(at).build().unwrap(),
+    )
+    .await;
+    assert_eq!(
+        postrider.status(id).await.unwrap().deliveries[0].next_attempt_at,
+        Some(at)
+    );
     clock.advance(minutes(5) - Duration::from_millis(1));
     a_moment().await;
-    assert_eq!(postrider.status(id).await.unwrap().state.as_str(), "scheduled");
+    assert_eq!(
+        postrider.status(id).await.unwrap().state.as_str(),
+        "scheduled"
+    );
     assert!(puppet.begun().is_empty());
     clock.advance(Duration::from_millis(1));
-    assert_eq!(postrider.wait(id).await.unwrap().deliveries[0].attempts[0].at, at);
+    assert_eq!(
+        postrider.wait(id).await.unwrap().deliveries[0].attempts[0].at,
+        at
+    );
     let past = clock.now() + Duration::ZERO;
     clock.advance(minutes(1));
-    let id = submit(&postrider, mail_to("bob@example.org").send_at(past).build().unwrap()).await;
-    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered", "a time gone by is now");
+    let id = submit(
+        &postrider,
+        mail_to("bob@example.org").send_at(past).build().unwrap(),
+    )
+    .await;
+    assert_eq!(
+        postrider.wait(id).await.unwrap().state.as_str(),
+        "delivered",
+        "a time gone by is now"
+    );
 }
 
 #[tokio::test]
 async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_stopped() {
     let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     puppet.begins(1).await;
     let waiting: Vec<_> = (0..10)
@@ -140,13 +255,23 @@ async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_sto
     for waiter in waiting {
         assert_eq!(waiter.await.unwrap().unwrap().state.as_str(), "delivered");
     }
-    let never = submit(&postrider, mail_to("bob@example.org").delay(hours(1)).build().unwrap()).await;
+    let never = submit(
+        &postrider,
+        mail_to("bob@example.org").delay(hours(1)).build().unwrap(),
+    )
+    .await;
     let waiting = tokio::spawn({
         let postrider = postrider.clone();
         async move { postrider.wait(never).await }
     });
     a_moment().await;
     assert!(postrider.shutdown(Drain::within(seconds(5))).await.unwrap());
-    assert!(matches!(waiting.await.unwrap(), Err(Error::Stopped(_) | Error::Spool(_))));
-    assert!(matches!(postrider.submit(mail("carl@example.org")).await, Err(Error::Stopped(_))));
+    assert!(matches!(
+        waiting.await.unwrap(),
+        Err(Error::Stopped(_) | Error::Spool(_))
+    ));
+    assert!(matches!(
+        postrider.submit(mail("carl@example.org")).await,
+        Err(Error::Stopped(_))
+    ));
 }

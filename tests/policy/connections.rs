@@ -1,11 +1,13 @@
-//! How connections are used: again, for so many mails, for so long; and what it means when one was closed meanwhile.
+//! How connections are used: again, for so many mails, for so long; and what it means when one was
+//! closed meanwhile.
 
 use std::time::Duration;
 
 use postrider::{Clock, Priority};
 
 use crate::common::{
-    Act, FakeSmtp, Rule, Step, a_moment, becomes, engine, eventually, mail, mail_to, relay_at, submit,
+    Act, FakeSmtp, Rule, Step, a_moment, becomes, engine, eventually, mail, mail_to, relay_at,
+    submit,
 };
 
 #[tokio::test]
@@ -18,12 +20,22 @@ async fn a_421_on_a_reused_connection_costs_nothing_but_a_new_connection() {
         )
         .start()
         .await;
-    let postrider = engine(relay_at(&server).connections(1), &Clock::fake()).start().await.unwrap();
-    for (n, to) in ["ada@example.org", "bob@example.org"].into_iter().enumerate() {
+    let postrider = engine(relay_at(&server).connections(1), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    for (n, to) in ["ada@example.org", "bob@example.org"]
+        .into_iter()
+        .enumerate()
+    {
         let id = submit(&postrider, mail(to)).await;
         let status = postrider.wait(id).await.unwrap();
         assert_eq!(status.state.as_str(), "delivered");
-        assert_eq!(status.deliveries[0].attempts.len(), 1, "the first try is the one that counts");
+        assert_eq!(
+            status.deliveries[0].attempts.len(),
+            1,
+            "the first try is the one that counts"
+        );
         assert_eq!((server.accepted(), server.connections()), (n + 1, n + 1));
     }
     assert_eq!(postrider.relays().await.unwrap()[0].last_failure, None);
@@ -32,20 +44,25 @@ async fn a_421_on_a_reused_connection_costs_nothing_but_a_new_connection() {
 #[tokio::test]
 async fn a_connection_that_the_server_closed_while_it_was_unused_is_replaced() {
     let server = FakeSmtp::builder()
-        .rule(
-            Rule::at(Step::FinalDot)
-                .first(1)
-                .act(Act::ExtraLater(Duration::from_millis(2), "421 4.4.2 too long unused".into())),
-        )
+        .rule(Rule::at(Step::FinalDot).first(1).act(Act::ExtraLater(
+            Duration::from_millis(2),
+            "421 4.4.2 too long unused".into(),
+        )))
         .start()
         .await;
-    let postrider = engine(relay_at(&server).connections(1), &Clock::fake()).start().await.unwrap();
+    let postrider = engine(relay_at(&server).connections(1), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
     let first = submit(&postrider, mail("ada@example.org")).await;
     postrider.wait(first).await.unwrap();
     a_moment().await;
     let second = submit(&postrider, mail("bob@example.org")).await;
     let status = postrider.wait(second).await.unwrap();
-    assert_eq!((status.state.as_str(), status.deliveries[0].attempts.len()), ("delivered", 1));
+    assert_eq!(
+        (status.state.as_str(), status.deliveries[0].attempts.len()),
+        ("delivered", 1)
+    );
     assert_eq!((server.accepted(), server.connections()), (2, 2));
 }
 
@@ -59,24 +76,46 @@ async fn mails_begun_behind_one_another_arrive_once_each_when_the_server_closes_
         )
         .start()
         .await;
-    let postrider = engine(relay_at(&server).connections(1), &Clock::fake()).start().await.unwrap();
-    let mails = (0..20).map(|n| mail(&format!("user{n:02}@example.org"))).collect();
+    let postrider = engine(relay_at(&server).connections(1), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    let mails = (0..20)
+        .map(|n| mail(&format!("user{n:02}@example.org")))
+        .collect();
     let receipts = postrider.submit_many(mails).await;
     for receipt in receipts {
         let status = postrider.wait(receipt.unwrap().id).await.unwrap();
-        assert_eq!((status.state.as_str(), status.deliveries[0].attempts.len()), ("delivered", 1));
+        assert_eq!(
+            (status.state.as_str(), status.deliveries[0].attempts.len()),
+            ("delivered", 1)
+        );
     }
-    let mut to: Vec<String> = server.transactions().into_iter().flat_map(|mail| mail.recipients).collect();
+    let mut to: Vec<String> = server
+        .transactions()
+        .into_iter()
+        .flat_map(|mail| mail.recipients)
+        .collect();
     to.sort();
-    assert_eq!(to, (0..20).map(|n| format!("user{n:02}@example.org")).collect::<Vec<_>>());
+    assert_eq!(
+        to,
+        (0..20)
+            .map(|n| format!("user{n:02}@example.org"))
+            .collect::<Vec<_>>()
+    );
     assert_eq!(server.connections(), 7);
-    assert!(server.mails().iter().any(|mail| mail.overlapped), "they were pipelined");
+    assert!(
+        server.mails().iter().any(|mail| mail.overlapped),
+        "they were pipelined"
+    );
 }
 
 #[tokio::test]
 async fn an_unused_connection_is_closed_politely_and_opened_again_when_needed() {
     let server = FakeSmtp::start().await;
-    let relay = relay_at(&server).connections(1).idle_timeout(Duration::from_millis(40));
+    let relay = relay_at(&server)
+        .connections(1)
+        .idle_timeout(Duration::from_millis(40));
     let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
     let first = submit(&postrider, mail("ada@example.org")).await;
     postrider.wait(first).await.unwrap();
@@ -90,7 +129,9 @@ async fn an_unused_connection_is_closed_politely_and_opened_again_when_needed() 
 #[tokio::test]
 async fn a_connection_that_is_used_is_not_closed_for_idleness() {
     let server = FakeSmtp::start().await;
-    let relay = relay_at(&server).connections(1).idle_timeout(Duration::from_secs(30));
+    let relay = relay_at(&server)
+        .connections(1)
+        .idle_timeout(Duration::from_secs(30));
     let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
     for n in 0..5 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
@@ -104,7 +145,9 @@ async fn a_connection_carries_no_more_mails_than_it_may() {
     let server = FakeSmtp::start().await;
     let relay = relay_at(&server).connections(1).messages_per_connection(3);
     let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
-    let mails = (0..7).map(|n| mail(&format!("user{n}@example.org"))).collect();
+    let mails = (0..7)
+        .map(|n| mail(&format!("user{n}@example.org")))
+        .collect();
     for receipt in postrider.submit_many(mails).await {
         postrider.wait(receipt.unwrap().id).await.unwrap();
     }
@@ -114,17 +157,35 @@ async fn a_connection_carries_no_more_mails_than_it_may() {
 
 #[tokio::test]
 async fn there_are_never_more_connections_than_allowed_and_the_last_is_for_critical_mail() {
-    let server = FakeSmtp::builder().turnaround(Duration::from_millis(1)).start().await;
-    let postrider = engine(relay_at(&server).connections(3), &Clock::fake()).start().await.unwrap();
-    let bulk = |n: usize| mail_to(&format!("user{n}@example.org")).priority(Priority::Bulk).build().unwrap();
+    let server = FakeSmtp::builder()
+        .turnaround(Duration::from_millis(1))
+        .start()
+        .await;
+    let postrider = engine(relay_at(&server).connections(3), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    let bulk = |n: usize| {
+        mail_to(&format!("user{n}@example.org"))
+            .priority(Priority::Bulk)
+            .build()
+            .unwrap()
+    };
     let receipts = postrider.submit_many((0..200).map(bulk).collect()).await;
     for receipt in receipts {
         becomes(&postrider, receipt.unwrap().id, "delivered").await;
     }
-    assert_eq!(server.peak_connections(), 2, "two of three are for everybody");
+    assert_eq!(
+        server.peak_connections(),
+        2,
+        "two of three are for everybody"
+    );
     let mixed = |n: usize| {
         let priority = Priority::ALL[n % 3];
-        mail_to(&format!("user{n}@example.org")).priority(priority).build().unwrap()
+        mail_to(&format!("user{n}@example.org"))
+            .priority(priority)
+            .build()
+            .unwrap()
     };
     postrider.submit_many((0..400).map(mixed).collect()).await;
     eventually("all arrived", async || server.accepted() == 600).await;

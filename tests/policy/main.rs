@@ -1,5 +1,5 @@
-//! What the engine decides, through its public door: when mail is tried again and when it is given up, what a relay's
-//! outage costs, whose turn it is, and how connections are used.
+//! What the engine decides, through its public door: when mail is tried again and when it is given
+//! up, what a relay's outage costs, whose turn it is, and how connections are used.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]

@@ -7,7 +7,8 @@ use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, Drain, RetryPolicy, minutes, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, Told, becomes, engine, mail, mail_to, relay_at, steady, submit,
+    Act, FakeSmtp, Puppet, Rule, Step, Told, becomes, engine, mail, mail_to, relay_at, steady,
+    submit,
 };
 
 #[tokio::test]
@@ -19,18 +20,36 @@ async fn a_refusal_is_judged_by_its_code_and_told_with_its_phase() {
         (Step::FinalDot, Phase::FinalDot),
     ];
     for (step, phase) in phases {
-        for (code, text, state) in [(451, "4.7.1 not now", "deferred"), (554, "5.7.1 never", "dead")] {
-            let server = FakeSmtp::builder().at(step, Act::reply(code, text)).start().await;
-            let postrider = engine(relay_at(&server), &Clock::fake()).start().await.unwrap();
+        for (code, text, state) in [
+            (451, "4.7.1 not now", "deferred"),
+            (554, "5.7.1 never", "dead"),
+        ] {
+            let server = FakeSmtp::builder()
+                .at(step, Act::reply(code, text))
+                .start()
+                .await;
+            let postrider = engine(relay_at(&server), &Clock::fake())
+                .start()
+                .await
+                .unwrap();
             let id = submit(&postrider, mail("ada@example.org")).await;
             let status = becomes(&postrider, id, state).await;
             let delivery = &status.deliveries[0];
             let attempt = &delivery.attempts[0];
-            assert_eq!((attempt.phase, attempt.code, attempt.relay.as_str()), (phase, Some(code), "primary"));
+            assert_eq!(
+                (attempt.phase, attempt.code, attempt.relay.as_str()),
+                (phase, Some(code), "primary")
+            );
             assert_eq!(attempt.enhanced.as_deref(), Some(&text[..5]));
             assert_eq!(attempt.text, &text[6..]);
-            assert_eq!((delivery.attempts.len(), delivery.attempts_counted), (1, u32::from(code == 451)));
-            assert_eq!(delivery.reason.map(|reason| reason.as_str()), (code == 554).then_some("rejected"));
+            assert_eq!(
+                (delivery.attempts.len(), delivery.attempts_counted),
+                (1, u32::from(code == 451))
+            );
+            assert_eq!(
+                delivery.reason.map(|reason| reason.as_str()),
+                (code == 554).then_some("rejected")
+            );
         }
     }
 }
@@ -39,17 +58,35 @@ async fn a_refusal_is_judged_by_its_code_and_told_with_its_phase() {
 async fn a_relay_that_breaks_off_costs_the_mail_a_wait_and_no_attempt() {
     let brief = TimeOuts::all(Duration::from_millis(100));
     for (step, phase) in [(Step::Rcpt, Phase::RcptTo), (Step::Data, Phase::Data)] {
-        for act in [Act::Cut, Act::Hang, Act::ReplyThenCut(421, "4.3.2 going down".into())] {
-            let server = FakeSmtp::builder().rule(Rule::at(step).first(1).act(act.clone())).start().await;
+        for act in [
+            Act::Cut,
+            Act::Hang,
+            Act::ReplyThenCut(421, "4.3.2 going down".into()),
+        ] {
+            let server = FakeSmtp::builder()
+                .rule(Rule::at(step).first(1).act(act.clone()))
+                .start()
+                .await;
             let clock = Clock::fake();
-            let postrider = engine(relay_at(&server).timeouts(brief), &clock).start().await.unwrap();
+            let postrider = engine(relay_at(&server).timeouts(brief), &clock)
+                .start()
+                .await
+                .unwrap();
             let id = submit(&postrider, mail("ada@example.org")).await;
             let status = becomes(&postrider, id, "deferred").await;
             let delivery = &status.deliveries[0];
             assert_eq!(delivery.attempts[0].phase, phase, "{act:?}");
-            assert_eq!((delivery.attempts.len(), delivery.attempts_counted), (1, 0), "{step:?} {act:?}");
+            assert_eq!(
+                (delivery.attempts.len(), delivery.attempts_counted),
+                (1, 0),
+                "{step:?} {act:?}"
+            );
             clock.advance(seconds(60));
-            assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered", "{step:?} {act:?}");
+            assert_eq!(
+                postrider.wait(id).await.unwrap().state.as_str(),
+                "delivered",
+                "{step:?} {act:?}"
+            );
             assert_eq!(server.accepted(), 1);
         }
     }
@@ -58,29 +95,57 @@ async fn a_relay_that_breaks_off_costs_the_mail_a_wait_and_no_attempt() {
 #[tokio::test]
 async fn recipients_of_one_mail_each_have_their_own_verdict() {
     let server = FakeSmtp::builder()
-        .rule(Rule::at(Step::Rcpt).to("bob@").first(1).act(Act::reply(450, "4.2.1 mailbox busy")))
-        .rule(Rule::at(Step::Rcpt).to("carl@").act(Act::reply(550, "5.1.1 no such user")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("bob@")
+                .first(1)
+                .act(Act::reply(450, "4.2.1 mailbox busy")),
+        )
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("carl@")
+                .act(Act::reply(550, "5.1.1 no such user")),
+        )
         .start()
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let three = mail_to("ada@example.org").to("bob@example.org").to("carl@example.org").build().unwrap();
+    let three = mail_to("ada@example.org")
+        .to("bob@example.org")
+        .to("carl@example.org")
+        .build()
+        .unwrap();
     let id = submit(&postrider, three).await;
     let status = becomes(&postrider, id, "deferred").await;
-    let states: Vec<&str> = status.deliveries.iter().map(|delivery| delivery.state.as_str()).collect();
+    let states: Vec<&str> = status
+        .deliveries
+        .iter()
+        .map(|delivery| delivery.state.as_str())
+        .collect();
     assert_eq!(states, ["delivered", "deferred", "dead"]);
     assert_eq!(status.finished_at, None);
     clock.advance(seconds(60));
     let end = postrider.wait(id).await.unwrap();
     assert_eq!(end.state.as_str(), "partial");
     assert!(end.finished_at.is_some());
-    let sent: Vec<Vec<String>> = server.mails().into_iter().map(|mail| mail.recipients).collect();
-    assert_eq!(sent, [["ada@example.org"], ["bob@example.org"]], "nobody gets it twice");
+    let sent: Vec<Vec<String>> = server
+        .mails()
+        .into_iter()
+        .map(|mail| mail.recipients)
+        .collect();
+    assert_eq!(
+        sent,
+        [["ada@example.org"], ["bob@example.org"]],
+        "nobody gets it twice"
+    );
 }
 
 #[tokio::test]
 async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
-    let server = FakeSmtp::builder().at(Step::Rcpt, Act::reply(450, "4.2.1 busy")).start().await;
+    let server = FakeSmtp::builder()
+        .at(Step::Rcpt, Act::reply(450, "4.2.1 busy"))
+        .start()
+        .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let mut told = Told::by(&postrider);
@@ -93,21 +158,41 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         waits.push(wait.as_secs());
         // A moment early is too early.
         clock.advance(wait - Duration::from_millis(1));
-        assert_eq!(postrider.status(id).await.unwrap().state.as_str(), "deferred");
+        assert_eq!(
+            postrider.status(id).await.unwrap().state.as_str(),
+            "deferred"
+        );
         clock.advance(Duration::from_millis(1));
     }
     assert_eq!(waits, [60, 120, 240, 480, 900, 900, 900, 900, 900]);
     let end = postrider.wait(id).await.unwrap();
     assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "exhausted");
-    assert_eq!((end.deliveries[0].attempts.len(), end.deliveries[0].attempts_counted), (10, 10));
+    assert_eq!(
+        (
+            end.deliveries[0].attempts.len(),
+            end.deliveries[0].attempts_counted
+        ),
+        (10, 10)
+    );
 }
 
 #[tokio::test]
 async fn attempts_are_counted_over_a_restart() {
-    let server = FakeSmtp::builder().at(Step::Data, Act::reply(451, "4.3.0 try later")).start().await;
+    let server = FakeSmtp::builder()
+        .at(Step::Data, Act::reply(451, "4.3.0 try later"))
+        .start()
+        .await;
     let (clock, dir) = (Clock::fake(), tempfile::tempdir().unwrap());
-    let policy = RetryPolicy { max_attempts: 3, ..steady() };
-    let start = || engine(relay_at(&server), &clock).retry(policy.clone()).spool(dir.path()).start();
+    let policy = RetryPolicy {
+        max_attempts: 3,
+        ..steady()
+    };
+    let start = || {
+        engine(relay_at(&server), &clock)
+            .retry(policy.clone())
+            .spool(dir.path())
+            .start()
+    };
     let first: Dispatcher = start().await.unwrap();
     let id = submit(&first, mail("ada@example.org")).await;
     becomes(&first, id, "deferred").await;
@@ -120,7 +205,10 @@ async fn attempts_are_counted_over_a_restart() {
     let second = start().await.unwrap();
     let delivery = second.status(id).await.unwrap().deliveries.remove(0);
     assert_eq!((delivery.attempts.len(), delivery.attempts_counted), (2, 2));
-    assert_eq!(delivery.next_attempt_at.unwrap().since(clock.now()), seconds(120));
+    assert_eq!(
+        delivery.next_attempt_at.unwrap().since(clock.now()),
+        seconds(120)
+    );
     clock.advance(seconds(120));
     let end = second.wait(id).await.unwrap();
     assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "exhausted");
@@ -131,14 +219,25 @@ async fn attempts_are_counted_over_a_restart() {
 async fn what_failed_together_is_not_tried_together() {
     let clock = Clock::fake();
     let puppet = Puppet::free();
-    puppet.answer(|_| postrider::delivery::Outcome::Deferred(Phase::Data, postrider::delivery::Reply::new(451, "no")));
-    let postrider = engine(puppet.relay(), &clock).retry(RetryPolicy::default()).start().await.unwrap();
+    puppet.answer(|_| {
+        postrider::delivery::Outcome::Deferred(
+            Phase::Data,
+            postrider::delivery::Reply::new(451, "no"),
+        )
+    });
+    let postrider = engine(puppet.relay(), &clock)
+        .retry(RetryPolicy::default())
+        .start()
+        .await
+        .unwrap();
     let mut due = Vec::new();
     for n in 0..20 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
         puppet.begins(n + 1).await;
         crate::common::eventually("tried", async || {
-            !postrider.status(id).await.unwrap().deliveries[0].attempts.is_empty()
+            !postrider.status(id).await.unwrap().deliveries[0]
+                .attempts
+                .is_empty()
         })
         .await;
         due.extend(postrider.status(id).await.unwrap().deliveries[0].next_attempt_at);
@@ -151,14 +250,26 @@ async fn what_failed_together_is_not_tried_together() {
 
 #[tokio::test]
 async fn a_mail_in_doubt_is_sent_again_and_the_try_counts() {
-    let server = FakeSmtp::builder().rule(Rule::at(Step::FinalDot).first(1)).start().await;
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::FinalDot).first(1))
+        .start()
+        .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     let status = becomes(&postrider, id, "deferred").await;
     assert_eq!(status.deliveries[0].attempts[0].phase, Phase::FinalDot);
-    assert_eq!((status.deliveries[0].attempts[0].code, status.deliveries[0].attempts_counted), (None, 1));
+    assert_eq!(
+        (
+            status.deliveries[0].attempts[0].code,
+            status.deliveries[0].attempts_counted
+        ),
+        (None, 1)
+    );
     clock.advance(seconds(60));
-    assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "delivered");
+    assert_eq!(
+        postrider.wait(id).await.unwrap().state.as_str(),
+        "delivered"
+    );
     assert_eq!(server.transactions().len(), 2);
 }

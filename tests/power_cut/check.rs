@@ -20,22 +20,36 @@ const KEYS: usize = 5;
 /// # Errors
 /// What is not, in one sentence.
 pub fn check(spool: &Path, debt: &Debt) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let checked = catch_unwind(AssertUnwindSafe(|| runtime.block_on(check_open(spool, debt))));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let checked = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(check_open(spool, debt))
+    }));
     checked.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(panic.downcast_ref::<&str>().copied());
         Err(format!("panicked: {}", text.unwrap_or("without a word")))
     })
 }
 
 async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
     if path.join("db").exists() {
-        let verified = sled::verify(path).map_err(|error| format!("verify does not open it: {error}"))?;
+        let verified =
+            sled::verify(path).map_err(|error| format!("verify does not open it: {error}"))?;
         if let Some(problem) = verified.problems.first() {
-            return Err(format!("verify found {} problems: {problem}", verified.problems.len()));
+            return Err(format!(
+                "verify found {} problems: {problem}",
+                verified.problems.len()
+            ));
         }
     }
-    let spool = open(path).await.map_err(|error| format!("does not open: {error}"))?;
+    let spool = open(path)
+        .await
+        .map_err(|error| format!("does not open: {error}"))?;
     let there = everything(&*spool).await?;
     for (id, owed) in &debt.mails {
         match there.get(id) {
@@ -47,7 +61,10 @@ async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
                     return Err(format!("mail {id} is `{state}`, and owed is {owed}"));
                 }
                 let size = usize::try_from(record.manifest.size).unwrap();
-                let body = spool.body(*id).await.map_err(|error| format!("a body cannot be read: {error}"))?;
+                let body = spool
+                    .body(*id)
+                    .await
+                    .map_err(|error| format!("a body cannot be read: {error}"))?;
                 if body != Some(body_of(*id, size)) {
                     return Err(format!("the body of mail {id} is not what was put"));
                 }
@@ -57,12 +74,22 @@ async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
     if let Some(id) = there.keys().find(|id| !debt.mails.contains_key(id)) {
         return Err(format!("mail {id} was never put"));
     }
-    let pending = there.values().flat_map(|record| &record.deliveries).filter(|d| d.stage.due().is_some()).count();
+    let pending = there
+        .values()
+        .flat_map(|record| &record.deliveries)
+        .filter(|d| d.stage.due().is_some())
+        .count();
     if spool.pending() != pending as u64 {
-        return Err(format!("{pending} deliveries are pending, and {} are told", spool.pending()));
+        return Err(format!(
+            "{pending} deliveries are pending, and {} are told",
+            spool.pending()
+        ));
     }
     check_keys(&*spool, &there, debt).await?;
-    spool.close().await.map_err(|error| format!("does not close: {error}"))
+    spool
+        .close()
+        .await
+        .map_err(|error| format!("does not close: {error}"))
 }
 
 /// The database that was just verified may need a moment to let go of its lock.
@@ -78,17 +105,32 @@ async fn open(path: &Path) -> Result<Arc<dyn Spool>, SpoolError> {
 
 /// Settles of one mail's recipients that were not acknowledged may be there one by one.
 fn is_on_its_way(state: &str, owed: &super::journal::Owed) -> bool {
-    let candidates: Vec<Vec<&str>> = owed.states().map(|state| state.split(',').collect()).collect();
-    state.split(',').enumerate().all(|(n, part)| candidates.iter().any(|parts| parts.get(n) == Some(&part)))
+    let candidates: Vec<Vec<&str>> = owed
+        .states()
+        .map(|state| state.split(',').collect())
+        .collect();
+    state
+        .split(',')
+        .enumerate()
+        .all(|(n, part)| candidates.iter().any(|parts| parts.get(n) == Some(&part)))
 }
 
 async fn everything(spool: &dyn Spool) -> Result<BTreeMap<MailId, Record>, String> {
     let mut there = BTreeMap::new();
-    let mut query = Query { limit: 1000, ..Query::default() };
+    let mut query = Query {
+        limit: 1000,
+        ..Query::default()
+    };
     loop {
-        let page =
-            spool.list(query.clone(), Timestamp::now()).await.map_err(|error| format!("cannot list: {error}"))?;
-        there.extend(page.mails.into_iter().map(|record| (record.manifest.id, record)));
+        let page = spool
+            .list(query.clone(), Timestamp::now())
+            .await
+            .map_err(|error| format!("cannot list: {error}"))?;
+        there.extend(
+            page.mails
+                .into_iter()
+                .map(|record| (record.manifest.id, record)),
+        );
         query.cursor = page.next;
         if query.cursor.is_none() {
             return Ok(there);
@@ -97,14 +139,27 @@ async fn everything(spool: &dyn Spool) -> Result<BTreeMap<MailId, Record>, Strin
 }
 
 /// A key that was accepted with its mail is known, and the spool takes new mail.
-async fn check_keys(spool: &dyn Spool, there: &BTreeMap<MailId, Record>, debt: &Debt) -> Result<(), String> {
-    let keyed = there.values().filter(|record| record.manifest.idempotency_key.is_some());
-    for record in keyed.filter(|record| debt.mails[&record.manifest.id].is_acknowledged()).take(KEYS) {
+async fn check_keys(
+    spool: &dyn Spool,
+    there: &BTreeMap<MailId, Record>,
+    debt: &Debt,
+) -> Result<(), String> {
+    let keyed = there
+        .values()
+        .filter(|record| record.manifest.idempotency_key.is_some());
+    for record in keyed
+        .filter(|record| debt.mails[&record.manifest.id].is_acknowledged())
+        .take(KEYS)
+    {
         let known = record.manifest.id;
         let mut manifest = record.manifest.clone();
         manifest.id = MailId::from_bytes([9; 16]);
         manifest.size = 0;
-        let parcel = Parcel { manifest, body: Default::default(), deliveries: record.deliveries.clone() };
+        let parcel = Parcel {
+            manifest,
+            body: Default::default(),
+            deliveries: record.deliveries.clone(),
+        };
         let put = spool.put(vec![parcel]).await.remove(0);
         if put != Ok(Put::Duplicate(known)) {
             return Err(format!("the key of mail {known} is forgotten: {put:?}"));
@@ -116,7 +171,11 @@ async fn check_keys(spool: &dyn Spool, there: &BTreeMap<MailId, Record>, debt: &
         manifest.idempotency_key = None;
         manifest.size = 100_000;
         let id = manifest.id;
-        let parcel = Parcel { manifest, body: body_of(id, 100_000), deliveries: record.deliveries.clone() };
+        let parcel = Parcel {
+            manifest,
+            body: body_of(id, 100_000),
+            deliveries: record.deliveries.clone(),
+        };
         let put = spool.put(vec![parcel]).await.remove(0);
         if put != Ok(Put::Stored) || spool.body(id).await != Ok(Some(body_of(id, 100_000))) {
             return Err(format!("new mail is not taken: {put:?}"));

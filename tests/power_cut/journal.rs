@@ -1,9 +1,9 @@
-//! What the load was about to do and what it was told is done, written down in a file beside the spool: so each moment of
-//! the trace says what the spool owes.
+//! What the load was about to do and what it was told is done, written down in a file beside the
+//! spool: so each moment of the trace says what the spool owes.
 //!
-//! One line each: `will ID STATE` before a change is asked for, `did ID STATE` when it was acknowledged, `note WORD` when
-//! the load begins something else. A state is what [`describe`] says of a mail's deliveries, `gone` for a mail that is
-//! deleted.
+//! One line each: `will ID STATE` before a change is asked for, `did ID STATE` when it was
+//! acknowledged, `note WORD` when the load begins something else. A state is what [`describe`] says
+//! of a mail's deliveries, `gone` for a mail that is deleted.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,15 +17,19 @@ use postrider::mail::MailId;
 
 pub const GONE: &str = "gone";
 
-/// A mail's deliveries in one word. That a final dot may have been sent and that this is in doubt are the same to it,
-/// because opening the spool makes the one of the other.
+/// A mail's deliveries in one word. That a final dot may have been sent and that this is in doubt
+/// are the same to it, because opening the spool makes the one of the other.
 pub fn describe(deliveries: &[Delivery]) -> String {
     let mut word = String::new();
     for delivery in deliveries {
         let tries = delivery.tries;
         let written = match delivery.stage {
             Stage::Pending { due } => write!(word, "pending:{}:{tries},", due.as_millis()),
-            Stage::Committing { .. } | Stage::Dead { reason: DeadReason::InDoubt, .. } => {
+            Stage::Committing { .. }
+            | Stage::Dead {
+                reason: DeadReason::InDoubt,
+                ..
+            } => {
                 write!(word, "doubt:{tries},")
             }
             Stage::Delivered { at } => write!(word, "delivered:{}:{tries},", at.as_millis()),
@@ -37,12 +41,15 @@ pub fn describe(deliveries: &[Delivery]) -> String {
     word
 }
 
-/// The body that belongs to a mail's name: any of its bytes that is lost or comes from elsewhere is noticed.
+/// The body that belongs to a mail's name: any of its bytes that is lost or comes from elsewhere is
+/// noticed.
 pub fn body_of(id: MailId, len: usize) -> Bytes {
     let mut state = u64::from_be_bytes(*id.as_bytes().last_chunk().unwrap()) | 1;
     let mut body = Vec::with_capacity(len + 8);
     while body.len() < len {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         body.extend_from_slice(&(state ^ state >> 29).to_le_bytes());
     }
     body.truncate(len);
@@ -53,20 +60,37 @@ pub fn key_of(id: MailId) -> String {
     format!("key of {id}")
 }
 
-/// The journal as the load writes it: each entry is one write, so that it is one event of the trace.
+/// The journal as the load writes it: each entry is one write, so that it is one event of the
+/// trace.
 pub struct Journal(File);
 
 impl Journal {
     pub fn open(path: &Path) -> Self {
-        Journal(OpenOptions::new().create(true).append(true).open(path).unwrap())
+        Journal(
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap(),
+        )
     }
 
     pub fn will(&mut self, changes: &[(MailId, String)]) {
-        self.write(changes.iter().map(|(id, state)| format!("will {id} {state}\n")).collect());
+        self.write(
+            changes
+                .iter()
+                .map(|(id, state)| format!("will {id} {state}\n"))
+                .collect(),
+        );
     }
 
     pub fn did(&mut self, changes: &[(MailId, String)]) {
-        self.write(changes.iter().map(|(id, state)| format!("did {id} {state}\n")).collect());
+        self.write(
+            changes
+                .iter()
+                .map(|(id, state)| format!("did {id} {state}\n"))
+                .collect(),
+        );
     }
 
     pub fn note(&mut self, what: &str) {
@@ -80,8 +104,8 @@ impl Journal {
     }
 }
 
-/// What the spool owes at one moment: for each mail the state that was acknowledged last, if any, and those that were asked
-/// for since.
+/// What the spool owes at one moment: for each mail the state that was acknowledged last, if any,
+/// and those that were asked for since.
 #[derive(Clone, Default)]
 pub struct Debt {
     pub mails: BTreeMap<MailId, Owed>,
@@ -108,7 +132,12 @@ impl Debt {
             let state = words.next().unwrap().to_owned();
             match verb {
                 "will" => owed.asked.push(state),
-                "did" => *owed = Owed { acknowledged: Some(state), asked: Vec::new() },
+                "did" => {
+                    *owed = Owed {
+                        acknowledged: Some(state),
+                        asked: Vec::new(),
+                    }
+                }
                 other => panic!("the journal says {other}"),
             }
         }
@@ -123,7 +152,10 @@ impl Owed {
 
     /// What was acknowledged last and what was asked for since.
     pub fn states(&self) -> impl Iterator<Item = &str> {
-        self.acknowledged.iter().chain(&self.asked).map(String::as_str)
+        self.acknowledged
+            .iter()
+            .chain(&self.asked)
+            .map(String::as_str)
     }
 
     pub fn may_be_absent(&self) -> bool {

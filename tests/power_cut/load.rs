@@ -1,4 +1,5 @@
-//! A spool's life, for recording: what senders and users do to it, told to the journal before and after.
+//! A spool's life, for recording: what senders and users do to it, told to the journal before and
+//! after.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::mail::{Guarantee, MailId, Priority, Timestamp, minutes};
-use postrider::spool::{Claim, Manifest, Parcel, Put, Query, Recorded, Spool, SpoolOptions, Want, sled};
+use postrider::spool::{
+    Claim, Manifest, Parcel, Put, Query, Recorded, Spool, SpoolOptions, Want, sled,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -17,19 +20,31 @@ use super::journal::{GONE, Journal, body_of, describe, key_of};
 pub const RETENTION: Duration = minutes(60);
 
 pub fn options() -> SpoolOptions {
-    SpoolOptions { retention: RETENTION, idempotency_ttl: minutes(10_000_000), ..SpoolOptions::default() }
+    SpoolOptions {
+        retention: RETENTION,
+        idempotency_ttl: minutes(10_000_000),
+        ..SpoolOptions::default()
+    }
 }
 
-/// One process's life: opens the spool in `dir/spool` twice, works, and ends by closing it or, every second time, without.
+/// One process's life: opens the spool in `dir/spool` twice, works, and ends by closing it or,
+/// every second time, without.
 pub async fn live(dir: &Path, life: u32, rounds: u32) {
     let mut journal = Journal::open(&dir.join("journal"));
     for sitting in 0..2 {
         journal.note("opening");
         let spool = sled::open(&dir.join("spool"), options()).unwrap();
         journal.note("working");
-        let now = Timestamp::from_millis(1_900_000_000_000) + minutes(u64::from(2 * life + sitting) * 100);
+        let now = Timestamp::from_millis(1_900_000_000_000)
+            + minutes(u64::from(2 * life + sitting) * 100);
         let random = StdRng::seed_from_u64(u64::from(life * 2 + sitting));
-        let mut load = Load { spool, journal, random, now, known: BTreeMap::new() };
+        let mut load = Load {
+            spool,
+            journal,
+            random,
+            now,
+            known: BTreeMap::new(),
+        };
         load.look_around().await;
         for _ in 0..rounds {
             load.round().await;
@@ -63,18 +78,26 @@ impl Load {
 
     /// What a spool shows after opening is there for good, whatever was acknowledged before.
     async fn look_around(&mut self) {
-        let mut query = Query { limit: 1000, ..Query::default() };
+        let mut query = Query {
+            limit: 1000,
+            ..Query::default()
+        };
         loop {
             let page = self.spool.list(query.clone(), self.now).await.unwrap();
             for record in page.mails {
-                self.known.insert(record.manifest.id, (record.manifest, record.deliveries));
+                self.known
+                    .insert(record.manifest.id, (record.manifest, record.deliveries));
             }
             query.cursor = page.next;
             if query.cursor.is_none() {
                 break;
             }
         }
-        let shown: Changes = self.known.iter().map(|(id, (_, deliveries))| (*id, describe(deliveries))).collect();
+        let shown: Changes = self
+            .known
+            .iter()
+            .map(|(id, (_, deliveries))| (*id, describe(deliveries)))
+            .collect();
         self.journal.did(&shown);
     }
 
@@ -101,15 +124,28 @@ impl Load {
             _ => self.random.random_range(1..=12),
         };
         let parcels: Vec<Parcel> = (0..count).map(|_| self.parcel()).collect();
-        let states: Changes = parcels.iter().map(|p| (p.manifest.id, describe(&p.deliveries))).collect();
+        let states: Changes = parcels
+            .iter()
+            .map(|p| (p.manifest.id, describe(&p.deliveries)))
+            .collect();
         self.journal.will(&states);
         // Many callers at a time with a mail each, or two with half of them each.
         let share = if count > 500 { 1 } else { count.div_ceil(2) };
-        for put in join_all(parcels.chunks(share).map(|group| self.spool.put(group.to_vec()))).await {
+        for put in join_all(
+            parcels
+                .chunks(share)
+                .map(|group| self.spool.put(group.to_vec())),
+        )
+        .await
+        {
             assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
         }
         self.journal.did(&states);
-        self.known.extend(parcels.into_iter().map(|p| (p.manifest.id, (p.manifest, p.deliveries))));
+        self.known.extend(
+            parcels
+                .into_iter()
+                .map(|p| (p.manifest.id, (p.manifest, p.deliveries))),
+        );
     }
 
     /// As real ones, the time first.
@@ -127,10 +163,20 @@ impl Load {
             _ => self.random.random_range(0..3000),
         };
         let id = self.new_id();
-        let due = if self.chance(15) { self.now + minutes(self.random.random_range(1..40)) } else { self.now };
+        let due = if self.chance(15) {
+            self.now + minutes(self.random.random_range(1..40))
+        } else {
+            self.now
+        };
         let recipients = if self.chance(20) { 3 } else { 1 };
         let deliveries: Vec<Delivery> = (0..recipients)
-            .map(|n| Delivery::new(format!("r{n}@example.org").parse().unwrap(), Route::over(["primary"]), due))
+            .map(|n| {
+                Delivery::new(
+                    format!("r{n}@example.org").parse().unwrap(),
+                    Route::over(["primary"]),
+                    due,
+                )
+            })
             .collect();
         let manifest = Manifest {
             id,
@@ -140,7 +186,11 @@ impl Load {
             message_id: format!("<{id}@example.com>"),
             subject: "a sample".into(),
             priority: Priority::ALL[self.random.random_range(0..3)],
-            guarantee: if self.chance(20) { Guarantee::AtMostOnce } else { Guarantee::AtLeastOnce },
+            guarantee: if self.chance(20) {
+                Guarantee::AtMostOnce
+            } else {
+                Guarantee::AtLeastOnce
+            },
             tags: Vec::new(),
             idempotency_key: self.chance(30).then(|| key_of(id)),
             fingerprint: 1,
@@ -149,7 +199,11 @@ impl Load {
             eight_bit: false,
             smtputf8: false,
         };
-        Parcel { manifest, body: body_of(id, size), deliveries }
+        Parcel {
+            manifest,
+            body: body_of(id, size),
+            deliveries,
+        }
     }
 
     /// Claims, marks where that is asked for, and settles everything at once.
@@ -157,11 +211,24 @@ impl Load {
         let turns = vec![Priority::Default; self.random.random_range(1..20)];
         let routes = vec![Route::over(["primary"])];
         let max = usize::MAX;
-        let want = Want { routes, turns, critical_only: 2, max_bytes: max, max_recipients: 2, now: self.now };
+        let want = Want {
+            routes,
+            turns,
+            critical_only: 2,
+            max_bytes: max,
+            max_recipients: 2,
+            now: self.now,
+        };
         let claims = self.spool.claim(want).await.unwrap();
         let mut kept = Vec::new();
         for claim in claims {
-            assert!(claim.body == body_of(claim.manifest.id, usize::try_from(claim.manifest.size).unwrap()));
+            assert!(
+                claim.body
+                    == body_of(
+                        claim.manifest.id,
+                        usize::try_from(claim.manifest.size).unwrap()
+                    )
+            );
             if claim.manifest.guarantee == Guarantee::AtMostOnce {
                 self.mark(&claim).await;
             }
@@ -180,13 +247,22 @@ impl Load {
                 deliveries[usize::from(lease.token().index)] = next.clone();
                 settled.push((lease, next));
             }
-            wills.insert(claim.manifest.id, describe(&self.known[&claim.manifest.id].1));
+            wills.insert(
+                claim.manifest.id,
+                describe(&self.known[&claim.manifest.id].1),
+            );
             settles.push(settled);
         }
         let wills: Changes = wills.into_iter().collect();
         // Deliveries of one mail may be recorded one by one; nobody is told before all are.
         self.journal.will(&wills);
-        for recorded in join_all(settles.into_iter().map(|settled| self.spool.settle(settled))).await {
+        for recorded in join_all(
+            settles
+                .into_iter()
+                .map(|settled| self.spool.settle(settled)),
+        )
+        .await
+        {
             assert!(recorded.unwrap().iter().all(|one| *one == Recorded::Done));
         }
         self.journal.did(&wills);
@@ -201,7 +277,16 @@ impl Load {
         }
         let state = vec![(id, describe(deliveries))];
         self.journal.will(&state);
-        self.spool.mark(claim.deliveries.iter().map(|(lease, _)| lease.token()).collect()).await.unwrap();
+        self.spool
+            .mark(
+                claim
+                    .deliveries
+                    .iter()
+                    .map(|(lease, _)| lease.token())
+                    .collect(),
+            )
+            .await
+            .unwrap();
         self.journal.did(&state);
     }
 
@@ -211,15 +296,27 @@ impl Load {
         delivery.counted += 1;
         delivery.stage = match self.random.random_range(0..10) {
             0..6 => Stage::Delivered { at },
-            6..8 => Stage::Pending { due: at + minutes(self.random.random_range(1..30)) },
-            _ => Stage::Dead { at, reason: DeadReason::Rejected },
+            6..8 => Stage::Pending {
+                due: at + minutes(self.random.random_range(1..30)),
+            },
+            _ => Stage::Dead {
+                at,
+                reason: DeadReason::Rejected,
+            },
         };
         delivery
     }
 
     /// A user cancels, retries or purges some mail.
     async fn change(&mut self) {
-        let Some(nth) = self.known.len().checked_sub(1).map(|last| self.random.random_range(0..=last)) else { return };
+        let Some(nth) = self
+            .known
+            .len()
+            .checked_sub(1)
+            .map(|last| self.random.random_range(0..=last))
+        else {
+            return;
+        };
         let (id, (_, before)) = self.known.iter().nth(nth).unwrap();
         let id = *id;
         let mut after = before.clone();
@@ -227,12 +324,17 @@ impl Load {
         if before.iter().any(in_doubt) {
             return;
         }
-        let has_ended = before.iter().all(|delivery| delivery.stage.finished_at().is_some());
+        let has_ended = before
+            .iter()
+            .all(|delivery| delivery.stage.finished_at().is_some());
         let now = self.now;
         match self.random.random_range(0..3) {
             0 => {
                 let waits = |d: &&mut Delivery| d.stage.due().is_some();
-                after.iter_mut().filter(waits).for_each(|d| d.stage = Stage::Cancelled { at: now });
+                after
+                    .iter_mut()
+                    .filter(waits)
+                    .for_each(|d| d.stage = Stage::Cancelled { at: now });
                 self.journal.will(&[(id, describe(&after))]);
                 self.spool.cancel(id, now).await.unwrap();
             }
@@ -261,7 +363,10 @@ impl Load {
         let now = self.now;
         // What was marked and let go may have been ended meanwhile.
         let in_doubt = |d: &Delivery| matches!(d.stage, Stage::Committing { .. });
-        let open = self.known.iter().filter(|(_, (_, deliveries))| deliveries.iter().any(in_doubt));
+        let open = self
+            .known
+            .iter()
+            .filter(|(_, (_, deliveries))| deliveries.iter().any(in_doubt));
         let open: Vec<MailId> = open.map(|(id, _)| *id).collect();
         self.look_at(&open).await;
         let mut wills = Changes::new();
@@ -269,8 +374,14 @@ impl Load {
             let mut after = deliveries.clone();
             if manifest.expires_at <= now {
                 let waits = |d: &&mut Delivery| d.stage.due().is_some();
-                let expired = Stage::Dead { at: now, reason: DeadReason::Expired };
-                after.iter_mut().filter(waits).for_each(|d| d.stage = expired);
+                let expired = Stage::Dead {
+                    at: now,
+                    reason: DeadReason::Expired,
+                };
+                after
+                    .iter_mut()
+                    .filter(waits)
+                    .for_each(|d| d.stage = expired);
             }
             if after != *deliveries {
                 wills.push((*id, describe(&after)));

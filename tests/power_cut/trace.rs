@@ -1,9 +1,10 @@
-//! What a process did to its files, and the images of the disk that a power cut could have left of it.
+//! What a process did to its files, and the images of the disk that a power cut could have left of
+//! it.
 //!
-//! Of a file everything is there that was written before a sync began that returned; of what came later nothing, all, a
-//! random half of the pages, a prefix or a suffix. Names of files (made, renamed, deleted) are kept in the order in which
-//! they were changed, as journals do: those up to a sync of their directory, or of a file that was made, and of the rest a
-//! prefix.
+//! Of a file everything is there that was written before a sync began that returned; of what came
+//! later nothing, all, a random half of the pages, a prefix or a suffix. Names of files (made,
+//! renamed, deleted) are kept in the order in which they were changed, as journals do: those up to
+//! a sync of their directory, or of a file that was made, and of the rest a prefix.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +39,10 @@ pub struct Trace {
 impl Trace {
     /// Reads the records of several processes that followed each other.
     pub fn read(logs: &[PathBuf]) -> Self {
-        let mut trace = Trace { bytes: Vec::new(), events: Vec::new() };
+        let mut trace = Trace {
+            bytes: Vec::new(),
+            events: Vec::new(),
+        };
         for log in logs {
             let first = trace.events.len();
             let mut at = trace.bytes.len();
@@ -56,16 +60,28 @@ impl Trace {
             bytes[..len].copy_from_slice(&self.bytes[at..at + len]);
             usize::try_from(u64::from_le_bytes(bytes)).unwrap()
         };
-        let kind = self.bytes[at..at + 8].split(|byte| *byte == 0).next().unwrap();
-        assert_eq!(number(at + 8, 8), self.events.len() - first + 1, "records come in order and without gaps");
+        let kind = self.bytes[at..at + 8]
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap();
+        assert_eq!(
+            number(at + 8, 8),
+            self.events.len() - first + 1,
+            "records come in order and without gaps"
+        );
         let value = number(at + 16, 8);
         let path = at + 32..at + 32 + number(at + 24, 4);
         let data = path.end..path.end + number(at + 28, 4);
-        let text = |range: &Range<usize>| PathBuf::from(str::from_utf8(&self.bytes[range.clone()]).unwrap());
+        let text = |range: &Range<usize>| {
+            PathBuf::from(str::from_utf8(&self.bytes[range.clone()]).unwrap())
+        };
         let event = match kind {
             b"create" => Event::Create,
             b"empty" => Event::Empty,
-            b"write" => Event::Write { at: value, bytes: data.clone() },
+            b"write" => Event::Write {
+                at: value,
+                bytes: data.clone(),
+            },
             b"resize" => Event::Resize(value),
             b"sync" => Event::Sync(first + value),
             b"unlink" => Event::Unlink,
@@ -93,17 +109,26 @@ impl Trace {
             }
         }
         syncs.sort_unstable();
-        syncs.split_off(syncs.len() - syncs.len().div_ceil(10)).into_iter().map(|(_, n)| n).collect()
+        syncs
+            .split_off(syncs.len() - syncs.len().div_ceil(10))
+            .into_iter()
+            .map(|(_, n)| n)
+            .collect()
     }
 
-    /// What was written to a file that is only appended to, up to a cut; with the event after which each part was there.
+    /// What was written to a file that is only appended to, up to a cut; with the event after which
+    /// each part was there.
     pub fn appended(&self, path: &Path) -> Vec<(usize, &str)> {
-        let written = self.events.iter().enumerate().filter_map(|(n, (file, event))| match event {
-            Event::Write { bytes, .. } if file == path => {
-                Some((n, str::from_utf8(&self.bytes[bytes.clone()]).unwrap()))
-            }
-            _ => None,
-        });
+        let written = self
+            .events
+            .iter()
+            .enumerate()
+            .filter_map(|(n, (file, event))| match event {
+                Event::Write { bytes, .. } if file == path => {
+                    Some((n, str::from_utf8(&self.bytes[bytes.clone()]).unwrap()))
+                }
+                _ => None,
+            });
         written.collect()
     }
 }
@@ -119,7 +144,13 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const ALL: [Mode; 5] = [Mode::Nothing, Mode::Everything, Mode::HalfThePages, Mode::Prefix, Mode::Suffix];
+    pub const ALL: [Mode; 5] = [
+        Mode::Nothing,
+        Mode::Everything,
+        Mode::HalfThePages,
+        Mode::Prefix,
+        Mode::Suffix,
+    ];
 }
 
 #[derive(Default)]
@@ -164,13 +195,22 @@ pub struct Disk<'a> {
 impl<'a> Disk<'a> {
     /// A disk that holds `files` when the trace begins.
     pub fn new(trace: &'a Trace, files: &[(PathBuf, Vec<u8>)], syncs: bool) -> Self {
-        let names: BTreeMap<PathBuf, usize> = files.iter().map(|(path, _)| path.clone()).zip(0..).collect();
+        let names: BTreeMap<PathBuf, usize> = files
+            .iter()
+            .map(|(path, _)| path.clone())
+            .zip(0..)
+            .collect();
         let durable = files.iter().map(|(_, bytes)| bytes.clone());
         Disk {
             trace,
             next: 0,
             syncs,
-            files: durable.map(|durable| File { durable, pending: Vec::new() }).collect(),
+            files: durable
+                .map(|durable| File {
+                    durable,
+                    pending: Vec::new(),
+                })
+                .collect(),
             durable_names: names.clone(),
             names,
             pending_names: Vec::new(),
@@ -216,7 +256,11 @@ impl<'a> Disk<'a> {
 
     fn sync(&mut self, file: usize, covers: usize) {
         let is_this = |naming: &Naming| matches!(naming, Naming::Made(_, made) if *made == file);
-        if let Some((made, _)) = self.pending_names.iter().find(|(n, naming)| *n < covers && is_this(naming)) {
+        if let Some((made, _)) = self
+            .pending_names
+            .iter()
+            .find(|(n, naming)| *n < covers && is_this(naming))
+        {
             self.keep_names(made + 1);
         }
         let File { durable, pending } = &mut self.files[file];
@@ -233,7 +277,8 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// Writes what a cut now could leave of the files under `root` to `to`. Returns which files had unsynced writes.
+    /// Writes what a cut now could leave of the files under `root` to `to`. Returns which files had
+    /// unsynced writes.
     pub fn image(&self, root: &Path, to: &Path, mode: Mode, seed: u64) -> Vec<String> {
         let mut random = StdRng::seed_from_u64(seed);
         let mut names = self.durable_names.clone();
@@ -247,7 +292,9 @@ impl<'a> Disk<'a> {
         }
         let mut unsynced = Vec::new();
         for (path, file) in &names {
-            let Ok(name) = path.strip_prefix(root) else { continue };
+            let Ok(name) = path.strip_prefix(root) else {
+                continue;
+            };
             let File { durable, pending } = &self.files[*file];
             let mut bytes = durable.clone();
             let some = random.random_range(0..=pending.len());
@@ -259,7 +306,12 @@ impl<'a> Disk<'a> {
                 Mode::Suffix => (&pending[some..], false),
             };
             for n in written {
-                apply(self.trace, &mut bytes, *n, page_by_page.then_some(&mut random));
+                apply(
+                    self.trace,
+                    &mut bytes,
+                    *n,
+                    page_by_page.then_some(&mut random),
+                );
             }
             if !pending.is_empty() {
                 unsynced.push(format!("{} ({} writes)", name.display(), pending.len()));
@@ -279,7 +331,11 @@ fn apply(trace: &Trace, file: &mut Vec<u8>, n: usize, mut random: Option<&mut St
             let mut data = &trace.bytes[bytes.clone()];
             let mut at = *at;
             while !data.is_empty() {
-                let step = if random.is_some() { data.len().min(PAGE - at % PAGE) } else { data.len() };
+                let step = if random.is_some() {
+                    data.len().min(PAGE - at % PAGE)
+                } else {
+                    data.len()
+                };
                 if random.as_mut().is_none_or(|random| random.random()) {
                     if file.len() < at + step {
                         file.resize(at + step, 0);

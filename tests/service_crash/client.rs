@@ -1,4 +1,5 @@
-//! A client: it hands in mail after mail, each until it is taken, whatever happens to the service meanwhile.
+//! A client: it hands in mail after mail, each until it is taken, whatever happens to the service
+//! meanwhile.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ const BACK_OFF: Duration = Duration::from_millis(10);
 const LATER: Duration = Duration::from_millis(100);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a client loses its patience at once, so that it hands in a mail again which is still being taken.
+/// How often a client loses its patience at once, so that it hands in a mail again which is still
+/// being taken.
 const HASTE: f64 = 0.02;
 
 /// The connection is gone, or there was none.
@@ -50,14 +52,24 @@ pub trait Door {
     const GROUP: usize = 1;
 
     /// Hands in these, and tells what is said about each as soon as it is heard.
-    async fn hand_in(&mut self, drafts: &[Draft], tell: &mut impl FnMut(&Draft, Answer)) -> Result<(), Lost>;
+    async fn hand_in(
+        &mut self,
+        drafts: &[Draft],
+        tell: &mut impl FnMut(&Draft, Answer),
+    ) -> Result<(), Lost>;
 
     /// Drops the connection, whatever is under way on it.
     fn hang_up(&mut self);
 }
 
 /// Hands in mail until it is told to stop; then everything that it has begun is acknowledged.
-pub async fn work<D: Door>(name: String, mut door: D, book: Book, stop: watch::Receiver<bool>, seed: u64) {
+pub async fn work<D: Door>(
+    name: String,
+    mut door: D,
+    book: Book,
+    stop: watch::Receiver<bool>,
+    seed: u64,
+) {
     let mut choices = StdRng::seed_from_u64(seed);
     let mut last: Vec<Draft> = Vec::new();
     for group in 0.. {
@@ -69,7 +81,11 @@ pub async fn work<D: Door>(name: String, mut door: D, book: Book, stop: watch::R
         let mut left = drafts.clone();
         while !left.is_empty() {
             let is_hasty = choices.random_bool(HASTE);
-            let patience = if is_hasty { Duration::from_millis(choices.random_range(0..20)) } else { PATIENCE };
+            let patience = if is_hasty {
+                Duration::from_millis(choices.random_range(0..20))
+            } else {
+                PATIENCE
+            };
             let mut again = Vec::new();
             let mut tell = |draft: &Draft, answer| match answer {
                 Answer::Taken(id) => book.acknowledged(&draft.key, &id),

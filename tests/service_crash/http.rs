@@ -1,4 +1,5 @@
-//! Clients of the HTTP door: one hands in a mail at a time, one a batch, and one follows what happens.
+//! Clients of the HTTP door: one hands in a mail at a time, one a batch, and one follows what
+//! happens.
 
 use std::net::SocketAddr;
 
@@ -21,7 +22,10 @@ pub struct Http {
 
 impl Http {
     pub fn to(address: SocketAddr) -> Self {
-        Http { address, connection: None }
+        Http {
+            address,
+            connection: None,
+        }
     }
 
     async fn request(
@@ -40,8 +44,12 @@ impl Http {
             }
         };
         connection.ready().await?;
-        let request = request.header("host", self.address.to_string()).header("content-type", "application/json");
-        let response = connection.send_request(request.body(Full::new(body.into())).unwrap()).await?;
+        let request = request
+            .header("host", self.address.to_string())
+            .header("content-type", "application/json");
+        let response = connection
+            .send_request(request.body(Full::new(body.into())).unwrap())
+            .await?;
         self.connection = Some(connection);
         Ok(response)
     }
@@ -54,7 +62,10 @@ impl Http {
         let (head, body) = self.request(request, body).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         let value = serde_json::from_slice(&body);
-        Ok((head.status, value.unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&body)))))
+        Ok((
+            head.status,
+            value.unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&body))),
+        ))
     }
 
     /// How many deliveries wait.
@@ -63,9 +74,13 @@ impl Http {
         Ok(stats["pending"].as_u64().unwrap())
     }
 
-    /// Tells of each delivery (the mail's id, the recipient) that the service says was made, until it says nothing more.
+    /// Tells of each delivery (the mail's id, the recipient) that the service says was made, until
+    /// it says nothing more.
     pub async fn follow(mut self, mut delivered: impl FnMut(&str, &str)) -> Result<(), Lost> {
-        let mut body = self.request(Request::get("/v1/events"), String::new()).await?.into_body();
+        let mut body = self
+            .request(Request::get("/v1/events"), String::new())
+            .await?
+            .into_body();
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
             text.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
@@ -75,7 +90,10 @@ impl Http {
                 let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
                 if field("event: ") == Some("delivered") {
                     let data: Value = serde_json::from_str(field("data: ").unwrap()).unwrap();
-                    delivered(data["mail"].as_str().unwrap(), data["recipient"].as_str().unwrap());
+                    delivered(
+                        data["mail"].as_str().unwrap(),
+                        data["recipient"].as_str().unwrap(),
+                    );
                 }
             }
         }
@@ -92,7 +110,11 @@ fn answer(status: u64, value: &Value) -> Answer {
 }
 
 impl Door for Http {
-    async fn hand_in(&mut self, drafts: &[Draft], tell: &mut impl FnMut(&Draft, Answer)) -> Result<(), Lost> {
+    async fn hand_in(
+        &mut self,
+        drafts: &[Draft],
+        tell: &mut impl FnMut(&Draft, Answer),
+    ) -> Result<(), Lost> {
         for draft in drafts {
             let request = Request::post("/v1/mails").header("idempotency-key", &draft.key);
             let (status, value) = self.whole(request, draft.json().to_string()).await?;
@@ -112,18 +134,35 @@ pub struct Batches(pub Http);
 impl Door for Batches {
     const GROUP: usize = 16;
 
-    async fn hand_in(&mut self, drafts: &[Draft], tell: &mut impl FnMut(&Draft, Answer)) -> Result<(), Lost> {
+    async fn hand_in(
+        &mut self,
+        drafts: &[Draft],
+        tell: &mut impl FnMut(&Draft, Answer),
+    ) -> Result<(), Lost> {
         let mails = drafts.iter().map(|draft| {
             let mut mail = draft.json();
             mail["idempotency_key"] = json!(draft.key);
             mail
         });
         let batch = json!({"mails": mails.collect::<Vec<_>>()});
-        let (status, value) = self.0.whole(Request::post("/v1/mails/batch"), batch.to_string()).await?;
+        let (status, value) = self
+            .0
+            .whole(Request::post("/v1/mails/batch"), batch.to_string())
+            .await?;
         let results = value["results"].as_array();
-        assert_eq!(results.map(Vec::len), Some(drafts.len()), "{status} {value}");
+        assert_eq!(
+            results.map(Vec::len),
+            Some(drafts.len()),
+            "{status} {value}"
+        );
         for (draft, result) in drafts.iter().zip(results.into_iter().flatten()) {
-            tell(draft, answer(result["status"].as_u64().unwrap_or(status.as_u16().into()), result));
+            tell(
+                draft,
+                answer(
+                    result["status"].as_u64().unwrap_or(status.as_u16().into()),
+                    result,
+                ),
+            );
         }
         Ok(())
     }

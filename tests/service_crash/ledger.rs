@@ -13,8 +13,8 @@ use super::common::{Names, Received};
 use super::mails;
 use super::service::SENDERS;
 
-/// How many transactions of one sender may be sent and not recorded: those whose record is on its way to the disk, and the
-/// one that is being sent.
+/// How many transactions of one sender may be sent and not recorded: those whose record is on its
+/// way to the disk, and the one that is being sent.
 const WINDOW: usize = 64 + 1;
 
 /// One recipient of one mail, which is named by its id.
@@ -29,7 +29,10 @@ pub struct Book {
 
 impl Book {
     pub fn new() -> Self {
-        Book { ledger: Arc::default(), acknowledged: watch::Sender::new(0) }
+        Book {
+            ledger: Arc::default(),
+            acknowledged: watch::Sender::new(0),
+        }
     }
 
     /// The service has taken this key under this id.
@@ -43,7 +46,10 @@ impl Book {
     pub fn delivered(&self, id: &str, recipient: &str) {
         let mut ledger = self.ledger.lock();
         let life = ledger.connections.len() + 1;
-        ledger.recorded.entry((id.to_owned(), recipient.to_owned())).or_insert(life);
+        ledger
+            .recorded
+            .entry((id.to_owned(), recipient.to_owned()))
+            .or_insert(life);
     }
 
     pub fn problem(&self, text: String) {
@@ -63,7 +69,11 @@ impl Book {
     /// Waits until so many more keys were acknowledged than now.
     pub async fn grows_by(&self, more: usize) {
         let wanted = self.count() + more;
-        let _ = self.acknowledged.subscribe().wait_for(|count| *count >= wanted).await;
+        let _ = self
+            .acknowledged
+            .subscribe()
+            .wait_for(|count| *count >= wanted)
+            .await;
     }
 
     /// A life has ended, until which the relay had seen so many connections.
@@ -106,7 +116,10 @@ impl Ledger {
 
     /// Holds what the relay has seen, and what the spool has at the end, against what was promised.
     pub fn judge(mut self, seen: &[Received], spool: &Value) -> (Figures, Vec<String>) {
-        let mut figures = Figures { acknowledged: self.names.count(), ..Figures::default() };
+        let mut figures = Figures {
+            acknowledged: self.names.count(),
+            ..Figures::default()
+        };
         let arrivals = self.arrivals(seen);
         for (slot, arrivals) in &arrivals {
             for pair in arrivals.windows(2) {
@@ -114,27 +127,42 @@ impl Ledger {
             }
         }
         for (key, id) in self.names.iter() {
-            let slots = mails::recipients_of(key).into_iter().map(|recipient| (id.clone(), recipient));
+            let slots = mails::recipients_of(key)
+                .into_iter()
+                .map(|recipient| (id.clone(), recipient));
             let missing: Vec<Slot> = slots
                 .inspect(|_| figures.deliveries += 1)
-                .filter(|slot| arrivals.get(slot).is_none_or(|arrivals| !arrivals.iter().any(|one| one.was_answered)))
+                .filter(|slot| {
+                    arrivals
+                        .get(slot)
+                        .is_none_or(|arrivals| !arrivals.iter().any(|one| one.was_answered))
+                })
                 .collect();
             if !missing.is_empty() {
                 figures.lost += 1;
-                self.problems.push(format!("{key} was acknowledged and is lost: {missing:?}"));
+                self.problems
+                    .push(format!("{key} was acknowledged and is lost: {missing:?}"));
             }
         }
         for (kill, mails) in &figures.by_kill {
             if mails.iter().collect::<HashSet<_>>().len() > SENDERS * WINDOW {
-                self.problems.push(format!("kill {kill}: {} mails were sent again, which is too many", mails.len()));
+                self.problems.push(format!(
+                    "kill {kill}: {} mails were sent again, which is too many",
+                    mails.len()
+                ));
             }
         }
         figures.told = self.recorded.len();
-        // Whatever was begun was acknowledged in the end, so more mails than keys would be a key under two ids.
-        let found = ["mails", "delivered", "pending", "dead", "cancelled"].map(|name| spool[name].as_u64());
-        let expected = [self.names.count(), figures.deliveries, 0, 0, 0].map(|count| Some(count as u64));
+        // Whatever was begun was acknowledged in the end, so more mails than keys would be a key
+        // under two ids.
+        let found =
+            ["mails", "delivered", "pending", "dead", "cancelled"].map(|name| spool[name].as_u64());
+        let expected =
+            [self.names.count(), figures.deliveries, 0, 0, 0].map(|count| Some(count as u64));
         if found != expected {
-            self.problems.push(format!("the spool holds {spool}, and {expected:?} was expected"));
+            self.problems.push(format!(
+                "the spool holds {spool}, and {expected:?} was expected"
+            ));
         }
         (figures, self.problems)
     }
@@ -150,17 +178,35 @@ impl Ledger {
                 continue;
             }
             let Some((key, id)) = mails::identify(&mail.message) else {
-                self.problems.push(format!("something arrived that nobody handed in: {}", mail.text()));
+                self.problems.push(format!(
+                    "something arrived that nobody handed in: {}",
+                    mail.text()
+                ));
                 continue;
             };
             if self.names.id_of(&key) != Some(&id) {
-                self.problems.push(format!("{key} arrived as {id}, and is {:?}", self.names.id_of(&key)));
+                self.problems.push(format!(
+                    "{key} arrived as {id}, and is {:?}",
+                    self.names.id_of(&key)
+                ));
             }
             let connection = mail.connection;
-            let life = 1 + self.connections.iter().filter(|seen| **seen < connection).count();
-            let arrival = Arrival { life, connection, followed_by, was_answered: mail.answer.is_some() };
+            let life = 1 + self
+                .connections
+                .iter()
+                .filter(|seen| **seen < connection)
+                .count();
+            let arrival = Arrival {
+                life,
+                connection,
+                followed_by,
+                was_answered: mail.answer.is_some(),
+            };
             for recipient in &mail.recipients {
-                arrivals.entry((id.clone(), recipient.clone())).or_default().push(arrival);
+                arrivals
+                    .entry((id.clone(), recipient.clone()))
+                    .or_default()
+                    .push(arrival);
             }
         }
         for arrivals in arrivals.values_mut() {
@@ -171,23 +217,41 @@ impl Ledger {
         arrivals
     }
 
-    /// Why a mail came again: the relay had not said whether it took it; or its transaction was open at the kill, which is one
-    /// of the last of its connection, and whose end was never told as recorded.
+    /// Why a mail came again: the relay had not said whether it took it; or its transaction was
+    /// open at the kill, which is one of the last of its connection, and whose end was never told
+    /// as recorded.
     fn explain(&mut self, slot: &Slot, first: Arrival, again: Arrival, figures: &mut Figures) {
         figures.duplicates += 1;
         if !first.was_answered {
             figures.after_hang_up += 1;
             return;
         }
-        let recorded = self.recorded.get(slot).filter(|recorded| **recorded < again.life);
+        let recorded = self
+            .recorded
+            .get(slot)
+            .filter(|recorded| **recorded < again.life);
         if again.life > first.life && recorded.is_none() && first.followed_by < WINDOW {
-            let Arrival { life, connection, followed_by, .. } = first;
+            let Arrival {
+                life,
+                connection,
+                followed_by,
+                ..
+            } = first;
             let place = format!("{connection}.{followed_by}, again {}", again.connection);
             let key = self.names.key_of(&slot.0).unwrap_or(&slot.0);
-            figures.by_kill.entry(life).or_default().push(format!("{key} ({place})"));
+            figures
+                .by_kill
+                .entry(life)
+                .or_default()
+                .push(format!("{key} ({place})"));
             return;
         }
-        let told = |arrival: Arrival| format!("in life {} on connection {}", arrival.life, arrival.connection);
+        let told = |arrival: Arrival| {
+            format!(
+                "in life {} on connection {}",
+                arrival.life, arrival.connection
+            )
+        };
         let Arrival { followed_by, .. } = first;
         let (first, again) = (told(first), told(again));
         self.problems.push(format!(
@@ -205,10 +269,12 @@ pub struct Figures {
     /// Deliveries that were made once more.
     duplicates: usize,
     after_hang_up: usize,
-    /// Deliveries that the service had told as recorded; had one of them been made once more, that would be a problem.
+    /// Deliveries that the service had told as recorded; had one of them been made once more, that
+    /// would be a problem.
     told: usize,
-    /// By kill: the mails whose transaction was open then, with its connection, how many came there behind it, and the
-    /// connection on which it came again. One that has several recipients may be there for each.
+    /// By kill: the mails whose transaction was open then, with its connection, how many came there
+    /// behind it, and the connection on which it came again. One that has several recipients may be
+    /// there for each.
     by_kill: BTreeMap<usize, Vec<String>>,
 }
 
@@ -229,7 +295,11 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (kill, mails) in &self.by_kill {
-            writeln!(f, "kill {kill} found open what came again: {}", mails.join(", "))?;
+            writeln!(
+                f,
+                "kill {kill} found open what came again: {}",
+                mails.join(", ")
+            )?;
         }
         Ok(())
     }

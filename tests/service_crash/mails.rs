@@ -1,5 +1,5 @@
-//! What the clients hand in: each mail has a key, and all of it follows from that, so that a mail which is handed in again
-//! is the same.
+//! What the clients hand in: each mail has a key, and all of it follows from that, so that a mail
+//! which is handed in again is the same.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,10 @@ pub struct Draft {
 
 impl Draft {
     pub fn new(client: &str, number: usize) -> Self {
-        Draft { key: format!("{client}-{number}"), number }
+        Draft {
+            key: format!("{client}-{number}"),
+            number,
+        }
     }
 
     fn of(key: &str) -> Self {
@@ -32,8 +35,14 @@ impl Draft {
     }
 
     fn text(&self) -> String {
-        let chance = self.key.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let size = if chance.is_multiple_of(400) { LARGE } else { 200 + chance % 2000 };
+        let chance = self.key.bytes().fold(0, |sum: usize, byte| {
+            sum.wrapping_mul(31).wrapping_add(byte.into())
+        });
+        let size = if chance.is_multiple_of(400) {
+            LARGE
+        } else {
+            200 + chance % 2000
+        };
         "All work and no play.\r\n".repeat(size / 23 + 1)
     }
 
@@ -49,12 +58,19 @@ impl Draft {
     pub fn message(&self) -> String {
         let Draft { key, .. } = self;
         let head = format!("From: shop@example.com\r\nSubject: {key}\r\n{KEY_FIELD}: {key}\r\n");
-        let directives = format!("X-Postrider-Key: {key}\r\nX-Postrider-Priority: {}\r\n", self.priority());
+        let directives = format!(
+            "X-Postrider-Key: {key}\r\nX-Postrider-Priority: {}\r\n",
+            self.priority()
+        );
         format!("{head}{directives}\r\n{}", self.text())
     }
 
     fn priority(&self) -> &'static str {
-        if self.number.is_multiple_of(6) { "critical" } else { "default" }
+        if self.number.is_multiple_of(6) {
+            "critical"
+        } else {
+            "default"
+        }
     }
 }
 
@@ -66,7 +82,10 @@ pub fn recipients_of(key: &str) -> Vec<String> {
 /// The key of a message that arrived, and the id under which it was sent.
 pub fn identify(message: &[u8]) -> Option<(String, String)> {
     let text = String::from_utf8_lossy(message);
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    };
     let id = field("Message-ID")?.strip_prefix('<')?.split('@').next()?;
     Some((field(KEY_FIELD)?.to_owned(), id.to_owned()))
 }

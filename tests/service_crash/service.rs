@@ -25,10 +25,16 @@ pub struct House {
 
 impl House {
     pub fn new(relay: &str) -> Self {
-        let [http, smtp] = [(); 2].map(|()| free_port()).map(|listener| listener.local_addr().unwrap());
-        let house = House { dir: tempfile::tempdir().unwrap(), http, smtp };
-        // Few deliveries may wait, so that each life is spent on sending as much as on accepting, and so that clients are told
-        // to come back later.
+        let [http, smtp] = [(); 2]
+            .map(|()| free_port())
+            .map(|listener| listener.local_addr().unwrap());
+        let house = House {
+            dir: tempfile::tempdir().unwrap(),
+            http,
+            smtp,
+        };
+        // Few deliveries may wait, so that each life is spent on sending as much as on accepting,
+        // and so that clients are told to come back later.
         let text = format!(
             r#"
             spool = {{ path = "spool", max_pending = 1500, accept_timeout = "200ms" }}
@@ -51,16 +57,30 @@ impl House {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-        command.args(arguments).args(["--config", "postrider.toml"]).current_dir(self.dir.path());
-        command.env_remove("RUST_LOG").stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .args(["--config", "postrider.toml"])
+            .current_dir(self.dir.path());
+        command
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     }
 
     /// Starts the service, in a process group of its own.
     pub fn start(&self) -> Service {
         let log = File::options().append(true).open(self.path("log")).unwrap();
-        let process = self.command(&["run"]).process_group(0).stderr(log).spawn().unwrap();
-        Service { process, began: Instant::now() }
+        let process = self
+            .command(&["run"])
+            .process_group(0)
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Service {
+            process,
+            began: Instant::now(),
+        }
     }
 
     /// What the service had to complain about so far.
@@ -70,16 +90,25 @@ impl House {
 
     /// What `spool verify` says about the spool of the stopped service, which must be sound.
     pub async fn verify(&self) -> Value {
-        let output = self.command(&["spool", "verify", "--json"]).output().await.unwrap();
+        let output = self
+            .command(&["spool", "verify", "--json"])
+            .output()
+            .await
+            .unwrap();
         let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let is_clean = found["problems"] == serde_json::json!([]) && found["quarantined"] == 0;
-        assert!(output.status.success() && is_clean, "{found}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() && is_clean,
+            "{found}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         found
     }
 }
 
-/// A port that stays free while the service is dead: one outside of the range from which the kernel takes ports for clients,
-/// one of which would otherwise take it sooner or later, or be connected with itself.
+/// A port that stays free while the service is dead: one outside of the range from which the kernel
+/// takes ports for clients, one of which would otherwise take it sooner or later, or be connected
+/// with itself.
 fn free_port() -> TcpListener {
     loop {
         let port = rand::rng().random_range(10_000..32_000);
@@ -114,7 +143,17 @@ impl Service {
     /// Asks it to stop, with SIGTERM.
     pub async fn stop(mut self) -> ExitStatus {
         let pid = self.process.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("it stops").unwrap()
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+        tokio::time::timeout(PATIENCE, self.process.wait())
+            .await
+            .expect("it stops")
+            .unwrap()
     }
 }

@@ -16,7 +16,10 @@ pub struct Smtp {
 
 impl Smtp {
     pub fn to(address: SocketAddr) -> Self {
-        Smtp { address, connection: None }
+        Smtp {
+            address,
+            connection: None,
+        }
     }
 
     async fn connect(&self) -> Result<BufStream<TcpStream>, Lost> {
@@ -36,8 +39,15 @@ impl Smtp {
             None => self.connect().await?,
         };
         let recipients = draft.recipients();
-        let rcpt: String = recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>\r\n")).collect();
-        say(&mut connection, &format!("MAIL FROM:<shop@example.com>\r\n{rcpt}DATA\r\n")).await?;
+        let rcpt: String = recipients
+            .iter()
+            .map(|recipient| format!("RCPT TO:<{recipient}>\r\n"))
+            .collect();
+        say(
+            &mut connection,
+            &format!("MAIL FROM:<shop@example.com>\r\n{rcpt}DATA\r\n"),
+        )
+        .await?;
         for _ in 0..=recipients.len() {
             expect(&mut connection, "250").await?;
         }
@@ -50,7 +60,11 @@ impl Smtp {
 }
 
 impl Door for Smtp {
-    async fn hand_in(&mut self, drafts: &[Draft], tell: &mut impl FnMut(&Draft, Answer)) -> Result<(), Lost> {
+    async fn hand_in(
+        &mut self,
+        drafts: &[Draft],
+        tell: &mut impl FnMut(&Draft, Answer),
+    ) -> Result<(), Lost> {
         for draft in drafts {
             let said = self.transact(draft).await?;
             let id = said.strip_prefix("250 2.0.0 queued as ");
@@ -90,7 +104,12 @@ async fn reply(connection: &mut BufStream<TcpStream>) -> Result<String, Lost> {
     }
 }
 
-/// Before the message every door says the same; one that says something else may think better of it on another connection.
+/// Before the message every door says the same; one that says something else may think better of it
+/// on another connection.
 async fn expect(connection: &mut BufStream<TcpStream>, code: &str) -> Result<(), Lost> {
-    if reply(connection).await?.starts_with(code) { Ok(()) } else { Err(Lost) }
+    if reply(connection).await?.starts_with(code) {
+        Ok(())
+    } else {
+        Err(Lost)
+    }
 }

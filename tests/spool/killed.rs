@@ -22,11 +22,17 @@ pub fn copy_at_rest(from: &Path, to: &Path) {
 fn files(dir: &Path) -> Vec<(PathBuf, u64, SystemTime)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("readable").flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
         if metadata.is_dir() {
             found.extend(files(&entry.path()));
         } else {
-            found.push((entry.path(), metadata.len(), metadata.modified().expect("known")));
+            found.push((
+                entry.path(),
+                metadata.len(),
+                metadata.modified().expect("known"),
+            ));
         }
     }
     found.sort();

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::mail::{Address, Guarantee, MailId, Priority, Timestamp, minutes};
 use postrider::spool::{
-    Change, Claim, Ended, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Recorded, Spool, SpoolError,
-    SpoolOptions, Swept, Want,
+    Change, Claim, Ended, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Recorded,
+    Spool, SpoolError, SpoolOptions, Swept, Want,
 };
 
 use super::steps::{Sketch, Step, Verdict};
@@ -27,7 +27,11 @@ struct Kept {
 
 impl Kept {
     fn finished_at(&self) -> Option<Timestamp> {
-        let ends: Option<Vec<_>> = self.deliveries.iter().map(|d| d.stage.finished_at()).collect();
+        let ends: Option<Vec<_>> = self
+            .deliveries
+            .iter()
+            .map(|d| d.stage.finished_at())
+            .collect();
         ends?.into_iter().max()
     }
 
@@ -71,7 +75,12 @@ impl History {
     pub async fn take(&mut self, step: &Step) {
         match step {
             Step::Put(sketches) => self.put(sketches).await,
-            Step::Claim { turns, critical_only, max_recipients, routes } => {
+            Step::Claim {
+                turns,
+                critical_only,
+                max_recipients,
+                routes,
+            } => {
                 let want = Want {
                     routes: routes.iter().map(|route| Route::over([*route])).collect(),
                     turns: turns.clone(),
@@ -102,9 +111,16 @@ impl History {
     /// Both show the same.
     pub async fn compare(&mut self, step: &Step) {
         let mut listed = BTreeSet::new();
-        let mut query = Query { limit: 1000, ..Query::default() };
+        let mut query = Query {
+            limit: 1000,
+            ..Query::default()
+        };
         loop {
-            let page = self.spool.list(query.clone(), self.now).await.expect("readable");
+            let page = self
+                .spool
+                .list(query.clone(), self.now)
+                .await
+                .expect("readable");
             listed.extend(page.mails.iter().map(|record| record.manifest.id));
             query.cursor = page.next;
             if query.cursor.is_none() {
@@ -112,64 +128,120 @@ impl History {
             }
         }
         let known: BTreeSet<MailId> = self.mails.keys().copied().collect();
-        assert_eq!(listed, known, "after {step:?} exactly the mails that were accepted and not deleted are there");
+        assert_eq!(
+            listed, known,
+            "after {step:?} exactly the mails that were accepted and not deleted are there"
+        );
         let mut counts = [[0; 3]; 7];
         let mut pending = 0;
         for (id, kept) in &self.mails {
-            let record = self.spool.get(*id).await.expect("readable").expect("a mail that is listed is there");
+            let record = self
+                .spool
+                .get(*id)
+                .await
+                .expect("readable")
+                .expect("a mail that is listed is there");
             assert_eq!(record.manifest, kept.manifest, "after {step:?}");
-            assert_eq!(record.deliveries, kept.deliveries, "after {step:?} at {} the deliveries of {id}", self.now);
-            assert_eq!(record.leased, kept.leased, "after {step:?} who holds the deliveries of {id}");
+            assert_eq!(
+                record.deliveries, kept.deliveries,
+                "after {step:?} at {} the deliveries of {id}",
+                self.now
+            );
+            assert_eq!(
+                record.leased, kept.leased,
+                "after {step:?} who holds the deliveries of {id}"
+            );
             for state in record.states(self.now) {
                 counts[state as usize][kept.manifest.priority.index()] += 1;
             }
-            pending += kept.deliveries.iter().filter(|d| d.stage.due().is_some()).count() as u64;
+            pending += kept
+                .deliveries
+                .iter()
+                .filter(|d| d.stage.due().is_some())
+                .count() as u64;
             let body = self.spool.body(*id).await.expect("readable");
-            assert!(body.as_ref() == Some(&kept.body), "after {step:?} the body of {id} is whole");
+            assert!(
+                body.as_ref() == Some(&kept.body),
+                "after {step:?} the body of {id} is whole"
+            );
         }
-        assert_eq!(self.spool.pending(), pending, "after {step:?} the number of pending deliveries");
+        assert_eq!(
+            self.spool.pending(),
+            pending,
+            "after {step:?} the number of pending deliveries"
+        );
         let stats = self.spool.stats(self.now).await.expect("readable");
-        assert_eq!(stats.counts, counts, "after {step:?} the numbers by state and priority");
-        assert_eq!((stats.quarantined, stats.stale_settles), (0, self.stale_settles), "after {step:?}");
+        assert_eq!(
+            stats.counts, counts,
+            "after {step:?} the numbers by state and priority"
+        );
+        assert_eq!(
+            (stats.quarantined, stats.stale_settles),
+            (0, self.stale_settles),
+            "after {step:?}"
+        );
         assert_eq!(self.spool.failure(), None, "after {step:?}");
     }
 
-    /// The scheduler's way, with a relay that takes everything: every mail comes to its end and is deleted in its time.
+    /// The scheduler's way, with a relay that takes everything: every mail comes to its end and is
+    /// deleted in its time.
     pub async fn follow_the_clock_to_the_end(&mut self) {
         while !self.held.is_empty() {
             self.drop_claim(0).await;
         }
         for _ in 0..2000 {
             self.sweep().await;
-            let routes = ["primary", "backup", "gone"].map(|route| Route::over([route])).into();
+            let routes = ["primary", "backup", "gone"]
+                .map(|route| Route::over([route]))
+                .into();
             let turns = vec![Priority::Default; 1000];
-            let want = Want { routes, turns, critical_only: 0, max_bytes: 1, max_recipients: 2, now: self.now };
+            let want = Want {
+                routes,
+                turns,
+                critical_only: 0,
+                max_bytes: 1,
+                max_recipients: 2,
+                now: self.now,
+            };
             self.claim(want).await;
             while !self.held.is_empty() {
                 self.settle(0, &[Verdict::Delivered]).await;
             }
-            let Some(next) = self.spool.next_due(self.now) else { break };
+            let Some(next) = self.spool.next_due(self.now) else {
+                break;
+            };
             assert!(next > self.now, "the next due time lies ahead");
             self.now = next;
         }
         self.compare(&Step::Pass { minutes: 0 }).await;
         assert_eq!(self.spool.pending(), 0, "nothing waits for ever");
-        assert!(self.mails.is_empty(), "every mail comes to its end by following the clock");
+        assert!(
+            self.mails.is_empty(),
+            "every mail comes to its end by following the clock"
+        );
     }
 
     async fn put(&mut self, sketches: &[Sketch]) {
         let parcels: Vec<Parcel> = sketches.iter().map(|sketch| self.parcel(sketch)).collect();
         let results = self.spool.put(parcels.clone()).await;
-        assert_eq!(results.len(), parcels.len(), "each mail of a group is answered");
+        assert_eq!(
+            results.len(),
+            parcels.len(),
+            "each mail of a group is answered"
+        );
         for ((parcel, result), sketch) in parcels.into_iter().zip(results).zip(sketches) {
             let owner = sketch.key.and_then(|key| self.keys.get(key).copied());
             let expected = owner.map_or(Ok(Put::Stored), |(id, content)| {
-                if content == sketch.content { Ok(Put::Duplicate(id)) } else { Err(SpoolError::KeyReused(id)) }
+                if content == sketch.content {
+                    Ok(Put::Duplicate(id))
+                } else {
+                    Err(SpoolError::KeyReused(id))
+                }
             });
             let may_be_forgotten = owner.is_some_and(|(id, _)| {
-                self.mails
-                    .get(&id)
-                    .is_none_or(|kept| kept.has_ended && kept.manifest.accepted_at + KEY_TIME <= self.now)
+                self.mails.get(&id).is_none_or(|kept| {
+                    kept.has_ended && kept.manifest.accepted_at + KEY_TIME <= self.now
+                })
             });
             if !(may_be_forgotten && result == Ok(Put::Stored)) {
                 assert_eq!(result, expected, "what a put of {sketch:?} is answered");
@@ -179,9 +251,22 @@ impl History {
                 if let Some(key) = sketch.key {
                     self.keys.insert(key, (id, sketch.content));
                 }
-                let Parcel { manifest, body, deliveries } = parcel;
+                let Parcel {
+                    manifest,
+                    body,
+                    deliveries,
+                } = parcel;
                 let leased = vec![false; deliveries.len()];
-                self.mails.insert(id, Kept { manifest, body, deliveries, leased, has_ended: false });
+                self.mails.insert(
+                    id,
+                    Kept {
+                        manifest,
+                        body,
+                        deliveries,
+                        leased,
+                        has_ended: false,
+                    },
+                );
             }
         }
     }
@@ -213,7 +298,11 @@ impl History {
             message_id: format!("<{}@example.com>", self.count),
             subject: String::new(),
             priority: sketch.priority,
-            guarantee: if sketch.at_most_once { Guarantee::AtMostOnce } else { Guarantee::AtLeastOnce },
+            guarantee: if sketch.at_most_once {
+                Guarantee::AtMostOnce
+            } else {
+                Guarantee::AtLeastOnce
+            },
             tags: Vec::new(),
             idempotency_key: sketch.key.map(str::to_owned),
             fingerprint: sketch.content,
@@ -222,7 +311,11 @@ impl History {
             eight_bit: false,
             smtputf8: false,
         };
-        Parcel { manifest, body, deliveries }
+        Parcel {
+            manifest,
+            body,
+            deliveries,
+        }
     }
 
     /// Whether a claim could take this delivery.
@@ -245,16 +338,33 @@ impl History {
 
     async fn claim(&mut self, want: Want) {
         let [critical, default, bulk] = self.claimable_by_priority(&want);
-        let claims = self.spool.claim(want.clone()).await.expect("an open spool lets claim");
-        assert!(claims.len() <= want.turns.len() + want.critical_only, "no more is handed out than is wanted");
+        let claims = self
+            .spool
+            .claim(want.clone())
+            .await
+            .expect("an open spool lets claim");
+        assert!(
+            claims.len() <= want.turns.len() + want.critical_only,
+            "no more is handed out than is wanted"
+        );
         let in_turns = want.turns.len().min(critical + default + bulk);
         if want.max_bytes == usize::MAX {
             assert!(claims.len() >= in_turns, "what is due is handed out");
         } else {
-            assert!(!claims.is_empty() || in_turns == 0, "the first mail that is due is handed out");
+            assert!(
+                !claims.is_empty() || in_turns == 0,
+                "the first mail that is due is handed out"
+            );
         }
-        let critical_wanted = want.turns.iter().filter(|turn| **turn == Priority::Critical).count();
-        let critical_given = claims.iter().filter(|claim| claim.manifest.priority == Priority::Critical).count();
+        let critical_wanted = want
+            .turns
+            .iter()
+            .filter(|turn| **turn == Priority::Critical)
+            .count();
+        let critical_given = claims
+            .iter()
+            .filter(|claim| claim.manifest.priority == Priority::Critical)
+            .count();
         if want.max_bytes == usize::MAX {
             let at_least = critical.min(critical_wanted + want.critical_only);
             assert!(critical_given >= at_least, "critical mail gets its turns");
@@ -262,16 +372,32 @@ impl History {
         for claim in &claims {
             let mail = claim.manifest.id;
             let kept = &self.mails[&mail];
-            assert_eq!(*claim.manifest, kept.manifest, "a sender is told what is known of the mail");
+            assert_eq!(
+                *claim.manifest, kept.manifest,
+                "a sender is told what is known of the mail"
+            );
             assert!(claim.body == kept.body, "a sender gets the whole body");
             assert!((1..=want.max_recipients).contains(&claim.deliveries.len()));
-            let tokens: Vec<LeaseToken> = claim.deliveries.iter().map(|(lease, _)| lease.token()).collect();
+            let tokens: Vec<LeaseToken> = claim
+                .deliveries
+                .iter()
+                .map(|(lease, _)| lease.token())
+                .collect();
             for (token, (_, delivery)) in tokens.iter().zip(&claim.deliveries) {
                 let index = usize::from(token.index);
                 assert_eq!(token.mail, mail);
-                assert!(self.claimable(&self.mails[&mail], index, &want), "only what is due and free is handed out");
-                assert_eq!(*delivery, self.mails[&mail].deliveries[index], "a sender is told how far a delivery is");
-                assert_eq!(delivery.route, claim.deliveries[0].1.route, "a claim is for one route");
+                assert!(
+                    self.claimable(&self.mails[&mail], index, &want),
+                    "only what is due and free is handed out"
+                );
+                assert_eq!(
+                    *delivery, self.mails[&mail].deliveries[index],
+                    "a sender is told how far a delivery is"
+                );
+                assert_eq!(
+                    delivery.route, claim.deliveries[0].1.route,
+                    "a claim is for one route"
+                );
                 self.mails.get_mut(&mail).expect("known").leased[index] = true;
             }
         }
@@ -283,16 +409,27 @@ impl History {
     }
 
     fn delivery(&mut self, token: LeaseToken) -> (&mut Delivery, &mut bool) {
-        let kept = self.mails.get_mut(&token.mail).expect("a mail in a sender's hands is there");
+        let kept = self
+            .mails
+            .get_mut(&token.mail)
+            .expect("a mail in a sender's hands is there");
         let index = usize::from(token.index);
         (&mut kept.deliveries[index], &mut kept.leased[index])
     }
 
     async fn mark(&mut self, n: usize) {
         let at_most_once = |claim: &Claim| claim.manifest.guarantee == Guarantee::AtMostOnce;
-        let candidates: Vec<usize> = (0..self.held.len()).filter(|n| at_most_once(&self.held[*n])).collect();
-        let Some(n) = (!candidates.is_empty()).then(|| candidates[n % candidates.len()]) else { return };
-        let tokens: Vec<LeaseToken> = self.held[n].deliveries.iter().map(|(lease, _)| lease.token()).collect();
+        let candidates: Vec<usize> = (0..self.held.len())
+            .filter(|n| at_most_once(&self.held[*n]))
+            .collect();
+        let Some(n) = (!candidates.is_empty()).then(|| candidates[n % candidates.len()]) else {
+            return;
+        };
+        let tokens: Vec<LeaseToken> = self.held[n]
+            .deliveries
+            .iter()
+            .map(|(lease, _)| lease.token())
+            .collect();
         self.spool.mark(tokens.clone()).await.expect("writable");
         for token in tokens {
             let (delivery, _) = self.delivery(token);
@@ -314,13 +451,22 @@ impl History {
             delivery.counted += 1;
             delivery.stage = match verdict {
                 Verdict::Delivered => Stage::Delivered { at: now },
-                Verdict::Rejected => Stage::Dead { at: now, reason: DeadReason::Rejected },
-                Verdict::Deferred { minutes: n } => Stage::Pending { due: now + minutes(*n) },
+                Verdict::Rejected => Stage::Dead {
+                    at: now,
+                    reason: DeadReason::Rejected,
+                },
+                Verdict::Deferred { minutes: n } => Stage::Pending {
+                    due: now + minutes(*n),
+                },
             };
             settled.push((lease, delivery.clone()));
         }
         let count = settled.len();
-        assert_eq!(self.spool.settle(settled).await, Ok(vec![Recorded::Done; count]), "a held lease settles");
+        assert_eq!(
+            self.spool.settle(settled).await,
+            Ok(vec![Recorded::Done; count]),
+            "a held lease settles"
+        );
     }
 
     async fn settle_stale(&mut self, n: usize) {
@@ -328,11 +474,16 @@ impl History {
         impl LeaseKeeper for Nobody {
             fn release(&self, _: LeaseToken) {}
         }
-        let Some(at) = n.checked_rem(self.stale.len()) else { return };
+        let Some(at) = n.checked_rem(self.stale.len()) else {
+            return;
+        };
         let (token, mut delivery) = self.stale[at].clone();
         delivery.stage = Stage::Delivered { at: self.now };
         let forged = Lease::new(token, Weak::<Nobody>::new());
-        assert_eq!(self.spool.settle(vec![(forged, delivery)]).await, Ok(vec![Recorded::Stale]));
+        assert_eq!(
+            self.spool.settle(vec![(forged, delivery)]).await,
+            Ok(vec![Recorded::Stale])
+        );
         self.stale_settles += 1;
     }
 
@@ -354,23 +505,47 @@ impl History {
         let Some(last) = last else { return };
         self.wait_until_free(last).await;
         if !in_doubt.is_empty() {
-            // What was marked and let go is ended when it is met again, which is here; what else is met goes back.
-            let routes = ["primary", "backup", "gone"].map(|route| Route::over([route])).into();
+            // What was marked and let go is ended when it is met again, which is here; what else is
+            // met goes back.
+            let routes = ["primary", "backup", "gone"]
+                .map(|route| Route::over([route]))
+                .into();
             let turns = vec![Priority::Default; 1000];
             let now = self.now;
             let max = usize::MAX;
-            let want = Want { routes, turns, critical_only: 0, max_bytes: max, max_recipients: max, now };
-            let met = self.spool.claim(want).await.expect("an open spool lets claim");
-            let tokens: Vec<LeaseToken> =
-                met.iter().flat_map(|claim| &claim.deliveries).map(|(lease, _)| lease.token()).collect();
+            let want = Want {
+                routes,
+                turns,
+                critical_only: 0,
+                max_bytes: max,
+                max_recipients: max,
+                now,
+            };
+            let met = self
+                .spool
+                .claim(want)
+                .await
+                .expect("an open spool lets claim");
+            let tokens: Vec<LeaseToken> = met
+                .iter()
+                .flat_map(|claim| &claim.deliveries)
+                .map(|(lease, _)| lease.token())
+                .collect();
             drop(met);
             for token in tokens {
-                assert!(!in_doubt.iter().any(|marked| (marked.mail, marked.index) == (token.mail, token.index)));
+                assert!(
+                    !in_doubt
+                        .iter()
+                        .any(|marked| (marked.mail, marked.index) == (token.mail, token.index))
+                );
                 self.wait_until_free(token).await;
             }
             for token in in_doubt {
                 let (delivery, _) = self.delivery(token);
-                delivery.stage = Stage::Dead { at: now, reason: DeadReason::InDoubt };
+                delivery.stage = Stage::Dead {
+                    at: now,
+                    reason: DeadReason::InDoubt,
+                };
                 let recipient = delivery.recipient.clone();
                 self.untold.push((token.mail, recipient));
             }
@@ -380,20 +555,30 @@ impl History {
     async fn wait_until_free(&self, token: LeaseToken) {
         let wait = async {
             loop {
-                let record = self.spool.get(token.mail).await.expect("readable").expect("it is there");
+                let record = self
+                    .spool
+                    .get(token.mail)
+                    .await
+                    .expect("readable")
+                    .expect("it is there");
                 if !record.leased[usize::from(token.index)] {
                     return;
                 }
                 self.spool.changed().notified().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("a lease that was dropped comes back");
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("a lease that was dropped comes back");
     }
 
     async fn pass(&mut self, until: Timestamp) {
-        // An expired mail in a sender's hands is looked at again and again; so not every step is taken.
+        // An expired mail in a sender's hands is looked at again and again; so not every step is
+        // taken.
         for _ in 0..50 {
-            let Some(next) = self.spool.next_due(self.now).filter(|next| *next <= until) else { break };
+            let Some(next) = self.spool.next_due(self.now).filter(|next| *next <= until) else {
+                break;
+            };
             assert!(next > self.now, "the next due time lies ahead");
             self.now = next;
             self.sweep().await;
@@ -403,7 +588,10 @@ impl History {
     }
 
     async fn sweep(&mut self) {
-        let mut swept = Swept { more: true, ..Swept::default() };
+        let mut swept = Swept {
+            more: true,
+            ..Swept::default()
+        };
         while swept.more {
             let step = self.spool.sweep(self.now).await.expect("writable");
             swept.ended.extend(step.ended);
@@ -414,22 +602,35 @@ impl History {
         let mut pruned = 0;
         let mut gone = Vec::new();
         // What a sender held when its time was over is looked at again a little later.
-        let may_wait = self.spool.next_due(self.now).is_some_and(|next| next <= self.now + minutes(1));
+        let may_wait = self
+            .spool
+            .next_due(self.now)
+            .is_some_and(|next| next <= self.now + minutes(1));
         for (id, kept) in &mut self.mails {
             for index in 0..kept.deliveries.len() {
                 if !kept.is_free(index) || kept.manifest.expires_at > self.now {
                     continue;
                 }
                 let recipient = &kept.deliveries[index].recipient;
-                let expired = Ended { mail: *id, recipient: recipient.clone(), reason: DeadReason::Expired };
+                let expired = Ended {
+                    mail: *id,
+                    recipient: recipient.clone(),
+                    reason: DeadReason::Expired,
+                };
                 let is_told = swept.ended.contains(&expired);
                 assert!(is_told || may_wait, "what has expired is ended");
                 if is_told {
-                    kept.deliveries[index].stage = Stage::Dead { at: self.now, reason: DeadReason::Expired };
+                    kept.deliveries[index].stage = Stage::Dead {
+                        at: self.now,
+                        reason: DeadReason::Expired,
+                    };
                     ended += 1;
                 }
             }
-            if kept.finished_at().is_some_and(|at| at + RETENTION <= self.now) {
+            if kept
+                .finished_at()
+                .is_some_and(|at| at + RETENTION <= self.now)
+            {
                 gone.push(*id);
             }
         }
@@ -438,12 +639,27 @@ impl History {
             pruned += 1;
         }
         for (mail, recipient) in std::mem::take(&mut self.untold) {
-            let in_doubt = Ended { mail, recipient, reason: DeadReason::InDoubt };
-            assert!(swept.ended.contains(&in_doubt), "what has ended by nobody's wish is told: {in_doubt:?}");
+            let in_doubt = Ended {
+                mail,
+                recipient,
+                reason: DeadReason::InDoubt,
+            };
+            assert!(
+                swept.ended.contains(&in_doubt),
+                "what has ended by nobody's wish is told: {in_doubt:?}"
+            );
             ended += 1;
         }
-        assert_eq!(swept.ended.len(), ended, "nothing else is ended: {:?}", swept.ended);
-        assert_eq!(swept.pruned, pruned, "what was kept long enough is deleted, and nothing else");
+        assert_eq!(
+            swept.ended.len(),
+            ended,
+            "nothing else is ended: {:?}",
+            swept.ended
+        );
+        assert_eq!(
+            swept.pruned, pruned,
+            "what was kept long enough is deleted, and nothing else"
+        );
     }
 
     fn any_mail(&self, n: usize) -> Option<MailId> {
@@ -462,8 +678,16 @@ impl History {
                 taken.push(kept.deliveries[index].recipient.clone());
             }
         }
-        let expected = if taken.is_empty() { Change::TooLate } else { Change::Done(taken) };
-        assert_eq!(self.spool.cancel(id, now).await, Ok(expected), "what a cancel takes");
+        let expected = if taken.is_empty() {
+            Change::TooLate
+        } else {
+            Change::Done(taken)
+        };
+        assert_eq!(
+            self.spool.cancel(id, now).await,
+            Ok(expected),
+            "what a cancel takes"
+        );
     }
 
     async fn retry(&mut self, n: usize) {
@@ -473,7 +697,10 @@ impl History {
         let kept = self.mails.get_mut(&id).expect("known");
         let mut taken = Vec::new();
         let mut revived = false;
-        let any_dead = kept.deliveries.iter().any(|delivery| matches!(delivery.stage, Stage::Dead { .. }));
+        let any_dead = kept
+            .deliveries
+            .iter()
+            .any(|delivery| matches!(delivery.stage, Stage::Dead { .. }));
         for index in 0..kept.deliveries.len() {
             let delivery = &mut kept.deliveries[index];
             match delivery.stage {
@@ -492,19 +719,39 @@ impl History {
             // The lifetime of what else is pending is not cut short.
             kept.manifest.expires_at = kept.manifest.expires_at.max(now + lifetime);
         }
-        let expected = if taken.is_empty() { Change::TooLate } else { Change::Done(taken) };
-        assert_eq!(self.spool.retry(id, now, lifetime).await, Ok(expected), "what a retry queues again");
+        let expected = if taken.is_empty() {
+            Change::TooLate
+        } else {
+            Change::Done(taken)
+        };
+        assert_eq!(
+            self.spool.retry(id, now, lifetime).await,
+            Ok(expected),
+            "what a retry queues again"
+        );
     }
 
     async fn purge(&mut self, n: usize) {
         let Some(id) = self.any_mail(n) else { return };
         let kept = &self.mails[&id];
         if kept.finished_at().is_none() {
-            assert_eq!(self.spool.purge(id).await, Ok(Change::TooLate), "only what has ended can be purged");
+            assert_eq!(
+                self.spool.purge(id).await,
+                Ok(Change::TooLate),
+                "only what has ended can be purged"
+            );
             return;
         }
-        let all = kept.deliveries.iter().map(|delivery| delivery.recipient.clone()).collect();
-        assert_eq!(self.spool.purge(id).await, Ok(Change::Done(all)), "what has ended can be purged");
+        let all = kept
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.recipient.clone())
+            .collect();
+        assert_eq!(
+            self.spool.purge(id).await,
+            Ok(Change::Done(all)),
+            "what has ended can be purged"
+        );
         self.mails.remove(&id);
     }
 
@@ -522,13 +769,20 @@ impl History {
         }
         let mut sum = 0;
         loop {
-            let step = self.spool.reroute(known.clone().into(), fallback.clone()).await.expect("writable");
+            let step = self
+                .spool
+                .reroute(known.clone().into(), fallback.clone())
+                .await
+                .expect("writable");
             sum += step;
             if step == 0 {
                 break;
             }
         }
-        assert_eq!(sum, moved, "what waits in queues that are not known is moved");
+        assert_eq!(
+            sum, moved,
+            "what waits in queues that are not known is moved"
+        );
     }
 
     async fn reopen(&mut self, by_kill: bool) {
@@ -536,7 +790,10 @@ impl History {
             return;
         }
         // A store can be opened again once nobody has it; meanwhile another stands in.
-        let old = std::mem::replace(&mut self.spool, postrider::spool::memory::open(SpoolOptions::default()));
+        let old = std::mem::replace(
+            &mut self.spool,
+            postrider::spool::memory::open(SpoolOptions::default()),
+        );
         self.spool = self.home.reopen(old, by_kill).await;
         // The old spool's leases have nobody left to go back to.
         self.held.clear();
@@ -548,10 +805,24 @@ impl History {
             kept.leased.fill(false);
             for (index, delivery) in kept.deliveries.iter_mut().enumerate() {
                 if matches!(delivery.stage, Stage::Committing { .. }) {
-                    let record = self.spool.get(*id).await.expect("readable").expect("it is there");
+                    let record = self
+                        .spool
+                        .get(*id)
+                        .await
+                        .expect("readable")
+                        .expect("it is there");
                     let stage = record.deliveries[index].stage;
-                    let in_doubt = matches!(stage, Stage::Dead { reason: DeadReason::InDoubt, .. });
-                    assert!(in_doubt, "what may have been sent is dead in doubt, not {stage:?}");
+                    let in_doubt = matches!(
+                        stage,
+                        Stage::Dead {
+                            reason: DeadReason::InDoubt,
+                            ..
+                        }
+                    );
+                    assert!(
+                        in_doubt,
+                        "what may have been sent is dead in doubt, not {stage:?}"
+                    );
                     // When is told by the system's clock, which is not the history's.
                     delivery.stage = stage;
                     self.untold.push((*id, delivery.recipient.clone()));

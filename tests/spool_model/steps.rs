@@ -86,28 +86,52 @@ pub fn any_step() -> impl Strategy<Value = Step> {
 
 fn any_claim() -> impl Strategy<Value = Step> {
     let routes = prop::sample::subsequence(vec!["primary", "backup", "gone"], 1..=3);
-    (prop::collection::vec(any_priority(), 0..5), 0..2usize, 1..4usize, routes).prop_map(
-        |(turns, critical_only, max_recipients, routes)| Step::Claim { turns, critical_only, max_recipients, routes },
+    (
+        prop::collection::vec(any_priority(), 0..5),
+        0..2usize,
+        1..4usize,
+        routes,
     )
+        .prop_map(
+            |(turns, critical_only, max_recipients, routes)| Step::Claim {
+                turns,
+                critical_only,
+                max_recipients,
+                routes,
+            },
+        )
 }
 
 fn any_sketch() -> impl Strategy<Value = Sketch> {
-    let routes = prop::collection::vec(prop::sample::select(vec!["primary", "primary", "backup", "gone"]), 1..4);
+    let routes = prop::collection::vec(
+        prop::sample::select(vec!["primary", "primary", "backup", "gone"]),
+        1..4,
+    );
     let due_in = prop_oneof![3 => Just(0), 1 => 1..60u64];
     let key = prop::option::weighted(0.3, prop::sample::select(vec!["a", "b", "c"]));
     let size = prop_oneof![3 => 0..100usize, 1 => 4000..9000usize, 1 => Just(300 * 1024)];
-    (any_priority(), routes, due_in, 1..200u64, key, 0..2u128, prop::bool::weighted(0.3), size).prop_map(
-        |(priority, routes, due_in, expires_in, key, content, at_most_once, size)| Sketch {
-            priority,
-            routes,
-            due_in,
-            expires_in,
-            key,
-            content,
-            at_most_once,
-            size,
-        },
+    (
+        any_priority(),
+        routes,
+        due_in,
+        1..200u64,
+        key,
+        0..2u128,
+        prop::bool::weighted(0.3),
+        size,
     )
+        .prop_map(
+            |(priority, routes, due_in, expires_in, key, content, at_most_once, size)| Sketch {
+                priority,
+                routes,
+                due_in,
+                expires_in,
+                key,
+                content,
+                at_most_once,
+                size,
+            },
+        )
 }
 
 fn any_priority() -> impl Strategy<Value = Priority> {

@@ -1,4 +1,5 @@
-//! Whatever bytes come: the session's promises hold. Over a corpus, and over what proptest makes up.
+//! Whatever bytes come: the session's promises hold. Over a corpus, and over what proptest makes
+//! up.
 
 use std::path::Path;
 
@@ -14,7 +15,9 @@ fn the_corpus_holds_whole_and_cut_short() {
         println!("{}", path.display());
         let content = std::fs::read(path).unwrap();
         exercise(&content);
-        (0..content.len().min(1000)).step_by(3).for_each(|end| exercise(&content[..end]));
+        (0..content.len().min(1000))
+            .step_by(3)
+            .for_each(|end| exercise(&content[..end]));
         files += 1;
     }
     assert!(files >= 20, "{files} files");

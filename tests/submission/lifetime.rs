@@ -36,7 +36,12 @@ async fn while_the_spool_is_broken_mail_is_put_off() {
     assert!(answer.starts_with("452 4.3.1"), "{answer}");
     spool.mend();
     client.envelope().await;
-    assert!(client.data(MESSAGE).await.starts_with("250 2.0.0 queued as "));
+    assert!(
+        client
+            .data(MESSAGE)
+            .await
+            .starts_with("250 2.0.0 queued as ")
+    );
 }
 
 #[tokio::test]
@@ -47,7 +52,11 @@ async fn connections_are_limited_and_a_place_that_is_left_is_free_again() {
     let mut first = door.client().await;
     let _second = door.client().await;
     let mut third = door.client().await;
-    assert!(third.greeting.starts_with("421 4.7.0"), "{}", third.greeting);
+    assert!(
+        third.greeting.starts_with("421 4.7.0"),
+        "{}",
+        third.greeting
+    );
     assert!(third.is_closed().await);
     first.expect("QUIT", "221").await;
     assert!(first.is_closed().await);
@@ -99,7 +108,14 @@ async fn a_message_has_to_come_at_a_pace() {
         panic!("a message may take for ever");
     };
     assert!(dripped.await.starts_with("421 4.4.2"));
-    assert!(door.postrider.list(Query::default()).await.unwrap().mails.is_empty());
+    assert!(
+        door.postrider
+            .list(Query::default())
+            .await
+            .unwrap()
+            .mails
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -108,12 +124,15 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
     settings.limits.memory = 100_000;
     settings.limits.connections_per_peer = 1;
     let door = Door::with(settings).await;
-    for (begin, cut) in
-        [("DATA\r\n", "From: a@example.com\r\n\r\n"), ("BDAT 70000 LAST\r\n", "From: a@example.com\r\n\r\n")]
-    {
+    for (begin, cut) in [
+        ("DATA\r\n", "From: a@example.com\r\n\r\n"),
+        ("BDAT 70000 LAST\r\n", "From: a@example.com\r\n\r\n"),
+    ] {
         let mut client = door.client().await;
         client.begin().await;
-        client.send(format!("{begin}{cut}{}\r\n.", "x".repeat(60_000))).await;
+        client
+            .send(format!("{begin}{cut}{}\r\n.", "x".repeat(60_000)))
+            .await;
         drop(client);
         // There is one place, and memory for one such message: both come back.
         let mut next = door.client().await;
@@ -121,7 +140,9 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
             next = door.client().await;
         }
         next.begin().await;
-        let reply = next.data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000))).await;
+        let reply = next
+            .data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000)))
+            .await;
         assert!(reply.starts_with("250"), "{reply}");
         next.expect("QUIT", "221").await;
         assert!(next.is_closed().await);
@@ -131,7 +152,15 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
     let sent = door.sent().await;
     assert_eq!(sent.len(), 2);
     assert!(sent.iter().all(|mail| mail.message.ends_with(b"yyy\r\n")));
-    assert_eq!(door.postrider.list(Query::default()).await.unwrap().mails.len(), 2);
+    assert_eq!(
+        door.postrider
+            .list(Query::default())
+            .await
+            .unwrap()
+            .mails
+            .len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -144,13 +173,22 @@ async fn messages_share_a_budget_of_memory() {
         client.begin().await;
     }
     let message = format!("{MESSAGE}{}", "x".repeat(60_000));
-    holds.send(format!("BDAT {}\r\n{message}", message.len())).await;
+    holds
+        .send(format!("BDAT {}\r\n{message}", message.len()))
+        .await;
     assert!(holds.reply().await.starts_with("250 2.0.0 60"));
-    let reply = comes.data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000))).await;
+    let reply = comes
+        .data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000)))
+        .await;
     assert!(reply.starts_with("452 4.3.1"), "{reply}");
     holds.expect("BDAT 0 LAST", "250 2.0.0 queued").await;
     comes.envelope().await;
-    assert!(comes.data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000))).await.starts_with("250"));
+    assert!(
+        comes
+            .data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000)))
+            .await
+            .starts_with("250")
+    );
 }
 
 #[tokio::test]
@@ -200,8 +238,15 @@ async fn a_client_that_does_not_read_is_given_up() {
     let door = Door::with(settings).await;
     let mut deaf = TcpStream::connect(door.address).await.unwrap();
     let lines = format!("EHLO x\r\n{}", "HELP\r\n".repeat(20_000));
-    let given_up = async { while tokio::io::AsyncWriteExt::write_all(&mut deaf, lines.as_bytes()).await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(20), given_up).await.expect("the door reads for ever");
+    let given_up = async {
+        while tokio::io::AsyncWriteExt::write_all(&mut deaf, lines.as_bytes())
+            .await
+            .is_ok()
+        {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), given_up)
+        .await
+        .expect("the door reads for ever");
     while door.client().await.greeting.starts_with("421") {
         tokio::task::yield_now().await;
     }

@@ -16,13 +16,24 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// One in memory, of so many bytes. `None`, with a line that says so, where nothing may be mounted.
+    /// One in memory, of so many bytes. `None`, with a line that says so, where nothing may be
+    /// mounted.
     pub fn of(bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
         std::fs::create_dir(&path).unwrap();
         let options = format!("size={bytes},mode=1777");
-        let mounted = as_root("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", &path.display().to_string()]);
+        let mounted = as_root(
+            "mount",
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                &options,
+                "tmpfs",
+                &path.display().to_string(),
+            ],
+        );
         if let Err(reason) = mounted {
             println!("SKIPPED: a file system cannot be mounted here: {reason}");
             return None;
@@ -48,7 +59,11 @@ impl Disk {
     /// Takes room until so many bytes are free.
     pub fn fill_until(&self, free: u64) {
         use std::io::Write;
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(self.at("ballast")).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.at("ballast"))
+            .unwrap();
         while self.free() > free {
             let room = usize::try_from((self.free() - free).min(MIB)).unwrap();
             if file.write_all(&vec![b'x'; room]).is_err() {
@@ -64,7 +79,11 @@ impl Disk {
 
     /// Lets nothing be written any more.
     pub fn make_read_only(&self) {
-        as_root("mount", &["-o", "remount,ro", &self.path.display().to_string()]).unwrap();
+        as_root(
+            "mount",
+            &["-o", "remount,ro", &self.path.display().to_string()],
+        )
+        .unwrap();
     }
 }
 
@@ -81,15 +100,19 @@ pub fn as_root(program: &str, arguments: &[&str]) -> Result<(), String> {
     if !is_root() {
         command.args(["-n", program]);
     }
-    let output = command.args(arguments).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    let output = command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| e.to_string())?;
     match output.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
 }
 
-/// Makes each sync of a process fail with an input/output error, as long as it lives. `None`, with a line that says so,
-/// where no process may be traced.
+/// Makes each sync of a process fail with an input/output error, as long as it lives. `None`, with
+/// a line that says so, where no process may be traced.
 pub struct FailingSyncs(Child);
 
 impl FailingSyncs {
@@ -99,15 +122,30 @@ impl FailingSyncs {
         if !is_root() {
             command.args(["-n", "strace"]);
         }
-        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO"]);
-        let mut strace = command.args(["-p", &pid]).spawn().expect("strace is missing: apt-get install strace");
+        command.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            "inject=fdatasync:error=EIO",
+        ]);
+        let mut strace = command
+            .args(["-p", &pid])
+            .spawn()
+            .expect("strace is missing: apt-get install strace");
         let begun = Instant::now();
         while !is_traced(&pid) {
             if let Some(status) = strace.try_wait().unwrap() {
                 println!("SKIPPED: a process cannot be traced here: strace ended with {status}");
                 return None;
             }
-            assert!(begun.elapsed() < Duration::from_secs(20), "strace does not attach");
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "strace does not attach"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Some(FailingSyncs(strace))

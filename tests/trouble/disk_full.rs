@@ -1,4 +1,5 @@
-//! A disk that has too little room: nothing more is accepted, everything that was goes out; and one that has none at all.
+//! A disk that has too little room: nothing more is accepted, everything that was goes out; and one
+//! that has none at all.
 
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ const RESERVE: u64 = 64 * MIB;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recovers_by_itself() {
-    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else { return };
+    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
+        return;
+    };
     let relay = FakeSmtp::start().await;
     let mut service = start(&disk, &relay);
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
@@ -22,9 +25,18 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
     refuses_everywhere(&service, "bytes left");
     let free = disk.free();
     for _ in 0..10 {
-        service.hand_in("large@example.org", &"a line of some length\n".repeat(50_000)).is_come_back_later();
+        service
+            .hand_in(
+                "large@example.org",
+                &"a line of some length\n".repeat(50_000),
+            )
+            .is_come_back_later();
     }
-    assert!(disk.free() + MIB > free, "what is refused takes no room: {free} bytes became {}", disk.free());
+    assert!(
+        disk.free() + MIB > free,
+        "what is refused takes no room: {free} bytes became {}",
+        disk.free()
+    );
 
     assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
     service.become_all(&queued, "delivered");
@@ -38,13 +50,18 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
     relay.mails_arrive(36).await;
     assert!(service.stop().success());
     let arrived = arrived(&relay);
-    assert!(arrived.len() == 36 && arrived.values().all(|count| *count == 1), "each came once: {arrived:?}");
+    assert!(
+        arrived.len() == 36 && arrived.values().all(|count| *count == 1),
+        "each came once: {arrived:?}"
+    );
     verify(&disk.at("spool"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_a_byte_left_while_mail_is_sent_loses_none_and_says_so() {
-    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else { return };
+    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
+        return;
+    };
     let relay = FakeSmtp::start().await;
     let mut service = start_with(&disk, &relay, "connections = 1");
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
@@ -54,17 +71,30 @@ async fn a_disk_without_a_byte_left_while_mail_is_sent_loses_none_and_says_so() 
     assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
     service.says("the spool takes no more");
     refuses_everywhere(&service, "cannot be written");
-    let readable = queued.iter().filter(|id| service.get(&format!("/v1/mails/{id}")).status == 200).count();
+    let readable = queued
+        .iter()
+        .filter(|id| service.get(&format!("/v1/mails/{id}")).status == 200)
+        .count();
     assert_eq!(readable, queued.len(), "what it has can still be read");
-    for path in ["/health/live", "/metrics", "/v1/stats", "/v1/mails", "/v1/relays"] {
+    for path in [
+        "/health/live",
+        "/metrics",
+        "/v1/stats",
+        "/v1/mails",
+        "/v1/relays",
+    ] {
         assert_eq!(service.get(path).status, 200, "{path}");
     }
-    // A disk that failed once is not believed again: what the last write came to is known only after a start.
+    // A disk that failed once is not believed again: what the last write came to is known only
+    // after a start.
     disk.make_room();
     refuses_everywhere(&service, "cannot be written");
     assert!(service.is_running());
     let sent = sent_and_no_more(&relay);
-    assert!(sent < queued.len(), "nothing is sent that cannot be recorded, and {sent} were");
+    assert!(
+        sent < queued.len(),
+        "nothing is sent that cannot be recorded, and {sent} were"
+    );
     service.stop();
 
     let mut service = start(&disk, &relay);
@@ -72,8 +102,12 @@ async fn a_disk_without_a_byte_left_while_mail_is_sent_loses_none_and_says_so() 
     let arrived = arrived(&relay);
     assert_eq!(arrived.len(), queued.len(), "all came");
     let twice = arrived.values().filter(|count| **count > 1).count();
-    // One connection has at most so many outcomes on their way to the disk, and one mail in its hands.
-    assert!(twice <= 65 && arrived.values().all(|count| *count <= 2), "{twice} came twice: {arrived:?}");
+    // One connection has at most so many outcomes on their way to the disk, and one mail in its
+    // hands.
+    assert!(
+        twice <= 65 && arrived.values().all(|count| *count <= 2),
+        "{twice} came twice: {arrived:?}"
+    );
     assert!(service.stop().success());
     verify(&disk.at("spool"));
 }

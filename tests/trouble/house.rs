@@ -15,7 +15,10 @@ pub fn start(disk: &Disk, relay: &FakeSmtp) -> Service {
 }
 
 pub fn start_with(disk: &Disk, relay: &FakeSmtp, more: &str) -> Service {
-    Service::start(configured(disk.beside(), &configuration(&disk.at("spool"), &relay.url(), more)))
+    Service::start(configured(
+        disk.beside(),
+        &configuration(&disk.at("spool"), &relay.url(), more),
+    ))
 }
 
 pub fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -30,7 +33,9 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
 pub fn arrived(relay: &FakeSmtp) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for mail in relay.mails() {
-        mail.recipients.iter().for_each(|recipient| *counts.entry(recipient.clone()).or_default() += 1);
+        mail.recipients
+            .iter()
+            .for_each(|recipient| *counts.entry(recipient.clone()).or_default() += 1);
     }
     counts
 }
@@ -39,7 +44,10 @@ pub fn arrived(relay: &FakeSmtp) -> BTreeMap<String, usize> {
 pub fn refuses_everywhere(service: &Service, why: &str) {
     let refused = service.hand_in("late@example.org", "123456");
     refused.is_come_back_later();
-    let large = service.hand_in("large@example.org", &"a line of some length\n".repeat(100_000));
+    let large = service.hand_in(
+        "large@example.org",
+        &"a line of some length\n".repeat(100_000),
+    );
     large.is_come_back_later();
     let refused = service.say("late@example.org");
     assert!(refused.starts_with("452 4.3.1 "), "{refused}");
@@ -48,7 +56,11 @@ pub fn refuses_everywhere(service: &Service, why: &str) {
 }
 
 pub fn verify(spool: &Path) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_postrider")).args(["spool", "verify"]).arg(spool).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .args(["spool", "verify"])
+        .arg(spool)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

@@ -14,12 +14,17 @@ use crate::mail::seconds;
 use crate::transport::{Capture, Relay};
 
 pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
-    let bare = bare_append(&dir.join("bare")).map_err(|e| Failure::Failed(format!("{}: {e}", dir.display())))?;
+    let bare = bare_append(&dir.join("bare"))
+        .map_err(|e| Failure::Failed(format!("{}: {e}", dir.display())))?;
     let mut figures = Vec::new();
     for callers in [1, CALLERS] {
         let relay = Relay::capture(&Capture::default());
         let spool = dir.join(format!("spool-{callers}"));
-        let postrider = Dispatcher::builder().relay(relay).spool(spool).start().await?;
+        let postrider = Dispatcher::builder()
+            .relay(relay)
+            .spool(spool)
+            .start()
+            .await?;
         postrider.pause("capture").await?;
         let count = if callers == 1 { count / 10 } else { count };
         let started = Instant::now();
@@ -35,10 +40,13 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
             "p50_ratio": times.at(0.5) / bare.at(0.5),
         }));
     }
-    Ok(json!({ "bench": "accept", "bare_p50_ms": bare.at(0.5), "bare_p99_ms": bare.at(0.99), "figures": figures }))
+    Ok(
+        json!({ "bench": "accept", "bare_p50_ms": bare.at(0.5), "bare_p99_ms": bare.at(0.99), "figures": figures }),
+    )
 }
 
-/// Appending a mail to a file and `fdatasync`, again and again: the least that durable accept can cost.
+/// Appending a mail to a file and `fdatasync`, again and again: the least that durable accept can
+/// cost.
 fn bare_append(path: &Path) -> std::io::Result<Times> {
     let mut file = File::create(path)?;
     let bytes = vec![b'x'; SIZE];

@@ -1,4 +1,5 @@
-//! A spool with many mails pending: how it restarts, what memory it takes, and how fast the mails then go out.
+//! A spool with many mails pending: how it restarts, what memory it takes, and how fast the mails
+//! then go out.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -35,8 +36,8 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
     }))
 }
 
-/// Fills a spool, opens it again, and sends `timed` of its mails. Returns how long filling took, how long it was from
-/// opening to the first delivery, and the mails a second from there.
+/// Fills a spool, opens it again, and sends `timed` of its mails. Returns how long filling took,
+/// how long it was from opening to the first delivery, and the mails a second from there.
 async fn fill_and_send(
     sink: &Sink,
     count: usize,
@@ -45,8 +46,14 @@ async fn fill_and_send(
 ) -> Result<(Duration, Duration, f64), Failure> {
     let build = || -> Result<Builder, Failure> {
         let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
-        let relay = relay.map_err(|e| Failure::Failed(e.to_string()))?.name("sink").connections(CALLERS);
-        Ok(Dispatcher::builder().relay(relay).spool(dir).max_pending(u64::MAX))
+        let relay = relay
+            .map_err(|e| Failure::Failed(e.to_string()))?
+            .name("sink")
+            .connections(CALLERS);
+        Ok(Dispatcher::builder()
+            .relay(relay)
+            .spool(dir)
+            .max_pending(u64::MAX))
     };
     let postrider = build()?.start().await?;
     postrider.pause("sink").await?;

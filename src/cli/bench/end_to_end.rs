@@ -16,8 +16,14 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
     let sink = Sink::start()?;
     let before = sink.yardstick(count, SIZE, CALLERS)?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
-    let relay = relay.map_err(|e| Failure::Failed(e.to_string()))?.connections(CALLERS);
-    let postrider = Dispatcher::builder().relay(relay).spool(dir.join("spool")).start().await?;
+    let relay = relay
+        .map_err(|e| Failure::Failed(e.to_string()))?
+        .connections(CALLERS);
+    let postrider = Dispatcher::builder()
+        .relay(relay)
+        .spool(dir.join("spool"))
+        .start()
+        .await?;
     // Connections are opened before the clock starts, as a service that runs has them open.
     let warm = CALLERS * 10;
     submit(&postrider, warm, CALLERS).await?;

@@ -14,11 +14,22 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn start() -> Result<Self, Failure> {
-        let fail = |e: std::io::Error| Failure::Failed(format!("smtp-sink cannot be started ({e}); install postfix"));
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).map_err(fail)?.port();
+        let fail = |e: std::io::Error| {
+            Failure::Failed(format!(
+                "smtp-sink cannot be started ({e}); install postfix"
+            ))
+        };
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .map_err(fail)?
+            .port();
         let mut command = Command::new("smtp-sink");
         command.args(["-u", "nobody", &format!("127.0.0.1:{port}"), "1024"]);
-        let process = command.env("PATH", path()).stdout(Stdio::null()).spawn().map_err(fail)?;
+        let process = command
+            .env("PATH", path())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(fail)?;
         let sink = Sink { process, port };
         let deadline = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -31,16 +42,35 @@ impl Sink {
     }
 
     /// What `smtp-source` gets through it with so many connections, in mails a second.
-    pub(super) fn yardstick(&self, count: usize, size: usize, connections: usize) -> Result<f64, Failure> {
+    pub(super) fn yardstick(
+        &self,
+        count: usize,
+        size: usize,
+        connections: usize,
+    ) -> Result<f64, Failure> {
         let started = Instant::now();
         let mut command = Command::new("smtp-source");
-        let (connections, size, count_text) = (connections.to_string(), size.to_string(), count.to_string());
+        let (connections, size, count_text) =
+            (connections.to_string(), size.to_string(), count.to_string());
         let to = format!("127.0.0.1:{}", self.port);
-        command.args(["-d", "-s", &connections, "-l", &size, "-m", &count_text, &to]).env("PATH", path());
+        command
+            .args([
+                "-d",
+                "-s",
+                &connections,
+                "-l",
+                &size,
+                "-m",
+                &count_text,
+                &to,
+            ])
+            .env("PATH", path());
         match command.status() {
             Ok(status) if status.success() => Ok(count as f64 / started.elapsed().as_secs_f64()),
             Ok(status) => Err(Failure::Failed(format!("smtp-source ended with {status}"))),
-            Err(e) => Err(Failure::Failed(format!("smtp-source cannot be started ({e}); install postfix"))),
+            Err(e) => Err(Failure::Failed(format!(
+                "smtp-source cannot be started ({e}); install postfix"
+            ))),
         }
     }
 }
@@ -60,15 +90,32 @@ fn path() -> String {
 /// The CPU seconds of this process so far.
 pub(super) fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     // utime and stime (proc(5)), in hundredths of a second wherever Linux runs today.
-    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or_default();
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|ticks| ticks.parse::<f64>().ok())
+            .unwrap_or_default()
+    };
     (ticks(11) + ticks(12)) / 100.0
 }
 
 /// The most memory that this process has had, in megabytes.
 pub(super) fn peak_megabytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .unwrap_or_default()
+        / 1024
 }

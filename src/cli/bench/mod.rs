@@ -1,5 +1,6 @@
-//! `postrider bench`: what BENCHMARKS.md is made with. Each benchmark measures the engine and a yardstick in the same run,
-//! because a figure by itself says more about the machine; each prints a line of JSON a figure.
+//! `postrider bench`: what BENCHMARKS.md is made with. Each benchmark measures the engine and a
+//! yardstick in the same run, because a figure by itself says more about the machine; each prints a
+//! line of JSON a figure.
 
 mod accept;
 mod backlog;
@@ -33,7 +34,8 @@ pub(super) struct Bench {
 
 #[derive(Subcommand)]
 enum Which {
-    /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the same sink
+    /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the
+    /// same sink
     EndToEnd {
         /// How many mails
         #[arg(long, value_name = "N", default_value_t = 50_000)]
@@ -57,8 +59,15 @@ enum Which {
 
 impl Bench {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let dir = tempfile::Builder::new().prefix("postrider-bench-").tempdir_in(&self.dir);
-        let dir = dir.map_err(|e| Failure::Usage(format!("cannot make a directory in {}: {e}", self.dir.display())))?;
+        let dir = tempfile::Builder::new()
+            .prefix("postrider-bench-")
+            .tempdir_in(&self.dir);
+        let dir = dir.map_err(|e| {
+            Failure::Usage(format!(
+                "cannot make a directory in {}: {e}",
+                self.dir.display()
+            ))
+        })?;
         super::runtime()?.block_on(self.which.run(dir.path()))
     }
 }
@@ -80,7 +89,12 @@ impl Which {
 fn mail(caller: usize) -> Result<Mail, MailError> {
     let text = "All work and no play makes a dull mail.\r\n".repeat(SIZE / 41);
     let to = format!("user{caller}@example.org");
-    Mail::builder().from("bench@example.com").to(to).subject("A benchmark").text(text).build()
+    Mail::builder()
+        .from("bench@example.com")
+        .to(to)
+        .subject("A benchmark")
+        .text(text)
+        .build()
 }
 
 /// How long each submit took, the shortest first.
@@ -90,12 +104,14 @@ impl Times {
     /// The time that this share of them stayed within, in milliseconds.
     fn at(&self, share: f64) -> f64 {
         let place = (self.0.len().saturating_sub(1) as f64 * share) as usize;
-        self.0.get(place).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+        self.0
+            .get(place)
+            .map_or(0.0, |time| time.as_secs_f64() * 1000.0)
     }
 }
 
-/// Hands in `count` mails by so many callers, each waiting for its receipt before the next. Each composes its mail once,
-/// because what is measured begins when a mail is handed in.
+/// Hands in `count` mails by so many callers, each waiting for its receipt before the next. Each
+/// composes its mail once, because what is measured begins when a mail is handed in.
 async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<Times, Failure> {
     let mut calls = JoinSet::new();
     for caller in 0..callers {
@@ -105,7 +121,8 @@ async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<
             let mut times = Vec::with_capacity(share);
             let composed = mail(caller)?;
             for _ in 0..share {
-                let mail = Mail::from_rfc5322(composed.envelope().clone(), composed.message().clone())?;
+                let mail =
+                    Mail::from_rfc5322(composed.envelope().clone(), composed.message().clone())?;
                 let started = Instant::now();
                 postrider.submit(mail).await?;
                 times.push(started.elapsed());

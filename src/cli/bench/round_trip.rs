@@ -27,7 +27,9 @@ pub(super) async fn run() -> Result<Value, Failure> {
     let sink_port = sink.port;
     tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {
-            let Ok(far) = TcpStream::connect(("127.0.0.1", sink_port)).await else { return };
+            let Ok(far) = TcpStream::connect(("127.0.0.1", sink_port)).await else {
+                return;
+            };
             let _ = (near.set_nodelay(true), far.set_nodelay(true));
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             tokio::spawn(delay(near_in, far_out));
@@ -35,8 +37,14 @@ pub(super) async fn run() -> Result<Value, Failure> {
         }
     });
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{port}"));
-    let relay = relay.map_err(|e| Failure::Failed(e.to_string()))?.connections(1);
-    let postrider = Dispatcher::builder().relay(relay).spool_in_memory().start().await?;
+    let relay = relay
+        .map_err(|e| Failure::Failed(e.to_string()))?
+        .connections(1);
+    let postrider = Dispatcher::builder()
+        .relay(relay)
+        .spool_in_memory()
+        .start()
+        .await?;
     let mails: Result<Vec<Mail>, _> = (0..MAILS).map(mail).collect();
     let started = Instant::now();
     for receipt in postrider.submit_many(mails.map_err(Error::from)?).await {
@@ -68,6 +76,9 @@ async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     });
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let _ = sender.send((tokio::time::Instant::now() + ONE_WAY, buffer[..count].to_vec()));
+        let _ = sender.send((
+            tokio::time::Instant::now() + ONE_WAY,
+            buffer[..count].to_vec(),
+        ));
     }
 }

@@ -62,45 +62,114 @@ struct Count {
 impl Dead {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Dead::List { filter, length, asking } => list(&filter, length, &asking, screen),
-            Dead::Retry { filter, dry_run, asking } => {
+            Dead::List {
+                filter,
+                length,
+                asking,
+            } => list(&filter, length, &asking, screen),
+            Dead::Retry {
+                filter,
+                dry_run,
+                asking,
+            } => {
                 let parameters = parameters(&filter, dry_run);
-                let answer = asking.service.client()?.post(&["v1", "dead", "retry"], &parameters, Payload::None)?;
-                tell(&answer, if dry_run { "would be sent again" } else { "sent again" }, &asking, screen)
+                let answer = asking.service.client()?.post(
+                    &["v1", "dead", "retry"],
+                    &parameters,
+                    Payload::None,
+                )?;
+                tell(
+                    &answer,
+                    if dry_run {
+                        "would be sent again"
+                    } else {
+                        "sent again"
+                    },
+                    &asking,
+                    screen,
+                )
             }
-            Dead::Purge { filter, dry_run, yes, asking } => {
+            Dead::Purge {
+                filter,
+                dry_run,
+                yes,
+                asking,
+            } => {
                 let client = asking.service.client()?;
                 if !dry_run && !yes && !confirmed(&client, &filter)? {
                     return Ok(ExitCode::FAILURE);
                 }
                 let answer = client.delete(&["v1", "dead"], &parameters(&filter, dry_run))?;
-                tell(&answer, if dry_run { "would be deleted" } else { "deleted" }, &asking, screen)
+                tell(
+                    &answer,
+                    if dry_run {
+                        "would be deleted"
+                    } else {
+                        "deleted"
+                    },
+                    &asking,
+                    screen,
+                )
             }
         }
     }
 }
 
-fn list(filter: &Filter, length: Length, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+fn list(
+    filter: &Filter,
+    length: Length,
+    asking: &Asking,
+    screen: &mut Screen,
+) -> Result<ExitCode, Failure> {
     let mut parameters = filter.parameters();
     parameters.push(("state", State::Dead.to_string()));
-    pages(asking, length, parameters, screen, &["ID", "DIED", "WHY", "TO", "LAST ANSWER"], |mail, now| {
-        let (died, why, to, answer) = why_dead(mail, now);
-        vec![plain(mail.id), plain(died), tinted(why, Tint::Bad), plain(to), plain(answer)]
-    })
+    pages(
+        asking,
+        length,
+        parameters,
+        screen,
+        &["ID", "DIED", "WHY", "TO", "LAST ANSWER"],
+        |mail, now| {
+            let (died, why, to, answer) = why_dead(mail, now);
+            vec![
+                plain(mail.id),
+                plain(died),
+                tinted(why, Tint::Bad),
+                plain(to),
+                plain(answer),
+            ]
+        },
+    )
 }
 
 /// When and why the mail's first dead delivery died, whose it was, and what the relay said last.
 fn why_dead(mail: &MailStatus, now: Timestamp) -> (String, String, String, String) {
-    let mut dead = mail.deliveries.iter().filter(|delivery| delivery.state == State::Dead);
-    let Some(first) = dead.next() else { return Default::default() };
-    let died = first.finished_at.map(|at| relative(at, now)).unwrap_or_default();
-    let why = first.reason.map(|reason| reason.as_str().replace('_', " ")).unwrap_or_default();
+    let mut dead = mail
+        .deliveries
+        .iter()
+        .filter(|delivery| delivery.state == State::Dead);
+    let Some(first) = dead.next() else {
+        return Default::default();
+    };
+    let died = first
+        .finished_at
+        .map(|at| relative(at, now))
+        .unwrap_or_default();
+    let why = first
+        .reason
+        .map(|reason| reason.as_str().replace('_', " "))
+        .unwrap_or_default();
     let others = dead.count();
     let to = match others {
         0 => first.recipient.to_string(),
         _ => format!("{} and {others} more", first.recipient),
     };
-    (died, why, to, first.attempts.last().map(record::said).unwrap_or_default())
+    (
+        died,
+        why,
+        to,
+        first.attempts.last().map(record::said).unwrap_or_default(),
+    )
 }
 
 fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
@@ -111,7 +180,12 @@ fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
     parameters
 }
 
-fn tell(answer: &Answer, what: &str, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+fn tell(
+    answer: &Answer,
+    what: &str,
+    asking: &Asking,
+    screen: &mut Screen,
+) -> Result<ExitCode, Failure> {
     if asking.json {
         screen.json(&answer.body)?;
     } else {
@@ -128,7 +202,9 @@ fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
             "purging deletes mail for good: add --yes to mean it, or --dry-run to count".into(),
         ));
     }
-    let Count { count } = client.delete(&["v1", "dead"], &parameters(filter, true))?.decode()?;
+    let Count { count } = client
+        .delete(&["v1", "dead"], &parameters(filter, true))?
+        .decode()?;
     eprint!("Delete {} for good? [y/N] ", counted(count, "mail"));
     std::io::stderr().flush()?;
     let mut answer = String::new();

@@ -8,7 +8,8 @@ const USAGE: u8 = 2;
 /// The work can be tried again later: `EX_TEMPFAIL` of sysexits.h.
 pub(super) const TRY_LATER: u8 = 75;
 
-/// Why a command did not do what it was asked. Displayed, it is one message for a person, safe to print.
+/// Why a command did not do what it was asked. Displayed, it is one message for a person, safe to
+/// print.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The command line or the environment asks for something that makes no sense.

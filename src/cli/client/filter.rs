@@ -31,10 +31,17 @@ impl Filter {
     /// The filter as the service reads it.
     pub fn parameters(&self) -> Parameters {
         let mut parameters = Vec::new();
-        let mut add = |name, value: Option<String>| parameters.extend(value.map(|value| (name, value)));
-        add("recipient", self.recipient.as_ref().map(ToString::to_string));
+        let mut add =
+            |name, value: Option<String>| parameters.extend(value.map(|value| (name, value)));
+        add(
+            "recipient",
+            self.recipient.as_ref().map(ToString::to_string),
+        );
         add("tag", self.tag.clone());
-        add("priority", self.priority.map(|priority| priority.to_string()));
+        add(
+            "priority",
+            self.priority.map(|priority| priority.to_string()),
+        );
         add("since", self.since.map(|at| at.to_string()));
         add("until", self.until.map(|at| at.to_string()));
         parameters
@@ -43,5 +50,6 @@ impl Filter {
 
 /// Reads a priority, and lets help and completions list them all.
 pub fn priority() -> impl TypedValueParser<Value = Priority> {
-    PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)).try_map(|name| name.parse::<Priority>())
+    PossibleValuesParser::new(Priority::ALL.map(Priority::as_str))
+        .try_map(|name| name.parse::<Priority>())
 }

@@ -7,11 +7,23 @@ pub fn sender(message: &[u8]) -> Option<String> {
     addresses(message, &[HeaderName::From]).into_iter().next()
 }
 
-/// The addresses in To, Cc and Bcc, in that order and as often as they stand there. A message that was sent on has its
-/// newest recipients in the Resent fields, which then alone count (RFC 5322 §3.6.6).
+/// The addresses in To, Cc and Bcc, in that order and as often as they stand there. A message that
+/// was sent on has its newest recipients in the Resent fields, which then alone count (RFC 5322
+/// §3.6.6).
 pub fn recipients(message: &[u8]) -> Vec<String> {
-    let resent = addresses(message, &[HeaderName::ResentTo, HeaderName::ResentCc, HeaderName::ResentBcc]);
-    if resent.is_empty() { addresses(message, &[HeaderName::To, HeaderName::Cc, HeaderName::Bcc]) } else { resent }
+    let resent = addresses(
+        message,
+        &[
+            HeaderName::ResentTo,
+            HeaderName::ResentCc,
+            HeaderName::ResentBcc,
+        ],
+    );
+    if resent.is_empty() {
+        addresses(message, &[HeaderName::To, HeaderName::Cc, HeaderName::Bcc])
+    } else {
+        resent
+    }
 }
 
 /// The addresses in a list as it stands behind `To:`.
@@ -20,11 +32,19 @@ pub fn list(text: &str) -> Vec<String> {
 }
 
 fn addresses(message: &[u8], fields: &[HeaderName]) -> Vec<String> {
-    let parser = MessageParser::new().with_address_headers().default_header_ignore();
-    let Some(parsed) = parser.parse_headers(message) else { return Vec::new() };
+    let parser = MessageParser::new()
+        .with_address_headers()
+        .default_header_ignore();
+    let Some(parsed) = parser.parse_headers(message) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for field in fields {
-        for header in parsed.headers().iter().filter(|header| header.name == *field) {
+        for header in parsed
+            .headers()
+            .iter()
+            .filter(|header| header.name == *field)
+        {
             found.extend(in_field(header));
         }
     }
@@ -32,13 +52,18 @@ fn addresses(message: &[u8], fields: &[HeaderName]) -> Vec<String> {
 }
 
 fn in_field(header: &Header<'_>) -> Vec<String> {
-    let HeaderValue::Address(address) = &header.value else { return Vec::new() };
+    let HeaderValue::Address(address) = &header.value else {
+        return Vec::new();
+    };
     let all: Vec<_> = match address {
         Address::List(list) => list.iter().collect(),
         Address::Group(groups) => groups.iter().flat_map(|group| &group.addresses).collect(),
     };
     // A name alone, without angle brackets, is a local user: `root`.
-    all.into_iter().filter_map(|one| one.address.as_deref().or(one.name.as_deref())).map(str::to_owned).collect()
+    all.into_iter()
+        .filter_map(|one| one.address.as_deref().or(one.name.as_deref()))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -52,8 +77,14 @@ mod tests {
             Cc: team: c@example.org, d@example.org;\r\n\
             Bcc: =?utf-8?q?Gr=C3=BC=C3=9F?= <e@example.org>\r\n\
             To: root\r\n\r\nTo: not@example.org\r\n";
-        let expected =
-            ["ada@example.org", "bob@example.org", "root", "c@example.org", "d@example.org", "e@example.org"];
+        let expected = [
+            "ada@example.org",
+            "bob@example.org",
+            "root",
+            "c@example.org",
+            "d@example.org",
+            "e@example.org",
+        ];
         assert_eq!(recipients(message), expected);
         assert_eq!(sender(message).as_deref(), Some("shop@example.com"));
     }
@@ -66,8 +97,14 @@ mod tests {
 
     #[test]
     fn nobody_is_nobody() {
-        assert_eq!(recipients(b"To: undisclosed-recipients:;\r\n\r\nhi"), [""; 0]);
+        assert_eq!(
+            recipients(b"To: undisclosed-recipients:;\r\n\r\nhi"),
+            [""; 0]
+        );
         assert_eq!(recipients(b"no header section at all"), [""; 0]);
-        assert_eq!(list("a@example.org, B <b@example.org>"), ["a@example.org", "b@example.org"]);
+        assert_eq!(
+            list("a@example.org, B <b@example.org>"),
+            ["a@example.org", "b@example.org"]
+        );
     }
 }

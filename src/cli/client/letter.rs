@@ -1,4 +1,5 @@
-//! How a message looks on the screen: its header section as it is written, then its text and its attachments.
+//! How a message looks on the screen: its header section as it is written, then its text and its
+//! attachments.
 
 use std::io;
 
@@ -14,12 +15,17 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
     let header = header_section(message);
     screen.line(&[])?;
     for line in String::from_utf8_lossy(header).lines() {
-        let name = line.find(':').filter(|_| !line.starts_with([' ', '\t'])).map_or(0, |colon| colon + 1);
+        let name = line
+            .find(':')
+            .filter(|_| !line.starts_with([' ', '\t']))
+            .map_or(0, |colon| colon + 1);
         let (name, value) = line.split_at(name);
         screen.line(&[tinted(name, Tint::Faint), plain(value.replace('\t', " "))])?;
     }
     screen.line(&[])?;
-    let Some(parsed) = MessageParser::default().parse(message) else { return Ok(()) };
+    let Some(parsed) = MessageParser::default().parse(message) else {
+        return Ok(());
+    };
     let text = parsed.body_text(0).unwrap_or_default();
     let mut lines = text.trim_end().lines();
     for line in lines.by_ref().take(SHOWN_LINES) {
@@ -27,7 +33,10 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
     }
     let rest = lines.count() as u64;
     if rest > 0 {
-        let more = format!("… {} more; `postrider show --raw` prints all", counted(rest, "line"));
+        let more = format!(
+            "… {} more; `postrider show --raw` prints all",
+            counted(rest, "line")
+        );
         screen.line(&[tinted(more, Tint::Faint)])?;
     }
     if parsed.attachment_count() > 0 {
@@ -35,12 +44,21 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
     }
     for part in parsed.attachments() {
         let name = part.attachment_name().unwrap_or("without a name");
-        let size = bytesize::ByteSize(part.contents().len() as u64).display().iec();
-        let kind = part.content_type().map_or("application/octet-stream".to_owned(), |kind| match kind.subtype() {
-            Some(subtype) => format!("{}/{subtype}", kind.ctype()),
-            None => kind.ctype().to_owned(),
-        });
-        screen.line(&[tinted("attachment  ", Tint::Faint), plain(format_args!("{name}  ({kind}, {size})"))])?;
+        let size = bytesize::ByteSize(part.contents().len() as u64)
+            .display()
+            .iec();
+        let kind = part
+            .content_type()
+            .map_or("application/octet-stream".to_owned(), |kind| {
+                match kind.subtype() {
+                    Some(subtype) => format!("{}/{subtype}", kind.ctype()),
+                    None => kind.ctype().to_owned(),
+                }
+            });
+        screen.line(&[
+            tinted("attachment  ", Tint::Faint),
+            plain(format_args!("{name}  ({kind}, {size})")),
+        ])?;
     }
     Ok(())
 }

@@ -55,19 +55,27 @@ impl List {
         let mut parameters = self.filter.parameters();
         parameters.extend(self.state.map(|state| ("state", state.to_string())));
         let heads = ["ID", "STATE", "AGE", "TO", "SUBJECT"];
-        pages(&self.asking, self.length, parameters, screen, &heads, |mail, now| {
-            vec![
-                plain(mail.id),
-                state(mail.state.as_str()),
-                plain(rough(now.since(mail.created_at)).unwrap_or_else(|| "now".to_owned())),
-                plain(record::recipients(mail)),
-                plain(&mail.subject),
-            ]
-        })
+        pages(
+            &self.asking,
+            self.length,
+            parameters,
+            screen,
+            &heads,
+            |mail, now| {
+                vec![
+                    plain(mail.id),
+                    state(mail.state.as_str()),
+                    plain(rough(now.since(mail.created_at)).unwrap_or_else(|| "now".to_owned())),
+                    plain(record::recipients(mail)),
+                    plain(&mail.subject),
+                ]
+            },
+        )
     }
 }
 
-/// Prints page after page until there are no more or enough were listed: as tables, or as the service's JSON.
+/// Prints page after page until there are no more or enough were listed: as tables, or as the
+/// service's JSON.
 pub fn pages(
     asking: &Asking,
     length: Length,
@@ -78,7 +86,11 @@ pub fn pages(
 ) -> Result<ExitCode, Failure> {
     let client = asking.service.client()?;
     let fixed = parameters.len();
-    let mut wanted = if length.all { usize::MAX } else { usize::try_from(length.limit).unwrap_or(usize::MAX) };
+    let mut wanted = if length.all {
+        usize::MAX
+    } else {
+        usize::try_from(length.limit).unwrap_or(usize::MAX)
+    };
     let mut found = false;
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;
@@ -96,7 +108,8 @@ pub fn pages(
         } else {
             let now = Timestamp::now();
             rows.extend(page.mails.iter().map(|mail| row(mail, now)));
-            // Pages can be short, even empty, although more follow; a table of its own for each would be hard to read.
+            // Pages can be short, even empty, although more follow; a table of its own for each
+            // would be hard to read.
             if !rows.is_empty() && (ends || rows.len() >= LARGEST_PAGE) {
                 screen.table(heads, std::mem::take(&mut rows), Fit::Cut)?;
                 found = true;

@@ -21,7 +21,11 @@ pub struct Status {
 
 impl Status {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let answer = self.asking.service.client()?.get(&["v1", "mails", &self.id.to_string()], &vec![])?;
+        let answer = self
+            .asking
+            .service
+            .client()?
+            .get(&["v1", "mails", &self.id.to_string()], &vec![])?;
         if self.asking.json {
             screen.json(&answer.body)?;
         } else {
@@ -101,7 +105,10 @@ impl Retry {
 
 fn act(what: &str, id: MailId, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
     let path = ["v1", "mails", &id.to_string(), what];
-    let answer = asking.service.client()?.post(&path, &vec![], Payload::None)?;
+    let answer = asking
+        .service
+        .client()?
+        .post(&path, &vec![], Payload::None)?;
     if asking.json {
         screen.json(&answer.body)?;
     } else {

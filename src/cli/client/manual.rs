@@ -18,7 +18,11 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run(self, mut root: clap::Command, screen: &mut Screen) -> Result<ExitCode, Failure> {
+    pub(super) fn run(
+        self,
+        mut root: clap::Command,
+        screen: &mut Screen,
+    ) -> Result<ExitCode, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut root, "postrider", &mut script);
         screen.message(&script)?;
@@ -29,7 +33,8 @@ impl Completions {
 /// `postrider man`.
 #[derive(Args)]
 pub struct Man {
-    /// Write a page for each command into this directory, instead of the main page to standard output
+    /// Write a page for each command into this directory, instead of the main page to standard
+    /// output
     directory: Option<PathBuf>,
 }
 
@@ -41,8 +46,12 @@ impl Man {
             screen.message(&page)?;
             return Ok(ExitCode::SUCCESS);
         };
-        let trouble =
-            |error| Failure::Failed(format!("cannot write into {}: {error}", escaped(&directory.to_string_lossy())));
+        let trouble = |error| {
+            Failure::Failed(format!(
+                "cannot write into {}: {error}",
+                escaped(&directory.to_string_lossy())
+            ))
+        };
         fs::create_dir_all(&directory).map_err(trouble)?;
         clap_mangen::generate_to(root, &directory).map_err(trouble)?;
         Ok(ExitCode::SUCCESS)

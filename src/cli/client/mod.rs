@@ -1,8 +1,9 @@
 //! The commands that talk to a running service, over HTTP as any other program would.
 //!
-//! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They share `service`, which
-//! calls the service and turns its refusals into messages, and `screen`, through which alone they print: so nothing that
-//! came from a mail or from a remote server reaches a terminal unescaped.
+//! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They
+//! share `service`, which calls the service and turns its refusals into messages, and `screen`,
+//! through which alone they print: so nothing that came from a mail or from a remote server reaches
+//! a terminal unescaped.
 
 mod dead;
 mod failure;
@@ -82,7 +83,8 @@ pub struct Asking {
 }
 
 impl ClientCommand {
-    /// Does what the command says. `root` makes the description of the whole command line, for completions and manual.
+    /// Does what the command says. `root` makes the description of the whole command line, for
+    /// completions and manual.
     ///
     /// # Errors
     /// A [`Failure`], which is one readable message and knows its exit code.
@@ -105,16 +107,23 @@ impl ClientCommand {
         };
         match done {
             // Whoever read the output has seen enough, as in `postrider list | head`.
-            Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+                Ok(ExitCode::SUCCESS)
+            }
             other => other,
         }
     }
 }
 
-/// The command line as it was meant: a binary that is called `sendmail`, by a link to it, is `postrider sendmail`.
+/// The command line as it was meant: a binary that is called `sendmail`, by a link to it, is
+/// `postrider sendmail`.
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.into_iter().collect();
-    if arguments.first().is_some_and(|name| Path::new(name).file_stem().is_some_and(|stem| stem == "sendmail")) {
+    if arguments.first().is_some_and(|name| {
+        Path::new(name)
+            .file_stem()
+            .is_some_and(|stem| stem == "sendmail")
+    }) {
         // After `--` every word belongs to sendmail, whatever it looks like.
         arguments.splice(1..1, ["sendmail".into(), "--".into()]);
     }
@@ -128,7 +137,10 @@ mod tests {
     #[test]
     fn a_link_named_sendmail_is_the_sendmail_command() {
         let meant = |words: &[&str]| arguments(words.iter().map(OsString::from)).join(" ".as_ref());
-        assert_eq!(meant(&["/usr/sbin/sendmail", "-t", "--", "-x"]), "/usr/sbin/sendmail sendmail -- -t -- -x");
+        assert_eq!(
+            meant(&["/usr/sbin/sendmail", "-t", "--", "-x"]),
+            "/usr/sbin/sendmail sendmail -- -t -- -x"
+        );
         assert_eq!(meant(&["postrider", "send"]), "postrider send");
     }
 }

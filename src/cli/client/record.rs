@@ -17,32 +17,75 @@ pub fn line(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
 pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     let now = Timestamp::now();
     let fact = |piece: Piece| Some(vec![piece]);
-    let time = |at: Timestamp| vec![plain(local(at)), tinted(format_args!("  {}", relative(at, now)), Tint::Faint)];
+    let time = |at: Timestamp| {
+        vec![
+            plain(local(at)),
+            tinted(format_args!("  {}", relative(at, now)), Tint::Faint),
+        ]
+    };
     let pending = !mail.state.is_final();
-    let return_path = mail.return_path.as_ref().map_or("<>".to_owned(), ToString::to_string);
+    let return_path = mail
+        .return_path
+        .as_ref()
+        .map_or("<>".to_owned(), ToString::to_string);
     screen.facts(vec![
         ("mail", fact(tinted(mail.id, Tint::Strong))),
         ("state", fact(state(mail.state.as_str()))),
-        ("subject", (!mail.subject.is_empty()).then(|| vec![plain(&mail.subject)])),
+        (
+            "subject",
+            (!mail.subject.is_empty()).then(|| vec![plain(&mail.subject)]),
+        ),
         ("return path", fact(plain(return_path))),
         ("message id", fact(plain(&mail.message_id))),
-        ("size", fact(plain(bytesize::ByteSize(mail.size).display().iec()))),
-        ("priority", (mail.priority != Priority::Default).then(|| vec![plain(mail.priority)])),
-        ("guarantee", (mail.guarantee == Guarantee::AtMostOnce).then(|| vec![plain("at most once")])),
-        ("tags", (!mail.tags.is_empty()).then(|| vec![plain(mail.tags.join(", "))])),
-        ("key", mail.idempotency_key.as_ref().map(|key| vec![plain(key)])),
+        (
+            "size",
+            fact(plain(bytesize::ByteSize(mail.size).display().iec())),
+        ),
+        (
+            "priority",
+            (mail.priority != Priority::Default).then(|| vec![plain(mail.priority)]),
+        ),
+        (
+            "guarantee",
+            (mail.guarantee == Guarantee::AtMostOnce).then(|| vec![plain("at most once")]),
+        ),
+        (
+            "tags",
+            (!mail.tags.is_empty()).then(|| vec![plain(mail.tags.join(", "))]),
+        ),
+        (
+            "key",
+            mail.idempotency_key.as_ref().map(|key| vec![plain(key)]),
+        ),
         ("accepted", Some(time(mail.created_at))),
         ("finished", mail.finished_at.map(time)),
         ("expires", pending.then(|| time(mail.expires_at))),
     ])?;
     screen.line(&[])?;
-    let rows = mail.deliveries.iter().map(|delivery| delivery_row(delivery, now)).collect();
-    screen.table(&["RECIPIENT", "STATE", "TRIES", "NEXT", "RELAY", "LAST ANSWER"], rows, Fit::Wrap)
+    let rows = mail
+        .deliveries
+        .iter()
+        .map(|delivery| delivery_row(delivery, now))
+        .collect();
+    screen.table(
+        &[
+            "RECIPIENT",
+            "STATE",
+            "TRIES",
+            "NEXT",
+            "RELAY",
+            "LAST ANSWER",
+        ],
+        rows,
+        Fit::Wrap,
+    )
 }
 
 fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<Piece> {
     let last = delivery.attempts.last();
-    let relay = last.map(|attempt| attempt.relay.as_str()).or(delivery.relays.first().map(String::as_str));
+    let relay = last
+        .map(|attempt| attempt.relay.as_str())
+        .or(delivery.relays.first().map(String::as_str));
     let next = match delivery.state {
         State::Scheduled | State::Deferred => delivery.next_attempt_at.map(|at| relative(at, now)),
         _ => None,
@@ -59,24 +102,39 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<Piece> {
 
 fn delivery_state(delivery: &DeliveryStatus) -> Piece {
     match delivery.reason {
-        Some(reason) => tinted(format_args!("dead: {}", reason.as_str().replace('_', " ")), Tint::Bad),
+        Some(reason) => tinted(
+            format_args!("dead: {}", reason.as_str().replace('_', " ")),
+            Tint::Bad,
+        ),
         None => state(delivery.state.as_str()),
     }
 }
 
 /// Every attempt that is remembered, in the order of time.
 pub fn attempts(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
-    let mut all: Vec<(&DeliveryStatus, &Attempt)> =
-        mail.deliveries.iter().flat_map(|d| d.attempts.iter().map(move |attempt| (d, attempt))).collect();
+    let mut all: Vec<(&DeliveryStatus, &Attempt)> = mail
+        .deliveries
+        .iter()
+        .flat_map(|d| d.attempts.iter().map(move |attempt| (d, attempt)))
+        .collect();
     all.sort_by_key(|(_, attempt)| attempt.at);
     if all.is_empty() {
         return Ok(());
     }
     screen.line(&[])?;
     let row = |(delivery, attempt): (&DeliveryStatus, &Attempt)| {
-        vec![plain(local(attempt.at)), plain(&delivery.recipient), plain(&attempt.relay), plain(said(attempt))]
+        vec![
+            plain(local(attempt.at)),
+            plain(&delivery.recipient),
+            plain(&attempt.relay),
+            plain(said(attempt)),
+        ]
     };
-    screen.table(&["ATTEMPT", "RECIPIENT", "RELAY", "ANSWER"], all.into_iter().map(row).collect(), Fit::Wrap)
+    screen.table(
+        &["ATTEMPT", "RECIPIENT", "RELAY", "ANSWER"],
+        all.into_iter().map(row).collect(),
+        Fit::Wrap,
+    )
 }
 
 /// What the relay said, and to which step where it did not take the mail.
@@ -86,8 +144,17 @@ pub fn said(attempt: &Attempt) -> String {
         text = format!("{}: ", attempt.phase.as_str().replace('_', " "));
     }
     let code = attempt.code.map(|code| code.to_string());
-    let words = [code.as_deref(), attempt.enhanced.as_deref(), Some(attempt.text.as_str())];
-    text + &words.into_iter().flatten().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    let words = [
+        code.as_deref(),
+        attempt.enhanced.as_deref(),
+        Some(attempt.text.as_str()),
+    ];
+    text + &words
+        .into_iter()
+        .flatten()
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Its recipients in a few words: `ada@example.org and 2 more`.
@@ -101,7 +168,12 @@ pub fn recipients(mail: &MailStatus) -> String {
 
 /// How a mail ended, in one sentence.
 pub fn verdict(mail: &MailStatus) -> String {
-    let many = |wanted: State| mail.deliveries.iter().filter(|delivery| delivery.state == wanted).count() as u64;
+    let many = |wanted: State| {
+        mail.deliveries
+            .iter()
+            .filter(|delivery| delivery.state == wanted)
+            .count() as u64
+    };
     match mail.state {
         MailState::Partial => format!(
             "{} delivered, {} not",

@@ -59,8 +59,18 @@ impl Relay {
     }
 }
 
-fn switch(name: &str, verb: &str, done: &str, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
-    let answer = asking.service.client()?.post(&["v1", "relays", name, verb], &vec![], Payload::None)?;
+fn switch(
+    name: &str,
+    verb: &str,
+    done: &str,
+    asking: &Asking,
+    screen: &mut Screen,
+) -> Result<ExitCode, Failure> {
+    let answer =
+        asking
+            .service
+            .client()?
+            .post(&["v1", "relays", name, verb], &vec![], Payload::None)?;
     if asking.json {
         screen.json(&answer.body)?;
     } else {
@@ -82,6 +92,14 @@ pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
             plain(relay.last_failure.as_deref().unwrap_or_default()),
         ]
     };
-    let heads = ["RELAY", "STATE", "BREAKER", "CONNECTIONS", "RATE", "BACKLOG", "LAST FAILURE"];
+    let heads = [
+        "RELAY",
+        "STATE",
+        "BREAKER",
+        "CONNECTIONS",
+        "RATE",
+        "BACKLOG",
+        "LAST FAILURE",
+    ];
     screen.table(&heads, relays.iter().map(row).collect(), Fit::Wrap)
 }

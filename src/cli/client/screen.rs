@@ -1,13 +1,16 @@
 //! What people see: lines and tables on standard output.
 //!
-//! Everything printed is made of [`Piece`]s, and a piece escapes its text when it is made. So nothing from a mail, a remote
-//! server or the service reaches a terminal raw, whichever command prints it.
+//! Everything printed is made of [`Piece`]s, and a piece escapes its text when it is made. So
+//! nothing from a mail, a remote server or the service reaches a terminal raw, whichever command
+//! prints it.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
+use comfy_table::{
+    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
+};
 
 use crate::delivery::is_harmless;
 
@@ -51,7 +54,10 @@ pub fn plain(text: impl Display) -> Piece {
 
 /// Text that means something.
 pub fn tinted(text: impl Display, tint: Tint) -> Piece {
-    Piece { text: escaped(&text.to_string()), tint }
+    Piece {
+        text: escaped(&text.to_string()),
+        tint,
+    }
 }
 
 /// The name of a state of a mail, a delivery, a relay or a breaker.
@@ -89,26 +95,35 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Standard output. It has colours where it is a terminal and the environment has no `NO_COLOR`.
+    /// Standard output. It has colours where it is a terminal and the environment has no
+    /// `NO_COLOR`.
     pub fn new() -> Self {
         let terminal = io::stdout().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let able = std::env::var_os("TERM").is_none_or(|value| value != "dumb");
-        Screen { out: Box::new(io::stdout()), terminal, colour: terminal && wanted && able }
+        Screen {
+            out: Box::new(io::stdout()),
+            terminal,
+            colour: terminal && wanted && able,
+        }
     }
 
     /// Prints one line.
     pub fn line(&mut self, pieces: &[Piece]) -> io::Result<()> {
         for piece in pieces {
-            let style = if self.colour { piece.tint.style() } else { Style::new() };
+            let style = if self.colour {
+                piece.tint.style()
+            } else {
+                Style::new()
+            };
             write!(self.out, "{style}{}{style:#}", piece.text)?;
         }
         writeln!(self.out)?;
         self.out.flush()
     }
 
-    /// Prints what the service answered, as it answered it. On a terminal, characters that could do harm there are written
-    /// as JSON's own escapes, which changes nothing of what the JSON says.
+    /// Prints what the service answered, as it answered it. On a terminal, characters that could do
+    /// harm there are written as JSON's own escapes, which changes nothing of what the JSON says.
     pub fn json(&mut self, body: &[u8]) -> io::Result<()> {
         if self.terminal {
             let text = String::from_utf8_lossy(body);
@@ -117,7 +132,9 @@ impl Screen {
                 if is_harmless(c) || matches!(c, '\n' | '\r' | '\t') {
                     write!(self.out, "{c}")?;
                 } else {
-                    c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(self.out, "\\u{unit:04x}"))?;
+                    c.encode_utf16(&mut units)
+                        .iter()
+                        .try_for_each(|unit| write!(self.out, "\\u{unit:04x}"))?;
                 }
             }
         } else {
@@ -129,21 +146,26 @@ impl Screen {
         self.out.flush()
     }
 
-    /// Prints a message's bytes: exactly as they are into a file or a pipe, escaped line by line to a terminal.
+    /// Prints a message's bytes: exactly as they are into a file or a pipe, escaped line by line to
+    /// a terminal.
     pub fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.terminal {
             let text = String::from_utf8_lossy(bytes);
-            text.lines().try_for_each(|line| writeln!(self.out, "{}", escaped(line)))?;
+            text.lines()
+                .try_for_each(|line| writeln!(self.out, "{}", escaped(line)))?;
         } else {
             self.out.write_all(bytes)?;
         }
         self.out.flush()
     }
 
-    /// Prints a table. The first column of a table that is cut stays whole: it holds what other commands ask for.
+    /// Prints a table. The first column of a table that is cut stays whole: it holds what other
+    /// commands ask for.
     pub fn table(&mut self, heads: &[&str], rows: Vec<Vec<Piece>>, fit: Fit) -> io::Result<()> {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Dynamic);
         table.set_truncation_indicator("…");
         if !self.terminal {
             table.force_no_tty();
@@ -153,12 +175,17 @@ impl Screen {
             table.add_row(self.row(pieces, fit));
         }
         let natural = table.column_max_content_widths();
-        let fitting = table.width().map_or_else(|| natural.clone(), |terminal| fitted(&natural, terminal, fit));
+        let fitting = table.width().map_or_else(
+            || natural.clone(),
+            |terminal| fitted(&natural, terminal, fit),
+        );
         for (index, width) in fitting.into_iter().enumerate() {
             // Nothing follows the last column.
             let gap = if index + 1 < natural.len() { GAP } else { 0 };
             if let Some(column) = table.column_mut(index) {
-                column.set_padding((0, gap)).set_constraint(ColumnConstraint::Absolute(Width::Fixed(width + gap)));
+                column
+                    .set_padding((0, gap))
+                    .set_constraint(ColumnConstraint::Absolute(Width::Fixed(width + gap)));
             }
         }
         writeln!(self.out, "{}", table.trim_fmt())?;
@@ -170,7 +197,8 @@ impl Screen {
         match fit {
             Fit::Wrap => Row::from(cells),
             Fit::Cut => {
-                // A delimiter that no piece can hold: text is cut where the room ends, and not at a word's end.
+                // A delimiter that no piece can hold: text is cut where the room ends, and not at a
+                // word's end.
                 let mut row = Row::from(cells.map(|cell| cell.set_delimiter('\0')));
                 row.max_height(1);
                 row
@@ -178,7 +206,8 @@ impl Screen {
         }
     }
 
-    /// Prints what things are called and what they are, one below the other. What is `None` is left out.
+    /// Prints what things are called and what they are, one below the other. What is `None` is left
+    /// out.
     pub fn facts(&mut self, facts: Vec<(&str, Option<Vec<Piece>>)>) -> io::Result<()> {
         let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in facts {
@@ -208,16 +237,26 @@ impl Screen {
     }
 }
 
-/// The columns' widths on a terminal that is so wide: as they are, but for the last one and the widest of the others, which
-/// share what is left. The first column of a table that is cut holds what other commands ask for, and stays whole.
+/// The columns' widths on a terminal that is so wide: as they are, but for the last one and the
+/// widest of the others, which share what is left. The first column of a table that is cut holds
+/// what other commands ask for, and stays whole.
 fn fitted(natural: &[u16], terminal: u16, fit: Fit) -> Vec<u16> {
     let mut widths = natural.to_vec();
-    let Some(last) = widths.len().checked_sub(1) else { return widths };
+    let Some(last) = widths.len().checked_sub(1) else {
+        return widths;
+    };
     let first = usize::from(fit == Fit::Cut);
-    let Some(widest) = (first..last).max_by_key(|column| natural[*column]) else { return widths };
-    let others: u16 = (0..last).filter(|column| *column != widest).map(|column| natural[column] + GAP).sum();
+    let Some(widest) = (first..last).max_by_key(|column| natural[*column]) else {
+        return widths;
+    };
+    let others: u16 = (0..last)
+        .filter(|column| *column != widest)
+        .map(|column| natural[column] + GAP)
+        .sum();
     let room = terminal.saturating_sub(others + GAP);
-    let share = (room / 2).max(room.saturating_sub(natural[last])).max(NARROWEST);
+    let share = (room / 2)
+        .max(room.saturating_sub(natural[last]))
+        .max(NARROWEST);
     widths[widest] = natural[widest].min(share);
     widths[last] = natural[last].min(room.saturating_sub(widths[widest]).max(NARROWEST));
     widths
@@ -237,11 +276,16 @@ impl Tint {
     }
 }
 
-/// The text with every character that could move the cursor, change colours or reorder the line written as `\u{…}`.
+/// The text with every character that could move the cursor, change colours or reorder the line
+/// written as `\u{…}`.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_harmless(c) { safe.push(c) } else { safe.extend(c.escape_default()) }
+        if is_harmless(c) {
+            safe.push(c)
+        } else {
+            safe.extend(c.escape_default())
+        }
     }
     safe
 }
@@ -261,7 +305,11 @@ pub fn grouped(number: u64) -> String {
 
 /// `1 mail`, `12 mails`.
 pub fn counted(number: u64, what: &str) -> String {
-    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
+    format!(
+        "{} {what}{}",
+        grouped(number),
+        if number == 1 { "" } else { "s" }
+    )
 }
 
 #[cfg(test)]
@@ -271,14 +319,21 @@ mod tests {
 
     #[test]
     fn nothing_that_commands_a_terminal_survives() {
-        assert_eq!(escaped("a\u{1b}[2J\r\nb\u{9b}c\u{202e}d"), "a\\u{1b}[2J\\r\\nb\\u{9b}c\\u{202e}d");
+        assert_eq!(
+            escaped("a\u{1b}[2J\r\nb\u{9b}c\u{202e}d"),
+            "a\\u{1b}[2J\\r\\nb\\u{9b}c\\u{202e}d"
+        );
         assert_eq!(escaped("Grüße, 世界 ✓"), "Grüße, 世界 ✓");
     }
 
     /// What `print` prints, onto a terminal or into a pipe.
     fn printed(terminal: bool, print: impl FnOnce(&mut Screen) -> io::Result<()>) -> String {
         let paper = Paper::default();
-        let mut screen = Screen { out: Box::new(paper.clone()), terminal, colour: terminal };
+        let mut screen = Screen {
+            out: Box::new(paper.clone()),
+            terminal,
+            colour: terminal,
+        };
         print(&mut screen).unwrap();
         let bytes = paper.0.lock().clone();
         String::from_utf8(bytes).unwrap()
@@ -300,7 +355,10 @@ mod tests {
     #[test]
     fn json_is_exact_in_a_pipe_and_says_the_same_on_a_terminal() {
         let json = "{\"a\":\"\u{9b}2J \u{202e} 世 \u{7f}\"}";
-        assert_eq!(printed(false, |screen| screen.json(json.as_bytes())), format!("{json}\n"));
+        assert_eq!(
+            printed(false, |screen| screen.json(json.as_bytes())),
+            format!("{json}\n")
+        );
         let shown = printed(true, |screen| screen.json(json.as_bytes()));
         assert_eq!(shown, "{\"a\":\"\\u009b2J \\u202e 世 \\u007f\"}\n");
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
@@ -310,8 +368,14 @@ mod tests {
     #[test]
     fn a_message_is_exact_in_a_pipe_and_harmless_on_a_terminal() {
         let message = b"Subject: \x1b[2J\r\n\r\nhi\r\n";
-        assert_eq!(printed(false, |screen| screen.message(message)).as_bytes(), message);
-        assert_eq!(printed(true, |screen| screen.message(message)), "Subject: \\u{1b}[2J\n\nhi\n");
+        assert_eq!(
+            printed(false, |screen| screen.message(message)).as_bytes(),
+            message
+        );
+        assert_eq!(
+            printed(true, |screen| screen.message(message)),
+            "Subject: \\u{1b}[2J\n\nhi\n"
+        );
     }
 
     #[test]
@@ -330,7 +394,10 @@ mod tests {
             let widths = fitted(&natural, terminal, Fit::Cut);
             assert_eq!((total(&widths), widths[0]), (terminal, 36), "{widths:?}");
         }
-        assert_eq!(fitted(&[36, 9, 6, 10, 60], 100, Fit::Cut), [36, 9, 6, 10, 31]);
+        assert_eq!(
+            fitted(&[36, 9, 6, 10, 60], 100, Fit::Cut),
+            [36, 9, 6, 10, 31]
+        );
         assert_eq!(fitted(&[60, 9, 60], 79, Fit::Wrap), [33, 9, 33]);
         assert_eq!(fitted(&natural, 20, Fit::Cut), [36, 9, 6, 8, 8]);
     }

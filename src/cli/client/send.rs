@@ -61,7 +61,8 @@ pub struct Send {
     /// The body as HTML; `-` reads standard input
     #[arg(long, value_name = "HTML")]
     html: Option<String>,
-    /// A message that is already written, to the recipients that it names or to those in --to; `-` reads standard input
+    /// A message that is already written, to the recipients that it names or to those in --to; `-`
+    /// reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cc", "bcc", "reply_to", "subject", "text", "html", "attach", "header"])]
     eml: Option<PathBuf>,
     /// A file that goes with it; give it again for more
@@ -72,7 +73,8 @@ pub struct Send {
     header: Vec<(String, String)>,
     #[command(flatten)]
     options: Options,
-    /// Wait until it is delivered or has failed for good, for this long where a span is given: --wait=30s
+    /// Wait until it is delivered or has failed for good, for this long where a span is given:
+    /// --wait=30s
     #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "3650d", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
     #[command(flatten)]
@@ -85,7 +87,8 @@ struct Options {
     /// How urgent it is
     #[arg(long, value_parser = priority())]
     priority: Option<Priority>,
-    /// Not before this time, such as 2026-01-31T12:00:00Z, or "2026-01-31 12:00" on this machine's clock
+    /// Not before this time, such as 2026-01-31T12:00:00Z, or "2026-01-31 12:00" on this machine's
+    /// clock
     #[arg(long, value_name = "TIME", value_parser = times::point_in_time, conflicts_with = "delay")]
     at: Option<Timestamp>,
     /// Not before this long from now, such as 10m
@@ -127,7 +130,9 @@ impl Send {
         };
         match self.wait {
             Some(patience) => self.follow(&client, &answer, patience, screen),
-            None if self.asking.json => Ok(screen.json(&answer.body).map(|()| ExitCode::SUCCESS)?),
+            None if self.asking.json => {
+                Ok(screen.json(&answer.body).map(|()| ExitCode::SUCCESS)?)
+            }
             None => announce(&answer.decode()?, screen).map(|()| ExitCode::SUCCESS),
         }
     }
@@ -135,11 +140,21 @@ impl Send {
     /// The mail as the service's JSON.
     fn json(&self) -> Result<Value, Failure> {
         if self.text.as_deref() == Some("-") && self.html.as_deref() == Some("-") {
-            return Err(Failure::Usage("standard input can be --text or --html, not both".into()));
+            return Err(Failure::Usage(
+                "standard input can be --text or --html, not both".into(),
+            ));
         }
         let mut mail = Map::new();
-        mail.insert("from".into(), self.from.clone().unwrap_or_else(user::address).into());
-        let lists = [("to", &self.to), ("cc", &self.cc), ("bcc", &self.bcc), ("reply_to", &self.reply_to)];
+        mail.insert(
+            "from".into(),
+            self.from.clone().unwrap_or_else(user::address).into(),
+        );
+        let lists = [
+            ("to", &self.to),
+            ("cc", &self.cc),
+            ("bcc", &self.bcc),
+            ("reply_to", &self.reply_to),
+        ];
         for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
             mail.insert(name.into(), json!(list));
         }
@@ -155,20 +170,26 @@ impl Send {
             let mut fields = Map::new();
             for (name, value) in &self.header {
                 if fields.insert(name.clone(), value.as_str().into()).is_some() {
-                    return Err(Failure::Usage(format!("--header gives {} twice", escaped(name))));
+                    return Err(Failure::Usage(format!(
+                        "--header gives {} twice",
+                        escaped(name)
+                    )));
                 }
             }
             mail.insert("headers".into(), fields.into());
         }
         if !self.attach.is_empty() {
-            let files: Result<Vec<Value>, Failure> = self.attach.iter().map(|file| attachment(file)).collect();
+            let files: Result<Vec<Value>, Failure> =
+                self.attach.iter().map(|file| attachment(file)).collect();
             mail.insert("attachments".into(), files?.into());
         }
         for (name, value) in self.options.parameters() {
             match name {
-                "tag" => {
-                    mail.entry("tags").or_insert_with(|| json!([])).as_array_mut().map(|tags| tags.push(value.into()))
-                }
+                "tag" => mail
+                    .entry("tags")
+                    .or_insert_with(|| json!([]))
+                    .as_array_mut()
+                    .map(|tags| tags.push(value.into())),
                 _ => mail.insert(name.into(), value.into()).map(drop),
             };
         }
@@ -179,14 +200,23 @@ impl Send {
     fn envelope(&self, message: &[u8]) -> Result<Parameters, Failure> {
         let mut parameters = Parameters::new();
         let from = match &self.from {
-            Some(from) => headers::list(from).into_iter().next().unwrap_or_else(|| from.clone()),
+            Some(from) => headers::list(from)
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| from.clone()),
             None => headers::sender(message).unwrap_or_else(user::address),
         };
         parameters.push(("from", from));
         let named = self.to.iter().flat_map(|to| headers::list(to));
-        let to: Vec<String> = if self.to.is_empty() { headers::recipients(message) } else { named.collect() };
+        let to: Vec<String> = if self.to.is_empty() {
+            headers::recipients(message)
+        } else {
+            named.collect()
+        };
         if to.is_empty() {
-            return Err(Failure::Usage("the message names no recipient in To, Cc or Bcc: add --to".into()));
+            return Err(Failure::Usage(
+                "the message names no recipient in To, Cc or Bcc: add --to".into(),
+            ));
         }
         parameters.extend(to.into_iter().map(|to| ("to", to)));
         parameters.extend(self.options.parameters());
@@ -220,7 +250,10 @@ impl Send {
         }
         match mail.state {
             crate::delivery::MailState::Delivered => Ok(ExitCode::SUCCESS),
-            _ => Err(Failure::Failed(format!("{}; see `postrider status {id}`", record::verdict(&mail)))),
+            _ => Err(Failure::Failed(format!(
+                "{}; see `postrider status {id}`",
+                record::verdict(&mail)
+            ))),
         }
     }
 }
@@ -231,7 +264,9 @@ fn wait(client: &Client, id: MailId, patience: Duration) -> Result<(Answer, Mail
     loop {
         let answer = client.get(&["v1", "mails", &id.to_string()], &vec![]);
         let answer = answer.map_err(|failure| match failure {
-            Failure::TryLater(why) => Failure::TryLater(format!("mail {id} was accepted; but {why}")),
+            Failure::TryLater(why) => {
+                Failure::TryLater(format!("mail {id} was accepted; but {why}"))
+            }
             other => other,
         })?;
         let mail: MailStatus = answer.decode()?;
@@ -240,8 +275,14 @@ fn wait(client: &Client, id: MailId, patience: Duration) -> Result<(Answer, Mail
         }
         let left = patience.saturating_sub(started.elapsed());
         if left.is_zero() {
-            let why = format!("mail {id} is {} after {}", mail.state, humantime::format_duration(patience));
-            return Err(Failure::TryLater(format!("{why}; it is still being looked after")));
+            let why = format!(
+                "mail {id} is {} after {}",
+                mail.state,
+                humantime::format_duration(patience)
+            );
+            return Err(Failure::TryLater(format!(
+                "{why}; it is still being looked after"
+            )));
         }
         std::thread::sleep(pause.min(left));
         pause = (pause * 2).min(SELDOM);
@@ -255,7 +296,11 @@ fn announce(accepted: &Accepted, screen: &mut Screen) -> Result<(), Failure> {
         Durability::InMemory => "in memory only",
         Durability::Direct => "sent at once, because it could not be kept",
     };
-    let kept = if accepted.duplicate { "accepted before under this key" } else { kept };
+    let kept = if accepted.duplicate {
+        "accepted before under this key"
+    } else {
+        kept
+    };
     let mut pieces = vec![plain(accepted.id), plain("  ")];
     if let Some(name) = &accepted.state {
         pieces.extend([state(name), plain("  ")]);
@@ -269,20 +314,32 @@ impl Options {
     fn parameters(&self) -> Parameters {
         let span = |span: Duration| humantime::format_duration(span).to_string();
         let mut parameters = Parameters::new();
-        let mut add = |name, value: Option<String>| parameters.extend(value.map(|value| (name, value)));
-        add("priority", self.priority.map(|priority| priority.to_string()));
+        let mut add =
+            |name, value: Option<String>| parameters.extend(value.map(|value| (name, value)));
+        add(
+            "priority",
+            self.priority.map(|priority| priority.to_string()),
+        );
         add("send_at", self.at.map(|at| at.to_string()));
         add("delay", self.delay.map(span));
         add("expires_in", self.expires_in.map(span));
         add("idempotency_key", self.key.clone());
-        add("guarantee", self.at_most_once.then(|| "at_most_once".to_owned()));
-        self.tag.iter().for_each(|tag| add("tag", Some(tag.clone())));
+        add(
+            "guarantee",
+            self.at_most_once.then(|| "at_most_once".to_owned()),
+        );
+        self.tag
+            .iter()
+            .for_each(|tag| add("tag", Some(tag.clone())));
         parameters
     }
 }
 
 fn attachment(file: &Path) -> Result<Value, Failure> {
-    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let kind = mime_guess::from_path(file).first_or_octet_stream();
     let content = fs::read(file).map_err(|error| unreadable(file, &error))?;
     Ok(json!({
@@ -297,19 +354,28 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
         return fs::read(file).map_err(|error| unreadable(file, &error));
     }
     let mut message = Vec::new();
-    io::stdin().lock().read_to_end(&mut message).map_err(|error| unreadable(Path::new("standard input"), &error))?;
+    io::stdin()
+        .lock()
+        .read_to_end(&mut message)
+        .map_err(|error| unreadable(Path::new("standard input"), &error))?;
     Ok(message)
 }
 
 fn text_from_standard_input() -> Result<String, Failure> {
-    String::from_utf8(read(Path::new("-"))?).map_err(|_| Failure::Failed("standard input is not text in UTF-8".into()))
+    String::from_utf8(read(Path::new("-"))?)
+        .map_err(|_| Failure::Failed("standard input is not text in UTF-8".into()))
 }
 
 fn unreadable(file: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("cannot read {}: {error}", escaped(&file.to_string_lossy())))
+    Failure::Failed(format!(
+        "cannot read {}: {error}",
+        escaped(&file.to_string_lossy())
+    ))
 }
 
 fn header_field(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("has no colon: write NAME: VALUE")?;
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("has no colon: write NAME: VALUE")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }

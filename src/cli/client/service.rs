@@ -1,4 +1,5 @@
-//! The running service, as the commands reach it: blocking HTTP, with every refusal told as one message.
+//! The running service, as the commands reach it: blocking HTTP, with every refusal told as one
+//! message.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
@@ -17,7 +18,8 @@ use super::screen::escaped;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// A stream of events that is silent for longer than this is taken for broken: the service says something every 15 s.
+/// A stream of events that is silent for longer than this is taken for broken: the service says
+/// something every 15 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
 /// The most bytes of an answer that are taken: more than the largest message and the largest page.
 const LARGEST_ANSWER: u64 = 1 << 30;
@@ -26,23 +28,41 @@ const LARGEST_ANSWER: u64 = 1 << 30;
 #[derive(Args, Clone, Debug)]
 pub struct Service {
     /// The service's address
-    #[arg(long, env = "POSTRIDER_URL", default_value = "http://127.0.0.1:8025", help_heading = "Service")]
+    #[arg(
+        long,
+        env = "POSTRIDER_URL",
+        default_value = "http://127.0.0.1:8025",
+        help_heading = "Service"
+    )]
     url: String,
     /// The token that the service asks for
-    #[arg(long, env = "POSTRIDER_TOKEN", hide_env_values = true, help_heading = "Service")]
+    #[arg(
+        long,
+        env = "POSTRIDER_TOKEN",
+        hide_env_values = true,
+        help_heading = "Service"
+    )]
     token: Option<SecretString>,
 }
 
 impl Service {
     /// A client of this service. Nothing is sent yet.
     pub fn client(&self) -> Result<Client, Failure> {
-        let wrong = |why: &str| Failure::Usage(format!("--url (or POSTRIDER_URL) `{}` {why}", escaped(&self.url)));
-        let mut url = Url::parse(&self.url).map_err(|_| wrong("is not a URL such as http://127.0.0.1:8025"))?;
+        let wrong = |why: &str| {
+            Failure::Usage(format!(
+                "--url (or POSTRIDER_URL) `{}` {why}",
+                escaped(&self.url)
+            ))
+        };
+        let mut url = Url::parse(&self.url)
+            .map_err(|_| wrong("is not a URL such as http://127.0.0.1:8025"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(wrong("has to begin with http:// or https://"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("has a user or a password, where the service takes a token: use --token"));
+            return Err(wrong(
+                "has a user or a password, where the service takes a token: use --token",
+            ));
         }
         url.set_query(None);
         url.set_fragment(None);
@@ -50,7 +70,9 @@ impl Service {
             Some(token) if !token.expose_secret().is_empty() => {
                 let value = format!("Bearer {}", token.expose_secret());
                 let value = header::HeaderValue::from_str(&value);
-                Some(value.map_err(|_| Failure::Usage("--token has a character that no token has".into()))?)
+                Some(value.map_err(|_| {
+                    Failure::Usage("--token has a character that no token has".into())
+                })?)
             }
             _ => None,
         };
@@ -63,7 +85,11 @@ impl Service {
         if is_loopback(&url) {
             config = config.proxy(None::<Proxy>);
         }
-        Ok(Client { url, token, agent: config.build().new_agent() })
+        Ok(Client {
+            url,
+            token,
+            agent: config.build().new_agent(),
+        })
     }
 }
 
@@ -120,7 +146,12 @@ impl Client {
     }
 
     /// Asks to do something.
-    pub fn post(&self, path: &[&str], parameters: &Parameters, payload: Payload) -> Result<Answer, Failure> {
+    pub fn post(
+        &self,
+        path: &[&str],
+        parameters: &Parameters,
+        payload: Payload,
+    ) -> Result<Answer, Failure> {
         self.call(Method::POST, path, parameters, payload)
     }
 
@@ -149,31 +180,66 @@ impl Client {
             }
         };
         let sent = if method == Method::POST {
-            let request = request.body(body).map_err(|error| self.trouble(error.into()))?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(CALL_TIMEOUT)).build())
+            let request = request
+                .body(body)
+                .map_err(|error| self.trouble(error.into()))?;
+            self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_global(Some(CALL_TIMEOUT))
+                    .build(),
+            )
         } else {
-            let request = request.body(()).map_err(|error| self.trouble(error.into()))?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(CALL_TIMEOUT)).build())
+            let request = request
+                .body(())
+                .map_err(|error| self.trouble(error.into()))?;
+            self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_global(Some(CALL_TIMEOUT))
+                    .build(),
+            )
         };
         let mut response = self.granted(sent)?;
-        Ok(Answer { body: self.body_of(&mut response)? })
+        Ok(Answer {
+            body: self.body_of(&mut response)?,
+        })
     }
 
     /// Opens the stream of events, after the one of this number where one is given.
-    pub fn events(&self, parameters: &Parameters, last: Option<&str>) -> Result<impl io::Read + use<>, Failure> {
+    pub fn events(
+        &self,
+        parameters: &Parameters,
+        last: Option<&str>,
+    ) -> Result<impl io::Read + use<>, Failure> {
         let mut request = self.request(Method::GET, &["v1", "events"], parameters);
         request = request.header(header::ACCEPT, "text/event-stream");
         if let Some(last) = last {
             request = request.header("Last-Event-ID", last);
         }
-        let request = request.body(()).map_err(|error| self.trouble(error.into()))?;
-        let sent =
-            self.agent.run(self.agent.configure_request(request).timeout_per_read(Some(SILENCE_TIMEOUT)).build());
+        let request = request
+            .body(())
+            .map_err(|error| self.trouble(error.into()))?;
+        let sent = self.agent.run(
+            self.agent
+                .configure_request(request)
+                .timeout_per_read(Some(SILENCE_TIMEOUT))
+                .build(),
+        );
         let response = self.granted(sent)?;
-        Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
+        Ok(response
+            .into_body()
+            .into_with_config()
+            .limit(u64::MAX)
+            .reader())
     }
 
-    fn request(&self, method: Method, path: &[&str], parameters: &Parameters) -> ureq::http::request::Builder {
+    fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        parameters: &Parameters,
+    ) -> ureq::http::request::Builder {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
@@ -188,7 +254,10 @@ impl Client {
         }
     }
 
-    fn granted(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, Failure> {
+    fn granted(
+        &self,
+        sent: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, Failure> {
         let mut response = sent.map_err(|error| self.trouble(error))?;
         if response.status().is_success() {
             return Ok(response);
@@ -198,7 +267,12 @@ impl Client {
     }
 
     fn body_of(&self, response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
-        response.body_mut().with_config().limit(LARGEST_ANSWER).read_to_vec().map_err(|error| self.trouble(error))
+        response
+            .body_mut()
+            .with_config()
+            .limit(LARGEST_ANSWER)
+            .read_to_vec()
+            .map_err(|error| self.trouble(error))
     }
 
     fn refusal(&self, response: &Response<Body>, body: &[u8]) -> Refusal {
@@ -208,34 +282,60 @@ impl Client {
                 "{} answered with HTTP {status} and not as Postrider does; is --url (or POSTRIDER_URL) right?",
                 self.url.as_str().trim_end_matches('/')
             );
-            return Refusal { status, message, pointers: Vec::new() };
+            return Refusal {
+                status,
+                message,
+                pointers: Vec::new(),
+            };
         };
         let mut message = problem.message(status);
         match status {
-            401 if self.token.is_none() => message.push_str("; give a token with --token or POSTRIDER_TOKEN"),
+            401 if self.token.is_none() => {
+                message.push_str("; give a token with --token or POSTRIDER_TOKEN")
+            }
             401 => message.push_str("; check the token in --token or POSTRIDER_TOKEN"),
             _ => {}
         }
-        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
         if let Some(seconds) = retry_after.and_then(|text| text.parse::<u64>().ok()) {
             let _ = write!(message, "; try again in {seconds} s");
         }
-        Refusal { status, message, pointers: problem.errors.into_iter().map(|error| error.pointer).collect() }
+        Refusal {
+            status,
+            message,
+            pointers: problem
+                .errors
+                .into_iter()
+                .map(|error| error.pointer)
+                .collect(),
+        }
     }
 
     fn trouble(&self, error: ureq::Error) -> Failure {
         let url = self.url.as_str().trim_end_matches('/');
         match error {
             ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                Failure::TryLater(format!("no service answers at {url}; start one with `postrider run`"))
+                Failure::TryLater(format!(
+                    "no service answers at {url}; start one with `postrider run`"
+                ))
             }
-            ureq::Error::HostNotFound => {
-                Failure::TryLater(format!("there is no host such as in {url}; check --url (or POSTRIDER_URL)"))
+            ureq::Error::HostNotFound => Failure::TryLater(format!(
+                "there is no host such as in {url}; check --url (or POSTRIDER_URL)"
+            )),
+            ureq::Error::Timeout(_) => {
+                Failure::TryLater(format!("the service at {url} does not answer in time"))
             }
-            ureq::Error::Timeout(_) => Failure::TryLater(format!("the service at {url} does not answer in time")),
-            ureq::Error::Io(error) => Failure::TryLater(format!("the connection to {url} broke: {error}")),
+            ureq::Error::Io(error) => {
+                Failure::TryLater(format!("the connection to {url} broke: {error}"))
+            }
             ureq::Error::ConnectionFailed => Failure::TryLater(format!("{url} cannot be reached")),
-            other => Failure::Failed(format!("cannot talk to {url}: {}", escaped(&other.to_string()))),
+            other => Failure::Failed(format!(
+                "cannot talk to {url}: {}",
+                escaped(&other.to_string())
+            )),
         }
     }
 }
@@ -266,10 +366,14 @@ impl Problem {
             (None, None) => format!("the service refused with HTTP {status}"),
         };
         match (self.errors.as_slice(), &self.detail) {
-            ([], Some(detail)) if Some(detail) != self.title.as_ref() => format!("{title}: {}", escaped(detail)),
+            ([], Some(detail)) if Some(detail) != self.title.as_ref() => {
+                format!("{title}: {}", escaped(detail))
+            }
             ([], _) => title,
             ([only], _) => format!("{title}: {only}"),
-            (several, _) => several.iter().fold(format!("{title}:"), |message, error| format!("{message}\n  {error}")),
+            (several, _) => several.iter().fold(format!("{title}:"), |message, error| {
+                format!("{message}\n  {error}")
+            }),
         }
     }
 }

@@ -25,10 +25,14 @@ pub struct Frames<R> {
 impl<R: Read> Frames<R> {
     /// The events in this stream.
     pub fn new(stream: R) -> Self {
-        Frames { lines: BufReader::new(stream), id: None }
+        Frames {
+            lines: BufReader::new(stream),
+            id: None,
+        }
     }
 
-    /// The next event; `None` at the end of the stream, where an event that was not finished does not count.
+    /// The next event; `None` at the end of the stream, where an event that was not finished does
+    /// not count.
     pub fn next(&mut self) -> io::Result<Option<Frame>> {
         let mut event = String::new();
         let mut data: Option<String> = None;
@@ -38,8 +42,16 @@ impl<R: Read> Frames<R> {
                     event.clear();
                     continue;
                 };
-                let event = if event.is_empty() { "message".to_owned() } else { event };
-                return Ok(Some(Frame { event, data, id: self.id.clone() }));
+                let event = if event.is_empty() {
+                    "message".to_owned()
+                } else {
+                    event
+                };
+                return Ok(Some(Frame {
+                    event,
+                    data,
+                    id: self.id.clone(),
+                }));
             }
             let (field, value) = line.split_once(':').unwrap_or((&line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
@@ -62,10 +74,16 @@ impl<R: Read> Frames<R> {
 
     fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = Vec::new();
-        self.lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+        self.lines
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
             return match line.len() as u64 {
-                LONGEST_LINE.. => Err(io::Error::new(io::ErrorKind::InvalidData, "a line without end")),
+                LONGEST_LINE.. => Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a line without end",
+                )),
                 _ => Ok(None),
             };
         }
@@ -85,9 +103,17 @@ mod tests {
         let stream = ": hello\nretry: 100\n\nid: 7\nevent: dead\ndata: a\ndata:b\r\n\r\n:\n\ndata\n\ndata: cut";
         let mut frames = Frames::new(stream.as_bytes());
         let id = Some("7".to_owned());
-        let first = Frame { event: "dead".into(), data: "a\nb".into(), id: id.clone() };
+        let first = Frame {
+            event: "dead".into(),
+            data: "a\nb".into(),
+            id: id.clone(),
+        };
         assert_eq!(frames.next().unwrap(), Some(first));
-        let second = Frame { event: "message".into(), data: String::new(), id };
+        let second = Frame {
+            event: "message".into(),
+            data: String::new(),
+            id,
+        };
         assert_eq!(frames.next().unwrap(), Some(second));
         assert_eq!(frames.next().unwrap(), None);
     }

@@ -22,7 +22,11 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let answer = self.asking.service.client()?.get(&["v1", "stats"], &vec![])?;
+        let answer = self
+            .asking
+            .service
+            .client()?
+            .get(&["v1", "stats"], &vec![])?;
         if self.asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
@@ -38,10 +42,15 @@ impl Stats {
         );
         let oldest = stats.oldest_queued_seconds.map(|seconds| {
             let waited = Duration::try_from_secs_f64(seconds).ok().and_then(rough);
-            vec![plain(waited.map_or("due just now".to_owned(), |waited| format!("due for {waited}")))]
+            vec![plain(waited.map_or("due just now".to_owned(), |waited| {
+                format!("due for {waited}")
+            }))]
         });
         let set_aside = (stats.quarantined > 0).then(|| {
-            let what = format!("{}; see `postrider spool verify`", counted(stats.quarantined, "unreadable record"));
+            let what = format!(
+                "{}; see `postrider spool verify`",
+                counted(stats.quarantined, "unreadable record")
+            );
             vec![tinted(what, Tint::Bad)]
         });
         let states = State::ALL.map(State::as_str);
@@ -50,14 +59,24 @@ impl Stats {
             ("deliveries", Some(counts(&stats.deliveries, &states))),
             (
                 "pending",
-                Some(vec![plain(format_args!("{} of {}", grouped(stats.pending), grouped(stats.max_pending)))]),
+                Some(vec![plain(format_args!(
+                    "{} of {}",
+                    grouped(stats.pending),
+                    grouped(stats.max_pending)
+                ))]),
             ),
-            ("by priority", Some(counts(&stats.pending_by_priority, &priorities))),
+            (
+                "by priority",
+                Some(counts(&stats.pending_by_priority, &priorities)),
+            ),
             ("oldest", oldest),
             ("since start", Some(vec![plain(since_start)])),
             (
                 "speed",
-                Some(vec![plain(format_args!("{:.1} delivered/s over the last minute", stats.delivered_per_second))]),
+                Some(vec![plain(format_args!(
+                    "{:.1} delivered/s over the last minute",
+                    stats.delivered_per_second
+                ))]),
             ),
             ("spool", Some(vec![plain(bytes)])),
             ("quarantined", set_aside),
@@ -70,7 +89,10 @@ impl Stats {
 
 /// `queued 12, delivered 3`: the known names in their order, then any other; zeros are left out.
 fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<Piece> {
-    let others = counts.keys().map(String::as_str).filter(|name| !order.contains(name));
+    let others = counts
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !order.contains(name));
     let mut pieces = Vec::new();
     for name in order.iter().copied().chain(others) {
         let count = counts.get(name).copied().unwrap_or(0);
@@ -82,5 +104,9 @@ fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<Piece> {
             pieces.push(plain(format_args!(" {}", grouped(count))));
         }
     }
-    if pieces.is_empty() { vec![tinted("none", Tint::Faint)] } else { pieces }
+    if pieces.is_empty() {
+        vec![tinted("none", Tint::Faint)]
+    } else {
+        pieces
+    }
 }

@@ -1,7 +1,7 @@
 //! `postrider tail`: what happens, as it happens.
 //!
-//! A connection that breaks is opened again, from where it broke. Nothing is missed in silence: the service says how many
-//! events it could not tell any more, and that is printed like an event.
+//! A connection that breaks is opened again, from where it broke. Nothing is missed in silence: the
+//! service says how many events it could not tell any more, and that is printed like an event.
 
 use std::io;
 use std::process::ExitCode;
@@ -36,7 +36,11 @@ pub struct Tail {
 impl Tail {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let client = self.asking.service.client()?;
-        let parameters: Parameters = self.mail.iter().map(|id| ("mail", id.to_string())).collect();
+        let parameters: Parameters = self
+            .mail
+            .iter()
+            .map(|id| ("mail", id.to_string()))
+            .collect();
         let mut last: Option<String> = None;
         let mut pause = FIRST_PAUSE;
         let mut stream = client.events(&parameters, None)?;
@@ -89,7 +93,11 @@ struct Missed {
 
 fn line(event: &Event) -> Vec<Piece> {
     let name = event.kind.as_str();
-    let mut pieces = vec![tinted(time_of_day(event.at), Tint::Faint), plain("  "), kind(name)];
+    let mut pieces = vec![
+        tinted(time_of_day(event.at), Tint::Faint),
+        plain("  "),
+        kind(name),
+    ];
     let mut add = |piece: Piece| {
         pieces.push(plain("  "));
         pieces.push(piece);
@@ -100,7 +108,10 @@ fn line(event: &Event) -> Vec<Piece> {
     if let Some(recipient) = &event.recipient {
         add(plain(recipient));
     }
-    let relay = event.relay.as_ref().filter(|_| !matches!(event.kind, EventKind::Attempted { .. }));
+    let relay = event
+        .relay
+        .as_ref()
+        .filter(|_| !matches!(event.kind, EventKind::Attempted { .. }));
     if let Some(relay) = relay {
         add(plain(relay));
     }

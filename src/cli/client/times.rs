@@ -12,18 +12,23 @@ pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }
-    let local = text.parse::<DateTime>().and_then(|at| at.to_zoned(TimeZone::system()));
+    let local = text
+        .parse::<DateTime>()
+        .and_then(|at| at.to_zoned(TimeZone::system()));
     local
         .map(|at| Timestamp::from_millis(at.timestamp().as_millisecond()))
         .map_err(|_| "is no time such as 2026-01-31T12:00:00Z or \"2026-01-31 12:00\"".to_owned())
 }
 
-/// Reads a time that has passed: as [`point_in_time`] does, or as the span that it is ago, such as `2h`.
+/// Reads a time that has passed: as [`point_in_time`] does, or as the span that it is ago, such as
+/// `2h`.
 pub fn past_time(text: &str) -> Result<Timestamp, String> {
     match humantime::parse_duration(text) {
         Ok(span) => {
             let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-            Ok(Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis)))
+            Ok(Timestamp::from_millis(
+                Timestamp::now().as_millis().saturating_sub(millis),
+            ))
         }
         Err(_) => point_in_time(text).map_err(|wrong| format!("{wrong}, and no span such as 2h")),
     }
@@ -61,7 +66,9 @@ pub fn time_of_day(at: Timestamp) -> String {
 }
 
 fn zoned(at: Timestamp) -> jiff::Zoned {
-    jiff::Timestamp::from_millisecond(at.as_millis()).unwrap_or_default().to_zoned(TimeZone::system())
+    jiff::Timestamp::from_millisecond(at.as_millis())
+        .unwrap_or_default()
+        .to_zoned(TimeZone::system())
 }
 
 #[cfg(test)]
@@ -71,9 +78,18 @@ mod tests {
 
     #[test]
     fn a_time_is_absolute_local_or_ago() {
-        assert_eq!(point_in_time("2026-01-31T13:00:00+01:00").unwrap().to_string(), "2026-01-31T12:00:00.000Z");
+        assert_eq!(
+            point_in_time("2026-01-31T13:00:00+01:00")
+                .unwrap()
+                .to_string(),
+            "2026-01-31T12:00:00.000Z"
+        );
         for typed in ["2026-01-31 12:00", "2026-01-31T12:00:00"] {
-            assert_eq!(local(point_in_time(typed).unwrap()), "2026-01-31 12:00:00", "{typed}");
+            assert_eq!(
+                local(point_in_time(typed).unwrap()),
+                "2026-01-31 12:00:00",
+                "{typed}"
+            );
         }
         assert!(point_in_time("tomorrow").is_err());
         let ago = Timestamp::now().since(past_time("2h").unwrap());

@@ -1,5 +1,6 @@
-//! `postrider demo`: mails through the real engine and a real spool, into a mail server of its own that refuses, defers
-//! and hangs up now and then; and what became of them, as the server counted it.
+//! `postrider demo`: mails through the real engine and a real spool, into a mail server of its own
+//! that refuses, defers and hangs up now and then; and what became of them, as the server counted
+//! it.
 
 mod plan;
 mod sink;
@@ -35,7 +36,8 @@ pub(super) struct Demo {
     /// How many mails
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     count: u32,
-    /// Run the engine as this file says, its relays, routes, retry schedule and spool directory aside
+    /// Run the engine as this file says, its relays, routes, retry schedule and spool directory
+    /// aside
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -50,8 +52,8 @@ impl Demo {
             logging::start(&settings.log)?;
         }
         let count = self.count as usize;
-        let dir =
-            tempfile::tempdir().map_err(|e| Failure::Failed(format!("cannot make a temporary directory: {e}")))?;
+        let dir = tempfile::tempdir()
+            .map_err(|e| Failure::Failed(format!("cannot make a temporary directory: {e}")))?;
         super::runtime()?.block_on(demonstrate(settings, count, dir.path()))
     }
 }
@@ -67,8 +69,9 @@ fn priority(number: usize) -> Priority {
 
 async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(), Failure> {
     let tally = Arc::new(Tally::new(count));
-    let sink =
-        Sink::open(tally.clone()).await.map_err(|e| Failure::Failed(format!("cannot listen on loopback: {e}")))?;
+    let sink = Sink::open(tally.clone())
+        .await
+        .map_err(|e| Failure::Failed(format!("cannot listen on loopback: {e}")))?;
     let settings = for_demo(settings, &sink, dir);
     summary::introduce(count, &settings, &sink);
     let dispatcher = config::builder(&settings)?.start().await?;
@@ -85,12 +88,20 @@ async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(),
     Summary::new(&tally, &stats, count, began).tell()
 }
 
-/// The configured engine, with the sink as its only relay, a spool that goes away, and retries that nobody has to wait
-/// for.
+/// The configured engine, with the sink as its only relay, a spool that goes away, and retries that
+/// nobody has to wait for.
 fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
-    let connections = settings.relays.first().map_or(Relay::default().connections, |relay| relay.connections);
+    let connections = settings
+        .relays
+        .first()
+        .map_or(Relay::default().connections, |relay| relay.connections);
     let url = format!("smtp://{}", sink.address).into();
-    settings.relays = vec![Relay { name: Some("sink".to_owned()), url, connections, ..Relay::default() }];
+    settings.relays = vec![Relay {
+        name: Some("sink".to_owned()),
+        url,
+        connections,
+        ..Relay::default()
+    }];
     settings.routes.clear();
     settings.spool.path = dir.join("spool");
     settings.retry.schedule = [100, 200, 400, 800].map(Duration::from_millis).to_vec();
@@ -98,7 +109,11 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
 }
 
 /// The callers at work.
-fn hand_in(dispatcher: &Dispatcher, tally: &Arc<Tally>, count: usize) -> JoinSet<Result<(), Failure>> {
+fn hand_in(
+    dispatcher: &Dispatcher,
+    tally: &Arc<Tally>,
+    count: usize,
+) -> JoinSet<Result<(), Failure>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS.min(count) {
@@ -109,7 +124,9 @@ fn hand_in(dispatcher: &Dispatcher, tally: &Arc<Tally>, count: usize) -> JoinSet
                 if number >= count {
                     return Ok(());
                 }
-                dispatcher.submit(mail(number).map_err(|e| Failure::Failed(e.to_string()))?).await?;
+                dispatcher
+                    .submit(mail(number).map_err(|e| Failure::Failed(e.to_string()))?)
+                    .await?;
                 tally.accepted(number);
             }
         });
@@ -140,8 +157,8 @@ fn mail(number: usize) -> Result<Mail, MailError> {
         .build()
 }
 
-/// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns the engine's last
-/// numbers.
+/// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns
+/// the engine's last numbers.
 async fn follow(dispatcher: &Dispatcher, tally: &Tally, count: usize) -> Result<Stats, Failure> {
     let bars = Bars::new(count);
     let (mut last, mut since) = ((0, 0, 0), Instant::now());

@@ -1,5 +1,5 @@
-//! What goes wrong with which mail: decided by its number and a seed alone, so that every run of the demo meets the
-//! same trouble, whatever the order in which mails arrive.
+//! What goes wrong with which mail: decided by its number and a seed alone, so that every run of
+//! the demo meets the same trouble, whatever the order in which mails arrive.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -18,15 +18,16 @@ pub(super) enum Trouble {
     Defer(u32),
     /// It hangs up in the middle of the mail.
     HangUp,
-    /// It takes the mail, and hangs up before it says so: nobody can know, so the mail is sent again, and arrives
-    /// twice.
+    /// It takes the mail, and hangs up before it says so: nobody can know, so the mail is sent
+    /// again, and arrives twice.
     HangUpAfter,
 }
 
-/// What happens to mail `number`: out of a thousand, 20 are refused, 20 deferred, 5 cut off and 3 cut off after they
-/// were taken.
+/// What happens to mail `number`: out of a thousand, 20 are refused, 20 deferred, 5 cut off and 3
+/// cut off after they were taken.
 pub(super) fn trouble(number: usize) -> Trouble {
-    let mut chance = SmallRng::seed_from_u64(SEED ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut chance =
+        SmallRng::seed_from_u64(SEED ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let times = chance.random_range(1..=2);
     match chance.random_range(0..1000) {
         0..20 => Trouble::Refuse(times),

@@ -1,4 +1,5 @@
-//! The demo's own mail server, on loopback: takes mail, counts it, and makes the trouble that the plan says.
+//! The demo's own mail server, on loopback: takes mail, counts it, and makes the trouble that the
+//! plan says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,7 +54,8 @@ enum Next {
 struct Guest {
     input: BufReader<OwnedReadHalf>,
     output: OwnedWriteHalf,
-    /// Answers that are not sent yet: with PIPELINING, those to one batch of commands go together (RFC 2920 §3.2).
+    /// Answers that are not sent yet: with PIPELINING, those to one batch of commands go together
+    /// (RFC 2920 §3.2).
     answers: Vec<u8>,
     line: Vec<u8>,
     /// The numbers of the mails that the recipients so far stand for.
@@ -66,7 +68,14 @@ impl Guest {
         let _ = stream.set_nodelay(true);
         let (input, output) = stream.into_split();
         let input = BufReader::with_capacity(64 * 1024, input);
-        Guest { input, output, answers: Vec::new(), line: Vec::new(), recipients: Vec::new(), tally }
+        Guest {
+            input,
+            output,
+            answers: Vec::new(),
+            line: Vec::new(),
+            recipients: Vec::new(),
+            tally,
+        }
     }
 
     async fn serve(mut self) -> std::io::Result<()> {
@@ -96,13 +105,20 @@ impl Guest {
             self.flush().await?;
         }
         self.line.clear();
-        (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.line).await?;
+        (&mut self.input)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut self.line)
+            .await?;
         Ok(self.line.ends_with(b"\n"))
     }
 
     async fn command(&mut self) -> std::io::Result<Next> {
         let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
-        let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+        let verb = line
+            .split([' ', ':'])
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
         match verb.as_str() {
             "EHLO" => {
                 self.answer("250-demo\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES")
@@ -126,10 +142,16 @@ impl Guest {
     }
 
     fn recipient(&mut self, line: &str) {
-        let number = line.split_once("<mail-").and_then(|(_, rest)| rest.split_once('@')?.0.parse().ok());
+        let number = line
+            .split_once("<mail-")
+            .and_then(|(_, rest)| rest.split_once('@')?.0.parse().ok());
         match number {
             None => self.answer("550 5.1.1 nobody of that name"),
-            Some(number) if self.tally.meets(number, |trouble| matches!(trouble, Trouble::Refuse(_))) => {
+            Some(number)
+                if self
+                    .tally
+                    .meets(number, |trouble| matches!(trouble, Trouble::Refuse(_))) =>
+            {
                 self.answer("450 4.2.1 the mailbox is busy");
             }
             Some(number) => {
@@ -142,7 +164,9 @@ impl Guest {
     async fn data(&mut self) -> std::io::Result<Next> {
         let recipients = std::mem::take(&mut self.recipients);
         let tally = self.tally.clone();
-        let any = |wanted: fn(Trouble) -> bool| recipients.iter().any(|number| tally.meets(*number, wanted));
+        let any = |wanted: fn(Trouble) -> bool| {
+            recipients.iter().any(|number| tally.meets(*number, wanted))
+        };
         self.answer("354 go on");
         let cut = any(|trouble| trouble == Trouble::HangUp);
         loop {
@@ -165,8 +189,8 @@ impl Guest {
         Ok(Next::Command)
     }
 
-    /// Closes so that what was answered before is read: with unread input, closing at once would throw it away (RFC
-    /// 1122 §4.2.2.13).
+    /// Closes so that what was answered before is read: with unread input, closing at once would
+    /// throw it away (RFC 1122 §4.2.2.13).
     async fn hang_up(mut self) -> std::io::Result<()> {
         self.flush().await?;
         self.output.shutdown().await?;
@@ -182,16 +206,24 @@ mod tests {
     use super::super::plan::trouble;
     use super::*;
 
-    /// Hands in one mail with all its commands in one write, and returns all that the sink says until it hangs up.
+    /// Hands in one mail with all its commands in one write, and returns all that the sink says
+    /// until it hangs up.
     async fn hand_in(sink: &Sink, number: usize) -> Vec<String> {
         let mut stream = TcpStream::connect(sink.address).await.unwrap();
-        let commands =
-            format!("EHLO me\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<mail-{number}@demo.example>\r\nDATA\r\n");
+        let commands = format!(
+            "EHLO me\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<mail-{number}@demo.example>\r\nDATA\r\n"
+        );
         let message = "Subject: x\r\n\r\n..\r\n.x\r\n.\r\nQUIT\r\n";
-        stream.write_all(format!("{commands}{message}").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("{commands}{message}").as_bytes())
+            .await
+            .unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).await.unwrap();
-        said.lines().map(|line| line.get(..4).unwrap_or(line).to_owned()).filter(|code| code.ends_with(' ')).collect()
+        said.lines()
+            .map(|line| line.get(..4).unwrap_or(line).to_owned())
+            .filter(|code| code.ends_with(' '))
+            .collect()
     }
 
     fn first_with(wanted: impl Fn(Trouble) -> bool) -> usize {
@@ -222,9 +254,19 @@ mod tests {
         assert!(hand_in(&sink, deferred).await.contains(&"451 ".to_owned()));
         assert_eq!(tally.progress().1, 0, "what was not taken is not counted");
         for number in [refused, deferred] {
-            assert_eq!(hand_in(&sink, number).await.join(""), "220 250 250 250 354 250 221 ");
+            assert_eq!(
+                hand_in(&sink, number).await.join(""),
+                "220 250 250 250 354 250 221 "
+            );
         }
-        assert_eq!((tally.progress().1, tally.mischief().refused, tally.mischief().deferred), (2, 2, 1));
+        assert_eq!(
+            (
+                tally.progress().1,
+                tally.mischief().refused,
+                tally.mischief().deferred
+            ),
+            (2, 2, 1)
+        );
     }
 
     #[tokio::test]
@@ -233,8 +275,15 @@ mod tests {
         let cut = first_with(|trouble| trouble == Trouble::HangUp);
         let after = first_with(|trouble| trouble == Trouble::HangUpAfter);
         for number in [cut, after] {
-            assert_eq!(hand_in(&sink, number).await.join(""), "220 250 250 250 354 ", "nothing to the final dot");
-            assert_eq!(hand_in(&sink, number).await.join(""), "220 250 250 250 354 250 221 ");
+            assert_eq!(
+                hand_in(&sink, number).await.join(""),
+                "220 250 250 250 354 ",
+                "nothing to the final dot"
+            );
+            assert_eq!(
+                hand_in(&sink, number).await.join(""),
+                "220 250 250 250 354 250 221 "
+            );
         }
         assert_eq!((tally.progress().1, tally.duplicates()), (2, 1));
     }

@@ -27,7 +27,8 @@ pub(super) fn introduce(count: usize, settings: &Settings, sink: &Sink) {
     );
 }
 
-/// One bar for what was accepted, one for what arrived. They go to standard error, and only where that is a terminal.
+/// One bar for what was accepted, one for what arrived. They go to standard error, and only where
+/// that is a terminal.
 pub(super) struct Bars {
     accepted: ProgressBar,
     arrived: ProgressBar,
@@ -37,12 +38,20 @@ impl Bars {
     pub(super) fn new(count: usize) -> Self {
         let all = MultiProgress::new();
         let bar = |name: &'static str, colour: &str| {
-            let template = format!("{{prefix:>9}} {{bar:40.{colour}/black.bright}} {{human_pos}} of {{human_len}}");
-            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::new(count as u64).with_style(style.progress_chars("━╸━")).with_prefix(name);
+            let template = format!(
+                "{{prefix:>9}} {{bar:40.{colour}/black.bright}} {{human_pos}} of {{human_len}}"
+            );
+            let style = ProgressStyle::with_template(&template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(count as u64)
+                .with_style(style.progress_chars("━╸━"))
+                .with_prefix(name);
             all.add(bar)
         };
-        Bars { accepted: bar("accepted", "cyan"), arrived: bar("arrived", "green") }
+        Bars {
+            accepted: bar("accepted", "cyan"),
+            arrived: bar("arrived", "green"),
+        }
     }
 
     pub(super) fn show(&self, accepted: u64, arrived: u64) {
@@ -66,7 +75,12 @@ pub(super) struct Summary<'a> {
 
 impl<'a> Summary<'a> {
     pub(super) fn new(tally: &'a Tally, stats: &'a Stats, count: usize, began: Instant) -> Self {
-        Summary { tally, stats, count: count as u64, took: tally.took(began) }
+        Summary {
+            tally,
+            stats,
+            count: count as u64,
+            took: tally.took(began),
+        }
     }
 
     /// Prints the table, and says in its last line whether every mail arrived.
@@ -74,7 +88,10 @@ impl<'a> Summary<'a> {
         println!("{}\n", self.table());
         println!("{}", self.latencies());
         verdict(self.tally, self.count)?;
-        println!("\n{} every mail that was accepted arrived", style("✓").green().bold());
+        println!(
+            "\n{} every mail that was accepted arrived",
+            style("✓").green().bold()
+        );
         Ok(())
     }
 
@@ -93,8 +110,16 @@ impl<'a> Summary<'a> {
             ("delivered", self.stats.delivered, String::new()),
             ("retried", self.stats.deferred, trouble),
             ("dead", self.stats.dead, String::new()),
-            ("arrived twice", self.tally.duplicates(), "the server took them and hung up before it said so".to_owned()),
-            ("mails per second", per_second, format!("end to end, in {:.1} s", self.took.as_secs_f64())),
+            (
+                "arrived twice",
+                self.tally.duplicates(),
+                "the server took them and hung up before it said so".to_owned(),
+            ),
+            (
+                "mails per second",
+                per_second,
+                format!("end to end, in {:.1} s", self.took.as_secs_f64()),
+            ),
         ];
         let mut table = table();
         for (name, number, remark) in rows {
@@ -108,7 +133,10 @@ impl<'a> Summary<'a> {
         let mut table = table();
         let header = ["from accept to delivery", "p50", "p99"];
         table.set_header(header.map(|title| Cell::new(title).set_alignment(CellAlignment::Left)));
-        for (name, only) in [("all", None)].into_iter().chain(Priority::ALL.map(|p| (p.as_str(), Some(p)))) {
+        for (name, only) in [("all", None)]
+            .into_iter()
+            .chain(Priority::ALL.map(|p| (p.as_str(), Some(p))))
+        {
             let latencies = self.tally.latencies(only);
             let cell = |percent| {
                 let millis = latencies.percentile(percent).as_secs_f64() * 1000.0;
@@ -126,8 +154,16 @@ fn verdict(tally: &Tally, count: u64) -> Result<(), Failure> {
     let (accepted, arrived) = tally.progress();
     let (duplicates, explained) = (tally.duplicates(), tally.mischief().hung_up_after);
     let reason = if !missing.is_empty() {
-        let some: Vec<String> = missing.iter().take(5).map(|number| format!("mail-{number}")).collect();
-        format!("{} of {accepted} accepted mails did not arrive, {} among them", missing.len(), some.join(", "))
+        let some: Vec<String> = missing
+            .iter()
+            .take(5)
+            .map(|number| format!("mail-{number}"))
+            .collect();
+        format!(
+            "{} of {accepted} accepted mails did not arrive, {} among them",
+            missing.len(),
+            some.join(", ")
+        )
     } else if arrived < count {
         format!("only {accepted} of {count} mails were accepted, and {arrived} arrived")
     } else if duplicates > explained {
@@ -161,8 +197,17 @@ mod tests {
     fn only_a_run_in_which_every_mail_arrived_is_a_success() {
         assert!(verdict(&handed_in([1, 1, 1]), 3).is_ok());
         let lost = verdict(&handed_in([1, 0, 1]), 3).map_err(|failure| failure.to_string());
-        assert_eq!(lost, Err("postrider: 1 of 3 accepted mails did not arrive, mail-1 among them".to_owned()));
-        assert!(verdict(&handed_in([1, 1, 1]), 4).is_err(), "one was not even accepted");
-        assert!(verdict(&handed_in([1, 2, 1]), 3).is_err(), "nobody hung up, so nothing had to come twice");
+        assert_eq!(
+            lost,
+            Err("postrider: 1 of 3 accepted mails did not arrive, mail-1 among them".to_owned())
+        );
+        assert!(
+            verdict(&handed_in([1, 1, 1]), 4).is_err(),
+            "one was not even accepted"
+        );
+        assert!(
+            verdict(&handed_in([1, 2, 1]), 3).is_err(),
+            "nobody hung up, so nothing had to come twice"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Who saw which mail, and when: written by the side that hands in and by the sink, read for the summary.
+//! Who saw which mail, and when: written by the side that hands in and by the sink, read for the
+//! summary.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,14 @@ struct Told {
 impl Tally {
     pub(super) fn new(count: usize) -> Self {
         let stories = vec![Story::default(); count];
-        Tally { told: Mutex::new(Told { stories, mischief: Mischief::default(), accepted: 0, arrived: 0 }) }
+        Tally {
+            told: Mutex::new(Told {
+                stories,
+                mischief: Mischief::default(),
+                accepted: 0,
+                arrived: 0,
+            }),
+        }
     }
 
     /// The engine gave a receipt for it.
@@ -56,8 +64,12 @@ impl Tally {
     /// Whether the sink is to trouble this mail now; says yes as often as the plan does.
     pub(super) fn meets(&self, number: usize, wanted: impl Fn(Trouble) -> bool) -> bool {
         let planned = trouble(number);
-        let Told { stories, mischief, .. } = &mut *self.told.lock();
-        let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else { return false };
+        let Told {
+            stories, mischief, ..
+        } = &mut *self.told.lock();
+        let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else {
+            return false;
+        };
         let (times, counted) = match planned {
             Trouble::None => return false,
             Trouble::Refuse(times) => (times, &mut mischief.refused),
@@ -97,21 +109,33 @@ impl Tally {
 
     /// How many copies arrived beyond the first of each.
     pub(super) fn duplicates(&self) -> u64 {
-        self.told.lock().stories.iter().map(|story| u64::from(story.copies.saturating_sub(1))).sum()
+        self.told
+            .lock()
+            .stories
+            .iter()
+            .map(|story| u64::from(story.copies.saturating_sub(1)))
+            .sum()
     }
 
     /// The numbers of accepted mails that did not arrive.
     pub(super) fn missing(&self) -> Vec<usize> {
         let told = self.told.lock();
-        let missing =
-            told.stories.iter().enumerate().filter(|(_, story)| story.accepted.is_some() && story.arrived.is_none());
+        let missing = told
+            .stories
+            .iter()
+            .enumerate()
+            .filter(|(_, story)| story.accepted.is_some() && story.arrived.is_none());
         missing.map(|(number, _)| number).collect()
     }
 
     /// From `began` until the last first copy arrived.
     pub(super) fn took(&self, began: Instant) -> Duration {
         let told = self.told.lock();
-        told.stories.iter().filter_map(|story| story.arrived).max().map_or(Duration::ZERO, |last| last - began)
+        told.stories
+            .iter()
+            .filter_map(|story| story.arrived)
+            .max()
+            .map_or(Duration::ZERO, |last| last - began)
     }
 
     /// The times from receipt to arrival of the mails of one priority, or of all.
@@ -119,7 +143,9 @@ impl Tally {
         let told = self.told.lock();
         let mut micros = Histogram::new(3).expect("three significant digits are allowed");
         for (number, story) in told.stories.iter().enumerate() {
-            let (Some(accepted), Some(arrived)) = (story.accepted, story.arrived) else { continue };
+            let (Some(accepted), Some(arrived)) = (story.accepted, story.arrived) else {
+                continue;
+            };
             if only.is_none_or(|only| only == super::priority(number)) {
                 // A mail may arrive before the task that handed it in wakes up to its receipt.
                 let waited = arrived.saturating_duration_since(accepted).as_micros();
@@ -160,7 +186,13 @@ mod tests {
         let near = |span: Duration, millis: f64| (span.as_secs_f64() * 1000.0 - millis).abs() < 0.5;
         assert!(near(tally.latencies(None).percentile(50.0), 50.0));
         assert!(near(tally.latencies(None).percentile(99.0), 100.0));
-        assert!(near(tally.latencies(Some(Priority::Critical)).percentile(50.0), 10.0), "mail 0 is the critical one");
+        assert!(
+            near(
+                tally.latencies(Some(Priority::Critical)).percentile(50.0),
+                10.0
+            ),
+            "mail 0 is the critical one"
+        );
         assert_eq!(tally.took(began), Duration::from_millis(100));
     }
 

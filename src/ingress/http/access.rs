@@ -1,8 +1,9 @@
-//! Who may do what: bearer tokens with scopes, and where there are none, the walls that keep web pages out.
+//! Who may do what: bearer tokens with scopes, and where there are none, the walls that keep web
+//! pages out.
 //!
-//! *Invariant:* without a token only programs on this machine are served. A browser on it can be led here by any web
-//! page, so what says that it comes from a page of another origin is refused, and so is a name that is not this
-//! machine's (a name that a stranger's DNS points at loopback).
+//! *Invariant:* without a token only programs on this machine are served. A browser on it can be
+//! led here by any web page, so what says that it comes from a page of another origin is refused,
+//! and so is a name that is not this machine's (a name that a stranger's DNS points at loopback).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -76,10 +77,14 @@ impl TokenTable {
     /// The tokens of a door that listens on `listen`.
     ///
     /// # Errors
-    /// No token although others than this machine can reach `listen`, or a secret that cannot be one.
+    /// No token although others than this machine can reach `listen`, or a secret that cannot be
+    /// one.
     pub(super) fn new(listen: SocketAddr, tokens: Vec<Token>) -> Result<Self, HttpError> {
         check(listen, &tokens)?;
-        Ok(TokenTable { listen, tokens: Arc::new(RwLock::new(tokens)) })
+        Ok(TokenTable {
+            listen,
+            tokens: Arc::new(RwLock::new(tokens)),
+        })
     }
 
     /// Replaces all tokens, from the next request on.
@@ -96,16 +101,28 @@ impl TokenTable {
     ///
     /// # Errors
     /// The response that refuses it.
-    pub(super) fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(needed) = needed(method, uri.path()) else { return Ok(()) };
+    pub(super) fn admit(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
+        let Some(needed) = needed(method, uri.path()) else {
+            return Ok(());
+        };
         let tokens = self.tokens.read();
         if tokens.is_empty() {
-            return from_this_machine(uri, headers)
-                .map_err(|detail| Refusal { problem: Problem::new(Kind::ForeignOrigin, detail), challenge: None });
+            return from_this_machine(uri, headers).map_err(|detail| Refusal {
+                problem: Problem::new(Kind::ForeignOrigin, detail),
+                challenge: None,
+            });
         }
         let Some(given) = headers.get(header::AUTHORIZATION) else {
             return Err(Refusal {
-                problem: Problem::new(Kind::Unauthorized, "send `Authorization: Bearer` with a token of `http.tokens`"),
+                problem: Problem::new(
+                    Kind::Unauthorized,
+                    "send `Authorization: Bearer` with a token of `http.tokens`",
+                ),
                 challenge: Some("Bearer realm=\"postrider\""),
             });
         };
@@ -142,7 +159,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = self.problem.into_response();
         if let Some(challenge) = self.challenge {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            response.headers_mut().insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
         }
         response
     }
@@ -154,7 +174,10 @@ fn check(listen: SocketAddr, tokens: &[Token]) -> Result<(), HttpError> {
     }
     for token in tokens {
         let secret = token.secret.expose_secret();
-        if secret.is_empty() || secret.len() > MAX_SECRET || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+        if secret.is_empty()
+            || secret.len() > MAX_SECRET
+            || !secret.bytes().all(|b| b.is_ascii_graphic())
+        {
             return Err(HttpError::BadToken(token.name.clone()));
         }
     }
@@ -171,7 +194,8 @@ fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
-/// The token whose secret was given. Every one is looked at, in the same time whether it matches or not.
+/// The token whose secret was given. Every one is looked at, in the same time whether it matches or
+/// not.
 fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a Token> {
     let (scheme, secret) = given.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
@@ -198,7 +222,10 @@ impl Padded {
         let mut bytes = [0; MAX_SECRET];
         let kept = secret.len().min(MAX_SECRET);
         bytes[..kept].copy_from_slice(&secret.as_bytes()[..kept]);
-        Padded { bytes, length: secret.len() as u64 }
+        Padded {
+            bytes,
+            length: secret.len() as u64,
+        }
     }
 
     fn equals(&self, other: &Padded) -> Choice {
@@ -206,11 +233,14 @@ impl Padded {
     }
 }
 
-/// Whether a request without a token comes from a program on this machine, and not from a web page through a browser.
+/// Whether a request without a token comes from a program on this machine, and not from a web page
+/// through a browser.
 fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
     let host = match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?")),
+        None => headers
+            .get(header::HOST)
+            .map(|host| host.to_str().unwrap_or("?")),
     };
     // Only HTTP/1.0 leaves the host out, and no browser speaks that.
     if let Some(host) = host
@@ -228,7 +258,11 @@ fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
         return Err("without `http.tokens` no web page of another origin is served".to_owned());
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
-        let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+        let own = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"))
+            .map(|(_, authority)| authority);
         if own.is_none() || own != host {
             return Err("without `http.tokens` no web page of another origin is served".to_owned());
         }
@@ -255,14 +289,26 @@ mod tests {
     use super::*;
 
     fn token(name: &str, secret: &str, scope: Scope) -> Token {
-        Token { name: name.into(), secret: secret.to_owned().into(), scope }
+        Token {
+            name: name.into(),
+            secret: secret.to_owned().into(),
+            scope,
+        }
     }
 
     fn headers(given: &[(&'static str, &str)]) -> HeaderMap {
-        given.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+        given
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
-    fn admitted(table: &TokenTable, method: Method, path: &'static str, given: &[(&'static str, &str)]) -> u16 {
+    fn admitted(
+        table: &TokenTable,
+        method: Method,
+        path: &'static str,
+        given: &[(&'static str, &str)],
+    ) -> u16 {
         match table.admit(&method, &Uri::from_static(path), &headers(given)) {
             Ok(()) => 200,
             Err(refusal) => refusal.into_response().status().as_u16(),
@@ -271,20 +317,42 @@ mod tests {
 
     #[test]
     fn a_door_that_others_can_reach_does_not_open_without_a_token() {
-        let error = TokenTable::new("0.0.0.0:8025".parse().unwrap(), Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("http.listen") && error.contains("http.tokens"), "{error}");
+        let error = TokenTable::new("0.0.0.0:8025".parse().unwrap(), Vec::new())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("http.listen") && error.contains("http.tokens"),
+            "{error}"
+        );
         assert!(TokenTable::new("[::]:8025".parse().unwrap(), Vec::new()).is_err());
         assert!(TokenTable::new("[::1]:8025".parse().unwrap(), Vec::new()).is_ok());
-        let table = TokenTable::new("192.0.2.1:1".parse().unwrap(), vec![token("app", "s3cret", Scope::Send)]).unwrap();
-        assert!(table.replace(Vec::new()).is_err(), "a reload must not open it either");
-        assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", "Bearer s3cret")]), 200);
+        let table = TokenTable::new(
+            "192.0.2.1:1".parse().unwrap(),
+            vec![token("app", "s3cret", Scope::Send)],
+        )
+        .unwrap();
+        assert!(
+            table.replace(Vec::new()).is_err(),
+            "a reload must not open it either"
+        );
+        assert_eq!(
+            admitted(
+                &table,
+                Method::POST,
+                "/v1/mails",
+                &[("authorization", "Bearer s3cret")]
+            ),
+            200
+        );
     }
 
     #[test]
     fn a_secret_that_no_header_can_carry_is_refused() {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         for secret in ["", "with space", "line\nbreak", "ä", &"x".repeat(257)] {
-            let error = TokenTable::new(listen, vec![token("app", secret, Scope::Send)]).unwrap_err().to_string();
+            let error = TokenTable::new(listen, vec![token("app", secret, Scope::Send)])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("`app`"), "{error}");
             assert!(secret.is_empty() || !error.contains(secret), "{error}");
         }
@@ -311,16 +379,42 @@ mod tests {
             (Method::GET, "/health/ready", [200, 200, 200]),
         ];
         for (method, path, expected) in cases {
-            for (secret, expected) in ["send-secret", "read-secret", "admin-secret"].into_iter().zip(expected) {
+            for (secret, expected) in ["send-secret", "read-secret", "admin-secret"]
+                .into_iter()
+                .zip(expected)
+            {
                 let given = format!("Bearer {secret}");
                 let status = admitted(&table, method.clone(), path, &[("authorization", &given)]);
                 assert_eq!(status, expected, "{method} {path} with {secret}");
             }
         }
-        for wrong in ["Bearer send-secre", "Bearer send-secret1", "Bearer ", "Basic send-secret", "send-secret"] {
-            assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", wrong)]), 401, "{wrong}");
+        for wrong in [
+            "Bearer send-secre",
+            "Bearer send-secret1",
+            "Bearer ",
+            "Basic send-secret",
+            "send-secret",
+        ] {
+            assert_eq!(
+                admitted(
+                    &table,
+                    Method::POST,
+                    "/v1/mails",
+                    &[("authorization", wrong)]
+                ),
+                401,
+                "{wrong}"
+            );
         }
-        assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[("authorization", "bearer  send-secret ")]), 200);
+        assert_eq!(
+            admitted(
+                &table,
+                Method::POST,
+                "/v1/mails",
+                &[("authorization", "bearer  send-secret ")]
+            ),
+            200
+        );
         assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[]), 401);
         assert_eq!(admitted(&table, Method::GET, "/health/live", &[]), 200);
     }
@@ -328,13 +422,26 @@ mod tests {
     #[test]
     fn without_tokens_no_web_page_and_no_foreign_name_gets_in() {
         let table = TokenTable::new("127.0.0.1:0".parse().unwrap(), Vec::new()).unwrap();
-        let post = |given: &[(&'static str, &str)]| admitted(&table, Method::POST, "/v1/mails", given);
-        for host in ["localhost:8025", "127.0.0.1:8025", "[::1]:8025", "127.8.9.1", "mail.localhost", "LOCALHOST"] {
+        let post =
+            |given: &[(&'static str, &str)]| admitted(&table, Method::POST, "/v1/mails", given);
+        for host in [
+            "localhost:8025",
+            "127.0.0.1:8025",
+            "[::1]:8025",
+            "127.8.9.1",
+            "mail.localhost",
+            "LOCALHOST",
+        ] {
             assert_eq!(post(&[("host", host)]), 200, "{host}");
         }
-        for host in
-            ["evil.example", "localhost.evil.example", "192.0.2.7:8025", "[2001:db8::1]", "", "127.0.0.1.nip.io"]
-        {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "192.0.2.7:8025",
+            "[2001:db8::1]",
+            "",
+            "127.0.0.1.nip.io",
+        ] {
             assert_eq!(post(&[("host", host)]), 403, "{host}");
         }
         let host = ("host", "localhost:8025");

@@ -29,10 +29,19 @@ impl MediaType {
     /// # Errors
     /// It is neither, or it is compressed.
     pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-            return Err(Problem::new(Kind::MediaType, "compressed bodies are not taken; leave Content-Encoding out"));
+        if headers
+            .get(header::CONTENT_ENCODING)
+            .is_some_and(|coding| coding != "identity")
+        {
+            return Err(Problem::new(
+                Kind::MediaType,
+                "compressed bodies are not taken; leave Content-Encoding out",
+            ));
         }
-        let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let given = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let essence = given.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case("application/json") {
             Ok(MediaType::Json)
@@ -49,7 +58,8 @@ impl Door {
     /// Reads a whole body of at most `max` bytes.
     ///
     /// # Errors
-    /// It is larger, it did not arrive in time, or the client went away; or all bodies together take too much room.
+    /// It is larger, it did not arrive in time, or the client went away; or all bodies together
+    /// take too much room.
     pub(super) async fn collect(&self, body: Body, max: usize) -> Result<Held, Problem> {
         if body.size_hint().lower() > max as u64 {
             return Err(too_large(max));
@@ -58,7 +68,10 @@ impl Door {
             Ok(read) => read,
             Err(_) => {
                 let seconds = self.limits.body_timeout.as_secs();
-                Err(Problem::new(Kind::TimedOut, format!("the body did not arrive within {seconds} seconds")))
+                Err(Problem::new(
+                    Kind::TimedOut,
+                    format!("the body did not arrive within {seconds} seconds"),
+                ))
             }
         }
     }
@@ -69,18 +82,29 @@ impl Door {
         let mut length = 0;
         let mut room: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Problem::new(Kind::Malformed, "the body ended before it was complete"))?;
-            let Ok(data) = frame.into_data() else { continue };
+            let frame = frame.map_err(|_| {
+                Problem::new(Kind::Malformed, "the body ended before it was complete")
+            })?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             length += data.len();
             if length > max {
                 return Err(too_large(max));
             }
-            // Room is taken as bytes arrive, so that announcing a large body takes none; and it is never waited for,
-            // because those who wait would hold what they have.
+            // Room is taken as bytes arrive, so that announcing a large body takes none; and it is
+            // never waited for, because those who wait would hold what they have.
             let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
-            let more = self.room.clone().try_acquire_many_owned(more).map_err(|_| {
-                Problem::new(Kind::Full, "too many large requests are being read at this moment; try again later")
-            })?;
+            let more = self
+                .room
+                .clone()
+                .try_acquire_many_owned(more)
+                .map_err(|_| {
+                    Problem::new(
+                        Kind::Full,
+                        "too many large requests are being read at this moment; try again later",
+                    )
+                })?;
             match &mut room {
                 Some(room) => room.merge(more),
                 None => room = Some(more),
@@ -95,11 +119,18 @@ impl Door {
             }
             joined.extend_from_slice(&data);
         }
-        let bytes = if joined.is_empty() { only } else { joined.freeze() };
+        let bytes = if joined.is_empty() {
+            only
+        } else {
+            joined.freeze()
+        };
         Ok(Held { bytes, _room: room })
     }
 }
 
 fn too_large(max: usize) -> Problem {
-    Problem::new(Kind::TooLarge, format!("the body has more than {max} bytes, which are the most that is taken here"))
+    Problem::new(
+        Kind::TooLarge,
+        format!("the body has more than {max} bytes, which are the most that is taken here"),
+    )
 }

@@ -1,8 +1,8 @@
 //! What happens, as it happens: Server-Sent Events (WHATWG HTML §9.2).
 //!
-//! An event's id is `RUN-SEQ`: the sequence number that the dispatcher counts, after the name of this run of the
-//! service. Numbers begin anew with each run, so a client that comes back after a restart is told that it missed
-//! something, and not silently given the wrong events.
+//! An event's id is `RUN-SEQ`: the sequence number that the dispatcher counts, after the name of
+//! this run of the service. Numbers begin anew with each run, so a client that comes back after a
+//! restart is told that it missed something, and not silently given the wrong events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -41,13 +41,18 @@ enum Resume {
 
 impl Resume {
     fn of(headers: &HeaderMap, run: &str) -> Self {
-        let Some(given) = headers.get("last-event-id") else { return Resume::Now };
+        let Some(given) = headers.get("last-event-id") else {
+            return Resume::Now;
+        };
         let given = given.to_str().unwrap_or_default().trim();
         if given.is_empty() {
             return Resume::Now;
         }
-        let seq = given.strip_prefix(run).and_then(|rest| rest.strip_prefix('-'));
-        seq.and_then(|seq| seq.parse().ok()).map_or(Resume::Elsewhere, Resume::After)
+        let seq = given
+            .strip_prefix(run)
+            .and_then(|rest| rest.strip_prefix('-'));
+        seq.and_then(|seq| seq.parse().ok())
+            .map_or(Resume::Elsewhere, Resume::After)
     }
 }
 
@@ -58,11 +63,12 @@ pub(super) struct Missed {
     count: Option<u64>,
 }
 
-/// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`, `relay_up`,
-/// `relay_down`.
+/// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
+/// `relay_up`, `relay_down`.
 ///
-/// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by themselves, gets
-/// what happened since; what is not known any more is said by an event `missed`. Silence is filled with comments.
+/// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
+/// themselves, gets what happened since; what is not known any more is said by an event `missed`.
+/// Silence is filled with comments.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
@@ -92,7 +98,9 @@ pub(super) async fn events(
         .chain(frames(events, mail, door.run.clone()))
         .map(Ok::<_, Infallible>)
         .take_until(stopped(door.shutdown.clone()));
-    Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive")).into_response())
+    Ok(Sse::new(frames)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))
+        .into_response())
 }
 
 /// The events of one mail, or all; and always what was missed.
@@ -102,7 +110,9 @@ fn frames(events: EventStream, mail: Option<MailId>, run: String) -> impl Stream
             EventItem::Lagged(count) => Some(missed(Some(count))),
             EventItem::Event(event) if mail.is_some() && event.mail != mail => None,
             EventItem::Event(event) => {
-                let frame = Frame::default().id(format!("{run}-{}", event.seq)).event(event.kind.as_str());
+                let frame = Frame::default()
+                    .id(format!("{run}-{}", event.seq))
+                    .event(event.kind.as_str());
                 frame.json_data(&event).ok()
             }
         };

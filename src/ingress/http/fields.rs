@@ -1,5 +1,5 @@
-//! The values that JSON writes in more ways than one: an address or several, a span of time, a file's bytes, header
-//! fields.
+//! The values that JSON writes in more ways than one: an address or several, a span of time, a
+//! file's bytes, header fields.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -52,7 +52,9 @@ impl PartialSchema for OneOrMany {
         OneOfBuilder::new()
             .item(String::schema())
             .item(ArrayBuilder::new().items(String::schema()))
-            .description(Some("One address, `ada@example.org` or `Ada <ada@example.org>`, or a list of them"))
+            .description(Some(
+                "One address, `ada@example.org` or `Ada <ada@example.org>`, or a list of them",
+            ))
             .into()
     }
 }
@@ -62,18 +64,23 @@ impl PartialSchema for OneOrMany {
 pub(super) struct Span(pub Duration);
 
 impl Span {
-    const EXPECTED: &'static str = "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
+    const EXPECTED: &'static str =
+        "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
 
     /// Reads a span as a parameter of a query holds it, where a number is text too.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(seconds) = text.parse::<f64>() {
             return Span::of_seconds(seconds);
         }
-        humantime::parse_duration(text).map(Span).map_err(|e| format!("is not {}: {e}", Self::EXPECTED))
+        humantime::parse_duration(text)
+            .map(Span)
+            .map_err(|e| format!("is not {}: {e}", Self::EXPECTED))
     }
 
     fn of_seconds(seconds: f64) -> Result<Self, String> {
-        Duration::try_from_secs_f64(seconds).map(Span).map_err(|_| format!("is not {}", Self::EXPECTED))
+        Duration::try_from_secs_f64(seconds)
+            .map(Span)
+            .map_err(|_| format!("is not {}", Self::EXPECTED))
     }
 }
 
@@ -94,7 +101,10 @@ impl<'de> Deserialize<'de> for Span {
                 Ok(Span(Duration::from_secs(seconds)))
             }
             fn visit_i64<E: Error>(self, seconds: i64) -> Result<Span, E> {
-                u64::try_from(seconds).map(Duration::from_secs).map(Span).map_err(|_| E::custom("is below zero"))
+                u64::try_from(seconds)
+                    .map(Duration::from_secs)
+                    .map(Span)
+                    .map_err(|_| E::custom("is below zero"))
             }
             fn visit_f64<E: Error>(self, seconds: f64) -> Result<Span, E> {
                 Span::of_seconds(seconds).map_err(E::custom)
@@ -113,9 +123,19 @@ impl ToSchema for Span {
 impl PartialSchema for Span {
     fn schema() -> RefOr<Schema> {
         OneOfBuilder::new()
-            .item(ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)))
-            .item(ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^[1-9][0-9]{0,4}(ms|s|m|h|d|w)$")))
-            .description(Some("A span of time: a number of seconds, or text such as `90s`, `5m`, `2h`, `7d`"))
+            .item(
+                ObjectBuilder::new()
+                    .schema_type(Type::Number)
+                    .minimum(Some(0)),
+            )
+            .item(
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .pattern(Some(r"^[1-9][0-9]{0,4}(ms|s|m|h|d|w)$")),
+            )
+            .description(Some(
+                "A span of time: a number of seconds, or text such as `90s`, `5m`, `2h`, `7d`",
+            ))
             .into()
     }
 }
@@ -144,7 +164,8 @@ impl<'de> Deserialize<'de> for Base64 {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("bytes in base64")
             }
-            // Decoded from where it stands in the request: a large file is not copied as text first.
+            // Decoded from where it stands in the request: a large file is not copied as text
+            // first.
             fn visit_str<E: Error>(self, text: &str) -> Result<Base64, E> {
                 Base64::decode(text).map_err(|e| E::custom(format!("is not base64: {e}")))
             }
@@ -164,7 +185,9 @@ impl PartialSchema for Base64 {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .content_encoding("base64")
-            .pattern(Some("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))
+            .pattern(Some(
+                "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            ))
             .description(Some("Bytes in base64"))
             .into()
     }
@@ -221,12 +244,18 @@ mod tests {
         assert_eq!(span("1.5").unwrap(), 1_500);
         assert_eq!(span("\"5m\"").unwrap(), 300_000);
         assert_eq!(span("\"2h 30m\"").unwrap(), 9_000_000);
-        for wrong in ["-1", "-0.5", "1e400", "1e30", "\"5\"", "\"soon\"", "\"\"", "true", "[]"] {
+        for wrong in [
+            "-1", "-0.5", "1e400", "1e30", "\"5\"", "\"soon\"", "\"\"", "true", "[]",
+        ] {
             assert!(span(wrong).is_err(), "{wrong}");
         }
         assert_eq!(Span::parse("90").unwrap().0.as_secs(), 90);
         assert_eq!(Span::parse("5m").unwrap().0.as_secs(), 300);
-        assert!(Span::parse("-1").is_err() && Span::parse("NaN").is_err() && Span::parse("inf").is_err());
+        assert!(
+            Span::parse("-1").is_err()
+                && Span::parse("NaN").is_err()
+                && Span::parse("inf").is_err()
+        );
     }
 
     #[test]
@@ -240,6 +269,12 @@ mod tests {
     #[test]
     fn header_fields_keep_their_order() {
         let headers: Headers = serde_json::from_str(r#"{"X-B":"1","X-A":"2"}"#).unwrap();
-        assert_eq!(headers.0, [("X-B".to_owned(), "1".to_owned()), ("X-A".to_owned(), "2".to_owned())]);
+        assert_eq!(
+            headers.0,
+            [
+                ("X-B".to_owned(), "1".to_owned()),
+                ("X-A".to_owned(), "2".to_owned())
+            ]
+        );
     }
 }

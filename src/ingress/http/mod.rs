@@ -1,12 +1,15 @@
-//! The HTTP door: mail comes in as JSON or as finished messages, and people and programs look into the dispatcher.
+//! The HTTP door: mail comes in as JSON or as finished messages, and people and programs look into
+//! the dispatcher.
 //!
-//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: `server` takes the
-//! connection, `access` lets it in, `openapi` knows which call it is, the call reads it (`body`, `params`,
-//! `request`) and asks the dispatcher; `problem` is what every refusal looks like.
+//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: `server`
+//! takes the connection, `access` lets it in, `openapi` knows which call it is, the call reads it
+//! (`body`, `params`, `request`) and asks the dispatcher; `problem` is what every refusal looks
+//! like.
 //!
-//! *Invariants made here:* mail is answered for only after the dispatcher made it durable; every error is a problem
-//! document (RFC 9457); nothing waits for a client without a time-out; what clients can make the service hold in memory
-//! is bounded; a door that others than this machine can reach does not open without a token.
+//! *Invariants made here:* mail is answered for only after the dispatcher made it durable; every
+//! error is a problem document (RFC 9457); nothing waits for a client without a time-out; what
+//! clients can make the service hold in memory is bounded; a door that others than this machine can
+//! reach does not open without a token.
 
 mod access;
 mod body;
@@ -39,7 +42,8 @@ use crate::mail::Mail;
 pub struct HttpSettings {
     /// Where it listens; port 0 takes any that is free.
     pub listen: SocketAddr,
-    /// Who may do what. None is allowed on loopback only, and lets every program on this machine do everything.
+    /// Who may do what. None is allowed on loopback only, and lets every program on this machine do
+    /// everything.
     pub tokens: Vec<Token>,
     /// What one client can take.
     pub limits: Limits,
@@ -112,17 +116,27 @@ pub struct HttpDoor {
 }
 
 impl HttpDoor {
-    /// Takes the address. Clients can connect from now on; they are served once [`HttpDoor::serve`] runs.
+    /// Takes the address. Clients can connect from now on; they are served once [`HttpDoor::serve`]
+    /// runs.
     ///
     /// # Errors
     /// The settings would let strangers in, a token cannot be one, or the address cannot be had.
     pub async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
-        let HttpSettings { listen, tokens, limits } = settings;
+        let HttpSettings {
+            listen,
+            tokens,
+            limits,
+        } = settings;
         let tokens = TokenTable::new(listen, tokens)?;
         let failed = |error| HttpError::Listen { listen, error };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
-        Ok(HttpDoor { listener, local_addr, tokens, limits })
+        Ok(HttpDoor {
+            listener,
+            local_addr,
+            tokens,
+            limits,
+        })
     }
 
     /// Where it listens.
@@ -135,13 +149,16 @@ impl HttpDoor {
         self.tokens.clone()
     }
 
-    /// Serves until `shutdown` holds true; then takes no more, finishes what has begun, and returns.
+    /// Serves until `shutdown` holds true; then takes no more, finishes what has begun, and
+    /// returns.
     pub async fn serve(self, dispatcher: Dispatcher, shutdown: watch::Receiver<bool>) {
         let door = Arc::new(Door {
             dispatcher: dispatcher.for_door("http"),
             tokens: self.tokens,
             limits: self.limits,
-            room: Arc::new(Semaphore::new(self.limits.held_bytes.min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(
+                self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
+            )),
             run: format!("{:08x}", rand::random::<u32>()),
             shutdown,
         });
@@ -161,11 +178,15 @@ pub async fn serve(
     settings: HttpSettings,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), HttpError> {
-    HttpDoor::bind(settings).await?.serve(dispatcher, shutdown).await;
+    HttpDoor::bind(settings)
+        .await?
+        .serve(dispatcher, shutdown)
+        .await;
     Ok(())
 }
 
-/// Reads a mail from JSON as `POST /v1/mails` does, for programs that take it over a door of their own.
+/// Reads a mail from JSON as `POST /v1/mails` does, for programs that take it over a door of their
+/// own.
 ///
 /// # Errors
 /// A problem that names every bad field.

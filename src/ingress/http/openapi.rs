@@ -21,8 +21,14 @@ const BEARER: &str = "token";
 /// What every call may answer besides its own, and why.
 const EVERYWHERE: [(&str, &str); 4] = [
     ("401", "No valid token"),
-    ("403", "The token's scope does not allow this, or it comes from a web page"),
-    ("503", "Not available now; `Retry-After` says when to try again"),
+    (
+        "403",
+        "The token's scope does not allow this, or it comes from a web page",
+    ),
+    (
+        "503",
+        "Not available now; `Retry-After` says when to try again",
+    ),
     ("504", "The answer took too long"),
 ];
 
@@ -58,7 +64,13 @@ pub(super) fn router() -> Router<Shared> {
     router.route(
         "/openapi.json",
         get(move || {
-            std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())
+            std::future::ready(
+                (
+                    [(header::CONTENT_TYPE, "application/json")],
+                    document.clone(),
+                )
+                    .into_response(),
+            )
         }),
     )
 }
@@ -86,29 +98,43 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
 
 /// Adds what would be the same words at every call: problems, and the token.
 fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
-    let scheme = Http::builder().scheme(HttpAuthScheme::Bearer).description(Some("A token of `http.tokens`")).build();
+    let scheme = Http::builder()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A token of `http.tokens`"))
+        .build();
     document
         .components
         .get_or_insert_default()
         .security_schemes
         .insert(BEARER.to_owned(), SecurityScheme::Http(scheme));
     for (path, item) in &mut document.paths.paths {
-        let operations = [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten();
+        let operations = [&mut item.get, &mut item.post, &mut item.delete]
+            .into_iter()
+            .flatten();
         for operation in operations {
-            let takes_parameters = operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty());
+            let takes_parameters = operation
+                .parameters
+                .as_ref()
+                .is_some_and(|parameters| !parameters.is_empty());
             let mut problems = EVERYWHERE.to_vec();
             if operation.request_body.is_some() {
                 problems.extend(WITH_BODY);
             }
             if takes_parameters || operation.request_body.is_some() {
-                problems.push(("422", "Something in the request is not valid; `errors` points at each"));
+                problems.push((
+                    "422",
+                    "Something in the request is not valid; `errors` points at each",
+                ));
             }
             if path.contains('{') {
                 problems.push(("404", "There is none of that name"));
             }
             add_problems(operation, &problems);
             if !path.starts_with("/health/") {
-                operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]);
+                operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
+                    BEARER,
+                    [],
+                )]);
             }
         }
     }
@@ -116,8 +142,17 @@ fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
 
 fn add_problems(operation: &mut Operation, problems: &[(&str, &str)]) {
     for (status, description) in problems {
-        let content = Content::builder().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let response = Response::builder().description(*description).content(PROBLEM_JSON, content).build();
-        operation.responses.responses.entry((*status).to_owned()).or_insert(RefOr::T(response));
+        let content = Content::builder()
+            .schema(Some(Ref::from_schema_name("Problem")))
+            .build();
+        let response = Response::builder()
+            .description(*description)
+            .content(PROBLEM_JSON, content)
+            .build();
+        operation
+            .responses
+            .responses
+            .entry((*status).to_owned())
+            .or_insert(RefOr::T(response));
     }
 }

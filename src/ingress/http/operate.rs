@@ -48,7 +48,9 @@ pub(super) struct Well {
     responses((status = 200, description = "Each relay", body = Relays)),
 )]
 pub(super) async fn relays(State(door): State<Shared>) -> Result<Json<Relays>, Problem> {
-    Ok(Json(Relays { relays: door.dispatcher.relays().await? }))
+    Ok(Json(Relays {
+        relays: door.dispatcher.relays().await?,
+    }))
 }
 
 /// Stops sending over a relay; its mail takes the route's next one, or waits.
@@ -57,7 +59,10 @@ pub(super) async fn relays(State(door): State<Shared>) -> Result<Json<Relays>, P
     params(("name" = String, Path, description = "The relay")),
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
-pub(super) async fn pause(State(door): State<Shared>, Named(name): Named) -> Result<Json<RelayStatus>, Problem> {
+pub(super) async fn pause(
+    State(door): State<Shared>,
+    Named(name): Named,
+) -> Result<Json<RelayStatus>, Problem> {
     door.dispatcher.pause(&name).await?;
     relay(&door, &name).await
 }
@@ -68,7 +73,10 @@ pub(super) async fn pause(State(door): State<Shared>, Named(name): Named) -> Res
     params(("name" = String, Path, description = "The relay")),
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
-pub(super) async fn resume(State(door): State<Shared>, Named(name): Named) -> Result<Json<RelayStatus>, Problem> {
+pub(super) async fn resume(
+    State(door): State<Shared>,
+    Named(name): Named,
+) -> Result<Json<RelayStatus>, Problem> {
     door.dispatcher.resume(&name).await?;
     relay(&door, &name).await
 }
@@ -76,7 +84,9 @@ pub(super) async fn resume(State(door): State<Shared>, Named(name): Named) -> Re
 async fn relay(door: &Shared, name: &str) -> Result<Json<RelayStatus>, Problem> {
     let relays = door.dispatcher.relays().await?;
     let found = relays.into_iter().find(|relay| relay.name == name);
-    found.map(Json).ok_or_else(|| Problem::new(Kind::NotFound, "the relay was taken away at this moment"))
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::new(Kind::NotFound, "the relay was taken away at this moment"))
 }
 
 /// The engine's numbers.
@@ -96,7 +106,11 @@ pub(super) async fn stats(State(door): State<Shared>) -> Result<Json<Stats>, Pro
     )),
 )]
 pub(super) async fn metrics(State(door): State<Shared>) -> Result<Response, Problem> {
-    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], door.dispatcher.metrics().await?).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, OPEN_METRICS)],
+        door.dispatcher.metrics().await?,
+    )
+        .into_response())
 }
 
 /// Whether the service runs.
@@ -118,5 +132,10 @@ pub(super) async fn ready(State(door): State<Shared>) -> Result<Json<Well>, Prob
     if health.ready {
         return Ok(Json(Well { status: "ready" }));
     }
-    Err(Problem::new(Kind::Unavailable, health.reason.unwrap_or_else(|| "no mail is accepted now".to_owned())))
+    Err(Problem::new(
+        Kind::Unavailable,
+        health
+            .reason
+            .unwrap_or_else(|| "no mail is accepted now".to_owned()),
+    ))
 }

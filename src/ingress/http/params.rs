@@ -1,5 +1,6 @@
-//! The parameters of a query, read so that one answer names every bad one: filters of lists, and the options of a
-//! message that is handed in as it is. Each set is also described, for the OpenAPI document.
+//! The parameters of a query, read so that one answer names every bad one: filters of lists, and
+//! the options of a message that is handed in as it is. Each set is also described, for the OpenAPI
+//! document.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -12,7 +13,9 @@ use utoipa::IntoParams;
 use super::fields::Span;
 use super::problem::{FieldError, Problem};
 use crate::delivery::State;
-use crate::mail::{Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When};
+use crate::mail::{
+    Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
+};
 use crate::spool::Query;
 
 /// The most mails in one page.
@@ -64,7 +67,8 @@ pub(super) struct DryRun {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `message` reads")]
 pub(super) struct MessageOptions {
-    /// With message/rfc822, and needed there: the envelope's sender; empty for the null reverse-path.
+    /// With message/rfc822, and needed there: the envelope's sender; empty for the null
+    /// reverse-path.
     from: Option<String>,
     /// With message/rfc822, and needed there: a recipient; may be repeated.
     to: Option<Vec<String>>,
@@ -72,7 +76,8 @@ pub(super) struct MessageOptions {
     priority: Option<Priority>,
     /// With message/rfc822: not to be sent before this time.
     send_at: Option<Timestamp>,
-    /// With message/rfc822: not to be sent before this long after accept: `5m`, or a number of seconds.
+    /// With message/rfc822: not to be sent before this long after accept: `5m`, or a number of
+    /// seconds.
     delay: Option<String>,
     /// With message/rfc822: worthless this long after accept: `5m`, or a number of seconds.
     expires_in: Option<String>,
@@ -93,7 +98,10 @@ pub(super) struct Params<'a> {
 impl<'a> Params<'a> {
     /// The parameters of a query.
     pub fn of(query: Option<&'a str>) -> Self {
-        Params { given: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(), errors: Vec::new() }
+        Params {
+            given: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(),
+            errors: Vec::new(),
+        }
     }
 
     /// Takes a parameter that may be given once.
@@ -126,12 +134,17 @@ impl<'a> Params<'a> {
 
     /// Notes a mistake.
     pub fn refuse(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
-        self.errors.push(FieldError { pointer: pointer.into(), detail: detail.into() });
+        self.errors.push(FieldError {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        });
     }
 
     /// What came out, or a noted mistake.
     fn note<T, E: Display>(&mut self, pointer: String, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.refuse(pointer, error.to_string())).ok()
+        result
+            .map_err(|error| self.refuse(pointer, error.to_string()))
+            .ok()
     }
 
     /// Ends the reading: what was not taken is unknown here.
@@ -141,9 +154,16 @@ impl<'a> Params<'a> {
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.given) {
             let name = name.chars().take(64).collect::<String>();
-            self.refuse(format!("/{}", super::problem::escape(&name)), "is not a parameter of this call");
+            self.refuse(
+                format!("/{}", super::problem::escape(&name)),
+                "is not a parameter of this call",
+            );
         }
-        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.errors))
+        }
     }
 }
 
@@ -153,7 +173,10 @@ impl<'a> Params<'a> {
 /// Names every bad parameter.
 pub(super) fn list(query: Option<&str>) -> Result<Query, Problem> {
     let mut params = Params::of(query);
-    let mut wanted = Query { state: params.parsed("state"), ..filter(&mut params) };
+    let mut wanted = Query {
+        state: params.parsed("state"),
+        ..filter(&mut params)
+    };
     wanted.cursor = params.one("cursor");
     if let Some(limit) = params.parsed("limit") {
         if !(1..=MAX_PAGE).contains(&limit) {
@@ -171,7 +194,10 @@ pub(super) fn list(query: Option<&str>) -> Result<Query, Problem> {
 pub(super) fn dead(query: Option<&str>) -> Result<(Query, bool), Problem> {
     let mut params = Params::of(query);
     let filter = filter(&mut params);
-    if params.parsed::<State>("state").is_some_and(|state| state != State::Dead) {
+    if params
+        .parsed::<State>("state")
+        .is_some_and(|state| state != State::Dead)
+    {
         params.refuse("/state", "can only be `dead` here");
     }
     let dry_run = params.parsed("dry_run").unwrap_or(false);
@@ -197,14 +223,21 @@ fn filter(params: &mut Params<'_>) -> Query {
 ///
 /// # Errors
 /// Names every bad parameter; or what is wrong with the message.
-pub(super) fn message(query: Option<&str>, key: Option<&str>, message: Bytes) -> Result<Mail, Problem> {
+pub(super) fn message(
+    query: Option<&str>,
+    key: Option<&str>,
+    message: Bytes,
+) -> Result<Mail, Problem> {
     let mut params = Params::of(query);
     let return_path = match params.one("from").as_deref() {
         // The null reverse-path (RFC 5321 §4.5.5).
         Some("" | "<>") => None,
         Some(address) => params.note("/from".to_owned(), Address::parse(address)),
         None => {
-            params.refuse("/from", "is missing; it is the envelope's sender, empty for the null reverse-path");
+            params.refuse(
+                "/from",
+                "is missing; it is the envelope's sender, empty for the null reverse-path",
+            );
             None
         }
     };
@@ -221,7 +254,10 @@ pub(super) fn message(query: Option<&str>, key: Option<&str>, message: Bytes) ->
     if let (Some(field), Some(header)) = (&field, key)
         && field != header
     {
-        params.refuse("/idempotency_key", "is not what the header Idempotency-Key says");
+        params.refuse(
+            "/idempotency_key",
+            "is not what the header Idempotency-Key says",
+        );
     }
     let options = Options {
         priority: params.parsed("priority").unwrap_or_default(),
@@ -234,15 +270,18 @@ pub(super) fn message(query: Option<&str>, key: Option<&str>, message: Bytes) ->
     params.finish()?;
     let envelope = Envelope::new(return_path, recipients)?;
     let mail = Mail::from_rfc5322(envelope, message)?;
-    mail.with_options(options).map_err(|error| match error.field().strip_prefix("tags") {
-        Some(place) => MailError::new(format!("tag{place}"), error.reason()).into(),
-        None => error.into(),
-    })
+    mail.with_options(options)
+        .map_err(|error| match error.field().strip_prefix("tags") {
+            Some(place) => MailError::new(format!("tag{place}"), error.reason()).into(),
+            None => error.into(),
+        })
 }
 
 fn span(params: &mut Params<'_>, name: &str) -> Option<When> {
     let text = params.one(name)?;
-    params.note(format!("/{name}"), Span::parse(&text)).map(|Span(span)| When::In(span))
+    params
+        .note(format!("/{name}"), Span::parse(&text))
+        .map(|Span(span)| When::In(span))
 }
 
 #[cfg(test)]
@@ -253,15 +292,34 @@ mod tests {
     fn pointers(problem: &Problem) -> Vec<String> {
         let json = serde_json::to_value(problem).unwrap();
         let errors = json["errors"].as_array().cloned().unwrap_or_default();
-        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+        errors
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
     fn every_bad_filter_is_named() {
-        let problem =
-            list(Some("state=lost&recipient=nobody&limit=0&priority=asap&since=today&order=up&tag=")).unwrap_err();
-        assert_eq!(pointers(&problem), ["/state", "/tag", "/recipient", "/priority", "/since", "/limit", "/order"]);
-        assert_eq!(pointers(&list(Some("limit=5&limit=6")).unwrap_err()), ["/limit"]);
+        let problem = list(Some(
+            "state=lost&recipient=nobody&limit=0&priority=asap&since=today&order=up&tag=",
+        ))
+        .unwrap_err();
+        assert_eq!(
+            pointers(&problem),
+            [
+                "/state",
+                "/tag",
+                "/recipient",
+                "/priority",
+                "/since",
+                "/limit",
+                "/order"
+            ]
+        );
+        assert_eq!(
+            pointers(&list(Some("limit=5&limit=6")).unwrap_err()),
+            ["/limit"]
+        );
         assert_eq!(
             pointers(&dead(Some("state=queued&dry_run=maybe&cursor=x")).unwrap_err()),
             ["/state", "/dry_run", "/cursor"]
@@ -270,10 +328,16 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        let query = list(Some("state=dead&recipient=ada%40example.org&tag=a%20b&limit=7&cursor=c")).unwrap();
+        let query = list(Some(
+            "state=dead&recipient=ada%40example.org&tag=a%20b&limit=7&cursor=c",
+        ))
+        .unwrap();
         assert_eq!(query.state, Some(State::Dead));
         assert_eq!(query.recipient.unwrap().as_str(), "ada@example.org");
-        assert_eq!((query.tag.as_deref(), query.limit, query.cursor.as_deref()), (Some("a b"), 7, Some("c")));
+        assert_eq!(
+            (query.tag.as_deref(), query.limit, query.cursor.as_deref()),
+            (Some("a b"), 7, Some("c"))
+        );
         assert_eq!(list(None).unwrap(), Query::default());
         assert!(dead(Some("state=dead&dry_run=true")).unwrap().1);
     }
@@ -284,7 +348,15 @@ mod tests {
         let problem = message(Some(query), Some("b"), Bytes::new()).unwrap_err();
         assert_eq!(
             pointers(&problem),
-            ["/from", "/to/1", "/send_at", "/delay", "/idempotency_key", "/priority", "/subject"]
+            [
+                "/from",
+                "/to/1",
+                "/send_at",
+                "/delay",
+                "/idempotency_key",
+                "/priority",
+                "/subject"
+            ]
         );
     }
 }

@@ -1,4 +1,5 @@
-//! What every refusal looks like: a problem document (RFC 9457), with a JSON pointer (RFC 6901) for each bad field.
+//! What every refusal looks like: a problem document (RFC 9457), with a JSON pointer (RFC 6901) for
+//! each bad field.
 
 use std::fmt;
 
@@ -14,7 +15,8 @@ use crate::spool::SpoolError;
 /// The media type of every error (RFC 9457 §3).
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// How long a client is asked to wait while the queue is full: about what it takes to drain some of it.
+/// How long a client is asked to wait while the queue is full: about what it takes to drain some of
+/// it.
 const RETRY_FULL: u64 = 5;
 
 /// How long a client is asked to wait for a person to mend something.
@@ -44,7 +46,8 @@ pub struct Problem {
 /// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct FieldError {
-    /// Points at it in the request's JSON (RFC 6901); a parameter of the query is named likewise, `/limit`.
+    /// Points at it in the request's JSON (RFC 6901); a parameter of the query is named likewise,
+    /// `/limit`.
     #[schema(example = "/to/1")]
     pub pointer: String,
     /// What is wrong with it.
@@ -84,27 +87,83 @@ impl Kind {
     /// Its status, its type, and its title.
     fn facts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Kind::Malformed => (StatusCode::BAD_REQUEST, urn!("malformed"), "The request cannot be read"),
-            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, urn!("unauthorized"), "A valid token is needed"),
-            Kind::Forbidden => (StatusCode::FORBIDDEN, urn!("forbidden"), "The token's scope does not allow this"),
-            Kind::ForeignOrigin => {
-                (StatusCode::FORBIDDEN, urn!("foreign-origin"), "Not for web pages of other origins")
-            }
+            Kind::Malformed => (
+                StatusCode::BAD_REQUEST,
+                urn!("malformed"),
+                "The request cannot be read",
+            ),
+            Kind::Unauthorized => (
+                StatusCode::UNAUTHORIZED,
+                urn!("unauthorized"),
+                "A valid token is needed",
+            ),
+            Kind::Forbidden => (
+                StatusCode::FORBIDDEN,
+                urn!("forbidden"),
+                "The token's scope does not allow this",
+            ),
+            Kind::ForeignOrigin => (
+                StatusCode::FORBIDDEN,
+                urn!("foreign-origin"),
+                "Not for web pages of other origins",
+            ),
             Kind::NotFound => (StatusCode::NOT_FOUND, urn!("not-found"), "Not found"),
-            Kind::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, urn!("method-not-allowed"), "Not with this method")
-            }
-            Kind::TimedOut => (StatusCode::REQUEST_TIMEOUT, urn!("request-timeout"), "The request took too long"),
+            Kind::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                urn!("method-not-allowed"),
+                "Not with this method",
+            ),
+            Kind::TimedOut => (
+                StatusCode::REQUEST_TIMEOUT,
+                urn!("request-timeout"),
+                "The request took too long",
+            ),
             Kind::TooLate => (StatusCode::CONFLICT, urn!("too-late"), "Too late"),
-            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, urn!("too-large"), "Too large"),
-            Kind::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, urn!("media-type"), "Media type not supported"),
-            Kind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, urn!("invalid"), "The request is not valid"),
-            Kind::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, urn!("key-reused"), "The idempotency key is taken"),
-            Kind::NoRoute => (StatusCode::UNPROCESSABLE_ENTITY, urn!("no-route"), "No route to a recipient"),
-            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, urn!("internal"), "Something went wrong here"),
-            Kind::Full => (StatusCode::SERVICE_UNAVAILABLE, urn!("full"), "The queue is full"),
-            Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, urn!("unavailable"), "Not available now"),
-            Kind::AnswerTimedOut => (StatusCode::GATEWAY_TIMEOUT, urn!("timeout"), "The answer took too long"),
+            Kind::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                urn!("too-large"),
+                "Too large",
+            ),
+            Kind::MediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                urn!("media-type"),
+                "Media type not supported",
+            ),
+            Kind::Invalid => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                urn!("invalid"),
+                "The request is not valid",
+            ),
+            Kind::KeyReused => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                urn!("key-reused"),
+                "The idempotency key is taken",
+            ),
+            Kind::NoRoute => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                urn!("no-route"),
+                "No route to a recipient",
+            ),
+            Kind::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                urn!("internal"),
+                "Something went wrong here",
+            ),
+            Kind::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                urn!("full"),
+                "The queue is full",
+            ),
+            Kind::Unavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                urn!("unavailable"),
+                "Not available now",
+            ),
+            Kind::AnswerTimedOut => (
+                StatusCode::GATEWAY_TIMEOUT,
+                urn!("timeout"),
+                "The answer took too long",
+            ),
         }
     }
 }
@@ -128,7 +187,14 @@ impl Problem {
             Kind::Unavailable => Some(RETRY_MENDED),
             _ => None,
         };
-        Problem { r#type, title, status: status.as_u16(), detail: detail.into(), errors: Vec::new(), retry_after }
+        Problem {
+            r#type,
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after,
+        }
     }
 
     /// The fields that are not valid; never none.
@@ -137,23 +203,31 @@ impl Problem {
             [only] => format!("{}: {}", only.pointer, only.detail),
             many => format!("{} fields are not valid; `errors` names each", many.len()),
         };
-        Problem { errors, ..Problem::new(Kind::Invalid, detail) }
+        Problem {
+            errors,
+            ..Problem::new(Kind::Invalid, detail)
+        }
     }
 
     /// One field that is not valid.
     pub(super) fn invalid_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Problem::invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+        Problem::invalid(vec![FieldError {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }])
     }
 
     /// What stands for an error response that was made without a problem: by the router.
     pub(super) fn of_status(status: StatusCode) -> Self {
         match status {
-            StatusCode::NOT_FOUND => {
-                Problem::new(Kind::NotFound, "there is nothing at this path; /openapi.json tells what there is")
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                Problem::new(Kind::MethodNotAllowed, "this path does not take the method; Allow tells which it takes")
-            }
+            StatusCode::NOT_FOUND => Problem::new(
+                Kind::NotFound,
+                "there is nothing at this path; /openapi.json tells what there is",
+            ),
+            StatusCode::METHOD_NOT_ALLOWED => Problem::new(
+                Kind::MethodNotAllowed,
+                "this path does not take the method; Allow tells which it takes",
+            ),
             _ => Problem {
                 r#type: "about:blank",
                 title: status.canonical_reason().unwrap_or("Error"),
@@ -189,7 +263,9 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -206,7 +282,10 @@ impl From<MailError> for Problem {
 
 impl From<MailError> for FieldError {
     fn from(error: MailError) -> Self {
-        FieldError { pointer: pointer_to(error.field()), detail: error.reason().to_owned() }
+        FieldError {
+            pointer: pointer_to(error.field()),
+            detail: error.reason().to_owned(),
+        }
     }
 }
 
@@ -217,7 +296,10 @@ impl From<Error> for Problem {
             Error::Mail(error) => error.into(),
             Error::Full { .. } => Problem::new(Kind::Full, detail),
             Error::KeyReused(_) => Problem {
-                errors: vec![FieldError { pointer: "/idempotency_key".to_owned(), detail: detail.clone() }],
+                errors: vec![FieldError {
+                    pointer: "/idempotency_key".to_owned(),
+                    detail: detail.clone(),
+                }],
                 ..Problem::new(Kind::KeyReused, detail)
             },
             Error::NoRoute(_) => Problem::new(Kind::NoRoute, detail),
@@ -225,20 +307,26 @@ impl From<Error> for Problem {
             Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
             Error::BadCursor => Problem::invalid_field("/cursor", detail),
             Error::Spool(SpoolError::Unreadable(_)) => Problem::new(Kind::Internal, detail),
-            Error::Spool(_) | Error::NotSent { .. } | Error::Stopped(_) => Problem::new(Kind::Unavailable, detail),
+            Error::Spool(_) | Error::NotSent { .. } | Error::Stopped(_) => {
+                Problem::new(Kind::Unavailable, detail)
+            }
             Error::Configuration(_) | Error::Relay { .. } => Problem::new(Kind::Internal, detail),
         }
     }
 }
 
-/// The JSON pointer to a field that is named as [`MailError`] names it: `to[1]` → `/to/1`, `headers.X-Id` →
-/// `/headers/X-Id`, `attachments[0].filename` → `/attachments/0/filename`.
+/// The JSON pointer to a field that is named as [`MailError`] names it: `to[1]` → `/to/1`,
+/// `headers.X-Id` → `/headers/X-Id`, `attachments[0].filename` → `/attachments/0/filename`.
 fn pointer_to(field: &str) -> String {
     // A header's name may hold dots and brackets of its own.
     if let Some(name) = field.strip_prefix("headers.") {
         return format!("/headers/{}", escape(name));
     }
-    field.split(['.', '[', ']']).filter(|part| !part.is_empty()).map(|part| format!("/{}", escape(part))).collect()
+    field
+        .split(['.', '[', ']'])
+        .filter(|part| !part.is_empty())
+        .map(|part| format!("/{}", escape(part)))
+        .collect()
 }
 
 /// One token of a pointer (RFC 6901 §3).
@@ -254,7 +342,10 @@ mod tests {
     fn a_fields_name_becomes_a_pointer() {
         assert_eq!(pointer_to("from"), "/from");
         assert_eq!(pointer_to("to[1]"), "/to/1");
-        assert_eq!(pointer_to("attachments[0].filename"), "/attachments/0/filename");
+        assert_eq!(
+            pointer_to("attachments[0].filename"),
+            "/attachments/0/filename"
+        );
         assert_eq!(pointer_to("headers.X-Id"), "/headers/X-Id");
         assert_eq!(pointer_to("headers.X.a[0]/~"), "/headers/X.a[0]~1~0");
     }

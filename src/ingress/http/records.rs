@@ -26,12 +26,15 @@ impl FromRequestParts<Shared> for Id {
     async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
         Params::of(parts.uri.query()).finish()?;
         let named = segment(parts, door).await?;
-        let id = named.parse().map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
+        let id = named
+            .parse()
+            .map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
         Ok(Id(id))
     }
 }
 
-/// The dead letters that a query means. Filters in the body are refused: not read there, they would leave all meant.
+/// The dead letters that a query means. Filters in the body are refused: not read there, they would
+/// leave all meant.
 pub(super) struct DeadLetters {
     filter: Query,
     dry_run: bool,
@@ -54,7 +57,9 @@ impl FromRequest<Shared> for DeadLetters {
 /// The one part of a path that is not fixed.
 pub(super) async fn segment(parts: &mut Parts, door: &Shared) -> Result<String, Problem> {
     let named = Path::<String>::from_request_parts(parts, door).await;
-    named.map(|Path(named)| named).map_err(|_| Problem::new(Kind::NotFound, "the path is not UTF-8"))
+    named
+        .map(|Path(named)| named)
+        .map_err(|_| Problem::new(Kind::NotFound, "the path is not UTF-8"))
 }
 
 /// How many mails something was done to.
@@ -72,7 +77,10 @@ pub(super) struct Count {
     params(Page, Filters),
     responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = StatusPage)),
 )]
-pub(super) async fn list(State(door): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<StatusPage>, Problem> {
+pub(super) async fn list(
+    State(door): State<Shared>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<StatusPage>, Problem> {
     let query = params::list(query.as_deref())?;
     Ok(Json(door.dispatcher.list(query).await?))
 }
@@ -83,7 +91,10 @@ pub(super) async fn list(State(door): State<Shared>, RawQuery(query): RawQuery) 
     params(("id" = MailId, Path, description = "The mail")),
     responses((status = 200, description = "The record", body = MailStatus)),
 )]
-pub(super) async fn record(State(door): State<Shared>, Id(id): Id) -> Result<Json<MailStatus>, Problem> {
+pub(super) async fn record(
+    State(door): State<Shared>,
+    Id(id): Id,
+) -> Result<Json<MailStatus>, Problem> {
     Ok(Json(door.dispatcher.status(id).await?))
 }
 
@@ -98,8 +109,14 @@ pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Respon
     // What a stranger wrote must never run in a browser as if it came from here.
     let headers = [
         (header::CONTENT_TYPE, "message/rfc822".to_owned()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{id}.eml\"")),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox".to_owned()),
+        (
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{id}.eml\""),
+        ),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; sandbox".to_owned(),
+        ),
     ];
     Ok((headers, message).into_response())
 }
@@ -113,12 +130,15 @@ pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Respon
         (status = 409, description = "Too late", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn cancel(State(door): State<Shared>, Id(id): Id) -> Result<Json<MailStatus>, Problem> {
+pub(super) async fn cancel(
+    State(door): State<Shared>,
+    Id(id): Id,
+) -> Result<Json<MailStatus>, Problem> {
     Ok(Json(door.dispatcher.cancel(id).await?))
 }
 
-/// Queues a mail's dead deliveries again, or cancelled ones where none is dead, with a full count of attempts; makes
-/// deferred ones due at once.
+/// Queues a mail's dead deliveries again, or cancelled ones where none is dead, with a full count
+/// of attempts; makes deferred ones due at once.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),
@@ -127,7 +147,10 @@ pub(super) async fn cancel(State(door): State<Shared>, Id(id): Id) -> Result<Jso
         (status = 409, description = "Nothing to retry", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn retry(State(door): State<Shared>, Id(id): Id) -> Result<Json<MailStatus>, Problem> {
+pub(super) async fn retry(
+    State(door): State<Shared>,
+    Id(id): Id,
+) -> Result<Json<MailStatus>, Problem> {
     Ok(Json(door.dispatcher.retry(id).await?))
 }
 
@@ -141,7 +164,10 @@ pub(super) async fn retry_dead(
     State(door): State<Shared>,
     DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
-    Ok(Json(Count { count: door.dispatcher.retry_dead(filter, dry_run).await?, dry_run }))
+    Ok(Json(Count {
+        count: door.dispatcher.retry_dead(filter, dry_run).await?,
+        dry_run,
+    }))
 }
 
 /// Deletes every finished mail with a dead delivery that the filters admit.
@@ -154,5 +180,8 @@ pub(super) async fn purge_dead(
     State(door): State<Shared>,
     DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
-    Ok(Json(Count { count: door.dispatcher.purge_dead(filter, dry_run).await?, dry_run }))
+    Ok(Json(Count {
+        count: door.dispatcher.purge_dead(filter, dry_run).await?,
+        dry_run,
+    }))
 }

@@ -1,7 +1,8 @@
 //! A mail as JSON, and how it becomes a [`Mail`].
 //!
-//! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request looked at again, as
-//! plain JSON, with each mistake noted and mended in turn until no more is found: so one answer names every bad field.
+//! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request
+//! looked at again, as plain JSON, with each mistake noted and mended in turn until no more is
+//! found: so one answer names every bad field.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +15,8 @@ use crate::mail::{Attachment, Guarantee, Mail, MailError, Options, Priority, Tim
 /// The most mistakes that one answer names.
 const MAX_ERRORS: usize = 32;
 
-/// Requests above this size have only their first mistake named: looking for all of them takes as many turns.
+/// Requests above this size have only their first mistake named: looking for all of them takes as
+/// many turns.
 const MAX_EXPLAINED: usize = 256 * 1024;
 
 /// A mail to be sent.
@@ -88,24 +90,37 @@ impl MailRequest {
     pub fn read(json: &[u8], key: Option<&str>) -> Result<Mail, Problem> {
         match serde_json::from_slice::<MailRequest>(json) {
             // A list of all values in order would be read too, and nobody means that.
-            Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => {
-                Err(Problem::invalid_field("", "is a list, and a mail is an object"))
+            Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => Err(Problem::invalid_field(
+                "",
+                "is a list, and a mail is an object",
+            )),
+            Ok(request) => request
+                .into_mail(key)
+                .or_else(|error| explain(json, key, error.into())),
+            Err(error) if error.is_data() => {
+                explain(json, key, Problem::invalid_field("", error.to_string()))
             }
-            Ok(request) => request.into_mail(key).or_else(|error| explain(json, key, error.into())),
-            Err(error) if error.is_data() => explain(json, key, Problem::invalid_field("", error.to_string())),
             Err(error) => Err(malformed(&error)),
         }
     }
 
     fn into_mail(self, key: Option<&str>) -> Result<Mail, MailError> {
         let send = match (self.send_at, self.delay) {
-            (Some(_), Some(_)) => return Err(MailError::new("delay", "give either `send_at` or `delay`, not both")),
+            (Some(_), Some(_)) => {
+                return Err(MailError::new(
+                    "delay",
+                    "give either `send_at` or `delay`, not both",
+                ));
+            }
             (Some(at), None) => Some(When::At(at)),
             (None, delay) => delay.map(|Span(span)| When::In(span)),
         };
         let idempotency_key = match (self.idempotency_key, key) {
             (Some(field), Some(header)) if field != header => {
-                return Err(MailError::new("idempotency_key", "is not what the header Idempotency-Key says"));
+                return Err(MailError::new(
+                    "idempotency_key",
+                    "is not what the header Idempotency-Key says",
+                ));
             }
             (field, header) => field.or_else(|| header.map(str::to_owned)),
         };
@@ -158,10 +173,13 @@ impl MailRequest {
 
 impl AttachmentRequest {
     fn into_attachment(self, place: usize) -> Result<Attachment, MailError> {
-        let missing = |field: &str| MailError::new(format!("attachments[{place}].{field}"), "is missing");
+        let missing =
+            |field: &str| MailError::new(format!("attachments[{place}].{field}"), "is missing");
         Ok(Attachment {
             filename: self.filename.ok_or_else(|| missing("filename"))?,
-            content_type: self.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+            content_type: self
+                .content_type
+                .unwrap_or_else(|| "application/octet-stream".to_owned()),
             content: self.content.ok_or_else(|| missing("content"))?.0,
             inline_id: self.inline_id,
         })
@@ -173,7 +191,8 @@ pub(super) fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"))
 }
 
-/// The problem of a value that does not have the shape that is asked for, with the pointer to where it has not.
+/// The problem of a value that does not have the shape that is asked for, with the pointer to where
+/// it has not.
 pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     use serde_path_to_error::Segment;
     let mut pointer = String::new();
@@ -184,7 +203,10 @@ pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) ->
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
-    FieldError { pointer, detail: error.into_inner().to_string() }
+    FieldError {
+        pointer,
+        detail: error.into_inner().to_string(),
+    }
 }
 
 /// Finds every mistake in a mail of which `first` is known.
@@ -196,7 +218,10 @@ fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Probl
     let thorough = weigh(&mut value, json.len()) <= MAX_EXPLAINED;
     let mut errors: Vec<FieldError> = Vec::new();
     while let Err(error) = attempt(&value, key) {
-        let error = FieldError { pointer: as_written(error.pointer, &value), ..error };
+        let error = FieldError {
+            pointer: as_written(error.pointer, &value),
+            ..error
+        };
         if errors.iter().any(|known| known.pointer == error.pointer) {
             break;
         }
@@ -207,7 +232,11 @@ fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Probl
         }
     }
     // What only the text shows, such as a field that is given twice, is gone in `value`.
-    Err(if errors.is_empty() { first } else { Problem::invalid(errors) })
+    Err(if errors.is_empty() {
+        first
+    } else {
+        Problem::invalid(errors)
+    })
 }
 
 /// The first mistake in a mail.
@@ -224,10 +253,18 @@ fn as_written(pointer: String, mail: &Value) -> String {
     }
 }
 
-/// Empties the files that are in order, because nothing more is to be found in them; returns how large the rest is.
+/// Empties the files that are in order, because nothing more is to be found in them; returns how
+/// large the rest is.
 fn weigh(mail: &mut Value, mut size: usize) -> usize {
-    for attachment in mail.get_mut("attachments").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(content) = attachment.get_mut("content").filter(|content| content.is_string())
+    for attachment in mail
+        .get_mut("attachments")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        if let Some(content) = attachment
+            .get_mut("content")
+            .filter(|content| content.is_string())
             && let Some(text) = content.as_str()
             && Base64::decode(text).is_ok()
         {
@@ -238,13 +275,20 @@ fn weigh(mail: &mut Value, mut size: usize) -> usize {
     size
 }
 
-/// Puts something valid where a mistake was, so that the next one shows. False where that cannot be done.
+/// Puts something valid where a mistake was, so that the next one shows. False where that cannot be
+/// done.
 fn mend(mail: &mut Value, pointer: &str) -> bool {
-    let Some((parent, place)) = pointer.rsplit_once('/') else { return false };
+    let Some((parent, place)) = pointer.rsplit_once('/') else {
+        return false;
+    };
     let list = parent.rsplit('/').next().unwrap_or_default();
     let place = place.replace("~1", "/").replace("~0", "~");
     match mail.pointer_mut(parent) {
-        Some(Value::Array(items)) => match place.parse().ok().and_then(|place: usize| items.get_mut(place)) {
+        Some(Value::Array(items)) => match place
+            .parse()
+            .ok()
+            .and_then(|place: usize| items.get_mut(place))
+        {
             Some(item) => {
                 *item = match list {
                     "attachments" => serde_json::json!({"filename": "x", "content": ""}),
@@ -283,8 +327,13 @@ mod tests {
     fn refused(mail: &Value) -> Vec<String> {
         let problem = MailRequest::read(mail.to_string().as_bytes(), None).unwrap_err();
         let problem = serde_json::to_value(problem).unwrap();
-        let errors = problem["errors"].as_array().unwrap_or_else(|| panic!("{problem}"));
-        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+        let errors = problem["errors"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{problem}"));
+        errors
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -296,9 +345,21 @@ mod tests {
         });
         let mut pointers = refused(&mail);
         pointers.sort();
-        let mut expected =
-            ["/from", "/to/1", "/to/2", "/headers/X-A", "/headers/X-B", "/attachments/0/filename"].to_vec();
-        expected.extend(["/attachments/1/content", "/attachments/1/filename", "/tags", "/tag"]);
+        let mut expected = [
+            "/from",
+            "/to/1",
+            "/to/2",
+            "/headers/X-A",
+            "/headers/X-B",
+            "/attachments/0/filename",
+        ]
+        .to_vec();
+        expected.extend([
+            "/attachments/1/content",
+            "/attachments/1/filename",
+            "/tags",
+            "/tag",
+        ]);
         expected.sort_unstable();
         assert_eq!(pointers, expected);
     }
@@ -310,7 +371,8 @@ mod tests {
         let large = json!({"from": "nobody", "to": "nobody", "text": "x".repeat(MAX_EXPLAINED)});
         assert_eq!(refused(&large), ["/from"]);
         let file = json!({"filename": "a", "content": "A".repeat(4 * MAX_EXPLAINED)});
-        let with_file = json!({"from": "nobody", "to": "nobody", "text": "t", "attachments": [file]});
+        let with_file =
+            json!({"from": "nobody", "to": "nobody", "text": "t", "attachments": [file]});
         assert_eq!(refused(&with_file), ["/from", "/to"]);
     }
 
@@ -318,8 +380,18 @@ mod tests {
     fn the_header_and_the_field_are_one_key() {
         let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t", "idempotency_key": "k"});
         let read = |key| MailRequest::read(mail.to_string().as_bytes(), key);
-        assert_eq!(read(Some("k")).unwrap().options().idempotency_key.as_deref(), Some("k"));
-        assert_eq!(read(None).unwrap().options().idempotency_key.as_deref(), Some("k"));
+        assert_eq!(
+            read(Some("k"))
+                .unwrap()
+                .options()
+                .idempotency_key
+                .as_deref(),
+            Some("k")
+        );
+        assert_eq!(
+            read(None).unwrap().options().idempotency_key.as_deref(),
+            Some("k")
+        );
         assert!(read(Some("l")).unwrap_err().is(Kind::Invalid));
     }
 }

@@ -22,13 +22,15 @@ use tower_service::Service;
 use super::problem::{Kind, PROBLEM_JSON, Problem};
 use super::{Limits, Shared};
 
-/// How long the listener rests when the system has no more connections to give, such as file descriptors.
+/// How long the listener rests when the system has no more connections to give, such as file
+/// descriptors.
 const REST: Duration = Duration::from_millis(100);
 
 /// How long a client that is turned away has to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves until `shutdown` says so; then finishes the requests that have begun, for at most `limits.drain_timeout`.
+/// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
+/// `limits.drain_timeout`.
 pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
     let room = Arc::new(Semaphore::new(door.limits.connections));
     let mut connections = JoinSet::new();
@@ -56,15 +58,24 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
                 });
             }
             Err(_) => {
-                tracing::warn!(most = door.limits.connections, "too many HTTP connections; turning one away");
+                tracing::warn!(
+                    most = door.limits.connections,
+                    "too many HTTP connections; turning one away"
+                );
                 connections.spawn(turn_away(stream));
             }
         }
     }
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(door.limits.drain_timeout, all_ended).await.is_err() {
-        tracing::warn!(open = connections.len(), "HTTP requests did not finish in time; cutting them off");
+    if tokio::time::timeout(door.limits.drain_timeout, all_ended)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = connections.len(),
+            "HTTP requests did not finish in time; cutting them off"
+        );
     }
 }
 
@@ -77,7 +88,11 @@ pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
 async fn serve(stream: TcpStream, door: Shared, router: Router) {
     // Answers are small, and a client waits for each.
     let _ = stream.set_nodelay(true);
-    let Limits { header_timeout, write_timeout, .. } = door.limits;
+    let Limits {
+        header_timeout,
+        write_timeout,
+        ..
+    } = door.limits;
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(write_timeout));
 
@@ -101,7 +116,11 @@ async fn serve(stream: TcpStream, door: Shared, router: Router) {
 }
 
 /// Answers one request. Whatever goes wrong, the answer is a problem document.
-async fn answer(door: Shared, mut router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(
+    door: Shared,
+    mut router: Router,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
     let response = match door.tokens.admit(request.method(), request.uri(), request.headers()) {
         Err(refusal) => refusal.into_response(),
         Ok(()) => match tokio::time::timeout(door.limits.answer_timeout, router.call(request.map(Body::new))).await {
@@ -116,16 +135,27 @@ async fn answer(door: Shared, mut router: Router, request: Request<Incoming>) ->
     };
     let mut response = as_problem(response);
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
-/// Gives an error that the router made, for an unknown path or method, the form that all errors have.
+/// Gives an error that the router made, for an unknown path or method, the form that all errors
+/// have.
 fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON) {
+    if !is_error
+        || response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == PROBLEM_JSON)
+    {
         return response;
     }
     let mut problem = Problem::of_status(status).into_response();
@@ -147,7 +177,8 @@ async fn turn_away(mut stream: TcpStream) {
     let said = async {
         stream.write_all(farewell.as_bytes()).await?;
         stream.shutdown().await?;
-        // Closing with a request unread would reset the connection, and the client might not see the answer.
+        // Closing with a request unread would reset the connection, and the client might not see
+        // the answer.
         let mut unread = [0; 4096];
         while stream.read(&mut unread).await? > 0 {}
         std::io::Result::Ok(())

@@ -1,5 +1,5 @@
-//! Mail comes in: one, as JSON or as a finished message, or a batch. Nothing is answered before the dispatcher has made
-//! it as durable as the answer says.
+//! Mail comes in: one, as JSON or as a finished message, or a batch. Nothing is answered before the
+//! dispatcher has made it as durable as the answer says.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ use crate::spool::Durability;
 /// The most mails in one batch.
 const MAX_BATCH: usize = 500;
 
-/// Bodies above this size are read on a thread of their own, because composing them would hold up what else is served.
+/// Bodies above this size are read on a thread of their own, because composing them would hold up
+/// what else is served.
 const LARGE: usize = 256 * 1024;
 
 /// What is left of the largest JSON for everything but the largest message in base64.
@@ -84,8 +85,8 @@ pub(super) enum BatchItem {
 
 /// Hands in a mail.
 ///
-/// The answer is sent only after the mail is as durable as it says. As JSON, or as a finished message with
-/// `Content-Type: message/rfc822`, whose envelope and options are then in the query.
+/// The answer is sent only after the mail is as durable as it says. As JSON, or as a finished
+/// message with `Content-Type: message/rfc822`, whose envelope and options are then in the query.
 #[utoipa::path(
     post, path = "/v1/mails", tag = "mails",
     params(
@@ -104,7 +105,10 @@ pub(super) enum BatchItem {
         headers(("Location" = String, description = "The mail's record; absent where none is kept")),
     )),
 )]
-pub(super) async fn submit(State(door): State<Shared>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn submit(
+    State(door): State<Shared>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
     let mail = match MediaType::of(&parts.headers)? {
@@ -115,10 +119,15 @@ pub(super) async fn submit(State(door): State<Shared>, request: Request) -> Resu
             off_task(json.len(), move || MailRequest::read(&json, key.as_deref())).await?
         }
         MediaType::Message => {
-            let held = door.collect(body, door.dispatcher.max_message_size()).await?;
+            let held = door
+                .collect(body, door.dispatcher.max_message_size())
+                .await?;
             let message = held.bytes.clone();
             let uri = parts.uri;
-            off_task(message.len(), move || params::message(uri.query(), key.as_deref(), message)).await?
+            off_task(message.len(), move || {
+                params::message(uri.query(), key.as_deref(), message)
+            })
+            .await?
         }
     };
     let state = first_state(&mail);
@@ -135,14 +144,17 @@ pub(super) async fn submit(State(door): State<Shared>, request: Request) -> Resu
 
 /// Hands in up to 500 mails at once.
 ///
-/// All that are valid are made durable together. Each has its own result, in order: as `POST /v1/mails` answers, or
-/// a problem. Each mail carries its own `idempotency_key`.
+/// All that are valid are made durable together. Each has its own result, in order: as `POST
+/// /v1/mails` answers, or a problem. Each mail carries its own `idempotency_key`.
 #[utoipa::path(
     post, path = "/v1/mails/batch", tag = "mails",
     request_body(content = BatchDocument, content_type = "application/json"),
     responses((status = 202, description = "What became of each", body = BatchResult)),
 )]
-pub(super) async fn submit_batch(State(door): State<Shared>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn submit_batch(
+    State(door): State<Shared>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     if parts.headers.contains_key("idempotency-key") {
@@ -150,7 +162,10 @@ pub(super) async fn submit_batch(State(door): State<Shared>, request: Request) -
         return Err(Problem::invalid_field("/idempotency_key", detail));
     }
     if MediaType::of(&parts.headers)? != MediaType::Json {
-        return Err(Problem::new(Kind::MediaType, "a batch is taken as application/json only"));
+        return Err(Problem::new(
+            Kind::MediaType,
+            "a batch is taken as application/json only",
+        ));
     }
     let results = door.take_batch(body).await?;
     Ok((StatusCode::ACCEPTED, Json(BatchResult { results })).into_response())
@@ -185,7 +200,10 @@ impl Door {
                 Ok(state) => match receipts.next() {
                     Some(Ok(receipt)) => BatchItem::Accepted(self.accepted(receipt, state).await),
                     Some(Err(error)) => BatchItem::Refused(Problem::from(error).below(&base)),
-                    None => BatchItem::Refused(Problem::new(Kind::Internal, "no answer came for this mail")),
+                    None => BatchItem::Refused(Problem::new(
+                        Kind::Internal,
+                        "no answer came for this mail",
+                    )),
                 },
             });
         }
@@ -195,11 +213,26 @@ impl Door {
     /// What is answered for a receipt; `state` is that of a new mail.
     async fn accepted(&self, receipt: Receipt, state: MailState) -> Accepted {
         let state = match receipt {
-            Receipt { durability: Durability::Direct, .. } => Some(MailState::Delivered),
-            Receipt { duplicate: false, .. } => Some(state),
-            Receipt { id, .. } => self.dispatcher.status(id).await.ok().map(|status| status.state),
+            Receipt {
+                durability: Durability::Direct,
+                ..
+            } => Some(MailState::Delivered),
+            Receipt {
+                duplicate: false, ..
+            } => Some(state),
+            Receipt { id, .. } => self
+                .dispatcher
+                .status(id)
+                .await
+                .ok()
+                .map(|status| status.state),
         };
-        Accepted { id: receipt.id, state, duplicate: receipt.duplicate, durability: receipt.durability }
+        Accepted {
+            id: receipt.id,
+            state,
+            duplicate: receipt.duplicate,
+            durability: receipt.durability,
+        }
     }
 }
 
@@ -210,7 +243,11 @@ fn first_state(mail: &Mail) -> MailState {
         Some(When::In(span)) => span > Duration::ZERO,
         Some(When::At(at)) => at > Timestamp::now(),
     };
-    if waits { MailState::Scheduled } else { MailState::Queued }
+    if waits {
+        MailState::Scheduled
+    } else {
+        MailState::Queued
+    }
 }
 
 fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
@@ -219,24 +256,41 @@ fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
         Err(error) if !error.is_data() => return Err(malformed(&error)),
         Err(error) => {
             let mut json = serde_json::Deserializer::from_slice(json);
-            return Err(Problem::invalid(vec![match serde_path_to_error::deserialize::<_, Batch<'_>>(&mut json) {
-                Err(error) => misshapen(error),
-                Ok(_) => FieldError { pointer: String::new(), detail: error.to_string() },
-            }]));
+            return Err(Problem::invalid(vec![
+                match serde_path_to_error::deserialize::<_, Batch<'_>>(&mut json) {
+                    Err(error) => misshapen(error),
+                    Ok(_) => FieldError {
+                        pointer: String::new(),
+                        detail: error.to_string(),
+                    },
+                },
+            ]));
         }
     };
     if batch.mails.len() > MAX_BATCH {
-        let detail = format!("has {} mails, and {MAX_BATCH} are the most in one batch", batch.mails.len());
+        let detail = format!(
+            "has {} mails, and {MAX_BATCH} are the most in one batch",
+            batch.mails.len()
+        );
         return Err(Problem::invalid_field("/mails", detail));
     }
-    Ok(batch.mails.into_iter().map(|mail| MailRequest::read(mail.get().as_bytes(), None)).collect())
+    Ok(batch
+        .mails
+        .into_iter()
+        .map(|mail| MailRequest::read(mail.get().as_bytes(), None))
+        .collect())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
     match std::str::from_utf8(key.as_bytes()) {
         Ok(key) => Ok(Some(key.to_owned())),
-        Err(_) => Err(Problem::invalid_field("/idempotency_key", "the header Idempotency-Key is not UTF-8")),
+        Err(_) => Err(Problem::invalid_field(
+            "/idempotency_key",
+            "the header Idempotency-Key is not UTF-8",
+        )),
     }
 }
 
@@ -251,6 +305,9 @@ where
     }
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(_) => Err(Problem::new(Kind::Internal, "the request could not be read")),
+        Err(_) => Err(Problem::new(
+            Kind::Internal,
+            "the request could not be read",
+        )),
     }
 }

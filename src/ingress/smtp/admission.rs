@@ -25,7 +25,11 @@ struct Open {
 
 impl Admission {
     pub fn new(limits: &Limits) -> Self {
-        Admission { total: limits.connections, per_peer: limits.connections_per_peer, open: Arc::default() }
+        Admission {
+            total: limits.connections,
+            per_peer: limits.connections_per_peer,
+            open: Arc::default(),
+        }
     }
 
     /// A place for a connection from `peer`, until it is dropped; or which limit it would break.
@@ -42,7 +46,10 @@ impl Admission {
         *from_peer += 1;
         open.total += 1;
         drop(open);
-        Ok(Place { peer, admission: self.clone() })
+        Ok(Place {
+            peer,
+            admission: self.clone(),
+        })
     }
 }
 
@@ -83,10 +90,15 @@ impl Budget {
         Budget(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
-    /// Takes `bytes` more into `room`, if there are as many. Never waits: a mail that waits for memory holds some.
+    /// Takes `bytes` more into `room`, if there are as many. Never waits: a mail that waits for
+    /// memory holds some.
     pub fn grow(&self, room: &mut Room, bytes: usize) -> bool {
-        let Ok(wanted) = u32::try_from(bytes) else { return false };
-        let Ok(more) = Arc::clone(&self.0).try_acquire_many_owned(wanted) else { return false };
+        let Ok(wanted) = u32::try_from(bytes) else {
+            return false;
+        };
+        let Ok(more) = Arc::clone(&self.0).try_acquire_many_owned(wanted) else {
+            return false;
+        };
         match &mut room.0 {
             Some(permit) => permit.merge(more),
             none => *none = Some(more),
@@ -105,14 +117,28 @@ mod tests {
 
     #[test]
     fn each_peer_and_all_together_are_bounded_and_places_come_back() {
-        let limits = Limits { connections: 3, connections_per_peer: 2, ..Limits::default() };
+        let limits = Limits {
+            connections: 3,
+            connections_per_peer: 2,
+            ..Limits::default()
+        };
         let admission = Admission::new(&limits);
         let peer = |last: u8| IpAddr::from([192, 0, 2, last]);
         let first = admission.admit(peer(1)).expect("room");
         let _second = admission.admit(peer(1)).expect("room");
-        assert!(admission.admit(peer(1)).expect_err("two are the most").contains("your address"));
+        assert!(
+            admission
+                .admit(peer(1))
+                .expect_err("two are the most")
+                .contains("your address")
+        );
         let _third = admission.admit(peer(2)).expect("room");
-        assert!(!admission.admit(peer(3)).expect_err("three are the most").contains("your address"));
+        assert!(
+            !admission
+                .admit(peer(3))
+                .expect_err("three are the most")
+                .contains("your address")
+        );
         drop(first);
         admission.admit(peer(1)).expect("room again");
         assert_eq!(admission.open.lock().by_peer.len(), 2);
@@ -121,8 +147,14 @@ mod tests {
     #[test]
     fn a_network_counts_as_one_peer() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert_eq!(network(address("2001:db8:1:2:3::4")), network(address("2001:db8:1:2:ffff::1")));
-        assert_ne!(network(address("2001:db8:1:2::1")), network(address("2001:db8:1:3::1")));
+        assert_eq!(
+            network(address("2001:db8:1:2:3::4")),
+            network(address("2001:db8:1:2:ffff::1"))
+        );
+        assert_ne!(
+            network(address("2001:db8:1:2::1")),
+            network(address("2001:db8:1:3::1"))
+        );
         assert_eq!(network(address("::ffff:192.0.2.1")), address("192.0.2.1"));
     }
 

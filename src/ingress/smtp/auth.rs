@@ -1,4 +1,5 @@
-//! Who may send: AUTH PLAIN (RFC 4616) and AUTH LOGIN (RFC 4954 and its older draft), and the users that are known.
+//! Who may send: AUTH PLAIN (RFC 4616) and AUTH LOGIN (RFC 4954 and its older draft), and the users
+//! that are known.
 
 use std::sync::Arc;
 
@@ -31,13 +32,18 @@ impl Users {
         self.0.read().is_empty()
     }
 
-    /// Whether this is a user's name and password. Takes as long for a wrong name as for a wrong password.
+    /// Whether this is a user's name and password. Takes as long for a wrong name as for a wrong
+    /// password.
     fn know(&self, name: &[u8], password: &[u8]) -> bool {
-        let (Some(name), Some(password)) = (padded(name), padded(password)) else { return false };
+        let (Some(name), Some(password)) = (padded(name), padded(password)) else {
+            return false;
+        };
         let mut known = Choice::from(0);
         for user in self.0.read().iter() {
-            let (Some(n), Some(p)) = (padded(user.name.as_bytes()), padded(user.password.expose_secret().as_bytes()))
-            else {
+            let (Some(n), Some(p)) = (
+                padded(user.name.as_bytes()),
+                padded(user.password.expose_secret().as_bytes()),
+            ) else {
                 continue;
             };
             known |= n.ct_eq(&name) & p.ct_eq(&password);
@@ -46,10 +52,14 @@ impl Users {
     }
 }
 
-/// The text and its length in an array of one size, so that comparing two takes the same time whatever their lengths are.
+/// The text and its length in an array of one size, so that comparing two takes the same time
+/// whatever their lengths are.
 fn padded(text: &[u8]) -> Option<[u8; LONGEST_CREDENTIAL + 1]> {
     let mut array = [0; LONGEST_CREDENTIAL + 1];
-    array.get_mut(..text.len()).filter(|to| to.len() <= LONGEST_CREDENTIAL)?.copy_from_slice(text);
+    array
+        .get_mut(..text.len())
+        .filter(|to| to.len() <= LONGEST_CREDENTIAL)?
+        .copy_from_slice(text);
     array[LONGEST_CREDENTIAL] = u8::try_from(text.len()).ok()?;
     Some(array)
 }
@@ -87,13 +97,18 @@ pub(super) enum Progress {
     Malformed,
 }
 
-/// Begins a login; `initial` is the initial response, where `=` stands for an empty one (RFC 4954 §4).
+/// Begins a login; `initial` is the initial response, where `=` stands for an empty one (RFC 4954
+/// §4).
 pub(super) fn begin(mechanism: Mechanism, initial: Option<&str>, users: &Users) -> Progress {
     match (mechanism, initial) {
         (Mechanism::Plain, None) => Progress::Challenge("", Exchange::Plain),
         (Mechanism::Login, None) => Progress::Challenge("VXNlcm5hbWU6", Exchange::Name),
         (mechanism, Some(initial)) => {
-            let exchange = if mechanism == Mechanism::Plain { Exchange::Plain } else { Exchange::Name };
+            let exchange = if mechanism == Mechanism::Plain {
+                Exchange::Plain
+            } else {
+                Exchange::Name
+            };
             let initial = if initial == "=" { "" } else { initial };
             proceed(exchange, initial.as_bytes(), users)
         }
@@ -105,7 +120,9 @@ pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> Progres
     if line == b"*" {
         return Progress::Cancelled;
     }
-    let Ok(message) = STANDARD.decode(line) else { return Progress::Malformed };
+    let Ok(message) = STANDARD.decode(line) else {
+        return Progress::Malformed;
+    };
     let (name, password) = match exchange {
         Exchange::Name => return Progress::Challenge("UGFzc3dvcmQ6", Exchange::Password(message)),
         Exchange::Password(name) => (name, message),
@@ -122,11 +139,18 @@ pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> Progres
             (name.to_vec(), password.to_vec())
         }
     };
-    if users.know(&name, &password) { Progress::LoggedIn(shown(&name)) } else { Progress::Refused(shown(&name)) }
+    if users.know(&name, &password) {
+        Progress::LoggedIn(shown(&name))
+    } else {
+        Progress::Refused(shown(&name))
+    }
 }
 
 fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).chars().take(LONGEST_CREDENTIAL).collect()
+    String::from_utf8_lossy(name)
+        .chars()
+        .take(LONGEST_CREDENTIAL)
+        .collect()
 }
 
 #[cfg(test)]
@@ -134,8 +158,15 @@ mod tests {
     use super::*;
 
     fn users() -> Users {
-        let user = |name: &str, password: &str| User { name: name.into(), password: password.into() };
-        Users::new(vec![user("app", "secret"), user("zoë", "pässword"), user("sec", "ret")])
+        let user = |name: &str, password: &str| User {
+            name: name.into(),
+            password: password.into(),
+        };
+        Users::new(vec![
+            user("app", "secret"),
+            user("zoë", "pässword"),
+            user("sec", "ret"),
+        ])
     }
 
     fn plain(message: &str) -> Progress {
@@ -153,41 +184,86 @@ mod tests {
     fn everything_else_is_refused() {
         let long = format!("\0app\0secret{}", "x".repeat(300));
         let padded = format!("\0app\0secret{}", "\u{1}".repeat(3));
-        let wrong =
-            ["\0app\0Secret", "\0app\0", "\0\0", "\0app\0ret", "\0sec\0secret", "root\0app\0secret", &long, &padded];
+        let wrong = [
+            "\0app\0Secret",
+            "\0app\0",
+            "\0\0",
+            "\0app\0ret",
+            "\0sec\0secret",
+            "root\0app\0secret",
+            &long,
+            &padded,
+        ];
         for message in wrong {
-            assert!(matches!(plain(message), Progress::Refused(_)), "{message:?}");
+            assert!(
+                matches!(plain(message), Progress::Refused(_)),
+                "{message:?}"
+            );
         }
-        for message in ["", "app", "app\0secret", "\0app\0secret\0", "\0app\0sec\0ret"] {
+        for message in [
+            "",
+            "app",
+            "app\0secret",
+            "\0app\0secret\0",
+            "\0app\0sec\0ret",
+        ] {
             assert!(matches!(plain(message), Progress::Malformed), "{message:?}");
         }
-        assert!(matches!(begin(Mechanism::Plain, Some("=="), &users()), Progress::Malformed));
-        assert!(matches!(begin(Mechanism::Plain, Some("="), &users()), Progress::Malformed));
+        assert!(matches!(
+            begin(Mechanism::Plain, Some("=="), &users()),
+            Progress::Malformed
+        ));
+        assert!(matches!(
+            begin(Mechanism::Plain, Some("="), &users()),
+            Progress::Malformed
+        ));
     }
 
     #[test]
     fn nobody_logs_in_where_nobody_is_known() {
         let none = Users::default();
-        assert!(matches!(begin(Mechanism::Plain, Some("AAA="), &none), Progress::Refused(_)));
+        assert!(matches!(
+            begin(Mechanism::Plain, Some("AAA="), &none),
+            Progress::Refused(_)
+        ));
     }
 
     #[test]
     fn login_asks_for_the_name_and_the_password() {
-        let Progress::Challenge("VXNlcm5hbWU6", name) = begin(Mechanism::Login, None, &users()) else { panic!() };
-        let Progress::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users()) else { panic!() };
-        assert!(matches!(proceed(password, b"c2VjcmV0", &users()), Progress::LoggedIn(name) if name == "app"));
-        let Progress::Challenge("UGFzc3dvcmQ6", password) = begin(Mechanism::Login, Some("YXBw"), &users()) else {
+        let Progress::Challenge("VXNlcm5hbWU6", name) = begin(Mechanism::Login, None, &users())
+        else {
             panic!()
         };
-        assert!(matches!(proceed(password, b"*", &users()), Progress::Cancelled));
+        let Progress::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users()) else {
+            panic!()
+        };
+        assert!(
+            matches!(proceed(password, b"c2VjcmV0", &users()), Progress::LoggedIn(name) if name == "app")
+        );
+        let Progress::Challenge("UGFzc3dvcmQ6", password) =
+            begin(Mechanism::Login, Some("YXBw"), &users())
+        else {
+            panic!()
+        };
+        assert!(matches!(
+            proceed(password, b"*", &users()),
+            Progress::Cancelled
+        ));
     }
 
     #[test]
     fn a_new_list_holds_at_once() {
         let known = users();
         let seen_by_a_session = known.clone();
-        known.replace(vec![User { name: "app".into(), password: "changed".into() }]);
-        let refused = begin(Mechanism::Plain, Some(&STANDARD.encode("\0app\0secret")), &seen_by_a_session);
+        known.replace(vec![User {
+            name: "app".into(),
+            password: "changed".into(),
+        }]);
+        let refused = begin(
+            Mechanism::Plain,
+            Some(&STANDARD.encode("\0app\0secret")),
+            &seen_by_a_session,
+        );
         assert!(matches!(refused, Progress::Refused(_)));
     }
 }

@@ -25,18 +25,32 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// An empty message of at most `limit` bytes. `declared` is what MAIL's SIZE said, or 0; only a hint.
+    /// An empty message of at most `limit` bytes. `declared` is what MAIL's SIZE said, or 0; only a
+    /// hint.
     pub fn new(limit: usize, declared: usize, budget: Budget) -> Self {
         let (bytes, room) = (Vec::new(), Room::default());
-        Body { bytes, limit, declared: declared.min(limit), came: 0, budget, room, refused: None }
+        Body {
+            bytes,
+            limit,
+            declared: declared.min(limit),
+            came: 0,
+            budget,
+            room,
+            refused: None,
+        }
     }
 
-    /// A message that is refused from the start, and read only so that the commands after it are found.
+    /// A message that is refused from the start, and read only so that the commands after it are
+    /// found.
     pub fn refused(limit: usize, budget: Budget, reply: Reply) -> Self {
-        Body { refused: Some(reply), ..Body::new(limit, 0, budget) }
+        Body {
+            refused: Some(reply),
+            ..Body::new(limit, 0, budget)
+        }
     }
 
-    /// Puts our own header field in front of what the client sends; it does not count as the client's.
+    /// Puts our own header field in front of what the client sends; it does not count as the
+    /// client's.
     pub fn begin(&mut self, field: &[u8]) {
         self.keep(field);
     }
@@ -45,11 +59,18 @@ impl Body {
     pub fn push(&mut self, bytes: &[u8]) {
         if self.came == 0 && matches!(bytes, [b' ' | b'\t', ..]) && !self.bytes.is_empty() {
             // It would go on with the field that we put in front.
-            self.refuse(Reply::new(554, "5.6.0", "the message begins with a line that continues no other"));
+            self.refuse(Reply::new(
+                554,
+                "5.6.0",
+                "the message begins with a line that continues no other",
+            ));
         }
         self.came = self.came.saturating_add(bytes.len());
         if self.refused.is_none() && self.came > self.limit {
-            let text = format!("the message has more than {} bytes, which are the most that is taken", self.limit);
+            let text = format!(
+                "the message has more than {} bytes, which are the most that is taken",
+                self.limit
+            );
             self.refuse(Reply::new(552, "5.3.4", text));
         }
         self.keep(bytes);
@@ -84,19 +105,34 @@ impl Body {
         }
         let needed = self.bytes.len() + bytes.len();
         if needed > self.bytes.capacity() && !self.grow(needed) {
-            self.refuse(Reply::new(452, "4.3.1", "too much mail is coming in at once; try again later"));
+            self.refuse(Reply::new(
+                452,
+                "4.3.1",
+                "too much mail is coming in at once; try again later",
+            ));
             return;
         }
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Makes room for `needed` bytes: for more than that where the budget has it, so that little is copied.
+    /// Makes room for `needed` bytes: for more than that where the budget has it, so that little is
+    /// copied.
     fn grow(&mut self, needed: usize) -> bool {
-        let hint = if needed < BELIEVED { self.declared.min(BELIEVED) } else { self.declared };
+        let hint = if needed < BELIEVED {
+            self.declared.min(BELIEVED)
+        } else {
+            self.declared
+        };
         let most = needed.max(self.limit + FIRST_PIECE);
-        let wanted = needed.max(hint + FIRST_PIECE).max(self.bytes.capacity() * 2).min(most);
+        let wanted = needed
+            .max(hint + FIRST_PIECE)
+            .max(self.bytes.capacity() * 2)
+            .min(most);
         for capacity in [wanted, needed] {
-            if self.budget.grow(&mut self.room, capacity - self.bytes.capacity()) {
+            if self
+                .budget
+                .grow(&mut self.room, capacity - self.bytes.capacity())
+            {
                 self.bytes.reserve_exact(capacity - self.bytes.len());
                 return true;
             }
@@ -111,8 +147,9 @@ impl Body {
     }
 }
 
-/// Reads what follows DATA (RFC 5321 §4.5.2): finds the end, which is CRLF.CRLF and nothing else, and takes out the dots that
-/// were put in. A dot after a bare CR or a bare LF is no dot at the start of a line: it stays.
+/// Reads what follows DATA (RFC 5321 §4.5.2): finds the end, which is CRLF.CRLF and nothing else,
+/// and takes out the dots that were put in. A dot after a bare CR or a bare LF is no dot at the
+/// start of a line: it stays.
 #[derive(Debug, Default)]
 pub(super) struct DotReader {
     at: At,
@@ -135,7 +172,8 @@ enum At {
 }
 
 impl DotReader {
-    /// Moves the message's bytes from `input` to `body`. True when the end has been read; `input` then holds what follows.
+    /// Moves the message's bytes from `input` to `body`. True when the end has been read; `input`
+    /// then holds what follows.
     pub fn read(&mut self, input: &mut &[u8], body: &mut Body) -> bool {
         while let [first, rest @ ..] = *input {
             self.at = match (self.at, first) {
@@ -191,13 +229,18 @@ mod tests {
         Body::new(limit, 0, Budget::new(BIG))
     }
 
-    /// What is read from `wire` in pieces of `size` bytes: the message and what follows it, if the end was found.
+    /// What is read from `wire` in pieces of `size` bytes: the message and what follows it, if the
+    /// end was found.
     fn read(wire: &[u8], size: usize) -> Option<(Vec<u8>, Vec<u8>)> {
         let (mut reader, mut body) = (DotReader::default(), body(BIG));
         let mut pieces = wire.chunks(size);
         while let Some(mut piece) = pieces.next() {
             if reader.read(&mut piece, &mut body) {
-                let rest: Vec<u8> = piece.iter().copied().chain(pieces.flatten().copied()).collect();
+                let rest: Vec<u8> = piece
+                    .iter()
+                    .copied()
+                    .chain(pieces.flatten().copied())
+                    .collect();
                 return Some((body.finish().expect("taken").0.to_vec(), rest));
             }
         }
@@ -206,8 +249,13 @@ mod tests {
 
     fn assert_reads(wire: &str, message: &str, rest: &str) {
         for size in 1..=wire.len() {
-            let (read, left) = read(wire.as_bytes(), size).unwrap_or_else(|| panic!("no end in {wire:?} by {size}"));
-            assert_eq!(String::from_utf8_lossy(&read), message, "{wire:?} by {size}");
+            let (read, left) = read(wire.as_bytes(), size)
+                .unwrap_or_else(|| panic!("no end in {wire:?} by {size}"));
+            assert_eq!(
+                String::from_utf8_lossy(&read),
+                message,
+                "{wire:?} by {size}"
+            );
             assert_eq!(String::from_utf8_lossy(&left), rest, "{wire:?} by {size}");
         }
     }
@@ -217,7 +265,11 @@ mod tests {
         assert_reads("hi\r\n.\r\nQUIT\r\n", "hi\r\n", "QUIT\r\n");
         assert_reads(".\r\n", "", "");
         assert_reads("\r\n.\r\n", "\r\n", "");
-        assert_reads("..\r\n...\r\n..a\r\n.a\r\n.\r\n", ".\r\n..\r\n.a\r\na\r\n", "");
+        assert_reads(
+            "..\r\n...\r\n..a\r\n.a\r\n.\r\n",
+            ".\r\n..\r\n.a\r\na\r\n",
+            "",
+        );
         assert_reads("a.\r\nb\r\n.\r\n.\r\n", "a.\r\nb\r\n", ".\r\n");
         assert_reads(".\r.\r\n.\r\n", "\r.\r\n", "");
         assert_reads(".\rx\r\r\n.\r\n", "\rx\r\r\n", "");
@@ -244,7 +296,11 @@ mod tests {
         ] {
             let wire = format!("a{trick}MAIL FROM:<evil@example.org>\r\n");
             for size in 1..=wire.len() {
-                assert_eq!(read(wire.as_bytes(), size), None, "{trick:?} ended the message, by {size}");
+                assert_eq!(
+                    read(wire.as_bytes(), size),
+                    None,
+                    "{trick:?} ended the message, by {size}"
+                );
             }
         }
     }
@@ -289,12 +345,20 @@ mod tests {
         assert!(body.bytes.capacity() <= BELIEVED + FIRST_PIECE);
         body.push(&vec![b'x'; BELIEVED + FIRST_PIECE]);
         let capacity = body.bytes.capacity();
-        assert!((16 * BELIEVED..17 * BELIEVED).contains(&capacity), "{capacity}");
+        assert!(
+            (16 * BELIEVED..17 * BELIEVED).contains(&capacity),
+            "{capacity}"
+        );
     }
 
     #[test]
     fn the_first_line_does_not_go_on_with_our_field() {
-        for (first, taken) in [(&b" x"[..], false), (b"\tx", false), (b"\r\n x", true), (b"A: 1", true)] {
+        for (first, taken) in [
+            (&b" x"[..], false),
+            (b"\tx", false),
+            (b"\r\n x", true),
+            (b"A: 1", true),
+        ] {
             let mut body = body(BIG);
             body.begin(b"Received: by us\r\n");
             body.push(first);

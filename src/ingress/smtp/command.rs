@@ -1,8 +1,9 @@
-//! One command line and what it asks for (RFC 5321 §4.1). The grammar is smtp-proto's; what it is lax about is refused here.
+//! One command line and what it asks for (RFC 5321 §4.1). The grammar is smtp-proto's; what it is
+//! lax about is refused here.
 
 use smtp_proto::{
-    AUTH_LOGIN, AUTH_PLAIN, Error as Fault, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo,
-    Request,
+    AUTH_LOGIN, AUTH_PLAIN, Error as Fault, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8,
+    MailFrom, RcptTo, Request,
 };
 use std::borrow::Cow;
 
@@ -10,7 +11,8 @@ use super::auth::Mechanism;
 use super::reply::Reply;
 use crate::mail::Address;
 
-/// The longest command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, and extensions for more.
+/// The longest command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, and extensions for
+/// more.
 pub(super) const LONGEST_LINE: usize = 2048;
 /// A chunk's size has no more digits than this.
 const SIZE_DIGITS: usize = 12;
@@ -57,19 +59,25 @@ pub(super) enum Wrong {
 
 /// Takes the next line off `input`, with its CRLF. `None` when it has not come whole.
 ///
-/// A line that ends in a bare LF, or has a CR, a NUL or another control character in it, is out of step: two programs that
-/// disagree about where it ends are what smuggling lives on.
+/// A line that ends in a bare LF, or has a CR, a NUL or another control character in it, is out of
+/// step: two programs that disagree about where it ends are what smuggling lives on.
 pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Wrong> {
     let out_of_step = |text: &'static str| Wrong::OutOfStep(Reply::new(500, "5.5.2", text));
     let window = &input[..input.len().min(LONGEST_LINE)];
     let Some(end) = memchr::memchr(b'\n', window) else {
-        return if window.len() < LONGEST_LINE { Ok(None) } else { Err(out_of_step("the line is too long")) };
+        return if window.len() < LONGEST_LINE {
+            Ok(None)
+        } else {
+            Err(out_of_step("the line is too long"))
+        };
     };
     let Some(line) = input[..end].strip_suffix(b"\r") else {
         return Err(out_of_step("a line ends with CR LF, not with a bare LF"));
     };
     if line.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
-        return Err(out_of_step("the line has a bare CR or another control character in it"));
+        return Err(out_of_step(
+            "the line has a bare CR or another control character in it",
+        ));
     }
     let (line, rest) = input.split_at(end + 1);
     *input = rest;
@@ -87,24 +95,40 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
         return chunk(line);
     }
     let (path, pathless) = match verb.to_ascii_uppercase().as_str() {
-        "MAIL" | "RCPT" => {
-            take_path(line).ok_or_else(|| syntax("it should be: MAIL FROM:<address> or RCPT TO:<address>"))?
-        }
+        "MAIL" | "RCPT" => take_path(line)
+            .ok_or_else(|| syntax("it should be: MAIL FROM:<address> or RCPT TO:<address>"))?,
         _ => ("", String::new()),
     };
-    let request = match Request::parse(&mut if pathless.is_empty() { crlf.iter() } else { pathless.as_bytes().iter() })
-    {
+    let request = match Request::parse(&mut if pathless.is_empty() {
+        crlf.iter()
+    } else {
+        pathless.as_bytes().iter()
+    }) {
         Ok(request) => request,
         Err(Fault::UnknownCommand) => return Err(Wrong::Unknown),
-        Err(Fault::InvalidParameter { param: param @ ("SIZE" | "BODY") }) => {
-            return Err(wrong(501, "5.5.4", format!("the value of {param} is not valid")));
+        Err(Fault::InvalidParameter {
+            param: param @ ("SIZE" | "BODY"),
+        }) => {
+            return Err(wrong(
+                501,
+                "5.5.4",
+                format!("the value of {param} is not valid"),
+            ));
         }
         Err(Fault::InvalidParameter { param }) => return Err(unsupported(param)),
         Err(Fault::UnsupportedParameter { param }) => return Err(unsupported(&param)),
-        Err(Fault::SyntaxError { syntax: form }) => return Err(syntax(format!("it should be: {form}"))),
+        Err(Fault::SyntaxError { syntax: form }) => {
+            return Err(syntax(format!("it should be: {form}")));
+        }
         Err(_) => return Err(syntax("the command is not complete")),
     };
-    let alone = |command| if line.len() == verb.len() { Ok(command) } else { Err(syntax("it takes no parameter")) };
+    let alone = |command| {
+        if line.len() == verb.len() {
+            Ok(command)
+        } else {
+            Err(syntax("it takes no parameter"))
+        }
+    };
     match request {
         Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
         Request::Helo { host } => Ok(Command::Helo(host.into_owned())),
@@ -117,7 +141,10 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
         Request::Vrfy { .. } => Ok(Command::Vrfy),
         Request::Mail { from } => mail(path, &from),
         Request::Rcpt { to } => rcpt(path, &to),
-        Request::Auth { mechanism, initial_response } => {
+        Request::Auth {
+            mechanism,
+            initial_response,
+        } => {
             let mechanism = match mechanism {
                 AUTH_PLAIN => Mechanism::Plain,
                 AUTH_LOGIN => Mechanism::Login,
@@ -126,7 +153,11 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
             let initial = (!initial_response.is_empty()).then(|| initial_response.into_owned());
             Ok(Command::Auth { mechanism, initial })
         }
-        known => Err(wrong(502, "5.5.1", format!("{} is not offered here", known.name()))),
+        known => Err(wrong(
+            502,
+            "5.5.1",
+            format!("{} is not offered here", known.name()),
+        )),
     }
 }
 
@@ -155,7 +186,11 @@ fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, Wrong> {
     if !smtputf8 && return_path.as_ref().is_some_and(|a| !a.is_ascii()) {
         return Err(needs_smtputf8());
     }
-    Ok(Command::Mail { return_path, size: from.size, smtputf8 })
+    Ok(Command::Mail {
+        return_path,
+        size: from.size,
+        smtputf8,
+    })
 }
 
 fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, Wrong> {
@@ -165,21 +200,30 @@ fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, Wrong> {
     Ok(Command::Rcpt(address(path, "5.1.3")?))
 }
 
-/// `BDAT size [LAST]` (RFC 3030 §2). Where it cannot be read, the octets that follow cannot be told from commands.
+/// `BDAT size [LAST]` (RFC 3030 §2). Where it cannot be read, the octets that follow cannot be told
+/// from commands.
 fn chunk(line: &str) -> Result<Command, Wrong> {
     let mut words = line.split([' ', '\t']).filter(|w| !w.is_empty()).skip(1);
-    let size = words.next().filter(|w| w.len() <= SIZE_DIGITS && w.bytes().all(|b| b.is_ascii_digit()));
+    let size = words
+        .next()
+        .filter(|w| w.len() <= SIZE_DIGITS && w.bytes().all(|b| b.is_ascii_digit()));
     let last = words.next();
     match (size.and_then(|s| s.parse().ok()), last, words.next()) {
         (Some(size), None, None) => Ok(Command::Bdat { size, last: false }),
-        (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => Ok(Command::Bdat { size, last: true }),
-        _ => Err(Wrong::OutOfStep(Reply::new(501, "5.5.4", "it should be: BDAT chunk-size [LAST]"))),
+        (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => {
+            Ok(Command::Bdat { size, last: true })
+        }
+        _ => Err(Wrong::OutOfStep(Reply::new(
+            501,
+            "5.5.4",
+            "it should be: BDAT chunk-size [LAST]",
+        ))),
     }
 }
 
-/// What stands between the angle brackets, without a source route (RFC 5321 §4.1.1.3), and the line with nothing between
-/// them. smtp-proto reads the latter: it knows no address literals, and takes the quotes off quoted local parts, some of which
-/// mean nothing without them.
+/// What stands between the angle brackets, without a source route (RFC 5321 §4.1.1.3), and the line
+/// with nothing between them. smtp-proto reads the latter: it knows no address literals, and takes
+/// the quotes off quoted local parts, some of which mean nothing without them.
 fn take_path(line: &str) -> Option<(&str, String)> {
     let open = line.find('<')? + 1;
     let rest = &line[open..];
@@ -190,7 +234,12 @@ fn take_path(line: &str) -> Option<(&str, String)> {
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
             ':' if !quoted && start == 0 && rest.starts_with('@') => start = at + 1,
-            '>' if !quoted => return Some((rest[start..at].trim(), format!("{}{}\r\n", &line[..open], &rest[at..]))),
+            '>' if !quoted => {
+                return Some((
+                    rest[start..at].trim(),
+                    format!("{}{}\r\n", &line[..open], &rest[at..]),
+                ));
+            }
             _ => {}
         }
     }
@@ -210,12 +259,21 @@ fn syntax(text: impl Into<Cow<'static, str>>) -> Wrong {
 }
 
 fn unsupported(parameter: &str) -> Wrong {
-    wrong(555, "5.5.4", format!("the parameter {parameter} is not offered here"))
+    wrong(
+        555,
+        "5.5.4",
+        format!("the parameter {parameter} is not offered here"),
+    )
 }
 
-/// The reply to an address beyond ASCII in a mail that was not announced with SMTPUTF8 (RFC 6531 §3.5).
+/// The reply to an address beyond ASCII in a mail that was not announced with SMTPUTF8 (RFC 6531
+/// §3.5).
 pub(super) fn needs_smtputf8() -> Wrong {
-    wrong(553, "5.6.7", "an address beyond ASCII needs SMTPUTF8 with MAIL")
+    wrong(
+        553,
+        "5.6.7",
+        "an address beyond ASCII needs SMTPUTF8 with MAIL",
+    )
 }
 
 #[cfg(test)]
@@ -234,7 +292,11 @@ mod tests {
     }
 
     fn from(text: &str) -> Command {
-        Command::Mail { return_path: Some(Address::parse(text).expect("valid")), size: 0, smtputf8: false }
+        Command::Mail {
+            return_path: Some(Address::parse(text).expect("valid")),
+            size: 0,
+            smtputf8: false,
+        }
     }
 
     fn to(text: &str) -> Command {
@@ -243,20 +305,47 @@ mod tests {
 
     #[test]
     fn what_clients_write_is_understood() {
-        assert_eq!(read("ehlo [127.0.0.1]"), Ok(Command::Ehlo("[127.0.0.1]".into())));
+        assert_eq!(
+            read("ehlo [127.0.0.1]"),
+            Ok(Command::Ehlo("[127.0.0.1]".into()))
+        );
         assert_eq!(read("HELO my_pc"), Ok(Command::Helo("my_pc".into())));
         assert_eq!(read("MAIL FROM:<a@example.org>"), Ok(from("a@example.org")));
-        assert_eq!(read("Mail From: <a@example.org> "), Ok(from("a@example.org")));
-        assert_eq!(read("MAIL FROM:<a@example.org> AUTH=<>"), Ok(from("a@example.org")));
+        assert_eq!(
+            read("Mail From: <a@example.org> "),
+            Ok(from("a@example.org"))
+        );
+        assert_eq!(
+            read("MAIL FROM:<a@example.org> AUTH=<>"),
+            Ok(from("a@example.org"))
+        );
         assert_eq!(read("RCPT TO:<b@[192.0.2.1]>"), Ok(to("b@[192.0.2.1]")));
         assert_eq!(
             read("MAIL FROM:<> SIZE=77 BODY=8BITMIME SMTPUTF8"),
-            Ok(Command::Mail { return_path: None, size: 77, smtputf8: true })
+            Ok(Command::Mail {
+                return_path: None,
+                size: 77,
+                smtputf8: true
+            })
         );
-        assert_eq!(read("BDAT 12 last"), Ok(Command::Bdat { size: 12, last: true }));
-        assert_eq!(read("BDAT 0"), Ok(Command::Bdat { size: 0, last: false }));
-        let auth =
-            |initial: Option<&str>| Command::Auth { mechanism: Mechanism::Plain, initial: initial.map(Into::into) };
+        assert_eq!(
+            read("BDAT 12 last"),
+            Ok(Command::Bdat {
+                size: 12,
+                last: true
+            })
+        );
+        assert_eq!(
+            read("BDAT 0"),
+            Ok(Command::Bdat {
+                size: 0,
+                last: false
+            })
+        );
+        let auth = |initial: Option<&str>| Command::Auth {
+            mechanism: Mechanism::Plain,
+            initial: initial.map(Into::into),
+        };
         assert_eq!(read("AUTH PLAIN"), Ok(auth(None)));
         assert_eq!(read("auth plain AGEAYg=="), Ok(auth(Some("AGEAYg=="))));
         for (line, command) in [
@@ -275,16 +364,29 @@ mod tests {
 
     #[test]
     fn quoted_local_parts_keep_their_quotes() {
-        assert_eq!(read(r#"RCPT TO:<"ada lovelace"@example.org>"#), Ok(to(r#""ada lovelace"@example.org"#)));
-        assert_eq!(read(r#"MAIL FROM:<"a@b"@example.org> SIZE=0"#), Ok(from(r#""a@b"@example.org"#)));
-        assert_eq!(read(r#"RCPT TO:<"a\"b"@example.org>"#), Ok(to(r#""a\"b"@example.org"#)));
-        // A bracket in quotes is valid, and Address does not take it: nothing of it may become another address.
+        assert_eq!(
+            read(r#"RCPT TO:<"ada lovelace"@example.org>"#),
+            Ok(to(r#""ada lovelace"@example.org"#))
+        );
+        assert_eq!(
+            read(r#"MAIL FROM:<"a@b"@example.org> SIZE=0"#),
+            Ok(from(r#""a@b"@example.org"#))
+        );
+        assert_eq!(
+            read(r#"RCPT TO:<"a\"b"@example.org>"#),
+            Ok(to(r#""a\"b"@example.org"#))
+        );
+        // A bracket in quotes is valid, and Address does not take it: nothing of it may become
+        // another address.
         assert_eq!(code(r#"RCPT TO:<"a>b"@example.org>"#), 501);
     }
 
     #[test]
     fn source_routes_are_dropped() {
-        assert_eq!(read("RCPT TO:<@a.example,@b.example:c@example.org>"), Ok(to("c@example.org")));
+        assert_eq!(
+            read("RCPT TO:<@a.example,@b.example:c@example.org>"),
+            Ok(to("c@example.org"))
+        );
     }
 
     #[test]
@@ -298,9 +400,13 @@ mod tests {
         ] {
             assert_eq!(code(line), 501, "{line}");
         }
-        for line in
-            ["RCPT TO:<>", "RCPT TO:<postmaster>", "RCPT TO:<root>", "RCPT TO:<a@b@example.org>", "RCPT TO:<a@>"]
-        {
+        for line in [
+            "RCPT TO:<>",
+            "RCPT TO:<postmaster>",
+            "RCPT TO:<root>",
+            "RCPT TO:<a@b@example.org>",
+            "RCPT TO:<a@>",
+        ] {
             assert_eq!(code(line), 501, "{line}");
         }
     }
@@ -320,7 +426,13 @@ mod tests {
         ] {
             assert_eq!(code(line), 555, "{line}");
         }
-        for line in ["EXPN list", "ETRN example.org", "LHLO x", "ATRN x", "BURL imap://x"] {
+        for line in [
+            "EXPN list",
+            "ETRN example.org",
+            "LHLO x",
+            "ATRN x",
+            "BURL imap://x",
+        ] {
             assert_eq!(code(line), 502, "{line}");
         }
         assert_eq!(code("AUTH CRAM-MD5"), 504);
@@ -356,9 +468,14 @@ mod tests {
 
     #[test]
     fn a_chunk_whose_size_cannot_be_read_is_out_of_step() {
-        for line in
-            ["BDAT", "BDAT x", "BDAT -1", "BDAT 5 FIRST", "BDAT 5 LAST LAST", "BDAT 99999999999999999999999 LAST"]
-        {
+        for line in [
+            "BDAT",
+            "BDAT x",
+            "BDAT -1",
+            "BDAT 5 FIRST",
+            "BDAT 5 LAST LAST",
+            "BDAT 99999999999999999999999 LAST",
+        ] {
             assert!(matches!(read(line), Err(Wrong::OutOfStep(_))), "{line}");
         }
     }
@@ -366,7 +483,10 @@ mod tests {
     #[test]
     fn addresses_beyond_ascii_need_smtputf8() {
         assert_eq!(code("MAIL FROM:<zoë@example.org>"), 553);
-        assert!(matches!(read("MAIL FROM:<zoë@example.org> SMTPUTF8"), Ok(Command::Mail { smtputf8: true, .. })));
+        assert!(matches!(
+            read("MAIL FROM:<zoë@example.org> SMTPUTF8"),
+            Ok(Command::Mail { smtputf8: true, .. })
+        ));
     }
 
     #[test]
@@ -376,8 +496,19 @@ mod tests {
         assert_eq!(take_line(&mut input), Ok(Some(&b"RSET\r\n"[..])));
         assert_eq!(take_line(&mut input), Ok(None));
         assert_eq!(input, b"QU");
-        for wrong in ["NOOP\n", "NO\rOP\r\n", "NOOP\r\r\n", "\n", "NO\0OP\r\n", "NOOP\rRSET\n", "\x1b[2J\r\n"] {
-            assert!(matches!(take_line(&mut wrong.as_bytes()), Err(Wrong::OutOfStep(_))), "{wrong:?}");
+        for wrong in [
+            "NOOP\n",
+            "NO\rOP\r\n",
+            "NOOP\r\r\n",
+            "\n",
+            "NO\0OP\r\n",
+            "NOOP\rRSET\n",
+            "\x1b[2J\r\n",
+        ] {
+            assert!(
+                matches!(take_line(&mut wrong.as_bytes()), Err(Wrong::OutOfStep(_))),
+                "{wrong:?}"
+            );
         }
     }
 
@@ -386,8 +517,17 @@ mod tests {
         let longest = format!("{}\r\n", "x".repeat(LONGEST_LINE - 2));
         assert!(matches!(take_line(&mut longest.as_bytes()), Ok(Some(_))));
         let longer = format!("x{longest}");
-        assert!(matches!(take_line(&mut longer.as_bytes()), Err(Wrong::OutOfStep(_))));
-        assert!(matches!(take_line(&mut &longer.as_bytes()[..LONGEST_LINE]), Err(Wrong::OutOfStep(_))));
-        assert!(matches!(take_line(&mut &longer.as_bytes()[..LONGEST_LINE - 1]), Ok(None)));
+        assert!(matches!(
+            take_line(&mut longer.as_bytes()),
+            Err(Wrong::OutOfStep(_))
+        ));
+        assert!(matches!(
+            take_line(&mut &longer.as_bytes()[..LONGEST_LINE]),
+            Err(Wrong::OutOfStep(_))
+        ));
+        assert!(matches!(
+            take_line(&mut &longer.as_bytes()[..LONGEST_LINE - 1]),
+            Ok(None)
+        ));
     }
 }

@@ -1,7 +1,8 @@
-//! One client's connection: bytes in, replies out, and a deadline on everything. What the bytes mean is the
-//! [`session`](super::session)'s.
+//! One client's connection: bytes in, replies out, and a deadline on everything. What the bytes
+//! mean is the [`session`](super::session)'s.
 //!
-//! *Invariant:* no client can hold a connection without getting on with its dialogue, and one that vanishes leaves nothing.
+//! *Invariant:* no client can hold a connection without getting on with its dialogue, and one that
+//! vanishes leaves nothing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,8 +38,15 @@ pub(super) struct Desk {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// Serves one client that has connected, until it leaves. `implicit` is set where TLS comes from the first byte.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, implicit: bool, desk: Desk) {
+/// Serves one client that has connected, until it leaves. `implicit` is set where TLS comes from
+/// the first byte.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    implicit: bool,
+    desk: Desk,
+) {
     let served = match tls {
         Some(tls) if implicit => serve_tls(stream, &tls, None, peer, &desk).await,
         tls => serve_plain(stream, tls, peer, &desk).await,
@@ -48,8 +56,17 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAc
     }
 }
 
-async fn serve_plain(mut stream: TcpStream, tls: Option<TlsAcceptor>, peer: SocketAddr, desk: &Desk) -> io::Result<()> {
-    let security = if tls.is_some() { Security::Offered } else { Security::Plain };
+async fn serve_plain(
+    mut stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    peer: SocketAddr,
+    desk: &Desk,
+) -> io::Result<()> {
+    let security = if tls.is_some() {
+        Security::Offered
+    } else {
+        Security::Plain
+    };
     let mut session = Session::new(desk.house.clone(), peer.ip(), security);
     match (converse(&mut stream, &mut session, desk).await?, tls) {
         (End::StartTls, Some(tls)) => serve_tls(stream, &tls, Some(session), peer, desk).await,
@@ -137,7 +154,8 @@ enum Came {
     Stop,
 }
 
-/// Waits for more bytes; a message that is coming in may come to its end though the door is being closed.
+/// Waits for more bytes; a message that is coming in may come to its end though the door is being
+/// closed.
 async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
@@ -149,7 +167,11 @@ async fn read<S: AsyncRead + Unpin>(
     if buffer.is_empty() && buffer.capacity() > COMMANDS_AT_ONCE && !in_message {
         *buffer = BytesMut::new();
     }
-    buffer.reserve(if in_message { MESSAGE_AT_ONCE } else { COMMANDS_AT_ONCE });
+    buffer.reserve(if in_message {
+        MESSAGE_AT_ONCE
+    } else {
+        COMMANDS_AT_ONCE
+    });
     tokio::select! {
         biased;
         () = stopped, if !in_message => Ok(Came::Stop),
@@ -162,7 +184,11 @@ async fn read<S: AsyncRead + Unpin>(
     }
 }
 
-async fn flush<S: AsyncWrite + Unpin>(stream: &mut S, session: &mut Session, limits: &Limits) -> io::Result<()> {
+async fn flush<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    session: &mut Session,
+    limits: &Limits,
+) -> io::Result<()> {
     let replies = session.replies();
     if replies.is_empty() {
         return Ok(());
@@ -184,10 +210,14 @@ struct Pace {
 
 impl Pace {
     fn new(session: &Session) -> Self {
-        Pace { progress: session.progress(), since: Instant::now() }
+        Pace {
+            progress: session.progress(),
+            since: Instant::now(),
+        }
     }
 
-    /// A command has its time as a whole, not each of its bytes; a message has what its size so far allows.
+    /// A command has its time as a whole, not each of its bytes; a message has what its size so far
+    /// allows.
     fn deadline(&mut self, session: &Session, limits: &Limits) -> Instant {
         if self.progress != session.progress() {
             *self = Pace::new(session);
@@ -202,8 +232,8 @@ impl Pace {
     }
 }
 
-/// Closes so that the client reads our last reply: what it still sends is read away for a moment, since closing over unread
-/// bytes resets the connection and takes the reply with it.
+/// Closes so that the client reads our last reply: what it still sends is read away for a moment,
+/// since closing over unread bytes resets the connection and takes the reply with it.
 async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
     let linger = async {
         stream.shutdown().await?;

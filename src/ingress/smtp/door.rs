@@ -19,12 +19,15 @@ use super::session::House;
 use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User, tls};
 use crate::Dispatcher;
 
-/// How long nothing is accepted after accepting failed, which is mostly for want of file descriptors.
+/// How long nothing is accepted after accepting failed, which is mostly for want of file
+/// descriptors.
 const BREATH: Duration = Duration::from_millis(100);
-/// What is kept free of the engine's largest message: the fields that are added to what the client sent.
+/// What is kept free of the engine's largest message: the fields that are added to what the client
+/// sent.
 const ADDED_FIELDS: usize = 1024;
 
-/// The SMTP submission door: bound by [`bind`](SmtpDoor::bind), open during [`serve`](SmtpDoor::serve).
+/// The SMTP submission door: bound by [`bind`](SmtpDoor::bind), open during
+/// [`serve`](SmtpDoor::serve).
 pub struct SmtpDoor {
     listener: TcpListener,
     tls_listener: Option<TcpListener>,
@@ -41,7 +44,8 @@ pub struct Reloader {
 }
 
 impl SmtpDoor {
-    /// Checks the settings, reads the certificate and listens. Nobody is answered before [`serve`](SmtpDoor::serve).
+    /// Checks the settings, reads the certificate and listens. Nobody is answered before
+    /// [`serve`](SmtpDoor::serve).
     ///
     /// # Errors
     /// [`SmtpError`], which names the key and what to do.
@@ -60,13 +64,24 @@ impl SmtpDoor {
             users: users.clone(),
             budget: Budget::new(settings.limits.memory),
         };
-        let reloader = Reloader { settings, users, tls: Arc::new(RwLock::new(tls)) };
-        Ok(SmtpDoor { listener, tls_listener, house, reloader })
+        let reloader = Reloader {
+            settings,
+            users,
+            tls: Arc::new(RwLock::new(tls)),
+        };
+        Ok(SmtpDoor {
+            listener,
+            tls_listener,
+            house,
+            reloader,
+        })
     }
 
     /// Where it listens; with port 0 in the settings, this tells the port.
     pub fn local_addr(&self) -> SocketAddr {
-        self.listener.local_addr().unwrap_or(self.reloader.settings.listen)
+        self.listener
+            .local_addr()
+            .unwrap_or(self.reloader.settings.listen)
     }
 
     /// Where it listens for implicit TLS, if it does.
@@ -79,20 +94,34 @@ impl SmtpDoor {
         self.reloader.clone()
     }
 
-    /// Takes mail in for `dispatcher` until `shutdown` becomes true or its sender is dropped. Then nobody new is let in,
-    /// idle clients are sent away with 421, and a message that is coming in may finish within [`Limits::drain`]. When this
-    /// returns, or is dropped, every connection is closed. The largest message is the smaller one of the door's and the
-    /// dispatcher's.
+    /// Takes mail in for `dispatcher` until `shutdown` becomes true or its sender is dropped. Then
+    /// nobody new is let in, idle clients are sent away with 421, and a message that is coming in
+    /// may finish within [`Limits::drain`]. When this returns, or is dropped, every connection is
+    /// closed. The largest message is the smaller one of the door's and the dispatcher's.
     ///
     /// [`Limits::drain`]: super::Limits::drain
     pub async fn serve(self, dispatcher: Dispatcher, mut shutdown: watch::Receiver<bool>) {
         let admission = Admission::new(&self.house.limits);
         let drain = self.house.limits.drain;
-        // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no limit (RFC 1870 §4).
-        let most = dispatcher.max_message_size().saturating_sub(ADDED_FIELDS).max(1);
+        // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no
+        // limit (RFC 1870 §4).
+        let most = dispatcher
+            .max_message_size()
+            .saturating_sub(ADDED_FIELDS)
+            .max(1);
         let message_size = self.house.limits.message_size.min(most);
-        let house = House { limits: Limits { message_size, ..self.house.limits }, ..self.house };
-        let desk = Desk { house, dispatcher: dispatcher.for_door("smtp"), stopping: shutdown.clone() };
+        let house = House {
+            limits: Limits {
+                message_size,
+                ..self.house.limits
+            },
+            ..self.house
+        };
+        let desk = Desk {
+            house,
+            dispatcher: dispatcher.for_door("smtp"),
+            stopping: shutdown.clone(),
+        };
         let mut connections = JoinSet::new();
         loop {
             let (accepted, implicit) = tokio::select! {
@@ -128,21 +157,31 @@ impl SmtpDoor {
             });
         }
         drop((self.listener, self.tls_listener));
-        let finished = timeout(drain, async { while connections.join_next().await.is_some() {} }).await;
+        let finished = timeout(drain, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await;
         if finished.is_err() {
-            tracing::warn!(connections = connections.len(), "smtp connections cut off after the drain time");
+            tracing::warn!(
+                connections = connections.len(),
+                "smtp connections cut off after the drain time"
+            );
         }
     }
 }
 
 impl Reloader {
-    /// Replaces who may send, and the certificate; the files are read again even where their names are the same. Connections
-    /// that are open keep their TLS and their login. All or nothing.
+    /// Replaces who may send, and the certificate; the files are read again even where their names
+    /// are the same. Connections that are open keep their TLS and their login. All or nothing.
     ///
     /// # Errors
     /// As [`SmtpDoor::bind`]; everything is as it was.
     pub fn reload(&self, users: Vec<User>, tls: Option<TlsFiles>) -> Result<(), SmtpError> {
-        let settings = SmtpSettings { users, tls, ..self.settings.clone() };
+        let settings = SmtpSettings {
+            users,
+            tls,
+            ..self.settings.clone()
+        };
         settings.check()?;
         let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
         self.users.replace(settings.users);
@@ -152,7 +191,12 @@ impl Reloader {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, SmtpError> {
-    TcpListener::bind(address).await.map_err(|e| SmtpError::Listen { listen: address, reason: e.to_string() })
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| SmtpError::Listen {
+            listen: address,
+            reason: e.to_string(),
+        })
 }
 
 async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
@@ -162,7 +206,8 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
     }
 }
 
-/// Says why, if the socket takes it at once: nothing is kept for a connection that there is no place for.
+/// Says why, if the socket takes it at once: nothing is kept for a connection that there is no
+/// place for.
 fn turn_away(stream: &TcpStream, reason: &'static str) {
     let mut line = Vec::new();
     Reply::new(421, "4.7.0", reason).write(&mut line);

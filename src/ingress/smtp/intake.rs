@@ -12,7 +12,12 @@ const MOST_HOPS: usize = 50;
 
 /// Hands the mail in. A `250` is durable.
 pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Reply {
-    let Submission { return_path, recipients, body, user } = submission;
+    let Submission {
+        return_path,
+        recipients,
+        body,
+        user,
+    } = submission;
     // The room is given back only when the spool has the message.
     let (message, _room) = match body.finish() {
         Ok(whole) => whole,
@@ -25,7 +30,8 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
             format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
         );
     }
-    let composed = Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message));
+    let composed =
+        Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message));
     let submitted = match composed {
         Ok(mail) => dispatcher.submit(mail).await,
         Err(e) => Err(Error::Mail(e)),
@@ -51,7 +57,10 @@ fn hops(message: &[u8]) -> usize {
     message
         .split(|b| *b == b'\n')
         .take_while(|line| !matches!(line, [] | [b'\r']))
-        .filter(|line| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"received:")))
+        .filter(|line| {
+            line.get(..9)
+                .is_some_and(|name| name.eq_ignore_ascii_case(b"received:"))
+        })
         .count()
 }
 
@@ -62,7 +71,10 @@ mod tests {
     #[test]
     fn hops_are_counted_in_the_header_section_alone() {
         let field = "received: from a by b; c\r\n folded\r\n";
-        assert_eq!(hops(format!("{field}X-Received: x\r\n{field}\r\n{field}").as_bytes()), 2);
+        assert_eq!(
+            hops(format!("{field}X-Received: x\r\n{field}\r\n{field}").as_bytes()),
+            2
+        );
         assert_eq!(hops(b"Received: a\nRECEIVED: b\n\nReceived: c\n"), 2);
         assert_eq!(hops(b""), 0);
     }

@@ -5,7 +5,8 @@ use std::io::Write;
 
 use crate::Error;
 
-/// The most characters of a reply's text: the line stays below the 512 octets of RFC 5321 §4.5.3.1.5.
+/// The most characters of a reply's text: the line stays below the 512 octets of RFC 5321
+/// §4.5.3.1.5.
 const LONGEST_TEXT: usize = 480;
 
 /// One reply of one line.
@@ -19,7 +20,11 @@ pub(super) struct Reply {
 
 impl Reply {
     pub fn new(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
-        Reply { code, enhanced, text: text.into() }
+        Reply {
+            code,
+            enhanced,
+            text: text.into(),
+        }
     }
 
     /// What a mail's sender is told when the dispatcher does not take it.
@@ -32,9 +37,17 @@ impl Reply {
             Error::KeyReused(_) => Reply::new(554, "5.5.0", text),
             Error::NoRoute(_) => Reply::new(550, "5.7.1", text),
             // Where the spool lies is nothing that a client has to know.
-            Error::Spool(_) => Reply::new(452, "4.3.1", "the spool cannot take the mail; try again later"),
+            Error::Spool(_) => Reply::new(
+                452,
+                "4.3.1",
+                "the spool cannot take the mail; try again later",
+            ),
             Error::Stopped(_) => Reply::new(421, "4.3.2", "shutting down; try again later"),
-            _ => Reply::new(451, "4.3.0", "the mail could not be accepted; try again later"),
+            _ => Reply::new(
+                451,
+                "4.3.0",
+                "the mail could not be accepted; try again later",
+            ),
         }
     }
 
@@ -43,14 +56,21 @@ impl Reply {
         self.code == 421
     }
 
-    /// Appends the reply's line. Whatever the text quotes, the line holds printable ASCII alone and is one line.
+    /// Appends the reply's line. Whatever the text quotes, the line holds printable ASCII alone and
+    /// is one line.
     pub fn write(&self, out: &mut Vec<u8>) {
         let _ = write!(out, "{} ", self.code);
         if !self.enhanced.is_empty() {
             out.extend_from_slice(self.enhanced.as_bytes());
             out.push(b' ');
         }
-        let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c as u8 } else { b'?' };
+        let printable = |c: char| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c as u8
+            } else {
+                b'?'
+            }
+        };
         out.extend(self.text.chars().take(LONGEST_TEXT).map(printable));
         out.extend_from_slice(b"\r\n");
     }
@@ -69,29 +89,48 @@ mod tests {
 
     #[test]
     fn a_reply_is_one_printable_line_whatever_it_quotes() {
-        let nasty = Reply::new(554, "5.6.0", format!("headers.X\r\n250 2.0.0 \x1b[2J \u{202e}{}", "é".repeat(900)));
+        let nasty = Reply::new(
+            554,
+            "5.6.0",
+            format!("headers.X\r\n250 2.0.0 \x1b[2J \u{202e}{}", "é".repeat(900)),
+        );
         let line = line(&nasty);
-        assert!(line.starts_with("554 5.6.0 headers.X??250 2.0.0 ?[2J ?"), "{line}");
+        assert!(
+            line.starts_with("554 5.6.0 headers.X??250 2.0.0 ?[2J ?"),
+            "{line}"
+        );
         assert!(line.len() <= 512 && line.ends_with("\r\n"));
         assert_eq!(line.matches(['\r', '\n']).count(), 2);
     }
 
     #[test]
     fn every_refusal_has_its_code() {
-        let unwritable = crate::spool::SpoolError::Unwritable { path: "/var/spool".into(), reason: "disk full".into() };
+        let unwritable = crate::spool::SpoolError::Unwritable {
+            path: "/var/spool".into(),
+            reason: "disk full".into(),
+        };
         let cases = [
             (Error::Full { pending: 1, max: 1 }, "452 4.3.1"),
             (Error::Mail(MailError::too_large(2, 1)), "552 5.3.4"),
-            (Error::Mail(MailError::new("headers.Subject", "is wrong")), "554 5.6.0 headers.Subject: is wrong"),
+            (
+                Error::Mail(MailError::new("headers.Subject", "is wrong")),
+                "554 5.6.0 headers.Subject: is wrong",
+            ),
             (Error::NoRoute("ada@example.org".into()), "550 5.7.1"),
-            (Error::KeyReused(crate::MailId::from_bytes([7; 16])), "554 5.5.0"),
+            (
+                Error::KeyReused(crate::MailId::from_bytes([7; 16])),
+                "554 5.5.0",
+            ),
             (Error::Spool(unwritable), "452 4.3.1"),
             (Error::BadCursor, "451 4.3.0"),
             (Error::Stopped("draining".into()), "421 4.3.2"),
         ];
         for (error, expected) in cases {
             let line = line(&Reply::refusal(&error));
-            assert!(line.starts_with(expected) && !line.contains("/var"), "{error:?} gave {line}");
+            assert!(
+                line.starts_with(expected) && !line.contains("/var"),
+                "{error:?} gave {line}"
+            );
         }
     }
 }

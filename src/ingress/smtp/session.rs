@@ -1,8 +1,9 @@
-//! The protocol, without I/O: bytes of a client go in, replies come out, and now and then a [`Step`] asks the
-//! [`connection`](super::connection) for what a session cannot do itself.
+//! The protocol, without I/O: bytes of a client go in, replies come out, and now and then a
+//! [`Step`] asks the [`connection`](super::connection) for what a session cannot do itself.
 //!
-//! *Invariant:* what a session does depends on the bytes alone, not on the pieces they came in. The one exception is
-//! STARTTLS, where bytes that came with the command are an attack (RFC 3207 §6) and end the connection.
+//! *Invariant:* what a session does depends on the bytes alone, not on the pieces they came in. The
+//! one exception is STARTTLS, where bytes that came with the command are an attack (RFC 3207 §6)
+//! and end the connection.
 
 mod exercise;
 mod login;
@@ -137,7 +138,8 @@ impl Session {
         &mut self.replies
     }
 
-    /// How many commands, chunks and messages have been read: more of them means that the client gets on.
+    /// How many commands, chunks and messages have been read: more of them means that the client
+    /// gets on.
     pub fn progress(&self) -> u64 {
         self.commands
     }
@@ -194,7 +196,11 @@ impl Session {
                     *input = rest;
                     *left -= taken.len();
                     body.push(taken);
-                    if *left == 0 { self.message_ends() } else { self.read_on() }
+                    if *left == 0 {
+                        self.message_ends()
+                    } else {
+                        self.read_on()
+                    }
                 }
             };
             if let Some(step) = step {
@@ -226,7 +232,9 @@ impl Session {
         }
         match command::parse(line) {
             Ok(Command::StartTls) => self.start_tls(input),
-            Ok(Command::Auth { mechanism, initial }) => self.begin_login(mechanism, initial.as_deref()),
+            Ok(Command::Auth { mechanism, initial }) => {
+                self.begin_login(mechanism, initial.as_deref())
+            }
             Ok(command) => {
                 self.carry_out(command, now);
                 None
@@ -240,9 +248,19 @@ impl Session {
 
     fn carry_out(&mut self, command: Command, now: Timestamp) {
         match command {
-            Command::Ehlo(name) => self.hello(Client { name, extended: true }),
-            Command::Helo(name) => self.hello(Client { name, extended: false }),
-            Command::Mail { return_path, size, smtputf8 } => self.mail(return_path, size, smtputf8),
+            Command::Ehlo(name) => self.hello(Client {
+                name,
+                extended: true,
+            }),
+            Command::Helo(name) => self.hello(Client {
+                name,
+                extended: false,
+            }),
+            Command::Mail {
+                return_path,
+                size,
+                smtputf8,
+            } => self.mail(return_path, size, smtputf8),
             Command::Rcpt(recipient) => self.rcpt(recipient),
             Command::Data => self.data(now),
             Command::Bdat { size, last } => self.bdat(size, last, now),
@@ -252,9 +270,11 @@ impl Session {
             }
             Command::Noop => self.say(250, "2.0.0", "ok"),
             Command::Vrfy => self.say(252, "2.0.0", "send it, and it will be tried"),
-            Command::Help => {
-                self.say(214, "2.0.0", "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT: RFC 6409")
-            }
+            Command::Help => self.say(
+                214,
+                "2.0.0",
+                "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT: RFC 6409",
+            ),
             Command::Quit => {
                 self.say(221, "2.0.0", "goodbye");
                 self.closing = true;
@@ -272,8 +292,15 @@ impl Session {
             return self.reply(&Reply::new(250, "", hostname.to_string()));
         }
         let size = format!("SIZE {}", self.house.limits.message_size);
-        let mut lines =
-            vec![&*hostname, "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", &size];
+        let mut lines = vec![
+            &*hostname,
+            "PIPELINING",
+            "8BITMIME",
+            "SMTPUTF8",
+            "CHUNKING",
+            "ENHANCEDSTATUSCODES",
+            &size,
+        ];
         if self.security == Security::Offered {
             lines.push("STARTTLS");
         }
@@ -282,7 +309,11 @@ impl Session {
         }
         let last = lines.len() - 1;
         for (n, line) in lines.into_iter().enumerate() {
-            let _ = write!(self.replies, "250{}{line}\r\n", if n == last { ' ' } else { '-' });
+            let _ = write!(
+                self.replies,
+                "250{}{line}\r\n",
+                if n == last { ' ' } else { '-' }
+            );
         }
     }
 
@@ -296,8 +327,8 @@ impl Session {
                 self.reply(&reply);
                 self.closing = true;
             }
-            // A browser can be made to post a form to this port: before EHLO, whoever says something strange is no
-            // mail program, and what follows might look like commands.
+            // A browser can be made to post a form to this port: before EHLO, whoever says
+            // something strange is no mail program, and what follows might look like commands.
             Wrong::Unknown if self.client.is_none() => {
                 self.say(500, "5.5.1", "this is a mail server");
                 self.closing = true;

@@ -14,13 +14,15 @@ use crate::mail::{minutes, seconds};
 pub struct SmtpSettings {
     /// Where it listens; STARTTLS is offered here when there is `tls`.
     pub listen: SocketAddr,
-    /// Where it listens for connections that are TLS from the first byte (RFC 8314 §3.3), if anywhere.
+    /// Where it listens for connections that are TLS from the first byte (RFC 8314 §3.3), if
+    /// anywhere.
     pub tls_listen: Option<SocketAddr>,
     /// The certificate, if there is one.
     pub tls: Option<TlsFiles>,
     /// Who may send. With nobody here everybody may, and so it listens on loopback only.
     pub users: Vec<User>,
-    /// What the door calls itself, in its greeting and in Received fields; this machine's name unless said.
+    /// What the door calls itself, in its greeting and in Received fields; this machine's name
+    /// unless said.
     pub hostname: String,
     /// How much of everything it bears.
     pub limits: Limits,
@@ -53,7 +55,8 @@ pub struct Limits {
     pub connections_per_peer: usize,
     /// The largest message, in bytes: 25 MiB.
     pub message_size: usize,
-    /// Bytes of messages held for all connections together, while they come in and until they are on disk: 256 MiB.
+    /// Bytes of messages held for all connections together, while they come in and until they are
+    /// on disk: 256 MiB.
     pub memory: usize,
     /// Recipients of one mail: 1,000.
     pub recipients: usize,
@@ -105,12 +108,22 @@ impl SmtpSettings {
     /// A door on `listen` without TLS or users, named after this machine, with the default limits.
     pub fn new(listen: SocketAddr) -> Self {
         let hostname = lettre::transport::smtp::extension::ClientId::default().to_string();
-        SmtpSettings { listen, tls_listen: None, tls: None, users: Vec::new(), hostname, limits: Limits::default() }
+        SmtpSettings {
+            listen,
+            tls_listen: None,
+            tls: None,
+            users: Vec::new(),
+            hostname,
+            limits: Limits::default(),
+        }
     }
 
     /// Refuses what would be an open door, or would send passwords in the clear.
     pub(super) fn check(&self) -> Result<(), SmtpError> {
-        let open = [Some(self.listen), self.tls_listen].into_iter().flatten().find(|at| !at.ip().is_loopback());
+        let open = [Some(self.listen), self.tls_listen]
+            .into_iter()
+            .flatten()
+            .find(|at| !at.ip().is_loopback());
         if let Some(listen) = open {
             if self.users.is_empty() {
                 return Err(SmtpError::NoUsers { listen });
@@ -123,17 +136,23 @@ impl SmtpSettings {
             return Err(SmtpError::NoTls { listen });
         }
         if self.hostname.is_empty() || !self.hostname.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(SmtpError::Hostname(self.hostname.escape_debug().to_string()));
+            return Err(SmtpError::Hostname(
+                self.hostname.escape_debug().to_string(),
+            ));
         }
         for (index, user) in self.users.iter().enumerate() {
             let reason = match (user.name.as_str(), user.password.expose_secret()) {
                 ("", _) => "has an empty name",
                 (_, "") => "has an empty password",
-                (name, _) if self.users.iter().take(index).any(|u| u.name == name) => "has the name of one before it",
+                (name, _) if self.users.iter().take(index).any(|u| u.name == name) => {
+                    "has the name of one before it"
+                }
                 (name, password) if name.len().max(password.len()) > LONGEST_CREDENTIAL => {
                     "has a name or password of more than 255 bytes"
                 }
-                (name, password) if name.contains('\0') || password.contains('\0') => "has a NUL in it",
+                (name, password) if name.contains('\0') || password.contains('\0') => {
+                    "has a NUL in it"
+                }
                 _ => continue,
             };
             return Err(SmtpError::User { index, reason });
@@ -170,7 +189,9 @@ pub enum SmtpError {
         reason: &'static str,
     },
     /// The name cannot stand in a greeting.
-    #[error("`{0}` cannot be the SMTP door's host name: it is empty, or has a character beyond printable ASCII")]
+    #[error(
+        "`{0}` cannot be the SMTP door's host name: it is empty, or has a character beyond printable ASCII"
+    )]
     Hostname(String),
     /// A certificate or key cannot be used.
     #[error("`smtp.tls.{key}`, {}: {reason}", .path.display())]
@@ -201,11 +222,17 @@ mod tests {
     }
 
     fn user(name: &str, password: &str) -> User {
-        User { name: name.into(), password: password.into() }
+        User {
+            name: name.into(),
+            password: password.into(),
+        }
     }
 
     fn files() -> Option<TlsFiles> {
-        Some(TlsFiles { cert: "cert.pem".into(), key: "key.pem".into() })
+        Some(TlsFiles {
+            cert: "cert.pem".into(),
+            key: "key.pem".into(),
+        })
     }
 
     #[test]
@@ -216,7 +243,10 @@ mod tests {
             let mut settings = at(open);
             settings.tls = files();
             let error = settings.check().expect_err("an open door").to_string();
-            assert!(error.contains("smtp.users") && error.contains(open), "{error}");
+            assert!(
+                error.contains("smtp.users") && error.contains(open),
+                "{error}"
+            );
         }
     }
 
@@ -235,7 +265,13 @@ mod tests {
     fn off_loopback_it_needs_tls_too() {
         let mut settings = at("0.0.0.0:587");
         settings.users = vec![user("app", "secret")];
-        assert!(settings.check().expect_err("passwords in the clear").to_string().contains("smtp.tls"));
+        assert!(
+            settings
+                .check()
+                .expect_err("passwords in the clear")
+                .to_string()
+                .contains("smtp.tls")
+        );
         settings.tls = files();
         assert_eq!(settings.check(), Ok(()));
     }
@@ -243,10 +279,19 @@ mod tests {
     #[test]
     fn users_that_cannot_log_in_are_refused() {
         let long = "x".repeat(256);
-        for wrong in [user("", "x"), user("a", ""), user("ok", "again"), user("a", &long), user("a\0b", "x")] {
+        for wrong in [
+            user("", "x"),
+            user("a", ""),
+            user("ok", "again"),
+            user("a", &long),
+            user("a\0b", "x"),
+        ] {
             let mut settings = at("127.0.0.1:0");
             settings.users = vec![user("ok", "secret"), wrong];
-            assert!(matches!(settings.check(), Err(SmtpError::User { index: 1, .. })), "{settings:?}");
+            assert!(
+                matches!(settings.check(), Err(SmtpError::User { index: 1, .. })),
+                "{settings:?}"
+            );
         }
     }
 

@@ -11,9 +11,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{SmtpError, TlsFiles};
 
-/// Reads the files. Blocks for as long as the disk takes; called at start and when the configuration is read again.
+/// Reads the files. Blocks for as long as the disk takes; called at start and when the
+/// configuration is read again.
 pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, SmtpError> {
-    let wrong = |key: &'static str, path: &Path, reason: String| SmtpError::Tls { key, path: path.into(), reason };
+    let wrong = |key: &'static str, path: &Path, reason: String| SmtpError::Tls {
+        key,
+        path: path.into(),
+        reason,
+    };
     let pem = |key, path: &Path, e: PemError| {
         let reason = match e {
             PemError::Io(e) => format!("cannot be read: {e}"),
@@ -32,7 +37,13 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, SmtpError> {
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|e| wrong("key", &files.key, format!("cannot be used with the certificate: {e}")))?;
+        .map_err(|e| {
+            wrong(
+                "key",
+                &files.key,
+                format!("cannot be used with the certificate: {e}"),
+            )
+        })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -47,7 +58,10 @@ mod tests {
 
     fn load(cert: &str, key: &str) -> Result<TlsAcceptor, String> {
         let dir = tempfile::tempdir().expect("a directory");
-        let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        let files = TlsFiles {
+            cert: dir.path().join("cert.pem"),
+            key: dir.path().join("key.pem"),
+        };
         std::fs::write(&files.cert, cert).expect("written");
         std::fs::write(&files.key, key).expect("written");
         acceptor(&files).map_err(|e| e.to_string())
@@ -67,8 +81,14 @@ mod tests {
             let error = load(cert, key).err().expect("cannot be used");
             assert!(error.contains(named) && error.contains(".pem"), "{error}");
         }
-        let missing = TlsFiles { cert: "/nowhere/cert.pem".into(), key: "/nowhere/key.pem".into() };
+        let missing = TlsFiles {
+            cert: "/nowhere/cert.pem".into(),
+            key: "/nowhere/key.pem".into(),
+        };
         let error = acceptor(&missing).err().expect("missing").to_string();
-        assert!(error.contains("smtp.tls.cert") && error.contains("/nowhere/cert.pem"), "{error}");
+        assert!(
+            error.contains("smtp.tls.cert") && error.contains("/nowhere/cert.pem"),
+            "{error}"
+        );
     }
 }

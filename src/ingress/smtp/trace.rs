@@ -21,11 +21,20 @@ pub(super) struct Trace<'a> {
 impl Trace<'_> {
     /// The field, with its CRLF.
     pub fn field(&self, now: Timestamp) -> String {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:[]".contains(c) { c } else { '?' };
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() || ".-_:[]".contains(c) {
+                c
+            } else {
+                '?'
+            }
+        };
         let client: String = self.client.chars().take(255).map(plain).collect();
         let literal = if self.peer.is_ipv6() { "IPv6:" } else { "" };
-        let (peer, hostname, protocol, date) = (self.peer, self.hostname, self.protocol(), now.to_rfc5322());
-        format!("Received: from {client} ([{literal}{peer}])\r\n by {hostname} with {protocol}; {date}\r\n")
+        let (peer, hostname, protocol, date) =
+            (self.peer, self.hostname, self.protocol(), now.to_rfc5322());
+        format!(
+            "Received: from {client} ([{literal}{peer}])\r\n by {hostname} with {protocol}; {date}\r\n"
+        )
     }
 
     /// The protocol's registered name (RFC 3848, RFC 6531 §4.3).
@@ -60,9 +69,18 @@ mod tests {
         let expected = "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n by mail.example with ESMTPSA; \
                         Thu, 1 Jan 1970 00:00:00 +0000\r\n";
         assert_eq!(trace.field(Timestamp::from_millis(0)), expected);
-        let plain = Trace { client: "x\r\nEvil: (1)", extended: false, tls: false, login: false, ..trace };
+        let plain = Trace {
+            client: "x\r\nEvil: (1)",
+            extended: false,
+            tls: false,
+            login: false,
+            ..trace
+        };
         let field = plain.field(Timestamp::MAX);
-        assert!(field.starts_with("Received: from x??Evil:??1? (") && field.contains(" with SMTP; "), "{field}");
+        assert!(
+            field.starts_with("Received: from x??Evil:??1? (") && field.contains(" with SMTP; "),
+            "{field}"
+        );
         assert_eq!(field.matches("\r\n").count(), 2);
     }
 }

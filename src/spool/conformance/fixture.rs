@@ -10,8 +10,8 @@ use super::Bench;
 use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp, hours};
 use crate::spool::{
-    Claim, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Record, Recorded, Spool, SpoolOptions, Swept,
-    Want,
+    Claim, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Record, Recorded, Spool,
+    SpoolOptions, Swept, Want,
 };
 
 /// The longest that anything is waited for.
@@ -28,7 +28,11 @@ pub fn ms(n: u64) -> Duration {
 
 /// Short enough to tell their ends apart: a key is forgotten first, then the mail.
 pub fn options() -> SpoolOptions {
-    SpoolOptions { retention: hours(4), idempotency_ttl: hours(2), ..SpoolOptions::default() }
+    SpoolOptions {
+        retention: hours(4),
+        idempotency_ttl: hours(2),
+        ..SpoolOptions::default()
+    }
 }
 
 pub async fn open(bench: &dyn Bench, store: &str) -> Arc<dyn Spool> {
@@ -72,13 +76,18 @@ pub fn draft() -> Draft {
 
 /// As many recipients on one route.
 pub fn crowd(count: usize, route: &'static str) -> Vec<(String, &'static str)> {
-    (0..count).map(|n| (format!("r{n}@example.org"), route)).collect()
+    (0..count)
+        .map(|n| (format!("r{n}@example.org"), route))
+        .collect()
 }
 
 impl Draft {
     pub fn parcel(self) -> Parcel {
-        let deliveries: Vec<Delivery> =
-            self.to.iter().map(|(to, route)| Delivery::new(address(to), Route::over([*route]), self.due)).collect();
+        let deliveries: Vec<Delivery> = self
+            .to
+            .iter()
+            .map(|(to, route)| Delivery::new(address(to), Route::over([*route]), self.due))
+            .collect();
         let id = MailId::generate();
         let manifest = Manifest {
             id,
@@ -97,7 +106,11 @@ impl Draft {
             eight_bit: false,
             smtputf8: false,
         };
-        Parcel { manifest, body: self.body, deliveries }
+        Parcel {
+            manifest,
+            body: self.body,
+            deliveries,
+        }
     }
 }
 
@@ -109,7 +122,9 @@ pub fn address(text: &str) -> Address {
 pub fn noise(len: usize) -> Bytes {
     let mut state = len as u64 | 1;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..len).map(|_| next()).collect()
@@ -124,7 +139,11 @@ pub async fn put(spool: &dyn Spool, draft: Draft) -> MailId {
 pub async fn put_all(spool: &dyn Spool, parcels: Vec<Parcel>) -> Vec<MailId> {
     let ids: Vec<MailId> = parcels.iter().map(|p| p.manifest.id).collect();
     for result in spool.put(parcels).await {
-        assert_eq!(result, Ok(Put::Stored), "a mail without a known key is stored");
+        assert_eq!(
+            result,
+            Ok(Put::Stored),
+            "a mail without a known key is stored"
+        );
     }
     ids
 }
@@ -162,12 +181,18 @@ pub async fn claim_returned(spool: &dyn Spool, now: Timestamp) -> Claim {
             spool.changed().notified().await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("a delivery whose lease was dropped can be claimed again")
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .expect("a delivery whose lease was dropped can be claimed again")
 }
 
 pub async fn assert_nothing_due(spool: &dyn Spool, now: Timestamp, why: &str) {
     let claims = claim(spool, want(10, now)).await;
-    assert!(claims.is_empty(), "{why}, but {:?} was handed out", ids(&claims));
+    assert!(
+        claims.is_empty(),
+        "{why}, but {:?} was handed out",
+        ids(&claims)
+    );
 }
 
 pub fn ids(claims: &[Claim]) -> Vec<MailId> {
@@ -210,8 +235,15 @@ pub async fn settle(spool: &dyn Spool, claims: Vec<Claim>, at: Timestamp, stage:
         })
         .collect();
     let count = settled.len();
-    let recorded = spool.settle(settled).await.expect("an open spool lets settle");
-    assert_eq!(recorded, vec![Recorded::Done; count], "a settle under its lease is recorded");
+    let recorded = spool
+        .settle(settled)
+        .await
+        .expect("an open spool lets settle");
+    assert_eq!(
+        recorded,
+        vec![Recorded::Done; count],
+        "a settle under its lease is recorded"
+    );
 }
 
 /// Puts a mail and brings it to this stage.
@@ -224,12 +256,24 @@ pub async fn put_at(spool: &dyn Spool, draft: Draft, now: Timestamp, stage: Stag
 }
 
 pub async fn get(spool: &dyn Spool, id: MailId) -> Record {
-    spool.get(id).await.expect("an open spool can be read").unwrap_or_else(|| panic!("the mail {id} is in the spool"))
+    spool
+        .get(id)
+        .await
+        .expect("an open spool can be read")
+        .unwrap_or_else(|| panic!("the mail {id} is in the spool"))
 }
 
 pub async fn assert_gone(spool: &dyn Spool, id: MailId) {
-    assert_eq!(spool.get(id).await.expect("readable"), None, "nothing is known of a mail that was deleted");
-    assert_eq!(spool.body(id).await.expect("readable"), None, "the body of a deleted mail is gone");
+    assert_eq!(
+        spool.get(id).await.expect("readable"),
+        None,
+        "nothing is known of a mail that was deleted"
+    );
+    assert_eq!(
+        spool.body(id).await.expect("readable"),
+        None,
+        "the body of a deleted mail is gone"
+    );
 }
 
 /// The states of a mail's deliveries.
@@ -257,12 +301,19 @@ pub async fn list(spool: &dyn Spool, query: Query, now: Timestamp) -> Vec<Record
     let mut query = query;
     for _ in 0..100_000 {
         let limit = query.page_size();
-        let page = spool.list(query.clone(), now).await.expect("an open spool lets list");
-        assert!(page.mails.len() <= limit, "a page holds no more mails than its limit");
+        let page = spool
+            .list(query.clone(), now)
+            .await
+            .expect("an open spool lets list");
+        assert!(
+            page.mails.len() <= limit,
+            "a page holds no more mails than its limit"
+        );
         found.extend(page.mails);
         query.cursor = page.next;
         if query.cursor.is_none() {
-            let distinct: std::collections::BTreeSet<MailId> = found.iter().map(|r| r.manifest.id).collect();
+            let distinct: std::collections::BTreeSet<MailId> =
+                found.iter().map(|r| r.manifest.id).collect();
             assert_eq!(distinct.len(), found.len(), "no mail is on two pages");
             return found;
         }
@@ -272,13 +323,25 @@ pub async fn list(spool: &dyn Spool, query: Query, now: Timestamp) -> Vec<Record
 
 /// The counters say what the records say.
 pub async fn audit(spool: &dyn Spool, now: Timestamp) {
-    let records = list(spool, Query { limit: 1000, ..Query::default() }, now).await;
+    let records = list(
+        spool,
+        Query {
+            limit: 1000,
+            ..Query::default()
+        },
+        now,
+    )
+    .await;
     let mut counts = [[0; 3]; 7];
     let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
     let mut oldest_due: Option<Timestamp> = None;
     let mut pending = 0;
     for record in &records {
-        assert_eq!(get(spool, record.manifest.id).await, *record, "a mail is listed as it is");
+        assert_eq!(
+            get(spool, record.manifest.id).await,
+            *record,
+            "a mail is listed as it is"
+        );
         for (delivery, state) in record.deliveries.iter().zip(record.states(now)) {
             counts[state as usize][record.manifest.priority.index()] += 1;
             if let Some(due) = delivery.stage.due() {
@@ -290,13 +353,27 @@ pub async fn audit(spool: &dyn Spool, now: Timestamp) {
             }
         }
     }
-    assert_eq!(spool.pending(), pending, "the number of pending deliveries is the truth");
+    assert_eq!(
+        spool.pending(),
+        pending,
+        "the number of pending deliveries is the truth"
+    );
     let stats = spool.stats(now).await.expect("an open spool has numbers");
-    assert_eq!(stats.counts, counts, "the numbers by state and priority are the truth");
+    assert_eq!(
+        stats.counts, counts,
+        "the numbers by state and priority are the truth"
+    );
     if !records.iter().any(|record| record.leased.contains(&true)) {
-        let told: BTreeMap<Route, u64> = stats.backlog.into_iter().filter(|(_, count)| *count > 0).collect();
+        let told: BTreeMap<Route, u64> = stats
+            .backlog
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect();
         assert_eq!(told, backlog, "the numbers by queue are the truth");
-        assert_eq!(stats.oldest_due, oldest_due, "the longest-waiting due delivery is told");
+        assert_eq!(
+            stats.oldest_due, oldest_due,
+            "the longest-waiting due delivery is told"
+        );
     }
     assert_eq!(stats.quarantined, 0, "nothing was set aside");
 }

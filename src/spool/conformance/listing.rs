@@ -14,21 +14,59 @@ fn ids_of(records: &[Record]) -> Vec<MailId> {
 
 pub async fn the_newest_mails_are_listed_first(bench: &dyn Bench) {
     let spool = open(bench, "newest").await;
-    assert_eq!(list(&*spool, Query::default(), start()).await, [], "an empty spool lists nothing");
+    assert_eq!(
+        list(&*spool, Query::default(), start()).await,
+        [],
+        "an empty spool lists nothing"
+    );
     let parcels = (0..7).map(|n| {
         let accepted_at = start() + minutes(n);
-        Draft { accepted_at, due: accepted_at, ..draft() }.parcel()
+        Draft {
+            accepted_at,
+            due: accepted_at,
+            ..draft()
+        }
+        .parcel()
     });
     let mut expected = put_all(&*spool, parcels.collect()).await;
     expected.reverse();
     for limit in [0, 1, 2, 3, 7, 1000, usize::MAX] {
-        let found = list(&*spool, Query { limit, ..Query::default() }, start()).await;
-        assert_eq!(ids_of(&found), expected, "the newest come first, {limit} a page");
+        let found = list(
+            &*spool,
+            Query {
+                limit,
+                ..Query::default()
+            },
+            start(),
+        )
+        .await;
+        assert_eq!(
+            ids_of(&found),
+            expected,
+            "the newest come first, {limit} a page"
+        );
     }
-    let page = spool.list(Query { limit: 7, ..Query::default() }, start()).await.expect("readable");
+    let page = spool
+        .list(
+            Query {
+                limit: 7,
+                ..Query::default()
+            },
+            start(),
+        )
+        .await
+        .expect("readable");
     if let Some(cursor) = page.next {
-        let query = Query { limit: 7, cursor: Some(cursor), ..Query::default() };
-        assert_eq!(list(&*spool, query, start()).await, [], "after the last mail there is none");
+        let query = Query {
+            limit: 7,
+            cursor: Some(cursor),
+            ..Query::default()
+        };
+        assert_eq!(
+            list(&*spool, query, start()).await,
+            [],
+            "after the last mail there is none"
+        );
     }
 }
 
@@ -44,7 +82,11 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
             due: if n % 6 == 5 { now + hours(n) } else { start() },
             priority: Priority::ALL[usize::try_from(n).expect("small") % 3],
             to: vec![(name, "primary"), ("all@example.org".into(), "backup")],
-            tags: if n % 4 == 0 { vec!["news", "monthly"] } else { vec!["newsletter"] },
+            tags: if n % 4 == 0 {
+                vec!["news", "monthly"]
+            } else {
+                vec!["newsletter"]
+            },
             ..draft()
         };
         all.push(put(&*spool, mail).await);
@@ -55,7 +97,17 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
         match n % 5 {
             0 => settle(&*spool, vec![claim], now, delivered(now)).await,
             1 => settle(&*spool, vec![claim], now, dead(now, DeadReason::Rejected)).await,
-            2 => settle(&*spool, vec![claim], now, Stage::Pending { due: now + minutes(n as u64) }).await,
+            2 => {
+                settle(
+                    &*spool,
+                    vec![claim],
+                    now,
+                    Stage::Pending {
+                        due: now + minutes(n as u64),
+                    },
+                )
+                .await
+            }
             3 => drop(claim),
             _ => held.push(claim),
         }
@@ -73,37 +125,87 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
             let expected: BTreeSet<MailId> = everything
                 .iter()
                 .filter(|record| query.admits(record))
-                .filter(|record| query.state.is_none_or(|state| record.states(now).any(|told| told == state)))
+                .filter(|record| {
+                    query
+                        .state
+                        .is_none_or(|state| record.states(now).any(|told| told == state))
+                })
                 .map(|record| record.manifest.id)
                 .collect();
             let found = list(&*spool, query.clone(), now).await;
             let found: BTreeSet<MailId> = ids_of(&found).into_iter().collect();
-            assert_eq!(found, expected, "exactly the mails that were asked for are found: {query:?}");
+            assert_eq!(
+                found, expected,
+                "exactly the mails that were asked for are found: {query:?}"
+            );
             expected.len()
         }
     };
-    let base = || Query { limit: 7, ..Query::default() };
+    let base = || Query {
+        limit: 7,
+        ..Query::default()
+    };
     let mut hits = 0;
     for state in State::ALL.map(Some).into_iter().chain([None]) {
         hits += asked(Query { state, ..base() }).await;
         for n in 0..6 {
             let recipient = Some(address(&format!("user{n}@example.org")));
-            hits += asked(Query { state, recipient, ..base() }).await;
+            hits += asked(Query {
+                state,
+                recipient,
+                ..base()
+            })
+            .await;
         }
         for tag in ["news", "monthly", "newsletter", "new", ""] {
-            hits += asked(Query { state, tag: Some(tag.into()), ..base() }).await;
+            hits += asked(Query {
+                state,
+                tag: Some(tag.into()),
+                ..base()
+            })
+            .await;
         }
         for priority in Priority::ALL {
-            hits += asked(Query { state, priority: Some(priority), ..base() }).await;
+            hits += asked(Query {
+                state,
+                priority: Some(priority),
+                ..base()
+            })
+            .await;
         }
         let (since, until) = (Some(start() + minutes(10)), Some(start() + minutes(31)));
-        hits += asked(Query { state, since, ..base() }).await;
-        hits += asked(Query { state, until, ..base() }).await;
-        hits += asked(Query { state, since, until, ..base() }).await;
+        hits += asked(Query {
+            state,
+            since,
+            ..base()
+        })
+        .await;
+        hits += asked(Query {
+            state,
+            until,
+            ..base()
+        })
+        .await;
+        hits += asked(Query {
+            state,
+            since,
+            until,
+            ..base()
+        })
+        .await;
         let recipient = Some(address("user1@example.org"));
         let priority = Some(Priority::Bulk);
         let tag = Some("newsletter".to_owned());
-        hits += asked(Query { state, since, until, recipient, priority, tag, ..base() }).await;
+        hits += asked(Query {
+            state,
+            since,
+            until,
+            recipient,
+            priority,
+            tag,
+            ..base()
+        })
+        .await;
     }
     assert!(hits > 300, "the questions were worth asking");
 }
@@ -111,32 +213,90 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
 pub async fn pending_mails_are_listed_as_they_are_due(bench: &dyn Bench) {
     let spool = open(bench, "list-due").await;
     let dues = [50, 20, 40, 10, 30, 70, 60];
-    put_all(&*spool, dues.map(|n| Draft { due: start() + minutes(n), ..draft() }.parcel()).into()).await;
+    put_all(
+        &*spool,
+        dues.map(|n| {
+            Draft {
+                due: start() + minutes(n),
+                ..draft()
+            }
+            .parcel()
+        })
+        .into(),
+    )
+    .await;
     let claims = claim(&*spool, want(2, start() + minutes(20))).await;
     for (claim, again) in claims.into_iter().zip([65, 45]) {
-        settle(&*spool, vec![claim], start(), Stage::Pending { due: start() + minutes(again) }).await;
+        settle(
+            &*spool,
+            vec![claim],
+            start(),
+            Stage::Pending {
+                due: start() + minutes(again),
+            },
+        )
+        .await;
     }
     let now = start() + minutes(45);
-    for (state, expected) in
-        [(State::Queued, &[30, 40, 45][..]), (State::Scheduled, &[50, 60, 70]), (State::Deferred, &[65])]
-    {
+    for (state, expected) in [
+        (State::Queued, &[30, 40, 45][..]),
+        (State::Scheduled, &[50, 60, 70]),
+        (State::Deferred, &[65]),
+    ] {
         for limit in [1, 2, 100] {
-            let found = list(&*spool, Query { state: Some(state), limit, ..Query::default() }, now).await;
-            let told: Vec<_> = found.iter().filter_map(|record| record.deliveries[0].stage.due()).collect();
+            let found = list(
+                &*spool,
+                Query {
+                    state: Some(state),
+                    limit,
+                    ..Query::default()
+                },
+                now,
+            )
+            .await;
+            let told: Vec<_> = found
+                .iter()
+                .filter_map(|record| record.deliveries[0].stage.due())
+                .collect();
             let sorted: Vec<_> = expected.iter().map(|n| start() + minutes(*n)).collect();
-            assert_eq!(told, sorted, "of mails that are {state}, those that are due first come first");
+            assert_eq!(
+                told, sorted,
+                "of mails that are {state}, those that are due first come first"
+            );
         }
     }
 }
 
 pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn Bench) {
     let spool = open(bench, "pages").await;
-    let parcels = (0..230).map(|n| Draft { due: start() + ms(n * 7919 % 60_000), tags: vec!["t"], ..draft() }.parcel());
-    let there: BTreeSet<MailId> = put_all(&*spool, parcels.collect()).await.into_iter().collect();
+    let parcels = (0..230).map(|n| {
+        Draft {
+            due: start() + ms(n * 7919 % 60_000),
+            tags: vec!["t"],
+            ..draft()
+        }
+        .parcel()
+    });
+    let there: BTreeSet<MailId> = put_all(&*spool, parcels.collect())
+        .await
+        .into_iter()
+        .collect();
     let now = start() + hours(1);
-    let late = |n: u64| Draft { due: start() + ms(n * 997 % 60_000), tags: vec!["t"], ..draft() }.parcel();
+    let late = |n: u64| {
+        Draft {
+            due: start() + ms(n * 997 % 60_000),
+            tags: vec!["t"],
+            ..draft()
+        }
+        .parcel()
+    };
     for state in [None, Some(State::Queued)] {
-        let mut query = Query { state, tag: Some("t".into()), limit: 11, ..Query::default() };
+        let mut query = Query {
+            state,
+            tag: Some("t".into()),
+            limit: 11,
+            ..Query::default()
+        };
         let mut found = Vec::new();
         for n in 0..10_000 {
             let page = spool.list(query.clone(), now).await.expect("readable");
@@ -149,7 +309,10 @@ pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn B
         }
         let distinct: BTreeSet<MailId> = found.iter().copied().collect();
         assert_eq!(distinct.len(), found.len(), "no mail is on two pages");
-        assert!(distinct.is_superset(&there), "no mail is missing from the pages");
+        assert!(
+            distinct.is_superset(&there),
+            "no mail is missing from the pages"
+        );
     }
 }
 
@@ -160,18 +323,57 @@ pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
     let long = "f".repeat(100_000);
     for state in [None, Some(State::Queued), Some(State::Delivered)] {
         for cursor in ["x", "zz", "\u{1F4EE}", "0", "é0", " ", &long] {
-            let answer = spool.list(Query { state, cursor: Some(cursor.into()), ..Query::default() }, now).await;
-            assert_eq!(answer.err(), Some(SpoolError::BadCursor), "a cursor that makes no sense is an error");
+            let answer = spool
+                .list(
+                    Query {
+                        state,
+                        cursor: Some(cursor.into()),
+                        ..Query::default()
+                    },
+                    now,
+                )
+                .await;
+            assert_eq!(
+                answer.err(),
+                Some(SpoolError::BadCursor),
+                "a cursor that makes no sense is an error"
+            );
         }
     }
-    let page = spool.list(Query { limit: 2, ..Query::default() }, now).await.expect("readable");
+    let page = spool
+        .list(
+            Query {
+                limit: 2,
+                ..Query::default()
+            },
+            now,
+        )
+        .await
+        .expect("readable");
     let cursor = page.next.expect("there are more");
     // What a cursor of another question finds is not promised; that it does no harm is.
     for state in State::ALL {
-        let _ = spool.list(Query { state: Some(state), cursor: Some(cursor.clone()), ..Query::default() }, now).await;
+        let _ = spool
+            .list(
+                Query {
+                    state: Some(state),
+                    cursor: Some(cursor.clone()),
+                    ..Query::default()
+                },
+                now,
+            )
+            .await;
     }
     let shortened: String = cursor.chars().take(cursor.chars().count() / 2).collect();
-    let _ = spool.list(Query { cursor: Some(shortened), ..Query::default() }, now).await;
+    let _ = spool
+        .list(
+            Query {
+                cursor: Some(shortened),
+                ..Query::default()
+            },
+            now,
+        )
+        .await;
     audit(&*spool, start()).await;
 }
 
@@ -182,14 +384,31 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
     for (n, priority) in Priority::ALL.into_iter().cycle().take(30).enumerate() {
         let due = start() + minutes(n as u64);
         let route = ["primary", "backup", "primary,backup"][n / 3 % 3];
-        put(&*spool, Draft { priority, due, to: crowd(1 + n % 2, route), ..draft() }).await;
+        put(
+            &*spool,
+            Draft {
+                priority,
+                due,
+                to: crowd(1 + n % 2, route),
+                ..draft()
+            },
+        )
+        .await;
     }
     for at in [start(), start() + minutes(10), now] {
         audit(&*spool, at).await;
     }
     let stats = spool.stats(now).await.expect("readable");
-    assert_eq!(stats.backlog.iter().filter(|(_, count)| *count > 0).count(), 3, "each queue has its number");
-    assert_eq!(stats.oldest_due, Some(start()), "the longest-waiting delivery is told");
+    assert_eq!(
+        stats.backlog.iter().filter(|(_, count)| *count > 0).count(),
+        3,
+        "each queue has its number"
+    );
+    assert_eq!(
+        stats.oldest_due,
+        Some(start()),
+        "the longest-waiting delivery is told"
+    );
     let by_state = |state: State| stats.counts[state as usize].iter().sum::<u64>();
     assert_eq!(by_state(State::Queued), 45, "45 deliveries are due");
 
@@ -198,7 +417,13 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
     let held = claim(&*spool, wanted.clone()).await;
     audit(&*spool, now).await;
     let mut claims = claim(&*spool, wanted).await.into_iter();
-    let stages = [delivered(now), dead(now, DeadReason::Rejected), Stage::Pending { due: now + minutes(1) }];
+    let stages = [
+        delivered(now),
+        dead(now, DeadReason::Rejected),
+        Stage::Pending {
+            due: now + minutes(1),
+        },
+    ];
     for (claim, stage) in claims.by_ref().zip(stages) {
         settle(&*spool, vec![claim], now, stage).await;
         audit(&*spool, now).await;
@@ -214,9 +439,15 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
 
 async fn wait_until_nothing_is_held(spool: &dyn Spool, now: Timestamp) {
     let wait = async {
-        while list(spool, Query::default(), now).await.iter().any(|record| record.leased.contains(&true)) {
+        while list(spool, Query::default(), now)
+            .await
+            .iter()
+            .any(|record| record.leased.contains(&true))
+        {
             spool.changed().notified().await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("leases that were dropped come back");
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .expect("leases that were dropped come back");
 }

@@ -1,5 +1,6 @@
-//! What is in flight and what comes next: the part of the spool's state that lives in memory. A restart begins with an empty
-//! book, which is what puts everything that was in flight back into its queue.
+//! What is in flight and what comes next: the part of the spool's state that lives in memory. A
+//! restart begins with an empty book, which is what puts everything that was in flight back into
+//! its queue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,8 +47,15 @@ pub(super) struct Book {
 impl Book {
     pub(super) fn new(known_routes: Vec<Route>) -> Self {
         let unknown = |_| Window::of_unknown_queue();
-        let windows = known_routes.into_iter().map(|route| (route, [0; 3].map(unknown))).collect();
-        Book { windows, leases: HashMap::new(), last_serial: 0 }
+        let windows = known_routes
+            .into_iter()
+            .map(|route| (route, [0; 3].map(unknown)))
+            .collect();
+        Book {
+            windows,
+            leases: HashMap::new(),
+            last_serial: 0,
+        }
     }
 
     pub(super) fn routes(&self) -> Vec<Route> {
@@ -56,13 +64,20 @@ impl Book {
 
     fn window(&mut self, queue: &QueueName) -> &mut Window {
         if !self.windows.contains_key(&queue.route) {
-            self.windows.insert(queue.route.clone(), [0; 3].map(|_| Window::of_empty_queue()));
+            self.windows.insert(
+                queue.route.clone(),
+                [0; 3].map(|_| Window::of_empty_queue()),
+            );
         }
-        let windows = self.windows.get_mut(&queue.route).expect("it was just looked for and put there");
+        let windows = self
+            .windows
+            .get_mut(&queue.route)
+            .expect("it was just looked for and put there");
         &mut windows[queue.priority.index()]
     }
 
-    /// A place that nobody held, now in its queue on disk. Whoever read the queue before its writing was known may have it.
+    /// A place that nobody held, now in its queue on disk. Whoever read the queue before its
+    /// writing was known may have it.
     pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: Place, entry: Entry) {
         if !self.is_leased(&place.slot()) {
             self.enqueue(queue, place, entry);
@@ -74,15 +89,20 @@ impl Book {
         self.window(queue).insert(place, entry);
     }
 
-    /// The queues among those of `routes` of which the disk must be read first, now marked as being read; with the place
-    /// after which to read.
+    /// The queues among those of `routes` of which the disk must be read first, now marked as being
+    /// read; with the place after which to read.
     pub(super) fn begin_refills(&mut self, routes: &[Route]) -> Vec<(QueueName, Option<Place>)> {
         let mut refills = Vec::new();
         for route in routes {
-            let Some(windows) = self.windows.get_mut(route) else { continue };
+            let Some(windows) = self.windows.get_mut(route) else {
+                continue;
+            };
             for (window, priority) in windows.iter_mut().zip(Priority::ALL) {
                 if window.is_exhausted() {
-                    let queue = QueueName { route: route.clone(), priority };
+                    let queue = QueueName {
+                        route: route.clone(),
+                        priority,
+                    };
                     refills.push((queue, window.begin_refill()));
                 }
             }
@@ -90,11 +110,17 @@ impl Book {
         refills
     }
 
-    pub(super) fn end_refill(&mut self, queue: &QueueName, read: Option<(Vec<(Place, Entry)>, bool)>) {
+    pub(super) fn end_refill(
+        &mut self,
+        queue: &QueueName,
+        read: Option<(Vec<(Place, Entry)>, bool)>,
+    ) {
         let leases = std::mem::take(&mut self.leases);
         let window = self.window(queue);
         match read {
-            Some((read, all)) => window.end_refill(read, all, |place| !leases.contains_key(&place.slot())),
+            Some((read, all)) => {
+                window.end_refill(read, all, |place| !leases.contains_key(&place.slot()))
+            }
             None => window.abort_refill(),
         }
         self.leases = leases;
@@ -108,9 +134,14 @@ impl Book {
         let turns = want.turns.iter().map(|turn| (*turn, true));
         let reserved = std::iter::repeat_n((Priority::Critical, false), want.critical_only);
         for (turn, may_fall_through) in turns.chain(reserved) {
-            let others = Priority::ALL.into_iter().filter(|p| may_fall_through && *p != turn);
+            let others = Priority::ALL
+                .into_iter()
+                .filter(|p| may_fall_through && *p != turn);
             let order: Vec<Priority> = std::iter::once(turn).chain(others).collect();
-            let Some(one) = order.into_iter().find_map(|priority| self.take_one(want, priority, &mut rotation)) else {
+            let Some(one) = order
+                .into_iter()
+                .find_map(|priority| self.take_one(want, priority, &mut rotation))
+            else {
                 if may_fall_through {
                     break;
                 }
@@ -132,17 +163,26 @@ impl Book {
         for step in 0..want.routes.len() {
             let at = (*rotation + step) % want.routes.len();
             let route = &want.routes[at];
-            let Some(window) = self.windows.get_mut(route).map(|windows| &mut windows[priority.index()]) else {
+            let Some(window) = self
+                .windows
+                .get_mut(route)
+                .map(|windows| &mut windows[priority.index()])
+            else {
                 continue;
             };
             if window.first_due(want.now).is_none() {
                 continue;
             }
             *rotation = at + 1;
-            let queue = QueueName { route: route.clone(), priority };
+            let queue = QueueName {
+                route: route.clone(),
+                priority,
+            };
             let mut together: Vec<(Place, Entry)> = Vec::new();
             while let Some((place, _)) = window.first_due(want.now) {
-                let belongs = together.first().is_none_or(|(first, _)| first.mail == place.mail);
+                let belongs = together
+                    .first()
+                    .is_none_or(|(first, _)| first.mail == place.mail);
                 if !belongs || together.len() >= want.max_recipients.max(1) {
                     break;
                 }
@@ -156,29 +196,50 @@ impl Book {
             let all_fresh = together.iter().all(|(_, entry)| entry.fresh.is_some());
             let mut entry = together.swap_remove(0).1;
             entry.fresh = entry.fresh.filter(|_| all_fresh);
-            return Some(Taken { queue, places, entry });
+            return Some(Taken {
+                queue,
+                places,
+                entry,
+            });
         }
         None
     }
 
     fn put_back(&mut self, taken: Taken) {
         for (place, serial) in taken.places {
-            self.release(&LeaseToken { mail: place.mail, index: place.index, serial });
+            self.release(&LeaseToken {
+                mail: place.mail,
+                index: place.index,
+                serial,
+            });
         }
     }
 
     fn lease(&mut self, queue: &QueueName, place: Place, entry: Entry) -> u64 {
         self.last_serial += 1;
         let serial = self.last_serial;
-        let leased = Leased { serial, queue: queue.clone(), place, entry, marked: false, idle: false };
+        let leased = Leased {
+            serial,
+            queue: queue.clone(),
+            place,
+            entry,
+            marked: false,
+            idle: false,
+        };
         let before = self.leases.insert(place.slot(), leased);
-        debug_assert!(before.is_none(), "{:?} was leased, and would be sent twice", before.map(|before| before.place));
+        debug_assert!(
+            before.is_none(),
+            "{:?} was leased, and would be sent twice",
+            before.map(|before| before.place)
+        );
         serial
     }
 
     /// Whether this lease is the current one, and of what.
     pub(super) fn current(&self, token: &LeaseToken) -> Option<&Leased> {
-        self.leases.get(&(token.mail, token.index)).filter(|leased| leased.serial == token.serial)
+        self.leases
+            .get(&(token.mail, token.index))
+            .filter(|leased| leased.serial == token.serial)
     }
 
     pub(super) fn is_leased(&self, slot: &Slot) -> bool {
@@ -190,12 +251,17 @@ impl Book {
     }
 
     fn current_mut(&mut self, token: &LeaseToken) -> Option<&mut Leased> {
-        self.leases.get_mut(&(token.mail, token.index)).filter(|leased| leased.serial == token.serial)
+        self.leases
+            .get_mut(&(token.mail, token.index))
+            .filter(|leased| leased.serial == token.serial)
     }
 
-    /// Notes that the final dot may have been sent. What was known of the delivery before is not to be used again.
+    /// Notes that the final dot may have been sent. What was known of the delivery before is not to
+    /// be used again.
     pub(super) fn mark(&mut self, token: &LeaseToken) -> bool {
-        let Some(leased) = self.current_mut(token) else { return false };
+        let Some(leased) = self.current_mut(token) else {
+            return false;
+        };
         leased.marked = true;
         leased.entry.fresh = None;
         true
@@ -231,24 +297,44 @@ impl Book {
         if self.current(token).is_none() {
             return false;
         }
-        let Some(leased) = self.leases.remove(&(token.mail, token.index)) else { return false };
+        let Some(leased) = self.leases.remove(&(token.mail, token.index)) else {
+            return false;
+        };
         self.enqueue(&leased.queue, leased.place, leased.entry);
         true
     }
 
-    /// Takes a delivery that no sender has, so that the writer can change it undisturbed. `None` while one has it.
-    pub(super) fn seize(&mut self, queue: &QueueName, place: Place, entry: Entry) -> Option<LeaseToken> {
-        if self.leases.get(&place.slot()).is_some_and(|leased| !leased.idle) {
+    /// Takes a delivery that no sender has, so that the writer can change it undisturbed. `None`
+    /// while one has it.
+    pub(super) fn seize(
+        &mut self,
+        queue: &QueueName,
+        place: Place,
+        entry: Entry,
+    ) -> Option<LeaseToken> {
+        if self
+            .leases
+            .get(&place.slot())
+            .is_some_and(|leased| !leased.idle)
+        {
             return None;
         }
         self.leases.remove(&place.slot());
         self.window(queue).remove(&place);
         let serial = self.lease(queue, place, entry);
-        Some(LeaseToken { mail: place.mail, index: place.index, serial })
+        Some(LeaseToken {
+            mail: place.mail,
+            index: place.index,
+            serial,
+        })
     }
 
     pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
-        self.windows.values().flatten().filter_map(|window| window.next_due(after)).min()
+        self.windows
+            .values()
+            .flatten()
+            .filter_map(|window| window.next_due(after))
+            .min()
     }
 }
 
@@ -267,10 +353,22 @@ mod tests {
     #[test]
     fn a_new_delivery_that_was_read_from_disk_before_its_writing_was_known_is_leased_once() {
         let route = Route::over(["primary"]);
-        let queue = QueueName { route: route.clone(), priority: Priority::Default };
+        let queue = QueueName {
+            route: route.clone(),
+            priority: Priority::Default,
+        };
         let mut book = Book::new(vec![route.clone()]);
-        let place = Place { due: Timestamp::from_millis(1), mail: MailId::from_bytes([7; 16]), index: 0 };
-        let entry = Entry { size: 1, expires_at: Timestamp::MAX, tried: false, fresh: None };
+        let place = Place {
+            due: Timestamp::from_millis(1),
+            mail: MailId::from_bytes([7; 16]),
+            index: 0,
+        };
+        let entry = Entry {
+            size: 1,
+            expires_at: Timestamp::MAX,
+            tried: false,
+            fresh: None,
+        };
         let want = Want {
             routes: vec![route.clone()],
             turns: vec![Priority::Default],
@@ -289,15 +387,29 @@ mod tests {
     #[test]
     fn a_delivery_that_is_moved_while_its_queue_is_read_is_leased_once() {
         let route = Route::over(["primary"]);
-        let queue = QueueName { route: route.clone(), priority: Priority::Default };
+        let queue = QueueName {
+            route: route.clone(),
+            priority: Priority::Default,
+        };
         let mut book = Book::new(vec![route.clone()]);
         let at = |millis| Timestamp::from_millis(millis);
-        let place = |due| Place { due: at(due), mail: MailId::from_bytes([7; 16]), index: 0 };
-        let entry = Entry { size: 1, expires_at: Timestamp::MAX, tried: true, fresh: None };
+        let place = |due| Place {
+            due: at(due),
+            mail: MailId::from_bytes([7; 16]),
+            index: 0,
+        };
+        let entry = Entry {
+            size: 1,
+            expires_at: Timestamp::MAX,
+            tried: true,
+            fresh: None,
+        };
         // The reader sees the delivery where it was; then a user has it tried at once.
         book.begin_refills(std::slice::from_ref(&route));
         let read = vec![(place(60), entry.clone())];
-        let seized = book.seize(&queue, place(60), entry.clone()).expect("nobody has it");
+        let seized = book
+            .seize(&queue, place(60), entry.clone())
+            .expect("nobody has it");
         book.end(&seized);
         book.enqueue(&queue, place(10), entry);
         book.end_refill(&queue, Some((read, true)));
@@ -310,6 +422,12 @@ mod tests {
             now: at(60),
         };
         let taken = book.take(&want);
-        assert_eq!(taken.iter().map(|taken| taken.places[0].0).collect::<Vec<_>>(), [place(10)]);
+        assert_eq!(
+            taken
+                .iter()
+                .map(|taken| taken.places[0].0)
+                .collect::<Vec<_>>(),
+            [place(10)]
+        );
     }
 }

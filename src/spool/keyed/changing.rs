@@ -1,4 +1,5 @@
-//! A change of what is already kept, under way on the writer's thread: what is held meanwhile, and what is committed.
+//! A change of what is already kept, under way on the writer's thread: what is held meanwhile, and
+//! what is committed.
 
 use std::sync::atomic::Ordering;
 
@@ -43,42 +44,97 @@ impl<'a, S: Store> Changing<'a, S> {
 
     /// Holds a pending delivery, so that no sender takes it meanwhile; false if one has it.
     pub(super) fn seize(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) -> bool {
-        let Some(due) = delivery.stage.due() else { return false };
-        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
-        let place = Place { due, mail: manifest.id, index };
-        let seized = self.shared.book.lock().seize(&queue, place, Entry::of(manifest));
-        seized.map(|token| self.seized.push((token, None))).is_some()
+        let Some(due) = delivery.stage.due() else {
+            return false;
+        };
+        let queue = QueueName {
+            route: delivery.route.clone(),
+            priority: manifest.priority,
+        };
+        let place = Place {
+            due,
+            mail: manifest.id,
+            index,
+        };
+        let seized = self
+            .shared
+            .book
+            .lock()
+            .seize(&queue, place, Entry::of(manifest));
+        seized
+            .map(|token| self.seized.push((token, None)))
+            .is_some()
     }
 
     /// Changes the delivery that was seized last.
     pub(super) fn step_seized(&mut self, delivery: &Delivery) {
-        let Some((token, next)) = self.seized.last_mut() else { return };
+        let Some((token, next)) = self.seized.last_mut() else {
+            return;
+        };
         let leased = self.shared.book.lock().current(token).cloned();
         let Some(leased) = leased else { return };
-        let step = Step { queue: &leased.queue, old: leased.place, entry: &leased.entry, delivery };
-        *next = step.write(&mut self.batch, codec::encode(delivery), &mut self.totals, self.shared);
+        let step = Step {
+            queue: &leased.queue,
+            old: leased.place,
+            entry: &leased.entry,
+            delivery,
+        };
+        *next = step.write(
+            &mut self.batch,
+            codec::encode(delivery),
+            &mut self.totals,
+            self.shared,
+        );
     }
 
-    /// Ends the delivery that was seized last, and returns how: one that may have been sent and must not be sent twice is in
-    /// doubt, whatever else would end it.
-    pub(super) fn end_seized(&mut self, mut delivery: Delivery, stage: Stage, now: Timestamp) -> Delivery {
+    /// Ends the delivery that was seized last, and returns how: one that may have been sent and
+    /// must not be sent twice is in doubt, whatever else would end it.
+    pub(super) fn end_seized(
+        &mut self,
+        mut delivery: Delivery,
+        stage: Stage,
+        now: Timestamp,
+    ) -> Delivery {
         let may_be_sent = matches!(delivery.stage, Stage::Committing { .. });
-        delivery.stage = if may_be_sent { Stage::Dead { at: now, reason: DeadReason::InDoubt } } else { stage };
+        delivery.stage = if may_be_sent {
+            Stage::Dead {
+                at: now,
+                reason: DeadReason::InDoubt,
+            }
+        } else {
+            stage
+        };
         self.step_seized(&delivery);
         if let Some((token, _)) = self.seized.last().filter(|_| may_be_sent) {
-            self.batch.push((keys::marked(token.mail, token.index), None));
+            self.batch
+                .push((keys::marked(token.mail, token.index), None));
         }
         delivery
     }
 
     /// Puts a delivery that had ended back into a queue.
     pub(super) fn enqueue_again(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) {
-        let Some(due) = delivery.stage.due() else { return };
-        let queue = QueueName { route: delivery.route.clone(), priority: manifest.priority };
-        let place = Place { due, mail: manifest.id, index };
+        let Some(due) = delivery.stage.due() else {
+            return;
+        };
+        let queue = QueueName {
+            route: delivery.route.clone(),
+            priority: manifest.priority,
+        };
+        let place = Place {
+            due,
+            mail: manifest.id,
+            index,
+        };
         let entry = Entry::of(manifest);
-        self.batch.push((keys::delivery(manifest.id, index), Some(codec::encode(delivery))));
-        self.batch.push((keys::queue(&queue.route, queue.priority, &place), Some(entry.to_bytes())));
+        self.batch.push((
+            keys::delivery(manifest.id, index),
+            Some(codec::encode(delivery)),
+        ));
+        self.batch.push((
+            keys::queue(&queue.route, queue.priority, &place),
+            Some(entry.to_bytes()),
+        ));
         self.totals.pending[queue.priority.index()] += 1;
         self.enqueued.push((queue, place, entry));
     }
@@ -89,12 +145,16 @@ impl<'a, S: Store> Changing<'a, S> {
         if !batch.is_empty() {
             batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
         }
-        let outcome =
-            if batch.is_empty() { Ok(()) } else { self.shared.write(batch).and_then(|()| self.shared.keep()) };
+        let outcome = if batch.is_empty() {
+            Ok(())
+        } else {
+            self.shared.write(batch).and_then(|()| self.shared.keep())
+        };
         let mut book = self.shared.book.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
-                // It stays seized: what is on disk is not known, and nothing may be sent on a guess.
+                // It stays seized: what is on disk is not known, and nothing may be sent on a
+                // guess.
                 continue;
             }
             book.end(&token);
@@ -105,7 +165,9 @@ impl<'a, S: Store> Changing<'a, S> {
         let enqueued = std::mem::take(&mut self.enqueued);
         let ended = std::mem::take(&mut self.ended);
         if outcome.is_ok() {
-            enqueued.into_iter().for_each(|(queue, place, entry)| book.enqueue_new(&queue, place, entry));
+            enqueued
+                .into_iter()
+                .for_each(|(queue, place, entry)| book.enqueue_new(&queue, place, entry));
         }
         drop(book);
         if outcome.is_ok() && !ended.is_empty() {
@@ -139,7 +201,8 @@ impl<'a, S: Store> Changing<'a, S> {
         Ok(())
     }
 
-    /// Ends a delivery that waits in a queue and cannot be sent: something of its mail cannot be read, or it is in doubt.
+    /// Ends a delivery that waits in a queue and cannot be sent: something of its mail cannot be
+    /// read, or it is in doubt.
     pub(super) fn end(
         &mut self,
         queue: &QueueName,
@@ -153,17 +216,36 @@ impl<'a, S: Store> Changing<'a, S> {
             self.set_aside(key)?;
             // How far it came is not known; who it was for may be.
             let mail = Kept::read(&self.shared.store, place.mail).ok().flatten();
-            delivery = mail.and_then(|mail| mail.as_put(place.index).cloned()).map(Ok);
+            delivery = mail
+                .and_then(|mail| mail.as_put(place.index).cloned())
+                .map(Ok);
         }
         if let Some(Ok(mut delivery)) = delivery {
             delivery.stage = Stage::Dead { at: now, reason };
-            let entry = Entry { size: 0, expires_at: Timestamp::MAX, tried: true, fresh: None };
-            let step = Step { queue, old: place, entry: &entry, delivery: &delivery };
-            step.write(&mut self.batch, codec::encode(&delivery), &mut self.totals, self.shared);
-            self.batch.push((keys::marked(place.mail, place.index), None));
+            let entry = Entry {
+                size: 0,
+                expires_at: Timestamp::MAX,
+                tried: true,
+                fresh: None,
+            };
+            let step = Step {
+                queue,
+                old: place,
+                entry: &entry,
+                delivery: &delivery,
+            };
+            step.write(
+                &mut self.batch,
+                codec::encode(&delivery),
+                &mut self.totals,
+                self.shared,
+            );
+            self.batch
+                .push((keys::marked(place.mail, place.index), None));
             self.tell_end(place.mail, delivery.recipient, reason);
         } else {
-            self.batch.push((keys::queue(&queue.route, queue.priority, &place), None));
+            self.batch
+                .push((keys::queue(&queue.route, queue.priority, &place), None));
             let pending = &mut self.totals.pending[queue.priority.index()];
             *pending = pending.saturating_sub(1);
         }
@@ -172,7 +254,11 @@ impl<'a, S: Store> Changing<'a, S> {
 
     /// Has the next sweep tell that a delivery has ended by nobody's wish.
     pub(super) fn tell_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
-        self.ended.push(Ended { mail, recipient, reason });
+        self.ended.push(Ended {
+            mail,
+            recipient,
+            reason,
+        });
     }
 
     /// Has something looked at, at this time.

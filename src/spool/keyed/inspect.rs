@@ -50,7 +50,14 @@ pub(crate) fn walk<S: Store>(
     let mut totals = Totals::default();
     let mut unread = HashSet::new();
     for id in mails {
-        let (Whole { mail, deliveries: found, .. }, body) = match whole_with_body(store, id) {
+        let (
+            Whole {
+                mail,
+                deliveries: found,
+                ..
+            },
+            body,
+        ) = match whole_with_body(store, id) {
             Ok(Some(read)) => read,
             Ok(None) => continue,
             Err(error) => {
@@ -61,39 +68,66 @@ pub(crate) fn walk<S: Store>(
         };
         let manifest = mail.manifest;
         if found.len() != usize::from(manifest.recipients) {
-            tell(format!("mail {id} has {} of its {} deliveries", found.len(), manifest.recipients));
+            tell(format!(
+                "mail {id} has {} of its {} deliveries",
+                found.len(),
+                manifest.recipients
+            ));
         }
         for (index, delivery) in &found {
             if let Some(due) = delivery.stage.due() {
-                let place = Place { due, mail: id, index: *index };
+                let place = Place {
+                    due,
+                    mail: id,
+                    index: *index,
+                };
                 awaited.insert(keys::queue(&delivery.route, manifest.priority, &place), ());
                 totals.pending[manifest.priority.index()] += 1;
             }
         }
         let deliveries: Vec<Delivery> = found.into_values().collect();
         match body {
-            Ok(body) => show(Seen { manifest: &manifest, deliveries: &deliveries, body: &body })?,
+            Ok(body) => show(Seen {
+                manifest: &manifest,
+                deliveries: &deliveries,
+                body: &body,
+            })?,
             Err(error) => tell(error.to_string()),
         }
     }
     let (from, to) = keys::starting_with(b"q");
     store.walk(&from, &to, Walk::Up, &mut |key, _| {
         let read = keys::read_queue(key);
-        let is_known = read.as_ref().is_some_and(|read| unread.contains(&read.place.mail));
+        let is_known = read
+            .as_ref()
+            .is_some_and(|read| unread.contains(&read.place.mail));
         if awaited.remove(key).is_none() && !is_known {
             tell(match read {
-                Some(read) => format!("a queue holds a delivery of mail {} that is not pending", read.place.mail),
+                Some(read) => format!(
+                    "a queue holds a delivery of mail {} that is not pending",
+                    read.place.mail
+                ),
                 None => "a queue holds a key that cannot be read".into(),
             });
         }
         ControlFlow::Continue(())
     })?;
     for key in awaited.keys().filter_map(|key| keys::read_queue(key)) {
-        tell(format!("a pending delivery of mail {} is in no queue", key.place.mail));
+        tell(format!(
+            "a pending delivery of mail {} is in no queue",
+            key.place.mail
+        ));
     }
-    let kept = store.get(keys::TOTALS)?.map(|bytes| codec::decode::<Totals>(&bytes)).transpose()?.unwrap_or_default();
+    let kept = store
+        .get(keys::TOTALS)?
+        .map(|bytes| codec::decode::<Totals>(&bytes))
+        .transpose()?
+        .unwrap_or_default();
     if kept.pending != totals.pending && unread.is_empty() {
-        tell(format!("{:?} deliveries are pending by priority, and the totals say {:?}", totals.pending, kept.pending));
+        tell(format!(
+            "{:?} deliveries are pending by priority, and the totals say {:?}",
+            totals.pending, kept.pending
+        ));
     }
     Ok(problems)
 }
@@ -104,7 +138,9 @@ type Read = (Whole, Result<Bytes, SpoolError>);
 /// Reads all of a mail.
 fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, SpoolError> {
     let read = || {
-        let Some(whole) = reader::whole(store, id)? else { return Ok(None) };
+        let Some(whole) = reader::whole(store, id)? else {
+            return Ok(None);
+        };
         let body = reader::body(store, &whole.mail)?;
         Ok(Some((whole, body)))
     };

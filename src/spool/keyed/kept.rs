@@ -1,6 +1,7 @@
-//! A mail's own record. A small mail is whole in it, because what an accepted mail costs is the number of its keys; the
-//! message of a larger one stands in chunks, and the deliveries of one with many recipients have records of their own. What
-//! changes is written beside it: a delivery's record, once there is one, counts instead of what stands here.
+//! A mail's own record. A small mail is whole in it, because what an accepted mail costs is the
+//! number of its keys; the message of a larger one stands in chunks, and the deliveries of one with
+//! many recipients have records of their own. What changes is written beside it: a delivery's
+//! record, once there is one, counts instead of what stands here.
 
 use bytes::Bytes;
 
@@ -11,8 +12,8 @@ use crate::spool::codec;
 use crate::spool::store::{Batch, Store};
 use crate::spool::{Manifest, SpoolError};
 
-/// The bytes of one chunk of a message, and of the longest one that stands in its mail's record. A much larger value would
-/// become a file of its own in sled, which is not synced.
+/// The bytes of one chunk of a message, and of the longest one that stands in its mail's record. A
+/// much larger value would become a file of its own in sled, which is not synced.
 pub(super) const CHUNK: usize = 4096;
 /// The most deliveries that stand in their mail's record.
 const FEW: usize = 8;
@@ -41,7 +42,10 @@ pub(super) fn write(batch: &mut Batch, manifest: &Manifest, deliveries: &[Delive
     batch.push((keys::manifest(manifest.id), Some(record)));
     if !few {
         for (index, delivery) in (0u16..).zip(deliveries) {
-            batch.push((keys::delivery(manifest.id, index), Some(codec::encode(delivery))));
+            batch.push((
+                keys::delivery(manifest.id, index),
+                Some(codec::encode(delivery)),
+            ));
         }
     }
 }
@@ -49,13 +53,21 @@ pub(super) fn write(batch: &mut Batch, manifest: &Manifest, deliveries: &[Delive
 impl Kept {
     pub(super) fn from_bytes(record: Vec<u8>) -> Result<Self, SpoolError> {
         let record = Bytes::from(record);
-        let ((manifest, deliveries), body) = codec::decode_first::<(Manifest, Vec<Delivery>)>(&record)?;
+        let ((manifest, deliveries), body) =
+            codec::decode_first::<(Manifest, Vec<Delivery>)>(&record)?;
         let body = record.slice_ref(body);
-        Ok(Kept { manifest, deliveries, body })
+        Ok(Kept {
+            manifest,
+            deliveries,
+            body,
+        })
     }
 
     pub(super) fn read<S: Store>(store: &S, id: MailId) -> Result<Option<Self>, SpoolError> {
-        store.get(&keys::manifest(id))?.map(Self::from_bytes).transpose()
+        store
+            .get(&keys::manifest(id))?
+            .map(Self::from_bytes)
+            .transpose()
     }
 
     /// The record with its manifest as it is now.

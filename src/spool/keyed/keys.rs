@@ -94,11 +94,15 @@ pub(super) fn chunks(mail: MailId) -> (Vec<u8>, Vec<u8>) {
 }
 
 pub(super) fn index_of(delivery_key: &[u8]) -> u16 {
-    delivery_key.last_chunk::<2>().map_or(0, |bytes| u16::from_be_bytes(*bytes))
+    delivery_key
+        .last_chunk::<2>()
+        .map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
 pub(super) fn mail_of(key: &[u8]) -> Option<MailId> {
-    key.get(1..)?.first_chunk::<16>().map(|bytes| MailId::from_bytes(*bytes))
+    key.get(1..)?
+        .first_chunk::<16>()
+        .map(|bytes| MailId::from_bytes(*bytes))
 }
 
 pub(super) fn route_prefix(route: &str) -> Vec<u8> {
@@ -144,7 +148,11 @@ pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
     Some(QueueKey {
         route: Route::from(std::str::from_utf8(route).ok()?.to_owned()),
         priority: *Priority::ALL.get(usize::from(*priority))?,
-        place: Place { due: read_time(*due), mail: MailId::from_bytes(*mail), index: u16::from_be_bytes(*index) },
+        place: Place {
+            due: read_time(*due),
+            mail: MailId::from_bytes(*mail),
+            index: u16::from_be_bytes(*index),
+        },
     })
 }
 
@@ -206,7 +214,10 @@ pub(super) fn timers(at: Timestamp, timers: &[Timer]) -> (Vec<u8>, Vec<u8>) {
     let mut key = of_time(at);
     key.push(b's');
     key.extend_from_slice(MailId::generate().as_bytes());
-    (key, timers.iter().flat_map(|timer| timer.to_bytes()).collect())
+    (
+        key,
+        timers.iter().flat_map(|timer| timer.to_bytes()).collect(),
+    )
 }
 
 /// When the timers of a key are due.
@@ -267,8 +278,11 @@ mod tests {
     #[test]
     fn a_queue_is_sorted_by_due_time_within_a_priority_of_a_route() {
         let route = Route::over(["primary", "backup"]);
-        let place =
-            |millis, index| Place { due: Timestamp::from_millis(millis), mail: MailId::from_bytes([7; 16]), index };
+        let place = |millis, index| Place {
+            due: Timestamp::from_millis(millis),
+            mail: MailId::from_bytes([7; 16]),
+            index,
+        };
         let keys = [
             queue(&route, Priority::Critical, &place(900, 3)),
             queue(&route, Priority::Default, &place(5, 1)),
@@ -277,7 +291,10 @@ mod tests {
         ];
         assert!(keys.is_sorted());
         let read = read_queue(&keys[3]).expect("a queue's key");
-        assert_eq!((read.route, read.priority, read.place), (route, Priority::Default, place(256, 0)));
+        assert_eq!(
+            (read.route, read.priority, read.place),
+            (route, Priority::Default, place(256, 0))
+        );
         assert!(read_queue(&keys[3][..20]).is_none());
     }
 
@@ -292,8 +309,16 @@ mod tests {
             assert!(key < timer(Timestamp::from_millis(301), all[0]).0);
         }
         let (key, value) = timers(Timestamp::from_millis(300), &all);
-        assert_ne!(key, timers(Timestamp::from_millis(300), &all).0, "two lists of one time have two keys");
-        assert_eq!(read_timers(&key, &value[..TIMER + 3]), &all[..1], "of half a list, the half");
+        assert_ne!(
+            key,
+            timers(Timestamp::from_millis(300), &all).0,
+            "two lists of one time have two keys"
+        );
+        assert_eq!(
+            read_timers(&key, &value[..TIMER + 3]),
+            &all[..1],
+            "of half a list, the half"
+        );
         assert!(read_timers(&key[..9], &[]).is_empty());
     }
 

@@ -1,8 +1,10 @@
 //! A spool over any ordered key store: `sled` on disk, a map in memory.
 //!
-//! * [`keys`] says what is stored where; [`book`] and [`window`] hold what is in flight and what comes next, in memory;
-//! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it is on disk; [`reader`] looks things up; [`change`] is what users and the clock
-//!   change, done on the writer's thread; a [`step`] is what a delivery's change writes.
+//! * [`keys`] says what is stored where; [`book`] and [`window`] hold what is in flight and what
+//!   comes next, in memory;
+//! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it
+//!   is on disk; [`reader`] looks things up; [`change`] is what users and the clock change, done on
+//!   the writer's thread; a [`step`] is what a delivery's change writes.
 
 mod book;
 mod change;
@@ -39,8 +41,8 @@ use self::writer::{Ahead, Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
-    Change, Claim, Durability, Ended, Lease, LeaseKeeper, LeaseToken, Page, Parcel, Put, Query, Record, Recorded,
-    Spool, SpoolError, SpoolOptions, SpoolStats, Swept, Want,
+    Change, Claim, Durability, Ended, Lease, LeaseKeeper, LeaseToken, Page, Parcel, Put, Query,
+    Record, Recorded, Spool, SpoolError, SpoolOptions, SpoolStats, Swept, Want,
 };
 use crate::delivery::{Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
@@ -96,7 +98,10 @@ impl<S: Store> Shared<S> {
         match self.failure() {
             Some(failure) => Err(failure),
             None if batch.is_empty() => Ok(()),
-            None => self.store.write(batch).inspect_err(|e| self.fail(e.clone())),
+            None => self
+                .store
+                .write(batch)
+                .inspect_err(|e| self.fail(e.clone())),
         }
     }
 
@@ -118,7 +123,8 @@ impl<S: Store> Shared<S> {
     }
 
     fn publish(&self, totals: &Totals) {
-        self.pending.store(totals.pending.iter().sum(), Ordering::Relaxed);
+        self.pending
+            .store(totals.pending.iter().sum(), Ordering::Relaxed);
         *self.totals.lock() = totals.clone();
     }
 
@@ -138,10 +144,26 @@ impl<S: Store> Shared<S> {
         let mut book = self.book.lock();
         for mail in mails {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
-                let Some(due) = delivery.stage.due() else { continue };
-                let queue = QueueName { route: delivery.route.clone(), priority: mail.manifest.priority };
-                let place = Place { due, mail: mail.manifest.id, index };
-                book.enqueue_new(&queue, place, Entry { fresh: mail.fresh.clone(), ..Entry::of(&mail.manifest) });
+                let Some(due) = delivery.stage.due() else {
+                    continue;
+                };
+                let queue = QueueName {
+                    route: delivery.route.clone(),
+                    priority: mail.manifest.priority,
+                };
+                let place = Place {
+                    due,
+                    mail: mail.manifest.id,
+                    index,
+                };
+                book.enqueue_new(
+                    &queue,
+                    place,
+                    Entry {
+                        fresh: mail.fresh.clone(),
+                        ..Entry::of(&mail.manifest)
+                    },
+                );
             }
         }
     }
@@ -156,8 +178,8 @@ impl<S: Store> LeaseKeeper for Shared<S> {
 }
 
 impl<S: Store> KeyedSpool<S> {
-    /// A spool over what the store holds. What was in flight is queued again, save at-most-once mail that may have been
-    /// sent: that is dead as `in_doubt`.
+    /// A spool over what the store holds. What was in flight is queued again, save at-most-once
+    /// mail that may have been sent: that is dead as `in_doubt`.
     pub(super) fn open(store: S, options: SpoolOptions) -> Result<Self, SpoolError> {
         let totals = match store.get(keys::TOTALS)? {
             Some(bytes) => codec::decode(&bytes)?,
@@ -195,17 +217,32 @@ impl<S: Store> KeyedSpool<S> {
         let write = {
             let shared = Arc::clone(&shared);
             let ending = Ending(Arc::clone(&shared), syncer);
-            let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(no_thread)?;
-            spawn("postrider-spool", move || writer::run(&shared, &ending.1, clock, inbox, totals))?
+            let clock = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .map_err(no_thread)?;
+            spawn("postrider-spool", move || {
+                writer::run(&shared, &ending.1, clock, inbox, totals)
+            })?
         };
         let waiting = Semaphore::new(WAITING_KIB);
-        Ok(KeyedSpool { shared, commands, waiting, threads: Mutex::new(vec![write, sync]) })
+        Ok(KeyedSpool {
+            shared,
+            commands,
+            waiting,
+            threads: Mutex::new(vec![write, sync]),
+        })
     }
 
     /// Asks the writer and waits for its answer.
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command<S>) -> Result<T, SpoolError> {
+    async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> Command<S>,
+    ) -> Result<T, SpoolError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(make(reply)).map_err(|_| SpoolError::Closed)?;
+        self.commands
+            .send(make(reply))
+            .map_err(|_| SpoolError::Closed)?;
         answer.await.map_err(|_| SpoolError::Closed)
     }
 
@@ -244,7 +281,9 @@ impl<S: Store> KeyedSpool<S> {
         let shared = Arc::clone(&self.shared);
         match tokio::task::spawn_blocking(move || look(&shared)).await {
             Ok(found) => found,
-            Err(e) => Err(SpoolError::Unreadable(format!("a read was broken off: {e}"))),
+            Err(e) => Err(SpoolError::Unreadable(format!(
+                "a read was broken off: {e}"
+            ))),
         }
     }
 
@@ -260,17 +299,25 @@ impl<S: Store> KeyedSpool<S> {
         }
     }
 
-    /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of a large message are
-    /// written ahead, unless it shows before that the mail will not be stored: then this is the answer to it.
+    /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of
+    /// a large message are written ahead, unless it shows before that the mail will not be stored:
+    /// then this is the answer to it.
     async fn encode(&self, parcel: Parcel) -> Result<Encoded<S>, Result<Put, SpoolError>> {
-        let Parcel { manifest, body, deliveries } = parcel;
+        let Parcel {
+            manifest,
+            body,
+            deliveries,
+        } = parcel;
         let id = manifest.id;
         let mut batch = Batch::with_capacity(6);
         let mut bytes = 0;
         let large = body.len() > LARGE;
         let manifest = Arc::new(manifest);
         if large {
-            match self.ask(|reply| Command::Judge(Arc::clone(&manifest), reply)).await {
+            match self
+                .ask(|reply| Command::Judge(Arc::clone(&manifest), reply))
+                .await
+            {
                 Ok(Ok(Put::Stored)) => {}
                 Ok(judged) => return Err(judged),
                 Err(error) => return Err(Err(error)),
@@ -278,13 +325,20 @@ impl<S: Store> KeyedSpool<S> {
             batch.push((keys::writing(id), Some(Vec::new())));
         }
         let ahead = large.then(|| Ahead::new(id, &self.commands));
-        let chunked = if kept::is_small(body.len()) { &[] } else { &body[..] };
+        let chunked = if kept::is_small(body.len()) {
+            &[]
+        } else {
+            &body[..]
+        };
         for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
             batch.push((keys::chunk(id, number), Some(chunk.to_vec())));
             bytes += chunk.len();
             if large && bytes >= LARGE {
                 let part = std::mem::take(&mut batch);
-                self.ask(|reply| Command::Write(part, reply)).await.flatten().map_err(Err)?;
+                self.ask(|reply| Command::Write(part, reply))
+                    .await
+                    .flatten()
+                    .map_err(Err)?;
                 bytes = 0;
             }
         }
@@ -293,14 +347,28 @@ impl<S: Store> KeyedSpool<S> {
         }
         kept::write(&mut batch, &manifest, &deliveries, &body);
         let fresh = self.shared.budget.share(body.len()).map(|share| {
-            Arc::new(Fresh { manifest: Arc::clone(&manifest), body, deliveries: deliveries.clone(), _share: share })
+            Arc::new(Fresh {
+                manifest: Arc::clone(&manifest),
+                body,
+                deliveries: deliveries.clone(),
+                _share: share,
+            })
         });
-        Ok(Encoded { manifest, deliveries, batch, ahead, fresh })
+        Ok(Encoded {
+            manifest,
+            deliveries,
+            batch,
+            ahead,
+            fresh,
+        })
     }
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
-    std::thread::Builder::new().name(name.into()).spawn(run).map_err(no_thread)
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(no_thread)
 }
 
 fn no_thread(error: std::io::Error) -> SpoolError {
@@ -314,7 +382,9 @@ impl<S: Store> Drop for Ending<S> {
     fn drop(&mut self) {
         let Ending(shared, syncer) = self;
         if std::thread::panicking() {
-            shared.fail(SpoolError::Unreadable("the thread that writes has panicked".into()));
+            shared.fail(SpoolError::Unreadable(
+                "the thread that writes has panicked".into(),
+            ));
         }
         syncer.end();
     }
@@ -323,7 +393,10 @@ impl<S: Store> Drop for Ending<S> {
 #[async_trait]
 impl<S: Store> Spool for KeyedSpool<S> {
     fn durability(&self) -> Durability {
-        match (self.shared.store.is_persistent(), self.shared.options.sync_interval) {
+        match (
+            self.shared.store.is_persistent(),
+            self.shared.options.sync_interval,
+        ) {
             (false, _) => Durability::InMemory,
             (true, None) => Durability::Synced,
             (true, Some(_)) => Durability::Written,
@@ -339,7 +412,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
             return vec![Err(failure); parcels.len()];
         }
         let count = parcels.len();
-        let kib: usize = parcels.iter().map(|parcel| parcel.body.len() / 1024 + 1).sum();
+        let kib: usize = parcels
+            .iter()
+            .map(|parcel| parcel.body.len() / 1024 + 1)
+            .sum();
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
         let _waiting = self.waiting.acquire_many(permits).await;
         let mut results = Vec::with_capacity(count);
@@ -366,7 +442,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
         }
         let refills = self.shared.book.lock().begin_refills(&want.routes);
         if !refills.is_empty() {
-            self.look(move |shared| reader::refill(shared, refills)).await?;
+            self.look(move |shared| reader::refill(shared, refills))
+                .await?;
             self.shared.changed.notify_one();
         }
         let taken = self.shared.book.lock().take(&want);
@@ -375,7 +452,11 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let mut stored = Vec::new();
         for taken in taken {
             let leases = taken.places.iter().map(|(place, serial)| {
-                let token = LeaseToken { mail: place.mail, index: place.index, serial: *serial };
+                let token = LeaseToken {
+                    mail: place.mail,
+                    index: place.index,
+                    serial: *serial,
+                };
                 (Lease::new(token, keeper.clone()), *place)
             });
             let leases: Vec<(Lease, Place)> = leases.collect();
@@ -385,31 +466,44 @@ impl<S: Store> Spool for KeyedSpool<S> {
                     body: fresh.body.clone(),
                     deliveries: leases
                         .into_iter()
-                        .map(|(lease, place)| (lease, fresh.deliveries[usize::from(place.index)].clone()))
+                        .map(|(lease, place)| {
+                            (lease, fresh.deliveries[usize::from(place.index)].clone())
+                        })
                         .collect(),
                 }),
                 None => stored.push((taken.queue, leases)),
             }
         }
         if !stored.is_empty() {
-            let (read, broken, unread) = self.look(move |shared| Ok(reader::claims(shared, stored))).await?;
+            let (read, broken, unread) = self
+                .look(move |shared| Ok(reader::claims(shared, stored)))
+                .await?;
             claims.extend(read);
             // Serials are given in the order of the turns.
-            claims.sort_by_key(|claim| claim.deliveries.first().map(|(lease, _)| lease.token().serial));
+            claims.sort_by_key(|claim| {
+                claim
+                    .deliveries
+                    .first()
+                    .map(|(lease, _)| lease.token().serial)
+            });
             if !broken.is_empty()
-                && let Err(error) = self.change(move |changing| change::end_broken(changing, broken, want.now)).await
+                && let Err(error) = self
+                    .change(move |changing| change::end_broken(changing, broken, want.now))
+                    .await
             {
                 tracing::error!(%error, "what cannot be read could not be set aside");
             }
             if !unread.is_empty() {
-                // Given back at once it would be the first to be claimed again, and the disk asked without end.
+                // Given back at once it would be the first to be claimed again, and the disk asked
+                // without end.
                 tokio::spawn(async move {
                     tokio::time::sleep(UNREAD_AGAIN).await;
                     drop(unread);
                 });
             }
             if claims.is_empty() {
-                // Who asked takes the queue for empty; there may be more behind what could not be given to him.
+                // Who asked takes the queue for empty; there may be more behind what could not be
+                // given to him.
                 self.shared.changed.notify_one();
             }
         }
@@ -425,7 +519,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
                         continue;
                     }
                     let delivery = reader::delivery(&shared.store, token.mail, token.index)?;
-                    let Some(mut delivery) = delivery.transpose()? else { continue };
+                    let Some(mut delivery) = delivery.transpose()? else {
+                        continue;
+                    };
                     if let Stage::Pending { due } = delivery.stage {
                         delivery.stage = Stage::Committing { due };
                         marked.push((token, delivery));
@@ -437,13 +533,18 @@ impl<S: Store> Spool for KeyedSpool<S> {
         self.ask(|reply| Command::Mark(marking, reply)).await?
     }
 
-    fn settle(&self, settled: Vec<(Lease, Delivery)>) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
+    fn settle(
+        &self,
+        settled: Vec<(Lease, Delivery)>,
+    ) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
         let settled = settled.into_iter().map(|(lease, delivery)| {
             let bytes = codec::encode(&delivery);
             (lease.spend(), delivery, bytes)
         });
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Settle(settled.collect(), reply));
+        let sent = self
+            .commands
+            .send(Command::Settle(settled.collect(), reply));
         Box::pin(async move {
             sent.map_err(|_| SpoolError::Closed)?;
             answer.await.map_err(|_| SpoolError::Closed)?
@@ -463,19 +564,28 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
-        self.look(move |shared| reader::list(shared, &query, now)).await
+        self.look(move |shared| reader::list(shared, &query, now))
+            .await
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError> {
-        self.change(move |changing| change::cancel(changing, id, now)).await
+        self.change(move |changing| change::cancel(changing, id, now))
+            .await
     }
 
-    async fn retry(&self, id: MailId, now: Timestamp, lifetime: Duration) -> Result<Change, SpoolError> {
-        self.change(move |changing| change::retry(changing, id, now, lifetime)).await
+    async fn retry(
+        &self,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Change, SpoolError> {
+        self.change(move |changing| change::retry(changing, id, now, lifetime))
+            .await
     }
 
     async fn purge(&self, id: MailId) -> Result<Change, SpoolError> {
-        self.change(move |changing| change::purge(changing, id)).await
+        self.change(move |changing| change::purge(changing, id))
+            .await
     }
 
     fn is_sweep_due(&self, now: Timestamp) -> bool {
@@ -487,21 +597,32 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if !is_closed && !self.is_sweep_due(now) {
             return Ok(Swept::default());
         }
-        self.change(move |changing| change::sweep(changing, now)).await
+        self.change(move |changing| change::sweep(changing, now))
+            .await
     }
 
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
-        let unknown: Vec<Route> =
-            self.shared.book.lock().routes().into_iter().filter(|route| !known.contains(route)).collect();
+        let unknown: Vec<Route> = self
+            .shared
+            .book
+            .lock()
+            .routes()
+            .into_iter()
+            .filter(|route| !known.contains(route))
+            .collect();
         if unknown.is_empty() {
             return Ok(0);
         }
-        self.change(move |changing| change::reroute(changing, &unknown, &fallback)).await
+        self.change(move |changing| change::reroute(changing, &unknown, &fallback))
+            .await
     }
 
     fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
         let timer = self.shared.next_timer.load(Ordering::Relaxed);
-        let timer = Some(timer).filter(|at| *at < i64::MAX).map(Timestamp::from_millis).filter(|at| *at > after);
+        let timer = Some(timer)
+            .filter(|at| *at < i64::MAX)
+            .map(Timestamp::from_millis)
+            .filter(|at| *at > after);
         let due = self.shared.book.lock().next_due(after);
         due.into_iter().chain(timer).min()
     }
@@ -515,7 +636,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     fn refusal(&self) -> Option<SpoolError> {
-        self.shared.failure().or_else(|| self.shared.store.has_room().err())
+        self.shared
+            .failure()
+            .or_else(|| self.shared.store.has_room().err())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
@@ -523,7 +646,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     fn drain_sync_times(&self) -> Vec<Duration> {
-        std::mem::take(&mut *self.shared.sync_nanos.lock()).into_iter().map(Duration::from_nanos).collect()
+        std::mem::take(&mut *self.shared.sync_nanos.lock())
+            .into_iter()
+            .map(Duration::from_nanos)
+            .collect()
     }
 
     async fn close(&self) -> Result<(), SpoolError> {
@@ -532,7 +658,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
         }
         let synced = self.ask(Command::Close).await.and_then(|synced| synced);
         let threads = std::mem::take(&mut *self.threads.lock());
-        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|thread| _ = thread.join())
+        })
+        .await;
         let shared = Arc::clone(&self.shared);
         let _ = tokio::task::spawn_blocking(move || shared.store.close()).await;
         synced
@@ -541,7 +670,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
 impl<S: Store> Drop for KeyedSpool<S> {
     fn drop(&mut self) {
-        // The writer ends when the last sender is gone; waiting for it here is what frees the directory for the next opener.
+        // The writer ends when the last sender is gone; waiting for it here is what frees the
+        // directory for the next opener.
         let (commands, _) = mpsc::unbounded_channel();
         drop(std::mem::replace(&mut self.commands, commands));
         for thread in std::mem::take(&mut *self.threads.lock()) {

@@ -18,7 +18,8 @@ use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Claim, Lease, Manifest, Page, Query, Record, SpoolError, SpoolStats};
 
-/// The most mails that one page looks at. A filter that admits few gives short pages rather than a long wait.
+/// The most mails that one page looks at. A filter that admits few gives short pages rather than a
+/// long wait.
 const LOOKED_AT: usize = 10_000;
 
 pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifest>, SpoolError> {
@@ -28,7 +29,8 @@ pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifes
 /// A mail and what became of it.
 pub(super) struct Whole {
     pub mail: Kept,
-    /// The deliveries that can be read, by their index: as they were put, or as they are since they changed.
+    /// The deliveries that can be read, by their index: as they were put, or as they are since they
+    /// changed.
     pub deliveries: BTreeMap<u16, Delivery>,
     /// Whether there are others, which cannot be read.
     pub is_damaged: bool,
@@ -41,8 +43,11 @@ pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, Sp
         changed.push((keys::index_of(key), codec::decode(value)));
         ControlFlow::Continue(())
     })?;
-    // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it once was.
-    let Some(mail) = Kept::read(store, id)? else { return Ok(None) };
+    // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it
+    // once was.
+    let Some(mail) = Kept::read(store, id)? else {
+        return Ok(None);
+    };
     let mut deliveries: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
     let mut is_damaged = false;
     for (index, delivery) in changed {
@@ -56,7 +61,11 @@ pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, Sp
             }
         }
     }
-    Ok(Some(Whole { mail, deliveries, is_damaged }))
+    Ok(Some(Whole {
+        mail,
+        deliveries,
+        is_damaged,
+    }))
 }
 
 /// A delivery, and whether it can be read.
@@ -75,18 +84,38 @@ pub(super) fn delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<
 }
 
 fn changed_delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Found, SpoolError> {
-    Ok(store.get(&keys::delivery(mail, index))?.map(|bytes| codec::decode(&bytes)))
+    Ok(store
+        .get(&keys::delivery(mail, index))?
+        .map(|bytes| codec::decode(&bytes)))
 }
 
-pub(super) fn record<S: Store>(shared: &Shared<S>, id: MailId) -> Result<Option<Record>, SpoolError> {
-    let Some(Whole { mail, deliveries, .. }) = whole(&shared.store, id)? else { return Ok(None) };
+pub(super) fn record<S: Store>(
+    shared: &Shared<S>,
+    id: MailId,
+) -> Result<Option<Record>, SpoolError> {
+    let Some(Whole {
+        mail, deliveries, ..
+    }) = whole(&shared.store, id)?
+    else {
+        return Ok(None);
+    };
     let book = shared.book.lock();
-    let leased = deliveries.keys().map(|index| book.is_leased(&(id, *index))).collect();
-    Ok(Some(Record { manifest: mail.manifest, deliveries: deliveries.into_values().collect(), leased }))
+    let leased = deliveries
+        .keys()
+        .map(|index| book.is_leased(&(id, *index)))
+        .collect();
+    Ok(Some(Record {
+        manifest: mail.manifest,
+        deliveries: deliveries.into_values().collect(),
+        leased,
+    }))
 }
 
 /// A mail's message, and whether it is whole.
-pub(super) fn body<S: Store>(store: &S, mail: &Kept) -> Result<Result<Bytes, SpoolError>, SpoolError> {
+pub(super) fn body<S: Store>(
+    store: &S,
+    mail: &Kept,
+) -> Result<Result<Bytes, SpoolError>, SpoolError> {
     let manifest = &mail.manifest;
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
     if mail.body().len() == size {
@@ -102,7 +131,11 @@ pub(super) fn body<S: Store>(store: &S, mail: &Kept) -> Result<Result<Bytes, Spo
     if body.len() == size {
         Ok(Ok(body.freeze()))
     } else {
-        let reason = format!("the message of mail {} has {} of its {size} bytes", manifest.id, body.len());
+        let reason = format!(
+            "the message of mail {} has {} of its {size} bytes",
+            manifest.id,
+            body.len()
+        );
         Ok(Err(SpoolError::Unreadable(reason)))
     }
 }
@@ -133,7 +166,11 @@ pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, Spoo
     let mut first = None;
     store.walk(&from, &to, Walk::Up, &mut |key, _| {
         first = keys::read_due(key);
-        if first.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if first.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })?;
     Ok(first)
 }
@@ -147,7 +184,10 @@ pub(super) fn guarded<T>(
 }
 
 /// Reads the next places of queues into their windows.
-pub(super) fn refill<S: Store>(shared: &Shared<S>, refills: Vec<(QueueName, Option<Place>)>) -> Result<(), SpoolError> {
+pub(super) fn refill<S: Store>(
+    shared: &Shared<S>,
+    refills: Vec<(QueueName, Option<Place>)>,
+) -> Result<(), SpoolError> {
     let mut outcome = Ok(());
     for (queue, after) in refills {
         // Left in the middle, the queue would count as being read for ever.
@@ -174,18 +214,25 @@ fn read_places<S: Store>(
     after: Option<Place>,
 ) -> Result<Vec<(Place, Entry)>, SpoolError> {
     let (start, end) = keys::starting_with(&keys::queue_prefix(&queue.route, queue.priority));
-    let from = after.map_or(start, |place| [&keys::queue(&queue.route, queue.priority, &place)[..], &[0]].concat());
+    let from = after.map_or(start, |place| {
+        [&keys::queue(&queue.route, queue.priority, &place)[..], &[0]].concat()
+    });
     let mut read = Vec::with_capacity(REFILL);
     store.walk(&from, &end, Walk::Up, &mut |key, value| {
         if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
             read.push((key.place, entry));
         }
-        if read.len() < REFILL { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if read.len() < REFILL {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     })?;
     Ok(read)
 }
 
-/// Places whose mail cannot be sent, and why it matters: something cannot be read, or it may have been sent already.
+/// Places whose mail cannot be sent, and why it matters: something cannot be read, or it may have
+/// been sent already.
 pub(super) struct Broken {
     pub queue: QueueName,
     pub leases: Vec<(Lease, Place)>,
@@ -207,7 +254,9 @@ fn parts<S: Store>(
     leases: &[(Lease, Place)],
 ) -> Result<Result<Parts, SpoolError>, SpoolError> {
     let Some(record) = store.get(&keys::manifest(mail))? else {
-        return Ok(Err(SpoolError::Unreadable(format!("mail {mail} has no manifest"))));
+        return Ok(Err(SpoolError::Unreadable(format!(
+            "mail {mail} has no manifest"
+        ))));
     };
     let kept = match Kept::from_bytes(record) {
         Ok(kept) => kept,
@@ -218,11 +267,15 @@ fn parts<S: Store>(
         let changed = changed_delivery(store, mail, place.index)?;
         deliveries.push(changed.or_else(|| kept.as_put(place.index).cloned().map(Ok)));
     }
-    Ok(body(store, &kept)?.map(|body| Parts { kept, body, deliveries }))
+    Ok(body(store, &kept)?.map(|body| Parts {
+        kept,
+        body,
+        deliveries,
+    }))
 }
 
-/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes back as broken, and last
-/// the leases of what the disk did not give.
+/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes
+/// back as broken, and last the leases of what the disk did not give.
 pub(super) fn claims<S: Store>(
     shared: &Shared<S>,
     leased: Vec<(QueueName, Vec<(Lease, Place)>)>,
@@ -231,13 +284,26 @@ pub(super) fn claims<S: Store>(
     let mut broken = Vec::new();
     let mut unread = Vec::new();
     for (queue, leases) in leased {
-        let Some(mail) = leases.first().map(|(_, place)| place.mail) else { continue };
-        let read = guarded(|| parts(&shared.store, mail, &leases), || format!("mail {mail}"));
-        let Parts { kept, body, deliveries: found } = match read {
+        let Some(mail) = leases.first().map(|(_, place)| place.mail) else {
+            continue;
+        };
+        let read = guarded(
+            || parts(&shared.store, mail, &leases),
+            || format!("mail {mail}"),
+        );
+        let Parts {
+            kept,
+            body,
+            deliveries: found,
+        } = match read {
             Ok(Ok(parts)) => parts,
             Ok(Err(error)) => {
                 tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
-                broken.push(Broken { queue, leases, in_doubt: false });
+                broken.push(Broken {
+                    queue,
+                    leases,
+                    in_doubt: false,
+                });
                 continue;
             }
             Err(error) => {
@@ -256,17 +322,32 @@ pub(super) fn claims<S: Store>(
                 Some(Ok(delivery)) if delivery.stage == (Stage::Pending { due: place.due }) => {
                     deliveries.push((lease, delivery));
                 }
-                Some(Ok(Delivery { stage: Stage::Committing { .. }, .. })) => {
-                    broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: true });
+                Some(Ok(Delivery {
+                    stage: Stage::Committing { .. },
+                    ..
+                })) => {
+                    broken.push(Broken {
+                        queue: queue.clone(),
+                        leases: vec![(lease, place)],
+                        in_doubt: true,
+                    });
                 }
                 // It was changed after its queue was read: the queue on disk no longer holds it.
                 Some(Ok(_)) => shared.book.lock().end(&lease.spend()),
                 None if !shared.is_queued(&queue, &place) => shared.book.lock().end(&lease.spend()),
-                _ => broken.push(Broken { queue: queue.clone(), leases: vec![(lease, place)], in_doubt: false }),
+                _ => broken.push(Broken {
+                    queue: queue.clone(),
+                    leases: vec![(lease, place)],
+                    in_doubt: false,
+                }),
             }
         }
         if !deliveries.is_empty() {
-            claims.push(Claim { manifest: Arc::new(kept.manifest), body, deliveries });
+            claims.push(Claim {
+                manifest: Arc::new(kept.manifest),
+                body,
+                deliveries,
+            });
         }
     }
     (claims, broken, unread)
@@ -274,12 +355,21 @@ pub(super) fn claims<S: Store>(
 
 impl<S: Store> Shared<S> {
     fn is_queued(&self, queue: &QueueName, place: &Place) -> bool {
-        matches!(self.store.get(&keys::queue(&queue.route, queue.priority, place)), Ok(Some(_)))
+        matches!(
+            self.store
+                .get(&keys::queue(&queue.route, queue.priority, place)),
+            Ok(Some(_))
+        )
     }
 }
 
-/// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise all mails, newest first.
-pub(super) fn list<S: Store>(shared: &Shared<S>, query: &Query, now: Timestamp) -> Result<Page, SpoolError> {
+/// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise
+/// all mails, newest first.
+pub(super) fn list<S: Store>(
+    shared: &Shared<S>,
+    query: &Query,
+    now: Timestamp,
+) -> Result<Page, SpoolError> {
     let (prefix, way): (&[u8], Walk) = match query.state {
         Some(State::Dead) => (b"xd", Walk::Down),
         Some(State::Cancelled) => (b"xc", Walk::Down),
@@ -306,8 +396,11 @@ pub(super) fn list<S: Store>(shared: &Shared<S>, query: &Query, now: Timestamp) 
             b"q" => keys::read_queue(key).map(|read| read.place.mail),
             _ => keys::mail_of(&key[1..]),
         };
-        let Some(mail) = mail else { return ControlFlow::Continue(()) };
-        // The deliveries of one mail stand together in every index, except in a queue of several due times.
+        let Some(mail) = mail else {
+            return ControlFlow::Continue(());
+        };
+        // The deliveries of one mail stand together in every index, except in a queue of several
+        // due times.
         if last.as_ref().is_some_and(|(_, seen)| *seen == mail) {
             last = Some((key.to_vec(), mail));
             return ControlFlow::Continue(());
@@ -320,7 +413,9 @@ pub(super) fn list<S: Store>(shared: &Shared<S>, query: &Query, now: Timestamp) 
         last = Some((key.to_vec(), mail));
         match record(shared, mail) {
             Ok(Some(record)) => {
-                let in_state = query.state.is_none_or(|state| record.states(now).any(|s| s == state));
+                let in_state = query
+                    .state
+                    .is_none_or(|state| record.states(now).any(|s| s == state));
                 let first = prefix != b"q" || is_first_place(&record, key);
                 if in_state && first && query.admits(&record) {
                     page.mails.push(record);
@@ -340,27 +435,51 @@ pub(super) fn list<S: Store>(shared: &Shared<S>, query: &Query, now: Timestamp) 
     Ok(page)
 }
 
-/// A mail with several pending deliveries stands in the queues several times: it is listed at the first.
+/// A mail with several pending deliveries stands in the queues several times: it is listed at the
+/// first.
 fn is_first_place(record: &Record, key: &[u8]) -> bool {
     let manifest = &record.manifest;
-    let places = (0u16..).zip(&record.deliveries).filter_map(|(index, delivery)| {
-        let due = delivery.stage.due()?;
-        Some(keys::queue(&delivery.route, manifest.priority, &Place { due, mail: manifest.id, index }))
-    });
+    let places = (0u16..)
+        .zip(&record.deliveries)
+        .filter_map(|(index, delivery)| {
+            let due = delivery.stage.due()?;
+            Some(keys::queue(
+                &delivery.route,
+                manifest.priority,
+                &Place {
+                    due,
+                    mail: manifest.id,
+                    index,
+                },
+            ))
+        });
     places.min().is_none_or(|first| first.as_slice() >= key)
 }
 
 /// Counts. Pending deliveries are walked, because whether they are due changes by itself.
-pub(super) fn stats<S: Store>(shared: &Shared<S>, now: Timestamp) -> Result<SpoolStats, SpoolError> {
-    let mut stats = SpoolStats { bytes: shared.store.bytes(), ..SpoolStats::default() };
+pub(super) fn stats<S: Store>(
+    shared: &Shared<S>,
+    now: Timestamp,
+) -> Result<SpoolStats, SpoolError> {
+    let mut stats = SpoolStats {
+        bytes: shared.store.bytes(),
+        ..SpoolStats::default()
+    };
     stats.stale_settles = shared.stale.load(std::sync::atomic::Ordering::Relaxed);
     let totals = shared.totals.lock().clone();
     stats.quarantined = totals.quarantined;
-    for (kind, state) in [State::Delivered, State::Dead, State::Cancelled].into_iter().enumerate() {
+    for (kind, state) in [State::Delivered, State::Dead, State::Cancelled]
+        .into_iter()
+        .enumerate()
+    {
         stats.counts[state as usize] = totals.finished[kind];
     }
-    let leased: BTreeMap<Slot, Place> =
-        shared.book.lock().leases().map(|leased| (leased.place.slot(), leased.place)).collect();
+    let leased: BTreeMap<Slot, Place> = shared
+        .book
+        .lock()
+        .leases()
+        .map(|leased| (leased.place.slot(), leased.place))
+        .collect();
     let (from, to) = keys::starting_with(b"q");
     let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
     let mut oldest: Option<Timestamp> = None;
@@ -395,5 +514,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! One delivery's step, as the keys that it changes: its record, its place in a queue, the indices, the timers and the totals.
+//! One delivery's step, as the keys that it changes: its record, its place in a queue, the indices,
+//! the timers and the totals.
 
 use super::Shared;
 use super::book::QueueName;
@@ -21,7 +22,8 @@ pub(super) struct Step<'a> {
 pub(super) type Waiting = (QueueName, Place, Entry);
 
 impl Step<'_> {
-    /// Adds the step to a batch, and keeps the totals in step. Returns where the delivery waits now, if it does.
+    /// Adds the step to a batch, and keeps the totals in step. Returns where the delivery waits
+    /// now, if it does.
     pub(super) fn write<S: Store>(
         &self,
         batch: &mut Batch,
@@ -36,8 +38,15 @@ impl Step<'_> {
         if let Some(due) = self.delivery.stage.due() {
             let place = Place { due, ..self.old };
             let route = self.delivery.route.clone();
-            let entry = Entry { fresh: None, tried: self.delivery.tries > 0, ..self.entry.clone() };
-            batch.push((keys::queue(&route, priority, &place), Some(entry.to_bytes())));
+            let entry = Entry {
+                fresh: None,
+                tried: self.delivery.tries > 0,
+                ..self.entry.clone()
+            };
+            batch.push((
+                keys::queue(&route, priority, &place),
+                Some(entry.to_bytes()),
+            ));
             return Some((QueueName { route, priority }, place, entry));
         }
         count_finished(totals, &self.delivery.stage, priority, 1);
@@ -45,8 +54,13 @@ impl Step<'_> {
         if let Some(key) = keys::finished(&self.delivery.stage, mail, index) {
             batch.push((key, Some(Vec::new())));
         }
-        // The mail is looked at when it expires, and its pruning planned then; unless it should be gone by then.
-        let prune_at = self.delivery.stage.finished_at().map(|at| at + shared.options.retention);
+        // The mail is looked at when it expires, and its pruning planned then; unless it should be
+        // gone by then.
+        let prune_at = self
+            .delivery
+            .stage
+            .finished_at()
+            .map(|at| at + shared.options.retention);
         if let Some(at) = prune_at.filter(|at| *at < self.entry.expires_at) {
             shared.set_timers(batch, at, &[Timer::Mail(mail)]);
         }

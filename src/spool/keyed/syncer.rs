@@ -1,5 +1,6 @@
-//! The thread that syncs. What the writer has written is put on disk, and only then is everybody answered who waits for it.
-//! Meanwhile the writer writes on; all that it wrote shares the next sync.
+//! The thread that syncs. What the writer has written is put on disk, and only then is everybody
+//! answered who waits for it. Meanwhile the writer writes on; all that it wrote shares the next
+//! sync.
 //!
 //! *Invariant:* answers are given in the order of writing, and none before the sync that covers it.
 
@@ -49,8 +50,18 @@ struct State<S> {
 
 impl<S> Default for Syncer<S> {
     fn default() -> Self {
-        let state = State { written: Vec::new(), bytes: 0, busy: false, ended: false, gone: false };
-        Syncer { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
+        let state = State {
+            written: Vec::new(),
+            bytes: 0,
+            busy: false,
+            ended: false,
+            gone: false,
+        };
+        Syncer {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        }
     }
 }
 
@@ -58,13 +69,15 @@ impl<S: Store> Syncer<S> {
     /// Waits while as much as one group may hold is written and not yet synced.
     pub(super) fn make_room(&self) {
         let mut state = self.state.lock();
-        self.progress.wait_while(&mut state, |state| state.bytes >= GROUP_BYTES && !state.gone);
+        self.progress.wait_while(&mut state, |state| {
+            state.bytes >= GROUP_BYTES && !state.gone
+        });
     }
 
     /// Hands over a group.
     ///
-    /// With `here` it is synced on the caller's own thread, if the other one has nothing to do: that spares a lone caller the
-    /// way there and back.
+    /// With `here` it is synced on the caller's own thread, if the other one has nothing to do:
+    /// that spares a lone caller the way there and back.
     pub(super) fn add(&self, shared: &Shared<S>, group: Written<S>, here: bool) {
         let mut state = self.state.lock();
         if here && !state.busy && state.written.is_empty() {
@@ -85,7 +98,9 @@ impl<S: Store> Syncer<S> {
     /// Waits until everything that was handed over is answered.
     pub(super) fn finish(&self) {
         let mut state = self.state.lock();
-        self.progress.wait_while(&mut state, |state| !state.gone && (state.busy || !state.written.is_empty()));
+        self.progress.wait_while(&mut state, |state| {
+            !state.gone && (state.busy || !state.written.is_empty())
+        });
     }
 
     /// Lets the thread end once everything is answered.
@@ -101,7 +116,8 @@ impl<S: Store> Syncer<S> {
             let mut state = self.state.lock();
             state.busy = false;
             self.progress.notify_all();
-            self.work.wait_while(&mut state, |state| state.written.is_empty() && !state.ended);
+            self.work
+                .wait_while(&mut state, |state| state.written.is_empty() && !state.ended);
             let groups = std::mem::take(&mut state.written);
             state.busy = true;
             drop(state);
@@ -124,7 +140,9 @@ impl<S: Store> Drop for Leaving<'_, S> {
     fn drop(&mut self) {
         let Leaving(syncer, shared) = self;
         if std::thread::panicking() {
-            shared.fail(SpoolError::Unreadable("the thread that syncs has panicked".into()));
+            shared.fail(SpoolError::Unreadable(
+                "the thread that syncs has panicked".into(),
+            ));
         }
         let mut state = syncer.state.lock();
         state.gone = true;

@@ -1,4 +1,5 @@
-//! What happens to records that cannot be read, and to parts of messages that nobody has: no door leads there.
+//! What happens to records that cannot be read, and to parts of messages that nobody has: no door
+//! leads there.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -18,7 +19,9 @@ fn now() -> Timestamp {
 
 fn parcel(recipients: usize) -> Parcel {
     let address = |n| Address::parse(&format!("user{n}@example.org")).expect("valid");
-    let deliveries = (0..recipients).map(|n| Delivery::new(address(n), Route::over(["primary"]), now())).collect();
+    let deliveries = (0..recipients)
+        .map(|n| Delivery::new(address(n), Route::over(["primary"]), now()))
+        .collect();
     let manifest = super::super::Manifest {
         id: MailId::generate(),
         accepted_at: now(),
@@ -36,11 +39,18 @@ fn parcel(recipients: usize) -> Parcel {
         eight_bit: false,
         smtputf8: false,
     };
-    Parcel { manifest, body: Bytes::from_static(BODY), deliveries }
+    Parcel {
+        manifest,
+        body: Bytes::from_static(BODY),
+        deliveries,
+    }
 }
 
 /// A spool on what an earlier one left, one key of which was changed meanwhile.
-async fn opened_after(put: Vec<Parcel>, change: impl FnOnce(&MemoryStore)) -> KeyedSpool<MemoryStore> {
+async fn opened_after(
+    put: Vec<Parcel>,
+    change: impl FnOnce(&MemoryStore),
+) -> KeyedSpool<MemoryStore> {
     let store = MemoryStore::default();
     let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     for put in before.put(put).await {
@@ -48,7 +58,8 @@ async fn opened_after(put: Vec<Parcel>, change: impl FnOnce(&MemoryStore)) -> Ke
     }
     before.close().await.expect("closes");
     change(&store);
-    KeyedSpool::open(store, SpoolOptions::default()).expect("one bad record does not keep it closed")
+    KeyedSpool::open(store, SpoolOptions::default())
+        .expect("one bad record does not keep it closed")
 }
 
 fn want() -> Want {
@@ -75,11 +86,19 @@ async fn a_mail_whose_record_cannot_be_read_is_set_aside_and_the_others_are_sent
     let (bad, good) = (parcel(1), parcel(1));
     let (bad_id, good_id) = (bad.manifest.id, good.manifest.id);
     let spool = opened_after(vec![bad, good], |store| {
-        store.write(vec![(keys::manifest(bad_id), Some(vec![9, 9, 9]))]).expect("writes");
+        store
+            .write(vec![(keys::manifest(bad_id), Some(vec![9, 9, 9]))])
+            .expect("writes");
     })
     .await;
     let claims = claim_all(&spool).await;
-    assert_eq!(claims.iter().map(|claim| claim.manifest.id).collect::<Vec<_>>(), [good_id]);
+    assert_eq!(
+        claims
+            .iter()
+            .map(|claim| claim.manifest.id)
+            .collect::<Vec<_>>(),
+        [good_id]
+    );
     drop(claims);
     assert_eq!(spool.get(bad_id).await.expect("reads"), None);
     assert_eq!(quarantined_of(&spool), 1, "its bytes are kept");
@@ -93,20 +112,42 @@ async fn a_delivery_whose_record_cannot_be_read_is_dead_as_quarantined() {
         let bad = parcel(recipients);
         let id = bad.manifest.id;
         let spool = opened_after(vec![bad], |store| {
-            store.write(vec![(keys::delivery(id, 1), Some(vec![1, 255, 255]))]).expect("writes");
+            store
+                .write(vec![(keys::delivery(id, 1), Some(vec![1, 255, 255]))])
+                .expect("writes");
         })
         .await;
         let claims = claim_all(&spool).await;
-        assert_eq!(claims.iter().map(|claim| claim.deliveries.len()).sum::<usize>(), recipients - 1);
+        assert_eq!(
+            claims
+                .iter()
+                .map(|claim| claim.deliveries.len())
+                .sum::<usize>(),
+            recipients - 1
+        );
         drop(claims);
         assert_eq!(quarantined_of(&spool), 1);
         assert_eq!(spool.pending(), recipients as u64 - 1);
-        let deliveries = spool.get(id).await.expect("reads").expect("the mail is there").deliveries;
-        let dead = deliveries
-            .iter()
-            .filter(|delivery| matches!(delivery.stage, Stage::Dead { reason: DeadReason::Quarantined, .. }));
+        let deliveries = spool
+            .get(id)
+            .await
+            .expect("reads")
+            .expect("the mail is there")
+            .deliveries;
+        let dead = deliveries.iter().filter(|delivery| {
+            matches!(
+                delivery.stage,
+                Stage::Dead {
+                    reason: DeadReason::Quarantined,
+                    ..
+                }
+            )
+        });
         // Whose it was is known as long as the mail's own record says so.
-        assert_eq!((dead.count(), deliveries.len()), if recipients == 2 { (1, 2) } else { (0, 19) });
+        assert_eq!(
+            (dead.count(), deliveries.len()),
+            if recipients == 2 { (1, 2) } else { (0, 19) }
+        );
     }
 }
 
@@ -116,18 +157,40 @@ async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
     bad.body = Bytes::from(vec![b'x'; 10_000]);
     bad.manifest.size = 10_000;
     let id = bad.manifest.id;
-    let spool = opened_after(vec![bad], |store| store.write(vec![(keys::chunk(id, 1), None)]).expect("writes")).await;
+    let spool = opened_after(vec![bad], |store| {
+        store
+            .write(vec![(keys::chunk(id, 1), None)])
+            .expect("writes")
+    })
+    .await;
     assert_eq!(claim_all(&spool).await.len(), 0);
-    let record = spool.get(id).await.expect("reads").expect("the mail is there");
-    assert!(matches!(record.deliveries[0].stage, Stage::Dead { reason: DeadReason::Quarantined, .. }));
-    assert_eq!((spool.stats(now()).await.expect("counts").quarantined, spool.pending()), (1, 0));
+    let record = spool
+        .get(id)
+        .await
+        .expect("reads")
+        .expect("the mail is there");
+    assert!(matches!(
+        record.deliveries[0].stage,
+        Stage::Dead {
+            reason: DeadReason::Quarantined,
+            ..
+        }
+    ));
+    assert_eq!(
+        (
+            spool.stats(now()).await.expect("counts").quarantined,
+            spool.pending()
+        ),
+        (1, 0)
+    );
 }
 
 fn large(key: &str, fingerprint: u128) -> Parcel {
     let mut parcel = parcel(1);
     parcel.body = Bytes::from(vec![b'x'; 5 * 1024 * 1024]);
     parcel.manifest.size = parcel.body.len() as u64;
-    (parcel.manifest.idempotency_key, parcel.manifest.fingerprint) = (Some(key.into()), fingerprint);
+    (parcel.manifest.idempotency_key, parcel.manifest.fingerprint) =
+        (Some(key.into()), fingerprint);
     parcel
 }
 
@@ -140,19 +203,43 @@ async fn swept<S: Store>(spool: &KeyedSpool<S>, now: Timestamp) {
 }
 
 #[tokio::test]
-async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_one_that_is_kept_are_not() {
+async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_one_that_is_kept_are_not()
+ {
     let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
     let first = large("order-42", 1);
     let id = first.manifest.id;
     assert_eq!(spool.put(vec![first.clone()]).await, [Ok(Put::Stored)]);
     let whole = chunks_of(&spool);
-    assert_eq!(spool.put(vec![large("order-42", 2)]).await, [Err(SpoolError::KeyReused(id))]);
-    assert_eq!(spool.put(vec![large("order-42", 1)]).await, [Ok(Put::Duplicate(id))]);
-    assert_eq!(spool.put(vec![first.clone()]).await, [Ok(Put::Duplicate(id))]);
-    assert_eq!(chunks_of(&spool), whole, "they were judged before anything was written");
+    assert_eq!(
+        spool.put(vec![large("order-42", 2)]).await,
+        [Err(SpoolError::KeyReused(id))]
+    );
+    assert_eq!(
+        spool.put(vec![large("order-42", 1)]).await,
+        [Ok(Put::Duplicate(id))]
+    );
+    assert_eq!(
+        spool.put(vec![first.clone()]).await,
+        [Ok(Put::Duplicate(id))]
+    );
+    assert_eq!(
+        chunks_of(&spool),
+        whole,
+        "they were judged before anything was written"
+    );
     // Two at once: neither is known when the other is judged.
-    let (one, two) = tokio::join!(spool.put(vec![large("order-43", 1)]), spool.put(vec![large("order-43", 1)]));
-    assert!([&one[0], &two[0]].iter().filter(|put| ***put == Ok(Put::Stored)).count() == 1, "{one:?} {two:?}");
+    let (one, two) = tokio::join!(
+        spool.put(vec![large("order-43", 1)]),
+        spool.put(vec![large("order-43", 1)])
+    );
+    assert!(
+        [&one[0], &two[0]]
+            .iter()
+            .filter(|put| ***put == Ok(Put::Stored))
+            .count()
+            == 1,
+        "{one:?} {two:?}"
+    );
     swept(&spool, now()).await;
     assert_eq!(chunks_of(&spool), 2 * whole);
     assert_eq!(spool.body(id).await.expect("reads"), Some(first.body));
@@ -179,7 +266,13 @@ async fn what_was_written_of_a_large_message_before_a_kill_is_removed() {
     let id = MailId::generate();
     let spool = opened_after(Vec::new(), |store| {
         let chunks = (0..1000).map(|n| (keys::chunk(id, n), Some(vec![0; 10])));
-        store.write(chunks.chain([(keys::writing(id), Some(Vec::new()))]).collect()).expect("writes");
+        store
+            .write(
+                chunks
+                    .chain([(keys::writing(id), Some(Vec::new()))])
+                    .collect(),
+            )
+            .expect("writes");
     })
     .await;
     swept(&spool, now()).await;
@@ -193,7 +286,11 @@ fn keys_of_kind<S: Store>(spool: &KeyedSpool<S>, kind: &[u8]) -> usize {
         count += 1;
         std::ops::ControlFlow::Continue(())
     };
-    spool.shared.store.walk(&from, &to, Walk::Up, visit).expect("walks");
+    spool
+        .shared
+        .store
+        .walk(&from, &to, Walk::Up, visit)
+        .expect("walks");
     count
 }
 
@@ -201,12 +298,21 @@ fn keys_of_kind<S: Store>(spool: &KeyedSpool<S>, kind: &[u8]) -> usize {
 async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() {
     // Few recipients: many mails in one step. Many: a step ends in the middle of a timer's list.
     for (mails, recipients) in [(150, 1), (10, 700)] {
-        let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
-        let put = spool.put((0..mails).map(|_| parcel(recipients)).collect()).await;
+        let spool =
+            KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+        let put = spool
+            .put((0..mails).map(|_| parcel(recipients)).collect())
+            .await;
         assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
-        assert!(keys_of_kind(&spool, b"t") <= 4, "they are many keys, and keys are what a commit costs");
+        assert!(
+            keys_of_kind(&spool, b"t") <= 4,
+            "they are many keys, and keys are what a commit costs"
+        );
         let expiry = now() + Duration::from_secs(3600);
-        assert!(!spool.is_sweep_due(Timestamp::from_millis(expiry.as_millis() - 1)) && spool.is_sweep_due(expiry));
+        assert!(
+            !spool.is_sweep_due(Timestamp::from_millis(expiry.as_millis() - 1))
+                && spool.is_sweep_due(expiry)
+        );
         let (mut ended, mut steps) = (0, 0);
         loop {
             let swept = spool.sweep(expiry).await.expect("sweeps");
@@ -218,21 +324,39 @@ async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() 
         assert_eq!((ended, spool.pending()), (mails * recipients, 0));
         assert!(steps > 1, "the writer is not held up");
         swept(&spool, expiry + SpoolOptions::default().retention).await;
-        assert_eq!((keys_of_kind(&spool, b"m"), keys_of_kind(&spool, b"t")), (0, 0));
+        assert_eq!(
+            (keys_of_kind(&spool, b"m"), keys_of_kind(&spool, b"t")),
+            (0, 0)
+        );
     }
 }
 
 #[tokio::test]
 async fn a_timer_that_is_set_for_now_is_not_removed_with_one_that_was_due_now() {
-    let options = SpoolOptions { retention: Duration::ZERO, ..SpoolOptions::default() };
+    let options = SpoolOptions {
+        retention: Duration::ZERO,
+        ..SpoolOptions::default()
+    };
     let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
     let put = parcel(1);
     let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
     assert_eq!(spool.put(vec![put]).await, [Ok(Put::Stored)]);
-    // An earlier timer of the same mail: the first look sets another one for now, where the second one stands.
-    spool.shared.store.write(vec![(keys::timer(now(), Timer::Mail(id)).0, Some(Vec::new()))]).expect("writes");
+    // An earlier timer of the same mail: the first look sets another one for now, where the second
+    // one stands.
+    spool
+        .shared
+        .store
+        .write(vec![(
+            keys::timer(now(), Timer::Mail(id)).0,
+            Some(Vec::new()),
+        )])
+        .expect("writes");
     swept(&spool, expiry).await;
-    assert_eq!(spool.get(id).await.expect("reads"), None, "it has expired, and is pruned");
+    assert_eq!(
+        spool.get(id).await.expect("reads"),
+        None,
+        "it has expired, and is pruned"
+    );
 }
 
 /// A store whose disk fails, or is full, when a test says so.
@@ -288,12 +412,18 @@ impl Store for Faulty {
     }
 
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
-        assert!(!self.panics.swap(false, Ordering::SeqCst), "a page is damaged");
+        assert!(
+            !self.panics.swap(false, Ordering::SeqCst),
+            "a page is damaged"
+        );
         self.store.walk(from, to, way, visit)
     }
 
     fn write(&self, batch: Batch) -> Result<(), SpoolError> {
-        if batch.iter().any(|(key, value)| key[0] == b'b' && value.is_some()) {
+        if batch
+            .iter()
+            .any(|(key, value)| key[0] == b'b' && value.is_some())
+        {
             self.gate.pass();
         }
         self.store.write(batch)
@@ -304,13 +434,28 @@ impl Store for Faulty {
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
-        let reason = || SpoolError::Unwritable { path: "/var/spool".into(), reason: "input/output error".into() };
-        if self.broken.load(Ordering::SeqCst) { Err(reason()) } else { Ok(()) }
+        let reason = || SpoolError::Unwritable {
+            path: "/var/spool".into(),
+            reason: "input/output error".into(),
+        };
+        if self.broken.load(Ordering::SeqCst) {
+            Err(reason())
+        } else {
+            Ok(())
+        }
     }
 
     fn has_room(&self) -> Result<(), SpoolError> {
-        let full = || SpoolError::DiskFull { path: "/var/spool".into(), free: 0, needed: 1 };
-        if self.full.load(Ordering::SeqCst) { Err(full()) } else { Ok(()) }
+        let full = || SpoolError::DiskFull {
+            path: "/var/spool".into(),
+            free: 0,
+            needed: 1,
+        };
+        if self.full.load(Ordering::SeqCst) {
+            Err(full())
+        } else {
+            Ok(())
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -334,10 +479,22 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
     let id = kept.manifest.id;
     assert_eq!(spool.put(vec![kept]).await, [Ok(Put::Stored)]);
     store.broken.store(true, Ordering::SeqCst);
-    assert!(matches!(spool.put(vec![parcel(1)]).await[0], Err(SpoolError::Unwritable { .. })));
+    assert!(matches!(
+        spool.put(vec![parcel(1)]).await[0],
+        Err(SpoolError::Unwritable { .. })
+    ));
     store.broken.store(false, Ordering::SeqCst);
-    assert!(matches!(spool.put(vec![parcel(1)]).await[0], Err(SpoolError::Unwritable { .. })), "it is not tried again");
-    assert!(spool.claim(want()).await.is_err(), "what became of it could not be recorded");
+    assert!(
+        matches!(
+            spool.put(vec![parcel(1)]).await[0],
+            Err(SpoolError::Unwritable { .. })
+        ),
+        "it is not tried again"
+    );
+    assert!(
+        spool.claim(want()).await.is_err(),
+        "what became of it could not be recorded"
+    );
     assert!(spool.get(id).await.expect("reads").is_some());
     spool.close().await.expect("closes");
     assert!(store.closed.load(Ordering::SeqCst));
@@ -346,13 +503,23 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
 #[tokio::test]
 async fn a_spool_that_syncs_now_and_then_does_so_though_nothing_more_comes() {
     let store = Faulty::default();
-    let options = SpoolOptions { sync_interval: Some(Duration::from_millis(10)), ..SpoolOptions::default() };
+    let options = SpoolOptions {
+        sync_interval: Some(Duration::from_millis(10)),
+        ..SpoolOptions::default()
+    };
     let spool = KeyedSpool::open(store.clone(), options).expect("empty");
     store.broken.store(true, Ordering::SeqCst);
-    assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)], "it is written, and not yet synced");
+    assert_eq!(
+        spool.put(vec![parcel(1)]).await,
+        [Ok(Put::Stored)],
+        "it is written, and not yet synced"
+    );
     let begun = std::time::Instant::now();
     while spool.failure().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it never synced, or does not say that it failed");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "it never synced, or does not say that it failed"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -364,18 +531,34 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
     assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)]);
     store.full.store(true, Ordering::SeqCst);
     for refused in [large("order-42", 1), parcel(1)] {
-        assert!(matches!(spool.put(vec![refused]).await[0], Err(SpoolError::DiskFull { .. })));
+        assert!(matches!(
+            spool.put(vec![refused]).await[0],
+            Err(SpoolError::DiskFull { .. })
+        ));
     }
     let (from, to) = keys::starting_with(b"b");
     let nothing = &mut |_: &[u8], _: &[u8]| panic!("a part of it is there");
-    store.store.walk(&from, &to, Walk::Up, nothing).expect("walks");
-    assert_eq!(spool.claim(want()).await.expect("delivery goes on").len(), 1);
+    store
+        .store
+        .walk(&from, &to, Walk::Up, nothing)
+        .expect("walks");
+    assert_eq!(
+        spool.claim(want()).await.expect("delivery goes on").len(),
+        1
+    );
     store.full.store(false, Ordering::SeqCst);
-    assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)], "accepting goes on by itself");
+    assert_eq!(
+        spool.put(vec![parcel(1)]).await,
+        [Ok(Put::Stored)],
+        "accepting goes on by itself"
+    );
 }
 
 /// A put of a large message of which one part is written, and the next waits to be.
-async fn half_put(spool: &KeyedSpool<Faulty>, parcel: Parcel) -> BoxFuture<'_, Vec<Result<Put, SpoolError>>> {
+async fn half_put(
+    spool: &KeyedSpool<Faulty>,
+    parcel: Parcel,
+) -> BoxFuture<'_, Vec<Result<Put, SpoolError>>> {
     let gate = &spool.shared.store.gate;
     gate.close();
     let mut put = spool.put(vec![parcel]);
@@ -388,7 +571,10 @@ async fn half_put(spool: &KeyedSpool<Faulty>, parcel: Parcel) -> BoxFuture<'_, V
 
 /// Everything that was asked before is done, and what is due is looked at.
 async fn settled(spool: &KeyedSpool<Faulty>) {
-    assert_eq!(spool.cancel(MailId::generate(), now()).await, Ok(Change::Unknown));
+    assert_eq!(
+        spool.cancel(MailId::generate(), now()).await,
+        Ok(Change::Unknown)
+    );
     swept(spool, now()).await;
 }
 
@@ -399,14 +585,22 @@ async fn the_parts_of_a_large_message_that_is_given_up_are_removed() {
     drop(half_put(&spool, large("order-42", 1)).await);
     store.gate.open();
     settled(&spool).await;
-    assert_eq!((chunks_of(&spool), keys_of_kind(&spool, b"w")), (0, 0), "its caller lost patience");
+    assert_eq!(
+        (chunks_of(&spool), keys_of_kind(&spool, b"w")),
+        (0, 0),
+        "its caller lost patience"
+    );
 
     let put = half_put(&spool, large("order-42", 1)).await;
     store.full.store(true, Ordering::SeqCst);
     store.gate.open();
     assert!(matches!(put.await[0], Err(SpoolError::DiskFull { .. })));
     settled(&spool).await;
-    assert_eq!((chunks_of(&spool), keys_of_kind(&spool, b"w")), (0, 0), "the disk was full half-way");
+    assert_eq!(
+        (chunks_of(&spool), keys_of_kind(&spool, b"w")),
+        (0, 0),
+        "the disk was full half-way"
+    );
 }
 
 #[tokio::test]
@@ -419,10 +613,16 @@ async fn a_large_message_that_is_put_twice_and_given_up_once_is_not_stored_with_
     store.gate.open();
     settled(&spool).await;
     let put = put.await.remove(0);
-    assert!(matches!(&put, Err(SpoolError::Unreadable(why)) if why.contains("hand it in again")), "{put:?}");
+    assert!(
+        matches!(&put, Err(SpoolError::Unreadable(why)) if why.contains("hand it in again")),
+        "{put:?}"
+    );
     assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(Put::Stored)]);
     settled(&spool).await;
-    assert_eq!(spool.body(mail.manifest.id).await.expect("reads"), Some(mail.body));
+    assert_eq!(
+        spool.body(mail.manifest.id).await.expect("reads"),
+        Some(mail.body)
+    );
 }
 
 #[tokio::test]
@@ -430,33 +630,66 @@ async fn a_mail_of_which_a_record_cannot_be_read_is_never_deleted_and_is_looked_
     let bad = parcel(1);
     let (id, expiry) = (bad.manifest.id, bad.manifest.expires_at);
     let damaged = (keys::delivery(id, 0), Some(vec![1, 255, 255]));
-    let spool = opened_after(vec![bad], |store| store.write(vec![damaged.clone()]).expect("writes")).await;
+    let spool = opened_after(vec![bad], |store| {
+        store.write(vec![damaged.clone()]).expect("writes")
+    })
+    .await;
     let long_after = expiry + SpoolOptions::default().retention + Duration::from_secs(7200);
     for _ in 0..2 {
         swept(&spool, long_after).await;
-        assert!(matches!(spool.purge(id).await, Err(SpoolError::Unreadable(_))));
-        assert_eq!(spool.shared.store.get(&damaged.0).expect("reads"), damaged.1, "its bytes are where they were");
+        assert!(matches!(
+            spool.purge(id).await,
+            Err(SpoolError::Unreadable(_))
+        ));
+        assert_eq!(
+            spool.shared.store.get(&damaged.0).expect("reads"),
+            damaged.1,
+            "its bytes are where they were"
+        );
         assert_eq!(keys_of_kind(&spool, b"t"), 1, "it is looked at again");
     }
-    spool.shared.store.write(vec![(damaged.0, None)]).expect("writes");
+    spool
+        .shared
+        .store
+        .write(vec![(damaged.0, None)])
+        .expect("writes");
     swept(&spool, long_after + Duration::from_secs(3600)).await;
-    swept(&spool, long_after + SpoolOptions::default().retention + Duration::from_secs(7200)).await;
-    assert_eq!(spool.get(id).await.expect("reads"), None, "it could be read again, has expired, and was pruned");
+    swept(
+        &spool,
+        long_after + SpoolOptions::default().retention + Duration::from_secs(7200),
+    )
+    .await;
+    assert_eq!(
+        spool.get(id).await.expect("reads"),
+        None,
+        "it could be read again, has expired, and was pruned"
+    );
 }
 
 #[tokio::test]
 async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
-    let options = SpoolOptions { idempotency_ttl: Duration::from_secs(60), ..SpoolOptions::default() };
+    let options = SpoolOptions {
+        idempotency_ttl: Duration::from_secs(60),
+        ..SpoolOptions::default()
+    };
     let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
     let mut put = parcel(1);
     put.manifest.idempotency_key = Some("order-42".into());
     let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
     assert_eq!(spool.put(vec![put.clone()]).await, [Ok(Put::Stored)]);
     let record = spool.shared.store.get(&keys::manifest(id)).expect("reads");
-    spool.shared.store.write(vec![(keys::manifest(id), Some(vec![9]))]).expect("writes");
+    spool
+        .shared
+        .store
+        .write(vec![(keys::manifest(id), Some(vec![9]))])
+        .expect("writes");
     swept(&spool, now() + Duration::from_secs(120)).await;
     swept(&spool, expiry).await;
-    spool.shared.store.write(vec![(keys::manifest(id), record)]).expect("writes");
+    spool
+        .shared
+        .store
+        .write(vec![(keys::manifest(id), record)])
+        .expect("writes");
     put.manifest.id = MailId::generate();
     assert_eq!(spool.put(vec![put]).await, [Ok(Put::Duplicate(id))]);
     swept(&spool, expiry + Duration::from_secs(3600)).await;
@@ -466,23 +699,41 @@ async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
 #[tokio::test]
 async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
     for cancels in [false, true] {
-        let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+        let spool =
+            KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
         let mut put = parcel(1);
         put.manifest.guarantee = Guarantee::AtMostOnce;
         let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
         assert_eq!(spool.put(vec![put]).await, [Ok(Put::Stored)]);
         let claims = claim_all(&spool).await;
-        let tokens = claims[0].deliveries.iter().map(|(lease, _)| lease.token()).collect();
+        let tokens = claims[0]
+            .deliveries
+            .iter()
+            .map(|(lease, _)| lease.token())
+            .collect();
         spool.mark(tokens).await.expect("marks");
         drop(claims);
         if cancels {
             assert_eq!(spool.cancel(id, now()).await, Ok(Change::TooLate));
         } else {
             let swept = spool.sweep(expiry).await.expect("sweeps");
-            assert_eq!(swept.ended.iter().map(|ended| ended.reason).collect::<Vec<_>>(), [DeadReason::InDoubt]);
+            assert_eq!(
+                swept
+                    .ended
+                    .iter()
+                    .map(|ended| ended.reason)
+                    .collect::<Vec<_>>(),
+                [DeadReason::InDoubt]
+            );
         }
         let record = spool.get(id).await.expect("reads").expect("it is there");
-        assert!(matches!(record.deliveries[0].stage, Stage::Dead { reason: DeadReason::InDoubt, .. }));
+        assert!(matches!(
+            record.deliveries[0].stage,
+            Stage::Dead {
+                reason: DeadReason::InDoubt,
+                ..
+            }
+        ));
         assert_eq!((spool.pending(), keys_of_kind(&spool, b"a")), (0, 0));
     }
 }
@@ -496,12 +747,18 @@ async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever()
     assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
     drop(before);
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("opens");
-    let all = || Want { turns: vec![Priority::Default; mails], ..want() };
+    let all = || Want {
+        turns: vec![Priority::Default; mails],
+        ..want()
+    };
     let first = spool.claim(all()).await.expect("what opening has read");
     assert_eq!(first.len(), super::window::REFILL);
     store.panics.store(true, Ordering::SeqCst);
     let claimed = spool.claim(all()).await.map(|claims| claims.len());
-    assert!(matches!(claimed, Err(SpoolError::Unreadable(_))), "{claimed:?}");
+    assert!(
+        matches!(claimed, Err(SpoolError::Unreadable(_))),
+        "{claimed:?}"
+    );
     assert_eq!(spool.claim(all()).await.expect("claims").len(), 10);
 }
 
@@ -517,18 +774,38 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
     let spool = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
     disk.withheld.lock().push(keys::manifest(id));
     for expected in [vec![neighbours], vec![]] {
-        let claims = spool.claim(want()).await.expect("one mail does not stop the others");
-        assert_eq!(claims.iter().map(|claim| claim.manifest.id).collect::<Vec<_>>(), expected);
+        let claims = spool
+            .claim(want())
+            .await
+            .expect("one mail does not stop the others");
+        assert_eq!(
+            claims
+                .iter()
+                .map(|claim| claim.manifest.id)
+                .collect::<Vec<_>>(),
+            expected
+        );
         for (lease, _) in claims.into_iter().flat_map(|claim| claim.deliveries) {
             let _ = lease.spend();
         }
     }
-    let sending = spool.stats(now()).await.expect("counts").counts[crate::delivery::State::Sending as usize];
-    assert_eq!(sending.iter().sum::<u64>(), 2, "nor is the disk asked for it again and again");
+    let sending =
+        spool.stats(now()).await.expect("counts").counts[crate::delivery::State::Sending as usize];
+    assert_eq!(
+        sending.iter().sum::<u64>(),
+        2,
+        "nor is the disk asked for it again and again"
+    );
     disk.withheld.lock().clear();
     tokio::time::sleep(UNREAD_AGAIN + Duration::from_secs(1)).await;
     let claims = spool.claim(want()).await.expect("claims");
-    assert_eq!(claims.iter().map(|claim| claim.manifest.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(
+        claims
+            .iter()
+            .map(|claim| claim.manifest.id)
+            .collect::<Vec<_>>(),
+        [id]
+    );
 }
 
 #[tokio::test]
@@ -536,14 +813,23 @@ async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
     let bad = parcel(2);
     let id = bad.manifest.id;
     let spool = opened_after(vec![bad], |store| {
-        store.write(vec![(keys::delivery(id, 1), Some(vec![1, 255, 255]))]).expect("writes");
+        store
+            .write(vec![(keys::delivery(id, 1), Some(vec![1, 255, 255]))])
+            .expect("writes");
     })
     .await;
     drop(claim_all(&spool).await);
     assert!(spool.is_sweep_due(now()));
     let ended = spool.sweep(now()).await.expect("sweeps").ended;
     let recipient = Address::parse("user1@example.org").expect("valid");
-    assert_eq!(ended, [Ended { mail: id, recipient, reason: DeadReason::Quarantined }]);
+    assert_eq!(
+        ended,
+        [Ended {
+            mail: id,
+            recipient,
+            reason: DeadReason::Quarantined
+        }]
+    );
     assert!(spool.sweep(now()).await.expect("sweeps").ended.is_empty());
 }
 
@@ -565,5 +851,11 @@ async fn a_mail_that_the_disk_does_not_give_still_expires_and_who_asked_for_mail
     let notified = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
     assert!(notified.is_ok(), "there may be more behind it");
     let ended = spool.sweep(expires_at).await.expect("sweeps").ended;
-    assert_eq!(ended.iter().map(|ended| (ended.mail, ended.reason)).collect::<Vec<_>>(), [(id, DeadReason::Expired)]);
+    assert_eq!(
+        ended
+            .iter()
+            .map(|ended| (ended.mail, ended.reason))
+            .collect::<Vec<_>>(),
+        [(id, DeadReason::Expired)]
+    );
 }

@@ -1,7 +1,8 @@
-//! The front of one queue, in memory. The queue itself is on disk; the window holds its first places, so that claiming is
-//! cheap and memory stays bounded however long the queue is.
+//! The front of one queue, in memory. The queue itself is on disk; the window holds its first
+//! places, so that claiming is cheap and memory stays bounded however long the queue is.
 //!
-//! *Invariant:* every place of the queue up to `covered` is in the window or leased; places beyond are on disk only.
+//! *Invariant:* every place of the queue up to `covered` is in the window or leased; places beyond
+//! are on disk only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -40,8 +41,15 @@ impl Budget {
 
     /// Takes a share; `None` when too little is left.
     pub(super) fn share(&self, bytes: usize) -> Option<Share> {
-        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        left.ok().map(|_| Share { budget: self.clone(), bytes })
+        let left = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            });
+        left.ok().map(|_| Share {
+            budget: self.clone(),
+            bytes,
+        })
     }
 }
 
@@ -72,7 +80,12 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn of(manifest: &Manifest) -> Self {
-        Entry { size: manifest.size, expires_at: manifest.expires_at, tried: false, fresh: None }
+        Entry {
+            size: manifest.size,
+            expires_at: manifest.expires_at,
+            tried: false,
+            fresh: None,
+        }
     }
 
     /// As it stands beside its place on disk.
@@ -87,7 +100,12 @@ impl Entry {
         let (size, rest) = bytes.split_first_chunk::<8>()?;
         let (expires_at, rest) = rest.split_first_chunk::<8>()?;
         let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
-        Some(Entry { size: u64::from_be_bytes(*size), expires_at, tried: rest == [1], fresh: None })
+        Some(Entry {
+            size: u64::from_be_bytes(*size),
+            expires_at,
+            tried: rest == [1],
+            fresh: None,
+        })
     }
 }
 
@@ -116,12 +134,19 @@ struct Meanwhile {
 impl Window {
     /// The window of a queue that is empty on disk.
     pub(super) fn of_empty_queue() -> Self {
-        Window { places: BTreeMap::new(), covered: Covered::All, meanwhile: None }
+        Window {
+            places: BTreeMap::new(),
+            covered: Covered::All,
+            meanwhile: None,
+        }
     }
 
     /// The window of a queue of which nothing is known yet.
     pub(super) fn of_unknown_queue() -> Self {
-        Window { covered: Covered::Nothing, ..Window::of_empty_queue() }
+        Window {
+            covered: Covered::Nothing,
+            ..Window::of_empty_queue()
+        }
     }
 
     /// A place that is now in the queue on disk.
@@ -133,7 +158,8 @@ impl Window {
         };
         if within {
             self.places.insert(place, entry);
-            // While the disk is read after what is covered, that must not become less: nobody would read what is between.
+            // While the disk is read after what is covered, that must not become less: nobody would
+            // read what is between.
             if self.meanwhile.is_none() {
                 self.trim();
             }
@@ -145,7 +171,10 @@ impl Window {
     fn trim(&mut self) {
         while self.places.len() > CAPACITY {
             self.places.pop_last();
-            self.covered = self.places.last_key_value().map_or(Covered::Nothing, |(last, _)| Covered::UpTo(*last));
+            self.covered = self
+                .places
+                .last_key_value()
+                .map_or(Covered::Nothing, |(last, _)| Covered::UpTo(*last));
         }
     }
 
@@ -166,8 +195,13 @@ impl Window {
 
     /// The mail of this place is to be read from disk.
     pub(super) fn outdate(&mut self, place: &Place) {
-        let put = self.meanwhile.iter_mut().flat_map(|meanwhile| &mut meanwhile.put);
-        let put = put.filter(|(other, _)| other == place).map(|(_, entry)| entry);
+        let put = self
+            .meanwhile
+            .iter_mut()
+            .flat_map(|meanwhile| &mut meanwhile.put);
+        let put = put
+            .filter(|(other, _)| other == place)
+            .map(|(_, entry)| entry);
         for entry in self.places.get_mut(place).into_iter().chain(put) {
             entry.fresh = None;
         }
@@ -175,7 +209,9 @@ impl Window {
 
     /// The first place, if it is due.
     pub(super) fn first_due(&self, now: Timestamp) -> Option<(&Place, &Entry)> {
-        self.places.first_key_value().filter(|(place, _)| place.due <= now)
+        self.places
+            .first_key_value()
+            .filter(|(place, _)| place.due <= now)
     }
 
     /// Takes the first place out.
@@ -185,7 +221,10 @@ impl Window {
 
     /// The first due time after `after` that the window knows of.
     pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
-        let from = Place { due: after + std::time::Duration::from_millis(1), ..Place::first() };
+        let from = Place {
+            due: after + std::time::Duration::from_millis(1),
+            ..Place::first()
+        };
         self.places.range(from..).next().map(|(place, _)| place.due)
     }
 
@@ -203,8 +242,14 @@ impl Window {
         }
     }
 
-    /// What was read: up to [`REFILL`] places, all there are if `all`. `is_free` says whether a place is not leased.
-    pub(super) fn end_refill(&mut self, read: Vec<(Place, Entry)>, all: bool, is_free: impl Fn(&Place) -> bool) {
+    /// What was read: up to [`REFILL`] places, all there are if `all`. `is_free` says whether a
+    /// place is not leased.
+    pub(super) fn end_refill(
+        &mut self,
+        read: Vec<(Place, Entry)>,
+        all: bool,
+        is_free: impl Fn(&Place) -> bool,
+    ) {
         let Meanwhile { put, gone } = self.meanwhile.take().unwrap_or_default();
         self.covered = match read.last() {
             _ if all => Covered::All,
@@ -234,7 +279,11 @@ impl Window {
 impl Place {
     /// Before every other place.
     pub(super) fn first() -> Self {
-        Place { due: Timestamp::from_millis(0), mail: crate::mail::MailId::from_bytes([0; 16]), index: 0 }
+        Place {
+            due: Timestamp::from_millis(0),
+            mail: crate::mail::MailId::from_bytes([0; 16]),
+            index: 0,
+        }
     }
 }
 
@@ -246,25 +295,45 @@ mod tests {
     fn place(n: u64) -> Place {
         let mut id = [0; 16];
         id[8..].copy_from_slice(&n.to_be_bytes());
-        Place { due: Timestamp::from_millis(n.cast_signed()), mail: MailId::from_bytes(id), index: 0 }
+        Place {
+            due: Timestamp::from_millis(n.cast_signed()),
+            mail: MailId::from_bytes(id),
+            index: 0,
+        }
     }
 
     fn entry() -> Entry {
-        Entry { size: 1, expires_at: Timestamp::MAX, tried: false, fresh: None }
+        Entry {
+            size: 1,
+            expires_at: Timestamp::MAX,
+            tried: false,
+            fresh: None,
+        }
     }
 
     #[test]
-    fn what_goes_back_while_the_disk_is_read_is_not_lost_between_what_is_covered_and_what_was_read() {
+    fn what_goes_back_while_the_disk_is_read_is_not_lost_between_what_is_covered_and_what_was_read()
+    {
         let taken = (CAPACITY + 10) as u64;
         let total = taken + 5;
         let mut window = Window::of_unknown_queue();
         window.begin_refill();
-        window.end_refill((0..taken).map(|n| (place(n), entry())).collect(), false, |_| false);
+        window.end_refill(
+            (0..taken).map(|n| (place(n), entry())).collect(),
+            false,
+            |_| false,
+        );
         assert_eq!(window.begin_refill(), Some(place(taken - 1)));
-        (0..taken).rev().for_each(|n| window.insert(place(n), entry()));
+        (0..taken)
+            .rev()
+            .for_each(|n| window.insert(place(n), entry()));
         let mut seen = 20;
         (0..seen).for_each(|n| assert_eq!(window.pop().map(|(next, _)| next), Some(place(n))));
-        window.end_refill((taken..total).map(|n| (place(n), entry())).collect(), true, |_| true);
+        window.end_refill(
+            (taken..total).map(|n| (place(n), entry())).collect(),
+            true,
+            |_| true,
+        );
         assert!(window.places.len() <= CAPACITY);
         while seen < total {
             while let Some((next, _)) = window.pop() {
@@ -273,7 +342,9 @@ mod tests {
             }
             if window.is_exhausted() {
                 let after = window.begin_refill();
-                let rest = (0..total).map(place).filter(|place| after.is_none_or(|after| *place > after));
+                let rest = (0..total)
+                    .map(place)
+                    .filter(|place| after.is_none_or(|after| *place > after));
                 window.end_refill(rest.map(|place| (place, entry())).collect(), true, |_| true);
             } else {
                 assert_eq!(seen, total, "the window takes itself for complete");
@@ -301,7 +372,9 @@ mod tests {
                 break;
             }
             let after = window.begin_refill();
-            let rest = disk.iter().filter(|p| after.is_none_or(|after| **p > after));
+            let rest = disk
+                .iter()
+                .filter(|p| after.is_none_or(|after| **p > after));
             let read: Vec<_> = rest.take(REFILL).map(|p| (*p, entry())).collect();
             let all = read.len() < REFILL;
             window.end_refill(read, all, |_| true);
@@ -337,15 +410,25 @@ mod tests {
         window.begin_refill();
         (1..=2).for_each(|n| window.leave(place(n)));
         window.insert(place(2), entry());
-        window.end_refill((1..=3).map(|n| (place(n), entry())).collect(), true, |_| true);
-        assert_eq!(std::iter::from_fn(|| window.pop()).map(|(p, _)| p).collect::<Vec<_>>(), [place(2), place(3)]);
+        window.end_refill((1..=3).map(|n| (place(n), entry())).collect(), true, |_| {
+            true
+        });
+        assert_eq!(
+            std::iter::from_fn(|| window.pop())
+                .map(|(p, _)| p)
+                .collect::<Vec<_>>(),
+            [place(2), place(3)]
+        );
     }
 
     #[test]
     fn the_next_due_time_is_after_the_one_given() {
         let mut window = Window::of_empty_queue();
         (3..6).for_each(|n| window.insert(place(n), entry()));
-        assert_eq!(window.next_due(Timestamp::from_millis(3)), Some(Timestamp::from_millis(4)));
+        assert_eq!(
+            window.next_due(Timestamp::from_millis(3)),
+            Some(Timestamp::from_millis(4))
+        );
         assert_eq!(window.next_due(Timestamp::from_millis(5)), None);
     }
 }

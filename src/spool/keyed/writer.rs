@@ -1,8 +1,10 @@
-//! The one thread that writes. It drains what was asked into a group, writes the group whole, and hands it to the
-//! [`syncer`](super::syncer), which answers everybody in it: so one sync serves many.
+//! The one thread that writes. It drains what was asked into a group, writes the group whole, and
+//! hands it to the [`syncer`](super::syncer), which answers everybody in it: so one sync serves
+//! many.
 //!
-//! *Invariant:* nobody is answered before his change is on disk, and the book is changed only after it. A commit that fails
-//! is never tried again: the spool is closed to writing, and what is on disk stays as it is.
+//! *Invariant:* nobody is answered before his change is on disk, and the book is changed only after
+//! it. A commit that fails is never tried again: the spool is closed to writing, and what is on
+//! disk stays as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,8 +27,9 @@ use crate::spool::{LeaseToken, Manifest, Put, Recorded, SpoolError};
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
-/// The bytes of one group, the last command aside, and of all that is written and not yet synced, the last group aside. sled
-/// writes some times as much, and that must stay below one segment of its log.
+/// The bytes of one group, the last command aside, and of all that is written and not yet synced,
+/// the last group aside. sled writes some times as much, and that must stay below one segment of
+/// its log.
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
 /// The bytes that may be written between two syncs, where groups are not synced.
 const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
@@ -46,8 +49,8 @@ pub(super) struct Encoded<S> {
     pub fresh: Option<Arc<Fresh>>,
 }
 
-/// Parts of a large message that were written before its mail. Unless the mail is stored they are removed, whoever drops
-/// this, the caller who has lost his patience included.
+/// Parts of a large message that were written before its mail. Unless the mail is stored they are
+/// removed, whoever drops this, the caller who has lost his patience included.
 pub(super) struct Ahead<S> {
     mail: Option<MailId>,
     commands: mpsc::WeakUnboundedSender<Command<S>>,
@@ -55,7 +58,10 @@ pub(super) struct Ahead<S> {
 
 impl<S> Ahead<S> {
     pub(super) fn new(mail: MailId, commands: &mpsc::UnboundedSender<Command<S>>) -> Self {
-        Ahead { mail: Some(mail), commands: commands.downgrade() }
+        Ahead {
+            mail: Some(mail),
+            commands: commands.downgrade(),
+        }
     }
 
     fn keep(mut self) {
@@ -85,13 +91,18 @@ type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 pub(super) type Change<S> = Box<dyn FnOnce(&mut Changing<'_, S>) + Send>;
 
 pub(super) enum Command<S> {
-    /// Whether a mail would be stored. Asked before a large one is written, so that one which is not leaves nothing behind.
+    /// Whether a mail would be stored. Asked before a large one is written, so that one which is
+    /// not leaves nothing behind.
     Judge(Arc<Manifest>, Reply<Put>),
     /// Part of a large message, before the mail that it belongs to.
     Write(Batch, Reply<()>),
-    /// The parts that were written of a large message are not wanted, unless another one has stored the same mail.
+    /// The parts that were written of a large message are not wanted, unless another one has stored
+    /// the same mail.
     Forget(MailId),
-    Put(Vec<Encoded<S>>, oneshot::Sender<Vec<Result<Put, SpoolError>>>),
+    Put(
+        Vec<Encoded<S>>,
+        oneshot::Sender<Vec<Result<Put, SpoolError>>>,
+    ),
     Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
     Settle(Vec<(LeaseToken, Delivery, Vec<u8>)>, Reply<Vec<Recorded>>),
     Change(Change<S>),
@@ -106,10 +117,20 @@ pub(super) fn run<S: Store>(
     mut commands: mpsc::UnboundedReceiver<Command<S>>,
     totals: Totals,
 ) {
-    let mut writer = Writer { shared, syncer, clock, totals, last_sync: Instant::now(), unsynced: 0, was_alone: false };
+    let mut writer = Writer {
+        shared,
+        syncer,
+        clock,
+        totals,
+        last_sync: Instant::now(),
+        unsynced: 0,
+        was_alone: false,
+    };
     let mut next = None;
     loop {
-        let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else { break };
+        let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else {
+            break;
+        };
         match first {
             Command::Change(change) => {
                 // It looks at the book, which must agree with what is written.
@@ -174,7 +195,8 @@ struct Group<S> {
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
     keys: HashMap<[u8; 16], KeyRecord>,
-    /// What is to be looked at, and when: those of one time share a key, because keys are what a commit costs.
+    /// What is to be looked at, and when: those of one time share a key, because keys are what a
+    /// commit costs.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
     answers: Vec<Answer<S>>,
     wakes: bool,
@@ -207,13 +229,21 @@ impl<S> Group<S> {
 }
 
 impl<S: Store> Writer<'_, S> {
-    /// The next command; meanwhile syncs when it is time, where syncing is not done with each group.
+    /// The next command; meanwhile syncs when it is time, where syncing is not done with each
+    /// group.
     fn wait(&mut self, commands: &mut mpsc::UnboundedReceiver<Command<S>>) -> Option<Command<S>> {
-        let Some(interval) = self.shared.options.sync_interval.filter(|_| self.unsynced > 0) else {
+        let Some(interval) = self
+            .shared
+            .options
+            .sync_interval
+            .filter(|_| self.unsynced > 0)
+        else {
             return commands.blocking_recv();
         };
         let left = interval.saturating_sub(self.last_sync.elapsed());
-        let waited = self.clock.block_on(async { tokio::time::timeout(left, commands.recv()).await });
+        let waited = self
+            .clock
+            .block_on(async { tokio::time::timeout(left, commands.recv()).await });
         waited.unwrap_or_else(|_| {
             self.sync();
             commands.blocking_recv()
@@ -232,15 +262,21 @@ impl<S: Store> Writer<'_, S> {
         group.commands += 1;
         match command {
             Command::Judge(manifest, reply) => {
-                let judged = self.has_room(group).and_then(|()| self.judge(group, &manifest));
-                group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone().and(judged))));
+                let judged = self
+                    .has_room(group)
+                    .and_then(|()| self.judge(group, &manifest));
+                group.answers.push(Box::new(move |_, outcome| {
+                    _ = reply.send(outcome.clone().and(judged))
+                }));
             }
             Command::Write(batch, reply) => {
                 let room = self.has_room(group);
                 if room.is_ok() {
                     group.batch.extend(batch);
                 }
-                group.answers.push(Box::new(move |_, outcome| _ = reply.send(room.and_then(|()| outcome.clone()))));
+                group.answers.push(Box::new(move |_, outcome| {
+                    _ = reply.send(room.and_then(|()| outcome.clone()))
+                }));
             }
             Command::Forget(id) => {
                 group.batch.push((keys::writing(id), None));
@@ -257,7 +293,10 @@ impl<S: Store> Writer<'_, S> {
 
     /// Whether there is room for new mail: asked once a group.
     fn has_room(&self, group: &mut Group<S>) -> Result<(), SpoolError> {
-        group.room.get_or_insert_with(|| self.shared.store.has_room()).clone()
+        group
+            .room
+            .get_or_insert_with(|| self.shared.store.has_room())
+            .clone()
     }
 
     fn put(
@@ -270,10 +309,12 @@ impl<S: Store> Writer<'_, S> {
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
-            let judged = room.clone().and_then(|()| match self.judge(group, &mail.manifest)? {
-                Put::Stored => self.is_whole(&mail).map(|()| Put::Stored),
-                known => Ok(known),
-            });
+            let judged = room
+                .clone()
+                .and_then(|()| match self.judge(group, &mail.manifest)? {
+                    Put::Stored => self.is_whole(&mail).map(|()| Put::Stored),
+                    known => Ok(known),
+                });
             if let Ok(Put::Stored) = judged {
                 group.batch.append(&mut mail.batch);
                 self.index(group, &mail);
@@ -287,7 +328,9 @@ impl<S: Store> Writer<'_, S> {
         group.wakes |= !stored.is_empty();
         group.answers.push(Box::new(move |shared, outcome| {
             if let Err(error) = outcome {
-                results.iter_mut().for_each(|result| *result = Err(error.clone()));
+                results
+                    .iter_mut()
+                    .for_each(|result| *result = Err(error.clone()));
             } else {
                 shared.enqueue(stored);
             }
@@ -301,7 +344,9 @@ impl<S: Store> Writer<'_, S> {
         if group.mails.contains(&id) || self.shared.store.get(&keys::manifest(id))?.is_some() {
             return Ok(Put::Duplicate(id));
         }
-        let Some(key) = &manifest.idempotency_key else { return Ok(Put::Stored) };
+        let Some(key) = &manifest.idempotency_key else {
+            return Ok(Put::Stored);
+        };
         let hash = keys::hash_of(key);
         let known = match group.keys.get(&hash) {
             Some(record) => Some(record.clone()),
@@ -311,18 +356,22 @@ impl<S: Store> Writer<'_, S> {
             },
         };
         match known {
-            Some(record) if record.fingerprint == manifest.fingerprint => Ok(Put::Duplicate(record.mail)),
+            Some(record) if record.fingerprint == manifest.fingerprint => {
+                Ok(Put::Duplicate(record.mail))
+            }
             Some(record) => Err(SpoolError::KeyReused(record.mail)),
             None => Ok(Put::Stored),
         }
     }
 
-    /// Whether what was written ahead is still there. The same mail may have been put twice at once, and one of the two
-    /// given up: its parts are those of the other.
+    /// Whether what was written ahead is still there. The same mail may have been put twice at
+    /// once, and one of the two given up: its parts are those of the other.
     fn is_whole(&self, mail: &Encoded<S>) -> Result<(), SpoolError> {
         let id = mail.manifest.id;
         if mail.ahead.is_some() && self.shared.store.get(&keys::writing(id))?.is_none() {
-            return Err(SpoolError::Unreadable(format!("mail {id} was given up meanwhile; hand it in again")));
+            return Err(SpoolError::Unreadable(format!(
+                "mail {id} was given up meanwhile; hand it in again"
+            )));
         }
         Ok(())
     }
@@ -331,10 +380,19 @@ impl<S: Store> Writer<'_, S> {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
         for (index, delivery) in (0u16..).zip(&mail.deliveries) {
-            let Some(due) = delivery.stage.due() else { continue };
-            let place = Place { due, mail: manifest.id, index };
+            let Some(due) = delivery.stage.due() else {
+                continue;
+            };
+            let place = Place {
+                due,
+                mail: manifest.id,
+                index,
+            };
             let entry = Entry::of(manifest).to_bytes();
-            group.batch.push((keys::queue(&delivery.route, manifest.priority, &place), Some(entry)));
+            group.batch.push((
+                keys::queue(&delivery.route, manifest.priority, &place),
+                Some(entry),
+            ));
             self.totals.pending[manifest.priority.index()] += 1;
         }
         group.totals = Some(self.totals.clone());
@@ -342,19 +400,37 @@ impl<S: Store> Writer<'_, S> {
         if let Some(key) = &manifest.idempotency_key {
             let hash = keys::hash_of(key);
             let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
-            let record = KeyRecord { mail: manifest.id, fingerprint: manifest.fingerprint, until };
-            group.batch.push((keys::idempotency(hash), Some(codec::encode(&record))));
+            let record = KeyRecord {
+                mail: manifest.id,
+                fingerprint: manifest.fingerprint,
+                until,
+            };
+            group
+                .batch
+                .push((keys::idempotency(hash), Some(codec::encode(&record))));
             group.set_timer(until, Timer::Key(hash));
             group.keys.insert(hash, record);
         }
     }
 
-    fn mark(&mut self, group: &mut Group<S>, marked: Vec<(LeaseToken, Delivery)>, reply: Reply<()>) {
+    fn mark(
+        &mut self,
+        group: &mut Group<S>,
+        marked: Vec<(LeaseToken, Delivery)>,
+        reply: Reply<()>,
+    ) {
         for (token, delivery) in marked {
-            group.batch.push((keys::delivery(token.mail, token.index), Some(codec::encode(&delivery))));
-            group.batch.push((keys::marked(token.mail, token.index), Some(Vec::new())));
+            group.batch.push((
+                keys::delivery(token.mail, token.index),
+                Some(codec::encode(&delivery)),
+            ));
+            group
+                .batch
+                .push((keys::marked(token.mail, token.index), Some(Vec::new())));
         }
-        group.answers.push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+        group
+            .answers
+            .push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
     }
 
     fn settle(
@@ -375,9 +451,16 @@ impl<S: Store> Writer<'_, S> {
                 };
                 recorded.push(Recorded::Done);
                 if leased.marked {
-                    group.batch.push((keys::marked(token.mail, token.index), None));
+                    group
+                        .batch
+                        .push((keys::marked(token.mail, token.index), None));
                 }
-                let step = Step { queue: &leased.queue, old: leased.place, entry: &leased.entry, delivery: &delivery };
+                let step = Step {
+                    queue: &leased.queue,
+                    old: leased.place,
+                    entry: &leased.entry,
+                    delivery: &delivery,
+                };
                 let next = step.write(&mut group.batch, bytes, &mut self.totals, self.shared);
                 done.push((token, next));
             }
@@ -416,14 +499,22 @@ impl<S: Store> Writer<'_, S> {
             }
         }
         if let Some(totals) = group.totals.take() {
-            group.batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
+            group
+                .batch
+                .push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
         }
         let began = Instant::now();
         self.syncer.make_room();
         let outcome = self.shared.write(group.batch);
         let bytes = group.bytes.max(1);
-        let written =
-            Written { outcome, bytes, totals: self.totals.clone(), answers: group.answers, wakes: group.wakes, began };
+        let written = Written {
+            outcome,
+            bytes,
+            totals: self.totals.clone(),
+            answers: group.answers,
+            wakes: group.wakes,
+            began,
+        };
         // Twice alone is a lone caller; once is one of many who comes first.
         let is_lone = alone && self.was_alone;
         self.was_alone = alone;

@@ -1,4 +1,5 @@
-//! Looks into a spool that no service has open: whether all of it is whole, and every mail of it as a file.
+//! Looks into a spool that no service has open: whether all of it is whole, and every mail of it as
+//! a file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +35,8 @@ pub struct Verified {
 /// Reads every record and checks that they agree with each other. Changes nothing.
 ///
 /// # Errors
-/// As [`open`](super::open): a spool that is in use or cannot be opened. What is wrong inside is in the result.
+/// As [`open`](super::open): a spool that is in use or cannot be opened. What is wrong inside is in
+/// the result.
 pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
     require(path)?;
     let store = open_store(path)?;
@@ -65,14 +67,17 @@ pub struct Exported {
     pub problems: Vec<String>,
 }
 
-/// Writes every mail to `to`: `ID.eml` with the message, and `ID.json` with its envelope and the state of each delivery.
+/// Writes every mail to `to`: `ID.eml` with the message, and `ID.json` with its envelope and the
+/// state of each delivery.
 ///
 /// # Errors
 /// As [`verify`], and where a file cannot be written.
 pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
     require(path)?;
     let store = open_store(path)?;
-    let cannot = |e: std::io::Error| SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()));
+    let cannot = |e: std::io::Error| {
+        SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
+    };
     fs::create_dir_all(to).map_err(cannot)?;
     let mut exported = Exported::default();
     exported.problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
@@ -90,11 +95,14 @@ fn require(path: &Path) -> Result<(), SpoolError> {
         return Ok(());
     }
     let reason = "there is no spool in this directory".into();
-    Err(SpoolError::Unopenable { path: path.to_owned(), reason })
+    Err(SpoolError::Unopenable {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
-/// The envelope as JSON. Written by hand because the engine alone has no JSON library; every value is one that needs no
-/// escaping beyond that of its debug form.
+/// The envelope as JSON. Written by hand because the engine alone has no JSON library; every value
+/// is one that needs no escaping beyond that of its debug form.
 fn describe(seen: &Seen<'_>) -> String {
     let quote = |text: &str| {
         let mut quoted = String::from('"');
@@ -113,12 +121,28 @@ fn describe(seen: &Seen<'_>) -> String {
     fields.insert("accepted_at", quote(&manifest.accepted_at.to_string()));
     fields.insert("expires_at", quote(&manifest.expires_at.to_string()));
     fields.insert("priority", quote(manifest.priority.as_str()));
-    fields.insert("return_path", manifest.return_path.as_ref().map_or("null".into(), |path| quote(path.as_str())));
+    fields.insert(
+        "return_path",
+        manifest
+            .return_path
+            .as_ref()
+            .map_or("null".into(), |path| quote(path.as_str())),
+    );
     let deliveries = seen.deliveries.iter().map(|delivery| {
         let state = delivery.state(crate::mail::Timestamp::now(), false);
-        format!("{{\"recipient\": {}, \"state\": {}}}", quote(delivery.recipient.as_str()), quote(state.as_str()))
+        format!(
+            "{{\"recipient\": {}, \"state\": {}}}",
+            quote(delivery.recipient.as_str()),
+            quote(state.as_str())
+        )
     });
-    fields.insert("deliveries", format!("[{}]", deliveries.collect::<Vec<_>>().join(", ")));
-    let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+    fields.insert(
+        "deliveries",
+        format!("[{}]", deliveries.collect::<Vec<_>>().join(", ")),
+    );
+    let lines: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("  \"{name}\": {value}"))
+        .collect();
     format!("{{\n{}\n}}\n", lines.join(",\n"))
 }

@@ -1,8 +1,9 @@
 //! The spool on disk, in a sled database.
 //!
-//! What makes an answered write survive a power cut is the order of syncs, and it is kept here and nowhere else: after
-//! opening, `conf`, `db` and the directory are synced; then, for each group, `apply_batch`, `flush`, and `fdatasync` of
-//! `db`, before anybody is answered. sled's `flush` alone reaches the page cache, not the disk.
+//! What makes an answered write survive a power cut is the order of syncs, and it is kept here and
+//! nowhere else: after opening, `conf`, `db` and the directory are synced; then, for each group,
+//! `apply_batch`, `flush`, and `fdatasync` of `db`, before anybody is answered. sled's `flush`
+//! alone reaches the page cache, not the disk.
 
 mod inspect;
 mod open;
@@ -31,10 +32,11 @@ struct SledStore {
 }
 
 impl SledStore {
-    /// The database. Asked for again by those who look something up in the middle of a walk, so that one who waits to close
-    /// it must not come between.
+    /// The database. Asked for again by those who look something up in the middle of a walk, so
+    /// that one who waits to close it must not come between.
     fn db(&self) -> Result<MappedRwLockReadGuard<'_, sled::Db>, SpoolError> {
-        RwLockReadGuard::try_map(self.db.read_recursive(), Option::as_ref).map_err(|_| SpoolError::Closed)
+        RwLockReadGuard::try_map(self.db.read_recursive(), Option::as_ref)
+            .map_err(|_| SpoolError::Closed)
     }
 
     fn unreadable(&self, error: &sled::Error) -> SpoolError {
@@ -42,13 +44,19 @@ impl SledStore {
     }
 
     fn unwritable(&self, reason: impl std::fmt::Display) -> SpoolError {
-        SpoolError::Unwritable { path: self.path.clone(), reason: reason.to_string() }
+        SpoolError::Unwritable {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
-        self.db()?.get(key).map(|value| value.map(|value| value.to_vec())).map_err(|e| self.unreadable(&e))
+        self.db()?
+            .get(key)
+            .map(|value| value.map(|value| value.to_vec()))
+            .map_err(|e| self.unreadable(&e))
     }
 
     fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
@@ -58,7 +66,11 @@ impl Store for SledStore {
         let db = self.db()?;
         let mut range = db.range(from..to);
         loop {
-            let next = if way == Walk::Up { range.next() } else { range.next_back() };
+            let next = if way == Walk::Up {
+                range.next()
+            } else {
+                range.next_back()
+            };
             let Some(next) = next else { return Ok(()) };
             let (key, value) = next.map_err(|e| self.unreadable(&e))?;
             if let ControlFlow::Break(()) = visit(&key, &value) {
@@ -75,11 +87,16 @@ impl Store for SledStore {
                 None => group.remove(key),
             }
         }
-        self.db()?.apply_batch(group).map_err(|e| self.unwritable(e))
+        self.db()?
+            .apply_batch(group)
+            .map_err(|e| self.unwritable(e))
     }
 
     fn flush(&self) -> Result<(), SpoolError> {
-        self.db()?.flush().map(|_| ()).map_err(|e| self.unwritable(e))
+        self.db()?
+            .flush()
+            .map(|_| ())
+            .map_err(|e| self.unwritable(e))
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
@@ -90,7 +107,11 @@ impl Store for SledStore {
     fn has_room(&self) -> Result<(), SpoolError> {
         // A file system that cannot say how full it is does not stop the mail.
         match fs4::available_space(&self.path) {
-            Ok(free) if free < RESERVE => Err(SpoolError::DiskFull { path: self.path.clone(), free, needed: RESERVE }),
+            Ok(free) if free < RESERVE => Err(SpoolError::DiskFull {
+                path: self.path.clone(),
+                free,
+                needed: RESERVE,
+            }),
             _ => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
-//! From nothing to a connection that is ready to send: name, TCP, TLS, EHLO, AUTH. Whatever goes wrong here is the relay's
-//! fault, never a mail's: each failure is an [`Outcome::Unavailable`] that names its step.
+//! From nothing to a connection that is ready to send: name, TCP, TLS, EHLO, AUTH. Whatever goes
+//! wrong here is the relay's fault, never a mail's: each failure is an [`Outcome::Unavailable`]
+//! that names its step.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -25,9 +26,9 @@ use crate::transport::{Auth, RelayError, Security, Server};
 /// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How much the kernel may hold of what we wrote. A full buffer has room again only when a good part of it has left; left
-/// to itself it grows to megabytes, and over a slow link no time-out for a part of a message could tell waiting from
-/// progress.
+/// How much the kernel may hold of what we wrote. A full buffer has room again only when a good
+/// part of it has left; left to itself it grows to megabytes, and over a slow link no time-out for
+/// a part of a message could tell waiting from progress.
 const SEND_BUFFER: u32 = 256 * 1024;
 
 pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
@@ -51,7 +52,9 @@ pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
 
 /// What we call ourselves: what was configured, or this machine's name where it can stand in EHLO.
 pub(super) fn client_id(configured: Option<&str>) -> Result<ClientId, RelayError> {
-    let usable = |name: &str| !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic());
+    let usable = |name: &str| {
+        !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic())
+    };
     match configured {
         Some(name) if !usable(name) => Err(RelayError::ClientName(name.to_owned())),
         Some(name) => Ok(match name.parse::<IpAddr>() {
@@ -60,7 +63,9 @@ pub(super) fn client_id(configured: Option<&str>) -> Result<ClientId, RelayError
             Err(_) => ClientId::Domain(name.to_owned()),
         }),
         None => Ok(match ClientId::default() {
-            ClientId::Domain(name) if !usable(&name) => ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST),
+            ClientId::Domain(name) if !usable(&name) => {
+                ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST)
+            }
             named => named,
         }),
     }
@@ -86,13 +91,14 @@ fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::Error) -> O
     }
 }
 
-/// Connects to the first of the host's addresses that answers, in the resolver's order, each with a head start before the
-/// next.
+/// Connects to the first of the host's addresses that answers, in the resolver's order, each with a
+/// head start before the next.
 async fn dial(server: &Server) -> Result<(TcpStream, SocketAddr), Outcome> {
     let place = format!("{}:{}", server.host, server.port);
     let reached = timeout(server.timeouts.connect, async {
         let addresses = tokio::net::lookup_host((server.host.as_str(), server.port)).await;
-        let addresses = addresses.map_err(|e| format!("cannot find the host {}: {e}", server.host))?;
+        let addresses =
+            addresses.map_err(|e| format!("cannot find the host {}: {e}", server.host))?;
         let mut waiting = addresses.collect::<Vec<_>>().into_iter();
         let mut trying = FuturesUnordered::new();
         let mut reason = format!("the host {} has no address", server.host);
@@ -115,14 +121,21 @@ async fn dial(server: &Server) -> Result<(TcpStream, SocketAddr), Outcome> {
         Ok(reached) => reached.map_err(|reason| unavailable(Phase::Connect, &reason))?,
         Err(_) => {
             let span = humantime::format_duration(server.timeouts.connect);
-            return Err(unavailable(Phase::Connect, &format!("{place} did not answer within {span}")));
+            return Err(unavailable(
+                Phase::Connect,
+                &format!("{place} did not answer within {span}"),
+            ));
         }
     };
     Ok((stream, peer))
 }
 
 async fn connect_to(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     // Without it, Nagle's algorithm and delayed acknowledgements stall each mail by 40 ms.
     socket.set_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
@@ -130,14 +143,20 @@ async fn connect_to(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
-    let tls = smtp.tls.as_ref().expect("a transport that uses TLS was made with it");
+    let tls = smtp
+        .tls
+        .as_ref()
+        .expect("a transport that uses TLS was made with it");
     let span = smtp.server.timeouts.tls;
     match timeout(span, tls.handshake(stream)).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
         Ok(Err(reason)) => Err(unavailable(Phase::Tls, &reason)),
         Err(_) => {
             let span = humantime::format_duration(span);
-            Err(unavailable(Phase::Tls, &format!("the TLS handshake did not end within {span}")))
+            Err(unavailable(
+                Phase::Tls,
+                &format!("the TLS handshake did not end within {span}"),
+            ))
         }
     }
 }
@@ -150,18 +169,30 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<(AsyncSmtpConnection, Extensi
     let heard = wire.heard();
     let (greeting, ehlo) = split_replies(&heard);
     let dialogue = met.map_err(|error| {
-        let phase = if wire.has_written() { Phase::Ehlo } else { Phase::Greeting };
+        let phase = if wire.has_written() {
+            Phase::Ehlo
+        } else {
+            Phase::Greeting
+        };
         failed(phase, wire, error)
     })?;
     // lettre goes on after any 2yz and 3yz; only these two mean what was asked.
-    for (phase, lines, code) in [(Phase::Greeting, &greeting, "220"), (Phase::Ehlo, &ehlo, "250")] {
+    for (phase, lines, code) in [
+        (Phase::Greeting, &greeting, "220"),
+        (Phase::Ehlo, &ehlo, "250"),
+    ] {
         if let Some(line) = lines.first()
             && !line.starts_with(code)
         {
-            return Err(unavailable(phase, &format!("the server's answer makes no sense here: {line}")));
+            return Err(unavailable(
+                phase,
+                &format!("the server's answer makes no sense here: {line}"),
+            ));
         }
     }
-    wire.is_silent().await.map_err(|reason| unavailable(Phase::Ehlo, &reason))?;
+    wire.is_silent()
+        .await
+        .map_err(|reason| unavailable(Phase::Ehlo, &reason))?;
     let extensions = Extensions::read(ehlo.iter().filter_map(|line| line.get(4..)));
     Ok((dialogue, extensions))
 }
@@ -182,7 +213,10 @@ async fn start_tls(
     extensions: Extensions,
 ) -> Result<(), Outcome> {
     if !extensions.starttls {
-        return Err(unavailable(Phase::Tls, "the server does not offer STARTTLS, which smtp+starttls:// requires"));
+        return Err(unavailable(
+            Phase::Tls,
+            "the server does not offer STARTTLS, which smtp+starttls:// requires",
+        ));
     }
     wire.wait_up_to(smtp.server.timeouts.tls);
     let answer = Answer::read(dialogue.command(commands::Starttls).await);
@@ -190,10 +224,16 @@ async fn start_tls(
     if answer.code() != 220 {
         return Err(refused(Phase::Tls, &answer));
     }
-    // What came in the clear behind the 220 would be read as if it had come under TLS (CVE-2011-0411 and its kin).
-    wire.is_silent().await.map_err(|reason| unavailable(Phase::Tls, &format!("before the TLS handshake {reason}")))?;
+    // What came in the clear behind the 220 would be read as if it had come under TLS
+    // (CVE-2011-0411 and its kin).
+    wire.is_silent()
+        .await
+        .map_err(|reason| unavailable(Phase::Tls, &format!("before the TLS handshake {reason}")))?;
     let Stream::Plain(stream) = wire.take() else {
-        return Err(unavailable(Phase::Tls, "the connection is encrypted already"));
+        return Err(unavailable(
+            Phase::Tls,
+            "the connection is encrypted already",
+        ));
     };
     wire.put(secure(smtp, stream).await?);
     Ok(())
@@ -206,30 +246,54 @@ async fn log_in(
     patience: Duration,
 ) -> Result<(), Outcome> {
     let (mechanisms, user, secret): (&[Mechanism], _, _) = match auth {
-        Auth::Password { user, password } => (&[Mechanism::Plain, Mechanism::Login], user, password.clone()),
-        Auth::OAuth2 { user, token } => (&[Mechanism::Xoauth2], user, fresh_token(token, patience).await?),
+        Auth::Password { user, password } => (
+            &[Mechanism::Plain, Mechanism::Login],
+            user,
+            password.clone(),
+        ),
+        Auth::OAuth2 { user, token } => (
+            &[Mechanism::Xoauth2],
+            user,
+            fresh_token(token, patience).await?,
+        ),
     };
     let Some(mechanism) = dialogue.server_info().get_auth_mechanism(mechanisms) else {
-        let wanted = mechanisms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-        return Err(unavailable(Phase::Auth, &format!("the server does not offer AUTH {wanted}")));
+        let wanted = mechanisms
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" or ");
+        return Err(unavailable(
+            Phase::Auth,
+            &format!("the server does not offer AUTH {wanted}"),
+        ));
     };
     let credentials = Credentials::new(user.clone(), secret.expose_secret().to_owned());
     wire.wait_up_to(patience);
     wire.listen();
     let mut answer = dialogue.auth(&[mechanism], &credentials).await;
     let heard = wire.heard();
-    // A refused token is explained in a challenge, which wants an empty line before the refusal itself comes.
+    // A refused token is explained in a challenge, which wants an empty line before the refusal
+    // itself comes.
     if mechanism == Mechanism::Xoauth2 && heard.starts_with("334") {
         answer = dialogue.command("\r\n").await;
     }
     let outcome = match Answer::read(answer) {
         Ok(answer) if answer.code() == 235 => {
-            return wire.is_silent().await.map_err(|reason| unavailable(Phase::Auth, &reason));
+            return wire
+                .is_silent()
+                .await
+                .map_err(|reason| unavailable(Phase::Auth, &reason));
         }
         Ok(answer) => refused(Phase::Auth, &answer),
         Err(error) => failed(Phase::Auth, wire, error),
     };
-    Err(without_secrets(outcome, secret.expose_secret(), mechanism, credentials))
+    Err(without_secrets(
+        outcome,
+        secret.expose_secret(),
+        mechanism,
+        credentials,
+    ))
 }
 
 async fn fresh_token(
@@ -238,20 +302,45 @@ async fn fresh_token(
 ) -> Result<secrecy::SecretString, Outcome> {
     match timeout(patience, token()).await {
         Ok(Ok(token)) => Ok(token),
-        Ok(Err(reason)) => Err(unavailable(Phase::Auth, &format!("no access token: {reason}"))),
-        Err(_) => Err(unavailable(Phase::Auth, "no access token: its source did not answer in time")),
+        Ok(Err(reason)) => Err(unavailable(
+            Phase::Auth,
+            &format!("no access token: {reason}"),
+        )),
+        Err(_) => Err(unavailable(
+            Phase::Auth,
+            "no access token: its source did not answer in time",
+        )),
     }
 }
 
 /// A server may quote what we sent, in its refusal.
-fn without_secrets(outcome: Outcome, secret: &str, mechanism: Mechanism, credentials: Credentials) -> Outcome {
-    let Outcome::Unavailable(phase, reason) = outcome else { return outcome };
+fn without_secrets(
+    outcome: Outcome,
+    secret: &str,
+    mechanism: Mechanism,
+    credentials: Credentials,
+) -> Outcome {
+    let Outcome::Unavailable(phase, reason) = outcome else {
+        return outcome;
+    };
     let challenge = (mechanism == Mechanism::Login).then(|| "Password".to_owned());
-    let command = commands::Auth::new(mechanism, credentials, challenge).map(|command| command.to_string());
-    let sent = command.as_deref().unwrap_or_default().trim_end().rsplit(' ').next().unwrap_or_default();
+    let command =
+        commands::Auth::new(mechanism, credentials, challenge).map(|command| command.to_string());
+    let sent = command
+        .as_deref()
+        .unwrap_or_default()
+        .trim_end()
+        .rsplit(' ')
+        .next()
+        .unwrap_or_default();
     // The beginning is enough: the server's text may have been cut off.
-    let quoted = [secret, sent].iter().any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));
-    let told =
-        if quoted { "the server refused, in words that are not shown because they hold the login" } else { &reason };
+    let quoted = [secret, sent]
+        .iter()
+        .any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));
+    let told = if quoted {
+        "the server refused, in words that are not shown because they hold the login"
+    } else {
+        &reason
+    };
     unavailable(phase, told)
 }

@@ -31,12 +31,18 @@ pub(super) struct SmtpConnection {
     pub(super) needs_reset: bool,
     /// What is to be written next; kept for its memory.
     pub(super) out: Vec<u8>,
-    /// False while a mail is being sent, so that a send that was dropped midway leaves it so, and for ever after a failure.
+    /// False while a mail is being sent, so that a send that was dropped midway leaves it so, and
+    /// for ever after a failure.
     in_step: bool,
 }
 
 impl SmtpConnection {
-    pub(super) fn new(dialogue: AsyncSmtpConnection, wire: Wire, extensions: Extensions, server: &Server) -> Self {
+    pub(super) fn new(
+        dialogue: AsyncSmtpConnection,
+        wire: Wire,
+        extensions: Extensions,
+        server: &Server,
+    ) -> Self {
         SmtpConnection {
             dialogue,
             wire,
@@ -96,8 +102,9 @@ impl Connection for SmtpConnection {
     }
 
     async fn close(mut self: Box<Self>) {
-        // A mail that was begun may have been answered with 354 already: QUIT would be its first line, and a dot would
-        // deliver it empty. Hanging up is the only way out that sends nothing.
+        // A mail that was begun may have been answered with 354 already: QUIT would be its first
+        // line, and a dot would deliver it empty. Hanging up is the only way out that sends
+        // nothing.
         if self.in_step && self.begun.is_none() {
             self.wire.wait_up_to(FAREWELL);
             let _ = self.dialogue.quit().await;

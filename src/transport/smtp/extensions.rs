@@ -1,4 +1,5 @@
-//! What a server can do, by its answer to EHLO (RFC 5321 §4.1.1.1). lettre reads some of it; this is the rest.
+//! What a server can do, by its answer to EHLO (RFC 5321 §4.1.1.1). lettre reads some of it; this
+//! is the rest.
 
 use crate::delivery::{Outcome, Phase, Reply};
 use crate::transport::Transaction;
@@ -24,9 +25,21 @@ impl Extensions {
         let mut offered = Extensions::default();
         for line in lines.skip(1) {
             let mut words = line.split_ascii_whitespace();
-            match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
+            match words
+                .next()
+                .unwrap_or_default()
+                .to_ascii_uppercase()
+                .as_str()
+            {
                 "PIPELINING" => offered.pipelining = true,
-                "SIZE" => offered.size = Some(words.next().and_then(|limit| limit.parse().ok()).unwrap_or(0)),
+                "SIZE" => {
+                    offered.size = Some(
+                        words
+                            .next()
+                            .and_then(|limit| limit.parse().ok())
+                            .unwrap_or(0),
+                    )
+                }
                 "8BITMIME" => offered.eight_bit_mime = true,
                 "SMTPUTF8" => offered.smtputf8 = true,
                 "STARTTLS" => offered.starttls = true,
@@ -41,11 +54,20 @@ impl Extensions {
         let size = super::message::size(&mail.message);
         let (code, text) = if self.size.is_some_and(|limit| limit > 0 && size > limit) {
             let limit = self.size.unwrap_or_default();
-            (552, format!("5.3.4 the message has {size} bytes, and the server takes {limit}"))
+            (
+                552,
+                format!("5.3.4 the message has {size} bytes, and the server takes {limit}"),
+            )
         } else if mail.smtputf8 && !self.smtputf8 {
-            (550, "5.6.7 the mail needs SMTPUTF8, which the server does not offer".to_owned())
+            (
+                550,
+                "5.6.7 the mail needs SMTPUTF8, which the server does not offer".to_owned(),
+            )
         } else if mail.eight_bit && !self.eight_bit_mime {
-            (554, "5.6.3 the message needs 8BITMIME, which the server does not offer".to_owned())
+            (
+                554,
+                "5.6.3 the message needs 8BITMIME, which the server does not offer".to_owned(),
+            )
         } else {
             return None;
         };
@@ -63,8 +85,13 @@ mod tests {
         assert_eq!(read("PIPELINING.example"), Extensions::default());
         assert_eq!(read("PIPELINING\nHELP"), Extensions::default());
         let all = read("host\npipelining\nSize 1000\n8bitMIME\nSMTPUTF8\nSTARTTLS\nDSN");
-        let expected =
-            Extensions { pipelining: true, size: Some(1000), eight_bit_mime: true, smtputf8: true, starttls: true };
+        let expected = Extensions {
+            pipelining: true,
+            size: Some(1000),
+            eight_bit_mime: true,
+            smtputf8: true,
+            starttls: true,
+        };
         assert_eq!(all, expected);
         assert_eq!(read("host\nSIZE").size, Some(0));
         assert_eq!(read("host\nSIZE many").size, Some(0));

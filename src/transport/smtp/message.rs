@@ -1,4 +1,5 @@
-//! A message as DATA carries it (RFC 5321 §4.5.2): dots doubled at the start of a line, CRLF at the end, in parts.
+//! A message as DATA carries it (RFC 5321 §4.5.2): dots doubled at the start of a line, CRLF at the
+//! end, in parts.
 
 use memchr::memmem;
 
@@ -18,11 +19,20 @@ pub(super) struct Stuffing<'a> {
 
 impl<'a> Stuffing<'a> {
     pub(super) fn new(message: &'a [u8]) -> Self {
-        let dot = if message.starts_with(b".") { 0 } else { next_dot(message, 0) };
-        Stuffing { message, at: 0, dot }
+        let dot = if message.starts_with(b".") {
+            0
+        } else {
+            next_dot(message, 0)
+        };
+        Stuffing {
+            message,
+            at: 0,
+            dot,
+        }
     }
 
-    /// Appends the next part, of about `room` bytes. True once the whole message is out, CRLF included.
+    /// Appends the next part, of about `room` bytes. True once the whole message is out, CRLF
+    /// included.
     pub(super) fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
         let full = out.len() + room;
         while self.at < self.message.len() && out.len() < full {
@@ -44,7 +54,8 @@ impl<'a> Stuffing<'a> {
     }
 }
 
-/// Where the next line begins with a dot, for a line that begins after `from`. Only CRLF ends a line.
+/// Where the next line begins with a dot, for a line that begins after `from`. Only CRLF ends a
+/// line.
 fn next_dot(message: &[u8], from: usize) -> usize {
     memmem::find(&message[from..], b"\r\n.").map_or(message.len(), |at| from + at + 2)
 }
@@ -79,7 +90,10 @@ mod tests {
 
     #[test]
     fn a_dot_is_doubled_at_the_start_of_a_line_and_nowhere_else() {
-        assert_eq!(stuffed(b".\r\n.a\r\nb.c\r\n\r\n..\r\n", 99), b"..\r\n..a\r\nb.c\r\n\r\n...\r\n");
+        assert_eq!(
+            stuffed(b".\r\n.a\r\nb.c\r\n\r\n..\r\n", 99),
+            b"..\r\n..a\r\nb.c\r\n\r\n...\r\n"
+        );
         assert_eq!(stuffed(b"a\n.b\r.c\r\n", 99), b"a\n.b\r.c\r\n");
     }
 

@@ -1,17 +1,20 @@
-//! SMTP as a client (RFC 5321). [`Smtp`] opens connections to one server; a sender drives each alone.
+//! SMTP as a client (RFC 5321). [`Smtp`] opens connections to one server; a sender drives each
+//! alone.
 //!
-//! lettre's `AsyncSmtpConnection` holds the dialogue: greeting, EHLO, AUTH, QUIT and the grammar of replies. Under it lies
-//! our own `wire`, and everything that has to be seen byte by byte is seen there, in one place and in all three modes,
-//! because TLS is under it too: one segment a command group, replies bounded and handed up one line at a time, one
-//! deadline a wait, and whatever a server says out of turn. For STARTTLS the first dialogue ends with the server's 220;
-//! after the handshake a second one begins on the same wire, behind a greeting of our own making, because nothing that was
-//! said in the clear may be believed afterwards (RFC 3207 §4.2).
+//! lettre's `AsyncSmtpConnection` holds the dialogue: greeting, EHLO, AUTH, QUIT and the grammar of
+//! replies. Under it lies our own `wire`, and everything that has to be seen byte by byte is seen
+//! there, in one place and in all three modes, because TLS is under it too: one segment a command
+//! group, replies bounded and handed up one line at a time, one deadline a wait, and whatever a
+//! server says out of turn. For STARTTLS the first dialogue ends with the server's 220; after the
+//! handshake a second one begins on the same wire, behind a greeting of our own making, because
+//! nothing that was said in the clear may be believed afterwards (RFC 3207 §4.2).
 //!
-//! Commands and messages are written past lettre, straight to the wire: it offers no way to write raw bytes together with
-//! the next mail's commands, which is what makes one round trip a mail (RFC 2920 §3.1). Every reply to them is read
-//! through lettre.
+//! Commands and messages are written past lettre, straight to the wire: it offers no way to write
+//! raw bytes together with the next mail's commands, which is what makes one round trip a mail (RFC
+//! 2920 §3.1). Every reply to them is read through lettre.
 //!
-//! *Invariant:* a connection is used again only after each reply that was due has come and nothing else has.
+//! *Invariant:* a connection is used again only after each reply that was due has come and nothing
+//! else has.
 
 mod connect;
 mod connection;
@@ -42,23 +45,30 @@ impl Smtp {
     /// A transport to this server.
     ///
     /// # Errors
-    /// A `ca_file` that cannot be read or holds no certificate; a host that cannot be a TLS server name; a `client_name`
-    /// that cannot stand in EHLO.
+    /// A `ca_file` that cannot be read or holds no certificate; a host that cannot be a TLS server
+    /// name; a `client_name` that cannot stand in EHLO.
     pub fn new(server: Server) -> Result<Self, RelayError> {
         let tls = match server.security {
             Security::Plain => None,
-            Security::StartTls | Security::Tls => {
-                Some(Arc::new(tls::Tls::new(&server.host, server.ca_file.as_deref())?))
-            }
+            Security::StartTls | Security::Tls => Some(Arc::new(tls::Tls::new(
+                &server.host,
+                server.ca_file.as_deref(),
+            )?)),
         };
         let client = connect::client_id(server.client_name.as_deref())?;
-        Ok(Smtp { server, client, tls })
+        Ok(Smtp {
+            server,
+            client,
+            tls,
+        })
     }
 }
 
 impl fmt::Debug for Smtp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Smtp").field("server", &self.server).finish()
+        f.debug_struct("Smtp")
+            .field("server", &self.server)
+            .finish()
     }
 }
 

@@ -1,9 +1,10 @@
 //! One mail over one connection: MAIL, RCPT, DATA, the message, and the verdict on each recipient.
 //!
-//! With PIPELINING (RFC 2920) a group of commands goes out in one write and is answered together, and the next mail's
-//! commands go out with the end of this message; without it, each command waits for the answer to the one before. Both are
-//! the same loop with a different window. The window is small enough that what the server answers to one group fits into
-//! the sockets' buffers, so that neither side can wait for the other to read.
+//! With PIPELINING (RFC 2920) a group of commands goes out in one write and is answered together,
+//! and the next mail's commands go out with the end of this message; without it, each command waits
+//! for the answer to the one before. Both are the same loop with a different window. The window is
+//! small enough that what the server answers to one group fits into the sockets' buffers, so that
+//! neither side can wait for the other to read.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -35,7 +36,8 @@ enum Step {
 }
 
 impl Step {
-    /// A mail's commands are numbered from 0: RSET if it is needed, MAIL, a RCPT for each recipient, DATA.
+    /// A mail's commands are numbered from 0: RSET if it is needed, MAIL, a RCPT for each
+    /// recipient, DATA.
     fn at(number: usize, reset: bool, recipients: usize) -> Step {
         match (number + usize::from(!reset)).checked_sub(1) {
             None => Step::Reset,
@@ -54,11 +56,15 @@ impl Step {
     }
 
     fn patience(self, timeouts: &TimeOuts) -> Duration {
-        if self == Step::Data { timeouts.data } else { timeouts.command }
+        if self == Step::Data {
+            timeouts.data
+        } else {
+            timeouts.command
+        }
     }
 
-    /// What becomes of recipients without a verdict when the connection fails here: before MAIL is answered, no mail was in
-    /// question.
+    /// What becomes of recipients without a verdict when the connection fails here: before MAIL is
+    /// answered, no mail was in question.
     fn lost(self, reason: String) -> Outcome {
         match self.phase() {
             Phase::MailFrom => Outcome::Unavailable(Phase::MailFrom, reason),
@@ -70,12 +76,18 @@ impl Step {
 /// What each recipient was told; `None` while nothing speaks against him.
 type Verdicts = [Option<Outcome>];
 
-/// How a mail ends, for the recipients that have no verdict of their own. `Err` where the connection ends with it.
+/// How a mail ends, for the recipients that have no verdict of their own. `Err` where the
+/// connection ends with it.
 type End = Result<Outcome, Outcome>;
 
 impl SmtpConnection {
-    /// Sends `mail`, begins `next` where that is possible, and says whether the connection is still in step.
-    pub(super) async fn transact(&mut self, mail: &Transaction, next: Option<&Transaction>) -> (Vec<Outcome>, bool) {
+    /// Sends `mail`, begins `next` where that is possible, and says whether the connection is still
+    /// in step.
+    pub(super) async fn transact(
+        &mut self,
+        mail: &Transaction,
+        next: Option<&Transaction>,
+    ) -> (Vec<Outcome>, bool) {
         let mut verdicts = vec![None; mail.recipients.len()];
         let end = match self.envelope(mail, &mut verdicts).await {
             Ok(None) => self.message(mail, next).await,
@@ -84,17 +96,31 @@ impl SmtpConnection {
         };
         let in_step = end.is_ok();
         let (Ok(rest) | Err(rest)) = end;
-        let outcomes = verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(|| rest.clone())).collect();
+        let outcomes = verdicts
+            .into_iter()
+            .map(|verdict| verdict.unwrap_or_else(|| rest.clone()))
+            .collect();
         (outcomes, in_step)
     }
 
-    /// Writes the commands of the next mail behind this one's message, if its commands make one group.
+    /// Writes the commands of the next mail behind this one's message, if its commands make one
+    /// group.
     fn begin(&mut self, next: &Transaction) {
         let total = next.recipients.len() + 2;
-        if self.extensions.pipelining && self.left > 0 && total <= WINDOW && self.extensions.refuse(next).is_none() {
+        if self.extensions.pipelining
+            && self.left > 0
+            && total <= WINDOW
+            && self.extensions.refuse(next).is_none()
+        {
             self.begun = Some(next.mail);
             self.begun_commands.clear();
-            write_commands(&mut self.begun_commands, &self.extensions, next, false, 0..total);
+            write_commands(
+                &mut self.begun_commands,
+                &self.extensions,
+                next,
+                false,
+                0..total,
+            );
             self.out.extend_from_slice(&self.begun_commands);
         }
     }
@@ -102,16 +128,35 @@ impl SmtpConnection {
     /// Whether `mail` is the one whose commands were written ahead, to the last byte.
     pub(super) fn has_begun(&mut self, mail: &Transaction) -> bool {
         self.out.clear();
-        write_commands(&mut self.out, &self.extensions, mail, false, 0..mail.recipients.len() + 2);
+        write_commands(
+            &mut self.out,
+            &self.extensions,
+            mail,
+            false,
+            0..mail.recipients.len() + 2,
+        );
         self.begun == Some(mail.mail) && self.begun_commands == self.out
     }
 
-    /// Goes through MAIL, RCPT and DATA. `Ok(None)`: the server waits for the message. `Ok(Some)`: nobody is to get it.
-    async fn envelope(&mut self, mail: &Transaction, verdicts: &mut Verdicts) -> Result<Option<Outcome>, Outcome> {
+    /// Goes through MAIL, RCPT and DATA. `Ok(None)`: the server waits for the message. `Ok(Some)`:
+    /// nobody is to get it.
+    async fn envelope(
+        &mut self,
+        mail: &Transaction,
+        verdicts: &mut Verdicts,
+    ) -> Result<Option<Outcome>, Outcome> {
         let reset = std::mem::take(&mut self.needs_reset);
         let total = usize::from(reset) + mail.recipients.len() + 2;
-        let window = if self.extensions.pipelining { WINDOW } else { 1 };
-        let mut written = if self.begun.take().is_some() { total } else { 0 };
+        let window = if self.extensions.pipelining {
+            WINDOW
+        } else {
+            1
+        };
+        let mut written = if self.begun.take().is_some() {
+            total
+        } else {
+            0
+        };
         let mut refused: Option<Outcome> = None;
         let mut accepted = 0;
         for number in 0..total {
@@ -120,12 +165,23 @@ impl SmtpConnection {
                 if refused.is_some() || step == Step::Data && accepted == 0 {
                     break;
                 }
-                self.wire.is_silent().await.map_err(|reason| step.lost(reason))?;
+                self.wire
+                    .is_silent()
+                    .await
+                    .map_err(|reason| step.lost(reason))?;
                 written = total.min(number + window);
                 self.out.clear();
-                write_commands(&mut self.out, &self.extensions, mail, reset, number..written);
+                write_commands(
+                    &mut self.out,
+                    &self.extensions,
+                    mail,
+                    reset,
+                    number..written,
+                );
                 let patience = self.timeouts.command;
-                self.write(patience).await.map_err(|unwritten| step.lost(unwritten.reason))?;
+                self.write(patience)
+                    .await
+                    .map_err(|unwritten| step.lost(unwritten.reason))?;
             }
             let patience = step.patience(&self.timeouts);
             let answer = match self.answer(patience).await {
@@ -133,13 +189,17 @@ impl SmtpConnection {
                 heard => heard,
             };
             // A server that refused MAIL has said what it has to say, even if it hangs up after it.
-            let answer = answer.map_err(|reason| refused.take().unwrap_or_else(|| step.lost(reason)))?;
+            let answer =
+                answer.map_err(|reason| refused.take().unwrap_or_else(|| step.lost(reason)))?;
             match step {
                 Step::Reset if answer.is_positive() => {}
-                Step::Reset => return Err(step.lost(format!("RSET was answered with {}", answer.reply()))),
+                Step::Reset => {
+                    return Err(step.lost(format!("RSET was answered with {}", answer.reply())));
+                }
                 Step::Mail if answer.is_positive() => {}
                 Step::Mail => refused = Some(refusal(Phase::MailFrom, &answer)?),
-                // A server that refuses MAIL and takes what follows is answering other questions than ours.
+                // A server that refuses MAIL and takes what follows is answering other questions
+                // than ours.
                 Step::Rcpt(_) | Step::Data if refused.is_some() => {
                     if !answer.is_negative() {
                         return Err(Outcome::Deferred(step.phase(), answer.reply()));
@@ -161,17 +221,21 @@ impl SmtpConnection {
             }
         }
         self.needs_reset = refused.is_none();
-        let everybody_has_a_verdict = || Outcome::Lost(Phase::RcptTo, "no recipient was accepted".into());
+        let everybody_has_a_verdict =
+            || Outcome::Lost(Phase::RcptTo, "no recipient was accepted".into());
         Ok(Some(refused.unwrap_or_else(everybody_has_a_verdict)))
     }
 
-    /// Ends a message that the server wants although it accepted nobody (RFC 2920 §3.1); its answer means nothing.
+    /// Ends a message that the server wants although it accepted nobody (RFC 2920 §3.1); its answer
+    /// means nothing.
     async fn send_nothing(&mut self) -> Result<(), Outcome> {
         let lost = |reason| Outcome::Lost(Phase::Data, reason);
         let patience = self.timeouts.command;
         self.out.clear();
         self.out.extend_from_slice(b".\r\n");
-        self.write(patience).await.map_err(|unwritten| lost(unwritten.reason))?;
+        self.write(patience)
+            .await
+            .map_err(|unwritten| lost(unwritten.reason))?;
         self.answer(patience).await.map(|_| ()).map_err(lost)
     }
 
@@ -179,7 +243,8 @@ impl SmtpConnection {
     async fn message(&mut self, mail: &Transaction, next: Option<&Transaction>) -> End {
         let mut message = Stuffing::new(&mail.message);
         loop {
-            // A reply that comes now would be taken for the verdict on a message that is not there yet.
+            // A reply that comes now would be taken for the verdict on a message that is not there
+            // yet.
             if self.wire.is_silent().await.is_err() {
                 return Err(self.interrupted(self.timeouts.command).await);
             }
@@ -192,7 +257,8 @@ impl SmtpConnection {
                 return Err(self.broken_off(unwritten.reason).await);
             }
         }
-        // Without its dot the server throws the message away: hanging up here is the last chance to take it back.
+        // Without its dot the server throws the message away: hanging up here is the last chance to
+        // take it back.
         if mail.recall.is_recalled() {
             return Err(Outcome::Withdrawn);
         }
@@ -202,16 +268,24 @@ impl SmtpConnection {
             self.begin(next);
         }
         match self.write(self.timeouts.body).await {
-            Err(unwritten) if unwritten.handed_over > dot => return Err(Outcome::InDoubt(unwritten.reason)),
+            Err(unwritten) if unwritten.handed_over > dot => {
+                return Err(Outcome::InDoubt(unwritten.reason));
+            }
             Err(unwritten) => return Err(self.broken_off(unwritten.reason).await),
             Ok(()) => {}
         }
-        let answer = self.answer(self.timeouts.final_dot).await.map_err(Outcome::InDoubt)?;
+        let answer = self
+            .answer(self.timeouts.final_dot)
+            .await
+            .map_err(Outcome::InDoubt)?;
         match answer.code() {
             250 => Ok(Outcome::Delivered(answer.reply())),
             421 => Err(Outcome::Lost(Phase::FinalDot, answer.reply().to_string())),
             400..=599 => Ok(Outcome::refusal(Phase::FinalDot, answer.reply())),
-            _ => Err(Outcome::InDoubt(format!("the final dot was answered with {}", answer.reply()))),
+            _ => Err(Outcome::InDoubt(format!(
+                "the final dot was answered with {}",
+                answer.reply()
+            ))),
         }
     }
 
@@ -223,8 +297,9 @@ impl SmtpConnection {
         }
     }
 
-    /// What it means that the server speaks in the middle of the message. A refusal is about this mail, since no other is
-    /// in question; but it is not believed to be final, because the server has not seen the message.
+    /// What it means that the server speaks in the middle of the message. A refusal is about this
+    /// mail, since no other is in question; but it is not believed to be final, because the server
+    /// has not seen the message.
     async fn interrupted(&mut self, patience: Duration) -> Outcome {
         match self.answer(patience).await {
             Err(reason) => Outcome::Lost(Phase::Body, reason),
@@ -236,14 +311,25 @@ impl SmtpConnection {
     }
 }
 
-/// The verdict of an answer that is not positive. `Err` where it makes no sense, and what follows would make none either.
+/// The verdict of an answer that is not positive. `Err` where it makes no sense, and what follows
+/// would make none either.
 fn refusal(phase: Phase, answer: &Answer) -> Result<Outcome, Outcome> {
     let outcome = Outcome::refusal(phase, answer.reply());
-    if answer.is_negative() { Ok(outcome) } else { Err(outcome) }
+    if answer.is_negative() {
+        Ok(outcome)
+    } else {
+        Err(outcome)
+    }
 }
 
 /// Appends the commands with these numbers.
-fn write_commands(out: &mut Vec<u8>, offered: &Extensions, mail: &Transaction, reset: bool, numbers: Range<usize>) {
+fn write_commands(
+    out: &mut Vec<u8>,
+    offered: &Extensions,
+    mail: &Transaction,
+    reset: bool,
+    numbers: Range<usize>,
+) {
     for number in numbers {
         match Step::at(number, reset, mail.recipients.len()) {
             Step::Reset => out.extend_from_slice(b"RSET\r\n"),
@@ -260,7 +346,12 @@ fn write_commands(out: &mut Vec<u8>, offered: &Extensions, mail: &Transaction, r
 
 fn write_mail(out: &mut Vec<u8>, offered: &Extensions, mail: &Transaction) {
     out.extend_from_slice(b"MAIL FROM:<");
-    out.extend_from_slice(mail.return_path.as_ref().map_or("", Address::as_str).as_bytes());
+    out.extend_from_slice(
+        mail.return_path
+            .as_ref()
+            .map_or("", Address::as_str)
+            .as_bytes(),
+    );
     out.push(b'>');
     if offered.size.is_some() {
         out.extend_from_slice(format!(" SIZE={}", message::size(&mail.message)).as_bytes());

@@ -23,9 +23,15 @@ impl Answer {
     /// Gives back what is not a reply: an I/O error, or text without SMTP's grammar.
     pub(super) fn read(heard: Result<Response, Error>) -> Result<Self, Error> {
         match heard {
-            Ok(response) => Ok(Answer { code: response.code().into(), said: Said::Yes(response) }),
+            Ok(response) => Ok(Answer {
+                code: response.code().into(),
+                said: Said::Yes(response),
+            }),
             Err(error) => match error.status() {
-                Some(code) => Ok(Answer { code: code.into(), said: Said::No(error) }),
+                Some(code) => Ok(Answer {
+                    code: code.into(),
+                    said: Said::No(error),
+                }),
                 None => Err(error),
             },
         }
@@ -57,5 +63,7 @@ impl Answer {
 
 /// Why something that is no reply is none. Never holds what we sent.
 pub(super) fn nonsense(error: &Error) -> String {
-    printable(&format!("the server's reply cannot be understood ({error})"))
+    printable(&format!(
+        "the server's reply cannot be understood ({error})"
+    ))
 }

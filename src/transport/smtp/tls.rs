@@ -13,7 +13,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::RelayError;
 
-/// Everything a handshake with one server needs. Made once, so that sessions are resumed across connections.
+/// Everything a handshake with one server needs. Made once, so that sessions are resumed across
+/// connections.
 pub(super) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
@@ -22,34 +23,50 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, RelayError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-            RelayError::Url(format!("names the host `{}`, for which there can be no certificate", host.escape_debug()))
+            RelayError::Url(format!(
+                "names the host `{}`, for which there can be no certificate",
+                host.escape_debug()
+            ))
         })?;
         let roots = match ca_file {
             Some(path) => read_roots(path)?,
-            None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+            None => RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            },
         };
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| RelayError::Url(format!("asks for TLS, which cannot be set up: {e}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Tls { connector: TlsConnector::from(Arc::new(config)), name })
+        Ok(Tls {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+        })
     }
 
     /// Shakes hands. The error's text is for people.
-    pub(super) async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, String> {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
         shaken.map_err(|e| format!("no TLS with {}: {e}", self.name.to_str()))
     }
 }
 
 fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {
-    let fail = |reason: String| RelayError::CaFile { path: path.to_owned(), reason };
+    let fail = |reason: String| RelayError::CaFile {
+        path: path.to_owned(),
+        reason,
+    };
     let pem = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|e| fail(format!("is not valid PEM: {e}")))?;
-        roots.add(certificate).map_err(|e| fail(format!("holds a certificate that cannot be used: {e}")))?;
+        roots
+            .add(certificate)
+            .map_err(|e| fail(format!("holds a certificate that cannot be used: {e}")))?;
     }
     if roots.is_empty() {
         return Err(fail("holds no certificate in PEM form".into()));

@@ -1,9 +1,9 @@
-//! The bytes of one connection. [`Wire`] is our side of it, [`Lettre`] the view that lettre's connection reads and writes
-//! through; both are handles to the same stream.
+//! The bytes of one connection. [`Wire`] is our side of it, [`Lettre`] the view that lettre's
+//! connection reads and writes through; both are handles to the same stream.
 //!
-//! *Invariants:* memory is bounded whatever the server sends; a wait ends at its deadline, which bytes that trickle in do
-//! not move; lettre gets one whole line at a time, so that whatever the server said beyond the reply that was read is still
-//! here to be seen.
+//! *Invariants:* memory is bounded whatever the server sends; a wait ends at its deadline, which
+//! bytes that trickle in do not move; lettre gets one whole line at a time, so that whatever the
+//! server said beyond the reply that was read is still here to be seen.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -97,7 +97,9 @@ impl Wire {
             has_written: false,
             fault: None,
         };
-        Wire { shared: Arc::new(Mutex::new(shared)) }
+        Wire {
+            shared: Arc::new(Mutex::new(shared)),
+        }
     }
 
     /// What lettre's connection is made on.
@@ -112,8 +114,8 @@ impl Wire {
         shared.renewal = None;
     }
 
-    /// As [`Wire::wait_up_to`], for a question that lettre asks and its answer: once it has written, the same span begins
-    /// again.
+    /// As [`Wire::wait_up_to`], for a question that lettre asks and its answer: once it has
+    /// written, the same span begins again.
     pub(super) fn wait_up_to_each_way(&self, span: Duration) {
         self.wait_up_to(span);
         self.shared.lock().renewal = Some(span);
@@ -129,7 +131,8 @@ impl Wire {
         self.shared.lock().heard.take().unwrap_or_default()
     }
 
-    /// Puts a line into the server's mouth, on a wire that is silent: the greeting that lettre waits for after STARTTLS.
+    /// Puts a line into the server's mouth, on a wire that is silent: the greeting that lettre
+    /// waits for after STARTTLS.
     pub(super) fn pretend(&self, line: &str) {
         let mut shared = self.shared.lock();
         shared.inbox[..line.len()].copy_from_slice(line.as_bytes());
@@ -156,7 +159,8 @@ impl Wire {
         self.shared.lock().fault.clone()
     }
 
-    /// Looks, without waiting, whether the server has said something that was not asked for, or has gone.
+    /// Looks, without waiting, whether the server has said something that was not asked for, or has
+    /// gone.
     pub(super) async fn is_silent(&self) -> Result<(), String> {
         poll_fn(|cx| Poll::Ready(self.shared.lock().check_silence(cx))).await
     }
@@ -166,7 +170,8 @@ impl Wire {
         self.write_while(bytes, |_, _| Ok(())).await
     }
 
-    /// Writes all of this, before the deadline; gives up when the server has something to say and takes no more.
+    /// Writes all of this, before the deadline; gives up when the server has something to say and
+    /// takes no more.
     pub(super) async fn write_to_listener(&self, bytes: &[u8]) -> Result<(), Unwritten> {
         self.write_while(bytes, Shared::check_silence).await
     }
@@ -191,7 +196,12 @@ impl Wire {
             shared.poll_flush_all(cx)
         });
         let failed = written.await.err();
-        failed.map_or(Ok(()), |error| Err(Unwritten { handed_over, reason: error.to_string() }))
+        failed.map_or(Ok(()), |error| {
+            Err(Unwritten {
+                handed_over,
+                reason: error.to_string(),
+            })
+        })
     }
 }
 
@@ -208,14 +218,18 @@ impl Shared {
         io::Error::new(kind, reason)
     }
 
-    /// Called where the stream is not ready: Ready once the deadline has passed. The timer is touched only here, so that a
-    /// wait costs one timer, and an answer that is already there costs none.
+    /// Called where the stream is not ready: Ready once the deadline has passed. The timer is
+    /// touched only here, so that a wait costs one timer, and an answer that is already there costs
+    /// none.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.timer.deadline() != self.deadline {
             self.timer.as_mut().reset(self.deadline);
         }
         ready!(self.timer.as_mut().poll(cx));
-        let reason = format!("the server was silent for {}", humantime::format_duration(self.patience));
+        let reason = format!(
+            "the server was silent for {}",
+            humantime::format_duration(self.patience)
+        );
         Poll::Ready(self.fail(io::ErrorKind::TimedOut, reason))
     }
 
@@ -227,7 +241,9 @@ impl Shared {
         };
         match written {
             Poll::Pending => self.poll_deadline(cx).map(Err),
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.fail(io::ErrorKind::WriteZero, "the connection takes no more"))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(
+                self.fail(io::ErrorKind::WriteZero, "the connection takes no more")
+            )),
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
             Poll::Ready(Ok(count)) => {
                 self.has_written = true;
@@ -264,9 +280,10 @@ impl Shared {
         };
         let count = room.filled().len();
         match ready!(read) {
-            Ok(()) if count == 0 => {
-                Poll::Ready(Err(self.fail(io::ErrorKind::UnexpectedEof, "the server closed the connection")))
-            }
+            Ok(()) if count == 0 => Poll::Ready(Err(self.fail(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            ))),
             Ok(()) => {
                 self.end += count;
                 Poll::Ready(Ok(()))
@@ -287,7 +304,8 @@ impl Shared {
                 Poll::Ready(Ok(())) => {}
             }
         }
-        let said = String::from_utf8_lossy(&self.inbox[self.start..self.end.min(self.start + MAX_LINE)]);
+        let said =
+            String::from_utf8_lossy(&self.inbox[self.start..self.end.min(self.start + MAX_LINE)]);
         let said = said.lines().next().unwrap_or_default();
         Err(printable(&format!("the server spoke out of turn: {said}")))
     }
@@ -297,29 +315,47 @@ impl Shared {
         let waiting = &self.inbox[self.start..self.end];
         let Some(length) = memchr::memchr(b'\n', waiting).map(|at| at + 1) else {
             if waiting.len() >= MAX_LINE {
-                return Err(self.fail(io::ErrorKind::InvalidData, "the server's reply has a line without end"));
+                return Err(self.fail(
+                    io::ErrorKind::InvalidData,
+                    "the server's reply has a line without end",
+                ));
             }
             return Ok(false);
         };
         if length > MAX_LINE {
-            return Err(self.fail(io::ErrorKind::InvalidData, "the server's reply has a line that is too long"));
+            return Err(self.fail(
+                io::ErrorKind::InvalidData,
+                "the server's reply has a line that is too long",
+            ));
         }
         let Some(ends_reply) = ends_reply(&waiting[..length]) else {
             let shown = printable(String::from_utf8_lossy(&waiting[..length]).trim_end());
-            return Err(self.fail(io::ErrorKind::InvalidData, format!("the server sent what is no reply: {shown}")));
+            return Err(self.fail(
+                io::ErrorKind::InvalidData,
+                format!("the server sent what is no reply: {shown}"),
+            ));
         };
         self.line.clear();
         // lettre wants UTF-8 and a text, even an empty one; servers are less strict.
         match std::str::from_utf8(&waiting[..length]) {
             Ok(line) if length > 5 => self.line.extend_from_slice(line.as_bytes()),
-            Ok(line) => self.line.extend_from_slice(format!("{} \r\n", &line[..3]).as_bytes()),
-            Err(_) => self.line.extend(waiting[..length].iter().map(|b| if b.is_ascii() { *b } else { b'?' })),
+            Ok(line) => self
+                .line
+                .extend_from_slice(format!("{} \r\n", &line[..3]).as_bytes()),
+            Err(_) => self.line.extend(
+                waiting[..length]
+                    .iter()
+                    .map(|b| if b.is_ascii() { *b } else { b'?' }),
+            ),
         }
         self.handed = 0;
         self.start += length;
         self.lines = if ends_reply { 0 } else { self.lines + 1 };
         if self.lines >= MAX_LINES {
-            return Err(self.fail(io::ErrorKind::InvalidData, "the server's reply has too many lines"));
+            return Err(self.fail(
+                io::ErrorKind::InvalidData,
+                "the server's reply has too many lines",
+            ));
         }
         if let (Some(heard), Ok(line)) = (&mut self.heard, std::str::from_utf8(&self.line)) {
             heard.push_str(line);
@@ -327,7 +363,11 @@ impl Shared {
         Ok(true)
     }
 
-    fn poll_line(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_line(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.handed == self.line.len() {
             if self.next_line()? {
                 break;
@@ -344,7 +384,8 @@ impl Shared {
     }
 }
 
-/// Whether this line is the last of its reply; `None` where it is no line of a reply (RFC 5321 §4.2).
+/// Whether this line is the last of its reply; `None` where it is no line of a reply (RFC 5321
+/// §4.2).
 fn ends_reply(line: &[u8]) -> Option<bool> {
     let text = line.strip_suffix(b"\r\n")?;
     if !(text.len() >= 3 && text[..3].iter().all(u8::is_ascii_digit)) {
@@ -373,15 +414,23 @@ impl AsyncTokioStream for Lettre {
 }
 
 impl AsyncRead for Lettre {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.0.shared.lock().poll_line(cx, buffer)
     }
 }
 
 impl AsyncWrite for Lettre {
-    /// lettre asks one question at a time, so whatever is unread here was said out of turn, and its answer would be taken
-    /// for another's.
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// lettre asks one question at a time, so whatever is unread here was said out of turn, and its
+    /// answer would be taken for another's.
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let mut shared = self.0.shared.lock();
         if shared.start < shared.end
             && let Err(reason) = shared.check_silence(cx)
@@ -405,6 +454,10 @@ impl AsyncWrite for Lettre {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Away => Poll::Ready(Ok(())),
         };
-        if closed.is_pending() { shared.poll_deadline(cx).map(Err) } else { closed }
+        if closed.is_pending() {
+            shared.poll_deadline(cx).map(Err)
+        } else {
+            closed
+        }
     }
 }

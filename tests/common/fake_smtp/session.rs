@@ -51,7 +51,10 @@ pub(super) async fn serve(stream: TcpStream, state: Arc<State>) {
         stream: Some(Box::new(stream)),
         inbox: Vec::new(),
         outbox: Vec::new(),
-        moment: Moment { connection, ..Moment::default() },
+        moment: Moment {
+            connection,
+            ..Moment::default()
+        },
         parameters: Vec::new(),
         encrypted: false,
         user: None,
@@ -71,7 +74,8 @@ impl Session {
         if matches!(self.state.tls, Some((Tls::Implicit, _))) {
             self.handshake().await?;
         }
-        self.answer(Step::Greeting, 220, "fake.example ESMTP").await?;
+        self.answer(Step::Greeting, 220, "fake.example ESMTP")
+            .await?;
         loop {
             let line = self.line().await?;
             self.state.commands.lock().push(line.clone());
@@ -82,7 +86,11 @@ impl Session {
 
     async fn command(&mut self) -> Result<(), Ended> {
         let line = self.moment.line.clone();
-        let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+        let verb = line
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
         let locked = matches!(self.state.tls, Some((Tls::Offered, _))) && !self.encrypted;
         let anonymous = !self.state.logins.is_empty() && self.user.is_none();
         match verb.as_str() {
@@ -122,7 +130,10 @@ impl Session {
             }
             "DATA" if self.moment.recipients.is_empty() || !self.in_transaction => {
                 // A script may still want 354 here, as some servers do (RFC 2920 §3.1).
-                if self.answer(Step::Data, 503, "5.5.1 no valid recipients").await? {
+                if self
+                    .answer(Step::Data, 503, "5.5.1 no valid recipients")
+                    .await?
+                {
                     self.data().await?;
                 }
             }
@@ -169,13 +180,22 @@ impl Session {
             "PLAIN" => {
                 let text = decode(&initial.unwrap_or_default());
                 let mut parts = text.split('\0').skip(1).map(str::to_owned);
-                (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+                (
+                    parts.next().unwrap_or_default(),
+                    parts.next().unwrap_or_default(),
+                )
             }
             _ => {
                 let text = decode(&initial.unwrap_or_default());
-                let field =
-                    |name: &str| text.split('\u{1}').find_map(|part| part.strip_prefix(name)).map(str::to_owned);
-                (field("user=").unwrap_or_default(), field("auth=Bearer ").unwrap_or_default())
+                let field = |name: &str| {
+                    text.split('\u{1}')
+                        .find_map(|part| part.strip_prefix(name))
+                        .map(str::to_owned)
+                };
+                (
+                    field("user=").unwrap_or_default(),
+                    field("auth=Bearer ").unwrap_or_default(),
+                )
             }
         };
         let known = self.state.logins.contains(&(user.clone(), secret));
@@ -183,7 +203,11 @@ impl Session {
             // The reason comes as a challenge, which the client answers with an empty line.
             self.challenge("eyJzdGF0dXMiOiI0MDEifQ==").await?;
         }
-        let (code, text) = if known { (235, "2.7.0 welcome") } else { (535, "5.7.8 wrong user or password") };
+        let (code, text) = if known {
+            (235, "2.7.0 welcome")
+        } else {
+            (535, "5.7.8 wrong user or password")
+        };
         if self.answer(Step::Auth, code, text).await? && known {
             self.user = Some(user);
         }
@@ -219,7 +243,9 @@ impl Session {
         let overlapped = !self.inbox.is_empty();
         let act = self.state.act(Step::FinalDot, &self.moment);
         let answer = match &act {
-            None | Some(Act::Delay(_) | Act::Drip(_) | Act::Extra(_) | Act::ExtraLater(..)) => Some(250),
+            None | Some(Act::Delay(_) | Act::Drip(_) | Act::Extra(_) | Act::ExtraLater(..)) => {
+                Some(250)
+            }
             Some(Act::Reply(code, _) | Act::ReplyThenCut(code, _)) => Some(*code),
             Some(_) => None,
         };
@@ -261,14 +287,19 @@ impl Session {
         };
         let positive = match &act {
             Act::Reply(code, _) => *code < 400,
-            Act::WrongClass | Act::Garbage | Act::HugeLine(_) | Act::HugeReply(_) | Act::MixedCodes => false,
+            Act::WrongClass
+            | Act::Garbage
+            | Act::HugeLine(_)
+            | Act::HugeReply(_)
+            | Act::MixedCodes => false,
             _ => code < 400,
         };
         self.perform(act, code, text).await?;
         Ok(positive)
     }
 
-    /// Acts, where the right reply would have been `code` and `text`; code 0 means that none is due.
+    /// Acts, where the right reply would have been `code` and `text`; code 0 means that none is
+    /// due.
     async fn perform(&mut self, act: Act, code: u16, text: &str) -> Result<(), Ended> {
         match act {
             Act::Reply(code, text) => self.say(code, &text),
@@ -295,7 +326,9 @@ impl Session {
                 tokio::time::sleep(span).await;
                 self.say(code, text);
             }
-            Act::Garbage => self.outbox.extend_from_slice(b"\x00\xff\x1b[2Jno reply at all\r\n"),
+            Act::Garbage => self
+                .outbox
+                .extend_from_slice(b"\x00\xff\x1b[2Jno reply at all\r\n"),
             Act::HugeLine(size) => {
                 self.outbox.extend_from_slice(b"250 ");
                 self.outbox.resize(self.outbox.len() + size, b'x');
@@ -310,13 +343,15 @@ impl Session {
             Act::MixedCodes => self.outbox.extend_from_slice(b"250-yes\r\n550 no\r\n"),
             Act::Extra(line) => {
                 self.say(code, text);
-                self.outbox.extend_from_slice(format!("{line}\r\n").as_bytes());
+                self.outbox
+                    .extend_from_slice(format!("{line}\r\n").as_bytes());
             }
             Act::ExtraLater(span, line) => {
                 self.say(code, text);
                 self.flush().await?;
                 tokio::time::sleep(span).await;
-                self.outbox.extend_from_slice(format!("{line}\r\n").as_bytes());
+                self.outbox
+                    .extend_from_slice(format!("{line}\r\n").as_bytes());
                 self.flush().await?;
             }
             Act::WrongClass => {
@@ -396,11 +431,15 @@ fn rendered(code: u16, text: &str) -> Vec<u8> {
     reply.into_bytes()
 }
 
-/// `MAIL FROM:<a@b> SIZE=1` → (`a@b`, [`SIZE=1`]). The address may hold `>` only in quotes, which our tests do not use.
+/// `MAIL FROM:<a@b> SIZE=1` → (`a@b`, [`SIZE=1`]). The address may hold `>` only in quotes, which
+/// our tests do not use.
 fn path_of(line: &str) -> (String, Vec<String>) {
     let inside = line.split_once('<').map_or("", |(_, rest)| rest);
     let (path, rest) = inside.rsplit_once('>').unwrap_or((inside, ""));
-    (path.to_owned(), rest.split_whitespace().map(str::to_owned).collect())
+    (
+        path.to_owned(),
+        rest.split_whitespace().map(str::to_owned).collect(),
+    )
 }
 
 /// Where the message ends, final dot included; it is not before `from`.

@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use super::{Code, Trouble};
 use crate::cli::client::screen::escaped;
 
-/// Flags that take a value, in the same word or as the next one. Those that are not read below change nothing here: what
-/// they ask for (8-bit mail, notifications, error mode, hop counts …) is done anyway, or not by a client.
+/// Flags that take a value, in the same word or as the next one. Those that are not read below
+/// change nothing here: what they ask for (8-bit mail, notifications, error mode, hop counts …) is
+/// done anyway, or not by a client.
 const WITH_VALUE: &str = "ABCFLMNOPRVXbdefhopqr";
 /// Flags that stand alone.
 const ALONE: &str = "GIUcimnstvx";
@@ -34,7 +35,12 @@ impl Flags {
         let usage = |message: String| Trouble::new(Code::Usage, message);
         let mut flags = Flags::default();
         let mut words = words.into_iter().map(|word| {
-            word.into_string().map_err(|word| usage(format!("`{}` is not UTF-8", escaped(&word.to_string_lossy()))))
+            word.into_string().map_err(|word| {
+                usage(format!(
+                    "`{}` is not UTF-8",
+                    escaped(&word.to_string_lossy())
+                ))
+            })
         });
         while let Some(word) = words.next().transpose()? {
             if word == "--" {
@@ -49,17 +55,23 @@ impl Flags {
                 if ALONE.contains(flag) {
                     flags.alone(flag);
                 } else if WITH_VALUE.contains(flag) {
-                    // The error mode, the debug level and the queue's interval may be missing, and then take no other word.
+                    // The error mode, the debug level and the queue's interval may be missing, and
+                    // then take no other word.
                     let value = match rest {
                         "" if matches!(flag, 'd' | 'e' | 'q') => String::new(),
-                        "" => words.next().transpose()?.ok_or_else(|| usage(format!("-{flag} needs a value")))?,
+                        "" => words
+                            .next()
+                            .transpose()?
+                            .ok_or_else(|| usage(format!("-{flag} needs a value")))?,
                         rest => rest.to_owned(),
                     };
                     flags.with_value(flag, value)?;
                     break;
                 } else {
                     let word = escaped(&word);
-                    return Err(usage(format!("there is no flag `{word}`; see `postrider sendmail --help`")));
+                    return Err(usage(format!(
+                        "there is no flag `{word}`; see `postrider sendmail --help`"
+                    )));
                 }
             }
         }
@@ -81,7 +93,10 @@ impl Flags {
         match (flag, value.as_str()) {
             ('f' | 'r', "" | "<>") => self.from = Some("<>".to_owned()),
             ('f' | 'r', address) => {
-                let address = address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address);
+                let address = address
+                    .strip_prefix('<')
+                    .and_then(|rest| rest.strip_suffix('>'))
+                    .unwrap_or(address);
                 self.from = Some(address.to_owned());
             }
             ('F', _) => self.full_name = Some(value),
@@ -89,13 +104,24 @@ impl Flags {
             ('o', "t") => self.recipients_from_message = true,
             ('b', "m") => {}
             ('b', "i") => self.nothing_to_do = true,
-            ('b', "p") => return Err(Trouble::new(Code::Usage, "-bp is not taken here; use `postrider list`")),
+            ('b', "p") => {
+                return Err(Trouble::new(
+                    Code::Usage,
+                    "-bp is not taken here; use `postrider list`",
+                ));
+            }
             ('b', "s" | "d" | "D") => {
-                let message =
-                    format!("-b{value} is not taken here; the service itself takes SMTP, see `postrider run`");
+                let message = format!(
+                    "-b{value} is not taken here; the service itself takes SMTP, see `postrider run`"
+                );
                 return Err(Trouble::new(Code::Usage, message));
             }
-            ('b', mode) => return Err(Trouble::new(Code::Usage, format!("there is no mode -b{}", escaped(mode)))),
+            ('b', mode) => {
+                return Err(Trouble::new(
+                    Code::Usage,
+                    format!("there is no mode -b{}", escaped(mode)),
+                ));
+            }
             _ => {}
         }
         Ok(())
@@ -125,8 +151,13 @@ mod tests {
 
     #[test]
     fn values_are_attached_or_the_next_word() {
-        for line in ["-ti -f a@b c@d", "-t -i -fa@b c@d", "-itf a@b c@d", "-oi -t -r <a@b> -- c@d", "-t -oi -f a@b c@d"]
-        {
+        for line in [
+            "-ti -f a@b c@d",
+            "-t -i -fa@b c@d",
+            "-itf a@b c@d",
+            "-oi -t -r <a@b> -- c@d",
+            "-t -oi -f a@b c@d",
+        ] {
             let flags = parse(line).unwrap();
             assert!(flags.recipients_from_message && flags.ignore_dots, "{line}");
             assert_eq!(flags.from.as_deref(), Some("a@b"), "{line}");
@@ -136,15 +167,24 @@ mod tests {
 
     #[test]
     fn flags_end_at_the_first_recipient() {
-        assert_eq!(parse("a@b -t -fx").unwrap().recipients, ["a@b", "-t", "-fx"]);
+        assert_eq!(
+            parse("a@b -t -fx").unwrap().recipients,
+            ["a@b", "-t", "-fx"]
+        );
         assert_eq!(parse("-i -- -t").unwrap().recipients, ["-t"]);
     }
 
     #[test]
     fn harmless_flags_change_nothing() {
         let harmless = "-v -N never -R hdrs -V id -O Timeout=1 -oQ/tmp -odb -om -e m -q -h 3 -Am -G -U -n -bm -L x";
-        let expected = Flags { recipients: vec!["a@b".into()], ..Flags::default() };
-        assert_eq!(parse(&format!("{} a@b", harmless.replace("-e m", "-em"))).unwrap(), expected);
+        let expected = Flags {
+            recipients: vec!["a@b".into()],
+            ..Flags::default()
+        };
+        assert_eq!(
+            parse(&format!("{} a@b", harmless.replace("-e m", "-em"))).unwrap(),
+            expected
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The message on standard input, made whole: where it ends, where its body begins, whom it is from, and what its bytes
-//! above 127 mean, which scripts do not say. The service adds Date and Message-ID and settles the line ends; the bytes are
-//! otherwise left as they came.
+//! The message on standard input, made whole: where it ends, where its body begins, whom it is
+//! from, and what its bytes above 127 mean, which scripts do not say. The service adds Date and
+//! Message-ID and settles the line ends; the bytes are otherwise left as they came.
 
 use lettre::message::header::{From, Headers};
 use lettre::message::{Mailbox, Mailboxes};
@@ -23,8 +23,8 @@ pub fn up_to_the_dot(mut input: Vec<u8>, ignore_dots: bool) -> Vec<u8> {
     input
 }
 
-/// The message with what it lacks: a From field, which is made from `-f`, `-F` and the login name; and for a body of 8-bit
-/// text the fields of MIME that say so.
+/// The message with what it lacks: a From field, which is made from `-f`, `-F` and the login name;
+/// and for a body of 8-bit text the fields of MIME that say so.
 pub fn made_whole(input: &[u8], flags: &Flags) -> Vec<u8> {
     let input = without_mbox_line(input);
     let (header, body) = input.split_at(header_length(input));
@@ -47,12 +47,16 @@ pub fn made_whole(input: &[u8], flags: &Flags) -> Vec<u8> {
     message
 }
 
-/// Programs that keep mail in mbox files put a line `From sender date` first, which is no header field.
+/// Programs that keep mail in mbox files put a line `From sender date` first, which is no header
+/// field.
 fn without_mbox_line(input: &[u8]) -> &[u8] {
     if !input.starts_with(b"From ") {
         return input;
     }
-    input.iter().position(|byte| *byte == b'\n').map_or(&[], |end| &input[end + 1..])
+    input
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map_or(&[], |end| &input[end + 1..])
 }
 
 /// How many bytes the header fields have, without the empty line after them.
@@ -68,26 +72,39 @@ fn header_length(input: &[u8]) -> usize {
     length
 }
 
-/// Whether the line begins a header field: a name of printable ASCII without a colon, then a colon (RFC 5322 §3.6.8).
+/// Whether the line begins a header field: a name of printable ASCII without a colon, then a colon
+/// (RFC 5322 §3.6.8).
 fn is_field(line: &[u8]) -> bool {
     match line.iter().position(|byte| *byte == b':') {
         Some(0) | None => false,
-        Some(colon) => line[..colon].trim_ascii_end().iter().all(u8::is_ascii_graphic),
+        Some(colon) => line[..colon]
+            .trim_ascii_end()
+            .iter()
+            .all(u8::is_ascii_graphic),
     }
 }
 
-/// Whether there is such a field. A From that names nobody is there too: the service tells the sender's mistake, which a
-/// second one would hide.
+/// Whether there is such a field. A From that names nobody is there too: the service tells the
+/// sender's mistake, which a second one would hide.
 fn has_field(header: &[u8], name: &str) -> bool {
     header.split(|byte| *byte == b'\n').any(|line| {
         let colon = line.iter().position(|byte| *byte == b':');
-        colon.is_some_and(|colon| line[..colon].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()))
+        colon.is_some_and(|colon| {
+            line[..colon]
+                .trim_ascii_end()
+                .eq_ignore_ascii_case(name.as_bytes())
+        })
     })
 }
 
-/// What says that the body is 8-bit text. Text that is not UTF-8 could be anything, and has a name for that (RFC 1428 §3).
+/// What says that the body is 8-bit text. Text that is not UTF-8 could be anything, and has a name
+/// for that (RFC 1428 §3).
 fn mime_fields(header: &[u8], body: &[u8]) -> String {
-    let charset = if std::str::from_utf8(body).is_ok() { "utf-8" } else { "unknown-8bit" };
+    let charset = if std::str::from_utf8(body).is_ok() {
+        "utf-8"
+    } else {
+        "unknown-8bit"
+    };
     let mut fields = "MIME-Version: 1.0\r\n".to_owned();
     if !has_field(header, "content-type") {
         fields.push_str(&format!("Content-Type: text/plain; charset={charset}\r\n"));
@@ -103,7 +120,10 @@ fn from_field(flags: &Flags) -> String {
         Some(from) if from != "<>" => user::qualified(from),
         _ => user::address(),
     };
-    let name = flags.full_name.clone().or_else(|| flags.from.is_none().then(user::full_name).flatten());
+    let name = flags
+        .full_name
+        .clone()
+        .or_else(|| flags.from.is_none().then(user::full_name).flatten());
     match address.parse() {
         Ok(parsed) => {
             let name = name.map(|name| name.chars().filter(|c| !c.is_control()).collect());
@@ -126,7 +146,10 @@ mod tests {
     }
 
     fn whole(input: &str) -> String {
-        let flags = Flags { from: Some("me@example.com".into()), ..Flags::default() };
+        let flags = Flags {
+            from: Some("me@example.com".into()),
+            ..Flags::default()
+        };
         String::from_utf8(made_whole(input.as_bytes(), &flags)).unwrap()
     }
 
@@ -141,30 +164,55 @@ mod tests {
 
     #[test]
     fn a_missing_from_is_added_and_a_present_one_kept() {
-        assert_eq!(whole("To: a@b\n\nhi\n"), "From: me@example.com\r\nTo: a@b\n\nhi\n");
+        assert_eq!(
+            whole("To: a@b\n\nhi\n"),
+            "From: me@example.com\r\nTo: a@b\n\nhi\n"
+        );
         assert_eq!(whole("FROM : x@y\n\nhi\n"), "FROM : x@y\n\nhi\n");
         assert_eq!(whole("From: \n\nhi\n"), "From: \n\nhi\n");
-        assert_eq!(whole("Subject: s\n\nFrom: not@me\n"), "From: me@example.com\r\nSubject: s\n\nFrom: not@me\n");
+        assert_eq!(
+            whole("Subject: s\n\nFrom: not@me\n"),
+            "From: me@example.com\r\nSubject: s\n\nFrom: not@me\n"
+        );
     }
 
     #[test]
     fn text_without_a_header_section_is_a_body() {
-        assert_eq!(whole("hello\nthere: x\n"), "From: me@example.com\r\n\r\nhello\nthere: x\n");
+        assert_eq!(
+            whole("hello\nthere: x\n"),
+            "From: me@example.com\r\n\r\nhello\nthere: x\n"
+        );
         assert_eq!(whole(""), "From: me@example.com\r\n\r\n");
-        assert_eq!(whole("Subject: s\nhello\n"), "From: me@example.com\r\nSubject: s\n\r\nhello\n");
-        assert_eq!(whole("Subject: s"), "From: me@example.com\r\nSubject: s\r\n\r\n");
-        assert_eq!(whole("Subject: a\n\tb\n\nhi"), "From: me@example.com\r\nSubject: a\n\tb\n\nhi");
+        assert_eq!(
+            whole("Subject: s\nhello\n"),
+            "From: me@example.com\r\nSubject: s\n\r\nhello\n"
+        );
+        assert_eq!(
+            whole("Subject: s"),
+            "From: me@example.com\r\nSubject: s\r\n\r\n"
+        );
+        assert_eq!(
+            whole("Subject: a\n\tb\n\nhi"),
+            "From: me@example.com\r\nSubject: a\n\tb\n\nhi"
+        );
     }
 
     #[test]
     fn eight_bit_text_is_called_so() {
         let mime = |charset| {
             let kind = format!("Content-Type: text/plain; charset={charset}\r\n");
-            format!("From: a@b\nMIME-Version: 1.0\r\n{kind}Content-Transfer-Encoding: 8bit\r\n\n").into_bytes()
+            format!("From: a@b\nMIME-Version: 1.0\r\n{kind}Content-Transfer-Encoding: 8bit\r\n\n")
+                .into_bytes()
         };
         let flags = Flags::default();
-        assert_eq!(made_whole("From: a@b\n\nü".as_bytes(), &flags), [mime("utf-8"), "ü".into()].concat());
-        assert_eq!(made_whole(b"From: a@b\n\n\xfc", &flags), [mime("unknown-8bit"), b"\xfc".to_vec()].concat());
+        assert_eq!(
+            made_whole("From: a@b\n\nü".as_bytes(), &flags),
+            [mime("utf-8"), "ü".into()].concat()
+        );
+        assert_eq!(
+            made_whole(b"From: a@b\n\n\xfc", &flags),
+            [mime("unknown-8bit"), b"\xfc".to_vec()].concat()
+        );
         let said = "From: a@b\nmime-version: 1.0\n\nü";
         assert_eq!(made_whole(said.as_bytes(), &flags), said.as_bytes());
         let half = "From: a@b\nContent-Type: text/html; charset=utf-8\n";
@@ -174,17 +222,36 @@ mod tests {
 
     #[test]
     fn an_mbox_line_is_not_sent() {
-        assert_eq!(whole("From me Mon Jan  1 00:00:00 2026\nFrom: a@b\n\nhi"), "From: a@b\n\nhi");
+        assert_eq!(
+            whole("From me Mon Jan  1 00:00:00 2026\nFrom: a@b\n\nhi"),
+            "From: a@b\n\nhi"
+        );
     }
 
     #[test]
     fn a_full_name_cannot_leave_its_field() {
-        for name in ["A \"B\"\r\nBcc: x@y.example\\", "Grüße\n\nx", "a, b <c@d.example>"] {
-            let flags = Flags { from: Some("me@example.com".into()), full_name: Some(name.into()), ..Flags::default() };
+        for name in [
+            "A \"B\"\r\nBcc: x@y.example\\",
+            "Grüße\n\nx",
+            "a, b <c@d.example>",
+        ] {
+            let flags = Flags {
+                from: Some("me@example.com".into()),
+                full_name: Some(name.into()),
+                ..Flags::default()
+            };
             let message = made_whole(b"\nhi", &flags);
             assert!(message.is_ascii() && message.ends_with(b"\r\n\nhi"));
-            assert_eq!(message.iter().filter(|byte| **byte == b'\r').count(), 1, "{name}");
-            assert_eq!(headers::sender(&message).as_deref(), Some("me@example.com"), "{name}");
+            assert_eq!(
+                message.iter().filter(|byte| **byte == b'\r').count(),
+                1,
+                "{name}"
+            );
+            assert_eq!(
+                headers::sender(&message).as_deref(),
+                Some("me@example.com"),
+                "{name}"
+            );
         }
     }
 }

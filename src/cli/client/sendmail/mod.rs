@@ -1,5 +1,5 @@
-//! `postrider sendmail`, the classic drop-in for cron, PHP and scripts: a message on standard input, recipients as arguments
-//! or from the message, and an exit code from sysexits.h.
+//! `postrider sendmail`, the classic drop-in for cron, PHP and scripts: a message on standard
+//! input, recipients as arguments or from the message, and an exit code from sysexits.h.
 
 mod flags;
 mod message;
@@ -48,7 +48,11 @@ pub struct Sendmail {
     #[command(flatten)]
     service: Service,
     /// Flags as the classic sendmail has them, then the recipients
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS AND RECIPIENTS")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "FLAGS AND RECIPIENTS"
+    )]
     words: Vec<OsString>,
 }
 
@@ -74,7 +78,10 @@ struct Trouble {
 
 impl Trouble {
     fn new(code: Code, message: impl Into<String>) -> Self {
-        Trouble { code, message: message.into() }
+        Trouble {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -87,7 +94,14 @@ impl From<Failure> for Trouble {
             Failure::Failed(_) => Code::Unavailable,
             Failure::Refused(refusal) => match refusal.status {
                 401 | 403 => Code::NoPermission,
-                400 | 413 | 422 if refusal.pointers.iter().any(|pointer| pointer.starts_with("/to")) => Code::NoUser,
+                400 | 413 | 422
+                    if refusal
+                        .pointers
+                        .iter()
+                        .any(|pointer| pointer.starts_with("/to")) =>
+                {
+                    Code::NoUser
+                }
                 // Without a field to blame, the service has no way for such mail.
                 422 if refusal.pointers.is_empty() => Code::Unavailable,
                 400 | 413 | 422 => Code::DataError,
@@ -118,11 +132,16 @@ impl Sendmail {
         }
         let client = self.service.client()?;
         if flags.recipients.is_empty() && !flags.recipients_from_message {
-            return Err(Trouble::new(Code::Usage, "no recipient: name one, or take them from the message with -t"));
+            return Err(Trouble::new(
+                Code::Usage,
+                "no recipient: name one, or take them from the message with -t",
+            ));
         }
         let mut input = Vec::new();
         let read = io::stdin().lock().read_to_end(&mut input);
-        read.map_err(|error| Trouble::new(Code::IoError, format!("cannot read the message: {error}")))?;
+        read.map_err(|error| {
+            Trouble::new(Code::IoError, format!("cannot read the message: {error}"))
+        })?;
         let input = message::up_to_the_dot(input, flags.ignore_dots);
 
         let parameters = envelope(&flags, &input)?;
@@ -138,14 +157,28 @@ fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {
         Some(from) => from.clone(),
         None => headers::sender(message).unwrap_or_else(user::address),
     };
-    parameters.push(("from", if from == "<>" { from } else { checked(&from, Code::DataError)? }));
+    parameters.push((
+        "from",
+        if from == "<>" {
+            from
+        } else {
+            checked(&from, Code::DataError)?
+        },
+    ));
 
-    let mut recipients: Vec<String> = flags.recipients.iter().flat_map(|word| headers::list(word)).collect();
+    let mut recipients: Vec<String> = flags
+        .recipients
+        .iter()
+        .flat_map(|word| headers::list(word))
+        .collect();
     if flags.recipients_from_message {
         recipients.extend(headers::recipients(message));
     }
     if recipients.is_empty() {
-        return Err(Trouble::new(Code::Usage, "no recipient: the message names none in To, Cc or Bcc"));
+        return Err(Trouble::new(
+            Code::Usage,
+            "no recipient: the message names none in To, Cc or Bcc",
+        ));
     }
     for recipient in recipients {
         parameters.push(("to", checked(&recipient, Code::NoUser)?));

@@ -1,4 +1,5 @@
-//! One dialogue from any bytes, checked against what must hold for all of them: the fuzzer's way in.
+//! One dialogue from any bytes, checked against what must hold for all of them: the fuzzer's way
+//! in.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,20 +11,34 @@ use super::super::{Limits, User};
 use super::{House, Security, Session, Step};
 use crate::mail::Timestamp;
 
-/// Feeds a listener `bytes` as its client's, and panics when something does not hold: every reply is whole, printable and
-/// known; what is read does not depend on the pieces it came in; what is kept stays within the limits.
+/// Feeds a listener `bytes` as its client's, and panics when something does not hold: every reply
+/// is whole, printable and known; what is read does not depend on the pieces it came in; what is
+/// kept stays within the limits.
 ///
 /// The first byte chooses the size of the pieces, and whether a login is needed (`app`, `secret`).
 pub fn exercise(bytes: &[u8]) {
-    let Some((choice, bytes)) = bytes.split_first() else { return };
+    let Some((choice, bytes)) = bytes.split_first() else {
+        return;
+    };
     let login = choice & 1 == 1;
     let whole = converse(bytes, bytes.len().max(1), login);
     let pieces = converse(bytes, usize::from(choice >> 1) + 1, login);
     assert_eq!(whole, pieces, "the pieces made a difference");
     for line in whole.replies.split_inclusive(|b| *b == b'\n') {
-        assert!(line.ends_with(b"\r\n") && line.len() <= 512, "a reply line is cut or too long");
-        assert!(line[..line.len() - 2].iter().all(|b| (b' '..=b'~').contains(b)), "a reply has what cannot be printed");
-        assert!(line[..3].iter().all(u8::is_ascii_digit) && matches!(line[3], b' ' | b'-'), "a reply has no code");
+        assert!(
+            line.ends_with(b"\r\n") && line.len() <= 512,
+            "a reply line is cut or too long"
+        );
+        assert!(
+            line[..line.len() - 2]
+                .iter()
+                .all(|b| (b' '..=b'~').contains(b)),
+            "a reply has what cannot be printed"
+        );
+        assert!(
+            line[..3].iter().all(u8::is_ascii_digit) && matches!(line[3], b' ' | b'-'),
+            "a reply has no code"
+        );
     }
 }
 
@@ -34,12 +49,27 @@ struct Transcript {
 }
 
 fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
-    let limits = Limits { message_size: 4096, recipients: 5, ..Limits::default() };
-    let user = User { name: "app".into(), password: "secret".into() };
+    let limits = Limits {
+        message_size: 4096,
+        recipients: 5,
+        ..Limits::default()
+    };
+    let user = User {
+        name: "app".into(),
+        password: "secret".into(),
+    };
     let users = Users::new(if login { vec![user] } else { Vec::new() });
-    let house = House { hostname: Arc::from("mail.example"), limits, users, budget: Budget::new(1 << 20) };
+    let house = House {
+        hostname: Arc::from("mail.example"),
+        limits,
+        users,
+        budget: Budget::new(1 << 20),
+    };
     let mut session = Session::new(house, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
-    let mut transcript = Transcript { replies: Vec::new(), mails: Vec::new() };
+    let mut transcript = Transcript {
+        replies: Vec::new(),
+        mails: Vec::new(),
+    };
     let mut waiting = Vec::new();
     for piece in bytes.chunks(size) {
         waiting.extend_from_slice(piece);
@@ -55,17 +85,26 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
                 Step::StartTls => panic!("TLS was begun where it is not offered"),
                 Step::Close => return transcript,
                 Step::Submit(mail) => {
-                    assert!(!mail.recipients.is_empty() && mail.recipients.len() <= 5, "an envelope out of bounds");
+                    assert!(
+                        !mail.recipients.is_empty() && mail.recipients.len() <= 5,
+                        "an envelope out of bounds"
+                    );
                     assert_eq!(mail.user.is_some(), login, "a mail came in past the login");
                     let recipients = mail.recipients.iter().map(ToString::to_string).collect();
-                    let (message, _room) = mail.body.finish().expect("what is refused is not submitted");
+                    let (message, _room) = mail
+                        .body
+                        .finish()
+                        .expect("what is refused is not submitted");
                     assert!(message.len() <= 4096 + 1024, "a message out of bounds");
                     transcript.mails.push((recipients, message.to_vec()));
                     session.answer(&Reply::new(250, "2.0.0", "queued"));
                 }
             }
         }
-        assert!(waiting.len() <= 2048, "a line is waited for beyond the longest");
+        assert!(
+            waiting.len() <= 2048,
+            "a line is waited for beyond the longest"
+        );
     }
     transcript
 }

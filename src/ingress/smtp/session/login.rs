@@ -14,7 +14,11 @@ impl Session {
             }
             // Whoever put these bytes here may not be who will be on the other end of the TLS.
             Security::Offered => {
-                self.say(554, "5.5.1", "nothing may follow STARTTLS before the handshake");
+                self.say(
+                    554,
+                    "5.5.1",
+                    "nothing may follow STARTTLS before the handshake",
+                );
                 self.closing = true;
             }
         }
@@ -30,13 +34,21 @@ impl Session {
         self.security == Security::Tls || self.peer.is_loopback()
     }
 
-    pub(super) fn begin_login(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Option<Step> {
+    pub(super) fn begin_login(
+        &mut self,
+        mechanism: Mechanism,
+        initial: Option<&str>,
+    ) -> Option<Step> {
         if self.client.is_none() || self.user.is_some() || self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "AUTH comes once, after EHLO and before MAIL");
         } else if !self.needs_login() {
             self.mistake_of(502, "5.5.1", "AUTH is not offered here: no login is needed");
         } else if !self.may_log_in() {
-            self.mistake_of(538, "5.7.11", "no password is taken in the clear; begin with STARTTLS");
+            self.mistake_of(
+                538,
+                "5.7.11",
+                "no password is taken in the clear; begin with STARTTLS",
+            );
         } else {
             let progress = auth::begin(mechanism, initial, &self.house.users);
             return self.login(progress);
@@ -55,7 +67,11 @@ impl Session {
                 self.say(235, "2.7.0", "welcome");
             }
             Progress::Cancelled => self.mistake_of(501, "5.7.0", "login cancelled"),
-            Progress::Malformed => self.mistake_of(501, "5.5.2", "that is not what the mechanism says, in base64"),
+            Progress::Malformed => self.mistake_of(
+                501,
+                "5.5.2",
+                "that is not what the mechanism says, in base64",
+            ),
             Progress::Refused(name) => {
                 tracing::warn!(peer = %self.peer, user = ?name, "smtp login refused");
                 self.failed_logins += 1;

@@ -14,17 +14,31 @@ struct Talk {
 
 fn house(limits: Limits, users: Vec<User>) -> House {
     let budget = Budget::new(limits.memory);
-    House { hostname: Arc::from("mail.example"), limits, users: Users::new(users), budget }
+    House {
+        hostname: Arc::from("mail.example"),
+        limits,
+        users: Users::new(users),
+        budget,
+    }
 }
 
 fn app() -> Vec<User> {
-    vec![User { name: "app".into(), password: "secret".into() }]
+    vec![User {
+        name: "app".into(),
+        password: "secret".into(),
+    }]
 }
 
 impl Talk {
     fn with(house: House, peer: impl Into<IpAddr>, security: Security) -> Self {
         let session = Session::new(house, peer.into(), security);
-        let mut talk = Talk { session, mails: Vec::new(), closed: false, tls: false, penalties: 0 };
+        let mut talk = Talk {
+            session,
+            mails: Vec::new(),
+            closed: false,
+            tls: false,
+            penalties: 0,
+        };
         assert_eq!(talk.say(""), "220 mail.example ESMTP Postrider\r\n");
         talk
     }
@@ -35,7 +49,11 @@ impl Talk {
     }
 
     fn limited(limits: Limits) -> Self {
-        Self::with(house(limits, Vec::new()), Ipv4Addr::LOCALHOST, Security::Plain)
+        Self::with(
+            house(limits, Vec::new()),
+            Ipv4Addr::LOCALHOST,
+            Security::Plain,
+        )
     }
 
     fn say(&mut self, text: impl AsRef<[u8]>) -> String {
@@ -56,10 +74,15 @@ impl Talk {
                     self.tls = true;
                 }
                 Step::Submit(mut mail) => {
-                    let body = std::mem::replace(&mut mail.body, Body::new(0, 0, self.session.house.budget.clone()));
+                    let body = std::mem::replace(
+                        &mut mail.body,
+                        Body::new(0, 0, self.session.house.budget.clone()),
+                    );
                     let (bytes, _) = body.finish().expect("what is refused is not submitted");
-                    self.mails.push((mail, String::from_utf8_lossy(&bytes).into_owned()));
-                    self.session.answer(&Reply::new(250, "2.0.0", "queued as 1"));
+                    self.mails
+                        .push((mail, String::from_utf8_lossy(&bytes).into_owned()));
+                    self.session
+                        .answer(&Reply::new(250, "2.0.0", "queued as 1"));
                 }
                 Step::Close => {
                     self.closed = true;
@@ -71,7 +94,10 @@ impl Talk {
     }
 
     fn hello(mut self) -> Self {
-        assert!(self.say("EHLO client.example\r\n").starts_with("250-mail.example\r\n"));
+        assert!(
+            self.say("EHLO client.example\r\n")
+                .starts_with("250-mail.example\r\n")
+        );
         self
     }
 
@@ -91,7 +117,11 @@ impl Talk {
     /// The only mail: what the client sent, without our Received field.
     fn message(&self) -> &str {
         assert_eq!(self.mails.len(), 1, "{:?}", self.mails);
-        self.mails[0].1.split_once("+0000\r\n").expect("a Received field").1
+        self.mails[0]
+            .1
+            .split_once("+0000\r\n")
+            .expect("a Received field")
+            .1
     }
 }
 
@@ -100,11 +130,23 @@ fn a_mail_comes_in() {
     let mut talk = Talk::open().begun();
     talk.expect("RCPT TO:<c@example.org>", "250 2.1.5");
     talk.expect("DATA", "354 ");
-    assert_eq!(talk.say("Subject: x\r\n\r\n..hi\r\n.\r\n"), "250 2.0.0 queued as 1\r\n");
+    assert_eq!(
+        talk.say("Subject: x\r\n\r\n..hi\r\n.\r\n"),
+        "250 2.0.0 queued as 1\r\n"
+    );
     assert_eq!(talk.message(), "Subject: x\r\n\r\n.hi\r\n");
     let (mail, _) = &talk.mails[0];
-    assert_eq!(mail.return_path.as_ref().map(Address::as_str), Some("a@example.org"));
-    assert_eq!(mail.recipients.iter().map(Address::as_str).collect::<Vec<_>>(), ["b@example.org", "c@example.org"]);
+    assert_eq!(
+        mail.return_path.as_ref().map(Address::as_str),
+        Some("a@example.org")
+    );
+    assert_eq!(
+        mail.recipients
+            .iter()
+            .map(Address::as_str)
+            .collect::<Vec<_>>(),
+        ["b@example.org", "c@example.org"]
+    );
     talk.expect("QUIT", "221 2.0.0");
     assert!(talk.closed);
 }
@@ -121,11 +163,19 @@ fn ehlo_tells_what_is_offered() {
         "250-mail.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
          250-ENHANCEDSTATUSCODES\r\n250 SIZE 26214400\r\n"
     );
-    assert!(extensions(Security::Plain, [127, 0, 0, 1], app()).ends_with("250 AUTH PLAIN LOGIN\r\n"));
+    assert!(
+        extensions(Security::Plain, [127, 0, 0, 1], app()).ends_with("250 AUTH PLAIN LOGIN\r\n")
+    );
     let far = extensions(Security::Offered, [192, 0, 2, 1], app());
-    assert!(far.ends_with("250 STARTTLS\r\n") && !far.contains("AUTH"), "{far}");
+    assert!(
+        far.ends_with("250 STARTTLS\r\n") && !far.contains("AUTH"),
+        "{far}"
+    );
     let secured = extensions(Security::Tls, [192, 0, 2, 1], app());
-    assert!(secured.ends_with("250 AUTH PLAIN LOGIN\r\n") && !secured.contains("STARTTLS"), "{secured}");
+    assert!(
+        secured.ends_with("250 AUTH PLAIN LOGIN\r\n") && !secured.contains("STARTTLS"),
+        "{secured}"
+    );
 }
 
 #[test]
@@ -135,8 +185,17 @@ fn everything_may_be_said_at_once() {
         "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<bad>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n.\r\n\
          MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nBDAT 6\r\nB: 2\r\nBDAT 2 LAST\r\n\r\nQUIT\r\n",
     );
-    let codes: Vec<&str> = said.lines().filter(|l| !l.starts_with("250-")).map(|l| &l[..3]).collect();
-    assert_eq!(codes, ["250", "250", "501", "250", "354", "250", "250", "250", "250", "250", "221"]);
+    let codes: Vec<&str> = said
+        .lines()
+        .filter(|l| !l.starts_with("250-"))
+        .map(|l| &l[..3])
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            "250", "250", "501", "250", "354", "250", "250", "250", "250", "250", "221"
+        ]
+    );
     assert_eq!(talk.mails.len(), 2);
     assert_eq!(talk.mails[0].0.return_path, None);
     assert!(talk.mails[1].1.ends_with("B: 2\r\n\r\n"));
@@ -144,22 +203,42 @@ fn everything_may_be_said_at_once() {
 
 #[test]
 fn nothing_is_smuggled_past_the_end_of_a_mail() {
-    for trick in ["\n.\n", "\r.\r", "\n.\r\n", "\r\n.\n", "\r\n.\r", "\r.\r\n", "\r\n.\r\r\n"] {
+    for trick in [
+        "\n.\n",
+        "\r.\r",
+        "\n.\r\n",
+        "\r\n.\n",
+        "\r\n.\r",
+        "\r.\r\n",
+        "\r\n.\r\r\n",
+    ] {
         let mut talk = Talk::open().begun();
         talk.expect("DATA", "354");
         let evil = "MAIL FROM:<root@example.org>\r\nRCPT TO:<v@example.org>\r\nDATA\r\nFrom: root\r\n\r\nevil";
         let said = talk.say(format!("Subject: x\r\n\r\nhi{trick}{evil}\r\n.\r\n"));
         assert_eq!(said, "250 2.0.0 queued as 1\r\n", "{trick:?}");
-        assert!(talk.message().ends_with("evil\r\n"), "{trick:?} split the mail");
+        assert!(
+            talk.message().ends_with("evil\r\n"),
+            "{trick:?} split the mail"
+        );
     }
 }
 
 #[test]
 fn a_command_that_does_not_end_with_crlf_ends_the_connection() {
-    for line in ["NOOP\n", "NOOP\r\r\n", "NO\rOP\r\n", "RSET\rNOOP\r\n", "MAIL FROM:<a@example.org>\nRSET\r\n"] {
+    for line in [
+        "NOOP\n",
+        "NOOP\r\r\n",
+        "NO\rOP\r\n",
+        "RSET\rNOOP\r\n",
+        "MAIL FROM:<a@example.org>\nRSET\r\n",
+    ] {
         let mut talk = Talk::open().hello();
         let said = talk.say(format!("{line}NOOP\r\n"));
-        assert!(said.starts_with("500 5.5.2") && said.matches("\r\n").count() == 1, "{line:?} was answered {said}");
+        assert!(
+            said.starts_with("500 5.5.2") && said.matches("\r\n").count() == 1,
+            "{line:?} was answered {said}"
+        );
         assert!(talk.closed);
     }
 }
@@ -173,10 +252,17 @@ fn a_line_that_is_too_long_ends_the_connection() {
 
 #[test]
 fn a_browser_is_shown_the_door() {
-    for request in ["POST / HTTP/1.1\r\nHost: x\r\n\r\nEHLO x\r\nMAIL FROM:<a@example.org>\r\n", "hi\r\n", "\r\n"] {
+    for request in [
+        "POST / HTTP/1.1\r\nHost: x\r\n\r\nEHLO x\r\nMAIL FROM:<a@example.org>\r\n",
+        "hi\r\n",
+        "\r\n",
+    ] {
         let mut talk = Talk::open();
         let said = talk.say(request);
-        assert!(said.starts_with("500") && said.matches("\r\n").count() == 1, "{said}");
+        assert!(
+            said.starts_with("500") && said.matches("\r\n").count() == 1,
+            "{said}"
+        );
         assert!(talk.closed);
     }
 }
@@ -225,7 +311,11 @@ fn what_helps_and_what_changes_nothing() {
 
 #[test]
 fn a_size_that_is_too_large_is_refused_at_mail() {
-    let mut talk = Talk::limited(Limits { message_size: 1000, ..Limits::default() }).hello();
+    let mut talk = Talk::limited(Limits {
+        message_size: 1000,
+        ..Limits::default()
+    })
+    .hello();
     talk.expect("MAIL FROM:<a@example.org> SIZE=1001", "552 5.3.4");
     talk.expect("RCPT TO:<b@example.org>", "503");
     talk.expect("MAIL FROM:<a@example.org> SIZE=1000", "250");
@@ -233,7 +323,10 @@ fn a_size_that_is_too_large_is_refused_at_mail() {
 
 #[test]
 fn a_message_that_is_too_large_is_refused_at_its_end_and_the_dialogue_goes_on() {
-    let limits = Limits { message_size: 1000, ..Limits::default() };
+    let limits = Limits {
+        message_size: 1000,
+        ..Limits::default()
+    };
     let mut talk = Talk::limited(limits).begun();
     talk.expect("DATA", "354");
     assert_eq!(talk.say("x".repeat(1001)), "");
@@ -242,7 +335,10 @@ fn a_message_that_is_too_large_is_refused_at_its_end_and_the_dialogue_goes_on() 
     assert!(talk.mails.is_empty());
 
     let mut talk = Talk::limited(limits).begun();
-    let said = talk.say(format!("BDAT 600\r\n{0}BDAT 600\r\n{0}BDAT 0 LAST\r\nNOOP\r\n", "x".repeat(600)));
+    let said = talk.say(format!(
+        "BDAT 600\r\n{0}BDAT 600\r\n{0}BDAT 0 LAST\r\nNOOP\r\n",
+        "x".repeat(600)
+    ));
     let codes: Vec<&str> = said.lines().map(|l| &l[..9]).collect();
     assert_eq!(codes, ["250 2.0.0", "552 5.3.4", "552 5.3.4", "250 2.0.0"]);
     assert!(talk.mails.is_empty());
@@ -250,35 +346,57 @@ fn a_message_that_is_too_large_is_refused_at_its_end_and_the_dialogue_goes_on() 
 
 #[test]
 fn a_refused_message_without_an_end_ends_the_connection() {
-    let limits = Limits { message_size: 1000, ..Limits::default() };
+    let limits = Limits {
+        message_size: 1000,
+        ..Limits::default()
+    };
     let mut talk = Talk::limited(limits).begun();
     talk.expect("DATA", "354");
     assert!(talk.say("x".repeat(2100)).starts_with("552 5.3.4"));
     assert!(talk.closed);
     let mut talk = Talk::limited(limits).begun();
     talk.expect("DATA", "354");
-    assert!(talk.say(format!("{}\r\n.\r\n", "x".repeat(2100))).starts_with("552 5.3.4"));
+    assert!(
+        talk.say(format!("{}\r\n.\r\n", "x".repeat(2100)))
+            .starts_with("552 5.3.4")
+    );
     assert!(talk.closed, "in one piece it ends as in many");
     let mut talk = Talk::limited(limits).hello();
-    assert!(talk.say(format!("BDAT 99999999\r\n{}", "x".repeat(2100))).starts_with("503 5.5.1"));
+    assert!(
+        talk.say(format!("BDAT 99999999\r\n{}", "x".repeat(2100)))
+            .starts_with("503 5.5.1")
+    );
     assert!(talk.closed);
 }
 
 #[test]
 fn a_mail_that_finds_no_memory_is_to_come_again() {
-    let limits = Limits { memory: 10_000, ..Limits::default() };
+    let limits = Limits {
+        memory: 10_000,
+        ..Limits::default()
+    };
     let mut talk = Talk::limited(limits).begun();
     talk.expect("DATA", "354");
-    assert!(talk.say(format!("{}\r\n.\r\n", "x".repeat(20_000))).starts_with("452 4.3.1"));
+    assert!(
+        talk.say(format!("{}\r\n.\r\n", "x".repeat(20_000)))
+            .starts_with("452 4.3.1")
+    );
     talk.expect("MAIL FROM:<a@example.org>", "250");
     talk.expect("RCPT TO:<b@example.org>", "250");
     talk.expect("DATA", "354");
-    assert!(talk.say("A: 1\r\n\r\n.\r\n").starts_with("250"), "its memory came back");
+    assert!(
+        talk.say("A: 1\r\n\r\n.\r\n").starts_with("250"),
+        "its memory came back"
+    );
 }
 
 #[test]
 fn recipients_beyond_the_limit_are_to_come_in_another_mail() {
-    let mut talk = Talk::limited(Limits { recipients: 2, ..Limits::default() }).begun();
+    let mut talk = Talk::limited(Limits {
+        recipients: 2,
+        ..Limits::default()
+    })
+    .begun();
     talk.expect("RCPT TO:<c@example.org>", "250");
     talk.expect("RCPT TO:<d@example.org>", "452 4.5.3");
     talk.expect("DATA", "354");
@@ -289,7 +407,10 @@ fn recipients_beyond_the_limit_are_to_come_in_another_mail() {
 #[test]
 fn chunks_are_taken_as_they_are() {
     let mut talk = Talk::open().begun();
-    talk.expect("BDAT 12\r\nA: 1\r\n\r\n.\r\nx", "250 2.0.0 12 octets so far");
+    talk.expect(
+        "BDAT 12\r\nA: 1\r\n\r\n.\r\nx",
+        "250 2.0.0 12 octets so far",
+    );
     assert_eq!(talk.say("\r\n"), "500 5.5.1 there is no such command\r\n");
     talk.say("BDAT 7 LAST\r\n..\n.\r\nz");
     assert_eq!(talk.message(), "A: 1\r\n\r\n.\r\nx..\n.\r\nz");
@@ -310,13 +431,21 @@ fn the_octets_of_a_refused_chunk_are_not_taken_for_commands() {
 #[test]
 fn a_chunk_without_a_size_ends_the_connection() {
     let mut talk = Talk::open().begun();
-    assert!(talk.say("BDAT 99999999999999999999 LAST\r\nQUIT\r\n").starts_with("501 5.5.4"));
+    assert!(
+        talk.say("BDAT 99999999999999999999 LAST\r\nQUIT\r\n")
+            .starts_with("501 5.5.4")
+    );
     assert!(talk.closed);
 }
 
 #[test]
 fn mail_needs_a_login_where_there_are_users() {
-    let mut talk = Talk::with(house(Limits::default(), app()), Ipv4Addr::LOCALHOST, Security::Plain).hello();
+    let mut talk = Talk::with(
+        house(Limits::default(), app()),
+        Ipv4Addr::LOCALHOST,
+        Security::Plain,
+    )
+    .hello();
     talk.expect("MAIL FROM:<a@example.org>", "530 5.7.0");
     assert!(talk.say("BDAT 6 LAST\r\nQUIT\r\n").starts_with("530 5.7.0"));
     talk.expect("AUTH PLAIN AGFwcABzZWNyZXQ=", "235 2.7.0");
@@ -326,7 +455,11 @@ fn mail_needs_a_login_where_there_are_users() {
     talk.expect("DATA", "354");
     assert!(talk.say("A: 1\r\n\r\n.\r\n").starts_with("250"));
     assert_eq!(talk.mails[0].0.user.as_deref(), Some("app"));
-    assert!(talk.mails[0].1.contains(" with ESMTPA; "), "{}", talk.mails[0].1);
+    assert!(
+        talk.mails[0].1.contains(" with ESMTPA; "),
+        "{}",
+        talk.mails[0].1
+    );
 }
 
 #[test]
@@ -337,7 +470,12 @@ fn every_way_to_log_in_works() {
         &["AUTH LOGIN YXBw", "c2VjcmV0"],
         &["auth login", "YXBw", "c2VjcmV0"],
     ] {
-        let mut talk = Talk::with(house(Limits::default(), app()), Ipv4Addr::LOCALHOST, Security::Plain).hello();
+        let mut talk = Talk::with(
+            house(Limits::default(), app()),
+            Ipv4Addr::LOCALHOST,
+            Security::Plain,
+        )
+        .hello();
         let (last, first) = lines.split_last().expect("lines");
         for line in first {
             talk.expect(line, "334 ");
@@ -348,7 +486,12 @@ fn every_way_to_log_in_works() {
 
 #[test]
 fn a_login_can_be_cancelled_and_can_be_wrong() {
-    let mut talk = Talk::with(house(Limits::default(), app()), Ipv4Addr::LOCALHOST, Security::Plain).hello();
+    let mut talk = Talk::with(
+        house(Limits::default(), app()),
+        Ipv4Addr::LOCALHOST,
+        Security::Plain,
+    )
+    .hello();
     talk.expect("AUTH LOGIN", "334 ");
     talk.expect("*", "501 5.7.0");
     talk.expect("NOOP", "250");
@@ -358,14 +501,22 @@ fn a_login_can_be_cancelled_and_can_be_wrong() {
     talk.expect("AUTH PLAIN AGFwcAB3cm9uZw==", "535 5.7.8");
     talk.expect("MAIL FROM:<a@example.org>", "530 5.7.0");
     talk.expect("AUTH PLAIN AGFwcAB3cm9uZw==", "535 5.7.8");
-    assert!(talk.say("AUTH PLAIN AGFwcAB3cm9uZw==\r\nNOOP\r\n").contains("421 4.7.0"));
+    assert!(
+        talk.say("AUTH PLAIN AGFwcAB3cm9uZw==\r\nNOOP\r\n")
+            .contains("421 4.7.0")
+    );
     assert!(talk.closed);
     assert_eq!(talk.penalties, 3);
 }
 
 #[test]
 fn no_password_is_taken_in_the_clear() {
-    let mut talk = Talk::with(house(Limits::default(), app()), [192, 0, 2, 1], Security::Offered).hello();
+    let mut talk = Talk::with(
+        house(Limits::default(), app()),
+        [192, 0, 2, 1],
+        Security::Offered,
+    )
+    .hello();
     talk.expect("AUTH PLAIN AGFwcABzZWNyZXQ=", "538 5.7.11");
     talk.expect("AUTH LOGIN", "538 5.7.11");
     talk.expect("MAIL FROM:<a@example.org>", "530 5.7.0 begin with STARTTLS");
@@ -379,7 +530,12 @@ fn no_password_is_taken_in_the_clear() {
 
 #[test]
 fn what_was_said_before_starttls_is_forgotten() {
-    let mut talk = Talk::with(house(Limits::default(), Vec::new()), Ipv4Addr::LOCALHOST, Security::Offered).begun();
+    let mut talk = Talk::with(
+        house(Limits::default(), Vec::new()),
+        Ipv4Addr::LOCALHOST,
+        Security::Offered,
+    )
+    .begun();
     talk.expect("STARTTLS", "220");
     talk.expect("DATA", "503");
     talk.expect("MAIL FROM:<a@example.org>", "503 5.5.1 say EHLO first");
@@ -387,9 +543,17 @@ fn what_was_said_before_starttls_is_forgotten() {
 
 #[test]
 fn what_follows_starttls_in_the_clear_ends_the_connection() {
-    let mut talk = Talk::with(house(Limits::default(), Vec::new()), Ipv4Addr::LOCALHOST, Security::Offered).hello();
+    let mut talk = Talk::with(
+        house(Limits::default(), Vec::new()),
+        Ipv4Addr::LOCALHOST,
+        Security::Offered,
+    )
+    .hello();
     let said = talk.say("STARTTLS\r\nEHLO evil\r\nMAIL FROM:<evil@example.org>\r\n");
-    assert!(said.starts_with("554 5.5.1") && said.matches("\r\n").count() == 1, "{said}");
+    assert!(
+        said.starts_with("554 5.5.1") && said.matches("\r\n").count() == 1,
+        "{said}"
+    );
     assert!(talk.closed && !talk.tls);
 }
 
@@ -401,20 +565,30 @@ fn starttls_is_refused_where_there_is_no_certificate() {
 
 #[test]
 fn too_many_mistakes_end_the_connection_and_an_accepted_mail_forgives_them() {
-    let mut talk = Talk::limited(Limits { errors: 3, ..Limits::default() }).begun();
+    let mut talk = Talk::limited(Limits {
+        errors: 3,
+        ..Limits::default()
+    })
+    .begun();
     talk.expect("XYZZY", "500");
     talk.expect("RCPT TO:<x>", "501 5.1.3");
     talk.expect("DATA", "354");
     assert!(talk.say("A: 1\r\n\r\n.\r\n").starts_with("250"));
     talk.expect("XYZZY", "500");
     talk.expect("DATA", "503");
-    assert!(talk.say("XYZZY\r\nNOOP\r\n").ends_with("421 4.7.0 too many mistakes\r\n"));
+    assert!(
+        talk.say("XYZZY\r\nNOOP\r\n")
+            .ends_with("421 4.7.0 too many mistakes\r\n")
+    );
     assert!(talk.closed);
 }
 
 #[test]
 fn commands_before_a_login_are_counted() {
-    let limits = Limits { commands_before_login: 3, ..Limits::default() };
+    let limits = Limits {
+        commands_before_login: 3,
+        ..Limits::default()
+    };
     let mut talk = Talk::with(house(limits, app()), Ipv4Addr::LOCALHOST, Security::Plain).hello();
     talk.expect("NOOP", "250");
     talk.expect("NOOP", "250");
@@ -432,13 +606,23 @@ fn addresses_beyond_ascii_go_with_smtputf8_alone() {
     talk.expect("RCPT TO:<zoë@example.org>", "250");
     talk.expect("DATA", "354");
     assert!(talk.say("A: 1\r\n\r\n.\r\n").starts_with("250"));
-    assert!(talk.mails[0].1.contains(" with UTF8SMTP; "), "{}", talk.mails[0].1);
+    assert!(
+        talk.mails[0].1.contains(" with UTF8SMTP; "),
+        "{}",
+        talk.mails[0].1
+    );
 }
 
 #[test]
 fn the_trace_field_is_one_field_whatever_the_client_calls_itself() {
-    let mut talk = Talk::with(house(Limits::default(), Vec::new()), [192, 0, 2, 7], Security::Tls);
-    talk.say("EHLO (evil)\"<>;é\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n.\r\n");
+    let mut talk = Talk::with(
+        house(Limits::default(), Vec::new()),
+        [192, 0, 2, 7],
+        Security::Tls,
+    );
+    talk.say(
+        "EHLO (evil)\"<>;é\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n.\r\n",
+    );
     let expected = "Received: from ?evil?????? ([192.0.2.7])\r\n by mail.example with ESMTPS; \
                     Thu, 1 Jan 1970 00:00:00 +0000\r\nA: 1\r\n\r\n";
     assert_eq!(talk.mails[0].1, expected);
@@ -446,11 +630,18 @@ fn the_trace_field_is_one_field_whatever_the_client_calls_itself() {
 
 #[test]
 fn replies_are_sent_before_they_pile_up() {
-    let mut session = Session::new(house(Limits::default(), Vec::new()), Ipv4Addr::LOCALHOST.into(), Security::Plain);
+    let mut session = Session::new(
+        house(Limits::default(), Vec::new()),
+        Ipv4Addr::LOCALHOST.into(),
+        Security::Plain,
+    );
     let wire = format!("EHLO x\r\n{}", "NOOP\r\n".repeat(10_000));
     let mut input = wire.as_bytes();
     let mut flushes = 0;
-    while matches!(session.advance(&mut input, Timestamp::from_millis(0)), Step::Flush) {
+    while matches!(
+        session.advance(&mut input, Timestamp::from_millis(0)),
+        Step::Flush
+    ) {
         assert!(session.replies().len() <= MUCH_TO_SAY + 512);
         session.replies().clear();
         flushes += 1;

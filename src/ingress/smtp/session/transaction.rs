@@ -27,7 +27,11 @@ impl Session {
         if !self.needs_login() || self.user.is_some() {
             return None;
         }
-        let text = if self.may_log_in() { "log in first" } else { "begin with STARTTLS, then log in" };
+        let text = if self.may_log_in() {
+            "log in first"
+        } else {
+            "begin with STARTTLS, then log in"
+        };
         Some(Reply::new(530, "5.7.0", text))
     }
 
@@ -38,11 +42,18 @@ impl Session {
         } else if self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
         } else if size > most {
-            let text = format!("the message has {size} bytes, and {most} are the most that is taken");
+            let text =
+                format!("the message has {size} bytes, and {most} are the most that is taken");
             self.reply(&Reply::new(552, "5.3.4", text));
         } else {
             let recipients = Vec::new();
-            self.transaction = Some(Transaction { return_path, recipients, size, smtputf8, chunks: None });
+            self.transaction = Some(Transaction {
+                return_path,
+                recipients,
+                size,
+                smtputf8,
+                chunks: None,
+            });
             self.say(250, "2.1.0", "sender ok");
         }
     }
@@ -52,9 +63,13 @@ impl Session {
         match &mut self.transaction {
             None => self.mistake_of(503, "5.5.1", "MAIL comes first"),
             Some(t) if t.chunks.is_some() => self.mistake_of(503, "5.5.1", "the message has begun"),
-            Some(t) if !t.smtputf8 && !recipient.is_ascii() => self.mistake(command::needs_smtputf8()),
+            Some(t) if !t.smtputf8 && !recipient.is_ascii() => {
+                self.mistake(command::needs_smtputf8())
+            }
             Some(t) if t.recipients.len() >= most => {
-                let text = format!("a mail has no more than {most} recipients here; send another to the rest");
+                let text = format!(
+                    "a mail has no more than {most} recipients here; send another to the rest"
+                );
                 self.reply(&Reply::new(452, "4.5.3", text));
             }
             Some(t) => {
@@ -67,8 +82,13 @@ impl Session {
     /// What stands in the way of a message, if anything.
     pub(super) fn obstacle_to_message(&self) -> Option<Reply> {
         match &self.transaction {
-            None => Some(self.obstacle().unwrap_or_else(|| Reply::new(503, "5.5.1", "MAIL comes first"))),
-            Some(t) if t.recipients.is_empty() => Some(Reply::new(554, "5.5.1", "there is no recipient")),
+            None => Some(
+                self.obstacle()
+                    .unwrap_or_else(|| Reply::new(503, "5.5.1", "MAIL comes first")),
+            ),
+            Some(t) if t.recipients.is_empty() => {
+                Some(Reply::new(554, "5.5.1", "there is no recipient"))
+            }
             Some(_) => None,
         }
     }
@@ -77,27 +97,47 @@ impl Session {
         if let Some(obstacle) = self.obstacle_to_message() {
             return self.mistake(Wrong::Command(obstacle));
         }
-        if self.transaction.as_ref().is_some_and(|t| t.chunks.is_some()) {
-            return self.mistake_of(503, "5.5.1", "a message that began with BDAT goes on with BDAT");
+        if self
+            .transaction
+            .as_ref()
+            .is_some_and(|t| t.chunks.is_some())
+        {
+            return self.mistake_of(
+                503,
+                "5.5.1",
+                "a message that began with BDAT goes on with BDAT",
+            );
         }
         self.expects = Expects::Data(DotReader::default(), self.begin_message(now));
         self.say(354, "", "go on; a line with a dot alone ends it");
     }
 
-    /// One chunk (RFC 3030 §2). Its octets follow at once, so they are read even where the command is refused.
+    /// One chunk (RFC 3030 §2). Its octets follow at once, so they are read even where the command
+    /// is refused.
     pub(super) fn bdat(&mut self, left: usize, last: bool, now: Timestamp) {
         let begun = self.transaction.as_mut().and_then(|t| t.chunks.take());
         let body = match (begun, self.obstacle_to_message()) {
             (Some(body), _) => body,
             (None, None) => self.begin_message(now),
-            (None, Some(reply)) => Body::refused(self.house.limits.message_size, self.house.budget.clone(), reply),
+            (None, Some(reply)) => Body::refused(
+                self.house.limits.message_size,
+                self.house.budget.clone(),
+                reply,
+            ),
         };
         self.expects = Expects::Chunk { left, last, body };
     }
 
     pub(super) fn begin_message(&self, now: Timestamp) -> Body {
-        let (size, smtputf8) = self.transaction.as_ref().map_or((0, false), |t| (t.size, t.smtputf8));
-        let mut body = Body::new(self.house.limits.message_size, size, self.house.budget.clone());
+        let (size, smtputf8) = self
+            .transaction
+            .as_ref()
+            .map_or((0, false), |t| (t.size, t.smtputf8));
+        let mut body = Body::new(
+            self.house.limits.message_size,
+            size,
+            self.house.budget.clone(),
+        );
         let trace = Trace {
             client: self.client.as_ref().map_or("unknown", |c| &c.name),
             extended: self.client.as_ref().is_none_or(|c| c.extended),
@@ -113,8 +153,12 @@ impl Session {
 
     /// Waits for more of a message, unless it is refused and does not end.
     pub(super) fn read_on(&mut self) -> Option<Step> {
-        let (Expects::Data(_, body) | Expects::Chunk { body, .. }) = &self.expects else { return None };
-        let Some(reply) = body.refusal().filter(|_| body.is_hopeless()).cloned() else { return Some(Step::Read) };
+        let (Expects::Data(_, body) | Expects::Chunk { body, .. }) = &self.expects else {
+            return None;
+        };
+        let Some(reply) = body.refusal().filter(|_| body.is_hopeless()).cloned() else {
+            return Some(Step::Read);
+        };
         self.reply(&reply);
         self.closing = true;
         None
@@ -132,12 +176,27 @@ impl Session {
         self.closing |= body.is_hopeless();
         let refusal = body.refusal().cloned();
         match (refusal, self.transaction.take()) {
-            (None, Some(Transaction { return_path, recipients, .. })) if last => {
-                return Some(Step::Submit(Submission { return_path, recipients, body, user: self.user.clone() }));
+            (
+                None,
+                Some(Transaction {
+                    return_path,
+                    recipients,
+                    ..
+                }),
+            ) if last => {
+                return Some(Step::Submit(Submission {
+                    return_path,
+                    recipients,
+                    body,
+                    user: self.user.clone(),
+                }));
             }
             (refusal, Some(transaction)) if !last => {
                 let text = format!("{} octets so far", body.came());
-                self.transaction = Some(Transaction { chunks: Some(body), ..transaction });
+                self.transaction = Some(Transaction {
+                    chunks: Some(body),
+                    ..transaction
+                });
                 self.reply(&refusal.unwrap_or_else(|| Reply::new(250, "2.0.0", text)));
             }
             (Some(reply), Some(_)) => self.reply(&reply),

@@ -1,5 +1,5 @@
-//! What both programs share: a count comes as a line on standard input, callers hand in so many mails, and a line of JSON
-//! tells how long each had to wait for its answer.
+//! What both programs share: a count comes as a line on standard input, callers hand in so many
+//! mails, and a line of JSON tells how long each had to wait for its answer.
 
 use std::future::Future;
 use std::io::{BufRead, Write};
@@ -26,7 +26,8 @@ impl Left {
     }
 }
 
-/// Answers every count that comes: `hand_in` takes mails from those that are left and returns how long each took.
+/// Answers every count that comes: `hand_in` takes mails from those that are left and returns how
+/// long each took.
 pub fn answer<F>(runtime: &tokio::runtime::Runtime, hand_in: impl Fn(Arc<Left>) -> F)
 where
     F: Future<Output = Vec<Duration>> + Send + 'static,

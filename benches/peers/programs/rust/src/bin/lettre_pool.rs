@@ -1,4 +1,5 @@
-//! `lettre_pool HOST:PORT`: callers send over lettre's own pool, each waiting until the relay has taken its mail.
+//! `lettre_pool HOST:PORT`: callers send over lettre's own pool, each waiting until the relay has
+//! taken its mail.
 
 use std::time::Instant;
 

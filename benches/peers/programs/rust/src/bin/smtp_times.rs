@@ -1,5 +1,6 @@
-//! `smtp_times HOST:PORT`: hands in mail over SMTP as smtp-source does, one command at a time over kept connections, and
-//! tells what smtp-source does not: how long it was from MAIL FROM to the answer to the final dot.
+//! `smtp_times HOST:PORT`: hands in mail over SMTP as smtp-source does, one command at a time over
+//! kept connections, and tells what smtp-source does not: how long it was from MAIL FROM to the
+//! answer to the final dot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +49,8 @@ impl Door {
         self.answer(expected).await;
     }
 
-    /// Reads a reply to its last line: the one without a hyphen behind its code (RFC 5321 section 4.2.1).
+    /// Reads a reply to its last line: the one without a hyphen behind its code (RFC 5321 section
+    /// 4.2.1).
     async fn answer(&mut self, expected: u8) {
         loop {
             self.line.clear();
