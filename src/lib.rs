@@ -43,13 +43,13 @@
 //!
 //! 1. A receipt means synced to disk: `spool/keyed/writer.rs` over `spool/sled/mod.rs`.
 //! 2. What was accepted is delivered at least once, or dead with a reason, or cancelled:
-//!    `delivery/settle.rs`, `spool/keyed/change.rs`, `dispatch/supervisor.rs`.
+//!    `delivery/settle.rs`, `spool/keyed/operations.rs`, `dispatch/supervisor.rs`.
 //! 3. Duplicates come only from an outcome that stayed unknown, and are bounded; at-most-once mail
 //!    is never sent again in doubt: `dispatch/sender.rs`.
-//! 4. A settle without the current lease changes nothing: `spool/keyed/book.rs`.
+//! 4. A settle without the current lease changes nothing: `spool/keyed/queues.rs`.
 //! 5. A relay that is down costs no delivery an attempt: `delivery/settle.rs`, `policy/breaker.rs`.
-//! 6. Memory is bounded with millions pending: `spool/keyed/window.rs`.
-//! 7. Expiry holds in every state, cancel until the final dot: `spool/keyed/change.rs`,
+//! 6. Memory is bounded with millions pending: `spool/keyed/queue_head.rs`.
+//! 7. Expiry holds in every state, cancel until the final dot: `spool/keyed/operations.rs`,
 //!    `dispatch/sender.rs`.
 //! 8. No actor's turn blocks, a sender's own connection aside; every wait has a time-out:
 //!    `dispatch/`, `transport/smtp/wire.rs`.

@@ -11,7 +11,7 @@ use super::core::Core;
 use super::{Error, Receipt};
 use crate::delivery::Delivery;
 use crate::mail::{Mail, MailError, MailId, Timestamp, When};
-use crate::spool::{Manifest, Parcel, Put};
+use crate::spool::{Manifest, NewMail, PutResult};
 
 /// What is accepted, and how much of it.
 pub(super) struct Accept {
@@ -81,7 +81,7 @@ impl Accept {
         let started = Instant::now();
         let now = core.clock.now();
         let mut results = Vec::with_capacity(mails.len());
-        let mut parcels = Vec::with_capacity(mails.len());
+        let mut new_mails = Vec::with_capacity(mails.len());
         let mut entering = Entering {
             core,
             count: 0,
@@ -89,31 +89,31 @@ impl Accept {
         };
         for mail in mails {
             let count = mail.envelope().recipients().len();
-            let parcel = core
+            let new_mail = core
                 .admits()
                 .and_then(|()| self.check_size(&mail))
                 .and_then(|()| self.check_room(core, count))
-                .and_then(|()| self.parcel(core, mail, now));
-            results.push(parcel.map(|parcel| {
+                .and_then(|()| self.new_mail(core, mail, now));
+            results.push(new_mail.map(|new_mail| {
                 core.accepting.fetch_add(count as u64, Ordering::Relaxed);
                 entering.count += count as u64;
-                let (id, priority) = (parcel.manifest.id, parcel.manifest.priority);
+                let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
                 core.begin_accepting(id, now);
                 entering.mails.push(id);
-                parcels.push(parcel);
+                new_mails.push(new_mail);
                 (id, priority)
             }));
         }
-        let mut put = match parcels.is_empty() {
+        let mut put = match new_mails.is_empty() {
             true => Vec::new(),
-            false => core.spool.put(parcels).await,
+            false => core.spool.put(new_mails).await,
         }
         .into_iter();
         let durability = core.spool.durability();
         let receipt = |result: Result<_, Error>| {
             let (id, priority) = result?;
             match put.next() {
-                Some(Ok(Put::Stored)) => {
+                Some(Ok(PutResult::Stored)) => {
                     core.metrics.accepted(door, priority, started.elapsed());
                     core.announce_accepted(id, now);
                     tracing::debug!(mail.id = %id, door, "accepted");
@@ -123,7 +123,7 @@ impl Accept {
                         duplicate: false,
                     })
                 }
-                Some(Ok(Put::Duplicate(first))) => Ok(Receipt {
+                Some(Ok(PutResult::Duplicate(first))) => Ok(Receipt {
                     id: first,
                     durability,
                     duplicate: true,
@@ -135,7 +135,7 @@ impl Accept {
         results.into_iter().map(receipt).collect()
     }
 
-    fn parcel(&self, core: &Core, mail: Mail, now: Timestamp) -> Result<Parcel, Error> {
+    fn new_mail(&self, core: &Core, mail: Mail, now: Timestamp) -> Result<NewMail, Error> {
         let options = mail.options();
         let expires_at = options
             .expires
@@ -188,7 +188,7 @@ impl Accept {
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
         };
-        Ok(Parcel {
+        Ok(NewMail {
             manifest,
             body: mail.message().clone(),
             deliveries,

@@ -16,7 +16,7 @@ use crate::delivery::{Attempt, Delivery, Outcome, Rules, Settled, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::observe::{DeliveryResult, EventKind, Events, Metrics, log};
 use crate::policy::{RetryPolicy, Routes};
-use crate::spool::{Lease, Manifest, Recorded, Spool};
+use crate::spool::{Lease, Manifest, SettleResult, Spool};
 
 /// Whether the engine runs, and how it ended if it does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,7 +223,7 @@ impl Core {
             match core.spool.settle(settled).await {
                 Ok(recorded) => {
                     for ((delivery, tried), recorded) in told.iter().zip(recorded) {
-                        if recorded == Recorded::Done {
+                        if recorded == SettleResult::Done {
                             core.tell(&manifest, delivery, *tried);
                         }
                     }

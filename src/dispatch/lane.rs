@@ -12,7 +12,7 @@ use super::sender::{self, SenderId};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
 use crate::policy::{Breaker, BreakerState, Pace, Rate, Shares, Weights};
-use crate::spool::{Claim, Want};
+use crate::spool::{Claim, ClaimRequest};
 
 /// How many mails a sender gets at a time. Within a batch a connection that pipelines needs one
 /// round trip a mail.
@@ -72,7 +72,7 @@ pub(super) enum Plan {
     /// Nothing, until this long from now.
     RestFor(Duration),
     /// Claim this.
-    Claim(Want),
+    Claim(ClaimRequest),
 }
 
 impl Lane {
@@ -196,7 +196,7 @@ impl Lane {
         let first = self.claims % routes.len();
         routes.rotate_left(first);
         self.claims = self.claims.wrapping_add(1);
-        Plan::Claim(Want {
+        Plan::Claim(ClaimRequest {
             routes,
             turns,
             critical_only,

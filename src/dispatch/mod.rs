@@ -40,7 +40,7 @@ use crate::delivery::{Route, State};
 use crate::mail::{Mail, MailId, Priority};
 use crate::observe::{EventKind, EventStream, Gauges, RelayGauges};
 use crate::policy::{RouteRule, Weights};
-use crate::spool::{Change, Query, SpoolStats};
+use crate::spool::{OperationResult, Query, SpoolStats};
 use crate::transport::Relay;
 
 /// How long the actors may take to answer a question.
@@ -280,9 +280,9 @@ impl Dispatcher {
             let settled = core.settled.notified();
             let now = core.clock.now();
             match core.spool.cancel(id, now).await? {
-                Change::Unknown => return Err(Error::UnknownMail(id)),
-                Change::TooLate => {}
-                Change::Done(recipients) => {
+                OperationResult::Unknown => return Err(Error::UnknownMail(id)),
+                OperationResult::TooLate => {}
+                OperationResult::Done(recipients) => {
                     for recipient in &recipients {
                         core.announce(now, id, recipient, None, EventKind::Cancelled);
                     }
@@ -322,12 +322,12 @@ impl Dispatcher {
             .retry(id, core.clock.now(), core.retry.expire_after)
             .await?
         {
-            Change::Unknown => Err(Error::UnknownMail(id)),
-            Change::TooLate => Err(Error::TooLate {
+            OperationResult::Unknown => Err(Error::UnknownMail(id)),
+            OperationResult::TooLate => Err(Error::TooLate {
                 id,
                 state: self.status(id).await?.state.as_str(),
             }),
-            Change::Done(_) => self.status(id).await,
+            OperationResult::Done(_) => self.status(id).await,
         }
     }
 
@@ -345,7 +345,7 @@ impl Dispatcher {
                     core.spool
                         .retry(id, core.clock.now(), core.retry.expire_after)
                         .await?,
-                    Change::Done(_)
+                    OperationResult::Done(_)
                 );
             count += u64::from(done);
         }
@@ -360,7 +360,11 @@ impl Dispatcher {
         let mut count = 0;
         for (id, finished) in self.all_dead(filter).await? {
             let done = finished
-                && (dry_run || matches!(self.inner.core.spool.purge(id).await?, Change::Done(_)));
+                && (dry_run
+                    || matches!(
+                        self.inner.core.spool.purge(id).await?,
+                        OperationResult::Done(_)
+                    ));
             count += u64::from(done);
         }
         Ok(count)

@@ -18,7 +18,7 @@ pub(super) enum Msg {
     /// Time is up, or something has changed.
     Tick,
     /// A sweep is done.
-    Swept,
+    SweepReport,
     /// Panic, for tests of what holds then.
     Crash,
 }
@@ -72,7 +72,7 @@ impl Actor for Scheduler {
                 state.tick(myself);
             }
             Msg::Tick => state.tick(myself),
-            Msg::Swept => {
+            Msg::SweepReport => {
                 state.sweeping = false;
                 state.tick(myself);
             }
@@ -99,7 +99,7 @@ impl State {
             let (core, scheduler) = (Arc::clone(&self.core), myself.clone());
             tokio::spawn(async move {
                 sweep(&core).await;
-                let _ = scheduler.cast(Msg::Swept);
+                let _ = scheduler.cast(Msg::SweepReport);
             });
         }
         self.waiting.abort();

@@ -78,7 +78,7 @@ pub enum Durability {
 /// A mail on its way into the spool: what is known of it, its bytes, and a delivery for each
 /// recipient.
 #[derive(Clone, Debug)]
-pub struct Parcel {
+pub struct NewMail {
     /// What is known of it.
     pub manifest: Manifest,
     /// The frozen message.
@@ -87,9 +87,9 @@ pub struct Parcel {
     pub deliveries: Vec<Delivery>,
 }
 
-/// What became of a [`Parcel`].
+/// What became of a [`NewMail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
+pub enum PutResult {
     /// It is kept, under its own id.
     Stored,
     /// It was put before, or its idempotency key is known: this is the mail that is kept.
@@ -98,7 +98,7 @@ pub enum Put {
 
 /// Whose mail a sender could take now.
 #[derive(Clone, Debug)]
-pub struct Want {
+pub struct ClaimRequest {
     /// The queues it may take from.
     pub routes: Vec<Route>,
     /// A turn for each mail that is wanted, in order; a turn whose priority has nothing due goes to
@@ -128,7 +128,7 @@ pub struct Claim {
 
 /// What a settle did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recorded {
+pub enum SettleResult {
     /// It is on disk.
     Done,
     /// The lease was not current: nothing was changed.
@@ -138,7 +138,7 @@ pub enum Recorded {
 /// A delivery that was ended by nobody's wish: by the clock, in doubt, or because something of it
 /// cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedDelivery {
     /// The mail.
     pub mail: MailId,
     /// The recipient.
@@ -149,9 +149,9 @@ pub struct Ended {
 
 /// What one step of [`Spool::sweep`] did.
 #[derive(Clone, Debug, Default)]
-pub struct Swept {
+pub struct SweepReport {
     /// The deliveries that are now dead.
-    pub ended: Vec<Ended>,
+    pub ended: Vec<EndedDelivery>,
     /// How many finished mails were deleted, their retention over.
     pub pruned: usize,
     /// Whether there is more to do now.
@@ -160,7 +160,7 @@ pub struct Swept {
 
 /// What a user's wish to change a mail came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum OperationResult {
     /// Done, for these recipients.
     Done(Vec<Address>),
     /// No delivery of the mail is in a state that allows it.
@@ -199,10 +199,10 @@ pub trait Spool: Send + Sync + 'static {
     fn changed(&self) -> &Notify;
 
     /// Keeps new mails, in as few groups as their size allows. Each has its own result, in order.
-    async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>>;
+    async fn put(&self, new_mails: Vec<NewMail>) -> Vec<Result<PutResult, SpoolError>>;
 
     /// Leases due deliveries. Fewer than wanted, or none, when no more are due.
-    async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError>;
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError>;
 
     /// Records before the final dot that an at-most-once mail may have been sent: found so after a
     /// crash, it is dead as `in_doubt`. The leases stay.
@@ -213,7 +213,7 @@ pub trait Spool: Send + Sync + 'static {
     fn settle(
         &self,
         settled: Vec<(Lease, Delivery)>,
-    ) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>>;
+    ) -> BoxFuture<'_, Result<Vec<SettleResult>, SpoolError>>;
 
     /// All that is known of a mail; `None` where there is no such mail.
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError>;
@@ -225,7 +225,7 @@ pub trait Spool: Send + Sync + 'static {
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError>;
 
     /// Withdraws what is not being sent and has not ended.
-    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError>;
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError>;
 
     /// Queues dead deliveries again, or cancelled ones where none is dead: at once, with a full
     /// count of attempts and a lifetime of `lifetime`. A deferred one becomes due at once.
@@ -234,17 +234,17 @@ pub trait Spool: Send + Sync + 'static {
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
-    ) -> Result<Change, SpoolError>;
+    ) -> Result<OperationResult, SpoolError>;
 
     /// Deletes a mail of which every delivery has ended.
-    async fn purge(&self, id: MailId) -> Result<Change, SpoolError>;
+    async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError>;
 
     /// Whether [`Spool::sweep`] has something to do.
     fn is_sweep_due(&self, now: Timestamp) -> bool;
 
     /// Ends what has expired and deletes what was kept long enough; a bounded step. It also tells
     /// of what has ended otherwise by nobody's wish since the last sweep, which is then due.
-    async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError>;
+    async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError>;
 
     /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that
     /// returns how many it moved.

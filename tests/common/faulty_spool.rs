@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use postrider::delivery::{Delivery, Route};
 use postrider::spool::{
-    Change, Claim, Lease, LeaseToken, Page, Parcel, Put, Record, Recorded, Spool, SpoolError,
-    SpoolOptions, SpoolStats, Swept, Want, memory,
+    Claim, ClaimRequest, Lease, LeaseToken, NewMail, OperationResult, Page, PutResult, Record,
+    SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, SweepReport, memory,
 };
 use postrider::{Durability, MailId, Query, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -63,12 +63,12 @@ impl Spool for FaultySpool {
     fn changed(&self) -> &Notify {
         self.kept.changed()
     }
-    async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>> {
+    async fn put(&self, new_mails: Vec<NewMail>) -> Vec<Result<PutResult, SpoolError>> {
         match self.failure() {
-            Some(failure) => vec![Err(failure); parcels.len()],
-            None if self.failing.load(Ordering::SeqCst) => vec![Err(unwritable()); parcels.len()],
+            Some(failure) => vec![Err(failure); new_mails.len()],
+            None if self.failing.load(Ordering::SeqCst) => vec![Err(unwritable()); new_mails.len()],
             None => {
-                let put = self.kept.put(parcels).await;
+                let put = self.kept.put(new_mails).await;
                 let mut held = self.held.subscribe();
                 held.wait_for(|held| !held)
                     .await
@@ -77,8 +77,8 @@ impl Spool for FaultySpool {
             }
         }
     }
-    async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {
-        self.kept.claim(want).await
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
+        self.kept.claim(request).await
     }
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
         self.kept.mark(leases).await
@@ -86,7 +86,7 @@ impl Spool for FaultySpool {
     fn settle(
         &self,
         settled: Vec<(Lease, Delivery)>,
-    ) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
+    ) -> BoxFuture<'_, Result<Vec<SettleResult>, SpoolError>> {
         self.kept.settle(settled)
     }
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
@@ -98,7 +98,7 @@ impl Spool for FaultySpool {
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
         self.kept.list(query, now).await
     }
-    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError> {
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
         self.kept.cancel(id, now).await
     }
     async fn retry(
@@ -106,16 +106,16 @@ impl Spool for FaultySpool {
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
-    ) -> Result<Change, SpoolError> {
+    ) -> Result<OperationResult, SpoolError> {
         self.kept.retry(id, now, lifetime).await
     }
-    async fn purge(&self, id: MailId) -> Result<Change, SpoolError> {
+    async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
         self.kept.purge(id).await
     }
     fn is_sweep_due(&self, now: Timestamp) -> bool {
         self.kept.is_sweep_due(now)
     }
-    async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError> {
+    async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError> {
         self.kept.sweep(now).await
     }
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::mail::{MailId, Timestamp};
-use postrider::spool::{Parcel, Put, Query, Record, Spool, SpoolError, sled};
+use postrider::spool::{NewMail, PutResult, Query, Record, Spool, SpoolError, sled};
 
 use super::journal::{Debt, body_of, describe};
 use super::load::options;
@@ -155,13 +155,13 @@ async fn check_keys(
         let mut manifest = record.manifest.clone();
         manifest.id = MailId::from_bytes([9; 16]);
         manifest.size = 0;
-        let parcel = Parcel {
+        let new_mail = NewMail {
             manifest,
             body: Default::default(),
             deliveries: record.deliveries.clone(),
         };
-        let put = spool.put(vec![parcel]).await.remove(0);
-        if put != Ok(Put::Duplicate(known)) {
+        let put = spool.put(vec![new_mail]).await.remove(0);
+        if put != Ok(PutResult::Duplicate(known)) {
             return Err(format!("the key of mail {known} is forgotten: {put:?}"));
         }
     }
@@ -171,13 +171,13 @@ async fn check_keys(
         manifest.idempotency_key = None;
         manifest.size = 100_000;
         let id = manifest.id;
-        let parcel = Parcel {
+        let new_mail = NewMail {
             manifest,
             body: body_of(id, 100_000),
             deliveries: record.deliveries.clone(),
         };
-        let put = spool.put(vec![parcel]).await.remove(0);
-        if put != Ok(Put::Stored) || spool.body(id).await != Ok(Some(body_of(id, 100_000))) {
+        let put = spool.put(vec![new_mail]).await.remove(0);
+        if put != Ok(PutResult::Stored) || spool.body(id).await != Ok(Some(body_of(id, 100_000))) {
             return Err(format!("new mail is not taken: {put:?}"));
         }
     }

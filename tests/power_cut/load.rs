@@ -10,7 +10,8 @@ use futures::future::join_all;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::mail::{Guarantee, MailId, Priority, Timestamp, minutes};
 use postrider::spool::{
-    Claim, Manifest, Parcel, Put, Query, Recorded, Spool, SpoolOptions, Want, sled,
+    Claim, ClaimRequest, Manifest, NewMail, PutResult, Query, SettleResult, Spool, SpoolOptions,
+    sled,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -123,8 +124,8 @@ impl Load {
             2..6 => 250,
             _ => self.random.random_range(1..=12),
         };
-        let parcels: Vec<Parcel> = (0..count).map(|_| self.parcel()).collect();
-        let states: Changes = parcels
+        let new_mails: Vec<NewMail> = (0..count).map(|_| self.new_mail()).collect();
+        let states: Changes = new_mails
             .iter()
             .map(|p| (p.manifest.id, describe(&p.deliveries)))
             .collect();
@@ -132,17 +133,17 @@ impl Load {
         // Many callers at a time with a mail each, or two with half of them each.
         let share = if count > 500 { 1 } else { count.div_ceil(2) };
         for put in join_all(
-            parcels
+            new_mails
                 .chunks(share)
                 .map(|group| self.spool.put(group.to_vec())),
         )
         .await
         {
-            assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
+            assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
         }
         self.journal.did(&states);
         self.known.extend(
-            parcels
+            new_mails
                 .into_iter()
                 .map(|p| (p.manifest.id, (p.manifest, p.deliveries))),
         );
@@ -155,7 +156,7 @@ impl Load {
         MailId::from_bytes(id)
     }
 
-    fn parcel(&mut self) -> Parcel {
+    fn new_mail(&mut self) -> NewMail {
         let size = match self.random.random_range(0..100) {
             0 => self.random.random_range(260 * 1024..400 * 1024),
             1..4 => 100 * 1024,
@@ -199,7 +200,7 @@ impl Load {
             eight_bit: false,
             smtputf8: false,
         };
-        Parcel {
+        NewMail {
             manifest,
             body: body_of(id, size),
             deliveries,
@@ -211,7 +212,7 @@ impl Load {
         let turns = vec![Priority::Default; self.random.random_range(1..20)];
         let routes = vec![Route::over(["primary"])];
         let max = usize::MAX;
-        let want = Want {
+        let request = ClaimRequest {
             routes,
             turns,
             critical_only: 2,
@@ -219,7 +220,7 @@ impl Load {
             max_recipients: 2,
             now: self.now,
         };
-        let claims = self.spool.claim(want).await.unwrap();
+        let claims = self.spool.claim(request).await.unwrap();
         let mut kept = Vec::new();
         for claim in claims {
             assert!(
@@ -263,7 +264,12 @@ impl Load {
         )
         .await
         {
-            assert!(recorded.unwrap().iter().all(|one| *one == Recorded::Done));
+            assert!(
+                recorded
+                    .unwrap()
+                    .iter()
+                    .all(|one| *one == SettleResult::Done)
+            );
         }
         self.journal.did(&wills);
     }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::mail::{Address, Guarantee, MailId, Priority, Timestamp, minutes};
 use postrider::spool::{
-    Change, Claim, Ended, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Recorded,
-    Spool, SpoolError, SpoolOptions, Swept, Want,
+    Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, LeaseToken, Manifest, NewMail,
+    OperationResult, PutResult, Query, SettleResult, Spool, SpoolError, SpoolOptions, SweepReport,
 };
 
 use super::steps::{Sketch, Step, Verdict};
@@ -81,7 +81,7 @@ impl History {
                 max_recipients,
                 routes,
             } => {
-                let want = Want {
+                let request = ClaimRequest {
                     routes: routes.iter().map(|route| Route::over([*route])).collect(),
                     turns: turns.clone(),
                     critical_only: *critical_only,
@@ -89,7 +89,7 @@ impl History {
                     max_recipients: *max_recipients,
                     now: self.now,
                 };
-                self.claim(want).await;
+                self.claim(request).await;
             }
             Step::Mark { claim } => self.mark(*claim).await,
             Step::Settle { claim, verdicts } => self.settle(*claim, verdicts).await,
@@ -195,7 +195,7 @@ impl History {
                 .map(|route| Route::over([route]))
                 .into();
             let turns = vec![Priority::Default; 1000];
-            let want = Want {
+            let request = ClaimRequest {
                 routes,
                 turns,
                 critical_only: 0,
@@ -203,7 +203,7 @@ impl History {
                 max_recipients: 2,
                 now: self.now,
             };
-            self.claim(want).await;
+            self.claim(request).await;
             while !self.held.is_empty() {
                 self.settle(0, &[Verdict::Delivered]).await;
             }
@@ -222,18 +222,21 @@ impl History {
     }
 
     async fn put(&mut self, sketches: &[Sketch]) {
-        let parcels: Vec<Parcel> = sketches.iter().map(|sketch| self.parcel(sketch)).collect();
-        let results = self.spool.put(parcels.clone()).await;
+        let new_mails: Vec<NewMail> = sketches
+            .iter()
+            .map(|sketch| self.new_mail(sketch))
+            .collect();
+        let results = self.spool.put(new_mails.clone()).await;
         assert_eq!(
             results.len(),
-            parcels.len(),
+            new_mails.len(),
             "each mail of a group is answered"
         );
-        for ((parcel, result), sketch) in parcels.into_iter().zip(results).zip(sketches) {
+        for ((new_mail, result), sketch) in new_mails.into_iter().zip(results).zip(sketches) {
             let owner = sketch.key.and_then(|key| self.keys.get(key).copied());
-            let expected = owner.map_or(Ok(Put::Stored), |(id, content)| {
+            let expected = owner.map_or(Ok(PutResult::Stored), |(id, content)| {
                 if content == sketch.content {
-                    Ok(Put::Duplicate(id))
+                    Ok(PutResult::Duplicate(id))
                 } else {
                     Err(SpoolError::KeyReused(id))
                 }
@@ -243,19 +246,19 @@ impl History {
                     kept.has_ended && kept.manifest.accepted_at + KEY_TIME <= self.now
                 })
             });
-            if !(may_be_forgotten && result == Ok(Put::Stored)) {
+            if !(may_be_forgotten && result == Ok(PutResult::Stored)) {
                 assert_eq!(result, expected, "what a put of {sketch:?} is answered");
             }
-            if result == Ok(Put::Stored) {
-                let id = parcel.manifest.id;
+            if result == Ok(PutResult::Stored) {
+                let id = new_mail.manifest.id;
                 if let Some(key) = sketch.key {
                     self.keys.insert(key, (id, sketch.content));
                 }
-                let Parcel {
+                let NewMail {
                     manifest,
                     body,
                     deliveries,
-                } = parcel;
+                } = new_mail;
                 let leased = vec![false; deliveries.len()];
                 self.mails.insert(
                     id,
@@ -271,7 +274,7 @@ impl History {
         }
     }
 
-    fn parcel(&mut self, sketch: &Sketch) -> Parcel {
+    fn new_mail(&mut self, sketch: &Sketch) -> NewMail {
         self.count += 1;
         let mut id = [0; 16];
         id[..6].copy_from_slice(&self.now.as_millis().to_be_bytes()[2..]);
@@ -311,7 +314,7 @@ impl History {
             eight_bit: false,
             smtputf8: false,
         };
-        Parcel {
+        NewMail {
             manifest,
             body,
             deliveries,
@@ -319,36 +322,37 @@ impl History {
     }
 
     /// Whether a claim could take this delivery.
-    fn claimable(&self, kept: &Kept, index: usize, want: &Want) -> bool {
+    fn claimable(&self, kept: &Kept, index: usize, request: &ClaimRequest) -> bool {
         let delivery = &kept.deliveries[index];
-        let due = matches!(delivery.stage, Stage::Pending { due } if due <= want.now);
-        due && !kept.leased[index] && want.routes.contains(&delivery.route)
+        let due = matches!(delivery.stage, Stage::Pending { due } if due <= request.now);
+        due && !kept.leased[index] && request.routes.contains(&delivery.route)
     }
 
     /// How many mails could be claimed, each route of a mail counted for itself, by priority.
-    fn claimable_by_priority(&self, want: &Want) -> [usize; 3] {
+    fn claimable_by_priority(&self, request: &ClaimRequest) -> [usize; 3] {
         let mut by_priority = [0; 3];
         for kept in self.mails.values() {
-            let due = (0..kept.deliveries.len()).filter(|index| self.claimable(kept, *index, want));
+            let due =
+                (0..kept.deliveries.len()).filter(|index| self.claimable(kept, *index, request));
             let routes: BTreeSet<&Route> = due.map(|index| &kept.deliveries[index].route).collect();
             by_priority[kept.manifest.priority.index()] += routes.len();
         }
         by_priority
     }
 
-    async fn claim(&mut self, want: Want) {
-        let [critical, default, bulk] = self.claimable_by_priority(&want);
+    async fn claim(&mut self, request: ClaimRequest) {
+        let [critical, default, bulk] = self.claimable_by_priority(&request);
         let claims = self
             .spool
-            .claim(want.clone())
+            .claim(request.clone())
             .await
             .expect("an open spool lets claim");
         assert!(
-            claims.len() <= want.turns.len() + want.critical_only,
+            claims.len() <= request.turns.len() + request.critical_only,
             "no more is handed out than is wanted"
         );
-        let in_turns = want.turns.len().min(critical + default + bulk);
-        if want.max_bytes == usize::MAX {
+        let in_turns = request.turns.len().min(critical + default + bulk);
+        if request.max_bytes == usize::MAX {
             assert!(claims.len() >= in_turns, "what is due is handed out");
         } else {
             assert!(
@@ -356,7 +360,7 @@ impl History {
                 "the first mail that is due is handed out"
             );
         }
-        let critical_wanted = want
+        let critical_wanted = request
             .turns
             .iter()
             .filter(|turn| **turn == Priority::Critical)
@@ -365,8 +369,8 @@ impl History {
             .iter()
             .filter(|claim| claim.manifest.priority == Priority::Critical)
             .count();
-        if want.max_bytes == usize::MAX {
-            let at_least = critical.min(critical_wanted + want.critical_only);
+        if request.max_bytes == usize::MAX {
+            let at_least = critical.min(critical_wanted + request.critical_only);
             assert!(critical_given >= at_least, "critical mail gets its turns");
         }
         for claim in &claims {
@@ -377,7 +381,7 @@ impl History {
                 "a sender is told what is known of the mail"
             );
             assert!(claim.body == kept.body, "a sender gets the whole body");
-            assert!((1..=want.max_recipients).contains(&claim.deliveries.len()));
+            assert!((1..=request.max_recipients).contains(&claim.deliveries.len()));
             let tokens: Vec<LeaseToken> = claim
                 .deliveries
                 .iter()
@@ -387,7 +391,7 @@ impl History {
                 let index = usize::from(token.index);
                 assert_eq!(token.mail, mail);
                 assert!(
-                    self.claimable(&self.mails[&mail], index, &want),
+                    self.claimable(&self.mails[&mail], index, &request),
                     "only what is due and free is handed out"
                 );
                 assert_eq!(
@@ -464,7 +468,7 @@ impl History {
         let count = settled.len();
         assert_eq!(
             self.spool.settle(settled).await,
-            Ok(vec![Recorded::Done; count]),
+            Ok(vec![SettleResult::Done; count]),
             "a held lease settles"
         );
     }
@@ -482,7 +486,7 @@ impl History {
         let forged = Lease::new(token, Weak::<Nobody>::new());
         assert_eq!(
             self.spool.settle(vec![(forged, delivery)]).await,
-            Ok(vec![Recorded::Stale])
+            Ok(vec![SettleResult::Stale])
         );
         self.stale_settles += 1;
     }
@@ -513,7 +517,7 @@ impl History {
             let turns = vec![Priority::Default; 1000];
             let now = self.now;
             let max = usize::MAX;
-            let want = Want {
+            let request = ClaimRequest {
                 routes,
                 turns,
                 critical_only: 0,
@@ -523,7 +527,7 @@ impl History {
             };
             let met = self
                 .spool
-                .claim(want)
+                .claim(request)
                 .await
                 .expect("an open spool lets claim");
             let tokens: Vec<LeaseToken> = met
@@ -588,9 +592,9 @@ impl History {
     }
 
     async fn sweep(&mut self) {
-        let mut swept = Swept {
+        let mut swept = SweepReport {
             more: true,
-            ..Swept::default()
+            ..SweepReport::default()
         };
         while swept.more {
             let step = self.spool.sweep(self.now).await.expect("writable");
@@ -612,7 +616,7 @@ impl History {
                     continue;
                 }
                 let recipient = &kept.deliveries[index].recipient;
-                let expired = Ended {
+                let expired = EndedDelivery {
                     mail: *id,
                     recipient: recipient.clone(),
                     reason: DeadReason::Expired,
@@ -639,7 +643,7 @@ impl History {
             pruned += 1;
         }
         for (mail, recipient) in std::mem::take(&mut self.untold) {
-            let in_doubt = Ended {
+            let in_doubt = EndedDelivery {
                 mail,
                 recipient,
                 reason: DeadReason::InDoubt,
@@ -679,9 +683,9 @@ impl History {
             }
         }
         let expected = if taken.is_empty() {
-            Change::TooLate
+            OperationResult::TooLate
         } else {
-            Change::Done(taken)
+            OperationResult::Done(taken)
         };
         assert_eq!(
             self.spool.cancel(id, now).await,
@@ -720,9 +724,9 @@ impl History {
             kept.manifest.expires_at = kept.manifest.expires_at.max(now + lifetime);
         }
         let expected = if taken.is_empty() {
-            Change::TooLate
+            OperationResult::TooLate
         } else {
-            Change::Done(taken)
+            OperationResult::Done(taken)
         };
         assert_eq!(
             self.spool.retry(id, now, lifetime).await,
@@ -737,7 +741,7 @@ impl History {
         if kept.finished_at().is_none() {
             assert_eq!(
                 self.spool.purge(id).await,
-                Ok(Change::TooLate),
+                Ok(OperationResult::TooLate),
                 "only what has ended can be purged"
             );
             return;
@@ -749,7 +753,7 @@ impl History {
             .collect();
         assert_eq!(
             self.spool.purge(id).await,
-            Ok(Change::Done(all)),
+            Ok(OperationResult::Done(all)),
             "what has ended can be purged"
         );
         self.mails.remove(&id);

@@ -6,7 +6,7 @@ use super::Bench;
 use super::fixture::*;
 use crate::delivery::{Delivery, Route};
 use crate::mail::{Guarantee, Priority, hours};
-use crate::spool::{Put, SpoolError, SpoolOptions};
+use crate::spool::{PutResult, SpoolError, SpoolOptions};
 
 pub async fn bodies_of_every_size_come_back_byte_for_byte(bench: &dyn Bench) {
     const SIZES: [usize; 9] = [
@@ -37,7 +37,7 @@ pub async fn bodies_of_every_size_come_back_byte_for_byte(bench: &dyn Bench) {
                     body: noise(*size),
                     ..draft()
                 }
-                .parcel()
+                .new_mail()
             })
             .collect();
         let ids = put_all(&*spool, drafts).await;
@@ -52,7 +52,7 @@ pub async fn bodies_of_every_size_come_back_byte_for_byte(bench: &dyn Bench) {
                 "a body of {size} bytes comes back byte for byte"
             );
         }
-        let claims = claim(&*spool, want(SIZES.len(), start())).await;
+        let claims = claim(&*spool, request(SIZES.len(), start())).await;
         assert_eq!(claims.len(), SIZES.len(), "every mail is handed out");
         for claim in claims {
             let size = usize::try_from(claim.manifest.size).expect("small");
@@ -67,7 +67,7 @@ pub async fn bodies_of_every_size_come_back_byte_for_byte(bench: &dyn Bench) {
 
 pub async fn all_that_is_known_of_a_mail_comes_back(bench: &dyn Bench) {
     let spool = open(bench, "known").await;
-    let mut parcel = Draft {
+    let mut new_mail = Draft {
         priority: Priority::Bulk,
         guarantee: Guarantee::AtMostOnce,
         key: Some("order-42"),
@@ -75,14 +75,14 @@ pub async fn all_that_is_known_of_a_mail_comes_back(bench: &dyn Bench) {
         tags: vec!["news", "Grüße"],
         ..draft()
     }
-    .parcel();
-    parcel.manifest.return_path = None;
-    parcel.manifest.subject = "Grüße\u{1F4EE}".into();
-    parcel.manifest.eight_bit = true;
-    parcel.manifest.smtputf8 = true;
-    parcel.deliveries[0].recipient = address("jürgen@exämple.org");
-    let expected = parcel.clone();
-    put_all(&*spool, vec![parcel]).await;
+    .new_mail();
+    new_mail.manifest.return_path = None;
+    new_mail.manifest.subject = "Grüße\u{1F4EE}".into();
+    new_mail.manifest.eight_bit = true;
+    new_mail.manifest.smtputf8 = true;
+    new_mail.deliveries[0].recipient = address("jürgen@exämple.org");
+    let expected = new_mail.clone();
+    put_all(&*spool, vec![new_mail]).await;
     let record = get(&*spool, expected.manifest.id).await;
     assert_eq!(
         record.manifest, expected.manifest,
@@ -112,13 +112,13 @@ pub async fn all_that_is_known_of_a_mail_comes_back(bench: &dyn Bench) {
 pub async fn every_recipient_is_kept_in_the_envelopes_order(bench: &dyn Bench) {
     let spool = open(bench, "recipients").await;
     for count in [1, 2, 500] {
-        let parcel = Draft {
+        let new_mail = Draft {
             to: crowd(count, "primary"),
             ..draft()
         }
-        .parcel();
-        let (id, expected) = (parcel.manifest.id, parcel.deliveries.clone());
-        put_all(&*spool, vec![parcel]).await;
+        .new_mail();
+        let (id, expected) = (new_mail.manifest.id, new_mail.deliveries.clone());
+        put_all(&*spool, vec![new_mail]).await;
         assert_eq!(
             get(&*spool, id).await.deliveries,
             expected,
@@ -162,25 +162,25 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
             fingerprint,
             ..draft()
         }
-        .parcel()
+        .new_mail()
     };
     let group = vec![
         keyed("a", 1),
-        draft().parcel(),
+        draft().new_mail(),
         keyed("a", 1),
         keyed("b", 1),
         keyed("a", 2),
-        draft().parcel(),
+        draft().new_mail(),
     ];
     let first = group[0].manifest.id;
-    let ids: Vec<_> = group.iter().map(|parcel| parcel.manifest.id).collect();
+    let ids: Vec<_> = group.iter().map(|new_mail| new_mail.manifest.id).collect();
     let expected = vec![
-        Ok(Put::Stored),
-        Ok(Put::Stored),
-        Ok(Put::Duplicate(first)),
-        Ok(Put::Stored),
+        Ok(PutResult::Stored),
+        Ok(PutResult::Stored),
+        Ok(PutResult::Duplicate(first)),
+        Ok(PutResult::Stored),
         Err(SpoolError::KeyReused(first)),
-        Ok(Put::Stored),
+        Ok(PutResult::Stored),
     ];
     assert_eq!(
         spool.put(group).await,
@@ -188,7 +188,7 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
         "each mail of a group has its own result, in order"
     );
     for (id, result) in ids.into_iter().zip(expected) {
-        if result == Ok(Put::Stored) {
+        if result == Ok(PutResult::Stored) {
             get(&*spool, id).await;
         } else {
             assert_gone(&*spool, id).await;
@@ -205,7 +205,7 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
             key: Some(key),
             ..draft()
         }
-        .parcel()
+        .new_mail()
     };
     let bulky = || {
         (0..15).map(|_| {
@@ -213,7 +213,7 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
                 body: noise(100_000),
                 ..draft()
             }
-            .parcel()
+            .new_mail()
         })
     };
     let group: Vec<_> = bulky()
@@ -222,8 +222,8 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
         .chain([keyed("a"), keyed("b")])
         .collect();
     let first = group[15].manifest.id;
-    let mut expected = vec![Ok(Put::Stored); group.len()];
-    expected[31] = Ok(Put::Duplicate(first));
+    let mut expected = vec![Ok(PutResult::Stored); group.len()];
+    expected[31] = Ok(PutResult::Duplicate(first));
     assert_eq!(
         spool.put(group).await,
         expected,
@@ -235,33 +235,33 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
 pub async fn a_mail_that_is_put_again_is_one_mail(bench: &dyn Bench) {
     let spool = open(bench, "again").await;
     for size in [100, 1024 * 1024] {
-        let parcel = Draft {
+        let new_mail = Draft {
             body: noise(size),
             ..draft()
         }
-        .parcel();
-        let id = parcel.manifest.id;
-        let both = spool.put(vec![parcel.clone(), parcel.clone()]).await;
+        .new_mail();
+        let id = new_mail.manifest.id;
+        let both = spool.put(vec![new_mail.clone(), new_mail.clone()]).await;
         assert_eq!(
             both,
-            [Ok(Put::Stored), Ok(Put::Duplicate(id))],
+            [Ok(PutResult::Stored), Ok(PutResult::Duplicate(id))],
             "twice in one group"
         );
         assert_eq!(
-            spool.put(vec![parcel.clone()]).await,
-            [Ok(Put::Duplicate(id))],
+            spool.put(vec![new_mail.clone()]).await,
+            [Ok(PutResult::Duplicate(id))],
             "once more, later"
         );
         let claim = claim_one(&*spool, start()).await;
         assert_eq!(
-            spool.put(vec![parcel.clone()]).await,
-            [Ok(Put::Duplicate(id))],
+            spool.put(vec![new_mail.clone()]).await,
+            [Ok(PutResult::Duplicate(id))],
             "while it is being sent"
         );
         settle(&*spool, vec![claim], start(), delivered(start())).await;
         assert_eq!(
-            spool.put(vec![parcel]).await,
-            [Ok(Put::Duplicate(id))],
+            spool.put(vec![new_mail]).await,
+            [Ok(PutResult::Duplicate(id))],
             "after it was delivered"
         );
         assert_nothing_due(&*spool, start(), "it was sent once").await;
@@ -277,24 +277,24 @@ pub async fn the_same_key_with_the_same_content_is_the_same_mail(bench: &dyn Ben
     };
     let first = put(&*spool, keyed()).await;
     for _ in 0..3 {
-        let again = keyed().parcel();
+        let again = keyed().new_mail();
         let id = again.manifest.id;
         assert_eq!(
             spool.put(vec![again]).await,
-            [Ok(Put::Duplicate(first))],
+            [Ok(PutResult::Duplicate(first))],
             "a known key names the first mail"
         );
         assert_gone(&*spool, id).await;
     }
     let claim = claim_one(&*spool, start()).await;
     settle(&*spool, vec![claim], start(), delivered(start())).await;
-    let later = keyed().parcel();
+    let later = keyed().new_mail();
     assert_eq!(
         spool.put(vec![later]).await,
-        [Ok(Put::Duplicate(first))],
+        [Ok(PutResult::Duplicate(first))],
         "a key outlasts its mail's delivery"
     );
-    let unkeyed = vec![draft().parcel(), draft().parcel()];
+    let unkeyed = vec![draft().new_mail(), draft().new_mail()];
     put_all(&*spool, unkeyed).await;
     audit(&*spool, start()).await;
 }
@@ -315,7 +315,7 @@ pub async fn the_same_key_with_other_content_is_refused(bench: &dyn Bench) {
         fingerprint: 8,
         ..draft()
     }
-    .parcel();
+    .new_mail();
     let id = other.manifest.id;
     assert_eq!(
         spool.put(vec![other]).await,
@@ -350,15 +350,15 @@ pub async fn one_key_put_by_many_at_once_is_one_mail(bench: &dyn Bench) {
     for _ in 0..16 {
         let spool = spool.clone();
         racers.spawn(async move {
-            let parcel = Draft {
+            let new_mail = Draft {
                 key: Some("race"),
                 ..draft()
             }
-            .parcel();
+            .new_mail();
             (
-                parcel.manifest.id,
+                new_mail.manifest.id,
                 spool
-                    .put(vec![parcel])
+                    .put(vec![new_mail])
                     .await
                     .remove(0)
                     .expect("a put is answered"),
@@ -368,13 +368,13 @@ pub async fn one_key_put_by_many_at_once_is_one_mail(bench: &dyn Bench) {
     let results = racers.join_all().await;
     let stored: Vec<_> = results
         .iter()
-        .filter(|(_, put)| *put == Put::Stored)
+        .filter(|(_, put)| *put == PutResult::Stored)
         .map(|(id, _)| *id)
         .collect();
     assert_eq!(stored.len(), 1, "of many puts with one key, one is stored");
     let duplicates = results
         .iter()
-        .filter(|(_, put)| *put == Put::Duplicate(stored[0]))
+        .filter(|(_, put)| *put == PutResult::Duplicate(stored[0]))
         .count();
     assert_eq!(duplicates, 15, "all others are told the one that was");
     audit(&*spool, start()).await;
@@ -394,19 +394,19 @@ pub async fn a_key_is_remembered_while_its_mail_is_pending_and_forgotten_after_i
 
     let before = start() + hours(1);
     sweep(&*spool, before).await;
-    let again = spool.put(vec![keyed(before).parcel()]).await;
+    let again = spool.put(vec![keyed(before).new_mail()]).await;
     assert_eq!(
         again,
-        [Ok(Put::Duplicate(first))],
+        [Ok(PutResult::Duplicate(first))],
         "a key is remembered for its time"
     );
 
     let after = start() + hours(3);
     sweep(&*spool, after).await;
-    let again = spool.put(vec![keyed(after).parcel()]).await;
+    let again = spool.put(vec![keyed(after).new_mail()]).await;
     assert_eq!(
         again,
-        [Ok(Put::Duplicate(first))],
+        [Ok(PutResult::Duplicate(first))],
         "a key is remembered while its mail is pending, its time over"
     );
 
@@ -415,19 +415,19 @@ pub async fn a_key_is_remembered_while_its_mail_is_pending_and_forgotten_after_i
     let end = start() + hours(6);
     sweep(&*spool, end).await;
     let second = put(&*spool, keyed(end)).await;
-    let again = spool.put(vec![keyed(end).parcel()]).await;
+    let again = spool.put(vec![keyed(end).new_mail()]).await;
     assert_eq!(
         again,
-        [Ok(Put::Duplicate(second))],
+        [Ok(PutResult::Duplicate(second))],
         "a forgotten key is free, and then belongs to the new mail"
     );
     let pruned = start() + hours(7) + ms(1);
     sweep(&*spool, pruned).await;
     assert_gone(&*spool, first).await;
-    let again = spool.put(vec![keyed(pruned).parcel()]).await;
+    let again = spool.put(vec![keyed(pruned).new_mail()]).await;
     assert_eq!(
         again,
-        [Ok(Put::Duplicate(second))],
+        [Ok(PutResult::Duplicate(second))],
         "the end of a mail does not take a key that is another's by now"
     );
     audit(&*spool, pruned).await;
@@ -436,14 +436,14 @@ pub async fn a_key_is_remembered_while_its_mail_is_pending_and_forgotten_after_i
 pub async fn a_put_that_nobody_waits_for_is_whole_or_not_there(bench: &dyn Bench) {
     let spool = open(bench, "unwaited-put").await;
     for size in [100, 1024 * 1024] {
-        let parcel = Draft {
+        let new_mail = Draft {
             body: noise(size),
             to: vec![("x@example.org".into(), "elsewhere")],
             ..draft()
         }
-        .parcel();
-        let id = parcel.manifest.id;
-        let answered = spool.put(vec![parcel]).now_or_never();
+        .new_mail();
+        let id = new_mail.manifest.id;
+        let answered = spool.put(vec![new_mail]).now_or_never();
         put(
             &*spool,
             Draft {
@@ -466,7 +466,7 @@ pub async fn a_put_that_nobody_waits_for_is_whole_or_not_there(bench: &dyn Bench
             None => assert_eq!(body, None, "a mail that is not there has no body"),
         }
     }
-    let mut anything = want(10, start());
+    let mut anything = request(10, start());
     anything.routes = vec![Route::over(["elsewhere"])];
     for claim in claim(&*spool, anything).await {
         let whole = claim.body.len() as u64 == claim.manifest.size;

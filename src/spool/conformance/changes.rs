@@ -5,7 +5,7 @@ use super::Bench;
 use super::fixture::*;
 use crate::delivery::{DeadReason, Route, Stage, State};
 use crate::mail::{MailId, hours, minutes};
-use crate::spool::{Change, Spool, SpoolError, Want};
+use crate::spool::{ClaimRequest, OperationResult, Spool, SpoolError};
 
 fn ada() -> Vec<crate::mail::Address> {
     vec![address("ada@example.org")]
@@ -18,7 +18,10 @@ fn unknown() -> MailId {
 pub async fn a_pending_mail_can_be_cancelled_and_no_other(bench: &dyn Bench) {
     let spool = open(bench, "cancel").await;
     let now = start() + minutes(1);
-    assert_eq!(spool.cancel(unknown(), now).await, Ok(Change::Unknown));
+    assert_eq!(
+        spool.cancel(unknown(), now).await,
+        Ok(OperationResult::Unknown)
+    );
 
     let scheduled = put(
         &*spool,
@@ -30,7 +33,7 @@ pub async fn a_pending_mail_can_be_cancelled_and_no_other(bench: &dyn Bench) {
     .await;
     assert_eq!(
         spool.cancel(scheduled, now).await,
-        Ok(Change::Done(ada())),
+        Ok(OperationResult::Done(ada())),
         "a scheduled mail can be cancelled"
     );
     let deferred = put_at(
@@ -44,13 +47,13 @@ pub async fn a_pending_mail_can_be_cancelled_and_no_other(bench: &dyn Bench) {
     .await;
     assert_eq!(
         spool.cancel(deferred, now).await,
-        Ok(Change::Done(ada())),
+        Ok(OperationResult::Done(ada())),
         "a deferred mail can be cancelled"
     );
     let queued = put(&*spool, draft()).await;
     assert_eq!(
         spool.cancel(queued, now).await,
-        Ok(Change::Done(ada())),
+        Ok(OperationResult::Done(ada())),
         "a queued mail can be cancelled"
     );
     for id in [scheduled, deferred, queued] {
@@ -60,7 +63,7 @@ pub async fn a_pending_mail_can_be_cancelled_and_no_other(bench: &dyn Bench) {
         );
         assert_eq!(
             spool.cancel(id, now).await,
-            Ok(Change::TooLate),
+            Ok(OperationResult::TooLate),
             "a cancelled mail cannot be cancelled again"
         );
     }
@@ -71,20 +74,20 @@ pub async fn a_pending_mail_can_be_cancelled_and_no_other(bench: &dyn Bench) {
     let claim = claim_one(&*spool, now).await;
     assert_eq!(
         spool.cancel(sending, now).await,
-        Ok(Change::TooLate),
+        Ok(OperationResult::TooLate),
         "what is being sent cannot be cancelled"
     );
     settle(&*spool, vec![claim], now, delivered(now)).await;
     assert_eq!(
         spool.cancel(sending, now).await,
-        Ok(Change::TooLate),
+        Ok(OperationResult::TooLate),
         "what was delivered cannot be cancelled"
     );
     assert_eq!(states(&*spool, sending, now).await, [State::Delivered]);
     let dead = put_at(&*spool, draft(), now, dead(now, DeadReason::Rejected)).await;
     assert_eq!(
         spool.cancel(dead, now).await,
-        Ok(Change::TooLate),
+        Ok(OperationResult::TooLate),
         "a dead mail cannot be cancelled"
     );
     audit(&*spool, now).await;
@@ -100,7 +103,7 @@ pub async fn a_cancel_takes_the_recipients_that_it_can(bench: &dyn Bench) {
     ];
     assert_eq!(
         spool.cancel(id, start()).await,
-        Ok(Change::Done(waiting)),
+        Ok(OperationResult::Done(waiting)),
         "a cancel names whom it took"
     );
     use State::{Cancelled, Dead, Delivered, Sending};
@@ -121,7 +124,7 @@ pub async fn dead_and_cancelled_deliveries_can_be_tried_again(bench: &dyn Bench)
     let now = start() + hours(1);
     assert_eq!(
         spool.retry(unknown(), now, hours(9)).await,
-        Ok(Change::Unknown)
+        Ok(OperationResult::Unknown)
     );
     let short = || Draft {
         expires_at: start() + hours(2),
@@ -139,7 +142,7 @@ pub async fn dead_and_cancelled_deliveries_can_be_tried_again(bench: &dyn Bench)
     for (id, tries) in [(dead, 1), (cancelled, 0)] {
         assert_eq!(
             spool.retry(id, now, hours(9)).await,
-            Ok(Change::Done(ada())),
+            Ok(OperationResult::Done(ada())),
             "a retry names whom it queued"
         );
         let record = get(&*spool, id).await;
@@ -173,13 +176,13 @@ pub async fn dead_and_cancelled_deliveries_can_be_tried_again(bench: &dyn Bench)
         );
         assert_eq!(
             spool.retry(id, now, hours(9)).await,
-            Ok(Change::TooLate),
+            Ok(OperationResult::TooLate),
             "what is being sent cannot be retried"
         );
         settle(&*spool, vec![claim], now, delivered(now)).await;
         assert_eq!(
             spool.retry(id, now, hours(9)).await,
-            Ok(Change::TooLate),
+            Ok(OperationResult::TooLate),
             "what was delivered cannot be retried"
         );
     }
@@ -201,7 +204,7 @@ pub async fn a_deferred_delivery_can_be_tried_at_once(bench: &dyn Bench) {
     assert_nothing_due(&*spool, now, "a deferred delivery waits").await;
     assert_eq!(
         spool.retry(id, now, hours(9)).await,
-        Ok(Change::Done(ada()))
+        Ok(OperationResult::Done(ada()))
     );
     let claim = claim_one(&*spool, now).await;
     assert_eq!(
@@ -224,7 +227,7 @@ pub async fn a_retry_leaves_what_was_delivered_alone(bench: &dyn Bench) {
     let held = claim_one_of(&*spool, "primary").await;
     let now = start() + minutes(1);
     let change = spool.retry(id, now, hours(9)).await.expect("writable");
-    let Change::Done(again) = change else {
+    let OperationResult::Done(again) = change else {
         panic!("a mail with a dead delivery can be retried, but: {change:?}")
     };
     assert!(
@@ -257,12 +260,12 @@ pub async fn a_retry_of_dead_letters_leaves_what_was_withdrawn_beside_them_alone
     let id = mixed(&*spool).await;
     let now = start() + minutes(1);
     assert!(
-        matches!(spool.cancel(id, now).await, Ok(Change::Done(withdrawn)) if withdrawn.len() == 3)
+        matches!(spool.cancel(id, now).await, Ok(OperationResult::Done(withdrawn)) if withdrawn.len() == 3)
     );
     let dead = address("dead@example.org");
     assert_eq!(
         spool.retry(id, now, hours(9)).await,
-        Ok(Change::Done(vec![dead]))
+        Ok(OperationResult::Done(vec![dead]))
     );
     use State::{Cancelled, Delivered, Queued};
     assert_eq!(
@@ -274,7 +277,7 @@ pub async fn a_retry_of_dead_letters_leaves_what_was_withdrawn_beside_them_alone
 
 pub async fn only_a_mail_that_has_ended_can_be_purged(bench: &dyn Bench) {
     let spool = open(bench, "purge").await;
-    assert_eq!(spool.purge(unknown()).await, Ok(Change::Unknown));
+    assert_eq!(spool.purge(unknown()).await, Ok(OperationResult::Unknown));
     let id = put(
         &*spool,
         Draft {
@@ -295,13 +298,13 @@ pub async fn only_a_mail_that_has_ended_can_be_purged(bench: &dyn Bench) {
     .await;
     assert_eq!(
         spool.purge(id).await,
-        Ok(Change::TooLate),
+        Ok(OperationResult::TooLate),
         "a mail that waits cannot be purged"
     );
     let claim = claim_one(&*spool, start()).await;
     assert_eq!(
         spool.purge(id).await,
-        Ok(Change::TooLate),
+        Ok(OperationResult::TooLate),
         "a mail that is being sent cannot be purged"
     );
     let mut deliveries = claim.deliveries.into_iter();
@@ -313,7 +316,7 @@ pub async fn only_a_mail_that_has_ended_can_be_purged(bench: &dyn Bench) {
         .expect("writable");
     assert_eq!(
         spool.purge(id).await,
-        Ok(Change::TooLate),
+        Ok(OperationResult::TooLate),
         "a mail of which one delivery has not ended stays"
     );
     let (lease, delivery) = deliveries.next().expect("two recipients");
@@ -324,18 +327,18 @@ pub async fn only_a_mail_that_has_ended_can_be_purged(bench: &dyn Bench) {
         .expect("writable");
     let change = spool.purge(id).await;
     assert!(
-        matches!(change, Ok(Change::Done(_))),
+        matches!(change, Ok(OperationResult::Done(_))),
         "a mail that has ended can be purged, but: {change:?}"
     );
     assert_gone(&*spool, id).await;
     assert_eq!(
         spool.purge(id).await,
-        Ok(Change::Unknown),
+        Ok(OperationResult::Unknown),
         "what was purged is unknown"
     );
     assert_eq!(
         spool.retry(id, start(), hours(1)).await,
-        Ok(Change::Unknown),
+        Ok(OperationResult::Unknown),
         "what was purged cannot be retried"
     );
     assert!(
@@ -354,14 +357,14 @@ pub async fn mail_of_unknown_routes_is_moved_to_the_fallback(bench: &dyn Bench) 
     let kept = put(&*spool, to("primary")).await;
     let mut moved = Vec::new();
     for _ in 0..300 {
-        moved.push(to("gone").parcel());
+        moved.push(to("gone").new_mail());
     }
     moved.push(
         Draft {
             due: start() + hours(1),
             ..to("also-gone")
         }
-        .parcel(),
+        .new_mail(),
     );
     let moved = put_all(&*spool, moved).await;
     let ended = put(&*spool, to("gone")).await;
@@ -403,9 +406,9 @@ pub async fn mail_of_unknown_routes_is_moved_to_the_fallback(bench: &dyn Bench) 
         );
     }
     audit(&*spool, start()).await;
-    let from = |route, now| Want {
+    let from = |route, now| ClaimRequest {
         routes: vec![Route::over([route])],
-        ..want(1000, now)
+        ..request(1000, now)
     };
     assert!(
         claim(&*spool, from("gone", start())).await.is_empty(),
@@ -488,9 +491,9 @@ async fn mixed(spool: &dyn Spool) -> MailId {
 }
 
 async fn claim_one_of(spool: &dyn Spool, route: &str) -> crate::spool::Claim {
-    let wanted = Want {
+    let wanted = ClaimRequest {
         routes: vec![Route::over([route])],
-        ..want(1, start())
+        ..request(1, start())
     };
     claim(spool, wanted)
         .await

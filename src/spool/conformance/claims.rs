@@ -6,7 +6,7 @@ use super::Bench;
 use super::fixture::*;
 use crate::delivery::{Delivery, Route, Stage, State};
 use crate::mail::{MailId, Priority, Timestamp, minutes};
-use crate::spool::{SpoolOptions, Want};
+use crate::spool::{ClaimRequest, SpoolOptions};
 
 pub async fn nothing_is_handed_out_before_it_is_due(bench: &dyn Bench) {
     let spool = open(bench, "due").await;
@@ -28,17 +28,17 @@ pub async fn nothing_is_handed_out_before_it_is_due(bench: &dyn Bench) {
 pub async fn what_was_due_first_comes_first(bench: &dyn Bench) {
     let spool = open(bench, "order").await;
     let dues = [7, 3, 9, 1, 5, 2, 8, 4, 6, 0];
-    let parcels = dues.map(|n| {
+    let new_mails = dues.map(|n| {
         Draft {
             due: start() + ms(n),
             ..draft()
         }
-        .parcel()
+        .new_mail()
     });
-    put_all(&*spool, parcels.into()).await;
+    put_all(&*spool, new_mails.into()).await;
     let mut seen = Vec::new();
     for turns in [1, 2, 3, 4] {
-        let claims = claim(&*spool, want(turns, start() + ms(100))).await;
+        let claims = claim(&*spool, request(turns, start() + ms(100))).await;
         assert_eq!(
             claims.len(),
             turns,
@@ -57,25 +57,25 @@ pub async fn what_was_due_first_comes_first(bench: &dyn Bench) {
 pub async fn each_turn_takes_its_priority_and_falls_through_to_the_most_urgent(bench: &dyn Bench) {
     use Priority::{Bulk, Critical, Default};
     let spool = open(bench, "turns").await;
-    let mut parcels = Vec::new();
+    let mut new_mails = Vec::new();
     for (priority, count) in [(Bulk, 4), (Default, 2), (Critical, 3)] {
-        parcels.extend((0..count).map(|_| {
+        new_mails.extend((0..count).map(|_| {
             Draft {
                 priority,
                 ..draft()
             }
-            .parcel()
+            .new_mail()
         }));
     }
-    put_all(&*spool, parcels).await;
+    put_all(&*spool, new_mails).await;
     let turns = vec![
         Bulk, Default, Critical, Default, Default, Bulk, Default, Critical, Critical, Default,
     ];
     let claims = claim(
         &*spool,
-        Want {
+        ClaimRequest {
             turns,
-            ..want(0, start())
+            ..request(0, start())
         },
     )
     .await;
@@ -96,16 +96,16 @@ pub async fn further_claims_are_for_critical_mail_only(bench: &dyn Bench) {
             priority,
             ..draft()
         }
-        .parcel()
+        .new_mail()
     };
     put_all(
         &*spool,
         vec![draft_of(Priority::Default), draft_of(Priority::Bulk)],
     )
     .await;
-    let only = |critical_only| Want {
+    let only = |critical_only| ClaimRequest {
         critical_only,
-        ..want(0, start())
+        ..request(0, start())
     };
     let claims = claim(&*spool, only(5)).await;
     assert!(
@@ -129,7 +129,7 @@ pub async fn further_claims_are_for_critical_mail_only(bench: &dyn Bench) {
     );
     let rest = claim(
         &*spool,
-        Want {
+        ClaimRequest {
             turns: vec![Priority::Bulk],
             ..only(2)
         },
@@ -146,16 +146,16 @@ pub async fn further_claims_are_for_critical_mail_only(bench: &dyn Bench) {
 pub async fn a_claim_stops_before_its_bodies_add_up_to_too_much(bench: &dyn Bench) {
     let spool = open(bench, "max-bytes").await;
     let sizes = [5000, 2000, 2000, 2000];
-    let parcels = sizes.iter().zip(0..).map(|(size, n)| Draft {
+    let new_mails = sizes.iter().zip(0..).map(|(size, n)| Draft {
         body: noise(*size),
         due: start() + ms(n),
         ..draft()
     });
-    put_all(&*spool, parcels.map(Draft::parcel).collect()).await;
+    put_all(&*spool, new_mails.map(Draft::new_mail).collect()).await;
     let now = start() + ms(100);
-    let bounded = |max_bytes| Want {
+    let bounded = |max_bytes| ClaimRequest {
         max_bytes,
-        ..want(4, now)
+        ..request(4, now)
     };
     let first = claim(&*spool, bounded(1000)).await;
     assert_eq!(
@@ -193,9 +193,9 @@ pub async fn a_claim_holds_no_more_recipients_than_are_wanted(bench: &dyn Bench)
     for expected in [100, 100, 50] {
         let mut claims = claim(
             &*spool,
-            Want {
+            ClaimRequest {
                 max_recipients: 100,
-                ..want(1, start())
+                ..request(1, start())
             },
         )
         .await;
@@ -232,7 +232,7 @@ pub async fn only_the_wanted_queues_are_touched(bench: &dyn Bench) {
             to: crowd(1, route),
             ..draft()
         }
-        .parcel()
+        .new_mail()
     };
     let ids_put = put_all(
         &*spool,
@@ -244,9 +244,9 @@ pub async fn only_the_wanted_queues_are_touched(bench: &dyn Bench) {
         ],
     )
     .await;
-    let from = |routes: &[&str]| Want {
+    let from = |routes: &[&str]| ClaimRequest {
         routes: routes.iter().map(|r| Route::over([*r])).collect(),
-        ..want(9, start())
+        ..request(9, start())
     };
     assert!(
         claim(&*spool, from(&[])).await.is_empty(),
@@ -290,12 +290,12 @@ pub async fn recipients_of_one_mail_on_one_route_come_together(bench: &dyn Bench
         .enumerate()
         .map(|(n, route)| (format!("r{n}@example.org"), *route))
         .collect();
-    let mut parcel = Draft { to, ..draft() }.parcel();
+    let mut new_mail = Draft { to, ..draft() }.new_mail();
     let later = start() + minutes(5);
-    parcel.deliveries[4].stage = Stage::Pending { due: later };
-    let id = parcel.manifest.id;
-    put_all(&*spool, vec![parcel]).await;
-    let claims = claim(&*spool, want(5, start())).await;
+    new_mail.deliveries[4].stage = Stage::Pending { due: later };
+    let id = new_mail.manifest.id;
+    put_all(&*spool, vec![new_mail]).await;
+    let claims = claim(&*spool, request(5, start())).await;
     let mut groups: Vec<Vec<u16>> = claims
         .iter()
         .map(|claim| places(&claim.deliveries))
@@ -331,23 +331,23 @@ pub async fn recipients_of_one_mail_on_one_route_come_together(bench: &dyn Bench
 pub async fn no_delivery_is_leased_twice_by_many_claimers(bench: &dyn Bench) {
     const MAILS: usize = 400;
     let spool = open(bench, "claimers").await;
-    let parcels = (0..MAILS)
+    let new_mails = (0..MAILS)
         .map(|n| {
             Draft {
                 to: crowd(1 + n % 3, "primary"),
                 ..draft()
             }
-            .parcel()
+            .new_mail()
         })
         .collect();
-    put_all(&*spool, parcels).await;
+    put_all(&*spool, new_mails).await;
     let mut claimers = tokio::task::JoinSet::new();
     for n in 0..16 {
         let spool = spool.clone();
         claimers.spawn(async move {
             let mut held = Vec::new();
             loop {
-                let claims = claim(&*spool, want(1 + n % 5, start())).await;
+                let claims = claim(&*spool, request(1 + n % 5, start())).await;
                 if claims.is_empty() {
                     return held;
                 }
@@ -445,21 +445,22 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
     let dues = (0..MAILS).map(|n| start() + ms(10 + n * 7919 % MAILS));
     put_all(
         &*spool,
-        dues.map(|due| Draft { due, ..draft() }.parcel()).collect(),
+        dues.map(|due| Draft { due, ..draft() }.new_mail())
+            .collect(),
     )
     .await;
     let mut seen: Vec<Timestamp> = Vec::new();
-    let mut held = claim(&*spool, want(700, now)).await;
+    let mut held = claim(&*spool, request(700, now)).await;
     seen.extend(held.iter().map(due_of));
     let earliest = put(&*spool, draft()).await;
-    let overtaking = claim(&*spool, want(1, now)).await;
+    let overtaking = claim(&*spool, request(1, now)).await;
     assert_eq!(
         ids(&overtaking),
         [earliest],
         "a mail that is due earlier than all that wait is next"
     );
     loop {
-        let claims = claim(&*spool, want(700, now)).await;
+        let claims = claim(&*spool, request(700, now)).await;
         if claims.is_empty() {
             break;
         }
@@ -483,7 +484,7 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
             "what came back is handed out once"
         );
         settle(&*spool, vec![first], now, delivered(now)).await;
-        let more = claim(&*spool, want(500, now)).await;
+        let more = claim(&*spool, request(500, now)).await;
         for id in ids(&more) {
             assert!(returned.insert(id), "what came back is handed out once");
         }
@@ -499,13 +500,17 @@ pub async fn critical_mail_overtakes_what_was_queued_before(bench: &dyn Bench) {
         priority: Priority::Bulk,
         ..draft()
     };
-    put_all(&*spool, (0..3000).map(|_| bulk.clone().parcel()).collect()).await;
+    put_all(
+        &*spool,
+        (0..3000).map(|_| bulk.clone().new_mail()).collect(),
+    )
+    .await;
     let now = start() + minutes(1);
     let held = claim(
         &*spool,
-        Want {
+        ClaimRequest {
             turns: vec![Priority::Bulk; 10],
-            ..want(0, now)
+            ..request(0, now)
         },
     )
     .await;
@@ -518,7 +523,7 @@ pub async fn critical_mail_overtakes_what_was_queued_before(bench: &dyn Bench) {
         },
     )
     .await;
-    let mut wanted = want(0, now);
+    let mut wanted = request(0, now);
     wanted.turns = vec![Priority::Critical];
     assert_eq!(
         ids(&claim(&*spool, wanted).await),

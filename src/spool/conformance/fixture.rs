@@ -10,8 +10,8 @@ use super::Bench;
 use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp, hours};
 use crate::spool::{
-    Claim, Lease, LeaseKeeper, LeaseToken, Manifest, Parcel, Put, Query, Record, Recorded, Spool,
-    SpoolOptions, Swept, Want,
+    Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, Manifest, NewMail, PutResult, Query,
+    Record, SettleResult, Spool, SpoolOptions, SweepReport,
 };
 
 /// The longest that anything is waited for.
@@ -82,7 +82,7 @@ pub fn crowd(count: usize, route: &'static str) -> Vec<(String, &'static str)> {
 }
 
 impl Draft {
-    pub fn parcel(self) -> Parcel {
+    pub fn new_mail(self) -> NewMail {
         let deliveries: Vec<Delivery> = self
             .to
             .iter()
@@ -106,7 +106,7 @@ impl Draft {
             eight_bit: false,
             smtputf8: false,
         };
-        Parcel {
+        NewMail {
             manifest,
             body: self.body,
             deliveries,
@@ -132,25 +132,25 @@ pub fn noise(len: usize) -> Bytes {
 
 /// Puts one mail that must be new.
 pub async fn put(spool: &dyn Spool, draft: Draft) -> MailId {
-    put_all(spool, vec![draft.parcel()]).await[0]
+    put_all(spool, vec![draft.new_mail()]).await[0]
 }
 
 /// Puts a group of mails that must all be new.
-pub async fn put_all(spool: &dyn Spool, parcels: Vec<Parcel>) -> Vec<MailId> {
-    let ids: Vec<MailId> = parcels.iter().map(|p| p.manifest.id).collect();
-    for result in spool.put(parcels).await {
+pub async fn put_all(spool: &dyn Spool, new_mails: Vec<NewMail>) -> Vec<MailId> {
+    let ids: Vec<MailId> = new_mails.iter().map(|p| p.manifest.id).collect();
+    for result in spool.put(new_mails).await {
         assert_eq!(
             result,
-            Ok(Put::Stored),
+            Ok(PutResult::Stored),
             "a mail without a known key is stored"
         );
     }
     ids
 }
 
-/// A want for so many mails, whatever their priority and bytes.
-pub fn want(mails: usize, now: Timestamp) -> Want {
-    Want {
+/// A request for so many mails, whatever their priority and bytes.
+pub fn request(mails: usize, now: Timestamp) -> ClaimRequest {
+    ClaimRequest {
         routes: vec![Route::over(["primary"]), Route::over(["backup"])],
         turns: vec![Priority::Default; mails],
         critical_only: 0,
@@ -160,13 +160,16 @@ pub fn want(mails: usize, now: Timestamp) -> Want {
     }
 }
 
-pub async fn claim(spool: &dyn Spool, want: Want) -> Vec<Claim> {
-    spool.claim(want).await.expect("an open spool lets claim")
+pub async fn claim(spool: &dyn Spool, request: ClaimRequest) -> Vec<Claim> {
+    spool
+        .claim(request)
+        .await
+        .expect("an open spool lets claim")
 }
 
 /// Claims the one mail that is due.
 pub async fn claim_one(spool: &dyn Spool, now: Timestamp) -> Claim {
-    let mut claims = claim(spool, want(2, now)).await;
+    let mut claims = claim(spool, request(2, now)).await;
     assert_eq!(claims.len(), 1, "exactly one mail is due at {now}");
     claims.remove(0)
 }
@@ -175,7 +178,7 @@ pub async fn claim_one(spool: &dyn Spool, now: Timestamp) -> Claim {
 pub async fn claim_returned(spool: &dyn Spool, now: Timestamp) -> Claim {
     let wait = async {
         loop {
-            if let Some(claim) = claim(spool, want(1, now)).await.pop() {
+            if let Some(claim) = claim(spool, request(1, now)).await.pop() {
                 return claim;
             }
             spool.changed().notified().await;
@@ -187,7 +190,7 @@ pub async fn claim_returned(spool: &dyn Spool, now: Timestamp) -> Claim {
 }
 
 pub async fn assert_nothing_due(spool: &dyn Spool, now: Timestamp, why: &str) {
-    let claims = claim(spool, want(10, now)).await;
+    let claims = claim(spool, request(10, now)).await;
     assert!(
         claims.is_empty(),
         "{why}, but {:?} was handed out",
@@ -241,7 +244,7 @@ pub async fn settle(spool: &dyn Spool, claims: Vec<Claim>, at: Timestamp, stage:
         .expect("an open spool lets settle");
     assert_eq!(
         recorded,
-        vec![Recorded::Done; count],
+        vec![SettleResult::Done; count],
         "a settle under its lease is recorded"
     );
 }
@@ -249,7 +252,7 @@ pub async fn settle(spool: &dyn Spool, claims: Vec<Claim>, at: Timestamp, stage:
 /// Puts a mail and brings it to this stage.
 pub async fn put_at(spool: &dyn Spool, draft: Draft, now: Timestamp, stage: Stage) -> MailId {
     let id = put(spool, draft).await;
-    let claims = claim(spool, want(1, now)).await;
+    let claims = claim(spool, request(1, now)).await;
     assert_eq!(ids(&claims), [id], "the mail is the only one that is due");
     settle(spool, claims, now, stage).await;
     id
@@ -282,8 +285,8 @@ pub async fn states(spool: &dyn Spool, id: MailId, now: Timestamp) -> Vec<State>
 }
 
 /// Sweeps until there is nothing more to do now, and adds up.
-pub async fn sweep(spool: &dyn Spool, now: Timestamp) -> Swept {
-    let mut sum = Swept::default();
+pub async fn sweep(spool: &dyn Spool, now: Timestamp) -> SweepReport {
+    let mut sum = SweepReport::default();
     for _ in 0..10_000 {
         let step = spool.sweep(now).await.expect("an open spool lets sweep");
         sum.ended.extend(step.ended);

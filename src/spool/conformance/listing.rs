@@ -19,16 +19,16 @@ pub async fn the_newest_mails_are_listed_first(bench: &dyn Bench) {
         [],
         "an empty spool lists nothing"
     );
-    let parcels = (0..7).map(|n| {
+    let new_mails = (0..7).map(|n| {
         let accepted_at = start() + minutes(n);
         Draft {
             accepted_at,
             due: accepted_at,
             ..draft()
         }
-        .parcel()
+        .new_mail()
     });
-    let mut expected = put_all(&*spool, parcels.collect()).await;
+    let mut expected = put_all(&*spool, new_mails.collect()).await;
     expected.reverse();
     for limit in [0, 1, 2, 3, 7, 1000, usize::MAX] {
         let found = list(
@@ -91,7 +91,7 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
         };
         all.push(put(&*spool, mail).await);
     }
-    let claims = claim(&*spool, want(25, now)).await;
+    let claims = claim(&*spool, request(25, now)).await;
     let mut held = Vec::new();
     for (n, claim) in claims.into_iter().enumerate() {
         match n % 5 {
@@ -220,12 +220,12 @@ pub async fn pending_mails_are_listed_as_they_are_due(bench: &dyn Bench) {
                 due: start() + minutes(n),
                 ..draft()
             }
-            .parcel()
+            .new_mail()
         })
         .into(),
     )
     .await;
-    let claims = claim(&*spool, want(2, start() + minutes(20))).await;
+    let claims = claim(&*spool, request(2, start() + minutes(20))).await;
     for (claim, again) in claims.into_iter().zip([65, 45]) {
         settle(
             &*spool,
@@ -269,15 +269,15 @@ pub async fn pending_mails_are_listed_as_they_are_due(bench: &dyn Bench) {
 
 pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn Bench) {
     let spool = open(bench, "pages").await;
-    let parcels = (0..230).map(|n| {
+    let new_mails = (0..230).map(|n| {
         Draft {
             due: start() + ms(n * 7919 % 60_000),
             tags: vec!["t"],
             ..draft()
         }
-        .parcel()
+        .new_mail()
     });
-    let there: BTreeSet<MailId> = put_all(&*spool, parcels.collect())
+    let there: BTreeSet<MailId> = put_all(&*spool, new_mails.collect())
         .await
         .into_iter()
         .collect();
@@ -288,7 +288,7 @@ pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn B
             tags: vec!["t"],
             ..draft()
         }
-        .parcel()
+        .new_mail()
     };
     for state in [None, Some(State::Queued)] {
         let mut query = Query {
@@ -319,7 +319,7 @@ pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn B
 pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
     let spool = open(bench, "cursor").await;
     let now = start();
-    put_all(&*spool, (0..5).map(|_| draft().parcel()).collect()).await;
+    put_all(&*spool, (0..5).map(|_| draft().new_mail()).collect()).await;
     let long = "f".repeat(100_000);
     for state in [None, Some(State::Queued), Some(State::Delivered)] {
         for cursor in ["x", "zz", "\u{1F4EE}", "0", "é0", " ", &long] {
@@ -412,7 +412,7 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
     let by_state = |state: State| stats.counts[state as usize].iter().sum::<u64>();
     assert_eq!(by_state(State::Queued), 45, "45 deliveries are due");
 
-    let mut wanted = want(6, now);
+    let mut wanted = request(6, now);
     wanted.routes.push(Route::over(["primary,backup"]));
     let held = claim(&*spool, wanted.clone()).await;
     audit(&*spool, now).await;

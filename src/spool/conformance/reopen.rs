@@ -7,13 +7,13 @@ use super::Bench;
 use super::fixture::*;
 use crate::delivery::{DeadReason, Route, Stage, State};
 use crate::mail::{Guarantee, MailId, Priority, hours, minutes};
-use crate::spool::{Change, Put, Query, Record, Recorded, Spool, SpoolError};
+use crate::spool::{OperationResult, PutResult, Query, Record, SettleResult, Spool, SpoolError};
 
 pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
     let spool = open(bench, "closed").await;
     let id = put(&*spool, draft()).await;
     put(&*spool, draft()).await;
-    let mut claims = claim(&*spool, want(2, start())).await;
+    let mut claims = claim(&*spool, request(2, start())).await;
     let held = claims.pop().expect("two are due");
     let (lease, delivery) = claims.remove(0).deliveries.remove(0);
     let token = lease.token();
@@ -21,11 +21,16 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
     let closed = SpoolError::Closed;
     let now = start();
     assert_eq!(
-        spool.put(vec![draft().parcel(), draft().parcel()]).await,
+        spool
+            .put(vec![draft().new_mail(), draft().new_mail()])
+            .await,
         [Err(closed.clone()), Err(closed.clone())]
     );
     assert_eq!(
-        spool.claim(want(1, now)).await.map(|claims| claims.len()),
+        spool
+            .claim(request(1, now))
+            .await
+            .map(|claims| claims.len()),
         Err(closed.clone())
     );
     assert_eq!(spool.mark(vec![token]).await, Err(closed.clone()));
@@ -183,7 +188,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
             "after a {ending} what is to come is known"
         );
     }
-    let mut wanted = want(0, now);
+    let mut wanted = request(0, now);
     wanted.turns = vec![
         Priority::Bulk,
         Priority::Critical,
@@ -198,7 +203,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         [Bulk, Critical, Default, Default],
         "after opening again, what is due is handed out"
     );
-    let due_later = claim(&*spool, want(10, later)).await;
+    let due_later = claim(&*spool, request(10, later)).await;
     assert_eq!(
         due_later.len(),
         3,
@@ -217,9 +222,9 @@ pub async fn what_was_in_flight_is_queued_again(bench: &dyn Bench) {
             guarantee: Guarantee::AtMostOnce,
             ..draft()
         };
-        let ids_put = put_all(&*spool, vec![draft().parcel(), at_most_once.parcel()]).await;
+        let ids_put = put_all(&*spool, vec![draft().new_mail(), at_most_once.new_mail()]).await;
         let before = everything(&*spool).await;
-        let held = claim(&*spool, want(2, start())).await;
+        let held = claim(&*spool, request(2, start())).await;
         assert_eq!(held.len(), 2);
         let (spool, _) = reopened(bench, spool, &store, ending).await;
         drop(held);
@@ -235,7 +240,7 @@ pub async fn what_was_in_flight_is_queued_again(bench: &dyn Bench) {
             );
         }
         audit(&*spool, start()).await;
-        let again = claim(&*spool, want(3, start())).await;
+        let again = claim(&*spool, request(3, start())).await;
         assert_eq!(
             again.len(),
             2,
@@ -273,7 +278,7 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
     );
     assert_eq!(
         spool.settle(vec![(lease, verdict)]).await,
-        Ok(vec![Recorded::Done])
+        Ok(vec![SettleResult::Done])
     );
 
     let (spool, name) = reopened(bench, spool, "doubt", "kill").await;
@@ -312,7 +317,7 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
     let change = spool.retry(id, start(), hours(1)).await;
     assert_eq!(
         change,
-        Ok(Change::Done(recipients)),
+        Ok(OperationResult::Done(recipients)),
         "a user can decide to send it again"
     );
 }
@@ -333,13 +338,13 @@ pub async fn keys_survive(bench: &dyn Bench) {
     for ending in ["close", "kill"] {
         (spool, name) = reopened(bench, spool, &name, ending).await;
         let group = vec![
-            keyed("ended", 1).parcel(),
-            keyed("waiting", 1).parcel(),
-            keyed("ended", 2).parcel(),
+            keyed("ended", 1).new_mail(),
+            keyed("waiting", 1).new_mail(),
+            keyed("ended", 2).new_mail(),
         ];
         let expected = [
-            Ok(Put::Duplicate(ended)),
-            Ok(Put::Duplicate(waiting)),
+            Ok(PutResult::Duplicate(ended)),
+            Ok(PutResult::Duplicate(waiting)),
             Err(SpoolError::KeyReused(ended)),
         ];
         assert_eq!(
@@ -350,10 +355,10 @@ pub async fn keys_survive(bench: &dyn Bench) {
     }
     let after = start() + hours(3);
     sweep(&*spool, after).await;
-    let again = spool.put(vec![keyed("waiting", 1).parcel()]).await;
+    let again = spool.put(vec![keyed("waiting", 1).new_mail()]).await;
     assert_eq!(
         again,
-        [Ok(Put::Duplicate(waiting))],
+        [Ok(PutResult::Duplicate(waiting))],
         "a key is remembered while its mail is pending"
     );
     put(&*spool, keyed("ended", 2)).await;

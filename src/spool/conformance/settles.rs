@@ -6,7 +6,7 @@ use super::Bench;
 use super::fixture::*;
 use crate::delivery::{DeadReason, Stage, State};
 use crate::mail::{Guarantee, minutes};
-use crate::spool::{LeaseToken, Recorded};
+use crate::spool::{LeaseToken, SettleResult};
 
 pub async fn every_ending_is_recorded_and_is_the_end(bench: &dyn Bench) {
     let spool = open(bench, "endings").await;
@@ -94,7 +94,7 @@ pub async fn each_recipient_has_a_verdict_of_its_own(bench: &dyn Bench) {
             (lease, next)
         });
     let settled: Vec<_> = settled.collect();
-    assert_eq!(spool.settle(settled).await, Ok(vec![Recorded::Done; 3]));
+    assert_eq!(spool.settle(settled).await, Ok(vec![SettleResult::Done; 3]));
     use State::{Dead, Deferred, Delivered, Sending};
     assert_eq!(
         states(&*spool, id, start()).await,
@@ -132,7 +132,7 @@ pub async fn a_settle_without_the_current_lease_changes_nothing(bench: &dyn Benc
     let before = get(&*spool, id).await;
     assert_eq!(
         stale().await,
-        Ok(vec![Recorded::Stale]),
+        Ok(vec![SettleResult::Stale]),
         "a lease that was given back settles nothing"
     );
     assert_eq!(
@@ -150,7 +150,7 @@ pub async fn a_settle_without_the_current_lease_changes_nothing(bench: &dyn Benc
     }));
     mixed.push((forged(LeaseToken { index: 9, ..old }), verdict.clone()));
     let recorded = spool.settle(mixed).await;
-    use Recorded::{Done, Stale};
+    use SettleResult::{Done, Stale};
     assert_eq!(
         recorded,
         Ok(vec![Stale, Done, Stale]),
@@ -169,7 +169,7 @@ pub async fn a_settle_without_the_current_lease_changes_nothing(bench: &dyn Benc
     let ended = get(&*spool, id).await;
     assert_eq!(
         stale().await,
-        Ok(vec![Recorded::Stale]),
+        Ok(vec![SettleResult::Stale]),
         "a lease that was used up settles nothing"
     );
     assert_eq!(
@@ -180,7 +180,7 @@ pub async fn a_settle_without_the_current_lease_changes_nothing(bench: &dyn Benc
     spool.purge(id).await.expect("writable");
     assert_eq!(
         stale().await,
-        Ok(vec![Recorded::Stale]),
+        Ok(vec![SettleResult::Stale]),
         "the lease of a deleted mail settles nothing"
     );
     assert_gone(&*spool, id).await;
@@ -191,8 +191,8 @@ pub async fn a_settle_without_the_current_lease_changes_nothing(bench: &dyn Benc
 
 pub async fn a_settle_that_nobody_waits_for_is_recorded(bench: &dyn Bench) {
     let spool = open(bench, "unwaited").await;
-    put_all(&*spool, (0..3).map(|_| draft().parcel()).collect()).await;
-    let mut claims = claim(&*spool, want(3, start())).await;
+    put_all(&*spool, (0..3).map(|_| draft().new_mail()).collect()).await;
+    let mut claims = claim(&*spool, request(3, start())).await;
     let last = claims.pop().expect("three are due");
     let unwaited = ids(&claims);
     let mut futures: Vec<_> = claims

@@ -4,13 +4,13 @@ use super::Bench;
 use super::fixture::*;
 use crate::delivery::{DeadReason, Stage, State};
 use crate::mail::{Priority, Timestamp, hours, minutes};
-use crate::spool::{Ended, Spool, SpoolOptions};
+use crate::spool::{EndedDelivery, Spool, SpoolOptions};
 
 /// More than one bounded step can do.
 const MANY: usize = 3000;
 
-fn expired(mail: crate::mail::MailId, recipient: &str) -> Ended {
-    Ended {
+fn expired(mail: crate::mail::MailId, recipient: &str) -> EndedDelivery {
+    EndedDelivery {
         mail,
         recipient: address(recipient),
         reason: DeadReason::Expired,
@@ -109,16 +109,16 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
 pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
     let spool = open(bench, "expiry-held").await;
     let end = start() + hours(1);
-    let mut parcel = Draft {
+    let mut new_mail = Draft {
         to: crowd(3, "primary"),
         expires_at: end,
         ..draft()
     }
-    .parcel();
-    parcel.deliveries[2].stage = Stage::Pending {
+    .new_mail();
+    new_mail.deliveries[2].stage = Stage::Pending {
         due: end + hours(1),
     };
-    let id = put_all(&*spool, vec![parcel]).await[0];
+    let id = put_all(&*spool, vec![new_mail]).await[0];
     let claim = claim_one(&*spool, start()).await;
     let ended = sweep(&*spool, end + minutes(1)).await.ended;
     assert_eq!(
@@ -133,7 +133,7 @@ pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
     let verdict = tried(&delivery, end, delivered(end));
     assert_eq!(
         spool.settle(vec![(lease, verdict)]).await,
-        Ok(vec![crate::spool::Recorded::Done])
+        Ok(vec![crate::spool::SettleResult::Done])
     );
     drop(deliveries);
     let mut now = end + minutes(1);
@@ -156,16 +156,16 @@ pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
 pub async fn many_that_expire_at_once_are_ended_in_bounded_steps(bench: &dyn Bench) {
     let spool = open(bench, "expiry-many").await;
     let end = start() + hours(1);
-    let parcels = (0..MANY)
+    let new_mails = (0..MANY)
         .map(|_| {
             Draft {
                 expires_at: end,
                 ..draft()
             }
-            .parcel()
+            .new_mail()
         })
         .collect();
-    put_all(&*spool, parcels).await;
+    put_all(&*spool, new_mails).await;
     let step = spool.sweep(end).await.expect("writable");
     assert!(step.more, "a step that left something to do says so");
     assert!(!step.ended.is_empty(), "a step does something");
@@ -190,17 +190,17 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         },
     )
     .await;
-    let mut parcels: Vec<_> = (1..MANY).map(|_| draft().parcel()).collect();
-    parcels.push(
+    let mut new_mails: Vec<_> = (1..MANY).map(|_| draft().new_mail()).collect();
+    new_mails.push(
         Draft {
             key: Some("k"),
             body: noise(50_000),
             tags: vec!["t"],
             ..draft()
         }
-        .parcel(),
+        .new_mail(),
     );
-    let ids_put = put_all(&*spool, parcels).await;
+    let ids_put = put_all(&*spool, new_mails).await;
     let waiting = put(
         &*spool,
         Draft {
@@ -210,7 +210,7 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         },
     )
     .await;
-    let claims = claim(&*spool, want(MANY, start())).await;
+    let claims = claim(&*spool, request(MANY, start())).await;
     settle(&*spool, claims, start(), delivered(start())).await;
     let partly = put(
         &*spool,
@@ -351,13 +351,13 @@ pub async fn a_clock_that_follows_the_next_due_time_brings_every_mail_to_its_end
     bench: &dyn Bench,
 ) {
     let spool = open(bench, "clockwork").await;
-    let mut parcels = Vec::new();
+    let mut new_mails = Vec::new();
     for n in 0..60 {
         let due = start() + minutes(n * 17 % 90);
         let expires_at = start() + minutes(40 + n * 7 % 30);
         let key = (n == 7).then_some("seven");
         let priority = Priority::ALL[usize::try_from(n).expect("small") % 3];
-        parcels.push(
+        new_mails.push(
             Draft {
                 due,
                 expires_at,
@@ -365,14 +365,14 @@ pub async fn a_clock_that_follows_the_next_due_time_brings_every_mail_to_its_end
                 priority,
                 ..draft()
             }
-            .parcel(),
+            .new_mail(),
         );
     }
-    let count = parcels.len();
-    put_all(&*spool, parcels).await;
+    let count = new_mails.len();
+    put_all(&*spool, new_mails).await;
     let (mut now, mut ended, mut pruned, mut sent) = (start(), 0, 0, 0);
     for steps in 0.. {
-        let claims = claim(&*spool, want(100, now)).await;
+        let claims = claim(&*spool, request(100, now)).await;
         for (n, claim) in claims.into_iter().enumerate() {
             let first_try = claim.deliveries[0].1.tries == 0;
             let stage = if n % 2 == 0 && first_try {

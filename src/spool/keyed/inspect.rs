@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::kept::Kept;
 use super::keys::{self, Place};
 use super::reader::{self, Whole};
+use super::stored_mail::StoredMail;
 use crate::delivery::Delivery;
 use crate::mail::MailId;
 use crate::spool::codec::{self, Totals};
@@ -38,7 +38,7 @@ pub(crate) fn walk<S: Store>(
     let mut mails = Vec::new();
     let (from, to) = keys::starting_with(b"m");
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        match Kept::from_bytes(value.to_vec()).map(|mail| mail.manifest.id) {
+        match StoredMail::from_bytes(value.to_vec()).map(|mail| mail.manifest.id) {
             Ok(id) if keys::manifest(id) == key => mails.push(id),
             Ok(id) => tell(format!("the record of mail {id} stands under another key")),
             Err(error) => tell(format!("the record of a mail cannot be read: {error}")),

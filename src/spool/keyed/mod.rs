@@ -1,23 +1,27 @@
 //! A spool over any ordered key store: `sled` on disk, a map in memory.
 //!
-//! * [`keys`] says what is stored where; [`book`] and [`window`] hold what is in flight and what
+//! * [`keys`] says what is stored where; [`queues`] and [`queue_head`] hold what is in flight and what
 //!   comes next, in memory;
 //! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it
-//!   is on disk; [`reader`] looks things up; [`change`] is what users and the clock change, done on
-//!   the writer's thread; a [`step`] is what a delivery's change writes.
+//!   is on disk; [`reader`] looks things up;
+//! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
+//!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
+//!   writes.
 
-mod book;
-mod change;
-mod changing;
 pub(super) mod inspect;
-mod kept;
 mod keys;
+mod operations;
+mod queue_head;
+mod queues;
 mod reader;
-mod step;
+mod recovery;
+mod stored_mail;
+mod sweep;
 mod syncer;
 #[cfg(test)]
 mod tests;
-mod window;
+mod transition;
+mod write_transaction;
 mod writer;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -31,18 +35,19 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use self::book::{Book, QueueName};
-use self::changing::Changing;
-use self::kept::{CHUNK, Kept};
 use self::keys::{Place, Timer};
+use self::queue_head::{Budget, Entry, Fresh};
+use self::queues::{QueueName, Queues};
+use self::stored_mail::{CHUNK, StoredMail};
 use self::syncer::Syncer;
-use self::window::{Budget, Entry, Fresh};
+use self::write_transaction::WriteTransaction;
 use self::writer::{Ahead, Command, Encoded, GROUP_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
-    Change, Claim, Durability, Ended, Lease, LeaseKeeper, LeaseToken, Page, Parcel, Put, Query,
-    Record, Recorded, Spool, SpoolError, SpoolOptions, SpoolStats, Swept, Want,
+    Claim, ClaimRequest, Durability, EndedDelivery, Lease, LeaseKeeper, LeaseToken, NewMail,
+    OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions,
+    SpoolStats, SweepReport,
 };
 use crate::delivery::{Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
@@ -66,7 +71,7 @@ pub(super) struct KeyedSpool<S: Store> {
 struct Shared<S> {
     store: S,
     options: SpoolOptions,
-    book: Mutex<Book>,
+    queues: Mutex<Queues>,
     budget: Budget,
     changed: Notify,
     failure: RwLock<Option<SpoolError>>,
@@ -75,7 +80,7 @@ struct Shared<S> {
     pending: AtomicU64,
     totals: Mutex<Totals>,
     /// What has ended by nobody's wish, and was not told of yet.
-    untold: Mutex<Vec<Ended>>,
+    untold: Mutex<Vec<EndedDelivery>>,
     stale: AtomicU64,
     sync_nanos: Mutex<Vec<u64>>,
 }
@@ -141,7 +146,7 @@ impl<S: Store> Shared<S> {
 
     /// New mails, now on disk, come into the windows of their queues.
     fn enqueue(&self, mails: Vec<Encoded<S>>) {
-        let mut book = self.book.lock();
+        let mut queues = self.queues.lock();
         for mail in mails {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
                 let Some(due) = delivery.stage.due() else {
@@ -156,7 +161,7 @@ impl<S: Store> Shared<S> {
                     mail: mail.manifest.id,
                     index,
                 };
-                book.enqueue_new(
+                queues.enqueue_new(
                     &queue,
                     place,
                     Entry {
@@ -171,7 +176,7 @@ impl<S: Store> Shared<S> {
 
 impl<S: Store> LeaseKeeper for Shared<S> {
     fn release(&self, token: LeaseToken) {
-        if self.book.lock().release(&token) {
+        if self.queues.lock().release(&token) {
             self.changed.notify_one();
         }
     }
@@ -191,7 +196,7 @@ impl<S: Store> KeyedSpool<S> {
             budget: Budget::new(options.cache_bytes),
             store,
             options,
-            book: Mutex::new(Book::new(routes.clone())),
+            queues: Mutex::new(Queues::new(routes.clone())),
             changed: Notify::new(),
             failure: RwLock::new(None),
             next_timer: AtomicI64::new(next_timer),
@@ -201,10 +206,10 @@ impl<S: Store> KeyedSpool<S> {
             stale: AtomicU64::new(0),
             sync_nanos: Mutex::new(Vec::new()),
         });
-        let mut recovering = Changing::new(&shared, totals);
-        change::recover(&mut recovering)?;
+        let mut recovering = WriteTransaction::new(&shared, totals);
+        recovery::recover(&mut recovering)?;
         // Known from the start, so that what is due next is known before the first claim.
-        let unread = shared.book.lock().begin_refills(&routes);
+        let unread = shared.queues.lock().begin_refills(&routes);
         reader::refill(&shared, unread)?;
         let totals = recovering.totals.clone();
         shared.publish(&totals);
@@ -249,18 +254,18 @@ impl<S: Store> KeyedSpool<S> {
     /// Has the writer change what is kept.
     async fn change<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut Changing<'_, S>) -> Result<T, SpoolError> + Send + 'static,
+        change: impl FnOnce(&mut WriteTransaction<'_, S>) -> Result<T, SpoolError> + Send + 'static,
     ) -> Result<T, SpoolError> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
         self.ask(|reply| {
-            Command::Change(Box::new(move |changing| {
-                let changed = change(changing);
+            Command::Operate(Box::new(move |transaction| {
+                let changed = change(transaction);
                 let answer = match changed {
-                    Ok(answer) => changing.commit().map(|()| answer),
+                    Ok(answer) => transaction.commit().map(|()| answer),
                     Err(error) => {
-                        changing.abandon();
+                        transaction.abandon();
                         Err(error)
                     }
                 };
@@ -288,7 +293,7 @@ impl<S: Store> KeyedSpool<S> {
     }
 
     /// Has the writer put one group: not more at a time than may be written between two syncs.
-    async fn put_group(&self, mails: Vec<Encoded<S>>) -> Vec<Result<Put, SpoolError>> {
+    async fn put_group(&self, mails: Vec<Encoded<S>>) -> Vec<Result<PutResult, SpoolError>> {
         let count = mails.len();
         if count == 0 {
             return Vec::new();
@@ -302,12 +307,12 @@ impl<S: Store> KeyedSpool<S> {
     /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of
     /// a large message are written ahead, unless it shows before that the mail will not be stored:
     /// then this is the answer to it.
-    async fn encode(&self, parcel: Parcel) -> Result<Encoded<S>, Result<Put, SpoolError>> {
-        let Parcel {
+    async fn encode(&self, new_mail: NewMail) -> Result<Encoded<S>, Result<PutResult, SpoolError>> {
+        let NewMail {
             manifest,
             body,
             deliveries,
-        } = parcel;
+        } = new_mail;
         let id = manifest.id;
         let mut batch = Batch::with_capacity(6);
         let mut bytes = 0;
@@ -318,14 +323,14 @@ impl<S: Store> KeyedSpool<S> {
                 .ask(|reply| Command::Judge(Arc::clone(&manifest), reply))
                 .await
             {
-                Ok(Ok(Put::Stored)) => {}
+                Ok(Ok(PutResult::Stored)) => {}
                 Ok(judged) => return Err(judged),
                 Err(error) => return Err(Err(error)),
             }
             batch.push((keys::writing(id), Some(Vec::new())));
         }
         let ahead = large.then(|| Ahead::new(id, &self.commands));
-        let chunked = if kept::is_small(body.len()) {
+        let chunked = if stored_mail::is_small(body.len()) {
             &[]
         } else {
             &body[..]
@@ -345,7 +350,7 @@ impl<S: Store> KeyedSpool<S> {
         if large {
             batch.push((keys::writing(id), None));
         }
-        kept::write(&mut batch, &manifest, &deliveries, &body);
+        stored_mail::write(&mut batch, &manifest, &deliveries, &body);
         let fresh = self.shared.budget.share(body.len()).map(|share| {
             Arc::new(Fresh {
                 manifest: Arc::clone(&manifest),
@@ -407,21 +412,21 @@ impl<S: Store> Spool for KeyedSpool<S> {
         &self.shared.changed
     }
 
-    async fn put(&self, parcels: Vec<Parcel>) -> Vec<Result<Put, SpoolError>> {
+    async fn put(&self, new_mails: Vec<NewMail>) -> Vec<Result<PutResult, SpoolError>> {
         if let Some(failure) = self.shared.failure() {
-            return vec![Err(failure); parcels.len()];
+            return vec![Err(failure); new_mails.len()];
         }
-        let count = parcels.len();
-        let kib: usize = parcels
+        let count = new_mails.len();
+        let kib: usize = new_mails
             .iter()
-            .map(|parcel| parcel.body.len() / 1024 + 1)
+            .map(|new_mail| new_mail.body.len() / 1024 + 1)
             .sum();
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
         let _waiting = self.waiting.acquire_many(permits).await;
         let mut results = Vec::with_capacity(count);
         let (mut group, mut bytes) = (Vec::new(), 0);
-        for parcel in parcels {
-            let encoded = self.encode(parcel).await;
+        for new_mail in new_mails {
+            let encoded = self.encode(new_mail).await;
             bytes += encoded.as_ref().map_or(0, Encoded::weight);
             let judged = encoded.map(|mail| group.push(mail)).err();
             // Answers are in order: what comes before one that is judged already is put first.
@@ -435,18 +440,18 @@ impl<S: Store> Spool for KeyedSpool<S> {
         results
     }
 
-    async fn claim(&self, want: Want) -> Result<Vec<Claim>, SpoolError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
         // What is sent now could not be recorded, and would be sent again after a restart.
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        let refills = self.shared.book.lock().begin_refills(&want.routes);
+        let refills = self.shared.queues.lock().begin_refills(&request.routes);
         if !refills.is_empty() {
             self.look(move |shared| reader::refill(shared, refills))
                 .await?;
             self.shared.changed.notify_one();
         }
-        let taken = self.shared.book.lock().take(&want);
+        let taken = self.shared.queues.lock().take(&request);
         let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(&self.shared) as Weak<dyn LeaseKeeper>;
         let mut claims = Vec::with_capacity(taken.len());
         let mut stored = Vec::new();
@@ -488,7 +493,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
             });
             if !broken.is_empty()
                 && let Err(error) = self
-                    .change(move |changing| change::end_broken(changing, broken, want.now))
+                    .change(move |transaction| {
+                        operations::end_broken(transaction, broken, request.now)
+                    })
                     .await
             {
                 tracing::error!(%error, "what cannot be read could not be set aside");
@@ -515,7 +522,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .look(move |shared| {
                 let mut marked = Vec::with_capacity(leases.len());
                 for token in leases {
-                    if !shared.book.lock().mark(&token) {
+                    if !shared.queues.lock().mark(&token) {
                         continue;
                     }
                     let delivery = reader::delivery(&shared.store, token.mail, token.index)?;
@@ -536,7 +543,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
     fn settle(
         &self,
         settled: Vec<(Lease, Delivery)>,
-    ) -> BoxFuture<'_, Result<Vec<Recorded>, SpoolError>> {
+    ) -> BoxFuture<'_, Result<Vec<SettleResult>, SpoolError>> {
         let settled = settled.into_iter().map(|(lease, delivery)| {
             let bytes = codec::encode(&delivery);
             (lease.spend(), delivery, bytes)
@@ -556,7 +563,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
-        self.look(move |shared| match Kept::read(&shared.store, id)? {
+        self.look(move |shared| match StoredMail::read(&shared.store, id)? {
             Some(mail) => reader::body(&shared.store, &mail)?.map(Some),
             None => Ok(None),
         })
@@ -568,8 +575,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .await
     }
 
-    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<Change, SpoolError> {
-        self.change(move |changing| change::cancel(changing, id, now))
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
+        self.change(move |transaction| operations::cancel(transaction, id, now))
             .await
     }
 
@@ -578,13 +585,13 @@ impl<S: Store> Spool for KeyedSpool<S> {
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
-    ) -> Result<Change, SpoolError> {
-        self.change(move |changing| change::retry(changing, id, now, lifetime))
+    ) -> Result<OperationResult, SpoolError> {
+        self.change(move |transaction| operations::retry(transaction, id, now, lifetime))
             .await
     }
 
-    async fn purge(&self, id: MailId) -> Result<Change, SpoolError> {
-        self.change(move |changing| change::purge(changing, id))
+    async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
+        self.change(move |transaction| operations::purge(transaction, id))
             .await
     }
 
@@ -592,19 +599,19 @@ impl<S: Store> Spool for KeyedSpool<S> {
         self.shared.next_timer.load(Ordering::Relaxed) <= now.as_millis()
     }
 
-    async fn sweep(&self, now: Timestamp) -> Result<Swept, SpoolError> {
+    async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError> {
         let is_closed = self.shared.failure() == Some(SpoolError::Closed);
         if !is_closed && !self.is_sweep_due(now) {
-            return Ok(Swept::default());
+            return Ok(SweepReport::default());
         }
-        self.change(move |changing| change::sweep(changing, now))
+        self.change(move |transaction| sweep::sweep(transaction, now))
             .await
     }
 
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
         let unknown: Vec<Route> = self
             .shared
-            .book
+            .queues
             .lock()
             .routes()
             .into_iter()
@@ -613,7 +620,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if unknown.is_empty() {
             return Ok(0);
         }
-        self.change(move |changing| change::reroute(changing, &unknown, &fallback))
+        self.change(move |transaction| operations::reroute(transaction, &unknown, &fallback))
             .await
     }
 
@@ -623,7 +630,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .filter(|at| *at < i64::MAX)
             .map(Timestamp::from_millis)
             .filter(|at| *at > after);
-        let due = self.shared.book.lock().next_due(after);
+        let due = self.shared.queues.lock().next_due(after);
         due.into_iter().chain(timer).min()
     }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Shared;
-use super::book::QueueName;
-use super::kept::{CHUNK, Kept};
 use super::keys::{self, Place, Slot};
-use super::window::{Entry, REFILL};
+use super::queue_head::{Entry, REFILL};
+use super::queues::QueueName;
+use super::stored_mail::{CHUNK, StoredMail};
 use crate::delivery::{Delivery, Route, Stage, State};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
@@ -23,12 +23,12 @@ use crate::spool::{Claim, Lease, Manifest, Page, Query, Record, SpoolError, Spoo
 const LOOKED_AT: usize = 10_000;
 
 pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifest>, SpoolError> {
-    Ok(Kept::read(store, id)?.map(|mail| mail.manifest))
+    Ok(StoredMail::read(store, id)?.map(|mail| mail.manifest))
 }
 
 /// A mail and what became of it.
 pub(super) struct Whole {
-    pub mail: Kept,
+    pub mail: StoredMail,
     /// The deliveries that can be read, by their index: as they were put, or as they are since they
     /// changed.
     pub deliveries: BTreeMap<u16, Delivery>,
@@ -45,7 +45,7 @@ pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, Sp
     })?;
     // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it
     // once was.
-    let Some(mail) = Kept::read(store, id)? else {
+    let Some(mail) = StoredMail::read(store, id)? else {
         return Ok(None);
     };
     let mut deliveries: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
@@ -76,7 +76,10 @@ pub(super) fn delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<
     if let Some(changed) = changed_delivery(store, mail, index)? {
         return Ok(Some(changed));
     }
-    match store.get(&keys::manifest(mail))?.map(Kept::from_bytes) {
+    match store
+        .get(&keys::manifest(mail))?
+        .map(StoredMail::from_bytes)
+    {
         Some(Ok(mail)) => Ok(mail.as_put(index).cloned().map(Ok)),
         Some(Err(error)) => Ok(Some(Err(error))),
         None => Ok(None),
@@ -99,10 +102,10 @@ pub(super) fn record<S: Store>(
     else {
         return Ok(None);
     };
-    let book = shared.book.lock();
+    let queues = shared.queues.lock();
     let leased = deliveries
         .keys()
-        .map(|index| book.is_leased(&(id, *index)))
+        .map(|index| queues.is_leased(&(id, *index)))
         .collect();
     Ok(Some(Record {
         manifest: mail.manifest,
@@ -114,7 +117,7 @@ pub(super) fn record<S: Store>(
 /// A mail's message, and whether it is whole.
 pub(super) fn body<S: Store>(
     store: &S,
-    mail: &Kept,
+    mail: &StoredMail,
 ) -> Result<Result<Bytes, SpoolError>, SpoolError> {
     let manifest = &mail.manifest;
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
@@ -193,14 +196,14 @@ pub(super) fn refill<S: Store>(
         // Left in the middle, the queue would count as being read for ever.
         let what = || format!("the queue of {}", queue.route.as_str());
         let read = guarded(|| read_places(&shared.store, &queue, after), what);
-        let mut book = shared.book.lock();
+        let mut queues = shared.queues.lock();
         match read {
             Ok(read) => {
                 let all = read.len() < REFILL;
-                book.end_refill(&queue, Some((read, all)));
+                queues.end_refill(&queue, Some((read, all)));
             }
             Err(error) => {
-                book.end_refill(&queue, None);
+                queues.end_refill(&queue, None);
                 outcome = Err(error);
             }
         }
@@ -241,7 +244,7 @@ pub(super) struct Broken {
 
 /// What is read of a mail that is to be sent.
 struct Parts {
-    kept: Kept,
+    kept: StoredMail,
     body: Bytes,
     /// The deliveries that were asked for, in order.
     deliveries: Vec<Found>,
@@ -258,7 +261,7 @@ fn parts<S: Store>(
             "mail {mail} has no manifest"
         ))));
     };
-    let kept = match Kept::from_bytes(record) {
+    let kept = match StoredMail::from_bytes(record) {
         Ok(kept) => kept,
         Err(error) => return Ok(Err(error)),
     };
@@ -308,9 +311,9 @@ pub(super) fn claims<S: Store>(
             }
             Err(error) => {
                 tracing::error!(mail.id = %mail, %error, "cannot be read now; tried again in a minute");
-                let mut book = shared.book.lock();
+                let mut queues = shared.queues.lock();
                 for (lease, _) in leases {
-                    book.set_idle(&lease.token());
+                    queues.set_idle(&lease.token());
                     unread.push(lease);
                 }
                 continue;
@@ -333,8 +336,10 @@ pub(super) fn claims<S: Store>(
                     });
                 }
                 // It was changed after its queue was read: the queue on disk no longer holds it.
-                Some(Ok(_)) => shared.book.lock().end(&lease.spend()),
-                None if !shared.is_queued(&queue, &place) => shared.book.lock().end(&lease.spend()),
+                Some(Ok(_)) => shared.queues.lock().end(&lease.spend()),
+                None if !shared.is_queued(&queue, &place) => {
+                    shared.queues.lock().end(&lease.spend())
+                }
                 _ => broken.push(Broken {
                     queue: queue.clone(),
                     leases: vec![(lease, place)],
@@ -475,7 +480,7 @@ pub(super) fn stats<S: Store>(
         stats.counts[state as usize] = totals.finished[kind];
     }
     let leased: BTreeMap<Slot, Place> = shared
-        .book
+        .queues
         .lock()
         .leases()
         .map(|leased| (leased.place.slot(), leased.place))
@@ -518,4 +523,29 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
         .collect()
+}
+
+pub(super) fn all_keys<S: Store>(
+    store: &S,
+    prefix: &[u8],
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, SpoolError> {
+    keys_between(store, keys::starting_with(prefix), limit)
+}
+
+pub(super) fn keys_between<S: Store>(
+    store: &S,
+    (from, to): (Vec<u8>, Vec<u8>),
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, SpoolError> {
+    let mut found = Vec::new();
+    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        found.push(key.to_vec());
+        if found.len() < limit {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    })?;
+    Ok(found)
 }

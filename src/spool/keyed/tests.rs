@@ -17,7 +17,7 @@ fn now() -> Timestamp {
     Timestamp::from_millis(1_000)
 }
 
-fn parcel(recipients: usize) -> Parcel {
+fn new_mail(recipients: usize) -> NewMail {
     let address = |n| Address::parse(&format!("user{n}@example.org")).expect("valid");
     let deliveries = (0..recipients)
         .map(|n| Delivery::new(address(n), Route::over(["primary"]), now()))
@@ -39,7 +39,7 @@ fn parcel(recipients: usize) -> Parcel {
         eight_bit: false,
         smtputf8: false,
     };
-    Parcel {
+    NewMail {
         manifest,
         body: Bytes::from_static(BODY),
         deliveries,
@@ -48,13 +48,13 @@ fn parcel(recipients: usize) -> Parcel {
 
 /// A spool on what an earlier one left, one key of which was changed meanwhile.
 async fn opened_after(
-    put: Vec<Parcel>,
+    put: Vec<NewMail>,
     change: impl FnOnce(&MemoryStore),
 ) -> KeyedSpool<MemoryStore> {
     let store = MemoryStore::default();
     let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     for put in before.put(put).await {
-        assert_eq!(put, Ok(Put::Stored));
+        assert_eq!(put, Ok(PutResult::Stored));
     }
     before.close().await.expect("closes");
     change(&store);
@@ -62,8 +62,8 @@ async fn opened_after(
         .expect("one bad record does not keep it closed")
 }
 
-fn want() -> Want {
-    Want {
+fn request() -> ClaimRequest {
+    ClaimRequest {
         routes: vec![Route::over(["primary"])],
         turns: vec![Priority::Default; 10],
         critical_only: 0,
@@ -74,7 +74,7 @@ fn want() -> Want {
 }
 
 async fn claim_all(spool: &KeyedSpool<MemoryStore>) -> Vec<Claim> {
-    spool.claim(want()).await.expect("claims")
+    spool.claim(request()).await.expect("claims")
 }
 
 fn quarantined_of(spool: &KeyedSpool<MemoryStore>) -> u64 {
@@ -83,7 +83,7 @@ fn quarantined_of(spool: &KeyedSpool<MemoryStore>) -> u64 {
 
 #[tokio::test]
 async fn a_mail_whose_record_cannot_be_read_is_set_aside_and_the_others_are_sent() {
-    let (bad, good) = (parcel(1), parcel(1));
+    let (bad, good) = (new_mail(1), new_mail(1));
     let (bad_id, good_id) = (bad.manifest.id, good.manifest.id);
     let spool = opened_after(vec![bad, good], |store| {
         store
@@ -109,7 +109,7 @@ async fn a_mail_whose_record_cannot_be_read_is_set_aside_and_the_others_are_sent
 #[tokio::test]
 async fn a_delivery_whose_record_cannot_be_read_is_dead_as_quarantined() {
     for recipients in [2, 20] {
-        let bad = parcel(recipients);
+        let bad = new_mail(recipients);
         let id = bad.manifest.id;
         let spool = opened_after(vec![bad], |store| {
             store
@@ -153,7 +153,7 @@ async fn a_delivery_whose_record_cannot_be_read_is_dead_as_quarantined() {
 
 #[tokio::test]
 async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
-    let mut bad = parcel(1);
+    let mut bad = new_mail(1);
     bad.body = Bytes::from(vec![b'x'; 10_000]);
     bad.manifest.size = 10_000;
     let id = bad.manifest.id;
@@ -185,13 +185,15 @@ async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
     );
 }
 
-fn large(key: &str, fingerprint: u128) -> Parcel {
-    let mut parcel = parcel(1);
-    parcel.body = Bytes::from(vec![b'x'; 5 * 1024 * 1024]);
-    parcel.manifest.size = parcel.body.len() as u64;
-    (parcel.manifest.idempotency_key, parcel.manifest.fingerprint) =
-        (Some(key.into()), fingerprint);
-    parcel
+fn large(key: &str, fingerprint: u128) -> NewMail {
+    let mut new_mail = new_mail(1);
+    new_mail.body = Bytes::from(vec![b'x'; 5 * 1024 * 1024]);
+    new_mail.manifest.size = new_mail.body.len() as u64;
+    (
+        new_mail.manifest.idempotency_key,
+        new_mail.manifest.fingerprint,
+    ) = (Some(key.into()), fingerprint);
+    new_mail
 }
 
 fn chunks_of<S: Store>(spool: &KeyedSpool<S>) -> usize {
@@ -208,7 +210,10 @@ async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_o
     let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
     let first = large("order-42", 1);
     let id = first.manifest.id;
-    assert_eq!(spool.put(vec![first.clone()]).await, [Ok(Put::Stored)]);
+    assert_eq!(
+        spool.put(vec![first.clone()]).await,
+        [Ok(PutResult::Stored)]
+    );
     let whole = chunks_of(&spool);
     assert_eq!(
         spool.put(vec![large("order-42", 2)]).await,
@@ -216,11 +221,11 @@ async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_o
     );
     assert_eq!(
         spool.put(vec![large("order-42", 1)]).await,
-        [Ok(Put::Duplicate(id))]
+        [Ok(PutResult::Duplicate(id))]
     );
     assert_eq!(
         spool.put(vec![first.clone()]).await,
-        [Ok(Put::Duplicate(id))]
+        [Ok(PutResult::Duplicate(id))]
     );
     assert_eq!(
         chunks_of(&spool),
@@ -235,7 +240,7 @@ async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_o
     assert!(
         [&one[0], &two[0]]
             .iter()
-            .filter(|put| ***put == Ok(Put::Stored))
+            .filter(|put| ***put == Ok(PutResult::Stored))
             .count()
             == 1,
         "{one:?} {two:?}"
@@ -248,12 +253,18 @@ async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_o
 #[tokio::test]
 async fn a_large_message_is_removed_in_steps_after_its_mail() {
     let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
-    let parcel = large("order-42", 1);
-    let id = parcel.manifest.id;
-    assert_eq!(spool.put(vec![parcel]).await, [Ok(Put::Stored)]);
-    assert!(matches!(spool.cancel(id, now()).await, Ok(Change::Done(_))));
+    let new_mail = large("order-42", 1);
+    let id = new_mail.manifest.id;
+    assert_eq!(spool.put(vec![new_mail]).await, [Ok(PutResult::Stored)]);
+    assert!(matches!(
+        spool.cancel(id, now()).await,
+        Ok(OperationResult::Done(_))
+    ));
     let all = chunks_of(&spool);
-    assert!(matches!(spool.purge(id).await, Ok(Change::Done(_))));
+    assert!(matches!(
+        spool.purge(id).await,
+        Ok(OperationResult::Done(_))
+    ));
     assert_eq!(spool.get(id).await.expect("reads"), None);
     let rest = chunks_of(&spool);
     assert!(0 < rest && rest < all, "{rest} of {all}");
@@ -301,9 +312,9 @@ async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() 
         let spool =
             KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
         let put = spool
-            .put((0..mails).map(|_| parcel(recipients)).collect())
+            .put((0..mails).map(|_| new_mail(recipients)).collect())
             .await;
-        assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
+        assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
         assert!(
             keys_of_kind(&spool, b"t") <= 4,
             "they are many keys, and keys are what a commit costs"
@@ -338,9 +349,9 @@ async fn a_timer_that_is_set_for_now_is_not_removed_with_one_that_was_due_now() 
         ..SpoolOptions::default()
     };
     let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
-    let put = parcel(1);
+    let put = new_mail(1);
     let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
-    assert_eq!(spool.put(vec![put]).await, [Ok(Put::Stored)]);
+    assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Stored)]);
     // An earlier timer of the same mail: the first look sets another one for now, where the second
     // one stands.
     spool
@@ -475,24 +486,24 @@ impl Store for Faulty {
 async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes() {
     let store = Faulty::default();
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
-    let kept = parcel(1);
+    let kept = new_mail(1);
     let id = kept.manifest.id;
-    assert_eq!(spool.put(vec![kept]).await, [Ok(Put::Stored)]);
+    assert_eq!(spool.put(vec![kept]).await, [Ok(PutResult::Stored)]);
     store.broken.store(true, Ordering::SeqCst);
     assert!(matches!(
-        spool.put(vec![parcel(1)]).await[0],
+        spool.put(vec![new_mail(1)]).await[0],
         Err(SpoolError::Unwritable { .. })
     ));
     store.broken.store(false, Ordering::SeqCst);
     assert!(
         matches!(
-            spool.put(vec![parcel(1)]).await[0],
+            spool.put(vec![new_mail(1)]).await[0],
             Err(SpoolError::Unwritable { .. })
         ),
         "it is not tried again"
     );
     assert!(
-        spool.claim(want()).await.is_err(),
+        spool.claim(request()).await.is_err(),
         "what became of it could not be recorded"
     );
     assert!(spool.get(id).await.expect("reads").is_some());
@@ -510,8 +521,8 @@ async fn a_spool_that_syncs_now_and_then_does_so_though_nothing_more_comes() {
     let spool = KeyedSpool::open(store.clone(), options).expect("empty");
     store.broken.store(true, Ordering::SeqCst);
     assert_eq!(
-        spool.put(vec![parcel(1)]).await,
-        [Ok(Put::Stored)],
+        spool.put(vec![new_mail(1)]).await,
+        [Ok(PutResult::Stored)],
         "it is written, and not yet synced"
     );
     let begun = std::time::Instant::now();
@@ -528,9 +539,9 @@ async fn a_spool_that_syncs_now_and_then_does_so_though_nothing_more_comes() {
 async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed_out() {
     let store = Faulty::default();
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
-    assert_eq!(spool.put(vec![parcel(1)]).await, [Ok(Put::Stored)]);
+    assert_eq!(spool.put(vec![new_mail(1)]).await, [Ok(PutResult::Stored)]);
     store.full.store(true, Ordering::SeqCst);
-    for refused in [large("order-42", 1), parcel(1)] {
+    for refused in [large("order-42", 1), new_mail(1)] {
         assert!(matches!(
             spool.put(vec![refused]).await[0],
             Err(SpoolError::DiskFull { .. })
@@ -543,13 +554,17 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
         .walk(&from, &to, Walk::Up, nothing)
         .expect("walks");
     assert_eq!(
-        spool.claim(want()).await.expect("delivery goes on").len(),
+        spool
+            .claim(request())
+            .await
+            .expect("delivery goes on")
+            .len(),
         1
     );
     store.full.store(false, Ordering::SeqCst);
     assert_eq!(
-        spool.put(vec![parcel(1)]).await,
-        [Ok(Put::Stored)],
+        spool.put(vec![new_mail(1)]).await,
+        [Ok(PutResult::Stored)],
         "accepting goes on by itself"
     );
 }
@@ -557,11 +572,11 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
 /// A put of a large message of which one part is written, and the next waits to be.
 async fn half_put(
     spool: &KeyedSpool<Faulty>,
-    parcel: Parcel,
-) -> BoxFuture<'_, Vec<Result<Put, SpoolError>>> {
+    new_mail: NewMail,
+) -> BoxFuture<'_, Vec<Result<PutResult, SpoolError>>> {
     let gate = &spool.shared.store.gate;
     gate.close();
-    let mut put = spool.put(vec![parcel]);
+    let mut put = spool.put(vec![new_mail]);
     while !gate.is_somebody_waiting() {
         assert!(futures::poll!(&mut put).is_pending());
         tokio::task::yield_now().await;
@@ -573,7 +588,7 @@ async fn half_put(
 async fn settled(spool: &KeyedSpool<Faulty>) {
     assert_eq!(
         spool.cancel(MailId::generate(), now()).await,
-        Ok(Change::Unknown)
+        Ok(OperationResult::Unknown)
     );
     swept(spool, now()).await;
 }
@@ -617,7 +632,7 @@ async fn a_large_message_that_is_put_twice_and_given_up_once_is_not_stored_with_
         matches!(&put, Err(SpoolError::Unreadable(why)) if why.contains("hand it in again")),
         "{put:?}"
     );
-    assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(Put::Stored)]);
+    assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(PutResult::Stored)]);
     settled(&spool).await;
     assert_eq!(
         spool.body(mail.manifest.id).await.expect("reads"),
@@ -627,7 +642,7 @@ async fn a_large_message_that_is_put_twice_and_given_up_once_is_not_stored_with_
 
 #[tokio::test]
 async fn a_mail_of_which_a_record_cannot_be_read_is_never_deleted_and_is_looked_at_again() {
-    let bad = parcel(1);
+    let bad = new_mail(1);
     let (id, expiry) = (bad.manifest.id, bad.manifest.expires_at);
     let damaged = (keys::delivery(id, 0), Some(vec![1, 255, 255]));
     let spool = opened_after(vec![bad], |store| {
@@ -673,10 +688,10 @@ async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
         ..SpoolOptions::default()
     };
     let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
-    let mut put = parcel(1);
+    let mut put = new_mail(1);
     put.manifest.idempotency_key = Some("order-42".into());
     let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
-    assert_eq!(spool.put(vec![put.clone()]).await, [Ok(Put::Stored)]);
+    assert_eq!(spool.put(vec![put.clone()]).await, [Ok(PutResult::Stored)]);
     let record = spool.shared.store.get(&keys::manifest(id)).expect("reads");
     spool
         .shared
@@ -691,7 +706,7 @@ async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
         .write(vec![(keys::manifest(id), record)])
         .expect("writes");
     put.manifest.id = MailId::generate();
-    assert_eq!(spool.put(vec![put]).await, [Ok(Put::Duplicate(id))]);
+    assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Duplicate(id))]);
     swept(&spool, expiry + Duration::from_secs(3600)).await;
     assert_eq!(spool.pending(), 0, "it has expired after all");
 }
@@ -701,10 +716,10 @@ async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
     for cancels in [false, true] {
         let spool =
             KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
-        let mut put = parcel(1);
+        let mut put = new_mail(1);
         put.manifest.guarantee = Guarantee::AtMostOnce;
         let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
-        assert_eq!(spool.put(vec![put]).await, [Ok(Put::Stored)]);
+        assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Stored)]);
         let claims = claim_all(&spool).await;
         let tokens = claims[0]
             .deliveries
@@ -714,7 +729,7 @@ async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
         spool.mark(tokens).await.expect("marks");
         drop(claims);
         if cancels {
-            assert_eq!(spool.cancel(id, now()).await, Ok(Change::TooLate));
+            assert_eq!(spool.cancel(id, now()).await, Ok(OperationResult::TooLate));
         } else {
             let swept = spool.sweep(expiry).await.expect("sweeps");
             assert_eq!(
@@ -742,17 +757,17 @@ async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
 async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever() {
     let store = Faulty::default();
     let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
-    let mails = super::window::REFILL + 10;
-    let put = before.put((0..mails).map(|_| parcel(1)).collect()).await;
-    assert!(put.iter().all(|put| *put == Ok(Put::Stored)));
+    let mails = super::queue_head::REFILL + 10;
+    let put = before.put((0..mails).map(|_| new_mail(1)).collect()).await;
+    assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
     drop(before);
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("opens");
-    let all = || Want {
+    let all = || ClaimRequest {
         turns: vec![Priority::Default; mails],
-        ..want()
+        ..request()
     };
     let first = spool.claim(all()).await.expect("what opening has read");
-    assert_eq!(first.len(), super::window::REFILL);
+    assert_eq!(first.len(), super::queue_head::REFILL);
     store.panics.store(true, Ordering::SeqCst);
     let claimed = spool.claim(all()).await.map(|claims| claims.len());
     assert!(
@@ -766,7 +781,7 @@ async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever()
 async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours_at_once() {
     let disk = Faulty::default();
     let before = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
-    let (kept_back, neighbour) = (parcel(1), parcel(1));
+    let (kept_back, neighbour) = (new_mail(1), new_mail(1));
     let (id, neighbours) = (kept_back.manifest.id, neighbour.manifest.id);
     before.put(vec![kept_back, neighbour]).await;
     before.close().await.expect("closes");
@@ -775,7 +790,7 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
     disk.withheld.lock().push(keys::manifest(id));
     for expected in [vec![neighbours], vec![]] {
         let claims = spool
-            .claim(want())
+            .claim(request())
             .await
             .expect("one mail does not stop the others");
         assert_eq!(
@@ -798,7 +813,7 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
     );
     disk.withheld.lock().clear();
     tokio::time::sleep(UNREAD_AGAIN + Duration::from_secs(1)).await;
-    let claims = spool.claim(want()).await.expect("claims");
+    let claims = spool.claim(request()).await.expect("claims");
     assert_eq!(
         claims
             .iter()
@@ -810,7 +825,7 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
 
 #[tokio::test]
 async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
-    let bad = parcel(2);
+    let bad = new_mail(2);
     let id = bad.manifest.id;
     let spool = opened_after(vec![bad], |store| {
         store
@@ -824,7 +839,7 @@ async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
     let recipient = Address::parse("user1@example.org").expect("valid");
     assert_eq!(
         ended,
-        [Ended {
+        [EndedDelivery {
             mail: id,
             recipient,
             reason: DeadReason::Quarantined
@@ -837,7 +852,7 @@ async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
 async fn a_mail_that_the_disk_does_not_give_still_expires_and_who_asked_for_mail_asks_again() {
     let disk = Faulty::default();
     let before = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
-    let mut long = parcel(1);
+    let mut long = new_mail(1);
     long.body = Bytes::from(vec![b'x'; 10_000]);
     long.manifest.size = 10_000;
     let (id, expires_at) = (long.manifest.id, long.manifest.expires_at);
@@ -847,7 +862,7 @@ async fn a_mail_that_the_disk_does_not_give_still_expires_and_who_asked_for_mail
     let spool = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
     disk.withheld.lock().push(keys::chunk(id, 1));
     let _ = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
-    assert!(spool.claim(want()).await.expect("claims").is_empty());
+    assert!(spool.claim(request()).await.expect("claims").is_empty());
     let notified = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
     assert!(notified.is_ok(), "there may be more behind it");
     let ended = spool.sweep(expires_at).await.expect("sweeps").ended;

@@ -2,7 +2,7 @@
 //! hands it to the [`syncer`](super::syncer), which answers everybody in it: so one sync serves
 //! many.
 //!
-//! *Invariant:* nobody is answered before his change is on disk, and the book is changed only after
+//! *Invariant:* nobody is answered before his change is on disk, and the queues are changed only after
 //! it. A commit that fails is never tried again: the spool is closed to writing, and what is on
 //! disk stays as it is.
 
@@ -14,16 +14,16 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::changing::Changing;
 use super::keys::{self, Place, Timer};
-use super::step::Step;
+use super::queue_head::{Entry, Fresh};
 use super::syncer::{Answer, Syncer, Written};
-use super::window::{Entry, Fresh};
+use super::transition::Transition;
+use super::write_transaction::WriteTransaction;
 use crate::delivery::Delivery;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals};
 use crate::spool::store::{self, Batch, Store};
-use crate::spool::{LeaseToken, Manifest, Put, Recorded, SpoolError};
+use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError};
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
@@ -88,12 +88,12 @@ impl<S> Encoded<S> {
 type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 
 /// A change of what is already kept: made alone, with reads of its own.
-pub(super) type Change<S> = Box<dyn FnOnce(&mut Changing<'_, S>) + Send>;
+pub(super) type Operation<S> = Box<dyn FnOnce(&mut WriteTransaction<'_, S>) + Send>;
 
 pub(super) enum Command<S> {
     /// Whether a mail would be stored. Asked before a large one is written, so that one which is
     /// not leaves nothing behind.
-    Judge(Arc<Manifest>, Reply<Put>),
+    Judge(Arc<Manifest>, Reply<PutResult>),
     /// Part of a large message, before the mail that it belongs to.
     Write(Batch, Reply<()>),
     /// The parts that were written of a large message are not wanted, unless another one has stored
@@ -101,11 +101,14 @@ pub(super) enum Command<S> {
     Forget(MailId),
     Put(
         Vec<Encoded<S>>,
-        oneshot::Sender<Vec<Result<Put, SpoolError>>>,
+        oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
     ),
     Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
-    Settle(Vec<(LeaseToken, Delivery, Vec<u8>)>, Reply<Vec<Recorded>>),
-    Change(Change<S>),
+    Settle(
+        Vec<(LeaseToken, Delivery, Vec<u8>)>,
+        Reply<Vec<SettleResult>>,
+    ),
+    Operate(Operation<S>),
     Close(Reply<()>),
 }
 
@@ -132,8 +135,8 @@ pub(super) fn run<S: Store>(
             break;
         };
         match first {
-            Command::Change(change) => {
-                // It looks at the book, which must agree with what is written.
+            Command::Operate(change) => {
+                // It looks at the queues, which must agree with what is written.
                 syncer.finish();
                 writer.change(change);
             }
@@ -149,8 +152,8 @@ pub(super) fn run<S: Store>(
                 writer.gather(&mut group, groupable);
                 while group.commands < GROUP_COMMANDS && group.bytes < GROUP_BYTES {
                     match commands.try_recv() {
-                        Ok(Command::Change(change)) => {
-                            next = Some(Command::Change(change));
+                        Ok(Command::Operate(change)) => {
+                            next = Some(Command::Operate(change));
                             break;
                         }
                         Ok(Command::Close(reply)) => {
@@ -285,7 +288,7 @@ impl<S: Store> Writer<'_, S> {
             Command::Put(mails, reply) => self.put(group, mails, reply),
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
-            Command::Change(_) | Command::Close(_) => unreachable!("these are never gathered"),
+            Command::Operate(_) | Command::Close(_) => unreachable!("these are never gathered"),
         }
         group.bytes += store::weight(&group.batch[group.weighed..]);
         group.weighed = group.batch.len();
@@ -303,7 +306,7 @@ impl<S: Store> Writer<'_, S> {
         &mut self,
         group: &mut Group<S>,
         mails: Vec<Encoded<S>>,
-        reply: oneshot::Sender<Vec<Result<Put, SpoolError>>>,
+        reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
     ) {
         let room = self.has_room(group);
         let mut results = Vec::with_capacity(mails.len());
@@ -312,10 +315,10 @@ impl<S: Store> Writer<'_, S> {
             let judged = room
                 .clone()
                 .and_then(|()| match self.judge(group, &mail.manifest)? {
-                    Put::Stored => self.is_whole(&mail).map(|()| Put::Stored),
+                    PutResult::Stored => self.is_whole(&mail).map(|()| PutResult::Stored),
                     known => Ok(known),
                 });
-            if let Ok(Put::Stored) = judged {
+            if let Ok(PutResult::Stored) = judged {
                 group.batch.append(&mut mail.batch);
                 self.index(group, &mail);
                 if let Some(ahead) = mail.ahead.take() {
@@ -339,13 +342,13 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Whether a mail is new: it was not put before, nor another one with its idempotency key.
-    fn judge(&self, group: &Group<S>, manifest: &Manifest) -> Result<Put, SpoolError> {
+    fn judge(&self, group: &Group<S>, manifest: &Manifest) -> Result<PutResult, SpoolError> {
         let id = manifest.id;
         if group.mails.contains(&id) || self.shared.store.get(&keys::manifest(id))?.is_some() {
-            return Ok(Put::Duplicate(id));
+            return Ok(PutResult::Duplicate(id));
         }
         let Some(key) = &manifest.idempotency_key else {
-            return Ok(Put::Stored);
+            return Ok(PutResult::Stored);
         };
         let hash = keys::hash_of(key);
         let known = match group.keys.get(&hash) {
@@ -357,10 +360,10 @@ impl<S: Store> Writer<'_, S> {
         };
         match known {
             Some(record) if record.fingerprint == manifest.fingerprint => {
-                Ok(Put::Duplicate(record.mail))
+                Ok(PutResult::Duplicate(record.mail))
             }
             Some(record) => Err(SpoolError::KeyReused(record.mail)),
-            None => Ok(Put::Stored),
+            None => Ok(PutResult::Stored),
         }
     }
 
@@ -437,25 +440,25 @@ impl<S: Store> Writer<'_, S> {
         &mut self,
         group: &mut Group<S>,
         settled: Vec<(LeaseToken, Delivery, Vec<u8>)>,
-        reply: Reply<Vec<Recorded>>,
+        reply: Reply<Vec<SettleResult>>,
     ) {
         let mut recorded = Vec::with_capacity(settled.len());
         let mut done = Vec::with_capacity(settled.len());
         {
-            let book = self.shared.book.lock();
+            let queues = self.shared.queues.lock();
             for (token, delivery, bytes) in settled {
-                let Some(leased) = book.current(&token) else {
+                let Some(leased) = queues.current(&token) else {
                     self.shared.count_stale();
-                    recorded.push(Recorded::Stale);
+                    recorded.push(SettleResult::Stale);
                     continue;
                 };
-                recorded.push(Recorded::Done);
+                recorded.push(SettleResult::Done);
                 if leased.marked {
                     group
                         .batch
                         .push((keys::marked(token.mail, token.index), None));
                 }
-                let step = Step {
+                let step = Transition {
                     queue: &leased.queue,
                     old: leased.place,
                     entry: &leased.entry,
@@ -469,11 +472,11 @@ impl<S: Store> Writer<'_, S> {
         group.wakes |= done.iter().any(|(_, next)| next.is_some());
         group.answers.push(Box::new(move |shared, outcome| {
             let answer = outcome.clone().map(|()| {
-                let mut book = shared.book.lock();
+                let mut queues = shared.queues.lock();
                 for (token, next) in done {
-                    book.end(&token);
+                    queues.end(&token);
                     if let Some((queue, place, entry)) = next {
-                        book.enqueue(&queue, place, entry);
+                        queues.enqueue(&queue, place, entry);
                     }
                 }
                 recorded
@@ -482,10 +485,10 @@ impl<S: Store> Writer<'_, S> {
         }));
     }
 
-    fn change(&mut self, change: Change<S>) {
-        let mut changing = Changing::new(self.shared, self.totals.clone());
-        change(&mut changing);
-        self.totals = changing.totals.clone();
+    fn change(&mut self, change: Operation<S>) {
+        let mut transaction = WriteTransaction::new(self.shared, self.totals.clone());
+        change(&mut transaction);
+        self.totals = transaction.totals.clone();
         // What it has written is not weighed, and a sweep may write much.
         if self.shared.options.sync_interval.is_some() {
             self.sync();

@@ -2,16 +2,16 @@
 //! the timers and the totals.
 
 use super::Shared;
-use super::book::QueueName;
 use super::keys::{self, Place, Timer};
-use super::window::Entry;
+use super::queue_head::Entry;
+use super::queues::QueueName;
 use crate::delivery::{Delivery, Stage};
 use crate::mail::Priority;
 use crate::spool::codec::Totals;
 use crate::spool::store::{Batch, Store};
 
 /// One delivery's step from its old place in a queue to what it is now.
-pub(super) struct Step<'a> {
+pub(super) struct Transition<'a> {
     pub queue: &'a QueueName,
     pub old: Place,
     pub entry: &'a Entry,
@@ -21,7 +21,7 @@ pub(super) struct Step<'a> {
 /// Where a delivery waits now.
 pub(super) type Waiting = (QueueName, Place, Entry);
 
-impl Step<'_> {
+impl Transition<'_> {
     /// Adds the step to a batch, and keeps the totals in step. Returns where the delivery waits
     /// now, if it does.
     pub(super) fn write<S: Store>(

@@ -19,7 +19,7 @@ pub(super) const CHUNK: usize = 4096;
 const FEW: usize = 8;
 
 /// A mail's record as it was read.
-pub(super) struct Kept {
+pub(super) struct StoredMail {
     pub manifest: Manifest,
     /// The deliveries as they were put; none if each has a record of its own.
     deliveries: Vec<Delivery>,
@@ -50,13 +50,13 @@ pub(super) fn write(batch: &mut Batch, manifest: &Manifest, deliveries: &[Delive
     }
 }
 
-impl Kept {
+impl StoredMail {
     pub(super) fn from_bytes(record: Vec<u8>) -> Result<Self, SpoolError> {
         let record = Bytes::from(record);
         let ((manifest, deliveries), body) =
             codec::decode_first::<(Manifest, Vec<Delivery>)>(&record)?;
         let body = record.slice_ref(body);
-        Ok(Kept {
+        Ok(StoredMail {
             manifest,
             deliveries,
             body,

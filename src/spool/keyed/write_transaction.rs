@@ -4,20 +4,20 @@
 use std::sync::atomic::Ordering;
 
 use super::Shared;
-use super::book::QueueName;
-use super::kept::Kept;
 use super::keys::{self, Place, Timer};
+use super::queue_head::Entry;
+use super::queues::QueueName;
 use super::reader;
-use super::step::{Step, Waiting};
-use super::window::Entry;
+use super::stored_mail::StoredMail;
+use super::transition::{Transition, Waiting};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Batch, Store};
-use crate::spool::{Ended, LeaseToken, Manifest, SpoolError};
+use crate::spool::{EndedDelivery, LeaseToken, Manifest, SpoolError};
 
 /// A change of what is already kept, under way on the writer's thread.
-pub(super) struct Changing<'a, S> {
+pub(super) struct WriteTransaction<'a, S> {
     pub shared: &'a Shared<S>,
     pub batch: Batch,
     pub totals: Totals,
@@ -26,12 +26,12 @@ pub(super) struct Changing<'a, S> {
     seized: Vec<(LeaseToken, Option<Waiting>)>,
     enqueued: Vec<Waiting>,
     /// What ends by nobody's wish: the next sweep tells of it.
-    ended: Vec<Ended>,
+    ended: Vec<EndedDelivery>,
 }
 
-impl<'a, S: Store> Changing<'a, S> {
+impl<'a, S: Store> WriteTransaction<'a, S> {
     pub(super) fn new(shared: &'a Shared<S>, totals: Totals) -> Self {
-        Changing {
+        WriteTransaction {
             shared,
             batch: Batch::new(),
             before: totals.clone(),
@@ -58,7 +58,7 @@ impl<'a, S: Store> Changing<'a, S> {
         };
         let seized = self
             .shared
-            .book
+            .queues
             .lock()
             .seize(&queue, place, Entry::of(manifest));
         seized
@@ -71,9 +71,9 @@ impl<'a, S: Store> Changing<'a, S> {
         let Some((token, next)) = self.seized.last_mut() else {
             return;
         };
-        let leased = self.shared.book.lock().current(token).cloned();
+        let leased = self.shared.queues.lock().current(token).cloned();
         let Some(leased) = leased else { return };
-        let step = Step {
+        let step = Transition {
             queue: &leased.queue,
             old: leased.place,
             entry: &leased.entry,
@@ -150,16 +150,16 @@ impl<'a, S: Store> Changing<'a, S> {
         } else {
             self.shared.write(batch).and_then(|()| self.shared.keep())
         };
-        let mut book = self.shared.book.lock();
+        let mut queues = self.shared.queues.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
                 // It stays seized: what is on disk is not known, and nothing may be sent on a
                 // guess.
                 continue;
             }
-            book.end(&token);
+            queues.end(&token);
             if let Some((queue, place, entry)) = next {
-                book.enqueue(&queue, place, entry);
+                queues.enqueue(&queue, place, entry);
             }
         }
         let enqueued = std::mem::take(&mut self.enqueued);
@@ -167,9 +167,9 @@ impl<'a, S: Store> Changing<'a, S> {
         if outcome.is_ok() {
             enqueued
                 .into_iter()
-                .for_each(|(queue, place, entry)| book.enqueue_new(&queue, place, entry));
+                .for_each(|(queue, place, entry)| queues.enqueue_new(&queue, place, entry));
         }
-        drop(book);
+        drop(queues);
         if outcome.is_ok() && !ended.is_empty() {
             self.shared.untold.lock().extend(ended);
             self.shared.next_timer.store(i64::MIN, Ordering::Relaxed);
@@ -186,9 +186,9 @@ impl<'a, S: Store> Changing<'a, S> {
         self.totals = self.before.clone();
         self.enqueued.clear();
         self.ended.clear();
-        let mut book = self.shared.book.lock();
+        let mut queues = self.shared.queues.lock();
         for (token, _) in self.seized.drain(..) {
-            book.release(&token);
+            queues.release(&token);
         }
     }
 
@@ -215,7 +215,9 @@ impl<'a, S: Store> Changing<'a, S> {
         if let Some(Err(_)) = delivery {
             self.set_aside(key)?;
             // How far it came is not known; who it was for may be.
-            let mail = Kept::read(&self.shared.store, place.mail).ok().flatten();
+            let mail = StoredMail::read(&self.shared.store, place.mail)
+                .ok()
+                .flatten();
             delivery = mail
                 .and_then(|mail| mail.as_put(place.index).cloned())
                 .map(Ok);
@@ -228,7 +230,7 @@ impl<'a, S: Store> Changing<'a, S> {
                 tried: true,
                 fresh: None,
             };
-            let step = Step {
+            let step = Transition {
                 queue,
                 old: place,
                 entry: &entry,
@@ -254,7 +256,7 @@ impl<'a, S: Store> Changing<'a, S> {
 
     /// Has the next sweep tell that a delivery has ended by nobody's wish.
     pub(super) fn tell_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
-        self.ended.push(Ended {
+        self.ended.push(EndedDelivery {
             mail,
             recipient,
             reason,

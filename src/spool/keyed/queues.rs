@@ -1,15 +1,15 @@
 //! What is in flight and what comes next: the part of the spool's state that lives in memory. A
-//! restart begins with an empty book, which is what puts everything that was in flight back into
+//! restart begins with an empty table of queues, which is what puts everything that was in flight back into
 //! its queue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::keys::{Place, Slot};
-use super::window::{Entry, Window};
+use super::queue_head::{Entry, QueueHead};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
-use crate::spool::{LeaseToken, Want};
+use crate::spool::{ClaimRequest, LeaseToken};
 
 /// A delivery that is out of its queue's window, and why it may not be taken.
 #[derive(Clone, Debug)]
@@ -38,20 +38,20 @@ pub(super) struct Taken {
     pub entry: Entry,
 }
 
-pub(super) struct Book {
-    windows: HashMap<Route, [Window; 3]>,
+pub(super) struct Queues {
+    windows: HashMap<Route, [QueueHead; 3]>,
     leases: HashMap<Slot, Leased>,
     last_serial: u64,
 }
 
-impl Book {
+impl Queues {
     pub(super) fn new(known_routes: Vec<Route>) -> Self {
-        let unknown = |_| Window::of_unknown_queue();
+        let unknown = |_| QueueHead::of_unknown_queue();
         let windows = known_routes
             .into_iter()
             .map(|route| (route, [0; 3].map(unknown)))
             .collect();
-        Book {
+        Queues {
             windows,
             leases: HashMap::new(),
             last_serial: 0,
@@ -62,11 +62,11 @@ impl Book {
         self.windows.keys().cloned().collect()
     }
 
-    fn window(&mut self, queue: &QueueName) -> &mut Window {
+    fn window(&mut self, queue: &QueueName) -> &mut QueueHead {
         if !self.windows.contains_key(&queue.route) {
             self.windows.insert(
                 queue.route.clone(),
-                [0; 3].map(|_| Window::of_empty_queue()),
+                [0; 3].map(|_| QueueHead::of_empty_queue()),
             );
         }
         let windows = self
@@ -127,12 +127,12 @@ impl Book {
     }
 
     /// Takes what is wanted out of the windows, under new leases.
-    pub(super) fn take(&mut self, want: &Want) -> Vec<Taken> {
+    pub(super) fn take(&mut self, request: &ClaimRequest) -> Vec<Taken> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         let mut rotation = 0;
-        let turns = want.turns.iter().map(|turn| (*turn, true));
-        let reserved = std::iter::repeat_n((Priority::Critical, false), want.critical_only);
+        let turns = request.turns.iter().map(|turn| (*turn, true));
+        let reserved = std::iter::repeat_n((Priority::Critical, false), request.critical_only);
         for (turn, may_fall_through) in turns.chain(reserved) {
             let others = Priority::ALL
                 .into_iter()
@@ -140,7 +140,7 @@ impl Book {
             let order: Vec<Priority> = std::iter::once(turn).chain(others).collect();
             let Some(one) = order
                 .into_iter()
-                .find_map(|priority| self.take_one(want, priority, &mut rotation))
+                .find_map(|priority| self.take_one(request, priority, &mut rotation))
             else {
                 if may_fall_through {
                     break;
@@ -149,7 +149,7 @@ impl Book {
             };
             let size = usize::try_from(one.entry.size).unwrap_or(usize::MAX);
             bytes += size;
-            if bytes > want.max_bytes && !taken.is_empty() {
+            if bytes > request.max_bytes && !taken.is_empty() {
                 self.put_back(one);
                 break;
             }
@@ -159,10 +159,15 @@ impl Book {
     }
 
     /// The deliveries of one mail at the front of a queue of this priority; the routes take turns.
-    fn take_one(&mut self, want: &Want, priority: Priority, rotation: &mut usize) -> Option<Taken> {
-        for step in 0..want.routes.len() {
-            let at = (*rotation + step) % want.routes.len();
-            let route = &want.routes[at];
+    fn take_one(
+        &mut self,
+        request: &ClaimRequest,
+        priority: Priority,
+        rotation: &mut usize,
+    ) -> Option<Taken> {
+        for step in 0..request.routes.len() {
+            let at = (*rotation + step) % request.routes.len();
+            let route = &request.routes[at];
             let Some(window) = self
                 .windows
                 .get_mut(route)
@@ -170,7 +175,7 @@ impl Book {
             else {
                 continue;
             };
-            if window.first_due(want.now).is_none() {
+            if window.first_due(request.now).is_none() {
                 continue;
             }
             *rotation = at + 1;
@@ -179,11 +184,11 @@ impl Book {
                 priority,
             };
             let mut together: Vec<(Place, Entry)> = Vec::new();
-            while let Some((place, _)) = window.first_due(want.now) {
+            while let Some((place, _)) = window.first_due(request.now) {
                 let belongs = together
                     .first()
                     .is_none_or(|(first, _)| first.mail == place.mail);
-                if !belongs || together.len() >= want.max_recipients.max(1) {
+                if !belongs || together.len() >= request.max_recipients.max(1) {
                     break;
                 }
                 together.extend(window.pop());
@@ -340,7 +345,7 @@ impl Book {
 
 impl Taken {
     /// The mail as it was put, if it was kept.
-    pub(super) fn fresh(&self) -> Option<&Arc<super::window::Fresh>> {
+    pub(super) fn fresh(&self) -> Option<&Arc<super::queue_head::Fresh>> {
         self.entry.fresh.as_ref()
     }
 }
@@ -357,7 +362,7 @@ mod tests {
             route: route.clone(),
             priority: Priority::Default,
         };
-        let mut book = Book::new(vec![route.clone()]);
+        let mut queues = Queues::new(vec![route.clone()]);
         let place = Place {
             due: Timestamp::from_millis(1),
             mail: MailId::from_bytes([7; 16]),
@@ -369,7 +374,7 @@ mod tests {
             tried: false,
             fresh: None,
         };
-        let want = Want {
+        let request = ClaimRequest {
             routes: vec![route.clone()],
             turns: vec![Priority::Default],
             critical_only: 0,
@@ -377,11 +382,11 @@ mod tests {
             max_recipients: 1,
             now: Timestamp::from_millis(1),
         };
-        book.begin_refills(std::slice::from_ref(&route));
-        book.end_refill(&queue, Some((vec![(place, entry.clone())], true)));
-        assert_eq!(book.take(&want).len(), 1);
-        book.enqueue_new(&queue, place, entry);
-        assert_eq!(book.take(&want).len(), 0);
+        queues.begin_refills(std::slice::from_ref(&route));
+        queues.end_refill(&queue, Some((vec![(place, entry.clone())], true)));
+        assert_eq!(queues.take(&request).len(), 1);
+        queues.enqueue_new(&queue, place, entry);
+        assert_eq!(queues.take(&request).len(), 0);
     }
 
     #[test]
@@ -391,7 +396,7 @@ mod tests {
             route: route.clone(),
             priority: Priority::Default,
         };
-        let mut book = Book::new(vec![route.clone()]);
+        let mut queues = Queues::new(vec![route.clone()]);
         let at = |millis| Timestamp::from_millis(millis);
         let place = |due| Place {
             due: at(due),
@@ -405,15 +410,15 @@ mod tests {
             fresh: None,
         };
         // The reader sees the delivery where it was; then a user has it tried at once.
-        book.begin_refills(std::slice::from_ref(&route));
+        queues.begin_refills(std::slice::from_ref(&route));
         let read = vec![(place(60), entry.clone())];
-        let seized = book
+        let seized = queues
             .seize(&queue, place(60), entry.clone())
             .expect("nobody has it");
-        book.end(&seized);
-        book.enqueue(&queue, place(10), entry);
-        book.end_refill(&queue, Some((read, true)));
-        let want = Want {
+        queues.end(&seized);
+        queues.enqueue(&queue, place(10), entry);
+        queues.end_refill(&queue, Some((read, true)));
+        let request = ClaimRequest {
             routes: vec![route],
             turns: vec![Priority::Default; 2],
             critical_only: 0,
@@ -421,7 +426,7 @@ mod tests {
             max_recipients: 1,
             now: at(60),
         };
-        let taken = book.take(&want);
+        let taken = queues.take(&request);
         assert_eq!(
             taken
                 .iter()

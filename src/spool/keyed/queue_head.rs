@@ -117,7 +117,7 @@ enum Covered {
     All,
 }
 
-pub(super) struct Window {
+pub(super) struct QueueHead {
     places: BTreeMap<Place, Entry>,
     covered: Covered,
     /// What has happened while the disk is being read: the reader may or may not have seen it.
@@ -131,10 +131,10 @@ struct Meanwhile {
     gone: HashSet<Place>,
 }
 
-impl Window {
+impl QueueHead {
     /// The window of a queue that is empty on disk.
     pub(super) fn of_empty_queue() -> Self {
-        Window {
+        QueueHead {
             places: BTreeMap::new(),
             covered: Covered::All,
             meanwhile: None,
@@ -143,9 +143,9 @@ impl Window {
 
     /// The window of a queue of which nothing is known yet.
     pub(super) fn of_unknown_queue() -> Self {
-        Window {
+        QueueHead {
             covered: Covered::Nothing,
-            ..Window::of_empty_queue()
+            ..QueueHead::of_empty_queue()
         }
     }
 
@@ -316,7 +316,7 @@ mod tests {
     {
         let taken = (CAPACITY + 10) as u64;
         let total = taken + 5;
-        let mut window = Window::of_unknown_queue();
+        let mut window = QueueHead::of_unknown_queue();
         window.begin_refill();
         window.end_refill(
             (0..taken).map(|n| (place(n), entry())).collect(),
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_long_queue_is_walked_to_its_end_in_order_and_memory_stays_bounded() {
         let mut disk = std::collections::BTreeSet::new();
-        let mut window = Window::of_empty_queue();
+        let mut window = QueueHead::of_empty_queue();
         let total = (CAPACITY * 3) as u64;
         for n in (0..total).rev() {
             disk.insert(place(n));
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_place_put_while_the_disk_is_read_is_not_lost() {
-        let mut window = Window::of_unknown_queue();
+        let mut window = QueueHead::of_unknown_queue();
         assert!(window.is_exhausted());
         window.begin_refill();
         assert!(!window.is_exhausted(), "one reader is enough");
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_place_removed_while_the_disk_is_read_and_one_that_is_leased_do_not_come_back() {
-        let mut window = Window::of_unknown_queue();
+        let mut window = QueueHead::of_unknown_queue();
         window.begin_refill();
         window.insert(place(5), entry());
         window.remove(&place(5));
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_place_that_was_settled_while_the_disk_is_read_does_not_come_back_unless_it_is_put_again() {
-        let mut window = Window::of_unknown_queue();
+        let mut window = QueueHead::of_unknown_queue();
         window.begin_refill();
         (1..=2).for_each(|n| window.leave(place(n)));
         window.insert(place(2), entry());
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_next_due_time_is_after_the_one_given() {
-        let mut window = Window::of_empty_queue();
+        let mut window = QueueHead::of_empty_queue();
         (3..6).for_each(|n| window.insert(place(n), entry()));
         assert_eq!(
             window.next_due(Timestamp::from_millis(3)),
