@@ -32,7 +32,7 @@ fi
 
 clients=target/clients
 mkdir -p "$clients"
-wanted='aiosmtpd==1.4.6 django==5.2.19 schemathesis==4.32.5'
+wanted='aiosmtpd==1.4.6 django==5.2.19 schemathesis==4.32.5 dkimpy==1.1.8 pynacl==1.6.2'
 if [ "$(cat "$clients/python/wanted" 2>/dev/null)" != "$wanted" ]; then
   python3 -m venv "$clients/python"
   # shellcheck disable=SC2086  # one word a package

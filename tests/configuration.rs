@@ -185,7 +185,7 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
     let mut known = BTreeSet::new();
     let mut tables = vec![String::new()];
     while let Some(table) = tables.pop() {
-        let lists = ["relays", "routes", "http.tokens", "smtp.users"];
+        let lists = ["relays", "dkim", "routes", "http.tokens", "smtp.users"];
         let header = match table.as_str() {
             "" => String::new(),
             list if lists.contains(&list) => format!("[[{list}]]"),

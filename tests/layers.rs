@@ -29,7 +29,7 @@ const HOMES: [(&str, &[&str]); 13] = [
         "lettre",
         &["mail", "transport", "dispatch", "ingress", "cli"],
     ),
-    ("mail_parser", &["mail", "cli"]),
+    ("mail_parser", &["mail", "transport", "cli"]),
     ("governor", &["policy"]),
     ("sled", &["spool"]),
     (

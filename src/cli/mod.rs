@@ -4,6 +4,7 @@ mod bench;
 mod check;
 pub mod client;
 mod demo;
+mod dkim;
 mod doors;
 mod failure;
 mod init;
@@ -46,6 +47,9 @@ enum Command {
     Check(check::Check),
     /// Write a commented configuration to start from
     Init(init::Init),
+    /// Make a key that signs mail, and print its DNS record
+    #[command(subcommand)]
+    Dkim(dkim::Dkim),
     /// Look into the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.execute(),
         Command::Check(check) => check.execute(),
         Command::Init(init) => init.execute(),
+        Command::Dkim(dkim) => dkim.execute(),
         Command::Spool(spool) => spool.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::Client(client) => {

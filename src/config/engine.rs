@@ -1,5 +1,8 @@
 //! From settings to what the engine is made from.
 
+use std::sync::Arc;
+
+use super::dkim;
 use super::units::bytes;
 use super::{OnSpoolFailure, Relay, Settings, Sync};
 use crate::dispatch::{self, Builder, Dispatcher, Error, Reload};
@@ -53,12 +56,15 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
 /// # Errors
 /// As [`builder`].
 pub fn reload(settings: &Settings) -> Result<Reload, Error> {
+    let keys = dkim::read(&settings.dkim)
+        .map_err(|error| Error::Configuration(format!("a key of [[dkim]]: {error}")))?;
     let mut relays = Vec::new();
     for configured in &settings.relays {
-        relays.push(relay(configured).map_err(|error| Error::Relay {
+        let relay = relay(configured).map_err(|error| Error::Relay {
             name: configured.name(),
             error,
-        })?);
+        })?;
+        relays.push(relay.dkim(Arc::clone(&keys)));
     }
     let routes = settings.routes.iter().cloned();
     let routes = routes

@@ -14,6 +14,7 @@
 //!
 //! One file a section: each has the section's keys with their defaults, and its `check`.
 
+mod dkim;
 mod engine;
 mod http;
 mod layers;
@@ -30,6 +31,7 @@ mod smtp;
 mod spool;
 mod units;
 
+pub use dkim::DkimKey;
 pub use engine::{builder, reload};
 pub use http::{Http, Token};
 pub use layers::{Sources, default_file};
@@ -57,6 +59,8 @@ pub struct Settings {
     pub spool: Spool,
     /// Where mail is sent.
     pub relays: Vec<Relay>,
+    /// What mail is signed with.
+    pub dkim: Vec<DkimKey>,
     /// Which mail takes which relays.
     pub routes: Vec<Route>,
     /// When deferred mail is tried again.
@@ -88,6 +92,7 @@ impl Settings {
     fn check(&mut self, report: &mut Report<'_>) {
         self.spool.check(report);
         relays::check(&mut self.relays, report);
+        dkim::check(&self.dkim, report);
         routes::check(&self.routes, &self.relays, report);
         self.retry.check(report);
         self.priorities.check(report);

@@ -7,6 +7,7 @@
 //! [`Outcome`] says truthfully whether the relay may have taken the mail.
 
 mod capture;
+pub mod dkim;
 mod relay;
 pub mod smtp;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::dkim::{Dkim, Rewriting, Signing};
 use super::smtp::Smtp;
 use super::{Capture, Transport};
 use crate::mail::{minutes, seconds};
@@ -23,6 +24,7 @@ pub struct Relay {
     pub(crate) connections: usize,
     pub(crate) rate: Option<Rate>,
     pub(crate) idle_timeout: Duration,
+    pub(crate) dkim: Option<Arc<Dkim>>,
 }
 
 /// How mail gets there.
@@ -274,6 +276,7 @@ impl Relay {
             connections: 16,
             rate: None,
             idle_timeout: seconds(60),
+            dkim: None,
         }
     }
 
@@ -299,6 +302,12 @@ impl Relay {
     /// How long an unused connection stays open; 60 s unless said.
     pub fn idle_timeout(mut self, span: Duration) -> Self {
         self.idle_timeout = span;
+        self
+    }
+
+    /// Signs what it is given with these keys; unsigned unless said.
+    pub fn dkim(mut self, dkim: Arc<Dkim>) -> Self {
+        self.dkim = Some(dkim).filter(|dkim| !dkim.is_empty());
         self
     }
 
@@ -374,12 +383,30 @@ impl Relay {
     /// # Errors
     /// As [`Relay::validate`], for what only the making of it shows: the `ca_file` and the names.
     pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
-        Ok(match &self.kind {
+        let transport: Arc<dyn Transport> = match &self.kind {
             Kind::Smtp(server) => Arc::new(Smtp::new(server.as_ref().clone())?),
             Kind::Capture(capture) => Arc::new(capture.clone()),
             Kind::Custom(transport) => transport.clone(),
+        };
+        Ok(match &self.dkim {
+            Some(dkim) => Arc::new(Signing::new(Arc::clone(dkim), self.rewriting(), transport)),
+            None => transport,
         })
     }
+
+    /// What it does to the message after it has taken it. SES's SMTP servers do as its API does.
+    fn rewriting(&self) -> Rewriting {
+        match &self.kind {
+            Kind::Smtp(server) if is_ses(&server.host) => Rewriting::Ses,
+            _ => Rewriting::None,
+        }
+    }
+}
+
+/// `email-smtp.eu-west-1.amazonaws.com` and its like.
+fn is_ses(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host.starts_with("email-smtp.") && host.ends_with(".amazonaws.com")
 }
 
 impl fmt::Debug for Relay {

@@ -1,0 +1,103 @@
+//! A transport that signs: it stands before another one and hands it signed messages.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use super::{Dkim, Rewriting};
+use crate::delivery::Outcome;
+use crate::mail::{MailId, Timestamp};
+use crate::transport::{Connection, Transaction, Transport};
+
+/// Signs what goes over another transport.
+pub(crate) struct Signing {
+    dkim: Arc<Dkim>,
+    rewriting: Rewriting,
+    inner: Arc<dyn Transport>,
+}
+
+impl Signing {
+    pub(crate) fn new(dkim: Arc<Dkim>, rewriting: Rewriting, inner: Arc<dyn Transport>) -> Self {
+        Signing {
+            dkim,
+            rewriting,
+            inner,
+        }
+    }
+}
+
+#[async_trait]
+impl Transport for Signing {
+    async fn connect(&self) -> Result<Box<dyn Connection>, Outcome> {
+        Ok(Box::new(SigningConnection {
+            dkim: Arc::clone(&self.dkim),
+            rewriting: self.rewriting,
+            inner: self.inner.connect().await?,
+            next: None,
+        }))
+    }
+}
+
+struct SigningConnection {
+    dkim: Arc<Dkim>,
+    rewriting: Rewriting,
+    inner: Box<dyn Connection>,
+    /// The mail that was begun behind the one before it: it must go out as it was begun, its size
+    /// included.
+    next: Option<(MailId, Bytes)>,
+}
+
+impl SigningConnection {
+    async fn signed(&mut self, mail: &Transaction) -> Transaction {
+        let message = match self.next.take() {
+            Some((id, message)) if id == mail.mail => message,
+            _ => sign(Arc::clone(&self.dkim), self.rewriting, mail.message.clone()).await,
+        };
+        Transaction {
+            message,
+            ..mail.clone()
+        }
+    }
+}
+
+/// Signs on a thread for blocking work: an RSA signature takes about a millisecond.
+async fn sign(dkim: Arc<Dkim>, rewriting: Rewriting, message: Bytes) -> Bytes {
+    let unsigned = message.clone();
+    let signed = tokio::task::spawn_blocking(move || {
+        let fields = dkim.sign(&message, Timestamp::now(), rewriting);
+        if fields.is_empty() {
+            return message;
+        }
+
+        let mut signed = BytesMut::with_capacity(fields.len() + message.len());
+        signed.extend_from_slice(&fields);
+        signed.extend_from_slice(&message);
+        signed.freeze()
+    });
+    signed.await.unwrap_or(unsigned)
+}
+
+#[async_trait]
+impl Connection for SigningConnection {
+    async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Vec<Outcome> {
+        let mail = self.signed(mail).await;
+        let next = match next {
+            Some(next) => {
+                let next = self.signed(next).await;
+                self.next = Some((next.mail, next.message.clone()));
+                Some(next)
+            }
+            None => None,
+        };
+        self.inner.send(&mail, next.as_ref()).await
+    }
+
+    fn is_usable(&self) -> bool {
+        self.inner.is_usable()
+    }
+
+    async fn close(self: Box<Self>) {
+        self.inner.close().await;
+    }
+}
