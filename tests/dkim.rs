@@ -92,11 +92,7 @@ fn verified(dir: &Path, messages: &[Vec<u8>], keys: &[&Key]) -> Vec<usize> {
 async fn sent(dkim: Dkim, messages: &[String]) -> Vec<Vec<u8>> {
     let capture = Capture::new(None);
     let engine = Dispatcher::builder()
-        .relay(
-            Relay::capture(&capture)
-                .connections(1)
-                .dkim(Arc::new(dkim)),
-        )
+        .relay(Relay::capture(&capture).connections(1).dkim(Arc::new(dkim)))
         .spool_in_memory()
         .start()
         .await

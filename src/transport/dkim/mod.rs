@@ -266,13 +266,7 @@ mod tests {
             "example.com",
             "To: b@example.org\r\nFrom: a@example.com\r\nX-Mine: 1\r\n\r\n",
         );
-        let names = field
-            .split_once("h=")
-            .unwrap()
-            .1
-            .split_once(';')
-            .unwrap()
-            .0;
+        let names = field.split_once("h=").unwrap().1.split_once(';').unwrap().0;
         assert_eq!(names, "From:From:To:To");
         assert!(field.lines().all(|line| line.len() <= 78), "{field}");
     }
@@ -295,7 +289,10 @@ mod tests {
         skipping.skip_signed = true;
         let now = Timestamp::from_millis(0);
         let dkim = Dkim::new(vec![skipping]);
-        assert!(dkim.sign(message.as_bytes(), now, Rewriting::None).is_empty());
+        assert!(
+            dkim.sign(message.as_bytes(), now, Rewriting::None)
+                .is_empty()
+        );
         assert!(!signed("example.com", message).is_empty());
     }
 }
