@@ -201,3 +201,117 @@ async fn without_tokens_a_web_page_cannot_use_a_browser_on_this_machine() {
         202
     );
 }
+
+#[tokio::test]
+async fn a_token_is_exchanged_for_a_cookie_that_the_doors_own_page_alone_can_use() {
+    let tokens = vec![token("eye", "eye-secret", Scope::Read)];
+    let service = Service::with(tokens, Limits::default(), |b| b).await;
+    let bearer = ("authorization", "Bearer eye-secret");
+    let signed_in = service.send("POST", "/v1/session", &[bearer], "").await;
+    assert_eq!(signed_in.status, 200);
+    let who = signed_in.value();
+    assert_eq!(
+        (&who["name"], &who["scope"]),
+        (&json!("eye"), &json!("read"))
+    );
+    assert_eq!(who["version"], env!("CARGO_PKG_VERSION"));
+    let set = signed_in.header("set-cookie").to_owned();
+    assert!(set.contains("; HttpOnly; SameSite=Strict"), "{set}");
+    assert!(
+        set.starts_with(&format!("postrider-{}=", service.addr.port())),
+        "{set}"
+    );
+    assert!(!set.contains("eye-secret") && !signed_in.text().contains("eye-secret"));
+
+    let cookie = ("cookie", set.split(';').next().unwrap());
+    let own = ("sec-fetch-site", "same-origin");
+    let get = |path, headers: &[(&'static str, &str)]| {
+        let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
+        let service = &service;
+        async move {
+            let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+            service.send("GET", path, &headers, "").await
+        }
+    };
+    assert_eq!(get("/v1/mails", &[cookie, own]).await.status, 200);
+    assert_eq!(get("/v1/session", &[cookie, own]).await.value(), who);
+    get("/v1/mails", &[cookie])
+        .await
+        .problem(403, "foreign-origin");
+    get("/v1/mails", &[cookie, ("sec-fetch-site", "cross-site")])
+        .await
+        .problem(403, "foreign-origin");
+    let wrong = ("authorization", "Bearer nothing");
+    get("/v1/mails", &[cookie, own, wrong])
+        .await
+        .problem(401, "unauthorized");
+    service
+        .send("DELETE", "/v1/dead", &[cookie, own], "")
+        .await
+        .problem(403, "forbidden");
+
+    let out = service
+        .send("DELETE", "/v1/session", &[cookie, own], "")
+        .await;
+    assert_eq!(out.status, 204);
+    assert!(out.header("set-cookie").contains("Max-Age=0"));
+    get("/v1/mails", &[cookie, own])
+        .await
+        .problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn without_tokens_there_is_nothing_to_sign_in_with() {
+    let service = Service::start().await;
+    let answer = service.call("POST", "/v1/session").await;
+    assert_eq!(answer.status, 200);
+    assert!(!answer.headers.contains_key("set-cookie"));
+    assert_eq!(answer.value()["scope"], "admin");
+    assert!(answer.value()["name"].is_null());
+}
+
+/// Every call that the document names, with every scope: the scope that it needs lets it in, and
+/// the others do not.
+#[tokio::test]
+async fn every_call_asks_for_its_scope() {
+    let tokens = vec![
+        token("s", "send-secret", Scope::Send),
+        token("r", "read-secret", Scope::Read),
+        token("a", "admin-secret", Scope::Admin),
+    ];
+    let service = Service::with(tokens, Limits::default(), |b| b).await;
+    let document = service.call("GET", "/openapi.json").await.value();
+    let mut calls = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let place = path
+            .replace("{id}", "0199c0de-0000-7000-8000-000000000000")
+            .replace("{name}", "capture")
+            .replace("{n}", "1")
+            .replace("{token}", "none");
+        for method in methods.as_object().unwrap().keys() {
+            let method = method.to_uppercase();
+            let allowed = match (method.as_str(), path.as_str()) {
+                (_, "/health/live" | "/health/ready" | "/openapi.json" | "/status.js") => continue,
+                (_, path) if path.starts_with("/status/") => continue,
+                (_, "/v1/session") => [true, true, true],
+                ("POST", "/v1/mails" | "/v1/mails/batch") => [true, false, true],
+                ("GET", _) => [false, true, true],
+                _ => [false, false, true],
+            };
+            for (scope, allowed) in ["send", "read", "admin"].into_iter().zip(allowed) {
+                let bearer = format!("Bearer {scope}-secret");
+                let headers = [("authorization", bearer.as_str())];
+                let (status, ..) = service.open(&method, &place, &headers, "").await;
+                let is_refused = status == 403;
+                assert_eq!(
+                    is_refused, !allowed,
+                    "{method} {path} with {scope}: {status}"
+                );
+                calls += 1;
+            }
+            let (status, ..) = service.open(&method, &place, &[], "").await;
+            assert_eq!(status, 401, "{method} {path} without a token");
+        }
+    }
+    assert!(calls > 40, "{calls} calls");
+}

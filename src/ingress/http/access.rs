@@ -18,12 +18,13 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::HttpError;
 use super::problem::{Kind, Problem};
+use super::session::Sessions;
 
 /// The longest secret, in bytes. All are compared at this length, so that the time tells nothing.
 const MAX_SECRET: usize = 256;
 
 /// What a token allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Handing in mail, and nothing else.
@@ -97,41 +98,56 @@ impl TokenTable {
         Ok(())
     }
 
-    /// Whether a request may go on.
+    /// Whether a request may go on, and who makes it.
     ///
     /// # Errors
     /// The response that refuses it.
     pub(super) fn admit(
         &self,
+        sessions: &Sessions,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-    ) -> Result<(), Refusal> {
-        let Some(needed) = needed(method, uri.path()) else {
-            return Ok(());
-        };
+    ) -> Result<Visitor, Refusal> {
+        let needed = Need::of(method, uri.path());
         let tokens = self.tokens.read();
         if tokens.is_empty() {
-            return from_this_machine(uri, headers).map_err(|detail| Refusal {
-                problem: Problem::new(Kind::ForeignOrigin, detail),
-                challenge: None,
-            });
+            let of_the_world = needed == Need::Nothing { of_the_world: true };
+            return match from_this_machine(uri, headers) {
+                Err(detail) if !of_the_world => Err(Refusal::foreign(detail)),
+                _ => Ok(Visitor::anybody(Scope::Admin)),
+            };
         }
-        let Some(given) = headers.get(header::AUTHORIZATION) else {
-            return Err(Refusal {
+        if let Need::Nothing { .. } = needed {
+            return Ok(Visitor::anybody(Scope::Send));
+        }
+
+        let token = match headers.get(header::AUTHORIZATION) {
+            Some(given) => find(&tokens, given).ok_or_else(|| Refusal {
+                problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
+                challenge: Some("Bearer realm=\"postrider\", error=\"invalid_token\""),
+            }),
+            None if sessions.is_named(headers) => {
+                // A cookie comes with every request to this door, whoever made the browser send it.
+                from_own_page(uri, headers).map_err(Refusal::foreign)?;
+                sessions.token(&tokens, headers).ok_or_else(|| Refusal {
+                    problem: Problem::new(
+                        Kind::Unauthorized,
+                        "the session has ended; sign in again with a token of `http.tokens`",
+                    ),
+                    challenge: Some("Bearer realm=\"postrider\""),
+                })
+            }
+            None => Err(Refusal {
                 problem: Problem::new(
                     Kind::Unauthorized,
                     "send `Authorization: Bearer` with a token of `http.tokens`",
                 ),
                 challenge: Some("Bearer realm=\"postrider\""),
-            });
-        };
-        match find(&tokens, given) {
-            None => Err(Refusal {
-                problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
-                challenge: Some("Bearer realm=\"postrider\", error=\"invalid_token\""),
             }),
-            Some(token) if !token.scope.allows(needed) => Err(Refusal {
+        }?;
+        match needed {
+            Need::Scope(needed) if !token.scope.allows(needed) => Err(Refusal {
                 problem: Problem::new(
                     Kind::Forbidden,
                     format!(
@@ -142,7 +158,54 @@ impl TokenTable {
                 ),
                 challenge: Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),
             }),
-            Some(_) => Ok(()),
+            _ => Ok(Visitor {
+                scope: token.scope,
+                token: Some(token.clone()),
+            }),
+        }
+    }
+}
+
+/// Who makes a request.
+#[derive(Clone, Debug)]
+pub(super) struct Visitor {
+    /// The token that was shown; none where none is needed.
+    pub token: Option<Token>,
+    /// What it allows.
+    pub scope: Scope,
+}
+
+impl Visitor {
+    fn anybody(scope: Scope) -> Self {
+        Visitor { token: None, scope }
+    }
+}
+
+/// What a request needs to be let in where the door has tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing: it says nothing about any mail, or bears its own proof in its path.
+    Nothing {
+        /// Whether pages of other origins may ask, too.
+        of_the_world: bool,
+    },
+    /// Any token.
+    Token,
+    /// A token of this scope.
+    Scope(Scope),
+}
+
+impl Need {
+    fn of(method: &Method, path: &str) -> Self {
+        let reads = method == Method::GET || method == Method::HEAD;
+        match path {
+            "/health/live" | "/health/ready" | "/openapi.json" => Need::Nothing {
+                of_the_world: false,
+            },
+            "/v1/session" => Need::Token,
+            "/v1/mails" | "/v1/mails/batch" if method == Method::POST => Need::Scope(Scope::Send),
+            _ if reads => Need::Scope(Scope::Read),
+            _ => Need::Scope(Scope::Admin),
         }
     }
 }
@@ -153,6 +216,15 @@ pub(super) struct Refusal {
     problem: Problem,
     /// What `WWW-Authenticate` says (RFC 6750 §3).
     challenge: Option<&'static str>,
+}
+
+impl Refusal {
+    fn foreign(detail: String) -> Self {
+        Refusal {
+            problem: Problem::new(Kind::ForeignOrigin, detail),
+            challenge: None,
+        }
+    }
 }
 
 impl IntoResponse for Refusal {
@@ -182,16 +254,6 @@ fn check(listen: SocketAddr, tokens: &[Token]) -> Result<(), HttpError> {
         }
     }
     Ok(())
-}
-
-/// The scope that a request needs; none for what says nothing about any mail.
-fn needed(method: &Method, path: &str) -> Option<Scope> {
-    match path {
-        "/health/live" | "/health/ready" | "/openapi.json" => None,
-        "/v1/mails" | "/v1/mails/batch" if method == Method::POST => Some(Scope::Send),
-        _ if method == Method::GET || method == Method::HEAD => Some(Scope::Read),
-        _ => Some(Scope::Admin),
-    }
 }
 
 /// The token whose secret was given. Every one is looked at, in the same time whether it matches or
@@ -236,12 +298,7 @@ impl Padded {
 /// Whether a request without a token comes from a program on this machine, and not from a web page
 /// through a browser.
 fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
-    let host = match uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => headers
-            .get(header::HOST)
-            .map(|host| host.to_str().unwrap_or("?")),
-    };
+    let host = host(uri, headers);
     // Only HTTP/1.0 leaves the host out, and no browser speaks that.
     if let Some(host) = host
         && !is_this_machine(host)
@@ -257,17 +314,47 @@ fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
     {
         return Err("without `http.tokens` no web page of another origin is served".to_owned());
     }
-    if let Some(origin) = headers.get(header::ORIGIN) {
-        let own = origin
-            .to_str()
-            .ok()
-            .and_then(|origin| origin.split_once("://"))
-            .map(|(_, authority)| authority);
-        if own.is_none() || own != host {
-            return Err("without `http.tokens` no web page of another origin is served".to_owned());
-        }
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !is_own(origin, host)
+    {
+        return Err("without `http.tokens` no web page of another origin is served".to_owned());
     }
     Ok(())
+}
+
+/// Whether a request with a cookie was made by a page of this door: the browser says so, or, where
+/// it leaves that out, names the origin.
+fn from_own_page(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
+    let origin = headers.get(header::ORIGIN);
+    let is_own_origin = origin.map(|origin| is_own(origin, host(uri, headers)));
+    let is_own = match headers.get("sec-fetch-site") {
+        Some(site) => site == "same-origin" && is_own_origin != Some(false),
+        None => is_own_origin == Some(true),
+    };
+    if is_own {
+        return Ok(());
+    }
+    Err(
+        "a session serves the page of this door only, over TLS or on this machine; programs send \
+         `Authorization: Bearer`"
+            .to_owned(),
+    )
+}
+
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => headers
+            .get(header::HOST)
+            .map(|host| host.to_str().unwrap_or("?")),
+    }
+}
+
+/// Whether an origin is this door's, by the name under which it was asked.
+fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
+    let origin = origin.to_str().ok();
+    let authority = origin.and_then(|origin| origin.split_once("://"));
+    authority.is_some_and(|(_, authority)| Some(authority) == host)
 }
 
 /// Whether `host`, with or without a port, is a name or an address of loopback.
@@ -309,8 +396,9 @@ mod tests {
         path: &'static str,
         given: &[(&'static str, &str)],
     ) -> u16 {
-        match table.admit(&method, &Uri::from_static(path), &headers(given)) {
-            Ok(()) => 200,
+        let sessions = Sessions::new(8025);
+        match table.admit(&sessions, &method, &Uri::from_static(path), &headers(given)) {
+            Ok(_) => 200,
             Err(refusal) => refusal.into_response().status().as_u16(),
         }
     }
@@ -453,5 +541,94 @@ mod tests {
         assert_eq!(post(&[host, ("sec-fetch-site", "none")]), 200);
         assert_eq!(post(&[host, ("sec-fetch-site", "cross-site")]), 403);
         assert_eq!(post(&[host, ("sec-fetch-site", "same-site")]), 403);
+        for path in [
+            "/health/live",
+            "/openapi.json",
+            "/v1/session",
+            "/metrics",
+            "/nothing",
+        ] {
+            let get = |given: &[(&'static str, &str)]| admitted(&table, Method::GET, path, given);
+            assert_eq!(get(&[host]), 200, "{path}");
+            assert_eq!(get(&[("host", "evil.example")]), 403, "{path}");
+            assert_eq!(
+                get(&[host, ("origin", "https://evil.example")]),
+                403,
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_believed_from_the_doors_own_page_only_and_as_long_as_its_token_is_there() {
+        let eye = token("eye", "read-secret", Scope::Read);
+        let table = TokenTable::new("127.0.0.1:0".parse().unwrap(), vec![eye.clone()]).unwrap();
+        let sessions = Sessions::new(8025);
+        let signed_in = sessions.sign_in(&eye, false);
+        assert!(
+            signed_in.contains("HttpOnly; SameSite=Strict") && !signed_in.contains("read-secret")
+        );
+        let cookie = signed_in.split(';').next().unwrap();
+        assert!(cookie.starts_with("postrider-8025="), "{cookie}");
+        let ask = |method, path, given: &[(&'static str, &str)]| {
+            let given = [given, &[("cookie", cookie), ("host", "mail.example")]].concat();
+            let admitted = table.admit(
+                &sessions,
+                &method,
+                &Uri::from_static(path),
+                &headers(&given),
+            );
+            admitted.map_or_else(|refusal| refusal.into_response().status().as_u16(), |_| 200)
+        };
+        let own = [("sec-fetch-site", "same-origin")];
+        assert_eq!(ask(Method::GET, "/v1/mails", &own), 200);
+        assert_eq!(ask(Method::GET, "/v1/session", &own), 200);
+        assert_eq!(
+            ask(Method::DELETE, "/v1/dead", &own),
+            403,
+            "its scope is the token's"
+        );
+        assert_eq!(
+            ask(
+                Method::GET,
+                "/v1/mails",
+                &[("origin", "https://mail.example")]
+            ),
+            200
+        );
+        for foreign in [
+            &[][..],
+            &[("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "none")],
+            &[("origin", "https://evil.example")],
+            &[("origin", "null")],
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("origin", "https://evil.example"),
+            ],
+        ] {
+            assert_eq!(ask(Method::GET, "/v1/mails", foreign), 403, "{foreign:?}");
+        }
+
+        table
+            .replace(vec![token("eye", "other-secret", Scope::Read)])
+            .unwrap();
+        assert_eq!(
+            ask(Method::GET, "/v1/mails", &own),
+            401,
+            "its token is gone"
+        );
+        table.replace(vec![eye]).unwrap();
+        assert_eq!(ask(Method::GET, "/v1/mails", &own), 200);
+        sessions.sign_out(&headers(&[("cookie", cookie)]), false);
+        assert_eq!(ask(Method::GET, "/v1/mails", &own), 401, "signed out");
+
+        let eye = token("eye", "read-secret", Scope::Read);
+        let secure = sessions.sign_in(&eye, true);
+        assert!(
+            secure.starts_with("__Host-postrider-8025=") && secure.ends_with("; Secure"),
+            "{secure}"
+        );
     }
 }

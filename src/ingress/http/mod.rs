@@ -22,6 +22,7 @@ mod problem;
 mod records;
 mod request;
 mod server;
+mod session;
 mod submit;
 
 pub use access::{Scope, Token, TokenTable};
@@ -155,6 +156,7 @@ impl HttpDoor {
         let door = Arc::new(Door {
             dispatcher: dispatcher.for_door("http"),
             tokens: self.tokens,
+            sessions: session::Sessions::new(self.local_addr.port()),
             limits: self.limits,
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
@@ -198,6 +200,7 @@ pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
 struct Door {
     dispatcher: Dispatcher,
     tokens: TokenTable,
+    sessions: session::Sessions,
     limits: Limits,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,

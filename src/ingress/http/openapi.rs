@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
-use super::{Shared, events, operate, records, submit};
+use super::{Shared, events, operate, records, session, submit};
 
 /// The name under which the bearer tokens are described.
 const BEARER: &str = "token";
@@ -90,6 +90,11 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(operate::pause))
         .routes(routes!(operate::resume))
         .routes(routes!(operate::stats))
+        .routes(routes!(
+            session::session,
+            session::sign_in,
+            session::sign_out
+        ))
         .routes(routes!(operate::metrics))
         .routes(routes!(operate::live))
         .routes(routes!(operate::ready))

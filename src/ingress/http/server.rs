@@ -119,19 +119,25 @@ async fn serve(stream: TcpStream, door: Shared, router: Router) {
 async fn answer(
     door: Shared,
     mut router: Router,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let response = match door.tokens.admit(request.method(), request.uri(), request.headers()) {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    let admitted = door.tokens.admit(&door.sessions, method, uri, headers);
+    let response = match admitted {
         Err(refusal) => refusal.into_response(),
-        Ok(()) => match tokio::time::timeout(door.limits.answer_timeout, router.call(request.map(Body::new))).await {
-            Ok(Ok(response)) => response,
-            Err(_) => Problem::new(
-                Kind::AnswerTimedOut,
-                "the answer took too long; mail that was handed in may have been accepted: repeat it with the same \
-                 idempotency key",
-            )
-            .into_response(),
-        },
+        Ok(visitor) => {
+            request.extensions_mut().insert(visitor);
+            let answered = router.call(request.map(Body::new));
+            match tokio::time::timeout(door.limits.answer_timeout, answered).await {
+                Ok(Ok(response)) => response,
+                Err(_) => Problem::new(
+                    Kind::AnswerTimedOut,
+                    "the answer took too long; mail that was handed in may have been accepted: repeat it with the \
+                     same idempotency key",
+                )
+                .into_response(),
+            }
+        }
     };
     let mut response = as_problem(response);
     let headers = response.headers_mut();

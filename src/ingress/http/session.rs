@@ -1,0 +1,216 @@
+//! Signing in from a browser: a token is exchanged for a cookie, so that no token stands in an
+//! address, in storage that a script can read, or in what the page's scripts send.
+//!
+//! *Invariants:* a cookie allows what its token allows at that moment, and nothing once the token
+//! is gone; it is believed only where the request says that it comes from this door's own page.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json, extract::State};
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::access::{Scope, Token, Visitor};
+use super::{Shared, problem::Problem};
+
+/// How long somebody who signed in stays so.
+const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The most sessions at once; the one that ends first makes room.
+const MAX_SESSIONS: usize = 1000;
+
+/// Who is signed in. Clones share it.
+#[derive(Clone)]
+pub(super) struct Sessions {
+    /// The cookie's name. It bears the port, because cookies of one host are sent to all its ports.
+    cookie: String,
+    open: Arc<Mutex<HashMap<String, Session>>>,
+}
+
+/// Somebody who is signed in, with the token that was shown.
+struct Session {
+    name: String,
+    secret: SecretString,
+    until: Instant,
+}
+
+impl Sessions {
+    /// Nobody yet, at the door on this port.
+    pub fn new(port: u16) -> Self {
+        Sessions {
+            cookie: format!("postrider-{port}"),
+            open: Arc::default(),
+        }
+    }
+
+    /// Signs in whoever has shown this token. Returns the cookie.
+    pub fn sign_in(&self, token: &Token, is_secure: bool) -> String {
+        let key: String = (0..4)
+            .map(|_| format!("{:016x}", rand::random::<u64>()))
+            .collect();
+        let now = Instant::now();
+        let mut open = self.open.lock();
+        open.retain(|_, session| session.until > now);
+        if open.len() >= MAX_SESSIONS {
+            let first = open.iter().min_by_key(|(_, session)| session.until);
+            if let Some(first) = first.map(|(key, _)| key.clone()) {
+                open.remove(&first);
+            }
+        }
+        let session = Session {
+            name: token.name.clone(),
+            secret: token.secret.clone(),
+            until: now + LIFETIME,
+        };
+        open.insert(key.clone(), session);
+        self.cookie(&key, LIFETIME, is_secure)
+    }
+
+    /// Signs out whoever sends these cookies. Returns the cookie that takes theirs away.
+    pub fn sign_out(&self, headers: &HeaderMap, is_secure: bool) -> String {
+        if let Some(key) = self.key(headers) {
+            self.open.lock().remove(key);
+        }
+        self.cookie("", Duration::ZERO, is_secure)
+    }
+
+    /// Whether a cookie of this door is there at all.
+    pub fn is_named(&self, headers: &HeaderMap) -> bool {
+        self.key(headers).is_some()
+    }
+
+    /// The token that was shown for the cookie, where it is still one of these.
+    pub fn token<'a>(&self, tokens: &'a [Token], headers: &HeaderMap) -> Option<&'a Token> {
+        let key = self.key(headers)?;
+        let open = self.open.lock();
+        let session = open
+            .get(key)
+            .filter(|session| session.until > Instant::now())?;
+        tokens.iter().find(|token| {
+            token.name == session.name
+                && token.secret.expose_secret() == session.secret.expose_secret()
+        })
+    }
+
+    fn key<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        let cookies = headers.get_all(header::COOKIE).iter();
+        let mut pairs = cookies
+            .filter_map(|cookies| cookies.to_str().ok())
+            .flat_map(|cookies| cookies.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='));
+        let ours = |name: &str| name.strip_prefix("__Host-").unwrap_or(name) == self.cookie;
+        pairs.find(|(name, _)| ours(name)).map(|(_, key)| key)
+    }
+
+    /// As RFC 6265bis has it: for no script, for no other site, and under TLS for no other host.
+    fn cookie(&self, key: &str, age: Duration, is_secure: bool) -> String {
+        let (prefix, secure) = if is_secure {
+            ("__Host-", "; Secure")
+        } else {
+            ("", "")
+        };
+        format!(
+            "{prefix}{}={key}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
+            self.cookie,
+            age.as_secs()
+        )
+    }
+}
+
+/// Whether the browser came over TLS, which ends at a proxy before this door.
+fn is_secure(headers: &HeaderMap) -> bool {
+    let starts = |name: &str, with: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with(with))
+    };
+    starts("origin", "https://") || starts("x-forwarded-proto", "https")
+}
+
+/// Who asks, what they may do, and which service answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct WhoAmI {
+    /// The token's name; null where the door has no tokens.
+    name: Option<String>,
+    /// What the token allows.
+    scope: Scope,
+    /// This run of the service; another after a restart.
+    instance: String,
+    /// The machine that it runs on.
+    node: String,
+    /// The service's version.
+    version: &'static str,
+}
+
+fn who(door: &Shared, visitor: Visitor) -> Json<WhoAmI> {
+    Json(WhoAmI {
+        name: visitor.token.map(|token| token.name),
+        scope: visitor.scope,
+        instance: door.run.clone(),
+        node: whoami::hostname().unwrap_or_else(|_| "localhost".to_owned()),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Signs in: exchanges a token for a cookie that no script can read.
+///
+/// The cookie allows what the token allows, for twelve hours, and only to pages of this door.
+/// Where the door has no tokens there is nothing to exchange, and no cookie is set.
+#[utoipa::path(
+    post, path = "/v1/session", tag = "service", operation_id = "sign_in",
+    responses((
+        status = 200, description = "Who was let in", body = WhoAmI,
+        headers(("Set-Cookie" = String, description = "What signs in")),
+    )),
+)]
+pub(super) async fn sign_in(
+    State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let cookie = visitor
+        .token
+        .as_ref()
+        .map(|token| door.sessions.sign_in(token, is_secure(&headers)));
+    let mut response = who(&door, visitor).into_response();
+    set_cookie(&mut response, cookie);
+    Ok(response)
+}
+
+/// Who asks, what they may do, and which service answers.
+#[utoipa::path(
+    get, path = "/v1/session", tag = "service", operation_id = "session",
+    responses((status = 200, description = "Who asks", body = WhoAmI)),
+)]
+pub(super) async fn session(
+    State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
+) -> Json<WhoAmI> {
+    who(&door, visitor)
+}
+
+/// Signs out: the cookie is worth nothing from now on.
+#[utoipa::path(
+    delete, path = "/v1/session", tag = "service", operation_id = "sign_out",
+    responses((status = 204, description = "Signed out")),
+)]
+pub(super) async fn sign_out(State(door): State<Shared>, headers: HeaderMap) -> Response {
+    let cookie = door.sessions.sign_out(&headers, is_secure(&headers));
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    set_cookie(&mut response, Some(cookie));
+    response
+}
+
+fn set_cookie(response: &mut Response, cookie: Option<String>) {
+    if let Some(Ok(cookie)) = cookie.map(|cookie| HeaderValue::from_str(&cookie)) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+}
