@@ -2,6 +2,9 @@
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
+#[cfg(feature = "server")]
+#[path = "../fuzz/growth_checks.rs"]
+mod growth_checks;
 #[path = "../fuzz/relay_checks.rs"]
 mod relay_checks;
 
@@ -51,6 +54,15 @@ fn addresses_stay_within_their_field() {
 #[test]
 fn records_of_any_bytes_are_read_or_refused() {
     run("spool_record", checks::spool_record);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_large_input_costs_no_more_than_it_is_long() {
+    for (path, content) in corpus("growth") {
+        println!("{}", path.display());
+        growth_checks::growth(&content);
+    }
 }
 
 #[tokio::test]

@@ -270,7 +270,7 @@ impl MailBuilder {
             envelope,
             options: self.options,
             message,
-            content,
+            content: Some(content),
         })
     }
 

@@ -18,6 +18,9 @@ const ANEW: [&str; 4] = ["Date", "Message-ID", "Received", "DKIM-Signature"];
 /// The most boundaries that are looked for in one message; more than these count as content.
 const MAX_BOUNDARIES: usize = 32;
 
+/// The most bytes of a boundary that is looked for. RFC 2046 §5.1.1 allows 70.
+const MAX_BOUNDARY: usize = 200;
+
 /// Whether a program makes this field anew each time, so that it does not count.
 pub(super) fn is_made_anew(name: &str) -> bool {
     ANEW.iter().any(|anew| anew.eq_ignore_ascii_case(name))
@@ -60,7 +63,8 @@ impl Print {
     }
 }
 
-/// The fingerprint of a frozen message under its envelope.
+/// The fingerprint of a frozen message under its envelope. The work is proportional to its size,
+/// whatever stands in it: a stranger wrote it.
 pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     let mut print = Print::new();
     print.envelope(envelope);
@@ -75,6 +79,7 @@ pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     {
         add_field(field, &mut boundaries, &mut print);
     }
+    boundaries.truncate(MAX_BOUNDARIES);
     add_body(section.body.unwrap_or_default(), boundaries, &mut print);
     print.finish()
 }
@@ -107,7 +112,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
 }
 
 fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut Print) {
-    match boundary(field) {
+    match boundary_of(field) {
         None => print.add(field.raw),
         Some(boundary) => {
             boundaries.push(&field.raw[boundary.clone()]);
@@ -119,7 +124,7 @@ fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut 
 }
 
 /// Where in the field the boundary of a multipart stands (RFC 2046 §5.1.1).
-fn boundary(field: &Field<'_>) -> Option<Range<usize>> {
+fn boundary_of(field: &Field<'_>) -> Option<Range<usize>> {
     const NAME: &[u8] = b"boundary=";
     if !field.is("Content-Type") {
         return None;
@@ -139,7 +144,10 @@ fn boundary(field: &Field<'_>) -> Option<Range<usize>> {
                 .position(|byte| byte.is_ascii_whitespace() || *byte == b';')?,
         ),
     };
-    (length > 0).then_some(start..start + length)
+    let found = start..start + length;
+    let is_boundary =
+        (1..=MAX_BOUNDARY).contains(&length) && !field.raw[found.clone()].contains(&b'\n');
+    is_boundary.then_some(found)
 }
 
 /// Adds a body, piece by piece, with every delimiter line as if its boundary were empty. The header
@@ -157,17 +165,21 @@ fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut Print
     };
     while let Some(dashes) = at {
         let name = dashes + 2;
-        let known = boundaries
-            .iter()
-            .find(|boundary| body[name..].starts_with(boundary))
-            .copied();
-        if let Some(boundary) = known {
+        if let Some(boundary) = delimiter(&body[dashes..], &boundaries) {
             print.add(&body[done..name]);
             done = name + boundary.len();
-            let (read, added) = add_part_header(&body[done..], print);
-            boundaries.extend(added);
-            boundaries.truncate(MAX_BOUNDARIES);
-            done += read;
+            let fields = part_header(&body[done..], &boundaries);
+            if fields.iter().any(|field| boundary_of(field).is_some()) {
+                // The CRLF that ends the delimiter line.
+                done += 2;
+                for field in &fields {
+                    add_field(field, &mut boundaries, print);
+                    done += field.raw.len();
+                }
+                boundaries.truncate(MAX_BOUNDARIES);
+                // Without the empty line's CRLF, which may begin the next delimiter.
+                done -= 2;
+            }
         }
         at = next_dashes(body, done.max(name));
     }
@@ -179,25 +191,53 @@ fn next_dashes(body: &[u8], from: usize) -> Option<usize> {
     memmem::find(&body[from..], b"\r\n--").map(|at| from + at + 2)
 }
 
-/// Adds the header of the part that follows a delimiter, where it names a boundary. Returns how
-/// much was added.
-///
-/// A header is read up to what is no field, as the next delimiter is none: each byte is read once.
-fn add_part_header<'a>(part: &'a [u8], print: &mut Print) -> (usize, Vec<&'a [u8]>) {
-    let mut boundaries = Vec::new();
-    let Some(Ok(section)) = part.strip_prefix(b"\r\n").map(Section::read) else {
-        return (0, boundaries);
-    };
-    let Some(body) = section
-        .body
-        .filter(|_| section.fields.iter().any(|field| boundary(field).is_some()))
-    else {
-        return (0, boundaries);
-    };
-    section
-        .fields
+/// The boundary whose delimiter begins here, if one does.
+fn delimiter<'a>(line: &[u8], boundaries: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let name = line.strip_prefix(b"--")?;
+    boundaries
         .iter()
-        .for_each(|field| add_field(field, &mut boundaries, print));
-    // Without the empty line's CRLF, which may begin the next delimiter.
-    (part.len() - body.len() - 2, boundaries)
+        .find(|boundary| name.starts_with(boundary))
+        .copied()
+}
+
+/// The fields of the header of the part that follows a delimiter; none where there is no such
+/// header.
+///
+/// It is read no further than to the next delimiter, even where that looks like a field: so each
+/// byte of a body is read once, however many delimiters there are.
+fn part_header<'a>(part: &'a [u8], boundaries: &[&[u8]]) -> Vec<Field<'a>> {
+    let mut fields: Vec<Field<'a>> = Vec::new();
+    let Some(header) = part.strip_prefix(b"\r\n") else {
+        return fields;
+    };
+    let (mut start, mut at) = (0, 0);
+    while let Some(end) = memchr::memchr(b'\n', &header[at..]).map(|lf| at + lf + 1) {
+        let line = &header[at..end];
+        if line == b"\r\n" {
+            return fields;
+        }
+        if delimiter(line, boundaries).is_some() {
+            break;
+        }
+        match (line[0], fields.last_mut()) {
+            (b' ' | b'\t', Some(field)) => field.raw = &header[start..end],
+            (b' ' | b'\t', None) => break,
+            _ => {
+                let Some(name) = name_of(line) else { break };
+                start = at;
+                fields.push(Field { name, raw: line });
+            }
+        }
+        at = end;
+    }
+    Vec::new()
+}
+
+/// The name of the field that begins in this line, if one does.
+fn name_of(line: &[u8]) -> Option<&str> {
+    let colon = memchr::memchr(b':', line).filter(|colon| *colon > 0)?;
+    let name = std::str::from_utf8(&line[..colon]).ok()?;
+    name.bytes()
+        .all(|byte| byte.is_ascii_graphic())
+        .then_some(name)
 }

@@ -72,6 +72,7 @@ impl Parts {
                 return Err(MailError::new(field, "has a NUL character"));
             }
         }
+        let mut ids = std::collections::HashSet::new();
         for (i, attachment) in self.attachments.iter().enumerate() {
             check_attachment(attachment, i)?;
             let Some(id) = &attachment.inline_id else {
@@ -81,10 +82,7 @@ impl Parts {
             if self.html.is_none() {
                 return Err(MailError::new(field, "there is no html that could show it"));
             }
-            if self.attachments[..i]
-                .iter()
-                .any(|earlier| earlier.inline_id.as_ref() == Some(id))
-            {
+            if !ids.insert(id) {
                 return Err(MailError::new(field, "another attachment has the same id"));
             }
         }

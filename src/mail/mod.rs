@@ -42,8 +42,9 @@ pub struct Mail {
     envelope: Envelope,
     options: Options,
     message: freeze::Frozen,
-    /// Of all but the options.
-    content: u128,
+    /// The fingerprint of all but the options. `None` where it is the message's own, which is
+    /// computed only where a key asks for it.
+    content: Option<u128>,
 }
 
 impl Mail {
@@ -66,13 +67,12 @@ impl Mail {
     pub fn from_rfc5322(envelope: Envelope, message: impl Into<Bytes>) -> Result<Self, MailError> {
         let id = MailId::generate();
         let message = freeze::freeze(message.into(), envelope.return_path(), id)?;
-        let content = fingerprint::of_message(&envelope, &message.bytes);
         Ok(Mail {
             id,
             envelope,
             options: Options::default(),
             message,
-            content,
+            content: None,
         })
     }
 
@@ -92,6 +92,10 @@ impl Mail {
     pub fn with_options(mut self, options: Options) -> Result<Self, MailError> {
         compose::check_options(&options)?;
         self.options = options;
+        // Now, since whoever hands a large message in does this off the workers that serve others.
+        if self.options.idempotency_key.is_some() {
+            self.content = Some(self.content());
+        }
         Ok(self)
     }
 
@@ -146,6 +150,11 @@ impl Mail {
     /// boundaries they were given. The idempotency key does not count, nor do points in time that a
     /// caller computes anew.
     pub fn fingerprint(&self) -> u128 {
-        fingerprint::with_options(self.content, &self.options)
+        fingerprint::with_options(self.content(), &self.options)
+    }
+
+    fn content(&self) -> u128 {
+        self.content
+            .unwrap_or_else(|| fingerprint::of_message(&self.envelope, &self.message.bytes))
     }
 }

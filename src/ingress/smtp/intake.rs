@@ -10,6 +10,10 @@ use crate::{Dispatcher, Error, Mail};
 /// A message that has come through more servers than this goes in circles (RFC 5321 §6.3).
 const MOST_HOPS: usize = 50;
 
+/// Messages above this size are read on a thread of their own, because that would hold up what else
+/// is served.
+const LARGE: usize = 256 * 1024;
+
 /// Hands the mail in. A `250` is durable.
 pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Reply {
     let Submission {
@@ -23,6 +27,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         Ok(whole) => whole,
         Err(refusal) => return refusal,
     };
+    let size = message.len();
     if hops(&message) > MOST_HOPS {
         return Reply::new(
             554,
@@ -30,8 +35,17 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
             format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
         );
     }
-    let composed =
-        Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message));
+    let compose = move || {
+        Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message))
+    };
+    let composed = if size > LARGE {
+        match tokio::task::spawn_blocking(compose).await {
+            Ok(composed) => composed,
+            Err(_) => return Reply::new(451, "4.3.0", "the message could not be read"),
+        }
+    } else {
+        compose()
+    };
     let submitted = match composed {
         Ok(mail) => dispatcher.submit(mail).await,
         Err(e) => Err(Error::Mail(e)),
