@@ -75,15 +75,15 @@ pub mod transport;
 
 pub use delivery::{MailState, State};
 pub use dispatch::{
-    Builder, Clock, DeliveryStatus, Dispatcher, Drain, Error, Health, MailStatus, OnSpoolFailure,
-    Receipt, RelayStatus, Reload, SentNow, Stats, StatusPage,
+    Builder, Clock, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, Health, MailStatus,
+    OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, SentNow, Stats, StatusPage,
 };
 pub use mail::{
     Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,
     Timestamp, days, hours, minutes, seconds,
 };
 pub use observe::{Event, EventItem, EventKind, EventStream};
-pub use policy::{Match, Rate, RetryPolicy, RouteRule, Weights};
+pub use policy::{BreakerState, Match, Rate, RetryPolicy, RouteRule, Weights};
 pub use spool::{Durability, Query, SpoolError};
 pub use transport::{Auth, Capture, Relay};
 

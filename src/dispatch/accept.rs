@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::Core;
+use super::engine::Engine;
 use super::{Error, Receipt};
 use crate::delivery::Delivery;
 use crate::mail::{Mail, MailError, MailId, Timestamp, When};
@@ -20,26 +20,29 @@ pub(super) struct Accept {
     pub accept_timeout: Duration,
 }
 
-/// What is being accepted: its deliveries count as pending until they are, or are not.
-struct Entering<'a> {
-    core: &'a Core,
+/// Mails that are being accepted: their deliveries count as pending until they are, or are not.
+struct Intake<'a> {
+    engine: &'a Engine,
     count: u64,
     mails: Vec<MailId>,
 }
 
-impl Drop for Entering<'_> {
+impl Drop for Intake<'_> {
     fn drop(&mut self) {
-        self.core.accepting.fetch_sub(self.count, Ordering::Relaxed);
+        self.engine
+            .accepting
+            .fetch_sub(self.count, Ordering::Relaxed);
         self.mails
             .iter()
-            .for_each(|mail| self.core.end_accepting(*mail));
+            .for_each(|mail| self.engine.announcements.end_accepting(*mail));
+        self.engine.progress.notify_waiters();
     }
 }
 
 impl Accept {
     /// Whether so many more deliveries may be pending.
-    pub(super) fn check_room(&self, core: &Core, more: usize) -> Result<(), Error> {
-        let pending = core.spool.pending() + core.accepting.load(Ordering::Relaxed);
+    pub(super) fn check_room(&self, engine: &Engine, more: usize) -> Result<(), Error> {
+        let pending = engine.spool.pending() + engine.accepting.load(Ordering::Relaxed);
         if pending + more as u64 > self.max_pending {
             return Err(Error::Full {
                 pending,
@@ -50,15 +53,19 @@ impl Accept {
     }
 
     /// Waits until so many more deliveries may be pending.
-    pub(super) async fn wait_for_room(&self, core: &Core, more: usize) -> Result<(), Error> {
-        let deadline = Instant::now() + self.accept_timeout;
+    pub(super) async fn wait_for_room(&self, engine: &Engine, more: usize) -> Result<(), Error> {
+        let mut time_is_up = std::pin::pin!(tokio::time::sleep(self.accept_timeout));
         loop {
-            let settled = core.settled.notified();
-            core.admits()?;
-            match self.check_room(core, more) {
-                Ok(()) => return Ok(()),
-                Err(full) if Instant::now() >= deadline => return Err(full),
-                Err(_) => _ = tokio::time::timeout(Duration::from_millis(20), settled).await,
+            let progress = engine.progress.notified();
+            engine.admits()?;
+            let Err(full) = self.check_room(engine, more) else {
+                return Ok(());
+            };
+
+            tokio::select! {
+                () = progress => {}
+                () = engine.life.closes() => {}
+                () = &mut time_is_up => return Err(full),
             }
         }
     }
@@ -74,48 +81,51 @@ impl Accept {
     /// Makes mails durable, together.
     pub(super) async fn accept(
         &self,
-        core: &Arc<Core>,
+        engine: &Arc<Engine>,
         mails: Vec<Mail>,
         door: &'static str,
     ) -> Vec<Result<Receipt, Error>> {
         let started = Instant::now();
-        let now = core.clock.now();
+        let now = engine.clock.now();
         let mut results = Vec::with_capacity(mails.len());
         let mut new_mails = Vec::with_capacity(mails.len());
-        let mut entering = Entering {
-            core,
+        let mut intake = Intake {
+            engine,
             count: 0,
             mails: Vec::with_capacity(mails.len()),
         };
+
         for mail in mails {
             let count = mail.envelope().recipients().len();
-            let new_mail = core
+            let new_mail = engine
                 .admits()
                 .and_then(|()| self.check_size(&mail))
-                .and_then(|()| self.check_room(core, count))
-                .and_then(|()| self.new_mail(core, mail, now));
+                .and_then(|()| self.check_room(engine, count))
+                .and_then(|()| self.new_mail(engine, mail, now));
             results.push(new_mail.map(|new_mail| {
-                core.accepting.fetch_add(count as u64, Ordering::Relaxed);
-                entering.count += count as u64;
+                engine.accepting.fetch_add(count as u64, Ordering::Relaxed);
+                intake.count += count as u64;
                 let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
-                core.begin_accepting(id, now);
-                entering.mails.push(id);
+                engine.announcements.begin_accepting(id, now);
+                intake.mails.push(id);
                 new_mails.push(new_mail);
                 (id, priority)
             }));
         }
+
         let mut put = match new_mails.is_empty() {
             true => Vec::new(),
-            false => core.spool.put(new_mails).await,
+            false => engine.spool.put(new_mails).await,
         }
         .into_iter();
-        let durability = core.spool.durability();
+
+        let durability = engine.spool.durability();
         let receipt = |result: Result<_, Error>| {
             let (id, priority) = result?;
             match put.next() {
                 Some(Ok(PutResult::Stored)) => {
-                    core.metrics.accepted(door, priority, started.elapsed());
-                    core.announce_accepted(id, now);
+                    engine.metrics.accepted(door, priority, started.elapsed());
+                    engine.announce_accepted(id, now);
                     tracing::debug!(mail.id = %id, door, "accepted");
                     Ok(Receipt {
                         id,
@@ -135,11 +145,12 @@ impl Accept {
         results.into_iter().map(receipt).collect()
     }
 
-    fn new_mail(&self, core: &Core, mail: Mail, now: Timestamp) -> Result<NewMail, Error> {
+    fn new_mail(&self, engine: &Engine, mail: Mail, now: Timestamp) -> Result<NewMail, Error> {
         let options = mail.options();
         let expires_at = options
             .expires
-            .map_or(now + core.retry.expire_after, |when| when.resolve(now));
+            .map_or(now + engine.retry.expire_after, |when| when.resolve(now));
+
         if expires_at <= now {
             return Err(MailError::new("expires_at", "is not in the future").into());
         }
@@ -155,10 +166,11 @@ impl Accept {
             };
             return Err(MailError::new(expiry_field(options.expires), reason).into());
         }
-        let routes = core.routes.read();
+
+        let topology = engine.topology();
         let mut deliveries = Vec::with_capacity(mail.envelope().recipients().len());
         for recipient in mail.envelope().recipients() {
-            let route = routes.resolve(
+            let route = topology.rules.resolve(
                 mail.envelope().return_path(),
                 recipient,
                 &options.tags,
@@ -167,6 +179,7 @@ impl Accept {
             let route = route.ok_or_else(|| Error::NoRoute(recipient.to_string()))?;
             deliveries.push(Delivery::new(recipient.clone(), route.clone(), due));
         }
+
         let manifest = Manifest {
             id: mail.id(),
             accepted_at: now,
@@ -188,6 +201,7 @@ impl Accept {
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
         };
+
         Ok(NewMail {
             manifest,
             body: mail.message().clone(),

@@ -1,6 +1,5 @@
 //! What a dispatcher is made from.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,20 +9,19 @@ use ractor::{Actor, ActorCell};
 use tokio::time::Instant;
 
 use super::accept::Accept;
-use super::core::Core;
-use super::direct::{Direct, Transports};
-use super::router::{LanePlan, Plans};
-use super::supervisor::{Args, Crew, RelayCrew, Supervisor};
+use super::direct::Direct;
+use super::engine::Engine;
+use super::supervisor::{Args, Supervisor};
+use super::topology::Topology;
 use super::{Clock, Dispatcher, Error, Inner};
-use crate::delivery::Route;
 use crate::mail::{days, seconds};
-use crate::policy::{Match, RetryPolicy, RouteRule, Routes, Weights};
+use crate::policy::{Match, RetryPolicy, RouteRule, Weights};
 use crate::spool::{self, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
 
 /// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending
-/// lets go of it soon: the last handle that is dropped cannot wait for that itself.
-const LETTING_GO: Duration = seconds(2);
+/// releases it soon: the last handle that is dropped cannot wait for that itself.
+const SPOOL_RELEASED_WITHIN: Duration = seconds(2);
 
 /// What to do with a new mail while the spool cannot take it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -217,13 +215,20 @@ impl Builder {
                 "max_pending is 0, so that nothing could be accepted".into(),
             ));
         }
-        let network = network(&self.relays, &self.routes, self.weights)?;
+        let topology = Topology::new(&self.relays, &self.routes, self.weights)?;
+        let topology = Arc::new(topology);
         let spool = self.open_spool().await?;
-        let core = Arc::new(Core::new(spool, self.clock, self.retry, network.routes));
-        reroute(&core, network.known, network.fallback);
+        let engine = Arc::new(Engine::new(
+            spool,
+            self.clock,
+            self.retry,
+            Arc::clone(&topology),
+        ));
+        engine.reroute();
+
         let args = Args {
-            core: Arc::clone(&core),
-            crew: network.crew,
+            engine: Arc::clone(&engine),
+            topology,
         };
         let spawned = match above {
             Some(above) => Supervisor::spawn_linked(None, Supervisor, args, above).await,
@@ -232,17 +237,16 @@ impl Builder {
         let supervisor = spawned
             .map_err(|e| Error::Stopped(format!("its actors cannot be started: {e}")))?
             .0;
-        let accept = Accept {
-            max_pending: self.max_pending,
-            max_message_size: self.max_message_size,
-            accept_timeout: self.accept_timeout,
-        };
-        let direct = Direct::new(network.transports, self.on_spool_failure);
+
         let inner = Inner {
-            core,
-            accept,
+            engine,
+            accept: Accept {
+                max_pending: self.max_pending,
+                max_message_size: self.max_message_size,
+                accept_timeout: self.accept_timeout,
+            },
             supervisor,
-            direct,
+            direct: Direct::new(self.on_spool_failure),
             reloading: tokio::sync::Mutex::default(),
         };
         Ok(Dispatcher {
@@ -259,7 +263,7 @@ impl Builder {
             ..SpoolOptions::default()
         };
         let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
-        let deadline = Instant::now() + LETTING_GO;
+        let deadline = Instant::now() + SPOOL_RELEASED_WITHIN;
         loop {
             let (keep, options) = (self.keep.clone(), options.clone());
             let opened = tokio::task::spawn_blocking(move || match keep {
@@ -275,134 +279,4 @@ impl Builder {
             }
         }
     }
-}
-
-/// Relays and routes, ready to be put to work.
-pub(super) struct Network {
-    pub crew: Crew,
-    pub routes: Routes,
-    pub transports: Transports,
-    /// Every route there is.
-    pub known: Vec<Route>,
-    /// The route for mail that waits for one that is no more.
-    pub fallback: Route,
-}
-
-/// Checks relays and routes against each other, and makes the transports.
-pub(super) fn network(
-    relays: &[Relay],
-    rules: &[RouteRule],
-    weights: Weights,
-) -> Result<Network, Error> {
-    if relays.is_empty() {
-        return Err(Error::Configuration(
-            "there is no relay; add at least one".into(),
-        ));
-    }
-    let mut names = HashSet::new();
-    let mut transports = Transports::new();
-    let mut crews = Vec::new();
-    let mut lanes = Vec::new();
-    for relay in relays {
-        let fail = |error| Error::Relay {
-            name: relay.name.clone(),
-            error,
-        };
-        relay.validate().map_err(fail)?;
-        if !names.insert(relay.name.clone()) {
-            return Err(Error::Configuration(format!(
-                "two relays are named `{}`",
-                relay.name
-            )));
-        }
-        let transport = relay.transport().map_err(fail)?;
-        transports.insert(relay.name.clone(), Arc::clone(&transport));
-        let (connections, idle_timeout) = (relay.connections, relay.idle_timeout);
-        crews.push(RelayCrew {
-            relay: relay.name.as_str().into(),
-            transport,
-            connections,
-            idle_timeout,
-        });
-        lanes.push(LanePlan {
-            relay: relay.name.clone(),
-            connections,
-            rate: relay.rate,
-        });
-    }
-    let all = RouteRule {
-        matching: Match::default(),
-        relays: relays.iter().map(|r| r.name.clone()).collect(),
-    };
-    let rules = if rules.is_empty() {
-        vec![all]
-    } else {
-        rules.to_vec()
-    };
-    for (at, rule) in rules.iter().enumerate() {
-        if rule.relays.is_empty() {
-            return Err(Error::Configuration(format!("route {at} names no relay")));
-        }
-        if let Some(unknown) = rule.relays.iter().find(|name| !names.contains(*name)) {
-            return Err(Error::Configuration(format!(
-                "route {at} names the relay `{unknown}`, which there is not"
-            )));
-        }
-    }
-    let over = |rule: &RouteRule| Route::over(rule.relays.iter().map(String::as_str));
-    let mut known: Vec<Route> = rules.iter().map(over).collect();
-    let fallback = rules
-        .iter()
-        .find(|rule| rule.matching == Match::default())
-        .or(rules.last());
-    let fallback = fallback.map_or_else(|| Route::over([]), over);
-    known.sort();
-    known.dedup();
-    let (routes, former_routes) = (known.clone(), Vec::new());
-    let plans = Plans {
-        lanes,
-        routes,
-        former_routes,
-        fallback: fallback.clone(),
-        weights,
-        first_sender: 0,
-    };
-    let crew = Crew {
-        plans,
-        relays: crews,
-    };
-    Ok(Network {
-        crew,
-        routes: Routes::new(rules),
-        transports,
-        known,
-        fallback,
-    })
-}
-
-/// Moves mail that waits for routes that are no more, in small steps beside all other work. What an
-/// earlier configuration had moved ends here: its routes may be those that are no more.
-pub(super) fn reroute(core: &Arc<Core>, known: Vec<Route>, fallback: Route) {
-    let mut rerouting = core.rerouting.lock();
-    if let Some(before) = rerouting.take() {
-        before.abort();
-    }
-    let core = Arc::clone(core);
-    let task = tokio::spawn(async move {
-        loop {
-            match core.spool.reroute(known.clone(), fallback.clone()).await {
-                Ok(0) => return,
-                Ok(moved) => tracing::warn!(
-                    moved,
-                    to = fallback.as_str(),
-                    "mail waited for relays that are no more"
-                ),
-                Err(error) => {
-                    tracing::error!(%error, "mail that waits for relays that are no more could not be moved");
-                    return;
-                }
-            }
-        }
-    });
-    *rerouting = Some(task.abort_handle());
 }

@@ -1,26 +1,23 @@
 //! Past the queue: one synchronous attempt over a connection of its own.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use parking_lot::RwLock;
-
-use super::core::Core;
+use super::engine::Engine;
+use super::topology::Topology;
 use super::{Error, OnSpoolFailure, Receipt, SentNow};
 use crate::delivery::{Outcome, Phase, Route};
 use crate::mail::{Address, Guarantee, Mail};
 use crate::spool::Durability;
-use crate::transport::{Recall, Transaction, Transport};
-
-/// The relays' transports, by name.
-pub(super) type Transports = HashMap<String, Arc<dyn Transport>>;
+use crate::transport::{Recall, Transaction};
 
 /// Whether a mail that the spool did not take can be sent at once instead: not where it might go
 /// out twice, or early. A mail with an idempotency key is one that nobody would remember, and one
 /// of which the spool knows may be sent by it.
-pub(super) async fn may_replace_the_spool(core: &Core, mail: &Mail, was_refusing: bool) -> bool {
+pub(super) async fn may_replace_the_spool(
+    engine: &Engine,
+    mail: &Mail,
+    was_refusing: bool,
+) -> bool {
     let options = mail.options();
-    let now = core.clock.now();
+    let now = engine.clock.now();
     let is_plain = options.idempotency_key.is_none()
         && options.send.is_none_or(|send| send.resolve(now) <= now);
     // What it did not take because it was refusing is not in it; what it failed over may be.
@@ -28,27 +25,19 @@ pub(super) async fn may_replace_the_spool(core: &Core, mail: &Mail, was_refusing
     if !is_plain || !(was_refusing || may_be_doubled) {
         return false;
     }
-    match core.spool.get(mail.id()).await {
+    match engine.spool.get(mail.id()).await {
         Ok(record) => record.is_none(),
         Err(_) => may_be_doubled,
     }
 }
 
 pub(super) struct Direct {
-    transports: RwLock<Transports>,
     on_spool_failure: OnSpoolFailure,
 }
 
 impl Direct {
-    pub(super) fn new(transports: Transports, on_spool_failure: OnSpoolFailure) -> Self {
-        Direct {
-            transports: RwLock::new(transports),
-            on_spool_failure,
-        }
-    }
-
-    pub(super) fn replace(&self, transports: Transports) {
-        *self.transports.write() = transports;
+    pub(super) fn new(on_spool_failure: OnSpoolFailure) -> Self {
+        Direct { on_spool_failure }
     }
 
     /// Whether mail is sent at once while the spool takes none.
@@ -58,8 +47,8 @@ impl Direct {
 
     /// Sends a mail that the spool did not take. A receipt means that every recipient's was taken
     /// by a relay.
-    pub(super) async fn submit(&self, core: &Core, mail: Mail) -> Result<Receipt, Error> {
-        let sent = self.send(core, &mail).await?;
+    pub(super) async fn submit(&self, engine: &Engine, mail: Mail) -> Result<Receipt, Error> {
+        let sent = self.send(engine, &mail).await?;
         let failed = sent
             .outcomes
             .iter()
@@ -77,12 +66,12 @@ impl Direct {
         }
     }
 
-    pub(super) async fn send(&self, core: &Core, mail: &Mail) -> Result<SentNow, Error> {
+    pub(super) async fn send(&self, engine: &Engine, mail: &Mail) -> Result<SentNow, Error> {
+        let topology = engine.topology();
         let mut groups: Vec<(Route, Vec<Address>)> = Vec::new();
         for recipient in mail.envelope().recipients() {
             let options = mail.options();
-            let routes = core.routes.read();
-            let route = routes.resolve(
+            let route = topology.rules.resolve(
                 mail.envelope().return_path(),
                 recipient,
                 &options.tags,
@@ -94,6 +83,7 @@ impl Direct {
                 None => groups.push((route.clone(), vec![recipient.clone()])),
             }
         }
+
         let mut outcomes = Vec::new();
         for (route, recipients) in groups {
             let transaction = Transaction {
@@ -105,7 +95,9 @@ impl Direct {
                 smtputf8: mail.needs_smtputf8(),
                 recall: Recall::default(),
             };
-            let learned = self.send_over(core, &route, &transaction).await;
+            let learned = self
+                .send_over(engine, &topology, &route, &transaction)
+                .await;
             outcomes.extend(recipients.into_iter().zip(learned));
         }
         Ok(SentNow {
@@ -117,7 +109,8 @@ impl Direct {
     /// Tries each relay of the route that is not paused, until one answers about the mail.
     async fn send_over(
         &self,
-        core: &Core,
+        engine: &Engine,
+        topology: &Topology,
         route: &Route,
         transaction: &Transaction,
     ) -> Vec<Outcome> {
@@ -126,11 +119,11 @@ impl Direct {
             "no relay of its route is there and not paused".into(),
         );
         let mut outcomes = vec![unreachable; transaction.recipients.len()];
-        for relay in route.relays().filter(|relay| !core.is_paused(relay)) {
-            let Some(transport) = self.transports.read().get(relay).cloned() else {
+        for relay in route.relays().filter(|relay| !engine.is_paused(relay)) {
+            let Some(plan) = topology.relay(relay) else {
                 continue;
             };
-            outcomes = match transport.connect().await {
+            outcomes = match plan.transport.connect().await {
                 Ok(mut connection) => {
                     let outcomes = connection.send(transaction, None).await;
                     connection.close().await;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use super::core::UnderWay;
+use super::engine::UnderWay;
 use super::sender::{self, SenderId};
+use super::topology::RelayPlan;
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
 use crate::policy::{Breaker, BreakerState, Pace, Rate, Shares, Weights};
@@ -28,6 +29,8 @@ pub(super) struct Lane {
     pub relay: Arc<str>,
     pub connections: usize,
     pub rate: Option<Rate>,
+    /// The routes from which it may take mail now.
+    pub routes: Vec<Route>,
     pub breaker: Breaker,
     pub last_failure: Option<String>,
     pace: Pace,
@@ -76,19 +79,15 @@ pub(super) enum Plan {
 }
 
 impl Lane {
-    pub(super) fn new(
-        relay: &str,
-        connections: usize,
-        rate: Option<Rate>,
-        weights: Weights,
-    ) -> Self {
+    pub(super) fn new(plan: &RelayPlan, weights: Weights) -> Self {
         Lane {
-            relay: relay.into(),
-            connections,
-            rate,
+            relay: Arc::clone(&plan.name),
+            connections: plan.connections,
+            rate: plan.rate,
+            routes: Vec::new(),
             breaker: Breaker::default(),
             last_failure: None,
-            pace: Pace::new(rate),
+            pace: Pace::new(plan.rate),
             shares: Shares::new(weights),
             free: Vec::new(),
             busy: HashMap::new(),
@@ -101,12 +100,12 @@ impl Lane {
     }
 
     /// Takes on what a new configuration says, and keeps all else.
-    pub(super) fn reconfigure(&mut self, connections: usize, rate: Option<Rate>, weights: Weights) {
-        self.connections = connections;
+    pub(super) fn reconfigure(&mut self, plan: &RelayPlan, weights: Weights) {
+        self.connections = plan.connections;
         self.shares = Shares::new(weights);
-        if self.rate != rate {
-            self.rate = rate;
-            self.pace = Pace::new(rate);
+        if self.rate != plan.rate {
+            self.rate = plan.rate;
+            self.pace = Pace::new(plan.rate);
         }
     }
 
@@ -145,21 +144,16 @@ impl Lane {
         self.pace.give_back(mails);
     }
 
-    /// What to do now, over these routes, with so many deliveries pending.
-    pub(super) fn plan(
-        &mut self,
-        mut routes: Vec<Route>,
-        pending: usize,
-        now: Timestamp,
-        monotonic: Duration,
-    ) -> Plan {
+    /// What to do now, with so many deliveries pending.
+    pub(super) fn plan(&mut self, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
         }
-        if self.free.is_empty() || routes.is_empty() || pending == 0 {
+        if self.free.is_empty() || self.routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
+
         let state = self.breaker.state(monotonic);
         let (general, critical, batch) = match state {
             BreakerState::Open => {
@@ -176,6 +170,7 @@ impl Lane {
                 (general, usize::from(general < self.free.len()), BATCH)
             }
         };
+
         let wish = ((general + critical) * batch).min(pending);
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
@@ -183,6 +178,7 @@ impl Lane {
                 self.rest_until(monotonic + span, monotonic)
             });
         }
+
         // Where the pace allows little, it is for everybody's turns: critical mail has its weight
         // among them.
         let turns = self.shares.turns((general * batch).min(allowed.mails));
@@ -193,8 +189,8 @@ impl Lane {
             paced: allowed.mails,
             probe,
         });
-        let first = self.claims % routes.len();
-        routes.rotate_left(first);
+        let mut routes = self.routes.clone();
+        routes.rotate_left(self.claims % self.routes.len());
         self.claims = self.claims.wrapping_add(1);
         Plan::Claim(ClaimRequest {
             routes,
@@ -237,6 +233,7 @@ impl Lane {
             return false;
         };
         self.give_back(claiming.paced.saturating_sub(claims.len()));
+
         let got_any = !claims.is_empty();
         let general = claiming.general.min(self.free.len());
         let taker = if general < self.free.len() {
@@ -252,6 +249,7 @@ impl Lane {
             // time.
             self.hand_out(claims, general, under_way)
         };
+
         if claiming.probe {
             self.probing = taker;
         }

@@ -1,9 +1,12 @@
 //! What users are told: receipts, a mail's status, the engine's numbers.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Attempt, DeadReason, MailState, Outcome, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+use crate::policy::BreakerState;
 use crate::spool::{Durability, Record};
 
 /// What `submit` answers: the mail is accepted, and this is what that means.
@@ -175,16 +178,52 @@ pub struct Stats {
     pub relays: Vec<RelayStatus>,
 }
 
+/// Whether mail goes over a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum RelayState {
+    /// It does.
+    Up,
+    /// The relay has failed again and again: its mail waits, or takes the route's next one.
+    Down,
+    /// A user has paused it, likewise.
+    Paused,
+}
+
+impl RelayState {
+    /// Its name in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RelayState::Up => "up",
+            RelayState::Down => "down",
+            RelayState::Paused => "paused",
+        }
+    }
+}
+
+impl PartialEq<&str> for RelayState {
+    fn eq(&self, name: &&str) -> bool {
+        self.as_str() == *name
+    }
+}
+
+impl fmt::Display for RelayState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// One relay, now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RelayStatus {
     /// Its name.
     pub name: String,
-    /// `up`, `down` or `paused`.
-    pub state: String,
-    /// `closed`, `open` or `half_open`.
-    pub breaker: String,
+    /// Whether mail goes over it.
+    pub state: RelayState,
+    /// What is let through to it.
+    pub breaker: BreakerState,
     /// The most connections it may have.
     pub connections: usize,
     /// Of these, how many are sending.

@@ -5,6 +5,7 @@
 //! most one is under way for a lane. A router that is created anew knows nothing and needs nothing:
 //! senders say that they are free when it says hello.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::core::{Core, UnderWay};
+use super::engine::{Engine, UnderWay};
 use super::lane::{Lane, Plan};
-use super::report::RelayStatus;
+use super::report::{RelayState, RelayStatus};
 use super::sender::{self, Report, SenderId};
-use crate::delivery::Route;
+use super::topology::Topology;
 use crate::observe::EventKind;
-use crate::policy::{BreakerState, Rate, Weights};
+use crate::policy::BreakerState;
 use crate::spool::{Claim, SpoolError};
 
 /// How long after the spool failed to answer a claim it is asked again.
@@ -48,60 +49,24 @@ pub(super) enum Msg {
     },
     /// The relays, now.
     Relays(RpcReplyPort<Vec<RelayStatus>>),
-    /// New relays, routes and weights.
-    Configure(Plans),
+    /// New relays, routes and weights, and the first of the senders that work by them.
+    Configure(Arc<Topology>, SenderId),
     /// Panic, for tests of what holds then.
     Crash,
 }
 
-/// What lanes there are, and over which routes mail goes.
-#[derive(Clone)]
-pub(super) struct Plans {
-    pub lanes: Vec<LanePlan>,
-    pub routes: Vec<Route>,
-    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being
-    /// accepted, when they were removed may still come to wait for them.
-    pub former_routes: Vec<Route>,
-    /// The route that such mail takes.
-    pub fallback: Route,
-    pub weights: Weights,
-    /// The first of the senders that work by these plans. Earlier ones only finish what they have
-    /// in hand.
+pub(super) struct Args {
+    pub engine: Arc<Engine>,
+    pub topology: Arc<Topology>,
     pub first_sender: SenderId,
 }
 
-impl Plans {
-    /// Remembers the routes that there were before these.
-    pub(super) fn follow(&mut self, before: &Plans) {
-        let former = before
-            .routes
-            .iter()
-            .chain(&before.former_routes)
-            .filter(|route| !self.routes.contains(route));
-        self.former_routes = former.cloned().collect();
-    }
-}
-
-/// One relay's lane.
-#[derive(Clone)]
-pub(super) struct LanePlan {
-    pub relay: String,
-    pub connections: usize,
-    pub rate: Option<Rate>,
-}
-
-pub(super) struct Args {
-    pub core: Arc<Core>,
-    pub plans: Plans,
-}
-
 pub(super) struct State {
-    core: Arc<Core>,
-    lanes: Vec<Lane>,
-    routes: Vec<Route>,
-    former_routes: Vec<Route>,
-    fallback: Route,
+    engine: Arc<Engine>,
+    topology: Arc<Topology>,
     first_sender: SenderId,
+    /// One a relay, in the topology's order.
+    lanes: Vec<Lane>,
 }
 
 pub(super) struct Router;
@@ -112,16 +77,18 @@ impl Actor for Router {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { core, plans } = args;
+        let Args {
+            engine,
+            topology,
+            first_sender,
+        } = args;
         let mut state = State {
-            core,
+            engine,
+            topology: Arc::clone(&topology),
+            first_sender,
             lanes: Vec::new(),
-            routes: Vec::new(),
-            former_routes: Vec::new(),
-            fallback: Route::over([]),
-            first_sender: 0,
         };
-        state.configure(plans);
+        state.configure(topology, first_sender);
         Ok(state)
     }
 
@@ -159,8 +126,8 @@ impl Actor for Router {
                 state.fill_all(&myself);
             }
             Msg::Relays(reply) => _ = reply.send(state.relays()),
-            Msg::Configure(plans) => {
-                state.configure(plans);
+            Msg::Configure(topology, first_sender) => {
+                state.configure(topology, first_sender);
                 state.fill_all(&myself);
             }
             Msg::Crash => panic!("the router was told to crash"),
@@ -170,28 +137,47 @@ impl Actor for Router {
 }
 
 impl State {
-    fn configure(&mut self, plans: Plans) {
-        let mut old = std::mem::take(&mut self.lanes);
-        for plan in plans.lanes {
-            let known = old
-                .iter()
-                .position(|lane| *lane.relay == *plan.relay)
-                .map(|at| old.swap_remove(at));
-            let mut lane = known.unwrap_or_else(|| {
-                Lane::new(&plan.relay, plan.connections, plan.rate, plans.weights)
-            });
-            lane.reconfigure(plan.connections, plan.rate, plans.weights);
+    fn configure(&mut self, topology: Arc<Topology>, first_sender: SenderId) {
+        let known = std::mem::take(&mut self.lanes).into_iter();
+        let mut known: HashMap<Arc<str>, Lane> =
+            known.map(|lane| (Arc::clone(&lane.relay), lane)).collect();
+        for plan in &topology.relays {
+            let lane = known.remove(&plan.name);
+            let mut lane = lane.unwrap_or_else(|| Lane::new(plan, topology.weights));
+            lane.reconfigure(plan, topology.weights);
             lane.forget_senders();
             self.lanes.push(lane);
         }
-        self.routes = plans.routes;
-        self.former_routes = plans.former_routes;
-        self.fallback = plans.fallback;
-        self.first_sender = plans.first_sender;
+        self.topology = topology;
+        self.first_sender = first_sender;
+        self.open_routes();
     }
 
     fn lane(&mut self, relay: &str) -> Option<&mut Lane> {
-        self.lanes.iter_mut().find(|lane| *lane.relay == *relay)
+        let at = self.topology.position(relay)?;
+        self.lanes.get_mut(at)
+    }
+
+    /// Says to each lane from which routes it may take mail: those on which every relay before it
+    /// is down or paused. Mail of routes that are no more goes as the fallback's does. To be done
+    /// whenever a relay goes up or down, is paused or resumed.
+    fn open_routes(&mut self) {
+        let monotonic = self.engine.clock.monotonic();
+        let is_open = |lane: &Lane| lane.is_up(monotonic) && !self.engine.is_paused(&lane.relay);
+        let open: Vec<bool> = self.lanes.iter().map(is_open).collect();
+        let mut routes = vec![Vec::new(); self.lanes.len()];
+        for route in &self.topology.routes {
+            for at in self.topology.takers(route, &open) {
+                routes[at].push(route.clone());
+            }
+        }
+        for at in self.topology.takers(&self.topology.fallback, &open) {
+            routes[at].extend_from_slice(&self.topology.former_routes);
+        }
+
+        for (lane, routes) in self.lanes.iter_mut().zip(routes) {
+            lane.routes = routes;
+        }
     }
 
     fn fill_all(&mut self, myself: &ActorRef<Msg>) {
@@ -201,7 +187,7 @@ impl State {
     }
 
     fn fill_named(&mut self, myself: &ActorRef<Msg>, relay: &str) {
-        if let Some(at) = self.lanes.iter().position(|lane| *lane.relay == *relay) {
+        if let Some(at) = self.topology.position(relay) {
             self.fill(myself, at);
         }
     }
@@ -209,27 +195,28 @@ impl State {
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
         // Counted first and asked second: a shutdown says so first and counts second, so that one
         // of the two sees the other.
-        let under_way = self.core.begin();
+        let under_way = self.engine.begin();
         // Should a failure of the spool pass: the scheduler wakes us now and then.
-        if !self.core.is_sending() {
+        if !self.engine.is_sending() {
             return;
         }
-        if self.core.is_paused(&self.lanes[at].relay) {
+        if self.engine.is_paused(&self.lanes[at].relay) {
             return;
         }
-        let routes = self.routes_of(at);
-        let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
-        let pending = usize::try_from(self.core.spool.pending()).unwrap_or(usize::MAX);
+
+        let (now, monotonic) = (self.engine.clock.now(), self.engine.clock.monotonic());
+        let pending = usize::try_from(self.engine.spool.pending()).unwrap_or(usize::MAX);
+
         let lane = &mut self.lanes[at];
         let relay = Arc::clone(&lane.relay);
-        match lane.plan(routes, pending, now, monotonic) {
+        match lane.plan(pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
             Plan::Claim(want) => {
-                let (core, router) = (Arc::clone(&self.core), myself.clone());
+                let (engine, router) = (Arc::clone(&self.engine), myself.clone());
                 tokio::spawn(async move {
                     // A spool that panics must not leave the lane waiting for its answer.
-                    let claims = AssertUnwindSafe(core.spool.claim(want))
+                    let claims = AssertUnwindSafe(engine.spool.claim(want))
                         .catch_unwind()
                         .await;
                     let claims = claims
@@ -241,40 +228,8 @@ impl State {
         }
     }
 
-    /// The routes whose mail this lane may take now: those on which every relay before it is down.
-    /// Mail of routes that are no more goes as the fallback's does.
-    fn routes_of(&self, at: usize) -> Vec<Route> {
-        let monotonic = self.core.clock.monotonic();
-        let lane = &self.lanes[at];
-        let is_first_open = |route: &Route| {
-            for relay in route.relays() {
-                if *relay == *lane.relay {
-                    return true;
-                }
-                let is_up = self
-                    .lanes
-                    .iter()
-                    .any(|other| *other.relay == *relay && other.is_up(monotonic));
-                if is_up && !self.core.is_paused(relay) {
-                    return false;
-                }
-            }
-            false
-        };
-        let mut routes: Vec<Route> = self
-            .routes
-            .iter()
-            .filter(|route| is_first_open(route))
-            .cloned()
-            .collect();
-        if is_first_open(&self.fallback) {
-            routes.extend_from_slice(&self.former_routes);
-        }
-        routes
-    }
-
     fn wake_after(&self, myself: &ActorRef<Msg>, relay: Arc<str>, span: Duration) {
-        let (clock, router) = (self.core.clock.clone(), myself.clone());
+        let (clock, router) = (self.engine.clock.clone(), myself.clone());
         tokio::spawn(async move {
             clock.sleep(span).await;
             let _ = router.cast(Msg::WakeLane(relay));
@@ -312,12 +267,14 @@ impl State {
             // configured before.
             return;
         }
-        let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
-        let chance = self.core.chance();
-        let events = self.core.events.clone();
+
+        let (now, monotonic) = (self.engine.clock.now(), self.engine.clock.monotonic());
+        let chance = self.engine.chance();
+        let events = self.engine.events.clone();
         let Some(lane) = self.lane(relay) else { return };
         lane.add_free(sender, actor);
         lane.give_back(report.unsent);
+
         let mut turned = false;
         if report.answered && lane.breaker.succeeded() {
             turned = true;
@@ -342,6 +299,7 @@ impl State {
         }
         if turned {
             // Which lane may take a route's mail has changed.
+            self.open_routes();
             self.fill_all(myself);
         } else {
             self.fill_named(myself, relay);
@@ -359,24 +317,25 @@ impl State {
     fn pause(&mut self, relay: &str, paused: bool) -> bool {
         let known = self.lane(relay).is_some();
         if known {
-            self.core.pause(relay, paused);
+            self.engine.pause(relay, paused);
+            self.open_routes();
         }
         known
     }
 
     fn relays(&self) -> Vec<RelayStatus> {
-        let monotonic = self.core.clock.monotonic();
+        let monotonic = self.engine.clock.monotonic();
         let status = |lane: &Lane| {
             let breaker = lane.breaker.state(monotonic);
             let state = match breaker {
-                _ if self.core.is_paused(&lane.relay) => "paused",
-                BreakerState::Closed => "up",
-                _ => "down",
+                _ if self.engine.is_paused(&lane.relay) => RelayState::Paused,
+                BreakerState::Closed => RelayState::Up,
+                _ => RelayState::Down,
             };
             RelayStatus {
                 name: lane.relay.to_string(),
-                state: state.to_owned(),
-                breaker: breaker.as_str().to_owned(),
+                state,
+                breaker,
                 connections: lane.connections,
                 busy: lane.busy(),
                 rate: lane.rate.map(|rate| rate.to_string()),

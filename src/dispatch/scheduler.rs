@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
-use super::core::Core;
+use super::engine::Engine;
 use super::router;
 use crate::mail::Timestamp;
 use crate::observe::{DeliveryResult, EventKind};
@@ -18,18 +18,18 @@ pub(super) enum Msg {
     /// Time is up, or something has changed.
     Tick,
     /// A sweep is done.
-    SweepReport,
+    Swept,
     /// Panic, for tests of what holds then.
     Crash,
 }
 
 pub(super) struct Args {
-    pub core: Arc<Core>,
+    pub engine: Arc<Engine>,
     pub router: ActorRef<router::Msg>,
 }
 
 pub(super) struct State {
-    core: Arc<Core>,
+    engine: Arc<Engine>,
     router: ActorRef<router::Msg>,
     /// The one task that waits for the next tick.
     waiting: AbortHandle,
@@ -49,11 +49,11 @@ impl Actor for Scheduler {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let Args { core, router } = args;
+        let Args { engine, router } = args;
         // The first tick comes at once: it is what sends again what a restart put back.
-        let waiting = wait(&core, Timestamp::from_millis(0), myself);
+        let waiting = wait(&engine, Timestamp::from_millis(0), myself);
         Ok(State {
-            core,
+            engine,
             router,
             waiting,
             sweeping: false,
@@ -72,7 +72,7 @@ impl Actor for Scheduler {
                 state.tick(myself);
             }
             Msg::Tick => state.tick(myself),
-            Msg::SweepReport => {
+            Msg::Swept => {
                 state.sweeping = false;
                 state.tick(myself);
             }
@@ -93,52 +93,54 @@ impl State {
     fn tick(&mut self, myself: ActorRef<Msg>) {
         // A router that is gone is followed by one that is told to us.
         let _ = self.router.cast(router::Msg::Wake);
-        let now = self.core.clock.now();
-        if !self.sweeping && self.core.spool.is_sweep_due(now) {
+        let now = self.engine.clock.now();
+        if !self.sweeping && self.engine.spool.is_sweep_due(now) {
             self.sweeping = true;
-            let (core, scheduler) = (Arc::clone(&self.core), myself.clone());
+            let (engine, scheduler) = (Arc::clone(&self.engine), myself.clone());
             tokio::spawn(async move {
-                sweep(&core).await;
-                let _ = scheduler.cast(Msg::SweepReport);
+                sweep(&engine).await;
+                let _ = scheduler.cast(Msg::Swept);
             });
         }
         self.waiting.abort();
-        let next = self.core.spool.next_due(now).unwrap_or(Timestamp::MAX);
-        self.waiting = wait(&self.core, next, myself);
+        let next = self.engine.spool.next_due(now).unwrap_or(Timestamp::MAX);
+        self.waiting = wait(&self.engine, next, myself);
     }
 }
 
 /// Ticks once: at `next`, or as soon as the spool has changed.
-fn wait(core: &Arc<Core>, next: Timestamp, scheduler: ActorRef<Msg>) -> AbortHandle {
-    let core = Arc::clone(core);
+fn wait(engine: &Arc<Engine>, next: Timestamp, scheduler: ActorRef<Msg>) -> AbortHandle {
+    let engine = Arc::clone(engine);
     let task = tokio::spawn(async move {
         tokio::select! {
-            () = core.spool.changed().notified() => {}
-            () = core.clock.sleep_until(next) => {}
+            () = engine.spool.changed().notified() => {}
+            () = engine.clock.sleep_until(next) => {}
         }
         if scheduler.cast(Msg::Tick).is_err() {
             // This scheduler is gone: what was noticed here is for the next one.
-            core.spool.changed().notify_one();
+            engine.spool.changed().notify_one();
         }
     });
     task.abort_handle()
 }
 
-async fn sweep(core: &Core) {
-    let now = core.clock.now();
+async fn sweep(engine: &Engine) {
+    let now = engine.clock.now();
     loop {
-        match core.spool.sweep(now).await {
+        match engine.spool.sweep(now).await {
             Ok(swept) => {
                 for ended in &swept.ended {
                     let zero = std::time::Duration::ZERO;
-                    core.metrics.delivery("", DeliveryResult::Dead, zero, zero);
+                    engine
+                        .metrics
+                        .delivery("", DeliveryResult::Dead, zero, zero);
                     let kind = EventKind::Dead {
                         reason: ended.reason,
                     };
-                    core.announce(now, ended.mail, &ended.recipient, None, kind);
+                    engine.announce(now, ended.mail, &ended.recipient, None, kind);
                 }
                 if !swept.ended.is_empty() {
-                    core.settled.notify_waiters();
+                    engine.progress.notify_waiters();
                 }
                 if !swept.more {
                     return;

@@ -14,7 +14,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::core::{Core, Learned, UnderWay};
+use super::engine::{Engine, UnderWay};
+use super::recording::AttemptResult;
 use super::router;
 use crate::delivery::{DeadReason, Outcome, Phase, Stage, printable};
 use crate::mail::{Guarantee, MailId};
@@ -26,9 +27,9 @@ const UNRECORDED: usize = 64;
 /// So often may a relay break off over one mail, on new connections and before it has answered
 /// MAIL, until it is held to be the mail's doing: more than open a breaker, so that a relay that
 /// breaks off over everything is found out first.
-const TURNED_AWAY: u32 = 5;
+const BREAK_OFFS_PER_MAIL: u32 = 5;
 /// Of how many mails that is counted.
-const SUSPECTS: usize = 16;
+const COUNTED_MAILS: usize = 16;
 
 /// Names a sender among all that ever were.
 pub(super) type SenderId = u64;
@@ -49,7 +50,7 @@ pub(super) struct Args {
     pub relay: Arc<str>,
     pub transport: Arc<dyn Transport>,
     pub idle_timeout: Duration,
-    pub core: Arc<Core>,
+    pub engine: Arc<Engine>,
     pub router: ActorRef<router::Msg>,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct State {
     relay: Arc<str>,
     transport: Arc<dyn Transport>,
     idle_timeout: Duration,
-    core: Arc<Core>,
+    engine: Arc<Engine>,
     router: ActorRef<router::Msg>,
     connection: Option<Open>,
     unrecorded: Arc<Semaphore>,
@@ -103,7 +104,7 @@ impl Actor for Sender {
             relay,
             transport,
             idle_timeout,
-            core,
+            engine,
             router,
         } = args;
         let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
@@ -112,7 +113,7 @@ impl Actor for Sender {
             relay,
             transport,
             idle_timeout,
-            core,
+            engine,
             router,
             connection: None,
             unrecorded,
@@ -185,12 +186,13 @@ impl State {
             unsent: batch.len(),
             ..Report::default()
         };
+
         let transactions: Vec<Transaction> =
             batch.iter().map(|claim| self.transaction(claim)).collect();
         let mut batch = batch.into_iter();
         for at in 0..transactions.len() {
             let Some(claim) = batch.next() else { break };
-            if !self.core.may_begin(&self.relay) {
+            if !self.engine.may_begin(&self.relay) {
                 // It goes back, with the rest of the batch.
                 self.take_back_what_was_begun().await;
                 break;
@@ -198,6 +200,7 @@ impl State {
             let Some(mut claim) = self.still_wanted(claim).await else {
                 continue;
             };
+
             // A mail that may be sent only once is not begun before its turn.
             let next = transactions.get(at + 1).filter(|_| {
                 batch
@@ -209,6 +212,7 @@ impl State {
                 Guarantee::AtLeastOnce => self.send(&transactions[at], next).await,
                 Guarantee::AtMostOnce => self.send_once(&mut claim, &transactions[at], next).await,
             };
+
             let outcomes = match sent {
                 Ok(outcomes) => outcomes,
                 Err(panic) => {
@@ -217,11 +221,13 @@ impl State {
                     std::panic::resume_unwind(panic);
                 }
             };
+
             report.answered |= outcomes.iter().any(|outcome| !outcome.blames_relay());
             let was_put = outcomes
                 .iter()
                 .any(|outcome| !matches!(outcome, Outcome::Unavailable(..)));
             report.unsent -= usize::from(was_put);
+
             let failure = outcomes
                 .iter()
                 .find(|outcome| outcome.blames_relay())
@@ -238,23 +244,24 @@ impl State {
 
     /// The claim, unless it has expired or a user wants it back: then that is recorded instead.
     async fn still_wanted(&mut self, claim: Claim) -> Option<Claim> {
-        let now = self.core.clock.now();
+        let now = self.engine.clock.now();
         let stage = if now >= claim.manifest.expires_at {
             Stage::Dead {
                 at: now,
                 reason: DeadReason::Expired,
             }
-        } else if self.core.is_withdrawn(claim.manifest.id) {
+        } else if self.engine.recalls.is_recalled(claim.manifest.id) {
             Stage::Cancelled { at: now }
         } else {
             return Some(claim);
         };
+
         self.take_back_what_was_begun().await;
         let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
             delivery.stage = stage;
             (lease, delivery)
         });
-        self.core.record_unsent(&claim.manifest, ended.collect());
+        self.engine.record_unsent(&claim.manifest, ended.collect());
         None
     }
 
@@ -305,11 +312,13 @@ impl State {
             let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next))
                 .catch_unwind()
                 .await?;
+
             // Whoever was not spoken of may have got it.
             outcomes.resize(
                 mail.recipients.len(),
                 Outcome::InDoubt("no outcome was given".into()),
             );
+
             let unheard = outcomes
                 .iter()
                 .all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
@@ -345,12 +354,12 @@ impl State {
         let count = 1 + known
             .and_then(|at| self.turned_away.remove(at))
             .map_or(0, |(_, before)| before);
-        if count >= TURNED_AWAY {
+        if count >= BREAK_OFFS_PER_MAIL {
             outcomes.fill(Outcome::Lost(Phase::MailFrom, reason));
             return outcomes;
         }
         self.turned_away.push_back((mail, count));
-        if self.turned_away.len() > SUSPECTS {
+        if self.turned_away.len() > COUNTED_MAILS {
             self.turned_away.pop_front();
         }
         outcomes
@@ -367,15 +376,17 @@ impl State {
         if let Err(outcome) = self.connect().await {
             return Ok(vec![outcome; mail.recipients.len()]);
         }
+
         let tokens = claim
             .deliveries
             .iter()
             .map(|(lease, _)| lease.token())
             .collect();
-        if let Err(error) = self.core.spool.mark(tokens).await {
+        if let Err(error) = self.engine.spool.mark(tokens).await {
             let outcome = Outcome::Unavailable(Phase::Local, error.to_string());
             return Ok(vec![outcome; mail.recipients.len()]);
         }
+
         for (_, delivery) in &mut claim.deliveries {
             if let Stage::Pending { due } = delivery.stage {
                 delivery.stage = Stage::Committing { due };
@@ -388,19 +399,20 @@ impl State {
         // The semaphore is never closed; a permit that could not be had would only widen the
         // window.
         let window = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
-        let learned = claim.deliveries.into_iter().zip(outcomes);
-        let learned = learned.map(|((lease, delivery), outcome)| Learned {
+        let results = claim.deliveries.into_iter().zip(outcomes);
+        let results = results.map(|((lease, delivery), outcome)| AttemptResult {
             lease,
             delivery,
             outcome,
         });
-        self.core
-            .record(&self.relay, &claim.manifest, learned.collect(), window);
+        self.engine
+            .record(&self.relay, &claim.manifest, results.collect(), window);
     }
 
     fn transaction(&self, claim: &Claim) -> Transaction {
         let manifest = &claim.manifest;
-        let (core, mail, expires_at) = (Arc::clone(&self.core), manifest.id, manifest.expires_at);
+        let (engine, mail, expires_at) =
+            (Arc::clone(&self.engine), manifest.id, manifest.expires_at);
         Transaction {
             mail,
             return_path: manifest.return_path.clone(),
@@ -412,7 +424,9 @@ impl State {
             message: claim.body.clone(),
             eight_bit: manifest.eight_bit,
             smtputf8: manifest.smtputf8,
-            recall: Recall::when(move || core.is_withdrawn(mail) || core.clock.now() >= expires_at),
+            recall: Recall::when(move || {
+                engine.recalls.is_recalled(mail) || engine.clock.now() >= expires_at
+            }),
         }
     }
 

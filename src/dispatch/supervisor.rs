@@ -15,11 +15,12 @@ use ractor::{
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::core::{Core, Life};
+use super::engine::Engine;
+use super::life::LifeStage;
 use super::router::{self, Router};
 use super::scheduler::{self, Scheduler};
 use super::sender::{self, Sender, SenderId};
-use crate::transport::Transport;
+use super::topology::{RelayPlan, Topology};
 
 /// So many children may end within [`BUDGET_WINDOW`] before the dispatcher gives up.
 const BUDGET: usize = 20;
@@ -29,7 +30,7 @@ const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 /// How long a sender may take to close its connection, or to be cut off.
-const FAREWELL: Duration = Duration::from_secs(3);
+const SENDER_STOPS_WITHIN: Duration = Duration::from_secs(3);
 
 pub(super) enum Msg {
     /// For the router, whichever it is now.
@@ -37,7 +38,7 @@ pub(super) enum Msg {
     /// Create a child anew.
     Respawn(Child),
     /// New relays, routes and weights.
-    Configure(Crew, RpcReplyPort<()>),
+    Configure(Arc<Topology>, RpcReplyPort<()>),
     /// Finish what is in flight within this time, and stop. Answers whether all was finished.
     Shutdown(Duration, Option<RpcReplyPort<bool>>),
     /// What was in flight is finished, or its time is up.
@@ -65,34 +66,21 @@ impl Child {
     }
 }
 
-/// Who is to be at work.
-#[derive(Clone)]
-pub(super) struct Crew {
-    pub plans: router::Plans,
-    pub relays: Vec<RelayCrew>,
-}
-
-/// The senders of one relay.
-#[derive(Clone)]
-pub(super) struct RelayCrew {
-    pub relay: Arc<str>,
-    pub transport: Arc<dyn Transport>,
-    pub connections: usize,
-    pub idle_timeout: Duration,
-}
-
 pub(super) struct Args {
-    pub core: Arc<Core>,
-    pub crew: Crew,
+    pub engine: Arc<Engine>,
+    pub topology: Arc<Topology>,
 }
 
 pub(super) struct State {
-    core: Arc<Core>,
-    crew: Crew,
+    engine: Arc<Engine>,
+    topology: Arc<Topology>,
     router: ActorRef<router::Msg>,
     scheduler: ActorRef<scheduler::Msg>,
     senders: HashMap<ActorId, Employed>,
     last_sender: SenderId,
+    /// The first of the senders that work by this topology. Earlier ones only finish what they have
+    /// in hand.
+    first_sender: SenderId,
     ends: VecDeque<Instant>,
     stopping: bool,
 }
@@ -117,16 +105,17 @@ impl Actor for Supervisor {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let Args { core, crew } = args;
-        let router = spawn_router(&core, &crew, &myself).await?;
-        let scheduler = spawn_scheduler(&core, &router, &myself).await?;
+        let Args { engine, topology } = args;
+        let router = spawn_router(&engine, &topology, 0, &myself).await?;
+        let scheduler = spawn_scheduler(&engine, &router, &myself).await?;
         let mut state = State {
-            core,
-            crew,
+            engine,
+            topology,
             router,
             scheduler,
             senders: HashMap::new(),
             last_sender: 0,
+            first_sender: 0,
             ends: VecDeque::new(),
             stopping: false,
         };
@@ -143,8 +132,8 @@ impl Actor for Supervisor {
         match msg {
             Msg::ToRouter(msg) => _ = state.router.cast(msg),
             Msg::Respawn(child) => state.respawn(&myself, child).await?,
-            Msg::Configure(crew, reply) => {
-                state.configure(&myself, crew).await?;
+            Msg::Configure(topology, reply) => {
+                state.configure(&myself, topology).await?;
                 let _ = reply.send(());
             }
             Msg::Shutdown(within, reply) => state.shut_down(&myself, within, reply),
@@ -175,13 +164,15 @@ impl Actor for Supervisor {
 }
 
 async fn spawn_router(
-    core: &Arc<Core>,
-    crew: &Crew,
+    engine: &Arc<Engine>,
+    topology: &Arc<Topology>,
+    first_sender: SenderId,
     myself: &ActorRef<Msg>,
 ) -> Result<ActorRef<router::Msg>, ActorProcessingErr> {
     let args = router::Args {
-        core: Arc::clone(core),
-        plans: crew.plans.clone(),
+        engine: Arc::clone(engine),
+        topology: Arc::clone(topology),
+        first_sender,
     };
     Ok(Router::spawn_linked(None, Router, args, myself.get_cell())
         .await?
@@ -189,12 +180,12 @@ async fn spawn_router(
 }
 
 async fn spawn_scheduler(
-    core: &Arc<Core>,
+    engine: &Arc<Engine>,
     router: &ActorRef<router::Msg>,
     myself: &ActorRef<Msg>,
 ) -> Result<ActorRef<scheduler::Msg>, ActorProcessingErr> {
     let args = scheduler::Args {
-        core: Arc::clone(core),
+        engine: Arc::clone(engine),
         router: router.clone(),
     };
     Ok(
@@ -206,13 +197,13 @@ async fn spawn_scheduler(
 
 /// Closes the spool, and then says that the engine's life has ended: who hears it can open the
 /// spool again.
-async fn end(core: &Core, end: Life) {
-    let closed = core.spool.close().await;
+async fn end(engine: &Engine, end: LifeStage) {
+    let closed = engine.spool.close().await;
     if let Err(error) = &closed {
         tracing::error!(%error, "the spool could not be closed well");
     }
-    core.end(match (end, closed) {
-        (Life::Stopped, Err(error)) => Life::Failed(error.to_string()),
+    engine.life.end(match (end, closed) {
+        (LifeStage::Stopped, Err(error)) => LifeStage::Failed(error.to_string()),
         (end, _) => end,
     });
 }
@@ -223,11 +214,11 @@ impl Drop for State {
         if self.stopping {
             return;
         }
-        let core = Arc::clone(&self.core);
+        let engine = Arc::clone(&self.engine);
         let ending = async move {
             let reason =
                 "its supervisor was stopped from outside; accepted mail is safe in the spool";
-            end(&core, Life::Failed(reason.into())).await;
+            end(&engine, LifeStage::Failed(reason.into())).await;
         };
         // Without a runtime there is nobody left to be told.
         if let Ok(runtime) = Handle::try_current() {
@@ -238,9 +229,10 @@ impl Drop for State {
 
 impl State {
     async fn employ_all(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
-        for crew in self.crew.relays.clone() {
-            for _ in 0..crew.connections {
-                self.employ(myself, &crew).await?;
+        let topology = Arc::clone(&self.topology);
+        for plan in &topology.relays {
+            for _ in 0..plan.connections {
+                self.employ(myself, plan).await?;
             }
         }
         Ok(())
@@ -249,22 +241,22 @@ impl State {
     async fn employ(
         &mut self,
         myself: &ActorRef<Msg>,
-        crew: &RelayCrew,
+        plan: &RelayPlan,
     ) -> Result<(), ActorProcessingErr> {
         self.last_sender += 1;
         let id = self.last_sender;
         let args = sender::Args {
             id,
-            relay: Arc::clone(&crew.relay),
-            transport: Arc::clone(&crew.transport),
-            idle_timeout: crew.idle_timeout,
-            core: Arc::clone(&self.core),
+            relay: Arc::clone(&plan.name),
+            transport: Arc::clone(&plan.transport),
+            idle_timeout: plan.idle_timeout,
+            engine: Arc::clone(&self.engine),
             router: self.router.clone(),
         };
         let actor = Sender::spawn_linked(None, Sender, args, myself.get_cell())
             .await?
             .0;
-        let relay = Arc::clone(&crew.relay);
+        let relay = Arc::clone(&plan.name);
         self.senders.insert(
             actor.get_id(),
             Employed {
@@ -304,6 +296,7 @@ impl State {
         if self.stopping {
             return Ok(());
         }
+
         let now = Instant::now();
         self.ends.push_back(now);
         while self
@@ -313,6 +306,7 @@ impl State {
         {
             self.ends.pop_front();
         }
+
         if self.ends.len() > BUDGET {
             let reason = format!(
                 "its actors ended {} times within {} s, last the {} ({why}); accepted mail is safe in the spool",
@@ -322,9 +316,10 @@ impl State {
             );
             tracing::error!(reason, "the dispatcher stops");
             self.dismiss(false).await;
-            end(&self.core, Life::Failed(reason.clone())).await;
+            end(&self.engine, LifeStage::Failed(reason.clone())).await;
             return Err(reason.into());
         }
+
         let doublings = u32::try_from(self.ends.len() - 1)
             .unwrap_or(u32::MAX)
             .min(16);
@@ -352,7 +347,8 @@ impl State {
         let name = child.name();
         match child {
             Child::Router => {
-                self.router = spawn_router(&self.core, &self.crew, myself).await?;
+                self.router =
+                    spawn_router(&self.engine, &self.topology, self.first_sender, myself).await?;
                 let _ = self
                     .scheduler
                     .cast(scheduler::Msg::Router(self.router.clone()));
@@ -361,27 +357,23 @@ impl State {
                 }
             }
             Child::Scheduler => {
-                self.scheduler = spawn_scheduler(&self.core, &self.router, myself).await?
+                self.scheduler = spawn_scheduler(&self.engine, &self.router, myself).await?
             }
             Child::Sender(relay) => {
-                let crew = self
-                    .crew
-                    .relays
-                    .iter()
-                    .find(|crew| crew.relay == relay)
-                    .cloned();
+                let topology = Arc::clone(&self.topology);
                 let at_work = self
                     .senders
                     .values()
                     .filter(|s| s.relay == relay && !s.retired)
                     .count();
-                let Some(crew) = crew.filter(|crew| at_work < crew.connections) else {
+                let plan = topology.relay(&relay);
+                let Some(plan) = plan.filter(|plan| at_work < plan.connections) else {
                     return Ok(());
                 };
-                self.employ(myself, &crew).await?;
+                self.employ(myself, plan).await?;
             }
         }
-        self.core.metrics.restarted(name);
+        self.engine.metrics.restarted(name);
         Ok(())
     }
 
@@ -389,14 +381,15 @@ impl State {
     async fn configure(
         &mut self,
         myself: &ActorRef<Msg>,
-        mut crew: Crew,
+        topology: Arc<Topology>,
     ) -> Result<(), ActorProcessingErr> {
-        crew.plans.follow(&self.crew.plans);
-        crew.plans.first_sender = self.last_sender + 1;
-        self.crew = crew;
-        let _ = self
-            .router
-            .cast(router::Msg::Configure(self.crew.plans.clone()));
+        self.topology = topology;
+        self.first_sender = self.last_sender + 1;
+        let _ = self.router.cast(router::Msg::Configure(
+            Arc::clone(&self.topology),
+            self.first_sender,
+        ));
+
         for sender in self.senders.values_mut() {
             sender.retired = true;
             sender
@@ -412,18 +405,14 @@ impl State {
         within: Duration,
         reply: Option<RpcReplyPort<bool>>,
     ) {
-        let _ = self.core.life.send_if_modified(|life| {
-            let running = *life == Life::Running;
-            if running {
-                // The rest of the time is for what they are at by then: nothing is cut off in the
-                // middle needlessly.
-                *life = Life::Draining(Instant::now().checked_add(within / 2));
-            }
-            running
-        });
-        let (core, supervisor) = (Arc::clone(&self.core), myself.clone());
+        // The rest of the time is for what they are at by then: nothing is cut off in the middle
+        // needlessly.
+        let until = Instant::now().checked_add(within / 2);
+        self.engine.life.drain(until);
+
+        let (engine, supervisor) = (Arc::clone(&self.engine), myself.clone());
         tokio::spawn(async move {
-            let finished = tokio::time::timeout(within, core.rests()).await.is_ok();
+            let finished = tokio::time::timeout(within, engine.rests()).await.is_ok();
             let _ = supervisor.cast(Msg::Finish(finished, reply));
         });
     }
@@ -435,7 +424,7 @@ impl State {
         reply: Option<RpcReplyPort<bool>>,
     ) {
         self.dismiss(finished).await;
-        end(&self.core, Life::Stopped).await;
+        end(&self.engine, LifeStage::Stopped).await;
         if let Some(reply) = reply {
             let _ = reply.send(finished);
         }
@@ -449,15 +438,20 @@ impl State {
         self.stopping = true;
         self.scheduler.stop(None);
         self.router.stop(None);
-        let farewells = self.senders.values().map(|sender| {
+        let ends = self.senders.values().map(|sender| {
             let actor = sender.actor.clone();
             async move {
-                if !at_rest || actor.stop_and_wait(None, Some(FAREWELL)).await.is_err() {
-                    let _ = actor.kill_and_wait(Some(FAREWELL)).await;
+                if !at_rest
+                    || actor
+                        .stop_and_wait(None, Some(SENDER_STOPS_WITHIN))
+                        .await
+                        .is_err()
+                {
+                    let _ = actor.kill_and_wait(Some(SENDER_STOPS_WITHIN)).await;
                 }
             }
         });
-        futures::future::join_all(farewells).await;
+        futures::future::join_all(ends).await;
     }
 
     fn crash(&self, child: &Child) {

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use crate::delivery::AttemptClass;
 use crate::mail::Priority;
+use crate::policy::BreakerState;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -109,7 +110,7 @@ pub(crate) struct RelayGauges {
     pub name: String,
     pub busy: usize,
     pub idle: usize,
-    pub breaker: &'static str,
+    pub breaker: BreakerState,
 }
 
 impl Metrics {
@@ -292,10 +293,10 @@ impl Metrics {
             self.relay_connections
                 .get_or_create(&labels("state", "idle"))
                 .set(signed(relay.idle as u64));
-            for state in ["closed", "open", "half_open"] {
+            for state in BreakerState::ALL {
                 let is = i64::from(state == relay.breaker);
                 self.relay_breaker
-                    .get_or_create(&labels("state", state))
+                    .get_or_create(&labels("state", state.as_str()))
                     .set(is);
             }
         }

@@ -3,7 +3,10 @@
 //!
 //! Times are monotonic, so that a wall clock that jumps neither holds a relay down nor storms it.
 
+use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::mail::{minutes, seconds};
 
@@ -15,7 +18,9 @@ const FIRST_REST: Duration = seconds(1);
 const LONGEST_REST: Duration = minutes(1);
 
 /// What the breaker lets through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum BreakerState {
     /// The relay is up: everything.
     Closed,
@@ -26,6 +31,13 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    /// Every state there is.
+    pub const ALL: [BreakerState; 3] = [
+        BreakerState::Closed,
+        BreakerState::Open,
+        BreakerState::HalfOpen,
+    ];
+
     /// Its name in JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -33,6 +45,18 @@ impl BreakerState {
             BreakerState::Open => "open",
             BreakerState::HalfOpen => "half_open",
         }
+    }
+}
+
+impl PartialEq<&str> for BreakerState {
+    fn eq(&self, name: &&str) -> bool {
+        self.as_str() == *name
+    }
+}
+
+impl fmt::Display for BreakerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

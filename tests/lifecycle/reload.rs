@@ -191,7 +191,7 @@ async fn a_configuration_with_a_mistake_changes_nothing() {
         (reload(vec![], vec![]), "there is no relay"),
         (
             reload(vec![new.relay().name("new")], vec![all_to("odl")]),
-            "names the relay `odl`, which there is not",
+            "names the relay `odl`, which does not exist",
         ),
         (
             reload(vec![new.relay().name("new").connections(0)], vec![]),

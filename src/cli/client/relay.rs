@@ -84,8 +84,8 @@ pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
     let row = |relay: &RelayStatus| {
         vec![
             plain(&relay.name),
-            state(&relay.state),
-            state(&relay.breaker),
+            state(relay.state.as_str()),
+            state(relay.breaker.as_str()),
             plain(format_args!("{} of {} busy", relay.busy, relay.connections)),
             plain(relay.rate.as_deref().unwrap_or("unlimited")),
             plain(grouped(relay.backlog)),

@@ -1,0 +1,172 @@
+//! What the handle and all actors share: the spool, the clock, the topology, the policies, and who
+//! is to be told of what. What is done with them stands in a file for each job: `life`,
+//! `recording`, `announcements`, `recalls`, `waiters`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::announcements::Announcements;
+use super::life::Life;
+use super::recalls::Recalls;
+use super::topology::Topology;
+use super::waiters::Waiters;
+use super::{Clock, Error};
+use crate::observe::{Events, Metrics};
+use crate::policy::RetryPolicy;
+use crate::spool::Spool;
+
+/// Something is under way that a shutdown waits for, until this is dropped.
+pub(super) type UnderWay = TaskTrackerToken;
+
+pub(super) struct Engine {
+    pub spool: Arc<dyn Spool>,
+    pub clock: Clock,
+    pub events: Events,
+    pub metrics: Metrics,
+    pub retry: RetryPolicy,
+    pub life: Life,
+    pub announcements: Announcements,
+    pub recalls: Arc<Recalls>,
+    pub waiters: Arc<Waiters>,
+    /// Notified when deliveries were recorded, ended or withdrawn: what waits for room in the queue
+    /// or for its end looks again.
+    pub progress: Notify,
+    /// Deliveries that are being accepted, so that many at once do not overfill the queue.
+    pub accepting: AtomicU64,
+    /// The relays and routes of now.
+    topology: RwLock<Arc<Topology>>,
+    /// The relays that a user has paused.
+    paused: RwLock<HashSet<String>>,
+    /// Claims that are being made, mail in senders' hands, and outcomes on their way to the disk.
+    /// Counted here and not by an actor, because actors end.
+    in_flight: TaskTracker,
+    /// The task that moves mail whose routes are no more.
+    rerouting: Mutex<Option<AbortHandle>>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        spool: Arc<dyn Spool>,
+        clock: Clock,
+        retry: RetryPolicy,
+        topology: Arc<Topology>,
+    ) -> Self {
+        let in_flight = TaskTracker::new();
+        // It goes on counting: closed, it only tells whenever nothing is in flight.
+        in_flight.close();
+
+        Engine {
+            spool,
+            clock,
+            events: Events::new(),
+            metrics: Metrics::new(),
+            retry,
+            life: Life::new(),
+            announcements: Announcements::default(),
+            recalls: Arc::default(),
+            waiters: Arc::default(),
+            progress: Notify::new(),
+            accepting: AtomicU64::new(0),
+            topology: RwLock::new(topology),
+            paused: RwLock::default(),
+            in_flight,
+            rerouting: Mutex::default(),
+        }
+    }
+
+    /// Whether mail may be handed in.
+    pub(super) fn admits(&self) -> Result<(), Error> {
+        self.life.admits()
+    }
+
+    /// Whether mail is handed to senders: not once a shutdown was asked for, nor while nothing can
+    /// be recorded.
+    pub(super) fn is_sending(&self) -> bool {
+        self.life.is_running() && self.spool.failure().is_none()
+    }
+
+    /// Whether a sender may begin a mail that it has. For a while it may after a shutdown was asked
+    /// for; not while its relay is paused, nor while what becomes of it could not be recorded.
+    pub(super) fn may_begin(&self, relay: &str) -> bool {
+        self.life.has_time() && !self.is_paused(relay) && self.spool.failure().is_none()
+    }
+
+    pub(super) fn is_paused(&self, relay: &str) -> bool {
+        self.paused.read().contains(relay)
+    }
+
+    pub(super) fn pause(&self, relay: &str, paused: bool) {
+        let mut all = self.paused.write();
+        if paused {
+            all.insert(relay.to_owned());
+        } else {
+            all.remove(relay);
+        }
+    }
+
+    /// The relays and routes of now.
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.read())
+    }
+
+    pub(super) fn replace_topology(&self, topology: Arc<Topology>) {
+        *self.topology.write() = topology;
+    }
+
+    /// Draws a number evenly from 0 to 1.
+    pub(super) fn chance(&self) -> f64 {
+        rand::random()
+    }
+
+    /// Counts something as under way until what is returned is dropped.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.in_flight.token()
+    }
+
+    /// Whether no mail is in a sender's hands or on its way there, and all that was learned is on
+    /// disk.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Waits until it is at rest.
+    pub(super) async fn rests(&self) {
+        self.in_flight.wait().await;
+    }
+
+    /// Moves mail that waits for routes that are no more, in small steps beside all other work.
+    /// What an earlier configuration had moved ends here: its routes may be those that are no more.
+    pub(super) fn reroute(self: &Arc<Self>) {
+        let mut rerouting = self.rerouting.lock();
+        if let Some(before) = rerouting.take() {
+            before.abort();
+        }
+
+        let (engine, topology) = (Arc::clone(self), self.topology());
+        let task = tokio::spawn(async move {
+            let (known, fallback) = (topology.routes.clone(), topology.fallback.clone());
+            loop {
+                match engine.spool.reroute(known.clone(), fallback.clone()).await {
+                    Ok(0) => return,
+                    Ok(moved) => tracing::warn!(
+                        moved,
+                        to = fallback.as_str(),
+                        "mail waited for relays that are no more"
+                    ),
+                    Err(error) => {
+                        tracing::error!(%error, "mail that waits for relays that are no more could not be moved");
+                        return;
+                    }
+                }
+            }
+        });
+        *rerouting = Some(task.abort_handle());
+    }
+}

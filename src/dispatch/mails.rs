@@ -1,0 +1,150 @@
+//! What a user asks of one mail, or of a page of them: how far it is, to wait for it, to take it
+//! back, to try it again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Dispatcher, Error, MailStatus, StatusPage};
+use crate::delivery::State;
+use crate::mail::MailId;
+use crate::observe::EventKind;
+use crate::spool::{OperationResult, Query};
+
+/// How long a cancellation waits for a sender that has the mail.
+const CANCEL_WITHIN: Duration = Duration::from_secs(30);
+
+impl Dispatcher {
+    /// All that is known of a mail.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMail`], or [`Error::Spool`].
+    pub async fn status(&self, id: MailId) -> Result<MailStatus, Error> {
+        let record = self
+            .inner
+            .engine
+            .spool
+            .get(id)
+            .await?
+            .ok_or(Error::UnknownMail(id))?;
+        Ok(MailStatus::of(record, self.inner.engine.clock.now()))
+    }
+
+    /// A mail's frozen message.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::status`].
+    pub async fn raw(&self, id: MailId) -> Result<Bytes, Error> {
+        self.inner
+            .engine
+            .spool
+            .body(id)
+            .await?
+            .ok_or(Error::UnknownMail(id))
+    }
+
+    /// Waits until a mail's every delivery has ended.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::status`]; [`Error::Stopped`] when the dispatcher stops before.
+    pub async fn wait(&self, id: MailId) -> Result<MailStatus, Error> {
+        let engine = &self.inner.engine;
+        let waiting = engine.waiters.wait_for(id);
+        let mut over = std::pin::pin!(engine.life.is_over());
+        loop {
+            let told = waiting.notify.notified();
+            let status = self.status(id).await?;
+            if status.state.is_final() {
+                return Ok(status);
+            }
+
+            tokio::select! {
+                () = told => {}
+                end = &mut over => {
+                    end?;
+                    engine.admits()?;
+                }
+            }
+        }
+    }
+
+    /// One page of mails.
+    ///
+    /// # Errors
+    /// [`Error::BadCursor`], or [`Error::Spool`].
+    pub async fn list(&self, query: Query) -> Result<StatusPage, Error> {
+        let now = self.inner.engine.clock.now();
+        let page = self.inner.engine.spool.list(query, now).await?;
+        let mails = page
+            .mails
+            .into_iter()
+            .map(|record| MailStatus::of(record, now))
+            .collect();
+        Ok(StatusPage {
+            mails,
+            next: page.next,
+        })
+    }
+
+    /// Withdraws what has not ended and is not being sent. Where a sender has the mail and has not
+    /// begun it, it is taken back from there.
+    ///
+    /// # Errors
+    /// [`Error::TooLate`], or as [`Dispatcher::status`].
+    pub async fn cancel(&self, id: MailId) -> Result<MailStatus, Error> {
+        let engine = &self.inner.engine;
+        let _recalled = engine.recalls.recall(id);
+        let waiting = engine.waiters.wait_for(id);
+        let deadline = Instant::now() + CANCEL_WITHIN;
+        loop {
+            let told = waiting.notify.notified();
+            let now = engine.clock.now();
+            match engine.spool.cancel(id, now).await? {
+                OperationResult::Unknown => return Err(Error::UnknownMail(id)),
+                OperationResult::TooLate => {}
+                OperationResult::Done(recipients) => {
+                    for recipient in &recipients {
+                        engine.announce(now, id, recipient, None, EventKind::Cancelled);
+                    }
+                    engine.progress.notify_waiters();
+                }
+            }
+
+            let status = self.status(id).await?;
+            let is = |state| status.deliveries.iter().any(|one| one.state == state);
+            if !is(State::Sending) || Instant::now() >= deadline {
+                let (cancelled, state) = (is(State::Cancelled), status.state.as_str());
+                return if cancelled {
+                    Ok(status)
+                } else {
+                    Err(Error::TooLate { id, state })
+                };
+            }
+
+            // A sender has it, and says when that is no longer so.
+            let _ = tokio::time::timeout(Duration::from_millis(50), told).await;
+        }
+    }
+
+    /// Queues dead deliveries again, or cancelled ones where none is dead, with a full count of
+    /// attempts and a new lifetime; makes deferred ones due at once.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::cancel`].
+    pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
+        let engine = &self.inner.engine;
+        match engine
+            .spool
+            .retry(id, engine.clock.now(), engine.retry.expire_after)
+            .await?
+        {
+            OperationResult::Unknown => Err(Error::UnknownMail(id)),
+            OperationResult::TooLate => Err(Error::TooLate {
+                id,
+                state: self.status(id).await?.state.as_str(),
+            }),
+            OperationResult::Done(_) => self.status(id).await,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The engine's numbers, for people and for Prometheus, and whether it can do its work.
+
+use std::sync::atomic::Ordering;
+
+use super::{Dispatcher, Error, Health, Stats, relays, router};
+use crate::delivery::State;
+use crate::mail::Priority;
+use crate::observe::{Gauges, RelayGauges};
+
+impl Dispatcher {
+    /// The engine's numbers.
+    ///
+    /// # Errors
+    /// [`Error::Spool`], or [`Error::Stopped`].
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        let engine = &self.inner.engine;
+        let now = engine.clock.now();
+        let spool = engine.spool.stats(now).await?;
+        let by_state = |state: State| {
+            (
+                state.as_str().to_owned(),
+                spool.counts[state as usize].iter().sum(),
+            )
+        };
+        let pending = |priority: Priority| {
+            let states = State::ALL.iter().filter(|state| !state.is_final());
+            let count = states
+                .map(|state| spool.counts[*state as usize][priority.index()])
+                .sum();
+            (priority.as_str().to_owned(), count)
+        };
+        let relays = relays::with_backlog(self.ask_router(router::Msg::Relays).await?, &spool);
+        let totals = &engine.metrics.totals;
+        Ok(Stats {
+            deliveries: State::ALL.into_iter().map(by_state).collect(),
+            pending_by_priority: Priority::ALL.into_iter().map(pending).collect(),
+            pending: engine.spool.pending(),
+            max_pending: self.inner.accept.max_pending,
+            oldest_queued_seconds: spool.oldest_due.map(|due| now.since(due).as_secs_f64()),
+            accepted: totals.accepted.load(Ordering::Relaxed),
+            delivered: totals.delivered.load(Ordering::Relaxed),
+            dead: totals.dead.load(Ordering::Relaxed),
+            deferred: totals.deferred.load(Ordering::Relaxed),
+            delivered_per_second: engine
+                .metrics
+                .totals
+                .recent
+                .per_second(engine.clock.monotonic()),
+            quarantined: spool.quarantined,
+            spool_bytes: spool.bytes,
+            relays,
+        })
+    }
+
+    /// Deliveries that a relay has taken since start.
+    pub fn delivered(&self) -> u64 {
+        self.inner
+            .engine
+            .metrics
+            .totals
+            .delivered
+            .load(Ordering::Relaxed)
+    }
+
+    /// Whether mail is accepted now, and if not, why.
+    pub fn health(&self) -> Health {
+        let engine = &self.inner.engine;
+        let reason = engine.admits().err().map(|error| error.to_string());
+        let reason = reason.or_else(|| engine.spool.refusal().map(|refusal| refusal.to_string()));
+        let reason = reason.or_else(|| {
+            self.inner
+                .accept
+                .check_room(engine, 1)
+                .err()
+                .map(|error| error.to_string())
+        });
+        Health {
+            ready: reason.is_none(),
+            reason,
+        }
+    }
+
+    /// All numbers in Prometheus' text format (OpenMetrics 1.0).
+    ///
+    /// # Errors
+    /// As [`Dispatcher::stats`].
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let engine = &self.inner.engine;
+        let now = engine.clock.now();
+        let spool = engine.spool.stats(now).await?;
+        let depth = State::ALL.into_iter().flat_map(|state| {
+            let counts = spool.counts[state as usize];
+            Priority::ALL
+                .into_iter()
+                .map(move |priority| (state.as_str(), priority, counts[priority.index()]))
+        });
+        let relays = self
+            .ask_router(router::Msg::Relays)
+            .await?
+            .into_iter()
+            .map(|relay| RelayGauges {
+                busy: relay.busy,
+                idle: relay.connections.saturating_sub(relay.busy),
+                breaker: relay.breaker,
+                name: relay.name,
+            });
+        Ok(engine.metrics.encode(Gauges {
+            depth: depth.collect(),
+            oldest_queued_seconds: spool
+                .oldest_due
+                .map_or(0.0, |due| now.since(due).as_secs_f64()),
+            spool_bytes: spool.bytes,
+            stale_settles: spool.stale_settles,
+            quarantined: spool.quarantined,
+            sync_times: engine.spool.drain_sync_times(),
+            relays: relays.collect(),
+        }))
+    }
+
+    /// The largest message that is accepted, in bytes.
+    pub fn max_message_size(&self) -> usize {
+        self.inner.accept.max_message_size
+    }
+}

@@ -1,0 +1,122 @@
+//! Recording what was learned of deliveries: the one place where an outcome becomes a change on
+//! disk, and is told once it is there.
+
+use std::sync::Arc;
+
+use super::engine::Engine;
+use crate::delivery::{Delivery, Outcome, Rules, Settled};
+use crate::spool::{Lease, Manifest, SettleResult};
+
+/// What a sender learned about one delivery.
+pub(super) struct AttemptResult {
+    pub lease: Lease,
+    pub delivery: Delivery,
+    pub outcome: Outcome,
+}
+
+/// One delivery as it is to be recorded.
+struct Change {
+    lease: Lease,
+    delivery: Delivery,
+    /// Whether it comes of a try.
+    tried: bool,
+}
+
+impl Engine {
+    /// Records what was learned of one mail's deliveries, and tells everybody once it is on disk.
+    /// The order of calls is the order of records; the wait for the disk goes on by itself. A
+    /// delivery about which nothing was learned goes back.
+    ///
+    /// `done` is dropped when the disk has answered.
+    pub(super) fn record(
+        self: &Arc<Self>,
+        relay: &str,
+        manifest: &Arc<Manifest>,
+        results: Vec<AttemptResult>,
+        done: impl Send + 'static,
+    ) {
+        let chance = self.chance();
+        let retry_after = |tries, counted| self.retry.delay(tries, counted, chance);
+        let rules = Rules {
+            now: self.clock.now(),
+            relay,
+            expires_at: manifest.expires_at,
+            guarantee: manifest.guarantee,
+            retry_after: &retry_after,
+        };
+
+        let mut changes = Vec::with_capacity(results.len());
+        for AttemptResult {
+            lease,
+            delivery,
+            outcome,
+        } in results
+        {
+            self.metrics.attempt(relay, outcome.class());
+            if let Settled::Changed(next) = delivery.settle(&outcome, &rules) {
+                changes.push(Change {
+                    lease,
+                    tried: next.tries > delivery.tries,
+                    delivery: next,
+                });
+            }
+        }
+
+        self.commit(manifest, changes, done);
+    }
+
+    /// Records deliveries as they now are, without a try.
+    pub(super) fn record_unsent(
+        self: &Arc<Self>,
+        manifest: &Arc<Manifest>,
+        changed: Vec<(Lease, Delivery)>,
+    ) {
+        let changes = changed.into_iter().map(|(lease, delivery)| Change {
+            lease,
+            delivery,
+            tried: false,
+        });
+        self.commit(manifest, changes.collect(), ());
+    }
+
+    fn commit(
+        self: &Arc<Self>,
+        manifest: &Arc<Manifest>,
+        changes: Vec<Change>,
+        done: impl Send + 'static,
+    ) {
+        if changes.is_empty() {
+            // All that it had went back, to whoever waits for it.
+            self.waiters.notify(manifest.id);
+            return;
+        }
+
+        let mut settled = Vec::with_capacity(changes.len());
+        let mut recorded = Vec::with_capacity(changes.len());
+        for change in changes {
+            recorded.push((change.delivery.clone(), change.tried));
+            settled.push((change.lease, change.delivery));
+        }
+
+        let (engine, manifest, under_way) = (Arc::clone(self), Arc::clone(manifest), self.begin());
+        tokio::spawn(async move {
+            match engine.spool.settle(settled).await {
+                Ok(results) => {
+                    for ((delivery, tried), result) in recorded.iter().zip(results) {
+                        if result == SettleResult::Done {
+                            engine.announce_recorded(&manifest, delivery, *tried);
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded")
+                }
+            }
+
+            engine.waiters.notify(manifest.id);
+            drop(under_way);
+            engine.progress.notify_waiters();
+            drop(done);
+        });
+    }
+}

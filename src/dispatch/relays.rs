@@ -1,0 +1,139 @@
+//! The relays as a user sees them: how each is, and pausing it.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use ractor::RpcReplyPort;
+
+use super::{Dispatcher, Error, RelayStatus, router, supervisor};
+use crate::delivery::Route;
+use crate::spool::SpoolStats;
+
+/// How long the actors may take to answer a question.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The relays; see [`Dispatcher::relays`]. Awaited, it is [`Relays::list`].
+#[derive(Clone, Copy)]
+pub struct Relays<'a> {
+    postrider: &'a Dispatcher,
+}
+
+impl Relays<'_> {
+    /// The relays, now. Where the spool cannot be counted their backlog is 0; [`Dispatcher::stats`]
+    /// says why.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn list(&self) -> Result<Vec<RelayStatus>, Error> {
+        let relays = self.postrider.ask_router(router::Msg::Relays).await?;
+        let engine = &self.postrider.inner.engine;
+        let stats = engine.spool.stats(engine.clock.now()).await;
+        Ok(with_backlog(relays, &stats.unwrap_or_default()))
+    }
+
+    /// The relay of this name, now.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRelay`], or [`Error::Stopped`].
+    pub async fn get(&self, name: &str) -> Result<RelayStatus, Error> {
+        let relays = self.list().await?;
+        let found = relays.into_iter().find(|relay| relay.name == name);
+        found.ok_or_else(|| Error::UnknownRelay(name.to_owned()))
+    }
+
+    /// Stops sending over a relay; its mail takes the route's next one, or waits.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRelay`], or [`Error::Stopped`].
+    pub async fn pause(&self, name: &str) -> Result<(), Error> {
+        self.set_paused(name, true).await
+    }
+
+    /// Goes on sending over a relay.
+    ///
+    /// # Errors
+    /// As [`Relays::pause`].
+    pub async fn resume(&self, name: &str) -> Result<(), Error> {
+        self.set_paused(name, false).await
+    }
+
+    async fn set_paused(&self, name: &str, paused: bool) -> Result<(), Error> {
+        let relay = name.to_owned();
+        let ask = |reply| router::Msg::Pause {
+            relay,
+            paused,
+            reply,
+        };
+        if self.postrider.ask_router(ask).await? {
+            Ok(())
+        } else {
+            Err(Error::UnknownRelay(name.to_owned()))
+        }
+    }
+}
+
+impl<'a> IntoFuture for Relays<'a> {
+    type Output = Result<Vec<RelayStatus>, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.list().await })
+    }
+}
+
+impl Dispatcher {
+    /// The relays: awaited, how each is now; its methods say more.
+    pub fn relays(&self) -> Relays<'_> {
+        Relays { postrider: self }
+    }
+
+    /// As [`Relays::pause`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownRelay`], or [`Error::Stopped`].
+    pub async fn pause(&self, relay: &str) -> Result<(), Error> {
+        self.relays().pause(relay).await
+    }
+
+    /// As [`Relays::resume`].
+    ///
+    /// # Errors
+    /// As [`Dispatcher::pause`].
+    pub async fn resume(&self, relay: &str) -> Result<(), Error> {
+        self.relays().resume(relay).await
+    }
+
+    pub(super) async fn ask_router<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(RpcReplyPort<T>) -> router::Msg,
+    ) -> Result<T, Error> {
+        let (reply, answer) = ractor::concurrency::oneshot();
+        let question = supervisor::Msg::ToRouter(make(reply.into()));
+        let asked = self.inner.supervisor.cast(question);
+        asked.map_err(|_| self.stopped_error())?;
+
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => {
+                let reborn =
+                    || Error::Stopped("the router is being created anew; ask again".into());
+                Err(self.inner.engine.admits().err().unwrap_or_else(reborn))
+            }
+            Err(_) => Err(Error::Stopped("the router does not answer".into())),
+        }
+    }
+}
+
+/// The relays, and how much of what is pending waits for each.
+pub(super) fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> Vec<RelayStatus> {
+    let first = |route: &Route| route.relays().next().map(str::to_owned);
+    let mut backlog = std::collections::HashMap::new();
+    for (route, count) in &spool.backlog {
+        *backlog.entry(first(route)).or_insert(0) += count;
+    }
+    for relay in &mut relays {
+        relay.backlog = backlog.get(&Some(relay.name.clone())).copied().unwrap_or(0);
+    }
+    relays
+}

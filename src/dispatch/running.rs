@@ -1,0 +1,128 @@
+//! The dispatcher's own running: configured anew, drained, stopped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::supervisor::{self, Child};
+use super::topology::Topology;
+use super::{Dispatcher, Error};
+use crate::delivery::State;
+use crate::policy::{RouteRule, Weights};
+use crate::transport::Relay;
+
+/// How a shutdown goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    within: Duration,
+}
+
+impl Drain {
+    /// Finishes what is in flight, for at most `span`; the rest stays in the spool. In the first
+    /// half of it senders go on with the mail that they have, in the second each only ends the one
+    /// that it is at: nothing is cut off in the middle needlessly.
+    pub fn within(span: Duration) -> Self {
+        Drain { within: span }
+    }
+}
+
+/// What a running dispatcher can be given anew.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// All relays.
+    pub relays: Vec<Relay>,
+    /// All routes, the first that matches being taken.
+    pub routes: Vec<RouteRule>,
+    /// The priorities' weights.
+    pub weights: Weights,
+}
+
+impl Dispatcher {
+    /// Replaces relays, routes and weights without losing a connection in flight. All or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] or [`Error::Relay`]: everything is as it was.
+    pub async fn reload(&self, new: Reload) -> Result<(), Error> {
+        let engine = &self.inner.engine;
+        let mut topology = Topology::new(&new.relays, &new.routes, new.weights)?;
+
+        // One reload at a time, or two could each put a part of theirs in force.
+        let _one = self.inner.reloading.lock().await;
+        topology.follow(&engine.topology());
+        let topology = Arc::new(topology);
+        let (reply, done) = ractor::concurrency::oneshot();
+        let configure = supervisor::Msg::Configure(Arc::clone(&topology), reply.into());
+        let asked = self.inner.supervisor.cast(configure);
+        asked.map_err(|_| self.stopped_error())?;
+
+        engine.replace_topology(topology);
+        done.await.map_err(|_| self.stopped_error())?;
+        engine.reroute();
+        Ok(())
+    }
+
+    /// Waits until nothing is due, nothing is being sent, and all that was sent is recorded; or
+    /// until the dispatcher has stopped. For tests.
+    pub async fn wait_idle(&self) {
+        let engine = &self.inner.engine;
+        let mut over = std::pin::pin!(engine.life.is_over());
+        loop {
+            let progress = engine.progress.notified();
+            engine.rests().await;
+            let stats = engine.spool.stats(engine.clock.now()).await;
+            let is_empty = stats.is_ok_and(|stats| {
+                [State::Queued, State::Sending]
+                    .iter()
+                    .all(|state| stats.counts[*state as usize] == [0; 3])
+            });
+            if is_empty && engine.is_at_rest() {
+                return;
+            }
+
+            tokio::select! {
+                () = progress => {}
+                _ = &mut over => return,
+            }
+        }
+    }
+
+    /// Stops accepting, finishes what is in flight within the time given, syncs, and stops the
+    /// actors. Returns whether everything in flight was finished.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where it had failed before.
+    pub async fn shutdown(&self, drain: Drain) -> Result<bool, Error> {
+        let (reply, done) = ractor::concurrency::oneshot();
+        let asked = self
+            .inner
+            .supervisor
+            .cast(supervisor::Msg::Shutdown(drain.within, Some(reply.into())));
+        asked.map_err(|_| self.stopped_error())?;
+        done.await.map_err(|_| self.stopped_error())
+    }
+
+    /// Waits until the dispatcher has stopped, and says why: `Ok` after [`Dispatcher::shutdown`],
+    /// an error when an actor failed more often than the restart budget allows.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn stopped(&self) -> Result<(), Error> {
+        self.inner.engine.life.is_over().await
+    }
+
+    /// Has an actor panic: `router`, `scheduler`, or the name of a relay for one of its senders.
+    /// For tests of what holds then.
+    #[doc(hidden)]
+    pub fn crash(&self, actor: &str) {
+        let child = match actor {
+            "router" => Child::Router,
+            "scheduler" => Child::Scheduler,
+            relay => Child::Sender(relay.into()),
+        };
+        let _ = self.inner.supervisor.cast(supervisor::Msg::Crash(child));
+    }
+
+    pub(super) fn stopped_error(&self) -> Error {
+        let gone = || Error::Stopped("its actors are gone".into());
+        self.inner.engine.admits().err().unwrap_or_else(gone)
+    }
+}

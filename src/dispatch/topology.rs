@@ -1,0 +1,173 @@
+//! Relays, routes and weights, checked against each other and ready to be put to work: what a start
+//! and a reload hand to the engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use crate::delivery::Route;
+use crate::policy::{Match, Rate, RouteRule, Routes, Weights};
+use crate::transport::{Relay, Transport};
+
+/// One relay, ready to be sent to.
+#[derive(Clone)]
+pub(super) struct RelayPlan {
+    pub name: Arc<str>,
+    pub transport: Arc<dyn Transport>,
+    pub connections: usize,
+    pub idle_timeout: Duration,
+    pub rate: Option<Rate>,
+}
+
+/// Which relays there are, and over which routes mail goes.
+pub(super) struct Topology {
+    pub relays: Vec<RelayPlan>,
+    /// The rules that choose a delivery's route.
+    pub rules: Routes,
+    /// Every route there is, once.
+    pub routes: Vec<Route>,
+    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being
+    /// accepted, when they were removed may still come to wait for them.
+    pub former_routes: Vec<Route>,
+    /// The route that such mail takes.
+    pub fallback: Route,
+    pub weights: Weights,
+    /// Where each relay stands among `relays`.
+    by_name: HashMap<Arc<str>, usize>,
+}
+
+impl Topology {
+    /// Checks relays and routes against each other, and makes the transports.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] or [`Error::Relay`].
+    pub(super) fn new(
+        relays: &[Relay],
+        rules: &[RouteRule],
+        weights: Weights,
+    ) -> Result<Self, Error> {
+        if relays.is_empty() {
+            return Err(Error::Configuration(
+                "there is no relay; add at least one".into(),
+            ));
+        }
+
+        let mut plans = Vec::with_capacity(relays.len());
+        let mut by_name = HashMap::with_capacity(relays.len());
+        for relay in relays {
+            let plan = RelayPlan::of(relay)?;
+            if by_name
+                .insert(Arc::clone(&plan.name), plans.len())
+                .is_some()
+            {
+                return Err(Error::Configuration(format!(
+                    "two relays are named `{}`",
+                    relay.name
+                )));
+            }
+            plans.push(plan);
+        }
+
+        let rules = if rules.is_empty() {
+            vec![RouteRule {
+                matching: Match::default(),
+                relays: relays.iter().map(|relay| relay.name.clone()).collect(),
+            }]
+        } else {
+            rules.to_vec()
+        };
+        check_rules(&rules, &by_name)?;
+
+        let over = |rule: &RouteRule| Route::over(rule.relays.iter().map(String::as_str));
+        let fallback = rules
+            .iter()
+            .find(|rule| rule.matching == Match::default())
+            .or(rules.last())
+            .map_or_else(|| Route::over([]), over);
+        let mut routes: Vec<Route> = rules.iter().map(over).collect();
+        routes.sort();
+        routes.dedup();
+
+        Ok(Topology {
+            relays: plans,
+            rules: Routes::new(rules),
+            routes,
+            former_routes: Vec::new(),
+            fallback,
+            weights,
+            by_name,
+        })
+    }
+
+    /// Remembers the routes that there were before these.
+    pub(super) fn follow(&mut self, before: &Topology) {
+        let former = before
+            .routes
+            .iter()
+            .chain(&before.former_routes)
+            .filter(|route| self.routes.binary_search(route).is_err());
+        self.former_routes = former.cloned().collect();
+        self.former_routes.sort();
+        self.former_routes.dedup();
+    }
+
+    /// Which of the relays has this name.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The relays that may take a route's mail where these of all are open: its first open one, and
+    /// those before it, which find out so that they are up again.
+    pub(super) fn takers(&self, route: &Route, open: &[bool]) -> Vec<usize> {
+        let mut takers = Vec::new();
+        for at in route.relays().filter_map(|relay| self.position(relay)) {
+            takers.push(at);
+            if open[at] {
+                break;
+            }
+        }
+        takers
+    }
+
+    /// The relay of this name.
+    pub(super) fn relay(&self, name: &str) -> Option<&RelayPlan> {
+        self.position(name).map(|at| &self.relays[at])
+    }
+}
+
+impl RelayPlan {
+    fn of(relay: &Relay) -> Result<Self, Error> {
+        let fail = |error| Error::Relay {
+            name: relay.name.clone(),
+            error,
+        };
+        relay.validate().map_err(fail)?;
+
+        Ok(RelayPlan {
+            name: relay.name.as_str().into(),
+            transport: relay.transport().map_err(fail)?,
+            connections: relay.connections,
+            idle_timeout: relay.idle_timeout,
+            rate: relay.rate,
+        })
+    }
+}
+
+fn check_rules(rules: &[RouteRule], relays: &HashMap<Arc<str>, usize>) -> Result<(), Error> {
+    for (at, rule) in rules.iter().enumerate() {
+        if rule.relays.is_empty() {
+            return Err(Error::Configuration(format!("route {at} names no relay")));
+        }
+        if let Some(unknown) = rule
+            .relays
+            .iter()
+            .find(|name| !relays.contains_key(name.as_str()))
+        {
+            return Err(Error::Configuration(format!(
+                "route {at} names the relay `{unknown}`, which does not exist"
+            )));
+        }
+    }
+    Ok(())
+}

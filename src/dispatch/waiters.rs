@@ -1,0 +1,85 @@
+//! Who waits for a mail, and is told when something became of it: one of its deliveries was
+//! recorded, or a sender gave it back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::mail::MailId;
+
+#[derive(Default)]
+pub(super) struct Waiters(Mutex<HashMap<MailId, Waiter>>);
+
+struct Waiter {
+    notify: Arc<Notify>,
+    /// Counted under the lock, so that the last one to go knows that it is the last.
+    count: usize,
+}
+
+impl Waiters {
+    /// Waits for this mail. Hold the guard while waiting.
+    pub(super) fn wait_for(self: &Arc<Self>, mail: MailId) -> Waiting {
+        let mut waiters = self.0.lock();
+        let waiter = waiters.entry(mail).or_insert_with(|| Waiter {
+            notify: Arc::default(),
+            count: 0,
+        });
+        waiter.count += 1;
+
+        Waiting {
+            waiters: Arc::clone(self),
+            mail,
+            notify: Arc::clone(&waiter.notify),
+        }
+    }
+
+    /// Something became of this mail.
+    pub(super) fn notify(&self, mail: MailId) {
+        if let Some(waiter) = self.0.lock().get(&mail) {
+            waiter.notify.notify_waiters();
+        }
+    }
+}
+
+/// Somebody waits for a mail.
+pub(super) struct Waiting {
+    waiters: Arc<Waiters>,
+    mail: MailId,
+    pub notify: Arc<Notify>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiters = self.waiters.0.lock();
+        if let Some(waiter) = waiters.get_mut(&self.mail) {
+            waiter.count -= 1;
+            if waiter.count == 0 {
+                waiters.remove(&self.mail);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_many_who_waited_at_once() {
+        let waiters = Arc::<Waiters>::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..20_000_u32 {
+                        let mut id = [0; 16];
+                        id[..4].copy_from_slice(&(n / 2).to_be_bytes());
+                        drop(waiters.wait_for(MailId::from_bytes(id)));
+                    }
+                });
+            }
+        });
+        assert_eq!(waiters.0.lock().len(), 0);
+    }
+}
