@@ -1,11 +1,13 @@
 //! `postrider check`: names every mistake in the configuration, and on demand tries every relay.
 
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Instant;
 
-use comfy_table::{Table, presets};
+use serde::Serialize;
 
+use super::screen::{Fit, Screen, Tint, plain, tinted};
 use super::{ConfigFile, Failure};
-use crate::config::{self, Listen, Settings};
+use crate::config::{self, Listen, Mistake, Settings};
 use crate::delivery::{Outcome, Phase, printable};
 use crate::dispatch::Error;
 use crate::transport::Transport;
@@ -17,23 +19,79 @@ pub(super) struct Check {
     /// Also connect to every relay, up to and including the login, and send nothing
     #[arg(long)]
     connect: bool,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found, as `--json` prints it.
+#[derive(Serialize)]
+struct Findings<'a> {
+    ok: bool,
+    file: &'a str,
+    mistakes: &'a [Mistake],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relays: Option<&'a [Tried]>,
 }
 
 impl Check {
-    pub(super) fn execute(self) -> Result<(), Failure> {
-        let (sources, settings) = self.file.load()?;
+    pub(super) fn execute(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let sources = self.file.sources();
         let file = sources
             .file
+            .as_ref()
             .map_or("the defaults and the environment".to_owned(), |path| {
                 path.display().to_string()
             });
-        println!("{file}: no mistakes found ({})", summary(&settings));
-        if self.connect {
-            super::runtime()?.block_on(connect(&settings))
+        let checked = Settings::load(&sources).and_then(|settings| {
+            settings.try_on_this_machine()?;
+            Ok(settings)
+        });
+        let settings = match checked {
+            Ok(settings) => settings,
+            Err(mistakes) if self.json => {
+                print(&file, &mistakes.0, None, screen)?;
+                return Ok(Failure::Configuration(mistakes).exit_code());
+            }
+            Err(mistakes) => return Err(mistakes.into()),
+        };
+
+        let tried = if self.connect {
+            Some(super::runtime()?.block_on(connect(&settings))?)
         } else {
-            Ok(())
+            None
+        };
+        let outcome = tried.as_deref().map_or(Ok(()), verdict);
+        if self.json {
+            print(&file, &[], tried.as_deref(), screen)?;
+            return Ok(outcome.map_or_else(|e| e.exit_code(), |()| ExitCode::SUCCESS));
         }
+        screen.line(&[plain(format_args!(
+            "{file}: no mistakes found ({})",
+            summary(&settings)
+        ))])?;
+        if let Some(tried) = &tried {
+            table(tried, screen)?;
+        }
+        outcome.map(|()| ExitCode::SUCCESS)
     }
+}
+
+fn print(
+    file: &str,
+    mistakes: &[Mistake],
+    relays: Option<&[Tried]>,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    let reached = relays.is_none_or(|all| all.iter().all(|one| one.ok));
+    let findings = Findings {
+        ok: mistakes.is_empty() && reached,
+        file,
+        mistakes,
+        relays,
+    };
+    let text = serde_json::to_vec(&findings).map_err(|e| Failure::Failed(e.to_string()))?;
+    Ok(screen.json(&text)?)
 }
 
 fn summary(settings: &Settings) -> String {
@@ -52,14 +110,20 @@ fn summary(settings: &Settings) -> String {
 }
 
 /// How one relay answered.
+#[derive(Serialize)]
 struct Tried {
     name: String,
     url: String,
-    took: Duration,
-    result: Result<(), (Phase, String)>,
+    ok: bool,
+    /// The step at which it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<Phase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    took_ms: u128,
 }
 
-async fn connect(settings: &Settings) -> Result<(), Failure> {
+async fn connect(settings: &Settings) -> Result<Vec<Tried>, Failure> {
     let relays = config::reload(settings)?.relays;
     let mut tries = Vec::new();
     for (relay, configured) in relays.into_iter().zip(&settings.relays) {
@@ -81,47 +145,54 @@ async fn connect(settings: &Settings) -> Result<(), Failure> {
                 .map_err(|e| Failure::Failed(format!("a try was broken off: {e}")))?,
         );
     }
-    println!("{}", table(&tried));
-    verdict(&tried)
+    Ok(tried)
 }
 
 async fn attempt(name: String, url: String, transport: std::sync::Arc<dyn Transport>) -> Tried {
     let began = Instant::now();
-    let result = match transport.connect().await {
+    let failed = match transport.connect().await {
         Ok(connection) => {
             connection.close().await;
-            Ok(())
+            None
         }
-        Err(Outcome::Unavailable(phase, reason)) => Err((phase, reason)),
-        Err(other) => Err((Phase::Connect, format!("{other:?}"))),
+        Err(Outcome::Unavailable(phase, reason)) => Some((phase, printable(&reason))),
+        Err(other) => Some((Phase::Connect, format!("{other:?}"))),
     };
+    let took_ms = began.elapsed().as_millis();
+    let (phase, reason) = failed.unzip();
     Tried {
         name,
         url,
-        took: began.elapsed(),
-        result,
+        ok: phase.is_none(),
+        phase,
+        reason,
+        took_ms,
     }
 }
 
-fn table(tried: &[Tried]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_BORDERS_ONLY)
-        .set_header(["relay", "url", "result", "after"]);
-    for one in tried {
-        let result = match &one.result {
-            Ok(()) => "ready".to_owned(),
-            Err((phase, reason)) => format!("failed at {phase}: {}", printable(reason)),
+fn table(tried: &[Tried], screen: &mut Screen) -> Result<(), Failure> {
+    let row = |one: &Tried| {
+        let result = match (one.phase, &one.reason) {
+            (Some(phase), Some(reason)) => {
+                tinted(format_args!("failed at {phase}: {reason}"), Tint::Bad)
+            }
+            _ => tinted("ready", Tint::Good),
         };
-        table.add_row([&one.name, &one.url, &result, &format!("{:.0?}", one.took)]);
-    }
-    table
+        vec![
+            plain(&one.name),
+            plain(&one.url),
+            result,
+            plain(format_args!("{} ms", one.took_ms)),
+        ]
+    };
+    let rows = tried.iter().map(row).collect();
+    Ok(screen.table(&["RELAY", "URL", "RESULT", "AFTER"], rows, Fit::Wrap)?)
 }
 
 /// A relay that cannot be reached may be reached later; one that refuses the login or the
 /// certificate needs a hand.
 fn verdict(tried: &[Tried]) -> Result<(), Failure> {
-    let failed: Vec<&Tried> = tried.iter().filter(|one| one.result.is_err()).collect();
+    let failed: Vec<&Tried> = tried.iter().filter(|one| !one.ok).collect();
     if failed.is_empty() {
         return Ok(());
     }
@@ -132,8 +203,7 @@ fn verdict(tried: &[Tried]) -> Result<(), Failure> {
         tried.len(),
         names.join(", ")
     );
-    let refused =
-        |one: &&Tried| matches!(one.result, Err((Phase::Tls | Phase::Auth | Phase::Ehlo, _)));
+    let refused = |one: &&Tried| matches!(one.phase, Some(Phase::Tls | Phase::Auth | Phase::Ehlo));
     if failed.iter().any(refused) {
         Err(Failure::Failed(message))
     } else {

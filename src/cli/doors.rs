@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::Failure;
 use crate::config::Settings;
 use crate::dispatch::Dispatcher;
-use crate::ingress::http::{HttpDoor, HttpError, TokenTable};
+use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable};
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
 
 /// The doors that are open.
@@ -18,6 +18,7 @@ pub(super) struct Doors {
     close: watch::Sender<bool>,
     open: JoinSet<()>,
     tokens: Option<TokenTable>,
+    certificate: Option<Certificate>,
     users: Option<Reloader>,
 }
 
@@ -29,18 +30,26 @@ impl Doors {
     ) -> Result<Self, Failure> {
         let (close, closing) = watch::channel(false);
         let http = match settings.http.door(patience(settings)) {
-            Some(door) => Some(HttpDoor::bind(door).await?),
+            Some(door) => {
+                let security = settings.http.security();
+                let bound = HttpDoor::bind_secured(door, security).await;
+                Some(bound.map_err(|error| http_failure(error, settings))?)
+            }
             None => None,
         };
         let smtp = match settings
             .smtp
             .door(settings.spool.max_message_size, patience(settings))
         {
-            Some(door) => Some(SmtpDoor::bind(door).await?),
+            Some(door) => {
+                let bound = SmtpDoor::bind(door).await;
+                Some(bound.map_err(|error| smtp_failure(error, settings))?)
+            }
             None => None,
         };
         let users = smtp.as_ref().map(SmtpDoor::reloader);
         let tokens = http.as_ref().map(HttpDoor::tokens);
+        let certificate = http.as_ref().map(HttpDoor::certificate);
         let mut open = JoinSet::new();
         if let Some(door) = http {
             open.spawn(door.serve(dispatcher.clone(), closing.clone()));
@@ -53,6 +62,7 @@ impl Doors {
             close,
             open,
             tokens,
+            certificate,
             users,
         })
     }
@@ -61,10 +71,17 @@ impl Doors {
     /// and another not: give them the old settings again.
     pub(super) fn reload(&self, settings: &Settings) -> Result<(), Failure> {
         if let Some(users) = &self.users {
-            users.reload(settings.smtp.users(), settings.smtp.certificate())?;
+            let (users_now, files) = (settings.smtp.users(), settings.smtp.certificate());
+            let reloaded = users.reload(users_now, files);
+            reloaded.map_err(|error| smtp_failure(error, settings))?;
         }
         if let Some(tokens) = &self.tokens {
-            tokens.replace(settings.http.tokens())?;
+            let replaced = tokens.replace(settings.http.tokens());
+            replaced.map_err(|error| http_failure(error, settings))?;
+        }
+        if let Some(certificate) = &self.certificate {
+            let replaced = certificate.replace(settings.http.certificate().as_ref());
+            replaced.map_err(|error| http_failure(error, settings))?;
         }
         Ok(())
     }
@@ -92,20 +109,20 @@ fn patience(settings: &Settings) -> Duration {
     settings.service.drain_timeout / 2
 }
 
-impl From<HttpError> for Failure {
-    fn from(error: HttpError) -> Self {
-        match error {
-            HttpError::OpenDoor(_) | HttpError::BadToken(_) => Failure::Usage(error.to_string()),
-            HttpError::Listen { .. } => Failure::Failed(error.to_string()),
-        }
+/// Told with the file and the key, as every mistake is. An address that somebody else has is no
+/// mistake: it may be free the next time.
+fn http_failure(error: HttpError, settings: &Settings) -> Failure {
+    let mistake = settings.mistake(&format!("http.{}", error.key()), error.reason());
+    match error {
+        HttpError::Listen { .. } => Failure::Failed(mistake.to_string()),
+        _ => mistake.into(),
     }
 }
 
-impl From<SmtpError> for Failure {
-    fn from(error: SmtpError) -> Self {
-        match error {
-            SmtpError::Listen { .. } => Failure::Failed(error.to_string()),
-            _ => Failure::Usage(error.to_string()),
-        }
+fn smtp_failure(error: SmtpError, settings: &Settings) -> Failure {
+    let mistake = settings.mistake(&format!("smtp.{}", error.key()), error.reason());
+    match error {
+        SmtpError::Listen { .. } => Failure::Failed(mistake.to_string()),
+        _ => mistake.into(),
     }
 }

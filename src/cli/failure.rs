@@ -1,37 +1,119 @@
-//! Why a command of the server's side did not do what it was asked, and the exit code that says so.
+//! Why a command did not do what it was asked, and the exit code that says so.
 
+use std::io;
 use std::process::ExitCode;
 
-use crate::config::Mistakes;
+use serde_json::json;
+
+use super::FieldError;
+use crate::config::{Mistake, Mistakes};
 use crate::dispatch::Error;
 use crate::spool::SpoolError;
 
-/// Why a command did not do what it was asked. Displayed, it is a message for a person.
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+/// The work can be tried again later: `EX_TEMPFAIL` of sysexits.h.
+pub(super) const TRY_LATER: u8 = 75;
+
+/// Why a command did not do what it was asked. Displayed, it is one message for a person, safe to
+/// print.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The command line asks for something that makes no sense, or the environment does.
-    #[error("postrider: {0}")]
+    #[error("{0}")]
     Usage(String),
-    /// The configuration is wrong: one line for each mistake, and nothing else, so that programs
-    /// can read them.
+    /// The configuration is wrong.
     #[error("{0}")]
     Configuration(#[from] Mistakes),
     /// It was tried, and cannot be done.
-    #[error("postrider: {0}")]
+    #[error("{0}")]
     Failed(String),
     /// It cannot be done now, and may be possible later.
-    #[error("postrider: {0}")]
+    #[error("{0}")]
     TryLater(String),
+    /// The service answered, and said no.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// The answer cannot be written to standard output.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// What the service said when it said no.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong, for a person.
+    pub message: String,
+    /// What is wrong with each field.
+    pub errors: Vec<FieldError>,
+    /// The service's own words: a problem as RFC 9457 writes it, where it is one.
+    pub problem: Option<serde_json::Value>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Refusal {
+    /// Whether the same request may be granted later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.status, 408 | 425 | 429 | 502 | 503 | 504)
+    }
 }
 
 impl Failure {
     /// 1 failed, 2 wrong usage or configuration, 75 try later.
-    pub fn exit_code(&self) -> ExitCode {
+    pub fn code(&self) -> u8 {
         match self {
-            Failure::Usage(_) | Failure::Configuration(_) => ExitCode::from(2),
-            Failure::Failed(_) => ExitCode::FAILURE,
-            Failure::TryLater(_) => ExitCode::from(75),
+            Failure::Usage(_) | Failure::Configuration(_) => USAGE,
+            Failure::TryLater(_) => TRY_LATER,
+            Failure::Refused(refusal) if refusal.is_transient() => TRY_LATER,
+            Failure::Failed(_) | Failure::Refused(_) | Failure::Output(_) => 1,
         }
+    }
+
+    /// The exit code.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code())
+    }
+
+    /// Tells it on standard error: for a person, or as one line of JSON.
+    pub fn tell(&self, as_json: bool) {
+        match self {
+            _ if as_json => eprintln!("{}", self.json()),
+            // One line for each mistake, and nothing else, so that programs can read them.
+            Failure::Configuration(mistakes) => eprintln!("{mistakes}"),
+            _ => eprintln!("postrider: {self}"),
+        }
+    }
+
+    /// `{"error": …, "exit_code": …}`, and what is known besides.
+    fn json(&self) -> serde_json::Value {
+        let mut told = json!({"error": self.to_string(), "exit_code": self.code()});
+        match self {
+            Failure::Refused(refusal) => {
+                told["status"] = refusal.status.into();
+                if !refusal.errors.is_empty() {
+                    told["errors"] = json!(refusal.errors);
+                }
+                if let Some(problem) = &refusal.problem {
+                    told["problem"] = problem.clone();
+                }
+            }
+            Failure::Configuration(Mistakes(mistakes)) => told["mistakes"] = json!(mistakes),
+            _ => {}
+        }
+        told
+    }
+}
+
+impl From<Mistake> for Failure {
+    fn from(mistake: Mistake) -> Self {
+        Failure::Configuration(Mistakes(vec![mistake]))
     }
 }
 

@@ -3,8 +3,10 @@
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use super::Failure;
+use super::screen::plain;
+use super::{Failure, Screen};
 
 /// Every key with its default and a comment.
 const TEMPLATE: &str = include_str!("../../config/postrider.toml");
@@ -17,9 +19,16 @@ pub(super) struct Init {
 }
 
 impl Init {
-    pub(super) fn execute(self) -> Result<(), Failure> {
+    pub(super) fn execute(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let path = self.dir.join("postrider.toml");
         let shown = path.display();
+        if self.dir.exists() && !self.dir.is_dir() {
+            return Err(Failure::Usage(format!(
+                "{} is a file, and init takes the directory to write postrider.toml into",
+                self.dir.display()
+            )));
+        }
+
         let failed = |e: std::io::Error| match e.kind() {
             ErrorKind::AlreadyExists => {
                 Failure::Failed(format!("{shown} is there already, and was left as it is"))
@@ -33,12 +42,16 @@ impl Init {
             .open(&path)
             .map_err(failed)?;
         file.write_all(TEMPLATE.as_bytes()).map_err(failed)?;
-        println!("Wrote {shown}. What comes next:");
-        println!(
+
+        for line in [
+            format!("Wrote {shown}. What comes next:"),
             "  1. name a relay in it: switch on a [[relays]] block, with your mail server's url"
-        );
-        println!("  2. postrider check --connect --config {shown}");
-        println!("  3. postrider run --config {shown}");
-        Ok(())
+                .to_owned(),
+            format!("  2. postrider check --connect --config {shown}"),
+            format!("  3. postrider run --config {shown}"),
+        ] {
+            screen.line(&[plain(line)])?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -10,11 +10,9 @@ use crate::config::{Log, LogFormat};
 
 /// Begins to log.
 pub(super) fn start(log: &Log) -> Result<(), Failure> {
-    let directives = std::env::var("RUST_LOG")
-        .ok()
-        .filter(|directives| !directives.is_empty());
-    let filter = EnvFilter::try_new(directives.as_deref().unwrap_or(&log.level))
-        .map_err(|e| Failure::Usage(format!("the variable RUST_LOG cannot be read: {e}")))?;
+    // The variable RUST_LOG has been laid over the level already, and both have been checked.
+    let filter = EnvFilter::try_new(&log.level)
+        .map_err(|e| Failure::Usage(format!("log.level cannot be read: {e}")))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr);

@@ -7,19 +7,24 @@ mod demo;
 mod dkim;
 mod doors;
 mod failure;
+mod field;
 mod init;
 mod logging;
 mod run;
+mod screen;
 mod spool;
 
-pub use failure::Failure;
+pub use failure::{Failure, Refusal};
+pub use field::FieldError;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Mistakes, Settings, Sources};
+use screen::Screen;
 
 /// A durable mail dispatcher: hand it a mail and go on at once.
 #[derive(Parser)]
@@ -70,45 +75,69 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
+    fn sources(&self) -> Sources {
+        Sources::of_process(self.config.clone())
+    }
+
     fn load(self) -> Result<(Sources, Settings), Mistakes> {
-        let sources = Sources::of_process(self.config);
+        let sources = self.sources();
         Settings::load(&sources).map(|settings| (sources, settings))
     }
 }
 
-/// Does what the command line asks for. Errors go to standard error as one readable message.
+/// Does what the command line asks for. Errors go to standard error as one readable message, or
+/// with `--json` as JSON.
 pub fn main() -> ExitCode {
     logging::tell_panics_in_a_line();
-    let done = match Cli::parse_from(client::arguments(std::env::args_os())).command {
-        Command::Run(run) => run.execute(),
-        Command::Demo(demo) => demo.execute(),
-        Command::Check(check) => check.execute(),
-        Command::Init(init) => init.execute(),
-        Command::Dkim(dkim) => dkim.execute(),
-        Command::Spool(spool) => spool.execute(),
-        Command::Bench(bench) => bench.execute(),
-        Command::Client(client) => {
-            return client.execute(Cli::command).unwrap_or_else(|failure| {
-                eprintln!("postrider: {failure}");
-                failure.exit_code()
-            });
+    let arguments = client::arguments(std::env::args_os());
+    let as_json = arguments.iter().any(|argument| argument == "--json");
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        // Help and versions are answers.
+        Err(error) if as_json && error.use_stderr() => {
+            return finish(Err(Failure::Usage(usage(&error))), true);
         }
+        Err(error) => error.exit(),
     };
-    exit_code(done)
+
+    let mut screen = Screen::new();
+    let done = match cli.command {
+        Command::Run(run) => run.execute().map(|()| ExitCode::SUCCESS),
+        Command::Demo(demo) => demo.execute().map(|()| ExitCode::SUCCESS),
+        Command::Check(check) => check.execute(&mut screen),
+        Command::Init(init) => init.execute(&mut screen),
+        Command::Dkim(dkim) => dkim.execute().map(|()| ExitCode::SUCCESS),
+        Command::Spool(spool) => spool.execute(&mut screen),
+        Command::Bench(bench) => bench.execute().map(|()| ExitCode::SUCCESS),
+        Command::Client(client) => client.execute(Cli::command, &mut screen),
+    };
+    finish(done, as_json)
+}
+
+/// What clap says about a wrong command line, in one line without its own heading.
+fn usage(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let first = text.split("\n\n").next().unwrap_or(text);
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// `postrider bench` alone, for `cargo bench`.
 pub fn bench() -> ExitCode {
     // Cargo adds this to what it was told itself.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
-    exit_code(bench::Bench::parse_from(arguments).execute())
+    let done = bench::Bench::parse_from(arguments).execute();
+    finish(done.map(|()| ExitCode::SUCCESS), false)
 }
 
-fn exit_code(done: Result<(), Failure>) -> ExitCode {
+/// The exit code, after why it is not 0 was told.
+fn finish(done: Result<ExitCode, Failure>, as_json: bool) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        // Whoever read the output has seen enough, as in `postrider list | head`.
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            failure.tell(as_json);
             failure.exit_code()
         }
     }

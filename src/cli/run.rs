@@ -26,6 +26,7 @@ impl Run {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (sources, settings) = self.file.load()?;
         logging::start(&settings.log)?;
+        settings.try_on_this_machine()?;
         let runtime = super::runtime()?;
         let done = runtime.block_on(serve(sources, settings));
         // What still blocks must not hold up a stop that was asked for.
@@ -80,8 +81,9 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
     };
     let mut doors = match Doors::open(&dispatcher, &settings).await {
         Ok(doors) => doors,
+        // Nothing has come in, and nothing is said of how it ended.
         Err(failure) => {
-            close_engine(&dispatcher, Duration::ZERO).await?;
+            dispatcher.shutdown(Drain::within(Duration::ZERO)).await?;
             return Err(failure);
         }
     };
@@ -255,7 +257,7 @@ mod tests {
         assert!(
             failure
                 .to_string()
-                .starts_with("postrider: the dispatcher has stopped: "),
+                .starts_with("the dispatcher has stopped: "),
             "{failure}"
         );
         assert!(matches!(failure, Failure::Failed(_)), "exit code 1");

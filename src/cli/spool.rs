@@ -2,10 +2,12 @@
 //! open.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{ConfigFile, Failure};
+use super::screen::plain;
+use super::{ConfigFile, Failure, Screen};
 use crate::delivery::printable;
 use crate::dispatch::Error;
 use crate::spool::SpoolError;
@@ -44,7 +46,7 @@ pub(super) struct Told {
 }
 
 impl Spool {
-    pub(super) fn execute(self) -> Result<(), Failure> {
+    pub(super) fn execute(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
             Spool::Verify { path, told } => {
                 let json = told.json;
@@ -60,7 +62,7 @@ impl Spool {
                     found.cancelled,
                     found.quarantined
                 );
-                tell(json, &found, &sums)?;
+                tell(json, &found, &sums, screen)?;
                 sound(&found.problems, "the rest of the spool is sound")
             }
             Spool::Export { mut paths, told } => {
@@ -72,6 +74,7 @@ impl Spool {
                     json,
                     &written,
                     &format!("mails written to {}: {}", dir.display(), written.mails),
+                    screen,
                 )?;
                 sound(&written.problems, "everything else was written")
             }
@@ -92,20 +95,25 @@ fn failure(error: SpoolError) -> Failure {
     Error::from(error).into()
 }
 
-fn tell(json: bool, found: &impl Serialize, sums: &str) -> Result<(), Failure> {
+fn tell(
+    json: bool,
+    found: &impl Serialize,
+    sums: &str,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
     if json {
         let text =
             serde_json::to_string_pretty(found).map_err(|e| Failure::Failed(e.to_string()))?;
-        println!("{text}");
+        screen.json(text.as_bytes())?;
     } else {
-        println!("{sums}");
+        screen.line(&[plain(sums)])?;
     }
     Ok(())
 }
 
-fn sound(problems: &[String], otherwise: &str) -> Result<(), Failure> {
+fn sound(problems: &[String], otherwise: &str) -> Result<ExitCode, Failure> {
     if problems.is_empty() {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let lines: Vec<String> = problems.iter().map(|problem| printable(problem)).collect();
     Err(Failure::Failed(format!(

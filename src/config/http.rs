@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::{ExposeSecret, SecretString};
+use ipnet::IpNet;
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::mistake::Report;
 use super::units::bytes;
-use super::{Listen, secret, units};
-use crate::ingress::http::{self, HttpSettings, Scope};
+use super::{Listen, Tls, secret, units};
+use crate::ingress::http::{self, HttpSettings, Scope, Security};
+use crate::ingress::{Networks, TlsFiles};
 
 /// The HTTP door.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +22,11 @@ pub struct Http {
     pub listen: Listen,
     /// Who may come in; nobody need show a token where there is none.
     pub tokens: Vec<Token>,
+    /// Networks whose programs need no token.
+    #[serde(deserialize_with = "units::networks")]
+    pub trusted_networks: Vec<IpNet>,
+    /// What TLS is done with; without it, the door speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// The most connections at once.
     pub max_connections: usize,
     /// The most that the bodies of all requests together take.
@@ -74,6 +81,8 @@ impl Default for Http {
         Http {
             listen: Listen::At(([127, 0, 0, 1], 8025).into()),
             tokens: Vec::new(),
+            trusted_networks: Vec::new(),
+            tls: None,
             max_connections: connections,
             max_memory: ByteSize::b(held_bytes as u64),
             header_timeout,
@@ -104,91 +113,51 @@ impl Http {
         })
     }
 
+    /// How the door is secured by more than its tokens.
+    pub fn security(&self) -> Security {
+        Security {
+            tls: self.certificate(),
+            trusted_networks: Networks::new(self.trusted_networks.clone()),
+        }
+    }
+
+    /// What TLS is done with.
+    pub fn certificate(&self) -> Option<TlsFiles> {
+        self.tls.as_ref().map(Tls::files)
+    }
+
     /// Who may come in.
     pub fn tokens(&self) -> Vec<http::Token> {
-        let door_token = |token: &Token| {
-            let secret = token.token.clone()?;
-            Some(http::Token {
-                name: token.name.clone(),
-                secret,
-                scope: token.scope,
-            })
+        let door_token = |token: &Token| http::Token {
+            name: token.name.clone(),
+            secret: token.token.clone().unwrap_or_default(),
+            scope: token.scope,
         };
-        self.tokens.iter().filter_map(door_token).collect()
+        self.tokens.iter().map(door_token).collect()
     }
 
+    /// Reads the secrets, and asks the door what it thinks of the rest.
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
-        if self.tokens.is_empty() && !self.listen.is_private() {
-            report.add(
-                "http.tokens",
-                "is missing, and http.listen is not a loopback address: everybody could send mail; add a token, or \
-                 listen on 127.0.0.1",
-            );
-        }
-        for (key, is_zero) in [
-            ("max_connections", self.max_connections == 0),
-            ("max_memory", self.max_memory.as_u64() == 0),
-            ("header_timeout", self.header_timeout.is_zero()),
-            ("body_timeout", self.body_timeout.is_zero()),
-            ("answer_timeout", self.answer_timeout.is_zero()),
-        ] {
-            if is_zero {
-                report.add(
-                    format!("http.{key}"),
-                    "is zero, so that nobody could come in",
-                );
-            }
-        }
-        for n in 0..self.tokens.len() {
+        for (n, token) in self.tokens.iter_mut().enumerate() {
             let at = format!("http.tokens[{n}]");
-            let (earlier, rest) = self.tokens.split_at_mut(n);
-            let token = &mut rest[0];
-            secret::settle(
-                &mut token.token,
-                token.token_file.as_deref(),
-                (&at, "token"),
-                report,
-            );
-            match &token.token {
-                None => report.add(format!("{at}.token_file"), "is missing; or add `token`"),
-                Some(secret) if !can_be_sent(secret) => {
-                    report
-                        .add(&at, "has a token that no header can carry: 1 to 256 visible ASCII characters, no spaces");
-                }
-                Some(_) => {}
+            let file = token.token_file.as_deref();
+            secret::settle(&mut token.token, file, (&at, "token"), report);
+            if token.token.is_none() {
+                report.add(format!("{at}.token_file"), "is missing; or add `token`");
             }
-            check_name(
-                &token.name,
-                earlier.iter().map(|other| other.name.as_str()),
-                &at,
-                report,
-            );
         }
-    }
-}
 
-/// Whether `Authorization: Bearer` can carry it (RFC 6750 §2.1).
-fn can_be_sent(token: &SecretString) -> bool {
-    let token = token.expose_secret();
-    (1..=256).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// Whether somebody who may come in has a name of their own.
-pub(super) fn check_name<'a>(
-    name: &str,
-    mut earlier: impl Iterator<Item = &'a str>,
-    at: &str,
-    report: &mut Report<'_>,
-) {
-    if name.is_empty() {
-        report.add(format!("{at}.name"), "is missing");
-    } else if earlier.any(|other| other == name) {
-        report.add(
-            format!("{at}.name"),
-            format!(
-                "`{}` is there twice; give each its own",
-                name.escape_debug()
-            ),
-        );
+        // A door that is off is not opened; what is said about it must still make sense.
+        let listen = Listen::At(([127, 0, 0, 1], 0).into());
+        let mut asked = self.clone();
+        if asked.listen == Listen::Off {
+            asked.listen = listen;
+        }
+        let Some(door) = asked.door(Duration::ZERO) else {
+            return;
+        };
+        for mistake in door.mistakes(&self.security()) {
+            report.add(format!("http.{}", mistake.key()), mistake.reason());
+        }
     }
 }

@@ -14,6 +14,8 @@ use serde_json::Value as Json;
 use super::mistake::{Mistake, Mistakes};
 
 const PREFIX: &str = "POSTRIDER";
+/// Wins over `log.level`, as in every program that logs with `tracing`.
+pub(super) const LOG_VARIABLE: &str = "RUST_LOG";
 
 /// Where to look when no file is named, in this order.
 const USUAL_FILES: [&str; 3] = [
@@ -48,7 +50,7 @@ impl Sources {
             let name = name
                 .into_string()
                 .ok()
-                .filter(|name| name.starts_with(PREFIX))?;
+                .filter(|name| name.starts_with(PREFIX) || name == LOG_VARIABLE)?;
             Some((name, value.to_string_lossy().into_owned()))
         });
         Sources {
@@ -61,12 +63,25 @@ impl Sources {
 /// All that was said, as one tree, and who said what.
 pub(super) struct Layers {
     pub(super) tree: Json,
+    pub(super) origins: Origins,
+}
+
+/// Who said what: the file, and the variables that win over it.
+#[derive(Clone, Default)]
+pub(super) struct Origins {
     file: String,
     /// Keys that the environment set, with their variables.
     variables: BTreeMap<String, String>,
 }
 
-impl Layers {
+impl std::fmt::Debug for Origins {
+    /// Where settings came from is no part of what they are.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Origins")
+    }
+}
+
+impl Origins {
     /// The variable that set this key, or one above it.
     pub(super) fn variable(&self, path: &str) -> Option<&str> {
         let above = |key: &str| {
@@ -103,6 +118,14 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
         layered = layered.add_source(File::from_str(&text, FileFormat::Toml));
     }
     let mut variables = BTreeMap::new();
+    if let Some(level) = sources.environment.get(LOG_VARIABLE)
+        && !level.is_empty()
+    {
+        layered = layered
+            .set_override("log.level", level.as_str())
+            .map_err(|e| whole(e.to_string()))?;
+        variables.insert("log.level".to_owned(), LOG_VARIABLE.to_owned());
+    }
     for (key, (variable, value)) in
         environment(&sources.environment).map_err(|e| whole(e.to_string()))?
     {
@@ -121,8 +144,7 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
     let tree = layered.build().map_err(|e| whole(e.to_string()))?;
     Ok(Layers {
         tree: json(tree.cache),
-        file,
-        variables,
+        origins: Origins { file, variables },
     })
 }
 

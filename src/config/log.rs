@@ -3,12 +3,15 @@
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use super::layers::LOG_VARIABLE;
 use super::mistake::Report;
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
+    /// Whether each mail that is accepted has a line at INFO.
+    pub accepted: bool,
     /// How a line is written.
     pub format: LogFormat,
     /// What is worth a line: a level, or tracing's directives.
@@ -28,6 +31,7 @@ pub enum LogFormat {
 impl Default for Log {
     fn default() -> Self {
         Log {
+            accepted: true,
             format: LogFormat::Text,
             level: "info".to_owned(),
         }
@@ -38,7 +42,9 @@ impl Log {
     pub(super) fn check(&self, report: &mut Report<'_>) {
         // A lone word that is no level would be taken for a module's name, and silence everything
         // else.
-        let word = !self.level.contains(['=', ',', '[']);
+        // The variable of all Rust programs may well name one.
+        let is_ours = report.source_of("log.level") != LOG_VARIABLE;
+        let word = is_ours && !self.level.contains(['=', ',', '[']);
         if (word
             && self
                 .level

@@ -3,14 +3,18 @@
 
 use std::fmt;
 
-use super::layers::Layers;
+use serde::Serialize;
+
+use super::layers::Origins;
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     /// The file, or the environment variable, that says so.
+    #[serde(rename = "file")]
     pub source: String,
     /// The key, such as `relays[0].url`; empty where the whole source is meant.
+    #[serde(rename = "key")]
     pub path: String,
     /// What is wrong, and the way out.
     pub reason: String,
@@ -40,14 +44,14 @@ impl fmt::Display for Mistakes {
 
 /// Collects mistakes.
 pub(super) struct Report<'a> {
-    layers: &'a Layers,
+    origins: &'a Origins,
     mistakes: Vec<Mistake>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(layers: &'a Layers) -> Self {
+    pub(super) fn new(origins: &'a Origins) -> Self {
         Report {
-            layers,
+            origins,
             mistakes: Vec::new(),
         }
     }
@@ -57,7 +61,7 @@ impl<'a> Report<'a> {
         let path = path.into();
         if !self.has(&path) {
             let mistake = Mistake {
-                source: self.layers.source_of(&path),
+                source: self.origins.source_of(&path),
                 path,
                 reason: reason.to_string(),
             };
@@ -75,6 +79,11 @@ impl<'a> Report<'a> {
         self.mistakes
             .iter()
             .any(|known| covers(&known.path, path) || covers(path, &known.path))
+    }
+
+    /// The file or the variable that says this key.
+    pub(super) fn source_of(&self, path: &str) -> String {
+        self.origins.source_of(path)
     }
 
     pub(super) fn finish(self) -> Result<(), Mistakes> {

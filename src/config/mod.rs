@@ -18,7 +18,9 @@ mod dkim;
 mod engine;
 mod http;
 mod layers;
+mod listeners;
 mod log;
+mod machine;
 mod mistake;
 mod pem;
 mod read;
@@ -45,8 +47,11 @@ pub use smtp::{Smtp, Tls, User};
 pub use spool::{OnSpoolFailure, Spool, Sync};
 pub use units::Listen;
 
+use std::fmt::Display;
+
 use serde::Deserialize;
 
+use layers::Origins;
 use mistake::Report;
 
 /// Everything that the service can be told.
@@ -73,6 +78,9 @@ pub struct Settings {
     pub smtp: Smtp,
     /// What is logged, and how.
     pub log: Log,
+    /// Who said what.
+    #[serde(skip)]
+    origins: Origins,
 }
 
 impl Settings {
@@ -83,10 +91,33 @@ impl Settings {
     /// Everything that is wrong.
     pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
         let layers = layers::gather(sources)?;
-        let mut report = Report::new(&layers);
+        let mut report = Report::new(&layers.origins);
         let mut settings = read::read(&layers, &mut report);
         settings.check(&mut report);
-        report.finish().map(|()| settings)
+        report.finish()?;
+        settings.origins = layers.origins;
+        Ok(settings)
+    }
+
+    /// Whether this machine can do what the settings say, as far as that can be tried without
+    /// doing it: the spool's directory can be made and written, and the doors' addresses are
+    /// addresses of this machine. `check` and `run` both ask.
+    ///
+    /// # Errors
+    /// Everything that it cannot do.
+    pub fn try_on_this_machine(&self) -> Result<(), Mistakes> {
+        let mut report = Report::new(&self.origins);
+        machine::check(self, &mut report);
+        report.finish()
+    }
+
+    /// What turned out to be wrong with this key, told as everything else is.
+    pub fn mistake(&self, key: &str, reason: impl Display) -> Mistake {
+        Mistake {
+            source: self.origins.source_of(key),
+            path: key.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     fn check(&mut self, report: &mut Report<'_>) {
@@ -98,6 +129,7 @@ impl Settings {
         self.priorities.check(report);
         self.http.check(report);
         self.smtp.check(report);
+        listeners::check(self, report);
         self.log.check(report);
         for (key, memory) in [
             ("http.max_memory", self.http.max_memory),

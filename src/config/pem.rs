@@ -1,10 +1,10 @@
-//! Looks into PEM files, so that one that cannot be used is told at start and not at the first
-//! connection.
+//! Looks into the PEM files of authorities, so that one that cannot be used is told at start and
+//! not at the first connection.
 
 use std::path::Path;
 
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::mistake::Report;
 
@@ -12,16 +12,6 @@ pub(super) fn check_certificates(path: &Path, at: String, report: &mut Report<'_
     let first = CertificateDer::pem_file_iter(path)
         .and_then(|mut all| all.next().unwrap_or(Err(pem::Error::NoItemsFound)));
     tell(first.err(), "certificate", path, at, report);
-}
-
-pub(super) fn check_key(path: &Path, at: String, report: &mut Report<'_>) {
-    tell(
-        PrivateKeyDer::from_pem_file(path).err(),
-        "private key",
-        path,
-        at,
-        report,
-    );
 }
 
 fn tell(error: Option<pem::Error>, wanted: &str, path: &Path, at: String, report: &mut Report<'_>) {

@@ -20,7 +20,7 @@ pub(super) fn read(layers: &Layers, report: &mut Report<'_>) -> Settings {
         };
         let steps = steps(error.path());
         let path = spelled(&steps);
-        if layers.variable(&path).is_some() && read_as_toml(at(&mut tree, &steps)) {
+        if layers.origins.variable(&path).is_some() && read_as_toml(at(&mut tree, &steps)) {
             continue;
         }
         report.add(&path, reason(&error.into_inner().to_string(), &path));

@@ -1,6 +1,7 @@
 //! `[[relays]]`: where mail is sent.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct Relay {
     pub password: Option<SecretString>,
     /// The file that the password is in.
     pub password_file: Option<PathBuf>,
+    /// Whether the password may be sent without TLS to a host that is not near.
+    pub allow_plaintext_password: bool,
     /// The certificate authority to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
     /// What we call ourselves in EHLO.
@@ -171,6 +174,7 @@ impl Default for Relay {
             url: RelayUrl::default(),
             password: None,
             password_file: None,
+            allow_plaintext_password: false,
             ca_file: None,
             client_name: None,
             connections: 16,
@@ -251,6 +255,17 @@ impl Relay {
             Err(RelayError::Range(_)) | Ok(()) => {}
         }
         let Some(url) = self.url.parsed() else { return };
+        if url.scheme() == "smtp"
+            && !url.username().is_empty()
+            && !is_near(&url)
+            && !self.allow_plaintext_password
+        {
+            report.add(
+                &key,
+                "would send the password over the network in the clear; use smtp+starttls:// or \
+                 smtps://, or set allow_plaintext_password = true where the way there is secured",
+            );
+        }
         let (user, inside) = (!url.username().is_empty(), url.password().is_some());
         if user && !inside && self.password.is_none() {
             report.add(
@@ -269,6 +284,26 @@ impl Relay {
                 "has a password, and another one is given beside it; keep one of them",
             );
         }
+    }
+}
+
+/// Whether the host is this machine or in a private network: by its address, or by a name that the
+/// public DNS does not have.
+fn is_near(url: &Url) -> bool {
+    // The url crate parses hosts of schemes it does not know as opaque text.
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        Err(_) => match host.trim_end_matches('.').rsplit_once('.') {
+            None => true,
+            Some((_, last)) => ["localhost", "local", "internal", "lan", "test"]
+                .iter()
+                .any(|private| last.eq_ignore_ascii_case(private)),
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::Relay;
 use super::mistake::Report;
-use crate::mail::Priority;
+use crate::mail::{Address, Priority};
 use crate::policy::Match;
 
 /// Which mail takes which relays.
@@ -40,13 +40,60 @@ impl From<RelayMatch> for Match {
             tag,
             priority,
         } = asked;
+        let in_ascii = |list: Vec<String>| {
+            let patterns = list.into_iter();
+            patterns
+                .map(|pattern| in_ascii(&pattern).unwrap_or(pattern))
+                .collect()
+        };
         Match {
-            recipient_domain,
-            sender_domain,
+            recipient_domain: in_ascii(recipient_domain),
+            sender_domain: in_ascii(sender_domain),
             tag,
             priority,
         }
     }
+}
+
+impl RelayMatch {
+    fn check(&self, at: &str, report: &mut Report<'_>) {
+        let domains = [
+            ("recipient_domain", &self.recipient_domain),
+            ("sender_domain", &self.sender_domain),
+        ];
+        for (key, list) in domains {
+            for (n, pattern) in list.iter().enumerate() {
+                if in_ascii(pattern).is_none() {
+                    let reason = format!(
+                        "`{}` is not a domain such as example.org, nor *.example.org for every \
+                         name below it",
+                        pattern.escape_debug()
+                    );
+                    report.add(format!("{at}.{key}[{n}]"), reason);
+                }
+            }
+        }
+        for (n, tag) in self.tag.iter().enumerate() {
+            if tag.is_empty() {
+                report.add(
+                    format!("{at}.tag[{n}]"),
+                    "is empty, and no mail has such a tag",
+                );
+            }
+        }
+    }
+}
+
+/// A pattern as addresses have their domains: in ASCII (RFC 5891 §4.4). `None` where no address
+/// could match it.
+fn in_ascii(pattern: &str) -> Option<String> {
+    let (below, domain) = match pattern.strip_prefix("*.") {
+        Some(parent) if parent.starts_with('[') => return None,
+        Some(parent) => ("*.", parent),
+        None => ("", pattern),
+    };
+    let address = Address::parse(&format!("x@{domain}")).ok()?;
+    Some(format!("{below}{}", address.domain()))
 }
 
 pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>) {
@@ -62,6 +109,7 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
                 ),
             );
         }
+        route.matching.check(&format!("{at}.match"), report);
         if route.relays.is_empty() {
             report.add(
                 format!("{at}.relays"),
@@ -82,6 +130,23 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
                 );
                 report.add(format!("{at}.relays[{m}]"), reason);
             }
+            if route.relays[..m].contains(name) {
+                report.add(
+                    format!("{at}.relays[{m}]"),
+                    format!("`{}` is there twice; name each once", name.escape_debug()),
+                );
+            }
+        }
+        let twin = routes[..n]
+            .iter()
+            .position(|earlier| earlier.matching == route.matching);
+        if let Some(twin) = twin {
+            report.add(
+                format!("{at}.match"),
+                format!(
+                    "is that of routes[{twin}], which is taken first; this one is never reached"
+                ),
+            );
         }
         if route.matching == RelayMatch::default() {
             catch_all = catch_all.or(Some(n));

@@ -4,17 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::{ExposeSecret, SecretString};
+use ipnet::IpNet;
+use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::http::check_name;
 use super::mistake::Report;
 use super::units::bytes;
-use super::{Listen, pem, secret, units};
-use crate::ingress::smtp::{self, SmtpSettings, TlsFiles};
-
-/// The longest password, in bytes, that AUTH is sure to carry.
-const LONGEST_PASSWORD: usize = 255;
+use super::{Listen, secret, units};
+use crate::ingress::smtp::{self, SmtpSettings};
+use crate::ingress::{Networks, TlsFiles};
 
 /// The SMTP submission door.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,6 +26,9 @@ pub struct Smtp {
     pub hostname: Option<String>,
     /// Who may come in; nobody need log in where there is none.
     pub users: Vec<User>,
+    /// Networks whose programs need neither a login nor TLS.
+    #[serde(deserialize_with = "units::networks")]
+    pub trusted_networks: Vec<IpNet>,
     /// What TLS is done with.
     pub tls: Option<Tls>,
     /// The most connections at once.
@@ -77,6 +78,7 @@ impl Default for Smtp {
             tls_listen: Listen::Off,
             hostname: None,
             users: Vec::new(),
+            trusted_networks: Vec::new(),
             tls: None,
             max_connections: limits.connections,
             max_connections_per_peer: limits.connections_per_peer,
@@ -96,6 +98,7 @@ impl Smtp {
         door.tls_listen = self.tls_listen.address();
         door.tls = self.certificate();
         door.users = self.users();
+        door.trusted_networks = Networks::new(self.trusted_networks.clone());
         if let Some(hostname) = &self.hostname {
             door.hostname = hostname.clone();
         }
@@ -115,98 +118,28 @@ impl Smtp {
 
     /// Who may come in.
     pub fn users(&self) -> Vec<smtp::User> {
-        let door_user = |user: &User| {
-            Some(smtp::User {
-                name: user.name.clone(),
-                password: user.password.clone()?,
-            })
+        let door_user = |user: &User| smtp::User {
+            name: user.name.clone(),
+            password: user.password.clone().unwrap_or_default(),
         };
-        self.users.iter().filter_map(door_user).collect()
+        self.users.iter().map(door_user).collect()
     }
 
     /// What TLS is done with.
     pub fn certificate(&self) -> Option<TlsFiles> {
-        self.tls.as_ref().map(|tls| TlsFiles {
-            cert: tls.cert.clone(),
-            key: tls.key.clone(),
-        })
+        self.tls.as_ref().map(Tls::files)
     }
 
+    /// Reads the secrets, and asks the door what it thinks of the rest.
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
-        self.check_listeners(report);
-        if self
-            .hostname
-            .as_ref()
-            .is_some_and(|name| name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()))
-        {
-            report.add(
-                "smtp.hostname",
-                "must be a host's name: printable ASCII, without spaces",
-            );
-        }
-        for (key, is_zero) in [
-            ("max_connections", self.max_connections == 0),
-            (
-                "max_connections_per_peer",
-                self.max_connections_per_peer == 0,
-            ),
-            ("max_recipients", self.max_recipients == 0),
-            ("max_memory", self.max_memory.as_u64() == 0),
-            ("idle_timeout", self.idle_timeout.is_zero()),
-            ("data_timeout", self.data_timeout.is_zero()),
-        ] {
-            if is_zero {
-                report.add(
-                    format!("smtp.{key}"),
-                    "is zero, so that nobody could come in",
-                );
-            }
-        }
-        for n in 0..self.users.len() {
+        for (n, user) in self.users.iter_mut().enumerate() {
             let at = format!("smtp.users[{n}]");
-            let (earlier, rest) = self.users.split_at_mut(n);
-            rest[0].check(&at, report);
-            check_name(
-                &rest[0].name,
-                earlier.iter().map(|other| other.name.as_str()),
-                &at,
-                report,
-            );
-        }
-        if let Some(tls) = &self.tls {
-            tls.check("smtp.tls", report);
-        }
-    }
-
-    fn check_listeners(&self, report: &mut Report<'_>) {
-        for (key, listen) in [
-            ("smtp.listen", self.listen),
-            ("smtp.tls_listen", self.tls_listen),
-        ] {
-            if listen.is_private() {
-                continue;
+            let file = user.password_file.as_deref();
+            secret::settle(&mut user.password, file, (&at, "password"), report);
+            if user.password.is_none() {
+                let reason = "is missing; or add `password`";
+                report.add(format!("{at}.password_file"), reason);
             }
-            if self.users.is_empty() {
-                report.add(
-                    "smtp.users",
-                    format!(
-                        "is missing, and {key} is not a loopback address: everybody could send mail; add a user, \
-                         or listen on 127.0.0.1"
-                    ),
-                );
-            }
-            if self.tls.is_none() {
-                report.add(
-                    "smtp.tls",
-                    format!(
-                        "is missing, and {key} is not a loopback address: passwords would be sent in the clear; \
-                         add `tls`, or listen on 127.0.0.1"
-                    ),
-                );
-            }
-        }
-        if self.tls_listen != Listen::Off && self.tls.is_none() {
-            report.add("smtp.tls", "is missing, and smtp.tls_listen needs it");
         }
         if self.tls_listen != Listen::Off && self.listen == Listen::Off {
             report.add(
@@ -214,40 +147,27 @@ impl Smtp {
                 "is off, and smtp.tls_listen is not; let it listen on 127.0.0.1 at least",
             );
         }
-    }
-}
 
-impl User {
-    fn check(&mut self, at: &str, report: &mut Report<'_>) {
-        secret::settle(
-            &mut self.password,
-            self.password_file.as_deref(),
-            (at, "password"),
-            report,
-        );
-        match &self.password {
-            None => report.add(
-                format!("{at}.password_file"),
-                "is missing; or add `password`",
-            ),
-            Some(secret) => {
-                let password = secret.expose_secret();
-                if password.len() > LONGEST_PASSWORD || password.contains('\0') {
-                    report.add(at, "has a password that AUTH cannot carry: at most 255 bytes, none of them NUL");
-                }
-            }
+        // A door that is off is not opened; what is said about it must still make sense.
+        let mut asked = self.clone();
+        if asked.listen == Listen::Off {
+            asked.listen = Listen::At(([127, 0, 0, 1], 0).into());
+        }
+        let Some(door) = asked.door(ByteSize::mib(1), Duration::ZERO) else {
+            return;
+        };
+        for mistake in door.mistakes() {
+            report.add(format!("smtp.{}", mistake.key()), mistake.reason());
         }
     }
 }
 
 impl Tls {
-    fn check(&self, at: &str, report: &mut Report<'_>) {
-        for (key, path) in [("cert", &self.cert), ("key", &self.key)] {
-            if path.as_os_str().is_empty() {
-                report.add(format!("{at}.{key}"), "is missing; name a PEM file");
-            }
+    /// The files as the door takes them.
+    pub(super) fn files(&self) -> TlsFiles {
+        TlsFiles {
+            cert: self.cert.clone(),
+            key: self.key.clone(),
         }
-        pem::check_certificates(&self.cert, format!("{at}.cert"), report);
-        pem::check_key(&self.key, format!("{at}.key"), report);
     }
 }

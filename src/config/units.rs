@@ -1,10 +1,11 @@
 //! Values with a unit, and addresses, as they are written in a configuration.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -50,10 +51,16 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
+/// Longer than this no span is meant, and the sums that are made with one would not hold it.
+const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let read = |text: &str| humantime::parse_duration(text).ok();
+    let read = |text: &str| {
+        let span = humantime::parse_duration(text).ok()?;
+        (span <= LONGEST_SPAN).then_some(span)
+    };
     from.deserialize_any(Written {
-        expected: "a duration such as 500ms, 60s, 5m, 2h or 7d",
+        expected: "a duration such as 500ms, 60s, 5m, 2h or 7d, of at most 100 years",
         read,
     })
 }
@@ -81,6 +88,27 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D
         expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d",
         read,
     })
+}
+
+/// Networks such as `10.0.0.0/8`; a lone address is a network of one.
+pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    struct One(IpNet);
+    impl<'de> Deserialize<'de> for One {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let read = |text: &str| {
+                let network = text.parse::<IpNet>().ok();
+                let network = network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+                // A network with bits behind its prefix is a slip of the pen.
+                (network.trunc() == network).then_some(One(network))
+            };
+            from.deserialize_any(Written {
+                expected: "a network such as 10.0.0.0/8 or fd00::/8, or an address",
+                read,
+            })
+        }
+    }
+    let all = Vec::<One>::deserialize(from)?;
+    Ok(all.into_iter().map(|one| one.0).collect())
 }
 
 /// A size as memory is counted.

@@ -1,6 +1,14 @@
 //! The doors: how mail comes in from outside this process. A door sees only
 //! [`Dispatcher`](crate::Dispatcher), what it reports, and [`mail`](crate::mail); it acknowledges
 //! nothing before the dispatcher has.
+//!
+//! What a door's settings must be like stands here, beside the door, and nowhere else: whoever
+//! checks a configuration asks the door.
 
 pub mod http;
+mod networks;
 pub mod smtp;
+mod tls;
+
+pub use networks::Networks;
+pub use tls::TlsFiles;

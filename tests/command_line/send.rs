@@ -273,7 +273,7 @@ fn each_bad_field_is_named() {
         "errors": [{"pointer": "/to/0", "detail": "`x` has no @"}, {"pointer": "/subject", "detail": "has a \u{1b}[2J"}]});
     let service = Scripted::new([problem(422, body)]);
     let expected =
-        "postrider: The request is not valid:\n  /to/0 `x` has no @\n  /subject has a \\u{1b}[2J\n";
+        "postrider: The request is not valid:\n  --to `x` has no @\n  --subject has a \\u{1b}[2J\n";
     assert_eq!(run(&service, &LEAST).failed(1), expected);
 }
 
@@ -284,7 +284,7 @@ fn one_bad_field_is_one_line() {
     let service = Scripted::new([problem(422, body)]);
     assert_eq!(
         run(&service, &LEAST).failed(1),
-        "postrider: The request is not valid: /to/0 `x` has no @\n"
+        "postrider: The request is not valid: --to `x` has no @\n"
     );
 }
 

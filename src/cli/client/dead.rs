@@ -8,10 +8,10 @@ use serde::Deserialize;
 
 use super::filter::Filter;
 use super::list::{Length, pages};
-use super::screen::{Screen, Tint, counted, plain, tinted};
 use super::service::{Answer, Client, Parameters, Payload};
 use super::times::relative;
 use super::{Asking, Failure, record};
+use crate::cli::screen::{Screen, Tint, counted, plain, tinted};
 use crate::delivery::State;
 use crate::dispatch::MailStatus;
 use crate::mail::Timestamp;

@@ -5,7 +5,7 @@ use std::io;
 
 use mail_parser::{MessageParser, MimeHeaders};
 
-use super::screen::{Screen, Tint, counted, plain, tinted};
+use crate::cli::screen::{Screen, Tint, counted, plain, tinted};
 
 /// The most lines of a mail's text that are shown.
 const SHOWN_LINES: usize = 200;

@@ -6,10 +6,10 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::filter::Filter;
-use super::screen::{Fit, Piece, Screen, Tint, plain, state, tinted};
 use super::service::Parameters;
 use super::times::rough;
 use super::{Asking, Failure, record};
+use crate::cli::screen::{Fit, Piece, Screen, Tint, plain, state, tinted};
 use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::Timestamp;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::screen::Screen;
 use super::service::{Client, Payload};
 use super::{Asking, Failure, letter, record};
+use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
 use crate::mail::MailId;
 

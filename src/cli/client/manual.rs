@@ -8,7 +8,7 @@ use clap::Args;
 use clap_complete::Shell;
 
 use super::Failure;
-use super::screen::{Screen, escaped};
+use crate::cli::screen::{Screen, escaped};
 
 /// `postrider completions`.
 #[derive(Args)]

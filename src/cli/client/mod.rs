@@ -6,7 +6,6 @@
 //! a terminal unescaped.
 
 mod dead;
-mod failure;
 mod filter;
 mod headers;
 mod letter;
@@ -15,7 +14,6 @@ mod mail;
 mod manual;
 mod record;
 mod relay;
-mod screen;
 mod send;
 mod sendmail;
 mod service;
@@ -25,16 +23,13 @@ mod tail;
 mod times;
 mod user;
 
-pub use failure::{Failure, Refusal};
-
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use screen::Screen;
+use super::{Failure, Screen};
 use service::Service;
 
 /// The commands that talk to a running service.
@@ -88,29 +83,25 @@ impl ClientCommand {
     ///
     /// # Errors
     /// A [`Failure`], which is one readable message and knows its exit code.
-    pub fn execute(self, root: impl FnOnce() -> clap::Command) -> Result<ExitCode, Failure> {
-        let mut screen = Screen::new();
-        let done = match self {
-            ClientCommand::Send(send) => send.run(&mut screen),
-            ClientCommand::Status(status) => status.run(&mut screen),
-            ClientCommand::List(list) => list.run(&mut screen),
-            ClientCommand::Show(show) => show.run(&mut screen),
-            ClientCommand::Cancel(cancel) => cancel.run(&mut screen),
-            ClientCommand::Retry(retry) => retry.run(&mut screen),
-            ClientCommand::Tail(tail) => tail.run(&mut screen),
-            ClientCommand::Stats(stats) => stats.run(&mut screen),
-            ClientCommand::Dead(dead) => dead.run(&mut screen),
-            ClientCommand::Relay(relay) => relay.run(&mut screen),
-            ClientCommand::Sendmail(sendmail) => return Ok(sendmail.run()),
-            ClientCommand::Completions(completions) => completions.run(root(), &mut screen),
-            ClientCommand::Man(man) => man.run(root(), &mut screen),
-        };
-        match done {
-            // Whoever read the output has seen enough, as in `postrider list | head`.
-            Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
-                Ok(ExitCode::SUCCESS)
-            }
-            other => other,
+    pub(super) fn execute(
+        self,
+        root: impl FnOnce() -> clap::Command,
+        screen: &mut Screen,
+    ) -> Result<ExitCode, Failure> {
+        match self {
+            ClientCommand::Send(send) => send.run(screen),
+            ClientCommand::Status(status) => status.run(screen),
+            ClientCommand::List(list) => list.run(screen),
+            ClientCommand::Show(show) => show.run(screen),
+            ClientCommand::Cancel(cancel) => cancel.run(screen),
+            ClientCommand::Retry(retry) => retry.run(screen),
+            ClientCommand::Tail(tail) => tail.run(screen),
+            ClientCommand::Stats(stats) => stats.run(screen),
+            ClientCommand::Dead(dead) => dead.run(screen),
+            ClientCommand::Relay(relay) => relay.run(screen),
+            ClientCommand::Sendmail(sendmail) => Ok(sendmail.run()),
+            ClientCommand::Completions(completions) => completions.run(root(), screen),
+            ClientCommand::Man(man) => man.run(root(), screen),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::screen::{Fit, Piece, Screen, Tint, counted, plain, state, tinted};
 use super::times::{local, relative};
+use crate::cli::screen::{Fit, Piece, Screen, Tint, counted, plain, state, tinted};
 use crate::delivery::{Attempt, MailState, State};
 use crate::dispatch::{DeliveryStatus, MailStatus};
 use crate::mail::{Guarantee, Priority, Timestamp};

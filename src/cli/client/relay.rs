@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::Deserialize;
 
-use super::screen::{Fit, Screen, grouped, plain, state};
 use super::service::Payload;
 use super::{Asking, Failure};
+use crate::cli::screen::{Fit, Screen, grouped, plain, state};
 use crate::dispatch::RelayStatus;
 
 /// What the service answers when it is asked for its relays.

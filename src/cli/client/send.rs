@@ -13,9 +13,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::priority;
-use super::screen::{Screen, Tint, escaped, plain, state, tinted};
 use super::service::{Answer, Client, Parameters, Payload};
 use super::{Asking, Failure, headers, record, times, user};
+use crate::cli::screen::{Screen, Tint, escaped, plain, state, tinted};
+use crate::delivery::MailState;
 use crate::dispatch::MailStatus;
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::Durability;
@@ -248,13 +249,19 @@ impl Send {
         } else {
             record::line(&mail, screen)?;
         }
-        match mail.state {
-            crate::delivery::MailState::Delivered => Ok(ExitCode::SUCCESS),
-            _ => Err(Failure::Failed(format!(
-                "{}; see `postrider status {id}`",
-                record::verdict(&mail)
-            ))),
+        if mail.state == MailState::Delivered {
+            return Ok(ExitCode::SUCCESS);
         }
+        let failure = Failure::Failed(format!(
+            "{}; see `postrider status {id}`",
+            record::verdict(&mail)
+        ));
+        if self.asking.json {
+            // The record is the answer in JSON; the verdict on it is for people.
+            failure.tell(false);
+            return Ok(failure.exit_code());
+        }
+        Err(failure)
     }
 }
 

@@ -13,8 +13,8 @@ use ureq::http::{Method, Request, Response, header};
 use ureq::{Agent, Body, Proxy};
 use url::Url;
 
-use super::failure::{Failure, Refusal};
-use super::screen::escaped;
+use crate::cli::screen::escaped;
+use crate::cli::{Failure, FieldError, Refusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -263,7 +263,7 @@ impl Client {
             return Ok(response);
         }
         let body = self.body_of(&mut response)?;
-        Err(Failure::Refused(self.refusal(&response, &body)))
+        Err(Failure::Refused(Box::new(self.refusal(&response, &body))))
     }
 
     fn body_of(&self, response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
@@ -285,10 +285,16 @@ impl Client {
             return Refusal {
                 status,
                 message,
-                pointers: Vec::new(),
+                errors: Vec::new(),
+                problem: None,
             };
         };
-        let mut message = problem.message(status);
+        let errors: Vec<FieldError> = problem
+            .errors
+            .iter()
+            .map(|error| FieldError::new(&error.pointer, &error.detail))
+            .collect();
+        let mut message = problem.message(status, &errors);
         match status {
             401 if self.token.is_none() => {
                 message.push_str("; give a token with --token or POSTRIDER_TOKEN")
@@ -306,11 +312,8 @@ impl Client {
         Refusal {
             status,
             message,
-            pointers: problem
-                .errors
-                .into_iter()
-                .map(|error| error.pointer)
-                .collect(),
+            errors,
+            problem: serde_json::from_slice(body).ok(),
         }
     }
 
@@ -360,12 +363,12 @@ struct FieldProblem {
 
 impl Problem {
     /// One line; where several fields are wrong, one more for each.
-    fn message(&self, status: u16) -> String {
+    fn message(&self, status: u16, errors: &[FieldError]) -> String {
         let title = match (&self.title, &self.detail) {
             (Some(title), _) | (None, Some(title)) => escaped(title),
             (None, None) => format!("the service refused with HTTP {status}"),
         };
-        match (self.errors.as_slice(), &self.detail) {
+        match (errors, &self.detail) {
             ([], Some(detail)) if Some(detail) != self.title.as_ref() => {
                 format!("{title}: {}", escaped(detail))
             }
@@ -375,14 +378,5 @@ impl Problem {
                 format!("{message}\n  {error}")
             }),
         }
-    }
-}
-
-impl std::fmt::Display for FieldProblem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if !self.pointer.is_empty() {
-            write!(f, "{} ", escaped(&self.pointer))?;
-        }
-        f.write_str(&escaped(&self.detail))
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::screen::{Piece, Screen, Tint, counted, grouped, plain, state, tinted};
 use super::times::rough;
 use super::{Asking, Failure, relay};
+use crate::cli::screen::{Piece, Screen, Tint, counted, grouped, plain, state, tinted};
 use crate::delivery::State;
 use crate::dispatch;
 use crate::mail::Priority;

@@ -11,11 +11,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
-use super::screen::{Piece, Screen, Tint, counted, plain, state, tinted};
 use super::service::Parameters;
 use super::sse::{Frame, Frames};
 use super::times::{relative, time_of_day};
 use super::{Asking, Failure, record};
+use crate::cli::screen::{Piece, Screen, Tint, counted, plain, state, tinted};
 use crate::delivery::Attempt;
 use crate::mail::{MailId, Timestamp};
 use crate::observe::{Event, EventKind};

@@ -199,7 +199,7 @@ mod tests {
         let lost = verdict(&handed_in([1, 0, 1]), 3).map_err(|failure| failure.to_string());
         assert_eq!(
             lost,
-            Err("postrider: 1 of 3 accepted mails did not arrive, mail-1 among them".to_owned())
+            Err("1 of 3 accepted mails did not arrive, mail-1 among them".to_owned())
         );
         assert!(
             verdict(&handed_in([1, 1, 1]), 4).is_err(),

@@ -16,12 +16,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::HttpError;
 use super::problem::{Kind, Problem};
 use super::session::Sessions;
+use super::{HttpError, settings};
+use crate::ingress::Networks;
 
 /// The longest secret, in bytes. All are compared at this length, so that the time tells nothing.
-const MAX_SECRET: usize = 256;
+pub(super) const MAX_SECRET: usize = 256;
 
 /// What a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -72,20 +73,33 @@ pub struct Token {
 pub struct TokenTable {
     listen: SocketAddr,
     tokens: Arc<RwLock<Vec<Token>>>,
+    trusted: Networks,
 }
 
 impl TokenTable {
     /// The tokens of a door that listens on `listen`.
+    #[cfg(test)]
+    pub(super) fn new(listen: SocketAddr, tokens: Vec<Token>) -> Result<Self, HttpError> {
+        TokenTable::trusting(listen, tokens, Networks::default())
+    }
+
+    /// The tokens of a door that listens on `listen`, and the networks whose programs need none.
     ///
     /// # Errors
-    /// No token although others than this machine can reach `listen`, or a secret that cannot be
-    /// one.
-    pub(super) fn new(listen: SocketAddr, tokens: Vec<Token>) -> Result<Self, HttpError> {
-        check(listen, &tokens)?;
-        Ok(TokenTable {
+    /// Neither a token nor a trusted network although others than this machine can reach `listen`,
+    /// or a token that cannot be one.
+    pub(super) fn trusting(
+        listen: SocketAddr,
+        tokens: Vec<Token>,
+        trusted: Networks,
+    ) -> Result<Self, HttpError> {
+        let table = TokenTable {
             listen,
-            tokens: Arc::new(RwLock::new(tokens)),
-        })
+            tokens: Arc::default(),
+            trusted,
+        };
+        table.replace(tokens)?;
+        Ok(table)
     }
 
     /// Replaces all tokens, from the next request on.
@@ -93,7 +107,11 @@ impl TokenTable {
     /// # Errors
     /// As when the door was bound; the old tokens stay then.
     pub fn replace(&self, tokens: Vec<Token>) -> Result<(), HttpError> {
-        check(self.listen, &tokens)?;
+        let is_open = self.trusted.is_empty();
+        let mistakes = settings::token_mistakes(self.listen, &tokens, is_open);
+        if let Some(mistake) = mistakes.into_iter().next() {
+            return Err(mistake);
+        }
         *self.tokens.write() = tokens;
         Ok(())
     }
@@ -108,18 +126,37 @@ impl TokenTable {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
+        peer: IpAddr,
     ) -> Result<Visitor, Refusal> {
         let needed = Need::of(method, uri.path());
         let tokens = self.tokens.read();
-        if tokens.is_empty() {
+        let shows_who = headers.contains_key(header::AUTHORIZATION) || sessions.is_named(headers);
+        let is_trusted = self.trusted.contain(peer) && (tokens.is_empty() || !shows_who);
+        let is_local = self.trusted.is_empty() && tokens.is_empty();
+        if is_trusted || is_local {
+            let own_name = if is_trusted {
+                is_private_name
+            } else {
+                is_this_machine
+            };
             let of_the_world = needed == Need::Nothing { of_the_world: true };
-            return match from_this_machine(uri, headers) {
+            return match from_a_program(uri, headers, own_name) {
                 Err(detail) if !of_the_world => Err(Refusal::foreign(detail)),
                 _ => Ok(Visitor::anybody(Scope::Admin)),
             };
         }
         if let Need::Nothing { .. } = needed {
             return Ok(Visitor::anybody(Scope::Send));
+        }
+        if tokens.is_empty() {
+            return Err(Refusal {
+                problem: Problem::new(
+                    Kind::Forbidden,
+                    "without `http.tokens` only `http.trusted_networks` are served, and your \
+                     address is in none of them",
+                ),
+                challenge: None,
+            });
         }
 
         let token = match headers.get(header::AUTHORIZATION) {
@@ -240,22 +277,6 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn check(listen: SocketAddr, tokens: &[Token]) -> Result<(), HttpError> {
-    if tokens.is_empty() && !listen.ip().to_canonical().is_loopback() {
-        return Err(HttpError::OpenDoor(listen));
-    }
-    for token in tokens {
-        let secret = token.secret.expose_secret();
-        if secret.is_empty()
-            || secret.len() > MAX_SECRET
-            || !secret.bytes().all(|b| b.is_ascii_graphic())
-        {
-            return Err(HttpError::BadToken(token.name.clone()));
-        }
-    }
-    Ok(())
-}
-
 /// The token whose secret was given. Every one is looked at, in the same time whether it matches or
 /// not.
 fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a Token> {
@@ -295,16 +316,21 @@ impl Padded {
     }
 }
 
-/// Whether a request without a token comes from a program on this machine, and not from a web page
-/// through a browser.
-fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
+/// Whether a request without a token comes from a program, and not from a web page through a
+/// browser: `own_name` tells the names by which such programs call the door.
+fn from_a_program(
+    uri: &Uri,
+    headers: &HeaderMap,
+    own_name: fn(&str) -> bool,
+) -> Result<(), String> {
     let host = host(uri, headers);
     // Only HTTP/1.0 leaves the host out, and no browser speaks that.
     if let Some(host) = host
-        && !is_this_machine(host)
+        && !own_name(name_of(host))
     {
         return Err(format!(
-            "without `http.tokens` only this machine is served, by a name like localhost or 127.0.0.1, not `{}`",
+            "without a token the door answers to an address or a local name such as localhost, \
+             not to `{}`",
             host.escape_debug()
         ));
     }
@@ -357,17 +383,34 @@ fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
     authority.is_some_and(|(_, authority)| Some(authority) == host)
 }
 
-/// Whether `host`, with or without a port, is a name or an address of loopback.
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
+/// The name or the address in `host`, without its port.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
-    };
+    }
+}
+
+/// Whether this is a name or an address of loopback.
+fn is_this_machine(name: &str) -> bool {
     if let Ok(address) = name.parse::<IpAddr>() {
         return address.to_canonical().is_loopback();
     }
     let name = name.to_ascii_lowercase();
     name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether this is an address, or a name that nobody can have in the public DNS: a stranger's page
+/// could make a browser call the door by any other name.
+fn is_private_name(name: &str) -> bool {
+    if name.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    match name.rsplit_once('.') {
+        None => !name.is_empty(),
+        Some((_, last)) => matches!(last, "localhost" | "local" | "internal" | "lan"),
+    }
 }
 
 #[cfg(test)]
@@ -397,7 +440,8 @@ mod tests {
         given: &[(&'static str, &str)],
     ) -> u16 {
         let sessions = Sessions::new(8025);
-        match table.admit(&sessions, &method, &Uri::from_static(path), &headers(given)) {
+        let (uri, peer) = (Uri::from_static(path), [127, 0, 0, 1].into());
+        match table.admit(&sessions, &method, &uri, &headers(given), peer) {
             Ok(_) => 200,
             Err(refusal) => refusal.into_response().status().as_u16(),
         }
@@ -577,6 +621,7 @@ mod tests {
                 &method,
                 &Uri::from_static(path),
                 &headers(&given),
+                [127, 0, 0, 1].into(),
             );
             admitted.map_or_else(|refusal| refusal.into_response().status().as_u16(), |_| 200)
         };

@@ -23,89 +23,24 @@ mod records;
 mod request;
 mod server;
 mod session;
+mod settings;
 mod submit;
 
 pub use access::{Scope, Token, TokenTable};
 pub use problem::Problem;
+pub use settings::{HttpError, HttpSettings, Limits, Security};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
+use super::TlsFiles;
 use crate::dispatch::Dispatcher;
 use crate::mail::Mail;
-
-/// How the door is set up.
-#[derive(Clone, Debug)]
-pub struct HttpSettings {
-    /// Where it listens; port 0 takes any that is free.
-    pub listen: SocketAddr,
-    /// Who may do what. None is allowed on loopback only, and lets every program on this machine do
-    /// everything.
-    pub tokens: Vec<Token>,
-    /// What one client can take.
-    pub limits: Limits,
-}
-
-/// What clients can take of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The most connections; one more is told to come back later.
-    pub connections: usize,
-    /// How long a request's head may take to arrive, and a connection may stay idle.
-    pub header_timeout: Duration,
-    /// How long a request's body may take to arrive.
-    pub body_timeout: Duration,
-    /// How long an answer may take from the request's head on, the body's arrival included.
-    pub answer_timeout: Duration,
-    /// How long a client may refuse to take more of an answer.
-    pub write_timeout: Duration,
-    /// How long requests that have begun may go on when the door closes.
-    pub drain_timeout: Duration,
-    /// The most bytes that the bodies of all requests together take.
-    pub held_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections: 8192,
-            header_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(60),
-            answer_timeout: Duration::from_secs(90),
-            write_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(10),
-            held_bytes: 256 * 1024 * 1024,
-        }
-    }
-}
-
-/// Why the door cannot be opened, or its tokens not be replaced.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// Others than this machine could hand in mail without a token.
-    #[error(
-        "`http.listen` is {0}, which others than this machine can reach, and `http.tokens` is empty; add a token, or \
-         listen on 127.0.0.1"
-    )]
-    OpenDoor(SocketAddr),
-    /// A secret that no header can carry.
-    #[error(
-        "the token `{}` in `http.tokens` must have 1 to 256 visible ASCII characters without spaces", .0.escape_debug()
-    )]
-    BadToken(String),
-    /// The address cannot be had.
-    #[error("cannot listen on `http.listen` = {listen}: {error}")]
-    Listen {
-        /// The address.
-        listen: SocketAddr,
-        /// Why not.
-        error: std::io::Error,
-    },
-}
 
 /// A door that has its address and is not open yet.
 #[derive(Debug)]
@@ -113,6 +48,7 @@ pub struct HttpDoor {
     listener: TcpListener,
     local_addr: SocketAddr,
     tokens: TokenTable,
+    tls: Certificate,
     limits: Limits,
 }
 
@@ -123,19 +59,35 @@ impl HttpDoor {
     /// # Errors
     /// The settings would let strangers in, a token cannot be one, or the address cannot be had.
     pub async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
+        HttpDoor::bind_secured(settings, Security::default()).await
+    }
+
+    /// As [`HttpDoor::bind`], secured by more than tokens.
+    ///
+    /// # Errors
+    /// As [`HttpDoor::bind`]; or the certificate cannot be used.
+    pub async fn bind_secured(
+        settings: HttpSettings,
+        security: Security,
+    ) -> Result<Self, HttpError> {
+        if let Some(mistake) = settings.mistakes(&security).into_iter().next() {
+            return Err(mistake);
+        }
         let HttpSettings {
             listen,
             tokens,
             limits,
         } = settings;
-        let tokens = TokenTable::new(listen, tokens)?;
+        let tls = Certificate::new(security.acceptor()?);
         let failed = |error| HttpError::Listen { listen, error };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
+        let trusted = security.trusted_networks;
         Ok(HttpDoor {
             listener,
             local_addr,
-            tokens,
+            tokens: TokenTable::trusting(listen, tokens, trusted)?,
+            tls,
             limits,
         })
     }
@@ -150,6 +102,11 @@ impl HttpDoor {
         self.tokens.clone()
     }
 
+    /// Its certificate, which can be replaced while it runs.
+    pub fn certificate(&self) -> Certificate {
+        self.tls.clone()
+    }
+
     /// Serves until `shutdown` holds true; then takes no more, finishes what has begun, and
     /// returns.
     pub async fn serve(self, dispatcher: Dispatcher, shutdown: watch::Receiver<bool>) {
@@ -157,6 +114,7 @@ impl HttpDoor {
             dispatcher: dispatcher.for_door("http"),
             tokens: self.tokens,
             sessions: session::Sessions::new(self.local_addr.port()),
+            tls: self.tls,
             limits: self.limits,
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
@@ -168,6 +126,40 @@ impl HttpDoor {
         tracing::info!(listen = %self.local_addr, "HTTP door open");
         server::run(self.listener, door, router).await;
         tracing::info!(listen = %self.local_addr, "HTTP door closed");
+    }
+}
+
+/// The certificate of a running door, if it has one. Clones share it, so that it can be replaced
+/// while the door runs; connections that are open keep theirs.
+#[derive(Clone)]
+pub struct Certificate(Arc<RwLock<Option<TlsAcceptor>>>);
+
+impl Certificate {
+    fn new(acceptor: Option<TlsAcceptor>) -> Self {
+        Certificate(Arc::new(RwLock::new(acceptor)))
+    }
+
+    fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.0.read().clone()
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.read().is_some()
+    }
+
+    /// Reads the files and takes what is in them from the next connection on.
+    ///
+    /// # Errors
+    /// They cannot be used; the old certificate stays then.
+    pub fn replace(&self, files: Option<&TlsFiles>) -> Result<(), HttpError> {
+        *self.0.write() = settings::acceptor(files)?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Certificate").field(&self.is_on()).finish()
     }
 }
 
@@ -201,6 +193,7 @@ struct Door {
     dispatcher: Dispatcher,
     tokens: TokenTable,
     sessions: session::Sessions,
+    tls: Certificate,
     limits: Limits,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,

@@ -1,6 +1,7 @@
 //! The listener: takes connections, bounds their number and their time, and ends them in order.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -41,8 +42,8 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
             Some(_) = connections.join_next() => continue,
             () = &mut stop => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot take an HTTP connection; trying again");
                 tokio::time::sleep(REST).await;
@@ -51,7 +52,7 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
         };
         match room.clone().try_acquire_owned() {
             Ok(permit) => {
-                let served = serve(stream, door.clone(), router.clone());
+                let served = welcome(stream, peer, door.clone(), router.clone());
                 connections.spawn(async move {
                     served.await;
                     drop(permit);
@@ -62,7 +63,10 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
                     most = door.limits.connections,
                     "too many HTTP connections; turning one away"
                 );
-                connections.spawn(turn_away(stream));
+                // Behind TLS there is nothing to be said in the clear.
+                if !door.tls.is_on() {
+                    connections.spawn(turn_away(stream));
+                }
             }
         }
     }
@@ -84,10 +88,25 @@ pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-/// Serves one connection until it ends.
-async fn serve(stream: TcpStream, door: Shared, router: Router) {
+/// Serves one connection until it ends; behind TLS where there is a certificate.
+async fn welcome(stream: TcpStream, peer: SocketAddr, door: Shared, router: Router) {
     // Answers are small, and a client waits for each.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = door.tls.acceptor() else {
+        return serve(stream, peer, door, router).await;
+    };
+    let shaken = tokio::time::timeout(door.limits.header_timeout, tls.accept(stream)).await;
+    match shaken {
+        Ok(Ok(stream)) => serve(stream, peer, door, router).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake of HTTP failed"),
+        Err(_) => tracing::debug!(%peer, "a TLS handshake of HTTP took too long"),
+    }
+}
+
+async fn serve<S>(stream: S, peer: SocketAddr, door: Shared, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let Limits {
         header_timeout,
         write_timeout,
@@ -97,7 +116,7 @@ async fn serve(stream: TcpStream, door: Shared, router: Router) {
     stream.set_write_timeout(Some(write_timeout));
 
     let shutdown = door.shutdown.clone();
-    let service = service_fn(move |request| answer(door.clone(), router.clone(), request));
+    let service = service_fn(move |request| answer(door.clone(), router.clone(), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
@@ -119,10 +138,13 @@ async fn serve(stream: TcpStream, door: Shared, router: Router) {
 async fn answer(
     door: Shared,
     mut router: Router,
+    peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    let admitted = door.tokens.admit(&door.sessions, method, uri, headers);
+    let admitted = door
+        .tokens
+        .admit(&door.sessions, method, uri, headers, peer.ip());
     let response = match admitted {
         Err(refusal) => refusal.into_response(),
         Ok(visitor) => {

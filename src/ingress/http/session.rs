@@ -176,10 +176,10 @@ pub(super) async fn sign_in(
     Extension(visitor): Extension<Visitor>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let cookie = visitor
-        .token
-        .as_ref()
-        .map(|token| door.sessions.sign_in(token, is_secure(&headers)));
+    let cookie = visitor.token.as_ref().map(|token| {
+        door.sessions
+            .sign_in(token, door.tls.is_on() || is_secure(&headers))
+    });
     let mut response = who(&door, visitor).into_response();
     set_cookie(&mut response, cookie);
     Ok(response)
@@ -203,7 +203,9 @@ pub(super) async fn session(
     responses((status = 204, description = "Signed out")),
 )]
 pub(super) async fn sign_out(State(door): State<Shared>, headers: HeaderMap) -> Response {
-    let cookie = door.sessions.sign_out(&headers, is_secure(&headers));
+    let cookie = door
+        .sessions
+        .sign_out(&headers, door.tls.is_on() || is_secure(&headers));
     let mut response = StatusCode::NO_CONTENT.into_response();
     set_cookie(&mut response, Some(cookie));
     response

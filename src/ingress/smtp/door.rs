@@ -16,8 +16,9 @@ use super::auth::Users;
 use super::connection::{self, Desk};
 use super::reply::Reply;
 use super::session::House;
-use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User, tls};
+use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User};
 use crate::Dispatcher;
+use crate::ingress::tls;
 
 /// How long nothing is accepted after accepting failed, which is mostly for want of file
 /// descriptors.
@@ -51,10 +52,10 @@ impl SmtpDoor {
     /// [`SmtpError`], which names the key and what to do.
     pub async fn bind(settings: SmtpSettings) -> Result<Self, SmtpError> {
         settings.check()?;
-        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
-        let listener = listen(settings.listen).await?;
+        let tls = acceptor(&settings)?;
+        let listener = listen("listen", settings.listen).await?;
         let tls_listener = match settings.tls_listen {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen("tls_listen", address).await?),
             None => None,
         };
         let users = Users::new(settings.users.clone());
@@ -62,6 +63,7 @@ impl SmtpDoor {
             hostname: Arc::from(settings.hostname.as_str()),
             limits: settings.limits,
             users: users.clone(),
+            trusted: settings.trusted_networks.clone(),
             budget: Budget::new(settings.limits.memory),
         };
         let reloader = Reloader {
@@ -139,12 +141,19 @@ impl SmtpDoor {
                     continue;
                 }
             };
+            if !desk.house.serves(peer.ip()) {
+                tracing::warn!(%peer, "smtp connection refused: not of a trusted network");
+                if !implicit {
+                    turn_away(&stream, 554, "5.7.1", "not for your network");
+                }
+                continue;
+            }
             let place = match admission.admit(peer.ip()) {
                 Ok(place) => place,
                 Err(reason) => {
                     tracing::debug!(%peer, reason, "smtp connection refused");
                     if !implicit {
-                        turn_away(&stream, reason);
+                        turn_away(&stream, 421, "4.7.0", reason);
                     }
                     continue;
                 }
@@ -183,17 +192,23 @@ impl Reloader {
             ..self.settings.clone()
         };
         settings.check()?;
-        let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        let acceptor = acceptor(&settings)?;
         self.users.replace(settings.users);
         *self.tls.write() = acceptor;
         Ok(())
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, SmtpError> {
+fn acceptor(settings: &SmtpSettings) -> Result<Option<TlsAcceptor>, SmtpError> {
+    let files = settings.tls.as_ref();
+    Ok(files.map(|files| tls::acceptor(files, &[])).transpose()?)
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, SmtpError> {
     TcpListener::bind(address)
         .await
         .map_err(|e| SmtpError::Listen {
+            key,
             listen: address,
             reason: e.to_string(),
         })
@@ -208,8 +223,8 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
 
 /// Says why, if the socket takes it at once: nothing is kept for a connection that there is no
 /// place for.
-fn turn_away(stream: &TcpStream, reason: &'static str) {
+fn turn_away(stream: &TcpStream, code: u16, enhanced: &'static str, reason: &'static str) {
     let mut line = Vec::new();
-    Reply::new(421, "4.7.0", reason).write(&mut line);
+    Reply::new(code, enhanced, reason).write(&mut line);
     let _ = stream.try_write(&line);
 }

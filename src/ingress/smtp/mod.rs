@@ -20,10 +20,10 @@ mod intake;
 mod reply;
 mod session;
 mod settings;
-mod tls;
 mod trace;
 
+pub use super::tls::TlsFiles;
 pub use door::{Reloader, SmtpDoor};
 #[doc(hidden)]
 pub use session::exercise;
-pub use settings::{Limits, SmtpError, SmtpSettings, TlsFiles, User};
+pub use settings::{Limits, SmtpError, SmtpSettings, User};

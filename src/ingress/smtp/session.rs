@@ -23,6 +23,7 @@ use super::auth::{self, Exchange, Users};
 use super::body::{Body, DotReader};
 use super::command::{self, Command, Wrong};
 use super::reply::Reply;
+use crate::ingress::Networks;
 use crate::mail::{Address, Timestamp};
 use transaction::Transaction;
 
@@ -35,7 +36,16 @@ pub(super) struct House {
     pub hostname: Arc<str>,
     pub limits: Limits,
     pub users: Users,
+    pub trusted: Networks,
     pub budget: Budget,
+}
+
+impl House {
+    /// Whether this peer may talk to the door at all: not where there is nobody to log in as, and
+    /// the networks that are trusted do not hold it.
+    pub fn serves(&self, peer: IpAddr) -> bool {
+        self.trusted.is_empty() || !self.users.is_empty() || self.trusted.contain(peer)
+    }
 }
 
 /// How a session's connection is secured.
@@ -304,7 +314,7 @@ impl Session {
         if self.security == Security::Offered {
             lines.push("STARTTLS");
         }
-        if self.needs_login() && self.user.is_none() && self.may_log_in() {
+        if self.knows_users() && self.user.is_none() && self.may_log_in() {
             lines.push("AUTH PLAIN LOGIN");
         }
         let last = lines.len() - 1;

@@ -1,12 +1,13 @@
 //! What the door is given: where it listens, who may come in, and how much of everything it bears.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::auth::LONGEST_CREDENTIAL;
+use crate::ingress::Networks;
+use crate::ingress::tls::{self, TlsError, TlsFiles};
 use crate::mail::{minutes, seconds};
 
 /// What the submission door is made from.
@@ -19,22 +20,17 @@ pub struct SmtpSettings {
     pub tls_listen: Option<SocketAddr>,
     /// The certificate, if there is one.
     pub tls: Option<TlsFiles>,
-    /// Who may send. With nobody here everybody may, and so it listens on loopback only.
+    /// Who may send. With nobody here everybody may who reaches the door, and so it listens on
+    /// loopback only, or serves `trusted_networks` only.
     pub users: Vec<User>,
+    /// Networks whose programs may send without a login and without TLS. With a list here and no
+    /// users, nobody else is served.
+    pub trusted_networks: Networks,
     /// What the door calls itself, in its greeting and in Received fields; this machine's name
     /// unless said.
     pub hostname: String,
     /// How much of everything it bears.
     pub limits: Limits,
-}
-
-/// PEM files that TLS needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The certificate, followed by those that lead to the authority.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }
 
 /// Somebody who may send.
@@ -113,6 +109,7 @@ impl SmtpSettings {
             tls_listen: None,
             tls: None,
             users: Vec::new(),
+            trusted_networks: Networks::default(),
             hostname,
             limits: Limits::default(),
         }
@@ -120,97 +117,247 @@ impl SmtpSettings {
 
     /// Refuses what would be an open door, or would send passwords in the clear.
     pub(super) fn check(&self) -> Result<(), SmtpError> {
-        let open = [Some(self.listen), self.tls_listen]
-            .into_iter()
-            .flatten()
-            .find(|at| !at.ip().is_loopback());
-        if let Some(listen) = open {
-            if self.users.is_empty() {
-                return Err(SmtpError::NoUsers { listen });
-            }
-            if self.tls.is_none() {
-                return Err(SmtpError::NoTls { listen });
-            }
+        match self.mistakes().into_iter().next() {
+            Some(mistake) => Err(mistake),
+            None => Ok(()),
         }
-        if let (Some(listen), None) = (self.tls_listen, &self.tls) {
-            return Err(SmtpError::NoTls { listen });
-        }
+    }
+
+    /// Everything that is wrong with these settings, the certificate's files included: what
+    /// passes here can be opened, as far as the address can be had.
+    pub fn mistakes(&self) -> Vec<SmtpError> {
+        let mut mistakes = self.listener_mistakes();
         if self.hostname.is_empty() || !self.hostname.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(SmtpError::Hostname(
+            mistakes.push(SmtpError::Hostname(
                 self.hostname.escape_debug().to_string(),
             ));
         }
-        for (index, user) in self.users.iter().enumerate() {
-            let reason = match (user.name.as_str(), user.password.expose_secret()) {
-                ("", _) => "has an empty name",
-                (_, "") => "has an empty password",
-                (name, _) if self.users.iter().take(index).any(|u| u.name == name) => {
-                    "has the name of one before it"
-                }
-                (name, password) if name.len().max(password.len()) > LONGEST_CREDENTIAL => {
-                    "has a name or password of more than 255 bytes"
-                }
-                (name, password) if name.contains('\0') || password.contains('\0') => {
-                    "has a NUL in it"
-                }
-                _ => continue,
-            };
-            return Err(SmtpError::User { index, reason });
+
+        mistakes.extend(self.limits.mistakes());
+        for index in 0..self.users.len() {
+            mistakes.extend(self.user_mistakes(index));
         }
-        Ok(())
+        if let Some(files) = &self.tls {
+            mistakes.extend(tls::acceptor(files, &[]).err().map(SmtpError::from));
+        }
+        mistakes
+    }
+
+    fn listener_mistakes(&self) -> Vec<SmtpError> {
+        let listeners = [
+            ("listen", Some(self.listen)),
+            ("tls_listen", self.tls_listen),
+        ];
+        let mut mistakes = Vec::new();
+        for (key, listen) in listeners {
+            let Some(listen) = listen else { continue };
+            let is_open =
+                !listen.ip().to_canonical().is_loopback() && self.trusted_networks.is_empty();
+            if is_open && self.users.is_empty() {
+                mistakes.push(SmtpError::NoUsers { key, listen });
+            }
+            if self.tls.is_none() && (is_open || key == "tls_listen") {
+                mistakes.push(SmtpError::NoTls { key, listen });
+            }
+        }
+        mistakes
+    }
+
+    fn user_mistakes(&self, index: usize) -> Vec<SmtpError> {
+        let User { name, password } = &self.users[index];
+        let password = password.expose_secret();
+        let mut mistakes = Vec::new();
+        let mut wrong = |part, reason: String| {
+            mistakes.push(SmtpError::User {
+                index,
+                part,
+                reason,
+            });
+        };
+
+        let earlier = self.users[..index].iter();
+        if name.is_empty() {
+            wrong("name", "is missing".to_owned());
+        } else if earlier.into_iter().any(|user| user.name == *name) {
+            let name = name.escape_debug();
+            wrong(
+                "name",
+                format!("`{name}` is there twice; give each its own"),
+            );
+        } else if !can_be_carried(name) {
+            wrong(
+                "name",
+                "is one that AUTH cannot carry: at most 255 bytes, none of them NUL".to_owned(),
+            );
+        }
+
+        if password.is_empty() {
+            wrong("password", "is empty".to_owned());
+        } else if !can_be_carried(password) {
+            wrong(
+                "password",
+                "AUTH cannot carry: at most 255 bytes, none of them NUL".to_owned(),
+            );
+        }
+        mistakes
     }
 }
 
-/// Why the door cannot be opened.
+/// Whether AUTH is sure to carry a name or a password (RFC 4616 §2).
+fn can_be_carried(credential: &str) -> bool {
+    credential.len() <= LONGEST_CREDENTIAL && !credential.contains('\0')
+}
+
+impl Limits {
+    fn mistakes(&self) -> Vec<SmtpError> {
+        let counts = [
+            ("max_connections", self.connections),
+            ("max_connections_per_peer", self.connections_per_peer),
+            ("max_recipients", self.recipients),
+        ];
+        let mut mistakes = Vec::new();
+        let mut wrong = |key, reason| mistakes.push(SmtpError::Limit { key, reason });
+        for (key, count) in counts {
+            if count == 0 {
+                wrong(key, NOBODY);
+            } else if count > MOST {
+                wrong(key, TOO_MANY);
+            }
+        }
+
+        for (key, is_zero) in [
+            ("max_memory", self.memory == 0),
+            ("idle_timeout", self.idle.is_zero()),
+            ("data_timeout", self.data.is_zero()),
+        ] {
+            if is_zero {
+                wrong(key, NOBODY);
+            }
+        }
+        mistakes
+    }
+}
+
+/// More than this no limit is meant.
+const MOST: usize = 1_000_000;
+const NOBODY: &str = "is zero, so that nobody could come in";
+const TOO_MANY: &str = "is more than 1,000,000, which no machine has room for";
+
+/// Why the door cannot be opened. Each has the key of the section `smtp` that is to be mended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.told())]
 pub enum SmtpError {
     /// Everybody could send.
-    #[error(
-        "`smtp.users` is empty, and {listen} is not a loopback address: everybody could send mail; add a user, or listen on 127.0.0.1"
-    )]
     NoUsers {
+        /// The key that says where it listens.
+        key: &'static str,
         /// Where it would have listened.
         listen: SocketAddr,
     },
     /// There is no certificate.
-    #[error(
-        "`smtp.tls` is missing, and {listen} needs it: no password is taken in the clear; add `cert` and `key`, or listen on 127.0.0.1"
-    )]
     NoTls {
+        /// The key that says where it listens.
+        key: &'static str,
         /// Where it would have listened.
         listen: SocketAddr,
     },
     /// A user cannot be.
-    #[error("`smtp.users[{index}]` {reason}")]
     User {
         /// Which one, counted from 0.
         index: usize,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// The name cannot stand in a greeting.
-    #[error(
-        "`{0}` cannot be the SMTP door's host name: it is empty, or has a character beyond printable ASCII"
-    )]
-    Hostname(String),
-    /// A certificate or key cannot be used.
-    #[error("`smtp.tls.{key}`, {}: {reason}", .path.display())]
-    Tls {
-        /// Which of the two, `cert` or `key`.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// What of the user: `name` or `password`.
+        part: &'static str,
         /// What is wrong.
         reason: String,
     },
+    /// The name cannot stand in a greeting.
+    Hostname(String),
+    /// A limit is out of range.
+    Limit {
+        /// Which one.
+        key: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A certificate or key cannot be used.
+    Tls {
+        /// Which of the two, `cert` or `key`.
+        key: &'static str,
+        /// What is wrong; names the file.
+        reason: String,
+    },
     /// The address cannot be listened on.
-    #[error("cannot listen on {listen} for SMTP: {reason}")]
     Listen {
+        /// The key that says where it listens.
+        key: &'static str,
         /// The address.
         listen: SocketAddr,
         /// What the system says.
         reason: String,
     },
+}
+
+impl SmtpError {
+    /// The key that is to be mended, below `smtp`.
+    pub fn key(&self) -> String {
+        match self {
+            SmtpError::NoUsers { .. } => "users".to_owned(),
+            SmtpError::NoTls { .. } => "tls".to_owned(),
+            // A password may be in a file of its own: the user is named, not the key.
+            SmtpError::User { index, part, .. } if *part == "password" => format!("users[{index}]"),
+            SmtpError::User { index, part, .. } => format!("users[{index}].{part}"),
+            SmtpError::Hostname(_) => "hostname".to_owned(),
+            SmtpError::Limit { key, .. } | SmtpError::Listen { key, .. } => (*key).to_owned(),
+            SmtpError::Tls { key, .. } => format!("tls.{key}"),
+        }
+    }
+
+    /// What is wrong, and the way out.
+    pub fn reason(&self) -> String {
+        match self {
+            SmtpError::NoUsers { key, listen } => format!(
+                "is missing, and smtp.{key} ({listen}) is not a loopback address: everybody could \
+                 send mail; add a user, name \
+                 trusted_networks, or listen on 127.0.0.1"
+            ),
+            SmtpError::NoTls { key, .. } if *key == "tls_listen" => {
+                format!("is missing, and smtp.{key} needs it; add `cert` and `key`")
+            }
+            SmtpError::NoTls { key, listen } => format!(
+                "is missing, and smtp.{key} ({listen}) is not a loopback address: passwords would \
+                 be sent in the clear; add `cert` and `key`, name trusted_networks, or listen on \
+                 127.0.0.1"
+            ),
+            SmtpError::User { part, reason, .. } if *part == "password" => {
+                format!("has a password that {reason}")
+            }
+            SmtpError::User { reason, .. } | SmtpError::Tls { reason, .. } => reason.clone(),
+            SmtpError::Hostname(name) => {
+                format!("`{name}` must be a host's name: printable ASCII, without spaces")
+            }
+            SmtpError::Limit { reason, .. } => (*reason).to_owned(),
+            SmtpError::Listen {
+                key,
+                listen,
+                reason,
+            } => {
+                format!("cannot listen on `smtp.{key}` = {listen}: {reason}")
+            }
+        }
+    }
+
+    fn told(&self) -> String {
+        match self {
+            SmtpError::Listen { .. } => self.reason(),
+            _ => format!("`smtp.{}` {}", self.key(), self.reason()),
+        }
+    }
+}
+
+impl From<TlsError> for SmtpError {
+    fn from(TlsError { key, reason }: TlsError) -> Self {
+        SmtpError::Tls { key, reason }
+    }
 }
 
 #[cfg(test)]
@@ -235,14 +382,22 @@ mod tests {
         })
     }
 
+    /// What is wrong with the settings, whatever is in the files.
+    fn wrong(settings: &SmtpSettings) -> Vec<SmtpError> {
+        let mut mistakes = settings.mistakes();
+        mistakes.retain(|mistake| !matches!(mistake, SmtpError::Tls { .. }));
+        mistakes
+    }
+
     #[test]
     fn without_users_it_listens_on_loopback_only() {
         assert_eq!(at("127.0.0.1:0").check(), Ok(()));
+        assert_eq!(at("[::ffff:127.0.0.1]:0").check(), Ok(()));
         assert_eq!(at("[::1]:0").check(), Ok(()));
         for open in ["0.0.0.0:25", "[::]:25", "192.0.2.1:25"] {
             let mut settings = at(open);
             settings.tls = files();
-            let error = settings.check().expect_err("an open door").to_string();
+            let error = wrong(&settings)[0].to_string();
             assert!(
                 error.contains("smtp.users") && error.contains(open),
                 "{error}"
@@ -256,9 +411,9 @@ mod tests {
         settings.tls_listen = Some("127.0.0.1:0".parse().expect("an address"));
         assert!(matches!(settings.check(), Err(SmtpError::NoTls { .. })));
         settings.tls = files();
-        assert_eq!(settings.check(), Ok(()));
+        assert_eq!(wrong(&settings), []);
         settings.tls_listen = Some("0.0.0.0:465".parse().expect("an address"));
-        assert!(matches!(settings.check(), Err(SmtpError::NoUsers { .. })));
+        assert!(matches!(wrong(&settings)[..], [SmtpError::NoUsers { .. }]));
     }
 
     #[test]
@@ -273,7 +428,7 @@ mod tests {
                 .contains("smtp.tls")
         );
         settings.tls = files();
-        assert_eq!(settings.check(), Ok(()));
+        assert_eq!(wrong(&settings), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::{Code, Trouble};
-use crate::cli::client::screen::escaped;
+use crate::cli::screen::escaped;
 
 /// Flags that take a value, in the same word or as the next one. Those that are not read below
 /// change nothing here: what they ask for (8-bit mail, notifications, error mode, hop counts …) is

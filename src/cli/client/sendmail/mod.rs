@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args};
 
 use self::flags::Flags;
-use super::failure::Failure;
-use super::screen::escaped;
 use super::service::{Parameters, Payload, Service};
 use super::{headers, user};
+use crate::cli::failure::Failure;
+use crate::cli::screen::escaped;
 use crate::mail::Address;
 
 /// What the help ends with.
@@ -88,7 +88,7 @@ impl Trouble {
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
         let code = match &failure {
-            Failure::Usage(_) => Code::Configuration,
+            Failure::Usage(_) | Failure::Configuration(_) => Code::Configuration,
             Failure::TryLater(_) => Code::TryLater,
             Failure::Output(_) => Code::IoError,
             Failure::Failed(_) => Code::Unavailable,
@@ -96,14 +96,14 @@ impl From<Failure> for Trouble {
                 401 | 403 => Code::NoPermission,
                 400 | 413 | 422
                     if refusal
-                        .pointers
+                        .errors
                         .iter()
-                        .any(|pointer| pointer.starts_with("/to")) =>
+                        .any(|error| error.pointer.starts_with("/to")) =>
                 {
                     Code::NoUser
                 }
                 // Without a field to blame, the service has no way for such mail.
-                422 if refusal.pointers.is_empty() => Code::Unavailable,
+                422 if refusal.errors.is_empty() => Code::Unavailable,
                 400 | 413 | 422 => Code::DataError,
                 status if status >= 500 || refusal.is_transient() => Code::TryLater,
                 _ => Code::Unavailable,

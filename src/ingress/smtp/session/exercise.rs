@@ -63,6 +63,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         hostname: Arc::from("mail.example"),
         limits,
         users,
+        trusted: Default::default(),
         budget: Budget::new(1 << 20),
     };
     let mut session = Session::new(house, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);

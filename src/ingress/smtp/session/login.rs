@@ -26,12 +26,21 @@ impl Session {
     }
 
     pub(super) fn needs_login(&self) -> bool {
+        self.knows_users() && !self.is_trusted()
+    }
+
+    /// Whether there is anybody to log in as.
+    pub(super) fn knows_users(&self) -> bool {
         !self.house.users.is_empty()
     }
 
-    /// Whether a password would not go over the network in the clear.
+    /// Whether a password would not go over a network in the clear that is not trusted.
     pub(super) fn may_log_in(&self) -> bool {
-        self.security == Security::Tls || self.peer.is_loopback()
+        self.security == Security::Tls || self.peer.is_loopback() || self.is_trusted()
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.house.trusted.contain(self.peer)
     }
 
     pub(super) fn begin_login(
@@ -41,7 +50,7 @@ impl Session {
     ) -> Option<Step> {
         if self.client.is_none() || self.user.is_some() || self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "AUTH comes once, after EHLO and before MAIL");
-        } else if !self.needs_login() {
+        } else if !self.knows_users() {
             self.mistake_of(502, "5.5.1", "AUTH is not offered here: no login is needed");
         } else if !self.may_log_in() {
             self.mistake_of(

@@ -18,6 +18,7 @@ fn house(limits: Limits, users: Vec<User>) -> House {
         hostname: Arc::from("mail.example"),
         limits,
         users: Users::new(users),
+        trusted: Default::default(),
         budget,
     }
 }

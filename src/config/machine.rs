@@ -1,0 +1,82 @@
+//! Whether this machine can do what the settings say: what `check` tries and `run` needs.
+//!
+//! Only what a hand must mend is a mistake here. A port that somebody has, a spool that another
+//! process has open and a disk that is full pass by themselves.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Error, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use super::mistake::Report;
+use super::{Settings, listeners};
+
+pub(super) fn check(settings: &Settings, report: &mut Report<'_>) {
+    if let Err((path, error)) = try_spool(&settings.spool.path)
+        && !passes(&error)
+    {
+        let spool = settings.spool.path.display();
+        let reason = match path == settings.spool.path {
+            true => format!("cannot write into {spool}: {error}"),
+            false => format!("cannot make {spool}: {}: {error}", path.display()),
+        };
+        report.add("spool.path", reason);
+    }
+
+    for (key, listen) in listeners::all(settings) {
+        if let Err(error) = try_listener(listen)
+            && !passes(&error)
+        {
+            report.add(key, format!("cannot listen on {listen}: {error}"));
+        }
+    }
+}
+
+/// Whether it may be gone the next time.
+fn passes(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::AddrInUse
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::WouldBlock
+            | ErrorKind::Interrupted
+            | ErrorKind::OutOfMemory
+            | ErrorKind::Other
+    )
+}
+
+/// Makes a directory where the spool is to be, or beside it, and takes it away again; opens the
+/// files of a spool that is there. The error comes with what it is about.
+fn try_spool(spool: &Path) -> Result<(), (&Path, Error)> {
+    let nearest = spool
+        .ancestors()
+        .find(|path| path.as_os_str().is_empty() || path.symlink_metadata().is_ok())
+        .unwrap_or(spool);
+    let at = if nearest.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        nearest
+    };
+    if !at.is_dir() {
+        return Err((nearest, ErrorKind::NotADirectory.into()));
+    }
+    let probe = at.join(format!(".postrider-check-{}", std::process::id()));
+    fs::create_dir(&probe)
+        .and_then(|()| fs::remove_dir(&probe))
+        .map_err(|error| (nearest, error))?;
+
+    for name in ["conf", "db"] {
+        let file = spool.join(name);
+        if fs::symlink_metadata(&file).is_ok() {
+            let opened = OpenOptions::new().read(true).write(true).open(&file);
+            opened
+                .map_err(|error| (spool, Error::new(error.kind(), format!("{name}: {error}"))))?;
+        }
+    }
+    Ok(())
+}
+
+fn try_listener(listen: SocketAddr) -> Result<(), Error> {
+    TcpListener::bind(listen).map(drop)
+}

@@ -1,0 +1,237 @@
+//! What the door is given: where it listens, who may come in, how it is secured, and how much of
+//! everything it bears.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio_rustls::TlsAcceptor;
+
+use super::access::{MAX_SECRET, Token};
+use crate::ingress::tls::{self, TlsError};
+use crate::ingress::{Networks, TlsFiles};
+
+/// How the door is set up.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Where it listens; port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// Who may do what. None is allowed on loopback and for trusted networks only, and lets every
+    /// program there do everything.
+    pub tokens: Vec<Token>,
+    /// What one client can take.
+    pub limits: Limits,
+}
+
+/// What clients can take of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most connections; one more is told to come back later.
+    pub connections: usize,
+    /// How long a request's head may take to arrive, and a connection may stay idle.
+    pub header_timeout: Duration,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long an answer may take from the request's head on, the body's arrival included.
+    pub answer_timeout: Duration,
+    /// How long a client may refuse to take more of an answer.
+    pub write_timeout: Duration,
+    /// How long requests that have begun may go on when the door closes.
+    pub drain_timeout: Duration,
+    /// The most bytes that the bodies of all requests together take.
+    pub held_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 8192,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(90),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+            held_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// How the door is secured by more than its tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Security {
+    /// The certificate; with one here, the door speaks TLS and nothing else.
+    pub tls: Option<TlsFiles>,
+    /// Networks whose programs need no token and may do everything. With a list here and no tokens,
+    /// nobody else is served.
+    pub trusted_networks: Networks,
+}
+
+impl Security {
+    pub(super) fn acceptor(&self) -> Result<Option<TlsAcceptor>, HttpError> {
+        acceptor(self.tls.as_ref())
+    }
+}
+
+pub(super) fn acceptor(files: Option<&TlsFiles>) -> Result<Option<TlsAcceptor>, HttpError> {
+    Ok(files
+        .map(|files| tls::acceptor(files, &[b"http/1.1"]))
+        .transpose()?)
+}
+
+impl HttpSettings {
+    /// Everything that is wrong with these settings, the certificate's files included: what passes
+    /// here can be opened, as far as the address can be had.
+    pub fn mistakes(&self, security: &Security) -> Vec<HttpError> {
+        let is_open = security.trusted_networks.is_empty();
+        let mut mistakes = token_mistakes(self.listen, &self.tokens, is_open);
+        mistakes.extend(self.limits.mistakes());
+        mistakes.extend(security.acceptor().err());
+        mistakes
+    }
+}
+
+/// What is wrong with the tokens of a door at `listen`; `is_open` unless only trusted networks are
+/// served without one.
+pub(super) fn token_mistakes(
+    listen: SocketAddr,
+    tokens: &[Token],
+    is_open: bool,
+) -> Vec<HttpError> {
+    let mut mistakes = Vec::new();
+    if is_open && tokens.is_empty() && !listen.ip().to_canonical().is_loopback() {
+        mistakes.push(HttpError::OpenDoor(listen));
+    }
+    for (index, token) in tokens.iter().enumerate() {
+        let secret = token.secret.expose_secret();
+        let earlier = &tokens[..index];
+        // `Authorization: Bearer` has to carry it (RFC 6750 §2.1).
+        if !(1..=MAX_SECRET).contains(&secret.len())
+            || !secret.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            mistakes.push(HttpError::BadToken(index, token.name.clone()));
+        } else if let Some(twin) = earlier
+            .iter()
+            .position(|other| other.secret.expose_secret() == secret)
+        {
+            mistakes.push(HttpError::SameSecret(index, twin));
+        }
+        if token.name.is_empty() || earlier.iter().any(|other| other.name == token.name) {
+            mistakes.push(HttpError::TokenName(index, token.name.clone()));
+        }
+    }
+    mistakes
+}
+
+impl Limits {
+    fn mistakes(&self) -> Vec<HttpError> {
+        let mut mistakes = Vec::new();
+        if self.connections > MOST_CONNECTIONS {
+            mistakes.push(HttpError::Limit("max_connections", TOO_MANY));
+        }
+        for (key, is_zero) in [
+            ("max_connections", self.connections == 0),
+            ("max_memory", self.held_bytes == 0),
+            ("header_timeout", self.header_timeout.is_zero()),
+            ("body_timeout", self.body_timeout.is_zero()),
+            ("answer_timeout", self.answer_timeout.is_zero()),
+        ] {
+            if is_zero {
+                mistakes.push(HttpError::Limit(key, NOBODY));
+            }
+        }
+        mistakes
+    }
+}
+
+const MOST_CONNECTIONS: usize = 1_000_000;
+const TOO_MANY: &str = "is more than 1,000,000, which no machine has room for";
+const NOBODY: &str = "is zero, so that nobody could come in";
+
+/// Why the door cannot be opened, or its tokens not be replaced. Each has the key of the section
+/// `http` that is to be mended.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.told())]
+pub enum HttpError {
+    /// Others than this machine could hand in mail without a token.
+    OpenDoor(SocketAddr),
+    /// A secret that no header can carry: the token's index, and its name.
+    BadToken(usize, String),
+    /// A token whose secret is that of an earlier one: both indices.
+    SameSecret(usize, usize),
+    /// A token without a name of its own: its index, and the name.
+    TokenName(usize, String),
+    /// A limit that is out of range: its key, and what is wrong.
+    Limit(&'static str, &'static str),
+    /// A certificate or key that cannot be used.
+    Tls {
+        /// Which of the two, `cert` or `key`.
+        key: &'static str,
+        /// What is wrong; names the file.
+        reason: String,
+    },
+    /// The address cannot be had.
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+}
+
+impl HttpError {
+    /// The key that is to be mended, below `http`.
+    pub fn key(&self) -> String {
+        match self {
+            HttpError::OpenDoor(_) => "tokens".to_owned(),
+            HttpError::BadToken(index, _) | HttpError::SameSecret(index, _) => {
+                format!("tokens[{index}]")
+            }
+            HttpError::TokenName(index, _) => format!("tokens[{index}].name"),
+            HttpError::Limit(key, _) => (*key).to_owned(),
+            HttpError::Tls { key, .. } => format!("tls.{key}"),
+            HttpError::Listen { .. } => "listen".to_owned(),
+        }
+    }
+
+    /// What is wrong, and the way out.
+    pub fn reason(&self) -> String {
+        match self {
+            HttpError::OpenDoor(listen) => format!(
+                "is missing, and http.listen is not a loopback address ({listen}): everybody could \
+                 send mail; add a token, name trusted_networks, or listen on 127.0.0.1"
+            ),
+            HttpError::BadToken(_, name) => format!(
+                "has a token that no header can carry (`{}`): 1 to {MAX_SECRET} visible ASCII \
+                 characters, no spaces",
+                name.escape_debug()
+            ),
+            HttpError::SameSecret(_, twin) => format!(
+                "has the secret of tokens[{twin}], so that nobody could tell them apart; give each \
+                 its own"
+            ),
+            HttpError::TokenName(_, name) if name.is_empty() => "is missing".to_owned(),
+            HttpError::TokenName(_, name) => {
+                let name = name.escape_debug();
+                format!("`{name}` is there twice; give each its own")
+            }
+            HttpError::Limit(_, reason) => (*reason).to_owned(),
+            HttpError::Tls { reason, .. } => reason.clone(),
+            HttpError::Listen { listen, error } => {
+                format!("cannot listen on `http.listen` = {listen}: {error}")
+            }
+        }
+    }
+
+    fn told(&self) -> String {
+        match self {
+            HttpError::Listen { .. } => self.reason(),
+            _ => format!("`http.{}` {}", self.key(), self.reason()),
+        }
+    }
+}
+
+impl From<TlsError> for HttpError {
+    fn from(TlsError { key, reason }: TlsError) -> Self {
+        HttpError::Tls { key, reason }
+    }
+}

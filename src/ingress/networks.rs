@@ -1,0 +1,45 @@
+//! Networks whose programs come in without a token or a login, as those of this machine do where
+//! nobody needs one.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Networks that are trusted. With none here, a door asks everybody alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(Vec<IpNet>);
+
+impl Networks {
+    /// These networks.
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Networks(networks.into_iter().collect())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this address is in one of them. An IPv4 address that arrives as an IPv6 one, as it
+    /// does at a socket that listens on `[::]`, is the IPv4 address.
+    pub fn contain(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.0.iter().any(|network| network.contains(&peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_in_its_network_however_it_is_written() {
+        let networks = ["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"];
+        let networks = networks.map(|text| text.parse::<IpNet>().expect("a network"));
+        let networks = Networks::new(networks);
+        let contained = |text: &str| networks.contain(text.parse().expect("an address"));
+        assert!(contained("10.1.2.3") && contained("::ffff:10.1.2.3"));
+        assert!(contained("fd12::1") && contained("192.0.2.7"));
+        assert!(!contained("11.0.0.1") && !contained("127.0.0.1") && !contained("192.0.2.8"));
+    }
+}
