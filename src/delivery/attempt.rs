@@ -252,7 +252,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
+    pub(crate) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
         let (phase, reply, text) = match outcome {
             Outcome::Delivered(reply) => (Phase::FinalDot, Some(reply), ""),
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {

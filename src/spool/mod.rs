@@ -169,6 +169,17 @@ pub enum OperationResult {
     Unknown,
 }
 
+impl OperationResult {
+    /// Done for these, if there are any.
+    pub(crate) fn of(recipients: Vec<Address>) -> Self {
+        if recipients.is_empty() {
+            OperationResult::TooLate
+        } else {
+            OperationResult::Done(recipients)
+        }
+    }
+}
+
 /// How full the spool is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpoolStats {

@@ -8,14 +8,6 @@ use super::SpoolError;
 /// Keys to write, in order; a key without a value is removed.
 pub(super) type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// The bytes of a batch, or of a part of it.
-pub(super) fn weight(batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> usize {
-    batch
-        .iter()
-        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
-        .sum()
-}
-
 /// Looks at a key and its value, and says whether to go on.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::keys::{self, Place};
+use super::keys::{self, Place, QueueId};
 use super::reader::{self, Whole};
 use super::stored_mail::StoredMail;
-use crate::delivery::Delivery;
-use crate::mail::MailId;
+use crate::delivery::{Delivery, Route};
+use crate::mail::{MailId, Priority};
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, SpoolError};
@@ -45,8 +45,14 @@ pub(crate) fn walk<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
+    let routes: HashMap<QueueId, Route> = reader::routes(store)?.into_iter().collect();
     // Places that ought to be in a queue; those found there are taken out.
-    let mut awaited: HashMap<Vec<u8>, ()> = HashMap::new();
+    let mut awaited: HashSet<(Route, Priority, Place)> = HashSet::new();
+    // Of these, some are not queued yet.
+    let entering: HashSet<MailId> = reader::all_keys(store, b"e", usize::MAX)?
+        .iter()
+        .filter_map(|key| keys::mail_of(key))
+        .collect();
     let mut totals = Totals::default();
     let mut unread = HashSet::new();
     for id in mails {
@@ -81,7 +87,9 @@ pub(crate) fn walk<S: Store>(
                     mail: id,
                     index: *index,
                 };
-                awaited.insert(keys::queue(&delivery.route, manifest.priority, &place), ());
+                if !entering.contains(&id) {
+                    awaited.insert((delivery.route.clone(), manifest.priority, place));
+                }
                 totals.pending[manifest.priority.index()] += 1;
             }
         }
@@ -95,27 +103,34 @@ pub(crate) fn walk<S: Store>(
             Err(error) => tell(error.to_string()),
         }
     }
-    let (from, to) = keys::starting_with(b"q");
-    store.walk(&from, &to, Walk::Up, &mut |key, _| {
-        let read = keys::read_queue(key);
-        let is_known = read
-            .as_ref()
-            .is_some_and(|read| unread.contains(&read.place.mail));
-        if awaited.remove(key).is_none() && !is_known {
-            tell(match read {
-                Some(read) => format!(
+    for kind in [b"q", b"u"] {
+        let (from, to) = keys::starting_with(kind);
+        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+            let read = keys::read_queue(key)
+                .and_then(|read| {
+                    let route = routes.get(&read.id)?.clone();
+                    Some((route, read.priority, read.place))
+                })
+                .or_else(|| {
+                    keys::read_old_queue(key).map(|read| (read.route, read.priority, read.place))
+                });
+            match read {
+                Some(queued) if awaited.remove(&queued) => {}
+                Some((_, _, place))
+                    if unread.contains(&place.mail) || entering.contains(&place.mail) => {}
+                Some((_, _, place)) => tell(format!(
                     "a queue holds a delivery of mail {} that is not pending",
-                    read.place.mail
-                ),
-                None => "a queue holds a key that cannot be read".into(),
-            });
-        }
-        ControlFlow::Continue(())
-    })?;
-    for key in awaited.keys().filter_map(|key| keys::read_queue(key)) {
+                    place.mail
+                )),
+                None => tell("a queue holds a key that cannot be read".into()),
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    for (_, _, place) in awaited {
         tell(format!(
             "a pending delivery of mail {} is in no queue",
-            key.place.mail
+            place.mail
         ));
     }
     let kept = store
@@ -123,7 +138,7 @@ pub(crate) fn walk<S: Store>(
         .map(|bytes| codec::decode::<Totals>(&bytes))
         .transpose()?
         .unwrap_or_default();
-    if kept.pending != totals.pending && unread.is_empty() {
+    if kept.pending != totals.pending && unread.is_empty() && entering.is_empty() {
         tell(format!(
             "{:?} deliveries are pending by priority, and the totals say {:?}",
             totals.pending, kept.pending

@@ -5,7 +5,11 @@
 //! | `m` mail | its record: what was fixed at accept, and its deliveries and its message as long as they are small |
 //! | `d` mail, index | a delivery, since it changed or because they are many |
 //! | `b` mail, chunk | at most 4 KiB of a message that is not small |
-//! | `q` route, priority, due, mail, index | the queue: one for each pending delivery; the message's size |
+//! | `u` queue, priority, due, mail, index | the queue: one for each pending delivery; the message's size |
+//! | `r` queue | the route whose mail waits in this queue |
+//! | `n` queue, priority | how many wait there |
+//! | `e` mail | a mail with many recipients is being queued; the next of them |
+//! | `q` route, priority, due, mail, index | the queue, as older versions wrote it |
 //! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
 //! | `t` time, `k`, key's hash | look at this idempotency key then |
 //! | `t` time, `b`, mail | remove the chunks of this message, unless the mail is there |
@@ -17,13 +21,15 @@
 //! | `c` | totals |
 //! | `z` key | what stood at that key and could not be read |
 
+use serde::{Deserialize, Serialize};
+
 use crate::delivery::{Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
 
 pub(super) const TOTALS: &[u8] = b"c";
 
 /// A place in a queue: queues are sorted by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Place {
     pub due: Timestamp,
     pub mail: MailId,
@@ -105,54 +111,108 @@ pub(super) fn mail_of(key: &[u8]) -> Option<MailId> {
         .map(|bytes| MailId::from_bytes(*bytes))
 }
 
-pub(super) fn route_prefix(route: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(3 + route.len() + 27);
-    key.push(b'q');
-    key.extend_from_slice(&u16::try_from(route.len()).unwrap_or(u16::MAX).to_be_bytes());
-    key.extend_from_slice(route.as_bytes());
-    key
+/// Names the queues of one route. A route's text may be long, and a key stands in memory and on disk
+/// once for each delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct QueueId(pub u32);
+
+pub(super) fn route(id: QueueId) -> Vec<u8> {
+    [&b"r"[..], &id.0.to_be_bytes()].concat()
 }
 
-pub(super) fn queue_prefix(route: &Route, priority: Priority) -> Vec<u8> {
-    let mut key = route_prefix(route.as_str());
+pub(super) fn read_route(key: &[u8]) -> Option<QueueId> {
+    let id = key.strip_prefix(b"r")?;
+    Some(QueueId(u32::from_be_bytes(id.try_into().ok()?)))
+}
+
+pub(super) fn count(id: QueueId, priority: Priority) -> Vec<u8> {
+    let mut key = [&b"n"[..], &id.0.to_be_bytes()].concat();
     key.push(priority as u8);
     key
 }
 
-pub(super) fn queue(route: &Route, priority: Priority, place: &Place) -> Vec<u8> {
-    let mut key = queue_prefix(route, priority);
-    push_time(&mut key, place.due);
-    key.extend_from_slice(place.mail.as_bytes());
-    key.extend_from_slice(&place.index.to_be_bytes());
+pub(super) fn entering(mail: MailId) -> Vec<u8> {
+    of_mail(b'e', mail)
+}
+
+pub(super) fn route_prefix(id: QueueId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(32);
+    key.push(b'u');
+    key.extend_from_slice(&id.0.to_be_bytes());
+    key
+}
+
+pub(super) fn queue_prefix(id: QueueId, priority: Priority) -> Vec<u8> {
+    let mut key = route_prefix(id);
+    key.push(priority as u8);
+    key
+}
+
+pub(super) fn queue(id: QueueId, priority: Priority, place: &Place) -> Vec<u8> {
+    let mut key = queue_prefix(id, priority);
+    push_place(&mut key, place);
     key
 }
 
 /// What a queue's key says.
 pub(super) struct QueueKey {
-    pub route: Route,
+    pub id: QueueId,
     pub priority: Priority,
     pub place: Place,
 }
 
 pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
-    let (kind, rest) = key.split_first()?;
-    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (id, rest) = key.strip_prefix(b"u")?.split_first_chunk::<4>()?;
+    let (priority, rest) = rest.split_first()?;
+    Some(QueueKey {
+        id: QueueId(u32::from_be_bytes(*id)),
+        priority: *Priority::ALL.get(usize::from(*priority))?,
+        place: read_place(rest)?,
+    })
+}
+
+/// What a queue's key said that has its route in it.
+pub(super) struct OldQueueKey {
+    pub route: Route,
+    pub priority: Priority,
+    pub place: Place,
+}
+
+pub(super) fn read_old_queue(key: &[u8]) -> Option<OldQueueKey> {
+    let (length, rest) = key.strip_prefix(b"q")?.split_first_chunk::<2>()?;
     let (route, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
     let (priority, rest) = rest.split_first()?;
-    let (due, rest) = rest.split_first_chunk::<8>()?;
-    let (mail, rest) = rest.split_first_chunk::<16>()?;
-    let (index, rest) = rest.split_first_chunk::<2>()?;
-    if *kind != b'q' || !rest.is_empty() {
-        return None;
-    }
-    Some(QueueKey {
+    Some(OldQueueKey {
         route: Route::from(std::str::from_utf8(route).ok()?.to_owned()),
         priority: *Priority::ALL.get(usize::from(*priority))?,
-        place: Place {
-            due: read_time(*due),
-            mail: MailId::from_bytes(*mail),
-            index: u16::from_be_bytes(*index),
-        },
+        place: read_place(rest)?,
+    })
+}
+
+#[cfg(test)]
+pub(super) fn old_queue(route: &Route, priority: Priority, place: &Place) -> Vec<u8> {
+    let mut key = vec![b'q'];
+    let length = u16::try_from(route.as_str().len()).unwrap_or(u16::MAX);
+    key.extend_from_slice(&length.to_be_bytes());
+    key.extend_from_slice(route.as_str().as_bytes());
+    key.push(priority as u8);
+    push_place(&mut key, place);
+    key
+}
+
+fn push_place(key: &mut Vec<u8>, place: &Place) {
+    push_time(key, place.due);
+    key.extend_from_slice(place.mail.as_bytes());
+    key.extend_from_slice(&place.index.to_be_bytes());
+}
+
+fn read_place(bytes: &[u8]) -> Option<Place> {
+    let (due, rest) = bytes.split_first_chunk::<8>()?;
+    let (mail, rest) = rest.split_first_chunk::<16>()?;
+    Some(Place {
+        due: read_time(*due),
+        mail: MailId::from_bytes(*mail),
+        index: u16::from_be_bytes(rest.try_into().ok()?),
     })
 }
 
@@ -283,14 +343,21 @@ mod tests {
             mail: MailId::from_bytes([7; 16]),
             index,
         };
+        let id = QueueId(7);
         let keys = [
-            queue(&route, Priority::Critical, &place(900, 3)),
-            queue(&route, Priority::Default, &place(5, 1)),
-            queue(&route, Priority::Default, &place(5, 2)),
-            queue(&route, Priority::Default, &place(256, 0)),
+            queue(id, Priority::Critical, &place(900, 3)),
+            queue(id, Priority::Default, &place(5, 1)),
+            queue(id, Priority::Default, &place(5, 2)),
+            queue(id, Priority::Default, &place(256, 0)),
         ];
         assert!(keys.is_sorted());
         let read = read_queue(&keys[3]).expect("a queue's key");
+        assert_eq!(
+            (read.id, read.priority, read.place),
+            (id, Priority::Default, place(256, 0))
+        );
+        let old = old_queue(&route, Priority::Default, &place(256, 0));
+        let read = read_old_queue(&old).expect("an older queue's key");
         assert_eq!(
             (read.route, read.priority, read.place),
             (route, Priority::Default, place(256, 0))

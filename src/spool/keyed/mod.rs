@@ -6,12 +6,17 @@
 //!   is on disk; [`reader`] looks things up;
 //! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
 //!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
-//!   writes.
+//!   writes. All of it is weighed in [`changes`];
+//! * [`queue_ids`] and [`backlog`] name and count what waits.
 
+mod backlog;
+mod changes;
+mod entering;
 pub(super) mod inspect;
 mod keys;
 mod operations;
 mod queue_head;
+mod queue_ids;
 mod queues;
 mod reader;
 mod recovery;
@@ -24,6 +29,7 @@ mod transition;
 mod write_transaction;
 mod writer;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -35,13 +41,17 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use self::keys::{Place, Timer};
+use self::backlog::Backlog;
+use self::changes::{COMMIT_BYTES, STEP_BYTES};
+use self::keys::Place;
 use self::queue_head::{Budget, Entry, Fresh};
+use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};
 use self::stored_mail::{CHUNK, StoredMail};
+use self::sweep::Look;
 use self::syncer::Syncer;
 use self::write_transaction::WriteTransaction;
-use self::writer::{Ahead, Command, Encoded, GROUP_BYTES};
+use self::writer::{Ahead, Command, Encoded, GROUP_BYTES, INDEX_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
@@ -72,6 +82,8 @@ struct Shared<S> {
     store: S,
     options: SpoolOptions,
     queues: Mutex<Queues>,
+    ids: RwLock<QueueIds>,
+    backlog: Mutex<Backlog>,
     budget: Budget,
     changed: Notify,
     failure: RwLock<Option<SpoolError>>,
@@ -81,6 +93,8 @@ struct Shared<S> {
     totals: Mutex<Totals>,
     /// What has ended by nobody's wish, and was not told of yet.
     untold: Mutex<Vec<EndedDelivery>>,
+    /// How far sweeps have looked at mails that are too long for one.
+    looks: Mutex<HashMap<MailId, Look>>,
     stale: AtomicU64,
     sync_nanos: Mutex<Vec<u64>>,
 }
@@ -100,6 +114,11 @@ impl<S: Store> Shared<S> {
 
     /// Writes a batch, unless something failed before. What fails closes the spool to writing.
     fn write(&self, batch: Batch) -> Result<(), SpoolError> {
+        debug_assert!(
+            changes::weight(&batch) <= COMMIT_BYTES,
+            "a commit of {} bytes",
+            changes::weight(&batch)
+        );
         match self.failure() {
             Some(failure) => Err(failure),
             None if batch.is_empty() => Ok(()),
@@ -118,13 +137,6 @@ impl<S: Store> Shared<S> {
             None => self.store.flush(),
         };
         kept.inspect_err(|e| self.fail(e.clone()))
-    }
-
-    /// Adds timers to a batch, at least one, all for one time; a sweep is due when it comes.
-    fn set_timers(&self, batch: &mut Batch, at: Timestamp, timers: &[Timer]) {
-        let (key, value) = keys::timers(at, timers);
-        batch.push((key, Some(value)));
-        self.next_timer.fetch_min(at.as_millis(), Ordering::Relaxed);
     }
 
     fn publish(&self, totals: &Totals) {
@@ -147,7 +159,7 @@ impl<S: Store> Shared<S> {
     /// New mails, now on disk, come into the windows of their queues.
     fn enqueue(&self, mails: Vec<Encoded<S>>) {
         let mut queues = self.queues.lock();
-        for mail in mails {
+        for mail in mails.iter().filter(|mail| !mail.enters_later) {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
                 let Some(due) = delivery.stage.due() else {
                     continue;
@@ -190,23 +202,33 @@ impl<S: Store> KeyedSpool<S> {
             Some(bytes) => codec::decode(&bytes)?,
             None => Totals::default(),
         };
-        let routes = reader::routes(&store)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
         let shared = Arc::new(Shared {
             budget: Budget::new(options.cache_bytes),
             store,
             options,
-            queues: Mutex::new(Queues::new(routes.clone())),
+            queues: Mutex::new(Queues::new(Vec::new())),
+            ids: RwLock::default(),
+            backlog: Mutex::default(),
             changed: Notify::new(),
             failure: RwLock::new(None),
             next_timer: AtomicI64::new(next_timer),
             pending: AtomicU64::new(0),
             totals: Mutex::new(Totals::default()),
             untold: Mutex::default(),
+            looks: Mutex::default(),
             stale: AtomicU64::new(0),
             sync_nanos: Mutex::new(Vec::new()),
         });
         let mut recovering = WriteTransaction::new(&shared, totals);
+        recovery::name_queues(&mut recovering)?;
+        let routes: Vec<Route> = shared
+            .ids
+            .read()
+            .all()
+            .map(|(route, _)| route.clone())
+            .collect();
+        *shared.queues.lock() = Queues::new(routes.clone());
         recovery::recover(&mut recovering)?;
         // Known from the start, so that what is due next is known before the first claim.
         let unread = shared.queues.lock().begin_refills(&routes);
@@ -275,6 +297,36 @@ impl<S: Store> KeyedSpool<S> {
         .await?
     }
 
+    /// Has the writer change a mail step by step, and others' wishes in between.
+    async fn change_in_steps(
+        &self,
+        step: impl Fn(
+            &mut WriteTransaction<'_, S>,
+            u16,
+        ) -> Result<operations::Step<OperationResult>, SpoolError>
+        + Clone
+        + Send
+        + 'static,
+    ) -> Result<OperationResult, SpoolError> {
+        let mut changed = Vec::new();
+        let mut from = 0;
+        loop {
+            let step = step.clone();
+            let (result, next) = self
+                .change(move |transaction| step(transaction, from))
+                .await?;
+            match result {
+                OperationResult::Done(recipients) => changed.extend(recipients),
+                OperationResult::Unknown if changed.is_empty() => return Ok(result),
+                _ => {}
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(OperationResult::of(changed)),
+            }
+        }
+    }
+
     /// Looks something up, off the async threads.
     async fn look<T: Send + 'static>(
         &self,
@@ -314,11 +366,17 @@ impl<S: Store> KeyedSpool<S> {
             deliveries,
         } = new_mail;
         let id = manifest.id;
-        let mut batch = Batch::with_capacity(6);
-        let mut bytes = 0;
-        let large = body.len() > LARGE;
         let manifest = Arc::new(manifest);
-        if large {
+        let recipients_weight = stored_mail::weight(&deliveries);
+        let enters_later = recipients_weight > LARGE;
+        let is_large = body.len() > LARGE || enters_later;
+        let mut parts = Parts {
+            spool: self,
+            batch: Batch::with_capacity(6),
+            weight: 0,
+            is_large,
+        };
+        if is_large {
             match self
                 .ask(|reply| Command::Judge(Arc::clone(&manifest), reply))
                 .await
@@ -327,31 +385,34 @@ impl<S: Store> KeyedSpool<S> {
                 Ok(judged) => return Err(judged),
                 Err(error) => return Err(Err(error)),
             }
-            batch.push((keys::writing(id), Some(Vec::new())));
+            parts.add(keys::writing(id), Some(Vec::new())).await?;
         }
-        let ahead = large.then(|| Ahead::new(id, &self.commands));
+        let ahead = is_large.then(|| Ahead::new(id, &self.commands));
+
         let chunked = if stored_mail::is_small(body.len()) {
             &[]
         } else {
             &body[..]
         };
         for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
-            batch.push((keys::chunk(id, number), Some(chunk.to_vec())));
-            bytes += chunk.len();
-            if large && bytes >= LARGE {
-                let part = std::mem::take(&mut batch);
-                self.ask(|reply| Command::Write(part, reply))
-                    .await
-                    .flatten()
-                    .map_err(Err)?;
-                bytes = 0;
-            }
+            let key = keys::chunk(id, number);
+            parts.add(key, Some(chunk.to_vec())).await?;
         }
-        if large {
-            batch.push((keys::writing(id), None));
+        for (index, delivery) in (0u16..).zip(stored_mail::beside_the_record(&deliveries)) {
+            let key = keys::delivery(id, index);
+            parts.add(key, Some(codec::encode(delivery))).await?;
         }
-        stored_mail::write(&mut batch, &manifest, &deliveries, &body);
-        let fresh = self.shared.budget.share(body.len()).map(|share| {
+        if is_large {
+            parts.add(keys::writing(id), None).await?;
+        }
+        let record = stored_mail::record(&manifest, &deliveries, &body);
+        parts.batch.push((keys::manifest(id), Some(record)));
+
+        // What is sent from memory is paid for in whole.
+        let share = Some(body.len() + recipients_weight)
+            .filter(|_| !enters_later)
+            .and_then(|bytes| self.shared.budget.share(bytes));
+        let fresh = share.map(|share| {
             Arc::new(Fresh {
                 manifest: Arc::clone(&manifest),
                 body,
@@ -361,12 +422,59 @@ impl<S: Store> KeyedSpool<S> {
         });
         Ok(Encoded {
             manifest,
-            deliveries,
-            batch,
+            deliveries: if enters_later { Vec::new() } else { deliveries },
+            batch: parts.batch,
+            enters_later,
             ahead,
             fresh,
         })
     }
+}
+
+/// The records of a new mail, on their way to the writer: those of a large one in parts.
+struct Parts<'a, S: Store> {
+    spool: &'a KeyedSpool<S>,
+    batch: Batch,
+    weight: usize,
+    is_large: bool,
+}
+
+impl<S: Store> Parts<'_, S> {
+    async fn add(
+        &mut self,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    ) -> Result<(), Result<PutResult, SpoolError>> {
+        self.weight += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.batch.push((key, value));
+        if !self.is_large || self.weight < STEP_BYTES {
+            return Ok(());
+        }
+        self.weight = 0;
+        let part = std::mem::take(&mut self.batch);
+        self.spool
+            .ask(|reply| Command::Write(part, reply))
+            .await
+            .flatten()
+            .map_err(Err)
+    }
+}
+
+/// Changes of deliveries, as many together as one step may write.
+fn in_steps<T>(changes: Vec<T>, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut steps = vec![Vec::new()];
+    let mut weighed = 0;
+    for change in changes {
+        if weighed >= STEP_BYTES {
+            steps.push(Vec::new());
+            weighed = 0;
+        }
+        weighed += weight(&change) + INDEX_BYTES;
+        if let Some(step) = steps.last_mut() {
+            step.push(change);
+        }
+    }
+    steps
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
@@ -419,24 +527,37 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let count = new_mails.len();
         let kib: usize = new_mails
             .iter()
-            .map(|new_mail| new_mail.body.len() / 1024 + 1)
+            .map(|new_mail| {
+                (new_mail.body.len() + stored_mail::weight(&new_mail.deliveries)) / 1024 + 1
+            })
             .sum();
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
         let _waiting = self.waiting.acquire_many(permits).await;
         let mut results = Vec::with_capacity(count);
         let (mut group, mut bytes) = (Vec::new(), 0);
+        let mut enters_later = false;
         for new_mail in new_mails {
             let encoded = self.encode(new_mail).await;
-            bytes += encoded.as_ref().map_or(0, Encoded::weight);
+            let weight = encoded.as_ref().map_or(0, Encoded::weight);
+            if bytes + weight > GROUP_BYTES {
+                results.extend(self.put_group(std::mem::take(&mut group)).await);
+                bytes = 0;
+            }
+            bytes += weight;
+            enters_later |= encoded.as_ref().is_ok_and(|mail| mail.enters_later);
             let judged = encoded.map(|mail| group.push(mail)).err();
             // Answers are in order: what comes before one that is judged already is put first.
-            if judged.is_some() || bytes >= GROUP_BYTES {
+            if judged.is_some() {
                 results.extend(self.put_group(std::mem::take(&mut group)).await);
                 bytes = 0;
             }
             results.extend(judged);
         }
         results.extend(self.put_group(group).await);
+        if enters_later {
+            // Kept they are already; who goes on now finds them queued.
+            let _ = self.ask(Command::Pass).await;
+        }
         results
     }
 
@@ -537,7 +658,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 Ok(marked)
             })
             .await?;
-        self.ask(|reply| Command::Mark(marking, reply)).await?
+        for marking in in_steps(marking, |(_, delivery)| codec::encode(delivery).len()) {
+            self.ask(|reply| Command::Mark(marking, reply)).await??;
+        }
+        Ok(())
     }
 
     fn settle(
@@ -548,13 +672,19 @@ impl<S: Store> Spool for KeyedSpool<S> {
             let bytes = codec::encode(&delivery);
             (lease.spend(), delivery, bytes)
         });
-        let (reply, answer) = oneshot::channel();
-        let sent = self
-            .commands
-            .send(Command::Settle(settled.collect(), reply));
+        let mut answers = Vec::with_capacity(1);
+        for settled in in_steps(settled.collect(), |(_, _, bytes)| bytes.len()) {
+            let (reply, answer) = oneshot::channel();
+            // Where nobody takes it there is no answer.
+            let _ = self.commands.send(Command::Settle(settled, reply));
+            answers.push(answer);
+        }
         Box::pin(async move {
-            sent.map_err(|_| SpoolError::Closed)?;
-            answer.await.map_err(|_| SpoolError::Closed)?
+            let mut recorded = Vec::new();
+            for answer in answers {
+                recorded.extend(answer.await.map_err(|_| SpoolError::Closed)??);
+            }
+            Ok(recorded)
         })
     }
 
@@ -576,8 +706,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
-        self.change(move |transaction| operations::cancel(transaction, id, now))
-            .await
+        let step = move |transaction: &mut WriteTransaction<'_, S>, from| {
+            operations::cancel(transaction, id, now, from)
+        };
+        self.change_in_steps(step).await
     }
 
     async fn retry(
@@ -586,8 +718,16 @@ impl<S: Store> Spool for KeyedSpool<S> {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<OperationResult, SpoolError> {
-        self.change(move |transaction| operations::retry(transaction, id, now, lifetime))
-            .await
+        let revived = self
+            .change(move |transaction| operations::begin_retry(transaction, id, now, lifetime))
+            .await?;
+        let Some(revived) = revived else {
+            return Ok(OperationResult::Unknown);
+        };
+        let step = move |transaction: &mut WriteTransaction<'_, S>, from| {
+            operations::retry(transaction, id, now, revived, from)
+        };
+        self.change_in_steps(step).await
     }
 
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
@@ -649,7 +789,18 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
-        self.look(move |shared| reader::stats(shared, now)).await
+        // What fell due since somebody asked is told apart where nothing is written meanwhile. A
+        // spool that takes nothing more tells what it knew last.
+        while let Ok(false) = self
+            .change(move |transaction| {
+                let shared = transaction.shared;
+                shared.backlog.lock().follow(&shared.store, now)
+            })
+            .await
+        {}
+        let mut stats = self.look(reader::stats).await?;
+        stats.oldest_due = stats.oldest_due.filter(|due| *due <= now);
+        Ok(stats)
     }
 
     fn drain_sync_times(&self) -> Vec<Duration> {

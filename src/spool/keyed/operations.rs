@@ -1,33 +1,48 @@
 //! What users do to mail: cancel, retry, purge; and what a reload does: reroute. Each function runs
-//! on the writer's thread, undisturbed, and what it adds to the batch is committed whole or not at all.
+//! on the writer's thread, undisturbed, and is one bounded step, committed whole or not at all; what
+//! is longer is asked for step by step.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::changes::STEP_BYTES;
 use super::keys::{self, Place, Timer};
 use super::queues::QueueName;
 use super::reader::{self, Broken, Whole};
-use super::sweep;
+use super::stored_mail;
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
-use crate::spool::store::Store;
+use crate::spool::codec;
+use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
 const REROUTE: usize = 500;
 
+/// How many records of a mail are removed in one step: sled rewrites the leaves that they leave.
+const REMOVED_KEYS: usize = 512;
+
+/// What one step of a change came to, and at which delivery the next begins.
+pub(super) type Step<T> = (T, Option<u16>);
+
+/// Withdraws deliveries, from this one on.
 pub(super) fn cancel<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
     now: Timestamp,
-) -> Result<OperationResult, SpoolError> {
-    let Some(Whole {
-        mail, deliveries, ..
-    }) = reader::whole(&transaction.shared.store, id)?
+    from: u16,
+) -> Result<Step<OperationResult>, SpoolError> {
+    let Some((
+        Whole {
+            mail, deliveries, ..
+        },
+        next,
+    )) = reader::some_of(&transaction.shared.store, id, from, STEP_BYTES)?
     else {
-        return Ok(OperationResult::Unknown);
+        return Ok((OperationResult::Unknown, None));
     };
     let mut cancelled = Vec::new();
     for (index, delivery) in deliveries {
@@ -39,75 +54,105 @@ pub(super) fn cancel<S: Store>(
             }
         }
     }
-    Ok(if cancelled.is_empty() {
-        OperationResult::TooLate
-    } else {
-        OperationResult::Done(cancelled)
-    })
+    Ok((OperationResult::of(cancelled), next))
 }
 
-pub(super) fn retry<S: Store>(
+/// Which deliveries a retry queues again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Revived {
+    Dead,
+    /// A user who wants dead letters sent again has not changed his mind about what he cancelled
+    /// beside them: those only where none is dead.
+    Cancelled,
+    None,
+}
+
+impl Revived {
+    fn includes(self, stage: &Stage) -> bool {
+        match stage {
+            Stage::Dead { .. } => self == Revived::Dead,
+            Stage::Cancelled { .. } => self == Revived::Cancelled,
+            _ => false,
+        }
+    }
+}
+
+/// Begins a retry: the mail lives longer, if any of it is revived. `None` if there is no such mail.
+pub(super) fn begin_retry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
     now: Timestamp,
     lifetime: Duration,
-) -> Result<OperationResult, SpoolError> {
+) -> Result<Option<Revived>, SpoolError> {
     let Some(Whole {
         mut mail,
         deliveries,
         ..
     }) = reader::whole(&transaction.shared.store, id)?
     else {
-        return Ok(OperationResult::Unknown);
+        return Ok(None);
+    };
+    let any = |revived: Revived| {
+        deliveries
+            .values()
+            .any(|delivery| revived.includes(&delivery.stage))
+    };
+    let revived = if any(Revived::Dead) {
+        Revived::Dead
+    } else if any(Revived::Cancelled) {
+        Revived::Cancelled
+    } else {
+        return Ok(Some(Revived::None));
     };
     mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
-    let (record, manifest) = (mail.to_bytes(), mail.manifest);
-    // A user who wants dead letters sent again has not changed his mind about what he cancelled
-    // beside them.
-    let any_dead = deliveries
-        .values()
-        .any(|delivery| matches!(delivery.stage, Stage::Dead { .. }));
-    let is_revived = |stage: &Stage| match stage {
-        Stage::Dead { .. } => true,
-        Stage::Cancelled { .. } => !any_dead,
-        _ => false,
-    };
-    if deliveries
-        .values()
-        .any(|delivery| is_revived(&delivery.stage))
-    {
-        transaction.batch.push((keys::manifest(id), Some(record)));
-        transaction.set_timer(manifest.expires_at, Timer::Mail(id));
-        for (index, delivery) in &deliveries {
-            let Some(due) = delivery.stage.due() else {
-                continue;
-            };
-            let queue = QueueName {
-                route: delivery.route.clone(),
-                priority: manifest.priority,
-            };
-            transaction.shared.queues.lock().outdate(
-                &queue,
-                &Place {
-                    due,
-                    mail: id,
-                    index: *index,
-                },
-            );
-        }
+    transaction.changes.put(keys::manifest(id), mail.to_bytes());
+    transaction.set_timer(mail.manifest.expires_at, Timer::Mail(id));
+    let mut queues = transaction.shared.queues.lock();
+    for (index, delivery) in &deliveries {
+        let Some(due) = delivery.stage.due() else {
+            continue;
+        };
+        let queue = QueueName {
+            route: delivery.route.clone(),
+            priority: mail.manifest.priority,
+        };
+        queues.outdate(
+            &queue,
+            &Place {
+                due,
+                mail: id,
+                index: *index,
+            },
+        );
     }
+    Ok(Some(revived))
+}
+
+/// Queues deliveries again, from this one on.
+pub(super) fn retry<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    id: MailId,
+    now: Timestamp,
+    revived: Revived,
+    from: u16,
+) -> Result<Step<OperationResult>, SpoolError> {
+    let Some((
+        Whole {
+            mail, deliveries, ..
+        },
+        next,
+    )) = reader::some_of(&transaction.shared.store, id, from, STEP_BYTES)?
+    else {
+        return Ok((OperationResult::Unknown, None));
+    };
+    let manifest = mail.manifest;
     let mut retried = Vec::new();
     for (index, mut delivery) in deliveries {
         match delivery.stage {
-            stage if is_revived(&stage) => {
-                count_finished(
-                    &mut transaction.totals,
-                    &delivery.stage,
-                    manifest.priority,
-                    -1,
-                );
-                if let Some(key) = keys::finished(&delivery.stage, id, index) {
-                    transaction.batch.push((key, None));
+            stage if revived.includes(&stage) => {
+                count_finished(&mut transaction.totals, &stage, manifest.priority, -1);
+                if let Some(key) = keys::finished(&stage, id, index) {
+                    transaction.changes.remove(key);
                 }
                 delivery.stage = Stage::Pending { due: now };
                 (delivery.tries, delivery.counted, delivery.crashes) = (0, 0, 0);
@@ -124,11 +169,7 @@ pub(super) fn retry<S: Store>(
             _ => {}
         }
     }
-    Ok(if retried.is_empty() {
-        OperationResult::TooLate
-    } else {
-        OperationResult::Done(retried)
-    })
+    Ok((OperationResult::of(retried), next))
 }
 
 pub(super) fn purge<S: Store>(
@@ -162,6 +203,8 @@ pub(super) fn purge<S: Store>(
     Ok(OperationResult::Done(recipients))
 }
 
+/// Removes a mail. What is more than one step removes is left to further sweeps, and belongs to
+/// nobody meanwhile.
 pub(super) fn remove_mail<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     manifest: &Manifest,
@@ -175,24 +218,48 @@ pub(super) fn remove_mail<S: Store>(
             manifest.priority,
             -1,
         );
-        transaction
-            .batch
-            .extend(keys::finished(&delivery.stage, id, *index).map(|key| (key, None)));
+        // Such a few stand in the mail's record, and have no records that lead to their indices.
+        if deliveries.len() <= stored_mail::FEW
+            && let Some(key) = keys::finished(&delivery.stage, id, *index)
+        {
+            transaction.changes.remove(key);
+        }
     }
-    let records =
-        reader::keys_between(&transaction.shared.store, keys::deliveries(id), usize::MAX)?;
-    transaction
-        .batch
-        .extend(records.into_iter().map(|key| (key, None)));
-    transaction.batch.push((keys::manifest(id), None));
-    let chunks = reader::keys_between(&transaction.shared.store, keys::chunks(id), sweep::CHUNKS)?;
-    if chunks.len() == sweep::CHUNKS {
+    transaction.changes.remove(keys::manifest(id));
+    if !remove_rest(transaction, id)? {
         transaction.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
     }
-    transaction
-        .batch
-        .extend(chunks.into_iter().map(|key| (key, None)));
     Ok(())
+}
+
+/// Removes what is left of a mail that is no more, as much as one step may; returns whether that
+/// was all.
+pub(super) fn remove_rest<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    id: MailId,
+) -> Result<bool, SpoolError> {
+    let mut left = REMOVED_KEYS;
+    let WriteTransaction {
+        shared, changes, ..
+    } = transaction;
+    for (from, to) in [keys::deliveries(id), keys::chunks(id)] {
+        let mut remove = |key: &[u8], value: &[u8]| {
+            if left == 0 {
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            if key[0] == b'd'
+                && let Ok(delivery) = codec::decode::<Delivery>(value)
+                && let Some(key) = keys::finished(&delivery.stage, id, keys::index_of(key))
+            {
+                changes.remove(key);
+            }
+            changes.remove(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        shared.store.walk(&from, &to, Walk::Up, &mut remove)?;
+    }
+    Ok(left > 0)
 }
 
 /// Moves pending deliveries of routes that no longer exist.
@@ -203,34 +270,53 @@ pub(super) fn reroute<S: Store>(
 ) -> Result<usize, SpoolError> {
     let mut moved = 0;
     for route in unknown {
-        let limit = REROUTE.saturating_sub(moved);
-        if limit == 0 {
-            break;
-        }
-        for key in reader::all_keys(
-            &transaction.shared.store,
-            &keys::route_prefix(route.as_str()),
-            limit,
-        )? {
-            let Some(key) = keys::read_queue(&key) else {
-                continue;
-            };
-            let place = key.place;
-            let Ok(Some(manifest)) = reader::manifest(&transaction.shared.store, place.mail) else {
-                continue;
-            };
-            let delivery = reader::delivery(&transaction.shared.store, place.mail, place.index)?;
-            let Some(Ok(mut delivery)) = delivery else {
-                continue;
-            };
-            if transaction.seize(&manifest, place.index, &delivery) {
-                delivery.route = fallback.clone();
-                transaction.step_seized(&delivery);
-                moved += 1;
+        let Some(id) = transaction.shared.ids.read().id(route) else {
+            continue;
+        };
+        let (mut from, to) = keys::starting_with(&keys::route_prefix(id));
+        // What cannot be moved now, because a sender has it or it cannot be read, does not hold up
+        // what stands behind it.
+        loop {
+            let store = &transaction.shared.store;
+            let places = reader::keys_between(store, (from.clone(), to.clone()), REROUTE)?;
+            let Some(last) = places.last() else { break };
+            from = [&last[..], &[0]].concat();
+            for place in places.iter().filter_map(|key| keys::read_queue(key)) {
+                if moved >= REROUTE || transaction.is_full() {
+                    return Ok(moved);
+                }
+                moved += usize::from(move_to(transaction, place.place, fallback)?);
             }
         }
     }
     Ok(moved)
+}
+
+fn move_to<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    place: Place,
+    route: &Route,
+) -> Result<bool, SpoolError> {
+    let store = &transaction.shared.store;
+    let read = reader::guarded(
+        || {
+            let manifest = reader::manifest(store, place.mail)?;
+            let delivery = reader::delivery(store, place.mail, place.index)?;
+            Ok(manifest.zip(delivery.and_then(Result::ok)))
+        },
+        || format!("mail {}", place.mail),
+    );
+    let (manifest, mut delivery) = match read {
+        Ok(Some(read)) => read,
+        Ok(None) | Err(SpoolError::Unreadable(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !transaction.seize(&manifest, place.index, &delivery) {
+        return Ok(false);
+    }
+    delivery.route = route.clone();
+    transaction.step_seized(&delivery);
+    Ok(true)
 }
 
 /// Ends what was leased and cannot be sent.
@@ -257,6 +343,9 @@ pub(super) fn end_broken<S: Store>(
             }
             transaction.end(&queue, place, reason, now)?;
             tokens.push(lease);
+            if transaction.is_full() {
+                transaction.commit()?;
+            }
         }
         if !in_doubt {
             transaction.totals.quarantined += 1;

@@ -88,6 +88,14 @@ impl Entry {
         }
     }
 
+    /// Of a delivery as it is now.
+    pub(super) fn of_delivery(manifest: &Manifest, delivery: &Delivery) -> Self {
+        Entry {
+            tried: delivery.tries > 0,
+            ..Entry::of(manifest)
+        }
+    }
+
     /// As it stands beside its place on disk.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.size.to_be_bytes().to_vec();

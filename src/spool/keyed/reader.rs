@@ -1,6 +1,6 @@
 //! Looks things up. Runs off the async threads, beside the writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,19 +8,25 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Shared;
-use super::keys::{self, Place, Slot};
+use super::keys::{self, Place, QueueId, Slot};
 use super::queue_head::{Entry, REFILL};
 use super::queues::QueueName;
 use super::stored_mail::{CHUNK, StoredMail};
 use crate::delivery::{Delivery, Route, Stage, State};
-use crate::mail::{MailId, Timestamp};
+use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Claim, Lease, Manifest, Page, Query, Record, SpoolError, SpoolStats};
 
-/// The most mails that one page looks at. A filter that admits few gives short pages rather than a
-/// long wait.
-const LOOKED_AT: usize = 10_000;
+/// The most keys and deliveries that one page looks at. A filter that admits few gives short pages
+/// rather than a long wait.
+const LOOKED_AT: usize = 100_000;
+
+/// How much more work it is to read a mail than to see its key.
+const MAIL_WORK: usize = 10;
+
+/// About what the change of a delivery writes besides its record.
+const CHANGE_BYTES: usize = 256;
 
 pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifest>, SpoolError> {
     Ok(StoredMail::read(store, id)?.map(|mail| mail.manifest))
@@ -37,18 +43,43 @@ pub(super) struct Whole {
 }
 
 pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, SpoolError> {
-    let (from, to) = keys::deliveries(id);
+    Ok(some_of(store, id, 0, usize::MAX)?.map(|(whole, _)| whole))
+}
+
+/// A mail and its deliveries from one on, about as many as take so many bytes when they are written
+/// again; and which comes next.
+pub(super) fn some_of<S: Store>(
+    store: &S,
+    id: MailId,
+    first: u16,
+    most: usize,
+) -> Result<Option<(Whole, Option<u16>)>, SpoolError> {
+    let (_, to) = keys::deliveries(id);
     let mut changed = Vec::new();
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        changed.push((keys::index_of(key), codec::decode(value)));
-        ControlFlow::Continue(())
-    })?;
+    let (mut bytes, mut next) = (0_usize, None);
+    store.walk(
+        &keys::delivery(id, first),
+        &to,
+        Walk::Up,
+        &mut |key, value| {
+            if bytes >= most {
+                next = Some(keys::index_of(key));
+                return ControlFlow::Break(());
+            }
+            bytes = bytes.saturating_add(value.len() + CHANGE_BYTES);
+            changed.push((keys::index_of(key), codec::decode(value)));
+            ControlFlow::Continue(())
+        },
+    )?;
     // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it
     // once was.
     let Some(mail) = StoredMail::read(store, id)? else {
         return Ok(None);
     };
-    let mut deliveries: BTreeMap<u16, Delivery> = mail.all_as_put().collect();
+    let mut deliveries: BTreeMap<u16, Delivery> = mail
+        .all_as_put()
+        .filter(|(index, _)| *index >= first && next.is_none_or(|next| *index < next))
+        .collect();
     let mut is_damaged = false;
     for (index, delivery) in changed {
         match delivery {
@@ -61,11 +92,12 @@ pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, Sp
             }
         }
     }
-    Ok(Some(Whole {
+    let whole = Whole {
         mail,
         deliveries,
         is_damaged,
-    }))
+    };
+    Ok(Some((whole, next)))
 }
 
 /// A delivery, and whether it can be read.
@@ -143,25 +175,18 @@ pub(super) fn body<S: Store>(
     }
 }
 
-/// All routes that have a queue.
-pub(super) fn routes<S: Store>(store: &S) -> Result<Vec<Route>, SpoolError> {
+/// The routes that have queues, with the short names of these.
+pub(super) fn routes<S: Store>(store: &S) -> Result<Vec<(QueueId, Route)>, SpoolError> {
     let mut routes = Vec::new();
-    let (mut from, to) = keys::starting_with(b"q");
-    loop {
-        let mut found = None;
-        store.walk(&from, &to, Walk::Up, &mut |key, _| {
-            found = Some(key.to_vec());
-            ControlFlow::Break(())
-        })?;
-        let Some(key) = found else { return Ok(routes) };
-        match keys::read_queue(&key) {
-            Some(read) => {
-                from = keys::starting_with(&keys::route_prefix(read.route.as_str())).1;
-                routes.push(read.route);
-            }
-            None => from = [&key[..], &[0]].concat(),
+    let (from, to) = keys::starting_with(b"r");
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let route = std::str::from_utf8(value).map(|text| Route::from(text.to_owned()));
+        if let (Some(id), Ok(route)) = (keys::read_route(key), route) {
+            routes.push((id, route));
         }
-    }
+        ControlFlow::Continue(())
+    })?;
+    Ok(routes)
 }
 
 pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, SpoolError> {
@@ -195,7 +220,7 @@ pub(super) fn refill<S: Store>(
     for (queue, after) in refills {
         // Left in the middle, the queue would count as being read for ever.
         let what = || format!("the queue of {}", queue.route.as_str());
-        let read = guarded(|| read_places(&shared.store, &queue, after), what);
+        let read = guarded(|| read_places(shared, &queue, after), what);
         let mut queues = shared.queues.lock();
         match read {
             Ok(read) => {
@@ -212,25 +237,30 @@ pub(super) fn refill<S: Store>(
 }
 
 fn read_places<S: Store>(
-    store: &S,
+    shared: &Shared<S>,
     queue: &QueueName,
     after: Option<Place>,
 ) -> Result<Vec<(Place, Entry)>, SpoolError> {
-    let (start, end) = keys::starting_with(&keys::queue_prefix(&queue.route, queue.priority));
+    let Some(id) = shared.ids.read().id(&queue.route) else {
+        return Ok(Vec::new());
+    };
+    let (start, end) = keys::starting_with(&keys::queue_prefix(id, queue.priority));
     let from = after.map_or(start, |place| {
-        [&keys::queue(&queue.route, queue.priority, &place)[..], &[0]].concat()
+        [&keys::queue(id, queue.priority, &place)[..], &[0]].concat()
     });
     let mut read = Vec::with_capacity(REFILL);
-    store.walk(&from, &end, Walk::Up, &mut |key, value| {
-        if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
-            read.push((key.place, entry));
-        }
-        if read.len() < REFILL {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    })?;
+    shared
+        .store
+        .walk(&from, &end, Walk::Up, &mut |key, value| {
+            if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
+                read.push((key.place, entry));
+            }
+            if read.len() < REFILL {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
     Ok(read)
 }
 
@@ -360,11 +390,11 @@ pub(super) fn claims<S: Store>(
 
 impl<S: Store> Shared<S> {
     fn is_queued(&self, queue: &QueueName, place: &Place) -> bool {
-        matches!(
-            self.store
-                .get(&keys::queue(&queue.route, queue.priority, place)),
-            Ok(Some(_))
-        )
+        let id = self.ids.read().id(&queue.route);
+        id.is_some_and(|id| {
+            let key = keys::queue(id, queue.priority, place);
+            matches!(self.store.get(&key), Ok(Some(_)))
+        })
     }
 }
 
@@ -379,7 +409,7 @@ pub(super) fn list<S: Store>(
         Some(State::Dead) => (b"xd", Walk::Down),
         Some(State::Cancelled) => (b"xc", Walk::Down),
         Some(State::Delivered) | None => (b"m", Walk::Down),
-        Some(_) => (b"q", Walk::Up),
+        Some(_) => (b"u", Walk::Up),
     };
     let (mut from, mut to) = keys::starting_with(prefix);
     if let Some(cursor) = &query.cursor {
@@ -392,36 +422,40 @@ pub(super) fn list<S: Store>(
     }
     let mut page = Page::default();
     let mut last: Option<(Vec<u8>, MailId)> = None;
-    let mut looked_at = 0;
+    // A mail with several recipients stands in an index several times, and is read once.
+    let mut seen = HashSet::new();
+    let mut work = 0;
     let mut broken = Ok(());
     let mut full = false;
     shared.store.walk(&from, &to, way, &mut |key, _| {
         let mail = match prefix {
             b"m" => keys::mail_of(key),
-            b"q" => keys::read_queue(key).map(|read| read.place.mail),
+            b"u" => keys::read_queue(key).map(|read| read.place.mail),
             _ => keys::mail_of(&key[1..]),
         };
         let Some(mail) = mail else {
             return ControlFlow::Continue(());
         };
-        // The deliveries of one mail stand together in every index, except in a queue of several
-        // due times.
-        if last.as_ref().is_some_and(|(_, seen)| *seen == mail) {
-            last = Some((key.to_vec(), mail));
-            return ControlFlow::Continue(());
-        }
-        if page.mails.len() >= query.page_size() || looked_at >= LOOKED_AT {
+        // In an index of one delivery a key, a page ends between two mails. Not so in the queues:
+        // there a mail is told at its first place, whatever page the others are on.
+        let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
+        let may_end = prefix == b"u" || !is_same;
+        if may_end && (page.mails.len() >= query.page_size() || work >= LOOKED_AT) {
             full = true;
             return ControlFlow::Break(());
         }
-        looked_at += 1;
         last = Some((key.to_vec(), mail));
+        work += 1;
+        if !seen.insert(mail) {
+            return ControlFlow::Continue(());
+        }
         match record(shared, mail) {
             Ok(Some(record)) => {
+                work += MAIL_WORK + record.deliveries.len();
                 let in_state = query
                     .state
                     .is_none_or(|state| record.states(now).any(|s| s == state));
-                let first = prefix != b"q" || is_first_place(&record, key);
+                let first = prefix != b"u" || is_first_place(shared, &record, key);
                 if in_state && first && query.admits(&record) {
                     page.mails.push(record);
                 }
@@ -442,30 +476,28 @@ pub(super) fn list<S: Store>(
 
 /// A mail with several pending deliveries stands in the queues several times: it is listed at the
 /// first.
-fn is_first_place(record: &Record, key: &[u8]) -> bool {
+fn is_first_place<S>(shared: &Shared<S>, record: &Record, key: &[u8]) -> bool {
     let manifest = &record.manifest;
+    let ids = shared.ids.read();
     let places = (0u16..)
         .zip(&record.deliveries)
         .filter_map(|(index, delivery)| {
-            let due = delivery.stage.due()?;
+            let place = Place {
+                due: delivery.stage.due()?,
+                mail: manifest.id,
+                index,
+            };
             Some(keys::queue(
-                &delivery.route,
+                ids.id(&delivery.route)?,
                 manifest.priority,
-                &Place {
-                    due,
-                    mail: manifest.id,
-                    index,
-                },
+                &place,
             ))
         });
     places.min().is_none_or(|first| first.as_slice() >= key)
 }
 
-/// Counts. Pending deliveries are walked, because whether they are due changes by itself.
-pub(super) fn stats<S: Store>(
-    shared: &Shared<S>,
-    now: Timestamp,
-) -> Result<SpoolStats, SpoolError> {
+/// Counts. What waits is counted as it comes and goes; what a sender has is taken out of it.
+pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolError> {
     let mut stats = SpoolStats {
         bytes: shared.store.bytes(),
         ..SpoolStats::default()
@@ -479,36 +511,79 @@ pub(super) fn stats<S: Store>(
     {
         stats.counts[state as usize] = totals.finished[kind];
     }
-    let leased: BTreeMap<Slot, Place> = shared
+
+    let leased: Vec<(QueueName, Place, bool)> = shared
         .queues
         .lock()
         .leases()
-        .map(|leased| (leased.place.slot(), leased.place))
+        .map(|leased| (leased.queue.clone(), leased.place, leased.entry.tried))
         .collect();
-    let (from, to) = keys::starting_with(b"q");
-    let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
-    let mut oldest: Option<Timestamp> = None;
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) else {
-            return ControlFlow::Continue(());
+    let mut waiting = Vec::new();
+    {
+        let ids = shared.ids.read();
+        let backlog = shared.backlog.lock();
+        let counts = &mut stats.counts;
+        let mut by_route: BTreeMap<Route, u64> = BTreeMap::new();
+        for ((id, priority), count) in backlog.all().filter(|(_, count)| count.pending > 0) {
+            let at = priority.index();
+            let tried_later = count.tried.saturating_sub(count.ripe_tried);
+            let later = count.pending.saturating_sub(count.ripe);
+            counts[State::Queued as usize][at] += count.ripe;
+            counts[State::Deferred as usize][at] += tried_later;
+            counts[State::Scheduled as usize][at] += later.saturating_sub(tried_later);
+            if let Some(route) = ids.route(id) {
+                *by_route.entry(route.clone()).or_default() += count.pending;
+            }
+            waiting.push((id, priority));
+        }
+        for (queue, place, tried) in &leased {
+            let Some(id) = ids.id(&queue.route) else {
+                continue;
+            };
+            let at = queue.priority.index();
+            let state = match backlog.of(&(id, queue.priority)).is_ripe(place) {
+                true => State::Queued,
+                false if *tried => State::Deferred,
+                false => State::Scheduled,
+            };
+            let waits = &mut counts[state as usize][at];
+            *waits = waits.saturating_sub(1);
+            counts[State::Sending as usize][at] += 1;
+        }
+        stats.backlog = by_route.into_iter().collect();
+    }
+    let slots: HashSet<Slot> = leased.iter().map(|(_, place, _)| place.slot()).collect();
+    for (id, priority) in waiting {
+        let first = first_waiting(shared, id, priority, &slots)?;
+        stats.oldest_due = match (stats.oldest_due, first) {
+            (Some(oldest), Some(first)) => Some(oldest.min(first)),
+            (oldest, first) => oldest.or(first),
         };
-        let state = if leased.contains_key(&key.place.slot()) {
-            State::Sending
-        } else if key.place.due <= now {
-            oldest = Some(oldest.map_or(key.place.due, |oldest| oldest.min(key.place.due)));
-            State::Queued
-        } else if entry.tried {
-            State::Deferred
-        } else {
-            State::Scheduled
-        };
-        stats.counts[state as usize][key.priority.index()] += 1;
-        *backlog.entry(key.route).or_default() += 1;
-        ControlFlow::Continue(())
-    })?;
-    stats.oldest_due = oldest;
-    stats.backlog = backlog.into_iter().collect();
+    }
     Ok(stats)
+}
+
+/// When the first delivery of a queue is due that no sender has.
+fn first_waiting<S: Store>(
+    shared: &Shared<S>,
+    id: QueueId,
+    priority: Priority,
+    leased: &HashSet<Slot>,
+) -> Result<Option<Timestamp>, SpoolError> {
+    let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));
+    let mut first = None;
+    shared.store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        first = keys::read_queue(key)
+            .map(|read| read.place)
+            .filter(|place| !leased.contains(&place.slot()))
+            .map(|place| place.due);
+        if first.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    Ok(first)
 }
 
 fn hex(bytes: &[u8]) -> String {

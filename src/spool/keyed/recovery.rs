@@ -1,15 +1,132 @@
 //! What opening a spool puts in order, before anything else is done with it.
 
-use super::keys::{self, Timer};
+use std::ops::ControlFlow;
+
+use super::backlog::{self, Count};
+use super::entering;
+use super::keys::{self, QueueId, Timer};
+use super::queue_head::Entry;
+use super::queues::QueueName;
 use super::reader::{self};
 use super::write_transaction::WriteTransaction;
-use crate::delivery::{DeadReason, Stage};
-use crate::mail::Timestamp;
+use crate::delivery::{DeadReason, Route, Stage};
+use crate::mail::{Priority, Timestamp};
 use crate::spool::SpoolError;
-use crate::spool::store::Store;
+use crate::spool::codec;
+use crate::spool::store::{Store, Walk};
+
+/// How many queued deliveries of an older version are moved in one step.
+const MOVED: usize = 1000;
+
+/// Learns which queues there are and how much waits in each. What an older version has queued moves
+/// to the queues of today first.
+pub(super) fn name_queues<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+) -> Result<(), SpoolError> {
+    let shared = transaction.shared;
+    let mut named: Vec<(QueueId, Route)> = reader::routes(&shared.store)?;
+    named.extend(nameless(&shared.store, &named)?);
+    for (id, route) in named {
+        let is_empty = reader::all_keys(&shared.store, &keys::route_prefix(id), 1)?.is_empty();
+        if is_empty {
+            transaction.changes.remove(keys::route(id));
+            for priority in Priority::ALL {
+                transaction.changes.remove(keys::count(id, priority));
+            }
+            if transaction.is_full() {
+                transaction.commit()?;
+            }
+            continue;
+        }
+        shared.ids.write().insert(route, id);
+        for priority in Priority::ALL {
+            let line = (id, priority);
+            let count = shared.store.get(&keys::count(id, priority))?;
+            let count = match count.map(|bytes| codec::decode::<Count>(&bytes)) {
+                Some(Ok(count)) => count,
+                _ => backlog::recount(&shared.store, line)?,
+            };
+            shared.backlog.lock().set(line, count);
+        }
+    }
+    transaction.commit()?;
+    move_old_queues(transaction)
+}
+
+/// Queues whose name cannot be read: the deliveries in them say which route theirs is.
+fn nameless<S: Store>(
+    store: &S,
+    named: &[(QueueId, Route)],
+) -> Result<Vec<(QueueId, Route)>, SpoolError> {
+    let mut found = Vec::new();
+    let (mut from, to) = keys::starting_with(b"u");
+    loop {
+        let mut first = None;
+        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+            first = Some(key.to_vec());
+            ControlFlow::Break(())
+        })?;
+        let Some(key) = first else { return Ok(found) };
+        let Some(read) = keys::read_queue(&key) else {
+            from = [&key[..], &[0]].concat();
+            continue;
+        };
+        let place = read.place;
+        if named.iter().any(|(id, _)| *id == read.id) {
+            from = keys::starting_with(&keys::route_prefix(read.id)).1;
+        } else if let Some(Ok(delivery)) = reader::delivery(store, place.mail, place.index)? {
+            from = keys::starting_with(&keys::route_prefix(read.id)).1;
+            found.push((read.id, delivery.route));
+        } else {
+            from = [&key[..], &[0]].concat();
+        }
+    }
+}
+
+fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Result<(), SpoolError> {
+    let (mut from, to) = keys::starting_with(b"q");
+    loop {
+        let mut old = Vec::with_capacity(MOVED);
+        let walk = &mut |key: &[u8], value: &[u8]| {
+            old.push((key.to_vec(), Entry::from_bytes(value)));
+            if old.len() < MOVED {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        transaction.shared.store.walk(&from, &to, Walk::Up, walk)?;
+        let Some((last, _)) = old.last() else {
+            return Ok(());
+        };
+        from = [&last[..], &[0]].concat();
+        for (key, entry) in old {
+            let (Some(read), Some(entry)) = (keys::read_old_queue(&key), entry) else {
+                continue;
+            };
+            let queue = QueueName {
+                route: read.route,
+                priority: read.priority,
+            };
+            // It counts as pending already.
+            let pending = &mut transaction.totals.pending[read.priority.index()];
+            *pending = pending.saturating_sub(1);
+            transaction.changes.remove(key);
+            let shared = transaction.shared;
+            transaction
+                .changes
+                .enqueue(shared, &queue, &read.place, &entry);
+            if transaction.is_full() {
+                transaction.commit()?;
+            }
+        }
+        transaction.commit()?;
+    }
+}
 
 /// Puts a spool in order that was just opened: messages that were being written and never accepted
-/// are removed; deliveries that may have been sent and must not be sent twice are dead.
+/// are removed; recipients that were not queued yet are; deliveries that may have been sent and must
+/// not be sent twice are dead.
 pub(super) fn recover<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
 ) -> Result<(), SpoolError> {
@@ -18,14 +135,23 @@ pub(super) fn recover<S: Store>(
             continue;
         };
         transaction.set_timer(Timestamp::from_millis(0), Timer::Chunks(mail));
-        transaction.batch.push((key, None));
+        transaction.changes.remove(key);
+        if transaction.is_full() {
+            transaction.commit()?;
+        }
+    }
+    transaction.commit()?;
+    for key in reader::all_keys(&transaction.shared.store, b"e", usize::MAX)? {
+        if let Some(mail) = keys::mail_of(&key) {
+            entering::enter(transaction, mail)?;
+        }
     }
     for key in reader::all_keys(&transaction.shared.store, b"a", usize::MAX)? {
         let Some(mail) = keys::mail_of(&key) else {
             continue;
         };
         let index = keys::index_of(&key);
-        transaction.batch.push((key, None));
+        transaction.changes.remove(key);
         let Ok(Some(manifest)) = reader::manifest(&transaction.shared.store, mail) else {
             continue;
         };
@@ -42,6 +168,9 @@ pub(super) fn recover<S: Store>(
             };
             transaction.step_seized(&delivery);
             transaction.tell_end(mail, delivery.recipient, DeadReason::InDoubt);
+        }
+        if transaction.is_full() {
+            transaction.commit()?;
         }
     }
     transaction.commit()

@@ -9,14 +9,17 @@ use super::keys;
 use crate::delivery::Delivery;
 use crate::mail::MailId;
 use crate::spool::codec;
-use crate::spool::store::{Batch, Store};
+use crate::spool::store::Store;
 use crate::spool::{Manifest, SpoolError};
 
 /// The bytes of one chunk of a message, and of the longest one that stands in its mail's record. A
 /// much larger value would become a file of its own in sled, which is not synced.
 pub(super) const CHUNK: usize = 4096;
 /// The most deliveries that stand in their mail's record.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
+
+/// About what a new delivery takes besides its address and its route.
+const DELIVERY_BYTES: usize = 160;
 
 /// A mail's record as it was read.
 pub(super) struct StoredMail {
@@ -32,22 +35,33 @@ pub(super) fn is_small(size: usize) -> bool {
     size <= CHUNK
 }
 
-/// Adds a new mail's record to a batch, with the records of its deliveries where they are many.
-pub(super) fn write(batch: &mut Batch, manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) {
+/// About how many bytes new deliveries take, with their places in a queue.
+pub(super) fn weight(deliveries: &[Delivery]) -> usize {
+    deliveries
+        .iter()
+        .map(|delivery| {
+            delivery.recipient.as_str().len() + delivery.route.as_str().len() + DELIVERY_BYTES
+        })
+        .sum()
+}
+
+/// The deliveries of a new mail that have records of their own from the start.
+pub(super) fn beside_the_record(deliveries: &[Delivery]) -> &[Delivery] {
+    if deliveries.len() <= FEW {
+        &[]
+    } else {
+        deliveries
+    }
+}
+
+/// A new mail's record.
+pub(super) fn record(manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) -> Vec<u8> {
     let few = deliveries.len() <= FEW;
     let mut record = codec::encode(&(manifest, if few { deliveries } else { &[] }));
     if is_small(body.len()) {
         record.extend_from_slice(body);
     }
-    batch.push((keys::manifest(manifest.id), Some(record)));
-    if !few {
-        for (index, delivery) in (0u16..).zip(deliveries) {
-            batch.push((
-                keys::delivery(manifest.id, index),
-                Some(codec::encode(delivery)),
-            ));
-        }
-    }
+    record
 }
 
 impl StoredMail {

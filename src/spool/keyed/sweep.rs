@@ -5,25 +5,20 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::changes::STEP_BYTES;
 use super::keys::{self, Timer};
 use super::operations;
 use super::reader::{self, Whole};
 use super::write_transaction::WriteTransaction;
-use crate::delivery::{DeadReason, Stage};
+use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{EndedDelivery, SpoolError, SweepReport};
 
-/// How many timers one sweep looks at, the last key's aside.
-const SWEEP: usize = 64;
-
-/// How many keys one sweep changes, the last mail's aside, so that it is written between two syncs
-/// without filling a segment of sled's log.
-const SWEEP_KEYS: usize = 2048;
-
-/// How many chunks are removed at a time: sled rewrites the leaves that they leave.
-pub(super) const CHUNKS: usize = 512;
+/// How many timers one sweep looks at, the last key's aside: as many as mails may come meanwhile, so
+/// that what has ended goes as fast as others come.
+const SWEEP: usize = 1024;
 
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
 const LEASED_GRACE: Duration = Duration::from_secs(1);
@@ -42,7 +37,7 @@ pub(super) fn sweep<S: Store>(
     // All are taken away before any is set: one that is set for now may have the key of one that
     // was due now.
     let mut due = take_due(transaction, now)?.into_iter();
-    while transaction.batch.len() <= SWEEP_KEYS
+    while !transaction.is_full()
         && let Some(timer) = due.next()
     {
         match timer {
@@ -54,10 +49,8 @@ pub(super) fn sweep<S: Store>(
             Timer::Chunks(mail) => look_at_chunks(transaction, mail, now)?,
         }
     }
-    if !due.as_slice().is_empty() {
-        transaction
-            .shared
-            .set_timers(&mut transaction.batch, now, due.as_slice());
+    for timer in due {
+        transaction.set_timer(now, timer);
     }
     transaction.commit()?;
     swept.ended.append(&mut transaction.shared.untold.lock());
@@ -78,20 +71,44 @@ fn take_due<S: Store>(
     now: Timestamp,
 ) -> Result<Vec<Timer>, SpoolError> {
     let (from, to) = keys::starting_with(b"t");
-    let WriteTransaction { shared, batch, .. } = transaction;
+    let WriteTransaction {
+        shared, changes, ..
+    } = transaction;
     let mut due = Vec::new();
+    let mut taken = 0;
     shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if due.len() >= SWEEP
-            || batch.len() >= SWEEP
-            || keys::read_due(key).is_some_and(|at| at > now)
-        {
+        if due.len() >= SWEEP || taken >= SWEEP || keys::read_due(key).is_some_and(|at| at > now) {
             return ControlFlow::Break(());
         }
-        batch.push((key.to_vec(), None));
+        taken += 1;
+        changes.remove(key.to_vec());
         due.extend(keys::read_timers(key, value));
         ControlFlow::Continue(())
     })?;
     Ok(due)
+}
+
+/// What was seen of a mail that is too long for one look.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    /// The first delivery that was not looked at.
+    from: u16,
+    last_end: Timestamp,
+    pending: bool,
+    in_hands: bool,
+    is_damaged: bool,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Look {
+            from: 0,
+            last_end: Timestamp::from_millis(0),
+            pending: false,
+            in_hands: false,
+            is_damaged: false,
+        }
+    }
 }
 
 fn look_at_mail<S: Store>(
@@ -100,12 +117,10 @@ fn look_at_mail<S: Store>(
     now: Timestamp,
     swept: &mut SweepReport,
 ) -> Result<(), SpoolError> {
-    let (manifest, deliveries, is_damaged) = match reader::whole(&transaction.shared.store, mail) {
-        Ok(Some(Whole {
-            mail,
-            deliveries,
-            is_damaged,
-        })) => (mail.manifest, deliveries, is_damaged),
+    let shared = transaction.shared;
+    let mut look = shared.looks.lock().remove(&mail).unwrap_or_default();
+    let (whole, next) = match reader::some_of(&shared.store, mail, look.from, STEP_BYTES) {
+        Ok(Some(read)) => read,
         Ok(None) => return Ok(()),
         Err(SpoolError::Unreadable(_)) => {
             transaction.set_timer(now + UNREADABLE_GRACE, Timer::Mail(mail));
@@ -113,21 +128,20 @@ fn look_at_mail<S: Store>(
         }
         Err(error) => return Err(error),
     };
-    let mut last_end = Timestamp::from_millis(0);
-    let mut pending = false;
-    let mut in_hands = false;
-    for (index, delivery) in &deliveries {
+    let manifest = whole.mail.manifest.clone();
+    look.is_damaged |= whole.is_damaged;
+    for (index, delivery) in &whole.deliveries {
         if let Some(at) = delivery.stage.finished_at() {
-            last_end = last_end.max(at);
+            look.last_end = look.last_end.max(at);
         } else if now < manifest.expires_at {
-            pending = true;
+            look.pending = true;
         } else if transaction.seize(&manifest, *index, delivery) {
             let expired = Stage::Dead {
                 at: now,
                 reason: DeadReason::Expired,
             };
             let ended = transaction.end_seized(delivery.clone(), expired, now);
-            last_end = last_end.max(now);
+            look.last_end = look.last_end.max(now);
             if let Stage::Dead { reason, .. } = ended.stage {
                 swept.ended.push(EndedDelivery {
                     mail,
@@ -136,31 +150,56 @@ fn look_at_mail<S: Store>(
                 });
             }
         } else {
-            in_hands = true;
+            look.in_hands = true;
         }
     }
-    let prune_at = last_end + transaction.shared.options.retention;
-    if in_hands {
+    if let Some(next) = next {
+        let further = Look { from: next, ..look };
+        shared.looks.lock().insert(mail, further);
+        transaction.set_timer(now, Timer::Mail(mail));
+        return Ok(());
+    }
+
+    let prune_at = look.last_end + shared.options.retention;
+    if look.in_hands {
         transaction.set_timer(now + LEASED_GRACE, Timer::Mail(mail));
-    } else if pending {
+    } else if look.pending {
         transaction.set_timer(manifest.expires_at, Timer::Mail(mail));
     } else if prune_at > now {
         transaction.set_timer(prune_at, Timer::Mail(mail));
-    } else if is_damaged {
+    } else if look.is_damaged {
         transaction.set_timer(now + UNREADABLE_GRACE, Timer::Mail(mail));
     } else {
-        // Deliveries that expired just now have only been changed in this batch: they are pruned by
-        // the next look.
-        if deliveries
-            .values()
-            .any(|delivery| delivery.stage.finished_at().is_none())
-        {
-            transaction.set_timer(now, Timer::Mail(mail));
-            return Ok(());
-        }
-        operations::remove_mail(transaction, &manifest, &deliveries)?;
-        swept.pruned += 1;
+        prune(transaction, whole, look, now, swept)?;
     }
+    Ok(())
+}
+
+/// Removes a mail that was kept long enough.
+fn prune<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    seen: Whole,
+    look: Look,
+    now: Timestamp,
+    swept: &mut SweepReport,
+) -> Result<(), SpoolError> {
+    let mail = seen.mail.manifest.id;
+    // What was seen in several looks may have changed between them.
+    let seen = if look.from == 0 {
+        Some(seen)
+    } else {
+        reader::whole(&transaction.shared.store, mail)?
+    };
+    let Some(seen) = seen else { return Ok(()) };
+    // Deliveries that expired just now have only been changed in this commit: they are pruned by
+    // the next look.
+    let is_pending = |delivery: &Delivery| delivery.stage.finished_at().is_none();
+    if seen.is_damaged || seen.deliveries.values().any(is_pending) {
+        transaction.set_timer(now, Timer::Mail(mail));
+        return Ok(());
+    }
+    operations::remove_mail(transaction, &seen.mail.manifest, &seen.deliveries)?;
+    swept.pruned += 1;
     Ok(())
 }
 
@@ -188,7 +227,7 @@ fn look_at_key<S: Store>(
         Err(error) => return Err(error),
     };
     if finished && record.until <= now {
-        transaction.batch.push((key, None));
+        transaction.changes.remove(key);
         return Ok(());
     }
     // While its mail is pending a key holds, however old it is.
@@ -196,13 +235,13 @@ fn look_at_key<S: Store>(
         .until
         .max(now + transaction.shared.options.idempotency_ttl.max(LEASED_GRACE));
     record.until = again;
-    transaction.batch.push((key, Some(codec::encode(&record))));
+    transaction.changes.put(key, codec::encode(&record));
     transaction.set_timer(again, Timer::Key(hash));
     Ok(())
 }
 
-/// Removes a message's chunks, some now and the rest in further sweeps; none while its mail is
-/// there.
+/// Removes what is left of a mail, some now and the rest in further sweeps; nothing while the mail
+/// is there.
 fn look_at_chunks<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,
@@ -212,12 +251,8 @@ fn look_at_chunks<S: Store>(
     if store.get(&keys::manifest(mail))?.is_some() || store.get(&keys::writing(mail))?.is_some() {
         return Ok(());
     }
-    let chunks = reader::keys_between(store, keys::chunks(mail), CHUNKS)?;
-    if chunks.len() == CHUNKS {
+    if !operations::remove_rest(transaction, mail)? {
         transaction.set_timer(now, Timer::Chunks(mail));
     }
-    transaction
-        .batch
-        .extend(chunks.into_iter().map(|key| (key, None)));
     Ok(())
 }

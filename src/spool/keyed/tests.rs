@@ -1,10 +1,13 @@
 //! What happens to records that cannot be read, and to parts of messages that nobody has: no door
 //! leads there.
 
+mod steps;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use bytes::Bytes;
 
+use super::keys::Timer;
 use super::*;
 use crate::delivery::DeadReason;
 use crate::mail::{Address, Guarantee, Priority};
@@ -308,7 +311,7 @@ fn keys_of_kind<S: Store>(spool: &KeyedSpool<S>, kind: &[u8]) -> usize {
 #[tokio::test]
 async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() {
     // Few recipients: many mails in one step. Many: a step ends in the middle of a timer's list.
-    for (mails, recipients) in [(150, 1), (10, 700)] {
+    for (mails, recipients, timers) in [(2500, 1, 80), (10, 700, 10)] {
         let spool =
             KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
         let put = spool
@@ -316,7 +319,7 @@ async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() 
             .await;
         assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
         assert!(
-            keys_of_kind(&spool, b"t") <= 4,
+            keys_of_kind(&spool, b"t") <= timers,
             "they are many keys, and keys are what a commit costs"
         );
         let expiry = now() + Duration::from_secs(3600);

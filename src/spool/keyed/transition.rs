@@ -2,13 +2,14 @@
 //! the timers and the totals.
 
 use super::Shared;
+use super::changes::Changes;
 use super::keys::{self, Place, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use crate::delivery::{Delivery, Stage};
 use crate::mail::Priority;
 use crate::spool::codec::Totals;
-use crate::spool::store::{Batch, Store};
+use crate::spool::store::Store;
 
 /// One delivery's step from its old place in a queue to what it is now.
 pub(super) struct Transition<'a> {
@@ -22,37 +23,36 @@ pub(super) struct Transition<'a> {
 pub(super) type Waiting = (QueueName, Place, Entry);
 
 impl Transition<'_> {
-    /// Adds the step to a batch, and keeps the totals in step. Returns where the delivery waits
+    /// Adds the step to a batch, and keeps the totals of what has ended in step. Returns where the delivery waits
     /// now, if it does.
     pub(super) fn write<S: Store>(
         &self,
-        batch: &mut Batch,
+        changes: &mut Changes,
         bytes: Vec<u8>,
         totals: &mut Totals,
         shared: &Shared<S>,
     ) -> Option<Waiting> {
         let Place { mail, index, .. } = self.old;
         let priority = self.queue.priority;
-        batch.push((keys::delivery(mail, index), Some(bytes)));
-        batch.push((keys::queue(&self.queue.route, priority, &self.old), None));
+        changes.put(keys::delivery(mail, index), bytes);
+        changes.dequeue(shared, self.queue, &self.old, self.entry.tried);
         if let Some(due) = self.delivery.stage.due() {
             let place = Place { due, ..self.old };
-            let route = self.delivery.route.clone();
+            let queue = QueueName {
+                route: self.delivery.route.clone(),
+                priority,
+            };
             let entry = Entry {
                 fresh: None,
                 tried: self.delivery.tries > 0,
                 ..self.entry.clone()
             };
-            batch.push((
-                keys::queue(&route, priority, &place),
-                Some(entry.to_bytes()),
-            ));
-            return Some((QueueName { route, priority }, place, entry));
+            changes.enqueue(shared, &queue, &place, &entry);
+            return Some((queue, place, entry));
         }
         count_finished(totals, &self.delivery.stage, priority, 1);
-        totals.pending[priority.index()] = totals.pending[priority.index()].saturating_sub(1);
         if let Some(key) = keys::finished(&self.delivery.stage, mail, index) {
-            batch.push((key, Some(Vec::new())));
+            changes.put(key, Vec::new());
         }
         // The mail is looked at when it expires, and its pruning planned then; unless it should be
         // gone by then.
@@ -62,7 +62,7 @@ impl Transition<'_> {
             .finished_at()
             .map(|at| at + shared.options.retention);
         if let Some(at) = prune_at.filter(|at| *at < self.entry.expires_at) {
-            shared.set_timers(batch, at, &[Timer::Mail(mail)]);
+            changes.set_timer(shared, at, Timer::Mail(mail));
         }
         None
     }

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::changes::{Changes, STEP_BYTES};
 use super::keys::{self, Place, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
@@ -13,13 +14,13 @@ use super::transition::{Transition, Waiting};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::codec::{self, Totals};
-use crate::spool::store::{Batch, Store};
+use crate::spool::store::Store;
 use crate::spool::{EndedDelivery, LeaseToken, Manifest, SpoolError};
 
 /// A change of what is already kept, under way on the writer's thread.
 pub(super) struct WriteTransaction<'a, S> {
     pub shared: &'a Shared<S>,
-    pub batch: Batch,
+    pub changes: Changes,
     pub totals: Totals,
     /// The totals without what is in the batch.
     before: Totals,
@@ -33,7 +34,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     pub(super) fn new(shared: &'a Shared<S>, totals: Totals) -> Self {
         WriteTransaction {
             shared,
-            batch: Batch::new(),
+            changes: Changes::default(),
             before: totals.clone(),
             totals,
             seized: Vec::new(),
@@ -56,11 +57,11 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             mail: manifest.id,
             index,
         };
-        let seized = self
-            .shared
-            .queues
-            .lock()
-            .seize(&queue, place, Entry::of(manifest));
+        let seized =
+            self.shared
+                .queues
+                .lock()
+                .seize(&queue, place, Entry::of_delivery(manifest, delivery));
         seized
             .map(|token| self.seized.push((token, None)))
             .is_some()
@@ -80,7 +81,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             delivery,
         };
         *next = step.write(
-            &mut self.batch,
+            &mut self.changes,
             codec::encode(delivery),
             &mut self.totals,
             self.shared,
@@ -106,8 +107,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         };
         self.step_seized(&delivery);
         if let Some((token, _)) = self.seized.last().filter(|_| may_be_sent) {
-            self.batch
-                .push((keys::marked(token.mail, token.index), None));
+            self.changes.remove(keys::marked(token.mail, token.index));
         }
         delivery
     }
@@ -126,30 +126,32 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             mail: manifest.id,
             index,
         };
-        let entry = Entry::of(manifest);
-        self.batch.push((
-            keys::delivery(manifest.id, index),
-            Some(codec::encode(delivery)),
-        ));
-        self.batch.push((
-            keys::queue(&queue.route, queue.priority, &place),
-            Some(entry.to_bytes()),
-        ));
-        self.totals.pending[queue.priority.index()] += 1;
+        let key = keys::delivery(manifest.id, index);
+        self.changes.put(key, codec::encode(delivery));
+        self.enqueue(queue, place, Entry::of_delivery(manifest, delivery));
+    }
+
+    /// Puts a delivery into a queue that nobody has.
+    pub(super) fn enqueue(&mut self, queue: QueueName, place: Place, entry: Entry) {
+        self.changes.enqueue(self.shared, &queue, &place, &entry);
         self.enqueued.push((queue, place, entry));
     }
 
-    /// Writes what was changed, lets go of what was seized, and wakes the scheduler.
+    /// Whether so much is to be written that it is time to commit.
+    pub(super) fn is_full(&self) -> bool {
+        self.changes.weight() >= STEP_BYTES
+    }
+
+    /// Writes what was changed, lets go of what was seized, and wakes the scheduler. Where nothing
+    /// was changed, nobody is told.
     pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
-        let mut batch = std::mem::take(&mut self.batch);
-        if !batch.is_empty() {
-            batch.push((keys::TOTALS.to_vec(), Some(codec::encode(&self.totals))));
+        if self.changes.is_empty() {
+            self.abandon();
+            return Ok(());
         }
-        let outcome = if batch.is_empty() {
-            Ok(())
-        } else {
-            self.shared.write(batch).and_then(|()| self.shared.keep())
-        };
+        let changes = std::mem::take(&mut self.changes);
+        let batch = changes.seal(self.shared, &mut self.totals);
+        let outcome = self.shared.write(batch).and_then(|()| self.shared.keep());
         let mut queues = self.shared.queues.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
@@ -182,7 +184,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Forgets what was to be changed since the last commit, and gives back what was seized.
     pub(super) fn abandon(&mut self) {
-        self.batch.clear();
+        self.changes = Changes::default();
         self.totals = self.before.clone();
         self.enqueued.clear();
         self.ended.clear();
@@ -195,8 +197,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     /// Sets a record aside that cannot be read.
     pub(super) fn set_aside(&mut self, key: Vec<u8>) -> Result<(), SpoolError> {
         if let Some(bytes) = self.shared.store.get(&key)? {
-            self.batch.push((keys::quarantined(&key), Some(bytes)));
-            self.batch.push((key, None));
+            self.changes.put(keys::quarantined(&key), bytes);
+            self.changes.remove(key);
         }
         Ok(())
     }
@@ -224,12 +226,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         }
         if let Some(Ok(mut delivery)) = delivery {
             delivery.stage = Stage::Dead { at: now, reason };
-            let entry = Entry {
-                size: 0,
-                expires_at: Timestamp::MAX,
-                tried: true,
-                fresh: None,
-            };
+            let entry = self.entry_at(queue, &place)?;
             let step = Transition {
                 queue,
                 old: place,
@@ -237,21 +234,39 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 delivery: &delivery,
             };
             step.write(
-                &mut self.batch,
+                &mut self.changes,
                 codec::encode(&delivery),
                 &mut self.totals,
                 self.shared,
             );
-            self.batch
-                .push((keys::marked(place.mail, place.index), None));
+            self.changes.remove(keys::marked(place.mail, place.index));
             self.tell_end(place.mail, delivery.recipient, reason);
         } else {
-            self.batch
-                .push((keys::queue(&queue.route, queue.priority, &place), None));
-            let pending = &mut self.totals.pending[queue.priority.index()];
-            *pending = pending.saturating_sub(1);
+            let entry = self.entry_at(queue, &place)?;
+            self.changes
+                .dequeue(self.shared, queue, &place, entry.tried);
         }
         Ok(())
+    }
+
+    /// What stands beside a place in a queue; where that cannot be read, that it is there.
+    fn entry_at(&self, queue: &QueueName, place: &Place) -> Result<Entry, SpoolError> {
+        let id = self.shared.ids.read().id(&queue.route);
+        let value = match id {
+            Some(id) => self
+                .shared
+                .store
+                .get(&keys::queue(id, queue.priority, place))?,
+            None => None,
+        };
+        Ok(value
+            .and_then(|value| Entry::from_bytes(&value))
+            .unwrap_or(Entry {
+                size: 0,
+                expires_at: Timestamp::MAX,
+                tried: false,
+                fresh: None,
+            }))
     }
 
     /// Has the next sweep tell that a delivery has ended by nobody's wish.
@@ -265,6 +280,6 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Has something looked at, at this time.
     pub(super) fn set_timer(&mut self, at: Timestamp, timer: Timer) {
-        self.shared.set_timers(&mut self.batch, at, &[timer]);
+        self.changes.set_timer(self.shared, at, timer);
     }
 }

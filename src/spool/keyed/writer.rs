@@ -6,7 +6,7 @@
 //! it. A commit that fails is never tried again: the spool is closed to writing, and what is on
 //! disk stays as it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,29 +14,29 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
+use super::changes::{self, Changes};
+use super::entering;
 use super::keys::{self, Place, Timer};
 use super::queue_head::{Entry, Fresh};
+use super::queues::QueueName;
 use super::syncer::{Answer, Syncer, Written};
 use super::transition::Transition;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::Delivery;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals};
-use crate::spool::store::{self, Batch, Store};
+use crate::spool::store::{Batch, Store};
 use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError};
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
 /// The bytes of one group, the last command aside, and of all that is written and not yet synced,
-/// the last group aside. sled writes some times as much, and that must stay below one segment of
-/// its log.
+/// the last group aside.
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
 /// The bytes that may be written between two syncs, where groups are not synced.
 const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
-/// The most timers under one key, so that a sweep looks at all of them.
-const TIMERS: usize = 64;
 /// About how many bytes the queue, the timer and the totals add to a delivery.
-const INDEX_BYTES: usize = 256;
+pub(super) const INDEX_BYTES: usize = 256;
 
 /// A mail, encoded by its caller so that the writer has little to do.
 pub(super) struct Encoded<S> {
@@ -44,6 +44,8 @@ pub(super) struct Encoded<S> {
     pub deliveries: Vec<Delivery>,
     /// What to write besides the queue, the timers and the idempotency key.
     pub batch: Batch,
+    /// Whether its recipients are so many that they are queued after it is stored.
+    pub enters_later: bool,
     /// The parts of its message that were written before.
     pub ahead: Option<Ahead<S>>,
     pub fresh: Option<Arc<Fresh>>,
@@ -81,7 +83,12 @@ impl<S> Drop for Ahead<S> {
 impl<S> Encoded<S> {
     /// About how many bytes it adds to a group.
     pub(super) fn weight(&self) -> usize {
-        store::weight(&self.batch) + INDEX_BYTES * self.deliveries.len()
+        let queued = if self.enters_later {
+            1
+        } else {
+            self.deliveries.len()
+        };
+        changes::weight(&self.batch) + INDEX_BYTES * queued
     }
 }
 
@@ -109,6 +116,8 @@ pub(super) enum Command<S> {
         Reply<Vec<SettleResult>>,
     ),
     Operate(Operation<S>),
+    /// Nothing: answered when all that was asked before is done.
+    Pass(oneshot::Sender<()>),
     Close(Reply<()>),
 }
 
@@ -128,6 +137,7 @@ pub(super) fn run<S: Store>(
         last_sync: Instant::now(),
         unsynced: 0,
         was_alone: false,
+        entering: Vec::new(),
     };
     let mut next = None;
     loop {
@@ -140,6 +150,7 @@ pub(super) fn run<S: Store>(
                 syncer.finish();
                 writer.change(change);
             }
+            Command::Pass(reply) => _ = reply.send(()),
             Command::Close(reply) => {
                 syncer.finish();
                 let synced = writer.shared.store.sync();
@@ -150,14 +161,12 @@ pub(super) fn run<S: Store>(
             groupable => {
                 let mut group = Group::default();
                 writer.gather(&mut group, groupable);
-                while group.commands < GROUP_COMMANDS && group.bytes < GROUP_BYTES {
+                while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
                     match commands.try_recv() {
-                        Ok(Command::Operate(change)) => {
-                            next = Some(Command::Operate(change));
-                            break;
-                        }
-                        Ok(Command::Close(reply)) => {
-                            next = Some(Command::Close(reply));
+                        Ok(
+                            alone @ (Command::Operate(_) | Command::Pass(_) | Command::Close(_)),
+                        ) => {
+                            next = Some(alone);
                             break;
                         }
                         Ok(command) => writer.gather(&mut group, command),
@@ -166,6 +175,7 @@ pub(super) fn run<S: Store>(
                 }
                 let alone = group.commands == 1 && commands.is_empty();
                 writer.commit(group, alone);
+                writer.let_enter();
             }
         }
     }
@@ -185,22 +195,17 @@ struct Writer<'a, S> {
     unsynced: usize,
     /// Whether the last group was one command, and nothing waited behind it.
     was_alone: bool,
+    /// Mails whose recipients are queued before anything else is done.
+    entering: Vec<MailId>,
 }
 
 struct Group<S> {
     commands: usize,
-    batch: Batch,
-    /// The bytes of the batch, up to the place that was weighed.
-    bytes: usize,
-    weighed: usize,
-    totals: Option<Totals>,
+    changes: Changes,
     /// Mails that this group writes.
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
     keys: HashMap<[u8; 16], KeyRecord>,
-    /// What is to be looked at, and when: those of one time share a key, because keys are what a
-    /// commit costs.
-    timers: BTreeMap<Timestamp, Vec<Timer>>,
     answers: Vec<Answer<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
@@ -211,23 +216,13 @@ impl<S> Default for Group<S> {
     fn default() -> Self {
         Group {
             commands: 0,
-            batch: Batch::new(),
-            bytes: 0,
-            weighed: 0,
-            totals: None,
+            changes: Changes::default(),
             mails: HashSet::new(),
             keys: HashMap::new(),
-            timers: BTreeMap::new(),
             answers: Vec::new(),
             wakes: false,
             room: None,
         }
-    }
-}
-
-impl<S> Group<S> {
-    fn set_timer(&mut self, at: Timestamp, timer: Timer) {
-        self.timers.entry(at).or_default().push(timer);
     }
 }
 
@@ -275,23 +270,26 @@ impl<S: Store> Writer<'_, S> {
             Command::Write(batch, reply) => {
                 let room = self.has_room(group);
                 if room.is_ok() {
-                    group.batch.extend(batch);
+                    group.changes.append(batch);
                 }
                 group.answers.push(Box::new(move |_, outcome| {
                     _ = reply.send(room.and_then(|()| outcome.clone()))
                 }));
             }
             Command::Forget(id) => {
-                group.batch.push((keys::writing(id), None));
-                group.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
+                group.changes.remove(keys::writing(id));
+                let at_once = Timestamp::from_millis(0);
+                group
+                    .changes
+                    .set_timer(self.shared, at_once, Timer::Chunks(id));
             }
             Command::Put(mails, reply) => self.put(group, mails, reply),
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
-            Command::Operate(_) | Command::Close(_) => unreachable!("these are never gathered"),
+            Command::Operate(_) | Command::Pass(_) | Command::Close(_) => {
+                unreachable!("these are never gathered")
+            }
         }
-        group.bytes += store::weight(&group.batch[group.weighed..]);
-        group.weighed = group.batch.len();
     }
 
     /// Whether there is room for new mail: asked once a group.
@@ -319,7 +317,7 @@ impl<S: Store> Writer<'_, S> {
                     known => Ok(known),
                 });
             if let Ok(PutResult::Stored) = judged {
-                group.batch.append(&mut mail.batch);
+                group.changes.append(std::mem::take(&mut mail.batch));
                 self.index(group, &mail);
                 if let Some(ahead) = mail.ahead.take() {
                     ahead.keep();
@@ -382,7 +380,17 @@ impl<S: Store> Writer<'_, S> {
     fn index(&mut self, group: &mut Group<S>, mail: &Encoded<S>) {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
-        for (index, delivery) in (0u16..).zip(&mail.deliveries) {
+        if mail.enters_later {
+            let first = 0u16.to_be_bytes().to_vec();
+            group.changes.put(keys::entering(manifest.id), first);
+            self.entering.push(manifest.id);
+        }
+        let queued = if mail.enters_later {
+            &[]
+        } else {
+            &mail.deliveries[..]
+        };
+        for (index, delivery) in (0u16..).zip(queued) {
             let Some(due) = delivery.stage.due() else {
                 continue;
             };
@@ -391,15 +399,18 @@ impl<S: Store> Writer<'_, S> {
                 mail: manifest.id,
                 index,
             };
-            let entry = Entry::of(manifest).to_bytes();
-            group.batch.push((
-                keys::queue(&delivery.route, manifest.priority, &place),
-                Some(entry),
-            ));
-            self.totals.pending[manifest.priority.index()] += 1;
+            let queue = QueueName {
+                route: delivery.route.clone(),
+                priority: manifest.priority,
+            };
+            group
+                .changes
+                .enqueue(self.shared, &queue, &place, &Entry::of(manifest));
         }
-        group.totals = Some(self.totals.clone());
-        group.set_timer(manifest.expires_at, Timer::Mail(manifest.id));
+        let timer = Timer::Mail(manifest.id);
+        group
+            .changes
+            .set_timer(self.shared, manifest.expires_at, timer);
         if let Some(key) = &manifest.idempotency_key {
             let hash = keys::hash_of(key);
             let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
@@ -409,9 +420,11 @@ impl<S: Store> Writer<'_, S> {
                 until,
             };
             group
-                .batch
-                .push((keys::idempotency(hash), Some(codec::encode(&record))));
-            group.set_timer(until, Timer::Key(hash));
+                .changes
+                .put(keys::idempotency(hash), codec::encode(&record));
+            group
+                .changes
+                .set_timer(self.shared, until, Timer::Key(hash));
             group.keys.insert(hash, record);
         }
     }
@@ -423,13 +436,11 @@ impl<S: Store> Writer<'_, S> {
         reply: Reply<()>,
     ) {
         for (token, delivery) in marked {
-            group.batch.push((
-                keys::delivery(token.mail, token.index),
-                Some(codec::encode(&delivery)),
-            ));
+            let key = keys::delivery(token.mail, token.index);
+            group.changes.put(key, codec::encode(&delivery));
             group
-                .batch
-                .push((keys::marked(token.mail, token.index), Some(Vec::new())));
+                .changes
+                .put(keys::marked(token.mail, token.index), Vec::new());
         }
         group
             .answers
@@ -454,9 +465,7 @@ impl<S: Store> Writer<'_, S> {
                 };
                 recorded.push(SettleResult::Done);
                 if leased.marked {
-                    group
-                        .batch
-                        .push((keys::marked(token.mail, token.index), None));
+                    group.changes.remove(keys::marked(token.mail, token.index));
                 }
                 let step = Transition {
                     queue: &leased.queue,
@@ -464,11 +473,10 @@ impl<S: Store> Writer<'_, S> {
                     entry: &leased.entry,
                     delivery: &delivery,
                 };
-                let next = step.write(&mut group.batch, bytes, &mut self.totals, self.shared);
+                let next = step.write(&mut group.changes, bytes, &mut self.totals, self.shared);
                 done.push((token, next));
             }
         }
-        group.totals = Some(self.totals.clone());
         group.wakes |= done.iter().any(|(_, next)| next.is_some());
         group.answers.push(Box::new(move |shared, outcome| {
             let answer = outcome.clone().map(|()| {
@@ -495,21 +503,30 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    fn commit(&mut self, mut group: Group<S>, alone: bool) {
-        for (at, timers) in &group.timers {
-            for timers in timers.chunks(TIMERS) {
-                self.shared.set_timers(&mut group.batch, *at, timers);
+    /// Queues the recipients of mails that were just stored.
+    fn let_enter(&mut self) {
+        for mail in std::mem::take(&mut self.entering) {
+            // It looks at what is on disk, and is told of there.
+            self.syncer.finish();
+            let mut transaction = WriteTransaction::new(self.shared, self.totals.clone());
+            if let Err(error) = entering::enter(&mut transaction, mail) {
+                transaction.abandon();
+                tracing::error!(mail.id = %mail, %error, "its recipients are queued after a restart");
             }
+            self.totals = transaction.totals.clone();
         }
-        if let Some(totals) = group.totals.take() {
-            group
-                .batch
-                .push((keys::TOTALS.to_vec(), Some(codec::encode(&totals))));
-        }
+    }
+
+    fn commit(&mut self, group: Group<S>, alone: bool) {
+        let bytes = group.changes.weight().max(1);
         let began = Instant::now();
         self.syncer.make_room();
-        let outcome = self.shared.write(group.batch);
-        let bytes = group.bytes.max(1);
+        let outcome = if group.changes.is_empty() {
+            self.shared.write(Batch::new())
+        } else {
+            let batch = group.changes.seal(self.shared, &mut self.totals);
+            self.shared.write(batch)
+        };
         let written = Written {
             outcome,
             bytes,

@@ -23,6 +23,9 @@ use super::store::{Batch, Store, Visit, Walk};
 /// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
+/// How many keys' old pages one call frees, or more.
+const FREED_AT_A_TIME: usize = 64;
+
 struct SledStore {
     path: PathBuf,
     /// Gone once it is closed.
@@ -81,6 +84,7 @@ impl Store for SledStore {
 
     fn write(&self, batch: Batch) -> Result<(), SpoolError> {
         let mut group = sled::Batch::default();
+        let keys = batch.len();
         for (key, value) in batch {
             match value {
                 Some(value) => group.insert(key, value),
@@ -89,7 +93,13 @@ impl Store for SledStore {
         }
         self.db()?
             .apply_batch(group)
-            .map_err(|e| self.unwritable(e))
+            .map_err(|e| self.unwritable(e))?;
+        // Each key that is written leaves an old page behind, and sled frees those of many keys only
+        // when somebody has it do so: a few with each call.
+        for _ in 0..=keys / FREED_AT_A_TIME {
+            crossbeam_epoch::pin().flush();
+        }
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), SpoolError> {

@@ -1,0 +1,178 @@
+//! How many deliveries wait in each queue, kept as they come and go, so that nobody needs to walk
+//! the queues to know.
+//!
+//! Whether a delivery is due changes by itself. So each count knows a place up to which it has told
+//! apart what is due; the place follows the clock when somebody asks, and only what fell due
+//! meanwhile is walked.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, Place, QueueId};
+use super::queue_head::Entry;
+use crate::mail::{MailId, Priority, Timestamp};
+use crate::spool::SpoolError;
+use crate::spool::store::{Store, Walk};
+
+/// The most places that are walked at a time, while nothing is written.
+const WALKED: usize = 10_000;
+
+/// One queue: those of one priority on one route.
+pub(super) type Line = (QueueId, Priority);
+
+/// How many wait in one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Count {
+    pub pending: u64,
+    /// Of these, how many were tried before.
+    pub tried: u64,
+    /// How many stand up to `until`.
+    pub ripe: u64,
+    /// Of these, how many were tried before.
+    pub ripe_tried: u64,
+    pub until: Place,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Count {
+            pending: 0,
+            tried: 0,
+            ripe: 0,
+            ripe_tried: 0,
+            until: Place::first(),
+        }
+    }
+}
+
+impl Count {
+    pub(super) fn is_ripe(&self, place: &Place) -> bool {
+        *place <= self.until
+    }
+
+    fn add(&mut self, place: &Place, tried: bool, by: i64) {
+        let ripe = self.is_ripe(place);
+        let tried_too = i64::from(tried) * by;
+        self.pending = self.pending.saturating_add_signed(by);
+        self.tried = self.tried.saturating_add_signed(tried_too);
+        if ripe {
+            self.ripe(by, tried_too);
+        }
+    }
+
+    fn ripe(&mut self, by: i64, tried: i64) {
+        self.ripe = self.ripe.saturating_add_signed(by);
+        self.ripe_tried = self.ripe_tried.saturating_add_signed(tried);
+    }
+}
+
+/// A delivery that comes into a queue, or leaves it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    pub line: Line,
+    pub place: Place,
+    pub tried: bool,
+    pub comes: bool,
+}
+
+/// The counts of all queues.
+#[derive(Default)]
+pub(super) struct Backlog {
+    counts: HashMap<Line, Count>,
+}
+
+impl Backlog {
+    pub(super) fn set(&mut self, line: Line, count: Count) {
+        self.counts.insert(line, count);
+    }
+
+    pub(super) fn of(&self, line: &Line) -> Count {
+        self.counts.get(line).copied().unwrap_or_default()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (Line, &Count)> {
+        self.counts.iter().map(|(line, count)| (*line, count))
+    }
+
+    pub(super) fn apply(&mut self, step: &Move) {
+        let by = if step.comes { 1 } else { -1 };
+        let count = self.counts.entry(step.line).or_default();
+        count.add(&step.place, step.tried, by);
+    }
+
+    /// Tells apart what is due now, as far as a bounded walk goes; returns whether it is done.
+    /// Called on the writer's thread, where the queues agree with the counts.
+    pub(super) fn follow<S: Store>(
+        &mut self,
+        store: &S,
+        now: Timestamp,
+    ) -> Result<bool, SpoolError> {
+        let mut left = WALKED;
+        let end = Place {
+            due: now,
+            mail: MailId::from_bytes([u8::MAX; 16]),
+            index: u16::MAX,
+        };
+        for ((id, priority), count) in &mut self.counts {
+            let nothing_between = if count.until <= end {
+                count.ripe == count.pending
+            } else {
+                count.ripe == 0
+            };
+            if nothing_between {
+                count.until = end;
+            }
+            if count.until == end {
+                continue;
+            }
+            // Forward, what was walked becomes due; back, it is not due any more.
+            let (way, by) = if count.until < end {
+                (Walk::Up, 1)
+            } else {
+                (Walk::Down, -1)
+            };
+            let after = |place: &Place| [&keys::queue(*id, *priority, place)[..], &[0]].concat();
+            let (from, to) = (after(&count.until.min(end)), after(&count.until.max(end)));
+            let mut is_whole = true;
+            store.walk(&from, &to, way, &mut |key, value| {
+                let Some(read) = keys::read_queue(key) else {
+                    return ControlFlow::Continue(());
+                };
+                if left == 0 {
+                    // Going back, this one is still counted.
+                    count.until = if by > 0 { count.until } else { read.place };
+                    is_whole = false;
+                    return ControlFlow::Break(());
+                }
+                left -= 1;
+                let tried = Entry::from_bytes(value).is_some_and(|entry| entry.tried);
+                count.ripe(by, i64::from(tried) * by);
+                if by > 0 {
+                    count.until = read.place;
+                }
+                ControlFlow::Continue(())
+            })?;
+            if !is_whole {
+                return Ok(false);
+            }
+            count.until = end;
+        }
+        Ok(true)
+    }
+}
+
+/// Counts what waits in one queue, from its beginning to its end.
+pub(super) fn recount<S: Store>(store: &S, (id, priority): Line) -> Result<Count, SpoolError> {
+    let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));
+    let mut count = Count::default();
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if let Some(read) = keys::read_queue(key) {
+            let tried = Entry::from_bytes(value).is_some_and(|entry| entry.tried);
+            count.add(&read.place, tried, 1);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
+}

@@ -1,0 +1,170 @@
+//! What is written in one commit. Everything that is handed to the store is gathered here, and
+//! weighed as it comes.
+//!
+//! *Invariant:* no commit is heavier than [`COMMIT_BYTES`]. What may be long is done in steps of
+//! [`STEP_BYTES`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use super::backlog::Move;
+use super::keys::{self, Place, QueueId, Timer};
+use super::queue_head::Entry;
+use super::queues::QueueName;
+use crate::delivery::Route;
+use crate::mail::Timestamp;
+use crate::spool::codec::{self, Totals};
+use crate::spool::store::{Batch, Store};
+
+/// About the most bytes that one step of something long writes.
+pub(super) const STEP_BYTES: usize = 256 * 1024;
+/// The most bytes that one commit holds. sled writes some times as much, and that must stay well
+/// below one segment of its log.
+pub(super) const COMMIT_BYTES: usize = 2 * 1024 * 1024;
+/// The most timers under one key, so that a sweep looks at all of them.
+const TIMERS: usize = 64;
+/// What a key costs besides its own bytes and its value's: sled keeps the leaf that it is in.
+pub(super) const KEY_BYTES: usize = 32;
+/// About what a timer costs.
+const TIMER_BYTES: usize = 64;
+
+/// What one commit changes.
+#[derive(Default)]
+pub(super) struct Changes {
+    batch: Batch,
+    weight: usize,
+    moves: Vec<Move>,
+    /// What is to be looked at, and when: those of one time share a key, because keys are what a
+    /// commit costs.
+    timers: BTreeMap<Timestamp, Vec<Timer>>,
+    /// Routes that have had no queue yet.
+    new_queues: HashMap<Route, QueueId>,
+}
+
+impl Changes {
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.weight += key.len() + value.len() + KEY_BYTES;
+        self.batch.push((key, Some(value)));
+    }
+
+    pub(super) fn remove(&mut self, key: Vec<u8>) {
+        self.weight += key.len() + KEY_BYTES;
+        self.batch.push((key, None));
+    }
+
+    pub(super) fn append(&mut self, batch: Batch) {
+        self.weight += weight(&batch);
+        self.batch.extend(batch);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.timers.is_empty()
+    }
+
+    /// The bytes of all of it.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Has something looked at, at this time; a sweep is due when it comes.
+    pub(super) fn set_timer<S>(&mut self, shared: &Shared<S>, at: Timestamp, timer: Timer) {
+        self.weight += TIMER_BYTES;
+        self.timers.entry(at).or_default().push(timer);
+        shared
+            .next_timer
+            .fetch_min(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// A delivery comes into a queue.
+    pub(super) fn enqueue<S>(
+        &mut self,
+        shared: &Shared<S>,
+        queue: &QueueName,
+        place: &Place,
+        entry: &Entry,
+    ) {
+        let id = self.id_of(shared, &queue.route);
+        self.put(keys::queue(id, queue.priority, place), entry.to_bytes());
+        self.moves.push(Move {
+            line: (id, queue.priority),
+            place: *place,
+            tried: entry.tried,
+            comes: true,
+        });
+    }
+
+    /// A delivery leaves the queue that it is in.
+    pub(super) fn dequeue<S>(
+        &mut self,
+        shared: &Shared<S>,
+        queue: &QueueName,
+        place: &Place,
+        tried: bool,
+    ) {
+        let id = self.id_of(shared, &queue.route);
+        self.remove(keys::queue(id, queue.priority, place));
+        self.moves.push(Move {
+            line: (id, queue.priority),
+            place: *place,
+            tried,
+            comes: false,
+        });
+    }
+
+    fn id_of<S>(&mut self, shared: &Shared<S>, route: &Route) -> QueueId {
+        let ids = shared.ids.read();
+        if let Some(id) = ids
+            .id(route)
+            .or_else(|| self.new_queues.get(route).copied())
+        {
+            return id;
+        }
+        let id = ids.next(self.new_queues.len());
+        drop(ids);
+        self.put(keys::route(id), route.as_str().as_bytes().to_vec());
+        self.new_queues.insert(route.clone(), id);
+        id
+    }
+
+    /// The batch to write, with the counts and the totals as they are after it; from now on they
+    /// are so in memory, too.
+    pub(super) fn seal<S: Store>(mut self, shared: &Shared<S>, totals: &mut Totals) -> Batch {
+        if !self.new_queues.is_empty() {
+            let mut ids = shared.ids.write();
+            for (route, id) in self.new_queues.drain() {
+                ids.insert(route, id);
+            }
+        }
+        for (at, timers) in &self.timers {
+            for timers in timers.chunks(TIMERS) {
+                let (key, value) = keys::timers(*at, timers);
+                self.batch.push((key, Some(value)));
+            }
+        }
+        let mut backlog = shared.backlog.lock();
+        let mut lines = BTreeSet::new();
+        for step in &self.moves {
+            backlog.apply(step);
+            lines.insert(step.line);
+            let pending = &mut totals.pending[step.line.1.index()];
+            *pending = pending.saturating_add_signed(if step.comes { 1 } else { -1 });
+        }
+        for line in lines {
+            let count = codec::encode(&backlog.of(&line));
+            self.batch.push((keys::count(line.0, line.1), Some(count)));
+        }
+        drop(backlog);
+        self.batch
+            .push((keys::TOTALS.to_vec(), Some(codec::encode(totals))));
+        self.batch
+    }
+}
+
+/// The bytes of a batch, as they count in a commit.
+pub(super) fn weight(batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> usize {
+    batch
+        .iter()
+        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + KEY_BYTES)
+        .sum()
+}

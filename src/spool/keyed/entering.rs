@@ -1,0 +1,85 @@
+//! Queues the recipients of a mail that has many: after it is stored, in bounded steps. The steps
+//! that are left are taken when the spool is opened, if it was closed in between.
+
+use std::ops::ControlFlow;
+
+use super::keys::{self, Place};
+use super::queue_head::Entry;
+use super::queues::QueueName;
+use super::reader;
+use super::write_transaction::WriteTransaction;
+use crate::delivery::Delivery;
+use crate::mail::MailId;
+use crate::spool::SpoolError;
+use crate::spool::codec;
+use crate::spool::store::{Store, Walk};
+
+/// How many deliveries are queued in one step.
+const AT_A_TIME: usize = 1000;
+
+/// A delivery and its place in the envelope.
+type Numbered = (u16, Delivery);
+
+/// Queues what is not queued yet, each step in a commit of its own. Runs on the writer's thread,
+/// which does nothing else meanwhile.
+pub(super) fn enter<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    mail: MailId,
+) -> Result<(), SpoolError> {
+    let store = &transaction.shared.store;
+    let Some(next) = store.get(&keys::entering(mail))? else {
+        return Ok(());
+    };
+    let mut next = next.try_into().map_or(0, u16::from_be_bytes);
+    let manifest = reader::manifest(store, mail)?;
+    while let Some(manifest) = &manifest {
+        let (deliveries, after) = read_some(&transaction.shared.store, mail, next)?;
+        for (index, delivery) in deliveries {
+            let Some(due) = delivery.stage.due() else {
+                continue;
+            };
+            let queue = QueueName {
+                route: delivery.route.clone(),
+                priority: manifest.priority,
+            };
+            let place = Place { due, mail, index };
+            transaction.enqueue(queue, place, Entry::of_delivery(manifest, &delivery));
+        }
+        let Some(after) = after else { break };
+        next = after;
+        let key = keys::entering(mail);
+        transaction.changes.put(key, next.to_be_bytes().to_vec());
+        transaction.commit()?;
+    }
+    transaction.changes.remove(keys::entering(mail));
+    transaction.commit()
+}
+
+/// The next deliveries, and where those after them begin. What cannot be read is found damaged when
+/// somebody looks at the mail.
+fn read_some<S: Store>(
+    store: &S,
+    mail: MailId,
+    from: u16,
+) -> Result<(Vec<Numbered>, Option<u16>), SpoolError> {
+    let (_, to) = keys::deliveries(mail);
+    let mut read = Vec::new();
+    let mut after = None;
+    store.walk(
+        &keys::delivery(mail, from),
+        &to,
+        Walk::Up,
+        &mut |key, value| {
+            let index = keys::index_of(key);
+            if read.len() >= AT_A_TIME {
+                after = Some(index);
+                return ControlFlow::Break(());
+            }
+            if let Ok(delivery) = codec::decode(value) {
+                read.push((index, delivery));
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    Ok((read, after))
+}

@@ -1,0 +1,41 @@
+//! The short names of the queues: a number for each route. Kept on disk beside the queues, and
+//! given on the writer's thread.
+
+use std::collections::HashMap;
+
+use super::keys::QueueId;
+use crate::delivery::Route;
+
+/// Every route that has queues, and its number.
+#[derive(Default)]
+pub(super) struct QueueIds {
+    ids: HashMap<Route, QueueId>,
+    routes: HashMap<QueueId, Route>,
+    last: u32,
+}
+
+impl QueueIds {
+    pub(super) fn insert(&mut self, route: Route, id: QueueId) {
+        self.last = self.last.max(id.0);
+        self.routes.insert(id, route.clone());
+        self.ids.insert(route, id);
+    }
+
+    pub(super) fn id(&self, route: &Route) -> Option<QueueId> {
+        self.ids.get(route).copied()
+    }
+
+    pub(super) fn route(&self, id: QueueId) -> Option<&Route> {
+        self.routes.get(&id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Route, QueueId)> {
+        self.ids.iter().map(|(route, id)| (route, *id))
+    }
+
+    /// A number that no route has; after it, so many that were given and not yet kept.
+    pub(super) fn next(&self, given: usize) -> QueueId {
+        let given = u32::try_from(given).unwrap_or(u32::MAX);
+        QueueId(self.last.saturating_add(given).saturating_add(1))
+    }
+}
