@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -15,12 +16,17 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::announcements::Announcements;
 use super::life::Life;
 use super::recalls::Recalls;
+use super::recordings::Recordings;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
 use crate::observe::{Events, Metrics};
 use crate::policy::RetryPolicy;
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
+
+/// How long after an error mail of former routes is moved on: at first, and at most.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// Something is under way that a shutdown waits for, until this is dropped.
 pub(super) type UnderWay = TaskTrackerToken;
@@ -35,6 +41,7 @@ pub(super) struct Engine {
     pub announcements: Announcements,
     pub recalls: Arc<Recalls>,
     pub waiters: Arc<Waiters>,
+    pub recordings: Arc<Recordings>,
     /// Notified when deliveries were recorded, ended or withdrawn: what waits for room in the queue
     /// or for its end looks again.
     pub progress: Notify,
@@ -72,6 +79,7 @@ impl Engine {
             announcements: Announcements::default(),
             recalls: Arc::default(),
             waiters: Arc::default(),
+            recordings: Arc::default(),
             progress: Notify::new(),
             accepting: AtomicU64::new(0),
             topology: RwLock::new(topology),
@@ -152,6 +160,7 @@ impl Engine {
         let (engine, topology) = (Arc::clone(self), self.topology());
         let task = tokio::spawn(async move {
             let (known, fallback) = (topology.routes.clone(), topology.fallback.clone());
+            let mut rest = FIRST_REST;
             loop {
                 match engine.spool.reroute(known.clone(), fallback.clone()).await {
                     Ok(0) => return,
@@ -161,8 +170,12 @@ impl Engine {
                         "mail waited for relays that are no more"
                     ),
                     Err(error) => {
-                        tracing::error!(%error, "mail that waits for relays that are no more could not be moved");
-                        return;
+                        tracing::error!(%error, ?rest, "mail that waits for relays that are no more could not be moved; tried again");
+                        if error == SpoolError::Closed {
+                            return;
+                        }
+                        tokio::time::sleep(rest).await;
+                        rest = (rest * 2).min(LONGEST_REST);
                     }
                 }
             }

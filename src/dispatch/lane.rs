@@ -49,6 +49,8 @@ pub(super) struct Lane {
     again: bool,
     /// When the router is woken for this lane, in monotonic time; one timer is enough.
     alarm: Option<Duration>,
+    /// Nothing is claimed before, because the spool failed to answer.
+    rests_until: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,7 @@ impl Lane {
             claims: 0,
             again: false,
             alarm: None,
+            rests_until: None,
         }
     }
 
@@ -154,6 +157,9 @@ impl Lane {
             return Plan::Rest;
         }
 
+        if let Some(until) = self.rests_until.filter(|until| *until > monotonic) {
+            return self.rest_until(until, monotonic);
+        }
         let state = self.breaker.state(monotonic);
         let (general, critical, batch) = match state {
             BreakerState::Open => {
@@ -208,6 +214,11 @@ impl Lane {
         }
         self.alarm = Some(at);
         Plan::RestFor(at.saturating_sub(monotonic))
+    }
+
+    /// Claims nothing until then.
+    pub(super) fn rest(&mut self, until: Duration) {
+        self.rests_until = Some(until);
     }
 
     /// The timer has run out.

@@ -28,6 +28,8 @@ impl Dispatcher {
             .get(id)
             .await?
             .ok_or(Error::UnknownMail(id))?;
+        // What was just read may not have been told to anybody yet.
+        self.inner.engine.recordings.told(id).await;
         Ok(MailStatus::of(record, self.inner.engine.clock.now()))
     }
 
@@ -100,6 +102,7 @@ impl Dispatcher {
         loop {
             let told = waiting.notify.notified();
             let now = engine.clock.now();
+            let recording = engine.recordings.begin(id);
             match engine.spool.cancel(id, now).await? {
                 OperationResult::Unknown => return Err(Error::UnknownMail(id)),
                 OperationResult::TooLate => {}
@@ -110,6 +113,7 @@ impl Dispatcher {
                     engine.progress.notify_waiters();
                 }
             }
+            drop(recording);
 
             let status = self.status(id).await?;
             let is = |state| status.deliveries.iter().any(|one| one.state == state);
@@ -123,7 +127,7 @@ impl Dispatcher {
             }
 
             // A sender has it, and says when that is no longer so.
-            let _ = tokio::time::timeout(Duration::from_millis(50), told).await;
+            let _ = tokio::time::timeout(Duration::from_millis(250), told).await;
         }
     }
 

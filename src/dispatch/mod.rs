@@ -14,6 +14,7 @@ mod lane;
 mod life;
 mod recalls;
 mod recording;
+mod recordings;
 mod router;
 mod scheduler;
 mod sender;

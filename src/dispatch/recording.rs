@@ -98,6 +98,7 @@ impl Engine {
             settled.push((change.lease, change.delivery));
         }
 
+        let recording = self.recordings.begin(manifest.id);
         let (engine, manifest, under_way) = (Arc::clone(self), Arc::clone(manifest), self.begin());
         tokio::spawn(async move {
             match engine.spool.settle(settled).await {
@@ -113,6 +114,7 @@ impl Engine {
                 }
             }
 
+            drop(recording);
             engine.waiters.notify(manifest.id);
             drop(under_way);
             engine.progress.notify_waiters();

@@ -243,13 +243,18 @@ impl State {
         claims: Result<Vec<Claim>, SpoolError>,
         under_way: &UnderWay,
     ) {
+        let mut failed = false;
         let claims = claims.unwrap_or_else(|error| {
             tracing::error!(%relay, %error, "no mail can be claimed");
-            self.wake_after(myself, Arc::clone(relay), AFTER_FAILURE);
+            failed = true;
             Vec::new()
         });
+        let monotonic = self.engine.clock.monotonic();
         let Some(lane) = self.lane(relay) else { return };
-        if lane.deal(claims, under_way) {
+        if failed {
+            lane.rest(monotonic + AFTER_FAILURE);
+        }
+        if lane.deal(claims, under_way) || failed {
             self.fill_named(myself, relay);
         }
     }

@@ -43,6 +43,9 @@ pub enum SpoolError {
     /// The cursor of a list is not one that a page gave.
     #[error("the cursor is not one that a page gave")]
     BadCursor,
+    /// A lease is not the current one: somebody else may have the delivery.
+    #[error("the lease is not current: the delivery may be somebody else's")]
+    StaleLease,
     /// It is closed.
     #[error("the spool is closed")]
     Closed,

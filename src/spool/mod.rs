@@ -216,7 +216,8 @@ pub trait Spool: Send + Sync + 'static {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError>;
 
     /// Records before the final dot that an at-most-once mail may have been sent: found so after a
-    /// crash, it is dead as `in_doubt`. The leases stay.
+    /// crash, it is dead as `in_doubt`. The leases stay. [`SpoolError::StaleLease`] where one of them
+    /// is not current: none is marked then, and the mail must not be sent.
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError>;
 
     /// Records what became of deliveries and ends their leases. Taken up in the order of the calls,

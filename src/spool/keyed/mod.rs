@@ -29,7 +29,7 @@ mod transition;
 mod write_transaction;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -39,7 +39,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
@@ -95,6 +95,9 @@ struct Shared<S> {
     untold: Mutex<Vec<EndedDelivery>>,
     /// How far sweeps have looked at mails that are too long for one.
     looks: Mutex<HashMap<MailId, Look>>,
+    /// How many commits were written, and how many of them are kept.
+    written: AtomicU64,
+    kept: watch::Sender<u64>,
     stale: AtomicU64,
     sync_nanos: Mutex<Vec<u64>>,
 }
@@ -110,6 +113,7 @@ impl<S: Store> Shared<S> {
             tracing::error!(%error, "the spool takes no more");
         }
         self.failure.write().get_or_insert(error);
+        self.kept.send_modify(|_| ());
     }
 
     /// Writes a batch, unless something failed before. What fails closes the spool to writing.
@@ -122,21 +126,37 @@ impl<S: Store> Shared<S> {
         match self.failure() {
             Some(failure) => Err(failure),
             None if batch.is_empty() => Ok(()),
-            None => self
-                .store
-                .write(batch)
-                .inspect_err(|e| self.fail(e.clone())),
+            None => {
+                self.written.fetch_add(1, Ordering::SeqCst);
+                self.store
+                    .write(batch)
+                    .inspect_err(|e| self.fail(e.clone()))
+            }
         }
     }
 
     /// Keeps what was written, as safely as the options say.
     fn keep(&self) -> Result<(), SpoolError> {
+        let written = self.written.load(Ordering::SeqCst);
         let kept = match self.failure() {
             Some(failure) => return Err(failure),
             None if self.options.sync_interval.is_none() => self.store.sync(),
             None => self.store.flush(),
         };
+        if kept.is_ok() {
+            self.kept.send_modify(|kept| *kept = written.max(*kept));
+        }
         kept.inspect_err(|e| self.fail(e.clone()))
+    }
+
+    /// Waits until everything that was written by now is kept, or the spool has failed: what was
+    /// read before may be told then.
+    async fn until_kept(&self) {
+        let written = self.written.load(Ordering::SeqCst);
+        let mut kept = self.kept.subscribe();
+        let is_over = |kept: &u64| *kept >= written || self.failure().is_some();
+        // The sender lives as long as this does.
+        let _ = kept.wait_for(is_over).await;
     }
 
     fn publish(&self, totals: &Totals) {
@@ -217,6 +237,8 @@ impl<S: Store> KeyedSpool<S> {
             totals: Mutex::new(Totals::default()),
             untold: Mutex::default(),
             looks: Mutex::default(),
+            written: AtomicU64::new(0),
+            kept: watch::channel(0).0,
             stale: AtomicU64::new(0),
             sync_nanos: Mutex::new(Vec::new()),
         });
@@ -232,7 +254,8 @@ impl<S: Store> KeyedSpool<S> {
         recovery::recover(&mut recovering)?;
         // Known from the start, so that what is due next is known before the first claim.
         let unread = shared.queues.lock().begin_refills(&routes);
-        reader::refill(&shared, unread)?;
+        // What cannot be read now is read before it is claimed.
+        reader::refill(&shared, unread);
         let totals = recovering.totals.clone();
         shared.publish(&totals);
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -568,9 +591,19 @@ impl<S: Store> Spool for KeyedSpool<S> {
         }
         let refills = self.shared.queues.lock().begin_refills(&request.routes);
         if !refills.is_empty() {
-            self.look(move |shared| reader::refill(shared, refills))
+            let rests = self
+                .look(move |shared| Ok(reader::refill(shared, refills)))
                 .await?;
             self.shared.changed.notify_one();
+            for rest in rests {
+                let shared = Arc::downgrade(&self.shared);
+                tokio::spawn(async move {
+                    tokio::time::sleep(rest).await;
+                    if let Some(shared) = shared.upgrade() {
+                        shared.changed.notify_one();
+                    }
+                });
+            }
         }
         let taken = self.shared.queues.lock().take(&request);
         let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(&self.shared) as Weak<dyn LeaseKeeper>;
@@ -601,7 +634,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             }
         }
         if !stored.is_empty() {
-            let (read, broken, unread) = self
+            let (read, broken, mut unread) = self
                 .look(move |shared| Ok(reader::claims(shared, stored)))
                 .await?;
             claims.extend(read);
@@ -612,14 +645,25 @@ impl<S: Store> Spool for KeyedSpool<S> {
                     .first()
                     .map(|(lease, _)| lease.token().serial)
             });
-            if !broken.is_empty()
-                && let Err(error) = self
-                    .change(move |transaction| {
-                        operations::end_broken(transaction, broken, request.now)
+            if !broken.is_empty() {
+                let broken = Arc::new(Mutex::new(broken));
+                let ended = {
+                    let broken = Arc::clone(&broken);
+                    self.change(move |transaction| {
+                        operations::end_broken(transaction, &mut broken.lock(), request.now)
                     })
                     .await
-            {
-                tracing::error!(%error, "what cannot be read could not be set aside");
+                };
+                if let Err(error) = ended {
+                    tracing::error!(%error, "what cannot be read could not be set aside");
+                }
+                // What is left is looked at again later, as what the disk did not give.
+                let left = std::mem::take(&mut *broken.lock());
+                let mut queues = self.shared.queues.lock();
+                for (lease, _) in left.into_iter().flat_map(|broken| broken.leases) {
+                    queues.set_idle(&lease.token());
+                    unread.push(lease);
+                }
             }
             if !unread.is_empty() {
                 // Given back at once it would be the first to be claimed again, and the disk asked
@@ -642,10 +686,18 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let marking = self
             .look(move |shared| {
                 let mut marked = Vec::with_capacity(leases.len());
-                for token in leases {
-                    if !shared.queues.lock().mark(&token) {
-                        continue;
+                {
+                    // All or none: a mail of which a part is not to be sent is not sent now.
+                    let mut queues = shared.queues.lock();
+                    if leases.iter().any(|token| queues.current(token).is_none()) {
+                        shared.count_stale();
+                        return Err(SpoolError::StaleLease);
                     }
+                    for token in &leases {
+                        queues.mark(token);
+                    }
+                }
+                for token in leases {
                     let delivery = reader::delivery(&shared.store, token.mail, token.index)?;
                     let Some(mut delivery) = delivery.transpose()? else {
                         continue;
@@ -689,7 +741,9 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
-        self.look(move |shared| reader::record(shared, id)).await
+        let record = self.look(move |shared| reader::record(shared, id)).await?;
+        self.shared.until_kept().await;
+        Ok(record)
     }
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
@@ -701,8 +755,11 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
-        self.look(move |shared| reader::list(shared, &query, now))
-            .await
+        let page = self
+            .look(move |shared| reader::list(shared, &query, now))
+            .await?;
+        self.shared.until_kept().await;
+        Ok(page)
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
@@ -749,6 +806,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
+        let known: HashSet<Route> = known.into_iter().collect();
         let unknown: Vec<Route> = self
             .shared
             .queues

@@ -319,42 +319,40 @@ fn move_to<S: Store>(
     Ok(true)
 }
 
-/// Ends what was leased and cannot be sent.
+/// Ends what was leased and cannot be sent, each mail in a commit of its own. What could not be
+/// ended is left.
 pub(super) fn end_broken<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    broken: Vec<Broken>,
+    broken: &mut Vec<Broken>,
     now: Timestamp,
 ) -> Result<(), SpoolError> {
-    let mut tokens = Vec::new();
-    for Broken {
+    while let Some(Broken {
         queue,
         leases,
         in_doubt,
-    } in broken
+    }) = broken.last()
     {
-        let reason = if in_doubt {
+        let reason = if *in_doubt {
             DeadReason::InDoubt
         } else {
             DeadReason::Quarantined
         };
-        for (lease, place) in leases {
+        for (_, place) in leases {
             if !in_doubt && reader::manifest(&transaction.shared.store, place.mail).is_err() {
                 transaction.set_aside(keys::manifest(place.mail))?;
             }
-            transaction.end(&queue, place, reason, now)?;
-            tokens.push(lease);
-            if transaction.is_full() {
-                transaction.commit()?;
-            }
+            transaction.end(queue, *place, reason, now)?;
         }
         if !in_doubt {
             transaction.totals.quarantined += 1;
         }
-    }
-    transaction.commit()?;
-    let mut queues = transaction.shared.queues.lock();
-    for lease in tokens {
-        queues.end(&lease.spend());
+        transaction.commit()?;
+
+        let ended = broken.pop().into_iter().flat_map(|broken| broken.leases);
+        let mut queues = transaction.shared.queues.lock();
+        for (lease, _) in ended {
+            queues.end(&lease.spend());
+        }
     }
     Ok(())
 }

@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::keys::Place;
 use crate::delivery::Delivery;
@@ -17,6 +19,19 @@ use crate::spool::Manifest;
 
 /// The most places a window holds.
 const CAPACITY: usize = 4096;
+/// The most places that all windows together hold, as long as each holds a few.
+const ALL_PLACES: usize = 256 * 1024;
+/// The fewest places that the bound of all windows leaves to one.
+const FEW_PLACES: usize = 128;
+/// How long a queue is left alone that could not be read: at first, and at most.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// How many places each window may hold, where there are so many.
+pub(super) fn capacity(windows: usize) -> usize {
+    (ALL_PLACES / windows.max(1)).clamp(FEW_PLACES, CAPACITY)
+}
+
 /// How many places are read from disk at a time.
 pub(super) const REFILL: usize = 1024;
 
@@ -130,6 +145,9 @@ pub(super) struct QueueHead {
     covered: Covered,
     /// What has happened while the disk is being read: the reader may or may not have seen it.
     meanwhile: Option<Meanwhile>,
+    /// How often in a row the disk could not be read.
+    failures: u32,
+    rests_until: Option<Instant>,
 }
 
 /// What happens to a queue while it is read from disk.
@@ -146,6 +164,8 @@ impl QueueHead {
             places: BTreeMap::new(),
             covered: Covered::All,
             meanwhile: None,
+            failures: 0,
+            rests_until: None,
         }
     }
 
@@ -158,7 +178,7 @@ impl QueueHead {
     }
 
     /// A place that is now in the queue on disk.
-    pub(super) fn insert(&mut self, place: Place, entry: Entry) {
+    pub(super) fn insert(&mut self, place: Place, entry: Entry, capacity: usize) {
         let within = match self.covered {
             Covered::All => true,
             Covered::UpTo(last) => place <= last,
@@ -169,15 +189,15 @@ impl QueueHead {
             // While the disk is read after what is covered, that must not become less: nobody would
             // read what is between.
             if self.meanwhile.is_none() {
-                self.trim();
+                self.trim(capacity);
             }
         } else if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.put.push((place, entry));
         }
     }
 
-    fn trim(&mut self) {
-        while self.places.len() > CAPACITY {
+    fn trim(&mut self, capacity: usize) {
+        while self.places.len() > capacity {
             self.places.pop_last();
             self.covered = self
                 .places
@@ -238,7 +258,10 @@ impl QueueHead {
 
     /// Whether the disk must be read before it is known what comes next.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.places.is_empty() && self.covered != Covered::All && self.meanwhile.is_none()
+        self.places.is_empty()
+            && self.covered != Covered::All
+            && self.meanwhile.is_none()
+            && self.rests_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// Begins to read the disk: the place after which to read.
@@ -256,8 +279,10 @@ impl QueueHead {
         &mut self,
         read: Vec<(Place, Entry)>,
         all: bool,
+        capacity: usize,
         is_free: impl Fn(&Place) -> bool,
     ) {
+        self.failures = 0;
         let Meanwhile { put, gone } = self.meanwhile.take().unwrap_or_default();
         self.covered = match read.last() {
             _ if all => Covered::All,
@@ -271,16 +296,20 @@ impl QueueHead {
         }
         for (place, entry) in put {
             if is_free(&place) {
-                self.insert(place, entry);
+                self.insert(place, entry, capacity);
             }
         }
-        self.trim();
+        self.trim(capacity);
     }
 
-    /// Gives up a read that failed; it is tried again.
-    pub(super) fn abort_refill(&mut self) {
+    /// Gives up a read that failed; it is tried again after what is returned, and not before.
+    pub(super) fn abort_refill(&mut self, capacity: usize) -> Duration {
         self.meanwhile = None;
-        self.trim();
+        self.trim(capacity);
+        let rest = (FIRST_REST * 2_u32.pow(self.failures.min(6))).min(LONGEST_REST);
+        self.failures = self.failures.saturating_add(1);
+        self.rests_until = Some(Instant::now() + rest);
+        rest
     }
 }
 
@@ -329,17 +358,19 @@ mod tests {
         window.end_refill(
             (0..taken).map(|n| (place(n), entry())).collect(),
             false,
+            CAPACITY,
             |_| false,
         );
         assert_eq!(window.begin_refill(), Some(place(taken - 1)));
         (0..taken)
             .rev()
-            .for_each(|n| window.insert(place(n), entry()));
+            .for_each(|n| window.insert(place(n), entry(), CAPACITY));
         let mut seen = 20;
         (0..seen).for_each(|n| assert_eq!(window.pop().map(|(next, _)| next), Some(place(n))));
         window.end_refill(
             (taken..total).map(|n| (place(n), entry())).collect(),
             true,
+            CAPACITY,
             |_| true,
         );
         assert!(window.places.len() <= CAPACITY);
@@ -353,7 +384,12 @@ mod tests {
                 let rest = (0..total)
                     .map(place)
                     .filter(|place| after.is_none_or(|after| *place > after));
-                window.end_refill(rest.map(|place| (place, entry())).collect(), true, |_| true);
+                window.end_refill(
+                    rest.map(|place| (place, entry())).collect(),
+                    true,
+                    CAPACITY,
+                    |_| true,
+                );
             } else {
                 assert_eq!(seen, total, "the window takes itself for complete");
             }
@@ -367,7 +403,7 @@ mod tests {
         let total = (CAPACITY * 3) as u64;
         for n in (0..total).rev() {
             disk.insert(place(n));
-            window.insert(place(n), entry());
+            window.insert(place(n), entry(), CAPACITY);
             assert!(window.places.len() <= CAPACITY);
         }
         let mut taken = Vec::new();
@@ -385,7 +421,7 @@ mod tests {
                 .filter(|p| after.is_none_or(|after| **p > after));
             let read: Vec<_> = rest.take(REFILL).map(|p| (*p, entry())).collect();
             let all = read.len() < REFILL;
-            window.end_refill(read, all, |_| true);
+            window.end_refill(read, all, CAPACITY, |_| true);
         }
         assert_eq!(taken, (0..total).map(place).collect::<Vec<_>>());
     }
@@ -396,8 +432,8 @@ mod tests {
         assert!(window.is_exhausted());
         window.begin_refill();
         assert!(!window.is_exhausted(), "one reader is enough");
-        window.insert(place(5), entry());
-        window.end_refill(vec![(place(1), entry())], true, |_| true);
+        window.insert(place(5), entry(), CAPACITY);
+        window.end_refill(vec![(place(1), entry())], true, CAPACITY, |_| true);
         assert_eq!(window.pop().map(|(p, _)| p), Some(place(1)));
         assert_eq!(window.pop().map(|(p, _)| p), Some(place(5)));
     }
@@ -406,9 +442,11 @@ mod tests {
     fn a_place_removed_while_the_disk_is_read_and_one_that_is_leased_do_not_come_back() {
         let mut window = QueueHead::of_unknown_queue();
         window.begin_refill();
-        window.insert(place(5), entry());
+        window.insert(place(5), entry(), CAPACITY);
         window.remove(&place(5));
-        window.end_refill(vec![(place(1), entry())], true, |p| *p != place(1));
+        window.end_refill(vec![(place(1), entry())], true, CAPACITY, |p| {
+            *p != place(1)
+        });
         assert!(window.pop().is_none());
     }
 
@@ -417,10 +455,13 @@ mod tests {
         let mut window = QueueHead::of_unknown_queue();
         window.begin_refill();
         (1..=2).for_each(|n| window.leave(place(n)));
-        window.insert(place(2), entry());
-        window.end_refill((1..=3).map(|n| (place(n), entry())).collect(), true, |_| {
-            true
-        });
+        window.insert(place(2), entry(), CAPACITY);
+        window.end_refill(
+            (1..=3).map(|n| (place(n), entry())).collect(),
+            true,
+            CAPACITY,
+            |_| true,
+        );
         assert_eq!(
             std::iter::from_fn(|| window.pop())
                 .map(|(p, _)| p)
@@ -432,7 +473,7 @@ mod tests {
     #[test]
     fn the_next_due_time_is_after_the_one_given() {
         let mut window = QueueHead::of_empty_queue();
-        (3..6).for_each(|n| window.insert(place(n), entry()));
+        (3..6).for_each(|n| window.insert(place(n), entry(), CAPACITY));
         assert_eq!(
             window.next_due(Timestamp::from_millis(3)),
             Some(Timestamp::from_millis(4))

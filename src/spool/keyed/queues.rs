@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::keys::{Place, Slot};
-use super::queue_head::{Entry, QueueHead};
+use super::queue_head::{self, Entry, QueueHead};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
 use crate::spool::{ClaimRequest, LeaseToken};
@@ -86,7 +87,8 @@ impl Queues {
 
     /// A place that is now in its queue on disk.
     pub(super) fn enqueue(&mut self, queue: &QueueName, place: Place, entry: Entry) {
-        self.window(queue).insert(place, entry);
+        let capacity = self.capacity();
+        self.window(queue).insert(place, entry, capacity);
     }
 
     /// The queues among those of `routes` of which the disk must be read first, now marked as being
@@ -110,20 +112,30 @@ impl Queues {
         refills
     }
 
+    /// The queue was read; where it could not be, returns how long it is left alone.
     pub(super) fn end_refill(
         &mut self,
         queue: &QueueName,
         read: Option<(Vec<(Place, Entry)>, bool)>,
-    ) {
+    ) -> Option<Duration> {
+        let capacity = self.capacity();
         let leases = std::mem::take(&mut self.leases);
         let window = self.window(queue);
-        match read {
+        let rest = match read {
             Some((read, all)) => {
-                window.end_refill(read, all, |place| !leases.contains_key(&place.slot()))
+                let is_free = |place: &Place| !leases.contains_key(&place.slot());
+                window.end_refill(read, all, capacity, is_free);
+                None
             }
-            None => window.abort_refill(),
-        }
+            None => Some(window.abort_refill(capacity)),
+        };
         self.leases = leases;
+        rest
+    }
+
+    /// How many places each window may hold.
+    fn capacity(&self) -> usize {
+        queue_head::capacity(self.windows.len() * Priority::ALL.len())
     }
 
     /// Takes what is wanted out of the windows, under new leases.

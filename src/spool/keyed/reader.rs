@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -211,12 +212,13 @@ pub(super) fn guarded<T>(
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(SpoolError::Unreadable(what())))
 }
 
-/// Reads the next places of queues into their windows.
+/// Reads the next places of queues into their windows. A queue that cannot be read is left alone for
+/// a while, and stops no other; returns how long.
 pub(super) fn refill<S: Store>(
     shared: &Shared<S>,
     refills: Vec<(QueueName, Option<Place>)>,
-) -> Result<(), SpoolError> {
-    let mut outcome = Ok(());
+) -> Vec<Duration> {
+    let mut rests = Vec::new();
     for (queue, after) in refills {
         // Left in the middle, the queue would count as being read for ever.
         let what = || format!("the queue of {}", queue.route.as_str());
@@ -228,12 +230,14 @@ pub(super) fn refill<S: Store>(
                 queues.end_refill(&queue, Some((read, all)));
             }
             Err(error) => {
-                queues.end_refill(&queue, None);
-                outcome = Err(error);
+                let rest = queues.end_refill(&queue, None).unwrap_or_default();
+                let route = queue.route.as_str();
+                tracing::error!(route, %error, ?rest, "a queue cannot be read now; its mail waits");
+                rests.push(rest);
             }
         }
     }
-    outcome
+    rests
 }
 
 fn read_places<S: Store>(

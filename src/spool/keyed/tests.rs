@@ -756,7 +756,7 @@ async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever() {
     let store = Faulty::default();
     let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
@@ -772,11 +772,11 @@ async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever()
     let first = spool.claim(all()).await.expect("what opening has read");
     assert_eq!(first.len(), super::queue_head::REFILL);
     store.panics.store(true, Ordering::SeqCst);
-    let claimed = spool.claim(all()).await.map(|claims| claims.len());
-    assert!(
-        matches!(claimed, Err(SpoolError::Unreadable(_))),
-        "{claimed:?}"
-    );
+    let claimed = spool.claim(all()).await.expect("other queues go on");
+    assert!(claimed.is_empty());
+    let claimed = spool.claim(all()).await.expect("claims");
+    assert!(claimed.is_empty(), "it is left alone for a while");
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(spool.claim(all()).await.expect("claims").len(), 10);
 }
 

@@ -318,3 +318,19 @@ async fn what_waits_is_counted_as_the_clock_goes_forward_and_back() {
     let stats = spool.stats(after(9)).await.expect("counts");
     assert_eq!(stats.counts[State::Queued as usize].iter().sum::<u64>(), 10);
 }
+
+#[tokio::test]
+async fn a_lease_that_is_not_current_marks_nothing() {
+    let scales = Scales::new();
+    let spool = open(&scales);
+    let _ = spool.put(vec![new_mail(2)]).await;
+    let claim = spool.claim(request()).await.expect("claims").remove(0);
+    let tokens: Vec<LeaseToken> = claim
+        .deliveries
+        .iter()
+        .map(|(lease, _)| lease.token())
+        .collect();
+    drop(claim);
+    assert_eq!(spool.mark(tokens).await, Err(SpoolError::StaleLease));
+    assert_eq!(keys_of_kind(&spool, b"a"), 0);
+}

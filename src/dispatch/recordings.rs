@@ -1,0 +1,76 @@
+//! What is on its way to the disk and was not told yet, so that nobody is told of it before: who
+//! asks for a mail's status meanwhile waits until it was told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::mail::MailId;
+
+#[derive(Default)]
+pub(super) struct Recordings {
+    under_way: Mutex<UnderWay>,
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    last: u64,
+    /// The numbers of those that are under way, by mail.
+    of: HashMap<MailId, BTreeSet<u64>>,
+}
+
+impl Recordings {
+    /// A change of this mail is recorded and told until the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>, mail: MailId) -> Recording {
+        let mut under_way = self.under_way.lock();
+        under_way.last += 1;
+        let number = under_way.last;
+        under_way.of.entry(mail).or_default().insert(number);
+
+        Recording {
+            recordings: Arc::clone(self),
+            mail,
+            number,
+        }
+    }
+
+    /// Waits until all that is being recorded of this mail by now was told.
+    pub(super) async fn told(&self, mail: MailId) {
+        let by_now = self.under_way.lock().last;
+        loop {
+            let ended = self.ended.notified();
+            let first = {
+                let under_way = self.under_way.lock();
+                under_way.of.get(&mail).and_then(|all| all.first().copied())
+            };
+            if first.is_none_or(|first| first > by_now) {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// A change of a mail is being recorded.
+pub(super) struct Recording {
+    recordings: Arc<Recordings>,
+    mail: MailId,
+    number: u64,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let mut under_way = self.recordings.under_way.lock();
+        if let Some(all) = under_way.of.get_mut(&self.mail) {
+            all.remove(&self.number);
+            if all.is_empty() {
+                under_way.of.remove(&self.mail);
+            }
+        }
+        drop(under_way);
+        self.recordings.ended.notify_waiters();
+    }
+}
