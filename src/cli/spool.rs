@@ -1,4 +1,4 @@
-//! `postrider spool verify` and `postrider spool export`: looks into a spool that no service has
+//! `postrider spool verify`, `export` and `salvage`: what is done to a spool that no service has
 //! open.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::{ConfigFile, Failure, Screen};
 use crate::delivery::printable;
 use crate::dispatch::Error;
 use crate::spool::SpoolError;
-use crate::spool::sled::{export, verify};
+use crate::spool::sled::{export, salvage, verify};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Spool {
@@ -33,6 +33,19 @@ pub(super) enum Spool {
         paths: Vec<PathBuf>,
         #[command(flatten)]
         told: Told,
+    },
+    /// Write every record that is whole in a damaged spool to a new one, and say what is missing;
+    /// changes nothing in the damaged one
+    Salvage {
+        /// The damaged spool's directory
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        /// The new spool's directory, which is made
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+        /// Answer with JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -77,6 +90,18 @@ impl Spool {
                     screen,
                 )?;
                 sound(&written.problems, "everything else was written")
+            }
+            Spool::Salvage { from, to, json } => {
+                let saved = salvage(&from, &to).map_err(failure)?;
+                let sums = format!(
+                    "mails written to {}: {}; damaged places: {}; missing: {}",
+                    to.display(),
+                    saved.mails,
+                    saved.damaged,
+                    saved.missing.len()
+                );
+                tell(json, &saved, &sums, screen)?;
+                sound(&saved.missing, "everything else is in the new spool")
             }
         }
     }

@@ -9,11 +9,22 @@ pub enum SpoolError {
     #[error("the spool {} is in use by another process; stop that one, or choose another `spool.path`", .0.display())]
     Locked(PathBuf),
     /// It cannot be opened.
-    #[error("the spool {} cannot be opened: {reason}; `postrider spool verify {}` tells what is intact, `postrider spool export {} DIR` saves it", .path.display(), .path.display(), .path.display())]
+    #[error("the spool {} cannot be opened: {reason}; nothing in it was changed", .path.display())]
     Unopenable {
         /// The directory.
         path: PathBuf,
         /// What went wrong.
+        reason: String,
+    },
+    /// Something of it is not as it was on disk. It is not opened, because what is behind the damage
+    /// would be lost for good.
+    #[error("the spool {} is damaged: {} {reason}; nothing in it was changed; `postrider spool salvage {} NEW` writes every record that is whole into a new spool, and tells what is missing", .path.display(), .file.display(), .path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// The file that is damaged.
+        file: PathBuf,
+        /// How.
         reason: String,
     },
     /// Writing failed: it takes no more until it is opened again. What it has can still be read.

@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::{Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
 
-pub(super) const TOTALS: &[u8] = b"c";
+/// Where the totals stand. Nearly every commit writes them.
+pub(in crate::spool) const TOTALS: &[u8] = b"c";
 
 /// A place in a queue: queues are sorted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

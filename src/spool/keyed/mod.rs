@@ -4,6 +4,7 @@
 //!   comes next, in memory;
 //! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it
 //!   is on disk; [`reader`] looks things up;
+//! * [`salvage`] puts in order what was saved from a damaged store;
 //! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
 //!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
 //!   writes. All of it is weighed in [`changes`];
@@ -20,6 +21,7 @@ mod queue_ids;
 mod queues;
 mod reader;
 mod recovery;
+pub(super) mod salvage;
 mod stored_mail;
 mod sweep;
 mod syncer;
@@ -44,6 +46,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
 use self::keys::Place;
+pub(super) use self::keys::TOTALS;
 use self::queue_head::{Budget, Entry, Fresh};
 use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::open::open_store;
+use super::open::{Purpose, open_store};
 use crate::delivery::Stage;
 use crate::mail::MailId;
 use crate::spool::SpoolError;
 use crate::spool::keyed::inspect::{self, Seen};
+use crate::spool::store::Store;
 
 /// What was found in a spool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -39,7 +40,7 @@ pub struct Verified {
 /// the result.
 pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
     require(path)?;
-    let store = open_store(path)?;
+    let store = open_store(path, Purpose::Look)?;
     let mut verified = Verified::default();
     let problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
         verified.mails += 1;
@@ -55,6 +56,12 @@ pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
     })?;
     verified.quarantined = inspect::quarantined(&store)?;
     verified.problems = problems;
+    let damaged = store.damaged_values()?;
+    if damaged > 0 {
+        let problem = format!("values that are not as they were written: {damaged}");
+        verified.problems.push(problem);
+    }
+    store.close();
     Ok(verified)
 }
 
@@ -74,7 +81,7 @@ pub struct Exported {
 /// As [`verify`], and where a file cannot be written.
 pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
     require(path)?;
-    let store = open_store(path)?;
+    let store = open_store(path, Purpose::Look)?;
     let cannot = |e: std::io::Error| {
         SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
     };
@@ -87,10 +94,11 @@ pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
         exported.mails += 1;
         Ok(())
     })?;
+    store.close();
     Ok(exported)
 }
 
-fn require(path: &Path) -> Result<(), SpoolError> {
+pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
     if path.join("db").is_file() {
         return Ok(());
     }

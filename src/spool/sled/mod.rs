@@ -4,20 +4,37 @@
 //! nowhere else: after opening, `conf`, `db` and the directory are synced; then, for each group,
 //! `apply_batch`, `flush`, and `fdatasync` of `db`, before anybody is answered. sled's `flush`
 //! alone reaches the page cache, not the disk.
+//!
+//! What makes damage seen: each value lies in a [`frame`], each commit has a number, a
+//! [`watermark`] beside the log says which commit is on disk, and [`check`] reads the whole [`log`]
+//! before sled does.
 
+mod check;
+mod format;
+mod frame;
 mod inspect;
+mod log;
 mod open;
+mod pages;
+mod salvage;
+mod watermark;
 
 pub use inspect::{Exported, Verified, export, verify};
 pub use open::open;
+pub use salvage::{Salvaged, salvage};
 
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
+use self::watermark::Watermark;
 use super::SpoolError;
+use super::keyed::TOTALS;
 use super::store::{Batch, Store, Visit, Walk};
 
 /// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
@@ -26,24 +43,74 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 /// How many keys' old pages one call frees, or more.
 const FREED_AT_A_TIME: usize = 64;
 
+/// How long closing waits until the files can be opened again.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
 struct SledStore {
     path: PathBuf,
     /// Gone once it is closed.
-    db: RwLock<Option<sled::Db>>,
+    opened: RwLock<Option<Opened>>,
+    /// The number of the last commit that was written.
+    written: AtomicU64,
+    /// The number of the next one.
+    next: AtomicU64,
+}
+
+/// The files of a spool.
+struct Opened {
+    db: sled::Db,
     /// The file that everything is written to, for syncing.
     log: File,
+    watermark: Watermark,
+}
+
+/// Asks sled. Where a page is damaged it may panic; what else is kept has nothing to do with that.
+fn guarded<T>(ask: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(sled::Error::ReportableBug(format!(
+            "its files are damaged ({})",
+            text.unwrap_or("no more is known")
+        )))
+    })
 }
 
 impl SledStore {
-    /// The database. Asked for again by those who look something up in the middle of a walk, so
-    /// that one who waits to close it must not come between.
-    fn db(&self) -> Result<MappedRwLockReadGuard<'_, sled::Db>, SpoolError> {
-        RwLockReadGuard::try_map(self.db.read_recursive(), Option::as_ref)
+    fn new(path: &Path, opened: Opened, last_commit: u64) -> Self {
+        SledStore {
+            path: path.to_owned(),
+            opened: RwLock::new(Some(opened)),
+            written: AtomicU64::new(last_commit),
+            next: AtomicU64::new(format::next_life(last_commit)),
+        }
+    }
+
+    /// The files. Asked for again by those who look something up in the middle of a walk, so that
+    /// one who waits to close them must not come between.
+    fn opened(&self) -> Result<MappedRwLockReadGuard<'_, Opened>, SpoolError> {
+        RwLockReadGuard::try_map(self.opened.read_recursive(), Option::as_ref)
             .map_err(|_| SpoolError::Closed)
     }
 
+    /// How many values are not as they were written.
+    fn damaged_values(&self) -> Result<u64, SpoolError> {
+        let opened = self.opened()?;
+        let is_framed = guarded(|| opened.db.contains_key(format::FORMAT_KEY));
+        if !is_framed.map_err(|e| self.unreadable(&e))? {
+            return Ok(0);
+        }
+        let mut damaged = 0;
+        let mut all = opened.db.iter();
+        let mut next = || guarded(|| all.next().transpose());
+        while let Some((key, value)) = next().map_err(|e| self.unreadable(&e))? {
+            damaged += u64::from(frame::commit_of(&key, &value).is_none());
+        }
+        Ok(damaged)
+    }
+
     fn unreadable(&self, error: &sled::Error) -> SpoolError {
-        SpoolError::Unreadable(format!("{}: {error}", self.path.display()))
+        SpoolError::Unreadable(format!("{}: {}", self.path.display(), reason(error)))
     }
 
     fn unwritable(&self, reason: impl std::fmt::Display) -> SpoolError {
@@ -54,11 +121,19 @@ impl SledStore {
     }
 }
 
+/// What sled says, without its request to tell its authors.
+fn reason(error: &sled::Error) -> String {
+    match error {
+        sled::Error::ReportableBug(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
-        self.db()?
-            .get(key)
-            .map(|value| value.map(|value| value.to_vec()))
+        let opened = self.opened()?;
+        guarded(|| opened.db.get(key))
+            .map(|value| value.map(|value| frame::unwrap(key, &value).to_vec()))
             .map_err(|e| self.unreadable(&e))
     }
 
@@ -66,52 +141,66 @@ impl Store for SledStore {
         if from >= to {
             return Ok(());
         }
-        let db = self.db()?;
-        let mut range = db.range(from..to);
+        let opened = self.opened()?;
+        let mut range = opened.db.range(from..to);
         loop {
-            let next = if way == Walk::Up {
-                range.next()
-            } else {
-                range.next_back()
+            let next = guarded(|| match way {
+                Walk::Up => range.next().transpose(),
+                Walk::Down => range.next_back().transpose(),
+            });
+            let Some((key, value)) = next.map_err(|e| self.unreadable(&e))? else {
+                return Ok(());
             };
-            let Some(next) = next else { return Ok(()) };
-            let (key, value) = next.map_err(|e| self.unreadable(&e))?;
-            if let ControlFlow::Break(()) = visit(&key, &value) {
+            if let ControlFlow::Break(()) = visit(&key, frame::unwrap(&key, &value)) {
                 return Ok(());
             }
         }
     }
 
     fn write(&self, batch: Batch) -> Result<(), SpoolError> {
+        let commit = self.next.fetch_add(1, Ordering::Relaxed);
         let mut group = sled::Batch::default();
         let keys = batch.len();
+        let mut is_numbered = false;
         for (key, value) in batch {
+            is_numbered |= value.is_some() && key == TOTALS;
             match value {
-                Some(value) => group.insert(key, value),
+                Some(value) => group.insert(&key[..], frame::wrap(commit, &key, &value)),
                 None => group.remove(key),
             }
         }
-        self.db()?
-            .apply_batch(group)
-            .map_err(|e| self.unwritable(e))?;
+        if !is_numbered {
+            let key = format::COMMIT_KEY;
+            group.insert(key, frame::wrap(commit, key, &[]));
+        }
+        let opened = self.opened()?;
+        guarded(|| opened.db.apply_batch(group)).map_err(|e| self.unwritable(reason(&e)))?;
         // Each key that is written leaves an old page behind, and sled frees those of many keys only
         // when somebody has it do so: a few with each call.
         for _ in 0..=keys / FREED_AT_A_TIME {
             crossbeam_epoch::pin().flush();
         }
+        self.written.store(commit, Ordering::Release);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), SpoolError> {
-        self.db()?
-            .flush()
+        let opened = self.opened()?;
+        guarded(|| opened.db.flush())
             .map(|_| ())
-            .map_err(|e| self.unwritable(e))
+            .map_err(|e| self.unwritable(reason(&e)))
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
+        let written = self.written.load(Ordering::Acquire);
         self.flush()?;
-        self.log.sync_data().map_err(|e| self.unwritable(e))
+        let opened = self.opened()?;
+        opened.log.sync_data().map_err(|e| self.unwritable(e))?;
+        // One that is older than the log is only less of a help.
+        if let Err(error) = opened.watermark.reach(written) {
+            tracing::warn!(%error, "how far the spool is on disk cannot be noted");
+        }
+        Ok(())
     }
 
     fn has_room(&self) -> Result<(), SpoolError> {
@@ -127,7 +216,8 @@ impl Store for SledStore {
     }
 
     fn bytes(&self) -> u64 {
-        self.db().map_or(0, |db| db.size_on_disk().unwrap_or(0))
+        self.opened()
+            .map_or(0, |opened| opened.db.size_on_disk().unwrap_or(0))
     }
 
     fn is_persistent(&self) -> bool {
@@ -135,6 +225,23 @@ impl Store for SledStore {
     }
 
     fn close(&self) {
-        *self.db.write() = None;
+        let is_synced = self.sync().is_ok();
+        let Some(opened) = self.opened.write().take() else {
+            return;
+        };
+        let Opened { db, log, watermark } = opened;
+        // What sled writes when it ends is on disk before anybody may rely on it.
+        drop(db);
+        if is_synced && log.sync_data().is_ok() && watermark.close().is_err() {
+            tracing::debug!("that the spool was closed cannot be noted");
+        }
+        drop((log, watermark));
+        // What sled still had to do in threads of its own may hold the lock for a moment.
+        let patience = Instant::now() + LETTING_GO;
+        while matches!(open::lock(&self.path), Err(SpoolError::Locked(_)))
+            && Instant::now() < patience
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

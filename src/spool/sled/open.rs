@@ -1,13 +1,16 @@
 //! Opens the database, and says clearly why it cannot be opened.
+//!
+//! sled drops what is behind a damage without a word. So everything is read before it may touch
+//! anything ([`check`](super::check)); and what it made of that is compared with what was on disk.
 
-use std::fs::{self, File};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
-use super::SledStore;
+use super::check::{self, Checked, Refusal};
+use super::format;
+use super::watermark::Watermark;
+use super::{Opened, SledStore, guarded};
 use crate::spool::keyed::KeyedSpool;
 use crate::spool::{Spool, SpoolError, SpoolOptions};
 
@@ -20,48 +23,110 @@ const FLUSH_EVERY: u64 = 100;
 /// syncs must stay well below it: sled takes what it wrote for synced, and a power cut that loses
 /// the first of three segments while it keeps the third leaves a log that is read as whole, or
 /// whose old places were already used again.
-const SEGMENT: usize = 16 * 1024 * 1024;
+pub(super) const SEGMENT: usize = 16 * 1024 * 1024;
+
+/// What a spool is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To keep mail in it.
+    Serve,
+    /// To look at what is in it.
+    Look,
+}
 
 /// Opens the spool in this directory, which is made if need be.
 ///
 /// # Errors
-/// [`SpoolError::Locked`] while another process has it open; [`SpoolError::Unopenable`] where it
-/// cannot be made, read or understood. Nothing is deleted then.
+/// [`SpoolError::Locked`] while another process has it open; [`SpoolError::Damaged`] where not all
+/// of it is there that was on disk; [`SpoolError::Unopenable`] where it cannot be made, read or
+/// understood. Nothing is changed then.
 pub fn open(path: &Path, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
-    let store = open_store(path)?;
-    // Damage that sled did not see while opening shows as a panic when it is first read.
-    let opened = catch_unwind(AssertUnwindSafe(|| KeyedSpool::open(store, options)));
-    match opened {
-        Ok(Ok(spool)) => Ok(Arc::new(spool)),
-        Ok(Err(error)) => Err(unopenable(path, error)),
-        Err(panic) => Err(unopenable(path, panic_text(panic.as_ref()))),
+    let store = open_store(path, Purpose::Serve)?;
+    match KeyedSpool::open(store, options) {
+        Ok(spool) => Ok(Arc::new(spool)),
+        Err(error) => Err(unopenable(path, error)),
     }
 }
 
-pub(super) fn open_store(path: &Path) -> Result<SledStore, SpoolError> {
-    fs::create_dir_all(path).map_err(|e| unopenable(path, e))?;
-    remove_unfinished_snapshots(path).map_err(|e| unopenable(path, e))?;
+pub(super) fn open_store(path: &Path, purpose: Purpose) -> Result<SledStore, SpoolError> {
+    let (opened, last_commit) = open_files(path, purpose)?;
+    Ok(SledStore::new(path, opened, last_commit))
+}
+
+/// Opens the files, and says which commit was the last.
+pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64), SpoolError> {
+    let io = |error: std::io::Error| unopenable(path, error);
+    fs::create_dir_all(path).map_err(io)?;
+    let Checked {
+        mark,
+        torn,
+        worthless,
+    } = check_files(path)?;
+    remove_snapshots(&worthless).map_err(io)?;
+    // On disk before sled writes anything: a spool is never taken for a closed one that is not.
+    let watermark = Watermark::open(path, mark, &torn).map_err(io)?;
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io)?;
+
     let config = sled::Config::new().path(path).cache_capacity(CACHE);
     let config = config
         .flush_every_ms(Some(FLUSH_EVERY))
         .segment_size(SEGMENT);
-    let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => db,
-        Ok(Err(sled::Error::Io(e))) if is_lock(&e) => {
+    let db = match guarded(|| config.open()) {
+        Ok(db) => db,
+        Err(sled::Error::Io(e)) if is_lock(&e) => {
             return Err(SpoolError::Locked(path.to_owned()));
         }
-        Ok(Err(error)) => return Err(unopenable(path, error)),
-        Err(panic) => return Err(unopenable(path, panic_text(panic.as_ref()))),
+        Err(error) => return Err(unopenable(path, error)),
     };
-    let log = sync_files(path).map_err(|e| unopenable(path, e))?;
-    Ok(SledStore {
-        path: path.to_owned(),
-        db: RwLock::new(Some(db)),
-        log,
+    let log = sync_files(path).map_err(io)?;
+
+    let reached = mark.map_or(0, |mark| mark.commit);
+    let last_commit = format::last_commit(&db).map_err(|e| unopenable(path, e))?;
+    if last_commit < reached {
+        return Err(SpoolError::Damaged {
+            path: path.to_owned(),
+            file: path.join("db"),
+            reason: "ends before what is known to have been on disk".into(),
+        });
+    }
+    let opened = Opened { db, log, watermark };
+    if purpose == Purpose::Serve {
+        format::adopt(&opened, path)?;
+    }
+    let last_commit = format::last_commit(&opened.db).map_err(|e| unopenable(path, e))?;
+    Ok((opened, last_commit))
+}
+
+/// Reads all of the files, while nobody else has them open.
+fn check_files(path: &Path) -> Result<Checked, SpoolError> {
+    let _alone = lock(path)?;
+    check::check(path).map_err(|refusal| match refusal {
+        Refusal::Damaged { file, reason } => SpoolError::Damaged {
+            path: path.to_owned(),
+            file,
+            reason,
+        },
+        Refusal::Unread(error) => unopenable(path, error),
     })
 }
 
-fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolError {
+/// Takes sled's own lock, where there is something to be locked.
+pub(super) fn lock(path: &Path) -> Result<Option<File>, SpoolError> {
+    let file = match File::open(path.join("db")) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(unopenable(path, e)),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(SpoolError::Locked(path.to_owned())),
+        Err(TryLockError::Error(e)) => Err(unopenable(path, e)),
+    }
+}
+
+pub(super) fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolError {
     SpoolError::Unopenable {
         path: path.to_owned(),
         reason: reason.to_string(),
@@ -72,25 +137,17 @@ fn is_lock(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("lock")
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    format!(
-        "its files are damaged ({})",
-        text.unwrap_or_else(|| "no more is known".into())
-    )
-}
-
-/// A snapshot that was being written when the process was killed makes every later opening fail,
-/// and is worth nothing.
-fn remove_unfinished_snapshots(path: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(entry.path())?;
+/// Removes snapshots that are not whole. One that was being written when the process was killed
+/// makes every later opening fail, and so does one that is damaged.
+fn remove_snapshots(worthless: &[PathBuf]) -> std::io::Result<()> {
+    for path in worthless {
+        if path.extension().is_none_or(|end| end != "generating") {
+            tracing::warn!(
+                file = %path.display(),
+                "a snapshot is damaged; all that it says is in the log, which is read instead"
+            );
         }
+        fs::remove_file(path)?;
     }
     Ok(())
 }

@@ -1,0 +1,304 @@
+//! Puts in order what was saved from a damaged store: what can be derived is derived anew, what is
+//! not whole is said, and nothing is sent of which it is not known whether it was sent before.
+//! `sled/salvage.rs` asks; nobody else has the store open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use super::keys::{self, Place, Timer};
+use super::reader;
+use super::stored_mail::StoredMail;
+use super::transition::count_finished;
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::SpoolError;
+use crate::spool::codec::{self, KeyRecord, Totals};
+use crate::spool::store::{Batch, Store, Walk};
+
+/// The bytes that are written in one step.
+const STEP: usize = 256 * 1024;
+
+/// About how many bytes a batch writes.
+pub(crate) fn weight(batch: &Batch) -> usize {
+    let weigh = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+    batch
+        .iter()
+        .map(|(key, value)| key.len() + weigh(value))
+        .sum()
+}
+
+/// What came of it.
+#[derive(Default)]
+pub(crate) struct Ordered {
+    /// Mails that are whole.
+    pub mails: u64,
+    /// What is missing, one sentence each.
+    pub missing: Vec<String>,
+}
+
+/// Whether what this key holds is saved; all else follows from it.
+pub(crate) fn is_saved(key: &[u8]) -> bool {
+    !matches!(
+        key.first(),
+        None | Some(0 | b't' | b'c' | b'n' | b'x' | b'a' | b'w')
+    )
+}
+
+/// Puts a store in order that holds what was saved.
+pub(crate) fn put_in_order<S: Store>(store: &S, now: Timestamp) -> Result<Ordered, SpoolError> {
+    let mut order = Order {
+        store,
+        now,
+        batch: Batch::new(),
+        totals: Totals::default(),
+        timers: Vec::new(),
+        ordered: Ordered::default(),
+    };
+    let mails = order.ids(b"m")?;
+    let mut queued = order.queued()?;
+    for id in &mails {
+        order.mail(*id, &mut queued)?;
+    }
+
+    // What is left has no mail: it was the mail's record that was hit.
+    for (place, keys) in queued {
+        if !mails.contains(&place.mail) {
+            order.miss(format!("mail {}: its record is missing", place.mail));
+        }
+        for key in keys {
+            order.remove(key)?;
+        }
+    }
+    order.strays(&mails)?;
+    order.idempotency_keys(&mails)?;
+    order.totals.quarantined =
+        reader::all_keys(store, b"z", usize::MAX)?.len() as u64 + order.totals.quarantined;
+    order.finish()
+}
+
+type Queued = BTreeMap<Place, Vec<Vec<u8>>>;
+
+struct Order<'a, S> {
+    store: &'a S,
+    now: Timestamp,
+    batch: Batch,
+    totals: Totals,
+    timers: Vec<Timer>,
+    ordered: Ordered,
+}
+
+impl<S: Store> Order<'_, S> {
+    /// The mails that are named by keys of this kind.
+    fn ids(&self, kind: &[u8]) -> Result<BTreeSet<MailId>, SpoolError> {
+        let (from, to) = keys::starting_with(kind);
+        let mut ids = BTreeSet::new();
+        self.store.walk(&from, &to, Walk::Up, &mut |key, _| {
+            ids.extend(keys::mail_of(key));
+            ControlFlow::Continue(())
+        })?;
+        Ok(ids)
+    }
+
+    /// Every place in a queue, with the keys that name it.
+    fn queued(&self) -> Result<Queued, SpoolError> {
+        let mut queued = Queued::new();
+        for kind in [b"u", b"q"] {
+            for key in reader::all_keys(self.store, kind, usize::MAX)? {
+                let old = keys::read_old_queue(&key).map(|read| read.place);
+                let place = old.or_else(|| keys::read_queue(&key).map(|read| read.place));
+                if let Some(place) = place {
+                    queued.entry(place).or_default().push(key);
+                }
+            }
+        }
+        Ok(queued)
+    }
+
+    fn mail(&mut self, id: MailId, queued: &mut Queued) -> Result<(), SpoolError> {
+        let (mail, deliveries) = match reader::whole(self.store, id) {
+            Ok(Some(whole)) => (whole.mail, whole.deliveries),
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.miss(format!("mail {id}: {error}"));
+                return Ok(());
+            }
+        };
+        let manifest = &mail.manifest;
+        let mut is_whole = deliveries.len() == usize::from(manifest.recipients);
+        if !is_whole {
+            self.miss(format!(
+                "mail {id}: {} of its {} deliveries are there",
+                deliveries.len(),
+                manifest.recipients
+            ));
+        }
+        let body = reader::body(self.store, &mail)?;
+        if let Err(error) = &body {
+            is_whole = false;
+            self.miss(format!("mail {id}: {error}"));
+        }
+        let changed = self.changed(id)?;
+        for (index, delivery) in deliveries {
+            let is_as_put = !changed.contains(&index);
+            self.delivery(&mail, index, delivery, is_as_put, body.is_ok(), queued)?;
+        }
+        self.ordered.mails += u64::from(is_whole);
+        self.timers.push(Timer::Mail(id));
+        self.step(false)
+    }
+
+    /// The deliveries of a mail that have a record of their own.
+    fn changed(&self, id: MailId) -> Result<BTreeSet<u16>, SpoolError> {
+        let keys = reader::keys_between(self.store, keys::deliveries(id), usize::MAX)?;
+        Ok(keys.iter().map(|key| keys::index_of(key)).collect())
+    }
+
+    fn delivery(
+        &mut self,
+        mail: &StoredMail,
+        index: u16,
+        mut delivery: Delivery,
+        is_as_put: bool,
+        has_body: bool,
+        queued: &mut Queued,
+    ) -> Result<(), SpoolError> {
+        let manifest = &mail.manifest;
+        let id = manifest.id;
+        if let Some(due) = delivery.stage.due() {
+            let place = Place {
+                due,
+                mail: id,
+                index,
+            };
+            if self.is_entering(id, index)? {
+                return Ok(());
+            }
+            let is_queued = queued.contains_key(&place);
+            let told = |what: &str| {
+                format!(
+                    "mail {id}: {what}, so that it is a dead letter for {}",
+                    delivery.recipient.as_str()
+                )
+            };
+            if is_queued && has_body {
+                queued.remove(&place);
+                self.totals.pending[manifest.priority.index()] += 1;
+                if matches!(delivery.stage, Stage::Committing { .. }) {
+                    self.batch.push((keys::marked(id, index), Some(Vec::new())));
+                }
+                return Ok(());
+            }
+            let reason = if has_body {
+                self.miss(told(if is_as_put {
+                    "it may have been sent and what became of it is missing"
+                } else {
+                    "it may have been sent since, and what became of it is missing"
+                }));
+                DeadReason::InDoubt
+            } else {
+                DeadReason::Quarantined
+            };
+            delivery.stage = Stage::Dead {
+                at: self.now,
+                reason,
+            };
+            let record = codec::encode(&delivery);
+            self.batch.push((keys::delivery(id, index), Some(record)));
+        }
+        count_finished(&mut self.totals, &delivery.stage, manifest.priority, 1);
+        if let Some(key) = keys::finished(&delivery.stage, id, index) {
+            self.batch.push((key, Some(Vec::new())));
+        }
+        Ok(())
+    }
+
+    /// Deliveries and chunks without a mail.
+    fn strays(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
+        let mut strays: BTreeMap<MailId, Vec<String>> = BTreeMap::new();
+        let mut keys = Vec::new();
+        for kind in [b"d", b"b"] {
+            let (from, to) = keys::starting_with(kind);
+            self.store.walk(&from, &to, Walk::Up, &mut |key, value| {
+                let id = keys::mail_of(key).filter(|id| !mails.contains(id));
+                if let Some(id) = id {
+                    let recipients = strays.entry(id).or_default();
+                    if let (b"d", Ok(delivery)) = (kind, codec::decode::<Delivery>(value)) {
+                        recipients.push(delivery.recipient.as_str().to_owned());
+                    }
+                    keys.push(key.to_vec());
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        for (id, recipients) in strays {
+            self.miss(match recipients.as_slice() {
+                [] => format!("mail {id}: its record is missing"),
+                some => format!("mail {id}, to {}: its record is missing", some.join(", ")),
+            });
+        }
+        for key in keys {
+            self.remove(key)?;
+        }
+        Ok(())
+    }
+
+    /// Keys whose time has come and whose mail is no more are forgotten.
+    fn idempotency_keys(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
+        let mut found = Vec::new();
+        let (from, to) = keys::starting_with(b"k");
+        self.store.walk(&from, &to, Walk::Up, &mut |key, value| {
+            found.push((key.to_vec(), codec::decode::<KeyRecord>(value)));
+            ControlFlow::Continue(())
+        })?;
+        for (key, record) in found {
+            let is_over = match &record {
+                Ok(record) => record.until <= self.now && !mails.contains(&record.mail),
+                Err(_) => false,
+            };
+            if is_over {
+                self.remove(key)?;
+            } else if let Some(hash) = key.get(1..).and_then(|hash| hash.try_into().ok()) {
+                self.timers.push(Timer::Key(hash));
+                self.step(false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this delivery is still to be queued, which opening does.
+    fn is_entering(&self, id: MailId, index: u16) -> Result<bool, SpoolError> {
+        let next = self.store.get(&keys::entering(id))?;
+        let next = next.map(|next| next.try_into().map_or(0, u16::from_be_bytes));
+        Ok(next.is_some_and(|next| index >= next))
+    }
+
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), SpoolError> {
+        self.batch.push((key, None));
+        self.step(false)
+    }
+
+    fn miss(&mut self, what: String) {
+        if !self.ordered.missing.contains(&what) {
+            self.ordered.missing.push(what);
+        }
+    }
+
+    fn step(&mut self, is_last: bool) -> Result<(), SpoolError> {
+        if self.timers.len() >= 64 || (is_last && !self.timers.is_empty()) {
+            let (key, value) = keys::timers(self.now, &std::mem::take(&mut self.timers));
+            self.batch.push((key, Some(value)));
+        }
+        if is_last || weight(&self.batch) >= STEP {
+            self.store.write(std::mem::take(&mut self.batch))?;
+            self.store.sync()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Ordered, SpoolError> {
+        let totals = codec::encode(&self.totals);
+        self.batch.push((keys::TOTALS.to_vec(), Some(totals)));
+        self.step(true)?;
+        Ok(self.ordered)
+    }
+}

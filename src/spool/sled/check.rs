@@ -1,0 +1,322 @@
+//! Reads a whole log before sled does, and says whether all of it is there that was once on disk.
+//!
+//! Three things may rightly be torn after a power cut: what was written behind the last sync, at
+//! the end of the log; the segments that would have come next; and a place in the file that was
+//! being written again for one of them. Everything else was synced, and is damaged if it is not
+//! whole.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::frame::Scanner;
+use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
+use super::open::SEGMENT;
+use super::watermark::{self, Mark, Torn};
+
+/// How near the end of a segment the log must end, for the next one to have been begun; and how
+/// much of that may have been written. It is well above what is written between two syncs.
+const BEGUN: usize = SEGMENT / 4;
+/// How many segments may have been begun.
+const MOST_BEGUN: usize = 2;
+
+/// Why a spool is not opened.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Something of it is not as it was on disk.
+    Damaged { file: PathBuf, reason: String },
+    /// A file cannot be read.
+    Unread(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Refusal::Unread(error)
+    }
+}
+
+/// What is known of a log that is whole.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub mark: Option<Mark>,
+    /// Places that were being written again when the power was cut; nothing is in them.
+    pub torn: Vec<Torn>,
+    /// Damaged snapshots, which are not needed.
+    pub worthless: Vec<PathBuf>,
+}
+
+/// sled's snapshots. One only saves reading again what lies before it in the log, as long as that
+/// is there.
+#[derive(Default)]
+struct Snapshots {
+    /// The place in the log of the newest that is whole.
+    lsn: u64,
+    worthless: Vec<PathBuf>,
+}
+
+impl Snapshots {
+    fn read(dir: &Path) -> io::Result<Self> {
+        let mut snapshots = Snapshots::default();
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some(lsn) = name.strip_prefix("snap.") else {
+                continue;
+            };
+            match u64::from_str_radix(lsn, 16) {
+                Ok(lsn) if is_snapshot_whole(&path)? => snapshots.lsn = snapshots.lsn.max(lsn),
+                _ => snapshots.worthless.push(path),
+            }
+        }
+        Ok(snapshots)
+    }
+}
+
+/// What was read of a place in the file.
+struct Place {
+    at: u64,
+    header: Option<SegmentHeader>,
+    /// Where its whole messages end, and whether that is as it should be.
+    end: usize,
+    is_full: bool,
+    /// The newest commit in its messages.
+    commit: u64,
+    /// The first batch that goes on behind them: up to where, and the newest commit before it.
+    unfinished: Option<(u64, u64)>,
+    is_empty: bool,
+}
+
+impl Place {
+    fn lsn(&self) -> u64 {
+        self.header.map_or(0, |header| header.lsn)
+    }
+
+    fn torn(&self) -> Torn {
+        Torn {
+            at: self.at,
+            lsn: self.lsn(),
+        }
+    }
+}
+
+/// Checks the files of a spool that nobody has open.
+pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
+    let damaged = |name: &str, reason: String| Refusal::Damaged {
+        file: dir.join(name),
+        reason,
+    };
+    let mark = watermark::read(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => damaged(watermark::FILE, error.to_string()),
+        _ => error.into(),
+    })?;
+    let reached = mark.map_or(0, |mark| mark.commit);
+    let file = match File::open(dir.join("db")) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && reached == 0 => {
+            return Ok(Checked {
+                mark,
+                ..Checked::default()
+            });
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged("db", "is missing".into()));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if reached > 0 && !is_conf_whole(dir)? {
+        return Err(damaged("conf", "is not what was written".into()));
+    }
+
+    let places = read_places(&file)?;
+    let snapshots = Snapshots::read(dir)?;
+    let tail = Tail::of(&places, snapshots.lsn);
+    if tail.commit < reached {
+        let reason = "ends before what is known to have been on disk";
+        return Err(match snapshots.worthless.into_iter().next() {
+            // Without it not all of the log can be read again.
+            Some(file) => Refusal::Damaged {
+                file,
+                reason: "is not what was written".into(),
+            },
+            None => damaged("db", reason.into()),
+        });
+    }
+
+    let is_closed = mark.is_some_and(|mark| mark.is_closed);
+    let known = watermark::torn(dir)?;
+    let mut torn = Vec::new();
+    let mut begun = 0;
+    for place in &places {
+        let is_whole = match place.header {
+            Some(header) if header.lsn > tail.lsn => !is_closed,
+            Some(header) => header.lsn == tail.lsn || place.is_full,
+            None => place.is_empty,
+        };
+        if is_whole {
+            continue;
+        }
+        if known.contains(&place.torn()) {
+            torn.push(place.torn());
+            continue;
+        }
+        begun += 1;
+        let may_be_begun = !is_closed && tail.is_near_boundary && place.end <= BEGUN;
+        if !may_be_begun || begun > MOST_BEGUN {
+            let at = place.at + place.end as u64;
+            return Err(damaged("db", format!("is damaged at byte {at}")));
+        }
+        torn.push(place.torn());
+    }
+    Ok(Checked {
+        mark,
+        torn,
+        worthless: snapshots.worthless,
+    })
+}
+
+/// Where the log ends.
+struct Tail {
+    /// Where its last segment begins in the log.
+    lsn: u64,
+    /// The newest commit that is whole.
+    commit: u64,
+    /// Whether the next segment may have been begun.
+    is_near_boundary: bool,
+}
+
+impl Tail {
+    /// As sled finds it: from the segment up to which all was known to be written, as long as one
+    /// follows the other and each is whole.
+    fn of(places: &[Place], snapshot: u64) -> Self {
+        let mut found: Vec<&Place> = places
+            .iter()
+            .filter(|place| place.header.is_some())
+            .collect();
+        found.sort_by_key(|place| place.lsn());
+        let stable = found
+            .iter()
+            .filter_map(|place| place.header)
+            .map(|header| header.stable)
+            .max();
+        let size = SEGMENT as u64;
+        let mut next = stable.unwrap_or(0).max(snapshot) / size * size;
+        let mut last: Option<&Place> = None;
+        for place in &found {
+            if place.lsn() == next {
+                last = Some(place);
+                if !place.is_full {
+                    break;
+                }
+                next += size;
+            }
+        }
+        let Some(last) = last else {
+            return Tail {
+                lsn: 0,
+                commit: 0,
+                is_near_boundary: false,
+            };
+        };
+        let end = last.lsn() + last.end as u64;
+        let mut commit = 0;
+        for place in found.iter().filter(|place| place.lsn() <= last.lsn()) {
+            match place.unfinished {
+                Some((upto, before)) if upto >= end => {
+                    commit = commit.max(before);
+                    break;
+                }
+                _ => commit = commit.max(place.commit),
+            }
+        }
+        Tail {
+            lsn: last.lsn(),
+            commit,
+            is_near_boundary: last.is_full || last.end + BEGUN >= SEGMENT,
+        }
+    }
+}
+
+fn read_places(file: &File) -> io::Result<Vec<Place>> {
+    let length = file.metadata()?.len();
+    let scanner = Scanner::new();
+    let mut buffer = vec![0; SEGMENT];
+    let mut places = Vec::new();
+    let mut at = 0;
+    while at < length {
+        let here = usize::try_from(length - at).unwrap_or(SEGMENT).min(SEGMENT);
+        file.read_exact_at(&mut buffer[..here], at)?;
+        places.push(read_place(&scanner, &buffer[..here], at));
+        at += SEGMENT as u64;
+    }
+    Ok(places)
+}
+
+fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
+    let Some(header) = SegmentHeader::read(segment) else {
+        return Place {
+            at,
+            header: None,
+            end: 0,
+            is_full: false,
+            commit: 0,
+            unfinished: None,
+            is_empty: segment.iter().all(|byte| *byte == 0) || segment.len() < SEGMENT_HEAD,
+        };
+    };
+    let mut commit = 0;
+    let mut batches: Vec<(u64, u64)> = Vec::new();
+    let number = header.lsn / SEGMENT as u64;
+    let (end, is_full) = log::messages(segment, number, SEGMENT, &mut |message| {
+        if let Kind::Batch(upto) = message.kind {
+            // Those before it that are finished need not be kept.
+            let here = header.lsn + message.at as u64;
+            batches.retain(|(upto, _)| *upto >= here);
+            batches.push((upto, commit));
+        }
+        if matches!(message.kind, Kind::Page | Kind::Change) {
+            scanner.scan(message.body, &mut |_, frame| {
+                commit = commit.max(frame.commit)
+            });
+        }
+    });
+    let behind = header.lsn + end as u64;
+    Place {
+        at,
+        header: Some(header),
+        end,
+        is_full,
+        commit,
+        unfinished: batches.into_iter().find(|(upto, _)| *upto >= behind),
+        is_empty: false,
+    }
+}
+
+/// Whether sled's settings are as they were written: they end with a checksum that sled itself does
+/// not mind.
+fn is_conf_whole(dir: &Path) -> io::Result<bool> {
+    let bytes = std::fs::read(dir.join("conf"))?;
+    Ok(ends_with_checksum(&bytes))
+}
+
+fn ends_with_checksum(bytes: &[u8]) -> bool {
+    bytes
+        .split_last_chunk::<4>()
+        .is_some_and(|(told, checksum)| {
+            !told.is_empty() && crc32fast::hash(told) == u32::from_le_bytes(*checksum)
+        })
+}
+
+/// Whether a snapshot of sled's is as it was written.
+fn is_snapshot_whole(path: &Path) -> io::Result<bool> {
+    let bytes = std::fs::read(path)?;
+    let Some((rest, checksum)) = bytes.split_last_chunk::<4>() else {
+        return Ok(false);
+    };
+    let Some((told, length)) = rest.split_last_chunk::<8>() else {
+        return Ok(false);
+    };
+    Ok(!told.is_empty()
+        && u64::from_le_bytes(*length) == told.len() as u64
+        && crc32fast::hash(told) == u32::from_le_bytes(*checksum))
+}

@@ -1,0 +1,108 @@
+//! How values lie in the database: the format has a key of its own, which is looked at whenever a
+//! spool is opened. Format 1 had neither that key nor frames; it is brought up to date in steps,
+//! each whole or not at all.
+
+use std::path::Path;
+
+use super::open::unopenable;
+use super::{Opened, frame, guarded};
+use crate::spool::SpoolError;
+use crate::spool::keyed::TOTALS;
+
+/// The format that is written.
+const FORMAT: u8 = 2;
+/// Keys of the store's own. None of the keyed spool's begins that way.
+const OWN: u8 = 0;
+pub(super) const FORMAT_KEY: &[u8] = b"\0f";
+/// Written by a commit that does not write the totals, so that each commit leaves its number.
+pub(super) const COMMIT_KEY: &[u8] = b"\0c";
+/// How far the values have frames, while they are given them.
+const FRAMED_KEY: &[u8] = b"\0m";
+/// The bytes that are given frames in one step.
+const STEP: usize = 256 * 1024;
+
+/// The number of the first commit after an opening. It leaves room for those that were written
+/// before and did not count, so that no number is given twice.
+pub(super) fn next_life(last_commit: u64) -> u64 {
+    ((last_commit >> 32) + 1) << 32
+}
+
+/// The number of the last commit.
+pub(super) fn last_commit(db: &sled::Db) -> Result<u64, sled::Error> {
+    let mut last = 0;
+    for key in [TOTALS, COMMIT_KEY, FORMAT_KEY] {
+        if let Some(bytes) = guarded(|| db.get(key))? {
+            last = last.max(frame::commit_of(key, &bytes).unwrap_or(0));
+        }
+    }
+    Ok(last)
+}
+
+/// Brings a database to the format that is written.
+pub(super) fn adopt(opened: &Opened, path: &Path) -> Result<(), SpoolError> {
+    let unopenable = |error: sled::Error| unopenable(path, error);
+    let db = &opened.db;
+    let told = guarded(|| db.get(FORMAT_KEY)).map_err(unopenable)?;
+    match told
+        .as_deref()
+        .map(|bytes| frame::unwrap(FORMAT_KEY, bytes))
+    {
+        Some([FORMAT]) => return Ok(()),
+        Some([newer]) if *newer > FORMAT => {
+            let reason = format!(
+                "its format is {newer}, and this version of Postrider knows {FORMAT}; use the \
+                 version that wrote it"
+            );
+            return Err(super::open::unopenable(path, reason));
+        }
+        Some(_) => {
+            return Err(super::open::unopenable(path, "its format cannot be read"));
+        }
+        None => {}
+    }
+
+    let commit = next_life(last_commit(db).map_err(unopenable)?);
+    let is_new = guarded(|| db.first()).map_err(unopenable)?.is_none();
+    if !is_new {
+        tracing::info!(spool = %path.display(), "bringing the spool to format {FORMAT}");
+        frame_all(opened, commit).map_err(unopenable)?;
+    }
+    let mut last = sled::Batch::default();
+    last.remove(FRAMED_KEY);
+    last.insert(FORMAT_KEY, frame::wrap(commit, FORMAT_KEY, &[FORMAT]));
+    step(opened, last).map_err(unopenable)
+}
+
+fn frame_all(opened: &Opened, commit: u64) -> Result<(), sled::Error> {
+    let db = &opened.db;
+    let framed = guarded(|| db.get(FRAMED_KEY))?;
+    let mut from = match &framed {
+        Some(key) => [&key[..], &[0]].concat(),
+        None => vec![OWN + 1],
+    };
+    loop {
+        let mut batch = sled::Batch::default();
+        let mut bytes = 0;
+        let mut last = None;
+        let mut range = db.range(from..);
+        while bytes < STEP
+            && let Some(next) = guarded(|| range.next().transpose())?
+        {
+            let (key, value) = next;
+            bytes += key.len() + value.len();
+            batch.insert(&key, frame::wrap(commit, &key, &value));
+            last = Some(key);
+        }
+        let Some(key) = last else { return Ok(()) };
+        batch.insert(FRAMED_KEY, &key);
+        step(opened, batch)?;
+        from = [&key[..], &[0]].concat();
+    }
+}
+
+/// Writes a batch and puts it on disk.
+fn step(opened: &Opened, batch: sled::Batch) -> Result<(), sled::Error> {
+    guarded(|| opened.db.apply_batch(batch))?;
+    guarded(|| opened.db.flush())?;
+    Ok(opened.log.sync_data()?)
+}

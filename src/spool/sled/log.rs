@@ -1,0 +1,174 @@
+//! sled's log as it lies in `db`, read without sled: segments of one size, each with a header and
+//! messages one behind the other, all under checksums. sled itself takes whatever is damaged for
+//! the torn end of the log, drops what is behind it without a word and fills the place with zeros;
+//! so the log is read here before sled may touch it.
+
+use crc32fast::Hasher;
+
+/// The bytes of a segment's header.
+pub(super) const SEGMENT_HEAD: usize = 20;
+/// A message begins only where a header of the greatest length would fit.
+const MESSAGE_HEAD: usize = 32;
+/// Both are how sled hides them: so that zeros are not valid.
+const HIDDEN_NUMBER: u64 = 0x7FFF_FFFF_FFFF_FFFF;
+const HIDDEN_CHECKSUM: u32 = u32::MAX;
+
+/// What stands at the beginning of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    /// The place of its first byte in the log, which is written round and round the file.
+    pub lsn: u64,
+    /// How far the log was known to be written then.
+    pub stable: u64,
+}
+
+impl SegmentHeader {
+    pub(super) fn read(segment: &[u8]) -> Option<Self> {
+        let head = segment.first_chunk::<SEGMENT_HEAD>()?;
+        let checksum = u32::from_le_bytes(*head.first_chunk::<4>()?);
+        let number = |at: usize| {
+            let bytes = head[at..].first_chunk::<8>()?;
+            Some(u64::from_le_bytes(*bytes) ^ HIDDEN_NUMBER)
+        };
+        let header = SegmentHeader {
+            lsn: number(4)?,
+            // Nothing was, in the first segment: then it is below zero.
+            stable: u64::try_from(number(12)?.cast_signed()).unwrap_or(0),
+        };
+        (crc32fast::hash(&head[4..]) == checksum ^ HIDDEN_CHECKSUM).then_some(header)
+    }
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing: its write was given up.
+    Cancelled,
+    /// Nothing more comes in this segment.
+    Cap,
+    /// Those up to this place in the log count together or not at all.
+    Batch(u64),
+    /// A page is free.
+    Free,
+    /// A page as a whole.
+    Page,
+    /// A change of a page.
+    Change,
+    /// sled's own, or in a file of its own.
+    Other,
+}
+
+/// One message of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message<'a> {
+    pub kind: Kind,
+    pub page: u64,
+    pub body: &'a [u8],
+    /// Where it begins and ends in its segment.
+    pub at: usize,
+    pub end: usize,
+}
+
+/// The whole message that begins here. `number` is the segment's place in the log, counted in
+/// segments.
+pub(super) fn message(segment: &[u8], at: usize, number: u64) -> Option<Message<'_>> {
+    let (message, told) = any_message(segment, at, Some(number))?;
+    (told == number).then_some(message)
+}
+
+/// What a whole message that begins here says of its segment's place in the log.
+pub(super) fn number_of_message(segment: &[u8], at: usize) -> Option<u64> {
+    any_message(segment, at, None).map(|(_, number)| number)
+}
+
+fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(Message<'_>, u64)> {
+    let bytes = segment.get(at..)?;
+    let (checksum, rest) = bytes.split_first_chunk::<4>()?;
+    let (kind, mut rest) = rest.split_first()?;
+    if !(1..=11).contains(kind) {
+        return None;
+    }
+    let length = usize::try_from(varint(&mut rest)?).ok()?;
+    let number = varint(&mut rest)?;
+    if wanted.is_some_and(|wanted| wanted != number) {
+        return None;
+    }
+    let page = varint(&mut rest)?;
+    let head = bytes.len() - rest.len();
+    let body = rest.get(..length)?;
+    let mut hasher = Hasher::new();
+    hasher.update(body);
+    hasher.update(&bytes[4..head]);
+    if hasher.finalize() ^ HIDDEN_CHECKSUM != u32::from_le_bytes(*checksum) {
+        return None;
+    }
+    let kind = match kind {
+        1 => Kind::Cancelled,
+        2 => Kind::Cap,
+        3 => Kind::Batch(u64::from_le_bytes(*body.first_chunk::<8>()?)),
+        4 => Kind::Free,
+        8 => Kind::Page,
+        10 => Kind::Change,
+        _ => Kind::Other,
+    };
+    let message = Message {
+        kind,
+        page,
+        body,
+        at,
+        end: at + head + length,
+    };
+    Some((message, number))
+}
+
+/// Whether a message may begin here in a segment of this size.
+pub(super) fn has_place(at: usize, size: usize) -> bool {
+    at + MESSAGE_HEAD <= size
+}
+
+/// Where the messages of a segment end, and whether that is its own end: nothing more was ever to
+/// come.
+pub(super) fn messages<'a>(
+    segment: &'a [u8],
+    number: u64,
+    size: usize,
+    show: &mut dyn FnMut(Message<'a>),
+) -> (usize, bool) {
+    let mut at = SEGMENT_HEAD;
+    while has_place(at, size) {
+        match message(segment, at, number) {
+            Some(cap) if cap.kind == Kind::Cap => return (at, true),
+            Some(message) => {
+                at = message.end;
+                show(message);
+            }
+            None => return (at, false),
+        }
+    }
+    (at, true)
+}
+
+/// A number as sled writes it, which is taken off.
+pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let (first, rest) = bytes.split_first()?;
+    let first = *first;
+    let (value, length) = match first {
+        0..=240 => (u64::from(first), 0),
+        241..=248 => (
+            240 + 256 * (u64::from(first) - 241) + u64::from(*rest.first()?),
+            1,
+        ),
+        249 => (
+            2288 + 256 * u64::from(*rest.first()?) + u64::from(*rest.get(1)?),
+            2,
+        ),
+        250..=255 => {
+            let length = usize::from(first) - 247;
+            let mut wide = [0; 8];
+            wide[..length].copy_from_slice(rest.get(..length)?);
+            (u64::from_le_bytes(wide), length)
+        }
+    };
+    *bytes = &rest[length..];
+    Some(value)
+}

@@ -1,0 +1,387 @@
+//! What sled's pages hold, read from a log that may be damaged, without sled. Each message that is
+//! whole counts; what lies between them is searched for frames.
+//!
+//! A page is its last whole image and the changes behind that. Where an image is damaged, the one
+//! before it and the changes behind that say the same, as long as their place was not used again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::frame::{MAGIC, Scanner, whole};
+use super::log::{self, Kind, Message, SEGMENT_HEAD, SegmentHeader};
+use super::open::SEGMENT;
+
+/// A value that was found.
+pub(super) struct Found {
+    /// The commit that wrote it; 0 for one without a frame.
+    pub commit: u64,
+    pub value: Vec<u8>,
+}
+
+/// All that was found.
+#[derive(Default)]
+pub(super) struct Salvage {
+    /// The newest value of each key that is not known to be removed.
+    pub values: BTreeMap<Vec<u8>, Found>,
+    /// How many stretches of the files are not as they were written.
+    pub damaged: u64,
+}
+
+/// A message, by its place in the file.
+#[derive(Clone, Copy)]
+struct Spot {
+    lsn: u64,
+    at: u64,
+    length: usize,
+}
+
+#[derive(Default)]
+struct Page {
+    image: Option<Spot>,
+    changes: Vec<Spot>,
+}
+
+/// A page that holds values.
+struct Leaf {
+    lo: Vec<u8>,
+    hi: Vec<u8>,
+    /// The place in the log of its image.
+    lsn: u64,
+    removed: HashMap<Vec<u8>, u64>,
+}
+
+/// A stretch between whole messages.
+struct Gap {
+    at: u64,
+    length: usize,
+    /// Its place in the log, where that is known.
+    lsn: u64,
+    /// Only what is newer than this was lost in it; the rest is what lay there before.
+    after: u64,
+}
+
+/// Reads the log in `db` and the files beside it.
+pub(super) fn salvage(dir: &Path) -> io::Result<Salvage> {
+    let file = File::open(dir.join("db"))?;
+    let mut reader = Reader {
+        file: &file,
+        scanner: Scanner::new(),
+        pages: HashMap::new(),
+        gaps: Vec::new(),
+        newest: 0,
+    };
+    reader.read_log()?;
+    reader.collect(dir)
+}
+
+struct Reader<'a> {
+    file: &'a File,
+    scanner: Scanner,
+    pages: HashMap<u64, Page>,
+    gaps: Vec<Gap>,
+    /// The newest commit that was seen.
+    newest: u64,
+}
+
+impl Reader<'_> {
+    /// Replays all segments in the order of the log.
+    fn read_log(&mut self) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        let mut order = Vec::new();
+        let mut at = 0;
+        while at < length {
+            let segment = self.segment(at, length)?;
+            match number_of(&segment) {
+                Some((number, is_whole)) => order.push((number, at, is_whole)),
+                None if segment.iter().all(|byte| *byte == 0) => {}
+                None => self.gaps.push(Gap {
+                    at,
+                    length: segment.len(),
+                    lsn: 0,
+                    after: 0,
+                }),
+            }
+            at += SEGMENT as u64;
+        }
+        order.sort_unstable();
+        let last = order.last().map(|(number, _, _)| *number);
+        for (number, at, is_whole) in order {
+            let segment = self.segment(at, length)?;
+            if !is_whole {
+                self.gaps.push(Gap {
+                    at,
+                    length: SEGMENT_HEAD,
+                    lsn: number * SEGMENT as u64,
+                    after: u64::MAX,
+                });
+            }
+            self.read_segment(&segment, at, number, last == Some(number));
+        }
+        Ok(())
+    }
+
+    fn segment(&self, at: u64, length: u64) -> io::Result<Vec<u8>> {
+        let here = usize::try_from(length - at).unwrap_or(SEGMENT).min(SEGMENT);
+        let mut segment = vec![0; here];
+        self.file.read_exact_at(&mut segment, at)?;
+        Ok(segment)
+    }
+
+    fn read_segment(&mut self, segment: &[u8], base: u64, number: u64, is_last: bool) {
+        let mut at = SEGMENT_HEAD;
+        while log::has_place(at, SEGMENT) && at < segment.len() {
+            if let Some(message) = log::message(segment, at, number) {
+                if message.kind == Kind::Cap {
+                    return;
+                }
+                self.replay(&message, base, number);
+                at = message.end;
+                continue;
+            }
+            let next = (at + 1..segment.len()).find(|at| {
+                log::has_place(*at, SEGMENT) && log::message(segment, *at, number).is_some()
+            });
+            let end = next.unwrap_or(segment.len());
+            let is_end = next.is_none() && is_last;
+            // Behind the end of the log lies what was there before, or nothing.
+            if !is_end || segment[at..end].iter().any(|byte| *byte != 0) {
+                self.gaps.push(Gap {
+                    at: base + at as u64,
+                    length: end - at,
+                    lsn: number * SEGMENT as u64 + at as u64,
+                    after: if is_end { self.newest } else { 0 },
+                });
+            }
+            at = end;
+        }
+    }
+
+    fn replay(&mut self, message: &Message<'_>, base: u64, number: u64) {
+        let spot = Spot {
+            lsn: number * SEGMENT as u64 + message.at as u64,
+            at: base + (message.end - message.body.len()) as u64,
+            length: message.body.len(),
+        };
+        let page = match message.kind {
+            Kind::Page | Kind::Change | Kind::Free => self.pages.entry(message.page).or_default(),
+            _ => return,
+        };
+        match message.kind {
+            Kind::Page => {
+                *page = Page {
+                    image: Some(spot),
+                    ..Page::default()
+                }
+            }
+            Kind::Free => *page = Page::default(),
+            _ => page.changes.push(spot),
+        }
+        let newest = &mut self.newest;
+        self.scanner.scan(message.body, &mut |_, frame| {
+            *newest = frame.commit.max(*newest)
+        });
+    }
+
+    fn collect(self, dir: &Path) -> io::Result<Salvage> {
+        let mut found = Salvage::default();
+        let mut leaves = Vec::new();
+        for page in self.pages.values() {
+            self.read_page(page, &mut found, &mut leaves)?;
+        }
+        leaves.sort_by(|a, b| a.lo.cmp(&b.lo));
+
+        let mut gaps = Vec::new();
+        for gap in &self.gaps {
+            let mut bytes = vec![0; gap.length];
+            self.file.read_exact_at(&mut bytes, gap.at)?;
+            gaps.push((bytes, gap.lsn, gap.after));
+        }
+        found.damaged = gaps.iter().filter(|(_, _, after)| *after == 0).count() as u64;
+        if let Ok(blobs) = std::fs::read_dir(dir.join("blobs")) {
+            for blob in blobs.flatten() {
+                let lsn = blob.file_name().to_string_lossy().parse().unwrap_or(0);
+                gaps.push((std::fs::read(blob.path())?, lsn, 0));
+            }
+        }
+        for (bytes, lsn, after) in &gaps {
+            self.scanner.scan(bytes, &mut |_, frame| {
+                if frame.commit > *after && !is_removed(&leaves, frame.key, *lsn) {
+                    found.add(frame.key, frame.commit, frame.value);
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    fn read_page(
+        &self,
+        page: &Page,
+        found: &mut Salvage,
+        leaves: &mut Vec<Leaf>,
+    ) -> io::Result<()> {
+        let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let mut leaf = None;
+        let mut prefix = Vec::new();
+        if let Some(image) = page.image {
+            let body = self.body(image)?;
+            let Some(node) = Node::read(&body) else {
+                return Ok(());
+            };
+            prefix = node.prefix().to_vec();
+            leaf = Some(Leaf {
+                lo: node.lo.to_vec(),
+                hi: node.hi.to_vec(),
+                lsn: image.lsn,
+                removed: HashMap::new(),
+            });
+            for (key, value) in node.values {
+                values.insert([&prefix[..], key].concat(), value.to_vec());
+            }
+        }
+        for change in &page.changes {
+            let body = self.body(*change)?;
+            match Change::read(&body) {
+                // Where the image is lost, the frame knows the key.
+                Some(Change::Set(key, value)) => {
+                    let key = match whole(value) {
+                        Some(frame) => frame.key.to_vec(),
+                        None => [&prefix[..], key].concat(),
+                    };
+                    values.insert(key, value.to_vec());
+                }
+                Some(Change::Remove(key)) => {
+                    let key = [&prefix[..], key].concat();
+                    values.remove(&key);
+                    if let Some(leaf) = &mut leaf {
+                        leaf.removed.insert(key, change.lsn);
+                    }
+                }
+                None => {}
+            }
+        }
+        for (key, value) in values {
+            match whole(&value) {
+                Some(frame) => found.add(&key, frame.commit, frame.value),
+                None if value.starts_with(&MAGIC) => {}
+                None => found.add(&key, 0, &value),
+            }
+        }
+        leaves.extend(leaf);
+        Ok(())
+    }
+
+    fn body(&self, spot: Spot) -> io::Result<Vec<u8>> {
+        let mut body = vec![0; spot.length];
+        self.file.read_exact_at(&mut body, spot.at)?;
+        Ok(body)
+    }
+}
+
+impl Salvage {
+    fn add(&mut self, key: &[u8], commit: u64, value: &[u8]) {
+        match self.values.get(key) {
+            Some(known) if known.commit >= commit => {}
+            _ => {
+                let value = value.to_vec();
+                self.values.insert(key.to_vec(), Found { commit, value });
+            }
+        }
+    }
+}
+
+/// Whether a key that was written at this place of the log is known to have been removed since.
+fn is_removed(leaves: &[Leaf], key: &[u8], lsn: u64) -> bool {
+    let from = leaves.partition_point(|leaf| leaf.lo.as_slice() <= key);
+    let covering = leaves[..from]
+        .iter()
+        .rev()
+        .find(|leaf| leaf.hi.is_empty() || leaf.hi.as_slice() > key);
+    covering.is_some_and(|leaf| {
+        leaf.lsn > lsn || leaf.removed.get(key).is_some_and(|removed| *removed > lsn)
+    })
+}
+
+/// The place of a segment in the log, and whether its header is whole. Its messages say it too.
+fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
+    if let Some(header) = SegmentHeader::read(segment) {
+        return Some((header.lsn / SEGMENT as u64, true));
+    }
+    let stretch = segment.len().min(SEGMENT / 16);
+    (SEGMENT_HEAD..stretch)
+        .find_map(|at| log::number_of_message(segment, at))
+        .map(|number| (number, false))
+}
+
+/// A page's image.
+struct Node<'a> {
+    prefix: usize,
+    lo: &'a [u8],
+    hi: &'a [u8],
+    values: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Node<'a> {
+    /// `None` for a page that holds no values.
+    fn read(mut bytes: &'a [u8]) -> Option<Self> {
+        let bytes = &mut bytes;
+        log::varint(bytes)?;
+        log::varint(bytes)?;
+        let (flags, rest) = bytes.split_first_chunk::<2>()?;
+        *bytes = rest;
+        let lo = sized(bytes)?;
+        let hi = sized(bytes)?;
+        let (kind, rest) = bytes.split_first()?;
+        *bytes = rest;
+        if *kind != 0 {
+            return None;
+        }
+        let count = usize::try_from(log::varint(bytes)?).ok()?;
+        let mut keys = Vec::new();
+        for _ in 0..count {
+            keys.push(sized(bytes)?);
+        }
+        let mut values = Vec::with_capacity(count);
+        for key in keys {
+            values.push((key, sized(bytes)?));
+        }
+        let prefix = usize::from(flags[1]);
+        (prefix <= lo.len()).then_some(Node {
+            prefix,
+            lo,
+            hi,
+            values,
+        })
+    }
+
+    /// What all its keys begin with.
+    fn prefix(&self) -> &'a [u8] {
+        &self.lo[..self.prefix]
+    }
+}
+
+enum Change<'a> {
+    Set(&'a [u8], &'a [u8]),
+    Remove(&'a [u8]),
+}
+
+impl<'a> Change<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (kind, mut rest) = bytes.split_first()?;
+        match kind {
+            0 => Some(Change::Set(sized(&mut rest)?, sized(&mut rest)?)),
+            1 => Some(Change::Remove(sized(&mut rest)?)),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes behind their length.
+fn sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(log::varint(bytes)?).ok()?;
+    let (taken, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
+}

@@ -1,0 +1,73 @@
+//! `postrider spool salvage`: writes what is whole in a damaged spool into a new one. The damaged
+//! one is only read.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::inspect::require;
+use super::open::{Purpose, lock, open_store, unopenable};
+use super::pages;
+use crate::mail::Timestamp;
+use crate::spool::SpoolError;
+use crate::spool::keyed::salvage::{is_saved, put_in_order};
+use crate::spool::store::{Batch, Store};
+
+/// The bytes that are written in one step.
+const STEP: usize = 256 * 1024;
+
+/// What a salvage found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Salvaged {
+    /// Mails that are whole.
+    pub mails: u64,
+    /// Stretches of the files that are not as they were written.
+    pub damaged: u64,
+    /// What is missing, one sentence each.
+    pub missing: Vec<String>,
+}
+
+/// Writes every record that is whole in the spool `from` to a new spool `to`, and says what is
+/// missing. What may have been sent, so that it must not be sent again, is a dead letter there.
+///
+/// # Errors
+/// [`SpoolError::Locked`] while `from` is in use; where `to` is not new, and where something cannot
+/// be read or written.
+pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
+    require(from)?;
+    let is_new = match std::fs::read_dir(to) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !is_new {
+        return Err(unopenable(to, "it is not empty; name a new directory"));
+    }
+    let alone = lock(from)?;
+    let found = pages::salvage(from).map_err(|e| unopenable(from, e))?;
+    drop(alone);
+
+    let store = open_store(to, Purpose::Serve)?;
+    let mut batch = Batch::new();
+    let mut bytes = 0;
+    for (key, found) in found.values {
+        if !is_saved(&key) {
+            continue;
+        }
+        bytes += key.len() + found.value.len();
+        batch.push((key, Some(found.value)));
+        if bytes >= STEP {
+            store.write(std::mem::take(&mut batch))?;
+            store.sync()?;
+            bytes = 0;
+        }
+    }
+    store.write(batch)?;
+    let ordered = put_in_order(&store, Timestamp::now())?;
+    store.sync()?;
+    store.close();
+    Ok(Salvaged {
+        mails: ordered.mails,
+        damaged: found.damaged,
+        missing: ordered.missing,
+    })
+}

@@ -1,0 +1,227 @@
+//! How far the log is known to be on disk: the file `synced` beside it. It is written after each
+//! sync and never synced itself, so that it may be older than the log after a power cut, and is
+//! never ahead of it. A log that ends before it is damaged.
+//!
+//! Two places are written in turn, each in a page of its own, so that one of them is always whole.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use parking_lot::Mutex;
+use twox_hash::XxHash3_64;
+
+/// The file's name.
+pub(super) const FILE: &str = "synced";
+const MAGIC: [u8; 8] = *b"PRsynced";
+const MARK: usize = 8 + 8 + 8 + 1 + 8;
+const PLACES: [u64; 2] = [0, 4096];
+/// Where the torn places of the log stand.
+const TORN_AT: u64 = 8192;
+const TORN_MAGIC: [u8; 8] = *b"PRbegun\0";
+/// The most of them that are remembered.
+const TORN_MOST: usize = 64;
+
+/// A place in the log's file that was being written again when the power was cut. It stays as it is
+/// until it is used again, which shows in its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Torn {
+    pub at: u64,
+    /// What its header says; 0 where that is torn as well.
+    pub lsn: u64,
+}
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Grows with each writing.
+    turn: u64,
+    /// The last commit that is on disk.
+    pub commit: u64,
+    /// Whether the spool was closed after it: nothing was being written since.
+    pub is_closed: bool,
+}
+
+pub(super) struct Watermark {
+    file: File,
+    last: Mutex<Mark>,
+}
+
+/// What the file in this directory says; `None` where there is none.
+///
+/// # Errors
+/// Where it cannot be read, and where it says nothing that is whole.
+pub(super) fn read(dir: &Path) -> io::Result<Option<Mark>> {
+    let bytes = match std::fs::read(dir.join(FILE)) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let marks = PLACES
+        .into_iter()
+        .filter_map(|at| parse(bytes.get(usize::try_from(at).ok()?..)?));
+    let newest = marks.max_by_key(|mark| mark.turn);
+    let nothing = || io::Error::new(io::ErrorKind::InvalidData, "nothing in it is whole");
+    newest.map(Some).ok_or_else(nothing)
+}
+
+/// The places that are known to be torn.
+pub(super) fn torn(dir: &Path) -> io::Result<Vec<Torn>> {
+    let bytes = match std::fs::read(dir.join(FILE)) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let at = usize::try_from(TORN_AT).unwrap_or(usize::MAX);
+    Ok(bytes.get(at..).and_then(parse_torn).unwrap_or_default())
+}
+
+fn parse_torn(bytes: &[u8]) -> Option<Vec<Torn>> {
+    let (told, checksum) = bytes.split_last_chunk::<8>()?;
+    let list = told.strip_prefix(&TORN_MAGIC)?;
+    if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
+        return None;
+    }
+    let number = |bytes: &[u8]| bytes.first_chunk::<8>().map(|n| u64::from_be_bytes(*n));
+    let read = |entry: &[u8]| {
+        Some(Torn {
+            at: number(entry)?,
+            lsn: number(&entry[8..])?,
+        })
+    };
+    list.chunks_exact(16).map(read).collect()
+}
+
+fn torn_bytes(torn: &[Torn]) -> Vec<u8> {
+    let mut bytes = TORN_MAGIC.to_vec();
+    for place in torn.iter().take(TORN_MOST) {
+        bytes.extend_from_slice(&place.at.to_be_bytes());
+        bytes.extend_from_slice(&place.lsn.to_be_bytes());
+    }
+    let checksum = XxHash3_64::oneshot(&bytes);
+    bytes.extend_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Option<Mark> {
+    let bytes = bytes.first_chunk::<MARK>()?;
+    let (told, checksum) = bytes.split_last_chunk::<8>()?;
+    if !told.starts_with(&MAGIC) || XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
+        return None;
+    }
+    let number = |at: usize| {
+        told[at..]
+            .first_chunk::<8>()
+            .map(|n| u64::from_be_bytes(*n))
+    };
+    Some(Mark {
+        turn: number(8)?,
+        commit: number(16)?,
+        is_closed: told[24] == 1,
+    })
+}
+
+impl Mark {
+    fn to_bytes(self) -> [u8; MARK] {
+        let mut bytes = [0; MARK];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..16].copy_from_slice(&self.turn.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.commit.to_be_bytes());
+        bytes[24] = u8::from(self.is_closed);
+        let checksum = XxHash3_64::oneshot(&bytes[..25]);
+        bytes[25..].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+}
+
+impl Watermark {
+    /// Opens the file of a spool that is about to be written: from now on it is not closed. That is
+    /// on disk when this returns.
+    pub(super) fn open(dir: &Path, known: Option<Mark>, torn: &[Torn]) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join(FILE))?;
+        let known = known.unwrap_or(Mark {
+            turn: 0,
+            commit: 0,
+            is_closed: false,
+        });
+        let last = Mutex::new(known);
+        let watermark = Watermark { file, last };
+        // Both places, so that neither says that it is closed.
+        watermark.write(known.commit, false)?;
+        watermark.write(known.commit, false)?;
+        if !torn.is_empty() || watermark.file.metadata()?.len() > TORN_AT {
+            let bytes = torn_bytes(torn);
+            watermark.file.write_all_at(&bytes, TORN_AT)?;
+            watermark.file.set_len(TORN_AT + bytes.len() as u64)?;
+        }
+        watermark.file.sync_all()?;
+        Ok(watermark)
+    }
+
+    /// Notes that this commit and all before it are on disk.
+    pub(super) fn reach(&self, commit: u64) -> io::Result<()> {
+        self.write(commit, false)
+    }
+
+    /// Notes that all is on disk and the spool is closed.
+    pub(super) fn close(&self) -> io::Result<()> {
+        self.write(0, true)
+    }
+
+    fn write(&self, commit: u64, is_closed: bool) -> io::Result<()> {
+        let mut last = self.last.lock();
+        let next = Mark {
+            turn: last.turn + 1,
+            commit: last.commit.max(commit),
+            is_closed,
+        };
+        let place = PLACES[usize::from(next.turn % 2 == 1)];
+        self.file.write_all_at(&next.to_bytes(), place)?;
+        *last = next;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_newest_whole_mark_counts_whatever_becomes_of_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        let watermark = Watermark::open(dir.path(), None, &[]).unwrap();
+        watermark.reach(5).unwrap();
+        watermark.reach(6).unwrap();
+        watermark.reach(4).unwrap();
+        let told = read(dir.path()).unwrap().unwrap();
+        assert_eq!((told.commit, told.is_closed), (6, false));
+        watermark.close().unwrap();
+        let told = read(dir.path()).unwrap().unwrap();
+        assert_eq!((told.commit, told.is_closed), (6, true));
+
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for place in PLACES {
+            let mut torn = whole.clone();
+            torn[usize::try_from(place).unwrap() + 20] ^= 4;
+            std::fs::write(&path, torn).unwrap();
+            assert_eq!(read(dir.path()).unwrap().unwrap().commit, 6);
+        }
+        let begun = [Torn { at: 1, lsn: 2 }, Torn { at: 3, lsn: 0 }];
+        let reopened = Watermark::open(dir.path(), Some(told), &begun).unwrap();
+        assert_eq!(torn(dir.path()).unwrap(), begun);
+        let told = read(dir.path()).unwrap().unwrap();
+        assert_eq!((told.commit, told.is_closed), (6, false));
+        drop(reopened);
+        std::fs::write(&path, vec![0; 8000]).unwrap();
+        assert!(read(dir.path()).is_err());
+    }
+}
