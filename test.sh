@@ -22,6 +22,7 @@ has python3 || packages+=(python3)
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
 has node || packages+=(nodejs)
 has npm || packages+=(npm)
+has chromium || packages+=(chromium)
 if [ ${#packages[@]} -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   as_root apt-get update -qq
@@ -39,7 +40,10 @@ if [ "$(cat "$clients/python/wanted" 2>/dev/null)" != "$wanted" ]; then
   "$clients/python/bin/pip" install --quiet --disable-pip-version-check $wanted
   echo "$wanted" >"$clients/python/wanted"
 fi
-[ -d "$clients/node_modules/nodemailer" ] || npm install --silent --no-audit --no-fund --prefix "$clients" nodemailer@7
+for package in nodemailer@7 playwright-core@1.65 axe-core@4.14; do
+  [ -d "$clients/node_modules/${package%@*}" ] ||
+    npm install --silent --no-audit --no-fund --prefix "$clients" "$package"
+done
 PATH="$PWD/$clients/python/bin:/usr/sbin:$PATH"
 export PATH
 

@@ -75,8 +75,9 @@ pub mod transport;
 
 pub use delivery::{MailState, State};
 pub use dispatch::{
-    Builder, Clock, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, Health, MailStatus,
-    OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, SentNow, Stats, StatusPage,
+    Builder, Clock, Counted, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, Health,
+    MailStatus, OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, SentNow, Stats,
+    StatusPage,
 };
 pub use mail::{
     Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,

@@ -17,6 +17,7 @@ mod recording;
 mod recordings;
 mod router;
 mod scheduler;
+mod search;
 mod sender;
 mod supervisor;
 mod topology;
@@ -43,6 +44,7 @@ pub use report::{
     StatusPage,
 };
 pub use running::{Drain, Reload};
+pub use search::{Counted, Search, SearchError};
 
 use std::sync::Arc;
 use std::time::Duration;

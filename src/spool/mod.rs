@@ -21,7 +21,7 @@ mod store;
 pub use codec::decode_any;
 pub use error::SpoolError;
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
-pub use query::{Page, Query};
+pub use query::{Only, Page, Query};
 pub use record::{Manifest, Record};
 
 use std::sync::Arc;

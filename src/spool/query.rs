@@ -1,5 +1,8 @@
 //! Which mails to list.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::delivery::State;
 use crate::mail::{Address, Priority, Timestamp};
 
@@ -21,6 +24,8 @@ pub struct Query {
     pub since: Option<Timestamp>,
     /// Accepted before this time.
     pub until: Option<Timestamp>,
+    /// What else is asked of it.
+    pub only: Option<Only>,
     /// The most mails in one page; 50 where it is zero, never more than 1000.
     pub limit: usize,
     /// Where the last page ended.
@@ -52,8 +57,34 @@ impl Query {
                 .is_none_or(|wanted| manifest.priority == wanted)
             && self.since.is_none_or(|since| manifest.accepted_at >= since)
             && self.until.is_none_or(|until| manifest.accepted_at < until)
+            && self.only.as_ref().is_none_or(|only| (only.0)(record))
     }
 }
+
+/// A condition that no index knows. Equal to its clones alone.
+#[derive(Clone)]
+pub struct Only(Arc<dyn Fn(&Record) -> bool + Send + Sync>);
+
+impl Only {
+    /// Only mails for which `holds` says so.
+    pub fn when(holds: impl Fn(&Record) -> bool + Send + Sync + 'static) -> Self {
+        Only(Arc::new(holds))
+    }
+}
+
+impl fmt::Debug for Only {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Only")
+    }
+}
+
+impl PartialEq for Only {
+    fn eq(&self, other: &Only) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Only {}
 
 /// One page of mails.
 #[derive(Clone, Debug, Default)]

@@ -10,5 +10,6 @@ mod faulty_spool;
 mod limits;
 mod operate;
 mod records;
+mod search;
 mod service;
 mod submit;

@@ -239,6 +239,9 @@ impl Need {
             "/health/live" | "/health/ready" | "/openapi.json" => Need::Nothing {
                 of_the_world: false,
             },
+            path if reads && super::page::is_of_page(path) => Need::Nothing {
+                of_the_world: false,
+            },
             "/v1/session" => Need::Token,
             "/v1/mails" | "/v1/mails/batch" if method == Method::POST => Need::Scope(Scope::Send),
             _ if reads => Need::Scope(Scope::Read),

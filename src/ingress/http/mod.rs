@@ -17,6 +17,7 @@ mod events;
 mod fields;
 mod openapi;
 mod operate;
+mod page;
 mod params;
 mod problem;
 mod records;

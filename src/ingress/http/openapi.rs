@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
-use super::{Shared, events, operate, records, session, submit};
+use super::{Shared, events, operate, page, records, session, submit};
 
 /// The name under which the bearer tokens are described.
 const BEARER: &str = "token";
@@ -61,7 +61,7 @@ pub(super) fn router() -> Router<Shared> {
     let (router, mut document) = calls();
     describe_what_all_share(&mut document);
     let document = Bytes::from(document.to_json().unwrap_or_default());
-    router.route(
+    router.merge(page::routes()).route(
         "/openapi.json",
         get(move || {
             std::future::ready(
@@ -79,6 +79,7 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     OpenApiRouter::<Shared>::with_openapi(Described::openapi())
         .routes(routes!(submit::submit, records::list))
         .routes(routes!(submit::submit_batch))
+        .routes(routes!(records::count))
         .routes(routes!(records::record))
         .routes(routes!(records::raw))
         .routes(routes!(records::cancel))

@@ -13,6 +13,7 @@ use utoipa::IntoParams;
 use super::fields::Span;
 use super::problem::{FieldError, Problem};
 use crate::delivery::State;
+use crate::dispatch::Dispatcher;
 use crate::mail::{
     Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
 };
@@ -46,6 +47,10 @@ pub(super) struct Filters {
 pub(super) struct Page {
     /// At least one delivery is in this state.
     state: Option<State>,
+    /// A search such as `to:ada@example.org state:deferred code:451 welcome`, by `to`, `from`,
+    /// `subject`, `id`, `key`, `message-id`, `state`, `relay`, `domain`, `code`, `tag`,
+    /// `priority`, `after`, `before` and free words.
+    q: Option<String>,
     /// The most mails in the page; 50 when absent.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u16>,
@@ -171,12 +176,9 @@ impl<'a> Params<'a> {
 ///
 /// # Errors
 /// Names every bad parameter.
-pub(super) fn list(query: Option<&str>) -> Result<Query, Problem> {
+pub(super) fn list(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query, Problem> {
     let mut params = Params::of(query);
-    let mut wanted = Query {
-        state: params.parsed("state"),
-        ..filter(&mut params)
-    };
+    let mut wanted = asked(&mut params, dispatcher);
     wanted.cursor = params.one("cursor");
     if let Some(limit) = params.parsed("limit") {
         if !(1..=MAX_PAGE).contains(&limit) {
@@ -185,6 +187,31 @@ pub(super) fn list(query: Option<&str>) -> Result<Query, Problem> {
         wanted.limit = limit;
     }
     params.finish().map(|()| wanted)
+}
+
+/// The filters of `GET /v1/mails/count`.
+///
+/// # Errors
+/// Names every bad parameter.
+pub(super) fn count(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query, Problem> {
+    let mut params = Params::of(query);
+    let wanted = asked(&mut params, dispatcher);
+    params.finish().map(|()| wanted)
+}
+
+/// The filters, a state among them, and the search; all must hold.
+fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
+    let state: Option<State> = params.parsed("state");
+    let search = params.one("q").unwrap_or_default();
+    let found = params.note("/q".to_owned(), dispatcher.search(&search));
+    let filter = filter(params);
+    let found = found.unwrap_or_default();
+    Query {
+        state: state.or(found.state),
+        tag: filter.tag.clone().or(found.tag),
+        only: found.only,
+        ..filter
+    }
 }
 
 /// The filters of what is done to dead letters, and whether it is only counted.
@@ -298,9 +325,18 @@ mod tests {
             .collect()
     }
 
+    fn listed(query: Option<&str>) -> Result<Query, Problem> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let relay = crate::Relay::smtp("capture://").unwrap();
+            let dispatcher = Dispatcher::builder().relay(relay).spool_in_memory();
+            list(query, &dispatcher.start().await.unwrap())
+        })
+    }
+
     #[test]
     fn every_bad_filter_is_named() {
-        let problem = list(Some(
+        let problem = listed(Some(
             "state=lost&recipient=nobody&limit=0&priority=asap&since=today&order=up&tag=",
         ))
         .unwrap_err();
@@ -317,7 +353,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            pointers(&list(Some("limit=5&limit=6")).unwrap_err()),
+            pointers(&listed(Some("limit=5&limit=6")).unwrap_err()),
             ["/limit"]
         );
         assert_eq!(
@@ -328,7 +364,7 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        let query = list(Some(
+        let query = listed(Some(
             "state=dead&recipient=ada%40example.org&tag=a%20b&limit=7&cursor=c",
         ))
         .unwrap();
@@ -338,7 +374,7 @@ mod tests {
             (query.tag.as_deref(), query.limit, query.cursor.as_deref()),
             (Some("a b"), 7, Some("c"))
         );
-        assert_eq!(list(None).unwrap(), Query::default());
+        assert_eq!(listed(None).unwrap(), Query::default());
         assert!(dead(Some("state=dead&dry_run=true")).unwrap().1);
     }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
-use crate::dispatch::{MailStatus, StatusPage};
+use crate::dispatch::{Counted, MailStatus, StatusPage};
 use crate::mail::{MailId, MailIdError};
 use crate::spool::Query;
 
@@ -81,8 +81,26 @@ pub(super) async fn list(
     State(door): State<Shared>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<StatusPage>, Problem> {
-    let query = params::list(query.as_deref())?;
+    let query = params::list(query.as_deref(), &door.dispatcher)?;
     Ok(Json(door.dispatcher.list(query).await?))
+}
+
+/// Counts mails, by state.
+#[utoipa::path(
+    get, path = "/v1/mails/count", tag = "mails",
+    params(
+        ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it"),
+        ("state" = Option<crate::State>, Query, description = "At least one delivery is in this state"),
+        Filters,
+    ),
+    responses((status = 200, description = "How many", body = Counted)),
+)]
+pub(super) async fn count(
+    State(door): State<Shared>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Counted>, Problem> {
+    let query = params::count(query.as_deref(), &door.dispatcher)?;
+    Ok(Json(door.dispatcher.count(query).await?))
 }
 
 /// All that is known of a mail.

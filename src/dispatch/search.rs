@@ -1,0 +1,414 @@
+//! Finds mails by what a person types: `to:ada@example.org state:deferred code:451 welcome`.
+//!
+//! Words stand beside each other and all must hold; those about a recipient hold for one and the
+//! same recipient. `a,b` is either, `"two words"` is one value, and a `-` before a word turns it
+//! round. A word without a name is looked for in the subject, the addresses and, as the beginning
+//! of an id, in the ids.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dispatcher, Error};
+use crate::delivery::{Attempt, Delivery, MailState, State};
+use crate::mail::{Priority, Timestamp};
+use crate::spool::{Manifest, Only, Query, Record};
+
+/// The longest search, in bytes.
+const MAX_LENGTH: usize = 2000;
+
+/// How many mails are looked at together while they are counted.
+const COUNTED_TOGETHER: usize = 1000;
+
+/// A search that was understood.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    words: Vec<Word>,
+}
+
+/// Why a search is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SearchError(String);
+
+/// One word: what is asked, the values of which one must hold, and whether it must not hold.
+#[derive(Clone, Debug)]
+struct Word {
+    name: Name,
+    values: Vec<String>,
+    negated: bool,
+}
+
+/// What a word is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Any,
+    To,
+    From,
+    Subject,
+    Id,
+    Key,
+    MessageId,
+    State,
+    Relay,
+    Domain,
+    Code,
+    Tag,
+    Priority,
+    After,
+    Before,
+}
+
+impl Name {
+    const ALL: [(&'static str, Name); 14] = [
+        ("to", Name::To),
+        ("from", Name::From),
+        ("subject", Name::Subject),
+        ("id", Name::Id),
+        ("key", Name::Key),
+        ("message-id", Name::MessageId),
+        ("state", Name::State),
+        ("relay", Name::Relay),
+        ("domain", Name::Domain),
+        ("code", Name::Code),
+        ("tag", Name::Tag),
+        ("priority", Name::Priority),
+        ("after", Name::After),
+        ("before", Name::Before),
+    ];
+
+    fn is_about_a_recipient(self) -> bool {
+        matches!(
+            self,
+            Name::To | Name::State | Name::Relay | Name::Domain | Name::Code
+        )
+    }
+}
+
+impl Search {
+    /// Reads a search; `now` is what a span such as `after:2h` counts from.
+    ///
+    /// # Errors
+    /// Names the word that is not understood.
+    pub fn parse(text: &str, now: Timestamp) -> Result<Self, SearchError> {
+        if text.len() > MAX_LENGTH {
+            return Err(SearchError(format!("is longer than {MAX_LENGTH} bytes")));
+        }
+        let words = split(text)?.into_iter().map(|word| read(&word, now));
+        Ok(Search {
+            words: words.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Whether it asks for nothing, so that it finds everything.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// What a spool is asked: as much as its indexes know, and the rest as a condition.
+    pub fn query(&self, now: Timestamp) -> Query {
+        let only = |name: Name| match self.words.iter().find(|word| word.name == name) {
+            Some(word) if !word.negated && word.values.len() == 1 => Some(word.values[0].as_str()),
+            _ => None,
+        };
+        let words: Arc<[Word]> = self.words.clone().into();
+        Query {
+            state: only(Name::State).and_then(|state| state.parse().ok()),
+            tag: only(Name::Tag).map(str::to_owned),
+            only: (!words.is_empty()).then(|| Only::when(move |r| holds(&words, r, now))),
+            ..Query::default()
+        }
+    }
+}
+
+/// The words, quotes kept where they stand inside a word.
+fn split(text: &str) -> Result<Vec<String>, SearchError> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for c in text.chars() {
+        match c {
+            '"' => {
+                quoted = !quoted;
+                word.push(c);
+            }
+            c if c.is_whitespace() && !quoted => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    if quoted {
+        return Err(SearchError("has a quote that does not end".to_owned()));
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    Ok(words)
+}
+
+fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
+    let (negated, rest) = match word.strip_prefix('-') {
+        Some(rest) if !rest.is_empty() => (true, rest),
+        _ => (false, word),
+    };
+    let split = rest.split_once(':');
+    let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let (name, value) = match split {
+        Some((name, value)) if !name.is_empty() && is_name(name) && !value.starts_with("//") => {
+            let found = Name::ALL.iter().find(|(known, _)| *known == name);
+            let (_, found) = found.ok_or_else(|| {
+                let all: Vec<&str> = Name::ALL.iter().map(|(name, _)| *name).collect();
+                SearchError(format!(
+                    "asks for `{}`, which is none of {}",
+                    name.escape_debug(),
+                    all.join(", ")
+                ))
+            })?;
+            (*found, value)
+        }
+        _ => (Name::Any, rest),
+    };
+    let mut values = Vec::new();
+    let mut quoted = false;
+    let mut one = String::new();
+    for c in value.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted && name != Name::Any => values.push(std::mem::take(&mut one)),
+            c => one.push(c),
+        }
+    }
+    values.push(one);
+    values.retain(|value| !value.is_empty());
+    if values.is_empty() {
+        return Err(SearchError(format!(
+            "has nothing after `{}`",
+            word.escape_debug()
+        )));
+    }
+    for value in &mut values {
+        *value = understood(name, value, now)?;
+    }
+    Ok(Word {
+        name,
+        values,
+        negated,
+    })
+}
+
+/// A value in the form in which it is compared.
+fn understood(name: Name, value: &str, now: Timestamp) -> Result<String, SearchError> {
+    let wrong = |error: String| SearchError(format!("`{}`: {error}", value.escape_debug()));
+    match name {
+        Name::Key | Name::Tag | Name::Relay => Ok(value.to_owned()),
+        Name::State if value == "partial" => Ok(value.to_owned()),
+        Name::State => {
+            let state: State = value.parse().map_err(|e| wrong(format!("{e}")))?;
+            Ok(state.to_string())
+        }
+        Name::Priority => {
+            let priority: Priority = value.parse().map_err(|e| wrong(format!("{e}")))?;
+            Ok(priority.to_string())
+        }
+        Name::After | Name::Before => Ok(time(value, now).map_err(wrong)?.as_millis().to_string()),
+        Name::Id => Ok(value.replace('-', "").to_lowercase()),
+        Name::MessageId => Ok(value.trim_matches(['<', '>']).to_owned()),
+        _ => Ok(value.to_lowercase()),
+    }
+}
+
+/// A time, a day (its beginning in UTC), or a span before now.
+fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(span) = humantime::parse_duration(text) {
+        let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        return Ok(Timestamp::from_millis(now.as_millis().saturating_sub(span)));
+    }
+    let whole = format!("{text}T00:00:00Z");
+    let read = text.parse::<Timestamp>().or_else(|_| whole.parse());
+    read.map_err(|_| "is no time such as 2026-01-31, 2026-01-31T12:00:00Z or 2h".to_owned())
+}
+
+fn holds(words: &[Word], record: &Record, now: Timestamp) -> bool {
+    let (about_a_recipient, about_the_mail): (Vec<&Word>, Vec<&Word>) = words
+        .iter()
+        .partition(|word| word.name.is_about_a_recipient());
+    about_the_mail.iter().all(|word| {
+        let any = word
+            .values
+            .iter()
+            .any(|value| of_mail(word.name, value, record));
+        any != word.negated
+    }) && (about_a_recipient.is_empty()
+        || record
+            .deliveries
+            .iter()
+            .zip(record.states(now))
+            .any(|(delivery, state)| {
+                about_a_recipient.iter().all(|word| {
+                    let holds = |value: &String| match (word.name, value.as_str()) {
+                        (Name::State, "partial") => record.state(now) == MailState::Partial,
+                        (Name::State, value) => state.as_str() == value,
+                        (name, value) => of_delivery(name, value, delivery),
+                    };
+                    word.values.iter().any(holds) != word.negated
+                })
+            }))
+}
+
+fn contains(text: &str, lower: &str) -> bool {
+    text.to_lowercase().contains(lower)
+}
+
+fn of_mail(name: Name, value: &str, record: &Record) -> bool {
+    let Manifest {
+        id,
+        accepted_at,
+        return_path,
+        message_id,
+        subject,
+        priority,
+        tags,
+        idempotency_key,
+        ..
+    } = &record.manifest;
+    let from = return_path.as_ref().map_or("", |path| path.as_str());
+    let begins = |value: &str| id.to_string().replace('-', "").starts_with(value);
+    let millis = || value.parse::<i64>().unwrap_or(0);
+    match name {
+        Name::From => is_address(from, value),
+        Name::Subject => contains(subject, value),
+        Name::Id => begins(value),
+        Name::Key => idempotency_key.as_deref() == Some(value),
+        Name::MessageId => message_id.trim_matches(['<', '>']) == value,
+        Name::Tag => tags.iter().any(|tag| tag == value),
+        Name::Priority => priority.as_str() == value,
+        Name::After => accepted_at.as_millis() >= millis(),
+        Name::Before => accepted_at.as_millis() < millis(),
+        _ => {
+            contains(subject, value)
+                || contains(from, value)
+                || record
+                    .deliveries
+                    .iter()
+                    .any(|d| contains(d.recipient.as_str(), value))
+                || (value.len() >= 8 && begins(&value.replace('-', "")))
+        }
+    }
+}
+
+fn of_delivery(name: Name, value: &str, delivery: &Delivery) -> bool {
+    match name {
+        Name::To => is_address(delivery.recipient.as_str(), value),
+        Name::Domain => delivery.recipient.domain().eq_ignore_ascii_case(value),
+        Name::Relay => match delivery.attempts.last() {
+            Some(_) => delivery
+                .attempts
+                .iter()
+                .any(|attempt| attempt.relay == value),
+            None => delivery.route.relays().any(|relay| relay == value),
+        },
+        _ => delivery
+            .attempts
+            .iter()
+            .any(|attempt| has_code(attempt, value)),
+    }
+}
+
+/// A whole address is meant as it is, a part of one wherever it stands.
+fn is_address(address: &str, value: &str) -> bool {
+    match value.split_once('@') {
+        Some((local, domain)) if !local.is_empty() && domain.contains('.') => {
+            address.to_lowercase() == value
+        }
+        _ => contains(address, value),
+    }
+}
+
+/// `451`, `4`, `4xx`, or an enhanced code such as `4.7.1`.
+fn has_code(attempt: &Attempt, value: &str) -> bool {
+    let code = attempt
+        .code
+        .map(|code| code.to_string())
+        .unwrap_or_default();
+    let class = value.trim_end_matches(['x', 'y', 'z']);
+    code == value
+        || (class.len() == 1 && code.starts_with(class))
+        || attempt.enhanced.as_deref() == Some(value)
+}
+
+/// How many mails a search finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Counted {
+    /// How many mails.
+    pub count: u64,
+    /// Of these, by their state summed up over all recipients.
+    pub by_state: BTreeMap<String, u64>,
+}
+
+impl Dispatcher {
+    /// Reads a search, with spans counted from the dispatcher's own clock.
+    ///
+    /// # Errors
+    /// Names the word that is not understood.
+    pub fn search(&self, text: &str) -> Result<Query, SearchError> {
+        let now = self.inner.engine.clock.now();
+        Search::parse(text, now).map(|search| search.query(now))
+    }
+
+    /// How many mails there are of these, in memory that does not grow with them.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn count(&self, query: Query) -> Result<Counted, Error> {
+        let mut query = Query {
+            limit: COUNTED_TOGETHER,
+            cursor: None,
+            ..query
+        };
+        let mut counted = Counted::default();
+        loop {
+            let page = self.list(query.clone()).await?;
+            for mail in &page.mails {
+                counted.count += 1;
+                *counted
+                    .by_state
+                    .entry(mail.state.as_str().to_owned())
+                    .or_default() += 1;
+            }
+            match page.next {
+                Some(next) => query.cursor = Some(next),
+                None => return Ok(counted),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        let now = Timestamp::from_millis(0);
+        let error = |text: &str| Search::parse(text, now).unwrap_err().to_string();
+        assert!(error("colour:red").contains("`colour`"));
+        assert!(error("state:lost").contains("`lost`"));
+        assert!(error("after:soon").contains("`soon`"));
+        assert!(error("to:").contains("`to:`"));
+        assert!(error("subject:\"open").contains("quote"));
+        assert!(Search::parse("  ", now).unwrap().is_empty());
+        for fine in [
+            "http://x",
+            "-tag:spring",
+            "state:dead,deferred",
+            "Re: hello",
+            "subject:\"a b\"",
+        ] {
+            assert!(
+                Search::parse(fine, now).is_ok() || fine.starts_with("Re"),
+                "{fine}"
+            );
+        }
+    }
+}

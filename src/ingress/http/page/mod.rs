@@ -1,0 +1,135 @@
+//! The page: what a browser shows of the service, at `/` and below. It is in the binary, as plain
+//! modules that a browser reads as they stand here, one file a view; nothing is built or fetched.
+//!
+//! The files know no more than any other client: what they show comes from the API, for whose
+//! scopes they ask nobody but it. `vendor/VENDORED.md` names what others wrote.
+//!
+//! *Invariants made here:* nothing runs in the page but these files, and no other page can hold it
+//! in a frame.
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::Shared;
+
+/// What the page may load and do, and nothing else.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' \
+     data:; connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'self'; \
+     frame-ancestors 'none'";
+
+/// The addresses of the views; each shows the same document, which looks at its own address.
+const VIEWS: [&str; 7] = [
+    "/",
+    "/mails",
+    "/mails/{id}",
+    "/relays",
+    "/dead",
+    "/events",
+    "/about",
+];
+
+/// The files below `/page/`.
+const FILES: [(&str, &str); 16] = [
+    ("style.css", include_str!("style.css")),
+    ("icon.svg", include_str!("icon.svg")),
+    ("main.js", include_str!("main.js")),
+    ("api.js", include_str!("api.js")),
+    ("live.js", include_str!("live.js")),
+    ("words.js", include_str!("words.js")),
+    ("parts.js", include_str!("parts.js")),
+    ("overview.js", include_str!("overview.js")),
+    ("mails.js", include_str!("mails.js")),
+    ("mail.js", include_str!("mail.js")),
+    ("relays.js", include_str!("relays.js")),
+    ("events.js", include_str!("events.js")),
+    ("about.js", include_str!("about.js")),
+    ("vendor/preact.js", include_str!("vendor/preact.js")),
+    ("vendor/hooks.js", include_str!("vendor/hooks.js")),
+    ("vendor/htm.js", include_str!("vendor/htm.js")),
+];
+
+/// Whether a path is of the page, which anybody may load: it holds nothing of any mail.
+pub(super) fn is_of_page(path: &str) -> bool {
+    let path = path.strip_prefix("/page/").map_or(path, |_| "/");
+    let below_mails = path.strip_prefix("/mails/");
+    VIEWS.contains(&path) || below_mails.is_some_and(|id| !id.contains('/'))
+}
+
+/// The views and their files.
+pub(super) fn routes() -> Router<Shared> {
+    let document = || std::future::ready(answer("index.html", include_str!("index.html")));
+    let mut router = Router::new();
+    for view in VIEWS {
+        router = router.route(view, get(document));
+    }
+    for (name, text) in FILES {
+        // Browsers find a module by a path. What others wrote is kept as they published it, and
+        // names the module that it needs by its package.
+        let text = text.replace("from\"preact\"", "from\"./preact.js\"");
+        router = router.route(
+            &format!("/page/{name}"),
+            get(move || std::future::ready(answer(name, &text))),
+        );
+    }
+    router
+}
+
+fn answer(name: &str, text: &str) -> Response {
+    let kind = match name.rsplit('.').next() {
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "text/html; charset=utf-8",
+    };
+    let headers: [(HeaderName, HeaderValue); 5] = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(POLICY),
+        ),
+        (
+            header::REFERRER_POLICY,
+            HeaderValue::from_static("no-referrer"),
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            HeaderValue::from_static("same-origin"),
+        ),
+        // A binary that was replaced must not be shown by the files of the one before.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    (headers, text.to_owned()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_stays_small() {
+        let all: usize = FILES.iter().map(|(_, text)| text.len()).sum();
+        assert!(all < 150_000, "{all} bytes");
+        for (name, text) in FILES {
+            let lines = text.lines().count();
+            assert!(lines <= 300, "{name} has {lines} lines");
+        }
+    }
+
+    #[test]
+    fn only_the_page_itself_is_open_to_anybody() {
+        for path in ["/", "/mails", "/mails/0199", "/page/main.js"] {
+            assert!(is_of_page(path), "{path}");
+        }
+        for path in [
+            "/v1/mails",
+            "/metrics",
+            "/mails/0199/raw",
+            "/page",
+            "/nothing",
+        ] {
+            assert!(!is_of_page(path), "{path}");
+        }
+    }
+}
