@@ -46,7 +46,7 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("prometheus_client", &["observe"]),
     ("ractor", &["dispatch"]),
     ("axum", &["ingress"]),
-    ("hyper", &["ingress"]),
+    ("hyper", &["transport", "ingress"]),
     ("smtp_proto", &["ingress"]),
     ("toml", &["config"]),
     ("clap", &["cli"]),

@@ -6,11 +6,19 @@
 //! a time-out; a connection that is out of step, timed out or broken is never used again; an
 //! [`Outcome`] says truthfully whether the relay may have taken the mail.
 
+#[cfg(feature = "providers")]
+mod api;
 mod capture;
 pub mod dkim;
+#[cfg(feature = "providers")]
+mod http;
+#[cfg(feature = "providers")]
+pub mod oauth2;
 mod relay;
 pub mod smtp;
 
+#[cfg(feature = "providers")]
+pub use api::{ApiServer, Credentials};
 pub use capture::{Capture, Captured};
 pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};
 

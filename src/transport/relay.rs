@@ -31,6 +31,8 @@ pub struct Relay {
 #[derive(Clone)]
 pub(crate) enum Kind {
     Smtp(Box<Server>),
+    #[cfg(feature = "providers")]
+    Api(Box<super::ApiServer>),
     Capture(Capture),
     Custom(Arc<dyn Transport>),
 }
@@ -165,6 +167,15 @@ pub enum RelayError {
     /// A number is out of range.
     #[error("the relay's {0}")]
     Range(String),
+    /// What proves who we are is missing.
+    #[error("the relay {0}")]
+    Credentials(String),
+    /// The address to use instead of the provider's own cannot be used.
+    #[error("the relay's endpoint `{}` must be an http:// or https:// address", .0.escape_debug())]
+    Endpoint(String),
+    /// Where access tokens come from cannot be used.
+    #[error("the relay's oauth2: {0}")]
+    OAuth2(String),
     /// The file with the certificate authority cannot be used.
     #[error("the relay's ca_file {} {reason}", .path.display())]
     CaFile {
@@ -196,6 +207,10 @@ impl Relay {
                 .filter(|path| path.len() > 1)
                 .map(PathBuf::from);
             return Ok(Relay::of("capture", Kind::Capture(Capture::new(dir))));
+        }
+        #[cfg(feature = "providers")]
+        if super::ApiServer::is_scheme(parsed.scheme()) {
+            return Ok(Relay::api(super::ApiServer::from_url(&parsed)?));
         }
         let (security, default_port) = match parsed.scheme() {
             "smtp" => (Security::Plain, 25),
@@ -259,6 +274,52 @@ impl Relay {
         Ok(Relay::of(&name, Kind::Smtp(Box::new(server))))
     }
 
+    /// A relay that is a provider's HTTP API.
+    #[cfg(feature = "providers")]
+    pub fn api(server: super::ApiServer) -> Self {
+        Relay::of(server.name(), Kind::Api(Box::new(server)))
+    }
+
+    /// What proves who we are to a provider.
+    #[cfg(feature = "providers")]
+    pub fn credentials(self, credentials: super::Credentials) -> Self {
+        self.api_server(|server| server.credentials = Some(credentials))
+    }
+
+    /// A provider's address, instead of its own.
+    #[cfg(feature = "providers")]
+    pub fn endpoint(self, address: impl Into<String>) -> Self {
+        self.api_server(|server| server.endpoint = Some(address.into()))
+    }
+
+    /// Where access tokens come from: for a provider that wants one, or for the SMTP login of the
+    /// user whom the URL names.
+    #[cfg(feature = "providers")]
+    pub fn oauth2(self, tokens: Arc<super::oauth2::OAuth2>) -> Self {
+        let source = Arc::clone(&tokens);
+        let token: TokenSource = Arc::new(move || {
+            let source = Arc::clone(&source);
+            Box::pin(async move { source.fetch(None).await.map(SecretString::from) })
+        });
+        self.api_server(|server| server.token = Some(tokens))
+            .server(|server| {
+                if let Some(Auth::Password { user, .. }) = &server.auth {
+                    server.auth = Some(Auth::OAuth2 {
+                        user: user.clone(),
+                        token,
+                    });
+                }
+            })
+    }
+
+    #[cfg(feature = "providers")]
+    fn api_server(mut self, change: impl FnOnce(&mut super::ApiServer)) -> Self {
+        if let Kind::Api(server) = &mut self.kind {
+            change(server);
+        }
+        self
+    }
+
     /// A relay that keeps mail in memory; [`Capture::captured`] shows it.
     pub fn capture(capture: &Capture) -> Self {
         Relay::of("capture", Kind::Capture(capture.clone()))
@@ -318,12 +379,21 @@ impl Relay {
 
     /// How long each step may take.
     pub fn timeouts(self, timeouts: TimeOuts) -> Self {
-        self.server(|server| server.timeouts = timeouts)
+        #[cfg(feature = "providers")]
+        let this = self.api_server(|server| server.timeouts = timeouts);
+        #[cfg(not(feature = "providers"))]
+        let this = self;
+        this.server(|server| server.timeouts = timeouts)
     }
 
     /// A PEM file with the certificate authority to trust instead of the public ones.
     pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
-        self.server(|server| server.ca_file = Some(path.into()))
+        let path = path.into();
+        #[cfg(feature = "providers")]
+        let this = self.api_server(|server| server.ca_file = Some(path.clone()));
+        #[cfg(not(feature = "providers"))]
+        let this = self;
+        this.server(|server| server.ca_file = Some(path))
     }
 
     /// What we call ourselves in EHLO.
@@ -375,6 +445,10 @@ impl Relay {
             }
             Smtp::new(server.as_ref().clone())?;
         }
+        #[cfg(feature = "providers")]
+        if let Kind::Api(server) = &self.kind {
+            server.transport()?;
+        }
         Ok(())
     }
 
@@ -385,10 +459,17 @@ impl Relay {
     pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
         let transport: Arc<dyn Transport> = match &self.kind {
             Kind::Smtp(server) => Arc::new(Smtp::new(server.as_ref().clone())?),
+            #[cfg(feature = "providers")]
+            Kind::Api(server) => server.transport()?,
             Kind::Capture(capture) => Arc::new(capture.clone()),
             Kind::Custom(transport) => transport.clone(),
         };
         Ok(match &self.dkim {
+            // A provider that builds the message anew signs it itself.
+            #[cfg(feature = "providers")]
+            _ if matches!(&self.kind, Kind::Api(server) if !server.takes_the_message()) => {
+                transport
+            }
             Some(dkim) => Arc::new(Signing::new(Arc::clone(dkim), self.rewriting(), transport)),
             None => transport,
         })
@@ -398,6 +479,8 @@ impl Relay {
     fn rewriting(&self) -> Rewriting {
         match &self.kind {
             Kind::Smtp(server) if is_ses(&server.host) => Rewriting::Ses,
+            #[cfg(feature = "providers")]
+            Kind::Api(server) if server.is_ses() => Rewriting::Ses,
             _ => Rewriting::None,
         }
     }

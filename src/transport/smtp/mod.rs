@@ -22,7 +22,7 @@ mod extensions;
 mod message;
 mod pipeline;
 mod reply;
-mod tls;
+pub(in crate::transport) mod tls;
 mod wire;
 
 use std::fmt;

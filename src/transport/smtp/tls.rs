@@ -28,17 +28,7 @@ impl Tls {
                 host.escape_debug()
             ))
         })?;
-        let roots = match ca_file {
-            Some(path) => read_roots(path)?,
-            None => RootCertStore {
-                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-            },
-        };
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| RelayError::Url(format!("asks for TLS, which cannot be set up: {e}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = client_config(ca_file)?;
         Ok(Tls {
             connector: TlsConnector::from(Arc::new(config)),
             name,
@@ -53,6 +43,24 @@ impl Tls {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
         shaken.map_err(|e| format!("no TLS with {}: {e}", self.name.to_str()))
     }
+}
+
+/// Whom to trust: the public authorities, or the one in this file.
+pub(in crate::transport) fn client_config(
+    ca_file: Option<&Path>,
+) -> Result<ClientConfig, RelayError> {
+    let roots = match ca_file {
+        Some(path) => read_roots(path)?,
+        None => RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        },
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| RelayError::Url(format!("asks for TLS, which cannot be set up: {e}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
 }
 
 fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {

@@ -1,0 +1,118 @@
+//! Brevo, `smtp/email`: the message is built anew from its parts.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::content::{Content, Mailbox, groups, with_somebody_in_to};
+use super::{Limits, Mail, Provider, Request, Verdict, by_status};
+use crate::transport::Transaction;
+use crate::transport::http::HttpAnswer;
+
+pub(super) struct Brevo {
+    key: String,
+}
+
+impl Brevo {
+    pub(super) fn new(key: String) -> Self {
+        Brevo { key }
+    }
+}
+
+impl Provider for Brevo {
+    fn limits(&self) -> Limits {
+        Limits {
+            recipients: 99,
+            bytes: 20 * 1024 * 1024,
+        }
+    }
+
+    fn requests(&self, mail: &Transaction) -> Vec<Vec<usize>> {
+        groups(mail, self.limits().recipients)
+    }
+
+    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
+        let content = Content::of(mail)?;
+        if content
+            .attachments
+            .iter()
+            .any(|file| file.inline_id.is_some())
+        {
+            return Err("Brevo has no images inside the HTML".into());
+        }
+        if let Some((name, _)) = content.headers.iter().find(|(_, value)| !value.is_ascii()) {
+            return Err(format!("Brevo mangles {name}, which is not ASCII"));
+        }
+        if content.reply_to.len() > 1 {
+            return Err("Brevo takes one address in Reply-To".into());
+        }
+
+        let mut headers: serde_json::Map<String, Value> = content
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().into()))
+            .collect();
+        headers.insert("idempotencyKey".into(), mail.key.as_str().into());
+        let mut body = json!({
+            "sender": content.from.as_ref().map(mailbox),
+            "subject": content.subject,
+            "headers": headers,
+        });
+        let (to, bcc) = with_somebody_in_to(&content);
+        for (key, list) in [("to", to), ("cc", &content.cc), ("bcc", bcc)] {
+            if !list.is_empty() {
+                body[key] = list.iter().map(mailbox).collect();
+            }
+        }
+        if let Some(reply_to) = content.reply_to.first() {
+            body["replyTo"] = mailbox(reply_to);
+        }
+        if let Some(text) = &content.text {
+            body["textContent"] = text.as_str().into();
+        }
+        if let Some(html) = &content.html {
+            body["htmlContent"] = html.as_str().into();
+        }
+        if !content.attachments.is_empty() {
+            let file = |file: &super::content::Attachment| json!({"name": file.filename, "content": file.content});
+            body["attachment"] = content.attachments.iter().map(file).collect();
+        }
+        Ok(Request::json("/v3/smtp/email", &body).header("api-key", self.key.as_str()))
+    }
+
+    fn judge(&self, answer: &HttpAnswer) -> Verdict {
+        let body = answer.json();
+        if answer.status == 201 {
+            return Verdict::accepted(body["messageId"].as_str());
+        }
+        let code = body["code"].as_str().unwrap_or_default();
+        let text = format!("{code} {}", body["message"].as_str().unwrap_or_default());
+        match code {
+            "unauthorized"
+            | "not_enough_credits"
+            | "permission_denied"
+            | "account_under_validation" => Verdict::Account(text),
+            _ if answer.status == 429 => {
+                let reset = answer.header("x-sib-ratelimit-reset");
+                let seconds = reset.and_then(|seconds| seconds.trim().parse().ok());
+                Verdict::TooFast(seconds.map(Duration::from_secs), text)
+            }
+            "duplicate_request" => Verdict::accepted(body["messageId"].as_str()),
+            "invalid_parameter" | "missing_parameter" | "out_of_range" | "document_not_found" => {
+                Verdict::Rejected(text)
+            }
+            _ => by_status(answer, text),
+        }
+    }
+
+    fn knows_repeats(&self) -> bool {
+        true
+    }
+}
+
+fn mailbox(mailbox: &Mailbox) -> Value {
+    match &mailbox.name {
+        Some(name) => json!({"name": name, "email": mailbox.address}),
+        None => json!({"email": mailbox.address}),
+    }
+}

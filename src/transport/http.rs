@@ -1,0 +1,278 @@
+//! HTTPS to a provider: one pool of connections, a time-out for every step, answers of bounded size,
+//! and how far a request got where it failed.
+//!
+//! Called by [`api`](super::api) and [`oauth2`](super::oauth2).
+//!
+//! *Invariant:* a failure says truthfully whether the whole request may have reached the server.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::smtp::tls::client_config;
+use super::{RelayError, TimeOuts};
+
+/// The most bytes of an answer that are read.
+const MAX_ANSWER: usize = 64 * 1024;
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// A client with its pool of connections. Clones share it.
+#[derive(Clone)]
+pub(super) struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Upload>,
+    timeouts: TimeOuts,
+}
+
+/// A POST request.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    pub url: String,
+    pub content_type: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Bytes,
+}
+
+/// What the server said.
+#[derive(Clone, Debug)]
+pub(super) struct HttpAnswer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl HttpAnswer {
+    /// A header's value, where it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as JSON; `Null` where it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// How far a request got that was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// No connection: nothing was sent.
+    Nothing,
+    /// Part of it, so that the server cannot have understood it.
+    Part,
+    /// Perhaps all of it.
+    Whole,
+}
+
+/// A request that was not answered.
+#[derive(Clone, Debug)]
+pub(super) struct Unanswered {
+    pub reached: Reached,
+    pub reason: String,
+}
+
+impl HttpClient {
+    /// # Errors
+    /// Where the `ca_file` cannot be used.
+    pub fn new(ca_file: Option<&Path>, timeouts: TimeOuts) -> Result<Self, RelayError> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(timeouts.connect));
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(client_config(ca_file)?)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(hyper_util::rt::TokioTimer::new())
+            .build(connector);
+        Ok(HttpClient { client, timeouts })
+    }
+
+    /// Sends a request and reads its answer, whatever its status. No redirect is followed: what is
+    /// sent holds a secret.
+    ///
+    /// # Errors
+    /// Where no whole answer came.
+    pub async fn post(&self, post: Post) -> Result<HttpAnswer, Unanswered> {
+        let progress = Arc::new(Progress::default());
+        let request = post.request(&progress).map_err(|reason| Unanswered {
+            reached: Reached::Nothing,
+            reason,
+        })?;
+        let fail = |reason: String| Unanswered {
+            reached: progress.reached(),
+            reason,
+        };
+
+        // Up to the moment in which the whole request is handed over, the steps of a connection
+        // count; from then on, how long the server may think.
+        let mut response = std::pin::pin!(self.client.request(request));
+        let sending = self.timeouts.connect + self.timeouts.tls + self.timeouts.body;
+        let answered = tokio::select! {
+            answered = &mut response => answered,
+            () = tokio::time::sleep(sending), if !progress.is_whole() => {
+                let span = humantime::format_duration(sending);
+                return Err(fail(format!("the request could not be sent within {span}")));
+            }
+            () = progress.whole() => match timeout(self.timeouts.final_dot, &mut response).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    let span = humantime::format_duration(self.timeouts.final_dot);
+                    return Err(fail(format!("there was no answer within {span}")));
+                }
+            },
+        };
+        let (head, body) = answered.map_err(|e| fail(explain(&e)))?.into_parts();
+
+        let body = timeout(self.timeouts.data, Limited::new(body, MAX_ANSWER).collect()).await;
+        let body = match body {
+            Ok(Ok(body)) => body.to_bytes(),
+            // The status is what counts; what explains it is cut off.
+            Ok(Err(_)) | Err(_) if head.status != StatusCode::OK => Bytes::new(),
+            Ok(Err(e)) => return Err(fail(format!("the answer broke off: {e}"))),
+            Err(_) => return Err(fail("the answer did not end".to_owned())),
+        };
+        Ok(HttpAnswer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
+    }
+}
+
+impl Post {
+    fn request(self, progress: &Arc<Progress>) -> Result<Request<Upload>, String> {
+        let uri: Uri = self
+            .url
+            .parse()
+            .map_err(|e| format!("the address {} cannot be used: {e}", self.url))?;
+        let body = Upload {
+            bytes: Some(self.body),
+            progress: Arc::clone(progress),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        let agent = concat!("postrider/", env!("CARGO_PKG_VERSION"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        let kind = HeaderValue::try_from(self.content_type)
+            .map_err(|_| "the content type cannot be sent".to_owned())?;
+        headers.insert(CONTENT_TYPE, kind);
+        for (name, value) in self.headers {
+            // A secret must not be quoted.
+            let mut value = HeaderValue::try_from(value)
+                .map_err(|_| format!("the value for {name} has characters that cannot be sent"))?;
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        Ok(request)
+    }
+}
+
+fn explain(error: &hyper_util::client::legacy::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// How much of a request's body was taken from us.
+#[derive(Default)]
+struct Progress {
+    stage: AtomicU8,
+    notify: Notify,
+}
+
+impl Progress {
+    fn reach(&self, stage: u8) {
+        self.stage.fetch_max(stage, Ordering::AcqRel);
+        if stage == 2 {
+            self.notify.notify_one();
+        }
+    }
+
+    fn reached(&self) -> Reached {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Reached::Nothing,
+            1 => Reached::Part,
+            _ => Reached::Whole,
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.reached() == Reached::Whole
+    }
+
+    async fn whole(&self) {
+        if !self.is_whole() {
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// How many bytes of a body are handed over at a time.
+const PART: usize = 64 * 1024;
+
+/// A body that knows how far it was taken. Handed over is more than sent, so it errs to the side of
+/// doubt.
+struct Upload {
+    bytes: Option<Bytes>,
+    progress: Arc<Progress>,
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(mut rest) = self.bytes.take() else {
+            return Poll::Ready(None);
+        };
+        let part = rest.split_to(rest.len().min(PART));
+        if rest.is_empty() {
+            self.progress.reach(2);
+        } else {
+            self.progress.reach(1);
+            self.bytes = Some(rest);
+        }
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
