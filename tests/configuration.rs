@@ -203,8 +203,14 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
             } else {
                 format!("{table}.{key}")
             };
-            let nested = ["relays.timeouts", "routes.match", "smtp.tls", "http.tls"]
-                .contains(&path.as_str());
+            let nested = [
+                "relays.timeouts",
+                "relays.oauth2",
+                "routes.match",
+                "smtp.tls",
+                "http.tls",
+            ]
+            .contains(&path.as_str());
             if !path.contains('.') || lists.contains(&path.as_str()) || nested {
                 tables.push(path);
             } else {

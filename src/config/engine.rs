@@ -7,7 +7,7 @@ use super::units::bytes;
 use super::{OnSpoolFailure, Relay, Settings, Sync};
 use crate::dispatch::{self, Builder, Dispatcher, Error, Reload};
 use crate::policy::{RetryPolicy, RouteRule, Weights};
-use crate::transport::{self, RelayError};
+use crate::transport::{self, Credentials, RelayError};
 
 /// A dispatcher as configured, not started yet.
 ///
@@ -129,6 +129,21 @@ pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> 
     }
     if let Some(password) = &configured.password {
         relay = relay.password(password.clone());
+    }
+    if let Some(key) = &configured.api_key {
+        relay = relay.credentials(Credentials::ApiKey(key.clone()));
+    }
+    if let (Some(id), Some(secret)) = (&configured.access_key_id, &configured.secret_access_key) {
+        relay = relay.credentials(Credentials::AccessKey {
+            id: id.clone(),
+            secret: secret.clone(),
+        });
+    }
+    if let Some(endpoint) = &configured.endpoint {
+        relay = relay.endpoint(endpoint);
+    }
+    if let Some(oauth2) = &configured.oauth2 {
+        relay = relay.oauth2(oauth2.source(configured.ca_file.clone())?);
     }
     Ok(relay)
 }

@@ -9,7 +9,14 @@ use super::layers::Layers;
 use super::mistake::Report;
 
 /// Keys whose values are never shown, not even when they are wrong.
-const SECRETS: [&str; 3] = ["password", "token", "url"];
+const SECRETS: [&str; 6] = [
+    "password",
+    "token",
+    "url",
+    "api_key",
+    "secret_access_key",
+    "client_secret",
+];
 
 pub(super) fn read(layers: &Layers, report: &mut Report<'_>) -> Settings {
     let mut tree = layers.tree.clone();

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::mistake::Report;
+use super::oauth2::OAuth2Settings;
 use super::{engine, pem, secret, units};
 use crate::mail::seconds;
 use crate::policy::Rate;
@@ -27,6 +28,20 @@ pub struct Relay {
     pub password: Option<SecretString>,
     /// The file that the password is in.
     pub password_file: Option<PathBuf>,
+    /// A provider's key.
+    pub api_key: Option<SecretString>,
+    /// The file that the key is in.
+    pub api_key_file: Option<PathBuf>,
+    /// Names the key that signs what goes to SES.
+    pub access_key_id: Option<String>,
+    /// That key.
+    pub secret_access_key: Option<SecretString>,
+    /// The file that it is in.
+    pub secret_access_key_file: Option<PathBuf>,
+    /// A provider's address, instead of its own.
+    pub endpoint: Option<String>,
+    /// Where access tokens come from.
+    pub oauth2: Option<OAuth2Settings>,
     /// Whether the password may be sent without TLS to a host that is not near.
     pub allow_plaintext_password: bool,
     /// The certificate authority to trust instead of the public ones.
@@ -174,6 +189,13 @@ impl Default for Relay {
             url: RelayUrl::default(),
             password: None,
             password_file: None,
+            api_key: None,
+            api_key_file: None,
+            access_key_id: None,
+            secret_access_key: None,
+            secret_access_key_file: None,
+            endpoint: None,
+            oauth2: None,
             allow_plaintext_password: false,
             ca_file: None,
             client_name: None,
@@ -201,6 +223,21 @@ impl Relay {
             (at, "password"),
             report,
         );
+        secret::settle(
+            &mut self.api_key,
+            self.api_key_file.as_deref(),
+            (at, "api_key"),
+            report,
+        );
+        secret::settle(
+            &mut self.secret_access_key,
+            self.secret_access_key_file.as_deref(),
+            (at, "secret_access_key"),
+            report,
+        );
+        if let Some(oauth2) = &mut self.oauth2 {
+            oauth2.check(&format!("{at}.oauth2"), report);
+        }
         if let Some(path) = &self.ca_file {
             pem::check_certificates(path, format!("{at}.ca_file"), report);
         }
@@ -251,10 +288,15 @@ impl Relay {
                 );
                 report.add(format!("{at}.client_name"), reason);
             }
+            Err(error @ RelayError::Endpoint(_)) => report.add(format!("{at}.endpoint"), error),
+            Err(RelayError::Credentials(reason)) => report.add(&key, reason),
             // Told by its own key.
-            Err(RelayError::Range(_)) | Ok(()) => {}
+            Err(RelayError::Range(_) | RelayError::OAuth2(_)) | Ok(()) => {}
         }
         let Some(url) = self.url.parsed() else { return };
+        if url.scheme().ends_with("+api") {
+            return;
+        }
         if url.scheme() == "smtp"
             && !url.username().is_empty()
             && !is_near(&url)
@@ -267,7 +309,7 @@ impl Relay {
             );
         }
         let (user, inside) = (!url.username().is_empty(), url.password().is_some());
-        if user && !inside && self.password.is_none() {
+        if user && !inside && self.password.is_none() && self.oauth2.is_none() {
             report.add(
                 format!("{at}.password_file"),
                 "is missing, and the url names a user; or add `password`",

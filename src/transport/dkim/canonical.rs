@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc_comes_out_as_it_says() {
         let message = b"A: X\r\nB : Y\t\r\n\tZ  \r\n\r\n C \r\nD \t E\r\n\r\n\r\n";
-        let message = Message::read(message).unwrap();
+        let message = Message::read(message).expect("valid");
         let mut header = Vec::new();
         for field in &message.fields {
             relaxed_field(field, &mut header);
