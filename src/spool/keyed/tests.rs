@@ -807,10 +807,9 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
             let _ = lease.spend();
         }
     }
-    let sending =
-        spool.stats(now()).await.expect("counts").counts[crate::delivery::State::Sending as usize];
+    // Looked at here, because paused time runs on while somebody waits for the writer's thread.
     assert_eq!(
-        sending.iter().sum::<u64>(),
+        spool.shared.queues.lock().leases().count(),
         2,
         "nor is the disk asked for it again and again"
     );
