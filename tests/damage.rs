@@ -33,7 +33,7 @@ struct Tally {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_told_and_costs_no_more_than_what_it_hit() {
     let number = |name: &str| env::var(name).ok().map(|n| n.parse().expect("a number"));
-    let hits = number("DAMAGE_HITS").unwrap_or(60);
+    let hits = number("DAMAGE_HITS").unwrap_or(24);
     let seed = number("DAMAGE_SEED").unwrap_or(1);
     let home = tempfile::tempdir().unwrap();
     let houses = [

@@ -28,8 +28,12 @@ impl Dispatcher {
             .get(id)
             .await?
             .ok_or(Error::UnknownMail(id))?;
-        // What was just read may not have been told to anybody yet.
-        self.inner.engine.recordings.told(id).await;
+        // What was just read may not have been told to anybody yet. What cannot be recorded now is
+        // not in it, and is not waited for.
+        let engine = &self.inner.engine;
+        if engine.spool.failure().is_none() {
+            engine.recordings.told(id).await;
+        }
         Ok(MailStatus::of(record, self.inner.engine.clock.now()))
     }
 

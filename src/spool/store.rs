@@ -49,6 +49,17 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Whether it survives the process.
     fn is_persistent(&self) -> bool;
 
+    /// Whether it can be opened again after a write that failed: what was synced before is there, and
+    /// nothing else is taken for it.
+    fn may_reopen(&self) -> bool {
+        false
+    }
+
+    /// Opens it again after a write that failed. Where there is no room yet, it stays as it is.
+    fn reopen(&self) -> Result<(), SpoolError> {
+        Err(SpoolError::Closed)
+    }
+
     /// Lets go of its files, so that they can be opened again. Whatever is asked afterwards is
     /// [`SpoolError::Closed`].
     fn close(&self) {}

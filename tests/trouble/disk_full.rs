@@ -58,7 +58,8 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_without_a_byte_left_while_mail_is_sent_loses_none_and_says_so() {
+async fn a_disk_without_a_byte_left_while_mail_is_sent_stops_and_goes_on_by_itself_once_there_is_room()
+ {
     let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
         return;
     };
@@ -85,18 +86,45 @@ async fn a_disk_without_a_byte_left_while_mail_is_sent_loses_none_and_says_so() 
     ] {
         assert_eq!(service.get(path).status, 200, "{path}");
     }
-    // A disk that failed once is not believed again: what the last write came to is known only
-    // after a start.
-    disk.make_room();
-    refuses_everywhere(&service, "cannot be written");
-    assert!(service.is_running());
     let sent = sent_and_no_more(&relay);
     assert!(
         sent < queued.len(),
         "nothing is sent that cannot be recorded, and {sent} were"
     );
+
+    disk.make_room();
+    service.says("the spool can be written again");
+    service.become_all(&queued, "delivered");
+    eventually("ready again", || service.readiness().0);
+    let later = service.hand_in_many("later", 5, "123456");
+    assert!(service.say("over-smtp@example.org").starts_with("250 "));
+    service.become_all(&later, "delivered");
+    relay.mails_arrive(506).await;
+    let arrived = arrived(&relay);
+    assert!(
+        arrived.len() == 506 && arrived.values().all(|count| *count == 1),
+        "each came once: {arrived:?}"
+    );
+    assert!(service.stop().success());
+    verify(&disk.at("spool"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_byte_left_loses_none_when_the_service_is_stopped_meanwhile() {
+    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
+        return;
+    };
+    let relay = FakeSmtp::start().await;
+    let mut service = start_with(&disk, &relay, "connections = 1");
+    assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
+    let queued = service.hand_in_many("early", 500, "123456");
+    disk.fill_until(0);
+    assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
+    service.says("the spool takes no more");
+    sent_and_no_more(&relay);
     service.stop();
 
+    disk.make_room();
     let mut service = start(&disk, &relay);
     service.become_all(&queued, "delivered");
     let arrived = arrived(&relay);

@@ -4,7 +4,7 @@
 //!   comes next, in memory;
 //! * [`writer`] is the one thread that changes anything, and [`syncer`] the one that says when it
 //!   is on disk; [`reader`] looks things up;
-//! * [`salvage`] puts in order what was saved from a damaged store;
+//! * [`healing`] opens a store again that could not be written; [`salvage`] puts in order what was saved from a damaged store;
 //! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
 //!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
 //!   writes. All of it is weighed in [`changes`];
@@ -13,6 +13,7 @@
 mod backlog;
 mod changes;
 mod entering;
+mod healing;
 pub(super) mod inspect;
 mod keys;
 mod operations;
@@ -45,6 +46,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
+use self::healing::Owed;
 use self::keys::Place;
 pub(super) use self::keys::TOTALS;
 use self::queue_head::{Budget, Entry, Fresh};
@@ -103,6 +105,10 @@ struct Shared<S> {
     kept: watch::Sender<u64>,
     stale: AtomicU64,
     sync_nanos: Mutex<Vec<u64>>,
+    /// What became of deliveries and could not be written.
+    owed: Mutex<Vec<Owed>>,
+    /// What was held for a change that could not be written.
+    stuck: Mutex<Vec<LeaseToken>>,
 }
 
 impl<S: Store> Shared<S> {
@@ -244,6 +250,8 @@ impl<S: Store> KeyedSpool<S> {
             kept: watch::channel(0).0,
             stale: AtomicU64::new(0),
             sync_nanos: Mutex::new(Vec::new()),
+            owed: Mutex::default(),
+            stuck: Mutex::default(),
         });
         let mut recovering = WriteTransaction::new(&shared, totals);
         recovery::name_queues(&mut recovering)?;

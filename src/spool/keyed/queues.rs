@@ -59,6 +59,15 @@ impl Queues {
         }
     }
 
+    /// Forgets what comes next, which is read again; what is leased stays so.
+    pub(super) fn read_again(&mut self, routes: Vec<Route>) {
+        let fresh = Queues::new(self.routes().into_iter().chain(routes).collect());
+        self.windows = fresh.windows;
+        for leased in self.leases.values_mut() {
+            leased.entry.fresh = None;
+        }
+    }
+
     pub(super) fn routes(&self) -> Vec<Route> {
         self.windows.keys().cloned().collect()
     }

@@ -157,6 +157,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             if outcome.is_err() {
                 // It stays seized: what is on disk is not known, and nothing may be sent on a
                 // guess.
+                self.shared.stuck.lock().push(token);
                 continue;
             }
             queues.end(&token);

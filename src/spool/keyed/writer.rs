@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::changes::{self, Changes};
 use super::entering;
+use super::healing::{Owed, Waited};
 use super::keys::{self, Place, Timer};
 use super::queue_head::{Entry, Fresh};
 use super::queues::QueueName;
@@ -141,6 +142,16 @@ pub(super) fn run<S: Store>(
     };
     let mut next = None;
     loop {
+        if writer.shared.may_heal() && next.is_none() {
+            match writer.wait_a_while(&mut commands) {
+                Waited::For(command) => next = Some(command),
+                Waited::InVain => {
+                    writer.heal();
+                    continue;
+                }
+                Waited::ForTheEnd => break,
+            }
+        }
         let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else {
             break;
         };
@@ -153,6 +164,9 @@ pub(super) fn run<S: Store>(
             Command::Pass(reply) => _ = reply.send(()),
             Command::Close(reply) => {
                 syncer.finish();
+                if writer.shared.may_heal() {
+                    writer.heal();
+                }
                 let synced = writer.shared.store.sync();
                 writer.shared.fail(SpoolError::Closed);
                 commands.close();
@@ -182,26 +196,27 @@ pub(super) fn run<S: Store>(
     syncer.finish();
     let _ = writer.shared.store.sync();
     writer.shared.fail(SpoolError::Closed);
+    writer.shared.give_up_what_is_owed();
 }
 
-struct Writer<'a, S> {
-    shared: &'a Shared<S>,
-    syncer: &'a Syncer<S>,
+pub(super) struct Writer<'a, S> {
+    pub shared: &'a Shared<S>,
+    pub syncer: &'a Syncer<S>,
     /// Tells when it is time to sync.
-    clock: Runtime,
-    totals: Totals,
+    pub clock: Runtime,
+    pub totals: Totals,
     last_sync: Instant,
     /// The bytes that were written since, where groups are not synced.
     unsynced: usize,
     /// Whether the last group was one command, and nothing waited behind it.
     was_alone: bool,
     /// Mails whose recipients are queued before anything else is done.
-    entering: Vec<MailId>,
+    pub entering: Vec<MailId>,
 }
 
-struct Group<S> {
+pub(super) struct Group<S> {
     commands: usize,
-    changes: Changes,
+    pub changes: Changes,
     /// Mails that this group writes.
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
@@ -453,41 +468,76 @@ impl<S: Store> Writer<'_, S> {
         settled: Vec<(LeaseToken, Delivery, Vec<u8>)>,
         reply: Reply<Vec<SettleResult>>,
     ) {
-        let mut recorded = Vec::with_capacity(settled.len());
+        let mut results = Vec::with_capacity(settled.len());
+        let mut current = Vec::with_capacity(settled.len());
+        {
+            let queues = self.shared.queues.lock();
+            for (token, delivery, bytes) in settled {
+                if queues.current(&token).is_none() {
+                    self.shared.count_stale();
+                    results.push(SettleResult::Stale);
+                    continue;
+                }
+                results.push(SettleResult::Done);
+                current.push((token, delivery, Some(bytes)));
+            }
+        }
+        self.record(group, current, results, reply);
+    }
+
+    /// Records what became of deliveries under current leases, those aside that have no bytes: they
+    /// are recorded already. What cannot be written is owed.
+    pub(super) fn record(
+        &mut self,
+        group: &mut Group<S>,
+        settled: Vec<(LeaseToken, Delivery, Option<Vec<u8>>)>,
+        results: Vec<SettleResult>,
+        reply: Reply<Vec<SettleResult>>,
+    ) {
         let mut done = Vec::with_capacity(settled.len());
         {
             let queues = self.shared.queues.lock();
             for (token, delivery, bytes) in settled {
                 let Some(leased) = queues.current(&token) else {
-                    self.shared.count_stale();
-                    recorded.push(SettleResult::Stale);
                     continue;
                 };
-                recorded.push(SettleResult::Done);
-                if leased.marked {
-                    group.changes.remove(keys::marked(token.mail, token.index));
-                }
-                let step = Transition {
-                    queue: &leased.queue,
-                    old: leased.place,
-                    entry: &leased.entry,
-                    delivery: &delivery,
-                };
-                let next = step.write(&mut group.changes, bytes, &mut self.totals, self.shared);
-                done.push((token, next));
+                let next = bytes.and_then(|bytes| {
+                    if leased.marked {
+                        group.changes.remove(keys::marked(token.mail, token.index));
+                    }
+                    let step = Transition {
+                        queue: &leased.queue,
+                        old: leased.place,
+                        entry: &leased.entry,
+                        delivery: &delivery,
+                    };
+                    step.write(&mut group.changes, bytes, &mut self.totals, self.shared)
+                });
+                done.push((token, delivery, next));
             }
         }
-        group.wakes |= done.iter().any(|(_, next)| next.is_some());
+        group.wakes |= done.iter().any(|(_, _, next)| next.is_some());
         group.answers.push(Box::new(move |shared, outcome| {
+            if outcome.is_err() && shared.may_heal() {
+                let settled = done
+                    .into_iter()
+                    .map(|(token, delivery, _)| (token, delivery));
+                shared.owed.lock().push(Owed {
+                    settled: settled.collect(),
+                    results,
+                    reply,
+                });
+                return;
+            }
             let answer = outcome.clone().map(|()| {
                 let mut queues = shared.queues.lock();
-                for (token, next) in done {
+                for (token, _, next) in done {
                     queues.end(&token);
                     if let Some((queue, place, entry)) = next {
                         queues.enqueue(&queue, place, entry);
                     }
                 }
-                recorded
+                results
             });
             let _ = reply.send(answer);
         }));
@@ -517,7 +567,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    fn commit(&mut self, group: Group<S>, alone: bool) {
+    pub(super) fn commit(&mut self, group: Group<S>, alone: bool) {
         let bytes = group.changes.weight().max(1);
         let began = Instant::now();
         self.syncer.make_room();

@@ -27,11 +27,12 @@ use std::fs::File;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
+use self::open::Purpose;
 use self::watermark::Watermark;
 use super::SpoolError;
 use super::keyed::TOTALS;
@@ -54,6 +55,9 @@ struct SledStore {
     written: AtomicU64,
     /// The number of the next one.
     next: AtomicU64,
+    /// Whether a sync has failed: then it is not known what is on disk, and what can be read may be
+    /// in memory only.
+    is_doubtful: AtomicBool,
 }
 
 /// The files of a spool.
@@ -83,6 +87,7 @@ impl SledStore {
             opened: RwLock::new(Some(opened)),
             written: AtomicU64::new(last_commit),
             next: AtomicU64::new(format::next_life(last_commit)),
+            is_doubtful: AtomicBool::new(false),
         }
     }
 
@@ -107,6 +112,17 @@ impl SledStore {
             damaged += u64::from(frame::commit_of(&key, &value).is_none());
         }
         Ok(damaged)
+    }
+
+    /// Waits until the files can be opened again: what sled still had to do in threads of its own
+    /// may hold the lock for a moment.
+    fn await_lock(&self) {
+        let patience = Instant::now() + LETTING_GO;
+        while matches!(open::lock(&self.path), Err(SpoolError::Locked(_)))
+            && Instant::now() < patience
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn unreadable(&self, error: &sled::Error) -> SpoolError {
@@ -195,7 +211,10 @@ impl Store for SledStore {
         let written = self.written.load(Ordering::Acquire);
         self.flush()?;
         let opened = self.opened()?;
-        opened.log.sync_data().map_err(|e| self.unwritable(e))?;
+        if let Err(error) = opened.log.sync_data() {
+            self.is_doubtful.store(true, Ordering::Relaxed);
+            return Err(self.unwritable(error));
+        }
         // One that is older than the log is only less of a help.
         if let Err(error) = opened.watermark.reach(written) {
             tracing::warn!(%error, "how far the spool is on disk cannot be noted");
@@ -224,6 +243,23 @@ impl Store for SledStore {
         true
     }
 
+    fn may_reopen(&self) -> bool {
+        !self.is_doubtful.load(Ordering::Relaxed)
+    }
+
+    fn reopen(&self) -> Result<(), SpoolError> {
+        self.has_room()?;
+        let mut opened = self.opened.write();
+        *opened = None;
+        self.await_lock();
+        let (again, last_commit) = open::open_files(&self.path, Purpose::Serve)?;
+        self.written.store(last_commit, Ordering::Release);
+        let next = format::next_life(last_commit.max(self.next.load(Ordering::Relaxed)));
+        self.next.store(next, Ordering::Relaxed);
+        *opened = Some(again);
+        Ok(())
+    }
+
     fn close(&self) {
         let is_synced = self.sync().is_ok();
         let Some(opened) = self.opened.write().take() else {
@@ -236,12 +272,6 @@ impl Store for SledStore {
             tracing::debug!("that the spool was closed cannot be noted");
         }
         drop((log, watermark));
-        // What sled still had to do in threads of its own may hold the lock for a moment.
-        let patience = Instant::now() + LETTING_GO;
-        while matches!(open::lock(&self.path), Err(SpoolError::Locked(_)))
-            && Instant::now() < patience
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.await_lock();
     }
 }

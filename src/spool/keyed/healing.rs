@@ -1,0 +1,169 @@
+//! Opens a store again that could not be written, once it can: a disk that was full has room, and
+//! everything goes on without a restart. What was leased stays leased; what became of it meanwhile
+//! is kept in memory and written first, so that nothing is sent again for that. Runs on the writer's
+//! thread.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::backlog::Backlog;
+use super::keys;
+use super::queue_ids::QueueIds;
+use super::write_transaction::WriteTransaction;
+use super::writer::{Command, GROUP_BYTES, Group, Writer};
+use super::{Shared, reader, recovery};
+use crate::delivery::{Delivery, Route};
+use crate::mail::Timestamp;
+use crate::spool::codec;
+use crate::spool::store::Store;
+use crate::spool::{LeaseToken, SettleResult, SpoolError};
+
+/// How long it is left alone between two tries.
+const REST: Duration = Duration::from_millis(500);
+
+/// What became of deliveries and could not be written, and who waits for that.
+pub(super) struct Owed {
+    pub settled: Vec<(LeaseToken, Delivery)>,
+    /// The answer, once it is written.
+    pub results: Vec<SettleResult>,
+    pub reply: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
+}
+
+/// What a while brought.
+pub(super) enum Waited<S> {
+    For(Command<S>),
+    InVain,
+    /// Nobody will ask any more.
+    ForTheEnd,
+}
+
+impl<S: Store> Shared<S> {
+    /// Whether it may be written again, though it could not be.
+    pub(super) fn may_heal(&self) -> bool {
+        let is_unwritable = matches!(*self.failure.read(), Some(SpoolError::Unwritable { .. }));
+        is_unwritable && self.store.may_reopen()
+    }
+
+    /// Nothing that is owed will be written any more.
+    pub(super) fn give_up_what_is_owed(&self) {
+        let error = self.failure().unwrap_or(SpoolError::Closed);
+        for owed in std::mem::take(&mut *self.owed.lock()) {
+            let _ = owed.reply.send(Err(error.clone()));
+        }
+    }
+}
+
+impl<S: Store> Writer<'_, S> {
+    /// The next command, if one comes before it is time to try again.
+    pub(super) fn wait_a_while(
+        &mut self,
+        commands: &mut mpsc::UnboundedReceiver<Command<S>>,
+    ) -> Waited<S> {
+        let waited = self
+            .clock
+            .block_on(async { tokio::time::timeout(REST, commands.recv()).await });
+        match waited {
+            Ok(Some(command)) => Waited::For(command),
+            Ok(None) => Waited::ForTheEnd,
+            Err(_) => Waited::InVain,
+        }
+    }
+
+    /// Tries to go on.
+    pub(super) fn heal(&mut self) {
+        self.syncer.finish();
+        let Some(before) = self.shared.failure() else {
+            return;
+        };
+        match self.shared.store.reopen().and_then(|()| self.take_up()) {
+            Ok(()) => tracing::info!("the spool can be written again, and takes mail"),
+            Err(error @ SpoolError::Damaged { .. }) => {
+                tracing::error!(%error, "the spool cannot be opened again");
+                *self.shared.failure.write() = Some(error);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the spool cannot be written yet");
+                self.shared.fail(before);
+            }
+        }
+    }
+
+    /// Makes what is in memory what is on disk, and writes what is owed.
+    fn take_up(&mut self) -> Result<(), SpoolError> {
+        let shared = self.shared;
+        self.totals = match shared.store.get(keys::TOTALS)? {
+            Some(bytes) => codec::decode(&bytes)?,
+            None => codec::Totals::default(),
+        };
+        let first = reader::first_timer(&shared.store)?.map_or(i64::MAX, Timestamp::as_millis);
+        shared.next_timer.store(first, Ordering::Relaxed);
+        {
+            let mut queues = shared.queues.lock();
+            queues.read_again(Vec::new());
+            for token in std::mem::take(&mut *shared.stuck.lock()) {
+                queues.end(&token);
+            }
+        }
+        *shared.ids.write() = QueueIds::default();
+        *shared.backlog.lock() = Backlog::default();
+        shared.looks.lock().clear();
+        self.entering.clear();
+
+        *shared.failure.write() = None;
+        self.transact(recovery::name_queues)?;
+        let routes: Vec<Route> = shared
+            .ids
+            .read()
+            .all()
+            .map(|(route, _)| route.clone())
+            .collect();
+        shared.queues.lock().read_again(routes);
+        self.write_what_is_owed()?;
+        self.transact(recovery::recover)?;
+        shared.keep()?;
+        shared.changed.notify_one();
+        Ok(())
+    }
+
+    fn transact(
+        &mut self,
+        change: fn(&mut WriteTransaction<'_, S>) -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
+        let mut transaction = WriteTransaction::new(self.shared, self.totals.clone());
+        let changed = change(&mut transaction).inspect_err(|_| transaction.abandon());
+        self.totals = transaction.totals.clone();
+        changed
+    }
+
+    fn write_what_is_owed(&mut self) -> Result<(), SpoolError> {
+        let mut group = Group::default();
+        for owed in std::mem::take(&mut *self.shared.owed.lock()) {
+            let Owed {
+                settled,
+                results,
+                reply,
+            } = owed;
+            let settled = settled.into_iter().map(|(token, delivery)| {
+                let bytes = codec::encode(&delivery);
+                // The write that failed may have come to the disk all the same.
+                let key = keys::delivery(token.mail, token.index);
+                let stored = self.shared.store.get(&key).ok().flatten();
+                let bytes = (stored.as_ref() != Some(&bytes)).then_some(bytes);
+                (token, delivery, bytes)
+            });
+            let settled = settled.collect();
+            self.record(&mut group, settled, results, reply);
+            if group.changes.weight() >= GROUP_BYTES {
+                self.commit(std::mem::take(&mut group), false);
+            }
+        }
+        self.commit(group, false);
+        self.syncer.finish();
+        match self.shared.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+}
