@@ -76,8 +76,8 @@ pub mod transport;
 pub use delivery::{MailState, State};
 pub use dispatch::{
     Builder, Clock, Counted, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, Health,
-    MailStatus, OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, SentNow, Stats,
-    StatusPage,
+    MailStatus, OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
+    SentNow, Stats, StatusPage,
 };
 pub use mail::{
     Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,

@@ -12,6 +12,7 @@
 //! holds its lease.
 
 mod attempt;
+mod fault;
 mod settle;
 mod state;
 
@@ -19,6 +20,7 @@ mod state;
 pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
+pub use fault::{Circumstances, Fault, Judgement};
 pub use settle::{Rules, Settled};
 pub use state::{DeadReason, MailState, Stage, State};
 
@@ -29,11 +31,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::Address;
 
+/// How the reason of an outcome begins where nothing was heard in time.
+pub(crate) const SILENCE: &str = "the server was silent";
+
 /// The most attempts that a delivery remembers; the oldest are forgotten first, never the count.
 pub const REMEMBERED_ATTEMPTS: usize = 20;
 
 /// The relays that a delivery may take, in order, as their names joined by commas:
-/// `primary,backup`.
+/// `primary,backup`. What is left of a route behind its first relays names the first that is left:
+/// `primary,backup>backup`.
 ///
 /// It is also the name of the queue the delivery waits in, so that the queue's meaning does not
 /// depend on a configuration that may have changed since.
@@ -48,11 +54,49 @@ impl Route {
     }
 
     /// The relays' names, in order.
-    pub fn relays(&self) -> impl Iterator<Item = &str> {
-        self.0.split(',').filter(|name| !name.is_empty())
+    pub fn relays(&self) -> impl Iterator<Item = &str> + Clone {
+        let (whole, first) = self.0.split_once('>').unwrap_or((&self.0, ""));
+        whole
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .skip_while(move |name| !first.is_empty() && *name != first)
     }
 
-    /// The names joined by commas.
+    /// Whether this relay is one of them.
+    pub fn has(&self, relay: &str) -> bool {
+        self.relays().any(|name| name == relay)
+    }
+
+    /// The route that this one is, or is what is left of.
+    pub fn whole(&self) -> Route {
+        match self.0.split_once('>') {
+            Some((whole, _)) => Route(whole.into()),
+            None => self.clone(),
+        }
+    }
+
+    /// What is left of it from this relay on, which must be one of its relays.
+    pub fn from_relay(&self, relay: &str) -> Route {
+        let whole = self.whole();
+        if whole.relays().next() == Some(relay) {
+            whole
+        } else {
+            Route(format!("{}>{relay}", whole.0).into())
+        }
+    }
+
+    /// What is left of it behind this relay; `None` where it is the last.
+    pub fn behind(&self, relay: &str) -> Option<Route> {
+        let next = self.relays().skip_while(|name| *name != relay).nth(1)?;
+        Some(self.from_relay(next))
+    }
+
+    /// The route, and what is left of it behind each of its relays.
+    pub fn with_remainders(&self) -> impl Iterator<Item = Route> {
+        self.relays().map(|relay| self.from_relay(relay))
+    }
+
+    /// The names joined by commas, and the first that is left.
     pub fn as_str(&self) -> &str {
         &self.0
     }

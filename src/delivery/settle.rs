@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Attempt, DeadReason, Delivery, Outcome, Stage};
+use super::{Attempt, DeadReason, Delivery, Fault, Outcome, Phase, Stage};
 use crate::mail::{Guarantee, Timestamp};
 
 /// How often a mail may take its sender down before it is dead as `poisoned`.
@@ -33,44 +33,44 @@ pub enum Settled {
 }
 
 impl Delivery {
-    /// What becomes of this delivery after `outcome`.
-    pub fn settle(&self, outcome: &Outcome, rules: &Rules<'_>) -> Settled {
-        let mut next = self.clone();
-        match (outcome, self.stage) {
-            (Outcome::Unavailable(..), Stage::Pending { .. }) => return Settled::Untouched,
-            // It was recorded that it might have been sent, and it was not.
-            (Outcome::Unavailable(..), Stage::Committing { due }) => {
-                next.stage = Stage::Pending { due };
-                return Settled::Changed(next);
-            }
-            _ => {}
+    /// What becomes of this delivery after `outcome`, which was this one's fault.
+    pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Settled {
+        if says_nothing(outcome, fault) {
+            return match self.stage {
+                // It was recorded that it might have been sent, and it was not.
+                Stage::Committing { due } => Settled::Changed(Delivery {
+                    stage: Stage::Pending { due },
+                    ..self.clone()
+                }),
+                _ => Settled::Untouched,
+            };
         }
+
+        let mut next = self.clone();
         next.tries = next.tries.saturating_add(1);
         next.remember(Attempt::new(rules.now, rules.relay, outcome));
-        next.stage = next.stage_after(outcome, rules);
+        next.stage = next.stage_after(outcome, fault, rules);
         Settled::Changed(next)
     }
 
-    fn stage_after(&mut self, outcome: &Outcome, rules: &Rules<'_>) -> Stage {
+    fn stage_after(&mut self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Stage {
         let at = rules.now;
-        match outcome {
-            Outcome::Delivered(_) => Stage::Delivered { at },
-            Outcome::Rejected(..) => Stage::Dead {
-                at,
-                reason: DeadReason::Rejected,
-            },
-            Outcome::Withdrawn if at >= rules.expires_at => Stage::Dead {
+        match (outcome, fault) {
+            (Outcome::Delivered(_), _) => Stage::Delivered { at },
+            (Outcome::Withdrawn, _) if at >= rules.expires_at => Stage::Dead {
                 at,
                 reason: DeadReason::Expired,
             },
-            Outcome::Withdrawn => Stage::Cancelled { at },
-            Outcome::InDoubt(_) | Outcome::Crashed if rules.guarantee == Guarantee::AtMostOnce => {
+            (Outcome::Withdrawn, _) => Stage::Cancelled { at },
+            (Outcome::InDoubt(_) | Outcome::Crashed, _)
+                if rules.guarantee == Guarantee::AtMostOnce =>
+            {
                 Stage::Dead {
                     at,
                     reason: DeadReason::InDoubt,
                 }
             }
-            Outcome::Crashed => {
+            (Outcome::Crashed, _) => {
                 self.crashes += 1;
                 if self.crashes >= MAX_CRASHES {
                     Stage::Dead {
@@ -81,18 +81,88 @@ impl Delivery {
                     self.try_again(rules)
                 }
             }
-            Outcome::Deferred(..) | Outcome::InDoubt(_) => {
+            (Outcome::Rejected(Phase::Local, _), _) => self.ask_the_next_relay(rules),
+            (Outcome::Rejected(..), Fault::Mail) => Stage::Dead {
+                at,
+                reason: DeadReason::Rejected,
+            },
+            (Outcome::Deferred(..), Fault::Mail) | (Outcome::InDoubt(_), _) => {
                 self.counted = self.counted.saturating_add(1);
                 self.try_again(rules)
             }
-            // The relay broke off, not the mail: it waits like any other failure, but no attempt is
-            // used up. A mail that makes a server hang up every time is ended by its expiry.
-            Outcome::Lost(..) | Outcome::Unavailable(..) => self.try_again(rules),
+            // Not the mail's fault: it waits like any other failure, but no attempt is used up. A
+            // mail that makes a server hang up every time is ended by its expiry.
+            _ => self.try_again(rules),
         }
     }
 
-    fn try_again(&self, rules: &Rules<'_>) -> Stage {
+    /// This relay said beforehand that it cannot take the message. Another one of the route may be
+    /// able to; only when none is, that is final.
+    fn ask_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
+        let since_queued = self.tries as usize;
+        let refused: Vec<&str> = self
+            .attempts
+            .iter()
+            .rev()
+            .take(since_queued)
+            .filter(|attempt| attempt.phase == Phase::Local && attempt.code.is_some())
+            .map(|attempt| attempt.relay.as_str())
+            .collect();
+        let whole = self.route.whole();
+        let mut left = whole.relays().filter(|relay| !refused.contains(relay));
+        if left.clone().next().is_none() {
+            return Stage::Dead {
+                at: rules.now,
+                reason: DeadReason::Rejected,
+            };
+        }
+
+        let behind = whole.behind(rules.relay);
+        match left.find(|relay| behind.as_ref().is_some_and(|rest| rest.has(relay))) {
+            Some(relay) => {
+                self.route = whole.from_relay(relay);
+                Stage::Pending { due: rules.now }
+            }
+            // Those before it are down: they are asked when they are up.
+            None => {
+                self.route = self.route.whole();
+                self.try_again(rules)
+            }
+        }
+    }
+
+    /// This delivery while its domain rests at `relay`: it takes the route's next relay at once, or
+    /// waits until then.
+    pub fn held(&self, relay: &str, until: Timestamp) -> Delivery {
+        let mut held = self.clone();
+        let due = match held.stage {
+            Stage::Pending { due } | Stage::Committing { due } => due,
+            _ => return held,
+        };
+        match held.route.behind(relay) {
+            Some(rest) => {
+                held.route = rest;
+                held.stage = Stage::Pending { due };
+            }
+            None => {
+                held.route = held.route.whole();
+                held.stage = Stage::Pending { due: until };
+                // It is deferred, and not scheduled by a user.
+                held.tries = held.tries.max(1);
+            }
+        }
+        held
+    }
+
+    fn try_again(&mut self, rules: &Rules<'_>) -> Stage {
         let at = rules.now;
+        let is_refused_here =
+            |attempt: &Attempt| attempt.phase == Phase::Local && attempt.code.is_some();
+        if !self.attempts.iter().any(is_refused_here) {
+            // What kept it from the first relays may be over.
+            self.route = self.route.whole();
+        }
+
         match (rules.retry_after)(self.tries, self.counted) {
             None => Stage::Dead {
                 at,
@@ -108,9 +178,25 @@ impl Delivery {
     }
 }
 
+/// Whether nothing was learned about the mail: it never came into question, or what was said is
+/// another's, and was said before its message was.
+fn says_nothing(outcome: &Outcome, fault: Fault) -> bool {
+    match outcome {
+        Outcome::Unavailable(..) => true,
+        Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
+            match fault {
+                Fault::Session | Fault::Transaction => true,
+                Fault::Relay => *phase < Phase::Data,
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::{Phase, REMEMBERED_ATTEMPTS, Reply, Route};
+    use super::super::{Circumstances, Phase, REMEMBERED_ATTEMPTS, Reply, Route};
     use super::*;
 
     const NOW: Timestamp = Timestamp::MAX;
@@ -126,8 +212,10 @@ mod tests {
 
     fn settle(delivery: &Delivery, outcome: &Outcome, guarantee: Guarantee) -> Settled {
         let retry_after = |_: u32, counted: u32| (counted < 3).then_some(Duration::from_secs(60));
+        let fault = outcome.judge(Circumstances::default()).fault;
         delivery.settle(
             outcome,
+            fault,
             &Rules {
                 now: now(),
                 relay: "primary",
@@ -136,6 +224,16 @@ mod tests {
                 retry_after: &retry_after,
             },
         )
+    }
+
+    fn rules(retry_after: &dyn Fn(u32, u32) -> Option<Duration>) -> Rules<'_> {
+        Rules {
+            now: now(),
+            relay: "primary",
+            expires_at: NOW,
+            guarantee: Guarantee::AtLeastOnce,
+            retry_after,
+        }
     }
 
     fn changed(settled: Settled) -> Delivery {
@@ -227,7 +325,7 @@ mod tests {
             guarantee: Guarantee::AtMostOnce,
             retry_after: &|_, _| None,
         };
-        let expired = changed(delivery().settle(&Outcome::Withdrawn, &rules));
+        let expired = changed(delivery().settle(&Outcome::Withdrawn, Fault::Mail, &rules));
         assert_eq!(
             expired.stage,
             Stage::Dead {
@@ -266,7 +364,7 @@ mod tests {
             retry_after: &retry_after,
         };
         let outcome = Outcome::Deferred(Phase::Data, Reply::new(451, "later"));
-        let after = changed(delivery().settle(&outcome, &rules));
+        let after = changed(delivery().settle(&outcome, Fault::Mail, &rules));
         assert_eq!(
             after.stage,
             Stage::Dead {
@@ -285,5 +383,77 @@ mod tests {
         }
         assert_eq!(at.attempts.len(), REMEMBERED_ATTEMPTS);
         assert_eq!(at.tries as usize, REMEMBERED_ATTEMPTS + 5);
+    }
+
+    #[test]
+    fn what_is_not_the_mails_fault_costs_it_nothing() {
+        let never = Outcome::Rejected(Phase::MailFrom, Reply::new(530, "5.7.0 log in first"));
+        for fault in [Fault::Relay, Fault::Session, Fault::Transaction] {
+            let rules = rules(&|_, _| None);
+            assert_eq!(
+                delivery().settle(&never, fault, &rules),
+                Settled::Untouched,
+                "{fault:?}"
+            );
+        }
+        let later = Outcome::Deferred(Phase::RcptTo, Reply::new(451, "4.4.1 no answer"));
+        for fault in [Fault::Destination, Fault::Unclear] {
+            let after = delivery().settle(&later, fault, &rules(&|_, _| Some(Duration::ZERO)));
+            assert_eq!(changed(after).counted, 0, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_one_relay_cannot_take_is_refused_when_none_can() {
+        let too_large = Outcome::Rejected(Phase::Local, Reply::new(552, "5.3.4 too large"));
+        let mut at = Delivery {
+            route: Route::over(["primary", "second", "third"]),
+            ..delivery()
+        };
+        let retry_after = |_: u32, _: u32| Some(Duration::from_secs(60));
+        for (relay, route) in [
+            ("primary", "primary,second,third>second"),
+            ("third", "primary,second,third"),
+        ] {
+            let rules = Rules {
+                relay,
+                ..rules(&retry_after)
+            };
+            at = changed(at.settle(&too_large, Fault::Mail, &rules));
+            assert_eq!(at.route.as_str(), route);
+            assert_eq!(at.counted, 0);
+        }
+        let rules = Rules {
+            relay: "second",
+            ..rules(&retry_after)
+        };
+        let end = changed(at.settle(&too_large, Fault::Mail, &rules));
+        assert_eq!(
+            end.stage,
+            Stage::Dead {
+                at: now(),
+                reason: DeadReason::Rejected
+            }
+        );
+    }
+
+    #[test]
+    fn a_mail_whose_domain_rests_takes_the_next_relay_or_waits() {
+        let until = now() + Duration::from_secs(1);
+        let waits = delivery().held("primary", until);
+        assert_eq!(
+            (waits.stage, waits.tries),
+            (Stage::Pending { due: until }, 1)
+        );
+        let two = Delivery {
+            route: Route::over(["primary", "backup"]),
+            ..delivery()
+        };
+        let diverted = two.held("primary", until);
+        assert_eq!(diverted.route.relays().collect::<Vec<_>>(), ["backup"]);
+        assert_eq!(diverted.stage, two.stage);
+        let waits = diverted.held("backup", until);
+        assert_eq!(waits.route, two.route);
+        assert_eq!(waits.stage, Stage::Pending { due: until });
     }
 }

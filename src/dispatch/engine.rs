@@ -2,7 +2,7 @@
 //! is to be told of what. What is done with them stands in a file for each job: `life`,
 //! `recording`, `announcements`, `recalls`, `waiters`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::announcements::Announcements;
 use super::life::Life;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
+use super::relay_memory::RelayMemory;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
@@ -51,6 +52,8 @@ pub(super) struct Engine {
     topology: RwLock<Arc<Topology>>,
     /// The relays that a user has paused.
     paused: RwLock<HashSet<String>>,
+    /// What each relay has taught its senders.
+    memories: Mutex<HashMap<Arc<str>, Arc<RelayMemory>>>,
     /// Claims that are being made, mail in senders' hands, and outcomes on their way to the disk.
     /// Counted here and not by an actor, because actors end.
     in_flight: TaskTracker,
@@ -84,9 +87,16 @@ impl Engine {
             accepting: AtomicU64::new(0),
             topology: RwLock::new(topology),
             paused: RwLock::default(),
+            memories: Mutex::default(),
             in_flight,
             rerouting: Mutex::default(),
         }
+    }
+
+    /// What this relay has taught its senders, shared by all of them.
+    pub(super) fn memory(&self, relay: &Arc<str>) -> Arc<RelayMemory> {
+        let mut memories = self.memories.lock();
+        Arc::clone(memories.entry(Arc::clone(relay)).or_default())
     }
 
     /// Whether mail may be handed in.

@@ -24,8 +24,10 @@ mod topology;
 mod waiters;
 
 mod dead_letters;
+mod delivering;
 mod mails;
 mod numbers;
+mod relay_memory;
 mod relays;
 mod running;
 
@@ -40,8 +42,8 @@ pub use dead_letters::DeadLetters;
 pub use error::Error;
 pub use relays::Relays;
 pub use report::{
-    DeliveryStatus, Health, MailStatus, Receipt, RelayState, RelayStatus, SentNow, Stats,
-    StatusPage,
+    DeliveryStatus, Health, MailStatus, Receipt, RelayState, RelayStatus, RestingStatus, SentNow,
+    Stats, StatusPage,
 };
 pub use running::{Drain, Reload};
 pub use search::{Counted, Search, SearchError};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::engine::Engine;
-use crate::delivery::{Delivery, Outcome, Rules, Settled};
+use crate::delivery::{Delivery, Fault, Outcome, Rules, Settled};
 use crate::spool::{Lease, Manifest, SettleResult};
 
 /// What a sender learned about one delivery.
@@ -12,6 +12,7 @@ pub(super) struct AttemptResult {
     pub lease: Lease,
     pub delivery: Delivery,
     pub outcome: Outcome,
+    pub fault: Fault,
 }
 
 /// One delivery as it is to be recorded.
@@ -50,10 +51,11 @@ impl Engine {
             lease,
             delivery,
             outcome,
+            fault,
         } in results
         {
             self.metrics.attempt(relay, outcome.class());
-            if let Settled::Changed(next) = delivery.settle(&outcome, &rules) {
+            if let Settled::Changed(next) = delivery.settle(&outcome, fault, &rules) {
                 changes.push(Change {
                     lease,
                     tried: next.tries > delivery.tries,

@@ -90,7 +90,7 @@ impl MailStatus {
                     crate::delivery::Stage::Dead { reason, .. } => Some(reason),
                     _ => None,
                 },
-                relays: delivery.route.relays().map(str::to_owned).collect(),
+                relays: delivery.route.whole().relays().map(str::to_owned).collect(),
                 attempts_counted: delivery.counted,
                 next_attempt_at: delivery.stage.due(),
                 finished_at: delivery.stage.finished_at(),
@@ -234,6 +234,22 @@ pub struct RelayStatus {
     pub backlog: u64,
     /// What it did when it last failed.
     pub last_failure: Option<String>,
+    /// The domains that cannot be reached over it now.
+    pub resting_domains: Vec<RestingStatus>,
+    /// How many mails it takes in one session, where it has shown that.
+    pub messages_per_session: Option<u32>,
+    /// How many recipients it takes in one transaction, where it has shown that.
+    pub recipients_per_transaction: Option<usize>,
+}
+
+/// A domain that rests at a relay, and is probed now and then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct RestingStatus {
+    /// The domain.
+    pub domain: String,
+    /// What was said, or happened.
+    pub reason: String,
 }
 
 /// Whether the engine can do its work.

@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::engine::{Engine, UnderWay};
 use super::lane::{Lane, Plan};
-use super::report::{RelayState, RelayStatus};
+use super::report::{RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, Report, SenderId};
 use super::topology::Topology;
 use crate::observe::EventKind;
@@ -337,6 +337,12 @@ impl State {
                 BreakerState::Closed => RelayState::Up,
                 _ => RelayState::Down,
             };
+            let memory = self.engine.memory(&lane.relay);
+            let now = self.engine.clock.monotonic();
+            let resting = memory.resting().into_iter().map(|rest| RestingStatus {
+                domain: rest.domain,
+                reason: rest.reason,
+            });
             RelayStatus {
                 name: lane.relay.to_string(),
                 state,
@@ -346,6 +352,9 @@ impl State {
                 rate: lane.rate.map(|rate| rate.to_string()),
                 backlog: 0,
                 last_failure: lane.last_failure.clone(),
+                resting_domains: resting.collect(),
+                messages_per_session: memory.session_limit(now),
+                recipients_per_transaction: memory.transaction_limit(now),
             }
         };
         self.lanes.iter().map(status).collect()

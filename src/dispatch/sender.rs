@@ -5,20 +5,21 @@
 //! being written, and with it the duplicates that a crash could cause.
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::delivering::Judged;
 use super::engine::{Engine, UnderWay};
 use super::recording::AttemptResult;
+use super::relay_memory::RelayMemory;
 use super::router;
-use crate::delivery::{DeadReason, Outcome, Phase, Stage, printable};
+use crate::delivery::{DeadReason, Fault, Outcome, Phase, Stage, printable};
 use crate::mail::{Guarantee, MailId};
+use crate::policy::Admission;
 use crate::spool::Claim;
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
@@ -51,6 +52,7 @@ pub(super) struct Args {
     pub transport: Arc<dyn Transport>,
     pub idle_timeout: Duration,
     pub engine: Arc<Engine>,
+    pub memory: Arc<RelayMemory>,
     pub router: ActorRef<router::Msg>,
 }
 
@@ -59,9 +61,13 @@ pub(super) struct State {
     relay: Arc<str>,
     transport: Arc<dyn Transport>,
     idle_timeout: Duration,
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
+    /// What all senders of this relay know of it.
+    pub(super) memory: Arc<RelayMemory>,
     router: ActorRef<router::Msg>,
-    connection: Option<Open>,
+    pub(super) connection: Option<Open>,
+    /// The mail that was begun on it behind the one before.
+    pub(super) begun: Option<MailId>,
     unrecorded: Arc<Semaphore>,
     /// The last mails over which the relay broke off before it answered MAIL, and how often.
     turned_away: VecDeque<(MailId, u32)>,
@@ -70,15 +76,15 @@ pub(super) struct State {
 }
 
 /// An open connection.
-struct Open {
-    connection: Box<dyn Connection>,
-    /// Whether a mail was sent over it before: then the relay may have closed it meanwhile.
-    used: bool,
-    last_used: Instant,
+pub(super) struct Open {
+    pub connection: Box<dyn Connection>,
+    /// How many mails were put to it before: with any, the relay may have closed it meanwhile.
+    pub carried: u32,
+    pub last_used: Instant,
 }
 
 /// What a transport that panicked left behind.
-type Panic = Box<dyn std::any::Any + Send>;
+pub(super) type Panic = Box<dyn std::any::Any + Send>;
 
 /// What a batch taught about the relay.
 #[derive(Debug, Default)]
@@ -105,6 +111,7 @@ impl Actor for Sender {
             transport,
             idle_timeout,
             engine,
+            memory,
             router,
         } = args;
         let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
@@ -114,8 +121,10 @@ impl Actor for Sender {
             transport,
             idle_timeout,
             engine,
+            memory,
             router,
             connection: None,
+            begun: None,
             unrecorded,
             turned_away: VecDeque::new(),
             watched: false,
@@ -197,9 +206,19 @@ impl State {
                 self.take_back_what_was_begun().await;
                 break;
             }
-            let Some(mut claim) = self.still_wanted(claim).await else {
+            let Some(claim) = self.still_wanted(claim).await else {
                 continue;
             };
+            let is_begun = self.begun == Some(claim.manifest.id);
+            let (mut claim, is_split) = match is_begun {
+                true => (claim, false),
+                false => match self.without_resting(claim) {
+                    Some(admitted) => admitted,
+                    None => continue,
+                },
+            };
+            let split = is_split.then(|| self.transaction(&claim));
+            let transaction = split.as_ref().unwrap_or(&transactions[at]);
 
             // A mail that may be sent only once is not begun before its turn.
             let next = transactions.get(at + 1).filter(|_| {
@@ -209,30 +228,35 @@ impl State {
                     .is_some_and(|c| c.manifest.guarantee == Guarantee::AtLeastOnce)
             });
             let sent = match claim.manifest.guarantee {
-                Guarantee::AtLeastOnce => self.send(&transactions[at], next).await,
-                Guarantee::AtMostOnce => self.send_once(&mut claim, &transactions[at], next).await,
+                Guarantee::AtLeastOnce => self.deliver(transaction, next).await,
+                Guarantee::AtMostOnce => self.send_once(&mut claim, transaction, next).await,
             };
 
-            let outcomes = match sent {
-                Ok(outcomes) => outcomes,
+            let judged = match sent {
+                Ok(judged) => judged,
                 Err(panic) => {
-                    let outcomes = vec![Outcome::Crashed; claim.deliveries.len()];
-                    self.record(claim, outcomes).await;
+                    let crashed = Judged {
+                        outcome: Outcome::Crashed,
+                        fault: Fault::Mail,
+                    };
+                    let judged = vec![crashed; claim.deliveries.len()];
+                    self.record(claim, judged).await;
                     std::panic::resume_unwind(panic);
                 }
             };
 
-            report.answered |= outcomes.iter().any(|outcome| !outcome.blames_relay());
-            let was_put = outcomes
+            report.answered |= judged.iter().any(|one| speaks_for_the_relay(one.fault));
+            let was_put = judged
                 .iter()
-                .any(|outcome| !matches!(outcome, Outcome::Unavailable(..)));
+                .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
             report.unsent -= usize::from(was_put);
-
-            let failure = outcomes
+            let failure = judged
                 .iter()
-                .find(|outcome| outcome.blames_relay())
-                .map(describe);
-            self.record(claim, outcomes).await;
+                .find(|one| matches!(one.fault, Fault::Relay | Fault::InDoubt))
+                .map(|one| describe(&one.outcome));
+
+            let judged = self.learn(transaction, judged);
+            self.record(claim, judged).await;
             if failure.is_some() {
                 // The rest of the batch goes back when it is dropped here.
                 report.failed = failure;
@@ -240,6 +264,65 @@ impl State {
             }
         }
         report
+    }
+
+    /// Those of the claim's deliveries whose domain does not rest at this relay, and whether there are
+    /// others: these take the route's next relay, or wait until the domain is probed.
+    fn without_resting(&mut self, claim: Claim) -> Option<(Claim, bool)> {
+        if self.memory.all_domains_answer() {
+            return Some((claim, false));
+        }
+        let (now, mono) = (self.engine.clock.now(), self.engine.clock.monotonic());
+        let Claim {
+            manifest,
+            body,
+            deliveries,
+        } = claim;
+        let (mut admitted, mut held) = (Vec::new(), Vec::new());
+        for (lease, delivery) in deliveries {
+            match self.memory.admits(&delivery.recipient, manifest.id, mono) {
+                Admission::Go => admitted.push((lease, delivery)),
+                Admission::HoldUntil(until) => {
+                    let until = now + until.saturating_sub(mono);
+                    held.push((lease, delivery.held(&self.relay, until)));
+                }
+            }
+        }
+
+        let is_split = !held.is_empty();
+        if is_split {
+            self.engine.record_unsent(&manifest, held);
+        }
+        let claim = Claim {
+            manifest,
+            body,
+            deliveries: admitted,
+        };
+        (!claim.deliveries.is_empty()).then_some((claim, is_split))
+    }
+
+    /// Notes what the outcomes say of the relay and of the domains behind it.
+    fn learn(&mut self, mail: &Transaction, mut judged: Vec<Judged>) -> Vec<Judged> {
+        let now = self.engine.clock.monotonic();
+        for (one, to) in judged.iter().zip(&mail.recipients) {
+            match one.fault {
+                Fault::Nobody => self.memory.fared_better(to),
+                Fault::Mail if is_beyond_mail_from(&one.outcome) => self.memory.fared_better(to),
+                Fault::Destination => {
+                    let reason = describe(&one.outcome);
+                    let chance = self.engine.chance();
+                    if self.memory.unreached(to, mail.mail, &reason, now, chance) {
+                        let (relay, domain) = (&*self.relay, to.domain());
+                        tracing::warn!(relay, domain, reason, "the domain rests at this relay");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if judged.iter().all(|one| one.fault == Fault::Relay) {
+            self.spare_the_relay(mail.mail, &mut judged);
+        }
+        judged
     }
 
     /// The claim, unless it has expired or a user wants it back: then that is recorded instead.
@@ -268,6 +351,11 @@ impl State {
     /// A mail may have been begun together with the one before: only closing the connection takes
     /// that back.
     async fn take_back_what_was_begun(&mut self) {
+        self.close_connection().await;
+    }
+
+    pub(super) async fn close_connection(&mut self) {
+        self.begun = None;
         if let Some(open) = self.connection.take() {
             open.connection.close().await;
         }
@@ -275,7 +363,7 @@ impl State {
 
     /// Opens a connection, unless one is open that can be used. A transport that panics here ends
     /// the sender and is held against no mail: the batch goes back as it was.
-    async fn connect(&mut self) -> Result<(), Outcome> {
+    pub(super) async fn connect(&mut self) -> Result<(), Outcome> {
         if self
             .connection
             .as_ref()
@@ -287,66 +375,25 @@ impl State {
         let connection = self.transport.connect().await?;
         self.connection = Some(Open {
             connection,
-            used: false,
+            carried: 0,
             last_used: Instant::now(),
         });
         Ok(())
     }
 
-    /// Sends over the open connection or a new one. A reused connection that the relay has closed
-    /// meanwhile is replaced once, and nothing is held against the relay.
-    async fn send(
-        &mut self,
-        mail: &Transaction,
-        next: Option<&Transaction>,
-    ) -> Result<Vec<Outcome>, Panic> {
-        loop {
-            let connected = self.connect().await;
-            let Some(mut open) = self.connection.take() else {
-                let unreachable = Outcome::Unavailable(Phase::Connect, "no connection".into());
-                return Ok(vec![
-                    connected.err().unwrap_or(unreachable);
-                    mail.recipients.len()
-                ]);
-            };
-            let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next))
-                .catch_unwind()
-                .await?;
-
-            // Whoever was not spoken of may have got it.
-            outcomes.resize(
-                mail.recipients.len(),
-                Outcome::InDoubt("no outcome was given".into()),
-            );
-
-            let unheard = outcomes
-                .iter()
-                .all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
-            let stale = open.used && unheard;
-            if open.connection.is_usable() && !stale {
-                open.used = true;
-                open.last_used = Instant::now();
-                self.connection = Some(open);
-            } else {
-                tokio::spawn(open.connection.close());
-            }
-            if !stale {
-                return Ok(if unheard {
-                    self.whose_doing(mail.mail, outcomes)
-                } else {
-                    outcomes
-                });
-            }
-        }
-    }
-
-    /// What a relay that breaks off before it has answered MAIL says of the mail: nothing, until it
-    /// has done so again and again. Then the mail waits its turn, or it would be the first for ever
-    /// and none behind it would be sent.
-    fn whose_doing(&mut self, mail: MailId, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
-        let Some(Outcome::Unavailable(Phase::MailFrom, reason)) = outcomes.first().cloned() else {
-            return outcomes;
+    /// What a relay that fails over this mail, before it has taken the message, says of the mail:
+    /// nothing, until it has done so again and again. Then the mail waits its turn, or it would be the
+    /// first for ever and none behind it would be sent.
+    fn spare_the_relay(&mut self, mail: MailId, judged: &mut [Judged]) {
+        let is_at_mail_from = |one: &Judged| match &one.outcome {
+            Outcome::Unavailable(phase, _)
+            | Outcome::Deferred(phase, _)
+            | Outcome::Rejected(phase, _) => *phase == Phase::MailFrom,
+            _ => false,
         };
+        if !judged.first().is_some_and(is_at_mail_from) {
+            return;
+        }
         let known = self
             .turned_away
             .iter()
@@ -354,15 +401,19 @@ impl State {
         let count = 1 + known
             .and_then(|at| self.turned_away.remove(at))
             .map_or(0, |(_, before)| before);
-        if count >= BREAK_OFFS_PER_MAIL {
-            outcomes.fill(Outcome::Lost(Phase::MailFrom, reason));
-            return outcomes;
+        if count < BREAK_OFFS_PER_MAIL {
+            self.turned_away.push_back((mail, count));
+            if self.turned_away.len() > COUNTED_MAILS {
+                self.turned_away.pop_front();
+            }
+            return;
         }
-        self.turned_away.push_back((mail, count));
-        if self.turned_away.len() > COUNTED_MAILS {
-            self.turned_away.pop_front();
+        for one in judged {
+            if let Outcome::Unavailable(phase, reason) = &one.outcome {
+                one.outcome = Outcome::Lost(*phase, reason.clone());
+            }
+            one.fault = Fault::Unclear;
         }
-        outcomes
     }
 
     /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it
@@ -372,9 +423,13 @@ impl State {
         claim: &mut Claim,
         mail: &Transaction,
         next: Option<&Transaction>,
-    ) -> Result<Vec<Outcome>, Panic> {
+    ) -> Result<Vec<Judged>, Panic> {
+        let unavailable = |outcome: Outcome| {
+            let fault = Fault::Relay;
+            vec![Judged { outcome, fault }; mail.recipients.len()]
+        };
         if let Err(outcome) = self.connect().await {
-            return Ok(vec![outcome; mail.recipients.len()]);
+            return Ok(unavailable(outcome));
         }
 
         let tokens = claim
@@ -384,7 +439,7 @@ impl State {
             .collect();
         if let Err(error) = self.engine.spool.mark(tokens).await {
             let outcome = Outcome::Unavailable(Phase::Local, error.to_string());
-            return Ok(vec![outcome; mail.recipients.len()]);
+            return Ok(unavailable(outcome));
         }
 
         for (_, delivery) in &mut claim.deliveries {
@@ -392,18 +447,19 @@ impl State {
                 delivery.stage = Stage::Committing { due };
             }
         }
-        self.send(mail, next).await
+        self.deliver(mail, next).await
     }
 
-    async fn record(&mut self, claim: Claim, outcomes: Vec<Outcome>) {
+    async fn record(&mut self, claim: Claim, judged: Vec<Judged>) {
         // The semaphore is never closed; a permit that could not be had would only widen the
         // window.
         let window = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
-        let results = claim.deliveries.into_iter().zip(outcomes);
-        let results = results.map(|((lease, delivery), outcome)| AttemptResult {
+        let results = claim.deliveries.into_iter().zip(judged);
+        let results = results.map(|((lease, delivery), judged)| AttemptResult {
             lease,
             delivery,
-            outcome,
+            outcome: judged.outcome,
+            fault: judged.fault,
         });
         self.engine
             .record(&self.relay, &claim.manifest, results.collect(), window);
@@ -447,10 +503,27 @@ impl State {
             .connection
             .as_ref()
             .is_some_and(|open| open.last_used.elapsed() >= self.idle_timeout)
-            && let Some(open) = self.connection.take()
         {
-            open.connection.close().await;
+            self.close_connection().await;
         }
+    }
+}
+
+/// Whether the relay works: it has answered about a mail, its recipient or its message.
+fn speaks_for_the_relay(fault: Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Nobody | Fault::Mail | Fault::Transaction | Fault::Destination
+    )
+}
+
+/// Whether the server let the mail come as far as its recipients.
+fn is_beyond_mail_from(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) => {
+            *phase > Phase::MailFrom && *phase != Phase::Local
+        }
+        _ => false,
     }
 }
 
@@ -460,6 +533,9 @@ fn describe(outcome: &Outcome) -> String {
             format!("{phase}: {reason}")
         }
         Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
+        Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
+            format!("{phase}: the server refused: {reply}")
+        }
         other => format!("{other:?}"),
     };
     // It goes to logs and events, and a transport may be anybody's.

@@ -251,6 +251,7 @@ impl State {
             transport: Arc::clone(&plan.transport),
             idle_timeout: plan.idle_timeout,
             engine: Arc::clone(&self.engine),
+            memory: self.engine.memory(&plan.name),
             router: self.router.clone(),
         };
         let actor = Sender::spawn_linked(None, Sender, args, myself.get_cell())

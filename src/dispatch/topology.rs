@@ -85,7 +85,10 @@ impl Topology {
             .find(|rule| rule.matching == Match::default())
             .or(rules.last())
             .map_or_else(|| Route::over([]), over);
-        let mut routes: Vec<Route> = rules.iter().map(over).collect();
+        let mut routes: Vec<Route> = rules
+            .iter()
+            .flat_map(|rule| over(rule).with_remainders().collect::<Vec<_>>())
+            .collect();
         routes.sort();
         routes.dedup();
 

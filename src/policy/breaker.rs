@@ -13,7 +13,7 @@ use crate::mail::{minutes, seconds};
 /// Failures in a row that open the breaker.
 const THRESHOLD: u32 = 3;
 /// How long it stays open the first time; doubled with each probe that fails.
-const FIRST_REST: Duration = seconds(1);
+pub(super) const FIRST_REST: Duration = seconds(1);
 /// The longest it stays open before it is probed.
 const LONGEST_REST: Duration = minutes(1);
 

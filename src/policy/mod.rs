@@ -2,13 +2,19 @@
 //! relay is up. Pure: time and chance come in as arguments.
 
 mod breaker;
+mod limits;
 mod pace;
+mod rests;
 mod retry;
 mod route;
 mod share;
+mod streak;
 
 pub use breaker::{Breaker, BreakerState};
+pub use limits::{Lesson, Limits};
 pub use pace::{Allowance, Pace, Rate, RateError};
+pub use rests::{Admission, RestingDomain, Rests};
 pub use retry::{Jitter, RetryPolicy};
 pub use route::{Match, RouteRule, Routes};
 pub use share::{Shares, Weights};
+pub use streak::Streak;

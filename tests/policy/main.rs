@@ -2,6 +2,7 @@
 //! up, what a relay's outage costs, whose turn it is, and how connections are used.
 #![allow(clippy::unwrap_used)]
 
+mod blame;
 #[path = "../common/mod.rs"]
 mod common;
 mod connections;

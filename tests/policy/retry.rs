@@ -61,7 +61,7 @@ async fn a_relay_that_breaks_off_costs_the_mail_a_wait_and_no_attempt() {
         for act in [
             Act::Cut,
             Act::Hang,
-            Act::ReplyThenCut(421, "4.3.2 going down".into()),
+            Act::ReplyThenCut(421, "4.4.2 going down".into()),
         ] {
             let server = FakeSmtp::builder()
                 .rule(Rule::at(step).first(1).act(act.clone()))

@@ -94,12 +94,8 @@ impl Provider for Postmark {
 fn partly_refused(message: &str) -> Option<Vec<String>> {
     let (_, list) = message.split_once("inactive addresses:")?;
     let addresses = list.split(',').map(|address| {
-        let address = address.trim().trim_end_matches('.');
-        address
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+        let address = address.split_whitespace().next().unwrap_or_default();
+        address.trim_end_matches('.').to_owned()
     });
     Some(addresses.filter(|address| address.contains('@')).collect())
 }

@@ -1,0 +1,637 @@
+//! Whose fault an outcome was. [`Outcome`](super::Outcome) says what the wire said; this says whose
+//! doing it was, which is a second and pure step. `dispatch/sender.rs` asks it for each recipient of
+//! each transaction.
+//!
+//! *Invariant made here:* no refusal is held against a mail that another mail would have met as
+//! well. The rules are [`ROWS`], the first that matches decides; docs/FAULTS.md is printed from
+//! them, and a test compares.
+
+use super::{Outcome, Phase, Reply};
+
+/// Whose doing an outcome was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Nobody's: the mail was taken.
+    Nobody,
+    /// This recipient's or this message's.
+    Mail,
+    /// Too much was asked for in one transaction.
+    Transaction,
+    /// This connection is used up.
+    Session,
+    /// This domain cannot be reached over this relay now.
+    Destination,
+    /// The relay, the system behind it, our login or our account.
+    Relay,
+    /// The mail's or the relay's: one refusal alone cannot tell.
+    Unclear,
+    /// Nobody knows whether the relay took the mail.
+    InDoubt,
+}
+
+impl Fault {
+    /// Its name in the table and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::Nobody => "nobody",
+            Fault::Mail => "mail",
+            Fault::Transaction => "transaction",
+            Fault::Session => "session",
+            Fault::Destination => "destination",
+            Fault::Relay => "relay",
+            Fault::Unclear => "unclear",
+            Fault::InDoubt => "in doubt",
+        }
+    }
+
+    /// What follows from it.
+    pub fn consequence(self) -> &'static str {
+        match self {
+            Fault::Nobody => "delivered",
+            Fault::Mail => {
+                "4yz: an attempt is counted and the mail deferred; 5yz: dead. Broken off before \
+                 the final dot: deferred, uncounted. Refused here, before anything was sent: the \
+                 route's next relay is asked first"
+            }
+            Fault::Transaction => {
+                "the rest of the recipients at once in a further transaction, uncounted; the \
+                 number that was taken is learned"
+            }
+            Fault::Session => {
+                "the connection is closed and the same mail sent at once on a new one, uncounted; \
+                 the number of mails that it carried is learned"
+            }
+            Fault::Destination => {
+                "deferred, uncounted; after three in a row the domain rests at this relay and is \
+                 probed with other mail, which meanwhile takes the route's next relay or waits"
+            }
+            Fault::Relay => {
+                "before DATA the mail goes back as it was, later it is deferred, uncounted; after \
+                 three in a row the relay rests and is probed, and its mail takes the route's next \
+                 relay or waits"
+            }
+            Fault::Unclear => "deferred, uncounted",
+            Fault::InDoubt => "the mail's guarantee decides: sent again, or dead as in_doubt",
+        }
+    }
+
+    /// Everything that an outcome can be somebody's fault of, in the table's order.
+    pub const ALL: [Fault; 8] = [
+        Fault::Nobody,
+        Fault::Mail,
+        Fault::Transaction,
+        Fault::Session,
+        Fault::Destination,
+        Fault::Relay,
+        Fault::Unclear,
+        Fault::InDoubt,
+    ];
+}
+
+/// What was known of the connection and of the relay when the outcome came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The connection has carried mail before this one.
+    pub has_carried_mail: bool,
+    /// Recipients of this transaction were accepted before this one was answered.
+    pub has_accepted: bool,
+    /// Other mails met the same in a row, and none fared better in between.
+    pub is_repeated: bool,
+}
+
+/// What was heard, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// Any 2yz.
+    Taken,
+    /// This code.
+    Code(u16),
+    /// Any of these codes.
+    Codes(&'static [u16]),
+    /// Any 4yz.
+    Transient,
+    /// Any 5yz.
+    Permanent,
+    /// Any 4yz or 5yz.
+    Refusal,
+    /// The connection broke.
+    HangUp,
+    /// Nothing came in time.
+    Silence,
+    /// No answer that settles anything.
+    NoVerdict,
+    /// Whatever it was.
+    Anything,
+}
+
+#[cfg(test)]
+impl Heard {
+    fn name(self) -> String {
+        match self {
+            Heard::Taken => "2yz".into(),
+            Heard::Code(code) => code.to_string(),
+            Heard::Codes(codes) => codes
+                .iter()
+                .map(u16::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+            Heard::Transient => "4yz".into(),
+            Heard::Permanent => "5yz".into(),
+            Heard::Refusal => "4yz, 5yz".into(),
+            Heard::HangUp => "hang-up".into(),
+            Heard::Silence => "silence".into(),
+            Heard::NoVerdict => "1yz, 3yz, hang-up, silence".into(),
+            Heard::Anything => "anything".into(),
+        }
+    }
+}
+
+/// Which enhanced status codes (RFC 3463) a row asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// Any, or none.
+    Any,
+    /// None, or one without a detail (X.0.0).
+    Absent,
+    /// One of these; a part that is `x` matches all.
+    Like(&'static [&'static str]),
+    /// The text is of this kind, and the enhanced code does not say otherwise: it is absent, or
+    /// about the system, the network, the protocol or a policy (X.0, X.3, X.4, X.5, X.7).
+    Words(Words),
+}
+
+/// What a server's text can say where its codes do not. Only plain words are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// So many mails in one session.
+    SessionLimit,
+    /// So many recipients in one transaction.
+    TooManyRecipients,
+    /// A place where each new sender has to wait once.
+    Greylisting,
+    /// Who we are, not what we send: a block list, a missing login, an account's quota.
+    Client,
+    /// The system's disk, load or configuration.
+    System,
+}
+
+impl Words {
+    #[cfg(test)]
+    fn name(self) -> &'static str {
+        match self {
+            Words::SessionLimit => "speaks of mails in this session",
+            Words::TooManyRecipients => "speaks of too many recipients",
+            Words::Greylisting => "speaks of greylisting",
+            Words::Client => "speaks of our address, login, account or quota",
+            Words::System => "speaks of the system's storage, load or configuration",
+        }
+    }
+
+    fn are_in(self, text: &str) -> bool {
+        let text = text.to_ascii_lowercase();
+        let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        match self {
+            Words::SessionLimit => {
+                any(&[
+                    "too many", "maximum", "limit", "exceed", "no more", "reached",
+                ]) && (any(&["session", "per connection", "this connection"])
+                    || any(&["messages", "mails", "transactions"])
+                        && !any(&["hour", "day", "daily", "minute", "second", "rate", "quota"]))
+                    && !any(&[
+                        "size",
+                        "recipient",
+                        "idle",
+                        "timeout",
+                        "timed out",
+                        "concurrent",
+                    ])
+            }
+            Words::TooManyRecipients => {
+                any(&["recipient", "rcpt"]) && any(&["too many", "maximum", "limit", "exceed"])
+            }
+            Words::Greylisting => any(&["greylist", "graylist", "grey list", "grey-list"]),
+            Words::Client | Words::System
+                if any(&[
+                    "sender address",
+                    "sender rejected",
+                    "from address",
+                    "return path",
+                ]) =>
+            {
+                false
+            }
+            Words::Client => any(&[
+                "authentication required",
+                "authenticate first",
+                "must authenticate",
+                "log in first",
+                "login first",
+                "starttls",
+                "client host",
+                "your ip",
+                "ip address",
+                "block list",
+                "blocklist",
+                "blacklist",
+                "spamhaus",
+                "dnsbl",
+                "throttl",
+                "sending rate",
+                "rate limit",
+                "sending quota",
+                "sending limit",
+                "daily limit",
+                "your account",
+                "account disabled",
+                "account suspended",
+                "account locked",
+            ]),
+            Words::System => any(&[
+                "insufficient system",
+                "system storage",
+                "disk full",
+                "out of disk",
+                "no space",
+                "queue full",
+                "too busy",
+                "overload",
+                "load too high",
+                "system not accepting",
+                "not accepting messages",
+                "not accepting mail",
+                "server configuration",
+                "local configuration",
+                "shutting down",
+                "maintenance",
+                "service unavailable",
+                "service not available",
+                "try another server",
+            ]),
+        }
+    }
+}
+
+/// One rule of the table.
+struct Row {
+    steps: &'static [Phase],
+    heard: Heard,
+    status: Status,
+    /// Asks for a connection that has carried mail.
+    used: bool,
+    /// Asks for recipients that were accepted before.
+    accepted: bool,
+    fault: Fault,
+    /// Whose it is once other mails have met the same in a row.
+    repeated: Option<Fault>,
+}
+
+const fn row(steps: &'static [Phase], heard: Heard, status: Status, fault: Fault) -> Row {
+    Row {
+        steps,
+        heard,
+        status,
+        used: false,
+        accepted: false,
+        fault,
+        repeated: None,
+    }
+}
+
+impl Row {
+    const fn used(mut self) -> Self {
+        self.used = true;
+        self
+    }
+
+    const fn accepted(mut self) -> Self {
+        self.accepted = true;
+        self
+    }
+
+    const fn repeated(mut self, fault: Fault) -> Self {
+        self.repeated = Some(fault);
+        self
+    }
+}
+
+use Fault as F;
+use Heard as H;
+use Phase::{Auth, Body, Connect, Data, Ehlo, FinalDot, Greeting, Local, MailFrom, RcptTo, Tls};
+use Status as S;
+
+/// Before a mail is in question.
+const OPENING: &[Phase] = &[Connect, Greeting, Ehlo, Tls, Auth];
+/// The commands of a transaction.
+const COMMANDS: &[Phase] = &[MailFrom, RcptTo, Data];
+/// The commands, and the verdict.
+const VERDICTS: &[Phase] = &[MailFrom, RcptTo, Data, FinalDot];
+/// The message and its verdict.
+const MESSAGE: &[Phase] = &[Data, Body, FinalDot];
+/// A login or TLS is missing, refused or out of order (RFC 4954 §6, RFC 3207 §4, RFC 5321 §4.2).
+const LOGIN: &[u16] = &[432, 454, 530, 534, 535, 538];
+/// The server knows no such command, or not here (RFC 5321 §4.2.4).
+const SEQUENCE: &[u16] = &[500, 502, 503];
+/// "Too many recipients" (RFC 5321 §4.5.3.1.10): 452, and 552 from older servers.
+const STORAGE: &[u16] = &[452, 552];
+/// About one mailbox, one address or one message (RFC 3463 §3.2, §3.3, §3.7).
+const MAILS_OWN: &[&str] = &[
+    "x.1.x", "x.2.x", "x.3.3", "x.3.4", "x.5.2", "x.5.4", "x.6.x",
+];
+/// About the system (RFC 3463 §3.4).
+const SYSTEM: &[&str] = &["x.3.x"];
+/// About the network (RFC 3463 §3.5).
+const NETWORK: &[&str] = &["x.4.x"];
+
+/// The table. The first row that matches decides.
+const ROWS: &[Row] = &[
+    row(&[FinalDot], H::Taken, S::Any, F::Nobody),
+    row(OPENING, H::Anything, S::Any, F::Relay),
+    row(&[Local], H::Anything, S::Any, F::Mail),
+    row(&[FinalDot], H::NoVerdict, S::Any, F::InDoubt),
+    // A server that says no more at this session, or that leaves it, says nothing about the mail.
+    row(
+        VERDICTS,
+        H::Refusal,
+        S::Words(Words::SessionLimit),
+        F::Session,
+    )
+    .used(),
+    row(COMMANDS, H::HangUp, S::Any, F::Session).used(),
+    row(COMMANDS, H::Code(421), S::Any, F::Session).used(),
+    // Too much for one transaction.
+    row(
+        &[RcptTo, Data],
+        H::Refusal,
+        S::Like(&["x.5.3"]),
+        F::Transaction,
+    )
+    .accepted(),
+    row(
+        &[RcptTo, Data],
+        H::Refusal,
+        S::Words(Words::TooManyRecipients),
+        F::Transaction,
+    )
+    .accepted(),
+    row(&[RcptTo], H::Codes(STORAGE), S::Absent, F::Transaction).accepted(),
+    row(
+        &[RcptTo],
+        H::Codes(STORAGE),
+        S::Like(&["x.3.1", "x.3.0"]),
+        F::Transaction,
+    )
+    .accepted(),
+    // About this mail, whatever the connection has done before.
+    row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
+    row(VERDICTS, H::Refusal, S::Like(MAILS_OWN), F::Mail),
+    row(
+        &[MailFrom],
+        H::Codes(&[501, 504, 553, 555]),
+        S::Any,
+        F::Mail,
+    ),
+    row(&[MailFrom], H::Code(552), S::Absent, F::Mail),
+    row(
+        &[RcptTo, Data, FinalDot],
+        H::Refusal,
+        S::Words(Words::Greylisting),
+        F::Mail,
+    ),
+    // What a fresh connection may be spared: what it says as well is not the session's.
+    row(&[MailFrom, Data], H::Transient, S::Any, F::Session).used(),
+    row(
+        &[MailFrom, RcptTo, Data],
+        H::Codes(&[454, 503, 530]),
+        S::Any,
+        F::Session,
+    )
+    .used(),
+    row(
+        &[RcptTo],
+        H::Transient,
+        S::Like(&["x.4.5", "x.5.x"]),
+        F::Session,
+    )
+    .used(),
+    row(VERDICTS, H::Transient, S::Like(&["x.4.5"]), F::Session).used(),
+    // About the system, our login or our account.
+    row(VERDICTS, H::Codes(LOGIN), S::Any, F::Relay),
+    row(VERDICTS, H::Codes(SEQUENCE), S::Any, F::Relay),
+    row(
+        VERDICTS,
+        H::Refusal,
+        S::Like(&["x.3.2", "x.3.5", "x.7.8", "x.7.9", "x.7.11", "x.7.12"]),
+        F::Relay,
+    ),
+    row(&[MailFrom], H::Code(421), S::Any, F::Relay),
+    row(&[MailFrom], H::HangUp, S::Any, F::Relay),
+    row(&[MailFrom], H::Silence, S::Any, F::Relay),
+    row(&[MailFrom], H::Refusal, S::Words(Words::Client), F::Relay),
+    row(&[MailFrom], H::Refusal, S::Words(Words::System), F::Relay),
+    row(&[MailFrom], H::Transient, S::Like(SYSTEM), F::Relay),
+    row(&[MailFrom], H::Transient, S::Like(NETWORK), F::Relay),
+    row(&[MailFrom], H::Transient, S::Like(&["x.5.x"]), F::Relay),
+    row(&[MailFrom], H::Permanent, S::Like(NETWORK), F::Relay),
+    row(&[MailFrom], H::Code(452), S::Absent, F::Relay),
+    row(&[MailFrom], H::Transient, S::Absent, F::Unclear).repeated(F::Relay),
+    row(&[MailFrom], H::Refusal, S::Any, F::Mail).repeated(F::Relay),
+    // About the domain: what lies behind the relay.
+    row(&[RcptTo], H::Code(421), S::Any, F::Destination),
+    row(&[RcptTo], H::HangUp, S::Any, F::Destination),
+    row(&[RcptTo], H::Silence, S::Any, F::Destination),
+    row(&[RcptTo], H::Transient, S::Like(NETWORK), F::Destination),
+    row(&[RcptTo], H::Transient, S::Like(SYSTEM), F::Destination),
+    row(&[RcptTo], H::Transient, S::Like(&["x.5.3"]), F::Destination),
+    row(&[RcptTo], H::Transient, S::Like(&["x.7.x"]), F::Mail).repeated(F::Destination),
+    row(&[RcptTo], H::Transient, S::Absent, F::Mail).repeated(F::Destination),
+    row(&[RcptTo], H::Refusal, S::Any, F::Mail),
+    // The message is in question: what is said of it is its own until others meet the same.
+    row(MESSAGE, H::Code(421), S::Any, F::Relay),
+    row(MESSAGE, H::HangUp, S::Any, F::Relay),
+    row(MESSAGE, H::Silence, S::Any, F::Relay),
+    row(
+        &[Data, FinalDot],
+        H::Refusal,
+        S::Words(Words::Client),
+        F::Mail,
+    )
+    .repeated(F::Relay),
+    row(&[Data, FinalDot], H::Transient, S::Like(SYSTEM), F::Mail).repeated(F::Relay),
+    row(&[Data, FinalDot], H::Transient, S::Like(NETWORK), F::Mail).repeated(F::Relay),
+    row(&[Data], H::Transient, S::Any, F::Mail).repeated(F::Relay),
+    row(MESSAGE, H::Refusal, S::Any, F::Mail),
+    // An answer that makes no sense where it came: nothing was learned about anybody else.
+    row(VERDICTS, H::Anything, S::Any, F::Mail),
+    row(&[Body], H::Anything, S::Any, F::Mail),
+];
+
+/// What was heard at a step.
+enum Said {
+    Reply(Reply),
+    HangUp,
+    Silence,
+}
+
+impl Said {
+    /// Where a connection ended, only the reason is kept as text: a reply, if there was one.
+    fn read(reason: &str) -> Said {
+        let said = reason
+            .rsplit("the server refused: ")
+            .next()
+            .unwrap_or(reason);
+        let code = said.get(..3).and_then(|digits| digits.parse::<u16>().ok());
+        match code {
+            Some(code @ 200..=599) if said[3..].starts_with(' ') || said.len() == 3 => {
+                Said::Reply(Reply::new(code, said[3..].trim_start()))
+            }
+            _ if reason.contains(super::SILENCE) => Said::Silence,
+            _ => Said::HangUp,
+        }
+    }
+
+    fn is(&self, heard: Heard) -> bool {
+        match (self, heard) {
+            (_, Heard::Anything) => true,
+            (Said::Reply(reply), heard) => match heard {
+                Heard::Taken => reply.code / 100 == 2,
+                Heard::Code(code) => reply.code == code,
+                Heard::Codes(codes) => codes.contains(&reply.code),
+                Heard::Transient => reply.code / 100 == 4,
+                Heard::Permanent => reply.code / 100 == 5,
+                Heard::Refusal => matches!(reply.code / 100, 4 | 5),
+                Heard::NoVerdict => !matches!(reply.code / 100, 2 | 4 | 5),
+                _ => false,
+            },
+            (Said::HangUp, heard) => matches!(heard, Heard::HangUp | Heard::NoVerdict),
+            (Said::Silence, heard) => matches!(heard, Heard::Silence | Heard::NoVerdict),
+        }
+    }
+
+    fn has(&self, status: Status) -> bool {
+        let Said::Reply(reply) = self else {
+            return status == Status::Any;
+        };
+        let enhanced = reply.enhanced.as_deref().unwrap_or_default();
+        let is_vague = enhanced.is_empty() || like(enhanced, "x.0.x");
+        match status {
+            Status::Any => true,
+            Status::Absent => is_vague,
+            Status::Like(patterns) => patterns.iter().any(|pattern| like(enhanced, pattern)),
+            Status::Words(words) => {
+                let is_open = is_vague
+                    || ["x.3.x", "x.4.x", "x.5.x", "x.7.x"]
+                        .iter()
+                        .any(|pattern| like(enhanced, pattern));
+                is_open && words.are_in(&reply.text)
+            }
+        }
+    }
+}
+
+/// Whether `status` is as `pattern` says, part by part; `x` stands for any.
+fn like(status: &str, pattern: &str) -> bool {
+    let mut parts = status.split('.');
+    pattern.split('.').all(|wanted| {
+        let part = parts.next();
+        part.is_some_and(|part| wanted == "x" || wanted == part)
+    })
+}
+
+/// A judgement: whose fault it was, and whether others in a row would make it somebody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whose fault it was.
+    pub fault: Fault,
+    /// Whose it is once different mails meet the same in a row: [`Circumstances::is_repeated`].
+    pub repeated: Option<Fault>,
+}
+
+impl Outcome {
+    /// Whose fault this was, under these circumstances.
+    pub fn judge(&self, circumstances: Circumstances) -> Judgement {
+        let (phase, said) = match self {
+            Outcome::Delivered(reply) => (Phase::FinalDot, Said::Reply(reply.clone())),
+            Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
+                (*phase, Said::Reply(reply.clone()))
+            }
+            Outcome::Lost(Phase::FinalDot, reason) => (Phase::FinalDot, Said::read(reason)),
+            Outcome::Unavailable(Phase::Local, _) => return Fault::Relay.into(),
+            Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
+                (*phase, Said::read(reason))
+            }
+            Outcome::InDoubt(_) => return Fault::InDoubt.into(),
+            Outcome::Withdrawn | Outcome::Crashed => return Fault::Mail.into(),
+        };
+        let found = ROWS.iter().find(|row| {
+            row.steps.contains(&phase)
+                && said.is(row.heard)
+                && said.has(row.status)
+                && (!row.used || circumstances.has_carried_mail)
+                && (!row.accepted || circumstances.has_accepted)
+        });
+        let Some(row) = found else {
+            return Fault::Mail.into();
+        };
+        let fault = match row.repeated {
+            Some(repeated) if circumstances.is_repeated => repeated,
+            _ => row.fault,
+        };
+        Judgement {
+            fault,
+            repeated: row.repeated,
+        }
+    }
+}
+
+impl From<Fault> for Judgement {
+    fn from(fault: Fault) -> Self {
+        Judgement {
+            fault,
+            repeated: None,
+        }
+    }
+}
+
+/// The table in Markdown, as docs/FAULTS.md has it.
+#[cfg(test)]
+fn printed() -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from(
+        "| step | heard | enhanced code or text | connection | whose fault | and repeated |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for row in ROWS {
+        let steps: Vec<&str> = row.steps.iter().map(|step| step.as_str()).collect();
+        let status = match row.status {
+            Status::Any => "any".to_owned(),
+            Status::Absent => "none, or x.0.x".to_owned(),
+            Status::Like(patterns) => patterns.join(", "),
+            Status::Words(words) => format!("text {}", words.name()),
+        };
+        let mut state = Vec::new();
+        if row.used {
+            state.push("has carried mail");
+        }
+        if row.accepted {
+            state.push("recipients accepted before");
+        }
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} |",
+            steps.join(", "),
+            row.heard.name(),
+            status,
+            state.join(", "),
+            row.fault.as_str(),
+            row.repeated.map_or("", Fault::as_str),
+        );
+    }
+    out.push_str("\n| whose fault | what follows |\n|---|---|\n");
+    for fault in Fault::ALL {
+        let _ = writeln!(out, "| {} | {} |", fault.as_str(), fault.consequence());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! One mail's transactions over a sender's connection: as many as the relay's limits ask for, and
+//! again on a new connection where only the old one was used up. What is left of it is an outcome
+//! and whose fault that was, for each recipient.
+//!
+//! *Invariant:* each further transaction has fewer recipients than the one before, or a new
+//! connection, so that this ends.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::sender::{Open, Panic, State};
+use crate::delivery::{Circumstances, Fault, Outcome, Phase};
+use crate::transport::Transaction;
+
+/// What became of one recipient's try.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub outcome: Outcome,
+    pub fault: Fault,
+}
+
+/// A session that took no more, until a new one shows that it was the session's doing.
+struct Suspicion {
+    carried: u32,
+    said_so: bool,
+}
+
+impl State {
+    /// Sends one mail to all of these recipients. `next` is begun behind it where that is safe.
+    pub(super) async fn deliver(
+        &mut self,
+        mail: &Transaction,
+        next: Option<&Transaction>,
+    ) -> Result<Vec<Judged>, Panic> {
+        let mut judged: Vec<Option<Judged>> = vec![None; mail.recipients.len()];
+        let mut left: Vec<usize> = (0..mail.recipients.len()).collect();
+        let mut suspicion: Option<Suspicion> = None;
+        while !left.is_empty() {
+            let now = self.engine.clock.monotonic();
+            let part = self.part(mail, &left, now);
+            let is_whole = part.len() == mail.recipients.len();
+            let transaction = Transaction {
+                recipients: part.iter().map(|at| mail.recipients[*at].clone()).collect(),
+                ..mail.clone()
+            };
+            let next = next.filter(|next| is_whole && self.may_pipeline(next, now));
+
+            self.begun = None;
+            let (outcomes, carried) = self.transact(&transaction, next).await?;
+            if self.connection.is_some() {
+                self.begun = next.map(|next| next.mail);
+            }
+
+            let faults = self.judge(&transaction, &outcomes, carried);
+            let was_the_session = faults
+                .iter()
+                .all(|fault| !matches!(fault, Fault::Session | Fault::Relay | Fault::Unclear));
+            if let Some(suspected) = suspicion.take().filter(|_| was_the_session) {
+                self.memory
+                    .session_ended(suspected.carried, suspected.said_so, now);
+            }
+            if faults.contains(&Fault::Transaction) {
+                let accepted = outcomes.iter().filter(|outcome| was_accepted(outcome));
+                self.memory.transaction_full(accepted.count(), now);
+            }
+            if faults.contains(&Fault::Session) {
+                let said_so = outcomes.iter().zip(&faults).any(|(outcome, fault)| {
+                    *fault == Fault::Session
+                        && matches!(outcome, Outcome::Deferred(..) | Outcome::Rejected(..))
+                });
+                suspicion = Some(Suspicion { carried, said_so });
+                self.close_connection().await;
+            }
+
+            let stops = faults
+                .iter()
+                .any(|fault| matches!(fault, Fault::Relay | Fault::InDoubt));
+            for ((at, outcome), fault) in part.into_iter().zip(outcomes).zip(faults) {
+                let again = matches!(fault, Fault::Session | Fault::Transaction);
+                if !again || stops {
+                    judged[at] = Some(Judged { outcome, fault });
+                    left.retain(|place| *place != at);
+                }
+            }
+            if stops {
+                break;
+            }
+        }
+
+        // Those whose turn did not come go back as they were.
+        let untried = || Judged {
+            outcome: Outcome::Unavailable(Phase::MailFrom, "the relay failed before it".into()),
+            fault: Fault::Relay,
+        };
+        Ok(judged
+            .into_iter()
+            .map(|judged| judged.unwrap_or_else(untried))
+            .collect())
+    }
+
+    /// Those of the recipients that go in the next transaction. A mail that was begun behind the one
+    /// before it goes as it was begun.
+    fn part(&self, mail: &Transaction, left: &[usize], now: Duration) -> Vec<usize> {
+        let limit = match self.memory.transaction_limit(now) {
+            Some(limit) if self.begun != Some(mail.mail) => limit.max(1),
+            _ => usize::MAX,
+        };
+        left.iter().copied().take(limit).collect()
+    }
+
+    /// Whether the next mail may be begun behind this one: not where it would go in parts, on another
+    /// connection, or to a domain that may have to rest.
+    fn may_pipeline(&self, next: &Transaction, now: Duration) -> bool {
+        let fits = self
+            .memory
+            .transaction_limit(now)
+            .is_none_or(|limit| next.recipients.len() <= limit);
+        let carried = self.connection.as_ref().map_or(0, |open| open.carried);
+        let has_room = self
+            .memory
+            .session_limit(now)
+            .is_none_or(|limit| carried + 1 < limit);
+        fits && has_room && self.memory.all_domains_answer()
+    }
+
+    /// Whose fault each outcome was.
+    fn judge(&self, mail: &Transaction, outcomes: &[Outcome], carried: u32) -> Vec<Fault> {
+        let mut has_accepted = false;
+        let mut faults = Vec::with_capacity(outcomes.len());
+        for (outcome, to) in outcomes.iter().zip(&mail.recipients) {
+            let circumstances = Circumstances {
+                has_carried_mail: carried > 0,
+                has_accepted,
+                is_repeated: false,
+            };
+            faults.push(self.memory.judge(outcome, circumstances, to, mail.mail));
+            has_accepted |= was_accepted(outcome);
+        }
+        faults
+    }
+
+    /// One transaction over the open connection or a new one. A reused connection that the relay has
+    /// closed meanwhile is replaced once, and nothing is held against the relay. Returns also how many
+    /// mails the connection had carried before.
+    async fn transact(
+        &mut self,
+        mail: &Transaction,
+        next: Option<&Transaction>,
+    ) -> Result<(Vec<Outcome>, u32), Panic> {
+        let now = self.engine.clock.monotonic();
+        let limit = self.memory.session_limit(now);
+        let is_full = |open: &Open| limit.is_some_and(|limit| open.carried >= limit);
+        if self.begun.is_none() && self.connection.as_ref().is_some_and(is_full) {
+            self.close_connection().await;
+        }
+
+        loop {
+            let connected = self.connect().await;
+            let Some(mut open) = self.connection.take() else {
+                let unreachable = Outcome::Unavailable(Phase::Connect, "no connection".into());
+                let outcome = connected.err().unwrap_or(unreachable);
+                return Ok((vec![outcome; mail.recipients.len()], 0));
+            };
+            let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next))
+                .catch_unwind()
+                .await?;
+
+            // Whoever was not spoken of may have got it.
+            let unspoken = Outcome::InDoubt("no outcome was given".into());
+            outcomes.resize(mail.recipients.len(), unspoken);
+
+            let unheard = outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
+            let carried = open.carried;
+            let stale = carried > 0 && unheard;
+            if open.connection.is_usable() && !stale {
+                open.carried += 1;
+                open.last_used = Instant::now();
+                self.connection = Some(open);
+            } else {
+                tokio::spawn(open.connection.close());
+            }
+            if !stale {
+                return Ok((outcomes, carried));
+            }
+        }
+    }
+}
+
+/// Whether the server accepted this recipient, whatever it said of the message afterwards.
+fn was_accepted(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Delivered(_) | Outcome::InDoubt(_) => true,
+        Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
+            (Phase::Data..=Phase::FinalDot).contains(phase)
+        }
+        _ => false,
+    }
+}

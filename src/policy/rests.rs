@@ -1,0 +1,246 @@
+//! Which domains rest at a relay: the breaker once more, with the domain as its key.
+//!
+//! Mail of a domain that rests is held back until its next probe, a little more for each mail, so
+//! that a domain that comes back is not met by all that waited at once. The probe is a mail that was
+//! not itself among the causes, as long as there is one.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::{Breaker, BreakerState, Streak};
+use crate::mail::{MailId, minutes};
+
+/// The most domains of which something is known; more than that, and the relay is at fault.
+const DOMAINS: usize = 1000;
+/// How many of the mails that failed are remembered for each domain.
+const CAUSES: usize = 64;
+/// What is held back comes one after the other, so far apart.
+const APART: Duration = Duration::from_millis(5);
+/// The longest that they are spread over.
+const LONGEST_SPREAD: Duration = minutes(10);
+/// When a probe that was not heard of any more is made up for.
+const PROBE_WITHIN: Duration = minutes(10);
+
+/// Whether a mail may go to its domain now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Go,
+    /// Not before then, in monotonic time.
+    HoldUntil(Duration),
+}
+
+/// The domains that rest at one relay, or may come to.
+#[derive(Clone, Debug, Default)]
+pub struct Rests {
+    domains: HashMap<String, Rest>,
+}
+
+/// What is known of one domain.
+#[derive(Clone, Debug, Default)]
+struct Rest {
+    breaker: Breaker,
+    streak: Streak,
+    causes: VecDeque<MailId>,
+    /// How many other mails were held back since it was last probed.
+    held: u32,
+    probing_since: Option<Duration>,
+    since: Duration,
+    reason: String,
+}
+
+/// A domain that rests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestingDomain {
+    /// The domain.
+    pub domain: String,
+    /// Since when, in monotonic time.
+    pub since: Duration,
+    /// What was said, or happened.
+    pub reason: String,
+}
+
+impl Rests {
+    /// Whether anything is known of any domain.
+    pub fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+    }
+
+    /// Whether `mail` may go to `domain` now.
+    pub fn admits(&mut self, domain: &str, mail: MailId, now: Duration) -> Admission {
+        let Some(rest) = self.domains.get_mut(&domain.to_ascii_lowercase()) else {
+            return Admission::Go;
+        };
+        match rest.breaker.state(now) {
+            BreakerState::Closed => Admission::Go,
+            BreakerState::Open => rest.hold(mail, rest.breaker.probe_at().unwrap_or(now)),
+            BreakerState::HalfOpen => {
+                let is_probed = rest
+                    .probing_since
+                    .is_some_and(|since| now.saturating_sub(since) < PROBE_WITHIN);
+                let others_wait = rest.held > 0;
+                if is_probed {
+                    return rest.hold(mail, now + super::breaker::FIRST_REST);
+                }
+                if rest.causes.contains(&mail) && others_wait {
+                    // Should none of the others come, it is its turn the next time.
+                    rest.held = 0;
+                    return Admission::HoldUntil(now + super::breaker::FIRST_REST);
+                }
+                rest.probing_since = Some(now);
+                rest.held = 0;
+                Admission::Go
+            }
+        }
+    }
+
+    /// The domain was reached. Returns whether it had rested.
+    pub fn answered(&mut self, domain: &str) -> bool {
+        if self.domains.is_empty() {
+            return false;
+        }
+        let known = self.domains.remove(&domain.to_ascii_lowercase());
+        known.is_some_and(|rest| rest.breaker.probe_at().is_some())
+    }
+
+    /// A mail to the domain was refused in a way that may be the domain's. Returns whether enough
+    /// others were before.
+    pub fn is_repeated(&mut self, domain: &str, code: u16, mail: MailId) -> bool {
+        self.of(domain)
+            .is_some_and(|rest| rest.streak.add(code, mail))
+    }
+
+    /// The domain could not be reached with `mail`; `again` if others in a row have shown that
+    /// already. Returns whether it rests from now on.
+    pub fn failed(
+        &mut self,
+        domain: &str,
+        mail: MailId,
+        reason: &str,
+        again: bool,
+        now: Duration,
+        chance: f64,
+    ) -> bool {
+        let Some(rest) = self.of(domain) else {
+            return false;
+        };
+        if rest.causes.len() == CAUSES {
+            rest.causes.pop_front();
+        }
+        rest.causes.push_back(mail);
+        rest.reason = reason.to_owned();
+        rest.probing_since = None;
+
+        let mut opened = rest.breaker.failed(now, chance);
+        while again && rest.breaker.probe_at().is_none() {
+            opened |= rest.breaker.failed(now, chance);
+        }
+        if opened {
+            rest.since = now;
+        }
+        opened
+    }
+
+    /// The domains that rest now.
+    pub fn resting(&self) -> Vec<RestingDomain> {
+        let mut resting: Vec<RestingDomain> = self
+            .domains
+            .iter()
+            .filter(|(_, rest)| rest.breaker.probe_at().is_some())
+            .map(|(domain, rest)| RestingDomain {
+                domain: domain.clone(),
+                since: rest.since,
+                reason: rest.reason.clone(),
+            })
+            .collect();
+        resting.sort_by(|a, b| a.domain.cmp(&b.domain));
+        resting
+    }
+
+    fn of(&mut self, domain: &str) -> Option<&mut Rest> {
+        let domain = domain.to_ascii_lowercase();
+        if self.domains.len() >= DOMAINS && !self.domains.contains_key(&domain) {
+            self.domains
+                .retain(|_, rest| rest.breaker.probe_at().is_some());
+            if self.domains.len() >= DOMAINS {
+                return None;
+            }
+        }
+        Some(self.domains.entry(domain).or_default())
+    }
+}
+
+impl Rest {
+    fn hold(&mut self, mail: MailId, from: Duration) -> Admission {
+        if !self.causes.contains(&mail) {
+            self.held = self.held.saturating_add(1);
+        }
+        let spread = APART.saturating_mul(self.held).min(LONGEST_SPREAD);
+        Admission::HoldUntil(from + spread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::seconds;
+
+    fn fail(rests: &mut Rests, mail: MailId, now: Duration) -> bool {
+        rests.failed("Example.org", mail, "421 4.7.28 rate", false, now, 1.0)
+    }
+
+    fn is_held(admission: Admission) -> bool {
+        matches!(admission, Admission::HoldUntil(_))
+    }
+
+    #[test]
+    fn three_failures_in_a_row_let_a_domain_rest_and_no_other() {
+        let mut rests = Rests::default();
+        let mails: Vec<MailId> = (0..5).map(|_| MailId::generate()).collect();
+        assert!(!fail(&mut rests, mails[0], seconds(0)));
+        assert!(!fail(&mut rests, mails[1], seconds(0)));
+        assert_eq!(
+            rests.admits("example.org", mails[3], seconds(0)),
+            Admission::Go
+        );
+        assert!(fail(&mut rests, mails[2], seconds(0)));
+        assert_eq!(
+            rests.admits("EXAMPLE.ORG", mails[3], seconds(0)),
+            Admission::HoldUntil(seconds(1) + APART)
+        );
+        assert_eq!(
+            rests.admits("example.com", mails[3], seconds(0)),
+            Admission::Go
+        );
+        assert_eq!(rests.resting()[0].domain, "example.org");
+    }
+
+    #[test]
+    fn it_is_probed_with_one_mail_that_was_not_the_cause() {
+        let mut rests = Rests::default();
+        let mails: Vec<MailId> = (0..6).map(|_| MailId::generate()).collect();
+        (0..3).for_each(|n| _ = fail(&mut rests, mails[n], seconds(0)));
+        assert!(is_held(rests.admits("example.org", mails[3], seconds(0))));
+        assert!(is_held(rests.admits("example.org", mails[0], seconds(2))));
+        assert_eq!(
+            rests.admits("example.org", mails[3], seconds(2)),
+            Admission::Go
+        );
+        assert!(is_held(rests.admits("example.org", mails[4], seconds(2))));
+        assert!(rests.answered("example.org"));
+        assert_eq!(
+            rests.admits("example.org", mails[4], seconds(2)),
+            Admission::Go
+        );
+        assert!(rests.is_empty());
+    }
+
+    #[test]
+    fn a_cause_is_tried_where_nothing_else_waits() {
+        let mut rests = Rests::default();
+        let mail = MailId::generate();
+        (0..3).for_each(|_| _ = fail(&mut rests, mail, seconds(0)));
+        assert!(is_held(rests.admits("example.org", mail, seconds(0))));
+        assert_eq!(rests.admits("example.org", mail, seconds(2)), Admission::Go);
+    }
+}
