@@ -454,18 +454,39 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
 }
 
 #[tokio::test]
-async fn only_250_to_the_final_dot_is_success() {
-    for code in [200, 235, 251, 252, 354] {
+async fn the_first_digit_decides_what_the_final_dot_was_answered_with() {
+    for (code, expected) in [
+        (200, Is::Delivered),
+        (235, Is::Delivered),
+        (251, Is::Delivered),
+        (252, Is::Delivered),
+        (354, Is::InDoubt),
+    ] {
         let server = FakeSmtp::builder()
-            .at(Step::FinalDot, Act::reply(code, "2.0.0 so to say"))
+            .at(Step::FinalDot, Act::reply(code, "so to say"))
             .start()
             .await;
         let mut connection = open(&server).await;
         let outcomes = connection
             .send(&transaction(&["ada@example.org"]), None)
             .await;
-        assert_eq!(is(&outcomes[0]), Is::InDoubt, "{code}");
-        assert!(!connection.is_usable(), "{code}");
+        assert_eq!(is(&outcomes[0]), expected, "{code}");
+        assert_eq!(connection.is_usable(), expected == Is::Delivered, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_digit_decides_what_a_greeting_and_an_ehlo_are_answered_with() {
+    for (step, code) in [(Step::Greeting, 200), (Step::Ehlo, 200), (Step::Ehlo, 251)] {
+        let server = FakeSmtp::builder()
+            .at(step, Act::reply(code, "welcome"))
+            .start()
+            .await;
+        let mut connection = open(&server).await;
+        let outcomes = connection
+            .send(&transaction(&["ada@example.org"]), None)
+            .await;
+        assert_eq!(is(&outcomes[0]), Is::Delivered, "{code} at {step:?}");
     }
 }
 

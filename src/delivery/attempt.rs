@@ -144,7 +144,7 @@ pub(crate) fn is_harmless(c: char) -> bool {
 /// What a try amounted to, for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Exactly 250 to the final dot.
+    /// 2yz to the final dot.
     Delivered(Reply),
     /// The server spoke about this mail: 4yz, or an answer that makes no sense at this step. It is
     /// tried again.
@@ -199,7 +199,7 @@ impl Outcome {
 /// The classes of attempts that metrics count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptClass {
-    /// 250.
+    /// 2yz.
     Delivered,
     /// 4yz.
     Transient,

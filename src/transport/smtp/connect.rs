@@ -176,13 +176,10 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<(AsyncSmtpConnection, Extensi
         };
         failed(phase, wire, error)
     })?;
-    // lettre goes on after any 2yz and 3yz; only these two mean what was asked.
-    for (phase, lines, code) in [
-        (Phase::Greeting, &greeting, "220"),
-        (Phase::Ehlo, &ehlo, "250"),
-    ] {
+    // lettre goes on after any 2yz and 3yz; only the first digit 2 means yes (RFC 5321 §4.2).
+    for (phase, lines) in [(Phase::Greeting, &greeting), (Phase::Ehlo, &ehlo)] {
         if let Some(line) = lines.first()
-            && !line.starts_with(code)
+            && !line.starts_with('2')
         {
             return Err(unavailable(
                 phase,

@@ -279,7 +279,8 @@ impl SmtpConnection {
             .await
             .map_err(Outcome::InDoubt)?;
         match answer.code() {
-            250 => Ok(Outcome::Delivered(answer.reply())),
+            // The first digit decides (RFC 5321 §4.2).
+            200..=299 => Ok(Outcome::Delivered(answer.reply())),
             421 => Err(Outcome::Lost(Phase::FinalDot, answer.reply().to_string())),
             400..=599 => Ok(Outcome::refusal(Phase::FinalDot, answer.reply())),
             _ => Err(Outcome::InDoubt(format!(
