@@ -63,6 +63,11 @@ pub(super) fn delivery(mail: MailId, index: u16) -> Vec<u8> {
     key
 }
 
+/// Whether this is the key of a delivery.
+pub(in crate::spool) fn is_delivery(key: &[u8]) -> bool {
+    key.first() == Some(&b'd')
+}
+
 pub(super) fn chunk(mail: MailId, number: u32) -> Vec<u8> {
     let mut key = of_mail(b'b', mail);
     key.extend_from_slice(&number.to_be_bytes());

@@ -48,7 +48,7 @@ use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
 use self::healing::Owed;
 use self::keys::Place;
-pub(super) use self::keys::TOTALS;
+pub(super) use self::keys::{TOTALS, is_delivery};
 use self::queue_head::{Budget, Entry, Fresh};
 use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};

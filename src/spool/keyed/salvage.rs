@@ -45,10 +45,16 @@ pub(crate) fn is_saved(key: &[u8]) -> bool {
 }
 
 /// Puts a store in order that holds what was saved.
-pub(crate) fn put_in_order<S: Store>(store: &S, now: Timestamp) -> Result<Ordered, SpoolError> {
+/// `is_outdated` says of a delivery's key whether something newer was written there than was found.
+pub(crate) fn put_in_order<S: Store>(
+    store: &S,
+    now: Timestamp,
+    is_outdated: &dyn Fn(&[u8]) -> bool,
+) -> Result<Ordered, SpoolError> {
     let mut order = Order {
         store,
         now,
+        is_outdated,
         batch: Batch::new(),
         totals: Totals::default(),
         timers: Vec::new(),
@@ -81,6 +87,7 @@ type Queued = BTreeMap<Place, Vec<Vec<u8>>>;
 struct Order<'a, S> {
     store: &'a S,
     now: Timestamp,
+    is_outdated: &'a dyn Fn(&[u8]) -> bool,
     batch: Batch,
     totals: Totals,
     timers: Vec<Timer>,
@@ -173,7 +180,8 @@ impl<S: Store> Order<'_, S> {
             if self.is_entering(id, index)? {
                 return Ok(());
             }
-            let is_queued = queued.contains_key(&place);
+            let is_queued =
+                queued.contains_key(&place) && !(self.is_outdated)(&keys::delivery(id, index));
             let told = |what: &str| {
                 format!(
                     "mail {id}: {what}, so that it is a dead letter for {}",

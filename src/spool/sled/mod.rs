@@ -15,6 +15,7 @@ mod frame;
 mod inspect;
 mod log;
 mod open;
+mod outcomes;
 mod pages;
 mod salvage;
 mod watermark;
@@ -33,9 +34,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
 use self::open::Purpose;
+use self::outcomes::Outcomes;
 use self::watermark::Watermark;
 use super::SpoolError;
-use super::keyed::TOTALS;
+use super::keyed::{TOTALS, is_delivery};
 use super::store::{Batch, Store, Visit, Walk};
 
 /// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
@@ -66,6 +68,7 @@ struct Opened {
     /// The file that everything is written to, for syncing.
     log: File,
     watermark: Watermark,
+    outcomes: Outcomes,
 }
 
 /// Asks sled. Where a page is damaged it may panic; what else is kept has nothing to do with that.
@@ -178,8 +181,12 @@ impl Store for SledStore {
         let mut group = sled::Batch::default();
         let keys = batch.len();
         let mut is_numbered = false;
+        let opened = self.opened()?;
         for (key, value) in batch {
             is_numbered |= value.is_some() && key == TOTALS;
+            if value.is_some() && is_delivery(&key) {
+                opened.outcomes.note(&key, commit);
+            }
             match value {
                 Some(value) => group.insert(&key[..], frame::wrap(commit, &key, &value)),
                 None => group.remove(key),
@@ -189,7 +196,6 @@ impl Store for SledStore {
             let key = format::COMMIT_KEY;
             group.insert(key, frame::wrap(commit, key, &[]));
         }
-        let opened = self.opened()?;
         guarded(|| opened.db.apply_batch(group)).map_err(|e| self.unwritable(reason(&e)))?;
         // Each key that is written leaves an old page behind, and sled frees those of many keys only
         // when somebody has it do so: a few with each call.
@@ -216,7 +222,8 @@ impl Store for SledStore {
             return Err(self.unwritable(error));
         }
         // One that is older than the log is only less of a help.
-        if let Err(error) = opened.watermark.reach(written) {
+        let reached = opened.watermark.reach(written);
+        if let Err(error) = reached.and_then(|()| opened.outcomes.reach(written)) {
             tracing::warn!(%error, "how far the spool is on disk cannot be noted");
         }
         Ok(())
@@ -265,7 +272,9 @@ impl Store for SledStore {
         let Some(opened) = self.opened.write().take() else {
             return;
         };
-        let Opened { db, log, watermark } = opened;
+        let Opened {
+            db, log, watermark, ..
+        } = opened;
         // What sled writes when it ends is on disk before anybody may rely on it.
         drop(db);
         if is_synced && log.sync_data().is_ok() && watermark.close().is_err() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::check::{self, Checked, Refusal};
 use super::format;
+use super::outcomes::Outcomes;
 use super::watermark::Watermark;
 use super::{Opened, SledStore, guarded};
 use crate::spool::keyed::KeyedSpool;
@@ -91,7 +92,12 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
             reason: "ends before what is known to have been on disk".into(),
         });
     }
-    let opened = Opened { db, log, watermark };
+    let opened = Opened {
+        db,
+        log,
+        watermark,
+        outcomes: Outcomes::open(path).map_err(io)?,
+    };
     if purpose == Purpose::Serve {
         format::adopt(&opened, path)?;
     }

@@ -1,15 +1,18 @@
 //! `postrider spool salvage`: writes what is whole in a damaged spool into a new one. The damaged
 //! one is only read.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::inspect::require;
 use super::open::{Purpose, lock, open_store, unopenable};
+use super::outcomes::Known;
 use super::pages;
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
+use crate::spool::keyed::is_delivery;
 use crate::spool::keyed::salvage::{is_saved, put_in_order};
 use crate::spool::store::{Batch, Store};
 
@@ -44,14 +47,19 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
     }
     let alone = lock(from)?;
     let found = pages::salvage(from).map_err(|e| unopenable(from, e))?;
+    let known = Known::read(from).map_err(|e| unopenable(from, e))?;
     drop(alone);
 
     let store = open_store(to, Purpose::Serve)?;
+    let mut commits = HashMap::new();
     let mut batch = Batch::new();
     let mut bytes = 0;
     for (key, found) in found.values {
         if !is_saved(&key) {
             continue;
+        }
+        if is_delivery(&key) {
+            commits.insert(key.clone(), found.commit);
         }
         bytes += key.len() + found.value.len();
         batch.push((key, Some(found.value)));
@@ -62,7 +70,9 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
         }
     }
     store.write(batch)?;
-    let ordered = put_in_order(&store, Timestamp::now())?;
+    let ordered = put_in_order(&store, Timestamp::now(), &|key| {
+        known.is_newer(key, commits.get(key).copied().unwrap_or(0))
+    })?;
     store.sync()?;
     store.close();
     Ok(Salvaged {

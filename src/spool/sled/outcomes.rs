@@ -1,0 +1,105 @@
+//! Which deliveries were written lately, and by which commit: the file `outcomes` beside the log.
+//! An outcome and the place in the queue that it ends lie side by side in the log, and one damage
+//! may hit both; a salvage learns here that there was one. Written after each sync and never synced
+//! itself, as `synced` is. Only a salvage reads it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use parking_lot::Mutex;
+use twox_hash::XxHash3_64;
+
+/// The file's name.
+const FILE: &str = "outcomes";
+/// The bytes of one entry: the hash of a delivery's key, and the commit.
+const ENTRY: usize = 16;
+/// How many are remembered.
+const MOST: u64 = 1 << 20;
+
+pub(super) struct Outcomes {
+    file: File,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// How many were written.
+    count: u64,
+    /// What is not known to be on disk, with its commit.
+    waiting: Vec<(u64, u64)>,
+}
+
+fn hash(key: &[u8]) -> u64 {
+    XxHash3_64::oneshot(key)
+}
+
+impl Outcomes {
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join(FILE))?;
+        // Where the newest is in a full file is not known: it begins again at the front.
+        let count = file.metadata()?.len() / ENTRY as u64 % MOST;
+        let waiting = Vec::new();
+        let state = Mutex::new(State { count, waiting });
+        Ok(Outcomes { file, state })
+    }
+
+    /// Notes that a commit writes this delivery.
+    pub(super) fn note(&self, key: &[u8], commit: u64) {
+        self.state.lock().waiting.push((hash(key), commit));
+    }
+
+    /// Writes what was noted of this commit and those before it, which are on disk now.
+    pub(super) fn reach(&self, commit: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let reached = state.waiting.partition_point(|(_, of)| *of <= commit);
+        let mut bytes = Vec::with_capacity(reached * ENTRY);
+        for (hash, commit) in state.waiting.drain(..reached) {
+            bytes.extend_from_slice(&hash.to_be_bytes());
+            bytes.extend_from_slice(&commit.to_be_bytes());
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let place = state.count % MOST;
+            let room = usize::try_from(MOST - place).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(rest.len().min(room.saturating_mul(ENTRY)));
+            self.file.write_all_at(now, place * ENTRY as u64)?;
+            state.count += (now.len() / ENTRY) as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// The newest commit that is known to have written each delivery.
+pub(super) struct Known(HashMap<u64, u64>);
+
+impl Known {
+    pub(super) fn read(dir: &Path) -> io::Result<Self> {
+        let bytes = match std::fs::read(dir.join(FILE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let mut newest = HashMap::new();
+        for entry in bytes.chunks_exact(ENTRY) {
+            let (hash, commit) = (number(&entry[..8]), number(&entry[8..]));
+            let known = newest.entry(hash).or_insert(commit);
+            *known = commit.max(*known);
+        }
+        Ok(Known(newest))
+    }
+
+    /// Whether a delivery was written after this commit.
+    pub(super) fn is_newer(&self, key: &[u8], commit: u64) -> bool {
+        self.0
+            .get(&hash(key))
+            .is_some_and(|newest| *newest > commit)
+    }
+}
