@@ -7,9 +7,7 @@ use std::process::ExitCode;
 
 use super::screen::plain;
 use super::{Failure, Screen};
-
-/// Every key with its default and a comment.
-const TEMPLATE: &str = include_str!("../../config/postrider.toml");
+use crate::config::TEMPLATE;
 
 #[derive(clap::Args)]
 pub(super) struct Init {

@@ -69,8 +69,8 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration; else the first of postrider.toml, config/postrider.toml,
-    /// /etc/postrider/postrider.toml
-    #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
+    /// /etc/postrider/postrider.toml [env: POSTRIDER_CONFIG]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 

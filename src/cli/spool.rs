@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::screen::plain;
 use super::{ConfigFile, Failure, Screen};
+use crate::config::Settings;
 use crate::delivery::printable;
 use crate::dispatch::Error;
 use crate::spool::SpoolError;
@@ -111,7 +112,7 @@ impl Told {
     fn spool(self, path: Option<PathBuf>) -> Result<PathBuf, Failure> {
         match path {
             Some(path) => Ok(path),
-            None => Ok(self.file.load()?.1.spool.path),
+            None => Ok(Settings::spool_path(&self.file.sources())?),
         }
     }
 }

@@ -14,6 +14,8 @@ use serde_json::Value as Json;
 use super::mistake::{Mistake, Mistakes};
 
 const PREFIX: &str = "POSTRIDER";
+/// Names the file, where the command line does not.
+const FILE_VARIABLE: &str = "POSTRIDER_CONFIG";
 /// Wins over `log.level`, as in every program that logs with `tracing`.
 pub(super) const LOG_VARIABLE: &str = "RUST_LOG";
 
@@ -53,8 +55,9 @@ impl Sources {
                 .filter(|name| name.starts_with(PREFIX) || name == LOG_VARIABLE)?;
             Some((name, value.to_string_lossy().into_owned()))
         });
+        let named = std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty());
         Sources {
-            file: file.or_else(default_file),
+            file: file.or(named.map(PathBuf::from)).or_else(default_file),
             environment: environment.collect(),
         }
     }
@@ -114,7 +117,14 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
     };
     let mut layered = Config::builder();
     if let Some(path) = &sources.file {
-        let text = read_toml(path).map_err(whole)?;
+        let text = read_toml(path).map_err(|reason| {
+            let named = sources.environment.get(FILE_VARIABLE);
+            let by_variable = named.is_some_and(|named| Path::new(named) == path);
+            whole(match by_variable && !path.is_file() {
+                true => format!("{reason}; the variable {FILE_VARIABLE} names it"),
+                false => reason,
+            })
+        })?;
         layered = layered.add_source(File::from_str(&text, FileFormat::Toml));
     }
     let mut variables = BTreeMap::new();
@@ -140,6 +150,10 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
             }])
         })?;
         variables.insert(key, variable);
+    }
+    let meant = nearly_settings(&sources.environment);
+    if !meant.is_empty() {
+        return Err(Mistakes(meant));
     }
     let tree = layered.build().map_err(|e| whole(e.to_string()))?;
     Ok(Layers {
@@ -184,6 +198,58 @@ fn environment(
         }
     }
     Ok(found)
+}
+
+/// Variables that say a setting but for an underscore: they would be obeyed by nobody, in silence.
+/// What Kubernetes sets for a service named postrider (`POSTRIDER_SERVICE_HOST`) is no such.
+fn nearly_settings(all: &BTreeMap<String, String>) -> Vec<Mistake> {
+    let flat = |name: &str| -> String {
+        let parts = name
+            .split(['_', '.'])
+            .filter(|part| !part.is_empty() && !part.bytes().all(|byte| byte.is_ascii_digit()));
+        parts.collect::<Vec<_>>().join("_").to_uppercase()
+    };
+    let keys: BTreeMap<String, String> = template_keys()
+        .map(|key| (format!("{PREFIX}_{}", flat(&key)), key))
+        .collect();
+    let mut meant = Vec::new();
+    for name in all.keys().filter(|name| !name.contains("__")) {
+        let Some(key) = keys.get(&flat(name)) else {
+            continue;
+        };
+        let (section, key) = key.rsplit_once('.').unwrap_or(("", key));
+        let index = if matches!(section, "relays" | "routes") {
+            "0__"
+        } else {
+            ""
+        };
+        let section = section.replace('.', "__").to_uppercase();
+        let variable = format!("{PREFIX}_{section}__{index}{}", key.to_uppercase());
+        meant.push(Mistake {
+            source: name.clone(),
+            path: String::new(),
+            reason: format!(
+                "sets nothing: two underscores stand between a section and its key; did you mean \
+                 {variable}?"
+            ),
+        });
+    }
+    meant
+}
+
+/// Every key of the file that `postrider init` writes, with its section.
+fn template_keys() -> impl Iterator<Item = String> {
+    let mut section = "";
+    super::TEMPLATE.lines().filter_map(move |line| {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+            return None;
+        }
+        let (key, _) = line.split_once(" = ")?;
+        let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        is_key.then(|| format!("{section}.{key}"))
+    })
 }
 
 /// `relays.0.url` → `relays[0].url`.

@@ -81,6 +81,13 @@ impl<'a> Report<'a> {
             .any(|known| covers(&known.path, path) || covers(path, &known.path))
     }
 
+    /// What is wrong with this section.
+    pub(super) fn only(mut self, section: &str) -> Self {
+        let of_it = |mistake: &Mistake| mistake.path.split(['.', '[']).next() == Some(section);
+        self.mistakes.retain(of_it);
+        self
+    }
+
     /// The file or the variable that says this key.
     pub(super) fn source_of(&self, path: &str) -> String {
         self.origins.source_of(path)

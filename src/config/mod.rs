@@ -50,11 +50,15 @@ pub use spool::{OnSpoolFailure, Spool, Sync};
 pub use units::Listen;
 
 use std::fmt::Display;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use layers::Origins;
 use mistake::Report;
+
+/// The file that `postrider init` writes: every key with its default and a comment.
+pub const TEMPLATE: &str = include_str!("../../config/postrider.toml");
 
 /// Everything that the service can be told.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,6 +103,19 @@ impl Settings {
         report.finish()?;
         settings.origins = layers.origins;
         Ok(settings)
+    }
+
+    /// Where the spool is, for whoever wants nothing else: what is wrong elsewhere does not matter.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or with the section `spool`.
+    pub fn spool_path(sources: &Sources) -> Result<PathBuf, Mistakes> {
+        let layers = layers::gather(sources)?;
+        let mut report = Report::new(&layers.origins);
+        let settings = read::read(&layers, &mut report);
+        settings.spool.check(&mut report);
+        report.only("spool").finish()?;
+        Ok(settings.spool.path)
     }
 
     /// Whether this machine can do what the settings say, as far as that can be tried without

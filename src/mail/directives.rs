@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::header::{Field, Section, refuse};
+use super::span::parse_span;
 use super::{MailError, Options, When, compose};
 
 const PREFIX: &str = "X-Postrider-";
@@ -99,14 +100,8 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
 }
 
 fn span(value: &str) -> Result<std::time::Duration, String> {
-    match value.parse() {
-        Ok(seconds) => Ok(std::time::Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(value).map_err(|_| {
-            let value: String = value.chars().take(64).collect();
-            format!(
-                "`{}` is not a span of time, such as 90s, 5m or 2h",
-                value.escape_debug()
-            )
-        }),
-    }
+    parse_span(value).map_err(|why| {
+        let value: String = value.chars().take(64).collect();
+        format!("`{}` {why}", value.escape_debug())
+    })
 }

@@ -18,6 +18,7 @@ mod id;
 mod mailbox;
 mod mime;
 mod options;
+mod span;
 mod subject;
 mod time;
 
@@ -28,6 +29,7 @@ pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
 pub use id::{MailId, MailIdError};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
+pub use span::{EXPECTED as SPAN_EXPECTED, LONGEST_SPAN, parse_span};
 pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 
 use bytes::Bytes;

@@ -6,8 +6,11 @@
 mod common;
 mod end_to_end;
 mod operate;
+mod place;
 mod record;
 mod scripted;
+#[cfg(target_os = "linux")]
+mod secured;
 mod send;
 mod sendmail;
 mod tail;

@@ -1,17 +1,19 @@
 //! The commands that talk to a running service, over HTTP as any other program would.
 //!
 //! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They
-//! share `service`, which calls the service and turns its refusals into messages, and `screen`,
-//! through which alone they print: so nothing that came from a mail or from a remote server reaches
+//! share `place`, which knows where the service is, `service`, which calls it and turns its refusals
+//! into messages, and `screen`, through which alone they print: so nothing that came from a mail or from a remote server reaches
 //! a terminal unescaped.
 
 mod dead;
 mod filter;
 mod headers;
+mod health;
 mod letter;
 mod list;
 mod mail;
 mod manual;
+mod place;
 mod record;
 mod relay;
 mod send;
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Screen};
-use service::Service;
+use place::Service;
 
 /// The commands that talk to a running service.
 #[derive(Subcommand)]
@@ -61,6 +63,8 @@ pub enum ClientCommand {
     /// Take a message on standard input, as the classic sendmail does
     #[command(after_help = sendmail::MANUAL)]
     Sendmail(sendmail::Sendmail),
+    /// Ask whether the service can do its work; exit code 0 says that it can
+    Health(health::Health),
     /// Print completions for a shell
     Completions(manual::Completions),
     /// Print the manual page, or write one for each command
@@ -100,6 +104,7 @@ impl ClientCommand {
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),
             ClientCommand::Sendmail(sendmail) => Ok(sendmail.run()),
+            ClientCommand::Health(health) => health.run(screen),
             ClientCommand::Completions(completions) => completions.run(root(), screen),
             ClientCommand::Man(man) => man.run(root(), screen),
         }

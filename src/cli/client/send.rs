@@ -18,7 +18,7 @@ use super::{Asking, Failure, headers, record, times, user};
 use crate::cli::screen::{Screen, Tint, escaped, plain, state, tinted};
 use crate::delivery::MailState;
 use crate::dispatch::MailStatus;
-use crate::mail::{MailId, Priority, Timestamp};
+use crate::mail::{MailId, Priority, Timestamp, parse_span};
 use crate::spool::Durability;
 
 /// How often the mail's state is asked for while waiting: first, and at most.
@@ -76,7 +76,7 @@ pub struct Send {
     options: Options,
     /// Wait until it is delivered or has failed for good, for this long where a span is given:
     /// --wait=30s
-    #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "3650d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "3650d", value_parser = parse_span)]
     wait: Option<Duration>,
     #[command(flatten)]
     asking: Asking,
@@ -88,15 +88,15 @@ struct Options {
     /// How urgent it is
     #[arg(long, value_parser = priority())]
     priority: Option<Priority>,
-    /// Not before this time, such as 2026-01-31T12:00:00Z, or "2026-01-31 12:00" on this machine's
-    /// clock
-    #[arg(long, value_name = "TIME", value_parser = times::point_in_time, conflicts_with = "delay")]
+    /// Send it at this time: 2026-01-31T12:00:00Z, or on this machine's clock "2026-01-31 12:00" or
+    /// "tomorrow 9:00"
+    #[arg(long, value_name = "TIME", value_parser = times::time_to_come, conflicts_with = "delay")]
     at: Option<Timestamp>,
-    /// Not before this long from now, such as 10m
-    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    /// Send it after this long, such as 10m
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     delay: Option<Duration>,
-    /// Worthless this long from now, such as 5m
-    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    /// Give up if it is not delivered within this long, such as 5m
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     expires_in: Option<Duration>,
     /// The idempotency key: two mails with one key are one mail
     #[arg(long)]

@@ -3,16 +3,17 @@
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Method, Request, Response, header};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 use url::Url;
 
+use super::place::{Place, Service};
 use crate::cli::screen::escaped;
 use crate::cli::{Failure, FieldError, Refusal};
 
@@ -24,76 +25,14 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
 /// The most bytes of an answer that are taken: more than the largest message and the largest page.
 const LARGEST_ANSWER: u64 = 1 << 30;
 
-/// Where the service is, and what opens its door.
-#[derive(Args, Clone, Debug)]
-pub struct Service {
-    /// The service's address
-    #[arg(
-        long,
-        env = "POSTRIDER_URL",
-        default_value = "http://127.0.0.1:8025",
-        help_heading = "Service"
-    )]
-    url: String,
-    /// The token that the service asks for
-    #[arg(
-        long,
-        env = "POSTRIDER_TOKEN",
-        hide_env_values = true,
-        help_heading = "Service"
-    )]
-    token: Option<SecretString>,
-}
-
 impl Service {
     /// A client of this service. Nothing is sent yet.
     pub fn client(&self) -> Result<Client, Failure> {
-        let wrong = |why: &str| {
-            Failure::Usage(format!(
-                "--url (or POSTRIDER_URL) `{}` {why}",
-                escaped(&self.url)
-            ))
-        };
-        let mut url = Url::parse(&self.url)
-            .map_err(|_| wrong("is not a URL such as http://127.0.0.1:8025"))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(wrong("has to begin with http:// or https://"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong(
-                "has a user or a password, where the service takes a token: use --token",
-            ));
-        }
-        url.set_query(None);
-        url.set_fragment(None);
-        let token = match &self.token {
-            Some(token) if !token.expose_secret().is_empty() => {
-                let value = format!("Bearer {}", token.expose_secret());
-                let value = header::HeaderValue::from_str(&value);
-                Some(value.map_err(|_| {
-                    Failure::Usage("--token has a character that no token has".into())
-                })?)
-            }
-            _ => None,
-        };
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            // A redirect would carry the token, or turn a POST into a GET.
-            .max_redirects(0)
-            .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(CONNECT_TIMEOUT));
-        if is_loopback(&url) {
-            config = config.proxy(None::<Proxy>);
-        }
-        Ok(Client {
-            url,
-            token,
-            agent: config.build().new_agent(),
-        })
+        Ok(Client::new(self.place()?, CALL_TIMEOUT, false))
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
@@ -107,6 +46,7 @@ pub struct Client {
     url: Url,
     token: Option<header::HeaderValue>,
     agent: Agent,
+    timeout: Duration,
 }
 
 /// What goes with a call.
@@ -140,6 +80,31 @@ impl Answer {
 }
 
 impl Client {
+    /// A client of the service at this place, each of whose calls may take so long. With
+    /// `any_certificate`, whoever answers is believed: for a question that tells nothing.
+    pub(super) fn new(place: Place, timeout: Duration, any_certificate: bool) -> Self {
+        let mut tls = TlsConfig::builder().disable_verification(any_certificate);
+        if let Some(authorities) = place.authorities {
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(authorities)));
+        }
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            // A redirect would carry the token, or turn a POST into a GET.
+            .max_redirects(0)
+            .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .tls_config(tls.build());
+        if is_loopback(&place.url) {
+            config = config.proxy(None::<Proxy>);
+        }
+        Client {
+            url: place.url,
+            token: place.authorization,
+            agent: config.build().new_agent(),
+            timeout,
+        }
+    }
+
     /// Asks for something. The path is given by its segments.
     pub fn get(&self, path: &[&str], parameters: &Parameters) -> Result<Answer, Failure> {
         self.call(Method::GET, path, parameters, Payload::None)
@@ -186,7 +151,7 @@ impl Client {
             self.agent.run(
                 self.agent
                     .configure_request(request)
-                    .timeout_global(Some(CALL_TIMEOUT))
+                    .timeout_global(Some(self.timeout))
                     .build(),
             )
         } else {
@@ -196,7 +161,7 @@ impl Client {
             self.agent.run(
                 self.agent
                     .configure_request(request)
-                    .timeout_global(Some(CALL_TIMEOUT))
+                    .timeout_global(Some(self.timeout))
                     .build(),
             )
         };
@@ -299,7 +264,9 @@ impl Client {
             401 if self.token.is_none() => {
                 message.push_str("; give a token with --token or POSTRIDER_TOKEN")
             }
-            401 => message.push_str("; check the token in --token or POSTRIDER_TOKEN"),
+            401 => {
+                message.push_str("; check the token in --token, --token-file or POSTRIDER_TOKEN")
+            }
             _ => {}
         }
         let retry_after = response

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::mail::Timestamp;
+use crate::mail::{Timestamp, parse_span};
 
-/// Reads a time: in RFC 3339, or on this machine's clock.
+/// Reads a time that is to come or has passed: in RFC 3339, on this machine's clock, or in words
+/// such as `tomorrow 9:00`, `next monday`, `2 hours`.
 pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
@@ -15,15 +16,63 @@ pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     let local = text
         .parse::<DateTime>()
         .and_then(|at| at.to_zoned(TimeZone::system()));
-    local
-        .map(|at| Timestamp::from_millis(at.timestamp().as_millisecond()))
-        .map_err(|_| "is no time such as 2026-01-31T12:00:00Z or \"2026-01-31 12:00\"".to_owned())
+    if let Ok(at) = local {
+        return Ok(stamp(&at));
+    }
+    in_words(text).ok_or_else(|| {
+        "is no time such as 2026-01-31T12:00:00Z, \"2026-01-31 12:00\" or \"tomorrow 9:00\""
+            .to_owned()
+    })
+}
+
+/// Reads a time that is to come, as [`point_in_time`] does, or as the span until then, such as
+/// `2h`. Words that name a time which has passed, such as `9:00` at ten, are refused: whoever types
+/// them means another one.
+pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
+    let now = Timestamp::now();
+    // A lone number would be an hour of the day in words and seconds as a span.
+    if text.parse::<f64>().is_err()
+        && let Ok(span) = parse_span(text.strip_prefix("in ").unwrap_or(text))
+    {
+        return Ok(now + span);
+    }
+    let at = point_in_time(text)?;
+    let is_exact = text.parse::<Timestamp>().is_ok() || text.parse::<DateTime>().is_ok();
+    if at < now && !is_exact {
+        return Err(format!(
+            "has passed: it is {}, and now is {}",
+            local(at),
+            local(now)
+        ));
+    }
+    Ok(at)
+}
+
+/// What `date --date` understands, in this machine's time zone.
+fn in_words(text: &str) -> Option<Timestamp> {
+    let words = text.trim();
+    // Nothing, a number or a lone letter is a time to `date`, and a slip here.
+    if words.len() < 2 || words.parse::<f64>().is_ok() {
+        return None;
+    }
+    let now = jiff::Zoned::now();
+    let words = words.to_lowercase().replace(" at ", " ");
+    let parsed = parse_datetime::parse_datetime_at_date(now, words).ok()?;
+    parsed.as_zoned().map(stamp)
+}
+
+fn stamp(at: &jiff::Zoned) -> Timestamp {
+    Timestamp::from_millis(at.timestamp().as_millisecond())
 }
 
 /// Reads a time that has passed: as [`point_in_time`] does, or as the span that it is ago, such as
 /// `2h`.
 pub fn past_time(text: &str) -> Result<Timestamp, String> {
-    match humantime::parse_duration(text) {
+    let span = match text.parse::<f64>() {
+        Ok(_) => Err(String::new()),
+        Err(_) => parse_span(text.strip_suffix(" ago").unwrap_or(text)),
+    };
+    match span {
         Ok(span) => {
             let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
             Ok(Timestamp::from_millis(
@@ -91,10 +140,44 @@ mod tests {
                 "{typed}"
             );
         }
-        assert!(point_in_time("tomorrow").is_err());
+        for wrong in ["", "5", "x", "never", "tomorrow 25:00"] {
+            assert!(point_in_time(wrong).is_err(), "{wrong}");
+        }
         let ago = Timestamp::now().since(past_time("2h").unwrap());
         assert!((7200..7260).contains(&ago.as_secs()));
         assert!(past_time("2 apples").is_err());
+    }
+
+    #[test]
+    fn words_name_a_time_on_this_machines_clock() {
+        let now = jiff::Zoned::now();
+        let day = |days: i64| {
+            let day = now.date().checked_add(jiff::Span::new().days(days));
+            day.unwrap().to_string()
+        };
+        for typed in [
+            "tomorrow 9:00",
+            "tomorrow at 9:00",
+            "Tomorrow 09:00",
+            "tomorrow 9am",
+        ] {
+            let expected = format!("{} 09:00:00", day(1));
+            assert_eq!(local(time_to_come(typed).unwrap()), expected, "{typed}");
+        }
+        let friday = time_to_come("next friday 17:30").unwrap();
+        let friday = zoned(friday);
+        assert_eq!(friday.weekday(), jiff::civil::Weekday::Friday);
+        assert_eq!((friday.hour(), friday.minute()), (17, 30));
+        for typed in ["2 hours", "in 2 hours", "2h", "in 2h"] {
+            let ahead = time_to_come(typed).unwrap().since(Timestamp::now());
+            assert!(
+                (7100..7300).contains(&ahead.as_secs()),
+                "{typed}: {ahead:?}"
+            );
+        }
+        assert!(time_to_come("yesterday 9:00").is_err_and(|why| why.contains("has passed")));
+        let past = past_time("yesterday 9:00").unwrap();
+        assert_eq!(local(past), format!("{} 09:00:00", day(-1)));
     }
 
     #[test]

@@ -46,6 +46,14 @@ impl Scope {
         }
     }
 
+    /// The scopes that allow what needs this one, in words.
+    fn wanted(self) -> String {
+        match self {
+            Scope::Admin => "`admin`".to_owned(),
+            other => format!("`{other}` or `admin`"),
+        }
+    }
+
     fn allows(self, needed: Scope) -> bool {
         self == Scope::Admin || self == needed
     }
@@ -188,9 +196,10 @@ impl TokenTable {
                 problem: Problem::new(
                     Kind::Forbidden,
                     format!(
-                        "the token `{}` has the scope `{}`, and this needs `{needed}` or `admin`",
+                        "the token `{}` has the scope `{}`, and this needs {}",
                         token.name.escape_debug(),
-                        token.scope
+                        token.scope,
+                        needed.wanted()
                     ),
                 ),
                 challenge: Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),

@@ -14,6 +14,8 @@ use utoipa::openapi::schema::{AdditionalProperties, Type};
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::mail::{SPAN_EXPECTED, parse_span};
+
 /// One address, or a list of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OneOrMany(pub Vec<String>);
@@ -64,23 +66,9 @@ impl PartialSchema for OneOrMany {
 pub(super) struct Span(pub Duration);
 
 impl Span {
-    const EXPECTED: &'static str =
-        "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
-
     /// Reads a span as a parameter of a query holds it, where a number is text too.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Ok(seconds) = text.parse::<f64>() {
-            return Span::of_seconds(seconds);
-        }
-        humantime::parse_duration(text)
-            .map(Span)
-            .map_err(|e| format!("is not {}: {e}", Self::EXPECTED))
-    }
-
-    fn of_seconds(seconds: f64) -> Result<Self, String> {
-        Duration::try_from_secs_f64(seconds)
-            .map(Span)
-            .map_err(|_| format!("is not {}", Self::EXPECTED))
+        parse_span(text).map(Span)
     }
 }
 
@@ -90,24 +78,22 @@ impl<'de> Deserialize<'de> for Span {
         impl Visitor<'_> for SpanVisitor {
             type Value = Span;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(Span::EXPECTED)
+                f.write_str(SPAN_EXPECTED)
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-                humantime::parse_duration(text)
-                    .map(Span)
-                    .map_err(|e| E::custom(format!("is not {}: {e}", Span::EXPECTED)))
+                Span::parse(text).map_err(E::custom)
             }
             fn visit_u64<E: Error>(self, seconds: u64) -> Result<Span, E> {
-                Ok(Span(Duration::from_secs(seconds)))
+                self.visit_str(&seconds.to_string())
             }
             fn visit_i64<E: Error>(self, seconds: i64) -> Result<Span, E> {
-                u64::try_from(seconds)
-                    .map(Duration::from_secs)
-                    .map(Span)
-                    .map_err(|_| E::custom("is below zero"))
+                match u64::try_from(seconds) {
+                    Ok(seconds) => self.visit_u64(seconds),
+                    Err(_) => Err(E::custom("is below zero")),
+                }
             }
             fn visit_f64<E: Error>(self, seconds: f64) -> Result<Span, E> {
-                Span::of_seconds(seconds).map_err(E::custom)
+                self.visit_str(&seconds.to_string())
             }
         }
         from.deserialize_any(SpanVisitor)

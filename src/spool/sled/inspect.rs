@@ -102,7 +102,12 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
     if path.join("db").is_file() {
         return Ok(());
     }
-    let reason = "there is no spool in this directory".into();
+    let mut reason = "there is no spool in this directory".to_owned();
+    if path.is_file() {
+        reason = "it is a file, and a spool is a directory".to_owned();
+    } else if !path.exists() {
+        reason += ": it does not exist";
+    }
     Err(SpoolError::Unopenable {
         path: path.to_owned(),
         reason,

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args};
 
 use self::flags::Flags;
-use super::service::{Parameters, Payload, Service};
+use super::place::Service;
+use super::service::{Parameters, Payload};
 use super::{headers, user};
 use crate::cli::failure::Failure;
 use crate::cli::screen::escaped;

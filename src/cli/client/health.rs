@@ -1,0 +1,97 @@
+//! `postrider health`: whether the service can do its work, for those who watch over it, such as
+//! HEALTHCHECK in a container.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use url::Url;
+
+use super::place::{Place, Service};
+use super::service::{Client, is_loopback};
+use crate::cli::screen::{Screen, Tint, tinted};
+use crate::cli::{Failure, Refusal};
+use crate::config::{Settings, Sources};
+
+/// `postrider health`.
+#[derive(Args)]
+pub struct Health {
+    /// Ask whether it runs, and not whether it accepts mail
+    #[arg(long)]
+    live: bool,
+    /// How long the answer may take
+    #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = crate::mail::parse_span)]
+    timeout: Duration,
+    #[command(flatten)]
+    service: Service,
+    /// Print what the service answers, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Health {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let mut place = self.service.place()?;
+        if !self.service.names_a_place()
+            && let Some(url) = configured()
+        {
+            place.url = url;
+        }
+        // Whoever asks about health need not show who they are; and on this machine the
+        // certificate is for another name.
+        let local = is_loopback(&place.url);
+        let client = Client::new(
+            Place {
+                authorization: None,
+                ..place
+            },
+            self.timeout,
+            local,
+        );
+
+        let path = if self.live { "live" } else { "ready" };
+        match client.get(&["health", path], &vec![]) {
+            Ok(answer) if self.json => screen.json(&answer.body)?,
+            Ok(_) if self.live => screen.line(&[tinted("live", Tint::Good)])?,
+            Ok(_) => screen.line(&[tinted("ready", Tint::Good)])?,
+            Err(failure) => return Err(unhealthy(failure)),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Whatever is the matter, it is not well now: 1, as HEALTHCHECK wants it.
+fn unhealthy(failure: Failure) -> Failure {
+    match failure {
+        Failure::TryLater(why) => Failure::Failed(why),
+        Failure::Refused(refusal) => {
+            let Refusal { problem, .. } = &*refusal;
+            let reason = problem
+                .as_ref()
+                .and_then(|problem| problem["detail"].as_str());
+            Failure::Failed(reason.map_or(refusal.message.clone(), |reason| {
+                format!("not ready: {}", crate::cli::screen::escaped(reason))
+            }))
+        }
+        other => other,
+    }
+}
+
+/// Where the service that is configured here listens, if that can be told.
+fn configured() -> Option<Url> {
+    let settings = Settings::load(&Sources::of_process(None)).ok()?;
+    let mut listen = settings.http.listen.address().filter(|at| at.port() != 0)?;
+    if listen.ip().is_unspecified() {
+        let loopback: std::net::IpAddr = match listen.is_ipv6() {
+            true => std::net::Ipv6Addr::LOCALHOST.into(),
+            false => std::net::Ipv4Addr::LOCALHOST.into(),
+        };
+        listen.set_ip(loopback);
+    }
+    let scheme = if settings.http.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    Url::parse(&format!("{scheme}://{listen}")).ok()
+}

@@ -1,0 +1,296 @@
+//! Where the service is, and what opens its door: flags win over variables, variables over the
+//! user's file `~/.config/postrider.toml`, that over the machine's `/etc/postrider/client.toml`.
+//!
+//! A token goes to no other address than the one it stands beside.
+
+use std::env::{self, VarError};
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use ureq::http::header::HeaderValue;
+use ureq::tls::{Certificate, PemItem, parse_pem};
+use url::Url;
+
+use crate::cli::Failure;
+use crate::cli::screen::escaped;
+use crate::config::{Mistake, Mistakes};
+
+const DEFAULT_URL: &str = "http://127.0.0.1:8025";
+/// What all users of this machine share.
+const MACHINE_FILE: &str = "/etc/postrider/client.toml";
+
+/// Where the service is, and what opens its door.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Service {
+    /// The service's address [env: POSTRIDER_URL] [default: http://127.0.0.1:8025]
+    #[arg(long, help_heading = "Service")]
+    url: Option<String>,
+    /// The token that the service asks for; other users of this machine can see it here [env:
+    /// POSTRIDER_TOKEN]
+    #[arg(long, help_heading = "Service", conflicts_with = "token_file")]
+    token: Option<SecretString>,
+    /// The file that holds the token [env: POSTRIDER_TOKEN_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the authority that the service's certificate comes from, instead of the
+    /// public ones [env: POSTRIDER_CA_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    ca_file: Option<PathBuf>,
+}
+
+/// Where the service is, all that was said about it put together.
+pub(super) struct Place {
+    pub url: Url,
+    /// What `Authorization` carries.
+    pub authorization: Option<HeaderValue>,
+    /// The authorities that its certificate may come from; the public ones where there are none.
+    pub authorities: Option<Vec<Certificate<'static>>>,
+}
+
+/// What a file says.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Written {
+    url: Option<String>,
+    token: Option<SecretString>,
+    token_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+}
+
+/// Something that was said, and where.
+#[derive(Clone)]
+struct Said<T> {
+    value: T,
+    by: Source,
+}
+
+/// Where something was said.
+#[derive(Clone)]
+enum Source {
+    Flag(&'static str),
+    Variable(&'static str),
+    File(PathBuf, &'static str),
+}
+
+impl Source {
+    /// That what was said here is wrong.
+    fn wrong(&self, reason: impl Display) -> Failure {
+        match self {
+            Source::Flag(flag) => Failure::Usage(format!("{flag} {reason}")),
+            Source::Variable(name) => Failure::Usage(format!("the variable {name} {reason}")),
+            Source::File(path, key) => mistake(path, key, &reason.to_string()),
+        }
+    }
+}
+
+impl Service {
+    /// Whether an address was given on the command line or in the environment.
+    pub(super) fn names_a_place(&self) -> bool {
+        self.url.is_some() || env::var_os("POSTRIDER_URL").is_some_and(|url| !url.is_empty())
+    }
+
+    /// Puts together what was said.
+    pub(super) fn place(&self) -> Result<Place, Failure> {
+        let (file, written) = written()?;
+        let in_file = |key| Source::File(file.clone(), key);
+
+        let of_file = written.url.map(|value| Said {
+            value,
+            by: in_file("url"),
+        });
+        let beside = of_file.clone();
+        let given = said(self.url.clone(), "--url", "POSTRIDER_URL")?;
+        let url = match given.or(of_file) {
+            Some(said) => parsed(&said)?,
+            None => parsed(&Said {
+                value: DEFAULT_URL.to_owned(),
+                by: Source::Flag("--url"),
+            })?,
+        };
+        let is_the_files = beside.is_none_or(|said| parsed(&said).is_ok_and(|of| of == url));
+
+        let mut token = self.given_token()?;
+        if token.is_none() && is_the_files {
+            token = match (written.token, written.token_file) {
+                (Some(_), Some(_)) => {
+                    let reason = "is given beside `token`; keep one of them";
+                    return Err(in_file("token_file").wrong(reason));
+                }
+                (Some(value), None) => Some(Said {
+                    value,
+                    by: in_file("token"),
+                }),
+                (None, Some(path)) => Some(read_token(
+                    &beside_file(&file, path),
+                    in_file("token_file"),
+                )?),
+                (None, None) => None,
+            };
+        }
+
+        let path = self.ca_file.as_ref().map(|path| path.display().to_string());
+        let mut authority = said(path, "--ca-file", "POSTRIDER_CA_FILE")?.map(|said| Said {
+            value: PathBuf::from(said.value),
+            by: said.by,
+        });
+        if authority.is_none() && is_the_files {
+            authority = written.ca_file.map(|path| Said {
+                value: beside_file(&file, path),
+                by: in_file("ca_file"),
+            });
+        }
+        Ok(Place {
+            url,
+            authorization: token.map(|token| bearer(&token)).transpose()?,
+            authorities: authority.map(|said| authorities(&said)).transpose()?,
+        })
+    }
+
+    fn given_token(&self) -> Result<Option<Said<SecretString>>, Failure> {
+        if let Some(token) = &self.token {
+            let by = Source::Flag("--token");
+            let value = token.clone();
+            // An empty token says that none is to be sent.
+            return Ok(Some(Said { value, by }));
+        }
+        if let Some(path) = &self.token_file {
+            return read_token(path, Source::Flag("--token-file")).map(Some);
+        }
+        if let Some(token) = said(None, "", "POSTRIDER_TOKEN")? {
+            return Ok(Some(Said {
+                value: token.value.into(),
+                by: token.by,
+            }));
+        }
+        match said(None, "", "POSTRIDER_TOKEN_FILE")? {
+            Some(path) => read_token(Path::new(&path.value), path.by).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What a flag says, or else a variable; one that is empty says nothing.
+fn said(
+    flag: Option<String>,
+    name: &'static str,
+    variable: &'static str,
+) -> Result<Option<Said<String>>, Failure> {
+    if let Some(value) = flag {
+        let by = Source::Flag(name);
+        return Ok(Some(Said { value, by }));
+    }
+    let by = Source::Variable(variable);
+    match env::var(variable) {
+        Ok(value) if !value.is_empty() => Ok(Some(Said { value, by })),
+        Ok(_) | Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(by.wrong("is not UTF-8")),
+    }
+}
+
+fn parsed(said: &Said<String>) -> Result<Url, Failure> {
+    let wrong = |why: &str| said.by.wrong(format!("`{}` {why}", escaped(&said.value)));
+    let mut url = Url::parse(&said.value)
+        .map_err(|_| wrong(&format!("is not a URL such as {DEFAULT_URL}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(wrong("has to begin with http:// or https://"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(said.by.wrong(
+            "has a user or a password, where the service takes a token: use --token or --token-file",
+        ));
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
+}
+
+fn bearer(token: &Said<SecretString>) -> Result<HeaderValue, Failure> {
+    let value = format!("Bearer {}", token.value.expose_secret());
+    let mut value = HeaderValue::from_str(&value)
+        .map_err(|_| token.by.wrong("has a character that no token has"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn read_token(path: &Path, by: Source) -> Result<Said<SecretString>, Failure> {
+    let shown = escaped(&path.to_string_lossy());
+    let text = fs::read_to_string(path)
+        .map_err(|error| by.wrong(format!("names {shown}, which cannot be read: {error}")))?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    if token.is_empty() {
+        return Err(by.wrong(format!("names {shown}, which is empty")));
+    }
+    Ok(Said {
+        value: token.to_owned().into(),
+        by,
+    })
+}
+
+fn authorities(said: &Said<PathBuf>) -> Result<Vec<Certificate<'static>>, Failure> {
+    let shown = escaped(&said.value.to_string_lossy());
+    let pem = fs::read(&said.value).map_err(|error| {
+        said.by
+            .wrong(format!("names {shown}, which cannot be read: {error}"))
+    })?;
+    let found: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if found.is_empty() {
+        return Err(said
+            .by
+            .wrong(format!("names {shown}, in which there is no certificate")));
+    }
+    Ok(found)
+}
+
+/// The first file that is there, and what it says.
+fn written() -> Result<(PathBuf, Written), Failure> {
+    let users = env::var_os("XDG_CONFIG_HOME")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        // Asks the system where the variable HOME is not set, as in a daemon's environment.
+        .or_else(|| env::home_dir().map(|home| home.join(".config")))
+        .map(|dir| dir.join("postrider.toml"));
+    for path in users.into_iter().chain([PathBuf::from(MACHINE_FILE)]) {
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            // A home that a daemon may not even look into says nothing either.
+            Err(_) if !path.exists() => continue,
+            Err(error) => return Err(mistake(&path, "", &format!("cannot be read: {error}"))),
+        };
+        let written = toml::from_str(&text).map_err(|error| {
+            // The line itself may hold the token.
+            let line = error.span().map_or(1, |span| {
+                text[..span.start.min(text.len())].matches('\n').count() + 1
+            });
+            let reason = format!("line {line}: {}", error.message().replace('\n', ", "));
+            mistake(&path, "", &reason)
+        })?;
+        return Ok((path, written));
+    }
+    Ok((PathBuf::new(), Written::default()))
+}
+
+fn mistake(path: &Path, key: &str, reason: &str) -> Failure {
+    Failure::Configuration(Mistakes(vec![Mistake {
+        source: escaped(&path.to_string_lossy()),
+        path: key.to_owned(),
+        reason: reason.to_owned(),
+    }]))
+}
+
+/// A path as a file means it: from the home where it begins with `~/`, else from the file's own
+/// directory.
+fn beside_file(file: &Path, path: PathBuf) -> PathBuf {
+    if let (Ok(rest), Some(home)) = (path.strip_prefix("~"), env::home_dir()) {
+        return home.join(rest);
+    }
+    file.parent().map_or(path.clone(), |dir| dir.join(&path))
+}

@@ -1,0 +1,47 @@
+//! Spans of time as people write them: one grammar for the configuration, every door, and the
+//! command line.
+
+use std::time::Duration;
+
+/// Longer than this no span is meant, and the sums that are made with one would not hold it.
+pub const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// What a span looks like.
+pub const EXPECTED: &str = "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
+
+/// Reads a span: a number with a unit, or several, such as `500ms`, `90s`, `5m`, `2h 30m`, `7d`,
+/// `1w`; or a number of seconds.
+///
+/// # Errors
+/// Says what a span looks like; or that it is longer than a hundred years.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let seconds = text.parse::<f64>().ok();
+    let span = match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => humantime::parse_duration(text).ok(),
+    };
+    let span = span.ok_or_else(|| format!("is not {EXPECTED}"))?;
+    if span > LONGEST_SPAN {
+        return Err("is longer than 100 years".to_owned());
+    }
+    Ok(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_has_a_unit_and_an_end() {
+        assert_eq!(parse_span("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_span(" 2h 30m "), Ok(Duration::from_secs(9000)));
+        assert_eq!(parse_span("1w"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(parse_span("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_span("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "-1", "-1s", "NaN", "inf", "soon", "5 parsecs"] {
+            assert!(parse_span(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_span("101y").is_err_and(|why| why.contains("100 years")));
+    }
+}
