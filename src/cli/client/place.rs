@@ -210,8 +210,11 @@ fn parsed(said: &Said<String>) -> Result<Url, Failure> {
 
 fn bearer(token: &Said<SecretString>) -> Result<HeaderValue, Failure> {
     let value = format!("Bearer {}", token.value.expose_secret());
-    let mut value = HeaderValue::from_str(&value)
-        .map_err(|_| token.by.wrong("has a character that no token has"))?;
+    let mut value = HeaderValue::from_str(&value).map_err(|_| {
+        token
+            .by
+            .wrong("has a character that no token has; see --token and --token-file")
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
