@@ -14,6 +14,7 @@
 //!
 //! One file a section: each has the section's keys with their defaults, and its `check`.
 
+mod client;
 mod dkim;
 mod engine;
 mod http;
@@ -34,6 +35,7 @@ mod smtp;
 mod spool;
 mod units;
 
+pub use client::ClientFile;
 pub use dkim::DkimKey;
 pub use engine::{builder, reload};
 pub use http::{Http, Token};

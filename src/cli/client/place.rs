@@ -10,18 +10,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use ureq::http::header::HeaderValue;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 use url::Url;
 
 use crate::cli::Failure;
 use crate::cli::screen::escaped;
-use crate::config::{Mistake, Mistakes};
+use crate::config::{ClientFile, Mistake, Mistakes};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8025";
-/// What all users of this machine share.
-const MACHINE_FILE: &str = "/etc/postrider/client.toml";
 
 /// Where the service is, and what opens its door.
 #[derive(Args, Clone, Debug, Default)]
@@ -49,16 +46,6 @@ pub(super) struct Place {
     pub authorization: Option<HeaderValue>,
     /// The authorities that its certificate may come from; the public ones where there are none.
     pub authorities: Option<Vec<Certificate<'static>>>,
-}
-
-/// What a file says.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Written {
-    url: Option<String>,
-    token: Option<SecretString>,
-    token_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
 }
 
 /// Something that was said, and where.
@@ -95,7 +82,7 @@ impl Service {
 
     /// Puts together what was said.
     pub(super) fn place(&self) -> Result<Place, Failure> {
-        let (file, written) = written()?;
+        let (file, written) = ClientFile::find()?;
         let in_file = |key| Source::File(file.clone(), key);
 
         let of_file = written.url.map(|value| Said {
@@ -251,34 +238,6 @@ fn authorities(said: &Said<PathBuf>) -> Result<Vec<Certificate<'static>>, Failur
             .wrong(format!("names {shown}, in which there is no certificate")));
     }
     Ok(found)
-}
-
-/// The first file that is there, and what it says.
-fn written() -> Result<(PathBuf, Written), Failure> {
-    let users = env::var_os("XDG_CONFIG_HOME")
-        .filter(|dir| !dir.is_empty())
-        .map(PathBuf::from)
-        // Asks the system where the variable HOME is not set, as in a daemon's environment.
-        .or_else(|| env::home_dir().map(|home| home.join(".config")))
-        .map(|dir| dir.join("postrider.toml"));
-    for path in users.into_iter().chain([PathBuf::from(MACHINE_FILE)]) {
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            // A home that a daemon may not even look into says nothing either.
-            Err(_) if !path.exists() => continue,
-            Err(error) => return Err(mistake(&path, "", &format!("cannot be read: {error}"))),
-        };
-        let written = toml::from_str(&text).map_err(|error| {
-            // The line itself may hold the token.
-            let line = error.span().map_or(1, |span| {
-                text[..span.start.min(text.len())].matches('\n').count() + 1
-            });
-            let reason = format!("line {line}: {}", error.message().replace('\n', ", "));
-            mistake(&path, "", &reason)
-        })?;
-        return Ok((path, written));
-    }
-    Ok((PathBuf::new(), Written::default()))
 }
 
 fn mistake(path: &Path, key: &str, reason: &str) -> Failure {
