@@ -52,11 +52,15 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
+/// Longer than this no span is meant, and the sums that are made with one would not hold it.
+const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let read = |text: &str| {
         // Here a number says its unit: of what, nobody who reads the file could know.
         let has_unit = text.parse::<f64>().is_err();
-        parse_span(text).ok().filter(|_| has_unit)
+        let span = parse_span(text).ok().filter(|_| has_unit)?;
+        (span <= LONGEST_SPAN).then_some(span)
     };
     from.deserialize_any(Written {
         expected: "a duration such as 500ms, 60s, 5m, 2h or 7d, of at most 100 years",

@@ -29,7 +29,7 @@ pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
 pub use id::{MailId, MailIdError};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
-pub use span::{EXPECTED as SPAN_EXPECTED, LONGEST_SPAN, parse_span};
+pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
 pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 
 use bytes::Bytes;

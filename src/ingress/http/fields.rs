@@ -81,10 +81,14 @@ impl<'de> Deserialize<'de> for Span {
                 f.write_str(SPAN_EXPECTED)
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
+                // JSON has numbers of its own: one in quotes is a slip.
+                if text.parse::<f64>().is_ok() {
+                    return Err(E::custom(format!("is not {SPAN_EXPECTED}")));
+                }
                 Span::parse(text).map_err(E::custom)
             }
             fn visit_u64<E: Error>(self, seconds: u64) -> Result<Span, E> {
-                self.visit_str(&seconds.to_string())
+                Span::parse(&seconds.to_string()).map_err(E::custom)
             }
             fn visit_i64<E: Error>(self, seconds: i64) -> Result<Span, E> {
                 match u64::try_from(seconds) {
@@ -93,7 +97,7 @@ impl<'de> Deserialize<'de> for Span {
                 }
             }
             fn visit_f64<E: Error>(self, seconds: f64) -> Result<Span, E> {
-                self.visit_str(&seconds.to_string())
+                Span::parse(&seconds.to_string()).map_err(E::custom)
             }
         }
         from.deserialize_any(SpanVisitor)
