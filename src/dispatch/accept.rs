@@ -147,23 +147,17 @@ impl Accept {
 
     fn new_mail(&self, engine: &Engine, mail: Mail, now: Timestamp) -> Result<NewMail, Error> {
         let options = mail.options();
+        let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
+        // What does not say itself when it is worthless lives from the time at which it is to be sent.
         let expires_at = options
             .expires
-            .map_or(now + engine.retry.expire_after, |when| when.resolve(now));
+            .map_or(due + engine.retry.expire_after, |when| when.resolve(now));
 
         if expires_at <= now {
             return Err(MailError::new("expires_at", "is not in the future").into());
         }
-        let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
         if due >= expires_at {
-            let reason = match options.expires {
-                Some(_) => "is not after the time at which it is to be sent".to_owned(),
-                None => {
-                    format!(
-                        "is {expires_at} unless you say so, which is not after the time at which it is to be sent"
-                    )
-                }
-            };
+            let reason = "is not after the time at which it is to be sent";
             return Err(MailError::new(expiry_field(options.expires), reason).into());
         }
 

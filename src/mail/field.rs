@@ -8,6 +8,10 @@ use email_encoding::headers::writer::EmailWriter;
 
 use super::mailbox::Mailbox;
 
+/// The longest word that stands as it is: a longer one would not fit on a line (RFC 5322 §2.1.1),
+/// and encoded it can be folded.
+const LONGEST_WORD: usize = 900;
+
 /// Appends a field whose value is free text. The value has no control characters; its caller has
 /// seen to that.
 pub(super) fn write_text(out: &mut String, name: &str, value: &str) {
@@ -57,13 +61,16 @@ fn write(
 /// between two encoded words is lost (RFC 2047 §6.2), and with the spaces around them but one,
 /// because some readers make one of many there.
 fn span_to_encode(value: &str) -> Option<(usize, usize)> {
-    if value.is_ascii() && !value.contains("=?") {
+    let is_plain = |word: &str| {
+        word.is_ascii() && !word.contains("=?") && word.trim_end().len() <= LONGEST_WORD
+    };
+    if is_plain(value) {
         return None;
     }
     let (mut span, mut start) = (None, 0);
     for word in value.split_inclusive(' ') {
         let end = start + word.trim_end_matches(' ').len();
-        if !word.is_ascii() || word.contains("=?") {
+        if !is_plain(word) {
             span = Some((span.map_or(start, |(from, _)| from), end));
         }
         start += word.len();

@@ -54,7 +54,7 @@ impl Mailbox {
     /// Writes it into a header field, encoded and folded.
     pub fn write(&self, to: &mut EmailWriter<'_>) -> fmt::Result {
         let Some(name) = &self.name else {
-            return to.write_str(self.address.as_str());
+            return to.folding().write_str(self.address.as_str());
         };
         quoted_string::encode(name, to)?;
         to.space();

@@ -222,7 +222,6 @@ async fn what_is_not_there_is_a_problem_too() {
         ("GET", "/v1/mails/nonsense".to_owned()),
         ("GET", "/v1/mails/%ff%fe".to_owned()),
         ("GET", "/v1/mails/".to_owned()),
-        ("GET", "/".to_owned()),
         ("GET", "/v2/mails".to_owned()),
         ("POST", "/v1/relays/none/pause".to_owned()),
     ] {

@@ -571,3 +571,42 @@ async fn a_batch_has_at_most_five_hundred_mails() {
         .await;
     assert_eq!(answer.pointers(), ["/idempotency_key"]);
 }
+
+#[tokio::test]
+async fn a_finished_message_says_what_it_asks_for_in_its_own_fields_too() {
+    let service = Service::start().await;
+    let message = "From: shop@example.com\r\nX-Postrider-Priority: bulk\r\nX-Postrider-Key: order-7\r\n\
+                   X-Postrider-Tag: a, b\r\nX-Postrider-Expires-In: 5m\r\nSubject: x\r\n\r\nhi\r\n";
+    let path = "/v1/mails?from=shop@example.com&to=ada@example.org";
+    let kind = [("content-type", "message/rfc822")];
+    let answer = service.send("POST", path, &kind, message).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let id = answer.value()["id"].as_str().unwrap().to_owned();
+
+    let again = service.send("POST", path, &kind, message).await;
+    assert_eq!(again.value()["duplicate"], true, "{}", again.text());
+    let record = service
+        .call("GET", &format!("/v1/mails/{id}"))
+        .await
+        .value();
+    assert_eq!(record["priority"], "bulk");
+    assert_eq!(record["tags"], json!(["a", "b"]));
+    let raw = service.call("GET", &format!("/v1/mails/{id}/raw")).await;
+    assert!(!raw.text().contains("X-Postrider"), "{}", raw.text());
+}
+
+#[tokio::test]
+async fn a_mail_may_be_sent_later_than_a_mail_lives_by_default() {
+    let service = Service::start().await;
+    for later in [
+        json!({"delay": "9d"}),
+        json!({"send_at": "2099-01-31T12:00:00Z"}),
+    ] {
+        let mut mail = simple();
+        let later = later.as_object().unwrap().clone();
+        mail.as_object_mut().unwrap().extend(later);
+        let answer = service.json("POST", "/v1/mails", &mail).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        assert_eq!(answer.value()["state"], "scheduled");
+    }
+}

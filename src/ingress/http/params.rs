@@ -16,6 +16,7 @@ use crate::delivery::State;
 use crate::dispatch::Dispatcher;
 use crate::mail::{
     Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
+    take_directives,
 };
 use crate::spool::Query;
 
@@ -286,15 +287,22 @@ pub(super) fn message(
             "is not what the header Idempotency-Key says",
         );
     }
-    let options = Options {
-        priority: params.parsed("priority").unwrap_or_default(),
-        send: send_at.or(delay),
-        expires: span(&mut params, "expires_in"),
-        idempotency_key: field.or_else(|| key.map(str::to_owned)),
-        tags: params.every("tag"),
-        guarantee: params.parsed("guarantee").unwrap_or_default(),
-    };
+    let (priority, guarantee) = (params.parsed("priority"), params.parsed("guarantee"));
+    let (expires, tags) = (span(&mut params, "expires_in"), params.every("tag"));
     params.finish()?;
+
+    // What the message's own X-Postrider fields ask for holds where the query does not say it.
+    let (message, asked) = take_directives(message)?;
+    let options = Options {
+        priority: priority.unwrap_or(asked.priority),
+        send: send_at.or(delay).or(asked.send),
+        expires: expires.or(asked.expires),
+        idempotency_key: field
+            .or_else(|| key.map(str::to_owned))
+            .or(asked.idempotency_key),
+        tags: if tags.is_empty() { asked.tags } else { tags },
+        guarantee: guarantee.unwrap_or(asked.guarantee),
+    };
     let envelope = Envelope::new(return_path, recipients)?;
     let mail = Mail::from_rfc5322(envelope, message)?;
     mail.with_options(options)
