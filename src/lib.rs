@@ -81,7 +81,7 @@ pub use dispatch::{
 };
 pub use mail::{
     Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,
-    Timestamp, days, hours, minutes, seconds,
+    Submitter, Timestamp, days, hours, minutes, seconds,
 };
 pub use observe::{Event, EventItem, EventKind, EventStream};
 pub use policy::{BreakerState, Match, Rate, RetryPolicy, RouteRule, Weights};

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::engine::Engine;
 use super::{Error, Receipt};
 use crate::delivery::Delivery;
-use crate::mail::{Mail, MailError, MailId, Timestamp, When};
+use crate::mail::{Mail, MailError, MailId, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
 /// What is accepted, and how much of it.
@@ -84,6 +84,7 @@ impl Accept {
         engine: &Arc<Engine>,
         mails: Vec<Mail>,
         door: &'static str,
+        submitter: &Submitter,
     ) -> Vec<Result<Receipt, Error>> {
         let started = Instant::now();
         let now = engine.clock.now();
@@ -101,7 +102,7 @@ impl Accept {
                 .admits()
                 .and_then(|()| self.check_size(&mail))
                 .and_then(|()| self.check_room(engine, count))
-                .and_then(|()| self.new_mail(engine, mail, now));
+                .and_then(|()| self.new_mail(engine, mail, now, submitter));
             results.push(new_mail.map(|new_mail| {
                 engine.accepting.fetch_add(count as u64, Ordering::Relaxed);
                 intake.count += count as u64;
@@ -145,7 +146,13 @@ impl Accept {
         results.into_iter().map(receipt).collect()
     }
 
-    fn new_mail(&self, engine: &Engine, mail: Mail, now: Timestamp) -> Result<NewMail, Error> {
+    fn new_mail(
+        &self,
+        engine: &Engine,
+        mail: Mail,
+        now: Timestamp,
+        submitter: &Submitter,
+    ) -> Result<NewMail, Error> {
         let options = mail.options();
         let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
         // What does not say itself when it is worthless lives from the time at which it is to be sent.
@@ -184,7 +191,7 @@ impl Accept {
             priority: options.priority,
             guarantee: options.guarantee,
             tags: options.tags.clone(),
-            idempotency_key: options.idempotency_key.clone(),
+            idempotency_key: (options.idempotency_key.as_deref()).map(|key| submitter.own_key(key)),
             // It serves only to tell whether a key was used for something else.
             fingerprint: options
                 .idempotency_key

@@ -252,6 +252,7 @@ impl Builder {
         Ok(Dispatcher {
             inner: Arc::new(inner),
             door: "embedded",
+            submitter: crate::mail::Submitter::Local,
         })
     }
 

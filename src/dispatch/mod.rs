@@ -55,7 +55,7 @@ use ractor::ActorRef;
 
 use self::accept::Accept;
 use self::engine::Engine;
-use crate::mail::Mail;
+use crate::mail::{Mail, Submitter};
 use crate::observe::EventStream;
 
 /// How long what is in flight may take after the last handle was dropped.
@@ -68,6 +68,8 @@ pub struct Dispatcher {
     inner: Arc<Inner>,
     /// Which door it serves, for metrics.
     door: &'static str,
+    /// Who hands mail in through this handle.
+    submitter: Submitter,
 }
 
 struct Inner {
@@ -97,6 +99,15 @@ impl Dispatcher {
     pub fn for_door(&self, door: &'static str) -> Dispatcher {
         Dispatcher {
             door,
+            ..self.clone()
+        }
+    }
+
+    /// The same dispatcher; what is handed in through this handle is this one's, and so are its
+    /// idempotency keys: nobody else can learn of them or take them.
+    pub fn on_behalf_of(&self, submitter: Submitter) -> Dispatcher {
+        Dispatcher {
+            submitter,
             ..self.clone()
         }
     }
@@ -141,7 +152,9 @@ impl Dispatcher {
         };
         let was_refusing = direct.is_chosen() && engine.spool.refusal().is_some();
 
-        let mut results = accept.accept(engine, mails, self.door).await;
+        let mut results = accept
+            .accept(engine, mails, self.door, &self.submitter)
+            .await;
 
         for (result, mail) in results.iter_mut().zip(copies) {
             if let Err(Error::Spool(failure)) = result

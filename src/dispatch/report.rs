@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Attempt, DeadReason, MailState, Outcome, State};
-use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
 use crate::policy::BreakerState;
 use crate::spool::{Durability, Record};
 
@@ -111,7 +111,8 @@ impl MailStatus {
             priority: manifest.priority,
             guarantee: manifest.guarantee,
             tags: manifest.tags,
-            idempotency_key: manifest.idempotency_key,
+            idempotency_key: (manifest.idempotency_key.as_deref())
+                .map(|key| Submitter::given_key(key).to_owned()),
             size: manifest.size,
             deliveries,
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dispatcher, Error};
 use crate::delivery::{Attempt, Delivery, MailState, State};
-use crate::mail::{Priority, Timestamp};
+use crate::mail::{Priority, Submitter, Timestamp};
 use crate::spool::{Manifest, Only, Query, Record};
 
 /// The longest search, in bytes.
@@ -277,7 +277,7 @@ fn of_mail(name: Name, value: &str, record: &Record) -> bool {
         Name::From => is_address(from, value),
         Name::Subject => contains(subject, value),
         Name::Id => begins(value),
-        Name::Key => idempotency_key.as_deref() == Some(value),
+        Name::Key => idempotency_key.as_deref().map(Submitter::given_key) == Some(value),
         Name::MessageId => message_id.trim_matches(['<', '>']) == value,
         Name::Tag => tags.iter().any(|tag| tag == value),
         Name::Priority => priority.as_str() == value,

@@ -20,6 +20,7 @@ mod mime;
 mod options;
 mod span;
 mod subject;
+mod submitter;
 mod time;
 
 pub use address::{Address, AddressError};
@@ -30,6 +31,7 @@ pub use error::MailError;
 pub use id::{MailId, MailIdError};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
+pub use submitter::Submitter;
 pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 
 use bytes::Bytes;

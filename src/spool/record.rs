@@ -27,7 +27,8 @@ pub struct Manifest {
     pub guarantee: Guarantee,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// The key under which it is one mail.
+    /// The key under which it is one mail, with whose it is before it where the mail came through a
+    /// door with a token or a login.
     pub idempotency_key: Option<String>,
     /// Equal for two mails that ask for the same thing.
     pub fingerprint: u128,

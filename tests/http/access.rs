@@ -315,3 +315,60 @@ async fn every_call_asks_for_its_scope() {
     }
     assert!(calls > 40, "{calls} calls");
 }
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const APP: (&str, &str) = ("authorization", "Bearer app-secret");
+const SHOP: (&str, &str) = ("authorization", "Bearer shop-secret");
+
+async fn two_tenants() -> Service {
+    let tokens = vec![
+        token("app", "app-secret", Scope::Send),
+        token("shop", "shop-secret", Scope::Send),
+    ];
+    Service::with(tokens, Limits::default(), |builder| builder).await
+}
+
+fn scheduled(key: &str, text: &str) -> String {
+    json!({
+        "from": "a@example.org", "to": "b@example.org", "text": text, "idempotency_key": key, "delay": "1h",
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn an_idempotency_key_belongs_to_whoever_handed_it_in() {
+    let service = two_tenants().await;
+    let submit = async |who, key: &str, text: &str| {
+        let answer = service
+            .send("POST", "/v1/mails", &[JSON, who], scheduled(key, text))
+            .await;
+        (answer.status.as_u16(), answer.value())
+    };
+
+    let (status, first) = submit(APP, "otp-42", "1234").await;
+    assert_eq!((status, &first["duplicate"]), (202, &json!(false)));
+    // Neither the right content nor a wrong one tells the other tenant anything.
+    let (status, guess) = submit(SHOP, "otp-42", "1234").await;
+    assert_eq!((status, &guess["duplicate"]), (202, &json!(false)));
+    assert_ne!(guess["id"], first["id"]);
+    let (status, wrong) = submit(SHOP, "otp-42", "9999").await;
+    assert_eq!(status, 422);
+    assert!(!wrong.to_string().contains(first["id"].as_str().unwrap()));
+    // And a key that another took first is still one's own.
+    let (_, again) = submit(APP, "otp-42", "1234").await;
+    assert_eq!(
+        (&again["duplicate"], &again["id"]),
+        (&json!(true), &first["id"])
+    );
+    let batch = format!(
+        "{{\"mails\":[{},{}]}}",
+        scheduled("otp-42", "1234"),
+        scheduled("b", "x")
+    );
+    let answer = service
+        .send("POST", "/v1/mails/batch", &[JSON, SHOP], batch)
+        .await
+        .value();
+    assert_eq!(answer["results"][0]["id"], guess["id"]);
+    assert_eq!(answer["results"][0]["duplicate"], true);
+}

@@ -20,6 +20,7 @@ use super::problem::{Kind, Problem};
 use super::session::Sessions;
 use super::{HttpError, settings};
 use crate::ingress::Networks;
+use crate::mail::Submitter;
 
 /// The longest secret, in bytes. All are compared at this length, so that the time tells nothing.
 pub(super) const MAX_SECRET: usize = 256;
@@ -224,6 +225,14 @@ pub(super) struct Visitor {
 impl Visitor {
     fn anybody(scope: Scope) -> Self {
         Visitor { token: None, scope }
+    }
+
+    /// Whose the mail is that is handed in.
+    pub(super) fn submitter(&self) -> Submitter {
+        match &self.token {
+            Some(token) => Submitter::token(&token.name),
+            None => Submitter::Local,
+        }
     }
 }
 

@@ -3,22 +3,23 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::access::Visitor;
 use super::body::MediaType;
 use super::params::{self, MessageOptions, Params};
 use super::problem::{FieldError, Kind, Problem};
 use super::request::{MailRequest, malformed, misshapen};
 use super::{Door, Shared};
 use crate::delivery::MailState;
-use crate::dispatch::Receipt;
+use crate::dispatch::{Dispatcher, Receipt};
 use crate::mail::{Mail, MailId, Timestamp, When};
 use crate::spool::Durability;
 
@@ -107,8 +108,10 @@ pub(super) enum BatchItem {
 )]
 pub(super) async fn submit(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let dispatcher = door.dispatcher.on_behalf_of(visitor.submitter());
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
     let mail = match MediaType::of(&parts.headers)? {
@@ -131,7 +134,7 @@ pub(super) async fn submit(
         }
     };
     let state = first_state(&mail);
-    let receipt = door.dispatcher.submit(mail).await?;
+    let receipt = dispatcher.submit(mail).await?;
     let accepted = door.accepted(receipt, state).await;
     let location = format!("/v1/mails/{}", accepted.id);
     let is_kept = accepted.durability != Durability::Direct;
@@ -153,8 +156,10 @@ pub(super) async fn submit(
 )]
 pub(super) async fn submit_batch(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let dispatcher = door.dispatcher.on_behalf_of(visitor.submitter());
     let (parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     if parts.headers.contains_key("idempotency-key") {
@@ -167,7 +172,7 @@ pub(super) async fn submit_batch(
             "a batch is taken as application/json only",
         ));
     }
-    let results = door.take_batch(body).await?;
+    let results = door.take_batch(&dispatcher, body).await?;
     Ok((StatusCode::ACCEPTED, Json(BatchResult { results })).into_response())
 }
 
@@ -177,7 +182,11 @@ impl Door {
         self.dispatcher.max_message_size() / 3 * 4 + JSON_MARGIN
     }
 
-    async fn take_batch(&self, body: Body) -> Result<Vec<BatchItem>, Problem> {
+    async fn take_batch(
+        &self,
+        dispatcher: &Dispatcher,
+        body: Body,
+    ) -> Result<Vec<BatchItem>, Problem> {
         let held = self.collect(body, self.max_json()).await?;
         let json = held.bytes.clone();
         let read = off_task(json.len(), move || read_batch(&json)).await?;
@@ -191,7 +200,7 @@ impl Door {
                 state
             }));
         }
-        let mut receipts = self.dispatcher.submit_many(mails).await.into_iter();
+        let mut receipts = dispatcher.submit_many(mails).await.into_iter();
         let mut results = Vec::with_capacity(places.len());
         for (place, state) in places.into_iter().enumerate() {
             let base = format!("/mails/{place}");

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::reply::Reply;
 use super::session::Submission;
-use crate::mail::{self, Envelope, MailError};
+use crate::mail::{self, Envelope, MailError, Submitter};
 use crate::{Dispatcher, Error, Mail};
 
 /// A message that has come through more servers than this goes in circles (RFC 5321 §6.3).
@@ -35,6 +35,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
             format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
         );
     }
+    let submitter = user.as_deref().map_or(Submitter::Local, Submitter::user);
     let compose = move || {
         Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message))
     };
@@ -47,7 +48,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         compose()
     };
     let submitted = match composed {
-        Ok(mail) => dispatcher.submit(mail).await,
+        Ok(mail) => dispatcher.on_behalf_of(submitter).submit(mail).await,
         Err(e) => Err(Error::Mail(e)),
     };
     match submitted {
