@@ -13,6 +13,14 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
     // The variable RUST_LOG has been laid over the level already, and both have been checked.
     let filter = EnvFilter::try_new(&log.level)
         .map_err(|e| Failure::Usage(format!("log.level cannot be read: {e}")))?;
+    let filter = match log.accepted {
+        true => filter,
+        false => filter.add_directive(
+            "postrider::accepted=off"
+                .parse()
+                .map_err(|e| Failure::Failed(format!("cannot log: {e}")))?,
+        ),
+    };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr);

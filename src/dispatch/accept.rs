@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::engine::Engine;
 use super::{Error, Receipt};
 use crate::delivery::Delivery;
-use crate::mail::{Mail, MailError, MailId, Submitter, Timestamp, When};
+use crate::mail::{Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
 /// What is accepted, and how much of it.
@@ -107,10 +107,11 @@ impl Accept {
                 engine.accepting.fetch_add(count as u64, Ordering::Relaxed);
                 intake.count += count as u64;
                 let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
+                let line = AcceptedLine::of(&new_mail);
                 engine.announcements.begin_accepting(id, now);
                 intake.mails.push(id);
                 new_mails.push(new_mail);
-                (id, priority)
+                (id, priority, line)
             }));
         }
 
@@ -121,13 +122,15 @@ impl Accept {
         .into_iter();
 
         let durability = engine.spool.durability();
-        let receipt = |result: Result<_, Error>| {
-            let (id, priority) = result?;
+        let receipt = |result: Result<(MailId, Priority, Option<AcceptedLine>), Error>| {
+            let (id, priority, line) = result?;
             match put.next() {
                 Some(Ok(PutResult::Stored)) => {
                     engine.metrics.accepted(door, priority, started.elapsed());
                     engine.announce_accepted(id, now);
-                    tracing::debug!(mail.id = %id, door, "accepted");
+                    if let Some(line) = line {
+                        line.log(id, door);
+                    }
                     Ok(Receipt {
                         id,
                         durability,
@@ -208,6 +211,48 @@ impl Accept {
             body: mail.message().clone(),
             deliveries,
         })
+    }
+}
+
+/// What the log says of a mail that was accepted, where anybody reads it: the target
+/// `postrider::accepted`.
+struct AcceptedLine {
+    key: Option<String>,
+    tags: Vec<String>,
+    size: u64,
+    recipients: usize,
+}
+
+impl AcceptedLine {
+    fn of(new_mail: &NewMail) -> Option<Self> {
+        if !tracing::enabled!(target: "postrider::accepted", tracing::Level::INFO) {
+            return None;
+        }
+        let manifest = &new_mail.manifest;
+        Some(AcceptedLine {
+            key: manifest
+                .idempotency_key
+                .as_deref()
+                .map(|key| Submitter::given_key(key).to_owned()),
+            tags: manifest.tags.clone(),
+            size: manifest.size,
+            recipients: new_mail.deliveries.len(),
+        })
+    }
+
+    fn log(self, id: MailId, door: &str) {
+        let AcceptedLine {
+            key,
+            tags,
+            size,
+            recipients,
+        } = self;
+        let key = key.unwrap_or_default();
+        tracing::info!(
+            target: "postrider::accepted",
+            { mail.id = %id, door, key = ?key, tags = ?tags, size, recipients },
+            "accepted"
+        );
     }
 }
 

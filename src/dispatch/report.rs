@@ -236,10 +236,13 @@ pub struct RelayStatus {
     /// What it did when it last failed.
     pub last_failure: Option<String>,
     /// The domains that cannot be reached over it now.
+    #[serde(default)]
     pub resting_domains: Vec<RestingStatus>,
     /// How many mails it takes in one session, where it has shown that.
+    #[serde(default)]
     pub messages_per_session: Option<u32>,
     /// How many recipients it takes in one transaction, where it has shown that.
+    #[serde(default)]
     pub recipients_per_transaction: Option<usize>,
 }
 

@@ -81,7 +81,8 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         ("token", "of-a-file\n"),
     ]);
     let file = user.path("token");
-    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 5] = [
         (&[], &[], "of-the-file"),
         (
             &[],

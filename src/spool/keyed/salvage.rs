@@ -77,8 +77,7 @@ pub(crate) fn put_in_order<S: Store>(
     }
     order.strays(&mails)?;
     order.idempotency_keys(&mails)?;
-    order.totals.quarantined =
-        reader::all_keys(store, b"z", usize::MAX)?.len() as u64 + order.totals.quarantined;
+    order.totals.quarantined += reader::all_keys(store, b"z", usize::MAX)?.len() as u64;
     order.finish()
 }
 

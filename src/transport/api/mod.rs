@@ -383,7 +383,8 @@ impl ApiConnection {
                         .any(|address| address.eq_ignore_ascii_case(recipient.as_str()))
                 };
                 let outcome = |recipient: &Address| match is_excepted(recipient) {
-                    true => Outcome::Rejected(Phase::FinalDot, answer(&reason)),
+                    // The request was taken; this recipient was not.
+                    true => Outcome::Rejected(Phase::FinalDot, Reply::new(550, &reason)),
                     false => Outcome::Delivered(answer(&text)),
                 };
                 mail.recipients.iter().map(outcome).collect()

@@ -271,7 +271,7 @@ mod tests {
             .expect("valid")
             .1
             .split_once(';')
-            .unwrap()
+            .expect("valid")
             .0;
         assert_eq!(names, "From:From:To:To");
         assert!(field.lines().all(|line| line.len() <= 78), "{field}");
