@@ -5,8 +5,8 @@
 //! `apply_batch`, `flush`, and `fdatasync` of `db`, before anybody is answered. sled's `flush`
 //! alone reaches the page cache, not the disk.
 //!
-//! What makes damage seen: each value lies in a [`frame`], each commit has a number, a
-//! [`watermark`] beside the log says which commit is on disk, and [`check`] reads the whole [`log`]
+//! What makes damage seen: each value lies in a `frame`, each commit has a number, a
+//! `watermark` beside the log says which commit is on disk, and `check` reads the whole `log`
 //! before sled does.
 
 mod check;

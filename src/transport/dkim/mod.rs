@@ -1,7 +1,7 @@
 //! DKIM signatures (RFC 6376, RFC 8463): a transport that signs what passes through it.
 //!
-//! [`key`] reads private keys and prints their DNS records, [`canonical`] says what is signed, this
-//! file writes the header field, and [`signing`] puts it in front of each message right before it is
+//! `key` reads private keys and prints their DNS records, `canonical` says what is signed, this
+//! file writes the header field, and `signing` puts it in front of each message right before it is
 //! sent. The frozen message in the spool stays unsigned, so that a key can be replaced while mail
 //! waits.
 //!
