@@ -784,6 +784,119 @@ async fn a_login_works_by_every_mechanism() {
 }
 
 #[tokio::test]
+async fn a_login_is_offered_and_asked_for_in_many_ways() {
+    let builder = || FakeSmtp::builder().login("shop", "s3cret");
+    let servers = [
+        builder().mechanisms("LOGIN").prompts("", ""),
+        builder()
+            .mechanisms("LOGIN")
+            .prompts("Please", "not base64"),
+        builder()
+            .mechanisms("LOGIN")
+            .prompts("UGFzc3dvcmQ6", "VXNlcm5hbWU6"),
+        builder().mechanisms("plain login"),
+        builder().mechanisms("Login"),
+        // EHLO's line is then `AUTH =LOGIN`, or `AUTH=LOGIN` alone.
+        builder().mechanisms("=LOGIN"),
+        builder().mechanisms("LOGIN").at(
+            Step::Ehlo,
+            Act::reply(250, "fake.example\nPIPELINING\nAUTH=LOGIN"),
+        ),
+        builder()
+            .mechanisms("PLAIN LOGIN")
+            .refused_mechanism("PLAIN"),
+    ];
+    for (index, server) in servers.into_iter().enumerate() {
+        let server = server.start().await;
+        let mut settings = server_at(&server);
+        settings.auth = password("shop", "s3cret");
+        let connected = Smtp::new(settings).unwrap().connect().await;
+        let mut connection = connected.unwrap_or_else(|refused| panic!("{index}: {refused:?}"));
+        let outcomes = connection.send(&transaction(&["a@x.org"]), None).await;
+        assert!(delivered(&outcomes), "{index}: {outcomes:?}");
+        assert_eq!(server.mails()[0].user.as_deref(), Some("shop"), "{index}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_ehlo_is_greeted_with_helo() {
+    for code in [500, 502] {
+        let builder = || FakeSmtp::builder().at(Step::Ehlo, Act::reply(code, "5.5.1 what?"));
+        let server = builder().start().await;
+        let mut connection = open(&server).await;
+        let mails = [transaction(&["a@x.org"]), transaction(&["b@x.org"])];
+        assert!(delivered(
+            &connection.send(&mails[0], Some(&mails[1])).await
+        ));
+        assert!(delivered(&connection.send(&mails[1], None).await));
+        assert!(
+            server
+                .mails()
+                .iter()
+                .all(|mail| !mail.pipelined && mail.parameters.is_empty())
+        );
+        assert_eq!(
+            server.commands()[..2],
+            ["EHLO client.example", "HELO client.example"]
+        );
+        assert_eq!(server.connections(), 1);
+
+        // Neither TLS nor a login can be had without EHLO.
+        let server = builder().login("shop", "s3cret").start().await;
+        let mut settings = server_at(&server);
+        settings.auth = password("shop", "s3cret");
+        assert_eq!(refused(&Smtp::new(settings).unwrap()).await.0, Phase::Ehlo);
+        let server = builder().starttls(Cert::Good).start().await;
+        let mut settings = server_at(&server);
+        settings.security = Security::StartTls;
+        assert_eq!(refused(&Smtp::new(settings).unwrap()).await.0, Phase::Ehlo);
+        assert!(
+            server
+                .commands()
+                .iter()
+                .all(|line| !line.starts_with("HELO"))
+        );
+    }
+    // Refused for another reason, it is refused.
+    let server = FakeSmtp::builder()
+        .at(Step::Ehlo, Act::reply(550, "5.7.1 not you"))
+        .start()
+        .await;
+    assert_eq!(
+        refused(&Smtp::new(server_at(&server)).unwrap()).await.0,
+        Phase::Ehlo
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_ends_its_lines_with_lf_alone_is_understood() {
+    let server = FakeSmtp::builder()
+        .login("shop", "s3cret")
+        .bare_line_feeds()
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("nobody@")
+                .act(Act::reply(550, "5.1.1 no such user\n5.1.1 really")),
+        )
+        .start()
+        .await;
+    let mut settings = server_at(&server);
+    settings.auth = password("shop", "s3cret");
+    let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
+    let mails = [
+        transaction(&["a@x.org", "nobody@x.org"]),
+        transaction(&["b@x.org"]),
+    ];
+    let outcomes = connection.send(&mails[0], Some(&mails[1])).await;
+    assert!(matches!(
+        &outcomes[..],
+        [Outcome::Delivered(_), Outcome::Rejected(Phase::RcptTo, _)]
+    ));
+    assert!(delivered(&connection.send(&mails[1], None).await));
+    assert!(server.mails()[1].overlapped && connection.is_usable());
+}
+
+#[tokio::test]
 async fn a_login_that_fails_says_why_and_never_the_password() {
     let quoting = |word: &str| {
         FakeSmtp::builder().at(Step::Auth, Act::reply(535, &format!("5.7.8 no: {word}")))

@@ -15,8 +15,8 @@ pub struct Retry {
     /// The delays before the second, third … try; the last one repeats.
     #[serde(deserialize_with = "units::durations")]
     pub schedule: Vec<Duration>,
-    /// How many tries count before a delivery is dead.
-    pub max_attempts: u32,
+    /// How many tries count before a delivery is dead; without a number, expiry decides.
+    pub max_attempts: Option<u32>,
     /// How long after accept a mail is worthless that does not say so itself.
     #[serde(deserialize_with = "units::duration")]
     pub expire_after: Duration,
@@ -28,7 +28,7 @@ pub struct Retry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Jitter {
-    /// Each is drawn evenly between zero and the schedule's.
+    /// Each is drawn evenly between half the schedule's and the whole.
     Full,
     /// Each is exactly the schedule's.
     None,
@@ -68,7 +68,7 @@ impl Retry {
                 "is empty; give at least one delay, such as 60s",
             );
         }
-        if self.max_attempts == 0 {
+        if self.max_attempts == Some(0) {
             report.add("retry.max_attempts", "is 0, and must be at least 1");
         }
         if self.expire_after.is_zero() {

@@ -214,6 +214,10 @@ pub struct Builder {
     mechanisms: String,
     tls: Option<(Tls, Cert)>,
     turnaround: Duration,
+    bare_line_feeds: bool,
+    drops_ahead: bool,
+    prompts: [String; 2],
+    refused_mechanism: String,
     bind: String,
 }
 
@@ -271,6 +275,30 @@ impl Builder {
         self
     }
 
+    /// Offers this mechanism of AUTH, in upper case, and does not know it when it is asked for.
+    pub fn refused_mechanism(mut self, mechanism: &str) -> Self {
+        self.refused_mechanism = mechanism.to_owned();
+        self
+    }
+
+    /// Ends its lines with LF alone.
+    pub fn bare_line_feeds(mut self) -> Self {
+        self.bare_line_feeds = true;
+        self
+    }
+
+    /// Drops what came with the end of a message, behind its dot.
+    pub fn drops_what_is_ahead(mut self) -> Self {
+        self.drops_ahead = true;
+        self
+    }
+
+    /// What AUTH LOGIN asks for user and password with, in base64.
+    pub fn prompts(mut self, user: &str, password: &str) -> Self {
+        self.prompts = [user.to_owned(), password.to_owned()];
+        self
+    }
+
     /// Listens here instead of on a free port of 127.0.0.1: `[::1]:0`, or the address of a server
     /// that was stopped.
     pub fn bind(mut self, address: impl ToString) -> Self {
@@ -294,6 +322,10 @@ impl Builder {
             mechanisms: self.mechanisms,
             tls: identity.map(|(mode, identity)| (mode, identity.config)),
             turnaround: self.turnaround,
+            bare_line_feeds: self.bare_line_feeds,
+            drops_ahead: self.drops_ahead,
+            prompts: self.prompts,
+            refused_mechanism: self.refused_mechanism,
             received: Mutex::default(),
             commands: Mutex::default(),
             accepted: watch::Sender::new(0),
@@ -332,6 +364,10 @@ struct State {
     mechanisms: String,
     tls: Option<(Tls, Arc<tokio_rustls::rustls::ServerConfig>)>,
     turnaround: Duration,
+    bare_line_feeds: bool,
+    drops_ahead: bool,
+    prompts: [String; 2],
+    refused_mechanism: String,
     received: Mutex<Vec<Received>>,
     commands: Mutex<Vec<String>>,
     accepted: watch::Sender<usize>,
@@ -414,6 +450,10 @@ impl FakeSmtp {
             mechanisms: "PLAIN LOGIN XOAUTH2".into(),
             tls: None,
             turnaround: Duration::ZERO,
+            bare_line_feeds: false,
+            drops_ahead: false,
+            prompts: ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"].map(str::to_owned),
+            refused_mechanism: String::new(),
             bind: "127.0.0.1:0".into(),
         }
     }

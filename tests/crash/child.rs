@@ -208,7 +208,7 @@ pub async fn live(orders: Orders) {
     let schedule = vec![Duration::from_millis(40)];
     let retry = RetryPolicy {
         schedule,
-        max_attempts: 10_000,
+        max_attempts: Some(10_000),
         jitter: Jitter::Full,
         ..RetryPolicy::default()
     };

@@ -80,7 +80,7 @@ async fn a_relay_that_sends_us_away_costs_no_attempt() {
             "554 5.7.1 you are blocked",
         ),
         (Step::Greeting, Act::Cut, "greeting"),
-        (Step::Ehlo, Act::reply(502, "5.5.1 what?"), "ehlo"),
+        (Step::Ehlo, Act::reply(550, "5.7.1 go away"), "ehlo"),
         (Step::Ehlo, Act::Cut, "ehlo"),
         (
             Step::Mail,

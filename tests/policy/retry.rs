@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider::delivery::Phase;
 use postrider::transport::TimeOuts;
-use postrider::{Clock, Dispatcher, Drain, RetryPolicy, minutes, seconds};
+use postrider::{Clock, Dispatcher, Drain, MailStatus, RetryPolicy, minutes, seconds};
 
 use crate::common::{
     Act, FakeSmtp, Puppet, Rule, Step, Told, becomes, engine, mail, mail_to, relay_at, steady,
@@ -147,7 +147,15 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         .start()
         .await;
     let clock = Clock::fake();
-    let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
+    let policy = RetryPolicy {
+        max_attempts: Some(10),
+        ..steady()
+    };
+    let postrider = engine(relay_at(&server), &clock)
+        .retry(policy)
+        .start()
+        .await
+        .unwrap();
     let mut told = Told::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut waits = Vec::new();
@@ -164,7 +172,7 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         );
         clock.advance(Duration::from_millis(1));
     }
-    assert_eq!(waits, [60, 120, 240, 480, 900, 900, 900, 900, 900]);
+    assert_eq!(waits, [60, 120, 240, 480, 900, 1800, 3600, 3600, 3600]);
     let end = postrider.wait(id).await.unwrap();
     assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "exhausted");
     assert_eq!(
@@ -184,7 +192,7 @@ async fn attempts_are_counted_over_a_restart() {
         .await;
     let (clock, dir) = (Clock::fake(), tempfile::tempdir().unwrap());
     let policy = RetryPolicy {
-        max_attempts: 3,
+        max_attempts: Some(3),
         ..steady()
     };
     let start = || {
@@ -242,7 +250,10 @@ async fn what_failed_together_is_not_tried_together() {
         .await;
         due.extend(postrider.status(id).await.unwrap().deliveries[0].next_attempt_at);
     }
-    assert!(due.iter().all(|at| at.since(clock.now()) <= minutes(1)));
+    assert!(due.iter().all(|at| {
+        let wait = at.since(clock.now());
+        (seconds(30)..=minutes(1)).contains(&wait)
+    }));
     due.sort();
     due.dedup();
     assert!(due.len() > 10, "only {} different times", due.len());
@@ -272,4 +283,92 @@ async fn a_mail_in_doubt_is_sent_again_and_the_try_counts() {
         "delivered"
     );
     assert_eq!(server.transactions().len(), 2);
+}
+
+#[tokio::test]
+async fn a_mail_that_is_deferred_throughout_lives_its_two_days() {
+    let server = FakeSmtp::builder()
+        .at(Step::Rcpt, Act::reply(450, "4.2.1 busy"))
+        .start()
+        .await;
+    let clock = Clock::fake();
+    let postrider = engine(relay_at(&server), &clock)
+        .retry(RetryPolicy::default())
+        .start()
+        .await
+        .unwrap();
+    let mut told = Told::by(&postrider);
+    let (begin, two_days) = (clock.now(), minutes(2 * 24 * 60));
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    let mut tries = 0;
+    let end = loop {
+        told.first("attempted").await;
+        tries += 1;
+        let status = steady_state(&postrider, id).await;
+        match status.deliveries[0].next_attempt_at {
+            Some(due) if !status.state.is_final() => clock.advance(due.since(clock.now())),
+            _ => break status,
+        }
+    };
+    assert!((48..110).contains(&tries), "{tries} tries in two days");
+    assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "expired");
+    // It ends when no further try would come in time.
+    let lived = clock.now().since(begin);
+    assert!(lived + minutes(61) >= two_days, "{lived:?}");
+}
+
+/// The status once the last try is recorded.
+async fn steady_state(postrider: &postrider::Dispatcher, id: postrider::MailId) -> MailStatus {
+    loop {
+        let status = postrider.status(id).await.unwrap();
+        if status.state.is_final() || status.state.as_str() == "deferred" {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_schedules_of_other_dispatchers_are_one_setting_each() {
+    let minutes_apart = vec![60, 120, 240, 480, 900];
+    let cases = [
+        (minutes_apart.clone(), 6, minutes_apart.clone()),
+        (
+            minutes_apart.clone(),
+            11,
+            vec![60, 120, 240, 480, 900, 900, 900, 900, 900, 900],
+        ),
+        (vec![2, 4, 6], 3, vec![2, 4]),
+    ];
+    for (schedule, most, expected) in cases {
+        let server = FakeSmtp::builder()
+            .at(Step::Rcpt, Act::reply(450, "4.2.1 busy"))
+            .start()
+            .await;
+        let clock = Clock::fake();
+        let policy = RetryPolicy {
+            schedule: schedule.into_iter().map(seconds).collect(),
+            max_attempts: Some(most),
+            ..steady()
+        };
+        let postrider = engine(relay_at(&server), &clock)
+            .retry(policy)
+            .start()
+            .await
+            .unwrap();
+        let mut told = Told::by(&postrider);
+        let id = submit(&postrider, mail("ada@example.org")).await;
+        let mut waits = Vec::new();
+        for _ in 1..most {
+            told.first("deferred").await;
+            let delivery = postrider.status(id).await.unwrap().deliveries.remove(0);
+            let wait = delivery.next_attempt_at.unwrap().since(clock.now());
+            waits.push(wait.as_secs());
+            clock.advance(wait);
+        }
+        assert_eq!(waits, expected);
+        let end = postrider.wait(id).await.unwrap();
+        assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "exhausted");
+        assert_eq!(end.deliveries[0].attempts_counted, most);
+    }
 }

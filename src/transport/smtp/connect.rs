@@ -7,21 +7,20 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands;
 use lettre::transport::smtp::extension::ClientId;
-use secrecy::ExposeSecret;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::Smtp;
 use super::connection::SmtpConnection;
 use super::extensions::Extensions;
+use super::login::log_in;
 use super::reply::{Answer, nonsense};
 use super::wire::{Stream, Wire};
 use crate::delivery::{Outcome, Phase, printable};
-use crate::transport::{Auth, RelayError, Security, Server};
+use crate::transport::{RelayError, Security, Server};
 
 /// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -38,16 +37,18 @@ pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
         Security::Tls => Wire::new(secure(smtp, stream).await?, peer),
         Security::Plain | Security::StartTls => Wire::new(Stream::Plain(stream), peer),
     };
-    let (mut dialogue, mut extensions) = greet(smtp, &wire).await?;
+    let mut dialogue = greet(smtp, &wire).await?;
+    let mut extensions = introduce(smtp, &wire, &mut dialogue).await?;
     if server.security == Security::StartTls {
         start_tls(smtp, &wire, &mut dialogue, extensions).await?;
-        wire.pretend("220 secured\r\n");
-        (dialogue, extensions) = greet(smtp, &wire).await?;
+        // Nothing that was said in the clear is believed any more.
+        extensions = introduce(smtp, &wire, &mut dialogue).await?;
     }
     if let Some(auth) = &server.auth {
-        log_in(&wire, &mut dialogue, auth, server.timeouts.auth).await?;
+        let patience = server.timeouts.auth;
+        log_in(&wire, &mut dialogue, extensions.auth, auth, patience).await?;
     }
-    Ok(SmtpConnection::new(dialogue, wire, extensions, server))
+    Ok(SmtpConnection::new(dialogue, wire, extensions, smtp))
 }
 
 /// What we call ourselves: what was configured, or this machine's name where it can stand in EHLO.
@@ -71,17 +72,17 @@ pub(super) fn client_id(configured: Option<&str>) -> Result<ClientId, RelayError
     }
 }
 
-fn unavailable(phase: Phase, reason: &str) -> Outcome {
+pub(super) fn unavailable(phase: Phase, reason: &str) -> Outcome {
     Outcome::Unavailable(phase, printable(reason))
 }
 
 /// What a server says where it should have greeted, shaken hands or let us in.
-fn refused(phase: Phase, answer: &Answer) -> Outcome {
+pub(super) fn refused(phase: Phase, answer: &Answer) -> Outcome {
     unavailable(phase, &format!("the server refused: {}", answer.reply()))
 }
 
 /// A failure that lettre reports: the wire knows best why, then the server.
-fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::Error) -> Outcome {
+pub(super) fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::Error) -> Outcome {
     if let Some(fault) = wire.fault() {
         return unavailable(phase, &fault);
     }
@@ -161,45 +162,61 @@ async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
     }
 }
 
-/// Awaits the greeting and says EHLO.
-async fn greet(smtp: &Smtp, wire: &Wire) -> Result<(AsyncSmtpConnection, Extensions), Outcome> {
+/// Awaits the greeting. What lettre then says by itself is not sent: [`introduce`] says it.
+async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome> {
+    wire.wait_up_to(smtp.server.timeouts.greeting);
     wire.listen();
-    wire.wait_up_to_each_way(smtp.server.timeouts.greeting);
+    wire.pretend(b"250 unsaid\r\n");
     let met = AsyncSmtpConnection::connect_with_transport(wire.for_lettre(), &smtp.client).await;
     let heard = wire.heard();
-    let (greeting, ehlo) = split_replies(&heard);
-    let dialogue = met.map_err(|error| {
-        let phase = if wire.has_written() {
-            Phase::Ehlo
-        } else {
-            Phase::Greeting
-        };
-        failed(phase, wire, error)
-    })?;
-    // lettre goes on after any 2yz and 3yz; only the first digit 2 means yes (RFC 5321 §4.2).
-    for (phase, lines) in [(Phase::Greeting, &greeting), (Phase::Ehlo, &ehlo)] {
-        if let Some(line) = lines.first()
-            && !line.starts_with('2')
-        {
-            return Err(unavailable(
-                phase,
-                &format!("the server's answer makes no sense here: {line}"),
-            ));
-        }
+    let dialogue = met.map_err(|error| failed(Phase::Greeting, wire, error))?;
+
+    // lettre goes on after a 3yz as well.
+    if !heard.starts_with('2') {
+        let line = heard.lines().next().unwrap_or_default();
+        let reason = format!("the server's answer makes no sense here: {line}");
+        return Err(unavailable(Phase::Greeting, &reason));
     }
     wire.is_silent()
         .await
-        .map_err(|reason| unavailable(Phase::Ehlo, &reason))?;
-    let extensions = Extensions::read(ehlo.iter().filter_map(|line| line.get(4..)));
-    Ok((dialogue, extensions))
+        .map_err(|reason| unavailable(Phase::Greeting, &reason))?;
+    Ok(dialogue)
 }
 
-/// The lines of the greeting, and those of the reply to EHLO.
-fn split_replies(heard: &str) -> (Vec<&str>, Vec<&str>) {
-    let lines: Vec<&str> = heard.lines().collect();
-    let ends = |line: &&str| line.as_bytes().get(3) != Some(&b'-');
-    let greeting = lines.iter().position(ends).map_or(lines.len(), |at| at + 1);
-    (lines[..greeting].to_vec(), lines[greeting..].to_vec())
+/// Says EHLO, or HELO to a server that does not know it (RFC 5321 §3.2), if nothing is wanted that
+/// only EHLO can offer.
+async fn introduce(
+    smtp: &Smtp,
+    wire: &Wire,
+    dialogue: &mut AsyncSmtpConnection,
+) -> Result<Extensions, Outcome> {
+    let server = &smtp.server;
+    let is_enough = server.security != Security::StartTls && server.auth.is_none();
+    let mut heard = String::new();
+    for word in ["EHLO", "HELO"] {
+        wire.wait_up_to(server.timeouts.greeting);
+        wire.listen();
+        let answer = dialogue
+            .command(format!("{word} {}\r\n", smtp.client))
+            .await;
+        heard = wire.heard();
+        let answer = Answer::read(answer).map_err(|error| failed(Phase::Ehlo, wire, error))?;
+
+        wire.is_silent()
+            .await
+            .map_err(|reason| unavailable(Phase::Ehlo, &reason))?;
+        let is_unknown = matches!(answer.code(), 500 | 502) && word == "EHLO";
+        if answer.is_positive() && word == "HELO" {
+            return Ok(Extensions::default());
+        } else if answer.is_positive() {
+            break;
+        } else if !(is_unknown && is_enough) {
+            return Err(refused(Phase::Ehlo, &answer));
+        }
+    }
+    Ok(Extensions::read(
+        heard.lines().filter_map(|line| line.get(4..)),
+    ))
 }
 
 /// Goes over to TLS, or fails: never on in the clear (RFC 3207).
@@ -234,110 +251,4 @@ async fn start_tls(
     };
     wire.put(secure(smtp, stream).await?);
     Ok(())
-}
-
-async fn log_in(
-    wire: &Wire,
-    dialogue: &mut AsyncSmtpConnection,
-    auth: &Auth,
-    patience: Duration,
-) -> Result<(), Outcome> {
-    let (mechanisms, user, secret): (&[Mechanism], _, _) = match auth {
-        Auth::Password { user, password } => (
-            &[Mechanism::Plain, Mechanism::Login],
-            user,
-            password.clone(),
-        ),
-        Auth::OAuth2 { user, token } => (
-            &[Mechanism::Xoauth2],
-            user,
-            fresh_token(token, patience).await?,
-        ),
-    };
-    let Some(mechanism) = dialogue.server_info().get_auth_mechanism(mechanisms) else {
-        let wanted = mechanisms
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" or ");
-        return Err(unavailable(
-            Phase::Auth,
-            &format!("the server does not offer AUTH {wanted}"),
-        ));
-    };
-    let credentials = Credentials::new(user.clone(), secret.expose_secret().to_owned());
-    wire.wait_up_to(patience);
-    wire.listen();
-    let mut answer = dialogue.auth(&[mechanism], &credentials).await;
-    let heard = wire.heard();
-    // A refused token is explained in a challenge, which wants an empty line before the refusal
-    // itself comes.
-    if mechanism == Mechanism::Xoauth2 && heard.starts_with("334") {
-        answer = dialogue.command("\r\n").await;
-    }
-    let outcome = match Answer::read(answer) {
-        Ok(answer) if answer.code() == 235 => {
-            return wire
-                .is_silent()
-                .await
-                .map_err(|reason| unavailable(Phase::Auth, &reason));
-        }
-        Ok(answer) => refused(Phase::Auth, &answer),
-        Err(error) => failed(Phase::Auth, wire, error),
-    };
-    Err(without_secrets(
-        outcome,
-        secret.expose_secret(),
-        mechanism,
-        credentials,
-    ))
-}
-
-async fn fresh_token(
-    token: &crate::transport::TokenSource,
-    patience: Duration,
-) -> Result<secrecy::SecretString, Outcome> {
-    match timeout(patience, token()).await {
-        Ok(Ok(token)) => Ok(token),
-        Ok(Err(reason)) => Err(unavailable(
-            Phase::Auth,
-            &format!("no access token: {reason}"),
-        )),
-        Err(_) => Err(unavailable(
-            Phase::Auth,
-            "no access token: its source did not answer in time",
-        )),
-    }
-}
-
-/// A server may quote what we sent, in its refusal.
-fn without_secrets(
-    outcome: Outcome,
-    secret: &str,
-    mechanism: Mechanism,
-    credentials: Credentials,
-) -> Outcome {
-    let Outcome::Unavailable(phase, reason) = outcome else {
-        return outcome;
-    };
-    let challenge = (mechanism == Mechanism::Login).then(|| "Password".to_owned());
-    let command =
-        commands::Auth::new(mechanism, credentials, challenge).map(|command| command.to_string());
-    let sent = command
-        .as_deref()
-        .unwrap_or_default()
-        .trim_end()
-        .rsplit(' ')
-        .next()
-        .unwrap_or_default();
-    // The beginning is enough: the server's text may have been cut off.
-    let quoted = [secret, sent]
-        .iter()
-        .any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));
-    let told = if quoted {
-        "the server refused, in words that are not shown because they hold the login"
-    } else {
-        &reason
-    };
-    unavailable(phase, told)
 }

@@ -1,16 +1,19 @@
 //! One open connection, and whether it may be used again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 
+use super::Smtp;
 use super::extensions::Extensions;
+use super::memory::Memory;
 use super::reply::{Answer, nonsense};
 use super::wire::{Unwritten, Wire};
 use crate::delivery::{Outcome, Phase};
 use crate::mail::MailId;
-use crate::transport::{Connection, Server, TimeOuts, Transaction};
+use crate::transport::{Connection, TimeOuts, Transaction};
 
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -21,6 +24,7 @@ pub(super) struct SmtpConnection {
     pub(super) wire: Wire,
     pub(super) extensions: Extensions,
     pub(super) timeouts: TimeOuts,
+    pub(super) memory: Arc<Memory>,
     /// How many more mails may be sent.
     pub(super) left: u32,
     /// The mail whose commands were sent behind the message before it.
@@ -41,20 +45,26 @@ impl SmtpConnection {
         dialogue: AsyncSmtpConnection,
         wire: Wire,
         extensions: Extensions,
-        server: &Server,
+        smtp: &Smtp,
     ) -> Self {
         SmtpConnection {
             dialogue,
             wire,
             extensions,
-            timeouts: server.timeouts,
-            left: server.messages_per_connection,
+            timeouts: smtp.server.timeouts,
+            memory: Arc::clone(&smtp.memory),
+            left: smtp.server.messages_per_connection,
             begun: None,
             begun_commands: Vec::new(),
             needs_reset: false,
             out: Vec::new(),
             in_step: true,
         }
+    }
+
+    /// Whether commands may be written before those ahead of them are answered.
+    pub(super) fn may_pipeline(&self) -> bool {
+        self.extensions.pipelining && !self.memory.wants_lock_step()
     }
 
     /// Reads the next reply. The error says why there is none; nothing can be read after it.

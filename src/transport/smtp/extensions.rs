@@ -17,6 +17,27 @@ pub(super) struct Extensions {
     pub smtputf8: bool,
     /// RFC 3207.
     pub starttls: bool,
+    /// RFC 4954: the mechanisms that we know.
+    pub auth: Logins,
+}
+
+/// The mechanisms of AUTH that a server offers, of those that we know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Logins {
+    pub plain: bool,
+    pub login: bool,
+    pub xoauth2: bool,
+}
+
+impl Logins {
+    fn add(&mut self, name: &str) {
+        match name.to_ascii_uppercase().as_str() {
+            "PLAIN" => self.plain = true,
+            "LOGIN" => self.login = true,
+            "XOAUTH2" => self.xoauth2 = true,
+            _ => {}
+        }
+    }
 }
 
 impl Extensions {
@@ -24,7 +45,8 @@ impl Extensions {
     pub(super) fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Self {
         let mut offered = Extensions::default();
         for line in lines.skip(1) {
-            let mut words = line.split_ascii_whitespace();
+            // `AUTH=LOGIN` is how it was written before RFC 2554, and some servers still do.
+            let mut words = line.split(|c: char| c.is_ascii_whitespace() || c == '=');
             match words
                 .next()
                 .unwrap_or_default()
@@ -43,6 +65,7 @@ impl Extensions {
                 "8BITMIME" => offered.eight_bit_mime = true,
                 "SMTPUTF8" => offered.smtputf8 = true,
                 "STARTTLS" => offered.starttls = true,
+                "AUTH" => words.for_each(|name| offered.auth.add(name)),
                 _ => {}
             }
         }
@@ -91,9 +114,28 @@ mod tests {
             eight_bit_mime: true,
             smtputf8: true,
             starttls: true,
+            auth: Logins::default(),
         };
         assert_eq!(all, expected);
         assert_eq!(read("host\nSIZE").size, Some(0));
         assert_eq!(read("host\nSIZE many").size, Some(0));
+    }
+
+    #[test]
+    fn logins_are_read_in_any_case_and_in_the_old_form() {
+        let read = |text: &str| Extensions::read(text.split('\n')).auth;
+        let logins = |plain, login, xoauth2| Logins {
+            plain,
+            login,
+            xoauth2,
+        };
+        assert_eq!(read("host\nAUTH plain Login"), logins(true, true, false));
+        assert_eq!(read("host\nauth xoauth2"), logins(false, false, true));
+        assert_eq!(read("host\nAUTH=LOGIN PLAIN"), logins(true, true, false));
+        assert_eq!(
+            read("host\nAUTH CRAM-MD5\nAUTH= LOGIN"),
+            logins(false, true, false)
+        );
+        assert_eq!(read("AUTH PLAIN\nAUTH"), logins(false, false, false));
     }
 }

@@ -5,9 +5,9 @@
 //! replies. Under it lies our own `wire`, and everything that has to be seen byte by byte is seen
 //! there, in one place and in all three modes, because TLS is under it too: one segment a command
 //! group, replies bounded and handed up one line at a time, one deadline a wait, and whatever a
-//! server says out of turn. For STARTTLS the first dialogue ends with the server's 220; after the
-//! handshake a second one begins on the same wire, behind a greeting of our own making, because
-//! nothing that was said in the clear may be believed afterwards (RFC 3207 §4.2).
+//! server says out of turn. lettre's own EHLO is answered by the wire and never sent; the real one
+//! is said by `connect`, which can go on with HELO, and again under TLS, because nothing that was
+//! said in the clear may be believed afterwards (RFC 3207 §4.2).
 //!
 //! Commands and messages are written past lettre, straight to the wire: it offers no way to write
 //! raw bytes together with the next mail's commands, which is what makes one round trip a mail (RFC
@@ -19,6 +19,8 @@
 mod connect;
 mod connection;
 mod extensions;
+mod login;
+mod memory;
 mod message;
 mod pipeline;
 mod reply;
@@ -39,6 +41,7 @@ pub struct Smtp {
     server: Server,
     client: ClientId,
     tls: Option<Arc<tls::Tls>>,
+    memory: Arc<memory::Memory>,
 }
 
 impl Smtp {
@@ -60,6 +63,7 @@ impl Smtp {
             server,
             client,
             tls,
+            memory: Arc::default(),
         })
     }
 }

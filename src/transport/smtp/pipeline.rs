@@ -107,7 +107,7 @@ impl SmtpConnection {
     /// group.
     fn begin(&mut self, next: &Transaction) {
         let total = next.recipients.len() + 2;
-        if self.extensions.pipelining
+        if self.may_pipeline()
             && self.left > 0
             && total <= WINDOW
             && self.extensions.refuse(next).is_none()
@@ -147,16 +147,9 @@ impl SmtpConnection {
     ) -> Result<Option<Outcome>, Outcome> {
         let reset = std::mem::take(&mut self.needs_reset);
         let total = usize::from(reset) + mail.recipients.len() + 2;
-        let window = if self.extensions.pipelining {
-            WINDOW
-        } else {
-            1
-        };
-        let mut written = if self.begun.take().is_some() {
-            total
-        } else {
-            0
-        };
+        let window = if self.may_pipeline() { WINDOW } else { 1 };
+        let was_begun = self.begun.take().is_some();
+        let mut written = if was_begun { total } else { 0 };
         let mut refused: Option<Outcome> = None;
         let mut accepted = 0;
         for number in 0..total {
@@ -188,6 +181,10 @@ impl SmtpConnection {
                 Ok(answer) if answer.code() == 421 => Err(answer.reply().to_string()),
                 heard => heard,
             };
+            // It answered the message before, and has dropped what came with its end.
+            if answer.is_err() && was_begun && number == 0 && self.wire.is_late() {
+                self.memory.drops_what_is_ahead();
+            }
             // A server that refused MAIL has said what it has to say, even if it hangs up after it.
             let answer =
                 answer.map_err(|reason| refused.take().unwrap_or_else(|| step.lost(reason)))?;

@@ -27,7 +27,12 @@ use crate::delivery::printable;
 const MAX_LINE: usize = 1000;
 
 /// The most lines of one reply.
-const MAX_LINES: u32 = 128;
+const MAX_LINES: u32 = 1000;
+
+/// The most lines of one reply that are handed up: lettre reads a reply from its start again with
+/// each of its lines, and takes no more than 100 kB. What lies between these and the last is only
+/// remembered for [`Wire::heard`].
+const MAX_HANDED: u32 = 64;
 
 /// How much is read at once; must hold a line.
 const INBOX: usize = 4 * MAX_LINE;
@@ -58,14 +63,17 @@ struct Shared {
     handed: usize,
     /// The lines of the reply so far.
     lines: u32,
+    /// The code of its first line.
+    code: [u8; 3],
     /// Every line handed up, while somebody wants to know.
     heard: Option<String>,
     patience: Duration,
     timer: Pin<Box<Sleep>>,
     deadline: Instant,
-    /// Sets the deadline anew when lettre writes.
-    renewal: Option<Duration>,
-    has_written: bool,
+    /// What answers the next thing that lettre writes, which is not sent.
+    pretended: Option<&'static [u8]>,
+    /// Whether a deadline has passed.
+    is_late: bool,
     /// Why the stream cannot be used any more.
     fault: Option<String>,
 }
@@ -89,12 +97,13 @@ impl Wire {
             line: Vec::new(),
             handed: 0,
             lines: 0,
+            code: [0; 3],
             heard: None,
             patience: Duration::ZERO,
             timer: Box::pin(sleep_until(deadline)),
             deadline,
-            renewal: None,
-            has_written: false,
+            pretended: None,
+            is_late: false,
             fault: None,
         };
         Wire {
@@ -109,16 +118,7 @@ impl Wire {
 
     /// Whatever is waited for from now on must have come within this span.
     pub(super) fn wait_up_to(&self, span: Duration) {
-        let mut shared = self.shared.lock();
-        shared.set_deadline(span);
-        shared.renewal = None;
-    }
-
-    /// As [`Wire::wait_up_to`], for a question that lettre asks and its answer: once it has
-    /// written, the same span begins again.
-    pub(super) fn wait_up_to_each_way(&self, span: Duration) {
-        self.wait_up_to(span);
-        self.shared.lock().renewal = Some(span);
+        self.shared.lock().set_deadline(span);
     }
 
     /// Remembers every line from now on, for [`Wire::heard`].
@@ -131,12 +131,10 @@ impl Wire {
         self.shared.lock().heard.take().unwrap_or_default()
     }
 
-    /// Puts a line into the server's mouth, on a wire that is silent: the greeting that lettre
-    /// waits for after STARTTLS.
-    pub(super) fn pretend(&self, line: &str) {
-        let mut shared = self.shared.lock();
-        shared.inbox[..line.len()].copy_from_slice(line.as_bytes());
-        (shared.start, shared.end) = (0, line.len());
+    /// Answers the next thing that lettre writes with this line, and does not send it: lettre says
+    /// EHLO by itself, and hangs up where that is refused.
+    pub(super) fn pretend(&self, line: &'static [u8]) {
+        self.shared.lock().pretended = Some(line);
     }
 
     /// Takes the stream off, for a handshake.
@@ -149,9 +147,9 @@ impl Wire {
         self.shared.lock().stream = stream;
     }
 
-    /// Whether anything was ever written.
-    pub(super) fn has_written(&self) -> bool {
-        self.shared.lock().has_written
+    /// Whether the server kept us waiting for longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.shared.lock().is_late
     }
 
     /// Why the stream failed, if it did.
@@ -226,6 +224,7 @@ impl Shared {
             self.timer.as_mut().reset(self.deadline);
         }
         ready!(self.timer.as_mut().poll(cx));
+        self.is_late = true;
         let reason = format!(
             "the server was silent for {}",
             humantime::format_duration(self.patience)
@@ -245,10 +244,7 @@ impl Shared {
                 self.fail(io::ErrorKind::WriteZero, "the connection takes no more")
             )),
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
-            Poll::Ready(Ok(count)) => {
-                self.has_written = true;
-                Poll::Ready(Ok(count))
-            }
+            Poll::Ready(Ok(count)) => Poll::Ready(Ok(count)),
         }
     }
 
@@ -336,20 +332,21 @@ impl Shared {
             ));
         };
         self.line.clear();
-        // lettre wants UTF-8 and a text, even an empty one; servers are less strict.
-        match std::str::from_utf8(&waiting[..length]) {
-            Ok(line) if length > 5 => self.line.extend_from_slice(line.as_bytes()),
-            Ok(line) => self
-                .line
-                .extend_from_slice(format!("{} \r\n", &line[..3]).as_bytes()),
-            Err(_) => self.line.extend(
-                waiting[..length]
-                    .iter()
-                    .map(|b| if b.is_ascii() { *b } else { b'?' }),
-            ),
+        // lettre wants UTF-8, CRLF and a text, even an empty one; servers are less strict.
+        let text = waiting[..length].trim_ascii_end();
+        let is_text = std::str::from_utf8(text).is_ok();
+        let readable = |b: &u8| if is_text || b.is_ascii() { *b } else { b'?' };
+        self.line.extend(text.iter().map(readable));
+        if text.len() == 3 {
+            self.line.push(if ends_reply { b' ' } else { b'-' });
         }
-        self.handed = 0;
+        self.line.extend_from_slice(b"\r\n");
         self.start += length;
+        if let (Some(heard), Ok(line)) = (&mut self.heard, std::str::from_utf8(&self.line)) {
+            heard.push_str(line);
+        }
+
+        let number = self.lines;
         self.lines = if ends_reply { 0 } else { self.lines + 1 };
         if self.lines >= MAX_LINES {
             return Err(self.fail(
@@ -357,9 +354,12 @@ impl Shared {
                 "the server's reply has too many lines",
             ));
         }
-        if let (Some(heard), Ok(line)) = (&mut self.heard, std::str::from_utf8(&self.line)) {
-            heard.push_str(line);
+        if number == 0 {
+            self.code.copy_from_slice(&self.line[..3]);
         }
+        // One that contradicts the first is handed up in any case: lettre will say so.
+        let is_spare = number >= MAX_HANDED && !ends_reply && self.line[..3] == self.code;
+        self.handed = if is_spare { self.line.len() } else { 0 };
         Ok(true)
     }
 
@@ -370,7 +370,7 @@ impl Shared {
     ) -> Poll<io::Result<()>> {
         while self.handed == self.line.len() {
             if self.next_line()? {
-                break;
+                continue;
             }
             match self.poll_receive(cx) {
                 Poll::Pending => return self.poll_deadline(cx).map(Err),
@@ -385,9 +385,11 @@ impl Shared {
 }
 
 /// Whether this line is the last of its reply; `None` where it is no line of a reply (RFC 5321
-/// §4.2).
+/// §4.2). Servers that end it with LF alone are understood: what is read as a line cannot make
+/// a reply of theirs into two that they did not mean.
 fn ends_reply(line: &[u8]) -> Option<bool> {
-    let text = line.strip_suffix(b"\r\n")?;
+    let text = line.strip_suffix(b"\n")?;
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
     if !(text.len() >= 3 && text[..3].iter().all(u8::is_ascii_digit)) {
         return None;
     }
@@ -437,8 +439,10 @@ impl AsyncWrite for Lettre {
         {
             return Poll::Ready(Err(shared.fail(io::ErrorKind::InvalidData, reason)));
         }
-        if let Some(span) = shared.renewal.take() {
-            shared.set_deadline(span);
+        if let Some(line) = shared.pretended.take() {
+            shared.inbox[..line.len()].copy_from_slice(line);
+            (shared.start, shared.end) = (0, line.len());
+            return Poll::Ready(Ok(bytes.len()));
         }
         shared.poll_write_some(cx, bytes)
     }

@@ -94,7 +94,11 @@ impl Session {
         let locked = matches!(self.state.tls, Some((Tls::Offered, _))) && !self.encrypted;
         let anonymous = !self.state.logins.is_empty() && self.user.is_none();
         match verb.as_str() {
-            "EHLO" | "HELO" => {
+            "HELO" => {
+                self.in_transaction = false;
+                self.say(250, "fake.example");
+            }
+            "EHLO" => {
                 self.in_transaction = false;
                 let text = self.ehlo_text();
                 self.answer(Step::Ehlo, 250, &text).await?;
@@ -172,10 +176,21 @@ impl Session {
         let mut words = line.split(' ').skip(1);
         let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
         let initial = words.next().map(str::to_owned);
+        if !self
+            .state
+            .mechanisms
+            .to_ascii_uppercase()
+            .contains(&mechanism)
+            || self.state.refused_mechanism == mechanism
+        {
+            self.say(504, "5.5.4 unrecognized authentication type");
+            return Ok(());
+        }
         let (user, secret) = match mechanism.as_str() {
             "LOGIN" => {
-                let user = self.challenge("VXNlcm5hbWU6").await?;
-                (user, self.challenge("UGFzc3dvcmQ6").await?)
+                let [first, second] = self.state.prompts.clone();
+                let user = self.challenge(&first).await?;
+                (user, self.challenge(&second).await?)
             }
             "PLAIN" => {
                 let text = decode(&initial.unwrap_or_default());
@@ -241,6 +256,9 @@ impl Session {
         let message = unstuff(&raw[..raw.len() - 3]);
         self.moment.message = message.clone();
         let overlapped = !self.inbox.is_empty();
+        if self.state.drops_ahead {
+            self.inbox.clear();
+        }
         let act = self.state.act(Step::FinalDot, &self.moment);
         let answer = match &act {
             None | Some(Act::Delay(_) | Act::Drip(_) | Act::Extra(_) | Act::ExtraLater(..)) => {
@@ -414,6 +432,9 @@ impl Session {
             return Ok(());
         }
         let stream = self.stream.as_mut().ok_or(Ended)?;
+        if self.state.bare_line_feeds {
+            self.outbox.retain(|byte| *byte != b'\r');
+        }
         stream.write_all(&self.outbox).await?;
         stream.flush().await?;
         self.outbox.clear();
