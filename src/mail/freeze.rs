@@ -11,7 +11,7 @@ use super::{Address, MailError, MailId, Timestamp, subject};
 
 /// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two
 /// are refused.
-const ONCE: [&str; 10] = [
+const ONCE: [&str; 12] = [
     "From",
     "To",
     "Cc",
@@ -22,6 +22,9 @@ const ONCE: [&str; 10] = [
     "Sender",
     "In-Reply-To",
     "References",
+    // RFC 2045 §3: two of them, and readers disagree about what the body is.
+    "Content-Type",
+    "Content-Transfer-Encoding",
 ];
 
 /// The fields that say what bytes above 127 in the body mean.
@@ -141,7 +144,7 @@ fn check_once(section: &Section<'_>) -> Result<(), MailError> {
         if std::mem::replace(&mut seen[which], true) {
             return Err(refuse(
                 ONCE[which],
-                "stands there twice, and may only once (RFC 5322 §3.6)",
+                "stands there twice, and may only once (RFC 5322 §3.6, RFC 2045 §3)",
             ));
         }
     }

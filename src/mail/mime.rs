@@ -39,8 +39,11 @@ impl Parts {
         let text = self
             .text
             .map(|text| Node::Single(SinglePart::plain(with_crlf(text))));
+        // An empty one would win over the text in every reader that prefers HTML.
+        let is_needed = text.is_none() || !inline.is_empty();
         let html = self
             .html
+            .filter(|html| is_needed || !html.trim().is_empty())
             .map(|html| Node::Single(SinglePart::html(with_crlf(html))));
         let html = html.map(|html| gather(MultiPart::related().build(), html, inline));
         let message = match (text, html) {
@@ -132,7 +135,10 @@ fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
             "must be at most 255 printable ASCII characters".to_owned(),
         ));
     }
-    let content_type = ContentType::parse(given).map_err(|_| {
+    let essence = given.split(';').next().unwrap_or_default().trim_end();
+    let is_whole = !essence.starts_with('/') && !essence.ends_with('/');
+    let parsed = Some(given).filter(|_| is_whole).map(ContentType::parse);
+    let content_type = parsed.and_then(Result::ok).ok_or_else(|| {
         fail(format!(
             "`{given}` is not a media type, such as application/pdf"
         ))

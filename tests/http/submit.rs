@@ -610,3 +610,38 @@ async fn a_mail_may_be_sent_later_than_a_mail_lives_by_default() {
         assert_eq!(answer.value()["state"], "scheduled");
     }
 }
+
+#[tokio::test]
+async fn what_programs_leave_empty_says_nothing() {
+    let service = Service::start().await;
+    let mut mail = simple();
+    mail["cc"] = json!("");
+    mail["bcc"] = json!("");
+    mail["html"] = json!("");
+    let id = service.accept(&mail).await;
+    let raw = service.call("GET", &format!("/v1/mails/{id}/raw")).await;
+    assert!(
+        raw.text().contains("Content-Type: text/plain"),
+        "{}",
+        raw.text()
+    );
+    assert!(!raw.text().contains("multipart"), "{}", raw.text());
+}
+
+#[tokio::test]
+async fn a_type_that_is_none_or_stands_twice_is_refused_by_name() {
+    let service = Service::start().await;
+    for kind in ["application/", "/pdf", "application/ ; name=x"] {
+        let mut mail = simple();
+        mail["attachments"] = json!([{"filename": "a", "content_type": kind, "content": "aGk="}]);
+        let answer = service.json("POST", "/v1/mails", &mail).await;
+        assert_eq!(answer.status, 422, "{kind}: {}", answer.text());
+        assert_eq!(answer.pointers(), ["/attachments/0/content_type"]);
+    }
+    let twice =
+        "From: shop@example.com\r\nContent-Type: text/plain\r\nContent-Type: text/html\r\n\r\nhi";
+    let path = "/v1/mails?from=shop@example.com&to=ada@example.org";
+    let kind = [("content-type", "message/rfc822")];
+    let answer = service.send("POST", path, &kind, twice).await;
+    assert_eq!(answer.status, 422, "{}", answer.text());
+}

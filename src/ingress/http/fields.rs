@@ -29,7 +29,12 @@ impl<'de> Deserialize<'de> for OneOrMany {
                 f.write_str("an address or a list of addresses")
             }
             fn visit_str<E: Error>(self, one: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![one.to_owned()]))
+                // Programs say "nobody" with an empty text as well as with an empty list.
+                let nobody = one.trim().is_empty();
+                Ok(OneOrMany(match nobody {
+                    true => Vec::new(),
+                    false => vec![one.to_owned()],
+                }))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<OneOrMany, A::Error> {
                 let mut list = Vec::new();
