@@ -34,6 +34,8 @@ pub(super) enum Command {
         smtputf8: bool,
     },
     Rcpt(Address),
+    /// `RCPT TO:<postmaster>`, which is known without a domain (RFC 5321 §4.5.1).
+    RcptPostmaster,
     Data,
     Bdat {
         size: usize,
@@ -93,6 +95,13 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
     let verb = line.split([' ', '\t']).next().unwrap_or_default();
     if verb.eq_ignore_ascii_case("BDAT") {
         return chunk(line);
+    }
+    if verb.eq_ignore_ascii_case("MAIL") && is_size_beyond_number(line) {
+        return Err(wrong(
+            552,
+            "5.3.4",
+            "the message is larger than any that is taken",
+        ));
     }
     let (path, pathless) = match verb.to_ascii_uppercase().as_str() {
         "MAIL" | "RCPT" => take_path(line)
@@ -161,6 +170,18 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
     }
 }
 
+/// Whether `SIZE=`, which may have up to 20 digits (RFC 1870 §3), says more than any number here
+/// holds: the parser would take some of those for small ones.
+fn is_size_beyond_number(line: &str) -> bool {
+    let sizes = line.split([' ', '\t']).filter_map(|word| {
+        let (name, digits) = word.split_once('=')?;
+        name.eq_ignore_ascii_case("SIZE").then_some(digits)
+    });
+    sizes
+        .filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+        .any(|digits| digits.parse::<usize>().is_err())
+}
+
 fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, Wrong> {
     let others = [
         (
@@ -196,6 +217,9 @@ fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, Wrong> {
 fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, Wrong> {
     if to.orcpt.is_some() || to.rrvs != 0 || to.flags != 0 {
         return Err(unsupported("NOTIFY, ORCPT or the like"));
+    }
+    if path.eq_ignore_ascii_case("postmaster") {
+        return Ok(Command::RcptPostmaster);
     }
     Ok(Command::Rcpt(address(path, "5.1.3")?))
 }
@@ -320,6 +344,11 @@ mod tests {
             Ok(from("a@example.org"))
         );
         assert_eq!(read("RCPT TO:<b@[192.0.2.1]>"), Ok(to("b@[192.0.2.1]")));
+        assert_eq!(read("RCPT TO:<Postmaster>"), Ok(Command::RcptPostmaster));
+        for digits in [20, 24, 100] {
+            let line = format!("MAIL FROM:<> SIZE={}", "9".repeat(digits));
+            assert_eq!(code(&line), 552, "{line}");
+        }
         assert_eq!(
             read("MAIL FROM:<> SIZE=77 BODY=8BITMIME SMTPUTF8"),
             Ok(Command::Mail {
@@ -402,7 +431,6 @@ mod tests {
         }
         for line in [
             "RCPT TO:<>",
-            "RCPT TO:<postmaster>",
             "RCPT TO:<root>",
             "RCPT TO:<a@b@example.org>",
             "RCPT TO:<a@>",

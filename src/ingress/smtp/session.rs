@@ -272,6 +272,12 @@ impl Session {
                 smtputf8,
             } => self.mail(return_path, size, smtputf8),
             Command::Rcpt(recipient) => self.rcpt(recipient),
+            Command::RcptPostmaster => {
+                match Address::parse(&format!("postmaster@{}", self.house.hostname)) {
+                    Ok(postmaster) => self.rcpt(postmaster),
+                    Err(_) => self.say(550, "5.1.3", "this host has no name to mail to"),
+                }
+            }
             Command::Data => self.data(now),
             Command::Bdat { size, last } => self.bdat(size, last, now),
             Command::Rset => {
