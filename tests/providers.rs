@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider::delivery::Phase;
 use postrider::transport::oauth2::{Grant, OAuth2, TokenRequest};
 use postrider::transport::{Capture, Credentials};
 use postrider::{Dispatcher, Guarantee, Mail, MailBuilder, MailStatus, Relay};
@@ -194,7 +195,9 @@ async fn settled(engine: &Dispatcher, mail: Mail) -> MailStatus {
     for _ in 0..2000 {
         let status = engine.status(id).await.unwrap();
         let done = |delivery: &postrider::DeliveryStatus| {
-            delivery.state.is_final() || !delivery.attempts.is_empty()
+            // What was refused here is asked of the route's next relay at once.
+            let tried = delivery.attempts.last();
+            delivery.state.is_final() || tried.is_some_and(|last| last.phase != Phase::Local)
         };
         if status.deliveries.iter().all(done) {
             return status;
