@@ -18,6 +18,7 @@ use super::life::Life;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
 use super::relay_memory::RelayMemory;
+use super::stock::Stocks;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
@@ -43,6 +44,8 @@ pub(super) struct Engine {
     pub recalls: Arc<Recalls>,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
+    /// What was claimed and nobody has begun, by relay.
+    pub stocks: Stocks,
     /// Notified when deliveries were recorded, ended or withdrawn: what waits for room in the queue
     /// or for its end looks again.
     pub progress: Notify,
@@ -83,6 +86,7 @@ impl Engine {
             recalls: Arc::default(),
             waiters: Arc::default(),
             recordings: Arc::default(),
+            stocks: Stocks::default(),
             progress: Notify::new(),
             accepting: AtomicU64::new(0),
             topology: RwLock::new(topology),

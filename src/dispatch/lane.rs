@@ -1,7 +1,7 @@
 //! One relay as the router sees it: its free senders, its pace, its breaker, and whose turn it is.
-//! Decides how much to claim and who gets it; does nothing by itself.
+//! Decides how much to claim and whom to call to it; does nothing by itself.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use ractor::ActorRef;
 
 use super::engine::UnderWay;
 use super::sender::{self, SenderId};
+use super::stock::{ClaimedMail, Stock};
 use super::topology::RelayPlan;
 use crate::delivery::Route;
-use crate::mail::{Priority, Timestamp};
+use crate::mail::Timestamp;
 use crate::policy::{Breaker, BreakerState, Pace, Rate, Shares, Weights};
-use crate::spool::{Claim, ClaimRequest};
+use crate::spool::ClaimRequest;
 
-/// How many mails a sender gets at a time. Within a batch a connection that pipelines needs one
-/// round trip a mail.
+/// How many mails are claimed for each sender at a time.
 const BATCH: usize = 32;
 /// How many bytes of messages one claim may hold, the first aside.
 const CLAIM_BYTES: usize = 4 * 1024 * 1024;
@@ -36,8 +36,12 @@ pub(super) struct Lane {
     pace: Pace,
     shares: Shares,
     free: Vec<(SenderId, ActorRef<sender::Msg>)>,
-    /// Senders at work, and whether at anything but critical mail.
-    busy: HashMap<SenderId, Load>,
+    /// Senders at work.
+    busy: HashSet<SenderId>,
+    /// What was claimed and nobody has begun.
+    stock: Arc<Stock>,
+    /// A look at what is reserved is planned.
+    looks_again: bool,
     /// The sender that finds out whether the relay is up again.
     probing: Option<SenderId>,
     /// The claim that is under way.
@@ -53,17 +57,9 @@ pub(super) struct Lane {
     rests_until: Option<Duration>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Load {
-    Critical,
-    Any,
-}
-
 /// What a claim under way was made for.
 #[derive(Clone, Copy)]
 struct Claiming {
-    /// Senders that may take anything.
-    general: usize,
     /// Mails that the pace allowed.
     paced: usize,
     /// Whether it is for finding out whether the relay is up again.
@@ -81,7 +77,7 @@ pub(super) enum Plan {
 }
 
 impl Lane {
-    pub(super) fn new(plan: &RelayPlan, weights: Weights) -> Self {
+    pub(super) fn new(plan: &RelayPlan, weights: Weights, stock: Arc<Stock>) -> Self {
         Lane {
             relay: Arc::clone(&plan.name),
             connections: plan.connections,
@@ -92,7 +88,9 @@ impl Lane {
             pace: Pace::new(plan.rate),
             shares: Shares::new(weights),
             free: Vec::new(),
-            busy: HashMap::new(),
+            busy: HashSet::new(),
+            stock,
+            looks_again: false,
             probing: None,
             claiming: None,
             claims: 0,
@@ -110,6 +108,7 @@ impl Lane {
             self.rate = plan.rate;
             self.pace = Pace::new(plan.rate);
         }
+        self.rule_stock();
     }
 
     /// Whether the relay is up, as far as is known.
@@ -131,15 +130,19 @@ impl Lane {
     pub(super) fn remove(&mut self, sender: SenderId) {
         self.busy.remove(&sender);
         self.free.retain(|(other, _)| *other != sender);
-        self.probing = self.probing.filter(|other| *other != sender);
+        self.stock.forget_sender(sender);
+        if self.probing == Some(sender) {
+            self.end_probing();
+        }
     }
 
     /// All senders are retired: others come in their place, and do not wait for what these still
     /// have in hand.
-    pub(super) fn forget_senders(&mut self) {
+    pub(super) fn retire_senders(&mut self, first_sender: SenderId) {
         self.busy.clear();
         self.free.clear();
         self.probing = None;
+        self.stock.retire_senders(first_sender);
     }
 
     /// So many mails that the pace allowed were not put to the relay.
@@ -149,11 +152,13 @@ impl Lane {
 
     /// What to do now, with so many deliveries pending.
     pub(super) fn plan(&mut self, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
+        let unsent = self.stock.take_unsent();
+        self.give_back(unsent);
         if self.claiming.is_some() {
             self.again = true;
             return Plan::Rest;
         }
-        if self.free.is_empty() || self.routes.is_empty() || pending == 0 {
+        if self.routes.is_empty() || pending == 0 {
             return Plan::Rest;
         }
 
@@ -161,23 +166,25 @@ impl Lane {
             return self.rest_until(until, monotonic);
         }
         let state = self.breaker.state(monotonic);
-        let (general, critical, batch) = match state {
+        let (any, critical) = match state {
             BreakerState::Open => {
                 let probe_at = self.breaker.probe_at();
                 return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
             // Whoever was at work when it went down may still be waiting for an answer that does
             // not come.
-            BreakerState::HalfOpen if self.probing.is_none() => (1, 0, 1),
+            BreakerState::HalfOpen if self.probing.is_none() && !self.free.is_empty() => (1, 0),
             BreakerState::HalfOpen => return Plan::Rest,
             BreakerState::Closed => {
-                self.probing = None;
-                let general = self.free.len().min(self.room_for_any());
-                (general, usize::from(general < self.free.len()), BATCH)
+                let has_become_low = self.stock.has_become_low();
+                self.lacks(has_become_low)
             }
         };
 
-        let wish = ((general + critical) * batch).min(pending);
+        let wish = (any + critical).min(pending);
+        if wish == 0 {
+            return Plan::Rest;
+        }
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
             return allowed.again_in.map_or(Plan::Rest, |span| {
@@ -187,13 +194,11 @@ impl Lane {
 
         // Where the pace allows little, it is for everybody's turns: critical mail has its weight
         // among them.
-        let turns = self.shares.turns((general * batch).min(allowed.mails));
+        let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
-        let probe = state == BreakerState::HalfOpen;
         self.claiming = Some(Claiming {
-            general,
             paced: allowed.mails,
-            probe,
+            probe: state == BreakerState::HalfOpen,
         });
         let mut routes = self.routes.clone();
         routes.rotate_left(self.claims % self.routes.len());
@@ -206,6 +211,39 @@ impl Lane {
             max_recipients: RECIPIENTS,
             now,
         })
+    }
+
+    /// How many mails of any priority the stock lacks, and how many further critical ones. What is claimed ahead is claimed as senders use
+    /// it up: behind one that hangs mail stays queued. With a rate nothing is claimed before a sender is free for it, or it would be saved up.
+    fn lacks(&self, has_become_low: bool) -> (usize, usize) {
+        let level = self.stock.level();
+        let free_for_any = self.free.len().min(level.room_at_other);
+        let kept_for_critical = usize::from(free_for_any < self.free.len());
+        let is_low = level.mails <= self.low() && level.bytes < CLAIM_BYTES / 2;
+        let any = if self.rate.is_some() {
+            if level.mails == 0 {
+                free_for_any * BATCH
+            } else {
+                0
+            }
+        } else if is_low && (free_for_any > 0 || has_become_low) {
+            (self.most_at_other() * BATCH).saturating_sub(level.mails)
+        } else {
+            0
+        };
+        (any, kept_for_critical * BATCH)
+    }
+
+    /// At so many mails the stock is low.
+    fn low(&self) -> usize {
+        self.most_at_other() * BATCH / 2
+    }
+
+    /// How many senders may be at mail that is not critical: with two or more connections, one is
+    /// kept for critical mail.
+    fn most_at_other(&self) -> usize {
+        let kept = usize::from(self.connections >= 2);
+        self.connections - kept
     }
 
     fn rest_until(&mut self, at: Duration, monotonic: Duration) -> Plan {
@@ -226,86 +264,107 @@ impl Lane {
         self.alarm = None;
     }
 
-    /// How many more senders may take mail of any priority: with two or more connections, one is
-    /// kept for critical mail.
-    fn room_for_any(&self) -> usize {
-        let kept = usize::from(self.connections >= 2);
-        let taken = self
-            .busy
-            .values()
-            .filter(|load| **load == Load::Any)
-            .count();
-        self.connections.saturating_sub(kept + taken)
-    }
-
-    /// The claim came back: deals it out to the free senders. Returns whether to plan again.
-    pub(super) fn deal(&mut self, claims: Vec<Claim>, under_way: &UnderWay) -> bool {
+    /// The claim came back: it is laid in stock. Returns whether to plan again.
+    pub(super) fn stock_up(
+        &mut self,
+        claimed: Vec<ClaimedMail>,
+        monotonic: Duration,
+        under_way: &UnderWay,
+    ) -> bool {
         let Some(claiming) = self.claiming.take() else {
             return false;
         };
-        self.give_back(claiming.paced.saturating_sub(claims.len()));
-
-        let got_any = !claims.is_empty();
-        let general = claiming.general.min(self.free.len());
-        let taker = if general < self.free.len() {
-            // Critical mail has senders of its own, and does not stand behind other mail.
-            let (critical, any): (Vec<Claim>, Vec<Claim>) =
-                claims.into_iter().partition(is_critical);
-            let share = (self.free.len() * any.len()).div_ceil((critical.len() + any.len()).max(1));
-            let for_any = share.min(general);
-            let taker = self.hand_out(critical, self.free.len() - for_any, under_way);
-            self.hand_out(any, for_any, under_way).or(taker)
-        } else {
-            // All go the same way, in the order of their turns: nobody is left behind for the next
-            // time.
-            self.hand_out(claims, general, under_way)
-        };
+        self.give_back(claiming.paced.saturating_sub(claimed.len()));
+        let again = std::mem::take(&mut self.again);
+        if claimed.is_empty() {
+            return again;
+        }
 
         if claiming.probe {
-            self.probing = taker;
+            self.probe(claimed, under_way);
+            return again;
         }
-        std::mem::take(&mut self.again) || (got_any && !self.free.is_empty())
+        if !self.is_up(monotonic) {
+            // It went down meanwhile: the mail waits, or takes the next relay.
+            self.give_back(claimed.len());
+            return true;
+        }
+        self.stock.put(claimed);
+        self.call_senders(monotonic, under_way);
+        true
     }
 
-    /// Spreads mail evenly over up to `senders` free senders, and returns one that got some. What
-    /// finds none goes back when it is dropped.
-    fn hand_out(
-        &mut self,
-        claims: Vec<Claim>,
-        senders: usize,
-        under_way: &UnderWay,
-    ) -> Option<SenderId> {
-        let senders = senders.min(self.free.len()).min(claims.len());
-        let mut claims = claims.into_iter();
-        let mut taker = None;
-        for place in 0..senders {
-            let Some((id, actor)) = self.free.pop() else {
-                break;
-            };
-            let share = claims.len().div_ceil(senders - place);
-            let batch: Vec<Claim> = claims.by_ref().take(share).collect();
-            let count = batch.len();
-            let load = if batch.iter().all(is_critical) {
-                Load::Critical
-            } else {
-                Load::Any
-            };
-            self.busy.insert(id, load);
-            if actor
-                .cast(sender::Msg::Work(batch, under_way.clone()))
-                .is_ok()
-            {
-                taker = Some(id);
-            } else {
-                self.busy.remove(&id);
-                self.give_back(count);
-            }
-        }
-        self.give_back(claims.len());
-        taker
+    /// One sender finds out whether the relay is up again.
+    fn probe(&mut self, claimed: Vec<ClaimedMail>, under_way: &UnderWay) {
+        let count = claimed.len();
+        let Some((sender, actor)) = self.free.pop() else {
+            self.give_back(count);
+            return;
+        };
+        self.stock.rule(|rules| rules.probing = Some(sender));
+        self.stock.put(claimed);
+        self.probing = Some(sender);
+        self.call(sender, &actor, under_way);
     }
-}
 
-fn is_critical(claim: &Claim) -> bool {
-    claim.manifest.priority == Priority::Critical
+    /// Calls as many free senders as have something to take.
+    pub(super) fn call_senders(&mut self, monotonic: Duration, under_way: &UnderWay) {
+        if self.probing.is_some() {
+            return;
+        }
+        if !self.is_up(monotonic) {
+            self.clear_stock();
+            return;
+        }
+        for _ in 0..self.stock.wanted(self.free.len()) {
+            let Some((sender, actor)) = self.free.pop() else {
+                return;
+            };
+            self.call(sender, &actor, under_way);
+        }
+    }
+
+    fn call(&mut self, sender: SenderId, actor: &ActorRef<sender::Msg>, under_way: &UnderWay) {
+        self.busy.insert(sender);
+        self.stock.call(sender);
+        if actor.cast(sender::Msg::Work(under_way.clone())).is_err() {
+            self.remove(sender);
+        }
+    }
+
+    /// In what time a free sender should look at what is reserved for others; once for each wait.
+    pub(super) fn look_again_in(&mut self) -> Option<Duration> {
+        if self.free.is_empty() || self.looks_again {
+            return None;
+        }
+        let span = self.stock.look_again_in()?;
+        self.looks_again = true;
+        Some(span)
+    }
+
+    /// That time is over.
+    pub(super) fn looked_again(&mut self) {
+        self.looks_again = false;
+    }
+
+    /// What nobody has begun goes back: the relay is down or paused.
+    pub(super) fn clear_stock(&mut self) {
+        self.stock.clear();
+        let unsent = self.stock.take_unsent();
+        self.give_back(unsent);
+    }
+
+    /// The relay is up again: everybody may send.
+    pub(super) fn end_probing(&mut self) {
+        self.probing = None;
+        self.stock.rule(|rules| rules.probing = None);
+    }
+
+    fn rule_stock(&self) {
+        let (most_at_other, low) = (self.most_at_other(), self.low());
+        self.stock.rule(|rules| {
+            rules.most_at_other = most_at_other;
+            rules.low = low;
+        });
+    }
 }

@@ -107,6 +107,7 @@ impl Dispatcher {
             let told = waiting.notify.notified();
             let now = engine.clock.now();
             let recording = engine.recordings.begin(id);
+            engine.stocks.give_back(id);
             match engine.spool.cancel(id, now).await? {
                 OperationResult::Unknown => return Err(Error::UnknownMail(id)),
                 OperationResult::TooLate => {}
@@ -131,7 +132,7 @@ impl Dispatcher {
             }
 
             // A sender has it, and says when that is no longer so.
-            let _ = tokio::time::timeout(Duration::from_millis(250), told).await;
+            let _ = tokio::time::timeout_at(deadline, told).await;
         }
     }
 

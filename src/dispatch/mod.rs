@@ -19,6 +19,7 @@ mod router;
 mod scheduler;
 mod search;
 mod sender;
+mod stock;
 mod supervisor;
 mod topology;
 mod waiters;

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::engine::Engine;
-use crate::delivery::{Delivery, Fault, Outcome, Rules, Settled};
+use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stage};
+use crate::mail::Timestamp;
 use crate::spool::{Lease, Manifest, SettleResult};
 
 /// What a sender learned about one delivery.
@@ -79,6 +80,21 @@ impl Engine {
             tried: false,
         });
         self.commit(manifest, changes.collect(), ());
+    }
+
+    /// Ends what has expired and was claimed, and nobody has begun.
+    pub(super) fn end_expired(self: &Arc<Self>, now: Timestamp) {
+        for mail in self.stocks.take_expired(now) {
+            let claim = mail.into_claim();
+            let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
+                delivery.stage = Stage::Dead {
+                    at: now,
+                    reason: DeadReason::Expired,
+                };
+                (lease, delivery)
+            });
+            self.record_unsent(&claim.manifest, ended.collect());
+        }
     }
 
     fn commit(

@@ -17,10 +17,11 @@ use super::engine::{Engine, UnderWay};
 use super::lane::{Lane, Plan};
 use super::report::{RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, Report, SenderId};
+use super::stock::ClaimedMail;
 use super::topology::Topology;
 use crate::observe::EventKind;
 use crate::policy::BreakerState;
-use crate::spool::{Claim, SpoolError};
+use crate::spool::SpoolError;
 
 /// How long after the spool failed to answer a claim it is asked again.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -30,8 +31,12 @@ pub(super) enum Msg {
     Wake,
     /// A timer of this lane has run out.
     WakeLane(Arc<str>),
+    /// Look at this lane.
+    Fill(Arc<str>),
+    /// An idle sender of this lane may look at what is reserved for others.
+    LookAgain(Arc<str>),
     /// A claim came back.
-    Claimed(Arc<str>, Result<Vec<Claim>, SpoolError>, UnderWay),
+    Claimed(Arc<str>, Result<Vec<ClaimedMail>, SpoolError>, UnderWay),
     /// A sender is free, and says what its last batch taught.
     Free {
         sender: SenderId,
@@ -106,6 +111,13 @@ impl Actor for Router {
                 }
                 state.fill_named(&myself, &relay);
             }
+            Msg::Fill(relay) => state.fill_named(&myself, &relay),
+            Msg::LookAgain(relay) => {
+                if let Some(lane) = state.lane(&relay) {
+                    lane.looked_again();
+                }
+                state.fill_named(&myself, &relay);
+            }
             Msg::Claimed(relay, claims, under_way) => {
                 state.claimed(&myself, &relay, claims, &under_way)
             }
@@ -143,11 +155,16 @@ impl State {
             known.map(|lane| (Arc::clone(&lane.relay), lane)).collect();
         for plan in &topology.relays {
             let lane = known.remove(&plan.name);
-            let mut lane = lane.unwrap_or_else(|| Lane::new(plan, topology.weights));
+            let mut lane = lane.unwrap_or_else(|| {
+                let stock = self.engine.stocks.of(&plan.name);
+                Lane::new(plan, topology.weights, stock)
+            });
             lane.reconfigure(plan, topology.weights);
-            lane.forget_senders();
+            lane.retire_senders(first_sender);
             self.lanes.push(lane);
         }
+        // Relays that are no more.
+        known.values_mut().for_each(Lane::clear_stock);
         self.topology = topology;
         self.first_sender = first_sender;
         self.open_routes();
@@ -209,6 +226,14 @@ impl State {
 
         let lane = &mut self.lanes[at];
         let relay = Arc::clone(&lane.relay);
+        lane.call_senders(monotonic, &under_way);
+        if let Some(span) = lane.look_again_in() {
+            let (relay, router) = (Arc::clone(&relay), myself.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(span).await;
+                let _ = router.cast(Msg::LookAgain(relay));
+            });
+        }
         match lane.plan(pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
@@ -221,6 +246,10 @@ impl State {
                         .await;
                     let claims = claims
                         .unwrap_or_else(|_| Err(SpoolError::Unreadable("it has panicked".into())));
+                    let claims = claims.map(|claims| {
+                        let claimed = |claim| ClaimedMail::new(claim, &engine.waiters);
+                        claims.into_iter().map(claimed).collect()
+                    });
                     // If the router is gone the claims are dropped here, and so go back.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
@@ -240,21 +269,25 @@ impl State {
         &mut self,
         myself: &ActorRef<Msg>,
         relay: &Arc<str>,
-        claims: Result<Vec<Claim>, SpoolError>,
+        claims: Result<Vec<ClaimedMail>, SpoolError>,
         under_way: &UnderWay,
     ) {
         let mut failed = false;
-        let claims = claims.unwrap_or_else(|error| {
+        let mut claims = claims.unwrap_or_else(|error| {
             tracing::error!(%relay, %error, "no mail can be claimed");
             failed = true;
             Vec::new()
         });
         let monotonic = self.engine.clock.monotonic();
+        // What came too late goes back.
+        if !self.engine.is_sending() || self.engine.is_paused(relay) {
+            claims.clear();
+        }
         let Some(lane) = self.lane(relay) else { return };
         if failed {
             lane.rest(monotonic + AFTER_FAILURE);
         }
-        if lane.deal(claims, under_way) || failed {
+        if lane.stock_up(claims, monotonic, under_way) || failed {
             self.fill_named(myself, relay);
         }
     }
@@ -283,10 +316,13 @@ impl State {
         let mut turned = false;
         if report.answered && lane.breaker.succeeded() {
             turned = true;
+            lane.end_probing();
             tracing::info!(%relay, "the relay is up again");
             events.tell(now, None, None, Some(relay), EventKind::RelayUp);
         }
         if let Some(reason) = report.failed {
+            // What it failed over goes back to the head of its queue, and so does all behind it.
+            lane.clear_stock();
             if lane.breaker.failed(monotonic, chance) {
                 turned = true;
                 tracing::warn!(%relay, reason, "the relay is down; its mail waits or takes the next relay");
@@ -323,6 +359,9 @@ impl State {
         let known = self.lane(relay).is_some();
         if known {
             self.engine.pause(relay, paused);
+            if paused && let Some(lane) = self.lane(relay) {
+                lane.clear_stock();
+            }
             self.open_routes();
         }
         known

@@ -124,8 +124,9 @@ fn wait(engine: &Arc<Engine>, next: Timestamp, scheduler: ActorRef<Msg>) -> Abor
     task.abort_handle()
 }
 
-async fn sweep(engine: &Engine) {
+async fn sweep(engine: &Arc<Engine>) {
     let now = engine.clock.now();
+    engine.end_expired(now);
     loop {
         match engine.spool.sweep(now).await {
             Ok(swept) => {

@@ -1,5 +1,5 @@
-//! A sender actor: owns one connection to one relay, sends one batch a turn, and records each
-//! outcome at once.
+//! A sender actor: owns one connection to one relay, takes mail by mail from its lane's stock, and
+//! records each outcome at once.
 //!
 //! It never waits for the disk between mails: a small window bounds the outcomes that are still
 //! being written, and with it the duplicates that a crash could cause.
@@ -17,6 +17,7 @@ use super::engine::{Engine, UnderWay};
 use super::recording::AttemptResult;
 use super::relay_memory::RelayMemory;
 use super::router;
+use super::stock::{ClaimedMail, Stock};
 use crate::delivery::{DeadReason, Fault, Outcome, Phase, Stage, printable};
 use crate::mail::{Guarantee, MailId};
 use crate::policy::Admission;
@@ -32,14 +33,17 @@ const BREAK_OFFS_PER_MAIL: u32 = 5;
 /// Of how many mails that is counted.
 const COUNTED_MAILS: usize = 16;
 
+/// After so many mails a sender says what it has learned, and hears what else there is.
+const MAILS_PER_TURN: usize = 32;
+
 /// Names a sender among all that ever were.
 pub(super) type SenderId = u64;
 
 pub(super) enum Msg {
     /// A router introduces itself; it is told when the sender is free.
     Hello(ActorRef<router::Msg>),
-    /// Send these, in order.
-    Work(Vec<Claim>, UnderWay),
+    /// There is mail in the lane's stock.
+    Work(UnderWay),
     /// Time to look whether the connection has been unused for too long.
     Idle,
     /// Panic, for tests of what holds then.
@@ -64,6 +68,7 @@ pub(super) struct State {
     pub(super) engine: Arc<Engine>,
     /// What all senders of this relay know of it.
     pub(super) memory: Arc<RelayMemory>,
+    stock: Arc<Stock>,
     router: ActorRef<router::Msg>,
     pub(super) connection: Option<Open>,
     /// The mail that was begun on it behind the one before.
@@ -86,14 +91,14 @@ pub(super) struct Open {
 /// What a transport that panicked left behind.
 pub(super) type Panic = Box<dyn std::any::Any + Send>;
 
-/// What a batch taught about the relay.
+/// What a turn taught about the relay.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// It answered about a mail.
     pub answered: bool,
     /// It failed, after that.
     pub failed: Option<String>,
-    /// So many mails of the batch were not put to it.
+    /// So many mails of the turn were not put to it.
     pub unsent: usize,
 }
 
@@ -115,6 +120,7 @@ impl Actor for Sender {
             router,
         } = args;
         let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
+        let stock = engine.stocks.of(&relay);
         Ok(State {
             id,
             relay,
@@ -122,6 +128,7 @@ impl Actor for Sender {
             idle_timeout,
             engine,
             memory,
+            stock,
             router,
             connection: None,
             begun: None,
@@ -151,8 +158,8 @@ impl Actor for Sender {
                 state.router = router;
                 state.say_free(&myself, Report::default());
             }
-            Msg::Work(batch, _under_way) => {
-                let report = state.work(batch).await;
+            Msg::Work(_under_way) => {
+                let report = state.work().await;
                 state.say_free(&myself, report);
                 state.watch_idleness(&myself);
             }
@@ -190,87 +197,127 @@ impl State {
         let _ = self.router.cast(free);
     }
 
-    async fn work(&mut self, batch: Vec<Claim>) -> Report {
-        let mut report = Report {
-            unsent: batch.len(),
-            ..Report::default()
-        };
-
-        let transactions: Vec<Transaction> =
-            batch.iter().map(|claim| self.transaction(claim)).collect();
-        let mut batch = batch.into_iter();
-        for at in 0..transactions.len() {
-            let Some(claim) = batch.next() else { break };
-            if !self.engine.may_begin(&self.relay) {
-                // It goes back, with the rest of the batch.
-                self.take_back_what_was_begun().await;
+    /// Sends mail of the lane's stock until there is none for it, or a turn is over.
+    async fn work(&mut self) -> Report {
+        let mut report = Report::default();
+        let mut reserved = None;
+        for turn in 1..=MAILS_PER_TURN {
+            let Some(mail) = self.next_mail(reserved.take()).await else {
+                break;
+            };
+            let was_critical = mail.is_critical();
+            let is_last = turn == MAILS_PER_TURN;
+            let goes_on = self.send(mail, is_last, &mut reserved, &mut report).await;
+            self.stock.finished(self.id, was_critical);
+            if !goes_on {
                 break;
             }
-            let Some(claim) = self.still_wanted(claim).await else {
-                continue;
-            };
-            let is_begun = self.begun == Some(claim.manifest.id);
-            let (mut claim, is_split) = match is_begun {
-                true => (claim, false),
-                false => match self.without_resting(claim) {
-                    Some(admitted) => admitted,
-                    None => continue,
-                },
-            };
-            let split = is_split.then(|| self.transaction(&claim));
-            let transaction = split.as_ref().unwrap_or(&transactions[at]);
+        }
 
-            // A mail that may be sent only once is not begun before its turn.
-            let next = transactions.get(at + 1).filter(|_| {
-                batch
-                    .as_slice()
-                    .first()
-                    .is_some_and(|c| c.manifest.guarantee == Guarantee::AtLeastOnce)
-            });
-            let sent = match claim.manifest.guarantee {
-                Guarantee::AtLeastOnce => self.deliver(transaction, next).await,
-                Guarantee::AtMostOnce => self.send_once(&mut claim, transaction, next).await,
-            };
-
-            let judged = match sent {
-                Ok(judged) => judged,
-                Err(panic) => {
-                    let crashed = Judged {
-                        outcome: Outcome::Crashed,
-                        fault: Fault::Mail,
-                    };
-                    let judged = vec![crashed; claim.deliveries.len()];
-                    self.record(claim, judged).await;
-                    std::panic::resume_unwind(panic);
-                }
-            };
-
-            report.answered |= judged.iter().any(|one| speaks_for_the_relay(one.fault));
-            let was_put = judged
-                .iter()
-                .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
-            report.unsent -= usize::from(was_put);
-            let failure = judged
-                .iter()
-                .find(|one| matches!(one.fault, Fault::Relay | Fault::InDoubt))
-                .map(|one| describe(&one.outcome));
-
-            let judged = self.learn(transaction, judged);
-            self.record(claim, judged).await;
-            if failure.is_some() {
-                // The rest of the batch goes back when it is dropped here.
-                report.failed = failure;
-                break;
-            }
+        if reserved.is_some() {
+            self.stock.unreserve(self.id);
+            self.take_back_what_was_begun().await;
         }
         report
     }
 
-    /// Those of the claim's deliveries whose domain does not rest at this relay, and whether there are
-    /// others: these take the route's next relay, or wait until the domain is probed.
-    fn without_resting(&mut self, claim: Claim) -> Option<(Claim, bool)> {
+    /// The mail that was reserved, or else the next one of the stock.
+    async fn next_mail(&mut self, reserved: Option<MailId>) -> Option<ClaimedMail> {
+        if let Some(reserved) = reserved {
+            if let Some(mail) = self.stock.resume(self.id) {
+                return Some(mail);
+            }
+            // It went back, or another sender has it.
+            if self.begun == Some(reserved) {
+                self.take_back_what_was_begun().await;
+            }
+        }
+
+        let taken = self.stock.take(self.id);
+        if taken.wake_router {
+            let _ = self.router.cast(router::Msg::Fill(Arc::clone(&self.relay)));
+        }
+        taken.mail
+    }
+
+    /// Sends one mail, unless it is not to be sent any more. Returns whether to go on with another;
+    /// `reserved` is that one, where it was reserved.
+    async fn send(
+        &mut self,
+        mail: ClaimedMail,
+        is_last: bool,
+        reserved: &mut Option<MailId>,
+        report: &mut Report,
+    ) -> bool {
+        // However this ends, whoever waits for the mail looks again then.
+        let _told = self.engine.waiters.tell_at_end(mail.manifest.id);
+        report.unsent += 1;
+        if !self.engine.may_begin(&self.relay) {
+            // It goes back, and all that nobody has begun with it.
+            drop(mail);
+            self.stock.clear();
+            self.take_back_what_was_begun().await;
+            return false;
+        }
+        let Some(claim) = self.still_wanted(mail.into_claim()).await else {
+            return true;
+        };
+        let is_begun = self.begun == Some(claim.manifest.id);
+        let mut claim = match is_begun {
+            true => claim,
+            false => match self.without_resting(claim) {
+                Some(admitted) => admitted,
+                None => return true,
+            },
+        };
+
+        let transaction = self.transaction(&claim);
+        let next = match is_last {
+            true => None,
+            false => self.stock.reserve(self.id, |claim| self.transaction(claim)),
+        };
+        *reserved = next.as_ref().map(|next| next.mail);
+        let sent = match claim.manifest.guarantee {
+            Guarantee::AtLeastOnce => self.deliver(&transaction, next.as_ref()).await,
+            Guarantee::AtMostOnce => {
+                self.send_once(&mut claim, &transaction, next.as_ref())
+                    .await
+            }
+        };
+
+        let judged = match sent {
+            Ok(judged) => judged,
+            Err(panic) => {
+                let crashed = Judged {
+                    outcome: Outcome::Crashed,
+                    fault: Fault::Mail,
+                };
+                let judged = vec![crashed; claim.deliveries.len()];
+                self.record(claim, judged).await;
+                std::panic::resume_unwind(panic);
+            }
+        };
+
+        report.answered |= judged.iter().any(|one| speaks_for_the_relay(one.fault));
+        let was_put = judged
+            .iter()
+            .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
+        report.unsent -= usize::from(was_put);
+        report.failed = judged
+            .iter()
+            .find(|one| matches!(one.fault, Fault::Relay | Fault::InDoubt))
+            .map(|one| describe(&one.outcome));
+
+        let judged = self.learn(&transaction, judged);
+        self.record(claim, judged).await;
+        report.failed.is_none()
+    }
+
+    /// Those of the claim's deliveries whose domain does not rest at this relay. Others take the
+    /// route's next relay, or wait until the domain is probed.
+    fn without_resting(&mut self, claim: Claim) -> Option<Claim> {
         if self.memory.all_domains_answer() {
-            return Some((claim, false));
+            return Some(claim);
         }
         let (now, mono) = (self.engine.clock.now(), self.engine.clock.monotonic());
         let Claim {
@@ -289,8 +336,7 @@ impl State {
             }
         }
 
-        let is_split = !held.is_empty();
-        if is_split {
+        if !held.is_empty() {
             self.engine.record_unsent(&manifest, held);
         }
         let claim = Claim {
@@ -298,7 +344,7 @@ impl State {
             body,
             deliveries: admitted,
         };
-        (!claim.deliveries.is_empty()).then_some((claim, is_split))
+        (!claim.deliveries.is_empty()).then_some(claim)
     }
 
     /// Notes what the outcomes say of the relay and of the domains behind it.
@@ -362,7 +408,7 @@ impl State {
     }
 
     /// Opens a connection, unless one is open that can be used. A transport that panics here ends
-    /// the sender and is held against no mail: the batch goes back as it was.
+    /// the sender and is held against no mail: it goes back as it was.
     pub(super) async fn connect(&mut self) -> Result<(), Outcome> {
         if self
             .connection

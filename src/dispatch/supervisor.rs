@@ -453,6 +453,7 @@ impl State {
             }
         });
         futures::future::join_all(ends).await;
+        self.engine.stocks.clear();
     }
 
     fn crash(&self, child: &Child) {

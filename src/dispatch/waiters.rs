@@ -35,11 +35,31 @@ impl Waiters {
         }
     }
 
+    /// Something becomes of this mail until what is returned is dropped.
+    pub(super) fn tell_at_end(self: &Arc<Self>, mail: MailId) -> TellAtEnd {
+        TellAtEnd {
+            waiters: Arc::clone(self),
+            mail,
+        }
+    }
+
     /// Something became of this mail.
     pub(super) fn notify(&self, mail: MailId) {
         if let Some(waiter) = self.0.lock().get(&mail) {
             waiter.notify.notify_waiters();
         }
+    }
+}
+
+/// Tells those who wait for a mail when it is dropped.
+pub(super) struct TellAtEnd {
+    waiters: Arc<Waiters>,
+    mail: MailId,
+}
+
+impl Drop for TellAtEnd {
+    fn drop(&mut self) {
+        self.waiters.notify(self.mail);
     }
 }
 
