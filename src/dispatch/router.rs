@@ -19,6 +19,7 @@ use super::report::{RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, Report, SenderId};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
+use crate::delivery::Route;
 use crate::observe::EventKind;
 use crate::policy::BreakerState;
 use crate::spool::SpoolError;
@@ -72,6 +73,8 @@ pub(super) struct State {
     first_sender: SenderId,
     /// One a relay, in the topology's order.
     lanes: Vec<Lane>,
+    /// Which lanes may take a route's mail now.
+    takers: HashMap<Route, Vec<usize>>,
 }
 
 pub(super) struct Router;
@@ -92,6 +95,7 @@ impl Actor for Router {
             topology: Arc::clone(&topology),
             first_sender,
             lanes: Vec::new(),
+            takers: HashMap::new(),
         };
         state.configure(topology, first_sender);
         Ok(state)
@@ -104,7 +108,7 @@ impl Actor for Router {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Wake => state.fill_all(&myself),
+            Msg::Wake => state.fill_due(&myself),
             Msg::WakeLane(relay) => {
                 if let Some(lane) = state.lane(&relay) {
                     lane.alarm_rang();
@@ -182,16 +186,27 @@ impl State {
         let monotonic = self.engine.clock.monotonic();
         let is_open = |lane: &Lane| lane.is_up(monotonic) && !self.engine.is_paused(&lane.relay);
         let open: Vec<bool> = self.lanes.iter().map(is_open).collect();
-        let mut routes = vec![Vec::new(); self.lanes.len()];
-        for route in &self.topology.routes {
-            for at in self.topology.takers(route, &open) {
-                routes[at].push(route.clone());
-            }
-        }
-        for at in self.topology.takers(&self.topology.fallback, &open) {
-            routes[at].extend_from_slice(&self.topology.former_routes);
+        let of = |route: &Route| self.topology.takers(route, &open);
+        let known = self.topology.routes.iter();
+        let mut takers: HashMap<Route, Vec<usize>> =
+            known.map(|route| (route.clone(), of(route))).collect();
+        let fallback = of(&self.topology.fallback);
+        for route in &self.topology.former_routes {
+            takers.insert(route.clone(), fallback.clone());
         }
 
+        let mut routes = vec![Vec::new(); self.lanes.len()];
+        let all = self
+            .topology
+            .routes
+            .iter()
+            .chain(&self.topology.former_routes);
+        for route in all {
+            takers[route]
+                .iter()
+                .for_each(|at| routes[*at].push(route.clone()));
+        }
+        self.takers = takers;
         for (lane, routes) in self.lanes.iter_mut().zip(routes) {
             lane.routes = routes;
         }
@@ -199,6 +214,20 @@ impl State {
 
     fn fill_all(&mut self, myself: &ActorRef<Msg>) {
         for at in 0..self.lanes.len() {
+            self.fill(myself, at);
+        }
+    }
+
+    /// Fills the lanes for which something may be due.
+    fn fill_due(&mut self, myself: &ActorRef<Msg>) {
+        let Some(routes) = self.engine.spool.due_routes(self.engine.clock.now()) else {
+            return self.fill_all(myself);
+        };
+        let takers = routes.iter().filter_map(|route| self.takers.get(route));
+        let mut lanes: Vec<usize> = takers.flatten().copied().collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        for at in lanes {
             self.fill(myself, at);
         }
     }

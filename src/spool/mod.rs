@@ -265,6 +265,13 @@ pub trait Spool: Send + Sync + 'static {
     /// The first time after `after` at which a delivery falls due or a sweep has something to do.
     fn next_due(&self, after: Timestamp) -> Option<Timestamp>;
 
+    /// The queues in which something may be due by `now`; `None` where that is not known, so that
+    /// all are to be looked at.
+    fn due_routes(&self, now: Timestamp) -> Option<Vec<Route>> {
+        let _ = now;
+        None
+    }
+
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
 

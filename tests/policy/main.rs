@@ -7,6 +7,7 @@ mod blame;
 mod common;
 mod connections;
 mod expiry;
+mod growth;
 mod hanging;
 mod outage;
 mod retry;

@@ -843,6 +843,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
         due.into_iter().chain(timer).min()
     }
 
+    fn due_routes(&self, now: Timestamp) -> Option<Vec<Route>> {
+        Some(self.shared.queues.lock().due_routes(now))
+    }
+
     fn pending(&self) -> u64 {
         self.shared.pending.load(Ordering::Relaxed)
     }

@@ -242,6 +242,14 @@ impl QueueHead {
             .filter(|(place, _)| place.due <= now)
     }
 
+    /// Whether something is due, or may be on disk.
+    pub(super) fn may_be_due(&self, now: Timestamp) -> bool {
+        match self.places.first_key_value() {
+            Some((place, _)) => place.due <= now,
+            None => self.covered != Covered::All || self.meanwhile.is_some(),
+        }
+    }
+
     /// Takes the first place out.
     pub(super) fn pop(&mut self) -> Option<(Place, Entry)> {
         self.places.pop_first()

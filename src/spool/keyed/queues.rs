@@ -355,6 +355,16 @@ impl Queues {
         })
     }
 
+    /// The routes with a queue in which something may be due.
+    pub(super) fn due_routes(&self, now: Timestamp) -> Vec<Route> {
+        let due = |windows: &[QueueHead; 3]| windows.iter().any(|window| window.may_be_due(now));
+        self.windows
+            .iter()
+            .filter(|(_, windows)| due(windows))
+            .map(|(route, _)| route.clone())
+            .collect()
+    }
+
     pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
         self.windows
             .values()
