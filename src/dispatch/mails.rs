@@ -107,7 +107,7 @@ impl Dispatcher {
             let told = waiting.notify.notified();
             let now = engine.clock.now();
             let recording = engine.recordings.begin(id);
-            engine.stocks.give_back(id);
+            engine.end_recalled(id, now);
             match engine.spool.cancel(id, now).await? {
                 OperationResult::Unknown => return Err(Error::UnknownMail(id)),
                 OperationResult::TooLate => {}
@@ -120,9 +120,14 @@ impl Dispatcher {
             }
             drop(recording);
 
+            // What a sender had may be on its way to the disk, taken back.
+            if engine.spool.failure().is_none() {
+                engine.recordings.told(id).await;
+            }
             let status = self.status(id).await?;
             let is = |state| status.deliveries.iter().any(|one| one.state == state);
-            if !is(State::Sending) || Instant::now() >= deadline {
+            let is_over = status.deliveries.iter().all(|one| one.state.is_final());
+            if is_over || Instant::now() >= deadline {
                 let (cancelled, state) = (is(State::Cancelled), status.state.as_str());
                 return if cancelled {
                     Ok(status)
@@ -131,6 +136,10 @@ impl Dispatcher {
                 };
             }
 
+            if !is(State::Sending) {
+                // It came free in between.
+                continue;
+            }
             // A sender has it, and says when that is no longer so.
             let _ = tokio::time::timeout_at(deadline, told).await;
         }

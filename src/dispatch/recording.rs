@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::engine::Engine;
+use super::stock::ClaimedMail;
 use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stage};
-use crate::mail::Timestamp;
+use crate::mail::{MailId, Timestamp};
 use crate::spool::{Lease, Manifest, SettleResult};
 
 /// What a sender learned about one delivery.
@@ -84,13 +85,24 @@ impl Engine {
 
     /// Ends what has expired and was claimed, and nobody has begun.
     pub(super) fn end_expired(self: &Arc<Self>, now: Timestamp) {
-        for mail in self.stocks.take_expired(now) {
+        let reason = DeadReason::Expired;
+        self.end_unbegun(
+            self.stocks.take_expired(now),
+            Stage::Dead { at: now, reason },
+        );
+    }
+
+    /// Ends a mail that a user wants back as far as it was claimed and nobody has begun it.
+    pub(super) fn end_recalled(self: &Arc<Self>, mail: MailId, now: Timestamp) {
+        self.end_unbegun(self.stocks.take_mail(mail), Stage::Cancelled { at: now });
+    }
+
+    /// Records this of claimed mail that is not sent.
+    pub(super) fn end_unbegun(self: &Arc<Self>, claimed: Vec<ClaimedMail>, stage: Stage) {
+        for mail in claimed {
             let claim = mail.into_claim();
             let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
-                delivery.stage = Stage::Dead {
-                    at: now,
-                    reason: DeadReason::Expired,
-                };
+                delivery.stage = stage;
                 (lease, delivery)
             });
             self.record_unsent(&claim.manifest, ended.collect());

@@ -19,7 +19,7 @@ use super::report::{RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, Report, SenderId};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
-use crate::delivery::Route;
+use crate::delivery::{Route, Stage};
 use crate::observe::EventKind;
 use crate::policy::BreakerState;
 use crate::spool::SpoolError;
@@ -312,6 +312,11 @@ impl State {
         if !self.engine.is_sending() || self.engine.is_paused(relay) {
             claims.clear();
         }
+        let (recalled, claims): (Vec<_>, Vec<_>) = claims
+            .into_iter()
+            .partition(|claimed| self.engine.recalls.is_recalled(claimed.manifest.id));
+        let at = self.engine.clock.now();
+        self.engine.end_unbegun(recalled, Stage::Cancelled { at });
         let Some(lane) = self.lane(relay) else { return };
         if failed {
             lane.rest(monotonic + AFTER_FAILURE);

@@ -73,11 +73,13 @@ impl Stocks {
         Arc::clone(self.0.write().entry(Arc::clone(relay)).or_default())
     }
 
-    /// Gives a mail back that nobody has begun, wherever it lies.
-    pub(super) fn give_back(&self, mail: MailId) {
-        for stock in self.0.read().values() {
-            stock.remove(|claimed| claimed.manifest.id == mail);
-        }
+    /// Takes a mail out that nobody has begun, wherever it lies.
+    pub(super) fn take_mail(&self, mail: MailId) -> Vec<ClaimedMail> {
+        let stocks = self.0.read();
+        let taken = stocks
+            .values()
+            .flat_map(|stock| stock.remove(|claimed| claimed.manifest.id == mail));
+        taken.collect()
     }
 
     /// Takes out what has expired and nobody has begun.
