@@ -73,17 +73,16 @@ pub mod policy;
 pub mod spool;
 pub mod transport;
 
-pub use delivery::{MailState, State};
+pub use delivery::{Event, EventKind, MailState, State};
 pub use dispatch::{
-    Builder, Clock, Counted, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, Health,
-    MailStatus, OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
-    SentNow, Stats, StatusPage,
+    Builder, Clock, Counted, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, EventItem,
+    EventStream, Health, JournalHandle, JournalReader, MailStatus, OnSpoolFailure, Receipt,
+    RelayState, RelayStatus, Relays, Reload, RestingStatus, SentNow, Stats, StatusPage,
 };
 pub use mail::{
     Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,
     Submitter, Timestamp, days, hours, minutes, seconds,
 };
-pub use observe::{Event, EventItem, EventKind, EventStream};
 pub use policy::{BreakerState, Match, Rate, RetryPolicy, RouteRule, Weights};
 pub use spool::{Durability, Query, SpoolError};
 pub use transport::{Auth, Capture, Relay};

@@ -12,6 +12,7 @@
 //! holds its lease.
 
 mod attempt;
+mod event;
 mod fault;
 mod settle;
 mod state;
@@ -20,6 +21,7 @@ mod state;
 pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
+pub use event::{By, Event, EventKind};
 pub use fault::{Circumstances, Fault, Judgement};
 pub use settle::{Rules, Settled};
 pub use state::{DeadReason, MailState, Stage, State};

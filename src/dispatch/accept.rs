@@ -24,7 +24,6 @@ pub(super) struct Accept {
 struct Intake<'a> {
     engine: &'a Engine,
     count: u64,
-    mails: Vec<MailId>,
 }
 
 impl Drop for Intake<'_> {
@@ -32,9 +31,6 @@ impl Drop for Intake<'_> {
         self.engine
             .accepting
             .fetch_sub(self.count, Ordering::Relaxed);
-        self.mails
-            .iter()
-            .for_each(|mail| self.engine.announcements.end_accepting(*mail));
         self.engine.progress.notify_waiters();
     }
 }
@@ -90,11 +86,7 @@ impl Accept {
         let now = engine.clock.now();
         let mut results = Vec::with_capacity(mails.len());
         let mut new_mails = Vec::with_capacity(mails.len());
-        let mut intake = Intake {
-            engine,
-            count: 0,
-            mails: Vec::with_capacity(mails.len()),
-        };
+        let mut intake = Intake { engine, count: 0 };
 
         for mail in mails {
             let count = mail.envelope().recipients().len();
@@ -108,8 +100,6 @@ impl Accept {
                 intake.count += count as u64;
                 let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
                 let line = AcceptedLine::of(&new_mail);
-                engine.announcements.begin_accepting(id, now);
-                intake.mails.push(id);
                 new_mails.push(new_mail);
                 (id, priority, line)
             }));
@@ -127,7 +117,6 @@ impl Accept {
             match put.next() {
                 Some(Ok(PutResult::Stored)) => {
                     engine.metrics.accepted(door, priority, started.elapsed());
-                    engine.announce_accepted(id, now);
                     if let Some(line) = line {
                         line.log(id, door);
                     }

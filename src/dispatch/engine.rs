@@ -13,7 +13,6 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::announcements::Announcements;
 use super::life::Life;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
@@ -22,7 +21,8 @@ use super::stock::Stocks;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
-use crate::observe::{Events, Metrics};
+use crate::delivery::Event;
+use crate::observe::Metrics;
 use crate::policy::RetryPolicy;
 use crate::spool::{Spool, SpoolError};
 
@@ -36,11 +36,9 @@ pub(super) type UnderWay = TaskTrackerToken;
 pub(super) struct Engine {
     pub spool: Arc<dyn Spool>,
     pub clock: Clock,
-    pub events: Events,
     pub metrics: Metrics,
     pub retry: RetryPolicy,
     pub life: Life,
-    pub announcements: Announcements,
     pub recalls: Arc<Recalls>,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
@@ -78,11 +76,9 @@ impl Engine {
         Engine {
             spool,
             clock,
-            events: Events::new(),
             metrics: Metrics::new(),
             retry,
             life: Life::new(),
-            announcements: Announcements::default(),
             recalls: Arc::default(),
             waiters: Arc::default(),
             recordings: Arc::default(),
@@ -95,6 +91,18 @@ impl Engine {
             in_flight,
             rerouting: Mutex::default(),
         }
+    }
+
+    /// Has the journal tell what happened to a relay, and goes on.
+    pub(super) fn note(self: &Arc<Self>, event: Event) {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(journal) = engine.spool.journal()
+                && let Err(error) = journal.note(vec![event]).await
+            {
+                tracing::warn!(%error, "what happened could not be noted in the journal");
+            }
+        });
     }
 
     /// What this relay has taught its senders, shared by all of them.

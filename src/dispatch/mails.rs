@@ -7,9 +7,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Error, MailStatus, StatusPage};
-use crate::delivery::State;
+use crate::delivery::{EventKind, State};
 use crate::mail::MailId;
-use crate::observe::EventKind;
 use crate::spool::{OperationResult, Query};
 
 /// How long a cancellation waits for a sender that has the mail.
@@ -113,7 +112,7 @@ impl Dispatcher {
                 OperationResult::TooLate => {}
                 OperationResult::Done(recipients) => {
                     for recipient in &recipients {
-                        engine.announce(now, id, recipient, None, EventKind::Cancelled);
+                        engine.announce(id, recipient, None, &EventKind::Cancelled);
                     }
                     engine.progress.notify_waiters();
                 }

@@ -10,6 +10,8 @@ mod announcements;
 mod builder;
 mod direct;
 mod engine;
+mod events;
+mod journal;
 mod lane;
 mod life;
 mod recalls;
@@ -41,6 +43,8 @@ pub use builder::{Builder, OnSpoolFailure};
 pub use clock::Clock;
 pub use dead_letters::DeadLetters;
 pub use error::Error;
+pub use events::{EventItem, EventStream};
+pub use journal::{JournalHandle, JournalReader};
 pub use relays::Relays;
 pub use report::{
     DeliveryStatus, Health, MailStatus, Receipt, RelayState, RelayStatus, RestingStatus, SentNow,
@@ -57,7 +61,6 @@ use ractor::ActorRef;
 use self::accept::Accept;
 use self::engine::Engine;
 use crate::mail::{Mail, Submitter};
-use crate::observe::EventStream;
 
 /// How long what is in flight may take after the last handle was dropped.
 const DRAIN_AFTER_LAST_HANDLE: Duration = Duration::from_secs(10);
@@ -168,6 +171,11 @@ impl Dispatcher {
         results
     }
 
+    /// Where its "now" comes from.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.engine.clock
+    }
+
     /// Sends past the queue: one synchronous attempt at each relay of the route that is not paused,
     /// in turn, until one answers. Nothing is kept.
     ///
@@ -178,16 +186,5 @@ impl Dispatcher {
         self.inner.engine.admits()?;
         self.inner.accept.check_size(&mail)?;
         self.inner.direct.send(&self.inner.engine, &mail).await
-    }
-
-    /// What happens from now on, as a stream. A reader that is too slow is told how much it missed.
-    pub fn events(&self) -> EventStream {
-        self.inner.engine.events.subscribe(None)
-    }
-
-    /// As [`Dispatcher::events`], beginning after the event of that number as far as it is still
-    /// known.
-    pub fn events_after(&self, seq: u64) -> EventStream {
-        self.inner.engine.events.subscribe(Some(seq))
     }
 }

@@ -19,8 +19,8 @@ use super::report::{RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, Report, SenderId};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
+use crate::delivery::{Event, EventKind};
 use crate::delivery::{Route, Stage};
-use crate::observe::EventKind;
 use crate::policy::BreakerState;
 use crate::spool::SpoolError;
 
@@ -342,7 +342,7 @@ impl State {
 
         let (now, monotonic) = (self.engine.clock.now(), self.engine.clock.monotonic());
         let chance = self.engine.chance();
-        let events = self.engine.events.clone();
+        let engine = Arc::clone(&self.engine);
         let Some(lane) = self.lane(relay) else { return };
         lane.add_free(sender, actor);
         lane.give_back(report.unsent);
@@ -352,7 +352,7 @@ impl State {
             turned = true;
             lane.end_probing();
             tracing::info!(%relay, "the relay is up again");
-            events.tell(now, None, None, Some(relay), EventKind::RelayUp);
+            engine.note(Event::new(now, EventKind::RelayUp).of_relay(relay));
         }
         if let Some(reason) = report.failed {
             // What it failed over goes back to the head of its queue, and so does all behind it.
@@ -360,15 +360,10 @@ impl State {
             if lane.breaker.failed(monotonic, chance) {
                 turned = true;
                 tracing::warn!(%relay, reason, "the relay is down; its mail waits or takes the next relay");
-                events.tell(
-                    now,
-                    None,
-                    None,
-                    Some(relay),
-                    EventKind::RelayDown {
-                        reason: reason.clone(),
-                    },
-                );
+                let kind = EventKind::RelayDown {
+                    reason: reason.clone(),
+                };
+                engine.note(Event::new(now, kind).of_relay(relay));
             }
             lane.last_failure = Some(reason);
         }

@@ -9,8 +9,9 @@ use tokio::task::AbortHandle;
 
 use super::engine::Engine;
 use super::router;
+use crate::delivery::EventKind;
 use crate::mail::Timestamp;
-use crate::observe::{DeliveryResult, EventKind};
+use crate::observe::DeliveryResult;
 
 pub(super) enum Msg {
     /// The router to wake, now and from now on.
@@ -138,7 +139,7 @@ async fn sweep(engine: &Arc<Engine>) {
                     let kind = EventKind::Dead {
                         reason: ended.reason,
                     };
-                    engine.announce(now, ended.mail, &ended.recipient, None, kind);
+                    engine.announce(ended.mail, &ended.recipient, None, &kind);
                 }
                 if !swept.ended.is_empty() {
                     engine.progress.notify_waiters();

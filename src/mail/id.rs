@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Timestamp;
+
 /// Identifies one mail; a UUID of version 7 (RFC 9562 §5.7), so that ids sort by the time they were
 /// made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,6 +22,12 @@ impl MailId {
     /// The sixteen bytes of the id, which sort as the id does.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
+    }
+
+    /// When the id was made, by the clock of this machine.
+    pub(crate) fn made_at(&self) -> Timestamp {
+        let millis = self.0.as_bytes()[..6].iter();
+        Timestamp::from_millis(millis.fold(0, |all, byte| all << 8 | i64::from(*byte)))
     }
 
     /// The id that has these bytes.

@@ -1,7 +1,6 @@
 //! The log lines that people and alerts rely on: INFO delivered, WARN will retry, ERROR gave up.
 
-use super::EventKind;
-use crate::delivery::Attempt;
+use crate::delivery::{Attempt, EventKind};
 use crate::mail::{Address, MailId};
 
 /// Logs one fact about a delivery; `attempt` is the try that led to it.

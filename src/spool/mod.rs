@@ -10,6 +10,7 @@
 mod codec;
 pub mod conformance;
 mod error;
+mod journal;
 mod keyed;
 mod lease;
 pub mod memory;
@@ -20,6 +21,7 @@ mod store;
 
 pub use codec::decode_any;
 pub use error::SpoolError;
+pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
 pub use query::{Only, Page, Query};
 pub use record::{Manifest, Record};
@@ -47,6 +49,8 @@ pub struct SpoolOptions {
     pub sync_interval: Option<Duration>,
     /// How many bytes of new mail's bodies stay in memory until they are sent.
     pub cache_bytes: usize,
+    /// How long the journal is kept, and how large it grows.
+    pub journal: JournalOptions,
 }
 
 impl Default for SpoolOptions {
@@ -56,6 +60,7 @@ impl Default for SpoolOptions {
             idempotency_ttl: days(7),
             sync_interval: None,
             cache_bytes: 32 * 1024 * 1024,
+            journal: JournalOptions::default(),
         }
     }
 }
@@ -291,6 +296,12 @@ pub trait Spool: Send + Sync + 'static {
     /// How long each commit took since this was last asked, for histograms.
     fn drain_sync_times(&self) -> Vec<Duration> {
         Vec::new()
+    }
+
+    /// The journal of what happened, where this spool keeps one. What a spool without one does is told
+    /// to nobody.
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
     }
 
     /// Writes out and closes. Everything that is asked afterwards is answered with

@@ -120,6 +120,10 @@ impl Told {
         Told(postrider.events())
     }
 
+    pub fn of(postrider: &Dispatcher, mail: MailId, seq: u64) -> Self {
+        Told(postrider.events_of(mail, Some(seq)))
+    }
+
     pub fn after(postrider: &Dispatcher, seq: u64) -> Self {
         Told(postrider.events_after(seq))
     }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use postrider::delivery::{Delivery, Route};
 use postrider::spool::{
-    Claim, ClaimRequest, Lease, LeaseToken, NewMail, OperationResult, Page, PutResult, Record,
-    SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, SweepReport, memory,
+    Claim, ClaimRequest, Journal, Lease, LeaseToken, NewMail, OperationResult, Page, PutResult,
+    Record, SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, SweepReport, memory,
 };
 use postrider::{Durability, MailId, Query, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -135,6 +135,9 @@ impl Spool for FaultySpool {
     }
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
         self.kept.stats(now).await
+    }
+    fn journal(&self) -> Option<&dyn Journal> {
+        self.kept.journal()
     }
     async fn close(&self) -> Result<(), SpoolError> {
         self.kept.close().await

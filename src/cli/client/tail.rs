@@ -16,9 +16,8 @@ use super::sse::{Frame, Frames};
 use super::times::{relative, time_of_day};
 use super::{Asking, Failure, record};
 use crate::cli::screen::{Piece, Screen, Tint, counted, plain, state, tinted};
-use crate::delivery::Attempt;
+use crate::delivery::{Attempt, Event, EventKind};
 use crate::mail::{MailId, Timestamp};
-use crate::observe::{Event, EventKind};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -29,6 +28,10 @@ pub struct Tail {
     /// Only what happens to this mail
     #[arg(long, value_name = "ID")]
     mail: Option<MailId>,
+    /// Begin with what happened since: a span such as 1h, a time such as 2026-01-31T12:00:00Z, or the
+    /// number of an event, 0 being the oldest that is kept
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
     #[command(flatten)]
     asking: Asking,
 }
@@ -40,6 +43,7 @@ impl Tail {
             .mail
             .iter()
             .map(|id| ("mail", id.to_string()))
+            .chain(self.since.map(|since| ("since", since)))
             .collect();
         let mut last: Option<String> = None;
         let mut pause = FIRST_PAUSE;
@@ -73,7 +77,8 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
     if frame.event == "missed" {
         let text = match serde_json::from_str::<Missed>(&frame.data) {
             Ok(Missed { count: Some(count) }) => format!("{} missed", counted(count, "event")),
-            _ => "the service was started anew; some events before that were missed".to_owned(),
+            _ => "the service keeps another journal now; some events before that were missed"
+                .to_owned(),
         };
         return screen.line(&[tinted(format_args!("--------  {text}"), Tint::Warning)]);
     }
@@ -120,7 +125,13 @@ fn line(event: &Event) -> Vec<Piece> {
         EventKind::Deferred { next_attempt_at } => add(plain(next(*next_attempt_at, event.at))),
         EventKind::Dead { reason } => add(tinted(reason.as_str().replace('_', " "), Tint::Bad)),
         EventKind::RelayDown { reason } => add(plain(reason)),
-        EventKind::Accepted | EventKind::Delivered | EventKind::Cancelled | EventKind::RelayUp => {}
+        EventKind::Reloaded { error: Some(error) } => add(tinted(error, Tint::Bad)),
+        EventKind::Started { version } => add(plain(version)),
+        EventKind::Act { act, count, filter } => {
+            let of = filter.as_deref().unwrap_or_default();
+            add(plain(format!("{act} {} {of}", counted(*count, "mail"))));
+        }
+        _ => {}
     }
     pieces
 }

@@ -1,8 +1,8 @@
 //! What happens, as it happens: Server-Sent Events (WHATWG HTML §9.2).
 //!
-//! An event's id is `RUN-SEQ`: the sequence number that the dispatcher counts, after the name of
-//! this run of the service. Numbers begin anew with each run, so a client that comes back after a
-//! restart is told that it missed something, and not silently given the wrong events.
+//! An event's id is `JOURNAL-SEQ`: its number in the spool's journal, after the journal's name, so
+//! that it holds over restarts, and a client that comes back to another spool is told that it missed
+//! something, and not silently given the wrong events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use super::Shared;
 use super::params::Params;
 use super::problem::Problem;
 use super::server::stopped;
-use crate::mail::MailId;
-use crate::observe::{EventItem, EventStream};
+use crate::mail::{MailId, Timestamp, parse_span};
+use crate::{EventItem, EventStream};
 
 /// How often a silent stream says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -28,19 +28,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How soon a client should come back when its stream broke.
 const COME_BACK: Duration = Duration::from_secs(2);
 
-/// Where a client left off, by its `Last-Event-ID`.
+/// Where a client left off, by its `Last-Event-ID`, or from when it wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resume {
     /// It did not say: from now on.
     Now,
-    /// After this event of this run.
+    /// After this event.
     After(u64),
-    /// In another run, of which nothing is known any more.
+    /// In another journal, of which nothing is known here.
     Elsewhere,
+    /// What happened at this time or later.
+    Since(Timestamp),
 }
 
 impl Resume {
-    fn of(headers: &HeaderMap, run: &str) -> Self {
+    fn of(headers: &HeaderMap, journal: &str) -> Self {
         let Some(given) = headers.get("last-event-id") else {
             return Resume::Now;
         };
@@ -48,32 +50,57 @@ impl Resume {
         if given.is_empty() {
             return Resume::Now;
         }
-        let seq = given
-            .strip_prefix(run)
-            .and_then(|rest| rest.strip_prefix('-'));
-        seq.and_then(|seq| seq.parse().ok())
-            .map_or(Resume::Elsewhere, Resume::After)
+        Resume::of_id(given, journal).unwrap_or(Resume::Elsewhere)
+    }
+
+    /// An event's id, or its number alone.
+    fn of_id(given: &str, journal: &str) -> Option<Self> {
+        if let Ok(number) = given.parse() {
+            return Some(Resume::After(number));
+        }
+        let (of, number) = given.split_once('-')?;
+        let number = number.parse().ok()?;
+        let is_ours = of == journal;
+        is_ours.then_some(Resume::After(number))
+    }
+
+    /// What `since` says: an event's id or number, a span of time until now, or a time.
+    fn since(given: &str, journal: &str, now: Timestamp) -> Result<Self, String> {
+        if let Some(resume) = Resume::of_id(given, journal) {
+            return Ok(resume);
+        }
+        if let Ok(span) = parse_span(given) {
+            let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+            let from = now.as_millis().saturating_sub(span);
+            return Ok(Resume::Since(Timestamp::from_millis(from.max(0))));
+        }
+        given.parse().map(Resume::Since).map_err(|_| {
+            "is an event's number or id, a time such as 2026-01-31T12:00:00Z, or a span such as 1h"
+                .to_owned()
+        })
     }
 }
 
 /// Some events are gone.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Missed {
-    /// How many, of all mails; null where a restart lies between, so that nobody knows.
+    /// How many, of all mails; null where that was another journal, so that nobody knows.
     count: Option<u64>,
 }
 
 /// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
-/// `relay_up`, `relay_down`.
+/// `retried`, `purged`, `relay_up`, `relay_down`, `relay_paused`, `relay_resumed`, `reloaded`,
+/// `started`, `stopped`, `act`.
 ///
 /// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
-/// themselves, gets what happened since; what is not known any more is said by an event `missed`.
-/// Silence is filled with comments.
+/// themselves, gets what happened since, over restarts as well; what the journal does not keep any
+/// more is said by an event `missed`. Silence is filled with comments.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
         ("mail" = Option<MailId>, Query, description = "Only what happens to this mail"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event"),
+        ("since" = Option<String>, Query, description = "Begin after this event, by its number or id (0 is the oldest that is kept); or with what happened since this time, or within this span until now, such as 1h"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event; it counts before `since`"),
     ),
     responses((
         status = 200, description = "A stream of Server-Sent Events", body = String, content_type = "text/event-stream",
@@ -86,12 +113,24 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let mut params = Params::of(query.as_deref());
     let mail: Option<MailId> = params.parsed("mail");
+    let now = door.dispatcher.clock().now();
+    let since = params.with("since", |given| Resume::since(given, &door.run, now));
     params.finish()?;
 
-    let (missed, events) = match Resume::of(&headers, &door.run) {
-        Resume::Now => (None, door.dispatcher.events()),
-        Resume::After(seq) => (None, door.dispatcher.events_after(seq)),
-        Resume::Elsewhere => (Some(missed(None)), door.dispatcher.events_after(0)),
+    let resume = match Resume::of(&headers, &door.run) {
+        Resume::Now => since.unwrap_or(Resume::Now),
+        resume => resume,
+    };
+    let (missed, after) = match resume {
+        Resume::Now => (None, None),
+        Resume::After(seq) => (None, Some(seq)),
+        Resume::Elsewhere => (Some(missed(None)), Some(0)),
+        Resume::Since(at) => (None, Some(door.dispatcher.journal().since(at).await?)),
+    };
+    let events = match (mail, after) {
+        (Some(mail), after) => door.dispatcher.events_of(mail, after),
+        (None, Some(after)) => door.dispatcher.events_after(after),
+        (None, None) => door.dispatcher.events(),
     };
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
@@ -131,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_of_another_run_is_not_taken_for_one_of_this() {
+    fn an_id_of_another_journal_is_not_taken_for_one_of_this() {
         let resume = |id: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("last-event-id", id.parse().unwrap());
@@ -139,9 +178,22 @@ mod tests {
         };
         assert_eq!(resume("abc-17"), Resume::After(17));
         assert_eq!(resume(""), Resume::Now);
-        for elsewhere in ["abd-17", "17", "abc-", "abc-x", "abc17", "-17"] {
+        assert_eq!(resume("17"), Resume::After(17));
+        for elsewhere in ["abd-17", "abc-", "abc-x", "abc17", "-17"] {
             assert_eq!(resume(elsewhere), Resume::Elsewhere, "{elsewhere}");
         }
         assert_eq!(Resume::of(&HeaderMap::new(), "abc"), Resume::Now);
+    }
+
+    #[test]
+    fn since_is_a_number_a_time_or_a_span() {
+        let now = Timestamp::from_millis(7_200_000);
+        let since = |given: &str| Resume::since(given, "abc", now);
+        assert_eq!(since("0"), Ok(Resume::After(0)));
+        assert_eq!(since("abc-9"), Ok(Resume::After(9)));
+        let hour = Timestamp::from_millis(3_600_000);
+        assert_eq!(since("1h"), Ok(Resume::Since(hour)));
+        assert_eq!(since("1970-01-01T01:00:00Z"), Ok(Resume::Since(hour)));
+        assert!(since("yesterday").is_err());
     }
 }

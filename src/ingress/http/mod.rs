@@ -120,7 +120,7 @@ impl HttpDoor {
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
             )),
-            run: format!("{:08x}", rand::random::<u32>()),
+            run: dispatcher.journal().name(),
             shutdown,
         });
         let router = openapi::router().with_state(door.clone());
@@ -198,7 +198,7 @@ struct Door {
     limits: Limits,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,
-    /// Names this run of the service, because events are counted anew in each.
+    /// Names the journal, in which events are counted.
     run: String,
     shutdown: watch::Receiver<bool>,
 }

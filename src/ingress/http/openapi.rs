@@ -52,7 +52,7 @@ const WITH_BODY: [(&str, &str); 4] = [
         (name = "events", description = "What happens, as it happens"),
         (name = "service", description = "Relays, numbers, health"),
     ),
-    components(schemas(crate::observe::Event, events::Missed)),
+    components(schemas(crate::Event, events::Missed)),
 )]
 struct Described;
 

@@ -125,6 +125,16 @@ impl<'a> Params<'a> {
         self.note(format!("/{name}"), text.parse())
     }
 
+    /// Takes a parameter that may be given once, and that this reads.
+    pub fn with<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.one(name)?;
+        self.note(format!("/{name}"), read(&text))
+    }
+
     /// Takes a parameter that may be given often.
     pub fn every(&mut self, name: &str) -> Vec<String> {
         let mut taken = Vec::new();

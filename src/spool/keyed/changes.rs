@@ -5,10 +5,13 @@
 //! [`STEP_BYTES`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::backlog::Move;
+use super::journal::Sealed;
+use super::journal::entry::{Entry as Happened, Told};
 use super::keys::{self, Place, QueueId, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
@@ -38,6 +41,8 @@ pub(super) struct Changes {
     /// What is to be looked at, and when: those of one time share a key, because keys are what a
     /// commit costs.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
+    /// What happens by it.
+    told: Told,
     /// Routes that have had no queue yet.
     new_queues: HashMap<Route, QueueId>,
 }
@@ -59,12 +64,17 @@ impl Changes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.timers.is_empty()
+        self.batch.is_empty() && self.timers.is_empty() && self.told.is_empty()
     }
 
     /// The bytes of all of it.
     pub(super) fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// Has the journal tell, in this commit, what it does.
+    pub(super) fn tell(&mut self, happened: Happened<'_>) {
+        self.weight += self.told.tell(happened);
     }
 
     /// Has something looked at, at this time; a sweep is due when it comes.
@@ -128,8 +138,12 @@ impl Changes {
     }
 
     /// The batch to write, with the counts and the totals as they are after it; from now on they
-    /// are so in memory, too.
-    pub(super) fn seal<S: Store>(mut self, shared: &Shared<S>, totals: &mut Totals) -> Batch {
+    /// are so in memory, too. Beside it what it tells, once it is kept.
+    pub(super) fn seal<S: Store>(
+        mut self,
+        shared: &Shared<S>,
+        totals: &mut Totals,
+    ) -> (Batch, Vec<Arc<Sealed>>) {
         if !self.new_queues.is_empty() {
             let mut ids = shared.ids.write();
             for (route, id) in self.new_queues.drain() {
@@ -157,7 +171,8 @@ impl Changes {
         drop(backlog);
         self.batch
             .push((keys::TOTALS.to_vec(), Some(codec::encode(totals))));
-        self.batch
+        let told = shared.journal.seal(self.told, &mut self.batch);
+        (self.batch, told)
     }
 }
 

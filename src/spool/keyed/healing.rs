@@ -93,6 +93,7 @@ impl<S: Store> Writer<'_, S> {
     /// Makes what is in memory what is on disk, and writes what is owed.
     fn take_up(&mut self) -> Result<(), SpoolError> {
         let shared = self.shared;
+        shared.journal.read_again(&shared.store)?;
         self.totals = match shared.store.get(keys::TOTALS)? {
             Some(bytes) => codec::decode(&bytes)?,
             None => codec::Totals::default(),
@@ -122,7 +123,7 @@ impl<S: Store> Writer<'_, S> {
         shared.queues.lock().read_again(routes);
         self.write_what_is_owed()?;
         self.transact(recovery::recover)?;
-        shared.keep()?;
+        shared.keep(Vec::new())?;
         shared.changed.notify_one();
         Ok(())
     }

@@ -18,6 +18,11 @@
 //! | `x` `d` or `c`, mail, index | an index of dead and of cancelled deliveries |
 //! | `a` mail, index | an at-most-once delivery whose final dot may have been sent |
 //! | `w` mail | a large message is being written; what is here at start was never accepted |
+//! | `j` number | the journal: what one commit did, or a part of it; the number of its first event |
+//! | `J` `a` number | this record of the journal holds acts of people or programs |
+//! | `J` `r` name | how far this reader of the journal is |
+//! | `J` `v` length, name, key | what this reader keeps |
+//! | `J` `i` | the journal's own name |
 //! | `c` | totals |
 //! | `z` key | what stood at that key and could not be read |
 
@@ -28,6 +33,43 @@ use crate::mail::{MailId, Priority, Timestamp};
 
 /// Where the totals stand. Nearly every commit writes them.
 pub(in crate::spool) const TOTALS: &[u8] = b"c";
+
+/// The journal's records.
+pub(super) const JOURNAL: &[u8] = b"j";
+/// Which of them hold acts.
+pub(super) const ACTS: &[u8] = b"Ja";
+/// Its readers.
+pub(super) const READER: &[u8] = b"Jr";
+/// Its name.
+pub(super) const JOURNAL_ID: &[u8] = b"Ji";
+
+pub(super) fn journal(first: u64) -> Vec<u8> {
+    [JOURNAL, &first.to_be_bytes()].concat()
+}
+
+pub(super) fn read_journal(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(JOURNAL)?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
+}
+
+pub(super) fn acts(first: u64) -> Vec<u8> {
+    [ACTS, &first.to_be_bytes()].concat()
+}
+
+pub(super) fn read_acts(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(ACTS)?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
+}
+
+pub(super) fn reader(name: &str) -> Vec<u8> {
+    [READER, name.as_bytes()].concat()
+}
+
+/// What a reader keeps under this name; the beginning of all of it where that is empty.
+pub(super) fn kept(reader: &str, name: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(reader.len()).unwrap_or(u16::MAX);
+    [b"Jv", &length.to_be_bytes()[..], reader.as_bytes(), name].concat()
+}
 
 /// A place in a queue: queues are sorted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

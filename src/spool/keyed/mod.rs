@@ -8,6 +8,7 @@
 //! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
 //!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
 //!   writes. All of it is weighed in [`changes`];
+//! * [`journal`] is what happened, in the commits that made it so;
 //! * [`queue_ids`] and [`backlog`] name and count what waits.
 
 mod backlog;
@@ -15,6 +16,7 @@ mod changes;
 mod entering;
 mod healing;
 pub(super) mod inspect;
+mod journal;
 mod keys;
 mod operations;
 mod queue_head;
@@ -47,6 +49,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
 use self::healing::Owed;
+use self::journal::{JournalState, Sealed};
 use self::keys::Place;
 pub(super) use self::keys::{TOTALS, is_delivery};
 use self::queue_head::{Budget, Entry, Fresh};
@@ -60,9 +63,9 @@ use self::writer::{Ahead, Command, Encoded, GROUP_BYTES, INDEX_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
-    Claim, ClaimRequest, Durability, EndedDelivery, Lease, LeaseKeeper, LeaseToken, NewMail,
-    OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions,
-    SpoolStats, SweepReport,
+    Claim, ClaimRequest, Durability, EndedDelivery, Journal, Lease, LeaseKeeper, LeaseToken,
+    NewMail, OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
+    SpoolOptions, SpoolStats, SweepReport,
 };
 use crate::delivery::{Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
@@ -100,6 +103,7 @@ struct Shared<S> {
     untold: Mutex<Vec<EndedDelivery>>,
     /// How far sweeps have looked at mails that are too long for one.
     looks: Mutex<HashMap<MailId, Look>>,
+    journal: JournalState,
     /// How many commits were written, and how many of them are kept.
     written: AtomicU64,
     kept: watch::Sender<u64>,
@@ -144,8 +148,8 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Keeps what was written, as safely as the options say.
-    fn keep(&self) -> Result<(), SpoolError> {
+    /// Keeps what was written, as safely as the options say, and tells what happened by it.
+    fn keep(&self, told: Vec<Arc<Sealed>>) -> Result<(), SpoolError> {
         let written = self.written.load(Ordering::SeqCst);
         let kept = match self.failure() {
             Some(failure) => return Err(failure),
@@ -153,6 +157,7 @@ impl<S: Store> Shared<S> {
             None => self.store.flush(),
         };
         if kept.is_ok() {
+            self.journal.publish(told);
             self.kept.send_modify(|kept| *kept = written.max(*kept));
         }
         kept.inspect_err(|e| self.fail(e.clone()))
@@ -231,6 +236,7 @@ impl<S: Store> KeyedSpool<S> {
             Some(bytes) => codec::decode(&bytes)?,
             None => Totals::default(),
         };
+        let (journal, first) = JournalState::open(&store, &options)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
         let shared = Arc::new(Shared {
             budget: Budget::new(options.cache_bytes),
@@ -246,6 +252,7 @@ impl<S: Store> KeyedSpool<S> {
             totals: Mutex::new(Totals::default()),
             untold: Mutex::default(),
             looks: Mutex::default(),
+            journal,
             written: AtomicU64::new(0),
             kept: watch::channel(0).0,
             stale: AtomicU64::new(0),
@@ -254,6 +261,7 @@ impl<S: Store> KeyedSpool<S> {
             stuck: Mutex::default(),
         });
         let mut recovering = WriteTransaction::new(&shared, totals);
+        recovering.changes.append(first);
         recovery::name_queues(&mut recovering)?;
         let routes: Vec<Route> = shared
             .ids
@@ -690,6 +698,13 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 self.shared.changed.notify_one();
             }
         }
+        let mut queues = self.shared.queues.lock();
+        for claim in &claims {
+            for (lease, delivery) in &claim.deliveries {
+                queues.note(&lease.token(), &claim.manifest, delivery.tries);
+            }
+        }
+        drop(queues);
         Ok(claims)
     }
 
@@ -805,6 +820,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     fn is_sweep_due(&self, now: Timestamp) -> bool {
         self.shared.next_timer.load(Ordering::Relaxed) <= now.as_millis()
+            || self.shared.journal.is_due(now)
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError> {
@@ -840,7 +856,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .map(Timestamp::from_millis)
             .filter(|at| *at > after);
         let due = self.shared.queues.lock().next_due(after);
-        due.into_iter().chain(timer).min()
+        let journal = self.shared.journal.next_due().filter(|at| *at > after);
+        due.into_iter().chain(timer).chain(journal).min()
     }
 
     fn due_routes(&self, now: Timestamp) -> Option<Vec<Route>> {
@@ -881,6 +898,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .into_iter()
             .map(Duration::from_nanos)
             .collect()
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
     }
 
     async fn close(&self) -> Result<(), SpoolError> {

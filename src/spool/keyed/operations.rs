@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::changes::STEP_BYTES;
+use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queues::QueueName;
 use super::reader::{self, Broken, Whole};
@@ -48,6 +49,7 @@ pub(super) fn cancel<S: Store>(
     for (index, delivery) in deliveries {
         if transaction.seize(&mail.manifest, index, &delivery) {
             let ended = transaction.end_seized(delivery, Stage::Cancelled { at: now }, now);
+            transaction.tell_became(&mail.manifest, &ended, now);
             match ended.stage {
                 Stage::Dead { reason, .. } => transaction.tell_end(id, ended.recipient, reason),
                 _ => cancelled.push(ended.recipient),
@@ -157,6 +159,8 @@ pub(super) fn retry<S: Store>(
                 delivery.stage = Stage::Pending { due: now };
                 (delivery.tries, delivery.counted, delivery.crashes) = (0, 0, 0);
                 transaction.enqueue_again(&manifest, index, &delivery);
+                let happened = Happened::retried(&manifest, &delivery.recipient, now);
+                transaction.changes.tell(happened);
                 retried.push(delivery.recipient);
             }
             Stage::Pending { due }
@@ -164,6 +168,8 @@ pub(super) fn retry<S: Store>(
             {
                 delivery.stage = Stage::Pending { due: now };
                 transaction.step_seized(&delivery);
+                let happened = Happened::retried(&manifest, &delivery.recipient, now);
+                transaction.changes.tell(happened);
                 retried.push(delivery.recipient);
             }
             _ => {}
@@ -199,6 +205,10 @@ pub(super) fn purge<S: Store>(
         .values()
         .map(|delivery| delivery.recipient.clone())
         .collect();
+    let now = Timestamp::now();
+    transaction
+        .changes
+        .tell(Happened::purged(&mail.manifest, now));
     remove_mail(transaction, &mail.manifest, &deliveries)?;
     Ok(OperationResult::Done(recipients))
 }

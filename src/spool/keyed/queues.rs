@@ -10,7 +10,7 @@ use super::keys::{Place, Slot};
 use super::queue_head::{self, Entry, QueueHead};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
-use crate::spool::{ClaimRequest, LeaseToken};
+use crate::spool::{ClaimRequest, LeaseToken, Manifest};
 
 /// A delivery that is out of its queue's window, and why it may not be taken.
 #[derive(Clone, Debug)]
@@ -19,10 +19,22 @@ pub(super) struct Leased {
     pub queue: QueueName,
     pub place: Place,
     pub entry: Entry,
+    /// What is known of the mail, once it was read.
+    pub of: Option<Arc<Manifest>>,
+    /// How often it had been tried when it was leased.
+    pub tries: u32,
     /// Whether it was recorded that the final dot may have been sent.
     pub marked: bool,
     /// Whether it is only kept from being claimed, and no sender has it.
     pub idle: bool,
+}
+
+impl Leased {
+    /// What is known of the mail.
+    pub(super) fn manifest(&self) -> Option<&Manifest> {
+        let fresh = self.entry.fresh.as_ref().map(|fresh| &fresh.manifest);
+        self.of.as_ref().or(fresh).map(|manifest| &**manifest)
+    }
 }
 
 /// Names one queue.
@@ -249,6 +261,8 @@ impl Queues {
             queue: queue.clone(),
             place,
             entry,
+            of: None,
+            tries: 0,
             marked: false,
             idle: false,
         };
@@ -280,6 +294,14 @@ impl Queues {
         self.leases
             .get_mut(&(token.mail, token.index))
             .filter(|leased| leased.serial == token.serial)
+    }
+
+    /// Notes whose delivery it is, and how often it was tried.
+    pub(super) fn note(&mut self, token: &LeaseToken, of: &Arc<Manifest>, tries: u32) {
+        if let Some(leased) = self.current_mut(token) {
+            leased.of = Some(Arc::clone(of));
+            leased.tries = tries;
+        }
     }
 
     /// Notes that the final dot may have been sent. What was known of the delivery before is not to

@@ -167,6 +167,7 @@ pub(super) fn recover<S: Store>(
                 reason: DeadReason::InDoubt,
             };
             transaction.step_seized(&delivery);
+            transaction.tell_became(&manifest, &delivery, Timestamp::now());
             transaction.tell_end(mail, delivery.recipient, DeadReason::InDoubt);
         }
         if transaction.is_full() {

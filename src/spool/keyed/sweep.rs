@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::changes::STEP_BYTES;
+use super::journal::pruning;
 use super::keys::{self, Timer};
 use super::operations;
 use super::reader::{self, Whole};
@@ -56,7 +57,7 @@ pub(super) fn sweep<S: Store>(
     swept.ended.append(&mut transaction.shared.untold.lock());
     // Timers are only ever set by this thread, so that what is read here is what is there.
     let first = reader::first_timer(&transaction.shared.store)?;
-    swept.more = first.is_some_and(|at| at <= now);
+    swept.more = first.is_some_and(|at| at <= now) | pruning::prune(transaction, now)?;
     let first = first.map_or(i64::MAX, Timestamp::as_millis);
     transaction
         .shared
@@ -141,6 +142,7 @@ fn look_at_mail<S: Store>(
                 reason: DeadReason::Expired,
             };
             let ended = transaction.end_seized(delivery.clone(), expired, now);
+            transaction.tell_became(&manifest, &ended, now);
             look.last_end = look.last_end.max(now);
             if let Stage::Dead { reason, .. } = ended.stage {
                 swept.ended.push(EndedDelivery {

@@ -4,11 +4,13 @@
 //!
 //! *Invariant:* answers are given in the order of writing, and none before the sync that covers it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
+use super::journal::Sealed;
 use super::writer::GROUP_BYTES;
 use crate::spool::SpoolError;
 use crate::spool::codec::Totals;
@@ -23,6 +25,8 @@ pub(super) struct Written<S> {
     pub outcome: Result<(), SpoolError>,
     pub bytes: usize,
     pub totals: Totals,
+    /// What happened by it.
+    pub told: Vec<Arc<Sealed>>,
     pub answers: Vec<Answer<S>>,
     /// Whether something is due now that was not before.
     pub wakes: bool,
@@ -151,8 +155,9 @@ impl<S: Store> Drop for Leaving<'_, S> {
     }
 }
 
-fn sync<S: Store>(shared: &Shared<S>, groups: Vec<Written<S>>, done: impl FnOnce()) {
-    let synced = shared.keep();
+fn sync<S: Store>(shared: &Shared<S>, mut groups: Vec<Written<S>>, done: impl FnOnce()) {
+    let told = groups.iter_mut().flat_map(|group| group.told.drain(..));
+    let synced = shared.keep(told.collect());
     done();
     let wakes = groups.iter().any(|group| group.wakes);
     for group in groups {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::changes::{Changes, STEP_BYTES};
+use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
@@ -150,8 +151,9 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             return Ok(());
         }
         let changes = std::mem::take(&mut self.changes);
-        let batch = changes.seal(self.shared, &mut self.totals);
-        let outcome = self.shared.write(batch).and_then(|()| self.shared.keep());
+        let (batch, told) = changes.seal(self.shared, &mut self.totals);
+        let written = self.shared.write(batch);
+        let outcome = written.and_then(|()| self.shared.keep(told));
         let mut queues = self.shared.queues.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
@@ -241,6 +243,11 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 self.shared,
             );
             self.changes.remove(keys::marked(place.mail, place.index));
+            let manifest = reader::manifest(&self.shared.store, place.mail)
+                .ok()
+                .flatten();
+            let ended = Happened::became(place.mail, manifest.as_ref(), &delivery, false, now);
+            self.changes.tell(ended);
             self.tell_end(place.mail, delivery.recipient, reason);
         } else {
             let entry = self.entry_at(queue, &place)?;
@@ -268,6 +275,12 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 tried: false,
                 fresh: None,
             }))
+    }
+
+    /// Has the journal tell what became of a delivery that nobody tried.
+    pub(super) fn tell_became(&mut self, manifest: &Manifest, delivery: &Delivery, now: Timestamp) {
+        let became = Happened::became(manifest.id, Some(manifest), delivery, false, now);
+        self.changes.tell(became);
     }
 
     /// Has the next sweep tell that a delivery has ended by nobody's wish.

@@ -17,13 +17,14 @@ use super::Shared;
 use super::changes::{self, Changes};
 use super::entering;
 use super::healing::{Owed, Waited};
+use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queue_head::{Entry, Fresh};
 use super::queues::QueueName;
 use super::syncer::{Answer, Syncer, Written};
 use super::transition::Transition;
 use super::write_transaction::WriteTransaction;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Event};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals};
 use crate::spool::store::{Batch, Store};
@@ -111,6 +112,8 @@ pub(super) enum Command<S> {
         Vec<Encoded<S>>,
         oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
     ),
+    /// What happened besides changes of mail, and what readers of the journal keep.
+    Note(Vec<Event>, Batch, Reply<()>),
     Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
     Settle(
         Vec<(LeaseToken, Delivery, Vec<u8>)>,
@@ -299,6 +302,15 @@ impl<S: Store> Writer<'_, S> {
                     .set_timer(self.shared, at_once, Timer::Chunks(id));
             }
             Command::Put(mails, reply) => self.put(group, mails, reply),
+            Command::Note(events, batch, reply) => {
+                for event in &events {
+                    group.changes.tell(Happened::of(event));
+                }
+                group.changes.append(batch);
+                group
+                    .answers
+                    .push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+            }
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
             Command::Operate(_) | Command::Pass(_) | Command::Close(_) => {
@@ -395,6 +407,7 @@ impl<S: Store> Writer<'_, S> {
     fn index(&mut self, group: &mut Group<S>, mail: &Encoded<S>) {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
+        group.changes.tell(Happened::accepted(manifest));
         if mail.enters_later {
             let first = 0u16.to_be_bytes().to_vec();
             group.changes.put(keys::entering(manifest.id), first);
@@ -511,6 +524,14 @@ impl<S: Store> Writer<'_, S> {
                         entry: &leased.entry,
                         delivery: &delivery,
                     };
+                    // One that waits as it did before has nothing to tell.
+                    let tried = delivery.tries > leased.tries;
+                    if tried || delivery.stage.finished_at().is_some() {
+                        let manifest = leased.manifest();
+                        let now = Timestamp::now();
+                        let became = Happened::became(token.mail, manifest, &delivery, tried, now);
+                        group.changes.tell(became);
+                    }
                     step.write(&mut group.changes, bytes, &mut self.totals, self.shared)
                 });
                 done.push((token, delivery, next));
@@ -571,16 +592,19 @@ impl<S: Store> Writer<'_, S> {
         let bytes = group.changes.weight().max(1);
         let began = Instant::now();
         self.syncer.make_room();
+        let mut told = Vec::new();
         let outcome = if group.changes.is_empty() {
             self.shared.write(Batch::new())
         } else {
-            let batch = group.changes.seal(self.shared, &mut self.totals);
+            let (batch, sealed) = group.changes.seal(self.shared, &mut self.totals);
+            told = sealed;
             self.shared.write(batch)
         };
         let written = Written {
             outcome,
             bytes,
             totals: self.totals.clone(),
+            told,
             answers: group.answers,
             wakes: group.wakes,
             began,

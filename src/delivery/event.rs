@@ -1,0 +1,197 @@
+//! What happened: to a mail, to a delivery, to a relay, to the service; and who did it where a
+//! person or a program did. The journal of the spool keeps it, in the commit that made it so.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Attempt, DeadReason};
+use crate::mail::{Address, MailId, Timestamp};
+
+/// Something that happened. It says enough that a reader asks nothing back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Event {
+    /// Its number in the journal: it grows with each event, holds over restarts, and is never given
+    /// twice.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The mail it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mail: Option<MailId>,
+    /// The recipient it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recipient: Option<Address>,
+    /// The relay it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub relay: Option<String>,
+    /// The mail's Message-ID, with its angle brackets.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub message_id: Option<String>,
+    /// The mail's tags.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tags: Vec<String>,
+    /// The mail's idempotency key, as it was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<String>,
+    /// When the mail was accepted, where the event is about one of its deliveries.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accepted_at: Option<Timestamp>,
+    /// Who did it, where a person or a program did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub who: Option<String>,
+    /// From which address.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<String>,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+impl Event {
+    /// Something that has no number yet.
+    pub fn new(at: Timestamp, kind: EventKind) -> Self {
+        Event {
+            seq: 0,
+            at,
+            mail: None,
+            recipient: None,
+            relay: None,
+            message_id: None,
+            tags: Vec::new(),
+            key: None,
+            accepted_at: None,
+            who: None,
+            from: None,
+            kind,
+        }
+    }
+
+    /// The same, about this relay.
+    pub fn of_relay(self, relay: &str) -> Self {
+        Event {
+            relay: Some(relay.to_owned()),
+            ..self
+        }
+    }
+
+    /// The same, done by this one.
+    pub fn by(self, by: &By) -> Self {
+        Event {
+            who: by.who.clone(),
+            from: by.from.clone(),
+            ..self
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum EventKind {
+    /// A mail was made durable.
+    Accepted,
+    /// A delivery was tried.
+    Attempted {
+        /// How it went.
+        attempt: Attempt,
+    },
+    /// A delivery will be tried again.
+    Deferred {
+        /// When.
+        next_attempt_at: Timestamp,
+    },
+    /// A relay took it.
+    Delivered,
+    /// A delivery failed for good.
+    Dead {
+        /// Why.
+        reason: DeadReason,
+    },
+    /// A user withdrew it.
+    Cancelled,
+    /// A user had a delivery tried again.
+    Retried,
+    /// A user had a mail deleted that had ended.
+    Purged,
+    /// A relay that was down answered again.
+    RelayUp,
+    /// A relay does not answer; mail waits or takes the route's next one.
+    RelayDown {
+        /// What it did last.
+        reason: String,
+    },
+    /// A user stopped sending over a relay.
+    RelayPaused,
+    /// A user had sending over a relay go on.
+    RelayResumed,
+    /// The configuration was read anew.
+    Reloaded {
+        /// Why it could not be used, where it could not: all is as it was.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        error: Option<String>,
+    },
+    /// The service has started.
+    Started {
+        /// Its version.
+        version: String,
+    },
+    /// The service stops.
+    Stopped,
+    /// A user did something to mails: it is told of each as well.
+    Act {
+        /// What: `cancel`, `retry`, `purge`.
+        act: String,
+        /// To how many mails.
+        count: u64,
+        /// Which were meant, where they were not named.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        filter: Option<String>,
+    },
+}
+
+impl EventKind {
+    /// Its name in JSON and in Server-Sent Events.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            EventKind::Accepted => "accepted",
+            EventKind::Attempted { .. } => "attempted",
+            EventKind::Deferred { .. } => "deferred",
+            EventKind::Delivered => "delivered",
+            EventKind::Dead { .. } => "dead",
+            EventKind::Cancelled => "cancelled",
+            EventKind::Retried => "retried",
+            EventKind::Purged => "purged",
+            EventKind::RelayUp => "relay_up",
+            EventKind::RelayDown { .. } => "relay_down",
+            EventKind::RelayPaused => "relay_paused",
+            EventKind::RelayResumed => "relay_resumed",
+            EventKind::Reloaded { .. } => "reloaded",
+            EventKind::Started { .. } => "started",
+            EventKind::Stopped => "stopped",
+            EventKind::Act { .. } => "act",
+        }
+    }
+
+    /// Whether it belongs to the audit trail: what somebody did, and not what came of mail.
+    pub fn is_act(&self) -> bool {
+        matches!(
+            self,
+            EventKind::RelayPaused
+                | EventKind::RelayResumed
+                | EventKind::Reloaded { .. }
+                | EventKind::Started { .. }
+                | EventKind::Stopped
+                | EventKind::Act { .. }
+        )
+    }
+}
+
+/// Who does something, and from where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct By {
+    /// A name: `token:NAME`, `user:NAME` or `local`; `None` for the program itself.
+    pub who: Option<String>,
+    /// The address it came from.
+    pub from: Option<String>,
+}

@@ -1,0 +1,184 @@
+//! The journal for whoever reads it by name: webhooks, alerts, series. A reader with a name begins
+//! again where it was done, whatever happened in between.
+
+use std::sync::{Arc, Weak};
+
+use super::{Dispatcher, Error};
+use crate::delivery::Event;
+use crate::mail::Timestamp;
+use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, Spool, SpoolError};
+
+/// How many events a reader gets at a time.
+const BATCH: usize = 1024;
+
+/// The journal; see [`Dispatcher::journal`].
+#[derive(Clone)]
+pub struct JournalHandle {
+    spool: Weak<dyn Spool>,
+}
+
+/// A reader with a name. What it has not said that it is done with is read again, after a crash as
+/// well: at least once.
+pub struct JournalReader {
+    journal: JournalHandle,
+    name: String,
+    /// What it is done with.
+    done: u64,
+    /// What it was given.
+    at: u64,
+}
+
+impl JournalHandle {
+    fn spool(&self) -> Result<Arc<dyn Spool>, Error> {
+        let spool = self.spool.upgrade();
+        Ok(spool.ok_or(SpoolError::Closed)?)
+    }
+
+    /// Names this journal, over restarts: its numbers mean nothing in another one.
+    pub fn name(&self) -> String {
+        let spool = self.spool.upgrade();
+        let id = spool.as_ref().and_then(|spool| spool.journal());
+        format!("{:08x}", id.map_or(0, Journal::id))
+    }
+
+    /// The number of the last event.
+    ///
+    /// # Errors
+    /// [`Error::Spool`] where the spool is closed or keeps no journal.
+    pub fn last(&self) -> Result<u64, Error> {
+        let spool = self.spool()?;
+        let last = *journal(&spool)?.last().borrow();
+        Ok(last)
+    }
+
+    /// The number after which everything happened at this time or later.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn since(&self, at: Timestamp) -> Result<u64, Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.since(at).await?)
+    }
+
+    /// The reader of this name. One that is new begins after `otherwise`, or with what happens from
+    /// now on.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn reader(&self, name: &str, otherwise: Option<u64>) -> Result<JournalReader, Error> {
+        let spool = self.spool()?;
+        let journal = journal(&spool)?;
+        let otherwise = otherwise.unwrap_or(*journal.last().borrow());
+        let done = journal.reader(name, otherwise).await?;
+        Ok(JournalReader {
+            journal: self.clone(),
+            name: name.to_owned(),
+            done,
+            at: done,
+        })
+    }
+
+    /// Forgets a reader, and all that it keeps.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn forget(&self, name: &str) -> Result<(), Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.forget(name).await?)
+    }
+
+    /// The readers that have names.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn readers(&self) -> Result<Vec<ReaderStatus>, Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.readers().await?)
+    }
+
+    /// What people and programs did, the newest first: at most `most`, before the event of this
+    /// number where one is given.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn acts(&self, before: Option<u64>, most: usize) -> Result<Vec<Arc<Event>>, Error> {
+        let spool = self.spool()?;
+        let before = before.unwrap_or(u64::MAX);
+        Ok(journal(&spool)?.acts(before, most).await?)
+    }
+}
+
+impl JournalReader {
+    /// The next events; waits until there are some.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn next(&mut self) -> Result<JournalPage, Error> {
+        loop {
+            let spool = self.journal.spool()?;
+            let journal = journal(&spool)?;
+            let mut last = journal.last();
+            let page = journal.after(self.at, BATCH).await?;
+            drop(spool);
+            if page.missed > 0 || !page.events.is_empty() {
+                self.at = page.last;
+                return Ok(page);
+            }
+            let at = self.at;
+            let more = last.wait_for(|last| *last > at).await;
+            more.map_err(|_| SpoolError::Closed)?;
+        }
+    }
+
+    /// Notes that it is done with everything up to this number.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn advance(&mut self, to: u64) -> Result<(), Error> {
+        self.advance_with(to, Vec::new()).await
+    }
+
+    /// As [`JournalReader::advance`]; in the same commit it changes what it keeps.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn advance_with(&mut self, to: u64, changes: Vec<ReaderChange>) -> Result<(), Error> {
+        let spool = self.journal.spool()?;
+        journal(&spool)?.advance(&self.name, to, changes).await?;
+        self.done = to;
+        Ok(())
+    }
+
+    /// What it is done with.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// What it keeps under names from `from` (included) to `to` (excluded), at most so many.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn kept(
+        &self,
+        from: Vec<u8>,
+        to: Vec<u8>,
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let spool = self.journal.spool()?;
+        Ok(journal(&spool)?.kept(&self.name, from, to, most).await?)
+    }
+}
+
+fn journal(spool: &Arc<dyn Spool>) -> Result<&dyn Journal, Error> {
+    let none = || SpoolError::Unreadable("this spool keeps no journal".into());
+    Ok(spool.journal().ok_or_else(none)?)
+}
+
+impl Dispatcher {
+    /// The durable record of what happened.
+    pub fn journal(&self) -> JournalHandle {
+        JournalHandle {
+            spool: Arc::downgrade(&self.inner.engine.spool),
+        }
+    }
+}

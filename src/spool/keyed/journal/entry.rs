@@ -1,0 +1,454 @@
+//! What happened, as bytes. A record of the journal holds what one commit did, or a part of it: a
+//! head, and the entries one behind the other. A try and what came of it are one entry and two
+//! events.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::{Attempt, DeadReason, Delivery, Event, EventKind, Phase, Stage};
+use crate::mail::{Address, MailId, Submitter, Timestamp};
+use crate::spool::{Manifest, SpoolError, codec};
+
+/// The most bytes of one record's entries. A much larger value would become a file of its own in
+/// sled, which is not synced.
+const RECORD_BYTES: usize = 3800;
+/// The most bytes of one entry: one that is longer loses its tags and most of its text.
+const ENTRY_BYTES: usize = 3000;
+/// The most characters of what is told in words.
+const TEXT: usize = 512;
+
+/// What stands before the entries of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::spool) struct Head {
+    /// How many numbers before the first were given to nobody.
+    pub skipped: u64,
+    /// The bytes of all records before this one, those that are gone included.
+    pub before: u64,
+    /// How many events it holds.
+    pub events: u32,
+    /// When the first of them was.
+    pub at: Timestamp,
+    /// Whether something in it belongs to the audit trail.
+    pub has_acts: bool,
+    /// Whether it may have been told before it was on disk.
+    pub is_early: bool,
+}
+
+/// One entry. Fields are only ever added to a new version of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::spool) struct Entry<'a> {
+    at: Timestamp,
+    mail: Option<MailId>,
+    recipient: Option<Cow<'a, Address>>,
+    relay: Option<Cow<'a, str>>,
+    message_id: Option<Cow<'a, str>>,
+    tags: Cow<'a, [String]>,
+    key: Option<Cow<'a, str>>,
+    accepted_at: Option<Timestamp>,
+    who: Option<Cow<'a, str>>,
+    from: Option<Cow<'a, str>>,
+    what: What<'a>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum What<'a> {
+    Accepted,
+    Tried(Try<'a>, Option<Became>),
+    Became(Became),
+    Retried,
+    Purged,
+    RelayUp,
+    RelayDown(Cow<'a, str>),
+    RelayPaused,
+    RelayResumed,
+    Reloaded(Option<Cow<'a, str>>),
+    Started(Cow<'a, str>),
+    Stopped,
+    Act(Cow<'a, str>, u64, Option<Cow<'a, str>>),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Try<'a> {
+    phase: Phase,
+    code: Option<u16>,
+    enhanced: Option<Cow<'a, str>>,
+    text: Cow<'a, str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+enum Became {
+    Deferred(Timestamp),
+    Delivered,
+    Dead(DeadReason),
+    Cancelled,
+}
+
+impl Became {
+    fn of(stage: &Stage) -> Self {
+        match stage {
+            Stage::Pending { due } | Stage::Committing { due } => Became::Deferred(*due),
+            Stage::Delivered { .. } => Became::Delivered,
+            Stage::Dead { reason, .. } => Became::Dead(*reason),
+            Stage::Cancelled { .. } => Became::Cancelled,
+        }
+    }
+
+    fn kind(self) -> EventKind {
+        match self {
+            Became::Deferred(next_attempt_at) => EventKind::Deferred { next_attempt_at },
+            Became::Delivered => EventKind::Delivered,
+            Became::Dead(reason) => EventKind::Dead { reason },
+            Became::Cancelled => EventKind::Cancelled,
+        }
+    }
+}
+
+fn bounded(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(TEXT) {
+        Some((end, _)) => Cow::Borrowed(&text[..end]),
+        None => Cow::Borrowed(text),
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn bare(at: Timestamp, what: What<'a>) -> Self {
+        Entry {
+            at,
+            mail: None,
+            recipient: None,
+            relay: None,
+            message_id: None,
+            tags: Cow::Borrowed(&[]),
+            key: None,
+            accepted_at: None,
+            who: None,
+            from: None,
+            what,
+        }
+    }
+
+    fn of_mail(self, manifest: &'a Manifest) -> Self {
+        let key = manifest.idempotency_key.as_deref();
+        Entry {
+            mail: Some(manifest.id),
+            message_id: Some(bounded(&manifest.message_id)),
+            tags: Cow::Borrowed(&manifest.tags),
+            key: key.map(|key| bounded(Submitter::given_key(key))),
+            ..self
+        }
+    }
+
+    /// A mail was accepted.
+    pub(in crate::spool) fn accepted(manifest: &'a Manifest) -> Self {
+        Entry::bare(manifest.accepted_at, What::Accepted).of_mail(manifest)
+    }
+
+    /// A delivery became what it is now, at this time where it does not say itself; by a try, if it
+    /// was tried.
+    pub(in crate::spool) fn became(
+        mail: MailId,
+        manifest: Option<&'a Manifest>,
+        delivery: &'a Delivery,
+        tried: bool,
+        at: Timestamp,
+    ) -> Self {
+        let became = Became::of(&delivery.stage);
+        let attempt = delivery.attempts.last().filter(|_| tried);
+        let what = match attempt {
+            Some(attempt) => What::Tried(Try::of(attempt), Some(became)),
+            None => What::Became(became),
+        };
+        let at = attempt.map_or(delivery.stage.finished_at().unwrap_or(at), |a| a.at);
+        let entry = Entry::bare(at, what);
+        let entry = manifest.map_or(entry.clone(), |manifest| entry.of_mail(manifest));
+        Entry {
+            mail: Some(mail),
+            recipient: Some(Cow::Borrowed(&delivery.recipient)),
+            relay: attempt.map(|attempt| Cow::Borrowed(attempt.relay.as_str())),
+            accepted_at: manifest.map(|manifest| manifest.accepted_at),
+            ..entry
+        }
+    }
+
+    /// A user had a delivery tried again.
+    pub(in crate::spool) fn retried(
+        manifest: &'a Manifest,
+        recipient: &'a Address,
+        at: Timestamp,
+    ) -> Self {
+        Entry {
+            recipient: Some(Cow::Borrowed(recipient)),
+            ..Entry::bare(at, What::Retried).of_mail(manifest)
+        }
+    }
+
+    /// A user had a mail deleted.
+    pub(in crate::spool) fn purged(manifest: &'a Manifest, at: Timestamp) -> Self {
+        Entry::bare(at, What::Purged).of_mail(manifest)
+    }
+
+    /// An event as it is written.
+    pub(in crate::spool) fn of(event: &'a Event) -> Self {
+        let what = match &event.kind {
+            EventKind::Accepted => What::Accepted,
+            EventKind::Attempted { attempt } => What::Tried(Try::of(attempt), None),
+            EventKind::Deferred { next_attempt_at } => {
+                What::Became(Became::Deferred(*next_attempt_at))
+            }
+            EventKind::Delivered => What::Became(Became::Delivered),
+            EventKind::Dead { reason } => What::Became(Became::Dead(*reason)),
+            EventKind::Cancelled => What::Became(Became::Cancelled),
+            EventKind::Retried => What::Retried,
+            EventKind::Purged => What::Purged,
+            EventKind::RelayUp => What::RelayUp,
+            EventKind::RelayDown { reason } => What::RelayDown(bounded(reason)),
+            EventKind::RelayPaused => What::RelayPaused,
+            EventKind::RelayResumed => What::RelayResumed,
+            EventKind::Reloaded { error } => What::Reloaded(error.as_deref().map(bounded)),
+            EventKind::Started { version } => What::Started(bounded(version)),
+            EventKind::Stopped => What::Stopped,
+            EventKind::Act { act, count, filter } => {
+                What::Act(bounded(act), *count, filter.as_deref().map(bounded))
+            }
+        };
+        Entry {
+            at: event.at,
+            mail: event.mail,
+            recipient: event.recipient.as_ref().map(Cow::Borrowed),
+            relay: event.relay.as_deref().map(bounded),
+            message_id: event.message_id.as_deref().map(bounded),
+            tags: Cow::Borrowed(&event.tags),
+            key: event.key.as_deref().map(bounded),
+            accepted_at: event.accepted_at,
+            who: event.who.as_deref().map(bounded),
+            from: event.from.as_deref().map(bounded),
+            what,
+        }
+    }
+
+    fn is_act(&self) -> bool {
+        matches!(
+            self.what,
+            What::RelayPaused
+                | What::RelayResumed
+                | What::Reloaded(_)
+                | What::Started(_)
+                | What::Stopped
+                | What::Act(..)
+        )
+    }
+
+    /// How many events it is.
+    fn events(&self) -> u32 {
+        match self.what {
+            What::Tried(_, Some(_)) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Adds its events, of which the first has this number.
+    fn expand(self, first: u64, into: &mut Vec<Event>) {
+        let owned = |text: Cow<'_, str>| text.into_owned();
+        let mut event = Event {
+            seq: first,
+            at: self.at,
+            mail: self.mail,
+            recipient: self.recipient.map(Cow::into_owned),
+            relay: self.relay.map(owned),
+            message_id: self.message_id.map(owned),
+            tags: self.tags.into_owned(),
+            key: self.key.map(owned),
+            accepted_at: self.accepted_at,
+            who: self.who.map(owned),
+            from: self.from.map(owned),
+            kind: EventKind::Accepted,
+        };
+        event.kind = match self.what {
+            What::Accepted => EventKind::Accepted,
+            What::Tried(tried, became) => {
+                let attempt = Attempt {
+                    at: self.at,
+                    relay: event.relay.clone().unwrap_or_default(),
+                    phase: tried.phase,
+                    code: tried.code,
+                    enhanced: tried.enhanced.map(owned),
+                    text: owned(tried.text),
+                };
+                let tried = EventKind::Attempted { attempt };
+                match became {
+                    None => tried,
+                    Some(became) => {
+                        into.push(Event {
+                            kind: tried,
+                            ..event.clone()
+                        });
+                        event.seq += 1;
+                        became.kind()
+                    }
+                }
+            }
+            What::Became(became) => became.kind(),
+            What::Retried => EventKind::Retried,
+            What::Purged => EventKind::Purged,
+            What::RelayUp => EventKind::RelayUp,
+            What::RelayDown(reason) => EventKind::RelayDown {
+                reason: owned(reason),
+            },
+            What::RelayPaused => EventKind::RelayPaused,
+            What::RelayResumed => EventKind::RelayResumed,
+            What::Reloaded(error) => EventKind::Reloaded {
+                error: error.map(owned),
+            },
+            What::Started(version) => EventKind::Started {
+                version: owned(version),
+            },
+            What::Stopped => EventKind::Stopped,
+            What::Act(act, count, filter) => EventKind::Act {
+                act: owned(act),
+                count,
+                filter: filter.map(owned),
+            },
+        };
+        into.push(event);
+    }
+}
+
+impl<'a> Try<'a> {
+    fn of(attempt: &'a Attempt) -> Self {
+        Try {
+            phase: attempt.phase,
+            code: attempt.code,
+            enhanced: attempt.enhanced.as_deref().map(Cow::Borrowed),
+            text: bounded(&attempt.text),
+        }
+    }
+}
+
+/// What one commit does, as it is gathered: the entries of records that have no number yet.
+#[derive(Default)]
+pub(in crate::spool) struct Told(Vec<Part>);
+
+/// The entries of one record.
+pub(super) struct Part {
+    pub at: Timestamp,
+    pub events: u32,
+    pub has_acts: bool,
+    pub entries: Vec<u8>,
+}
+
+impl Told {
+    pub(in crate::spool) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds an entry, and returns how many bytes it is.
+    pub(in crate::spool) fn tell(&mut self, mut entry: Entry<'_>) -> usize {
+        let start = match self.0.last() {
+            Some(part) => part.entries.len(),
+            None => 0,
+        };
+        if self.0.is_empty() {
+            self.0.push(Part::at(entry.at));
+        }
+        let Some(part) = self.0.last_mut() else {
+            return 0;
+        };
+        append(&mut part.entries, &entry);
+        let mut length = part.entries.len() - start;
+        if length > ENTRY_BYTES {
+            part.entries.truncate(start);
+            entry = shortened(entry);
+            append(&mut part.entries, &entry);
+            length = part.entries.len() - start;
+        }
+        if start > 0 && part.entries.len() > RECORD_BYTES {
+            let moved = part.entries.split_off(start);
+            let mut next = Part::at(entry.at);
+            next.entries = moved;
+            self.0.push(next);
+        }
+        if let Some(part) = self.0.last_mut() {
+            part.events += entry.events();
+            part.has_acts |= entry.is_act();
+        }
+        length
+    }
+
+    pub(super) fn into_parts(self) -> Vec<Part> {
+        self.0
+    }
+}
+
+impl Part {
+    fn at(at: Timestamp) -> Self {
+        Part {
+            at,
+            events: 0,
+            has_acts: false,
+            entries: Vec::with_capacity(512),
+        }
+    }
+}
+
+fn append(into: &mut Vec<u8>, entry: &Entry<'_>) {
+    let bytes = std::mem::take(into);
+    *into = postcard::to_extend(entry, bytes)
+        .expect("a vector takes whatever is written, and an entry holds no unsized sequence");
+}
+
+/// What is left of an entry that is too long.
+fn shortened(entry: Entry<'_>) -> Entry<'_> {
+    let few = |text: &str| Cow::Owned(text.chars().take(TEXT / 4).collect());
+    let what = match entry.what {
+        What::Tried(tried, became) => What::Tried(
+            Try {
+                text: few(&tried.text),
+                ..tried
+            },
+            became,
+        ),
+        What::RelayDown(reason) => What::RelayDown(few(&reason)),
+        What::Reloaded(error) => What::Reloaded(error.map(|error| few(&error))),
+        What::Act(act, count, filter) => What::Act(few(&act), count, filter.map(|f| few(&f))),
+        other => other,
+    };
+    Entry {
+        tags: Cow::Borrowed(&[]),
+        key: entry.key.map(|key| few(&key)),
+        message_id: entry.message_id.map(|id| few(&id)),
+        relay: entry.relay.map(|relay| few(&relay)),
+        what,
+        ..entry
+    }
+}
+
+/// A record's bytes.
+pub(super) fn record(head: &Head, entries: &[u8]) -> Vec<u8> {
+    let mut bytes = codec::encode(head);
+    bytes.extend_from_slice(entries);
+    bytes
+}
+
+/// What stands before the entries of a record.
+pub(in crate::spool) fn head(record: &[u8]) -> Result<Head, SpoolError> {
+    codec::decode_first::<Head>(record).map(|(head, _)| head)
+}
+
+/// The events of a record, of which the first has this number.
+pub(in crate::spool) fn events(first: u64, record: &[u8]) -> Result<Vec<Event>, SpoolError> {
+    let (head, mut rest) = codec::decode_first::<Head>(record)?;
+    let mut events = Vec::with_capacity(head.events.min(4096) as usize);
+    while !rest.is_empty() {
+        let (entry, after) = postcard::take_from_bytes::<Entry<'_>>(rest)
+            .map_err(|e| SpoolError::Unreadable(format!("an entry cannot be decoded: {e}")))?;
+        entry.expand(first + events.len() as u64, &mut events);
+        rest = after;
+    }
+    if events.len() != head.events as usize {
+        return Err(SpoolError::Unreadable(
+            "a record of the journal is not whole".into(),
+        ));
+    }
+    Ok(events)
+}

@@ -1,0 +1,341 @@
+//! The journal over ordered keys. The writer gathers what happened as it writes ([`entry`]) and
+//! seals it into the commit that made it so; the syncer publishes what is on disk. What was told
+//! last is in memory, shared by all who follow; what is older is read from the store in bounded
+//! pages ([`reading`]), until a sweep has taken it away ([`pruning`]).
+//!
+//! *Invariant:* a record's events are numbered one after the other, and it says how many numbers
+//! before it were given to nobody: so whoever reads sees what is missing.
+
+pub(in crate::spool) mod entry;
+mod handle;
+pub(super) mod pruning;
+pub(super) mod reading;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use self::entry::{Head, Told};
+use super::keys;
+use crate::delivery::Event;
+use crate::mail::Timestamp;
+use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::{JournalOptions, ReaderStatus, SpoolError, SpoolOptions, codec};
+
+/// How many events are kept in memory, and how many of their bytes.
+const RECENT_EVENTS: u64 = 8192;
+const RECENT_BYTES: usize = 2 * 1024 * 1024;
+/// How many numbers are left out at an opening where events may have been told that the disk has
+/// not: more than can be told between two syncs.
+const LEFT_OUT: u64 = 1 << 16;
+
+/// A record of the journal.
+pub(super) struct Sealed {
+    first: u64,
+    head: Head,
+    bytes: Vec<u8>,
+    /// Its events, once somebody wants them.
+    events: OnceLock<Vec<Arc<Event>>>,
+}
+
+impl Sealed {
+    /// The number of its last event.
+    fn last(&self) -> u64 {
+        self.first + u64::from(self.head.events) - 1
+    }
+
+    /// The number that whoever has missed nothing had before.
+    fn follows(&self) -> u64 {
+        follows(self.first, &self.head)
+    }
+
+    fn events(&self) -> &[Arc<Event>] {
+        self.events.get_or_init(|| {
+            let events = entry::events(self.first, &self.bytes);
+            let events = events.inspect_err(
+                |error| tracing::error!(%error, "a record of the journal cannot be read"),
+            );
+            events
+                .unwrap_or_default()
+                .into_iter()
+                .map(Arc::new)
+                .collect()
+        })
+    }
+}
+
+/// The number before a record's first, those aside that were given to nobody.
+fn follows(first: u64, head: &Head) -> u64 {
+    first.saturating_sub(1).saturating_sub(head.skipped)
+}
+
+/// How far a named reader is, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub at: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reader {
+    pub at: u64,
+    /// How many events were gone before it read them.
+    pub missed: u64,
+}
+
+/// The oldest record that is kept.
+#[derive(Clone, Copy, Debug)]
+struct Oldest {
+    at: Timestamp,
+    before: u64,
+}
+
+struct State {
+    /// The number of the next event.
+    next: u64,
+    /// How many numbers before it are given to nobody.
+    skipped: u64,
+    /// The bytes of all records that were written.
+    written: u64,
+    oldest: Option<Oldest>,
+    readers: BTreeMap<String, Reader>,
+}
+
+#[derive(Default)]
+struct Recent {
+    records: VecDeque<Arc<Sealed>>,
+    bytes: usize,
+}
+
+pub(super) struct JournalState {
+    pub id: u32,
+    options: JournalOptions,
+    /// Whether events are told before they are on disk.
+    is_early: bool,
+    state: Mutex<State>,
+    recent: Mutex<Recent>,
+    last: watch::Sender<u64>,
+    /// When something may have become too old, in milliseconds.
+    pub due: AtomicI64,
+}
+
+impl JournalState {
+    /// The journal that a store holds. What is to be written before anything else comes with it.
+    pub(super) fn open<S: Store>(
+        store: &S,
+        options: &SpoolOptions,
+    ) -> Result<(Self, Batch), SpoolError> {
+        let mut batch = Batch::new();
+        let id = store.get(keys::JOURNAL_ID)?;
+        let id = match id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
+            Some(id) => u32::from_be_bytes(id),
+            None => {
+                let id = rand::random::<u32>();
+                let key = keys::JOURNAL_ID.to_vec();
+                batch.push((key, Some(id.to_be_bytes().to_vec())));
+                id
+            }
+        };
+        let mut state = State {
+            next: 1,
+            skipped: 0,
+            written: 0,
+            oldest: None,
+            readers: BTreeMap::new(),
+        };
+        state.go_on(store)?;
+        let (from, to) = keys::starting_with(keys::READER);
+        store.walk(&from, &to, Walk::Up, &mut |key, value| {
+            let name = std::str::from_utf8(&key[keys::READER.len()..]);
+            if let (Ok(name), Ok(Place { at })) = (name, codec::decode::<Place>(value)) {
+                state
+                    .readers
+                    .insert(name.to_owned(), Reader { at, missed: 0 });
+            }
+            ControlFlow::Continue(())
+        })?;
+        let last = state.next - 1 - state.skipped;
+        let journal = JournalState {
+            id,
+            options: options.journal,
+            is_early: options.sync_interval.is_some(),
+            due: AtomicI64::new(i64::MAX),
+            state: Mutex::new(state),
+            recent: Mutex::default(),
+            last: watch::channel(last).0,
+        };
+        journal.plan(None);
+        Ok((journal, batch))
+    }
+
+    /// Reads again what the store holds, after it was opened anew.
+    pub(super) fn read_again<S: Store>(&self, store: &S) -> Result<(), SpoolError> {
+        self.state.lock().go_on(store)
+    }
+
+    /// The bytes of all records that were written, those that are gone included.
+    fn written(&self) -> u64 {
+        self.state.lock().written
+    }
+
+    /// Gives what a commit does its numbers, and adds it to what is written.
+    pub(super) fn seal(&self, told: Told, batch: &mut Batch) -> Vec<Arc<Sealed>> {
+        if told.is_empty() {
+            return Vec::new();
+        }
+        let mut state = self.state.lock();
+        let mut all = Vec::new();
+        for part in told.into_parts() {
+            let head = Head {
+                skipped: state.skipped,
+                before: state.written,
+                events: part.events,
+                at: part.at,
+                has_acts: part.has_acts,
+                is_early: self.is_early,
+            };
+            let bytes = entry::record(&head, &part.entries);
+            let first = state.next;
+            state.next += u64::from(part.events);
+            state.skipped = 0;
+            state.written += bytes.len() as u64;
+            state.oldest.get_or_insert(Oldest {
+                at: head.at,
+                before: head.before,
+            });
+            batch.push((keys::journal(first), Some(bytes.clone())));
+            if head.has_acts {
+                batch.push((keys::acts(first), Some(Vec::new())));
+            }
+            all.push(Arc::new(Sealed {
+                first,
+                head,
+                bytes,
+                events: OnceLock::new(),
+            }));
+        }
+        let is_full = state.bytes() > self.options.max_size;
+        drop(state);
+        if is_full {
+            self.due.store(i64::MIN, Ordering::Relaxed);
+        } else if self.due.load(Ordering::Relaxed) == i64::MAX {
+            self.plan(None);
+        }
+        all
+    }
+
+    /// Tells what is kept now to everybody who follows. In the order of sealing.
+    pub(super) fn publish(&self, records: Vec<Arc<Sealed>>) {
+        let Some(last) = records.last().map(|record| record.last()) else {
+            return;
+        };
+        let mut recent = self.recent.lock();
+        for record in records {
+            recent.bytes += record.bytes.len();
+            recent.records.push_back(record);
+        }
+        while recent.records.len() > 1
+            && let Some(front) = recent.records.front()
+            && (recent.bytes > RECENT_BYTES || last - front.last() >= RECENT_EVENTS)
+        {
+            let bytes = front.bytes.len();
+            recent.bytes -= bytes;
+            recent.records.pop_front();
+        }
+        drop(recent);
+        self.last.send_replace(last);
+    }
+
+    pub(super) fn last(&self) -> watch::Receiver<u64> {
+        self.last.subscribe()
+    }
+
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due.load(Ordering::Relaxed) <= now.as_millis()
+    }
+
+    /// When it is to be looked at; `None` for never.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        let due = self.due.load(Ordering::Relaxed);
+        (due < i64::MAX).then(|| Timestamp::from_millis(due))
+    }
+
+    /// How far a reader is.
+    pub(super) fn reader(&self, name: &str) -> Option<Reader> {
+        self.state.lock().readers.get(name).copied()
+    }
+
+    pub(super) fn set_reader(&self, name: &str, at: Option<u64>) {
+        let readers = &mut self.state.lock().readers;
+        match at {
+            Some(at) => readers.entry(name.to_owned()).or_default().at = at,
+            None => _ = readers.remove(name),
+        }
+    }
+
+    pub(super) fn readers(&self) -> Vec<ReaderStatus> {
+        let state = self.state.lock();
+        let status = |(name, reader): (&String, &Reader)| ReaderStatus {
+            name: name.clone(),
+            at: reader.at,
+            missed: reader.missed,
+        };
+        state.readers.iter().map(status).collect()
+    }
+
+    /// Plans when the oldest is looked at: at this time, or when it has become too old.
+    fn plan(&self, at: Option<Timestamp>) {
+        let oldest = self.state.lock().oldest;
+        let too_old = oldest.map(|oldest| oldest.at + self.options.keep);
+        let due = at.or(too_old).map_or(i64::MAX, Timestamp::as_millis);
+        self.due.store(due, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn bytes(&self) -> u64 {
+        self.oldest
+            .map_or(0, |oldest| self.written - oldest.before.min(self.written))
+    }
+
+    /// Takes up where the store's last record ends. A number that was given is not given again.
+    fn go_on<S: Store>(&mut self, store: &S) -> Result<(), SpoolError> {
+        let mut last = None;
+        let (from, to) = keys::starting_with(keys::JOURNAL);
+        store.walk(&from, &to, Walk::Down, &mut |key, value| {
+            let Some(first) = keys::read_journal(key) else {
+                return ControlFlow::Continue(());
+            };
+            // One that cannot be read has used up numbers; how many, nobody knows.
+            let head = entry::head(value).ok();
+            last = Some((first, head, value.len() as u64));
+            ControlFlow::Break(())
+        })?;
+        let mut end = 0;
+        let mut left_out = 0;
+        if let Some((first, head, length)) = last {
+            match head {
+                Some(head) => {
+                    end = first + u64::from(head.events) - 1;
+                    self.written = self.written.max(head.before + length);
+                    left_out = if head.is_early { LEFT_OUT } else { 0 };
+                }
+                None => {
+                    end = first;
+                    left_out = LEFT_OUT;
+                }
+            }
+        }
+        self.next = self.next.max(end + 1 + left_out);
+        self.skipped = self.next - 1 - end;
+        self.oldest = reading::first_record(store)?.map(|(_, head)| Oldest {
+            at: head.at,
+            before: head.before,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Takes away what the journal has kept long enough, or has too much of; on the writer's thread, in
+//! bounded steps.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::entry::{self, Head};
+use super::{JournalState, Oldest, reading};
+use crate::mail::Timestamp;
+use crate::spool::SpoolError;
+use crate::spool::keyed::keys;
+use crate::spool::keyed::write_transaction::WriteTransaction;
+use crate::spool::store::{Store, Walk};
+
+/// The most records that one step takes away.
+const STEP: usize = 512;
+/// How long something that a reader holds back is left alone.
+const HELD: Duration = Duration::from_secs(60);
+
+/// Why a record stays, or does not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    /// It would go, and a reader has not read it.
+    IsHeld,
+    Goes,
+}
+
+impl JournalState {
+    fn judge(&self, last: u64, head: &Head, now: Timestamp) -> Verdict {
+        let state = self.state.lock();
+        let newer = state.written.saturating_sub(head.before);
+        let is_beyond = |keep: Duration, size: u64| head.at + keep <= now || newer > size;
+        let twice = (
+            self.options.keep.saturating_mul(2),
+            self.options.max_size.saturating_mul(2),
+        );
+        let is_unread = state.readers.values().any(|reader| reader.at < last);
+        // The last record says which number comes next.
+        if last + 1 + state.skipped >= state.next
+            || !is_beyond(self.options.keep, self.options.max_size)
+        {
+            Verdict::Stays
+        } else if is_unread && !is_beyond(twice.0, twice.1) {
+            Verdict::IsHeld
+        } else {
+            Verdict::Goes
+        }
+    }
+
+    /// Counts what readers will not find any more.
+    fn count_missed(&self, first: u64, last: u64) {
+        for (name, reader) in &mut self.state.lock().readers {
+            let from = reader.at.max(first.saturating_sub(1));
+            if from >= last {
+                continue;
+            }
+            if reader.missed == 0 {
+                tracing::error!(
+                    reader = name,
+                    "a reader of the journal is so far behind that events are gone before it read them"
+                );
+            }
+            reader.missed += last - from;
+        }
+    }
+}
+
+/// Takes away some of what is too old or too much; returns whether there is more.
+pub(in crate::spool::keyed) fn prune<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    now: Timestamp,
+) -> Result<bool, SpoolError> {
+    let shared = transaction.shared;
+    let journal = &shared.journal;
+    if !journal.is_due(now) {
+        return Ok(false);
+    }
+
+    let (from, to) = keys::starting_with(keys::JOURNAL);
+    let mut gone = Vec::new();
+    let mut verdict = Verdict::Stays;
+    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if gone.len() >= STEP {
+            verdict = Verdict::Goes;
+            return ControlFlow::Break(());
+        }
+        let read = keys::read_journal(key).zip(entry::head(value).ok());
+        let Some((first, head)) = read else {
+            // What cannot be read goes with what is beside it.
+            gone.push((key.to_vec(), None));
+            return ControlFlow::Continue(());
+        };
+        let last = first + u64::from(head.events) - 1;
+        verdict = journal.judge(last, &head, now);
+        if verdict != Verdict::Goes {
+            return ControlFlow::Break(());
+        }
+        gone.push((key.to_vec(), Some((first, last, head.has_acts))));
+        ControlFlow::Continue(())
+    })?;
+
+    let readable = gone.iter().rposition(|(_, read)| read.is_some());
+    gone.truncate(readable.map_or(0, |at| at + 1));
+    for (key, read) in &gone {
+        transaction.changes.remove(key.clone());
+        if let Some((first, _, true)) = read {
+            transaction.changes.remove(keys::acts(*first));
+        }
+    }
+    transaction.commit()?;
+    for (first, last, _) in gone.iter().filter_map(|(_, read)| *read) {
+        journal.count_missed(first, last);
+    }
+
+    let oldest = reading::first_record(&shared.store)?;
+    journal.state.lock().oldest = oldest.map(|(_, head)| Oldest {
+        at: head.at,
+        before: head.before,
+    });
+    journal.plan((verdict == Verdict::IsHeld).then_some(now + HELD));
+    Ok(verdict == Verdict::Goes)
+}

@@ -1,0 +1,337 @@
+//! Reading the journal: from memory what was told last, from the store what is older.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use memchr::memmem::Finder;
+
+use super::entry::{self, Head};
+use super::follows;
+use crate::delivery::Event;
+use crate::mail::{MailId, Timestamp};
+use crate::spool::keyed::{Shared, keys, reader};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{JournalPage, SpoolError};
+
+/// The most bytes that one page reads from the store.
+const PAGE_BYTES: usize = 256 * 1024;
+/// The most bytes that are looked through for what happened to one mail; where more lies between,
+/// only the times that its record knows are looked at.
+const LOOKED_THROUGH: u64 = 32 * 1024 * 1024;
+/// The most bytes that are read for what happened to one mail, whatever is known of it.
+const MOST_READ: usize = 256 * 1024 * 1024;
+/// How long after it was made a mail may have been accepted, by another clock.
+const LEEWAY: Duration = Duration::from_secs(3600);
+/// How long before and after a time of a mail's record its entry is looked for.
+const AROUND: Duration = Duration::from_secs(30);
+
+/// The first record that can be read, and the number of its first event.
+pub(super) fn first_record<S: Store>(store: &S) -> Result<Option<(u64, Head)>, SpoolError> {
+    record_from(store, 0)
+}
+
+/// The first record from this number on that can be read.
+fn record_from<S: Store>(store: &S, number: u64) -> Result<Option<(u64, Head)>, SpoolError> {
+    let mut found = None;
+    let (_, to) = keys::starting_with(keys::JOURNAL);
+    store.walk(&keys::journal(number), &to, Walk::Up, &mut |key, value| {
+        if let (Some(first), Ok(head)) = (keys::read_journal(key), entry::head(value)) {
+            found = Some((first, head));
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// The key of the record in which this number is, or of the next one.
+fn start<S: Store>(store: &S, number: u64) -> Result<Vec<u8>, SpoolError> {
+    let mut start = keys::journal(number);
+    let (from, _) = keys::starting_with(keys::JOURNAL);
+    let to = keys::journal(number.saturating_add(1));
+    store.walk(&from, &to, Walk::Down, &mut |key, value| {
+        let first = keys::read_journal(key);
+        if let (Some(first), Ok(head)) = (first, entry::head(value))
+            && first + u64::from(head.events) > number
+        {
+            start = key.to_vec();
+        }
+        ControlFlow::Break(())
+    })?;
+    Ok(start)
+}
+
+/// What is read of one page.
+struct Reading {
+    page: JournalPage,
+    /// Whether what comes next belongs to the next page.
+    is_over: bool,
+}
+
+impl Reading {
+    fn after(number: u64) -> Self {
+        let page = JournalPage {
+            last: number,
+            ..JournalPage::default()
+        };
+        Reading {
+            page,
+            is_over: false,
+        }
+    }
+
+    /// Takes a record up, unless something is missing before it that belongs between pages.
+    fn take(&mut self, first: u64, head: &Head, events: impl FnOnce() -> Option<Vec<Arc<Event>>>) {
+        let after = self.page.last;
+        let follows = follows(first, head);
+        let missing = follows.saturating_sub(after);
+        if missing > 0 && !self.page.events.is_empty() {
+            self.is_over = true;
+            return;
+        }
+        let Some(events) = events() else { return };
+        self.page.missed += missing;
+        let new = events.into_iter().filter(|event| event.seq > after);
+        self.page.events.extend(new);
+        self.page.last = first + u64::from(head.events) - 1;
+    }
+}
+
+/// The events after this number.
+pub(in crate::spool::keyed) fn after<S: Store>(
+    shared: &Shared<S>,
+    number: u64,
+    most: usize,
+) -> Result<JournalPage, SpoolError> {
+    let told = *shared.journal.last.borrow();
+    let mut reading = Reading::after(number);
+    if number >= told {
+        return Ok(reading.page);
+    }
+    if let Some(page) = recent(shared, number, most) {
+        return Ok(page);
+    }
+
+    let store = &shared.store;
+    let from = start(store, number + 1)?;
+    let (_, to) = keys::starting_with(keys::JOURNAL);
+    let mut bytes = 0;
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let Some(first) = keys::read_journal(key) else {
+            return ControlFlow::Continue(());
+        };
+        if first > told || reading.page.events.len() >= most || bytes >= PAGE_BYTES {
+            reading.is_over = true;
+            return ControlFlow::Break(());
+        }
+        bytes += value.len();
+        if let Ok(head) = entry::head(value) {
+            reading.take(first, &head, || {
+                let events = entry::events(first, value).ok()?;
+                Some(events.into_iter().map(Arc::new).collect())
+            });
+        }
+        if reading.is_over {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    // Nothing that can be read follows.
+    if reading.page.events.is_empty() && !reading.is_over && reading.page.last < told {
+        reading.page.missed += told - reading.page.last;
+        reading.page.last = told;
+    }
+    Ok(reading.page)
+}
+
+/// The events after this number, where all of them are in memory.
+pub(in crate::spool::keyed) fn recent<S>(
+    shared: &Shared<S>,
+    number: u64,
+    most: usize,
+) -> Option<JournalPage> {
+    let recent = shared.journal.recent.lock();
+    let front = recent.records.front()?;
+    if front.follows() > number {
+        return None;
+    }
+    let from = recent
+        .records
+        .partition_point(|record| record.last() <= number);
+    let mut wanted = Vec::new();
+    let mut events = 0;
+    for record in recent.records.range(from..) {
+        if events >= most {
+            break;
+        }
+        events += record.head.events as usize;
+        wanted.push(Arc::clone(record));
+    }
+    drop(recent);
+
+    let mut reading = Reading::after(number);
+    for record in wanted {
+        reading.take(record.first, &record.head, || {
+            Some(record.events().to_vec())
+        });
+        if reading.is_over {
+            break;
+        }
+    }
+    Some(reading.page)
+}
+
+/// The number after which everything happened at this time or later.
+pub(in crate::spool::keyed) fn since<S: Store>(
+    shared: &Shared<S>,
+    at: Timestamp,
+) -> Result<u64, SpoolError> {
+    let store = &shared.store;
+    let told = *shared.journal.last.borrow();
+    let Some((first, head)) = first_record(store)? else {
+        return Ok(told);
+    };
+    if head.at >= at {
+        return Ok(follows(first, &head));
+    }
+    // `low` is in a record that begins before that time, `high` is not.
+    let (mut low, mut high) = (first, told + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match record_from(store, middle)? {
+            Some((found, head)) if found < high && head.at < at => low = found,
+            _ => high = middle,
+        }
+    }
+    let page = after(shared, low.saturating_sub(1), 1)?;
+    let earlier = page.events.iter().rev().find(|event| event.at < at);
+    Ok(earlier.map_or(page.last, |event| event.seq))
+}
+
+/// What happened to one mail after this number. Cheap, however long ago it was: its record says
+/// when something happened, and what lies between is looked through only where that is little.
+pub(in crate::spool::keyed) fn of_mail<S: Store>(
+    shared: &Shared<S>,
+    mail: MailId,
+    number: u64,
+) -> Result<JournalPage, SpoolError> {
+    let told = *shared.journal.last.borrow();
+    let mut page = JournalPage {
+        last: told.max(number),
+        ..JournalPage::default()
+    };
+    let finder = Finder::new(mail.as_bytes());
+    let mut left = MOST_READ;
+    for (from, to) in stretches(shared, mail)? {
+        let begin = start(&shared.store, from.max(number) + 1)?;
+        let end = keys::journal(to.saturating_add(1));
+        shared
+            .store
+            .walk(&begin, &end, Walk::Up, &mut |key, value| {
+                let Some(first) = keys::read_journal(key).filter(|_| left > 0) else {
+                    return ControlFlow::Break(());
+                };
+                left = left.saturating_sub(value.len());
+                if first > told {
+                    return ControlFlow::Break(());
+                }
+                if finder.find(value).is_some() {
+                    let seen = page.events.last().map_or(number, |event| event.seq);
+                    let events = entry::events(first, value).unwrap_or_default();
+                    let of_it = events
+                        .into_iter()
+                        .filter(|event| event.seq > seen && event.mail == Some(mail));
+                    page.events.extend(of_it.map(Arc::new));
+                }
+                ControlFlow::Continue(())
+            })?;
+    }
+    Ok(page)
+}
+
+/// The numbers between which something happened to a mail.
+fn stretches<S: Store>(shared: &Shared<S>, mail: MailId) -> Result<Vec<(u64, u64)>, SpoolError> {
+    let told = *shared.journal.last.borrow();
+    let record = match reader::record(shared, mail) {
+        Ok(record) => record,
+        Err(SpoolError::Unreadable(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let Some(record) = record else {
+        // It is no more: its name says when it was made.
+        let from = since(shared, before(mail.made_at(), LEEWAY))?;
+        return Ok(vec![(from, told)]);
+    };
+    let from = since(shared, before(record.manifest.accepted_at, AROUND))?;
+    let until = match record.finished_at() {
+        Some(at) => since(shared, at + AROUND)?,
+        None => told,
+    };
+    if weight(shared, from, until)? <= LOOKED_THROUGH {
+        return Ok(vec![(from, until)]);
+    }
+
+    let mut times = vec![record.manifest.accepted_at];
+    for delivery in &record.deliveries {
+        times.extend(delivery.attempts.iter().map(|attempt| attempt.at));
+        times.extend(delivery.stage.finished_at());
+    }
+    times.sort_unstable();
+    let mut stretches: Vec<(u64, u64)> = Vec::new();
+    for at in times {
+        let from = since(shared, before(at, AROUND))?;
+        let to = since(shared, at + AROUND)?;
+        match stretches.last_mut() {
+            Some((_, end)) if *end >= from => *end = to.max(*end),
+            _ => stretches.push((from, to)),
+        }
+    }
+    Ok(stretches)
+}
+
+fn before(at: Timestamp, span: Duration) -> Timestamp {
+    let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(at.as_millis().saturating_sub(millis))
+}
+
+/// About how many bytes lie between two numbers.
+fn weight<S: Store>(shared: &Shared<S>, from: u64, until: u64) -> Result<u64, SpoolError> {
+    let start = record_from(&shared.store, from)?;
+    let end = record_from(&shared.store, until.saturating_add(1))?;
+    let start = start.map_or(u64::MAX, |(_, head)| head.before);
+    let end = end.map_or_else(|| shared.journal.written(), |(_, head)| head.before);
+    Ok(end.saturating_sub(start))
+}
+
+/// What people and programs did, the newest first.
+pub(in crate::spool::keyed) fn acts<S: Store>(
+    shared: &Shared<S>,
+    before: u64,
+    most: usize,
+) -> Result<Vec<Arc<Event>>, SpoolError> {
+    let told = *shared.journal.last.borrow();
+    let (from, _) = keys::starting_with(keys::ACTS);
+    let mut acts = Vec::new();
+    let mut to = keys::acts(before.min(told.saturating_add(1)));
+    while acts.len() < most {
+        let mut found = None;
+        shared.store.walk(&from, &to, Walk::Down, &mut |key, _| {
+            found = keys::read_acts(key);
+            ControlFlow::Break(())
+        })?;
+        let Some(first) = found else { break };
+        to = keys::acts(first);
+        let Some(record) = shared.store.get(&keys::journal(first))? else {
+            continue;
+        };
+        let events = entry::events(first, &record).unwrap_or_default();
+        let of_it = events
+            .into_iter()
+            .rev()
+            .filter(|event| event.kind.is_act() && event.seq < before && event.seq <= told);
+        acts.extend(of_it.map(Arc::new));
+    }
+    acts.truncate(most);
+    Ok(acts)
+}
