@@ -23,6 +23,10 @@ const REST: Duration = Duration::from_secs(1);
 
 /// What a reader of events gets. Lag is an item of its own, never silent.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are events, and readers take them apart at once"
+)]
 pub enum EventItem {
     /// Something happened.
     Event(Event),

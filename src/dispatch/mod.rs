@@ -172,6 +172,7 @@ impl Dispatcher {
     }
 
     /// Where its "now" comes from.
+    #[cfg(feature = "server")]
     pub(crate) fn clock(&self) -> &Clock {
         &self.inner.engine.clock
     }

@@ -10,11 +10,15 @@ use super::keyed::KeyedSpool;
 use super::store::{Batch, Store, Visit, Walk};
 use super::{Spool, SpoolError, SpoolOptions};
 
+/// The most of a journal that is kept in memory, in bytes.
+const LARGEST_JOURNAL: u64 = 64 * 1024 * 1024;
+
 /// An empty spool in memory.
 ///
 /// # Panics
 /// If the system cannot start a thread.
-pub fn open(options: SpoolOptions) -> Arc<dyn Spool> {
+pub fn open(mut options: SpoolOptions) -> Arc<dyn Spool> {
+    options.journal.max_size = options.journal.max_size.min(LARGEST_JOURNAL);
     let spool = KeyedSpool::open(MemoryStore::default(), options);
     Arc::new(spool.expect("an empty store holds nothing that could not be read"))
 }
