@@ -129,7 +129,7 @@ fn a_broken_connection_goes_on_where_it_broke() {
     assert_eq!(tail.line(), "--------  1,200 events missed");
     assert_eq!(
         tail.line(),
-        "--------  the service was started anew; some events before that were missed"
+        "--------  the service keeps another journal now; some events before that were missed"
     );
     assert_eq!(tail.line(), format!("12:00:00  accepted    {ID}"));
     let resumed: Vec<_> = service
