@@ -47,3 +47,21 @@ async fn every_view_works_in_a_browser_and_no_mail_runs_in_it() {
         "{said}; test.sh installs what is missing"
     );
 }
+
+/// A page that was open during a restart can tell that another run answers, although the journal's
+/// numbers go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_run_of_the_service_has_an_instance_of_its_own() {
+    let relay = FakeSmtp::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
+    let mut instances = Vec::new();
+    for _ in 0..2 {
+        let mut service = Service::start(configured(dir.path(), &config));
+        let answer = service.get("/v1/session");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        instances.push(answer.json()["instance"].as_str().unwrap().to_owned());
+        assert!(service.stop().success());
+    }
+    assert_ne!(instances[0], instances[1]);
+}

@@ -89,8 +89,7 @@ pub(super) struct Missed {
 }
 
 /// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
-/// `retried`, `purged`, `relay_up`, `relay_down`, `relay_paused`, `relay_resumed`, `reloaded`,
-/// `started`, `stopped`, `act`.
+/// `retried`, `purged`, `relay_up`, `relay_down`.
 ///
 /// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
 /// themselves, gets what happened since, over restarts as well; what the journal does not keep any
@@ -114,10 +113,10 @@ pub(super) async fn events(
     let mut params = Params::of(query.as_deref());
     let mail: Option<MailId> = params.parsed("mail");
     let now = door.dispatcher.clock().now();
-    let since = params.with("since", |given| Resume::since(given, &door.run, now));
+    let since = params.with("since", |given| Resume::since(given, &door.journal, now));
     params.finish()?;
 
-    let resume = match Resume::of(&headers, &door.run) {
+    let resume = match Resume::of(&headers, &door.journal) {
         Resume::Now => since.unwrap_or(Resume::Now),
         resume => resume,
     };
@@ -134,7 +133,7 @@ pub(super) async fn events(
     };
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
-        .chain(frames(events, mail, door.run.clone()))
+        .chain(frames(events, mail, door.journal.clone()))
         .map(Ok::<_, Infallible>)
         .take_until(stopped(door.shutdown.clone()));
     Ok(Sse::new(frames)
@@ -143,14 +142,14 @@ pub(super) async fn events(
 }
 
 /// The events of one mail, or all; and always what was missed.
-fn frames(events: EventStream, mail: Option<MailId>, run: String) -> impl Stream<Item = Frame> {
+fn frames(events: EventStream, mail: Option<MailId>, journal: String) -> impl Stream<Item = Frame> {
     events.filter_map(move |item| {
         let frame = match item {
             EventItem::Lagged(count) => Some(missed(Some(count))),
             EventItem::Event(event) if mail.is_some() && event.mail != mail => None,
             EventItem::Event(event) => {
                 let frame = Frame::default()
-                    .id(format!("{run}-{}", event.seq))
+                    .id(format!("{journal}-{}", event.seq))
                     .event(event.kind.as_str());
                 frame.json_data(&event).ok()
             }

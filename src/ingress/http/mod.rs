@@ -120,7 +120,8 @@ impl HttpDoor {
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
             )),
-            run: dispatcher.journal().name(),
+            run: format!("{:08x}", rand::random::<u32>()),
+            journal: dispatcher.journal().name(),
             shutdown,
         });
         let router = openapi::router().with_state(door.clone());
@@ -198,8 +199,10 @@ struct Door {
     limits: Limits,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,
-    /// Names the journal, in which events are counted.
+    /// Names this run of the service.
     run: String,
+    /// Names the journal, in which events are counted.
+    journal: String,
     shutdown: watch::Receiver<bool>,
 }
 
