@@ -19,8 +19,7 @@ use super::report::{RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, Report, SenderId};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
-use crate::delivery::{Event, EventKind};
-use crate::delivery::{Route, Stage};
+use crate::delivery::{Event, EventKind, Route, Stage};
 use crate::policy::BreakerState;
 use crate::spool::SpoolError;
 

@@ -1,5 +1,4 @@
-//! What is told about the work: metrics for graphs, log lines for people. One
-//! fact, one call here.
+//! What is told about the work: metrics for graphs, log lines for people. One fact, one call here.
 
 mod log;
 mod metrics;

@@ -92,7 +92,7 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
 /// What the service says where it cannot tell everything.
 #[derive(Deserialize)]
 struct Missed {
-    /// How many events; unknown where a restart lies between.
+    /// How many events; unknown where they were of another journal.
     count: Option<u64>,
 }
 

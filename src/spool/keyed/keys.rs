@@ -48,8 +48,7 @@ pub(super) fn journal(first: u64) -> Vec<u8> {
 }
 
 pub(super) fn read_journal(key: &[u8]) -> Option<u64> {
-    let number = key.strip_prefix(JOURNAL)?;
-    Some(u64::from_be_bytes(number.try_into().ok()?))
+    read_number(key, JOURNAL)
 }
 
 pub(super) fn acts(first: u64) -> Vec<u8> {
@@ -57,7 +56,11 @@ pub(super) fn acts(first: u64) -> Vec<u8> {
 }
 
 pub(super) fn read_acts(key: &[u8]) -> Option<u64> {
-    let number = key.strip_prefix(ACTS)?;
+    read_number(key, ACTS)
+}
+
+fn read_number(key: &[u8], prefix: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(prefix)?;
     Some(u64::from_be_bytes(number.try_into().ok()?))
 }
 

@@ -49,6 +49,9 @@ pub(in crate::spool) struct Entry<'a> {
     who: Option<Cow<'a, str>>,
     from: Option<Cow<'a, str>>,
     what: What<'a>,
+    /// Whether it belongs to the audit trail; said once for all of its record.
+    #[serde(skip)]
+    is_act: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,6 +128,7 @@ impl<'a> Entry<'a> {
             who: None,
             from: None,
             what,
+            is_act: false,
         }
     }
 
@@ -160,8 +164,10 @@ impl<'a> Entry<'a> {
             None => What::Became(became),
         };
         let at = attempt.map_or(delivery.stage.finished_at().unwrap_or(at), |a| a.at);
-        let entry = Entry::bare(at, what);
-        let entry = manifest.map_or(entry.clone(), |manifest| entry.of_mail(manifest));
+        let entry = match manifest {
+            Some(manifest) => Entry::bare(at, what).of_mail(manifest),
+            None => Entry::bare(at, what),
+        };
         Entry {
             mail: Some(mail),
             recipient: Some(Cow::Borrowed(&delivery.recipient)),
@@ -224,19 +230,8 @@ impl<'a> Entry<'a> {
             who: event.who.as_deref().map(bounded),
             from: event.from.as_deref().map(bounded),
             what,
+            is_act: event.kind.is_act(),
         }
-    }
-
-    fn is_act(&self) -> bool {
-        matches!(
-            self.what,
-            What::RelayPaused
-                | What::RelayResumed
-                | What::Reloaded(_)
-                | What::Started(_)
-                | What::Stopped
-                | What::Act(..)
-        )
     }
 
     /// How many events it is.
@@ -344,16 +339,13 @@ impl Told {
 
     /// Adds an entry, and returns how many bytes it is.
     pub(in crate::spool) fn tell(&mut self, mut entry: Entry<'_>) -> usize {
-        let start = match self.0.last() {
-            Some(part) => part.entries.len(),
-            None => 0,
-        };
         if self.0.is_empty() {
             self.0.push(Part::at(entry.at));
         }
         let Some(part) = self.0.last_mut() else {
             return 0;
         };
+        let start = part.entries.len();
         append(&mut part.entries, &entry);
         let mut length = part.entries.len() - start;
         if length > ENTRY_BYTES {
@@ -370,7 +362,7 @@ impl Told {
         }
         if let Some(part) = self.0.last_mut() {
             part.events += entry.events();
-            part.has_acts |= entry.is_act();
+            part.has_acts |= entry.is_act;
         }
         length
     }

@@ -94,6 +94,15 @@ struct Oldest {
     before: u64,
 }
 
+impl Oldest {
+    fn of(head: &Head) -> Self {
+        Oldest {
+            at: head.at,
+            before: head.before,
+        }
+    }
+}
+
 struct State {
     /// The number of the next event.
     next: u64,
@@ -203,10 +212,7 @@ impl JournalState {
             state.next += u64::from(part.events);
             state.skipped = 0;
             state.written += bytes.len() as u64;
-            state.oldest.get_or_insert(Oldest {
-                at: head.at,
-                before: head.before,
-            });
+            state.oldest.get_or_insert(Oldest::of(&head));
             batch.push((keys::journal(first), Some(bytes.clone())));
             if head.has_acts {
                 batch.push((keys::acts(first), Some(Vec::new())));
@@ -332,10 +338,7 @@ impl State {
         }
         self.next = self.next.max(end + 1 + left_out);
         self.skipped = self.next - 1 - end;
-        self.oldest = reading::first_record(store)?.map(|(_, head)| Oldest {
-            at: head.at,
-            before: head.before,
-        });
+        self.oldest = reading::first_record(store)?.map(|(_, head)| Oldest::of(&head));
         Ok(())
     }
 }

@@ -114,10 +114,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     }
 
     let oldest = reading::first_record(&shared.store)?;
-    journal.state.lock().oldest = oldest.map(|(_, head)| Oldest {
-        at: head.at,
-        before: head.before,
-    });
+    journal.state.lock().oldest = oldest.map(|(_, head)| Oldest::of(&head));
     journal.plan((verdict == Verdict::IsHeld).then_some(now + HELD));
     Ok(verdict == Verdict::Goes)
 }

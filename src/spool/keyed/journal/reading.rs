@@ -98,7 +98,7 @@ impl Reading {
     }
 }
 
-/// The events after this number.
+/// The events after this number, from the store.
 pub(in crate::spool::keyed) fn after<S: Store>(
     shared: &Shared<S>,
     number: u64,
@@ -108,9 +108,6 @@ pub(in crate::spool::keyed) fn after<S: Store>(
     let mut reading = Reading::after(number);
     if number >= told {
         return Ok(reading.page);
-    }
-    if let Some(page) = recent(shared, number, most) {
-        return Ok(page);
     }
 
     let store = &shared.store;
