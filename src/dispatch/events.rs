@@ -12,6 +12,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::Dispatcher;
+use super::engine::Engine;
+use super::recordings::Recordings;
 use crate::delivery::Event;
 use crate::mail::MailId;
 use crate::spool::{JournalPage, Spool, SpoolError};
@@ -48,6 +50,8 @@ impl Stream for EventStream {
 /// Somebody who follows the journal. It does not keep the spool open.
 struct Follower {
     spool: Weak<dyn Spool>,
+    /// Log, metrics and a mail's status tell what happened before an event does.
+    recordings: Arc<Recordings>,
     last: watch::Receiver<u64>,
     at: u64,
     /// Only what happens to this mail.
@@ -61,6 +65,7 @@ impl Follower {
     async fn next(mut self) -> Option<(EventItem, Self)> {
         loop {
             if let Some(item) = self.waiting.pop_front() {
+                self.until_told(&item).await;
                 return Some((item, self));
             }
             match self.read().await {
@@ -75,6 +80,20 @@ impl Follower {
                     tokio::time::sleep(REST).await;
                 }
             }
+        }
+    }
+
+    /// Waits until the log and the metrics tell this, too. What cannot be recorded now is not waited
+    /// for.
+    async fn until_told(&self, item: &EventItem) {
+        if let EventItem::Event(Event {
+            mail: Some(mail), ..
+        }) = item
+            && let Some(spool) = self.spool.upgrade()
+            && spool.failure().is_none()
+        {
+            drop(spool);
+            self.recordings.told(*mail).await;
         }
     }
 
@@ -104,8 +123,8 @@ impl Follower {
     }
 }
 
-fn follow(spool: &Arc<dyn Spool>, mail: Option<MailId>, after: Option<u64>) -> EventStream {
-    let Some(journal) = spool.journal() else {
+fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStream {
+    let Some(journal) = engine.spool.journal() else {
         return EventStream(Box::pin(stream::pending()));
     };
     let last = journal.last();
@@ -117,7 +136,8 @@ fn follow(spool: &Arc<dyn Spool>, mail: Option<MailId>, after: Option<u64>) -> E
         None => now,
     };
     let follower = Follower {
-        spool: Arc::downgrade(spool),
+        spool: Arc::downgrade(&engine.spool),
+        recordings: Arc::clone(&engine.recordings),
         last,
         at,
         mail,
@@ -131,18 +151,18 @@ impl Dispatcher {
     /// What happens from now on, as a stream. A reader that is slow reads from the spool what it
     /// missed; only what the journal does not keep any more is gone, and that is told.
     pub fn events(&self) -> EventStream {
-        follow(&self.inner.engine.spool, None, None)
+        follow(&self.inner.engine, None, None)
     }
 
     /// As [`Dispatcher::events`], beginning after the event of that number as far as the journal
     /// goes back; 0 is before all of them. Numbers hold over restarts.
     pub fn events_after(&self, seq: u64) -> EventStream {
-        follow(&self.inner.engine.spool, None, Some(seq))
+        follow(&self.inner.engine, None, Some(seq))
     }
 
     /// As [`Dispatcher::events`] and [`Dispatcher::events_after`], of one mail. What happened to it
     /// is found by its record, however long ago it was.
     pub fn events_of(&self, mail: MailId, after: Option<u64>) -> EventStream {
-        follow(&self.inner.engine.spool, Some(mail), after)
+        follow(&self.inner.engine, Some(mail), after)
     }
 }
