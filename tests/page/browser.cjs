@@ -54,7 +54,13 @@ async function acts(page, dead) {
   await page.waitForSelector("h1");
   await page.keyboard.press("/");
   await page.waitForSelector("#search:focus");
-  await page.keyboard.type("state:dead");
+  await page.keyboard.type("state:");
+  // Something happens meanwhile, and the list is drawn again: what was typed stays.
+  const mail = { from: "shop@example.com", to: "zoe@example.org", subject: "meanwhile", text: "t" };
+  await page.request.post(`${url}/v1/mails`, { data: mail });
+  await page.waitForSelector(".fresh");
+  assert.strictEqual(await page.inputValue("#search"), "state:");
+  await page.keyboard.type("dead");
   await page.keyboard.press("Enter");
   await page.waitForURL(/q=state%3Adead/);
   await page.waitForSelector(".mail .dead");

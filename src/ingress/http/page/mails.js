@@ -5,7 +5,7 @@ import { on } from "./live.js";
 import { number, sentence, visible } from "./words.js";
 import { Ask, Link, Problem, State, Text, Time, go } from "./parts.js";
 import { Mail } from "./mail.js";
-import { useCallback, useEffect, useRef, useState } from "./vendor/hooks.js";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
 
 const tabs = ["", "queued", "sending", "scheduled", "deferred", "delivered", "dead", "cancelled"];
 
@@ -83,14 +83,19 @@ export function Mails({ id, parameters, may, isDead = false }) {
     event.preventDefault();
     go(address({ q: box.current.value.trim() }));
   };
+  // Set when the address changes and not with each drawing, which would wipe out what is typed.
+  const q = parameters.get("q") || "";
+  useLayoutEffect(() => {
+    box.current.value = q;
+  }, [q]);
   const state = parameters.get("state") || "";
   return html`
     <div class=${id ? "split chosen" : "split"}>
       <section class="list" aria-label="Mails">
         <h1>${isDead ? "Dead letters" : "Mails"}</h1>
         <form class="search" role="search" onSubmit=${search}>
-          <input id="search" ref=${box} type="search" aria-label="Search" defaultValue=${parameters.get("q") || ""}
-            value=${parameters.get("q") || ""} placeholder="to:ada state:deferred code:451 welcome" list="qualifiers" />
+          <input id="search" ref=${box} type="search" aria-label="Search"
+            placeholder="to:ada state:deferred code:451 welcome" list="qualifiers" />
           <datalist id="qualifiers">${["to:", "from:", "subject:", "tag:", "code:", "relay:", "domain:", "key:", "id:", "after:1h", "state:deferred"].map((q) => html`<option value=${q} />`)}</datalist>
         </form>
         ${!isDead && html`<nav class="tabs" aria-label="States">${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
