@@ -1,4 +1,4 @@
-//! What must hold for any input, one function for each fuzz target. `tests/corpus.rs` runs the same
+//! What must hold for any input, one function for each fuzz target. `tests/it/corpus.rs` runs the same
 //! over the corpora, so that what a fuzzer once found stays found without one.
 
 #![allow(dead_code, reason = "each fuzz target uses one of them")]

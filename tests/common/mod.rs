@@ -1,7 +1,7 @@
 //! What the tests share: a scripted fake SMTP server, certificates to try it with, and servers
 //! nobody here wrote.
 //!
-//! Every test file says `mod common;` and takes what it needs, so much of it is unused in each.
+//! Each test binary takes what it needs of it.
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 pub mod certificates;

@@ -1,0 +1,14 @@
+//! Programs that others wrote, on both sides of Postrider: mail clients at its doors, a whole
+//! Postfix as its relay, schemathesis at its API, a browser on its page.
+#![cfg(feature = "server")]
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod http_schemathesis;
+#[cfg(target_os = "linux")]
+mod page;
+mod real_clients;
+#[cfg(target_os = "linux")]
+mod real_relay;

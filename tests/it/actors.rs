@@ -1,0 +1,696 @@
+//! Actors die, and mail does not: what the supervisor mends, what it gives up, and how a dispatcher
+//! ends.
+
+mod hand;
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::panic::Location;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hand::{Greeting, Hand, PATIENCE};
+use postrider::delivery::DeadReason;
+use postrider::policy::Jitter;
+use postrider::{
+    Builder, Dispatcher, Drain, Error, EventItem, EventKind, Mail, MailBuilder, MailId,
+    RetryPolicy, seconds,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::mpsc;
+
+fn letter(to: &str) -> MailBuilder {
+    Mail::builder()
+        .from("shop@example.com")
+        .to(to)
+        .subject("Your order")
+        .text("It is on its way.")
+}
+
+fn mail(to: &str) -> Mail {
+    letter(to).build().unwrap()
+}
+
+fn mails(count: usize) -> Vec<Mail> {
+    (0..count)
+        .map(|n| mail(&format!("user{n}@example.org")))
+        .collect()
+}
+
+/// One relay, and retries that come at once.
+fn over(hand: &Arc<Hand>, connections: usize) -> Builder {
+    let retry = RetryPolicy {
+        schedule: vec![Duration::from_millis(10)],
+        jitter: Jitter::None,
+        ..RetryPolicy::default()
+    };
+    Dispatcher::builder()
+        .relay(hand.relay("relay", connections))
+        .retry(retry)
+}
+
+async fn accepted(postrider: &Dispatcher, mails: Vec<Mail>) -> Vec<MailId> {
+    postrider
+        .submit_many(mails)
+        .await
+        .into_iter()
+        .map(|receipt| receipt.unwrap().id)
+        .collect()
+}
+
+/// What comes of it, which must be soon.
+#[track_caller]
+fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = Location::caller();
+    async move {
+        tokio::time::timeout(PATIENCE, future)
+            .await
+            .unwrap_or_else(|_| panic!("{caller}: it takes too long"))
+    }
+}
+
+async fn restarts(postrider: &Dispatcher, actor: &str) -> u64 {
+    let line = format!("postrider_actor_restarts_total{{actor=\"{actor}\"}} ");
+    loop {
+        // While the router is being created anew there is no answer.
+        if let Ok(metrics) = postrider.metrics().await {
+            return metrics
+                .lines()
+                .find_map(|text| text.strip_prefix(&line))
+                .map_or(0, |count| count.parse().unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn restarts_reach(postrider: &Dispatcher, actor: &str, count: u64) {
+    soon(async {
+        while restarts(postrider, actor).await < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+async fn all_delivered_by_one_attempt(postrider: &Dispatcher, ids: &[MailId]) {
+    for id in ids {
+        let Ok(status) = tokio::time::timeout(PATIENCE, postrider.wait(*id)).await else {
+            panic!(
+                "{id} is not delivered: {:#?}, {:#?}",
+                postrider.status(*id).await,
+                postrider.relays().await
+            )
+        };
+        let status = status.unwrap();
+        assert_eq!(
+            (status.state.as_str(), status.deliveries[0].attempts.len()),
+            ("delivered", 1),
+            "{status:?}"
+        );
+    }
+}
+
+fn is_stopped(result: Result<impl std::fmt::Debug, Error>) -> String {
+    match result {
+        Err(Error::Stopped(reason)) => reason,
+        other => panic!("expected that it has stopped, not {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_is_in_flight() {
+    let (hand, other) = (Hand::open(), Hand::open());
+    let postrider = over(&hand, 4)
+        .relay(other.relay("other", 1))
+        .route(
+            postrider::Match {
+                tag: vec!["aside".into()],
+                ..Default::default()
+            },
+            ["other"],
+        )
+        .route(postrider::Match::default(), ["relay"])
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    hand.shut_gate();
+    let mut ids = accepted(&postrider, mails(400)).await;
+    let plan = [
+        ("router", 1),
+        ("relay", 1),
+        ("scheduler", 1),
+        ("router", 2),
+        ("relay", 2),
+        ("relay", 3),
+    ];
+    for (round, (actor, count)) in plan.into_iter().enumerate() {
+        hand.begins(round * 50 + 3).await;
+        postrider.crash(actor);
+        // Others carry on: what comes in now goes out over a connection that nobody touched.
+        let aside = postrider
+            .submit(letter("eve@example.org").tag("aside").build().unwrap())
+            .await
+            .unwrap();
+        all_delivered_by_one_attempt(&postrider, &[aside.id]).await;
+        hand.open_gate();
+        hand.takes(round * 50 + 50).await;
+        restarts_reach(
+            &postrider,
+            if actor == "relay" { "sender" } else { actor },
+            count,
+        )
+        .await;
+        hand.shut_gate();
+        ids.extend(accepted(&postrider, mails(10)).await);
+    }
+    hand.open_gate();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    let taken = hand.taken();
+    assert_eq!(taken.iter().collect::<HashSet<_>>(), ids.iter().collect());
+    assert_eq!(taken.len(), ids.len(), "none arrives twice");
+    assert_eq!(
+        other.connects(),
+        1,
+        "a sender that nobody touched keeps its connection"
+    );
+    for (actor, count) in [("router", 2), ("scheduler", 1), ("sender", 3)] {
+        assert_eq!(restarts(&postrider, actor).await, count, "{actor}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_that_died_misses_no_due_time() {
+    let hand = Hand::open();
+    let clock = postrider::Clock::fake();
+    let postrider = over(&hand, 2)
+        .clock(clock.clone())
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    let later = letter("ada@example.org")
+        .delay(seconds(60))
+        .build()
+        .unwrap();
+    let later = postrider.submit(later).await.unwrap().id;
+    for round in 1..=3 {
+        postrider.crash("scheduler");
+        restarts_reach(&postrider, "scheduler", round).await;
+        let now = accepted(&postrider, mails(1)).await;
+        all_delivered_by_one_attempt(&postrider, &now).await;
+    }
+    assert_eq!(
+        postrider.status(later).await.unwrap().state.as_str(),
+        "scheduled"
+    );
+    clock.advance(seconds(60));
+    all_delivered_by_one_attempt(&postrider, &[later]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_takes_its_sender_down_twice_is_dead_as_poisoned_and_its_neighbours_arrive() {
+    let hand = Hand::open();
+    let postrider = over(&hand, 1).spool_in_memory().start().await.unwrap();
+    hand.shut_gate();
+    let mut batch = mails(20);
+    batch.insert(10, mail("poison@example.org"));
+    let mut ids = accepted(&postrider, batch).await;
+    let poison = ids.remove(10);
+    hand.open_gate();
+    let status = soon(postrider.wait(poison)).await.unwrap();
+    assert_eq!(status.deliveries[0].reason, Some(DeadReason::Poisoned));
+    assert_eq!(status.deliveries[0].attempts.len(), 2);
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    assert_eq!(hand.taken().len(), 20);
+    restarts_reach(&postrider, "sender", 2).await;
+    assert_eq!(restarts(&postrider, "sender").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_may_be_sent_only_once_is_in_doubt_when_its_sender_dies() {
+    let hand = Hand::open();
+    let postrider = over(&hand, 1).spool_in_memory().start().await.unwrap();
+    let once = letter("poison@example.org")
+        .guarantee(postrider::Guarantee::AtMostOnce)
+        .build()
+        .unwrap();
+    let once = postrider.submit(once).await.unwrap().id;
+    let status = soon(postrider.wait(once)).await.unwrap();
+    assert_eq!(status.deliveries[0].reason, Some(DeadReason::InDoubt));
+    assert_eq!(status.deliveries[0].attempts.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
+    let dir = tempfile::tempdir().unwrap();
+    let hand = Hand::with(Greeting::Panic);
+    let postrider = over(&hand, 32).spool(dir.path()).start().await.unwrap();
+    let mut ids = accepted(&postrider, mails(40)).await;
+    let once = letter("once@example.org")
+        .guarantee(postrider::Guarantee::AtMostOnce)
+        .build()
+        .unwrap();
+    ids.extend(postrider.submit(once).await.map(|receipt| receipt.id).ok());
+    let reason = is_stopped(soon(postrider.stopped()).await);
+    assert!(
+        reason.contains("sender") && reason.contains("safe in the spool"),
+        "{reason}"
+    );
+    assert_eq!(
+        is_stopped(postrider.submit(mail("late@example.org")).await),
+        reason
+    );
+    assert_eq!(is_stopped(postrider.relays().await), reason);
+    assert_eq!(
+        is_stopped(postrider.shutdown(Drain::within(seconds(1))).await),
+        reason
+    );
+    assert!(!postrider.health().ready);
+    is_stopped(postrider.status(ids[0]).await);
+
+    let healthy = Hand::open();
+    let postrider = over(&healthy, 4).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    assert_eq!(healthy.taken().len(), ids.len());
+    assert!(
+        postrider
+            .shutdown(Drain::within(seconds(10)))
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_actor_waits_for_a_relay_that_hangs() {
+    let (hung, hand) = (Hand::with(Greeting::Hang), Hand::open());
+    let to_hung = postrider::Match {
+        tag: vec!["hung".into()],
+        ..Default::default()
+    };
+    let postrider = over(&hand, 2)
+        .relay(hung.relay("hung", 2))
+        .route(to_hung, ["hung"])
+        .route(postrider::Match::default(), ["relay"])
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    for n in 0..50 {
+        let stuck = letter(&format!("user{n}@example.org"))
+            .tag("hung")
+            .build()
+            .unwrap();
+        postrider.submit(stuck).await.unwrap();
+    }
+    soon(async {
+        while postrider
+            .relays()
+            .await
+            .unwrap()
+            .iter()
+            .find(|relay| relay.name == "hung")
+            .unwrap()
+            .busy
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let began = Instant::now();
+    let relays = postrider.relays().await.unwrap();
+    assert!(
+        began.elapsed() < seconds(1),
+        "the router answered after {:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        relays
+            .iter()
+            .find(|relay| relay.name == "hung")
+            .unwrap()
+            .busy,
+        1,
+        "one is kept for critical mail"
+    );
+    postrider.pause("hung").await.unwrap();
+    let ids = accepted(&postrider, mails(50)).await;
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    assert!(
+        !soon(postrider.shutdown(Drain::within(Duration::from_millis(100))))
+            .await
+            .unwrap()
+    );
+    drop(postrider);
+    hung.is_let_go().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_dispatchers_in_one_process_do_not_meet() {
+    let (left_hand, right_hand) = (Hand::open(), Hand::open());
+    let left_dir = tempfile::tempdir().unwrap();
+    let left = over(&left_hand, 32)
+        .spool(left_dir.path())
+        .start()
+        .await
+        .unwrap();
+    let right = over(&right_hand, 32)
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    let mut heard_right = right.events();
+    let left_ids = accepted(&left, mails(50)).await;
+    let right_ids = accepted(&right, mails(50)).await;
+    all_delivered_by_one_attempt(&left, &left_ids).await;
+    all_delivered_by_one_attempt(&right, &right_ids).await;
+    assert_eq!(
+        left_hand.taken().into_iter().collect::<HashSet<_>>(),
+        left_ids.iter().copied().collect()
+    );
+    assert_eq!(
+        right_hand.taken().into_iter().collect::<HashSet<_>>(),
+        right_ids.iter().copied().collect()
+    );
+    assert!(matches!(
+        right.status(left_ids[0]).await,
+        Err(Error::UnknownMail(_))
+    ));
+    left.pause("relay").await.unwrap();
+    assert_eq!(right.relays().await.unwrap()[0].state, "up");
+    left.resume("relay").await.unwrap();
+
+    left_hand.greet(Greeting::Panic);
+    accepted(&left, mails(40)).await;
+    is_stopped(soon(left.stopped()).await);
+    let more = accepted(&right, mails(20)).await;
+    all_delivered_by_one_attempt(&right, &more).await;
+    assert_eq!(restarts(&right, "sender").await, 0);
+    let mut accepted_on_the_right = HashSet::new();
+    while accepted_on_the_right.len() < 70 {
+        match soon(futures::StreamExt::next(&mut heard_right)).await {
+            Some(EventItem::Event(event)) if event.kind == EventKind::Accepted => {
+                accepted_on_the_right.insert(event.mail.unwrap());
+            }
+            Some(EventItem::Event(_)) => {}
+            other => panic!("the events end with {other:?}"),
+        }
+    }
+    assert_eq!(
+        accepted_on_the_right,
+        right_ids.into_iter().chain(more).collect()
+    );
+}
+
+/// Accepts so many mails, of which the first batch is in flight, behind a gate that is shut.
+async fn with_mail_in_flight(
+    hand: &Arc<Hand>,
+    dir: &Path,
+    count: usize,
+) -> (Dispatcher, Vec<MailId>) {
+    let postrider = over(hand, 1).spool(dir).start().await.unwrap();
+    hand.shut_gate();
+    let ids = accepted(&postrider, mails(count)).await;
+    hand.begins(1).await;
+    (postrider, ids)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let hand = Hand::open();
+    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 5).await;
+    let later = letter("later@example.org")
+        .delay(seconds(3600))
+        .build()
+        .unwrap();
+    let later = postrider.submit(later).await.unwrap().id;
+    let clone = postrider.clone();
+    drop(postrider);
+    assert_eq!(
+        clone.status(later).await.unwrap().state.as_str(),
+        "scheduled",
+        "a clone keeps it running"
+    );
+    drop(clone);
+    hand.open_gate();
+    let next = Hand::open();
+    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    assert_eq!(
+        (hand.taken().len(), next.taken().len()),
+        (5, 0),
+        "what was in flight was finished by the first"
+    );
+    assert_eq!(
+        postrider.status(later).await.unwrap().state.as_str(),
+        "scheduled"
+    );
+    hand.is_let_go().await;
+    assert_eq!(
+        hand.closes(),
+        hand.connects(),
+        "every connection was closed well"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_can_be_opened_as_soon_as_its_dispatcher_was_shut_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut handles = Vec::new();
+    for round in 0..5 {
+        let hand = Hand::open();
+        let postrider = over(&hand, 2).spool(dir.path()).start().await.unwrap();
+        let ids = accepted(&postrider, mails(20)).await;
+        assert!(
+            postrider
+                .shutdown(Drain::within(seconds(10)))
+                .await
+                .unwrap()
+        );
+        handles.push((postrider, ids));
+        assert!(
+            handles[round].0.status(handles[round].1[0]).await.is_err(),
+            "a closed spool tells nothing"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
+    let dir = tempfile::tempdir().unwrap();
+    let hand = Hand::open();
+    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 3).await;
+    let stopping = tokio::spawn({
+        let postrider = postrider.clone();
+        async move { postrider.shutdown(Drain::within(seconds(20))).await }
+    });
+    let refused = soon(async {
+        loop {
+            match postrider.try_submit(mail("late@example.org")).await {
+                Ok(_) => tokio::task::yield_now().await,
+                refused => return is_stopped(refused),
+            }
+        }
+    })
+    .await;
+    assert!(refused.contains("shutting down"), "{refused}");
+    assert!(!stopping.is_finished());
+    hand.open_gate();
+    assert!(soon(stopping).await.unwrap().unwrap());
+    assert!(postrider.stopped().await.is_ok());
+    let taken = hand.taken();
+    assert_eq!(taken[..3], ids);
+    drop(postrider);
+
+    let next = Hand::open();
+    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    postrider.wait_idle().await;
+    assert!(
+        next.taken().iter().all(|id| !taken.contains(id)),
+        "what was finished is not sent again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_takes_long_ends_between_two_mails_and_not_within_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let hand = Hand::open();
+    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 5).await;
+    let stopping = tokio::spawn({
+        let postrider = postrider.clone();
+        async move { postrider.shutdown(Drain::within(seconds(4))).await }
+    });
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    hand.open_gate();
+    assert!(
+        soon(stopping).await.unwrap().unwrap(),
+        "nothing was cut off"
+    );
+    assert_eq!(
+        hand.taken(),
+        ids[..1],
+        "in the second half of its time nothing more is begun"
+    );
+    let next = Hand::open();
+    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+    assert_eq!(next.taken(), ids[1..]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_whose_time_runs_out_says_so_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let hand = Hand::open();
+    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 100).await;
+    assert!(
+        !soon(postrider.shutdown(Drain::within(Duration::from_millis(50))))
+            .await
+            .unwrap()
+    );
+    assert!(hand.taken().is_empty());
+    let next = Hand::open();
+    let postrider = over(&next, 4).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_waits_for_senders_that_a_new_router_does_not_know_yet() {
+    for crash_first in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let hand = Hand::open();
+        let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 1).await;
+        let shutdown = |within| {
+            let postrider = postrider.clone();
+            tokio::spawn(async move { postrider.shutdown(Drain::within(within)).await })
+        };
+        let stopping = if crash_first {
+            postrider.crash("router");
+            restarts_reach(&postrider, "router", 1).await;
+            shutdown(Duration::from_millis(300))
+        } else {
+            let stopping = shutdown(Duration::from_millis(300));
+            while postrider.health().ready {
+                tokio::task::yield_now().await;
+            }
+            postrider.crash("router");
+            stopping
+        };
+        assert!(
+            !soon(stopping).await.unwrap().unwrap(),
+            "a mail is in flight, router or no router"
+        );
+        let next = Hand::open();
+        let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+        all_delivered_by_one_attempt(&postrider, &ids).await;
+    }
+}
+
+/// A caller's own supervisor: it tells of the end of what it supervises.
+struct Caller;
+
+impl Actor for Caller {
+    type Msg = ();
+    type State = mpsc::UnboundedSender<String>;
+    type Arguments = mpsc::UnboundedSender<String>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<()>,
+        told: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(told)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        event: SupervisionEvent,
+        told: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(_, _, reason) => {
+                _ = told.send(format!("terminated: {reason:?}"))
+            }
+            SupervisionEvent::ActorFailed(_, error) => _ = told.send(format!("failed: {error}")),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itself() {
+    let (told, mut ends) = mpsc::unbounded_channel();
+    let (caller, _) = Actor::spawn(None, Caller, told).await.unwrap();
+    let start =
+        |hand: &Arc<Hand>, dir: &Path| over(hand, 32).spool(dir).start_linked(caller.get_cell());
+
+    let (hand, dir) = (Hand::open(), tempfile::tempdir().unwrap());
+    let postrider = start(&hand, dir.path()).await.unwrap();
+    all_delivered_by_one_attempt(&postrider, &accepted(&postrider, mails(3)).await).await;
+    assert!(
+        postrider
+            .shutdown(Drain::within(seconds(10)))
+            .await
+            .unwrap()
+    );
+    assert_eq!(soon(ends.recv()).await.unwrap(), "terminated: None");
+
+    let (dying, lost) = (Hand::with(Greeting::Panic), tempfile::tempdir().unwrap());
+    let postrider = start(&dying, lost.path()).await.unwrap();
+    accepted(&postrider, mails(40)).await;
+    let end = soon(ends.recv()).await.unwrap();
+    assert!(
+        end.starts_with("failed: ") && end.contains("safe in the spool"),
+        "{end}"
+    );
+
+    let hand = Hand::open();
+    let (postrider, ids) = {
+        let postrider = start(&hand, dir.path()).await.unwrap();
+        hand.shut_gate();
+        let ids = accepted(&postrider, mails(40)).await;
+        hand.begins(1).await;
+        (postrider, ids)
+    };
+    caller.stop(None);
+    let reason = is_stopped(soon(postrider.stopped()).await);
+    assert_eq!(
+        is_stopped(postrider.submit(mail("late@example.org")).await),
+        reason
+    );
+    is_stopped(soon(postrider.wait(ids[39])).await);
+    let next = Hand::open();
+    let again = over(&next, 4).spool(dir.path()).start().await.unwrap();
+    all_delivered_by_one_attempt(&again, &ids).await;
+    drop(postrider);
+    hand.is_let_go().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_is_down_piles_up_no_tasks() {
+    let hand = Hand::with(Greeting::Refuse);
+    let postrider = over(&hand, 4).spool_in_memory().start().await.unwrap();
+    accepted(&postrider, mails(10)).await;
+    soon(async {
+        while postrider.relays().await.unwrap()[0].breaker != "open" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    for _ in 0..300 {
+        accepted(&postrider, mails(1)).await;
+    }
+    let after = tasks();
+    assert!(after < before + 30, "{before} tasks have become {after}");
+}

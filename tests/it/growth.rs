@@ -1,0 +1,262 @@
+//! No parser that sees a stranger's bytes does more work than its input is long: ten times the
+//! input costs at most fifteen times the time.
+
+use std::time::Duration;
+
+use cpu_time::ThreadTime;
+use postrider::mail::take_directives;
+use postrider::{Envelope, Mail, MailBuilder};
+
+/// The most that ten times the input may cost.
+const MOST: u32 = 15;
+
+/// The time of this thread that the work takes: the least of several runs, which is what the work
+/// itself needs.
+fn least(runs: usize, work: &dyn Fn()) -> Duration {
+    let spent = (0..runs).map(|_| {
+        let began = ThreadTime::now();
+        work();
+        began.elapsed()
+    });
+    spent.min().unwrap()
+}
+
+/// Runs the work on inputs of one size and of ten times that, and compares. The first size is
+/// chosen so that the work can be measured at all.
+#[track_caller]
+fn grows_with_its_input<T>(what: &str, input: impl Fn(usize) -> T, work: impl Fn(&T)) {
+    let mut size = 1000;
+    let small = loop {
+        let given = input(size);
+        let spent = least(7, &|| work(&given));
+        if spent >= Duration::from_micros(300) || size >= 64_000 {
+            break spent;
+        }
+        size *= 2;
+    };
+
+    let given = input(size * 10);
+    let bound = small.max(Duration::from_micros(100)) * MOST;
+    let mut large = Duration::MAX;
+    // A machine that is busy with other things can spoil a few runs, and not all.
+    for _ in 0..12 {
+        large = large.min(least(1, &|| work(&given)));
+        if large <= bound {
+            return;
+        }
+    }
+    panic!("{what}: {size} took {small:?}, ten times as much {large:?}");
+}
+
+fn envelope() -> Envelope {
+    Envelope::new(
+        Some("shop@example.com".parse().unwrap()),
+        vec!["ada@example.org".parse().unwrap()],
+    )
+    .unwrap()
+}
+
+/// A whole message, as each door takes it: mended, read, frozen, and its fingerprint made.
+fn take(message: &[u8]) {
+    let _ = take_directives(message.to_vec().into());
+    if let Ok(mail) = Mail::from_rfc5322(envelope(), message.to_vec()) {
+        std::hint::black_box(mail.fingerprint());
+    }
+}
+
+/// `piece`, as often as it takes to fill `size` bytes.
+fn filled(before: &str, piece: &str, after: &str, size: usize) -> Vec<u8> {
+    [before, &piece.repeat(size / piece.len() + 1), after]
+        .concat()
+        .into_bytes()
+}
+
+#[test]
+fn a_message_costs_what_its_size_is() {
+    let multipart = |boundary: &str| {
+        format!("Subject: x\r\nContent-Type: multipart/mixed; boundary=\"{boundary}\"\r\n\r\n")
+    };
+    let nested = |size: usize| {
+        let mut message = multipart("b0");
+        for depth in 1..=size / 60 {
+            message.push_str(&format!(
+                "--b{}\r\nContent-Type: multipart/mixed; boundary=b{depth}\r\n\r\n",
+                depth - 1
+            ));
+        }
+        message.into_bytes()
+    };
+    grows_with_its_input("parts within parts", nested, |message: &Vec<u8>| {
+        take(message)
+    });
+
+    for (boundary, line) in [
+        ("a:", "--a:\r\n"),
+        ("a:", "--a:\r\nX: y\r\n"),
+        ("a", "--a\r\n"),
+        ("a", "--a\r\nX: y\r\n"),
+        ("a", "--a\r\nX: y\r\n z\r\n"),
+        ("a", "--a\r\nContent-Type: x; boundary=a\r\n"),
+        ("a", "--a\r\nContent-Type: x; boundary=a\r\n\r\n"),
+        ("a", "--b\r\n"),
+        (
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "--aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n",
+        ),
+    ] {
+        let message = |size| filled(&multipart(boundary), line, "", size);
+        grows_with_its_input(
+            &format!("{boundary} and {line:?}"),
+            message,
+            |message: &Vec<u8>| take(message),
+        );
+    }
+
+    let many = "Content-Type: multipart/mixed; boundary=aaaaaaaaaaaaaaaaaaaaaaaaa\r\n".repeat(200);
+    let many = format!("Subject: x\r\n{many}\r\n");
+    let message = |size| filled(&many, "--aaaaaaaaaaaaaaaaaaaaaaaa\r\n", "", size);
+    grows_with_its_input("many boundaries", message, |message: &Vec<u8>| {
+        take(message)
+    });
+}
+
+#[test]
+fn a_header_section_costs_what_its_size_is() {
+    for (before, piece, after) in [
+        ("", "X: y\r\n", "\r\n"),
+        ("", "To: a@example.org\r\n", "\r\n"),
+        ("", "X-Postrider-Tag: a\r\n", "\r\n"),
+        ("", "Received: x\r\n", "\r\n"),
+        ("", "MIME-Version: 1.0\r\n", "\r\n"),
+        ("", "Content-Type: text/plain; boundary=a\r\n", "\r\n"),
+        ("Subject: x\r\n", " y\r\n", "\r\n"),
+        ("Subject: x\r\n", " =?utf-8?q?y?=\r\n", "\r\n"),
+        ("Subject: x\r\n", " =?\r\n", "\r\n"),
+        ("Subject: x\r\n", " =?utf-8?q?\r\n", "\r\n"),
+        ("Subject: x\r\n", " =?a?b?=?b?\r\n", "\r\n"),
+        ("Subject: x\r\n", " grün\r\n", "\r\n"),
+        ("Subject: x\r\n", " \u{fffd}\r\n", "\r\n"),
+        ("To: x\r\n", " (\r\n", "\r\n"),
+        ("To: x\r\n", " (()\r\n", "\r\n"),
+        ("To: x\r\n", " <\r\n", "\r\n"),
+        ("To: x\r\n", " \"\r\n", "\r\n"),
+        ("To: x\r\n", " ,\r\n", "\r\n"),
+        ("To: x\r\n", " a:\r\n", "\r\n"),
+        ("To: x\r\n", " a:;\r\n", "\r\n"),
+        ("To: x\r\n", " a@\r\n", "\r\n"),
+        ("To: x\r\n", " @a\r\n", "\r\n"),
+        ("To: a@example.org\r\n", " , a@example.org\r\n", "\r\n"),
+        ("To: a@example.org\r\n", " , zoë\r\n", "\r\n"),
+        (
+            "To: a@example.org\r\n",
+            " , Zoë <a@example.org>\r\n",
+            "\r\n",
+        ),
+        ("From: a@example.org\r\n", " (x\\)y)\r\n", "\r\n"),
+        ("References: <a@b>\r\n", " <a@b>\r\n", "\r\n"),
+        ("Content-Type: text/plain\r\n", " ; a=b\r\n", "\r\n"),
+        ("Content-Type: text/plain\r\n", " ; boundary\r\n", "\r\n"),
+        ("Subject: ", "y", "\r\n\r\n"),
+        ("To: ", "y", "\r\n\r\n"),
+        ("X: ", "y ", "\r\n\r\n"),
+        ("X: ", "ü", "\r\n\r\n"),
+        ("", "y", ""),
+        ("", "\r\n", ""),
+        ("", "From y\r\n", ""),
+        ("", ">From y\r\n", ""),
+        ("", "y\n", ""),
+        ("", " y\n", ""),
+        ("Subject: x\n", "\n", ""),
+        ("Subject: x\r\n\r\n", "\r", ""),
+        ("Subject: x\r\n\r\n", "ü", ""),
+    ] {
+        // A header section has an end at a megabyte, within which it is measured.
+        let message = |size: usize| filled(before, piece, after, size.min(900_000));
+        grows_with_its_input(
+            &format!("{before:?} and {piece:?}"),
+            message,
+            |message: &Vec<u8>| take(message),
+        );
+    }
+}
+
+#[test]
+fn addresses_cost_what_their_size_is() {
+    for (before, piece, after) in [
+        ("", "a", "@example.org"),
+        ("a@", "b.", "org"),
+        ("a@", "ü", ".org"),
+        ("a@", "ü.", "org"),
+        ("\"", "a", "\"@example.org"),
+        ("\"", "\\\"", "\"@example.org"),
+        ("", "(", "a@example.org"),
+        ("", "()", "a@example.org"),
+        ("", "a@", "example.org"),
+        ("", "\"a\" ", "<a@example.org>"),
+        ("", "<", "a@example.org>"),
+        ("", "a,", "a@example.org"),
+        ("", "a@b,", "a@example.org"),
+        ("<", "@a,", ":a@example.org>"),
+        ("", "=?utf-8?q?a?= ", "<a@example.org>"),
+    ] {
+        let text = |size| String::from_utf8(filled(before, piece, after, size)).unwrap();
+        let built = |text: &String| {
+            let builder = Mail::builder().from("shop@example.com").text("x");
+            let _ = builder.clone().to(text.as_str()).build();
+            let _ = builder.to("a@example.org").reply_to(text.as_str()).build();
+        };
+        grows_with_its_input(&format!("{before:?} and {piece:?}"), text, built);
+    }
+}
+
+#[test]
+fn composing_costs_what_its_size_is() {
+    let base = || {
+        Mail::builder()
+            .from("shop@example.com")
+            .to("ada@example.org")
+    };
+    let build = |builder: &MailBuilder| drop(builder.clone().build());
+    let texts = ["a", "a ", "ü", "ü ", "=?", "\n", "\r", "=?utf-8?q?a?= "];
+    for piece in texts {
+        let text = |size: usize| String::from_utf8(filled("", piece, "", size)).unwrap();
+        let in_text = |size| base().text(text(size)).html(text(size));
+        grows_with_its_input(&format!("a text of {piece:?}"), in_text, build);
+        let one_line = piece.replace(['\r', '\n'], "x");
+        let line = |size: usize| String::from_utf8(filled("", &one_line, "", size)).unwrap();
+        let in_subject = |size| {
+            base()
+                .text("x")
+                .subject(line(size))
+                .header("X-A", line(size))
+        };
+        grows_with_its_input(&format!("a subject of {piece:?}"), in_subject, build);
+    }
+
+    let recipients = |size: usize| {
+        (0..size / 20).fold(base().text("x"), |mail, i| {
+            mail.to(format!("Zoë {i} <zoe{i}@example.org>"))
+        })
+    };
+    grows_with_its_input("recipients", recipients, build);
+    let fields = |size: usize| {
+        (0..size / 20).fold(base().text("x"), |mail, i| {
+            mail.header(format!("X-{i}"), "ü")
+        })
+    };
+    grows_with_its_input("fields", fields, build);
+    let files = |inline: bool| {
+        move |size: usize| {
+            (0..size / 20).fold(base().html("x"), |mail, i| {
+                mail.attachment(postrider::mail::Attachment {
+                    filename: format!("{i}.png"),
+                    content_type: "image/png".into(),
+                    content: "x".into(),
+                    inline_id: inline.then(|| i.to_string()),
+                })
+            })
+        }
+    };
+    grows_with_its_input("files", files(false), build);
+    grows_with_its_input("inline files", files(true), build);
+}

@@ -1,0 +1,646 @@
+//! A relay that does everything wrong, at every step of the dialogue: what is made of it, how soon,
+//! and that nothing that was said out of step is ever believed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::{Act, Cert, FakeSmtp, Rule, Step, open, server_at, server_on, transaction};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use postrider::delivery::{Outcome, Phase};
+use postrider::transport::smtp::Smtp;
+use postrider::transport::{Auth, Security, Server, TimeOuts, Transaction, Transport};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// How long each step may take where the relay is going to keep us waiting.
+const SHORT: Duration = Duration::from_millis(800);
+
+/// Each case ends within a few such waits, whatever the relay does.
+const LIMIT: Duration = Duration::from_secs(6);
+
+/// Runs all of these, some at a time.
+async fn all<F: Future<Output = ()> + Send + 'static>(cases: Vec<F>) {
+    let mut running = stream::iter(cases).map(tokio::spawn).buffer_unordered(12);
+    while let Some(ended) = running.next().await {
+        ended.unwrap();
+    }
+}
+
+/// A disposition, as far as the table tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Delivered,
+    Deferred(Phase),
+    Rejected(Phase),
+    Unavailable(Phase),
+    Lost(Phase),
+    InDoubt,
+}
+
+fn is(outcome: &Outcome) -> Is {
+    match outcome {
+        Outcome::Delivered(_) => Is::Delivered,
+        Outcome::Deferred(phase, _) => Is::Deferred(*phase),
+        Outcome::Rejected(phase, _) => Is::Rejected(*phase),
+        Outcome::Unavailable(phase, _) => Is::Unavailable(*phase),
+        Outcome::Lost(phase, _) => Is::Lost(*phase),
+        Outcome::InDoubt(_) => Is::InDoubt,
+        Outcome::Withdrawn | Outcome::Crashed => {
+            panic!("nothing is recalled and nothing crashes here")
+        }
+    }
+}
+
+/// The ways of a hostile relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Cut,
+    Hang,
+    Drip,
+    Garbage,
+    HugeLine,
+    HugeReply,
+    MixedCodes,
+    BareLineFeed,
+    Says421,
+    Says4yz,
+    Says5yz,
+    Says5yzAndCuts,
+    WrongClass,
+    Extra,
+}
+
+const WAYS: [Way; 14] = [
+    Way::Cut,
+    Way::Hang,
+    Way::Drip,
+    Way::Garbage,
+    Way::HugeLine,
+    Way::HugeReply,
+    Way::MixedCodes,
+    Way::BareLineFeed,
+    Way::Says421,
+    Way::Says4yz,
+    Way::Says5yz,
+    Way::Says5yzAndCuts,
+    Way::WrongClass,
+    Way::Extra,
+];
+
+impl Way {
+    fn act(self) -> Act {
+        match self {
+            Way::Cut => Act::Cut,
+            Way::Hang => Act::Hang,
+            Way::Drip => Act::Drip(Duration::from_secs(1)),
+            Way::Garbage => Act::Garbage,
+            Way::HugeLine => Act::HugeLine(10_000_000),
+            Way::HugeReply => Act::HugeReply(100_000),
+            Way::MixedCodes => Act::MixedCodes,
+            Way::BareLineFeed => Act::Raw(b"250 2.0.0 ok\n".to_vec()),
+            Way::Says421 => Act::ReplyThenCut(421, "4.3.2 shutting down".into()),
+            Way::Says4yz => Act::reply(451, "4.3.0 later"),
+            Way::Says5yz => Act::reply(554, "5.7.1 never"),
+            Way::Says5yzAndCuts => Act::ReplyThenCut(554, "5.7.1 never".into()),
+            Way::WrongClass => Act::WrongClass,
+            Way::Extra => Act::extra("250 2.0.0 and another one"),
+        }
+    }
+}
+
+/// What becomes of a mail to one recipient, and whether the connection goes on after it.
+fn expected(step: Step, way: Way, pipelining: bool) -> (Is, bool) {
+    let (phase, broken) = match step {
+        Step::Mail | Step::Rset => (Phase::MailFrom, Is::Unavailable(Phase::MailFrom)),
+        Step::Rcpt => (Phase::RcptTo, Is::Lost(Phase::RcptTo)),
+        Step::Data => (Phase::Data, Is::Lost(Phase::Data)),
+        Step::Body => (Phase::Body, Is::Lost(Phase::Body)),
+        Step::FinalDot => (Phase::FinalDot, Is::InDoubt),
+        other => panic!("{other:?} is no step of a transaction"),
+    };
+    match (way, step) {
+        // A reply like any other: LF alone ends a line too.
+        (Way::BareLineFeed, Step::Data) => (Is::Deferred(Phase::Data), false),
+        (Way::BareLineFeed, step) if step != Step::Body => (Is::Delivered, true),
+        // RSET is about no mail, so nothing but yes is good enough; one answer too many is noticed
+        // later, at DATA or RCPT.
+        (Way::Extra, Step::Rset) if pipelining => (Is::Deferred(Phase::Data), false),
+        (_, Step::Rset) => (broken, false),
+        // It spoke about this mail, before it had seen it: not the last word.
+        (Way::Says4yz | Way::Says5yz | Way::Says5yzAndCuts, Step::Body) => {
+            (Is::Deferred(phase), false)
+        }
+        (Way::Says421, Step::FinalDot) => (Is::Lost(phase), false),
+        (Way::Says4yz, _) => (Is::Deferred(phase), true),
+        (Way::Says5yz, _) => (Is::Rejected(phase), true),
+        // Where more answers are due, their absence is noticed at once; the refusal stands either
+        // way.
+        (Way::Says5yzAndCuts, Step::Mail | Step::Rcpt) => (Is::Rejected(phase), !pipelining),
+        (Way::Says5yzAndCuts, _) => (Is::Rejected(phase), true),
+        (Way::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => (Is::Deferred(phase), false),
+        (Way::Extra, Step::Mail | Step::Rcpt) if pipelining => (Is::Deferred(Phase::Data), false),
+        (Way::Extra, Step::Mail) => (Is::Lost(Phase::RcptTo), false),
+        (Way::Extra, Step::Rcpt) => (Is::Lost(Phase::Data), false),
+        (Way::Extra, Step::Data) => (Is::Lost(Phase::Body), false),
+        // Seen before anything else is sent over this connection.
+        (Way::Extra, Step::FinalDot) => (Is::Delivered, true),
+        _ => (broken, false),
+    }
+}
+
+/// Where nobody keeps us waiting, no time-out is to end the case on a busy machine.
+fn settings(server: &FakeSmtp, way: Way) -> Server {
+    let waits = matches!(way, Way::Hang | Way::Drip);
+    Server {
+        timeouts: TimeOuts::all(if waits { SHORT } else { 4 * LIMIT }),
+        ..server_at(server)
+    }
+}
+
+async fn a_transaction(step: Step, way: Way, pipelining: bool) {
+    let case = format!("{way:?} at {step:?}, pipelining: {pipelining}");
+    let mut builder = FakeSmtp::builder();
+    if !pipelining {
+        builder = builder.without("PIPELINING");
+    }
+    let server = builder.start().await;
+    let mut connection = Smtp::new(settings(&server, way))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    if step == Step::Rset {
+        server.rule(Rule::at(Step::Rcpt).act(Act::reply(550, "5.1.1 no such user")));
+        assert_eq!(
+            is(&connection.send(&transaction(&["nobody@x.org"]), None).await[0]),
+            Is::Rejected(Phase::RcptTo)
+        );
+        server.behave();
+    }
+    server.rule(Rule::at(step).act(way.act()));
+    let mut mail = transaction(&["ada@example.org"]);
+    if step == Step::Body {
+        // More than the sockets can hold, so that the final dot cannot have left.
+        mail.message = Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(300_000));
+    }
+    let begun = Instant::now();
+    let outcomes = connection.send(&mail, None).await;
+    assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
+    let (disposition, goes_on) = expected(step, way, pipelining);
+    assert_eq!(is(&outcomes[0]), disposition, "{case}: {outcomes:?}");
+    assert_eq!(connection.is_usable(), goes_on, "{case}: {outcomes:?}");
+
+    // Whatever is sent over it afterwards is never believed to be there when it is not.
+    server.behave();
+    let taken_before = server.accepted();
+    let after = connection
+        .send(&transaction(&["bob@example.org"]), None)
+        .await;
+    match is(&after[0]) {
+        Is::Delivered => assert_eq!(server.accepted(), taken_before + 1, "{case}"),
+        Is::Unavailable(Phase::MailFrom) => assert!(!connection.is_usable(), "{case}"),
+        other => panic!("{case}, and then {other:?}: {after:?}"),
+    }
+    if way == Way::Extra {
+        assert_eq!(is(&after[0]), Is::Unavailable(Phase::MailFrom), "{case}");
+    }
+    let begun = Instant::now();
+    connection.close().await;
+    assert!(begun.elapsed() < LIMIT, "{case}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
+    let mut cases = Vec::new();
+    for step in [
+        Step::Mail,
+        Step::Rcpt,
+        Step::Data,
+        Step::Body,
+        Step::FinalDot,
+        Step::Rset,
+    ] {
+        for way in WAYS {
+            for pipelining in [true, false] {
+                cases.push(a_transaction(step, way, pipelining));
+            }
+        }
+    }
+    assert_eq!(cases.len(), 168);
+    all(cases).await;
+}
+
+/// Two mails, the second begun behind the first: the mischief must not turn into a false verdict on
+/// the second.
+async fn two_transactions(way: Way) {
+    let server = FakeSmtp::start().await;
+    let mut connection = Smtp::new(settings(&server, way))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    server.rule(Rule::at(Step::FinalDot).first(1).act(way.act()));
+    let (first, second) = (
+        transaction(&["ada@example.org"]),
+        transaction(&["bob@example.org"]),
+    );
+    let outcome = is(&connection.send(&first, Some(&second)).await[0]);
+    // What was written ahead is answered ahead: one line too many is its answer then, and shows at
+    // DATA.
+    assert_eq!(outcome, expected(Step::FinalDot, way, true).0, "{way:?}");
+    let then = is(&connection.send(&second, None).await[0]);
+    let allowed = match way {
+        Way::Says4yz | Way::Says5yz | Way::BareLineFeed => then == Is::Delivered,
+        Way::Extra => then == Is::Deferred(Phase::Data),
+        _ => then == Is::Unavailable(Phase::MailFrom),
+    };
+    assert!(allowed, "{way:?}, and then {then:?}");
+    let delivered = [outcome, then]
+        .iter()
+        .filter(|is| **is == Is::Delivered)
+        .count();
+    // What the script answers with bytes of its own is not counted by the server.
+    let uncounted = usize::from(way == Way::BareLineFeed);
+    assert_eq!(delivered, server.accepted() + uncounted, "{way:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_was_begun_behind_a_mischief_gets_no_false_verdict() {
+    all(WAYS.map(two_transactions).into()).await;
+}
+
+async fn a_connect(step: Step, way: Way) {
+    let case = format!("{way:?} at {step:?}");
+    let phase = match step {
+        Step::Greeting => Phase::Greeting,
+        // `250 ok` is an answer, which offers no login.
+        Step::Ehlo if way == Way::BareLineFeed => Phase::Auth,
+        Step::Ehlo => Phase::Ehlo,
+        Step::StartTls | Step::Handshake => Phase::Tls,
+        Step::Auth => Phase::Auth,
+        other => panic!("{other:?} is no step of a connect"),
+    };
+    let mut builder = FakeSmtp::builder()
+        .login("shop", "s3cret")
+        .at(step, way.act());
+    let secured = matches!(step, Step::StartTls | Step::Handshake);
+    if secured {
+        builder = builder.starttls(Cert::Good);
+    }
+    let server = builder.start().await;
+    let mut settings = settings(&server, way);
+    settings.security = if secured {
+        Security::StartTls
+    } else {
+        Security::Plain
+    };
+    settings.auth = Some(Auth::Password {
+        user: "shop".into(),
+        password: "s3cret".to_owned().into(),
+    });
+    let begun = Instant::now();
+    let refused = Smtp::new(settings)
+        .unwrap()
+        .connect()
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
+    assert_eq!(is(&refused), Is::Unavailable(phase), "{case}: {refused:?}");
+    assert!(!format!("{refused:?}").contains("s3cret"));
+    assert!(
+        server
+            .commands()
+            .iter()
+            .all(|line| !line.starts_with("MAIL")),
+        "{case}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mischief_before_a_mail_is_in_question_is_the_relays_fault() {
+    let mut cases = Vec::new();
+    for step in [Step::Greeting, Step::Ehlo, Step::StartTls, Step::Auth] {
+        for way in WAYS {
+            // 250 is a greeting as well as 220: the first digit counts (RFC 5321 §4.2.1).
+            if (step, way) == (Step::Greeting, Way::BareLineFeed) {
+                continue;
+            }
+            cases.push(a_connect(step, way));
+        }
+    }
+    for way in [Way::Cut, Way::Hang] {
+        cases.push(a_connect(Step::Handshake, way));
+    }
+    all(cases).await;
+}
+
+#[tokio::test]
+async fn a_reply_without_end_is_not_read_to_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
+    let flooding = tokio::spawn(async move {
+        for reply in [&b"250 "[..], b"250-x\r\n"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"220 hello\r\n").await.unwrap();
+            let _ = stream.read(&mut [0; 512]).await;
+            let flood = if reply.ends_with(b"\n") {
+                reply.repeat(10_000)
+            } else {
+                vec![b'x'; 64 * 1024]
+            };
+            let _ = stream.write_all(reply).await;
+            while stream.write_all(&flood).await.is_ok() {
+                counter.fetch_add(flood.len(), Ordering::SeqCst);
+            }
+        }
+    });
+    for expected in ["line without end", "too many lines"] {
+        let begun = Instant::now();
+        match Smtp::new(server_on(address))
+            .unwrap()
+            .connect()
+            .await
+            .map(drop)
+            .unwrap_err()
+        {
+            Outcome::Unavailable(Phase::Ehlo, reason) => {
+                assert!(reason.contains(expected), "{reason}")
+            }
+            other => panic!("{other:?}"),
+        }
+        // Long before any time-out, which is ten seconds here.
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    flooding.await.unwrap();
+    // What the sockets hold, and not more.
+    assert!(
+        sent.load(Ordering::SeqCst) < 32 << 20,
+        "{} bytes were taken",
+        sent.load(Ordering::SeqCst)
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
+    let farewell = b"550 5.7.1 you are blocked\r\n421 4.7.0 go away\r\n".to_vec();
+    let server = FakeSmtp::builder()
+        .at(Step::Mail, Act::Raw(farewell))
+        .start()
+        .await;
+    let mut connection = open(&server).await;
+    let outcomes = connection
+        .send(&transaction(&["ada@example.org", "bob@example.org"]), None)
+        .await;
+    assert_eq!(
+        outcomes.iter().map(is).collect::<Vec<_>>(),
+        [Is::Rejected(Phase::MailFrom); 2]
+    );
+    assert!(!connection.is_usable());
+}
+
+#[tokio::test]
+async fn a_recipient_who_was_refused_stays_refused_when_the_connection_breaks() {
+    for (step, rest) in [
+        (Step::Rcpt, Is::Lost(Phase::RcptTo)),
+        (Step::Data, Is::Lost(Phase::Data)),
+        (Step::FinalDot, Is::InDoubt),
+    ] {
+        let refusal = Rule::at(Step::Rcpt)
+            .to("nobody@")
+            .act(Act::reply(550, "5.1.1 no such user"));
+        let cut = if step == Step::Rcpt {
+            Rule::at(step).to("bob@")
+        } else {
+            Rule::at(step)
+        };
+        let server = FakeSmtp::builder()
+            .rule(refusal)
+            .rule(cut.act(Act::Cut))
+            .start()
+            .await;
+        let mut connection = open(&server).await;
+        let mail = transaction(&["ada@example.org", "nobody@example.org", "bob@example.org"]);
+        let outcomes = connection.send(&mail, None).await;
+        assert_eq!(
+            outcomes.iter().map(is).collect::<Vec<_>>(),
+            [rest, Is::Rejected(Phase::RcptTo), rest]
+        );
+    }
+}
+
+#[tokio::test]
+async fn refusals_that_are_out_of_step_are_nobodys() {
+    // One reply too many after MAIL: each recipient would get the verdict on the one before him.
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::Mail).act(Act::extra("250 2.0.0 and another one")))
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("nobody@")
+                .act(Act::reply(550, "5.1.1 no such user")),
+        )
+        .start()
+        .await;
+    let mut connection = open(&server).await;
+    let mail: Transaction =
+        transaction(&["nobody@example.org", "ada@example.org", "bob@example.org"]);
+    let outcomes = connection.send(&mail, None).await;
+    assert_eq!(
+        outcomes.iter().map(is).collect::<Vec<_>>(),
+        [Is::Deferred(Phase::Data); 3]
+    );
+    assert!(!connection.is_usable() && server.transactions().is_empty());
+}
+
+#[tokio::test]
+async fn the_first_digit_decides_what_the_final_dot_was_answered_with() {
+    for (code, expected) in [
+        (200, Is::Delivered),
+        (235, Is::Delivered),
+        (251, Is::Delivered),
+        (252, Is::Delivered),
+        (354, Is::InDoubt),
+    ] {
+        let server = FakeSmtp::builder()
+            .at(Step::FinalDot, Act::reply(code, "so to say"))
+            .start()
+            .await;
+        let mut connection = open(&server).await;
+        let outcomes = connection
+            .send(&transaction(&["ada@example.org"]), None)
+            .await;
+        assert_eq!(is(&outcomes[0]), expected, "{code}");
+        assert_eq!(connection.is_usable(), expected == Is::Delivered, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_digit_decides_what_a_greeting_and_an_ehlo_are_answered_with() {
+    for (step, code) in [(Step::Greeting, 200), (Step::Ehlo, 200), (Step::Ehlo, 251)] {
+        let server = FakeSmtp::builder()
+            .at(step, Act::reply(code, "welcome"))
+            .start()
+            .await;
+        let mut connection = open(&server).await;
+        let outcomes = connection
+            .send(&transaction(&["ada@example.org"]), None)
+            .await;
+        assert_eq!(is(&outcomes[0]), Is::Delivered, "{code} at {step:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stray_refusal_is_not_the_verdict_on_the_mail_that_was_begun() {
+    let server = FakeSmtp::builder()
+        .at(Step::FinalDot, Act::extra("550 5.0.0 stray"))
+        .start()
+        .await;
+    let mut connection = open(&server).await;
+    let (first, second) = (
+        transaction(&["ada@example.org"]),
+        transaction(&["bob@example.org"]),
+    );
+    assert_eq!(
+        is(&connection.send(&first, Some(&second)).await[0]),
+        Is::Delivered
+    );
+    let then = connection.send(&second, None).await;
+    assert_eq!(is(&then[0]), Is::Deferred(Phase::RcptTo), "{then:?}");
+    assert!(!connection.is_usable());
+}
+
+/// Takes one connection up to its first 354, reads nothing for a while, and then says whether the
+/// message and its final dot had come, and how many bytes there were.
+async fn a_server_that_stops_reading(
+    listener: TcpListener,
+    answered: oneshot::Receiver<()>,
+) -> (bool, usize) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut heard = Vec::new();
+    for (replies, until) in [
+        ("220 hello\r\n", "EHLO"),
+        ("250-me\r\n250 PIPELINING\r\n", "DATA\r\n"),
+    ] {
+        stream.write_all(replies.as_bytes()).await.unwrap();
+        while !String::from_utf8_lossy(&heard).contains(until) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
+        }
+    }
+    stream
+        .write_all(b"250 ok\r\n250 ok\r\n354 go on\r\n")
+        .await
+        .unwrap();
+    answered.await.unwrap();
+    let mut message = Vec::new();
+    let _ = stream.read_to_end(&mut message).await;
+    (
+        memchr::memmem::find(&message, b"\r\n.\r\n").is_some(),
+        message.len(),
+    )
+}
+
+/// How a message of this size ends there, with a next mail behind it.
+async fn stalled(size: usize) -> (Is, bool, usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = server_on(listener.local_addr().unwrap());
+    settings.timeouts.body = SHORT;
+    settings.timeouts.final_dot = SHORT;
+    let (answer, answered) = oneshot::channel();
+    let serving = tokio::spawn(a_server_that_stops_reading(listener, answered));
+    let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
+    let mut mail = transaction(&["ada@example.org"]);
+    mail.message = Bytes::from(vec![b'x'; size]);
+    let addresses: Vec<String> = (0..60)
+        .map(|n| format!("{n}@{}.example", ["a"; 120].join(".")))
+        .collect();
+    let next = transaction(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    let outcome = is(&connection.send(&mail, Some(&next)).await[0]);
+    assert!(!connection.is_usable());
+    drop(connection);
+    answer.send(()).unwrap();
+    let (dot_came, bytes) = serving.await.unwrap();
+    (outcome, dot_came, bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_may_have_come_whole_is_in_doubt_and_one_that_cannot_is_not() {
+    let (outcome, dot_came, capacity) = stalled(20 << 20).await;
+    assert_eq!((outcome, dot_came), (Is::Lost(Phase::Body), false));
+    assert_eq!(stalled(1000).await.0, Is::InDoubt);
+    // Around what the sockets hold, the connection stalls before the dot, or behind it among the
+    // next mail's commands.
+    let cases = (0..12).map(|step| stalled(capacity - step * 5000));
+    for (outcome, dot_came, _) in futures::future::join_all(cases).await {
+        match outcome {
+            Is::InDoubt => {}
+            Is::Lost(Phase::Body) => assert!(!dot_came, "it was called lost, and it is there"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
+    let server = FakeSmtp::builder().drops_what_is_ahead().start().await;
+    let mut settings = server_at(&server);
+    settings.timeouts.command = SHORT;
+    let transport = Smtp::new(settings).unwrap();
+    let mails = [(); 6].map(|()| transaction(&["ada@example.org", "bob@example.org"]));
+    let mut begun = Instant::now();
+    let mut time_outs = 0;
+    let mut connection = transport.connect().await.unwrap();
+    let mut another = transport.connect().await.unwrap();
+    for (index, mail) in mails.iter().enumerate() {
+        let mut outcomes = connection.send(mail, mails.get(index + 1)).await;
+        if let Is::Unavailable(phase) = is(&outcomes[0]) {
+            assert_eq!(phase, Phase::MailFrom);
+            assert!(begun.elapsed() >= SHORT && !connection.is_usable());
+            time_outs += 1;
+            begun = Instant::now();
+            connection = transport.connect().await.unwrap();
+            outcomes = connection.send(mail, mails.get(index + 1)).await;
+        }
+        assert_eq!(is(&outcomes[0]), Is::Delivered, "{index}: {outcomes:?}");
+    }
+    // Those that were open before know it as well.
+    for (index, mail) in mails.iter().enumerate() {
+        let outcomes = another.send(mail, mails.get(index + 1)).await;
+        assert_eq!(is(&outcomes[0]), Is::Delivered, "{index}: {outcomes:?}");
+    }
+    assert_eq!((time_outs, server.accepted()), (1, 12));
+    assert!(server.mails()[1..].iter().all(|mail| !mail.pipelined));
+}
+
+#[tokio::test]
+async fn a_reply_of_many_lines_is_read_to_its_end() {
+    let lines = |code: u16, last: &str| {
+        let line = format!("{code}-2.0.0 {}\r\n", "welcome ".repeat(100));
+        format!("{}{code} {last}\r\n", line.repeat(900)).into_bytes()
+    };
+    let server = FakeSmtp::builder()
+        .at(Step::Greeting, Act::Raw(lines(220, "2.0.0 hello")))
+        .at(Step::Ehlo, Act::Raw(lines(250, "SIZE 1")))
+        .start()
+        .await;
+    let mut connection = open(&server).await;
+    let refused = connection.send(&transaction(&["ada@x.org"]), None).await;
+    assert_eq!(is(&refused[0]), Is::Rejected(Phase::Local), "{refused:?}");
+
+    let server = FakeSmtp::builder()
+        .at(Step::FinalDot, Act::Raw(lines(550, "5.7.1 never")))
+        .start()
+        .await;
+    let mut connection = open(&server).await;
+    let refused = connection.send(&transaction(&["ada@x.org"]), None).await;
+    assert_eq!(is(&refused[0]), Is::Rejected(Phase::FinalDot));
+    assert!(connection.is_usable());
+}

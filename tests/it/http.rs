@@ -1,0 +1,12 @@
+//! The HTTP door, as programs and people meet it: over the wire, on a port of its own.
+#![cfg(feature = "server")]
+
+mod access;
+mod corpus;
+mod events;
+mod limits;
+mod operate;
+mod records;
+mod search;
+mod service;
+mod submit;

@@ -1,0 +1,201 @@
+//! Following what happens.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::http::service::Service;
+
+/// One event as it came over the wire.
+#[derive(Debug)]
+struct Frame {
+    id: Option<String>,
+    name: String,
+    data: Value,
+}
+
+/// A stream of Server-Sent Events.
+struct Stream {
+    body: Incoming,
+    text: String,
+}
+
+impl Stream {
+    async fn open(service: &Service, path: &str, headers: &[(&str, &str)]) -> Self {
+        let (status, headers, body) = service.open("GET", path, headers, "").await;
+        assert_eq!(status, 200);
+        assert_eq!(headers["content-type"], "text/event-stream");
+        let mut stream = Stream {
+            body,
+            text: String::new(),
+        };
+        // The first block is sent once the service listens for events.
+        stream.block().await.unwrap();
+        stream
+    }
+
+    /// The next block of lines; `None` when the stream has ended.
+    async fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let block = block.to_owned();
+                self.text = rest.to_owned();
+                return Some(block);
+            }
+            let frame = timeout(Duration::from_secs(10), self.body.frame())
+                .await
+                .expect("no event came")?;
+            self.text
+                .push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+        }
+    }
+
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            let block = self.block().await?;
+            let field = |name: &str| {
+                block
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .map(str::to_owned)
+            };
+            let Some(data) = field("data: ") else {
+                continue;
+            };
+            let data = serde_json::from_str(&data).unwrap();
+            return Some(Frame {
+                id: field("id: "),
+                name: field("event: ").unwrap(),
+                data,
+            });
+        }
+    }
+
+    /// The names of events up to and with `last`.
+    async fn until(&mut self, last: &str) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next().await {
+            let is_last = frame.name == last;
+            frames.push(frame);
+            if is_last {
+                break;
+            }
+        }
+        frames
+    }
+}
+
+fn names(frames: &[Frame]) -> Vec<&str> {
+    frames.iter().map(|frame| frame.name.as_str()).collect()
+}
+
+fn mail() -> Value {
+    json!({"from": "a@example.org", "to": "b@example.org", "text": "t"})
+}
+
+#[tokio::test]
+async fn what_happens_to_a_mail_is_told_as_it_happens() {
+    let service = Service::start().await;
+    let mut stream = Stream::open(&service, "/v1/events", &[]).await;
+    let id = service.accept(&mail()).await;
+    let frames = stream.until("delivered").await;
+    assert_eq!(names(&frames), ["accepted", "attempted", "delivered"]);
+    for frame in &frames {
+        assert_eq!(
+            (&frame.data["mail"], &frame.data["event"]),
+            (&json!(id), &json!(frame.name))
+        );
+        let seq = frame.data["seq"].as_u64().unwrap();
+        assert!(
+            frame.id.as_ref().unwrap().ends_with(&format!("-{seq}")),
+            "{frame:?}"
+        );
+    }
+    assert_eq!(frames[2].data["recipient"], "b@example.org");
+    assert_eq!(frames[1].data["attempt"]["code"], 250);
+}
+
+#[tokio::test]
+async fn one_mail_can_be_followed_among_others() {
+    let service = Service::start().await;
+    let mut delayed = mail();
+    delayed["delay"] = json!("1h");
+    let followed = service.accept(&delayed).await;
+    let mut stream = Stream::open(&service, &format!("/v1/events?mail={followed}"), &[]).await;
+    service.accept(&mail()).await;
+    assert_eq!(
+        service
+            .call("POST", &format!("/v1/mails/{followed}/cancel"))
+            .await
+            .status,
+        200
+    );
+    let frame = stream.next().await.unwrap();
+    assert_eq!(
+        (frame.name.as_str(), &frame.data["mail"]),
+        ("cancelled", &json!(followed))
+    );
+    assert_eq!(
+        service
+            .call("GET", "/v1/events?mail=nonsense&x=1")
+            .await
+            .pointers(),
+        ["/mail", "/x"]
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_goes_on_where_it_left_off() {
+    let service = Service::start().await;
+    let mut stream = Stream::open(&service, "/v1/events", &[]).await;
+    service.accept(&mail()).await;
+    let first = stream.until("delivered").await;
+    drop(stream);
+    let second = service.accept(&mail()).await;
+    service.dispatcher.wait_idle().await;
+
+    let left_off = first[1].id.clone().unwrap();
+    let mut stream = Stream::open(&service, "/v1/events", &[("last-event-id", &left_off)]).await;
+    let mut again = stream.until("delivered").await;
+    assert_eq!(
+        again.len(),
+        1,
+        "the first mail's last event, which came after what the client has"
+    );
+    again = stream.until("delivered").await;
+    assert_eq!(names(&again), ["accepted", "attempted", "delivered"]);
+    assert!(
+        again
+            .iter()
+            .all(|frame| frame.data["mail"] == json!(second))
+    );
+}
+
+#[tokio::test]
+async fn a_client_of_another_run_is_told_that_it_missed_something() {
+    let service = Service::start().await;
+    let id = service.accept(&mail()).await;
+    service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
+    let mut stream = Stream::open(&service, "/v1/events", &[("last-event-id", "0badf00d-1")]).await;
+    let frames = stream.until("delivered").await;
+    assert_eq!(
+        names(&frames),
+        ["missed", "accepted", "attempted", "delivered"]
+    );
+    assert_eq!(frames[0].data, json!({"count": null}));
+}
+
+#[tokio::test]
+async fn streams_end_when_the_service_does() {
+    let service = Service::start().await;
+    let mut stream = Stream::open(&service, "/v1/events", &[]).await;
+    service.stop.send(true).unwrap();
+    assert!(stream.next().await.is_none());
+    timeout(Duration::from_secs(5), service.served)
+        .await
+        .expect("the door did not close")
+        .unwrap();
+}

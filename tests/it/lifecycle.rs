@@ -1,0 +1,13 @@
+//! What users do with mail that was accepted, and what they are told of it, through the engine's
+//! public door.
+
+mod cancel;
+mod dead_letters;
+mod direct;
+mod full;
+mod guarantee;
+#[cfg(feature = "server")]
+mod logs;
+mod metrics;
+mod reload;
+mod told;

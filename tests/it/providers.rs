@@ -1,0 +1,592 @@
+//! Relays that are a provider's API: what is asked, and what each answer, each error and each broken
+//! connection comes to, against a server that records and answers as it is told.
+#![cfg(feature = "server")]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider::delivery::Phase;
+use postrider::transport::oauth2::{Grant, OAuth2, TokenRequest};
+use postrider::transport::{Capture, Credentials};
+use postrider::{Dispatcher, Guarantee, Mail, MailBuilder, MailStatus, Relay};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+struct Asked {
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Asked {
+    fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// What the server does with a request.
+#[derive(Clone, Debug)]
+enum Act {
+    Answer(u16, &'static [(&'static str, &'static str)], String),
+    /// Hangs up before it has read the whole request.
+    HangUpEarly,
+    /// Hangs up after it.
+    HangUpLate,
+}
+
+/// A server that records what it is asked. It answers by its script, and then always as at its end.
+#[derive(Clone)]
+struct Provider {
+    address: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    script: Arc<Mutex<VecDeque<Act>>>,
+}
+
+impl Provider {
+    async fn new(script: Vec<Act>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let provider = Provider {
+            address: format!("http://{}", listener.local_addr().unwrap()),
+            asked: Arc::default(),
+            script: Arc::new(Mutex::new(script.into())),
+        };
+        let serving = provider.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let serving = serving.clone();
+                tokio::spawn(async move { serving.serve(stream).await });
+            }
+        });
+        provider
+    }
+
+    fn next(&self) -> Act {
+        let mut script = self.script.lock();
+        match script.len() {
+            1 => script[0].clone(),
+            _ => script.pop_front().unwrap(),
+        }
+    }
+
+    async fn serve(&self, mut stream: TcpStream) -> Option<()> {
+        let mut read = Vec::new();
+        loop {
+            let head = loop {
+                if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+                    break at;
+                }
+                if stream.read_buf(&mut read).await.ok()? == 0 {
+                    return None;
+                }
+            };
+            let text = String::from_utf8_lossy(&read[..head]).into_owned();
+            let mut lines = text.lines();
+            let path = lines.next()?.split(' ').nth(1)?.to_owned();
+            let headers: Vec<(String, String)> = lines
+                .filter_map(|line| line.split_once(": "))
+                .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+                .collect();
+            let length = headers.iter().find(|(name, _)| name == "content-length");
+            let end = head + 4 + length.map_or(0, |(_, value)| value.parse().unwrap());
+            let act = self.next();
+            if matches!(act, Act::HangUpEarly) {
+                return None;
+            }
+            while read.len() < end {
+                if stream.read_buf(&mut read).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            let body = read[head + 4..end].to_vec();
+            self.asked.lock().push(Asked {
+                path,
+                headers,
+                body,
+            });
+            read.drain(..end);
+            let Act::Answer(status, headers, body) = act else {
+                return None;
+            };
+            let mut answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
+            for (name, value) in headers {
+                answer.push_str(&format!("{name}: {value}\r\n"));
+            }
+            answer.push_str(&format!("\r\n{body}"));
+            stream.write_all(answer.as_bytes()).await.ok()?;
+        }
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().clone()
+    }
+}
+
+fn answer(status: u16, body: Value) -> Act {
+    Act::Answer(status, &[], body.to_string())
+}
+
+/// A relay at this server, with the credentials that its provider wants.
+fn relay(url: &str, server: &Provider) -> Relay {
+    let secret = |text: &str| SecretString::from(text.to_owned());
+    let relay = Relay::smtp(url).unwrap().endpoint(&server.address);
+    match url.split('+').next().unwrap() {
+        "ses" => relay.credentials(Credentials::AccessKey {
+            id: "AKIDEXAMPLE".into(),
+            secret: secret("key"),
+        }),
+        _ => relay.credentials(Credentials::ApiKey(secret("s3cret"))),
+    }
+    .name("api")
+    .connections(1)
+}
+
+fn tokens(server: &Provider) -> Arc<OAuth2> {
+    let request = TokenRequest {
+        token_url: format!("{}/token", server.address),
+        grant: Grant::ClientCredentials,
+        client_id: Some("postrider".into()),
+        client_secret: Some("hush".to_owned().into()),
+        scope: Some("mail".into()),
+        ca_file: None,
+    };
+    Arc::new(OAuth2::new(request).unwrap())
+}
+
+fn mail() -> MailBuilder {
+    Mail::builder()
+        .from("Shop <shop@example.com>")
+        .to("Ada <ada@example.org>")
+        .cc("bob@example.org")
+        .subject("Grüße")
+        .text("the text")
+        .html("<p>the html</p>")
+}
+
+/// An engine over this relay, and behind it a capture that takes what the relay does not.
+async fn engine(relay: Relay, backup: &Capture) -> Dispatcher {
+    Dispatcher::builder()
+        .relay(relay)
+        .relay(Relay::capture(backup).name("backup"))
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap()
+}
+
+/// Waits until every recipient was tried or has ended.
+async fn settled(engine: &Dispatcher, mail: Mail) -> MailStatus {
+    let id = engine.submit(mail).await.unwrap().id;
+    for _ in 0..2000 {
+        let status = engine.status(id).await.unwrap();
+        let done = |delivery: &postrider::DeliveryStatus| {
+            // What was refused here is asked of the route's next relay at once.
+            let tried = delivery.attempts.last();
+            delivery.state.is_final() || tried.is_some_and(|last| last.phase != Phase::Local)
+        };
+        if status.deliveries.iter().all(done) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never settled: {:#?}", engine.status(id).await);
+}
+
+/// What a mail came to, in a word: `delivered`, `backup`, `dead`, or `deferred`.
+async fn comes_to(url: &str, act: Act, mail: Mail) -> (String, MailStatus, Vec<Asked>) {
+    let server = Provider::new(vec![act]).await;
+    let backup = Capture::new(None);
+    let engine = engine(relay(url, &server), &backup).await;
+    let status = settled(&engine, mail).await;
+    let word = match backup.captured().len() {
+        0 => status.deliveries[0].state.as_str().to_owned(),
+        _ => "backup".to_owned(),
+    };
+    (word, status, server.asked())
+}
+
+const ALL: [&str; 6] = [
+    "ses+api://eu-west-1",
+    "mailgun+api://mg.example.com",
+    "brevo+api://",
+    "sendgrid+api://",
+    "postmark+api://",
+    "resend+api://",
+];
+
+/// The answer with which this provider takes a mail.
+fn taken(url: &str) -> Act {
+    match url.split('+').next().unwrap() {
+        "ses" => answer(200, json!({"MessageId": "id-1"})),
+        "mailgun" => answer(
+            200,
+            json!({"id": "<id-1>", "message": "Queued. Thank you."}),
+        ),
+        "brevo" => answer(201, json!({"messageId": "<id-1>"})),
+        "sendgrid" => Act::Answer(202, &[("x-message-id", "id-1")], String::new()),
+        "postmark" => answer(
+            200,
+            json!({"ErrorCode": 0, "Message": "OK", "MessageID": "id-1"}),
+        ),
+        _ => answer(200, json!({"id": "id-1"})),
+    }
+}
+
+#[tokio::test]
+async fn each_provider_is_asked_as_it_wants_and_its_id_is_kept() {
+    for url in ALL {
+        let (word, status, asked) = comes_to(url, taken(url), mail().build().unwrap()).await;
+        assert_eq!(word, "delivered", "{url}: {status:#?}");
+        let attempt = status.deliveries[0].attempts.last().unwrap();
+        assert_eq!(attempt.text, "accepted as id-1", "{url}");
+        assert_eq!(asked.len(), 1, "{url}");
+
+        let asked = &asked[0];
+        match url.split('+').next().unwrap() {
+            "ses" => {
+                assert_eq!(asked.path, "/v2/email/outbound-emails");
+                let login = asked.header("authorization");
+                assert!(login.contains(
+                    "/eu-west-1/ses/aws4_request, SignedHeaders=content-type;host;x-amz-date, "
+                ));
+                let body = asked.json();
+                let to = json!(["ada@example.org", "bob@example.org"]);
+                assert_eq!(body["Destination"]["ToAddresses"], to);
+                assert!(body["Content"]["Raw"]["Data"].is_string());
+                assert!(body.get("FromEmailAddress").is_none());
+            }
+            "mailgun" => {
+                assert_eq!(asked.path, "/v3/mg.example.com/messages.mime");
+                assert_eq!(asked.header("authorization"), "Basic YXBpOnMzY3JldA==");
+                assert!(asked.text().contains("ada@example.org,bob@example.org"));
+                assert!(asked.text().contains("From: Shop <shop@example.com>"));
+            }
+            "brevo" => {
+                assert_eq!(asked.path, "/v3/smtp/email");
+                assert_eq!(asked.header("api-key"), "s3cret");
+                let body = asked.json();
+                assert_eq!(
+                    body["sender"],
+                    json!({"name": "Shop", "email": "shop@example.com"})
+                );
+                assert_eq!(
+                    body["to"],
+                    json!([{"name": "Ada", "email": "ada@example.org"}])
+                );
+                assert_eq!(body["cc"], json!([{"email": "bob@example.org"}]));
+                assert_eq!(body["subject"], "Grüße");
+                assert!(body["headers"]["idempotencyKey"].is_string());
+            }
+            "sendgrid" => {
+                assert_eq!(asked.path, "/v3/mail/send");
+                assert_eq!(asked.header("authorization"), "Bearer s3cret");
+                let body = asked.json();
+                let to = &body["personalizations"][0]["to"];
+                assert_eq!(*to, json!([{"name": "Ada", "email": "ada@example.org"}]));
+                assert_eq!(body["content"][0]["type"], "text/plain");
+                assert_eq!(body["content"][1]["value"], "<p>the html</p>");
+            }
+            "postmark" => {
+                assert_eq!(asked.path, "/email");
+                assert_eq!(asked.header("x-postmark-server-token"), "s3cret");
+                let body = asked.json();
+                assert_eq!(body["To"], "\"Ada\" <ada@example.org>");
+                assert_eq!(body["TextBody"], "the text");
+            }
+            _ => {
+                assert_eq!(asked.path, "/emails");
+                assert!(!asked.header("idempotency-key").is_empty());
+                assert_eq!(asked.json()["html"], "<p>the html</p>");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_blames_whom_it_means() {
+    let ses = |name: &str| answer(400, json!({"__type": name, "message": "no"}));
+    let cases: Vec<(&str, Act, &str)> = vec![
+        (ALL[0], ses("MessageRejected"), "dead"),
+        (ALL[0], ses("BadRequestException"), "dead"),
+        (ALL[0], ses("AccountSuspendedException"), "backup"),
+        (ALL[0], ses("SendingPausedException"), "backup"),
+        (ALL[0], ses("MailFromDomainNotVerifiedException"), "backup"),
+        (ALL[0], answer(500, json!({})), "deferred"),
+        (
+            ALL[1],
+            answer(404, json!({"message": "Domain not found"})),
+            "backup",
+        ),
+        (
+            ALL[1],
+            Act::Answer(200, &[], "Mailgun Magnificent API".into()),
+            "backup",
+        ),
+        (
+            ALL[1],
+            answer(
+                400,
+                json!({"message": "to parameter is not a valid address"}),
+            ),
+            "dead",
+        ),
+        (
+            ALL[2],
+            answer(400, json!({"code": "not_enough_credits"})),
+            "backup",
+        ),
+        (
+            ALL[2],
+            answer(402, json!({"code": "not_enough_credits"})),
+            "backup",
+        ),
+        (
+            ALL[2],
+            answer(401, json!({"code": "unauthorized"})),
+            "backup",
+        ),
+        (
+            ALL[2],
+            answer(400, json!({"code": "invalid_parameter"})),
+            "dead",
+        ),
+        (
+            ALL[3],
+            answer(
+                401,
+                json!({"errors": [{"message": "Maximum credits exceeded"}]}),
+            ),
+            "backup",
+        ),
+        (
+            ALL[3],
+            answer(403, json!({"errors": [{"message": "unverified sender"}]})),
+            "backup",
+        ),
+        (
+            ALL[3],
+            answer(400, json!({"errors": [{"message": "bad"}]})),
+            "dead",
+        ),
+        (ALL[3], answer(503, json!({})), "deferred"),
+        (
+            ALL[4],
+            answer(422, json!({"ErrorCode": 300, "Message": "Invalid email"})),
+            "dead",
+        ),
+        (
+            ALL[4],
+            answer(422, json!({"ErrorCode": 406, "Message": "Inactive"})),
+            "dead",
+        ),
+        (
+            ALL[4],
+            answer(
+                422,
+                json!({"ErrorCode": 412, "Message": "pending approval"}),
+            ),
+            "backup",
+        ),
+        (
+            ALL[4],
+            answer(401, json!({"ErrorCode": 10, "Message": "token"})),
+            "backup",
+        ),
+        (
+            ALL[4],
+            Act::Answer(403, &[], "<html>firewall".into()),
+            "backup",
+        ),
+        (
+            ALL[5],
+            answer(403, json!({"name": "invalid_api_key"})),
+            "backup",
+        ),
+        (
+            ALL[5],
+            answer(429, json!({"name": "daily_quota_exceeded"})),
+            "backup",
+        ),
+        (
+            ALL[5],
+            answer(422, json!({"name": "validation_error"})),
+            "dead",
+        ),
+    ];
+    for (url, act, expected) in cases {
+        let case = format!("{url} {act:?}");
+        let (word, status, _) = comes_to(url, act, mail().build().unwrap()).await;
+        assert_eq!(word, expected, "{case}: {status:#?}");
+    }
+}
+
+#[tokio::test]
+async fn too_fast_slows_the_lane_and_not_the_mail() {
+    for url in ALL {
+        let slow = Act::Answer(429, &[("retry-after", "1")], "{}".into());
+        let server = Provider::new(vec![slow, taken(url)]).await;
+        let backup = Capture::new(None);
+        let engine = engine(relay(url, &server), &backup).await;
+        let began = std::time::Instant::now();
+        let status = settled(&engine, mail().build().unwrap()).await;
+
+        assert_eq!(status.state.as_str(), "delivered", "{url}: {status:#?}");
+        assert_eq!(status.deliveries[0].attempts.len(), 1, "{url}");
+        assert!(began.elapsed() >= Duration::from_millis(950), "{url}");
+        assert!(backup.captured().is_empty(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_in_doubt_only_once_all_was_sent() {
+    // Large, so that hanging up early finds it on its way.
+    let large = || mail().text("0123456789\n".repeat(1_500_000));
+    let (word, status, _) = comes_to(ALL[1], Act::HangUpEarly, large().build().unwrap()).await;
+    assert_eq!(word, "deferred", "{status:#?}");
+    assert_eq!(status.deliveries[0].attempts[0].phase.as_str(), "body");
+
+    let once = mail().guarantee(Guarantee::AtMostOnce).build().unwrap();
+    let (word, status, asked) = comes_to(ALL[1], Act::HangUpLate, once).await;
+    assert_eq!((word.as_str(), asked.len()), ("dead", 1), "{status:#?}");
+
+    let (word, _, asked) = comes_to(ALL[1], Act::HangUpLate, mail().build().unwrap()).await;
+    assert_eq!((word.as_str(), asked.len()), ("deferred", 1));
+}
+
+#[tokio::test]
+async fn only_a_provider_that_knows_repeats_is_asked_again_at_once_and_under_the_same_key() {
+    for url in [ALL[2], ALL[5]] {
+        let server = Provider::new(vec![Act::HangUpLate, taken(url)]).await;
+        let backup = Capture::new(None);
+        let engine = engine(relay(url, &server), &backup).await;
+        let status = settled(&engine, mail().build().unwrap()).await;
+        assert_eq!(status.state.as_str(), "delivered", "{url}: {status:#?}");
+
+        let asked = server.asked();
+        assert_eq!(asked.len(), 2, "{url}");
+        assert_eq!(asked[0].json(), asked[1].json(), "{url}");
+        let keys = [
+            asked[0].header("idempotency-key"),
+            asked[1].header("idempotency-key"),
+        ];
+        assert_eq!(keys[0], keys[1], "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_provider_cannot_be_told_is_refused_before_anything_is_sent() {
+    let signed = "From: a@example.com\r\nTo: ada@example.org\r\nMIME-Version: 1.0\r\n\
+                  Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n";
+    for url in &ALL[2..] {
+        let envelope = postrider::Envelope::new(None, vec!["ada@example.org".parse().unwrap()]);
+        let mail = Mail::from_rfc5322(envelope.unwrap(), signed.as_bytes().to_vec()).unwrap();
+        let (word, status, asked) = comes_to(url, taken(url), mail).await;
+        // The route's next relay can take it, or nobody can.
+        assert!(word == "dead" || word == "backup", "{url}: {status:#?}");
+        assert!(asked.is_empty(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn hidden_recipients_do_not_see_each_other() {
+    for url in &ALL[2..] {
+        let hidden = Mail::builder()
+            .from("shop@example.com")
+            .to("ada@example.org")
+            .bcc("eve@example.org")
+            .subject("x")
+            .text("y")
+            .build()
+            .unwrap();
+        let (word, _, asked) = comes_to(url, taken(url), hidden).await;
+        assert_eq!((word.as_str(), asked.len()), ("delivered", 1), "{url}");
+        let body = asked[0].json();
+        let to = body
+            .get("to")
+            .or(body.get("To"))
+            .or(body["personalizations"][0].get("to"));
+        assert!(!to.unwrap().to_string().contains("eve@"), "{url}: {body}");
+        assert!(body.to_string().contains("eve@example.org"), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_partial_refusal_reaches_the_right_recipient() {
+    let message = "Message OK, but will not deliver to these inactive addresses: bob@example.org";
+    let partly = answer(
+        200,
+        json!({"ErrorCode": 0, "Message": message, "MessageID": "id-1"}),
+    );
+    let (_, status, _) = comes_to(ALL[4], partly, mail().build().unwrap()).await;
+    let states: Vec<&str> = status.deliveries.iter().map(|d| d.state.as_str()).collect();
+    assert_eq!(states, ["delivered", "dead"]);
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_and_anew_when_it_is_refused() {
+    for url in [
+        "graph+api://tenant/mail@example.com",
+        "gmail+api://mail@example.com",
+    ] {
+        let token = |text: &str| answer(200, json!({"access_token": text, "expires_in": 3600}));
+        let done = match url.starts_with("graph") {
+            true => Act::Answer(202, &[], String::new()),
+            false => answer(200, json!({"id": "id-1"})),
+        };
+        let logins = Provider::new(vec![token("first"), token("second")]).await;
+        let server = Provider::new(vec![done.clone(), answer(401, json!({})), done]).await;
+        let backup = Capture::new(None);
+        let relay = relay(url, &server).oauth2(tokens(&logins));
+        let engine = engine(relay, &backup).await;
+
+        for _ in 0..2 {
+            let status = settled(&engine, mail().build().unwrap()).await;
+            assert_eq!(status.state.as_str(), "delivered", "{url}: {status:#?}");
+        }
+        let used: Vec<String> = server
+            .asked()
+            .iter()
+            .map(|asked| asked.header("authorization").to_owned())
+            .collect();
+        assert_eq!(
+            used,
+            ["Bearer first", "Bearer first", "Bearer second"],
+            "{url}"
+        );
+        assert_eq!(logins.asked().len(), 2, "{url}");
+        let form = logins.asked()[0].text();
+        assert!(form.contains("grant_type=client_credentials&client_id=postrider"));
+        assert!(backup.captured().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_had_is_the_relays_fault() {
+    let refused = answer(
+        400,
+        json!({"error": "invalid_client", "error_description": "who?"}),
+    );
+    let logins = Provider::new(vec![refused]).await;
+    let server = Provider::new(vec![Act::Answer(202, &[], String::new())]).await;
+    let backup = Capture::new(None);
+    let relay = relay("graph+api://tenant/mail@example.com", &server).oauth2(tokens(&logins));
+    let engine = engine(relay, &backup).await;
+    let status = settled(&engine, mail().build().unwrap()).await;
+    assert_eq!(status.state.as_str(), "delivered");
+    assert_eq!(backup.captured().len(), 1);
+    assert!(server.asked().is_empty());
+}

@@ -1,0 +1,207 @@
+//! TLS, and who may send.
+
+use postrider::ingress::smtp::{SmtpDoor, User};
+use postrider::seconds;
+
+use crate::common::door::{APP_PLAIN, Certificate, Client, Door, app, secured, settings};
+
+const MESSAGE: &str = "From: shop@example.com\r\nSubject: hello\r\n\r\nHello.\r\n";
+
+#[tokio::test]
+async fn a_mail_comes_in_over_starttls_with_a_login() {
+    let certificate = Certificate::new();
+    let door = Door::with(secured(&certificate)).await;
+    let mut client = door.client().await;
+    assert!(client.ask("EHLO x").await.contains("STARTTLS"));
+    let mut client = client.start_tls(&certificate).await;
+    client.expect("MAIL FROM:<shop@example.com>", "503").await;
+    assert!(client.ask("EHLO x").await.contains("250 AUTH PLAIN LOGIN"));
+    client
+        .expect("MAIL FROM:<shop@example.com>", "530 5.7.0")
+        .await;
+    client
+        .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235 2.7.0")
+        .await;
+    client.envelope().await;
+    assert!(client.data(MESSAGE).await.starts_with("250"));
+    assert!(door.only().await.contains(" with ESMTPSA; "));
+}
+
+#[tokio::test]
+async fn a_mail_comes_in_over_implicit_tls() {
+    let certificate = Certificate::new();
+    let door = Door::with(secured(&certificate)).await;
+    let mut client = Client::over_tls(door.tls_address.unwrap(), &certificate)
+        .await
+        .unwrap();
+    assert_eq!(client.greeting, "220 door.example ESMTP Postrider\r\n");
+    let offer = client.ask("EHLO x").await;
+    assert!(
+        !offer.contains("STARTTLS") && offer.contains("AUTH"),
+        "{offer}"
+    );
+    client.expect("AUTH LOGIN YXBw", "334").await;
+    client.expect("c2U6Y3IgZXQ=", "235").await;
+    client.envelope().await;
+    assert!(client.data(MESSAGE).await.starts_with("250"));
+    client.expect("QUIT", "221").await;
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn what_is_sent_in_the_clear_with_starttls_is_never_obeyed() {
+    let certificate = Certificate::new();
+    let door = Door::with(secured(&certificate)).await;
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    client
+        .send("STARTTLS\r\nEHLO evil\r\nMAIL FROM:<evil@example.com>\r\n")
+        .await;
+    assert!(client.reply().await.starts_with("554 5.5.1"));
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_ends_the_connection() {
+    let certificate = Certificate::new();
+    let mut settings = secured(&certificate);
+    settings.limits.handshake = std::time::Duration::from_millis(50);
+    let door = Door::with(settings).await;
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    client.expect("STARTTLS", "220").await;
+    assert!(client.is_closed().await);
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    client.expect("STARTTLS", "220").await;
+    client
+        .send("this is no handshake, but a line that goes on in the clear\r\n")
+        .await;
+    let alert = client.reply().await;
+    assert!(
+        !alert.starts_with(|c: char| c.is_ascii_digit()),
+        "it was answered {alert:?}"
+    );
+}
+
+#[tokio::test]
+async fn users_and_certificate_are_replaced_while_the_door_is_open() {
+    let (old, new) = (Certificate::new(), Certificate::new());
+    let door = Door::with(secured(&old)).await;
+    let tls = door.tls_address.unwrap();
+    let mut open = Client::over_tls(tls, &old).await.unwrap();
+    open.expect("EHLO x", "250").await;
+    let somebody = User {
+        name: "other".into(),
+        password: "new".into(),
+    };
+    door.reloader
+        .reload(vec![somebody], Some(new.files()))
+        .unwrap();
+    open.expect(&format!("AUTH PLAIN {APP_PLAIN}"), "535 5.7.8")
+        .await;
+    open.expect("AUTH PLAIN AG90aGVyAG5ldw==", "235").await;
+    assert!(
+        Client::over_tls(tls, &old).await.is_err(),
+        "the old certificate is shown still"
+    );
+    Client::over_tls(tls, &new).await.unwrap();
+    // What cannot be used changes nothing.
+    std::fs::write(new.cert(), "rubbish").unwrap();
+    let error = door
+        .reloader
+        .reload(vec![app()], Some(new.files()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("smtp.tls.cert"), "{error}");
+    assert!(
+        door.reloader
+            .reload(vec![app()], None)
+            .unwrap_err()
+            .to_string()
+            .contains("smtp.tls")
+    );
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    client.expect("AUTH PLAIN AG90aGVyAG5ldw==", "235").await;
+}
+
+#[tokio::test]
+async fn a_failed_login_has_to_wait() {
+    let mut settings = settings();
+    settings.users = vec![app()];
+    settings.limits.login_penalty = std::time::Duration::from_millis(150);
+    let door = Door::with(settings).await;
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    let asked = std::time::Instant::now();
+    client
+        .expect("AUTH PLAIN AGFwcAB3cm9uZw==", "535 5.7.8")
+        .await;
+    assert!(asked.elapsed() >= std::time::Duration::from_millis(150));
+}
+
+#[tokio::test]
+async fn the_door_does_not_open_to_everybody_nor_on_a_port_that_is_taken() {
+    let mut open = settings();
+    open.listen = ([0, 0, 0, 0], 0).into();
+    let error = SmtpDoor::bind(open).await.err().unwrap().to_string();
+    assert!(error.contains("smtp.users"), "{error}");
+    let door = Door::open().await;
+    let mut taken = settings();
+    taken.listen = door.address;
+    let error = SmtpDoor::bind(taken).await.err().unwrap().to_string();
+    assert!(error.contains(&door.address.to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn no_password_and_no_control_character_reaches_the_log() {
+    let log = crate::common::door::Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut settings = settings();
+    settings.users = vec![app()];
+    let door = Door::with(settings).await;
+    let mut client = door.client().await;
+    client.expect("EHLO \u{202e}(evil)", "250").await;
+    // The user `a\r\nb\x1b[2J`, and the password `hunter2`.
+    client
+        .expect("AUTH PLAIN AGENCmIbWzJKAGh1bnRlcjI=", "535")
+        .await;
+    client
+        .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235")
+        .await;
+    client.envelope().await;
+    assert!(client.data(MESSAGE).await.starts_with("250"));
+    client.expect("QUIT", "221").await;
+    drop(client);
+    door.sent().await;
+    let text = log.text();
+    assert!(
+        text.contains("smtp login refused") && text.contains("a\\r\\nb"),
+        "{text}"
+    );
+    for secret in [
+        "hunter2",
+        "aHVudGVyMg",
+        "AGENCmIb",
+        "se:cr et",
+        APP_PLAIN,
+        "Hello.",
+    ] {
+        assert!(!text.contains(secret), "{secret} is in the log:\n{text}");
+    }
+    assert!(
+        !text.chars().any(|c| c.is_control() && c != '\n'),
+        "{text:?}"
+    );
+    door.postrider
+        .shutdown(postrider::Drain::within(seconds(1)))
+        .await
+        .unwrap();
+}

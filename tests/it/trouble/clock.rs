@@ -1,0 +1,117 @@
+//! The wall clock jumps by hours while mail is pending: libfaketime moves it under the real binary.
+//!
+//! Times that a user gave or is told (due, expiry) are the wall clock's: set forward, what falls
+//! due or expires within the jump does so at once; set back, what waits for a time of day waits for
+//! it. Time-outs, paces and breakers do not notice.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::service::{Service, configuration, configured};
+use crate::common::{Act, FakeSmtp, Rule, Step};
+use crate::trouble::house::arrived;
+
+/// Debian keeps it in a directory named after the processor.
+fn libfaketime() -> PathBuf {
+    let mut found = std::fs::read_dir("/usr/lib")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    found
+        .find(|path| path.exists())
+        .expect("libfaketime is missing: apt-get install faketime")
+}
+
+/// Sets the service's clock so far off the real one. It looks again with each question.
+fn set(dir: &Path, offset: &str) {
+    // Never half written.
+    std::fs::write(dir.join("offset.new"), format!("{offset}\n")).unwrap();
+    std::fs::rename(dir.join("offset.new"), dir.join("offset")).unwrap();
+}
+
+fn hand_in(service: &Service, to: &str, more: &str) -> String {
+    let mail = format!(
+        r#"{{"from": "shop@example.com", "to": "{to}@example.org", "subject": "s", "text": "t"{more}}}"#
+    );
+    let answer = service.post("/v1/mails", &mail);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_the_jump_explains() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    relay.rule(
+        Rule::at(Step::Rcpt)
+            .to("deferred")
+            .act(Act::reply(450, "4.2.1 later")),
+    );
+    let config = configuration(
+        &dir.path().join("spool"),
+        &relay.url(),
+        "[retry]\nschedule = [\"3s\"]\njitter = \"none\"\nmax_attempts = 100",
+    );
+    set(dir.path(), "+0");
+    let mut command: Command = configured(dir.path(), &config);
+    command
+        .env("LD_PRELOAD", libfaketime())
+        .env("FAKETIME_TIMESTAMP_FILE", dir.path().join("offset"));
+    command
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    let mut service = Service::start(command);
+    let long = hand_in(&service, "deferred-long", r#", "expires_in": "2h""#);
+    let short = hand_in(&service, "deferred-short", r#", "expires_in": "30m""#);
+    let soon = hand_in(&service, "soon", r#", "delay": "30m""#);
+    let tonight = hand_in(&service, "tonight", r#", "delay": "90m""#);
+    service.become_all(&[long.clone(), short.clone()], "deferred");
+
+    set(dir.path(), "+3600");
+    service.become_all(std::slice::from_ref(&short), "dead");
+    assert!(
+        service
+            .get(&format!("/v1/mails/{short}"))
+            .body
+            .contains("expired")
+    );
+    service.become_all(std::slice::from_ref(&soon), "delivered");
+    let tries = |id: &str| {
+        let status = service.get(&format!("/v1/mails/{id}")).json();
+        status["deliveries"][0]["attempts"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    let before = tries(&long);
+    crate::trouble::house::eventually("retries go on", || tries(&long) > before + 1);
+    assert_eq!(
+        service.state(&tonight),
+        "scheduled",
+        "half an hour is left to it"
+    );
+    assert_eq!(service.state(&long), "deferred", "an hour is left to it");
+
+    set(dir.path(), "+0");
+    let at_once = hand_in(&service, "at-once", r#", "expires_in": "5m""#);
+    service.become_all(std::slice::from_ref(&at_once), "delivered");
+    assert_eq!(service.state(&tonight), "scheduled");
+    assert_eq!(service.state(&long), "deferred");
+    assert_eq!(service.state(&short), "dead", "what has ended stays so");
+    relay.behave();
+    assert_eq!(
+        service.post(&format!("/v1/mails/{long}/retry"), "").status,
+        200
+    );
+    service.become_all(std::slice::from_ref(&long), "delivered");
+
+    set(dir.path(), "+7200");
+    service.become_all(std::slice::from_ref(&tonight), "delivered");
+    assert!(service.stop().success());
+    let arrived = arrived(&relay);
+    assert!(
+        arrived.len() == 4 && arrived.values().all(|count| *count == 1),
+        "{arrived:?}"
+    );
+}
