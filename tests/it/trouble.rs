@@ -9,4 +9,5 @@ mod descriptors;
 mod disk;
 mod disk_broken;
 mod disk_full;
+mod greedy;
 mod house;

@@ -13,8 +13,12 @@ use super::problem::{Kind, Problem};
 pub(super) struct Held {
     /// The body.
     pub bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    /// Given back when it is dropped, which is when nothing is left that was made of the body.
+    pub room: Room,
 }
+
+/// What a body takes of the room that all have together.
+pub(super) type Room = Option<OwnedSemaphorePermit>;
 
 /// What a body is, by its Content-Type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl Door {
         let mut only = Bytes::new();
         let mut joined = BytesMut::new();
         let mut length = 0;
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut room: Room = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
                 Problem::new(Kind::Malformed, "the body ended before it was complete")
@@ -124,7 +128,7 @@ impl Door {
         } else {
             joined.freeze()
         };
-        Ok(Held { bytes, _room: room })
+        Ok(Held { bytes, room })
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,7 +15,57 @@ use utoipa::openapi::schema::{AdditionalProperties, Type};
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::mail::{SPAN_EXPECTED, parse_span};
+use crate::mail::{MAX_RECIPIENTS, SPAN_EXPECTED, parse_span};
+
+/// The most header fields of one's own.
+const MAX_HEADERS: usize = 1_000;
+
+/// Reads a list of at most `MOST` entries, and stops at the first that is one too many.
+pub(super) fn few<'de, D, T, const MOST: usize>(from: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::<Few<T, MOST>>::deserialize(from)?.map(|few| few.0))
+}
+
+/// A list of at most `MOST` entries.
+pub(super) struct Few<T, const MOST: usize>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct FewVisitor<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewVisitor<T, MOST> {
+            type Value = Few<T, MOST>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, many: A) -> Result<Few<T, MOST>, A::Error> {
+                at_most(MOST, many).map(Few)
+            }
+        }
+        from.deserialize_seq(FewVisitor(PhantomData))
+    }
+}
+
+fn at_most<'de, T, A>(most: usize, mut many: A) -> Result<Vec<T>, A::Error>
+where
+    T: Deserialize<'de>,
+    A: SeqAccess<'de>,
+{
+    let mut list = Vec::new();
+    while let Some(one) = many.next_element()? {
+        if list.len() == most {
+            return Err(A::Error::custom(too_many(most)));
+        }
+        list.push(one);
+    }
+    Ok(list)
+}
+
+fn too_many(most: usize) -> String {
+    format!("has more than {most} entries, and {most} are the most")
+}
 
 /// One address, or a list of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,12 +87,8 @@ impl<'de> Deserialize<'de> for OneOrMany {
                     false => vec![one.to_owned()],
                 }))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<OneOrMany, A::Error> {
-                let mut list = Vec::new();
-                while let Some(one) = many.next_element()? {
-                    list.push(one);
-                }
-                Ok(OneOrMany(list))
+            fn visit_seq<A: SeqAccess<'de>>(self, many: A) -> Result<OneOrMany, A::Error> {
+                at_most(MAX_RECIPIENTS, many).map(OneOrMany)
             }
         }
         from.deserialize_any(OneOrManyVisitor)
@@ -203,6 +250,9 @@ impl<'de> Deserialize<'de> for Headers {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
+                    if fields.len() == MAX_HEADERS {
+                        return Err(A::Error::custom(too_many(MAX_HEADERS)));
+                    }
                     fields.push(field);
                 }
                 Ok(Headers(fields))

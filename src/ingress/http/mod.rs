@@ -17,6 +17,7 @@ mod events;
 mod fields;
 mod openapi;
 mod operate;
+mod outline;
 mod page;
 mod params;
 mod problem;
@@ -120,6 +121,9 @@ impl HttpDoor {
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
             )),
+            readers: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
+            )),
             run: format!("{:08x}", rand::random::<u32>()),
             journal: dispatcher.journal().name(),
             shutdown,
@@ -199,6 +203,9 @@ struct Door {
     limits: Limits,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,
+    /// How many more large bodies may be read at this moment: what is made of one takes several
+    /// times its size for as long as that lasts.
+    readers: Arc<Semaphore>,
     /// Names this run of the service.
     run: String,
     /// Names the journal, in which events are counted.

@@ -22,6 +22,9 @@ const RETRY_FULL: u64 = 5;
 /// How long a client is asked to wait for a person to mend something.
 const RETRY_MENDED: u64 = 30;
 
+/// The most bytes of what is said about one thing that is wrong: what quotes a request is cut off.
+const MAX_TOLD: usize = 500;
+
 /// Why a request is refused: a problem document, which is what it serializes to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -191,7 +194,7 @@ impl Problem {
             r#type,
             title,
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: cut(detail.into()),
             errors: Vec::new(),
             retry_after,
         }
@@ -199,6 +202,11 @@ impl Problem {
 
     /// The fields that are not valid; never none.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        let cut_off = |error: FieldError| FieldError {
+            pointer: cut(error.pointer),
+            detail: cut(error.detail),
+        };
+        let errors: Vec<_> = errors.into_iter().map(cut_off).collect();
         let detail = match errors.as_slice() {
             [only] => format!("{}: {}", only.pointer, only.detail),
             many => format!("{} fields are not valid; `errors` names each", many.len()),
@@ -243,6 +251,11 @@ impl Problem {
             error.pointer.insert_str(0, base);
         }
         self
+    }
+
+    /// Each field that is wrong.
+    pub(super) fn into_errors(self) -> Vec<FieldError> {
+        self.errors
     }
 
     /// Whether it is of this kind.
@@ -315,6 +328,15 @@ impl From<Error> for Problem {
     }
 }
 
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TOLD {
+        text.truncate(text.floor_char_boundary(MAX_TOLD));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 /// The JSON pointer to a field that is named as [`MailError`] names it: `to[1]` → `/to/1`,
 /// `headers.X-Id` → `/headers/X-Id`, `attachments[0].filename` → `/attachments/0/filename`.
 fn pointer_to(field: &str) -> String {
@@ -348,6 +370,15 @@ mod tests {
         );
         assert_eq!(pointer_to("headers.X-Id"), "/headers/X-Id");
         assert_eq!(pointer_to("headers.X.a[0]/~"), "/headers/X.a[0]~1~0");
+    }
+
+    #[test]
+    fn what_quotes_a_request_is_cut_off() {
+        let long = "é".repeat(100_000);
+        let problem = Problem::invalid_field(long.clone(), long.clone());
+        assert!(problem.pointers().all(|pointer| pointer.len() < 600));
+        assert!(serde_json::to_string(&problem).is_ok_and(|json| json.len() < 3000));
+        assert!(Problem::new(Kind::Malformed, long).detail.ends_with('…'));
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request
 //! looked at again, as plain JSON, with each mistake noted and mended in turn until no more is
 //! found: so one answer names every bad field.
+//!
+//! *Invariant:* what is made of a request is bounded while it is read, whatever it says: lists
+//! where they are read, texts before (`outline`), and nothing large is explained.
 
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::fields::{Base64, Headers, OneOrMany, Span};
+use super::fields::{Base64, Headers, OneOrMany, Span, few};
+use super::outline::{self, Shape};
 use super::problem::{FieldError, Kind, Problem, escape};
 use crate::mail::{Attachment, Guarantee, Mail, MailError, Options, Priority, Timestamp, When};
 
@@ -16,8 +20,18 @@ use crate::mail::{Attachment, Guarantee, Mail, MailError, Options, Priority, Tim
 const MAX_ERRORS: usize = 32;
 
 /// Requests above this size have only their first mistake named: looking for all of them takes as
-/// many turns.
-const MAX_EXPLAINED: usize = 256 * 1024;
+/// many turns. The mails of a batch have this together.
+pub(super) const MAX_EXPLAINED: usize = 256 * 1024;
+
+/// Requests with more values than this have only their first mistake named: as plain JSON each
+/// value takes many times what it takes in the request.
+const MAX_VALUES: usize = 100_000;
+
+/// The most files of one mail.
+const MAX_ATTACHMENTS: usize = 1_000;
+
+/// More tags than a mail may have, so that too many of them are counted and not read without end.
+const MAX_TAGS: usize = 1_000;
 
 /// A mail to be sent.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -46,7 +60,9 @@ pub(super) struct MailRequest {
     html: Option<String>,
     /// Header fields of your own.
     headers: Option<Headers>,
-    /// Files.
+    /// Files; at most 1,000.
+    #[serde(default, deserialize_with = "few::<_, _, MAX_ATTACHMENTS>")]
+    #[schema(max_items = 1000)]
     attachments: Option<Vec<AttachmentRequest>>,
     /// How urgent it is; `default` when absent.
     priority: Option<Priority>,
@@ -60,6 +76,7 @@ pub(super) struct MailRequest {
     /// Two mails with one key are one mail. Equals the header `Idempotency-Key`.
     idempotency_key: Option<String>,
     /// Words to find it by, and for routes to match.
+    #[serde(default, deserialize_with = "few::<_, _, MAX_TAGS>")]
     tags: Option<Vec<String>>,
     /// What to do when it cannot be known whether a server took it; `at_least_once` when absent.
     guarantee: Option<Guarantee>,
@@ -88,6 +105,27 @@ impl MailRequest {
     /// # Errors
     /// A problem that names every bad field.
     pub fn read(json: &[u8], key: Option<&str>) -> Result<Mail, Problem> {
+        MailRequest::read_within(json, key, &mut { MAX_EXPLAINED })
+    }
+
+    /// As [`MailRequest::read`]; explains what is wrong as long as there is something of `patience`
+    /// left, in bytes.
+    ///
+    /// # Errors
+    /// A problem that names every bad field, or the first.
+    pub fn read_within(
+        json: &[u8],
+        key: Option<&str>,
+        patience: &mut usize,
+    ) -> Result<Mail, Problem> {
+        let is_dense = match json.len() > outline::SMALL {
+            true => outline::count(json, Shape::Mail)? > MAX_VALUES,
+            false => false,
+        };
+        let mut explain = |first: Problem| match is_dense {
+            true => Err(first),
+            false => explain(json, key, first, patience),
+        };
         match serde_json::from_slice::<MailRequest>(json) {
             // A list of all values in order would be read too, and nobody means that.
             Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => Err(Problem::invalid_field(
@@ -96,10 +134,8 @@ impl MailRequest {
             )),
             Ok(request) => request
                 .into_mail(key)
-                .or_else(|error| explain(json, key, error.into())),
-            Err(error) if error.is_data() => {
-                explain(json, key, Problem::invalid_field("", error.to_string()))
-            }
+                .or_else(|error| explain(error.into())),
+            Err(error) if error.is_data() => explain(first_misshapen(json, &error)),
             Err(error) => Err(malformed(&error)),
         }
     }
@@ -191,31 +227,52 @@ pub(super) fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"))
 }
 
+/// What is said of JSON that is no mail, with the pointer to where it is none.
+fn first_misshapen(json: &[u8], error: &serde_json::Error) -> Problem {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    match serde_path_to_error::deserialize::<_, MailRequest>(&mut reader) {
+        Err(error) => Problem::invalid(vec![misshapen(error)]),
+        Ok(_) => Problem::invalid_field("", error.to_string()),
+    }
+}
+
 /// The problem of a value that does not have the shape that is asked for, with the pointer to where
 /// it has not.
 pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    FieldError {
+        pointer: pointer(error.path()),
+        detail: error.into_inner().to_string(),
+    }
+}
+
+/// A path in JSON as a pointer.
+pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut pointer = String::new();
-    for segment in error.path() {
+    for segment in path {
         match segment {
             Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
             Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
-    FieldError {
-        pointer,
-        detail: error.into_inner().to_string(),
-    }
+    pointer
 }
 
 /// Finds every mistake in a mail of which `first` is known.
-fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Problem> {
-    if !first.is(Kind::Invalid) {
+fn explain(
+    json: &[u8],
+    key: Option<&str>,
+    first: Problem,
+    patience: &mut usize,
+) -> Result<Mail, Problem> {
+    if !first.is(Kind::Invalid) || *patience == 0 {
         return Err(first);
     }
     let mut value: Value = serde_json::from_slice(json).map_err(|error| malformed(&error))?;
-    let thorough = weigh(&mut value, json.len()) <= MAX_EXPLAINED;
+    let weight = weigh(&mut value, json.len());
+    let thorough = weight <= *patience;
+    *patience = patience.saturating_sub(weight);
     let mut errors: Vec<FieldError> = Vec::new();
     while let Err(error) = attempt(&value, key) {
         let error = FieldError {
@@ -232,11 +289,14 @@ fn explain(json: &[u8], key: Option<&str>, first: Problem) -> Result<Mail, Probl
         }
     }
     // What only the text shows, such as a field that is given twice, is gone in `value`.
-    Err(if errors.is_empty() {
-        first
-    } else {
-        Problem::invalid(errors)
-    })
+    for told in first.into_errors() {
+        let pointer = as_written(told.pointer.clone(), &value);
+        if !errors.iter().any(|known| known.pointer == pointer) {
+            errors.insert(0, told);
+        }
+    }
+    errors.truncate(MAX_ERRORS);
+    Err(Problem::invalid(errors))
 }
 
 /// The first mistake in a mail.

@@ -8,15 +8,18 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::access::Visitor;
-use super::body::MediaType;
+use super::body::{Held, MediaType, Room};
+use super::fields::Few;
+use super::outline::{self, Shape};
 use super::params::{self, MessageOptions, Params};
 use super::problem::{FieldError, Kind, Problem};
-use super::request::{MailRequest, malformed, misshapen};
+use super::request::{MAX_EXPLAINED, MailRequest, malformed, misshapen};
 use super::{Door, Shared};
 use crate::delivery::MailState;
 use crate::dispatch::{Dispatcher, Receipt};
@@ -64,7 +67,7 @@ pub(super) struct BatchDocument {
 #[serde(deny_unknown_fields, expecting = "a batch as an object")]
 struct Batch<'a> {
     #[serde(borrow)]
-    mails: Vec<&'a RawValue>,
+    mails: Few<&'a RawValue, MAX_BATCH>,
 }
 
 /// What became of a batch's mails.
@@ -114,27 +117,27 @@ pub(super) async fn submit(
     let dispatcher = door.dispatcher.on_behalf_of(visitor.submitter());
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
-    let mail = match MediaType::of(&parts.headers)? {
+    let (mail, room) = match MediaType::of(&parts.headers)? {
         MediaType::Json => {
             Params::of(parts.uri.query()).finish()?;
             let held = door.collect(body, door.max_json()).await?;
-            let json = held.bytes.clone();
-            off_task(json.len(), move || MailRequest::read(&json, key.as_deref())).await?
+            let read = move |json: &Bytes| MailRequest::read(json, key.as_deref());
+            door.off_task(held, read).await?
         }
         MediaType::Message => {
             let held = door
                 .collect(body, door.dispatcher.max_message_size())
                 .await?;
-            let message = held.bytes.clone();
             let uri = parts.uri;
-            off_task(message.len(), move || {
-                params::message(uri.query(), key.as_deref(), message)
-            })
-            .await?
+            let read = move |message: &Bytes| {
+                params::message(uri.query(), key.as_deref(), message.clone())
+            };
+            door.off_task(held, read).await?
         }
     };
     let state = first_state(&mail);
-    let receipt = dispatcher.submit(mail).await?;
+    let submitted = holding(room, async move { dispatcher.submit(mail).await });
+    let receipt = submitted.await??;
     let accepted = door.accepted(receipt, state).await;
     let location = format!("/v1/mails/{}", accepted.id);
     let is_kept = accepted.durability != Durability::Direct;
@@ -172,11 +175,37 @@ pub(super) async fn submit_batch(
             "a batch is taken as application/json only",
         ));
     }
-    let results = door.take_batch(&dispatcher, body).await?;
+    let results = door.take_batch(dispatcher, body).await?;
     Ok((StatusCode::ACCEPTED, Json(BatchResult { results })).into_response())
 }
 
 impl Door {
+    /// Reads what is held here, or on a thread of its own where that is much. The room that it takes
+    /// comes back with what was read.
+    async fn off_task<T, F>(&self, held: Held, read: F) -> Result<(T, Room), Problem>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
+    {
+        if held.bytes.len() <= LARGE {
+            return Ok((read(&held.bytes)?, held.room));
+        }
+        let closed = |_| Problem::new(Kind::Internal, "the request could not be read");
+        let reader = self.readers.clone().acquire_owned().await.map_err(closed)?;
+        // It goes on where whoever asked has gone; so the room stays with it.
+        let reading = tokio::task::spawn_blocking(move || {
+            let done = read(&held.bytes);
+            drop((held.bytes, reader));
+            done.map(|done| (done, held.room))
+        });
+        reading.await.unwrap_or_else(|_| {
+            Err(Problem::new(
+                Kind::Internal,
+                "the request could not be read",
+            ))
+        })
+    }
+
     /// The largest JSON that is read: the largest message in base64, and some more.
     fn max_json(&self) -> usize {
         self.dispatcher.max_message_size() / 3 * 4 + JSON_MARGIN
@@ -184,12 +213,11 @@ impl Door {
 
     async fn take_batch(
         &self,
-        dispatcher: &Dispatcher,
+        dispatcher: Dispatcher,
         body: Body,
     ) -> Result<Vec<BatchItem>, Problem> {
         let held = self.collect(body, self.max_json()).await?;
-        let json = held.bytes.clone();
-        let read = off_task(json.len(), move || read_batch(&json)).await?;
+        let (read, room) = self.off_task(held, |json: &Bytes| read_batch(json)).await?;
 
         let mut mails = Vec::with_capacity(read.len());
         let mut places = Vec::with_capacity(read.len());
@@ -200,7 +228,8 @@ impl Door {
                 state
             }));
         }
-        let mut receipts = dispatcher.submit_many(mails).await.into_iter();
+        let submitted = holding(room, async move { dispatcher.submit_many(mails).await });
+        let mut receipts = submitted.await?.into_iter();
         let mut results = Vec::with_capacity(places.len());
         for (place, state) in places.into_iter().enumerate() {
             let base = format!("/mails/{place}");
@@ -260,6 +289,9 @@ fn first_state(mail: &Mail) -> MailState {
 }
 
 fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
+    if json.len() > outline::SMALL {
+        outline::count(json, Shape::Batch)?;
+    }
     let batch: Batch<'_> = match serde_json::from_slice(json) {
         Ok(batch) => batch,
         Err(error) if !error.is_data() => return Err(malformed(&error)),
@@ -276,17 +308,10 @@ fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
             ]));
         }
     };
-    if batch.mails.len() > MAX_BATCH {
-        let detail = format!(
-            "has {} mails, and {MAX_BATCH} are the most in one batch",
-            batch.mails.len()
-        );
-        return Err(Problem::invalid_field("/mails", detail));
-    }
-    Ok(batch
-        .mails
-        .into_iter()
-        .map(|mail| MailRequest::read(mail.get().as_bytes(), None))
+    let mut patience = MAX_EXPLAINED;
+    let mails = batch.mails.0.into_iter();
+    Ok(mails
+        .map(|mail| MailRequest::read_within(mail.get().as_bytes(), None, &mut patience))
         .collect())
 }
 
@@ -303,20 +328,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Runs `work` here, or on a thread of its own where it has much to read.
-async fn off_task<T, F>(size: usize, work: F) -> Result<T, Problem>
+/// Does `work` to its end, though whoever asked is gone or has waited too long, and keeps the room
+/// of what it works on until then.
+async fn holding<T, F>(room: Room, work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
-    F: FnOnce() -> Result<T, Problem> + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
 {
-    if size <= LARGE {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(_) => Err(Problem::new(
-            Kind::Internal,
-            "the request could not be read",
-        )),
-    }
+    let done = tokio::spawn(async move {
+        let done = work.await;
+        drop(room);
+        done
+    });
+    done.await
+        .map_err(|_| Problem::new(Kind::Internal, "the mail could not be handed in"))
 }

@@ -294,6 +294,84 @@ async fn bodies_cannot_fill_the_memory() {
 }
 
 #[tokio::test]
+async fn what_is_given_up_keeps_its_room_until_it_has_ended() {
+    let limits = Limits {
+        held_bytes: 100_000,
+        answer_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let service = Service::with(Vec::new(), limits, |builder| {
+        builder
+            .max_pending(1)
+            .accept_timeout(Duration::from_secs(3600))
+    })
+    .await;
+    service.dispatcher.pause("capture").await.unwrap();
+    let json = [("content-type", "application/json")];
+    let large = json!({"from": "a@example.org", "to": "b@example.org", "text": "x".repeat(60_000)})
+        .to_string();
+    let send = || service.send("POST", "/v1/mails", &json, large.clone());
+    assert_eq!(send().await.status, 202);
+    // It waits for room in the queue for longer than anybody waits for it.
+    send().await.problem(504, "timeout");
+    let refused = send().await;
+    refused.problem(503, "full");
+    assert!(
+        refused.text().contains("too many large requests"),
+        "the room that the one given up takes is not free"
+    );
+    service.dispatcher.resume("capture").await.unwrap();
+    timeout(SOON, async { while send().await.status != 202 {} })
+        .await
+        .expect("the room never came back");
+}
+
+#[tokio::test]
+async fn lists_are_bounded_while_they_are_read_and_the_list_is_named() {
+    let service = small(Limits::default()).await;
+    let many = |entry: &str, count: usize| vec![entry; count].join(",");
+    for (body, pointer) in [
+        (
+            format!(r#"{{"attachments":[{}]}}"#, many("{}", 1001)),
+            "/attachments",
+        ),
+        (
+            format!(
+                r#"{{"from":"a@example.org","to":[{}]}}"#,
+                many(r#""b@example.org""#, 10_001)
+            ),
+            "/to",
+        ),
+        (
+            format!(r#"{{"bcc":[{}],"text":"x"}}"#, many(r#""""#, 100_000)),
+            "/bcc",
+        ),
+        (
+            format!(r#"{{"headers":{{{}}}}}"#, many(r#""X-A":"b""#, 1001)),
+            "/headers",
+        ),
+        (
+            format!(r#"{{"tags":[{}]}}"#, many(r#""x""#, 200_000)),
+            "/tags",
+        ),
+    ] {
+        let json = [("content-type", "application/json")];
+        let answer = service.send("POST", "/v1/mails", &json, body).await;
+        answer.problem(422, "invalid");
+        let errors = answer.value()["errors"].clone();
+        let named = errors.as_array().unwrap().iter();
+        let named: Vec<_> = named.map(|error| error["pointer"].as_str()).collect();
+        assert!(named.contains(&Some(pointer)), "{pointer}: {errors}");
+        assert!(answer.text().len() < 20_000, "{}", answer.text().len());
+    }
+    let batch = format!(r#"{{"mails":[{}]}}"#, many("{}", 501));
+    let json = [("content-type", "application/json")];
+    let answer = service.send("POST", "/v1/mails/batch", &json, batch).await;
+    answer.problem(422, "invalid");
+    assert_eq!(answer.value()["errors"][0]["pointer"], "/mails");
+}
+
+#[tokio::test]
 async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
     let service = Service::start().await;
     let mut begun = TcpStream::connect(service.addr).await.unwrap();

@@ -1,0 +1,269 @@
+//! The outline of a large request, looked at before anything of it is kept: how many values it has,
+//! and whether a name or a text is longer than any that makes sense where it stands.
+//!
+//! Called by `request` and `submit` for what is larger than [`SMALL`]. Nothing is copied, so that
+//! a request costs no more than its own bytes before this has passed it. Lists are bounded where
+//! they are read (`fields`); this bounds what an error would quote.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::problem::Problem;
+use super::request::malformed;
+
+/// A request of at most so many bytes is not looked at first: whatever is in it, little is made of
+/// it.
+pub(super) const SMALL: usize = 64 * 1024;
+
+/// The most bytes of a name.
+const MAX_NAME: usize = 1024;
+
+/// The most bytes of a text that is neither a body nor a file.
+const MAX_TEXT: usize = 1024 * 1024;
+
+/// What a request is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shape {
+    /// One mail.
+    Mail,
+    /// A batch, whose mails are looked at one by one later.
+    Batch,
+}
+
+/// How many values there are in `json`.
+///
+/// # Errors
+/// It is no JSON, or something in it is longer than anything that makes sense there; the problem
+/// points at it.
+pub(super) fn count(json: &[u8], shape: Shape) -> Result<usize, Problem> {
+    let place = match shape {
+        Shape::Mail => Place::Mail,
+        Shape::Batch => Place::Batch,
+    };
+    let mut values = 0;
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let look = Look {
+        place,
+        values: &mut values,
+    };
+    let Err(error) = look.deserialize(&mut reader) else {
+        return Ok(values);
+    };
+    if !error.is_data() {
+        return Err(malformed(&error));
+    }
+
+    // Only now is it worth knowing where it was.
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let look = Look {
+        place,
+        values: &mut values,
+    };
+    let again = look.deserialize(tracked).err().unwrap_or(error);
+    let pointer = super::request::pointer(&track.path());
+    Err(Problem::invalid_field(pointer, told(&again)))
+}
+
+/// What an error of a [`Look`] says, without the place in the text that is added to it.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let end = text.rfind(" at line ").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Batch,
+    /// What is in a batch: only that it is a list matters.
+    Mails,
+    Mail,
+    Attachments,
+    Attachment,
+    /// A body or a file: any text.
+    Long,
+    Elsewhere,
+}
+
+impl Place {
+    fn below(self, name: &str) -> Place {
+        match (self, name) {
+            (Place::Batch, "mails") => Place::Mails,
+            (Place::Mail, "text" | "html") | (Place::Attachment, "content") => Place::Long,
+            (Place::Mail, "attachments") => Place::Attachments,
+            _ => Place::Elsewhere,
+        }
+    }
+
+    fn within(self) -> Place {
+        match self {
+            Place::Attachments => Place::Attachment,
+            _ => Place::Elsewhere,
+        }
+    }
+}
+
+/// Looks at one value, and counts it with all that is in it.
+struct Look<'a> {
+    place: Place,
+    values: &'a mut usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Look<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        *self.values += 1;
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        match self.place {
+            Place::Mails => Err(E::custom("is a text, and a list of mails is wanted")),
+            Place::Long => Ok(()),
+            _ if text.len() > MAX_TEXT => Err(E::custom(format_args!(
+                "has {} bytes, and {MAX_TEXT} are the most",
+                text.len()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if self.place == Place::Mails {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(());
+        }
+        let place = self.place.within();
+        while list
+            .next_element_seed(Look {
+                place,
+                values: self.values,
+            })?
+            .is_some()
+        {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(place) = map.next_key_seed(Name(self.place))? {
+            map.next_value_seed(Look {
+                place,
+                values: self.values,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at the name of a field, and tells where its value stands.
+struct Name(Place);
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Place;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Place, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = Place;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Place, E> {
+        if name.len() > MAX_NAME {
+            return Err(E::custom(format_args!(
+                "has a field whose name has {} bytes, and {MAX_NAME} are the most",
+                name.len()
+            )));
+        }
+        Ok(self.0.below(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn refused(json: &str, shape: Shape) -> serde_json::Value {
+        let problem = count(json.as_bytes(), shape).unwrap_err();
+        serde_json::to_value(problem).unwrap()["errors"][0].clone()
+    }
+
+    #[test]
+    fn what_is_long_may_stand_where_it_makes_sense_and_nowhere_else() {
+        let long = "x".repeat(MAX_TEXT + 1);
+        for fine in [
+            format!(r#"{{"text":"{long}","html":"{long}"}}"#),
+            format!(r#"{{"attachments":[{{"content":"{long}"}},{{}}],"to":["a",1,null,true]}}"#),
+        ] {
+            assert!(count(fine.as_bytes(), Shape::Mail).is_ok());
+        }
+        for (json, pointer) in [
+            (format!(r#"{{"subject":"{long}"}}"#), "/subject"),
+            (format!(r#"{{"to":["a","{long}"]}}"#), "/to/1"),
+            (format!(r#"{{"attachments":"{long}"}}"#), "/attachments"),
+            (
+                format!(r#"{{"attachments":[{{"filename":"{long}"}}]}}"#),
+                "/attachments/0/filename",
+            ),
+            (format!(r#"{{"headers":{{"{long}":"x"}}}}"#), "/headers"),
+            (format!(r#"{{"{long}":"x"}}"#), ""),
+        ] {
+            let error = refused(&json, Shape::Mail);
+            let pointed = error["pointer"].as_str().unwrap();
+            assert!(
+                pointed.starts_with(pointer) && pointed.len() < 600,
+                "{error}"
+            );
+            assert!(error["detail"].as_str().unwrap().len() < 100, "{error}");
+        }
+        let error = refused(&format!(r#"{{"mails":"{long}"}}"#), Shape::Batch);
+        assert_eq!(error["pointer"], "/mails");
+    }
+
+    #[test]
+    fn every_value_counts() {
+        let json = br#"{"to": ["a", "b"], "attachments": [{}, {"content": ""}], "text": "x"}"#;
+        assert_eq!(count(json, Shape::Mail).unwrap(), 9);
+        assert!(count(b"{", Shape::Mail).is_err());
+        let deep = "[".repeat(1000);
+        assert!(count(deep.as_bytes(), Shape::Mail).is_err());
+    }
+}
