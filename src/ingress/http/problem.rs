@@ -330,7 +330,8 @@ impl From<Error> for Problem {
 
 fn cut(mut text: String) -> String {
     if text.len() > MAX_TOLD {
-        text.truncate(text.floor_char_boundary(MAX_TOLD));
+        let ends = |end: &usize| text.is_char_boundary(*end);
+        text.truncate((0..=MAX_TOLD).rev().find(ends).unwrap_or(0));
         text.push('…');
         text.shrink_to_fit();
     }
