@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::address_list;
+use super::mailbox::Mailbox;
+
 /// A valid address without a display name: `ada@example.org`.
 ///
 /// Never holds white space outside a quoted local part, a control character or an angle bracket:
@@ -37,6 +40,21 @@ impl Address {
             idna::domain_to_ascii(domain).map_err(|_| fail("has a domain that is not valid"))?;
         check_domain(&domain).map_err(fail)?;
         Ok(Address(format!("{local}@{domain}").into()))
+    }
+
+    /// Reads an address as people write it, with the name and the angle brackets that it may have
+    /// (RFC 5322 §3.4): `Ada <ada@example.org>`, `ada@example.org (Ada)`.
+    ///
+    /// # Errors
+    /// Says what is wrong: it holds no address, or more than one.
+    pub fn read(text: &str) -> Result<Self, String> {
+        Mailbox::parse(text).map(|mailbox| mailbox.address)
+    }
+
+    /// Reads what stands between the angle brackets of a path in SMTP, without a source route (RFC
+    /// 5321 §4.1.2).
+    pub(crate) fn of_path(text: &str) -> Result<Self, String> {
+        address_list::path(text)
     }
 
     /// The whole address.

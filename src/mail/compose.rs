@@ -202,7 +202,7 @@ impl MailBuilder {
             None => Some(from.address.clone()),
             Some("" | "<>") => None,
             Some(path) => {
-                Some(Address::parse(path).map_err(|error| MailError::new("return_path", error))?)
+                Some(Address::read(path).map_err(|reason| MailError::new("return_path", reason))?)
             }
         };
         if self

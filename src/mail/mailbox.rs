@@ -7,9 +7,12 @@ use email_encoding::headers::quoted_string;
 use email_encoding::headers::writer::EmailWriter;
 
 use super::Address;
+use super::address_list::{self, Entry, Found};
 
 /// The most bytes that a display name may have, so that no line of a header grows too long.
 const MAX_NAME: usize = 500;
+/// Lines are folded before they are longer than this (RFC 5322 §2.1.1).
+const FOLDED_AT: usize = 76;
 
 /// An address with the name that readers see, if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,79 +30,81 @@ impl Mailbox {
         if text.chars().any(char::is_control) {
             return Err("has a control character".to_owned());
         }
-        let Some((name, address)) = text
-            .strip_suffix('>')
-            .and_then(|text| text.rsplit_once('<'))
-        else {
-            let several = text.contains(',') && text.matches('@').count() > 1;
-            return match Address::parse(text) {
-                Ok(address) => Ok(Mailbox {
-                    name: None,
-                    address,
-                }),
-                Err(_) if several => {
-                    Err("holds more than one address: give each one its own".to_owned())
-                }
-                Err(error) => Err(error.to_string()),
-            };
-        };
-        let address = Address::parse(address).map_err(|error| error.to_string())?;
-        let name = display_name(name.trim())?;
+        if let Some((name, address)) = typed(text) {
+            return Mailbox::named(Some(name), &address, None);
+        }
+        let mut entries = address_list::read(text)?.into_iter();
+        match (entries.next(), entries.next()) {
+            (Some(Entry::One(found)), None) => Mailbox::found(&found, None),
+            (None, _) => Err("has no address".to_owned()),
+            (Some(Entry::Group(..)), None) => {
+                Err("is a group: give each of its addresses its own".to_owned())
+            }
+            (Some(Entry::One(first)), Some(_)) if first.domain.is_none() => {
+                Err("has `,` or `;` in the name: put the name in double quotes".to_owned())
+            }
+            _ => Err("holds more than one address: give each one its own".to_owned()),
+        }
+    }
+
+    /// A mailbox that was found in a list, in `domain` where it has none of its own.
+    pub fn found(found: &Found, domain: Option<&str>) -> Result<Self, String> {
+        Mailbox::named(found.name.clone(), found, domain)
+    }
+
+    fn named(name: Option<String>, found: &Found, domain: Option<&str>) -> Result<Self, String> {
+        let length = name.as_ref().map_or(0, String::len);
+        if length > MAX_NAME {
+            return Err(format!(
+                "has a name of {length} bytes, and {MAX_NAME} are the most"
+            ));
+        }
         Ok(Mailbox {
-            name: Some(name).filter(|name| !name.is_empty()),
-            address,
+            name,
+            address: found.address(domain)?,
         })
     }
 
     /// Writes it into a header field, encoded and folded.
     pub fn write(&self, to: &mut EmailWriter<'_>) -> fmt::Result {
         let Some(name) = &self.name else {
-            return to.folding().write_str(self.address.as_str());
+            return write_whole(self.address.as_str(), to);
         };
         quoted_string::encode(name, to)?;
         to.space();
-        to.folding().write_str(&format!("<{}>", self.address))
+        write_whole(&format!("<{}>", self.address), to)
     }
 }
 
-fn display_name(name: &str) -> Result<String, String> {
-    if name.len() > MAX_NAME {
-        return Err(format!(
-            "has a name of {} bytes, and {MAX_NAME} are the most",
-            name.len()
-        ));
+/// A name without quotes and an address in angle brackets, as people type them: the name is kept
+/// as it stands, with what would be a comment or the beginning of a group elsewhere.
+fn typed(text: &str) -> Option<(String, Found)> {
+    let (name, address) = text.split_at(text.find('<')?);
+    let name = name.trim();
+    if name.is_empty() || name.contains(['"', '>', ',', ';', '\\']) {
+        return None;
     }
-    let Some(quoted) = name
-        .strip_prefix('"')
-        .and_then(|name| name.strip_suffix('"'))
-    else {
-        return match name.find([',', ';', '<', '>']) {
-            Some(at) => Err(format!(
-                "has `{}` in the name: put the name in double quotes",
-                &name[at..=at]
-            )),
-            None => Ok(name.to_owned()),
-        };
+    let Ok([Entry::One(found)]) = <[Entry; 1]>::try_from(address_list::read(address).ok()?) else {
+        return None;
     };
-    let mut plain = String::with_capacity(quoted.len());
-    let mut chars = quoted.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => plain.extend(chars.next()),
-            '"' => {
-                return Err(
-                    "has a double quote within the quoted name: write \\\" for it".to_owned(),
-                );
-            }
-            c => plain.push(c),
-        }
+    let is_alone = found.name.is_none();
+    is_alone.then(|| (address_list::decoded(name), found))
+}
+
+/// Writes an address on one line, whatever spaces it has in its quotes.
+fn write_whole(address: &str, to: &mut EmailWriter<'_>) -> fmt::Result {
+    let is_apart = to.projected_line_len() > to.line_len();
+    if is_apart && to.projected_line_len() + address.len() > FOLDED_AT {
+        to.new_line()?;
     }
-    Ok(plain.trim().to_owned())
+    to.write_str(address)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(text: &str) -> (String, String) {
@@ -130,6 +135,88 @@ mod tests {
             ada(r#"Lovelace, Ada "A" \"#)
         );
         assert_eq!(read("Ädä Løvelace <ada@example.org>"), ada("Ädä Løvelace"));
+    }
+
+    #[test]
+    fn obsolete_forms_and_comments_are_read() {
+        let ada = |name: &str| (name.to_owned(), "ada@example.org".to_owned());
+        assert_eq!(read("ada@example.org (Ada)"), ada("Ada"));
+        assert_eq!(read("(Ada) ada (at) @ example.org"), ada("at"));
+        assert_eq!(
+            read("Ada <@a.example,@b.example:ada@example.org>"),
+            ada("Ada")
+        );
+        assert_eq!(read("=?utf-8?q?J=C3=B6rg?= <ada@example.org>"), ada("Jörg"));
+        assert_eq!(
+            read("=?utf-8?q?J=C3=B6rg?= (Büro) <ada@example.org>"),
+            ada("Jörg (Büro)")
+        );
+        let quoted = (String::new(), r#""ada l"@example.org"#.to_owned());
+        assert_eq!(read(r#""ada l"@example.org"#), quoted);
+        assert_eq!(read(r#"<"ada l"@example.org>"#), quoted);
+    }
+
+    fn written(mailboxes: &[Mailbox]) -> String {
+        let mut out = String::new();
+        crate::mail::field::write_mailboxes(&mut out, "To", mailboxes);
+        out
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        let local = prop_oneof![
+            "[a-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\\.[a-zäöé]{1,9}){0,2}",
+            "[ -;=?-\\[\\]-~äöé]{0,30}".prop_map(|text| {
+                format!("\"x{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+            }),
+        ];
+        let domain = prop_oneof![
+            "[a-z]{1,20}(\\.[a-z0-9]{1,20}){0,3}",
+            Just("bücher.example".to_owned()),
+            Just("[192.0.2.1]".to_owned()),
+            Just("[IPv6:2001:db8::1]".to_owned()),
+        ];
+        (local, domain).prop_filter_map("too long", |(local, domain)| {
+            Address::parse(&format!("{local}@{domain}")).ok()
+        })
+    }
+
+    fn mailbox() -> impl Strategy<Value = Mailbox> {
+        let name = prop::option::of("[ -~äöé日本語\u{1f600}]{1,120}").prop_map(|name| {
+            name.map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
+        });
+        (name, address()).prop_map(|(name, address)| Mailbox { name, address })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(mailboxes in prop::collection::vec(mailbox(), 1..30)) {
+            let field = written(&mailboxes);
+            prop_assert!(field.split("\r\n").all(|line| line.len() <= 998), "{field}");
+            let entries = address_list::read(field.strip_prefix("To: ").unwrap()).unwrap();
+            let read: Result<Vec<Mailbox>, String> = address_list::mailboxes(entries)
+                .map(|found| Mailbox::found(&found, None))
+                .collect();
+            prop_assert_eq!(read.unwrap(), mailboxes, "{}", field);
+        }
+
+        #[test]
+        fn a_typed_mailbox_is_the_one_that_was_written(mailbox in mailbox()) {
+            let field = written(std::slice::from_ref(&mailbox));
+            let unfolded = field.strip_prefix("To: ").unwrap().replace("\r\n", "");
+            prop_assert_eq!(Mailbox::parse(&unfolded).unwrap(), mailbox, "{}", field);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[a(\"<>@,:;\\\\. =?]{0,60}") {
+            let _ = Mailbox::parse(&text);
+            if let Ok(entries) = address_list::read(&text) {
+                for found in address_list::mailboxes(entries) {
+                    let Ok(address) = found.address(Some("host")) else { continue };
+                    prop_assert_eq!(Address::parse(address.as_str()).unwrap(), address);
+                }
+            }
+        }
     }
 
     #[test]

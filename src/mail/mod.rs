@@ -6,6 +6,8 @@
 //! change again*; every retry sends the same bytes.
 
 mod address;
+mod address_list;
+mod addressees;
 mod compose;
 mod directives;
 mod envelope;
@@ -16,6 +18,7 @@ mod freeze;
 mod header;
 mod id;
 mod mailbox;
+mod mending;
 mod mime;
 mod options;
 mod span;
@@ -24,6 +27,7 @@ mod submitter;
 mod time;
 
 pub use address::{Address, AddressError};
+pub use addressees::Addressees;
 pub use compose::{Attachment, MailBuilder};
 pub use directives::take_directives;
 pub use envelope::{Envelope, MAX_RECIPIENTS};

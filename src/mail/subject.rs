@@ -12,11 +12,17 @@ pub(super) fn decode(value: &str) -> String {
     if !value.contains("=?") {
         return printable(value);
     }
+    decode_words(value).map_or(String::new(), |text| printable(&text))
+}
+
+/// The text with its encoded words decoded, whatever characters they hold; `None` where there is no
+/// text.
+pub(super) fn decode_words(value: &str) -> Option<String> {
     // The decoder stops at the end of a field, so it needs to see one.
     let field = [value.as_bytes(), b"\r\n"].concat();
     match MessageStream::new(&field).parse_unstructured() {
-        HeaderValue::Text(text) => printable(&text),
-        _ => String::new(),
+        HeaderValue::Text(text) => Some(text.into_owned()),
+        _ => None,
     }
 }
 

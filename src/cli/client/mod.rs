@@ -7,7 +7,6 @@
 
 mod dead;
 mod filter;
-mod headers;
 mod health;
 mod letter;
 mod list;

@@ -14,11 +14,11 @@ use serde_json::{Map, Value, json};
 
 use super::filter::priority;
 use super::service::{Answer, Client, Parameters, Payload};
-use super::{Asking, Failure, headers, record, times, user};
+use super::{Asking, Failure, record, times, user};
 use crate::cli::screen::{Screen, Tint, escaped, plain, state, tinted};
 use crate::delivery::MailState;
 use crate::dispatch::MailStatus;
-use crate::mail::{MailId, Priority, Timestamp, parse_span};
+use crate::mail::{Addressees, MailError, MailId, Priority, Timestamp, parse_span};
 use crate::spool::Durability;
 
 /// How often the mail's state is asked for while waiting: first, and at most.
@@ -199,27 +199,33 @@ impl Send {
 
     /// The envelope of a message that is already written, and the options.
     fn envelope(&self, message: &[u8]) -> Result<Parameters, Failure> {
-        let mut parameters = Parameters::new();
+        let domain = user::mail_name();
+        let wrong = |error: MailError| Failure::Usage(escaped(&error.to_string()));
+        let in_flag = |flag: &str, text: &str| {
+            let wrong =
+                |error: MailError| Failure::Usage(format!("{flag} {}", escaped(error.reason())));
+            Addressees::in_list(text, &domain).map_err(wrong)
+        };
         let from = match &self.from {
-            Some(from) => headers::list(from)
-                .into_iter()
-                .next()
-                .unwrap_or_else(|| from.clone()),
-            None => headers::sender(message).unwrap_or_else(user::address),
+            Some(from) => in_flag("--from", from)?.into_iter().next(),
+            None => Addressees::sender_of(message, &domain).map_err(wrong)?,
         };
-        parameters.push(("from", from));
-        let named = self.to.iter().flat_map(|to| headers::list(to));
-        let to: Vec<String> = if self.to.is_empty() {
-            headers::recipients(message)
-        } else {
-            named.collect()
-        };
+        let from = from.map_or_else(user::address, |from| from.to_string());
+
+        let mut to = Vec::new();
+        for named in &self.to {
+            to.extend(in_flag("--to", named)?);
+        }
+        if self.to.is_empty() {
+            to = Addressees::of(message, &domain).map_err(wrong)?.recipients;
+        }
         if to.is_empty() {
             return Err(Failure::Usage(
                 "the message names no recipient in To, Cc or Bcc: add --to".into(),
             ));
         }
-        parameters.extend(to.into_iter().map(|to| ("to", to)));
+        let mut parameters: Parameters = vec![("from", from)];
+        parameters.extend(to.into_iter().map(|to| ("to", to.to_string())));
         parameters.extend(self.options.parameters());
         Ok(parameters)
     }

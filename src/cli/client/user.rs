@@ -27,7 +27,7 @@ pub fn qualified(address: &str) -> String {
 
 /// What stands in `/etc/mailname`, where Debian and its kin keep the domain of local mail; the
 /// host's name elsewhere.
-fn mail_name() -> String {
+pub fn mail_name() -> String {
     let file = fs::read_to_string("/etc/mailname").unwrap_or_default();
     match file.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(name) => name.to_owned(),

@@ -270,7 +270,7 @@ pub(super) fn message(
     let return_path = match params.one("from").as_deref() {
         // The null reverse-path (RFC 5321 §4.5.5).
         Some("" | "<>") => None,
-        Some(address) => params.note("/from".to_owned(), Address::parse(address)),
+        Some(address) => params.note("/from".to_owned(), Address::read(address)),
         None => {
             params.refuse(
                 "/from",
@@ -281,7 +281,7 @@ pub(super) fn message(
     };
     let mut recipients = Vec::new();
     for (place, address) in params.every("to").into_iter().enumerate() {
-        recipients.extend(params.note(format!("/to/{place}"), Address::parse(&address)));
+        recipients.extend(params.note(format!("/to/{place}"), Address::read(&address)));
     }
     let send_at = params.parsed("send_at").map(When::At);
     let delay = span(&mut params, "delay");

@@ -251,13 +251,15 @@ fn chunk(line: &str) -> Result<Command, Wrong> {
 fn take_path(line: &str) -> Option<(&str, String)> {
     let open = line.find('<')? + 1;
     let rest = &line[open..];
-    let (mut quoted, mut escaped, mut start) = (false, false, 0);
+    let (mut quoted, mut escaped, mut literal, mut start) = (false, false, false, 0);
     for (at, c) in rest.char_indices() {
         match c {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
-            ':' if !quoted && start == 0 && rest.starts_with('@') => start = at + 1,
+            '[' | ']' if !quoted => literal = c == '[',
+            // The colons of an address literal end no route.
+            ':' if !quoted && !literal && start == 0 && rest.starts_with('@') => start = at + 1,
             '>' if !quoted => {
                 return Some((
                     rest[start..at].trim(),
@@ -271,7 +273,7 @@ fn take_path(line: &str) -> Option<(&str, String)> {
 }
 
 fn address(text: &str, enhanced: &'static str) -> Result<Address, Wrong> {
-    Address::parse(text).map_err(|e| wrong(501, enhanced, format!("the address {}", e.reason())))
+    Address::of_path(text).map_err(|why| wrong(501, enhanced, format!("the address {why}")))
 }
 
 fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> Wrong {
@@ -405,6 +407,10 @@ mod tests {
             read(r#"RCPT TO:<"a\"b"@example.org>"#),
             Ok(to(r#""a\"b"@example.org"#))
         );
+        assert_eq!(
+            read(r#"RCPT TO:<"ada".b@example.org>"#),
+            Ok(to("ada.b@example.org"))
+        );
         // A bracket in quotes is valid, and Address does not take it: nothing of it may become
         // another address.
         assert_eq!(code(r#"RCPT TO:<"a>b"@example.org>"#), 501);
@@ -415,6 +421,10 @@ mod tests {
         assert_eq!(
             read("RCPT TO:<@a.example,@b.example:c@example.org>"),
             Ok(to("c@example.org"))
+        );
+        assert_eq!(
+            read("RCPT TO:<@[IPv6:2001:db8::1],@b.example:c@[IPv6:2001:db8::2]>"),
+            Ok(to("c@[IPv6:2001:db8::2]"))
         );
     }
 

@@ -73,6 +73,41 @@ fn recipients_come_from_the_message_with_t() {
 }
 
 #[test]
+fn every_form_of_an_address_in_the_message_is_read() {
+    let message = "From: \"ada lovelace\"@example.com\nTo: \"bob\"@example.org, (a (nested)\n comment) c@example.org,\n\
+        \x20=?utf-8?q?eve=40evil.example=2C?= <@a.example,@b.example:d@example.org>\n\
+        Cc: team: \"e@f\"@example.org, g . h @ example . org;, \"i,j\" <k@[192.0.2.1]>\n\nhi\n";
+    let asked = sent(&["-t", "-i"], message);
+    assert_eq!(
+        asked.parameter("to"),
+        [
+            "\"bob\"@example.org",
+            "c@example.org",
+            "d@example.org",
+            "\"e@f\"@example.org",
+            "g.h@example.org",
+            "k@[192.0.2.1]"
+        ]
+    );
+    assert_eq!(asked.parameter("from"), ["\"ada lovelace\"@example.com"]);
+}
+
+#[test]
+fn what_an_encoded_word_holds_is_nobodys_address() {
+    for field in [
+        "To: =?utf-8?q?x=40evil.example?=",
+        "Cc: b@example.org, =?utf-8?b?eEBldmlsLmV4YW1wbGU=?=",
+    ] {
+        let message = format!("From: a@example.com\n{field}\n\nhi\n");
+        let service = Scripted::new([]);
+        let done = run_with(&service, &["sendmail", "-t"], message.as_bytes());
+        let err = done.failed(67);
+        assert!(err.contains("encoded word"), "{err}");
+        assert!(service.asked().is_empty());
+    }
+}
+
+#[test]
 fn the_envelopes_sender_is_what_f_says() {
     let message = "From: shop@example.com\n\nhi\n";
     for words in [

@@ -139,7 +139,7 @@ fn from_field(flags: &Flags) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::client::headers;
+    use crate::mail::Addressees;
 
     fn ended(input: &str, ignore_dots: bool) -> String {
         String::from_utf8(up_to_the_dot(input.into(), ignore_dots)).unwrap()
@@ -248,8 +248,11 @@ mod tests {
                 "{name}"
             );
             assert_eq!(
-                headers::sender(&message).as_deref(),
-                Some("me@example.com"),
+                Addressees::sender_of(&message, "host")
+                    .unwrap()
+                    .unwrap()
+                    .as_str(),
+                "me@example.com",
                 "{name}"
             );
         }

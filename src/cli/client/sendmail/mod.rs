@@ -13,10 +13,10 @@ use clap::{ArgAction, Args};
 use self::flags::Flags;
 use super::place::Service;
 use super::service::{Parameters, Payload};
-use super::{headers, user};
+use super::user;
 use crate::cli::failure::Failure;
 use crate::cli::screen::escaped;
-use crate::mail::Address;
+use crate::mail::{Addressees, MailError};
 
 /// What the help ends with.
 pub const MANUAL: &str = "\
@@ -153,27 +153,29 @@ impl Sendmail {
 }
 
 fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {
-    let mut parameters = Parameters::new();
-    let from = match &flags.from {
-        Some(from) => from.clone(),
-        None => headers::sender(message).unwrap_or_else(user::address),
+    let domain = user::mail_name();
+    let wrong =
+        |code: Code| move |error: MailError| Trouble::new(code, escaped(&error.to_string()));
+    let from = match flags.from.as_deref() {
+        Some("<>") => "<>".to_owned(),
+        Some(from) => {
+            let mut named = Addressees::in_list(from, &domain).map_err(wrong(Code::DataError))?;
+            named.swap_remove(0).to_string()
+        }
+        None => Addressees::sender_of(message, &domain)
+            .map_err(wrong(Code::DataError))?
+            .map_or_else(user::address, |from| from.to_string()),
     };
-    parameters.push((
-        "from",
-        if from == "<>" {
-            from
-        } else {
-            checked(&from, Code::DataError)?
-        },
-    ));
+    let mut parameters: Parameters = vec![("from", from)];
 
-    let mut recipients: Vec<String> = flags
-        .recipients
-        .iter()
-        .flat_map(|word| headers::list(word))
-        .collect();
+    let mut recipients = Vec::new();
+    for word in &flags.recipients {
+        let named = Addressees::in_list(word, &domain).map_err(wrong(Code::NoUser))?;
+        recipients.extend(named);
+    }
     if flags.recipients_from_message {
-        recipients.extend(headers::recipients(message));
+        let named = Addressees::of(message, &domain).map_err(wrong(Code::NoUser))?;
+        recipients.extend(named.recipients);
     }
     if recipients.is_empty() {
         return Err(Trouble::new(
@@ -181,17 +183,10 @@ fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {
             "no recipient: the message names none in To, Cc or Bcc",
         ));
     }
-    for recipient in recipients {
-        parameters.push(("to", checked(&recipient, Code::NoUser)?));
-    }
+    parameters.extend(
+        recipients
+            .iter()
+            .map(|recipient| ("to", recipient.to_string())),
+    );
     Ok(parameters)
-}
-
-/// The whole address, with this machine's mail name where it has no domain.
-fn checked(address: &str, code: Code) -> Result<String, Trouble> {
-    let whole = user::qualified(address);
-    match Address::parse(&whole) {
-        Ok(address) => Ok(address.to_string()),
-        Err(error) => Err(Trouble::new(code, escaped(&error.to_string()))),
-    }
 }

@@ -1,0 +1,684 @@
+//! Reads addresses as people and programs write them (RFC 5322 §3.4): lists, groups, names in every
+//! form, comments, folds, and the obsolete forms that must still be read (§4.4), such as routes.
+//!
+//! All that takes an address ends here: a door's JSON, the header of a message, a command line.
+//! *Invariant:* encoded words (RFC 2047) are decoded after an address is found, and only in names,
+//! so that nobody becomes a recipient by what an encoded word holds. Each byte is looked at once,
+//! and nothing here calls itself: the work grows as the text does, however deep its comments are.
+
+use std::ops::Range;
+
+use super::{Address, subject};
+
+/// The most words of one name: enough for any, and a bound for what is held of one.
+const MAX_WORDS: usize = 500;
+
+/// A mailbox as it was found in a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The name that readers see, decoded.
+    pub name: Option<String>,
+    /// What stands before the `@`, with quotes where it needs them.
+    pub local: String,
+    /// `None` where a local user stands alone: `root`.
+    pub domain: Option<String>,
+    /// Where the address stands in the text, without its angle brackets.
+    pub place: Range<usize>,
+}
+
+impl Found {
+    /// The address, in `domain` where it has none of its own.
+    pub fn address(&self, domain: Option<&str>) -> Result<Address, String> {
+        let Some(domain) = self.domain.as_deref().or(domain) else {
+            let shown = shown(&self.local);
+            return Err(format!("`{shown}` has no @"));
+        };
+        let whole = format!("{}@{domain}", self.local);
+        if whole.contains(char::REPLACEMENT_CHARACTER) {
+            return Err("has bytes in an address that are not UTF-8".to_owned());
+        }
+        Address::parse(&whole).map_err(|error| error.to_string())
+    }
+}
+
+/// One entry of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    One(Found),
+    /// `Friends: ada@example.org, bob@example.org;`
+    Group(String, Vec<Found>),
+}
+
+/// Reads a list of mailboxes and groups.
+///
+/// # Errors
+/// Says what is wrong, with as much of the text as helps to find it.
+pub(super) fn read(text: &str) -> Result<Vec<Entry>, String> {
+    Reader::new(text).read()
+}
+
+/// All mailboxes of a list, those in its groups included.
+pub(super) fn mailboxes(entries: Vec<Entry>) -> impl Iterator<Item = Found> {
+    entries.into_iter().flat_map(|entry| match entry {
+        Entry::One(found) => vec![found],
+        Entry::Group(_, found) => found,
+    })
+}
+
+/// Reads what stands between the angle brackets of a path in SMTP, without a source route (RFC 5321
+/// §4.1.1.3). An address is taken as it stands; quotes around a part of its local part (RFC 5322
+/// §4.4) are put around all of it.
+pub(super) fn path(text: &str) -> Result<Address, String> {
+    let strict = Address::parse(text).map_err(|error| error.reason().to_owned());
+    if strict.is_ok() || !text.contains('"') {
+        return strict;
+    }
+    match &*Reader::new(&format!("<{text}>")).read().unwrap_or_default() {
+        [Entry::One(found)] if found.name.is_none() => found.address(None).or(strict),
+        _ => strict,
+    }
+}
+
+/// What the text is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Atom,
+    Quoted,
+    /// `[192.0.2.1]`
+    Literal,
+    Comment,
+    Special(u8),
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    kind: Kind,
+    place: Range<usize>,
+    /// Whether white space or a comment stands before it.
+    is_apart: bool,
+}
+
+impl Token {
+    fn is(&self, special: u8) -> bool {
+        self.kind == Kind::Special(special)
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    entries: Vec<Entry>,
+    group: Option<(String, Vec<Found>)>,
+    /// The words since the last mailbox ended.
+    words: Vec<Token>,
+    comment: Option<Range<usize>>,
+    /// What stands in angle brackets after them.
+    angle: Option<Found>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        Reader {
+            text,
+            at: 0,
+            entries: Vec::new(),
+            group: None,
+            words: Vec::new(),
+            comment: None,
+            angle: None,
+        }
+    }
+
+    fn read(mut self) -> Result<Vec<Entry>, String> {
+        while let Some(token) = self.next()? {
+            match token.kind {
+                Kind::Comment => self.comment = Some(token.place),
+                Kind::Special(b',') => self.end_mailbox()?,
+                Kind::Special(b';') => {
+                    self.end_mailbox()?;
+                    self.end_group();
+                }
+                Kind::Special(b':') => self.begin_group()?,
+                Kind::Special(b'<') => {
+                    if self.angle.is_some() {
+                        return Err("has `<` twice in one address".to_owned());
+                    }
+                    self.angle = Some(self.in_brackets()?);
+                }
+                Kind::Special(b'>') => {
+                    return Err("has `>` without `<` before it".to_owned());
+                }
+                _ if self.angle.is_some() => {
+                    let shown = shown(&self.text[token.place.start..]);
+                    return Err(format!("has `{shown}` after the address"));
+                }
+                _ => self.words.push(token),
+            }
+            if self.words.len() > MAX_WORDS {
+                return Err(format!("has more than {MAX_WORDS} words in one name"));
+            }
+        }
+        self.end_mailbox()?;
+        // A group that nothing closes ends with the text.
+        self.end_group();
+        Ok(self.entries)
+    }
+
+    fn begin_group(&mut self) -> Result<(), String> {
+        let is_name = !self.words.is_empty() && !self.words.iter().any(|word| word.is(b'@'));
+        if self.group.is_some() || self.angle.is_some() || !is_name {
+            return Err("has `:` where no group begins".to_owned());
+        }
+        let words = std::mem::take(&mut self.words);
+        self.comment = None;
+        self.group = Some((self.phrase(&words), Vec::new()));
+        Ok(())
+    }
+
+    fn end_group(&mut self) {
+        if let Some((name, found)) = self.group.take() {
+            self.entries.push(Entry::Group(name, found));
+        }
+    }
+
+    /// What came since the last comma is one mailbox, or nothing (RFC 5322 §4.4).
+    fn end_mailbox(&mut self) -> Result<(), String> {
+        let words = std::mem::take(&mut self.words);
+        let comment = self.comment.take();
+        let found = match self.angle.take() {
+            Some(found) => Found {
+                name: Some(self.phrase(&words)).filter(|name| !name.is_empty()),
+                ..found
+            },
+            None if words.is_empty() => return Ok(()),
+            None => self.address(&words)?,
+        };
+        let name = found.name.or_else(|| self.comment_text(comment?));
+        let found = Found { name, ..found };
+        match &mut self.group {
+            Some((_, members)) => members.push(found),
+            None => self.entries.push(Entry::One(found)),
+        }
+        Ok(())
+    }
+
+    /// Reads up to the closing angle bracket. A route before the address is dropped (RFC 5322
+    /// §4.4).
+    fn in_brackets(&mut self) -> Result<Found, String> {
+        let mut words: Vec<Token> = Vec::new();
+        while let Some(token) = self.next()? {
+            let in_route = words.first().is_none_or(|word| word.is(b'@'));
+            match token.kind {
+                Kind::Comment => {}
+                Kind::Special(b'>') if words.is_empty() => {
+                    return Err("has no address between `<` and `>`".to_owned());
+                }
+                Kind::Special(b'>') => return self.address(&words),
+                Kind::Special(b',') if in_route => {}
+                Kind::Special(b':') if in_route && !words.is_empty() => words.clear(),
+                Kind::Special(b'<' | b',' | b';' | b':') => {
+                    let shown = shown(&self.text[token.place]);
+                    return Err(format!("has `{shown}` between `<` and `>`"));
+                }
+                _ => words.push(token),
+            }
+            if words.len() > MAX_WORDS {
+                return Err("has an address that is much too long".to_owned());
+            }
+        }
+        Err("has `<` without `>` after it".to_owned())
+    }
+
+    /// An address of these words (`addr-spec`), or a local user's name.
+    fn address(&self, words: &[Token]) -> Result<Found, String> {
+        let (Some(first), Some(last)) = (words.first(), words.last()) else {
+            return Err("has no address".to_owned());
+        };
+        let place = first.place.start..last.place.end;
+        let whole = || shown(&self.text[place.clone()]);
+
+        let at = words.iter().position(|word| word.is(b'@'));
+        let (local, domain) = match at {
+            Some(at) => (&words[..at], Some(&words[at + 1..])),
+            None => (words, None),
+        };
+        if domain.is_some_and(|domain| domain.iter().any(|word| word.is(b'@'))) {
+            return Err(format!("`{}` has more than one @", whole()));
+        }
+        if !is_dotted(local) {
+            let why = match (at, local.is_empty()) {
+                (None, _) => "has no @",
+                (Some(_), true) => "has nothing before the @",
+                (Some(_), false) => {
+                    "has a character before the @ that must not stand there, or dots that separate nothing"
+                }
+            };
+            return Err(format!("`{}` {why}", whole()));
+        }
+        let local = self.local(local);
+        if domain.is_none() && local.starts_with("=?") && local.ends_with("?=") {
+            return Err(format!(
+                "`{}` is an encoded word, which is no address (RFC 2047 §5)",
+                whole()
+            ));
+        }
+        let domain = match domain {
+            None => None,
+            Some([literal]) if literal.kind == Kind::Literal => {
+                Some(unfolded_literal(&self.text[literal.place.clone()]))
+            }
+            Some(words)
+                if is_dotted(words) && words.iter().all(|word| word.kind != Kind::Quoted) =>
+            {
+                Some(
+                    words
+                        .iter()
+                        .map(|word| &self.text[word.place.clone()])
+                        .collect(),
+                )
+            }
+            Some(_) => return Err(format!("`{}` has a domain that is not valid", whole())),
+        };
+        Ok(Found {
+            name: None,
+            local,
+            domain,
+            place,
+        })
+    }
+
+    /// The local part: as it stands, but for quotes around only a part of it, which RFC 5321 does
+    /// not know, for escapes that escape nothing, and for folds.
+    fn local(&self, words: &[Token]) -> String {
+        let quoted = words.iter().any(|word| word.kind == Kind::Quoted);
+        let plain: String = words.iter().map(|word| self.plain(word)).collect();
+        let needs_quotes = words.len() == 1 || !plain.split('.').all(is_atom);
+        if !(quoted && needs_quotes) {
+            return plain;
+        }
+        let mut local = String::with_capacity(plain.len() + 2);
+        local.push('"');
+        for c in plain.chars() {
+            if matches!(c, '"' | '\\') {
+                local.push('\\');
+            }
+            local.push(c);
+        }
+        local.push('"');
+        local
+    }
+
+    /// A word without quotes, escapes and folds.
+    fn plain(&self, word: &Token) -> String {
+        let text = &self.text[word.place.clone()];
+        if word.kind != Kind::Quoted {
+            return text.to_owned();
+        }
+        unescaped(&text[1..text.len() - 1])
+    }
+
+    /// A name: its words with single spaces where they stand apart. Encoded words are decoded where
+    /// they may stand, which is outside quotes (RFC 2047 §5).
+    fn phrase(&self, words: &[Token]) -> String {
+        let mut name = String::new();
+        let mut run = String::new();
+        for (i, word) in words.iter().enumerate() {
+            let space = if i > 0 && word.is_apart { " " } else { "" };
+            if word.kind == Kind::Quoted {
+                name.push_str(&decoded(&std::mem::take(&mut run)));
+                name.push_str(space);
+                name.push_str(&self.plain(word));
+            } else {
+                run.push_str(space);
+                run.push_str(&self.text[word.place.clone()]);
+            }
+        }
+        name.push_str(&decoded(&run));
+        name.trim().to_owned()
+    }
+
+    /// What a comment says, where it stands for a name: `ada@example.org (Ada Lovelace)`.
+    fn comment_text(&self, place: Range<usize>) -> Option<String> {
+        let inner = &self.text[place.start + 1..place.end - 1];
+        let text = decoded(unescaped(inner).trim());
+        let is_name = !text.is_empty() && !text.chars().any(char::is_control);
+        is_name.then_some(text)
+    }
+
+    fn next(&mut self) -> Result<Option<Token>, String> {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        while self.at < bytes.len() && matches!(bytes[self.at], b' ' | b'\t' | b'\r' | b'\n') {
+            self.at += 1;
+        }
+        let after_comment = start > 0 && bytes[start - 1] == b')';
+        let is_apart = self.at > start || after_comment;
+        let from = self.at;
+        let Some(first) = bytes.get(from) else {
+            return Ok(None);
+        };
+        let kind = match first {
+            b'(' => self.comment()?,
+            b'"' => self.until(b'"', Kind::Quoted, "a double quote that nothing closes")?,
+            b'[' => self.until(b']', Kind::Literal, "`[` without `]` after it")?,
+            b')' => return Err("has `)` without `(` before it".to_owned()),
+            b']' | b'\\' => {
+                let shown = char::from(*first);
+                return Err(format!("has `{shown}` where it must not stand"));
+            }
+            special @ (b',' | b';' | b':' | b'<' | b'>' | b'@' | b'.') => {
+                self.at += 1;
+                Kind::Special(*special)
+            }
+            control if control.is_ascii_control() => {
+                return Err("has a control character".to_owned());
+            }
+            _ => {
+                let is_atom =
+                    |byte: u8| !byte.is_ascii_control() && !b" ()\"[]\\,;:<>@.".contains(&byte);
+                while self.at < bytes.len() && is_atom(bytes[self.at]) {
+                    self.at += 1;
+                }
+                Kind::Atom
+            }
+        };
+        Ok(Some(Token {
+            kind,
+            place: from..self.at,
+            is_apart,
+        }))
+    }
+
+    /// Reads over a comment and those in it.
+    fn comment(&mut self) -> Result<Kind, String> {
+        let bytes = self.text.as_bytes();
+        let mut depth = 0_usize;
+        while let Some(byte) = bytes.get(self.at) {
+            self.at += 1;
+            match byte {
+                b'\\' => self.at += 1,
+                b'(' => depth += 1,
+                b')' if depth == 1 => return Ok(Kind::Comment),
+                b')' => depth -= 1,
+                _ => {}
+            }
+        }
+        Err("has a comment that nothing closes".to_owned())
+    }
+
+    fn until(&mut self, end: u8, kind: Kind, unclosed: &str) -> Result<Kind, String> {
+        let bytes = self.text.as_bytes();
+        self.at += 1;
+        while let Some(byte) = bytes.get(self.at) {
+            self.at += 1;
+            match byte {
+                b'\\' => self.at += 1,
+                byte if *byte == end => return Ok(kind),
+                _ => {}
+            }
+        }
+        Err(format!("has {unclosed}"))
+    }
+}
+
+/// Whether these are words with a dot between each two.
+fn is_dotted(words: &[Token]) -> bool {
+    words.len() % 2 == 1
+        && words.iter().enumerate().all(|(i, word)| match i % 2 {
+            0 => matches!(word.kind, Kind::Atom | Kind::Quoted),
+            _ => word.is(b'.'),
+        })
+}
+
+fn is_atom(text: &str) -> bool {
+    let is_atext =
+        |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii();
+    !text.is_empty() && text.chars().all(is_atext)
+}
+
+/// Text without the escapes and the folds that it may have in quotes.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => plain.extend(chars.next()),
+            '\r' | '\n' => {}
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+fn unfolded_literal(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_whitespace()).collect()
+}
+
+/// The text with its encoded words decoded, unless that brings a character that could leave its
+/// field.
+pub(super) fn decoded(text: &str) -> String {
+    if !text.contains("=?") {
+        return text.to_owned();
+    }
+    match subject::decode_words(text) {
+        Some(decoded) if !decoded.chars().any(char::is_control) => decoded,
+        _ => text.to_owned(),
+    }
+}
+
+/// As much of a text as helps to find it.
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(80).collect();
+    start.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The addresses of a list, local users in `host`.
+    fn addresses(text: &str) -> Vec<String> {
+        let read = read(text).unwrap_or_else(|why| panic!("{text:?} {why}"));
+        mailboxes(read)
+            .map(|found| found.address(Some("host")).unwrap().to_string())
+            .collect()
+    }
+
+    fn name(text: &str) -> String {
+        let found = mailboxes(read(text).unwrap()).next().unwrap();
+        found.name.unwrap_or_default()
+    }
+
+    fn refused(text: &str) -> String {
+        let read = read(text).and_then(|entries| {
+            mailboxes(entries)
+                .map(|found| found.address(Some("host")))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        read.map(|read| panic!("{text:?} was read as {read:?}"))
+            .unwrap_err()
+    }
+
+    #[test]
+    fn every_form_of_an_address_is_read() {
+        for (text, expected) in [
+            ("ada@example.org", "ada@example.org"),
+            ("Ada <ada@example.org>", "ada@example.org"),
+            ("<ada@example.org>", "ada@example.org"),
+            ("ada@example.org (Ada)", "ada@example.org"),
+            (
+                "(x) ada (y) @ (z) example (a(b(c)d)e) . org (f)",
+                "ada@example.org",
+            ),
+            ("Ada\r\n <ada@\r\n\texample.org>", "ada@example.org"),
+            (
+                "(un\r\n folded \\) still) ada@example.org",
+                "ada@example.org",
+            ),
+            (r#""bob"@example.org"#, r#""bob"@example.org"#),
+            (
+                r#""ada lovelace"@example.org"#,
+                r#""ada lovelace"@example.org"#,
+            ),
+            (r#""a@b"@example.org"#, r#""a@b"@example.org"#),
+            (r#""a,b;c:d"@example.org"#, r#""a,b;c:d"@example.org"#),
+            (r#""a\"b\\c"@example.org"#, r#""a\"b\\c"@example.org"#),
+            (r#""\b\o\b"@example.org"#, r#""bob"@example.org"#),
+            (r#"ada."b".c@example.org"#, "ada.b.c@example.org"),
+            (r#"ada."b c"@example.org"#, r#""ada.b c"@example.org"#),
+            (
+                r#"X <"bob smith"@example.org>"#,
+                r#""bob smith"@example.org"#,
+            ),
+            ("<@a.example,@b.example:ada@example.org>", "ada@example.org"),
+            (
+                "Ada <@a.example, , @[192.0.2.1] : ada@example.org>",
+                "ada@example.org",
+            ),
+            ("ada@[192.0.2.1]", "ada@[192.0.2.1]"),
+            ("ada@[IPv6:2001:db8::1]", "ada@[IPv6:2001:db8::1]"),
+            ("ada@[ 192.0.2.1\r\n ]", "ada@[192.0.2.1]"),
+            ("ada@bücher.example", "ada@xn--bcher-kva.example"),
+            ("root", "root@host"),
+            ("root (Cron Daemon)", "root@host"),
+            ("Cron Daemon <root>", "root@host"),
+            ("ada@example.com <ada@example.org>", "ada@example.org"),
+            ("Dr. A. K. Lovelace <ada@example.org>", "ada@example.org"),
+            ("[JIRA] Bot <ada@example.org>", "ada@example.org"),
+            (r#""Lovelace, Ada" <ada@example.org>"#, "ada@example.org"),
+            (
+                r#""<eve@evil.example>" <ada@example.org>"#,
+                "ada@example.org",
+            ),
+            ("(<eve@evil.example>,) ada@example.org", "ada@example.org"),
+            (
+                "=?utf-8?q?eve=40evil.example=2C?= <ada@example.org>",
+                "ada@example.org",
+            ),
+        ] {
+            assert_eq!(addresses(text), [expected], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lists_and_groups_are_read_with_what_is_empty_in_them() {
+        assert_eq!(
+            addresses(
+                ",a@x.example,, Team (us): b@x.example, (none) , \"C D\" <c@x.example>;, d@x.example,"
+            ),
+            ["a@x.example", "b@x.example", "c@x.example", "d@x.example"]
+        );
+        assert_eq!(addresses("undisclosed-recipients:;"), [""; 0]);
+        assert_eq!(addresses(" (nobody) "), [""; 0]);
+        assert_eq!(
+            addresses("a@x.example; b@x.example"),
+            ["a@x.example", "b@x.example"]
+        );
+        assert_eq!(
+            addresses("Team: a@x.example, b@x.example"),
+            ["a@x.example", "b@x.example"]
+        );
+        let groups = read("Freunde: =?utf-8?q?J=C3=B6rg?= <j@x.example>;").unwrap();
+        let [Entry::Group(name, members)] = &*groups else {
+            panic!("{groups:?}")
+        };
+        assert_eq!(
+            (name.as_str(), members[0].name.as_deref()),
+            ("Freunde", Some("Jörg"))
+        );
+    }
+
+    #[test]
+    fn names_are_decoded_after_the_address_is_found() {
+        assert_eq!(name("=?utf-8?q?J=C3=B6rg?= <j@x.example>"), "Jörg");
+        assert_eq!(
+            name("=?utf-8?q?J=C3=B6?=\r\n =?utf-8?q?rg?= M <j@x.example>"),
+            "Jörg M"
+        );
+        assert_eq!(name("=?iso-8859-1?Q?caf=E9?= <j@x.example>"), "café");
+        assert_eq!(
+            name(r#""=?utf-8?q?J=C3=B6rg?=" <j@x.example>"#),
+            "=?utf-8?q?J=C3=B6rg?="
+        );
+        assert_eq!(name("j@x.example (=?utf-8?q?J=C3=B6rg?=)"), "Jörg");
+        assert_eq!(
+            name(r#""Lovelace, \"Ada\"" <j@x.example>"#),
+            r#"Lovelace, "Ada""#
+        );
+        assert_eq!(
+            name(r#"Ada "the first" L. <j@x.example>"#),
+            "Ada the first L."
+        );
+        let smuggled = "=?utf-8?q?a=0D=0ABcc=3A_eve@evil.example?=";
+        assert_eq!(name(&format!("{smuggled} <j@x.example>")), smuggled);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_and_nothing_is_cut_out_of_it() {
+        for text in [
+            "=?utf-8?q?x=40evil.example?=",
+            "a@x.example, =?utf-8?b?ZXZlQGV2aWwuZXhhbXBsZQ==?=",
+            "ada lovelace@example.org",
+            "ada@example.org eve@example.org",
+            "ada@example.org Ada",
+            "ada@b@example.org",
+            "Ada <ada@example.org",
+            "Ada ada@example.org>",
+            "Ada <<ada@example.org>>",
+            "Ada <ada@example.org> eve",
+            "Ada <>",
+            "<@a.example:>",
+            "@example.org",
+            "ada@",
+            "ada@(x)",
+            "a..b@example.org",
+            "ada.@example.org",
+            "\"ada@example.org",
+            "(ada@example.org",
+            "ada)@example.org",
+            "ada@[192.0.2.1",
+            "ada@\"example.org\"",
+            "ada\0@example.org",
+            "ad\u{fffd}@example.org",
+            "a@x.example: b@x.example;",
+            "Team: Other: b@x.example;",
+        ] {
+            refused(text);
+        }
+        assert!(refused("=?utf-8?q?x=40evil.example?=").contains("encoded word"));
+    }
+
+    #[test]
+    fn a_path_is_an_address_alone() {
+        for (text, expected) in [
+            ("ada@example.org", "ada@example.org"),
+            (r#""ada b"@example.org"#, r#""ada b"@example.org"#),
+            (r#""ada".b@example.org"#, "ada.b@example.org"),
+        ] {
+            assert_eq!(path(text).unwrap().as_str(), expected);
+        }
+        for text in [
+            "root",
+            "Ada <ada@example.org>",
+            "a b@example.org",
+            "\"a\"",
+            "a@b,c@d",
+        ] {
+            assert!(path(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn deep_comments_and_long_lists_are_read_in_one_go() {
+        let deep = format!(
+            "{}{} ada@example.org",
+            "(".repeat(100_000),
+            ")".repeat(100_000)
+        );
+        assert_eq!(addresses(&deep), ["ada@example.org"]);
+        let long = vec!["a <a@x.example>"; 50_000].join(", ");
+        assert_eq!(addresses(&long).len(), 50_000);
+        assert!(refused(&"a ".repeat(100_000)).contains("words in one name"));
+    }
+}

@@ -1,0 +1,217 @@
+//! Whom a written message is from and for, as its own header section says (RFC 5322 §3.6), where
+//! nobody gives an envelope: `sendmail -t` and its kin.
+
+use super::address_list;
+use super::mending::Scan;
+use super::{Address, MailError};
+
+/// The fields that name recipients, in the order in which these are taken.
+const RECIPIENTS: [&str; 3] = ["To", "Cc", "Bcc"];
+const RESENT: [&str; 3] = ["Resent-To", "Resent-Cc", "Resent-Bcc"];
+
+/// Whom a message names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addressees {
+    /// The first address in From, or in Sender where there is one.
+    pub sender: Option<Address>,
+    /// The addresses in To, Cc and Bcc, in that order and as often as they stand there. A message
+    /// that was sent on has its newest recipients in the Resent fields, which then alone count (RFC
+    /// 5322 §3.6.6).
+    pub recipients: Vec<Address>,
+}
+
+impl Addressees {
+    /// Reads the header section of a message. A local user's name, `root`, is an address in
+    /// `domain`.
+    ///
+    /// # Errors
+    /// Names the field (`headers.To`) that holds something that is no address: nobody is left out
+    /// silently, and nobody is written to who does not stand there.
+    pub fn of(message: &[u8], domain: &str) -> Result<Self, MailError> {
+        let scan = Scan::of(message);
+        let mut recipients = Vec::new();
+        let resent = newest_resent(&scan);
+        let fields = match resent.is_empty() {
+            false => resent,
+            true => {
+                let named = |name: &'static str| {
+                    let fields = scan.fields.iter().filter(move |field| field.is(name));
+                    fields.map(move |field| (name, field.value()))
+                };
+                RECIPIENTS.into_iter().flat_map(named).collect()
+            }
+        };
+        for (name, value) in fields {
+            recipients.extend(in_field(name, value, domain)?);
+        }
+        Ok(Addressees {
+            sender: sender(&scan, domain)?,
+            recipients,
+        })
+    }
+
+    /// The sender alone, where others say who the recipients are.
+    ///
+    /// # Errors
+    /// From or Sender holds something that is no address.
+    pub fn sender_of(message: &[u8], domain: &str) -> Result<Option<Address>, MailError> {
+        sender(&Scan::of(message), domain)
+    }
+
+    /// Reads a list as it stands behind `To:`, such as `Ada <ada@example.org>, root`.
+    ///
+    /// # Errors
+    /// Something in it is no address, or it holds none.
+    pub fn in_list(list: &str, domain: &str) -> Result<Vec<Address>, MailError> {
+        match in_field("To", list.as_bytes(), domain) {
+            Ok(found) if found.is_empty() => Err(MailError::new("to", "has no address")),
+            found => found.map_err(|error| MailError::new("to", error.reason())),
+        }
+    }
+}
+
+fn sender(scan: &Scan<'_>, domain: &str) -> Result<Option<Address>, MailError> {
+    for name in ["From", "Sender"] {
+        let Some(field) = scan.find(name) else {
+            continue;
+        };
+        let found = first_in_field(name, field.value(), domain)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// The recipient fields of the block of Resent fields that was put there last, which stands on top.
+/// A block ends where one of its fields stands there again.
+fn newest_resent<'a>(scan: &Scan<'a>) -> Vec<(&'static str, &'a [u8])> {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut fields = Vec::new();
+    for field in &scan.fields {
+        let is_resent = field
+            .name
+            .get(..7)
+            .is_some_and(|start| start.eq_ignore_ascii_case("Resent-"));
+        if !is_resent {
+            continue;
+        }
+        if seen.iter().any(|name| field.is(name)) {
+            break;
+        }
+        seen.push(field.name);
+        let which = RESENT.iter().position(|name| field.is(name));
+        fields.extend(which.map(|which| (which, field.value())));
+    }
+    fields.sort_by_key(|(which, _)| *which);
+    fields
+        .into_iter()
+        .map(|(which, value)| (RESENT[which], value))
+        .collect()
+}
+
+/// The first address of a field: one with a domain before a local user, who is often only half of a
+/// name that lacks its quotes.
+fn first_in_field(name: &str, value: &[u8], domain: &str) -> Result<Option<Address>, MailError> {
+    let text = String::from_utf8_lossy(value);
+    let first = address_list::read(&text).and_then(|entries| {
+        let found: Vec<_> = address_list::mailboxes(entries).collect();
+        let first = found
+            .iter()
+            .find(|found| found.domain.is_some())
+            .or(found.first());
+        first.map(|found| found.address(Some(domain))).transpose()
+    });
+    first.map_err(|reason| MailError::new(format!("headers.{name}"), reason))
+}
+
+fn in_field(name: &str, value: &[u8], domain: &str) -> Result<Vec<Address>, MailError> {
+    let text = String::from_utf8_lossy(value);
+    let found = address_list::read(&text).and_then(|entries| {
+        let found = address_list::mailboxes(entries);
+        found.map(|found| found.address(Some(domain))).collect()
+    });
+    found.map_err(|reason| MailError::new(format!("headers.{name}"), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn recipients(message: &[u8]) -> Vec<String> {
+        let addressees = Addressees::of(message, "host.example").unwrap();
+        addressees
+            .recipients
+            .iter()
+            .map(Address::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn every_recipient_is_found_once_per_mention() {
+        let message = b"From: Shop <shop@example.com>\r\n\
+            To: \"Lovelace, Ada\" <ada@example.org>,\r\n bob@example.org\r\n\
+            Cc: team: c@example.org, d@example.org;\r\n\
+            Bcc : =?utf-8?q?Gr=C3=BC=C3=9F?= <e@example.org>\r\n\
+            To: root\r\n\r\nTo: not@example.org\r\n";
+        let expected = [
+            "ada@example.org",
+            "bob@example.org",
+            "root@host.example",
+            "c@example.org",
+            "d@example.org",
+            "e@example.org",
+        ];
+        assert_eq!(recipients(message), expected);
+        let addressees = Addressees::of(message, "host.example").unwrap();
+        assert_eq!(addressees.sender.unwrap().as_str(), "shop@example.com");
+    }
+
+    #[test]
+    fn the_newest_resent_fields_replace_the_first_recipients() {
+        let once = b"To: old@example.org\nResent-To: new@example.org\n\nhi\n";
+        assert_eq!(recipients(once), ["new@example.org"]);
+        let twice =
+            b"Resent-From: c@example.org\nResent-Cc: d@example.org\nResent-To: c@example.org\n\
+            Resent-From: b@example.org\nResent-To: b@example.org\nTo: a@example.org\n\nhi\n";
+        assert_eq!(recipients(twice), ["c@example.org", "d@example.org"]);
+    }
+
+    #[test]
+    fn what_an_encoded_word_holds_is_nobodys_address() {
+        for field in [
+            "To: =?utf-8?q?x=40evil.example?=",
+            "Cc: a@example.org, =?utf-8?b?eEBldmlsLmV4YW1wbGU=?=",
+            "Bcc: =?us-ascii?q?a=2Cx=40evil.example?= <>",
+        ] {
+            let error = Addressees::of(field.as_bytes(), "host.example").unwrap_err();
+            assert!(error.field().starts_with("headers."), "{error}");
+        }
+        let message = b"To: =?utf-8?q?x=40evil.example=2C?= <a@example.org>\n\n";
+        assert_eq!(recipients(message), ["a@example.org"]);
+    }
+
+    #[test]
+    fn a_name_without_quotes_does_not_become_the_sender() {
+        let message = "From: Müller, GmbH <info@example.org>\n\n".as_bytes();
+        let addressees = Addressees::of(message, "host.example").unwrap();
+        assert_eq!(addressees.sender.unwrap().as_str(), "info@example.org");
+        let cron = Addressees::of(b"From: root (Cron Daemon)\n\n", "host.example").unwrap();
+        assert_eq!(cron.sender.unwrap().as_str(), "root@host.example");
+    }
+
+    #[test]
+    fn nobody_is_nobody() {
+        for message in [
+            "To: undisclosed-recipients:;\r\n\r\nhi",
+            "no header section at all",
+            "",
+        ] {
+            assert_eq!(recipients(message.as_bytes()), [""; 0]);
+        }
+        let list = Addressees::in_list("a@example.org, B <b@example.org>, root", "host").unwrap();
+        assert_eq!(list.len(), 3);
+        assert!(Addressees::in_list("(nobody)", "host").is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! What other programs write, made right.
+
+mod scan;
+
+pub(super) use scan::Scan;
