@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, DeadReason};
-use crate::mail::{Address, MailId, Timestamp};
+use crate::mail::{Address, MailId, Submitter, Timestamp};
 
 /// Something that happened. It says enough that a reader asks nothing back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,12 +36,18 @@ pub struct Event {
     /// When the mail was accepted, where the event is about one of its deliveries.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub accepted_at: Option<Timestamp>,
-    /// Who did it, where a person or a program did.
+    /// Who did it, where a person or a program did; else whose mail it is about. As text: `local`,
+    /// `token:NAME` or `user:NAME`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub who: Option<String>,
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
+    pub who: Option<Submitter>,
     /// From which address.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub from: Option<String>,
+    /// Who handed the mail in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
+    pub submitter: Option<Submitter>,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
@@ -62,6 +68,7 @@ impl Event {
             accepted_at: None,
             who: None,
             from: None,
+            submitter: None,
             kind,
         }
     }
@@ -190,8 +197,8 @@ impl EventKind {
 /// Who does something, and from where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct By {
-    /// A name: `token:NAME`, `user:NAME` or `local`; `None` for the program itself.
-    pub who: Option<String>,
+    /// Who; `None` for the program itself.
+    pub who: Option<Submitter>,
     /// The address it came from.
     pub from: Option<String>,
 }

@@ -183,7 +183,7 @@ impl Accept {
             priority: options.priority,
             guarantee: options.guarantee,
             tags: options.tags.clone(),
-            idempotency_key: (options.idempotency_key.as_deref()).map(|key| submitter.own_key(key)),
+            idempotency_key: options.idempotency_key.clone(),
             // It serves only to tell whether a key was used for something else.
             fingerprint: options
                 .idempotency_key
@@ -193,6 +193,7 @@ impl Accept {
             recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
+            submitter: Some(submitter.clone()),
         };
 
         Ok(NewMail {
@@ -210,6 +211,7 @@ struct AcceptedLine {
     tags: Vec<String>,
     size: u64,
     recipients: usize,
+    submitter: Submitter,
 }
 
 impl AcceptedLine {
@@ -219,13 +221,11 @@ impl AcceptedLine {
         }
         let manifest = &new_mail.manifest;
         Some(AcceptedLine {
-            key: manifest
-                .idempotency_key
-                .as_deref()
-                .map(|key| Submitter::given_key(key).to_owned()),
+            key: manifest.idempotency_key.clone(),
             tags: manifest.tags.clone(),
             size: manifest.size,
             recipients: new_mail.deliveries.len(),
+            submitter: manifest.submitter.clone().unwrap_or_default(),
         })
     }
 
@@ -235,11 +235,12 @@ impl AcceptedLine {
             tags,
             size,
             recipients,
+            submitter,
         } = self;
         let key = key.unwrap_or_default();
         tracing::info!(
             target: "postrider::accepted",
-            { mail.id = %id, door, key = ?key, tags = ?tags, size, recipients },
+            { mail.id = %id, door, who = ?submitter.to_string(), key = ?key, tags = ?tags, size, recipients },
             "accepted"
         );
     }

@@ -46,8 +46,12 @@ pub struct MailStatus {
     pub guarantee: Guarantee,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// The key under which it is one mail.
+    /// The key under which it is one mail, among those of whoever handed it in.
     pub idempotency_key: Option<String>,
+    /// Who handed it in: `local`, `token:NAME` or `user:NAME`; absent where that was not kept yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
+    pub submitter: Option<Submitter>,
     /// The message's size in bytes.
     pub size: u64,
     /// One for each recipient, in the envelope's order.
@@ -99,7 +103,10 @@ impl MailStatus {
             });
         let deliveries = deliveries.collect();
         let manifest = record.manifest;
+        let submitter = manifest.owner();
+        let idempotency_key = manifest.given_key().map(str::to_owned);
         MailStatus {
+            submitter,
             id: manifest.id,
             state: MailState::of(states),
             created_at: manifest.accepted_at,
@@ -111,8 +118,7 @@ impl MailStatus {
             priority: manifest.priority,
             guarantee: manifest.guarantee,
             tags: manifest.tags,
-            idempotency_key: (manifest.idempotency_key.as_deref())
-                .map(|key| Submitter::given_key(key).to_owned()),
+            idempotency_key,
             size: manifest.size,
             deliveries,
         }

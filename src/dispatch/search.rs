@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dispatcher, Error};
 use crate::delivery::{Attempt, Delivery, MailState, State};
-use crate::mail::{Priority, Submitter, Timestamp};
+use crate::mail::{Priority, Timestamp};
 use crate::spool::{Manifest, Only, Query, Record};
 
 /// The longest search, in bytes.
@@ -267,7 +267,6 @@ fn of_mail(name: Name, value: &str, record: &Record) -> bool {
         subject,
         priority,
         tags,
-        idempotency_key,
         ..
     } = &record.manifest;
     let from = return_path.as_ref().map_or("", |path| path.as_str());
@@ -277,7 +276,7 @@ fn of_mail(name: Name, value: &str, record: &Record) -> bool {
         Name::From => is_address(from, value),
         Name::Subject => contains(subject, value),
         Name::Id => begins(value),
-        Name::Key => idempotency_key.as_deref().map(Submitter::given_key) == Some(value),
+        Name::Key => record.manifest.given_key() == Some(value),
         Name::MessageId => message_id.trim_matches(['<', '>']) == value,
         Name::Tag => tags.iter().any(|tag| tag == value),
         Name::Priority => priority.as_str() == value,

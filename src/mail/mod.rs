@@ -35,7 +35,7 @@ pub use error::MailError;
 pub use id::{MailId, MailIdError};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
-pub use submitter::Submitter;
+pub use submitter::{Submitter, SubmitterError};
 pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 
 use bytes::Bytes;

@@ -1,10 +1,15 @@
-//! Who hands a mail in. The doors say it, and idempotency keys belong to whoever it is.
+//! Who hands a mail in. The doors say it and the record keeps it; whose an idempotency key is, what
+//! one may see and what one may use up is decided by it.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Who handed a mail in. As text: `local`, `token:NAME` or `user:NAME`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Submitter {
     /// The program that embeds the engine, or a program on this machine where a door asks nobody
     /// for a token or a login.
@@ -27,18 +32,36 @@ impl Submitter {
         Submitter::User(name.into())
     }
 
-    /// An idempotency key of this one, as the spool keeps it: another's is another key. No key has a
-    /// NUL in it.
-    pub(crate) fn own_key(&self, key: &str) -> String {
+    /// A short number, under which is counted what it has pending; 0 for who is not counted.
+    pub(crate) fn account(&self) -> u64 {
+        match self {
+            Submitter::Local => 0,
+            Submitter::Token(_) | Submitter::User(_) => {
+                twox_hash::XxHash3_64::oneshot(self.to_string().as_bytes()).max(1)
+            }
+        }
+    }
+
+    /// An idempotency key of this one as spools kept it before they kept who handed a mail in. No
+    /// key has a NUL in it.
+    pub(crate) fn old_key(&self, key: &str) -> String {
         match self {
             Submitter::Local => key.to_owned(),
             Submitter::Token(_) | Submitter::User(_) => format!("{self}\0{key}"),
         }
     }
 
+    /// Whose such a key is, where it says so, and the key that was given.
+    pub(crate) fn of_old_key(old_key: &str) -> (Option<Self>, &str) {
+        match old_key.rsplit_once('\0') {
+            Some((who, key)) => (who.parse().ok(), key),
+            None => (None, old_key),
+        }
+    }
+
     /// The key that was given, of one as the spool keeps it.
-    pub(crate) fn given_key(own_key: &str) -> &str {
-        own_key.rsplit('\0').next().unwrap_or(own_key)
+    pub(crate) fn given_key(kept_key: &str) -> &str {
+        Submitter::of_old_key(kept_key).1
     }
 }
 
@@ -52,29 +75,73 @@ impl fmt::Display for Submitter {
     }
 }
 
+impl From<Submitter> for String {
+    fn from(submitter: Submitter) -> String {
+        submitter.to_string()
+    }
+}
+
+impl TryFrom<String> for Submitter {
+    type Error = SubmitterError;
+
+    fn try_from(text: String) -> Result<Self, SubmitterError> {
+        text.parse()
+    }
+}
+
+impl FromStr for Submitter {
+    type Err = SubmitterError;
+
+    fn from_str(text: &str) -> Result<Self, SubmitterError> {
+        match text.split_once(':') {
+            None if text == "local" => Ok(Submitter::Local),
+            Some(("token", name)) => Ok(Submitter::token(name)),
+            Some(("user", name)) => Ok(Submitter::user(name)),
+            _ => Err(SubmitterError(text.chars().take(64).collect())),
+        }
+    }
+}
+
+/// The text names nobody who hands mail in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is none of local, token:NAME and user:NAME", .0.escape_debug())]
+pub struct SubmitterError(String);
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn no_two_have_one_key_and_the_key_that_was_given_comes_back() {
-        let all = [
+    fn all() -> [Submitter; 5] {
+        [
             Submitter::Local,
             Submitter::token("app"),
             Submitter::user("app"),
             Submitter::token("user:app"),
-        ];
-        let mut keys: Vec<String> = all.iter().map(|one| one.own_key("order-42")).collect();
-        for key in &keys {
-            assert_eq!(Submitter::given_key(key), "order-42");
+            Submitter::token(""),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_no_two_are_one() {
+        for one in all() {
+            assert_eq!(one.to_string().parse::<Submitter>().unwrap(), one);
         }
+        let mut accounts = all().map(|one| one.account());
+        accounts.sort_unstable();
+        assert!(accounts.windows(2).all(|two| two[0] != two[1]));
+        assert!("app".parse::<Submitter>().is_err() && "".parse::<Submitter>().is_err());
+    }
+
+    #[test]
+    fn an_old_key_says_whose_it_is_and_no_two_have_one() {
+        let mut keys = all().map(|one| one.old_key("order-42"));
+        for (one, key) in all().iter().zip(&keys) {
+            let of = Some(one.clone()).filter(|one| *one != Submitter::Local);
+            assert_eq!(Submitter::of_old_key(key), (of, "order-42"));
+        }
+        assert_eq!(keys[0], "order-42", "as before there were others");
         keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), all.len());
-        assert_eq!(
-            Submitter::Local.own_key("k"),
-            "k",
-            "as before there were others"
-        );
+        assert!(keys.windows(2).all(|two| two[0] != two[1]));
     }
 }

@@ -1,14 +1,32 @@
 //! Records as bytes: one version byte, then postcard. Decoding never panics, whatever the bytes.
+//!
+//! | version | what changed |
+//! |---|---|
+//! | 1 | |
+//! | 2 | a manifest, and an entry of the journal, say who handed the mail in |
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Manifest, SpoolError};
 use crate::delivery::Delivery;
-use crate::mail::{MailId, Timestamp};
+use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
 
 /// The version that is written. Older ones are read; newer ones are not understood.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// A record that is read whichever version has written it.
+pub(super) trait Versioned: DeserializeOwned {
+    /// Reads what stands at the beginning of `bytes`, which `version` has written.
+    fn take(version: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
+        let _ = version;
+        postcard::take_from_bytes(bytes)
+    }
+}
+
+impl Versioned for Delivery {}
+impl Versioned for KeyRecord {}
+impl Versioned for Totals {}
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     let start = vec![VERSION];
@@ -16,7 +34,7 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
         .expect("a vector takes whatever is written, and records hold no unsized sequence")
 }
 
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SpoolError> {
+pub(super) fn decode<T: Versioned>(bytes: &[u8]) -> Result<T, SpoolError> {
     match decode_first(bytes)? {
         (record, []) => Ok(record),
         _ => Err(SpoolError::Unreadable(
@@ -26,9 +44,9 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SpoolError>
 }
 
 /// Decodes what stands at the beginning, and returns the bytes after it.
-pub(super) fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), SpoolError> {
+pub(super) fn decode_first<T: Versioned>(bytes: &[u8]) -> Result<(T, &[u8]), SpoolError> {
     match bytes {
-        [VERSION, rest @ ..] => postcard::take_from_bytes(rest)
+        [version @ 1..=VERSION, rest @ ..] => T::take(*version, rest)
             .map_err(|e| SpoolError::Unreadable(format!("a record cannot be decoded: {e}"))),
         [version, ..] => Err(SpoolError::Unreadable(format!(
             "a record has version {version}, which is not known here"
@@ -56,6 +74,64 @@ pub(super) struct Totals {
     pub quarantined: u64,
 }
 
+/// A manifest as version 1 wrote it.
+#[derive(Deserialize)]
+struct ManifestV1 {
+    id: MailId,
+    accepted_at: Timestamp,
+    expires_at: Timestamp,
+    return_path: Option<Address>,
+    message_id: String,
+    subject: String,
+    priority: Priority,
+    guarantee: Guarantee,
+    tags: Vec<String>,
+    idempotency_key: Option<String>,
+    fingerprint: u128,
+    size: u64,
+    recipients: u16,
+    eight_bit: bool,
+    smtputf8: bool,
+}
+
+impl From<ManifestV1> for Manifest {
+    fn from(old: ManifestV1) -> Self {
+        Manifest {
+            id: old.id,
+            accepted_at: old.accepted_at,
+            expires_at: old.expires_at,
+            return_path: old.return_path,
+            message_id: old.message_id,
+            subject: old.subject,
+            priority: old.priority,
+            guarantee: old.guarantee,
+            tags: old.tags,
+            idempotency_key: old.idempotency_key,
+            fingerprint: old.fingerprint,
+            size: old.size,
+            recipients: old.recipients,
+            eight_bit: old.eight_bit,
+            smtputf8: old.smtputf8,
+            submitter: None,
+        }
+    }
+}
+
+/// A mail's own record: what was fixed at accept, and its deliveries where they are few.
+impl Versioned for (Manifest, Vec<Delivery>) {
+    fn take(version: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
+        let (manifest, rest) = match version {
+            1 => {
+                let (old, rest) = postcard::take_from_bytes::<ManifestV1>(bytes)?;
+                (old.into(), rest)
+            }
+            _ => postcard::take_from_bytes(bytes)?,
+        };
+        let (deliveries, rest) = postcard::take_from_bytes(rest)?;
+        Ok(((manifest, deliveries), rest))
+    }
+}
+
 /// Decodes bytes as each kind of record in turn and says how many kinds they can be. For tests that
 /// feed it rubbish.
 ///
@@ -63,7 +139,7 @@ pub(super) struct Totals {
 /// If what was read is not read again once it is written.
 #[doc(hidden)]
 pub fn decode_any(bytes: &[u8]) -> usize {
-    fn is<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
+    fn is<T: Serialize + Versioned + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
         let Ok((record, _)) = decode_first::<T>(bytes) else {
             return false;
         };
@@ -106,8 +182,38 @@ mod tests {
             decode::<Totals>(&newer)
                 .expect_err("newer")
                 .to_string()
-                .contains("version 2")
+                .contains("version 3")
         );
         assert!(decode::<Totals>(&[]).is_err());
+    }
+
+    #[test]
+    fn what_version_1_wrote_is_read() {
+        let id = MailId::from_bytes([7; 16]);
+        let mut record = postcard::to_extend(
+            &(
+                (id, Timestamp::from_millis(5), Timestamp::from_millis(9)),
+                None::<Address>,
+                ("<1@example.org>", "Hello", Priority::Bulk),
+                (
+                    Guarantee::AtMostOnce,
+                    vec!["tag"],
+                    Some("token:app\0order-42"),
+                ),
+                (u128::MAX, 2u64, 0u16, true, false),
+            ),
+            vec![1],
+        )
+        .expect("writes");
+        record.extend_from_slice(&[0]); // no deliveries
+        record.extend_from_slice(b"hi"); // the message
+        let ((read, deliveries), body) =
+            decode_first::<(Manifest, Vec<Delivery>)>(&record).expect("reads");
+        assert_eq!((read.id, read.subject.as_str()), (id, "Hello"));
+        assert_eq!(read.given_key(), Some("order-42"));
+        assert_eq!(read.submitter, None);
+        assert_eq!(read.owner(), Some(crate::mail::Submitter::token("app")));
+        assert!(deliveries.is_empty());
+        assert_eq!(body, b"hi");
     }
 }

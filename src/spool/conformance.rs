@@ -59,6 +59,7 @@ const CHECKS: &[Check] = checks! {
         a_mail_that_is_put_again_is_one_mail,
         the_same_key_with_the_same_content_is_the_same_mail,
         the_same_key_with_other_content_is_refused,
+        a_key_belongs_to_whoever_handed_the_mail_in,
         one_key_put_by_many_at_once_is_one_mail,
         a_key_is_remembered_while_its_mail_is_pending_and_forgotten_after_its_time,
         a_put_that_nobody_waits_for_is_whole_or_not_there,

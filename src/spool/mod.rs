@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::delivery::{DeadReason, Delivery, Route};
-use crate::mail::{Address, MailId, Priority, Timestamp, days};
+use crate::mail::{Address, MailId, Priority, Submitter, Timestamp, days};
 
 /// How a spool keeps mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,6 +279,12 @@ pub trait Spool: Send + Sync + 'static {
 
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
+
+    /// How many of them this one handed in. Counted for tokens and users; 0 for all others.
+    fn pending_of(&self, submitter: &Submitter) -> u64 {
+        let _ = submitter;
+        0
+    }
 
     /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what
     /// became of it could not be recorded, and it would be sent again.

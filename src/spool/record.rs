@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Delivery, MailState, State};
-use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
 
 /// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's
 /// new lifetime aside.
@@ -27,8 +27,7 @@ pub struct Manifest {
     pub guarantee: Guarantee,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// The key under which it is one mail, with whose it is before it where the mail came through a
-    /// door with a token or a login.
+    /// The key under which it is one mail, among those of whoever handed it in.
     pub idempotency_key: Option<String>,
     /// Equal for two mails that ask for the same thing.
     pub fingerprint: u128,
@@ -40,6 +39,27 @@ pub struct Manifest {
     pub eight_bit: bool,
     /// Whether it needs SMTPUTF8.
     pub smtputf8: bool,
+    /// Who handed it in; `None` where that was not kept yet.
+    pub submitter: Option<Submitter>,
+}
+
+impl Manifest {
+    /// Whose mail it is, as far as that is known: a key of an older spool may say it as well.
+    pub fn owner(&self) -> Option<Submitter> {
+        let key = self.idempotency_key.as_deref();
+        let of_key = || key.and_then(|key| Submitter::of_old_key(key).0);
+        self.submitter.clone().or_else(of_key)
+    }
+
+    /// Its idempotency key, as it was given.
+    pub fn given_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref().map(Submitter::given_key)
+    }
+
+    /// Under which account it counts; 0 where it does not.
+    pub(super) fn account(&self) -> u64 {
+        self.submitter.as_ref().map_or(0, Submitter::account)
+    }
 }
 
 /// All that is known of a mail.

@@ -13,7 +13,7 @@ use postrider::spool::{
     Claim, ClaimRequest, Journal, Lease, LeaseToken, NewMail, OperationResult, Page, PutResult,
     Record, SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, SweepReport, memory,
 };
-use postrider::{Durability, MailId, Query, Timestamp};
+use postrider::{Durability, MailId, Query, Submitter, Timestamp};
 use tokio::sync::{Notify, watch};
 
 /// A spool in memory that can be broken: then it takes no new mail. Or held: then a put is answered
@@ -126,6 +126,9 @@ impl Spool for FaultySpool {
     }
     fn pending(&self) -> u64 {
         self.kept.pending()
+    }
+    fn pending_of(&self, submitter: &Submitter) -> u64 {
+        self.kept.pending_of(submitter)
     }
     fn failure(&self) -> Option<SpoolError> {
         self.broken

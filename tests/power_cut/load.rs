@@ -199,6 +199,7 @@ impl Load {
             recipients,
             eight_bit: false,
             smtputf8: false,
+            submitter: None,
         };
         NewMail {
             manifest,

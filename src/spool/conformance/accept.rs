@@ -5,7 +5,7 @@ use futures::FutureExt;
 use super::Bench;
 use super::fixture::*;
 use crate::delivery::{Delivery, Route};
-use crate::mail::{Guarantee, Priority, hours};
+use crate::mail::{Guarantee, Priority, Submitter, hours};
 use crate::spool::{PutResult, SpoolError, SpoolOptions};
 
 pub async fn bodies_of_every_size_come_back_byte_for_byte(bench: &dyn Bench) {
@@ -341,6 +341,41 @@ pub async fn the_same_key_with_other_content_is_refused(bench: &dyn Bench) {
         },
     )
     .await;
+    audit(&*spool, start()).await;
+}
+
+pub async fn a_key_belongs_to_whoever_handed_the_mail_in(bench: &dyn Bench) {
+    let spool = open(bench, "keys_of_many").await;
+    let put = async |submitter: &Submitter, fingerprint| {
+        let mut new_mail = Draft {
+            key: Some("order-42"),
+            fingerprint,
+            ..draft()
+        }
+        .new_mail();
+        new_mail.manifest.submitter = Some(submitter.clone());
+        let id = new_mail.manifest.id;
+        (id, spool.put(vec![new_mail]).await.remove(0))
+    };
+    let all = [
+        Submitter::Local,
+        Submitter::token("app"),
+        Submitter::user("app"),
+        Submitter::token("shop"),
+    ];
+    let mut own = Vec::new();
+    for one in &all {
+        let (id, stored) = put(one, 7).await;
+        assert_eq!(stored, Ok(PutResult::Stored), "{one} learns of no other");
+        let record = get(&*spool, id).await;
+        assert_eq!(record.manifest.submitter.as_ref(), Some(one));
+        own.push(id);
+    }
+    for (one, own) in all.iter().zip(own) {
+        assert_eq!(put(one, 7).await.1, Ok(PutResult::Duplicate(own)), "{one}");
+        let reused = Err(SpoolError::KeyReused(own));
+        assert_eq!(put(one, 8).await.1, reused, "{one}");
+    }
     audit(&*spool, start()).await;
 }
 

@@ -105,6 +105,7 @@ impl Draft {
             recipients: u16::try_from(deliveries.len()).expect("few enough"),
             eight_bit: false,
             smtputf8: false,
+            submitter: None,
         };
         NewMail {
             manifest,

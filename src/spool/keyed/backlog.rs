@@ -14,6 +14,7 @@ use super::keys::{self, Place, QueueId};
 use super::queue_head::Entry;
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::SpoolError;
+use crate::spool::codec::Versioned;
 use crate::spool::store::{Store, Walk};
 
 /// The most places that are walked at a time, while nothing is written.
@@ -34,6 +35,8 @@ pub(super) struct Count {
     pub ripe_tried: u64,
     pub until: Place,
 }
+
+impl Versioned for Count {}
 
 impl Default for Count {
     fn default() -> Self {
@@ -74,6 +77,8 @@ pub(super) struct Move {
     pub line: Line,
     pub place: Place,
     pub tried: bool,
+    /// The account of who handed the mail in.
+    pub account: u64,
     pub comes: bool,
 }
 
@@ -81,6 +86,8 @@ pub(super) struct Move {
 #[derive(Default)]
 pub(super) struct Backlog {
     counts: HashMap<Line, Count>,
+    /// How many deliveries are pending that each token and user handed in.
+    accounts: HashMap<u64, u64>,
 }
 
 impl Backlog {
@@ -92,6 +99,14 @@ impl Backlog {
         self.counts.get(line).copied().unwrap_or_default()
     }
 
+    pub(super) fn set_account(&mut self, account: u64, pending: u64) {
+        self.accounts.insert(account, pending);
+    }
+
+    pub(super) fn of_account(&self, account: u64) -> u64 {
+        self.accounts.get(&account).copied().unwrap_or_default()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (Line, &Count)> {
         self.counts.iter().map(|(line, count)| (*line, count))
     }
@@ -100,6 +115,13 @@ impl Backlog {
         let by = if step.comes { 1 } else { -1 };
         let count = self.counts.entry(step.line).or_default();
         count.add(&step.place, step.tried, by);
+        if step.account != 0 {
+            let pending = self.accounts.entry(step.account).or_default();
+            *pending = pending.saturating_add_signed(by);
+            if *pending == 0 {
+                self.accounts.remove(&step.account);
+            }
+        }
     }
 
     /// Tells apart what is due now, as far as a bounded walk goes; returns whether it is done.

@@ -100,6 +100,7 @@ impl Changes {
             line: (id, queue.priority),
             place: *place,
             tried: entry.tried,
+            account: entry.account,
             comes: true,
         });
     }
@@ -110,14 +111,15 @@ impl Changes {
         shared: &Shared<S>,
         queue: &QueueName,
         place: &Place,
-        tried: bool,
+        entry: &Entry,
     ) {
         let id = self.id_of(shared, &queue.route);
         self.remove(keys::queue(id, queue.priority, place));
         self.moves.push(Move {
             line: (id, queue.priority),
             place: *place,
-            tried,
+            tried: entry.tried,
+            account: entry.account,
             comes: false,
         });
     }
@@ -158,15 +160,22 @@ impl Changes {
         }
         let mut backlog = shared.backlog.lock();
         let mut lines = BTreeSet::new();
+        let mut accounts = BTreeSet::new();
         for step in &self.moves {
             backlog.apply(step);
             lines.insert(step.line);
+            accounts.insert(step.account);
             let pending = &mut totals.pending[step.line.1.index()];
             *pending = pending.saturating_add_signed(if step.comes { 1 } else { -1 });
         }
         for line in lines {
             let count = codec::encode(&backlog.of(&line));
             self.batch.push((keys::count(line.0, line.1), Some(count)));
+        }
+        for account in accounts.into_iter().filter(|account| *account != 0) {
+            let pending = Some(backlog.of_account(account)).filter(|pending| *pending > 0);
+            let pending = pending.map(|pending| pending.to_be_bytes().to_vec());
+            self.batch.push((keys::account(account), pending));
         }
         drop(backlog);
         self.batch

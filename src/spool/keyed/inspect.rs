@@ -1,6 +1,6 @@
 //! Walks a whole store and says what does not agree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -54,6 +54,7 @@ pub(crate) fn walk<S: Store>(
         .filter_map(|key| keys::mail_of(key))
         .collect();
     let mut totals = Totals::default();
+    let mut accounts: BTreeMap<u64, u64> = BTreeMap::new();
     let mut unread = HashSet::new();
     for id in mails {
         let (
@@ -91,6 +92,7 @@ pub(crate) fn walk<S: Store>(
                     awaited.insert((delivery.route.clone(), manifest.priority, place));
                 }
                 totals.pending[manifest.priority.index()] += 1;
+                *accounts.entry(manifest.account()).or_default() += 1;
             }
         }
         let deliveries: Vec<Delivery> = found.into_values().collect();
@@ -143,6 +145,18 @@ pub(crate) fn walk<S: Store>(
             "{:?} deliveries are pending by priority, and the totals say {:?}",
             totals.pending, kept.pending
         ));
+    }
+    accounts.remove(&0);
+    let mut counted = BTreeMap::new();
+    let (from, to) = keys::starting_with(b"g");
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if let (Some(account), Ok(pending)) = (keys::read_account(key), value.try_into()) {
+            counted.insert(account, u64::from_be_bytes(pending));
+        }
+        ControlFlow::Continue(())
+    })?;
+    if counted != accounts && unread.is_empty() && entering.is_empty() {
+        tell("what each token and user has pending is not what was counted".into());
     }
     Ok(problems)
 }

@@ -24,6 +24,8 @@
 //! | `J` `v` length, name, key | what this reader keeps |
 //! | `J` `i` | the journal's own name |
 //! | `c` | totals |
+//! | `g` account | how many deliveries are pending that this token or user handed in |
+//! | `h` | what idempotency keys are hashed with |
 //! | `z` key | what stood at that key and could not be read |
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,9 @@ use crate::mail::{MailId, Priority, Timestamp};
 
 /// Where the totals stand. Nearly every commit writes them.
 pub(in crate::spool) const TOTALS: &[u8] = b"c";
+
+/// What idempotency keys are hashed with.
+pub(super) const SECRET: &[u8] = b"h";
 
 /// The journal's records.
 pub(super) const JOURNAL: &[u8] = b"j";
@@ -180,6 +185,14 @@ pub(super) fn count(id: QueueId, priority: Priority) -> Vec<u8> {
     let mut key = [&b"n"[..], &id.0.to_be_bytes()].concat();
     key.push(priority as u8);
     key
+}
+
+pub(super) fn account(account: u64) -> Vec<u8> {
+    [&b"g"[..], &account.to_be_bytes()].concat()
+}
+
+pub(super) fn read_account(key: &[u8]) -> Option<u64> {
+    read_number(key, b"g")
 }
 
 pub(super) fn entering(mail: MailId) -> Vec<u8> {
@@ -351,7 +364,8 @@ pub(super) fn idempotency(hash: [u8; 16]) -> Vec<u8> {
     key
 }
 
-pub(super) fn hash_of(idempotency_key: &str) -> [u8; 16] {
+/// Where a key lies that was kept before the spool had a secret.
+pub(super) fn old_hash_of(idempotency_key: &str) -> [u8; 16] {
     twox_hash::XxHash3_128::oneshot(idempotency_key.as_bytes()).to_be_bytes()
 }
 

@@ -9,12 +9,13 @@
 //!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
 //!   writes. All of it is weighed in [`changes`];
 //! * [`journal`] is what happened, in the commits that made it so;
-//! * [`queue_ids`] and [`backlog`] name and count what waits.
+//! * [`queue_ids`] and [`backlog`] name and count what waits; [`idempotency`] hashes keys.
 
 mod backlog;
 mod changes;
 mod entering;
 mod healing;
+mod idempotency;
 pub(super) mod inspect;
 mod journal;
 mod keys;
@@ -49,6 +50,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
 use self::healing::Owed;
+use self::idempotency::KeyHash;
 use self::journal::{JournalState, Sealed};
 use self::keys::Place;
 pub(super) use self::keys::{TOTALS, is_delivery};
@@ -68,7 +70,7 @@ use super::{
     SpoolOptions, SpoolStats, SweepReport,
 };
 use crate::delivery::{Delivery, Route, Stage};
-use crate::mail::{MailId, Timestamp};
+use crate::mail::{MailId, Submitter, Timestamp};
 
 /// A message above this is written in several groups, the record that makes it exist last.
 const LARGE: usize = 256 * 1024;
@@ -89,6 +91,7 @@ pub(super) struct KeyedSpool<S: Store> {
 struct Shared<S> {
     store: S,
     options: SpoolOptions,
+    key_hash: KeyHash,
     queues: Mutex<Queues>,
     ids: RwLock<QueueIds>,
     backlog: Mutex<Backlog>,
@@ -236,12 +239,14 @@ impl<S: Store> KeyedSpool<S> {
             Some(bytes) => codec::decode(&bytes)?,
             None => Totals::default(),
         };
+        let (key_hash, new_secret) = KeyHash::of_spool(&store)?;
         let (journal, first) = JournalState::open(&store, &options)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
         let shared = Arc::new(Shared {
             budget: Budget::new(options.cache_bytes),
             store,
             options,
+            key_hash,
             queues: Mutex::new(Queues::new(Vec::new())),
             ids: RwLock::default(),
             backlog: Mutex::default(),
@@ -262,6 +267,9 @@ impl<S: Store> KeyedSpool<S> {
         });
         let mut recovering = WriteTransaction::new(&shared, totals);
         recovering.changes.append(first);
+        if let Some(secret) = new_secret {
+            secret.write(&mut recovering);
+        }
         recovery::name_queues(&mut recovering)?;
         let routes: Vec<Route> = shared
             .ids
@@ -417,6 +425,7 @@ impl<S: Store> KeyedSpool<S> {
             batch: Batch::with_capacity(6),
             weight: 0,
             is_large,
+            has_written: false,
         };
         if is_large {
             match self
@@ -449,6 +458,14 @@ impl<S: Store> KeyedSpool<S> {
         }
         let record = stored_mail::record(&manifest, &deliveries, &body);
         parts.batch.push((keys::manifest(id), Some(record)));
+        // Where all of it comes with the mail there is nothing that could be given up.
+        let ahead = match ahead {
+            Some(ahead) if !parts.has_written => {
+                ahead.keep();
+                None
+            }
+            ahead => ahead,
+        };
 
         // What is sent from memory is paid for in whole.
         let share = Some(body.len() + recipients_weight)
@@ -479,6 +496,8 @@ struct Parts<'a, S: Store> {
     batch: Batch,
     weight: usize,
     is_large: bool,
+    /// Whether a part was written ahead of the mail.
+    has_written: bool,
 }
 
 impl<S: Store> Parts<'_, S> {
@@ -493,6 +512,7 @@ impl<S: Store> Parts<'_, S> {
             return Ok(());
         }
         self.weight = 0;
+        self.has_written = true;
         let part = std::mem::take(&mut self.batch);
         self.spool
             .ask(|reply| Command::Write(part, reply))
@@ -866,6 +886,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     fn pending(&self) -> u64 {
         self.shared.pending.load(Ordering::Relaxed)
+    }
+
+    fn pending_of(&self, submitter: &Submitter) -> u64 {
+        self.shared.backlog.lock().of_account(submitter.account())
     }
 
     fn failure(&self) -> Option<SpoolError> {

@@ -90,6 +90,8 @@ pub(super) struct Entry {
     pub expires_at: Timestamp,
     /// Whether it was tried before.
     pub tried: bool,
+    /// The account of who handed the mail in; 0 where that is not counted.
+    pub account: u64,
     pub fresh: Option<Arc<Fresh>>,
 }
 
@@ -99,6 +101,7 @@ impl Entry {
             size: manifest.size,
             expires_at: manifest.expires_at,
             tried: false,
+            account: manifest.account(),
             fresh: None,
         }
     }
@@ -116,6 +119,9 @@ impl Entry {
         let mut bytes = self.size.to_be_bytes().to_vec();
         bytes.extend_from_slice(&self.expires_at.as_millis().to_be_bytes());
         bytes.push(u8::from(self.tried));
+        if self.account != 0 {
+            bytes.extend_from_slice(&self.account.to_be_bytes());
+        }
         bytes
     }
 
@@ -123,10 +129,12 @@ impl Entry {
         let (size, rest) = bytes.split_first_chunk::<8>()?;
         let (expires_at, rest) = rest.split_first_chunk::<8>()?;
         let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
+        let account = rest.get(1..).and_then(|rest| rest.first_chunk());
         Some(Entry {
             size: u64::from_be_bytes(*size),
             expires_at,
-            tried: rest == [1],
+            tried: rest.first() == Some(&1),
+            account: account.map_or(0, |account| u64::from_be_bytes(*account)),
             fresh: None,
         })
     }
@@ -352,6 +360,7 @@ mod tests {
             size: 1,
             expires_at: Timestamp::MAX,
             tried: false,
+            account: 0,
             fresh: None,
         }
     }

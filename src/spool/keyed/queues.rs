@@ -425,6 +425,7 @@ mod tests {
             size: 1,
             expires_at: Timestamp::MAX,
             tried: false,
+            account: 0,
             fresh: None,
         };
         let request = ClaimRequest {
@@ -460,6 +461,7 @@ mod tests {
             size: 1,
             expires_at: Timestamp::MAX,
             tried: true,
+            account: 0,
             fresh: None,
         };
         // The reader sees the delivery where it was; then a user has it tried at once.

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::Shared;
 use super::backlog::{self, Count};
 use super::entering;
 use super::keys::{self, QueueId, Timer};
@@ -49,8 +50,21 @@ pub(super) fn name_queues<S: Store>(
             shared.backlog.lock().set(line, count);
         }
     }
+    read_accounts(shared)?;
     transaction.commit()?;
     move_old_queues(transaction)
+}
+
+/// Learns how much is pending that each token and user handed in.
+fn read_accounts<S: Store>(shared: &Shared<S>) -> Result<(), SpoolError> {
+    let (from, to) = keys::starting_with(b"g");
+    let mut backlog = shared.backlog.lock();
+    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if let (Some(account), Ok(pending)) = (keys::read_account(key), value.try_into()) {
+            backlog.set_account(account, u64::from_be_bytes(pending));
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 /// Queues whose name cannot be read: the deliveries in them say which route theirs is.

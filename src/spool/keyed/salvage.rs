@@ -40,7 +40,7 @@ pub(crate) struct Ordered {
 pub(crate) fn is_saved(key: &[u8]) -> bool {
     !matches!(
         key.first(),
-        None | Some(0 | b't' | b'c' | b'n' | b'x' | b'a' | b'w')
+        None | Some(0 | b't' | b'c' | b'n' | b'g' | b'x' | b'a' | b'w')
     )
 }
 
@@ -57,6 +57,7 @@ pub(crate) fn put_in_order<S: Store>(
         is_outdated,
         batch: Batch::new(),
         totals: Totals::default(),
+        accounts: BTreeMap::new(),
         timers: Vec::new(),
         ordered: Ordered::default(),
     };
@@ -89,6 +90,8 @@ struct Order<'a, S> {
     is_outdated: &'a dyn Fn(&[u8]) -> bool,
     batch: Batch,
     totals: Totals,
+    /// How many deliveries are pending that each token and user handed in.
+    accounts: BTreeMap<u64, u64>,
     timers: Vec<Timer>,
     ordered: Ordered,
 }
@@ -190,6 +193,7 @@ impl<S: Store> Order<'_, S> {
             if is_queued && has_body {
                 queued.remove(&place);
                 self.totals.pending[manifest.priority.index()] += 1;
+                *self.accounts.entry(manifest.account()).or_default() += 1;
                 if matches!(delivery.stage, Stage::Committing { .. }) {
                     self.batch.push((keys::marked(id, index), Some(Vec::new())));
                 }
@@ -303,6 +307,12 @@ impl<S: Store> Order<'_, S> {
     }
 
     fn finish(mut self) -> Result<Ordered, SpoolError> {
+        self.accounts.remove(&0);
+        for (account, pending) in std::mem::take(&mut self.accounts) {
+            let pending = pending.to_be_bytes().to_vec();
+            self.batch.push((keys::account(account), Some(pending)));
+            self.step(false)?;
+        }
         let totals = codec::encode(&self.totals);
         self.batch.push((keys::TOTALS.to_vec(), Some(totals)));
         self.step(true)?;

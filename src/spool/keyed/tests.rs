@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::keys::Timer;
 use super::*;
 use crate::delivery::DeadReason;
-use crate::mail::{Address, Guarantee, Priority};
+use crate::mail::{Address, Guarantee, Priority, Submitter};
 use crate::spool::memory::MemoryStore;
 use crate::spool::store::{Visit, Walk};
 
@@ -41,6 +41,7 @@ fn new_mail(recipients: usize) -> NewMail {
         recipients: u16::try_from(recipients).expect("few"),
         eight_bit: false,
         smtputf8: false,
+        submitter: None,
     };
     NewMail {
         manifest,
@@ -875,4 +876,111 @@ async fn a_mail_that_the_disk_does_not_give_still_expires_and_who_asked_for_mail
             .collect::<Vec<_>>(),
         [(id, DeadReason::Expired)]
     );
+}
+
+#[tokio::test]
+async fn keys_of_a_spool_that_had_no_secret_still_hold_for_whose_they_are() {
+    let mut first = new_mail(1);
+    first.manifest.idempotency_key = Some("bare".into());
+    let mut second = new_mail(1);
+    second.manifest.idempotency_key = Some("own".into());
+    second.manifest.submitter = Some(Submitter::token("app"));
+    let (bare, own) = (first.manifest.id, second.manifest.id);
+    let spool = opened_after(vec![first.clone(), second.clone()], |store| {
+        let (hash, _) = KeyHash::of_spool(store).expect("has one");
+        let mut batch = vec![(keys::SECRET.to_vec(), None)];
+        for (mail, old) in [(&first, "bare"), (&second, "token:app\0own")] {
+            let key = keys::idempotency(hash.of(&mail.manifest).expect("a key"));
+            let record = store.get(&key).expect("reads");
+            batch.push((key, None));
+            batch.push((keys::idempotency(keys::old_hash_of(old)), record));
+        }
+        store.write(batch).expect("writes");
+    })
+    .await;
+
+    let put = async |submitter: Submitter, key: &str, fingerprint| {
+        let mut again = new_mail(1);
+        again.manifest.idempotency_key = Some(key.into());
+        again.manifest.submitter = Some(submitter);
+        again.manifest.fingerprint = fingerprint;
+        spool.put(vec![again]).await.remove(0)
+    };
+    let app = || Submitter::token("app");
+    let duplicate = |id| Ok(PutResult::Duplicate(id));
+    assert_eq!(put(Submitter::Local, "bare", 0).await, duplicate(bare));
+    assert_eq!(put(app(), "own", 0).await, duplicate(own));
+    assert_eq!(
+        put(app(), "own", 1).await,
+        Err(SpoolError::KeyReused(own)),
+        "for other content"
+    );
+    let stranger = || Submitter::token("other");
+    for key in ["bare", "own"] {
+        assert_eq!(
+            put(stranger(), key, 0).await,
+            Ok(PutResult::Stored),
+            "{key}"
+        );
+    }
+    assert_eq!(put(Submitter::Local, "own", 0).await, Ok(PutResult::Stored));
+}
+
+#[tokio::test]
+async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() {
+    let store = MemoryStore::default();
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+    let [app, other] = [Submitter::token("app"), Submitter::user("app")];
+    let of = |submitter: &Submitter, recipients| {
+        let mut put = new_mail(recipients);
+        put.manifest.submitter = Some(submitter.clone());
+        put
+    };
+    let (cancelled, expiring) = (of(&app, 3), of(&other, 2000));
+    let (id, expiry) = (cancelled.manifest.id, expiring.manifest.expires_at);
+    for put in [cancelled, expiring, of(&Submitter::Local, 1)] {
+        assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Stored)]);
+    }
+    let counted = |spool: &KeyedSpool<MemoryStore>| {
+        [&app, &other, &Submitter::Local].map(|submitter| spool.pending_of(submitter))
+    };
+    assert_eq!(counted(&spool), [3, 2000, 0]);
+
+    spool.cancel(id, now()).await.expect("cancels");
+    assert_eq!(counted(&spool), [0, 2000, 0]);
+    let lifetime = Duration::from_secs(1);
+    spool.retry(id, now(), lifetime).await.expect("retries");
+    assert_eq!(counted(&spool), [3, 2000, 0]);
+    let problems = super::inspect::walk(&spool.shared.store, &mut |_| Ok(())).expect("reads");
+    assert_eq!(problems, Vec::<String>::new());
+    spool.close().await.expect("closes");
+
+    let spool = KeyedSpool::open(store, SpoolOptions::default()).expect("opens again");
+    assert_eq!(counted(&spool), [3, 2000, 0], "as before the restart");
+    for claim in claim_all(&spool).await {
+        let settled = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
+            delivery.stage = Stage::Delivered { at: now() };
+            (lease, delivery)
+        });
+        spool.settle(settled.collect()).await.expect("settles");
+    }
+    assert_eq!(counted(&spool), [0, 1100, 0], "ten turns were sent");
+    swept(&spool, expiry).await;
+    assert_eq!(counted(&spool), [0, 0, 0]);
+    let problems = super::inspect::walk(&spool.shared.store, &mut |_| Ok(())).expect("reads");
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_mail_of_any_number_of_recipients_is_kept() {
+    let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+    for recipients in [1, 8, 9, 1000, 1500, 2000, 3000, 4000, 5000, 10_000] {
+        let put = new_mail(recipients);
+        assert_eq!(
+            spool.put(vec![put]).await,
+            [Ok(PutResult::Stored)],
+            "{recipients}"
+        );
+    }
+    assert_eq!(spool.pending(), 26_518);
 }

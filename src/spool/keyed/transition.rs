@@ -35,7 +35,7 @@ impl Transition<'_> {
         let Place { mail, index, .. } = self.old;
         let priority = self.queue.priority;
         changes.put(keys::delivery(mail, index), bytes);
-        changes.dequeue(shared, self.queue, &self.old, self.entry.tried);
+        changes.dequeue(shared, self.queue, &self.old, self.entry);
         if let Some(due) = self.delivery.stage.due() {
             let place = Place { due, ..self.old };
             let queue = QueueName {

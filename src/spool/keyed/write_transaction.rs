@@ -251,8 +251,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             self.tell_end(place.mail, delivery.recipient, reason);
         } else {
             let entry = self.entry_at(queue, &place)?;
-            self.changes
-                .dequeue(self.shared, queue, &place, entry.tried);
+            self.changes.dequeue(self.shared, queue, &place, &entry);
         }
         Ok(())
     }
@@ -273,6 +272,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 size: 0,
                 expires_at: Timestamp::MAX,
                 tried: false,
+                account: 0,
                 fresh: None,
             }))
     }

@@ -68,7 +68,8 @@ impl<S> Ahead<S> {
         }
     }
 
-    fn keep(mut self) {
+    /// Has nothing removed.
+    pub(super) fn keep(mut self) {
         self.mail = None;
     }
 }
@@ -372,17 +373,21 @@ impl<S: Store> Writer<'_, S> {
         if group.mails.contains(&id) || self.shared.store.get(&keys::manifest(id))?.is_some() {
             return Ok(PutResult::Duplicate(id));
         }
-        let Some(key) = &manifest.idempotency_key else {
-            return Ok(PutResult::Stored);
-        };
-        let hash = keys::hash_of(key);
-        let known = match group.keys.get(&hash) {
-            Some(record) => Some(record.clone()),
-            None => match self.shared.store.get(&keys::idempotency(hash))? {
-                Some(bytes) => Some(codec::decode::<KeyRecord>(&bytes)?),
-                None => None,
-            },
-        };
+        let key_hash = &self.shared.key_hash;
+        let hashes = [key_hash.of(manifest), key_hash.old(manifest)];
+        let mut known = None;
+        for hash in hashes.into_iter().flatten() {
+            known = match group.keys.get(&hash) {
+                Some(record) => Some(record.clone()),
+                None => match self.shared.store.get(&keys::idempotency(hash))? {
+                    Some(bytes) => Some(codec::decode::<KeyRecord>(&bytes)?),
+                    None => None,
+                },
+            };
+            if known.is_some() {
+                break;
+            }
+        }
         match known {
             Some(record) if record.fingerprint == manifest.fingerprint => {
                 Ok(PutResult::Duplicate(record.mail))
@@ -439,8 +444,7 @@ impl<S: Store> Writer<'_, S> {
         group
             .changes
             .set_timer(self.shared, manifest.expires_at, timer);
-        if let Some(key) = &manifest.idempotency_key {
-            let hash = keys::hash_of(key);
+        if let Some(hash) = self.shared.key_hash.of(manifest) {
             let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
             let record = KeyRecord {
                 mail: manifest.id,

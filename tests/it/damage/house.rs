@@ -85,6 +85,7 @@ async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32) {
             recipients,
             eight_bit: false,
             smtputf8: false,
+            submitter: None,
         },
         body: body_of(random, size),
         deliveries: deliveries.collect(),

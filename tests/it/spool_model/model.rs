@@ -313,6 +313,7 @@ impl History {
             recipients: u16::try_from(deliveries.len()).unwrap(),
             eight_bit: false,
             smtputf8: false,
+            submitter: None,
         };
         NewMail {
             manifest,

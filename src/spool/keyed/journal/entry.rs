@@ -35,7 +35,9 @@ pub(in crate::spool) struct Head {
     pub is_early: bool,
 }
 
-/// One entry. Fields are only ever added to a new version of it.
+impl codec::Versioned for Head {}
+
+/// One entry. Since version 2 of a record who handed the mail in follows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::spool) struct Entry<'a> {
     at: Timestamp,
@@ -49,6 +51,9 @@ pub(in crate::spool) struct Entry<'a> {
     who: Option<Cow<'a, str>>,
     from: Option<Cow<'a, str>>,
     what: What<'a>,
+    /// Who handed the mail in.
+    #[serde(skip)]
+    submitter: Option<Cow<'a, str>>,
     /// Whether it belongs to the audit trail; said once for all of its record.
     #[serde(skip)]
     is_act: bool,
@@ -114,6 +119,10 @@ fn bounded(text: &str) -> Cow<'_, str> {
     }
 }
 
+fn bounded_name<'a>(who: &Submitter) -> Cow<'a, str> {
+    Cow::Owned(bounded(&who.to_string()).into_owned())
+}
+
 impl<'a> Entry<'a> {
     fn bare(at: Timestamp, what: What<'a>) -> Self {
         Entry {
@@ -128,17 +137,18 @@ impl<'a> Entry<'a> {
             who: None,
             from: None,
             what,
+            submitter: None,
             is_act: false,
         }
     }
 
     fn of_mail(self, manifest: &'a Manifest) -> Self {
-        let key = manifest.idempotency_key.as_deref();
         Entry {
             mail: Some(manifest.id),
             message_id: Some(bounded(&manifest.message_id)),
             tags: Cow::Borrowed(&manifest.tags),
-            key: key.map(|key| bounded(Submitter::given_key(key))),
+            key: manifest.given_key().map(bounded),
+            submitter: manifest.owner().map(|owner| bounded_name(&owner)),
             ..self
         }
     }
@@ -227,9 +237,10 @@ impl<'a> Entry<'a> {
             tags: Cow::Borrowed(&event.tags),
             key: event.key.as_deref().map(bounded),
             accepted_at: event.accepted_at,
-            who: event.who.as_deref().map(bounded),
+            who: event.who.as_ref().map(bounded_name),
             from: event.from.as_deref().map(bounded),
             what,
+            submitter: event.submitter.as_ref().map(bounded_name),
             is_act: event.kind.is_act(),
         }
     }
@@ -245,6 +256,8 @@ impl<'a> Entry<'a> {
     /// Adds its events, of which the first has this number.
     fn expand(self, first: u64, into: &mut Vec<Event>) {
         let owned = |text: Cow<'_, str>| text.into_owned();
+        let name = |text: Cow<'_, str>| text.parse().ok();
+        let submitter: Option<Submitter> = self.submitter.and_then(name);
         let mut event = Event {
             seq: first,
             at: self.at,
@@ -255,8 +268,10 @@ impl<'a> Entry<'a> {
             tags: self.tags.into_owned(),
             key: self.key.map(owned),
             accepted_at: self.accepted_at,
-            who: self.who.map(owned),
+            // What comes of a mail by itself is told as its owner's.
+            who: self.who.and_then(name).or_else(|| submitter.clone()),
             from: self.from.map(owned),
+            submitter,
             kind: EventKind::Accepted,
         };
         event.kind = match self.what {
@@ -385,7 +400,7 @@ impl Part {
 
 fn append(into: &mut Vec<u8>, entry: &Entry<'_>) {
     let bytes = std::mem::take(into);
-    *into = postcard::to_extend(entry, bytes)
+    *into = postcard::to_extend(&(entry, &entry.submitter), bytes)
         .expect("a vector takes whatever is written, and an entry holds no unsized sequence");
 }
 
@@ -427,12 +442,22 @@ pub(in crate::spool) fn head(record: &[u8]) -> Result<Head, SpoolError> {
     codec::decode_first::<Head>(record).map(|(head, _)| head)
 }
 
+/// The entry at the beginning of these bytes, and what follows it.
+fn take(bytes: &[u8], has_submitter: bool) -> postcard::Result<(Entry<'_>, &[u8])> {
+    let (mut entry, mut rest) = postcard::take_from_bytes::<Entry<'_>>(bytes)?;
+    if has_submitter {
+        (entry.submitter, rest) = postcard::take_from_bytes(rest)?;
+    }
+    Ok((entry, rest))
+}
+
 /// The events of a record, of which the first has this number.
 pub(in crate::spool) fn events(first: u64, record: &[u8]) -> Result<Vec<Event>, SpoolError> {
     let (head, mut rest) = codec::decode_first::<Head>(record)?;
+    let has_submitters = record.first() != Some(&1);
     let mut events = Vec::with_capacity(head.events.min(4096) as usize);
     while !rest.is_empty() {
-        let (entry, after) = postcard::take_from_bytes::<Entry<'_>>(rest)
+        let (entry, after) = take(rest, has_submitters)
             .map_err(|e| SpoolError::Unreadable(format!("an entry cannot be decoded: {e}")))?;
         entry.expand(first + events.len() as u64, &mut events);
         rest = after;

@@ -80,6 +80,8 @@ pub(super) struct Place {
     pub at: u64,
 }
 
+impl codec::Versioned for Place {}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reader {
     pub at: u64,

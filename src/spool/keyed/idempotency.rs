@@ -1,0 +1,80 @@
+//! Under which key of the store a mail's idempotency key lies. It belongs to whoever handed the mail
+//! in, so that nobody learns or takes another's; and a secret of this spool is in the hash, so that
+//! nobody can make two keys that meet, or try keys on a copy of the spool without it.
+
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use super::keys;
+use super::write_transaction::WriteTransaction;
+use crate::spool::codec::{self, Versioned};
+use crate::spool::store::Store;
+use crate::spool::{Manifest, SpoolError};
+
+/// The hash of an idempotency key.
+pub(super) type Hash = [u8; 16];
+
+/// What idempotency keys are hashed with, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Secret {
+    secret: [u8; 32],
+    /// Whether the spool may hold keys from before it had a secret.
+    has_old_keys: bool,
+}
+
+impl Versioned for Secret {}
+
+/// Hashes idempotency keys.
+pub(super) struct KeyHash {
+    key: hmac::Key,
+    has_old_keys: bool,
+}
+
+impl KeyHash {
+    /// That of this spool; and, where it has none yet, the secret that is to be written.
+    pub(super) fn of_spool<S: Store>(store: &S) -> Result<(Self, Option<Secret>), SpoolError> {
+        let (secret, is_new) = match store.get(keys::SECRET)? {
+            Some(bytes) => (codec::decode::<Secret>(&bytes)?, false),
+            None => {
+                let secret = Secret {
+                    secret: rand::random(),
+                    has_old_keys: store.get(keys::TOTALS)?.is_some(),
+                };
+                (secret, true)
+            }
+        };
+        let hash = KeyHash {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &secret.secret),
+            has_old_keys: secret.has_old_keys,
+        };
+        Ok((hash, is_new.then_some(secret)))
+    }
+
+    /// The hash of a mail's idempotency key, if it has one.
+    pub(super) fn of(&self, manifest: &Manifest) -> Option<Hash> {
+        let key = manifest.idempotency_key.as_deref()?;
+        let who = manifest.submitter.clone().unwrap_or_default().to_string();
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&(who.len() as u64).to_be_bytes());
+        context.update(who.as_bytes());
+        context.update(key.as_bytes());
+        context.sign().as_ref().first_chunk().copied()
+    }
+
+    /// The hash that the same key of the same submitter had before the spool had a secret, where it
+    /// may still hold such.
+    pub(super) fn old(&self, manifest: &Manifest) -> Option<Hash> {
+        let key = manifest.idempotency_key.as_deref()?;
+        let submitter = manifest.submitter.clone().unwrap_or_default();
+        self.has_old_keys
+            .then(|| keys::old_hash_of(&submitter.old_key(key)))
+    }
+}
+
+impl Secret {
+    /// Has it written with what else opening a spool writes.
+    pub(super) fn write<S: Store>(&self, transaction: &mut WriteTransaction<'_, S>) {
+        let key = keys::SECRET.to_vec();
+        transaction.changes.put(key, codec::encode(self));
+    }
+}
