@@ -558,7 +558,11 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
     }
     let slots: HashSet<Slot> = leased.iter().map(|(_, place, _)| place.slot()).collect();
     for (id, priority) in waiting {
-        let first = first_waiting(shared, id, priority, &slots)?;
+        // What cannot be read now leaves the numbers as they are known.
+        let first = first_waiting(shared, id, priority, &slots).unwrap_or_else(|error| {
+            tracing::debug!(%error, "since when the oldest waits is not known now");
+            None
+        });
         stats.oldest_due = match (stats.oldest_due, first) {
             (Some(oldest), Some(first)) => Some(oldest.min(first)),
             (oldest, first) => oldest.or(first),

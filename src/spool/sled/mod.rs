@@ -17,6 +17,8 @@ mod log;
 mod open;
 mod outcomes;
 mod pages;
+mod rewrite;
+mod room;
 mod salvage;
 mod watermark;
 
@@ -35,6 +37,7 @@ use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
 use self::open::Purpose;
 use self::outcomes::Outcomes;
+use self::room::Room;
 use self::watermark::Watermark;
 use super::SpoolError;
 use super::keyed::{TOTALS, is_delivery};
@@ -57,8 +60,10 @@ struct SledStore {
     written: AtomicU64,
     /// The number of the next one.
     next: AtomicU64,
-    /// Whether a sync has failed: then it is not known what is on disk, and what can be read may be
-    /// in memory only.
+    /// Whether sled has failed, and does nothing more until it is opened again.
+    is_broken: AtomicBool,
+    /// Whether a sync has failed: then what can be read may be in memory only, until it is written
+    /// again.
     is_doubtful: AtomicBool,
 }
 
@@ -67,6 +72,7 @@ struct Opened {
     db: sled::Db,
     /// The file that everything is written to, for syncing.
     log: File,
+    room: Room,
     watermark: Watermark,
     outcomes: Outcomes,
 }
@@ -90,6 +96,7 @@ impl SledStore {
             opened: RwLock::new(Some(opened)),
             written: AtomicU64::new(last_commit),
             next: AtomicU64::new(format::next_life(last_commit)),
+            is_broken: AtomicBool::new(false),
             is_doubtful: AtomicBool::new(false),
         }
     }
@@ -130,6 +137,11 @@ impl SledStore {
 
     fn unreadable(&self, error: &sled::Error) -> SpoolError {
         SpoolError::Unreadable(format!("{}: {}", self.path.display(), reason(error)))
+    }
+
+    fn broken(&self, error: &sled::Error) -> SpoolError {
+        self.is_broken.store(true, Ordering::Relaxed);
+        self.unwritable(reason(error))
     }
 
     fn unwritable(&self, reason: impl std::fmt::Display) -> SpoolError {
@@ -182,6 +194,7 @@ impl Store for SledStore {
         let keys = batch.len();
         let mut is_numbered = false;
         let opened = self.opened()?;
+        opened.room.provide().map_err(|e| self.unwritable(e))?;
         for (key, value) in batch {
             is_numbered |= value.is_some() && key == TOTALS;
             if value.is_some() && is_delivery(&key) {
@@ -196,7 +209,7 @@ impl Store for SledStore {
             let key = format::COMMIT_KEY;
             group.insert(key, frame::wrap(commit, key, &[]));
         }
-        guarded(|| opened.db.apply_batch(group)).map_err(|e| self.unwritable(reason(&e)))?;
+        guarded(|| opened.db.apply_batch(group)).map_err(|e| self.broken(&e))?;
         // Each key that is written leaves an old page behind, and sled frees those of many keys only
         // when somebody has it do so: a few with each call.
         for _ in 0..=keys / FREED_AT_A_TIME {
@@ -210,7 +223,7 @@ impl Store for SledStore {
         let opened = self.opened()?;
         guarded(|| opened.db.flush())
             .map(|_| ())
-            .map_err(|e| self.unwritable(reason(&e)))
+            .map_err(|e| self.broken(&e))
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
@@ -251,19 +264,41 @@ impl Store for SledStore {
     }
 
     fn may_reopen(&self) -> bool {
-        !self.is_doubtful.load(Ordering::Relaxed)
+        true
     }
 
     fn reopen(&self) -> Result<(), SpoolError> {
+        let is_doubtful = self.is_doubtful.load(Ordering::Relaxed);
+        if let Ok(opened) = self.opened() {
+            // As long as it is not known that it will work, what can be read stays so.
+            opened.room.provide().map_err(|e| self.unwritable(e))?;
+            if is_doubtful {
+                opened.watermark.sync().map_err(|e| self.unwritable(e))?;
+            }
+            if !is_doubtful && !self.is_broken.load(Ordering::Relaxed) {
+                // sled has not been asked for what there was no room for.
+                return Ok(());
+            }
+        }
         self.has_room()?;
         let mut opened = self.opened.write();
-        *opened = None;
+        let before = opened.take();
+        // sled panics where it cannot sync.
+        let _ = guarded(|| {
+            drop(before);
+            Ok(())
+        });
         self.await_lock();
+        if is_doubtful {
+            rewrite::write_end_again(&self.path).map_err(|e| self.unwritable(e))?;
+        }
         let (again, last_commit) = open::open_files(&self.path, Purpose::Serve)?;
         self.written.store(last_commit, Ordering::Release);
         let next = format::next_life(last_commit.max(self.next.load(Ordering::Relaxed)));
         self.next.store(next, Ordering::Relaxed);
         *opened = Some(again);
+        self.is_broken.store(false, Ordering::Relaxed);
+        self.is_doubtful.store(false, Ordering::Relaxed);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::check::{self, Checked, Refusal};
 use super::format;
 use super::outcomes::Outcomes;
+use super::room::Room;
 use super::watermark::Watermark;
 use super::{Opened, SledStore, guarded};
 use crate::spool::keyed::KeyedSpool;
@@ -95,6 +96,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
     let opened = Opened {
         db,
         log,
+        room: Room::open(path).map_err(io)?,
         watermark,
         outcomes: Outcomes::open(path).map_err(io)?,
     };

@@ -169,6 +169,12 @@ impl Watermark {
         self.write(commit, false)
     }
 
+    /// Writes what is noted once more and syncs it: whether the disk takes anything.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.write(0, false)?;
+        self.file.sync_data()
+    }
+
     /// Notes that all is on disk and the spool is closed.
     pub(super) fn close(&self) -> io::Result<()> {
         self.write(0, true)

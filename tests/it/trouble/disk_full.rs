@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::common::FakeSmtp;
+use crate::common::service::Service;
+use crate::common::{Act, FakeSmtp, Rule, Step};
 use crate::trouble::disk::{Disk, MIB};
 use crate::trouble::house::{arrived, eventually, refuses_everywhere, start, start_with, verify};
 
@@ -58,8 +59,7 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_without_a_byte_left_while_mail_is_sent_stops_and_goes_on_by_itself_once_there_is_room()
- {
+async fn mail_goes_out_over_a_disk_without_a_byte_left_and_none_comes_in() {
     let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
         return;
     };
@@ -69,23 +69,40 @@ async fn a_disk_without_a_byte_left_while_mail_is_sent_stops_and_goes_on_by_itse
     let queued = service.hand_in_many("early", 500, "123456");
 
     disk.fill_until(0);
+    refuses_everywhere(&service, "bytes left");
+    assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
+    service.become_all(&queued, "delivered");
+    answers_everything(&service, &queued);
+
+    disk.make_room();
+    eventually("ready again", || service.readiness().0);
+    let later = service.hand_in_many("later", 5, "123456");
+    service.become_all(&later, "delivered");
+    assert!(service.stop().success());
+    let arrived = arrived(&relay);
+    assert!(
+        arrived.len() == 505 && arrived.values().all(|count| *count == 1),
+        "each came once: {arrived:?}"
+    );
+    verify(&disk.at("spool"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_byte_left_for_long_stops_delivery_and_it_goes_on_by_itself_once_there_is_room()
+ {
+    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
+        return;
+    };
+    let relay = FakeSmtp::start().await;
+    let mut service = start_until_it_takes_no_more(&disk, &relay);
+    let queued = service.hand_in_many("early", 500, "123456");
+
+    disk.fill_until(0);
     assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
     service.says("the spool takes no more");
+    relay.behave();
     refuses_everywhere(&service, "cannot be written");
-    let readable = queued
-        .iter()
-        .filter(|id| service.get(&format!("/v1/mails/{id}")).status == 200)
-        .count();
-    assert_eq!(readable, queued.len(), "what it has can still be read");
-    for path in [
-        "/health/live",
-        "/metrics",
-        "/v1/stats",
-        "/v1/mails",
-        "/v1/relays",
-    ] {
-        assert_eq!(service.get(path).status, 200, "{path}");
-    }
+    answers_everything(&service, &queued);
     let sent = sent_and_no_more(&relay);
     assert!(
         sent < queued.len(),
@@ -115,12 +132,12 @@ async fn a_disk_without_a_byte_left_loses_none_when_the_service_is_stopped_meanw
         return;
     };
     let relay = FakeSmtp::start().await;
-    let mut service = start_with(&disk, &relay, "connections = 1");
-    assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
+    let mut service = start_until_it_takes_no_more(&disk, &relay);
     let queued = service.hand_in_many("early", 500, "123456");
     disk.fill_until(0);
     assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
     service.says("the spool takes no more");
+    relay.behave();
     sent_and_no_more(&relay);
     service.stop();
 
@@ -138,6 +155,36 @@ async fn a_disk_without_a_byte_left_loses_none_when_the_service_is_stopped_meanw
     );
     assert!(service.stop().success());
     verify(&disk.at("spool"));
+}
+
+/// A service that writes and writes: its relay is paused, and then defers all mail again and again
+/// with long words, which are kept.
+fn start_until_it_takes_no_more(disk: &Disk, relay: &FakeSmtp) -> Service {
+    let words = format!("4.2.1 later {}", "and later still ".repeat(25));
+    relay.rule(Rule::at(Step::Rcpt).act(Act::reply(450, &words)));
+    let retry = "[retry]\nschedule = [\"20ms\"]\njitter = \"none\"";
+    let service = start_with(disk, relay, &format!("connections = 4\n{retry}"));
+    assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
+    service
+}
+
+#[track_caller]
+fn answers_everything(service: &Service, mails: &[String]) {
+    let readable = mails
+        .iter()
+        .filter(|id| service.get(&format!("/v1/mails/{id}")).status == 200)
+        .count();
+    assert_eq!(readable, mails.len(), "what it has can still be read");
+    for path in [
+        "/health/live",
+        "/metrics",
+        "/v1/stats",
+        "/v1/mails",
+        "/v1/mails?state=dead",
+        "/v1/relays",
+    ] {
+        assert_eq!(service.get(path).status, 200, "{path}");
+    }
 }
 
 /// How many mails have come, once no more come for a while.

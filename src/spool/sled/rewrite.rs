@@ -1,0 +1,41 @@
+//! Writes the end of the log once more, after a sync that failed: the system may then take for
+//! written what is in its memory only, and no later sync would put that on disk.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::log::{SEGMENT_HEAD, SegmentHeader};
+use super::open::SEGMENT;
+
+/// How many segments are written again: more than are written between two syncs.
+const LAST: usize = 3;
+
+/// Writes the last segments of the log as they are read, and syncs them.
+pub(super) fn write_end_again(dir: &Path) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(dir.join("db"))?;
+    let length = file.metadata()?.len();
+    let mut head = [0; SEGMENT_HEAD];
+    let mut segments = Vec::new();
+    let mut at = 0;
+    while at + SEGMENT_HEAD as u64 <= length {
+        file.read_exact_at(&mut head, at)?;
+        if let Some(header) = SegmentHeader::read(&head) {
+            segments.push((header.lsn, at));
+        }
+        at += SEGMENT as u64;
+    }
+    segments.sort_unstable();
+
+    let mut buffer = vec![0; SEGMENT];
+    for (_, at) in segments.into_iter().rev().take(LAST) {
+        let here = usize::try_from(length - at).unwrap_or(SEGMENT).min(SEGMENT);
+        file.read_exact_at(&mut buffer[..here], at)?;
+        file.write_all_at(&buffer[..here], at)?;
+    }
+    file.sync_data()
+}
