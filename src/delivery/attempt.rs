@@ -181,6 +181,14 @@ impl Outcome {
         )
     }
 
+    /// The step at which the server refused, if it did.
+    pub(crate) fn refused_at(&self) -> Option<Phase> {
+        match self {
+            Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) => Some(*phase),
+            _ => None,
+        }
+    }
+
     /// The class under which attempts are counted in metrics.
     pub fn class(&self) -> AttemptClass {
         match self {

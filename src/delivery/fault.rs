@@ -6,7 +6,12 @@
 //! well. The rules are [`ROWS`], the first that matches decides; docs/FAULTS.md is printed from
 //! them, and a test compares.
 
+mod words;
+
+use std::cell::OnceCell;
+
 use super::{Outcome, Phase, Reply};
+use words::{Text, Words};
 
 /// Whose doing an outcome was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,11 +71,14 @@ impl Fault {
                  probed with other mail, which meanwhile takes the route's next relay or waits"
             }
             Fault::Relay => {
-                "before DATA the mail goes back as it was, later it is deferred, uncounted; after \
-                 three in a row the relay rests and is probed, and its mail takes the route's next \
-                 relay or waits"
+                "before MAIL is answered the mail goes back as it was; what is refused later takes \
+                 the route's next relay at once, or is deferred, uncounted; after three in a row \
+                 the relay rests and is probed, and its mail takes the route's next relay or waits"
             }
-            Fault::Unclear => "deferred, uncounted",
+            Fault::Unclear => {
+                "the route's next relay at once, or deferred, uncounted. Refused so again after \
+                 other mails were taken: the mail's. Twenty in a row: the relay's"
+            }
             Fault::InDoubt => "the mail's guarantee decides: sent again, or dead as in_doubt",
         }
     }
@@ -97,6 +105,9 @@ pub struct Circumstances {
     pub has_accepted: bool,
     /// Other mails met the same in a row, and none fared better in between.
     pub is_repeated: bool,
+    /// Other mails were taken after this one was first refused and it was unclear whose fault that
+    /// was.
+    pub others_fared_better: bool,
 }
 
 /// What was heard, by kind.
@@ -158,117 +169,8 @@ enum Status {
     /// The text is of this kind, and the enhanced code does not say otherwise: it is absent, or
     /// about the system, the network, the protocol or a policy (X.0, X.3, X.4, X.5, X.7).
     Words(Words),
-}
-
-/// What a server's text can say where its codes do not. Only plain words are believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Words {
-    /// So many mails in one session.
-    SessionLimit,
-    /// So many recipients in one transaction.
-    TooManyRecipients,
-    /// A place where each new sender has to wait once.
-    Greylisting,
-    /// Who we are, not what we send: a block list, a missing login, an account's quota.
-    Client,
-    /// The system's disk, load or configuration.
-    System,
-}
-
-impl Words {
-    #[cfg(test)]
-    fn name(self) -> &'static str {
-        match self {
-            Words::SessionLimit => "speaks of mails in this session",
-            Words::TooManyRecipients => "speaks of too many recipients",
-            Words::Greylisting => "speaks of greylisting",
-            Words::Client => "speaks of our address, login, account or quota",
-            Words::System => "speaks of the system's storage, load or configuration",
-        }
-    }
-
-    fn are_in(self, text: &str) -> bool {
-        let text = text.to_ascii_lowercase();
-        let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        match self {
-            Words::SessionLimit => {
-                any(&[
-                    "too many", "maximum", "limit", "exceed", "no more", "reached",
-                ]) && (any(&["session", "per connection", "this connection"])
-                    || any(&["messages", "mails", "transactions"])
-                        && !any(&["hour", "day", "daily", "minute", "second", "rate", "quota"]))
-                    && !any(&[
-                        "size",
-                        "recipient",
-                        "idle",
-                        "timeout",
-                        "timed out",
-                        "concurrent",
-                    ])
-            }
-            Words::TooManyRecipients => {
-                any(&["recipient", "rcpt"]) && any(&["too many", "maximum", "limit", "exceed"])
-            }
-            Words::Greylisting => any(&["greylist", "graylist", "grey list", "grey-list"]),
-            Words::Client | Words::System
-                if any(&[
-                    "sender address",
-                    "sender rejected",
-                    "from address",
-                    "return path",
-                ]) =>
-            {
-                false
-            }
-            Words::Client => any(&[
-                "authentication required",
-                "authenticate first",
-                "must authenticate",
-                "log in first",
-                "login first",
-                "starttls",
-                "client host",
-                "your ip",
-                "ip address",
-                "block list",
-                "blocklist",
-                "blacklist",
-                "spamhaus",
-                "dnsbl",
-                "throttl",
-                "sending rate",
-                "rate limit",
-                "sending quota",
-                "sending limit",
-                "daily limit",
-                "your account",
-                "account disabled",
-                "account suspended",
-                "account locked",
-            ]),
-            Words::System => any(&[
-                "insufficient system",
-                "system storage",
-                "disk full",
-                "out of disk",
-                "no space",
-                "queue full",
-                "too busy",
-                "overload",
-                "load too high",
-                "system not accepting",
-                "not accepting messages",
-                "not accepting mail",
-                "server configuration",
-                "local configuration",
-                "shutting down",
-                "maintenance",
-                "service unavailable",
-                "service not available",
-                "try another server",
-            ]),
-        }
-    }
+    /// The text is of this kind, whatever the enhanced code.
+    Plain(Words),
 }
 
 /// One rule of the table.
@@ -323,19 +225,33 @@ use Status as S;
 const OPENING: &[Phase] = &[Connect, Greeting, Ehlo, Tls, Auth];
 /// The commands of a transaction.
 const COMMANDS: &[Phase] = &[MailFrom, RcptTo, Data];
+/// The commands that name the envelope.
+const ENVELOPE: &[Phase] = &[MailFrom, RcptTo];
 /// The commands, and the verdict.
 const VERDICTS: &[Phase] = &[MailFrom, RcptTo, Data, FinalDot];
+/// Wherever a server may say something of a mail.
+const ALL: &[Phase] = &[MailFrom, RcptTo, Data, Body, FinalDot];
 /// The message and its verdict.
 const MESSAGE: &[Phase] = &[Data, Body, FinalDot];
+/// From the recipients on.
+const LATER: &[Phase] = &[RcptTo, Data, Body, FinalDot];
 /// A login or TLS is missing, refused or out of order (RFC 4954 §6, RFC 3207 §4, RFC 5321 §4.2).
-const LOGIN: &[u16] = &[432, 454, 530, 534, 535, 538];
+const LOGIN: &[u16] = &[432, 454, 525, 530, 534, 535, 538];
 /// The server knows no such command, or not here (RFC 5321 §4.2.4).
 const SEQUENCE: &[u16] = &[500, 502, 503];
 /// "Too many recipients" (RFC 5321 §4.5.3.1.10): 452, and 552 from older servers.
 const STORAGE: &[u16] = &[452, 552];
-/// About one mailbox, one address or one message (RFC 3463 §3.2, §3.3, §3.7).
+/// About one mailbox, one address or one message (RFC 3463 §3.2, §3.3, §3.7), or about the sender's
+/// domain (RFC 7372 §3).
 const MAILS_OWN: &[&str] = &[
-    "x.1.x", "x.2.x", "x.3.3", "x.3.4", "x.5.2", "x.5.4", "x.6.x",
+    "x.1.x", "x.2.x", "x.3.3", "x.3.4", "x.5.2", "x.5.4", "x.6.x", "x.7.20", "x.7.21", "x.7.22",
+    "x.7.23", "x.7.24", "x.7.26", "x.7.27", "x.7.60",
+];
+/// About our address, our login or our account (RFC 4954 §6, RFC 7372 §3, and what Microsoft 365
+/// says of a tenant and its addresses).
+const OURS: &[&str] = &[
+    "x.7.8", "x.7.11", "x.7.12", "x.7.25", "x.7.57", "x.7.500", "x.7.501", "x.7.508", "x.7.511",
+    "x.7.705", "x.7.708", "x.7.750",
 ];
 /// About the system (RFC 3463 §3.4).
 const SYSTEM: &[&str] = &["x.3.x"];
@@ -381,9 +297,18 @@ const ROWS: &[Row] = &[
         F::Transaction,
     )
     .accepted(),
+    // Said in plain words, it is about us or about the system, at whatever step. A server that lets
+    // one domain's mail wait with 421 speaks of our rate there, and not of us elsewhere.
+    row(&[RcptTo], H::Code(421), S::Words(Words::System), F::Relay),
+    row(&[RcptTo], H::Code(421), S::Any, F::Destination),
+    row(ALL, H::Refusal, S::Like(&["x.1.90"]), F::Relay),
+    row(ALL, H::Refusal, S::Words(Words::Client), F::Relay),
+    row(ALL, H::Permanent, S::Words(Words::System), F::Relay),
+    // Relaying is refused to us, or to one domain.
+    row(ALL, H::Refusal, S::Plain(Words::Relaying), F::Unclear).repeated(F::Relay),
     // About this mail, whatever the connection has done before.
     row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
-    row(VERDICTS, H::Refusal, S::Like(MAILS_OWN), F::Mail),
+    row(ALL, H::Refusal, S::Like(MAILS_OWN), F::Mail),
     row(
         &[MailFrom],
         H::Codes(&[501, 504, 553, 555]),
@@ -391,12 +316,7 @@ const ROWS: &[Row] = &[
         F::Mail,
     ),
     row(&[MailFrom], H::Code(552), S::Absent, F::Mail),
-    row(
-        &[RcptTo, Data, FinalDot],
-        H::Refusal,
-        S::Words(Words::Greylisting),
-        F::Mail,
-    ),
+    row(LATER, H::Refusal, S::Words(Words::Greylisting), F::Mail),
     // What a fresh connection may be spared: what it says as well is not the session's.
     row(&[MailFrom, Data], H::Transient, S::Any, F::Session).used(),
     row(
@@ -415,28 +335,27 @@ const ROWS: &[Row] = &[
     .used(),
     row(VERDICTS, H::Transient, S::Like(&["x.4.5"]), F::Session).used(),
     // About the system, our login or our account.
-    row(VERDICTS, H::Codes(LOGIN), S::Any, F::Relay),
-    row(VERDICTS, H::Codes(SEQUENCE), S::Any, F::Relay),
-    row(
-        VERDICTS,
-        H::Refusal,
-        S::Like(&["x.3.2", "x.3.5", "x.7.8", "x.7.9", "x.7.11", "x.7.12"]),
-        F::Relay,
-    ),
+    row(ALL, H::Codes(LOGIN), S::Any, F::Relay),
+    row(ALL, H::Codes(SEQUENCE), S::Any, F::Relay),
+    row(ALL, H::Refusal, S::Like(&["x.3.2", "x.3.5"]), F::Relay),
+    row(ALL, H::Refusal, S::Like(OURS), F::Relay),
+    row(ENVELOPE, H::Refusal, S::Like(&["x.7.9"]), F::Relay),
+    row(ALL, H::Transient, S::Like(&["x.3.1"]), F::Relay),
+    row(ALL, H::Transient, S::Words(Words::System), F::Relay),
+    row(ENVELOPE, H::Refusal, S::Words(Words::Blocked), F::Relay),
     row(&[MailFrom], H::Code(421), S::Any, F::Relay),
     row(&[MailFrom], H::HangUp, S::Any, F::Relay),
     row(&[MailFrom], H::Silence, S::Any, F::Relay),
-    row(&[MailFrom], H::Refusal, S::Words(Words::Client), F::Relay),
-    row(&[MailFrom], H::Refusal, S::Words(Words::System), F::Relay),
     row(&[MailFrom], H::Transient, S::Like(SYSTEM), F::Relay),
     row(&[MailFrom], H::Transient, S::Like(NETWORK), F::Relay),
     row(&[MailFrom], H::Transient, S::Like(&["x.5.x"]), F::Relay),
     row(&[MailFrom], H::Permanent, S::Like(NETWORK), F::Relay),
     row(&[MailFrom], H::Code(452), S::Absent, F::Relay),
+    row(&[MailFrom], H::Refusal, S::Words(Words::Sender), F::Mail),
+    row(&[MailFrom], H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Transient, S::Absent, F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Refusal, S::Any, F::Mail).repeated(F::Relay),
     // About the domain: what lies behind the relay.
-    row(&[RcptTo], H::Code(421), S::Any, F::Destination),
     row(&[RcptTo], H::HangUp, S::Any, F::Destination),
     row(&[RcptTo], H::Silence, S::Any, F::Destination),
     row(&[RcptTo], H::Transient, S::Like(NETWORK), F::Destination),
@@ -444,21 +363,26 @@ const ROWS: &[Row] = &[
     row(&[RcptTo], H::Transient, S::Like(&["x.5.3"]), F::Destination),
     row(&[RcptTo], H::Transient, S::Like(&["x.7.x"]), F::Mail).repeated(F::Destination),
     row(&[RcptTo], H::Transient, S::Absent, F::Mail).repeated(F::Destination),
+    // About the recipient, or the sender, of whom some servers speak only here.
+    row(&[RcptTo], H::Permanent, S::Words(Words::Recipient), F::Mail),
+    row(&[RcptTo], H::Permanent, S::Words(Words::Sender), F::Mail),
+    row(&[RcptTo], H::Permanent, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
+    row(&[RcptTo], H::Permanent, S::Any, F::Mail).repeated(F::Relay),
     row(&[RcptTo], H::Refusal, S::Any, F::Mail),
     // The message is in question: what is said of it is its own until others meet the same.
     row(MESSAGE, H::Code(421), S::Any, F::Relay),
     row(MESSAGE, H::HangUp, S::Any, F::Relay),
     row(MESSAGE, H::Silence, S::Any, F::Relay),
-    row(
-        &[Data, FinalDot],
-        H::Refusal,
-        S::Words(Words::Client),
-        F::Mail,
-    )
-    .repeated(F::Relay),
+    row(MESSAGE, H::Refusal, S::Words(Words::Content), F::Mail),
+    row(MESSAGE, H::Refusal, S::Words(Words::Sender), F::Mail),
+    row(MESSAGE, H::Refusal, S::Words(Words::Recipient), F::Mail),
+    row(MESSAGE, H::Refusal, S::Words(Words::Blocked), F::Unclear).repeated(F::Relay),
+    row(MESSAGE, H::Permanent, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[Data, FinalDot], H::Transient, S::Like(SYSTEM), F::Mail).repeated(F::Relay),
     row(&[Data, FinalDot], H::Transient, S::Like(NETWORK), F::Mail).repeated(F::Relay),
-    row(&[Data], H::Transient, S::Any, F::Mail).repeated(F::Relay),
+    row(&[Data, FinalDot], H::Transient, S::Absent, F::Mail).repeated(F::Unclear),
+    row(&[Data], H::Transient, S::Any, F::Mail).repeated(F::Unclear),
+    row(&[Data, FinalDot], H::Permanent, S::Any, F::Mail).repeated(F::Relay),
     row(MESSAGE, H::Refusal, S::Any, F::Mail),
     // An answer that makes no sense where it came: nothing was learned about anybody else.
     row(VERDICTS, H::Anything, S::Any, F::Mail),
@@ -467,9 +391,15 @@ const ROWS: &[Row] = &[
 
 /// What was heard at a step.
 enum Said {
-    Reply(Reply),
+    Reply(Reply, OnceCell<Text>),
     HangUp,
     Silence,
+}
+
+impl From<&Reply> for Said {
+    fn from(reply: &Reply) -> Self {
+        Said::Reply(reply.clone(), OnceCell::new())
+    }
 }
 
 impl Said {
@@ -482,7 +412,7 @@ impl Said {
         let code = said.get(..3).and_then(|digits| digits.parse::<u16>().ok());
         match code {
             Some(code @ 200..=599) if said[3..].starts_with(' ') || said.len() == 3 => {
-                Said::Reply(Reply::new(code, said[3..].trim_start()))
+                Said::from(&Reply::new(code, said[3..].trim_start()))
             }
             _ if reason.contains(super::SILENCE) => Said::Silence,
             _ => Said::HangUp,
@@ -492,7 +422,7 @@ impl Said {
     fn is(&self, heard: Heard) -> bool {
         match (self, heard) {
             (_, Heard::Anything) => true,
-            (Said::Reply(reply), heard) => match heard {
+            (Said::Reply(reply, _), heard) => match heard {
                 Heard::Taken => reply.code / 100 == 2,
                 Heard::Code(code) => reply.code == code,
                 Heard::Codes(codes) => codes.contains(&reply.code),
@@ -508,7 +438,7 @@ impl Said {
     }
 
     fn has(&self, status: Status) -> bool {
-        let Said::Reply(reply) = self else {
+        let Said::Reply(reply, text) = self else {
             return status == Status::Any;
         };
         let enhanced = reply.enhanced.as_deref().unwrap_or_default();
@@ -522,8 +452,9 @@ impl Said {
                     || ["x.3.x", "x.4.x", "x.5.x", "x.7.x"]
                         .iter()
                         .any(|pattern| like(enhanced, pattern));
-                is_open && words.are_in(&reply.text)
+                is_open && words.are_in(text.get_or_init(|| Text::read(&reply.text)))
             }
+            Status::Plain(words) => words.are_in(text.get_or_init(|| Text::read(&reply.text))),
         }
     }
 }
@@ -550,9 +481,11 @@ impl Outcome {
     /// Whose fault this was, under these circumstances.
     pub fn judge(&self, circumstances: Circumstances) -> Judgement {
         let (phase, said) = match self {
-            Outcome::Delivered(reply) => (Phase::FinalDot, Said::Reply(reply.clone())),
+            Outcome::Delivered(_) => return Fault::Nobody.into(),
+            // A provider's answer over HTTP: its own file has told mail and account apart.
+            Outcome::Rejected(_, reply) if reply.code / 100 != 5 => return Fault::Mail.into(),
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
-                (*phase, Said::Reply(reply.clone()))
+                (*phase, Said::from(reply))
             }
             Outcome::Lost(Phase::FinalDot, reason) => (Phase::FinalDot, Said::read(reason)),
             Outcome::Unavailable(Phase::Local, _) => return Fault::Relay.into(),
@@ -574,6 +507,7 @@ impl Outcome {
         };
         let fault = match row.repeated {
             Some(repeated) if circumstances.is_repeated => repeated,
+            _ if row.fault == Fault::Unclear && circumstances.others_fared_better => Fault::Mail,
             _ => row.fault,
         };
         Judgement {
@@ -607,6 +541,7 @@ fn printed() -> String {
             Status::Absent => "none, or x.0.x".to_owned(),
             Status::Like(patterns) => patterns.join(", "),
             Status::Words(words) => format!("text {}", words.name()),
+            Status::Plain(words) => format!("any; text {}", words.name()),
         };
         let mut state = Vec::new();
         if row.used {

@@ -86,6 +86,10 @@ impl Delivery {
                 at,
                 reason: DeadReason::Rejected,
             },
+            // Another relay may take it, and it would be the first to know.
+            (Outcome::Rejected(..) | Outcome::Deferred(..), Fault::Relay | Fault::Unclear) => {
+                self.take_the_next_relay(rules)
+            }
             (Outcome::Deferred(..), Fault::Mail) | (Outcome::InDoubt(_), _) => {
                 self.counted = self.counted.saturating_add(1);
                 self.try_again(rules)
@@ -128,6 +132,18 @@ impl Delivery {
                 self.route = self.route.whole();
                 self.try_again(rules)
             }
+        }
+    }
+
+    /// This relay refuses us, as far as one can tell, whatever the mail: the route's next one is asked at once. Behind the
+    /// last one it waits, and no attempt is used up.
+    fn take_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
+        match self.route.behind(rules.relay) {
+            Some(rest) => {
+                self.route = rest;
+                Stage::Pending { due: rules.now }
+            }
+            None => self.try_again(rules),
         }
     }
 
@@ -179,14 +195,14 @@ impl Delivery {
 }
 
 /// Whether nothing was learned about the mail: it never came into question, or what was said is
-/// another's, and was said before its message was.
+/// another's, and was said before its envelope was.
 fn says_nothing(outcome: &Outcome, fault: Fault) -> bool {
     match outcome {
         Outcome::Unavailable(..) => true,
         Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
             match fault {
                 Fault::Session | Fault::Transaction => true,
-                Fault::Relay => *phase < Phase::Data,
+                Fault::Relay => *phase < Phase::RcptTo,
                 _ => false,
             }
         }

@@ -134,7 +134,7 @@ impl State {
             let circumstances = Circumstances {
                 has_carried_mail: carried > 0,
                 has_accepted,
-                is_repeated: false,
+                ..Circumstances::default()
             };
             faults.push(self.memory.judge(outcome, circumstances, to, mail.mail));
             has_accepted |= was_accepted(outcome);

@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use super::topology::Topology;
 use super::{Error, OnSpoolFailure, Receipt, SentNow};
-use crate::delivery::{Outcome, Phase, Route};
+use crate::delivery::{Circumstances, Fault, Outcome, Phase, Route};
 use crate::mail::{Address, Guarantee, Mail};
 use crate::spool::Durability;
 use crate::transport::{Recall, Transaction};
@@ -106,7 +106,8 @@ impl Direct {
         })
     }
 
-    /// Tries each relay of the route that is not paused, until one answers about the mail.
+    /// Tries each relay of the route that is not paused, until one answers about the mail. A refusal
+    /// that another mail would have met as well is none.
     async fn send_over(
         &self,
         engine: &Engine,
@@ -131,10 +132,11 @@ impl Direct {
                 }
                 Err(outcome) => vec![outcome; transaction.recipients.len()],
             };
-            if !outcomes
-                .iter()
-                .all(|outcome| matches!(outcome, Outcome::Unavailable(..)))
-            {
+            let is_the_relays = |outcome: &Outcome| {
+                let fault = outcome.judge(Circumstances::default()).fault;
+                fault == Fault::Relay
+            };
+            if !outcomes.iter().all(is_the_relays) {
                 break;
             }
         }

@@ -3,13 +3,19 @@
 //!
 //! It outlives a reload, and is forgotten with the process: a restart finds out again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::delivery::{Circumstances, Fault, Outcome};
+use crate::delivery::{Circumstances, Fault, Outcome, Phase};
 use crate::mail::{Address, MailId};
 use crate::policy::{Admission, Limits, RestingDomain, Rests, Streak};
+
+/// So many domains in a row that cannot be reached, and none that can: that is the relay.
+const DOMAINS_IN_A_ROW: usize = 5;
+/// Of so many mails is remembered that it was unclear whose fault their refusal was.
+const UNCLEAR: usize = 256;
 
 #[derive(Default)]
 pub(super) struct RelayMemory(Mutex<Lessons>);
@@ -19,6 +25,13 @@ struct Lessons {
     limits: Limits,
     rests: Rests,
     streak: Streak,
+    /// The domains that could not be reached since a mail was last taken.
+    unreached: Vec<String>,
+    /// How many recipients' mail was taken.
+    taken: u64,
+    /// The mails that were refused and it was unclear whose fault that was, and how many had been
+    /// taken before.
+    unclear: VecDeque<(MailId, u64)>,
 }
 
 impl RelayMemory {
@@ -68,34 +81,18 @@ impl RelayMemory {
         to: &Address,
         mail: MailId,
     ) -> Fault {
-        let first = outcome.judge(circumstances);
-        let code = match outcome {
-            Outcome::Deferred(_, reply) | Outcome::Rejected(_, reply) => reply.code,
-            _ => 0,
-        };
-        let lessons = &mut *self.0.lock();
-        let is_repeated = match first.repeated {
-            Some(Fault::Destination) => lessons.rests.is_repeated(to.domain(), code, mail),
-            Some(_) => lessons.streak.add(code, mail),
-            None => false,
-        };
-        if !is_repeated {
-            return first.fault;
+        if let Outcome::Delivered(_) = outcome {
+            return Fault::Nobody;
         }
-        let again = Circumstances {
-            is_repeated,
-            ..circumstances
-        };
-        outcome.judge(again).fault
+        self.0.lock().judge(outcome, circumstances, to, mail)
     }
 
-    /// A mail fared better than those that were refused alike.
+    /// A mail was taken, and so fared better than those that were refused.
     pub(super) fn fared_better(&self, to: &Address) {
         let lessons = &mut *self.0.lock();
+        lessons.taken += 1;
         lessons.streak.end();
-        if lessons.rests.answered(to.domain()) {
-            tracing::info!(domain = to.domain(), "the domain is reached again");
-        }
+        lessons.answered(to);
     }
 
     /// The recipient's domain could not be reached. Returns whether it rests from now on.
@@ -109,5 +106,74 @@ impl RelayMemory {
     ) -> bool {
         let rests = &mut self.0.lock().rests;
         rests.failed(to.domain(), mail, reason, false, now, chance)
+    }
+}
+
+impl Lessons {
+    fn judge(
+        &mut self,
+        outcome: &Outcome,
+        circumstances: Circumstances,
+        to: &Address,
+        mail: MailId,
+    ) -> Fault {
+        let known = self.unclear.iter().find(|(known, _)| *known == mail);
+        let circumstances = Circumstances {
+            others_fared_better: known.is_some_and(|(_, taken)| *taken < self.taken),
+            ..circumstances
+        };
+        let is_unclear = known.is_some();
+
+        let first = outcome.judge(circumstances);
+        let step = outcome.refused_at().unwrap_or(Phase::MailFrom);
+        let is_repeated = match first.repeated {
+            Some(Fault::Destination) => self.rests.is_repeated(to.domain(), mail),
+            Some(_) => self.streak.add(step, mail),
+            None => false,
+        };
+        let fault = match first.repeated {
+            Some(Fault::Unclear) if is_repeated && self.streak.is_long() => Fault::Relay,
+            Some(repeated) if is_repeated => repeated,
+            _ => first.fault,
+        };
+
+        match fault {
+            Fault::Unclear if !is_unclear => {
+                if self.unclear.len() == UNCLEAR {
+                    self.unclear.pop_front();
+                }
+                self.unclear.push_back((mail, self.taken));
+            }
+            Fault::Destination if self.is_everywhere(to) => return Fault::Relay,
+            // The server came to speak of this recipient or this message, and of nobody else.
+            Fault::Mail if (Phase::RcptTo..=Phase::FinalDot).contains(&step) => {
+                if first.repeated.is_none() {
+                    self.streak.reached(step);
+                }
+                if first.repeated != Some(Fault::Destination) {
+                    self.answered(to);
+                }
+            }
+            _ => {}
+        }
+        fault
+    }
+
+    /// This domain could not be reached either. Returns whether none can be.
+    fn is_everywhere(&mut self, to: &Address) -> bool {
+        if self.unreached.len() < DOMAINS_IN_A_ROW {
+            let domain = to.domain().to_ascii_lowercase();
+            if !self.unreached.contains(&domain) {
+                self.unreached.push(domain);
+            }
+        }
+        self.unreached.len() >= DOMAINS_IN_A_ROW
+    }
+
+    fn answered(&mut self, to: &Address) {
+        self.unreached.clear();
+        if self.rests.answered(to.domain()) {
+            tracing::info!(domain = to.domain(), "the domain is reached again");
+        }
     }
 }

@@ -353,7 +353,6 @@ impl State {
         for (one, to) in judged.iter().zip(&mail.recipients) {
             match one.fault {
                 Fault::Nobody => self.memory.fared_better(to),
-                Fault::Mail if is_beyond_mail_from(&one.outcome) => self.memory.fared_better(to),
                 Fault::Destination => {
                     let reason = describe(&one.outcome);
                     let chance = self.engine.chance();
@@ -561,16 +560,6 @@ fn speaks_for_the_relay(fault: Fault) -> bool {
         fault,
         Fault::Nobody | Fault::Mail | Fault::Transaction | Fault::Destination
     )
-}
-
-/// Whether the server let the mail come as far as its recipients.
-fn is_beyond_mail_from(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) => {
-            *phase > Phase::MailFrom && *phase != Phase::Local
-        }
-        _ => false,
-    }
 }
 
 fn describe(outcome: &Outcome) -> String {

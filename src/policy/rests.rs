@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{Breaker, BreakerState, Streak};
+use crate::delivery::Phase;
 use crate::mail::{MailId, minutes};
 
 /// The most domains of which something is known; more than that, and the relay is at fault.
@@ -104,10 +105,11 @@ impl Rests {
     }
 
     /// A mail to the domain was refused in a way that may be the domain's. Returns whether enough
-    /// others were before.
-    pub fn is_repeated(&mut self, domain: &str, code: u16, mail: MailId) -> bool {
-        self.of(domain)
-            .is_some_and(|rest| rest.streak.add(code, mail))
+    /// others were before, or whether the domain rests already.
+    pub fn is_repeated(&mut self, domain: &str, mail: MailId) -> bool {
+        self.of(domain).is_some_and(|rest| {
+            rest.streak.add(Phase::RcptTo, mail) || rest.breaker.probe_at().is_some()
+        })
     }
 
     /// The domain could not be reached with `mail`; `again` if others in a row have shown that

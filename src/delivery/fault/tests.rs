@@ -6,6 +6,7 @@ const FRESH: Circumstances = Circumstances {
     has_carried_mail: false,
     has_accepted: false,
     is_repeated: false,
+    others_fared_better: false,
 };
 const USED: Circumstances = Circumstances {
     has_carried_mail: true,
@@ -101,7 +102,7 @@ fn a_fresh_connection_is_not_worn_out() {
             (FinalDot, "200 OK", F::Nobody),
             (FinalDot, "251 forwarded", F::Nobody),
             (FinalDot, "354 go on", F::InDoubt),
-            (FinalDot, "452 4.3.1 full", F::Mail),
+            (FinalDot, "452 4.3.1 full", F::Relay),
             (FinalDot, "552 5.3.4 too large", F::Mail),
             (FinalDot, "554 5.7.1 spam", F::Mail),
             (FinalDot, "454 Throttling failure", F::Relay),
@@ -197,6 +198,206 @@ fn what_others_met_in_a_row_is_not_the_mails() {
             (FinalDot, "550 5.6.0 bad content", F::Mail),
         ],
     );
+}
+
+/// What is said of us or of the system is nobody else's fault, at whatever step it is said.
+#[test]
+fn what_is_said_of_us_or_of_the_system_is_the_relays_at_every_step() {
+    for line in [
+        // Our address.
+        "550 5.7.708 Service unavailable. Access denied, traffic not accepted from this IP",
+        "550 5.7.1 Service unavailable; client host [192.0.2.1] blocked using Spamhaus",
+        "554 5.7.1 <mail.example[192.0.2.1]>: Client host rejected: Access denied",
+        "450 4.7.1 Client host rejected: cannot find your hostname, [192.0.2.1]",
+        "550 5.7.1 Your IP 192.0.2.1 is not welcome",
+        "550-5.7.25 The IP address sending this message does not have a PTR record",
+        "504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname",
+        "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. (S3140)",
+        "550 5.7.606 Access denied, banned sending IP [192.0.2.1]",
+        "525 5.7.1 Unauthorized IP address",
+        // Our login.
+        "530 5.7.0 Authentication required",
+        "530 5.7.57 Client not authenticated to send mail",
+        "535 5.7.8 Error: authentication failed",
+        "454 4.7.0 Too many login attempts, please try again later",
+        "550 5.7.1 Relaying denied. Proper authentication required.",
+        "550 5.7.0 Must issue a STARTTLS command first",
+        "550 Unauthenticated senders not allowed",
+        "535 5.7.139 Authentication unsuccessful, basic authentication is disabled",
+        "553 5.7.1 <a@example.com>: Sender address rejected: not logged in",
+        // Our account and its rate.
+        "550 5.4.5 Daily user sending quota exceeded",
+        "550 5.4.5 Daily SMTP relay limit exceeded for customer",
+        "550 5.1.90 Your message can't be sent because you've reached your daily limit",
+        "454 Throttling failure: Maximum sending rate exceeded",
+        "454 Throttling failure: Daily message quota exceeded",
+        "554 Message rejected: Sending suspended for this account",
+        "554 Access denied: User arn:aws:iam::1:user/x is not authorized to perform ses:SendRawEmail",
+        "451 4.4.5 Rate limit exceeded, try again later",
+        "451 Authentication failed: Maximum credits exceeded",
+        "452 Too many recipients received this hour",
+        "550 5.7.705 Access denied, tenant has exceeded threshold",
+        "550 5.7.501 Access denied, spam abuse detected",
+        "550 5.7.1 Your SMTP account is not yet activated",
+        "550 Domain example.com has exceeded the max emails per hour (50/50) allowed",
+        "450 Requested mail action not taken: mailbox unavailable - Mail send limit exceeded",
+        // The system.
+        "451 4.7.500 Server busy. Please try again later from [192.0.2.1]",
+        "450 4.7.1 Too many connections",
+        "452 4.3.1 Insufficient system storage",
+        "451 4.3.2 System not accepting network messages",
+        "432 4.3.2 Concurrent connections limit exceeded",
+        "452 4.4.5 Insufficient disk space; try again later",
+        "452 space shortage, please try later",
+        "451 4.3.5 Server configuration problem",
+        "450 Backend failure. Please retry later",
+        "451 4.7.1 Service unavailable - try again later",
+        "450 4.3.2 Load too high",
+        "554 5.3.2 System shutdown in progress",
+    ] {
+        for phase in [MailFrom, RcptTo, Data, Body, FinalDot] {
+            assert_eq!(fault(phase, line, FRESH), F::Relay, "{line} at {phase}");
+        }
+    }
+}
+
+/// What is said of one sender, recipient or message is that mail's, however many meet it.
+#[test]
+fn what_is_said_of_one_mail_is_that_mails_however_often() {
+    for (phase, line) in [
+        (RcptTo, "550 5.1.1 User unknown"),
+        (RcptTo, "550 No such user here"),
+        (RcptTo, "550 <x@example.org>: unknown user"),
+        (RcptTo, "553 sorry, that mailbox does not exist"),
+        (
+            RcptTo,
+            "550 5.4.1 Recipient address rejected: Access denied",
+        ),
+        (
+            RcptTo,
+            "554 5.7.1 <x@example.org>: Recipient address rejected: Access denied",
+        ),
+        (
+            RcptTo,
+            "552 5.2.2 The email account that you tried to reach is over quota",
+        ),
+        (RcptTo, "452 4.2.2 Mailbox full"),
+        (
+            RcptTo,
+            "450 4.2.1 The user you are trying to contact is receiving mail at a rate",
+        ),
+        (RcptTo, "552 Mailbox quota exceeded, daily limit reached"),
+        (
+            RcptTo,
+            "451 4.7.1 Greylisted; your IP is new here, try again in 300 seconds",
+        ),
+        (
+            RcptTo,
+            "450 4.2.0 <x@example.org>: Recipient address rejected: Greylisted",
+        ),
+        (
+            MailFrom,
+            "550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+        ),
+        (
+            RcptTo,
+            "550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+        ),
+        (
+            FinalDot,
+            "550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+        ),
+        (
+            MailFrom,
+            "553 5.7.1 <a@example.com>: Sender address rejected: not owned by user b",
+        ),
+        (
+            MailFrom,
+            "550 The from address does not match a verified Sender Identity",
+        ),
+        (RcptTo, "550 Sender verify failed"),
+        (
+            RcptTo,
+            "554 5.7.1 Service unavailable; Sender address [a@example.com] blocked using dbl.x.org",
+        ),
+        (
+            FinalDot,
+            "550 5.7.26 This mail is unauthenticated: SPF with IP 192.0.2.1 did not pass",
+        ),
+        (
+            FinalDot,
+            "554 5.7.1 Message contains a URL that Spamhaus lists",
+        ),
+        (
+            FinalDot,
+            "550 5.7.1 [192.0.2.1 12] Our system has detected that this message is likely unsolicited              mail. To reduce the amount of spam, this message has been blocked",
+        ),
+        (
+            FinalDot,
+            "552 5.7.0 This message was blocked because its content is a risk",
+        ),
+        (
+            FinalDot,
+            "554 5.7.9 Message not accepted for policy reasons",
+        ),
+        (FinalDot, "550 5.7.1 Virus found"),
+        (FinalDot, "554 5.6.0 Invalid header"),
+        (FinalDot, "552 5.2.3 Message exceeds the recipient's limit"),
+    ] {
+        for circumstances in [FRESH, REPEATED, USED] {
+            assert_eq!(
+                fault(phase, line, circumstances),
+                F::Mail,
+                "{line} at {phase}, {circumstances:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_may_be_either_is_decided_by_what_others_met() {
+    let fared_better = Circumstances {
+        others_fared_better: true,
+        ..FRESH
+    };
+    for (phase, line) in [
+        (RcptTo, "550 5.7.1 Relaying denied"),
+        (RcptTo, "550 5.1.2 Relay not allowed."),
+        (RcptTo, "554 5.7.1 <x@example.org>: Relay access denied"),
+        (RcptTo, "550 Administrative prohibition"),
+        (MailFrom, "550 5.7.1 Access denied"),
+        (
+            FinalDot,
+            "554 Message rejected: Email address is not verified. The following identities failed the check in region US-EAST-1",
+        ),
+        (FinalDot, "554 5.7.1 Rejected: 192.0.2.1 is listed"),
+        (FinalDot, "550 5.7.1 blocked using b.barracudacentral.org"),
+    ] {
+        assert_eq!(fault(phase, line, FRESH), F::Unclear, "{line}");
+        assert_eq!(fault(phase, line, REPEATED), F::Relay, "{line}");
+        assert_eq!(fault(phase, line, fared_better), F::Mail, "{line}");
+    }
+    for (phase, line) in [
+        (RcptTo, "550 no"),
+        (Data, "554 no"),
+        (FinalDot, "554 5.7.1 Refused"),
+    ] {
+        assert_eq!(fault(phase, line, FRESH), F::Mail, "{line}");
+        assert_eq!(fault(phase, line, REPEATED), F::Relay, "{line}");
+    }
+    for (phase, line) in [(Data, "451 not now"), (FinalDot, "451 not now")] {
+        assert_eq!(fault(phase, line, FRESH), F::Mail, "{line}");
+        assert_eq!(fault(phase, line, REPEATED), F::Unclear, "{line}");
+    }
+}
+
+#[test]
+fn a_rate_of_ours_at_one_domain_lets_that_domain_rest() {
+    let line = "421 4.7.28 Gmail has detected an unusual rate of mail originating from your IP \
+                address. To protect our users, mail has been rate limited";
+    assert_eq!(fault(RcptTo, line, FRESH), F::Destination);
+    assert_eq!(fault(RcptTo, "421 4.3.2 Shutting down", FRESH), F::Relay);
+    assert_eq!(fault(FinalDot, line, FRESH), F::Relay);
 }
 
 #[test]

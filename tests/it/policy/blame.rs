@@ -196,3 +196,159 @@ async fn what_is_said_of_one_mail_stays_that_mails() {
     let good = submit(&postrider, mail("ada@example.org")).await;
     all_delivered(&postrider, &[good]).await;
 }
+
+#[tokio::test]
+async fn a_relay_that_refuses_us_at_any_step_kills_no_mail_and_leaves_it_to_the_next_relay() {
+    for (step, code, text) in [
+        (
+            Step::Rcpt,
+            550,
+            "5.7.708 Access denied, traffic not accepted from this IP",
+        ),
+        (Step::Rcpt, 550, "5.4.5 Daily user sending quota exceeded"),
+        (
+            Step::Rcpt,
+            554,
+            "5.7.1 <c[192.0.2.1]>: Client host rejected: Access denied",
+        ),
+        (Step::Rcpt, 530, "5.7.0 Authentication required"),
+        (
+            Step::Rcpt,
+            554,
+            "5.7.1 <x@example.org>: Relay access denied",
+        ),
+        (Step::Rcpt, 450, "4.7.1 too many connections"),
+        (Step::Data, 451, "4.7.500 Server busy"),
+        (
+            Step::FinalDot,
+            454,
+            "Throttling failure: Maximum sending rate exceeded",
+        ),
+        (
+            Step::FinalDot,
+            554,
+            "Message rejected: Sending paused for this account",
+        ),
+        (Step::FinalDot, 550, "5.7.1 Your IP is blocked"),
+        (Step::FinalDot, 452, "4.3.1 Insufficient system storage"),
+    ] {
+        let server = FakeSmtp::builder()
+            .rule(Rule::at(step).act(Act::reply(code, text)))
+            .start()
+            .await;
+        let backup = FakeSmtp::start().await;
+        let postrider = Dispatcher::builder()
+            .relay(relay_at(&server).connections(1))
+            .relay(Relay::smtp(&backup.url()).unwrap().name("backup"))
+            .spool_in_memory()
+            .clock(Clock::fake())
+            .retry(steady())
+            .start()
+            .await
+            .unwrap();
+        // At once, and although no time passes: each refused mail goes to the next relay.
+        let ids = submit_many(&postrider, "example.org", 12).await;
+        all_delivered(&postrider, &ids).await;
+        assert_eq!(server.accepted(), 0, "{code} {text}");
+        let why = postrider.relays().await.unwrap()[0].last_failure.clone();
+        assert!(
+            why.unwrap_or_default().contains(&code.to_string()),
+            "{code} {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_everything_is_down_whatever_its_words_and_costs_few() {
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::FinalDot).act(Act::reply(554, "5.0.0 Transaction failed")))
+        .start()
+        .await;
+    let clock = Clock::fake();
+    let postrider = engine(relay_at(&server).connections(1), &clock)
+        .start()
+        .await
+        .unwrap();
+    let ids = submit_many(&postrider, "example.org", 20).await;
+    eventually("the relay is down", async || {
+        postrider.relays().await.unwrap()[0].state == "down"
+    })
+    .await;
+
+    server.behave();
+    let mut dead = 0;
+    for id in &ids {
+        let status = as_time_passes(&clock, async { postrider.wait(*id).await.unwrap() }).await;
+        dead += usize::from(status.state.as_str() == "dead");
+    }
+    assert!(dead <= 2, "{dead} of 20 are dead");
+}
+
+#[tokio::test]
+async fn a_mail_that_is_bad_closes_the_relay_to_nobody() {
+    for (step, code, text) in [
+        (
+            Step::Mail,
+            550,
+            "5.7.60 Client does not have permissions to send as this sender",
+        ),
+        (Step::Rcpt, 550, "No such user here"),
+        (
+            Step::Rcpt,
+            550,
+            "5.4.1 Recipient address rejected: Access denied",
+        ),
+        (Step::FinalDot, 554, "5.7.1 Message rejected as spam"),
+        (
+            Step::FinalDot,
+            550,
+            "5.7.1 A URL in this message is on a block list",
+        ),
+        (
+            Step::FinalDot,
+            554,
+            "5.7.9 Message not accepted for policy reasons",
+        ),
+    ] {
+        let server = FakeSmtp::builder()
+            .rule(Rule::at(step).act(Act::reply(code, text)))
+            .start()
+            .await;
+        let postrider = engine(relay_at(&server).connections(1), &Clock::fake())
+            .start()
+            .await
+            .unwrap();
+        for id in submit_many(&postrider, "example.org", 8).await {
+            let status = postrider.wait(id).await.unwrap();
+            assert_eq!(status.state.as_str(), "dead", "{code} {text}");
+        }
+        assert_eq!(postrider.relays().await.unwrap()[0].state, "up", "{text}");
+        server.behave();
+        let good = submit(&postrider, mail("ada@example.org")).await;
+        all_delivered(&postrider, &[good]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_be_the_mails_is_believed_once_others_were_taken() {
+    let server = FakeSmtp::builder()
+        .rule(
+            Rule::at(Step::Rcpt)
+                .to("bad@")
+                .act(Act::reply(550, "5.7.1 Relaying denied")),
+        )
+        .start()
+        .await;
+    let clock = Clock::fake();
+    let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
+    let bad = submit(&postrider, mail("bad@example.org")).await;
+    eventually("it waits", async || {
+        postrider.status(bad).await.unwrap().state.as_str() == "deferred"
+    })
+    .await;
+    let good = submit(&postrider, mail("ada@example.org")).await;
+    all_delivered(&postrider, &[good]).await;
+    let status = as_time_passes(&clock, async { postrider.wait(bad).await.unwrap() }).await;
+    assert_eq!(status.deliveries[0].reason.unwrap().as_str(), "rejected");
+    assert_eq!(status.deliveries[0].attempts.len(), 2);
+}
