@@ -35,7 +35,7 @@
 //! # Layers
 //!
 //! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
-//! [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
+//! `content` (templates) · [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
 //! (the engine) · `ingress` (doors) · `config` · `cli`. The last three come with the feature
 //! `server`, which is on by default; the engine alone is `default-features = false`.
 //!
@@ -63,6 +63,8 @@
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "templates")]
+pub mod content;
 pub mod delivery;
 pub mod dispatch;
 #[cfg(feature = "server")]
@@ -73,6 +75,8 @@ pub mod policy;
 pub mod spool;
 pub mod transport;
 
+#[cfg(feature = "templates")]
+pub use content::{TemplateError, TemplateInfo, TemplateMistakes, Templates};
 pub use delivery::{Event, EventKind, MailState, State};
 pub use dispatch::{
     Builder, Clock, Counted, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, EventItem,
@@ -80,8 +84,8 @@ pub use dispatch::{
     RelayState, RelayStatus, Relays, Reload, RestingStatus, SentNow, Stats, StatusPage,
 };
 pub use mail::{
-    Address, Attachment, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId, Priority,
-    Submitter, Timestamp, days, hours, minutes, seconds,
+    Address, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId,
+    Priority, Submitter, Timestamp, days, hours, minutes, seconds,
 };
 pub use policy::{BreakerState, Match, Rate, RetryPolicy, RouteRule, Weights};
 pub use spool::{Durability, Query, SpoolError};

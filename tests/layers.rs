@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The layers, the lowest first. A room imports from layers below its own, and from itself.
 const LAYERS: [&[&str]; 8] = [
     &["mail"],
-    &["delivery"],
+    &["delivery", "content"],
     &["policy"],
     &["spool", "transport", "observe"],
     &["dispatch"],
@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Outside crates that only these rooms may name.
-const HOMES: [(&str, &[&str]); 13] = [
+const HOMES: [(&str, &[&str]); 17] = [
     (
         "lettre",
         &["mail", "transport", "dispatch", "ingress", "cli"],
@@ -48,7 +48,11 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("axum", &["ingress"]),
     ("hyper", &["transport", "ingress"]),
     ("smtp_proto", &["ingress"]),
-    ("toml", &["config"]),
+    ("toml", &["config", "content"]),
+    ("minijinja", &["content"]),
+    ("mrml", &["content"]),
+    ("css_inline", &["content"]),
+    ("html2text", &["content"]),
     ("clap", &["cli"]),
     ("ureq", &["cli"]),
 ];

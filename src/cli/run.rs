@@ -160,7 +160,7 @@ async fn reload(
         Ok(new) => {
             tell_what_waits_for_a_restart(settings, &new);
             tracing::info!(
-                "the configuration was read again: relays, routes, priorities, tokens and users are as it says"
+                "the configuration was read again: relays, routes, priorities, templates, tokens and users are as it says"
             );
             *settings = new;
         }
@@ -190,8 +190,9 @@ async fn read_and_apply(
         Ok(()) => dispatcher.reload(engine).await.map_err(Failure::from),
         Err(failure) => Err(failure),
     };
-    if applied.is_err() {
-        doors.reload(old)?;
+    match applied {
+        Ok(()) => dispatcher.templates().replace(&new.templates.loaded()),
+        Err(_) => doors.reload(old)?,
     }
     applied.map(|()| new)
 }

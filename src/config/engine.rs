@@ -38,7 +38,8 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
             expire_after: retry.expire_after,
             jitter: retry.jitter.into(),
         })
-        .weights(weights);
+        .weights(weights)
+        .templates(settings.templates.loaded());
     if spool.sync == Sync::Interval {
         builder = builder.sync_every(spool.sync_interval);
     }

@@ -33,6 +33,7 @@ mod secret;
 mod service;
 mod smtp;
 mod spool;
+mod templates;
 mod units;
 
 pub use client::ClientFile;
@@ -49,6 +50,7 @@ pub use routes::{RelayMatch, Route};
 pub use service::Service;
 pub use smtp::{Smtp, Tls, User};
 pub use spool::{OnSpoolFailure, Spool, Sync};
+pub use templates::Templates;
 pub use units::Listen;
 
 use std::fmt::Display;
@@ -80,6 +82,8 @@ pub struct Settings {
     pub retry: Retry,
     /// Whose turn it is.
     pub priorities: Priorities,
+    /// What mail is made from.
+    pub templates: Templates,
     /// The HTTP door.
     pub http: Http,
     /// The SMTP submission door.
@@ -120,6 +124,19 @@ impl Settings {
         Ok(settings.spool.path)
     }
 
+    /// Where the templates are, for whoever wants nothing else: what is wrong elsewhere does not
+    /// matter, nor whether they are in order.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or with the section `templates`.
+    pub fn templates(sources: &Sources) -> Result<Templates, Mistakes> {
+        let layers = layers::gather(sources)?;
+        let mut report = Report::new(&layers.origins);
+        let settings = read::read(&layers, &mut report);
+        report.only("templates").finish()?;
+        Ok(settings.templates)
+    }
+
     /// Whether this machine can do what the settings say, as far as that can be tried without
     /// doing it: the spool's directory can be made and written, and the doors' addresses are
     /// addresses of this machine. `check` and `run` both ask.
@@ -148,6 +165,7 @@ impl Settings {
         routes::check(&self.routes, &self.relays, report);
         self.retry.check(report);
         self.priorities.check(report);
+        self.templates.check(report);
         self.http.check(report);
         self.smtp.check(report);
         listeners::check(self, report);

@@ -68,6 +68,8 @@ pub struct Builder {
     pub(crate) retry: RetryPolicy,
     pub(crate) weights: Weights,
     pub(crate) clock: Clock,
+    #[cfg(feature = "templates")]
+    pub(crate) templates: crate::content::Templates,
 }
 
 impl Default for Builder {
@@ -86,6 +88,8 @@ impl Default for Builder {
             retry: RetryPolicy::default(),
             weights: Weights::default(),
             clock: Clock::system(),
+            #[cfg(feature = "templates")]
+            templates: crate::content::Templates::default(),
         }
     }
 }
@@ -191,6 +195,13 @@ impl Builder {
         self
     }
 
+    /// What mail is made from; see [`Dispatcher::templates`].
+    #[cfg(feature = "templates")]
+    pub fn templates(mut self, templates: crate::content::Templates) -> Self {
+        self.templates = templates;
+        self
+    }
+
     /// Opens the spool and starts the actors. What the spool still holds is sent.
     ///
     /// # Errors
@@ -218,12 +229,13 @@ impl Builder {
         let topology = Topology::new(&self.relays, &self.routes, self.weights)?;
         let topology = Arc::new(topology);
         let spool = self.open_spool().await?;
-        let engine = Arc::new(Engine::new(
-            spool,
-            self.clock,
-            self.retry,
-            Arc::clone(&topology),
-        ));
+        #[cfg_attr(not(feature = "templates"), expect(unused_mut))]
+        let mut engine = Engine::new(spool, self.clock, self.retry, Arc::clone(&topology));
+        #[cfg(feature = "templates")]
+        {
+            engine.templates = self.templates;
+        }
+        let engine = Arc::new(engine);
         engine.reroute();
 
         let args = Args {

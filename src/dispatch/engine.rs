@@ -49,6 +49,9 @@ pub(super) struct Engine {
     pub progress: Notify,
     /// Deliveries that are being accepted, so that many at once do not overfill the queue.
     pub accepting: AtomicU64,
+    /// What mail is made from.
+    #[cfg(feature = "templates")]
+    pub templates: crate::content::Templates,
     /// The relays and routes of now.
     topology: RwLock<Arc<Topology>>,
     /// The relays that a user has paused.
@@ -85,6 +88,8 @@ impl Engine {
             stocks: Stocks::default(),
             progress: Notify::new(),
             accepting: AtomicU64::new(0),
+            #[cfg(feature = "templates")]
+            templates: crate::content::Templates::default(),
             topology: RwLock::new(topology),
             paused: RwLock::default(),
             memories: Mutex::default(),

@@ -171,6 +171,13 @@ impl Dispatcher {
         results
     }
 
+    /// What mail is made from: `postrider.templates().mail("welcome", &data, Some("de"))?` is a
+    /// mail that lacks its addresses only. All handles share what is in force.
+    #[cfg(feature = "templates")]
+    pub fn templates(&self) -> &crate::content::Templates {
+        &self.inner.engine.templates
+    }
+
     /// Where its "now" comes from.
     #[cfg(feature = "server")]
     pub(crate) fn clock(&self) -> &Clock {

@@ -8,7 +8,8 @@ use super::fingerprint::{self, Print};
 use super::mailbox::Mailbox;
 use super::mime::Parts;
 use super::{
-    Address, Envelope, Guarantee, Mail, MailError, MailId, Options, Priority, Timestamp, When,
+    Address, Content, Envelope, Guarantee, Mail, MailError, MailId, Options, Priority, TemplateUse,
+    Timestamp, When,
 };
 use super::{field, freeze};
 
@@ -63,6 +64,8 @@ pub struct MailBuilder {
     headers: Vec<(String, String)>,
     attachments: Vec<Attachment>,
     options: Options,
+    /// The template that subject, text and HTML are from, and what was asked of it.
+    template: Option<(TemplateUse, u128)>,
 }
 
 impl MailBuilder {
@@ -117,6 +120,22 @@ impl MailBuilder {
     /// The body as HTML.
     pub fn html(mut self, html: impl Into<String>) -> Self {
         self.html = Some(html.into());
+        self
+    }
+
+    /// What a template made: its subject, HTML and text. A subject that is given after it wins.
+    pub fn content(mut self, content: Content) -> Self {
+        let Content {
+            subject,
+            html,
+            text,
+            template,
+            request,
+        } = content;
+        self.subject = subject.or(self.subject);
+        self.html = html;
+        self.text = text;
+        self.template = Some((template, request));
         self
     }
 
@@ -271,6 +290,7 @@ impl MailBuilder {
             options: self.options,
             message,
             content: Some(content),
+            template: self.template.map(|(template, _)| template),
         })
     }
 
@@ -283,10 +303,14 @@ impl MailBuilder {
             .add_all(self.to.iter())
             .add_all(self.cc.iter())
             .add_all(self.reply_to.iter());
-        print
-            .add_all(self.subject.iter())
-            .add_all(self.text.iter())
-            .add_all(self.html.iter());
+        match &self.template {
+            // What a template makes may change while a request is repeated.
+            Some((template, request)) => print.add(&template.name).add(request.to_le_bytes()),
+            None => print
+                .add_all(self.subject.iter())
+                .add_all(self.text.iter())
+                .add_all(self.html.iter()),
+        };
         let headers = self
             .headers
             .iter()

@@ -9,6 +9,7 @@ mod address;
 mod address_list;
 mod addressees;
 mod compose;
+mod content;
 mod directives;
 mod envelope;
 mod error;
@@ -29,6 +30,7 @@ mod time;
 pub use address::{Address, AddressError};
 pub use addressees::Addressees;
 pub use compose::{Attachment, MailBuilder};
+pub use content::{Content, TemplateUse};
 pub use directives::take_directives;
 pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
@@ -53,6 +55,7 @@ pub struct Mail {
     /// The fingerprint of all but the options. `None` where it is the message's own, which is
     /// computed only where a key asks for it.
     content: Option<u128>,
+    template: Option<TemplateUse>,
 }
 
 impl Mail {
@@ -81,6 +84,7 @@ impl Mail {
             options: Options::default(),
             message,
             content: None,
+            template: None,
         })
     }
 
@@ -120,6 +124,11 @@ impl Mail {
     /// What its sender asks for.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The template that it was made from.
+    pub fn template(&self) -> Option<&TemplateUse> {
+        self.template.as_ref()
     }
 
     /// The frozen message: header section and body, CRLF line ends.

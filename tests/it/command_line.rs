@@ -11,6 +11,7 @@ mod secured;
 mod send;
 mod sendmail;
 mod tail;
+mod template;
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -10,3 +10,4 @@ mod records;
 mod search;
 mod service;
 mod submit;
+mod templates;

@@ -375,6 +375,54 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
     assert_eq!(kept.mails.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why() {
+    let dir = house();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join("templates").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("a/subject.txt", "first");
+    write("a/body.txt", "first");
+    configure_http(dir.path(), "one");
+    let path = dir.path().join("postrider.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}[templates]\npath = \"templates\"\n")).unwrap();
+    let mut service = Service::start(dir.path());
+    let log = service.log_until("HTTP door open");
+    let address = log.split("listen=").nth(1).unwrap();
+    let address = address.split_whitespace().next().unwrap();
+    let mail =
+        r#"{"from": "shop@example.com", "to": "ada@example.org", "template": {"name": "a"}}"#;
+    assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
+
+    write("a/subject.txt", "second");
+    write("b/body.txt", "\n{{ oh");
+    service.signal("HUP");
+    let log = service.log_until("is kept");
+    assert!(
+        log.contains("templates/b/body.txt:2: ") && log.contains("syntax error"),
+        "{log}"
+    );
+    assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
+
+    write("b/body.txt", "{{ oh }}");
+    service.signal("HUP");
+    service.log_until("was read again:");
+    assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
+    service.signal("TERM");
+    assert!(service.end().success());
+    let kept = on_the_spool(dir.path()).await.list(Query::default()).await;
+    let subjects: Vec<String> = kept
+        .unwrap()
+        .mails
+        .into_iter()
+        .map(|mail| mail.subject)
+        .collect();
+    assert_eq!(subjects, ["second", "first", "first"]);
+}
+
 /// Says these lines over SMTP, each after the answer to the one before, and returns the last
 /// answer's code.
 fn say(address: &str, lines: &[&str]) -> String {

@@ -21,6 +21,7 @@ mod service;
 mod sse;
 mod stats;
 mod tail;
+mod template;
 mod times;
 mod user;
 
@@ -59,6 +60,9 @@ pub enum ClientCommand {
     /// Look after the relays
     #[command(subcommand)]
     Relay(relay::Relay),
+    /// Look after the templates that mail is made from
+    #[command(subcommand)]
+    Template(template::Template),
     /// Take a message on standard input, as the classic sendmail does
     #[command(after_help = sendmail::MANUAL)]
     Sendmail(sendmail::Sendmail),
@@ -102,6 +106,7 @@ impl ClientCommand {
             ClientCommand::Stats(stats) => stats.run(screen),
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),
+            ClientCommand::Template(template) => template.run(screen),
             ClientCommand::Sendmail(sendmail) => Ok(sendmail.run()),
             ClientCommand::Health(health) => health.run(screen),
             ClientCommand::Completions(completions) => completions.run(root(), screen),

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::filter::priority;
 use super::service::{Answer, Client, Parameters, Payload};
-use super::{Asking, Failure, record, times, user};
+use super::{Asking, Failure, record, template, times, user};
 use crate::cli::screen::{Screen, Tint, escaped, plain, state, tinted};
 use crate::delivery::MailState;
 use crate::dispatch::MailStatus;
@@ -32,11 +32,12 @@ Examples:
   df -h | postrider send --to ops@example.com --subject Disks --text -
   postrider send --to ada@example.org --subject 'Your code' --text 123456 \\
       --priority critical --expires-in 5m --wait
+  postrider send --to ada@example.org --template welcome --data @ada.json --locale de
   postrider send --eml message.eml";
 
 /// `postrider send`.
 #[derive(Args)]
-#[command(group(ArgGroup::new("content").required(true).multiple(true).args(["text", "html", "eml"])))]
+#[command(group(ArgGroup::new("content").required(true).multiple(true).args(["text", "html", "eml", "template"])))]
 pub struct Send {
     /// Who it is from [default: your login name at this machine]
     #[arg(long, value_name = "ADDRESS")]
@@ -54,7 +55,7 @@ pub struct Send {
     #[arg(long, value_name = "ADDRESS")]
     reply_to: Vec<String>,
     /// The subject
-    #[arg(long, value_name = "TEXT", required_unless_present = "eml")]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["eml", "template"])]
     subject: Option<String>,
     /// The body as plain text; `-` reads standard input
     #[arg(long, value_name = "TEXT")]
@@ -62,6 +63,15 @@ pub struct Send {
     /// The body as HTML; `-` reads standard input
     #[arg(long, value_name = "HTML")]
     html: Option<String>,
+    /// The template that makes the subject and the body
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["text", "html", "eml"])]
+    template: Option<String>,
+    /// What the template is to say, as JSON: an object, @FILE, or `-` for standard input
+    #[arg(long, value_name = "JSON", requires = "template")]
+    data: Option<String>,
+    /// The template's language, such as pt-BR; the nearest that there is is taken
+    #[arg(long, value_name = "LOCALE", requires = "template")]
+    locale: Option<String>,
     /// A message that is already written, to the recipients that it names or to those in --to; `-`
     /// reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cc", "bcc", "reply_to", "subject", "text", "html", "attach", "header"])]
@@ -159,7 +169,12 @@ impl Send {
         for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
             mail.insert(name.into(), json!(list));
         }
-        mail.insert("subject".into(), json!(self.subject));
+        if let Some(subject) = &self.subject {
+            mail.insert("subject".into(), subject.as_str().into());
+        }
+        if let Some(name) = &self.template {
+            mail.insert("template".into(), self.template(name)?);
+        }
         for (name, body) in [("text", &self.text), ("html", &self.html)] {
             match body.as_deref() {
                 Some("-") => mail.insert(name.into(), text_from_standard_input()?.into()),
@@ -195,6 +210,19 @@ impl Send {
             };
         }
         Ok(mail.into())
+    }
+
+    /// The template that is asked for.
+    fn template(&self, name: &str) -> Result<Value, Failure> {
+        let mut template = Map::new();
+        template.insert("name".into(), name.into());
+        if let Some(data) = &self.data {
+            template.insert("data".into(), template::data(data)?);
+        }
+        if let Some(locale) = &self.locale {
+            template.insert("locale".into(), locale.as_str().into());
+        }
+        Ok(template.into())
     }
 
     /// The envelope of a message that is already written, and the options.
@@ -362,7 +390,7 @@ fn attachment(file: &Path) -> Result<Value, Failure> {
     }))
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     if file.as_os_str() != "-" {
         return fs::read(file).map_err(|error| unreadable(file, &error));
     }

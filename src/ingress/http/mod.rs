@@ -13,6 +13,7 @@
 
 mod access;
 mod body;
+mod data;
 mod events;
 mod fields;
 mod openapi;
@@ -27,6 +28,7 @@ mod server;
 mod session;
 mod settings;
 mod submit;
+mod templates;
 
 pub use access::{Scope, Token, TokenTable};
 pub use problem::Problem;
@@ -41,6 +43,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::TlsFiles;
+use crate::Templates;
 use crate::dispatch::Dispatcher;
 use crate::mail::Mail;
 
@@ -191,7 +194,11 @@ pub async fn serve(
 /// # Errors
 /// A problem that names every bad field.
 pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
-    request::MailRequest::read(json, None)
+    let composing = request::Composing {
+        templates: &Templates::default(),
+        shared: None,
+    };
+    request::MailRequest::read(json, None, composing)
 }
 
 /// What every request can reach.

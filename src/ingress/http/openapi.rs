@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
-use super::{Shared, events, operate, page, records, session, submit};
+use super::{Shared, events, operate, page, records, session, submit, templates};
 
 /// The name under which the bearer tokens are described.
 const BEARER: &str = "token";
@@ -49,6 +49,7 @@ const WITH_BODY: [(&str, &str); 4] = [
     tags(
         (name = "mails", description = "Handing in mail, and what became of it"),
         (name = "dead letters", description = "What failed for good"),
+        (name = "templates", description = "What mail is made from"),
         (name = "events", description = "What happens, as it happens"),
         (name = "service", description = "Relays, numbers, health"),
     ),
@@ -90,6 +91,8 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(operate::relays))
         .routes(routes!(operate::pause))
         .routes(routes!(operate::resume))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::render))
         .routes(routes!(operate::stats))
         .routes(routes!(
             session::session,

@@ -18,7 +18,7 @@ use crate::dispatch::{RelayStatus, Stats};
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The relay that a path names.
-pub(super) struct Named(String);
+pub(super) struct Named(pub String);
 
 impl FromRequestParts<Shared> for Named {
     type Rejection = Problem;

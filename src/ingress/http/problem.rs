@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::TemplateError;
 use crate::dispatch::Error;
 use crate::mail::MailError;
 use crate::spool::SpoolError;
@@ -225,6 +226,17 @@ impl Problem {
         }])
     }
 
+    /// Why a template was not rendered; `at` points at where it was asked for.
+    pub(super) fn of_template(error: TemplateError, at: &str) -> Self {
+        if let TemplateError::Unknown(_) = error {
+            return Problem {
+                errors: vec![FieldError::of_template(&error, at)],
+                ..Problem::new(Kind::NotFound, error.to_string())
+            };
+        }
+        Problem::invalid(vec![FieldError::of_template(&error, at)])
+    }
+
     /// What stands for an error response that was made without a problem: by the router.
     pub(super) fn of_status(status: StatusCode) -> Self {
         match status {
@@ -290,6 +302,26 @@ impl From<MailError> for Problem {
             return Problem::new(Kind::TooLarge, format!("the message {}", error.reason()));
         }
         Problem::invalid(vec![FieldError::from(error)])
+    }
+}
+
+impl FieldError {
+    /// What is wrong with a template that was asked for at this place.
+    pub fn of_template(error: &TemplateError, at: &str) -> Self {
+        let pointer = match error {
+            TemplateError::Unknown(_) => format!("{at}/name"),
+            TemplateError::Data(_) => format!("{at}/data"),
+            TemplateError::Locale(_) => format!("{at}/locale"),
+            TemplateError::Render {
+                variable: Some(variable),
+                ..
+            } => format!("{at}/data/{}", variable.replace('.', "/")),
+            TemplateError::Render { .. } => at.to_owned(),
+        };
+        FieldError {
+            pointer,
+            detail: error.to_string(),
+        }
     }
 }
 

@@ -11,10 +11,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::data::Data;
 use super::fields::{Base64, Headers, OneOrMany, Span, few};
 use super::outline::{self, Shape};
 use super::problem::{FieldError, Kind, Problem, escape};
-use crate::mail::{Attachment, Guarantee, Mail, MailError, Options, Priority, Timestamp, When};
+use crate::mail::{
+    Attachment, Content, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
+};
+use crate::{TemplateError, Templates};
 
 /// The most mistakes that one answer names.
 const MAX_ERRORS: usize = 32;
@@ -53,11 +57,13 @@ pub(super) struct MailRequest {
     /// The subject.
     #[schema(example = "Your code")]
     subject: Option<String>,
-    /// The body as plain text; one of `text` and `html` is needed.
+    /// The body as plain text; one of `text`, `html` and `template` is needed.
     #[schema(example = "123456")]
     text: Option<String>,
     /// The body as HTML.
     html: Option<String>,
+    /// A template that makes the subject and the body; a `subject` beside it wins.
+    template: Option<TemplateRequest>,
     /// Header fields of your own.
     headers: Option<Headers>,
     /// Files; at most 1,000.
@@ -82,6 +88,35 @@ pub(super) struct MailRequest {
     guarantee: Option<Guarantee>,
 }
 
+/// A template, and what it is to say.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "a template as an object")]
+pub(super) struct TemplateRequest {
+    /// Its name; in a batch, the batch's own where it is absent.
+    #[schema(required = true, nullable = false, example = "welcome")]
+    name: Option<String>,
+    /// The values of its variables; in a batch, on top of the batch's own.
+    data: Option<Data>,
+    /// The language; the nearest that there is is taken.
+    #[schema(example = "pt-BR")]
+    locale: Option<String>,
+}
+
+/// What a request is composed with.
+#[derive(Clone, Copy)]
+pub(super) struct Composing<'a> {
+    /// The templates there are.
+    pub templates: &'a Templates,
+    /// What a batch says of all its mails.
+    pub shared: Option<&'a TemplateRequest>,
+}
+
+/// Why a request does not become a mail.
+enum Mistake {
+    Mail(MailError),
+    Template(TemplateError),
+}
+
 /// A file that goes with a mail.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an attachment as an object")]
@@ -104,8 +139,8 @@ impl MailRequest {
     ///
     /// # Errors
     /// A problem that names every bad field.
-    pub fn read(json: &[u8], key: Option<&str>) -> Result<Mail, Problem> {
-        MailRequest::read_within(json, key, &mut { MAX_EXPLAINED })
+    pub fn read(json: &[u8], key: Option<&str>, composing: Composing<'_>) -> Result<Mail, Problem> {
+        MailRequest::read_within(json, key, composing, &mut { MAX_EXPLAINED })
     }
 
     /// As [`MailRequest::read`]; explains what is wrong as long as there is something of `patience`
@@ -116,6 +151,7 @@ impl MailRequest {
     pub fn read_within(
         json: &[u8],
         key: Option<&str>,
+        composing: Composing<'_>,
         patience: &mut usize,
     ) -> Result<Mail, Problem> {
         let is_dense = match json.len() > outline::SMALL {
@@ -124,7 +160,7 @@ impl MailRequest {
         };
         let mut explain = |first: Problem| match is_dense {
             true => Err(first),
-            false => explain(json, key, first, patience),
+            false => explain(json, key, composing, first, patience),
         };
         match serde_json::from_slice::<MailRequest>(json) {
             // A list of all values in order would be read too, and nobody means that.
@@ -133,30 +169,31 @@ impl MailRequest {
                 "is a list, and a mail is an object",
             )),
             Ok(request) => request
-                .into_mail(key)
+                .into_mail(key, composing)
                 .or_else(|error| explain(error.into())),
             Err(error) if error.is_data() => explain(first_misshapen(json, &error)),
             Err(error) => Err(malformed(&error)),
         }
     }
 
-    fn into_mail(self, key: Option<&str>) -> Result<Mail, MailError> {
+    fn into_mail(self, key: Option<&str>, composing: Composing<'_>) -> Result<Mail, Mistake> {
+        let content = self.content(composing)?;
         let send = match (self.send_at, self.delay) {
             (Some(_), Some(_)) => {
-                return Err(MailError::new(
+                return Err(Mistake::Mail(MailError::new(
                     "delay",
                     "give either `send_at` or `delay`, not both",
-                ));
+                )));
             }
             (Some(at), None) => Some(When::At(at)),
             (None, delay) => delay.map(|Span(span)| When::In(span)),
         };
         let idempotency_key = match (self.idempotency_key, key) {
             (Some(field), Some(header)) if field != header => {
-                return Err(MailError::new(
+                return Err(Mistake::Mail(MailError::new(
                     "idempotency_key",
                     "is not what the header Idempotency-Key says",
-                ));
+                )));
             }
             (field, header) => field.or_else(|| header.map(str::to_owned)),
         };
@@ -188,6 +225,9 @@ impl MailRequest {
         if let Some(address) = self.return_path {
             mail = mail.return_path(address);
         }
+        if let Some(content) = content {
+            mail = mail.content(content);
+        }
         if let Some(subject) = self.subject {
             mail = mail.subject(subject);
         }
@@ -203,7 +243,77 @@ impl MailRequest {
         for (place, attachment) in self.attachments.unwrap_or_default().into_iter().enumerate() {
             mail = mail.attachment(attachment.into_attachment(place)?);
         }
-        mail.build()?.with_options(options)
+        Ok(mail.build()?.with_options(options)?)
+    }
+
+    /// What the template makes, where one is asked for.
+    fn content(&self, composing: Composing<'_>) -> Result<Option<Content>, Mistake> {
+        let says_itself = self.text.is_some() || self.html.is_some();
+        let template = match (&self.template, composing.shared) {
+            (Some(_), _) if says_itself => {
+                let reason = "makes text and HTML: leave `text` and `html` out";
+                return Err(Mistake::Mail(MailError::new("template", reason)));
+            }
+            (None, None) => return Ok(None),
+            (None, Some(_)) if says_itself => return Ok(None),
+            (Some(own), None) => own.clone(),
+            (None, Some(shared)) => shared.clone(),
+            (Some(own), Some(shared)) => own.on_top_of(shared),
+        };
+        let missing = || MailError::new("template.name", "is missing");
+        let name = template.name.ok_or_else(missing)?;
+        let data = template.data.unwrap_or_default();
+        let locale = template
+            .locale
+            .as_deref()
+            .filter(|locale| !locale.is_empty());
+        let content = composing.templates.render(&name, data.0, locale)?;
+        Ok(Some(content))
+    }
+}
+
+impl TemplateRequest {
+    /// What one mail of a batch says, where it says something, and what the batch says of all.
+    fn on_top_of(&self, shared: &TemplateRequest) -> TemplateRequest {
+        let mut data = shared.data.clone().unwrap_or_default();
+        let own = self.data.iter().flat_map(|data| &data.0);
+        data.0
+            .extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        TemplateRequest {
+            name: self.name.clone().or_else(|| shared.name.clone()),
+            data: Some(data),
+            locale: self.locale.clone().or_else(|| shared.locale.clone()),
+        }
+    }
+}
+
+impl From<MailError> for Mistake {
+    fn from(error: MailError) -> Self {
+        Mistake::Mail(error)
+    }
+}
+
+impl From<TemplateError> for Mistake {
+    fn from(error: TemplateError) -> Self {
+        Mistake::Template(error)
+    }
+}
+
+impl From<Mistake> for Problem {
+    fn from(mistake: Mistake) -> Self {
+        match mistake {
+            Mistake::Mail(error) => error.into(),
+            Mistake::Template(error) => Problem::of_template(error, "/template"),
+        }
+    }
+}
+
+impl From<Mistake> for FieldError {
+    fn from(mistake: Mistake) -> Self {
+        match mistake {
+            Mistake::Mail(error) => error.into(),
+            Mistake::Template(error) => FieldError::of_template(&error, "/template"),
+        }
     }
 }
 
@@ -263,6 +373,7 @@ pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
 fn explain(
     json: &[u8],
     key: Option<&str>,
+    composing: Composing<'_>,
     first: Problem,
     patience: &mut usize,
 ) -> Result<Mail, Problem> {
@@ -274,7 +385,7 @@ fn explain(
     let thorough = weight <= *patience;
     *patience = patience.saturating_sub(weight);
     let mut errors: Vec<FieldError> = Vec::new();
-    while let Err(error) = attempt(&value, key) {
+    while let Err(error) = attempt(&value, key, composing) {
         let error = FieldError {
             pointer: as_written(error.pointer, &value),
             ..error
@@ -300,9 +411,10 @@ fn explain(
 }
 
 /// The first mistake in a mail.
-fn attempt(value: &Value, key: Option<&str>) -> Result<(), FieldError> {
+fn attempt(value: &Value, key: Option<&str>, composing: Composing<'_>) -> Result<(), FieldError> {
     let request: MailRequest = serde_path_to_error::deserialize(value).map_err(misshapen)?;
-    request.into_mail(key).map(drop).map_err(FieldError::from)
+    let made = request.into_mail(key, composing);
+    made.map(drop).map_err(FieldError::from)
 }
 
 /// The pointer to what was given: one address that is no list is not the list's first.
@@ -361,6 +473,7 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
         },
         Some(Value::Object(fields)) => {
             let valid = match place.as_str() {
+                _ if parent == "/template/data" => Some("x"),
                 "from" | "to" => Some("x@example.org"),
                 "text" | "filename" => Some("x"),
                 "content" => Some(""),
@@ -384,8 +497,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn read(mail: &Value, key: Option<&str>) -> Result<Mail, Problem> {
+        let composing = Composing {
+            templates: &Templates::default(),
+            shared: None,
+        };
+        MailRequest::read(mail.to_string().as_bytes(), key, composing)
+    }
+
     fn refused(mail: &Value) -> Vec<String> {
-        let problem = MailRequest::read(mail.to_string().as_bytes(), None).unwrap_err();
+        let problem = read(mail, None).unwrap_err();
         let problem = serde_json::to_value(problem).unwrap();
         let errors = problem["errors"]
             .as_array()
@@ -439,7 +560,7 @@ mod tests {
     #[test]
     fn the_header_and_the_field_are_one_key() {
         let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t", "idempotency_key": "k"});
-        let read = |key| MailRequest::read(mail.to_string().as_bytes(), key);
+        let read = |key| read(&mail, key);
         assert_eq!(
             read(Some("k"))
                 .unwrap()

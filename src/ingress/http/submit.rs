@@ -19,8 +19,11 @@ use super::fields::Few;
 use super::outline::{self, Shape};
 use super::params::{self, MessageOptions, Params};
 use super::problem::{FieldError, Kind, Problem};
-use super::request::{MAX_EXPLAINED, MailRequest, malformed, misshapen};
+use super::request::{
+    Composing, MAX_EXPLAINED, MailRequest, TemplateRequest, malformed, misshapen,
+};
 use super::{Door, Shared};
+use crate::Templates;
 use crate::delivery::MailState;
 use crate::dispatch::{Dispatcher, Receipt};
 use crate::mail::{Mail, MailId, Timestamp, When};
@@ -28,6 +31,9 @@ use crate::spool::Durability;
 
 /// The most mails in one batch.
 const MAX_BATCH: usize = 500;
+
+/// The most bytes that templates make for one batch.
+const MAX_MADE: usize = 64 * 1024 * 1024;
 
 /// Bodies above this size are read on a thread of their own, because composing them would hold up
 /// what else is served.
@@ -60,6 +66,9 @@ pub(super) struct BatchDocument {
     #[schema(max_items = 500)]
     #[expect(dead_code, reason = "only describes what `Batch` reads")]
     mails: Vec<MailRequest>,
+    /// A template for all mails that give neither text nor HTML; each may add data of its own.
+    #[expect(dead_code, reason = "only describes what `Batch` reads")]
+    template: Option<TemplateRequest>,
 }
 
 /// A batch whose mails are not read yet, so that a mistake in one says nothing about the others.
@@ -68,6 +77,7 @@ pub(super) struct BatchDocument {
 struct Batch<'a> {
     #[serde(borrow)]
     mails: Few<&'a RawValue, MAX_BATCH>,
+    template: Option<TemplateRequest>,
 }
 
 /// What became of a batch's mails.
@@ -121,8 +131,16 @@ pub(super) async fn submit(
         MediaType::Json => {
             Params::of(parts.uri.query()).finish()?;
             let held = door.collect(body, door.max_json()).await?;
-            let read = move |json: &Bytes| MailRequest::read(json, key.as_deref());
-            door.off_task(held, read).await?
+            let has_template = has_template(&held.bytes);
+            let templates = dispatcher.templates().clone();
+            let read = move |json: &Bytes| {
+                let composing = Composing {
+                    templates: &templates,
+                    shared: None,
+                };
+                MailRequest::read(json, key.as_deref(), composing)
+            };
+            door.off_task(held, has_template, read).await?
         }
         MediaType::Message => {
             let held = door
@@ -132,7 +150,7 @@ pub(super) async fn submit(
             let read = move |message: &Bytes| {
                 params::message(uri.query(), key.as_deref(), message.clone())
             };
-            door.off_task(held, read).await?
+            door.off_task(held, false, read).await?
         }
     };
     let state = first_state(&mail);
@@ -180,14 +198,19 @@ pub(super) async fn submit_batch(
 }
 
 impl Door {
-    /// Reads what is held here, or on a thread of its own where that is much. The room that it takes
+    /// Reads what is held here, or on a thread of its own where that is much to do. The room that it takes
     /// comes back with what was read.
-    async fn off_task<T, F>(&self, held: Held, read: F) -> Result<(T, Room), Problem>
+    pub(super) async fn off_task<T, F>(
+        &self,
+        held: Held,
+        is_heavy: bool,
+        read: F,
+    ) -> Result<(T, Room), Problem>
     where
         T: Send + 'static,
         F: FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
     {
-        if held.bytes.len() <= LARGE {
+        if !is_heavy && held.bytes.len() <= LARGE {
             return Ok((read(&held.bytes)?, held.room));
         }
         let closed = |_| Problem::new(Kind::Internal, "the request could not be read");
@@ -217,7 +240,10 @@ impl Door {
         body: Body,
     ) -> Result<Vec<BatchItem>, Problem> {
         let held = self.collect(body, self.max_json()).await?;
-        let (read, room) = self.off_task(held, |json: &Bytes| read_batch(json)).await?;
+        let templates = dispatcher.templates().clone();
+        let read = move |json: &Bytes| read_batch(json, &templates);
+        let has_template = has_template(&held.bytes);
+        let (read, room) = self.off_task(held, has_template, read).await?;
 
         let mut mails = Vec::with_capacity(read.len());
         let mut places = Vec::with_capacity(read.len());
@@ -288,7 +314,7 @@ fn first_state(mail: &Mail) -> MailState {
     }
 }
 
-fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
+fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Problem>>, Problem> {
     if json.len() > outline::SMALL {
         outline::count(json, Shape::Batch)?;
     }
@@ -309,10 +335,31 @@ fn read_batch(json: &[u8]) -> Result<Vec<Result<Mail, Problem>>, Problem> {
         }
     };
     let mut patience = MAX_EXPLAINED;
+    let composing = Composing {
+        templates,
+        shared: batch.template.as_ref(),
+    };
+    let mut made = 0;
     let mails = batch.mails.0.into_iter();
-    Ok(mails
-        .map(|mail| MailRequest::read_within(mail.get().as_bytes(), None, &mut patience))
-        .collect())
+    let read = |mail: &RawValue| {
+        // What templates make of a small batch need not be small.
+        if made > MAX_MADE {
+            let detail =
+                "the mails before it became too large together: hand it in with fewer others";
+            return Err(Problem::new(Kind::TooLarge, detail));
+        }
+        let mail = MailRequest::read_within(mail.get().as_bytes(), None, composing, &mut patience)?;
+        if mail.template().is_some() {
+            made += mail.message().len();
+        }
+        Ok(mail)
+    };
+    Ok(mails.map(read).collect())
+}
+
+/// Whether a request may ask for a template, which has more work in it than it shows.
+fn has_template(json: &[u8]) -> bool {
+    memchr::memmem::find(json, b"\"template\"").is_some()
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

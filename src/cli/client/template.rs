@@ -1,0 +1,315 @@
+//! `postrider template`: which templates there are, whether they are in order, and what one makes.
+//!
+//! `check` reads the files themselves, before they are in force anywhere; `list` and `render` ask
+//! the service, or with `--config` read the files, too.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::service::Payload;
+use super::{Asking, Failure, send};
+use crate::cli::ConfigFile;
+use crate::cli::screen::{Fit, Screen, escaped, plain};
+use crate::config::{Mistake, Mistakes, Settings, Sources};
+use crate::content::{TemplateError, TemplateInfo, TemplateMistake, Templates};
+use crate::mail::Content;
+
+/// `postrider template`.
+#[derive(Subcommand)]
+pub enum Template {
+    /// List the templates and the variables that each needs
+    List(List),
+    /// Look for mistakes in the templates' files
+    Check(Check),
+    /// Show what a template makes, and send nothing
+    Render(Render),
+}
+
+/// `postrider template list`.
+#[derive(Args)]
+pub struct List {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// `postrider template check`.
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The folder of templates, instead of the one in the configuration
+    #[arg(value_name = "FOLDER", conflicts_with = "config")]
+    folder: Option<std::path::PathBuf>,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `postrider template render`.
+#[derive(Args)]
+pub struct Render {
+    /// The template
+    name: String,
+    /// What it is to say, as JSON: an object, @FILE, or `-` for standard input; its own sample when
+    /// absent
+    #[arg(long, value_name = "JSON")]
+    data: Option<String>,
+    /// The language, such as pt-BR; the nearest that there is is taken
+    #[arg(long, value_name = "LOCALE")]
+    locale: Option<String>,
+    /// Print this part alone, as it is
+    #[arg(long, value_enum, value_name = "PART")]
+    part: Option<Part>,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Reads the files instead of asking a service.
+#[derive(Args)]
+struct Files {
+    /// Read the files that this configuration names, instead of asking the service
+    #[arg(long, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Subject,
+    Html,
+    Text,
+}
+
+/// What the service answers when it is asked for its templates.
+#[derive(Deserialize, Serialize)]
+struct Listed {
+    templates: Vec<TemplateInfo>,
+}
+
+/// What a template makes, as the service says it.
+#[derive(Deserialize, Serialize)]
+struct Rendered {
+    name: String,
+    locale: Option<String>,
+    hash: String,
+    subject: Option<String>,
+    html: Option<String>,
+    text: Option<String>,
+}
+
+/// What was found, as `--json` prints it.
+#[derive(Serialize)]
+struct Findings {
+    ok: bool,
+    templates: usize,
+    mistakes: Vec<TemplateMistake>,
+}
+
+impl Template {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        match self {
+            Template::List(list) => list.run(screen),
+            Template::Check(check) => check.run(screen),
+            Template::Render(render) => render.run(screen),
+        }
+    }
+}
+
+impl List {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let listed = match self.files.templates()? {
+            Some(templates) => Listed {
+                templates: templates.list(),
+            },
+            None => {
+                let client = self.asking.service.client()?;
+                client.get(&["v1", "templates"], &vec![])?.decode()?
+            }
+        };
+        if self.asking.json {
+            print_json(&listed, screen)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+
+        let row = |one: &TemplateInfo| {
+            vec![
+                plain(&one.name),
+                plain(one.locales.join(" ")),
+                plain(one.variables.join(" ")),
+                plain(one.description.as_deref().unwrap_or_default()),
+            ]
+        };
+        let rows = listed.templates.iter().map(row).collect();
+        screen.table(&["NAME", "LOCALES", "VARIABLES", "FOR"], rows, Fit::Wrap)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Check {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let (folder, locale) = match self.folder {
+            Some(folder) => (folder, "en".to_owned()),
+            None => {
+                let sources = self.file.sources();
+                configured(&sources)?
+            }
+        };
+        let (templates, mistakes) = match Templates::load(&folder, &locale) {
+            Ok(templates) => (templates.list().len(), Vec::new()),
+            Err(mistakes) => (0, mistakes.0),
+        };
+        let ok = mistakes.is_empty();
+        if self.json {
+            let findings = Findings {
+                ok,
+                templates,
+                mistakes,
+            };
+            print_json(&findings, screen)?;
+        } else if ok {
+            let folder = folder.display();
+            screen.line(&[plain(format_args!(
+                "{folder}: no mistakes found (templates: {templates})"
+            ))])?;
+        } else {
+            return Err(told(mistakes).into());
+        }
+        Ok(if ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(2)
+        })
+    }
+}
+
+impl Render {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let given = self.data.as_deref().map(data).transpose()?;
+        let rendered = match self.files.templates()? {
+            Some(templates) => {
+                let locale = self.locale.as_deref();
+                let content = match given {
+                    Some(given) => templates.render(&self.name, given, locale),
+                    None => templates.render_sample(&self.name, locale),
+                };
+                Rendered::of(content.map_err(failed)?)
+            }
+            None => {
+                let mut request = Map::new();
+                request.extend(given.map(|given| ("data".to_owned(), given)));
+                request.extend(
+                    self.locale
+                        .map(|locale| ("locale".to_owned(), locale.into())),
+                );
+                let client = self.asking.service.client()?;
+                let path = ["v1", "templates", &self.name, "render"];
+                let payload = Payload::Json(Value::Object(request));
+                client.post(&path, &vec![], payload)?.decode()?
+            }
+        };
+        if let Some(part) = self.part {
+            let text = match part {
+                Part::Subject => rendered.subject,
+                Part::Html => rendered.html,
+                Part::Text => rendered.text,
+            };
+            let missing = || Failure::Failed("the template has no such part".to_owned());
+            screen.message(text.ok_or_else(missing)?.as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.asking.json {
+            print_json(&rendered, screen)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+
+        let subject = rendered.subject.unwrap_or_default();
+        screen.line(&[plain(format_args!("Subject: {subject}"))])?;
+        for part in [rendered.text, rendered.html].into_iter().flatten() {
+            screen.line(&[plain("")])?;
+            for line in part.lines() {
+                screen.line(&[plain(line)])?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Rendered {
+    fn of(content: Content) -> Self {
+        Rendered {
+            name: content.template.name,
+            locale: content.template.locale,
+            hash: content.template.hash,
+            subject: content.subject,
+            html: content.html,
+            text: content.text,
+        }
+    }
+}
+
+impl Files {
+    /// The templates that the configuration names; `None` where the service is to be asked.
+    fn templates(&self) -> Result<Option<Templates>, Failure> {
+        let Some(file) = &self.config else {
+            return Ok(None);
+        };
+        let (folder, locale) = configured(&Sources::of_process(Some(file.clone())))?;
+        let loaded = Templates::load(&folder, &locale);
+        Ok(Some(loaded.map_err(|mistakes| told(mistakes.0))?))
+    }
+}
+
+/// Data of a template: JSON, or a file of it.
+pub(super) fn data(given: &str) -> Result<Value, Failure> {
+    let text = match (given, given.strip_prefix('@')) {
+        ("-", _) => send::read(Path::new("-"))?,
+        (_, Some(file)) => fs::read(file)
+            .map_err(|error| Failure::Failed(format!("cannot read {}: {error}", escaped(file))))?,
+        (text, None) => text.as_bytes().to_vec(),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(data @ Value::Object(_)) => Ok(data),
+        Ok(_) => Err(Failure::Usage("--data is not a JSON object".to_owned())),
+        Err(error) => Err(Failure::Usage(format!("--data is not JSON: {error}"))),
+    }
+}
+
+/// The folder that the configuration names, and the language that stands in.
+fn configured(sources: &Sources) -> Result<(std::path::PathBuf, String), Failure> {
+    let templates = Settings::templates(sources)?;
+    let missing = || Failure::Usage("the configuration has no templates.path".to_owned());
+    Ok((
+        templates.path.ok_or_else(missing)?,
+        templates.default_locale,
+    ))
+}
+
+/// What is wrong with templates, told as what is wrong with the configuration is.
+fn told(mistakes: Vec<TemplateMistake>) -> Mistakes {
+    let told = |mistake: TemplateMistake| Mistake {
+        source: match mistake.line {
+            Some(line) => format!("{}:{line}", mistake.file.display()),
+            None => mistake.file.display().to_string(),
+        },
+        path: String::new(),
+        reason: mistake.reason,
+    };
+    Mistakes(mistakes.into_iter().map(told).collect())
+}
+
+fn failed(error: TemplateError) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+fn print_json(value: &impl Serialize, screen: &mut Screen) -> Result<(), Failure> {
+    let text = serde_json::to_vec(&json!(value)).map_err(|e| Failure::Failed(e.to_string()))?;
+    Ok(screen.json(&text)?)
+}

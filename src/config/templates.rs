@@ -1,0 +1,54 @@
+//! `[templates]`: where the templates are that mail is made from.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::mistake::Report;
+use crate::content;
+
+/// Where the templates are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Templates {
+    /// The folder; none when absent.
+    pub path: Option<PathBuf>,
+    /// The language that stands in for those that a template does not have.
+    pub default_locale: String,
+    /// What was found there.
+    #[serde(skip)]
+    loaded: content::Templates,
+}
+
+impl Default for Templates {
+    fn default() -> Self {
+        Templates {
+            path: None,
+            default_locale: "en".to_owned(),
+            loaded: content::Templates::default(),
+        }
+    }
+}
+
+impl Templates {
+    /// The templates, read and compiled when the settings were loaded.
+    pub fn loaded(&self) -> content::Templates {
+        self.loaded.clone()
+    }
+
+    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+        if !content::is_locale(&self.default_locale) {
+            let locale = self.default_locale.escape_debug();
+            let reason = format!("`{locale}` is not a locale such as en or pt-BR");
+            return report.add("templates.default_locale", reason);
+        }
+        let Some(path) = &self.path else { return };
+        match content::Templates::load(path, &self.default_locale) {
+            Ok(loaded) => self.loaded = loaded,
+            Err(mistakes) => {
+                let mistakes: Vec<String> = mistakes.0.iter().map(ToString::to_string).collect();
+                report.add("templates.path", mistakes.join("; "));
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The template language: compiled once, bounded in time, memory and output.
+//!
+//! There are two environments over the same files: in one everything that comes from data is
+//! escaped for HTML, in the other nothing is. What is rendered decides which, not the file that a
+//! value stands in: so a partial is escaped in HTML and is not in a subject, whatever its name.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, Output, UndefinedBehavior, escape_formatter,
+};
+
+use super::mistake::TemplateError;
+
+/// How much one render may do: about so many instructions, and at most 64 bytes of memory for each.
+const FUEL: u64 = 1_000_000;
+/// How deep includes and macros may nest.
+const DEEPEST: usize = 100;
+/// The most bytes that one part of a mail can become.
+pub(super) const MAX_OUTPUT: usize = 4 * 1024 * 1024;
+
+/// What is rendered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// HTML, or MJML, which becomes HTML.
+    Html,
+    /// The subject, or plain text.
+    Text,
+}
+
+pub(super) struct Engine {
+    html: Environment<'static>,
+    text: Environment<'static>,
+}
+
+impl Engine {
+    /// Compiles these files. Each one that cannot be is an error, with its name.
+    pub fn compile(files: &BTreeMap<String, String>) -> (Self, Vec<TemplateError>) {
+        let mut errors = Vec::new();
+        let mut engine = Engine {
+            html: environment(AutoEscape::Html),
+            text: environment(AutoEscape::None),
+        };
+        for (name, source) in files {
+            let compiled = engine
+                .html
+                .add_template_owned(name.clone(), source.clone())
+                .and_then(|()| engine.text.add_template_owned(name.clone(), source.clone()));
+            if let Err(error) = compiled {
+                errors.push(told(&error, name));
+            }
+        }
+        (engine, errors)
+    }
+
+    /// Renders a file.
+    pub fn render(&self, file: &str, kind: Kind, data: &Value) -> Result<String, TemplateError> {
+        let environment = match kind {
+            Kind::Html => &self.html,
+            Kind::Text => &self.text,
+        };
+        let mut out = Bounded(Vec::new());
+        environment
+            .get_template(file)
+            .and_then(|template| {
+                template
+                    .render_captured_to(data.clone(), &mut out)
+                    .map(drop)
+            })
+            .map_err(|error| told(&error, file))?;
+        String::from_utf8(out.0).map_err(|_| TemplateError::Render {
+            file: file.to_owned(),
+            line: None,
+            variable: None,
+            reason: "did not become text in UTF-8".to_owned(),
+        })
+    }
+
+    /// The variables that a file names itself, with their dots.
+    pub fn variables(&self, file: &str) -> impl Iterator<Item = String> + use<> {
+        let found = self.text.get_template(file);
+        let found = found.map(|template| template.undeclared_variables(true));
+        found.unwrap_or_default().into_iter()
+    }
+}
+
+/// Takes no more than [`MAX_OUTPUT`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        if self.0.len() + more.len() > MAX_OUTPUT {
+            return Err(io::Error::other(format!(
+                "it became more than {MAX_OUTPUT} bytes"
+            )));
+        }
+        self.0.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn environment(escape: AutoEscape) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(move |_| escape.clone());
+    // `{% if nickname %}` is how a template asks; printing what is not there is a mistake.
+    environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEEPEST);
+    environment.set_syntax(syntax());
+    // Only with it an error knows which variable is meant.
+    environment.set_debug(true);
+    environment.set_formatter(|out, state, value| match value {
+        // null says nothing; a reader is not to see the word "none".
+        null if null.is_none() => Ok(()),
+        value if *state.auto_escape() == AutoEscape::Html && !value.is_safe() => {
+            write_escaped(out, &value.to_string())
+        }
+        value => escape_formatter(out, state, value),
+    });
+    environment
+}
+
+/// Writes text so that it stays text in HTML and within a quoted attribute of it. A `/` is left as
+/// it is: what rewrites links in mail does not know it otherwise.
+fn write_escaped(out: &mut Output<'_>, text: &str) -> Result<(), Error> {
+    let mut rest = text;
+    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+        let escaped = match rest.as_bytes()[at] {
+            b'&' => "&amp;",
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'"' => "&quot;",
+            _ => "&#39;",
+        };
+        out.write_str(&rest[..at])?;
+        out.write_str(escaped)?;
+        rest = &rest[at + 1..];
+    }
+    Ok(out.write_str(rest)?)
+}
+
+/// A line that holds nothing but a block leaves no empty line behind: a text part shows them.
+fn syntax() -> SyntaxConfig {
+    let built = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
+    built.unwrap_or_default()
+}
+
+/// The innermost error, with where it arose.
+fn told(error: &Error, file: &str) -> TemplateError {
+    let mut inner = error;
+    while let Some(cause) = std::error::Error::source(inner).and_then(|e| e.downcast_ref::<Error>())
+    {
+        inner = cause;
+    }
+    let variable = inner.detail().and_then(meant);
+    let reason = match (inner.kind(), &variable) {
+        (_, Some(variable)) => format!("`{variable}` is missing"),
+        (ErrorKind::OutOfFuel, _) => "does too much: it was stopped".to_owned(),
+        (ErrorKind::WriteFailure, _) => format!("became more than {MAX_OUTPUT} bytes"),
+        _ => match inner.detail() {
+            Some(detail) => format!("{}: {detail}", inner.kind()),
+            None => inner.kind().to_string(),
+        },
+    };
+    TemplateError::Render {
+        file: inner.name().or(error.name()).unwrap_or(file).to_owned(),
+        line: inner.line().or(error.line()),
+        variable,
+        reason,
+    }
+}
+
+/// The variable that is meant where one is missing, if it is no more than a name with dots.
+fn meant(detail: &str) -> Option<String> {
+    let (before, _) = detail.split_once("` is undefined")?;
+    let name = before.rsplit('`').next()?;
+    let is_name = |part: &str| {
+        part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+    };
+    name.split('.').all(is_name).then(|| name.to_owned())
+}
