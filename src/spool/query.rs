@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::delivery::State;
-use crate::mail::{Address, Priority, Timestamp};
+use crate::mail::{Address, Priority, Submitter, Timestamp};
 
 use super::Record;
 
@@ -20,6 +20,8 @@ pub struct Query {
     pub tag: Option<String>,
     /// Its priority.
     pub priority: Option<Priority>,
+    /// Who handed it in.
+    pub submitter: Option<Submitter>,
     /// Accepted at this time or later.
     pub since: Option<Timestamp>,
     /// Accepted before this time.
@@ -55,6 +57,10 @@ impl Query {
             && self
                 .priority
                 .is_none_or(|wanted| manifest.priority == wanted)
+            && self
+                .submitter
+                .as_ref()
+                .is_none_or(|wanted| manifest.owner().as_ref() == Some(wanted))
             && self.since.is_none_or(|since| manifest.accepted_at >= since)
             && self.until.is_none_or(|until| manifest.accepted_at < until)
             && self.only.as_ref().is_none_or(|only| (only.0)(record))

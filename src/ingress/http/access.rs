@@ -29,7 +29,7 @@ pub(super) const MAX_SECRET: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Handing in mail, and nothing else.
+    /// Handing in mail, and for that mail alone: looking at it, following it, withdrawing it.
     Send,
     /// Looking at everything, mails' contents included.
     Read,
@@ -193,22 +193,22 @@ impl TokenTable {
             }),
         }?;
         match needed {
-            Need::Scope(needed) if !token.scope.allows(needed) => Err(Refusal {
-                problem: Problem::new(
-                    Kind::Forbidden,
-                    format!(
-                        "the token `{}` has the scope `{}`, and this needs {}",
-                        token.name.escape_debug(),
-                        token.scope,
-                        needed.wanted()
+            Need::Own(_) if token.scope == Scope::Send => Ok(Visitor::with(token)),
+            Need::Scope(needed) | Need::Own(needed) if !token.scope.allows(needed) => {
+                Err(Refusal {
+                    problem: Problem::new(
+                        Kind::Forbidden,
+                        format!(
+                            "the token `{}` has the scope `{}`, and this needs {}",
+                            token.name.escape_debug(),
+                            token.scope,
+                            needed.wanted()
+                        ),
                     ),
-                ),
-                challenge: Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),
-            }),
-            _ => Ok(Visitor {
-                scope: token.scope,
-                token: Some(token.clone()),
-            }),
+                    challenge: Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),
+                })
+            }
+            _ => Ok(Visitor::with(token)),
         }
     }
 }
@@ -225,6 +225,18 @@ pub(super) struct Visitor {
 impl Visitor {
     fn anybody(scope: Scope) -> Self {
         Visitor { token: None, scope }
+    }
+
+    fn with(token: &Token) -> Self {
+        Visitor {
+            token: Some(token.clone()),
+            scope: token.scope,
+        }
+    }
+
+    /// Whose mail it sees, where it does not see all.
+    pub(super) fn sees_only(&self) -> Option<Submitter> {
+        (self.scope == Scope::Send).then(|| self.submitter())
     }
 
     /// Whose the mail is that is handed in.
@@ -248,6 +260,8 @@ enum Need {
     Token,
     /// A token of this scope.
     Scope(Scope),
+    /// Likewise; or one of the scope `send`, where it is about its own mail.
+    Own(Scope),
 }
 
 impl Need {
@@ -264,10 +278,28 @@ impl Need {
             // It changes nothing, and a sender could send the mail and look at that.
             path if path.starts_with("/v1/templates/") && path.ends_with("/render") => Need::Token,
             "/v1/mails" | "/v1/mails/batch" if method == Method::POST => Need::Scope(Scope::Send),
+            "/v1/mails" | "/v1/mails/count" | "/v1/events" if reads => Need::Own(Scope::Read),
+            _ if reads && mail_of(path).is_some() => Need::Own(Scope::Read),
+            _ if method == Method::POST
+                && mail_of(path).is_some_and(|(_, call)| call == "cancel") =>
+            {
+                Need::Own(Scope::Admin)
+            }
             _ if reads => Need::Scope(Scope::Read),
             _ => Need::Scope(Scope::Admin),
         }
     }
+}
+
+/// The mail that a path is about, as it stands there, and what is asked of it.
+pub(super) fn mail_of(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/v1/mails/")?;
+    let (named, call) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_call = matches!(
+        named,
+        "" | "batch" | "count" | "export" | "cancel" | "retry"
+    );
+    (!is_call).then_some((named, call))
 }
 
 /// A request that is not let in.
@@ -522,11 +554,24 @@ mod tests {
         ];
         let table = TokenTable::new("127.0.0.1:0".parse().unwrap(), tokens).unwrap();
         let id = "/v1/mails/0199c0de-0000-7000-8000-000000000000";
+        let raw = "/v1/mails/0199c0de-0000-7000-8000-000000000000/raw";
+        let cancel = "/v1/mails/0199c0de-0000-7000-8000-000000000000/cancel";
+        let retry = "/v1/mails/0199c0de-0000-7000-8000-000000000000/retry";
         let cases = [
             (Method::POST, "/v1/mails", [200, 403, 200]),
             (Method::POST, "/v1/mails/batch", [200, 403, 200]),
-            (Method::GET, "/v1/mails", [403, 200, 200]),
-            (Method::GET, id, [403, 200, 200]),
+            (Method::GET, "/v1/mails", [200, 200, 200]),
+            (Method::GET, "/v1/mails/count", [200, 200, 200]),
+            (Method::GET, "/v1/mails/export", [403, 200, 200]),
+            (Method::GET, "/v1/events", [200, 200, 200]),
+            (Method::GET, id, [200, 200, 200]),
+            (Method::GET, raw, [200, 200, 200]),
+            (Method::POST, cancel, [200, 403, 200]),
+            (Method::POST, retry, [403, 403, 200]),
+            (Method::POST, "/v1/mails/cancel", [403, 403, 200]),
+            (Method::DELETE, "/v1/mails", [403, 403, 200]),
+            (Method::DELETE, id, [403, 403, 200]),
+            (Method::GET, "/v1/stats", [403, 200, 200]),
             (Method::GET, "/metrics", [403, 200, 200]),
             (Method::DELETE, "/v1/dead", [403, 403, 200]),
             (Method::POST, "/v1/dead/retry", [403, 403, 200]),

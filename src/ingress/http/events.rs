@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
@@ -16,10 +17,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::access::Visitor;
 use super::params::Params;
 use super::problem::Problem;
 use super::server::stopped;
-use crate::mail::{MailId, Timestamp, parse_span};
+use crate::mail::{MailId, Submitter, Timestamp, parse_span};
 use crate::{EventItem, EventStream};
 
 /// How often a silent stream says that it is alive.
@@ -84,12 +86,14 @@ impl Resume {
 /// Some events are gone.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Missed {
-    /// How many, of all mails; null where that was another journal, so that nobody knows.
+    /// How many, of all mails; null where that was another journal, so that nobody knows, and for
+    /// the scope `send`.
     count: Option<u64>,
 }
 
 /// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
-/// `retried`, `purged`, `relay_up`, `relay_down`.
+/// `retried`, `purged`, `relay_up`, `relay_down`. With the scope `send`, what happens to one's own
+/// mail.
 ///
 /// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
 /// themselves, gets what happened since, over restarts as well; what the journal does not keep any
@@ -107,6 +111,7 @@ pub(super) struct Missed {
 )]
 pub(super) async fn events(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -115,6 +120,10 @@ pub(super) async fn events(
     let now = door.dispatcher.clock().now();
     let since = params.with("since", |given| Resume::since(given, &door.journal, now));
     params.finish()?;
+    let owner = visitor.sees_only();
+    if let (Some(owner), Some(mail)) = (&owner, mail) {
+        door.own(owner, mail).await?;
+    }
 
     let resume = match Resume::of(&headers, &door.journal) {
         Resume::Now => since.unwrap_or(Resume::Now),
@@ -133,7 +142,7 @@ pub(super) async fn events(
     };
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
-        .chain(frames(events, mail, door.journal.clone()))
+        .chain(frames(events, mail, owner, door.journal.clone()))
         .map(Ok::<_, Infallible>)
         .take_until(stopped(door.shutdown.clone()));
     Ok(Sse::new(frames)
@@ -141,11 +150,18 @@ pub(super) async fn events(
         .into_response())
 }
 
-/// The events of one mail, or all; and always what was missed.
-fn frames(events: EventStream, mail: Option<MailId>, journal: String) -> impl Stream<Item = Frame> {
+/// The events of one mail, or all, or those of one submitter's mail; and always what was missed.
+fn frames(
+    events: EventStream,
+    mail: Option<MailId>,
+    owner: Option<Submitter>,
+    journal: String,
+) -> impl Stream<Item = Frame> {
     events.filter_map(move |item| {
         let frame = match item {
-            EventItem::Lagged(count) => Some(missed(Some(count))),
+            // How much happens to others is not said.
+            EventItem::Lagged(count) => Some(missed(Some(count).filter(|_| owner.is_none()))),
+            EventItem::Event(event) if owner.is_some() && event.submitter != owner => None,
             EventItem::Event(event) if mail.is_some() && event.mail != mail => None,
             EventItem::Event(event) => {
                 let frame = Frame::default()

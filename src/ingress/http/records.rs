@@ -1,18 +1,19 @@
 //! What is known of mails, and what can still be done to them.
 
-use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request, State};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::access::{self, Visitor};
 use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
-use crate::dispatch::{Counted, MailStatus, StatusPage};
-use crate::mail::{MailId, MailIdError};
+use super::{Door, Shared};
+use crate::dispatch::{Counted, Error, MailStatus, StatusPage};
+use crate::mail::{MailId, MailIdError, Submitter};
 use crate::spool::Query;
 
 /// The most bytes of a body that is not wanted that are looked at.
@@ -71,7 +72,32 @@ pub(super) struct Count {
     dry_run: bool,
 }
 
-/// Lists mails, the newest first; with a state that is pending, those that are due first.
+impl Door {
+    /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what is
+    /// said of one that there is not.
+    pub(super) async fn check_own(&self, visitor: &Visitor, path: &str) -> Result<(), Problem> {
+        let (Some(owner), Some((named, _))) = (visitor.sees_only(), access::mail_of(path)) else {
+            return Ok(());
+        };
+        let named = percent_encoding::percent_decode_str(named).decode_utf8_lossy();
+        let id: MailId = named
+            .parse()
+            .map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
+        self.own(&owner, id).await
+    }
+
+    /// Whether this is a mail of this one.
+    pub(super) async fn own(&self, owner: &Submitter, id: MailId) -> Result<(), Problem> {
+        let status = self.dispatcher.status(id).await?;
+        if status.submitter.as_ref() == Some(owner) {
+            return Ok(());
+        }
+        Err(Error::UnknownMail(id).into())
+    }
+}
+
+/// Lists mails, the newest first; with a state that is pending, those that are due first. With the
+/// scope `send`, one's own.
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
     params(Page, Filters),
@@ -79,13 +105,17 @@ pub(super) struct Count {
 )]
 pub(super) async fn list(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<StatusPage>, Problem> {
-    let query = params::list(query.as_deref(), &door.dispatcher)?;
+    let query = Query {
+        submitter: visitor.sees_only(),
+        ..params::list(query.as_deref(), &door.dispatcher)?
+    };
     Ok(Json(door.dispatcher.list(query).await?))
 }
 
-/// Counts mails, by state.
+/// Counts mails, by state. With the scope `send`, one's own.
 #[utoipa::path(
     get, path = "/v1/mails/count", tag = "mails",
     params(
@@ -97,13 +127,17 @@ pub(super) async fn list(
 )]
 pub(super) async fn count(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Counted>, Problem> {
-    let query = params::count(query.as_deref(), &door.dispatcher)?;
+    let query = Query {
+        submitter: visitor.sees_only(),
+        ..params::count(query.as_deref(), &door.dispatcher)?
+    };
     Ok(Json(door.dispatcher.count(query).await?))
 }
 
-/// All that is known of a mail.
+/// All that is known of a mail. With the scope `send`, of one's own; of another's the answer is 404.
 #[utoipa::path(
     get, path = "/v1/mails/{id}", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),
@@ -116,7 +150,7 @@ pub(super) async fn record(
     Ok(Json(door.dispatcher.status(id).await?))
 }
 
-/// A mail's message, byte for byte as it is sent.
+/// A mail's message, byte for byte as it is sent. With the scope `send`, of one's own mail.
 #[utoipa::path(
     get, path = "/v1/mails/{id}/raw", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),
@@ -139,7 +173,8 @@ pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Respon
     Ok((headers, message).into_response())
 }
 
-/// Withdraws a mail: every recipient's that is not being sent and has not ended.
+/// Withdraws a mail: every recipient's that is not being sent and has not ended. With the scope
+/// `send`, one's own mail.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/cancel", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),

@@ -148,8 +148,14 @@ async fn answer(
     let response = match admitted {
         Err(refusal) => refusal.into_response(),
         Ok(visitor) => {
-            request.extensions_mut().insert(visitor);
-            let answered = router.call(request.map(Body::new));
+            let answered = async {
+                let path = request.uri().path();
+                if let Err(problem) = door.check_own(&visitor, path).await {
+                    return Ok(problem.into_response());
+                }
+                request.extensions_mut().insert(visitor);
+                router.call(request.map(Body::new)).await
+            };
             match tokio::time::timeout(door.limits.answer_timeout, answered).await {
                 Ok(Ok(response)) => response,
                 Err(_) => Problem::new(

@@ -124,3 +124,56 @@ fn with_a_trusted_network_others_come_in_with_a_token() {
         "{told}"
     );
 }
+
+#[test]
+fn a_token_that_may_send_waits_for_sees_and_cancels_what_it_sent_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = r#"tokens = [
+        { name = "app", token = "app-secret", scope = "send" },
+        { name = "shop", token = "shop-secret", scope = "send" },
+    ]"#;
+    let http = format!("listen = \"127.0.0.1:0\"\n{tokens}");
+    let config = configuration(dir.path(), &http, "listen = \"127.0.0.1:0\"");
+    let service = Service::start(configured(dir.path(), &config));
+    let url = format!("http://{}", service.http);
+    let ask = |token: &str, words: &[&str]| {
+        let mut command = postrider();
+        command.args(words).args(["--url", &url, "--token", token]);
+        finish(&mut command, b"")
+    };
+    let mail = [
+        "send",
+        "--to",
+        "ada@example.org",
+        "--subject",
+        "s",
+        "--text",
+        "t",
+        "--json",
+    ];
+
+    let sent = ask("app-secret", &[&mail[..], &["--wait=20s"]].concat());
+    let record: serde_json::Value = serde_json::from_str(&sent.well()).unwrap();
+    assert_eq!(record["state"], "delivered");
+    let own = record["id"].as_str().unwrap();
+    assert!(
+        ask("app-secret", &["status", own])
+            .well()
+            .contains("delivered")
+    );
+    assert!(ask("app-secret", &["list"]).well().contains(own));
+    assert!(!ask("shop-secret", &["list"]).well().contains(own));
+    let unseen = ask("shop-secret", &["status", own]);
+    assert_eq!(unseen.code, 1, "{}", unseen.err);
+    assert!(unseen.err.contains("there is no mail"), "{}", unseen.err);
+
+    let later = ask("app-secret", &[&mail[..], &["--delay", "1h"]].concat());
+    let accepted: serde_json::Value = serde_json::from_str(&later.well()).unwrap();
+    let later = accepted["id"].as_str().unwrap();
+    assert_eq!(ask("shop-secret", &["cancel", later]).code, 1);
+    assert!(
+        ask("app-secret", &["cancel", later])
+            .well()
+            .contains("cancelled")
+    );
+}

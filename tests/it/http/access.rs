@@ -52,7 +52,7 @@ async fn a_token_opens_what_its_scope_allows() {
             .status,
         202
     );
-    let narrow = service.send("GET", "/v1/mails", &[app], "").await;
+    let narrow = service.send("GET", "/v1/stats", &[app], "").await;
     let problem = narrow.problem(403, "forbidden");
     assert!(
         problem["detail"].as_str().unwrap().contains("`app`"),
@@ -295,6 +295,10 @@ async fn every_call_asks_for_its_scope() {
                 (_, path) if path.starts_with("/status/") => continue,
                 (_, "/v1/session") => [true, true, true],
                 ("POST", "/v1/mails" | "/v1/mails/batch") => [true, false, true],
+                // Of one's own mail, and 404 for all other.
+                ("GET", "/v1/mails" | "/v1/mails/count" | "/v1/events") => [true, true, true],
+                ("GET", path) if path.starts_with("/v1/mails/{id}") => [true, true, true],
+                ("POST", "/v1/mails/{id}/cancel") => [true, false, true],
                 ("GET", _) => [false, true, true],
                 _ => [false, false, true],
             };
@@ -319,11 +323,13 @@ async fn every_call_asks_for_its_scope() {
 const JSON: (&str, &str) = ("content-type", "application/json");
 const APP: (&str, &str) = ("authorization", "Bearer app-secret");
 const SHOP: (&str, &str) = ("authorization", "Bearer shop-secret");
+const EYE: (&str, &str) = ("authorization", "Bearer eye-secret");
 
 async fn two_tenants() -> Service {
     let tokens = vec![
         token("app", "app-secret", Scope::Send),
         token("shop", "shop-secret", Scope::Send),
+        token("eye", "eye-secret", Scope::Read),
     ];
     Service::with(tokens, Limits::default(), |builder| builder).await
 }
@@ -371,4 +377,75 @@ async fn an_idempotency_key_belongs_to_whoever_handed_it_in() {
         .value();
     assert_eq!(answer["results"][0]["id"], guess["id"]);
     assert_eq!(answer["results"][0]["duplicate"], true);
+}
+
+#[tokio::test]
+async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
+    let service = two_tenants().await;
+    let hand_in = async |who| {
+        let mail = scheduled("k", "t");
+        let answer = service.send("POST", "/v1/mails", &[JSON, who], mail).await;
+        answer.value()["id"].as_str().unwrap().to_owned()
+    };
+    let (own, foreign) = (hand_in(APP).await, hand_in(SHOP).await);
+    let ask = async |method, path: String, who| service.send(method, &path, &[who], "").await;
+
+    let record = ask("GET", format!("/v1/mails/{own}"), APP).await.value();
+    assert_eq!(record["submitter"], "token:app");
+    let raw = ask("GET", format!("/v1/mails/{own}/raw"), APP).await;
+    assert_eq!(raw.status, 200);
+
+    // Of another's mail is said, word for word, what is said of none.
+    let unknown = "0199c0de-0000-7000-8000-000000000000";
+    let encoded = foreign.replacen('0', "%30", 1);
+    for (method, call) in [("GET", ""), ("GET", "/raw"), ("POST", "/cancel")] {
+        let of_none = ask(method, format!("/v1/mails/{unknown}{call}"), APP).await;
+        for (named, id) in [(&foreign, &foreign), (&encoded, &foreign)] {
+            let answer = ask(method, format!("/v1/mails/{named}{call}"), APP).await;
+            answer.problem(404, "not-found");
+            assert_eq!(answer.text().replace(id.as_str(), unknown), of_none.text());
+        }
+    }
+    for path in [
+        format!("/v1/events?mail={foreign}"),
+        format!("/v1/mails/{foreign}/"),
+        format!("/v1/mails/{foreign}/raw/"),
+        format!("/v1/mails/{}", foreign.to_uppercase()),
+    ] {
+        assert_eq!(ask("GET", path.clone(), APP).await.status, 404, "{path}");
+    }
+
+    for path in [
+        "/v1/mails",
+        "/v1/mails?q=key:k",
+        "/v1/mails?state=scheduled",
+    ] {
+        let listed = ask("GET", path.to_owned(), APP).await.value();
+        let ids: Vec<_> = listed["mails"].as_array().unwrap().iter().collect();
+        assert_eq!(ids.len(), 1, "{path}");
+        assert_eq!(ids[0]["id"], *own, "{path}");
+    }
+    let count = ask("GET", "/v1/mails/count".into(), APP).await.value();
+    assert_eq!(count["count"], 1);
+    let all = ask("GET", "/v1/mails/count".into(), EYE).await.value();
+    assert_eq!(all["count"], 2);
+
+    for (method, path, who) in [
+        ("POST", format!("/v1/mails/{own}/retry"), APP),
+        ("POST", format!("/v1/mails/{own}/cancel"), EYE),
+        ("GET", "/v1/relays".into(), APP),
+        ("GET", "/v1/stats".into(), APP),
+        ("GET", "/metrics".into(), APP),
+        ("DELETE", "/v1/dead".into(), APP),
+    ] {
+        ask(method, path, who).await.problem(403, "forbidden");
+    }
+
+    let cancelled = ask("POST", format!("/v1/mails/{own}/cancel"), APP).await;
+    assert_eq!(cancelled.value()["state"], "cancelled");
+    let record = ask("GET", format!("/v1/mails/{foreign}"), EYE)
+        .await
+        .value();
+    assert_eq!(record["state"], "scheduled");
+    assert_eq!(record["submitter"], "token:shop");
 }

@@ -7,6 +7,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use postrider::ingress::http::{Limits, Scope, Token};
+
 use crate::http::service::Service;
 
 /// One event as it came over the wire.
@@ -198,4 +200,46 @@ async fn streams_end_when_the_service_does() {
         .await
         .expect("the door did not close")
         .unwrap();
+}
+
+#[tokio::test]
+async fn with_the_scope_send_one_follows_ones_own_mail_alone() {
+    let tokens = ["app", "shop"].map(|name| Token {
+        name: name.into(),
+        secret: format!("{name}-secret").into(),
+        scope: Scope::Send,
+    });
+    let service = Service::with(tokens.to_vec(), Limits::default(), |builder| builder).await;
+    let submit = async |who: &str| {
+        let mail = json!({
+            "from": "a@example.org", "to": "b@example.org", "text": "t", "tags": ["blue"],
+            "idempotency_key": "k",
+        });
+        let headers = [("content-type", "application/json"), ("authorization", who)];
+        let answer = service
+            .send("POST", "/v1/mails", &headers, mail.to_string())
+            .await;
+        answer.value()["id"].as_str().unwrap().to_owned()
+    };
+    let app = ("authorization", "Bearer app-secret");
+    let mut now = Stream::open(&service, "/v1/events", &[app]).await;
+    submit("Bearer shop-secret").await;
+    service.dispatcher.pause("capture").await.unwrap();
+    service.dispatcher.resume("capture").await.unwrap();
+    let own = submit("Bearer app-secret").await;
+    let mut past = Stream::open(&service, "/v1/events?since=0", &[app]).await;
+    let of_mail = format!("/v1/events?mail={own}&since=0");
+    let mut of_mail = Stream::open(&service, &of_mail, &[app]).await;
+    for stream in [&mut now, &mut past, &mut of_mail] {
+        let told = stream.until("delivered").await;
+        let names: Vec<&str> = told.iter().map(|frame| frame.name.as_str()).collect();
+        assert_eq!(names, ["accepted", "attempted", "delivered"]);
+        for frame in told {
+            assert_eq!(frame.data["mail"], own, "{frame:?}");
+            assert_eq!(frame.data["submitter"], "token:app");
+            assert_eq!(frame.data["who"], "token:app");
+            assert_eq!(frame.data["key"], "k");
+            assert_eq!(frame.data["tags"], json!(["blue"]));
+        }
+    }
 }

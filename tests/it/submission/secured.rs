@@ -205,3 +205,34 @@ async fn no_password_and_no_control_character_reaches_the_log() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn the_record_keeps_which_user_handed_a_mail_in_and_a_key_is_theirs() {
+    let mut settings = settings();
+    let other = User {
+        name: "other".into(),
+        password: "secret".into(),
+    };
+    settings.users = vec![app(), other];
+    let door = Door::with(settings).await;
+    let mut ids = Vec::new();
+    for login in [APP_PLAIN, "AG90aGVyAHNlY3JldA=="] {
+        let mut client = door.client().await;
+        client.expect("EHLO x", "250").await;
+        client.expect(&format!("AUTH PLAIN {login}"), "235").await;
+        client.envelope().await;
+        let queued = client
+            .data(format!("X-Postrider-Key: order-1\r\n{MESSAGE}"))
+            .await;
+        let id = queued.split("queued as ").nth(1).unwrap().trim();
+        ids.push(id.parse().unwrap());
+    }
+    assert_ne!(
+        ids[0], ids[1],
+        "the same key of another user is another key"
+    );
+    for (id, who) in ids.into_iter().zip(["user:app", "user:other"]) {
+        let record = door.postrider.status(id).await.unwrap();
+        assert_eq!(record.submitter.unwrap().to_string(), who);
+    }
+}
