@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Outside crates that only these rooms may name.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     (
         "lettre",
         &["mail", "transport", "dispatch", "ingress", "cli"],
@@ -32,6 +32,7 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("mail_parser", &["mail", "transport", "cli"]),
     ("governor", &["policy"]),
     ("sled", &["spool"]),
+    ("tokio_postgres", &["spool"]),
     (
         "tokio",
         &[

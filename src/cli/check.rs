@@ -103,7 +103,7 @@ fn summary(settings: &Settings) -> String {
     format!(
         "relays: {}; spool: {}; {}; {}",
         relays.join(", "),
-        settings.spool.path.display(),
+        settings.spool.place(),
         door("HTTP", settings.http.listen),
         door("SMTP", settings.smtp.listen)
     )

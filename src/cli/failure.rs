@@ -122,7 +122,10 @@ impl From<Error> for Failure {
         let message = error.to_string();
         match error {
             Error::Configuration(_) | Error::Relay { .. } => Failure::Usage(message),
-            Error::Full { .. } | Error::Spool(SpoolError::Locked(_)) => Failure::TryLater(message),
+            Error::Full { .. }
+            | Error::Spool(SpoolError::Locked(_) | SpoolError::Unreachable { .. }) => {
+                Failure::TryLater(message)
+            }
             _ => Failure::Failed(message),
         }
     }

@@ -87,7 +87,7 @@ async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> 
             return Err(failure);
         }
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %settings.spool.path.display(), "ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %settings.spool.place(), "ready");
     tell(&[NotifyState::Ready]);
     let ended = loop {
         tokio::select! {

@@ -40,6 +40,9 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         })
         .weights(weights)
         .templates(settings.templates.loaded());
+    if let Some(database) = spool.database() {
+        builder = builder.spool_postgres(database);
+    }
     if spool.sync == Sync::Interval {
         builder = builder.sync_every(spool.sync_interval);
     }

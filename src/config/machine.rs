@@ -12,7 +12,8 @@ use super::mistake::Report;
 use super::{Settings, listeners};
 
 pub(super) fn check(settings: &Settings, report: &mut Report<'_>) {
-    if let Err((path, error)) = try_spool(&settings.spool.path)
+    if settings.spool.url.is_none()
+        && let Err((path, error)) = try_spool(&settings.spool.path)
         && !passes(&error)
     {
         let spool = settings.spool.path.display();

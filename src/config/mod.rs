@@ -49,7 +49,7 @@ pub use retry::{Jitter, Priorities, Retry};
 pub use routes::{RelayMatch, Route};
 pub use service::Service;
 pub use smtp::{Smtp, Tls, User};
-pub use spool::{OnSpoolFailure, Spool, Sync};
+pub use spool::{Migrate, OnSpoolFailure, Spool, Sync};
 pub use templates::Templates;
 pub use units::Listen;
 
@@ -118,8 +118,12 @@ impl Settings {
     pub fn spool_path(sources: &Sources) -> Result<PathBuf, Mistakes> {
         let layers = layers::gather(sources)?;
         let mut report = Report::new(&layers.origins);
-        let settings = read::read(&layers, &mut report);
+        let mut settings = read::read(&layers, &mut report);
         settings.spool.check(&mut report);
+        if settings.spool.url.is_some() {
+            let reason = "names a database, which this command does not read yet; name a directory, or ask the service";
+            report.add("spool.url", reason);
+        }
         report.only("spool").finish()?;
         Ok(settings.spool.path)
     }

@@ -4,18 +4,35 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::mistake::Report;
-use super::units;
+use super::{secret, units};
 use crate::mail::{days, seconds};
+use crate::spool::postgres::{self, PostgresSpool};
 
 /// Where accepted mail is kept, and how much of it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spool {
     /// The directory.
     pub path: PathBuf,
+    /// A database of PostgreSQL, instead of a directory.
+    pub url: Option<SecretString>,
+    /// Its password.
+    pub password: Option<SecretString>,
+    /// The file that holds it.
+    pub password_file: Option<PathBuf>,
+    /// The schema of the spool's tables there.
+    pub schema: String,
+    /// This node's name among those that share the database.
+    pub node: Option<String>,
+    /// How long this node may give no sign of life before others take over what it holds.
+    #[serde(deserialize_with = "units::duration")]
+    pub lease: Duration,
+    /// Whether tables are made and changed at start.
+    pub migrate: Migrate,
     /// When it is synced to disk.
     pub sync: Sync,
     /// How often, where `sync` is `interval`.
@@ -49,6 +66,16 @@ pub enum Sync {
     Interval,
 }
 
+/// Whether the spool's tables are made and changed at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Migrate {
+    /// What is missing is made.
+    Auto,
+    /// Where something is missing, the service does not start.
+    Check,
+}
+
 /// What to do with a new mail while the spool cannot take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,6 +90,13 @@ impl Default for Spool {
     fn default() -> Self {
         Spool {
             path: "var/spool".into(),
+            url: None,
+            password: None,
+            password_file: None,
+            schema: "postrider".into(),
+            node: None,
+            lease: seconds(30),
+            migrate: Migrate::Auto,
             sync: Sync::Always,
             sync_interval: Duration::from_millis(100),
             retention: days(7),
@@ -76,7 +110,8 @@ impl Default for Spool {
 }
 
 impl Spool {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+        self.check_database(report);
         if self.path.as_os_str().is_empty() {
             report.add("spool.path", "is empty; name a directory");
         }
@@ -105,6 +140,77 @@ impl Spool {
                 "spool.max_message_size",
                 "must be above zero, and fit into memory",
             );
+        }
+    }
+
+    fn check_database(&mut self, report: &mut Report<'_>) {
+        let file = self.password_file.as_deref();
+        secret::settle(&mut self.password, file, ("spool", "password"), report);
+        let Some(url) = &self.url else {
+            if self.password.is_some() {
+                report.add("spool.password", "is of no use without `spool.url`");
+            }
+            return;
+        };
+        let url = url.expose_secret();
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            report.add(
+                "spool.url",
+                "does not begin with postgres://; a directory is named by `spool.path`",
+            );
+        } else if let Err(reason) = self.postgres(url).check() {
+            report.add("spool.url", reason);
+        }
+        if self.schema.is_empty() || self.schema.len() > 60 || self.schema.contains('\0') {
+            report.add("spool.schema", "must have 1 to 60 bytes");
+        }
+        if self
+            .node
+            .as_ref()
+            .is_some_and(|node| node.trim().is_empty())
+        {
+            report.add("spool.node", "is empty");
+        }
+        if self.lease < seconds(2) || self.lease > seconds(3600) {
+            report.add("spool.lease", "must be between 2s and 1h");
+        }
+        if self.sync == Sync::Interval {
+            report.add(
+                "spool.sync",
+                "is interval, which PostgreSQL has a setting of its own for: synchronous_commit",
+            );
+        }
+    }
+
+    /// The database, as the engine opens it.
+    fn postgres(&self, url: &str) -> PostgresSpool {
+        let mut spool = PostgresSpool::new(url)
+            .schema(&self.schema)
+            .lease(self.lease)
+            .migrate(match self.migrate {
+                Migrate::Auto => postgres::Migrate::Auto,
+                Migrate::Check => postgres::Migrate::Check,
+            });
+        if let Some(password) = &self.password {
+            spool = spool.password(password.clone());
+        }
+        if let Some(node) = &self.node {
+            spool = spool.node(node);
+        }
+        spool
+    }
+
+    /// The database, where mail is kept in one.
+    pub fn database(&self) -> Option<PostgresSpool> {
+        let url = self.url.as_ref()?;
+        Some(self.postgres(url.expose_secret()))
+    }
+
+    /// Where it is, for people: no password is in it.
+    pub fn place(&self) -> String {
+        match self.database() {
+            Some(database) => database.name(),
+            None => self.path.display().to_string(),
         }
     }
 }

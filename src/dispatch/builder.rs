@@ -39,6 +39,8 @@ pub(crate) enum Keep {
     #[default]
     InMemory,
     OnDisk(PathBuf),
+    #[cfg(feature = "postgres")]
+    Postgres(spool::postgres::PostgresSpool),
     Custom(Arc<dyn Spool>),
 }
 
@@ -47,6 +49,8 @@ impl fmt::Debug for Keep {
         match self {
             Keep::InMemory => f.write_str("InMemory"),
             Keep::OnDisk(path) => f.debug_tuple("OnDisk").field(path).finish(),
+            #[cfg(feature = "postgres")]
+            Keep::Postgres(database) => database.fmt(f),
             Keep::Custom(_) => f.write_str("Custom"),
         }
     }
@@ -124,6 +128,13 @@ impl Builder {
     /// Keeps mail in memory only: for tests. Receipts say so.
     pub fn spool_in_memory(mut self) -> Self {
         self.keep = Keep::InMemory;
+        self
+    }
+
+    /// Keeps mail in a database of PostgreSQL, which any number of dispatchers share.
+    #[cfg(feature = "postgres")]
+    pub fn spool_postgres(mut self, database: spool::postgres::PostgresSpool) -> Self {
+        self.keep = Keep::Postgres(database);
         self
     }
 
@@ -275,6 +286,10 @@ impl Builder {
             sync_interval: self.sync_interval,
             ..SpoolOptions::default()
         };
+        #[cfg(feature = "postgres")]
+        if let Keep::Postgres(database) = &self.keep {
+            return Ok(database.open(options).await?);
+        }
         let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
         let deadline = Instant::now() + SPOOL_RELEASED_WITHIN;
         loop {
@@ -283,6 +298,8 @@ impl Builder {
                 Keep::InMemory => Ok(spool::memory::open(options)),
                 Keep::OnDisk(path) => spool::sled::open(&path, options),
                 Keep::Custom(spool) => Ok(spool),
+                #[cfg(feature = "postgres")]
+                Keep::Postgres(_) => Err(SpoolError::Closed),
             });
             match opened.await.map_err(broken_off)? {
                 Err(SpoolError::Locked(_)) if Instant::now() < deadline => {

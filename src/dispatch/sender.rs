@@ -259,6 +259,16 @@ impl State {
             self.take_back_what_was_begun().await;
             return false;
         }
+        let is_ours = |claim: &Claim| {
+            let mut leases = claim.deliveries.iter();
+            leases.all(|(lease, _)| self.engine.spool.holds(&lease.token()))
+        };
+        if !is_ours(&mail) {
+            // Another node has it by now.
+            drop(mail);
+            self.take_back_what_was_begun().await;
+            return true;
+        }
         let Some(claim) = self.still_wanted(mail.into_claim()).await else {
             return true;
         };

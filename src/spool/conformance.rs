@@ -36,6 +36,11 @@ pub trait Bench: Send + Sync {
     /// Whether a store that is opened again still has its mail.
     fn persistent(&self) -> bool;
 
+    /// Whether several may have a store open at a time, and share its mail.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Puts down under the name `copy` what a process that is killed now would leave of the open
     /// store `store`. Asked of persistent stores only, while nothing is being written.
     fn kill(&self, store: &str, copy: &str);
@@ -118,6 +123,7 @@ const CHECKS: &[Check] = checks! {
     reopen::{
         after_close_everything_is_answered_with_closed,
         a_store_that_is_open_cannot_be_opened_again,
+        a_store_that_is_shared_is_one_queue_for_all_who_have_it_open,
         every_state_survives_close_and_kill,
         what_was_in_flight_is_queued_again,
         a_marked_delivery_is_dead_in_doubt_after_a_kill,

@@ -45,6 +45,26 @@ pub enum SpoolError {
         /// The bytes that must be.
         needed: u64,
     },
+    /// The database does not answer, or not as it must. What was accepted is there; accepting and sending
+    /// resume by themselves.
+    #[error("the database {database} cannot be reached: {reason}")]
+    Unreachable {
+        /// Its hosts and its name.
+        database: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The database cannot serve as a spool.
+    #[error("the database {database} cannot be used: {reason}")]
+    Unusable {
+        /// Its hosts and its name.
+        database: String,
+        /// Why.
+        reason: String,
+    },
+    /// It cannot be done over this kind of spool.
+    #[error("{0} is not supported on PostgreSQL yet")]
+    Unsupported(&'static str),
     /// Something could not be read.
     #[error("the spool cannot be read: {0}")]
     Unreadable(String),

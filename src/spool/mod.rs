@@ -14,6 +14,8 @@ mod journal;
 mod keyed;
 mod lease;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod query;
 mod record;
 pub mod sled;
@@ -289,6 +291,13 @@ pub trait Spool: Send + Sync + 'static {
     /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what
     /// became of it could not be recorded, and it would be sent again.
     fn failure(&self) -> Option<SpoolError>;
+
+    /// Whether a lease is current, as far as this is known without asking. One that is not cannot be
+    /// settled, and its mail must not be begun: another may have it.
+    fn holds(&self, lease: &LeaseToken) -> bool {
+        let _ = lease;
+        true
+    }
 
     /// Why no new mail is taken now; `None` while all is well. It may pass by itself, as a full
     /// disk does.

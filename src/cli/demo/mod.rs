@@ -103,6 +103,7 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
         ..Relay::default()
     }];
     settings.routes.clear();
+    settings.spool.url = None;
     settings.spool.path = dir.join("spool");
     settings.retry.schedule = [100, 200, 400, 800].map(Duration::from_millis).to_vec();
     settings

@@ -70,7 +70,7 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
 }
 
 pub async fn a_store_that_is_open_cannot_be_opened_again(bench: &dyn Bench) {
-    if !bench.persistent() {
+    if !bench.persistent() || bench.is_shared() {
         return;
     }
     let mut spool = open(bench, "locked").await;
@@ -90,6 +90,57 @@ pub async fn a_store_that_is_open_cannot_be_opened_again(bench: &dyn Bench) {
         spool = open(bench, "locked").await;
     }
     get(&*spool, id).await;
+}
+
+pub async fn a_store_that_is_shared_is_one_queue_for_all_who_have_it_open(bench: &dyn Bench) {
+    if !bench.is_shared() {
+        return;
+    }
+    let first = open(bench, "shared").await;
+    let second = open(bench, "shared").await;
+    let here = put(&*first, draft()).await;
+    let there = put(&*second, draft()).await;
+    for spool in [&first, &second] {
+        assert_eq!(get(&**spool, here).await.manifest.id, here);
+        assert_eq!(get(&**spool, there).await.manifest.id, there);
+    }
+    let claims = claim(&*first, request(5, start())).await;
+    assert_eq!(claims.len(), 2, "whoever claims first is handed out all");
+    assert_nothing_due(&*second, start(), "what one holds no other is handed out").await;
+    assert_eq!(
+        states(&*second, here, start()).await,
+        [State::Sending],
+        "what one holds is shown so by the others"
+    );
+    assert_eq!(
+        second.cancel(here, start()).await,
+        Ok(OperationResult::TooLate),
+        "what one holds no other takes away"
+    );
+
+    let keyed = || Draft {
+        key: Some("shared"),
+        ..draft()
+    };
+    let (mine, yours) = (keyed().new_mail(), keyed().new_mail());
+    let id = mine.manifest.id;
+    put_all(&*first, vec![mine]).await;
+    assert_eq!(
+        second.put(vec![yours]).await,
+        [Ok(PutResult::Duplicate(id))],
+        "one key is one mail, whoever puts it"
+    );
+    assert_eq!(ids(&[claim_one(&*second, start()).await]), [id]);
+
+    settle(&*first, claims, start(), delivered(start())).await;
+    assert_eq!(
+        states(&*second, here, start()).await,
+        [State::Delivered],
+        "what became of it is seen by all"
+    );
+    first.close().await.expect("an open spool closes");
+    put(&*second, draft()).await;
+    second.close().await.expect("an open spool closes");
 }
 
 pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
@@ -418,6 +469,13 @@ pub async fn a_store_that_was_dropped_unclosed_opens_again(bench: &dyn Bench) {
     .await;
     let held = claim_one(&*spool, start()).await;
     drop(spool);
+    if bench.is_shared() {
+        // Another that has it open gets what was held, soon.
+        let spool = open(bench, "dropped-open").await;
+        drop(held);
+        assert_eq!(claim_returned(&*spool, start()).await.manifest.id, id);
+        return;
+    }
     // A lease does not keep its spool; whoever held the store needs a moment to let go of it.
     let wait = async {
         loop {

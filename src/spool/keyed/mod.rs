@@ -17,7 +17,7 @@ mod entering;
 mod healing;
 mod idempotency;
 pub(super) mod inspect;
-mod journal;
+pub(super) mod journal;
 mod keys;
 mod operations;
 mod queue_head;

@@ -340,7 +340,7 @@ impl<'a> Try<'a> {
 pub(in crate::spool) struct Told(Vec<Part>);
 
 /// The entries of one record.
-pub(super) struct Part {
+pub(in crate::spool) struct Part {
     pub at: Timestamp,
     pub events: u32,
     pub has_acts: bool,
@@ -382,7 +382,7 @@ impl Told {
         length
     }
 
-    pub(super) fn into_parts(self) -> Vec<Part> {
+    pub(in crate::spool) fn into_parts(self) -> Vec<Part> {
         self.0
     }
 }
@@ -431,7 +431,7 @@ fn shortened(entry: Entry<'_>) -> Entry<'_> {
 }
 
 /// A record's bytes.
-pub(super) fn record(head: &Head, entries: &[u8]) -> Vec<u8> {
+pub(in crate::spool) fn record(head: &Head, entries: &[u8]) -> Vec<u8> {
     let mut bytes = codec::encode(head);
     bytes.extend_from_slice(entries);
     bytes

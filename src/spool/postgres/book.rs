@@ -1,0 +1,80 @@
+//! The leases that are held here: which delivery, under which serial, and what a settle needs to know
+//! of it. What counts in the end is the row's owner; a lease that is not in the book settles nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::delivery::Delivery;
+use crate::mail::MailId;
+use crate::spool::{LeaseToken, Manifest};
+
+/// Serials of one session; the session's number stands above them.
+const SERIALS: u64 = 1 << 40;
+
+/// What is known of a delivery that is leased here.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub serial: u64,
+    pub manifest: Arc<Manifest>,
+    /// The delivery as it was when it was leased.
+    pub delivery: Delivery,
+    /// Whether it was recorded that it may have been sent.
+    pub marked: bool,
+    /// Whether it was taken over from nodes that died, so often that it may be the cause.
+    pub suspect: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Book {
+    held: HashMap<(MailId, u16), Held>,
+    session: u64,
+    last: u64,
+}
+
+/// The session in which a lease was given.
+pub(super) fn session_of(serial: u64) -> i32 {
+    i32::try_from(serial / SERIALS).unwrap_or(0)
+}
+
+impl Book {
+    /// Begins a session: whatever was held before is not any more.
+    pub(super) fn begin(&mut self, session: i32) {
+        self.held.clear();
+        self.session = u64::try_from(session).unwrap_or(0);
+        self.last = 0;
+    }
+
+    pub(super) fn lease(&mut self, mail: MailId, index: u16, mut held: Held) -> LeaseToken {
+        self.last += 1;
+        held.serial = self.session * SERIALS + self.last;
+        let serial = held.serial;
+        self.held.insert((mail, index), held);
+        LeaseToken {
+            mail,
+            index,
+            serial,
+        }
+    }
+
+    /// What is held under this lease, if it is current.
+    pub(super) fn current(&self, token: &LeaseToken) -> Option<&Held> {
+        let held = self.held.get(&(token.mail, token.index));
+        held.filter(|held| held.serial == token.serial)
+    }
+
+    pub(super) fn mark(&mut self, token: &LeaseToken) {
+        if let Some(held) = self.held.get_mut(&(token.mail, token.index)) {
+            held.marked |= held.serial == token.serial;
+        }
+    }
+
+    /// Ends a lease, if it is current.
+    pub(super) fn end(&mut self, token: &LeaseToken) -> Option<Held> {
+        self.current(token)?;
+        self.held.remove(&(token.mail, token.index))
+    }
+
+    pub(super) fn has_suspect(&self) -> bool {
+        self.held.values().any(|held| held.suspect)
+    }
+}

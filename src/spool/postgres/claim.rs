@@ -1,0 +1,425 @@
+//! Claims: candidates are locked, chosen from by turns, and leased to this session, in one transaction.
+//! What others are choosing from is skipped.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::Weak;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::book::Held;
+use super::link::{Connected, Failed, judge};
+use super::rows;
+use super::shared::Core;
+use crate::delivery::{Delivery, Route};
+use crate::mail::{MailId, Priority};
+use crate::spool::{Claim, ClaimRequest, Lease, LeaseKeeper, Manifest, SpoolError};
+
+/// The most rows of one queue that are looked at for one claim.
+const MOST_ROWS: i64 = 20_000;
+/// After so many nodes died with it a delivery goes out with no other like it beside it.
+pub(super) const SUSPECT: i32 = 2;
+
+/// A delivery that may be taken.
+#[derive(Clone)]
+struct Candidate {
+    mail: Uuid,
+    idx: i32,
+    size: i64,
+    suspect: bool,
+}
+
+/// Deliveries of one mail on one route, taken together.
+struct Taken {
+    mail: Uuid,
+    places: Vec<i32>,
+}
+
+/// The front of each queue: by priority, then by route.
+struct Fronts {
+    queues: HashMap<(i16, i32), VecDeque<Candidate>>,
+    /// Queues of which there may be more rows than were read.
+    cut: Vec<(i16, i32)>,
+}
+
+pub(super) async fn claim(
+    core: &Arc<Core>,
+    request: ClaimRequest,
+) -> Result<Vec<Claim>, SpoolError> {
+    core.hints.told_now(request.now);
+    if let Some(failure) = core.failure() {
+        return Err(failure);
+    }
+    if request.turns.is_empty() && request.critical_only == 0 {
+        return Ok(Vec::new());
+    }
+    let core = Arc::clone(core);
+    // A caller that goes away must not leave a transaction open.
+    let task = tokio::spawn(async move {
+        let _turn = core.claim_turn.lock().await;
+        core.until_released().await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let on = core.on(&core.claiming).await?;
+            let error = match take(&core, &on, &request).await {
+                Ok(claims) => return claims,
+                Err(error) => error,
+            };
+            if on.rollback().await.is_err() {
+                core.claiming.discard().await;
+            }
+            if judge(&error) != Failed::Busy || tries >= 3 {
+                return Err(core.failed(&error));
+            }
+        }
+    });
+    match task.await {
+        Ok(claims) => claims,
+        Err(error) => Err(SpoolError::Unreadable(format!(
+            "a claim was broken off: {error}"
+        ))),
+    }
+}
+
+const CANDIDATES: &str = "
+WITH f AS MATERIALIZED (SELECT id FROM sessions WHERE id = $1 FOR KEY SHARE)
+SELECT x.mail, x.idx, q.route, q.priority, x.size, x.takeovers
+FROM unnest($2::int4[], $3::int2[], $4::int8[]) WITH ORDINALITY AS q(route, priority, wanted, ord)
+CROSS JOIN LATERAL (SELECT r.mail, r.idx, r.size, r.takeovers, r.due FROM ready r
+  WHERE r.route = q.route AND r.priority = q.priority AND r.owner = 0 AND r.stage = 0 AND r.due <= $5
+    AND EXISTS (SELECT FROM f)
+  ORDER BY r.due, r.mail, r.idx LIMIT q.wanted FOR UPDATE SKIP LOCKED) x";
+
+const LEASE: &str =
+    "UPDATE ready r SET owner = $1 FROM unnest($2::uuid[], $3::int4[]) AS u(mail, idx)
+WHERE r.mail = u.mail AND r.idx = u.idx AND r.owner = 0
+RETURNING r.mail, r.idx, r.route, r.due AS at, r.stage, 0::smallint AS reason, r.tries, r.counted,
+  r.crashes, r.data, r.takeovers";
+
+const MAILS: &str = "SELECT id AS mail, manifest, expires_at, body FROM mails WHERE id = ANY($1)";
+
+type Failure = tokio_postgres::Error;
+
+async fn take(
+    core: &Arc<Core>,
+    on: &Connected,
+    request: &ClaimRequest,
+) -> Result<Result<Vec<Claim>, SpoolError>, Failure> {
+    let session = core.session();
+    if request
+        .routes
+        .iter()
+        .any(|route| core.routes.id(route).is_none())
+    {
+        core.routes.learn(on).await?;
+    }
+    let routes: Vec<i32> = request
+        .routes
+        .iter()
+        .filter_map(|route| core.routes.id(route))
+        .collect();
+    if routes.is_empty() {
+        return Ok(Ok(Vec::new()));
+    }
+
+    let began = on.begin();
+    let mails = i64::try_from(request.turns.len()).unwrap_or(i64::MAX);
+    let critical = mails + i64::try_from(request.critical_only).unwrap_or(0);
+    let most_of_one = i64::try_from(request.max_recipients.clamp(1, 100)).unwrap_or(100);
+    let wanted = |mails: i64| if mails == 0 { 0 } else { mails + most_of_one };
+    let limits = [wanted(critical), wanted(mails), wanted(mails)];
+    let first = candidates(on, session, &routes, limits, request);
+    let (_, mut fronts) = futures::future::try_join(began, first).await?;
+    let may_take_suspect = !core.book.lock().has_suspect();
+    let mut taken = choose(
+        &mut fronts.clone_queues(),
+        request,
+        &routes,
+        may_take_suspect,
+    );
+    let mut limit = critical + most_of_one;
+    while !fronts.cut.is_empty() && !is_enough(&taken, &fronts, request) && limit < MOST_ROWS {
+        limit = (limit * 8).min(MOST_ROWS);
+        fronts = candidates(on, session, &routes, [limit; 3], request).await?;
+        taken = choose(
+            &mut fronts.clone_queues(),
+            request,
+            &routes,
+            may_take_suspect,
+        );
+    }
+    if taken.is_empty() {
+        on.rollback().await?;
+        return Ok(Ok(Vec::new()));
+    }
+
+    let (mut ids, mut places) = (Vec::new(), Vec::new());
+    for one in &taken {
+        for place in &one.places {
+            ids.push(one.mail);
+            places.push(*place);
+        }
+    }
+    let mut mails: Vec<Uuid> = taken.iter().map(|one| one.mail).collect();
+    mails.sort_unstable();
+    mails.dedup();
+    // A statement that had to be prepared first would come after the commit.
+    on.prepare(LEASE).await?;
+    on.prepare(MAILS).await?;
+    let lease_params: [super::link::Param<'_>; 3] = [&session, &ids, &places];
+    let mail_params: [super::link::Param<'_>; 1] = [&mails];
+    let leased = on.query(LEASE, &lease_params);
+    let read = on.query(MAILS, &mail_params);
+    let commit = on.commit();
+    let (leased, read, ()) = futures::future::try_join3(leased, read, commit).await?;
+    core.routes.learn_those(on, &leased).await?;
+    Ok(claims(core, session, taken, &leased, &read).await)
+}
+
+/// Locks the front rows of the queues; at most so many of each by priority.
+async fn candidates(
+    on: &Connected,
+    session: i32,
+    routes: &[i32],
+    limits: [i64; 3],
+    request: &ClaimRequest,
+) -> Result<Fronts, Failure> {
+    let (mut of, mut priorities, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    for route in routes {
+        for (priority, limit) in (0i16..).zip(limits) {
+            if limit > 0 {
+                of.push(*route);
+                priorities.push(priority);
+                wanted.push(limit);
+            }
+        }
+    }
+    let rows = on
+        .query(
+            CANDIDATES,
+            &[
+                &session,
+                &of,
+                &priorities,
+                &wanted,
+                &request.now.as_millis(),
+            ],
+        )
+        .await?;
+    let mut queues: HashMap<(i16, i32), VecDeque<Candidate>> = HashMap::new();
+    for row in rows {
+        let queue: (i16, i32) = (row.get(3), row.get(2));
+        queues.entry(queue).or_default().push_back(Candidate {
+            mail: row.get(0),
+            idx: row.get(1),
+            size: row.get(4),
+            suspect: row.get::<_, i32>(5) >= SUSPECT,
+        });
+    }
+    let cut = queues
+        .iter()
+        .filter(|((priority, _), rows)| {
+            let limit = limits[usize::try_from(*priority).unwrap_or(0).min(2)];
+            i64::try_from(rows.len()).unwrap_or(i64::MAX) >= limit
+        })
+        .map(|(queue, _)| *queue)
+        .collect();
+    Ok(Fronts { queues, cut })
+}
+
+impl Fronts {
+    fn clone_queues(&self) -> HashMap<(i16, i32), VecDeque<Candidate>> {
+        self.queues.clone()
+    }
+}
+
+/// Whether reading more of the queues would change nothing: as many mails were taken as are wanted, or
+/// the bytes are, and none of them may have more recipients behind what was read.
+fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
+    let last_mails: Vec<Uuid> = fronts
+        .cut
+        .iter()
+        .filter_map(|queue| fronts.queues.get(queue)?.back())
+        .map(|candidate| candidate.mail)
+        .collect();
+    let may_be_longer = taken
+        .iter()
+        .any(|one| last_mails.contains(&one.mail) && one.places.len() < request.max_recipients);
+    let sizes: HashMap<Uuid, i64> = fronts
+        .queues
+        .values()
+        .flatten()
+        .map(|candidate| (candidate.mail, candidate.size))
+        .collect();
+    let bytes: i64 = taken
+        .iter()
+        .map(|one| sizes.get(&one.mail).copied().unwrap_or(0))
+        .sum();
+    let wanted = request.turns.len() + request.critical_only;
+    // What is short for the bytes alone would be so again.
+    let is_full = taken.len() >= wanted
+        || usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(2)
+            >= request.max_bytes;
+    is_full && !may_be_longer
+}
+
+/// Takes mail by mail: each turn its priority, and where that has nothing, the most urgent that has;
+/// the routes take turns.
+fn choose(
+    queues: &mut HashMap<(i16, i32), VecDeque<Candidate>>,
+    request: &ClaimRequest,
+    routes: &[i32],
+    may_take_suspect: bool,
+) -> Vec<Taken> {
+    let mut taken: Vec<Taken> = Vec::new();
+    let mut bytes = 0_i64;
+    let mut rotation = 0;
+    let mut suspects = usize::from(!may_take_suspect);
+    let max_bytes = i64::try_from(request.max_bytes).unwrap_or(i64::MAX);
+    let turns = request.turns.iter().map(|turn| (*turn, true));
+    let reserved = std::iter::repeat_n((Priority::Critical, false), request.critical_only);
+    for (turn, may_fall_through) in turns.chain(reserved) {
+        let others = Priority::ALL
+            .into_iter()
+            .filter(|p| may_fall_through && *p != turn);
+        let mut order = std::iter::once(turn).chain(others);
+        let one = order.find_map(|priority| {
+            take_one(
+                queues,
+                rows::priority_number(priority),
+                routes,
+                request.max_recipients.max(1),
+                &mut rotation,
+                &mut suspects,
+            )
+        });
+        let Some((one, size)) = one else {
+            if may_fall_through {
+                break;
+            }
+            continue;
+        };
+        bytes = bytes.saturating_add(size);
+        if bytes > max_bytes && !taken.is_empty() {
+            break;
+        }
+        taken.push(one);
+    }
+    taken
+}
+
+fn take_one(
+    queues: &mut HashMap<(i16, i32), VecDeque<Candidate>>,
+    priority: i16,
+    routes: &[i32],
+    most: usize,
+    rotation: &mut usize,
+    suspects: &mut usize,
+) -> Option<(Taken, i64)> {
+    for step in 0..routes.len() {
+        let at = (*rotation + step) % routes.len();
+        let Some(queue) = queues.get_mut(&(priority, routes[at])) else {
+            continue;
+        };
+        while queue.front().is_some_and(|c| c.suspect && *suspects > 0) {
+            queue.pop_front();
+        }
+        let Some(first) = queue.pop_front() else {
+            continue;
+        };
+        *rotation = at + 1;
+        *suspects += usize::from(first.suspect);
+        let mut places = vec![first.idx];
+        while places.len() < most && queue.front().is_some_and(|next| next.mail == first.mail) {
+            places.extend(queue.pop_front().map(|next| next.idx));
+        }
+        places.sort_unstable();
+        let taken = Taken {
+            mail: first.mail,
+            places,
+        };
+        return Some((taken, first.size));
+    }
+    None
+}
+
+/// What was leased, as the senders get it.
+async fn claims(
+    core: &Arc<Core>,
+    session: i32,
+    taken: Vec<Taken>,
+    leased: &[tokio_postgres::Row],
+    read: &[tokio_postgres::Row],
+) -> Result<Vec<Claim>, SpoolError> {
+    let mut mails: HashMap<MailId, (Arc<Manifest>, Bytes)> = HashMap::with_capacity(read.len());
+    let mut broken = Vec::new();
+    for row in read {
+        let id = rows::mail_id(row.get("mail"));
+        match rows::manifest(row) {
+            Ok(manifest) => {
+                let body = Bytes::copy_from_slice(row.get::<_, &[u8]>("body"));
+                mails.insert(id, (Arc::new(manifest), body));
+            }
+            Err(error) => broken.push((id, error)),
+        }
+    }
+    let mut deliveries: HashMap<(MailId, u16), (Delivery, i32)> = HashMap::new();
+    for row in leased {
+        match rows::delivery(row, &core.routes) {
+            Ok((mail, index, delivery)) => {
+                deliveries.insert((mail, index), (delivery, row.get("takeovers")));
+            }
+            Err(error) => broken.push((rows::mail_id(row.get("mail")), error)),
+        }
+    }
+    for (mail, error) in broken {
+        tracing::error!(mail.id = %mail, %error, "a mail cannot be read, and is not sent");
+    }
+
+    let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(core) as Weak<dyn LeaseKeeper>;
+    let mut claims = Vec::with_capacity(taken.len());
+    let mut book = core.book.lock();
+    if core.session() != session {
+        // It was taken over meanwhile: whatever was leased to it is not ours.
+        return Ok(Vec::new());
+    }
+    for one in taken {
+        let mail = rows::mail_id(one.mail);
+        let Some((manifest, body)) = mails.get(&mail) else {
+            continue;
+        };
+        let mut of_one: Vec<(Lease, Delivery)> = Vec::with_capacity(one.places.len());
+        let mut route: Option<Route> = None;
+        for place in one.places {
+            let Some(index) = u16::try_from(place).ok() else {
+                continue;
+            };
+            let Some((delivery, takeovers)) = deliveries.remove(&(mail, index)) else {
+                continue;
+            };
+            let held = Held {
+                serial: 0,
+                manifest: Arc::clone(manifest),
+                delivery: delivery.clone(),
+                marked: false,
+                suspect: takeovers >= SUSPECT,
+            };
+            let token = book.lease(mail, index, held);
+            route.get_or_insert_with(|| delivery.route.clone());
+            of_one.push((Lease::new(token, keeper.clone()), delivery));
+        }
+        if !of_one.is_empty() {
+            claims.push(Claim {
+                manifest: Arc::clone(manifest),
+                body: body.clone(),
+                deliveries: of_one,
+            });
+        }
+    }
+    drop(book);
+    Ok(claims)
+}

@@ -1,0 +1,388 @@
+//! The journal as a table that all nodes write and read. Numbers are given under the lock of the row
+//! that every commit changes last, so that they grow in the order of commits: whoever sees a number
+//! sees all before it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio_postgres::Row;
+
+use super::PostgresNode;
+use super::link::{Connected, Failed, judge};
+use super::reading::ask;
+use super::rows::Totals;
+use super::shared::{Core, bump};
+use crate::delivery::Event;
+use crate::mail::{MailId, Timestamp};
+use crate::spool::keyed::journal::entry::{self, Entry, Head, Told};
+use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError};
+
+/// The longest name of a reader.
+const LONGEST_NAME: usize = 200;
+/// The most rows that one page reads, and the most that are looked through for one mail.
+const PAGE_ROWS: i64 = 256;
+const LOOKED_THROUGH: i64 = 20_000;
+/// How many rows one step of pruning deletes.
+const PRUNED: i64 = 5000;
+
+type Failure = tokio_postgres::Error;
+type Events = Vec<Arc<Event>>;
+
+/// The events of a row.
+fn events(row: &Row) -> Result<Vec<Event>, SpoolError> {
+    let first: i64 = row.get("first");
+    let head = Head {
+        skipped: 0,
+        before: 0,
+        events: u32::try_from(row.get::<_, i32>("events")).unwrap_or(0),
+        at: Timestamp::from_millis(row.get("at")),
+        has_acts: false,
+        is_early: false,
+    };
+    let record = entry::record(&head, row.get("entries"));
+    entry::events(u64::try_from(first).unwrap_or(0), &record)
+}
+
+fn check_name(name: &str) -> Result<(), SpoolError> {
+    if name.is_empty() || name.len() > LONGEST_NAME || name.contains('\0') {
+        return Err(SpoolError::Unreadable(format!(
+            "the name of a reader has 1 to {LONGEST_NAME} bytes"
+        )));
+    }
+    Ok(())
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+const COLUMNS: &str = "first, events, at, entries";
+
+/// The events after a number.
+async fn page(
+    on: &Connected,
+    after: u64,
+    told: u64,
+    most: usize,
+) -> Result<Result<JournalPage, SpoolError>, Failure> {
+    let rows = on
+        .query(
+            &format!(
+                "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND first >=
+                   coalesce((SELECT j.first FROM journal j WHERE j.first <= $1 ORDER BY j.first DESC LIMIT 1), 0)
+                 ORDER BY first LIMIT $2"
+            ),
+            &[&number(after.saturating_add(1)), &PAGE_ROWS],
+        )
+        .await?;
+    let mut page = JournalPage {
+        last: after,
+        ..JournalPage::default()
+    };
+    for row in &rows {
+        let first = unsigned(row.get("first"));
+        let missing = first.saturating_sub(1).saturating_sub(page.last);
+        if missing > 0 && !page.events.is_empty() {
+            return Ok(Ok(page));
+        }
+        let events = match events(row) {
+            Ok(events) => events,
+            Err(error) => return Ok(Err(error)),
+        };
+        page.missed += missing;
+        let new = events.into_iter().filter(|event| event.seq > after);
+        page.events.extend(new.map(Arc::new));
+        page.last = page
+            .last
+            .max(first + unsigned(row.get::<_, i32>("events").into()) - 1);
+        if page.events.len() >= most {
+            return Ok(Ok(page));
+        }
+    }
+    if rows.is_empty() && after < told {
+        page.missed += told - after;
+        page.last = told;
+    }
+    Ok(Ok(page))
+}
+
+/// The number after which everything happened at this time or later, as far as it is known.
+async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, Failure> {
+    let rows = on
+        .query(
+            "SELECT first FROM journal WHERE at >= $1 ORDER BY at, first LIMIT 1",
+            &[&at.as_millis()],
+        )
+        .await?;
+    Ok(rows
+        .first()
+        .map(|row| unsigned(row.get::<_, i64>(0)).saturating_sub(1)))
+}
+
+/// What happened to one mail: looked for from when it was accepted.
+async fn of_mail(
+    on: &Connected,
+    mail: MailId,
+    after: u64,
+    told: u64,
+) -> Result<Result<JournalPage, SpoolError>, Failure> {
+    let known = on
+        .query(
+            "SELECT accepted_at FROM mails WHERE id = $1",
+            &[&super::rows::uuid(mail)],
+        )
+        .await?;
+    let accepted = known
+        .first()
+        .map_or(mail.made_at().as_millis(), |row| row.get(0));
+    let rows = on
+        .query(
+            &format!(
+                "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND at >= $2 AND position($3 IN entries) > 0
+                 ORDER BY first LIMIT $4"
+            ),
+            &[
+                &number(after.saturating_add(1)),
+                &(accepted - 3_600_000),
+                &&mail.as_bytes()[..],
+                &LOOKED_THROUGH,
+            ],
+        )
+        .await?;
+    let mut found = JournalPage {
+        last: told.max(after),
+        ..JournalPage::default()
+    };
+    for row in &rows {
+        match events(row) {
+            Ok(events) => found.events.extend(
+                events
+                    .into_iter()
+                    .filter(|event| event.mail == Some(mail) && event.seq > after)
+                    .map(Arc::new),
+            ),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(found))
+}
+
+async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failure> {
+    let rows = on
+        .query(
+            &format!(
+                "SELECT {COLUMNS} FROM journal WHERE acts AND first < $1 ORDER BY first DESC LIMIT $2"
+            ),
+            &[&number(before), &i64::try_from(most).unwrap_or(1000)],
+        )
+        .await?;
+    let mut acts = Vec::new();
+    for row in &rows {
+        let of_it = events(row).unwrap_or_default().into_iter().rev();
+        acts.extend(
+            of_it
+                .filter(|event| event.kind.is_act() && event.seq < before)
+                .map(Arc::new),
+        );
+    }
+    acts.truncate(most);
+    Ok(acts)
+}
+
+/// Removes what is too old or too much; returns whether there is more. What a named reader has not read
+/// is kept up to twice as long, and twice as much.
+pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result<bool, Failure> {
+    let options = &core.options.journal;
+    let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
+    let size = i64::try_from(options.max_size).unwrap_or(i64::MAX);
+    let gone = on
+        .execute(
+            "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest, (SELECT written FROM head) AS written)
+             DELETE FROM journal WHERE first IN (SELECT j.first FROM journal j, b
+               WHERE (j.at <= $1 OR b.written - j.before > $3)
+                 AND (b.slowest IS NULL OR j.first + j.events - 1 <= b.slowest
+                   OR j.at <= $2 OR b.written - j.before > 2 * $3)
+               ORDER BY j.first LIMIT $4)",
+            &[
+                &now.as_millis().saturating_sub(keep),
+                &now.as_millis().saturating_sub(keep.saturating_mul(2)),
+                &size.min(i64::MAX / 4),
+                &PRUNED,
+            ],
+        )
+        .await?;
+    Ok(gone as i64 >= PRUNED)
+}
+
+#[async_trait]
+impl Journal for PostgresNode {
+    fn id(&self) -> u32 {
+        u32::try_from(self.core.journal_id.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    fn last(&self) -> watch::Receiver<u64> {
+        self.core.last_event.subscribe()
+    }
+
+    async fn note(&self, events: Vec<Event>) -> Result<(), SpoolError> {
+        self.core
+            .change(move |_, on| {
+                let events = events.clone();
+                async move {
+                    let mut told = Told::default();
+                    for event in &events {
+                        told.tell(Entry::of(event));
+                    }
+                    let committed = bump(on, told, &Totals::default()).await?;
+                    Ok(((), committed))
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn after(&self, after: u64, most: usize) -> Result<JournalPage, SpoolError> {
+        let core = &self.core;
+        core.check_open()?;
+        let told = *core.last_event.borrow();
+        if after >= told {
+            return Ok(JournalPage {
+                last: after,
+                ..JournalPage::default()
+            });
+        }
+        let found: Result<_, SpoolError> = ask!(core, on => page(&on, after, told, most));
+        found?
+    }
+
+    async fn since(&self, at: Timestamp) -> Result<u64, SpoolError> {
+        let core = &self.core;
+        let told = *core.last_event.borrow();
+        let found: Result<_, SpoolError> = ask!(core, on => number_since(&on, at));
+        Ok(found?.unwrap_or(told))
+    }
+
+    async fn of_mail(&self, mail: MailId, after: u64) -> Result<JournalPage, SpoolError> {
+        let core = &self.core;
+        let told = *core.last_event.borrow();
+        let found: Result<_, SpoolError> = ask!(core, on => of_mail(&on, mail, after, told));
+        found?
+    }
+
+    async fn acts(&self, before: u64, most: usize) -> Result<Events, SpoolError> {
+        let core = &self.core;
+        ask!(core, on => acts(&on, before, most))
+    }
+
+    async fn reader(&self, name: &str, otherwise: u64) -> Result<u64, SpoolError> {
+        check_name(name)?;
+        let core = &self.core;
+        let otherwise = number(otherwise);
+        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+            "WITH i AS (INSERT INTO readers (name, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING at)
+             SELECT at FROM i UNION ALL SELECT at FROM readers WHERE name = $1 LIMIT 1",
+            &[&name, &otherwise],
+        ));
+        Ok(rows?
+            .first()
+            .map_or(unsigned(otherwise), |row| unsigned(row.get(0))))
+    }
+
+    async fn advance(
+        &self,
+        name: &str,
+        to: u64,
+        changes: Vec<ReaderChange>,
+    ) -> Result<(), SpoolError> {
+        check_name(name)?;
+        let name = name.to_owned();
+        self.core
+            .change(move |_, on| {
+                let (name, changes) = (name.clone(), changes.clone());
+                async move {
+                    on.execute(
+                        "INSERT INTO readers (name, at) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET at = $2",
+                        &[&name, &number(to)],
+                    )
+                    .await?;
+                    for (key, value) in &changes {
+                        match value {
+                            Some(value) => {
+                                on.execute(
+                                    "INSERT INTO kept (reader, key, value) VALUES ($1, $2, $3)
+                                     ON CONFLICT (reader, key) DO UPDATE SET value = $3",
+                                    &[&name, key, value],
+                                )
+                                .await?
+                            }
+                            None => {
+                                on.execute(
+                                    "DELETE FROM kept WHERE reader = $1 AND key = $2",
+                                    &[&name, key],
+                                )
+                                .await?
+                            }
+                        };
+                    }
+                    Ok(((), None))
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn kept(
+        &self,
+        name: &str,
+        from: Vec<u8>,
+        to: Vec<u8>,
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError> {
+        let core = &self.core;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+            "SELECT key, value FROM kept WHERE reader = $1 AND key >= $2 AND key < $3 ORDER BY key LIMIT $4",
+            &[&name, &from, &to, &most],
+        ));
+        Ok(rows?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), SpoolError> {
+        check_name(name)?;
+        let name = name.to_owned();
+        self.core
+            .change(move |_, on| {
+                let name = name.clone();
+                async move {
+                    on.execute("DELETE FROM kept WHERE reader = $1", &[&name])
+                        .await?;
+                    on.execute("DELETE FROM readers WHERE name = $1", &[&name])
+                        .await?;
+                    Ok(((), None))
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn readers(&self) -> Result<Vec<ReaderStatus>, SpoolError> {
+        let core = &self.core;
+        let rows: Result<Vec<Row>, SpoolError> =
+            ask!(core, on => on.query("SELECT name, at, missed FROM readers ORDER BY name", &[]));
+        Ok(rows?
+            .iter()
+            .map(|row| ReaderStatus {
+                name: row.get(0),
+                at: unsigned(row.get(1)),
+                missed: unsigned(row.get(2)),
+            })
+            .collect())
+    }
+}

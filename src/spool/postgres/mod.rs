@@ -1,0 +1,455 @@
+//! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability are
+//! the database's.
+//!
+//! * [`schema`] makes the tables; [`link`] the connections, one for each kind of work; [`shared`] is what
+//!   all parts share;
+//! * [`session`] is this node among the others: heartbeats, and what it takes over from the dead;
+//!   [`book`] is what it holds, [`hints`] what it knows of what comes next;
+//! * [`put`], [`claim`] and [`settle`] are the hot path, [`operations`] and [`sweep`] what users and the
+//!   clock change, [`reading`] and [`journal`] what is looked up; [`rows`] and [`routes`] are how all
+//!   of it stands in tables.
+//!
+//! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
+//! must own the row, under its lock; a session that lapsed is never used again; a node that could not
+//! renew its lease in time begins nothing.
+
+mod book;
+mod claim;
+mod hints;
+mod journal;
+mod link;
+mod operations;
+mod put;
+mod reading;
+mod routes;
+mod rows;
+mod schema;
+mod session;
+mod settle;
+mod shared;
+mod sweep;
+
+pub use schema::Migrate;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use self::hints::Hints;
+use self::link::{Connector, Link};
+use self::put::Put;
+use self::session::Ending;
+use self::settle::Command;
+use self::shared::Core;
+use self::shared::Session;
+use super::{
+    Claim, ClaimRequest, Durability, Journal, Lease, LeaseToken, NewMail, OperationResult, Page,
+    PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats,
+    SweepReport,
+};
+use crate::delivery::{Delivery, Route};
+use crate::mail::{MailId, Timestamp, seconds};
+
+/// How long closing waits for the database.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where a spool on PostgreSQL is, and as which node it is opened.
+#[derive(Clone)]
+pub struct PostgresSpool {
+    url: SecretString,
+    password: Option<SecretString>,
+    schema: String,
+    node: Option<String>,
+    lease: Duration,
+    migrate: Migrate,
+}
+
+impl fmt::Debug for PostgresSpool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSpool")
+            .field("schema", &self.schema)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresSpool {
+    /// The spool in the database of this URL, `postgres://USER@HOST[,HOST]/DATABASE`, in the schema
+    /// `postrider`. `sslmode` and `sslrootcert` are understood; to a host that is not this one the
+    /// connection is encrypted, and the server's certificate checked, unless `sslmode` is `disable`.
+    pub fn new(url: impl Into<String>) -> Self {
+        PostgresSpool {
+            url: SecretString::from(url.into()),
+            password: None,
+            schema: "postrider".into(),
+            node: None,
+            lease: seconds(30),
+            migrate: Migrate::Auto,
+        }
+    }
+
+    /// The password, where the URL has none.
+    pub fn password(mut self, password: SecretString) -> Self {
+        self.password = Some(password);
+        self
+    }
+
+    /// The schema of the tables; `postrider` unless said.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// The name under which this node is shown; the host's unless said.
+    pub fn node(mut self, node: impl Into<String>) -> Self {
+        self.node = Some(node.into());
+        self
+    }
+
+    /// How long this node may give no sign of life before others take over what it holds; 30 s unless
+    /// said.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Whether tables are made and changed when it is opened; they are unless said.
+    pub fn migrate(mut self, migrate: Migrate) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// What is wrong with the URL, as far as that is seen without asking the database.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn check(&self) -> Result<(), String> {
+        self.connector("postrider").map(|_| ())
+    }
+
+    /// Its hosts, its database and its schema, for people.
+    pub fn name(&self) -> String {
+        match self.connector("postrider") {
+            Ok(connector) => format!("{}, schema {}", connector.name, self.schema),
+            Err(_) => format!("schema {}", self.schema),
+        }
+    }
+
+    fn connector(&self, application: &str) -> Result<Connector, String> {
+        Connector::new(
+            self.url.expose_secret(),
+            self.password.as_ref().map(ExposeSecret::expose_secret),
+            &self.schema,
+            application,
+        )
+    }
+
+    /// Opens it, and takes over what nodes hold that gave no sign of life.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreachable`] where the database does not answer, [`SpoolError::Unusable`] where it
+    /// cannot serve.
+    pub async fn open(&self, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
+        let instance = Uuid::now_v7();
+        let connector = self.connector(&format!("postrider {instance}"));
+        let connector = Arc::new(connector.map_err(|reason| SpoolError::Unusable {
+            database: "of `spool.url`".into(),
+            reason,
+        })?);
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => host_name(),
+        };
+
+        let (commands, settles) = mpsc::unbounded_channel();
+        let (puts, putting) = mpsc::unbounded_channel();
+        let link = || Link::new(&connector);
+        let mut core = Core {
+            put: link(),
+            settling: link(),
+            claiming: link(),
+            changing: link(),
+            reading: link(),
+            heart: link(),
+            connector: Arc::clone(&connector),
+            options,
+            node,
+            instance,
+            lease: self.lease.max(Duration::from_millis(500)),
+            durability: Durability::Synced,
+            claim_turn: tokio::sync::Mutex::default(),
+            change_turn: tokio::sync::Mutex::default(),
+            book: Mutex::default(),
+            routes: routes::Routes::default(),
+            hints: Hints::default(),
+            changed: Notify::new(),
+            session: RwLock::new(Session::begun(0, (Instant::now(), SystemTime::now()))),
+            closed: AtomicBool::new(false),
+            down: RwLock::new(None),
+            untold: Mutex::default(),
+            stale: AtomicU64::new(0),
+            commands,
+            releasing: AtomicU64::new(0),
+            last_event: watch::channel(0).0,
+            journal_id: AtomicU64::new(0),
+            times: Mutex::default(),
+        };
+        let on = core.heart.get().await?;
+        schema::prepare(&on.client, &self.schema, &connector.name, self.migrate).await?;
+        core.durability = durability(&on).await.map_err(|e| connector.error(&e))?;
+
+        let core = Arc::new(core);
+        let failed = |error: tokio_postgres::Error| connector.error(&error);
+        session::begin(&core, &on).await.map_err(failed)?;
+        for session in session::expired(&on).await.map_err(failed)? {
+            session::take_over(&core, session, Ending::Lapsed).await?;
+        }
+        learn(&core, &on).await.map_err(failed)?;
+
+        let tasks = vec![
+            tokio::spawn(put::run(Arc::clone(&core), putting)).abort_handle(),
+            tokio::spawn(settle::run(Arc::clone(&core), settles)).abort_handle(),
+            tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle(),
+        ];
+        Ok(Arc::new(PostgresNode { core, puts, tasks }))
+    }
+}
+
+/// What must be known before anybody asks.
+async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::Error> {
+    core.routes.learn(on).await?;
+    let rows = on
+        .query(
+            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1, journal_id FROM head",
+            &[],
+        )
+        .await?;
+    if let Some(row) = rows.first() {
+        core.committed(shared::Committed {
+            commits: row.get(0),
+            pending: row.get(1),
+            last: row.get(2),
+        });
+        let id = u64::try_from(row.get::<_, i32>(3)).unwrap_or(0);
+        core.journal_id.store(id, Ordering::Relaxed);
+    }
+    session::come(core, on).await?;
+    core.hints.set_sweep(sweep::next(core, on).await?);
+    Ok(())
+}
+
+/// What a receipt promises here.
+async fn durability(on: &link::Connected) -> Result<Durability, tokio_postgres::Error> {
+    let rows = on
+        .query(
+            "SELECT current_setting('fsync'), current_setting('synchronous_commit')",
+            &[],
+        )
+        .await?;
+    let is_synced = rows.first().is_some_and(|row| {
+        let (fsync, commit): (&str, &str) = (row.get(0), row.get(1));
+        fsync == "on" && commit != "off"
+    });
+    Ok(match is_synced {
+        true => Durability::Synced,
+        false => Durability::Written,
+    })
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "node".into(),
+        name => name.to_owned(),
+    }
+}
+
+/// A node's spool.
+struct PostgresNode {
+    core: Arc<Core>,
+    puts: mpsc::UnboundedSender<Put>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl PostgresNode {
+    /// Gives back what is held and ends the session.
+    async fn end(core: &Arc<Core>) -> Result<(), SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        if core.commands.send(Command::Pass(reply)).is_ok() {
+            let _ = answer.await;
+        }
+        session::take_over(core, core.session(), Ending::Own).await
+    }
+}
+
+impl Drop for PostgresNode {
+    fn drop(&mut self) {
+        let (core, tasks) = (Arc::clone(&self.core), std::mem::take(&mut self.tasks));
+        let was_closed = core.closed.swap(true, Ordering::SeqCst);
+        if was_closed {
+            tasks.iter().for_each(AbortHandle::abort);
+            return;
+        }
+        // Whoever drops it cannot wait; what it holds goes back soon, or when its lease is over.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&core)).await;
+                tasks.iter().for_each(AbortHandle::abort);
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl Spool for PostgresNode {
+    fn durability(&self) -> Durability {
+        self.core.durability
+    }
+
+    fn changed(&self) -> &Notify {
+        &self.core.changed
+    }
+
+    async fn put(&self, new_mails: Vec<NewMail>) -> Vec<Result<PutResult, SpoolError>> {
+        let count = new_mails.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        if let Some(failure) = self.core.failure() {
+            return vec![Err(failure); count];
+        }
+        let (reply, answer) = oneshot::channel();
+        let put = Put {
+            mails: new_mails,
+            reply,
+        };
+        if self.puts.send(put).is_err() {
+            return vec![Err(SpoolError::Closed); count];
+        }
+        match answer.await {
+            Ok(results) => results,
+            Err(_) => vec![Err(SpoolError::Closed); count],
+        }
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
+        claim::claim(&self.core, request).await
+    }
+
+    async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
+        self.core.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        let _ = self.core.commands.send(Command::Mark(leases, reply));
+        answer.await.map_err(|_| SpoolError::Closed)?
+    }
+
+    fn settle(
+        &self,
+        settled: Vec<(Lease, Delivery)>,
+    ) -> BoxFuture<'_, Result<Vec<SettleResult>, SpoolError>> {
+        if self.core.closed.load(Ordering::SeqCst) {
+            settled.into_iter().for_each(|(lease, _)| _ = lease.spend());
+            return Box::pin(async { Err(SpoolError::Closed) });
+        }
+        let (reply, answer) = oneshot::channel();
+        let settled = settled
+            .into_iter()
+            .map(|(lease, delivery)| (lease.spend(), delivery))
+            .collect();
+        let _ = self.core.commands.send(Command::Settle(settled, reply));
+        Box::pin(async move { answer.await.map_err(|_| SpoolError::Closed)? })
+    }
+
+    async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
+        reading::get(&self.core, id).await
+    }
+
+    async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
+        reading::body(&self.core, id).await
+    }
+
+    async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
+        reading::list(&self.core, query, now).await
+    }
+
+    async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
+        operations::cancel(&self.core, id, now).await
+    }
+
+    async fn retry(
+        &self,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<OperationResult, SpoolError> {
+        operations::retry(&self.core, id, now, lifetime).await
+    }
+
+    async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
+        operations::purge(&self.core, id).await
+    }
+
+    fn is_sweep_due(&self, now: Timestamp) -> bool {
+        self.core.hints.told_now(now);
+        self.core.hints.sweep() <= now.as_millis()
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError> {
+        sweep::sweep(&self.core, now).await
+    }
+
+    async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
+        operations::reroute(&self.core, known, fallback).await
+    }
+
+    fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
+        self.core.hints.next(after)
+    }
+
+    fn pending(&self) -> u64 {
+        self.core.hints.pending()
+    }
+
+    fn failure(&self) -> Option<SpoolError> {
+        self.core.failure()
+    }
+
+    fn holds(&self, lease: &LeaseToken) -> bool {
+        self.core.holds(lease)
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
+        reading::stats(&self.core, now).await
+    }
+
+    fn drain_sync_times(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.core.times.lock())
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<(), SpoolError> {
+        if self.core.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let ended = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&self.core)).await;
+        match ended {
+            Ok(ended) => ended,
+            Err(_) => Err(self.core.connector.unreachable(
+                "it did not answer while the spool was closed; what this node held is given back when its lease is over",
+            )),
+        }
+    }
+}

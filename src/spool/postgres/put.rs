@@ -1,0 +1,415 @@
+//! New mail: what came meanwhile is put in one statement, and its callers are answered when that is
+//! committed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::digest::{SHA256, digest};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::link::{Connected, Failed, judge};
+use super::rows::{self, PENDING, Totals};
+use super::shared::{Committed, Core, Records};
+use crate::mail::MailId;
+use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
+
+/// The most mails, and about the most bytes, that are put together.
+const GROUP: usize = 512;
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// How long a mail is tried again whose outcome is not known.
+const UNKNOWN_FOR: Duration = Duration::from_secs(4);
+
+/// Mails to be put, and who waits for that.
+pub(super) struct Put {
+    pub mails: Vec<NewMail>,
+    pub reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
+}
+
+/// Puts what comes until nobody can send any more.
+pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Put>) {
+    while let Some(first) = inbox.recv().await {
+        let mut bytes = weight(&first);
+        let mut count = first.mails.len();
+        let mut puts = vec![first];
+        while count < GROUP
+            && bytes < GROUP_BYTES
+            && let Ok(next) = inbox.try_recv()
+        {
+            bytes += weight(&next);
+            count += next.mails.len();
+            puts.push(next);
+        }
+        let mut mails = Vec::with_capacity(count);
+        let mut waiting = Vec::with_capacity(puts.len());
+        for Put {
+            mails: of_one,
+            reply,
+        } in puts
+        {
+            waiting.push((of_one.len(), reply));
+            mails.extend(of_one);
+        }
+        let mut results = put_all(&core, mails).await.into_iter();
+        core.changed.notify_one();
+        for (count, reply) in waiting {
+            let _ = reply.send(results.by_ref().take(count).collect());
+        }
+    }
+}
+
+fn weight(put: &Put) -> usize {
+    put.mails.iter().map(|mail| mail.body.len() + 512).sum()
+}
+
+type Results = Vec<Result<PutResult, SpoolError>>;
+
+/// Puts mails in as few statements as their size allows.
+async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
+    let mut results = Vec::with_capacity(mails.len());
+    let mut group = Vec::new();
+    let mut bytes = 0;
+    for mail in mails {
+        if !group.is_empty() && (group.len() >= GROUP || bytes + mail.body.len() > GROUP_BYTES) {
+            results.extend(put_group(core, std::mem::take(&mut group)).await);
+            bytes = 0;
+        }
+        bytes += mail.body.len() + 512;
+        group.push(mail);
+    }
+    results.extend(put_group(core, group).await);
+    results
+}
+
+/// Under what a mail's key is kept, if it has one: it is a key of whoever handed the mail in.
+fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
+    let key = manifest.idempotency_key.as_deref()?;
+    let own = manifest.submitter.clone().unwrap_or_default().old_key(key);
+    Some(digest(&SHA256, own.as_bytes()).as_ref().to_vec())
+}
+
+/// To whom a key belongs.
+#[derive(Clone, Copy)]
+struct Owner {
+    mail: MailId,
+    fingerprint: u128,
+}
+
+impl Owner {
+    fn answer(&self, fingerprint: u128) -> Result<PutResult, SpoolError> {
+        if self.fingerprint == fingerprint {
+            Ok(PutResult::Duplicate(self.mail))
+        } else {
+            Err(SpoolError::KeyReused(self.mail))
+        }
+    }
+}
+
+/// What is there already of the mails of a group.
+#[derive(Default)]
+struct There {
+    mails: Vec<MailId>,
+    keys: HashMap<Vec<u8>, Owner>,
+}
+
+async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
+    if mails.is_empty() {
+        return Vec::new();
+    }
+    if let Some(failure) = core.failure() {
+        return vec![Err(failure); mails.len()];
+    }
+    let deadline = Instant::now() + UNKNOWN_FOR;
+    // Those that may have been put by a statement of which nothing was heard.
+    let mut tried: Vec<MailId> = Vec::new();
+    let mut there = There::default();
+    loop {
+        let (chosen, results) = choose(&mails, &there, &tried);
+        if chosen.is_empty() {
+            return results;
+        }
+        let on = match core.on(&core.put).await {
+            Ok(on) => on,
+            Err(error) => {
+                if !tried.is_empty() && Instant::now() < deadline {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                return vec![Err(error); mails.len()];
+            }
+        };
+        let began = Instant::now();
+        let put = async {
+            let routes = chosen.iter().flat_map(|mail| &mail.deliveries);
+            core.routes
+                .name_all(&on, routes.map(|delivery| &delivery.route))
+                .await?;
+            insert(core, &on, &chosen).await
+        }
+        .await;
+        let error = match put {
+            Ok(committed) => {
+                core.time(began.elapsed());
+                core.committed(committed);
+                hint(core, &chosen);
+                return results;
+            }
+            Err(error) => error,
+        };
+        match judge(&error) {
+            Failed::Exists | Failed::Busy => {}
+            Failed::Gone => {
+                core.put.discard().await;
+                tried = chosen.iter().map(|mail| mail.manifest.id).collect();
+                if Instant::now() >= deadline {
+                    let error = core.failed(&error);
+                    return vec![Err(error); mails.len()];
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Failed::Impossible => {
+                let error = core.failed(&error);
+                return vec![Err(error); mails.len()];
+            }
+        }
+        let looked = match core.on(&core.put).await {
+            Ok(on) => look(&on, &mails).await,
+            Err(_) => continue,
+        };
+        match looked {
+            Ok(found) => there = found,
+            Err(error) if judge(&error) == Failed::Gone => {}
+            Err(error) => {
+                let error = core.failed(&error);
+                return vec![Err(error); mails.len()];
+            }
+        }
+    }
+}
+
+/// Which mails of a group are to be written, given what is there; and what everybody is answered once
+/// they are.
+fn choose<'a>(
+    mails: &'a [NewMail],
+    there: &There,
+    tried: &[MailId],
+) -> (Vec<&'a NewMail>, Results) {
+    let mut chosen: Vec<&NewMail> = Vec::with_capacity(mails.len());
+    let mut results = Vec::with_capacity(mails.len());
+    let mut seen: HashMap<MailId, ()> = HashMap::with_capacity(mails.len());
+    let mut keys: HashMap<Vec<u8>, Owner> = HashMap::new();
+    for mail in mails {
+        let manifest = &mail.manifest;
+        let id = manifest.id;
+        if seen.insert(id, ()).is_some() {
+            results.push(Ok(PutResult::Duplicate(id)));
+            continue;
+        }
+        if there.mails.contains(&id) {
+            // Put by this very call, of which nothing was heard.
+            results.push(Ok(match tried.contains(&id) {
+                true => PutResult::Stored,
+                false => PutResult::Duplicate(id),
+            }));
+            continue;
+        }
+        if let Some(key) = key_hash(manifest) {
+            let owner = there.keys.get(&key).or_else(|| keys.get(&key));
+            if let Some(owner) = owner {
+                results.push(owner.answer(manifest.fingerprint));
+                continue;
+            }
+            let owner = Owner {
+                mail: id,
+                fingerprint: manifest.fingerprint,
+            };
+            keys.insert(key, owner);
+        }
+        results.push(Ok(PutResult::Stored));
+        chosen.push(mail);
+    }
+    (chosen, results)
+}
+
+async fn look(on: &Connected, mails: &[NewMail]) -> Result<There, tokio_postgres::Error> {
+    let ids: Vec<Uuid> = mails.iter().map(|m| rows::uuid(m.manifest.id)).collect();
+    let found = on
+        .query("SELECT id FROM mails WHERE id = ANY($1)", &[&ids])
+        .await?;
+    let mut there = There {
+        mails: found.iter().map(|row| rows::mail_id(row.get(0))).collect(),
+        keys: HashMap::new(),
+    };
+    let keys: Vec<Vec<u8>> = mails
+        .iter()
+        .filter_map(|mail| key_hash(&mail.manifest))
+        .collect();
+    if keys.is_empty() {
+        return Ok(there);
+    }
+    let found = on
+        .query(
+            "SELECT key, mail, fingerprint FROM keys WHERE key = ANY($1)",
+            &[&keys],
+        )
+        .await?;
+    for row in found {
+        let fingerprint: Uuid = row.get(2);
+        let owner = Owner {
+            mail: rows::mail_id(row.get(1)),
+            fingerprint: fingerprint.as_u128(),
+        };
+        there.keys.insert(row.get(0), owner);
+    }
+    Ok(there)
+}
+
+/// What is to be looked at later.
+fn hint(core: &Core, mails: &[&NewMail]) {
+    let mut sweep = i64::MAX;
+    for mail in mails {
+        for delivery in &mail.deliveries {
+            if let Some(due) = delivery.stage.due() {
+                core.hints.due_at(due.as_millis());
+            }
+        }
+        sweep = sweep.min(mail.manifest.expires_at.as_millis());
+        if mail.manifest.idempotency_key.is_some() {
+            sweep = sweep.min(forget_at(core, mail));
+        }
+    }
+    core.hints.sweep_at(sweep);
+}
+
+fn forget_at(core: &Core, mail: &NewMail) -> i64 {
+    (mail.manifest.accepted_at + core.options.idempotency_ttl).as_millis()
+}
+
+const INSERT: &str = "
+WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
+    SELECT u.id, u.accepted_at, u.expires_at, u.priority, string_to_array(u.recipients, E'\\n'), u.manifest, u.body
+    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int2[], $5::text[], $6::bytea[], $7::bytea[])
+      AS u(id, accepted_at, expires_at, priority, recipients, manifest, body)
+    RETURNING 1),
+  r AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data)
+    SELECT * FROM unnest($8::uuid[], $9::int4[], $10::int4[], $11::int2[], $12::int8[], $13::int8[], $14::int8[], $15::bytea[])
+    RETURNING 1),
+  k AS (INSERT INTO keys (key, mail, fingerprint, forget_at)
+    SELECT * FROM unnest($16::bytea[], $17::uuid[], $18::uuid[], $19::int8[])
+    RETURNING 1),
+  n AS MATERIALIZED (SELECT (SELECT count(*) FROM m) + (SELECT count(*) FROM r) + (SELECT count(*) FROM k) AS n),
+  b AS MATERIALIZED (SELECT h.* FROM n, LATERAL bump($20, $21, $22, n.n) h),
+  j AS (INSERT INTO journal (first, events, at, before, acts, entries)
+    SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
+    FROM b, unnest($23::int8[], $24::int4[], $25::int8[], $26::int8[], $27::bool[], $28::bytea[])
+      AS u(off, events, at, before, acts, entries))
+SELECT commits, pending, first FROM b";
+
+async fn insert(
+    core: &Core,
+    on: &Connected,
+    mails: &[&NewMail],
+) -> Result<Committed, tokio_postgres::Error> {
+    let count = mails.len();
+    let (mut ids, mut accepted, mut expires) = (
+        Vec::with_capacity(count),
+        Vec::with_capacity(count),
+        Vec::with_capacity(count),
+    );
+    let (mut priorities, mut recipients, mut manifests, mut bodies) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut of, mut at, mut routes, mut of_priority) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut due, mut until, mut sizes, mut data) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut key_mails, mut fingerprints, mut forget) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut totals = Totals::default();
+    let mut told = Told::default();
+
+    for mail in mails {
+        let manifest = &mail.manifest;
+        let (id, priority) = (
+            rows::uuid(manifest.id),
+            rows::priority_number(manifest.priority),
+        );
+        ids.push(id);
+        accepted.push(manifest.accepted_at.as_millis());
+        expires.push(manifest.expires_at.as_millis());
+        priorities.push(priority);
+        let names: Vec<String> = mail
+            .deliveries
+            .iter()
+            .map(|delivery| rows::text(&delivery.recipient.to_string()).replace('\n', " "))
+            .collect();
+        recipients.push(names.join("\n"));
+        manifests.push(rows::manifest_bytes(manifest));
+        bodies.push(&mail.body[..]);
+        for (index, delivery) in (0i32..).zip(&mail.deliveries) {
+            let Some(when) = delivery.stage.due() else {
+                continue;
+            };
+            of.push(id);
+            at.push(index);
+            routes.push(core.routes.id(&delivery.route).unwrap_or(0));
+            of_priority.push(priority);
+            due.push(when.as_millis());
+            until.push(manifest.expires_at.as_millis());
+            sizes.push(i64::try_from(mail.body.len()).unwrap_or(i64::MAX));
+            data.push(codec::encode(delivery));
+            totals.add(PENDING, priority, 1);
+        }
+        if let Some(key) = key_hash(manifest) {
+            keys.push(key);
+            key_mails.push(id);
+            fingerprints.push(Uuid::from_u128(manifest.fingerprint));
+            forget.push(forget_at(core, mail));
+        }
+        told.tell(Entry::accepted(manifest));
+    }
+
+    let records = Records::of(told);
+    let rows = on
+        .query(
+            INSERT,
+            &[
+                &ids,
+                &accepted,
+                &expires,
+                &priorities,
+                &recipients,
+                &manifests,
+                &bodies,
+                &of,
+                &at,
+                &routes,
+                &of_priority,
+                &due,
+                &until,
+                &sizes,
+                &data,
+                &keys,
+                &key_mails,
+                &fingerprints,
+                &forget,
+                &records.count,
+                &records.bytes,
+                &totals.columns(),
+                &records.offsets,
+                &records.events,
+                &records.ats,
+                &records.befores,
+                &records.acts,
+                &records.entries,
+            ],
+        )
+        .await?;
+    let row = rows.first();
+    Ok(Committed {
+        commits: row.map_or(0, |row| row.get(0)),
+        pending: row.map_or(0, |row| row.get(1)),
+        last: row.map_or(0, |row| row.get::<_, i64>(2)) + records.count - 1,
+    })
+}

@@ -1,0 +1,365 @@
+//! Looking things up: records, bodies, pages of them, and numbers. Each record is read by one
+//! statement, so that no delivery is seen twice or not at all while it moves.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::link::{Connected, Failed, judge};
+use super::rows::{self, CANCELLED, DEAD, DELIVERED};
+use super::shared::Core;
+use crate::delivery::{Route, State};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::{Page, Query, Record, SpoolError, SpoolStats};
+
+/// How many mails are looked at for one page that few of them belong on.
+const LOOKED_AT: usize = 5000;
+
+type Failure = tokio_postgres::Error;
+
+/// Asks on the connection for reading; again where it was lost meanwhile, for asking changes nothing.
+macro_rules! ask {
+    ($core:expr, $on:ident => $ask:expr) => {{
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let $on = $core.on(&$core.reading).await?;
+            match $ask.await {
+                Ok(found) => break Ok(found),
+                Err(error) if judge(&error) == Failed::Gone && tries < 2 => {
+                    $core.reading.discard().await;
+                }
+                Err(error) => break Err($core.failed(&error)),
+            }
+        }
+    }};
+}
+pub(super) use ask;
+
+const RECORDS: &str = "
+SELECT m.manifest, m.expires_at, d.* FROM mails m CROSS JOIN LATERAL (
+  SELECT mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data, owner <> 0 AS leased
+  FROM ready WHERE mail = m.id
+  UNION ALL
+  SELECT mail, idx, route, at, stage, reason, tries, counted, crashes, data, false FROM ended WHERE mail = m.id) d
+WHERE m.id = ANY($1) ORDER BY d.mail, d.idx";
+
+/// The records of these mails, those that there are.
+async fn records(
+    core: &Core,
+    on: &Connected,
+    ids: &[Uuid],
+) -> Result<Result<HashMap<MailId, Record>, SpoolError>, Failure> {
+    let rows = on.query(RECORDS, &[&ids]).await?;
+    core.routes.learn_those(on, &rows).await?;
+    let mut records: HashMap<MailId, Record> = HashMap::with_capacity(ids.len());
+    for row in &rows {
+        let id = rows::mail_id(row.get("mail"));
+        let read = rows::delivery(row, &core.routes).and_then(|(_, _, delivery)| {
+            let record = match records.entry(id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(Record {
+                    manifest: rows::manifest(row)?,
+                    deliveries: Vec::new(),
+                    leased: Vec::new(),
+                }),
+            };
+            record.deliveries.push(delivery);
+            record.leased.push(row.get("leased"));
+            Ok(())
+        });
+        if let Err(error) = read {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(records))
+}
+
+pub(super) async fn get(core: &Arc<Core>, id: MailId) -> Result<Option<Record>, SpoolError> {
+    core.check_open()?;
+    core.until_released().await;
+    let ids = [rows::uuid(id)];
+    let found: Result<_, SpoolError> = ask!(core, on => records(core, &on, &ids));
+    Ok(found??.remove(&id))
+}
+
+pub(super) async fn body(core: &Arc<Core>, id: MailId) -> Result<Option<Bytes>, SpoolError> {
+    core.check_open()?;
+    let id = rows::uuid(id);
+    let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
+        ask!(core, on => on.query("SELECT body FROM mails WHERE id = $1", &[&id]));
+    Ok(rows?
+        .first()
+        .map(|row| Bytes::copy_from_slice(row.get::<_, &[u8]>(0))))
+}
+
+/// Where a page ended.
+#[derive(Clone, Copy)]
+enum Cursor {
+    /// Among all mails, or those that have ended: the newest first.
+    Newest(Uuid),
+    /// Among those that wait: as they are due.
+    Due(i64, Uuid),
+}
+
+impl Cursor {
+    fn read(text: &str) -> Result<Self, SpoolError> {
+        let bad = || SpoolError::BadCursor;
+        if !text.is_ascii() {
+            return Err(bad());
+        }
+        let uuid = |hex: &str| match hex.len() {
+            32 => Uuid::try_parse(hex).map_err(|_| bad()),
+            _ => Err(bad()),
+        };
+        match text.strip_prefix('d') {
+            Some(rest) if rest.len() == 48 => {
+                let due = i64::from_str_radix(&rest[..16], 16).map_err(|_| bad())?;
+                Ok(Cursor::Due(due, uuid(&rest[16..])?))
+            }
+            Some(_) => Err(bad()),
+            None => Ok(Cursor::Newest(uuid(text)?)),
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Cursor::Newest(id) => id.simple().to_string(),
+            Cursor::Due(due, id) => format!("d{due:016x}{}", id.simple()),
+        }
+    }
+}
+
+pub(super) async fn list(
+    core: &Arc<Core>,
+    query: Query,
+    now: Timestamp,
+) -> Result<Page, SpoolError> {
+    core.check_open()?;
+    core.until_released().await;
+    let cursor = query.cursor.as_deref().map(Cursor::read).transpose()?;
+    let waits = matches!(
+        query.state,
+        Some(State::Scheduled | State::Queued | State::Deferred | State::Sending)
+    );
+    let cursor = match (cursor, waits) {
+        (Some(Cursor::Newest(_)), true) | (Some(Cursor::Due(..)), false) => {
+            return Err(SpoolError::BadCursor);
+        }
+        (cursor, _) => cursor,
+    };
+    let found: Result<Result<Page, SpoolError>, SpoolError> =
+        ask!(core, on => page(core, &on, &query, now, cursor, waits));
+    found?
+}
+
+async fn page(
+    core: &Core,
+    on: &Connected,
+    query: &Query,
+    now: Timestamp,
+    mut cursor: Option<Cursor>,
+    waits: bool,
+) -> Result<Result<Page, SpoolError>, Failure> {
+    let size = query.page_size();
+    let mut page = Page::default();
+    let mut looked = 0;
+    loop {
+        let most = (size - page.mails.len() + 1).clamp(64, 1000);
+        let places = match waits {
+            true => waiting(core, on, query.state, now, cursor, most).await?,
+            false => newest(on, query, cursor, most).await?,
+        };
+        let is_last = places.len() < most;
+        let mut ids: Vec<Uuid> = places.iter().map(|place| place.mail()).collect();
+        ids.dedup();
+        let records = match records(core, on, &ids).await? {
+            Ok(records) => records,
+            Err(error) => return Ok(Err(error)),
+        };
+        let count = places.len();
+        for (n, place) in places.into_iter().enumerate() {
+            looked += 1;
+            cursor = Some(place);
+            let Some(record) = records.get(&rows::mail_id(place.mail())) else {
+                continue;
+            };
+            if belongs(query, record, place, now) {
+                page.mails.push(record.clone());
+            }
+            let is_end = is_last && n + 1 == count;
+            if (page.mails.len() >= size || looked >= LOOKED_AT) && !is_end {
+                page.next = cursor.map(Cursor::text);
+                return Ok(Ok(page));
+            }
+        }
+        if is_last {
+            return Ok(Ok(page));
+        }
+    }
+}
+
+impl Cursor {
+    fn mail(self) -> Uuid {
+        match self {
+            Cursor::Newest(id) | Cursor::Due(_, id) => id,
+        }
+    }
+}
+
+/// Whether a mail is asked for, and this is its place: one with several deliveries that wait is listed
+/// at the first that is asked for.
+fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> bool {
+    if !query.admits(record) {
+        return false;
+    }
+    let Some(wanted) = query.state else {
+        return true;
+    };
+    let first = record
+        .deliveries
+        .iter()
+        .zip(record.states(now))
+        .filter(|(_, state)| *state == wanted)
+        .map(|(delivery, _)| delivery.stage.due().map_or(0, Timestamp::as_millis))
+        .min();
+    match (place, first) {
+        (_, None) => false,
+        (Cursor::Newest(_), Some(_)) => true,
+        (Cursor::Due(due, _), Some(first)) => first == due,
+    }
+}
+
+/// The next mails, the newest first.
+async fn newest(
+    on: &Connected,
+    query: &Query,
+    cursor: Option<Cursor>,
+    most: usize,
+) -> Result<Vec<Cursor>, Failure> {
+    let below = cursor.map_or(Uuid::from_u128(u128::MAX), Cursor::mail);
+    let most = i64::try_from(most).unwrap_or(1000);
+    let priority: Option<i16> = query.priority.map(rows::priority_number);
+    let since = query.since.map_or(i64::MIN, Timestamp::as_millis);
+    let until = query.until.map_or(i64::MAX, Timestamp::as_millis);
+    let sql = match query.state {
+        None => "SELECT id FROM mails WHERE id < $1 AND ($3::int2 IS NULL OR priority = $3)
+                 AND accepted_at >= $4 AND accepted_at < $5 ORDER BY id DESC LIMIT $2"
+            .to_owned(),
+        Some(state) => {
+            let stage = match state {
+                State::Dead => DEAD,
+                State::Cancelled => CANCELLED,
+                _ => DELIVERED,
+            };
+            format!(
+                "SELECT DISTINCT mail FROM ended e WHERE mail < $1 AND stage = {stage}
+                 AND ($3::int2 IS NULL OR priority = $3)
+                 AND EXISTS (SELECT FROM mails m WHERE m.id = e.mail AND m.accepted_at >= $4 AND m.accepted_at < $5)
+                 ORDER BY mail DESC LIMIT $2"
+            )
+        }
+    };
+    let rows = on
+        .query(&sql, &[&below, &most, &priority, &since, &until])
+        .await?;
+    Ok(rows.iter().map(|row| Cursor::Newest(row.get(0))).collect())
+}
+
+/// The next places of mails that wait in this state, as they are due.
+async fn waiting(
+    core: &Core,
+    on: &Connected,
+    state: Option<State>,
+    now: Timestamp,
+    cursor: Option<Cursor>,
+    most: usize,
+) -> Result<Vec<Cursor>, Failure> {
+    let (due, mail) = match cursor {
+        Some(Cursor::Due(due, mail)) => (due, mail),
+        _ => (i64::MIN, Uuid::nil()),
+    };
+    core.routes.learn(on).await?;
+    let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
+    let wanted = match state {
+        Some(State::Queued) => "r.owner = 0 AND r.stage = 0 AND r.due <= $5",
+        Some(State::Scheduled) => "r.owner = 0 AND r.stage = 0 AND r.due > $5 AND r.tries = 0",
+        Some(State::Deferred) => "r.owner = 0 AND r.stage = 0 AND r.due > $5 AND r.tries > 0",
+        _ => "(r.owner <> 0 OR r.stage = 1) AND $5::int8 IS NOT NULL",
+    };
+    let sql = format!(
+        "SELECT DISTINCT x.due, x.mail FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
+         CROSS JOIN LATERAL (SELECT DISTINCT r.due, r.mail FROM ready r WHERE r.route = q.route AND r.priority = p::int2
+           AND (r.due, r.mail) > ($2, $3) AND {wanted} ORDER BY r.due, r.mail LIMIT $4) x
+         ORDER BY x.due, x.mail LIMIT $4"
+    );
+    let most = i64::try_from(most).unwrap_or(1000);
+    let rows = on
+        .query(&sql, &[&routes, &due, &mail, &most, &now.as_millis()])
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| Cursor::Due(row.get(0), row.get(1)))
+        .collect())
+}
+
+/// Counts what waits; what has ended is counted as it comes and goes.
+pub(super) async fn stats(core: &Arc<Core>, now: Timestamp) -> Result<SpoolStats, SpoolError> {
+    core.check_open()?;
+    core.until_released().await;
+    let stats: Result<SpoolStats, SpoolError> = ask!(core, on => count(core, &on, now));
+    stats
+}
+
+async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats, Failure> {
+    let waiting = on
+        .query(
+            "SELECT route, priority, CASE WHEN owner <> 0 OR stage = 1 THEN 2 WHEN due <= $1 THEN 1
+                 WHEN tries = 0 THEN 0 ELSE 4 END AS state, count(*), min(due) FROM ready GROUP BY 1, 2, 3",
+            &[&now.as_millis()],
+        )
+        .await?;
+    let whole = on
+        .query(
+            "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c
+               WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r') FROM head",
+            &[],
+        )
+        .await?;
+    core.routes.learn_those(on, &waiting).await?;
+    let mut stats = SpoolStats {
+        stale_settles: core.stale.load(Ordering::Relaxed),
+        ..SpoolStats::default()
+    };
+    let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
+    for row in &waiting {
+        let state = usize::try_from(row.get::<_, i32>("state")).unwrap_or(0);
+        let priority = rows::priority(row.get("priority")).index();
+        let number = u64::try_from(row.get::<_, i64>(3)).unwrap_or(0);
+        stats.counts[state][priority] += number;
+        if let Some(route) = core.routes.name(row.get("route")) {
+            *backlog.entry(route).or_default() += number;
+        }
+        if state == State::Queued as usize {
+            let due = Timestamp::from_millis(row.get(4));
+            stats.oldest_due = Some(stats.oldest_due.map_or(due, |oldest| oldest.min(due)));
+        }
+    }
+    stats.backlog = backlog.into_iter().collect();
+    if let Some(row) = whole.first() {
+        let totals: Vec<i64> = row.get(0);
+        let ended = [State::Delivered, State::Dead, State::Cancelled];
+        for (kind, state) in ended.into_iter().enumerate() {
+            for priority in 0..3 {
+                let number = totals.get((kind + 1) * 3 + priority).copied().unwrap_or(0);
+                stats.counts[state as usize][priority] = u64::try_from(number).unwrap_or(0);
+            }
+        }
+        stats.bytes = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+    }
+    Ok(stats)
+}

@@ -1,0 +1,96 @@
+//! Routes by the short number that rows have for them.
+
+use std::collections::HashMap;
+
+use parking_lot::RwLock;
+
+use super::link::Connected;
+use super::rows::route_text;
+use crate::delivery::Route;
+
+/// The routes that are known here. Others may add some; a number never changes its meaning.
+#[derive(Default)]
+pub(super) struct Routes {
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    ids: HashMap<Route, i32>,
+    names: HashMap<i32, Route>,
+}
+
+impl Routes {
+    pub(super) fn name(&self, id: i32) -> Option<Route> {
+        self.known.read().names.get(&id).cloned()
+    }
+
+    pub(super) fn id(&self, route: &Route) -> Option<i32> {
+        self.known.read().ids.get(route).copied()
+    }
+
+    /// Every number that is known.
+    pub(super) fn all(&self) -> Vec<(i32, Route)> {
+        let known = self.known.read();
+        known
+            .names
+            .iter()
+            .map(|(id, route)| (*id, route.clone()))
+            .collect()
+    }
+
+    /// Learns of all routes that there are.
+    pub(super) async fn learn(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
+        let rows = on.query("SELECT id, name FROM routes", &[]).await?;
+        let mut known = self.known.write();
+        for row in rows {
+            let (id, name): (i32, String) = (row.get(0), row.get(1));
+            let route = Route::from(name);
+            known.ids.insert(route.clone(), id);
+            known.names.insert(id, route);
+        }
+        Ok(())
+    }
+
+    /// Gives numbers to those that have none. In no transaction, so that none waits for another.
+    pub(super) async fn name_all(
+        &self,
+        on: &Connected,
+        routes: impl IntoIterator<Item = &Route>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let mut new: Vec<String> = routes
+            .into_iter()
+            .filter(|route| self.id(route).is_none())
+            .map(route_text)
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        new.sort();
+        new.dedup();
+        on.execute(
+            "INSERT INTO routes (name) SELECT n FROM unnest($1::text[]) n
+             WHERE NOT EXISTS (SELECT FROM routes WHERE name = n) ORDER BY n ON CONFLICT DO NOTHING",
+            &[&new],
+        )
+        .await?;
+        self.learn(on).await
+    }
+
+    /// Learns of those that a row names and that are not known.
+    pub(super) async fn learn_those(
+        &self,
+        on: &Connected,
+        rows: &[tokio_postgres::Row],
+    ) -> Result<(), tokio_postgres::Error> {
+        let unknown = {
+            let known = self.known.read();
+            rows.iter()
+                .any(|row| !known.names.contains_key(&row.get::<_, i32>("route")))
+        };
+        if unknown {
+            self.learn(on).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! Mails and deliveries as rows. What may change of a delivery without its bytes being written anew
+//! stands in columns, and those count.
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::routes::Routes;
+use crate::delivery::{DeadReason, Delivery, Route, Stage};
+use crate::mail::{MailId, Priority, Timestamp};
+use crate::spool::{Manifest, SpoolError, codec};
+
+pub(super) const PENDING: i16 = 0;
+pub(super) const MARKED: i16 = 1;
+pub(super) const DELIVERED: i16 = 2;
+pub(super) const DEAD: i16 = 3;
+pub(super) const CANCELLED: i16 = 4;
+
+/// The columns of `ready` that make a delivery, and with them those of `ended`.
+pub(super) const OF_READY: &str =
+    "mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data";
+pub(super) const OF_ENDED: &str =
+    "mail, idx, route, at, stage, reason, tries, counted, crashes, data";
+
+pub(super) fn uuid(id: MailId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
+pub(super) fn mail_id(id: Uuid) -> MailId {
+    MailId::from_bytes(*id.as_bytes() as [u8; 16])
+}
+
+pub(super) fn priority_number(priority: Priority) -> i16 {
+    priority.index() as i16
+}
+
+pub(super) fn priority(number: i16) -> Priority {
+    usize::try_from(number)
+        .ok()
+        .and_then(|n| Priority::ALL.get(n).copied())
+        .unwrap_or_default()
+}
+
+const REASONS: [DeadReason; 6] = [
+    DeadReason::Rejected,
+    DeadReason::Exhausted,
+    DeadReason::Expired,
+    DeadReason::InDoubt,
+    DeadReason::Poisoned,
+    DeadReason::Quarantined,
+];
+
+pub(super) fn reason_number(reason: DeadReason) -> i16 {
+    let at = REASONS.iter().position(|known| *known == reason);
+    i16::try_from(at.unwrap_or(0)).unwrap_or(0)
+}
+
+/// A stage as its number, its time and its reason.
+pub(super) fn stage_columns(stage: &Stage) -> (i16, i64, i16) {
+    match *stage {
+        Stage::Pending { due } => (PENDING, due.as_millis(), 0),
+        Stage::Committing { due } => (MARKED, due.as_millis(), 0),
+        Stage::Delivered { at } => (DELIVERED, at.as_millis(), 0),
+        Stage::Dead { at, reason } => (DEAD, at.as_millis(), reason_number(reason)),
+        Stage::Cancelled { at } => (CANCELLED, at.as_millis(), 0),
+    }
+}
+
+fn stage(number: i16, at: i64, reason: i16) -> Stage {
+    let at = Timestamp::from_millis(at);
+    match number {
+        MARKED => Stage::Committing { due: at },
+        DELIVERED => Stage::Delivered { at },
+        DEAD => Stage::Dead {
+            at,
+            reason: usize::try_from(reason)
+                .ok()
+                .and_then(|n| REASONS.get(n).copied())
+                .unwrap_or(DeadReason::Quarantined),
+        },
+        CANCELLED => Stage::Cancelled { at },
+        _ => Stage::Pending { due: at },
+    }
+}
+
+/// What a delivery's row says: its mail, its place in the envelope, and itself.
+pub(super) fn delivery(row: &Row, routes: &Routes) -> Result<(MailId, u16, Delivery), SpoolError> {
+    let data: &[u8] = row.get("data");
+    let mut delivery: Delivery = codec::decode(data)?;
+    delivery.stage = stage(row.get("stage"), row.get("at"), row.get("reason"));
+    if let Some(route) = routes.name(row.get("route")) {
+        delivery.route = route;
+    }
+    let count = |column: &str| u32::try_from(row.get::<_, i32>(column)).unwrap_or(0);
+    delivery.tries = count("tries");
+    delivery.counted = count("counted");
+    delivery.crashes = count("crashes");
+    Ok((mail_id(row.get("mail")), index(row), delivery))
+}
+
+pub(super) fn index(row: &Row) -> u16 {
+    u16::try_from(row.get::<_, i32>("idx")).unwrap_or(u16::MAX)
+}
+
+/// What is known of a mail, its lifetime as a retry may have changed it.
+pub(super) fn manifest(row: &Row) -> Result<Manifest, SpoolError> {
+    let (mut manifest, _): (Manifest, Vec<Delivery>) = codec::decode(row.get("manifest"))?;
+    manifest.expires_at = Timestamp::from_millis(row.get("expires_at"));
+    Ok(manifest)
+}
+
+/// A manifest as its row has it: a record without deliveries, which have rows of their own.
+pub(super) fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
+    codec::encode(&(manifest, &[] as &[Delivery]))
+}
+
+/// A count as its column has it.
+pub(super) fn count(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+/// Text that the database takes: it knows no NUL.
+pub(super) fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Totals([i64; 12]);
+
+impl Totals {
+    pub(super) fn add(&mut self, stage: i16, priority: i16, count: i64) {
+        let kind = match stage {
+            PENDING | MARKED => 0,
+            DELIVERED => 1,
+            DEAD => 2,
+            _ => 3,
+        };
+        let at = kind * 3 + usize::try_from(priority).unwrap_or(1).min(2);
+        self.0[at] += count;
+    }
+
+    pub(super) fn columns(&self) -> Vec<i64> {
+        self.0.to_vec()
+    }
+}
+
+pub(super) fn route_text(route: &Route) -> String {
+    text(route.as_str())
+}

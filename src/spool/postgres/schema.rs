@@ -1,0 +1,110 @@
+//! The tables, and how those of an older version become those of this one: each step runs once, under
+//! a lock that all nodes of a schema share, in one transaction.
+
+use tokio_postgres::Client;
+
+use super::link::{quoted, reason};
+use crate::spool::SpoolError;
+
+/// Each step, in order. A step that was released is never changed.
+const STEPS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// Whether tables are made and changed when a spool is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Migrate {
+    /// What is missing is made.
+    #[default]
+    Auto,
+    /// Nothing is changed; where something is missing, the spool is not opened.
+    Check,
+}
+
+/// Brings the schema to this version, or says why it cannot be used.
+pub(super) async fn prepare(
+    client: &Client,
+    schema: &str,
+    database: &str,
+    migrate: Migrate,
+) -> Result<(), SpoolError> {
+    let unusable = |reason: String| SpoolError::Unusable {
+        database: database.to_owned(),
+        reason,
+    };
+    let failed = |error: tokio_postgres::Error| unusable(reason(&error));
+    let version = version(client, schema).await.map_err(failed)?;
+    let newest = STEPS.len();
+    if version == newest {
+        return Ok(());
+    }
+    if version > newest {
+        // Steps only ever add what an older node can do without.
+        tracing::warn!(version, newest, "the spool's tables are of a newer version");
+        return Ok(());
+    }
+    if migrate == Migrate::Check {
+        return Err(unusable(format!(
+            "its schema {schema} has version {version} of the tables and {newest} is needed; run `postrider spool migrate`, or set `migrate` to auto"
+        )));
+    }
+    make(client, schema, version).await.map_err(failed)
+}
+
+/// The version of a schema's tables; 0 where there are none.
+async fn version(client: &Client, schema: &str) -> Result<usize, tokio_postgres::Error> {
+    let there = client
+        .query_one(
+            "SELECT to_regclass($1) IS NOT NULL",
+            &[&format!("{}.migrations", quoted(schema))],
+        )
+        .await?;
+    if !there.get::<_, bool>(0) {
+        return Ok(0);
+    }
+    let steps = format!("SELECT count(*) FROM {}.migrations", quoted(schema));
+    let count: i64 = client.query_one(&steps, &[]).await?.get(0);
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_postgres::Error> {
+    let name = quoted(schema);
+    client.batch_execute("BEGIN").await?;
+    client
+        .execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('postrider ' || $1, 0))",
+            &[&schema],
+        )
+        .await?;
+    if seen == 0 {
+        let there = client
+            .query_opt("SELECT FROM pg_namespace WHERE nspname = $1", &[&schema])
+            .await?;
+        if there.is_none() {
+            // Not asked for where it is there: that would need the right to make schemas.
+            client
+                .batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {name}"))
+                .await?;
+        }
+        client
+            .batch_execute(&format!(
+                "CREATE TABLE IF NOT EXISTS {name}.migrations (step int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+            ))
+            .await?;
+    }
+    let done = version(client, schema).await?;
+    for (number, step) in (1i32..).zip(STEPS).skip(done) {
+        client
+            .batch_execute(&format!("SET LOCAL search_path TO {name}"))
+            .await?;
+        client
+            .batch_execute(&step.replace("{schema}", &name))
+            .await?;
+        client
+            .execute(
+                &format!("INSERT INTO {name}.migrations (step) VALUES ($1)"),
+                &[&number],
+            )
+            .await?;
+        tracing::info!(step = number, schema, "the spool's tables were made anew");
+    }
+    client.batch_execute("COMMIT").await
+}

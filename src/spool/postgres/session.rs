@@ -1,0 +1,479 @@
+//! This node among the others: its session and heartbeats, what it takes over from nodes that gave no
+//! sign of life, and what it learns of the whole while it does nothing.
+//!
+//! *Invariant:* a session that was ended by another is never used again, and nothing that was leased
+//! under it settles.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::link::{Connected, Failed, judge};
+use super::rows::{self, PENDING, Totals, stage_columns};
+use super::shared::{Committed, Core, Session, bump, tell_ends};
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::{EndedDelivery, Manifest, SpoolError, codec};
+
+/// How often this node looks whether others have changed something.
+const POLL: Duration = Duration::from_millis(50);
+/// How often it looks at everything, whatever it heard.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a heartbeat may take.
+const BEAT_WITHIN: Duration = Duration::from_secs(3);
+/// After so many nodes died with it a delivery is dead.
+const POISONED_AFTER: i32 = 4;
+
+/// Makes a session of this node's.
+pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    let asked = (Instant::now(), SystemTime::now());
+    let lease = i64::try_from(core.lease.as_millis()).unwrap_or(i64::MAX);
+    let rows = on
+        .query(
+            "INSERT INTO sessions (node, instance, version, lease_ms) VALUES ($1, $2, $3, $4) RETURNING id",
+            &[
+                &core.node,
+                &core.instance,
+                &env!("CARGO_PKG_VERSION"),
+                &lease,
+            ],
+        )
+        .await?;
+    let id: i32 = rows.first().map_or(0, |row| row.get(0));
+    let mut book = core.book.lock();
+    book.begin(id);
+    *core.session.write() = Session::begun(id, asked);
+    drop(book);
+    tracing::info!(session = id, node = %core.node, "a node of the spool");
+    Ok(())
+}
+
+/// Beats, takes over and looks until the spool is closed or gone.
+pub(super) async fn run(core: Weak<Core>) {
+    let mut last_beat: Option<Instant> = None;
+    let mut last_look: Option<Instant> = None;
+    loop {
+        let Some(core) = core.upgrade() else { return };
+        if core.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        let beat_every =
+            (core.lease / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
+        if last_beat.is_none_or(|at| at.elapsed() >= beat_every) {
+            last_beat = Some(Instant::now());
+            if beat(&core).await.is_err() {
+                drop(core);
+                tokio::time::sleep(POLL * 2).await;
+                last_beat = None;
+                continue;
+            }
+        }
+        let look_anyway = last_look.is_none_or(|at| at.elapsed() >= LOOK);
+        if look_anyway {
+            last_look = Some(Instant::now());
+        }
+        if let Err(error) = look(&core, look_anyway).await {
+            tracing::debug!(%error, "a look at the others' changes failed");
+        }
+        drop(core);
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// One heartbeat. Where the session is gone, another is begun; then the dead are buried.
+async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
+    let beaten = tokio::time::timeout(BEAT_WITHIN, try_beat(core)).await;
+    let outcome = match beaten {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            core.heart.discard().await;
+            Err(core.connector.unreachable("it does not answer"))
+        }
+    };
+    match outcome {
+        Ok(expired) => {
+            if core.down.write().take().is_some() {
+                tracing::info!("the database answers again");
+                core.changed.notify_one();
+            }
+            for session in expired {
+                if let Err(error) = take_over(core, session, Ending::Lapsed).await {
+                    tracing::warn!(session, %error, "what another node held could not be taken over yet");
+                }
+            }
+            Ok(())
+        }
+        Err(error) => {
+            core.note_down(&error);
+            Err(error)
+        }
+    }
+}
+
+async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
+    let on = core.on(&core.heart).await?;
+    let asked = (Instant::now(), SystemTime::now());
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let session = core.session();
+    let beaten = on
+        .execute(
+            "UPDATE sessions SET seen = now() WHERE id = $1",
+            &[&session],
+        )
+        .await
+        .map_err(failed)?;
+    if beaten == 0 {
+        if session != 0 {
+            tracing::warn!(
+                session,
+                "this node gave no sign of life for longer than its lease, and others have taken over what it held"
+            );
+        }
+        begin(core, &on).await.map_err(failed)?;
+        core.changed.notify_one();
+    } else {
+        let mut current = core.session.write();
+        if current.id == session {
+            current.asked = asked;
+        }
+    }
+    expired(&on).await.map_err(failed)
+}
+
+/// The sessions that gave no sign of life for longer than their lease.
+pub(super) async fn expired(on: &Connected) -> Result<Vec<i32>, tokio_postgres::Error> {
+    let rows = on
+        .query(
+            "SELECT id FROM sessions WHERE seen < now() - lease_ms * interval '1 ms' ORDER BY id",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its node gave no sign of life.
+    Lapsed,
+    /// Its node ends it itself.
+    Own,
+}
+
+/// Ends a session, and gives back what it held. At-most-once mail that may have been sent is dead in
+/// doubt; what died with too many nodes is dead as poisoned.
+pub(super) async fn take_over(
+    core: &Arc<Core>,
+    session: i32,
+    ending: Ending,
+) -> Result<(), SpoolError> {
+    let core = Arc::clone(core);
+    let task = tokio::spawn(async move {
+        let _turn = core.change_turn.lock().await;
+        let on = core.changing.get().await?;
+        if ending == Ending::Lapsed {
+            terminate(&core, &on, session).await;
+        }
+        let outcome = async {
+            on.begin().await?;
+            let ended = end_session(&core, &on, session, ending).await?;
+            on.commit().await?;
+            Ok::<_, tokio_postgres::Error>(ended)
+        }
+        .await;
+        match outcome {
+            Ok(None) => {
+                let _ = on.rollback().await;
+                Ok(())
+            }
+            Ok(Some((ended, committed, count))) => {
+                if ending == Ending::Lapsed {
+                    tracing::warn!(
+                        session,
+                        count,
+                        ended = ended.len(),
+                        "another node is gone; what it held is taken over"
+                    );
+                }
+                if let Some(committed) = committed {
+                    core.committed(committed);
+                }
+                let now = core.hints.now().as_millis();
+                if !ended.is_empty() {
+                    core.hints.sweep_at(core.kept_until(now));
+                }
+                tell_ends(&core, ended);
+                core.changed.notify_one();
+                Ok(())
+            }
+            Err(error) => {
+                if on.rollback().await.is_err() || judge(&error) == Failed::Gone {
+                    core.changing.discard().await;
+                }
+                Err(core.connector.error(&error))
+            }
+        }
+    });
+    match task.await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(SpoolError::Unreadable(error.to_string())),
+    }
+}
+
+/// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no right
+/// but to be the same user.
+async fn terminate(core: &Core, on: &Connected, session: i32) {
+    let cut = on
+        .query(
+            "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a, sessions s
+             WHERE s.id = $1 AND s.seen < now() - s.lease_ms * interval '1 ms' AND s.instance <> $2
+               AND a.datname = current_database() AND a.application_name = 'postrider ' || s.instance",
+            &[&session, &core.instance],
+        )
+        .await;
+    if let Err(error) = cut {
+        tracing::warn!(
+            session,
+            error = super::link::reason(&error),
+            "a dead node's connections could not be cut"
+        );
+    }
+}
+
+type Ended = Option<(Vec<EndedDelivery>, Option<Committed>, usize)>;
+
+async fn end_session(
+    core: &Core,
+    on: &Connected,
+    session: i32,
+    ending: Ending,
+) -> Result<Ended, tokio_postgres::Error> {
+    let own = ending == Ending::Own;
+    let gone = on
+        .execute(
+            "DELETE FROM sessions WHERE id = $1 AND ($2 OR seen < now() - lease_ms * interval '1 ms')",
+            &[&session, &own],
+        )
+        .await?;
+    if gone == 0 && !own {
+        return Ok(None);
+    }
+    // A statement of its own: what was claimed while the one before waited is seen now.
+    let poisoned_after = if own { i32::MAX } else { POISONED_AFTER };
+    let dead = on
+        .query(
+            "DELETE FROM ready WHERE owner = $1 AND (stage = 1 OR takeovers + 1 >= $2)
+             RETURNING mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data, priority",
+            &[&session, &poisoned_after],
+        )
+        .await?;
+    let step = i32::from(!own);
+    let freed = on
+        .execute(
+            "UPDATE ready SET owner = 0, takeovers = takeovers + $2 WHERE owner = $1",
+            &[&session, &step],
+        )
+        .await?;
+    let count = dead.len() + usize::try_from(freed).unwrap_or(0);
+    core.routes.learn_those(on, &dead).await?;
+
+    let now = core.hints.now();
+    let of_session = |row: &Row| -> DeadReason {
+        match row.get::<_, i16>("stage") {
+            PENDING => DeadReason::Poisoned,
+            _ => DeadReason::InDoubt,
+        }
+    };
+    let mut ended = Vec::new();
+    for row in &dead {
+        match rows::delivery(row, &core.routes) {
+            Ok((mail, index, mut delivery)) => {
+                let reason = of_session(row);
+                delivery.stage = Stage::Dead { at: now, reason };
+                ended.push((mail, index, row.get::<_, i16>("priority"), delivery));
+            }
+            Err(error) => tracing::error!(%error, "a delivery cannot be read"),
+        }
+    }
+    let committed = match ended.is_empty() {
+        true => None,
+        false => end_all(core, on, &ended).await?,
+    };
+    let told = ended.into_iter().filter_map(|(mail, _, _, delivery)| {
+        let Stage::Dead { reason, .. } = delivery.stage else {
+            return None;
+        };
+        Some(EndedDelivery {
+            mail,
+            recipient: delivery.recipient,
+            reason,
+        })
+    });
+    Ok(Some((told.collect(), committed, count)))
+}
+
+/// Writes deliveries that were taken out of `ready` into `ended`, and tells of them.
+pub(super) async fn end_all(
+    core: &Core,
+    on: &Connected,
+    ended: &[(MailId, u16, i16, Delivery)],
+) -> Result<Option<Committed>, tokio_postgres::Error> {
+    let manifests = manifests(on, ended.iter().map(|(mail, ..)| *mail)).await?;
+    let mut totals = Totals::default();
+    let mut told = Told::default();
+    let (mut mails, mut places, mut routes, mut priorities) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ats, mut stages, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut tries, mut counted, mut crashes, mut data) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (mail, index, priority, delivery) in ended {
+        let (stage, at, reason) = stage_columns(&delivery.stage);
+        mails.push(rows::uuid(*mail));
+        places.push(i32::from(*index));
+        routes.push(core.routes.id(&delivery.route).unwrap_or(0));
+        priorities.push(*priority);
+        ats.push(at);
+        stages.push(stage);
+        reasons.push(reason);
+        tries.push(rows::count(delivery.tries));
+        counted.push(rows::count(delivery.counted));
+        crashes.push(rows::count(delivery.crashes));
+        data.push(codec::encode(delivery));
+        totals.add(PENDING, *priority, -1);
+        totals.add(stage, *priority, 1);
+        let at = delivery.stage.finished_at().unwrap_or_else(Timestamp::now);
+        told.tell(Entry::became(
+            *mail,
+            manifests.get(mail),
+            delivery,
+            false,
+            at,
+        ));
+    }
+    on.execute(
+        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries, u.counted, u.crashes, u.data
+         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[], $7::int2[],
+           $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
+           AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
+        &[
+            &mails,
+            &places,
+            &routes,
+            &priorities,
+            &ats,
+            &stages,
+            &reasons,
+            &tries,
+            &counted,
+            &crashes,
+            &data,
+        ],
+    )
+    .await?;
+    bump(on, told, &totals).await
+}
+
+/// What is known of these mails.
+pub(super) async fn manifests(
+    on: &Connected,
+    mails: impl Iterator<Item = MailId>,
+) -> Result<std::collections::HashMap<MailId, Manifest>, tokio_postgres::Error> {
+    let mut ids: Vec<Uuid> = mails.map(rows::uuid).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rows = on
+        .query(
+            "SELECT id, manifest, expires_at FROM mails WHERE id = ANY($1)",
+            &[&ids],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| Some((rows::mail_id(row.get("id")), rows::manifest(row).ok()?)))
+        .collect())
+}
+
+/// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
+async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
+    let on = core.on(&core.heart).await?;
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let rows = on
+        .query(
+            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1 FROM head",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(row) = rows.first() else {
+        return Ok(());
+    };
+    let committed = Committed {
+        commits: row.get(0),
+        pending: row.get(1),
+        last: row.get(2),
+    };
+    let is_news = committed.commits > core.hints.commits();
+    core.committed(committed);
+    if !is_news && !anyway {
+        return Ok(());
+    }
+    if committed.pending > 0 {
+        fronts(core, &on).await.map_err(failed)?;
+    }
+    if anyway {
+        let at = super::sweep::next(core, &on).await.map_err(failed)?;
+        core.hints.sweep_at(at);
+    }
+    Ok(())
+}
+
+/// What comes first in each queue, whatever time it is: nobody has told it yet.
+pub(super) async fn come(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
+    let rows = on
+        .query(
+            "SELECT x.due FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
+             CROSS JOIN LATERAL (SELECT DISTINCT r.due FROM ready r WHERE r.route = q.route AND r.priority = p::int2
+               ORDER BY r.due LIMIT 100) x",
+            &[&routes],
+        )
+        .await?;
+    rows.iter().for_each(|row| core.hints.due_at(row.get(0)));
+    Ok(())
+}
+
+/// What waits in front of each queue.
+pub(super) async fn fronts(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    if core.routes.all().is_empty() {
+        core.routes.learn(on).await?;
+    }
+    let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
+    let now = core.hints.now().as_millis();
+    let rows = on
+        .query(
+            "SELECT x.due FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
+             CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = q.route AND r.priority = p::int2
+               AND r.owner = 0 ORDER BY r.due, r.mail, r.idx LIMIT 1) x
+             UNION ALL
+             SELECT y.due FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
+             CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = q.route AND r.priority = p::int2
+               AND r.owner = 0 AND r.due > $2 ORDER BY r.due, r.mail, r.idx LIMIT 1) y",
+            &[&routes, &now],
+        )
+        .await?;
+    let mut is_due = false;
+    for row in rows {
+        let due: i64 = row.get(0);
+        is_due |= due <= now;
+        core.hints.due_at(due);
+    }
+    if is_due {
+        core.changed.notify_one();
+    }
+    Ok(())
+}

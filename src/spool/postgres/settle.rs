@@ -1,0 +1,494 @@
+//! Outcomes, marks and leases that come back: one task takes them up in the order of the calls and
+//! writes what came meanwhile together. While the database does not answer it keeps them, and writes
+//! them under their leases when it does.
+//!
+//! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session is
+//! not touched, whatever this node believes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::book::{Held, session_of};
+use super::link::{Connected, Failed, judge};
+use super::rows::{self, MARKED, PENDING};
+use super::shared::{Committed, Core, tell_ends, told_alone};
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::spool::keyed::journal::entry::Entry;
+use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
+
+/// The most deliveries that are written together.
+const GROUP: usize = 256;
+/// How long the database is left alone when it did not answer.
+const REST: Duration = Duration::from_millis(200);
+
+/// What the task is asked.
+pub(super) enum Command {
+    Settle(
+        Vec<(LeaseToken, Delivery)>,
+        oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
+    ),
+    Mark(Vec<LeaseToken>, oneshot::Sender<Result<(), SpoolError>>),
+    Release(LeaseToken),
+    /// Answers when everything before it is written.
+    Pass(oneshot::Sender<()>),
+}
+
+/// What is to be written of one delivery.
+struct Write {
+    token: LeaseToken,
+    held: Held,
+    delivery: Delivery,
+}
+
+/// What came meanwhile.
+#[derive(Default)]
+struct Group {
+    writes: Vec<Write>,
+    released: Vec<LeaseToken>,
+    replies: Vec<Reply>,
+    passes: Vec<oneshot::Sender<()>>,
+    /// How many leases were given back.
+    releases: u64,
+}
+
+/// Who waits for the outcomes of a call; each is there already, or is that of a write.
+struct Reply {
+    results: Vec<Result<SettleResult, usize>>,
+    to: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
+}
+
+pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let mut next = inbox.recv().await;
+    while let Some(first) = next.take() {
+        let mut group = Group::default();
+        let mut command = Some(first);
+        let mut mark = None;
+        while let Some(one) = command.take() {
+            match one {
+                Command::Settle(settled, reply) => group.settle(&core, settled, reply),
+                Command::Release(token) => group.release(&core, token),
+                Command::Pass(reply) => group.passes.push(reply),
+                Command::Mark(tokens, reply) => {
+                    mark = Some((tokens, reply));
+                    break;
+                }
+            }
+            if group.writes.len() + group.released.len() < GROUP {
+                command = inbox.try_recv().ok();
+            }
+        }
+        write(&core, group).await;
+        if let Some((tokens, reply)) = mark {
+            let _ = reply.send(record_mark(&core, tokens).await);
+        }
+        next = inbox.recv().await;
+    }
+}
+
+impl Group {
+    fn settle(
+        &mut self,
+        core: &Core,
+        settled: Vec<(LeaseToken, Delivery)>,
+        to: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
+    ) {
+        let mut results = Vec::with_capacity(settled.len());
+        for (token, delivery) in settled {
+            // Whoever cancels or claims it meanwhile is stopped by the row, not by the book.
+            match core.book.lock().end(&token) {
+                Some(held) => {
+                    results.push(Err(self.writes.len()));
+                    self.writes.push(Write {
+                        token,
+                        held,
+                        delivery,
+                    });
+                }
+                None => {
+                    core.stale.fetch_add(1, Ordering::Relaxed);
+                    results.push(Ok(SettleResult::Stale));
+                }
+            }
+        }
+        self.replies.push(Reply { results, to });
+    }
+
+    fn release(&mut self, core: &Core, token: LeaseToken) {
+        self.releases += 1;
+        let Some(held) = core.book.lock().end(&token) else {
+            return;
+        };
+        if !held.marked {
+            self.released.push(token);
+            return;
+        }
+        // It may have been sent, and nobody knows.
+        let stage = Stage::Dead {
+            at: core.hints.now(),
+            reason: DeadReason::InDoubt,
+        };
+        let delivery = Delivery {
+            stage,
+            ..held.delivery.clone()
+        };
+        self.writes.push(Write {
+            token,
+            held,
+            delivery,
+        });
+    }
+}
+
+/// Writes a group; while the database does not answer, again and again.
+async fn write(core: &Arc<Core>, group: Group) {
+    let Group {
+        writes,
+        released,
+        replies,
+        passes,
+        releases,
+    } = group;
+    if !writes.is_empty() || !released.is_empty() {
+        let outcome = write_until_known(core, &writes, &released).await;
+        core.releasing.fetch_sub(releases, Ordering::SeqCst);
+        answer(core, &writes, replies, outcome);
+        if !released.is_empty() {
+            core.changed.notify_one();
+        }
+    } else {
+        core.releasing.fetch_sub(releases, Ordering::SeqCst);
+        answer(core, &writes, replies, Ok(HashSet::new()));
+    }
+    for pass in passes {
+        let _ = pass.send(());
+    }
+}
+
+/// Which of the writes were done.
+type Done = HashSet<usize>;
+
+async fn write_until_known(
+    core: &Arc<Core>,
+    writes: &[Write],
+    released: &[LeaseToken],
+) -> Result<Done, SpoolError> {
+    let mut is_doubtful = false;
+    let mut patience = None;
+    loop {
+        if core.closed.load(Ordering::SeqCst) {
+            // Somebody waits for the end of all this.
+            let until = *patience.get_or_insert(Instant::now() + Duration::from_secs(5));
+            if Instant::now() > until {
+                return Err(SpoolError::Closed);
+            }
+        }
+        let on = match core.settling.get().await {
+            Ok(on) => on,
+            Err(error) => {
+                core.note_down(&error);
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+        };
+        let began = Instant::now();
+        let outcome = async {
+            let mut done = match is_doubtful {
+                true => known(&on, writes).await?,
+                false => Done::new(),
+            };
+            let routes = writes.iter().map(|write| &write.delivery.route);
+            core.routes.name_all(&on, routes).await?;
+            let released = async {
+                match released.is_empty() {
+                    true => Ok(()),
+                    false => release(&on, released).await,
+                }
+            };
+            let left: Vec<usize> = (0..writes.len()).filter(|n| !done.contains(n)).collect();
+            let settled = settle(core, &on, writes, &left);
+            let (settled, ()) = futures::future::try_join(settled, released).await?;
+            done.extend(settled);
+            Ok::<Done, tokio_postgres::Error>(done)
+        }
+        .await;
+        let error = match outcome {
+            Ok(done) => {
+                core.time(began.elapsed());
+                return Ok(done);
+            }
+            Err(error) => error,
+        };
+        match judge(&error) {
+            Failed::Busy => {}
+            Failed::Gone => {
+                let error = core.failed(&error);
+                tracing::warn!(%error, count = writes.len(), "outcomes wait until the database answers");
+                core.settling.discard().await;
+                is_doubtful = true;
+                tokio::time::sleep(REST).await;
+            }
+            // It was there already: a write of which nothing was heard.
+            Failed::Exists => is_doubtful = true,
+            Failed::Impossible => {
+                let error = core.failed(&error);
+                tracing::error!(%error, "outcomes could not be recorded");
+                return Err(error);
+            }
+        }
+    }
+}
+
+const SETTLE: &str = "
+WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int8[], $5::int8[], $6::int2[],
+      $7::int2[], $8::int4[], $9::int4[], $10::int4[], $11::int4[], $12::bytea[], $13::int4[], $14::bytea[])
+    WITH ORDINALITY AS s(mail, idx, owner, token, at, stage, reason, route, tries, counted, crashes, data, events, entry, ord)),
+  d AS (DELETE FROM ready r USING s WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner AND s.stage >= 2
+    RETURNING s.*, r.priority),
+  u AS (UPDATE ready r SET stage = 0, due = s.at, route = s.route, tries = s.tries, counted = s.counted,
+      crashes = s.crashes, data = s.data, owner = 0, token = s.token, takeovers = 0
+    FROM s WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner AND s.stage < 2
+    RETURNING s.events, s.entry, s.at, s.ord),
+  e AS (INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+    SELECT mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data FROM d RETURNING 1),
+  t AS MATERIALIZED (SELECT ord, events, entry FROM d UNION ALL SELECT ord, events, entry FROM u),
+  n AS MATERIALIZED (SELECT (SELECT count(*) FROM e) AS n,
+      (SELECT coalesce(sum(events), 0)::int8 FROM t) AS events,
+      (SELECT coalesce(sum(octet_length(entry)), 0)::int8 FROM t) AS bytes,
+      ARRAY(SELECT CASE WHEN k = 0 THEN -(SELECT count(*) FROM d WHERE d.priority = p)
+              ELSE (SELECT count(*) FROM d WHERE d.stage = k + 1 AND d.priority = p) END
+            FROM generate_series(0, 3) k, generate_series(0, 2) p ORDER BY k, p)::int8[] AS totals),
+  b AS MATERIALIZED (SELECT h.*, n.events FROM n, LATERAL bump(n.events, n.bytes, n.totals, n.n) h),
+  j AS (INSERT INTO journal (first, events, at, before, acts, entries)
+    SELECT b.first, b.events, $15, b.before, false, string_agg(t.entry, ''::bytea ORDER BY t.ord)
+    FROM b, t WHERE b.events > 0 GROUP BY b.first, b.events, b.before)
+SELECT t.ord, b.commits, b.pending, b.first + b.events - 1 FROM t, b";
+
+async fn settle(
+    core: &Arc<Core>,
+    on: &Connected,
+    writes: &[Write],
+    chosen: &[usize],
+) -> Result<Done, tokio_postgres::Error> {
+    if chosen.is_empty() {
+        return Ok(Done::new());
+    }
+    let count = chosen.len();
+    let mut mails: Vec<Uuid> = Vec::with_capacity(count);
+    let mut places: Vec<i32> = Vec::with_capacity(count);
+    let (mut owners, mut tokens) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let (mut ats, mut stages, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut routes, mut tries, mut counted, mut crashes) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut data, mut events, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    let now = core.hints.now();
+    for at in chosen {
+        let Write {
+            token,
+            held,
+            delivery,
+        } = &writes[*at];
+        let (stage, when, reason) = rows::stage_columns(&delivery.stage);
+        mails.push(rows::uuid(token.mail));
+        places.push(i32::from(token.index));
+        owners.push(session_of(token.serial));
+        tokens.push(i64::try_from(token.serial).unwrap_or(0));
+        ats.push(when);
+        stages.push(if stage == MARKED { PENDING } else { stage });
+        reasons.push(reason);
+        routes.push(core.routes.id(&delivery.route).unwrap_or(0));
+        tries.push(rows::count(delivery.tries));
+        counted.push(rows::count(delivery.counted));
+        crashes.push(rows::count(delivery.crashes));
+        data.push(codec::encode(delivery));
+        // One that waits as it did before has nothing to tell.
+        let tried = delivery.tries > held.delivery.tries;
+        let (entry, count) = match tried || delivery.stage.finished_at().is_some() {
+            true => told_alone(Entry::became(
+                token.mail,
+                Some(&held.manifest),
+                delivery,
+                tried,
+                now,
+            )),
+            false => (Vec::new(), 0),
+        };
+        entries.push(entry);
+        events.push(count);
+    }
+    let rows = on
+        .query(
+            SETTLE,
+            &[
+                &mails,
+                &places,
+                &owners,
+                &tokens,
+                &ats,
+                &stages,
+                &reasons,
+                &routes,
+                &tries,
+                &counted,
+                &crashes,
+                &data,
+                &events,
+                &entries,
+                &now.as_millis(),
+            ],
+        )
+        .await?;
+    if let Some(row) = rows.first() {
+        core.committed(Committed {
+            commits: row.get(1),
+            pending: row.get(2),
+            last: row.get(3),
+        });
+    }
+    Ok(rows
+        .iter()
+        .filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok())
+        .filter_map(|ord| chosen.get(ord).copied())
+        .collect())
+}
+
+/// Which writes were done of which nothing was heard.
+async fn known(on: &Connected, writes: &[Write]) -> Result<Done, tokio_postgres::Error> {
+    let mails: Vec<Uuid> = writes.iter().map(|w| rows::uuid(w.token.mail)).collect();
+    let places: Vec<i32> = writes.iter().map(|w| i32::from(w.token.index)).collect();
+    let tokens: Vec<i64> = writes
+        .iter()
+        .map(|w| i64::try_from(w.token.serial).unwrap_or(0))
+        .collect();
+    let rows = on
+        .query(
+            "SELECT s.ord FROM unnest($1::uuid[], $2::int4[], $3::int8[]) WITH ORDINALITY AS s(mail, idx, token, ord)
+             WHERE EXISTS (SELECT FROM ended e WHERE e.mail = s.mail AND e.idx = s.idx AND e.token = s.token)
+                OR EXISTS (SELECT FROM ready r WHERE r.mail = s.mail AND r.idx = s.idx AND r.token = s.token)",
+            &[&mails, &places, &tokens],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok())
+        .collect())
+}
+
+async fn release(on: &Connected, released: &[LeaseToken]) -> Result<(), tokio_postgres::Error> {
+    let mails: Vec<Uuid> = released.iter().map(|t| rows::uuid(t.mail)).collect();
+    let places: Vec<i32> = released.iter().map(|t| i32::from(t.index)).collect();
+    let owners: Vec<i32> = released.iter().map(|t| session_of(t.serial)).collect();
+    on.execute(
+        "UPDATE ready r SET owner = 0, stage = 0 FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS s(mail, idx, owner)
+         WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner",
+        &[&mails, &places, &owners],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Tells everybody what came of it.
+fn answer(
+    core: &Arc<Core>,
+    writes: &[Write],
+    replies: Vec<Reply>,
+    outcome: Result<Done, SpoolError>,
+) {
+    let done = match outcome {
+        Ok(done) => done,
+        Err(error) => {
+            for reply in replies {
+                let _ = reply.to.send(Err(error.clone()));
+            }
+            return;
+        }
+    };
+    let mut in_doubt = Vec::new();
+    for at in &done {
+        let delivery = &writes[*at].delivery;
+        let (_, when, _) = rows::stage_columns(&delivery.stage);
+        match delivery.stage {
+            Stage::Pending { .. } | Stage::Committing { .. } => core.hints.due_at(when),
+            _ => core.hints.sweep_at(core.kept_until(when)),
+        }
+    }
+    let mut is_answered = vec![false; writes.len()];
+    for reply in replies {
+        let results = reply.results.into_iter().map(|result| match result {
+            Ok(known) => known,
+            Err(at) => {
+                is_answered[at] = true;
+                match done.contains(&at) {
+                    true => SettleResult::Done,
+                    false => {
+                        core.stale.fetch_add(1, Ordering::Relaxed);
+                        SettleResult::Stale
+                    }
+                }
+            }
+        });
+        let _ = reply.to.send(Ok(results.collect()));
+    }
+    for (at, write) in writes.iter().enumerate() {
+        if !is_answered[at]
+            && done.contains(&at)
+            && let Stage::Dead { reason, .. } = write.delivery.stage
+        {
+            in_doubt.push(EndedDelivery {
+                mail: write.token.mail,
+                recipient: write.delivery.recipient.clone(),
+                reason,
+            });
+        }
+    }
+    tell_ends(core, in_doubt);
+    core.changed.notify_one();
+}
+
+/// Records that these may be sent: all of them, or none.
+async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), SpoolError> {
+    {
+        let book = core.book.lock();
+        if tokens.iter().any(|token| book.current(token).is_none()) {
+            core.stale.fetch_add(1, Ordering::Relaxed);
+            return Err(SpoolError::StaleLease);
+        }
+    }
+    let mails: Vec<Uuid> = tokens.iter().map(|t| rows::uuid(t.mail)).collect();
+    let places: Vec<i32> = tokens.iter().map(|t| i32::from(t.index)).collect();
+    let owners: Vec<i32> = tokens.iter().map(|t| session_of(t.serial)).collect();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let on = core.on(&core.settling).await?;
+        let marked = on
+            .execute(
+                "UPDATE ready r SET stage = 1 FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS s(mail, idx, owner)
+                 WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner",
+                &[&mails, &places, &owners],
+            )
+            .await;
+        match marked {
+            Ok(count) if count == tokens.len() as u64 => {
+                let mut book = core.book.lock();
+                tokens.iter().for_each(|token| book.mark(token));
+                return Ok(());
+            }
+            Ok(_) => {
+                core.stale.fetch_add(1, Ordering::Relaxed);
+                return Err(SpoolError::StaleLease);
+            }
+            Err(error) if judge(&error) == Failed::Busy && tries < 3 => {}
+            Err(error) => {
+                if judge(&error) == Failed::Gone {
+                    core.settling.discard().await;
+                }
+                return Err(core.failed(&error));
+            }
+        }
+    }
+}

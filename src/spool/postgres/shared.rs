@@ -1,0 +1,347 @@
+//! What all parts of one node's spool share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use super::book::Book;
+use super::hints::Hints;
+use super::link::{Connected, Connector, Failed, Link, judge};
+use super::routes::Routes;
+use super::settle::Command;
+use crate::mail::Timestamp;
+use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::{Durability, EndedDelivery, LeaseKeeper, LeaseToken, SpoolError, SpoolOptions};
+
+/// How often a change that others were in the way of is tried again.
+const TRIES: usize = 5;
+/// The part of its lease after which a node that heard nothing begins no more mail.
+const FENCE: f64 = 0.6;
+/// How long what was given back is waited for.
+const RELEASED_WITHIN: Duration = Duration::from_secs(2);
+/// How many commits' times are kept for whoever asks for them.
+const TIMES: usize = 4096;
+
+pub(super) struct Core {
+    pub connector: Arc<Connector>,
+    pub options: SpoolOptions,
+    pub node: String,
+    pub instance: Uuid,
+    pub lease: Duration,
+    pub durability: Durability,
+    /// One for each kind of work, so that none waits for another.
+    pub put: Link,
+    pub settling: Link,
+    pub claiming: Link,
+    pub changing: Link,
+    pub reading: Link,
+    pub heart: Link,
+    /// One claim and one change at a time.
+    pub claim_turn: tokio::sync::Mutex<()>,
+    pub change_turn: tokio::sync::Mutex<()>,
+    pub book: Mutex<Book>,
+    pub routes: Routes,
+    pub hints: Hints,
+    pub changed: Notify,
+    pub session: RwLock<Session>,
+    pub closed: AtomicBool,
+    /// Why the database does not answer, since it last did.
+    pub down: RwLock<Option<SpoolError>>,
+    pub untold: Mutex<Vec<EndedDelivery>>,
+    pub stale: AtomicU64,
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// How many releases the settling task has not written yet.
+    pub releasing: AtomicU64,
+    pub last_event: watch::Sender<u64>,
+    pub journal_id: AtomicU64,
+    pub times: Mutex<Vec<Duration>>,
+}
+
+/// This node among the others.
+#[derive(Clone, Copy)]
+pub(super) struct Session {
+    pub id: i32,
+    /// When the last heartbeat was asked for that was answered: by two clocks, since one may stand
+    /// still while the machine sleeps.
+    pub asked: (Instant, SystemTime),
+}
+
+impl Session {
+    pub(super) fn begun(id: i32, asked: (Instant, SystemTime)) -> Self {
+        Session { id, asked }
+    }
+
+    fn age(&self) -> Duration {
+        let (instant, wall) = self.asked;
+        instant.elapsed().max(wall.elapsed().unwrap_or_default())
+    }
+}
+
+impl Core {
+    pub(super) fn session(&self) -> i32 {
+        self.session.read().id
+    }
+
+    /// Why nothing may be begun.
+    pub(super) fn failure(&self) -> Option<SpoolError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Some(SpoolError::Closed);
+        }
+        if let Some(down) = self.down.read().clone() {
+            return Some(down);
+        }
+        let session = *self.session.read();
+        let may_go_on = self.lease.mul_f64(FENCE);
+        if session.id == 0 || session.age() > may_go_on {
+            return Some(
+                self.connector
+                    .unreachable("this node's lease could not be renewed in time"),
+            );
+        }
+        None
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), SpoolError> {
+        match self.closed.load(Ordering::SeqCst) {
+            true => Err(SpoolError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// The database does not answer: everybody is told so until it does.
+    pub(super) fn note_down(&self, error: &SpoolError) {
+        if !matches!(error, SpoolError::Unreachable { .. }) {
+            return;
+        }
+        let mut down = self.down.write();
+        if down.is_none() {
+            tracing::error!(%error, "nothing is accepted or sent until the database answers");
+        }
+        *down = Some(error.clone());
+    }
+
+    /// The connection of a link, and whether there is none is known to everybody.
+    pub(super) async fn on(&self, link: &Link) -> Result<Arc<Connected>, SpoolError> {
+        self.check_open()?;
+        link.get().await.inspect_err(|error| self.note_down(error))
+    }
+
+    /// What a statement's failure means; where the connection is gone, that is known at once.
+    pub(super) fn failed(&self, error: &tokio_postgres::Error) -> SpoolError {
+        let error_kind = judge(error);
+        let error = self.connector.error(error);
+        if error_kind == Failed::Gone {
+            self.note_down(&error);
+        }
+        error
+    }
+
+    /// Changes something in one transaction, again where others were in the way.
+    pub(super) async fn change<T, F>(self: &Arc<Self>, change: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: for<'a> Fn(
+                &'a Arc<Core>,
+                &'a Connected,
+            )
+                -> BoxFuture<'a, Result<(T, Option<Committed>), tokio_postgres::Error>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let core = Arc::clone(self);
+        // A caller that goes away must not leave a transaction open.
+        let task = tokio::spawn(async move {
+            let _turn = core.change_turn.lock().await;
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                let on = core.on(&core.changing).await?;
+                let began = Instant::now();
+                let outcome = async {
+                    on.begin().await?;
+                    let changed = change(&core, &on).await?;
+                    on.commit().await?;
+                    Ok::<_, tokio_postgres::Error>(changed)
+                }
+                .await;
+                let error = match outcome {
+                    Ok((changed, committed)) => {
+                        core.time(began.elapsed());
+                        if let Some(committed) = committed {
+                            core.committed(committed);
+                        }
+                        return Ok(changed);
+                    }
+                    Err(error) => error,
+                };
+                if on.rollback().await.is_err() {
+                    core.changing.discard().await;
+                }
+                if judge(&error) != Failed::Busy || tries >= TRIES {
+                    return Err(core.failed(&error));
+                }
+            }
+        });
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(SpoolError::Unreadable(format!(
+                "a change was broken off: {error}"
+            ))),
+        }
+    }
+
+    /// Waits until what was given back before is back.
+    pub(super) async fn until_released(&self) {
+        if self.releasing.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Pass(reply)).is_ok() {
+            let _ = tokio::time::timeout(RELEASED_WITHIN, answer).await;
+        }
+    }
+
+    pub(super) fn time(&self, took: Duration) {
+        let mut times = self.times.lock();
+        if times.len() < TIMES {
+            times.push(took);
+        }
+    }
+
+    /// What a commit said of the whole.
+    pub(super) fn committed(&self, committed: Committed) {
+        self.hints.head(committed.commits, committed.pending);
+        let last = u64::try_from(committed.last).unwrap_or(0);
+        self.last_event.send_if_modified(|known| {
+            let is_newer = last > *known;
+            *known = last.max(*known);
+            is_newer
+        });
+    }
+
+    /// When a mail that has ended now is to be deleted.
+    pub(super) fn kept_until(&self, at: i64) -> i64 {
+        (Timestamp::from_millis(at) + self.options.retention).as_millis()
+    }
+
+    /// Whether this lease is current, as far as this node knows.
+    pub(super) fn holds(&self, token: &LeaseToken) -> bool {
+        self.book.lock().current(token).is_some()
+    }
+}
+
+impl LeaseKeeper for Core {
+    fn release(&self, token: LeaseToken) {
+        if !self.holds(&token) {
+            return;
+        }
+        self.releasing.fetch_add(1, Ordering::SeqCst);
+        if self.commands.send(Command::Release(token)).is_err() {
+            self.releasing.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What the row that every commit changes last said: to be told once it is committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Committed {
+    pub commits: i64,
+    pub pending: i64,
+    /// The number of the last event.
+    pub last: i64,
+}
+
+/// What happened, as the rows of the journal have it.
+#[derive(Default)]
+pub(super) struct Records {
+    pub offsets: Vec<i64>,
+    pub events: Vec<i32>,
+    pub ats: Vec<i64>,
+    pub befores: Vec<i64>,
+    pub acts: Vec<bool>,
+    pub entries: Vec<Vec<u8>>,
+    pub count: i64,
+    pub bytes: i64,
+}
+
+impl Records {
+    pub(super) fn of(told: Told) -> Self {
+        let mut records = Records::default();
+        for part in told.into_parts() {
+            records.offsets.push(records.count);
+            records.befores.push(records.bytes);
+            records.events.push(i32::try_from(part.events).unwrap_or(0));
+            records.ats.push(part.at.as_millis());
+            records.acts.push(part.has_acts);
+            records.count += i64::from(part.events);
+            records.bytes += part.entries.len() as i64;
+            records.entries.push(part.entries);
+        }
+        records
+    }
+}
+
+/// One entry by itself: its bytes, and how many events it is.
+pub(super) fn told_alone(entry: Entry<'_>) -> (Vec<u8>, i32) {
+    let mut told = Told::default();
+    told.tell(entry);
+    let part = told.into_parts().pop();
+    part.map_or((Vec::new(), 0), |part| {
+        (part.entries, i32::try_from(part.events).unwrap_or(0))
+    })
+}
+
+/// Writes down, as the last thing in a transaction, what happened in it and how the totals change.
+pub(super) async fn bump(
+    on: &Connected,
+    told: Told,
+    totals: &super::rows::Totals,
+) -> Result<Option<Committed>, tokio_postgres::Error> {
+    const SQL: &str = "WITH b AS MATERIALIZED (SELECT * FROM bump($1, $2, $3, 0)),
+        j AS (INSERT INTO journal (first, events, at, before, acts, entries)
+              SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
+              FROM b, unnest($4::int8[], $5::int4[], $6::int8[], $7::int8[], $8::bool[], $9::bytea[])
+                AS u(off, events, at, before, acts, entries))
+        SELECT commits, pending, first FROM b";
+    let records = Records::of(told);
+    let rows = on
+        .query(
+            SQL,
+            &[
+                &records.count,
+                &records.bytes,
+                &totals.columns(),
+                &records.offsets,
+                &records.events,
+                &records.ats,
+                &records.befores,
+                &records.acts,
+                &records.entries,
+            ],
+        )
+        .await?;
+    Ok(rows.first().map(|row| Committed {
+        commits: row.get(0),
+        pending: row.get(1),
+        last: row.get::<_, i64>(2) + records.count - 1,
+    }))
+}
+
+/// The mails that have ended by nobody's wish are told of by the next sweep.
+pub(super) fn tell_ends(core: &Core, ended: Vec<EndedDelivery>) {
+    if ended.is_empty() {
+        return;
+    }
+    core.untold.lock().extend(ended);
+    core.hints.sweep_at(0);
+    core.changed.notify_one();
+}

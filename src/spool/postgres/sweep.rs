@@ -1,0 +1,212 @@
+//! What the clock does to mail: expiry, retention, keys that are forgotten; in bounded steps, each a
+//! transaction. Any node may do it: what another is at is skipped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::link::Connected;
+use super::rows::{self, Totals};
+use super::session;
+use super::shared::{Committed, Core, bump};
+use crate::delivery::{DeadReason, Stage};
+use crate::mail::Timestamp;
+use crate::spool::keyed::journal::entry::Told;
+use crate::spool::{EndedDelivery, SpoolError, SweepReport};
+
+/// How many deliveries or mails one step ends or deletes.
+const STEP: i64 = 1000;
+/// How long after its expiry a delivery is looked at again that a sender has in its hands.
+const GRACE: Duration = Duration::from_secs(1);
+
+type Failure = tokio_postgres::Error;
+
+pub(super) async fn sweep(core: &Arc<Core>, now: Timestamp) -> Result<SweepReport, SpoolError> {
+    core.check_open()?;
+    core.hints.told_now(now);
+    if core.hints.sweep() > now.as_millis() {
+        return Ok(SweepReport::default());
+    }
+    let mut report = core
+        .change(move |core, on| step(core, on, now).boxed())
+        .await?;
+    report.ended.append(&mut core.untold.lock());
+    Ok(report)
+}
+
+async fn step(
+    core: &Core,
+    on: &Connected,
+    now: Timestamp,
+) -> Result<(SweepReport, Option<Committed>), Failure> {
+    let mut report = SweepReport::default();
+    let mut committed = expire(core, on, now, &mut report).await?;
+    let pruned = prune(core, on, now, &mut report).await?;
+    committed = pruned.or(committed);
+    let keys = forget_keys(core, on, now).await?;
+    let journal = super::journal::prune(core, on, now).await?;
+    report.more = report.ended.len() as i64 >= STEP
+        || report.pruned as i64 >= STEP
+        || keys as i64 >= STEP
+        || journal;
+
+    // What is set here may be lowered by what comes meanwhile, never the other way round.
+    core.hints.set_sweep(i64::MAX);
+    let next = next(core, on).await?;
+    let next = match report.more {
+        true => next.min(now.as_millis()),
+        // What a sender holds, or another node is at, is looked at again a little later.
+        false if next <= now.as_millis() => (now + GRACE).as_millis(),
+        false => next,
+    };
+    core.hints.sweep_at(next);
+    Ok((report, committed))
+}
+
+/// Ends what has expired and nobody holds.
+async fn expire(
+    core: &Core,
+    on: &Connected,
+    now: Timestamp,
+    report: &mut SweepReport,
+) -> Result<Option<Committed>, Failure> {
+    let rows = on
+        .query(
+            "WITH x AS MATERIALIZED (SELECT mail, idx FROM ready WHERE expires_at <= $1 AND owner = 0
+               ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+             DELETE FROM ready r USING x WHERE r.mail = x.mail AND r.idx = x.idx AND r.owner = 0
+             RETURNING r.mail, r.idx, r.route, r.due AS at, r.stage, 0::smallint AS reason, r.tries,
+               r.counted, r.crashes, r.data, r.priority",
+            &[&now.as_millis(), &STEP],
+        )
+        .await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    core.routes.learn_those(on, &rows).await?;
+    let mut ended = Vec::with_capacity(rows.len());
+    for row in &rows {
+        match rows::delivery(row, &core.routes) {
+            Ok((mail, index, mut delivery)) => {
+                let reason = DeadReason::Expired;
+                delivery.stage = Stage::Dead { at: now, reason };
+                report.ended.push(EndedDelivery {
+                    mail,
+                    recipient: delivery.recipient.clone(),
+                    reason,
+                });
+                ended.push((mail, index, row.get::<_, i16>("priority"), delivery));
+            }
+            Err(error) => tracing::error!(%error, "a delivery that has expired cannot be read"),
+        }
+    }
+    session::end_all(core, on, &ended).await
+}
+
+/// A mail that has ended: no delivery waits, and this is its last end.
+const LAST_END: &str = "NOT EXISTS (SELECT FROM ready r WHERE r.mail = e.mail)
+    AND NOT EXISTS (SELECT FROM ended f WHERE f.mail = e.mail AND (f.at, f.idx) > (e.at, e.idx))";
+
+/// Deletes mails that were kept long enough.
+async fn prune(
+    core: &Core,
+    on: &Connected,
+    now: Timestamp,
+    report: &mut SweepReport,
+) -> Result<Option<Committed>, Failure> {
+    let retention = i64::try_from(core.options.retention.as_millis()).unwrap_or(i64::MAX);
+    let until = now.as_millis().saturating_sub(retention);
+    let rows = on
+        .query(
+            &format!(
+                "SELECT m.id FROM (SELECT e.mail FROM ended e WHERE e.at <= $1 AND {LAST_END} ORDER BY e.at LIMIT $2) x
+                 JOIN mails m ON m.id = x.mail FOR UPDATE OF m SKIP LOCKED"
+            ),
+            &[&until, &STEP],
+        )
+        .await?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    if ids.is_empty() {
+        return Ok(None);
+    }
+    report.pruned = ids.len();
+    delete(on, &ids, Told::default()).await
+}
+
+/// Deletes mails that have ended, whole.
+pub(super) async fn delete(
+    on: &Connected,
+    ids: &[Uuid],
+    told: Told,
+) -> Result<Option<Committed>, Failure> {
+    let ended = on
+        .query(
+            "DELETE FROM ended WHERE mail = ANY($1) RETURNING stage, priority",
+            &[&ids],
+        )
+        .await?;
+    let mut totals = Totals::default();
+    for row in &ended {
+        totals.add(row.get(0), row.get(1), -1);
+    }
+    on.execute("DELETE FROM mails WHERE id = ANY($1)", &[&ids])
+        .await?;
+    bump(on, told, &totals).await
+}
+
+/// Forgets keys whose time is over; while its mail is pending a key holds, however old it is.
+async fn forget_keys(core: &Core, on: &Connected, now: Timestamp) -> Result<usize, Failure> {
+    let again = now + core.options.idempotency_ttl.max(GRACE);
+    let rows: Vec<Row> = on
+        .query(
+            "SELECT k.key, EXISTS (SELECT FROM ready r WHERE r.mail = k.mail) FROM keys k
+             WHERE k.forget_at <= $1 ORDER BY k.forget_at LIMIT $2 FOR UPDATE OF k SKIP LOCKED",
+            &[&now.as_millis(), &STEP],
+        )
+        .await?;
+    let (held, over): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get(1));
+    let keys = |rows: Vec<&Row>| -> Vec<Vec<u8>> { rows.iter().map(|row| row.get(0)).collect() };
+    if !held.is_empty() {
+        on.execute(
+            "UPDATE keys SET forget_at = $2 WHERE key = ANY($1)",
+            &[&keys(held), &again.as_millis()],
+        )
+        .await?;
+    }
+    if !over.is_empty() {
+        on.execute("DELETE FROM keys WHERE key = ANY($1)", &[&keys(over)])
+            .await?;
+    }
+    Ok(rows.len())
+}
+
+/// When a sweep has something to do next, by what the database holds; `i64::MAX` for never.
+pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
+    let retention = i64::try_from(core.options.retention.as_millis()).unwrap_or(i64::MAX);
+    let rows = on
+        .query(
+            &format!(
+                "SELECT (SELECT expires_at FROM ready ORDER BY expires_at LIMIT 1),
+                    (SELECT e.at FROM ended e WHERE {LAST_END} ORDER BY e.at LIMIT 1),
+                    (SELECT forget_at FROM keys ORDER BY forget_at LIMIT 1),
+                    (SELECT at FROM journal ORDER BY first LIMIT 1)"
+            ),
+            &[],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(i64::MAX);
+    };
+    let at = |column: usize| row.get::<_, Option<i64>>(column);
+    let keep = i64::try_from(core.options.journal.keep.as_millis()).unwrap_or(i64::MAX);
+    let next = [
+        at(0),
+        at(1).map(|at| at.saturating_add(retention)),
+        at(2),
+        at(3).map(|at| at.saturating_add(keep)),
+    ];
+    Ok(next.into_iter().flatten().min().unwrap_or(i64::MAX))
+}

@@ -1,0 +1,211 @@
+//! A PostgreSQL server for tests: the one that `POSTRIDER_TEST_POSTGRES` names, else a cluster of its
+//! own on a socket and a port of its own, which ends with its process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A server. What is made in it is in schemas of the test's own.
+pub struct Server {
+    url: String,
+    _own: Option<Own>,
+}
+
+struct Own {
+    _dir: tempfile::TempDir,
+    data: PathBuf,
+    postgres: Child,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // SIGQUIT, which is `-m immediate`; what it leaves is removed with its directory.
+        if let Ok(pid) = std::fs::read_to_string(self.data.join("postmaster.pid"))
+            && let Some(pid) = pid.lines().next()
+        {
+            let _ = Command::new("kill").args(["-QUIT", pid]).status();
+        }
+        let _ = self.postgres.wait();
+    }
+}
+
+/// Where Debian, or another system, puts the server's programs.
+fn programs() -> PathBuf {
+    let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists())
+        .collect();
+    found.sort();
+    found.pop().unwrap_or_default()
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    String::from_utf8_lossy(&id.stdout).trim() == "0"
+}
+
+/// One of the server's programs, as somebody who is not root: it refuses that.
+pub fn program(name: &str) -> Command {
+    let path = programs().join(name);
+    if !is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
+    command.arg(path);
+    command
+}
+
+impl Server {
+    /// The server that is named, or one that is started now.
+    pub fn start() -> Self {
+        match std::env::var("POSTRIDER_TEST_POSTGRES") {
+            Ok(url) if !url.is_empty() => Server { url, _own: None },
+            _ => Server::of_its_own(),
+        }
+    }
+
+    /// A cluster of its own, whatever is named: for tests that end it.
+    pub fn of_its_own() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).expect("a directory");
+        if is_root() {
+            for path in [dir.path(), &data] {
+                let owned = Command::new("chown")
+                    .arg("nobody:nogroup")
+                    .arg(path)
+                    .status();
+                assert!(owned.expect("chown runs").success());
+            }
+        }
+        let made = program("initdb")
+            .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
+            .arg("-D")
+            .arg(&data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .status()
+            .expect("initdb runs; Debian's package is postgresql");
+        assert!(made.success(), "a cluster is made");
+
+        let port = free_port();
+        let postgres = run(dir.path(), &data, port);
+        let url = format!(
+            "postgres://postgres@localhost/postgres?host={}&port={port}",
+            dir.path().display()
+        );
+        let url = url.replace("localhost/", "/");
+        let server = Server {
+            url,
+            _own: Some(Own {
+                data,
+                _dir: dir,
+                postgres,
+            }),
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits until it answers.
+    pub fn wait_until_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.try_sql("SELECT 1").is_err() {
+            assert!(Instant::now() < deadline, "the server answers");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn try_sql(&self, sql: &str) -> Result<String, String> {
+        let asked = Command::new("psql")
+            .args([
+                "-X",
+                "-A",
+                "-t",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                &self.url,
+                "-c",
+                sql,
+            ])
+            .output()
+            .map_err(|e| e.to_string())?;
+        match asked.status.success() {
+            true => Ok(String::from_utf8_lossy(&asked.stdout).trim().to_owned()),
+            false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
+        }
+    }
+
+    /// Asks something as its superuser.
+    ///
+    /// # Panics
+    /// Where it cannot be answered.
+    pub fn sql(&self, sql: &str) -> String {
+        self.try_sql(sql).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Puts down under the name `copy` what a schema holds now, as a node that is killed would leave it
+    /// for whoever comes after its lease.
+    pub fn copy_schema(&self, schema: &str, copy: &str) {
+        let tool = programs().join("pg_dump");
+        let dumped = Command::new(tool)
+            .args(["-n", &format!("\"{schema}\""), "-O", "-d", &self.url])
+            .output()
+            .expect("pg_dump runs");
+        assert!(
+            dumped.status.success(),
+            "{}",
+            String::from_utf8_lossy(&dumped.stderr)
+        );
+        let dump = String::from_utf8(dumped.stdout).expect("text");
+        let dump = dump.replace(schema, copy);
+        let mut psql = Command::new("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("psql runs");
+        let mut into = psql.stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut into, dump.as_bytes()).expect("it reads");
+        drop(into);
+        assert!(psql.wait().expect("it ends").success(), "the copy is made");
+        self.sql(&format!(
+            "UPDATE \"{copy}\".sessions SET seen = seen - interval '1 hour'"
+        ));
+    }
+}
+
+fn run(socket: &Path, data: &Path, port: u16) -> Child {
+    program("postgres")
+        .arg("-D")
+        .arg(data)
+        .args(["-k", &socket.display().to_string()])
+        .args([
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            &format!("port={port}"),
+        ])
+        .args(["-c", "max_connections=200", "-c", "shared_buffers=64MB"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("postgres runs")
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("bound").port()
+}
