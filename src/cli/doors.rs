@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::{Failure, descriptors};
 use crate::config::Settings;
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable};
@@ -23,13 +23,24 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// Opens the doors that are configured. All take their addresses before any of them opens.
+    /// Opens the doors that are configured, for no more connections than `open_files` allows. All take their addresses before any of them opens.
     pub(super) async fn open(
         dispatcher: &Dispatcher,
         settings: &Settings,
+        open_files: Option<usize>,
     ) -> Result<Self, Failure> {
         let (close, closing) = watch::channel(false);
-        let http = match settings.http.door(patience(settings)) {
+        let patience = patience(settings);
+        let mut http = settings.http.door(patience);
+        let mut smtp = settings
+            .smtp
+            .door(settings.spool.max_message_size, patience);
+        if let Some(all) = open_files {
+            let http = http.as_mut().map(|door| &mut door.limits);
+            let smtp = smtp.as_mut().map(|door| &mut door.limits);
+            descriptors::share(all, settings, http, smtp);
+        }
+        let http = match http {
             Some(door) => {
                 let security = settings.http.security();
                 let bound = HttpDoor::bind_secured(door, security).await;
@@ -37,10 +48,7 @@ impl Doors {
             }
             None => None,
         };
-        let smtp = match settings
-            .smtp
-            .door(settings.spool.max_message_size, patience(settings))
-        {
+        let smtp = match smtp {
             Some(door) => {
                 let bound = SmtpDoor::bind(door).await;
                 Some(bound.map_err(|error| smtp_failure(error, settings))?)

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 pub mod client;
 mod demo;
+mod descriptors;
 mod dkim;
 mod doors;
 mod failure;

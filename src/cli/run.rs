@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::doors::Doors;
-use super::{ConfigFile, Failure, logging};
+use super::{ConfigFile, Failure, descriptors, logging};
 use crate::config::{self, Settings, Sources};
 use crate::dispatch::{Dispatcher, Drain};
 
@@ -26,9 +26,10 @@ impl Run {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (sources, settings) = self.file.load()?;
         logging::start(&settings.log)?;
+        let open_files = descriptors::raise();
         settings.try_on_this_machine()?;
         let runtime = super::runtime()?;
-        let done = runtime.block_on(serve(sources, settings));
+        let done = runtime.block_on(serve(sources, settings, open_files));
         // What still blocks must not hold up a stop that was asked for.
         runtime.shutdown_timeout(Duration::from_secs(1));
         done
@@ -73,13 +74,17 @@ impl Signals {
     }
 }
 
-async fn serve(sources: Sources, mut settings: Settings) -> Result<(), Failure> {
+async fn serve(
+    sources: Sources,
+    mut settings: Settings,
+    open_files: Option<usize>,
+) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let dispatcher = tokio::select! {
         started = config::builder(&settings)?.start() => started?,
         () = signals.stop() => return Ok(()),
     };
-    let mut doors = match Doors::open(&dispatcher, &settings).await {
+    let mut doors = match Doors::open(&dispatcher, &settings, open_files).await {
         Ok(doors) => doors,
         // Nothing has come in, and nothing is said of how it ended.
         Err(failure) => {
@@ -244,7 +249,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.http.listen = Listen::Off;
         settings.smtp.listen = Listen::Off;
-        let mut doors = Doors::open(&dispatcher, &settings).await.unwrap();
+        let mut doors = Doors::open(&dispatcher, &settings, None).await.unwrap();
         let crashing = async {
             loop {
                 dispatcher.crash("router");

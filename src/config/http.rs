@@ -29,6 +29,13 @@ pub struct Http {
     pub tls: Option<Tls>,
     /// The most connections at once.
     pub max_connections: usize,
+    /// The most connections at once from one address.
+    pub max_connections_per_peer: usize,
+    /// After how many wrong tokens an address is not heard for a while; 0 for never.
+    pub ban_after: u32,
+    /// How long that is.
+    #[serde(deserialize_with = "units::duration")]
+    pub ban_time: Duration,
     /// The most that the bodies of all requests together take.
     #[serde(deserialize_with = "units::size")]
     pub max_memory: ByteSize,
@@ -72,6 +79,9 @@ impl Default for Http {
     fn default() -> Self {
         let http::Limits {
             connections,
+            connections_per_peer,
+            ban_after,
+            ban_time,
             header_timeout,
             body_timeout,
             answer_timeout,
@@ -84,6 +94,9 @@ impl Default for Http {
             trusted_networks: Vec::new(),
             tls: None,
             max_connections: connections,
+            max_connections_per_peer: connections_per_peer,
+            ban_after,
+            ban_time,
             max_memory: ByteSize::b(held_bytes as u64),
             header_timeout,
             body_timeout,
@@ -99,6 +112,9 @@ impl Http {
         let listen = self.listen.address()?;
         let limits = http::Limits {
             connections: self.max_connections,
+            connections_per_peer: self.max_connections_per_peer,
+            ban_after: self.ban_after,
+            ban_time: self.ban_time,
             header_timeout: self.header_timeout,
             body_timeout: self.body_timeout,
             answer_timeout: self.answer_timeout,

@@ -40,6 +40,14 @@ pub struct Smtp {
     /// The most that mails on their way in take.
     #[serde(deserialize_with = "units::size")]
     pub max_memory: ByteSize,
+    /// How long a connection may be there before its login.
+    #[serde(deserialize_with = "units::duration")]
+    pub login_timeout: Duration,
+    /// After how many failed logins an address is not heard for a while; 0 for never.
+    pub ban_after: u32,
+    /// How long that is.
+    #[serde(deserialize_with = "units::duration")]
+    pub ban_time: Duration,
     /// How long the next command may take to come.
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
@@ -84,6 +92,9 @@ impl Default for Smtp {
             max_connections_per_peer: limits.connections_per_peer,
             max_recipients: limits.recipients,
             max_memory: ByteSize::b(limits.memory as u64),
+            login_timeout: limits.login,
+            ban_after: limits.ban_after,
+            ban_time: limits.ban_time,
             idle_timeout: limits.idle,
             data_timeout: limits.data,
         }
@@ -108,6 +119,9 @@ impl Smtp {
             message_size: bytes(message_size),
             memory: bytes(self.max_memory),
             recipients: self.max_recipients,
+            login: self.login_timeout,
+            ban_after: self.ban_after,
+            ban_time: self.ban_time,
             idle: self.idle_timeout,
             data: self.data_timeout,
             drain,

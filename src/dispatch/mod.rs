@@ -107,6 +107,12 @@ impl Dispatcher {
         }
     }
 
+    /// Counts a client that the door of this handle has not let in, for metrics; `reason` is a word
+    /// such as `login`.
+    pub fn turned_away(&self, reason: &'static str) {
+        self.inner.engine.metrics.turned_away(self.door, reason);
+    }
+
     /// The same dispatcher; what is handed in through this handle is this one's, and so are its
     /// idempotency keys: nobody else can learn of them or take them.
     pub fn on_behalf_of(&self, submitter: Submitter) -> Dispatcher {

@@ -5,6 +5,9 @@
 //! What a door's settings must be like stands here, beside the door, and nowhere else: whoever
 //! checks a configuration asks the door.
 
+mod admission;
+mod complaints;
+mod guard;
 pub mod http;
 mod networks;
 pub mod smtp;

@@ -38,6 +38,7 @@ pub struct Metrics {
     stale_settles: Gauge,
     quarantined: Gauge,
     restarts: Family<Labels, Counter>,
+    turned_away: Family<Labels, Counter>,
     /// Totals since start, for those who want a number without labels.
     pub(crate) totals: Totals,
 }
@@ -200,8 +201,15 @@ impl Metrics {
             "Actors created anew after they ended",
             restarts.clone(),
         );
+        let turned_away = Family::<Labels, Counter>::default();
+        registry.register(
+            "refusals",
+            "Clients that were not let in, by door and reason",
+            turned_away.clone(),
+        );
         Metrics {
             registry,
+            turned_away,
             accepted,
             deliveries,
             attempts,
@@ -228,6 +236,11 @@ impl Metrics {
             ("priority", priority.as_str().to_owned()),
         ];
         self.accepted.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn turned_away(&self, door: &'static str, reason: &'static str) {
+        let labels = vec![("door", door.to_owned()), ("reason", reason.to_owned())];
+        self.turned_away.get_or_create(&labels).inc();
     }
 
     pub(crate) fn attempt(&self, relay: &str, class: AttemptClass) {

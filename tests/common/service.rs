@@ -346,7 +346,11 @@ pub fn try_call(
 
 /// Hands in a small mail over SMTP; the last answer.
 pub fn submit(address: SocketAddr, to: &str) -> std::io::Result<String> {
-    let stream = TcpStream::connect(address)?;
+    submit_over(TcpStream::connect(address)?, to)
+}
+
+/// The same, over a connection that is there.
+pub fn submit_over(stream: TcpStream, to: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut answers = BufReader::new(stream.try_clone()?);
     let mut next = || loop {

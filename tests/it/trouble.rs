@@ -10,4 +10,5 @@ mod disk;
 mod disk_broken;
 mod disk_full;
 mod greedy;
+mod guessing;
 mod house;

@@ -25,6 +25,10 @@ use crate::mail::Submitter;
 /// The longest secret, in bytes. All are compared at this length, so that the time tells nothing.
 pub(super) const MAX_SECRET: usize = 256;
 
+/// What an address is told that has shown too many wrong tokens.
+pub(super) const TOO_MANY_FAILED: &str =
+    "too many wrong tokens came from your address; try again later";
+
 /// What a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -164,14 +168,14 @@ impl TokenTable {
                     "without `http.tokens` only `http.trusted_networks` are served, and your \
                      address is in none of them",
                 ),
-                challenge: None,
+                challenge: Challenge::Nothing,
             });
         }
 
         let token = match headers.get(header::AUTHORIZATION) {
             Some(given) => find(&tokens, given).ok_or_else(|| Refusal {
                 problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
-                challenge: Some("Bearer realm=\"postrider\", error=\"invalid_token\""),
+                challenge: Challenge::RightToken,
             }),
             None if sessions.is_named(headers) => {
                 // A cookie comes with every request to this door, whoever made the browser send it.
@@ -181,7 +185,7 @@ impl TokenTable {
                         Kind::Unauthorized,
                         "the session has ended; sign in again with a token of `http.tokens`",
                     ),
-                    challenge: Some("Bearer realm=\"postrider\""),
+                    challenge: Challenge::Token,
                 })
             }
             None => Err(Refusal {
@@ -189,7 +193,7 @@ impl TokenTable {
                     Kind::Unauthorized,
                     "send `Authorization: Bearer` with a token of `http.tokens`",
                 ),
-                challenge: Some("Bearer realm=\"postrider\""),
+                challenge: Challenge::Token,
             }),
         }?;
         match needed {
@@ -205,7 +209,7 @@ impl TokenTable {
                             needed.wanted()
                         ),
                     ),
-                    challenge: Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),
+                    challenge: Challenge::Scope,
                 })
             }
             _ => Ok(Visitor::with(token)),
@@ -306,15 +310,67 @@ pub(super) fn mail_of(path: &str) -> Option<(&str, &str)> {
 #[derive(Debug)]
 pub(super) struct Refusal {
     problem: Problem,
+    challenge: Challenge,
+}
+
+/// What a request that is not let in lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Challenge {
+    /// Nothing that a token could give.
+    Nothing,
+    /// A token.
+    Token,
+    /// One that is right: somebody may be guessing.
+    RightToken,
+    /// One with another scope.
+    Scope,
+}
+
+impl Challenge {
     /// What `WWW-Authenticate` says (RFC 6750 §3).
-    challenge: Option<&'static str>,
+    fn text(self) -> Option<&'static str> {
+        match self {
+            Challenge::Nothing => None,
+            Challenge::Token => Some("Bearer realm=\"postrider\""),
+            Challenge::RightToken => Some("Bearer realm=\"postrider\", error=\"invalid_token\""),
+            Challenge::Scope => Some("Bearer realm=\"postrider\", error=\"insufficient_scope\""),
+        }
+    }
 }
 
 impl Refusal {
     fn foreign(detail: String) -> Self {
         Refusal {
             problem: Problem::new(Kind::ForeignOrigin, detail),
-            challenge: None,
+            challenge: Challenge::Nothing,
+        }
+    }
+
+    /// What is said to somebody who has guessed too often.
+    pub(super) fn too_many() -> Self {
+        Refusal {
+            problem: Problem::new(Kind::TooMany, TOO_MANY_FAILED),
+            challenge: Challenge::Nothing,
+        }
+    }
+
+    /// Whether a token was shown that is none.
+    pub(super) fn is_guess(&self) -> bool {
+        self.challenge == Challenge::RightToken
+    }
+
+    /// What is wrong.
+    pub(super) fn reason(&self) -> &str {
+        self.problem.detail()
+    }
+
+    /// What such refusals are counted as.
+    pub(super) fn counted(&self) -> &'static str {
+        match self.problem.status() {
+            _ if self.is_guess() => "login",
+            401 => "nobody",
+            429 => "banned",
+            _ => "scope",
         }
     }
 }
@@ -322,7 +378,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = self.problem.into_response();
-        if let Some(challenge) = self.challenge {
+        if let Some(challenge) = self.challenge.text() {
             response.headers_mut().insert(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static(challenge),

@@ -43,6 +43,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::TlsFiles;
+use super::admission::Admission;
+use super::complaints::Complaints;
+use super::guard::Guard;
 use crate::Templates;
 use crate::dispatch::Dispatcher;
 use crate::mail::Mail;
@@ -53,6 +56,7 @@ pub struct HttpDoor {
     listener: TcpListener,
     local_addr: SocketAddr,
     tokens: TokenTable,
+    guard: Guard,
     tls: Certificate,
     limits: Limits,
 }
@@ -91,6 +95,7 @@ impl HttpDoor {
         Ok(HttpDoor {
             listener,
             local_addr,
+            guard: Guard::new(limits.ban_after, limits.ban_time, trusted.clone()),
             tokens: TokenTable::trusting(listen, tokens, trusted)?,
             tls,
             limits,
@@ -118,6 +123,9 @@ impl HttpDoor {
         let door = Arc::new(Door {
             dispatcher: dispatcher.for_door("http"),
             tokens: self.tokens,
+            guard: self.guard,
+            admission: Admission::new(self.limits.connections, self.limits.connections_per_peer),
+            complaints: Complaints::new(),
             sessions: session::Sessions::new(self.local_addr.port()),
             tls: self.tls,
             limits: self.limits,
@@ -205,6 +213,9 @@ pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
 struct Door {
     dispatcher: Dispatcher,
     tokens: TokenTable,
+    guard: Guard,
+    admission: Admission,
+    complaints: Complaints,
     sessions: session::Sessions,
     tls: Certificate,
     limits: Limits,

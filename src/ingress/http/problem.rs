@@ -26,6 +26,9 @@ const RETRY_MENDED: u64 = 30;
 /// The most bytes of what is said about one thing that is wrong: what quotes a request is cut off.
 const MAX_TOLD: usize = 500;
 
+/// How long a client is asked to wait that does too much of something.
+const RETRY_FEWER: u64 = 60;
+
 /// Why a request is refused: a problem document, which is what it serializes to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -81,6 +84,7 @@ pub(super) enum Kind {
     Invalid,
     KeyReused,
     NoRoute,
+    TooMany,
     Internal,
     Full,
     Unavailable,
@@ -148,6 +152,11 @@ impl Kind {
                 urn!("no-route"),
                 "No route to a recipient",
             ),
+            Kind::TooMany => (
+                StatusCode::TOO_MANY_REQUESTS,
+                urn!("too-many"),
+                "Too many of these",
+            ),
             Kind::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 urn!("internal"),
@@ -189,6 +198,7 @@ impl Problem {
         let retry_after = match kind {
             Kind::Full => Some(RETRY_FULL),
             Kind::Unavailable => Some(RETRY_MENDED),
+            Kind::TooMany => Some(RETRY_FEWER),
             _ => None,
         };
         Problem {
@@ -263,6 +273,11 @@ impl Problem {
             error.pointer.insert_str(0, base);
         }
         self
+    }
+
+    /// What is wrong.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Each field that is wrong.

@@ -1,9 +1,9 @@
 //! The listener: takes connections, bounds their number and their time, and ends them in order.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -20,12 +20,17 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service;
 
+use super::access::{Refusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
 use super::{Limits, Shared};
+use crate::ingress::admission::Place;
 
 /// How long the listener rests when the system has no more connections to give, such as file
 /// descriptors.
 const REST: Duration = Duration::from_millis(100);
+
+/// How many are told at once why they are turned away; the others are just closed.
+const FAREWELLS: usize = 32;
 
 /// How long a client that is turned away has to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -33,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
 /// `limits.drain_timeout`.
 pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
-    let room = Arc::new(Semaphore::new(door.limits.connections));
+    let farewells = Arc::new(Semaphore::new(FAREWELLS));
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stopped(door.shutdown.clone()));
     loop {
@@ -50,24 +55,31 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
                 continue;
             }
         };
-        match room.clone().try_acquire_owned() {
-            Ok(permit) => {
+        let refused = match let_in(&door, peer.ip()) {
+            Ok(place) => {
                 let served = welcome(stream, peer, door.clone(), router.clone());
                 connections.spawn(async move {
                     served.await;
-                    drop(permit);
+                    drop(place);
                 });
+                continue;
             }
-            Err(_) => {
-                tracing::warn!(
-                    most = door.limits.connections,
-                    "too many HTTP connections; turning one away"
-                );
-                // Behind TLS there is nothing to be said in the clear.
-                if !door.tls.is_on() {
-                    connections.spawn(turn_away(stream));
-                }
-            }
+            Err(refused) => refused,
+        };
+        door.dispatcher.turned_away(refused.counted);
+        if let Some(left_out) = door.complaints.another(Instant::now()) {
+            let (peer, reason) = (peer.ip(), refused.reason);
+            tracing::warn!(%peer, reason, left_out, "HTTP connection refused");
+        }
+        // Behind TLS there is nothing to be said in the clear; and they who are told why keep a
+        // descriptor for a while.
+        if !door.tls.is_on()
+            && let Ok(farewell) = farewells.clone().try_acquire_owned()
+        {
+            connections.spawn(async move {
+                turn_away(stream, Problem::new(refused.kind, refused.reason)).await;
+                drop(farewell);
+            });
         }
     }
     drop(listener);
@@ -81,6 +93,28 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
             "HTTP requests did not finish in time; cutting them off"
         );
     }
+}
+
+/// Why a connection is not served.
+struct Refused {
+    kind: Kind,
+    reason: &'static str,
+    counted: &'static str,
+}
+
+fn let_in(door: &Shared, peer: IpAddr) -> Result<Place, Refused> {
+    if door.guard.shuts_out(peer, Instant::now()) {
+        return Err(Refused {
+            kind: Kind::TooMany,
+            reason: TOO_MANY_FAILED,
+            counted: "banned",
+        });
+    }
+    door.admission.admit(peer).map_err(|reason| Refused {
+        kind: Kind::Full,
+        reason,
+        counted: "crowded",
+    })
 }
 
 /// Waits until `shutdown` holds true, or nobody can make it so any more.
@@ -142,11 +176,14 @@ async fn answer(
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    let admitted = door
-        .tokens
-        .admit(&door.sessions, method, uri, headers, peer.ip());
+    let admitted = match door.guard.shuts_out(peer.ip(), Instant::now()) {
+        true => Err(Refusal::too_many()),
+        false => door
+            .tokens
+            .admit(&door.sessions, method, uri, headers, peer.ip()),
+    };
     let response = match admitted {
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => refused(&door, peer.ip(), refusal).await.into_response(),
         Ok(visitor) => {
             let answered = async {
                 let path = request.uri().path();
@@ -179,6 +216,33 @@ async fn answer(
     Ok(response)
 }
 
+/// Tells the log and the metrics of a request that is not let in, and lets one wait that shows a
+/// token which is none.
+async fn refused(door: &Shared, peer: IpAddr, refusal: Refusal) -> Refusal {
+    let (reason, counted) = (refusal.reason(), refusal.counted());
+    door.dispatcher.turned_away(counted);
+    if let Some(left_out) = door.complaints.another(Instant::now()) {
+        match counted {
+            // Every browser asks before it signs in.
+            "nobody" => tracing::info!(%peer, reason, left_out, "HTTP request without a token"),
+            _ => tracing::warn!(%peer, refused = counted, reason, left_out, "HTTP request refused"),
+        }
+    }
+    if !refusal.is_guess() {
+        return refusal;
+    }
+
+    let failed = door.guard.failed(peer, Instant::now());
+    if failed.is_new_ban {
+        tracing::warn!(%peer, "too many wrong HTTP tokens from one address");
+    }
+    tokio::time::sleep(failed.penalty).await;
+    match failed.is_banned {
+        true => Refusal::too_many(),
+        false => refusal,
+    }
+}
+
 /// Gives an error that the router made, for an unknown path or method, the form that all errors
 /// have.
 fn as_problem(response: Response) -> Response {
@@ -200,11 +264,14 @@ fn as_problem(response: Response) -> Response {
 }
 
 /// Tells a client why it is not served, and closes.
-async fn turn_away(mut stream: TcpStream) {
-    let problem = Problem::new(Kind::Full, "too many connections are open; try again later");
+async fn turn_away(mut stream: TcpStream, problem: Problem) {
+    let status = match problem.status() {
+        429 => "429 Too Many Requests",
+        _ => "503 Service Unavailable",
+    };
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let farewell = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: close\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );

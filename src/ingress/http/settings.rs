@@ -28,6 +28,13 @@ pub struct HttpSettings {
 pub struct Limits {
     /// The most connections; one more is told to come back later.
     pub connections: usize,
+    /// The most connections from one address (for IPv6, one /64 network); at most three quarters of
+    /// all.
+    pub connections_per_peer: usize,
+    /// Wrong tokens from one address, after which it is not heard for `ban_time`; 0 for never.
+    pub ban_after: u32,
+    /// How long an address is not heard that showed too many wrong tokens.
+    pub ban_time: Duration,
     /// How long a request's head may take to arrive, and a connection may stay idle.
     pub header_timeout: Duration,
     /// How long a request's body may take to arrive.
@@ -46,6 +53,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 8192,
+            connections_per_peer: 1024,
+            ban_after: 20,
+            ban_time: Duration::from_secs(600),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             answer_timeout: Duration::from_secs(90),
@@ -125,11 +135,17 @@ pub(super) fn token_mistakes(
 impl Limits {
     fn mistakes(&self) -> Vec<HttpError> {
         let mut mistakes = Vec::new();
-        if self.connections > MOST_CONNECTIONS {
-            mistakes.push(HttpError::Limit("max_connections", TOO_MANY));
+        for (key, count) in [
+            ("max_connections", self.connections),
+            ("max_connections_per_peer", self.connections_per_peer),
+        ] {
+            if count > MOST_CONNECTIONS {
+                mistakes.push(HttpError::Limit(key, TOO_MANY));
+            }
         }
         for (key, is_zero) in [
             ("max_connections", self.connections == 0),
+            ("max_connections_per_peer", self.connections_per_peer == 0),
             ("max_memory", self.held_bytes == 0),
             ("header_timeout", self.header_timeout.is_zero()),
             ("body_timeout", self.body_timeout.is_zero()),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::admission::{Budget, Room};
+use super::budget::{Budget, Room};
 use super::reply::Reply;
 
 /// The first piece of memory for a message, which most fit into.

@@ -5,7 +5,7 @@
 //! vanishes leaves nothing.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -38,6 +38,18 @@ pub(super) struct Desk {
     pub stopping: watch::Receiver<bool>,
 }
 
+impl Desk {
+    /// Counts a failed login from there, and tells how long it is left waiting.
+    fn penalty(&self, peer: IpAddr) -> Duration {
+        self.dispatcher.turned_away("login");
+        let failed = self.house.guard.failed(peer, Instant::now().into_std());
+        if failed.is_new_ban {
+            tracing::warn!(%peer, "too many failed smtp logins from one address");
+        }
+        failed.penalty.max(self.house.limits.login_penalty)
+    }
+}
+
 /// Serves one client that has connected, until it leaves. `implicit` is set where TLS comes from
 /// the first byte.
 pub(super) async fn serve(
@@ -68,8 +80,14 @@ async fn serve_plain(
         Security::Plain
     };
     let mut session = Session::new(desk.house.clone(), peer.ip(), security);
-    match (converse(&mut stream, &mut session, desk).await?, tls) {
-        (End::StartTls, Some(tls)) => serve_tls(stream, &tls, Some(session), peer, desk).await,
+    let opened = Instant::now();
+    match (
+        converse(&mut stream, &mut session, opened, desk).await?,
+        tls,
+    ) {
+        (End::StartTls, Some(tls)) => {
+            serve_tls(stream, &tls, Some((session, opened)), peer, desk).await
+        }
         _ => hang_up(&mut stream).await,
     }
 }
@@ -77,19 +95,23 @@ async fn serve_plain(
 async fn serve_tls(
     stream: TcpStream,
     tls: &TlsAcceptor,
-    session: Option<Session>,
+    begun: Option<(Session, Instant)>,
     peer: SocketAddr,
     desk: &Desk,
 ) -> io::Result<()> {
+    let now = Instant::now();
     let mut stream = timeout(desk.house.limits.handshake, tls.accept(stream)).await??;
-    let mut session = match session {
-        Some(mut session) => {
+    let (mut session, opened) = match begun {
+        Some((mut session, opened)) => {
             session.secured();
-            session
+            (session, opened)
         }
-        None => Session::new(desk.house.clone(), peer.ip(), Security::Tls),
+        None => (
+            Session::new(desk.house.clone(), peer.ip(), Security::Tls),
+            now,
+        ),
     };
-    converse(&mut stream, &mut session, desk).await?;
+    converse(&mut stream, &mut session, opened, desk).await?;
     hang_up(&mut stream).await
 }
 
@@ -99,7 +121,13 @@ enum End {
     StartTls,
 }
 
-async fn converse<S>(stream: &mut S, session: &mut Session, desk: &Desk) -> io::Result<End>
+/// Moves bytes until one of the two ends it; the connection is there since `opened`.
+async fn converse<S>(
+    stream: &mut S,
+    session: &mut Session,
+    opened: Instant,
+    desk: &Desk,
+) -> io::Result<End>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -111,6 +139,7 @@ where
     });
     let mut buffer = BytesMut::new();
     let mut pace = Pace::new(session);
+    let come_in = opened + limits.login;
     loop {
         let mut input = &buffer[..];
         let step = session.advance(&mut input, Timestamp::now());
@@ -119,7 +148,10 @@ where
         match step {
             Step::Read => {
                 flush(stream, session, &limits).await?;
-                let deadline = pace.deadline(session, &limits);
+                let deadline = match session.has_come_in() {
+                    true => pace.deadline(session, &limits),
+                    false => pace.deadline(session, &limits).min(come_in),
+                };
                 match read(stream, &mut buffer, session, deadline, stopped.as_mut()).await? {
                     Came::Bytes => {}
                     Came::Nothing => return Ok(End::Over),
@@ -128,7 +160,7 @@ where
                 }
             }
             Step::Flush => flush(stream, session, &limits).await?,
-            Step::Penalty => tokio::time::sleep(limits.login_penalty).await,
+            Step::Penalty => tokio::time::sleep(desk.penalty(session.peer())).await,
             Step::Submit(submission) => {
                 flush(stream, session, &limits).await?;
                 let reply = intake::take(&desk.dispatcher, submission).await;

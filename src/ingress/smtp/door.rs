@@ -1,8 +1,8 @@
 //! The listener: takes connections in, within the limits, and lets them go at a shutdown.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, TcpStream};
@@ -11,13 +11,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::admission::{Admission, Budget};
 use super::auth::Users;
+use super::budget::Budget;
 use super::connection::{self, Desk};
 use super::reply::Reply;
-use super::session::House;
+use super::session::{House, TOO_MANY_FAILED};
 use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User};
 use crate::Dispatcher;
+use crate::ingress::admission::{Admission, Place};
+use crate::ingress::complaints::Complaints;
+use crate::ingress::guard::Guard;
 use crate::ingress::tls;
 
 /// How long nothing is accepted after accepting failed, which is mostly for want of file
@@ -65,6 +68,11 @@ impl SmtpDoor {
             users: users.clone(),
             trusted: settings.trusted_networks.clone(),
             budget: Budget::new(settings.limits.memory),
+            guard: Guard::new(
+                settings.limits.ban_after,
+                settings.limits.ban_time,
+                settings.trusted_networks.clone(),
+            ),
         };
         let reloader = Reloader {
             settings,
@@ -103,7 +111,13 @@ impl SmtpDoor {
     ///
     /// [`Limits::drain`]: super::Limits::drain
     pub async fn serve(self, dispatcher: Dispatcher, mut shutdown: watch::Receiver<bool>) {
-        let admission = Admission::new(&self.house.limits);
+        let Limits {
+            connections,
+            connections_per_peer,
+            ..
+        } = self.house.limits;
+        let admission = Admission::new(connections, connections_per_peer);
+        let complaints = Complaints::new();
         let drain = self.house.limits.drain;
         // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no
         // limit (RFC 1870 §4).
@@ -141,19 +155,16 @@ impl SmtpDoor {
                     continue;
                 }
             };
-            if !desk.house.serves(peer.ip()) {
-                tracing::warn!(%peer, "smtp connection refused: not of a trusted network");
-                if !implicit {
-                    turn_away(&stream, 554, "5.7.1", "not for your network");
-                }
-                continue;
-            }
-            let place = match admission.admit(peer.ip()) {
+            let place = match desk.let_in(&admission, peer.ip()) {
                 Ok(place) => place,
-                Err(reason) => {
-                    tracing::debug!(%peer, reason, "smtp connection refused");
+                Err(no) => {
+                    desk.dispatcher.turned_away(no.counted);
+                    if let Some(left_out) = complaints.another(Instant::now()) {
+                        let (peer, reason) = (peer.ip(), no.reason);
+                        tracing::warn!(%peer, reason, left_out, "smtp connection refused");
+                    }
                     if !implicit {
-                        turn_away(&stream, 421, "4.7.0", reason);
+                        turn_away(&stream, no.code, no.enhanced, no.reason);
                     }
                     continue;
                 }
@@ -176,6 +187,41 @@ impl SmtpDoor {
                 "smtp connections cut off after the drain time"
             );
         }
+    }
+}
+
+/// Why somebody is not let in, and what they are told.
+struct No {
+    code: u16,
+    enhanced: &'static str,
+    reason: &'static str,
+    counted: &'static str,
+}
+
+impl Desk {
+    fn let_in(&self, admission: &Admission, peer: IpAddr) -> Result<Place, No> {
+        if !self.house.serves(peer) {
+            return Err(No {
+                code: 554,
+                enhanced: "5.7.1",
+                reason: "not for your network",
+                counted: "network",
+            });
+        }
+        if self.house.guard.shuts_out(peer, Instant::now()) {
+            return Err(No {
+                code: 421,
+                enhanced: "4.7.0",
+                reason: TOO_MANY_FAILED,
+                counted: "banned",
+            });
+        }
+        admission.admit(peer).map_err(|reason| No {
+            code: 421,
+            enhanced: "4.7.0",
+            reason,
+            counted: "crowded",
+        })
     }
 }
 

@@ -10,9 +10,9 @@
 //! CRLF.CRLF ends a mail; what is buffered for all connections together is bounded; a password
 //! never leaves the machine in the clear and never reaches a log.
 
-mod admission;
 mod auth;
 mod body;
+mod budget;
 mod command;
 mod connection;
 mod door;

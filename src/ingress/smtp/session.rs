@@ -16,14 +16,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use exercise::exercise;
+pub(super) use login::TOO_MANY_FAILED;
 
 use super::Limits;
-use super::admission::Budget;
 use super::auth::{self, Exchange, Users};
 use super::body::{Body, DotReader};
+use super::budget::Budget;
 use super::command::{self, Command, Wrong};
 use super::reply::Reply;
 use crate::ingress::Networks;
+use crate::ingress::guard::Guard;
 use crate::mail::{Address, Timestamp};
 use transaction::Transaction;
 
@@ -38,6 +40,7 @@ pub(super) struct House {
     pub users: Users,
     pub trusted: Networks,
     pub budget: Budget,
+    pub guard: Guard,
 }
 
 impl House {
@@ -143,6 +146,11 @@ impl Session {
         session
     }
 
+    /// Who is at the other end.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     /// What is to be sent to the client; the caller empties it.
     pub fn replies(&mut self) -> &mut Vec<u8> {
         &mut self.replies
@@ -152,6 +160,11 @@ impl Session {
     /// gets on.
     pub fn progress(&self) -> u64 {
         self.commands
+    }
+
+    /// Whether the client has done what lets it in: logged in, or said EHLO where that is all.
+    pub fn has_come_in(&self) -> bool {
+        self.user.is_some() || (self.client.is_some() && !self.needs_login())
     }
 
     /// While a message comes in, how many of its bytes have.

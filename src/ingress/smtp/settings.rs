@@ -47,7 +47,8 @@ pub struct User {
 pub struct Limits {
     /// Connections open at once: 2,000.
     pub connections: usize,
-    /// Connections open at once from one address (for IPv6, one /64 network): 500.
+    /// Connections open at once from one address (for IPv6, one /64 network): 250; at most three
+    /// quarters of all.
     pub connections_per_peer: usize,
     /// The largest message, in bytes: 25 MiB.
     pub message_size: usize,
@@ -62,8 +63,14 @@ pub struct Limits {
     pub failed_logins: u32,
     /// Commands before the login, where a login is needed: 20.
     pub commands_before_login: u32,
-    /// How long a failed login is left waiting: 1 s.
+    /// How long a failed login is left waiting: 1 s, and longer where there are more of them.
     pub login_penalty: Duration,
+    /// Failed logins from one address, after which it is not heard for `ban_time`: 20; 0 for never.
+    pub ban_after: u32,
+    /// How long an address is not heard that failed too often: 10 minutes.
+    pub ban_time: Duration,
+    /// How long a connection may be there before a login, or before EHLO where none is needed: 30 s.
+    pub login: Duration,
     /// How long the next command may take to come: 5 minutes (RFC 5321 §4.5.3.2.7).
     pub idle: Duration,
     /// How long a TLS handshake may take: 30 s.
@@ -82,7 +89,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 2_000,
-            connections_per_peer: 500,
+            connections_per_peer: 250,
             message_size: 25 * 1024 * 1024,
             memory: 256 * 1024 * 1024,
             recipients: 1_000,
@@ -90,6 +97,9 @@ impl Default for Limits {
             failed_logins: 3,
             commands_before_login: 20,
             login_penalty: seconds(1),
+            ban_after: 20,
+            ban_time: minutes(10),
+            login: seconds(30),
             idle: minutes(5),
             handshake: seconds(30),
             data: minutes(5),
@@ -227,6 +237,7 @@ impl Limits {
 
         for (key, is_zero) in [
             ("max_memory", self.memory == 0),
+            ("login_timeout", self.login.is_zero()),
             ("idle_timeout", self.idle.is_zero()),
             ("data_timeout", self.data.is_zero()),
         ] {

@@ -6,7 +6,7 @@ use postrider::Query;
 use tokio::net::TcpStream;
 
 use crate::common::FaultySpool;
-use crate::common::door::{Door, settings};
+use crate::common::door::{APP_PLAIN, Door, app, settings};
 
 const MESSAGE: &str = "From: shop@example.com\r\nSubject: hello\r\n\r\nHello.\r\n";
 
@@ -64,6 +64,36 @@ async fn connections_are_limited_and_a_place_that_is_left_is_free_again() {
     while !door.client().await.greeting.starts_with("220") {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_log_in_is_sent_away_however_busy_it_is() {
+    let mut settings = settings();
+    settings.limits.login = Duration::from_millis(300);
+    settings.limits.commands_before_login = u32::MAX;
+    settings.users = vec![app()];
+    let door = Door::with(settings).await;
+    let mut stranger = door.client().await;
+    stranger.expect("EHLO client.example", "250").await;
+    let talks = async {
+        loop {
+            let answer = stranger.ask("NOOP").await;
+            if answer.starts_with("421 4.4.2") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), talks)
+        .await
+        .expect("it stays");
+    let mut client = door.client().await;
+    client.expect("EHLO client.example", "250").await;
+    client
+        .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235")
+        .await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    client.expect("NOOP", "250").await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::common::FakeSmtp;
@@ -120,4 +121,68 @@ async fn ten_thousand_idle_connections_cost_little_and_leave_room_for_mail_and_a
     );
     assert!(service.say("afterwards@example.org").starts_with("250 "));
     assert!(service.stop().success());
+}
+
+/// A call from this address of loopback.
+async fn call_from(last: u8, to: SocketAddr, path: &str) -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket
+        .bind((Ipv4Addr::new(127, 0, 2, last), 0).into())
+        .unwrap();
+    let mut stream = socket.connect(to).await.unwrap();
+    let call = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(call.as_bytes()).await.unwrap();
+    last_words(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_takes_all_the_connections_there_are_stops_neither_delivery_nor_the_other_door() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    crowd();
+    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
+    for limit in ["ulimit -S -n 1024", "ulimit -n 1024"] {
+        let service = Service::start(configured_after(dir.path(), &config, limit));
+        let mut idle = Vec::new();
+        for _ in 0..1000 {
+            let connected = TcpStream::connect(service.http).await;
+            idle.push(connected.unwrap());
+        }
+        for _ in 0..300 {
+            idle.push(TcpStream::connect(service.smtp).await.unwrap());
+        }
+        eventually("as many as may are in", || service.descriptors() > 400);
+
+        let answer = call_from(1, service.http, "/health/live").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{limit}: {answer}");
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 2, 2], 0).into()).unwrap();
+        let other = socket.connect(service.smtp).await.unwrap();
+        let greeting = tokio::io::BufReader::new(other).lines().next_line().await;
+        assert!(greeting.unwrap().unwrap().starts_with("220 "), "{limit}");
+
+        let before = relay.mails().len();
+        hand_in_from(3, service.smtp).await;
+        eventually("it is delivered", || relay.mails().len() > before);
+        assert!(
+            !service.log().contains("Too many open files"),
+            "{}",
+            service.log()
+        );
+    }
+}
+
+/// Hands in a mail over SMTP from this address of loopback.
+async fn hand_in_from(last: u8, to: SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket
+        .bind((Ipv4Addr::new(127, 0, 2, last), 0).into())
+        .unwrap();
+    let stream = socket.connect(to).await.unwrap().into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    let done = tokio::task::spawn_blocking(move || {
+        crate::common::service::submit_over(stream, "ada@example.org")
+    });
+    let answer = done.await.unwrap().unwrap();
+    assert!(answer.starts_with("250 "), "{answer}");
 }

@@ -2,10 +2,11 @@
 //! then.
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::FakeSmtp;
-use crate::common::service::{Service, configuration, configured_after, try_call};
+use crate::common::service::{Service, configuration, configured, try_call};
 use crate::trouble::house::{arrived, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -13,7 +14,7 @@ async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are
     let dir = tempfile::tempdir().unwrap();
     let relay = FakeSmtp::start().await;
     let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let mut service = Service::start(configured_after(dir.path(), &config, "ulimit -n 64"));
+    let mut service = Service::start(configured(dir.path(), &config));
     let early = service.hand_in_many("early", 3, "123456");
     // Due while there is no descriptor for a connection to the relay, unless one of before is still
     // open.
@@ -23,6 +24,13 @@ async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are
         .unwrap()
         .to_owned();
 
+    // Something takes them away while it runs, such as a limit of the whole system.
+    let most = service.descriptors() + 20;
+    let limited = Command::new("prlimit")
+        .args(["--pid", &service.pid().to_string()])
+        .arg(format!("--nofile={most}:"))
+        .status();
+    assert!(limited.unwrap().success());
     let mut idle: Vec<TcpStream> = (0..80)
         .map(|_| TcpStream::connect(service.http).unwrap())
         .collect();

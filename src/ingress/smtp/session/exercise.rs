@@ -4,11 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::super::admission::Budget;
 use super::super::auth::Users;
+use super::super::budget::Budget;
 use super::super::reply::Reply;
 use super::super::{Limits, User};
 use super::{House, Security, Session, Step};
+use crate::ingress::guard::Guard;
 use crate::mail::Timestamp;
 
 /// Feeds a listener `bytes` as its client's, and panics when something does not hold: every reply
@@ -65,6 +66,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         users,
         trusted: Default::default(),
         budget: Budget::new(1 << 20),
+        guard: Guard::new(0, limits.ban_time, Default::default()),
     };
     let mut session = Session::new(house, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut transcript = Transcript {

@@ -1,7 +1,13 @@
 //! A session's security: STARTTLS (RFC 3207) and AUTH (RFC 4954).
 
+use std::time::Instant;
+
 use super::super::auth::{self, Mechanism, Progress};
 use super::{Expects, Security, Session, Step};
+
+/// What an address is told that is not heard for a while.
+pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
+    "too many failed logins from your address; try again later";
 
 impl Session {
     pub(super) fn start_tls(&mut self, input: &mut &[u8]) -> Option<Step> {
@@ -58,6 +64,8 @@ impl Session {
                 "5.7.11",
                 "no password is taken in the clear; begin with STARTTLS",
             );
+        } else if self.house.guard.shuts_out(self.peer, Instant::now()) {
+            self.hang_up("4.7.0", TOO_MANY_FAILED);
         } else {
             let progress = auth::begin(mechanism, initial, &self.house.users);
             return self.login(progress);

@@ -20,6 +20,7 @@ fn house(limits: Limits, users: Vec<User>) -> House {
         users: Users::new(users),
         trusted: Default::default(),
         budget,
+        guard: Guard::new(limits.ban_after, limits.ban_time, Default::default()),
     }
 }
 

@@ -1,13 +1,12 @@
-//! How many connections there may be, and how many bytes of messages they may hold together.
+//! How many connections a door may have: all together, and from one address.
+//!
+//! *Invariant:* one address never has all places of a door that has some for others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use super::Limits;
 
 /// Counts connections, all of them and each peer's.
 #[derive(Clone, Debug)]
@@ -24,10 +23,12 @@ struct Open {
 }
 
 impl Admission {
-    pub fn new(limits: &Limits) -> Self {
+    /// Room for `total` connections, of which one address may have `per_peer`, and never more than
+    /// three quarters.
+    pub fn new(total: usize, per_peer: usize) -> Self {
         Admission {
-            total: limits.connections,
-            per_peer: limits.connections_per_peer,
+            total,
+            per_peer: per_peer.min((total - total.div_ceil(4)).max(1)),
             open: Arc::default(),
         }
     }
@@ -74,42 +75,12 @@ impl Drop for Place {
 }
 
 /// Whom an address counts for: an IPv6 host has a whole /64 network to call from (RFC 4291 §2.5.4).
-fn network(peer: IpAddr) -> IpAddr {
+pub(super) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,
     }
 }
-
-/// Bytes of messages that may still be taken into memory. Clones draw on the same store.
-#[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Semaphore>);
-
-impl Budget {
-    pub fn new(bytes: usize) -> Self {
-        Budget(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
-    }
-
-    /// Takes `bytes` more into `room`, if there are as many. Never waits: a mail that waits for
-    /// memory holds some.
-    pub fn grow(&self, room: &mut Room, bytes: usize) -> bool {
-        let Ok(wanted) = u32::try_from(bytes) else {
-            return false;
-        };
-        let Ok(more) = Arc::clone(&self.0).try_acquire_many_owned(wanted) else {
-            return false;
-        };
-        match &mut room.0 {
-            Some(permit) => permit.merge(more),
-            none => *none = Some(more),
-        }
-        true
-    }
-}
-
-/// What one message has taken of the budget; given back when dropped.
-#[derive(Debug, Default)]
-pub(super) struct Room(Option<OwnedSemaphorePermit>);
 
 #[cfg(test)]
 mod tests {
@@ -117,12 +88,7 @@ mod tests {
 
     #[test]
     fn each_peer_and_all_together_are_bounded_and_places_come_back() {
-        let limits = Limits {
-            connections: 3,
-            connections_per_peer: 2,
-            ..Limits::default()
-        };
-        let admission = Admission::new(&limits);
+        let admission = Admission::new(3, 2);
         let peer = |last: u8| IpAddr::from([192, 0, 2, last]);
         let first = admission.admit(peer(1)).expect("room");
         let _second = admission.admit(peer(1)).expect("room");
@@ -145,6 +111,18 @@ mod tests {
     }
 
     #[test]
+    fn one_address_never_has_all_places() {
+        let peer = |last: u8| IpAddr::from([192, 0, 2, last]);
+        for total in 2..20 {
+            let admission = Admission::new(total, 1000);
+            let all = std::iter::from_fn(|| admission.admit(peer(1)).ok());
+            let all: Vec<_> = all.collect();
+            assert!(all.len() < total && admission.admit(peer(2)).is_ok());
+        }
+        assert!(Admission::new(1, 1).admit(peer(1)).is_ok());
+    }
+
+    #[test]
     fn a_network_counts_as_one_peer() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert_eq!(
@@ -156,15 +134,5 @@ mod tests {
             network(address("2001:db8:1:3::1"))
         );
         assert_eq!(network(address("::ffff:192.0.2.1")), address("192.0.2.1"));
-    }
-
-    #[test]
-    fn the_budget_is_shared_and_comes_back() {
-        let budget = Budget::new(100);
-        let (mut one, mut other) = (Room::default(), Room::default());
-        assert!(budget.grow(&mut one, 60) && budget.grow(&mut one, 20));
-        assert!(!budget.grow(&mut other, 21) && budget.grow(&mut other, 20));
-        drop(one);
-        assert!(budget.grow(&mut other, 80));
     }
 }

@@ -1,0 +1,90 @@
+//! File descriptors: as many as the system gives, and some of them kept from the doors, so that
+//! those who connect can stop neither delivery nor the spool.
+
+use crate::config::Settings;
+use crate::ingress::{http, smtp};
+
+/// What the process itself has open: the spool, the log, the listeners, and what passes, such as
+/// looking up a name.
+const OWN: usize = 64;
+
+/// What a door has at the least, however few there are.
+const LEAST: usize = 4;
+
+/// Raises the soft limit to the hard one; the number that may be open from now on, where the system
+/// has such a limit.
+pub(super) fn raise() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+        }
+        let most = getrlimit(Resource::Nofile).current?;
+        usize::try_from(most).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// What is left of `all` for the doors goes to both in proportion to what they may have.
+pub(super) fn share(
+    all: usize,
+    settings: &Settings,
+    http: Option<&mut http::Limits>,
+    smtp: Option<&mut smtp::Limits>,
+) {
+    let relays = settings.relays.iter().map(|relay| relay.connections);
+    let kept = OWN + relays.sum::<usize>();
+    let left = all.saturating_sub(kept);
+    let mut wanted: Vec<&mut usize> = Vec::new();
+    wanted.extend(http.map(|limits| &mut limits.connections));
+    wanted.extend(smtp.map(|limits| &mut limits.connections));
+    let sum: usize = wanted.iter().map(|wanted| **wanted).sum();
+    if sum <= left {
+        return;
+    }
+
+    tracing::warn!(
+        open_files = all,
+        kept,
+        left,
+        wanted = sum,
+        "the system allows fewer open files than the doors may have connections; they take fewer"
+    );
+    for connections in wanted {
+        let fair = (*connections as u128 * left as u128 / sum as u128) as usize;
+        *connections = fair.max(LEAST).min(*connections);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doors_share_what_relays_and_the_spool_leave() {
+        let settings = Settings::default();
+        let shared = |all, http_most, smtp_most| {
+            let mut http = http::Limits {
+                connections: http_most,
+                ..Default::default()
+            };
+            let mut smtp = smtp::Limits {
+                connections: smtp_most,
+                ..Default::default()
+            };
+            share(all, &settings, Some(&mut http), Some(&mut smtp));
+            (http.connections, smtp.connections)
+        };
+        assert_eq!(shared(100_000, 8192, 2000), (8192, 2000));
+        let (http, smtp) = shared(1024, 8192, 2000);
+        assert!(http > 4 * smtp / 2 && smtp > 100 && http + smtp <= 1024 - OWN);
+        assert_eq!(shared(10, 8192, 2), (LEAST, 2));
+    }
+}

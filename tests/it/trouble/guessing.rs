@@ -1,0 +1,132 @@
+//! Somebody who guesses tokens and passwords: it takes them longer and longer, everybody can see it
+//! in the log and in the numbers, and whoever has the right one is not kept out by it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::common::FakeSmtp;
+use crate::common::service::{Service, configuration, configured};
+
+const PEOPLE: &str =
+    "tokens = [{ name = \"app\", token = \"right\", scope = \"admin\" }]\nban_after = 6\n";
+const USERS: &str = "users = [{ name = \"app\", password = \"right\" }]\nban_after = 6\n";
+
+async fn guarded(dir: &std::path::Path) -> Service {
+    let relay = FakeSmtp::start().await;
+    let config = configuration(&dir.join("spool"), &relay.url(), "")
+        .replace("[smtp]\n", &format!("{PEOPLE}[smtp]\n{USERS}"));
+    Service::start(configured(dir, &config))
+}
+
+/// The status of a call with this token.
+fn call_with(token: &str, to: SocketAddr) -> u16 {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(to).unwrap();
+    let head = "GET /v1/stats HTTP/1.1\r\nhost: localhost\r\nconnection: close";
+    write!(stream, "{head}\r\nauthorization: Bearer {token}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// What AUTH PLAIN with this password is answered.
+fn log_in(password: &str, to: SocketAddr) -> String {
+    use base64::Engine;
+    use std::io::{BufRead, BufReader, Write};
+    let stream = std::net::TcpStream::connect(to).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut answer = || loop {
+        let line = lines.next().unwrap().unwrap();
+        if line.as_bytes().get(3) == Some(&b' ') {
+            return line;
+        }
+    };
+    answer();
+    let told = base64::engine::general_purpose::STANDARD.encode(format!("\0app\0{password}"));
+    write!(&stream, "EHLO client.example\r\n").unwrap();
+    answer();
+    write!(&stream, "AUTH PLAIN {told}\r\n").unwrap();
+    answer()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_takes_longer_and_longer_and_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = guarded(dir.path()).await;
+    let begun = Instant::now();
+    let statuses: Vec<u16> = (0..8)
+        .map(|n| call_with(&format!("wrong{n}"), service.http))
+        .collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429, 429]);
+    assert!(
+        begun.elapsed() > Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        call_with("right", service.http),
+        200,
+        "others share this address"
+    );
+
+    let begun = Instant::now();
+    for n in 0..4 {
+        let answer = log_in(&format!("wrong{n}"), service.smtp);
+        assert!(answer.starts_with("535 5.7.8 "), "{answer}");
+    }
+    assert!(
+        begun.elapsed() >= Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(log_in("right", service.smtp).starts_with("235 "));
+
+    let log = service.log();
+    let lines = |words: &str| {
+        let found = log.lines().filter(|line| line.contains(words));
+        found
+            .inspect(|line| assert!(line.contains("peer=127.0.0.1 "), "{line}"))
+            .count()
+    };
+    assert_eq!(lines("HTTP request refused"), 8, "{log}");
+    assert_eq!(lines("smtp login refused"), 4, "{log}");
+    assert!(
+        log.contains("too many wrong HTTP tokens from one address peer=127.0.0.1"),
+        "{log}"
+    );
+    assert!(!log.contains("wrong1") && !log.contains("right"), "{log}");
+
+    let mut call = std::net::TcpStream::connect(service.http).unwrap();
+    let metrics = {
+        use std::io::{Read, Write};
+        write!(
+            call,
+            "GET /metrics HTTP/1.0\r\nauthorization: Bearer right\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        call.read_to_string(&mut text).unwrap();
+        text
+    };
+    for counted in [
+        "postrider_refusals_total{door=\"http\",reason=\"login\"} 8",
+        "postrider_refusals_total{door=\"smtp\",reason=\"login\"} 4",
+    ] {
+        assert!(metrics.contains(counted), "{metrics}");
+    }
+}
+
+#[test]
+fn the_filter_for_fail2ban_knows_what_is_logged() {
+    let filter = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/contrib/fail2ban/postrider.conf"
+    );
+    let filter = std::fs::read_to_string(filter).unwrap();
+    for words in [
+        "HTTP request refused peer=<ADDR> refused=\"login\"",
+        "smtp login refused peer=<ADDR>\\s",
+    ] {
+        assert!(filter.contains(words), "{words}");
+    }
+}
