@@ -437,7 +437,7 @@ fn is_atom(text: &str) -> bool {
 }
 
 /// Text without the escapes and the folds that it may have in quotes.
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -15,7 +15,7 @@ const LONGEST_WORD: usize = 900;
 /// Appends a field whose value is free text. The value has no control characters; its caller has
 /// seen to that.
 pub(super) fn write_text(out: &mut String, name: &str, value: &str) {
-    write(out, name, |to| {
+    write_with(out, name, |to| {
         let value = value.trim();
         let Some((from, until)) = span_to_encode(value) else {
             return to.folding().write_str(value);
@@ -31,19 +31,40 @@ pub(super) fn write_mailboxes(out: &mut String, name: &str, mailboxes: &[Mailbox
     if mailboxes.is_empty() {
         return;
     }
-    write(out, name, |to| {
-        for (i, mailbox) in mailboxes.iter().enumerate() {
+    write_with(out, name, |to| list_mailboxes(mailboxes, to));
+}
+
+/// Writes mailboxes with commas between them.
+pub(super) fn list_mailboxes(mailboxes: &[Mailbox], to: &mut EmailWriter<'_>) -> std::fmt::Result {
+    for (i, mailbox) in mailboxes.iter().enumerate() {
+        if i > 0 {
+            to.write_char(',')?;
+            to.space();
+        }
+        mailbox.write(to)?;
+    }
+    Ok(())
+}
+
+/// Appends a field of words that are written as they stand, with folds between them.
+pub(super) fn write_words<W: AsRef<str>>(
+    out: &mut String,
+    name: &str,
+    words: impl IntoIterator<Item = W>,
+) {
+    write_with(out, name, |to| {
+        for (i, word) in words.into_iter().enumerate() {
             if i > 0 {
-                to.write_char(',')?;
                 to.space();
             }
-            mailbox.write(to)?;
+            to.folding().write_str(word.as_ref())?;
         }
         Ok(())
     });
 }
 
-fn write(
+/// Appends a field with what `value` writes.
+pub(super) fn write_with(
     out: &mut String,
     name: &str,
     value: impl FnOnce(&mut EmailWriter<'_>) -> std::fmt::Result,

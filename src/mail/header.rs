@@ -15,11 +15,12 @@ const MAX_LINE: usize = 998;
 
 /// The most bytes that a header section may have: room for thousands of recipients in To, and
 /// little enough to keep a list of its fields.
-const MAX_SECTION: usize = 1 << 20;
+pub(super) const MAX_SECTION: usize = 1 << 20;
 
 /// One field, as it stands in the message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'a> {
+    /// Without the white space that may stand before the colon.
     pub name: &'a str,
     /// All its lines, with their line ends and with the folded ones.
     pub raw: &'a [u8],
@@ -32,7 +33,8 @@ impl<'a> Field<'a> {
 
     /// What stands after the colon, with its folds.
     pub fn folded(&self) -> &'a [u8] {
-        self.raw[self.name.len() + 1..].trim_ascii()
+        let colon = memchr(b':', self.raw).unwrap_or(self.name.len());
+        self.raw[colon + 1..].trim_ascii()
     }
 
     /// What stands after the colon, on one line.
@@ -166,7 +168,8 @@ fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailE
         );
         return Err(MailError::new("headers", reason));
     };
-    match std::str::from_utf8(&line[..colon]) {
+    // White space before the colon is obsolete, and must be read (RFC 5322 §4.5).
+    match std::str::from_utf8(line[..colon].trim_ascii_end()) {
         Ok(name) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Ok(name)
         }
@@ -249,12 +252,17 @@ mod tests {
     }
 
     #[test]
+    fn white_space_before_the_colon_is_not_part_of_the_name() {
+        let section = Section::read(b"Bcc \t: a@b\r\n\r\n").unwrap();
+        assert_eq!(section.find("Bcc").unwrap().value(), "a@b");
+    }
+
+    #[test]
     fn what_is_no_field_is_refused_by_its_place_or_name() {
         assert_eq!(refused(b""), "headers: the message is empty");
         assert!(refused(b" folded: x\r\n").contains("continuation of no field"));
         assert!(refused(b"Hello\r\n\r\n").starts_with("headers: the first line is neither"));
         assert!(refused(b"A: b\r\nHello\r\n").starts_with("headers: the line after A is neither"));
-        assert!(refused(b"Subject : a\r\n").contains("no valid field name"));
         assert!(refused(b": a\r\n").contains("no valid field name"));
         assert!(refused("Tö: a\r\n".as_bytes()).contains("no valid field name"));
         assert_eq!(

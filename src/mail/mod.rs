@@ -23,6 +23,7 @@ mod mending;
 mod mime;
 mod options;
 mod span;
+mod structured;
 mod subject;
 mod submitter;
 mod time;
