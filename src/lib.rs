@@ -79,9 +79,10 @@ pub mod transport;
 pub use content::{TemplateError, TemplateInfo, TemplateMistakes, Templates};
 pub use delivery::{Event, EventKind, MailState, State};
 pub use dispatch::{
-    Builder, Clock, Counted, DeadLetters, DeliveryStatus, Dispatcher, Drain, Error, EventItem,
-    EventStream, Health, JournalHandle, JournalReader, MailStatus, OnSpoolFailure, Receipt,
-    RelayState, RelayStatus, Relays, Reload, RestingStatus, SentNow, Stats, StatusPage,
+    AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
+    Dispatcher, Drain, Error, EventItem, EventStream, Health, JournalHandle, JournalReader,
+    MailStatus, OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
+    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
 };
 pub use mail::{
     Address, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId,

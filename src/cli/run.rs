@@ -93,6 +93,7 @@ async fn serve(
         }
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %settings.spool.place(), "ready");
+    dispatcher.note_start(env!("CARGO_PKG_VERSION")).await;
     tell(&[NotifyState::Ready]);
     let ended = loop {
         tokio::select! {
@@ -107,6 +108,7 @@ async fn serve(
         tracing::error!(reason = %failure, "the service cannot go on");
     }
     tell(&[NotifyState::Stopping]);
+    dispatcher.note_stop().await;
     let drain = settings.service.drain_timeout;
     tracing::info!(drain_timeout = %humantime::format_duration(drain), "stopping");
     let closed = tokio::select! {
@@ -168,6 +170,7 @@ async fn reload(
                 "the configuration was read again: relays, routes, priorities, templates, tokens and users are as it says"
             );
             *settings = new;
+            dispatcher.note_reload(None).await;
         }
         Err(failure) => {
             for mistake in failure.to_string().lines() {
@@ -176,6 +179,7 @@ async fn reload(
                     "the configuration was not read again, and the old one is kept"
                 );
             }
+            dispatcher.note_reload(Some(failure.to_string())).await;
         }
     }
     tell(&[NotifyState::Ready]);
@@ -211,8 +215,9 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
     if smtp.tls.is_some() == old.smtp.tls.is_some() {
         smtp.tls.clone_from(&old.smtp.tls);
     }
-    let sections: [(&str, bool); 5] = [
+    let sections: [(&str, bool); 6] = [
         ("spool", differ(&old.spool, &new.spool)),
+        ("journal", differ(&old.journal, &new.journal)),
         ("retry", differ(&old.retry, &new.retry)),
         ("http", differ(&old.http, &http)),
         ("smtp", differ(&old.smtp, &smtp)),

@@ -25,6 +25,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         .spool(&spool.path)
         .retention(spool.retention)
         .idempotency_ttl(spool.idempotency_ttl)
+        .journal(settings.journal.keep, settings.journal.max_size.as_u64())
         .max_pending(spool.max_pending)
         .max_message_size(bytes(spool.max_message_size))
         .accept_timeout(spool.accept_timeout)

@@ -18,6 +18,7 @@ mod client;
 mod dkim;
 mod engine;
 mod http;
+mod journal;
 mod layers;
 mod listeners;
 mod log;
@@ -40,6 +41,7 @@ pub use client::ClientFile;
 pub use dkim::DkimKey;
 pub use engine::{builder, reload};
 pub use http::{Http, Token};
+pub use journal::Journal;
 pub use layers::{Sources, default_file};
 pub use log::{Log, LogFormat};
 pub use mistake::{Mistake, Mistakes};
@@ -72,6 +74,8 @@ pub struct Settings {
     pub service: Service,
     /// Where accepted mail is kept.
     pub spool: Spool,
+    /// How long what happened is kept.
+    pub journal: Journal,
     /// Where mail is sent.
     pub relays: Vec<Relay>,
     /// What mail is signed with.
@@ -164,6 +168,7 @@ impl Settings {
 
     fn check(&mut self, report: &mut Report<'_>) {
         self.spool.check(report);
+        self.journal.check(report);
         relays::check(&mut self.relays, report);
         dkim::check(&self.dkim, report);
         routes::check(&self.routes, &self.relays, report);

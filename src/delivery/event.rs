@@ -145,6 +145,11 @@ pub enum EventKind {
     },
     /// The service stops.
     Stopped,
+    /// Somebody who wanted to log in was refused.
+    LoginRefused {
+        /// How many times, since the one before this was told.
+        count: u64,
+    },
     /// A user did something to mails: it is told of each as well.
     Act {
         /// What: `cancel`, `retry`, `purge`.
@@ -176,21 +181,24 @@ impl EventKind {
             EventKind::Reloaded { .. } => "reloaded",
             EventKind::Started { .. } => "started",
             EventKind::Stopped => "stopped",
+            EventKind::LoginRefused { .. } => "login_refused",
             EventKind::Act { .. } => "act",
         }
     }
 
-    /// Whether it belongs to the audit trail: what somebody did, and not what came of mail.
-    pub fn is_act(&self) -> bool {
-        matches!(
-            self,
-            EventKind::RelayPaused
-                | EventKind::RelayResumed
-                | EventKind::Reloaded { .. }
-                | EventKind::Started { .. }
-                | EventKind::Stopped
-                | EventKind::Act { .. }
-        )
+    /// What somebody did, where that is what it tells: it belongs to the audit trail then, and not
+    /// to what came of mail.
+    pub fn act(&self) -> Option<&str> {
+        match self {
+            EventKind::RelayPaused => Some("pause"),
+            EventKind::RelayResumed => Some("resume"),
+            EventKind::Reloaded { .. } => Some("reload"),
+            EventKind::Started { .. } => Some("start"),
+            EventKind::Stopped => Some("stop"),
+            EventKind::LoginRefused { .. } => Some("login_refused"),
+            EventKind::Act { act, .. } => Some(act),
+            _ => None,
+        }
     }
 }
 
@@ -201,4 +209,6 @@ pub struct By {
     pub who: Option<Submitter>,
     /// The address it came from.
     pub from: Option<String>,
+    /// Whether it is part of a larger act, which is told by itself.
+    pub is_part: bool,
 }

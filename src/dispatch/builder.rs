@@ -16,7 +16,7 @@ use super::topology::Topology;
 use super::{Clock, Dispatcher, Error, Inner};
 use crate::mail::{days, seconds};
 use crate::policy::{Match, RetryPolicy, RouteRule, Weights};
-use crate::spool::{self, Spool, SpoolError, SpoolOptions};
+use crate::spool::{self, JournalOptions, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
 
 /// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending
@@ -65,6 +65,7 @@ pub struct Builder {
     pub(crate) sync_interval: Option<Duration>,
     pub(crate) retention: Duration,
     pub(crate) idempotency_ttl: Duration,
+    pub(crate) journal: JournalOptions,
     pub(crate) max_pending: u64,
     pub(crate) max_message_size: usize,
     pub(crate) accept_timeout: Duration,
@@ -85,6 +86,7 @@ impl Default for Builder {
             sync_interval: None,
             retention: days(7),
             idempotency_ttl: days(7),
+            journal: JournalOptions::default(),
             max_pending: 1_000_000,
             max_message_size: 25 * 1024 * 1024,
             accept_timeout: seconds(5),
@@ -161,6 +163,12 @@ impl Builder {
     /// How long an idempotency key is remembered; 7 days unless said.
     pub fn idempotency_ttl(mut self, span: Duration) -> Self {
         self.idempotency_ttl = span;
+        self
+    }
+
+    /// How long what happened is kept, and how many bytes of it; 7 days and 1 GiB unless said.
+    pub fn journal(mut self, keep: Duration, max_size: u64) -> Self {
+        self.journal = JournalOptions { keep, max_size };
         self
     }
 
@@ -270,12 +278,14 @@ impl Builder {
             },
             supervisor,
             direct: Direct::new(self.on_spool_failure),
+            series: Arc::default(),
             reloading: tokio::sync::Mutex::default(),
         };
         Ok(Dispatcher {
             inner: Arc::new(inner),
             door: "embedded",
             submitter: crate::mail::Submitter::Local,
+            from: None,
         })
     }
 
@@ -284,6 +294,7 @@ impl Builder {
             retention: self.retention,
             idempotency_ttl: self.idempotency_ttl,
             sync_interval: self.sync_interval,
+            journal: self.journal,
             ..SpoolOptions::default()
         };
         #[cfg(feature = "postgres")]

@@ -1,7 +1,7 @@
 //! Dead letters: what failed for good, kept for inspection, to be tried again or deleted.
 
 use super::{Dispatcher, Error, StatusPage};
-use crate::delivery::State;
+use crate::delivery::{EventKind, State};
 use crate::mail::MailId;
 use crate::spool::{OperationResult, Query};
 
@@ -32,16 +32,28 @@ impl DeadLetters<'_> {
     pub async fn retry(&self, filter: Query, dry_run: bool) -> Result<u64, Error> {
         let engine = &self.postrider.inner.engine;
         let lifetime = engine.retry.expire_after;
+        let by = self.postrider.by_in_part();
+        let words = words(&filter);
         let mut count = 0;
-        for (id, _) in self.all(filter).await? {
-            let done = dry_run
-                || matches!(
-                    engine.spool.retry(id, engine.clock.now(), lifetime).await?,
-                    OperationResult::Done(_)
-                );
-            count += u64::from(done);
+        let all = async {
+            for (id, _) in self.all(filter).await? {
+                let done = dry_run
+                    || matches!(
+                        engine
+                            .spool
+                            .retry_by(&by, id, engine.clock.now(), lifetime)
+                            .await?,
+                        OperationResult::Done(_)
+                    );
+                count += u64::from(done);
+            }
+            Ok(())
+        };
+        let ended = all.await;
+        if !dry_run {
+            self.note("retry", count, words).await;
         }
-        Ok(count)
+        ended.map(|()| count)
     }
 
     /// Deletes every finished mail with a dead delivery that `filter` admits, likewise.
@@ -49,14 +61,35 @@ impl DeadLetters<'_> {
     /// # Errors
     /// [`Error::Spool`].
     pub async fn purge(&self, filter: Query, dry_run: bool) -> Result<u64, Error> {
-        let spool = &self.postrider.inner.engine.spool;
+        let engine = &self.postrider.inner.engine;
+        let by = self.postrider.by_in_part();
+        let words = words(&filter);
         let mut count = 0;
-        for (id, finished) in self.all(filter).await? {
-            let done =
-                finished && (dry_run || matches!(spool.purge(id).await?, OperationResult::Done(_)));
-            count += u64::from(done);
+        let all = async {
+            for (id, finished) in self.all(filter).await? {
+                let done = finished
+                    && (dry_run
+                        || matches!(
+                            engine.spool.purge_by(&by, id, engine.clock.now()).await?,
+                            OperationResult::Done(_)
+                        ));
+                count += u64::from(done);
+            }
+            Ok(())
+        };
+        let ended = all.await;
+        if !dry_run {
+            self.note("purge", count, words).await;
         }
-        Ok(count)
+        ended.map(|()| count)
+    }
+
+    /// Notes what was done to all of them together.
+    async fn note(&self, act: &str, count: u64, filter: String) {
+        let act = act.to_owned();
+        let filter = Some(filter);
+        let kind = EventKind::Act { act, count, filter };
+        self.postrider.note(kind, |event| event).await;
     }
 
     /// Every mail with a dead delivery that `filter` admits, and whether all its deliveries have
@@ -83,6 +116,27 @@ impl DeadLetters<'_> {
             }
         }
     }
+}
+
+/// Which dead letters a filter means, in words.
+fn words(filter: &Query) -> String {
+    let mut words = "state:dead".to_owned();
+    if let Some(recipient) = &filter.recipient {
+        words += &format!(" recipient:{recipient}");
+    }
+    if let Some(tag) = &filter.tag {
+        words += &format!(" tag:{tag}");
+    }
+    if let Some(priority) = filter.priority {
+        words += &format!(" priority:{}", priority.as_str());
+    }
+    if let Some(since) = filter.since {
+        words += &format!(" since:{since}");
+    }
+    if let Some(until) = filter.until {
+        words += &format!(" until:{until}");
+    }
+    words
 }
 
 impl Dispatcher {

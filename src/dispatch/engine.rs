@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::acts::RefusedLogins;
 use super::life::Life;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
@@ -52,6 +53,7 @@ pub(super) struct Engine {
     /// What mail is made from.
     #[cfg(feature = "templates")]
     pub templates: crate::content::Templates,
+    pub refused_logins: RefusedLogins,
     /// The relays and routes of now.
     topology: RwLock<Arc<Topology>>,
     /// The relays that a user has paused.
@@ -90,6 +92,7 @@ impl Engine {
             accepting: AtomicU64::new(0),
             #[cfg(feature = "templates")]
             templates: crate::content::Templates::default(),
+            refused_logins: RefusedLogins::default(),
             topology: RwLock::new(topology),
             paused: RwLock::default(),
             memories: Mutex::default(),

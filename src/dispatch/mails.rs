@@ -99,21 +99,24 @@ impl Dispatcher {
     /// [`Error::TooLate`], or as [`Dispatcher::status`].
     pub async fn cancel(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
+        let by = self.by();
         let _recalled = engine.recalls.recall(id);
         let waiting = engine.waiters.wait_for(id);
         let deadline = Instant::now() + CANCEL_WITHIN;
+        let mut is_noted = false;
         loop {
             let told = waiting.notify.notified();
             let now = engine.clock.now();
             let recording = engine.recordings.begin(id);
             engine.end_recalled(id, now);
-            match engine.spool.cancel(id, now).await? {
+            match engine.spool.cancel_by(&by, id, now).await? {
                 OperationResult::Unknown => return Err(Error::UnknownMail(id)),
                 OperationResult::TooLate => {}
                 OperationResult::Done(recipients) => {
                     for recipient in &recipients {
                         engine.announce(id, recipient, None, &EventKind::Cancelled);
                     }
+                    is_noted = true;
                     engine.progress.notify_waiters();
                 }
             }
@@ -128,11 +131,15 @@ impl Dispatcher {
             let is_over = status.deliveries.iter().all(|one| one.state.is_final());
             if is_over || Instant::now() >= deadline {
                 let (cancelled, state) = (is(State::Cancelled), status.state.as_str());
-                return if cancelled {
-                    Ok(status)
+                if !cancelled {
+                    return Err(Error::TooLate { id, state });
+                }
+                if is_noted {
+                    self.tell_done("cancel", id);
                 } else {
-                    Err(Error::TooLate { id, state })
-                };
+                    self.note_done("cancel", id).await;
+                }
+                return Ok(status);
             }
 
             if !is(State::Sending) {
@@ -153,7 +160,12 @@ impl Dispatcher {
         let engine = &self.inner.engine;
         match engine
             .spool
-            .retry(id, engine.clock.now(), engine.retry.expire_after)
+            .retry_by(
+                &self.by(),
+                id,
+                engine.clock.now(),
+                engine.retry.expire_after,
+            )
             .await?
         {
             OperationResult::Unknown => Err(Error::UnknownMail(id)),
@@ -161,7 +173,10 @@ impl Dispatcher {
                 id,
                 state: self.status(id).await?.state.as_str(),
             }),
-            OperationResult::Done(_) => self.status(id).await,
+            OperationResult::Done(_) => {
+                self.tell_done("retry", id);
+                self.status(id).await
+            }
         }
     }
 }

@@ -6,7 +6,9 @@
 //! to disk in `recording` and is told in `announcements`. All share one `engine`.
 
 mod accept;
+mod acts;
 mod announcements;
+mod audit;
 mod builder;
 mod direct;
 mod engine;
@@ -33,12 +35,14 @@ mod numbers;
 mod relay_memory;
 mod relays;
 mod running;
+mod series;
 
 mod clock;
 mod error;
 mod lettre;
 mod report;
 
+pub use audit::{AuditEntry, AuditPage, AuditQuery};
 pub use builder::{Builder, OnSpoolFailure};
 pub use clock::Clock;
 pub use dead_letters::DeadLetters;
@@ -52,7 +56,9 @@ pub use report::{
 };
 pub use running::{Drain, Reload};
 pub use search::{Counted, Search, SearchError};
+pub use series::{Series, SeriesPoint, SeriesQuery};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +80,8 @@ pub struct Dispatcher {
     door: &'static str,
     /// Who hands mail in through this handle.
     submitter: Submitter,
+    /// From which address.
+    from: Option<IpAddr>,
 }
 
 struct Inner {
@@ -81,6 +89,7 @@ struct Inner {
     accept: Accept,
     supervisor: ActorRef<supervisor::Msg>,
     direct: direct::Direct,
+    series: Arc<series::Progress>,
     /// One reload at a time, or two could each put a part of theirs in force.
     reloading: tokio::sync::Mutex<()>,
 }

@@ -104,6 +104,13 @@ impl Dispatcher {
                 breaker: relay.breaker,
                 name: relay.name,
             });
+        let readers = match engine.spool.journal() {
+            Some(journal) => journal.readers().await?,
+            None => Vec::new(),
+        };
+        let missed = readers
+            .into_iter()
+            .map(|reader| (reader.name, reader.missed));
         Ok(engine.metrics.encode(Gauges {
             depth: depth.collect(),
             oldest_queued_seconds: spool
@@ -114,6 +121,8 @@ impl Dispatcher {
             quarantined: spool.quarantined,
             sync_times: engine.spool.drain_sync_times(),
             relays: relays.collect(),
+            journal_bytes: spool.journal_bytes,
+            journal_missed: missed.collect(),
         }))
     }
 

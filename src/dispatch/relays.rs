@@ -1,5 +1,6 @@
 //! The relays as a user sees them: how each is, and pausing it.
 
+use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use ractor::RpcReplyPort;
 
 use super::{Dispatcher, Error, RelayStatus, router, supervisor};
-use crate::delivery::Route;
+use crate::delivery::EventKind;
 use crate::spool::SpoolStats;
 
 /// How long the actors may take to answer a question.
@@ -66,6 +67,14 @@ impl Relays<'_> {
             reply,
         };
         if self.postrider.ask_router(ask).await? {
+            let kind = if paused {
+                EventKind::RelayPaused
+            } else {
+                EventKind::RelayResumed
+            };
+            self.postrider
+                .note(kind, |event| event.of_relay(name))
+                .await;
             Ok(())
         } else {
             Err(Error::UnknownRelay(name.to_owned()))
@@ -127,13 +136,20 @@ impl Dispatcher {
 
 /// The relays, and how much of what is pending waits for each.
 pub(super) fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> Vec<RelayStatus> {
-    let first = |route: &Route| route.relays().next().map(str::to_owned);
-    let mut backlog = std::collections::HashMap::new();
-    for (route, count) in &spool.backlog {
-        *backlog.entry(first(route)).or_insert(0) += count;
-    }
+    let backlog = backlog_by_relay(spool);
     for relay in &mut relays {
-        relay.backlog = backlog.get(&Some(relay.name.clone())).copied().unwrap_or(0);
+        relay.backlog = backlog.get(&relay.name).copied().unwrap_or(0);
     }
     relays
+}
+
+/// How much of what is pending waits for each relay: the first of its route.
+pub(super) fn backlog_by_relay(spool: &SpoolStats) -> HashMap<String, u64> {
+    let mut backlog = HashMap::new();
+    for (route, count) in &spool.backlog {
+        if let Some(first) = route.relays().next() {
+            *backlog.entry(first.to_owned()).or_insert(0) += count;
+        }
+    }
+    backlog
 }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::delivery::AttemptClass;
@@ -39,6 +40,9 @@ pub struct Metrics {
     quarantined: Gauge,
     restarts: Family<Labels, Counter>,
     turned_away: Family<Labels, Counter>,
+    acts: Family<Labels, Counter>,
+    journal_bytes: Gauge,
+    journal_missed: Family<Labels, Counting>,
     /// Totals since start, for those who want a number without labels.
     pub(crate) totals: Totals,
 }
@@ -103,6 +107,9 @@ pub(crate) struct Gauges<'a> {
     pub stale_settles: u64,
     pub quarantined: u64,
     pub sync_times: Vec<Duration>,
+    pub journal_bytes: u64,
+    /// By named reader.
+    pub journal_missed: Vec<(String, u64)>,
     pub relays: Vec<RelayGauges>,
 }
 
@@ -130,6 +137,9 @@ impl Metrics {
         let stale_settles = Gauge::default();
         let quarantined = Gauge::default();
         let restarts = Family::<Labels, Counter>::default();
+        let acts = Family::<Labels, Counter>::default();
+        let journal_bytes = Gauge::default();
+        let journal_missed = Family::<Labels, Counting>::default();
         let mut registry = Registry::with_prefix("postrider");
         registry.register(
             "mails_accepted",
@@ -207,6 +217,17 @@ impl Metrics {
             "Clients that were not let in, by door and reason",
             turned_away.clone(),
         );
+        registry.register("acts", "What people and programs did", acts.clone());
+        registry.register(
+            "journal_bytes",
+            "Bytes of what is kept of what happened",
+            journal_bytes.clone(),
+        );
+        registry.register(
+            "journal_missed_events",
+            "Events that were gone before this reader read them, since the spool was opened",
+            journal_missed.clone(),
+        );
         Metrics {
             registry,
             turned_away,
@@ -224,6 +245,9 @@ impl Metrics {
             stale_settles,
             quarantined,
             restarts,
+            acts,
+            journal_bytes,
+            journal_missed,
             totals: Totals::default(),
         }
     }
@@ -278,6 +302,11 @@ impl Metrics {
             .inc();
     }
 
+    pub(crate) fn acted(&self, act: &str) {
+        let labels = vec![("act", act.to_owned())];
+        self.acts.get_or_create(&labels).inc();
+    }
+
     /// All numbers in OpenMetrics 1.0 text.
     pub(crate) fn encode(&self, gauges: Gauges<'_>) -> String {
         for (state, priority, count) in &gauges.depth {
@@ -295,6 +324,15 @@ impl Metrics {
             .sync_times
             .iter()
             .for_each(|took| self.sync_seconds.observe(took.as_secs_f64()));
+        self.journal_bytes.set(signed(gauges.journal_bytes));
+        self.journal_missed.clear();
+        for (reader, missed) in &gauges.journal_missed {
+            let labels = vec![("reader", reader.clone())];
+            self.journal_missed
+                .get_or_create(&labels)
+                .0
+                .set(signed(*missed));
+        }
         self.relay_connections.clear();
         self.relay_breaker.clear();
         for relay in &gauges.relays {
@@ -325,8 +363,12 @@ fn signed(count: u64) -> i64 {
 }
 
 /// A gauge that is told as a counter: the number itself is counted elsewhere, and only ever grows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Counting(Gauge);
+
+impl TypedMetric for Counting {
+    const TYPE: MetricType = MetricType::Counter;
+}
 
 impl prometheus_client::encoding::EncodeMetric for Counting {
     fn encode(
@@ -337,7 +379,7 @@ impl prometheus_client::encoding::EncodeMetric for Counting {
         encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&count, None)
     }
 
-    fn metric_type(&self) -> prometheus_client::metrics::MetricType {
-        prometheus_client::metrics::MetricType::Counter
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
     }
 }

@@ -37,7 +37,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::delivery::{DeadReason, Delivery, Route};
+use crate::delivery::{By, DeadReason, Delivery, Route};
 use crate::mail::{Address, MailId, Priority, Submitter, Timestamp, days};
 
 /// How a spool keeps mail.
@@ -202,6 +202,8 @@ pub struct SpoolStats {
     pub bytes: u64,
     /// Settles that were refused because their lease was not current.
     pub stale_settles: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
 }
 
 /// The durable store. Cheap to share; every method may be called from any task.
@@ -257,6 +259,40 @@ pub trait Spool: Send + Sync + 'static {
 
     /// Deletes a mail of which every delivery has ended.
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError>;
+
+    /// As [`Spool::cancel`], done by this one: the journal says so.
+    async fn cancel_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+    ) -> Result<OperationResult, SpoolError> {
+        let _ = by;
+        self.cancel(id, now).await
+    }
+
+    /// As [`Spool::retry`], done by this one: the journal says so.
+    async fn retry_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<OperationResult, SpoolError> {
+        let _ = by;
+        self.retry(id, now, lifetime).await
+    }
+
+    /// As [`Spool::purge`], done by this one: the journal says so.
+    async fn purge_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+    ) -> Result<OperationResult, SpoolError> {
+        let _ = (by, now);
+        self.purge(id).await
+    }
 
     /// Whether [`Spool::sweep`] has something to do.
     fn is_sweep_due(&self, now: Timestamp) -> bool;

@@ -1,6 +1,7 @@
 //! The commands that talk to a service: the real binary, against a scripted service on loopback.
 #![cfg(feature = "server")]
 
+mod audit;
 mod end_to_end;
 mod operate;
 mod place;

@@ -2,12 +2,14 @@
 #![cfg(feature = "server")]
 
 mod access;
+mod audit;
 mod corpus;
 mod events;
 mod limits;
 mod operate;
 mod records;
 mod search;
+mod series;
 mod service;
 mod submit;
 mod templates;

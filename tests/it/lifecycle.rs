@@ -1,13 +1,16 @@
 //! What users do with mail that was accepted, and what they are told of it, through the engine's
 //! public door.
 
+mod acts;
 mod cancel;
 mod dead_letters;
 mod direct;
 mod full;
 mod guarantee;
+mod journal;
 #[cfg(feature = "server")]
 mod logs;
 mod metrics;
 mod reload;
+mod series;
 mod told;

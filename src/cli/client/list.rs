@@ -34,12 +34,23 @@ pub struct List {
 /// How much of a list is wanted.
 #[derive(Args, Clone, Copy)]
 pub struct Length {
-    /// The most mails to list
+    /// The most to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     limit: u64,
-    /// List every mail, however many there are
+    /// List all, however many there are
     #[arg(long, conflicts_with = "limit")]
     all: bool,
+}
+
+impl Length {
+    /// The most that are wanted.
+    pub fn most(self) -> usize {
+        if self.all {
+            usize::MAX
+        } else {
+            usize::try_from(self.limit).unwrap_or(usize::MAX)
+        }
+    }
 }
 
 fn at_least_one() -> clap::builder::RangedU64ValueParser {
@@ -86,11 +97,7 @@ pub fn pages(
 ) -> Result<ExitCode, Failure> {
     let client = asking.service.client()?;
     let fixed = parameters.len();
-    let mut wanted = if length.all {
-        usize::MAX
-    } else {
-        usize::try_from(length.limit).unwrap_or(usize::MAX)
-    };
+    let mut wanted = length.most();
     let mut found = false;
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;

@@ -5,6 +5,7 @@
 //! into messages, and `screen`, through which alone they print: so nothing that came from a mail or from a remote server reaches
 //! a terminal unescaped.
 
+mod audit;
 mod dead;
 mod filter;
 mod health;
@@ -52,6 +53,8 @@ pub enum ClientCommand {
     Retry(mail::Retry),
     /// Follow what happens, as it happens
     Tail(tail::Tail),
+    /// Tell who did what, when, and to how many; the newest first
+    Audit(audit::Audit),
     /// Show the service's numbers
     Stats(stats::Stats),
     /// Look after the mail that could not be delivered
@@ -103,6 +106,7 @@ impl ClientCommand {
             ClientCommand::Cancel(cancel) => cancel.run(screen),
             ClientCommand::Retry(retry) => retry.run(screen),
             ClientCommand::Tail(tail) => tail.run(screen),
+            ClientCommand::Audit(audit) => audit.run(screen),
             ClientCommand::Stats(stats) => stats.run(screen),
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),

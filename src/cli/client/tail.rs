@@ -127,6 +127,7 @@ fn line(event: &Event) -> Vec<Piece> {
         EventKind::RelayDown { reason } => add(plain(reason)),
         EventKind::Reloaded { error: Some(error) } => add(tinted(error, Tint::Bad)),
         EventKind::Started { version } => add(plain(version)),
+        EventKind::LoginRefused { count } if *count > 1 => add(plain(counted(*count, "time"))),
         EventKind::Act { act, count, filter } => {
             let of = filter.as_deref().unwrap_or_default();
             add(plain(format!("{act} {} {of}", counted(*count, "mail"))));

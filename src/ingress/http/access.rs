@@ -19,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 use super::problem::{Kind, Problem};
 use super::session::Sessions;
 use super::{HttpError, settings};
+use crate::dispatch::Dispatcher;
 use crate::ingress::Networks;
 use crate::mail::Submitter;
 
@@ -224,17 +225,33 @@ pub(super) struct Visitor {
     pub token: Option<Token>,
     /// What it allows.
     pub scope: Scope,
+    /// From which address.
+    pub peer: Option<IpAddr>,
 }
 
 impl Visitor {
     fn anybody(scope: Scope) -> Self {
-        Visitor { token: None, scope }
+        Visitor {
+            token: None,
+            scope,
+            peer: None,
+        }
+    }
+
+    /// The dispatcher in this one's hands.
+    pub(super) fn acts_on(&self, dispatcher: &Dispatcher) -> Dispatcher {
+        let dispatcher = dispatcher.on_behalf_of(self.submitter());
+        match self.peer {
+            Some(peer) => dispatcher.from_address(peer),
+            None => dispatcher,
+        }
     }
 
     fn with(token: &Token) -> Self {
         Visitor {
             token: Some(token.clone()),
             scope: token.scope,
+            peer: None,
         }
     }
 

@@ -92,8 +92,9 @@ pub(super) struct Missed {
 }
 
 /// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
-/// `retried`, `purged`, `relay_up`, `relay_down`. With the scope `send`, what happens to one's own
-/// mail.
+/// `retried`, `purged`, `relay_up`, `relay_down`; and what people do: `relay_paused`,
+/// `relay_resumed`, `reloaded`, `started`, `stopped`, `login_refused`, and `act` for what is done to
+/// mails. With the scope `send`, what happens to one's own mail.
 ///
 /// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
 /// themselves, gets what happened since, over restarts as well; what the journal does not keep any

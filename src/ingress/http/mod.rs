@@ -12,6 +12,7 @@
 //! reach does not open without a token.
 
 mod access;
+mod audit;
 mod body;
 mod data;
 mod events;
@@ -24,6 +25,7 @@ mod params;
 mod problem;
 mod records;
 mod request;
+mod series;
 mod server;
 mod session;
 mod settings;
@@ -139,6 +141,7 @@ impl HttpDoor {
             journal: dispatcher.journal().name(),
             shutdown,
         });
+        door.dispatcher.keep_series();
         let router = openapi::router().with_state(door.clone());
         tracing::info!(listen = %self.local_addr, "HTTP door open");
         server::run(self.listener, door, router).await;

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
-use super::{Shared, events, operate, page, records, session, submit, templates};
+use super::{Shared, audit, events, operate, page, records, series, session, submit, templates};
 
 /// The name under which the bearer tokens are described.
 const BEARER: &str = "token";
@@ -88,12 +88,14 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(records::retry_dead))
         .routes(routes!(records::purge_dead))
         .routes(routes!(events::events))
+        .routes(routes!(audit::audit))
         .routes(routes!(operate::relays))
         .routes(routes!(operate::pause))
         .routes(routes!(operate::resume))
         .routes(routes!(templates::list))
         .routes(routes!(templates::render))
         .routes(routes!(operate::stats))
+        .routes(routes!(series::series))
         .routes(routes!(
             session::session,
             session::sign_in,

@@ -1,14 +1,15 @@
 //! The service itself: relays, numbers, health.
 
-use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::access::Visitor;
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::records::segment;
@@ -61,9 +62,10 @@ pub(super) async fn relays(State(door): State<Shared>) -> Result<Json<Relays>, P
 )]
 pub(super) async fn pause(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     Named(name): Named,
 ) -> Result<Json<RelayStatus>, Problem> {
-    door.dispatcher.pause(&name).await?;
+    visitor.acts_on(&door.dispatcher).pause(&name).await?;
     relay(&door, &name).await
 }
 
@@ -75,9 +77,10 @@ pub(super) async fn pause(
 )]
 pub(super) async fn resume(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     Named(name): Named,
 ) -> Result<Json<RelayStatus>, Problem> {
-    door.dispatcher.resume(&name).await?;
+    visitor.acts_on(&door.dispatcher).resume(&name).await?;
     relay(&door, &name).await
 }
 

@@ -191,13 +191,19 @@ pub(super) fn list(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query
     let mut params = Params::of(query);
     let mut wanted = asked(&mut params, dispatcher);
     wanted.cursor = params.one("cursor");
-    if let Some(limit) = params.parsed("limit") {
-        if !(1..=MAX_PAGE).contains(&limit) {
-            params.refuse("/limit", format!("is not within 1 and {MAX_PAGE}"));
-        }
-        wanted.limit = limit;
-    }
+    wanted.limit = limit(&mut params);
     params.finish().map(|()| wanted)
+}
+
+/// How many one page holds; 0 where that is not said.
+pub(super) fn limit(params: &mut Params<'_>) -> usize {
+    let Some(limit) = params.parsed("limit") else {
+        return 0;
+    };
+    if !(1..=MAX_PAGE).contains(&limit) {
+        params.refuse("/limit", format!("is not within 1 and {MAX_PAGE}"));
+    }
+    limit
 }
 
 /// The filters of `GET /v1/mails/count`.

@@ -185,9 +185,10 @@ pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Respon
 )]
 pub(super) async fn cancel(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     Id(id): Id,
 ) -> Result<Json<MailStatus>, Problem> {
-    Ok(Json(door.dispatcher.cancel(id).await?))
+    Ok(Json(visitor.acts_on(&door.dispatcher).cancel(id).await?))
 }
 
 /// Queues a mail's dead deliveries again, or cancelled ones where none is dead, with a full count
@@ -202,9 +203,10 @@ pub(super) async fn cancel(
 )]
 pub(super) async fn retry(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     Id(id): Id,
 ) -> Result<Json<MailStatus>, Problem> {
-    Ok(Json(door.dispatcher.retry(id).await?))
+    Ok(Json(visitor.acts_on(&door.dispatcher).retry(id).await?))
 }
 
 /// Retries every mail with a dead delivery that the filters admit.
@@ -215,10 +217,14 @@ pub(super) async fn retry(
 )]
 pub(super) async fn retry_dead(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
     Ok(Json(Count {
-        count: door.dispatcher.retry_dead(filter, dry_run).await?,
+        count: visitor
+            .acts_on(&door.dispatcher)
+            .retry_dead(filter, dry_run)
+            .await?,
         dry_run,
     }))
 }
@@ -231,10 +237,14 @@ pub(super) async fn retry_dead(
 )]
 pub(super) async fn purge_dead(
     State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
     DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
     Ok(Json(Count {
-        count: door.dispatcher.purge_dead(filter, dry_run).await?,
+        count: visitor
+            .acts_on(&door.dispatcher)
+            .purge_dead(filter, dry_run)
+            .await?,
         dry_run,
     }))
 }

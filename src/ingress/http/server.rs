@@ -184,7 +184,8 @@ async fn answer(
     };
     let response = match admitted {
         Err(refusal) => refused(&door, peer.ip(), refusal).await.into_response(),
-        Ok(visitor) => {
+        Ok(mut visitor) => {
+            visitor.peer = Some(peer.ip());
             let answered = async {
                 let path = request.uri().path();
                 if let Err(problem) = door.check_own(&visitor, path).await {
@@ -232,6 +233,8 @@ async fn refused(door: &Shared, peer: IpAddr, refusal: Refusal) -> Refusal {
         return refusal;
     }
 
+    let dispatcher = door.dispatcher.from_address(peer);
+    dispatcher.note_refused_login(None);
     let failed = door.guard.failed(peer, Instant::now());
     if failed.is_new_ban {
         tracing::warn!(%peer, "too many wrong HTTP tokens from one address");

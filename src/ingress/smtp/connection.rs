@@ -20,7 +20,7 @@ use super::Limits;
 use super::intake;
 use super::session::{House, Security, Session, Step};
 use crate::Dispatcher;
-use crate::mail::Timestamp;
+use crate::mail::{Submitter, Timestamp};
 
 /// What is read at once while commands come in, which is all that an idle connection holds.
 const COMMANDS_AT_ONCE: usize = 4 * 1024;
@@ -160,7 +160,11 @@ where
                 }
             }
             Step::Flush => flush(stream, session, &limits).await?,
-            Step::Penalty => tokio::time::sleep(desk.penalty(session.peer())).await,
+            Step::Penalty(name) => {
+                let dispatcher = desk.dispatcher.from_address(session.peer());
+                dispatcher.note_refused_login(Some(Submitter::user(&name)));
+                tokio::time::sleep(desk.penalty(session.peer())).await;
+            }
             Step::Submit(submission) => {
                 flush(stream, session, &limits).await?;
                 let reply = intake::take(&desk.dispatcher, submission).await;

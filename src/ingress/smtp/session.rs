@@ -71,8 +71,8 @@ pub(super) enum Step {
     Flush,
     /// A TLS handshake, after the replies are sent; then [`Session::secured`].
     StartTls,
-    /// A wait, after a failed login.
-    Penalty,
+    /// A wait, after a login that failed under this name.
+    Penalty(String),
     /// The mail to be handed in; then [`Session::answer`].
     Submit(Submission),
     /// The replies to be sent and the connection to be closed.

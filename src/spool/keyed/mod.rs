@@ -69,7 +69,7 @@ use super::{
     NewMail, OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
     SpoolOptions, SpoolStats, SweepReport,
 };
-use crate::delivery::{Delivery, Route, Stage};
+use crate::delivery::{By, Delivery, Route, Stage};
 use crate::mail::{MailId, Submitter, Timestamp};
 
 /// A message above this is written in several groups, the record that makes it exist last.
@@ -809,14 +809,38 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
-        let step = move |transaction: &mut WriteTransaction<'_, S>, from| {
-            operations::cancel(transaction, id, now, from)
-        };
-        self.change_in_steps(step).await
+        self.cancel_by(&By::default(), id, now).await
     }
 
     async fn retry(
         &self,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<OperationResult, SpoolError> {
+        self.retry_by(&By::default(), id, now, lifetime).await
+    }
+
+    async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
+        self.purge_by(&By::default(), id, Timestamp::now()).await
+    }
+
+    async fn cancel_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+    ) -> Result<OperationResult, SpoolError> {
+        let by = by.clone();
+        let step = move |transaction: &mut WriteTransaction<'_, S>, from| {
+            operations::cancel(transaction, &by, id, now, from)
+        };
+        self.change_in_steps(step).await
+    }
+
+    async fn retry_by(
+        &self,
+        by: &By,
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
@@ -827,14 +851,21 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let Some(revived) = revived else {
             return Ok(OperationResult::Unknown);
         };
+        let by = by.clone();
         let step = move |transaction: &mut WriteTransaction<'_, S>, from| {
-            operations::retry(transaction, id, now, revived, from)
+            operations::retry(transaction, &by, (id, now), revived, from)
         };
         self.change_in_steps(step).await
     }
 
-    async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
-        self.change(move |transaction| operations::purge(transaction, id))
+    async fn purge_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+    ) -> Result<OperationResult, SpoolError> {
+        let by = by.clone();
+        self.change(move |transaction| operations::purge(transaction, &by, id, now))
             .await
     }
 
@@ -914,6 +945,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         {}
         let mut stats = self.look(reader::stats).await?;
         stats.oldest_due = stats.oldest_due.filter(|due| *due <= now);
+        stats.journal_bytes = self.shared.journal.bytes();
         Ok(stats)
     }
 

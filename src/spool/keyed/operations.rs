@@ -14,7 +14,7 @@ use super::reader::{self, Broken, Whole};
 use super::stored_mail;
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;
-use crate::delivery::{DeadReason, Delivery, Route, Stage};
+use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
@@ -32,6 +32,7 @@ pub(super) type Step<T> = (T, Option<u16>);
 /// Withdraws deliveries, from this one on.
 pub(super) fn cancel<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
+    by: &By,
     id: MailId,
     now: Timestamp,
     from: u16,
@@ -49,12 +50,16 @@ pub(super) fn cancel<S: Store>(
     for (index, delivery) in deliveries {
         if transaction.seize(&mail.manifest, index, &delivery) {
             let ended = transaction.end_seized(delivery, Stage::Cancelled { at: now }, now);
-            transaction.tell_became(&mail.manifest, &ended, now);
+            let became = Happened::became(id, Some(&mail.manifest), &ended, false, now);
+            transaction.changes.tell(became.by(by));
             match ended.stage {
                 Stage::Dead { reason, .. } => transaction.tell_end(id, ended.recipient, reason),
                 _ => cancelled.push(ended.recipient),
             }
         }
+    }
+    if !cancelled.is_empty() {
+        tell_act(transaction, "cancel", by, id, now, from);
     }
     Ok((OperationResult::of(cancelled), next))
 }
@@ -133,8 +138,8 @@ pub(super) fn begin_retry<S: Store>(
 /// Queues deliveries again, from this one on.
 pub(super) fn retry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    id: MailId,
-    now: Timestamp,
+    by: &By,
+    (id, now): (MailId, Timestamp),
     revived: Revived,
     from: u16,
 ) -> Result<Step<OperationResult>, SpoolError> {
@@ -160,7 +165,7 @@ pub(super) fn retry<S: Store>(
                 (delivery.tries, delivery.counted, delivery.crashes) = (0, 0, 0);
                 transaction.enqueue_again(&manifest, index, &delivery);
                 let happened = Happened::retried(&manifest, &delivery.recipient, now);
-                transaction.changes.tell(happened);
+                transaction.changes.tell(happened.by(by));
                 retried.push(delivery.recipient);
             }
             Stage::Pending { due }
@@ -169,18 +174,37 @@ pub(super) fn retry<S: Store>(
                 delivery.stage = Stage::Pending { due: now };
                 transaction.step_seized(&delivery);
                 let happened = Happened::retried(&manifest, &delivery.recipient, now);
-                transaction.changes.tell(happened);
+                transaction.changes.tell(happened.by(by));
                 retried.push(delivery.recipient);
             }
             _ => {}
         }
     }
+    if !retried.is_empty() {
+        tell_act(transaction, "retry", by, id, now, from);
+    }
     Ok((OperationResult::of(retried), next))
+}
+
+/// Has the journal tell that somebody did this to a mail: once, however many steps it takes.
+fn tell_act<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    act: &str,
+    by: &By,
+    id: MailId,
+    now: Timestamp,
+    from: u16,
+) {
+    if from == 0 && by.who.is_some() && !by.is_part {
+        transaction.changes.tell(Happened::act(act, id, now).by(by));
+    }
 }
 
 pub(super) fn purge<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
+    by: &By,
     id: MailId,
+    now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
     let Some(Whole {
         mail,
@@ -205,10 +229,9 @@ pub(super) fn purge<S: Store>(
         .values()
         .map(|delivery| delivery.recipient.clone())
         .collect();
-    let now = Timestamp::now();
-    transaction
-        .changes
-        .tell(Happened::purged(&mail.manifest, now));
+    let purged = Happened::purged(&mail.manifest, now);
+    transaction.changes.tell(purged.by(by));
+    tell_act(transaction, "purge", by, id, now, 0);
     remove_mail(transaction, &mail.manifest, &deliveries)?;
     Ok(OperationResult::Done(recipients))
 }

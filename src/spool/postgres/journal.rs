@@ -188,7 +188,7 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
         let of_it = events(row).unwrap_or_default().into_iter().rev();
         acts.extend(
             of_it
-                .filter(|event| event.kind.is_act() && event.seq < before)
+                .filter(|event| event.kind.act().is_some() && event.seq < before)
                 .map(Arc::new),
         );
     }

@@ -143,7 +143,7 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
             "{call} is missing in {described:?}"
         );
     }
-    assert_eq!(described.len(), 21);
+    assert_eq!(described.len(), 23);
     let mut open = vec![&document];
     while let Some(value) = open.pop() {
         match value {

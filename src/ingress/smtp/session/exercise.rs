@@ -84,7 +84,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
             transcript.replies.append(session.replies());
             match step {
                 Step::Read => break,
-                Step::Flush | Step::Penalty => {}
+                Step::Flush | Step::Penalty(_) => {}
                 Step::StartTls => panic!("TLS was begun where it is not offered"),
                 Step::Close => return transcript,
                 Step::Submit(mail) => {

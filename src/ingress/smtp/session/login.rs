@@ -96,7 +96,7 @@ impl Session {
                 if self.failed_logins >= self.house.limits.failed_logins && !self.closing {
                     self.hang_up("4.7.0", "too many failed logins");
                 }
-                return Some(Step::Penalty);
+                return Some(Step::Penalty(name));
             }
         }
         None

@@ -70,7 +70,7 @@ impl Talk {
                     break;
                 }
                 Step::Flush => {}
-                Step::Penalty => self.penalties += 1,
+                Step::Penalty(_) => self.penalties += 1,
                 Step::StartTls => {
                     self.session.secured();
                     self.tls = true;

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{Attempt, DeadReason, Delivery, Event, EventKind, Phase, Stage};
+use crate::delivery::{Attempt, By, DeadReason, Delivery, Event, EventKind, Phase, Stage};
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::{Manifest, SpoolError, codec};
 
@@ -74,6 +74,7 @@ enum What<'a> {
     Started(Cow<'a, str>),
     Stopped,
     Act(Cow<'a, str>, u64, Option<Cow<'a, str>>),
+    LoginRefused(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,6 +205,24 @@ impl<'a> Entry<'a> {
         Entry::bare(at, What::Purged).of_mail(manifest)
     }
 
+    /// A user did something to a mail.
+    pub(in crate::spool) fn act(act: &'a str, mail: MailId, at: Timestamp) -> Self {
+        Entry {
+            mail: Some(mail),
+            is_act: true,
+            ..Entry::bare(at, What::Act(bounded(act), 1, None))
+        }
+    }
+
+    /// The same, done by this one.
+    pub(in crate::spool) fn by(self, by: &'a By) -> Self {
+        Entry {
+            who: by.who.as_ref().map(bounded_name),
+            from: by.from.as_deref().map(bounded),
+            ..self
+        }
+    }
+
     /// An event as it is written.
     pub(in crate::spool) fn of(event: &'a Event) -> Self {
         let what = match &event.kind {
@@ -224,6 +243,7 @@ impl<'a> Entry<'a> {
             EventKind::Reloaded { error } => What::Reloaded(error.as_deref().map(bounded)),
             EventKind::Started { version } => What::Started(bounded(version)),
             EventKind::Stopped => What::Stopped,
+            EventKind::LoginRefused { count } => What::LoginRefused(*count),
             EventKind::Act { act, count, filter } => {
                 What::Act(bounded(act), *count, filter.as_deref().map(bounded))
             }
@@ -241,7 +261,7 @@ impl<'a> Entry<'a> {
             from: event.from.as_deref().map(bounded),
             what,
             submitter: event.submitter.as_ref().map(bounded_name),
-            is_act: event.kind.is_act(),
+            is_act: event.kind.act().is_some(),
         }
     }
 
@@ -314,6 +334,7 @@ impl<'a> Entry<'a> {
                 version: owned(version),
             },
             What::Stopped => EventKind::Stopped,
+            What::LoginRefused(count) => EventKind::LoginRefused { count },
             What::Act(act, count, filter) => EventKind::Act {
                 act: owned(act),
                 count,

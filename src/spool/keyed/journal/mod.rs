@@ -193,6 +193,11 @@ impl JournalState {
         self.state.lock().written
     }
 
+    /// The bytes of the records that are kept.
+    pub(super) fn bytes(&self) -> u64 {
+        self.state.lock().bytes()
+    }
+
     /// Gives what a commit does its numbers, and adds it to what is written.
     pub(super) fn seal(&self, told: Told, batch: &mut Batch) -> Vec<Arc<Sealed>> {
         if told.is_empty() {

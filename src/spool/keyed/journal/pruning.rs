@@ -48,6 +48,17 @@ impl JournalState {
         }
     }
 
+    /// Takes out of memory what is not kept any more, up to this number.
+    fn forget_recent(&self, last: u64) {
+        let mut recent = self.recent.lock();
+        while let Some(front) = recent.records.front()
+            && front.last() <= last
+        {
+            recent.bytes -= front.bytes.len();
+            recent.records.pop_front();
+        }
+    }
+
     /// Counts what readers will not find any more.
     fn count_missed(&self, first: u64, last: u64) {
         for (name, reader) in &mut self.state.lock().readers {
@@ -111,6 +122,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     transaction.commit()?;
     for (first, last, _) in gone.iter().filter_map(|(_, read)| *read) {
         journal.count_missed(first, last);
+        journal.forget_recent(last);
     }
 
     let oldest = reading::first_record(&shared.store)?;

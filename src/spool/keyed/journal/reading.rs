@@ -326,7 +326,7 @@ pub(in crate::spool::keyed) fn acts<S: Store>(
         let of_it = events
             .into_iter()
             .rev()
-            .filter(|event| event.kind.is_act() && event.seq < before && event.seq <= told);
+            .filter(|event| event.kind.act().is_some() && event.seq < before && event.seq <= told);
         acts.extend(of_it.map(Arc::new));
     }
     acts.truncate(most);

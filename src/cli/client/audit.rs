@@ -1,0 +1,122 @@
+//! `postrider audit`: who did what, when, and to how many.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::list::Length;
+use super::service::Parameters;
+use super::times::{local, past_time};
+use super::{Asking, Failure};
+use crate::cli::screen::{Fit, Piece, Screen, Tint, counted, grouped, plain, tinted};
+use crate::dispatch::{AuditEntry, AuditPage};
+use crate::mail::{MailId, Timestamp};
+
+/// The most acts that the service puts into one page.
+const LARGEST_PAGE: usize = 1000;
+
+/// `postrider audit`.
+#[derive(Args)]
+pub struct Audit {
+    /// Only what this one did: token:NAME, user:NAME, local, or the name alone
+    #[arg(long)]
+    who: Option<String>,
+    /// Only this: cancel, retry, purge, pause, resume, reload, start, stop, login_refused
+    #[arg(long)]
+    act: Option<String>,
+    /// Only what was done to this mail
+    #[arg(long, value_name = "ID")]
+    mail: Option<MailId>,
+    /// Only what was done to this relay
+    #[arg(long, value_name = "NAME")]
+    relay: Option<String>,
+    /// Only what was done since: a span such as 1h, or a time such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = past_time)]
+    since: Option<Timestamp>,
+    /// Only what was done before, likewise
+    #[arg(long, value_name = "WHEN", value_parser = past_time)]
+    until: Option<Timestamp>,
+    #[command(flatten)]
+    length: Length,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Audit {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let client = self.asking.service.client()?;
+        let mut parameters: Parameters = [
+            self.who.map(|who| ("who", who)),
+            self.act.map(|act| ("act", act)),
+            self.mail.map(|mail| ("mail", mail.to_string())),
+            self.relay.map(|relay| ("relay", relay)),
+            self.since.map(|since| ("since", since.to_string())),
+            self.until.map(|until| ("until", until.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let fixed = parameters.len();
+        let mut wanted = self.length.most();
+        let mut rows = Vec::new();
+        let more = loop {
+            parameters.push(("limit", wanted.min(LARGEST_PAGE).to_string()));
+            let answer = client.get(&["v1", "audit"], &parameters)?;
+            let page: AuditPage = answer.decode()?;
+            wanted = wanted.saturating_sub(page.entries.len());
+            if self.asking.json {
+                screen.json(&answer.body)?;
+            } else {
+                rows.extend(page.entries.iter().map(row));
+            }
+            match page.next {
+                Some(next) if wanted > 0 => {
+                    parameters.truncate(fixed);
+                    parameters.push(("cursor", next));
+                }
+                next => break next.is_some(),
+            }
+        };
+
+        if self.asking.json {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if rows.is_empty() {
+            screen.line(&[tinted("nothing was done", Tint::Faint)])?;
+        } else {
+            let heads = ["WHEN", "WHO", "FROM", "ACT", "TO"];
+            screen.table(&heads, rows, Fit::Wrap)?;
+        }
+        if more {
+            eprintln!("There is more: list it with --limit N, or with --all.");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(entry: &AuditEntry) -> Vec<Piece> {
+    vec![
+        plain(local(entry.at)),
+        plain(entry.who.as_deref().unwrap_or("-")),
+        plain(entry.from.as_deref().unwrap_or("-")),
+        plain(entry.act.replace('_', " ")),
+        plain(to(entry)),
+    ]
+}
+
+/// To what it was done, in words.
+fn to(entry: &AuditEntry) -> String {
+    let mut words = Vec::new();
+    if let Some(relay) = &entry.relay {
+        words.push(relay.clone());
+    }
+    match (entry.mail, &entry.filter) {
+        (Some(mail), _) => words.push(mail.to_string()),
+        (None, Some(filter)) => words.push(format!("{} of {filter}", counted(entry.count, "mail"))),
+        (None, None) if entry.count > 1 => words.push(format!("{} times", grouped(entry.count))),
+        (None, None) => {}
+    }
+    words.extend(entry.version.clone());
+    words.extend(entry.error.as_ref().map(|error| format!("failed: {error}")));
+    words.join(" ")
+}

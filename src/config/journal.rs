@@ -1,0 +1,42 @@
+//! `[journal]`: how long what happened is kept, and how much of it.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::mistake::Report;
+use super::units;
+use crate::mail::days;
+
+/// How long what happened is kept, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// How long.
+    #[serde(deserialize_with = "units::duration")]
+    pub keep: Duration,
+    /// How many bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub max_size: ByteSize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal {
+            keep: days(7),
+            max_size: ByteSize::gib(1),
+        }
+    }
+}
+
+impl Journal {
+    pub(super) fn check(&self, report: &mut Report<'_>) {
+        if self.keep.is_zero() {
+            report.add("journal.keep", "is zero, so that nothing could be told");
+        }
+        if self.max_size < ByteSize::mib(1) {
+            report.add("journal.max_size", "must be at least 1MiB");
+        }
+    }
+}

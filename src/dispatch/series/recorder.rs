@@ -1,0 +1,255 @@
+//! Writes the series: a named reader of the journal that counts what it reads into steps of time.
+//!
+//! *Invariant:* a step is written in the commit that says how far the journal was counted, so that a
+//! crash leaves no hole, and nothing is counted twice.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Progress;
+use super::shelf::{Grain, Place, Relays, Step};
+use super::tally::Tally;
+use crate::delivery::{Event, EventKind};
+use crate::dispatch::Error;
+use crate::dispatch::engine::Engine;
+use crate::dispatch::journal::{JournalHandle, JournalReader};
+use crate::dispatch::relays::backlog_by_relay;
+use crate::mail::Timestamp;
+use crate::spool::{JournalPage, ReaderChange, SpoolError};
+
+/// The reader's name.
+pub(super) const NAME: &str = "series";
+/// How long events are gathered before they are read, and before what they come to is written.
+const READ_EVERY: Duration = Duration::from_millis(100);
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// How often what waits is looked at while nothing happens.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// How long a journal that cannot be read or written is left alone.
+const REST: Duration = Duration::from_secs(5);
+/// About how many bytes of steps are written at once.
+const MOST_BYTES: usize = 64 * 1024;
+/// The most steps of each grain that are removed in one commit.
+const MOST_REMOVED: usize = 64;
+
+/// Counts until the spool is closed.
+pub(super) async fn run(engine: Weak<Engine>, journal: JournalHandle, progress: Arc<Progress>) {
+    loop {
+        match count(&engine, &journal, &progress).await {
+            Ok(()) | Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
+            Err(error) => tracing::warn!(%error, "the series cannot be written now"),
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Counts until the engine is gone.
+async fn count(
+    engine: &Weak<Engine>,
+    journal: &JournalHandle,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let reader = journal.reader(NAME, Some(0)).await?;
+    let mut recorder = Recorder::open(reader).await?;
+    progress.is_at(recorder.counted);
+    loop {
+        // What comes, or now and then what waits.
+        if let Ok(page) = tokio::time::timeout(LOOK_EVERY, recorder.reader.next()).await {
+            recorder.take(page?).await?;
+        }
+        let until = Instant::now() + WRITE_EVERY;
+        loop {
+            while recorder.counted < journal.last()? {
+                let page = recorder.reader.next().await?;
+                recorder.take(page).await?;
+            }
+            let is_wanted = tokio::time::timeout(READ_EVERY, progress.wanted())
+                .await
+                .is_ok();
+            if is_wanted || Instant::now() >= until {
+                break;
+            }
+        }
+
+        let Some(engine) = engine.upgrade() else {
+            return Ok(());
+        };
+        recorder.look(&engine).await?;
+        drop(engine);
+        recorder.write().await?;
+        progress.is_at(recorder.counted);
+    }
+}
+
+struct Recorder {
+    reader: JournalReader,
+    relays: Relays,
+    /// The steps that are being counted into.
+    steps: BTreeMap<Place, Step>,
+    /// About how many bytes they are.
+    bytes: usize,
+    /// Relays that have been given a number which is not written yet.
+    named: Vec<ReaderChange>,
+    /// Up to which event is counted.
+    counted: u64,
+    /// The latest time that was counted.
+    latest: Timestamp,
+}
+
+impl Recorder {
+    async fn open(reader: JournalReader) -> Result<Self, Error> {
+        let (from, to) = Relays::keys();
+        let relays = Relays::read(&reader.kept(from, to, usize::MAX).await?);
+        Ok(Recorder {
+            counted: reader.done(),
+            reader,
+            relays,
+            steps: BTreeMap::new(),
+            bytes: 0,
+            named: Vec::new(),
+            latest: Timestamp::from_millis(0),
+        })
+    }
+
+    async fn take(&mut self, page: JournalPage) -> Result<(), Error> {
+        for event in &page.events {
+            if self.bytes > MOST_BYTES {
+                self.write().await?;
+            }
+            self.count(event).await?;
+            self.counted = event.seq;
+        }
+        self.counted = page.last;
+        Ok(())
+    }
+
+    async fn count(&mut self, event: &Event) -> Result<(), Error> {
+        let is_of_mail = matches!(
+            event.kind,
+            EventKind::Accepted
+                | EventKind::Delivered
+                | EventKind::Deferred { .. }
+                | EventKind::Dead { .. }
+        );
+        if !is_of_mail {
+            return Ok(());
+        }
+        let relay = event.relay.as_deref().and_then(|name| self.relay(name));
+        self.latest = self.latest.max(event.at);
+        for grain in Grain::ALL {
+            let step = self.step(Place::of(grain, event.at)).await?;
+            add(&mut step.all, event);
+            if let Some(relay) = relay {
+                add(step.relay_mut(relay), event);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what waits now.
+    async fn look(&mut self, engine: &Engine) -> Result<(), Error> {
+        let now = engine.clock.now();
+        let stats = engine.spool.stats(now).await?;
+        let backlog = backlog_by_relay(&stats);
+        let waits: u64 = stats.backlog.iter().map(|(_, count)| count).sum();
+        for name in backlog.keys() {
+            self.relay(name);
+        }
+        let numbers: Vec<_> = self
+            .relays
+            .iter()
+            .map(|(name, number)| (number, backlog.get(name).copied().unwrap_or(0)))
+            .collect();
+        self.latest = self.latest.max(now);
+        for grain in Grain::ALL {
+            let step = self.step(Place::of(grain, now)).await?;
+            step.all.backlog = Some(waits);
+            for (number, waits) in &numbers {
+                step.relay_mut(*number).backlog = Some(*waits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was counted, and up to where.
+    async fn write(&mut self) -> Result<(), Error> {
+        let mut changes = std::mem::take(&mut self.named);
+        let steps = self.steps.iter();
+        changes.extend(steps.map(|(place, step)| (place.key(), Some(step.encode()))));
+        for grain in Grain::ALL {
+            changes.extend(self.too_old(grain).await?);
+        }
+        self.reader.advance_with(self.counted, changes).await?;
+
+        let (latest, mut bytes) = (self.latest, 0);
+        self.steps.retain(|place, step| {
+            let stays = *place >= Place::of(place.grain, latest);
+            bytes += if stays { weight(step) } else { 0 };
+            stays
+        });
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// The removal of steps that were kept long enough.
+    async fn too_old(&self, grain: Grain) -> Result<Vec<ReaderChange>, Error> {
+        let latest = self.latest.as_millis();
+        let before = Place::of(grain, Timestamp::from_millis(latest - grain.kept()));
+        let from = Place { grain, number: 0 };
+        let kept = self
+            .reader
+            .kept(from.key(), before.key(), MOST_REMOVED)
+            .await?;
+        Ok(kept.into_iter().map(|(key, _)| (key, None)).collect())
+    }
+
+    /// The number of a relay, if it is one of those that are told apart.
+    fn relay(&mut self, name: &str) -> Option<u8> {
+        if let Some(number) = self.relays.number(name) {
+            return Some(number);
+        }
+        let number = self.relays.add(name)?;
+        self.named
+            .push((Relays::key(number), Some(name.as_bytes().to_vec())));
+        Some(number)
+    }
+
+    /// A step, as it was counted so far.
+    async fn step(&mut self, place: Place) -> Result<&mut Step, Error> {
+        match self.steps.entry(place) {
+            Entry::Occupied(step) => Ok(step.into_mut()),
+            Entry::Vacant(vacant) => {
+                let key = place.key();
+                let end = [&key[..], &[0]].concat();
+                let kept = self.reader.kept(key, end, 1).await?;
+                let step = kept.first().map(|(_, bytes)| Step::decode(bytes));
+                let step = step.unwrap_or_default();
+                self.bytes += weight(&step);
+                Ok(vacant.insert(step))
+            }
+        }
+    }
+}
+
+/// About how many bytes a step is, with what may yet come to it.
+fn weight(step: &Step) -> usize {
+    step.encode().len() + 256
+}
+
+fn add(tally: &mut Tally, event: &Event) {
+    match event.kind {
+        EventKind::Accepted => tally.accepted += 1,
+        EventKind::Deferred { .. } => tally.deferred += 1,
+        EventKind::Dead { .. } => tally.dead += 1,
+        EventKind::Delivered => {
+            tally.delivered += 1;
+            if let Some(accepted_at) = event.accepted_at {
+                tally.took(event.at.since(accepted_at));
+            }
+        }
+        _ => {}
+    }
+}
