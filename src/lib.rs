@@ -79,10 +79,11 @@ pub mod transport;
 pub use content::{TemplateError, TemplateInfo, TemplateMistakes, Templates};
 pub use delivery::{Event, EventKind, MailState, State};
 pub use dispatch::{
-    AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
-    Dispatcher, Drain, Error, EventItem, EventStream, Health, JournalHandle, JournalReader,
-    MailStatus, OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
-    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
+    Act, AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
+    Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, GroupBy, Health,
+    JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
+    OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus, SentNow,
+    Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
 };
 pub use mail::{
     Address, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId,

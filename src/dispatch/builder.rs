@@ -279,6 +279,7 @@ impl Builder {
             supervisor,
             direct: Direct::new(self.on_spool_failure),
             series: Arc::default(),
+            jobs: super::jobs::JobTable::default(),
             reloading: tokio::sync::Mutex::default(),
         };
         Ok(Dispatcher {

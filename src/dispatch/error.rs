@@ -52,6 +52,9 @@ pub enum Error {
         /// Its state.
         state: &'static str,
     },
+    /// As many jobs go on as may.
+    #[error("{0} jobs go on, which is the most at once; wait for one to end, or stop one")]
+    TooManyJobs(usize),
     /// The list's cursor is not one that was handed out.
     #[error("the cursor is not one that a page gave")]
     BadCursor,

@@ -30,6 +30,8 @@ mod waiters;
 
 mod dead_letters;
 mod delivering;
+mod failures;
+mod jobs;
 mod mails;
 mod numbers;
 mod relay_memory;
@@ -48,6 +50,8 @@ pub use clock::Clock;
 pub use dead_letters::DeadLetters;
 pub use error::Error;
 pub use events::{EventItem, EventStream};
+pub use failures::{FailureGroup, Failures, GroupBy};
+pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
 pub use journal::{JournalHandle, JournalReader};
 pub use relays::Relays;
 pub use report::{
@@ -90,6 +94,8 @@ struct Inner {
     supervisor: ActorRef<supervisor::Msg>,
     direct: direct::Direct,
     series: Arc<series::Progress>,
+    /// The acts on many mails that go on, or went on.
+    jobs: jobs::JobTable,
     /// One reload at a time, or two could each put a part of theirs in force.
     reloading: tokio::sync::Mutex<()>,
 }

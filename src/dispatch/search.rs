@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::failures::{error_of, normalised};
 use super::{Dispatcher, Error};
 use crate::delivery::{Attempt, Delivery, MailState, State};
 use crate::mail::{Priority, Timestamp};
@@ -54,6 +55,7 @@ enum Name {
     Relay,
     Domain,
     Code,
+    Error,
     Tag,
     Priority,
     After,
@@ -61,7 +63,7 @@ enum Name {
 }
 
 impl Name {
-    const ALL: [(&'static str, Name); 14] = [
+    const ALL: [(&'static str, Name); 15] = [
         ("to", Name::To),
         ("from", Name::From),
         ("subject", Name::Subject),
@@ -72,6 +74,7 @@ impl Name {
         ("relay", Name::Relay),
         ("domain", Name::Domain),
         ("code", Name::Code),
+        ("error", Name::Error),
         ("tag", Name::Tag),
         ("priority", Name::Priority),
         ("after", Name::After),
@@ -81,7 +84,7 @@ impl Name {
     fn is_about_a_recipient(self) -> bool {
         matches!(
             self,
-            Name::To | Name::State | Name::Relay | Name::Domain | Name::Code
+            Name::To | Name::State | Name::Relay | Name::Domain | Name::Code | Name::Error
         )
     }
 }
@@ -298,6 +301,8 @@ fn of_delivery(name: Name, value: &str, delivery: &Delivery) -> bool {
     match name {
         Name::To => is_address(delivery.recipient.as_str(), value),
         Name::Domain => delivery.recipient.domain().eq_ignore_ascii_case(value),
+        // As failures are grouped.
+        Name::Error => contains(&normalised(&error_of(delivery)), value),
         Name::Relay => match delivery.attempts.last() {
             Some(_) => delivery
                 .attempts

@@ -13,7 +13,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
-use super::{Shared, audit, events, operate, page, records, series, session, submit, templates};
+use super::{
+    Shared, audit, events, export, jobs, operate, page, records, series, session, submit, templates,
+};
 
 /// The name under which the bearer tokens are described.
 const BEARER: &str = "token";
@@ -53,7 +55,12 @@ const WITH_BODY: [(&str, &str); 4] = [
         (name = "events", description = "What happens, as it happens"),
         (name = "service", description = "Relays, numbers, health"),
     ),
-    components(schemas(crate::Event, events::Missed)),
+    components(schemas(
+        crate::Event,
+        events::Missed,
+        export::Format,
+        crate::GroupBy
+    )),
 )]
 struct Described;
 
@@ -78,9 +85,15 @@ pub(super) fn router() -> Router<Shared> {
 
 fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     OpenApiRouter::<Shared>::with_openapi(Described::openapi())
-        .routes(routes!(submit::submit, records::list))
+        .routes(routes!(submit::submit, records::list, jobs::purge))
         .routes(routes!(submit::submit_batch))
         .routes(routes!(records::count))
+        .routes(routes!(export::export))
+        .routes(routes!(records::failures))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(jobs::jobs))
+        .routes(routes!(jobs::job, jobs::stop))
         .routes(routes!(records::record))
         .routes(routes!(records::raw))
         .routes(routes!(records::cancel))

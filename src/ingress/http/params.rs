@@ -10,10 +10,11 @@ use bytes::Bytes;
 use url::form_urlencoded;
 use utoipa::IntoParams;
 
+use super::export::Format;
 use super::fields::Span;
 use super::problem::{FieldError, Problem};
 use crate::delivery::State;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, GroupBy};
 use crate::mail::{
     Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
     take_directives,
@@ -49,7 +50,7 @@ pub(super) struct Page {
     /// At least one delivery is in this state.
     state: Option<State>,
     /// A search such as `to:ada@example.org state:deferred code:451 welcome`, by `to`, `from`,
-    /// `subject`, `id`, `key`, `message-id`, `state`, `relay`, `domain`, `code`, `tag`,
+    /// `subject`, `id`, `key`, `message-id`, `state`, `relay`, `domain`, `code`, `error`, `tag`,
     /// `priority`, `after`, `before` and free words.
     q: Option<String>,
     /// The most mails in the page; 50 when absent.
@@ -214,6 +215,34 @@ pub(super) fn count(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Quer
     let mut params = Params::of(query);
     let wanted = asked(&mut params, dispatcher);
     params.finish().map(|()| wanted)
+}
+
+/// The filters of `GET /v1/mails/export`, and the form.
+///
+/// # Errors
+/// Names every bad parameter.
+pub(super) fn export(
+    query: Option<&str>,
+    dispatcher: &Dispatcher,
+) -> Result<(Query, Format), Problem> {
+    let mut params = Params::of(query);
+    let wanted = asked(&mut params, dispatcher);
+    let format = params.parsed("format").unwrap_or_default();
+    params.finish().map(|()| (wanted, format))
+}
+
+/// By what failures are grouped, and among which mails; as `GET /v1/failures` takes it.
+///
+/// # Errors
+/// Names every bad parameter.
+pub(super) fn failures(
+    query: Option<&str>,
+    dispatcher: &Dispatcher,
+) -> Result<(GroupBy, Query), Problem> {
+    let mut params = Params::of(query);
+    let wanted = asked(&mut params, dispatcher);
+    let by = params.parsed("by").unwrap_or_default();
+    params.finish().map(|()| (by, wanted))
 }
 
 /// The filters, a state among them, and the search; all must hold.

@@ -365,6 +365,7 @@ impl From<Error> for Problem {
             Error::NoRoute(_) => Problem::new(Kind::NoRoute, detail),
             Error::UnknownMail(_) | Error::UnknownRelay(_) => Problem::new(Kind::NotFound, detail),
             Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
+            Error::TooManyJobs(_) => Problem::new(Kind::Unavailable, detail),
             Error::BadCursor => Problem::invalid_field("/cursor", detail),
             Error::Spool(SpoolError::Unreadable(_)) => Problem::new(Kind::Internal, detail),
             Error::Spool(_) | Error::NotSent { .. } | Error::Stopped(_) => {

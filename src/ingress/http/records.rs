@@ -12,7 +12,7 @@ use super::access::{self, Visitor};
 use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
 use super::{Door, Shared};
-use crate::dispatch::{Counted, Error, MailStatus, StatusPage};
+use crate::dispatch::{Counted, Error, Failures, GroupBy, MailStatus, StatusPage};
 use crate::mail::{MailId, MailIdError, Submitter};
 use crate::spool::Query;
 
@@ -70,6 +70,16 @@ pub(super) struct Count {
     count: u64,
     /// Whether they were only counted.
     dry_run: bool,
+}
+
+impl Count {
+    /// That so many were counted, and nothing was done.
+    pub fn only(count: u64) -> Self {
+        Count {
+            count,
+            dry_run: true,
+        }
+    }
 }
 
 impl Door {
@@ -135,6 +145,25 @@ pub(super) async fn count(
         ..params::count(query.as_deref(), &door.dispatcher)?
     };
     Ok(Json(door.dispatcher.count(query).await?))
+}
+
+/// Groups what is dead or deferred: by what was said, or by the recipients' domain.
+#[utoipa::path(
+    get, path = "/v1/failures", tag = "mails",
+    params(
+        ("by" = Option<GroupBy>, Query, description = "`error` when absent"),
+        ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it; its state is not looked at"),
+        ("state" = Option<crate::State>, Query, description = "Not looked at"),
+        Filters,
+    ),
+    responses((status = 200, description = "The groups, the largest first", body = Failures)),
+)]
+pub(super) async fn failures(
+    State(door): State<Shared>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Failures>, Problem> {
+    let (by, query) = params::failures(query.as_deref(), &door.dispatcher)?;
+    Ok(Json(door.dispatcher.failures(by, query).await?))
 }
 
 /// All that is known of a mail. With the scope `send`, of one's own; of another's the answer is 404.

@@ -230,7 +230,7 @@ async fn what_is_not_there_is_a_problem_too() {
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
     }
     for (method, path, allow) in [
-        ("PUT", "/v1/mails", "POST,GET,HEAD"),
+        ("PUT", "/v1/mails", "POST,GET,HEAD,DELETE"),
         ("DELETE", "/v1/stats", "GET,HEAD"),
         ("GET", "/v1/dead", "DELETE"),
         ("TRACE", "/health/live", "GET,HEAD"),

@@ -1,0 +1,284 @@
+//! What failed, grouped: by what was said, with all that differs from mail to mail taken out, or by
+//! the recipients' domain.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dispatcher, Error};
+use crate::delivery::{Delivery, Stage, State};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::Query;
+
+/// How many mails are looked at together.
+const STEP: usize = 1000;
+
+/// The most mails that are looked at: what failed before is not grouped.
+const MOST_LOOKED_AT: u64 = 200_000;
+
+/// The most groups that are told apart.
+const MOST_GROUPS: usize = 1000;
+
+/// The longest error that a group is named by, in characters.
+const LONGEST_ERROR: usize = 240;
+
+/// The most that is said of one word; a longer one that has digits is taken for an id.
+const LONGEST_WORD: usize = 16;
+
+/// By what failures are grouped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum GroupBy {
+    /// By what the relay said, without what differs from mail to mail.
+    #[default]
+    Error,
+    /// By the recipients' domain.
+    Domain,
+}
+
+impl std::str::FromStr for GroupBy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "error" => Ok(GroupBy::Error),
+            "domain" => Ok(GroupBy::Domain),
+            _ => Err("is neither `error` nor `domain`".to_owned()),
+        }
+    }
+}
+
+/// Deliveries that failed alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct FailureGroup {
+    /// The error, or the domain.
+    pub name: String,
+    /// How many deliveries.
+    pub count: u64,
+    /// Of these, how many are dead.
+    pub dead: u64,
+    /// Of these, how many are tried again.
+    pub deferred: u64,
+    /// When one was last tried, or ended.
+    pub last_at: Option<Timestamp>,
+    /// One of the mails.
+    pub example: MailId,
+    /// What the relay said of that mail.
+    pub text: String,
+    /// The search that finds them.
+    pub q: String,
+}
+
+/// What failed, the largest group first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Failures {
+    /// The groups.
+    pub groups: Vec<FailureGroup>,
+    /// Deliveries of groups beyond the thousandth.
+    pub others: u64,
+    /// Whether all mail that failed was looked at; if not, the newest was.
+    pub complete: bool,
+}
+
+impl Dispatcher {
+    /// What is dead or deferred among the mails of `query`, grouped. Its state is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn failures(&self, by: GroupBy, query: Query) -> Result<Failures, Error> {
+        let mut groups = Groups {
+            by,
+            found: HashMap::new(),
+            others: 0,
+        };
+        let mut complete = true;
+        for state in [State::Dead, State::Deferred] {
+            complete &= self.gather(state, &query, &mut groups).await?;
+        }
+        Ok(Failures {
+            others: groups.others,
+            complete,
+            groups: groups.sorted(),
+        })
+    }
+
+    /// Whether all were looked at.
+    async fn gather(
+        &self,
+        state: State,
+        query: &Query,
+        groups: &mut Groups,
+    ) -> Result<bool, Error> {
+        let engine = &self.inner.engine;
+        let mut query = Query {
+            state: Some(state),
+            limit: STEP,
+            cursor: None,
+            ..query.clone()
+        };
+        let mut looked_at = 0;
+        loop {
+            let page = engine.spool.list(query.clone(), engine.clock.now()).await?;
+            looked_at += page.mails.len() as u64;
+            for record in &page.mails {
+                for delivery in &record.deliveries {
+                    groups.add(state, record.manifest.id, delivery);
+                }
+            }
+            match page.next {
+                None => return Ok(true),
+                Some(_) if looked_at >= MOST_LOOKED_AT => return Ok(false),
+                Some(next) => query.cursor = Some(next),
+            }
+        }
+    }
+}
+
+struct Groups {
+    by: GroupBy,
+    found: HashMap<String, FailureGroup>,
+    others: u64,
+}
+
+impl Groups {
+    fn add(&mut self, state: State, mail: MailId, delivery: &Delivery) {
+        let is_meant = match state {
+            State::Dead => matches!(delivery.stage, Stage::Dead { .. }),
+            _ => delivery.stage.due().is_some() && !delivery.attempts.is_empty(),
+        };
+        if !is_meant {
+            return;
+        }
+        let name = match self.by {
+            GroupBy::Error => normalised(&error_of(delivery)),
+            GroupBy::Domain => delivery.recipient.domain().to_lowercase(),
+        };
+        if !self.found.contains_key(&name) && self.found.len() >= MOST_GROUPS {
+            self.others += 1;
+            return;
+        }
+
+        let group = self.found.entry(name).or_insert_with_key(|name| {
+            let about = match self.by {
+                GroupBy::Error => "error",
+                GroupBy::Domain => "domain",
+            };
+            FailureGroup {
+                name: name.clone(),
+                count: 0,
+                dead: 0,
+                deferred: 0,
+                last_at: None,
+                example: mail,
+                text: error_of(delivery),
+                q: format!("{about}:\"{name}\" state:dead,deferred"),
+            }
+        });
+        group.count += 1;
+        match state {
+            State::Dead => group.dead += 1,
+            _ => group.deferred += 1,
+        }
+        let tried = delivery.attempts.last().map(|attempt| attempt.at);
+        let at = delivery.stage.finished_at().or(tried);
+        group.last_at = group.last_at.max(at);
+    }
+
+    fn sorted(self) -> Vec<FailureGroup> {
+        let mut groups: Vec<FailureGroup> = self.found.into_values().collect();
+        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
+        groups
+    }
+}
+
+/// What was last said of a delivery, or why it is dead where nothing was.
+pub(super) fn error_of(delivery: &Delivery) -> String {
+    match (delivery.attempts.last(), &delivery.stage) {
+        (Some(attempt), _) => {
+            let code = attempt.code.map(|code| code.to_string());
+            let enhanced = attempt.enhanced.clone();
+            let said = [code, enhanced, Some(attempt.text.clone())];
+            let said: Vec<String> = said
+                .into_iter()
+                .flatten()
+                .filter(|s| !s.is_empty())
+                .collect();
+            said.join(" ")
+        }
+        (None, Stage::Dead { reason, .. }) => reason.to_string(),
+        (None, _) => String::new(),
+    }
+}
+
+/// An error without what differs from mail to mail: addresses, numbers, ids. Codes stay.
+pub(super) fn normalised(error: &str) -> String {
+    let mut words = Vec::new();
+    for (place, word) in error.split_whitespace().enumerate() {
+        words.push(if place < 2 && is_code(word) {
+            word.to_owned()
+        } else {
+            of_any_mail(word)
+        });
+    }
+    let joined = words.join(" ").replace(['"', '\\'], "'");
+    joined.chars().take(LONGEST_ERROR).collect()
+}
+
+/// `451`, `4.7.1`.
+fn is_code(word: &str) -> bool {
+    word.len() <= 9 && word.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
+fn of_any_mail(word: &str) -> String {
+    if word.contains('@') {
+        return "<address>".to_owned();
+    }
+    let has_digit = word.bytes().any(|b| b.is_ascii_digit());
+    if has_digit && (word.chars().count() > LONGEST_WORD || word.contains("://")) {
+        return "#".to_owned();
+    }
+    let mut out = String::with_capacity(word.len());
+    let mut in_number = false;
+    for c in word.chars() {
+        if c.is_ascii_digit() {
+            if !in_number {
+                out.push('#');
+            }
+            in_number = true;
+        } else {
+            in_number = false;
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_from_mail_to_mail_is_taken_out() {
+        for (one, other) in [
+            (
+                "550 5.1.1 <ada@example.org>: no such user",
+                "550 5.1.1 <bob@example.net>: no such user",
+            ),
+            (
+                "451 4.7.1 greylisted, come back in 300 seconds",
+                "451 4.7.1 greylisted, come back in 7 seconds",
+            ),
+            (
+                "421 4.7.0 too many from 192.0.2.7 [TSS04-9f8a7b6c5d4e3f21aa]",
+                "421 4.7.0 too many from 198.51.100.200 [TSS04-0011223344556677ff]",
+            ),
+        ] {
+            assert_eq!(normalised(one), normalised(other));
+        }
+        assert_ne!(normalised("550 5.1.1 no"), normalised("451 4.7.1 no"));
+        assert_eq!(normalised("550 5.1.1 a \"b\""), "550 5.1.1 a 'b'");
+    }
+}

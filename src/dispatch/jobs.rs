@@ -1,0 +1,391 @@
+//! Acts on everything that a search finds: each is a job that walks through it in steps, can be
+//! looked at while it goes on, and can be stopped.
+//!
+//! Jobs live as long as the process. One that a restart ends has done what it has done: to begin it
+//! again is harmless, because each act looks at a mail's state first.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Dispatcher, Error};
+use crate::delivery::{MailState, State};
+use crate::mail::{MailId, Submitter, Timestamp};
+use crate::spool::{OperationResult, Query, Record};
+
+/// How many mails are listed, and acted on, together: their changes share a commit.
+const STEP: usize = 256;
+
+/// How many jobs may be under way at once.
+const MOST_RUNNING: usize = 16;
+
+/// How many jobs are remembered, the oldest that has ended being forgotten first.
+const MOST_KEPT: usize = 200;
+
+/// What is done to each mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// It is withdrawn, as [`Dispatcher::cancel`] does.
+    Cancel,
+    /// It is queued again, as [`Dispatcher::retry`] does.
+    Retry,
+    /// It is deleted, if all its deliveries have ended.
+    Purge,
+}
+
+impl Act {
+    /// Its name in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Act::Cancel => "cancel",
+            Act::Retry => "retry",
+            Act::Purge => "purge",
+        }
+    }
+
+    /// Whether a mail is in a state that allows it.
+    fn is_for(self, record: &Record, now: Timestamp) -> bool {
+        let mut states = record.states(now);
+        match self {
+            Act::Cancel => states.any(|state| !state.is_final()),
+            Act::Retry => states
+                .any(|state| matches!(state, State::Dead | State::Cancelled | State::Deferred)),
+            Act::Purge => states.all(State::is_final),
+        }
+    }
+}
+
+/// What a job is to do.
+#[derive(Clone, Debug)]
+pub struct JobRequest {
+    /// What is done to each mail.
+    pub act: Act,
+    /// Which mails; its state and cursor are looked at as a list looks at them.
+    pub query: Query,
+    /// The most mails that something is done to.
+    pub limit: Option<u64>,
+    /// The most mails that something is done to in a minute.
+    pub per_minute: Option<u32>,
+    /// What was asked for, in words, to recognise the job by.
+    pub search: String,
+    /// Who asked for it.
+    pub by: Submitter,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// It goes on.
+    Running,
+    /// It has come to its end.
+    Done,
+    /// Somebody stopped it.
+    Stopped,
+    /// It could not go on; `error` says why.
+    Failed,
+}
+
+/// A job, now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct JobStatus {
+    /// Its name.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = "uuid"))]
+    pub id: Uuid,
+    /// What is done to each mail.
+    pub act: Act,
+    /// What was asked for.
+    pub search: String,
+    /// Who asked for it.
+    pub by: String,
+    /// How far it is.
+    pub state: JobState,
+    /// How many mails it means; absent until they are counted.
+    pub total: Option<u64>,
+    /// To how many it was done.
+    pub done: u64,
+    /// How many had changed meanwhile, so that it was too late for them.
+    pub skipped: u64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The jobs of this process.
+#[derive(Default)]
+pub(super) struct JobTable {
+    jobs: Mutex<VecDeque<Job>>,
+}
+
+struct Job {
+    status: Arc<Mutex<JobStatus>>,
+    task: Option<AbortHandle>,
+}
+
+impl JobTable {
+    fn is_full(&self) -> bool {
+        let running = |job: &&Job| job.status.lock().state == JobState::Running;
+        self.jobs.lock().iter().filter(running).count() >= MOST_RUNNING
+    }
+
+    /// Keeps a job in mind, and forgets the oldest that has ended where there are too many.
+    fn add(&self, job: Job) {
+        let mut jobs = self.jobs.lock();
+        jobs.push_back(job);
+        while jobs.len() > MOST_KEPT {
+            let ended = |job: &Job| job.status.lock().state != JobState::Running;
+            let Some(oldest) = jobs.iter().position(ended) else {
+                return;
+            };
+            jobs.remove(oldest);
+        }
+    }
+}
+
+/// Acts on everything that a search finds; see [`Dispatcher::jobs`].
+#[derive(Clone, Copy)]
+pub struct Jobs<'a> {
+    postrider: &'a Dispatcher,
+}
+
+impl Jobs<'_> {
+    /// How many mails of `query` this could be done to. Takes 16 bytes of memory for each.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn count(&self, act: Act, query: Query) -> Result<u64, Error> {
+        let mut count = 0;
+        let mut steps = Steps::new(act, query);
+        while let Some(step) = steps.next(self.postrider).await? {
+            count += step.len() as u64;
+        }
+        Ok(count)
+    }
+
+    /// Begins a job, and returns at once.
+    ///
+    /// # Errors
+    /// [`Error::TooManyJobs`], or [`Error::Stopped`].
+    pub fn start(&self, request: JobRequest) -> Result<JobStatus, Error> {
+        let engine = &self.postrider.inner.engine;
+        engine.admits()?;
+        let table = &self.postrider.inner.jobs;
+        if table.is_full() {
+            return Err(Error::TooManyJobs(MOST_RUNNING));
+        }
+
+        let status = JobStatus {
+            id: Uuid::now_v7(),
+            act: request.act,
+            search: request.search.clone(),
+            by: request.by.to_string(),
+            state: JobState::Running,
+            total: None,
+            done: 0,
+            skipped: 0,
+            started_at: engine.clock.now(),
+            finished_at: None,
+            error: None,
+        };
+        tracing::info!(job = %status.id, act = request.act.as_str(), search = ?status.search,
+            by = %status.by, "a job began");
+        let shared = Arc::new(Mutex::new(status.clone()));
+        let work = run(self.postrider.clone(), request, Arc::clone(&shared));
+        let task = tokio::spawn(work).abort_handle();
+        table.add(Job {
+            status: shared,
+            task: Some(task),
+        });
+        Ok(status)
+    }
+
+    /// A job, now; `None` where there is none of that name.
+    pub fn get(&self, id: Uuid) -> Option<JobStatus> {
+        self.list().into_iter().find(|job| job.id == id)
+    }
+
+    /// The jobs, the newest first.
+    pub fn list(&self) -> Vec<JobStatus> {
+        let jobs = self.postrider.inner.jobs.jobs.lock();
+        jobs.iter()
+            .rev()
+            .map(|job| job.status.lock().clone())
+            .collect()
+    }
+
+    /// Stops a job: what it has done stays done. `None` where there is none of that name.
+    pub fn stop(&self, id: Uuid) -> Option<JobStatus> {
+        let jobs = self.postrider.inner.jobs.jobs.lock();
+        let job = jobs.iter().find(|job| job.status.lock().id == id)?;
+        let mut status = job.status.lock();
+        if status.state == JobState::Running {
+            if let Some(task) = &job.task {
+                task.abort();
+            }
+            status.state = JobState::Stopped;
+            status.finished_at = Some(self.postrider.inner.engine.clock.now());
+            tracing::info!(job = %id, done = status.done, "a job was stopped");
+        }
+        Some(status.clone())
+    }
+}
+
+impl Dispatcher {
+    /// Acts on everything that a search finds.
+    pub fn jobs(&self) -> Jobs<'_> {
+        Jobs { postrider: self }
+    }
+}
+
+/// The mails that a job means, a step at a time. A mail whose place in the list changes while the
+/// job goes on is met once only.
+struct Steps {
+    act: Act,
+    query: Query,
+    met: HashSet<MailId>,
+    is_over: bool,
+}
+
+impl Steps {
+    fn new(act: Act, query: Query) -> Self {
+        let query = Query {
+            limit: STEP,
+            ..query
+        };
+        Steps {
+            act,
+            query,
+            met: HashSet::new(),
+            is_over: false,
+        }
+    }
+
+    async fn next(&mut self, postrider: &Dispatcher) -> Result<Option<Vec<MailId>>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let engine = &postrider.inner.engine;
+        let now = engine.clock.now();
+        let page = engine.spool.list(self.query.clone(), now).await?;
+        let mut meant = Vec::new();
+        for record in &page.mails {
+            let id = record.manifest.id;
+            if self.act.is_for(record, now) && self.met.insert(id) {
+                meant.push(id);
+            }
+        }
+        self.is_over = page.next.is_none();
+        self.query.cursor = page.next;
+        Ok(Some(meant))
+    }
+}
+
+async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobStatus>>) {
+    let ended = walk(&postrider, &request, &status).await;
+    let mut status = status.lock();
+    status.finished_at = Some(postrider.inner.engine.clock.now());
+    match ended {
+        Ok(()) => {
+            status.state = JobState::Done;
+            tracing::info!(job = %status.id, done = status.done, skipped = status.skipped,
+                "a job is done");
+        }
+        Err(error) => {
+            status.state = JobState::Failed;
+            status.error = Some(error.to_string());
+            tracing::error!(job = %status.id, done = status.done, %error, "a job could not go on");
+        }
+    }
+}
+
+async fn walk(
+    postrider: &Dispatcher,
+    request: &JobRequest,
+    status: &Mutex<JobStatus>,
+) -> Result<(), Error> {
+    let most = request.limit.unwrap_or(u64::MAX);
+    let jobs = postrider.jobs();
+    let meant = jobs.count(request.act, request.query.clone()).await?;
+    status.lock().total = Some(meant.min(most));
+
+    let mut left = most;
+    let mut steps = Steps::new(request.act, request.query.clone());
+    while left > 0
+        && let Some(step) = steps.next(postrider).await?
+    {
+        let mut step = &step[..];
+        while !step.is_empty() && left > 0 {
+            let size = portion(request.per_minute).min(step.len() as u64).min(left);
+            let (now, later) = step.split_at(usize::try_from(size).unwrap_or(STEP));
+            let began = Instant::now();
+            let done = act_on(postrider, request.act, now, status).await?;
+            step = later;
+            left -= done;
+            if let Some(per_minute) = request.per_minute {
+                let pause = Duration::from_secs(60).mul_f64(done as f64 / f64::from(per_minute));
+                tokio::time::sleep_until(began + pause).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many mails are taken together: with a pace, what it allows in a second.
+fn portion(per_minute: Option<u32>) -> u64 {
+    per_minute.map_or(STEP as u64, |pace| {
+        u64::from(pace / 60).clamp(1, STEP as u64)
+    })
+}
+
+/// Does it to all of these at once, so that they share a commit; returns to how many it was done.
+async fn act_on(
+    postrider: &Dispatcher,
+    act: Act,
+    mails: &[MailId],
+    status: &Mutex<JobStatus>,
+) -> Result<u64, Error> {
+    let all = stream::iter(mails.iter().copied());
+    let mut results = all.map(|id| one(postrider, act, id)).buffer_unordered(STEP);
+    let mut count = 0;
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(()) => {
+                count += 1;
+                status.lock().done += 1;
+            }
+            Err(Error::TooLate { .. } | Error::UnknownMail(_)) => status.lock().skipped += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+async fn one(postrider: &Dispatcher, act: Act, id: MailId) -> Result<(), Error> {
+    match act {
+        Act::Cancel => postrider.cancel(id).await.map(drop),
+        Act::Retry => postrider.retry(id).await.map(drop),
+        Act::Purge => match postrider.inner.engine.spool.purge(id).await? {
+            OperationResult::Done(_) => Ok(()),
+            OperationResult::Unknown => Err(Error::UnknownMail(id)),
+            OperationResult::TooLate => Err(Error::TooLate {
+                id,
+                state: MailState::Sending.as_str(),
+            }),
+        },
+    }
+}

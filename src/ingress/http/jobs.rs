@@ -1,0 +1,242 @@
+//! Acts on everything that a search finds: what is asked for, counted first where that is wished,
+//! and the jobs that do it.
+
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Shared;
+use super::access::Visitor;
+use super::body::MediaType;
+use super::params::Params;
+use super::problem::{FieldError, Kind, Problem};
+use super::records::{Count, segment};
+use super::request::{malformed, misshapen};
+use crate::dispatch::{Act, JobRequest, JobStatus};
+
+/// The most bytes of such a request.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// Which mails something is done to, and how fast.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct BulkRequest {
+    /// A search, as `GET /v1/mails` takes it. It, or `all`, is needed.
+    q: Option<String>,
+    /// That all mail is meant.
+    all: bool,
+    /// Only count the mails.
+    dry_run: bool,
+    /// The most mails that it is done to.
+    #[schema(minimum = 1)]
+    limit: Option<u64>,
+    /// The most mails that it is done to in a minute.
+    #[schema(minimum = 1)]
+    per_minute: Option<u32>,
+}
+
+impl FromRequest<Shared> for BulkRequest {
+    type Rejection = Problem;
+    async fn from_request(request: Request, door: &Shared) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        Params::of(parts.uri.query()).finish()?;
+        if MediaType::of(&parts.headers)? != MediaType::Json {
+            return Err(Problem::new(
+                Kind::MediaType,
+                "Content-Type must be application/json",
+            ));
+        }
+        let held = door.collect(body, MAX_REQUEST).await?;
+        let mut json = serde_json::Deserializer::from_slice(&held.bytes);
+        let read: Result<Self, _> = serde_path_to_error::deserialize(&mut json);
+        let request = read.map_err(|error| match error.inner().is_data() {
+            true => Problem::invalid(vec![misshapen(error)]),
+            false => malformed(error.inner()),
+        })?;
+        json.end().map_err(|error| malformed(&error))?;
+        request.checked()
+    }
+}
+
+impl BulkRequest {
+    fn checked(self) -> Result<Self, Problem> {
+        let mut errors = Vec::new();
+        let mut refuse = |field: &str, detail: &str| {
+            errors.push(FieldError {
+                pointer: format!("/{field}"),
+                detail: detail.to_owned(),
+            });
+        };
+        if self.search().is_empty() && !self.all {
+            refuse(
+                "q",
+                "is missing; give a search, or `\"all\": true` to mean all mail",
+            );
+        }
+        if !self.search().is_empty() && self.all {
+            refuse("all", "give either `q` or `all`, not both");
+        }
+        if self.limit == Some(0) {
+            refuse("limit", "is not at least 1");
+        }
+        if self.per_minute == Some(0) {
+            refuse("per_minute", "is not at least 1");
+        }
+        if errors.is_empty() {
+            Ok(self)
+        } else {
+            Err(Problem::invalid(errors))
+        }
+    }
+
+    fn search(&self) -> &str {
+        self.q.as_deref().unwrap_or_default().trim()
+    }
+
+    /// Counts, or begins a job.
+    async fn perform(
+        self,
+        door: &Shared,
+        act: Act,
+        visitor: &Visitor,
+    ) -> Result<Response, Problem> {
+        let found = door.dispatcher.search(self.search());
+        let query = found.map_err(|error| Problem::invalid_field("/q", error.to_string()))?;
+        let jobs = door.dispatcher.jobs();
+        if self.dry_run {
+            let count = jobs.count(act, query).await?;
+            let count = count.min(self.limit.unwrap_or(u64::MAX));
+            return Ok(Json(Count::only(count)).into_response());
+        }
+
+        let job = jobs.start(JobRequest {
+            act,
+            query,
+            limit: self.limit,
+            per_minute: self.per_minute,
+            search: self.search().to_owned(),
+            by: visitor.submitter(),
+        })?;
+        let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
+        Ok((StatusCode::ACCEPTED, location, Json(job)).into_response())
+    }
+}
+
+/// The job that a path names.
+pub(super) struct JobId(Uuid);
+
+impl FromRequestParts<Shared> for JobId {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
+        Params::of(parts.uri.query()).finish()?;
+        let named = segment(parts, door).await?;
+        named.parse().map(JobId).map_err(|_| no_job())
+    }
+}
+
+fn no_job() -> Problem {
+    Problem::new(
+        Kind::NotFound,
+        "there is no such job; jobs are remembered as long as the service runs, the last 200 of them",
+    )
+}
+
+/// The jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobList {
+    /// Each job, the newest first.
+    jobs: Vec<JobStatus>,
+}
+
+/// Withdraws all mail that a search finds, as a job.
+#[utoipa::path(
+    post, path = "/v1/mails/cancel", tag = "mails", operation_id = "cancel_many",
+    request_body = BulkRequest,
+    responses(
+        (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
+        (status = 200, description = "With `dry_run`: how many mails", body = Count),
+    ),
+)]
+pub(super) async fn cancel(
+    State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
+    request: BulkRequest,
+) -> Result<Response, Problem> {
+    request.perform(&door, Act::Cancel, &visitor).await
+}
+
+/// Queues all mail again that a search finds and that is dead, cancelled or deferred, as a job.
+#[utoipa::path(
+    post, path = "/v1/mails/retry", tag = "mails", operation_id = "retry_many",
+    request_body = BulkRequest,
+    responses(
+        (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
+        (status = 200, description = "With `dry_run`: how many mails", body = Count),
+    ),
+)]
+pub(super) async fn retry(
+    State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
+    request: BulkRequest,
+) -> Result<Response, Problem> {
+    request.perform(&door, Act::Retry, &visitor).await
+}
+
+/// Deletes all mail that a search finds and that has ended for all its recipients, as a job.
+#[utoipa::path(
+    delete, path = "/v1/mails", tag = "mails", operation_id = "purge_many",
+    request_body = BulkRequest,
+    responses(
+        (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
+        (status = 200, description = "With `dry_run`: how many mails", body = Count),
+    ),
+)]
+pub(super) async fn purge(
+    State(door): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
+    request: BulkRequest,
+) -> Result<Response, Problem> {
+    request.perform(&door, Act::Purge, &visitor).await
+}
+
+/// The jobs of this run of the service.
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "mails",
+    responses((status = 200, description = "Each job", body = JobList)),
+)]
+pub(super) async fn jobs(State(door): State<Shared>) -> Json<JobList> {
+    Json(JobList {
+        jobs: door.dispatcher.jobs().list(),
+    })
+}
+
+/// How far a job is.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}", tag = "mails",
+    params(("id" = String, Path, description = "The job", format = "uuid")),
+    responses((status = 200, description = "The job", body = JobStatus)),
+)]
+pub(super) async fn job(
+    State(door): State<Shared>,
+    JobId(id): JobId,
+) -> Result<Json<JobStatus>, Problem> {
+    door.dispatcher.jobs().get(id).map(Json).ok_or_else(no_job)
+}
+
+/// Stops a job; what it has done stays done.
+#[utoipa::path(
+    delete, path = "/v1/jobs/{id}", tag = "mails",
+    params(("id" = String, Path, description = "The job", format = "uuid")),
+    responses((status = 200, description = "The job", body = JobStatus)),
+)]
+pub(super) async fn stop(
+    State(door): State<Shared>,
+    JobId(id): JobId,
+) -> Result<Json<JobStatus>, Problem> {
+    door.dispatcher.jobs().stop(id).map(Json).ok_or_else(no_job)
+}
