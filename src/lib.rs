@@ -82,14 +82,16 @@ pub use dispatch::{
     Act, AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
     Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, GroupBy, Health,
     JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
-    OnSpoolFailure, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus, SentNow,
-    Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
+    OnSpoolFailure, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
+    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
 };
 pub use mail::{
     Address, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId,
     Priority, Submitter, Timestamp, days, hours, minutes, seconds,
 };
-pub use policy::{BreakerState, Match, Rate, RetryPolicy, RouteRule, Weights};
+pub use policy::{
+    BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,
+};
 pub use spool::{Durability, Query, SpoolError};
 pub use transport::{Auth, Capture, Relay};
 

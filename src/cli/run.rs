@@ -84,6 +84,7 @@ async fn serve(
         started = config::builder(&settings)?.start() => started?,
         () = signals.stop() => return Ok(()),
     };
+    dispatcher.set_quotas(config::quotas(&settings));
     let mut doors = match Doors::open(&dispatcher, &settings, open_files).await {
         Ok(doors) => doors,
         // Nothing has come in, and nothing is said of how it ended.
@@ -203,7 +204,10 @@ async fn read_and_apply(
         Ok(()) => dispatcher.templates().replace(&new.templates.loaded()),
         Err(_) => doors.reload(old)?,
     }
-    applied.map(|()| new)
+    applied.map(|()| {
+        dispatcher.set_quotas(config::quotas(&new));
+        new
+    })
 }
 
 fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {

@@ -6,7 +6,8 @@ use super::dkim;
 use super::units::bytes;
 use super::{OnSpoolFailure, Relay, Settings, Sync};
 use crate::dispatch::{self, Builder, Dispatcher, Error, Reload};
-use crate::policy::{RetryPolicy, RouteRule, Weights};
+use crate::mail::Submitter;
+use crate::policy::{Quota, RetryPolicy, RouteRule, Weights};
 use crate::transport::{self, Credentials, RelayError};
 
 /// A dispatcher as configured, not started yet.
@@ -27,6 +28,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         .idempotency_ttl(spool.idempotency_ttl)
         .journal(settings.journal.keep, settings.journal.max_size.as_u64())
         .max_pending(spool.max_pending)
+        .critical_reserve(spool.critical_reserve())
         .max_message_size(bytes(spool.max_message_size))
         .accept_timeout(spool.accept_timeout)
         .on_spool_failure(match spool.on_spool_failure {
@@ -54,6 +56,12 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         builder = builder.route(route.matching, route.relays);
     }
     Ok(builder)
+}
+
+/// What each token and user may hand in.
+pub fn quotas(settings: &Settings) -> Vec<(Submitter, Quota)> {
+    let quotas = settings.http.quotas().chain(settings.smtp.quotas());
+    quotas.collect()
 }
 
 /// What a running dispatcher can be given anew.

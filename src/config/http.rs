@@ -9,10 +9,13 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::mistake::Report;
+use super::quota::Asked;
 use super::units::bytes;
 use super::{Listen, Tls, secret, units};
 use crate::ingress::http::{self, HttpSettings, Scope, Security};
 use crate::ingress::{Networks, TlsFiles};
+use crate::mail::Submitter;
+use crate::policy::{Quota, Rate};
 
 /// The HTTP door.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,15 +65,51 @@ pub struct Token {
     pub token_file: Option<PathBuf>,
     /// What it allows.
     pub scope: Scope,
+    /// How many of its deliveries may be pending.
+    pub max_pending: Option<u64>,
+    /// How many mails it may hand in, and in how long a time.
+    #[serde(deserialize_with = "units::rate")]
+    pub rate: Option<Rate>,
+    /// How many recipients its mails may have on one day.
+    pub max_per_day: Option<u64>,
+    /// The addresses and domains that it may send from; none: all.
+    pub from: Vec<String>,
+    /// How long after it is handed in a mail may be sent.
+    #[serde(deserialize_with = "units::duration")]
+    pub max_delay: Duration,
+    /// How long after that time a mail may live.
+    #[serde(deserialize_with = "units::duration")]
+    pub max_lifetime: Duration,
+}
+
+impl Token {
+    /// What it may hand in, as it stands in the file.
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            max_pending: self.max_pending,
+            rate: self.rate,
+            max_per_day: self.max_per_day,
+            from: &self.from,
+            max_delay: self.max_delay,
+            max_lifetime: self.max_lifetime,
+        }
+    }
 }
 
 impl Default for Token {
     fn default() -> Self {
+        let quota = Quota::default();
         Token {
             name: String::new(),
             token: None,
             token_file: None,
             scope: Scope::Send,
+            max_pending: None,
+            rate: None,
+            max_per_day: None,
+            from: Vec::new(),
+            max_delay: quota.max_delay,
+            max_lifetime: quota.max_lifetime,
         }
     }
 }
@@ -152,12 +191,22 @@ impl Http {
         self.tokens.iter().map(door_token).collect()
     }
 
+    /// What each of those who may hand mail in may do.
+    pub fn quotas(&self) -> impl Iterator<Item = (Submitter, Quota)> {
+        let senders = self
+            .tokens
+            .iter()
+            .filter(|token| token.scope != Scope::Read);
+        senders.map(|token| (Submitter::token(&token.name), token.asked().quota()))
+    }
+
     /// Reads the secrets, and asks the door what it thinks of the rest.
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         for (n, token) in self.tokens.iter_mut().enumerate() {
             let at = format!("http.tokens[{n}]");
             let file = token.token_file.as_deref();
             secret::settle(&mut token.token, file, (&at, "token"), report);
+            token.asked().check(&at, report);
             if token.token.is_none() {
                 report.add(format!("{at}.token_file"), "is missing; or add `token`");
             }

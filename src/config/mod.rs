@@ -26,6 +26,7 @@ mod machine;
 mod mistake;
 mod oauth2;
 mod pem;
+mod quota;
 mod read;
 mod relays;
 mod retry;
@@ -39,7 +40,7 @@ mod units;
 
 pub use client::ClientFile;
 pub use dkim::DkimKey;
-pub use engine::{builder, reload};
+pub use engine::{builder, quotas, reload};
 pub use http::{Http, Token};
 pub use journal::Journal;
 pub use layers::{Sources, default_file};

@@ -9,10 +9,13 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::mistake::Report;
+use super::quota::Asked;
 use super::units::bytes;
 use super::{Listen, secret, units};
 use crate::ingress::smtp::{self, SmtpSettings};
 use crate::ingress::{Networks, TlsFiles};
+use crate::mail::Submitter;
+use crate::policy::{Quota, Rate};
 
 /// The SMTP submission door.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,7 +60,7 @@ pub struct Smtp {
 }
 
 /// Somebody who may come in.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct User {
     /// What AUTH calls them.
@@ -66,6 +69,52 @@ pub struct User {
     pub password: Option<SecretString>,
     /// The file that it is in.
     pub password_file: Option<PathBuf>,
+    /// How many of their deliveries may be pending.
+    pub max_pending: Option<u64>,
+    /// How many mails they may hand in, and in how long a time.
+    #[serde(deserialize_with = "units::rate")]
+    pub rate: Option<Rate>,
+    /// How many recipients their mails may have on one day.
+    pub max_per_day: Option<u64>,
+    /// The addresses and domains that they may send from; none: all.
+    pub from: Vec<String>,
+    /// How long after it is handed in a mail may be sent.
+    #[serde(deserialize_with = "units::duration")]
+    pub max_delay: Duration,
+    /// How long after that time a mail may live.
+    #[serde(deserialize_with = "units::duration")]
+    pub max_lifetime: Duration,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        let quota = Quota::default();
+        User {
+            name: String::new(),
+            password: None,
+            password_file: None,
+            max_pending: None,
+            rate: None,
+            max_per_day: None,
+            from: Vec::new(),
+            max_delay: quota.max_delay,
+            max_lifetime: quota.max_lifetime,
+        }
+    }
+}
+
+impl User {
+    /// What they may hand in, as it stands in the file.
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            max_pending: self.max_pending,
+            rate: self.rate,
+            max_per_day: self.max_per_day,
+            from: &self.from,
+            max_delay: self.max_delay,
+            max_lifetime: self.max_lifetime,
+        }
+    }
 }
 
 /// A certificate and its key, in PEM files.
@@ -144,12 +193,19 @@ impl Smtp {
         self.tls.as_ref().map(Tls::files)
     }
 
+    /// What each of those who may hand mail in may do.
+    pub fn quotas(&self) -> impl Iterator<Item = (Submitter, Quota)> {
+        let users = self.users.iter();
+        users.map(|user| (Submitter::user(&user.name), user.asked().quota()))
+    }
+
     /// Reads the secrets, and asks the door what it thinks of the rest.
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         for (n, user) in self.users.iter_mut().enumerate() {
             let at = format!("smtp.users[{n}]");
             let file = user.password_file.as_deref();
             secret::settle(&mut user.password, file, (&at, "password"), report);
+            user.asked().check(&at, report);
             if user.password.is_none() {
                 let reason = "is missing; or add `password`";
                 report.add(format!("{at}.password_file"), reason);

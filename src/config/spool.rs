@@ -46,6 +46,9 @@ pub struct Spool {
     pub idempotency_ttl: Duration,
     /// How many deliveries may be pending.
     pub max_pending: u64,
+    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending` when
+    /// absent.
+    pub critical_reserve: Option<u64>,
     /// The largest message that is accepted.
     #[serde(deserialize_with = "units::size")]
     pub max_message_size: ByteSize,
@@ -102,6 +105,7 @@ impl Default for Spool {
             retention: days(7),
             idempotency_ttl: days(7),
             max_pending: 1_000_000,
+            critical_reserve: None,
             max_message_size: ByteSize::mib(25),
             accept_timeout: seconds(5),
             on_spool_failure: OnSpoolFailure::Reject,
@@ -110,6 +114,12 @@ impl Default for Spool {
 }
 
 impl Spool {
+    /// How many more deliveries of critical mail may be pending.
+    pub fn critical_reserve(&self) -> u64 {
+        self.critical_reserve
+            .unwrap_or(self.max_pending.div_ceil(20))
+    }
+
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         self.check_database(report);
         if self.path.as_os_str().is_empty() {

@@ -16,6 +16,8 @@ use crate::spool::{Manifest, NewMail, PutResult};
 /// What is accepted, and how much of it.
 pub(super) struct Accept {
     pub max_pending: u64,
+    /// How many more deliveries of critical mail may be pending.
+    pub critical_reserve: u64,
     pub max_message_size: usize,
     pub accept_timeout: Duration,
 }
@@ -23,6 +25,7 @@ pub(super) struct Accept {
 /// Mails that are being accepted: their deliveries count as pending until they are, or are not.
 struct Intake<'a> {
     engine: &'a Engine,
+    submitter: &'a Submitter,
     count: u64,
 }
 
@@ -31,30 +34,43 @@ impl Drop for Intake<'_> {
         self.engine
             .accepting
             .fetch_sub(self.count, Ordering::Relaxed);
+        self.engine.accounts.end(self.submitter, self.count);
         self.engine.progress.notify_waiters();
     }
 }
 
 impl Accept {
-    /// Whether so many more deliveries may be pending.
-    pub(super) fn check_room(&self, engine: &Engine, more: usize) -> Result<(), Error> {
+    /// Whether its deliveries may be pending as well. Some room is there for critical mail alone.
+    fn check_room(&self, engine: &Engine, mail: &Mail) -> Result<(), Error> {
+        let more = mail.envelope().recipients().len() as u64;
+        self.check_room_for(engine, more, mail.options().priority)
+    }
+
+    /// Whether so many more deliveries of this priority may be pending.
+    pub(super) fn check_room_for(
+        &self,
+        engine: &Engine,
+        more: u64,
+        priority: Priority,
+    ) -> Result<(), Error> {
         let pending = engine.spool.pending() + engine.accepting.load(Ordering::Relaxed);
-        if pending + more as u64 > self.max_pending {
-            return Err(Error::Full {
-                pending,
-                max: self.max_pending,
-            });
+        let max = match priority {
+            Priority::Critical => self.max_pending.saturating_add(self.critical_reserve),
+            _ => self.max_pending,
+        };
+        if pending + more > max {
+            return Err(Error::Full { pending, max });
         }
         Ok(())
     }
 
-    /// Waits until so many more deliveries may be pending.
-    pub(super) async fn wait_for_room(&self, engine: &Engine, more: usize) -> Result<(), Error> {
+    /// Waits until its deliveries may be pending.
+    pub(super) async fn wait_for_room(&self, engine: &Engine, mail: &Mail) -> Result<(), Error> {
         let mut time_is_up = std::pin::pin!(tokio::time::sleep(self.accept_timeout));
         loop {
             let progress = engine.progress.notified();
             engine.admits()?;
-            let Err(full) = self.check_room(engine, more) else {
+            let Err(full) = self.check_room(engine, mail) else {
                 return Ok(());
             };
 
@@ -86,18 +102,29 @@ impl Accept {
         let now = engine.clock.now();
         let mut results = Vec::with_capacity(mails.len());
         let mut new_mails = Vec::with_capacity(mails.len());
-        let mut intake = Intake { engine, count: 0 };
+        let mut intake = Intake {
+            engine,
+            submitter,
+            count: 0,
+        };
 
         for mail in mails {
-            let count = mail.envelope().recipients().len();
+            let count = mail.envelope().recipients().len() as u64;
             let new_mail = engine
                 .admits()
                 .and_then(|()| self.check_size(&mail))
-                .and_then(|()| self.check_room(engine, count))
-                .and_then(|()| self.new_mail(engine, mail, now, submitter));
+                .and_then(|()| self.check_room(engine, &mail))
+                .and_then(|()| {
+                    let max = self.max_pending;
+                    let begun = engine.accounts.begin(engine, submitter, &mail, max);
+                    begun.inspect_err(|error| told_refusal(engine, submitter, error))
+                })
+                .and_then(|()| {
+                    engine.accepting.fetch_add(count, Ordering::Relaxed);
+                    intake.count += count;
+                    self.new_mail(engine, mail, now, submitter)
+                });
             results.push(new_mail.map(|new_mail| {
-                engine.accepting.fetch_add(count as u64, Ordering::Relaxed);
-                intake.count += count as u64;
                 let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
                 let line = AcceptedLine::of(&new_mail);
                 new_mails.push(new_mail);
@@ -204,6 +231,17 @@ impl Accept {
     }
 }
 
+/// Tells the log and the metrics that somebody has used up what is allowed.
+fn told_refusal(engine: &Engine, submitter: &Submitter, error: &Error) {
+    let limit = match error {
+        Error::Quota { limit, .. } => limit.as_str(),
+        Error::SenderRefused { .. } => "from",
+        _ => return,
+    };
+    engine.metrics.quota_refusal(submitter, limit);
+    tracing::debug!(%error, "refused");
+}
+
 /// What the log says of a mail that was accepted, where anybody reads it: the target
 /// `postrider::accepted`.
 struct AcceptedLine {
@@ -246,7 +284,7 @@ impl AcceptedLine {
     }
 }
 
-fn expiry_field(expires: Option<When>) -> &'static str {
+pub(super) fn expiry_field(expires: Option<When>) -> &'static str {
     match expires {
         Some(When::In(_)) => "expires_in",
         _ => "expires_at",

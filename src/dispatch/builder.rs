@@ -67,6 +67,7 @@ pub struct Builder {
     pub(crate) idempotency_ttl: Duration,
     pub(crate) journal: JournalOptions,
     pub(crate) max_pending: u64,
+    pub(crate) critical_reserve: Option<u64>,
     pub(crate) max_message_size: usize,
     pub(crate) accept_timeout: Duration,
     pub(crate) on_spool_failure: OnSpoolFailure,
@@ -88,6 +89,7 @@ impl Default for Builder {
             idempotency_ttl: days(7),
             journal: JournalOptions::default(),
             max_pending: 1_000_000,
+            critical_reserve: None,
             max_message_size: 25 * 1024 * 1024,
             accept_timeout: seconds(5),
             on_spool_failure: OnSpoolFailure::Reject,
@@ -175,6 +177,13 @@ impl Builder {
     /// How many deliveries may be pending; a million unless said.
     pub fn max_pending(mut self, deliveries: u64) -> Self {
         self.max_pending = deliveries;
+        self
+    }
+
+    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending` unless
+    /// said.
+    pub fn critical_reserve(mut self, deliveries: u64) -> Self {
+        self.critical_reserve = Some(deliveries);
         self
     }
 
@@ -273,6 +282,10 @@ impl Builder {
             engine,
             accept: Accept {
                 max_pending: self.max_pending,
+                // A twentieth, and never none.
+                critical_reserve: self
+                    .critical_reserve
+                    .unwrap_or(self.max_pending.div_ceil(20)),
                 max_message_size: self.max_message_size,
                 accept_timeout: self.accept_timeout,
             },

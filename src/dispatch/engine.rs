@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::accounts::Accounts;
 use super::acts::RefusedLogins;
 use super::life::Life;
 use super::recalls::Recalls;
@@ -41,6 +42,8 @@ pub(super) struct Engine {
     pub retry: RetryPolicy,
     pub life: Life,
     pub recalls: Arc<Recalls>,
+    /// What each token and user may hand in.
+    pub accounts: Accounts,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
     /// What was claimed and nobody has begun, by relay.
@@ -85,6 +88,7 @@ impl Engine {
             retry,
             life: Life::new(),
             recalls: Arc::default(),
+            accounts: Accounts::default(),
             waiters: Arc::default(),
             recordings: Arc::default(),
             stocks: Stocks::default(),

@@ -1,6 +1,9 @@
 //! Why the dispatcher cannot do what it was asked.
 
-use crate::mail::{MailError, MailId};
+use std::time::Duration;
+
+use crate::mail::{Address, MailError, MailId, Submitter};
+use crate::policy::Rate;
 use crate::spool::SpoolError;
 use crate::transport::RelayError;
 
@@ -19,6 +22,24 @@ pub enum Error {
         pending: u64,
         /// How many may be.
         max: u64,
+    },
+    /// Who hands the mail in has used up what is allowed.
+    #[error("{who} {limit}; again in {}", humantime::format_duration(*.again_in))]
+    Quota {
+        /// Who.
+        who: Submitter,
+        /// What is used up.
+        limit: QuotaLimit,
+        /// When to try again, in whole seconds.
+        again_in: Duration,
+    },
+    /// Who hands the mail in may not send from this address.
+    #[error("{who} may not send from {address}")]
+    SenderRefused {
+        /// Who.
+        who: Submitter,
+        /// The return path, or what From or Sender says.
+        address: Address,
     },
     /// The idempotency key belongs to a mail with other content.
     #[error("the idempotency key was used before for mail {0}, which has other content")]
@@ -72,6 +93,41 @@ pub enum Error {
     /// The dispatcher has stopped. What was accepted is safe in the spool.
     #[error("the dispatcher has stopped: {0}")]
     Stopped(String),
+}
+
+/// What somebody has used up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaLimit {
+    /// Deliveries that may be pending.
+    #[error("has {pending} deliveries pending, and {max} may be (`max_pending`)")]
+    Pending {
+        /// How many are pending.
+        pending: u64,
+        /// How many may be.
+        max: u64,
+    },
+    /// Recipients on one day.
+    #[error("has written to {today} recipients today, and {max} may be (`max_per_day`)")]
+    PerDay {
+        /// How many there were today.
+        today: u64,
+        /// How many there may be.
+        max: u64,
+    },
+    /// Mails in a time.
+    #[error("hands in mail faster than {0} (`rate`)")]
+    Rate(Rate),
+}
+
+impl QuotaLimit {
+    /// Its name in metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            QuotaLimit::Pending { .. } => "max_pending",
+            QuotaLimit::PerDay { .. } => "max_per_day",
+            QuotaLimit::Rate(_) => "rate",
+        }
+    }
 }
 
 impl From<SpoolError> for Error {

@@ -6,6 +6,7 @@
 //! to disk in `recording` and is told in `announcements`. All share one `engine`.
 
 mod accept;
+mod accounts;
 mod acts;
 mod announcements;
 mod audit;
@@ -48,7 +49,7 @@ pub use audit::{AuditEntry, AuditPage, AuditQuery};
 pub use builder::{Builder, OnSpoolFailure};
 pub use clock::Clock;
 pub use dead_letters::DeadLetters;
-pub use error::Error;
+pub use error::{Error, QuotaLimit};
 pub use events::{EventItem, EventStream};
 pub use failures::{FailureGroup, Failures, GroupBy};
 pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
@@ -71,6 +72,7 @@ use ractor::ActorRef;
 use self::accept::Accept;
 use self::engine::Engine;
 use crate::mail::{Mail, Submitter};
+use crate::policy::Quota;
 
 /// How long what is in flight may take after the last handle was dropped.
 const DRAIN_AFTER_LAST_HANDLE: Duration = Duration::from_secs(10);
@@ -141,12 +143,12 @@ impl Dispatcher {
     /// while the queue is full, for at most `accept_timeout`.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Mail`], [`Error::KeyReused`], [`Error::NoRoute`], [`Error::Spool`]
+    /// [`Error::Full`], [`Error::Quota`], [`Error::SenderRefused`], [`Error::Mail`], [`Error::KeyReused`], [`Error::NoRoute`], [`Error::Spool`]
     /// or [`Error::Stopped`]; nothing was accepted then.
     pub async fn submit(&self, mail: Mail) -> Result<Receipt, Error> {
         self.inner
             .accept
-            .wait_for_room(&self.inner.engine, mail.envelope().recipients().len())
+            .wait_for_room(&self.inner.engine, &mail)
             .await?;
         self.try_submit(mail).await
     }
@@ -181,6 +183,8 @@ impl Dispatcher {
             .accept(engine, mails, self.door, &self.submitter)
             .await;
 
+        self.slow_down(&results).await;
+
         for (result, mail) in results.iter_mut().zip(copies) {
             if let Err(Error::Spool(failure)) = result
                 && direct::may_replace_the_spool(engine, &mail, was_refusing).await
@@ -197,6 +201,34 @@ impl Dispatcher {
     #[cfg(feature = "templates")]
     pub fn templates(&self) -> &crate::content::Templates {
         &self.inner.engine.templates
+    }
+
+    /// Whoever uses keys for something else again and again, as somebody does who tries them, is
+    /// answered late.
+    async fn slow_down(&self, results: &[Result<Receipt, Error>]) {
+        let reused = |result: &&Result<Receipt, Error>| matches!(result, Err(Error::KeyReused(_)));
+        let conflicts = results.iter().filter(reused).count();
+        if conflicts == 0 || self.submitter == Submitter::Local {
+            return;
+        }
+        let engine = &self.inner.engine;
+        let now = engine.clock.monotonic();
+        engine.metrics.key_conflicts(&self.submitter, conflicts);
+        let pause = engine
+            .accounts
+            .count_conflicts(&self.submitter, conflicts, now);
+        if !pause.is_zero() {
+            let who = self.submitter.to_string();
+            tracing::warn!(who = ?who, ?pause, "uses idempotency keys for other content again and again; answered late");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// What each of those who hand mail in may do, from now on; whoever is not among them is bound
+    /// by [`Quota::default`](crate::policy::Quota::default) alone. Where there are several, none may
+    /// have more than four fifths of `max_pending` pending, unless its quota says so.
+    pub fn set_quotas(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
+        self.inner.engine.accounts.replace(quotas);
     }
 
     /// Where its "now" comes from.

@@ -70,7 +70,7 @@ impl Dispatcher {
         let reason = reason.or_else(|| {
             self.inner
                 .accept
-                .check_room(engine, 1)
+                .check_room_for(engine, 1, Priority::Default)
                 .err()
                 .map(|error| error.to_string())
         });

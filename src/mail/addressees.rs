@@ -58,6 +58,19 @@ impl Addressees {
         sender(&Scan::of(message), domain)
     }
 
+    /// Everybody whom a message names as its author or its sender.
+    ///
+    /// # Errors
+    /// From or Sender holds something that is no address.
+    pub fn authors_of(message: &[u8], domain: &str) -> Result<Vec<Address>, MailError> {
+        let scan = Scan::of(message);
+        let fields = scan.fields.iter().filter_map(|field| {
+            let name = ["From", "Sender"].into_iter().find(|name| field.is(name))?;
+            Some(in_field(name, field.value(), domain))
+        });
+        Ok(fields.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     /// Reads a list as it stands behind `To:`, such as `Ada <ada@example.org>, root`.
     ///
     /// # Errors

@@ -137,6 +137,11 @@ impl Mail {
         &self.message.bytes
     }
 
+    /// Everybody whom its header names in From and Sender.
+    pub(crate) fn authors(&self) -> Result<Vec<Address>, MailError> {
+        Addressees::authors_of(&self.message.bytes, "localhost")
+    }
+
     /// The Message-ID, with its angle brackets.
     pub fn message_id(&self) -> &str {
         &self.message.message_id

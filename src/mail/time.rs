@@ -15,6 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, format = DateTime))]
 pub struct Timestamp(i64);
 
+/// The milliseconds of a day.
+const DAY: i64 = 86_400_000;
+
 impl Timestamp {
     /// The latest time that can be told apart.
     pub const MAX: Timestamp = Timestamp(253_402_207_200_000); // 9999-12-30, the last day that RFC 3339 can write everywhere
@@ -39,6 +42,16 @@ impl Timestamp {
     /// The system's clock.
     pub fn now() -> Self {
         Self::from_millis(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// The day in UTC, counted from 1970-01-01.
+    pub fn day(self) -> i64 {
+        self.0.div_euclid(DAY)
+    }
+
+    /// The beginning of such a day.
+    pub fn of_day(day: i64) -> Self {
+        Timestamp::from_millis(day.saturating_mul(DAY))
     }
 
     /// The time from `earlier` to this one; zero if it is not earlier.

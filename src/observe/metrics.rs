@@ -17,7 +17,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::delivery::AttemptClass;
-use crate::mail::Priority;
+use crate::mail::{Priority, Submitter};
 use crate::policy::BreakerState;
 
 type Labels = Vec<(&'static str, String)>;
@@ -43,6 +43,8 @@ pub struct Metrics {
     acts: Family<Labels, Counter>,
     journal_bytes: Gauge,
     journal_missed: Family<Labels, Counting>,
+    quota_refusals: Family<Labels, Counter>,
+    key_conflicts: Family<Labels, Counter>,
     /// Totals since start, for those who want a number without labels.
     pub(crate) totals: Totals,
 }
@@ -140,6 +142,8 @@ impl Metrics {
         let acts = Family::<Labels, Counter>::default();
         let journal_bytes = Gauge::default();
         let journal_missed = Family::<Labels, Counting>::default();
+        let quota_refusals = Family::<Labels, Counter>::default();
+        let key_conflicts = Family::<Labels, Counter>::default();
         let mut registry = Registry::with_prefix("postrider");
         registry.register(
             "mails_accepted",
@@ -211,6 +215,16 @@ impl Metrics {
             "Actors created anew after they ended",
             restarts.clone(),
         );
+        registry.register(
+            "quota_refusals",
+            "Mails refused to a token or user, by what it had used up",
+            quota_refusals.clone(),
+        );
+        registry.register(
+            "key_conflicts",
+            "Mails refused because their idempotency key was used for other content",
+            key_conflicts.clone(),
+        );
         let turned_away = Family::<Labels, Counter>::default();
         registry.register(
             "refusals",
@@ -248,6 +262,8 @@ impl Metrics {
             acts,
             journal_bytes,
             journal_missed,
+            quota_refusals,
+            key_conflicts,
             totals: Totals::default(),
         }
     }
@@ -265,6 +281,18 @@ impl Metrics {
     pub(crate) fn turned_away(&self, door: &'static str, reason: &'static str) {
         let labels = vec![("door", door.to_owned()), ("reason", reason.to_owned())];
         self.turned_away.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn quota_refusal(&self, who: &Submitter, limit: &str) {
+        let labels = vec![("who", who.to_string()), ("limit", limit.to_owned())];
+        self.quota_refusals.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn key_conflicts(&self, who: &Submitter, count: usize) {
+        let labels = vec![("who", who.to_string())];
+        self.key_conflicts
+            .get_or_create(&labels)
+            .inc_by(count as u64);
     }
 
     pub(crate) fn attempt(&self, relay: &str, class: AttemptClass) {

@@ -4,6 +4,7 @@
 mod breaker;
 mod limits;
 mod pace;
+mod quota;
 mod rests;
 mod retry;
 mod route;
@@ -13,6 +14,7 @@ mod streak;
 pub use breaker::{Breaker, BreakerState};
 pub use limits::{Lesson, Limits};
 pub use pace::{Allowance, Pace, Rate, RateError};
+pub use quota::{Quota, SenderPattern, SenderPatternError};
 pub use rests::{Admission, RestingDomain, Rests};
 pub use retry::{Jitter, RetryPolicy};
 pub use route::{Match, RouteRule, Routes};

@@ -29,10 +29,13 @@ impl Rate {
         format!("{count}/s").parse()
     }
 
-    fn quota(self) -> Option<Quota> {
-        // A burst of a tenth of a second's worth keeps the wire busy without defeating the pace.
+    /// A burst of a tenth of a second's worth, which keeps the wire busy without defeating the pace.
+    fn short_burst(self) -> NonZeroU32 {
         let a_tenth = f64::from(self.count.get()) / self.per.as_secs_f64() / 10.0;
-        let burst = NonZeroU32::new(a_tenth as u32).unwrap_or(NonZeroU32::MIN);
+        NonZeroU32::new(a_tenth as u32).unwrap_or(NonZeroU32::MIN)
+    }
+
+    fn quota(self, burst: NonZeroU32) -> Option<Quota> {
         Quota::with_period(self.per / self.count.get()).map(|quota| quota.allow_burst(burst))
     }
 }
@@ -132,7 +135,16 @@ pub struct Allowance {
 impl Pace {
     /// Paces by `rate`.
     pub fn new(rate: Option<Rate>) -> Self {
-        let limit = rate.and_then(Rate::quota).map(|quota| {
+        Pace::of(rate.and_then(|rate| rate.quota(rate.short_burst())))
+    }
+
+    /// Paces by `rate`, all of its mails at once where none came before.
+    pub fn at_once(rate: Rate) -> Self {
+        Pace::of(rate.quota(rate.count))
+    }
+
+    fn of(quota: Option<Quota>) -> Self {
+        let limit = quota.map(|quota| {
             let clock = ToldTime::default();
             let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
             Limit {
@@ -208,6 +220,15 @@ mod tests {
             none.again_in
                 .is_some_and(|wait| wait <= Duration::from_millis(10))
         );
+    }
+
+    #[test]
+    fn all_of_a_rate_may_come_at_once_and_then_no_faster_than_it() {
+        let mut pace = Pace::at_once("3/m".parse().expect("valid"));
+        assert_eq!(pace.take(5, at(0)).mails, 3);
+        let next = pace.take(1, at(1000));
+        assert_eq!((next.mails, next.again_in), (0, Some(at(19_000))));
+        assert_eq!(pace.take(5, at(20_000)).mails, 1);
     }
 
     #[test]

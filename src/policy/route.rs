@@ -67,7 +67,9 @@ impl Routes {
     }
 }
 
-fn domain_matches(patterns: &[String], address: Option<&Address>) -> bool {
+/// Whether an address is in one of these domains, or below one of those that begin with `*.`; any is
+/// where there are none.
+pub(super) fn domain_matches(patterns: &[String], address: Option<&Address>) -> bool {
     if patterns.is_empty() {
         return true;
     }

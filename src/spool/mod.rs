@@ -324,6 +324,13 @@ pub trait Spool: Send + Sync + 'static {
         0
     }
 
+    /// How many deliveries were accepted of this one on this day, as [`Timestamp::day`] counts them;
+    /// likewise. The last day is kept.
+    fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
+        let _ = (submitter, day);
+        0
+    }
+
     /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what
     /// became of it could not be recorded, and it would be sent again.
     fn failure(&self) -> Option<SpoolError>;

@@ -130,6 +130,9 @@ impl Spool for FaultySpool {
     fn pending_of(&self, submitter: &Submitter) -> u64 {
         self.kept.pending_of(submitter)
     }
+    fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
+        self.kept.accepted_on(submitter, day)
+    }
     fn failure(&self) -> Option<SpoolError> {
         self.broken
             .load(Ordering::SeqCst)

@@ -8,6 +8,7 @@ mod corpus;
 mod events;
 mod limits;
 mod operate;
+mod quota;
 mod records;
 mod search;
 mod series;

@@ -35,7 +35,11 @@ const EVERYWHERE: [(&str, &str); 4] = [
 ];
 
 /// What a call may answer that reads a body.
-const WITH_BODY: [(&str, &str); 4] = [
+const WITH_BODY: [(&str, &str); 5] = [
+    (
+        "429",
+        "The token has used up what is allowed; `Retry-After` says when to try again",
+    ),
     ("400", "The body cannot be read"),
     ("408", "The body took too long to arrive"),
     ("413", "Too large"),

@@ -87,6 +87,8 @@ pub(super) enum Kind {
     TooMany,
     Internal,
     Full,
+    Quota,
+    SenderRefused,
     Unavailable,
     AnswerTimedOut,
 }
@@ -166,6 +168,16 @@ impl Kind {
                 StatusCode::SERVICE_UNAVAILABLE,
                 urn!("full"),
                 "The queue is full",
+            ),
+            Kind::Quota => (
+                StatusCode::TOO_MANY_REQUESTS,
+                urn!("quota"),
+                "What is allowed is used up",
+            ),
+            Kind::SenderRefused => (
+                StatusCode::FORBIDDEN,
+                urn!("sender-refused"),
+                "Not allowed to send from this address",
             ),
             Kind::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -355,6 +367,17 @@ impl From<Error> for Problem {
         match error {
             Error::Mail(error) => error.into(),
             Error::Full { .. } => Problem::new(Kind::Full, detail),
+            Error::Quota { again_in, .. } => Problem {
+                retry_after: Some(again_in.as_secs()),
+                ..Problem::new(Kind::Quota, detail)
+            },
+            Error::SenderRefused { .. } => Problem {
+                errors: vec![FieldError {
+                    pointer: "/from".to_owned(),
+                    detail: detail.clone(),
+                }],
+                ..Problem::new(Kind::SenderRefused, detail)
+            },
             Error::KeyReused(_) => Problem {
                 errors: vec![FieldError {
                     pointer: "/idempotency_key".to_owned(),

@@ -71,6 +71,35 @@ impl Count {
     }
 }
 
+/// What one token or user has handed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    /// How many deliveries are pending.
+    pub pending: u64,
+    /// The last day on which something was accepted.
+    pub day: i64,
+    /// How many deliveries were accepted on that day.
+    pub accepted: u64,
+}
+
+impl Account {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let numbers = [self.pending, self.day.cast_unsigned(), self.accepted];
+        numbers.map(u64::to_be_bytes).concat()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (pending, rest) = bytes.split_first_chunk()?;
+        let (day, accepted) = rest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let accepted = accepted.first_chunk().unwrap_or(&[0; 8]);
+        Some(Account {
+            pending: u64::from_be_bytes(*pending),
+            day: u64::from_be_bytes(*day).cast_signed(),
+            accepted: u64::from_be_bytes(*accepted),
+        })
+    }
+}
+
 /// A delivery that comes into a queue, or leaves it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Move {
@@ -86,8 +115,8 @@ pub(super) struct Move {
 #[derive(Default)]
 pub(super) struct Backlog {
     counts: HashMap<Line, Count>,
-    /// How many deliveries are pending that each token and user handed in.
-    accounts: HashMap<u64, u64>,
+    /// What each token and user handed in.
+    accounts: HashMap<u64, Account>,
 }
 
 impl Backlog {
@@ -99,11 +128,20 @@ impl Backlog {
         self.counts.get(line).copied().unwrap_or_default()
     }
 
-    pub(super) fn set_account(&mut self, account: u64, pending: u64) {
-        self.accounts.insert(account, pending);
+    pub(super) fn set_account(&mut self, name: u64, account: Account) {
+        self.accounts.insert(name, account);
     }
 
-    pub(super) fn of_account(&self, account: u64) -> u64 {
+    /// A mail was accepted: so many of its deliveries, on this day.
+    pub(super) fn accepted(&mut self, name: u64, day: i64, count: u64) {
+        let account = self.accounts.entry(name).or_default();
+        if account.day != day {
+            (account.day, account.accepted) = (day, 0);
+        }
+        account.accepted += count;
+    }
+
+    pub(super) fn of_account(&self, account: u64) -> Account {
         self.accounts.get(&account).copied().unwrap_or_default()
     }
 
@@ -116,11 +154,8 @@ impl Backlog {
         let count = self.counts.entry(step.line).or_default();
         count.add(&step.place, step.tried, by);
         if step.account != 0 {
-            let pending = self.accounts.entry(step.account).or_default();
-            *pending = pending.saturating_add_signed(by);
-            if *pending == 0 {
-                self.accounts.remove(&step.account);
-            }
+            let account = self.accounts.entry(step.account).or_default();
+            account.pending = account.pending.saturating_add_signed(by);
         }
     }
 

@@ -17,6 +17,7 @@ use super::queue_head::Entry;
 use super::queues::QueueName;
 use crate::delivery::Route;
 use crate::mail::Timestamp;
+use crate::spool::Manifest;
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Batch, Store};
 
@@ -43,6 +44,8 @@ pub(super) struct Changes {
     timers: BTreeMap<Timestamp, Vec<Timer>>,
     /// What happens by it.
     told: Told,
+    /// What was accepted: of whom, on which day, and how many deliveries.
+    accepted: Vec<(u64, i64, u64)>,
     /// Routes that have had no queue yet.
     new_queues: HashMap<Route, QueueId>,
 }
@@ -84,6 +87,16 @@ impl Changes {
         shared
             .next_timer
             .fetch_min(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// A mail is accepted.
+    pub(super) fn accept(&mut self, manifest: &Manifest) {
+        let account = manifest.account();
+        if account != 0 {
+            let day = manifest.accepted_at.day();
+            let count = u64::from(manifest.recipients);
+            self.accepted.push((account, day, count));
+        }
     }
 
     /// A delivery comes into a queue.
@@ -172,10 +185,13 @@ impl Changes {
             let count = codec::encode(&backlog.of(&line));
             self.batch.push((keys::count(line.0, line.1), Some(count)));
         }
+        for (account, day, count) in self.accepted {
+            backlog.accepted(account, day, count);
+            accounts.insert(account);
+        }
         for account in accounts.into_iter().filter(|account| *account != 0) {
-            let pending = Some(backlog.of_account(account)).filter(|pending| *pending > 0);
-            let pending = pending.map(|pending| pending.to_be_bytes().to_vec());
-            self.batch.push((keys::account(account), pending));
+            let counted = backlog.of_account(account).to_bytes();
+            self.batch.push((keys::account(account), Some(counted)));
         }
         drop(backlog);
         self.batch

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::backlog::Account;
 use super::keys::{self, Place, QueueId};
 use super::reader::{self, Whole};
 use super::stored_mail::StoredMail;
@@ -150,8 +151,10 @@ pub(crate) fn walk<S: Store>(
     let mut counted = BTreeMap::new();
     let (from, to) = keys::starting_with(b"g");
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if let (Some(account), Ok(pending)) = (keys::read_account(key), value.try_into()) {
-            counted.insert(account, u64::from_be_bytes(pending));
+        if let (Some(name), Some(account)) = (keys::read_account(key), Account::from_bytes(value))
+            && account.pending > 0
+        {
+            counted.insert(name, account.pending);
         }
         ControlFlow::Continue(())
     })?;

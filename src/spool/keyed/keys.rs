@@ -24,7 +24,7 @@
 //! | `J` `v` length, name, key | what this reader keeps |
 //! | `J` `i` | the journal's own name |
 //! | `c` | totals |
-//! | `g` account | how many deliveries are pending that this token or user handed in |
+//! | `g` account | how many deliveries are pending that this token or user handed in, and how many came on the last day |
 //! | `h` | what idempotency keys are hashed with |
 //! | `z` key | what stood at that key and could not be read |
 

@@ -920,7 +920,17 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     fn pending_of(&self, submitter: &Submitter) -> u64 {
-        self.shared.backlog.lock().of_account(submitter.account())
+        let backlog = self.shared.backlog.lock();
+        backlog.of_account(submitter.account()).pending
+    }
+
+    fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
+        let account = self.shared.backlog.lock().of_account(submitter.account());
+        if account.day == day {
+            account.accepted
+        } else {
+            0
+        }
     }
 
     fn failure(&self) -> Option<SpoolError> {

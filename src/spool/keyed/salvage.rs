@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use super::backlog::Account;
 use super::keys::{self, Place, Timer};
 use super::reader;
 use super::stored_mail::StoredMail;
@@ -309,8 +310,12 @@ impl<S: Store> Order<'_, S> {
     fn finish(mut self) -> Result<Ordered, SpoolError> {
         self.accounts.remove(&0);
         for (account, pending) in std::mem::take(&mut self.accounts) {
-            let pending = pending.to_be_bytes().to_vec();
-            self.batch.push((keys::account(account), Some(pending)));
+            let counted = Account {
+                pending,
+                ..Account::default()
+            };
+            self.batch
+                .push((keys::account(account), Some(counted.to_bytes())));
             self.step(false)?;
         }
         let totals = codec::encode(&self.totals);

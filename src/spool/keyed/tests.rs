@@ -945,6 +945,7 @@ async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() 
         [&app, &other, &Submitter::Local].map(|submitter| spool.pending_of(submitter))
     };
     assert_eq!(counted(&spool), [3, 2000, 0]);
+    assert_eq!(spool.accepted_on(&app, now().day()), 3);
 
     spool.cancel(id, now()).await.expect("cancels");
     assert_eq!(counted(&spool), [0, 2000, 0]);
@@ -957,6 +958,13 @@ async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() 
 
     let spool = KeyedSpool::open(store, SpoolOptions::default()).expect("opens again");
     assert_eq!(counted(&spool), [3, 2000, 0], "as before the restart");
+    assert_eq!(
+        spool.accepted_on(&app, now().day()),
+        3,
+        "a retry is no new mail"
+    );
+    assert_eq!(spool.accepted_on(&other, now().day()), 2000);
+    assert_eq!(spool.accepted_on(&other, now().day() + 1), 0);
     for claim in claim_all(&spool).await {
         let settled = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
             delivery.stage = Stage::Delivered { at: now() };

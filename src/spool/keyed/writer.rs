@@ -413,6 +413,7 @@ impl<S: Store> Writer<'_, S> {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
         group.changes.tell(Happened::accepted(manifest));
+        group.changes.accept(manifest);
         if mail.enters_later {
             let first = 0u16.to_be_bytes().to_vec();
             group.changes.put(keys::entering(manifest.id), first);

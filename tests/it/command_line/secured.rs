@@ -177,3 +177,51 @@ fn a_token_that_may_send_waits_for_sees_and_cancels_what_it_sent_and_nothing_els
             .contains("cancelled")
     );
 }
+
+#[test]
+fn a_quota_of_the_file_holds_and_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |quota: &str| {
+        let token = format!("{{ name = \"app\", token = \"s\", scope = \"send\", {quota} }}");
+        let http = format!("listen = \"127.0.0.1:0\"\ntokens = [{token}]");
+        configuration(dir.path(), &http, "listen = \"127.0.0.1:0\"")
+    };
+    let config = with("rate = \"1/h\", from = [\"shop@example.com\"]");
+    let mut service = Service::start(configured(dir.path(), &config));
+    let url = format!("http://{}", service.http);
+    let send = |from: &str| {
+        let mut command = postrider();
+        command.args([
+            "send",
+            "--to",
+            "ada@example.org",
+            "--subject",
+            "s",
+            "--text",
+            "t",
+        ]);
+        command.args(["--from", from, "--url", &url, "--token", "s"]);
+        finish(&mut command, b"")
+    };
+
+    let refused = send("boss@example.com");
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    assert!(
+        refused.err.contains("may not send from boss@example.com"),
+        "{}",
+        refused.err
+    );
+    send("shop@example.com").well();
+    let later = send("shop@example.com");
+    assert_eq!(later.code, 75, "{}", later.err);
+    assert!(later.err.contains("again in"), "{}", later.err);
+
+    configured(dir.path(), &with("max_per_day = 100"));
+    let pid = service.pid().to_string();
+    let told = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status();
+    assert!(told.unwrap().success());
+    service.says("the configuration was read again");
+    send("boss@example.com").well();
+}

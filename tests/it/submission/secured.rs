@@ -1,7 +1,7 @@
 //! TLS, and who may send.
 
 use postrider::ingress::smtp::{SmtpDoor, User};
-use postrider::seconds;
+use postrider::{Quota, Submitter, seconds};
 
 use crate::common::door::{APP_PLAIN, Certificate, Client, Door, app, secured, settings};
 
@@ -235,4 +235,44 @@ async fn the_record_keeps_which_user_handed_a_mail_in_and_a_key_is_theirs() {
         let record = door.postrider.status(id).await.unwrap();
         assert_eq!(record.submitter.unwrap().to_string(), who);
     }
+}
+
+#[tokio::test]
+async fn a_user_is_told_when_to_come_back_and_which_address_is_not_theirs() {
+    let mut settings = settings();
+    settings.users = vec![app()];
+    let door = Door::with(settings).await;
+    let quota = Quota {
+        rate: Some("2/h".parse().unwrap()),
+        from: vec!["example.com".parse().unwrap()],
+        ..Quota::default()
+    };
+    door.postrider.set_quotas([(Submitter::user("app"), quota)]);
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    client
+        .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235")
+        .await;
+    let foreign = "From: boss@example.org\r\nSubject: hello\r\n\r\nHello.\r\n";
+    client.envelope().await;
+    let refused = client.data(foreign).await;
+    assert!(refused.starts_with("550 5.7.1"), "{refused}");
+    assert!(refused.contains("boss@example.org"), "{refused}");
+    for _ in 0..2 {
+        client.envelope().await;
+        assert!(client.data(MESSAGE).await.starts_with("250"));
+    }
+    client.envelope().await;
+    let refused = client.data(MESSAGE).await;
+    assert!(refused.starts_with("450 4.7.1"), "{refused}");
+    assert!(refused.contains("again in"), "{refused}");
+    let quota = Quota {
+        max_pending: Some(1),
+        max_per_day: Some(2),
+        ..Quota::default()
+    };
+    door.postrider.set_quotas([(Submitter::user("app"), quota)]);
+    client.envelope().await;
+    let refused = client.data(MESSAGE).await;
+    assert!(refused.starts_with("452 4.7.1"), "{refused}");
 }

@@ -1,0 +1,56 @@
+//! What a token or an SMTP user may hand in. The keys are the same for both.
+
+use std::time::Duration;
+
+use super::mistake::Report;
+use crate::policy::{Quota, Rate, SenderPattern};
+
+/// What stands in the file about it.
+pub(super) struct Asked<'a> {
+    pub max_pending: Option<u64>,
+    pub rate: Option<Rate>,
+    pub max_per_day: Option<u64>,
+    pub from: &'a [String],
+    pub max_delay: Duration,
+    pub max_lifetime: Duration,
+}
+
+impl Asked<'_> {
+    /// The quota; patterns that are none were told by [`Asked::check`].
+    pub fn quota(self) -> Quota {
+        let from = self.from.iter().filter_map(|text| text.parse().ok());
+        Quota {
+            max_pending: self.max_pending,
+            rate: self.rate,
+            max_per_day: self.max_per_day,
+            from: from.collect(),
+            max_delay: self.max_delay,
+            max_lifetime: self.max_lifetime,
+        }
+    }
+
+    pub fn check(&self, at: &str, report: &mut Report<'_>) {
+        for (key, bound) in [
+            ("max_pending", self.max_pending),
+            ("max_per_day", self.max_per_day),
+        ] {
+            if bound == Some(0) {
+                report.add(
+                    format!("{at}.{key}"),
+                    "is 0, so that nothing could be handed in",
+                );
+            }
+        }
+        for (n, text) in self.from.iter().enumerate() {
+            if let Err(error) = text.parse::<SenderPattern>() {
+                report.add(format!("{at}.from[{n}]"), error);
+            }
+        }
+        if self.max_lifetime.is_zero() {
+            report.add(
+                format!("{at}.max_lifetime"),
+                "is zero, so that no mail would live",
+            );
+        }
+    }
+}

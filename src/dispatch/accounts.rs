@@ -1,0 +1,196 @@
+//! What each token and user has handed in, and how much of it may be: nobody fills the queue for
+//! all, and nobody tries keys quickly.
+//!
+//! What is pending and what was handed in today is counted by the spool, and holds over restarts;
+//! paces and what is being accepted at this moment are counted here.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::Error;
+use super::engine::Engine;
+use super::error::QuotaLimit;
+use crate::mail::{Mail, MailError, Submitter, Timestamp, When};
+use crate::policy::{Pace, Quota, Rate};
+
+/// How many times in a minute a key that was used for something else is told without delay.
+const FREE_CONFLICTS: f64 = 10.0;
+/// By how much each further one slows the answer, and at most.
+const SLOWED_BY: Duration = Duration::from_millis(50);
+const SLOWEST: Duration = Duration::from_secs(5);
+/// When somebody is asked to come back whose mail must be sent first.
+const COME_BACK: Duration = Duration::from_secs(30);
+
+/// Those who hand mail in, besides the programs that need to show nothing.
+#[derive(Default)]
+pub(super) struct Accounts {
+    quotas: RwLock<HashMap<Submitter, Quota>>,
+    states: Mutex<HashMap<Submitter, State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Deliveries that are being accepted.
+    in_flight: u64,
+    pace: Option<(Rate, Pace)>,
+    conflicts: f64,
+    /// When the conflicts were counted last, in monotonic time.
+    counted_at: Duration,
+}
+
+impl Accounts {
+    /// Replaces all quotas. Paces whose rate stays go on.
+    pub(super) fn replace(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
+        *self.quotas.write() = quotas.into_iter().collect();
+    }
+
+    fn quota(&self, who: &Submitter) -> Quota {
+        match who {
+            Submitter::Local => Quota::of_everybody(),
+            who => self.quotas.read().get(who).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Whether this one may hand in this mail now. What it counts for is given back with
+    /// [`Accounts::end`].
+    pub(super) fn begin(
+        &self,
+        engine: &Engine,
+        who: &Submitter,
+        mail: &Mail,
+        max_pending: u64,
+    ) -> Result<(), Error> {
+        let quota = self.quota(who);
+        let now = engine.clock.now();
+        check_times(&quota, mail, now, engine.retry.expire_after)?;
+        if *who == Submitter::Local {
+            return Ok(());
+        }
+        check_senders(&quota, who, mail)?;
+
+        let count = mail.envelope().recipients().len() as u64;
+        let refuse = |limit, again_in| {
+            Err(Error::Quota {
+                who: who.clone(),
+                limit,
+                again_in: whole_seconds(again_in),
+            })
+        };
+        let mut states = self.states.lock();
+        let state = states.entry(who.clone()).or_default();
+        if let Some(max) = self.share(&quota, max_pending) {
+            let pending = engine.spool.pending_of(who) + state.in_flight;
+            if pending + count > max {
+                return refuse(QuotaLimit::Pending { pending, max }, COME_BACK);
+            }
+        }
+        if let Some(max) = quota.max_per_day {
+            let day = now.day();
+            let today = engine.spool.accepted_on(who, day) + state.in_flight;
+            if today + count > max {
+                let tomorrow = Timestamp::of_day(day + 1);
+                return refuse(QuotaLimit::PerDay { today, max }, tomorrow.since(now));
+            }
+        }
+        if let Some(rate) = quota.rate {
+            let pace = match &mut state.pace {
+                Some((known, pace)) if *known == rate => pace,
+                pace => &mut pace.insert((rate, Pace::at_once(rate))).1,
+            };
+            let allowed = pace.take(1, engine.clock.monotonic());
+            if allowed.mails == 0 {
+                return refuse(
+                    QuotaLimit::Rate(rate),
+                    allowed.again_in.unwrap_or(COME_BACK),
+                );
+            }
+        }
+        state.in_flight += count;
+        Ok(())
+    }
+
+    /// So many deliveries of this one are accepted, or are not.
+    pub(super) fn end(&self, who: &Submitter, count: u64) {
+        if let Some(state) = self.states.lock().get_mut(who) {
+            state.in_flight = state.in_flight.saturating_sub(count);
+        }
+    }
+
+    /// How much one may have pending. Where several hand mail in, none of them may fill the queue
+    /// for the others.
+    fn share(&self, quota: &Quota, max_pending: u64) -> Option<u64> {
+        let others = self.quotas.read().len() > 1;
+        let share = max_pending - max_pending / 5;
+        quota.max_pending.or_else(|| others.then_some(share))
+    }
+
+    /// So often this one has used a key for something else. Returns how long the answer is to wait.
+    pub(super) fn count_conflicts(
+        &self,
+        who: &Submitter,
+        conflicts: usize,
+        now: Duration,
+    ) -> Duration {
+        let mut states = self.states.lock();
+        let state = states.entry(who.clone()).or_default();
+        let minutes = now.saturating_sub(state.counted_at).as_secs_f64() / 60.0;
+        state.counted_at = now;
+        state.conflicts = state.conflicts * 0.5_f64.powf(minutes) + conflicts as f64;
+        let too_many = (state.conflicts - FREE_CONFLICTS).clamp(0.0, 1e6);
+        SLOWED_BY.mul_f64(too_many).min(SLOWEST)
+    }
+}
+
+/// Never less than a second, and never sooner than it is so.
+fn whole_seconds(span: Duration) -> Duration {
+    let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
+    Duration::from_secs(seconds.max(1))
+}
+
+fn check_times(
+    quota: &Quota,
+    mail: &Mail,
+    now: Timestamp,
+    default_lifetime: Duration,
+) -> Result<(), MailError> {
+    let options = mail.options();
+    let refuse = |field: &str, what: &str, most: Duration| {
+        let reason = format!("is more than {} {what}", humantime::format_duration(most));
+        Err(MailError::new(field, reason))
+    };
+    let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
+    if due.since(now) > quota.max_delay {
+        let field = match options.send {
+            Some(When::In(_)) => "delay",
+            _ => "send_at",
+        };
+        return refuse(field, "ahead, which is the most", quota.max_delay);
+    }
+    let expires = options.expires.map(|when| when.resolve(now));
+    let expires = expires.unwrap_or(due + default_lifetime);
+    // A default that is longer than that was chosen by who runs the service.
+    if options.expires.is_some() && expires.since(due) > quota.max_lifetime {
+        let field = super::accept::expiry_field(options.expires);
+        let what = "after the time at which it is to be sent, which is the most";
+        return refuse(field, what, quota.max_lifetime);
+    }
+    Ok(())
+}
+
+/// Whether one may send from the addresses that a mail names as its return path and its authors.
+fn check_senders(quota: &Quota, who: &Submitter, mail: &Mail) -> Result<(), Error> {
+    if quota.from.is_empty() {
+        return Ok(());
+    }
+    let mut senders = mail.authors()?;
+    senders.extend(mail.envelope().return_path().cloned());
+    match senders.into_iter().find(|sender| !quota.admits(sender)) {
+        Some(address) => Err(Error::SenderRefused {
+            who: who.clone(),
+            address,
+        }),
+        None => Ok(()),
+    }
+}
