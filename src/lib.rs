@@ -86,8 +86,8 @@ pub use dispatch::{
     SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
 };
 pub use mail::{
-    Address, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError, MailId,
-    Priority, Submitter, Timestamp, days, hours, minutes, seconds,
+    Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,
+    MailId, Priority, Submitter, Timestamp, days, hours, minutes, seconds,
 };
 pub use policy::{
     BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,

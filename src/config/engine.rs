@@ -43,6 +43,9 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         })
         .weights(weights)
         .templates(settings.templates.loaded());
+    if let Some(hostname) = &settings.smtp.hostname {
+        builder = builder.domain(hostname);
+    }
     if let Some(database) = spool.database() {
         builder = builder.spool_postgres(database);
     }

@@ -13,6 +13,9 @@ use crate::delivery::Delivery;
 use crate::mail::{Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
+/// Why a mail is refused that would be sent at the end of time.
+const TOO_FAR: &str = "is too far in the future: the last day is 9999-12-29";
+
 /// What is accepted, and how much of it.
 pub(super) struct Accept {
     pub max_pending: u64,
@@ -127,6 +130,10 @@ impl Accept {
             results.push(new_mail.map(|new_mail| {
                 let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
                 let line = AcceptedLine::of(&new_mail);
+                if !new_mail.manifest.mended.is_empty() {
+                    let mended = &new_mail.manifest.mended;
+                    tracing::debug!(mail.id = %id, door, ?mended, "the message was mended");
+                }
                 new_mails.push(new_mail);
                 (id, priority, line)
             }));
@@ -184,7 +191,12 @@ impl Accept {
         }
         if due >= expires_at {
             let reason = "is not after the time at which it is to be sent";
-            return Err(MailError::new(expiry_field(options.expires), reason).into());
+            return Err(match (options.expires, options.send) {
+                (None, Some(When::In(_))) => MailError::new("delay", TOO_FAR),
+                (None, _) => MailError::new("send_at", TOO_FAR),
+                (expires, _) => MailError::new(expiry_field(expires), reason),
+            }
+            .into());
         }
 
         let topology = engine.topology();
@@ -221,6 +233,7 @@ impl Accept {
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
             submitter: Some(submitter.clone()),
+            mended: mail.mended().to_vec(),
         };
 
         Ok(NewMail {

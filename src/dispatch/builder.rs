@@ -69,6 +69,7 @@ pub struct Builder {
     pub(crate) max_pending: u64,
     pub(crate) critical_reserve: Option<u64>,
     pub(crate) max_message_size: usize,
+    pub(crate) domain: Option<String>,
     pub(crate) accept_timeout: Duration,
     pub(crate) on_spool_failure: OnSpoolFailure,
     pub(crate) retry: RetryPolicy,
@@ -91,6 +92,7 @@ impl Default for Builder {
             max_pending: 1_000_000,
             critical_reserve: None,
             max_message_size: 25 * 1024 * 1024,
+            domain: None,
             accept_timeout: seconds(5),
             on_spool_failure: OnSpoolFailure::Reject,
             retry: RetryPolicy::default(),
@@ -190,6 +192,13 @@ impl Builder {
     /// The largest message that is accepted, in bytes; 25 MiB unless said.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
+        self
+    }
+
+    /// The domain of addresses that stand without one in the header section of a message that is
+    /// handed in through a door, such as `root`; that of the return path when absent.
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = Some(domain.into());
         self
     }
 
@@ -293,6 +302,8 @@ impl Builder {
             direct: Direct::new(self.on_spool_failure),
             series: Arc::default(),
             jobs: super::jobs::JobTable::default(),
+            domain: self.domain,
+            host: lettre::transport::smtp::extension::ClientId::default().to_string(),
             reloading: tokio::sync::Mutex::default(),
         };
         Ok(Dispatcher {

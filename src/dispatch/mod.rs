@@ -71,7 +71,7 @@ use ractor::ActorRef;
 
 use self::accept::Accept;
 use self::engine::Engine;
-use crate::mail::{Mail, Submitter};
+use crate::mail::{Intake, Mail, Submitter};
 use crate::policy::Quota;
 
 /// How long what is in flight may take after the last handle was dropped.
@@ -98,6 +98,9 @@ struct Inner {
     series: Arc<series::Progress>,
     /// The acts on many mails that go on, or went on.
     jobs: jobs::JobTable,
+    /// The domain of addresses that are handed in without one, and what this machine is called.
+    domain: Option<String>,
+    host: String,
     /// One reload at a time, or two could each put a part of theirs in force.
     reloading: tokio::sync::Mutex<()>,
 }
@@ -136,6 +139,15 @@ impl Dispatcher {
         Dispatcher {
             submitter,
             ..self.clone()
+        }
+    }
+
+    /// What a door knows of every message that is handed in through it.
+    pub fn intake(&self) -> Intake<'_> {
+        Intake {
+            domain: self.inner.domain.as_deref(),
+            host: Some(&self.inner.host),
+            trace: 0,
         }
     }
 

@@ -52,6 +52,10 @@ pub struct MailStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub submitter: Option<Submitter>,
+    /// What was done to the message as it was handed in, so that it is as RFC 5322 wants it; absent
+    /// for nearly all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<String>,
     /// The message's size in bytes.
     pub size: u64,
     /// One for each recipient, in the envelope's order.
@@ -107,6 +111,7 @@ impl MailStatus {
         let idempotency_key = manifest.given_key().map(str::to_owned);
         MailStatus {
             submitter,
+            mended: manifest.mended,
             id: manifest.id,
             state: MailState::of(states),
             created_at: manifest.accepted_at,

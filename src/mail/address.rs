@@ -53,7 +53,10 @@ impl Address {
 
     /// Reads what stands between the angle brackets of a path in SMTP, without a source route (RFC
     /// 5321 §4.1.2).
-    pub(crate) fn of_path(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn of_path(text: &str) -> Result<Self, String> {
         address_list::path(text)
     }
 

@@ -8,8 +8,8 @@ use super::fingerprint::{self, Print};
 use super::mailbox::Mailbox;
 use super::mime::Parts;
 use super::{
-    Address, Content, Envelope, Guarantee, Mail, MailError, MailId, Options, Priority, TemplateUse,
-    Timestamp, When,
+    Address, Content, Envelope, Guarantee, Intake, Mail, MailError, MailId, Options, Priority,
+    TemplateUse, Timestamp, When,
 };
 use super::{field, freeze, structured};
 
@@ -55,6 +55,15 @@ pub struct Attachment {
     pub inline_id: Option<String>,
 }
 
+/// The same content in another form, such as an invitation that calendars read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alternative {
+    /// Its media type, such as `text/calendar; method=REQUEST`.
+    pub content_type: String,
+    /// Its bytes; text in UTF-8.
+    pub content: Bytes,
+}
+
 /// Composes a [`Mail`]. Every error is reported by [`build`](MailBuilder::build).
 #[derive(Clone, Debug, Default)]
 pub struct MailBuilder {
@@ -68,6 +77,7 @@ pub struct MailBuilder {
     text: Option<String>,
     html: Option<String>,
     headers: Vec<(String, String)>,
+    alternatives: Vec<Alternative>,
     attachments: Vec<Attachment>,
     options: Options,
     /// The template that subject, text and HTML are from, and what was asked of it.
@@ -149,6 +159,13 @@ impl MailBuilder {
     /// would be made.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds the same content in another form, after text and HTML: whoever reads it takes the last
+    /// that they understand (RFC 2046 §5.1.4).
+    pub fn alternative(mut self, alternative: Alternative) -> Self {
+        self.alternatives.push(alternative);
         self
     }
 
@@ -284,6 +301,7 @@ impl MailBuilder {
             &mut Parts {
                 text: self.text,
                 html: self.html,
+                alternatives: self.alternatives,
                 attachments: self.attachments,
             }
             .format()?,
@@ -298,6 +316,7 @@ impl MailBuilder {
             message,
             content: Some(content),
             template: self.template.map(|(template, _)| template),
+            mended: Vec::new(),
         })
     }
 
@@ -325,6 +344,12 @@ impl MailBuilder {
         headers.for_each(|(name, value)| {
             print.add(name).add(value);
         });
+        for alternative in &self.alternatives {
+            print
+                .add("alternative")
+                .add(&alternative.content_type)
+                .add(&alternative.content);
+        }
         for attachment in &self.attachments {
             print
                 .add(&attachment.filename)
@@ -337,10 +362,10 @@ impl MailBuilder {
 }
 
 pub(super) fn from_lettre(message: &lettre::Message) -> Result<Mail, MailError> {
-    Mail::from_rfc5322(
-        Envelope::from_lettre(message.envelope())?,
-        message.formatted(),
-    )
+    let envelope = Envelope::from_lettre(message.envelope())?;
+    // What was composed is not mended: a line that is no field was meant to be one.
+    let message = message.formatted().into();
+    Mail::of_mended(envelope, message, Vec::new(), Intake::default())
 }
 
 pub(super) fn check_options(options: &Options) -> Result<(), MailError> {

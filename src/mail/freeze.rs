@@ -38,6 +38,8 @@ pub(super) struct Frozen {
     pub subject: String,
     pub eight_bit: bool,
     pub utf8_header: bool,
+    /// The fields that were missing.
+    pub made: Vec<&'static str>,
 }
 
 /// Freezes a message.
@@ -66,12 +68,13 @@ pub(super) fn freeze(
         .iter()
         .filter(|field| is_removed(field))
         .count();
-    let mut added = String::new();
+    let (mut added, mut made) = (String::new(), Vec::new());
     let kept = |name| section.find(name).filter(|field| !field.is_empty());
     let from = match (kept("From"), return_path) {
         (Some(field), _) => field.value().into_owned(),
         (None, Some(address)) => {
             added.push_str(&format!("From: <{address}>\r\n"));
+            made.push("From");
             address.to_string()
         }
         (None, None) => {
@@ -83,12 +86,14 @@ pub(super) fn freeze(
     };
     if kept("Date").is_none() {
         added.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
+        made.push("Date");
     }
     let message_id = match kept("Message-ID") {
         Some(field) => field.value().chars().take(998).collect(),
         None => {
             let message_id = message_id(id, domain_of(&from).or(return_path.map(Address::domain)));
             added.push_str(&format!("Message-ID: {message_id}\r\n"));
+            made.push("Message-ID");
             message_id
         }
     };
@@ -111,6 +116,7 @@ pub(super) fn freeze(
         subject,
         eight_bit,
         utf8_header,
+        made,
     })
 }
 

@@ -4,17 +4,19 @@
 //! HTML, the better one last; `related` the HTML and the images that it shows. Each is left out
 //! where it would hold one part alone.
 
+use bytes::Bytes;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Attachment as Part, Body, MultiPart, SinglePart};
 
-use super::compose::Attachment;
-use super::{MailError, freeze};
+use super::compose::{Alternative, Attachment};
+use super::{MailError, freeze, mending};
 
 /// What a body is made of.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub text: Option<String>,
     pub html: Option<String>,
+    pub alternatives: Vec<Alternative>,
     pub attachments: Vec<Attachment>,
 }
 
@@ -46,12 +48,17 @@ impl Parts {
             .filter(|html| is_needed || !html.trim().is_empty())
             .map(|html| Node::Single(SinglePart::html(with_crlf(html))));
         let html = html.map(|html| gather(MultiPart::related().build(), html, inline));
-        let message = match (text, html) {
-            (Some(text), Some(html)) => Some(Node::Multi(add(
-                add(MultiPart::alternative().build(), text),
-                html,
-            ))),
-            (text, html) => text.or(html),
+        let mut forms: Vec<Node> = text.into_iter().chain(html).collect();
+        for (i, alternative) in self.alternatives.into_iter().enumerate() {
+            forms.push(Node::Single(other_form(alternative, i)?));
+        }
+        let message = match forms.len() {
+            0 | 1 => forms.pop(),
+            _ => Some(Node::Multi(
+                forms
+                    .into_iter()
+                    .fold(MultiPart::alternative().build(), add),
+            )),
         };
         let first = match message {
             Some(message) => message,
@@ -123,44 +130,94 @@ fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> 
     Ok(())
 }
 
-fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
-    let fail = |reason: String| MailError::new(format!("attachments[{i}].content_type"), reason);
-    let given = attachment.content_type.trim();
-    if given.len() > 255
-        || !given
-            .bytes()
-            .all(|byte| byte == b' ' || byte.is_ascii_graphic())
-    {
-        return Err(fail(
-            "must be at most 255 printable ASCII characters".to_owned(),
-        ));
+/// The media type of something that is no container of parts.
+fn media_type(given: &str) -> Result<ContentType, String> {
+    let given = given.trim();
+    let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if given.len() > 255 || !given.bytes().all(is_plain) {
+        return Err("must be at most 255 printable ASCII characters".to_owned());
     }
     let essence = given.split(';').next().unwrap_or_default().trim_end();
     let is_whole = !essence.starts_with('/') && !essence.ends_with('/');
     let parsed = Some(given).filter(|_| is_whole).map(ContentType::parse);
-    let content_type = parsed.and_then(Result::ok).ok_or_else(|| {
-        fail(format!(
-            "`{given}` is not a media type, such as application/pdf"
-        ))
-    })?;
-    if given
+    let content_type = parsed
+        .and_then(Result::ok)
+        .ok_or_else(|| format!("`{given}` is not a media type, such as application/pdf"))?;
+    if essence
         .get(..10)
         .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
     {
-        return Err(fail("a file cannot be multipart".to_owned()));
+        return Err("cannot be multipart".to_owned());
     }
+    Ok(content_type)
+}
+
+/// A part of `multipart/alternative`.
+fn other_form(alternative: Alternative, i: usize) -> Result<SinglePart, MailError> {
+    let content_type = media_type(&alternative.content_type)
+        .map_err(|reason| MailError::new(format!("alternatives[{i}].content_type"), reason))?;
+    let fail = |reason: &str| MailError::new(format!("alternatives[{i}].content"), reason);
+    if alternative.content.is_empty() {
+        return Err(fail("is empty"));
+    }
+    let is_text = alternative.content_type.trim_start().get(..5);
+    let body = match is_text.is_some_and(|start| start.eq_ignore_ascii_case("text/")) {
+        false => Body::new(Vec::from(alternative.content)),
+        true => match String::from_utf8(alternative.content.into()) {
+            Ok(text) if text.contains('\0') => return Err(fail("has a NUL character")),
+            Ok(text) => Body::new(with_crlf(text)),
+            Err(_) => return Err(fail("is not UTF-8")),
+        },
+    };
+    Ok(SinglePart::builder().header(content_type).body(body))
+}
+
+fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
+    let content_type = media_type(&attachment.content_type)
+        .map_err(|reason| MailError::new(format!("attachments[{i}].content_type"), reason))?;
+    let essence = attachment
+        .content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    let essence = essence.to_ascii_lowercase();
     let name = attachment.filename;
     let part = match attachment.inline_id {
         None => Part::new(name),
         Some(id) if name.trim().is_empty() => Part::new_inline(id),
         Some(id) => Part::new_inline_with_name(id, name),
     };
-    let content = Body::new_with_encoding(
-        Vec::from(attachment.content),
-        ContentTransferEncoding::Base64,
-    )
-    .expect("base64 encodes everything");
+    let content = match essence {
+        // RFC 6532 §3.7 lets this one be encoded.
+        kind if kind.starts_with("message/") && !kind.starts_with("message/global") => {
+            message(&attachment.content)
+                .map_err(|reason| MailError::new(format!("attachments[{i}].content"), reason))?
+        }
+        _ => Body::new_with_encoding(
+            Vec::from(attachment.content),
+            ContentTransferEncoding::Base64,
+        )
+        .expect("base64 encodes everything"),
+    };
     Ok(part.body(content, content_type))
+}
+
+/// A message within a message, which no encoding but that of its own parts may hide (RFC 2046
+/// §5.2.1).
+fn message(content: &Bytes) -> Result<Body, String> {
+    let mut whole = Vec::with_capacity(content.len() + content.len() / 32);
+    freeze::write_crlf(&mending::embedded(content.clone()), &mut whole);
+    if whole.contains(&0) || mending::has_long_line(&whole) {
+        let reason = "is a message with a NUL or a line of more than 998 bytes that cannot be \
+                      encoded: attach it as application/octet-stream";
+        return Err(reason.to_owned());
+    }
+    let encoding = match whole.is_ascii() {
+        true => ContentTransferEncoding::SevenBit,
+        false => ContentTransferEncoding::EightBit,
+    };
+    Ok(Body::dangerous_pre_encoded(whole, encoding))
 }
 
 /// `first` alone, or within `multi` together with the others.

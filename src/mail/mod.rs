@@ -30,12 +30,13 @@ mod time;
 
 pub use address::{Address, AddressError};
 pub use addressees::Addressees;
-pub use compose::{Attachment, MailBuilder};
+pub use compose::{Alternative, Attachment, MailBuilder};
 pub use content::{Content, TemplateUse};
 pub use directives::take_directives;
 pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
 pub use id::{MailId, MailIdError};
+pub use mending::Intake;
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
 pub use submitter::{Submitter, SubmitterError};
@@ -57,6 +58,8 @@ pub struct Mail {
     /// computed only where a key asks for it.
     content: Option<u128>,
     template: Option<TemplateUse>,
+    /// What was done to the message as it was handed in.
+    mended: Vec<String>,
 }
 
 impl Mail {
@@ -68,17 +71,59 @@ impl Mail {
     /// Takes a message that is already written, with the envelope that it is to be sent under.
     ///
     /// Line ends become CRLF; a Date and a Message-ID are added where they are missing, and a From
-    /// where there is none but a return path; Bcc is removed. Nothing else is touched: a message
-    /// that needs none of this is not even copied.
+    /// where there is none but a return path; Bcc is removed. What other programs write wrong is
+    /// mended, as [`Mail::mended`] tells: characters beyond ASCII in the header section, lines that
+    /// are too long, a header section that no empty line ends, 8-bit text that nothing calls so, and
+    /// more. A message that needs none of this is not even copied, and the header section of a
+    /// signed one is not mended.
     ///
     /// # Errors
     /// Names the field (`headers.NAME`, `from`, `body`): a header section that is not valid RFC
-    /// 5322, a field that stands there twice and may not, a header line of more than 998 bytes, a
-    /// CR within a header line, a control character in it, bytes above 127 that are not UTF-8 there
-    /// or that no MIME field explains in the body, a NUL.
+    /// 5322, a field that stands there twice and may not, a header line of more than 998 bytes that
+    /// cannot be folded, a CR within a header line, a control character in it, a NUL that no
+    /// encoding can carry.
     pub fn from_rfc5322(envelope: Envelope, message: impl Into<Bytes>) -> Result<Self, MailError> {
+        let intake = Intake::default();
+        let mended = mending::mend(message.into(), &envelope, intake);
+        Mail::of_mended(envelope, mended.message, mended.acts, intake)
+    }
+
+    /// Takes a message that another program has written, as a door does: what its `X-Postrider-*`
+    /// fields ask for comes back beside the mail, and is for [`Mail::with_options`].
+    ///
+    /// # Errors
+    /// As [`Mail::from_rfc5322`] and [`take_directives`].
+    pub fn handed_in(
+        envelope: Envelope,
+        message: impl Into<Bytes>,
+        intake: Intake<'_>,
+    ) -> Result<(Self, Options), MailError> {
+        let mended = mending::mend(message.into(), &envelope, intake);
+        let (message, asked) = take_directives(mended.message)?;
+        let mail = Mail::of_mended(envelope, message, mended.acts, intake)?;
+        Ok((mail, asked))
+    }
+
+    fn of_mended(
+        envelope: Envelope,
+        message: Bytes,
+        mut mended: Vec<String>,
+        intake: Intake<'_>,
+    ) -> Result<Self, MailError> {
         let id = MailId::generate();
-        let message = freeze::freeze(message.into(), envelope.return_path(), id)?;
+        // Who a message without a sender and without a return path is from.
+        let daemon = intake
+            .domain
+            .or(intake.host)
+            .and_then(|domain| Address::parse(&format!("MAILER-DAEMON@{domain}")).ok());
+        let sender = envelope.return_path().or(daemon.as_ref());
+        let message = freeze::freeze(message, sender, id)?;
+        mended.extend(
+            message
+                .made
+                .iter()
+                .map(|name| format!("{name}: made, as there was none")),
+        );
         Ok(Mail {
             id,
             envelope,
@@ -86,6 +131,7 @@ impl Mail {
             message,
             content: None,
             template: None,
+            mended,
         })
     }
 
@@ -167,6 +213,11 @@ impl Mail {
                 .iter()
                 .chain(self.envelope.return_path())
                 .all(Address::is_ascii)
+    }
+
+    /// What was done to the message, so that it is as RFC 5322 wants it; empty for nearly all.
+    pub fn mended(&self) -> &[String] {
+        &self.mended
     }
 
     /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME

@@ -4,16 +4,17 @@
 //! |---|---|
 //! | 1 | |
 //! | 2 | a manifest, and an entry of the journal, say who handed the mail in |
+//! | 3 | a manifest says what was mended |
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Manifest, SpoolError};
 use crate::delivery::Delivery;
-use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
 
 /// The version that is written. Older ones are read; newer ones are not understood.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A record that is read whichever version has written it.
 pub(super) trait Versioned: DeserializeOwned {
@@ -113,6 +114,7 @@ impl From<ManifestV1> for Manifest {
             eight_bit: old.eight_bit,
             smtputf8: old.smtputf8,
             submitter: None,
+            mended: Vec::new(),
         }
     }
 }
@@ -124,6 +126,15 @@ impl Versioned for (Manifest, Vec<Delivery>) {
             1 => {
                 let (old, rest) = postcard::take_from_bytes::<ManifestV1>(bytes)?;
                 (old.into(), rest)
+            }
+            2 => {
+                type ManifestV2 = (ManifestV1, Option<Submitter>);
+                let ((old, submitter), rest) = postcard::take_from_bytes::<ManifestV2>(bytes)?;
+                let manifest = Manifest {
+                    submitter,
+                    ..old.into()
+                };
+                (manifest, rest)
             }
             _ => postcard::take_from_bytes(bytes)?,
         };
@@ -182,7 +193,7 @@ mod tests {
             decode::<Totals>(&newer)
                 .expect_err("newer")
                 .to_string()
-                .contains("version 3")
+                .contains("version 4")
         );
         assert!(decode::<Totals>(&[]).is_err());
     }

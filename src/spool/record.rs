@@ -41,6 +41,8 @@ pub struct Manifest {
     pub smtputf8: bool,
     /// Who handed it in; `None` where that was not kept yet.
     pub submitter: Option<Submitter>,
+    /// What was done to the message as it was handed in.
+    pub mended: Vec<String>,
 }
 
 impl Manifest {

@@ -635,15 +635,49 @@ mod freezer {
     #[test]
     fn what_cannot_be_mail_is_refused_by_its_place() {
         assert_eq!(refused(""), "headers");
-        assert_eq!(refused("Hello\r\n"), "headers");
-        assert_eq!(refused(format!("{PLAIN}a\0b")), "body");
-        assert_eq!(refused(b"Subject: Gr\xfc\xdfe\r\n\r\n"), "headers.Subject");
-        assert_eq!(refused(b"Subject: x\r\n\r\nGr\xfc\xdfe\r\n"), "body");
-        assert_eq!(refused("Subject: x\r\n\r\nGrüße\r\n"), "body");
         assert_eq!(
-            refused(format!("Subject: {}\r\n\r\n", "a".repeat(1000))),
-            "headers.Subject"
+            refused(format!(
+                "X-A: b\r\nMessage-ID: <{}@b>\r\n\r\n",
+                "a".repeat(1000)
+            )),
+            "headers.Message-ID"
         );
+        assert_eq!(
+            refused(format!("DKIM-Signature: v=1; b=x\r\n{PLAIN}a\0b")),
+            "body",
+            "what is signed is not mended"
+        );
+    }
+
+    #[test]
+    fn what_other_programs_write_is_mended_and_told() {
+        let mended = |message: &[u8], act: &str| {
+            let mail = raw(message).unwrap();
+            assert_is_frozen(&mail);
+            let told = mail.mended();
+            assert!(told.iter().any(|told| told.contains(act)), "{told:?}");
+            assert!(!mail.needs_smtputf8());
+            mail
+        };
+        let text = mended(b"test1\r\n", "had none");
+        assert!(text_of(&text).starts_with("From: <shop@example.com>\r\n"));
+        assert!(text_of(&text).ends_with("\r\n\r\ntest1\r\n"));
+        let latin = mended(b"Subject: Gr\xfc\xdfe\r\n\r\n", "windows-1252");
+        assert_eq!(latin.subject(), "Grüße");
+        let utf8 = mended("Subject: Grüße\r\n\r\nGrüße\r\n".as_bytes(), "8-bit text");
+        assert_eq!((utf8.subject(), utf8.is_eight_bit()), ("Grüße", true));
+        let cron = mended(
+            b"From: root (Cron Daemon)\nTo: root\n\nx\n",
+            "got its domain",
+        );
+        assert!(
+            text_of(&cron)
+                .starts_with("From: root@example.com (Cron Daemon)\r\nTo: root@example.com\r\n")
+        );
+        let long = format!("Subject: {}\r\n\r\n", "a".repeat(1000));
+        assert_eq!(mended(long.as_bytes(), "folded").subject().len(), 200);
+        mended(b"Subject: x\r\n\r\na\0b\r\n", "quoted-printable");
+        assert!(raw(PLAIN).unwrap().mended().is_empty());
     }
 
     #[test]
@@ -655,7 +689,7 @@ mod freezer {
         let latin =
             raw(b"Content-Type: text/plain; charset=latin1\r\n\r\nGr\xfc\xdfe\r\n").unwrap();
         assert!(latin.is_eight_bit());
-        let header = raw("Subject: Grüße\r\n\r\nHello\r\n").unwrap();
+        let header = raw("From: jörg@example.com\r\nSubject: Grüße\r\n\r\nHello\r\n").unwrap();
         assert!(header.is_eight_bit() && header.needs_smtputf8());
         assert_eq!(header.subject(), "Grüße");
         let neither = raw(PLAIN).unwrap();
@@ -663,8 +697,11 @@ mod freezer {
     }
 
     #[test]
-    fn a_long_line_in_the_body_stays_as_it_is() {
-        let long = format!("{PLAIN}{}\r\n", "a".repeat(5000));
+    fn a_long_line_in_the_body_of_a_signed_message_stays_as_it_is() {
+        let long = format!(
+            "DKIM-Signature: v=1; b=x\r\n{PLAIN}{}\r\n",
+            "a".repeat(5000)
+        );
         assert_eq!(text_of(&raw(&long).unwrap()), long);
     }
 }

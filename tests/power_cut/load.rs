@@ -200,6 +200,7 @@ impl Load {
             eight_bit: false,
             smtputf8: false,
             submitter: None,
+            mended: Vec::new(),
         };
         NewMail {
             manifest,

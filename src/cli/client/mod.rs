@@ -111,7 +111,7 @@ impl ClientCommand {
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),
             ClientCommand::Template(template) => template.run(screen),
-            ClientCommand::Sendmail(sendmail) => Ok(sendmail.run()),
+            ClientCommand::Sendmail(sendmail) => Ok(sendmail.run(screen)),
             ClientCommand::Health(health) => health.run(screen),
             ClientCommand::Completions(completions) => completions.run(root(), screen),
             ClientCommand::Man(man) => man.run(root(), screen),
@@ -119,18 +119,25 @@ impl ClientCommand {
     }
 }
 
-/// The command line as it was meant: a binary that is called `sendmail`, by a link to it, is
-/// `postrider sendmail`.
+/// The command line as it was meant: a binary that is called `sendmail`, `mailq` or `newaliases`, by
+/// a link to it, is `postrider sendmail`.
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.into_iter().collect();
-    if arguments.first().is_some_and(|name| {
-        Path::new(name)
-            .file_stem()
-            .is_some_and(|stem| stem == "sendmail")
-    }) {
-        // After `--` every word belongs to sendmail, whatever it looks like.
-        arguments.splice(1..1, ["sendmail".into(), "--".into()]);
-    }
+    let called = arguments
+        .first()
+        .and_then(|name| Path::new(name).file_stem());
+    let task = match called.and_then(|name| name.to_str()) {
+        Some("sendmail") => None,
+        Some("mailq") => Some("-bp"),
+        Some("newaliases") => Some("-bi"),
+        _ => return arguments,
+    };
+    // After `--` every word belongs to sendmail, whatever it looks like.
+    let words = ["sendmail", "--"]
+        .into_iter()
+        .chain(task)
+        .map(OsString::from);
+    arguments.splice(1..1, words);
     arguments
 }
 
@@ -144,6 +151,11 @@ mod tests {
         assert_eq!(
             meant(&["/usr/sbin/sendmail", "-t", "--", "-x"]),
             "/usr/sbin/sendmail sendmail -- -t -- -x"
+        );
+        assert_eq!(meant(&["/usr/bin/mailq"]), "/usr/bin/mailq sendmail -- -bp");
+        assert_eq!(
+            meant(&["newaliases", "-v"]),
+            "newaliases sendmail -- -bi -v"
         );
         assert_eq!(meant(&["postrider", "send"]), "postrider send");
     }

@@ -16,8 +16,7 @@ use super::problem::{FieldError, Problem};
 use crate::delivery::State;
 use crate::dispatch::{Dispatcher, GroupBy};
 use crate::mail::{
-    Address, Envelope, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
-    take_directives,
+    Address, Envelope, Guarantee, Intake, Mail, MailError, Options, Priority, Timestamp, When,
 };
 use crate::spool::Query;
 
@@ -300,6 +299,7 @@ pub(super) fn message(
     query: Option<&str>,
     key: Option<&str>,
     message: Bytes,
+    intake: Intake<'_>,
 ) -> Result<Mail, Problem> {
     let mut params = Params::of(query);
     let return_path = match params.one("from").as_deref() {
@@ -337,7 +337,8 @@ pub(super) fn message(
     params.finish()?;
 
     // What the message's own X-Postrider fields ask for holds where the query does not say it.
-    let (message, asked) = take_directives(message)?;
+    let envelope = Envelope::new(return_path, recipients)?;
+    let (mail, asked) = Mail::handed_in(envelope, message, intake)?;
     let options = Options {
         priority: priority.unwrap_or(asked.priority),
         send: send_at.or(delay).or(asked.send),
@@ -348,8 +349,6 @@ pub(super) fn message(
         tags: if tags.is_empty() { asked.tags } else { tags },
         guarantee: guarantee.unwrap_or(asked.guarantee),
     };
-    let envelope = Envelope::new(return_path, recipients)?;
-    let mail = Mail::from_rfc5322(envelope, message)?;
     mail.with_options(options)
         .map_err(|error| match error.field().strip_prefix("tags") {
             Some(place) => MailError::new(format!("tag{place}"), error.reason()).into(),
@@ -434,7 +433,7 @@ mod tests {
     #[test]
     fn a_messages_bad_parameters_are_all_named() {
         let query = "to=ada@example.org&to=nobody&send_at=x&delay=-1&priority=z&idempotency_key=a&subject=hi";
-        let problem = message(Some(query), Some("b"), Bytes::new()).unwrap_err();
+        let problem = message(Some(query), Some("b"), Bytes::new(), Intake::default()).unwrap_err();
         assert_eq!(
             pointers(&problem),
             [

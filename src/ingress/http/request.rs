@@ -16,12 +16,16 @@ use super::fields::{Base64, Headers, OneOrMany, Span, few};
 use super::outline::{self, Shape};
 use super::problem::{FieldError, Kind, Problem, escape};
 use crate::mail::{
-    Attachment, Content, Guarantee, Mail, MailError, Options, Priority, Timestamp, When,
+    Alternative, Attachment, Content, Guarantee, Mail, MailError, Options, Priority, Timestamp,
+    When,
 };
 use crate::{TemplateError, Templates};
 
 /// The most mistakes that one answer names.
 const MAX_ERRORS: usize = 32;
+
+/// The most other forms of one mail.
+const MAX_ALTERNATIVES: usize = 20;
 
 /// Requests above this size have only their first mistake named: looking for all of them takes as
 /// many turns. The mails of a batch have this together.
@@ -66,6 +70,10 @@ pub(super) struct MailRequest {
     template: Option<TemplateRequest>,
     /// Header fields of your own.
     headers: Option<Headers>,
+    /// The same content in other forms, such as an invitation for calendars; at most 20.
+    #[serde(default, deserialize_with = "few::<_, _, MAX_ALTERNATIVES>")]
+    #[schema(max_items = 20)]
+    alternatives: Option<Vec<AlternativeRequest>>,
     /// Files; at most 1,000.
     #[serde(default, deserialize_with = "few::<_, _, MAX_ATTACHMENTS>")]
     #[schema(max_items = 1000)]
@@ -115,6 +123,23 @@ pub(super) struct Composing<'a> {
 enum Mistake {
     Mail(MailError),
     Template(TemplateError),
+}
+
+/// The same content in another form.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an alternative as an object")]
+pub(super) struct AlternativeRequest {
+    /// Its media type.
+    #[schema(
+        required = true,
+        nullable = false,
+        example = "text/calendar; method=REQUEST"
+    )]
+    content_type: Option<String>,
+    /// Its text; either this or `content` is needed.
+    text: Option<String>,
+    /// Its bytes in base64.
+    content: Option<Base64>,
 }
 
 /// A file that goes with a mail.
@@ -240,6 +265,14 @@ impl MailRequest {
         for (name, value) in self.headers.unwrap_or_default().0 {
             mail = mail.header(name, value);
         }
+        for (place, alternative) in self
+            .alternatives
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+        {
+            mail = mail.alternative(alternative.into_alternative(place)?);
+        }
         for (place, attachment) in self.attachments.unwrap_or_default().into_iter().enumerate() {
             mail = mail.attachment(attachment.into_attachment(place)?);
         }
@@ -314,6 +347,26 @@ impl From<Mistake> for FieldError {
             Mistake::Mail(error) => error.into(),
             Mistake::Template(error) => FieldError::of_template(&error, "/template"),
         }
+    }
+}
+
+impl AlternativeRequest {
+    fn into_alternative(self, place: usize) -> Result<Alternative, MailError> {
+        let wrong = |field: &str, reason: &str| {
+            MailError::new(format!("alternatives[{place}].{field}"), reason)
+        };
+        let content = match (self.text, self.content) {
+            (Some(text), None) => text.into(),
+            (None, Some(Base64(bytes))) => bytes,
+            (None, None) => return Err(wrong("text", "is missing")),
+            (Some(_), Some(_)) => return Err(wrong("content", "give either `text` or this")),
+        };
+        Ok(Alternative {
+            content_type: self
+                .content_type
+                .ok_or_else(|| wrong("content_type", "is missing"))?,
+            content,
+        })
     }
 }
 
@@ -464,6 +517,9 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
             Some(item) => {
                 *item = match list {
                     "attachments" => serde_json::json!({"filename": "x", "content": ""}),
+                    "alternatives" => {
+                        serde_json::json!({"content_type": "text/plain", "text": "x"})
+                    }
                     "tags" => "x".into(),
                     _ => "x@example.org".into(),
                 };

@@ -147,8 +147,14 @@ pub(super) async fn submit(
                 .collect(body, door.dispatcher.max_message_size())
                 .await?;
             let uri = parts.uri;
+            let reader = dispatcher.clone();
             let read = move |message: &Bytes| {
-                params::message(uri.query(), key.as_deref(), message.clone())
+                params::message(
+                    uri.query(),
+                    key.as_deref(),
+                    message.clone(),
+                    reader.intake(),
+                )
             };
             door.off_task(held, false, read).await?
         }

@@ -1,10 +1,8 @@
 //! From a message that came in to a mail that is durable, or to the reply that says why not.
 
-use bytes::Bytes;
-
 use super::reply::Reply;
 use super::session::Submission;
-use crate::mail::{self, Envelope, MailError, Submitter};
+use crate::mail::{Envelope, Intake, Submitter};
 use crate::{Dispatcher, Error, Mail};
 
 /// A message that has come through more servers than this goes in circles (RFC 5321 §6.3).
@@ -22,6 +20,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         body,
         user,
     } = submission;
+    let trace = body.trace();
     // The room is given back only when the spool has the message.
     let (message, _room) = match body.finish() {
         Ok(whole) => whole,
@@ -36,8 +35,15 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         );
     }
     let submitter = user.as_deref().map_or(Submitter::Local, Submitter::user);
+    let reader = dispatcher.clone();
     let compose = move || {
-        Envelope::new(return_path, recipients).and_then(|envelope| compose(envelope, message))
+        let intake = Intake {
+            trace,
+            ..reader.intake()
+        };
+        let envelope = Envelope::new(return_path, recipients)?;
+        let (mail, asked) = Mail::handed_in(envelope, message, intake)?;
+        mail.with_options(asked)
     };
     let composed = if size > LARGE {
         match tokio::task::spawn_blocking(compose).await {
@@ -59,12 +65,6 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         }
         Err(e) => Reply::refusal(&e),
     }
-}
-
-/// The mail, with what its `X-Postrider` fields ask for.
-fn compose(envelope: Envelope, message: Bytes) -> Result<Mail, MailError> {
-    let (message, options) = mail::take_directives(message)?;
-    Mail::from_rfc5322(envelope, message)?.with_options(options)
 }
 
 /// How many Received fields the header section has.

@@ -20,6 +20,7 @@ mod intake;
 mod reply;
 mod session;
 mod settings;
+mod stdio;
 mod trace;
 
 pub use super::tls::TlsFiles;
@@ -27,3 +28,4 @@ pub use door::{Reloader, SmtpDoor};
 #[doc(hidden)]
 pub use session::exercise;
 pub use settings::{Limits, SmtpError, SmtpSettings, User};
+pub use stdio::{Refused, Spoken, converse};

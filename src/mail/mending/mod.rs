@@ -1,5 +1,192 @@
-//! What other programs write, made right.
+//! The mending room: what other programs write, made right before it is read strictly, in one place
+//! for every way in. What was done is kept with the mail, in words.
+//!
+//! *Invariant:* a message that is well formed keeps every byte, and so does the header section of
+//! one that is signed (RFC 6376): what was signed is never mended.
 
+mod body;
+mod fields;
+mod params;
 mod scan;
 
+use bytes::Bytes;
+use memchr::memchr;
+
+use super::Envelope;
 pub(super) use scan::Scan;
+
+/// The most acts that are told of one message.
+const MOST_TOLD: usize = 16;
+
+/// What a way in knows of a message besides its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Intake<'a> {
+    /// The domain of addresses in its header section that have none, such as `root`; else that of
+    /// the return path.
+    pub domain: Option<&'a str>,
+    /// What this machine is called, where neither is known.
+    pub host: Option<&'a str>,
+    /// How many bytes in front the door has put there itself, such as a Received field.
+    pub trace: usize,
+}
+
+/// A message that is as it should be, and what was done to it.
+pub(super) struct Mended {
+    pub message: Bytes,
+    pub acts: Vec<String>,
+}
+
+/// What is known while a message is mended.
+struct Context<'a> {
+    domain: Option<&'a str>,
+    /// Whether an address needs SMTPUTF8, so that its header may stay in UTF-8 (RFC 6531).
+    stays_utf8: bool,
+}
+
+/// Mends a message. One that is well formed comes back as it is.
+pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> Mended {
+    let (trace, written) = message.split_at(intake.trace.min(message.len()));
+    let scan = Scan::of(written);
+    let mut acts = Acts::default();
+    if scan.is_too_long {
+        return Mended {
+            message,
+            acts: Vec::new(),
+        };
+    }
+    if scan.lead.starts_with(scan::BOM) {
+        acts.tell("removed a byte order mark");
+    }
+    if scan.lead.len() > scan::BOM.len() {
+        acts.tell("removed a line of an mbox file");
+    }
+    if !scan.is_parted && scan.body.is_some() {
+        acts.tell(match scan.fields.is_empty() {
+            true => "put a header section before a text that had none",
+            false => "put an empty line between the header section and the body",
+        });
+    }
+
+    let is_signed = ["DKIM-Signature", "ARC-Seal", "ARC-Message-Signature"]
+        .iter()
+        .any(|name| scan.find(name).is_some());
+    let return_path = envelope.return_path().map(super::Address::domain);
+    let context = Context {
+        domain: intake.domain.or(return_path).or(intake.host),
+        stays_utf8: fields::needs_utf8(&scan, envelope),
+    };
+    let mut header: Vec<Option<Vec<u8>>> = vec![None; scan.fields.len()];
+    let mut added = String::new();
+    let mut encoded = None;
+    if !is_signed {
+        for (field, place) in scan.fields.iter().zip(&mut header) {
+            if let Some((mended, act)) = fields::mend(field, &context) {
+                acts.tell(&format!("{}: {act}", shown(field.name)));
+                *place = Some(mended);
+            }
+        }
+        encoded = body::mend(&scan, &mut added, &mut acts);
+    }
+    if acts.told.is_empty() {
+        return Mended {
+            message,
+            acts: acts.told,
+        };
+    }
+
+    Mended {
+        message: with(trace, &scan, &header, &added, encoded.as_ref()),
+        acts: acts.told,
+    }
+}
+
+/// A message within a message, its body made right; its header section stays.
+pub(super) fn embedded(message: Bytes) -> Bytes {
+    let scan = Scan::of(&message);
+    let (mut added, mut acts) = (String::new(), Acts::default());
+    let encoded = match scan.is_too_long {
+        true => None,
+        false => body::mend(&scan, &mut added, &mut acts),
+    };
+    match encoded {
+        Some(encoded) => with(&[], &scan, &[], &added, Some(&encoded)),
+        None => message,
+    }
+}
+
+/// The message put together from what was mended and what was not.
+fn with(
+    trace: &[u8],
+    scan: &Scan<'_>,
+    header: &[Option<Vec<u8>>],
+    added: &str,
+    encoded: Option<&body::Encoded>,
+) -> Bytes {
+    let body = encoded.map(|encoded| &encoded.body[..]).or(scan.body);
+    let size = scan
+        .fields
+        .iter()
+        .map(|field| field.raw.len())
+        .sum::<usize>()
+        + body.map_or(0, <[u8]>::len);
+    let mut out = Vec::with_capacity(trace.len() + size + size / 16 + added.len() + 256);
+    out.extend_from_slice(trace);
+    let has_new_encoding = encoded.is_some_and(|encoded| encoded.encoding.is_some());
+    for (at, field) in scan.fields.iter().enumerate() {
+        if has_new_encoding && field.is("Content-Transfer-Encoding") {
+            continue;
+        }
+        let mended = header.get(at).and_then(Option::as_deref);
+        out.extend_from_slice(mended.unwrap_or(field.raw));
+        if !out.ends_with(b"\n") {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out.extend_from_slice(added.as_bytes());
+    if let Some(body) = body {
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(body);
+    }
+    out.into()
+}
+
+/// What was done, in words.
+#[derive(Default)]
+struct Acts {
+    told: Vec<String>,
+}
+
+impl Acts {
+    fn tell(&mut self, act: &str) {
+        match self.told.len() {
+            n if n < MOST_TOLD => self.told.push(act.to_owned()),
+            MOST_TOLD => self.told.push("and more".to_owned()),
+            _ => {}
+        }
+    }
+}
+
+/// As much of a field's name as helps to find it; it is ASCII.
+fn shown(name: &str) -> &str {
+    name.get(..76).unwrap_or(name)
+}
+
+/// Whether a line is longer than servers need take (RFC 5321 §4.5.3.1.6), without its line end.
+pub(super) fn has_long_line(text: &[u8]) -> bool {
+    let mut at = 0;
+    while at < text.len() {
+        let end = memchr(b'\n', &text[at..]).map_or(text.len(), |lf| at + lf);
+        let line = &text[at..end];
+        if line.strip_suffix(b"\r").unwrap_or(line).len() > LONGEST_LINE {
+            return true;
+        }
+        at = end + 1;
+    }
+    false
+}
+
+/// The most bytes of a line without its line end (RFC 5322 §2.1.1).
+const LONGEST_LINE: usize = 998;
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,10 @@
 
 use memchr::memchr;
 
+use crate::mail::header::MAX_SECTION;
+
 /// The byte order mark that some editors put in front of a text.
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A field as it stands in the message.
 #[derive(Clone, Copy, Debug)]
@@ -32,23 +34,34 @@ impl<'a> LooseField<'a> {
 /// Where everything is in a message.
 #[derive(Clone, Debug)]
 pub(in crate::mail) struct Scan<'a> {
+    /// What stands before the first field and is none: a byte order mark, the line that programs
+    /// put first which keep mail in mbox files.
+    pub lead: &'a [u8],
     pub fields: Vec<LooseField<'a>>,
     /// What follows the header section: without the empty line, where one is there.
     pub body: Option<&'a [u8]>,
     /// Whether an empty line stands between the two.
     pub is_parted: bool,
+    /// Whether the header section is longer than any that is taken; then it is not read to its end.
+    pub is_too_long: bool,
 }
 
 impl<'a> Scan<'a> {
     pub fn of(message: &'a [u8]) -> Self {
         let mut at = lead(message);
         let mut scan = Scan {
+            lead: &message[..at],
             fields: Vec::with_capacity(16),
             body: None,
             is_parted: false,
+            is_too_long: false,
         };
         let mut start = at;
         while at < message.len() {
+            if at > MAX_SECTION {
+                scan.is_too_long = true;
+                break;
+            }
             let end = memchr(b'\n', &message[at..]).map_or(message.len(), |lf| at + lf + 1);
             let line = &message[at..end];
             if matches!(line, b"\n" | b"\r\n") {

@@ -106,6 +106,7 @@ impl Draft {
             eight_bit: false,
             smtputf8: false,
             submitter: None,
+            mended: Vec::new(),
         };
         NewMail {
             manifest,

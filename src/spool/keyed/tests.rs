@@ -42,6 +42,7 @@ fn new_mail(recipients: usize) -> NewMail {
         eight_bit: false,
         smtputf8: false,
         submitter: None,
+        mended: Vec::new(),
     };
     NewMail {
         manifest,

@@ -443,7 +443,7 @@ async fn sendmail_delivers_what_it_is_given() {
     let err = service
         .run_with(
             &["sendmail", "-i", "ada@example.org"],
-            b"From: a@example.com\n\nn\x00l\n",
+            b"From: a@example.com\nFrom: b@example.com\n\nhi\n",
         )
         .failed(65);
     assert!(err.starts_with("sendmail: "), "{err}");

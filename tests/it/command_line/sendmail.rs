@@ -234,14 +234,63 @@ fn harmless_flags_are_taken() {
 }
 
 #[test]
+fn smtp_is_spoken_on_standard_input() {
+    let dialogue = "EHLO [127.0.0.1]\r\nMAIL FROM:<shop@example.com>\r\nRCPT TO:<a@example.org>\r\n\
+        RCPT TO:<b@example.org>\r\nDATA\r\nSubject: x\r\n\r\n..hi\r\n.\r\nQUIT\r\n";
+    for words in [&["-bs"][..], &["-t", "-i", "-bs"]] {
+        let service = Scripted::new([accepted()]);
+        let words = [&["sendmail"], words].concat();
+        let out = run_with(&service, &words, dialogue.as_bytes()).well();
+        assert!(
+            out.contains(&format!("250 2.0.0 queued as {ID}\r\n")),
+            "{out}"
+        );
+        assert!(out.ends_with("221 2.0.0 goodbye\r\n"), "{out}");
+        let asked = service.asked_once();
+        assert_eq!(asked.parameter("from"), ["shop@example.com"]);
+        assert_eq!(asked.parameter("to"), ["a@example.org", "b@example.org"]);
+        assert_eq!(asked.message(), "Subject: x\r\n\r\n.hi\r\n");
+    }
+
+    let no = problem(
+        422,
+        json!({"title": "no", "status": 422, "errors": [{"pointer": "/from", "detail": "is wrong"}]}),
+    );
+    let out = run_with(
+        &Scripted::new([no]),
+        &["sendmail", "-bs"],
+        dialogue.as_bytes(),
+    )
+    .well();
+    assert!(out.contains("\r\n554 5.6.0 "), "{out}");
+}
+
+#[test]
+fn the_queue_is_printed_and_what_needs_no_doing_is_done() {
+    let empty = || answer(200, json!({"mails": [], "next": null}));
+    for (name, words) in [("sendmail", &["-bp"][..]), ("/usr/bin/mailq", &[])] {
+        let service = Scripted::new([empty(), empty(), empty(), empty()]);
+        let mut command = postrider();
+        command
+            .arg0(name)
+            .args(words)
+            .env("POSTRIDER_URL", service.url());
+        assert_eq!(finish(&mut command, b"").well(), "Mail queue is empty\n");
+    }
+    for words in [&["-q"][..], &["-q30m"], &["-bi"], &["-I"]] {
+        let words = [&["sendmail"], words].concat();
+        assert_eq!(run_with(&Scripted::new([]), &words, b"").well(), "");
+    }
+}
+
+#[test]
 fn wrong_usage_is_64() {
     for (words, reason) in [
         (&["-i"][..], "no recipient: name one"),
         (&["-t"], "the message names none in To, Cc or Bcc"),
         (&["-Z", "a@example.org"], "there is no flag `-Z`"),
         (&["-f"], "-f needs a value"),
-        (&["-bs"], "-bs is not taken here"),
-        (&["-bp"], "postrider list"),
+        (&["-bd"], "postrider run"),
     ] {
         let err = refused([], words).failed(64);
         assert!(

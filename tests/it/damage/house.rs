@@ -86,6 +86,7 @@ async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32) {
             eight_bit: false,
             smtputf8: false,
             submitter: None,
+            mended: Vec::new(),
         },
         body: body_of(random, size),
         deliveries: deliveries.collect(),

@@ -314,6 +314,7 @@ impl History {
             eight_bit: false,
             smtputf8: false,
             submitter: None,
+            mended: Vec::new(),
         };
         NewMail {
             manifest,

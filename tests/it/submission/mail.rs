@@ -222,9 +222,14 @@ async fn what_is_not_a_mail_is_refused_and_nothing_is_stored() {
     client.expect("EHLO x", "250").await;
     let received = "Received: from a by b; Thu, 1 Jan 1970 00:00:00 +0000\r\n".repeat(51);
     for (message, expected) in [
-        ("no header at all\r\n".to_owned(), "554 5.6.0"),
-        (" folded\r\nSubject: x\r\n\r\n".to_owned(), "554 5.6.0"),
-        (format!("{MESSAGE}nul\0\r\n"), "554 5.6.0 body"),
+        (
+            format!("DKIM-Signature: v=1; b=x\r\n{MESSAGE}nul\0\r\n"),
+            "554 5.6.0 body",
+        ),
+        (
+            "Subject: a\rb\r\n\r\n".to_owned(),
+            "554 5.6.0 headers.Subject",
+        ),
         (
             "Subject: a\r\nSubject: b\r\n\r\n".to_owned(),
             "554 5.6.0 headers.Subject",
@@ -246,6 +251,53 @@ async fn what_is_not_a_mail_is_refused_and_nothing_is_stored() {
             .mails
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn what_other_programs_write_is_mended_before_it_is_read() {
+    let door = Door::open().await;
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    for (message, seen, told) in [
+        ("test1\r\n", "\r\n\r\ntest1\r\n", "had none"),
+        (" folded\r\n", "\r\n\r\n folded\r\n", "had none"),
+        (
+            "\u{feff}Subject: bom\r\n\r\nhi\r\n",
+            "\r\nSubject: bom\r\n",
+            "byte order mark",
+        ),
+        ("Subject: Grüße\r\n\r\nhi\r\n", "=?utf-8?", "put in ASCII"),
+        (
+            "From : root (Cron Daemon)\r\n\r\nhi\r\n",
+            "From : root@example.com (Cron",
+            "domain",
+        ),
+        ("Subject: nul\r\n\r\na\0b\r\n", "a=00b", "quoted-printable"),
+        ("", "Message-ID: <", "Message-ID: made"),
+    ] {
+        client.envelope().await;
+        let reply = client.data(message).await;
+        let id = reply
+            .strip_prefix("250 2.0.0 queued as ")
+            .unwrap_or_else(|| panic!("{reply}"));
+        let id = id.trim().parse().unwrap();
+        let status = door.postrider.status(id).await.unwrap();
+        assert!(
+            status.mended.iter().any(|act| act.contains(told)),
+            "{:?}",
+            status.mended
+        );
+        let raw = door.postrider.raw(id).await.unwrap();
+        let raw = String::from_utf8(raw.to_vec()).unwrap();
+        assert!(
+            raw.starts_with("Received: from x ") && raw.contains("\r\nFrom"),
+            "{raw}"
+        );
+        assert!(
+            raw.contains(seen.replace("From :", "From:").as_str()),
+            "{raw}"
+        );
+    }
 }
 
 #[tokio::test]

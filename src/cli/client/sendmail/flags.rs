@@ -25,8 +25,23 @@ pub struct Flags {
     pub full_name: Option<String>,
     /// What follows the flags.
     pub recipients: Vec<String>,
+    pub task: Task,
+    /// `-q`, `-I`: with nobody to send to, there is nothing to do.
+    pub idle: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Task {
+    /// Take a message on standard input.
+    #[default]
+    Send,
+    /// `-bs`: speak SMTP on standard input and output.
+    Speak,
+    /// `-bp`: print the queue.
+    Queue,
     /// `-bi`: rebuild the alias table, which there is none of.
-    pub nothing_to_do: bool,
+    Nothing,
 }
 
 impl Flags {
@@ -85,6 +100,7 @@ impl Flags {
         match flag {
             't' => self.recipients_from_message = true,
             'i' => self.ignore_dots = true,
+            'I' => self.idle = true,
             _ => {}
         }
     }
@@ -103,16 +119,13 @@ impl Flags {
             ('o', "i") => self.ignore_dots = true,
             ('o', "t") => self.recipients_from_message = true,
             ('b', "m") => {}
-            ('b', "i") => self.nothing_to_do = true,
-            ('b', "p") => {
-                return Err(Trouble::new(
-                    Code::Usage,
-                    "-bp is not taken here; use `postrider list`",
-                ));
-            }
-            ('b', "s" | "d" | "D") => {
+            ('q', _) => self.idle = true,
+            ('b', "i") => self.task = Task::Nothing,
+            ('b', "p") => self.task = Task::Queue,
+            ('b', "s") => self.task = Task::Speak,
+            ('b', "d" | "D" | "l") => {
                 let message = format!(
-                    "-b{value} is not taken here; the service itself takes SMTP, see `postrider run`"
+                    "-b{value} is not taken here: the service runs by itself, see `postrider run`"
                 );
                 return Err(Trouble::new(Code::Usage, message));
             }
@@ -179,6 +192,7 @@ mod tests {
         let harmless = "-v -N never -R hdrs -V id -O Timeout=1 -oQ/tmp -odb -om -e m -q -h 3 -Am -G -U -n -bm -L x";
         let expected = Flags {
             recipients: vec!["a@b".into()],
+            idle: true,
             ..Flags::default()
         };
         assert_eq!(
@@ -189,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_wrong_usage() {
-        for line in ["-z", "-bs", "-bp", "-bv", "-f", "-tk", "--to a@b"] {
+        for line in ["-z", "-bd", "-bv", "-f", "-tk", "--to a@b"] {
             assert_eq!(parse(line).unwrap_err().code, Code::Usage, "{line}");
         }
     }
@@ -197,6 +211,14 @@ mod tests {
     #[test]
     fn an_empty_sender_is_the_null_reverse_path() {
         assert_eq!(parse("-f <> a@b").unwrap().from.as_deref(), Some("<>"));
-        assert!(parse("-bi").unwrap().nothing_to_do);
+        for (line, task) in [
+            ("-bs -i", Task::Speak),
+            ("-bp", Task::Queue),
+            ("-bi", Task::Nothing),
+            ("-t", Task::Send),
+        ] {
+            assert_eq!(parse(line).unwrap().task, task, "{line}");
+        }
+        assert!(parse("-q30m").unwrap().idle && parse("-I").unwrap().idle);
     }
 }

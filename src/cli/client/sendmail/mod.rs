@@ -3,20 +3,24 @@
 
 mod flags;
 mod message;
+mod queue;
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args};
+use serde::Deserialize;
 
-use self::flags::Flags;
+use self::flags::{Flags, Task};
 use super::place::Service;
-use super::service::{Parameters, Payload};
+use super::service::{Client, Parameters, Payload};
 use super::user;
 use crate::cli::failure::Failure;
+use crate::cli::screen::Screen;
 use crate::cli::screen::escaped;
-use crate::mail::{Addressees, MailError};
+use crate::ingress::smtp::{self, Refused, Spoken};
+use crate::mail::{Addressees, MailError, MailId};
 
 /// What the help ends with.
 pub const MANUAL: &str = "\
@@ -26,12 +30,16 @@ Flags:
   -f ADDRESS  where bounces go; <> for nowhere. It is also the sender of a
               message that names none. Without -f it is the message's sender
   -F NAME     the sender's full name, for a message that names no sender
+  -bs         speak SMTP on standard input and output
+  -bp         print the queue, as mailq does
+  -bi, -I, -q nothing: there are no aliases, and the service tries by itself
   --          what follows is a recipient, even with a leading dash
 
 Other flags of the classic sendmail (-oem, -B8BITMIME, -N, -R, -v and so on)
 are taken and change nothing. The service is found by --url and --token before
 all flags, or by POSTRIDER_URL and POSTRIDER_TOKEN. A link to postrider that
-is named sendmail does the same.
+is named sendmail does the same; one that is named mailq prints the queue, and
+newaliases does nothing.
 
 Exit codes:
   0 accepted             67 a recipient is not valid     75 try again later
@@ -55,6 +63,15 @@ pub struct Sendmail {
         value_name = "FLAGS AND RECIPIENTS"
     )]
     words: Vec<OsString>,
+}
+
+/// The largest message that is spoken; the service has a limit of its own.
+const LARGEST: usize = 256 << 20;
+
+/// What the service answers when it took a mail.
+#[derive(Deserialize)]
+struct Taken {
+    id: MailId,
 }
 
 /// What the caller can tell from the exit code; the numbers are those of sysexits.h.
@@ -116,8 +133,8 @@ impl From<Failure> for Trouble {
 
 impl Sendmail {
     /// Hands the message on, and says why not where it cannot.
-    pub(super) fn run(self) -> ExitCode {
-        match self.submit() {
+    pub(super) fn run(self, screen: &mut Screen) -> ExitCode {
+        match self.act(screen) {
             Ok(()) => ExitCode::SUCCESS,
             Err(trouble) => {
                 eprintln!("sendmail: {}", trouble.message);
@@ -126,30 +143,68 @@ impl Sendmail {
         }
     }
 
-    fn submit(self) -> Result<(), Trouble> {
+    fn act(self, screen: &mut Screen) -> Result<(), Trouble> {
         let flags = Flags::parse(self.words)?;
-        if flags.nothing_to_do {
+        let nobody = flags.recipients.is_empty() && !flags.recipients_from_message;
+        // The service tries by itself what waits, and keeps no aliases.
+        let is_idle = flags.idle && nobody && flags.task == Task::Send;
+        if is_idle || flags.task == Task::Nothing {
             return Ok(());
         }
         let client = self.service.client()?;
-        if flags.recipients.is_empty() && !flags.recipients_from_message {
-            return Err(Trouble::new(
-                Code::Usage,
-                "no recipient: name one, or take them from the message with -t",
-            ));
+        match flags.task {
+            Task::Send | Task::Nothing => submit(&flags, &client),
+            Task::Speak => speak(&client),
+            Task::Queue => queue::print(&client, screen),
         }
-        let mut input = Vec::new();
-        let read = io::stdin().lock().read_to_end(&mut input);
-        read.map_err(|error| {
-            Trouble::new(Code::IoError, format!("cannot read the message: {error}"))
-        })?;
-        let input = message::up_to_the_dot(input, flags.ignore_dots);
-
-        let parameters = envelope(&flags, &input)?;
-        let message = message::made_whole(&input, &flags);
-        client.post(&["v1", "mails"], &parameters, Payload::Message(message))?;
-        Ok(())
     }
+}
+
+/// Takes one message on standard input.
+fn submit(flags: &Flags, client: &Client) -> Result<(), Trouble> {
+    if flags.recipients.is_empty() && !flags.recipients_from_message {
+        return Err(Trouble::new(
+            Code::Usage,
+            "no recipient: name one, or take them from the message with -t",
+        ));
+    }
+    let mut input = Vec::new();
+    let read = io::stdin().lock().read_to_end(&mut input);
+    read.map_err(|error| Trouble::new(Code::IoError, format!("cannot read the message: {error}")))?;
+    let input = message::up_to_the_dot(input, flags.ignore_dots);
+
+    let parameters = envelope(flags, &input)?;
+    let message = message::made_whole(&input, flags);
+    client.post(&["v1", "mails"], &parameters, Payload::Message(message))?;
+    Ok(())
+}
+
+/// Speaks SMTP on standard input and output; each mail is handed in as it is spoken.
+fn speak(client: &Client) -> Result<(), Trouble> {
+    let hand_in = |mail: Spoken| {
+        let from = mail
+            .return_path
+            .map_or("<>".to_owned(), |path| path.to_string());
+        let mut parameters: Parameters = vec![("from", from)];
+        parameters.extend(mail.recipients.iter().map(|to| ("to", to.to_string())));
+        let payload = Payload::Message(mail.message.to_vec());
+        let answer = client.post(&["v1", "mails"], &parameters, payload);
+        let taken = answer.and_then(|answer| answer.decode::<Taken>());
+        taken.map(|taken| taken.id.to_string()).map_err(|failure| {
+            let trouble = Trouble::from(failure);
+            let refused = match trouble.code {
+                Code::NoUser => Refused::Recipient,
+                Code::DataError | Code::Usage => Refused::ForGood,
+                _ => Refused::ForNow,
+            };
+            (refused, trouble.message)
+        })
+    };
+    let (input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    let spoken = smtp::converse(input, &mut output, &user::mail_name(), LARGEST, hand_in);
+    spoken
+        .and_then(|()| output.flush())
+        .map_err(|error| Trouble::new(Code::IoError, format!("the dialogue broke off: {error}")))
 }
 
 fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {

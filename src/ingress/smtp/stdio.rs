@@ -1,0 +1,175 @@
+//! The dialogue over a program's standard input and output, as `sendmail -bs` has it: the same
+//! session as on a connection, for one client that is this machine's own.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Limits;
+use super::auth::Users;
+use super::budget::Budget;
+use super::reply::Reply;
+use super::session::{House, Security, Session, Step};
+use crate::ingress::guard::Guard;
+use crate::mail::{Address, Timestamp};
+
+/// What is read at once.
+const AT_ONCE: usize = 64 * 1024;
+
+/// A mail that came in whole.
+#[derive(Debug)]
+pub struct Spoken {
+    /// `None` for the null reverse-path.
+    pub return_path: Option<Address>,
+    /// Everybody who gets it; never empty.
+    pub recipients: Vec<Address>,
+    /// The message as it was sent.
+    pub message: Bytes,
+}
+
+/// Why a mail that was spoken is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It may be tried again later.
+    ForNow,
+    /// One of its recipients is not valid.
+    Recipient,
+    /// It will never be taken as it is.
+    ForGood,
+}
+
+/// Speaks SMTP with a client until it leaves. Each mail is given to `hand_in`, which says under
+/// which name it was taken, or why it was not.
+///
+/// # Errors
+/// Reading or writing failed.
+pub fn converse(
+    mut input: impl Read,
+    mut output: impl Write,
+    hostname: &str,
+    message_size: usize,
+    mut hand_in: impl FnMut(Spoken) -> Result<String, (Refused, String)>,
+) -> io::Result<()> {
+    let limits = Limits {
+        message_size,
+        ..Limits::default()
+    };
+    let house = House {
+        hostname: Arc::from(hostname),
+        limits,
+        users: Users::new(Vec::new()),
+        trusted: Default::default(),
+        budget: Budget::new(message_size.saturating_mul(3)),
+        guard: Guard::new(0, limits.ban_time, Default::default()),
+    };
+    let mut session = Session::new(house, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut waiting: Vec<u8> = Vec::new();
+    let mut piece = vec![0; AT_ONCE];
+    loop {
+        let mut rest = &waiting[..];
+        let step = session.advance(&mut rest, Timestamp::now());
+        let used = waiting.len() - rest.len();
+        waiting.drain(..used);
+        output.write_all(session.replies())?;
+        output.flush()?;
+        session.replies().clear();
+
+        match step {
+            Step::Flush | Step::Penalty(_) => {}
+            // Neither is offered to who is on this machine.
+            Step::StartTls | Step::Close => return Ok(()),
+            Step::Read => match input.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(length) => waiting.extend_from_slice(&piece[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            },
+            Step::Submit(mail) => {
+                let trace = mail.body.trace();
+                let reply = match mail.body.finish() {
+                    Err(refusal) => refusal,
+                    Ok((message, _room)) => {
+                        let spoken = Spoken {
+                            return_path: mail.return_path,
+                            recipients: mail.recipients,
+                            message: message.slice(trace..),
+                        };
+                        answer(hand_in(spoken))
+                    }
+                };
+                session.answer(&reply);
+            }
+        }
+    }
+}
+
+fn answer(taken: Result<String, (Refused, String)>) -> Reply {
+    match taken {
+        Ok(id) => Reply::new(250, "2.0.0", format!("queued as {id}")),
+        Err((Refused::ForNow, why)) => Reply::new(451, "4.3.0", why),
+        Err((Refused::Recipient, why)) => Reply::new(550, "5.1.1", why),
+        Err((Refused::ForGood, why)) => Reply::new(554, "5.6.0", why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn spoken(dialogue: &str, answer: &Result<String, (Refused, String)>) -> (String, Vec<Spoken>) {
+        let (mut output, mut mails) = (Vec::new(), Vec::new());
+        converse(
+            dialogue.as_bytes(),
+            &mut output,
+            "host.example",
+            1 << 20,
+            |mail| {
+                mails.push(mail);
+                answer.clone()
+            },
+        )
+        .unwrap();
+        (String::from_utf8(output).unwrap(), mails)
+    }
+
+    #[test]
+    fn a_dialogue_on_standard_input_hands_mails_in() {
+        let one = "MAIL FROM:<a@b.example> BODY=8BITMIME\r\nRCPT TO:<\"c d\"@e.example>\r\nDATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\n";
+        let dialogue = format!("EHLO [127.0.0.1]\r\n{one}{one}QUIT\r\n");
+        let (output, mails) = spoken(&dialogue, &Ok("the-id".into()));
+        assert!(output.starts_with("220 host.example ESMTP"), "{output}");
+        assert_eq!(
+            output.matches("250 2.0.0 queued as the-id\r\n").count(),
+            2,
+            "{output}"
+        );
+        assert!(
+            output.ends_with("221 2.0.0 goodbye\r\n") && !output.contains("AUTH"),
+            "{output}"
+        );
+        assert_eq!(mails.len(), 2);
+        assert_eq!(mails[0].message, "Subject: x\r\n\r\n.dot\r\n");
+        assert_eq!(mails[0].recipients[0].as_str(), "\"c d\"@e.example");
+    }
+
+    #[test]
+    fn a_refusal_is_told_and_the_dialogue_goes_on() {
+        let dialogue =
+            "HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\nhi\r\n.\r\nNOOP\r\n";
+        for (why, code) in [
+            (Refused::ForNow, "451"),
+            (Refused::Recipient, "550"),
+            (Refused::ForGood, "554"),
+        ] {
+            let (output, mails) = spoken(dialogue, &Err((why, "no".into())));
+            assert!(
+                output.contains(&format!("\r\n{code} ")) && output.ends_with("250 2.0.0 ok\r\n"),
+                "{output}"
+            );
+            assert_eq!(mails[0].return_path, None);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A header field, made right: in ASCII, on lines of a length that servers take, with whole
+//! addresses.
+
+use std::borrow::Cow;
+
+use super::params::Params;
+use super::scan::{LooseField, Scan};
+use super::{Context, LONGEST_LINE};
+use crate::mail::address_list::{self, Entry, Found};
+use crate::mail::structured::{self, Kind};
+use crate::mail::{Address, Envelope, field};
+
+/// The longest word that can be folded around.
+const LONGEST_WORD: usize = 900;
+
+/// What windows-1252 has in 0x80 to 0x9f, where Latin-1 has control characters.
+const WINDOWS: [char; 32] = [
+    '€', '\u{fffd}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{fffd}', 'Ž',
+    '\u{fffd}', '\u{fffd}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{fffd}',
+    'ž', 'Ÿ',
+];
+
+/// Whether an address of the mail cannot be written in ASCII.
+pub(super) fn needs_utf8(scan: &Scan<'_>, envelope: &Envelope) -> bool {
+    let mut envelope = envelope.recipients().iter().chain(envelope.return_path());
+    if !envelope.all(Address::is_ascii) {
+        return true;
+    }
+    let mut fields = scan.fields.iter().filter(|field| !field.raw.is_ascii());
+    fields.any(|field| {
+        let text = text_of(field.value());
+        is_addresses(field)
+            && entries(&text).is_some_and(|entries| {
+                address_list::mailboxes(entries).any(|found| !found.local.is_ascii())
+            })
+    })
+}
+
+/// The field as it should be, with its line end, and what was done; `None` where it is already, or
+/// where nothing is known that would help.
+pub(super) fn mend(
+    field: &LooseField<'_>,
+    context: &Context<'_>,
+) -> Option<(Vec<u8>, &'static str)> {
+    let is_spaced = field.value_at > field.name.len() + 1;
+    let value = field.value();
+    let is_utf8 = std::str::from_utf8(value).is_ok();
+    if value
+        .iter()
+        .any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte))
+        || has_bare_cr(value)
+    {
+        // The strict reader refuses it, and names it.
+        return None;
+    }
+
+    let text = text_of(value);
+    if text.chars().any(|c| c.is_control() && !c.is_ascii()) {
+        return None;
+    }
+    let is_long = field
+        .raw
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.len() > LONGEST_LINE + 1);
+    if !value.is_ascii() && (!is_utf8 || !context.stays_utf8) {
+        let act = match is_utf8 {
+            true => "put in ASCII",
+            false => "read as windows-1252, put in ASCII",
+        };
+        if let Some(written) = in_ascii(field, &text, context) {
+            return Some((written.into_bytes(), act));
+        }
+        if !is_utf8 {
+            let lines = format!("{}:{}\r\n", field.name, text.trim_end());
+            let read = LooseField {
+                name: field.name,
+                raw: lines.as_bytes(),
+                value_at: field.name.len() + 1,
+            };
+            let whole = context.domain.and_then(|domain| qualified(&read, domain));
+            return Some((whole.unwrap_or(lines.into_bytes()), "read as windows-1252"));
+        }
+    }
+    if is_long && let Some(written) = folded(field, &text, context) {
+        return Some((written.into_bytes(), "folded"));
+    }
+    if let Some(whole) = context.domain.and_then(|domain| qualified(field, domain)) {
+        return Some((whole, "an address got its domain"));
+    }
+    is_spaced.then(|| {
+        let whole = [field.name.as_bytes(), b":", value].concat();
+        (whole, "removed the space before the colon")
+    })
+}
+
+/// Text in UTF-8, or in what is usually meant where it is not.
+fn text_of(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => text.into(),
+        Err(_) => {
+            let character = |byte: &u8| match byte {
+                0x80..=0x9f => WINDOWS[usize::from(byte - 0x80)],
+                byte => char::from(*byte),
+            };
+            value.iter().map(character).collect::<String>().into()
+        }
+    }
+}
+
+fn has_bare_cr(value: &[u8]) -> bool {
+    memchr::memchr_iter(b'\r', value).any(|at| value.get(at + 1) != Some(&b'\n'))
+}
+
+fn is_addresses(field: &LooseField<'_>) -> bool {
+    matches!(
+        structured::kind(field.name),
+        Kind::Mailbox | Kind::Mailboxes
+    )
+}
+
+/// The addresses of a field. A name that lacks its quotes is read where one address alone ends the
+/// field: `Müller, GmbH <info@example.org>`.
+fn entries(text: &str) -> Option<Vec<Entry>> {
+    let read = address_list::read(text).ok();
+    let is_whole = |found: &Found| found.domain.is_some();
+    if let Some(entries) = &read
+        && address_list::mailboxes(entries.clone()).all(|found| is_whole(&found))
+    {
+        return read;
+    }
+    let text = unfolded(text);
+    let one = text
+        .strip_suffix('>')
+        .and_then(|text| text.rsplit_once('<'));
+    let Some((name, address)) = one else {
+        return read;
+    };
+    let is_half_a_name =
+        name.contains([',', ';', ':']) && !name.contains(['<', '>', '@', '"', '(']);
+    let alone = address_list::read(address).unwrap_or_default();
+    let (true, Ok([Entry::One(found)])) = (is_half_a_name, <[Entry; 1]>::try_from(alone)) else {
+        return read;
+    };
+    let name = address_list::decoded(name.trim());
+    Some(vec![Entry::One(Found {
+        name: Some(name).filter(|name| !name.is_empty()),
+        ..found
+    })])
+}
+
+fn in_ascii(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option<String> {
+    let mut out = String::with_capacity(text.len() * 2);
+    let name = field.name;
+    let written = match structured::kind(name) {
+        Kind::Text => {
+            write_text(&mut out, name, text);
+            Ok(())
+        }
+        Kind::Mailbox | Kind::Mailboxes => {
+            structured::write_addresses(&mut out, name, &entries(text)?, context.domain)
+        }
+        Kind::Ascii if is_mime(name) => {
+            field::write_words(&mut out, name, Params::of(&unfolded(text)).in_ascii());
+            Ok(())
+        }
+        _ => structured::write(&mut out, name, &unfolded(text)),
+    };
+    (written.is_ok() && out.is_ascii() && !out.is_empty()).then_some(out)
+}
+
+fn is_mime(name: &str) -> bool {
+    ["Content-Type", "Content-Disposition"]
+        .iter()
+        .any(|mime| mime.eq_ignore_ascii_case(name))
+}
+
+/// Encoded words that stand there already are kept in what they say.
+fn write_text(out: &mut String, name: &str, text: &str) {
+    let text = unfolded(text).replace('\t', " ");
+    field::write_text(out, name, &address_list::decoded(&text));
+}
+
+fn folded(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option<String> {
+    let mut out = String::with_capacity(text.len() + text.len() / 16);
+    let name = field.name;
+    let unfolded = unfolded(text);
+    let written = match structured::kind(name) {
+        Kind::Text if unfolded.split(' ').all(|word| word.len() <= LONGEST_WORD) => {
+            field::write_folded(&mut out, name, &unfolded.replace('\t', " "));
+            Ok(())
+        }
+        Kind::Text => {
+            write_text(&mut out, name, text);
+            Ok(())
+        }
+        Kind::Mailbox | Kind::Mailboxes => {
+            structured::write_addresses(&mut out, name, &entries(text)?, context.domain)
+        }
+        _ => structured::write(&mut out, name, &unfolded),
+    };
+    (written.is_ok() && !out.is_empty()).then_some(out)
+}
+
+/// The field with `domain` behind each local user, and otherwise every byte as it was.
+fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
+    if !is_addresses(field) {
+        return None;
+    }
+    let text = std::str::from_utf8(field.value()).ok()?;
+    let found = address_list::mailboxes(entries(text)?);
+    let bare: Vec<Found> = found.filter(|found| found.domain.is_none()).collect();
+    if bare.is_empty()
+        || bare
+            .iter()
+            .any(|found| found.address(Some(domain)).is_err())
+    {
+        return None;
+    }
+    let mut whole = format!("{}:", field.name);
+    let mut from = 0;
+    for found in bare {
+        whole.push_str(&text[from..found.place.end]);
+        whole.push('@');
+        whole.push_str(domain);
+        from = found.place.end;
+    }
+    whole.push_str(&text[from..]);
+    Some(whole.into_bytes())
+}
+
+/// A value on one line.
+fn unfolded(text: &str) -> String {
+    let lines = text
+        .split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line));
+    let lines = lines.filter(|line| !line.trim_ascii().is_empty());
+    lines.collect::<String>().trim().to_owned()
+}
