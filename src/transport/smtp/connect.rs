@@ -3,36 +3,77 @@
 //! that names its step.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands;
 use lettre::transport::smtp::extension::ClientId;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::Smtp;
 use super::connection::SmtpConnection;
+use super::dial;
 use super::extensions::Extensions;
 use super::login::log_in;
 use super::reply::{Answer, nonsense};
 use super::wire::{Stream, Wire};
 use crate::delivery::{Outcome, Phase, printable};
-use crate::transport::{RelayError, Security, Server};
+use crate::transport::{RelayError, Security};
 
-/// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 §5).
-const HEAD_START: Duration = Duration::from_millis(250);
-
-/// How much the kernel may hold of what we wrote. A full buffer has room again only when a good
-/// part of it has left; left to itself it grows to megabytes, and over a slow link no time-out for
-/// a part of a message could tell waiting from progress.
-const SEND_BUFFER: u32 = 256 * 1024;
-
+/// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321 §5.1):
+/// not only TCP, for a server may greet with 421 or 554, be silent or hang up as well.
 pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
+    let addresses = dial::resolve(&smtp.server).await?;
+    open_at(smtp, addresses).await
+}
+
+async fn open_at(smtp: &Smtp, addresses: Vec<SocketAddr>) -> Result<SmtpConnection, Outcome> {
+    let mut left = smtp.memory.good_ones_first(addresses);
+    loop {
+        let (stream, peer) = dial::dial(&smtp.server, &left, &smtp.memory).await?;
+        let failure = match converse(smtp, stream, peer).await {
+            Ok(connection) => {
+                smtp.memory.is_good(peer);
+                return Ok(connection);
+            }
+            Err(failure) => failure,
+        };
+        if is_about_the_login(&failure) {
+            return Err(failure);
+        }
+        smtp.memory.is_bad(peer, &reason_of(&failure));
+        left.retain(|address| *address != peer);
+        if left.is_empty() {
+            return Err(failure);
+        }
+        tracing::debug!(%peer, ?failure, "the host's next address is tried");
+    }
+}
+
+/// Whether a login was refused for good, which it would be at each of the host's addresses: to try
+/// it there as well can lock the account.
+fn is_about_the_login(failure: &Outcome) -> bool {
+    let Outcome::Unavailable(Phase::Auth, reason) = failure else {
+        return false;
+    };
+    let may_pass = reason.starts_with("the server refused: 4");
+    reason.starts_with("no access token") || reason.starts_with("the server refused") && !may_pass
+}
+
+fn reason_of(failure: &Outcome) -> String {
+    match failure {
+        Outcome::Unavailable(phase, reason) => format!("{phase}: {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// From TCP to a connection that is ready to send.
+async fn converse(
+    smtp: &Smtp,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<SmtpConnection, Outcome> {
     let server = &smtp.server;
-    let (stream, peer) = dial(server).await?;
     let wire = match server.security {
         Security::Tls => Wire::new(secure(smtp, stream).await?, peer),
         Security::Plain | Security::StartTls => Wire::new(Stream::Plain(stream), peer),
@@ -48,7 +89,7 @@ pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
         let patience = server.timeouts.auth;
         log_in(&wire, &mut dialogue, extensions.auth, auth, patience).await?;
     }
-    Ok(SmtpConnection::new(dialogue, wire, extensions, smtp))
+    Ok(SmtpConnection::new(dialogue, wire, extensions, smtp, peer))
 }
 
 /// What we call ourselves: what was configured, or this machine's name where it can stand in EHLO.
@@ -90,57 +131,6 @@ pub(super) fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::
         Ok(answer) => refused(phase, &answer),
         Err(error) => unavailable(phase, &nonsense(&error)),
     }
-}
-
-/// Connects to the first of the host's addresses that answers, in the resolver's order, each with a
-/// head start before the next.
-async fn dial(server: &Server) -> Result<(TcpStream, SocketAddr), Outcome> {
-    let place = format!("{}:{}", server.host, server.port);
-    let reached = timeout(server.timeouts.connect, async {
-        let addresses = tokio::net::lookup_host((server.host.as_str(), server.port)).await;
-        let addresses =
-            addresses.map_err(|e| format!("cannot find the host {}: {e}", server.host))?;
-        let mut waiting = addresses.collect::<Vec<_>>().into_iter();
-        let mut trying = FuturesUnordered::new();
-        let mut reason = format!("the host {} has no address", server.host);
-        loop {
-            match waiting.next() {
-                Some(address) => trying.push(async move { (address, connect_to(address).await) }),
-                None if trying.is_empty() => return Err(reason),
-                None => {}
-            }
-            tokio::select! {
-                Some((address, connected)) = trying.next() => match connected {
-                    Ok(stream) => return Ok((stream, address)),
-                    Err(e) => reason = format!("cannot connect to {place} at {address}: {e}"),
-                },
-                () = sleep(HEAD_START), if waiting.len() > 0 => {}
-            }
-        }
-    });
-    let (stream, peer) = match reached.await {
-        Ok(reached) => reached.map_err(|reason| unavailable(Phase::Connect, &reason))?,
-        Err(_) => {
-            let span = humantime::format_duration(server.timeouts.connect);
-            return Err(unavailable(
-                Phase::Connect,
-                &format!("{place} did not answer within {span}"),
-            ));
-        }
-    };
-    Ok((stream, peer))
-}
-
-async fn connect_to(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    // Without it, Nagle's algorithm and delayed acknowledgements stall each mail by 40 ms.
-    socket.set_nodelay(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.connect(address).await
 }
 
 async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
@@ -251,4 +241,204 @@ async fn start_tls(
     };
     wire.put(secure(smtp, stream).await?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::transport::{Auth, Connection, Relay, Server, TimeOuts, relay};
+
+    /// What a server says at each step; an empty word is a hang-up, none is silence.
+    #[derive(Clone, Copy)]
+    struct Manners {
+        greeting: Option<&'static str>,
+        ehlo: Option<&'static str>,
+        auth: Option<&'static str>,
+        mail: Option<&'static str>,
+    }
+
+    const GOOD: Manners = Manners {
+        greeting: Some("220 here"),
+        ehlo: Some("250-here\r\n250 AUTH PLAIN"),
+        auth: Some("235 2.7.0 welcome"),
+        mail: Some("250 2.1.0 go on"),
+    };
+
+    /// An address, and how often somebody connected to it.
+    struct Place {
+        address: SocketAddr,
+        met: Arc<AtomicUsize>,
+    }
+
+    impl Place {
+        fn met(&self) -> usize {
+            self.met.load(Ordering::SeqCst)
+        }
+    }
+
+    async fn server(manners: Manners) -> Place {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let met = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&met);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(speak(stream, manners));
+            }
+        });
+        Place { address, met }
+    }
+
+    async fn speak(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {
+        let (read, mut write) = stream.split();
+        let mut lines = BufReader::new(read).lines();
+        let mut word = manners.greeting;
+        loop {
+            match word {
+                None => std::future::pending().await,
+                Some("") => return Ok(()),
+                Some(said) => write.write_all(format!("{said}\r\n").as_bytes()).await?,
+            }
+            let Some(line) = lines.next_line().await? else {
+                return Ok(());
+            };
+            word = match line.get(..4).unwrap_or_default() {
+                "EHLO" => manners.ehlo,
+                "AUTH" => manners.auth,
+                "MAIL" => manners.mail,
+                _ => Some("250 ok"),
+            };
+        }
+    }
+
+    fn smtp(auth: bool) -> Smtp {
+        let relay = Relay::smtp("smtp://ada:secret@relay.example").expect("a relay");
+        let relay::Kind::Smtp(server) = relay.kind else {
+            panic!("it is an SMTP relay")
+        };
+        let server = Server {
+            timeouts: TimeOuts::all(Duration::from_millis(300)),
+            auth: server.auth.filter(|_: &Auth| auth),
+            ..*server
+        };
+        Smtp::new(server).expect("a transport")
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_whatever_goes_wrong_at_one_and_it_is_remembered() {
+        for bad in [
+            Manners {
+                greeting: Some("421 4.3.2 busy"),
+                ..GOOD
+            },
+            Manners {
+                greeting: Some("554 5.7.1 not you"),
+                ..GOOD
+            },
+            Manners {
+                greeting: Some(""),
+                ..GOOD
+            },
+            Manners {
+                greeting: None,
+                ..GOOD
+            },
+            Manners {
+                ehlo: Some("421 4.3.2 going down"),
+                ..GOOD
+            },
+            Manners {
+                ehlo: Some(""),
+                ..GOOD
+            },
+            Manners { ehlo: None, ..GOOD },
+            Manners {
+                auth: Some("421 4.7.0 busy"),
+                ..GOOD
+            },
+            Manners {
+                auth: Some("454 4.7.0 temporary failure"),
+                ..GOOD
+            },
+            Manners {
+                auth: Some(""),
+                ..GOOD
+            },
+        ] {
+            let (smtp, bad, good) = (smtp(true), server(bad).await, server(GOOD).await);
+            let addresses = vec![bad.address, good.address];
+            for _ in 0..2 {
+                let opened = open_at(&smtp, addresses.clone()).await;
+                assert!(opened.is_ok(), "{:?}", opened.err());
+            }
+            assert_eq!((bad.met(), good.met()), (1, 2));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_is_refused_is_not_tried_at_every_address() {
+        let refusing = Manners {
+            auth: Some("535 5.7.8 no"),
+            ..GOOD
+        };
+        let (smtp, first, second) = (smtp(true), server(refusing).await, server(GOOD).await);
+        let opened = open_at(&smtp, vec![first.address, second.address]).await;
+        assert!(matches!(
+            opened.err(),
+            Some(Outcome::Unavailable(Phase::Auth, _))
+        ));
+        assert_eq!((first.met(), second.met()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn where_every_address_is_bad_each_is_tried_and_the_last_says_why() {
+        let busy = Manners {
+            greeting: Some("421 4.3.2 busy"),
+            ..GOOD
+        };
+        let (smtp, first, second) = (smtp(false), server(busy).await, server(busy).await);
+        for round in 1..3 {
+            let opened = open_at(&smtp, vec![first.address, second.address]).await;
+            let Some(Outcome::Unavailable(Phase::Greeting, reason)) = opened.err() else {
+                panic!("it must fail at the greeting")
+            };
+            assert!(reason.contains("421 4.3.2 busy"), "{reason}");
+            assert_eq!((first.met(), second.met()), (round, round));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_sends_the_first_mail_away_is_tried_last_the_next_time() {
+        let away = Manners {
+            mail: Some("421 4.3.2 going down"),
+            ..GOOD
+        };
+        let (smtp, first, second) = (smtp(false), server(away).await, server(GOOD).await);
+        let addresses = vec![first.address, second.address];
+        let mut connection = open_at(&smtp, addresses.clone()).await.expect("open");
+        let mail = crate::transport::Transaction {
+            mail: crate::mail::MailId::generate(),
+            return_path: None,
+            recipients: vec!["ada@example.org".parse().expect("valid")],
+            message: bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"),
+            eight_bit: false,
+            smtputf8: false,
+            recall: crate::transport::Recall::default(),
+        };
+        let outcomes = connection.send(&mail, None).await;
+        assert!(matches!(
+            outcomes[0],
+            Outcome::Unavailable(Phase::MailFrom, _)
+        ));
+        open_at(&smtp, addresses).await.expect("open");
+        assert_eq!((first.met(), second.met()), (1, 1));
+    }
 }

@@ -1,5 +1,6 @@
 //! One open connection, and whether it may be used again.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,16 @@ pub(super) struct SmtpConnection {
     pub(super) extensions: Extensions,
     pub(super) timeouts: TimeOuts,
     pub(super) memory: Arc<Memory>,
+    /// Where the server is.
+    peer: SocketAddr,
     /// How many more mails may be sent.
     pub(super) left: u32,
     /// The mail whose commands were sent behind the message before it.
     pub(super) begun: Option<MailId>,
     /// Those commands.
     pub(super) begun_commands: Vec<u8>,
+    /// Whether a mail was put to it before.
+    was_used: bool,
     /// Whether the server still holds an envelope that came to nothing.
     pub(super) needs_reset: bool,
     /// What is to be written next; kept for its memory.
@@ -46,6 +51,7 @@ impl SmtpConnection {
         wire: Wire,
         extensions: Extensions,
         smtp: &Smtp,
+        peer: SocketAddr,
     ) -> Self {
         SmtpConnection {
             dialogue,
@@ -53,9 +59,11 @@ impl SmtpConnection {
             extensions,
             timeouts: smtp.server.timeouts,
             memory: Arc::clone(&smtp.memory),
+            peer,
             left: smtp.server.messages_per_connection,
             begun: None,
             begun_commands: Vec::new(),
+            was_used: false,
             needs_reset: false,
             out: Vec::new(),
             in_step: true,
@@ -101,9 +109,15 @@ impl Connection for SmtpConnection {
             self.in_step = true;
             return vec![refusal; mail.recipients.len()];
         }
+        let is_first = !self.was_used;
+        self.was_used = true;
         self.left -= 1;
         let (outcomes, in_step) = self.transact(mail, next).await;
         self.in_step = in_step;
+        // A server that breaks off before it has heard of any mail is not to be spoken to there.
+        if let Some(Outcome::Unavailable(_, reason)) = outcomes.first().filter(|_| is_first) {
+            self.memory.is_bad(self.peer, reason);
+        }
         outcomes
     }
 

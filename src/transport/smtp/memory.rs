@@ -1,6 +1,8 @@
 //! What a transport has learned about its relay. Each thing is forgotten after a while: servers are
 //! repaired.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,10 +13,21 @@ use crate::mail::minutes;
 /// How long a relay that dropped what was written ahead is spoken to one command at a time.
 const LOCK_STEP: Duration = minutes(30);
 
+/// How long an address that failed is tried after the others.
+const BAD: Duration = minutes(5);
+
 /// Shared by all connections of one transport.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     lock_step_until: Mutex<Option<Instant>>,
+    bad: Mutex<HashMap<SocketAddr, Bad>>,
+}
+
+/// An address at which the server could not be spoken to.
+#[derive(Debug)]
+struct Bad {
+    until: Instant,
+    reason: String,
 }
 
 impl Memory {
@@ -28,5 +41,32 @@ impl Memory {
     /// The server answered the end of a message, and nothing of what was written behind it.
     pub(super) fn drops_what_is_ahead(&self) {
         *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP);
+    }
+
+    /// These addresses, those that failed lately behind the others. Of what is not among them,
+    /// nothing is remembered any more.
+    pub(super) fn good_ones_first(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let now = Instant::now();
+        let mut bad = self.bad.lock();
+        bad.retain(|address, known| now < known.until && addresses.contains(address));
+        addresses.sort_by_key(|address| bad.get(address).map(|known| known.until));
+        addresses
+    }
+
+    /// The server could not be spoken to at this address, for this reason.
+    pub(super) fn is_bad(&self, address: SocketAddr, reason: &str) {
+        let known = Bad {
+            until: Instant::now() + BAD,
+            reason: reason.to_owned(),
+        };
+        let before = self.bad.lock().insert(address, known);
+        if before.is_none_or(|before| before.reason != reason) {
+            tracing::debug!(%address, reason, "an address of the relay is tried last for a while");
+        }
+    }
+
+    /// The server could be spoken to at this address.
+    pub(super) fn is_good(&self, address: SocketAddr) {
+        self.bad.lock().remove(&address);
     }
 }

@@ -18,6 +18,7 @@
 
 mod connect;
 mod connection;
+mod dial;
 mod extensions;
 mod login;
 mod memory;
