@@ -1,14 +1,47 @@
 //! Dead letters: what failed for good, kept for inspection, to be tried again or deleted.
 
 use super::{Dispatcher, Error, StatusPage};
-use crate::delivery::{EventKind, State};
+use crate::delivery::{EventKind, Stage, State};
 use crate::mail::MailId;
-use crate::spool::{OperationResult, Query};
+use crate::spool::{OperationResult, Query, Record};
 
 /// The dead letters; see [`Dispatcher::dead_letters`].
 #[derive(Clone, Copy)]
 pub struct DeadLetters<'a> {
     postrider: &'a Dispatcher,
+}
+
+/// How much a purge deleted, or would.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Mails.
+    pub mails: u64,
+    /// Recipients of these mails who got them, of whom there is no record any more.
+    pub delivered: u64,
+}
+
+/// A mail with a dead delivery.
+struct Letter {
+    mail: MailId,
+    /// Whether all its deliveries have ended.
+    is_finished: bool,
+    /// How many of its recipients got it.
+    delivered: u64,
+}
+
+impl Letter {
+    fn of(record: &Record) -> Self {
+        let is_delivered = |stage: Stage| matches!(stage, Stage::Delivered { .. });
+        let delivered = record
+            .deliveries
+            .iter()
+            .filter(|one| is_delivered(one.stage));
+        Letter {
+            mail: record.manifest.id,
+            is_finished: record.finished_at().is_some(),
+            delivered: delivered.count() as u64,
+        }
+    }
 }
 
 impl DeadLetters<'_> {
@@ -36,7 +69,7 @@ impl DeadLetters<'_> {
         let words = words(&filter);
         let mut count = 0;
         let all = async {
-            for (id, _) in self.all(filter).await? {
+            for Letter { mail: id, .. } in self.all(filter).await? {
                 let done = dry_run
                     || matches!(
                         engine
@@ -61,27 +94,7 @@ impl DeadLetters<'_> {
     /// # Errors
     /// [`Error::Spool`].
     pub async fn purge(&self, filter: Query, dry_run: bool) -> Result<u64, Error> {
-        let engine = &self.postrider.inner.engine;
-        let by = self.postrider.by_in_part();
-        let words = words(&filter);
-        let mut count = 0;
-        let all = async {
-            for (id, finished) in self.all(filter).await? {
-                let done = finished
-                    && (dry_run
-                        || matches!(
-                            engine.spool.purge_by(&by, id, engine.clock.now()).await?,
-                            OperationResult::Done(_)
-                        ));
-                count += u64::from(done);
-            }
-            Ok(())
-        };
-        let ended = all.await;
-        if !dry_run {
-            self.note("purge", count, words).await;
-        }
-        ended.map(|()| count)
+        Ok(self.purge_all(filter, dry_run).await?.mails)
     }
 
     /// Notes what was done to all of them together.
@@ -92,9 +105,39 @@ impl DeadLetters<'_> {
         self.postrider.note(kind, |event| event).await;
     }
 
-    /// Every mail with a dead delivery that `filter` admits, and whether all its deliveries have
-    /// ended.
-    async fn all(&self, filter: Query) -> Result<Vec<(MailId, bool)>, Error> {
+    /// The same, and says also of how many recipients who got their mail the record goes with it.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn purge_all(&self, filter: Query, dry_run: bool) -> Result<Purged, Error> {
+        let engine = &self.postrider.inner.engine;
+        let by = self.postrider.by_in_part();
+        let words = words(&filter);
+        let mut purged = Purged::default();
+        let all = async {
+            for letter in self.all(filter).await? {
+                let done = letter.is_finished
+                    && (dry_run
+                        || matches!(
+                            engine.spool.purge_by(&by, letter.mail, engine.clock.now()).await?,
+                            OperationResult::Done(_)
+                        ));
+                if done {
+                    purged.mails += 1;
+                    purged.delivered += letter.delivered;
+                }
+            }
+            Ok(())
+        };
+        let ended = all.await;
+        if !dry_run {
+            self.note("purge", purged.mails, words).await;
+        }
+        ended.map(|()| purged)
+    }
+
+    /// Every mail with a dead delivery that `filter` admits.
+    async fn all(&self, filter: Query) -> Result<Vec<Letter>, Error> {
         let engine = &self.postrider.inner.engine;
         let mut query = Query {
             state: Some(State::Dead),
@@ -105,11 +148,7 @@ impl DeadLetters<'_> {
         let mut ids = Vec::new();
         loop {
             let page = engine.spool.list(query.clone(), engine.clock.now()).await?;
-            ids.extend(
-                page.mails
-                    .iter()
-                    .map(|record| (record.manifest.id, record.finished_at().is_some())),
-            );
+            ids.extend(page.mails.iter().map(Letter::of));
             match page.next {
                 Some(next) => query.cursor = Some(next),
                 None => return Ok(ids),

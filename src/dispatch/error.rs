@@ -66,7 +66,7 @@ pub enum Error {
     #[error("there is no relay named `{}`", .0.escape_debug())]
     UnknownRelay(String),
     /// The mail is not in a state that allows it.
-    #[error("mail {id} is {state}, which is too late for that")]
+    #[error("mail {id} is {state}{}", why_not(state))]
     TooLate {
         /// The mail.
         id: MailId,
@@ -127,6 +127,17 @@ impl QuotaLimit {
             QuotaLimit::PerDay { .. } => "max_per_day",
             QuotaLimit::Rate(_) => "rate",
         }
+    }
+}
+
+/// What a state means for whoever wanted something else of the mail.
+fn why_not(state: &str) -> &'static str {
+    match state {
+        "scheduled" => {
+            ", and goes out at its time: only dead, cancelled and deferred mail is retried"
+        }
+        "queued" => ", and goes out next: only dead, cancelled and deferred mail is retried",
+        _ => ", which is too late for that",
     }
 }
 

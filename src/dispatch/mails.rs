@@ -152,12 +152,23 @@ impl Dispatcher {
     }
 
     /// Queues dead deliveries again, or cancelled ones where none is dead, with a full count of
-    /// attempts and a new lifetime; makes deferred ones due at once.
+    /// attempts and a new lifetime; makes deferred ones due at once. What is scheduled stays so.
     ///
     /// # Errors
     /// As [`Dispatcher::cancel`].
     pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
+        let status = self.status(id).await?;
+        let can_be_retried =
+            |state| matches!(state, State::Dead | State::Cancelled | State::Deferred);
+        if !status
+            .deliveries
+            .iter()
+            .any(|one| can_be_retried(one.state))
+        {
+            let state = status.state.as_str();
+            return Err(Error::TooLate { id, state });
+        }
         match engine
             .spool
             .retry_by(

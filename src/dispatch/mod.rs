@@ -48,7 +48,7 @@ mod report;
 pub use audit::{AuditEntry, AuditPage, AuditQuery};
 pub use builder::{Builder, OnSpoolFailure};
 pub use clock::Clock;
-pub use dead_letters::DeadLetters;
+pub use dead_letters::{DeadLetters, Purged};
 pub use error::{Error, QuotaLimit};
 pub use events::{EventItem, EventStream};
 pub use failures::{FailureGroup, Failures, GroupBy};

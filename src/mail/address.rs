@@ -1,6 +1,8 @@
 //! A mailbox's address, as it stands in an envelope (RFC 5321 §4.1.2, RFC 6531 §3.3).
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -13,7 +15,11 @@ use super::mailbox::Mailbox;
 ///
 /// Never holds white space outside a quoted local part, a control character or an angle bracket:
 /// written into a path (`MAIL FROM:<…>`) or a header, it cannot end what it stands in.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+///
+/// Two of them are equal where they name one mailbox: a domain may be written in any case (RFC 5321
+/// §2.4), and is kept as it was written; what stands before the `@` is nobody's business but the
+/// domain's.
+#[derive(Clone, Serialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, example = "ada@example.org"))]
 #[serde(transparent)]
 pub struct Address(Box<str>);
@@ -73,6 +79,45 @@ impl Address {
     /// Whether it can be sent to a server without SMTPUTF8.
     pub fn is_ascii(&self) -> bool {
         self.0.is_ascii()
+    }
+}
+
+impl Address {
+    /// The local part, and the domain in lower case.
+    fn key(&self) -> (&str, impl Iterator<Item = u8>) {
+        let (local, domain) = self.0.rsplit_once('@').unwrap_or((&self.0, ""));
+        (local, domain.bytes().map(|byte| byte.to_ascii_lowercase()))
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Address {}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let ((local, domain), (other_local, other_domain)) = (self.key(), other.key());
+        local
+            .cmp(other_local)
+            .then_with(|| domain.cmp(other_domain))
+    }
+}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (local, domain) = self.key();
+        local.hash(state);
+        domain.for_each(|byte| state.write_u8(byte));
     }
 }
 

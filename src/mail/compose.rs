@@ -325,10 +325,10 @@ impl MailBuilder {
         let mut print = Print::new();
         print.envelope(envelope);
         print
-            .add_all(self.from.iter())
-            .add_all(self.to.iter())
-            .add_all(self.cc.iter())
-            .add_all(self.reply_to.iter());
+            .add_addresses(self.from.as_slice())
+            .add_addresses(&self.to)
+            .add_addresses(&self.cc)
+            .add_addresses(&self.reply_to);
         match &self.template {
             // What a template makes may change while a request is repeated.
             Some((template, request)) => print.add(&template.name).add(request.to_le_bytes()),

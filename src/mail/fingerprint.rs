@@ -4,16 +4,28 @@
 //! What a program makes anew each time does not count: Date, Message-ID, trace fields, signatures,
 //! MIME boundaries, and points in time that a caller computes from its clock.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memmem;
 use twox_hash::xxhash3_128::Hasher;
 
 use super::header::{Field, Section};
-use super::{Envelope, Options, When};
+use super::{Address, Envelope, Options, When};
 
 /// The fields that are made anew each time that a message is written or handed on.
 const ANEW: [&str; 4] = ["Date", "Message-ID", "Received", "DKIM-Signature"];
+
+/// The fields in which addresses stand.
+const ADDRESSES: [&str; 7] = [
+    "From",
+    "Sender",
+    "Reply-To",
+    "To",
+    "Cc",
+    "Bcc",
+    "Return-Path",
+];
 
 /// The most boundaries that are looked for in one message; more than these count as content.
 const MAX_BOUNDARIES: usize = 32;
@@ -24,6 +36,27 @@ const MAX_BOUNDARY: usize = 200;
 /// Whether a program makes this field anew each time, so that it does not count.
 pub(super) fn is_made_anew(name: &str) -> bool {
     ANEW.iter().any(|anew| anew.eq_ignore_ascii_case(name))
+}
+
+/// A text in which addresses stand, with their domains in lower case: in another case they are the
+/// same (RFC 5321 §2.4).
+fn alike(text: &[u8]) -> Cow<'_, [u8]> {
+    if !text.iter().any(u8::is_ascii_uppercase) {
+        return Cow::Borrowed(text);
+    }
+    let mut folded = text.to_vec();
+    let mut is_domain = false;
+    for byte in &mut folded {
+        is_domain = match *byte {
+            b'@' => true,
+            b'.' | b'-' => is_domain,
+            other => is_domain && other.is_ascii_alphanumeric(),
+        };
+        if is_domain {
+            byte.make_ascii_lowercase();
+        }
+    }
+    Cow::Owned(folded)
 }
 
 /// Hashes parts of different lengths, so that `ab`, `c` and `a`, `bc` differ.
@@ -50,12 +83,15 @@ impl Print {
     }
 
     pub fn envelope(&mut self, envelope: &Envelope) -> &mut Self {
-        self.add(
-            envelope
-                .return_path()
-                .map_or("", |address| address.as_str()),
-        );
-        self.add_all(envelope.recipients().iter().map(|address| address.as_str()))
+        let return_path = envelope.return_path().map_or("", Address::as_str);
+        self.add(alike(return_path.as_bytes()));
+        let recipients = envelope.recipients().iter();
+        self.add_all(recipients.map(|address| alike(address.as_str().as_bytes())))
+    }
+
+    /// Adds lists of addresses as people write them.
+    pub fn add_addresses(&mut self, lists: &[String]) -> &mut Self {
+        self.add_all(lists.iter().map(|list| alike(list.as_bytes())))
     }
 
     pub fn finish(&self) -> u128 {
@@ -113,6 +149,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
 
 fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut Print) {
     match boundary_of(field) {
+        None if ADDRESSES.iter().any(|name| field.is(name)) => print.add(alike(field.raw)),
         None => print.add(field.raw),
         Some(boundary) => {
             boundaries.push(&field.raw[boundary.clone()]);

@@ -150,3 +150,66 @@ async fn a_thousand_mails_all_arrive_once() {
         );
     }
 }
+
+#[tokio::test]
+async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_under_one_key() {
+    let capture = Capture::default();
+    let postrider = Dispatcher::builder()
+        .relay(Relay::capture(&capture))
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    let built = |to: &str, from: &str| {
+        Mail::builder()
+            .from(format!("Shop <shop@{from}>"))
+            .to(format!("Ada <{to}>"))
+            .subject("Your code")
+            .text("123456")
+            .idempotency_key("otp-42")
+            .build()
+            .unwrap()
+    };
+    let first = postrider
+        .submit(built("ada@example.org", "example.com"))
+        .await
+        .unwrap();
+    let again = postrider
+        .submit(built("ada@EXAMPLE.org", "Example.COM"))
+        .await
+        .unwrap();
+    assert_eq!((again.id, again.duplicate), (first.id, true));
+    let other = postrider
+        .submit(built("Ada@example.org", "example.com"))
+        .await;
+    assert!(
+        other.is_err(),
+        "what stands before the @ has its own case: {other:?}"
+    );
+
+    let finished = |domain: &str| {
+        let message = format!("From: Shop <shop@{domain}>\r\nSubject: x\r\n\r\nhi\r\n");
+        let address = format!("ada@{domain}").parse().unwrap();
+        let envelope = postrider::Envelope::new(None, vec![address]).unwrap();
+        Mail::from_rfc5322(envelope, message.into_bytes()).unwrap()
+    };
+    assert_eq!(
+        finished("example.org").fingerprint(),
+        finished("EXAMPLE.org").fingerprint()
+    );
+    assert_ne!(
+        finished("example.org").fingerprint(),
+        finished("example.net").fingerprint()
+    );
+
+    let twice = Mail::builder()
+        .from("shop@example.com")
+        .to("bob@example.org")
+        .to("bob@EXAMPLE.ORG")
+        .subject("once")
+        .text("x")
+        .build()
+        .unwrap();
+    let id = postrider.submit(twice).await.unwrap().id;
+    assert_eq!(postrider.wait(id).await.unwrap().deliveries.len(), 1);
+}

@@ -38,10 +38,13 @@ pub enum Dead {
         #[command(flatten)]
         asking: Asking,
     },
-    /// Delete them for good
+    /// Delete them for good, and with them the record of those of their recipients who got them
     Purge {
         #[command(flatten)]
         filter: Filter,
+        /// All of them: without a filter it must be said
+        #[arg(long)]
+        all: bool,
         /// Only count them
         #[arg(long)]
         dry_run: bool,
@@ -57,6 +60,23 @@ pub enum Dead {
 #[derive(Deserialize)]
 struct Count {
     count: u64,
+    /// Those of the recipients of what is deleted who got it.
+    #[serde(default)]
+    delivered: u64,
+}
+
+impl Count {
+    /// `2 mails`, and whose record goes with them.
+    fn told(&self, what: &str) -> String {
+        let mails = counted(self.count, "mail");
+        match self.delivered {
+            0 => format!("{mails} {what}"),
+            delivered => format!(
+                "{mails} {what}, and the record of {} who got it",
+                counted(delivered, "recipient")
+            ),
+        }
+    }
 }
 
 impl Dead {
@@ -91,10 +111,18 @@ impl Dead {
             }
             Dead::Purge {
                 filter,
+                all,
                 dry_run,
                 yes,
                 asking,
             } => {
+                if filter.is_empty() && !all && !dry_run {
+                    return Err(Failure::Usage(
+                        "without a filter every dead mail would be deleted: add --all and --yes to \
+                         mean it, or --dry-run to count"
+                            .into(),
+                    ));
+                }
                 let client = asking.service.client()?;
                 if !dry_run && !yes && !confirmed(&client, &filter)? {
                     return Ok(ExitCode::FAILURE);
@@ -189,8 +217,8 @@ fn tell(
     if asking.json {
         screen.json(&answer.body)?;
     } else {
-        let Count { count } = answer.decode()?;
-        screen.line(&[plain(format_args!("{} {what}", counted(count, "mail")))])?;
+        let count: Count = answer.decode()?;
+        screen.line(&[plain(count.told(what))])?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -202,10 +230,11 @@ fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
             "purging deletes mail for good: add --yes to mean it, or --dry-run to count".into(),
         ));
     }
-    let Count { count } = client
+    let count: Count = client
         .delete(&["v1", "dead"], &parameters(filter, true))?
         .decode()?;
-    eprint!("Delete {} for good? [y/N] ", counted(count, "mail"));
+    eprintln!("{}.", count.told("would be deleted for good"));
+    eprint!("Delete? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

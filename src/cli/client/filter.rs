@@ -28,6 +28,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether it asks nothing, so that all mails are meant.
+    pub fn is_empty(&self) -> bool {
+        self.parameters().is_empty()
+    }
+
     /// The filter as the service reads it.
     pub fn parameters(&self) -> Parameters {
         let mut parameters = Vec::new();

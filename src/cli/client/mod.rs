@@ -49,7 +49,7 @@ pub enum ClientCommand {
     Show(mail::Show),
     /// Withdraw a mail that was not sent yet
     Cancel(mail::Cancel),
-    /// Send a dead or deferred mail again, at once
+    /// Send a dead, cancelled or deferred mail again, at once
     Retry(mail::Retry),
     /// Follow what happens, as it happens
     Tail(tail::Tail),

@@ -82,6 +82,19 @@ impl Count {
     }
 }
 
+/// How many mails were deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Purged {
+    /// How many mails.
+    count: u64,
+    /// How many of their recipients got them; of these there is no record any more. Absent where
+    /// nobody did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered: Option<u64>,
+    /// Whether they were only counted.
+    dry_run: bool,
+}
+
 impl Door {
     /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what is
     /// said of one that there is not.
@@ -258,22 +271,23 @@ pub(super) async fn retry_dead(
     }))
 }
 
-/// Deletes every finished mail with a dead delivery that the filters admit.
+/// Deletes every finished mail with a dead delivery that the filters admit, and with it the record
+/// of its recipients who got it: how many those were is in the answer.
 #[utoipa::path(
     delete, path = "/v1/dead", tag = "dead letters",
     params(Filters, DryRun),
-    responses((status = 200, description = "How many", body = Count)),
+    responses((status = 200, description = "How many", body = Purged)),
 )]
 pub(super) async fn purge_dead(
     State(door): State<Shared>,
     Extension(visitor): Extension<Visitor>,
     DeadLetters { filter, dry_run }: DeadLetters,
-) -> Result<Json<Count>, Problem> {
-    Ok(Json(Count {
-        count: visitor
-            .acts_on(&door.dispatcher)
-            .purge_dead(filter, dry_run)
-            .await?,
+) -> Result<Json<Purged>, Problem> {
+    let dispatcher = visitor.acts_on(&door.dispatcher);
+    let purged = dispatcher.dead_letters().purge_all(filter, dry_run).await?;
+    Ok(Json(Purged {
+        count: purged.mails,
+        delivered: (purged.delivered > 0).then_some(purged.delivered),
         dry_run,
     }))
 }

@@ -224,8 +224,10 @@ async fn dead_letters_are_seen_retried_and_purged() {
         .relay
         .rule(Rule::at(Step::Rcpt).act(Act::reply(550, "no")));
     service.send("nobody@example.org", &["--wait"]);
+    let said = service.run(&["dead", "purge", "--yes"]).failed(2);
+    assert!(said.contains("--all"), "{said}");
     assert_eq!(
-        service.run(&["dead", "purge", "--yes"]).well(),
+        service.run(&["dead", "purge", "--yes", "--all"]).well(),
         "1 mail deleted\n"
     );
     assert_eq!(service.run(&["dead", "list"]).well(), "no mails\n");

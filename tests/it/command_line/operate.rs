@@ -147,19 +147,22 @@ fn dead_letters_are_sent_again() {
 fn dead_letters_are_deleted_only_when_it_is_meant() {
     let service = Scripted::new([
         answer(200, json!({"count": 1, "dry_run": true})),
-        answer(200, json!({"count": 1, "dry_run": false})),
+        answer(200, json!({"count": 1, "delivered": 2, "dry_run": false})),
     ]);
     let err = run(&service, &["dead", "purge"]).failed(2);
     assert!(err.contains("--yes") && err.contains("--dry-run"), "{err}");
-    let err = run_with(&service, &["dead", "purge"], b"y\n").failed(2);
+    assert!(err.contains("--all"), "{err}");
+    let err = run_with(&service, &["dead", "purge", "--all"], b"y\n").failed(2);
     assert!(err.contains("--yes"), "a pipe is nobody to ask: {err}");
+    let err = run(&service, &["dead", "purge", "--yes"]).failed(2);
+    assert!(err.contains("--all"), "all must be meant: {err}");
     assert_eq!(
         run(&service, &["dead", "purge", "--dry-run"]).well(),
         "1 mail would be deleted\n"
     );
     assert_eq!(
-        run(&service, &["dead", "purge", "--yes"]).well(),
-        "1 mail deleted\n"
+        run(&service, &["dead", "purge", "--yes", "--all"]).well(),
+        "1 mail deleted, and the record of 2 recipients who got it\n"
     );
     let lines: Vec<_> = service
         .asked()

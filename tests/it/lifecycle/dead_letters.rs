@@ -215,3 +215,40 @@ async fn a_mail_that_is_only_partly_dead_is_not_purged_while_the_rest_is_on_its_
         1
     );
 }
+
+#[tokio::test]
+async fn a_mail_that_is_on_its_way_as_it_should_be_is_not_retried() {
+    let postrider = engine(Puppet::free().relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    postrider.pause("primary").await.unwrap();
+    let later = mail_to("ada@example.org").delay(hours(2)).build().unwrap();
+    for (state, mail) in [("scheduled", later), ("queued", mail("bob@example.org"))] {
+        let id = submit(&postrider, mail).await;
+        let before = postrider.status(id).await.unwrap();
+        assert_eq!(before.state.as_str(), state);
+        let error = postrider.retry(id).await.unwrap_err();
+        assert!(error.to_string().contains(state), "{error}");
+        assert_eq!(postrider.status(id).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_purge_says_whose_record_of_delivery_goes_with_it() {
+    let no = Act::reply(550, "5.1.1 no such user");
+    let rule = Rule::at(Step::Rcpt).to("nobody@").act(no);
+    let server = FakeSmtp::builder().rule(rule).start().await;
+    let postrider = engine(relay_at(&server), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    let both = mail_to("nobody@example.org").to("ada@example.org");
+    let id = submit(&postrider, both.build().unwrap()).await;
+    postrider.wait(id).await.unwrap();
+    let letters = postrider.dead_letters();
+    for dry_run in [true, false] {
+        let purged = letters.purge_all(Query::default(), dry_run).await.unwrap();
+        assert_eq!((purged.mails, purged.delivered), (1, 1));
+    }
+}
