@@ -25,6 +25,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     let mut builder = Dispatcher::builder()
         .spool(&spool.path)
         .retention(spool.retention)
+        .keep_bodies(spool.keep_bodies)
         .idempotency_ttl(spool.idempotency_ttl)
         .journal(settings.journal.keep, settings.journal.max_size.as_u64())
         .max_pending(spool.max_pending)

@@ -41,6 +41,9 @@ pub struct Spool {
     /// How long finished mail is kept.
     #[serde(deserialize_with = "units::duration")]
     pub retention: Duration,
+    /// How long the message of delivered mail is kept.
+    #[serde(deserialize_with = "units::duration")]
+    pub keep_bodies: Duration,
     /// How long an idempotency key is remembered.
     #[serde(deserialize_with = "units::duration")]
     pub idempotency_ttl: Duration,
@@ -103,6 +106,7 @@ impl Default for Spool {
             sync: Sync::Always,
             sync_interval: Duration::from_millis(100),
             retention: days(7),
+            keep_bodies: days(1),
             idempotency_ttl: days(7),
             max_pending: 1_000_000,
             critical_reserve: None,

@@ -64,6 +64,7 @@ pub struct Builder {
     pub(crate) keep: Keep,
     pub(crate) sync_interval: Option<Duration>,
     pub(crate) retention: Duration,
+    pub(crate) keep_bodies: Duration,
     pub(crate) idempotency_ttl: Duration,
     pub(crate) journal: JournalOptions,
     pub(crate) max_pending: u64,
@@ -87,6 +88,7 @@ impl Default for Builder {
             keep: Keep::InMemory,
             sync_interval: None,
             retention: days(7),
+            keep_bodies: days(1),
             idempotency_ttl: days(7),
             journal: JournalOptions::default(),
             max_pending: 1_000_000,
@@ -161,6 +163,13 @@ impl Builder {
     /// How long finished mail is kept; 7 days unless said.
     pub fn retention(mut self, span: Duration) -> Self {
         self.retention = span;
+        self
+    }
+
+    /// How long the message of a mail is kept that a relay took for every recipient, if not as long
+    /// as the mail; 1 day unless said.
+    pub fn keep_bodies(mut self, span: Duration) -> Self {
+        self.keep_bodies = span;
         self
     }
 
@@ -317,6 +326,7 @@ impl Builder {
     async fn open_spool(&self) -> Result<Arc<dyn Spool>, Error> {
         let options = SpoolOptions {
             retention: self.retention,
+            keep_bodies: self.keep_bodies,
             idempotency_ttl: self.idempotency_ttl,
             sync_interval: self.sync_interval,
             journal: self.journal,

@@ -62,6 +62,9 @@ pub enum Error {
     /// There is no such mail.
     #[error("there is no mail {0}")]
     UnknownMail(MailId),
+    /// The message of this mail is not kept any more; what became of it is.
+    #[error("the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is")]
+    Forgotten(MailId),
     /// There is no such relay.
     #[error("there is no relay named `{}`", .0.escape_debug())]
     UnknownRelay(String),
@@ -145,6 +148,7 @@ impl From<SpoolError> for Error {
     fn from(error: SpoolError) -> Self {
         match error {
             SpoolError::KeyReused(id) => Error::KeyReused(id),
+            SpoolError::Forgotten(id) => Error::Forgotten(id),
             SpoolError::BadCursor => Error::BadCursor,
             SpoolError::Closed => Error::Stopped("its spool is closed".into()),
             other => Error::Spool(other),

@@ -39,7 +39,7 @@ impl Dispatcher {
     /// A mail's frozen message.
     ///
     /// # Errors
-    /// As [`Dispatcher::status`].
+    /// As [`Dispatcher::status`], and [`Error::Forgotten`] where it is not kept any more.
     pub async fn raw(&self, id: MailId) -> Result<Bytes, Error> {
         self.inner
             .engine
@@ -155,7 +155,7 @@ impl Dispatcher {
     /// attempts and a new lifetime; makes deferred ones due at once. What is scheduled stays so.
     ///
     /// # Errors
-    /// As [`Dispatcher::cancel`].
+    /// As [`Dispatcher::cancel`], and [`Error::Forgotten`] where its message is not kept any more.
     pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
         let status = self.status(id).await?;

@@ -45,6 +45,8 @@ use crate::mail::{Address, MailId, Priority, Submitter, Timestamp, days};
 pub struct SpoolOptions {
     /// How long finished mail is kept.
     pub retention: Duration,
+    /// How long the message of a mail is kept that a relay took for every recipient.
+    pub keep_bodies: Duration,
     /// How long an idempotency key is remembered; while its mail is pending in any case.
     pub idempotency_ttl: Duration,
     /// Sync this often, instead of before each answer.
@@ -59,6 +61,7 @@ impl Default for SpoolOptions {
     fn default() -> Self {
         SpoolOptions {
             retention: days(7),
+            keep_bodies: days(1),
             idempotency_ttl: days(7),
             sync_interval: None,
             cache_bytes: 32 * 1024 * 1024,
@@ -239,7 +242,8 @@ pub trait Spool: Send + Sync + 'static {
     /// All that is known of a mail; `None` where there is no such mail.
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError>;
 
-    /// A mail's frozen message; `None` where there is no such mail.
+    /// A mail's frozen message; `None` where there is no such mail. [`SpoolError::Forgotten`] where
+    /// it is not kept any more.
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError>;
 
     /// One page of mails.

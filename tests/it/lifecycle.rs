@@ -5,6 +5,7 @@ mod acts;
 mod cancel;
 mod dead_letters;
 mod direct;
+mod forgotten;
 mod full;
 mod guarantee;
 mod journal;

@@ -76,6 +76,7 @@ pub(super) enum Kind {
     Forbidden,
     ForeignOrigin,
     NotFound,
+    Gone,
     MethodNotAllowed,
     TimedOut,
     TooLate,
@@ -118,6 +119,7 @@ impl Kind {
                 "Not for web pages of other origins",
             ),
             Kind::NotFound => (StatusCode::NOT_FOUND, urn!("not-found"), "Not found"),
+            Kind::Gone => (StatusCode::GONE, urn!("gone"), "Not kept any more"),
             Kind::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 urn!("method-not-allowed"),
@@ -387,6 +389,7 @@ impl From<Error> for Problem {
             },
             Error::NoRoute(_) => Problem::new(Kind::NoRoute, detail),
             Error::UnknownMail(_) | Error::UnknownRelay(_) => Problem::new(Kind::NotFound, detail),
+            Error::Forgotten(_) => Problem::new(Kind::Gone, detail),
             Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
             Error::TooManyJobs(_) => Problem::new(Kind::Unavailable, detail),
             Error::BadCursor => Problem::invalid_field("/cursor", detail),

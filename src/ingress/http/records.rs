@@ -196,7 +196,10 @@ pub(super) async fn record(
 #[utoipa::path(
     get, path = "/v1/mails/{id}/raw", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),
-    responses((status = 200, description = "The message", body = String, content_type = "message/rfc822")),
+    responses(
+        (status = 200, description = "The message", body = String, content_type = "message/rfc822"),
+        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Response, Problem> {
     let message = door.dispatcher.raw(id).await?;

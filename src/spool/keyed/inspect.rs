@@ -22,7 +22,8 @@ const TOLD: usize = 1000;
 pub(crate) struct Seen<'a> {
     pub manifest: &'a Manifest,
     pub deliveries: &'a [Delivery],
-    pub body: &'a [u8],
+    /// The message, where it is still kept.
+    pub body: Option<&'a [u8]>,
 }
 
 /// Shows every mail that is whole, and returns what is wrong with the rest and with the queues.
@@ -101,7 +102,12 @@ pub(crate) fn walk<S: Store>(
             Ok(body) => show(Seen {
                 manifest: &manifest,
                 deliveries: &deliveries,
-                body: &body,
+                body: Some(&body),
+            })?,
+            Err(SpoolError::Forgotten(_)) => show(Seen {
+                manifest: &manifest,
+                deliveries: &deliveries,
+                body: None,
             })?,
             Err(error) => tell(error.to_string()),
         }

@@ -57,7 +57,7 @@ pub(super) use self::keys::{TOTALS, is_delivery};
 use self::queue_head::{Budget, Entry, Fresh};
 use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};
-use self::stored_mail::{CHUNK, StoredMail};
+use self::stored_mail::CHUNK;
 use self::sweep::Look;
 use self::syncer::Syncer;
 use self::write_transaction::WriteTransaction;
@@ -793,9 +793,19 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
-        self.look(move |shared| match StoredMail::read(&shared.store, id)? {
-            Some(mail) => reader::body(&shared.store, &mail)?.map(Some),
-            None => Ok(None),
+        self.look(move |shared| {
+            let Some(whole) = reader::whole(&shared.store, id)? else {
+                return Ok(None);
+            };
+            let mut delivered = whole
+                .deliveries
+                .values()
+                .map(|delivery| matches!(delivery.stage, Stage::Delivered { .. }));
+            // Not one moment longer, though it may take one until it is gone.
+            if shared.options.keep_bodies.is_zero() && !whole.is_damaged && delivered.all(|is| is) {
+                return Err(SpoolError::Forgotten(id));
+            }
+            reader::body(&shared.store, &whole.mail)?.map(Some)
         })
         .await
     }
@@ -879,8 +889,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if !is_closed && !self.is_sweep_due(now) {
             return Ok(SweepReport::default());
         }
-        self.change(move |transaction| sweep::sweep(transaction, now))
-            .await
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        self.ask(|reply| Command::Sweep(now, reply)).await?
     }
 
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {

@@ -11,7 +11,7 @@ use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queues::QueueName;
 use super::reader::{self, Broken, Whole};
-use super::stored_mail;
+use super::stored_mail::{self, StoredMail};
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
@@ -108,6 +108,8 @@ pub(super) fn begin_retry<S: Store>(
         Revived::Dead
     } else if any(Revived::Cancelled) {
         Revived::Cancelled
+    } else if mail.is_forgotten() {
+        return Err(SpoolError::Forgotten(id));
     } else {
         return Ok(Some(Revived::None));
     };
@@ -271,11 +273,42 @@ pub(super) fn remove_rest<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
 ) -> Result<bool, SpoolError> {
+    remove_keys(transaction, id, &[keys::deliveries(id), keys::chunks(id)])
+}
+
+/// Puts a mark in place of a mail's message. What is more than one step removes is left to further
+/// sweeps.
+pub(super) fn forget_body<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    mut mail: StoredMail,
+) -> Result<(), SpoolError> {
+    let id = mail.manifest.id;
+    mail.forget();
+    transaction.changes.put(keys::manifest(id), mail.to_bytes());
+    if !remove_chunks(transaction, id)? {
+        transaction.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
+    }
+    Ok(())
+}
+
+/// Removes what is left of a message that is not kept any more, likewise.
+pub(super) fn remove_chunks<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    id: MailId,
+) -> Result<bool, SpoolError> {
+    remove_keys(transaction, id, &[keys::chunks(id)])
+}
+
+fn remove_keys<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    id: MailId,
+    ranges: &[(Vec<u8>, Vec<u8>)],
+) -> Result<bool, SpoolError> {
     let mut left = REMOVED_KEYS;
     let WriteTransaction {
         shared, changes, ..
     } = transaction;
-    for (from, to) in [keys::deliveries(id), keys::chunks(id)] {
+    for (from, to) in ranges {
         let mut remove = |key: &[u8], value: &[u8]| {
             if left == 0 {
                 return ControlFlow::Break(());
@@ -290,7 +323,7 @@ pub(super) fn remove_rest<S: Store>(
             changes.remove(key.to_vec());
             ControlFlow::Continue(())
         };
-        shared.store.walk(&from, &to, Walk::Up, &mut remove)?;
+        shared.store.walk(from, to, Walk::Up, &mut remove)?;
     }
     Ok(left > 0)
 }

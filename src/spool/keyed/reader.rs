@@ -153,6 +153,9 @@ pub(super) fn body<S: Store>(
     mail: &StoredMail,
 ) -> Result<Result<Bytes, SpoolError>, SpoolError> {
     let manifest = &mail.manifest;
+    if mail.is_forgotten() {
+        return Ok(Err(SpoolError::Forgotten(manifest.id)));
+    }
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
     if mail.body().len() == size {
         return Ok(Ok(mail.body().clone()));

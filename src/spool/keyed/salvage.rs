@@ -143,7 +143,9 @@ impl<S: Store> Order<'_, S> {
             ));
         }
         let body = reader::body(self.store, &mail)?;
-        if let Err(error) = &body {
+        if let Err(error) = &body
+            && !mail.is_forgotten()
+        {
             is_whole = false;
             self.miss(format!("mail {id}: {error}"));
         }
@@ -200,7 +202,7 @@ impl<S: Store> Order<'_, S> {
                 }
                 return Ok(());
             }
-            let reason = if has_body {
+            let reason = if has_body || mail.is_forgotten() {
                 self.miss(told(if is_as_put {
                     "it may have been sent and what became of it is missing"
                 } else {

@@ -18,6 +18,9 @@ pub(super) const CHUNK: usize = 4096;
 /// The most deliveries that stand in their mail's record.
 pub(super) const FEW: usize = 8;
 
+/// Stands in place of a message that is not kept any more. No message is as short.
+const FORGOTTEN: &[u8] = &[0xFF];
+
 /// About what a new delivery takes besides its address and its route.
 const DELIVERY_BYTES: usize = 160;
 
@@ -99,6 +102,16 @@ impl StoredMail {
     /// All deliveries as they were put, where they stand here.
     pub(super) fn all_as_put(&self) -> impl Iterator<Item = (u16, Delivery)> {
         (0u16..).zip(self.deliveries.iter().cloned())
+    }
+
+    /// Whether its message is not kept any more.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.body == FORGOTTEN && self.manifest.size != FORGOTTEN.len() as u64
+    }
+
+    /// Puts a mark in place of its message.
+    pub(super) fn forget(&mut self) {
+        self.body = Bytes::from_static(FORGOTTEN);
     }
 
     /// The message, where it stands here.

@@ -1,4 +1,4 @@
-//! What the clock does to mail: expiry, retention, keys that are forgotten. Runs on the writer's
+//! What the clock does to mail: expiry, retention, messages and keys that are forgotten. Runs on the writer's
 //! thread in bounded steps, each committed whole or not at all.
 
 use std::collections::HashSet;
@@ -10,6 +10,7 @@ use super::journal::pruning;
 use super::keys::{self, Timer};
 use super::operations;
 use super::reader::{self, Whole};
+use super::stored_mail::StoredMail;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
@@ -96,6 +97,8 @@ pub(super) struct Look {
     from: u16,
     last_end: Timestamp,
     pending: bool,
+    /// Whether no relay took it for somebody.
+    undelivered: bool,
     in_hands: bool,
     is_damaged: bool,
 }
@@ -106,6 +109,7 @@ impl Default for Look {
             from: 0,
             last_end: Timestamp::from_millis(0),
             pending: false,
+            undelivered: false,
             in_hands: false,
             is_damaged: false,
         }
@@ -132,6 +136,7 @@ fn look_at_mail<S: Store>(
     let manifest = whole.mail.manifest.clone();
     look.is_damaged |= whole.is_damaged;
     for (index, delivery) in &whole.deliveries {
+        look.undelivered |= !matches!(delivery.stage, Stage::Delivered { .. });
         if let Some(at) = delivery.stage.finished_at() {
             look.last_end = look.last_end.max(at);
         } else if now < manifest.expires_at {
@@ -162,13 +167,25 @@ fn look_at_mail<S: Store>(
         return Ok(());
     }
 
-    let prune_at = look.last_end + shared.options.retention;
+    let options = &shared.options;
+    let prune_at = look.last_end + options.retention;
+    let may_forget = !look.undelivered && !look.is_damaged && !whole.mail.is_forgotten();
+    let forget_at = Some(look.last_end + options.keep_bodies).filter(|_| may_forget);
     if look.in_hands {
         transaction.set_timer(now + LEASED_GRACE, Timer::Mail(mail));
     } else if look.pending {
         transaction.set_timer(manifest.expires_at, Timer::Mail(mail));
     } else if prune_at > now {
-        transaction.set_timer(prune_at, Timer::Mail(mail));
+        let is_forgotten = forget_at.is_some_and(|at| at <= now);
+        let next = forget_at.filter(|_| !is_forgotten).unwrap_or(prune_at);
+        let next = next.min(prune_at);
+        // When it expires it is looked at in any case.
+        if now >= manifest.expires_at || next < manifest.expires_at {
+            transaction.set_timer(next, Timer::Mail(mail));
+        }
+        if is_forgotten {
+            operations::forget_body(transaction, whole.mail)?;
+        }
     } else if look.is_damaged {
         transaction.set_timer(now + UNREADABLE_GRACE, Timer::Mail(mail));
     } else {
@@ -242,18 +259,21 @@ fn look_at_key<S: Store>(
     Ok(())
 }
 
-/// Removes what is left of a mail, some now and the rest in further sweeps; nothing while the mail
-/// is there.
+/// Removes what is left of a mail, some now and the rest in further sweeps; of one that is there, no
+/// more than its message, once that is not kept any more.
 fn look_at_chunks<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,
     now: Timestamp,
 ) -> Result<(), SpoolError> {
     let store = &transaction.shared.store;
-    if store.get(&keys::manifest(mail))?.is_some() || store.get(&keys::writing(mail))?.is_some() {
-        return Ok(());
-    }
-    if !operations::remove_rest(transaction, mail)? {
+    let is_all = match StoredMail::read(store, mail)? {
+        Some(mail) if !mail.is_forgotten() => return Ok(()),
+        None if store.get(&keys::writing(mail))?.is_some() => return Ok(()),
+        Some(_) => operations::remove_chunks(transaction, mail)?,
+        None => operations::remove_rest(transaction, mail)?,
+    };
+    if !is_all {
         transaction.set_timer(now, Timer::Chunks(mail));
     }
     Ok(())

@@ -54,14 +54,15 @@ impl Transition<'_> {
         if let Some(key) = keys::finished(&self.delivery.stage, mail, index) {
             changes.put(key, Vec::new());
         }
-        // The mail is looked at when it expires, and its pruning planned then; unless it should be
-        // gone by then.
-        let prune_at = self
-            .delivery
-            .stage
-            .finished_at()
-            .map(|at| at + shared.options.retention);
-        if let Some(at) = prune_at.filter(|at| *at < self.entry.expires_at) {
+        // The mail is looked at when it expires, and its pruning planned then; unless it, or its
+        // message, should be gone by then.
+        let options = &shared.options;
+        let kept = match self.delivery.stage {
+            Stage::Delivered { .. } => options.retention.min(options.keep_bodies),
+            _ => options.retention,
+        };
+        let gone_at = self.delivery.stage.finished_at().map(|at| at + kept);
+        if let Some(at) = gone_at.filter(|at| *at < self.entry.expires_at) {
             changes.set_timer(shared, at, Timer::Mail(mail));
         }
         None

@@ -2,6 +2,7 @@
 //! what is committed.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Shared;
 use super::changes::{Changes, STEP_BYTES};
@@ -11,6 +12,7 @@ use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::reader;
 use super::stored_mail::StoredMail;
+use super::syncer::{Answer, Syncer, Written};
 use super::transition::{Transition, Waiting};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, MailId, Timestamp};
@@ -29,6 +31,13 @@ pub(super) struct WriteTransaction<'a, S> {
     enqueued: Vec<Waiting>,
     /// What ends by nobody's wish: the next sweep tells of it.
     ended: Vec<EndedDelivery>,
+    /// Who syncs what is written, beside what others write; gone once the queues matter, which agree
+    /// with what is written only while nothing waits to be synced.
+    syncer: Option<&'a Syncer<S>>,
+    /// What was written last, and not handed to him yet.
+    written: Option<Written<S>>,
+    /// The bytes that were written for him.
+    bytes: usize,
 }
 
 impl<'a, S: Store> WriteTransaction<'a, S> {
@@ -41,7 +50,44 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             seized: Vec::new(),
             enqueued: Vec::new(),
             ended: Vec::new(),
+            syncer: None,
+            written: None,
+            bytes: 0,
         }
+    }
+
+    /// One whose commits nobody waits for, as long as it touches nothing that waits in a queue.
+    pub(super) fn beside_others(
+        shared: &'a Shared<S>,
+        totals: Totals,
+        syncer: &'a Syncer<S>,
+    ) -> Self {
+        WriteTransaction {
+            syncer: Some(syncer),
+            ..WriteTransaction::new(shared, totals)
+        }
+    }
+
+    /// Waits until the queues agree with what is written; from now on each commit is waited for.
+    fn look_at_queues(&mut self) {
+        if let Some(syncer) = self.syncer.take() {
+            if let Some(written) = self.written.take() {
+                syncer.add(self.shared, written, false);
+            }
+            syncer.finish();
+        }
+    }
+
+    /// Answers once everything that was committed is kept, and says how many bytes are to be synced.
+    pub(super) fn finish(mut self, answer: Answer<S>) -> usize {
+        match (self.syncer, self.written.take()) {
+            (Some(syncer), Some(mut written)) => {
+                written.answers.push(answer);
+                syncer.add(self.shared, written, false);
+            }
+            _ => answer(self.shared, &Ok(())),
+        }
+        self.bytes
     }
 
     /// Holds a pending delivery, so that no sender takes it meanwhile; false if one has it.
@@ -49,6 +95,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         let Some(due) = delivery.stage.due() else {
             return false;
         };
+        self.look_at_queues();
         let queue = QueueName {
             route: delivery.route.clone(),
             priority: manifest.priority,
@@ -134,6 +181,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Puts a delivery into a queue that nobody has.
     pub(super) fn enqueue(&mut self, queue: QueueName, place: Place, entry: Entry) {
+        self.look_at_queues();
         self.changes.enqueue(self.shared, &queue, &place, &entry);
         self.enqueued.push((queue, place, entry));
     }
@@ -151,6 +199,9 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             return Ok(());
         }
         let changes = std::mem::take(&mut self.changes);
+        if let Some(syncer) = self.syncer {
+            return self.commit_beside(syncer, changes);
+        }
         let (batch, told) = changes.seal(self.shared, &mut self.totals);
         let written = self.shared.write(batch);
         let outcome = written.and_then(|()| self.shared.keep(told));
@@ -182,6 +233,30 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         self.before = self.totals.clone();
         self.shared.publish(&self.totals);
         self.shared.changed.notify_one();
+        outcome
+    }
+
+    /// Writes what was changed, and leaves the sync to the syncer.
+    fn commit_beside(&mut self, syncer: &Syncer<S>, changes: Changes) -> Result<(), SpoolError> {
+        let began = Instant::now();
+        if let Some(written) = self.written.take() {
+            syncer.add(self.shared, written, false);
+        }
+        syncer.make_room();
+        let bytes = changes.weight().max(1);
+        let (batch, told) = changes.seal(self.shared, &mut self.totals);
+        let outcome = self.shared.write(batch);
+        self.before = self.totals.clone();
+        self.bytes += bytes;
+        self.written = Some(Written {
+            outcome: outcome.clone(),
+            bytes,
+            totals: self.totals.clone(),
+            told,
+            answers: Vec::new(),
+            wakes: false,
+            began,
+        });
         outcome
     }
 

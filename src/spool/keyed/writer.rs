@@ -21,6 +21,7 @@ use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queue_head::{Entry, Fresh};
 use super::queues::QueueName;
+use super::sweep;
 use super::syncer::{Answer, Syncer, Written};
 use super::transition::Transition;
 use super::write_transaction::WriteTransaction;
@@ -28,7 +29,7 @@ use crate::delivery::{Delivery, Event};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals};
 use crate::spool::store::{Batch, Store};
-use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError};
+use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError, SweepReport};
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
@@ -121,6 +122,8 @@ pub(super) enum Command<S> {
         Reply<Vec<SettleResult>>,
     ),
     Operate(Operation<S>),
+    /// What the clock changes by now.
+    Sweep(Timestamp, Reply<SweepReport>),
     /// Nothing: answered when all that was asked before is done.
     Pass(oneshot::Sender<()>),
     Close(Reply<()>),
@@ -165,6 +168,7 @@ pub(super) fn run<S: Store>(
                 syncer.finish();
                 writer.change(change);
             }
+            Command::Sweep(now, reply) => writer.sweep(now, reply),
             Command::Pass(reply) => _ = reply.send(()),
             Command::Close(reply) => {
                 syncer.finish();
@@ -182,7 +186,10 @@ pub(super) fn run<S: Store>(
                 while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
                     match commands.try_recv() {
                         Ok(
-                            alone @ (Command::Operate(_) | Command::Pass(_) | Command::Close(_)),
+                            alone @ (Command::Operate(_)
+                            | Command::Sweep(..)
+                            | Command::Pass(_)
+                            | Command::Close(_)),
                         ) => {
                             next = Some(alone);
                             break;
@@ -314,7 +321,7 @@ impl<S: Store> Writer<'_, S> {
             }
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
-            Command::Operate(_) | Command::Pass(_) | Command::Close(_) => {
+            Command::Operate(_) | Command::Sweep(..) | Command::Pass(_) | Command::Close(_) => {
                 unreachable!("these are never gathered")
             }
         }
@@ -575,6 +582,24 @@ impl<S: Store> Writer<'_, S> {
         self.totals = transaction.totals.clone();
         // What it has written is not weighed, and a sweep may write much.
         if self.shared.options.sync_interval.is_some() {
+            self.sync();
+        }
+    }
+
+    /// Does a step of what the clock wants. As long as it takes away only what has ended, the groups
+    /// of others are written meanwhile, and share its sync.
+    fn sweep(&mut self, now: Timestamp, reply: Reply<SweepReport>) {
+        let mut transaction =
+            WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);
+        let swept = sweep::sweep(&mut transaction, now);
+        if swept.is_err() {
+            transaction.abandon();
+        }
+        self.totals = transaction.totals.clone();
+        self.unsynced += transaction.finish(Box::new(move |_, outcome| {
+            let _ = reply.send(outcome.clone().and(swept));
+        }));
+        if self.shared.options.sync_interval.is_some() && self.unsynced >= UNSYNCED_BYTES {
             self.sync();
         }
     }

@@ -74,8 +74,8 @@ pub struct Exported {
     pub problems: Vec<String>,
 }
 
-/// Writes every mail to `to`: `ID.eml` with the message, and `ID.json` with its envelope and the
-/// state of each delivery.
+/// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and `ID.json` with
+/// its envelope and the state of each delivery.
 ///
 /// # Errors
 /// As [`verify`], and where a file cannot be written.
@@ -89,7 +89,9 @@ pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
     let mut exported = Exported::default();
     exported.problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
         let id: MailId = seen.manifest.id;
-        fs::write(to.join(format!("{id}.eml")), seen.body).map_err(cannot)?;
+        if let Some(body) = seen.body {
+            fs::write(to.join(format!("{id}.eml")), body).map_err(cannot)?;
+        }
         fs::write(to.join(format!("{id}.json")), describe(&seen)).map_err(cannot)?;
         exported.mails += 1;
         Ok(())
@@ -133,6 +135,7 @@ fn describe(seen: &Seen<'_>) -> String {
     fields.insert("id", quote(&manifest.id.to_string()));
     fields.insert("accepted_at", quote(&manifest.accepted_at.to_string()));
     fields.insert("expires_at", quote(&manifest.expires_at.to_string()));
+    fields.insert("is_message_kept", seen.body.is_some().to_string());
     fields.insert("priority", quote(manifest.priority.as_str()));
     fields.insert(
         "return_path",

@@ -244,3 +244,23 @@ async fn what_is_not_there_is_a_problem_too() {
         assert_eq!(allowed, expected, "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn a_message_that_is_not_kept_any_more_is_gone_and_its_record_is_not() {
+    let service = Service::with(Vec::new(), Limits::default(), |builder| {
+        builder.keep_bodies(std::time::Duration::ZERO)
+    })
+    .await;
+    let id = service.accept(&mail_to("ada@example.org")).await;
+    service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
+    let record = service.call("GET", &format!("/v1/mails/{id}")).await;
+    assert_eq!(record.status, 200);
+    assert_eq!(record.value()["state"], "delivered");
+
+    let raw = service.call("GET", &format!("/v1/mails/{id}/raw")).await;
+    let problem = raw.value();
+    assert_eq!(raw.status, 410);
+    assert_eq!(problem["status"], 410);
+    assert_eq!(problem["type"], "urn:postrider:problem:gone");
+    assert!(problem["detail"].as_str().unwrap().contains("spool.keep_bodies"));
+}
