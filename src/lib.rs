@@ -72,6 +72,7 @@ pub mod ingress;
 pub mod mail;
 pub mod observe;
 pub mod policy;
+mod private;
 pub mod spool;
 pub mod transport;
 

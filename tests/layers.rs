@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The layers, the lowest first. A room imports from layers below its own, and from itself.
 const LAYERS: [&[&str]; 8] = [
-    &["mail"],
+    &["mail", "private"],
     &["delivery", "content"],
     &["policy"],
     &["spool", "transport", "observe"],

@@ -30,6 +30,8 @@ struct Findings<'a> {
     ok: bool,
     file: &'a str,
     mistakes: &'a [Mistake],
+    /// What is no mistake and had better be mended.
+    warnings: &'a [Mistake],
     #[serde(skip_serializing_if = "Option::is_none")]
     relays: Option<&'a [Tried]>,
 }
@@ -50,7 +52,7 @@ impl Check {
         let settings = match checked {
             Ok(settings) => settings,
             Err(mistakes) if self.json => {
-                print(&file, &mistakes.0, None, screen)?;
+                print(&file, (&mistakes.0, &[]), None, screen)?;
                 return Ok(Failure::Configuration(mistakes).exit_code());
             }
             Err(mistakes) => return Err(mistakes.into()),
@@ -63,8 +65,12 @@ impl Check {
         };
         let outcome = tried.as_deref().map_or(Ok(()), verdict);
         if self.json {
-            print(&file, &[], tried.as_deref(), screen)?;
+            let found = (&[][..], settings.warnings());
+            print(&file, found, tried.as_deref(), screen)?;
             return Ok(outcome.map_or_else(|e| e.exit_code(), |()| ExitCode::SUCCESS));
+        }
+        for warning in settings.warnings() {
+            screen.line(&[tinted("warning: ", Tint::Warning), plain(warning)])?;
         }
         screen.line(&[plain(format_args!(
             "{file}: no mistakes found ({})",
@@ -79,7 +85,7 @@ impl Check {
 
 fn print(
     file: &str,
-    mistakes: &[Mistake],
+    (mistakes, warnings): (&[Mistake], &[Mistake]),
     relays: Option<&[Tried]>,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
@@ -88,6 +94,7 @@ fn print(
         ok: mistakes.is_empty() && reached,
         file,
         mistakes,
+        warnings,
         relays,
     };
     let text = serde_json::to_vec(&findings).map_err(|e| Failure::Failed(e.to_string()))?;

@@ -1,11 +1,11 @@
 //! `postrider dkim`: makes a signing key, and prints what its domain publishes.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 
 use super::Failure;
+use crate::private;
 use crate::transport::dkim::{SigningKey, dns_name};
 
 #[derive(clap::Subcommand)]
@@ -105,14 +105,7 @@ fn ed25519_key() -> Result<String, Failure> {
 
 /// Writes a file that only its owner can read, and that was not there before.
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(path).and_then(|mut file| {
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.sync_all())
-    });
+    let written = private::write_new(path, text.as_bytes());
     written.map_err(|e| Failure::Failed(format!("cannot write {}: {e}", path.display())))
 }
 

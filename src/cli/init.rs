@@ -1,13 +1,13 @@
 //! `postrider init`: writes a commented configuration to start from.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::screen::plain;
 use super::{Failure, Screen};
 use crate::config::TEMPLATE;
+use crate::private;
 
 #[derive(clap::Args)]
 pub(super) struct Init {
@@ -33,13 +33,8 @@ impl Init {
             }
             _ => Failure::Failed(format!("cannot write {shown}: {e}")),
         };
-        std::fs::create_dir_all(&self.dir).map_err(failed)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(failed)?;
-        file.write_all(TEMPLATE.as_bytes()).map_err(failed)?;
+        private::make_directory(&self.dir).map_err(failed)?;
+        private::write_new(&path, TEMPLATE.as_bytes()).map_err(failed)?;
 
         for line in [
             format!("Wrote {shown}. What comes next:"),

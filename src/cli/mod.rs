@@ -101,6 +101,12 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
 
+    // What the spool's engine and other libraries make is its owner's alone, as what we make is. A
+    // manual page is for everybody.
+    #[cfg(target_os = "linux")]
+    if !matches!(cli.command, Command::Client(_)) {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    }
     let mut screen = Screen::new();
     let done = match cli.command {
         Command::Run(run) => run.execute().map(|()| ExitCode::SUCCESS),

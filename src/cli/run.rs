@@ -26,6 +26,9 @@ impl Run {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (sources, settings) = self.file.load()?;
         logging::start(&settings.log)?;
+        for warning in settings.warnings() {
+            tracing::warn!(%warning, "the configuration had better be mended");
+        }
         let open_files = descriptors::raise();
         settings.try_on_this_machine()?;
         let runtime = super::runtime()?;

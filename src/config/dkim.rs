@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::mistake::Report;
+use super::secret;
 use crate::mail::Address;
 use crate::transport::dkim::{Dkim, KeyError, Signer, SigningKey};
 
@@ -53,7 +54,7 @@ impl DkimKey {
             );
         }
         match SigningKey::read(&self.key_file) {
-            Ok(_) => {}
+            Ok(_) => secret::keep(&format!("{at}.key_file"), &self.key_file, report),
             Err(error @ KeyError::File { .. }) => report.add(format!("{at}.key_file"), error),
             Err(error) => report.add(
                 format!("{at}.key_file"),

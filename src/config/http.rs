@@ -212,6 +212,10 @@ impl Http {
             }
         }
 
+        if let Some(tls) = &self.tls {
+            secret::keep("http.tls.key", &tls.key, report);
+        }
+
         // A door that is off is not opened; what is said about it must still make sense.
         let listen = Listen::At(([127, 0, 0, 1], 0).into());
         let mut asked = self.clone();

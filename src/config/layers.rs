@@ -97,6 +97,14 @@ impl Origins {
             .map(|(_, variable)| variable.as_str())
     }
 
+    /// The file, where this key is said there.
+    pub(super) fn file_of(&self, path: &str) -> Option<&Path> {
+        match self.variable(path) {
+            Some(_) => None,
+            None => Some(Path::new(&self.file)),
+        }
+    }
+
     /// The file or the variable that is to be mended.
     pub(super) fn source_of(&self, path: &str) -> String {
         self.variable(path).unwrap_or(&self.file).to_owned()

@@ -2,6 +2,7 @@
 //! once.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -46,6 +47,7 @@ impl fmt::Display for Mistakes {
 pub(super) struct Report<'a> {
     origins: &'a Origins,
     mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
 }
 
 impl<'a> Report<'a> {
@@ -53,6 +55,7 @@ impl<'a> Report<'a> {
         Report {
             origins,
             mistakes: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -67,6 +70,29 @@ impl<'a> Report<'a> {
             };
             self.mistakes.push(mistake);
         }
+    }
+
+    /// Notes what is no mistake and had better be mended.
+    pub(super) fn warn(&mut self, path: impl Into<String>, reason: impl fmt::Display) {
+        let path = path.into();
+        let warning = Mistake {
+            source: self.origins.source_of(&path),
+            path,
+            reason: reason.to_string(),
+        };
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Takes what had better be mended.
+    pub(super) fn take_warnings(&mut self) -> Vec<Mistake> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The configuration's file, where this key is said there.
+    pub(super) fn file_of(&self, path: &str) -> Option<&'a Path> {
+        self.origins.file_of(path)
     }
 
     /// Whether something is wrong with this key, with one above it or with one below it.

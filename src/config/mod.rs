@@ -98,6 +98,9 @@ pub struct Settings {
     /// Who said what.
     #[serde(skip)]
     origins: Origins,
+    /// What had better be mended.
+    #[serde(skip)]
+    warnings: Vec<Mistake>,
 }
 
 impl Settings {
@@ -111,6 +114,7 @@ impl Settings {
         let mut report = Report::new(&layers.origins);
         let mut settings = read::read(&layers, &mut report);
         settings.check(&mut report);
+        settings.warnings = report.take_warnings();
         report.finish()?;
         settings.origins = layers.origins;
         Ok(settings)
@@ -156,6 +160,11 @@ impl Settings {
         let mut report = Report::new(&self.origins);
         machine::check(self, &mut report);
         report.finish()
+    }
+
+    /// What is no mistake and had better be mended, such as secrets that everybody can read.
+    pub fn warnings(&self) -> &[Mistake] {
+        &self.warnings
     }
 
     /// What turned out to be wrong with this key, told as everything else is.

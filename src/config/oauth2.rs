@@ -59,6 +59,14 @@ impl OAuth2Settings {
     pub(super) fn check(&mut self, at: &str, report: &mut Report<'_>) {
         let file = self.client_secret_file.as_deref();
         secret::settle(&mut self.client_secret, file, (at, "client_secret"), report);
+        for (key, file) in [
+            ("refresh_token_file", &self.refresh_token_file),
+            ("key_file", &self.key_file),
+        ] {
+            if let Some(file) = file {
+                secret::keep(&format!("{at}.{key}"), file, report);
+            }
+        }
         match self.grant {
             GrantKind::ClientCredentials if self.client_id.is_none() => {
                 report.add(format!("{at}.client_id"), "is missing");

@@ -5,6 +5,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::mistake::Report;
+use crate::private;
 
 /// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's
 /// path, `key` the secret's.
@@ -24,15 +25,35 @@ pub(super) fn settle(
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 *secret = Some(text.strip_suffix('\r').unwrap_or(text).to_owned().into());
                 if is_empty(secret) {
-                    report.add(twin, format!("the file {} is empty", path.display()));
+                    report.add(&twin, format!("the file {} is empty", path.display()));
                 }
+                keep(&twin, path, report);
             }
             Err(e) => report.add(twin, format!("cannot read {}: {e}", path.display())),
         },
         None if is_empty(secret) => report.add(format!("{at}.{key}"), "is empty"),
+        None if secret.is_some() => {
+            let key = format!("{at}.{key}");
+            if let Some(file) = report.file_of(&key)
+                && private::is_readable_by_all(file)
+            {
+                let reason = format!("{} {READABLE}", file.display());
+                report.warn(key, reason);
+            }
+        }
         None => {}
     }
 }
+
+/// Warns where a file that holds a secret can be read by everybody.
+pub(super) fn keep(key: &str, file: &Path, report: &mut Report<'_>) {
+    if private::is_readable_by_all(file) {
+        report.warn(key, format!("the file {} {READABLE}", file.display()));
+    }
+}
+
+const READABLE: &str =
+    "holds a secret and can be read by every user of this machine; `chmod 600` it";
 
 fn is_empty(secret: &Option<SecretString>) -> bool {
     secret

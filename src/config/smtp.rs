@@ -218,6 +218,10 @@ impl Smtp {
             );
         }
 
+        if let Some(tls) = &self.tls {
+            secret::keep("smtp.tls.key", &tls.key, report);
+        }
+
         // A door that is off is not opened; what is said about it must still make sense.
         let mut asked = self.clone();
         if asked.listen == Listen::Off {

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::{Connection, Transaction, Transport};
 use crate::delivery::{Outcome, Phase, Reply};
 use crate::mail::{Address, MailId};
+use crate::private;
 
 /// How many mails are remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 1000;
@@ -50,6 +51,17 @@ impl Capture {
     }
 }
 
+/// Writes a message into `dir`, for its owner to read.
+async fn write(dir: PathBuf, id: MailId, message: Bytes) -> std::io::Result<()> {
+    let writing = tokio::task::spawn_blocking(move || {
+        private::make_target(&dir)?;
+        private::write(&dir.join(format!("{id}.eml")), &message)
+    });
+    writing
+        .await
+        .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+}
+
 #[async_trait]
 impl Transport for Capture {
     async fn connect(&self) -> Result<Box<dyn Connection>, Outcome> {
@@ -60,17 +72,11 @@ impl Transport for Capture {
 #[async_trait]
 impl Connection for Capture {
     async fn send(&mut self, mail: &Transaction, _next: Option<&Transaction>) -> Vec<Outcome> {
-        if let Some(dir) = &self.dir {
-            let written = match tokio::fs::create_dir_all(dir).await {
-                Ok(()) => {
-                    tokio::fs::write(dir.join(format!("{}.eml", mail.mail)), &mail.message).await
-                }
-                Err(e) => Err(e),
-            };
-            if let Err(e) = written {
-                let reason = format!("cannot write to {}: {e}", dir.display());
-                return vec![Outcome::Unavailable(Phase::Body, reason); mail.recipients.len()];
-            }
+        if let Some(dir) = &self.dir
+            && let Err(e) = write(dir.clone(), mail.mail, mail.message.clone()).await
+        {
+            let reason = format!("cannot write to {}: {e}", dir.display());
+            return vec![Outcome::Unavailable(Phase::Body, reason); mail.recipients.len()];
         }
         let mut kept = self.kept.lock();
         if kept.len() >= REMEMBERED {

@@ -23,6 +23,7 @@ mod hostile_relay;
 mod http;
 mod lifecycle;
 mod policy;
+mod privacy;
 mod providers;
 mod run;
 mod spool;

@@ -2,7 +2,6 @@
 //! a file.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,6 +9,7 @@ use serde::Serialize;
 use super::open::{Purpose, open_store};
 use crate::delivery::Stage;
 use crate::mail::MailId;
+use crate::private;
 use crate::spool::SpoolError;
 use crate::spool::keyed::inspect::{self, Seen};
 use crate::spool::store::Store;
@@ -85,14 +85,14 @@ pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
     let cannot = |e: std::io::Error| {
         SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
     };
-    fs::create_dir_all(to).map_err(cannot)?;
+    private::make_target(to).map_err(cannot)?;
     let mut exported = Exported::default();
     exported.problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
         let id: MailId = seen.manifest.id;
         if let Some(body) = seen.body {
-            fs::write(to.join(format!("{id}.eml")), body).map_err(cannot)?;
+            private::write(&to.join(format!("{id}.eml")), body).map_err(cannot)?;
         }
-        fs::write(to.join(format!("{id}.json")), describe(&seen)).map_err(cannot)?;
+        private::write(&to.join(format!("{id}.json")), describe(&seen).as_ref()).map_err(cannot)?;
         exported.mails += 1;
         Ok(())
     })?;

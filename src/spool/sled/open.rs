@@ -13,6 +13,7 @@ use super::outcomes::Outcomes;
 use super::room::Room;
 use super::watermark::Watermark;
 use super::{Opened, SledStore, guarded};
+use crate::private;
 use crate::spool::keyed::KeyedSpool;
 use crate::spool::{Spool, SpoolError, SpoolOptions};
 
@@ -58,7 +59,7 @@ pub(super) fn open_store(path: &Path, purpose: Purpose) -> Result<SledStore, Spo
 /// Opens the files, and says which commit was the last.
 pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64), SpoolError> {
     let io = |error: std::io::Error| unopenable(path, error);
-    fs::create_dir_all(path).map_err(io)?;
+    private::make_directory(path).map_err(io)?;
     let Checked {
         mark,
         torn,
@@ -82,6 +83,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
         }
         Err(error) => return Err(unopenable(path, error)),
     };
+    private::close_off(path);
     let log = sync_files(path).map_err(io)?;
 
     let reached = mark.map_or(0, |mark| mark.commit);

@@ -4,13 +4,15 @@
 //! itself, as `synced` is. Only a salvage reads it.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
+
+use crate::private;
 
 /// The file's name.
 const FILE: &str = "outcomes";
@@ -37,7 +39,7 @@ fn hash(key: &[u8]) -> u64 {
 
 impl Outcomes {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
+        let file = private::options()
             .read(true)
             .write(true)
             .create(true)

@@ -4,13 +4,15 @@
 //!
 //! Two places are written in turn, each in a page of its own, so that one of them is always whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
+
+use crate::private;
 
 /// The file's name.
 pub(super) const FILE: &str = "synced";
@@ -139,7 +141,7 @@ impl Watermark {
     /// Opens the file of a spool that is about to be written: from now on it is not closed. That is
     /// on disk when this returns.
     pub(super) fn open(dir: &Path, known: Option<Mark>, torn: &[Torn]) -> io::Result<Self> {
-        let file = OpenOptions::new()
+        let file = private::options()
             .read(true)
             .write(true)
             .create(true)
