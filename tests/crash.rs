@@ -23,10 +23,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use child::Orders;
+use common::agreement::{everything, journal_agrees};
 use common::{FakeSmtp, moody_relay};
 use ledger::Ledger;
 use parking_lot::Mutex;
-use postrider::spool::sled;
+use postrider::spool::{SpoolError, SpoolOptions, sled};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -117,6 +118,20 @@ async fn verify(spool: &Path, ledger: &Mutex<Ledger>) {
         "{} of {acknowledged} mails are there",
         verified.mails
     );
+    what_is_told_is_what_is_there(spool).await;
+}
+
+/// The journal of all lives so far says of each delivery what its record says.
+async fn what_is_told_is_what_is_there(path: &Path) {
+    let spool = loop {
+        match sled::open(path, SpoolOptions::default()) {
+            Err(SpoolError::Locked(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            opened => break opened.unwrap(),
+        }
+    };
+    let there = everything(&*spool).await.unwrap();
+    assert_eq!(journal_agrees(&*spool, there.values()).await, Ok(()));
+    spool.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

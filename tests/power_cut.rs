@@ -9,6 +9,8 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/agreement.rs"]
+mod agreement;
 #[path = "power_cut/check.rs"]
 mod check;
 #[path = "power_cut/journal.rs"]

@@ -4,6 +4,7 @@
 //! Each test binary takes what it needs of it.
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
+pub mod agreement;
 pub mod certificates;
 #[cfg(feature = "server")]
 pub mod door;

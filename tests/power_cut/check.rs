@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider::mail::{MailId, Timestamp};
-use postrider::spool::{NewMail, PutResult, Query, Record, Spool, SpoolError, sled};
+use postrider::mail::MailId;
+use postrider::spool::{NewMail, PutResult, Record, Spool, SpoolError, sled};
 
+use super::agreement;
 use super::journal::{Debt, body_of, describe};
 use super::load::options;
 
@@ -50,7 +51,7 @@ async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
     let spool = open(path)
         .await
         .map_err(|error| format!("does not open: {error}"))?;
-    let there = everything(&*spool).await?;
+    let there = agreement::everything(&*spool).await?;
     for (id, owed) in &debt.mails {
         match there.get(id) {
             None if owed.may_be_absent() => {}
@@ -74,6 +75,7 @@ async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
     if let Some(id) = there.keys().find(|id| !debt.mails.contains_key(id)) {
         return Err(format!("mail {id} was never put"));
     }
+    agreement::journal_agrees(&*spool, there.values()).await?;
     let pending = there
         .values()
         .flat_map(|record| &record.deliveries)
@@ -113,29 +115,6 @@ fn is_on_its_way(state: &str, owed: &super::journal::Owed) -> bool {
         .split(',')
         .enumerate()
         .all(|(n, part)| candidates.iter().any(|parts| parts.get(n) == Some(&part)))
-}
-
-async fn everything(spool: &dyn Spool) -> Result<BTreeMap<MailId, Record>, String> {
-    let mut there = BTreeMap::new();
-    let mut query = Query {
-        limit: 1000,
-        ..Query::default()
-    };
-    loop {
-        let page = spool
-            .list(query.clone(), Timestamp::now())
-            .await
-            .map_err(|error| format!("cannot list: {error}"))?;
-        there.extend(
-            page.mails
-                .into_iter()
-                .map(|record| (record.manifest.id, record)),
-        );
-        query.cursor = page.next;
-        if query.cursor.is_none() {
-            return Ok(there);
-        }
-    }
 }
 
 /// A key that was accepted with its mail is known, and the spool takes new mail.

@@ -197,6 +197,9 @@ impl Changes {
         self.batch
             .push((keys::TOTALS.to_vec(), Some(codec::encode(totals))));
         let told = shared.journal.seal(self.told, &mut self.batch);
+        if shared.journal.is_full() {
+            shared.changed.notify_one();
+        }
         (self.batch, told)
     }
 }

@@ -132,6 +132,8 @@ pub(super) struct JournalState {
     last: watch::Sender<u64>,
     /// When something may have become too old, in milliseconds.
     pub due: AtomicI64,
+    /// Until when what is too much is left alone, because a reader holds it back.
+    held_until: AtomicI64,
 }
 
 impl JournalState {
@@ -175,6 +177,7 @@ impl JournalState {
             options: options.journal,
             is_early: options.sync_interval.is_some(),
             due: AtomicI64::new(i64::MAX),
+            held_until: AtomicI64::new(i64::MIN),
             state: Mutex::new(state),
             recent: Mutex::default(),
             last: watch::channel(last).0,
@@ -233,7 +236,10 @@ impl JournalState {
         }
         let is_full = state.bytes() > self.options.max_size;
         drop(state);
-        if is_full {
+        let at = all
+            .last()
+            .map_or(i64::MIN, |record| record.head.at.as_millis());
+        if is_full && at >= self.held_until.load(Ordering::Relaxed) {
             self.due.store(i64::MIN, Ordering::Relaxed);
         } else if self.due.load(Ordering::Relaxed) == i64::MAX {
             self.plan(None);
@@ -269,6 +275,11 @@ impl JournalState {
 
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         self.due.load(Ordering::Relaxed) <= now.as_millis()
+    }
+
+    /// Whether there is too much of it, so that some must go at once.
+    pub(super) fn is_full(&self) -> bool {
+        self.due.load(Ordering::Relaxed) == i64::MIN
     }
 
     /// When it is to be looked at; `None` for never.

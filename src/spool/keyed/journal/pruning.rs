@@ -2,6 +2,7 @@
 //! bounded steps.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::entry::{self, Head};
@@ -31,15 +32,12 @@ impl JournalState {
         let state = self.state.lock();
         let newer = state.written.saturating_sub(head.before);
         let is_beyond = |keep: Duration, size: u64| head.at + keep <= now || newer > size;
-        let twice = (
-            self.options.keep.saturating_mul(2),
-            self.options.max_size.saturating_mul(2),
-        );
+        // Some more goes than has to, so that not every commit is followed by the next step.
+        let size = self.options.max_size - self.options.max_size / 16;
+        let twice = (self.options.keep.saturating_mul(2), size.saturating_mul(2));
         let is_unread = state.readers.values().any(|reader| reader.at < last);
         // The last record says which number comes next.
-        if last + 1 + state.skipped >= state.next
-            || !is_beyond(self.options.keep, self.options.max_size)
-        {
+        if last + 1 + state.skipped >= state.next || !is_beyond(self.options.keep, size) {
             Verdict::Stays
         } else if is_unread && !is_beyond(twice.0, twice.1) {
             Verdict::IsHeld
@@ -127,6 +125,9 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
 
     let oldest = reading::first_record(&shared.store)?;
     journal.state.lock().oldest = oldest.map(|(_, head)| Oldest::of(&head));
-    journal.plan((verdict == Verdict::IsHeld).then_some(now + HELD));
+    let held = (verdict == Verdict::IsHeld).then_some(now + HELD);
+    let held_until = held.map_or(i64::MIN, Timestamp::as_millis);
+    journal.held_until.store(held_until, Ordering::Relaxed);
+    journal.plan(held);
     Ok(verdict == Verdict::Goes)
 }
