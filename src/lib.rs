@@ -84,7 +84,7 @@ pub use dispatch::{
     Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, GroupBy, Health,
     JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
     OnSpoolFailure, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
-    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
+    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,
@@ -93,7 +93,10 @@ pub use mail::{
 pub use policy::{
     BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,
 };
-pub use spool::{Durability, Query, SpoolError};
+pub use spool::{
+    Durability, Query, SpoolError, Suppression, SuppressionPage, SuppressionQuery,
+    SuppressionReason,
+};
 pub use transport::{Auth, Capture, Relay};
 
 /// The README's programs compile.

@@ -43,6 +43,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
             jitter: retry.jitter.into(),
         })
         .weights(weights)
+        .suppress_bounces_for(settings.suppression.bounces_for)
         .templates(settings.templates.loaded());
     if let Some(hostname) = &settings.smtp.hostname {
         builder = builder.domain(hostname);

@@ -35,6 +35,7 @@ mod secret;
 mod service;
 mod smtp;
 mod spool;
+mod suppression;
 mod templates;
 mod units;
 
@@ -53,6 +54,7 @@ pub use routes::{RelayMatch, Route};
 pub use service::Service;
 pub use smtp::{Smtp, Tls, User};
 pub use spool::{Migrate, OnSpoolFailure, Spool, Sync};
+pub use suppression::Suppression;
 pub use templates::Templates;
 pub use units::Listen;
 
@@ -89,6 +91,8 @@ pub struct Settings {
     pub priorities: Priorities,
     /// What mail is made from.
     pub templates: Templates,
+    /// Who is not to get mail, and how long.
+    pub suppression: Suppression,
     /// The HTTP door.
     pub http: Http,
     /// The SMTP submission door.
@@ -185,6 +189,7 @@ impl Settings {
         self.retry.check(report);
         self.priorities.check(report);
         self.templates.check(report);
+        self.suppression.check(report);
         self.http.check(report);
         self.smtp.check(report);
         listeners::check(self, report);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! scheduled ─▶ queued ─▶ sending ─▶ delivered
-//!                ▲          ├─────▶ dead (rejected, exhausted, expired, in_doubt, poisoned, quarantined)
+//!                ▲          ├─────▶ dead (rejected, exhausted, expired, in_doubt, poisoned, quarantined, suppressed)
 //!                └ deferred ┘       cancelled: from every state that is not final and not past its final dot
 //! ```
 //!

@@ -75,6 +75,8 @@ pub enum DeadReason {
     Poisoned,
     /// Its stored record could not be read.
     Quarantined,
+    /// Its recipient is not to get mail: it bounced, complained, unsubscribed, or somebody said so.
+    Suppressed,
 }
 
 impl DeadReason {
@@ -87,6 +89,7 @@ impl DeadReason {
             DeadReason::InDoubt => "in_doubt",
             DeadReason::Poisoned => "poisoned",
             DeadReason::Quarantined => "quarantined",
+            DeadReason::Suppressed => "suppressed",
         }
     }
 }

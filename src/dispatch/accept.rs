@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::Engine;
+use super::suppressions::Addressed;
 use super::{Error, Receipt};
-use crate::delivery::Delivery;
-use crate::mail::{Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::mail::{Address, Mail, MailError, MailId, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
 /// Why a mail is refused that would be sent at the end of time.
@@ -139,37 +140,49 @@ impl Accept {
             }));
         }
 
-        let mut put = match new_mails.is_empty() {
+        let mut suppressed = suppress(engine, &mut new_mails, now).await.into_iter();
+        let put = match new_mails.is_empty() {
             true => Vec::new(),
             false => engine.spool.put(new_mails).await,
-        }
-        .into_iter();
+        };
+        let mut put = put.into_iter();
 
         let durability = engine.spool.durability();
-        let receipt = |result: Result<(MailId, Priority, Option<AcceptedLine>), Error>| {
-            let (id, priority, line) = result?;
-            match put.next() {
+        let mut receipts = Vec::with_capacity(results.len());
+        for result in results {
+            let (id, priority, line) = match result {
+                Ok(handed_in) => handed_in,
+                Err(error) => {
+                    receipts.push(Err(error));
+                    continue;
+                }
+            };
+            let suppressed = suppressed.next().unwrap_or_default();
+            receipts.push(match put.next() {
                 Some(Ok(PutResult::Stored)) => {
                     engine.metrics.accepted(door, priority, started.elapsed());
                     if let Some(line) = line {
                         line.log(id, door);
                     }
+                    engine.tell_suppressed(id, &suppressed);
                     Ok(Receipt {
                         id,
                         durability,
                         duplicate: false,
+                        suppressed,
                     })
                 }
                 Some(Ok(PutResult::Duplicate(first))) => Ok(Receipt {
                     id: first,
                     durability,
                     duplicate: true,
+                    suppressed: Vec::new(),
                 }),
                 Some(Err(error)) => Err(error.into()),
                 None => Err(Error::Stopped("the spool gave no answer".into())),
-            }
-        };
-        results.into_iter().map(receipt).collect()
+            });
+        }
+        receipts
     }
 
     fn new_mail(
@@ -232,6 +245,8 @@ impl Accept {
             recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
+            template: mail.template().cloned(),
+            list: options.list.clone(),
             submitter: Some(submitter.clone()),
             mended: mail.mended().to_vec(),
         };
@@ -253,6 +268,34 @@ fn told_refusal(engine: &Engine, submitter: &Submitter, error: &Error) {
     };
     engine.metrics.quota_refusal(submitter, limit);
     tracing::debug!(%error, "refused");
+}
+
+/// Ends the deliveries of new mails whose recipients are not to get them; returns whom, for each.
+async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) -> Vec<Vec<Address>> {
+    let mut addressed = Vec::with_capacity(new_mails.len());
+    for new_mail in new_mails.iter() {
+        let to = new_mail.deliveries.iter();
+        addressed.push(Addressed {
+            list: new_mail.manifest.list.as_deref(),
+            priority: new_mail.manifest.priority,
+            recipients: to.map(|delivery| delivery.recipient.clone()).collect(),
+        });
+    }
+    let places = engine.suppressed(&addressed).await;
+
+    let reason = DeadReason::Suppressed;
+    let mut suppressed = Vec::with_capacity(places.len());
+    for (new_mail, places) in new_mails.iter_mut().zip(places) {
+        let mut recipients = Vec::with_capacity(places.len());
+        for place in places {
+            if let Some(delivery) = new_mail.deliveries.get_mut(usize::from(place)) {
+                delivery.stage = Stage::Dead { at: now, reason };
+                recipients.push(delivery.recipient.clone());
+            }
+        }
+        suppressed.push(recipients);
+    }
+    suppressed
 }
 
 /// What the log says of a mail that was accepted, where anybody reads it: the target

@@ -76,6 +76,7 @@ pub struct Builder {
     pub(crate) retry: RetryPolicy,
     pub(crate) weights: Weights,
     pub(crate) clock: Clock,
+    pub(crate) suppress_bounces_for: Duration,
     #[cfg(feature = "templates")]
     pub(crate) templates: crate::content::Templates,
 }
@@ -100,6 +101,7 @@ impl Default for Builder {
             retry: RetryPolicy::default(),
             weights: Weights::default(),
             clock: Clock::system(),
+            suppress_bounces_for: days(90),
             #[cfg(feature = "templates")]
             templates: crate::content::Templates::default(),
         }
@@ -241,6 +243,12 @@ impl Builder {
         self
     }
 
+    /// How long an address that bounced for good gets no mail; 90 days unless said.
+    pub fn suppress_bounces_for(mut self, span: Duration) -> Self {
+        self.suppress_bounces_for = span;
+        self
+    }
+
     /// What mail is made from; see [`Dispatcher::templates`].
     #[cfg(feature = "templates")]
     pub fn templates(mut self, templates: crate::content::Templates) -> Self {
@@ -275,8 +283,8 @@ impl Builder {
         let topology = Topology::new(&self.relays, &self.routes, self.weights)?;
         let topology = Arc::new(topology);
         let spool = self.open_spool().await?;
-        #[cfg_attr(not(feature = "templates"), expect(unused_mut))]
         let mut engine = Engine::new(spool, self.clock, self.retry, Arc::clone(&topology));
+        engine.suppress_bounces_for = self.suppress_bounces_for;
         #[cfg(feature = "templates")]
         {
             engine.templates = self.templates;

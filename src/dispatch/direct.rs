@@ -58,6 +58,7 @@ impl Direct {
                 id: sent.id,
                 durability: Durability::Direct,
                 duplicate: false,
+                suppressed: Vec::new(),
             }),
             Some((recipient, outcome)) => Err(Error::NotSent {
                 recipient: recipient.to_string(),

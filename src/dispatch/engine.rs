@@ -40,6 +40,8 @@ pub(super) struct Engine {
     pub clock: Clock,
     pub metrics: Metrics,
     pub retry: RetryPolicy,
+    /// How long an address that bounced gets no mail.
+    pub suppress_bounces_for: Duration,
     pub life: Life,
     pub recalls: Arc<Recalls>,
     /// What each token and user may hand in.
@@ -86,6 +88,7 @@ impl Engine {
             clock,
             metrics: Metrics::new(),
             retry,
+            suppress_bounces_for: crate::mail::days(90),
             life: Life::new(),
             recalls: Arc::default(),
             accounts: Accounts::default(),

@@ -39,6 +39,7 @@ mod relay_memory;
 mod relays;
 mod running;
 mod series;
+mod suppressions;
 
 mod clock;
 mod error;
@@ -62,6 +63,7 @@ pub use report::{
 pub use running::{Drain, Reload};
 pub use search::{Counted, Search, SearchError};
 pub use series::{Series, SeriesPoint, SeriesQuery};
+pub use suppressions::SuppressionHandle;
 
 use std::net::IpAddr;
 use std::sync::Arc;

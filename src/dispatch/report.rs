@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Attempt, DeadReason, MailState, Outcome, State};
-use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
+use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
 use crate::policy::BreakerState;
 use crate::spool::{Durability, Record};
 
@@ -18,6 +18,9 @@ pub struct Receipt {
     pub durability: Durability,
     /// Whether the idempotency key was seen before, so that nothing new was accepted.
     pub duplicate: bool,
+    /// The recipients that are not to get mail, and whose deliveries are dead as `suppressed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suppressed: Vec<Address>,
 }
 
 /// All that is known of a mail.
@@ -56,6 +59,12 @@ pub struct MailStatus {
     /// for nearly all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<String>,
+    /// The template that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateUse>,
+    /// The list that it is mail of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
     /// The message's size in bytes.
     pub size: u64,
     /// One for each recipient, in the envelope's order.
@@ -124,6 +133,8 @@ impl MailStatus {
             guarantee: manifest.guarantee,
             tags: manifest.tags,
             idempotency_key,
+            template: manifest.template,
+            list: manifest.list,
             size: manifest.size,
             deliveries,
         }

@@ -18,8 +18,9 @@ use super::recording::AttemptResult;
 use super::relay_memory::RelayMemory;
 use super::router;
 use super::stock::{ClaimedMail, Stock};
+use super::suppressions::Addressed;
 use crate::delivery::{DeadReason, Fault, Outcome, Phase, Stage, printable};
-use crate::mail::{Guarantee, MailId};
+use crate::mail::{Guarantee, MailId, Timestamp};
 use crate::policy::Admission;
 use crate::spool::Claim;
 use crate::transport::{Connection, Recall, Transaction, Transport};
@@ -391,7 +392,7 @@ impl State {
         } else if self.engine.recalls.is_recalled(claim.manifest.id) {
             Stage::Cancelled { at: now }
         } else {
-            return Some(claim);
+            return self.without_suppressed(claim, now).await;
         };
 
         self.take_back_what_was_begun().await;
@@ -401,6 +402,35 @@ impl State {
         });
         self.engine.record_unsent(&claim.manifest, ended.collect());
         None
+    }
+
+    /// Those of the claim's deliveries whose recipients are still to get mail; the others are recorded
+    /// as dead.
+    async fn without_suppressed(&mut self, mut claim: Claim, now: Timestamp) -> Option<Claim> {
+        let to = claim.deliveries.iter();
+        let addressed = Addressed {
+            list: claim.manifest.list.as_deref(),
+            priority: claim.manifest.priority,
+            recipients: to.map(|(_, delivery)| delivery.recipient.clone()).collect(),
+        };
+        let places = self.engine.suppressed(&[addressed]).await.pop();
+        let places = places.unwrap_or_default();
+        if places.is_empty() {
+            return Some(claim);
+        }
+
+        self.take_back_what_was_begun().await;
+        let mut ended = Vec::with_capacity(places.len());
+        for place in places.into_iter().rev() {
+            let (lease, mut delivery) = claim.deliveries.remove(usize::from(place));
+            delivery.stage = Stage::Dead {
+                at: now,
+                reason: DeadReason::Suppressed,
+            };
+            ended.push((lease, delivery));
+        }
+        self.engine.record_unsent(&claim.manifest, ended);
+        (!claim.deliveries.is_empty()).then_some(claim)
     }
 
     /// A mail may have been begun together with the one before: only closing the connection takes

@@ -18,6 +18,8 @@ const MAX_TAGS: usize = 20;
 const MAX_TAG: usize = 64;
 /// The most characters of an idempotency key.
 const MAX_KEY: usize = 255;
+/// The most characters of a list's name.
+const MAX_LIST: usize = 100;
 /// The most bytes of a field's name.
 const MAX_NAME: usize = 76;
 
@@ -217,6 +219,13 @@ impl MailBuilder {
         self
     }
 
+    /// The list that it is mail of, such as `news`: its recipients can leave that list, and get
+    /// other mail still.
+    pub fn list(mut self, list: impl Into<String>) -> Self {
+        self.options.list = Some(list.into());
+        self
+    }
+
     /// What to do when it cannot be known whether a server took it.
     pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
         self.options.guarantee = guarantee;
@@ -384,6 +393,13 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
     if let Some(key) = &options.idempotency_key {
         check_word(key, MAX_KEY).map_err(|reason| MailError::new("idempotency_key", reason))?;
     }
+    if let Some(list) = &options.list
+        && !is_list_name(list)
+    {
+        let reason =
+            format!("is not a list's name: 1 to {MAX_LIST} letters, digits, `-`, `_` and `.`");
+        return Err(MailError::new("list", reason));
+    }
     let too_early = match (options.send, options.expires) {
         (_, Some(When::In(Duration::ZERO))) => true,
         (Some(When::At(send)), Some(When::At(expires))) => expires <= send,
@@ -397,6 +413,16 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
         ));
     }
     Ok(())
+}
+
+/// Whether a list can be called so: the name stands in a header field and in addresses of the web.
+pub(crate) fn is_list_name(name: &str) -> bool {
+    (1..=MAX_LIST).contains(&name.len())
+        && !name.starts_with('.')
+        && !name.ends_with('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 fn check_word(word: &str, max: usize) -> Result<(), String> {

@@ -1,5 +1,5 @@
 //! What a program that can only write a message asks for in its header section:
-//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In` and `-Tag` say what JSON's fields say,
+//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In`, `-List` and `-Tag` say what JSON's fields say,
 //! and do not travel on.
 
 use bytes::Bytes;
@@ -82,6 +82,7 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
                 value.parse().map_err(|error| refuse(field.name, error))?,
             ))
         }
+        "list" => options.list = Some(value.to_owned()),
         "expires-in" => options.expires = Some(When::In(span(value).map_err(fail)?)),
         "tag" => {
             let tags = value
@@ -92,7 +93,7 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
         }
         _ => {
             return Err(fail(format!(
-                "is no directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In and -Tag are"
+                "is no directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In, -List and -Tag are"
             )));
         }
     }

@@ -130,6 +130,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
         idempotency_key: _,
         tags,
         guarantee,
+        list,
     } = options;
     let span = |when: &Option<When>| match when {
         Some(When::In(span)) => span.as_millis(),
@@ -143,8 +144,12 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
     print
         .add(span(send).to_le_bytes())
         .add(span(expires).to_le_bytes())
-        .add_all(tags.iter())
-        .finish()
+        .add_all(tags.iter());
+    // Without one it is what it was before there were lists.
+    if let Some(list) = list {
+        print.add(list);
+    }
+    print.finish()
 }
 
 fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut Print) {

@@ -30,6 +30,8 @@ mod time;
 
 pub use address::{Address, AddressError};
 pub use addressees::Addressees;
+#[cfg(feature = "server")]
+pub(crate) use compose::is_list_name;
 pub use compose::{Alternative, Attachment, MailBuilder};
 pub use content::{Content, TemplateUse};
 pub use directives::take_directives;

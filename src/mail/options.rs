@@ -132,4 +132,6 @@ pub struct Options {
     pub tags: Vec<String>,
     /// What to do in doubt.
     pub guarantee: Guarantee,
+    /// The list that it is mail of, such as `news`: its recipients can leave that list alone.
+    pub list: Option<String>,
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1 | |
 //! | 2 | a manifest, and an entry of the journal, say who handed the mail in |
-//! | 3 | a manifest says what was mended |
+//! | 3 | a manifest says from which template the mail is, of which list, and what was mended |
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,7 @@ pub(super) struct Totals {
     pub quarantined: u64,
 }
 
-/// A manifest as version 1 wrote it.
+/// A manifest as version 1 wrote it. Version 2 wrote a submitter behind it.
 #[derive(Deserialize)]
 struct ManifestV1 {
     id: MailId,
@@ -95,8 +95,9 @@ struct ManifestV1 {
     smtputf8: bool,
 }
 
-impl From<ManifestV1> for Manifest {
-    fn from(old: ManifestV1) -> Self {
+impl ManifestV1 {
+    fn with(self, submitter: Option<Submitter>) -> Manifest {
+        let old = self;
         Manifest {
             id: old.id,
             accepted_at: old.accepted_at,
@@ -113,8 +114,10 @@ impl From<ManifestV1> for Manifest {
             recipients: old.recipients,
             eight_bit: old.eight_bit,
             smtputf8: old.smtputf8,
-            submitter: None,
+            submitter,
             mended: Vec::new(),
+            template: None,
+            list: None,
         }
     }
 }
@@ -125,16 +128,12 @@ impl Versioned for (Manifest, Vec<Delivery>) {
         let (manifest, rest) = match version {
             1 => {
                 let (old, rest) = postcard::take_from_bytes::<ManifestV1>(bytes)?;
-                (old.into(), rest)
+                (old.with(None), rest)
             }
             2 => {
-                type ManifestV2 = (ManifestV1, Option<Submitter>);
-                let ((old, submitter), rest) = postcard::take_from_bytes::<ManifestV2>(bytes)?;
-                let manifest = Manifest {
-                    submitter,
-                    ..old.into()
-                };
-                (manifest, rest)
+                let ((old, submitter), rest) =
+                    postcard::take_from_bytes::<(ManifestV1, Option<Submitter>)>(bytes)?;
+                (old.with(submitter), rest)
             }
             _ => postcard::take_from_bytes(bytes)?,
         };

@@ -11,6 +11,7 @@ mod fixture;
 mod listing;
 mod reopen;
 mod settles;
+mod suppressions;
 mod sweeps;
 
 use std::panic::AssertUnwindSafe;
@@ -119,6 +120,12 @@ const CHECKS: &[Check] = checks! {
         every_mail_is_on_exactly_one_page_while_others_arrive,
         a_cursor_that_makes_no_sense_is_an_error,
         the_numbers_are_the_truth,
+    }
+    suppressions::{
+        who_is_not_to_get_mail_is_kept_and_found,
+        every_entry_is_on_exactly_one_page,
+        a_delivery_that_is_dead_from_the_start_is_kept_and_never_handed_out,
+        who_is_not_to_get_mail_survives_close_and_kill,
     }
     reopen::{
         after_close_everything_is_answered_with_closed,

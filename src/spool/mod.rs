@@ -20,6 +20,7 @@ mod query;
 mod record;
 pub mod sled;
 mod store;
+mod suppression;
 
 pub use codec::decode_any;
 pub use error::SpoolError;
@@ -27,6 +28,9 @@ pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStat
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
 pub use query::{Only, Page, Query};
 pub use record::{Manifest, Record};
+pub use suppression::{
+    Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
+};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -363,6 +367,11 @@ pub trait Spool: Send + Sync + 'static {
     /// The journal of what happened, where this spool keeps one. What a spool without one does is told
     /// to nobody.
     fn journal(&self) -> Option<&dyn Journal> {
+        None
+    }
+
+    /// Who is not to get mail, where this spool keeps that. One that does not suppresses nobody.
+    fn suppressions(&self) -> Option<&dyn Suppressions> {
         None
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Delivery, MailState, State};
-use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
+use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
 
 /// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's
 /// new lifetime aside.
@@ -43,6 +43,10 @@ pub struct Manifest {
     pub submitter: Option<Submitter>,
     /// What was done to the message as it was handed in.
     pub mended: Vec<String>,
+    /// The template that it was made from.
+    pub template: Option<TemplateUse>,
+    /// The list that it is mail of.
+    pub list: Option<String>,
 }
 
 impl Manifest {

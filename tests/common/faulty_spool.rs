@@ -11,7 +11,8 @@ use futures::future::BoxFuture;
 use postrider::delivery::{Delivery, Route};
 use postrider::spool::{
     Claim, ClaimRequest, Journal, Lease, LeaseToken, NewMail, OperationResult, Page, PutResult,
-    Record, SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, SweepReport, memory,
+    Record, SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, Suppressions, SweepReport,
+    memory,
 };
 use postrider::{Durability, MailId, Query, Submitter, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -141,6 +142,9 @@ impl Spool for FaultySpool {
     }
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
         self.kept.stats(now).await
+    }
+    fn suppressions(&self) -> Option<&dyn Suppressions> {
+        self.kept.suppressions()
     }
     fn journal(&self) -> Option<&dyn Journal> {
         self.kept.journal()

@@ -11,6 +11,7 @@ mod scripted;
 mod secured;
 mod send;
 mod sendmail;
+mod suppression;
 mod tail;
 mod template;
 

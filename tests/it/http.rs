@@ -14,4 +14,5 @@ mod search;
 mod series;
 mod service;
 mod submit;
+mod suppressions;
 mod templates;

@@ -964,6 +964,7 @@ mod directives {
             idempotency_key: Some("order-7".to_owned()),
             tags: ["a", "b", "c"].map(str::to_owned).to_vec(),
             guarantee: Guarantee::AtLeastOnce,
+            list: None,
         };
         assert_eq!(options, expected);
         assert_eq!(

@@ -201,6 +201,8 @@ impl Load {
             smtputf8: false,
             submitter: None,
             mended: Vec::new(),
+            template: None,
+            list: None,
         };
         NewMail {
             manifest,

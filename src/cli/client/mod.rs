@@ -21,6 +21,7 @@ mod sendmail;
 mod service;
 mod sse;
 mod stats;
+mod suppression;
 mod tail;
 mod template;
 mod times;
@@ -63,6 +64,9 @@ pub enum ClientCommand {
     /// Look after the relays
     #[command(subcommand)]
     Relay(relay::Relay),
+    /// Look after who is not to get mail
+    #[command(subcommand)]
+    Suppression(suppression::Suppression),
     /// Look after the templates that mail is made from
     #[command(subcommand)]
     Template(template::Template),
@@ -110,6 +114,7 @@ impl ClientCommand {
             ClientCommand::Stats(stats) => stats.run(screen),
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),
+            ClientCommand::Suppression(suppression) => suppression.run(screen),
             ClientCommand::Template(template) => template.run(screen),
             ClientCommand::Sendmail(sendmail) => Ok(sendmail.run(screen)),
             ClientCommand::Health(health) => health.run(screen),

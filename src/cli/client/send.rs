@@ -114,6 +114,9 @@ struct Options {
     /// A word to find it by; give it again for more
     #[arg(long)]
     tag: Vec<String>,
+    /// The list that it is mail of, such as news: its recipients can leave that list
+    #[arg(long, value_name = "NAME")]
+    list: Option<String>,
     /// Never send it twice: in doubt, give it up
     #[arg(long)]
     at_most_once: bool,
@@ -365,6 +368,7 @@ impl Options {
         add("delay", self.delay.map(span));
         add("expires_in", self.expires_in.map(span));
         add("idempotency_key", self.key.clone());
+        add("list", self.list.clone());
         add(
             "guarantee",
             self.at_most_once.then(|| "at_most_once".to_owned()),

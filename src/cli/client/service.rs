@@ -57,6 +57,8 @@ pub enum Payload {
     Json(serde_json::Value),
     /// A message as RFC 5322 writes it.
     Message(Vec<u8>),
+    /// A table as CSV.
+    Csv(Vec<u8>),
 }
 
 /// Parameters behind the question mark of a URL.
@@ -138,6 +140,10 @@ impl Client {
             Payload::Json(value) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
                 value.to_string().into_bytes()
+            }
+            Payload::Csv(table) => {
+                request = request.header(header::CONTENT_TYPE, "text/csv");
+                table
             }
             Payload::Message(bytes) => {
                 request = request.header(header::CONTENT_TYPE, "message/rfc822");

@@ -32,6 +32,7 @@ mod server;
 mod session;
 mod settings;
 mod submit;
+mod suppressions;
 mod templates;
 
 pub use access::{Scope, Token, TokenTable};

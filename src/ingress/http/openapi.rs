@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    Shared, audit, events, export, jobs, operate, page, records, series, session, submit, templates,
+    Shared, audit, events, export, jobs, operate, page, records, series, session, submit,
+    suppressions, templates,
 };
 
 /// The name under which the bearer tokens are described.
@@ -56,6 +57,7 @@ const WITH_BODY: [(&str, &str); 5] = [
         (name = "mails", description = "Handing in mail, and what became of it"),
         (name = "dead letters", description = "What failed for good"),
         (name = "templates", description = "What mail is made from"),
+        (name = "suppressions", description = "Who is not to get mail"),
         (name = "events", description = "What happens, as it happens"),
         (name = "service", description = "Relays, numbers, health"),
     ),
@@ -111,6 +113,13 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(operate::resume))
         .routes(routes!(templates::list))
         .routes(routes!(templates::render))
+        .routes(routes!(
+            suppressions::list,
+            suppressions::add,
+            suppressions::remove
+        ))
+        .routes(routes!(suppressions::import))
+        .routes(routes!(suppressions::export))
         .routes(routes!(operate::stats))
         .routes(routes!(series::series))
         .routes(routes!(

@@ -93,6 +93,8 @@ pub(super) struct MessageOptions {
     tag: Option<Vec<String>>,
     /// With message/rfc822: what to do when it cannot be known whether a server took it.
     guarantee: Option<Guarantee>,
+    /// With message/rfc822: the list that it is mail of.
+    list: Option<String>,
 }
 
 /// The parameters that were given and not taken yet, and what was wrong with those that were.
@@ -333,6 +335,7 @@ pub(super) fn message(
         );
     }
     let (priority, guarantee) = (params.parsed("priority"), params.parsed("guarantee"));
+    let list = params.one("list");
     let (expires, tags) = (span(&mut params, "expires_in"), params.every("tag"));
     params.finish()?;
 
@@ -348,6 +351,7 @@ pub(super) fn message(
             .or(asked.idempotency_key),
         tags: if tags.is_empty() { asked.tags } else { tags },
         guarantee: guarantee.unwrap_or(asked.guarantee),
+        list: list.or(asked.list),
     };
     mail.with_options(options)
         .map_err(|error| match error.field().strip_prefix("tags") {

@@ -94,6 +94,9 @@ pub(super) struct MailRequest {
     tags: Option<Vec<String>>,
     /// What to do when it cannot be known whether a server took it; `at_least_once` when absent.
     guarantee: Option<Guarantee>,
+    /// The list that it is mail of; its recipients can leave that list alone.
+    #[schema(example = "news")]
+    list: Option<String>,
 }
 
 /// A template, and what it is to say.
@@ -229,6 +232,7 @@ impl MailRequest {
             idempotency_key,
             tags: self.tags.unwrap_or_default(),
             guarantee: self.guarantee.unwrap_or_default(),
+            list: self.list,
         };
 
         let mut mail = Mail::builder();

@@ -26,7 +26,7 @@ use super::{Door, Shared};
 use crate::Templates;
 use crate::delivery::MailState;
 use crate::dispatch::{Dispatcher, Receipt};
-use crate::mail::{Mail, MailId, Timestamp, When};
+use crate::mail::{Address, Mail, MailId, Timestamp, When};
 use crate::spool::Durability;
 
 /// The most mails in one batch.
@@ -55,6 +55,10 @@ pub(super) struct Accepted {
     duplicate: bool,
     /// What is promised.
     durability: Durability,
+    /// The recipients that are not to get mail; their deliveries are dead as `suppressed`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    suppressed: Vec<Address>,
 }
 
 /// Many mails at once.
@@ -288,8 +292,10 @@ impl Door {
                 ..
             } => Some(MailState::Delivered),
             Receipt {
-                duplicate: false, ..
-            } => Some(state),
+                duplicate: false,
+                ref suppressed,
+                ..
+            } if suppressed.is_empty() => Some(state),
             Receipt { id, .. } => self
                 .dispatcher
                 .status(id)
@@ -302,6 +308,7 @@ impl Door {
             state,
             duplicate: receipt.duplicate,
             durability: receipt.durability,
+            suppressed: receipt.suppressed,
         }
     }
 }

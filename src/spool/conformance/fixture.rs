@@ -107,6 +107,8 @@ impl Draft {
             smtputf8: false,
             submitter: None,
             mended: Vec::new(),
+            template: None,
+            list: None,
         };
         NewMail {
             manifest,

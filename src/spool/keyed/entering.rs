@@ -36,6 +36,7 @@ pub(super) fn enter<S: Store>(
         let (deliveries, after) = read_some(&transaction.shared.store, mail, next)?;
         for (index, delivery) in deliveries {
             let Some(due) = delivery.stage.due() else {
+                transaction.ended_from_the_start(manifest, index, &delivery);
                 continue;
             };
             let queue = QueueName {

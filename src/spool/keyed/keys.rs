@@ -23,6 +23,7 @@
 //! | `J` `r` name | how far this reader of the journal is |
 //! | `J` `v` length, name, key | what this reader keeps |
 //! | `J` `i` | the journal's own name |
+//! | `y` address, 0, list, 0, reason | this address is not to get mail of this list, or of none where that is empty |
 //! | `c` | totals |
 //! | `g` account | how many deliveries are pending that this token or user handed in, and how many came on the last day |
 //! | `h` | what idempotency keys are hashed with |
@@ -38,6 +39,9 @@ pub(in crate::spool) const TOTALS: &[u8] = b"c";
 
 /// What idempotency keys are hashed with.
 pub(super) const SECRET: &[u8] = b"h";
+
+/// Who is not to get mail.
+pub(super) const SUPPRESSION: &[u8] = b"y";
 
 /// The journal's records.
 pub(super) const JOURNAL: &[u8] = b"j";

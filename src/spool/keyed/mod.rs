@@ -27,6 +27,7 @@ mod reader;
 mod recovery;
 pub(super) mod salvage;
 mod stored_mail;
+mod suppressions;
 mod sweep;
 mod syncer;
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod write_transaction;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -67,7 +68,7 @@ use super::store::{Batch, Store};
 use super::{
     Claim, ClaimRequest, Durability, EndedDelivery, Journal, Lease, LeaseKeeper, LeaseToken,
     NewMail, OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
-    SpoolOptions, SpoolStats, SweepReport,
+    SpoolOptions, SpoolStats, Suppressions, SweepReport,
 };
 use crate::delivery::{By, Delivery, Route, Stage};
 use crate::mail::{MailId, Submitter, Timestamp};
@@ -107,6 +108,8 @@ struct Shared<S> {
     /// How far sweeps have looked at mails that are too long for one.
     looks: Mutex<HashMap<MailId, Look>>,
     journal: JournalState,
+    /// Whether there may be addresses that are not to get mail.
+    suppresses: AtomicBool,
     /// How many commits were written, and how many of them are kept.
     written: AtomicU64,
     kept: watch::Sender<u64>,
@@ -242,6 +245,7 @@ impl<S: Store> KeyedSpool<S> {
         let (key_hash, new_secret) = KeyHash::of_spool(&store)?;
         let (journal, first) = JournalState::open(&store, &options)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
+        let suppresses = suppressions::are_any(&store)?;
         let shared = Arc::new(Shared {
             budget: Budget::new(options.cache_bytes),
             store,
@@ -258,6 +262,7 @@ impl<S: Store> KeyedSpool<S> {
             untold: Mutex::default(),
             looks: Mutex::default(),
             journal,
+            suppresses: AtomicBool::new(suppresses),
             written: AtomicU64::new(0),
             kept: watch::channel(0).0,
             stale: AtomicU64::new(0),
@@ -979,6 +984,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+
+    fn suppressions(&self) -> Option<&dyn Suppressions> {
         Some(self)
     }
 

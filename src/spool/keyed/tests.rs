@@ -43,6 +43,8 @@ fn new_mail(recipients: usize) -> NewMail {
         smtputf8: false,
         submitter: None,
         mended: Vec::new(),
+        template: None,
+        list: None,
     };
     NewMail {
         manifest,

@@ -3,11 +3,13 @@
 
 use super::Shared;
 use super::changes::Changes;
+use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use crate::delivery::{Delivery, Stage};
 use crate::mail::Priority;
+use crate::spool::Manifest;
 use crate::spool::codec::Totals;
 use crate::spool::store::Store;
 
@@ -66,6 +68,46 @@ impl Transition<'_> {
             changes.set_timer(shared, at, Timer::Mail(mail));
         }
         None
+    }
+}
+
+/// A delivery of a new mail that has ended before it could begin.
+pub(super) struct Ended<'a> {
+    pub manifest: &'a Manifest,
+    pub index: u16,
+    pub delivery: &'a Delivery,
+}
+
+impl Ended<'_> {
+    /// Counts and tells it, and has its mail pruned in time. Its record stands with its mail's.
+    pub(super) fn write<S: Store>(
+        &self,
+        changes: &mut Changes,
+        totals: &mut Totals,
+        shared: &Shared<S>,
+    ) {
+        let Ended {
+            manifest,
+            index,
+            delivery,
+        } = *self;
+        count_finished(totals, &delivery.stage, manifest.priority, 1);
+        if let Some(key) = keys::finished(&delivery.stage, manifest.id, index) {
+            changes.put(key, Vec::new());
+        }
+        let at = delivery.stage.finished_at();
+        let at = at.unwrap_or(manifest.accepted_at);
+        changes.tell(Happened::became(
+            manifest.id,
+            Some(manifest),
+            delivery,
+            false,
+            at,
+        ));
+        let prune_at = at + shared.options.retention;
+        if prune_at < manifest.expires_at {
+            changes.set_timer(shared, prune_at, Timer::Mail(manifest.id));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::queues::QueueName;
 use super::reader;
 use super::stored_mail::StoredMail;
 use super::syncer::{Answer, Syncer, Written};
-use super::transition::{Transition, Waiting};
+use super::transition::{self, Transition, Waiting};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::codec::{self, Totals};
@@ -177,6 +177,21 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         let key = keys::delivery(manifest.id, index);
         self.changes.put(key, codec::encode(delivery));
         self.enqueue(queue, place, Entry::of_delivery(manifest, delivery));
+    }
+
+    /// Counts a delivery of a new mail that has ended already.
+    pub(super) fn ended_from_the_start(
+        &mut self,
+        manifest: &Manifest,
+        index: u16,
+        delivery: &Delivery,
+    ) {
+        let ended = transition::Ended {
+            manifest,
+            index,
+            delivery,
+        };
+        ended.write(&mut self.changes, &mut self.totals, self.shared);
     }
 
     /// Puts a delivery into a queue that nobody has.

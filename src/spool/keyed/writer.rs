@@ -23,7 +23,7 @@ use super::queue_head::{Entry, Fresh};
 use super::queues::QueueName;
 use super::sweep;
 use super::syncer::{Answer, Syncer, Written};
-use super::transition::Transition;
+use super::transition::{Ended, Transition};
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{Delivery, Event};
 use crate::mail::{MailId, Timestamp};
@@ -433,6 +433,12 @@ impl<S: Store> Writer<'_, S> {
         };
         for (index, delivery) in (0u16..).zip(queued) {
             let Some(due) = delivery.stage.due() else {
+                let ended = Ended {
+                    manifest,
+                    index,
+                    delivery,
+                };
+                ended.write(&mut group.changes, &mut self.totals, self.shared);
                 continue;
             };
             let place = Place {

@@ -40,13 +40,14 @@ pub(super) fn priority(number: i16) -> Priority {
         .unwrap_or_default()
 }
 
-const REASONS: [DeadReason; 6] = [
+const REASONS: [DeadReason; 7] = [
     DeadReason::Rejected,
     DeadReason::Exhausted,
     DeadReason::Expired,
     DeadReason::InDoubt,
     DeadReason::Poisoned,
     DeadReason::Quarantined,
+    DeadReason::Suppressed,
 ];
 
 pub(super) fn reason_number(reason: DeadReason) -> i16 {

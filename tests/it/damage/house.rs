@@ -87,6 +87,8 @@ async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32) {
             smtputf8: false,
             submitter: None,
             mended: Vec::new(),
+            template: None,
+            list: None,
         },
         body: body_of(random, size),
         deliveries: deliveries.collect(),

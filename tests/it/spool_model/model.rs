@@ -315,6 +315,8 @@ impl History {
             smtputf8: false,
             submitter: None,
             mended: Vec::new(),
+            template: None,
+            list: None,
         };
         NewMail {
             manifest,

@@ -19,7 +19,11 @@ use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError,
 const LONGEST_NAME: usize = 200;
 
 impl<S: Store> KeyedSpool<S> {
-    async fn note_with(&self, events: Vec<Event>, batch: Batch) -> Result<(), SpoolError> {
+    pub(in crate::spool::keyed) async fn note_with(
+        &self,
+        events: Vec<Event>,
+        batch: Batch,
+    ) -> Result<(), SpoolError> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }

@@ -1,0 +1,258 @@
+//! `postrider suppression`: who is not to get mail.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::service::{Parameters, Payload};
+use super::{Asking, Failure, send, times};
+use crate::cli::screen::{Fit, Screen, plain};
+use crate::mail::Timestamp;
+use crate::spool::{SuppressionPage, SuppressionReason};
+
+/// `postrider suppression`.
+#[derive(Subcommand)]
+pub enum Suppression {
+    /// List who is not to get mail
+    List(List),
+    /// Add an address
+    Add(Add),
+    /// Take entries off
+    Remove(Remove),
+    /// Add the entries of a CSV file
+    Import(Import),
+    /// Print all entries as CSV
+    Export(Export),
+}
+
+/// Which entries.
+#[derive(Args)]
+struct Which {
+    /// For this reason: bounce, complaint, unsubscribe, manual
+    #[arg(long)]
+    reason: Option<SuppressionReason>,
+    /// Of this list
+    #[arg(long, value_name = "NAME")]
+    list: Option<String>,
+}
+
+/// `postrider suppression list`.
+#[derive(Args)]
+pub struct List {
+    /// Of this address
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    /// The most entries
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    /// Go on where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// `postrider suppression add`.
+#[derive(Args)]
+pub struct Add {
+    /// Who is not to get mail
+    address: String,
+    #[command(flatten)]
+    which: Which,
+    /// Until when; for ever when absent, or for a bounce as the configuration says
+    #[arg(long, value_name = "TIME", value_parser = times::time_to_come)]
+    until: Option<Timestamp>,
+    /// What is known besides
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// `postrider suppression remove`.
+#[derive(Args)]
+pub struct Remove {
+    /// Whose entries; all addresses when absent, and then a reason or a list is needed
+    #[arg(required_unless_present_any = ["reason", "list"])]
+    address: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// `postrider suppression import`.
+#[derive(Args)]
+pub struct Import {
+    /// The file; `-` is standard input. Its first line may name the columns: address, reason, list,
+    /// since, until, note
+    file: PathBuf,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// `postrider suppression export`.
+#[derive(Args)]
+pub struct Export {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Deserialize)]
+struct Removed {
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Imported {
+    imported: u64,
+    refused: u64,
+    errors: Vec<WrongLine>,
+}
+
+#[derive(Deserialize)]
+struct WrongLine {
+    line: u64,
+    detail: String,
+}
+
+impl Suppression {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        match self {
+            Suppression::List(list) => list.run(screen),
+            Suppression::Add(add) => add.run(screen),
+            Suppression::Remove(remove) => remove.run(screen),
+            Suppression::Import(import) => import.run(screen),
+            Suppression::Export(export) => export.run(screen),
+        }
+    }
+}
+
+impl Which {
+    fn parameters(self, address: Option<String>) -> Parameters {
+        let mut parameters = Parameters::new();
+        parameters.extend(address.map(|address| ("address", address)));
+        parameters.extend(self.reason.map(|reason| ("reason", reason.to_string())));
+        parameters.extend(self.list.map(|list| ("list", list)));
+        parameters
+    }
+}
+
+impl List {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let mut parameters = self.which.parameters(self.address);
+        parameters.push(("limit", self.limit.to_string()));
+        parameters.extend(self.cursor.map(|cursor| ("cursor", cursor)));
+        let client = self.asking.service.client()?;
+        let answer = client.get(&["v1", "suppressions"], &parameters)?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+
+        let page: SuppressionPage = answer.decode()?;
+        let mut rows = Vec::new();
+        for one in page.suppressions {
+            rows.push(vec![
+                plain(one.address),
+                plain(one.reason),
+                plain(one.list.unwrap_or_default()),
+                plain(one.since),
+                plain(one.until.map(|until| until.to_string()).unwrap_or_default()),
+                plain(one.note.unwrap_or_default()),
+            ]);
+        }
+        let heads = ["ADDRESS", "REASON", "LIST", "SINCE", "UNTIL", "NOTE"];
+        screen.table(&heads, rows, Fit::Cut)?;
+        if let Some(next) = page.next {
+            screen.line(&[plain(format_args!("more: --cursor {next}"))])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Add {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let mut entry = json!({"address": self.address});
+        let given = [
+            ("reason", self.which.reason.map(|reason| reason.to_string())),
+            ("list", self.which.list),
+            ("until", self.until.map(|until| until.to_string())),
+            ("note", self.note),
+        ];
+        for (name, value) in given {
+            if let Some(value) = value {
+                entry[name] = value.into();
+            }
+        }
+        let client = self.asking.service.client()?;
+        let answer = client.post(&["v1", "suppressions"], &vec![], Payload::Json(entry))?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+        } else {
+            let added: crate::Suppression = answer.decode()?;
+            screen.line(&[plain(format_args!(
+                "{} gets no mail ({})",
+                added.address, added.reason
+            ))])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Remove {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let parameters = self.which.parameters(self.address);
+        let client = self.asking.service.client()?;
+        let answer = client.delete(&["v1", "suppressions"], &parameters)?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let Removed { count } = answer.decode()?;
+        screen.line(&[plain(format_args!("entries taken off: {count}"))])?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Import {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let file = send::read(&self.file)?;
+        let client = self.asking.service.client()?;
+        let path = ["v1", "suppressions", "import"];
+        let answer = client.post(&path, &vec![], Payload::Csv(file))?;
+        let done: Imported = answer.decode()?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+        } else {
+            let (imported, refused) = (done.imported, done.refused);
+            screen.line(&[plain(format_args!(
+                "imported: {imported}, refused: {refused}"
+            ))])?;
+            for WrongLine { line, detail } in &done.errors {
+                screen.line(&[plain(format_args!("line {line}: {detail}"))])?;
+            }
+        }
+        Ok(match done.refused {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
+    }
+}
+
+impl Export {
+    fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let parameters = self.which.parameters(None);
+        let client = self.asking.service.client()?;
+        let answer = client.get(&["v1", "suppressions", "export"], &parameters)?;
+        screen.message(&answer.body)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,144 @@
+//! Who is not to get mail: kept by hand and by what comes back, asked when a mail is accepted and
+//! again before it is sent.
+
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::{Dispatcher, Error};
+use crate::delivery::{DeadReason, EventKind};
+use crate::mail::{Address, MailId, Priority};
+use crate::observe::DeliveryResult;
+use crate::spool::{
+    Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
+};
+
+/// Who is not to get mail; see [`Dispatcher::suppressions`].
+#[derive(Clone, Copy)]
+pub struct SuppressionHandle<'a> {
+    postrider: &'a Dispatcher,
+}
+
+/// A mail as far as suppression asks for it.
+pub(super) struct Addressed<'a> {
+    pub list: Option<&'a str>,
+    pub priority: Priority,
+    pub recipients: Vec<Address>,
+}
+
+impl SuppressionHandle<'_> {
+    /// An entry as it is made now. A bounce ends after `suppress_bounces_for`, everything else
+    /// does not end.
+    pub fn entry(&self, address: Address, reason: SuppressionReason) -> Suppression {
+        let engine = &self.postrider.inner.engine;
+        let since = engine.clock.now();
+        let is_bounce = reason == SuppressionReason::Bounce;
+        Suppression {
+            address,
+            reason,
+            list: None,
+            since,
+            until: is_bounce.then(|| since + engine.suppress_bounces_for),
+            note: None,
+        }
+    }
+
+    /// Adds entries; one with the same address, list and reason takes the place of the one before.
+    ///
+    /// # Errors
+    /// [`Error::Spool`]; [`Error::Configuration`] where the spool does not keep any.
+    pub async fn add(&self, entries: Vec<Suppression>) -> Result<(), Error> {
+        Ok(self.kept()?.add(entries).await?)
+    }
+
+    /// Takes off what the query means, whatever its limit and cursor. Returns how many entries.
+    ///
+    /// # Errors
+    /// As [`SuppressionHandle::add`].
+    pub async fn remove(&self, query: SuppressionQuery) -> Result<usize, Error> {
+        let kept = self.kept()?;
+        let mut query = SuppressionQuery {
+            limit: usize::MAX,
+            cursor: None,
+            ..query
+        };
+        let mut count = 0;
+        loop {
+            let page = kept.page(query.clone()).await?;
+            count += kept.remove(page.suppressions).await?;
+            query.cursor = page.next;
+            if query.cursor.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// One page of entries, by address; those that have ended are left out.
+    ///
+    /// # Errors
+    /// [`Error::BadCursor`], or as [`SuppressionHandle::add`].
+    pub async fn list(&self, query: SuppressionQuery) -> Result<SuppressionPage, Error> {
+        let now = self.postrider.inner.engine.clock.now();
+        let mut page = self.kept()?.page(query).await?;
+        let is_in_force = |entry: &Suppression| entry.until.is_none_or(|until| now < until);
+        page.suppressions.retain(is_in_force);
+        Ok(page)
+    }
+
+    fn kept(&self) -> Result<&dyn Suppressions, Error> {
+        let kept = self.postrider.inner.engine.spool.suppressions();
+        let missing = || "this spool does not keep who is not to get mail".to_owned();
+        kept.ok_or_else(|| Error::Configuration(missing()))
+    }
+}
+
+impl Dispatcher {
+    /// Who is not to get mail: addresses that bounced, whose owners complained or unsubscribed, or
+    /// that somebody here added. Their deliveries are dead as `suppressed`.
+    pub fn suppressions(&self) -> SuppressionHandle<'_> {
+        SuppressionHandle { postrider: self }
+    }
+}
+
+impl Engine {
+    /// The places of the recipients that are not to get a mail, of each of these mails.
+    pub(super) async fn suppressed(&self, mails: &[Addressed<'_>]) -> Vec<Vec<u16>> {
+        let nobody = vec![Vec::new(); mails.len()];
+        let Some(kept) = self.spool.suppressions().filter(|kept| !kept.is_empty()) else {
+            return nobody;
+        };
+        let recipients = mails
+            .iter()
+            .flat_map(|mail| mail.recipients.iter().cloned());
+        let mut found = match kept.of(recipients.collect()).await {
+            Ok(found) => found.into_iter(),
+            Err(error) => {
+                tracing::error!(%error, "it could not be looked up who is not to get mail");
+                return nobody;
+            }
+        };
+
+        let now = self.clock.now();
+        let of_one = |mail: &Addressed<'_>| {
+            let mut places = Vec::new();
+            for place in 0..mail.recipients.len() {
+                let entries = found.next().unwrap_or_default();
+                let stops = |one: &Suppression| one.stops(mail.list, mail.priority, now);
+                if entries.iter().any(stops) {
+                    places.extend(u16::try_from(place).ok());
+                }
+            }
+            places
+        };
+        mails.iter().map(of_one).collect()
+    }
+
+    /// Tells of deliveries that were dead when their mail was accepted.
+    pub(super) fn tell_suppressed(&self, mail: MailId, recipients: &[Address]) {
+        let reason = DeadReason::Suppressed;
+        for recipient in recipients {
+            let zero = Duration::ZERO;
+            self.metrics.delivery("", DeliveryResult::Dead, zero, zero);
+            self.announce(mail, recipient, None, &EventKind::Dead { reason });
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Who is not to get mail: looked at, added, taken off, and moved in and out as CSV.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{RawQuery, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::MediaType;
+use super::params::Params;
+use super::problem::{FieldError, Kind, Problem};
+use super::request::{malformed, misshapen};
+use super::{Door, Shared};
+use crate::dispatch::{Dispatcher, Error};
+use crate::mail::{Address, Timestamp};
+use crate::{Suppression, SuppressionPage, SuppressionQuery, SuppressionReason};
+
+/// The largest entry, as JSON.
+const MAX_ENTRY: usize = 64 * 1024;
+/// The largest file of entries.
+const MAX_FILE: usize = 128 * 1024 * 1024;
+/// How many entries are written together.
+const TOGETHER: usize = 5000;
+/// The most lines of a file of which it is told what is wrong.
+const MAX_TOLD: usize = 100;
+/// The longest list's name and note that are taken.
+const MAX_LIST: usize = 100;
+const MAX_NOTE: usize = 500;
+/// The columns of a file, in the order in which they are written.
+const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "until", "note"];
+
+/// Which entries. What is absent asks nothing.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what `query` reads")]
+pub(super) struct Which {
+    /// Of this address.
+    address: Option<String>,
+    /// For this reason.
+    reason: Option<SuppressionReason>,
+    /// Of this list.
+    #[param(min_length = 1, max_length = 100)]
+    list: Option<String>,
+}
+
+/// How many entries.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what `query` reads")]
+pub(super) struct Paging {
+    /// The most entries in the page; 50 when absent.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u16>,
+    /// What the page before gave as `next`.
+    cursor: Option<String>,
+}
+
+/// An entry as it is added.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an entry as an object")]
+pub(super) struct NewSuppression {
+    /// Who is not to get mail.
+    address: Address,
+    /// Why; `manual` when absent.
+    reason: Option<SuppressionReason>,
+    /// The list whose mail is meant; all mail when absent.
+    #[schema(min_length = 1, max_length = 100, pattern = "^[A-Za-z0-9_-]+$")]
+    list: Option<String>,
+    /// Until when; when absent, `suppression.bounces_for` for a bounce, and else for ever.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+    /// What is known besides.
+    #[schema(max_length = 500)]
+    note: Option<String>,
+}
+
+/// Which entries are taken off, where they are named in a body.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
+struct Removal {
+    address: Option<Address>,
+    reason: Option<SuppressionReason>,
+    list: Option<String>,
+}
+
+/// How many entries were taken off.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Removed {
+    count: usize,
+}
+
+/// What became of a file.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Imported {
+    /// How many entries were added.
+    imported: usize,
+    /// How many lines were not understood.
+    refused: usize,
+    /// What is wrong with the first 100 of those.
+    errors: Vec<WrongLine>,
+}
+
+/// A line that was not understood.
+#[derive(Debug, Serialize, ToSchema)]
+struct WrongLine {
+    line: u64,
+    detail: String,
+}
+
+/// Who is not to get mail, by address.
+#[utoipa::path(
+    get, path = "/v1/suppressions", tag = "suppressions", params(Which, Paging),
+    responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = SuppressionPage)),
+)]
+pub(super) async fn list(
+    State(door): State<Shared>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<SuppressionPage>, Problem> {
+    let query = query(raw.as_deref(), true)?;
+    Ok(Json(door.dispatcher.suppressions().list(query).await?))
+}
+
+/// Adds an entry; one with the same address, list and reason takes the place of the one before.
+#[utoipa::path(
+    post, path = "/v1/suppressions", tag = "suppressions",
+    request_body(content = NewSuppression, content_type = "application/json"),
+    responses((status = 201, description = "The entry", body = Suppression)),
+)]
+pub(super) async fn add(
+    State(door): State<Shared>,
+    request: Request,
+) -> Result<(StatusCode, Json<Suppression>), Problem> {
+    let new: NewSuppression = json(&door, request).await?;
+    check(new.list.as_deref(), new.note.as_deref())
+        .map_err(|(field, detail)| Problem::invalid_field(format!("/{field}"), detail))?;
+    let suppressions = door.dispatcher.suppressions();
+    let reason = new.reason.unwrap_or(SuppressionReason::Manual);
+    let made = suppressions.entry(new.address, reason);
+    let entry = Suppression {
+        list: new.list,
+        until: new.until.or(made.until),
+        note: new.note,
+        ..made
+    };
+    suppressions.add(vec![entry.clone()]).await?;
+    Ok((StatusCode::CREATED, Json(entry)))
+}
+
+/// Takes entries off: those of an address, for a reason, of a list. One of the three is needed.
+#[utoipa::path(
+    delete, path = "/v1/suppressions", tag = "suppressions", params(Which),
+    responses((status = 200, description = "How many", body = Removed)),
+)]
+pub(super) async fn remove(
+    State(door): State<Shared>,
+    request: Request,
+) -> Result<Json<Removed>, Problem> {
+    let mut query = query(request.uri().query(), false)?;
+    let (_, body) = request.into_parts();
+    let held = door.collect(body, MAX_ENTRY).await?;
+    if !held.bytes.trim_ascii().is_empty() {
+        let Removal {
+            address,
+            reason,
+            list,
+        } = read(&held.bytes)?;
+        query.address = query.address.or(address);
+        query.reason = query.reason.or(reason);
+        query.list = query.list.or(list);
+    }
+    if query == SuppressionQuery::default() {
+        let detail = "is needed, or `reason` or `list`: all entries at once are not taken off";
+        return Err(Problem::invalid_field("/address", detail));
+    }
+    let count = door.dispatcher.suppressions().remove(query).await?;
+    Ok(Json(Removed { count }))
+}
+
+/// Adds the entries of a CSV file.
+///
+/// The first line may name the columns: `address`, `reason`, `list`, `since`, `until`, `note`, in
+/// any order. Without one there is an address on each line, and a reason may follow.
+#[utoipa::path(
+    post, path = "/v1/suppressions/import", tag = "suppressions",
+    request_body(content = String, content_type = "text/csv"),
+    responses((status = 200, description = "What became of it", body = Imported)),
+)]
+pub(super) async fn import(
+    State(door): State<Shared>,
+    request: Request,
+) -> Result<Json<Imported>, Problem> {
+    let (parts, body) = request.into_parts();
+    Params::of(parts.uri.query()).finish()?;
+    let kind = parts.headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if !["text/csv", "text/plain", "application/csv"].contains(&essence) {
+        let detail = "a file of entries is taken as text/csv";
+        return Err(Problem::new(Kind::MediaType, detail));
+    }
+    let held = door.collect(body, MAX_FILE).await?;
+    Ok(Json(door.take_file(&held.bytes).await?))
+}
+
+/// All entries as CSV, as `import` takes them.
+#[utoipa::path(
+    get, path = "/v1/suppressions/export", tag = "suppressions", params(Which),
+    responses((status = 200, description = "Every entry", body = String, content_type = "text/csv")),
+)]
+pub(super) async fn export(
+    State(door): State<Shared>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
+    let query = SuppressionQuery {
+        limit: 1000,
+        ..query(raw.as_deref(), false)?
+    };
+    let dispatcher = door.dispatcher.clone();
+    let first = csv_line(COLUMNS)?;
+    let pages = stream::try_unfold(Some((query, first)), move |rest| {
+        let dispatcher = dispatcher.clone();
+        async move {
+            let Some((query, before)) = rest else {
+                return Ok::<_, Error>(None);
+            };
+            next_page(&dispatcher, query, before).await.map(Some)
+        }
+    });
+    let name = "attachment; filename=\"suppressions.csv\"";
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (header::CONTENT_DISPOSITION, name),
+    ];
+    Ok((headers, Body::from_stream(pages)).into_response())
+}
+
+type Rest = Option<(SuppressionQuery, Vec<u8>)>;
+
+async fn next_page(
+    dispatcher: &Dispatcher,
+    query: SuppressionQuery,
+    before: Vec<u8>,
+) -> Result<(Bytes, Rest), Error> {
+    let page = dispatcher.suppressions().list(query.clone()).await?;
+    let mut text = before;
+    for entry in page.suppressions {
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
+        let columns = [
+            entry.address.to_string(),
+            entry.reason.to_string(),
+            entry.list.unwrap_or_default(),
+            time(Some(entry.since)),
+            time(entry.until),
+            entry.note.unwrap_or_default(),
+        ];
+        text.extend(csv_line(columns).unwrap_or_default());
+    }
+    let rest = page.next.map(|next| {
+        let query = SuppressionQuery {
+            cursor: Some(next),
+            ..query
+        };
+        (query, Vec::new())
+    });
+    Ok((text.into(), rest))
+}
+
+fn csv_line<const N: usize>(columns: [impl AsRef<[u8]>; N]) -> Result<Vec<u8>, Problem> {
+    let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
+    let failed = |_| Problem::new(Kind::Internal, "an entry could not be written");
+    writer.write_record(columns).map_err(failed)?;
+    writer
+        .into_inner()
+        .map_err(|_| Problem::new(Kind::Internal, "an entry could not be written"))
+}
+
+impl Door {
+    async fn take_file(&self, file: &[u8]) -> Result<Imported, Problem> {
+        let suppressions = self.dispatcher.suppressions();
+        let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
+        // Where lines end in CRLF the reader is one behind with the number of each after the first.
+        let behind = u64::from(memchr::memmem::find(file, b"\r\n").is_some());
+        let mut lines = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .trim(csv::Trim::All)
+            .from_reader(file);
+        let mut imported = Imported::default();
+        let mut columns: Option<Vec<String>> = None;
+        let mut entries = Vec::new();
+        for line in lines.records() {
+            let line = line.map_err(|error| {
+                Problem::new(Kind::Malformed, format!("the file is not CSV: {error}"))
+            })?;
+            if columns.is_none() {
+                let named: Vec<String> = line.iter().map(str::to_lowercase).collect();
+                let is_header = named
+                    .iter()
+                    .any(|name| name == "address" || name == "email");
+                columns = Some(match is_header {
+                    true => named,
+                    false => COLUMNS.map(str::to_owned).to_vec(),
+                });
+                if is_header {
+                    continue;
+                }
+            }
+            if line.iter().all(str::is_empty) {
+                continue;
+            }
+            let columns = columns.as_deref().unwrap_or_default();
+            match entry(&self.dispatcher, columns, &line) {
+                Ok(entry) => entries.push(entry),
+                Err(detail) => {
+                    imported.refused += 1;
+                    if imported.errors.len() < MAX_TOLD {
+                        let line = line.position().map_or(0, |at| match at.byte() {
+                            0 => at.line(),
+                            _ => at.line() + behind,
+                        });
+                        imported.errors.push(WrongLine { line, detail });
+                    }
+                }
+            }
+            if entries.len() == TOGETHER {
+                imported.imported += entries.len();
+                suppressions.add(std::mem::take(&mut entries)).await?;
+            }
+        }
+        imported.imported += entries.len();
+        suppressions.add(entries).await?;
+        Ok(imported)
+    }
+}
+
+/// The entry that stands on one line.
+fn entry(
+    dispatcher: &Dispatcher,
+    columns: &[String],
+    line: &csv::StringRecord,
+) -> Result<Suppression, String> {
+    let given = |names: &[&str]| {
+        let place = columns
+            .iter()
+            .position(|name| names.contains(&name.as_str()))?;
+        line.get(place).filter(|text| !text.is_empty())
+    };
+    let address = given(&["address", "email"]).ok_or("has no address")?;
+    let address = Address::read(address)?;
+    let reason = match given(&["reason"]) {
+        Some(reason) => reason.parse().map_err(|error| format!("reason: {error}"))?,
+        None => SuppressionReason::Manual,
+    };
+    let time = |name| match given(&[name]) {
+        Some(time) => {
+            let time: Result<Timestamp, _> = time.parse();
+            time.map(Some).map_err(|error| format!("{name}: {error}"))
+        }
+        None => Ok(None),
+    };
+    let (list, note) = (given(&["list"]), given(&["note"]));
+    check(list, note).map_err(|(field, detail)| format!("{field}: {detail}"))?;
+    let made = dispatcher.suppressions().entry(address, reason);
+    Ok(Suppression {
+        list: list.map(str::to_owned),
+        since: time("since")?.unwrap_or(made.since),
+        until: time("until")?.or(made.until),
+        note: note.map(str::to_owned),
+        ..made
+    })
+}
+
+/// What is wrong with a list's name or a note, by the field.
+fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'static str, String)> {
+    if let Some(list) = list
+        && !crate::mail::is_list_name(list)
+    {
+        let detail =
+            format!("is not a list's name: 1 to {MAX_LIST} letters, digits, `-`, `_`, `.`");
+        return Err(("list", detail));
+    }
+    match note.map(|note| note.chars().count()) {
+        Some(count) if count > MAX_NOTE => Err((
+            "note",
+            format!("has {count} characters, and {MAX_NOTE} are the most"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem> {
+    let mut params = Params::of(raw);
+    let address = params.with("address", Address::read);
+    let reason = params.parsed("reason");
+    let list = params.one("list");
+    let mut query = SuppressionQuery {
+        address,
+        reason,
+        list,
+        ..SuppressionQuery::default()
+    };
+    if with_page {
+        query.limit = params.parsed("limit").unwrap_or(50);
+        if !(1..=1000).contains(&query.limit) {
+            params.refuse("/limit", "is not a number from 1 to 1000");
+        }
+        query.cursor = params.one("cursor");
+    }
+    params.finish()?;
+    Ok(query)
+}
+
+async fn json<T: for<'de> Deserialize<'de>>(door: &Shared, request: Request) -> Result<T, Problem> {
+    let (parts, body) = request.into_parts();
+    Params::of(parts.uri.query()).finish()?;
+    if MediaType::of(&parts.headers)? != MediaType::Json {
+        let detail = "an entry is taken as application/json";
+        return Err(Problem::new(Kind::MediaType, detail));
+    }
+    let held = door.collect(body, MAX_ENTRY).await?;
+    read(&held.bytes)
+}
+
+fn read<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let read = serde_path_to_error::deserialize(&mut reader);
+    read.map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
+        match error.inner().is_data() {
+            true => {
+                let error: FieldError = misshapen(error);
+                let pointer = missing(&error.detail).unwrap_or(error.pointer);
+                Problem::invalid_field(pointer, error.detail)
+            }
+            false => malformed(error.inner()),
+        }
+    })
+}
+
+/// The pointer to a field that is missing, which serde points at by its name only.
+fn missing(detail: &str) -> Option<String> {
+    let name = detail.strip_prefix("missing field `")?.split('`').next()?;
+    Some(format!("/{name}"))
+}
