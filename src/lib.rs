@@ -83,8 +83,8 @@ pub use dispatch::{
     Act, AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
     Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, GroupBy, Health,
     JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
-    OnSpoolFailure, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload, RestingStatus,
-    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle,
+    OnSpoolFailure, OutboxHandle, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload,
+    RestingStatus, SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,
@@ -94,8 +94,8 @@ pub use policy::{
     BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,
 };
 pub use spool::{
-    Durability, Query, SpoolError, Suppression, SuppressionPage, SuppressionQuery,
-    SuppressionReason,
+    Durability, NodeStatus, OutboxDraft, Query, SpoolError, Suppression, SuppressionPage,
+    SuppressionQuery, SuppressionReason,
 };
 pub use transport::{Auth, Capture, Relay};
 

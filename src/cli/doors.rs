@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Failure, descriptors};
 use crate::config::Settings;
 use crate::dispatch::Dispatcher;
-use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable};
+use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable, serve_outbox};
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
 
 /// The doors that are open.
@@ -59,6 +59,7 @@ impl Doors {
         let tokens = http.as_ref().map(HttpDoor::tokens);
         let certificate = http.as_ref().map(HttpDoor::certificate);
         let mut open = JoinSet::new();
+        open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
         if let Some(door) = http {
             open.spawn(door.serve(dispatcher.clone(), closing.clone()));
         }

@@ -9,6 +9,7 @@ use ractor::{Actor, ActorCell};
 use tokio::time::Instant;
 
 use super::accept::Accept;
+use super::cluster;
 use super::direct::Direct;
 use super::engine::Engine;
 use super::supervisor::{Args, Supervisor};
@@ -281,8 +282,12 @@ impl Builder {
             ));
         }
         let topology = Topology::new(&self.relays, &self.routes, self.weights)?;
-        let topology = Arc::new(topology);
         let spool = self.open_spool().await?;
+        let topology = match spool.cluster() {
+            Some(cluster) => topology.shared(cluster.orders().borrow().share),
+            None => topology,
+        };
+        let topology = Arc::new(topology);
         let mut engine = Engine::new(spool, self.clock, self.retry, Arc::clone(&topology));
         engine.suppress_bounces_for = self.suppress_bounces_for;
         #[cfg(feature = "templates")]
@@ -323,8 +328,10 @@ impl Builder {
             host: lettre::transport::smtp::extension::ClientId::default().to_string(),
             reloading: tokio::sync::Mutex::default(),
         };
+        let inner = Arc::new(inner);
+        cluster::follow_share(&inner);
         Ok(Dispatcher {
-            inner: Arc::new(inner),
+            inner,
             door: "embedded",
             submitter: crate::mail::Submitter::Local,
             from: None,

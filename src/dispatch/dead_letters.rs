@@ -119,7 +119,10 @@ impl DeadLetters<'_> {
                 let done = letter.is_finished
                     && (dry_run
                         || matches!(
-                            engine.spool.purge_by(&by, letter.mail, engine.clock.now()).await?,
+                            engine
+                                .spool
+                                .purge_by(&by, letter.mail, engine.clock.now())
+                                .await?,
                             OperationResult::Done(_)
                         ));
                 if done {

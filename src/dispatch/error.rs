@@ -63,7 +63,9 @@ pub enum Error {
     #[error("there is no mail {0}")]
     UnknownMail(MailId),
     /// The message of this mail is not kept any more; what became of it is.
-    #[error("the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is")]
+    #[error(
+        "the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is"
+    )]
     Forgotten(MailId),
     /// There is no such relay.
     #[error("there is no relay named `{}`", .0.escape_debug())]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Dispatcher, Error, MailStatus, StatusPage};
+use super::{Dispatcher, Error, MailStatus, StatusPage, cluster};
 use crate::delivery::{EventKind, State};
 use crate::mail::MailId;
 use crate::spool::{OperationResult, Query};
@@ -57,6 +57,7 @@ impl Dispatcher {
         let engine = &self.inner.engine;
         let waiting = engine.waiters.wait_for(id);
         let mut over = std::pin::pin!(engine.life.is_over());
+        let is_shared = engine.spool.cluster().is_some();
         loop {
             let told = waiting.notify.notified();
             let status = self.status(id).await?;
@@ -66,6 +67,8 @@ impl Dispatcher {
 
             tokio::select! {
                 () = told => {}
+                // Another node may have it.
+                () = tokio::time::sleep(cluster::LOOK), if is_shared => {}
                 end = &mut over => {
                     end?;
                     engine.admits()?;
@@ -104,6 +107,7 @@ impl Dispatcher {
         let waiting = engine.waiters.wait_for(id);
         let deadline = Instant::now() + CANCEL_WITHIN;
         let mut is_noted = false;
+        let mut is_wanted_back = false;
         loop {
             let told = waiting.notify.notified();
             let now = engine.clock.now();
@@ -146,8 +150,17 @@ impl Dispatcher {
                 // It came free in between.
                 continue;
             }
-            // A sender has it, and says when that is no longer so.
-            let _ = tokio::time::timeout_at(deadline, told).await;
+            // A sender has it, and says when that is no longer so: of this node, or of another, which is
+            // told.
+            let mut until = deadline;
+            if let Some(cluster) = engine.spool.cluster() {
+                if !is_wanted_back {
+                    is_wanted_back = true;
+                    cluster.want_back(id).await?;
+                }
+                until = until.min(Instant::now() + cluster::LOOK);
+            }
+            let _ = tokio::time::timeout_at(until, told).await;
         }
     }
 

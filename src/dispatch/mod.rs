@@ -35,6 +35,7 @@ mod failures;
 mod jobs;
 mod mails;
 mod numbers;
+mod outbox;
 mod relay_memory;
 mod relays;
 mod running;
@@ -42,6 +43,7 @@ mod series;
 mod suppressions;
 
 mod clock;
+mod cluster;
 mod error;
 mod lettre;
 mod report;
@@ -55,6 +57,7 @@ pub use events::{EventItem, EventStream};
 pub use failures::{FailureGroup, Failures, GroupBy};
 pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
 pub use journal::{JournalHandle, JournalReader};
+pub use outbox::OutboxHandle;
 pub use relays::Relays;
 pub use report::{
     DeliveryStatus, Health, MailStatus, Receipt, RelayState, RelayStatus, RestingStatus, SentNow,

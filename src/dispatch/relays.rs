@@ -75,6 +75,10 @@ impl Relays<'_> {
             self.postrider
                 .note(kind, |event| event.of_relay(name))
                 .await;
+            // Obeyed here at once, and by those who share the spool when they hear of it.
+            if let Some(cluster) = self.postrider.inner.engine.spool.cluster() {
+                cluster.set_paused(name, paused).await?;
+            }
             Ok(())
         } else {
             Err(Error::UnknownRelay(name.to_owned()))

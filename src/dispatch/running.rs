@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::supervisor::{self, Child};
 use super::topology::Topology;
-use super::{Dispatcher, Error};
+use super::{Dispatcher, Error, Inner};
 use crate::delivery::State;
 use crate::policy::{RouteRule, Weights};
 use crate::transport::Relay;
@@ -36,6 +36,25 @@ pub struct Reload {
     pub weights: Weights,
 }
 
+impl Inner {
+    fn stopped_error(&self) -> Error {
+        let gone = || Error::Stopped("its actors are gone".into());
+        self.engine.admits().err().unwrap_or_else(gone)
+    }
+
+    /// Puts relays and routes in force.
+    pub(super) async fn configure(&self, topology: Topology) -> Result<(), Error> {
+        let topology = Arc::new(topology);
+        let (reply, done) = ractor::concurrency::oneshot();
+        let configure = supervisor::Msg::Configure(Arc::clone(&topology), reply.into());
+        let asked = self.supervisor.cast(configure);
+        asked.map_err(|_| self.stopped_error())?;
+
+        self.engine.replace_topology(topology);
+        done.await.map_err(|_| self.stopped_error())
+    }
+}
+
 impl Dispatcher {
     /// Replaces relays, routes and weights without losing a connection in flight. All or nothing.
     ///
@@ -48,14 +67,10 @@ impl Dispatcher {
         // One reload at a time, or two could each put a part of theirs in force.
         let _one = self.inner.reloading.lock().await;
         topology.follow(&engine.topology());
-        let topology = Arc::new(topology);
-        let (reply, done) = ractor::concurrency::oneshot();
-        let configure = supervisor::Msg::Configure(Arc::clone(&topology), reply.into());
-        let asked = self.inner.supervisor.cast(configure);
-        asked.map_err(|_| self.stopped_error())?;
-
-        engine.replace_topology(topology);
-        done.await.map_err(|_| self.stopped_error())?;
+        if let Some(cluster) = engine.spool.cluster() {
+            topology = topology.shared(cluster.orders().borrow().share);
+        }
+        self.inner.configure(topology).await?;
         engine.reroute();
         Ok(())
     }
@@ -122,7 +137,6 @@ impl Dispatcher {
     }
 
     pub(super) fn stopped_error(&self) -> Error {
-        let gone = || Error::Stopped("its actors are gone".into());
-        self.inner.engine.admits().err().unwrap_or_else(gone)
+        self.inner.stopped_error()
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
+use super::cluster::Obeyed;
 use super::engine::Engine;
 use super::router;
 use crate::delivery::EventKind;
@@ -36,6 +37,8 @@ pub(super) struct State {
     waiting: AbortHandle,
     /// Whether a sweep is under way.
     sweeping: bool,
+    /// What other nodes were told, as far as it was obeyed here.
+    obeyed: Obeyed,
 }
 
 pub(super) struct Scheduler;
@@ -58,6 +61,7 @@ impl Actor for Scheduler {
             router,
             waiting,
             sweeping: false,
+            obeyed: Obeyed::default(),
         })
     }
 
@@ -92,6 +96,7 @@ impl Drop for State {
 
 impl State {
     fn tick(&mut self, myself: ActorRef<Msg>) {
+        self.obeyed.obey(&self.engine, &self.router);
         // A router that is gone is followed by one that is told to us.
         let _ = self.router.cast(router::Msg::Wake);
         let now = self.engine.clock.now();

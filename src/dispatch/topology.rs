@@ -15,9 +15,12 @@ use crate::transport::{Relay, Transport};
 pub(super) struct RelayPlan {
     pub name: Arc<str>,
     pub transport: Arc<dyn Transport>,
+    /// How many connections, and how fast: of this node.
     pub connections: usize,
     pub idle_timeout: Duration,
     pub rate: Option<Rate>,
+    /// The same of all nodes together.
+    whole: (usize, Option<Rate>),
 }
 
 /// Which relays there are, and over which routes mail goes.
@@ -115,6 +118,29 @@ impl Topology {
         self.former_routes.dedup();
     }
 
+    /// The same with this node's share of each relay: it is this one of so many nodes. Where there are
+    /// more nodes than connections, some have none.
+    pub(super) fn shared(&self, (rank, nodes): (u32, u32)) -> Topology {
+        let share = |plan: &RelayPlan| {
+            let (connections, rate) = plan.whole;
+            let (at, of) = (rank as usize, nodes.max(1) as usize);
+            RelayPlan {
+                connections: connections / of + usize::from(at < connections % of),
+                rate: rate.map(|rate| rate.shared(rank, nodes)),
+                ..plan.clone()
+            }
+        };
+        Topology {
+            relays: self.relays.iter().map(share).collect(),
+            rules: self.rules.clone(),
+            routes: self.routes.clone(),
+            former_routes: self.former_routes.clone(),
+            fallback: self.fallback.clone(),
+            weights: self.weights,
+            by_name: self.by_name.clone(),
+        }
+    }
+
     /// Which of the relays has this name.
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
@@ -153,6 +179,7 @@ impl RelayPlan {
             connections: relay.connections,
             idle_timeout: relay.idle_timeout,
             rate: relay.rate,
+            whole: (relay.connections, relay.rate),
         })
     }
 }

@@ -145,6 +145,12 @@ impl Mail {
         compose::from_lettre(message)
     }
 
+    /// The same mail under this name, which it was promised under.
+    pub(crate) fn named(mut self, id: MailId) -> Self {
+        self.id = id;
+        self
+    }
+
     /// The same mail with these options.
     ///
     /// # Errors

@@ -29,6 +29,24 @@ impl Rate {
         format!("{count}/s").parse()
     }
 
+    /// The share of this rate that the node `rank`, from 0, of so many has. All shares together are the
+    /// rate.
+    pub(crate) fn shared(self, rank: u32, nodes: u32) -> Rate {
+        let nodes = nodes.max(1);
+        let whole = self.count.get();
+        match NonZeroU32::new(whole / nodes + u32::from(rank < whole % nodes)) {
+            Some(count) if whole >= nodes => Rate {
+                count,
+                per: self.per,
+            },
+            // Less than one for each: all as slow as that.
+            _ => Rate {
+                count: self.count,
+                per: self.per * nodes,
+            },
+        }
+    }
+
     /// A burst of a tenth of a second's worth, which keeps the wire busy without defeating the pace.
     fn short_burst(self) -> NonZeroU32 {
         let a_tenth = f64::from(self.count.get()) / self.per.as_secs_f64() / 10.0;
@@ -66,7 +84,8 @@ impl fmt::Display for Rate {
             1 => "s",
             60 => "m",
             3600 => "h",
-            _ => "d",
+            86_400 => "d",
+            seconds => return write!(f, "{}/{seconds}s", self.count),
         };
         write!(f, "{}/{unit}", self.count)
     }
@@ -202,6 +221,18 @@ mod tests {
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_shares_of_a_rate_add_up_to_it() {
+        let rate = |text: &str| text.parse::<Rate>().expect("a rate");
+        for (whole, nodes) in [("100/s", 3), ("7/m", 4), ("10/s", 10), ("5/s", 1)] {
+            let shares = (0..nodes).map(|rank| rate(whole).shared(rank, nodes).count.get());
+            assert_eq!(shares.sum::<u32>(), rate(whole).count.get(), "{whole}");
+        }
+        // Fewer than the nodes: each has one in so long that all together keep to it.
+        let slow = rate("2/s").shared(1, 3);
+        assert_eq!(slow.to_string(), "2/3s");
     }
 
     #[test]

@@ -69,7 +69,9 @@ pub enum SpoolError {
     #[error("the spool cannot be read: {0}")]
     Unreadable(String),
     /// The message of this mail is not kept any more.
-    #[error("the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is")]
+    #[error(
+        "the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is"
+    )]
     Forgotten(crate::mail::MailId),
     /// The idempotency key belongs to a mail with other content.
     #[error("the idempotency key belongs to mail {0}, which is different")]

@@ -7,6 +7,7 @@
 //! sender at a time; a settle without the current lease changes nothing; what cannot be read is set
 //! aside, never deleted.
 
+mod cluster;
 mod codec;
 pub mod conformance;
 mod error;
@@ -14,6 +15,7 @@ mod journal;
 mod keyed;
 mod lease;
 pub mod memory;
+mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod query;
@@ -22,10 +24,12 @@ pub mod sled;
 mod store;
 mod suppression;
 
+pub use cluster::{Cluster, NodeStatus, Orders};
 pub use codec::decode_any;
 pub use error::SpoolError;
 pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
+pub use outbox::{Outbox, OutboxDraft};
 pub use query::{Only, Page, Query};
 pub use record::{Manifest, Record};
 pub use suppression::{
@@ -367,6 +371,16 @@ pub trait Spool: Send + Sync + 'static {
     /// The journal of what happened, where this spool keeps one. What a spool without one does is told
     /// to nobody.
     fn journal(&self) -> Option<&dyn Journal> {
+        None
+    }
+
+    /// The nodes that share this spool, where several may.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
+
+    /// Mail that applications have put beside the queue, where they can.
+    fn outbox(&self) -> Option<&dyn Outbox> {
         None
     }
 

@@ -15,6 +15,8 @@ pub mod moody_relay;
 pub mod names;
 #[cfg(target_os = "linux")]
 pub mod postfix;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod puppet;
 pub mod real_servers;
 #[cfg(all(feature = "server", target_os = "linux"))]

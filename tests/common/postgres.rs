@@ -3,29 +3,37 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// A server. What is made in it is in schemas of the test's own.
 pub struct Server {
     url: String,
-    _own: Option<Own>,
+    own: Option<Own>,
 }
 
 struct Own {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     data: PathBuf,
-    postgres: Child,
+    port: u16,
+    postgres: Mutex<Child>,
 }
 
-impl Drop for Own {
-    fn drop(&mut self) {
+impl Own {
+    fn stop(&self) {
         // SIGQUIT, which is `-m immediate`; what it leaves is removed with its directory.
         if let Ok(pid) = std::fs::read_to_string(self.data.join("postmaster.pid"))
             && let Some(pid) = pid.lines().next()
         {
             let _ = Command::new("kill").args(["-QUIT", pid]).status();
         }
-        let _ = self.postgres.wait();
+        let _ = self.postgres.lock().unwrap().wait();
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -63,7 +71,7 @@ impl Server {
     /// The server that is named, or one that is started now.
     pub fn start() -> Self {
         match std::env::var("POSTRIDER_TEST_POSTGRES") {
-            Ok(url) if !url.is_empty() => Server { url, _own: None },
+            Ok(url) if !url.is_empty() => Server { url, own: None },
             _ => Server::of_its_own(),
         }
     }
@@ -101,14 +109,33 @@ impl Server {
         let url = url.replace("localhost/", "/");
         let server = Server {
             url,
-            _own: Some(Own {
+            own: Some(Own {
                 data,
-                _dir: dir,
-                postgres,
+                dir,
+                port,
+                postgres: Mutex::new(postgres),
             }),
         };
         server.wait_until_ready();
         server
+    }
+
+    /// Stops it as a power cut would, `-m immediate`.
+    ///
+    /// # Panics
+    /// Where it is not a cluster of its own.
+    pub fn stop(&self) {
+        self.own.as_ref().expect("a cluster of its own").stop();
+    }
+
+    /// Starts it again.
+    ///
+    /// # Panics
+    /// As [`Server::stop`].
+    pub fn start_again(&self) {
+        let own = self.own.as_ref().expect("a cluster of its own");
+        *own.postgres.lock().unwrap() = run(own.dir.path(), &own.data, own.port);
+        self.wait_until_ready();
     }
 
     /// Where it is.
@@ -125,7 +152,11 @@ impl Server {
         }
     }
 
-    fn try_sql(&self, sql: &str) -> Result<String, String> {
+    /// Asks something as its superuser, where it may fail.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn try_sql(&self, sql: &str) -> Result<String, String> {
         let asked = Command::new("psql")
             .args([
                 "-X",

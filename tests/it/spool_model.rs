@@ -15,6 +15,12 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::spool::killed;
 
+#[cfg(feature = "postgres")]
+use postrider::spool::postgres::PostgresSpool;
+
+#[cfg(feature = "postgres")]
+use crate::common::postgres::Server;
+
 use self::model::History;
 use self::steps::Step;
 
@@ -27,6 +33,9 @@ pub enum Home {
     Memory,
     /// A directory for each life: a killed spool is opened as a copy.
     Disk(tempfile::TempDir, u32),
+    /// A schema for each life, in a database.
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<Server>, String, u32),
 }
 
 impl Home {
@@ -35,7 +44,7 @@ impl Home {
     }
 
     /// Opens what is there.
-    pub fn open(&self) -> Arc<dyn Spool> {
+    pub async fn open(&self) -> Arc<dyn Spool> {
         let options = SpoolOptions {
             retention: RETENTION,
             idempotency_ttl: KEY_TIME,
@@ -43,6 +52,12 @@ impl Home {
         };
         match self {
             Home::Memory => memory::open(options),
+            #[cfg(feature = "postgres")]
+            Home::Postgres(server, name, life) => PostgresSpool::new(server.url())
+                .schema(format!("{name}-{life}"))
+                .open(options)
+                .await
+                .expect("the spool opens"),
             Home::Disk(dir, life) => {
                 sled::open(&dir.path().join(life.to_string()), options).expect("the spool opens")
             }
@@ -51,7 +66,7 @@ impl Home {
 
     /// Whether it can be opened again.
     pub fn is_kept(&self) -> bool {
-        matches!(self, Home::Disk(..))
+        !matches!(self, Home::Memory)
     }
 
     /// Ends the spool, and opens what is left of it.
@@ -62,15 +77,21 @@ impl Home {
                 *life += 1;
                 killed::copy_at_rest(&killed, &dir.path().join(life.to_string()));
             }
+            #[cfg(feature = "postgres")]
+            Home::Postgres(server, name, life) if by_kill => {
+                let (killed, copy) = (format!("{name}-{life}"), format!("{name}-{}", *life + 1));
+                server.copy_schema(&killed, &copy);
+                *life += 1;
+            }
             _ => spool.close().await.expect("an open spool closes"),
         }
         drop(spool);
-        self.open()
+        self.open().await
     }
 }
 
 /// Compares `cases` histories, or as many as `PROPTEST_CASES` says.
-fn compare(cases: u32, steps: usize, home: fn() -> Home) {
+fn compare(cases: u32, steps: usize, home: impl Fn() -> Home) {
     let asked = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
@@ -84,11 +105,11 @@ fn compare(cases: u32, steps: usize, home: fn() -> Home) {
     let history = prop::collection::vec(steps::any_step(), 1..steps);
     let outcome = TestRunner::new(config).run(&history, |steps: Vec<Step>| {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut history = History::begin(home());
+            let mut history = History::begin(home()).await;
             for step in &steps {
                 history.take(step).await;
                 history.compare(step).await;
@@ -110,6 +131,18 @@ fn the_spool_in_memory_does_what_the_model_does() {
 #[test]
 fn the_spool_on_disk_does_what_the_model_does() {
     compare(25, 60, Home::disk);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn the_spool_on_postgresql_does_what_the_model_does() {
+    let server = Arc::new(Server::start());
+    let lives = std::cell::Cell::new(0);
+    compare(8, 60, || {
+        lives.set(lives.get() + 1);
+        let name = format!("m{}x{}y", std::process::id(), lives.get());
+        Home::Postgres(Arc::clone(&server), name, 0)
+    });
 }
 
 proptest! {

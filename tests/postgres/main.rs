@@ -3,8 +3,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "../common/postgres.rs"]
-mod server;
+mod cluster;
+#[path = "../common/mod.rs"]
+mod common;
+mod nodes;
+mod outbox;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,7 @@ use postrider::spool::conformance::{Bench, suite};
 use postrider::spool::postgres::PostgresSpool;
 use postrider::spool::{Spool, SpoolError, SpoolOptions};
 
-use self::server::Server;
+use self::common::postgres::Server;
 
 /// Stores are schemas, named so that no test of another run meets them.
 struct OnPostgres {

@@ -13,6 +13,7 @@ mod letter;
 mod list;
 mod mail;
 mod manual;
+mod node;
 mod place;
 mod record;
 mod relay;
@@ -67,6 +68,9 @@ pub enum ClientCommand {
     /// Look after who is not to get mail
     #[command(subcommand)]
     Suppression(suppression::Suppression),
+    /// Look after the nodes that share the spool
+    #[command(subcommand)]
+    Node(node::Node),
     /// Look after the templates that mail is made from
     #[command(subcommand)]
     Template(template::Template),
@@ -115,6 +119,7 @@ impl ClientCommand {
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),
             ClientCommand::Suppression(suppression) => suppression.run(screen),
+            ClientCommand::Node(node) => node.run(screen),
             ClientCommand::Template(template) => template.run(screen),
             ClientCommand::Sendmail(sendmail) => Ok(sendmail.run(screen)),
             ClientCommand::Health(health) => health.run(screen),

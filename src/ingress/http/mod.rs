@@ -21,6 +21,7 @@ mod fields;
 mod jobs;
 mod openapi;
 mod operate;
+mod outbox;
 mod outline;
 mod page;
 mod params;
@@ -36,6 +37,7 @@ mod suppressions;
 mod templates;
 
 pub use access::{Scope, Token, TokenTable};
+pub use outbox::serve_outbox;
 pub use problem::Problem;
 pub use settings::{HttpError, HttpSettings, Limits, Security};
 

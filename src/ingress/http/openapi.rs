@@ -109,6 +109,7 @@ fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(events::events))
         .routes(routes!(audit::audit))
         .routes(routes!(operate::relays))
+        .routes(routes!(operate::nodes))
         .routes(routes!(operate::pause))
         .routes(routes!(operate::resume))
         .routes(routes!(templates::list))

@@ -14,6 +14,7 @@ use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::records::segment;
 use crate::dispatch::{RelayStatus, Stats};
+use crate::spool::NodeStatus;
 
 /// The media type of `/metrics` (OpenMetrics 1.0).
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -90,6 +91,23 @@ async fn relay(door: &Shared, name: &str) -> Result<Json<RelayStatus>, Problem> 
     found
         .map(Json)
         .ok_or_else(|| Problem::new(Kind::NotFound, "the relay was taken away at this moment"))
+}
+
+/// The nodes that share the spool.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Nodes {
+    /// Those that live, the oldest first; none where the spool is this service's own.
+    nodes: Vec<NodeStatus>,
+}
+
+/// The nodes that share the spool.
+#[utoipa::path(
+    get, path = "/v1/nodes", tag = "service",
+    responses((status = 200, description = "The nodes", body = Nodes)),
+)]
+pub(super) async fn nodes(State(door): State<Shared>) -> Result<Json<Nodes>, Problem> {
+    let nodes = door.dispatcher.nodes().await?.unwrap_or_default();
+    Ok(Json(Nodes { nodes }))
 }
 
 /// The engine's numbers.

@@ -363,6 +363,21 @@ impl From<MailError> for FieldError {
     }
 }
 
+impl Problem {
+    /// What is wrong in one sentence, with the fields that are.
+    pub(super) fn sentence(&self) -> String {
+        let fields = self
+            .errors
+            .iter()
+            .map(|field| format!("{}: {}", field.pointer, field.detail));
+        let fields: Vec<String> = fields.collect();
+        match fields.is_empty() {
+            true => self.detail.clone(),
+            false => fields.join("; "),
+        }
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let detail = error.to_string();

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::Row;
 
 use super::PostgresNode;
-use super::link::{Connected, Failed, judge};
+use super::link::Connected;
 use super::reading::ask;
 use super::rows::Totals;
 use super::shared::{Core, bump};

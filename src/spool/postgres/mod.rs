@@ -4,9 +4,9 @@
 //! * [`schema`] makes the tables; [`link`] the connections, one for each kind of work; [`shared`] is what
 //!   all parts share;
 //! * [`session`] is this node among the others: heartbeats, and what it takes over from the dead;
-//!   [`book`] is what it holds, [`hints`] what it knows of what comes next;
+//!   [`cluster`] what they tell each other; [`book`] is what it holds, [`hints`] what it knows of what comes next;
 //! * [`put`], [`claim`] and [`settle`] are the hot path, [`operations`] and [`sweep`] what users and the
-//!   clock change, [`reading`] and [`journal`] what is looked up; [`rows`] and [`routes`] are how all
+//!   clock change, [`outbox`] what applications enqueue, [`reading`] and [`journal`] what is looked up; [`rows`] and [`routes`] are how all
 //!   of it stands in tables.
 //!
 //! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
@@ -15,10 +15,12 @@
 
 mod book;
 mod claim;
+mod cluster;
 mod hints;
 mod journal;
 mod link;
 mod operations;
+mod outbox;
 mod put;
 mod reading;
 mod routes;
@@ -53,9 +55,9 @@ use self::settle::Command;
 use self::shared::Core;
 use self::shared::Session;
 use super::{
-    Claim, ClaimRequest, Durability, Journal, Lease, LeaseToken, NewMail, OperationResult, Page,
-    PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats,
-    SweepReport,
+    Claim, ClaimRequest, Cluster, Durability, Journal, Lease, LeaseToken, NewMail, OperationResult,
+    Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions,
+    SpoolStats, SweepReport,
 };
 use crate::delivery::{Delivery, Route};
 use crate::mail::{MailId, Timestamp, seconds};
@@ -197,6 +199,8 @@ impl PostgresSpool {
             closed: AtomicBool::new(false),
             down: RwLock::new(None),
             untold: Mutex::default(),
+            drafts: Mutex::default(),
+            orders: watch::channel(Arc::default()).0,
             stale: AtomicU64::new(0),
             commands,
             releasing: AtomicU64::new(0),
@@ -244,7 +248,9 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
         core.journal_id.store(id, Ordering::Relaxed);
     }
     session::come(core, on).await?;
-    core.hints.set_sweep(sweep::next(core, on).await?);
+    cluster::read_orders(core, on).await?;
+    let next = sweep::next(core, on).await?;
+    core.hints.sweep_at(next);
     Ok(())
 }
 
@@ -437,6 +443,14 @@ impl Spool for PostgresNode {
     }
 
     fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        Some(self)
+    }
+
+    fn outbox(&self) -> Option<&dyn Outbox> {
         Some(self)
     }
 

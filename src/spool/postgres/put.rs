@@ -299,7 +299,8 @@ WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients,
   k AS (INSERT INTO keys (key, mail, fingerprint, forget_at)
     SELECT * FROM unnest($16::bytea[], $17::uuid[], $18::uuid[], $19::int8[])
     RETURNING 1),
-  n AS MATERIALIZED (SELECT (SELECT count(*) FROM m) + (SELECT count(*) FROM r) + (SELECT count(*) FROM k) AS n),
+  o AS (DELETE FROM outbox WHERE id = ANY($29) RETURNING 1),
+  n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m) + (SELECT count(*) FROM r) + (SELECT count(*) FROM k) AS n),
   b AS MATERIALIZED (SELECT h.* FROM n, LATERAL bump($20, $21, $22, n.n) h),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
     SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
@@ -370,6 +371,12 @@ async fn insert(
         told.tell(Entry::accepted(manifest));
     }
 
+    let drafts: Vec<Uuid> = {
+        let in_hand = core.drafts.lock();
+        let of_these = mails.iter().map(|mail| mail.manifest.id);
+        let drafts = of_these.filter(|id| in_hand.contains(id)).map(rows::uuid);
+        drafts.collect()
+    };
     let records = Records::of(told);
     let rows = on
         .query(
@@ -403,9 +410,16 @@ async fn insert(
                 &records.befores,
                 &records.acts,
                 &records.entries,
+                &drafts,
             ],
         )
         .await?;
+    if !drafts.is_empty() {
+        let mut in_hand = core.drafts.lock();
+        drafts
+            .into_iter()
+            .for_each(|draft| _ = in_hand.remove(&rows::mail_id(draft)));
+    }
     let row = rows.first();
     Ok(Committed {
         commits: row.map_or(0, |row| row.get(0)),

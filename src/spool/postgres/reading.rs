@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::link::{Connected, Failed, judge};
+use super::link::Connected;
 use super::rows::{self, CANCELLED, DEAD, DELIVERED};
 use super::shared::Core;
 use crate::delivery::{Route, State};
@@ -30,7 +30,11 @@ macro_rules! ask {
             let $on = $core.on(&$core.reading).await?;
             match $ask.await {
                 Ok(found) => break Ok(found),
-                Err(error) if judge(&error) == Failed::Gone && tries < 2 => {
+                Err(error)
+                    if $crate::spool::postgres::link::judge(&error)
+                        == $crate::spool::postgres::link::Failed::Gone
+                        && tries < 2 =>
+                {
                     $core.reading.discard().await;
                 }
                 Err(error) => break Err($core.failed(&error)),

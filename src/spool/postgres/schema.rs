@@ -7,7 +7,11 @@ use super::link::{quoted, reason};
 use crate::spool::SpoolError;
 
 /// Each step, in order. A step that was released is never changed.
-const STEPS: &[&str] = &[include_str!("migrations/0001.sql")];
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+];
 
 /// Whether tables are made and changed when a spool is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

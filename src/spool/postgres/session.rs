@@ -186,10 +186,7 @@ pub(super) async fn take_over(
         }
         .await;
         match outcome {
-            Ok(None) => {
-                let _ = on.rollback().await;
-                Ok(())
-            }
+            Ok(None) => Ok(()),
             Ok(Some((ended, committed, count))) => {
                 if ending == Ending::Lapsed {
                     tracing::warn!(
@@ -244,6 +241,32 @@ async fn terminate(core: &Core, on: &Connected, session: i32) {
     }
 }
 
+/// Gives back what a session holds that ends by itself, at-most-once mail aside that may have been
+/// sent: if there is any, the session is left for whoever takes it over, and tells of it. Returns
+/// whether there is.
+async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgres::Error> {
+    let doubts = on
+        .query(
+            "SELECT count(*) FROM ready WHERE owner = $1 AND stage = 1",
+            &[&session],
+        )
+        .await?;
+    if doubts.first().is_none_or(|row| row.get::<_, i64>(0) == 0) {
+        return Ok(false);
+    }
+    on.execute(
+        "UPDATE ready SET owner = 0 WHERE owner = $1 AND stage = 0",
+        &[&session],
+    )
+    .await?;
+    on.execute(
+        "UPDATE sessions SET seen = to_timestamp(0) WHERE id = $1",
+        &[&session],
+    )
+    .await?;
+    Ok(true)
+}
+
 type Ended = Option<(Vec<EndedDelivery>, Option<Committed>, usize)>;
 
 async fn end_session(
@@ -253,6 +276,9 @@ async fn end_session(
     ending: Ending,
 ) -> Result<Ended, tokio_postgres::Error> {
     let own = ending == Ending::Own;
+    if own && leave_doubts(on, session).await? {
+        return Ok(None);
+    }
     let gone = on
         .execute(
             "DELETE FROM sessions WHERE id = $1 AND ($2 OR seen < now() - lease_ms * interval '1 ms')",
@@ -422,6 +448,9 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     if !is_news && !anyway {
         return Ok(());
     }
+    super::cluster::read_orders(core, &on)
+        .await
+        .map_err(failed)?;
     if committed.pending > 0 {
         fronts(core, &on).await.map_err(failed)?;
     }

@@ -1,5 +1,6 @@
 //! What all parts of one node's spool share.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,9 +15,11 @@ use super::hints::Hints;
 use super::link::{Connected, Connector, Failed, Link, judge};
 use super::routes::Routes;
 use super::settle::Command;
-use crate::mail::Timestamp;
+use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, Told};
-use crate::spool::{Durability, EndedDelivery, LeaseKeeper, LeaseToken, SpoolError, SpoolOptions};
+use crate::spool::{
+    Durability, EndedDelivery, LeaseKeeper, LeaseToken, Orders, SpoolError, SpoolOptions,
+};
 
 /// How often a change that others were in the way of is tried again.
 const TRIES: usize = 5;
@@ -53,6 +56,10 @@ pub(super) struct Core {
     /// Why the database does not answer, since it last did.
     pub down: RwLock<Option<SpoolError>>,
     pub untold: Mutex<Vec<EndedDelivery>>,
+    /// The drafts of the outbox that are in hand here: a put takes them out of it.
+    pub drafts: Mutex<HashSet<MailId>>,
+    /// What this node is to obey.
+    pub orders: watch::Sender<Arc<Orders>>,
     pub stale: AtomicU64,
     pub commands: mpsc::UnboundedSender<Command>,
     /// How many releases the settling task has not written yet.

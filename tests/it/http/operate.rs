@@ -138,6 +138,7 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
         "POST /v1/dead/retry",
         "DELETE /v1/dead",
         "GET /v1/events",
+        "GET /v1/nodes",
         "GET /v1/relays",
         "POST /v1/relays/{name}/pause",
         "POST /v1/relays/{name}/resume",

@@ -262,5 +262,10 @@ async fn a_message_that_is_not_kept_any_more_is_gone_and_its_record_is_not() {
     assert_eq!(raw.status, 410);
     assert_eq!(problem["status"], 410);
     assert_eq!(problem["type"], "urn:postrider:problem:gone");
-    assert!(problem["detail"].as_str().unwrap().contains("spool.keep_bodies"));
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("spool.keep_bodies")
+    );
 }

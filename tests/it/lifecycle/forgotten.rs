@@ -11,12 +11,10 @@ use crate::common::{Puppet, engine, eventually, mail_to, submit};
 /// A puppet that rejects what goes to `no…@`.
 fn strict() -> Puppet {
     let puppet = Puppet::free();
-    puppet.answer(
-        |mail| match mail.recipients[0].as_str().starts_with("no") {
-            true => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")),
-            false => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
-        },
-    );
+    puppet.answer(|mail| match mail.recipients[0].as_str().starts_with("no") {
+        true => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")),
+        false => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
+    });
     puppet
 }
 
@@ -144,8 +142,5 @@ async fn what_has_ended_goes_as_fast_as_others_come() {
         "{most} of {} were kept at once though none is to be",
         groups * each
     );
-    eventually("nothing is kept", async || {
-        kept(&postrider).await == 0
-    })
-    .await;
+    eventually("nothing is kept", async || kept(&postrider).await == 0).await;
 }

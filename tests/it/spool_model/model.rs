@@ -56,9 +56,9 @@ pub struct History {
 }
 
 impl History {
-    pub fn begin(home: Home) -> Self {
+    pub async fn begin(home: Home) -> Self {
         History {
-            spool: home.open(),
+            spool: home.open().await,
             home,
             now: Timestamp::from_millis(1_900_000_000_000),
             count: 0,

@@ -1,0 +1,52 @@
+//! `postrider node list`: the nodes that share the service's spool.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Deserialize;
+
+use super::{Asking, Failure};
+use crate::cli::screen::{Fit, Screen, grouped, plain};
+use crate::spool::NodeStatus;
+
+/// What the service answers when it is asked for its nodes.
+#[derive(Deserialize)]
+struct Nodes {
+    nodes: Vec<NodeStatus>,
+}
+
+/// `postrider node`.
+#[derive(Subcommand)]
+pub enum Node {
+    /// List the nodes that live
+    List {
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+impl Node {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let Node::List { asking } = self;
+        let answer = asking.service.client()?.get(&["v1", "nodes"], &vec![])?;
+        if asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let nodes = answer.decode::<Nodes>()?.nodes;
+        let row = |node: &NodeStatus| {
+            let this = if node.is_this { " (this one)" } else { "" };
+            vec![
+                plain(format_args!("{}{this}", node.name)),
+                plain(node.session),
+                plain(&node.version),
+                plain(node.since),
+                plain(node.seen),
+                plain(grouped(node.holds)),
+            ]
+        };
+        let heads = ["NODE", "SESSION", "VERSION", "SINCE", "SEEN", "HOLDS"];
+        screen.table(&heads, nodes.iter().map(row).collect(), Fit::Wrap)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

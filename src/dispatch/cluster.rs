@@ -1,0 +1,108 @@
+//! The dispatchers that share a spool: who they are, and that each obeys what any of them is told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{ActorRef, RpcReplyPort};
+use tokio::time::Instant;
+
+use super::engine::Engine;
+use super::recalls::Recalled;
+use super::router;
+use super::{Dispatcher, Error, Inner};
+use crate::mail::MailId;
+use crate::spool::{NodeStatus, Orders};
+
+/// How long a mail stays recalled here that is wanted back somewhere.
+const RECALLED_FOR: Duration = Duration::from_secs(30);
+/// How often a dispatcher looks what became of a mail that another may have.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// What was obeyed so far.
+#[derive(Default)]
+pub(super) struct Obeyed {
+    orders: Option<Arc<Orders>>,
+    paused: BTreeSet<String>,
+    recalled: HashMap<MailId, (Recalled, Instant)>,
+}
+
+impl Obeyed {
+    /// Obeys what is new.
+    pub(super) fn obey(&mut self, engine: &Arc<Engine>, router: &ActorRef<router::Msg>) {
+        let Some(cluster) = engine.spool.cluster() else {
+            return;
+        };
+        let orders = Arc::clone(&cluster.orders().borrow());
+        self.recalled
+            .retain(|_, (_, since)| since.elapsed() < RECALLED_FOR);
+        if self.orders.as_ref() == Some(&orders) {
+            return;
+        }
+        for relay in orders.paused.symmetric_difference(&self.paused) {
+            let (reply, _) = ractor::concurrency::oneshot::<bool>();
+            let _ = router.cast(router::Msg::Pause {
+                relay: relay.clone(),
+                paused: orders.paused.contains(relay),
+                reply: RpcReplyPort::from(reply),
+            });
+        }
+        self.paused = orders.paused.clone();
+        let before = self.orders.take();
+        for mail in &orders.wanted_back {
+            let is_known = before
+                .as_ref()
+                .is_some_and(|before| before.wanted_back.contains(mail));
+            if is_known {
+                continue;
+            }
+            let recalled = engine.recalls.recall(*mail);
+            self.recalled.insert(*mail, (recalled, Instant::now()));
+            engine.end_recalled(*mail, engine.clock.now());
+        }
+        self.orders = Some(orders);
+    }
+}
+
+/// Has a dispatcher take its share of the relays whenever nodes join or leave, as long as it lives.
+pub(super) fn follow_share(inner: &Arc<Inner>) {
+    let Some(cluster) = inner.engine.spool.cluster() else {
+        return;
+    };
+    let mut orders = cluster.orders();
+    let mut share = orders.borrow().share;
+    let inner = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        while orders.changed().await.is_ok() {
+            let now = orders.borrow_and_update().share;
+            if now == share {
+                continue;
+            }
+            let Some(inner) = inner.upgrade() else { return };
+            let _one = inner.reloading.lock().await;
+            let topology = inner.engine.topology().shared(now);
+            if inner.configure(topology).await.is_err() {
+                return;
+            }
+            tracing::info!(
+                node = now.0,
+                nodes = now.1,
+                "this node's share of the relays has changed"
+            );
+            share = now;
+        }
+    });
+}
+
+impl Dispatcher {
+    /// The dispatchers that share this one's spool, this one included; `None` where it is its own.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn nodes(&self) -> Result<Option<Vec<NodeStatus>>, Error> {
+        match self.inner.engine.spool.cluster() {
+            Some(cluster) => Ok(Some(cluster.nodes().await?)),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The outbox's door: what applications have enqueued in transactions of their own is composed as
+//! `POST /v1/mails` composes it, and moved to the queue.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::request::{Composing, MailRequest};
+use crate::dispatch::{Dispatcher, Error, OutboxHandle};
+use crate::mail::{Mail, MailId};
+use crate::spool::OutboxDraft;
+
+/// How often it is looked for new drafts.
+const LOOK: Duration = Duration::from_millis(25);
+/// How long the outbox is left alone when what it held could not be moved.
+const REST: Duration = Duration::from_secs(1);
+/// How many drafts are moved together.
+const GROUP: usize = 128;
+
+/// Moves what is in the outbox, until the doors close. Idle where the spool has none.
+pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<bool>) {
+    let Some(outbox) = dispatcher.outbox() else {
+        let _ = closing.wait_for(|closing| *closing).await;
+        return;
+    };
+    loop {
+        let rest = match outbox.take(GROUP).await {
+            Ok(drafts) if drafts.is_empty() => LOOK,
+            Ok(drafts) => match move_all(&outbox, drafts).await {
+                true => Duration::ZERO,
+                false => REST,
+            },
+            Err(error) => {
+                tracing::debug!(%error, "the outbox cannot be read");
+                REST
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+    }
+}
+
+/// Moves drafts to the queue; returns whether all went somewhere.
+async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
+    let mut by_id: HashMap<MailId, OutboxDraft> = HashMap::with_capacity(drafts.len());
+    let mut mails: Vec<(MailId, Mail)> = Vec::with_capacity(drafts.len());
+    let mut left = Vec::new();
+    for draft in drafts {
+        let composing = Composing {
+            templates: outbox.postrider().templates(),
+            shared: None,
+        };
+        match MailRequest::read(draft.json.as_bytes(), None, composing) {
+            Ok(mail) => {
+                mails.push((draft.id, mail));
+                by_id.insert(draft.id, draft);
+            }
+            Err(problem) => {
+                if !reject(outbox, &draft, &problem.sentence()).await {
+                    left.push(draft.id);
+                }
+            }
+        }
+    }
+    for (id, result) in outbox.submit(mails).await {
+        let Err(error) = result else { continue };
+        let is_its_own = matches!(
+            error,
+            Error::Mail(_) | Error::KeyReused(_) | Error::NoRoute(_)
+        );
+        let gone = match by_id.get(&id) {
+            Some(draft) if is_its_own => reject(outbox, draft, &error.to_string()).await,
+            _ => false,
+        };
+        if !gone {
+            left.push(id);
+        }
+    }
+    if left.is_empty() {
+        return true;
+    }
+    tracing::warn!(
+        count = left.len(),
+        "mail in the outbox cannot be moved to the queue now"
+    );
+    if let Err(error) = outbox.give_back(left).await {
+        tracing::debug!(%error, "it comes back when this node's session ends");
+    }
+    false
+}
+
+async fn reject(outbox: &OutboxHandle, draft: &OutboxDraft, reason: &str) -> bool {
+    tracing::warn!(mail.id = %draft.id, reason, "mail from the outbox cannot be composed, and is dead");
+    match outbox.reject(draft, reason).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(mail.id = %draft.id, %error, "it could not be set aside");
+            false
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The outbox: mail that applications have put beside the queue in transactions of their own, and that
+//! is still to be composed. A door takes it from here.
+//!
+//! *Invariants:* a draft is seen once its transaction has committed, and never otherwise; it leaves the
+//! outbox in the commit in which its mail is put, so that it becomes one mail however often it is taken.
+
+use async_trait::async_trait;
+
+use super::SpoolError;
+use crate::mail::{MailId, Timestamp};
+
+/// A mail that is not composed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxDraft {
+    /// The name that its mail will have.
+    pub id: MailId,
+    /// What is to be sent, as `POST /v1/mails` takes it.
+    pub json: String,
+}
+
+/// Mail that was put beside the queue.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Takes the oldest drafts in hand: nobody else gets them while this node lives.
+    async fn take(&self, most: usize) -> Result<Vec<OutboxDraft>, SpoolError>;
+
+    /// A draft was found to be a mail that is kept already, by its idempotency key.
+    async fn became(&self, draft: MailId, mail: MailId) -> Result<(), SpoolError>;
+
+    /// A draft cannot become a mail: it is kept as one that is dead as `rejected`.
+    async fn reject(
+        &self,
+        draft: &OutboxDraft,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), SpoolError>;
+
+    /// Drafts that could not be put now go back.
+    async fn give_back(&self, drafts: Vec<MailId>) -> Result<(), SpoolError>;
+}

@@ -1,0 +1,113 @@
+//! What the nodes tell each other, as tables that each looks at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_postgres::Row;
+
+use super::PostgresNode;
+use super::link::Connected;
+use super::reading::ask;
+use super::rows;
+use super::shared::Core;
+use crate::mail::{MailId, Timestamp};
+use crate::spool::SpoolError;
+use crate::spool::cluster::{Cluster, NodeStatus, Orders};
+
+/// How long a mail is wanted back.
+const WANTED_FOR: Duration = Duration::from_secs(60);
+
+/// Reads what is to be obeyed, and tells of it where it is new.
+pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    let rows = on
+        .query(
+            "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay), ARRAY(SELECT mail FROM wanted_back ORDER BY mail),
+               (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms'),
+               (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' AND id < $1)",
+            &[&core.session()],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(());
+    };
+    let wanted: Vec<uuid::Uuid> = row.get(1);
+    let number = |column: usize| u32::try_from(row.get::<_, i64>(column)).unwrap_or(0);
+    let orders = Orders {
+        paused: row.get::<_, Vec<String>>(0).into_iter().collect(),
+        wanted_back: wanted.into_iter().map(rows::mail_id).collect(),
+        share: (number(3), number(2).max(1)),
+    };
+    let is_new = core.orders.send_if_modified(|known| {
+        let is_new = **known != orders;
+        if is_new {
+            *known = Arc::new(orders);
+        }
+        is_new
+    });
+    if is_new {
+        core.changed.notify_one();
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Cluster for PostgresNode {
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, SpoolError> {
+        let core = &self.core;
+        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+            "SELECT s.id, s.node, s.version, (extract(epoch FROM s.since) * 1000)::bigint,
+               (extract(epoch FROM s.seen) * 1000)::bigint, (SELECT count(*) FROM ready r WHERE r.owner = s.id)
+             FROM sessions s WHERE s.seen >= now() - s.lease_ms * interval '1 ms' ORDER BY s.id",
+            &[],
+        ));
+        let own = core.session();
+        Ok(rows?
+            .iter()
+            .map(|row| NodeStatus {
+                session: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
+                name: row.get(1),
+                version: row.get(2),
+                since: Timestamp::from_millis(row.get(3)),
+                seen: Timestamp::from_millis(row.get(4)),
+                is_this: row.get::<_, i32>(0) == own,
+                holds: u64::try_from(row.get::<_, i64>(5)).unwrap_or(0),
+            })
+            .collect())
+    }
+
+    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
+        let core = &self.core;
+        let sql = match paused {
+            true => {
+                "WITH h AS (UPDATE head SET commits = commits + 1)
+                 INSERT INTO paused (relay) VALUES ($1) ON CONFLICT DO NOTHING"
+            }
+            false => {
+                "WITH h AS (UPDATE head SET commits = commits + 1) DELETE FROM paused WHERE relay = $1"
+            }
+        };
+        let done: Result<u64, SpoolError> = ask!(core, on => on.execute(sql, &[&relay]));
+        done?;
+        let read: Result<(), SpoolError> = ask!(core, on => read_orders(core, &on));
+        read
+    }
+
+    async fn want_back(&self, mail: MailId) -> Result<(), SpoolError> {
+        let core = &self.core;
+        let mail = rows::uuid(mail);
+        let seconds = i64::try_from(WANTED_FOR.as_secs()).unwrap_or(60);
+        let done: Result<u64, SpoolError> = ask!(core, on => on.execute(
+            "WITH h AS (UPDATE head SET commits = commits + 1),
+               o AS (DELETE FROM wanted_back WHERE at < now() - $2 * interval '1 s' AND mail <> $1)
+             INSERT INTO wanted_back (mail) VALUES ($1) ON CONFLICT (mail) DO UPDATE SET at = now()",
+            &[&mail, &(seconds as f64)],
+        ));
+        done.map(|_| ())
+    }
+
+    fn orders(&self) -> watch::Receiver<Arc<Orders>> {
+        self.core.orders.subscribe()
+    }
+}

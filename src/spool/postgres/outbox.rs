@@ -1,0 +1,252 @@
+//! The outbox as a table: `enqueue` writes it in the application's transaction, a put takes it out in
+//! its own.
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use uuid::Uuid;
+
+use super::PostgresNode;
+use super::link::Connected;
+use super::reading::ask;
+use super::rows::{self, DEAD, Totals};
+use super::shared::{Core, bump};
+use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage};
+use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
+use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::outbox::{Outbox, OutboxDraft};
+use crate::spool::{Manifest, SpoolError, codec};
+
+/// The most characters of a reason that are kept.
+const REASON: usize = 2000;
+
+type Failure = tokio_postgres::Error;
+
+const TAKE: &str = "
+UPDATE outbox o SET owner = $1 FROM (
+  SELECT b.id FROM outbox b WHERE b.owner = 0 OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = b.owner)
+  ORDER BY b.at LIMIT $2 FOR UPDATE SKIP LOCKED) x
+WHERE o.id = x.id RETURNING o.id, o.draft::text";
+
+#[async_trait]
+impl Outbox for PostgresNode {
+    async fn take(&self, most: usize) -> Result<Vec<OutboxDraft>, SpoolError> {
+        let core = &self.core;
+        if let Some(failure) = core.failure() {
+            return Err(failure);
+        }
+        let session = core.session();
+        let most = i64::try_from(most).unwrap_or(100);
+        let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
+            ask!(core, on => on.query(TAKE, &[&session, &most]));
+        let drafts: Vec<OutboxDraft> = rows?
+            .iter()
+            .map(|row| OutboxDraft {
+                id: rows::mail_id(row.get(0)),
+                json: row.get(1),
+            })
+            .collect();
+        let mut in_hand = core.drafts.lock();
+        in_hand.extend(drafts.iter().map(|draft| draft.id));
+        Ok(drafts)
+    }
+
+    async fn became(&self, draft: MailId, mail: MailId) -> Result<(), SpoolError> {
+        self.core.drafts.lock().remove(&draft);
+        self.core
+            .change(move |_, on| {
+                async move {
+                    let (id, mail) = (rows::uuid(draft), rows::uuid(mail));
+                    if id != mail {
+                        on.execute(
+                            "INSERT INTO aliases (id, mail) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                            &[&id, &mail],
+                        )
+                        .await?;
+                    }
+                    on.execute("DELETE FROM outbox WHERE id = $1", &[&id])
+                        .await?;
+                    Ok(((), None))
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn reject(
+        &self,
+        draft: &OutboxDraft,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        self.core.drafts.lock().remove(&draft.id);
+        let draft = draft.clone();
+        let reason: String = reason.chars().take(REASON).collect();
+        self.core
+            .change(move |core, on| {
+                let (draft, reason) = (draft.clone(), reason.clone());
+                async move { reject_in(core, on, &draft, &reason, now).await }.boxed()
+            })
+            .await?;
+        self.core
+            .hints
+            .sweep_at(self.core.kept_until(now.as_millis()));
+        Ok(())
+    }
+
+    async fn give_back(&self, drafts: Vec<MailId>) -> Result<(), SpoolError> {
+        {
+            let mut in_hand = self.core.drafts.lock();
+            drafts.iter().for_each(|draft| _ = in_hand.remove(draft));
+        }
+        let ids: Vec<Uuid> = drafts.into_iter().map(rows::uuid).collect();
+        let core = &self.core;
+        let done: Result<u64, SpoolError> = ask!(core, on => on.execute(
+            "UPDATE outbox SET owner = 0 WHERE id = ANY($1)",
+            &[&ids],
+        ));
+        done.map(|_| ())
+    }
+}
+
+/// Keeps a draft as a mail that is dead from the start.
+async fn reject_in(
+    core: &Core,
+    on: &Connected,
+    draft: &OutboxDraft,
+    reason: &str,
+    now: Timestamp,
+) -> Result<((), Option<super::shared::Committed>), Failure> {
+    let id = rows::uuid(draft.id);
+    let gone = on
+        .execute("DELETE FROM outbox WHERE id = $1", &[&id])
+        .await?;
+    if gone == 0 {
+        return Ok(((), None));
+    }
+    let route = Route::over([]);
+    core.routes.name_all(on, [&route]).await?;
+    let stage = Stage::Dead {
+        at: now,
+        reason: DeadReason::Rejected,
+    };
+    let deliveries: Vec<Delivery> = recipients(&draft.json)
+        .into_iter()
+        .map(|recipient| {
+            let mut delivery = Delivery::new(recipient, route.clone(), now);
+            delivery.stage = stage;
+            delivery.tries = 1;
+            delivery.attempts.push(Attempt {
+                at: now,
+                relay: String::new(),
+                phase: Phase::Local,
+                code: None,
+                enhanced: None,
+                text: reason.to_owned(),
+            });
+            delivery
+        })
+        .collect();
+    let manifest = Manifest {
+        id: draft.id,
+        accepted_at: now,
+        expires_at: now,
+        return_path: None,
+        message_id: format!("<{}@outbox.invalid>", draft.id),
+        subject: subject(&draft.json),
+        priority: Priority::Default,
+        guarantee: Guarantee::AtLeastOnce,
+        tags: Vec::new(),
+        idempotency_key: None,
+        fingerprint: 0,
+        size: draft.json.len() as u64,
+        recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
+        eight_bit: false,
+        smtputf8: false,
+        submitter: None,
+    };
+
+    let names: Vec<String> = deliveries
+        .iter()
+        .map(|d| rows::text(&d.recipient.to_string()))
+        .collect();
+    let priority = rows::priority_number(manifest.priority);
+    on.execute(
+        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
+         VALUES ($1, $2, $2, $3, $4, $5, $6)",
+        &[
+            &id,
+            &now.as_millis(),
+            &priority,
+            &names,
+            &rows::manifest_bytes(&manifest),
+            &draft.json.as_bytes(),
+        ],
+    )
+    .await?;
+    let mut totals = Totals::default();
+    let mut told = Told::default();
+    told.tell(Entry::accepted(&manifest));
+    let (_, at, number) = rows::stage_columns(&stage);
+    for (index, delivery) in (0i32..).zip(&deliveries) {
+        on.execute(
+            "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 1, 0, 0, $8)",
+            &[
+                &id,
+                &index,
+                &core.routes.id(&route).unwrap_or(0),
+                &priority,
+                &at,
+                &DEAD,
+                &number,
+                &codec::encode(delivery),
+            ],
+        )
+        .await?;
+        totals.add(DEAD, priority, 1);
+        told.tell(Entry::became(
+            draft.id,
+            Some(&manifest),
+            delivery,
+            true,
+            now,
+        ));
+    }
+    let committed = bump(on, told, &totals).await?;
+    Ok(((), committed))
+}
+
+/// Whom a draft is for, as far as that can be read: a record has a recipient.
+fn recipients(json: &str) -> Vec<Address> {
+    fn collect(value: &serde_json::Value, found: &mut Vec<Address>) {
+        match value {
+            serde_json::Value::String(text) => {
+                let bare = text
+                    .rsplit_once('<')
+                    .map_or(text.as_str(), |(_, rest)| rest);
+                let address = bare.trim_end_matches('>').trim().parse();
+                found.extend(address.ok().filter(|_| found.len() < 100));
+            }
+            serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    if let Ok(draft) = serde_json::from_str::<serde_json::Value>(json) {
+        for field in ["to", "cc", "bcc"] {
+            if let Some(value) = draft.get(field) {
+                collect(value, &mut found);
+            }
+        }
+    }
+    if found.is_empty() {
+        found.extend("unknown@recipient.invalid".parse().ok());
+    }
+    found
+}
+
+fn subject(json: &str) -> String {
+    let draft = serde_json::from_str::<serde_json::Value>(json).unwrap_or_default();
+    let subject = draft.get("subject").and_then(|subject| subject.as_str());
+    subject.unwrap_or_default().chars().take(200).collect()
+}

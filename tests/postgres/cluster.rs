@@ -1,0 +1,115 @@
+//! Whatever one node is told, all obey; whatever one is asked, it answers for all.
+
+use std::time::{Duration, Instant};
+
+use super::common::postgres::Server;
+use super::common::{Act, FakeSmtp, Rule, Step, eventually};
+use super::nodes::Cluster;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_is_obeyed_by_every_node_and_by_those_that_join() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "pause", &relay);
+    let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
+    assert_eq!(first.post("/v1/relays/primary/pause", "").status, 200);
+    let is_paused = |node: &super::common::service::Service| {
+        node.get("/v1/relays").json()["relays"][0]["state"] == "paused"
+    };
+    eventually("the other node pauses", async || is_paused(&second)).await;
+    let third = cluster.node("third", 5);
+    eventually("a node that joins pauses", async || is_paused(&third)).await;
+    let ids = second.hand_in_many("paused", 3, "hello");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(relay.accepted(), 0, "nothing is sent");
+    assert_eq!(third.post("/v1/relays/primary/resume", "").status, 200);
+    first.become_all(&ids, "delivered");
+    eventually("all go on", async || {
+        !is_paused(&first) && !is_paused(&second)
+    })
+    .await;
+
+    let nodes = second.get("/v1/nodes").json();
+    let names: Vec<&str> = nodes["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["first", "second", "third"], "{nodes}");
+    assert_eq!(nodes["nodes"][1]["is_this"], true, "{nodes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_in_another_nodes_hands_can_be_cancelled() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "cancel", &relay);
+    let first = cluster.node("first", 5);
+    // It is in the sender's hands, and its final dot has not been sent.
+    let hesitation = Duration::from_secs(4);
+    relay.rule(Rule::at(Step::Data).act(Act::Delay(hesitation)).first(4));
+    let ids = first.hand_in_many("cancelled", 1, "hello");
+    eventually("it is being sent", async || {
+        first.state(&ids[0]) == "sending"
+    })
+    .await;
+
+    let second = cluster.node("second", 5);
+    let begun = Instant::now();
+    let answer = second.post(&format!("/v1/mails/{}/cancel", ids[0]), "");
+    assert_eq!(answer.status, 200, "{answer:?}\n{}", first.log());
+    assert_eq!(answer.json()["state"], "cancelled", "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(relay.accepted(), 0, "it was not sent");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_numbers_and_records_are_the_same_at_every_node() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "same", &relay);
+    let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
+    let ids = first.hand_in_many("same", 5, "hello");
+    second.become_all(&ids, "delivered");
+    let states =
+        |node: &super::common::service::Service| node.get("/v1/stats").json()["states"].clone();
+    eventually("the numbers are the same", async || {
+        states(&first) == states(&second)
+    })
+    .await;
+    for id in &ids {
+        let path = format!("/v1/mails/{id}");
+        assert_eq!(first.get(&path).body, second.get(&path).body);
+    }
+    assert_eq!(
+        cluster.sql("SELECT sum(events) FROM journal WHERE NOT acts"),
+        "15",
+        "accepted, attempted and delivered, of each"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "share", &relay);
+    let connections = |node: &super::common::service::Service| {
+        node.get("/v1/relays").json()["relays"][0]["connections"]
+            .as_u64()
+            .unwrap()
+    };
+    let first = cluster.node("first", 2);
+    assert_eq!(connections(&first), 4, "one node has all");
+    let mut second = cluster.node("second", 2);
+    eventually("each has a half", async || {
+        (connections(&first), connections(&second)) == (2, 2)
+    })
+    .await;
+    let ids = first.hand_in_many("shared", 20, "hello");
+    second.become_all(&ids, "delivered");
+
+    second.kill();
+    eventually("who is left has all again", async || {
+        connections(&first) == 4
+    })
+    .await;
+    let more = first.hand_in_many("alone", 5, "hello");
+    first.become_all(&more, "delivered");
+}

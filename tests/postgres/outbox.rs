@@ -1,0 +1,122 @@
+//! Mail that applications enqueue in transactions of their own.
+
+use std::time::{Duration, Instant};
+
+use super::common::postgres::Server;
+use super::common::{FakeSmtp, eventually};
+use super::nodes::Cluster;
+
+const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order", "text": "thanks"}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_was_enqueued_exists_exactly_if_its_transaction_committed() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox", &relay);
+    let node = cluster.node("only", 5);
+
+    cluster.sql(&format!("BEGIN; SELECT enqueue('{MAIL}'); ROLLBACK"));
+    let id = cluster.enqueue(MAIL).await;
+    node.become_all(std::slice::from_ref(&id), "delivered");
+    assert_eq!(cluster.sql("SELECT count(*) FROM outbox"), "0");
+    assert_eq!(relay.mails_arrive(1).await.len(), 1);
+    assert_eq!(
+        cluster.sql(&format!("SELECT status('{id}')->>'state'")),
+        "delivered"
+    );
+    assert_eq!(
+        cluster.sql(&format!(
+            "SELECT status('{id}')->'deliveries'->0->>'recipient'"
+        )),
+        "ada@example.org"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_enqueued_is_queued_soon() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-soon", &relay);
+    let node = cluster.node("only", 5);
+    let mut took = Vec::new();
+    for _ in 0..11 {
+        cluster.sql(&format!("SELECT enqueue('{MAIL}')"));
+        let begun = Instant::now();
+        while cluster.sql("SELECT count(*) FROM outbox") != "0" {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{}", node.log());
+        }
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    println!("from the commit to the queue: {took:?}");
+    assert!(took[5] < Duration::from_millis(250), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_composed_is_dead_and_says_why() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-bad", &relay);
+    let node = cluster.node("only", 5);
+    let bad =
+        r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "x", "txt": "thanks"}"#;
+    let id = cluster.enqueue(bad).await;
+    node.become_all(std::slice::from_ref(&id), "dead");
+    let record = node.get(&format!("/v1/mails/{id}")).json();
+    let delivery = &record["deliveries"][0];
+    assert_eq!(delivery["reason"], "rejected", "{record}");
+    assert!(
+        record.to_string().contains("txt"),
+        "the reason names the field: {record}"
+    );
+    assert_eq!(relay.accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_schedules_hold_as_over_http() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-keys", &relay);
+    let node = cluster.node("only", 5);
+    let keyed = MAIL.replace("{\"from", "{\"idempotency_key\": \"order-1\", \"from");
+    let first = cluster.enqueue(&keyed).await;
+    let second = cluster.enqueue(&keyed).await;
+    node.become_all(std::slice::from_ref(&first), "delivered");
+    assert_eq!(
+        cluster.sql(&format!("SELECT status('{second}')->>'id'")),
+        first,
+        "the second is the first"
+    );
+    let later = MAIL.replace("{\"from", "{\"delay\": \"1h\", \"from");
+    let later = cluster.enqueue(&later).await;
+    node.become_all(&[later], "scheduled");
+    assert_eq!(relay.accepted(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_was_admitted_may_enqueue_and_nothing_else() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-role", &relay);
+    let node = cluster.node("only", 5);
+    let role = format!("app{}", std::process::id());
+    cluster.sql(&format!("CREATE ROLE {role}; SELECT admit('{role}')"));
+    let id = cluster.sql(&format!("SET ROLE {role}; SELECT enqueue('{MAIL}')"));
+    eventually("it leaves the outbox", async || {
+        cluster.sql("SELECT count(*) FROM outbox") == "0"
+    })
+    .await;
+    node.become_all(&[id], "delivered");
+    for forbidden in [
+        "SELECT * FROM mails",
+        "DELETE FROM ready",
+        "INSERT INTO outbox (id, draft) VALUES (gen_random_uuid(), '{}')",
+        "SELECT admit('postgres')",
+    ] {
+        let tried = cluster.server.try_sql(&format!(
+            "SET search_path TO \"{}\"; SET ROLE {role}; {forbidden}",
+            cluster.schema
+        ));
+        assert!(
+            tried.is_err_and(|e| e.contains("permission denied")),
+            "{forbidden}"
+        );
+    }
+    let revoked = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    cluster.sql(&revoked);
+}
