@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::suppressions::Addressed;
 use super::{Error, Receipt};
 use crate::delivery::{DeadReason, Delivery, Stage};
-use crate::mail::{Address, Mail, MailError, MailId, Submitter, Timestamp, When};
+use crate::mail::{Address, Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
 /// Why a mail is refused that would be sent at the end of time.

@@ -77,7 +77,7 @@ pub fn converse(
         session.replies().clear();
 
         match step {
-            Step::Flush | Step::Penalty => {}
+            Step::Flush | Step::Penalty(_) => {}
             // Neither is offered to who is on this machine.
             Step::StartTls | Step::Close => return Ok(()),
             Step::Read => match input.read(&mut piece) {

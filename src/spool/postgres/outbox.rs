@@ -163,6 +163,9 @@ async fn reject_in(
         eight_bit: false,
         smtputf8: false,
         submitter: None,
+        mended: Vec::new(),
+        template: None,
+        list: None,
     };
 
     let names: Vec<String> = deliveries
