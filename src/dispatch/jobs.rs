@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Dispatcher, Error};
 use crate::delivery::{MailState, State};
-use crate::mail::{MailId, Submitter, Timestamp};
+use crate::mail::{MailId, Timestamp};
 use crate::spool::{OperationResult, Query, Record};
 
 /// How many mails are listed, and acted on, together: their changes share a commit.
@@ -77,8 +77,6 @@ pub struct JobRequest {
     pub per_minute: Option<u32>,
     /// What was asked for, in words, to recognise the job by.
     pub search: String,
-    /// Who asked for it.
-    pub by: Submitter,
 }
 
 /// How far a job is.
@@ -193,7 +191,7 @@ impl Jobs<'_> {
             id: Uuid::now_v7(),
             act: request.act,
             search: request.search.clone(),
-            by: request.by.to_string(),
+            by: self.postrider.submitter.to_string(),
             state: JobState::Running,
             total: None,
             done: 0,
@@ -379,7 +377,7 @@ async fn one(postrider: &Dispatcher, act: Act, id: MailId) -> Result<(), Error> 
     match act {
         Act::Cancel => postrider.cancel(id).await.map(drop),
         Act::Retry => postrider.retry(id).await.map(drop),
-        Act::Purge => match postrider.inner.engine.spool.purge(id).await? {
+        Act::Purge => match purge(postrider, id).await? {
             OperationResult::Done(_) => Ok(()),
             OperationResult::Unknown => Err(Error::UnknownMail(id)),
             OperationResult::TooLate => Err(Error::TooLate {
@@ -388,4 +386,10 @@ async fn one(postrider: &Dispatcher, act: Act, id: MailId) -> Result<(), Error> 
             }),
         },
     }
+}
+
+async fn purge<'a>(postrider: &'a Dispatcher, id: MailId) -> Result<OperationResult<()>, Error> {
+    let engine = &postrider.inner.engine;
+    let by = postrider.by();
+    Ok(engine.spool.purge_by(&by, id, engine.clock.now()).await?)
 }

@@ -107,7 +107,8 @@ impl BulkRequest {
     ) -> Result<Response, Problem> {
         let found = door.dispatcher.search(self.search());
         let query = found.map_err(|error| Problem::invalid_field("/q", error.to_string()))?;
-        let jobs = door.dispatcher.jobs();
+        let dispatcher = visitor.acts_on(&door.dispatcher);
+        let jobs = dispatcher.jobs();
         if self.dry_run {
             let count = jobs.count(act, query).await?;
             let count = count.min(self.limit.unwrap_or(u64::MAX));
@@ -120,7 +121,6 @@ impl BulkRequest {
             limit: self.limit,
             per_minute: self.per_minute,
             search: self.search().to_owned(),
-            by: visitor.submitter(),
         })?;
         let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
         Ok((StatusCode::ACCEPTED, location, Json(job)).into_response())
