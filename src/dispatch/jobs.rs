@@ -377,19 +377,17 @@ async fn one(postrider: &Dispatcher, act: Act, id: MailId) -> Result<(), Error> 
     match act {
         Act::Cancel => postrider.cancel(id).await.map(drop),
         Act::Retry => postrider.retry(id).await.map(drop),
-        Act::Purge => match purge(postrider, id).await? {
-            OperationResult::Done(_) => Ok(()),
-            OperationResult::Unknown => Err(Error::UnknownMail(id)),
-            OperationResult::TooLate => Err(Error::TooLate {
-                id,
-                state: MailState::Sending.as_str(),
-            }),
-        },
+        Act::Purge => {
+            let engine = &postrider.inner.engine;
+            let (by, now) = (postrider.by(), engine.clock.now());
+            match engine.spool.purge_by(&by, id, now).await? {
+                OperationResult::Done(_) => Ok(()),
+                OperationResult::Unknown => Err(Error::UnknownMail(id)),
+                OperationResult::TooLate => Err(Error::TooLate {
+                    id,
+                    state: MailState::Sending.as_str(),
+                }),
+            }
+        }
     }
-}
-
-async fn purge<'a>(postrider: &'a Dispatcher, id: MailId) -> Result<OperationResult<()>, Error> {
-    let engine = &postrider.inner.engine;
-    let by = postrider.by();
-    Ok(engine.spool.purge_by(&by, id, engine.clock.now()).await?)
 }
