@@ -172,13 +172,10 @@ impl Dispatcher {
     pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
         let status = self.status(id).await?;
-        let can_be_retried =
-            |state| matches!(state, State::Dead | State::Cancelled | State::Deferred);
-        if !status
-            .deliveries
-            .iter()
-            .any(|one| can_be_retried(one.state))
-        {
+        let is = |wanted: fn(State) -> bool| status.deliveries.iter().any(|one| wanted(one.state));
+        let can_be_retried = is(|s| matches!(s, State::Dead | State::Cancelled | State::Deferred));
+        // What has not ended goes out by itself; of what has, the spool knows whether it can.
+        if !can_be_retried && is(|state| !state.is_final()) {
             let state = status.state.as_str();
             return Err(Error::TooLate { id, state });
         }

@@ -123,6 +123,10 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
     signal(&first, "STOP");
     second.become_all(&ids, "delivered");
     let ended = cluster.sql("SELECT md5(string_agg(e::text, ',' ORDER BY mail, idx)) FROM ended e");
+    eventually("its lease is over", async || {
+        cluster.sql("SELECT count(*) FROM sessions WHERE node = 'first'") == "0"
+    })
+    .await;
     signal(&first, "CONT");
 
     let begun = Instant::now();

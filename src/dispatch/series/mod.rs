@@ -208,7 +208,7 @@ impl Dispatcher {
             }
         }
 
-        let grid = Grid::of(&query, self.clock().now());
+        let grid = Grid::of(&query, self.inner.engine.clock.now());
         let mut tallies = vec![Tally::default(); grid.points()];
         let mut before = None;
         // Further back stands what waited at the beginning.
