@@ -23,6 +23,9 @@ pub struct List {
     /// Only mails with a delivery in this state
     #[arg(long, value_parser = any_state())]
     state: Option<State>,
+    /// Only mails that this search finds: `to:ada state:deferred code:451 welcome`
+    #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
+    query: Option<String>,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -65,6 +68,7 @@ impl List {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.filter.parameters();
         parameters.extend(self.state.map(|state| ("state", state.to_string())));
+        parameters.extend(self.query.map(|query| ("q", query)));
         let heads = ["ID", "STATE", "AGE", "TO", "SUBJECT"];
         pages(
             &self.asking,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::job::Many;
 use super::service::{Client, Payload};
 use super::{Asking, Failure, letter, record};
 use crate::cli::screen::Screen;
@@ -77,14 +78,20 @@ fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
 #[derive(Args)]
 pub struct Cancel {
     /// The mail's id
-    id: MailId,
+    #[arg(required_unless_present = "query", conflicts_with = "query")]
+    id: Option<MailId>,
+    #[command(flatten)]
+    many: Many,
     #[command(flatten)]
     asking: Asking,
 }
 
 impl Cancel {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        act("cancel", self.id, &self.asking, screen)
+        match self.id {
+            Some(id) => act("cancel", id, &self.asking, screen),
+            None => self.many.act("cancel", &self.asking, screen),
+        }
     }
 }
 
@@ -92,14 +99,20 @@ impl Cancel {
 #[derive(Args)]
 pub struct Retry {
     /// The mail's id
-    id: MailId,
+    #[arg(required_unless_present = "query", conflicts_with = "query")]
+    id: Option<MailId>,
+    #[command(flatten)]
+    many: Many,
     #[command(flatten)]
     asking: Asking,
 }
 
 impl Retry {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        act("retry", self.id, &self.asking, screen)
+        match self.id {
+            Some(id) => act("retry", id, &self.asking, screen),
+            None => self.many.act("retry", &self.asking, screen),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod audit;
 mod dead;
 mod filter;
 mod health;
+mod job;
 mod letter;
 mod list;
 mod mail;
@@ -17,6 +18,7 @@ mod node;
 mod place;
 mod record;
 mod relay;
+mod search;
 mod send;
 mod sendmail;
 mod service;
@@ -47,12 +49,21 @@ pub enum ClientCommand {
     Status(mail::Status),
     /// List mails, the newest first
     List(list::List),
+    /// Count mails, by state
+    Count(search::Count),
+    /// Write mails out for other programs, as a table or a record a line
+    Export(search::Export),
+    /// Group what is dead or deferred by what was said, or by domain
+    Failures(search::FailureGroups),
     /// Show all that is known of a mail, and the mail itself
     Show(mail::Show),
     /// Withdraw a mail that was not sent yet
     Cancel(mail::Cancel),
     /// Send a dead, cancelled or deferred mail again, at once
     Retry(mail::Retry),
+    /// Look after acts on many mails, which go on by themselves
+    #[command(subcommand)]
+    Job(job::Job),
     /// Follow what happens, as it happens
     Tail(tail::Tail),
     /// Tell who did what, when, and to how many; the newest first
@@ -110,6 +121,10 @@ impl ClientCommand {
             ClientCommand::Send(send) => send.run(screen),
             ClientCommand::Status(status) => status.run(screen),
             ClientCommand::List(list) => list.run(screen),
+            ClientCommand::Count(count) => count.run(screen),
+            ClientCommand::Export(export) => export.run(),
+            ClientCommand::Failures(failures) => failures.run(screen),
+            ClientCommand::Job(job) => job.run(screen),
             ClientCommand::Show(show) => show.run(screen),
             ClientCommand::Cancel(cancel) => cancel.run(screen),
             ClientCommand::Retry(retry) => retry.run(screen),

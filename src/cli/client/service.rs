@@ -205,6 +205,30 @@ impl Client {
             .reader())
     }
 
+    /// Asks for something that may be long, to be read as it comes.
+    pub fn stream(
+        &self,
+        path: &[&str],
+        parameters: &Parameters,
+    ) -> Result<impl io::Read + use<>, Failure> {
+        let request = self.request(Method::GET, path, parameters);
+        let request = request
+            .body(())
+            .map_err(|error| self.trouble(error.into()))?;
+        let sent = self.agent.run(
+            self.agent
+                .configure_request(request)
+                .timeout_per_read(Some(SILENCE_TIMEOUT))
+                .build(),
+        );
+        let response = self.granted(sent)?;
+        Ok(response
+            .into_body()
+            .into_with_config()
+            .limit(u64::MAX)
+            .reader())
+    }
+
     fn request(
         &self,
         method: Method,

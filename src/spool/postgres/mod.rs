@@ -1,12 +1,12 @@
 //! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability are
 //! the database's.
 //!
-//! * [`schema`] makes the tables; [`link`] the connections, one for each kind of work; [`shared`] is what
+//! * `schema` makes the tables; `link` the connections, one for each kind of work; `shared` is what
 //!   all parts share;
-//! * [`session`] is this node among the others: heartbeats, and what it takes over from the dead;
-//!   [`cluster`] what they tell each other; [`book`] is what it holds, [`hints`] what it knows of what comes next;
-//! * [`put`], [`claim`] and [`settle`] are the hot path, [`operations`] and [`sweep`] what users and the
-//!   clock change, [`outbox`] what applications enqueue, [`reading`] and [`journal`] what is looked up; [`rows`] and [`routes`] are how all
+//! * `session` is this node among the others: heartbeats, and what it takes over from the dead;
+//!   `cluster` what they tell each other; `book` is what it holds, `hints` what it knows of what comes next;
+//! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
+//!   clock change, `outbox` what applications enqueue, `reading` and `journal` what is looked up; `rows` and `routes` are how all
 //!   of it stands in tables.
 //!
 //! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles

@@ -450,3 +450,73 @@ async fn sendmail_delivers_what_it_is_given() {
         .failed(65);
     assert!(err.starts_with("sendmail: "), "{err}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
+    let service = Service::start(vec![]).await;
+    for _ in 0..2 {
+        service.send("nobody@example.org", &["--wait", "--tag", "lost"]);
+    }
+    for to in ["ada@example.org", "eve@example.org"] {
+        let mail = ["send", "--to", to, "--subject", "News", "--text", "t"];
+        let more = [
+            "--from",
+            "shop@example.com",
+            "--delay",
+            "1d",
+            "--tag",
+            "news",
+        ];
+        service.run(&[&mail[..], &more].concat()).well();
+    }
+
+    let counted = service.run(&["count", "-q", "tag:news,lost"]).well();
+    for line in ["dead  2", "scheduled  2", "all  4"] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_there = |l: &str| l.split_whitespace().collect::<Vec<_>>() == words;
+        assert!(counted.lines().any(is_there), "{line} in {counted}");
+    }
+    let found = service.run(&["list", "-q", "to:eve", "--json"]).well();
+    assert!(found.contains("eve@example.org") && !found.contains("ada@example.org"));
+    let groups = service.run(&["failures", "--json"]).well();
+    assert!(groups.contains("550 5.1.1 no such user"), "{groups}");
+    let groups = service.run(&["failures", "--by", "domain"]).well();
+    assert!(groups.contains("example.org"), "{groups}");
+    let table = service.run(&["export", "-q", "state:dead"]).well();
+    assert_eq!(table.lines().count(), 3, "{table}");
+    let lines = service.run(&["export", "--format", "ndjson"]).well();
+    assert_eq!(lines.lines().count(), 4, "{lines}");
+
+    let dry = service
+        .run(&["cancel", "-q", "tag:news", "--dry-run"])
+        .well();
+    assert!(dry.contains("2 mails"), "{dry}");
+    let begun = service.run(&["cancel", "-q", "tag:news", "--json"]).well();
+    let job: serde_json::Value = serde_json::from_str(&begun).unwrap();
+    let id = job["id"].as_str().unwrap().to_owned();
+    crate::common::eventually("the job is done", async || {
+        service.run(&["job", "show", &id]).well().contains("done")
+    })
+    .await;
+    let jobs = service.run(&["job", "list"]).well();
+    assert!(
+        jobs.contains("2 of 2") && jobs.contains("tag:news"),
+        "{jobs}"
+    );
+    assert!(
+        service
+            .run(&["count", "-q", "state:cancelled"])
+            .well()
+            .contains('2')
+    );
+
+    let wrong = service.run(&["count", "-q", "colour:red"]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("colour"), "{wrong:?}");
+    assert_eq!(
+        service.run(&["cancel"]).code,
+        2,
+        "neither a mail nor a search"
+    );
+    assert_eq!(service.run(&["retry", "--limit", "3"]).code, 2);
+}

@@ -1,0 +1,157 @@
+//! Acts on everything that a search finds: `cancel -q` and `retry -q` begin a job; `postrider job`
+//! looks after those that go on.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::service::Payload;
+use super::times::relative;
+use super::{Asking, Failure};
+use crate::cli::screen::{Fit, Piece, Screen, Tint, counted, grouped, plain, tinted};
+use crate::dispatch::{JobState, JobStatus};
+use crate::mail::Timestamp;
+
+/// Which mails an act is done to, and how fast.
+#[derive(Args, Clone, Debug)]
+pub struct Many {
+    /// All mails that this search finds: `state:deferred code:451`
+    #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
+    query: Option<String>,
+    /// Only count them
+    #[arg(long, requires = "query")]
+    dry_run: bool,
+    /// The most mails that it is done to
+    #[arg(long, value_name = "N", requires = "query", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// The most mails that it is done to in a minute
+    #[arg(long, value_name = "N", requires = "query", value_parser = clap::value_parser!(u32).range(1..))]
+    per_minute: Option<u32>,
+}
+
+/// How many mails it was about.
+#[derive(Deserialize)]
+struct Count {
+    count: u64,
+}
+
+impl Many {
+    /// Counts them, or begins the job.
+    pub fn act(self, act: &str, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let mut request = Map::new();
+        request.insert("q".to_owned(), Value::from(self.query.unwrap_or_default()));
+        request.insert("dry_run".to_owned(), Value::from(self.dry_run));
+        request.insert("limit".to_owned(), Value::from(self.limit));
+        request.insert("per_minute".to_owned(), Value::from(self.per_minute));
+
+        let client = asking.service.client()?;
+        let payload = Payload::Json(Value::Object(request));
+        let answer = client.post(&["v1", "mails", act], &vec![], payload)?;
+        if asking.json {
+            screen.json(&answer.body)?;
+        } else if self.dry_run {
+            let Count { count } = answer.decode()?;
+            let mails = counted(count, "mail");
+            screen.line(&[plain(format_args!("{act} would be done to {mails}"))])?;
+        } else {
+            let job: JobStatus = answer.decode()?;
+            screen.line(&[plain(format_args!(
+                "job {} began; see how far it is with `postrider job show {}`",
+                job.id, job.id
+            ))])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `postrider job`.
+#[derive(Subcommand)]
+pub enum Job {
+    /// List the jobs of this run of the service, the newest first
+    List {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Show how far a job is
+    Show {
+        /// The job's id
+        id: uuid::Uuid,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Stop a job; what it has done stays done
+    Stop {
+        /// The job's id
+        id: uuid::Uuid,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// The jobs, as the service lists them.
+#[derive(Deserialize)]
+struct Jobs {
+    jobs: Vec<JobStatus>,
+}
+
+impl Job {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let (asking, answer) = match self {
+            Job::List { asking } => {
+                let answer = asking.service.client()?.get(&["v1", "jobs"], &vec![])?;
+                (asking, answer)
+            }
+            Job::Show { id, asking } => {
+                let path = ["v1", "jobs", &id.to_string()];
+                let answer = asking.service.client()?.get(&path, &vec![])?;
+                (asking, answer)
+            }
+            Job::Stop { id, asking } => {
+                let path = ["v1", "jobs", &id.to_string()];
+                let answer = asking.service.client()?.delete(&path, &vec![])?;
+                (asking, answer)
+            }
+        };
+        if asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let jobs = match answer.decode::<Jobs>() {
+            Ok(Jobs { jobs }) => jobs,
+            Err(_) => vec![answer.decode()?],
+        };
+        if jobs.is_empty() {
+            screen.line(&[tinted("no jobs", Tint::Faint)])?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let now = Timestamp::now();
+        let rows = jobs.iter().map(|job| row(job, now)).collect();
+        let heads = ["ID", "ACT", "STATE", "DONE", "BEGAN", "BY", "SEARCH"];
+        screen.table(&heads, rows, Fit::Wrap)?;
+        for error in jobs.iter().filter_map(|job| job.error.as_ref()) {
+            screen.line(&[tinted(error, Tint::Bad)])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(job: &JobStatus, now: Timestamp) -> Vec<Piece> {
+    let state = match job.state {
+        JobState::Running => tinted("running", Tint::Busy),
+        JobState::Done => tinted("done", Tint::Good),
+        JobState::Stopped => tinted("stopped", Tint::Warning),
+        JobState::Failed => tinted("failed", Tint::Bad),
+    };
+    let of = job.total.map_or_else(|| "?".to_owned(), grouped);
+    vec![
+        plain(job.id),
+        plain(job.act.as_str()),
+        state,
+        plain(format_args!("{} of {of}", grouped(job.done))),
+        plain(relative(job.started_at, now)),
+        plain(&job.by),
+        plain(&job.search),
+    ]
+}

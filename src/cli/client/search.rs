@@ -1,0 +1,140 @@
+//! `postrider count`, `export` and `failures`: what a search finds, as numbers, as a table for other
+//! programs, and by what went wrong.
+
+use std::io::{Write, copy};
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::filter::Filter;
+use super::service::Parameters;
+use super::times::relative;
+use super::{Asking, Failure};
+use crate::cli::screen::{Fit, Screen, Tint, grouped, plain, state, tinted};
+use crate::dispatch::{Counted, Failures};
+use crate::mail::Timestamp;
+
+/// Which mails: a search, filters, or both.
+#[derive(Args, Clone, Debug)]
+pub struct Search {
+    /// Only mails that this search finds: `to:ada state:deferred code:451 welcome`
+    #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
+    query: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+impl Search {
+    /// The search as the service reads it.
+    fn parameters(&self) -> Parameters {
+        let mut parameters = self.filter.parameters();
+        parameters.extend(self.query.clone().map(|query| ("q", query)));
+        parameters
+    }
+}
+
+/// `postrider count`.
+#[derive(Args)]
+pub struct Count {
+    #[command(flatten)]
+    search: Search,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Count {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let client = self.asking.service.client()?;
+        let answer = client.get(&["v1", "mails", "count"], &self.search.parameters())?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let counted: Counted = answer.decode()?;
+        let mut rows = Vec::new();
+        for (name, count) in &counted.by_state {
+            rows.push(vec![state(name), plain(grouped(*count))]);
+        }
+        rows.push(vec![
+            tinted("all", Tint::Strong),
+            plain(grouped(counted.count)),
+        ]);
+        screen.table(&["STATE", "MAILS"], rows, Fit::Cut)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `postrider export`.
+#[derive(Args)]
+pub struct Export {
+    #[command(flatten)]
+    search: Search,
+    /// A table with a row a recipient, or a record a line
+    #[arg(long, default_value = "csv", value_parser = PossibleValuesParser::new(["csv", "ndjson"]))]
+    format: String,
+    #[command(flatten)]
+    service: super::place::Service,
+}
+
+impl Export {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let mut parameters = self.search.parameters();
+        parameters.push(("format", self.format));
+        let client = self.service.client()?;
+        let mut stream = client.stream(&["v1", "mails", "export"], &parameters)?;
+
+        let mut out = std::io::stdout().lock();
+        copy(&mut stream, &mut out)?;
+        out.flush()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `postrider failures`.
+#[derive(Args)]
+pub struct FailureGroups {
+    /// By what the relays said, or by the recipients' domain
+    #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "domain"]))]
+    by: String,
+    #[command(flatten)]
+    search: Search,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl FailureGroups {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let mut parameters = self.search.parameters();
+        parameters.push(("by", self.by));
+        let client = self.asking.service.client()?;
+        let answer = client.get(&["v1", "failures"], &parameters)?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let failures: Failures = answer.decode()?;
+        if failures.groups.is_empty() {
+            screen.line(&[tinted("nothing failed", Tint::Faint)])?;
+            return Ok(ExitCode::SUCCESS);
+        }
+
+        let now = Timestamp::now();
+        let rows = failures.groups.iter().map(|group| {
+            let last = group.last_at.map(|at| relative(at, now));
+            vec![
+                plain(grouped(group.dead)),
+                plain(grouped(group.deferred)),
+                plain(last.unwrap_or_default()),
+                plain(&group.name),
+                plain(group.example),
+            ]
+        });
+        let heads = ["DEAD", "DEFERRED", "LAST", "WHAT", "FOR EXAMPLE"];
+        screen.table(&heads, rows.collect(), Fit::Wrap)?;
+        if !failures.complete {
+            eprintln!("Only the newest were looked at: narrow it with -q or --since.");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
