@@ -58,6 +58,8 @@ async fn schemathesis_finds_nothing() {
         .args(["--header", "Authorization: Bearer schemathesis"])
         // A stream without end is no answer that it can read; tests/it/http/events.rs reads it.
         .args(["--exclude-path", "/v1/events"])
+        // Each wrong token is answered later than the one before; tests/it/http/access.rs tries every call.
+        .args(["--exclude-checks", "ignored_auth"])
         .current_dir(elsewhere.path())
         .kill_on_drop(true)
         .output()
@@ -73,8 +75,8 @@ async fn schemathesis_finds_nothing() {
         "{found}\n{}",
         String::from_utf8_lossy(&run.stderr)
     );
-    assert!(
-        found.contains("Tested: 20"),
-        "not every call was tried: {found}"
-    );
+    let tested = found.split("Tested: ").nth(1).unwrap_or_default();
+    let digits = tested.split(|c: char| !c.is_ascii_digit()).next();
+    let tested: usize = digits.unwrap_or_default().parse().unwrap_or(0);
+    assert!(tested >= 38, "not every call was tried: {found}");
 }

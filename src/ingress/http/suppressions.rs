@@ -396,7 +396,10 @@ fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem
     let mut params = Params::of(raw);
     let address = params.with("address", Address::read);
     let reason = params.parsed("reason");
-    let list = params.one("list");
+    let list = params.with("list", |list| match check(Some(list), None) {
+        Ok(()) => Ok(list.to_owned()),
+        Err((_, detail)) => Err(detail),
+    });
     let mut query = SuppressionQuery {
         address,
         reason,
