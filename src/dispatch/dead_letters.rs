@@ -141,22 +141,17 @@ impl DeadLetters<'_> {
 
     /// Every mail with a dead delivery that `filter` admits.
     async fn all(&self, filter: Query) -> Result<Vec<Letter>, Error> {
-        let engine = &self.postrider.inner.engine;
-        let mut query = Query {
+        let query = Query {
             state: Some(State::Dead),
-            limit: 1000,
             cursor: None,
             ..filter
         };
-        let mut ids = Vec::new();
-        loop {
-            let page = engine.spool.list(query.clone(), engine.clock.now()).await?;
-            ids.extend(page.mails.iter().map(Letter::of));
-            match page.next {
-                Some(next) => query.cursor = Some(next),
-                None => return Ok(ids),
-            }
+        let mut letters = Vec::new();
+        let mut pages = self.postrider.inner.engine.pages(query, 1000);
+        while let Some((records, _)) = pages.next().await? {
+            letters.extend(records.iter().map(Letter::of));
         }
+        Ok(letters)
     }
 }
 

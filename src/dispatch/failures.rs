@@ -112,28 +112,25 @@ impl Dispatcher {
         query: &Query,
         groups: &mut Groups,
     ) -> Result<bool, Error> {
-        let engine = &self.inner.engine;
-        let mut query = Query {
+        let query = Query {
             state: Some(state),
-            limit: STEP,
             cursor: None,
             ..query.clone()
         };
+        let mut pages = self.inner.engine.pages(query, STEP);
         let mut looked_at = 0;
-        loop {
-            let page = engine.spool.list(query.clone(), engine.clock.now()).await?;
-            looked_at += page.mails.len() as u64;
-            for record in &page.mails {
+        while let Some((records, _)) = pages.next().await? {
+            looked_at += records.len() as u64;
+            for record in &records {
                 for delivery in &record.deliveries {
                     groups.add(state, record.manifest.id, delivery);
                 }
             }
-            match page.next {
-                None => return Ok(true),
-                Some(_) if looked_at >= MOST_LOOKED_AT => return Ok(false),
-                Some(next) => query.cursor = Some(next),
+            if looked_at >= MOST_LOOKED_AT {
+                break;
             }
         }
+        Ok(pages.are_over())
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::pages::Pages;
 use super::{Dispatcher, Error};
 use crate::delivery::{MailState, State};
 use crate::mail::{MailId, Timestamp};
@@ -168,8 +169,8 @@ impl Jobs<'_> {
     /// [`Error::Spool`].
     pub async fn count(&self, act: Act, query: Query) -> Result<u64, Error> {
         let mut count = 0;
-        let mut steps = Steps::new(act, query);
-        while let Some(step) = steps.next(self.postrider).await? {
+        let mut steps = Steps::new(self.postrider, act, query);
+        while let Some(step) = steps.next().await? {
             count += step.len() as u64;
         }
         Ok(count)
@@ -252,43 +253,32 @@ impl Dispatcher {
 
 /// The mails that a job means, a step at a time. A mail whose place in the list changes while the
 /// job goes on is met once only.
-struct Steps {
+struct Steps<'a> {
     act: Act,
-    query: Query,
+    pages: Pages<'a>,
     met: HashSet<MailId>,
-    is_over: bool,
 }
 
-impl Steps {
-    fn new(act: Act, query: Query) -> Self {
-        let query = Query {
-            limit: STEP,
-            ..query
-        };
+impl<'a> Steps<'a> {
+    fn new(postrider: &'a Dispatcher, act: Act, query: Query) -> Self {
         Steps {
             act,
-            query,
+            pages: postrider.inner.engine.pages(query, STEP),
             met: HashSet::new(),
-            is_over: false,
         }
     }
 
-    async fn next(&mut self, postrider: &Dispatcher) -> Result<Option<Vec<MailId>>, Error> {
-        if self.is_over {
+    async fn next(&mut self) -> Result<Option<Vec<MailId>>, Error> {
+        let Some((records, now)) = self.pages.next().await? else {
             return Ok(None);
-        }
-        let engine = &postrider.inner.engine;
-        let now = engine.clock.now();
-        let page = engine.spool.list(self.query.clone(), now).await?;
+        };
         let mut meant = Vec::new();
-        for record in &page.mails {
+        for record in &records {
             let id = record.manifest.id;
             if self.act.is_for(record, now) && self.met.insert(id) {
                 meant.push(id);
             }
         }
-        self.is_over = page.next.is_none();
-        self.query.cursor = page.next;
         Ok(Some(meant))
     }
 }
@@ -322,9 +312,9 @@ async fn walk(
     status.lock().total = Some(meant.min(most));
 
     let mut left = most;
-    let mut steps = Steps::new(request.act, request.query.clone());
+    let mut steps = Steps::new(postrider, request.act, request.query.clone());
     while left > 0
-        && let Some(step) = steps.next(postrider).await?
+        && let Some(step) = steps.next().await?
     {
         let mut step = &step[..];
         while !step.is_empty() && left > 0 {

@@ -36,6 +36,7 @@ mod jobs;
 mod mails;
 mod numbers;
 mod outbox;
+mod pages;
 mod relay_memory;
 mod relays;
 mod running;

@@ -364,26 +364,20 @@ impl Dispatcher {
     /// # Errors
     /// [`Error::Spool`].
     pub async fn count(&self, query: Query) -> Result<Counted, Error> {
-        let mut query = Query {
-            limit: COUNTED_TOGETHER,
+        let query = Query {
             cursor: None,
             ..query
         };
         let mut counted = Counted::default();
-        loop {
-            let page = self.list(query.clone()).await?;
-            for mail in &page.mails {
+        let mut pages = self.inner.engine.pages(query, COUNTED_TOGETHER);
+        while let Some((records, now)) = pages.next().await? {
+            for record in &records {
+                let state = record.state(now).as_str().to_owned();
                 counted.count += 1;
-                *counted
-                    .by_state
-                    .entry(mail.state.as_str().to_owned())
-                    .or_default() += 1;
-            }
-            match page.next {
-                Some(next) => query.cursor = Some(next),
-                None => return Ok(counted),
+                *counted.by_state.entry(state).or_default() += 1;
             }
         }
+        Ok(counted)
     }
 }
 

@@ -98,29 +98,27 @@ struct Jobs {
 
 impl Job {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let (asking, answer) = match self {
+        let (asking, answer) = match &self {
             Job::List { asking } => {
                 let answer = asking.service.client()?.get(&["v1", "jobs"], &vec![])?;
                 (asking, answer)
             }
             Job::Show { id, asking } => {
                 let path = ["v1", "jobs", &id.to_string()];
-                let answer = asking.service.client()?.get(&path, &vec![])?;
-                (asking, answer)
+                (asking, asking.service.client()?.get(&path, &vec![])?)
             }
             Job::Stop { id, asking } => {
                 let path = ["v1", "jobs", &id.to_string()];
-                let answer = asking.service.client()?.delete(&path, &vec![])?;
-                (asking, answer)
+                (asking, asking.service.client()?.delete(&path, &vec![])?)
             }
         };
         if asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let jobs = match answer.decode::<Jobs>() {
-            Ok(Jobs { jobs }) => jobs,
-            Err(_) => vec![answer.decode()?],
+        let jobs = match self {
+            Job::List { .. } => answer.decode::<Jobs>()?.jobs,
+            Job::Show { .. } | Job::Stop { .. } => vec![answer.decode()?],
         };
         if jobs.is_empty() {
             screen.line(&[tinted("no jobs", Tint::Faint)])?;

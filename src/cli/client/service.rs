@@ -188,21 +188,7 @@ impl Client {
         if let Some(last) = last {
             request = request.header("Last-Event-ID", last);
         }
-        let request = request
-            .body(())
-            .map_err(|error| self.trouble(error.into()))?;
-        let sent = self.agent.run(
-            self.agent
-                .configure_request(request)
-                .timeout_per_read(Some(SILENCE_TIMEOUT))
-                .build(),
-        );
-        let response = self.granted(sent)?;
-        Ok(response
-            .into_body()
-            .into_with_config()
-            .limit(u64::MAX)
-            .reader())
+        self.open(request)
     }
 
     /// Asks for something that may be long, to be read as it comes.
@@ -211,7 +197,14 @@ impl Client {
         path: &[&str],
         parameters: &Parameters,
     ) -> Result<impl io::Read + use<>, Failure> {
-        let request = self.request(Method::GET, path, parameters);
+        self.open(self.request(Method::GET, path, parameters))
+    }
+
+    /// An answer to be read as it comes, however long it is.
+    fn open(
+        &self,
+        request: ureq::http::request::Builder,
+    ) -> Result<impl io::Read + use<>, Failure> {
         let request = request
             .body(())
             .map_err(|error| self.trouble(error.into()))?;

@@ -220,7 +220,7 @@ pub(super) async fn export(
         ..query(raw.as_deref(), false)?
     };
     let dispatcher = door.dispatcher.clone();
-    let first = csv_line(COLUMNS)?;
+    let first = csv([COLUMNS.map(str::to_owned)])?;
     let pages = stream::try_unfold(Some((query, first)), move |rest| {
         let dispatcher = dispatcher.clone();
         async move {
@@ -246,19 +246,19 @@ async fn next_page(
     before: Vec<u8>,
 ) -> Result<(Bytes, Rest), Error> {
     let page = dispatcher.suppressions().list(query.clone()).await?;
-    let mut text = before;
-    for entry in page.suppressions {
-        let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
-        let columns = [
+    let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
+    let lines = page.suppressions.into_iter().map(|entry| {
+        [
             entry.address.to_string(),
             entry.reason.to_string(),
             entry.list.unwrap_or_default(),
             time(Some(entry.since)),
             time(entry.until),
             entry.note.unwrap_or_default(),
-        ];
-        text.extend(csv_line(columns).unwrap_or_default());
-    }
+        ]
+    });
+    let mut text = before;
+    text.extend(csv(lines).unwrap_or_default());
     let rest = page.next.map(|next| {
         let query = SuppressionQuery {
             cursor: Some(next),
@@ -269,13 +269,13 @@ async fn next_page(
     Ok((text.into(), rest))
 }
 
-fn csv_line<const N: usize>(columns: [impl AsRef<[u8]>; N]) -> Result<Vec<u8>, Problem> {
-    let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
-    let failed = |_| Problem::new(Kind::Internal, "an entry could not be written");
-    writer.write_record(columns).map_err(failed)?;
-    writer
-        .into_inner()
-        .map_err(|_| Problem::new(Kind::Internal, "an entry could not be written"))
+fn csv<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Result<Vec<u8>, Problem> {
+    let failed = || Problem::new(Kind::Internal, "an entry could not be written");
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for line in lines {
+        writer.write_record(line).map_err(|_| failed())?;
+    }
+    writer.into_inner().map_err(|_| failed())
 }
 
 impl Door {
