@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use super::real_servers::is_root;
+
 /// A server. What is made in it is in schemas of the test's own.
 pub struct Server {
     url: String,
@@ -48,11 +50,6 @@ fn programs() -> PathBuf {
         .collect();
     found.sort();
     found.pop().unwrap_or_default()
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output().expect("id runs");
-    String::from_utf8_lossy(&id.stdout).trim() == "0"
 }
 
 /// One of the server's programs, as somebody who is not root: it refuses that.

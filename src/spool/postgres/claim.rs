@@ -108,13 +108,7 @@ async fn take(
     request: &ClaimRequest,
 ) -> Result<Result<Vec<Claim>, SpoolError>, Failure> {
     let session = core.session();
-    if request
-        .routes
-        .iter()
-        .any(|route| core.routes.id(route).is_none())
-    {
-        core.routes.learn(on).await?;
-    }
+    core.routes.name_all(on, &request.routes).await?;
     let routes: Vec<i32> = request
         .routes
         .iter()

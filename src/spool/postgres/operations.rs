@@ -8,6 +8,7 @@ use futures::FutureExt;
 use tokio_postgres::Row;
 
 use super::link::Connected;
+use super::reading::ask;
 use super::rows::{self, CANCELLED, DEAD, OF_READY, PENDING, Totals};
 use super::shared::{Committed, Core, bump};
 use super::{session, sweep};
@@ -255,6 +256,8 @@ pub(super) async fn reroute(
     known: Vec<Route>,
     fallback: Route,
 ) -> Result<usize, SpoolError> {
+    let named: Result<(), SpoolError> = ask!(core, on => core.routes.name_all(&on, [&fallback]));
+    named?;
     let moved = core
         .change(move |core, on| reroute_in(core, on, known.clone(), fallback.clone()).boxed())
         .await?;
@@ -270,7 +273,6 @@ async fn reroute_in(
     known: Vec<Route>,
     fallback: Route,
 ) -> Changed<usize> {
-    core.routes.name_all(on, [&fallback]).await?;
     core.routes.learn(on).await?;
     let unknown: Vec<i32> = core
         .routes

@@ -79,6 +79,10 @@ impl Outbox for PostgresNode {
         now: Timestamp,
     ) -> Result<(), SpoolError> {
         self.core.drafts.lock().remove(&draft.id);
+        let core = &self.core;
+        let nowhere = Route::over([]);
+        let named: Result<(), SpoolError> = ask!(core, on => core.routes.name_all(&on, [&nowhere]));
+        named?;
         let draft = draft.clone();
         let reason: String = reason.chars().take(REASON).collect();
         self.core
@@ -124,7 +128,6 @@ async fn reject_in(
         return Ok(((), None));
     }
     let route = Route::over([]);
-    core.routes.name_all(on, [&route]).await?;
     let stage = Stage::Dead {
         at: now,
         reason: DeadReason::Rejected,

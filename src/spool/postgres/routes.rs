@@ -52,7 +52,8 @@ impl Routes {
         Ok(())
     }
 
-    /// Gives numbers to those that have none. In no transaction, so that none waits for another.
+    /// Gives numbers to those that have none. In no transaction: none waits for another, and no number
+    /// is learnt that a rollback takes away again.
     pub(super) async fn name_all(
         &self,
         on: &Connected,

@@ -1,17 +1,9 @@
 //! Who is let in.
 
-use postrider::ingress::http::{HttpDoor, HttpSettings, Limits, Scope, Token};
+use postrider::ingress::http::{HttpDoor, HttpSettings, Limits, Scope};
 use serde_json::json;
 
-use crate::http::service::Service;
-
-fn token(name: &str, secret: &str, scope: Scope) -> Token {
-    Token {
-        name: name.into(),
-        secret: secret.to_owned().into(),
-        scope,
-    }
-}
+use crate::http::service::{Service, token};
 
 fn mail() -> String {
     json!({"from": "a@example.org", "to": "b@example.org", "text": "t"}).to_string()

@@ -1,17 +1,9 @@
 //! Who did what, as HTTP tells it.
 
-use postrider::ingress::http::{Limits, Scope, Token};
+use postrider::ingress::http::{Limits, Scope};
 use serde_json::{Value, json};
 
-use super::service::Service;
-
-fn token(name: &str, secret: &str, scope: Scope) -> Token {
-    Token {
-        name: name.into(),
-        secret: secret.to_owned().into(),
-        scope,
-    }
-}
+use super::service::{Service, token};
 
 const OPS: (&str, &str) = ("authorization", "Bearer ops-secret");
 

@@ -7,7 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use postrider::ingress::http::{HttpDoor, HttpSettings, Limits, Token, TokenTable};
+use postrider::ingress::http::{HttpDoor, HttpSettings, Limits, Scope, Token, TokenTable};
 use postrider::transport::Capture;
 use postrider::{Builder, Dispatcher, Relay};
 use serde_json::Value;
@@ -131,6 +131,15 @@ impl Service {
             .unwrap();
         let (parts, body) = response.into_parts();
         (parts.status, parts.headers, body)
+    }
+}
+
+/// A token as the configuration has them.
+pub fn token(name: &str, secret: &str, scope: Scope) -> Token {
+    Token {
+        name: name.into(),
+        secret: secret.to_owned().into(),
+        scope,
     }
 }
 
