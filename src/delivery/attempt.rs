@@ -260,6 +260,18 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// What was said: code, enhanced code and text.
+    pub(crate) fn said(&self) -> String {
+        let code = self.code.map(|code| code.to_string());
+        let words = [
+            code.as_deref(),
+            self.enhanced.as_deref(),
+            Some(self.text.as_str()),
+        ];
+        let words = words.into_iter().flatten().filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     pub(crate) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
         let (phase, reply, text) = match outcome {
             Outcome::Delivered(reply) => (Phase::FinalDot, Some(reply), ""),

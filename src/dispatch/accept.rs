@@ -120,7 +120,7 @@ impl Accept {
                 .and_then(|()| self.check_room(engine, &mail))
                 .and_then(|()| {
                     let max = self.max_pending;
-                    let begun = engine.accounts.begin(engine, submitter, &mail, max);
+                    let begun = engine.accounts.begin(engine, submitter, &mail, now, max);
                     begun.inspect_err(|error| told_refusal(engine, submitter, error))
                 })
                 .and_then(|()| {
@@ -272,6 +272,9 @@ fn told_refusal(engine: &Engine, submitter: &Submitter, error: &Error) {
 
 /// Ends the deliveries of new mails whose recipients are not to get them; returns whom, for each.
 async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) -> Vec<Vec<Address>> {
+    if !engine.suppresses() {
+        return Vec::new();
+    }
     let mut addressed = Vec::with_capacity(new_mails.len());
     for new_mail in new_mails.iter() {
         let to = new_mail.deliveries.iter();

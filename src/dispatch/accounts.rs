@@ -5,6 +5,7 @@
 //! paces and what is being accepted at this moment are counted here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -26,7 +27,7 @@ const COME_BACK: Duration = Duration::from_secs(30);
 /// Those who hand mail in, besides the programs that need to show nothing.
 #[derive(Default)]
 pub(super) struct Accounts {
-    quotas: RwLock<HashMap<Submitter, Quota>>,
+    quotas: RwLock<HashMap<Submitter, Arc<Quota>>>,
     states: Mutex<HashMap<Submitter, State>>,
 }
 
@@ -43,12 +44,15 @@ struct State {
 impl Accounts {
     /// Replaces all quotas. Paces whose rate stays go on.
     pub(super) fn replace(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
-        *self.quotas.write() = quotas.into_iter().collect();
+        let shared = quotas
+            .into_iter()
+            .map(|(who, quota)| (who, Arc::new(quota)));
+        *self.quotas.write() = shared.collect();
     }
 
-    fn quota(&self, who: &Submitter) -> Quota {
+    fn quota(&self, who: &Submitter) -> Arc<Quota> {
         match who {
-            Submitter::Local => Quota::of_everybody(),
+            Submitter::Local => Arc::new(Quota::of_everybody()),
             who => self.quotas.read().get(who).cloned().unwrap_or_default(),
         }
     }
@@ -60,10 +64,10 @@ impl Accounts {
         engine: &Engine,
         who: &Submitter,
         mail: &Mail,
+        now: Timestamp,
         max_pending: u64,
     ) -> Result<(), Error> {
         let quota = self.quota(who);
-        let now = engine.clock.now();
         check_times(&quota, mail, now, engine.retry.expire_after)?;
         if *who == Submitter::Local {
             return Ok(());

@@ -194,17 +194,7 @@ impl Groups {
 /// What was last said of a delivery, or why it is dead where nothing was.
 pub(super) fn error_of(delivery: &Delivery) -> String {
     match (delivery.attempts.last(), &delivery.stage) {
-        (Some(attempt), _) => {
-            let code = attempt.code.map(|code| code.to_string());
-            let enhanced = attempt.enhanced.clone();
-            let said = [code, enhanced, Some(attempt.text.clone())];
-            let said: Vec<String> = said
-                .into_iter()
-                .flatten()
-                .filter(|s| !s.is_empty())
-                .collect();
-            said.join(" ")
-        }
+        (Some(attempt), _) => attempt.said(),
         (None, Stage::Dead { reason, .. }) => reason.to_string(),
         (None, _) => String::new(),
     }

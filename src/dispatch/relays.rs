@@ -8,7 +8,7 @@ use std::time::Duration;
 use ractor::RpcReplyPort;
 
 use super::{Dispatcher, Error, RelayStatus, router, supervisor};
-use crate::delivery::EventKind;
+use crate::delivery::{EventKind, Route};
 use crate::spool::SpoolStats;
 
 /// How long the actors may take to answer a question.
@@ -140,7 +140,7 @@ impl Dispatcher {
 
 /// The relays, and how much of what is pending waits for each.
 pub(super) fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> Vec<RelayStatus> {
-    let backlog = backlog_by_relay(spool);
+    let backlog = backlog_by_relay(&spool.backlog);
     for relay in &mut relays {
         relay.backlog = backlog.get(&relay.name).copied().unwrap_or(0);
     }
@@ -148,9 +148,9 @@ pub(super) fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> 
 }
 
 /// How much of what is pending waits for each relay: the first of its route.
-pub(super) fn backlog_by_relay(spool: &SpoolStats) -> HashMap<String, u64> {
+pub(super) fn backlog_by_relay(routes: &[(Route, u64)]) -> HashMap<String, u64> {
     let mut backlog = HashMap::new();
-    for (route, count) in &spool.backlog {
+    for (route, count) in routes {
         if let Some(first) = route.relays().next() {
             *backlog.entry(first.to_owned()).or_insert(0) += count;
         }

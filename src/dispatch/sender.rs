@@ -407,6 +407,9 @@ impl State {
     /// Those of the claim's deliveries whose recipients are still to get mail; the others are recorded
     /// as dead.
     async fn without_suppressed(&mut self, mut claim: Claim, now: Timestamp) -> Option<Claim> {
+        if !self.engine.suppresses() {
+            return Some(claim);
+        }
         let to = claim.deliveries.iter();
         let addressed = Addressed {
             list: claim.manifest.list.as_deref(),

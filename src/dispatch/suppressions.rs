@@ -79,8 +79,7 @@ impl SuppressionHandle<'_> {
     pub async fn list(&self, query: SuppressionQuery) -> Result<SuppressionPage, Error> {
         let now = self.postrider.inner.engine.clock.now();
         let mut page = self.kept()?.page(query).await?;
-        let is_in_force = |entry: &Suppression| entry.until.is_none_or(|until| now < until);
-        page.suppressions.retain(is_in_force);
+        page.suppressions.retain(|entry| entry.is_in_force(now));
         Ok(page)
     }
 
@@ -100,6 +99,12 @@ impl Dispatcher {
 }
 
 impl Engine {
+    /// Whether anybody is not to get mail.
+    pub(super) fn suppresses(&self) -> bool {
+        let kept = self.spool.suppressions();
+        kept.is_some_and(|kept| !kept.is_empty())
+    }
+
     /// The places of the recipients that are not to get a mail, of each of these mails.
     pub(super) async fn suppressed(&self, mails: &[Addressed<'_>]) -> Vec<Vec<u16>> {
         let nobody = vec![Vec::new(); mails.len()];

@@ -363,6 +363,11 @@ pub trait Spool: Send + Sync + 'static {
     /// How full it is.
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError>;
 
+    /// How many deliveries are pending on each route.
+    async fn backlog(&self, now: Timestamp) -> Result<Vec<(Route, u64)>, SpoolError> {
+        Ok(self.stats(now).await?.backlog)
+    }
+
     /// How long each commit took since this was last asked, for histograms.
     fn drain_sync_times(&self) -> Vec<Duration> {
         Vec::new()

@@ -86,17 +86,21 @@ pub struct Suppression {
 }
 
 impl Suppression {
+    /// Whether it has not ended.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
     /// Whether it holds back a mail of this list and priority now. Who waits for a code gets it
     /// although mail was unwanted before; an address that does not exist gets nothing, and what
     /// somebody here said holds for all.
     pub fn stops(&self, list: Option<&str>, priority: Priority, now: Timestamp) -> bool {
-        let is_in_force = self.until.is_none_or(|until| now < until);
         let is_meant = self.list.is_none() || self.list.as_deref() == list;
         let is_about_wishes = matches!(
             self.reason,
             SuppressionReason::Complaint | SuppressionReason::Unsubscribe
         );
-        is_in_force && is_meant && !(is_about_wishes && priority == Priority::Critical)
+        self.is_in_force(now) && is_meant && !(is_about_wishes && priority == Priority::Critical)
     }
 }
 

@@ -143,18 +143,7 @@ pub fn said(attempt: &Attempt) -> String {
     if attempt.code != Some(250) {
         text = format!("{}: ", attempt.phase.as_str().replace('_', " "));
     }
-    let code = attempt.code.map(|code| code.to_string());
-    let words = [
-        code.as_deref(),
-        attempt.enhanced.as_deref(),
-        Some(attempt.text.as_str()),
-    ];
-    text + &words
-        .into_iter()
-        .flatten()
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    text + &attempt.said()
 }
 
 /// Its recipients in a few words: `ada@example.org and 2 more`.

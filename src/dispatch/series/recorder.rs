@@ -152,9 +152,9 @@ impl Recorder {
     /// Notes what waits now.
     async fn look(&mut self, engine: &Engine) -> Result<(), Error> {
         let now = engine.clock.now();
-        let stats = engine.spool.stats(now).await?;
-        let backlog = backlog_by_relay(&stats);
-        let waits: u64 = stats.backlog.iter().map(|(_, count)| count).sum();
+        let routes = engine.spool.backlog(now).await?;
+        let backlog = backlog_by_relay(&routes);
+        let waits: u64 = routes.iter().map(|(_, count)| count).sum();
         for name in backlog.keys() {
             self.relay(name);
         }

@@ -220,6 +220,20 @@ impl Backlog {
     }
 }
 
+/// Goes through what each token and user has pending.
+pub(super) fn accounts<S: Store>(
+    store: &S,
+    each: &mut dyn FnMut(u64, Account),
+) -> Result<(), SpoolError> {
+    let (from, to) = keys::starting_with(b"g");
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        if let (Some(name), Some(account)) = (keys::read_account(key), Account::from_bytes(value)) {
+            each(name, account);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
 /// Counts what waits in one queue, from its beginning to its end.
 pub(super) fn recount<S: Store>(store: &S, (id, priority): Line) -> Result<Count, SpoolError> {
     let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::backlog::Account;
+use super::backlog;
 use super::keys::{self, Place, QueueId};
 use super::reader::{self, Whole};
 use super::stored_mail::StoredMail;
@@ -155,14 +155,10 @@ pub(crate) fn walk<S: Store>(
     }
     accounts.remove(&0);
     let mut counted = BTreeMap::new();
-    let (from, to) = keys::starting_with(b"g");
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if let (Some(name), Some(account)) = (keys::read_account(key), Account::from_bytes(value))
-            && account.pending > 0
-        {
+    backlog::accounts(store, &mut |name, account| {
+        if account.pending > 0 {
             counted.insert(name, account.pending);
         }
-        ControlFlow::Continue(())
     })?;
     if counted != accounts && unread.is_empty() && entering.is_empty() {
         tell("what each token and user has pending is not what was counted".into());

@@ -58,7 +58,7 @@ pub(super) use self::keys::{TOTALS, is_delivery};
 use self::queue_head::{Budget, Entry, Fresh};
 use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};
-use self::stored_mail::CHUNK;
+use self::stored_mail::{CHUNK, StoredMail};
 use self::sweep::Look;
 use self::syncer::Syncer;
 use self::write_transaction::WriteTransaction;
@@ -425,6 +425,7 @@ impl<S: Store> KeyedSpool<S> {
         let recipients_weight = stored_mail::weight(&deliveries);
         let enters_later = recipients_weight > LARGE;
         let is_large = body.len() > LARGE || enters_later;
+        let key = self.shared.key_hash.of(&manifest);
         let mut parts = Parts {
             spool: self,
             batch: Batch::with_capacity(6),
@@ -434,7 +435,7 @@ impl<S: Store> KeyedSpool<S> {
         };
         if is_large {
             match self
-                .ask(|reply| Command::Judge(Arc::clone(&manifest), reply))
+                .ask(|reply| Command::Judge(Arc::clone(&manifest), key, reply))
                 .await
             {
                 Ok(Ok(PutResult::Stored)) => {}
@@ -486,6 +487,7 @@ impl<S: Store> KeyedSpool<S> {
         });
         Ok(Encoded {
             manifest,
+            key,
             deliveries: if enters_later { Vec::new() } else { deliveries },
             batch: parts.batch,
             enters_later,
@@ -799,18 +801,20 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
         self.look(move |shared| {
-            let Some(whole) = reader::whole(&shared.store, id)? else {
-                return Ok(None);
-            };
-            let mut delivered = whole
-                .deliveries
-                .values()
-                .map(|delivery| matches!(delivery.stage, Stage::Delivered { .. }));
-            // Not one moment longer, though it may take one until it is gone.
-            if shared.options.keep_bodies.is_zero() && !whole.is_damaged && delivered.all(|is| is) {
-                return Err(SpoolError::Forgotten(id));
+            if shared.options.keep_bodies.is_zero()
+                && let Some(whole) = reader::whole(&shared.store, id)?
+            {
+                let mut stages = whole.deliveries.values().map(|delivery| &delivery.stage);
+                let is_delivered = |stage: &Stage| matches!(stage, Stage::Delivered { .. });
+                // Not one moment longer, though it may take one until it is gone.
+                if !whole.is_damaged && stages.all(is_delivered) {
+                    return Err(SpoolError::Forgotten(id));
+                }
             }
-            reader::body(&shared.store, &whole.mail)?.map(Some)
+            match StoredMail::read(&shared.store, id)? {
+                Some(mail) => reader::body(&shared.store, &mail)?.map(Some),
+                None => Ok(None),
+            }
         })
         .await
     }
@@ -974,6 +978,14 @@ impl<S: Store> Spool for KeyedSpool<S> {
         stats.oldest_due = stats.oldest_due.filter(|due| *due <= now);
         stats.journal_bytes = self.shared.journal.bytes();
         Ok(stats)
+    }
+
+    /// Known in memory: nothing is read, and the writer is not asked.
+    async fn backlog(&self, _: Timestamp) -> Result<Vec<(Route, u64)>, SpoolError> {
+        match self.shared.failure() {
+            Some(SpoolError::Closed) => Err(SpoolError::Closed),
+            _ => Ok(reader::backlog(&self.shared)),
+        }
     }
 
     fn drain_sync_times(&self) -> Vec<Duration> {

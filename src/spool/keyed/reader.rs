@@ -530,7 +530,6 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
         let ids = shared.ids.read();
         let backlog = shared.backlog.lock();
         let counts = &mut stats.counts;
-        let mut by_route: BTreeMap<Route, u64> = BTreeMap::new();
         for ((id, priority), count) in backlog.all().filter(|(_, count)| count.pending > 0) {
             let at = priority.index();
             let tried_later = count.tried.saturating_sub(count.ripe_tried);
@@ -538,9 +537,6 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
             counts[State::Queued as usize][at] += count.ripe;
             counts[State::Deferred as usize][at] += tried_later;
             counts[State::Scheduled as usize][at] += later.saturating_sub(tried_later);
-            if let Some(route) = ids.route(id) {
-                *by_route.entry(route.clone()).or_default() += count.pending;
-            }
             waiting.push((id, priority));
         }
         for (queue, place, tried) in &leased {
@@ -557,8 +553,8 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
             *waits = waits.saturating_sub(1);
             counts[State::Sending as usize][at] += 1;
         }
-        stats.backlog = by_route.into_iter().collect();
     }
+    stats.backlog = self::backlog(shared);
     let slots: HashSet<Slot> = leased.iter().map(|(_, place, _)| place.slot()).collect();
     for (id, priority) in waiting {
         // What cannot be read now leaves the numbers as they are known.
@@ -572,6 +568,20 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
         };
     }
     Ok(stats)
+}
+
+/// How many deliveries are pending on each route.
+pub(super) fn backlog<S: Store>(shared: &Shared<S>) -> Vec<(Route, u64)> {
+    let ids = shared.ids.read();
+    let mut by_route: BTreeMap<Route, u64> = BTreeMap::new();
+    for ((id, _), count) in shared.backlog.lock().all() {
+        if count.pending > 0
+            && let Some(route) = ids.route(id)
+        {
+            *by_route.entry(route.clone()).or_default() += count.pending;
+        }
+    }
+    by_route.into_iter().collect()
 }
 
 /// When the first delivery of a queue is due that no sender has.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::Shared;
-use super::backlog::{self, Account, Count};
+use super::backlog::{self, Count};
 use super::entering;
 use super::keys::{self, QueueId, Timer};
 use super::queue_head::Entry;
@@ -57,13 +57,9 @@ pub(super) fn name_queues<S: Store>(
 
 /// Learns how much is pending that each token and user handed in.
 fn read_accounts<S: Store>(shared: &Shared<S>) -> Result<(), SpoolError> {
-    let (from, to) = keys::starting_with(b"g");
     let mut backlog = shared.backlog.lock();
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if let (Some(name), Some(account)) = (keys::read_account(key), Account::from_bytes(value)) {
-            backlog.set_account(name, account);
-        }
-        ControlFlow::Continue(())
+    backlog::accounts(&shared.store, &mut |name, account| {
+        backlog.set_account(name, account);
     })
 }
 

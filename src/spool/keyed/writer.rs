@@ -17,6 +17,7 @@ use super::Shared;
 use super::changes::{self, Changes};
 use super::entering;
 use super::healing::{Owed, Waited};
+use super::idempotency::Hash;
 use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queue_head::{Entry, Fresh};
@@ -44,6 +45,8 @@ pub(super) const INDEX_BYTES: usize = 256;
 /// A mail, encoded by its caller so that the writer has little to do.
 pub(super) struct Encoded<S> {
     pub manifest: Arc<Manifest>,
+    /// Under what its idempotency key lies.
+    pub key: Option<Hash>,
     pub deliveries: Vec<Delivery>,
     /// What to write besides the queue, the timers and the idempotency key.
     pub batch: Batch,
@@ -104,7 +107,7 @@ pub(super) type Operation<S> = Box<dyn FnOnce(&mut WriteTransaction<'_, S>) + Se
 pub(super) enum Command<S> {
     /// Whether a mail would be stored. Asked before a large one is written, so that one which is
     /// not leaves nothing behind.
-    Judge(Arc<Manifest>, Reply<PutResult>),
+    Judge(Arc<Manifest>, Option<Hash>, Reply<PutResult>),
     /// Part of a large message, before the mail that it belongs to.
     Write(Batch, Reply<()>),
     /// The parts that were written of a large message are not wanted, unless another one has stored
@@ -231,7 +234,7 @@ pub(super) struct Group<S> {
     /// Mails that this group writes.
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
-    keys: HashMap<[u8; 16], KeyRecord>,
+    keys: HashMap<Hash, KeyRecord>,
     answers: Vec<Answer<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
@@ -285,10 +288,10 @@ impl<S: Store> Writer<'_, S> {
     fn gather(&mut self, group: &mut Group<S>, command: Command<S>) {
         group.commands += 1;
         match command {
-            Command::Judge(manifest, reply) => {
+            Command::Judge(manifest, key, reply) => {
                 let judged = self
                     .has_room(group)
-                    .and_then(|()| self.judge(group, &manifest));
+                    .and_then(|()| self.judge(group, &manifest, key));
                 group.answers.push(Box::new(move |_, outcome| {
                     _ = reply.send(outcome.clone().and(judged))
                 }));
@@ -345,12 +348,12 @@ impl<S: Store> Writer<'_, S> {
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
-            let judged = room
-                .clone()
-                .and_then(|()| match self.judge(group, &mail.manifest)? {
-                    PutResult::Stored => self.is_whole(&mail).map(|()| PutResult::Stored),
-                    known => Ok(known),
-                });
+            let judged =
+                room.clone()
+                    .and_then(|()| match self.judge(group, &mail.manifest, mail.key)? {
+                        PutResult::Stored => self.is_whole(&mail).map(|()| PutResult::Stored),
+                        known => Ok(known),
+                    });
             if let Ok(PutResult::Stored) = judged {
                 group.changes.append(std::mem::take(&mut mail.batch));
                 self.index(group, &mail);
@@ -375,25 +378,19 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Whether a mail is new: it was not put before, nor another one with its idempotency key.
-    fn judge(&self, group: &Group<S>, manifest: &Manifest) -> Result<PutResult, SpoolError> {
+    fn judge(
+        &self,
+        group: &Group<S>,
+        manifest: &Manifest,
+        key: Option<Hash>,
+    ) -> Result<PutResult, SpoolError> {
         let id = manifest.id;
         if group.mails.contains(&id) || self.shared.store.get(&keys::manifest(id))?.is_some() {
             return Ok(PutResult::Duplicate(id));
         }
-        let key_hash = &self.shared.key_hash;
-        let hashes = [key_hash.of(manifest), key_hash.old(manifest)];
-        let mut known = None;
-        for hash in hashes.into_iter().flatten() {
-            known = match group.keys.get(&hash) {
-                Some(record) => Some(record.clone()),
-                None => match self.shared.store.get(&keys::idempotency(hash))? {
-                    Some(bytes) => Some(codec::decode::<KeyRecord>(&bytes)?),
-                    None => None,
-                },
-            };
-            if known.is_some() {
-                break;
-            }
+        let mut known = self.known(group, key)?;
+        if known.is_none() {
+            known = self.known(group, self.shared.key_hash.old(manifest))?;
         }
         match known {
             Some(record) if record.fingerprint == manifest.fingerprint => {
@@ -402,6 +399,18 @@ impl<S: Store> Writer<'_, S> {
             Some(record) => Err(SpoolError::KeyReused(record.mail)),
             None => Ok(PutResult::Stored),
         }
+    }
+
+    /// What is known of an idempotency key.
+    fn known(&self, group: &Group<S>, key: Option<Hash>) -> Result<Option<KeyRecord>, SpoolError> {
+        let Some(hash) = key else {
+            return Ok(None);
+        };
+        if let Some(record) = group.keys.get(&hash) {
+            return Ok(Some(record.clone()));
+        }
+        let bytes = self.shared.store.get(&keys::idempotency(hash))?;
+        bytes.map(|bytes| codec::decode(&bytes)).transpose()
     }
 
     /// Whether what was written ahead is still there. The same mail may have been put twice at
@@ -458,7 +467,7 @@ impl<S: Store> Writer<'_, S> {
         group
             .changes
             .set_timer(self.shared, manifest.expires_at, timer);
-        if let Some(hash) = self.shared.key_hash.of(manifest) {
+        if let Some(hash) = mail.key {
             let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
             let record = KeyRecord {
                 mail: manifest.id,
