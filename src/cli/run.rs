@@ -203,14 +203,13 @@ async fn read_and_apply(
         Ok(()) => dispatcher.reload(engine).await.map_err(Failure::from),
         Err(failure) => Err(failure),
     };
-    match applied {
-        Ok(()) => dispatcher.templates().replace(&new.templates.loaded()),
-        Err(_) => doors.reload(old)?,
+    if let Err(failure) = applied {
+        doors.reload(old)?;
+        return Err(failure);
     }
-    applied.map(|()| {
-        dispatcher.set_quotas(config::quotas(&new));
-        new
-    })
+    dispatcher.templates().replace(&new.templates.loaded());
+    dispatcher.set_quotas(config::quotas(&new));
+    Ok(new)
 }
 
 fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {

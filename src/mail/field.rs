@@ -46,11 +46,6 @@ pub(super) fn list_mailboxes(mailboxes: &[Mailbox], to: &mut EmailWriter<'_>) ->
     Ok(())
 }
 
-/// Appends a field whose value stands as it is, with folds at its spaces.
-pub(super) fn write_folded(out: &mut String, name: &str, value: &str) {
-    write_with(out, name, |to| to.folding().write_str(value));
-}
-
 /// Appends a field of words that are written as they stand, with folds between them.
 pub(super) fn write_words<W: AsRef<str>>(
     out: &mut String,

@@ -74,9 +74,9 @@ fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
     Ok(client.get(&["v1", "mails", id, "raw"], &vec![])?.body)
 }
 
-/// `postrider cancel`.
+/// `postrider cancel` and `postrider retry`: of one mail, or of all that a search finds.
 #[derive(Args)]
-pub struct Cancel {
+pub struct Act {
     /// The mail's id
     #[arg(required_unless_present = "query", conflicts_with = "query")]
     id: Option<MailId>,
@@ -86,32 +86,11 @@ pub struct Cancel {
     asking: Asking,
 }
 
-impl Cancel {
-    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+impl Act {
+    pub(super) fn run(self, what: &str, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self.id {
-            Some(id) => act("cancel", id, &self.asking, screen),
-            None => self.many.act("cancel", &self.asking, screen),
-        }
-    }
-}
-
-/// `postrider retry`.
-#[derive(Args)]
-pub struct Retry {
-    /// The mail's id
-    #[arg(required_unless_present = "query", conflicts_with = "query")]
-    id: Option<MailId>,
-    #[command(flatten)]
-    many: Many,
-    #[command(flatten)]
-    asking: Asking,
-}
-
-impl Retry {
-    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        match self.id {
-            Some(id) => act("retry", id, &self.asking, screen),
-            None => self.many.act("retry", &self.asking, screen),
+            Some(id) => act(what, id, &self.asking, screen),
+            None => self.many.act(what, &self.asking, screen),
         }
     }
 }

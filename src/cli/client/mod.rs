@@ -58,9 +58,9 @@ pub enum ClientCommand {
     /// Show all that is known of a mail, and the mail itself
     Show(mail::Show),
     /// Withdraw a mail that was not sent yet
-    Cancel(mail::Cancel),
+    Cancel(mail::Act),
     /// Send a dead, cancelled or deferred mail again, at once
-    Retry(mail::Retry),
+    Retry(mail::Act),
     /// Look after acts on many mails, which go on by themselves
     #[command(subcommand)]
     Job(job::Job),
@@ -126,8 +126,8 @@ impl ClientCommand {
             ClientCommand::Failures(failures) => failures.run(screen),
             ClientCommand::Job(job) => job.run(screen),
             ClientCommand::Show(show) => show.run(screen),
-            ClientCommand::Cancel(cancel) => cancel.run(screen),
-            ClientCommand::Retry(retry) => retry.run(screen),
+            ClientCommand::Cancel(act) => act.run("cancel", screen),
+            ClientCommand::Retry(act) => act.run("retry", screen),
             ClientCommand::Tail(tail) => tail.run(screen),
             ClientCommand::Audit(audit) => audit.run(screen),
             ClientCommand::Stats(stats) => stats.run(screen),

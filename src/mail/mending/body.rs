@@ -34,11 +34,15 @@ pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Opti
     let body = scan.body?;
     let content = Content::of(&scan.fields);
     let encoded = content.encode(body);
+    let says_nothing = scan.find("MIME-Version").is_none();
+    if encoded.is_none() && !says_nothing {
+        return None;
+    }
+    let is_ascii = body.is_ascii();
     let still_eight_bit = match &encoded {
         Some(encoded) => !encoded.body.is_ascii(),
-        None => !body.is_ascii(),
+        None => !is_ascii,
     };
-    let says_nothing = scan.find("MIME-Version").is_none();
     if let Some(encoded) = &encoded {
         acts.tell(match encoded.encoding {
             Some("base64") => "the body: encoded as base64",
@@ -50,7 +54,7 @@ pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Opti
         }
     }
 
-    let needs_mime = !body.is_ascii() || encoded.is_some();
+    let needs_mime = !is_ascii || encoded.is_some();
     if needs_mime && says_nothing {
         if still_eight_bit {
             acts.tell("the body: said to be 8-bit text");

@@ -122,10 +122,12 @@ fn is_addresses(field: &LooseField<'_>) -> bool {
 /// field: `Müller, GmbH <info@example.org>`.
 fn entries(text: &str) -> Option<Vec<Entry>> {
     let read = address_list::read(text).ok();
-    let is_whole = |found: &Found| found.domain.is_some();
-    if let Some(entries) = &read
-        && address_list::mailboxes(entries.clone()).all(|found| is_whole(&found))
-    {
+    let has_domain = |found: &Found| found.domain.is_some();
+    let is_whole = |entry: &Entry| match entry {
+        Entry::One(found) => has_domain(found),
+        Entry::Group(_, members) => members.iter().all(has_domain),
+    };
+    if read.as_ref().is_some_and(|all| all.iter().all(is_whole)) {
         return read;
     }
     let text = unfolded(text);
@@ -186,7 +188,7 @@ fn folded(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option<S
     let unfolded = unfolded(text);
     let written = match structured::kind(name) {
         Kind::Text if unfolded.split(' ').all(|word| word.len() <= LONGEST_WORD) => {
-            field::write_folded(&mut out, name, &unfolded.replace('\t', " "));
+            field::write_words(&mut out, name, [unfolded.replace('\t', " ")]);
             Ok(())
         }
         Kind::Text => {
