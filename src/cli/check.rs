@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::screen::{Fit, Screen, Tint, plain, tinted};
+use super::screen::{ColumnFit, Screen, TextStyle, plain, tinted};
 use super::{ConfigFile, Failure};
 use crate::config::{self, Listen, Mistake, Settings};
 use crate::delivery::{Outcome, Phase, printable};
@@ -33,7 +33,7 @@ struct Findings<'a> {
     /// What is no mistake and had better be mended.
     warnings: &'a [Mistake],
     #[serde(skip_serializing_if = "Option::is_none")]
-    relays: Option<&'a [Tried]>,
+    relays: Option<&'a [RelayCheck]>,
 }
 
 impl Check {
@@ -70,7 +70,7 @@ impl Check {
             return Ok(outcome.map_or_else(|e| e.exit_code(), |()| ExitCode::SUCCESS));
         }
         for warning in settings.warnings() {
-            screen.line(&[tinted("warning: ", Tint::Warning), plain(warning)])?;
+            screen.line(&[tinted("warning: ", TextStyle::Warning), plain(warning)])?;
         }
         screen.line(&[plain(format_args!(
             "{file}: no mistakes found ({})",
@@ -86,7 +86,7 @@ impl Check {
 fn print(
     file: &str,
     (mistakes, warnings): (&[Mistake], &[Mistake]),
-    relays: Option<&[Tried]>,
+    relays: Option<&[RelayCheck]>,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
     let reached = relays.is_none_or(|all| all.iter().all(|one| one.ok));
@@ -118,7 +118,7 @@ fn summary(settings: &Settings) -> String {
 
 /// How one relay answered.
 #[derive(Serialize)]
-struct Tried {
+struct RelayCheck {
     name: String,
     url: String,
     ok: bool,
@@ -130,7 +130,7 @@ struct Tried {
     took_ms: u128,
 }
 
-async fn connect(settings: &Settings) -> Result<Vec<Tried>, Failure> {
+async fn connect(settings: &Settings) -> Result<Vec<RelayCheck>, Failure> {
     let relays = config::reload(settings)?.relays;
     let mut tries = Vec::new();
     for (relay, configured) in relays.into_iter().zip(&settings.relays) {
@@ -155,7 +155,11 @@ async fn connect(settings: &Settings) -> Result<Vec<Tried>, Failure> {
     Ok(tried)
 }
 
-async fn attempt(name: String, url: String, transport: std::sync::Arc<dyn Transport>) -> Tried {
+async fn attempt(
+    name: String,
+    url: String,
+    transport: std::sync::Arc<dyn Transport>,
+) -> RelayCheck {
     let began = Instant::now();
     let failed = match transport.connect().await {
         Ok(connection) => {
@@ -167,7 +171,7 @@ async fn attempt(name: String, url: String, transport: std::sync::Arc<dyn Transp
     };
     let took_ms = began.elapsed().as_millis();
     let (phase, reason) = failed.unzip();
-    Tried {
+    RelayCheck {
         name,
         url,
         ok: phase.is_none(),
@@ -177,13 +181,13 @@ async fn attempt(name: String, url: String, transport: std::sync::Arc<dyn Transp
     }
 }
 
-fn table(tried: &[Tried], screen: &mut Screen) -> Result<(), Failure> {
-    let row = |one: &Tried| {
+fn table(tried: &[RelayCheck], screen: &mut Screen) -> Result<(), Failure> {
+    let row = |one: &RelayCheck| {
         let result = match (one.phase, &one.reason) {
             (Some(phase), Some(reason)) => {
-                tinted(format_args!("failed at {phase}: {reason}"), Tint::Bad)
+                tinted(format_args!("failed at {phase}: {reason}"), TextStyle::Bad)
             }
-            _ => tinted("ready", Tint::Good),
+            _ => tinted("ready", TextStyle::Good),
         };
         vec![
             plain(&one.name),
@@ -193,13 +197,13 @@ fn table(tried: &[Tried], screen: &mut Screen) -> Result<(), Failure> {
         ]
     };
     let rows = tried.iter().map(row).collect();
-    Ok(screen.table(&["RELAY", "URL", "RESULT", "AFTER"], rows, Fit::Wrap)?)
+    Ok(screen.table(&["RELAY", "URL", "RESULT", "AFTER"], rows, ColumnFit::Wrap)?)
 }
 
 /// A relay that cannot be reached may be reached later; one that refuses the login or the
 /// certificate needs a hand.
-fn verdict(tried: &[Tried]) -> Result<(), Failure> {
-    let failed: Vec<&Tried> = tried.iter().filter(|one| !one.ok).collect();
+fn verdict(tried: &[RelayCheck]) -> Result<(), Failure> {
+    let failed: Vec<&RelayCheck> = tried.iter().filter(|one| !one.ok).collect();
     if failed.is_empty() {
         return Ok(());
     }
@@ -210,7 +214,8 @@ fn verdict(tried: &[Tried]) -> Result<(), Failure> {
         tried.len(),
         names.join(", ")
     );
-    let refused = |one: &&Tried| matches!(one.phase, Some(Phase::Tls | Phase::Auth | Phase::Ehlo));
+    let refused =
+        |one: &&RelayCheck| matches!(one.phase, Some(Phase::Tls | Phase::Auth | Phase::Ehlo));
     if failed.iter().any(refused) {
         Err(Failure::Failed(message))
     } else {

@@ -40,7 +40,7 @@ impl Run {
 }
 
 /// What the process was told from outside.
-enum Told {
+enum Signal {
     Stop,
     Reload,
 }
@@ -64,16 +64,16 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hang_up.recv() => Told::Reload,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.hang_up.recv() => Signal::Reload,
         }
     }
 
     async fn stop(&mut self) {
-        while !matches!(self.next().await, Told::Stop) {}
+        while !matches!(self.next().await, Signal::Stop) {}
     }
 }
 
@@ -102,8 +102,8 @@ async fn serve(
     let ended = loop {
         tokio::select! {
             told = signals.next() => match told {
-                Told::Stop => break Ok(()),
-                Told::Reload => reload(&sources, &mut settings, &dispatcher, &doors).await,
+                Signal::Stop => break Ok(()),
+                Signal::Reload => reload(&sources, &mut settings, &dispatcher, &doors).await,
             },
             failure = broken(&dispatcher, &mut doors) => break Err(failure),
         }

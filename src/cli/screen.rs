@@ -16,21 +16,21 @@ use crate::delivery::is_harmless;
 
 /// A piece of text, with what it means to its reader.
 #[derive(Clone)]
-pub struct Piece {
+pub struct StyledText {
     text: String,
-    tint: Tint,
+    tint: TextStyle,
 }
 
-impl Piece {
+impl StyledText {
     /// Other text that means the same.
-    pub fn with_text(self, text: impl Display) -> Piece {
+    pub fn with_text(self, text: impl Display) -> StyledText {
         tinted(text, self.tint)
     }
 }
 
 /// What a piece of text means to its reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Tint {
+pub enum TextStyle {
     /// Nothing special.
     Plain,
     /// All is well.
@@ -48,34 +48,34 @@ pub enum Tint {
 }
 
 /// Text as it is.
-pub fn plain(text: impl Display) -> Piece {
-    tinted(text, Tint::Plain)
+pub fn plain(text: impl Display) -> StyledText {
+    tinted(text, TextStyle::Plain)
 }
 
 /// Text that means something.
-pub fn tinted(text: impl Display, tint: Tint) -> Piece {
-    Piece {
+pub fn tinted(text: impl Display, tint: TextStyle) -> StyledText {
+    StyledText {
         text: escaped(&text.to_string()),
         tint,
     }
 }
 
 /// The name of a state of a mail, a delivery, a relay or a breaker.
-pub fn state(name: &str) -> Piece {
+pub fn state(name: &str) -> StyledText {
     let tint = match name {
-        "delivered" | "up" => Tint::Good,
-        "sending" => Tint::Busy,
-        "deferred" | "partial" | "paused" | "half_open" => Tint::Warning,
-        "dead" | "down" | "open" => Tint::Bad,
-        "cancelled" => Tint::Faint,
-        _ => Tint::Plain,
+        "delivered" | "up" => TextStyle::Good,
+        "sending" => TextStyle::Busy,
+        "deferred" | "partial" | "paused" | "half_open" => TextStyle::Warning,
+        "dead" | "down" | "open" => TextStyle::Bad,
+        "cancelled" => TextStyle::Faint,
+        _ => TextStyle::Plain,
     };
     tinted(name, tint)
 }
 
 /// How a table deals with text that is wider than the terminal.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub enum ColumnFit {
     /// Cut it off: one line a row.
     Cut,
     /// Go on in the next line.
@@ -109,7 +109,7 @@ impl Screen {
     }
 
     /// Prints one line.
-    pub fn line(&mut self, pieces: &[Piece]) -> io::Result<()> {
+    pub fn line(&mut self, pieces: &[StyledText]) -> io::Result<()> {
         for piece in pieces {
             let style = if self.colour {
                 piece.tint.style()
@@ -161,7 +161,12 @@ impl Screen {
 
     /// Prints a table. The first column of a table that is cut stays whole: it holds what other
     /// commands ask for.
-    pub fn table(&mut self, heads: &[&str], rows: Vec<Vec<Piece>>, fit: Fit) -> io::Result<()> {
+    pub fn table(
+        &mut self,
+        heads: &[&str],
+        rows: Vec<Vec<StyledText>>,
+        fit: ColumnFit,
+    ) -> io::Result<()> {
         let mut table = Table::new();
         table
             .load_preset(presets::NOTHING)
@@ -170,7 +175,10 @@ impl Screen {
         if !self.terminal {
             table.force_no_tty();
         }
-        table.set_header(self.row(heads.iter().map(|head| tinted(head, Tint::Strong)), fit));
+        table.set_header(self.row(
+            heads.iter().map(|head| tinted(head, TextStyle::Strong)),
+            fit,
+        ));
         for pieces in rows {
             table.add_row(self.row(pieces, fit));
         }
@@ -192,11 +200,11 @@ impl Screen {
         self.out.flush()
     }
 
-    fn row(&self, pieces: impl IntoIterator<Item = Piece>, fit: Fit) -> Row {
+    fn row(&self, pieces: impl IntoIterator<Item = StyledText>, fit: ColumnFit) -> Row {
         let cells = pieces.into_iter().map(|piece| self.cell(piece));
         match fit {
-            Fit::Wrap => Row::from(cells),
-            Fit::Cut => {
+            ColumnFit::Wrap => Row::from(cells),
+            ColumnFit::Cut => {
                 // A delimiter that no piece can hold: text is cut where the room ends, and not at a
                 // word's end.
                 let mut row = Row::from(cells.map(|cell| cell.set_delimiter('\0')));
@@ -208,11 +216,11 @@ impl Screen {
 
     /// Prints what things are called and what they are, one below the other. What is `None` is left
     /// out.
-    pub fn facts(&mut self, facts: Vec<(&str, Option<Vec<Piece>>)>) -> io::Result<()> {
+    pub fn facts(&mut self, facts: Vec<(&str, Option<Vec<StyledText>>)>) -> io::Result<()> {
         let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in facts {
             if let Some(value) = value {
-                let mut pieces = vec![tinted(format_args!("{name:width$}  "), Tint::Faint)];
+                let mut pieces = vec![tinted(format_args!("{name:width$}  "), TextStyle::Faint)];
                 pieces.extend(value);
                 self.line(&pieces)?;
             }
@@ -220,19 +228,19 @@ impl Screen {
         Ok(())
     }
 
-    fn cell(&self, piece: Piece) -> Cell {
+    fn cell(&self, piece: StyledText) -> Cell {
         let cell = Cell::new(piece.text);
         if !self.colour {
             return cell;
         }
         match piece.tint {
-            Tint::Plain => cell,
-            Tint::Good => cell.fg(Color::DarkGreen),
-            Tint::Busy => cell.fg(Color::DarkCyan),
-            Tint::Warning => cell.fg(Color::DarkYellow),
-            Tint::Bad => cell.fg(Color::DarkRed),
-            Tint::Faint => cell.add_attribute(Attribute::Dim),
-            Tint::Strong => cell.add_attribute(Attribute::Bold),
+            TextStyle::Plain => cell,
+            TextStyle::Good => cell.fg(Color::DarkGreen),
+            TextStyle::Busy => cell.fg(Color::DarkCyan),
+            TextStyle::Warning => cell.fg(Color::DarkYellow),
+            TextStyle::Bad => cell.fg(Color::DarkRed),
+            TextStyle::Faint => cell.add_attribute(Attribute::Dim),
+            TextStyle::Strong => cell.add_attribute(Attribute::Bold),
         }
     }
 }
@@ -240,12 +248,12 @@ impl Screen {
 /// The columns' widths on a terminal that is so wide: as they are, but for the last one and the
 /// widest of the others, which share what is left. The first column of a table that is cut holds
 /// what other commands ask for, and stays whole.
-fn fitted(natural: &[u16], terminal: u16, fit: Fit) -> Vec<u16> {
+fn fitted(natural: &[u16], terminal: u16, fit: ColumnFit) -> Vec<u16> {
     let mut widths = natural.to_vec();
     let Some(last) = widths.len().checked_sub(1) else {
         return widths;
     };
-    let first = usize::from(fit == Fit::Cut);
+    let first = usize::from(fit == ColumnFit::Cut);
     let Some(widest) = (first..last).max_by_key(|column| natural[*column]) else {
         return widths;
     };
@@ -262,16 +270,16 @@ fn fitted(natural: &[u16], terminal: u16, fit: Fit) -> Vec<u16> {
     widths
 }
 
-impl Tint {
+impl TextStyle {
     fn style(self) -> Style {
         match self {
-            Tint::Plain => Style::new(),
-            Tint::Good => AnsiColor::Green.on_default(),
-            Tint::Busy => AnsiColor::Cyan.on_default(),
-            Tint::Warning => AnsiColor::Yellow.on_default(),
-            Tint::Bad => AnsiColor::Red.on_default(),
-            Tint::Faint => Style::new().dimmed(),
-            Tint::Strong => Style::new().bold(),
+            TextStyle::Plain => Style::new(),
+            TextStyle::Good => AnsiColor::Green.on_default(),
+            TextStyle::Busy => AnsiColor::Cyan.on_default(),
+            TextStyle::Warning => AnsiColor::Yellow.on_default(),
+            TextStyle::Bad => AnsiColor::Red.on_default(),
+            TextStyle::Faint => Style::new().dimmed(),
+            TextStyle::Strong => Style::new().bold(),
         }
     }
 }
@@ -328,7 +336,7 @@ mod tests {
 
     /// What `print` prints, onto a terminal or into a pipe.
     fn printed(terminal: bool, print: impl FnOnce(&mut Screen) -> io::Result<()>) -> String {
-        let paper = Paper::default();
+        let paper = OutputBuffer::default();
         let mut screen = Screen {
             out: Box::new(paper.clone()),
             terminal,
@@ -340,9 +348,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Paper(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+    struct OutputBuffer(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
 
-    impl Write for Paper {
+    impl Write for OutputBuffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -389,17 +397,17 @@ mod tests {
     fn a_table_fits_its_terminal_and_keeps_its_first_column() {
         let total = |widths: &[u16]| widths.iter().sum::<u16>() + GAP * (widths.len() as u16 - 1);
         let natural = [36, 9, 6, 30, 60];
-        assert_eq!(fitted(&natural, 200, Fit::Cut), natural);
+        assert_eq!(fitted(&natural, 200, ColumnFit::Cut), natural);
         for terminal in [80, 100, 120] {
-            let widths = fitted(&natural, terminal, Fit::Cut);
+            let widths = fitted(&natural, terminal, ColumnFit::Cut);
             assert_eq!((total(&widths), widths[0]), (terminal, 36), "{widths:?}");
         }
         assert_eq!(
-            fitted(&[36, 9, 6, 10, 60], 100, Fit::Cut),
+            fitted(&[36, 9, 6, 10, 60], 100, ColumnFit::Cut),
             [36, 9, 6, 10, 31]
         );
-        assert_eq!(fitted(&[60, 9, 60], 79, Fit::Wrap), [33, 9, 33]);
-        assert_eq!(fitted(&natural, 20, Fit::Cut), [36, 9, 6, 8, 8]);
+        assert_eq!(fitted(&[60, 9, 60], 79, ColumnFit::Wrap), [33, 9, 33]);
+        assert_eq!(fitted(&natural, 20, ColumnFit::Cut), [36, 9, 6, 8, 8]);
     }
 
     #[test]

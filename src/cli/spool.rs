@@ -22,7 +22,7 @@ pub(super) enum Spool {
         #[arg(value_name = "SPOOL")]
         path: Option<PathBuf>,
         #[command(flatten)]
-        told: Told,
+        told: ReportArgs,
     },
     /// Write every mail of a stopped spool to DIR: ID.eml, and ID.json with its envelope; changes
     /// nothing
@@ -33,7 +33,7 @@ pub(super) enum Spool {
         #[arg(value_name = "DIR", num_args = 1..=2, required = true)]
         paths: Vec<PathBuf>,
         #[command(flatten)]
-        told: Told,
+        told: ReportArgs,
     },
     /// Write every record that is whole in a damaged spool to a new one, and say what is missing;
     /// changes nothing in the damaged one
@@ -51,7 +51,7 @@ pub(super) enum Spool {
 }
 
 #[derive(clap::Args)]
-pub(super) struct Told {
+pub(super) struct ReportArgs {
     #[command(flatten)]
     file: ConfigFile,
     /// Answer with JSON
@@ -108,7 +108,7 @@ impl Spool {
     }
 }
 
-impl Told {
+impl ReportArgs {
     fn spool(self, path: Option<PathBuf>) -> Result<PathBuf, Failure> {
         match path {
             Some(path) => Ok(path),

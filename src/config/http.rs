@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::mistake::Report;
-use super::quota::Asked;
+use super::quota::QuotaSettings;
 use super::units::bytes;
 use super::{Listen, Tls, secret, units};
 use crate::ingress::http::{self, HttpSettings, Scope, Security};
@@ -84,8 +84,8 @@ pub struct Token {
 
 impl Token {
     /// What it may hand in, as it stands in the file.
-    fn asked(&self) -> Asked<'_> {
-        Asked {
+    fn asked(&self) -> QuotaSettings<'_> {
+        QuotaSettings {
             max_pending: self.max_pending,
             rate: self.rate,
             max_per_day: self.max_per_day,

@@ -6,7 +6,7 @@ use super::mistake::Report;
 use crate::policy::{Quota, Rate, SenderPattern};
 
 /// What stands in the file about it.
-pub(super) struct Asked<'a> {
+pub(super) struct QuotaSettings<'a> {
     pub max_pending: Option<u64>,
     pub rate: Option<Rate>,
     pub max_per_day: Option<u64>,
@@ -15,7 +15,7 @@ pub(super) struct Asked<'a> {
     pub max_lifetime: Duration,
 }
 
-impl Asked<'_> {
+impl QuotaSettings<'_> {
     /// The quota; patterns that are none were told by [`Asked::check`].
     pub fn quota(self) -> Quota {
         let from = self.from.iter().filter_map(|text| text.parse().ok());

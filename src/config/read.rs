@@ -39,36 +39,36 @@ pub(super) fn read(layers: &Layers, report: &mut Report<'_>) -> Settings {
 
 /// One step down the tree.
 #[derive(Clone, Debug)]
-enum Step {
+enum PathStep {
     Key(String),
     Index(usize),
 }
 
-fn steps(path: &Path) -> Vec<Step> {
+fn steps(path: &Path) -> Vec<PathStep> {
     let step = |segment: &Segment| match segment {
-        Segment::Map { key } => Some(Step::Key(key.clone())),
-        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(PathStep::Key(key.clone())),
+        Segment::Seq { index } => Some(PathStep::Index(*index)),
         Segment::Enum { .. } | Segment::Unknown => None,
     };
     path.iter().filter_map(step).collect()
 }
 
-fn spelled(steps: &[Step]) -> String {
+fn spelled(steps: &[PathStep]) -> String {
     let mut path = String::new();
     for step in steps {
         match step {
-            Step::Key(key) if path.is_empty() => path.push_str(key),
-            Step::Key(key) => path.push_str(&format!(".{key}")),
-            Step::Index(index) => path.push_str(&format!("[{index}]")),
+            PathStep::Key(key) if path.is_empty() => path.push_str(key),
+            PathStep::Key(key) => path.push_str(&format!(".{key}")),
+            PathStep::Index(index) => path.push_str(&format!("[{index}]")),
         }
     }
     path
 }
 
-fn at<'a>(tree: &'a mut Json, steps: &[Step]) -> Option<&'a mut Json> {
+fn at<'a>(tree: &'a mut Json, steps: &[PathStep]) -> Option<&'a mut Json> {
     steps.iter().try_fold(tree, |node, step| match step {
-        Step::Key(key) => node.get_mut(key),
-        Step::Index(index) => node.get_mut(index),
+        PathStep::Key(key) => node.get_mut(key),
+        PathStep::Index(index) => node.get_mut(index),
     })
 }
 
@@ -93,13 +93,13 @@ fn read_as_toml(node: Option<&mut Json>) -> bool {
 
 /// Takes a wrong value away, so that its default stands in. Of a list, where one element would move
 /// the others up, the whole.
-fn take_out(tree: &mut Json, steps: &[Step]) -> bool {
+fn take_out(tree: &mut Json, steps: &[PathStep]) -> bool {
     let Some((last, above)) = steps.split_last() else {
         return false;
     };
     match (last, at(tree, above)) {
-        (Step::Key(key), Some(Json::Object(entries))) => entries.remove(key).is_some(),
-        (Step::Index(_), _) => take_out(tree, above),
+        (PathStep::Key(key), Some(Json::Object(entries))) => entries.remove(key).is_some(),
+        (PathStep::Index(_), _) => take_out(tree, above),
         _ => false,
     }
 }

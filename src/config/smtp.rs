@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::mistake::Report;
-use super::quota::Asked;
+use super::quota::QuotaSettings;
 use super::units::bytes;
 use super::{Listen, secret, units};
 use crate::ingress::smtp::{self, SmtpSettings};
@@ -105,8 +105,8 @@ impl Default for User {
 
 impl User {
     /// What they may hand in, as it stands in the file.
-    fn asked(&self) -> Asked<'_> {
-        Asked {
+    fn asked(&self) -> QuotaSettings<'_> {
+        QuotaSettings {
             max_pending: self.max_pending,
             rate: self.rate,
             max_per_day: self.max_per_day,

@@ -45,7 +45,7 @@ impl<'de> Deserialize<'de> for Listen {
             "off" => Some(Listen::Off),
             _ => text.parse().ok().map(Listen::At),
         };
-        from.deserialize_any(Written {
+        from.deserialize_any(TextVisitor {
             expected: "an IP address and a port such as 127.0.0.1:8025, or off",
             read,
         })
@@ -62,7 +62,7 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D
         let span = parse_span(text).ok().filter(|_| has_unit)?;
         (span <= LONGEST_SPAN).then_some(span)
     };
-    from.deserialize_any(Written {
+    from.deserialize_any(TextVisitor {
         expected: "a duration such as 500ms, 60s, 5m, 2h or 7d, of at most 100 years",
         read,
     })
@@ -79,7 +79,7 @@ pub(super) fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Durati
 
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
     let read = |text: &str| text.parse().ok();
-    from.deserialize_any(Written {
+    from.deserialize_any(TextVisitor {
         expected: "a size such as 512KiB or 25MiB, or a number of bytes",
         read,
     })
@@ -87,7 +87,7 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Er
 
 pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
     let read = |text: &str| text.parse().ok().map(Some);
-    from.deserialize_any(Written {
+    from.deserialize_any(TextVisitor {
         expected: "a rate such as 100/s, 600/m, 1000/h or 5000/d",
         read,
     })
@@ -104,7 +104,7 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>,
                 // A network with bits behind its prefix is a slip of the pen.
                 (network.trunc() == network).then_some(One(network))
             };
-            from.deserialize_any(Written {
+            from.deserialize_any(TextVisitor {
                 expected: "a network such as 10.0.0.0/8 or fd00::/8, or an address",
                 read,
             })
@@ -120,12 +120,12 @@ pub(super) fn bytes(size: ByteSize) -> usize {
 }
 
 /// Reads text; a number is read as the text that it is written as.
-struct Written<F> {
+struct TextVisitor<F> {
     expected: &'static str,
     read: F,
 }
 
-impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Written<F> {
+impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for TextVisitor<F> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

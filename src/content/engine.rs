@@ -62,7 +62,7 @@ impl Engine {
             Kind::Html => &self.html,
             Kind::Text => &self.text,
         };
-        let mut out = Bounded(Vec::new());
+        let mut out = BoundedWriter(Vec::new());
         environment
             .get_template(file)
             .and_then(|template| {
@@ -88,9 +88,9 @@ impl Engine {
 }
 
 /// Takes no more than [`MAX_OUTPUT`].
-struct Bounded(Vec<u8>);
+struct BoundedWriter(Vec<u8>);
 
-impl io::Write for Bounded {
+impl io::Write for BoundedWriter {
     fn write(&mut self, more: &[u8]) -> io::Result<usize> {
         if self.0.len() + more.len() > MAX_OUTPUT {
             return Err(io::Error::other(format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::suppressions::Addressed;
+use super::suppressions::AddressedMail;
 use super::{Error, Receipt};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
@@ -278,7 +278,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
     let mut addressed = Vec::with_capacity(new_mails.len());
     for new_mail in new_mails.iter() {
         let to = new_mail.deliveries.iter();
-        addressed.push(Addressed {
+        addressed.push(AddressedMail {
             list: new_mail.manifest.list.as_deref(),
             priority: new_mail.manifest.priority,
             recipients: to.map(|delivery| delivery.recipient.clone()).collect(),

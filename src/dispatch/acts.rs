@@ -16,10 +16,10 @@ const TOLD_IN_A_MINUTE: u32 = 30;
 
 /// The logins that were refused, and are told together.
 #[derive(Default)]
-pub(super) struct RefusedLogins(Mutex<Minute>);
+pub(super) struct RefusedLogins(Mutex<LogBudget>);
 
 #[derive(Default)]
-struct Minute {
+struct LogBudget {
     begun: Option<Duration>,
     told: u32,
     untold: u64,

@@ -8,7 +8,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::recalls::Recalled;
+use super::recalls::RecallRequest;
 use super::router;
 use super::{Dispatcher, Error, Inner};
 use crate::mail::MailId;
@@ -21,13 +21,13 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// What was obeyed so far.
 #[derive(Default)]
-pub(super) struct Obeyed {
+pub(super) struct AppliedOrders {
     orders: Option<Arc<Orders>>,
     paused: BTreeSet<String>,
-    recalled: HashMap<MailId, (Recalled, Instant)>,
+    recalled: HashMap<MailId, (RecallRequest, Instant)>,
 }
 
-impl Obeyed {
+impl AppliedOrders {
     /// Obeys what is new.
     pub(super) fn obey(&mut self, engine: &Arc<Engine>, router: &ActorRef<router::Msg>) {
         let Some(cluster) = engine.spool.cluster() else {

@@ -21,7 +21,7 @@ pub struct Purged {
 }
 
 /// A mail with a dead delivery.
-struct Letter {
+struct DeadLetter {
     mail: MailId,
     /// Whether all its deliveries have ended.
     is_finished: bool,
@@ -29,14 +29,14 @@ struct Letter {
     delivered: u64,
 }
 
-impl Letter {
+impl DeadLetter {
     fn of(record: &Record) -> Self {
         let is_delivered = |stage: Stage| matches!(stage, Stage::Delivered { .. });
         let delivered = record
             .deliveries
             .iter()
             .filter(|one| is_delivered(one.stage));
-        Letter {
+        DeadLetter {
             mail: record.manifest.id,
             is_finished: record.finished_at().is_some(),
             delivered: delivered.count() as u64,
@@ -69,7 +69,7 @@ impl DeadLetters<'_> {
         let words = words(&filter);
         let mut count = 0;
         let all = async {
-            for Letter { mail: id, .. } in self.all(filter).await? {
+            for DeadLetter { mail: id, .. } in self.all(filter).await? {
                 let done = dry_run
                     || matches!(
                         engine
@@ -140,7 +140,7 @@ impl DeadLetters<'_> {
     }
 
     /// Every mail with a dead delivery that `filter` admits.
-    async fn all(&self, filter: Query) -> Result<Vec<Letter>, Error> {
+    async fn all(&self, filter: Query) -> Result<Vec<DeadLetter>, Error> {
         let query = Query {
             state: Some(State::Dead),
             cursor: None,
@@ -149,7 +149,7 @@ impl DeadLetters<'_> {
         let mut letters = Vec::new();
         let mut pages = self.postrider.inner.engine.pages(query, 1000);
         while let Some((records, _)) = pages.next().await? {
-            letters.extend(records.iter().map(Letter::of));
+            letters.extend(records.iter().map(DeadLetter::of));
         }
         Ok(letters)
     }

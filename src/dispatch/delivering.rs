@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::sender::{Open, Panic, State};
+use super::sender::{OpenConnection, Panic, State};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase};
 use crate::transport::Transaction;
 
 /// What became of one recipient's try.
 #[derive(Clone, Debug)]
-pub(super) struct Judged {
+pub(super) struct RecipientResult {
     pub outcome: Outcome,
     pub fault: Fault,
 }
@@ -34,8 +34,8 @@ impl State {
         &mut self,
         mail: &Transaction,
         next: Option<&Transaction>,
-    ) -> Result<Vec<Judged>, Panic> {
-        let mut judged: Vec<Option<Judged>> = vec![None; mail.recipients.len()];
+    ) -> Result<Vec<RecipientResult>, Panic> {
+        let mut judged: Vec<Option<RecipientResult>> = vec![None; mail.recipients.len()];
         let mut left: Vec<usize> = (0..mail.recipients.len()).collect();
         let mut suspicion: Option<Suspicion> = None;
         while !left.is_empty() {
@@ -81,7 +81,7 @@ impl State {
             for ((at, outcome), fault) in part.into_iter().zip(outcomes).zip(faults) {
                 let again = matches!(fault, Fault::Session | Fault::Transaction);
                 if !again || stops {
-                    judged[at] = Some(Judged { outcome, fault });
+                    judged[at] = Some(RecipientResult { outcome, fault });
                     left.retain(|place| *place != at);
                 }
             }
@@ -91,7 +91,7 @@ impl State {
         }
 
         // Those whose turn did not come go back as they were.
-        let untried = || Judged {
+        let untried = || RecipientResult {
             outcome: Outcome::Unavailable(Phase::MailFrom, "the relay failed before it".into()),
             fault: Fault::Relay,
         };
@@ -152,7 +152,7 @@ impl State {
     ) -> Result<(Vec<Outcome>, u32), Panic> {
         let now = self.engine.clock.monotonic();
         let limit = self.memory.session_limit(now);
-        let is_full = |open: &Open| limit.is_some_and(|limit| open.carried >= limit);
+        let is_full = |open: &OpenConnection| limit.is_some_and(|limit| open.carried >= limit);
         if self.begun.is_none() && self.connection.as_ref().is_some_and(is_full) {
             self.close_connection().await;
         }

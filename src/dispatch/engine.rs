@@ -33,7 +33,7 @@ const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// Something is under way that a shutdown waits for, until this is dropped.
-pub(super) type UnderWay = TaskTrackerToken;
+pub(super) type InFlight = TaskTrackerToken;
 
 pub(super) struct Engine {
     pub spool: Arc<dyn Spool>,
@@ -171,7 +171,7 @@ impl Engine {
     }
 
     /// Counts something as under way until what is returned is dropped.
-    pub(super) fn begin(&self) -> UnderWay {
+    pub(super) fn begin(&self) -> InFlight {
         self.in_flight.token()
     }
 

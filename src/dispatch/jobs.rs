@@ -169,7 +169,7 @@ impl Jobs<'_> {
     /// [`Error::Spool`].
     pub async fn count(&self, act: Act, query: Query) -> Result<u64, Error> {
         let mut count = 0;
-        let mut steps = Steps::new(self.postrider, act, query);
+        let mut steps = JobMails::new(self.postrider, act, query);
         while let Some(step) = steps.next().await? {
             count += step.len() as u64;
         }
@@ -253,15 +253,15 @@ impl Dispatcher {
 
 /// The mails that a job means, a step at a time. A mail whose place in the list changes while the
 /// job goes on is met once only.
-struct Steps<'a> {
+struct JobMails<'a> {
     act: Act,
     pages: Pages<'a>,
     met: HashSet<MailId>,
 }
 
-impl<'a> Steps<'a> {
+impl<'a> JobMails<'a> {
     fn new(postrider: &'a Dispatcher, act: Act, query: Query) -> Self {
-        Steps {
+        JobMails {
             act,
             pages: postrider.inner.engine.pages(query, STEP),
             met: HashSet::new(),
@@ -312,7 +312,7 @@ async fn walk(
     status.lock().total = Some(meant.min(most));
 
     let mut left = most;
-    let mut steps = Steps::new(postrider, request.act, request.query.clone());
+    let mut steps = JobMails::new(postrider, request.act, request.query.clone());
     while left > 0
         && let Some(step) = steps.next().await?
     {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use super::engine::UnderWay;
+use super::engine::InFlight;
 use super::sender::{self, SenderId};
 use super::stock::{ClaimedMail, Stock};
 use super::topology::RelayPlan;
@@ -45,7 +45,7 @@ pub(super) struct Lane {
     /// The sender that finds out whether the relay is up again.
     probing: Option<SenderId>,
     /// The claim that is under way.
-    claiming: Option<Claiming>,
+    claiming: Option<PendingClaim>,
     /// How many claims were made: with each the routes begin at the next one, so that none waits
     /// for another to be empty.
     claims: usize,
@@ -59,7 +59,7 @@ pub(super) struct Lane {
 
 /// What a claim under way was made for.
 #[derive(Clone, Copy)]
-struct Claiming {
+struct PendingClaim {
     /// Mails that the pace allowed.
     paced: usize,
     /// Whether it is for finding out whether the relay is up again.
@@ -196,7 +196,7 @@ impl Lane {
         // among them.
         let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
-        self.claiming = Some(Claiming {
+        self.claiming = Some(PendingClaim {
             paced: allowed.mails,
             probe: state == BreakerState::HalfOpen,
         });
@@ -269,7 +269,7 @@ impl Lane {
         &mut self,
         claimed: Vec<ClaimedMail>,
         monotonic: Duration,
-        under_way: &UnderWay,
+        under_way: &InFlight,
     ) -> bool {
         let Some(claiming) = self.claiming.take() else {
             return false;
@@ -295,7 +295,7 @@ impl Lane {
     }
 
     /// One sender finds out whether the relay is up again.
-    fn probe(&mut self, claimed: Vec<ClaimedMail>, under_way: &UnderWay) {
+    fn probe(&mut self, claimed: Vec<ClaimedMail>, under_way: &InFlight) {
         let count = claimed.len();
         let Some((sender, actor)) = self.free.pop() else {
             self.give_back(count);
@@ -308,7 +308,7 @@ impl Lane {
     }
 
     /// Calls as many free senders as have something to take.
-    pub(super) fn call_senders(&mut self, monotonic: Duration, under_way: &UnderWay) {
+    pub(super) fn call_senders(&mut self, monotonic: Duration, under_way: &InFlight) {
         if self.probing.is_some() {
             return;
         }
@@ -324,7 +324,7 @@ impl Lane {
         }
     }
 
-    fn call(&mut self, sender: SenderId, actor: &ActorRef<sender::Msg>, under_way: &UnderWay) {
+    fn call(&mut self, sender: SenderId, actor: &ActorRef<sender::Msg>, under_way: &InFlight) {
         self.busy.insert(sender);
         self.stock.call(sender);
         if actor.cast(sender::Msg::Work(under_way.clone())).is_err() {

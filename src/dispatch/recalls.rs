@@ -18,11 +18,11 @@ pub(super) struct Recalls {
 
 impl Recalls {
     /// Notes that a user wants a mail back; until the guard is dropped.
-    pub(super) fn recall(self: &Arc<Self>, mail: MailId) -> Recalled {
+    pub(super) fn recall(self: &Arc<Self>, mail: MailId) -> RecallRequest {
         *self.wanted.lock().entry(mail).or_default() += 1;
         self.any.store(true, Ordering::Release);
 
-        Recalled {
+        RecallRequest {
             recalls: Arc::clone(self),
             mail,
         }
@@ -35,12 +35,12 @@ impl Recalls {
 }
 
 /// Somebody wants a mail back.
-pub(super) struct Recalled {
+pub(super) struct RecallRequest {
     recalls: Arc<Recalls>,
     mail: MailId,
 }
 
-impl Drop for Recalled {
+impl Drop for RecallRequest {
     fn drop(&mut self) {
         let mut wanted = self.recalls.wanted.lock();
         if let Some(count) = wanted.get_mut(&self.mail) {

@@ -18,7 +18,7 @@ pub(super) struct AttemptResult {
 }
 
 /// One delivery as it is to be recorded.
-struct Change {
+struct DeliveryChange {
     lease: Lease,
     delivery: Delivery,
     /// Whether it comes of a try.
@@ -58,7 +58,7 @@ impl Engine {
         {
             self.metrics.attempt(relay, outcome.class());
             if let Settled::Changed(next) = delivery.settle(&outcome, fault, &rules) {
-                changes.push(Change {
+                changes.push(DeliveryChange {
                     lease,
                     tried: next.tries > delivery.tries,
                     delivery: next,
@@ -75,7 +75,7 @@ impl Engine {
         manifest: &Arc<Manifest>,
         changed: Vec<(Lease, Delivery)>,
     ) {
-        let changes = changed.into_iter().map(|(lease, delivery)| Change {
+        let changes = changed.into_iter().map(|(lease, delivery)| DeliveryChange {
             lease,
             delivery,
             tried: false,
@@ -112,7 +112,7 @@ impl Engine {
     fn commit(
         self: &Arc<Self>,
         manifest: &Arc<Manifest>,
-        changes: Vec<Change>,
+        changes: Vec<DeliveryChange>,
         done: impl Send + 'static,
     ) {
         if changes.is_empty() {

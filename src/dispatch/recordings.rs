@@ -11,12 +11,12 @@ use crate::mail::MailId;
 
 #[derive(Default)]
 pub(super) struct Recordings {
-    under_way: Mutex<UnderWay>,
+    under_way: Mutex<OpenRecordings>,
     ended: Notify,
 }
 
 #[derive(Default)]
-struct UnderWay {
+struct OpenRecordings {
     last: u64,
     /// The numbers of those that are under way, by mail.
     of: HashMap<MailId, BTreeSet<u64>>,

@@ -18,10 +18,10 @@ const DOMAINS_IN_A_ROW: usize = 5;
 const UNCLEAR: usize = 256;
 
 #[derive(Default)]
-pub(super) struct RelayMemory(Mutex<Lessons>);
+pub(super) struct RelayMemory(Mutex<RelayState>);
 
 #[derive(Default)]
-struct Lessons {
+struct RelayState {
     limits: Limits,
     rests: Rests,
     streak: Streak,
@@ -109,7 +109,7 @@ impl RelayMemory {
     }
 }
 
-impl Lessons {
+impl RelayState {
     fn judge(
         &mut self,
         outcome: &Outcome,

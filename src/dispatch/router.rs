@@ -13,10 +13,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::engine::{Engine, UnderWay};
+use super::engine::{Engine, InFlight};
 use super::lane::{Lane, Plan};
 use super::report::{RelayState, RelayStatus, RestingStatus};
-use super::sender::{self, Report, SenderId};
+use super::sender::{self, SenderId, TurnReport};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
 use crate::delivery::{Event, EventKind, Route, Stage};
@@ -36,13 +36,13 @@ pub(super) enum Msg {
     /// An idle sender of this lane may look at what is reserved for others.
     LookAgain(Arc<str>),
     /// A claim came back.
-    Claimed(Arc<str>, Result<Vec<ClaimedMail>, SpoolError>, UnderWay),
+    Claimed(Arc<str>, Result<Vec<ClaimedMail>, SpoolError>, InFlight),
     /// A sender is free, and says what its last batch taught.
     Free {
         sender: SenderId,
         relay: Arc<str>,
         actor: ActorRef<sender::Msg>,
-        report: Report,
+        report: TurnReport,
     },
     /// A sender has ended.
     Gone { sender: SenderId, relay: Arc<str> },
@@ -298,7 +298,7 @@ impl State {
         myself: &ActorRef<Msg>,
         relay: &Arc<str>,
         claims: Result<Vec<ClaimedMail>, SpoolError>,
-        under_way: &UnderWay,
+        under_way: &InFlight,
     ) {
         let mut failed = false;
         let mut claims = claims.unwrap_or_else(|error| {
@@ -331,7 +331,7 @@ impl State {
         sender: SenderId,
         relay: &Arc<str>,
         actor: ActorRef<sender::Msg>,
-        report: Report,
+        report: TurnReport,
     ) {
         if sender < self.first_sender {
             // It is retired: it gets no more, and what it learned is of a relay as it was

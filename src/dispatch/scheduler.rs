@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
-use super::cluster::Obeyed;
+use super::cluster::AppliedOrders;
 use super::engine::Engine;
 use super::router;
 use crate::delivery::EventKind;
@@ -38,7 +38,7 @@ pub(super) struct State {
     /// Whether a sweep is under way.
     sweeping: bool,
     /// What other nodes were told, as far as it was obeyed here.
-    obeyed: Obeyed,
+    obeyed: AppliedOrders,
 }
 
 pub(super) struct Scheduler;
@@ -61,7 +61,7 @@ impl Actor for Scheduler {
             router,
             waiting,
             sweeping: false,
-            obeyed: Obeyed::default(),
+            obeyed: AppliedOrders::default(),
         })
     }
 

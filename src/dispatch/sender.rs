@@ -12,13 +12,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::delivering::Judged;
-use super::engine::{Engine, UnderWay};
+use super::delivering::RecipientResult;
+use super::engine::{Engine, InFlight};
 use super::recording::AttemptResult;
 use super::relay_memory::RelayMemory;
 use super::router;
 use super::stock::{ClaimedMail, Stock};
-use super::suppressions::Addressed;
+use super::suppressions::AddressedMail;
 use crate::delivery::{DeadReason, Fault, Outcome, Phase, Stage, printable};
 use crate::mail::{Guarantee, MailId, Timestamp};
 use crate::policy::Admission;
@@ -44,7 +44,7 @@ pub(super) enum Msg {
     /// A router introduces itself; it is told when the sender is free.
     Hello(ActorRef<router::Msg>),
     /// There is mail in the lane's stock.
-    Work(UnderWay),
+    Work(InFlight),
     /// Time to look whether the connection has been unused for too long.
     Idle,
     /// Panic, for tests of what holds then.
@@ -71,7 +71,7 @@ pub(super) struct State {
     pub(super) memory: Arc<RelayMemory>,
     stock: Arc<Stock>,
     router: ActorRef<router::Msg>,
-    pub(super) connection: Option<Open>,
+    pub(super) connection: Option<OpenConnection>,
     /// The mail that was begun on it behind the one before.
     pub(super) begun: Option<MailId>,
     unrecorded: Arc<Semaphore>,
@@ -82,7 +82,7 @@ pub(super) struct State {
 }
 
 /// An open connection.
-pub(super) struct Open {
+pub(super) struct OpenConnection {
     pub connection: Box<dyn Connection>,
     /// How many mails were put to it before: with any, the relay may have closed it meanwhile.
     pub carried: u32,
@@ -94,7 +94,7 @@ pub(super) type Panic = Box<dyn std::any::Any + Send>;
 
 /// What a turn taught about the relay.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct TurnReport {
     /// It answered about a mail.
     pub answered: bool,
     /// It failed, after that.
@@ -144,7 +144,7 @@ impl Actor for Sender {
         myself: ActorRef<Msg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.say_free(&myself, Report::default());
+        state.say_free(&myself, TurnReport::default());
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl Actor for Sender {
         match msg {
             Msg::Hello(router) => {
                 state.router = router;
-                state.say_free(&myself, Report::default());
+                state.say_free(&myself, TurnReport::default());
             }
             Msg::Work(_under_way) => {
                 let report = state.work().await;
@@ -187,7 +187,7 @@ impl Actor for Sender {
 }
 
 impl State {
-    fn say_free(&self, myself: &ActorRef<Msg>, report: Report) {
+    fn say_free(&self, myself: &ActorRef<Msg>, report: TurnReport) {
         let free = router::Msg::Free {
             sender: self.id,
             relay: Arc::clone(&self.relay),
@@ -199,8 +199,8 @@ impl State {
     }
 
     /// Sends mail of the lane's stock until there is none for it, or a turn is over.
-    async fn work(&mut self) -> Report {
-        let mut report = Report::default();
+    async fn work(&mut self) -> TurnReport {
+        let mut report = TurnReport::default();
         let mut reserved = None;
         for turn in 1..=MAILS_PER_TURN {
             let Some(mail) = self.next_mail(reserved.take()).await else {
@@ -248,7 +248,7 @@ impl State {
         mail: ClaimedMail,
         is_last: bool,
         reserved: &mut Option<MailId>,
-        report: &mut Report,
+        report: &mut TurnReport,
     ) -> bool {
         // However this ends, whoever waits for the mail looks again then.
         let _told = self.engine.waiters.tell_at_end(mail.manifest.id);
@@ -299,7 +299,7 @@ impl State {
         let judged = match sent {
             Ok(judged) => judged,
             Err(panic) => {
-                let crashed = Judged {
+                let crashed = RecipientResult {
                     outcome: Outcome::Crashed,
                     fault: Fault::Mail,
                 };
@@ -359,7 +359,11 @@ impl State {
     }
 
     /// Notes what the outcomes say of the relay and of the domains behind it.
-    fn learn(&mut self, mail: &Transaction, mut judged: Vec<Judged>) -> Vec<Judged> {
+    fn learn(
+        &mut self,
+        mail: &Transaction,
+        mut judged: Vec<RecipientResult>,
+    ) -> Vec<RecipientResult> {
         let now = self.engine.clock.monotonic();
         for (one, to) in judged.iter().zip(&mail.recipients) {
             match one.fault {
@@ -411,7 +415,7 @@ impl State {
             return Some(claim);
         }
         let to = claim.deliveries.iter();
-        let addressed = Addressed {
+        let addressed = AddressedMail {
             list: claim.manifest.list.as_deref(),
             priority: claim.manifest.priority,
             recipients: to.map(|(_, delivery)| delivery.recipient.clone()).collect(),
@@ -461,7 +465,7 @@ impl State {
         }
         self.connection = None;
         let connection = self.transport.connect().await?;
-        self.connection = Some(Open {
+        self.connection = Some(OpenConnection {
             connection,
             carried: 0,
             last_used: Instant::now(),
@@ -472,8 +476,8 @@ impl State {
     /// What a relay that fails over this mail, before it has taken the message, says of the mail:
     /// nothing, until it has done so again and again. Then the mail waits its turn, or it would be the
     /// first for ever and none behind it would be sent.
-    fn spare_the_relay(&mut self, mail: MailId, judged: &mut [Judged]) {
-        let is_at_mail_from = |one: &Judged| match &one.outcome {
+    fn spare_the_relay(&mut self, mail: MailId, judged: &mut [RecipientResult]) {
+        let is_at_mail_from = |one: &RecipientResult| match &one.outcome {
             Outcome::Unavailable(phase, _)
             | Outcome::Deferred(phase, _)
             | Outcome::Rejected(phase, _) => *phase == Phase::MailFrom,
@@ -511,10 +515,10 @@ impl State {
         claim: &mut Claim,
         mail: &Transaction,
         next: Option<&Transaction>,
-    ) -> Result<Vec<Judged>, Panic> {
+    ) -> Result<Vec<RecipientResult>, Panic> {
         let unavailable = |outcome: Outcome| {
             let fault = Fault::Relay;
-            vec![Judged { outcome, fault }; mail.recipients.len()]
+            vec![RecipientResult { outcome, fault }; mail.recipients.len()]
         };
         if let Err(outcome) = self.connect().await {
             return Ok(unavailable(outcome));
@@ -538,7 +542,7 @@ impl State {
         self.deliver(mail, next).await
     }
 
-    async fn record(&mut self, claim: Claim, judged: Vec<Judged>) {
+    async fn record(&mut self, claim: Claim, judged: Vec<RecipientResult>) {
         // The semaphore is never closed; a permit that could not be had would only widen the
         // window.
         let window = Arc::clone(&self.unrecorded).acquire_owned().await.ok();

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::sender::SenderId;
-use super::waiters::{TellAtEnd, Waiters};
+use super::waiters::{NotifyOnDrop, Waiters};
 use crate::mail::{Guarantee, MailId, Priority, Timestamp};
 use crate::spool::Claim;
 
@@ -31,7 +31,7 @@ const RESERVED_FROM_ALL: Duration = Duration::from_secs(5);
 pub(super) struct ClaimedMail {
     // Dropped first, and with it the lease.
     claim: Claim,
-    _told: TellAtEnd,
+    _told: NotifyOnDrop,
 }
 
 impl ClaimedMail {
@@ -106,12 +106,12 @@ pub(super) struct Stock(Mutex<State>);
 struct State {
     /// Claimed mail in the order of its turns; what is critical apart, since some senders take
     /// nothing else.
-    critical: VecDeque<Numbered>,
-    other: VecDeque<Numbered>,
+    critical: VecDeque<NumberedMail>,
+    other: VecDeque<NumberedMail>,
     last_number: u64,
     bytes: usize,
     /// Of the sender that has begun it behind the mail that it sends.
-    reserved: HashMap<SenderId, Reserved>,
+    reserved: HashMap<SenderId, ReservedMail>,
     /// Senders that hold mail that is not critical, and how much.
     at_other: HashMap<SenderId, usize>,
     /// Senders that were called and have not come yet.
@@ -140,18 +140,18 @@ pub(super) struct Rules {
     pub low: usize,
 }
 
-struct Numbered {
+struct NumberedMail {
     number: u64,
     mail: ClaimedMail,
 }
 
-struct Reserved {
-    mail: Numbered,
+struct ReservedMail {
+    mail: NumberedMail,
     since: Instant,
 }
 
 /// How much there is.
-pub(super) struct Level {
+pub(super) struct StockLevel {
     pub mails: usize,
     pub bytes: usize,
     /// How many more senders may begin mail that is not critical.
@@ -159,7 +159,7 @@ pub(super) struct Level {
 }
 
 /// What a sender may do now.
-pub(super) struct Taken {
+pub(super) struct SenderTurn {
     pub mail: Option<ClaimedMail>,
     /// The router should look at the lane: there is more to do than senders at it, or little left.
     pub wake_router: bool,
@@ -202,16 +202,16 @@ impl Stock {
             let number = state.last_number;
             state.bytes += mail.body.len();
             let queue = state.queue(mail.is_critical());
-            queue.push_back(Numbered { number, mail });
+            queue.push_back(NumberedMail { number, mail });
         }
         if state.len() > state.rules.low {
             state.low_is_told = false;
         }
     }
 
-    pub(super) fn level(&self) -> Level {
+    pub(super) fn level(&self) -> StockLevel {
         let state = self.0.lock();
-        Level {
+        StockLevel {
             mails: state.len(),
             bytes: state.bytes,
             room_at_other: state.room_at_other(),
@@ -260,7 +260,7 @@ impl Stock {
     }
 
     /// The next mail for this sender, which has come.
-    pub(super) fn take(&self, sender: SenderId) -> Taken {
+    pub(super) fn take(&self, sender: SenderId) -> SenderTurn {
         let mut state = self.0.lock();
         state.called.remove(&sender);
         let taken = state.take(sender);
@@ -269,7 +269,7 @@ impl Stock {
             numbered.mail
         });
 
-        Taken {
+        SenderTurn {
             wake_router: state.should_wake_router(),
             mail,
         }
@@ -294,7 +294,7 @@ impl Stock {
         let mail = state.pop(critical)?;
         state.hold(sender, &mail.mail);
         let since = Instant::now();
-        state.reserved.insert(sender, Reserved { mail, since });
+        state.reserved.insert(sender, ReservedMail { mail, since });
         Some(made)
     }
 
@@ -363,7 +363,7 @@ impl Stock {
 }
 
 impl State {
-    fn queue(&mut self, critical: bool) -> &mut VecDeque<Numbered> {
+    fn queue(&mut self, critical: bool) -> &mut VecDeque<NumberedMail> {
         if critical {
             &mut self.critical
         } else {
@@ -401,13 +401,13 @@ impl State {
         }
     }
 
-    fn pop(&mut self, critical: bool) -> Option<Numbered> {
+    fn pop(&mut self, critical: bool) -> Option<NumberedMail> {
         let first = self.queue(critical).pop_front()?;
         self.bytes -= first.mail.body.len();
         Some(first)
     }
 
-    fn take(&mut self, sender: SenderId) -> Option<Numbered> {
+    fn take(&mut self, sender: SenderId) -> Option<NumberedMail> {
         if let Some(long_reserved) = self.take_reserved(sender, RESERVED_FROM_ALL) {
             return Some(long_reserved);
         }
@@ -417,14 +417,14 @@ impl State {
         }
     }
 
-    fn reserved_since(&self, age: Duration) -> impl Iterator<Item = (SenderId, &Reserved)> {
+    fn reserved_since(&self, age: Duration) -> impl Iterator<Item = (SenderId, &ReservedMail)> {
         let now = Instant::now();
         let all = self.reserved.iter().map(|(sender, one)| (*sender, one));
         all.filter(move |(_, one)| now.duration_since(one.since) >= age)
     }
 
     /// Takes what has been reserved for another so long.
-    fn take_reserved(&mut self, sender: SenderId, age: Duration) -> Option<Numbered> {
+    fn take_reserved(&mut self, sender: SenderId, age: Duration) -> Option<NumberedMail> {
         if sender < self.rules.first_sender || self.rules.probing.is_some() {
             return None;
         }

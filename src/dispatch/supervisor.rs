@@ -76,7 +76,7 @@ pub(super) struct State {
     topology: Arc<Topology>,
     router: ActorRef<router::Msg>,
     scheduler: ActorRef<scheduler::Msg>,
-    senders: HashMap<ActorId, Employed>,
+    senders: HashMap<ActorId, SenderEntry>,
     last_sender: SenderId,
     /// The first of the senders that work by this topology. Earlier ones only finish what they have
     /// in hand.
@@ -85,7 +85,7 @@ pub(super) struct State {
     stopping: bool,
 }
 
-struct Employed {
+struct SenderEntry {
     id: SenderId,
     relay: Arc<str>,
     actor: ActorRef<sender::Msg>,
@@ -260,7 +260,7 @@ impl State {
         let relay = Arc::clone(&plan.name);
         self.senders.insert(
             actor.get_id(),
-            Employed {
+            SenderEntry {
                 id,
                 relay,
                 actor,

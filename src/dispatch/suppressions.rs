@@ -19,7 +19,7 @@ pub struct SuppressionHandle<'a> {
 }
 
 /// A mail as far as suppression asks for it.
-pub(super) struct Addressed<'a> {
+pub(super) struct AddressedMail<'a> {
     pub list: Option<&'a str>,
     pub priority: Priority,
     pub recipients: Vec<Address>,
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     /// The places of the recipients that are not to get a mail, of each of these mails.
-    pub(super) async fn suppressed(&self, mails: &[Addressed<'_>]) -> Vec<Vec<u16>> {
+    pub(super) async fn suppressed(&self, mails: &[AddressedMail<'_>]) -> Vec<Vec<u16>> {
         let nobody = vec![Vec::new(); mails.len()];
         let Some(kept) = self.spool.suppressions().filter(|kept| !kept.is_empty()) else {
             return nobody;
@@ -123,7 +123,7 @@ impl Engine {
         };
 
         let now = self.clock.now();
-        let of_one = |mail: &Addressed<'_>| {
+        let of_one = |mail: &AddressedMail<'_>| {
             let mut places = Vec::new();
             for place in 0..mail.recipients.len() {
                 let entries = found.next().unwrap_or_default();

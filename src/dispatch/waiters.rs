@@ -20,7 +20,7 @@ struct Waiter {
 
 impl Waiters {
     /// Waits for this mail. Hold the guard while waiting.
-    pub(super) fn wait_for(self: &Arc<Self>, mail: MailId) -> Waiting {
+    pub(super) fn wait_for(self: &Arc<Self>, mail: MailId) -> WaiterGuard {
         let mut waiters = self.0.lock();
         let waiter = waiters.entry(mail).or_insert_with(|| Waiter {
             notify: Arc::default(),
@@ -28,7 +28,7 @@ impl Waiters {
         });
         waiter.count += 1;
 
-        Waiting {
+        WaiterGuard {
             waiters: Arc::clone(self),
             mail,
             notify: Arc::clone(&waiter.notify),
@@ -36,8 +36,8 @@ impl Waiters {
     }
 
     /// Something becomes of this mail until what is returned is dropped.
-    pub(super) fn tell_at_end(self: &Arc<Self>, mail: MailId) -> TellAtEnd {
-        TellAtEnd {
+    pub(super) fn tell_at_end(self: &Arc<Self>, mail: MailId) -> NotifyOnDrop {
+        NotifyOnDrop {
             waiters: Arc::clone(self),
             mail,
         }
@@ -52,25 +52,25 @@ impl Waiters {
 }
 
 /// Tells those who wait for a mail when it is dropped.
-pub(super) struct TellAtEnd {
+pub(super) struct NotifyOnDrop {
     waiters: Arc<Waiters>,
     mail: MailId,
 }
 
-impl Drop for TellAtEnd {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.waiters.notify(self.mail);
     }
 }
 
 /// Somebody waits for a mail.
-pub(super) struct Waiting {
+pub(super) struct WaiterGuard {
     waiters: Arc<Waiters>,
     mail: MailId,
     pub notify: Arc<Notify>,
 }
 
-impl Drop for Waiting {
+impl Drop for WaiterGuard {
     fn drop(&mut self) {
         let mut waiters = self.waiters.0.lock();
         if let Some(waiter) = waiters.get_mut(&self.mail) {

@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 pub(super) struct Admission {
     total: usize,
     per_peer: usize,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenConnections>>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     total: usize,
     by_peer: HashMap<IpAddr, usize>,
 }
@@ -34,7 +34,7 @@ impl Admission {
     }
 
     /// A place for a connection from `peer`, until it is dropped; or which limit it would break.
-    pub fn admit(&self, peer: IpAddr) -> Result<Place, &'static str> {
+    pub fn admit(&self, peer: IpAddr) -> Result<ConnectionPlace, &'static str> {
         let peer = network(peer);
         let mut open = self.open.lock();
         if open.total >= self.total {
@@ -47,7 +47,7 @@ impl Admission {
         *from_peer += 1;
         open.total += 1;
         drop(open);
-        Ok(Place {
+        Ok(ConnectionPlace {
             peer,
             admission: self.clone(),
         })
@@ -56,12 +56,12 @@ impl Admission {
 
 /// One open connection's place.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     peer: IpAddr,
     admission: Admission,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut open = self.admission.open.lock();
         open.total -= 1;

@@ -10,18 +10,18 @@ const A_SECOND: u32 = 50;
 
 /// What a door has said of late.
 #[derive(Debug)]
-pub(super) struct Complaints(Mutex<Said>);
+pub(super) struct LogThrottle(Mutex<ThrottleState>);
 
 #[derive(Debug)]
-struct Said {
+struct ThrottleState {
     since: Instant,
     lines: u32,
     left_out: u64,
 }
 
-impl Complaints {
+impl LogThrottle {
     pub fn new() -> Self {
-        Complaints(Mutex::new(Said {
+        LogThrottle(Mutex::new(ThrottleState {
             since: Instant::now(),
             lines: 0,
             left_out: 0,
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_them_is_counted_and_not_written() {
-        let complaints = Complaints::new();
+        let complaints = LogThrottle::new();
         let begun = Instant::now();
         let written = (0..1000).filter(|_| complaints.another(begun).is_some());
         assert_eq!(written.count(), A_SECOND as usize);

@@ -34,11 +34,11 @@ pub(super) struct Guard {
     ban_time: Duration,
     /// Whose addresses are never shut out, this machine's aside.
     trusted: Networks,
-    known: Arc<Mutex<HashMap<IpAddr, Record>>>,
+    known: Arc<Mutex<HashMap<IpAddr, FailureRecord>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Record {
+struct FailureRecord {
     failures: u32,
     last: Instant,
     banned_until: Option<Instant>,
@@ -79,7 +79,7 @@ impl Guard {
                 known.remove(&any);
             }
         }
-        let new = Record {
+        let new = FailureRecord {
             failures: 0,
             last: now,
             banned_until: None,
@@ -117,7 +117,7 @@ impl Guard {
         peer.to_canonical().is_loopback() || self.trusted.contain(peer)
     }
 
-    fn is_over(&self, record: &Record, now: Instant) -> bool {
+    fn is_over(&self, record: &FailureRecord, now: Instant) -> bool {
         match record.banned_until {
             Some(until) => now >= until,
             None => now.saturating_duration_since(record.last) > self.ban_time,

@@ -15,7 +15,7 @@ const MAX_WORDS: usize = 500;
 
 /// A mailbox as it was found in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct FoundMailbox {
     /// The name that readers see, decoded.
     pub name: Option<String>,
     /// What stands before the `@`, with quotes where it needs them.
@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub place: Range<usize>,
 }
 
-impl Found {
+impl FoundMailbox {
     /// The address, in `domain` where it has none of its own.
     pub fn address(&self, domain: Option<&str>) -> Result<Address, String> {
         let Some(domain) = self.domain.as_deref().or(domain) else {
@@ -44,9 +44,9 @@ impl Found {
 /// One entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    One(Found),
+    One(FoundMailbox),
     /// `Friends: ada@example.org, bob@example.org;`
-    Group(String, Vec<Found>),
+    Group(String, Vec<FoundMailbox>),
 }
 
 /// Reads a list of mailboxes and groups.
@@ -58,7 +58,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Entry>, String> {
 }
 
 /// All mailboxes of a list, those in its groups included.
-pub(super) fn mailboxes(entries: Vec<Entry>) -> impl Iterator<Item = Found> {
+pub(super) fn mailboxes(entries: Vec<Entry>) -> impl Iterator<Item = FoundMailbox> {
     entries.into_iter().flat_map(|entry| match entry {
         Entry::One(found) => vec![found],
         Entry::Group(_, found) => found,
@@ -108,12 +108,12 @@ struct Reader<'a> {
     text: &'a str,
     at: usize,
     entries: Vec<Entry>,
-    group: Option<(String, Vec<Found>)>,
+    group: Option<(String, Vec<FoundMailbox>)>,
     /// The words since the last mailbox ended.
     words: Vec<Token>,
     comment: Option<Range<usize>>,
     /// What stands in angle brackets after them.
-    angle: Option<Found>,
+    angle: Option<FoundMailbox>,
 }
 
 impl<'a> Reader<'a> {
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
         let words = std::mem::take(&mut self.words);
         let comment = self.comment.take();
         let found = match self.angle.take() {
-            Some(found) => Found {
+            Some(found) => FoundMailbox {
                 name: Some(self.phrase(&words)).filter(|name| !name.is_empty()),
                 ..found
             },
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
             None => self.address(&words)?,
         };
         let name = found.name.or_else(|| self.comment_text(comment?));
-        let found = Found { name, ..found };
+        let found = FoundMailbox { name, ..found };
         match &mut self.group {
             Some((_, members)) => members.push(found),
             None => self.entries.push(Entry::One(found)),
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
 
     /// Reads up to the closing angle bracket. A route before the address is dropped (RFC 5322
     /// §4.4).
-    fn in_brackets(&mut self) -> Result<Found, String> {
+    fn in_brackets(&mut self) -> Result<FoundMailbox, String> {
         let mut words: Vec<Token> = Vec::new();
         while let Some(token) = self.next()? {
             let in_route = words.first().is_none_or(|word| word.is(b'@'));
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An address of these words (`addr-spec`), or a local user's name.
-    fn address(&self, words: &[Token]) -> Result<Found, String> {
+    fn address(&self, words: &[Token]) -> Result<FoundMailbox, String> {
         let (Some(first), Some(last)) = (words.first(), words.last()) else {
             return Err("has no address".to_owned());
         };
@@ -279,7 +279,7 @@ impl<'a> Reader<'a> {
             }
             Some(_) => return Err(format!("`{}` has a domain that is not valid", whole())),
         };
-        Ok(Found {
+        Ok(FoundMailbox {
             name: None,
             local,
             domain,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::fingerprint::{self, Print};
+use super::fingerprint::{self, PartHasher};
 use super::mailbox::Mailbox;
 use super::mime::Parts;
 use super::{
@@ -331,7 +331,7 @@ impl MailBuilder {
 
     /// Of what was given, so that it stays the same when another version composes otherwise.
     fn fingerprint(&self, envelope: &Envelope) -> u128 {
-        let mut print = Print::new();
+        let mut print = PartHasher::new();
         print.envelope(envelope);
         print
             .add_addresses(self.from.as_slice())

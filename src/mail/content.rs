@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::Print;
+use super::fingerprint::PartHasher;
 
 /// The template that a mail was made from, as its record keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl Content {
     /// What [`Content::request`] is for these: the name, the locale that is asked for, and the data
     /// in a form that does not depend on the order of its keys.
     pub fn request_of(name: &str, locale: Option<&str>, data: &str) -> u128 {
-        let mut print = Print::new();
+        let mut print = PartHasher::new();
         print.add(name).add_all(locale.iter()).add(data).finish()
     }
 }

@@ -60,11 +60,11 @@ fn alike(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Hashes parts of different lengths, so that `ab`, `c` and `a`, `bc` differ.
-pub(super) struct Print(Hasher);
+pub(super) struct PartHasher(Hasher);
 
-impl Print {
+impl PartHasher {
     pub fn new() -> Self {
-        Print(Hasher::new())
+        PartHasher(Hasher::new())
     }
 
     pub fn add(&mut self, part: impl AsRef<[u8]>) -> &mut Self {
@@ -102,7 +102,7 @@ impl Print {
 /// The fingerprint of a frozen message under its envelope. The work is proportional to its size,
 /// whatever stands in it: a stranger wrote it.
 pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
-    let mut print = Print::new();
+    let mut print = PartHasher::new();
     print.envelope(envelope);
     let Ok(section) = Section::read(message) else {
         return print.add(message).finish();
@@ -136,7 +136,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
         Some(When::In(span)) => span.as_millis(),
         Some(When::At(_)) | None => 0,
     };
-    let mut print = Print::new();
+    let mut print = PartHasher::new();
     print
         .add(content.to_le_bytes())
         .add(priority.as_str())
@@ -152,7 +152,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
     print.finish()
 }
 
-fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut Print) {
+fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut PartHasher) {
     match boundary_of(field) {
         None if ADDRESSES.iter().any(|name| field.is(name)) => print.add(alike(field.raw)),
         None => print.add(field.raw),
@@ -194,7 +194,7 @@ fn boundary_of(field: &Field<'_>) -> Option<Range<usize>> {
 
 /// Adds a body, piece by piece, with every delimiter line as if its boundary were empty. The header
 /// of each part is looked into for boundaries of its own.
-fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut Print) {
+fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut PartHasher) {
     if boundaries.is_empty() {
         print.add(body);
         return;

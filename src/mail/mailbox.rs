@@ -7,7 +7,7 @@ use email_encoding::headers::quoted_string;
 use email_encoding::headers::writer::EmailWriter;
 
 use super::Address;
-use super::address_list::{self, Entry, Found};
+use super::address_list::{self, Entry, FoundMailbox};
 
 /// The most bytes that a display name may have, so that no line of a header grows too long.
 const MAX_NAME: usize = 500;
@@ -48,11 +48,15 @@ impl Mailbox {
     }
 
     /// A mailbox that was found in a list, in `domain` where it has none of its own.
-    pub fn found(found: &Found, domain: Option<&str>) -> Result<Self, String> {
+    pub fn found(found: &FoundMailbox, domain: Option<&str>) -> Result<Self, String> {
         Mailbox::named(found.name.clone(), found, domain)
     }
 
-    fn named(name: Option<String>, found: &Found, domain: Option<&str>) -> Result<Self, String> {
+    fn named(
+        name: Option<String>,
+        found: &FoundMailbox,
+        domain: Option<&str>,
+    ) -> Result<Self, String> {
         let length = name.as_ref().map_or(0, String::len);
         if length > MAX_NAME {
             return Err(format!(
@@ -78,7 +82,7 @@ impl Mailbox {
 
 /// A name without quotes and an address in angle brackets, as people type them: the name is kept
 /// as it stands, with what would be a comment or the beginning of a group elsewhere.
-fn typed(text: &str) -> Option<(String, Found)> {
+fn typed(text: &str) -> Option<(String, FoundMailbox)> {
     let (name, address) = text.split_at(text.find('<')?);
     let name = name.trim();
     if name.is_empty() || name.contains(['"', '>', ',', ';', '\\']) {

@@ -42,7 +42,7 @@ pub struct Metrics {
     turned_away: Family<Labels, Counter>,
     acts: Family<Labels, Counter>,
     journal_bytes: Gauge,
-    journal_missed: Family<Labels, Counting>,
+    journal_missed: Family<Labels, CounterGauge>,
     quota_refusals: Family<Labels, Counter>,
     key_conflicts: Family<Labels, Counter>,
     /// Totals since start, for those who want a number without labels.
@@ -141,7 +141,7 @@ impl Metrics {
         let restarts = Family::<Labels, Counter>::default();
         let acts = Family::<Labels, Counter>::default();
         let journal_bytes = Gauge::default();
-        let journal_missed = Family::<Labels, Counting>::default();
+        let journal_missed = Family::<Labels, CounterGauge>::default();
         let quota_refusals = Family::<Labels, Counter>::default();
         let key_conflicts = Family::<Labels, Counter>::default();
         let mut registry = Registry::with_prefix("postrider");
@@ -203,12 +203,12 @@ impl Metrics {
         registry.register(
             "stale_settles",
             "Settles refused because their lease was not current",
-            Counting(stale_settles.clone()),
+            CounterGauge(stale_settles.clone()),
         );
         registry.register(
             "quarantined",
             "Records set aside because they could not be read",
-            Counting(quarantined.clone()),
+            CounterGauge(quarantined.clone()),
         );
         registry.register(
             "actor_restarts",
@@ -392,13 +392,13 @@ fn signed(count: u64) -> i64 {
 
 /// A gauge that is told as a counter: the number itself is counted elsewhere, and only ever grows.
 #[derive(Clone, Debug, Default)]
-struct Counting(Gauge);
+struct CounterGauge(Gauge);
 
-impl TypedMetric for Counting {
+impl TypedMetric for CounterGauge {
     const TYPE: MetricType = MetricType::Counter;
 }
 
-impl prometheus_client::encoding::EncodeMetric for Counting {
+impl prometheus_client::encoding::EncodeMetric for CounterGauge {
     fn encode(
         &self,
         mut encoder: prometheus_client::encoding::MetricEncoder<'_>,

@@ -98,45 +98,45 @@ pub struct RateError(String);
 
 /// A clock that shows what it is told.
 #[derive(Clone, Debug, Default)]
-struct ToldTime(Arc<AtomicU64>);
+struct ManualClock(Arc<AtomicU64>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Told(Nanos);
+struct ManualInstant(Nanos);
 
-impl std::ops::Add<Nanos> for Told {
-    type Output = Told;
-    fn add(self, span: Nanos) -> Told {
-        Told(self.0 + span)
+impl std::ops::Add<Nanos> for ManualInstant {
+    type Output = ManualInstant;
+    fn add(self, span: Nanos) -> ManualInstant {
+        ManualInstant(self.0 + span)
     }
 }
 
-impl Reference for Told {
+impl Reference for ManualInstant {
     fn duration_since(&self, earlier: Self) -> Nanos {
         Nanos::new(self.0.as_u64().saturating_sub(earlier.0.as_u64()))
     }
     fn saturating_sub(&self, span: Nanos) -> Self {
-        Told(Nanos::new(self.0.as_u64().saturating_sub(span.as_u64())))
+        ManualInstant(Nanos::new(self.0.as_u64().saturating_sub(span.as_u64())))
     }
 }
 
-impl Clock for ToldTime {
-    type Instant = Told;
-    fn now(&self) -> Told {
-        Told(Nanos::new(self.0.load(Ordering::Relaxed)))
+impl Clock for ManualClock {
+    type Instant = ManualInstant;
+    fn now(&self) -> ManualInstant {
+        ManualInstant(Nanos::new(self.0.load(Ordering::Relaxed)))
     }
 }
 
-type Limiter = RateLimiter<NotKeyed, InMemoryState, ToldTime, NoOpMiddleware<Told>>;
+type Limiter = RateLimiter<NotKeyed, InMemoryState, ManualClock, NoOpMiddleware<ManualInstant>>;
 
-struct Limit {
+struct RateLimit {
     limiter: Limiter,
-    clock: ToldTime,
+    clock: ManualClock,
     burst: usize,
 }
 
 /// Hands out permission to send, no faster than its rate. Without a rate it never says no.
 pub struct Pace {
-    limit: Option<Limit>,
+    limit: Option<RateLimit>,
     /// Permission that was taken and not used: never more than one burst, or it would pile up while
     /// there is no mail.
     unspent: usize,
@@ -164,9 +164,9 @@ impl Pace {
 
     fn of(quota: Option<Quota>) -> Self {
         let limit = quota.map(|quota| {
-            let clock = ToldTime::default();
+            let clock = ManualClock::default();
             let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-            Limit {
+            RateLimit {
                 limiter,
                 clock,
                 burst: quota.burst_size().get() as usize,
@@ -178,7 +178,7 @@ impl Pace {
     /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes
     /// back with [`Pace::give_back`].
     pub fn take(&mut self, wish: usize, now: Duration) -> Allowance {
-        let Some(Limit { limiter, clock, .. }) = &self.limit else {
+        let Some(RateLimit { limiter, clock, .. }) = &self.limit else {
             return Allowance {
                 mails: wish,
                 again_in: None,

@@ -34,12 +34,12 @@ pub enum Admission {
 /// The domains that rest at one relay, or may come to.
 #[derive(Clone, Debug, Default)]
 pub struct Rests {
-    domains: HashMap<String, Rest>,
+    domains: HashMap<String, DomainRest>,
 }
 
 /// What is known of one domain.
 #[derive(Clone, Debug, Default)]
-struct Rest {
+struct DomainRest {
     breaker: Breaker,
     streak: Streak,
     causes: VecDeque<MailId>,
@@ -159,7 +159,7 @@ impl Rests {
         resting
     }
 
-    fn of(&mut self, domain: &str) -> Option<&mut Rest> {
+    fn of(&mut self, domain: &str) -> Option<&mut DomainRest> {
         let domain = domain.to_ascii_lowercase();
         if self.domains.len() >= DOMAINS && !self.domains.contains_key(&domain) {
             self.domains
@@ -172,7 +172,7 @@ impl Rests {
     }
 }
 
-impl Rest {
+impl DomainRest {
     fn hold(&mut self, mail: MailId, from: Duration) -> Admission {
         if !self.causes.contains(&mail) {
             self.held = self.held.saturating_add(1);

@@ -9,7 +9,7 @@ use postrider::spool::{Query, Record, Spool};
 
 /// What the journal says of one delivery.
 #[derive(Default)]
-struct Told {
+struct EventLog {
     became: Option<&'static str>,
     tried_at: Option<Timestamp>,
 }
@@ -49,7 +49,7 @@ pub async fn journal_agrees<'a>(
     let journal = spool.journal().ok_or("there is no journal")?;
     let last = *journal.last().borrow();
     let mut accepted: BTreeMap<MailId, u32> = BTreeMap::new();
-    let mut told: BTreeMap<(MailId, Address), Told> = BTreeMap::new();
+    let mut told: BTreeMap<(MailId, Address), EventLog> = BTreeMap::new();
     let mut at = 0;
     while at < last {
         let page = journal.after(at, 1024).await;
@@ -85,7 +85,7 @@ pub async fn journal_agrees<'a>(
             return Err(format!("mail {id} is told to be accepted {times} times"));
         }
         for delivery in &record.deliveries {
-            let nothing = Told::default();
+            let nothing = EventLog::default();
             let key = (id, delivery.recipient.clone());
             let told = told.get(&key).unwrap_or(&nothing);
             let tried_at = delivery.attempts.last().map(|attempt| attempt.at);

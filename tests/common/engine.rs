@@ -113,19 +113,19 @@ pub async fn a_moment() {
 }
 
 /// What a dispatcher tells, from when this was made.
-pub struct Told(EventStream);
+pub struct EventLog(EventStream);
 
-impl Told {
+impl EventLog {
     pub fn by(postrider: &Dispatcher) -> Self {
-        Told(postrider.events())
+        EventLog(postrider.events())
     }
 
     pub fn of(postrider: &Dispatcher, mail: MailId, seq: u64) -> Self {
-        Told(postrider.events_of(mail, Some(seq)))
+        EventLog(postrider.events_of(mail, Some(seq)))
     }
 
     pub fn after(postrider: &Dispatcher, seq: u64) -> Self {
-        Told(postrider.events_after(seq))
+        EventLog(postrider.events_after(seq))
     }
 
     /// The next item.

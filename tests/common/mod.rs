@@ -24,8 +24,8 @@ pub mod service;
 
 pub use certificates::Cert;
 pub use engine::{
-    Told, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at, steady,
-    submit,
+    EventLog, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at,
+    steady, submit,
 };
 pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::list::Length;
+use super::list::ListLength;
 use super::service::Parameters;
 use super::times::{local, past_time};
-use super::{Asking, Failure};
-use crate::cli::screen::{Fit, Piece, Screen, Tint, counted, grouped, plain, tinted};
+use super::{Failure, ServiceArgs};
+use crate::cli::screen::{
+    ColumnFit, Screen, StyledText, TextStyle, counted, grouped, plain, tinted,
+};
 use crate::dispatch::{AuditEntry, AuditPage};
 use crate::mail::{MailId, Timestamp};
 
@@ -37,9 +39,9 @@ pub struct Audit {
     #[arg(long, value_name = "WHEN", value_parser = past_time)]
     until: Option<Timestamp>,
     #[command(flatten)]
-    length: Length,
+    length: ListLength,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Audit {
@@ -82,10 +84,10 @@ impl Audit {
             return Ok(ExitCode::SUCCESS);
         }
         if rows.is_empty() {
-            screen.line(&[tinted("nothing was done", Tint::Faint)])?;
+            screen.line(&[tinted("nothing was done", TextStyle::Faint)])?;
         } else {
             let heads = ["WHEN", "WHO", "FROM", "ACT", "TO"];
-            screen.table(&heads, rows, Fit::Wrap)?;
+            screen.table(&heads, rows, ColumnFit::Wrap)?;
         }
         if more {
             eprintln!("There is more: list it with --limit N, or with --all.");
@@ -94,7 +96,7 @@ impl Audit {
     }
 }
 
-fn row(entry: &AuditEntry) -> Vec<Piece> {
+fn row(entry: &AuditEntry) -> Vec<StyledText> {
     vec![
         plain(local(entry.at)),
         plain(entry.who.as_deref().unwrap_or("-")),

@@ -7,11 +7,11 @@ use clap::Subcommand;
 use serde::Deserialize;
 
 use super::filter::Filter;
-use super::list::{Length, pages};
+use super::list::{ListLength, pages};
 use super::service::{Answer, Client, Parameters, Payload};
 use super::times::relative;
-use super::{Asking, Failure, record};
-use crate::cli::screen::{Screen, Tint, counted, plain, tinted};
+use super::{Failure, ServiceArgs, record};
+use crate::cli::screen::{Screen, TextStyle, counted, plain, tinted};
 use crate::delivery::State;
 use crate::dispatch::MailStatus;
 use crate::mail::Timestamp;
@@ -24,9 +24,9 @@ pub enum Dead {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
-        length: Length,
+        length: ListLength,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
     /// Send them again, with a full count of attempts and a new lifetime
     Retry {
@@ -36,7 +36,7 @@ pub enum Dead {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
     /// Delete them for good, and with them the record of those of their recipients who got them
     Purge {
@@ -52,7 +52,7 @@ pub enum Dead {
         #[arg(long, short)]
         yes: bool,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
 }
 
@@ -145,8 +145,8 @@ impl Dead {
 
 fn list(
     filter: &Filter,
-    length: Length,
-    asking: &Asking,
+    length: ListLength,
+    asking: &ServiceArgs,
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
     let mut parameters = filter.parameters();
@@ -162,7 +162,7 @@ fn list(
             vec![
                 plain(mail.id),
                 plain(died),
-                tinted(why, Tint::Bad),
+                tinted(why, TextStyle::Bad),
                 plain(to),
                 plain(answer),
             ]
@@ -211,7 +211,7 @@ fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
 fn tell(
     answer: &Answer,
     what: &str,
-    asking: &Asking,
+    asking: &ServiceArgs,
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
     if asking.json {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
-use super::place::{Place, Service};
+use super::place::{Service, ServiceAddress};
 use super::service::{Client, is_loopback};
-use crate::cli::screen::{Screen, Tint, tinted};
+use crate::cli::screen::{Screen, TextStyle, tinted};
 use crate::cli::{Failure, Refusal};
 use crate::config::{Settings, Sources};
 
@@ -41,7 +41,7 @@ impl Health {
         // certificate is for another name.
         let local = is_loopback(&place.url);
         let client = Client::new(
-            Place {
+            ServiceAddress {
                 authorization: None,
                 ..place
             },
@@ -52,8 +52,8 @@ impl Health {
         let path = if self.live { "live" } else { "ready" };
         match client.get(&["health", path], &vec![]) {
             Ok(answer) if self.json => screen.json(&answer.body)?,
-            Ok(_) if self.live => screen.line(&[tinted("live", Tint::Good)])?,
-            Ok(_) => screen.line(&[tinted("ready", Tint::Good)])?,
+            Ok(_) if self.live => screen.line(&[tinted("live", TextStyle::Good)])?,
+            Ok(_) => screen.line(&[tinted("ready", TextStyle::Good)])?,
             Err(failure) => return Err(unhealthy(failure)),
         }
         Ok(ExitCode::SUCCESS)

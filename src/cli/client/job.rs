@@ -9,14 +9,16 @@ use serde_json::{Map, Value};
 
 use super::service::Payload;
 use super::times::relative;
-use super::{Asking, Failure};
-use crate::cli::screen::{Fit, Piece, Screen, Tint, counted, grouped, plain, tinted};
+use super::{Failure, ServiceArgs};
+use crate::cli::screen::{
+    ColumnFit, Screen, StyledText, TextStyle, counted, grouped, plain, tinted,
+};
 use crate::dispatch::{JobState, JobStatus};
 use crate::mail::Timestamp;
 
 /// Which mails an act is done to, and how fast.
 #[derive(Args, Clone, Debug)]
-pub struct Many {
+pub struct BulkArgs {
     /// All mails that this search finds: `state:deferred code:451`
     #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
     query: Option<String>,
@@ -37,9 +39,14 @@ struct Count {
     count: u64,
 }
 
-impl Many {
+impl BulkArgs {
     /// Counts them, or begins the job.
-    pub fn act(self, act: &str, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+    pub fn act(
+        self,
+        act: &str,
+        asking: &ServiceArgs,
+        screen: &mut Screen,
+    ) -> Result<ExitCode, Failure> {
         let mut request = Map::new();
         request.insert("q".to_owned(), Value::from(self.query.unwrap_or_default()));
         request.insert("dry_run".to_owned(), Value::from(self.dry_run));
@@ -72,21 +79,21 @@ pub enum Job {
     /// List the jobs of this run of the service, the newest first
     List {
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
     /// Show how far a job is
     Show {
         /// The job's id
         id: uuid::Uuid,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
     /// Stop a job; what it has done stays done
     Stop {
         /// The job's id
         id: uuid::Uuid,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
 }
 
@@ -121,26 +128,26 @@ impl Job {
             Job::Show { .. } | Job::Stop { .. } => vec![answer.decode()?],
         };
         if jobs.is_empty() {
-            screen.line(&[tinted("no jobs", Tint::Faint)])?;
+            screen.line(&[tinted("no jobs", TextStyle::Faint)])?;
             return Ok(ExitCode::SUCCESS);
         }
         let now = Timestamp::now();
         let rows = jobs.iter().map(|job| row(job, now)).collect();
         let heads = ["ID", "ACT", "STATE", "DONE", "BEGAN", "BY", "SEARCH"];
-        screen.table(&heads, rows, Fit::Wrap)?;
+        screen.table(&heads, rows, ColumnFit::Wrap)?;
         for error in jobs.iter().filter_map(|job| job.error.as_ref()) {
-            screen.line(&[tinted(error, Tint::Bad)])?;
+            screen.line(&[tinted(error, TextStyle::Bad)])?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn row(job: &JobStatus, now: Timestamp) -> Vec<Piece> {
+fn row(job: &JobStatus, now: Timestamp) -> Vec<StyledText> {
     let state = match job.state {
-        JobState::Running => tinted("running", Tint::Busy),
-        JobState::Done => tinted("done", Tint::Good),
-        JobState::Stopped => tinted("stopped", Tint::Warning),
-        JobState::Failed => tinted("failed", Tint::Bad),
+        JobState::Running => tinted("running", TextStyle::Busy),
+        JobState::Done => tinted("done", TextStyle::Good),
+        JobState::Stopped => tinted("stopped", TextStyle::Warning),
+        JobState::Failed => tinted("failed", TextStyle::Bad),
     };
     let of = job.total.map_or_else(|| "?".to_owned(), grouped);
     vec![

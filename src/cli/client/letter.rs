@@ -5,7 +5,7 @@ use std::io;
 
 use mail_parser::{MessageParser, MimeHeaders};
 
-use crate::cli::screen::{Screen, Tint, counted, plain, tinted};
+use crate::cli::screen::{Screen, TextStyle, counted, plain, tinted};
 
 /// The most lines of a mail's text that are shown.
 const SHOWN_LINES: usize = 200;
@@ -20,7 +20,10 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
             .filter(|_| !line.starts_with([' ', '\t']))
             .map_or(0, |colon| colon + 1);
         let (name, value) = line.split_at(name);
-        screen.line(&[tinted(name, Tint::Faint), plain(value.replace('\t', " "))])?;
+        screen.line(&[
+            tinted(name, TextStyle::Faint),
+            plain(value.replace('\t', " ")),
+        ])?;
     }
     screen.line(&[])?;
     let Some(parsed) = MessageParser::default().parse(message) else {
@@ -37,7 +40,7 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
             "… {} more; `postrider show --raw` prints all",
             counted(rest, "line")
         );
-        screen.line(&[tinted(more, Tint::Faint)])?;
+        screen.line(&[tinted(more, TextStyle::Faint)])?;
     }
     if parsed.attachment_count() > 0 {
         screen.line(&[])?;
@@ -56,7 +59,7 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
                 }
             });
         screen.line(&[
-            tinted("attachment  ", Tint::Faint),
+            tinted("attachment  ", TextStyle::Faint),
             plain(format_args!("{name}  ({kind}, {size})")),
         ])?;
     }

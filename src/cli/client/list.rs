@@ -8,8 +8,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::filter::Filter;
 use super::service::Parameters;
 use super::times::rough;
-use super::{Asking, Failure, record};
-use crate::cli::screen::{Fit, Piece, Screen, Tint, plain, state, tinted};
+use super::{Failure, ServiceArgs, record};
+use crate::cli::screen::{ColumnFit, Screen, StyledText, TextStyle, plain, state, tinted};
 use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::Timestamp;
@@ -29,14 +29,14 @@ pub struct List {
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
-    length: Length,
+    length: ListLength,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// How much of a list is wanted.
 #[derive(Args, Clone, Copy)]
-pub struct Length {
+pub struct ListLength {
     /// The most to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     limit: u64,
@@ -45,7 +45,7 @@ pub struct Length {
     all: bool,
 }
 
-impl Length {
+impl ListLength {
     /// The most that are wanted.
     pub fn most(self) -> usize {
         if self.all {
@@ -92,12 +92,12 @@ impl List {
 /// Prints page after page until there are no more or enough were listed: as tables, or as the
 /// service's JSON.
 pub fn pages(
-    asking: &Asking,
-    length: Length,
+    asking: &ServiceArgs,
+    length: ListLength,
     mut parameters: Parameters,
     screen: &mut Screen,
     heads: &[&str],
-    row: impl Fn(&MailStatus, Timestamp) -> Vec<Piece>,
+    row: impl Fn(&MailStatus, Timestamp) -> Vec<StyledText>,
 ) -> Result<ExitCode, Failure> {
     let client = asking.service.client()?;
     let fixed = parameters.len();
@@ -122,7 +122,7 @@ pub fn pages(
             // Pages can be short, even empty, although more follow; a table of its own for each
             // would be hard to read.
             if !rows.is_empty() && (ends || rows.len() >= LARGEST_PAGE) {
-                screen.table(heads, std::mem::take(&mut rows), Fit::Cut)?;
+                screen.table(heads, std::mem::take(&mut rows), ColumnFit::Cut)?;
                 found = true;
             }
         }
@@ -133,7 +133,7 @@ pub fn pages(
     if !asking.json {
         match cursor {
             Some(_) => eprintln!("There are more: list them with --limit N, or with --all."),
-            None if !found => screen.line(&[tinted("no mails", Tint::Faint)])?,
+            None if !found => screen.line(&[tinted("no mails", TextStyle::Faint)])?,
             None => {}
         }
     }

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::job::Many;
+use super::job::BulkArgs;
 use super::service::{Client, Payload};
-use super::{Asking, Failure, letter, record};
+use super::{Failure, ServiceArgs, letter, record};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
 use crate::mail::MailId;
@@ -17,7 +17,7 @@ pub struct Status {
     /// The mail's id
     id: MailId,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Status {
@@ -45,7 +45,7 @@ pub struct Show {
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Show {
@@ -81,9 +81,9 @@ pub struct Act {
     #[arg(required_unless_present = "query", conflicts_with = "query")]
     id: Option<MailId>,
     #[command(flatten)]
-    many: Many,
+    many: BulkArgs,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Act {
@@ -95,7 +95,12 @@ impl Act {
     }
 }
 
-fn act(what: &str, id: MailId, asking: &Asking, screen: &mut Screen) -> Result<ExitCode, Failure> {
+fn act(
+    what: &str,
+    id: MailId,
+    asking: &ServiceArgs,
+    screen: &mut Screen,
+) -> Result<ExitCode, Failure> {
     let path = ["v1", "mails", &id.to_string(), what];
     let answer = asking
         .service

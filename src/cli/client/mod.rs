@@ -98,7 +98,7 @@ pub enum ClientCommand {
 
 /// What the commands that ask the service for something have in common.
 #[derive(Args)]
-pub struct Asking {
+pub struct ServiceArgs {
     #[command(flatten)]
     service: Service,
     /// Print what the service answers, as JSON

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::Deserialize;
 
-use super::{Asking, Failure};
-use crate::cli::screen::{Fit, Screen, grouped, plain};
+use super::{Failure, ServiceArgs};
+use crate::cli::screen::{ColumnFit, Screen, grouped, plain};
 use crate::spool::NodeStatus;
 
 /// What the service answers when it is asked for its nodes.
@@ -21,7 +21,7 @@ pub enum Node {
     /// List the nodes that live
     List {
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
 }
 
@@ -46,7 +46,7 @@ impl Node {
             ]
         };
         let heads = ["NODE", "SESSION", "VERSION", "SINCE", "SEEN", "HOLDS"];
-        screen.table(&heads, nodes.iter().map(row).collect(), Fit::Wrap)?;
+        screen.table(&heads, nodes.iter().map(row).collect(), ColumnFit::Wrap)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -40,7 +40,7 @@ pub struct Service {
 }
 
 /// Where the service is, all that was said about it put together.
-pub(super) struct Place {
+pub(super) struct ServiceAddress {
     pub url: Url,
     /// What `Authorization` carries.
     pub authorization: Option<HeaderValue>,
@@ -50,7 +50,7 @@ pub(super) struct Place {
 
 /// Something that was said, and where.
 #[derive(Clone)]
-struct Said<T> {
+struct Setting<T> {
     value: T,
     by: Source,
 }
@@ -81,11 +81,11 @@ impl Service {
     }
 
     /// Puts together what was said.
-    pub(super) fn place(&self) -> Result<Place, Failure> {
+    pub(super) fn place(&self) -> Result<ServiceAddress, Failure> {
         let (file, written) = ClientFile::find()?;
         let in_file = |key| Source::File(file.clone(), key);
 
-        let of_file = written.url.map(|value| Said {
+        let of_file = written.url.map(|value| Setting {
             value,
             by: in_file("url"),
         });
@@ -93,7 +93,7 @@ impl Service {
         let given = said(self.url.clone(), "--url", "POSTRIDER_URL")?;
         let url = match given.or(of_file) {
             Some(said) => parsed(&said)?,
-            None => parsed(&Said {
+            None => parsed(&Setting {
                 value: DEFAULT_URL.to_owned(),
                 by: Source::Flag("--url"),
             })?,
@@ -107,7 +107,7 @@ impl Service {
                     let reason = "is given beside `token`; keep one of them";
                     return Err(in_file("token_file").wrong(reason));
                 }
-                (Some(value), None) => Some(Said {
+                (Some(value), None) => Some(Setting {
                     value,
                     by: in_file("token"),
                 }),
@@ -120,35 +120,35 @@ impl Service {
         }
 
         let path = self.ca_file.as_ref().map(|path| path.display().to_string());
-        let mut authority = said(path, "--ca-file", "POSTRIDER_CA_FILE")?.map(|said| Said {
+        let mut authority = said(path, "--ca-file", "POSTRIDER_CA_FILE")?.map(|said| Setting {
             value: PathBuf::from(said.value),
             by: said.by,
         });
         if authority.is_none() && is_the_files {
-            authority = written.ca_file.map(|path| Said {
+            authority = written.ca_file.map(|path| Setting {
                 value: beside_file(&file, path),
                 by: in_file("ca_file"),
             });
         }
-        Ok(Place {
+        Ok(ServiceAddress {
             url,
             authorization: token.map(|token| bearer(&token)).transpose()?,
             authorities: authority.map(|said| authorities(&said)).transpose()?,
         })
     }
 
-    fn given_token(&self) -> Result<Option<Said<SecretString>>, Failure> {
+    fn given_token(&self) -> Result<Option<Setting<SecretString>>, Failure> {
         if let Some(token) = &self.token {
             let by = Source::Flag("--token");
             let value = token.clone();
             // An empty token says that none is to be sent.
-            return Ok(Some(Said { value, by }));
+            return Ok(Some(Setting { value, by }));
         }
         if let Some(path) = &self.token_file {
             return read_token(path, Source::Flag("--token-file")).map(Some);
         }
         if let Some(token) = said(None, "", "POSTRIDER_TOKEN")? {
-            return Ok(Some(Said {
+            return Ok(Some(Setting {
                 value: token.value.into(),
                 by: token.by,
             }));
@@ -165,20 +165,20 @@ fn said(
     flag: Option<String>,
     name: &'static str,
     variable: &'static str,
-) -> Result<Option<Said<String>>, Failure> {
+) -> Result<Option<Setting<String>>, Failure> {
     if let Some(value) = flag {
         let by = Source::Flag(name);
-        return Ok(Some(Said { value, by }));
+        return Ok(Some(Setting { value, by }));
     }
     let by = Source::Variable(variable);
     match env::var(variable) {
-        Ok(value) if !value.is_empty() => Ok(Some(Said { value, by })),
+        Ok(value) if !value.is_empty() => Ok(Some(Setting { value, by })),
         Ok(_) | Err(VarError::NotPresent) => Ok(None),
         Err(VarError::NotUnicode(_)) => Err(by.wrong("is not UTF-8")),
     }
 }
 
-fn parsed(said: &Said<String>) -> Result<Url, Failure> {
+fn parsed(said: &Setting<String>) -> Result<Url, Failure> {
     let wrong = |why: &str| said.by.wrong(format!("`{}` {why}", escaped(&said.value)));
     let mut url = Url::parse(&said.value)
         .map_err(|_| wrong(&format!("is not a URL such as {DEFAULT_URL}")))?;
@@ -195,7 +195,7 @@ fn parsed(said: &Said<String>) -> Result<Url, Failure> {
     Ok(url)
 }
 
-fn bearer(token: &Said<SecretString>) -> Result<HeaderValue, Failure> {
+fn bearer(token: &Setting<SecretString>) -> Result<HeaderValue, Failure> {
     let value = format!("Bearer {}", token.value.expose_secret());
     let mut value = HeaderValue::from_str(&value).map_err(|_| {
         token
@@ -206,7 +206,7 @@ fn bearer(token: &Said<SecretString>) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-fn read_token(path: &Path, by: Source) -> Result<Said<SecretString>, Failure> {
+fn read_token(path: &Path, by: Source) -> Result<Setting<SecretString>, Failure> {
     let shown = escaped(&path.to_string_lossy());
     let text = fs::read_to_string(path)
         .map_err(|error| by.wrong(format!("names {shown}, which cannot be read: {error}")))?;
@@ -214,13 +214,13 @@ fn read_token(path: &Path, by: Source) -> Result<Said<SecretString>, Failure> {
     if token.is_empty() {
         return Err(by.wrong(format!("names {shown}, which is empty")));
     }
-    Ok(Said {
+    Ok(Setting {
         value: token.to_owned().into(),
         by,
     })
 }
 
-fn authorities(said: &Said<PathBuf>) -> Result<Vec<Certificate<'static>>, Failure> {
+fn authorities(said: &Setting<PathBuf>) -> Result<Vec<Certificate<'static>>, Failure> {
     let shown = escaped(&said.value.to_string_lossy());
     let pem = fs::read(&said.value).map_err(|error| {
         said.by

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::times::{local, relative};
-use crate::cli::screen::{Fit, Piece, Screen, Tint, counted, plain, state, tinted};
+use crate::cli::screen::{ColumnFit, Screen, StyledText, TextStyle, counted, plain, state, tinted};
 use crate::delivery::{Attempt, MailState, State};
 use crate::dispatch::{DeliveryStatus, MailStatus};
 use crate::mail::{Guarantee, Priority, Timestamp};
@@ -16,11 +16,11 @@ pub fn line(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
 /// The mail's facts, and where each of its deliveries is.
 pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     let now = Timestamp::now();
-    let fact = |piece: Piece| Some(vec![piece]);
+    let fact = |piece: StyledText| Some(vec![piece]);
     let time = |at: Timestamp| {
         vec![
             plain(local(at)),
-            tinted(format_args!("  {}", relative(at, now)), Tint::Faint),
+            tinted(format_args!("  {}", relative(at, now)), TextStyle::Faint),
         ]
     };
     let pending = !mail.state.is_final();
@@ -29,7 +29,7 @@ pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
         .as_ref()
         .map_or("<>".to_owned(), ToString::to_string);
     screen.facts(vec![
-        ("mail", fact(tinted(mail.id, Tint::Strong))),
+        ("mail", fact(tinted(mail.id, TextStyle::Strong))),
         ("state", fact(state(mail.state.as_str()))),
         (
             "subject",
@@ -77,11 +77,11 @@ pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
             "LAST ANSWER",
         ],
         rows,
-        Fit::Wrap,
+        ColumnFit::Wrap,
     )
 }
 
-fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<Piece> {
+fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {
     let last = delivery.attempts.last();
     let relay = last
         .map(|attempt| attempt.relay.as_str())
@@ -100,11 +100,11 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<Piece> {
     ]
 }
 
-fn delivery_state(delivery: &DeliveryStatus) -> Piece {
+fn delivery_state(delivery: &DeliveryStatus) -> StyledText {
     match delivery.reason {
         Some(reason) => tinted(
             format_args!("dead: {}", reason.as_str().replace('_', " ")),
-            Tint::Bad,
+            TextStyle::Bad,
         ),
         None => state(delivery.state.as_str()),
     }
@@ -133,7 +133,7 @@ pub fn attempts(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     screen.table(
         &["ATTEMPT", "RECIPIENT", "RELAY", "ANSWER"],
         all.into_iter().map(row).collect(),
-        Fit::Wrap,
+        ColumnFit::Wrap,
     )
 }
 

@@ -7,8 +7,8 @@ use clap::Subcommand;
 use serde::Deserialize;
 
 use super::service::Payload;
-use super::{Asking, Failure};
-use crate::cli::screen::{Fit, Screen, grouped, plain, state};
+use super::{Failure, ServiceArgs};
+use crate::cli::screen::{ColumnFit, Screen, grouped, plain, state};
 use crate::dispatch::RelayStatus;
 
 /// What the service answers when it is asked for its relays.
@@ -23,21 +23,21 @@ pub enum Relay {
     /// List the relays and how they are
     List {
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
     /// Send nothing more over a relay; its mail takes the route's next one, or waits
     Pause {
         /// The relay's name
         name: String,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
     /// Send over a paused relay again
     Resume {
         /// The relay's name
         name: String,
         #[command(flatten)]
-        asking: Asking,
+        asking: ServiceArgs,
     },
 }
 
@@ -63,7 +63,7 @@ fn switch(
     name: &str,
     verb: &str,
     done: &str,
-    asking: &Asking,
+    asking: &ServiceArgs,
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
     let answer =
@@ -101,5 +101,5 @@ pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
         "BACKLOG",
         "LAST FAILURE",
     ];
-    screen.table(&heads, relays.iter().map(row).collect(), Fit::Wrap)
+    screen.table(&heads, relays.iter().map(row).collect(), ColumnFit::Wrap)
 }

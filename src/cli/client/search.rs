@@ -10,8 +10,8 @@ use clap::builder::PossibleValuesParser;
 use super::filter::Filter;
 use super::service::Parameters;
 use super::times::relative;
-use super::{Asking, Failure};
-use crate::cli::screen::{Fit, Screen, Tint, grouped, plain, state, tinted};
+use super::{Failure, ServiceArgs};
+use crate::cli::screen::{ColumnFit, Screen, TextStyle, grouped, plain, state, tinted};
 use crate::dispatch::{Counted, Failures};
 use crate::mail::Timestamp;
 
@@ -40,7 +40,7 @@ pub struct Count {
     #[command(flatten)]
     search: Search,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Count {
@@ -57,10 +57,10 @@ impl Count {
             rows.push(vec![state(name), plain(grouped(*count))]);
         }
         rows.push(vec![
-            tinted("all", Tint::Strong),
+            tinted("all", TextStyle::Strong),
             plain(grouped(counted.count)),
         ]);
-        screen.table(&["STATE", "MAILS"], rows, Fit::Cut)?;
+        screen.table(&["STATE", "MAILS"], rows, ColumnFit::Cut)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -100,7 +100,7 @@ pub struct FailureGroups {
     #[command(flatten)]
     search: Search,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl FailureGroups {
@@ -115,7 +115,7 @@ impl FailureGroups {
         }
         let failures: Failures = answer.decode()?;
         if failures.groups.is_empty() {
-            screen.line(&[tinted("nothing failed", Tint::Faint)])?;
+            screen.line(&[tinted("nothing failed", TextStyle::Faint)])?;
             return Ok(ExitCode::SUCCESS);
         }
 
@@ -131,7 +131,7 @@ impl FailureGroups {
             ]
         });
         let heads = ["DEAD", "DEFERRED", "LAST", "WHAT", "FOR EXAMPLE"];
-        screen.table(&heads, rows.collect(), Fit::Wrap)?;
+        screen.table(&heads, rows.collect(), ColumnFit::Wrap)?;
         if !failures.complete {
             eprintln!("Only the newest were looked at: narrow it with -q or --since.");
         }

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use super::filter::priority;
 use super::service::{Answer, Client, Parameters, Payload};
-use super::{Asking, Failure, record, template, times, user};
-use crate::cli::screen::{Screen, Tint, escaped, plain, state, tinted};
+use super::{Failure, ServiceArgs, record, template, times, user};
+use crate::cli::screen::{Screen, TextStyle, escaped, plain, state, tinted};
 use crate::delivery::MailState;
 use crate::dispatch::MailStatus;
 use crate::mail::{Addressees, MailError, MailId, Priority, Timestamp, parse_span};
@@ -89,7 +89,7 @@ pub struct Send {
     #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "3650d", value_parser = parse_span)]
     wait: Option<Duration>,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// What a sender asks for besides the message itself.
@@ -349,7 +349,7 @@ fn announce(accepted: &Accepted, screen: &mut Screen) -> Result<(), Failure> {
     if let Some(name) = &accepted.state {
         pieces.extend([state(name), plain("  ")]);
     }
-    pieces.push(tinted(kept, Tint::Faint));
+    pieces.push(tinted(kept, TextStyle::Faint));
     Ok(screen.line(&pieces)?)
 }
 

@@ -13,7 +13,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 use url::Url;
 
-use super::place::{Place, Service};
+use super::place::{Service, ServiceAddress};
 use crate::cli::screen::escaped;
 use crate::cli::{Failure, FieldError, Refusal};
 
@@ -84,7 +84,7 @@ impl Answer {
 impl Client {
     /// A client of the service at this place, each of whose calls may take so long. With
     /// `any_certificate`, whoever answers is believed: for a question that tells nothing.
-    pub(super) fn new(place: Place, timeout: Duration, any_certificate: bool) -> Self {
+    pub(super) fn new(place: ServiceAddress, timeout: Duration, any_certificate: bool) -> Self {
         let mut tls = TlsConfig::builder().disable_verification(any_certificate);
         if let Some(authorities) = place.authorities {
             tls = tls.root_certs(RootCerts::Specific(Arc::new(authorities)));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::times::rough;
-use super::{Asking, Failure, relay};
-use crate::cli::screen::{Piece, Screen, Tint, counted, grouped, plain, state, tinted};
+use super::{Failure, ServiceArgs, relay};
+use crate::cli::screen::{Screen, StyledText, TextStyle, counted, grouped, plain, state, tinted};
 use crate::delivery::State;
 use crate::dispatch;
 use crate::mail::Priority;
@@ -17,7 +17,7 @@ use crate::mail::Priority;
 #[derive(Args)]
 pub struct Stats {
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Stats {
@@ -51,7 +51,7 @@ impl Stats {
                 "{}; see `postrider spool verify`",
                 counted(stats.quarantined, "unreadable record")
             );
-            vec![tinted(what, Tint::Bad)]
+            vec![tinted(what, TextStyle::Bad)]
         });
         let states = State::ALL.map(State::as_str);
         let priorities = Priority::ALL.map(Priority::as_str);
@@ -88,7 +88,7 @@ impl Stats {
 }
 
 /// `queued 12, delivered 3`: the known names in their order, then any other; zeros are left out.
-fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<Piece> {
+fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<StyledText> {
     let others = counts
         .keys()
         .map(String::as_str)
@@ -105,7 +105,7 @@ fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<Piece> {
         }
     }
     if pieces.is_empty() {
-        vec![tinted("none", Tint::Faint)]
+        vec![tinted("none", TextStyle::Faint)]
     } else {
         pieces
     }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::service::{Parameters, Payload};
-use super::{Asking, Failure, send, times};
-use crate::cli::screen::{Fit, Screen, plain};
+use super::{Failure, ServiceArgs, send, times};
+use crate::cli::screen::{ColumnFit, Screen, plain};
 use crate::mail::Timestamp;
 use crate::spool::{SuppressionPage, SuppressionReason};
 
@@ -30,7 +30,7 @@ pub enum Suppression {
 
 /// Which entries.
 #[derive(Args)]
-struct Which {
+struct EntryArgs {
     /// For this reason: bounce, complaint, unsubscribe, manual
     #[arg(long)]
     reason: Option<SuppressionReason>,
@@ -46,7 +46,7 @@ pub struct List {
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
     #[command(flatten)]
-    which: Which,
+    which: EntryArgs,
     /// The most entries
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
@@ -54,7 +54,7 @@ pub struct List {
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// `postrider suppression add`.
@@ -63,7 +63,7 @@ pub struct Add {
     /// Who is not to get mail
     address: String,
     #[command(flatten)]
-    which: Which,
+    which: EntryArgs,
     /// Until when; for ever when absent, or for a bounce as the configuration says
     #[arg(long, value_name = "TIME", value_parser = times::time_to_come)]
     until: Option<Timestamp>,
@@ -71,7 +71,7 @@ pub struct Add {
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// `postrider suppression remove`.
@@ -81,9 +81,9 @@ pub struct Remove {
     #[arg(required_unless_present_any = ["reason", "list"])]
     address: Option<String>,
     #[command(flatten)]
-    which: Which,
+    which: EntryArgs,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// `postrider suppression import`.
@@ -93,16 +93,16 @@ pub struct Import {
     /// since, until, note
     file: PathBuf,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// `postrider suppression export`.
 #[derive(Args)]
 pub struct Export {
     #[command(flatten)]
-    which: Which,
+    which: EntryArgs,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +135,7 @@ impl Suppression {
     }
 }
 
-impl Which {
+impl EntryArgs {
     fn parameters(self, address: Option<String>) -> Parameters {
         let mut parameters = Parameters::new();
         parameters.extend(address.map(|address| ("address", address)));
@@ -170,7 +170,7 @@ impl List {
             ]);
         }
         let heads = ["ADDRESS", "REASON", "LIST", "SINCE", "UNTIL", "NOTE"];
-        screen.table(&heads, rows, Fit::Cut)?;
+        screen.table(&heads, rows, ColumnFit::Cut)?;
         if let Some(next) = page.next {
             screen.line(&[plain(format_args!("more: --cursor {next}"))])?;
         }

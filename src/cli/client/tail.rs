@@ -14,8 +14,8 @@ use serde::Deserialize;
 use super::service::Parameters;
 use super::sse::{Frame, Frames};
 use super::times::{relative, time_of_day};
-use super::{Asking, Failure, record};
-use crate::cli::screen::{Piece, Screen, Tint, counted, plain, state, tinted};
+use super::{Failure, ServiceArgs, record};
+use crate::cli::screen::{Screen, StyledText, TextStyle, counted, plain, state, tinted};
 use crate::delivery::{Attempt, Event, EventKind};
 use crate::mail::{MailId, Timestamp};
 
@@ -33,7 +33,7 @@ pub struct Tail {
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 impl Tail {
@@ -80,7 +80,7 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
             _ => "the service keeps another journal now; some events before that were missed"
                 .to_owned(),
         };
-        return screen.line(&[tinted(format_args!("--------  {text}"), Tint::Warning)]);
+        return screen.line(&[tinted(format_args!("--------  {text}"), TextStyle::Warning)]);
     }
     match serde_json::from_str::<Event>(&frame.data) {
         Ok(event) => screen.line(&line(&event)),
@@ -96,14 +96,14 @@ struct Missed {
     count: Option<u64>,
 }
 
-fn line(event: &Event) -> Vec<Piece> {
+fn line(event: &Event) -> Vec<StyledText> {
     let name = event.kind.as_str();
     let mut pieces = vec![
-        tinted(time_of_day(event.at), Tint::Faint),
+        tinted(time_of_day(event.at), TextStyle::Faint),
         plain("  "),
         kind(name),
     ];
-    let mut add = |piece: Piece| {
+    let mut add = |piece: StyledText| {
         pieces.push(plain("  "));
         pieces.push(piece);
     };
@@ -121,11 +121,13 @@ fn line(event: &Event) -> Vec<Piece> {
         add(plain(relay));
     }
     match &event.kind {
-        EventKind::Attempted { attempt } => add(tinted(answer(attempt), Tint::Faint)),
+        EventKind::Attempted { attempt } => add(tinted(answer(attempt), TextStyle::Faint)),
         EventKind::Deferred { next_attempt_at } => add(plain(next(*next_attempt_at, event.at))),
-        EventKind::Dead { reason } => add(tinted(reason.as_str().replace('_', " "), Tint::Bad)),
+        EventKind::Dead { reason } => {
+            add(tinted(reason.as_str().replace('_', " "), TextStyle::Bad))
+        }
         EventKind::RelayDown { reason } => add(plain(reason)),
-        EventKind::Reloaded { error: Some(error) } => add(tinted(error, Tint::Bad)),
+        EventKind::Reloaded { error: Some(error) } => add(tinted(error, TextStyle::Bad)),
         EventKind::Started { version } => add(plain(version)),
         EventKind::LoginRefused { count } if *count > 1 => add(plain(counted(*count, "time"))),
         EventKind::Act { act, count, filter } => {
@@ -137,11 +139,11 @@ fn line(event: &Event) -> Vec<Piece> {
     pieces
 }
 
-fn kind(name: &str) -> Piece {
+fn kind(name: &str) -> StyledText {
     let padded = format!("{name:10}");
     match name {
-        "relay_up" => tinted(padded, Tint::Good),
-        "relay_down" => tinted(padded, Tint::Bad),
+        "relay_up" => tinted(padded, TextStyle::Good),
+        "relay_down" => tinted(padded, TextStyle::Bad),
         _ => state(name).with_text(padded),
     }
 }

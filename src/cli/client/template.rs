@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::service::Payload;
-use super::{Asking, Failure, send};
+use super::{Failure, ServiceArgs, send};
 use crate::cli::ConfigFile;
-use crate::cli::screen::{Fit, Screen, escaped, plain};
+use crate::cli::screen::{ColumnFit, Screen, escaped, plain};
 use crate::config::{Mistake, Mistakes, Settings, Sources};
 use crate::content::{TemplateError, TemplateInfo, TemplateMistake, Templates};
 use crate::mail::Content;
@@ -36,7 +36,7 @@ pub struct List {
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// `postrider template check`.
@@ -66,11 +66,11 @@ pub struct Render {
     locale: Option<String>,
     /// Print this part alone, as it is
     #[arg(long, value_enum, value_name = "PART")]
-    part: Option<Part>,
+    part: Option<OutputPart>,
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
-    asking: Asking,
+    asking: ServiceArgs,
 }
 
 /// Reads the files instead of asking a service.
@@ -82,7 +82,7 @@ struct Files {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Part {
+enum OutputPart {
     Subject,
     Html,
     Text,
@@ -90,7 +90,7 @@ enum Part {
 
 /// What the service answers when it is asked for its templates.
 #[derive(Deserialize, Serialize)]
-struct Listed {
+struct TemplateNames {
     templates: Vec<TemplateInfo>,
 }
 
@@ -126,7 +126,7 @@ impl Template {
 impl List {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let listed = match self.files.templates()? {
-            Some(templates) => Listed {
+            Some(templates) => TemplateNames {
                 templates: templates.list(),
             },
             None => {
@@ -148,7 +148,11 @@ impl List {
             ]
         };
         let rows = listed.templates.iter().map(row).collect();
-        screen.table(&["NAME", "LOCALES", "VARIABLES", "FOR"], rows, Fit::Wrap)?;
+        screen.table(
+            &["NAME", "LOCALES", "VARIABLES", "FOR"],
+            rows,
+            ColumnFit::Wrap,
+        )?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -217,9 +221,9 @@ impl Render {
         };
         if let Some(part) = self.part {
             let text = match part {
-                Part::Subject => rendered.subject,
-                Part::Html => rendered.html,
-                Part::Text => rendered.text,
+                OutputPart::Subject => rendered.subject,
+                OutputPart::Html => rendered.html,
+                OutputPart::Text => rendered.text,
             };
             let missing = || Failure::Failed("the template has no such part".to_owned());
             screen.message(text.ok_or_else(missing)?.as_bytes())?;

@@ -21,7 +21,7 @@ use crate::dispatch::{Dispatcher, Drain, Stats};
 use crate::mail::{Mail, MailError, Priority, seconds};
 
 use sink::Sink;
-use summary::{Bars, Summary};
+use summary::{ProgressBars, Summary};
 use tally::Tally;
 
 /// How many callers hand in mail at once.
@@ -161,7 +161,7 @@ fn mail(number: usize) -> Result<Mail, MailError> {
 /// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns
 /// the engine's last numbers.
 async fn follow(dispatcher: &Dispatcher, tally: &Tally, count: usize) -> Result<Stats, Failure> {
-    let bars = Bars::new(count);
+    let bars = ProgressBars::new(count);
     let (mut last, mut since) = ((0, 0, 0), Instant::now());
     loop {
         let stats = dispatcher.stats().await?;

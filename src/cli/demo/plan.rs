@@ -9,7 +9,7 @@ const SEED: u64 = 42;
 
 /// What the sink does to one mail, the first time or the first times that it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum PlannedFault {
     /// None: it takes it.
     None,
     /// It refuses the recipient for now (450), so many times.
@@ -25,15 +25,15 @@ pub(super) enum Trouble {
 
 /// What happens to mail `number`: out of a thousand, 20 are refused, 20 deferred, 5 cut off and 3
 /// cut off after they were taken.
-pub(super) fn trouble(number: usize) -> Trouble {
+pub(super) fn trouble(number: usize) -> PlannedFault {
     let mut chance =
         SmallRng::seed_from_u64(SEED ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let times = chance.random_range(1..=2);
     match chance.random_range(0..1000) {
-        0..20 => Trouble::Refuse(times),
-        20..40 => Trouble::Defer(times),
-        40..45 => Trouble::HangUp,
-        45..48 => Trouble::HangUpAfter,
-        _ => Trouble::None,
+        0..20 => PlannedFault::Refuse(times),
+        20..40 => PlannedFault::Defer(times),
+        40..45 => PlannedFault::HangUp,
+        45..48 => PlannedFault::HangUpAfter,
+        _ => PlannedFault::None,
     }
 }

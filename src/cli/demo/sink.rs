@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::plan::Trouble;
+use super::plan::PlannedFault;
 use super::tally::Tally;
 
 /// The longest line that is read; RFC 5321 §4.5.3.1 allows 1000.
@@ -30,7 +30,7 @@ impl Sink {
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // A client that breaks off has said so itself.
-                let guest = Guest::new(stream, tally.clone());
+                let guest = SinkSession::new(stream, tally.clone());
                 tokio::spawn(async move { guest.serve().await.ok() });
             }
         });
@@ -45,13 +45,13 @@ impl Drop for Sink {
 }
 
 /// What comes after a command.
-enum Next {
+enum AfterCommand {
     Command,
     HangUp,
 }
 
 /// One connection.
-struct Guest {
+struct SinkSession {
     input: BufReader<OwnedReadHalf>,
     output: OwnedWriteHalf,
     /// Answers that are not sent yet: with PIPELINING, those to one batch of commands go together
@@ -63,12 +63,12 @@ struct Guest {
     tally: Arc<Tally>,
 }
 
-impl Guest {
+impl SinkSession {
     fn new(stream: TcpStream, tally: Arc<Tally>) -> Self {
         let _ = stream.set_nodelay(true);
         let (input, output) = stream.into_split();
         let input = BufReader::with_capacity(64 * 1024, input);
-        Guest {
+        SinkSession {
             input,
             output,
             answers: Vec::new(),
@@ -81,7 +81,7 @@ impl Guest {
     async fn serve(mut self) -> std::io::Result<()> {
         self.answer("220 demo ESMTP");
         while self.read_line().await? {
-            if matches!(self.command().await?, Next::HangUp) {
+            if matches!(self.command().await?, AfterCommand::HangUp) {
                 break;
             }
         }
@@ -112,7 +112,7 @@ impl Guest {
         Ok(self.line.ends_with(b"\n"))
     }
 
-    async fn command(&mut self) -> std::io::Result<Next> {
+    async fn command(&mut self) -> std::io::Result<AfterCommand> {
         let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
         let verb = line
             .split([' ', ':'])
@@ -134,11 +134,11 @@ impl Guest {
             "NOOP" => self.answer("250 2.0.0 ok"),
             "QUIT" => {
                 self.answer("221 2.0.0 bye");
-                return Ok(Next::HangUp);
+                return Ok(AfterCommand::HangUp);
             }
             _ => self.answer("502 5.5.2 not known here"),
         }
-        Ok(Next::Command)
+        Ok(AfterCommand::Command)
     }
 
     fn recipient(&mut self, line: &str) {
@@ -150,7 +150,7 @@ impl Guest {
             Some(number)
                 if self
                     .tally
-                    .meets(number, |trouble| matches!(trouble, Trouble::Refuse(_))) =>
+                    .meets(number, |trouble| matches!(trouble, PlannedFault::Refuse(_))) =>
             {
                 self.answer("450 4.2.1 the mailbox is busy");
             }
@@ -161,32 +161,32 @@ impl Guest {
         }
     }
 
-    async fn data(&mut self) -> std::io::Result<Next> {
+    async fn data(&mut self) -> std::io::Result<AfterCommand> {
         let recipients = std::mem::take(&mut self.recipients);
         let tally = self.tally.clone();
-        let any = |wanted: fn(Trouble) -> bool| {
+        let any = |wanted: fn(PlannedFault) -> bool| {
             recipients.iter().any(|number| tally.meets(*number, wanted))
         };
         self.answer("354 go on");
-        let cut = any(|trouble| trouble == Trouble::HangUp);
+        let cut = any(|trouble| trouble == PlannedFault::HangUp);
         loop {
             if !self.read_line().await? || cut {
-                return Ok(Next::HangUp);
+                return Ok(AfterCommand::HangUp);
             }
             if self.line == b".\r\n" {
                 break;
             }
         }
-        if any(|trouble| matches!(trouble, Trouble::Defer(_))) {
+        if any(|trouble| matches!(trouble, PlannedFault::Defer(_))) {
             self.answer("451 4.3.0 try again later");
-            return Ok(Next::Command);
+            return Ok(AfterCommand::Command);
         }
         recipients.iter().for_each(|number| tally.arrived(*number));
-        if any(|trouble| trouble == Trouble::HangUpAfter) {
-            return Ok(Next::HangUp);
+        if any(|trouble| trouble == PlannedFault::HangUpAfter) {
+            return Ok(AfterCommand::HangUp);
         }
         self.answer("250 2.0.0 taken");
-        Ok(Next::Command)
+        Ok(AfterCommand::Command)
     }
 
     /// Closes so that what was answered before is read: with unread input, closing at once would
@@ -226,7 +226,7 @@ mod tests {
             .collect()
     }
 
-    fn first_with(wanted: impl Fn(Trouble) -> bool) -> usize {
+    fn first_with(wanted: impl Fn(PlannedFault) -> bool) -> usize {
         (0..).find(|number| wanted(trouble(*number))).unwrap()
     }
 
@@ -238,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn a_mail_without_trouble_is_taken_and_counted() {
         let (tally, sink) = open().await;
-        let number = first_with(|trouble| trouble == Trouble::None);
+        let number = first_with(|trouble| trouble == PlannedFault::None);
         let said = hand_in(&sink, number).await;
         assert_eq!(said.join(""), "220 250 250 250 354 250 221 ");
         assert_eq!((tally.progress().1, tally.duplicates()), (1, 0));
@@ -247,8 +247,8 @@ mod tests {
     #[tokio::test]
     async fn a_refused_and_a_deferred_mail_are_taken_in_the_end() {
         let (tally, sink) = open().await;
-        let refused = first_with(|trouble| trouble == Trouble::Refuse(2));
-        let deferred = first_with(|trouble| trouble == Trouble::Defer(1));
+        let refused = first_with(|trouble| trouble == PlannedFault::Refuse(2));
+        let deferred = first_with(|trouble| trouble == PlannedFault::Defer(1));
         assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
         assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
         assert!(hand_in(&sink, deferred).await.contains(&"451 ".to_owned()));
@@ -272,8 +272,8 @@ mod tests {
     #[tokio::test]
     async fn a_mail_that_was_taken_before_the_sink_hung_up_arrives_twice() {
         let (tally, sink) = open().await;
-        let cut = first_with(|trouble| trouble == Trouble::HangUp);
-        let after = first_with(|trouble| trouble == Trouble::HangUpAfter);
+        let cut = first_with(|trouble| trouble == PlannedFault::HangUp);
+        let after = first_with(|trouble| trouble == PlannedFault::HangUpAfter);
         for number in [cut, after] {
             assert_eq!(
                 hand_in(&sink, number).await.join(""),

@@ -29,12 +29,12 @@ pub(super) fn introduce(count: usize, settings: &Settings, sink: &Sink) {
 
 /// One bar for what was accepted, one for what arrived. They go to standard error, and only where
 /// that is a terminal.
-pub(super) struct Bars {
+pub(super) struct ProgressBars {
     accepted: ProgressBar,
     arrived: ProgressBar,
 }
 
-impl Bars {
+impl ProgressBars {
     pub(super) fn new(count: usize) -> Self {
         let all = MultiProgress::new();
         let bar = |name: &'static str, colour: &str| {
@@ -48,7 +48,7 @@ impl Bars {
                 .with_prefix(name);
             all.add(bar)
         };
-        Bars {
+        ProgressBars {
             accepted: bar("accepted", "cyan"),
             arrived: bar("arrived", "green"),
         }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use super::plan::{Trouble, trouble};
+use super::plan::{PlannedFault, trouble};
 use crate::mail::Priority;
 
 /// One mail's story.
 #[derive(Clone, Copy, Debug, Default)]
-struct Story {
+struct MailHistory {
     accepted: Option<Instant>,
     arrived: Option<Instant>,
     copies: u32,
@@ -20,7 +20,7 @@ struct Story {
 
 /// How often the sink did what.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Mischief {
+pub(super) struct FaultCounts {
     pub(super) refused: u64,
     pub(super) deferred: u64,
     pub(super) hung_up: u64,
@@ -29,23 +29,23 @@ pub(super) struct Mischief {
 
 /// All mails' stories, by number.
 pub(super) struct Tally {
-    told: Mutex<Told>,
+    told: Mutex<TallyState>,
 }
 
-struct Told {
-    stories: Vec<Story>,
-    mischief: Mischief,
+struct TallyState {
+    stories: Vec<MailHistory>,
+    mischief: FaultCounts,
     accepted: u64,
     arrived: u64,
 }
 
 impl Tally {
     pub(super) fn new(count: usize) -> Self {
-        let stories = vec![Story::default(); count];
+        let stories = vec![MailHistory::default(); count];
         Tally {
-            told: Mutex::new(Told {
+            told: Mutex::new(TallyState {
                 stories,
-                mischief: Mischief::default(),
+                mischief: FaultCounts::default(),
                 accepted: 0,
                 arrived: 0,
             }),
@@ -62,20 +62,20 @@ impl Tally {
     }
 
     /// Whether the sink is to trouble this mail now; says yes as often as the plan does.
-    pub(super) fn meets(&self, number: usize, wanted: impl Fn(Trouble) -> bool) -> bool {
+    pub(super) fn meets(&self, number: usize, wanted: impl Fn(PlannedFault) -> bool) -> bool {
         let planned = trouble(number);
-        let Told {
+        let TallyState {
             stories, mischief, ..
         } = &mut *self.told.lock();
         let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else {
             return false;
         };
         let (times, counted) = match planned {
-            Trouble::None => return false,
-            Trouble::Refuse(times) => (times, &mut mischief.refused),
-            Trouble::Defer(times) => (times, &mut mischief.deferred),
-            Trouble::HangUp => (1, &mut mischief.hung_up),
-            Trouble::HangUpAfter => (1, &mut mischief.hung_up_after),
+            PlannedFault::None => return false,
+            PlannedFault::Refuse(times) => (times, &mut mischief.refused),
+            PlannedFault::Defer(times) => (times, &mut mischief.deferred),
+            PlannedFault::HangUp => (1, &mut mischief.hung_up),
+            PlannedFault::HangUpAfter => (1, &mut mischief.hung_up_after),
         };
         if story.troubled >= times {
             return false;
@@ -103,7 +103,7 @@ impl Tally {
         (told.accepted, told.arrived)
     }
 
-    pub(super) fn mischief(&self) -> Mischief {
+    pub(super) fn mischief(&self) -> FaultCounts {
         self.told.lock().mischief
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use self::recorder::{LOOK_EVERY, NAME};
-use self::shelf::{Grain, Place, Relays, Step};
+use self::shelf::{Bucket, BucketCounts, Relays, Resolution};
 use self::tally::Tally;
 use super::{Dispatcher, Error};
 use crate::mail::Timestamp;
@@ -124,7 +124,7 @@ impl Progress {
 /// The steps of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Grid {
-    grain: Grain,
+    grain: Resolution,
     from: i64,
     to: i64,
     step: i64,
@@ -132,7 +132,7 @@ struct Grid {
 
 impl Grid {
     fn of(query: &SeriesQuery, now: Timestamp) -> Self {
-        let oldest = now.as_millis() - Grain::Coarse.kept();
+        let oldest = now.as_millis() - Resolution::Coarse.kept();
         let to = query
             .to
             .map_or(now, |to| to.min(now))
@@ -148,11 +148,15 @@ impl Grid {
             .map(|seconds| seconds * 1000)
             .find(|step| (to - from) / step <= USUAL_POINTS);
         let step = asked.or(usual).unwrap_or(i64::MAX);
-        let step = step.clamp((to - from) / MOST_POINTS, Grain::Coarse.kept());
+        let step = step.clamp((to - from) / MOST_POINTS, Resolution::Coarse.kept());
 
-        let coarse = Grain::Coarse.millis();
-        let is_fine = from >= now.as_millis() - Grain::Fine.kept() && step % coarse != 0;
-        let grain = if is_fine { Grain::Fine } else { Grain::Coarse };
+        let coarse = Resolution::Coarse.millis();
+        let is_fine = from >= now.as_millis() - Resolution::Fine.kept() && step % coarse != 0;
+        let grain = if is_fine {
+            Resolution::Fine
+        } else {
+            Resolution::Coarse
+        };
         let whole =
             |count: i64| count.div_euclid(grain.millis()) + i64::from(count % grain.millis() != 0);
         let step = whole(step).max(1) * grain.millis();
@@ -214,18 +218,18 @@ impl Dispatcher {
         // Further back stands what waited at the beginning.
         let look_every = i64::try_from(LOOK_EVERY.as_millis()).unwrap_or(i64::MAX);
         let first = grid.from - 2 * look_every.max(grid.grain.millis());
-        let mut from = Place::of(grid.grain, Timestamp::from_millis(first)).key();
-        let to = Place::of(
+        let mut from = Bucket::of(grid.grain, Timestamp::from_millis(first)).key();
+        let to = Bucket::of(
             grid.grain,
             Timestamp::from_millis(grid.to + grid.grain.millis() - 1),
         );
         loop {
             let kept = reader.kept(from, to.key(), BATCH).await?;
             for (key, value) in &kept {
-                let Some(place) = Place::read(grid.grain, key) else {
+                let Some(place) = Bucket::read(grid.grain, key) else {
                     continue;
                 };
-                let step = Step::decode(value);
+                let step = BucketCounts::decode(value);
                 let tally = match &query.relay {
                     None => Some(&step.all),
                     Some(_) => number.and_then(|number| step.relay(number)),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Progress;
-use super::shelf::{Grain, Place, Relays, Step};
+use super::shelf::{Bucket, BucketCounts, Relays, Resolution};
 use super::tally::Tally;
 use crate::delivery::{Event, EventKind};
 use crate::dispatch::Error;
@@ -88,7 +88,7 @@ struct Recorder {
     reader: JournalReader,
     relays: Relays,
     /// The steps that are being counted into.
-    steps: BTreeMap<Place, Step>,
+    steps: BTreeMap<Bucket, BucketCounts>,
     /// About how many bytes they are.
     bytes: usize,
     /// Relays that have been given a number which is not written yet.
@@ -139,8 +139,8 @@ impl Recorder {
         }
         let relay = event.relay.as_deref().and_then(|name| self.relay(name));
         self.latest = self.latest.max(event.at);
-        for grain in Grain::ALL {
-            let step = self.step(Place::of(grain, event.at)).await?;
+        for grain in Resolution::ALL {
+            let step = self.step(Bucket::of(grain, event.at)).await?;
             add(&mut step.all, event);
             if let Some(relay) = relay {
                 add(step.relay_mut(relay), event);
@@ -164,8 +164,8 @@ impl Recorder {
             .map(|(name, number)| (number, backlog.get(name).copied().unwrap_or(0)))
             .collect();
         self.latest = self.latest.max(now);
-        for grain in Grain::ALL {
-            let step = self.step(Place::of(grain, now)).await?;
+        for grain in Resolution::ALL {
+            let step = self.step(Bucket::of(grain, now)).await?;
             step.all.backlog = Some(waits);
             for (number, waits) in &numbers {
                 step.relay_mut(*number).backlog = Some(*waits);
@@ -179,14 +179,14 @@ impl Recorder {
         let mut changes = std::mem::take(&mut self.named);
         let steps = self.steps.iter();
         changes.extend(steps.map(|(place, step)| (place.key(), Some(step.encode()))));
-        for grain in Grain::ALL {
+        for grain in Resolution::ALL {
             changes.extend(self.too_old(grain).await?);
         }
         self.reader.advance_with(self.counted, changes).await?;
 
         let (latest, mut bytes) = (self.latest, 0);
         self.steps.retain(|place, step| {
-            let stays = *place >= Place::of(place.grain, latest);
+            let stays = *place >= Bucket::of(place.grain, latest);
             bytes += if stays { weight(step) } else { 0 };
             stays
         });
@@ -195,10 +195,10 @@ impl Recorder {
     }
 
     /// The removal of steps that were kept long enough.
-    async fn too_old(&self, grain: Grain) -> Result<Vec<ReaderChange>, Error> {
+    async fn too_old(&self, grain: Resolution) -> Result<Vec<ReaderChange>, Error> {
         let latest = self.latest.as_millis();
-        let before = Place::of(grain, Timestamp::from_millis(latest - grain.kept()));
-        let from = Place { grain, number: 0 };
+        let before = Bucket::of(grain, Timestamp::from_millis(latest - grain.kept()));
+        let from = Bucket { grain, number: 0 };
         let kept = self
             .reader
             .kept(from.key(), before.key(), MOST_REMOVED)
@@ -218,14 +218,14 @@ impl Recorder {
     }
 
     /// A step, as it was counted so far.
-    async fn step(&mut self, place: Place) -> Result<&mut Step, Error> {
+    async fn step(&mut self, place: Bucket) -> Result<&mut BucketCounts, Error> {
         match self.steps.entry(place) {
             Entry::Occupied(step) => Ok(step.into_mut()),
             Entry::Vacant(vacant) => {
                 let key = place.key();
                 let end = [&key[..], &[0]].concat();
                 let kept = self.reader.kept(key, end, 1).await?;
-                let step = kept.first().map(|(_, bytes)| Step::decode(bytes));
+                let step = kept.first().map(|(_, bytes)| BucketCounts::decode(bytes));
                 let step = step.unwrap_or_default();
                 self.bytes += weight(&step);
                 Ok(vacant.insert(step))
@@ -235,7 +235,7 @@ impl Recorder {
 }
 
 /// About how many bytes a step is, with what may yet come to it.
-fn weight(step: &Step) -> usize {
+fn weight(step: &BucketCounts) -> usize {
     step.encode().len() + 256
 }
 

@@ -13,21 +13,21 @@ const MOST_RELAYS: usize = 64;
 
 /// How fine the steps of a series are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Grain {
+pub(super) enum Resolution {
     /// 10 seconds, kept for a day.
     Fine,
     /// 10 minutes, kept for 90 days.
     Coarse,
 }
 
-impl Grain {
-    pub const ALL: [Grain; 2] = [Grain::Fine, Grain::Coarse];
+impl Resolution {
+    pub const ALL: [Resolution; 2] = [Resolution::Fine, Resolution::Coarse];
 
     /// How long a step is, in milliseconds.
     pub fn millis(self) -> i64 {
         match self {
-            Grain::Fine => 10_000,
-            Grain::Coarse => 600_000,
+            Resolution::Fine => 10_000,
+            Resolution::Coarse => 600_000,
         }
     }
 
@@ -36,32 +36,32 @@ impl Grain {
         const DAY: i64 = 86_400_000;
 
         match self {
-            Grain::Fine => DAY,
-            Grain::Coarse => 90 * DAY,
+            Resolution::Fine => DAY,
+            Resolution::Coarse => 90 * DAY,
         }
     }
 
     fn letter(self) -> u8 {
         match self {
-            Grain::Fine => b'f',
-            Grain::Coarse => b'c',
+            Resolution::Fine => b'f',
+            Resolution::Coarse => b'c',
         }
     }
 }
 
 /// One step of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
-    pub grain: Grain,
+pub(super) struct Bucket {
+    pub grain: Resolution,
     /// How many steps it is after 1970.
     pub number: u64,
 }
 
-impl Place {
+impl Bucket {
     /// The step that this time is in.
-    pub fn of(grain: Grain, at: Timestamp) -> Self {
+    pub fn of(grain: Resolution, at: Timestamp) -> Self {
         let number = at.as_millis().max(0) / grain.millis();
-        Place {
+        Bucket {
             grain,
             number: number.unsigned_abs(),
         }
@@ -80,21 +80,21 @@ impl Place {
     }
 
     /// The step that a key is of.
-    pub fn read(grain: Grain, key: &[u8]) -> Option<Self> {
+    pub fn read(grain: Resolution, key: &[u8]) -> Option<Self> {
         let number = key.strip_prefix(&[grain.letter()])?;
         let number = u64::from_be_bytes(number.try_into().ok()?);
-        Some(Place { grain, number })
+        Some(Bucket { grain, number })
     }
 }
 
 /// What was counted in one step: of all together, and of relays by their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Step {
+pub(super) struct BucketCounts {
     pub all: Tally,
     of: Vec<(u8, Tally)>,
 }
 
-impl Step {
+impl BucketCounts {
     /// What was counted of a relay.
     pub fn relay(&self, number: u8) -> Option<&Tally> {
         let found = self.of.iter().find(|(of, _)| *of == number);
@@ -172,23 +172,26 @@ mod tests {
     #[test]
     fn steps_lie_in_the_order_of_their_time_and_are_read_as_they_were_kept() {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
-        for grain in Grain::ALL {
-            let places = [0, 599, 600, 1_700_000_000].map(|second| Place::of(grain, at(second)));
-            let keys = places.map(Place::key);
+        for grain in Resolution::ALL {
+            let places = [0, 599, 600, 1_700_000_000].map(|second| Bucket::of(grain, at(second)));
+            let keys = places.map(Bucket::key);
             assert!(keys.is_sorted());
             for (place, key) in places.into_iter().zip(&keys) {
-                assert_eq!(Place::read(grain, key), Some(place));
+                assert_eq!(Bucket::read(grain, key), Some(place));
             }
         }
-        let place = Place::of(Grain::Coarse, at(1_700_000_123));
+        let place = Bucket::of(Resolution::Coarse, at(1_700_000_123));
         assert_eq!(place.begins(), at(1_699_999_800));
 
-        let mut step = Step::default();
+        let mut step = BucketCounts::default();
         step.all.accepted = 3;
         step.relay_mut(7).delivered = 300;
         step.relay_mut(7).took(std::time::Duration::from_millis(20));
-        assert_eq!(Step::decode(&step.encode()), step);
-        assert_eq!(Step::decode(b"\x02unknown"), Step::default());
+        assert_eq!(BucketCounts::decode(&step.encode()), step);
+        assert_eq!(
+            BucketCounts::decode(b"\x02unknown"),
+            BucketCounts::default()
+        );
     }
 
     #[test]

@@ -141,8 +141,8 @@ impl TokenTable {
         uri: &Uri,
         headers: &HeaderMap,
         peer: IpAddr,
-    ) -> Result<Visitor, Refusal> {
-        let needed = Need::of(method, uri.path());
+    ) -> Result<Caller, Refusal> {
+        let needed = RequiredScope::of(method, uri.path());
         let tokens = self.tokens.read();
         let shows_who = headers.contains_key(header::AUTHORIZATION) || sessions.is_named(headers);
         let is_trusted = self.trusted.contain(peer) && (tokens.is_empty() || !shows_who);
@@ -153,14 +153,14 @@ impl TokenTable {
             } else {
                 is_this_machine
             };
-            let of_the_world = needed == Need::Nothing { of_the_world: true };
+            let of_the_world = needed == RequiredScope::Nothing { of_the_world: true };
             return match from_a_program(uri, headers, own_name) {
                 Err(detail) if !of_the_world => Err(Refusal::foreign(detail)),
-                _ => Ok(Visitor::anybody(Scope::Admin)),
+                _ => Ok(Caller::anybody(Scope::Admin)),
             };
         }
-        if let Need::Nothing { .. } = needed {
-            return Ok(Visitor::anybody(Scope::Send));
+        if let RequiredScope::Nothing { .. } = needed {
+            return Ok(Caller::anybody(Scope::Send));
         }
         if tokens.is_empty() {
             return Err(Refusal {
@@ -198,8 +198,10 @@ impl TokenTable {
             }),
         }?;
         match needed {
-            Need::Own(_) if token.scope == Scope::Send => Ok(Visitor::with(token)),
-            Need::Scope(needed) | Need::Own(needed) if !token.scope.allows(needed) => {
+            RequiredScope::Own(_) if token.scope == Scope::Send => Ok(Caller::with(token)),
+            RequiredScope::Scope(needed) | RequiredScope::Own(needed)
+                if !token.scope.allows(needed) =>
+            {
                 Err(Refusal {
                     problem: Problem::new(
                         Kind::Forbidden,
@@ -213,14 +215,14 @@ impl TokenTable {
                     challenge: Challenge::Scope,
                 })
             }
-            _ => Ok(Visitor::with(token)),
+            _ => Ok(Caller::with(token)),
         }
     }
 }
 
 /// Who makes a request.
 #[derive(Clone, Debug)]
-pub(super) struct Visitor {
+pub(super) struct Caller {
     /// The token that was shown; none where none is needed.
     pub token: Option<Token>,
     /// What it allows.
@@ -229,9 +231,9 @@ pub(super) struct Visitor {
     pub peer: Option<IpAddr>,
 }
 
-impl Visitor {
+impl Caller {
     fn anybody(scope: Scope) -> Self {
-        Visitor {
+        Caller {
             token: None,
             scope,
             peer: None,
@@ -248,7 +250,7 @@ impl Visitor {
     }
 
     fn with(token: &Token) -> Self {
-        Visitor {
+        Caller {
             token: Some(token.clone()),
             scope: token.scope,
             peer: None,
@@ -271,7 +273,7 @@ impl Visitor {
 
 /// What a request needs to be let in where the door has tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
+enum RequiredScope {
     /// Nothing: it says nothing about any mail, or bears its own proof in its path.
     Nothing {
         /// Whether pages of other origins may ask, too.
@@ -285,29 +287,35 @@ enum Need {
     Own(Scope),
 }
 
-impl Need {
+impl RequiredScope {
     fn of(method: &Method, path: &str) -> Self {
         let reads = method == Method::GET || method == Method::HEAD;
         match path {
-            "/health/live" | "/health/ready" | "/openapi.json" => Need::Nothing {
+            "/health/live" | "/health/ready" | "/openapi.json" => RequiredScope::Nothing {
                 of_the_world: false,
             },
-            path if reads && super::page::is_of_page(path) => Need::Nothing {
+            path if reads && super::page::is_of_page(path) => RequiredScope::Nothing {
                 of_the_world: false,
             },
-            "/v1/session" => Need::Token,
+            "/v1/session" => RequiredScope::Token,
             // It changes nothing, and a sender could send the mail and look at that.
-            path if path.starts_with("/v1/templates/") && path.ends_with("/render") => Need::Token,
-            "/v1/mails" | "/v1/mails/batch" if method == Method::POST => Need::Scope(Scope::Send),
-            "/v1/mails" | "/v1/mails/count" | "/v1/events" if reads => Need::Own(Scope::Read),
-            _ if reads && mail_of(path).is_some() => Need::Own(Scope::Read),
+            path if path.starts_with("/v1/templates/") && path.ends_with("/render") => {
+                RequiredScope::Token
+            }
+            "/v1/mails" | "/v1/mails/batch" if method == Method::POST => {
+                RequiredScope::Scope(Scope::Send)
+            }
+            "/v1/mails" | "/v1/mails/count" | "/v1/events" if reads => {
+                RequiredScope::Own(Scope::Read)
+            }
+            _ if reads && mail_of(path).is_some() => RequiredScope::Own(Scope::Read),
             _ if method == Method::POST
                 && mail_of(path).is_some_and(|(_, call)| call == "cancel") =>
             {
-                Need::Own(Scope::Admin)
+                RequiredScope::Own(Scope::Admin)
             }
-            _ if reads => Need::Scope(Scope::Read),
-            _ => Need::Scope(Scope::Admin),
+            _ if reads => RequiredScope::Scope(Scope::Read),
+            _ => RequiredScope::Scope(Scope::Admin),
         }
     }
 }
@@ -412,10 +420,10 @@ fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a Token> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
-    let given = Padded::of(secret.trim());
+    let given = PaddedSecret::of(secret.trim());
     let mut found = None;
     for token in tokens {
-        if bool::from(given.equals(&Padded::of(token.secret.expose_secret()))) {
+        if bool::from(given.equals(&PaddedSecret::of(token.secret.expose_secret()))) {
             found = Some(token);
         }
     }
@@ -423,23 +431,23 @@ fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a Token> {
 }
 
 /// A secret at the length at which all are compared.
-struct Padded {
+struct PaddedSecret {
     bytes: [u8; MAX_SECRET],
     length: u64,
 }
 
-impl Padded {
+impl PaddedSecret {
     fn of(secret: &str) -> Self {
         let mut bytes = [0; MAX_SECRET];
         let kept = secret.len().min(MAX_SECRET);
         bytes[..kept].copy_from_slice(&secret.as_bytes()[..kept]);
-        Padded {
+        PaddedSecret {
             bytes,
             length: secret.len() as u64,
         }
     }
 
-    fn equals(&self, other: &Padded) -> Choice {
+    fn equals(&self, other: &PaddedSecret) -> Choice {
         self.bytes.ct_eq(&other.bytes) & self.length.ct_eq(&other.length)
     }
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{RawQuery, State};
 
-use super::Shared;
+use super::SharedDoor;
 use super::params::{self, Params};
 use super::problem::Problem;
 use crate::dispatch::{AuditPage, AuditQuery};
@@ -28,7 +28,7 @@ use crate::mail::{MailId, Timestamp};
     responses((status = 200, description = "One page", body = AuditPage)),
 )]
 pub(super) async fn audit(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<AuditPage>, Problem> {
     let mut params = Params::of(query.as_deref());

@@ -10,7 +10,7 @@ use super::Door;
 use super::problem::{Kind, Problem};
 
 /// A body, and the room that it takes of what all bodies may.
-pub(super) struct Held {
+pub(super) struct HeldBody {
     /// The body.
     pub bytes: Bytes,
     /// Given back when it is dropped, which is when nothing is left that was made of the body.
@@ -64,7 +64,7 @@ impl Door {
     /// # Errors
     /// It is larger, it did not arrive in time, or the client went away; or all bodies together
     /// take too much room.
-    pub(super) async fn collect(&self, body: Body, max: usize) -> Result<Held, Problem> {
+    pub(super) async fn collect(&self, body: Body, max: usize) -> Result<HeldBody, Problem> {
         if body.size_hint().lower() > max as u64 {
             return Err(too_large(max));
         }
@@ -80,7 +80,7 @@ impl Door {
         }
     }
 
-    async fn read(&self, mut body: Body, max: usize) -> Result<Held, Problem> {
+    async fn read(&self, mut body: Body, max: usize) -> Result<HeldBody, Problem> {
         let mut only = Bytes::new();
         let mut joined = BytesMut::new();
         let mut length = 0;
@@ -128,7 +128,7 @@ impl Door {
         } else {
             joined.freeze()
         };
-        Ok(Held { bytes, room })
+        Ok(HeldBody { bytes, room })
     }
 }
 

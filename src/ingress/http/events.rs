@@ -16,8 +16,8 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
-use super::access::Visitor;
+use super::SharedDoor;
+use super::access::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::server::stopped;
@@ -85,7 +85,7 @@ impl Resume {
 
 /// Some events are gone.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Missed {
+pub(super) struct MissedEvents {
     /// How many, of all mails; null where that was another journal, so that nobody knows, and for
     /// the scope `send`.
     count: Option<u64>,
@@ -111,8 +111,8 @@ pub(super) struct Missed {
     )),
 )]
 pub(super) async fn events(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -177,7 +177,7 @@ fn frames(
 
 fn missed(count: Option<u64>) -> Frame {
     let frame = Frame::default().event("missed");
-    frame.json_data(Missed { count }).unwrap_or_default()
+    frame.json_data(MissedEvents { count }).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::SharedDoor;
 use super::params::{self, Filters};
 use super::problem::Problem;
 use crate::dispatch::{Dispatcher, Error, MailStatus};
@@ -85,7 +85,7 @@ impl std::str::FromStr for Format {
     )),
 )]
 pub(super) async fn export(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let (query, format) = params::export(query.as_deref(), &door.dispatcher)?;

@@ -26,25 +26,28 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    Ok(Option::<Few<T, MOST>>::deserialize(from)?.map(|few| few.0))
+    Ok(Option::<BoundedList<T, MOST>>::deserialize(from)?.map(|few| few.0))
 }
 
 /// A list of at most `MOST` entries.
-pub(super) struct Few<T, const MOST: usize>(pub Vec<T>);
+pub(super) struct BoundedList<T, const MOST: usize>(pub Vec<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for BoundedList<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct FewVisitor<T, const MOST: usize>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewVisitor<T, MOST> {
-            type Value = Few<T, MOST>;
+        struct BoundedListVisitor<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedListVisitor<T, MOST> {
+            type Value = BoundedList<T, MOST>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, many: A) -> Result<Few<T, MOST>, A::Error> {
-                at_most(MOST, many).map(Few)
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                many: A,
+            ) -> Result<BoundedList<T, MOST>, A::Error> {
+                at_most(MOST, many).map(BoundedList)
             }
         }
-        from.deserialize_seq(FewVisitor(PhantomData))
+        from.deserialize_seq(BoundedListVisitor(PhantomData))
     }
 }
 

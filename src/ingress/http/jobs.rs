@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Shared;
-use super::access::Visitor;
+use super::SharedDoor;
+use super::access::Caller;
 use super::body::MediaType;
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem};
@@ -40,9 +40,9 @@ pub(super) struct BulkRequest {
     per_minute: Option<u32>,
 }
 
-impl FromRequest<Shared> for BulkRequest {
+impl FromRequest<SharedDoor> for BulkRequest {
     type Rejection = Problem;
-    async fn from_request(request: Request, door: &Shared) -> Result<Self, Problem> {
+    async fn from_request(request: Request, door: &SharedDoor) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         Params::of(parts.uri.query()).finish()?;
         if MediaType::of(&parts.headers)? != MediaType::Json {
@@ -101,9 +101,9 @@ impl BulkRequest {
     /// Counts, or begins a job.
     async fn perform(
         self,
-        door: &Shared,
+        door: &SharedDoor,
         act: Act,
-        visitor: &Visitor,
+        visitor: &Caller,
     ) -> Result<Response, Problem> {
         let found = door.dispatcher.search(self.search());
         let query = found.map_err(|error| Problem::invalid_field("/q", error.to_string()))?;
@@ -130,9 +130,9 @@ impl BulkRequest {
 /// The job that a path names.
 pub(super) struct JobId(Uuid);
 
-impl FromRequestParts<Shared> for JobId {
+impl FromRequestParts<SharedDoor> for JobId {
     type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
         Params::of(parts.uri.query()).finish()?;
         let named = segment(parts, door).await?;
         named.parse().map(JobId).map_err(|_| no_job())
@@ -163,8 +163,8 @@ pub(super) struct JobList {
     ),
 )]
 pub(super) async fn cancel(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     request: BulkRequest,
 ) -> Result<Response, Problem> {
     request.perform(&door, Act::Cancel, &visitor).await
@@ -180,8 +180,8 @@ pub(super) async fn cancel(
     ),
 )]
 pub(super) async fn retry(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     request: BulkRequest,
 ) -> Result<Response, Problem> {
     request.perform(&door, Act::Retry, &visitor).await
@@ -197,8 +197,8 @@ pub(super) async fn retry(
     ),
 )]
 pub(super) async fn purge(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     request: BulkRequest,
 ) -> Result<Response, Problem> {
     request.perform(&door, Act::Purge, &visitor).await
@@ -209,7 +209,7 @@ pub(super) async fn purge(
     get, path = "/v1/jobs", tag = "mails",
     responses((status = 200, description = "Each job", body = JobList)),
 )]
-pub(super) async fn jobs(State(door): State<Shared>) -> Json<JobList> {
+pub(super) async fn jobs(State(door): State<SharedDoor>) -> Json<JobList> {
     Json(JobList {
         jobs: door.dispatcher.jobs().list(),
     })
@@ -222,7 +222,7 @@ pub(super) async fn jobs(State(door): State<Shared>) -> Json<JobList> {
     responses((status = 200, description = "The job", body = JobStatus)),
 )]
 pub(super) async fn job(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     JobId(id): JobId,
 ) -> Result<Json<JobStatus>, Problem> {
     door.dispatcher.jobs().get(id).map(Json).ok_or_else(no_job)
@@ -235,7 +235,7 @@ pub(super) async fn job(
     responses((status = 200, description = "The job", body = JobStatus)),
 )]
 pub(super) async fn stop(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     JobId(id): JobId,
 ) -> Result<Json<JobStatus>, Problem> {
     door.dispatcher.jobs().stop(id).map(Json).ok_or_else(no_job)

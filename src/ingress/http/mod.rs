@@ -51,7 +51,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::TlsFiles;
 use super::admission::Admission;
-use super::complaints::Complaints;
+use super::complaints::LogThrottle;
 use super::guard::Guard;
 use crate::Templates;
 use crate::dispatch::Dispatcher;
@@ -132,7 +132,7 @@ impl HttpDoor {
             tokens: self.tokens,
             guard: self.guard,
             admission: Admission::new(self.limits.connections, self.limits.connections_per_peer),
-            complaints: Complaints::new(),
+            complaints: LogThrottle::new(),
             sessions: session::Sessions::new(self.local_addr.port()),
             tls: self.tls,
             limits: self.limits,
@@ -223,7 +223,7 @@ struct Door {
     tokens: TokenTable,
     guard: Guard,
     admission: Admission,
-    complaints: Complaints,
+    complaints: LogThrottle,
     sessions: session::Sessions,
     tls: Certificate,
     limits: Limits,
@@ -239,4 +239,4 @@ struct Door {
     shutdown: watch::Receiver<bool>,
 }
 
-type Shared = Arc<Door>;
+type SharedDoor = Arc<Door>;

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    Shared, audit, events, export, jobs, operate, page, records, series, session, submit,
+    SharedDoor, audit, events, export, jobs, operate, page, records, series, session, submit,
     suppressions, templates,
 };
 
@@ -63,15 +63,15 @@ const WITH_BODY: [(&str, &str); 5] = [
     ),
     components(schemas(
         crate::Event,
-        events::Missed,
+        events::MissedEvents,
         export::Format,
         crate::GroupBy
     )),
 )]
-struct Described;
+struct ApiDocument;
 
 /// Every call, with the document that describes them.
-pub(super) fn router() -> Router<Shared> {
+pub(super) fn router() -> Router<SharedDoor> {
     let (router, mut document) = calls();
     describe_what_all_share(&mut document);
     let document = Bytes::from(document.to_json().unwrap_or_default());
@@ -89,8 +89,8 @@ pub(super) fn router() -> Router<Shared> {
     )
 }
 
-fn calls() -> (Router<Shared>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::<Shared>::with_openapi(Described::openapi())
+fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::<SharedDoor>::with_openapi(ApiDocument::openapi())
         .routes(routes!(submit::submit, records::list, jobs::purge))
         .routes(routes!(submit::submit_batch))
         .routes(routes!(records::count))

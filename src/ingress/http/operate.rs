@@ -8,8 +8,8 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
-use super::access::Visitor;
+use super::SharedDoor;
+use super::access::Caller;
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::records::segment;
@@ -20,13 +20,13 @@ use crate::spool::NodeStatus;
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The relay that a path names.
-pub(super) struct Named(pub String);
+pub(super) struct RelayName(pub String);
 
-impl FromRequestParts<Shared> for Named {
+impl FromRequestParts<SharedDoor> for RelayName {
     type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
         Params::of(parts.uri.query()).finish()?;
-        segment(parts, door).await.map(Named)
+        segment(parts, door).await.map(RelayName)
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Well {
     get, path = "/v1/relays", tag = "service",
     responses((status = 200, description = "Each relay", body = Relays)),
 )]
-pub(super) async fn relays(State(door): State<Shared>) -> Result<Json<Relays>, Problem> {
+pub(super) async fn relays(State(door): State<SharedDoor>) -> Result<Json<Relays>, Problem> {
     Ok(Json(Relays {
         relays: door.dispatcher.relays().await?,
     }))
@@ -62,9 +62,9 @@ pub(super) async fn relays(State(door): State<Shared>) -> Result<Json<Relays>, P
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
 pub(super) async fn pause(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
-    Named(name): Named,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
+    RelayName(name): RelayName,
 ) -> Result<Json<RelayStatus>, Problem> {
     visitor.acts_on(&door.dispatcher).pause(&name).await?;
     relay(&door, &name).await
@@ -77,15 +77,15 @@ pub(super) async fn pause(
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
 pub(super) async fn resume(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
-    Named(name): Named,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
+    RelayName(name): RelayName,
 ) -> Result<Json<RelayStatus>, Problem> {
     visitor.acts_on(&door.dispatcher).resume(&name).await?;
     relay(&door, &name).await
 }
 
-async fn relay(door: &Shared, name: &str) -> Result<Json<RelayStatus>, Problem> {
+async fn relay(door: &SharedDoor, name: &str) -> Result<Json<RelayStatus>, Problem> {
     let relays = door.dispatcher.relays().await?;
     let found = relays.into_iter().find(|relay| relay.name == name);
     found
@@ -105,7 +105,7 @@ pub(super) struct Nodes {
     get, path = "/v1/nodes", tag = "service",
     responses((status = 200, description = "The nodes", body = Nodes)),
 )]
-pub(super) async fn nodes(State(door): State<Shared>) -> Result<Json<Nodes>, Problem> {
+pub(super) async fn nodes(State(door): State<SharedDoor>) -> Result<Json<Nodes>, Problem> {
     let nodes = door.dispatcher.nodes().await?.unwrap_or_default();
     Ok(Json(Nodes { nodes }))
 }
@@ -115,7 +115,7 @@ pub(super) async fn nodes(State(door): State<Shared>) -> Result<Json<Nodes>, Pro
     get, path = "/v1/stats", tag = "service",
     responses((status = 200, description = "Counts by state, rates, the age of the oldest, per relay", body = Stats)),
 )]
-pub(super) async fn stats(State(door): State<Shared>) -> Result<Json<Stats>, Problem> {
+pub(super) async fn stats(State(door): State<SharedDoor>) -> Result<Json<Stats>, Problem> {
     Ok(Json(door.dispatcher.stats().await?))
 }
 
@@ -126,7 +126,7 @@ pub(super) async fn stats(State(door): State<Shared>) -> Result<Json<Stats>, Pro
         status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text",
     )),
 )]
-pub(super) async fn metrics(State(door): State<Shared>) -> Result<Response, Problem> {
+pub(super) async fn metrics(State(door): State<SharedDoor>) -> Result<Response, Problem> {
     Ok((
         [(header::CONTENT_TYPE, OPEN_METRICS)],
         door.dispatcher.metrics().await?,
@@ -148,7 +148,7 @@ pub(super) async fn live() -> Json<Well> {
     get, path = "/health/ready", tag = "service",
     responses((status = 200, description = "Mail is accepted", body = Well)),
 )]
-pub(super) async fn ready(State(door): State<Shared>) -> Result<Json<Well>, Problem> {
+pub(super) async fn ready(State(door): State<SharedDoor>) -> Result<Json<Well>, Problem> {
     let health = door.dispatcher.health();
     if health.ready {
         return Ok(Json(Well { status: "ready" }));

@@ -24,7 +24,7 @@ const MAX_TEXT: usize = 1024 * 1024;
 
 /// What a request is to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shape {
+pub(super) enum RequestKind {
     /// One mail.
     Mail,
     /// A batch, whose mails are looked at one by one later.
@@ -36,14 +36,14 @@ pub(super) enum Shape {
 /// # Errors
 /// It is no JSON, or something in it is longer than anything that makes sense there; the problem
 /// points at it.
-pub(super) fn count(json: &[u8], shape: Shape) -> Result<usize, Problem> {
+pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
     let place = match shape {
-        Shape::Mail => Place::Mail,
-        Shape::Batch => Place::Batch,
+        RequestKind::Mail => Place::Mail,
+        RequestKind::Batch => Place::Batch,
     };
     let mut values = 0;
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let look = Look {
+    let look = ValueCheck {
         place,
         values: &mut values,
     };
@@ -58,7 +58,7 @@ pub(super) fn count(json: &[u8], shape: Shape) -> Result<usize, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
-    let look = Look {
+    let look = ValueCheck {
         place,
         values: &mut values,
     };
@@ -107,12 +107,12 @@ impl Place {
 }
 
 /// Looks at one value, and counts it with all that is in it.
-struct Look<'a> {
+struct ValueCheck<'a> {
     place: Place,
     values: &'a mut usize,
 }
 
-impl<'de> DeserializeSeed<'de> for Look<'_> {
+impl<'de> DeserializeSeed<'de> for ValueCheck<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -121,7 +121,7 @@ impl<'de> DeserializeSeed<'de> for Look<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Look<'_> {
+impl<'de> Visitor<'de> for ValueCheck<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,7 +167,7 @@ impl<'de> Visitor<'de> for Look<'_> {
         }
         let place = self.place.within();
         while list
-            .next_element_seed(Look {
+            .next_element_seed(ValueCheck {
                 place,
                 values: self.values,
             })?
@@ -177,8 +177,8 @@ impl<'de> Visitor<'de> for Look<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(place) = map.next_key_seed(Name(self.place))? {
-            map.next_value_seed(Look {
+        while let Some(place) = map.next_key_seed(NameCheck(self.place))? {
+            map.next_value_seed(ValueCheck {
                 place,
                 values: self.values,
             })?;
@@ -188,9 +188,9 @@ impl<'de> Visitor<'de> for Look<'_> {
 }
 
 /// Looks at the name of a field, and tells where its value stands.
-struct Name(Place);
+struct NameCheck(Place);
 
-impl<'de> DeserializeSeed<'de> for Name {
+impl<'de> DeserializeSeed<'de> for NameCheck {
     type Value = Place;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Place, D::Error> {
@@ -198,7 +198,7 @@ impl<'de> DeserializeSeed<'de> for Name {
     }
 }
 
-impl Visitor<'_> for Name {
+impl Visitor<'_> for NameCheck {
     type Value = Place;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,7 +221,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn refused(json: &str, shape: Shape) -> serde_json::Value {
+    fn refused(json: &str, shape: RequestKind) -> serde_json::Value {
         let problem = count(json.as_bytes(), shape).unwrap_err();
         serde_json::to_value(problem).unwrap()["errors"][0].clone()
     }
@@ -233,7 +233,7 @@ mod tests {
             format!(r#"{{"text":"{long}","html":"{long}"}}"#),
             format!(r#"{{"attachments":[{{"content":"{long}"}},{{}}],"to":["a",1,null,true]}}"#),
         ] {
-            assert!(count(fine.as_bytes(), Shape::Mail).is_ok());
+            assert!(count(fine.as_bytes(), RequestKind::Mail).is_ok());
         }
         for (json, pointer) in [
             (format!(r#"{{"subject":"{long}"}}"#), "/subject"),
@@ -246,7 +246,7 @@ mod tests {
             (format!(r#"{{"headers":{{"{long}":"x"}}}}"#), "/headers"),
             (format!(r#"{{"{long}":"x"}}"#), ""),
         ] {
-            let error = refused(&json, Shape::Mail);
+            let error = refused(&json, RequestKind::Mail);
             let pointed = error["pointer"].as_str().unwrap();
             assert!(
                 pointed.starts_with(pointer) && pointed.len() < 600,
@@ -254,16 +254,16 @@ mod tests {
             );
             assert!(error["detail"].as_str().unwrap().len() < 100, "{error}");
         }
-        let error = refused(&format!(r#"{{"mails":"{long}"}}"#), Shape::Batch);
+        let error = refused(&format!(r#"{{"mails":"{long}"}}"#), RequestKind::Batch);
         assert_eq!(error["pointer"], "/mails");
     }
 
     #[test]
     fn every_value_counts() {
         let json = br#"{"to": ["a", "b"], "attachments": [{}, {"content": ""}], "text": "x"}"#;
-        assert_eq!(count(json, Shape::Mail).unwrap(), 9);
-        assert!(count(b"{", Shape::Mail).is_err());
+        assert_eq!(count(json, RequestKind::Mail).unwrap(), 9);
+        assert!(count(b"{", RequestKind::Mail).is_err());
         let deep = "[".repeat(1000);
-        assert!(count(deep.as_bytes(), Shape::Mail).is_err());
+        assert!(count(deep.as_bytes(), RequestKind::Mail).is_err());
     }
 }

@@ -8,10 +8,10 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::access::{self, Visitor};
+use super::access::{self, Caller};
 use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
-use super::{Door, Shared};
+use super::{Door, SharedDoor};
 use crate::dispatch::{Counted, Error, Failures, GroupBy, MailStatus, StatusPage};
 use crate::mail::{MailId, MailIdError, Submitter};
 use crate::spool::Query;
@@ -20,17 +20,17 @@ use crate::spool::Query;
 const FILTERS: usize = 64 * 1024;
 
 /// The mail that a path names.
-pub(super) struct Id(MailId);
+pub(super) struct PathId(MailId);
 
-impl FromRequestParts<Shared> for Id {
+impl FromRequestParts<SharedDoor> for PathId {
     type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, door: &Shared) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
         Params::of(parts.uri.query()).finish()?;
         let named = segment(parts, door).await?;
         let id = named
             .parse()
             .map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
-        Ok(Id(id))
+        Ok(PathId(id))
     }
 }
 
@@ -41,9 +41,9 @@ pub(super) struct DeadLetters {
     dry_run: bool,
 }
 
-impl FromRequest<Shared> for DeadLetters {
+impl FromRequest<SharedDoor> for DeadLetters {
     type Rejection = Problem;
-    async fn from_request(request: Request, door: &Shared) -> Result<Self, Problem> {
+    async fn from_request(request: Request, door: &SharedDoor) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let held = door.collect(body, FILTERS).await?;
         if !matches!(held.bytes.trim_ascii(), b"" | b"{}") {
@@ -56,7 +56,7 @@ impl FromRequest<Shared> for DeadLetters {
 }
 
 /// The one part of a path that is not fixed.
-pub(super) async fn segment(parts: &mut Parts, door: &Shared) -> Result<String, Problem> {
+pub(super) async fn segment(parts: &mut Parts, door: &SharedDoor) -> Result<String, Problem> {
     let named = Path::<String>::from_request_parts(parts, door).await;
     named
         .map(|Path(named)| named)
@@ -98,7 +98,7 @@ pub(super) struct Purged {
 impl Door {
     /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what is
     /// said of one that there is not.
-    pub(super) async fn check_own(&self, visitor: &Visitor, path: &str) -> Result<(), Problem> {
+    pub(super) async fn check_own(&self, visitor: &Caller, path: &str) -> Result<(), Problem> {
         let (Some(owner), Some((named, _))) = (visitor.sees_only(), access::mail_of(path)) else {
             return Ok(());
         };
@@ -127,8 +127,8 @@ impl Door {
     responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = StatusPage)),
 )]
 pub(super) async fn list(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<StatusPage>, Problem> {
     let query = Query {
@@ -149,8 +149,8 @@ pub(super) async fn list(
     responses((status = 200, description = "How many", body = Counted)),
 )]
 pub(super) async fn count(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Counted>, Problem> {
     let query = Query {
@@ -172,7 +172,7 @@ pub(super) async fn count(
     responses((status = 200, description = "The groups, the largest first", body = Failures)),
 )]
 pub(super) async fn failures(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Failures>, Problem> {
     let (by, query) = params::failures(query.as_deref(), &door.dispatcher)?;
@@ -186,8 +186,8 @@ pub(super) async fn failures(
     responses((status = 200, description = "The record", body = MailStatus)),
 )]
 pub(super) async fn record(
-    State(door): State<Shared>,
-    Id(id): Id,
+    State(door): State<SharedDoor>,
+    PathId(id): PathId,
 ) -> Result<Json<MailStatus>, Problem> {
     Ok(Json(door.dispatcher.status(id).await?))
 }
@@ -201,7 +201,10 @@ pub(super) async fn record(
         (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Response, Problem> {
+pub(super) async fn raw(
+    State(door): State<SharedDoor>,
+    PathId(id): PathId,
+) -> Result<Response, Problem> {
     let message = door.dispatcher.raw(id).await?;
     // What a stranger wrote must never run in a browser as if it came from here.
     let headers = [
@@ -229,9 +232,9 @@ pub(super) async fn raw(State(door): State<Shared>, Id(id): Id) -> Result<Respon
     ),
 )]
 pub(super) async fn cancel(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
-    Id(id): Id,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
+    PathId(id): PathId,
 ) -> Result<Json<MailStatus>, Problem> {
     Ok(Json(visitor.acts_on(&door.dispatcher).cancel(id).await?))
 }
@@ -247,9 +250,9 @@ pub(super) async fn cancel(
     ),
 )]
 pub(super) async fn retry(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
-    Id(id): Id,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
+    PathId(id): PathId,
 ) -> Result<Json<MailStatus>, Problem> {
     Ok(Json(visitor.acts_on(&door.dispatcher).retry(id).await?))
 }
@@ -261,8 +264,8 @@ pub(super) async fn retry(
     responses((status = 200, description = "How many", body = Count)),
 )]
 pub(super) async fn retry_dead(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
     Ok(Json(Count {
@@ -282,8 +285,8 @@ pub(super) async fn retry_dead(
     responses((status = 200, description = "How many", body = Purged)),
 )]
 pub(super) async fn purge_dead(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Purged>, Problem> {
     let dispatcher = visitor.acts_on(&door.dispatcher);

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::data::Data;
 use super::fields::{Base64, Headers, OneOrMany, Span, few};
-use super::outline::{self, Shape};
+use super::outline::{self, RequestKind};
 use super::problem::{FieldError, Kind, Problem, escape};
 use crate::mail::{
     Alternative, Attachment, Content, Guarantee, Mail, MailError, Options, Priority, Timestamp,
@@ -183,7 +183,7 @@ impl MailRequest {
         patience: &mut usize,
     ) -> Result<Mail, Problem> {
         let is_dense = match json.len() > outline::SMALL {
-            true => outline::count(json, Shape::Mail)? > MAX_VALUES,
+            true => outline::count(json, RequestKind::Mail)? > MAX_VALUES,
             false => false,
         };
         let mut explain = |first: Problem| match is_dense {

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::{RawQuery, State};
 
-use super::Shared;
+use super::SharedDoor;
 use super::params::Params;
 use super::problem::Problem;
 use crate::dispatch::{Series, SeriesQuery};
@@ -28,7 +28,7 @@ use crate::mail::{Timestamp, parse_span};
     ),
 )]
 pub(super) async fn series(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Series>, Problem> {
     let now = door.dispatcher.clock().now();

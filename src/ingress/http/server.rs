@@ -22,8 +22,8 @@ use tower_service::Service;
 
 use super::access::{Refusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
-use super::{Limits, Shared};
-use crate::ingress::admission::Place;
+use super::{Limits, SharedDoor};
+use crate::ingress::admission::ConnectionPlace;
 
 /// How long the listener rests when the system has no more connections to give, such as file
 /// descriptors.
@@ -33,11 +33,11 @@ const REST: Duration = Duration::from_millis(100);
 const FAREWELLS: usize = 32;
 
 /// How long a client that is turned away has to read why.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
 /// `limits.drain_timeout`.
-pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
+pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router) {
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stopped(door.shutdown.clone()));
@@ -96,25 +96,27 @@ pub(super) async fn run(listener: TcpListener, door: Shared, router: Router) {
 }
 
 /// Why a connection is not served.
-struct Refused {
+struct RefusedConnection {
     kind: Kind,
     reason: &'static str,
     counted: &'static str,
 }
 
-fn let_in(door: &Shared, peer: IpAddr) -> Result<Place, Refused> {
+fn let_in(door: &SharedDoor, peer: IpAddr) -> Result<ConnectionPlace, RefusedConnection> {
     if door.guard.shuts_out(peer, Instant::now()) {
-        return Err(Refused {
+        return Err(RefusedConnection {
             kind: Kind::TooMany,
             reason: TOO_MANY_FAILED,
             counted: "banned",
         });
     }
-    door.admission.admit(peer).map_err(|reason| Refused {
-        kind: Kind::Full,
-        reason,
-        counted: "crowded",
-    })
+    door.admission
+        .admit(peer)
+        .map_err(|reason| RefusedConnection {
+            kind: Kind::Full,
+            reason,
+            counted: "crowded",
+        })
 }
 
 /// Waits until `shutdown` holds true, or nobody can make it so any more.
@@ -123,7 +125,7 @@ pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
 }
 
 /// Serves one connection until it ends; behind TLS where there is a certificate.
-async fn welcome(stream: TcpStream, peer: SocketAddr, door: Shared, router: Router) {
+async fn welcome(stream: TcpStream, peer: SocketAddr, door: SharedDoor, router: Router) {
     // Answers are small, and a client waits for each.
     let _ = stream.set_nodelay(true);
     let Some(tls) = door.tls.acceptor() else {
@@ -137,7 +139,7 @@ async fn welcome(stream: TcpStream, peer: SocketAddr, door: Shared, router: Rout
     }
 }
 
-async fn serve<S>(stream: S, peer: SocketAddr, door: Shared, router: Router)
+async fn serve<S>(stream: S, peer: SocketAddr, door: SharedDoor, router: Router)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -170,7 +172,7 @@ where
 
 /// Answers one request. Whatever goes wrong, the answer is a problem document.
 async fn answer(
-    door: Shared,
+    door: SharedDoor,
     mut router: Router,
     peer: SocketAddr,
     mut request: Request<Incoming>,
@@ -219,7 +221,7 @@ async fn answer(
 
 /// Tells the log and the metrics of a request that is not let in, and lets one wait that shows a
 /// token which is none.
-async fn refused(door: &Shared, peer: IpAddr, refusal: Refusal) -> Refusal {
+async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
     let (reason, counted) = (refusal.reason(), refusal.counted());
     door.dispatcher.turned_away(counted);
     if let Some(left_out) = door.complaints.another(Instant::now()) {
@@ -287,5 +289,5 @@ async fn turn_away(mut stream: TcpStream, problem: Problem) {
         while stream.read(&mut unread).await? > 0 {}
         std::io::Result::Ok(())
     };
-    let _ = tokio::time::timeout(FAREWELL, said).await;
+    let _ = tokio::time::timeout(CLOSE_LINGER, said).await;
 }

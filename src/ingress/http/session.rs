@@ -17,8 +17,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::access::{Scope, Token, Visitor};
-use super::{Shared, problem::Problem};
+use super::access::{Caller, Scope, Token};
+use super::{SharedDoor, problem::Problem};
 
 /// How long somebody who signed in stays so.
 const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
@@ -150,7 +150,7 @@ pub(super) struct WhoAmI {
     version: &'static str,
 }
 
-fn who(door: &Shared, visitor: Visitor) -> Json<WhoAmI> {
+fn who(door: &SharedDoor, visitor: Caller) -> Json<WhoAmI> {
     Json(WhoAmI {
         name: visitor.token.map(|token| token.name),
         scope: visitor.scope,
@@ -172,8 +172,8 @@ fn who(door: &Shared, visitor: Visitor) -> Json<WhoAmI> {
     )),
 )]
 pub(super) async fn sign_in(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let cookie = visitor.token.as_ref().map(|token| {
@@ -191,8 +191,8 @@ pub(super) async fn sign_in(
     responses((status = 200, description = "Who asks", body = WhoAmI)),
 )]
 pub(super) async fn session(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
 ) -> Json<WhoAmI> {
     who(&door, visitor)
 }
@@ -202,7 +202,7 @@ pub(super) async fn session(
     delete, path = "/v1/session", tag = "service", operation_id = "sign_out",
     responses((status = 204, description = "Signed out")),
 )]
-pub(super) async fn sign_out(State(door): State<Shared>, headers: HeaderMap) -> Response {
+pub(super) async fn sign_out(State(door): State<SharedDoor>, headers: HeaderMap) -> Response {
     let cookie = door
         .sessions
         .sign_out(&headers, door.tls.is_on() || is_secure(&headers));

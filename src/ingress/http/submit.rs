@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::access::Visitor;
-use super::body::{Held, MediaType, Room};
-use super::fields::Few;
-use super::outline::{self, Shape};
+use super::access::Caller;
+use super::body::{HeldBody, MediaType, Room};
+use super::fields::BoundedList;
+use super::outline::{self, RequestKind};
 use super::params::{self, MessageOptions, Params};
 use super::problem::{FieldError, Kind, Problem};
 use super::request::{
     Composing, MAX_EXPLAINED, MailRequest, TemplateRequest, malformed, misshapen,
 };
-use super::{Door, Shared};
+use super::{Door, SharedDoor};
 use crate::Templates;
 use crate::delivery::MailState;
 use crate::dispatch::{Dispatcher, Receipt};
@@ -80,7 +80,7 @@ pub(super) struct BatchDocument {
 #[serde(deny_unknown_fields, expecting = "a batch as an object")]
 struct Batch<'a> {
     #[serde(borrow)]
-    mails: Few<&'a RawValue, MAX_BATCH>,
+    mails: BoundedList<&'a RawValue, MAX_BATCH>,
     template: Option<TemplateRequest>,
 }
 
@@ -124,8 +124,8 @@ pub(super) enum BatchItem {
     )),
 )]
 pub(super) async fn submit(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Problem> {
     let dispatcher = door.dispatcher.on_behalf_of(visitor.submitter());
@@ -186,8 +186,8 @@ pub(super) async fn submit(
     responses((status = 202, description = "What became of each", body = BatchResult)),
 )]
 pub(super) async fn submit_batch(
-    State(door): State<Shared>,
-    Extension(visitor): Extension<Visitor>,
+    State(door): State<SharedDoor>,
+    Extension(visitor): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Problem> {
     let dispatcher = door.dispatcher.on_behalf_of(visitor.submitter());
@@ -212,7 +212,7 @@ impl Door {
     /// comes back with what was read.
     pub(super) async fn off_task<T, F>(
         &self,
-        held: Held,
+        held: HeldBody,
         is_heavy: bool,
         read: F,
     ) -> Result<(T, Room), Problem>
@@ -329,7 +329,7 @@ fn first_state(mail: &Mail) -> MailState {
 
 fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Problem>>, Problem> {
     if json.len() > outline::SMALL {
-        outline::count(json, Shape::Batch)?;
+        outline::count(json, RequestKind::Batch)?;
     }
     let batch: Batch<'_> = match serde_json::from_slice(json) {
         Ok(batch) => batch,

@@ -14,7 +14,7 @@ use super::body::MediaType;
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem};
 use super::request::{malformed, misshapen};
-use super::{Door, Shared};
+use super::{Door, SharedDoor};
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::{Address, Timestamp};
 use crate::{Suppression, SuppressionPage, SuppressionQuery, SuppressionReason};
@@ -117,7 +117,7 @@ struct WrongLine {
     responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = SuppressionPage)),
 )]
 pub(super) async fn list(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     RawQuery(raw): RawQuery,
 ) -> Result<Json<SuppressionPage>, Problem> {
     let query = query(raw.as_deref(), true)?;
@@ -131,7 +131,7 @@ pub(super) async fn list(
     responses((status = 201, description = "The entry", body = Suppression)),
 )]
 pub(super) async fn add(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     request: Request,
 ) -> Result<(StatusCode, Json<Suppression>), Problem> {
     let new: NewSuppression = json(&door, request).await?;
@@ -156,7 +156,7 @@ pub(super) async fn add(
     responses((status = 200, description = "How many", body = Removed)),
 )]
 pub(super) async fn remove(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     request: Request,
 ) -> Result<Json<Removed>, Problem> {
     let mut query = query(request.uri().query(), false)?;
@@ -190,7 +190,7 @@ pub(super) async fn remove(
     responses((status = 200, description = "What became of it", body = Imported)),
 )]
 pub(super) async fn import(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     request: Request,
 ) -> Result<Json<Imported>, Problem> {
     let (parts, body) = request.into_parts();
@@ -212,7 +212,7 @@ pub(super) async fn import(
     responses((status = 200, description = "Every entry", body = String, content_type = "text/csv")),
 )]
 pub(super) async fn export(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     let query = SuppressionQuery {
@@ -417,7 +417,10 @@ fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem
     Ok(query)
 }
 
-async fn json<T: for<'de> Deserialize<'de>>(door: &Shared, request: Request) -> Result<T, Problem> {
+async fn json<T: for<'de> Deserialize<'de>>(
+    door: &SharedDoor,
+    request: Request,
+) -> Result<T, Problem> {
     let (parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     if MediaType::of(&parts.headers)? != MediaType::Json {

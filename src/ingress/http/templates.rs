@@ -5,10 +5,10 @@ use axum::extract::{FromRequestParts, Request, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::SharedDoor;
 use super::body::MediaType;
 use super::data::Data;
-use super::operate::Named;
+use super::operate::RelayName;
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::request::{malformed, misshapen};
@@ -51,7 +51,7 @@ pub(super) struct Rendered {
     get, path = "/v1/templates", tag = "templates",
     responses((status = 200, description = "Each template", body = TemplateList)),
 )]
-pub(super) async fn list(State(door): State<Shared>) -> Json<TemplateList> {
+pub(super) async fn list(State(door): State<SharedDoor>) -> Json<TemplateList> {
     Json(TemplateList {
         templates: door.dispatcher.templates().list(),
     })
@@ -65,12 +65,12 @@ pub(super) async fn list(State(door): State<Shared>) -> Json<TemplateList> {
     responses((status = 200, description = "What it makes", body = Rendered)),
 )]
 pub(super) async fn render(
-    State(door): State<Shared>,
+    State(door): State<SharedDoor>,
     request: Request,
 ) -> Result<Json<Rendered>, Problem> {
     let (mut parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
-    let Named(name) = Named::from_request_parts(&mut parts, &door).await?;
+    let RelayName(name) = RelayName::from_request_parts(&mut parts, &door).await?;
     let held = door.collect(body, super::data::MAX_DATA).await?;
     if !held.bytes.is_empty() && MediaType::of(&parts.headers)? != MediaType::Json {
         return Err(Problem::new(

@@ -50,7 +50,7 @@ pub(super) enum Command {
 
 /// Why a line is not a command that can be carried out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum CommandError {
     /// The command is known; this is what is wrong with it.
     Command(Reply),
     /// There is no such command.
@@ -63,8 +63,8 @@ pub(super) enum Wrong {
 ///
 /// A line that ends in a bare LF, or has a CR, a NUL or another control character in it, is out of
 /// step: two programs that disagree about where it ends are what smuggling lives on.
-pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Wrong> {
-    let out_of_step = |text: &'static str| Wrong::OutOfStep(Reply::new(500, "5.5.2", text));
+pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CommandError> {
+    let out_of_step = |text: &'static str| CommandError::OutOfStep(Reply::new(500, "5.5.2", text));
     let window = &input[..input.len().min(LONGEST_LINE)];
     let Some(end) = memchr::memchr(b'\n', window) else {
         return if window.len() < LONGEST_LINE {
@@ -87,7 +87,7 @@ pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Wr
 }
 
 /// Reads a command from a line that [`take_line`] took.
-pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
+pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
     let line = match std::str::from_utf8(crlf) {
         Ok(text) => text.trim_end(),
         Err(_) => return Err(syntax("the line is not UTF-8")),
@@ -114,7 +114,7 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, Wrong> {
         pathless.as_bytes().iter()
     }) {
         Ok(request) => request,
-        Err(Fault::UnknownCommand) => return Err(Wrong::Unknown),
+        Err(Fault::UnknownCommand) => return Err(CommandError::Unknown),
         Err(Fault::InvalidParameter {
             param: param @ ("SIZE" | "BODY"),
         }) => {
@@ -182,7 +182,7 @@ fn is_size_beyond_number(line: &str) -> bool {
         .any(|digits| digits.parse::<usize>().is_err())
 }
 
-fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, Wrong> {
+fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, CommandError> {
     let others = [
         (
             from.flags & !(MAIL_BODY_7BIT | MAIL_BODY_8BITMIME | MAIL_SMTPUTF8) != 0,
@@ -214,7 +214,7 @@ fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, Wrong> {
     })
 }
 
-fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, Wrong> {
+fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, CommandError> {
     if to.orcpt.is_some() || to.rrvs != 0 || to.flags != 0 {
         return Err(unsupported("NOTIFY, ORCPT or the like"));
     }
@@ -226,7 +226,7 @@ fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, Wrong> {
 
 /// `BDAT size [LAST]` (RFC 3030 §2). Where it cannot be read, the octets that follow cannot be told
 /// from commands.
-fn chunk(line: &str) -> Result<Command, Wrong> {
+fn chunk(line: &str) -> Result<Command, CommandError> {
     let mut words = line.split([' ', '\t']).filter(|w| !w.is_empty()).skip(1);
     let size = words
         .next()
@@ -237,7 +237,7 @@ fn chunk(line: &str) -> Result<Command, Wrong> {
         (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => {
             Ok(Command::Bdat { size, last: true })
         }
-        _ => Err(Wrong::OutOfStep(Reply::new(
+        _ => Err(CommandError::OutOfStep(Reply::new(
             501,
             "5.5.4",
             "it should be: BDAT chunk-size [LAST]",
@@ -272,19 +272,19 @@ fn take_path(line: &str) -> Option<(&str, String)> {
     None
 }
 
-fn address(text: &str, enhanced: &'static str) -> Result<Address, Wrong> {
+fn address(text: &str, enhanced: &'static str) -> Result<Address, CommandError> {
     Address::of_path(text).map_err(|why| wrong(501, enhanced, format!("the address {why}")))
 }
 
-fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> Wrong {
-    Wrong::Command(Reply::new(code, enhanced, text))
+fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> CommandError {
+    CommandError::Command(Reply::new(code, enhanced, text))
 }
 
-fn syntax(text: impl Into<Cow<'static, str>>) -> Wrong {
+fn syntax(text: impl Into<Cow<'static, str>>) -> CommandError {
     wrong(501, "5.5.4", text)
 }
 
-fn unsupported(parameter: &str) -> Wrong {
+fn unsupported(parameter: &str) -> CommandError {
     wrong(
         555,
         "5.5.4",
@@ -294,7 +294,7 @@ fn unsupported(parameter: &str) -> Wrong {
 
 /// The reply to an address beyond ASCII in a mail that was not announced with SMTPUTF8 (RFC 6531
 /// §3.5).
-pub(super) fn needs_smtputf8() -> Wrong {
+pub(super) fn needs_smtputf8() -> CommandError {
     wrong(
         553,
         "5.6.7",
@@ -306,13 +306,13 @@ pub(super) fn needs_smtputf8() -> Wrong {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Command, Wrong> {
+    fn read(line: &str) -> Result<Command, CommandError> {
         parse(format!("{line}\r\n").as_bytes())
     }
 
     fn code(line: &str) -> u16 {
         match read(line) {
-            Err(Wrong::Command(reply) | Wrong::OutOfStep(reply)) => reply.code,
+            Err(CommandError::Command(reply) | CommandError::OutOfStep(reply)) => reply.code,
             other => panic!("{line} gave {other:?}"),
         }
     }
@@ -474,9 +474,9 @@ mod tests {
             assert_eq!(code(line), 502, "{line}");
         }
         assert_eq!(code("AUTH CRAM-MD5"), 504);
-        assert_eq!(read("XCLIENT ADDR=1.2.3.4"), Err(Wrong::Unknown));
-        assert_eq!(read("GET / HTTP/1.1"), Err(Wrong::Unknown));
-        assert_eq!(read(""), Err(Wrong::Unknown));
+        assert_eq!(read("XCLIENT ADDR=1.2.3.4"), Err(CommandError::Unknown));
+        assert_eq!(read("GET / HTTP/1.1"), Err(CommandError::Unknown));
+        assert_eq!(read(""), Err(CommandError::Unknown));
     }
 
     #[test]
@@ -501,7 +501,9 @@ mod tests {
         ] {
             assert_eq!(code(line), 501, "{line}");
         }
-        assert!(matches!(parse(b"NOOP \xff\r\n"), Err(Wrong::Command(reply)) if reply.code == 501));
+        assert!(
+            matches!(parse(b"NOOP \xff\r\n"), Err(CommandError::Command(reply)) if reply.code == 501)
+        );
     }
 
     #[test]
@@ -514,7 +516,10 @@ mod tests {
             "BDAT 5 LAST LAST",
             "BDAT 99999999999999999999999 LAST",
         ] {
-            assert!(matches!(read(line), Err(Wrong::OutOfStep(_))), "{line}");
+            assert!(
+                matches!(read(line), Err(CommandError::OutOfStep(_))),
+                "{line}"
+            );
         }
     }
 
@@ -544,7 +549,10 @@ mod tests {
             "\x1b[2J\r\n",
         ] {
             assert!(
-                matches!(take_line(&mut wrong.as_bytes()), Err(Wrong::OutOfStep(_))),
+                matches!(
+                    take_line(&mut wrong.as_bytes()),
+                    Err(CommandError::OutOfStep(_))
+                ),
                 "{wrong:?}"
             );
         }
@@ -557,11 +565,11 @@ mod tests {
         let longer = format!("x{longest}");
         assert!(matches!(
             take_line(&mut longer.as_bytes()),
-            Err(Wrong::OutOfStep(_))
+            Err(CommandError::OutOfStep(_))
         ));
         assert!(matches!(
             take_line(&mut &longer.as_bytes()[..LONGEST_LINE]),
-            Err(Wrong::OutOfStep(_))
+            Err(CommandError::OutOfStep(_))
         ));
         assert!(matches!(
             take_line(&mut &longer.as_bytes()[..LONGEST_LINE - 1]),

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Limits;
 use super::intake;
-use super::session::{House, Security, Session, Step};
+use super::session::{Security, Session, SessionContext, SessionStep};
 use crate::Dispatcher;
 use crate::mail::{Submitter, Timestamp};
 
@@ -32,21 +32,21 @@ const LINGER_BYTES: usize = 1024 * 1024;
 
 /// What a connection needs from the door.
 #[derive(Clone)]
-pub(super) struct Desk {
-    pub house: House,
+pub(super) struct DoorContext {
+    pub context: SessionContext,
     pub dispatcher: Dispatcher,
     pub stopping: watch::Receiver<bool>,
 }
 
-impl Desk {
+impl DoorContext {
     /// Counts a failed login from there, and tells how long it is left waiting.
     fn penalty(&self, peer: IpAddr) -> Duration {
         self.dispatcher.turned_away("login");
-        let failed = self.house.guard.failed(peer, Instant::now().into_std());
+        let failed = self.context.guard.failed(peer, Instant::now().into_std());
         if failed.is_new_ban {
             tracing::warn!(%peer, "too many failed smtp logins from one address");
         }
-        failed.penalty.max(self.house.limits.login_penalty)
+        failed.penalty.max(self.context.limits.login_penalty)
     }
 }
 
@@ -57,11 +57,11 @@ pub(super) async fn serve(
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     implicit: bool,
-    desk: Desk,
+    door: DoorContext,
 ) {
     let served = match tls {
-        Some(tls) if implicit => serve_tls(stream, &tls, None, peer, &desk).await,
-        tls => serve_plain(stream, tls, peer, &desk).await,
+        Some(tls) if implicit => serve_tls(stream, &tls, None, peer, &door).await,
+        tls => serve_plain(stream, tls, peer, &door).await,
     };
     if let Err(e) = served {
         tracing::debug!(%peer, error = %e, "smtp connection ended");
@@ -72,21 +72,21 @@ async fn serve_plain(
     mut stream: TcpStream,
     tls: Option<TlsAcceptor>,
     peer: SocketAddr,
-    desk: &Desk,
+    door: &DoorContext,
 ) -> io::Result<()> {
     let security = if tls.is_some() {
         Security::Offered
     } else {
         Security::Plain
     };
-    let mut session = Session::new(desk.house.clone(), peer.ip(), security);
+    let mut session = Session::new(door.context.clone(), peer.ip(), security);
     let opened = Instant::now();
     match (
-        converse(&mut stream, &mut session, opened, desk).await?,
+        converse(&mut stream, &mut session, opened, door).await?,
         tls,
     ) {
-        (End::StartTls, Some(tls)) => {
-            serve_tls(stream, &tls, Some((session, opened)), peer, desk).await
+        (ConversationEnd::StartTls, Some(tls)) => {
+            serve_tls(stream, &tls, Some((session, opened)), peer, door).await
         }
         _ => hang_up(&mut stream).await,
     }
@@ -97,26 +97,26 @@ async fn serve_tls(
     tls: &TlsAcceptor,
     begun: Option<(Session, Instant)>,
     peer: SocketAddr,
-    desk: &Desk,
+    door: &DoorContext,
 ) -> io::Result<()> {
     let now = Instant::now();
-    let mut stream = timeout(desk.house.limits.handshake, tls.accept(stream)).await??;
+    let mut stream = timeout(door.context.limits.handshake, tls.accept(stream)).await??;
     let (mut session, opened) = match begun {
         Some((mut session, opened)) => {
             session.secured();
             (session, opened)
         }
         None => (
-            Session::new(desk.house.clone(), peer.ip(), Security::Tls),
+            Session::new(door.context.clone(), peer.ip(), Security::Tls),
             now,
         ),
     };
-    converse(&mut stream, &mut session, opened, desk).await?;
+    converse(&mut stream, &mut session, opened, door).await?;
     hang_up(&mut stream).await
 }
 
 /// How a conversation ended.
-enum End {
+enum ConversationEnd {
     Over,
     StartTls,
 }
@@ -126,13 +126,13 @@ async fn converse<S>(
     stream: &mut S,
     session: &mut Session,
     opened: Instant,
-    desk: &Desk,
-) -> io::Result<End>
+    door: &DoorContext,
+) -> io::Result<ConversationEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = desk.house.limits;
-    let mut stopping = desk.stopping.clone();
+    let limits = door.context.limits;
+    let mut stopping = door.stopping.clone();
     let mut stopped = pin!(async move {
         // A door whose owner is gone stops as well.
         let _ = stopping.wait_for(|stop| *stop).await;
@@ -146,44 +146,44 @@ where
         let used = buffer.len() - input.len();
         buffer.advance(used);
         match step {
-            Step::Read => {
+            SessionStep::Read => {
                 flush(stream, session, &limits).await?;
                 let deadline = match session.has_come_in() {
                     true => pace.deadline(session, &limits),
                     false => pace.deadline(session, &limits).min(come_in),
                 };
                 match read(stream, &mut buffer, session, deadline, stopped.as_mut()).await? {
-                    Came::Bytes => {}
-                    Came::Nothing => return Ok(End::Over),
-                    Came::TooLate => session.hang_up("4.4.2", "you took too long"),
-                    Came::Stop => session.hang_up("4.3.2", "shutting down; try again later"),
+                    ReadResult::Bytes => {}
+                    ReadResult::Nothing => return Ok(ConversationEnd::Over),
+                    ReadResult::TooLate => session.hang_up("4.4.2", "you took too long"),
+                    ReadResult::Stop => session.hang_up("4.3.2", "shutting down; try again later"),
                 }
             }
-            Step::Flush => flush(stream, session, &limits).await?,
-            Step::Penalty(name) => {
-                let dispatcher = desk.dispatcher.from_address(session.peer());
+            SessionStep::Flush => flush(stream, session, &limits).await?,
+            SessionStep::Penalty(name) => {
+                let dispatcher = door.dispatcher.from_address(session.peer());
                 dispatcher.note_refused_login(Some(Submitter::user(&name)));
-                tokio::time::sleep(desk.penalty(session.peer())).await;
+                tokio::time::sleep(door.penalty(session.peer())).await;
             }
-            Step::Submit(submission) => {
+            SessionStep::Submit(submission) => {
                 flush(stream, session, &limits).await?;
-                let reply = intake::take(&desk.dispatcher, submission).await;
+                let reply = intake::take(&door.dispatcher, submission).await;
                 session.answer(&reply);
             }
-            Step::StartTls => {
+            SessionStep::StartTls => {
                 flush(stream, session, &limits).await?;
-                return Ok(End::StartTls);
+                return Ok(ConversationEnd::StartTls);
             }
-            Step::Close => {
+            SessionStep::Close => {
                 flush(stream, session, &limits).await?;
-                return Ok(End::Over);
+                return Ok(ConversationEnd::Over);
             }
         }
     }
 }
 
 /// What waiting for the client led to.
-enum Came {
+enum ReadResult {
     Bytes,
     Nothing,
     TooLate,
@@ -198,7 +198,7 @@ async fn read<S: AsyncRead + Unpin>(
     session: &Session,
     deadline: Instant,
     stopped: Pin<&mut impl Future<Output = ()>>,
-) -> io::Result<Came> {
+) -> io::Result<ReadResult> {
     let in_message = session.receiving().is_some();
     if buffer.is_empty() && buffer.capacity() > COMMANDS_AT_ONCE && !in_message {
         *buffer = BytesMut::new();
@@ -210,12 +210,12 @@ async fn read<S: AsyncRead + Unpin>(
     });
     tokio::select! {
         biased;
-        () = stopped, if !in_message => Ok(Came::Stop),
+        () = stopped, if !in_message => Ok(ReadResult::Stop),
         read = timeout_at(deadline, stream.read_buf(buffer)) => match read {
-            Ok(Ok(0)) => Ok(Came::Nothing),
-            Ok(Ok(_)) => Ok(Came::Bytes),
+            Ok(Ok(0)) => Ok(ReadResult::Nothing),
+            Ok(Ok(_)) => Ok(ReadResult::Bytes),
             Ok(Err(e)) => Err(e),
-            Err(_) => Ok(Came::TooLate),
+            Err(_) => Ok(ReadResult::TooLate),
         },
     }
 }

@@ -13,19 +13,19 @@ use tokio_rustls::TlsAcceptor;
 
 use super::auth::Users;
 use super::budget::Budget;
-use super::connection::{self, Desk};
+use super::connection::{self, DoorContext};
 use super::reply::Reply;
-use super::session::{House, TOO_MANY_FAILED};
+use super::session::{SessionContext, TOO_MANY_FAILED};
 use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User};
 use crate::Dispatcher;
-use crate::ingress::admission::{Admission, Place};
-use crate::ingress::complaints::Complaints;
+use crate::ingress::admission::{Admission, ConnectionPlace};
+use crate::ingress::complaints::LogThrottle;
 use crate::ingress::guard::Guard;
 use crate::ingress::tls;
 
 /// How long nothing is accepted after accepting failed, which is mostly for want of file
 /// descriptors.
-const BREATH: Duration = Duration::from_millis(100);
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// What is kept free of the engine's largest message: the fields that are added to what the client
 /// sent.
 const ADDED_FIELDS: usize = 1024;
@@ -35,7 +35,7 @@ const ADDED_FIELDS: usize = 1024;
 pub struct SmtpDoor {
     listener: TcpListener,
     tls_listener: Option<TcpListener>,
-    house: House,
+    context: SessionContext,
     reloader: Reloader,
 }
 
@@ -62,7 +62,7 @@ impl SmtpDoor {
             None => None,
         };
         let users = Users::new(settings.users.clone());
-        let house = House {
+        let context = SessionContext {
             hostname: Arc::from(settings.hostname.as_str()),
             limits: settings.limits,
             users: users.clone(),
@@ -82,7 +82,7 @@ impl SmtpDoor {
         Ok(SmtpDoor {
             listener,
             tls_listener,
-            house,
+            context,
             reloader,
         })
     }
@@ -115,26 +115,26 @@ impl SmtpDoor {
             connections,
             connections_per_peer,
             ..
-        } = self.house.limits;
+        } = self.context.limits;
         let admission = Admission::new(connections, connections_per_peer);
-        let complaints = Complaints::new();
-        let drain = self.house.limits.drain;
+        let complaints = LogThrottle::new();
+        let drain = self.context.limits.drain;
         // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no
         // limit (RFC 1870 §4).
         let most = dispatcher
             .max_message_size()
             .saturating_sub(ADDED_FIELDS)
             .max(1);
-        let message_size = self.house.limits.message_size.min(most);
-        let house = House {
+        let message_size = self.context.limits.message_size.min(most);
+        let context = SessionContext {
             limits: Limits {
                 message_size,
-                ..self.house.limits
+                ..self.context.limits
             },
-            ..self.house
+            ..self.context
         };
-        let desk = Desk {
-            house,
+        let context = DoorContext {
+            context,
             dispatcher: dispatcher.for_door("smtp"),
             stopping: shutdown.clone(),
         };
@@ -151,14 +151,14 @@ impl SmtpDoor {
                 Ok(accepted) => accepted,
                 Err(e) => {
                     tracing::warn!(error = %e, "smtp connection cannot be accepted");
-                    tokio::time::sleep(BREATH).await;
+                    tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
                     continue;
                 }
             };
-            let place = match desk.let_in(&admission, peer.ip()) {
+            let place = match context.let_in(&admission, peer.ip()) {
                 Ok(place) => place,
                 Err(no) => {
-                    desk.dispatcher.turned_away(no.counted);
+                    context.dispatcher.turned_away(no.counted);
                     if let Some(left_out) = complaints.another(Instant::now()) {
                         let (peer, reason) = (peer.ip(), no.reason);
                         tracing::warn!(%peer, reason, left_out, "smtp connection refused");
@@ -170,9 +170,9 @@ impl SmtpDoor {
                 }
             };
             let _ = stream.set_nodelay(true);
-            let (tls, desk) = (self.reloader.tls.read().clone(), desk.clone());
+            let (tls, context) = (self.reloader.tls.read().clone(), context.clone());
             connections.spawn(async move {
-                connection::serve(stream, peer, tls, implicit, desk).await;
+                connection::serve(stream, peer, tls, implicit, context).await;
                 drop(place);
             });
         }
@@ -191,32 +191,32 @@ impl SmtpDoor {
 }
 
 /// Why somebody is not let in, and what they are told.
-struct No {
+struct Refusal {
     code: u16,
     enhanced: &'static str,
     reason: &'static str,
     counted: &'static str,
 }
 
-impl Desk {
-    fn let_in(&self, admission: &Admission, peer: IpAddr) -> Result<Place, No> {
-        if !self.house.serves(peer) {
-            return Err(No {
+impl DoorContext {
+    fn let_in(&self, admission: &Admission, peer: IpAddr) -> Result<ConnectionPlace, Refusal> {
+        if !self.context.serves(peer) {
+            return Err(Refusal {
                 code: 554,
                 enhanced: "5.7.1",
                 reason: "not for your network",
                 counted: "network",
             });
         }
-        if self.house.guard.shuts_out(peer, Instant::now()) {
-            return Err(No {
+        if self.context.guard.shuts_out(peer, Instant::now()) {
+            return Err(Refusal {
                 code: 421,
                 enhanced: "4.7.0",
                 reason: TOO_MANY_FAILED,
                 counted: "banned",
             });
         }
-        admission.admit(peer).map_err(|reason| No {
+        admission.admit(peer).map_err(|reason| Refusal {
             code: 421,
             enhanced: "4.7.0",
             reason,

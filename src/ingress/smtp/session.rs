@@ -22,7 +22,7 @@ use super::Limits;
 use super::auth::{self, Exchange, Users};
 use super::body::{Body, DotReader};
 use super::budget::Budget;
-use super::command::{self, Command, Wrong};
+use super::command::{self, Command, CommandError};
 use super::reply::Reply;
 use crate::ingress::Networks;
 use crate::ingress::guard::Guard;
@@ -34,7 +34,7 @@ const MUCH_TO_SAY: usize = 16 * 1024;
 
 /// What all sessions of a door share.
 #[derive(Clone, Debug)]
-pub(super) struct House {
+pub(super) struct SessionContext {
     pub hostname: Arc<str>,
     pub limits: Limits,
     pub users: Users,
@@ -43,7 +43,7 @@ pub(super) struct House {
     pub guard: Guard,
 }
 
-impl House {
+impl SessionContext {
     /// Whether this peer may talk to the door at all: not where there is nobody to log in as, and
     /// the networks that are trusted do not hold it.
     pub fn serves(&self, peer: IpAddr) -> bool {
@@ -64,7 +64,7 @@ pub(super) enum Security {
 
 /// What a session needs next.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum SessionStep {
     /// More bytes. Replies may be waiting, here as with every step.
     Read,
     /// The replies to be sent before anything else.
@@ -92,12 +92,12 @@ pub(super) struct Submission {
 /// One client's dialogue.
 #[derive(Debug)]
 pub(super) struct Session {
-    house: House,
+    context: SessionContext,
     peer: IpAddr,
     security: Security,
     client: Option<Client>,
     user: Option<String>,
-    expects: Expects,
+    expects: Expecting,
     transaction: Option<Transaction>,
     replies: Vec<u8>,
     errors: u32,
@@ -116,7 +116,7 @@ struct Client {
 
 /// What the next bytes are.
 #[derive(Debug)]
-enum Expects {
+enum Expecting {
     Command,
     Login(Exchange),
     Data(DotReader, Body),
@@ -125,14 +125,14 @@ enum Expects {
 
 impl Session {
     /// A session that has greeted its client.
-    pub fn new(house: House, peer: IpAddr, security: Security) -> Self {
+    pub fn new(context: SessionContext, peer: IpAddr, security: Security) -> Self {
         let mut session = Session {
-            house,
+            context,
             peer: peer.to_canonical(),
             security,
             client: None,
             user: None,
-            expects: Expects::Command,
+            expects: Expecting::Command,
             transaction: None,
             replies: Vec::new(),
             errors: 0,
@@ -141,7 +141,7 @@ impl Session {
             commands_before_login: 0,
             closing: false,
         };
-        let greeting = format!("{} ESMTP Postrider", session.house.hostname);
+        let greeting = format!("{} ESMTP Postrider", session.context.hostname);
         session.reply(&Reply::new(220, "", greeting));
         session
     }
@@ -170,8 +170,8 @@ impl Session {
     /// While a message comes in, how many of its bytes have.
     pub fn receiving(&self) -> Option<usize> {
         match &self.expects {
-            Expects::Data(_, body) | Expects::Chunk { body, .. } => Some(body.came()),
-            Expects::Command | Expects::Login(_) => None,
+            Expecting::Data(_, body) | Expecting::Chunk { body, .. } => Some(body.came()),
+            Expecting::Command | Expecting::Login(_) => None,
         }
     }
 
@@ -197,24 +197,24 @@ impl Session {
     }
 
     /// Reads from `input` as far as it can go, and says what it needs next.
-    pub fn advance(&mut self, input: &mut &[u8], now: Timestamp) -> Step {
+    pub fn advance(&mut self, input: &mut &[u8], now: Timestamp) -> SessionStep {
         loop {
             if self.closing {
-                return Step::Close;
+                return SessionStep::Close;
             }
             if self.replies.len() > MUCH_TO_SAY {
-                return Step::Flush;
+                return SessionStep::Flush;
             }
             let step = match &mut self.expects {
-                Expects::Command | Expects::Login(_) => self.read_line(input, now),
-                Expects::Data(reader, body) => {
+                Expecting::Command | Expecting::Login(_) => self.read_line(input, now),
+                Expecting::Data(reader, body) => {
                     if reader.read(input, body) {
                         self.message_ends()
                     } else {
                         self.read_on()
                     }
                 }
-                Expects::Chunk { left, body, .. } => {
+                Expecting::Chunk { left, body, .. } => {
                     let (taken, rest) = input.split_at(input.len().min(*left));
                     *input = rest;
                     *left -= taken.len();
@@ -232,23 +232,24 @@ impl Session {
         }
     }
 
-    fn read_line(&mut self, input: &mut &[u8], now: Timestamp) -> Option<Step> {
+    fn read_line(&mut self, input: &mut &[u8], now: Timestamp) -> Option<SessionStep> {
         let line = match command::take_line(input) {
             Ok(Some(line)) => line,
-            Ok(None) => return Some(Step::Read),
+            Ok(None) => return Some(SessionStep::Read),
             Err(wrong) => {
                 self.mistake(wrong);
                 return None;
             }
         };
         self.commands += 1;
-        if let Expects::Login(exchange) = std::mem::replace(&mut self.expects, Expects::Command) {
-            let progress = auth::proceed(exchange, line.trim_ascii_end(), &self.house.users);
+        if let Expecting::Login(exchange) = std::mem::replace(&mut self.expects, Expecting::Command)
+        {
+            let progress = auth::proceed(exchange, line.trim_ascii_end(), &self.context.users);
             return self.login(progress);
         }
         if self.needs_login() && self.user.is_none() {
             self.commands_before_login += 1;
-            if self.commands_before_login > self.house.limits.commands_before_login {
+            if self.commands_before_login > self.context.limits.commands_before_login {
                 self.hang_up("4.7.0", "too many commands without a login");
                 return None;
             }
@@ -286,7 +287,7 @@ impl Session {
             } => self.mail(return_path, size, smtputf8),
             Command::Rcpt(recipient) => self.rcpt(recipient),
             Command::RcptPostmaster => {
-                match Address::parse(&format!("postmaster@{}", self.house.hostname)) {
+                match Address::parse(&format!("postmaster@{}", self.context.hostname)) {
                     Ok(postmaster) => self.rcpt(postmaster),
                     Err(_) => self.say(550, "5.1.3", "this host has no name to mail to"),
                 }
@@ -316,11 +317,11 @@ impl Session {
         self.transaction = None;
         let extended = client.extended;
         self.client = Some(client);
-        let hostname = Arc::clone(&self.house.hostname);
+        let hostname = Arc::clone(&self.context.hostname);
         if !extended {
             return self.reply(&Reply::new(250, "", hostname.to_string()));
         }
-        let size = format!("SIZE {}", self.house.limits.message_size);
+        let size = format!("SIZE {}", self.context.limits.message_size);
         let mut lines = vec![
             &*hostname,
             "PIPELINING",
@@ -347,26 +348,26 @@ impl Session {
     }
 
     fn mistake_of(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
-        self.mistake(Wrong::Command(Reply::new(code, enhanced, text)));
+        self.mistake(CommandError::Command(Reply::new(code, enhanced, text)));
     }
 
-    fn mistake(&mut self, wrong: Wrong) {
+    fn mistake(&mut self, wrong: CommandError) {
         match wrong {
-            Wrong::OutOfStep(reply) => {
+            CommandError::OutOfStep(reply) => {
                 self.reply(&reply);
                 self.closing = true;
             }
             // A browser can be made to post a form to this port: before EHLO, whoever says
             // something strange is no mail program, and what follows might look like commands.
-            Wrong::Unknown if self.client.is_none() => {
+            CommandError::Unknown if self.client.is_none() => {
                 self.say(500, "5.5.1", "this is a mail server");
                 self.closing = true;
             }
-            Wrong::Unknown => self.mistake_of(500, "5.5.1", "there is no such command"),
-            Wrong::Command(reply) => {
+            CommandError::Unknown => self.mistake_of(500, "5.5.1", "there is no such command"),
+            CommandError::Command(reply) => {
                 self.reply(&reply);
                 self.errors += 1;
-                if self.errors >= self.house.limits.errors && !self.closing {
+                if self.errors >= self.context.limits.errors && !self.closing {
                     self.hang_up("4.7.0", "too many mistakes");
                 }
             }

@@ -11,7 +11,7 @@ use super::Limits;
 use super::auth::Users;
 use super::budget::Budget;
 use super::reply::Reply;
-use super::session::{House, Security, Session, Step};
+use super::session::{Security, Session, SessionContext, SessionStep};
 use crate::ingress::guard::Guard;
 use crate::mail::{Address, Timestamp};
 
@@ -56,7 +56,7 @@ pub fn converse(
         message_size,
         ..Limits::default()
     };
-    let house = House {
+    let context = SessionContext {
         hostname: Arc::from(hostname),
         limits,
         users: Users::new(Vec::new()),
@@ -64,7 +64,7 @@ pub fn converse(
         budget: Budget::new(message_size.saturating_mul(3)),
         guard: Guard::new(0, limits.ban_time, Default::default()),
     };
-    let mut session = Session::new(house, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut waiting: Vec<u8> = Vec::new();
     let mut piece = vec![0; AT_ONCE];
     loop {
@@ -77,16 +77,16 @@ pub fn converse(
         session.replies().clear();
 
         match step {
-            Step::Flush | Step::Penalty(_) => {}
+            SessionStep::Flush | SessionStep::Penalty(_) => {}
             // Neither is offered to who is on this machine.
-            Step::StartTls | Step::Close => return Ok(()),
-            Step::Read => match input.read(&mut piece) {
+            SessionStep::StartTls | SessionStep::Close => return Ok(()),
+            SessionStep::Read => match input.read(&mut piece) {
                 Ok(0) => return Ok(()),
                 Ok(length) => waiting.extend_from_slice(&piece[..length]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             },
-            Step::Submit(mail) => {
+            SessionStep::Submit(mail) => {
                 let trace = mail.body.trace();
                 let reply = match mail.body.finish() {
                     Err(refusal) => refusal,

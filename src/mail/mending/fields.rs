@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::params::Params;
 use super::scan::{LooseField, Scan};
 use super::{Context, LONGEST_LINE};
-use crate::mail::address_list::{self, Entry, Found};
+use crate::mail::address_list::{self, Entry, FoundMailbox};
 use crate::mail::structured::{self, Kind};
 use crate::mail::{Address, Envelope, field};
 
@@ -122,7 +122,7 @@ fn is_addresses(field: &LooseField<'_>) -> bool {
 /// field: `Müller, GmbH <info@example.org>`.
 fn entries(text: &str) -> Option<Vec<Entry>> {
     let read = address_list::read(text).ok();
-    let has_domain = |found: &Found| found.domain.is_some();
+    let has_domain = |found: &FoundMailbox| found.domain.is_some();
     let is_whole = |entry: &Entry| match entry {
         Entry::One(found) => has_domain(found),
         Entry::Group(_, members) => members.iter().all(has_domain),
@@ -144,7 +144,7 @@ fn entries(text: &str) -> Option<Vec<Entry>> {
         return read;
     };
     let name = address_list::decoded(name.trim());
-    Some(vec![Entry::One(Found {
+    Some(vec![Entry::One(FoundMailbox {
         name: Some(name).filter(|name| !name.is_empty()),
         ..found
     })])
@@ -210,7 +210,7 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
     }
     let text = std::str::from_utf8(field.value()).ok()?;
     let found = address_list::mailboxes(entries(text)?);
-    let bare: Vec<Found> = found.filter(|found| found.domain.is_none()).collect();
+    let bare: Vec<FoundMailbox> = found.filter(|found| found.domain.is_none()).collect();
     if bare.is_empty()
         || bare
             .iter()

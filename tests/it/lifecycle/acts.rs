@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use postrider::{AuditEntry, AuditQuery, Clock, Dispatcher, Drain, Query, Submitter, seconds};
 
-use crate::common::{Puppet, Told, engine, mail, mail_to, submit};
+use crate::common::{EventLog, Puppet, engine, mail, mail_to, submit};
 
 async fn audit(postrider: &Dispatcher, query: AuditQuery) -> Vec<AuditEntry> {
     postrider.audit(query).await.unwrap().entries
@@ -65,7 +65,7 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
     assert_eq!(mails, [None, Some(first), Some(second), Some(first), None]);
     assert_eq!(all[0].relay.as_deref(), Some("primary"));
 
-    let mut of_first = Told::of(&postrider, first, 0);
+    let mut of_first = EventLog::of(&postrider, first, 0);
     let cancelled = of_first.until("cancelled").await.pop().unwrap();
     assert_eq!(
         (cancelled.who, cancelled.from.as_deref()),
@@ -186,7 +186,7 @@ async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by
         ],
         "a dry run does nothing"
     );
-    let mut events = Told::after(&postrider, 0);
+    let mut events = EventLog::after(&postrider, 0);
     let purged = events.until("purged").await.pop().unwrap();
     assert_eq!(purged.who, Some(Submitter::user("ops")));
 }

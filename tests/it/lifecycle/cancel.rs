@@ -9,15 +9,15 @@ use postrider::{Clock, Error, MailId, minutes};
 use tokio::sync::Notify;
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, becomes, engine, eventually, mail, mail_to,
-    relay_at, submit,
+    Act, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, becomes, engine, eventually, mail,
+    mail_to, relay_at, submit,
 };
 
 #[tokio::test]
 async fn a_scheduled_mail_is_cancelled_and_never_sent() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(
         &postrider,
         mail_to("ada@example.org")
@@ -166,7 +166,7 @@ async fn a_mail_is_taken_back_until_its_final_dot() {
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     eventually("DATA", async || {
         server.commands().iter().any(|line| line == "DATA")

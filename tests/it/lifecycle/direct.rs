@@ -8,8 +8,8 @@ use postrider::{
 };
 
 use crate::common::{
-    Act, FakeSmtp, FaultySpool, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, steady,
-    submit,
+    Act, EventLog, FakeSmtp, FaultySpool, Puppet, Rule, Step, engine, mail, mail_to, relay_at,
+    steady, submit,
 };
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
             .build()
             .unwrap()
     };
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, keyed("one")).await;
     told.first("delivered").await;
     assert_eq!(

@@ -65,7 +65,7 @@ async fn an_at_most_once_mail_survives_a_relay_that_is_down() {
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let mut told = crate::common::Told::by(&postrider);
+    let mut told = crate::common::EventLog::by(&postrider);
     let id = submit(&postrider, once("ada@example.org")).await;
     told.first("relay_down").await;
     server.behave();

@@ -2,7 +2,7 @@
 
 use postrider::{Clock, Dispatcher, EventItem, hours, seconds};
 
-use crate::common::{Puppet, Told, engine, eventually, mail, submit};
+use crate::common::{EventLog, Puppet, engine, eventually, mail, submit};
 
 async fn mails(postrider: &Dispatcher, count: usize) {
     for n in 0..count {
@@ -13,7 +13,7 @@ async fn mails(postrider: &Dispatcher, count: usize) {
 
 /// The number of the oldest event that is kept, and how many are said to be gone before it.
 async fn oldest(postrider: &Dispatcher) -> (u64, u64) {
-    let mut told = Told::after(postrider, 0);
+    let mut told = EventLog::after(postrider, 0);
     match told.item().await {
         EventItem::Event(event) => (event.seq, 0),
         EventItem::Lagged(gone) => match told.item().await {
@@ -40,7 +40,7 @@ async fn what_is_too_old_goes_and_its_gap_is_told() {
     })
     .await;
     mails(&postrider, 1).await;
-    let mut told = Told::after(&postrider, 12);
+    let mut told = EventLog::after(&postrider, 12);
     assert!(matches!(told.item().await, EventItem::Event(event) if event.seq == 13));
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::common::{
-    Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, engine, mail, mail_to, relay_at, submit,
+    Act, Cert, EventLog, FakeSmtp, Puppet, Rule, Step, engine, mail, mail_to, relay_at, submit,
 };
 
 /// Everything that is logged from its first use on.
@@ -93,7 +93,7 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let ada = submit(&postrider, mail("ada@example.org")).await;
     told.first("deferred").await;
     clock.advance(seconds(60));
@@ -148,7 +148,7 @@ async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut events = told.until("deferred").await;
     let puppet = Puppet::free();
@@ -157,7 +157,7 @@ async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&other);
+    let mut told = EventLog::by(&other);
     submit(&other, mail("ada@example.org")).await;
     events.extend(told.until("relay_down").await);
     let logged = &log.about(id, "deferred, will retry")[0].1;
@@ -196,7 +196,7 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
     let builder = engine(relay.clone(), &clock);
     let printed = format!("{relay:?} {builder:?}");
     let postrider = builder.start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(
         &postrider,
         mail_to("ada@example.org")

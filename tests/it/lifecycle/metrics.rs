@@ -3,7 +3,7 @@
 
 use postrider::{Clock, Priority, seconds};
 
-use crate::common::{Act, FakeSmtp, Rule, Step, Told, engine, mail, mail_to, relay_at, submit};
+use crate::common::{Act, EventLog, FakeSmtp, Rule, Step, engine, mail, mail_to, relay_at, submit};
 
 /// The value of one line, to the letter of its name and labels.
 fn value(text: &str, line: &str) -> f64 {
@@ -36,7 +36,7 @@ async fn every_family_counts_what_happened() {
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     submit(&postrider, mail("later@example.org")).await;
     told.first("deferred").await;
     clock.advance(seconds(60));

@@ -4,7 +4,9 @@
 use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Match, Reload, RouteRule, Weights, seconds};
 
-use crate::common::{Puppet, Told, a_moment, becomes, engine, eventually, mail, steady, submit};
+use crate::common::{
+    EventLog, Puppet, a_moment, becomes, engine, eventually, mail, steady, submit,
+};
 
 fn reload(relays: Vec<postrider::Relay>, routes: Vec<RouteRule>) -> Reload {
     Reload {
@@ -206,7 +208,7 @@ async fn a_configuration_with_a_mistake_changes_nothing() {
         let refused = postrider.reload(mistake).await.unwrap_err();
         assert!(refused.to_string().contains(why), "{refused}");
     }
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     submit(&postrider, mail("ada@example.org")).await;
     told.first("delivered").await;
     assert_eq!(
@@ -255,7 +257,7 @@ async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
         .await
         .unwrap();
     before.answer(|_| Outcome::Unavailable(Phase::Connect, "connection reset".into()));
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     for n in 1..=3 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
         before.begins(n).await;

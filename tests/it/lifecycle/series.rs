@@ -5,7 +5,7 @@ use postrider::{
     Clock, Dispatcher, Drain, Error, Series, SeriesPoint, SeriesQuery, Timestamp, minutes, seconds,
 };
 
-use crate::common::{Act, FakeSmtp, Puppet, Rule, Step, Told, engine, mail, relay_at, submit};
+use crate::common::{Act, EventLog, FakeSmtp, Puppet, Rule, Step, engine, mail, relay_at, submit};
 
 async fn series(postrider: &Dispatcher, from: Timestamp, relay: Option<&str>) -> Series {
     let query = SeriesQuery {
@@ -47,7 +47,7 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let begin = clock.now();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     submit(&postrider, mail("now@example.org")).await;
     told.first("delivered").await;
     submit(&postrider, mail("no@example.org")).await;

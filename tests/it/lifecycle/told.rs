@@ -6,7 +6,7 @@ use std::time::Duration;
 use postrider::{Clock, Drain, Error, EventItem, EventKind, hours, minutes, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, engine, mail, mail_to, relay_at, submit,
+    Act, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, engine, mail, mail_to, relay_at, submit,
 };
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn events_tell_a_mails_story_in_order() {
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut story = told.until("deferred").await;
     let EventKind::Deferred { next_attempt_at } = story.last().unwrap().kind else {
@@ -63,7 +63,7 @@ async fn events_tell_a_mails_story_in_order() {
         (Some(450), Some("4.2.1"))
     );
 
-    let mut again = Told::after(&postrider, 2);
+    let mut again = EventLog::after(&postrider, 2);
     let kinds: Vec<String> = again
         .until("delivered")
         .await
@@ -84,7 +84,7 @@ async fn a_reader_that_is_slow_reads_from_the_spool_what_is_no_longer_in_memory(
         .start()
         .await
         .unwrap();
-    let mut slow = Told::by(&postrider);
+    let mut slow = EventLog::by(&postrider);
     let mails: Vec<_> = (0..3000)
         .map(|n| mail(&format!("user{n}@example.org")))
         .collect();
@@ -95,7 +95,7 @@ async fn a_reader_that_is_slow_reads_from_the_spool_what_is_no_longer_in_memory(
     for seq in 1..=9000 {
         assert!(matches!(slow.item().await, EventItem::Event(event) if event.seq == seq));
     }
-    let mut late = Told::after(&postrider, 0);
+    let mut late = EventLog::after(&postrider, 0);
     for seq in 1..=9000 {
         assert!(matches!(late.item().await, EventItem::Event(event) if event.seq == seq));
     }
@@ -108,7 +108,7 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
     let clock = Clock::fake();
     let builder = || engine(puppet.relay(), &clock).spool(dir.path());
     let postrider = builder().start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let tagged = mail_to("ada@example.org").tag("otp").idempotency_key("k-1");
     let first = submit(&postrider, tagged.build().unwrap()).await;
     let before = told.until("delivered").await;
@@ -122,7 +122,7 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
     drop(postrider);
 
     let postrider = builder().start().await.unwrap();
-    let mut again = Told::after(&postrider, 0);
+    let mut again = EventLog::after(&postrider, 0);
     assert_eq!(
         again.until("delivered").await,
         before,
@@ -134,7 +134,7 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
     assert_eq!(numbers, [4, 5, 6]);
     assert!(after.iter().all(|event| event.mail == Some(second)));
     let of_first: Vec<_> = {
-        let mut stream = Told::of(&postrider, first, 0);
+        let mut stream = EventLog::of(&postrider, first, 0);
         stream.until("delivered").await
     };
     assert_eq!(of_first, before, "one mail's story is found by its record");
@@ -192,7 +192,7 @@ async fn a_status_tells_every_attempt() {
         .expires_in(hours(1));
     let mail = builder.build().unwrap();
     let (message_id, message) = (mail.message_id().to_owned(), mail.message().clone());
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail).await;
     for wait in [60, 120] {
         told.first("deferred").await;

@@ -7,7 +7,7 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Mail, MailStatus, Priority, minutes, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, Told, a_moment, as_time_passes, becomes, engine, mail,
+    Act, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, as_time_passes, becomes, engine, mail,
     mail_to, relay_at, submit,
 };
 
@@ -81,7 +81,7 @@ async fn a_code_expires_behind_a_relay_that_is_down_and_is_not_sent_when_it_come
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let code = submit(&postrider, code_to("ada@example.org")).await;
     let letter = submit(&postrider, mail("bob@example.org")).await;
     told.first("relay_down").await;

@@ -6,7 +6,7 @@ use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, EventKind, Match, Priority, Relay, hours, seconds};
 
 use crate::common::{
-    Act, Cert, FakeSmtp, Puppet, Rule, Step, Told, a_moment, as_time_passes, becomes, engine,
+    Act, Cert, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, as_time_passes, becomes, engine,
     eventually, mail, mail_to, relay_at, steady, submit,
 };
 
@@ -17,7 +17,7 @@ async fn assert_costs_nothing(relay: Relay, reason: &str, mend: impl AsyncFnOnce
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let ids = [
         submit(&postrider, mail("ada@example.org")).await,
         submit(&postrider, mail("bob@example.org")).await,
@@ -139,7 +139,7 @@ async fn a_relay_that_may_be_back_is_probed_by_one_connection_before_the_rest_fo
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let mails = (0..40)
         .map(|n| mail(&format!("user{n}@example.org")))
         .collect();
@@ -171,7 +171,7 @@ async fn a_probe_that_fails_leaves_the_relay_alone_for_longer() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     puppet.down(Some("no route to host"));
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     told.first("relay_down").await;
     puppet.down(Some("still no route"));
@@ -222,7 +222,7 @@ async fn the_next_relay_is_taken_while_the_first_is_down_and_the_first_again_aft
     let second = FakeSmtp::start().await;
     let clock = Clock::fake();
     let postrider = two(&first, &second, &clock).await;
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     for n in 0..5 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
         let status = postrider.wait(id).await.unwrap();
@@ -348,7 +348,7 @@ async fn an_answer_that_does_not_come_does_not_keep_a_relay_from_being_probed() 
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     submit(&postrider, mail("first@example.org")).await;
     puppet.begins(1).await;
     puppet.down(Some("no route to host"));
@@ -425,7 +425,7 @@ async fn a_relay_that_cannot_take_anything_and_says_that_it_can_be_used_is_down(
         .unwrap()
         .name("primary");
     let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     submit(&postrider, mail("ada@example.org")).await;
     let down = told.first("relay_down").await;
     let EventKind::RelayDown { reason } = down.kind else {

@@ -7,7 +7,7 @@ use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, Drain, MailStatus, RetryPolicy, minutes, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, Told, becomes, engine, mail, mail_to, relay_at, steady,
+    Act, EventLog, FakeSmtp, Puppet, Rule, Step, becomes, engine, mail, mail_to, relay_at, steady,
     submit,
 };
 
@@ -156,7 +156,7 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut waits = Vec::new();
     for _ in 1..10 {
@@ -297,7 +297,7 @@ async fn a_mail_that_is_deferred_throughout_lives_its_two_days() {
         .start()
         .await
         .unwrap();
-    let mut told = Told::by(&postrider);
+    let mut told = EventLog::by(&postrider);
     let (begin, two_days) = (clock.now(), minutes(2 * 24 * 60));
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut tries = 0;
@@ -356,7 +356,7 @@ async fn the_schedules_of_other_dispatchers_are_one_setting_each() {
             .start()
             .await
             .unwrap();
-        let mut told = Told::by(&postrider);
+        let mut told = EventLog::by(&postrider);
         let id = submit(&postrider, mail("ada@example.org")).await;
         let mut waits = Vec::new();
         for _ in 1..most {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Code, Trouble};
+use super::{Code, SendmailError};
 use crate::cli::screen::escaped;
 
 /// Flags that take a value, in the same word or as the next one. Those that are not read below
@@ -46,8 +46,8 @@ pub enum Task {
 
 impl Flags {
     /// Reads the words as getopt does: flags end at `--` or at the first word that is none.
-    pub(super) fn parse(words: Vec<OsString>) -> Result<Self, Trouble> {
-        let usage = |message: String| Trouble::new(Code::Usage, message);
+    pub(super) fn parse(words: Vec<OsString>) -> Result<Self, SendmailError> {
+        let usage = |message: String| SendmailError::new(Code::Usage, message);
         let mut flags = Flags::default();
         let mut words = words.into_iter().map(|word| {
             word.into_string().map_err(|word| {
@@ -105,7 +105,7 @@ impl Flags {
         }
     }
 
-    fn with_value(&mut self, flag: char, value: String) -> Result<(), Trouble> {
+    fn with_value(&mut self, flag: char, value: String) -> Result<(), SendmailError> {
         match (flag, value.as_str()) {
             ('f' | 'r', "" | "<>") => self.from = Some("<>".to_owned()),
             ('f' | 'r', address) => {
@@ -127,10 +127,10 @@ impl Flags {
                 let message = format!(
                     "-b{value} is not taken here: the service runs by itself, see `postrider run`"
                 );
-                return Err(Trouble::new(Code::Usage, message));
+                return Err(SendmailError::new(Code::Usage, message));
             }
             ('b', mode) => {
-                return Err(Trouble::new(
+                return Err(SendmailError::new(
                     Code::Usage,
                     format!("there is no mode -b{}", escaped(mode)),
                 ));
@@ -146,7 +146,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn parse(line: &str) -> Result<Flags, Trouble> {
+    fn parse(line: &str) -> Result<Flags, SendmailError> {
         Flags::parse(line.split_whitespace().map(OsString::from).collect())
     }
 

@@ -70,7 +70,7 @@ const LARGEST: usize = 256 << 20;
 
 /// What the service answers when it took a mail.
 #[derive(Deserialize)]
-struct Taken {
+struct Accepted {
     id: MailId,
 }
 
@@ -89,21 +89,21 @@ enum Code {
 
 /// Why it was not accepted.
 #[derive(Debug)]
-struct Trouble {
+struct SendmailError {
     code: Code,
     message: String,
 }
 
-impl Trouble {
+impl SendmailError {
     fn new(code: Code, message: impl Into<String>) -> Self {
-        Trouble {
+        SendmailError {
             code,
             message: message.into(),
         }
     }
 }
 
-impl From<Failure> for Trouble {
+impl From<Failure> for SendmailError {
     fn from(failure: Failure) -> Self {
         let code = match &failure {
             Failure::Usage(_) | Failure::Configuration(_) => Code::Configuration,
@@ -127,7 +127,7 @@ impl From<Failure> for Trouble {
                 _ => Code::Unavailable,
             },
         };
-        Trouble::new(code, failure.to_string())
+        SendmailError::new(code, failure.to_string())
     }
 }
 
@@ -143,7 +143,7 @@ impl Sendmail {
         }
     }
 
-    fn act(self, screen: &mut Screen) -> Result<(), Trouble> {
+    fn act(self, screen: &mut Screen) -> Result<(), SendmailError> {
         let flags = Flags::parse(self.words)?;
         let nobody = flags.recipients.is_empty() && !flags.recipients_from_message;
         // The service tries by itself what waits, and keeps no aliases.
@@ -161,16 +161,18 @@ impl Sendmail {
 }
 
 /// Takes one message on standard input.
-fn submit(flags: &Flags, client: &Client) -> Result<(), Trouble> {
+fn submit(flags: &Flags, client: &Client) -> Result<(), SendmailError> {
     if flags.recipients.is_empty() && !flags.recipients_from_message {
-        return Err(Trouble::new(
+        return Err(SendmailError::new(
             Code::Usage,
             "no recipient: name one, or take them from the message with -t",
         ));
     }
     let mut input = Vec::new();
     let read = io::stdin().lock().read_to_end(&mut input);
-    read.map_err(|error| Trouble::new(Code::IoError, format!("cannot read the message: {error}")))?;
+    read.map_err(|error| {
+        SendmailError::new(Code::IoError, format!("cannot read the message: {error}"))
+    })?;
     let input = message::up_to_the_dot(input, flags.ignore_dots);
 
     let parameters = envelope(flags, &input)?;
@@ -180,7 +182,7 @@ fn submit(flags: &Flags, client: &Client) -> Result<(), Trouble> {
 }
 
 /// Speaks SMTP on standard input and output; each mail is handed in as it is spoken.
-fn speak(client: &Client) -> Result<(), Trouble> {
+fn speak(client: &Client) -> Result<(), SendmailError> {
     let hand_in = |mail: Spoken| {
         let from = mail
             .return_path
@@ -189,9 +191,9 @@ fn speak(client: &Client) -> Result<(), Trouble> {
         parameters.extend(mail.recipients.iter().map(|to| ("to", to.to_string())));
         let payload = Payload::Message(mail.message.to_vec());
         let answer = client.post(&["v1", "mails"], &parameters, payload);
-        let taken = answer.and_then(|answer| answer.decode::<Taken>());
+        let taken = answer.and_then(|answer| answer.decode::<Accepted>());
         taken.map(|taken| taken.id.to_string()).map_err(|failure| {
-            let trouble = Trouble::from(failure);
+            let trouble = SendmailError::from(failure);
             let refused = match trouble.code {
                 Code::NoUser => Refused::Recipient,
                 Code::DataError | Code::Usage => Refused::ForGood,
@@ -202,15 +204,15 @@ fn speak(client: &Client) -> Result<(), Trouble> {
     };
     let (input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let spoken = smtp::converse(input, &mut output, &user::mail_name(), LARGEST, hand_in);
-    spoken
-        .and_then(|()| output.flush())
-        .map_err(|error| Trouble::new(Code::IoError, format!("the dialogue broke off: {error}")))
+    spoken.and_then(|()| output.flush()).map_err(|error| {
+        SendmailError::new(Code::IoError, format!("the dialogue broke off: {error}"))
+    })
 }
 
-fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {
+fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, SendmailError> {
     let domain = user::mail_name();
     let wrong =
-        |code: Code| move |error: MailError| Trouble::new(code, escaped(&error.to_string()));
+        |code: Code| move |error: MailError| SendmailError::new(code, escaped(&error.to_string()));
     let from = match flags.from.as_deref() {
         Some("<>") => "<>".to_owned(),
         Some(from) => {
@@ -233,7 +235,7 @@ fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, Trouble> {
         recipients.extend(named.recipients);
     }
     if recipients.is_empty() {
-        return Err(Trouble::new(
+        return Err(SendmailError::new(
             Code::Usage,
             "no recipient: the message names none in To, Cc or Bcc",
         ));

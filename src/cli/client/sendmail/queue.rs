@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::Trouble;
+use super::SendmailError;
 use crate::cli::client::service::Client;
 use crate::cli::screen::{Screen, plain};
 use crate::delivery::State;
@@ -19,7 +19,7 @@ const WAITING: [State; 4] = [
 const MOST: usize = 1000;
 
 /// Prints the queue.
-pub(super) fn print(client: &Client, screen: &mut Screen) -> Result<(), Trouble> {
+pub(super) fn print(client: &Client, screen: &mut Screen) -> Result<(), SendmailError> {
     let mut mails: Vec<MailStatus> = Vec::new();
     for state in WAITING {
         let parameters = vec![("state", state.to_string()), ("limit", MOST.to_string())];
@@ -28,7 +28,7 @@ pub(super) fn print(client: &Client, screen: &mut Screen) -> Result<(), Trouble>
     }
     mails.sort_by_key(|mail| (mail.created_at, mail.id));
     mails.dedup_by_key(|mail| mail.id);
-    show(&mails, screen).map_err(|error| Trouble::from(crate::cli::Failure::Output(error)))
+    show(&mails, screen).map_err(|error| SendmailError::from(crate::cli::Failure::Output(error)))
 }
 
 fn show(mails: &[MailStatus], screen: &mut Screen) -> io::Result<()> {

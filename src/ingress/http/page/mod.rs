@@ -12,7 +12,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::Shared;
+use super::SharedDoor;
 
 /// What the page may load and do, and nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' \
@@ -58,7 +58,7 @@ pub(super) fn is_of_page(path: &str) -> bool {
 }
 
 /// The views and their files.
-pub(super) fn routes() -> Router<Shared> {
+pub(super) fn routes() -> Router<SharedDoor> {
     let document = || std::future::ready(answer("index.html", include_str!("index.html")));
     let mut router = Router::new();
     for view in VIEWS {

@@ -8,7 +8,7 @@ use super::super::auth::Users;
 use super::super::budget::Budget;
 use super::super::reply::Reply;
 use super::super::{Limits, User};
-use super::{House, Security, Session, Step};
+use super::{Security, Session, SessionContext, SessionStep};
 use crate::ingress::guard::Guard;
 use crate::mail::Timestamp;
 
@@ -60,7 +60,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         password: "secret".into(),
     };
     let users = Users::new(if login { vec![user] } else { Vec::new() });
-    let house = House {
+    let context = SessionContext {
         hostname: Arc::from("mail.example"),
         limits,
         users,
@@ -68,7 +68,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         budget: Budget::new(1 << 20),
         guard: Guard::new(0, limits.ban_time, Default::default()),
     };
-    let mut session = Session::new(house, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut transcript = Transcript {
         replies: Vec::new(),
         mails: Vec::new(),
@@ -83,11 +83,11 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
             waiting.drain(..used);
             transcript.replies.append(session.replies());
             match step {
-                Step::Read => break,
-                Step::Flush | Step::Penalty(_) => {}
-                Step::StartTls => panic!("TLS was begun where it is not offered"),
-                Step::Close => return transcript,
-                Step::Submit(mail) => {
+                SessionStep::Read => break,
+                SessionStep::Flush | SessionStep::Penalty(_) => {}
+                SessionStep::StartTls => panic!("TLS was begun where it is not offered"),
+                SessionStep::Close => return transcript,
+                SessionStep::Submit(mail) => {
                     assert!(
                         !mail.recipients.is_empty() && mail.recipients.len() <= 5,
                         "an envelope out of bounds"

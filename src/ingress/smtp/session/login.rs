@@ -3,20 +3,20 @@
 use std::time::Instant;
 
 use super::super::auth::{self, Mechanism, Progress};
-use super::{Expects, Security, Session, Step};
+use super::{Expecting, Security, Session, SessionStep};
 
 /// What an address is told that is not heard for a while.
 pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
     "too many failed logins from your address; try again later";
 
 impl Session {
-    pub(super) fn start_tls(&mut self, input: &mut &[u8]) -> Option<Step> {
+    pub(super) fn start_tls(&mut self, input: &mut &[u8]) -> Option<SessionStep> {
         match self.security {
             Security::Tls => self.mistake_of(503, "5.5.1", "the connection is secured already"),
             Security::Plain => self.mistake_of(502, "5.5.1", "STARTTLS is not offered here"),
             Security::Offered if input.is_empty() => {
                 self.say(220, "2.0.0", "begin");
-                return Some(Step::StartTls);
+                return Some(SessionStep::StartTls);
             }
             // Whoever put these bytes here may not be who will be on the other end of the TLS.
             Security::Offered => {
@@ -37,7 +37,7 @@ impl Session {
 
     /// Whether there is anybody to log in as.
     pub(super) fn knows_users(&self) -> bool {
-        !self.house.users.is_empty()
+        !self.context.users.is_empty()
     }
 
     /// Whether a password would not go over a network in the clear that is not trusted.
@@ -46,14 +46,14 @@ impl Session {
     }
 
     fn is_trusted(&self) -> bool {
-        self.house.trusted.contain(self.peer)
+        self.context.trusted.contain(self.peer)
     }
 
     pub(super) fn begin_login(
         &mut self,
         mechanism: Mechanism,
         initial: Option<&str>,
-    ) -> Option<Step> {
+    ) -> Option<SessionStep> {
         if self.client.is_none() || self.user.is_some() || self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "AUTH comes once, after EHLO and before MAIL");
         } else if !self.knows_users() {
@@ -64,19 +64,19 @@ impl Session {
                 "5.7.11",
                 "no password is taken in the clear; begin with STARTTLS",
             );
-        } else if self.house.guard.shuts_out(self.peer, Instant::now()) {
+        } else if self.context.guard.shuts_out(self.peer, Instant::now()) {
             self.hang_up("4.7.0", TOO_MANY_FAILED);
         } else {
-            let progress = auth::begin(mechanism, initial, &self.house.users);
+            let progress = auth::begin(mechanism, initial, &self.context.users);
             return self.login(progress);
         }
         None
     }
 
-    pub(super) fn login(&mut self, progress: Progress) -> Option<Step> {
+    pub(super) fn login(&mut self, progress: Progress) -> Option<SessionStep> {
         match progress {
             Progress::Challenge(challenge, exchange) => {
-                self.expects = Expects::Login(exchange);
+                self.expects = Expecting::Login(exchange);
                 self.say(334, "", challenge);
             }
             Progress::LoggedIn(name) => {
@@ -93,10 +93,10 @@ impl Session {
                 tracing::warn!(peer = %self.peer, user = ?name, "smtp login refused");
                 self.failed_logins += 1;
                 self.mistake_of(535, "5.7.8", "the name or the password is wrong");
-                if self.failed_logins >= self.house.limits.failed_logins && !self.closing {
+                if self.failed_logins >= self.context.limits.failed_logins && !self.closing {
                     self.hang_up("4.7.0", "too many failed logins");
                 }
-                return Some(Step::Penalty(name));
+                return Some(SessionStep::Penalty(name));
             }
         }
         None

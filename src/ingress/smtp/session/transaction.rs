@@ -1,10 +1,10 @@
 //! A session's mail, from MAIL to the end of its message (RFC 5321 §3.3, RFC 3030).
 
 use super::super::body::{Body, DotReader};
-use super::super::command::{self, Wrong};
+use super::super::command::{self, CommandError};
 use super::super::reply::Reply;
 use super::super::trace::Trace;
-use super::{Expects, Security, Session, Step, Submission};
+use super::{Expecting, Security, Session, SessionStep, Submission};
 use crate::mail::{Address, Timestamp};
 
 /// A mail from MAIL to its end.
@@ -36,9 +36,9 @@ impl Session {
     }
 
     pub(super) fn mail(&mut self, return_path: Option<Address>, size: usize, smtputf8: bool) {
-        let most = self.house.limits.message_size;
+        let most = self.context.limits.message_size;
         if let Some(obstacle) = self.obstacle() {
-            self.mistake(Wrong::Command(obstacle));
+            self.mistake(CommandError::Command(obstacle));
         } else if self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
         } else if size > most {
@@ -59,7 +59,7 @@ impl Session {
     }
 
     pub(super) fn rcpt(&mut self, recipient: Address) {
-        let most = self.house.limits.recipients;
+        let most = self.context.limits.recipients;
         match &mut self.transaction {
             None => self.mistake_of(503, "5.5.1", "MAIL comes first"),
             Some(t) if t.chunks.is_some() => self.mistake_of(503, "5.5.1", "the message has begun"),
@@ -95,7 +95,7 @@ impl Session {
 
     pub(super) fn data(&mut self, now: Timestamp) {
         if let Some(obstacle) = self.obstacle_to_message() {
-            return self.mistake(Wrong::Command(obstacle));
+            return self.mistake(CommandError::Command(obstacle));
         }
         if self
             .transaction
@@ -108,7 +108,7 @@ impl Session {
                 "a message that began with BDAT goes on with BDAT",
             );
         }
-        self.expects = Expects::Data(DotReader::default(), self.begin_message(now));
+        self.expects = Expecting::Data(DotReader::default(), self.begin_message(now));
         self.say(354, "", "go on; a line with a dot alone ends it");
     }
 
@@ -120,12 +120,12 @@ impl Session {
             (Some(body), _) => body,
             (None, None) => self.begin_message(now),
             (None, Some(reply)) => Body::refused(
-                self.house.limits.message_size,
-                self.house.budget.clone(),
+                self.context.limits.message_size,
+                self.context.budget.clone(),
                 reply,
             ),
         };
-        self.expects = Expects::Chunk { left, last, body };
+        self.expects = Expecting::Chunk { left, last, body };
     }
 
     pub(super) fn begin_message(&self, now: Timestamp) -> Body {
@@ -134,15 +134,15 @@ impl Session {
             .as_ref()
             .map_or((0, false), |t| (t.size, t.smtputf8));
         let mut body = Body::new(
-            self.house.limits.message_size,
+            self.context.limits.message_size,
             size,
-            self.house.budget.clone(),
+            self.context.budget.clone(),
         );
         let trace = Trace {
             client: self.client.as_ref().map_or("unknown", |c| &c.name),
             extended: self.client.as_ref().is_none_or(|c| c.extended),
             peer: self.peer,
-            hostname: &self.house.hostname,
+            hostname: &self.context.hostname,
             tls: self.security == Security::Tls,
             login: self.user.is_some(),
             smtputf8,
@@ -152,12 +152,12 @@ impl Session {
     }
 
     /// Waits for more of a message, unless it is refused and does not end.
-    pub(super) fn read_on(&mut self) -> Option<Step> {
-        let (Expects::Data(_, body) | Expects::Chunk { body, .. }) = &self.expects else {
+    pub(super) fn read_on(&mut self) -> Option<SessionStep> {
+        let (Expecting::Data(_, body) | Expecting::Chunk { body, .. }) = &self.expects else {
             return None;
         };
         let Some(reply) = body.refusal().filter(|_| body.is_hopeless()).cloned() else {
-            return Some(Step::Read);
+            return Some(SessionStep::Read);
         };
         self.reply(&reply);
         self.closing = true;
@@ -165,12 +165,12 @@ impl Session {
     }
 
     /// The message, or one chunk of it, has come.
-    pub(super) fn message_ends(&mut self) -> Option<Step> {
+    pub(super) fn message_ends(&mut self) -> Option<SessionStep> {
         self.commands += 1;
-        let (body, last) = match std::mem::replace(&mut self.expects, Expects::Command) {
-            Expects::Data(_, body) => (body, true),
-            Expects::Chunk { body, last, .. } => (body, last),
-            Expects::Command | Expects::Login(_) => return None,
+        let (body, last) = match std::mem::replace(&mut self.expects, Expecting::Command) {
+            Expecting::Data(_, body) => (body, true),
+            Expecting::Chunk { body, last, .. } => (body, last),
+            Expecting::Command | Expecting::Login(_) => return None,
         };
         // As while it was still coming: it does not depend on how many pieces it came in.
         self.closing |= body.is_hopeless();
@@ -184,7 +184,7 @@ impl Session {
                     ..
                 }),
             ) if last => {
-                return Some(Step::Submit(Submission {
+                return Some(SessionStep::Submit(Submission {
                     return_path,
                     recipients,
                     body,
@@ -200,7 +200,7 @@ impl Session {
                 self.reply(&refusal.unwrap_or_else(|| Reply::new(250, "2.0.0", text)));
             }
             (Some(reply), Some(_)) => self.reply(&reply),
-            (Some(reply), None) => self.mistake(Wrong::Command(reply)),
+            (Some(reply), None) => self.mistake(CommandError::Command(reply)),
             (None, _) => {}
         }
         None
