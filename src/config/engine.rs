@@ -1,5 +1,6 @@
 //! From settings to what the engine is made from.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::dkim;
@@ -107,6 +108,19 @@ pub fn reload(settings: &Settings) -> Result<Reload, Error> {
     })
 }
 
+/// `192.0.2.1`, `[2001:db8::1]:2525` and their like; `port` is the URL's, where it is one of SMTP.
+fn address(given: &str, port: Option<u16>) -> Result<SocketAddr, RelayError> {
+    let wrong = |reason| RelayError::Address {
+        address: given.to_owned(),
+        reason,
+    };
+    let port = port.ok_or_else(|| wrong("is given for a relay that does not speak SMTP"))?;
+    let bare = given.trim_start_matches('[').trim_end_matches(']');
+    let bare = bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, port));
+    bare.or_else(|_| given.parse())
+        .map_err(|_| wrong("is no IP address, such as 192.0.2.1 or [2001:db8::1]:2525"))
+}
+
 /// One relay, its password put into its place.
 pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> {
     let super::TimeOuts {
@@ -142,6 +156,10 @@ pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> 
     if let Some(name) = &configured.client_name {
         relay = relay.client_name(name);
     }
+    let port = relay.port();
+    let addresses = configured.addresses.iter();
+    let addresses: Result<Vec<_>, _> = addresses.map(|given| address(given, port)).collect();
+    relay = relay.addresses(addresses?);
     if let Some(rate) = configured.rate {
         relay = relay.rate(rate);
     }

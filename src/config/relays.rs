@@ -46,6 +46,8 @@ pub struct Relay {
     pub allow_plaintext_password: bool,
     /// The certificate authority to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
+    /// Where the host is, instead of what DNS says: addresses, each with a port if it is not the URL's.
+    pub addresses: Vec<String>,
     /// What we call ourselves in EHLO.
     pub client_name: Option<String>,
     /// The most connections at once.
@@ -198,6 +200,7 @@ impl Default for Relay {
             oauth2: None,
             allow_plaintext_password: false,
             ca_file: None,
+            addresses: Vec::new(),
             client_name: None,
             connections: 16,
             messages_per_connection: 1000,
@@ -288,6 +291,10 @@ impl Relay {
                 );
                 report.add(format!("{at}.client_name"), reason);
             }
+            Err(RelayError::Address { address, reason }) => report.add(
+                format!("{at}.addresses"),
+                format!("has `{}`, which {reason}", address.escape_debug()),
+            ),
             Err(error @ RelayError::Endpoint(_)) => report.add(format!("{at}.endpoint"), error),
             Err(RelayError::Credentials(reason)) => report.add(&key, reason),
             // Told by its own key.

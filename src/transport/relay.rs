@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Relay {
     pub(crate) rate: Option<Rate>,
     pub(crate) idle_timeout: Duration,
     pub(crate) dkim: Option<Arc<Dkim>>,
+    /// Where an SMTP server is; what DNS says of its host when empty.
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 /// How mail gets there.
@@ -164,6 +167,14 @@ pub enum RelayError {
     /// The name cannot be used.
     #[error("the relay's name `{}` must have 1 to 64 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`", .0.escape_debug())]
     Name(String),
+    /// Where the server is cannot be read.
+    #[error("the relay's address `{}` {reason}", .address.escape_debug())]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A number is out of range.
     #[error("the relay's {0}")]
     Range(String),
@@ -338,6 +349,7 @@ impl Relay {
             rate: None,
             idle_timeout: seconds(60),
             dkim: None,
+            addresses: Vec::new(),
         }
     }
 
@@ -396,6 +408,13 @@ impl Relay {
         this.server(|server| server.ca_file = Some(path))
     }
 
+    /// Where an SMTP server is, in the order in which its addresses are tried, instead of what DNS
+    /// says of the URL's host; TLS still proves that host's name.
+    pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.addresses = addresses.into_iter().collect();
+        self
+    }
+
     /// What we call ourselves in EHLO.
     pub fn client_name(self, name: impl Into<String>) -> Self {
         self.server(|server| server.client_name = Some(name.into()))
@@ -413,6 +432,15 @@ impl Relay {
                 *password = secret;
             }
         })
+    }
+
+    /// The port that its URL names, or that goes with its scheme, where it speaks SMTP.
+    #[cfg(feature = "server")]
+    pub(crate) fn port(&self) -> Option<u16> {
+        match &self.kind {
+            Kind::Smtp(server) => Some(server.port),
+            _ => None,
+        }
     }
 
     fn server(mut self, change: impl FnOnce(&mut Server)) -> Self {
@@ -458,7 +486,9 @@ impl Relay {
     /// As [`Relay::validate`], for what only the making of it shows: the `ca_file` and the names.
     pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, RelayError> {
         let transport: Arc<dyn Transport> = match &self.kind {
-            Kind::Smtp(server) => Arc::new(Smtp::new(server.as_ref().clone())?),
+            Kind::Smtp(server) => {
+                Arc::new(Smtp::new(server.as_ref().clone())?.at(self.addresses.clone()))
+            }
             #[cfg(feature = "providers")]
             Kind::Api(server) => server.transport()?,
             Kind::Capture(capture) => Arc::new(capture.clone()),

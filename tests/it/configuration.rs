@@ -686,3 +686,35 @@ fn an_environment_without_a_file_reads_as_one() {
     let told = Settings::load(&sources).unwrap_err().to_string();
     assert!(told.starts_with("no file: relays: is missing"), "{told}");
 }
+
+#[test]
+fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
+    let relay = |url: &str, addresses: &str| {
+        format!("[[relays]]\nurl = \"{url}\"\naddresses = {addresses}\n")
+    };
+    let good =
+        r#"["192.0.2.1", "192.0.2.1:2525", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:25"]"#;
+    let settings = load(&relay("smtp://mx.example.com", good)).unwrap();
+    assert_eq!(settings.relays[0].addresses.len(), 5);
+    assert!(builder(&settings).is_ok());
+
+    for (url, addresses, expected) in [
+        (
+            "smtp://mx.example.com",
+            r#"["mx1.example.com"]"#,
+            "relays[0].addresses: has `mx1.example.com`, which is no IP address",
+        ),
+        (
+            "smtp://mx.example.com",
+            r#"["192.0.2.1:99999"]"#,
+            "relays[0].addresses: has `192.0.2.1:99999`, which is no IP address",
+        ),
+        (
+            "capture://",
+            r#"["192.0.2.1"]"#,
+            "relays[0].addresses: has `192.0.2.1`, which is given for a relay that does not speak SMTP",
+        ),
+    ] {
+        the_only_mistake(&relay(url, addresses), expected);
+    }
+}

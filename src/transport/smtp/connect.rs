@@ -1,6 +1,6 @@
 //! From nothing to a connection that is ready to send: name, TCP, TLS, EHLO, AUTH. Whatever goes
 //! wrong here is the relay's fault, never a mail's: each failure is an [`Outcome::Unavailable`]
-//! that names its step.
+//! that names its step, and says whether the host's other addresses are worth a try.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,7 +23,10 @@ use crate::transport::{RelayError, Security};
 /// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321 §5.1):
 /// not only TCP, for a server may greet with 421 or 554, be silent or hang up as well.
 pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
-    let addresses = dial::resolve(&smtp.server).await?;
+    let addresses = match smtp.addresses.is_empty() {
+        true => dial::resolve(&smtp.server).await?,
+        false => smtp.addresses.clone(),
+    };
     open_at(smtp, addresses).await
 }
 
@@ -36,11 +39,9 @@ async fn open_at(smtp: &Smtp, addresses: Vec<SocketAddr>) -> Result<SmtpConnecti
                 smtp.memory.is_good(peer);
                 return Ok(connection);
             }
-            Err(failure) => failure,
+            Err(Failure::Everywhere(failure)) => return Err(failure),
+            Err(Failure::Here(failure)) => failure,
         };
-        if is_about_the_login(&failure) {
-            return Err(failure);
-        }
         smtp.memory.is_bad(peer, &reason_of(&failure));
         left.retain(|address| *address != peer);
         if left.is_empty() {
@@ -50,14 +51,20 @@ async fn open_at(smtp: &Smtp, addresses: Vec<SocketAddr>) -> Result<SmtpConnecti
     }
 }
 
-/// Whether a login was refused for good, which it would be at each of the host's addresses: to try
-/// it there as well can lock the account.
-fn is_about_the_login(failure: &Outcome) -> bool {
-    let Outcome::Unavailable(Phase::Auth, reason) = failure else {
-        return false;
-    };
-    let may_pass = reason.starts_with("the server refused: 4");
-    reason.starts_with("no access token") || reason.starts_with("the server refused") && !may_pass
+/// Why an address led to no connection.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Another address may be better.
+    Here(Outcome),
+    /// It would be the same at each of the host's addresses: a login that is refused for good, which
+    /// can lock the account if it is tried there as well.
+    Everywhere(Outcome),
+}
+
+impl From<Outcome> for Failure {
+    fn from(outcome: Outcome) -> Self {
+        Failure::Here(outcome)
+    }
 }
 
 fn reason_of(failure: &Outcome) -> String {
@@ -72,7 +79,7 @@ async fn converse(
     smtp: &Smtp,
     stream: TcpStream,
     peer: SocketAddr,
-) -> Result<SmtpConnection, Outcome> {
+) -> Result<SmtpConnection, Failure> {
     let server = &smtp.server;
     let wire = match server.security {
         Security::Tls => Wire::new(secure(smtp, stream).await?, peer),

@@ -8,7 +8,7 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use super::connect::{failed, refused, unavailable};
+use super::connect::{Failure, failed, refused, unavailable};
 use super::extensions::Logins;
 use super::reply::Answer;
 use super::wire::Wire;
@@ -27,7 +27,7 @@ pub(super) async fn log_in(
     offered: Logins,
     auth: &Auth,
     patience: Duration,
-) -> Result<(), Outcome> {
+) -> Result<(), Failure> {
     let (answer, sent) = match auth {
         Auth::Password { user, password } => {
             let password = password.expose_secret();
@@ -35,9 +35,11 @@ pub(super) async fn log_in(
         }
         Auth::OAuth2 { user, token } => {
             if !offered.xoauth2 {
-                return Err(not_offered("XOAUTH2"));
+                return Err(not_offered("XOAUTH2").into());
             }
-            let token = fresh_token(token, patience).await?;
+            let token = fresh_token(token, patience)
+                .await
+                .map_err(Failure::Everywhere)?;
             with_token(wire, dialogue, user, token.expose_secret(), patience).await
         }
     };
@@ -46,9 +48,16 @@ pub(super) async fn log_in(
         Ok(answer) if answer.code() == 235 => wire
             .is_silent()
             .await
-            .map_err(|reason| unavailable(Phase::Auth, &reason)),
-        Ok(answer) => Err(without_secrets(refused(Phase::Auth, &answer), &sent)),
-        Err(outcome) => Err(without_secrets(outcome, &sent)),
+            .map_err(|reason| unavailable(Phase::Auth, &reason).into()),
+        Ok(answer) => {
+            let outcome = without_secrets(refused(Phase::Auth, &answer), &sent);
+            // 4yz may be this machine's trouble alone (RFC 4954 §6).
+            Err(match answer.code() / 100 {
+                4 => Failure::Here(outcome),
+                _ => Failure::Everywhere(outcome),
+            })
+        }
+        Err(outcome) => Err(without_secrets(outcome, &sent).into()),
     }
 }
 

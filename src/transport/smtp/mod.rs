@@ -29,6 +29,7 @@ pub(in crate::transport) mod tls;
 mod wire;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -43,6 +44,8 @@ pub struct Smtp {
     client: ClientId,
     tls: Option<Arc<tls::Tls>>,
     memory: Arc<memory::Memory>,
+    /// Where the server is; what DNS says when empty.
+    addresses: Vec<SocketAddr>,
 }
 
 impl Smtp {
@@ -65,7 +68,13 @@ impl Smtp {
             client,
             tls,
             memory: Arc::default(),
+            addresses: Vec::new(),
         })
+    }
+
+    /// The same transport, to these addresses instead of those that DNS knows.
+    pub fn at(self, addresses: Vec<SocketAddr>) -> Self {
+        Smtp { addresses, ..self }
     }
 }
 
