@@ -44,7 +44,14 @@ impl Doors {
             Some(door) => {
                 let security = settings.http.security();
                 let bound = HttpDoor::bind_secured(door, security).await;
-                Some(bound.map_err(|error| http_failure(error, settings))?)
+                let mut door = bound.map_err(|error| http_failure(error, settings))?;
+                if !settings.http.page {
+                    door = door.without_page();
+                }
+                if let Some(status) = settings.status.settings() {
+                    door = door.with_status(&status);
+                }
+                Some(door)
             }
             None => None,
         };

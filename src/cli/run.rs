@@ -221,10 +221,11 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
     if smtp.tls.is_some() == old.smtp.tls.is_some() {
         smtp.tls.clone_from(&old.smtp.tls);
     }
-    let sections: [(&str, bool); 6] = [
+    let sections: [(&str, bool); 7] = [
         ("spool", differ(&old.spool, &new.spool)),
         ("journal", differ(&old.journal, &new.journal)),
         ("retry", differ(&old.retry, &new.retry)),
+        ("status", old.status.is_other_than(&new.status)),
         ("http", differ(&old.http, &http)),
         ("smtp", differ(&old.smtp, &smtp)),
         ("log", differ(&old.log, &new.log)),

@@ -23,6 +23,8 @@ use crate::policy::{Quota, Rate};
 pub struct Http {
     /// Where it listens.
     pub listen: Listen,
+    /// Whether it serves the page for browsers at `/`.
+    pub page: bool,
     /// Who may come in; nobody need show a token where there is none.
     pub tokens: Vec<Token>,
     /// Networks whose programs need no token.
@@ -129,6 +131,7 @@ impl Default for Http {
         } = Default::default();
         Http {
             listen: Listen::At(([127, 0, 0, 1], 8025).into()),
+            page: true,
             tokens: Vec::new(),
             trusted_networks: Vec::new(),
             tls: None,

@@ -35,6 +35,7 @@ mod secret;
 mod service;
 mod smtp;
 mod spool;
+mod status;
 mod suppression;
 mod templates;
 mod units;
@@ -54,6 +55,7 @@ pub use routes::{RelayMatch, Route};
 pub use service::Service;
 pub use smtp::{Smtp, Tls, User};
 pub use spool::{Migrate, OnSpoolFailure, Spool, Sync};
+pub use status::Status;
 pub use suppression::Suppression;
 pub use templates::Templates;
 pub use units::Listen;
@@ -93,6 +95,8 @@ pub struct Settings {
     pub templates: Templates,
     /// Who is not to get mail, and how long.
     pub suppression: Suppression,
+    /// What an end user may see of a mail.
+    pub status: Status,
     /// The HTTP door.
     pub http: Http,
     /// The SMTP submission door.
@@ -190,6 +194,7 @@ impl Settings {
         self.priorities.check(report);
         self.templates.check(report);
         self.suppression.check(report);
+        self.status.check(report);
         self.http.check(report);
         self.smtp.check(report);
         listeners::check(self, report);

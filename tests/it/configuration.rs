@@ -718,3 +718,27 @@ fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
         the_only_mistake(&relay(url, addresses), expected);
     }
 }
+
+#[test]
+fn a_status_that_could_be_guessed_or_leads_nowhere_is_a_mistake() {
+    the_only_mistake(
+        &with_relay("[status]\nenabled = true"),
+        "status.secret_file: is missing",
+    );
+    the_only_mistake(
+        &with_relay("[status]\nenabled = true\nsecret = \"too short\""),
+        "status.secret: is shorter than 16 characters",
+    );
+    for nowhere in [
+        "mail.example.com",
+        "ftp://mail.example.com",
+        "https://x/?a",
+        "",
+    ] {
+        let text = format!(
+            "[status]\nenabled = true\nsecret = \"0123456789abcdef\"\nbase_url = \"{nowhere}\""
+        );
+        the_only_mistake(&with_relay(&text), "status.base_url: is no address");
+    }
+    assert!(load(&with_relay("[status]\nenabled = false")).is_ok());
+}

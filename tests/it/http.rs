@@ -13,6 +13,7 @@ mod records;
 mod search;
 mod series;
 mod service;
+mod status;
 mod submit;
 mod suppressions;
 mod templates;

@@ -297,6 +297,9 @@ impl RequiredScope {
             path if reads && super::page::is_of_page(path) => RequiredScope::Nothing {
                 of_the_world: false,
             },
+            path if super::status::is_for_end_users(path) => {
+                RequiredScope::Nothing { of_the_world: true }
+            }
             "/v1/session" => RequiredScope::Token,
             // It changes nothing, and a sender could send the mail and look at that.
             path if path.starts_with("/v1/templates/") && path.ends_with("/render") => {

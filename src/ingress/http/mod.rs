@@ -32,6 +32,7 @@ mod series;
 mod server;
 mod session;
 mod settings;
+mod status;
 mod submit;
 mod suppressions;
 mod templates;
@@ -40,6 +41,7 @@ pub use access::{Scope, Token, TokenTable};
 pub use outbox::serve_outbox;
 pub use problem::Problem;
 pub use settings::{HttpError, HttpSettings, Limits, Security};
+pub use status::{MIN_STATUS_SECRET, StatusPages, StatusSettings};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,6 +68,8 @@ pub struct HttpDoor {
     guard: Guard,
     tls: Certificate,
     limits: Limits,
+    has_page: bool,
+    status: Option<StatusPages>,
 }
 
 impl HttpDoor {
@@ -106,7 +110,30 @@ impl HttpDoor {
             tokens: TokenTable::trusting(listen, tokens, trusted)?,
             tls,
             limits,
+            has_page: true,
+            status: None,
         })
+    }
+
+    /// Serves no page for browsers, only the API.
+    pub fn without_page(mut self) -> Self {
+        self.has_page = false;
+        self
+    }
+
+    /// Lets end users ask what became of a mail, with the address that its receipt bears.
+    pub fn with_status(mut self, settings: &StatusSettings) -> Self {
+        let scheme = if self.tls.is_on() { "https" } else { "http" };
+        let own_url = format!("{scheme}://{}", self.local_addr);
+        // Half of all connections are left to those who have more to do than watch.
+        let watchers = self.limits.connections / 2;
+        self.status = StatusPages::new(settings, &own_url, watchers);
+        self
+    }
+
+    /// Makes the addresses for end users, where they may ask.
+    pub fn status_pages(&self) -> Option<StatusPages> {
+        self.status.clone()
     }
 
     /// Where it listens.
@@ -136,6 +163,7 @@ impl HttpDoor {
             sessions: session::Sessions::new(self.local_addr.port()),
             tls: self.tls,
             limits: self.limits,
+            status: self.status,
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
             )),
@@ -147,7 +175,7 @@ impl HttpDoor {
             shutdown,
         });
         door.dispatcher.keep_series();
-        let router = openapi::router().with_state(door.clone());
+        let router = openapi::router(self.has_page).with_state(door.clone());
         tracing::info!(listen = %self.local_addr, "HTTP door open");
         server::run(self.listener, door, router).await;
         tracing::info!(listen = %self.local_addr, "HTTP door closed");
@@ -227,6 +255,8 @@ struct Door {
     sessions: session::Sessions,
     tls: Certificate,
     limits: Limits,
+    /// What end users are told with, where they may ask.
+    status: Option<StatusPages>,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,
     /// How many more large bodies may be read at this moment: what is made of one takes several

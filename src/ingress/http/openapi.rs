@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::http::header;
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
@@ -14,8 +15,8 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    SharedDoor, audit, events, export, jobs, operate, page, records, series, session, submit,
-    suppressions, templates,
+    SharedDoor, audit, events, export, jobs, operate, page, records, series, session, status,
+    submit, suppressions, templates,
 };
 
 /// The name under which the bearer tokens are described.
@@ -59,6 +60,7 @@ const WITH_BODY: [(&str, &str); 5] = [
         (name = "templates", description = "What mail is made from"),
         (name = "suppressions", description = "Who is not to get mail"),
         (name = "events", description = "What happens, as it happens"),
+        (name = "status", description = "What an end user may see of a mail; `[status]` lets them"),
         (name = "service", description = "Relays, numbers, health"),
     ),
     components(schemas(
@@ -71,11 +73,15 @@ const WITH_BODY: [(&str, &str); 5] = [
 struct ApiDocument;
 
 /// Every call, with the document that describes them.
-pub(super) fn router() -> Router<SharedDoor> {
+pub(super) fn router(has_page: bool) -> Router<SharedDoor> {
     let (router, mut document) = calls();
     describe_what_all_share(&mut document);
     let document = Bytes::from(document.to_json().unwrap_or_default());
-    router.merge(page::routes()).route(
+    let page = match has_page {
+        true => page::routes(),
+        false => Router::new(),
+    };
+    router.merge(page).route(
         "/openapi.json",
         get(move || {
             std::future::ready(
@@ -90,7 +96,13 @@ pub(super) fn router() -> Router<SharedDoor> {
 }
 
 fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
+    let for_end_users = OpenApiRouter::new()
+        .routes(routes!(status::status))
+        .routes(routes!(status::events))
+        .routes(routes!(status::script))
+        .layer(middleware::from_fn(status::for_every_page));
     OpenApiRouter::<SharedDoor>::with_openapi(ApiDocument::openapi())
+        .merge(for_end_users)
         .routes(routes!(submit::submit, records::list, jobs::purge))
         .routes(routes!(submit::submit_batch))
         .routes(routes!(records::count))
@@ -168,7 +180,7 @@ fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
                 problems.push(("404", "There is none of that name"));
             }
             add_problems(operation, &problems);
-            if !path.starts_with("/health/") {
+            if !path.starts_with("/health/") && !path.starts_with("/status") {
                 operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
                     BEARER,
                     [],

@@ -59,6 +59,11 @@ pub(super) struct Accepted {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     suppressed: Vec<Address>,
+    /// Where an end user who waits for the mail can see what became of it, without a token; absent
+    /// unless `[status]` lets them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    status_url: Option<String>,
 }
 
 /// Many mails at once.
@@ -303,7 +308,12 @@ impl Door {
                 .ok()
                 .map(|status| status.state),
         };
+        let pages = self.status.as_ref();
+        let is_kept = receipt.durability != Durability::Direct;
         Accepted {
+            status_url: pages
+                .filter(|_| is_kept)
+                .and_then(|pages| pages.url(receipt.id)),
             id: receipt.id,
             state,
             duplicate: receipt.duplicate,

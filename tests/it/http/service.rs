@@ -37,6 +37,16 @@ impl Service {
         limits: Limits,
         configure: impl FnOnce(Builder) -> Builder,
     ) -> Self {
+        Service::behind(tokens, limits, configure, |door| door).await
+    }
+
+    /// The same, behind a door that more is done to before it opens.
+    pub async fn behind(
+        tokens: Vec<Token>,
+        limits: Limits,
+        configure: impl FnOnce(Builder) -> Builder,
+        prepare: impl FnOnce(HttpDoor) -> HttpDoor,
+    ) -> Self {
         let capture = Capture::default();
         let builder = Dispatcher::builder()
             .relay(Relay::capture(&capture))
@@ -47,7 +57,7 @@ impl Service {
             tokens,
             limits,
         };
-        let door = HttpDoor::bind(settings).await.unwrap();
+        let door = prepare(HttpDoor::bind(settings).await.unwrap());
         let (addr, tokens) = (door.local_addr(), door.tokens());
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(door.serve(dispatcher.clone(), shutdown));

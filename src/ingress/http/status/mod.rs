@@ -1,0 +1,338 @@
+//! What an end user may see of a mail: whether it is on its way, sent, or failed. Whoever has the
+//! token of its receipt may ask, from any web page; `status.js` shows it there.
+//!
+//! *Invariants made here:* nothing tells of recipient, relay, text or reason; a token that was not
+//! made here and one of a mail that is not kept any more are answered alike; pages of other origins
+//! can read these answers and no others.
+
+mod token;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::sse::{Event as Frame, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use utoipa::ToSchema;
+
+use super::SharedDoor;
+use super::problem::{Kind, Problem};
+use super::records::segment;
+use super::server::stopped;
+use crate::delivery::State as Stage;
+use crate::dispatch::{DeliveryStatus, Dispatcher, Error, EventStream, MailStatus};
+use crate::mail::{MailId, Timestamp};
+
+/// The shortest secret that is taken.
+pub const MIN_STATUS_SECRET: usize = 16;
+
+/// The custom element that shows a status in other people's pages.
+const SCRIPT: &str = include_str!("status.js");
+
+/// How often a silent stream says that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How soon a browser should come back when its stream broke.
+const COME_BACK: Duration = Duration::from_secs(3);
+
+/// What end users are told with.
+#[derive(Clone, Debug)]
+pub struct StatusSettings {
+    /// What the addresses are made with; of at least [`MIN_STATUS_SECRET`] characters. With another
+    /// one those that were given out are worth nothing.
+    pub secret: SecretString,
+    /// Where the world reaches the door; its own address when absent.
+    pub base_url: Option<String>,
+}
+
+/// Makes the addresses at which end users see what became of a mail, and reads them.
+#[derive(Clone)]
+pub struct StatusPages {
+    seal: Arc<token::Seal>,
+    base: Arc<str>,
+    /// How many more may watch a mail.
+    watchers: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for StatusPages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("StatusPages").field(&self.base).finish()
+    }
+}
+
+impl StatusPages {
+    /// None where nothing can be made with the secret. `own_url` is the door's own address, and at
+    /// most `watchers` follow a mail at once.
+    pub(super) fn new(settings: &StatusSettings, own_url: &str, watchers: usize) -> Option<Self> {
+        let base = settings.base_url.as_deref().unwrap_or(own_url);
+        Some(StatusPages {
+            seal: Arc::new(token::Seal::new(settings.secret.expose_secret())?),
+            base: base.trim_end_matches('/').into(),
+            watchers: Arc::new(Semaphore::new(watchers)),
+        })
+    }
+
+    /// The address for an end user who waits for this mail.
+    pub fn url(&self, id: MailId) -> Option<String> {
+        let token = self.seal.token(id)?;
+        Some(format!("{}/status/{token}", self.base))
+    }
+}
+
+/// How far a mail is, as an end user sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Progress {
+    /// It is on its way.
+    Pending,
+    /// It was sent to everybody.
+    Sent,
+    /// It will not be sent, or not to everybody.
+    Failed,
+}
+
+/// What an end user may see of a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct PublicStatus {
+    /// How far it is.
+    status: Progress,
+    /// When it was accepted.
+    created_at: Timestamp,
+    /// When it was sent; null before.
+    sent_at: Option<Timestamp>,
+    /// How often it was tried again, or is going to be.
+    retry_count: u32,
+}
+
+impl PublicStatus {
+    fn of(mail: &MailStatus) -> Self {
+        let deliveries = mail.deliveries.iter();
+        let is_pending = deliveries.clone().any(|one| one.finished_at.is_none());
+        let all_sent = deliveries.clone().all(|one| one.state == Stage::Delivered);
+        let status = match (is_pending, all_sent) {
+            (true, _) => Progress::Pending,
+            (false, true) => Progress::Sent,
+            (false, false) => Progress::Failed,
+        };
+        PublicStatus {
+            status,
+            created_at: mail.created_at,
+            sent_at: mail.finished_at.filter(|_| status == Progress::Sent),
+            retry_count: deliveries.map(retries).max().unwrap_or(0),
+        }
+    }
+
+    /// What its stream calls it; the same for as long as nothing changes.
+    fn name(&self) -> String {
+        let status = match self.status {
+            Progress::Pending => "pending",
+            Progress::Sent => "sent",
+            Progress::Failed => "failed",
+        };
+        format!("{status}-{}", self.retry_count)
+    }
+
+    fn frame(&self) -> Frame {
+        let frame = Frame::default().id(self.name());
+        frame.json_data(self).unwrap_or_default()
+    }
+}
+
+/// How often a delivery was tried again: each try but the first, and the one that it waits for.
+fn retries(delivery: &DeliveryStatus) -> u32 {
+    let listed = u32::try_from(delivery.attempts.len()).unwrap_or(u32::MAX);
+    let tries = listed.max(delivery.attempts_counted);
+    match delivery.state {
+        Stage::Deferred | Stage::Queued | Stage::Sending | Stage::Scheduled => tries,
+        _ => tries.saturating_sub(1),
+    }
+}
+
+/// The mail whose token a path bears.
+pub(super) struct Bearer(MailId);
+
+impl FromRequestParts<SharedDoor> for Bearer {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
+        // What a page adds against caches is not looked at, and a token says all.
+        let token = segment(parts, door).await.map_err(|_| unknown())?;
+        let pages = door.status.as_ref().ok_or_else(unknown)?;
+        pages.seal.mail(&token).map(Bearer).ok_or_else(unknown)
+    }
+}
+
+fn unknown() -> Problem {
+    Problem::new(Kind::NotFound, "there is no such status, or not any more")
+}
+
+async fn look(dispatcher: &Dispatcher, id: MailId) -> Result<PublicStatus, Problem> {
+    match dispatcher.status(id).await {
+        Ok(mail) => Ok(PublicStatus::of(&mail)),
+        Err(Error::UnknownMail(_)) => Err(unknown()),
+        // Why the service cannot look is nothing for strangers.
+        Err(_) => Err(Problem::new(
+            Kind::Unavailable,
+            "the status cannot be read now",
+        )),
+    }
+}
+
+/// What became of a mail, for the end user who waits for it: with the token of a receipt's
+/// `status_url`, and without any other. Any web page may ask.
+#[utoipa::path(
+    get, path = "/status/{token}", tag = "status", operation_id = "public_status",
+    params(("token" = String, Path, description = "The token, as `status_url` has it")),
+    responses((status = 200, description = "How far it is", body = PublicStatus)),
+)]
+pub(super) async fn status(
+    State(door): State<SharedDoor>,
+    Bearer(id): Bearer,
+) -> Result<Json<PublicStatus>, Problem> {
+    Ok(Json(look(&door.dispatcher, id).await?))
+}
+
+/// The same as a stream of Server-Sent Events: how far the mail is now, and again whenever that
+/// changes. It ends when nothing more is to come, and 204 tells a browser that comes back so.
+#[utoipa::path(
+    get, path = "/status/{token}/events", tag = "status", operation_id = "public_status_events",
+    params(
+        ("token" = String, Path, description = "The token, as `status_url` has it"),
+        ("Last-Event-ID" = Option<String>, Header, description = "What was seen last"),
+    ),
+    responses(
+        (status = 200, description = "Each event's data is a `PublicStatus`", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "Nothing has changed, and nothing more is to come"),
+    ),
+)]
+pub(super) async fn events(
+    State(door): State<SharedDoor>,
+    Bearer(id): Bearer,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let pages = door.status.as_ref().ok_or_else(unknown)?;
+    let place = pages.watchers.clone().try_acquire_owned();
+    let place = place.map_err(|_| Problem::new(Kind::Unavailable, "too many watch; ask again"))?;
+    // Followed first and looked at then, so that nothing falls between the two.
+    let happened = door.dispatcher.events_of(id, None);
+    let now = look(&door.dispatcher, id).await?;
+    let seen = headers.get("last-event-id");
+    let seen = seen.is_some_and(|seen| seen.as_bytes() == now.name().as_bytes());
+    if seen && now.status != Progress::Pending {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+
+    let watch = Watch {
+        happened,
+        dispatcher: door.dispatcher.clone(),
+        id,
+        told: None,
+        next: Some(now),
+    };
+    let hello = Frame::default().retry(COME_BACK).comment("postrider");
+    let told = stream::unfold(watch, Watch::next).map(|status| status.frame());
+    let frames = stream::iter([hello])
+        .chain(told)
+        .map(move |frame| {
+            let _held_until_the_stream_ends = &place;
+            Ok::<_, Infallible>(frame)
+        })
+        .take_until(stopped(door.shutdown.clone()));
+    Ok(Sse::new(frames)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))
+        .into_response())
+}
+
+/// Somebody watches a mail.
+struct Watch {
+    happened: EventStream,
+    dispatcher: Dispatcher,
+    id: MailId,
+    told: Option<PublicStatus>,
+    next: Option<PublicStatus>,
+}
+
+impl Watch {
+    /// Waits until there is something to tell; nothing comes after the end of the mail, or where it
+    /// cannot be looked at.
+    async fn next(mut self) -> Option<(PublicStatus, Self)> {
+        let status = loop {
+            if let Some(status) = self.next.take() {
+                break status;
+            }
+            if self
+                .told
+                .is_some_and(|told| told.status != Progress::Pending)
+            {
+                return None;
+            }
+            self.happened.next().await?;
+            let status = look(&self.dispatcher, self.id).await.ok()?;
+            self.next = Some(status).filter(|status| self.told != Some(*status));
+        };
+        self.told = Some(status);
+        Some((status, self))
+    }
+}
+
+/// The custom element that shows a status in a page: `<postrider-status src="…">`.
+#[utoipa::path(
+    get, path = "/status.js", tag = "status", operation_id = "public_status_script",
+    responses((status = 200, description = "A module of JavaScript", body = String, content_type = "text/javascript")),
+)]
+pub(super) async fn script(State(door): State<SharedDoor>) -> Result<Response, Problem> {
+    door.status.as_ref().ok_or_else(unknown)?;
+    let headers = [
+        (header::CONTENT_TYPE, "text/javascript; charset=utf-8"),
+        (header::CACHE_CONTROL, "public, max-age=300"),
+    ];
+    Ok((headers, SCRIPT).into_response())
+}
+
+/// Whether a path is of an answer that every web page may read.
+pub(super) fn is_for_end_users(path: &str) -> bool {
+    path == "/status.js" || path.starts_with("/status/")
+}
+
+/// Lets pages of every origin read the answer; a browser that asks before is told so.
+pub(super) async fn for_every_page(request: Request, next: Next) -> Response {
+    let mut response = match *request.method() {
+        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => next.run(request).await,
+    };
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "cache-control, last-event-id",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "cross-origin",
+        ),
+    ] {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_stays_small() {
+        assert!(SCRIPT.len() < 3000, "{} bytes", SCRIPT.len());
+    }
+}

@@ -1,0 +1,91 @@
+//! A token that names one mail to whoever has it, and tells nobody else which: the mail's id,
+//! sealed with the secret of `[status]`. There is nothing to store, and one mail has one token.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::{digest, hmac};
+
+use crate::mail::MailId;
+
+/// What the tokens are for, so that a secret that serves for something else as well seals nothing
+/// that is taken for one.
+const PURPOSE: &[u8] = b"postrider status";
+
+/// Makes tokens and reads them.
+pub(super) struct Seal {
+    key: LessSafeKey,
+    nonces: hmac::Key,
+}
+
+impl Seal {
+    /// The seal of this secret.
+    pub fn new(secret: &str) -> Option<Self> {
+        let key = |part: &[u8]| {
+            let mut context = digest::Context::new(&digest::SHA256);
+            context.update(part);
+            context.update(secret.as_bytes());
+            context.finish()
+        };
+        let sealing = UnboundKey::new(&AES_256_GCM, key(b"seal ").as_ref()).ok()?;
+        Some(Seal {
+            key: LessSafeKey::new(sealing),
+            nonces: hmac::Key::new(hmac::HMAC_SHA256, key(b"nonce ").as_ref()),
+        })
+    }
+
+    /// The token of a mail.
+    pub fn token(&self, id: MailId) -> Option<String> {
+        let mut sealed = id.as_bytes().to_vec();
+        // Made from the id, so that it is not used for another one.
+        let drawn = hmac::sign(&self.nonces, &sealed);
+        let nonce: [u8; NONCE_LEN] = drawn.as_ref().get(..NONCE_LEN)?.try_into().ok()?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        let sealing = self
+            .key
+            .seal_in_place_append_tag(unique, Aad::from(PURPOSE), &mut sealed);
+        sealing.ok()?;
+        Some(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
+    }
+
+    /// The mail that a token names; none where it was not made with this secret.
+    pub fn mail(&self, token: &str) -> Option<MailId> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut sealed = sealed.to_vec();
+        let opened = self
+            .key
+            .open_in_place(nonce, Aad::from(PURPOSE), &mut sealed);
+        Some(MailId::from_bytes(opened.ok()?.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_mail_and_nobody_can_make_or_read_one() {
+        let seal = Seal::new("a secret of some length").unwrap();
+        let (one, other) = (MailId::generate(), MailId::generate());
+        let token = seal.token(one).unwrap();
+        assert_eq!(seal.mail(&token), Some(one));
+        assert_eq!(seal.token(one).unwrap(), token);
+        assert_ne!(seal.token(other).unwrap(), token);
+        assert_eq!(Seal::new("another secret").unwrap().mail(&token), None);
+
+        let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+        let id = one.as_bytes();
+        assert!(!bytes.windows(id.len()).any(|window| window == id));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(seal.mail(&URL_SAFE_NO_PAD.encode(changed)), None);
+        }
+        for none in ["", "x", &one.to_string(), &token[1..], &format!("{token}A")] {
+            assert_eq!(seal.mail(none), None, "{none}");
+        }
+    }
+}
