@@ -35,29 +35,12 @@
 //! # Layers
 //!
 //! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
-//! `content` (templates) · [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
-//! (the engine) · `ingress` (doors) · `config` · `cli`. The last three come with the feature
-//! `server`, which is on by default; the engine alone is `default-features = false`.
+//! `content` (templates) · [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep,
+//! send, tell) · [`dispatch`] (the engine) · `ingress` (doors) · `config` · `cli`. The last three
+//! come with the feature `server`, which is on by default; the engine alone is `default-features = false`.
 //!
-//! # Invariants, and the file that makes each
-//!
-//! 1. A receipt means synced to disk: `spool/keyed/writer.rs` over `spool/sled/mod.rs`.
-//! 2. What was accepted is delivered at least once, or dead with a reason, or cancelled:
-//!    `delivery/settle.rs`, `spool/keyed/operations.rs`, `dispatch/supervisor.rs`.
-//! 3. Duplicates come only from an outcome that stayed unknown, and are bounded; at-most-once mail
-//!    is never sent again in doubt: `dispatch/sender.rs`.
-//! 4. A settle without the current lease changes nothing: `spool/keyed/queues.rs`.
-//! 5. A relay that is down costs no delivery an attempt: `delivery/settle.rs`, `policy/breaker.rs`.
-//! 6. Memory is bounded with millions pending: `spool/keyed/queue_head.rs`.
-//! 7. Expiry holds in every state, cancel until the final dot: `spool/keyed/operations.rs`,
-//!    `dispatch/sender.rs`.
-//! 8. No actor's turn blocks, a sender's own connection aside; every wait has a time-out:
-//!    `dispatch/`, `transport/smtp/wire.rs`.
-//! 9. Nothing from a mail or a reply reaches a log, a header or a terminal unescaped; secrets never
-//!    do: `delivery/attempt.rs`, `mail/header.rs`.
-//! 10. Two dispatchers in one process do not meet: `dispatch/builder.rs`.
-//!
-//! ARCHITECTURE.md names the test that fails without each.
+//! ARCHITECTURE.md walks this way with the files beside it, and lists the invariants: for each the
+//! file that makes it and the test that fails without it.
 
 #[cfg(feature = "server")]
 pub mod cli;

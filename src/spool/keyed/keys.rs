@@ -2,32 +2,32 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `m` mail | its record: what was fixed at accept, and its deliveries and its message as long as they are small |
-//! | `d` mail, index | a delivery, since it changed or because they are many |
-//! | `b` mail, chunk | at most 4 KiB of a message that is not small |
-//! | `u` queue, priority, due, mail, index | the queue: one for each pending delivery; the message's size |
+//! | `m` mail | its record: what was fixed at accept; up to 8 deliveries as they were put; the message up to 4 KiB |
+//! | `d` mail, index | a delivery, its attempts included: once it has changed, or from the start where there are more than 8 |
+//! | `b` mail, chunk | at most 4 KiB of a larger message: sled puts a much larger value into a file of its own, which it does not sync |
+//! | `u` queue, priority, due, mail, index | the queue: one for each pending delivery, in the order in which they are taken; the message's size |
 //! | `r` queue | the route whose mail waits in this queue |
-//! | `n` queue, priority | how many wait there |
-//! | `e` mail | a mail with many recipients is being queued; the next of them |
-//! | `q` route, priority, due, mail, index | the queue, as older versions wrote it |
+//! | `n` queue, priority | how many wait there, and how many of them are due |
+//! | `e` mail | a mail with many recipients is queued after it is accepted; the next of them |
+//! | `q` route, priority, due, mail, index | the queue as older versions wrote it: moved when the spool is opened |
 //! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
-//! | `t` time, `k`, key's hash | look at this idempotency key then |
+//! | `t` time, `k`, key's hash | look at this idempotency key then, to forget it |
 //! | `t` time, `b`, mail | remove the chunks of this message, unless the mail is there |
 //! | `t` time, `s`, name | several of these, set together: each is a letter and what follows it |
-//! | `k` key's hash | the mail that has this idempotency key |
+//! | `k` key's hash | the mail that has this idempotency key of its submitter, in the same commit as the mail |
 //! | `x` `d` or `c`, mail, index | an index of dead and of cancelled deliveries |
 //! | `a` mail, index | an at-most-once delivery whose final dot may have been sent |
 //! | `w` mail | a large message is being written; what is here at start was never accepted |
-//! | `j` number | the journal: what one commit did, or a part of it; the number of its first event |
+//! | `j` number | a record of the journal: what one commit did, and the number of its first event |
 //! | `J` `a` number | this record of the journal holds acts of people or programs |
 //! | `J` `r` name | how far this reader of the journal is |
 //! | `J` `v` length, name, key | what this reader keeps |
 //! | `J` `i` | the journal's own name |
-//! | `y` address, 0, list, 0, reason | this address is not to get mail of this list, or of none where that is empty |
+//! | `y` address, 0, list, 0, reason | this address gets no mail of this list, or none at all where the list is empty |
 //! | `c` | totals |
-//! | `g` account | how many deliveries are pending that this token or user handed in, and how many came on the last day |
-//! | `h` | what idempotency keys are hashed with |
-//! | `z` key | what stood at that key and could not be read |
+//! | `g` account | how many deliveries of this token or user are pending, and how many were submitted on the last day |
+//! | `h` | the secret that idempotency keys are hashed with |
+//! | `z` key | what stood at that key and could not be read: set aside, counted, never deleted |
 
 use serde::{Deserialize, Serialize};
 
