@@ -68,6 +68,7 @@ pub use dispatch::{
     JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
     OnSpoolFailure, OutboxHandle, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload,
     RestingStatus, SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle,
+    Unsubscribing, Unsubscription,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,

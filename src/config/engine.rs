@@ -55,6 +55,10 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     if spool.sync == Sync::Interval {
         builder = builder.sync_every(spool.sync_interval);
     }
+    let unsubscribing = settings.unsubscribe.unsubscribing();
+    if let Some(unsubscribing) = unsubscribing.map_err(Error::Configuration)? {
+        builder = builder.unsubscribing(unsubscribing);
+    }
     for relay in relays {
         builder = builder.relay(relay);
     }

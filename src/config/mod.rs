@@ -39,6 +39,7 @@ mod status;
 mod suppression;
 mod templates;
 mod units;
+mod unsubscribe;
 
 pub use client::ClientFile;
 pub use dkim::DkimKey;
@@ -59,6 +60,7 @@ pub use status::Status;
 pub use suppression::Suppression;
 pub use templates::Templates;
 pub use units::Listen;
+pub use unsubscribe::Unsubscribe;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -93,6 +95,8 @@ pub struct Settings {
     pub priorities: Priorities,
     /// What mail is made from.
     pub templates: Templates,
+    /// Where recipients leave lists.
+    pub unsubscribe: Unsubscribe,
     /// Who is not to get mail, and how long.
     pub suppression: Suppression,
     /// What an end user may see of a mail.
@@ -193,6 +197,7 @@ impl Settings {
         self.retry.check(report);
         self.priorities.check(report);
         self.templates.check(report);
+        self.unsubscribe.check(report);
         self.suppression.check(report);
         self.status.check(report);
         self.http.check(report);

@@ -9,7 +9,8 @@ use super::layers::Layers;
 use super::mistake::Report;
 
 /// Keys whose values are never shown, not even when they are wrong.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
+    "unsubscribe.secret",
     "password",
     "token",
     "url",

@@ -212,6 +212,14 @@ impl Accept {
             .into());
         }
 
+        let mut message = mail.message().clone();
+        if let Some(list) = &options.list {
+            let unsubscribing = engine.unsubscribing.as_ref();
+            if let (Some(unsubscribing), [only]) = (unsubscribing, mail.envelope().recipients()) {
+                message = unsubscribing.personal(&message, mail.id(), only, list);
+            }
+        }
+
         let topology = engine.topology();
         let mut deliveries = Vec::with_capacity(mail.envelope().recipients().len());
         for recipient in mail.envelope().recipients() {
@@ -241,7 +249,7 @@ impl Accept {
                 .idempotency_key
                 .as_ref()
                 .map_or(0, |_| mail.fingerprint()),
-            size: mail.message().len() as u64,
+            size: message.len() as u64,
             recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
             eight_bit: mail.is_eight_bit(),
             smtputf8: mail.needs_smtputf8(),
@@ -253,7 +261,7 @@ impl Accept {
 
         Ok(NewMail {
             manifest,
-            body: mail.message().clone(),
+            body: message,
             deliveries,
         })
     }

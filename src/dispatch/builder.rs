@@ -78,6 +78,7 @@ pub struct Builder {
     pub(crate) weights: Weights,
     pub(crate) clock: Clock,
     pub(crate) suppress_bounces_for: Duration,
+    pub(crate) unsubscribing: Option<super::Unsubscribing>,
     #[cfg(feature = "templates")]
     pub(crate) templates: crate::content::Templates,
 }
@@ -103,6 +104,7 @@ impl Default for Builder {
             weights: Weights::default(),
             clock: Clock::system(),
             suppress_bounces_for: days(90),
+            unsubscribing: None,
             #[cfg(feature = "templates")]
             templates: crate::content::Templates::default(),
         }
@@ -250,6 +252,12 @@ impl Builder {
         self
     }
 
+    /// Where recipients leave lists. Without it, mail of a list says nothing of that.
+    pub fn unsubscribing(mut self, unsubscribing: super::Unsubscribing) -> Self {
+        self.unsubscribing = Some(unsubscribing);
+        self
+    }
+
     /// What mail is made from; see [`Dispatcher::templates`].
     #[cfg(feature = "templates")]
     pub fn templates(mut self, templates: crate::content::Templates) -> Self {
@@ -289,6 +297,7 @@ impl Builder {
         };
         let topology = Arc::new(topology);
         let mut engine = Engine::new(spool, self.clock, self.retry, Arc::clone(&topology));
+        engine.unsubscribing = self.unsubscribing;
         engine.suppress_bounces_for = self.suppress_bounces_for;
         #[cfg(feature = "templates")]
         {

@@ -1,5 +1,7 @@
 //! Past the queue: one synchronous attempt over a connection of its own.
 
+use bytes::Bytes;
+
 use super::engine::Engine;
 use super::topology::Topology;
 use super::{Error, OnSpoolFailure, Receipt, SentNow};
@@ -28,6 +30,18 @@ pub(super) async fn may_replace_the_spool(
     match engine.spool.get(mail.id()).await {
         Ok(record) => record.is_none(),
         Err(_) => may_be_doubled,
+    }
+}
+
+fn transaction(mail: &Mail, recipients: Vec<Address>, message: Bytes) -> Transaction {
+    Transaction {
+        mail: mail.id(),
+        return_path: mail.envelope().return_path().cloned(),
+        recipients,
+        message,
+        eight_bit: mail.is_eight_bit(),
+        smtputf8: mail.needs_smtputf8(),
+        recall: Recall::default(),
     }
 }
 
@@ -85,17 +99,21 @@ impl Direct {
             }
         }
 
+        let unsubscribing = engine.unsubscribing.as_ref();
+        let list = unsubscribing.zip(mail.options().list.as_ref());
         let mut outcomes = Vec::new();
         for (route, recipients) in groups {
-            let transaction = Transaction {
-                mail: mail.id(),
-                return_path: mail.envelope().return_path().cloned(),
-                recipients: recipients.clone(),
-                message: mail.message().clone(),
-                eight_bit: mail.is_eight_bit(),
-                smtputf8: mail.needs_smtputf8(),
-                recall: Recall::default(),
-            };
+            if let Some((unsubscribing, list)) = list {
+                // Each with the link that is its own.
+                for one in recipients {
+                    let message = unsubscribing.personal(mail.message(), mail.id(), &one, list);
+                    let alone = transaction(mail, vec![one.clone()], message);
+                    let learned = self.send_over(engine, &topology, &route, &alone).await;
+                    outcomes.extend(std::iter::once(one).zip(learned));
+                }
+                continue;
+            }
+            let transaction = transaction(mail, recipients.clone(), mail.message().clone());
             let learned = self
                 .send_over(engine, &topology, &route, &transaction)
                 .await;

@@ -16,6 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::accounts::Accounts;
 use super::acts::RefusedLogins;
 use super::life::Life;
+use super::lists::Unsubscribing;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
 use super::relay_memory::RelayMemory;
@@ -40,6 +41,8 @@ pub(super) struct Engine {
     pub clock: Clock,
     pub metrics: Metrics,
     pub retry: RetryPolicy,
+    /// Where recipients leave lists.
+    pub unsubscribing: Option<Unsubscribing>,
     /// How long an address that bounced gets no mail.
     pub suppress_bounces_for: Duration,
     pub life: Life,
@@ -88,6 +91,7 @@ impl Engine {
             clock,
             metrics: Metrics::new(),
             retry,
+            unsubscribing: None,
             suppress_bounces_for: crate::mail::days(90),
             life: Life::new(),
             recalls: Arc::default(),

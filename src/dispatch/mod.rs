@@ -33,6 +33,7 @@ mod dead_letters;
 mod delivering;
 mod failures;
 mod jobs;
+mod lists;
 mod mails;
 mod numbers;
 mod outbox;
@@ -58,6 +59,7 @@ pub use events::{EventItem, EventStream};
 pub use failures::{FailureGroup, Failures, GroupBy};
 pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
 pub use journal::{JournalHandle, JournalReader};
+pub use lists::{Unsubscribing, Unsubscription};
 pub use outbox::OutboxHandle;
 pub use relays::Relays;
 pub use report::{

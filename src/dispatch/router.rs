@@ -276,7 +276,10 @@ impl State {
                         .unwrap_or_else(|_| Err(SpoolError::Unreadable("it has panicked".into())));
                     let claims = claims.map(|claims| {
                         let claimed = |claim| ClaimedMail::new(claim, &engine.waiters);
-                        claims.into_iter().map(claimed).collect()
+                        let claims = claims
+                            .into_iter()
+                            .flat_map(|claim| engine.taken_apart(claim));
+                        claims.map(claimed).collect()
                     });
                     // If the router is gone the claims are dropped here, and so go back.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));

@@ -569,7 +569,7 @@ impl State {
                 .iter()
                 .map(|(_, delivery)| delivery.recipient.clone())
                 .collect(),
-            message: claim.body.clone(),
+            message: self.engine.personal_message(claim),
             eight_bit: manifest.eight_bit,
             smtputf8: manifest.smtputf8,
             recall: Recall::when(move || {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::engine::Engine;
+use super::lists::Unsubscription;
 use super::{Dispatcher, Error};
 use crate::delivery::{DeadReason, EventKind};
 use crate::mail::{Address, MailId, Priority};
@@ -95,6 +96,32 @@ impl Dispatcher {
     /// that somebody here added. Their deliveries are dead as `suppressed`.
     pub fn suppressions(&self) -> SuppressionHandle<'_> {
         SuppressionHandle { postrider: self }
+    }
+}
+
+impl Dispatcher {
+    /// Who leaves which list with the token of a link; `None` where it was not made here.
+    pub fn read_unsubscribe(&self, token: &str) -> Option<Unsubscription> {
+        self.inner.engine.unsubscribing.as_ref()?.read(token)
+    }
+
+    /// Has the owner of a token leave its list: that list's mail goes there no more, all other does.
+    ///
+    /// # Errors
+    /// As [`SuppressionHandle::add`].
+    pub async fn unsubscribe(&self, token: &str) -> Result<Option<Unsubscription>, Error> {
+        let Some(said) = self.read_unsubscribe(token) else {
+            return Ok(None);
+        };
+        let Unsubscription { address, list, .. } = &said;
+        let suppressions = self.suppressions();
+        let entry = suppressions.entry(address.clone(), SuppressionReason::Unsubscribe);
+        let entry = Suppression {
+            list: Some(list.clone()),
+            ..entry
+        };
+        suppressions.add(vec![entry]).await?;
+        Ok(Some(said))
     }
 }
 

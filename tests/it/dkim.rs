@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use postrider::transport::Capture;
 use postrider::transport::dkim::{Dkim, Signer, SigningKey};
-use postrider::{Dispatcher, Drain, Envelope, Mail, Relay};
+use postrider::{Dispatcher, Drain, Envelope, Mail, Relay, Unsubscribing};
 use tempfile::TempDir;
 
 /// A key that `postrider dkim generate` made, and what it told to publish.
@@ -157,6 +157,50 @@ async fn a_verifier_that_nobody_here_wrote_believes_every_signature() {
 
     let counts = verified(dir.path(), &signed, &[&rsa, &ed25519]);
     assert_eq!(counts, vec![2; messages.len()]);
+}
+
+#[tokio::test]
+async fn what_each_recipient_of_a_list_leaves_it_with_is_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let rsa = generate(dir.path(), "rsa", "s1");
+    let capture = Capture::new(None);
+    let dkim = Arc::new(Dkim::new(vec![signer(&rsa, "s1")]));
+    let unsubscribing = Unsubscribing::new("https://mail.example.com", b"0123456789abcdef");
+    let engine = Dispatcher::builder()
+        .relay(Relay::capture(&capture).dkim(dkim))
+        .unsubscribing(unsubscribing.unwrap())
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+
+    for to in [
+        vec!["ada@example.org"],
+        vec!["ben@example.org", "cy@example.org"],
+    ] {
+        let mail = Mail::builder()
+            .from("shop@example.com")
+            .text("News.")
+            .list("news");
+        let mail = to.into_iter().fold(mail, |mail, to| mail.to(to));
+        engine.submit(mail.build().unwrap()).await.unwrap();
+    }
+    engine.wait_idle().await;
+    let sent: Vec<Vec<u8>> = capture
+        .captured()
+        .iter()
+        .map(|one| one.message.to_vec())
+        .collect();
+    assert_eq!(sent.len(), 3);
+    for message in &sent {
+        let text = String::from_utf8(message.clone()).unwrap();
+        let (signature, _) = text.split_once("bh=").unwrap();
+        let signed: String = signature.split_whitespace().collect();
+        for field in ["List-Id", "List-Unsubscribe", "List-Unsubscribe-Post"] {
+            assert!(signed.contains(&format!(":{field}:")), "{field}: {signed}");
+        }
+    }
+    assert_eq!(verified(dir.path(), &sent, &[&rsa]), vec![1; 3]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod bulk;
 mod corpus;
 mod events;
 mod limits;
+mod lists;
 mod operate;
 mod quota;
 mod records;

@@ -300,6 +300,8 @@ impl RequiredScope {
             path if super::status::is_for_end_users(path) => {
                 RequiredScope::Nothing { of_the_world: true }
             }
+            // The token in the path is the proof, and mail programs ask without any other.
+            path if path.starts_with("/u/") => RequiredScope::Nothing { of_the_world: true },
             "/v1/session" => RequiredScope::Token,
             // It changes nothing, and a sender could send the mail and look at that.
             path if path.starts_with("/v1/templates/") && path.ends_with("/render") => {

@@ -36,6 +36,7 @@ mod status;
 mod submit;
 mod suppressions;
 mod templates;
+mod unsubscribe;
 
 pub use access::{Scope, Token, TokenTable};
 pub use outbox::serve_outbox;

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::problem::PROBLEM_JSON;
 use super::{
     SharedDoor, audit, events, export, jobs, operate, page, records, series, session, status,
-    submit, suppressions, templates,
+    submit, suppressions, templates, unsubscribe,
 };
 
 /// The name under which the bearer tokens are described.
@@ -77,6 +77,8 @@ pub(super) fn router(has_page: bool) -> Router<SharedDoor> {
     let (router, mut document) = calls();
     describe_what_all_share(&mut document);
     let document = Bytes::from(document.to_json().unwrap_or_default());
+    let leaving = get(unsubscribe::ask).post(unsubscribe::leave);
+    let router = router.route("/u/{token}", leaving);
     let page = match has_page {
         true => page::routes(),
         false => Router::new(),

@@ -248,6 +248,9 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
     }
 }
 
+/// What people read who follow a link: the form of errors for programs says nothing to them.
+const HTML: &str = "text/html; charset=utf-8";
+
 /// Gives an error that the router made, for an unknown path or method, the form that all errors
 /// have.
 fn as_problem(response: Response) -> Response {
@@ -257,7 +260,7 @@ fn as_problem(response: Response) -> Response {
         || response
             .headers()
             .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind == PROBLEM_JSON)
+            .is_some_and(|kind| kind == PROBLEM_JSON || kind == HTML)
     {
         return response;
     }

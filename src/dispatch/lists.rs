@@ -1,0 +1,234 @@
+//! Mail of lists: each recipient's own way to leave the list alone (RFC 2369, RFC 2919, RFC 8058).
+//!
+//! A mail of a list for one recipient has its link from the moment it is accepted. One for several
+//! goes to each in a transaction of its own, with a link of its own: a claim of it is taken apart
+//! before a sender sees it, and the link is written as it is sent.
+//!
+//! *Invariants:* a token leaves one list for one address, and nobody makes one who does not have
+//! the secret; the same mail and recipient have the same token, so that every retry sends the same
+//! bytes.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use ring::hmac;
+use url::Url;
+
+use super::engine::Engine;
+use crate::mail::{Address, MailId};
+use crate::spool::Claim;
+
+/// How many bytes of the signature go with a token.
+const SIGNATURE: usize = 16;
+/// What a token's first byte says: how it is made.
+const VERSION: u8 = 1;
+/// The longest token that is looked at.
+const LONGEST: usize = 1024;
+
+/// Where recipients leave lists, and what their tokens are signed with.
+#[derive(Clone, Debug)]
+pub struct Unsubscribing {
+    base: Url,
+    key: hmac::Key,
+}
+
+/// What a token says: this address leaves this list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsubscription {
+    /// The mail whose link it was.
+    pub mail: MailId,
+    /// Who leaves.
+    pub address: Address,
+    /// Which list.
+    pub list: String,
+}
+
+impl Unsubscribing {
+    /// Links begin with `base_url`, which leads to the HTTP door's `/u/`; tokens are signed with
+    /// `secret`.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn new(base_url: &str, secret: &[u8]) -> Result<Self, String> {
+        let base = Url::parse(base_url).map_err(|error| format!("is not an address: {error}"))?;
+        if !matches!(base.scheme(), "https" | "http") || base.host_str().is_none() {
+            return Err("is not an address such as https://mail.example.com".to_owned());
+        }
+        if base.query().is_some() || base.fragment().is_some() {
+            return Err("has something behind its path".to_owned());
+        }
+        if secret.len() < 16 {
+            return Err("needs a secret of 16 bytes or more".to_owned());
+        }
+        Ok(Unsubscribing {
+            base,
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+        })
+    }
+
+    /// The token with which this recipient of a mail leaves its list.
+    pub fn token(&self, mail: MailId, address: &Address, list: &str) -> String {
+        let mut token = vec![VERSION];
+        token.extend(mail.as_bytes());
+        token.extend(list.as_bytes());
+        token.push(0);
+        token.extend(address.as_str().as_bytes());
+        let signature = hmac::sign(&self.key, &token);
+        token.extend(&signature.as_ref()[..SIGNATURE]);
+        BASE64_URL_SAFE_NO_PAD.encode(token)
+    }
+
+    /// Who leaves which list with this token; `None` where it was not made here.
+    pub fn read(&self, token: &str) -> Option<Unsubscription> {
+        if token.len() > LONGEST {
+            return None;
+        }
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (said, signature) = bytes.split_last_chunk::<SIGNATURE>()?;
+        let expected = hmac::sign(&self.key, said);
+        // Compared in a time that says nothing of how much of it was right.
+        let differences = expected.as_ref()[..SIGNATURE].iter().zip(signature);
+        if differences.fold(0, |all, (a, b)| all | (a ^ b)) != 0 {
+            return None;
+        }
+        let (version, said) = said.split_first()?;
+        let (mail, said) = said.split_first_chunk::<16>()?;
+        let text = std::str::from_utf8(said)
+            .ok()
+            .filter(|_| *version == VERSION)?;
+        let (list, address) = text.split_once('\0')?;
+        Some(Unsubscription {
+            mail: MailId::from_bytes(*mail),
+            address: Address::parse(address).ok()?,
+            list: list.to_owned(),
+        })
+    }
+
+    /// A message of a list with what lets this recipient leave it, unless its sender wrote that.
+    pub(super) fn personal(
+        &self,
+        message: &Bytes,
+        mail: MailId,
+        to: &Address,
+        list: &str,
+    ) -> Bytes {
+        let mut header = String::new();
+        if !has_field(message, "List-Unsubscribe") {
+            let base = self.base.as_str().trim_end_matches('/');
+            let token = self.token(mail, to, list);
+            header.push_str(&format!("List-Unsubscribe: <{base}/u/{token}>\r\n"));
+            header.push_str("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
+        }
+        if !has_field(message, "List-Id") {
+            // An id is a name below a domain (RFC 2919 §2).
+            let host = self.base.host_str().unwrap_or_default();
+            header.push_str(&format!("List-Id: <{list}.{host}>\r\n"));
+        }
+        if header.is_empty() {
+            return message.clone();
+        }
+        let mut personal = header.into_bytes();
+        personal.extend_from_slice(message);
+        personal.into()
+    }
+}
+
+impl Engine {
+    /// A claim as senders take it: of a list's mail for several, one for each recipient. The message
+    /// is theirs together until it is sent.
+    pub(super) fn taken_apart(&self, claim: Claim) -> Vec<Claim> {
+        if !self.is_personal(&claim) {
+            return vec![claim];
+        }
+        let Claim {
+            manifest,
+            body,
+            deliveries,
+        } = claim;
+        let one = |delivery| Claim {
+            manifest: manifest.clone(),
+            body: body.clone(),
+            deliveries: vec![delivery],
+        };
+        deliveries.into_iter().map(one).collect()
+    }
+
+    /// The message as the recipient of this claim gets it.
+    pub(super) fn personal_message(&self, claim: &Claim) -> Bytes {
+        let list = claim.manifest.list.as_deref();
+        match (&self.unsubscribing, list, claim.deliveries.as_slice()) {
+            // That of a mail for one is so since it was accepted.
+            (Some(unsubscribing), Some(list), [(_, only)]) if claim.manifest.recipients > 1 => {
+                unsubscribing.personal(&claim.body, claim.manifest.id, &only.recipient, list)
+            }
+            _ => claim.body.clone(),
+        }
+    }
+
+    /// Whether each recipient gets a message of his own.
+    fn is_personal(&self, claim: &Claim) -> bool {
+        claim.deliveries.len() > 1 && claim.manifest.list.is_some() && self.unsubscribing.is_some()
+    }
+}
+
+/// Whether a frozen message has a field of this name: its lines end in CRLF.
+fn has_field(message: &[u8], name: &str) -> bool {
+    let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
+    let mut lines = message[..end].split(|byte| *byte == b'\n');
+    lines.any(|line| {
+        line.get(..name.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))
+            && line.get(name.len()) == Some(&b':')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_token_says_who_leaves_what_and_nobody_else_makes_one() {
+        let here = Unsubscribing::new("https://mail.example.com/", b"0123456789abcdef").unwrap();
+        let there = Unsubscribing::new("https://mail.example.com", b"fedcba9876543210").unwrap();
+        let ada = Address::parse("ada+x@example.org").unwrap();
+        let mail = MailId::from_bytes([7; 16]);
+        let token = here.token(mail, &ada, "news");
+        let said = Unsubscription {
+            mail,
+            address: ada.clone(),
+            list: "news".to_owned(),
+        };
+        assert_eq!(here.read(&token), Some(said));
+        assert_eq!(
+            here.token(mail, &ada, "news"),
+            token,
+            "every retry has the same"
+        );
+        assert_eq!(there.read(&token), None);
+        for at in 0..token.len() {
+            let mut forged = token.clone().into_bytes();
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).unwrap();
+            let read = here.read(&forged);
+            // The last character's spare bits say nothing.
+            assert!(read.is_none() || at + 1 == token.len(), "{at}: {read:?}");
+        }
+        for none in ["", "A", "?", &"A".repeat(5000)] {
+            assert_eq!(here.read(none), None);
+        }
+        assert!(Unsubscribing::new("ftp://x", b"0123456789abcdef").is_err());
+        assert!(Unsubscribing::new("https://mail.example.com", b"short").is_err());
+    }
+
+    #[test]
+    fn what_the_sender_wrote_stays() {
+        let here = Unsubscribing::new("https://mail.example.com", b"0123456789abcdef").unwrap();
+        let ada = Address::parse("ada@example.org").unwrap();
+        let message = Bytes::from_static(
+            b"list-unsubscribe: <mailto:x@example.com>\r\nSubject: s\r\n\r\nList-Id: x",
+        );
+        let personal = here.personal(&message, MailId::from_bytes([7; 16]), &ada, "news");
+        assert!(personal.starts_with(b"List-Id: <news.mail.example.com>\r\nlist-unsubscribe"));
+    }
+}
