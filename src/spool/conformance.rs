@@ -8,6 +8,7 @@ mod accept;
 mod changes;
 mod claims;
 mod fixture;
+mod journal;
 mod listing;
 mod reopen;
 mod settles;
@@ -126,6 +127,9 @@ const CHECKS: &[Check] = checks! {
         every_entry_is_on_exactly_one_page,
         a_delivery_that_is_dead_from_the_start_is_kept_and_never_handed_out,
         who_is_not_to_get_mail_survives_close_and_kill,
+    }
+    journal::{
+        a_reader_that_is_too_slow_is_told_what_it_missed,
     }
     reopen::{
         after_close_everything_is_answered_with_closed,

@@ -66,7 +66,31 @@ async fn what_cannot_be_composed_is_dead_and_says_why() {
         record.to_string().contains("txt"),
         "the reason names the field: {record}"
     );
+    let retried = node.post(&format!("/v1/mails/{id}/retry"), "");
+    assert_eq!(retried.status, 409, "there is no message: {retried:?}");
     assert_eq!(relay.accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_composed_is_dead_for_each_of_its_recipients() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-crowd", &relay);
+    let node = cluster.node("only", 5);
+    let to: Vec<String> = (0..50).map(|n| format!("r{n}@example.org")).collect();
+    let bad =
+        serde_json::json!({"from": "shop@example.com", "to": to, "subject": "x", "txt": "thanks"});
+    let id = cluster.enqueue(&bad.to_string()).await;
+    node.become_all(std::slice::from_ref(&id), "dead");
+    let record = node.get(&format!("/v1/mails/{id}")).json();
+    let deliveries = record["deliveries"].as_array().unwrap();
+    assert_eq!(deliveries.len(), 50);
+    assert!(deliveries.iter().all(|one| one["reason"] == "rejected"));
+    assert_eq!(
+        cluster.sql(&format!(
+            "SELECT draft->>'txt' FROM mails WHERE id = '{id}'"
+        )),
+        "thanks"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::sync::Weak;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use uuid::Uuid;
 
 use super::book::Held;
+use super::ending;
 use super::link::{Connected, Failed, judge};
-use super::rows;
-use super::shared::Core;
-use crate::delivery::{Delivery, Route};
-use crate::mail::{MailId, Priority};
-use crate::spool::{Claim, ClaimRequest, Lease, LeaseKeeper, Manifest, SpoolError};
+use super::rows::{self, OF_READY};
+use super::shared::{Committed, Core, tell_ends};
+use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
+use crate::mail::{MailId, Priority, Timestamp};
+use crate::spool::keyed::journal::entry::Told;
+use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manifest, SpoolError};
 
 /// The most rows of one queue that are looked at for one claim.
 const MOST_ROWS: i64 = 20_000;
@@ -127,23 +130,15 @@ async fn take(
     let first = candidates(on, session, &routes, limits, request);
     let (_, mut fronts) = futures::future::try_join(began, first).await?;
     let may_take_suspect = !core.book.lock().has_suspect();
-    let mut taken = choose(
-        &mut fronts.clone_queues(),
-        request,
-        &routes,
-        may_take_suspect,
-    );
     let mut limit = critical + most_of_one;
-    while !fronts.cut.is_empty() && !is_enough(&taken, &fronts, request) && limit < MOST_ROWS {
+    let taken = loop {
+        let taken = choose(fronts.queues.clone(), request, &routes, may_take_suspect);
+        if fronts.cut.is_empty() || limit >= MOST_ROWS || is_enough(&taken, &fronts, request) {
+            break taken;
+        }
         limit = (limit * 8).min(MOST_ROWS);
         fronts = candidates(on, session, &routes, [limit; 3], request).await?;
-        taken = choose(
-            &mut fronts.clone_queues(),
-            request,
-            &routes,
-            may_take_suspect,
-        );
-    }
+    };
     if taken.is_empty() {
         on.rollback().await?;
         return Ok(Ok(Vec::new()));
@@ -169,7 +164,62 @@ async fn take(
     let commit = on.commit();
     let (leased, read, ()) = futures::future::try_join3(leased, read, commit).await?;
     core.routes.learn_those(on, &leased).await?;
-    Ok(claims(core, session, taken, &leased, &read).await)
+    let (claims, broken) = claims(core, session, taken, &leased, &read);
+    if !broken.is_empty() {
+        quarantine(core, session, broken).await;
+    }
+    Ok(claims)
+}
+
+/// Ends what was leased and cannot be sent, because it or its mail cannot be read.
+async fn quarantine(core: &Arc<Core>, session: i32, broken: Vec<(Uuid, i32)>) {
+    let now = core.hints.now();
+    let ended = core
+        .change(move |core, on| {
+            let broken = broken.clone();
+            async move { quarantine_in(core, on, session, &broken, now).await }.boxed()
+        })
+        .await;
+    match ended {
+        Ok(told) => {
+            core.hints.sweep_at(core.kept_until(now.as_millis()));
+            tell_ends(core, told);
+        }
+        // They are this session's, and handed out by nobody.
+        Err(error) => tracing::error!(%error, "what cannot be read could not be set aside"),
+    }
+}
+
+async fn quarantine_in(
+    core: &Core,
+    on: &Connected,
+    session: i32,
+    broken: &[(Uuid, i32)],
+    now: Timestamp,
+) -> Result<(Vec<EndedDelivery>, Option<Committed>), Failure> {
+    let (mails, places): (Vec<Uuid>, Vec<i32>) = broken.iter().copied().unzip();
+    let rows = on
+        .query(
+            &format!(
+                "DELETE FROM ready USING unnest($2::uuid[], $3::int4[]) AS u(of, place)
+                 WHERE mail = u.of AND idx = u.place AND owner = $1 RETURNING {OF_READY}"
+            ),
+            &[&session, &mails, &places],
+        )
+        .await?;
+    let reason = DeadReason::Quarantined;
+    let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
+    // Where a delivery can be read it is its mail that cannot.
+    let whole = endings.iter().filter(|ending| ending.unread.is_none());
+    let mut of: Vec<Uuid> = whole.map(|ending| rows::uuid(ending.mail)).collect();
+    of.dedup();
+    on.execute(
+        "INSERT INTO set_aside (mail, idx, data) SELECT id, -1, manifest FROM mails WHERE id = ANY($1)",
+        &[&of],
+    )
+    .await?;
+    let committed = ending::end_all(core, on, &By::default(), Told::default(), &endings).await?;
+    Ok((ending::told(&endings), committed))
 }
 
 /// Locks the front rows of the queues; at most so many of each by priority.
@@ -223,12 +273,6 @@ async fn candidates(
     Ok(Fronts { queues, cut })
 }
 
-impl Fronts {
-    fn clone_queues(&self) -> HashMap<(i16, i32), VecDeque<Candidate>> {
-        self.queues.clone()
-    }
-}
-
 /// Whether reading more of the queues would change nothing: as many mails were taken as are wanted, or
 /// the bytes are, and none of them may have more recipients behind what was read.
 fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
@@ -264,7 +308,7 @@ fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
 /// Takes mail by mail: each turn its priority, and where that has nothing, the most urgent that has;
 /// the routes take turns.
 fn choose(
-    queues: &mut HashMap<(i16, i32), VecDeque<Candidate>>,
+    mut queues: HashMap<(i16, i32), VecDeque<Candidate>>,
     request: &ClaimRequest,
     routes: &[i32],
     may_take_suspect: bool,
@@ -283,7 +327,7 @@ fn choose(
         let mut order = std::iter::once(turn).chain(others);
         let one = order.find_map(|priority| {
             take_one(
-                queues,
+                &mut queues,
                 rows::priority_number(priority),
                 routes,
                 request.max_recipients.max(1),
@@ -341,16 +385,15 @@ fn take_one(
     None
 }
 
-/// What was leased, as the senders get it.
-async fn claims(
+/// What was leased, as the senders get it; and what cannot be sent.
+fn claims(
     core: &Arc<Core>,
     session: i32,
     taken: Vec<Taken>,
     leased: &[tokio_postgres::Row],
     read: &[tokio_postgres::Row],
-) -> Result<Vec<Claim>, SpoolError> {
+) -> (Result<Vec<Claim>, SpoolError>, Vec<(Uuid, i32)>) {
     let mut mails: HashMap<MailId, (Arc<Manifest>, Bytes)> = HashMap::with_capacity(read.len());
-    let mut broken = Vec::new();
     for row in read {
         let id = rows::mail_id(row.get("mail"));
         match rows::manifest(row) {
@@ -358,20 +401,18 @@ async fn claims(
                 let body = Bytes::copy_from_slice(row.get::<_, &[u8]>("body"));
                 mails.insert(id, (Arc::new(manifest), body));
             }
-            Err(error) => broken.push((id, error)),
+            Err(error) => tracing::error!(mail.id = %id, %error, "a mail cannot be read"),
         }
     }
+    let mut broken = Vec::new();
     let mut deliveries: HashMap<(MailId, u16), (Delivery, i32)> = HashMap::new();
     for row in leased {
-        match rows::delivery(row, &core.routes) {
-            Ok((mail, index, delivery)) => {
+        match rows::whole_delivery(row, &core.routes) {
+            Ok((mail, index, delivery)) if mails.contains_key(&mail) => {
                 deliveries.insert((mail, index), (delivery, row.get("takeovers")));
             }
-            Err(error) => broken.push((rows::mail_id(row.get("mail")), error)),
+            _ => broken.push((row.get("mail"), row.get("idx"))),
         }
-    }
-    for (mail, error) in broken {
-        tracing::error!(mail.id = %mail, %error, "a mail cannot be read, and is not sent");
     }
 
     let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(core) as Weak<dyn LeaseKeeper>;
@@ -379,7 +420,7 @@ async fn claims(
     let mut book = core.book.lock();
     if core.session() != session {
         // It was taken over meanwhile: whatever was leased to it is not ours.
-        return Ok(Vec::new());
+        return (Ok(Vec::new()), Vec::new());
     }
     for one in taken {
         let mail = rows::mail_id(one.mail);
@@ -415,5 +456,5 @@ async fn claims(
         }
     }
     drop(book);
-    Ok(claims)
+    (Ok(claims), broken)
 }

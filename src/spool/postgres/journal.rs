@@ -203,13 +203,14 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
     let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
     let size = i64::try_from(options.max_size).unwrap_or(i64::MAX);
     let gone = on
-        .execute(
+        .query(
             "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest, (SELECT written FROM head) AS written)
              DELETE FROM journal WHERE first IN (SELECT j.first FROM journal j, b
                WHERE (j.at <= $1 OR b.written - j.before > $3)
                  AND (b.slowest IS NULL OR j.first + j.events - 1 <= b.slowest
                    OR j.at <= $2 OR b.written - j.before > 2 * $3)
-               ORDER BY j.first LIMIT $4)",
+               ORDER BY j.first LIMIT $4)
+             RETURNING first, first + events - 1",
             &[
                 &now.as_millis().saturating_sub(keep),
                 &now.as_millis().saturating_sub(keep.saturating_mul(2)),
@@ -218,7 +219,29 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
             ],
         )
         .await?;
-    Ok(gone as i64 >= PRUNED)
+    let first = gone.iter().map(|row| row.get::<_, i64>(0)).min();
+    let last = gone.iter().map(|row| row.get::<_, i64>(1)).max();
+    if let (Some(first), Some(last)) = (first, last) {
+        count_missed(on, first, last).await?;
+    }
+    Ok(gone.len() as i64 >= PRUNED)
+}
+
+/// Counts what readers will not find any more.
+async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), Failure> {
+    let behind = on
+        .query(
+            "UPDATE readers SET missed = missed + $2 - greatest(at, $1::int8 - 1) WHERE at < $2::int8 RETURNING name",
+            &[&first, &last],
+        )
+        .await?;
+    for row in behind {
+        tracing::error!(
+            reader = row.get::<_, &str>(0),
+            "a reader of the journal is so far behind that events are gone before it read them"
+        );
+    }
+    Ok(())
 }
 
 #[async_trait]

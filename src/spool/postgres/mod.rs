@@ -6,7 +6,7 @@
 //! * `session` is this node among the others: heartbeats, and what it takes over from the dead;
 //!   `cluster` what they tell each other; `book` is what it holds, `hints` what it knows of what comes next;
 //! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
-//!   clock change, `outbox` what applications enqueue, `reading` and `journal` what is looked up; `rows` and `routes` are how all
+//!   clock change, `ending` how deliveries end by them, `outbox` what applications enqueue, `reading` and `journal` what is looked up; `rows` and `routes` are how all
 //!   of it stands in tables.
 //!
 //! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
@@ -16,6 +16,7 @@
 mod book;
 mod claim;
 mod cluster;
+mod ending;
 mod hints;
 mod journal;
 mod link;
@@ -59,7 +60,7 @@ use super::{
     Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions,
     SpoolStats, SweepReport,
 };
-use crate::delivery::{Delivery, Route};
+use crate::delivery::{By, Delivery, Route};
 use crate::mail::{MailId, Timestamp, seconds};
 
 /// How long closing waits for the database.
@@ -389,7 +390,35 @@ impl Spool for PostgresNode {
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
-        operations::cancel(&self.core, id, now).await
+        self.cancel_by(&By::default(), id, now).await
+    }
+
+    async fn cancel_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+    ) -> Result<OperationResult, SpoolError> {
+        operations::cancel(&self.core, by, id, now).await
+    }
+
+    async fn retry_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<OperationResult, SpoolError> {
+        operations::retry(&self.core, by, id, now, lifetime).await
+    }
+
+    async fn purge_by(
+        &self,
+        by: &By,
+        id: MailId,
+        now: Timestamp,
+    ) -> Result<OperationResult, SpoolError> {
+        operations::purge(&self.core, by, id, now).await
     }
 
     async fn retry(
@@ -398,11 +427,12 @@ impl Spool for PostgresNode {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<OperationResult, SpoolError> {
-        operations::retry(&self.core, id, now, lifetime).await
+        self.retry_by(&By::default(), id, now, lifetime).await
     }
 
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
-        operations::purge(&self.core, id).await
+        self.purge_by(&By::default(), id, self.core.hints.now())
+            .await
     }
 
     fn is_sweep_due(&self, now: Timestamp) -> bool {

@@ -9,10 +9,10 @@ use tokio_postgres::Row;
 
 use super::link::Connected;
 use super::reading::ask;
-use super::rows::{self, CANCELLED, DEAD, OF_READY, PENDING, Totals};
+use super::rows::{self, CANCELLED, DEAD, OF_ENDED, OF_READY, PENDING, Totals};
 use super::shared::{Committed, Core, bump};
-use super::{session, sweep};
-use crate::delivery::{Delivery, Route, Stage};
+use super::{ending, sweep};
+use crate::delivery::{By, Route, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, Told};
 use crate::spool::{OperationResult, SpoolError};
@@ -25,11 +25,16 @@ type Changed<T> = Result<(T, Option<Committed>), Failure>;
 
 pub(super) async fn cancel(
     core: &Arc<Core>,
+    by: &By,
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
+    let by = by.clone();
     let result = core
-        .change(move |core, on| cancel_in(core, on, id, now).boxed())
+        .change(move |core, on| {
+            let by = by.clone();
+            async move { cancel_in(core, on, &by, id, now).await }.boxed()
+        })
         .await?;
     if matches!(result, OperationResult::Done(_)) {
         core.hints.sweep_at(core.kept_until(now.as_millis()));
@@ -47,14 +52,13 @@ async fn is_known(on: &Connected, id: MailId) -> Result<bool, Failure> {
 async fn cancel_in(
     core: &Core,
     on: &Connected,
+    by: &By,
     id: MailId,
     now: Timestamp,
 ) -> Changed<OperationResult> {
     let taken = on
         .query(
-            &format!(
-                "DELETE FROM ready WHERE mail = $1 AND owner = 0 RETURNING {OF_READY}, priority"
-            ),
+            &format!("DELETE FROM ready WHERE mail = $1 AND owner = 0 RETURNING {OF_READY}"),
             &[&rows::uuid(id)],
         )
         .await?;
@@ -65,31 +69,35 @@ async fn cancel_in(
         };
         return Ok((result, None));
     }
-    core.routes.learn_those(on, &taken).await?;
-    let mut ended = Vec::with_capacity(taken.len());
-    for row in &taken {
-        match rows::delivery(row, &core.routes) {
-            Ok((mail, index, mut delivery)) => {
-                delivery.stage = Stage::Cancelled { at: now };
-                ended.push((mail, index, row.get::<_, i16>("priority"), delivery));
-            }
-            Err(error) => tracing::error!(mail.id = %id, %error, "a delivery cannot be read"),
-        }
+    let mut endings = ending::taken(core, on, &taken, |_| Stage::Cancelled { at: now }).await?;
+    endings.sort_by_key(|ending| ending.index);
+    let mut told = Told::default();
+    tell_act(&mut told, "cancel", by, id, now);
+    let committed = ending::end_all(core, on, by, told, &endings).await?;
+    let recipients = endings.into_iter().map(|ending| ending.delivery.recipient);
+    Ok((OperationResult::of(recipients.collect()), committed))
+}
+
+/// Has the journal tell that somebody did this to a mail.
+fn tell_act(told: &mut Told, act: &str, by: &By, id: MailId, now: Timestamp) {
+    if by.who.is_some() && !by.is_part {
+        told.tell(Entry::act(act, id, now).by(by));
     }
-    ended.sort_by_key(|(_, index, ..)| *index);
-    let committed = session::end_all(core, on, &ended).await?;
-    let recipients = ended.into_iter().map(|(_, _, _, d)| d.recipient).collect();
-    Ok((OperationResult::of(recipients), committed))
 }
 
 pub(super) async fn retry(
     core: &Arc<Core>,
+    by: &By,
     id: MailId,
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<OperationResult, SpoolError> {
+    let by = by.clone();
     let result = core
-        .change(move |core, on| retry_in(core, on, id, now, lifetime).boxed())
+        .change(move |core, on| {
+            let by = by.clone();
+            async move { retry_in(core, on, &by, (id, now), lifetime).await }.boxed()
+        })
         .await?;
     if matches!(result, OperationResult::Done(_)) {
         core.hints.due_at(now.as_millis());
@@ -102,20 +110,24 @@ pub(super) async fn retry(
 async fn retry_in(
     core: &Core,
     on: &Connected,
-    id: MailId,
-    now: Timestamp,
+    by: &By,
+    (id, now): (MailId, Timestamp),
     lifetime: Duration,
 ) -> Changed<OperationResult> {
     // Whoever deletes the mail, or retries it as well, waits.
     let mails = on
         .query(
-            "SELECT id, manifest, expires_at FROM mails WHERE id = $1 FOR UPDATE",
+            "SELECT id, manifest, expires_at, draft IS NOT NULL AS is_draft FROM mails WHERE id = $1 FOR UPDATE",
             &[&rows::uuid(id)],
         )
         .await?;
     let Some(mail) = mails.first() else {
         return Ok((OperationResult::Unknown, None));
     };
+    if mail.get("is_draft") {
+        // It never became a message.
+        return Ok((OperationResult::TooLate, None));
+    }
     let manifest = rows::manifest(mail).ok();
     let stages = on
         .query(
@@ -134,12 +146,8 @@ async fn retry_in(
     let mut totals = Totals::default();
     let mut retried: Vec<(u16, Address)> = Vec::new();
     let mut take = |rows: &[Row]| {
-        for row in rows {
-            match rows::delivery(row, &core.routes) {
-                Ok((_, index, delivery)) => retried.push((index, delivery.recipient)),
-                Err(error) => tracing::error!(mail.id = %id, %error, "a delivery cannot be read"),
-            }
-        }
+        let read = rows.iter().map(|row| rows::delivery(row, &core.routes));
+        retried.extend(read.map(|read| (read.index, read.delivery.recipient)));
     };
     let sooner = on
         .query(
@@ -167,11 +175,12 @@ async fn retry_in(
         .await?;
         let again = on
             .query(
-                "WITH x AS (DELETE FROM ended WHERE mail = $1 AND stage = $2 RETURNING *),
+                &format!(
+                    "WITH x AS (DELETE FROM ended WHERE mail = $1 AND stage = $2 RETURNING *),
                    i AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data)
                      SELECT x.mail, x.idx, x.route, x.priority, $3, $4, $5, x.data FROM x RETURNING 1)
-                 SELECT x.mail, x.idx, x.route, x.at, x.stage, x.reason, x.tries, x.counted, x.crashes, x.data,
-                   x.priority, (SELECT count(*) FROM i) FROM x",
+                 SELECT {OF_ENDED}, (SELECT count(*) FROM i) FROM x"
+                ),
                 &[
                     &rows::uuid(id),
                     &stage,
@@ -197,9 +206,10 @@ async fn retry_in(
     let mut told = Told::default();
     if let Some(manifest) = &manifest {
         for (_, recipient) in &retried {
-            told.tell(Entry::retried(manifest, recipient, now));
+            told.tell(Entry::retried(manifest, recipient, now).by(by));
         }
     }
+    tell_act(&mut told, "retry", by, id, now);
     let committed = bump(on, told, &totals).await?;
     let recipients = retried
         .into_iter()
@@ -208,12 +218,27 @@ async fn retry_in(
     Ok((OperationResult::Done(recipients), committed))
 }
 
-pub(super) async fn purge(core: &Arc<Core>, id: MailId) -> Result<OperationResult, SpoolError> {
-    core.change(move |core, on| purge_in(core, on, id).boxed())
-        .await
+pub(super) async fn purge(
+    core: &Arc<Core>,
+    by: &By,
+    id: MailId,
+    now: Timestamp,
+) -> Result<OperationResult, SpoolError> {
+    let by = by.clone();
+    core.change(move |core, on| {
+        let by = by.clone();
+        async move { purge_in(core, on, &by, id, now).await }.boxed()
+    })
+    .await
 }
 
-async fn purge_in(core: &Core, on: &Connected, id: MailId) -> Changed<OperationResult> {
+async fn purge_in(
+    core: &Core,
+    on: &Connected,
+    by: &By,
+    id: MailId,
+    now: Timestamp,
+) -> Changed<OperationResult> {
     let mails = on
         .query(
             "SELECT id, manifest, expires_at, EXISTS (SELECT FROM ready r WHERE r.mail = m.id) AS waits
@@ -229,25 +254,19 @@ async fn purge_in(core: &Core, on: &Connected, id: MailId) -> Changed<OperationR
     }
     let ended = on
         .query(
-            &format!(
-                "SELECT {} FROM ended WHERE mail = $1 ORDER BY idx",
-                rows::OF_ENDED
-            ),
+            &format!("SELECT {OF_ENDED} FROM ended WHERE mail = $1 ORDER BY idx"),
             &[&rows::uuid(id)],
         )
         .await?;
     core.routes.learn_those(on, &ended).await?;
-    let deliveries: Vec<Delivery> = ended
-        .iter()
-        .filter_map(|row| rows::delivery(row, &core.routes).ok())
-        .map(|(_, _, delivery)| delivery)
-        .collect();
+    let read = ended.iter().map(|row| rows::delivery(row, &core.routes));
+    let recipients = read.map(|read| read.delivery.recipient).collect();
     let mut told = Told::default();
     if let Ok(manifest) = rows::manifest(mail) {
-        told.tell(Entry::purged(&manifest, core.hints.now()));
+        told.tell(Entry::purged(&manifest, now).by(by));
     }
+    tell_act(&mut told, "purge", by, id, now);
     let committed = sweep::delete(on, &[rows::uuid(id)], told).await?;
-    let recipients = deliveries.into_iter().map(|d| d.recipient).collect();
     Ok((OperationResult::Done(recipients), committed))
 }
 

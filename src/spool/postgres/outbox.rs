@@ -6,6 +6,7 @@ use futures::FutureExt;
 use uuid::Uuid;
 
 use super::PostgresNode;
+use super::ending::{self, Ending};
 use super::link::Connected;
 use super::reading::ask;
 use super::rows::{self, DEAD, Totals};
@@ -14,7 +15,7 @@ use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, Told};
 use crate::spool::outbox::{Outbox, OutboxDraft};
-use crate::spool::{Manifest, SpoolError, codec};
+use crate::spool::{Manifest, SpoolError};
 
 /// The most characters of a reason that are kept.
 const REASON: usize = 2000;
@@ -132,9 +133,10 @@ async fn reject_in(
         at: now,
         reason: DeadReason::Rejected,
     };
-    let deliveries: Vec<Delivery> = recipients(&draft.json)
-        .into_iter()
-        .map(|recipient| {
+    let priority = rows::priority_number(Priority::Default);
+    let numbered = (0u16..).zip(recipients(&draft.json));
+    let endings: Vec<Ending> = numbered
+        .map(|(index, recipient)| {
             let mut delivery = Delivery::new(recipient, route.clone(), now);
             delivery.stage = stage;
             delivery.tries = 1;
@@ -146,7 +148,13 @@ async fn reject_in(
                 enhanced: None,
                 text: reason.to_owned(),
             });
-            delivery
+            Ending {
+                mail: draft.id,
+                index,
+                priority,
+                delivery,
+                unread: None,
+            }
         })
         .collect();
     let manifest = Manifest {
@@ -162,7 +170,7 @@ async fn reject_in(
         idempotency_key: None,
         fingerprint: 0,
         size: draft.json.len() as u64,
-        recipients: u16::try_from(deliveries.len()).unwrap_or(u16::MAX),
+        recipients: u16::try_from(endings.len()).unwrap_or(u16::MAX),
         eight_bit: false,
         smtputf8: false,
         submitter: None,
@@ -171,45 +179,30 @@ async fn reject_in(
         list: None,
     };
 
-    let names: Vec<String> = deliveries
+    let names: Vec<String> = endings
         .iter()
-        .map(|d| rows::text(&d.recipient.to_string()))
+        .map(|ending| rows::text(&ending.delivery.recipient.to_string()))
         .collect();
-    let priority = rows::priority_number(manifest.priority);
+    // What cannot be composed has no message: there is nothing that a retry could send.
     on.execute(
-        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
-         VALUES ($1, $2, $2, $3, $4, $5, $6)",
+        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body, forgotten, draft)
+         VALUES ($1, $2, $2, $3, $4, $5, '', true, $6::text::jsonb)",
         &[
             &id,
             &now.as_millis(),
             &priority,
             &names,
             &rows::manifest_bytes(&manifest),
-            &draft.json.as_bytes(),
+            &draft.json,
         ],
     )
     .await?;
     let mut totals = Totals::default();
     let mut told = Told::default();
     told.tell(Entry::accepted(&manifest));
-    let (_, at, number) = rows::stage_columns(&stage);
-    for (index, delivery) in (0i32..).zip(&deliveries) {
-        on.execute(
-            "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 1, 0, 0, $8)",
-            &[
-                &id,
-                &index,
-                &core.routes.id(&route).unwrap_or(0),
-                &priority,
-                &at,
-                &DEAD,
-                &number,
-                &codec::encode(delivery),
-            ],
-        )
-        .await?;
+    for ending in &endings {
         totals.add(DEAD, priority, 1);
+        let delivery = &ending.delivery;
         told.tell(Entry::became(
             draft.id,
             Some(&manifest),
@@ -218,6 +211,7 @@ async fn reject_in(
             now,
         ));
     }
+    ending::insert(core, on, &endings).await?;
     let committed = bump(on, told, &totals).await?;
     Ok(((), committed))
 }

@@ -276,6 +276,8 @@ fn hint(core: &Core, mails: &[&NewMail]) {
             }
         }
         sweep = sweep.min(mail.manifest.expires_at.as_millis());
+        let told_until = mail.manifest.accepted_at + core.options.journal.keep;
+        sweep = sweep.min(told_until.as_millis());
         if mail.manifest.idempotency_key.is_some() {
             sweep = sweep.min(forget_at(core, mail));
         }

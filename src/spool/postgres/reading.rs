@@ -1,7 +1,6 @@
 //! Looking things up: records, bodies, pages of them, and numbers. Each record is read by one
 //! statement, so that no delivery is seen twice or not at all while it moves.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,42 +44,38 @@ macro_rules! ask {
 pub(super) use ask;
 
 const RECORDS: &str = "
-SELECT m.manifest, m.expires_at, d.* FROM mails m CROSS JOIN LATERAL (
+SELECT m.manifest, m.expires_at, m.recipients[d.idx + 1] AS recipient, d.* FROM mails m CROSS JOIN LATERAL (
   SELECT mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data, owner <> 0 AS leased
   FROM ready WHERE mail = m.id
   UNION ALL
   SELECT mail, idx, route, at, stage, reason, tries, counted, crashes, data, false FROM ended WHERE mail = m.id) d
 WHERE m.id = ANY($1) ORDER BY d.mail, d.idx";
 
-/// The records of these mails, those that there are.
+/// The records of these mails, those that there are, each as far as it can be read.
 async fn records(
     core: &Core,
     on: &Connected,
     ids: &[Uuid],
-) -> Result<Result<HashMap<MailId, Record>, SpoolError>, Failure> {
+) -> Result<HashMap<MailId, Result<Record, SpoolError>>, Failure> {
     let rows = on.query(RECORDS, &[&ids]).await?;
     core.routes.learn_those(on, &rows).await?;
-    let mut records: HashMap<MailId, Record> = HashMap::with_capacity(ids.len());
+    let mut records = HashMap::with_capacity(ids.len());
     for row in &rows {
         let id = rows::mail_id(row.get("mail"));
-        let read = rows::delivery(row, &core.routes).and_then(|(_, _, delivery)| {
-            let record = match records.entry(id) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(Record {
-                    manifest: rows::manifest(row)?,
-                    deliveries: Vec::new(),
-                    leased: Vec::new(),
-                }),
-            };
-            record.deliveries.push(delivery);
-            record.leased.push(row.get("leased"));
-            Ok(())
+        let record = records.entry(id).or_insert_with(|| {
+            Ok(Record {
+                manifest: rows::manifest(row)?,
+                deliveries: Vec::new(),
+                leased: Vec::new(),
+            })
         });
-        if let Err(error) = read {
-            return Ok(Err(error));
+        if let Ok(record) = record {
+            let read = rows::delivery(row, &core.routes);
+            record.deliveries.push(read.delivery);
+            record.leased.push(row.get("leased"));
         }
     }
-    Ok(Ok(records))
+    Ok(records)
 }
 
 pub(super) async fn get(core: &Arc<Core>, id: MailId) -> Result<Option<Record>, SpoolError> {
@@ -88,17 +83,22 @@ pub(super) async fn get(core: &Arc<Core>, id: MailId) -> Result<Option<Record>, 
     core.until_released().await;
     let ids = [rows::uuid(id)];
     let found: Result<_, SpoolError> = ask!(core, on => records(core, &on, &ids));
-    Ok(found??.remove(&id))
+    found?.remove(&id).transpose()
 }
 
 pub(super) async fn body(core: &Arc<Core>, id: MailId) -> Result<Option<Bytes>, SpoolError> {
     core.check_open()?;
     let id = rows::uuid(id);
     let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-        ask!(core, on => on.query("SELECT body FROM mails WHERE id = $1", &[&id]));
-    Ok(rows?
-        .first()
-        .map(|row| Bytes::copy_from_slice(row.get::<_, &[u8]>(0))))
+        ask!(core, on => on.query("SELECT body, forgotten FROM mails WHERE id = $1", &[&id]));
+    let rows = rows?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    if row.get(1) {
+        return Err(SpoolError::Forgotten(rows::mail_id(id)));
+    }
+    Ok(Some(Bytes::copy_from_slice(row.get::<_, &[u8]>(0))))
 }
 
 /// Where a page ended.
@@ -156,9 +156,7 @@ pub(super) async fn list(
         }
         (cursor, _) => cursor,
     };
-    let found: Result<Result<Page, SpoolError>, SpoolError> =
-        ask!(core, on => page(core, &on, &query, now, cursor, waits));
-    found?
+    ask!(core, on => page(core, &on, &query, now, cursor, waits))
 }
 
 async fn page(
@@ -168,7 +166,7 @@ async fn page(
     now: Timestamp,
     mut cursor: Option<Cursor>,
     waits: bool,
-) -> Result<Result<Page, SpoolError>, Failure> {
+) -> Result<Page, Failure> {
     let size = query.page_size();
     let mut page = Page::default();
     let mut looked = 0;
@@ -181,16 +179,19 @@ async fn page(
         let is_last = places.len() < most;
         let mut ids: Vec<Uuid> = places.iter().map(|place| place.mail()).collect();
         ids.dedup();
-        let records = match records(core, on, &ids).await? {
-            Ok(records) => records,
-            Err(error) => return Ok(Err(error)),
-        };
+        let records = records(core, on, &ids).await?;
         let count = places.len();
         for (n, place) in places.into_iter().enumerate() {
             looked += 1;
             cursor = Some(place);
-            let Some(record) = records.get(&rows::mail_id(place.mail())) else {
-                continue;
+            let id = rows::mail_id(place.mail());
+            let record = match records.get(&id) {
+                Some(Ok(record)) => record,
+                Some(Err(error)) => {
+                    tracing::error!(mail.id = %id, %error, "a mail cannot be listed");
+                    continue;
+                }
+                None => continue,
             };
             if belongs(query, record, place, now) {
                 page.mails.push(record.clone());
@@ -198,11 +199,11 @@ async fn page(
             let is_end = is_last && n + 1 == count;
             if (page.mails.len() >= size || looked >= LOOKED_AT) && !is_end {
                 page.next = cursor.map(Cursor::text);
-                return Ok(Ok(page));
+                return Ok(page);
             }
         }
         if is_last {
-            return Ok(Ok(page));
+            return Ok(page);
         }
     }
 }
@@ -330,7 +331,8 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
     let whole = on
         .query(
             "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c
-               WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r') FROM head",
+               WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'),
+               (SELECT count(*) FROM set_aside), pg_total_relation_size('journal') FROM head",
             &[],
         )
         .await?;
@@ -363,7 +365,9 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
                 stats.counts[state as usize][priority] = u64::try_from(number).unwrap_or(0);
             }
         }
-        stats.bytes = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+        let number = |column: usize| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
+        (stats.bytes, stats.quarantined) = (number(1), number(2));
+        stats.journal_bytes = number(3);
     }
     Ok(stats)
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::routes::Routes;
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
-use crate::mail::{MailId, Priority, Timestamp};
+use crate::mail::{Address, MailId, Priority, Timestamp};
 use crate::spool::{Manifest, SpoolError, codec};
 
 pub(super) const PENDING: i16 = 0;
@@ -15,11 +15,14 @@ pub(super) const DELIVERED: i16 = 2;
 pub(super) const DEAD: i16 = 3;
 pub(super) const CANCELLED: i16 = 4;
 
-/// The columns of `ready` that make a delivery, and with them those of `ended`.
+/// The columns of `ready` that make a delivery, and with them those of `ended`. Its recipient stands in
+/// its mail as well.
 pub(super) const OF_READY: &str =
-    "mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data";
+    "mail, idx, route, priority, due AS at, stage, 0::smallint AS reason, tries, counted, crashes,
+    data, (SELECT m.recipients[idx + 1] FROM mails m WHERE m.id = mail) AS recipient";
 pub(super) const OF_ENDED: &str =
-    "mail, idx, route, at, stage, reason, tries, counted, crashes, data";
+    "mail, idx, route, priority, at, stage, reason, tries, counted, crashes,
+    data, (SELECT m.recipients[idx + 1] FROM mails m WHERE m.id = mail) AS recipient";
 
 pub(super) fn uuid(id: MailId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
@@ -83,19 +86,66 @@ fn stage(number: i16, at: i64, reason: i16) -> Stage {
     }
 }
 
-/// What a delivery's row says: its mail, its place in the envelope, and itself.
-pub(super) fn delivery(row: &Row, routes: &Routes) -> Result<(MailId, u16, Delivery), SpoolError> {
+/// What a row says of a delivery.
+pub(super) struct Read {
+    pub mail: MailId,
+    pub index: u16,
+    pub delivery: Delivery,
+    /// Its bytes, where they could not be read: its attempts are not known then.
+    pub unread: Option<Vec<u8>>,
+}
+
+/// A delivery as its row has it, as far as it can be read.
+pub(super) fn delivery(row: &Row, routes: &Routes) -> Read {
+    let (mail, index) = (mail_id(row.get("mail")), index(row));
+    let (delivery, unread) = match whole_delivery(row, routes) {
+        Ok((_, _, delivery)) => (delivery, None),
+        Err(_) => {
+            let route = routes.name(row.get("route"));
+            let route = route.unwrap_or_else(|| Route::over([]));
+            let bare = Delivery::new(recipient(row), route, Timestamp::from_millis(0));
+            let unread: &[u8] = row.get("data");
+            (with_columns(bare, row), Some(unread.to_vec()))
+        }
+    };
+    Read {
+        mail,
+        index,
+        delivery,
+        unread,
+    }
+}
+
+/// Whom a delivery is for, as its mail says it.
+fn recipient(row: &Row) -> Address {
+    let text: Option<&str> = row.get("recipient");
+    let read = text.and_then(|text| text.parse().ok());
+    read.unwrap_or_else(|| {
+        Address::parse("unknown@recipient.invalid").expect("an address of a reserved domain")
+    })
+}
+
+/// What a delivery's row says: its mail, its place in the envelope, and itself, if all can be read.
+pub(super) fn whole_delivery(
+    row: &Row,
+    routes: &Routes,
+) -> Result<(MailId, u16, Delivery), SpoolError> {
     let data: &[u8] = row.get("data");
     let mut delivery: Delivery = codec::decode(data)?;
-    delivery.stage = stage(row.get("stage"), row.get("at"), row.get("reason"));
     if let Some(route) = routes.name(row.get("route")) {
         delivery.route = route;
     }
+    let delivery = with_columns(delivery, row);
+    Ok((mail_id(row.get("mail")), index(row), delivery))
+}
+
+fn with_columns(mut delivery: Delivery, row: &Row) -> Delivery {
     let count = |column: &str| u32::try_from(row.get::<_, i32>(column)).unwrap_or(0);
+    delivery.stage = stage(row.get("stage"), row.get("at"), row.get("reason"));
     delivery.tries = count("tries");
     delivery.counted = count("counted");
     delivery.crashes = count("crashes");
-    Ok((mail_id(row.get("mail")), index(row), delivery))
+    delivery
 }
 
 pub(super) fn index(row: &Row) -> u16 {

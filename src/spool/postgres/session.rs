@@ -8,16 +8,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio_postgres::Row;
-use uuid::Uuid;
+use futures::FutureExt;
 
-use super::link::{Connected, Failed, judge};
-use super::rows::{self, PENDING, Totals, stage_columns};
-use super::shared::{Committed, Core, Session, bump, tell_ends};
-use crate::delivery::{DeadReason, Delivery, Stage};
-use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, Told};
-use crate::spool::{EndedDelivery, Manifest, SpoolError, codec};
+use super::ending;
+use super::link::Connected;
+use super::rows::{OF_READY, PENDING};
+use super::shared::{Committed, Core, Session, tell_ends};
+use crate::delivery::{By, DeadReason, Stage};
+use crate::spool::keyed::journal::entry::Told;
+use crate::spool::{EndedDelivery, SpoolError};
 
 /// How often this node looks whether others have changed something.
 const POLL: Duration = Duration::from_millis(50);
@@ -171,54 +170,33 @@ pub(super) async fn take_over(
     session: i32,
     ending: Ending,
 ) -> Result<(), SpoolError> {
-    let core = Arc::clone(core);
-    let task = tokio::spawn(async move {
-        let _turn = core.change_turn.lock().await;
-        let on = core.changing.get().await?;
-        if ending == Ending::Lapsed {
-            terminate(&core, &on, session).await;
-        }
-        let outcome = async {
-            on.begin().await?;
-            let ended = end_session(&core, &on, session, ending).await?;
-            on.commit().await?;
-            Ok::<_, tokio_postgres::Error>(ended)
-        }
-        .await;
-        match outcome {
-            Ok(None) => Ok(()),
-            Ok(Some((ended, committed, count))) => {
-                if ending == Ending::Lapsed {
-                    tracing::warn!(
-                        session,
-                        count,
-                        ended = ended.len(),
-                        "another node is gone; what it held is taken over"
-                    );
-                }
-                if let Some(committed) = committed {
-                    core.committed(committed);
-                }
-                let now = core.hints.now().as_millis();
-                if !ended.is_empty() {
-                    core.hints.sweep_at(core.kept_until(now));
-                }
-                tell_ends(&core, ended);
-                core.changed.notify_one();
-                Ok(())
-            }
-            Err(error) => {
-                if on.rollback().await.is_err() || judge(&error) == Failed::Gone {
-                    core.changing.discard().await;
-                }
-                Err(core.connector.error(&error))
-            }
-        }
-    });
-    match task.await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(SpoolError::Unreadable(error.to_string())),
+    let own = ending == Ending::Own;
+    if !own {
+        let on = core.heart.get().await?;
+        terminate(core, &on, session).await;
     }
+    let ended = core
+        .transact(move |core, on| end_session(core, on, session, own).boxed())
+        .await?;
+    let Some(Ended { told, count }) = ended else {
+        return Ok(());
+    };
+
+    if !own {
+        tracing::warn!(
+            session,
+            count,
+            ended = told.len(),
+            "another node is gone; what it held is taken over"
+        );
+    }
+    if !told.is_empty() {
+        let now = core.hints.now().as_millis();
+        core.hints.sweep_at(core.kept_until(now));
+    }
+    tell_ends(core, told);
+    core.changed.notify_one();
+    Ok(())
 }
 
 /// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no right
@@ -267,17 +245,21 @@ async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgr
     Ok(true)
 }
 
-type Ended = Option<(Vec<EndedDelivery>, Option<Committed>, usize)>;
+/// What the end of a session came to.
+struct Ended {
+    told: Vec<EndedDelivery>,
+    /// How many deliveries it held.
+    count: usize,
+}
 
 async fn end_session(
     core: &Core,
     on: &Connected,
     session: i32,
-    ending: Ending,
-) -> Result<Ended, tokio_postgres::Error> {
-    let own = ending == Ending::Own;
+    own: bool,
+) -> Result<(Option<Ended>, Option<Committed>), tokio_postgres::Error> {
     if own && leave_doubts(on, session).await? {
-        return Ok(None);
+        return Ok((None, None));
     }
     let gone = on
         .execute(
@@ -286,14 +268,16 @@ async fn end_session(
         )
         .await?;
     if gone == 0 && !own {
-        return Ok(None);
+        return Ok((None, None));
     }
     // A statement of its own: what was claimed while the one before waited is seen now.
     let poisoned_after = if own { i32::MAX } else { POISONED_AFTER };
     let dead = on
         .query(
-            "DELETE FROM ready WHERE owner = $1 AND (stage = 1 OR takeovers + 1 >= $2)
-             RETURNING mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data, priority",
+            &format!(
+                "DELETE FROM ready WHERE owner = $1 AND (stage = 1 OR takeovers + 1 >= $2)
+             RETURNING {OF_READY}"
+            ),
             &[&session, &poisoned_after],
         )
         .await?;
@@ -305,123 +289,25 @@ async fn end_session(
         )
         .await?;
     let count = dead.len() + usize::try_from(freed).unwrap_or(0);
-    core.routes.learn_those(on, &dead).await?;
 
     let now = core.hints.now();
-    let of_session = |row: &Row| -> DeadReason {
-        match row.get::<_, i16>("stage") {
+    let endings = ending::taken(core, on, &dead, |row| Stage::Dead {
+        at: now,
+        reason: match row.get::<_, i16>("stage") {
             PENDING => DeadReason::Poisoned,
             _ => DeadReason::InDoubt,
-        }
-    };
-    let mut ended = Vec::new();
-    for row in &dead {
-        match rows::delivery(row, &core.routes) {
-            Ok((mail, index, mut delivery)) => {
-                let reason = of_session(row);
-                delivery.stage = Stage::Dead { at: now, reason };
-                ended.push((mail, index, row.get::<_, i16>("priority"), delivery));
-            }
-            Err(error) => tracing::error!(%error, "a delivery cannot be read"),
-        }
-    }
-    let committed = match ended.is_empty() {
-        true => None,
-        false => end_all(core, on, &ended).await?,
-    };
-    let told = ended.into_iter().filter_map(|(mail, _, _, delivery)| {
-        let Stage::Dead { reason, .. } = delivery.stage else {
-            return None;
-        };
-        Some(EndedDelivery {
-            mail,
-            recipient: delivery.recipient,
-            reason,
-        })
-    });
-    Ok(Some((told.collect(), committed, count)))
-}
-
-/// Writes deliveries that were taken out of `ready` into `ended`, and tells of them.
-pub(super) async fn end_all(
-    core: &Core,
-    on: &Connected,
-    ended: &[(MailId, u16, i16, Delivery)],
-) -> Result<Option<Committed>, tokio_postgres::Error> {
-    let manifests = manifests(on, ended.iter().map(|(mail, ..)| *mail)).await?;
-    let mut totals = Totals::default();
-    let mut told = Told::default();
-    let (mut mails, mut places, mut routes, mut priorities) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut ats, mut stages, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut tries, mut counted, mut crashes, mut data) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (mail, index, priority, delivery) in ended {
-        let (stage, at, reason) = stage_columns(&delivery.stage);
-        mails.push(rows::uuid(*mail));
-        places.push(i32::from(*index));
-        routes.push(core.routes.id(&delivery.route).unwrap_or(0));
-        priorities.push(*priority);
-        ats.push(at);
-        stages.push(stage);
-        reasons.push(reason);
-        tries.push(rows::count(delivery.tries));
-        counted.push(rows::count(delivery.counted));
-        crashes.push(rows::count(delivery.crashes));
-        data.push(codec::encode(delivery));
-        totals.add(PENDING, *priority, -1);
-        totals.add(stage, *priority, 1);
-        let at = delivery.stage.finished_at().unwrap_or_else(Timestamp::now);
-        told.tell(Entry::became(
-            *mail,
-            manifests.get(mail),
-            delivery,
-            false,
-            at,
-        ));
-    }
-    on.execute(
-        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
-         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries, u.counted, u.crashes, u.data
-         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[], $7::int2[],
-           $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
-           AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
-        &[
-            &mails,
-            &places,
-            &routes,
-            &priorities,
-            &ats,
-            &stages,
-            &reasons,
-            &tries,
-            &counted,
-            &crashes,
-            &data,
-        ],
-    )
+        },
+    })
     .await?;
-    bump(on, told, &totals).await
-}
-
-/// What is known of these mails.
-pub(super) async fn manifests(
-    on: &Connected,
-    mails: impl Iterator<Item = MailId>,
-) -> Result<std::collections::HashMap<MailId, Manifest>, tokio_postgres::Error> {
-    let mut ids: Vec<Uuid> = mails.map(rows::uuid).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let rows = on
-        .query(
-            "SELECT id, manifest, expires_at FROM mails WHERE id = ANY($1)",
-            &[&ids],
-        )
-        .await?;
-    Ok(rows
-        .iter()
-        .filter_map(|row| Some((rows::mail_id(row.get("id")), rows::manifest(row).ok()?)))
-        .collect())
+    let committed = match endings.is_empty() {
+        true => None,
+        false => ending::end_all(core, on, &By::default(), Told::default(), &endings).await?,
+    };
+    let ended = Ended {
+        told: ending::told(&endings),
+        count,
+    };
+    Ok((Some(ended), committed))
 }
 
 /// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.

@@ -164,6 +164,23 @@ impl Core {
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
+        self.transact(change).await
+    }
+
+    /// The same, whether or not this node may change anything: for what it does when it opens, closes,
+    /// or finds others gone.
+    pub(super) async fn transact<T, F>(self: &Arc<Self>, change: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: for<'a> Fn(
+                &'a Arc<Core>,
+                &'a Connected,
+            )
+                -> BoxFuture<'a, Result<(T, Option<Committed>), tokio_postgres::Error>>
+            + Send
+            + Sync
+            + 'static,
+    {
         let core = Arc::clone(self);
         // A caller that goes away must not leave a transaction open.
         let task = tokio::spawn(async move {
@@ -171,7 +188,13 @@ impl Core {
             let mut tries = 0;
             loop {
                 tries += 1;
-                let on = core.on(&core.changing).await?;
+                let on = match core.changing.get().await {
+                    Ok(on) => on,
+                    Err(error) => {
+                        core.note_down(&error);
+                        return Err(error);
+                    }
+                };
                 let began = Instant::now();
                 let outcome = async {
                     on.begin().await?;

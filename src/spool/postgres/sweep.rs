@@ -8,14 +8,14 @@ use futures::FutureExt;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::ending;
 use super::link::Connected;
-use super::rows::{self, Totals};
-use super::session;
+use super::rows::Totals;
 use super::shared::{Committed, Core, bump};
-use crate::delivery::{DeadReason, Stage};
+use crate::delivery::{By, DeadReason, Stage};
 use crate::mail::Timestamp;
 use crate::spool::keyed::journal::entry::Told;
-use crate::spool::{EndedDelivery, SpoolError, SweepReport};
+use crate::spool::{SpoolError, SweepReport};
 
 /// How many deliveries or mails one step ends or deletes.
 const STEP: i64 = 1000;
@@ -78,32 +78,19 @@ async fn expire(
             "WITH x AS MATERIALIZED (SELECT mail, idx FROM ready WHERE expires_at <= $1 AND owner = 0
                ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
              DELETE FROM ready r USING x WHERE r.mail = x.mail AND r.idx = x.idx AND r.owner = 0
-             RETURNING r.mail, r.idx, r.route, r.due AS at, r.stage, 0::smallint AS reason, r.tries,
-               r.counted, r.crashes, r.data, r.priority",
+             RETURNING r.mail, r.idx, r.route, r.priority, r.due AS at, r.stage, 0::smallint AS reason, r.tries,
+               r.counted, r.crashes, r.data,
+               (SELECT m.recipients[r.idx + 1] FROM mails m WHERE m.id = r.mail) AS recipient",
             &[&now.as_millis(), &STEP],
         )
         .await?;
     if rows.is_empty() {
         return Ok(None);
     }
-    core.routes.learn_those(on, &rows).await?;
-    let mut ended = Vec::with_capacity(rows.len());
-    for row in &rows {
-        match rows::delivery(row, &core.routes) {
-            Ok((mail, index, mut delivery)) => {
-                let reason = DeadReason::Expired;
-                delivery.stage = Stage::Dead { at: now, reason };
-                report.ended.push(EndedDelivery {
-                    mail,
-                    recipient: delivery.recipient.clone(),
-                    reason,
-                });
-                ended.push((mail, index, row.get::<_, i16>("priority"), delivery));
-            }
-            Err(error) => tracing::error!(%error, "a delivery that has expired cannot be read"),
-        }
-    }
-    session::end_all(core, on, &ended).await
+    let reason = DeadReason::Expired;
+    let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
+    report.ended.extend(ending::told(&endings));
+    ending::end_all(core, on, &By::default(), Told::default(), &endings).await
 }
 
 /// A mail that has ended: no delivery waits, and this is its last end.

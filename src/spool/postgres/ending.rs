@@ -1,0 +1,197 @@
+//! Deliveries that end by no sender's settle: expired, cancelled, taken over from a node that is gone,
+//! dead from the start. Whatever ends them takes their rows out of `ready` and hands them in here.
+//!
+//! *Invariant:* what is taken out of `ready` is in `ended` in the same commit, and counted there; of
+//! one that cannot be read what can be is, and its bytes are set aside.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::link::Connected;
+use super::rows::{self, PENDING, Totals, stage_columns};
+use super::shared::{Committed, Core, bump};
+use crate::delivery::{By, Delivery, Stage};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::{EndedDelivery, Manifest, codec};
+
+type Failure = tokio_postgres::Error;
+
+/// A delivery that ends, and what its row says besides.
+pub(super) struct Ending {
+    pub mail: MailId,
+    pub index: u16,
+    pub priority: i16,
+    pub delivery: Delivery,
+    /// Its bytes, where they could not be read.
+    pub unread: Option<Vec<u8>>,
+}
+
+/// Rows that were taken out of `ready`, each with the stage in which it ends.
+pub(super) async fn taken(
+    core: &Core,
+    on: &Connected,
+    rows: &[Row],
+    end: impl Fn(&Row) -> Stage,
+) -> Result<Vec<Ending>, Failure> {
+    core.routes.learn_those(on, rows).await?;
+    let endings = rows.iter().map(|row| {
+        let read = rows::delivery(row, &core.routes);
+        let mut delivery = read.delivery;
+        delivery.stage = end(row);
+        Ending {
+            mail: read.mail,
+            index: read.index,
+            priority: row.get("priority"),
+            delivery,
+            unread: read.unread,
+        }
+    });
+    Ok(endings.collect())
+}
+
+/// The deliveries that ended by nobody's wish, as they are told of.
+pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
+    let dead = endings.iter().filter_map(|ending| {
+        let Stage::Dead { reason, .. } = ending.delivery.stage else {
+            return None;
+        };
+        Some(EndedDelivery {
+            mail: ending.mail,
+            recipient: ending.delivery.recipient.clone(),
+            reason,
+        })
+    });
+    dead.collect()
+}
+
+/// Writes what was taken out of `ready` into `ended`, and tells of it, behind what is told already:
+/// done by this one.
+pub(super) async fn end_all(
+    core: &Core,
+    on: &Connected,
+    by: &By,
+    mut told: Told,
+    endings: &[Ending],
+) -> Result<Option<Committed>, Failure> {
+    let manifests = manifests(on, endings.iter().map(|ending| ending.mail)).await?;
+    let mut totals = Totals::default();
+    for ending in endings {
+        let (stage, ..) = stage_columns(&ending.delivery.stage);
+        totals.add(PENDING, ending.priority, -1);
+        totals.add(stage, ending.priority, 1);
+        let at = ending
+            .delivery
+            .stage
+            .finished_at()
+            .unwrap_or_else(Timestamp::now);
+        let manifest = manifests.get(&ending.mail);
+        let became = Entry::became(ending.mail, manifest, &ending.delivery, false, at);
+        told.tell(became.by(by));
+    }
+    insert(core, on, endings).await?;
+    bump(on, told, &totals).await
+}
+
+/// Writes deliveries into `ended`.
+pub(super) async fn insert(core: &Core, on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
+    let mut columns = Columns::default();
+    for ending in endings {
+        columns.add(core, ending);
+    }
+    on.execute(
+        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries, u.counted, u.crashes, u.data
+         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[], $7::int2[],
+           $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
+           AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
+        &[
+            &columns.mails,
+            &columns.places,
+            &columns.routes,
+            &columns.priorities,
+            &columns.ats,
+            &columns.stages,
+            &columns.reasons,
+            &columns.tries,
+            &columns.counted,
+            &columns.crashes,
+            &columns.data,
+        ],
+    )
+    .await?;
+    set_aside(on, endings).await
+}
+
+/// Deliveries as the columns of `ended`.
+#[derive(Default)]
+pub(super) struct Columns {
+    pub mails: Vec<Uuid>,
+    pub places: Vec<i32>,
+    pub routes: Vec<i32>,
+    pub priorities: Vec<i16>,
+    pub ats: Vec<i64>,
+    pub stages: Vec<i16>,
+    pub reasons: Vec<i16>,
+    pub tries: Vec<i32>,
+    pub counted: Vec<i32>,
+    pub crashes: Vec<i32>,
+    pub data: Vec<Vec<u8>>,
+}
+
+impl Columns {
+    pub(super) fn add(&mut self, core: &Core, ending: &Ending) {
+        let delivery = &ending.delivery;
+        let (stage, at, reason) = stage_columns(&delivery.stage);
+        self.mails.push(rows::uuid(ending.mail));
+        self.places.push(i32::from(ending.index));
+        self.routes
+            .push(core.routes.id(&delivery.route).unwrap_or(0));
+        self.priorities.push(ending.priority);
+        self.ats.push(at);
+        self.stages.push(stage);
+        self.reasons.push(reason);
+        self.tries.push(rows::count(delivery.tries));
+        self.counted.push(rows::count(delivery.counted));
+        self.crashes.push(rows::count(delivery.crashes));
+        self.data.push(codec::encode(delivery));
+    }
+}
+
+/// Keeps the bytes of what could not be read.
+async fn set_aside(on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
+    for ending in endings {
+        let Some(unread) = &ending.unread else {
+            continue;
+        };
+        tracing::error!(mail.id = %ending.mail, "a delivery cannot be read; its bytes are set aside");
+        on.execute(
+            "INSERT INTO set_aside (mail, idx, data) VALUES ($1, $2, $3)",
+            &[&rows::uuid(ending.mail), &i32::from(ending.index), unread],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// What is known of these mails.
+pub(super) async fn manifests(
+    on: &Connected,
+    mails: impl Iterator<Item = MailId>,
+) -> Result<HashMap<MailId, Manifest>, Failure> {
+    let mut ids: Vec<Uuid> = mails.map(rows::uuid).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rows = on
+        .query(
+            "SELECT id, manifest, expires_at FROM mails WHERE id = ANY($1)",
+            &[&ids],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| Some((rows::mail_id(row.get("id")), rows::manifest(row).ok()?)))
+        .collect())
+}

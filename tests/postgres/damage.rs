@@ -1,0 +1,196 @@
+//! What cannot be read ends like everything else, and nothing is lost of what can be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider::delivery::{DeadReason, Delivery, Route};
+use postrider::spool::postgres::PostgresSpool;
+use postrider::spool::{
+    ClaimRequest, Manifest, NewMail, OperationResult, PutResult, Query, Spool, SpoolOptions,
+};
+use postrider::{Guarantee, MailId, Priority, Timestamp};
+
+use super::common::postgres::Server;
+
+pub fn start() -> Timestamp {
+    Timestamp::from_millis(1_900_000_000_000)
+}
+
+/// A mail that is due at once and lives for an hour.
+pub fn new_mail(to: &str) -> NewMail {
+    let id: MailId = uuid::Uuid::now_v7().to_string().parse().unwrap();
+    let body = Bytes::from_static(b"Subject: a sample\r\n\r\nHello.\r\n");
+    let manifest = Manifest {
+        id,
+        accepted_at: start(),
+        expires_at: start() + Duration::from_secs(3600),
+        return_path: None,
+        message_id: format!("<{id}@example.com>"),
+        subject: "a sample".into(),
+        priority: Priority::Default,
+        guarantee: Guarantee::AtMostOnce,
+        tags: Vec::new(),
+        idempotency_key: None,
+        fingerprint: 1,
+        size: body.len() as u64,
+        recipients: 1,
+        eight_bit: false,
+        smtputf8: false,
+        submitter: None,
+        mended: Vec::new(),
+        template: None,
+        list: None,
+    };
+    let route = Route::over(["primary"]);
+    NewMail {
+        manifest,
+        body,
+        deliveries: vec![Delivery::new(to.parse().unwrap(), route, start())],
+    }
+}
+
+pub async fn put(spool: &dyn Spool, mail: NewMail) -> MailId {
+    let id = mail.manifest.id;
+    assert_eq!(spool.put(vec![mail]).await, [Ok(PutResult::Stored)]);
+    id
+}
+
+pub fn everything_due() -> ClaimRequest {
+    ClaimRequest {
+        routes: vec![Route::over(["primary"])],
+        turns: vec![Priority::Default; 10],
+        critical_only: 0,
+        max_bytes: usize::MAX,
+        max_recipients: usize::MAX,
+        now: start(),
+    }
+}
+
+struct Database {
+    server: Server,
+    schema: String,
+}
+
+impl Database {
+    fn new(name: &str) -> Self {
+        Database {
+            server: Server::start(),
+            schema: format!("d{}-{name}", std::process::id()),
+        }
+    }
+
+    async fn open(&self) -> Arc<dyn Spool> {
+        let spool = PostgresSpool::new(self.server.url()).schema(&self.schema);
+        spool.open(SpoolOptions::default()).await.unwrap()
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        let path = format!("SET search_path TO \"{}\"; {sql}", self.schema);
+        self.server.sql(&path)
+    }
+
+    /// Has the deliveries of a mail be rubbish.
+    fn damage(&self, mail: MailId) {
+        self.sql(&format!(
+            "UPDATE ready SET data = '\\xff00' WHERE mail = '{mail}'"
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_gone() {
+    let database = Database::new("rubbish");
+    let spool = database.open().await;
+    let now = start();
+
+    let doubtful = put(&*spool, new_mail("doubtful@example.org")).await;
+    let claims = spool.claim(everything_due()).await.unwrap();
+    let leases = claims[0].deliveries.iter().map(|(lease, _)| lease.token());
+    spool.mark(leases.collect()).await.unwrap();
+    let cancelled = put(&*spool, new_mail("cancelled@example.org")).await;
+    let unsendable = put(&*spool, new_mail("unsendable@example.org")).await;
+    let expired = put(&*spool, new_mail("expired@example.org")).await;
+    for mail in [doubtful, cancelled, unsendable, expired] {
+        database.damage(mail);
+    }
+    let waiting = spool.list(Query::default(), now).await.unwrap();
+    assert_eq!(waiting.mails.len(), 4, "what is damaged hides nothing");
+
+    let done = OperationResult::Done(vec!["cancelled@example.org".parse().unwrap()]);
+    assert_eq!(spool.cancel(cancelled, now).await, Ok(done));
+    // It is not due before the others have ended.
+    database.sql(&format!(
+        "UPDATE ready SET due = due + 1000 WHERE mail = '{expired}'"
+    ));
+    assert!(spool.claim(everything_due()).await.unwrap().is_empty());
+    let later = now + Duration::from_secs(7200);
+    let mut ended = spool.sweep(now).await.unwrap().ended;
+    ended.extend(spool.sweep(later).await.unwrap().ended);
+    // Who ends its session leaves what is in doubt to the others.
+    spool.close().await.unwrap();
+    drop(claims);
+    drop(spool);
+
+    let spool = database.open().await;
+    assert_eq!(spool.pending(), 0);
+    let stats = spool.stats(later).await.unwrap();
+    let records = spool.list(Query::default(), later).await.unwrap().mails;
+    ended.extend(spool.sweep(later).await.unwrap().ended);
+    let reason = |mail| {
+        ended
+            .iter()
+            .find(|one| one.mail == mail)
+            .map(|one| one.reason)
+    };
+    assert_eq!(reason(unsendable), Some(DeadReason::Quarantined));
+    assert_eq!(reason(expired), Some(DeadReason::Expired));
+    assert_eq!(reason(doubtful), Some(DeadReason::InDoubt));
+    let of_state = |state| stats.counts[state as usize].iter().sum::<u64>();
+    assert_eq!(of_state(postrider::State::Dead), 3, "{stats:?}");
+    assert_eq!(of_state(postrider::State::Cancelled), 1, "{stats:?}");
+    assert_eq!(stats.quarantined, 4, "its bytes are kept");
+    assert_eq!(
+        database.sql("SELECT count(*) FROM set_aside WHERE data = '\\xff00'"),
+        "4"
+    );
+    for (mail, to) in [
+        (doubtful, "doubtful@example.org"),
+        (cancelled, "cancelled@example.org"),
+        (unsendable, "unsendable@example.org"),
+        (expired, "expired@example.org"),
+    ] {
+        let record = records
+            .iter()
+            .find(|record| record.manifest.id == mail)
+            .unwrap();
+        assert_eq!(record.deliveries[0].recipient.as_str(), to);
+    }
+    spool.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_whose_record_is_damaged_is_not_sent_and_hides_no_other() {
+    let database = Database::new("record");
+    let spool = database.open().await;
+    let damaged = put(&*spool, new_mail("damaged@example.org")).await;
+    let whole = put(&*spool, new_mail("whole@example.org")).await;
+    database.sql(&format!(
+        "UPDATE mails SET manifest = '\\xff' WHERE id = '{damaged}'"
+    ));
+    let claims = spool.claim(everything_due()).await.unwrap();
+    let claimed: Vec<MailId> = claims.iter().map(|claim| claim.manifest.id).collect();
+    assert_eq!(claimed, [whole]);
+    drop(claims);
+    let ended = spool.sweep(start()).await.unwrap().ended;
+    assert_eq!(ended.len(), 1, "{ended:?}");
+    assert_eq!(
+        (ended[0].mail, ended[0].reason),
+        (damaged, DeadReason::Quarantined)
+    );
+    assert_eq!(spool.pending(), 1);
+    let listed = spool.list(Query::default(), start()).await.unwrap();
+    assert_eq!(listed.mails.len(), 1, "the others are listed");
+    assert_eq!(spool.stats(start()).await.unwrap().quarantined, 1);
+    spool.close().await.unwrap();
+}
