@@ -1,12 +1,14 @@
 //! Log lines on standard error, as `[log]` says; the variable RUST_LOG wins over `log.level`.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
+use super::log_fields::LogFields;
 use crate::config::{Log, LogFormat};
+use crate::delivery::is_harmless;
 
 /// Begins to log.
 pub(super) fn start(log: &Log) -> Result<(), Failure> {
@@ -21,17 +23,52 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
                 .map_err(|e| Failure::Failed(format!("cannot log: {e}")))?,
         ),
     };
+    let colours = log.format == LogFormat::Text
+        && stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr);
+        .with_writer(move || Harmless(stderr(), colours));
     let started = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
-        LogFormat::Text => {
-            let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colours).finish().try_init()
-        }
+        LogFormat::Text => lines
+            .with_ansi(colours)
+            .fmt_fields(LogFields)
+            .finish()
+            .try_init(),
     };
     started.map_err(|e| Failure::Failed(format!("cannot log: {e}")))
+}
+
+/// Writes lines in which no character moves the cursor, ends the line or turns the reading around,
+/// whatever part of a line it came in and in whatever format. Where there are colours, which begin
+/// with ESC, that one passes: values have it escaped already.
+struct Harmless<W>(W, bool);
+
+impl<W: Write> Write for Harmless<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let passes = |c: char| c == '\n' || is_harmless(c) || (self.1 && c == '\u{1b}');
+        if text.chars().all(passes) {
+            self.0.write_all(bytes)?;
+            return Ok(bytes.len());
+        }
+
+        let mut line = String::with_capacity(text.len());
+        for c in text.chars() {
+            match passes(c) {
+                true => line.push(c),
+                // What JSON writes, too; everything here is below U+10000.
+                false => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            }
+        }
+        self.0.write_all(line.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A panic is a bug of ours, told in one line: in the log where there is one. An actor that panics
@@ -54,4 +91,22 @@ pub(super) fn tell_panics_in_a_line() {
             eprintln!("postrider: a bug, please report it: {reason} (at {place})");
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_line_has_a_character_that_a_terminal_obeys() {
+        let written = |text: &str, colours| {
+            let mut line = Vec::new();
+            Harmless(&mut line, colours).write_all(text.as_bytes()).unwrap();
+            String::from_utf8(line).unwrap()
+        };
+        assert_eq!(written("to \u{202e}adA\u{7}\r\n", false), "to \\u202eadA\\u0007\\u000d\n");
+        assert_eq!(written("\u{1b}[1mgrün\n", true), "\u{1b}[1mgrün\n");
+        assert_eq!(written("\u{1b}[1m", false), "\\u001b[1m");
+    }
 }

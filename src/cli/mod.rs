@@ -10,6 +10,7 @@ mod doors;
 mod failure;
 mod field;
 mod init;
+mod log_fields;
 mod logging;
 mod run;
 mod screen;

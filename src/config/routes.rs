@@ -7,6 +7,8 @@ use super::mistake::Report;
 use crate::mail::{Address, Priority};
 use crate::policy::Match;
 
+const MOST_RELAYS: usize = crate::delivery::Route::MOST_RELAYS;
+
 /// Which mail takes which relays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -98,6 +100,14 @@ fn in_ascii(pattern: &str) -> Option<String> {
 
 pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>) {
     let names: Vec<String> = relays.iter().map(Relay::name).collect();
+    if routes.is_empty() && relays.len() > MOST_RELAYS {
+        let reason = format!(
+            "there are {} relays and no [[routes]], and a route takes at most {MOST_RELAYS}; say which \
+             mail takes which",
+            relays.len()
+        );
+        report.add("routes", reason);
+    }
     let mut catch_all = None;
     for (n, route) in routes.iter().enumerate() {
         let at = format!("routes[{n}]");
@@ -115,6 +125,12 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
                 format!("{at}.relays"),
                 "is missing; name at least one relay",
             );
+        }
+        if route.relays.len() > MOST_RELAYS {
+            let count = route.relays.len();
+            let reason = format!("names {count} relays, and takes at most {MOST_RELAYS}");
+            report.add(format!("{at}.relays"), reason);
+            continue;
         }
         for (m, name) in route.relays.iter().enumerate() {
             // Where a relay's own name is not known, because its url cannot be read, any could be

@@ -14,12 +14,16 @@
 mod attempt;
 mod event;
 mod fault;
+mod logged;
 mod settle;
 mod state;
 
 #[cfg(feature = "server")]
 pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
+pub(crate) use logged::Logged;
+#[cfg(feature = "server")]
+pub(crate) use logged::{escape, without_fields};
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
 pub use event::{By, Event, EventKind};
 pub use fault::{Circumstances, Fault, Judgement};
@@ -50,6 +54,10 @@ pub const REMEMBERED_ATTEMPTS: usize = 20;
 pub struct Route(Arc<str>);
 
 impl Route {
+    /// The most relays of a route that is configured. It names a queue for each of them, and its
+    /// name is kept with each delivery.
+    pub const MOST_RELAYS: usize = 100;
+
     /// A route over these relays, the first one first.
     pub fn over<'a>(relays: impl IntoIterator<Item = &'a str>) -> Self {
         Route(relays.into_iter().collect::<Vec<_>>().join(",").into())

@@ -292,7 +292,8 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
             recipients: to.map(|delivery| delivery.recipient.clone()).collect(),
         });
     }
-    let places = engine.suppressed(&addressed).await;
+    // What is not known now is asked again before it is sent.
+    let places = engine.suppressed(&addressed).await.unwrap_or_default();
 
     let reason = DeadReason::Suppressed;
     let mut suppressed = Vec::with_capacity(places.len());

@@ -3,10 +3,12 @@
 //! `recording`, `announcements`, `recalls`, `waiters`.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -20,6 +22,7 @@ use super::lists::Unsubscribing;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
 use super::relay_memory::RelayMemory;
+use super::spool_rest::SpoolRest;
 use super::stock::Stocks;
 use super::topology::Topology;
 use super::waiters::Waiters;
@@ -51,6 +54,7 @@ pub(super) struct Engine {
     pub accounts: Accounts,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
+    pub spool_rest: SpoolRest,
     /// What was claimed and nobody has begun, by relay.
     pub stocks: Stocks,
     /// Notified when deliveries were recorded, ended or withdrawn: what waits for room in the queue
@@ -98,6 +102,7 @@ impl Engine {
             accounts: Accounts::default(),
             waiters: Arc::default(),
             recordings: Arc::default(),
+            spool_rest: SpoolRest::default(),
             stocks: Stocks::default(),
             progress: Notify::new(),
             accepting: AtomicU64::new(0),
@@ -138,13 +143,17 @@ impl Engine {
     /// Whether mail is handed to senders: not once a shutdown was asked for, nor while nothing can
     /// be recorded.
     pub(super) fn is_sending(&self) -> bool {
-        self.life.is_running() && self.spool.failure().is_none()
+        self.life.is_running() && self.can_record()
     }
 
     /// Whether a sender may begin a mail that it has. For a while it may after a shutdown was asked
     /// for; not while its relay is paused, nor while what becomes of it could not be recorded.
     pub(super) fn may_begin(&self, relay: &str) -> bool {
-        self.life.has_time() && !self.is_paused(relay) && self.spool.failure().is_none()
+        self.life.has_time() && !self.is_paused(relay) && self.can_record()
+    }
+
+    fn can_record(&self) -> bool {
+        self.spool_rest.is_over() && self.spool.failure().is_none()
     }
 
     pub(super) fn is_paused(&self, relay: &str) -> bool {
@@ -203,7 +212,9 @@ impl Engine {
             let (known, fallback) = (topology.routes.clone(), topology.fallback.clone());
             let mut rest = FIRST_REST;
             loop {
-                match engine.spool.reroute(known.clone(), fallback.clone()).await {
+                let rerouted = AssertUnwindSafe(engine.spool.reroute(known.clone(), fallback.clone()));
+                let rerouted = rerouted.catch_unwind().await;
+                match rerouted.unwrap_or_else(|_| Err(SpoolError::panicked())) {
                     Ok(0) => return,
                     Ok(moved) => tracing::warn!(
                         moved,

@@ -2,12 +2,13 @@
 //! share what is in memory; what is older is read page by page.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
@@ -18,8 +19,8 @@ use crate::delivery::Event;
 use crate::mail::MailId;
 use crate::spool::{JournalPage, Spool, SpoolError};
 
-/// How many events are asked for at a time.
-const PAGE: usize = 256;
+/// How many events are asked for at a time: what a reader that is slow holds.
+const PAGE: usize = 64;
 /// How long a journal that cannot be read is left alone.
 const REST: Duration = Duration::from_secs(1);
 
@@ -58,17 +59,28 @@ struct Follower {
     mail: Option<MailId>,
     /// Whether what is known of the mail is yet to be asked for.
     asks: bool,
-    waiting: VecDeque<EventItem>,
+    waiting: VecDeque<Waiting>,
+}
+
+/// What a reader has yet to take: events are shared with everybody who follows.
+enum Waiting {
+    Event(Arc<Event>),
+    Lagged(u64),
 }
 
 impl Follower {
     async fn next(mut self) -> Option<(EventItem, Self)> {
         loop {
-            if let Some(item) = self.waiting.pop_front() {
+            if let Some(waiting) = self.waiting.pop_front() {
+                let item = match waiting {
+                    Waiting::Event(event) => EventItem::Event(Event::clone(&event)),
+                    Waiting::Lagged(missed) => EventItem::Lagged(missed),
+                };
                 self.until_told(&item).await;
                 return Some((item, self));
             }
-            match self.read().await {
+            let read = AssertUnwindSafe(self.read()).catch_unwind().await;
+            match read.unwrap_or_else(|_| Err(SpoolError::panicked())) {
                 Ok(()) if !self.waiting.is_empty() => {}
                 Ok(()) => {
                     let at = self.at;
@@ -112,14 +124,11 @@ impl Follower {
     fn take(&mut self, page: JournalPage) {
         self.at = page.last;
         if page.missed > 0 {
-            self.waiting.push_back(EventItem::Lagged(page.missed));
+            self.waiting.push_back(Waiting::Lagged(page.missed));
         }
-        let wanted = page
-            .events
-            .iter()
-            .filter(|event| self.mail.is_none() || event.mail == self.mail);
-        let items = wanted.map(|event| EventItem::Event(Event::clone(event)));
-        self.waiting.extend(items);
+        let events = page.events.into_iter();
+        let wanted = events.filter(|event| self.mail.is_none() || event.mail == self.mail);
+        self.waiting.extend(wanted.map(Waiting::Event));
     }
 }
 

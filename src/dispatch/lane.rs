@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorRef;
+use tokio::time::Instant;
 
 use super::engine::InFlight;
+use super::open_queues::OpenQueues;
 use super::sender::{self, SenderId};
 use super::stock::{ClaimedMail, Stock};
 use super::topology::RelayPlan;
@@ -30,7 +32,7 @@ pub(super) struct Lane {
     pub connections: usize,
     pub rate: Option<Rate>,
     /// The routes from which it may take mail now.
-    pub routes: Vec<Route>,
+    pub queues: OpenQueues,
     pub breaker: Breaker,
     pub last_failure: Option<String>,
     pace: Pace,
@@ -46,20 +48,16 @@ pub(super) struct Lane {
     probing: Option<SenderId>,
     /// The claim that is under way.
     claiming: Option<PendingClaim>,
-    /// How many claims were made: with each the routes begin at the next one, so that none waits
-    /// for another to be empty.
-    claims: usize,
     /// Something came up while a claim was under way.
     again: bool,
     /// When the router is woken for this lane, in monotonic time; one timer is enough.
     alarm: Option<Duration>,
-    /// Nothing is claimed before, because the spool failed to answer.
-    rests_until: Option<Duration>,
 }
 
 /// What a claim under way was made for.
-#[derive(Clone, Copy)]
 struct PendingClaim {
+    /// The routes that are asked for.
+    routes: Vec<Route>,
     /// Mails that the pace allowed.
     paced: usize,
     /// Whether it is for finding out whether the relay is up again.
@@ -82,7 +80,7 @@ impl Lane {
             relay: Arc::clone(&plan.name),
             connections: plan.connections,
             rate: plan.rate,
-            routes: Vec::new(),
+            queues: OpenQueues::default(),
             breaker: Breaker::default(),
             last_failure: None,
             pace: Pace::new(plan.rate),
@@ -93,10 +91,8 @@ impl Lane {
             looks_again: false,
             probing: None,
             claiming: None,
-            claims: 0,
             again: false,
             alarm: None,
-            rests_until: None,
         }
     }
 
@@ -158,13 +154,10 @@ impl Lane {
             self.again = true;
             return Plan::Rest;
         }
-        if self.routes.is_empty() || pending == 0 {
+        if self.queues.is_empty() || pending == 0 {
             return Plan::Rest;
         }
 
-        if let Some(until) = self.rests_until.filter(|until| *until > monotonic) {
-            return self.rest_until(until, monotonic);
-        }
         let state = self.breaker.state(monotonic);
         let (any, critical) = match state {
             BreakerState::Open => {
@@ -185,6 +178,11 @@ impl Lane {
         if wish == 0 {
             return Plan::Rest;
         }
+        let routes = self.queues.ask(Instant::now());
+        if routes.is_empty() {
+            // Whoever learned that they cannot be read has planned a look.
+            return Plan::Rest;
+        }
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
             return allowed.again_in.map_or(Plan::Rest, |span| {
@@ -197,12 +195,10 @@ impl Lane {
         let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
         self.claiming = Some(PendingClaim {
+            routes: routes.clone(),
             paced: allowed.mails,
             probe: state == BreakerState::HalfOpen,
         });
-        let mut routes = self.routes.clone();
-        routes.rotate_left(self.claims % self.routes.len());
-        self.claims = self.claims.wrapping_add(1);
         Plan::Claim(ClaimRequest {
             routes,
             turns,
@@ -254,9 +250,14 @@ impl Lane {
         Plan::RestFor(at.saturating_sub(monotonic))
     }
 
-    /// Claims nothing until then.
-    pub(super) fn rest(&mut self, until: Duration) {
-        self.rests_until = Some(until);
+    /// The spool failed to answer the claim. Returns in what times to look again.
+    pub(super) fn claim_failed(&mut self) -> Vec<Duration> {
+        let Some(claiming) = self.claiming.take() else {
+            return Vec::new();
+        };
+        self.again = false;
+        self.give_back(claiming.paced);
+        self.queues.failed(claiming.routes, Instant::now())
     }
 
     /// The timer has run out.
@@ -275,7 +276,7 @@ impl Lane {
             return false;
         };
         self.give_back(claiming.paced.saturating_sub(claimed.len()));
-        let again = std::mem::take(&mut self.again);
+        let again = std::mem::take(&mut self.again) | self.queues.answered(&claiming.routes);
         if claimed.is_empty() {
             return again;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Dispatcher, Error, Health, Stats, relays, router};
+use super::{Dispatcher, Error, Health, RelayState, Stats, relays, router};
 use crate::delivery::State;
 use crate::mail::Priority;
 use crate::observe::{Gauges, RelayGauges};
@@ -94,14 +94,16 @@ impl Dispatcher {
                 .into_iter()
                 .map(move |priority| (state.as_str(), priority, counts[priority.index()]))
         });
+        let open = |relay: &str| engine.memory(&relay.into()).open_connections();
         let relays = self
             .ask_router(router::Msg::Relays)
             .await?
             .into_iter()
             .map(|relay| RelayGauges {
                 busy: relay.busy,
-                idle: relay.connections.saturating_sub(relay.busy),
+                idle: open(&relay.name).saturating_sub(relay.busy),
                 breaker: relay.breaker,
+                is_paused: relay.state == RelayState::Paused,
                 name: relay.name,
             });
         let readers = match engine.spool.journal() {
@@ -122,6 +124,7 @@ impl Dispatcher {
             sync_times: engine.spool.drain_sync_times(),
             relays: relays.collect(),
             journal_bytes: spool.journal_bytes,
+            max_pending: self.inner.accept.max_pending,
             journal_missed: missed.collect(),
         }))
     }

@@ -1,13 +1,16 @@
 //! Recording what was learned of deliveries: the one place where an outcome becomes a change on
 //! disk, and is told once it is there.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures::FutureExt;
 
 use super::engine::Engine;
 use super::stock::ClaimedMail;
 use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stage};
 use crate::mail::{MailId, Timestamp};
-use crate::spool::{Lease, Manifest, SettleResult};
+use crate::spool::{Lease, Manifest, SettleResult, SpoolError};
 
 /// What a sender learned about one delivery.
 pub(super) struct AttemptResult {
@@ -131,8 +134,13 @@ impl Engine {
         let recording = self.recordings.begin(manifest.id);
         let (engine, manifest, under_way) = (Arc::clone(self), Arc::clone(manifest), self.begin());
         tokio::spawn(async move {
-            match engine.spool.settle(settled).await {
+            // However this ends, whoever waits for the mail looks again then.
+            let told = engine.waiters.tell_at_end(manifest.id);
+            let settling = AssertUnwindSafe(async { engine.spool.settle(settled).await });
+            let settled = settling.catch_unwind().await;
+            match settled.unwrap_or_else(|_| Err(SpoolError::panicked())) {
                 Ok(results) => {
+                    engine.spool_recorded();
                     for ((delivery, tried), result) in recorded.iter().zip(results) {
                         if result == SettleResult::Done {
                             engine.announce_recorded(&manifest, delivery, *tried);
@@ -140,12 +148,13 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded")
+                    tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded");
+                    engine.spool_failed();
                 }
             }
 
             drop(recording);
-            engine.waiters.notify(manifest.id);
+            drop(told);
             drop(under_way);
             engine.progress.notify_waiters();
             drop(done);

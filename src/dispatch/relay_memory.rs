@@ -4,6 +4,8 @@
 //! It outlives a reload, and is forgotten with the process: a restart finds out again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,7 +20,19 @@ const DOMAINS_IN_A_ROW: usize = 5;
 const UNCLEAR: usize = 256;
 
 #[derive(Default)]
-pub(super) struct RelayMemory(Mutex<RelayState>);
+pub(super) struct RelayMemory {
+    state: Mutex<RelayState>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Counts an open connection until it is dropped.
+pub(super) struct OpenConnection(Arc<AtomicUsize>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Default)]
 struct RelayState {
@@ -35,42 +49,53 @@ struct RelayState {
 }
 
 impl RelayMemory {
+    /// How many connections to it are open.
+    pub(super) fn open_connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// One more is open.
+    pub(super) fn opened(&self) -> OpenConnection {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(&self.open))
+    }
+
     /// How many mails one session carries, as far as is known.
     pub(super) fn session_limit(&self, now: Duration) -> Option<u32> {
-        self.0.lock().limits.session(now).map(|lesson| lesson.count)
+        self.state.lock().limits.session(now).map(|lesson| lesson.count)
     }
 
     /// How many recipients one transaction takes, as far as is known.
     pub(super) fn transaction_limit(&self, now: Duration) -> Option<usize> {
-        let limit = self.0.lock().limits.transaction(now);
+        let limit = self.state.lock().limits.transaction(now);
         limit.map(|lesson| lesson.count as usize)
     }
 
     /// A session took no more after so many mails, and a new one did.
     pub(super) fn session_ended(&self, carried: u32, said_so: bool, now: Duration) {
-        let limits = &mut self.0.lock().limits;
+        let limits = &mut self.state.lock().limits;
         limits.session_ended(carried, said_so, now);
     }
 
     /// A transaction took so many recipients and no more.
     pub(super) fn transaction_full(&self, accepted: usize, now: Duration) {
         let accepted = u32::try_from(accepted).unwrap_or(u32::MAX);
-        self.0.lock().limits.transaction_full(accepted, now);
+        self.state.lock().limits.transaction_full(accepted, now);
     }
 
     /// Whether no domain rests or is about to.
     pub(super) fn all_domains_answer(&self) -> bool {
-        self.0.lock().rests.is_empty()
+        self.state.lock().rests.is_empty()
     }
 
     /// Whether a mail may go to this recipient now.
     pub(super) fn admits(&self, to: &Address, mail: MailId, now: Duration) -> Admission {
-        self.0.lock().rests.admits(to.domain(), mail, now)
+        self.state.lock().rests.admits(to.domain(), mail, now)
     }
 
     /// The domains that rest at this relay.
     pub(super) fn resting(&self) -> Vec<RestingDomain> {
-        self.0.lock().rests.resting()
+        self.state.lock().rests.resting()
     }
 
     /// Whose fault an outcome was, in the light of what other mails have met, which is noted too.
@@ -84,12 +109,12 @@ impl RelayMemory {
         if let Outcome::Delivered(_) = outcome {
             return Fault::Nobody;
         }
-        self.0.lock().judge(outcome, circumstances, to, mail)
+        self.state.lock().judge(outcome, circumstances, to, mail)
     }
 
     /// A mail was taken, and so fared better than those that were refused.
     pub(super) fn fared_better(&self, to: &Address) {
-        let lessons = &mut *self.0.lock();
+        let lessons = &mut *self.state.lock();
         lessons.taken += 1;
         lessons.streak.end();
         lessons.answered(to);
@@ -104,7 +129,7 @@ impl RelayMemory {
         now: Duration,
         chance: f64,
     ) -> bool {
-        let rests = &mut self.0.lock().rests;
+        let rests = &mut self.state.lock().rests;
         rests.failed(to.domain(), mail, reason, false, now, chance)
     }
 }

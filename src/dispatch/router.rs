@@ -23,9 +23,6 @@ use crate::delivery::{Event, EventKind, Route, Stage};
 use crate::policy::BreakerState;
 use crate::spool::SpoolError;
 
-/// How long after the spool failed to answer a claim it is asked again.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-
 pub(super) enum Msg {
     /// Something may be due.
     Wake,
@@ -207,7 +204,7 @@ impl State {
         }
         self.takers = takers;
         for (lane, routes) in self.lanes.iter_mut().zip(routes) {
-            lane.routes = routes;
+            lane.queues.open(routes);
         }
     }
 
@@ -273,7 +270,7 @@ impl State {
                         .catch_unwind()
                         .await;
                     let claims = claims
-                        .unwrap_or_else(|_| Err(SpoolError::Unreadable("it has panicked".into())));
+                        .unwrap_or_else(|_| Err(SpoolError::panicked()));
                     let claims = claims.map(|claims| {
                         let claimed = |claim| ClaimedMail::new(claim, &engine.waiters);
                         let claims = claims
@@ -303,12 +300,10 @@ impl State {
         claims: Result<Vec<ClaimedMail>, SpoolError>,
         under_way: &InFlight,
     ) {
-        let mut failed = false;
-        let mut claims = claims.unwrap_or_else(|error| {
-            tracing::error!(%relay, %error, "no mail can be claimed");
-            failed = true;
-            Vec::new()
-        });
+        let mut claims = match claims {
+            Ok(claims) => claims,
+            Err(error) => return self.claim_failed(myself, relay, &error),
+        };
         let monotonic = self.engine.clock.monotonic();
         // What came too late goes back.
         if !self.engine.is_sending() || self.engine.is_paused(relay) {
@@ -320,11 +315,21 @@ impl State {
         let at = self.engine.clock.now();
         self.engine.end_unbegun(recalled, Stage::Cancelled { at });
         let Some(lane) = self.lane(relay) else { return };
-        if failed {
-            lane.rest(monotonic + AFTER_FAILURE);
-        }
-        if lane.stock_up(claims, monotonic, under_way) || failed {
+        if lane.stock_up(claims, monotonic, under_way) {
             self.fill_named(myself, relay);
+        }
+    }
+
+    /// The lane looks again in a while: one timer a failure, and the next failure is not before that.
+    fn claim_failed(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, error: &SpoolError) {
+        tracing::error!(%relay, %error, "no mail can be claimed");
+        let Some(lane) = self.lane(relay) else { return };
+        for span in lane.claim_failed() {
+            let (relay, router) = (Arc::clone(relay), myself.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(span).await;
+                let _ = router.cast(Msg::Fill(relay));
+            });
         }
     }
 

@@ -2,8 +2,10 @@
 //! have, and wakes the router. It also has the spool sweep: expire what is worthless, delete what
 //! was kept long enough.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
@@ -13,6 +15,7 @@ use super::router;
 use crate::delivery::EventKind;
 use crate::mail::Timestamp;
 use crate::observe::DeliveryResult;
+use crate::spool::SpoolError;
 
 pub(super) enum Msg {
     /// The router to wake, now and from now on.
@@ -134,7 +137,9 @@ async fn sweep(engine: &Arc<Engine>) {
     let now = engine.clock.now();
     engine.end_expired(now);
     loop {
-        match engine.spool.sweep(now).await {
+        // A sweep that panics must not be the last one.
+        let swept = AssertUnwindSafe(engine.spool.sweep(now)).catch_unwind().await;
+        match swept.unwrap_or_else(|_| Err(SpoolError::panicked())) {
             Ok(swept) => {
                 for ended in &swept.ended {
                     let zero = std::time::Duration::ZERO;

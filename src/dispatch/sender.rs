@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use super::delivering::RecipientResult;
 use super::engine::{Engine, InFlight};
 use super::recording::AttemptResult;
-use super::relay_memory::RelayMemory;
+use super::relay_memory::{OpenConnection, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
 use super::suppressions::AddressedMail;
 use crate::delivery::{DeadReason, Fault, Outcome, Phase, Stage, printable};
 use crate::mail::{Guarantee, MailId, Timestamp};
 use crate::policy::Admission;
-use crate::spool::Claim;
+use crate::spool::{Claim, SpoolError};
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
 /// How many outcomes of one sender may be on their way to the disk.
@@ -87,6 +87,8 @@ pub(super) struct OpenConnection {
     /// How many mails were put to it before: with any, the relay may have closed it meanwhile.
     pub carried: u32,
     pub last_used: Instant,
+    /// It is counted while it is open.
+    pub _counted: OpenConnection,
 }
 
 /// What a transport that panicked left behind.
@@ -291,8 +293,15 @@ impl State {
         let sent = match claim.manifest.guarantee {
             Guarantee::AtLeastOnce => self.deliver(&transaction, next.as_ref()).await,
             Guarantee::AtMostOnce => {
-                self.send_once(&mut claim, &transaction, next.as_ref())
-                    .await
+                let next = next.as_ref();
+                match self.send_once(&mut claim, &transaction, next).await {
+                    Some(sent) => sent,
+                    None => {
+                        // It goes back.
+                        self.take_back_what_was_begun().await;
+                        return true;
+                    }
+                }
             }
         };
 
@@ -420,8 +429,13 @@ impl State {
             priority: claim.manifest.priority,
             recipients: to.map(|(_, delivery)| delivery.recipient.clone()).collect(),
         };
-        let places = self.engine.suppressed(&[addressed]).await.pop();
-        let places = places.unwrap_or_default();
+        let Ok(mut places) = self.engine.suppressed(&[addressed]).await else {
+            // It is not sent to anybody of whom that is not known: it goes back.
+            self.engine.spool_failed();
+            self.take_back_what_was_begun().await;
+            return None;
+        };
+        let places = places.pop().unwrap_or_default();
         if places.is_empty() {
             return Some(claim);
         }
@@ -469,6 +483,7 @@ impl State {
             connection,
             carried: 0,
             last_used: Instant::now(),
+            _counted: self.memory.opened(),
         });
         Ok(())
     }
@@ -509,29 +524,29 @@ impl State {
     }
 
     /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it
-    /// can be.
+    /// can be. `None` where it could not be brought there, and the mail is not sent.
     async fn send_once(
         &mut self,
         claim: &mut Claim,
         mail: &Transaction,
         next: Option<&Transaction>,
-    ) -> Result<Vec<RecipientResult>, Panic> {
-        let unavailable = |outcome: Outcome| {
-            let fault = Fault::Relay;
-            vec![RecipientResult { outcome, fault }; mail.recipients.len()]
-        };
+    ) -> Option<Result<Vec<RecipientResult>, Panic>> {
         if let Err(outcome) = self.connect().await {
-            return Ok(unavailable(outcome));
+            let fault = Fault::Relay;
+            return Some(Ok(vec![RecipientResult { outcome, fault }; mail.recipients.len()]));
         }
 
-        let tokens = claim
-            .deliveries
-            .iter()
-            .map(|(lease, _)| lease.token())
-            .collect();
-        if let Err(error) = self.engine.spool.mark(tokens).await {
-            let outcome = Outcome::Unavailable(Phase::Local, error.to_string());
-            return Ok(unavailable(outcome));
+        let leases = claim.deliveries.iter();
+        let tokens = leases.map(|(lease, _)| lease.token()).collect();
+        match self.engine.spool.mark(tokens).await {
+            Ok(()) => {}
+            // Somebody else has it.
+            Err(SpoolError::StaleLease) => return None,
+            Err(error) => {
+                tracing::error!(mail.id = %mail.mail, %error, "what is to be sent once could not be marked");
+                self.engine.spool_failed();
+                return None;
+            }
         }
 
         for (_, delivery) in &mut claim.deliveries {
@@ -539,7 +554,7 @@ impl State {
                 delivery.stage = Stage::Committing { due };
             }
         }
-        self.deliver(mail, next).await
+        Some(self.deliver(mail, next).await)
     }
 
     async fn record(&mut self, claim: Claim, judged: Vec<RecipientResult>) {

@@ -10,7 +10,7 @@ use crate::delivery::{DeadReason, EventKind};
 use crate::mail::{Address, MailId, Priority};
 use crate::observe::DeliveryResult;
 use crate::spool::{
-    Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
+    SpoolError, Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
 
 /// Who is not to get mail; see [`Dispatcher::suppressions`].
@@ -133,21 +133,20 @@ impl Engine {
     }
 
     /// The places of the recipients that are not to get a mail, of each of these mails.
-    pub(super) async fn suppressed(&self, mails: &[AddressedMail<'_>]) -> Vec<Vec<u16>> {
-        let nobody = vec![Vec::new(); mails.len()];
+    pub(super) async fn suppressed(
+        &self,
+        mails: &[AddressedMail<'_>],
+    ) -> Result<Vec<Vec<u16>>, SpoolError> {
         let Some(kept) = self.spool.suppressions().filter(|kept| !kept.is_empty()) else {
-            return nobody;
+            return Ok(vec![Vec::new(); mails.len()]);
         };
         let recipients = mails
             .iter()
             .flat_map(|mail| mail.recipients.iter().cloned());
-        let mut found = match kept.of(recipients.collect()).await {
-            Ok(found) => found.into_iter(),
-            Err(error) => {
-                tracing::error!(%error, "it could not be looked up who is not to get mail");
-                return nobody;
-            }
-        };
+        let found = kept.of(recipients.collect()).await.inspect_err(
+            |error| tracing::error!(%error, "it could not be looked up who is not to get mail"),
+        );
+        let mut found = found?.into_iter();
 
         let now = self.clock.now();
         let of_one = |mail: &AddressedMail<'_>| {
@@ -161,7 +160,7 @@ impl Engine {
             }
             places
         };
-        mails.iter().map(of_one).collect()
+        Ok(mails.iter().map(of_one).collect())
     }
 
     /// Tells of deliveries that were dead when their mail was accepted.

@@ -73,6 +73,13 @@ impl Topology {
         }
 
         let rules = if rules.is_empty() {
+            if relays.len() > Route::MOST_RELAYS {
+                return Err(Error::Configuration(format!(
+                    "there are {} relays and no routes, and a route takes at most {}; say which mail takes which",
+                    relays.len(),
+                    Route::MOST_RELAYS
+                )));
+            }
             vec![RouteRule {
                 matching: Match::default(),
                 relays: relays.iter().map(|relay| relay.name.clone()).collect(),
@@ -188,6 +195,13 @@ fn check_rules(rules: &[RouteRule], relays: &HashMap<Arc<str>, usize>) -> Result
     for (at, rule) in rules.iter().enumerate() {
         if rule.relays.is_empty() {
             return Err(Error::Configuration(format!("route {at} names no relay")));
+        }
+        if rule.relays.len() > Route::MOST_RELAYS {
+            return Err(Error::Configuration(format!(
+                "route {at} names {} relays, and takes at most {}",
+                rule.relays.len(),
+                Route::MOST_RELAYS
+            )));
         }
         if let Some(unknown) = rule
             .relays

@@ -1,10 +1,11 @@
 //! The log lines that people and alerts rely on: INFO delivered, WARN will retry, ERROR gave up.
 
-use crate::delivery::{Attempt, EventKind};
+use crate::delivery::{Attempt, EventKind, Logged};
 use crate::mail::{Address, MailId};
 
 /// Logs one fact about a delivery; `attempt` is the try that led to it.
 pub(crate) fn log(mail: MailId, recipient: &Address, attempt: Option<&Attempt>, kind: &EventKind) {
+    let recipient = Logged(recipient.as_str());
     let relay = attempt.map_or("", |a| a.relay.as_str());
     let code = attempt.and_then(|a| a.code);
     let text = attempt.map_or("", |a| a.text.as_str());

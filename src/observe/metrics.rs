@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
@@ -36,6 +37,8 @@ pub struct Metrics {
     spool_bytes: Gauge,
     relay_connections: Family<Labels, Gauge>,
     relay_breaker: Family<Labels, Gauge>,
+    relay_paused: Family<Labels, Gauge>,
+    max_pending: Gauge,
     stale_settles: Gauge,
     quarantined: Gauge,
     restarts: Family<Labels, Counter>,
@@ -110,6 +113,7 @@ pub(crate) struct Gauges<'a> {
     pub quarantined: u64,
     pub sync_times: Vec<Duration>,
     pub journal_bytes: u64,
+    pub max_pending: u64,
     /// By named reader.
     pub journal_missed: Vec<(String, u64)>,
     pub relays: Vec<RelayGauges>,
@@ -119,8 +123,10 @@ pub(crate) struct Gauges<'a> {
 pub(crate) struct RelayGauges {
     pub name: String,
     pub busy: usize,
+    /// Open, and nobody sends over it.
     pub idle: usize,
     pub breaker: BreakerState,
+    pub is_paused: bool,
 }
 
 impl Metrics {
@@ -136,6 +142,8 @@ impl Metrics {
         let spool_bytes = Gauge::default();
         let relay_connections = Family::<Labels, Gauge>::default();
         let relay_breaker = Family::<Labels, Gauge>::default();
+        let relay_paused = Family::<Labels, Gauge>::default();
+        let max_pending = Gauge::default();
         let stale_settles = Gauge::default();
         let quarantined = Gauge::default();
         let restarts = Family::<Labels, Counter>::default();
@@ -192,13 +200,28 @@ impl Metrics {
         );
         registry.register(
             "relay_connections",
-            "Senders of a relay, by state",
+            "Connections to a relay: those that are sent over, and those that are open and idle",
             relay_connections.clone(),
         );
         registry.register(
             "relay_breaker",
             "1 for the state that a relay's breaker is in",
             relay_breaker.clone(),
+        );
+        registry.register(
+            "relay_paused",
+            "1 while somebody has paused the relay",
+            relay_paused.clone(),
+        );
+        registry.register(
+            "max_pending",
+            "How many deliveries may be pending",
+            max_pending.clone(),
+        );
+        registry.register(
+            "build",
+            "Which version this is",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry.register(
             "stale_settles",
@@ -256,6 +279,8 @@ impl Metrics {
             spool_bytes,
             relay_connections,
             relay_breaker,
+            relay_paused,
+            max_pending,
             stale_settles,
             quarantined,
             restarts,
@@ -353,6 +378,7 @@ impl Metrics {
             .iter()
             .for_each(|took| self.sync_seconds.observe(took.as_secs_f64()));
         self.journal_bytes.set(signed(gauges.journal_bytes));
+        self.max_pending.set(signed(gauges.max_pending));
         self.journal_missed.clear();
         for (reader, missed) in &gauges.journal_missed {
             let labels = vec![("reader", reader.clone())];
@@ -363,6 +389,7 @@ impl Metrics {
         }
         self.relay_connections.clear();
         self.relay_breaker.clear();
+        self.relay_paused.clear();
         for relay in &gauges.relays {
             let labels =
                 |name, value: &str| vec![("relay", relay.name.clone()), (name, value.to_owned())];
@@ -372,6 +399,9 @@ impl Metrics {
             self.relay_connections
                 .get_or_create(&labels("state", "idle"))
                 .set(signed(relay.idle as u64));
+            let paused = vec![("relay", relay.name.clone())];
+            let paused = self.relay_paused.get_or_create(&paused);
+            paused.set(i64::from(relay.is_paused));
             for state in BreakerState::ALL {
                 let is = i64::from(state == relay.breaker);
                 self.relay_breaker

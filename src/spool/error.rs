@@ -86,3 +86,10 @@ pub enum SpoolError {
     #[error("the spool is closed")]
     Closed,
 }
+
+impl SpoolError {
+    /// Of a spool that panicked when it was asked.
+    pub(crate) fn panicked() -> Self {
+        SpoolError::Unreadable("it has panicked".into())
+    }
+}

@@ -5,6 +5,7 @@ mod acts;
 mod cancel;
 mod dead_letters;
 mod direct;
+mod faults;
 mod forgotten;
 mod full;
 mod guarantee;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::Progress;
@@ -38,7 +40,9 @@ const MOST_REMOVED: usize = 64;
 /// Counts until the spool is closed.
 pub(super) async fn run(engine: Weak<Engine>, journal: JournalHandle, progress: Arc<Progress>) {
     loop {
-        match count(&engine, &journal, &progress).await {
+        let counting = AssertUnwindSafe(count(&engine, &journal, &progress));
+        let counted = counting.catch_unwind().await;
+        match counted.unwrap_or_else(|_| Err(SpoolError::panicked().into())) {
             Ok(()) | Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
             Err(error) => tracing::warn!(%error, "the series cannot be written now"),
         }

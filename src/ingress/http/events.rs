@@ -5,6 +5,7 @@
 //! something, and not silently given the wrong events.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -19,7 +20,7 @@ use utoipa::ToSchema;
 use super::SharedDoor;
 use super::access::Caller;
 use super::params::Params;
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use super::server::stopped;
 use crate::mail::{MailId, Submitter, Timestamp, parse_span};
 use crate::{EventItem, EventStream};
@@ -126,6 +127,12 @@ pub(super) async fn events(
         door.own(owner, mail).await?;
     }
 
+    let place = Arc::clone(&door.followers).try_acquire_owned();
+    let place = place.map_err(|_| {
+        let detail = "as many follow what happens as may; come back later";
+        Problem::new(Kind::TooMany, detail)
+    })?;
+
     let resume = match Resume::of(&headers, &door.journal) {
         Resume::Now => since.unwrap_or(Resume::Now),
         resume => resume,
@@ -144,7 +151,11 @@ pub(super) async fn events(
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
         .chain(frames(events, mail, owner, door.journal.clone()))
-        .map(Ok::<_, Infallible>)
+        .map(move |frame| {
+            // It is taken until the stream ends.
+            let _ = &place;
+            Ok::<_, Infallible>(frame)
+        })
         .take_until(stopped(door.shutdown.clone()));
     Ok(Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))

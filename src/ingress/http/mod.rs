@@ -171,6 +171,7 @@ impl HttpDoor {
             readers: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
             )),
+            followers: Arc::new(Semaphore::new(MOST_FOLLOWERS)),
             run: format!("{:08x}", rand::random::<u32>()),
             journal: dispatcher.journal().name(),
             shutdown,
@@ -246,6 +247,10 @@ pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
     request::MailRequest::read(json, None, composing)
 }
 
+/// So many may follow what happens at once: each is a connection that does not end, and holds some of
+/// what it has not taken yet.
+const MOST_FOLLOWERS: usize = 512;
+
 /// What every request can reach.
 struct Door {
     dispatcher: Dispatcher,
@@ -263,6 +268,8 @@ struct Door {
     /// How many more large bodies may be read at this moment: what is made of one takes several
     /// times its size for as long as that lasts.
     readers: Arc<Semaphore>,
+    /// How many more may follow what happens.
+    followers: Arc<Semaphore>,
     /// Names this run of the service.
     run: String,
     /// Names the journal, in which events are counted.

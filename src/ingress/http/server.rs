@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -177,6 +177,10 @@ async fn answer(
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    if let Some(name) = given_twice(request.headers()) {
+        let detail = format!("the field `{name}` is there more than once");
+        return Ok(Problem::new(Kind::Malformed, detail).into_response());
+    }
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     let admitted = match door.guard.shuts_out(peer.ip(), Instant::now()) {
         true => Err(Refusal::too_many()),
@@ -217,6 +221,19 @@ async fn answer(
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// A field that is there more than once and that every reader would take for another one: the name
+/// asked for (RFC 9112 §3.2), who asks, and what the body is.
+fn given_twice(headers: &HeaderMap) -> Option<HeaderName> {
+    let once = [
+        header::HOST,
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        HeaderName::from_static("idempotency-key"),
+    ];
+    once.into_iter()
+        .find(|name| headers.get_all(name).iter().nth(1).is_some())
 }
 
 /// Tells the log and the metrics of a request that is not let in, and lets one wait that shows a

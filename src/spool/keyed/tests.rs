@@ -386,6 +386,8 @@ struct Faulty {
     closed: Arc<AtomicBool>,
     /// The next walk panics, as sled does where a page is damaged.
     panics: Arc<AtomicBool>,
+    /// No sync ends.
+    stalled: Arc<AtomicBool>,
     /// Keys whose value is not given.
     withheld: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Once it is closed, the second part of a large message waits before it until it is opened.
@@ -452,6 +454,9 @@ impl Store for Faulty {
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
+        while self.stalled.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let reason = || SpoolError::Unwritable {
             path: "/var/spool".into(),
             reason: "input/output error".into(),
@@ -516,6 +521,42 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
     assert!(spool.get(id).await.expect("reads").is_some());
     spool.close().await.expect("closes");
     assert!(store.closed.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn what_is_not_on_disk_yet_is_told_to_nobody() {
+    let store = Faulty::default();
+    let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+    let mail = new_mail(1);
+    let id = mail.manifest.id;
+    assert_eq!(spool.put(vec![mail]).await, [Ok(PutResult::Stored)]);
+    let claim = spool.claim(request()).await.expect("claims").remove(0);
+    let delivered = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
+        delivery.stage = Stage::Delivered { at: now() };
+        (lease, delivery)
+    });
+    let told = *spool.journal().expect("it keeps one").last().borrow();
+    store.stalled.store(true, Ordering::SeqCst);
+    let mut settled = spool.settle(delivered.collect());
+    while store.store.get(&keys::delivery(id, 0)).expect("reads").is_none() {
+        tokio::task::yield_now().await;
+    }
+
+    let moment = Duration::from_millis(50);
+    let (query, journal) = (Query::default(), spool.journal().expect("it keeps one"));
+    let read = tokio::time::timeout(moment, spool.get(id)).await;
+    assert!(read.is_err(), "a status told of it");
+    let listed = tokio::time::timeout(moment, spool.list(query.clone(), now())).await;
+    assert!(listed.is_err(), "a list told of it");
+    assert!(futures::poll!(&mut settled).is_pending(), "its sender was told");
+    assert_eq!(*journal.last().borrow(), told, "an event told of it");
+
+    store.stalled.store(false, Ordering::SeqCst);
+    assert_eq!(settled.await, Ok(vec![SettleResult::Done]));
+    let record = spool.get(id).await.expect("reads").expect("it is there");
+    assert!(matches!(record.deliveries[0].stage, Stage::Delivered { .. }));
+    assert_eq!(spool.list(query, now()).await.expect("lists").mails.len(), 1);
+    assert!(*journal.last().borrow() > told);
 }
 
 #[tokio::test]

@@ -152,6 +152,22 @@ impl SledStore {
     }
 }
 
+/// The bytes on disk of all files in this directory. sled knows of its log alone, and of that what it
+/// has written and not what it takes up.
+fn bytes_below(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return 0;
+    };
+    let of_one = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        // What stat(2) counts in, whatever the blocks of the file system are.
+        Ok(metadata) if metadata.is_file() => metadata.blocks() * 512,
+        _ => 0,
+    };
+    entries.flatten().map(of_one).sum()
+}
+
 /// What sled says, without its request to tell its authors.
 fn reason(error: &sled::Error) -> String {
     match error {
@@ -255,8 +271,7 @@ impl Store for SledStore {
     }
 
     fn bytes(&self) -> u64 {
-        self.opened()
-            .map_or(0, |opened| opened.db.size_on_disk().unwrap_or(0))
+        bytes_below(&self.path)
     }
 
     fn is_persistent(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider::{Clock, Error, seconds};
+use postrider::{Clock, Drain, Error, seconds};
 
 use crate::common::{Puppet, a_moment, becomes, engine, eventually, mail, mail_to, submit};
 
@@ -67,6 +67,24 @@ async fn submit_waits_for_room_for_as_long_as_it_may() {
         hasty.submit(mail("bob@example.org")).await.unwrap_err(),
         Error::Full { pending: 1, max: 1 }
     );
+}
+
+#[tokio::test]
+async fn submit_may_wait_for_room_for_ever() {
+    let puppet = Puppet::held();
+    let builder = engine(puppet.relay(), &Clock::fake()).max_pending(1);
+    let patient = builder.accept_timeout(Duration::MAX).start().await.unwrap();
+    submit(&patient, mail("ada@example.org")).await;
+    let waiting = tokio::spawn({
+        let patient = patient.clone();
+        async move { patient.submit(mail("bob@example.org")).await }
+    });
+    a_moment().await;
+    assert!(!waiting.is_finished());
+    puppet.let_go();
+    let second = waiting.await.unwrap().unwrap().id;
+    becomes(&patient, second, "delivered").await;
+    assert!(patient.shutdown(Drain::within(Duration::MAX)).await.unwrap());
 }
 
 #[tokio::test]

@@ -277,3 +277,33 @@ async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
     assert!(!kinds.contains(&"relay_down"), "{kinds:?}");
     assert_eq!(postrider.relays().await.unwrap()[0].breaker, "closed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let puppet = Puppet::free();
+    let names: Vec<String> = (0..101).map(|n| format!("{n:x>64}")).collect();
+    let over = |count: usize| {
+        let builder = postrider::Dispatcher::builder().spool(dir.path()).retry(steady());
+        let relays = names.iter().map(|name| puppet.relay().connections(1).name(name));
+        let builder = relays.fold(builder, |builder, relay| builder.relay(relay));
+        builder.route(Match::default(), names[..count].to_vec())
+    };
+    let refused = over(101).start().await.err().unwrap().to_string();
+    assert!(refused.contains("route 0 names 101 relays, and takes at most 100"), "{refused}");
+
+    let postrider = over(100).start().await.unwrap();
+    for name in &names {
+        postrider.pause(name).await.unwrap();
+    }
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    let all = postrider.list(postrider::Query::default()).await.unwrap();
+    assert_eq!(all.mails.len(), 1);
+    postrider.shutdown(postrider::Drain::within(seconds(10))).await.unwrap();
+
+    let postrider = over(100).start().await.unwrap();
+    becomes(&postrider, id, "delivered").await;
+    let all = postrider.list(postrider::Query::default()).await.unwrap();
+    assert_eq!(all.mails.len(), 1);
+    assert_eq!(puppet.begun(), ["ada@example.org"]);
+}

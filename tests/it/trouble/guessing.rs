@@ -116,17 +116,76 @@ async fn guessing_takes_longer_and_longer_and_is_seen() {
     }
 }
 
-#[test]
-fn the_filter_for_fail2ban_knows_what_is_logged() {
+/// Whom fail2ban would ban for this log.
+fn banned(dir: &std::path::Path, log: &str) -> Vec<String> {
     let filter = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/contrib/fail2ban/postrider.conf"
     );
-    let filter = std::fs::read_to_string(filter).unwrap();
-    for words in [
-        "HTTP request refused peer=<ADDR> refused=\"login\"",
-        "smtp login refused peer=<ADDR>\\s",
-    ] {
-        assert!(filter.contains(words), "{words}");
+    let file = dir.join("log");
+    std::fs::write(&file, log).unwrap();
+    let found = std::process::Command::new("fail2ban-regex")
+        .args(["--out", "ip"])
+        .args([file.as_os_str(), filter.as_ref()])
+        .output()
+        .expect("fail2ban is installed, as test.sh does it");
+    let told = String::from_utf8(found.stdout).unwrap();
+    told.split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
+    use std::io::{BufRead, BufReader, Write};
+    const VICTIM: &str = "192.0.2.66";
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    let forged = [
+        format!("smtp login refused peer={VICTIM} "),
+        format!("HTTP request refused peer={VICTIM} refused=\"login\""),
+        format!("2026-11-25T19:10:00.1Z  WARN postrider: smtp login refused peer={VICTIM} "),
+    ];
+    let refuses = crate::common::Act::reply(550, &forged[2]);
+    relay.rule(crate::common::Rule::at(crate::common::Step::Rcpt).act(refuses));
+    let config = configuration(&dir.path().join("spool"), &relay.url(), "")
+        .replace("[smtp]\n", &format!("{PEOPLE}[smtp]\n{USERS}"));
+    let mut service = Service::start(configured(dir.path(), &config));
+    call_with("wrong", service.http);
+    log_in("wrong", service.smtp);
+    let genuine = service.log();
+    assert_eq!(banned(dir.path(), &genuine), ["127.0.0.1", "127.0.0.1"], "{genuine}");
+    let in_journal = genuine.replace("2026-", "host postrider[77]: 2026-");
+    assert_eq!(banned(dir.path(), &in_journal).len(), 2, "{in_journal}");
+
+    // Tokens, names, addresses, subjects and answers that look like lines of the log.
+    for text in &forged {
+        call_with(&text.replace(['\r', '\n'], " "), service.http);
+        let stream = std::net::TcpStream::connect(service.smtp).unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let told = base64(&format!("\0{text}\0wrong"));
+        write!(&stream, "EHLO {VICTIM}\r\nAUTH PLAIN {told}\r\nQUIT\r\n").unwrap();
+        while let Some(Ok(_)) = lines.next() {}
+        let stream = std::net::TcpStream::connect(service.smtp).unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let told = base64("\0app\0right");
+        let local: String = text.replace('"', "'").chars().take(60).collect();
+        write!(
+            &stream,
+            "EHLO client.example\r\nAUTH PLAIN {told}\r\nMAIL FROM:<a@example.org>\r\n\
+             RCPT TO:<\"{local}\"@example.org>\r\nDATA\r\nSubject: {text}\r\n\r\nHello.\r\n.\r\nQUIT\r\n"
+        )
+        .unwrap();
+        while let Some(Ok(_)) = lines.next() {}
     }
+    service.says("deferred, will retry");
+    let log = service.log();
+    assert!(log.contains(VICTIM), "it is told, as text: {log}");
+    assert!(!banned(dir.path(), &log).contains(&VICTIM.to_owned()), "{log}");
+    for line in log.lines() {
+        assert!(!line.contains(&format!("peer={VICTIM}")), "{line}");
+    }
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(text)
 }

@@ -1,0 +1,160 @@
+//! The routes from which a lane may take mail now, and how it asks for them where the spool cannot
+//! say what waits on some: one that cannot be read stops no other, and is asked for again after a
+//! while that grows.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::delivery::Route;
+
+/// How long nothing is asked for after the spool did not answer.
+const AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// How long a route is left alone for which it did not answer: at first, and at most.
+const FIRST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub(super) struct OpenQueues {
+    routes: Vec<Route>,
+    /// How often was asked: with each time the routes begin at the next one, so that none waits for
+    /// another to be empty.
+    asked: usize,
+    /// What was asked for together and not answered is asked for in halves.
+    halves: VecDeque<Vec<Route>>,
+    resting: HashMap<Route, Rest>,
+    rests_until: Option<Instant>,
+}
+
+/// A route that could not be read.
+struct Rest {
+    until: Instant,
+    failures: u32,
+}
+
+impl OpenQueues {
+    pub(super) fn open(&mut self, routes: Vec<Route>) {
+        self.routes = routes;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// What to ask for now; nothing while it rests.
+    pub(super) fn ask(&mut self, now: Instant) -> Vec<Route> {
+        if self.rests_until.is_some_and(|until| now < until) {
+            return Vec::new();
+        }
+        self.asked = self.asked.wrapping_add(1);
+        while let Some(mut half) = self.halves.pop_front() {
+            half.retain(|route| self.routes.contains(route));
+            if !half.is_empty() {
+                return half;
+            }
+        }
+
+        let mut routes = self.routes.clone();
+        if !self.resting.is_empty() {
+            let rests = |route: &Route| {
+                let rest = self.resting.get(route);
+                rest.is_some_and(|rest| now < rest.until)
+            };
+            routes.retain(|route| !rests(route));
+        }
+        if !routes.is_empty() {
+            let first = self.asked % routes.len();
+            routes.rotate_left(first);
+        }
+        routes
+    }
+
+    /// The spool has answered. Returns whether there is more to ask for at once.
+    pub(super) fn answered(&mut self, asked: &[Route]) -> bool {
+        for route in asked {
+            if self.resting.is_empty() {
+                break;
+            }
+            self.resting.remove(route);
+        }
+        !self.halves.is_empty()
+    }
+
+    /// The spool has not answered. Returns in what times there is something to ask for again.
+    pub(super) fn failed(&mut self, mut asked: Vec<Route>, now: Instant) -> Vec<Duration> {
+        self.rests_until = Some(now + AFTER_FAILURE);
+        let mut again = vec![AFTER_FAILURE];
+        if asked.len() > 1 {
+            let second = asked.split_off(asked.len() / 2);
+            self.halves.extend([asked, second]);
+        } else if let Some(route) = asked.pop() {
+            let rest = self.resting.entry(route).or_insert(Rest {
+                until: now,
+                failures: 0,
+            });
+            let span = (FIRST_REST * 2_u32.pow(rest.failures.min(6))).min(LONGEST_REST);
+            rest.failures += 1;
+            rest.until = now + span;
+            again.push(span);
+        }
+        again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(names: &[&str]) -> Vec<Route> {
+        names.iter().map(|name| Route::over([*name])).collect()
+    }
+
+    /// Asks as a lane does for so long, of a spool that cannot read these; returns how often it could,
+    /// and could not, and which were answered at the end.
+    fn asked(queues: &mut OpenQueues, broken: &[&str], from: Instant, secs: u64) -> (u32, Vec<Route>) {
+        let broken = routes(broken);
+        let (mut failures, mut answered) = (0, Vec::new());
+        let mut now = from;
+        while now < from + Duration::from_secs(secs) {
+            now += Duration::from_millis(10);
+            let asked = queues.ask(now);
+            if asked.is_empty() {
+                continue;
+            }
+            if asked.iter().any(|route| broken.contains(route)) {
+                failures += 1;
+                queues.failed(asked, now);
+            } else {
+                queues.answered(&asked);
+                answered = asked;
+            }
+        }
+        answered.sort();
+        (failures, answered)
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_read_stops_no_other_and_is_asked_for_ever_more_seldom() {
+        let mut queues = OpenQueues::default();
+        queues.open(routes(&["a", "b", "c", "d", "e"]));
+        let began = Instant::now();
+        let (failures, answered) = asked(&mut queues, &["c"], began, 120);
+        assert_eq!(answered, routes(&["a", "b", "d", "e"]));
+        assert!(failures < 15, "{failures} times");
+
+        let later = began + Duration::from_secs(200);
+        let (failures, answered) = asked(&mut queues, &[], later, 1);
+        assert_eq!((failures, answered), (0, routes(&["a", "b", "c", "d", "e"])));
+    }
+
+    #[test]
+    fn a_spool_that_answers_nothing_is_not_asked_without_end() {
+        let mut queues = OpenQueues::default();
+        let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        queues.open(routes(&names));
+        let (failures, _) = asked(&mut queues, &names, Instant::now(), 60);
+        assert!(failures <= 60 * 5, "{failures} times in a minute");
+    }
+}

@@ -1,0 +1,288 @@
+//! Each method of the spool fails once, twice and for a while, with an error and with a panic: nothing
+//! stands still afterwards, no relay is blamed, and nothing spins meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use postrider::delivery::{Outcome, Phase, Reply, Route};
+use postrider::{
+    Dispatcher, Drain, Error, Guarantee, Match, Query, Reload, RetryPolicy, RouteRule,
+    SuppressionReason, Weights, seconds,
+};
+
+use crate::common::faulty_spool::How;
+use crate::common::{FaultySpool, Puppet, Told, eventually, mail, mail_to};
+
+/// All that the engine asks of a spool that can fail.
+const METHODS: [&str; 18] = [
+    "put",
+    "claim",
+    "mark",
+    "settle",
+    "get",
+    "body",
+    "list",
+    "cancel",
+    "retry",
+    "purge",
+    "sweep",
+    "reroute",
+    "stats",
+    "backlog",
+    "journal.note",
+    "journal.after",
+    "journal.advance",
+    "suppressions.of",
+];
+
+/// For as long as it takes until the spool is mended.
+const A_WHILE: u32 = u32::MAX;
+
+fn tagged(tag: &str, relay: &str) -> RouteRule {
+    let matching = Match {
+        tag: vec![tag.to_owned()],
+        ..Match::default()
+    };
+    rule(matching, relay)
+}
+
+fn rule(matching: Match, relay: &str) -> RouteRule {
+    RouteRule {
+        matching,
+        relays: vec![relay.to_owned()],
+    }
+}
+
+/// Asks again until it is answered: a caller is told of a failure, and nothing else is wrong.
+async fn insisting<T>(what: &str, ask: impl AsyncFn() -> Result<T, Error>) -> T {
+    let asking = async {
+        loop {
+            match std::panic::AssertUnwindSafe(ask()).catch_unwind().await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(Error::Spool(_))) | Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ok(Err(other)) => panic!("{what}: {other}"),
+            }
+        }
+    };
+    let answered = tokio::time::timeout(seconds(20), asking).await;
+    answered.unwrap_or_else(|_| panic!("{what} is never answered"))
+}
+
+async fn is(postrider: &Dispatcher, id: postrider::MailId, wanted: &str) -> bool {
+    let status = postrider.status(id).await;
+    status.is_ok_and(|status| status.state.as_str() == wanted)
+}
+
+/// A day in the life of an engine whose spool fails so at one thing.
+async fn a_day(method: &'static str, times: u32, how: How) {
+    let day = format!("{method} fails {times} times ({how:?})");
+    let spool = FaultySpool::new();
+    let (first, second) = (Puppet::free(), Puppet::free());
+    first.answer(|transaction| match transaction.recipients[0].as_str() {
+        "bad@example.org" => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 nobody")),
+        _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
+    });
+    let relays = || vec![first.relay(), second.relay().name("second")];
+    let gone = Puppet::free();
+    let default = rule(Match::default(), "primary");
+    let mut builder = Dispatcher::builder()
+        .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
+        .retry(RetryPolicy {
+            schedule: vec![Duration::from_millis(20)],
+            ..RetryPolicy::default()
+        })
+        .relay(gone.relay().name("gone"));
+    for relay in relays() {
+        builder = builder.relay(relay);
+    }
+    for (tag, relay) in [("second", "second"), ("gone", "gone")] {
+        let matching = tagged(tag, relay).matching;
+        builder = builder.route(matching, [relay]);
+    }
+    let postrider = builder.route(Match::default(), ["primary"]).start().await.unwrap();
+    let mut told = Told::by(&postrider);
+    postrider.pause("gone").await.unwrap();
+    let unwanted = "unwanted@example.org".parse().unwrap();
+    let entry = postrider.suppressions().entry(unwanted, SuppressionReason::Manual);
+    postrider.suppressions().add(vec![entry]).await.unwrap();
+
+    spool.fails(method, times, how);
+    let healer = (times == A_WHILE).then(|| tokio::spawn(mends_in_a_while(Arc::clone(&spool), method)));
+    let submit = async |mail: postrider::MailBuilder| {
+        let mail = mail.build().unwrap();
+        insisting(&day, async || postrider.submit(mail.clone()).await).await.id
+    };
+    let mut arrive = Vec::new();
+    for n in 0..3 {
+        arrive.push(submit(mail_to(&format!("user{n}@example.org"))).await);
+        arrive.push(submit(mail_to(&format!("other{n}@example.org")).tag("second")).await);
+    }
+    let once = submit(mail_to("once@example.org").guarantee(Guarantee::AtMostOnce)).await;
+    let unwanted = submit(mail_to("unwanted@example.org")).await;
+    let bad = submit(mail_to("bad@example.org")).await;
+    let brief = mail_to("brief@example.org").tag("gone");
+    let brief = submit(brief.expires_in(Duration::from_millis(300))).await;
+    let scheduled = submit(mail_to("scheduled@example.org").delay(seconds(3600))).await;
+    let moved = submit(mail_to("moved@example.org").tag("gone")).await;
+
+    insisting(&day, async || postrider.stats().await).await;
+    insisting(&day, async || postrider.relays().await).await;
+    insisting(&day, async || postrider.list(Query::default()).await).await;
+    insisting(&day, async || postrider.raw(scheduled).await).await;
+    let cancelled = async || match postrider.cancel(scheduled).await {
+        Err(Error::TooLate { .. }) => postrider.status(scheduled).await,
+        other => other,
+    };
+    insisting(&day, cancelled).await;
+    eventually(&format!("{day}: expired"), async || is(&postrider, brief, "dead").await).await;
+    postrider
+        .reload(Reload {
+            relays: relays(),
+            routes: vec![tagged("second", "second"), default],
+            weights: Weights::default(),
+        })
+        .await
+        .unwrap();
+    arrive.push(moved);
+
+    for id in arrive {
+        eventually(&format!("{day}: delivered"), async || is(&postrider, id, "delivered").await)
+            .await;
+    }
+    eventually(&format!("{day}: refused"), async || is(&postrider, bad, "dead").await).await;
+    eventually(&format!("{day}: suppressed"), async || is(&postrider, unwanted, "dead").await)
+        .await;
+    // An outcome that was lost leaves it in doubt; nothing else does.
+    let final_states = ["delivered", if method == "settle" { "dead" } else { "delivered" }];
+    eventually(&format!("{day}: sent once"), async || {
+        is(&postrider, once, final_states[0]).await || is(&postrider, once, final_states[1]).await
+    })
+    .await;
+    assert!(is(&postrider, scheduled, "cancelled").await, "{day}");
+    first.answer(|_| Outcome::Delivered(Reply::new(250, "2.0.0 taken")));
+    let retried = async || match postrider.retry(bad).await {
+        Err(Error::TooLate { .. }) => postrider.status(bad).await,
+        other => other,
+    };
+    insisting(&day, retried).await;
+    eventually(&format!("{day}: retried"), async || is(&postrider, bad, "delivered").await).await;
+    let purged = async || postrider.dead_letters().purge(Query::default(), false).await;
+    insisting(&day, purged).await;
+
+    // Everything was told, and whatever was lost was sent a few times more at most.
+    let last = mail("last@example.org");
+    let last = insisting(&day, async || postrider.submit(last.clone()).await).await;
+    while told.first("delivered").await.mail != Some(last.id) {}
+    let begun: Vec<String> = [&first, &second].iter().flat_map(|relay| relay.begun()).collect();
+    let most = if method == "settle" { 8 } else { 1 };
+    for to in begun.iter().filter(|to| *to != "bad@example.org") {
+        let count = begun.iter().filter(|other| *other == to).count();
+        let most = if to == "once@example.org" { 1 } else { most };
+        assert!(count <= most, "{day}: {to} was sent {count} times");
+    }
+    assert!(!begun.iter().any(|to| to == "unwanted@example.org"), "{day}");
+    for relay in postrider.relays().await.unwrap() {
+        assert_eq!((relay.state.as_str(), relay.last_failure), ("up", None), "{day}");
+    }
+    if let Some(healer) = healer {
+        healer.await.unwrap();
+    }
+    let drained = postrider.shutdown(Drain::within(seconds(10))).await;
+    assert!(drained.unwrap(), "{day}: not all was finished");
+}
+
+/// Mends the spool, and sees that nobody spins until then: in half a second it is asked for 60 times
+/// at most, which is what the callers of this test do.
+async fn mends_in_a_while(spool: Arc<FaultySpool>, method: &'static str) {
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let before = spool.calls(method);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let calls = spool.calls(method) - before;
+    spool.mend();
+    assert!(calls <= 60, "{method} was asked {calls} times in half a second");
+}
+
+async fn days(times: u32, how: How) {
+    let all = METHODS.iter().map(|method| a_day(method, times, how));
+    futures::future::join_all(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stands_still_after_the_spool_failed_once() {
+    days(1, How::Errs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stands_still_after_the_spool_failed_twice() {
+    days(2, How::Errs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stands_still_after_the_spool_failed_for_a_while() {
+    days(A_WHILE, How::Errs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stands_still_after_the_spool_panicked() {
+    days(1, How::Panics).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_read_again() {
+    let spool = FaultySpool::new();
+    let relay = Puppet::free();
+    let other = Puppet::free();
+    let mut builder = Dispatcher::builder()
+        .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
+        .relay(relay.relay())
+        .relay(other.relay().name("other"));
+    // Many queues that one relay serves: over the others, by way of it.
+    for n in 0..8 {
+        builder = builder.relay(other.relay().name(format!("spare{n}")));
+        let matching = tagged(&format!("queue{n}"), "primary").matching;
+        builder = builder.route(matching, ["primary".to_owned(), format!("spare{n}")]);
+    }
+    let postrider = builder.route(Match::default(), ["primary"]).start().await.unwrap();
+    spool.cannot_read(vec![Route::over(["primary", "spare3"])]);
+
+    let hand_in = async |round: u32| {
+        let mut ids = Vec::new();
+        for n in 0..8 {
+            let to = format!("user{n}-{round}@example.org");
+            let mail = mail_to(&to).tag(format!("queue{n}")).build().unwrap();
+            ids.push(postrider.submit(mail).await.unwrap().id);
+        }
+        ids
+    };
+    let mut stuck = Vec::new();
+    for round in 0..5 {
+        let mut ids = hand_in(round).await;
+        stuck.push(ids.remove(3));
+        for id in ids {
+            let status = tokio::time::timeout(seconds(10), postrider.wait(id)).await;
+            assert_eq!(status.unwrap().unwrap().state.as_str(), "delivered");
+        }
+    }
+
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let (before, claims) = (tasks(), spool.calls("claim"));
+    for round in 5..25 {
+        let mut ids = hand_in(round).await;
+        stuck.push(ids.remove(3));
+        for id in ids {
+            postrider.wait(id).await.unwrap();
+        }
+    }
+    let (after, claims) = (tasks(), spool.calls("claim") - claims);
+    assert!(after < before + 10, "{before} tasks have become {after}");
+    assert!(claims < 20 * 8 * 4, "{claims} claims for {} mails", 20 * 8);
+
+    spool.mend();
+    for id in stuck {
+        let status = tokio::time::timeout(seconds(40), postrider.wait(id)).await;
+        assert_eq!(status.unwrap().unwrap().state.as_str(), "delivered");
+    }
+}
