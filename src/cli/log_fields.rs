@@ -14,11 +14,7 @@ use crate::delivery::{Logged, escape, is_harmless, without_fields};
 pub(super) struct LogFields;
 
 impl<'writer> FormatFields<'writer> for LogFields {
-    fn format_fields<R: RecordFields>(
-        &self,
-        writer: Writer<'writer>,
-        fields: R,
-    ) -> fmt::Result {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
         let mut line = Line {
             writer,
             is_empty: true,
@@ -98,7 +94,13 @@ mod tests {
 
     #[test]
     fn only_what_could_pass_for_a_field_is_quoted() {
-        for sound in ["12", "Some(250)", "[\"a\", \"b\"]", "two words", "\"a \\\" b\""] {
+        for sound in [
+            "12",
+            "Some(250)",
+            "[\"a\", \"b\"]",
+            "two words",
+            "\"a \\\" b\"",
+        ] {
             assert!(is_sound(sound), "{sound}");
         }
         for forged in ["a peer=1", "\"", "[\"a\", b=1]", "say \"b"] {

@@ -102,10 +102,15 @@ mod tests {
     fn no_line_has_a_character_that_a_terminal_obeys() {
         let written = |text: &str, colours| {
             let mut line = Vec::new();
-            Harmless(&mut line, colours).write_all(text.as_bytes()).unwrap();
+            Harmless(&mut line, colours)
+                .write_all(text.as_bytes())
+                .unwrap();
             String::from_utf8(line).unwrap()
         };
-        assert_eq!(written("to \u{202e}adA\u{7}\r\n", false), "to \\u202eadA\\u0007\\u000d\n");
+        assert_eq!(
+            written("to \u{202e}adA\u{7}\r\n", false),
+            "to \\u202eadA\\u0007\\u000d\n"
+        );
         assert_eq!(written("\u{1b}[1mgrün\n", true), "\u{1b}[1mgrün\n");
         assert_eq!(written("\u{1b}[1m", false), "\\u001b[1m");
     }

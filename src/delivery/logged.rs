@@ -10,8 +10,7 @@ pub(crate) struct Logged<'a>(pub &'a str);
 
 impl fmt::Display for Logged<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_plain =
-            |c: char| is_harmless(c) && !c.is_whitespace() && !"\"'\\,;[]{}".contains(c);
+        let is_plain = |c: char| is_harmless(c) && !c.is_whitespace() && !"\"'\\,;[]{}".contains(c);
         let names_no_field = || !(1..=self.0.len()).any(|end| names_a_field(self.0, end));
         if !self.0.is_empty() && self.0.chars().all(is_plain) && names_no_field() {
             return f.write_str(self.0);
@@ -73,7 +72,12 @@ mod tests {
     #[test]
     fn no_text_passes_for_a_field_or_ends_a_line() {
         let shown = |text: &str| Logged(text).to_string();
-        for plain in ["ada@example.org", "bounce+ada=example.org@example.com", "x?p=1", "grün"] {
+        for plain in [
+            "ada@example.org",
+            "bounce+ada=example.org@example.com",
+            "x?p=1",
+            "grün",
+        ] {
             assert_eq!(shown(plain), plain);
         }
         assert_eq!(shown(""), "\"\"");

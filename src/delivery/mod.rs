@@ -21,12 +21,12 @@ mod state;
 #[cfg(feature = "server")]
 pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
-pub(crate) use logged::Logged;
-#[cfg(feature = "server")]
-pub(crate) use logged::{escape, without_fields};
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
 pub use event::{By, Event, EventKind};
 pub use fault::{Circumstances, Fault, Judgement};
+pub(crate) use logged::Logged;
+#[cfg(feature = "server")]
+pub(crate) use logged::{escape, without_fields};
 pub use settle::{Rules, Settled};
 pub use state::{DeadReason, MailState, Stage, State};
 

@@ -1,9 +1,14 @@
 //! Dead letters: what failed for good, kept for inspection, to be tried again or deleted.
 
+use futures::future::join_all;
+
 use super::{Dispatcher, Error, StatusPage};
 use crate::delivery::{EventKind, Stage, State};
 use crate::mail::MailId;
 use crate::spool::{OperationResult, Query, Record};
+
+/// So many are retried or deleted at once, so that they share commits.
+const AT_ONCE: usize = 256;
 
 /// The dead letters; see [`Dispatcher::dead_letters`].
 #[derive(Clone, Copy)]
@@ -69,16 +74,20 @@ impl DeadLetters<'_> {
         let words = words(&filter);
         let mut count = 0;
         let all = async {
-            for DeadLetter { mail: id, .. } in self.all(filter).await? {
-                let done = dry_run
-                    || matches!(
-                        engine
-                            .spool
-                            .retry_by(&by, id, engine.clock.now(), lifetime)
-                            .await?,
-                        OperationResult::Done(_)
-                    );
-                count += u64::from(done);
+            let letters = self.all(filter).await?;
+            if dry_run {
+                count = letters.len() as u64;
+                return Ok(());
+            }
+            for letters in letters.chunks(AT_ONCE) {
+                let mut retrying = Vec::with_capacity(letters.len());
+                for letter in letters {
+                    let (spool, now) = (&engine.spool, engine.clock.now());
+                    retrying.push(spool.retry_by(&by, letter.mail, now, lifetime));
+                }
+                for retried in join_all(retrying).await {
+                    count += u64::from(matches!(retried?, OperationResult::Done(_)));
+                }
             }
             Ok(())
         };
@@ -115,19 +124,20 @@ impl DeadLetters<'_> {
         let words = words(&filter);
         let mut purged = Purged::default();
         let all = async {
-            for letter in self.all(filter).await? {
-                let done = letter.is_finished
-                    && (dry_run
-                        || matches!(
-                            engine
-                                .spool
-                                .purge_by(&by, letter.mail, engine.clock.now())
-                                .await?,
-                            OperationResult::Done(_)
-                        ));
-                if done {
-                    purged.mails += 1;
-                    purged.delivered += letter.delivered;
+            let mut letters = self.all(filter).await?;
+            letters.retain(|letter| letter.is_finished);
+            for letters in letters.chunks(AT_ONCE) {
+                let mut purging = Vec::with_capacity(letters.len());
+                for letter in letters.iter().filter(|_| !dry_run) {
+                    let (spool, now) = (&engine.spool, engine.clock.now());
+                    purging.push(spool.purge_by(&by, letter.mail, now));
+                }
+                let mut results = join_all(purging).await.into_iter();
+                for letter in letters {
+                    let done = dry_run
+                        || matches!(results.next().transpose()?, Some(OperationResult::Done(_)));
+                    purged.mails += u64::from(done);
+                    purged.delivered += if done { letter.delivered } else { 0 };
                 }
             }
             Ok(())

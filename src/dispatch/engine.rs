@@ -212,7 +212,8 @@ impl Engine {
             let (known, fallback) = (topology.routes.clone(), topology.fallback.clone());
             let mut rest = FIRST_REST;
             loop {
-                let rerouted = AssertUnwindSafe(engine.spool.reroute(known.clone(), fallback.clone()));
+                let rerouted =
+                    AssertUnwindSafe(engine.spool.reroute(known.clone(), fallback.clone()));
                 let rerouted = rerouted.catch_unwind().await;
                 match rerouted.unwrap_or_else(|_| Err(SpoolError::panicked())) {
                     Ok(0) => return,

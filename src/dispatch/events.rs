@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::{FutureExt, Stream};
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, Stream};
 use tokio::sync::watch;
 
 use super::Dispatcher;

@@ -112,7 +112,12 @@ mod tests {
 
     /// Asks as a lane does for so long, of a spool that cannot read these; returns how often it could,
     /// and could not, and which were answered at the end.
-    fn asked(queues: &mut OpenQueues, broken: &[&str], from: Instant, secs: u64) -> (u32, Vec<Route>) {
+    fn asked(
+        queues: &mut OpenQueues,
+        broken: &[&str],
+        from: Instant,
+        secs: u64,
+    ) -> (u32, Vec<Route>) {
         let broken = routes(broken);
         let (mut failures, mut answered) = (0, Vec::new());
         let mut now = from;
@@ -145,7 +150,10 @@ mod tests {
 
         let later = began + Duration::from_secs(200);
         let (failures, answered) = asked(&mut queues, &[], later, 1);
-        assert_eq!((failures, answered), (0, routes(&["a", "b", "c", "d", "e"])));
+        assert_eq!(
+            (failures, answered),
+            (0, routes(&["a", "b", "c", "d", "e"]))
+        );
     }
 
     #[test]

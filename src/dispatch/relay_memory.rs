@@ -26,9 +26,9 @@ pub(super) struct RelayMemory {
 }
 
 /// Counts an open connection until it is dropped.
-pub(super) struct OpenConnection(Arc<AtomicUsize>);
+pub(super) struct ConnectionCount(Arc<AtomicUsize>);
 
-impl Drop for OpenConnection {
+impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -55,14 +55,18 @@ impl RelayMemory {
     }
 
     /// One more is open.
-    pub(super) fn opened(&self) -> OpenConnection {
+    pub(super) fn opened(&self) -> ConnectionCount {
         self.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection(Arc::clone(&self.open))
+        ConnectionCount(Arc::clone(&self.open))
     }
 
     /// How many mails one session carries, as far as is known.
     pub(super) fn session_limit(&self, now: Duration) -> Option<u32> {
-        self.state.lock().limits.session(now).map(|lesson| lesson.count)
+        self.state
+            .lock()
+            .limits
+            .session(now)
+            .map(|lesson| lesson.count)
     }
 
     /// How many recipients one transaction takes, as far as is known.

@@ -269,8 +269,7 @@ impl State {
                     let claims = AssertUnwindSafe(engine.spool.claim(want))
                         .catch_unwind()
                         .await;
-                    let claims = claims
-                        .unwrap_or_else(|_| Err(SpoolError::panicked()));
+                    let claims = claims.unwrap_or_else(|_| Err(SpoolError::panicked()));
                     let claims = claims.map(|claims| {
                         let claimed = |claim| ClaimedMail::new(claim, &engine.waiters);
                         let claims = claims

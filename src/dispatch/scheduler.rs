@@ -138,7 +138,9 @@ async fn sweep(engine: &Arc<Engine>) {
     engine.end_expired(now);
     loop {
         // A sweep that panics must not be the last one.
-        let swept = AssertUnwindSafe(engine.spool.sweep(now)).catch_unwind().await;
+        let swept = AssertUnwindSafe(engine.spool.sweep(now))
+            .catch_unwind()
+            .await;
         match swept.unwrap_or_else(|_| Err(SpoolError::panicked())) {
             Ok(swept) => {
                 for ended in &swept.ended {

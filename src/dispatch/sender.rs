@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::delivering::RecipientResult;
 use super::engine::{Engine, InFlight};
 use super::recording::AttemptResult;
-use super::relay_memory::{OpenConnection, RelayMemory};
+use super::relay_memory::{ConnectionCount, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
 use super::suppressions::AddressedMail;
@@ -88,7 +88,7 @@ pub(super) struct OpenConnection {
     pub carried: u32,
     pub last_used: Instant,
     /// It is counted while it is open.
-    pub _counted: OpenConnection,
+    pub _counted: ConnectionCount,
 }
 
 /// What a transport that panicked left behind.
@@ -533,7 +533,10 @@ impl State {
     ) -> Option<Result<Vec<RecipientResult>, Panic>> {
         if let Err(outcome) = self.connect().await {
             let fault = Fault::Relay;
-            return Some(Ok(vec![RecipientResult { outcome, fault }; mail.recipients.len()]));
+            return Some(Ok(vec![
+                RecipientResult { outcome, fault };
+                mail.recipients.len()
+            ]));
         }
 
         let leases = claim.deliveries.iter();

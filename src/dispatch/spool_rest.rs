@@ -34,7 +34,10 @@ impl Engine {
         }
         let failures = rest.failures.fetch_add(1, Ordering::Relaxed);
         let span = (FIRST * 2_u32.pow(failures.min(16))).min(LONGEST);
-        tracing::error!(?span, "nothing is sent for a while, because it could not be recorded");
+        tracing::error!(
+            ?span,
+            "nothing is sent for a while, because it could not be recorded"
+        );
 
         let engine = Arc::downgrade(self);
         tokio::spawn(async move {

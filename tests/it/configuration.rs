@@ -589,12 +589,29 @@ fn a_route_over_too_many_relays_and_a_relay_of_too_long_a_name_are_mistakes() {
         (0..count).map(relay).collect()
     };
     let names: Vec<String> = (0..101).map(|n| format!("\"relay{n}\"")).collect();
-    let text = format!("{}[[routes]]\nrelays = [{}]\n", relays(101), names.join(","));
-    the_only_mistake(&text, "routes[0].relays: names 101 relays, and takes at most 100");
-    the_only_mistake(&relays(101), "routes: there are 101 relays and no [[routes]]");
-    let shorter = format!("{}[[routes]]\nrelays = [{}]\n", relays(101), names[..100].join(","));
+    let text = format!(
+        "{}[[routes]]\nrelays = [{}]\n",
+        relays(101),
+        names.join(",")
+    );
+    the_only_mistake(
+        &text,
+        "routes[0].relays: names 101 relays, and takes at most 100",
+    );
+    the_only_mistake(
+        &relays(101),
+        "routes: there are 101 relays and no [[routes]]",
+    );
+    let shorter = format!(
+        "{}[[routes]]\nrelays = [{}]\n",
+        relays(101),
+        names[..100].join(",")
+    );
     load(&shorter).unwrap();
-    let long = format!("[[relays]]\nname = \"{}\"\nurl = \"capture://\"\n", "x".repeat(65));
+    let long = format!(
+        "[[relays]]\nname = \"{}\"\nurl = \"capture://\"\n",
+        "x".repeat(65)
+    );
     let told = mistakes(&long).join("\n");
     assert!(told.contains("relays[0].name: "), "{told}");
 }

@@ -538,7 +538,12 @@ async fn what_is_not_on_disk_yet_is_told_to_nobody() {
     let told = *spool.journal().expect("it keeps one").last().borrow();
     store.stalled.store(true, Ordering::SeqCst);
     let mut settled = spool.settle(delivered.collect());
-    while store.store.get(&keys::delivery(id, 0)).expect("reads").is_none() {
+    while store
+        .store
+        .get(&keys::delivery(id, 0))
+        .expect("reads")
+        .is_none()
+    {
         tokio::task::yield_now().await;
     }
 
@@ -548,14 +553,23 @@ async fn what_is_not_on_disk_yet_is_told_to_nobody() {
     assert!(read.is_err(), "a status told of it");
     let listed = tokio::time::timeout(moment, spool.list(query.clone(), now())).await;
     assert!(listed.is_err(), "a list told of it");
-    assert!(futures::poll!(&mut settled).is_pending(), "its sender was told");
+    assert!(
+        futures::poll!(&mut settled).is_pending(),
+        "its sender was told"
+    );
     assert_eq!(*journal.last().borrow(), told, "an event told of it");
 
     store.stalled.store(false, Ordering::SeqCst);
     assert_eq!(settled.await, Ok(vec![SettleResult::Done]));
     let record = spool.get(id).await.expect("reads").expect("it is there");
-    assert!(matches!(record.deliveries[0].stage, Stage::Delivered { .. }));
-    assert_eq!(spool.list(query, now()).await.expect("lists").mails.len(), 1);
+    assert!(matches!(
+        record.deliveries[0].stage,
+        Stage::Delivered { .. }
+    ));
+    assert_eq!(
+        spool.list(query, now()).await.expect("lists").mails.len(),
+        1
+    );
     assert!(*journal.last().borrow() > told);
 }
 

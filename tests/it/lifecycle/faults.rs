@@ -12,7 +12,7 @@ use postrider::{
 };
 
 use crate::common::faulty_spool::How;
-use crate::common::{FaultySpool, Puppet, Told, eventually, mail, mail_to};
+use crate::common::{EventLog, FaultySpool, Puppet, eventually, mail, mail_to};
 
 /// All that the engine asks of a spool that can fail.
 const METHODS: [&str; 18] = [
@@ -102,18 +102,27 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         let matching = tagged(tag, relay).matching;
         builder = builder.route(matching, [relay]);
     }
-    let postrider = builder.route(Match::default(), ["primary"]).start().await.unwrap();
-    let mut told = Told::by(&postrider);
+    let postrider = builder
+        .route(Match::default(), ["primary"])
+        .start()
+        .await
+        .unwrap();
+    let mut told = EventLog::by(&postrider);
     postrider.pause("gone").await.unwrap();
     let unwanted = "unwanted@example.org".parse().unwrap();
-    let entry = postrider.suppressions().entry(unwanted, SuppressionReason::Manual);
+    let entry = postrider
+        .suppressions()
+        .entry(unwanted, SuppressionReason::Manual);
     postrider.suppressions().add(vec![entry]).await.unwrap();
 
     spool.fails(method, times, how);
-    let healer = (times == A_WHILE).then(|| tokio::spawn(mends_in_a_while(Arc::clone(&spool), method)));
+    let healer =
+        (times == A_WHILE).then(|| tokio::spawn(mends_in_a_while(Arc::clone(&spool), method)));
     let submit = async |mail: postrider::MailBuilder| {
         let mail = mail.build().unwrap();
-        insisting(&day, async || postrider.submit(mail.clone()).await).await.id
+        insisting(&day, async || postrider.submit(mail.clone()).await)
+            .await
+            .id
     };
     let mut arrive = Vec::new();
     for n in 0..3 {
@@ -137,7 +146,10 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         other => other,
     };
     insisting(&day, cancelled).await;
-    eventually(&format!("{day}: expired"), async || is(&postrider, brief, "dead").await).await;
+    eventually(&format!("{day}: expired"), async || {
+        is(&postrider, brief, "dead").await
+    })
+    .await;
     postrider
         .reload(Reload {
             relays: relays(),
@@ -149,14 +161,28 @@ async fn a_day(method: &'static str, times: u32, how: How) {
     arrive.push(moved);
 
     for id in arrive {
-        eventually(&format!("{day}: delivered"), async || is(&postrider, id, "delivered").await)
-            .await;
-    }
-    eventually(&format!("{day}: refused"), async || is(&postrider, bad, "dead").await).await;
-    eventually(&format!("{day}: suppressed"), async || is(&postrider, unwanted, "dead").await)
+        eventually(&format!("{day}: delivered"), async || {
+            is(&postrider, id, "delivered").await
+        })
         .await;
+    }
+    eventually(&format!("{day}: refused"), async || {
+        is(&postrider, bad, "dead").await
+    })
+    .await;
+    eventually(&format!("{day}: suppressed"), async || {
+        is(&postrider, unwanted, "dead").await
+    })
+    .await;
     // An outcome that was lost leaves it in doubt; nothing else does.
-    let final_states = ["delivered", if method == "settle" { "dead" } else { "delivered" }];
+    let final_states = [
+        "delivered",
+        if method == "settle" {
+            "dead"
+        } else {
+            "delivered"
+        },
+    ];
     eventually(&format!("{day}: sent once"), async || {
         is(&postrider, once, final_states[0]).await || is(&postrider, once, final_states[1]).await
     })
@@ -168,24 +194,42 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         other => other,
     };
     insisting(&day, retried).await;
-    eventually(&format!("{day}: retried"), async || is(&postrider, bad, "delivered").await).await;
-    let purged = async || postrider.dead_letters().purge(Query::default(), false).await;
+    eventually(&format!("{day}: retried"), async || {
+        is(&postrider, bad, "delivered").await
+    })
+    .await;
+    let purged = async || {
+        postrider
+            .dead_letters()
+            .purge(Query::default(), false)
+            .await
+    };
     insisting(&day, purged).await;
 
     // Everything was told, and whatever was lost was sent a few times more at most.
     let last = mail("last@example.org");
     let last = insisting(&day, async || postrider.submit(last.clone()).await).await;
     while told.first("delivered").await.mail != Some(last.id) {}
-    let begun: Vec<String> = [&first, &second].iter().flat_map(|relay| relay.begun()).collect();
+    let begun: Vec<String> = [&first, &second]
+        .iter()
+        .flat_map(|relay| relay.begun())
+        .collect();
     let most = if method == "settle" { 8 } else { 1 };
     for to in begun.iter().filter(|to| *to != "bad@example.org") {
         let count = begun.iter().filter(|other| *other == to).count();
         let most = if to == "once@example.org" { 1 } else { most };
         assert!(count <= most, "{day}: {to} was sent {count} times");
     }
-    assert!(!begun.iter().any(|to| to == "unwanted@example.org"), "{day}");
+    assert!(
+        !begun.iter().any(|to| to == "unwanted@example.org"),
+        "{day}"
+    );
     for relay in postrider.relays().await.unwrap() {
-        assert_eq!((relay.state.as_str(), relay.last_failure), ("up", None), "{day}");
+        assert_eq!(
+            (relay.state.as_str(), relay.last_failure),
+            ("up", None),
+            "{day}"
+        );
     }
     if let Some(healer) = healer {
         healer.await.unwrap();
@@ -202,7 +246,10 @@ async fn mends_in_a_while(spool: Arc<FaultySpool>, method: &'static str) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let calls = spool.calls(method) - before;
     spool.mend();
-    assert!(calls <= 60, "{method} was asked {calls} times in half a second");
+    assert!(
+        calls <= 60,
+        "{method} was asked {calls} times in half a second"
+    );
 }
 
 async fn days(times: u32, how: How) {
@@ -245,7 +292,11 @@ async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_rea
         let matching = tagged(&format!("queue{n}"), "primary").matching;
         builder = builder.route(matching, ["primary".to_owned(), format!("spare{n}")]);
     }
-    let postrider = builder.route(Match::default(), ["primary"]).start().await.unwrap();
+    let postrider = builder
+        .route(Match::default(), ["primary"])
+        .start()
+        .await
+        .unwrap();
     spool.cannot_read(vec![Route::over(["primary", "spare3"])]);
 
     let hand_in = async |round: u32| {
@@ -267,7 +318,11 @@ async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_rea
         }
     }
 
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
     let (before, claims) = (tasks(), spool.calls("claim"));
     for round in 5..25 {
         let mut ids = hand_in(round).await;

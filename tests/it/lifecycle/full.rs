@@ -84,7 +84,12 @@ async fn submit_may_wait_for_room_for_ever() {
     puppet.let_go();
     let second = waiting.await.unwrap().unwrap().id;
     becomes(&patient, second, "delivered").await;
-    assert!(patient.shutdown(Drain::within(Duration::MAX)).await.unwrap());
+    assert!(
+        patient
+            .shutdown(Drain::within(Duration::MAX))
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]

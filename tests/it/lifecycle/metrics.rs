@@ -99,13 +99,13 @@ async fn every_family_counts_what_happened() {
         ("delivery_latency_seconds_count", 2.0),
         ("delivery_latency_seconds_sum", 60.0),
         ("relay_connections{relay=\"primary\",state=\"busy\"}", 0.0),
-        (
-            "relay_connections{relay=\"primary\",state=\"idle\"}",
-            open,
-        ),
+        ("relay_connections{relay=\"primary\",state=\"idle\"}", open),
         ("relay_paused{relay=\"primary\"}", 1.0),
         ("max_pending", 1_000_000.0),
-        (concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
+        (
+            concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"),
+            1.0,
+        ),
         ("relay_breaker{relay=\"primary\",state=\"closed\"}", 1.0),
         ("relay_breaker{relay=\"primary\",state=\"open\"}", 0.0),
         ("stale_settles_total", 0.0),
@@ -125,10 +125,19 @@ async fn every_family_counts_what_happened() {
     let files = |dir: &std::path::Path| -> u64 {
         let entries = std::fs::read_dir(dir).unwrap().flatten();
         let files = entries.map(|entry| entry.metadata().unwrap());
-        files.filter(|file| file.is_file()).map(|file| file.len()).sum()
+        files
+            .filter(|file| file.is_file())
+            .map(|file| file.len())
+            .sum()
     };
-    let (told, there) = (value(&text, "postrider_spool_bytes"), files(dir.path()) as f64);
-    assert!(told > there / 3.0 && told < there * 3.0, "{told}, and files of {there}");
+    let (told, there) = (
+        value(&text, "postrider_spool_bytes"),
+        files(dir.path()) as f64,
+    );
+    assert!(
+        told > there / 3.0 && told < there * 3.0,
+        "{told}, and files of {there}"
+    );
     let stats = postrider.stats().await.unwrap();
     assert_eq!(
         (stats.accepted, stats.delivered, stats.deferred, stats.dead),

@@ -284,13 +284,20 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
     let puppet = Puppet::free();
     let names: Vec<String> = (0..101).map(|n| format!("{n:x>64}")).collect();
     let over = |count: usize| {
-        let builder = postrider::Dispatcher::builder().spool(dir.path()).retry(steady());
-        let relays = names.iter().map(|name| puppet.relay().connections(1).name(name));
+        let builder = postrider::Dispatcher::builder()
+            .spool(dir.path())
+            .retry(steady());
+        let relays = names
+            .iter()
+            .map(|name| puppet.relay().connections(1).name(name));
         let builder = relays.fold(builder, |builder, relay| builder.relay(relay));
         builder.route(Match::default(), names[..count].to_vec())
     };
     let refused = over(101).start().await.err().unwrap().to_string();
-    assert!(refused.contains("route 0 names 101 relays, and takes at most 100"), "{refused}");
+    assert!(
+        refused.contains("route 0 names 101 relays, and takes at most 100"),
+        "{refused}"
+    );
 
     let postrider = over(100).start().await.unwrap();
     for name in &names {
@@ -299,7 +306,10 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
     let id = submit(&postrider, mail("ada@example.org")).await;
     let all = postrider.list(postrider::Query::default()).await.unwrap();
     assert_eq!(all.mails.len(), 1);
-    postrider.shutdown(postrider::Drain::within(seconds(10))).await.unwrap();
+    postrider
+        .shutdown(postrider::Drain::within(seconds(10)))
+        .await
+        .unwrap();
 
     let postrider = over(100).start().await.unwrap();
     becomes(&postrider, id, "delivered").await;

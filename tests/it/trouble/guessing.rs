@@ -152,7 +152,11 @@ async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
     call_with("wrong", service.http);
     log_in("wrong", service.smtp);
     let genuine = service.log();
-    assert_eq!(banned(dir.path(), &genuine), ["127.0.0.1", "127.0.0.1"], "{genuine}");
+    assert_eq!(
+        banned(dir.path(), &genuine),
+        ["127.0.0.1", "127.0.0.1"],
+        "{genuine}"
+    );
     let in_journal = genuine.replace("2026-", "host postrider[77]: 2026-");
     assert_eq!(banned(dir.path(), &in_journal).len(), 2, "{in_journal}");
 
@@ -179,7 +183,10 @@ async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
     service.says("deferred, will retry");
     let log = service.log();
     assert!(log.contains(VICTIM), "it is told, as text: {log}");
-    assert!(!banned(dir.path(), &log).contains(&VICTIM.to_owned()), "{log}");
+    assert!(
+        !banned(dir.path(), &log).contains(&VICTIM.to_owned()),
+        "{log}"
+    );
     for line in log.lines() {
         assert!(!line.contains(&format!("peer={VICTIM}")), "{line}");
     }
