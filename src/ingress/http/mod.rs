@@ -21,6 +21,7 @@ mod fields;
 mod jobs;
 mod openapi;
 mod operate;
+mod origin;
 mod outbox;
 mod outline;
 mod page;
@@ -36,13 +37,15 @@ mod status;
 mod submit;
 mod suppressions;
 mod templates;
+mod token;
 mod unsubscribe;
 
-pub use access::{Scope, Token, TokenTable};
+pub use access::TokenTable;
 pub use outbox::serve_outbox;
 pub use problem::Problem;
 pub use settings::{HttpError, HttpSettings, Limits, Security};
 pub use status::{MIN_STATUS_SECRET, StatusPages, StatusSettings};
+pub use token::{Scope, Token};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -17,7 +17,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::access::{Caller, Scope, Token};
+use super::access::Caller;
+use super::token::{Scope, Token};
 use super::{SharedDoor, problem::Problem};
 
 /// How long somebody who signed in stays so.

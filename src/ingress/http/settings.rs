@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio_rustls::TlsAcceptor;
 
-use super::access::{MAX_SECRET, Token};
+use super::token::{MAX_SECRET, Token};
 use crate::ingress::tls::{self, TlsError};
 use crate::ingress::{Networks, TlsFiles};
 
