@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each fuzz target uses one of them")]
 #![allow(clippy::unwrap_used, reason = "a panic is what a fuzzer looks for")]
 
-use postrider::mail::take_directives;
+use postrider::mail::{seven_bit, take_directives};
 use postrider::{Address, Envelope, Mail};
 
 /// A message that is taken is frozen: CRLF alone ends lines, no NUL, no blind copies, and it
@@ -45,11 +45,29 @@ pub fn freeze(message: &[u8]) {
         assert_eq!(again.message(), frozen);
         assert_eq!(again.message_id(), mail.message_id());
         assert_eq!(again.fingerprint(), mail.fingerprint());
+        seven_bits(frozen);
     }
     if let Ok((rest, options)) = take_directives(message.to_vec().into()) {
         assert!(rest.is_empty() || take_directives(rest).is_ok());
         assert!(options.tags.len() <= 20);
     }
+}
+
+/// What is converted for a server without 8BITMIME has seven bits, lines that end as before, and
+/// converts to itself.
+fn seven_bits(frozen: &bytes::Bytes) {
+    let Some(converted) = seven_bit(frozen) else {
+        return;
+    };
+    assert!(converted.is_ascii());
+    assert!(!converted.contains(&0));
+    for (i, byte) in converted.iter().enumerate() {
+        assert!(
+            *byte != b'\n' || (i > 0 && converted[i - 1] == b'\r'),
+            "an LF alone at {i}"
+        );
+    }
+    assert_eq!(seven_bit(&converted), Some(converted));
 }
 
 /// Whatever stands in the spool is a record or an error, and what is read says the same when it is

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
-use postrider::mail::take_directives;
+use postrider::mail::{seven_bit, take_directives};
 use postrider::{Envelope, Mail};
 
 /// How large an input is made of what the fuzzer finds: work that grows with its square takes
@@ -30,10 +30,11 @@ pub fn growth(input: &[u8]) {
     let large = [before, &piece.repeat(SIZE / piece.len()), after].concat();
 
     let began = ThreadTime::now();
-    match parser % 4 {
-        0 => message(large),
-        1 => address(&large),
-        2 => drop(postrider::ingress::http::read_mail(&large)),
+    match (parser % 8, parser % 4) {
+        (4, _) => drop(seven_bit(&large.into())),
+        (_, 0) => message(large),
+        (_, 1) => address(&large),
+        (_, 2) => drop(postrider::ingress::http::read_mail(&large)),
         _ => postrider::ingress::smtp::exercise(&large),
     }
     let spent = began.elapsed();

@@ -193,11 +193,12 @@ impl Accept {
         submitter: &Submitter,
     ) -> Result<NewMail, Error> {
         let options = mail.options();
-        let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
+        let meant = |when| engine.clock.meant(when, now);
+        let due = options.send.map_or(now, meant).max(now);
         // What does not say itself when it is worthless lives from the time at which it is to be sent.
         let expires_at = options
             .expires
-            .map_or(due + engine.retry.expire_after, |when| when.resolve(now));
+            .map_or(due + engine.retry.expire_after, meant);
 
         if expires_at <= now {
             return Err(MailError::new("expires_at", "is not in the future").into());

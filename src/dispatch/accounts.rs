@@ -68,7 +68,7 @@ impl Accounts {
         max_pending: u64,
     ) -> Result<(), Error> {
         let quota = self.quota(who);
-        check_times(&quota, mail, now, engine.retry.expire_after)?;
+        check_times(engine, &quota, mail, now)?;
         if *who == Submitter::Local {
             return Ok(());
         }
@@ -154,17 +154,18 @@ fn whole_seconds(span: Duration) -> Duration {
 }
 
 fn check_times(
+    engine: &Engine,
     quota: &Quota,
     mail: &Mail,
     now: Timestamp,
-    default_lifetime: Duration,
 ) -> Result<(), MailError> {
     let options = mail.options();
     let refuse = |field: &str, what: &str, most: Duration| {
         let reason = format!("is more than {} {what}", humantime::format_duration(most));
         Err(MailError::new(field, reason))
     };
-    let due = options.send.map_or(now, |when| when.resolve(now)).max(now);
+    let meant = |when| engine.clock.meant(when, now);
+    let due = options.send.map_or(now, meant).max(now);
     if due.since(now) > quota.max_delay {
         let field = match options.send {
             Some(When::In(_)) => "delay",
@@ -172,8 +173,8 @@ fn check_times(
         };
         return refuse(field, "ahead, which is the most", quota.max_delay);
     }
-    let expires = options.expires.map(|when| when.resolve(now));
-    let expires = expires.unwrap_or(due + default_lifetime);
+    let expires = options.expires.map(meant);
+    let expires = expires.unwrap_or(due + engine.retry.expire_after);
     // A default that is longer than that was chosen by who runs the service.
     if options.expires.is_some() && expires.since(due) > quota.max_lifetime {
         let field = super::accept::expiry_field(options.expires);

@@ -4,14 +4,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::mail::Timestamp;
+use crate::mail::{Timestamp, When};
+use crate::policy::Course;
 
-/// The longest that a wait goes without looking at the wall clock again, so that a clock that jumps
+/// The longest that a wait goes without looking at the time again, so that a machine that slept
 /// delays nothing by more.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// What the wall clock may be off without anything being counted from it.
+const EXACT: Duration = Duration::from_secs(1);
 
 /// Where "now" comes from: the system, or a test that moves it by hand. Clones show the same time.
 #[derive(Clone, Debug)]
@@ -21,6 +25,7 @@ pub struct Clock(Kind);
 enum Kind {
     System {
         started: Instant,
+        course: Arc<Mutex<Course>>,
     },
     Fake {
         started: Timestamp,
@@ -29,10 +34,15 @@ enum Kind {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The system's clock: that of the wall where it began, and from then on as monotonic time goes.
+    /// Where the wall clock is set it follows slowly, by a tenth of the time that passes, so that
+    /// nothing waits longer or expires for it; where it is set forward by five minutes or more, as
+    /// after a sleep, at once.
     pub fn system() -> Self {
+        let course = Course::new(Timestamp::now(), Duration::ZERO);
         Clock(Kind::System {
             started: Instant::now(),
+            course: Arc::new(Mutex::new(course)),
         })
     }
 
@@ -48,15 +58,32 @@ impl Clock {
     /// The present.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System { .. } => Timestamp::now(),
+            Kind::System { started, course } => {
+                let mut course = course.lock();
+                course.now(Timestamp::now(), started.elapsed())
+            }
             Kind::Fake { now, .. } => *now.borrow(),
+        }
+    }
+
+    /// The time that is meant, for a mail that is accepted `now`: what the wall clock will be then was
+    /// asked for.
+    pub(super) fn meant(&self, when: When, now: Timestamp) -> Timestamp {
+        let (When::At(at), Kind::System { .. }) = (when, &self.0) else {
+            return when.resolve(now);
+        };
+        let wall = Timestamp::now();
+        let is_set = now.since(wall).max(wall.since(now)) > EXACT;
+        match is_set {
+            true => Timestamp::from_millis(at.as_millis() + now.as_millis() - wall.as_millis()),
+            false => at,
         }
     }
 
     /// Time that never goes back, since some origin: for paces and breakers.
     pub fn monotonic(&self) -> Duration {
         match &self.0 {
-            Kind::System { started } => started.elapsed(),
+            Kind::System { started, .. } => started.elapsed(),
             Kind::Fake { started, now } => now.borrow().since(*started),
         }
     }

@@ -42,10 +42,8 @@ impl State {
             let now = self.engine.clock.monotonic();
             let part = self.part(mail, &left, now);
             let is_whole = part.len() == mail.recipients.len();
-            let transaction = Transaction {
-                recipients: part.iter().map(|at| mail.recipients[*at].clone()).collect(),
-                ..mail.clone()
-            };
+            let recipients = part.iter().map(|at| mail.recipients[*at].clone());
+            let transaction = mail.clone().for_recipients(recipients.collect());
             let next = next.filter(|next| is_whole && self.may_pipeline(next, now));
 
             self.begun = None;

@@ -125,8 +125,9 @@ impl Direct {
         })
     }
 
-    /// Tries each relay of the route that is not paused, until one answers about the mail. A refusal
-    /// that another mail would have met as well is none.
+    /// Tries each relay of the route that is not paused, until one answers about the mail; those of the
+    /// recipients go on of whom it said nothing. A refusal that another mail would have met as well is
+    /// no answer.
     async fn send_over(
         &self,
         engine: &Engine,
@@ -139,26 +140,36 @@ impl Direct {
             "no relay of its route is there and not paused".into(),
         );
         let mut outcomes = vec![unreachable; transaction.recipients.len()];
+        let mut left: Vec<usize> = (0..outcomes.len()).collect();
         for relay in route.relays().filter(|relay| !engine.is_paused(relay)) {
             let Some(plan) = topology.relay(relay) else {
                 continue;
             };
-            outcomes = match plan.transport.connect().await {
+            let to = left.iter().map(|at| transaction.recipients[*at].clone());
+            let part = transaction.clone().for_recipients(to.collect());
+            let learned = match plan.transport.connect().await {
                 Ok(mut connection) => {
-                    let outcomes = connection.send(transaction, None).await;
+                    let learned = connection.send(&part, None).await;
                     connection.close().await;
-                    outcomes
+                    learned
                 }
-                Err(outcome) => vec![outcome; transaction.recipients.len()],
+                Err(outcome) => vec![outcome; left.len()],
             };
-            let is_the_relays = |outcome: &Outcome| {
-                let fault = outcome.judge(Circumstances::default()).fault;
-                fault == Fault::Relay
-            };
-            if !outcomes.iter().all(is_the_relays) {
+            for (at, outcome) in left.iter().zip(learned) {
+                outcomes[*at] = outcome;
+            }
+            left.retain(|at| is_for_the_next_relay(&outcomes[*at]));
+            if left.is_empty() {
                 break;
             }
         }
         outcomes
     }
+}
+
+/// Whether another relay of the route may take what this one did not: it refused us and not the mail,
+/// or said beforehand that it cannot take it.
+fn is_for_the_next_relay(outcome: &Outcome) -> bool {
+    let is_local = matches!(outcome, Outcome::Rejected(Phase::Local, _));
+    is_local || outcome.judge(Circumstances::default()).fault == Fault::Relay
 }

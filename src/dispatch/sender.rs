@@ -579,21 +579,20 @@ impl State {
         let manifest = &claim.manifest;
         let (engine, mail, expires_at) =
             (Arc::clone(&self.engine), manifest.id, manifest.expires_at);
-        Transaction {
+        let recipients = claim.deliveries.iter();
+        let recipients = recipients.map(|(_, delivery)| delivery.recipient.clone());
+        let whole = Transaction {
             mail,
             return_path: manifest.return_path.clone(),
-            recipients: claim
-                .deliveries
-                .iter()
-                .map(|(_, delivery)| delivery.recipient.clone())
-                .collect(),
+            recipients: Vec::new(),
             message: self.engine.personal_message(claim),
             eight_bit: manifest.eight_bit,
             smtputf8: manifest.smtputf8,
             recall: Recall::when(move || {
                 engine.recalls.is_recalled(mail) || engine.clock.now() >= expires_at
             }),
-        }
+        };
+        whole.for_recipients(recipients.collect())
     }
 
     fn watch_idleness(&mut self, myself: &ActorRef<Msg>) {

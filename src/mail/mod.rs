@@ -38,7 +38,7 @@ pub use directives::take_directives;
 pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
 pub use id::{MailId, MailIdError};
-pub use mending::Intake;
+pub use mending::{Intake, seven_bit};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
 pub use submitter::{Submitter, SubmitterError};

@@ -2,6 +2,7 @@
 //! relay is up. Pure: time and chance come in as arguments.
 
 mod breaker;
+mod course;
 mod limits;
 mod pace;
 mod quota;
@@ -12,6 +13,7 @@ mod share;
 mod streak;
 
 pub use breaker::{Breaker, BreakerState};
+pub use course::Course;
 pub use limits::{Lesson, Limits};
 pub use pace::{Allowance, Pace, Rate, RateError};
 pub use quota::{Quota, SenderPattern, SenderPatternError};

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use memchr::memmem;
 
 use crate::delivery::Outcome;
 use crate::mail::{Address, MailId};
@@ -49,6 +50,29 @@ pub struct Transaction {
     /// Whether it is not to be sent after all: to be asked right before the end of the message is
     /// written.
     pub recall: Recall,
+}
+
+impl Transaction {
+    /// The same for these recipients. It needs SMTPUTF8 only if one of them does, or all would.
+    pub(crate) fn for_recipients(mut self, recipients: Vec<Address>) -> Transaction {
+        self.smtputf8 = self.smtputf8
+            && (!recipients.iter().all(Address::is_ascii) || self.needs_smtputf8_for_all());
+        self.recipients = recipients;
+        self
+    }
+
+    /// Whether SMTPUTF8 is needed whoever the recipients are: for the return path, or for the header
+    /// section.
+    fn needs_smtputf8_for_all(&self) -> bool {
+        let header = match memmem::find(&self.message, b"\r\n\r\n") {
+            Some(end) => &self.message[..end],
+            None => &self.message,
+        };
+        self.return_path
+            .as_ref()
+            .is_some_and(|path| !path.is_ascii())
+            || !header.is_ascii()
+    }
 }
 
 /// Takes a mail back from a connection that has it, until the end of its message is written.
@@ -98,6 +122,12 @@ pub trait Connection: Send {
     /// [`Outcome::Unavailable`] for every recipient: the caller opens another and sends again, and
     /// nothing was lost.
     async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Vec<Outcome>;
+
+    /// The mail as it is sent over this connection, where that is not as it is: whoever signs it asks
+    /// first.
+    async fn convert(&mut self, _mail: &Transaction) -> Option<Transaction> {
+        None
+    }
 
     /// Whether another mail may be sent over it. False after an error, after 421, and once
     /// `messages_per_connection` were sent.

@@ -12,6 +12,8 @@ use postrider::transport::dkim::{Dkim, Signer, SigningKey};
 use postrider::{Dispatcher, Drain, Envelope, Mail, Relay, Unsubscribing};
 use tempfile::TempDir;
 
+use crate::common::FakeSmtp;
+
 /// A key that `postrider dkim generate` made, and what it told to publish.
 struct Key {
     file: PathBuf,
@@ -111,6 +113,35 @@ async fn sent(dkim: Dkim, messages: &[String]) -> Vec<Vec<u8>> {
     let drain = Drain::within(Duration::from_secs(5));
     engine.shutdown(drain).await.unwrap();
     sent
+}
+
+/// What a relay without 8BITMIME is given.
+async fn converted(dkim: Dkim, message: &str) -> Vec<u8> {
+    let server = FakeSmtp::builder().without("8BITMIME").start().await;
+    let relay = Relay::smtp(&server.url()).unwrap().connections(1);
+    let engine = Dispatcher::builder()
+        .relay(relay.dkim(Arc::new(dkim)))
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    let to = vec!["ada@example.org".parse().unwrap()];
+    let envelope = Envelope::new("bounce@example.com".parse().ok(), to).unwrap();
+    let mail = Mail::from_rfc5322(envelope, message.to_owned().into_bytes()).unwrap();
+    engine.submit(mail).await.unwrap();
+    server.mails_arrive(1).await.remove(0).message
+}
+
+#[tokio::test]
+async fn what_is_converted_for_a_relay_is_signed_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = generate(dir.path(), "ed25519", "s1");
+    let message = "From: ada@example.com\r\nTo: b@example.org\r\nMIME-Version: 1.0\r\n\
+        Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n";
+    let message = converted(Dkim::new(vec![signer(&key, "s1")]), message).await;
+    let text = String::from_utf8(message.clone()).unwrap();
+    assert!(text.contains("Gr=C3=BC=C3=9Fe"), "{text}");
+    assert_eq!(verified(dir.path(), &[message], &[&key]), [1]);
 }
 
 /// Messages whose white space, fields and ends are all that a canonical form may stumble over.

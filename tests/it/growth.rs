@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
-use postrider::mail::take_directives;
+use postrider::mail::{seven_bit, take_directives};
 use postrider::{Envelope, Mail, MailBuilder};
 
 /// The most that ten times the input may cost.
@@ -118,6 +118,57 @@ fn a_message_costs_what_its_size_is() {
     grows_with_its_input("many boundaries", message, |message: &Vec<u8>| {
         take(message)
     });
+}
+
+#[test]
+fn a_message_is_converted_at_the_cost_of_its_size() {
+    let head = "Subject: x\r\nContent-Type: multipart/mixed; boundary=a\r\n\r\n";
+    for (before, piece, after) in [
+        ("Subject: x\r\n\r\n", "ö", "\r\n"),
+        ("Subject: x\r\n\r\n", "ö \r\n", ""),
+        ("Subject: x\r\nContent-Type: image/png\r\n\r\n", "ö", "\r\n"),
+        (
+            "Subject: x\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n",
+            "ö",
+            "",
+        ),
+        (head, "--a\r\n\r\nö\r\n", "--a--\r\n"),
+        (
+            head,
+            "--a\r\nContent-Type: multipart/mixed; boundary=a\r\n\r\nö\r\n",
+            "",
+        ),
+        (
+            head,
+            "--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nö\r\n",
+            "",
+        ),
+        (
+            head,
+            "--a\r\nContent-Type: message/rfc822\r\n\r\nX: ö\r\n",
+            "\r\n",
+        ),
+        (
+            head,
+            "--a\r\nContent-Type: multipart/signed; boundary=s\r\n\r\nö\r\n",
+            "",
+        ),
+        (
+            "Subject: x\r\n",
+            "Content-Type: message/rfc822\r\n\r\n",
+            "ö\r\n",
+        ),
+        (
+            "Content-Type: message/rfc822\r\n\r\n",
+            "X-Y: ö\r\n",
+            "\r\nö\r\n",
+        ),
+    ] {
+        let message = |size| bytes::Bytes::from(filled(before, piece, after, size));
+        grows_with_its_input(&format!("{piece:?}"), message, |message| {
+            drop(seven_bit(message))
+        });
+    }
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! A body, made right: bytes above 127 have their meaning, and what no server takes (a line of more
-//! than 998 bytes, a NUL) is encoded, in the part where it stands (RFC 2045 §6).
+//! than 998 bytes, a NUL) is encoded, in the part where it stands (RFC 2045 §6). `seven_bit` has all
+//! encoded that a server without 8BITMIME does not take.
 
 use lettre::message::Body;
 use lettre::message::header::ContentTransferEncoding;
 use memchr::memchr;
 
 use super::params::Params;
+use super::parts::Parts;
 use super::scan::{LooseField, Scan};
 use super::{Acts, has_long_line};
 
-/// How deep parts may lie in parts, and still be looked into.
-const DEEPEST: usize = 16;
 /// The length of a line of base64 (RFC 2045 §6.8), and the most of one of quoted-printable.
 const ENCODED_LINE: usize = 76;
 
@@ -22,18 +22,36 @@ pub(super) struct Encoded {
 }
 
 /// What a message or one of its parts says of its content.
-struct Content {
+pub(super) struct Content {
     /// `text/plain`, in small letters.
-    kind: String,
-    boundary: Option<String>,
-    encoding: String,
+    pub kind: String,
+    pub boundary: Option<String>,
+    pub encoding: String,
+}
+
+/// What a body is made right for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// Any server: no NUL, no line of more than 998 bytes.
+    EightBit,
+    /// One without 8BITMIME (RFC 6152): no byte above 127.
+    SevenBit,
+}
+
+impl Carrier {
+    fn takes(self, body: &[u8]) -> bool {
+        match self {
+            Carrier::EightBit => memchr(0, body).is_none() && !has_long_line(body),
+            Carrier::SevenBit => body.is_ascii(),
+        }
+    }
 }
 
 /// Mends the body of a message; what its header section lacks is appended to `added`.
 pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Option<Encoded> {
     let body = scan.body?;
     let content = Content::of(&scan.fields);
-    let encoded = content.encode(body);
+    let encoded = content.encode(body, Carrier::EightBit);
     let says_nothing = scan.find("MIME-Version").is_none();
     if encoded.is_none() && !says_nothing {
         return None;
@@ -61,11 +79,7 @@ pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Opti
         }
         added.push_str("MIME-Version: 1.0\r\n");
         if scan.find("Content-Type").is_none() {
-            // Text that is not UTF-8 could be anything, and has a name for that (RFC 1428 §3).
-            let charset = match std::str::from_utf8(body).is_ok() {
-                true => "utf-8",
-                false => "unknown-8bit",
-            };
+            let charset = charset_of(body);
             added.push_str(&format!("Content-Type: text/plain; charset={charset}\r\n"));
         }
         let has_encoding = encoded
@@ -80,7 +94,7 @@ pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Opti
 }
 
 impl Content {
-    fn of(fields: &[LooseField<'_>]) -> Self {
+    pub fn of(fields: &[LooseField<'_>]) -> Self {
         let value = |name: &str| {
             let field = fields.iter().find(|field| field.is(name));
             field.map_or(String::new(), |field| {
@@ -101,13 +115,20 @@ impl Content {
     }
 
     /// Whether this was signed or encrypted as it stands (RFC 1847, RFC 8551).
-    fn is_sealed(&self) -> bool {
+    pub fn is_sealed(&self) -> bool {
         ["multipart/signed", "multipart/encrypted"].contains(&&*self.kind)
     }
 
-    fn encode(&self, body: &[u8]) -> Option<Encoded> {
-        let is_fine = memchr(0, body).is_none() && !has_long_line(body);
-        if is_fine || self.is_sealed() {
+    /// Whether it is a message whose body can be encoded, and not the message itself (RFC 2046
+    /// §5.2.1).
+    pub fn is_message(&self) -> bool {
+        ["message/rfc822", "message/news"].contains(&&*self.kind)
+            && !["base64", "quoted-printable"].contains(&&*self.encoding)
+    }
+
+    /// The body as this carrier takes it; `None` where it does, or where nothing can be done.
+    pub fn encode(&self, body: &[u8], carrier: Carrier) -> Option<Encoded> {
+        if carrier.takes(body) || self.is_sealed() {
             return None;
         }
         if self.kind.starts_with("multipart/") {
@@ -115,7 +136,7 @@ impl Content {
                 .boundary
                 .as_deref()
                 .filter(|boundary| !boundary.is_empty())?;
-            let body = Parts::new(boundary).walk(body)?;
+            let body = Parts::of(boundary, carrier).mended(body)?;
             return Some(Encoded {
                 body,
                 encoding: None,
@@ -130,8 +151,10 @@ impl Content {
                 body: wrapped_quoted_printable(body),
                 encoding: None,
             }),
-            "" | "7bit" | "8bit" | "binary" if !self.kind.starts_with("message/") => {
-                let is_text = self.kind.is_empty() || self.kind.starts_with("text/");
+            "" | "7bit" | "8bit" | "binary" if self.may_be_encoded(carrier) => {
+                let is_text = self.kind.is_empty()
+                    || self.kind.starts_with("text/")
+                    || self.kind.starts_with("message/") && self.kind.ends_with("-status");
                 let (encoding, name) = match is_text {
                     true => (ContentTransferEncoding::QuotedPrintable, "quoted-printable"),
                     false => (ContentTransferEncoding::Base64, "base64"),
@@ -149,136 +172,24 @@ impl Content {
             _ => None,
         }
     }
+
+    /// Whether a content of this kind may be in base64 or quoted-printable: of messages only what
+    /// RFC 2046 §5.2 does not except.
+    fn may_be_encoded(&self, carrier: Carrier) -> bool {
+        match self.kind.strip_prefix("message/") {
+            None => true,
+            Some(_) if carrier == Carrier::EightBit => false,
+            Some(kind) => !["rfc822", "news", "partial", "external-body"].contains(&kind),
+        }
+    }
 }
 
-/// Walks over the parts of a body, line by line, and encodes those that need it.
-struct Parts {
-    /// The boundaries of the part that is read and of those around it.
-    boundaries: Vec<String>,
-    out: Vec<u8>,
-    has_encoded: bool,
-}
-
-/// Where the walk is.
-enum At {
-    /// Before, between or behind parts, or in one that stays as it is.
-    Outside,
-    /// In a part's header section, which began here.
-    Header(usize),
-    /// In a part's body.
-    Body { header: usize, body: usize },
-}
-
-impl Parts {
-    fn new(boundary: &str) -> Self {
-        Parts {
-            boundaries: vec![boundary.to_owned()],
-            out: Vec::new(),
-            has_encoded: false,
-        }
-    }
-
-    /// The body with what needed it encoded; `None` where nothing did.
-    fn walk(mut self, text: &[u8]) -> Option<Vec<u8>> {
-        self.out.reserve(text.len() + text.len() / 8);
-        let (mut at, mut here) = (At::Outside, 0);
-        while here < text.len() {
-            let end = memchr(b'\n', &text[here..]).map_or(text.len(), |lf| here + lf + 1);
-            let line = &text[here..end];
-            if let Some(begins) = self.delimiter(line) {
-                self.end_part(&at, text, here);
-                self.out.extend_from_slice(line);
-                at = match begins {
-                    true => At::Header(end),
-                    false => At::Outside,
-                };
-            } else {
-                at = match at {
-                    At::Header(header) if matches!(line, b"\n" | b"\r\n") => {
-                        self.begin_body(header, end, text)
-                    }
-                    At::Outside => {
-                        self.out.extend_from_slice(line);
-                        At::Outside
-                    }
-                    at => at,
-                };
-            }
-            here = end;
-        }
-        self.end_part(&at, text, text.len());
-        self.has_encoded.then_some(self.out)
-    }
-
-    /// Whether this line begins a part (`true`) or ends the last one (`false`).
-    fn delimiter(&mut self, line: &[u8]) -> Option<bool> {
-        let rest = line.strip_prefix(b"--")?.trim_ascii_end();
-        for depth in (0..self.boundaries.len()).rev() {
-            let Some(after) = rest.strip_prefix(self.boundaries[depth].as_bytes()) else {
-                continue;
-            };
-            let begins = match after {
-                b"" => true,
-                b"--" => false,
-                _ => continue,
-            };
-            self.boundaries
-                .truncate(if begins { depth + 1 } else { depth });
-            return Some(begins);
-        }
-        None
-    }
-
-    fn begin_body(&mut self, header: usize, body: usize, text: &[u8]) -> At {
-        let scan = Scan::of(&text[header..body]);
-        let content = Content::of(&scan.fields);
-        let is_container = content.kind.starts_with("multipart/") && !content.is_sealed();
-        if !is_container {
-            return At::Body { header, body };
-        }
-        if let Some(boundary) = content.boundary.filter(|boundary| !boundary.is_empty())
-            && self.boundaries.len() < DEEPEST
-        {
-            self.boundaries.push(boundary);
-        }
-        self.out.extend_from_slice(&text[header..body]);
-        At::Outside
-    }
-
-    /// Copies a part that ends at `end`, encoded if it must be.
-    fn end_part(&mut self, at: &At, text: &[u8], end: usize) {
-        let (header, body) = match at {
-            At::Outside => return,
-            At::Header(header) => {
-                self.out.extend_from_slice(&text[*header..end]);
-                return;
-            }
-            At::Body { header, body } => (*header, *body),
-        };
-        let content = &text[body..end];
-        // The line end before a delimiter belongs to it (RFC 2046 §5.1.1).
-        let kept = content.strip_suffix(b"\n").unwrap_or(content);
-        let kept = kept.strip_suffix(b"\r").unwrap_or(kept);
-        let line_end = &content[kept.len()..];
-        let scan = Scan::of(&text[header..body]);
-        let Some(encoded) = Content::of(&scan.fields).encode(kept) else {
-            self.out.extend_from_slice(&text[header..end]);
-            return;
-        };
-
-        self.has_encoded = true;
-        for field in &scan.fields {
-            if encoded.encoding.is_none() || !field.is("Content-Transfer-Encoding") {
-                self.out.extend_from_slice(field.raw);
-            }
-        }
-        if let Some(encoding) = encoded.encoding {
-            let field = format!("Content-Transfer-Encoding: {encoding}\r\n");
-            self.out.extend_from_slice(field.as_bytes());
-        }
-        self.out.extend_from_slice(b"\r\n");
-        self.out.extend_from_slice(&encoded.body);
-        self.out.extend_from_slice(line_end);
+/// What text that does not say it may be in: that which is not UTF-8 could be anything, and has a name
+/// for that (RFC 1428 §3).
+pub(super) fn charset_of(text: &[u8]) -> &'static str {
+    match std::str::from_utf8(text).is_ok() {
+        true => "utf-8",
+        false => "unknown-8bit",
     }
 }
 
@@ -304,6 +215,7 @@ fn wrapped_base64(text: &[u8]) -> Vec<u8> {
 fn wrapped_quoted_printable(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + text.len() / 32);
     let (mut length, mut at) = (0, 0);
+    let mut escape;
     while let Some(byte) = text.get(at) {
         let is_end = *byte == b'\n' || (*byte == b'\r' && text.get(at + 1) == Some(&b'\n'));
         if is_end {
@@ -318,6 +230,10 @@ fn wrapped_quoted_printable(text: &[u8]) -> Vec<u8> {
                 .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
         let (piece, taken): (&[u8], usize) = match byte {
             0 => (b"=00", 1),
+            0x80.. => {
+                escape = escaped(*byte);
+                (&escape, 1)
+            }
             _ if is_escape => (&text[at..at + 3], 3),
             _ => (&text[at..=at], 1),
         };
@@ -331,4 +247,9 @@ fn wrapped_quoted_printable(text: &[u8]) -> Vec<u8> {
         at += taken;
     }
     out
+}
+
+fn escaped(byte: u8) -> [u8; 3] {
+    let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
+    [b'=', digit(byte >> 4), digit(byte & 15)]
 }

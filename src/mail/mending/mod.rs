@@ -7,13 +7,16 @@
 mod body;
 mod fields;
 mod params;
+mod parts;
 mod scan;
+mod seven_bit;
 
 use bytes::Bytes;
 use memchr::memchr;
 
 use super::Envelope;
 pub(super) use scan::Scan;
+pub use seven_bit::seven_bit;
 
 /// The most acts that are told of one message.
 const MOST_TOLD: usize = 16;

@@ -52,7 +52,17 @@ impl SigningConnection {
     async fn signed(&mut self, mail: &Transaction) -> Transaction {
         let message = match self.next.take() {
             Some((id, message)) if id == mail.mail => message,
-            _ => sign(Arc::clone(&self.dkim), self.rewriting, mail.message.clone()).await,
+            _ => {
+                // What the relay cannot take is encoded before it is signed (RFC 6376 §5.3).
+                let mail = self
+                    .inner
+                    .convert(mail)
+                    .await
+                    .unwrap_or_else(|| mail.clone());
+                let (dkim, rewriting) = (Arc::clone(&self.dkim), self.rewriting);
+                let message = sign(dkim, rewriting, mail.message.clone()).await;
+                return Transaction { message, ..mail };
+            }
         };
         Transaction {
             message,

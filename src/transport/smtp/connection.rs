@@ -8,16 +8,19 @@ use async_trait::async_trait;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 
 use super::Smtp;
-use super::extensions::Extensions;
+use super::extensions::{self, Extensions};
 use super::memory::Memory;
 use super::reply::{Answer, nonsense};
 use super::wire::{Unwritten, Wire};
 use crate::delivery::{Outcome, Phase};
-use crate::mail::MailId;
+use crate::mail::{MailId, seven_bit};
 use crate::transport::{Connection, TimeOuts, Transaction};
 
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A message of up to so many bytes is converted where it is; a larger one on a thread for such work.
+const CONVERTED_AT_ONCE: usize = 64 * 1024;
 
 /// A connection that is greeted, secured and authenticated.
 pub(super) struct SmtpConnection {
@@ -82,11 +85,31 @@ impl SmtpConnection {
         Answer::read(heard).map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))
     }
 
+    /// Sends a mail to the recipients whom the server can be told of; the others are refused here.
+    async fn send_to_others(
+        &mut self,
+        mail: &Transaction,
+        rest: &Transaction,
+        next: Option<&Transaction>,
+    ) -> Vec<Outcome> {
+        let mut told = self.send(rest, next).await.into_iter();
+        let recipients = mail.recipients.iter();
+        let outcomes = recipients.map(|to| match to.is_ascii() {
+            true => told.next().unwrap_or_else(no_verdict),
+            false => extensions::needs_smtputf8(),
+        });
+        outcomes.collect()
+    }
+
     /// Writes what is in `out`.
     pub(super) async fn write(&mut self, patience: Duration) -> Result<(), Unwritten> {
         self.wire.wait_up_to(patience);
         self.wire.write(&self.out).await
     }
+}
+
+fn no_verdict() -> Outcome {
+    Outcome::InDoubt("no outcome was given".into())
 }
 
 #[async_trait]
@@ -99,6 +122,13 @@ impl Connection for SmtpConnection {
         if !self.is_usable() {
             return unusable("the connection is used up");
         }
+        if self.begun.is_none()
+            && let Some(rest) = self.extensions.without_utf8_recipients(mail)
+        {
+            return self.send_to_others(mail, &rest, next).await;
+        }
+        let converted = self.convert(mail).await;
+        let mail = converted.as_ref().unwrap_or(mail);
         self.in_step = false;
         if self.begun.is_some() && !self.has_begun(mail) {
             return unusable("another mail was begun on this connection");
@@ -119,6 +149,24 @@ impl Connection for SmtpConnection {
             self.memory.is_bad(self.peer, reason);
         }
         outcomes
+    }
+
+    async fn convert(&mut self, mail: &Transaction) -> Option<Transaction> {
+        if self.begun.is_some() || !self.extensions.wants_seven_bit(mail) {
+            return None;
+        }
+        let message = mail.message.clone();
+        let converted = match message.len() > CONVERTED_AT_ONCE {
+            true => tokio::task::spawn_blocking(move || seven_bit(&message))
+                .await
+                .ok()?,
+            false => seven_bit(&message),
+        };
+        Some(Transaction {
+            message: converted?,
+            eight_bit: false,
+            ..mail.clone()
+        })
     }
 
     fn is_usable(&self) -> bool {

@@ -2,6 +2,7 @@
 //! is the rest.
 
 use crate::delivery::{Outcome, Phase, Reply};
+use crate::mail::Address;
 use crate::transport::Transaction;
 
 /// The extensions that matter to us.
@@ -72,30 +73,55 @@ impl Extensions {
         offered
     }
 
+    /// Whether the message can be taken only once it is in seven bits (RFC 6152 §3).
+    pub(super) fn wants_seven_bit(&self, mail: &Transaction) -> bool {
+        mail.eight_bit && !self.eight_bit_mime && !mail.message.is_ascii()
+    }
+
+    /// The mail for those of its recipients whom this server can be told of, where it cannot be told
+    /// of all and some are left.
+    pub(super) fn without_utf8_recipients(&self, mail: &Transaction) -> Option<Transaction> {
+        if self.smtputf8 || !mail.smtputf8 {
+            return None;
+        }
+        let others = mail.recipients.iter().filter(|to| to.is_ascii());
+        let others: Vec<Address> = others.cloned().collect();
+        if others.is_empty() || others.len() == mail.recipients.len() {
+            return None;
+        }
+        let rest = mail.clone().for_recipients(others);
+        (!rest.smtputf8).then_some(rest)
+    }
+
     /// The verdict on a mail that this server said it cannot take; nothing is sent then.
     pub(super) fn refuse(&self, mail: &Transaction) -> Option<Outcome> {
         let size = super::message::size(&mail.message);
-        let (code, text) = if self.size.is_some_and(|limit| limit > 0 && size > limit) {
-            let limit = self.size.unwrap_or_default();
-            (
-                552,
-                format!("5.3.4 the message has {size} bytes, and the server takes {limit}"),
-            )
-        } else if mail.smtputf8 && !self.smtputf8 {
-            (
-                550,
-                "5.6.7 the mail needs SMTPUTF8, which the server does not offer".to_owned(),
-            )
-        } else if mail.eight_bit && !self.eight_bit_mime {
-            (
-                554,
-                "5.6.3 the message needs 8BITMIME, which the server does not offer".to_owned(),
-            )
-        } else {
-            return None;
-        };
-        Some(Outcome::Rejected(Phase::Local, Reply::new(code, &text)))
+        if let Some(limit) = self.size.filter(|limit| *limit > 0 && size > *limit) {
+            let text = format!("5.3.4 the message has {size} bytes, and the server takes {limit}");
+            return Some(refusal(552, &text));
+        }
+        if mail.smtputf8 && !self.smtputf8 {
+            return Some(needs_smtputf8());
+        }
+        let needs_eight_bit = mail.eight_bit && !self.eight_bit_mime;
+        needs_eight_bit.then(|| {
+            let text = "5.6.3 the message needs 8BITMIME, which the server does not offer, and \
+                        cannot be converted: part of it is signed or encrypted as it is";
+            refusal(554, text)
+        })
     }
+}
+
+/// The verdict on a mail whose addresses or header section this server cannot be told.
+pub(super) fn needs_smtputf8() -> Outcome {
+    refusal(
+        550,
+        "5.6.7 the mail needs SMTPUTF8, which the server does not offer",
+    )
+}
+
+fn refusal(code: u16, text: &str) -> Outcome {
+    Outcome::Rejected(Phase::Local, Reply::new(code, text))
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The wall clock jumps by hours while mail is pending: libfaketime moves it under the real binary.
 //!
-//! Times that a user gave or is told (due, expiry) are the wall clock's: set forward, what falls
-//! due or expires within the jump does so at once; set back, what waits for a time of day waits for
-//! it. Time-outs, paces and breakers do not notice.
+//! Set forward by minutes, as after a sleep, what falls due or expires within the jump does so at
+//! once. Set back, or forward by seconds, nothing waits longer and nothing expires for it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +9,8 @@ use std::process::Command;
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
 use crate::trouble::house::arrived;
+
+const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
 
 /// Debian keeps it in a directory named after the processor.
 fn libfaketime() -> PathBuf {
@@ -38,6 +39,71 @@ fn hand_in(service: &Service, to: &str, more: &str) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
+/// The service under a clock that [`set`] moves.
+fn under_a_clock(dir: &Path, config: &str) -> Service {
+    set(dir, "+0");
+    let mut command: Command = configured(dir, config);
+    command
+        .env("LD_PRELOAD", libfaketime())
+        .env("FAKETIME_TIMESTAMP_FILE", dir.join("offset"));
+    command
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    Service::start(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_a_day_or_forward_by_minutes_delays_nothing_and_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    relay.rule(
+        Rule::at(Step::Rcpt)
+            .to("deferred")
+            .first(1)
+            .act(Act::reply(450, "4.2.1 later")),
+    );
+    relay.rule(
+        Rule::at(Step::Rcpt)
+            .to("worthless")
+            .act(Act::reply(450, "4.2.1 later")),
+    );
+    let config = configuration(
+        &dir.path().join("spool"),
+        &relay.url(),
+        "[retry]\nschedule = [\"3s\"]\njitter = \"none\"\nmax_attempts = 100",
+    );
+    let mut service = under_a_clock(dir.path(), &config);
+    let deferred = hand_in(&service, "deferred", "");
+    let worthless = hand_in(&service, "worthless", r#", "expires_in": "10s""#);
+    let soon = hand_in(&service, "soon", r#", "delay": "4s""#);
+    let later = hand_in(
+        &service,
+        "later",
+        r#", "delay": "250s", "expires_in": "270s""#,
+    );
+    service.become_all(&[deferred.clone(), worthless.clone()], "deferred");
+
+    set(dir.path(), "-86400");
+    let since = hand_in(&service, "since", r#", "delay": "4s""#);
+    let clock = std::time::SystemTime::now() + std::time::Duration::from_secs(5) - DAY;
+    let at = humantime::format_rfc3339_millis(clock);
+    let by_the_wall = hand_in(&service, "by-the-wall", &format!(r#", "send_at": "{at}""#));
+    service.become_all(&[deferred, soon, since, by_the_wall], "delivered");
+    service.become_all(std::slice::from_ref(&worthless), "dead");
+
+    set(dir.path(), "+240");
+    let now = hand_in(&service, "now", r#", "expires_in": "60s""#);
+    service.become_all(&[now], "delivered");
+    assert_eq!(service.state(&later), "scheduled", "its time has not come");
+    assert!(service.stop().success());
+    let arrived = arrived(&relay);
+    assert!(
+        arrived.len() == 5 && arrived.values().all(|count| *count == 1),
+        "{arrived:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_the_jump_explains() {
     let dir = tempfile::tempdir().unwrap();
@@ -52,16 +118,7 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
         &relay.url(),
         "[retry]\nschedule = [\"3s\"]\njitter = \"none\"\nmax_attempts = 100",
     );
-    set(dir.path(), "+0");
-    let mut command: Command = configured(dir.path(), &config);
-    command
-        .env("LD_PRELOAD", libfaketime())
-        .env("FAKETIME_TIMESTAMP_FILE", dir.path().join("offset"));
-    command
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("DONT_FAKE_MONOTONIC", "1");
-    let mut service = Service::start(command);
+    let mut service = under_a_clock(dir.path(), &config);
     let long = hand_in(&service, "deferred-long", r#", "expires_in": "2h""#);
     let short = hand_in(&service, "deferred-short", r#", "expires_in": "30m""#);
     let soon = hand_in(&service, "soon", r#", "delay": "30m""#);

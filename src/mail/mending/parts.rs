@@ -1,0 +1,269 @@
+//! Walks over the parts of a body, line by line, and has those encoded that the carrier does not
+//! take. `body` and `seven_bit` call it; each line is looked at once.
+
+use memchr::memchr;
+
+use super::body::{Carrier, Content, charset_of};
+use super::scan::{LooseField, Scan};
+use super::{Context, fields};
+
+/// How deep parts may lie in parts, and still be looked into.
+const DEEPEST: usize = 64;
+
+pub(super) struct Parts {
+    carrier: Carrier,
+    /// The boundaries of the part that is read and of those around it.
+    boundaries: Vec<String>,
+    at: At,
+    out: Vec<u8>,
+    has_encoded: bool,
+}
+
+/// Where the walk is.
+#[derive(Clone, Copy)]
+enum At {
+    /// Before, between or behind parts.
+    Outside,
+    /// In a part that stays as it is.
+    Closed,
+    /// In the header section of a part or of a message, which began here.
+    Header { header: usize, is_message: bool },
+    /// In its body.
+    Body {
+        header: usize,
+        body: usize,
+        is_message: bool,
+    },
+}
+
+/// How a body is encoded now; for that of a message, what it is in where it does not say.
+struct NewEncoding {
+    encoding: &'static str,
+    charset: Option<&'static str>,
+}
+
+impl Parts {
+    /// For the parts between these boundaries.
+    pub fn of(boundary: &str, carrier: Carrier) -> Self {
+        Parts {
+            carrier,
+            boundaries: vec![boundary.to_owned()],
+            at: At::Outside,
+            out: Vec::new(),
+            has_encoded: false,
+        }
+    }
+
+    /// For a whole message.
+    pub fn of_message(carrier: Carrier) -> Self {
+        Parts {
+            carrier,
+            boundaries: Vec::new(),
+            at: At::Header {
+                header: 0,
+                is_message: true,
+            },
+            out: Vec::new(),
+            has_encoded: false,
+        }
+    }
+
+    /// The text with what needed it encoded; `None` where nothing did.
+    pub fn mended(mut self, text: &[u8]) -> Option<Vec<u8>> {
+        self.walk(text);
+        self.has_encoded.then_some(self.out)
+    }
+
+    /// The text with all encoded that could be.
+    pub fn encoded(mut self, text: &[u8]) -> Vec<u8> {
+        self.walk(text);
+        self.out
+    }
+
+    fn walk(&mut self, text: &[u8]) {
+        self.out.reserve(text.len() + text.len() / 8);
+        let mut here = 0;
+        while here < text.len() {
+            let end = memchr(b'\n', &text[here..]).map_or(text.len(), |lf| here + lf + 1);
+            let line = &text[here..end];
+            if let Some(begins) = self.delimiter(line) {
+                self.end_part(text, here);
+                self.out.extend_from_slice(line);
+                self.at = match begins {
+                    true => At::Header {
+                        header: end,
+                        is_message: false,
+                    },
+                    false => At::Outside,
+                };
+            } else {
+                self.line(line, end, text);
+            }
+            here = end;
+        }
+        self.end_part(text, text.len());
+    }
+
+    /// Whether this line begins a part (`true`) or ends the last one (`false`).
+    fn delimiter(&mut self, line: &[u8]) -> Option<bool> {
+        let rest = line.strip_prefix(b"--")?.trim_ascii_end();
+        for depth in (0..self.boundaries.len()).rev() {
+            let Some(after) = rest.strip_prefix(self.boundaries[depth].as_bytes()) else {
+                continue;
+            };
+            let begins = match after {
+                b"" => true,
+                b"--" => false,
+                _ => continue,
+            };
+            self.boundaries
+                .truncate(if begins { depth + 1 } else { depth });
+            return Some(begins);
+        }
+        None
+    }
+
+    /// A line that is no delimiter, and ends at `end`.
+    fn line(&mut self, line: &[u8], end: usize, text: &[u8]) {
+        match self.at {
+            At::Header { header, is_message } if matches!(line, b"\n" | b"\r\n") => {
+                self.at = self.begin_body(header, end, is_message, text);
+            }
+            // Nobody is shown it (RFC 2046 §5.1.1).
+            At::Outside if self.carrier == Carrier::SevenBit => {
+                let seven_bit = |byte: &u8| if byte.is_ascii() { *byte } else { b'?' };
+                self.out.extend(line.iter().map(seven_bit));
+            }
+            At::Outside | At::Closed => self.out.extend_from_slice(line),
+            At::Header { .. } | At::Body { .. } => {}
+        }
+    }
+
+    fn begin_body(&mut self, header: usize, body: usize, is_message: bool, text: &[u8]) -> At {
+        let scan = Scan::of(&text[header..body]);
+        let content = Content::of(&scan.fields);
+        let is_container = content.kind.starts_with("multipart/") && !content.is_sealed();
+        let has_message = self.carrier == Carrier::SevenBit && content.is_message();
+        if !is_container && !has_message {
+            return At::Body {
+                header,
+                body,
+                is_message,
+            };
+        }
+
+        self.write_header(&text[header..body], &scan, None);
+        if has_message {
+            return At::Header {
+                header: body,
+                is_message: true,
+            };
+        }
+        match content.boundary.filter(|boundary| !boundary.is_empty()) {
+            Some(boundary) if self.boundaries.len() < DEEPEST => {
+                self.boundaries.push(boundary);
+                At::Outside
+            }
+            _ => At::Closed,
+        }
+    }
+
+    /// Copies a part that ends at `end`, encoded if it must be.
+    fn end_part(&mut self, text: &[u8], end: usize) {
+        let (header, body, is_message) = match self.at {
+            At::Outside | At::Closed => return,
+            At::Header { header, .. } => {
+                let scan = Scan::of(&text[header..end]);
+                return self.write_header(&text[header..end], &scan, None);
+            }
+            At::Body {
+                header,
+                body,
+                is_message,
+            } => (header, body, is_message),
+        };
+        let content = &text[body..end];
+        // The line end before a delimiter belongs to it (RFC 2046 §5.1.1).
+        let kept = content.strip_suffix(b"\n").unwrap_or(content);
+        let kept = kept.strip_suffix(b"\r").unwrap_or(kept);
+        let line_end = &content[kept.len()..];
+
+        let scan = Scan::of(&text[header..body]);
+        let encoded = Content::of(&scan.fields).encode(kept, self.carrier);
+        self.has_encoded |= encoded.is_some();
+        let encoding = encoded.as_ref().and_then(|encoded| encoded.encoding);
+        let new = encoding.map(|encoding| NewEncoding {
+            encoding,
+            charset: is_message.then(|| charset_of(kept)),
+        });
+        self.write_header(&text[header..body], &scan, new);
+        match encoded {
+            Some(encoded) => {
+                self.out.extend_from_slice(&encoded.body);
+                self.out.extend_from_slice(line_end);
+            }
+            None => self.out.extend_from_slice(content),
+        }
+    }
+
+    /// A header section with the empty line that ends it, which says how the body is encoded now.
+    fn write_header(&mut self, header: &[u8], scan: &Scan<'_>, new: Option<NewEncoding>) {
+        if new.is_none() && self.carrier == Carrier::EightBit {
+            return self.out.extend_from_slice(header);
+        }
+        let mut written = 0;
+        for field in &scan.fields {
+            let start = field.raw.as_ptr().addr() - header.as_ptr().addr();
+            let Some(replaced) = self.replaced(field, new.is_some()) else {
+                continue;
+            };
+            self.out.extend_from_slice(&header[written..start]);
+            self.out.extend_from_slice(&replaced);
+            written = start + field.raw.len();
+        }
+        let rest = &header[written..];
+        let empty = [&b"\r\n"[..], b"\n"]
+            .into_iter()
+            .find(|empty| rest.ends_with(empty))
+            .unwrap_or_default();
+        let Some(new) = new else {
+            return self.out.extend_from_slice(rest);
+        };
+
+        self.out
+            .extend_from_slice(&rest[..rest.len() - empty.len()]);
+        if let Some(charset) = new.charset
+            && scan.find("MIME-Version").is_none()
+        {
+            self.out.extend_from_slice(b"MIME-Version: 1.0\r\n");
+            if scan.find("Content-Type").is_none() {
+                let kind = format!("Content-Type: text/plain; charset={charset}\r\n");
+                self.out.extend_from_slice(kind.as_bytes());
+            }
+        }
+        let field = format!("Content-Transfer-Encoding: {}\r\n", new.encoding);
+        self.out.extend_from_slice(field.as_bytes());
+        self.out.extend_from_slice(empty);
+    }
+
+    /// What stands in the place of a field; `None` where it stays.
+    fn replaced(&self, field: &LooseField<'_>, is_encoded: bool) -> Option<Vec<u8>> {
+        if field.is("Content-Transfer-Encoding") {
+            let encoding = field.value().trim_ascii().to_ascii_lowercase();
+            let is_now_7bit = self.carrier == Carrier::SevenBit
+                && [&b"8bit"[..], b"binary"].contains(&&*encoding);
+            return match is_encoded {
+                true => Some(Vec::new()),
+                false => is_now_7bit.then(|| [field.name.as_bytes(), b": 7bit\r\n"].concat()),
+            };
+        }
+        if self.carrier == Carrier::EightBit || field.raw.is_ascii() {
+            return None;
+        }
+        let context = Context {
+            domain: None,
+            stays_utf8: false,
+        };
+        fields::mend(field, &context).map(|(mended, _)| mended)
+    }
+}

@@ -1,0 +1,140 @@
+//! The engine's own time: it goes as monotonic time does, and toward the wall clock. The clock of the
+//! dispatcher asks it.
+//!
+//! *Invariants:* it never goes back; while the process lives nothing that waits is late, nor expires,
+//! because the wall clock was set.
+
+use std::time::Duration;
+
+use crate::mail::{Timestamp, minutes};
+
+/// A wall clock that is so far ahead was not set right by a little: the machine slept, or had no time
+/// when it started. What fell due or expired meanwhile did.
+const SLEPT: Duration = minutes(5);
+
+/// By this part of the time that passes it comes nearer to the wall clock.
+const SLEW: i128 = 10;
+
+/// Where the engine's time is.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// In nanoseconds since the Unix epoch.
+    at: i128,
+    /// The monotonic time then.
+    monotonic: Duration,
+}
+
+impl Course {
+    /// A course that begins at this time of the wall clock.
+    pub fn new(wall: Timestamp, monotonic: Duration) -> Self {
+        Course {
+            at: nanoseconds(wall),
+            monotonic,
+        }
+    }
+
+    /// The time now.
+    pub fn now(&mut self, wall: Timestamp, monotonic: Duration) -> Timestamp {
+        let elapsed = monotonic.saturating_sub(self.monotonic).as_nanos() as i128;
+        let steady = self.at + elapsed;
+        let off = nanoseconds(wall) - steady;
+        let step = match off >= SLEPT.as_nanos() as i128 {
+            true => off,
+            false => off.clamp(-elapsed / SLEW, elapsed / SLEW),
+        };
+
+        self.at = steady + step;
+        self.monotonic = self.monotonic.max(monotonic);
+        Timestamp::from_millis(i64::try_from(self.at / 1_000_000).unwrap_or(i64::MAX))
+    }
+}
+
+fn nanoseconds(at: Timestamp) -> i128 {
+    i128::from(at.as_millis()) * 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mail::{days, hours, seconds};
+
+    const START: i64 = 1_700_000_000_000;
+
+    /// What the time is after this long, with the wall clock set so many seconds off.
+    fn after(course: &mut Course, passed: Duration, off: i64) -> i64 {
+        let passed_ms = i64::try_from(passed.as_millis()).expect("short");
+        let wall = Timestamp::from_millis(START + passed_ms + off * 1000);
+        course.now(wall, passed).as_millis() - START
+    }
+
+    fn course() -> Course {
+        Course::new(Timestamp::from_millis(START), Duration::ZERO)
+    }
+
+    #[test]
+    fn it_goes_as_a_clock_that_nobody_sets() {
+        let mut course = course();
+        for at in [1, 5, 60, 86_400] {
+            assert_eq!(after(&mut course, seconds(at), 0), at as i64 * 1000);
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_a_day_delays_by_no_more_than_a_tenth() {
+        let mut course = course();
+        assert_eq!(after(&mut course, seconds(10), 0), 10_000);
+        let back = -86_400;
+        assert_eq!(after(&mut course, seconds(10), back), 10_000);
+        assert_eq!(after(&mut course, seconds(70), back), 64_000);
+        // It arrives, and goes as the wall clock does then.
+        let later = days(20);
+        for day in 1..=20 {
+            after(&mut course, days(day), back);
+        }
+        let passed = i64::try_from(later.as_millis()).expect("short");
+        assert_eq!(after(&mut course, later, back), passed + back * 1000);
+    }
+
+    #[test]
+    fn a_jump_of_seconds_forward_hurries_by_no_more_than_a_tenth() {
+        let mut course = course();
+        assert_eq!(after(&mut course, seconds(1), 299), 1100);
+        assert_eq!(after(&mut course, seconds(61), 299), 67_100);
+        assert_eq!(after(&mut course, hours(2), 299), 7_200_000 + 299_000);
+    }
+
+    #[test]
+    fn a_machine_that_slept_is_followed_at_once() {
+        let mut course = course();
+        assert_eq!(
+            after(&mut course, seconds(1), 8 * 3600),
+            1000 + 8 * 3_600_000
+        );
+    }
+
+    #[test]
+    fn many_looks_come_as_far_as_one() {
+        let mut often = course();
+        (0..100_000).for_each(|n| _ = after(&mut often, Duration::from_micros(n * 100), -100));
+        let far = after(&mut often, seconds(10), -100);
+        assert!((8_999..=9_001).contains(&far), "{far}");
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_goes_back_whatever_the_wall_clock_says(
+            steps in proptest::collection::vec((0u64..100_000, -200_000i64..200_000), 1..100),
+        ) {
+            let mut course = course();
+            let (mut passed, mut last) = (Duration::ZERO, i64::MIN);
+            for (step, off) in steps {
+                passed += Duration::from_millis(step);
+                let now = after(&mut course, passed, off);
+                prop_assert!(now >= last);
+                last = now;
+            }
+        }
+    }
+}
