@@ -35,9 +35,9 @@
 //! # Layers
 //!
 //! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
-//! `content` (templates) · [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep,
-//! send, tell) · [`dispatch`] (the engine) · `ingress` (doors) · `config` · `cli`. The last three
-//! come with the feature `server`, which is on by default; the engine alone is `default-features = false`.
+//! `content` (templates) · [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
+//! (the engine) · `notify` (webhooks) · `ingress` (doors) · `config` · `cli`. The last three come with the feature
+//! `server`, which is on by default; the engine alone is `default-features = false`.
 //!
 //! ARCHITECTURE.md walks this way with the files beside it, and lists the invariants: for each the
 //! file that makes it and the test that fails without it.
@@ -53,6 +53,8 @@ pub mod dispatch;
 #[cfg(feature = "server")]
 pub mod ingress;
 pub mod mail;
+#[cfg(feature = "notify")]
+pub mod notify;
 pub mod observe;
 pub mod policy;
 mod private;
@@ -73,6 +75,11 @@ pub use dispatch::{
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,
     MailId, Priority, Submitter, Timestamp, days, hours, minutes, seconds,
+};
+#[cfg(feature = "notify")]
+pub use notify::{
+    Filter, LastAnswer, NoticeError, Notices, Redeliver, Tested, Webhook, WebhookError,
+    WebhookState, WebhookStatus,
 };
 pub use policy::{
     BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,

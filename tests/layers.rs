@@ -12,12 +12,13 @@ use std::path::Path;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The layers, the lowest first. A room imports from layers below its own, and from itself.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["mail", "private"],
     &["delivery", "content"],
     &["policy"],
     &["spool", "transport", "observe"],
     &["dispatch"],
+    &["notify"],
     &["ingress"],
     &["config"],
     &["cli"],
@@ -40,6 +41,7 @@ const HOMES: [(&str, &[&str]); 18] = [
             "transport",
             "observe",
             "dispatch",
+            "notify",
             "ingress",
             "cli",
         ],

@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Failure, descriptors};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable, serve_outbox};
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
+use crate::notify::Notices;
 
 /// The doors that are open.
 pub(super) struct Doors {
@@ -20,6 +21,7 @@ pub(super) struct Doors {
     tokens: Option<TokenTable>,
     certificate: Option<Certificate>,
     users: Option<Reloader>,
+    notices: Notices,
 }
 
 impl Doors {
@@ -66,8 +68,14 @@ impl Doors {
         let tokens = http.as_ref().map(HttpDoor::tokens);
         let certificate = http.as_ref().map(HttpDoor::certificate);
         let mut open = JoinSet::new();
+        // Before anything comes in: what happens from now on is to be told.
+        let notices = Notices::of(dispatcher);
+        let told = notices.set_webhooks(config::webhooks(&settings.webhooks));
+        told.await
+            .map_err(|error| Failure::Failed(error.to_string()))?;
         open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
         if let Some(door) = http {
+            let door = door.with_notices(notices.clone());
             open.spawn(door.serve(dispatcher.clone(), closing.clone()));
         }
         if let Some(door) = smtp {
@@ -80,7 +88,15 @@ impl Doors {
             tokens,
             certificate,
             users,
+            notices,
         })
+    }
+
+    /// Gives the webhooks what changed.
+    pub(super) async fn reload_notices(&self, settings: &Settings) -> Result<(), Failure> {
+        let webhooks = config::webhooks(&settings.webhooks);
+        let told = self.notices.set_webhooks(webhooks).await;
+        told.map_err(|error| Failure::Failed(error.to_string()))
     }
 
     /// Gives them what changed: who may come in, and certificates. After an error one may have it
@@ -114,8 +130,10 @@ impl Doors {
     /// Closes them: nobody new comes in, and what has begun may go on for a while.
     pub(super) async fn close(mut self, settings: &Settings) {
         let _ = self.close.send(true);
+        let within = patience(settings);
         let all_ended = async { while self.open.join_next().await.is_some() {} };
-        let _ = timeout(patience(settings), all_ended).await;
+        let doors_closed = timeout(within, all_ended);
+        let _ = tokio::join!(doors_closed, self.notices.close(within));
     }
 }
 

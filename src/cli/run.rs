@@ -171,7 +171,7 @@ async fn reload(
         Ok(new) => {
             tell_what_waits_for_a_restart(settings, &new);
             tracing::info!(
-                "the configuration was read again: relays, routes, priorities, templates, tokens and users are as it says"
+                "the configuration was read again: relays, routes, priorities, templates, webhooks, tokens and users are as it says"
             );
             *settings = new;
             dispatcher.note_reload(None).await;
@@ -199,12 +199,14 @@ async fn read_and_apply(
     let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
     let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
     let engine = config::reload(&new)?;
-    let applied = match doors.reload(&new) {
-        Ok(()) => dispatcher.reload(engine).await.map_err(Failure::from),
-        Err(failure) => Err(failure),
+    let applied = async {
+        doors.reload(&new)?;
+        doors.reload_notices(&new).await?;
+        Ok(dispatcher.reload(engine).await?)
     };
-    if let Err(failure) = applied {
+    if let Err(failure) = applied.await {
         doors.reload(old)?;
+        doors.reload_notices(old).await?;
         return Err(failure);
     }
     dispatcher.templates().replace(&new.templates.loaded());

@@ -40,6 +40,7 @@ mod suppression;
 mod templates;
 mod units;
 mod unsubscribe;
+mod webhooks;
 
 pub use client::ClientFile;
 pub use dkim::DkimKey;
@@ -61,6 +62,7 @@ pub use suppression::Suppression;
 pub use templates::Templates;
 pub use units::Listen;
 pub use unsubscribe::Unsubscribe;
+pub use webhooks::{Webhook, WebhookUrl, webhooks};
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -101,6 +103,8 @@ pub struct Settings {
     pub suppression: Suppression,
     /// What an end user may see of a mail.
     pub status: Status,
+    /// Who is told what happens.
+    pub webhooks: Vec<Webhook>,
     /// The HTTP door.
     pub http: Http,
     /// The SMTP submission door.
@@ -200,6 +204,7 @@ impl Settings {
         self.unsubscribe.check(report);
         self.suppression.check(report);
         self.status.check(report);
+        webhooks::check(&mut self.webhooks, report);
         self.http.check(report);
         self.smtp.check(report);
         listeners::check(self, report);

@@ -10,13 +10,13 @@ use super::mistake::Report;
 
 /// Keys whose values are never shown, not even when they are wrong.
 const SECRETS: [&str; 7] = [
-    "unsubscribe.secret",
     "password",
     "token",
     "url",
     "api_key",
     "secret_access_key",
     "client_secret",
+    "secret",
 ];
 
 pub(super) fn read(layers: &Layers, report: &mut Report<'_>) -> Settings {

@@ -145,6 +145,13 @@ pub enum EventKind {
     },
     /// The service stops.
     Stopped,
+    /// A webhook is told nothing more, until somebody has it told again.
+    WebhookOff {
+        /// Its name.
+        webhook: String,
+        /// Why.
+        reason: String,
+    },
     /// Somebody who wanted to log in was refused.
     LoginRefused {
         /// How many times, since the one before this was told.
@@ -181,6 +188,7 @@ impl EventKind {
             EventKind::Reloaded { .. } => "reloaded",
             EventKind::Started { .. } => "started",
             EventKind::Stopped => "stopped",
+            EventKind::WebhookOff { .. } => "webhook_off",
             EventKind::LoginRefused { .. } => "login_refused",
             EventKind::Act { .. } => "act",
         }

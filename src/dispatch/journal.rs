@@ -60,6 +60,15 @@ impl JournalHandle {
         Ok(journal(&spool)?.since(at).await?)
     }
 
+    /// The events after this number, about `most` of them; none where there are none yet.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn after(&self, number: u64, most: usize) -> Result<JournalPage, Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.after(number, most).await?)
+    }
+
     /// The reader of this name. One that is new begins after `otherwise`, or with what happens from
     /// now on.
     ///

@@ -37,6 +37,8 @@ mod failures;
 mod jobs;
 mod lists;
 mod mails;
+#[cfg(feature = "notify")]
+mod notices;
 mod numbers;
 mod outbox;
 mod pages;
@@ -62,6 +64,8 @@ pub use failures::{FailureGroup, Failures, GroupBy};
 pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
 pub use journal::{JournalHandle, JournalReader};
 pub use lists::{Unsubscribing, Unsubscription};
+#[cfg(feature = "notify")]
+pub(crate) use notices::{NoticeResult, Turn};
 pub use outbox::OutboxHandle;
 pub use relays::Relays;
 pub use report::{
@@ -254,7 +258,7 @@ impl Dispatcher {
     }
 
     /// Where its "now" comes from.
-    #[cfg(feature = "server")]
+    #[cfg(any(feature = "server", feature = "notify"))]
     pub(crate) fn clock(&self) -> &Clock {
         &self.inner.engine.clock
     }

@@ -44,6 +44,10 @@ pub struct Metrics {
     restarts: Family<Labels, Counter>,
     turned_away: Family<Labels, Counter>,
     acts: Family<Labels, Counter>,
+    #[cfg(feature = "notify")]
+    webhook_messages: Family<Labels, Counter>,
+    #[cfg(feature = "notify")]
+    webhook_off: Family<Labels, Gauge>,
     journal_bytes: Gauge,
     journal_missed: Family<Labels, CounterGauge>,
     quota_refusals: Family<Labels, Counter>,
@@ -265,8 +269,29 @@ impl Metrics {
             "Events that were gone before this reader read them, since the spool was opened",
             journal_missed.clone(),
         );
+        #[cfg(feature = "notify")]
+        let webhook_messages = Family::<Labels, Counter>::default();
+        #[cfg(feature = "notify")]
+        let webhook_off = Family::<Labels, Gauge>::default();
+        #[cfg(feature = "notify")]
+        {
+            registry.register(
+                "webhook_messages",
+                "Messages to webhooks, by webhook and what came of sending them",
+                webhook_messages.clone(),
+            );
+            registry.register(
+                "webhook_off",
+                "1 for a webhook that is switched off",
+                webhook_off.clone(),
+            );
+        }
         Metrics {
             registry,
+            #[cfg(feature = "notify")]
+            webhook_messages,
+            #[cfg(feature = "notify")]
+            webhook_off,
             turned_away,
             accepted,
             deliveries,
@@ -353,6 +378,23 @@ impl Metrics {
         self.restarts
             .get_or_create(&vec![("actor", actor.to_owned())])
             .inc();
+    }
+
+    #[cfg(feature = "notify")]
+    pub(crate) fn noticed(&self, webhook: &str, result: &str) {
+        let labels = vec![
+            ("webhook", webhook.to_owned()),
+            ("result", result.to_owned()),
+        ];
+        self.webhook_messages.get_or_create(&labels).inc();
+    }
+
+    #[cfg(feature = "notify")]
+    pub(crate) fn webhook_is_off(&self, webhook: &str, is_off: bool) {
+        let labels = vec![("webhook", webhook.to_owned())];
+        self.webhook_off
+            .get_or_create(&labels)
+            .set(i64::from(is_off));
     }
 
     pub(crate) fn acted(&self, act: &str) {

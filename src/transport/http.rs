@@ -1,10 +1,14 @@
-//! HTTPS to a provider: one pool of connections, a time-out for every step, answers of bounded size,
-//! and how far a request got where it failed.
+//! HTTPS to a provider or to a webhook: one pool of connections, a time-out for every step, answers
+//! of bounded size, and how far a request got where it failed.
 //!
-//! Called by [`api`](super::api) and [`oauth2`](super::oauth2).
+//! Called by [`api`](super::api), [`oauth2`](super::oauth2), and by the notices' webhooks.
 //!
-//! *Invariant:* a failure says truthfully whether the whole request may have reached the server.
+//! *Invariants:* a failure says truthfully whether the whole request may have reached the server; a
+//! client that may reach public addresses only connects to none that was not looked at before.
 
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,14 +20,18 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tower_service::Service;
 
+use super::reach::Reach;
 use super::smtp::tls::client_config;
 use super::{RelayError, TimeOuts};
 
@@ -34,14 +42,15 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// A client with its pool of connections. Clones share it.
 #[derive(Clone)]
-pub(super) struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Upload>,
+pub(crate) struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Upload>,
     timeouts: TimeOuts,
+    reach: Reach,
 }
 
 /// A POST request.
 #[derive(Clone, Debug)]
-pub(super) struct Post {
+pub(crate) struct Post {
     pub url: String,
     pub content_type: String,
     pub headers: Vec<(&'static str, String)>,
@@ -50,13 +59,21 @@ pub(super) struct Post {
 
 /// What the server said.
 #[derive(Clone, Debug)]
-pub(super) struct HttpAnswer {
+pub(crate) struct HttpAnswer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
 impl HttpAnswer {
+    fn new(head: Parts, body: Bytes) -> Self {
+        HttpAnswer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        }
+    }
+
     /// A header's value, where it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
@@ -75,7 +92,7 @@ impl HttpAnswer {
 
 /// How far a request got that was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(crate) enum Reached {
     /// No connection: nothing was sent.
     Nothing,
     /// Part of it, so that the server cannot have understood it.
@@ -86,7 +103,7 @@ pub(super) enum Reached {
 
 /// A request that was not answered.
 #[derive(Clone, Debug)]
-pub(super) struct Unanswered {
+pub(crate) struct Unanswered {
     pub reached: Reached,
     pub reason: String,
 }
@@ -95,7 +112,23 @@ impl HttpClient {
     /// # Errors
     /// Where the `ca_file` cannot be used.
     pub fn new(ca_file: Option<&Path>, timeouts: TimeOuts) -> Result<Self, RelayError> {
-        let mut connector = HttpConnector::new();
+        HttpClient::within(ca_file, timeouts, Reach::Anywhere)
+    }
+
+    /// The same, which connects to nothing that `reach` leaves out.
+    ///
+    /// # Errors
+    /// As [`HttpClient::new`].
+    pub fn within(
+        ca_file: Option<&Path>,
+        timeouts: TimeOuts,
+        reach: Reach,
+    ) -> Result<Self, RelayError> {
+        let resolver = Resolver {
+            names: GaiResolver::new(),
+            reach,
+        };
+        let mut connector = HttpConnector::new_with_resolver(resolver);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeouts.connect));
         connector.enforce_http(false);
@@ -108,7 +141,11 @@ impl HttpClient {
             .pool_idle_timeout(IDLE)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(connector);
-        Ok(HttpClient { client, timeouts })
+        Ok(HttpClient {
+            client,
+            timeouts,
+            reach,
+        })
     }
 
     /// Sends a request and reads its answer, whatever its status. No redirect is followed: what is
@@ -118,10 +155,46 @@ impl HttpClient {
     /// Where no whole answer came.
     pub async fn post(&self, post: Post) -> Result<HttpAnswer, Unanswered> {
         let progress = Arc::new(Progress::default());
-        let request = post.request(&progress).map_err(|reason| Unanswered {
+        let (head, body) = self.exchange(post, &progress).await?;
+        let fail = |reason: String| Unanswered {
+            reached: progress.reached(),
+            reason,
+        };
+        let body = match body {
+            Ok(body) => body,
+            // The status is what counts; what explains it is cut off.
+            Err(_) if head.status != StatusCode::OK => Bytes::new(),
+            Err(reason) => return Err(fail(reason)),
+        };
+        Ok(HttpAnswer::new(head, body))
+    }
+
+    /// As [`HttpClient::post`], where the status counts and nothing else: a body that breaks off or
+    /// does not end is cut off.
+    ///
+    /// # Errors
+    /// Where no answer came.
+    pub async fn post_for_status(&self, post: Post) -> Result<HttpAnswer, Unanswered> {
+        let (head, body) = self.exchange(post, &Arc::default()).await?;
+        Ok(HttpAnswer::new(head, body.unwrap_or_default()))
+    }
+
+    /// Sends a request; what came of it, and of reading the answer's body.
+    async fn exchange(
+        &self,
+        post: Post,
+        progress: &Arc<Progress>,
+    ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
+        let refuse = |reason| Unanswered {
             reached: Reached::Nothing,
             reason,
-        })?;
+        };
+        let request = post.request(progress).map_err(refuse)?;
+        // An address that stands in the URL itself is resolved by nobody.
+        let host = request.uri().host().unwrap_or_default();
+        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            self.reach.check(address).map_err(refuse)?;
+        }
         let fail = |reason: String| Unanswered {
             reached: progress.reached(),
             reason,
@@ -149,16 +222,46 @@ impl HttpClient {
 
         let body = timeout(self.timeouts.data, Limited::new(body, MAX_ANSWER).collect()).await;
         let body = match body {
-            Ok(Ok(body)) => body.to_bytes(),
-            // The status is what counts; what explains it is cut off.
-            Ok(Err(_)) | Err(_) if head.status != StatusCode::OK => Bytes::new(),
-            Ok(Err(e)) => return Err(fail(format!("the answer broke off: {e}"))),
-            Err(_) => return Err(fail("the answer did not end".to_owned())),
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(e)) => Err(format!("the answer broke off: {e}")),
+            Err(_) => Err("the answer did not end".to_owned()),
         };
-        Ok(HttpAnswer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body,
+        Ok((head, body))
+    }
+}
+
+/// Resolves names, and leaves out what may not be connected to: the addresses that pass are the ones
+/// that are connected to, whatever the name is made to say a moment later.
+#[derive(Clone)]
+struct Resolver {
+    names: GaiResolver,
+    reach: Reach,
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.names.poll_ready(context)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (reach, resolving) = (self.reach, self.names.call(name));
+        Box::pin(async move {
+            let mut refused = None;
+            let mut allowed = Vec::new();
+            for address in resolving.await? {
+                match reach.check(address.ip()) {
+                    Ok(()) => allowed.push(address),
+                    Err(reason) => refused = Some(reason),
+                }
+            }
+            match refused {
+                Some(reason) if allowed.is_empty() => Err(io::Error::other(reason)),
+                _ => Ok(allowed.into_iter()),
+            }
         })
     }
 }

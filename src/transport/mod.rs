@@ -11,15 +11,19 @@ mod api;
 mod capture;
 pub mod dkim;
 #[cfg(feature = "providers")]
-mod http;
+pub(crate) mod http;
 #[cfg(feature = "providers")]
 pub mod oauth2;
+#[cfg(feature = "providers")]
+mod reach;
 mod relay;
 pub mod smtp;
 
 #[cfg(feature = "providers")]
 pub use api::{ApiServer, Credentials};
 pub use capture::{Capture, Captured};
+#[cfg(feature = "providers")]
+pub(crate) use reach::Reach;
 pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};
 
 use std::fmt;

@@ -19,6 +19,8 @@ pub mod postfix;
 pub mod postgres;
 pub mod puppet;
 pub mod real_servers;
+#[cfg(feature = "notify")]
+pub mod receiver;
 #[cfg(all(feature = "server", target_os = "linux"))]
 pub mod service;
 
@@ -32,6 +34,8 @@ pub use faulty_spool::FaultySpool;
 pub use moody_relay::moody_relay;
 pub use names::Names;
 pub use puppet::Puppet;
+#[cfg(feature = "notify")]
+pub use receiver::{Called, Receiver, Says};
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -184,7 +184,14 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
     let mut known = BTreeSet::new();
     let mut tables = vec![String::new()];
     while let Some(table) = tables.pop() {
-        let lists = ["relays", "dkim", "routes", "http.tokens", "smtp.users"];
+        let lists = [
+            "relays",
+            "dkim",
+            "routes",
+            "webhooks",
+            "http.tokens",
+            "smtp.users",
+        ];
         let header = match table.as_str() {
             "" => String::new(),
             list if lists.contains(&list) => format!("[[{list}]]"),
@@ -221,7 +228,7 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
 }
 
 /// Keys of repeated blocks that have a default.
-const HOLD_WHEN_LEFT_OUT: [&str; 8] = [
+const HOLD_WHEN_LEFT_OUT: [&str; 15] = [
     "relays.connections",
     "relays.messages_per_connection",
     "relays.idle_timeout",
@@ -230,6 +237,13 @@ const HOLD_WHEN_LEFT_OUT: [&str; 8] = [
     "routes.match.tag",
     "routes.match.priority",
     "http.tokens.scope",
+    "webhooks.events",
+    "webhooks.tags",
+    "webhooks.allow_private",
+    "webhooks.timeout",
+    "webhooks.connections",
+    "webhooks.retry",
+    "webhooks.give_up_after",
 ];
 
 /// The README's row for each key of the shipped file: `| key | default | meaning |`.
@@ -676,6 +690,71 @@ fn a_level_that_means_nothing_is_a_mistake() {
         "log.level: `verbose` is none of",
     );
     load(&with_relay("[log]\nlevel = \"warn,postrider=debug\"")).unwrap();
+}
+
+#[test]
+fn a_webhook_that_could_not_be_told_is_a_mistake() {
+    let hook = |more: &str| {
+        let usual = "[[webhooks]]\nname = \"shop\"\nurl = \"https://shop.example.com/hooks\"\n\
+                     secret = \"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\"\n";
+        let keys: Vec<&str> = more
+            .lines()
+            .filter_map(|line| line.split(" = ").next())
+            .collect();
+        let stays = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} =")));
+        let usual: Vec<&str> = usual.lines().filter(stays).collect();
+        with_relay(&format!("{}\n{more}", usual.join("\n")))
+    };
+    load(&hook("")).unwrap();
+    load(&hook(
+        "events = [\"bounced\", \"unsubscribed\", \"webhook_off\"]",
+    ))
+    .unwrap();
+    for (more, expected) in [
+        (
+            "url = \"shop.example.com\"",
+            "webhooks[0].url: is not a URL",
+        ),
+        (
+            "url = \"ftp://shop.example.com/\"",
+            "webhooks[0].url: must begin with https://",
+        ),
+        (
+            "url = \"https://me:pw@shop.example.com/\"",
+            "webhooks[0].url: holds a login",
+        ),
+        ("secret = \"hunter2\"", "webhooks[0].secret: "),
+        (
+            "secret = \"whsec_c2hvcnQ=\"",
+            "webhooks[0].secret: must be `whsec_`",
+        ),
+        ("secret = \"\"", "webhooks[0].secret: is empty"),
+        (
+            "secret_file = \"/nonexistent\"\nsecret = \"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\"",
+            "webhooks[0].secret_file: is given beside `secret`",
+        ),
+        (
+            "events = [\"died\"]",
+            "webhooks[0].events: `died` is none of",
+        ),
+        ("events = []", "webhooks[0].events: is empty"),
+        ("name = \"a b\"", "webhooks[0].name: must be 1 to 64"),
+        (
+            "connections = 0",
+            "webhooks[0].connections: must be 1 to 64",
+        ),
+        ("retry = []", "webhooks[0].retry: must be delays"),
+        ("timeout = \"0s\"", "webhooks[0].timeout: must be longer"),
+        ("filter = []", "webhooks[0].filter: is not a key"),
+    ] {
+        the_only_mistake(&hook(more), expected);
+    }
+    let two = format!(
+        "{}{}",
+        hook(""),
+        hook("").replace("[[relays]]\nname = \"primary\"\nurl = \"capture://\"\n", "")
+    );
+    the_only_mistake(&two, "webhooks[1].name: `shop` is the name of another");
 }
 
 // ── Secrets, and the engine

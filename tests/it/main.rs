@@ -22,6 +22,8 @@ mod growth;
 mod hostile_relay;
 mod http;
 mod lifecycle;
+#[cfg(feature = "notify")]
+mod notify;
 mod policy;
 mod privacy;
 mod providers;

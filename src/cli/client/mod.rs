@@ -29,6 +29,7 @@ mod tail;
 mod template;
 mod times;
 mod user;
+mod webhook;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -82,6 +83,9 @@ pub enum ClientCommand {
     /// Look after the nodes that share the spool
     #[command(subcommand)]
     Node(node::Node),
+    /// Look after the webhooks, which are told what happens
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Look after the templates that mail is made from
     #[command(subcommand)]
     Template(template::Template),
@@ -135,6 +139,7 @@ impl ClientCommand {
             ClientCommand::Relay(relay) => relay.run(screen),
             ClientCommand::Suppression(suppression) => suppression.run(screen),
             ClientCommand::Node(node) => node.run(screen),
+            ClientCommand::Webhook(webhook) => webhook.run(screen),
             ClientCommand::Template(template) => template.run(screen),
             ClientCommand::Sendmail(sendmail) => Ok(sendmail.run(screen)),
             ClientCommand::Health(health) => health.run(screen),

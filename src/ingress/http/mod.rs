@@ -39,6 +39,7 @@ mod suppressions;
 mod templates;
 mod token;
 mod unsubscribe;
+mod webhooks;
 
 pub use access::TokenTable;
 pub use outbox::serve_outbox;
@@ -59,9 +60,9 @@ use super::TlsFiles;
 use super::admission::Admission;
 use super::complaints::LogThrottle;
 use super::guard::Guard;
-use crate::Templates;
 use crate::dispatch::Dispatcher;
 use crate::mail::Mail;
+use crate::{Notices, Templates};
 
 /// A door that has its address and is not open yet.
 #[derive(Debug)]
@@ -74,6 +75,7 @@ pub struct HttpDoor {
     limits: Limits,
     has_page: bool,
     status: Option<StatusPages>,
+    notices: Option<Notices>,
 }
 
 impl HttpDoor {
@@ -116,6 +118,7 @@ impl HttpDoor {
             limits,
             has_page: true,
             status: None,
+            notices: None,
         })
     }
 
@@ -138,6 +141,14 @@ impl HttpDoor {
     /// Makes the addresses for end users, where they may ask.
     pub fn status_pages(&self) -> Option<StatusPages> {
         self.status.clone()
+    }
+
+    /// The same door, which shows these notices and has them told again.
+    pub fn with_notices(self, notices: Notices) -> Self {
+        HttpDoor {
+            notices: Some(notices),
+            ..self
+        }
     }
 
     /// Where it listens.
@@ -177,6 +188,7 @@ impl HttpDoor {
             followers: Arc::new(Semaphore::new(MOST_FOLLOWERS)),
             run: format!("{:08x}", rand::random::<u32>()),
             journal: dispatcher.journal().name(),
+            notices: self.notices.unwrap_or_else(|| Notices::of(&dispatcher)),
             shutdown,
         });
         door.dispatcher.keep_series();
@@ -277,6 +289,8 @@ struct Door {
     run: String,
     /// Names the journal, in which events are counted.
     journal: String,
+    /// What is told to the outside.
+    notices: Notices,
     shutdown: watch::Receiver<bool>,
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn series(
 }
 
 /// A time, or how long it is ago.
-fn time(given: &str, now: Timestamp) -> Result<Timestamp, String> {
+pub(super) fn time(given: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(at) = given.parse() {
         return Ok(at);
     }

@@ -431,7 +431,7 @@ async fn json<T: for<'de> Deserialize<'de>>(
     read(&held.bytes)
 }
 
-fn read<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, Problem> {
+pub(super) fn read<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let read = serde_path_to_error::deserialize(&mut reader);
     read.map_err(|error: serde_path_to_error::Error<serde_json::Error>| {

@@ -75,6 +75,7 @@ enum What<'a> {
     Stopped,
     Act(Cow<'a, str>, u64, Option<Cow<'a, str>>),
     LoginRefused(u64),
+    WebhookOff(Cow<'a, str>, Cow<'a, str>),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -244,6 +245,9 @@ impl<'a> Entry<'a> {
             EventKind::Started { version } => What::Started(bounded(version)),
             EventKind::Stopped => What::Stopped,
             EventKind::LoginRefused { count } => What::LoginRefused(*count),
+            EventKind::WebhookOff { webhook, reason } => {
+                What::WebhookOff(bounded(webhook), bounded(reason))
+            }
             EventKind::Act { act, count, filter } => {
                 What::Act(bounded(act), *count, filter.as_deref().map(bounded))
             }
@@ -335,6 +339,10 @@ impl<'a> Entry<'a> {
             },
             What::Stopped => EventKind::Stopped,
             What::LoginRefused(count) => EventKind::LoginRefused { count },
+            What::WebhookOff(webhook, reason) => EventKind::WebhookOff {
+                webhook: owned(webhook),
+                reason: owned(reason),
+            },
             What::Act(act, count, filter) => EventKind::Act {
                 act: owned(act),
                 count,

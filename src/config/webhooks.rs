@@ -1,0 +1,140 @@
+//! `[[webhooks]]`: who is told what happens.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+use super::mistake::Report;
+use super::{pem, secret, units};
+use crate::notify::{self, Filter};
+
+/// Who is told what happens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhook {
+    /// Names it, over restarts.
+    pub name: String,
+    /// Where its messages go.
+    pub url: WebhookUrl,
+    /// What they are signed with.
+    pub secret: Option<SecretString>,
+    /// The file that the secret is in.
+    pub secret_file: Option<PathBuf>,
+    /// What it is told of.
+    pub events: Vec<String>,
+    /// The tags of the mail that it is told of; none: of all mail.
+    pub tags: Vec<String>,
+    /// Whether the address may be a private one.
+    pub allow_private: bool,
+    /// The certificate authority to trust instead of the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// How long a call may take.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    /// The most calls at once.
+    pub connections: usize,
+    /// The delays before a message that failed is sent again.
+    #[serde(deserialize_with = "units::durations")]
+    pub retry: Vec<Duration>,
+    /// How long a message is tried, and after how long without a success it is switched off.
+    #[serde(deserialize_with = "units::duration")]
+    pub give_up_after: Duration,
+}
+
+/// A webhook's URL, which may hold a secret: shown without it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct WebhookUrl(String);
+
+impl std::fmt::Debug for WebhookUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let host = Url::parse(&self.0).ok();
+        let host = host.as_ref().and_then(Url::host_str).unwrap_or("(no host)");
+        // Another URL must look different.
+        let told_apart = twox_hash::XxHash3_64::oneshot(self.0.as_bytes());
+        write!(f, "{host} {told_apart:x}")
+    }
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        let usual = notify::Webhook::new("", "", "");
+        Webhook {
+            name: String::new(),
+            url: WebhookUrl::default(),
+            secret: None,
+            secret_file: None,
+            events: usual.filter.events,
+            tags: Vec::new(),
+            allow_private: false,
+            ca_file: None,
+            timeout: usual.timeout,
+            connections: usual.connections,
+            retry: usual.retry,
+            give_up_after: usual.give_up_after,
+        }
+    }
+}
+
+impl Webhook {
+    /// What the notices make of it.
+    fn endpoint(&self) -> notify::Webhook {
+        let secret = self.secret.clone().unwrap_or_default();
+        notify::Webhook {
+            filter: Filter {
+                events: self.events.clone(),
+                tags: self.tags.clone(),
+            },
+            allow_private: self.allow_private,
+            ca_file: self.ca_file.clone(),
+            timeout: self.timeout,
+            connections: self.connections,
+            retry: self.retry.clone(),
+            give_up_after: self.give_up_after,
+            ..notify::Webhook::new(&self.name, &self.url.0, secret)
+        }
+    }
+
+    fn check(&mut self, at: &str, report: &mut Report<'_>) {
+        let file = self.secret_file.as_deref();
+        secret::settle(&mut self.secret, file, (at, "secret"), report);
+        if self.secret.is_none() {
+            report.add(format!("{at}.secret_file"), "is missing; or add `secret`");
+        }
+        if let Some(path) = &self.ca_file {
+            pem::check_certificates(path, format!("{at}.ca_file"), report);
+        }
+        for mistake in self.endpoint().mistakes() {
+            let key = match mistake.key {
+                "secret" if self.secret.is_none() => continue,
+                "secret" if self.secret_file.is_some() => "secret_file",
+                key => key,
+            };
+            report.add(format!("{at}.{key}"), mistake.reason);
+        }
+        if self.url.0.starts_with("http://") && !self.allow_private {
+            let reason = "is not https: everybody on the way can read what it is told";
+            report.warn(format!("{at}.url"), reason);
+        }
+    }
+}
+
+/// What the notices make of them.
+pub fn webhooks(webhooks: &[Webhook]) -> Vec<notify::Webhook> {
+    webhooks.iter().map(Webhook::endpoint).collect()
+}
+
+pub(super) fn check(webhooks: &mut [Webhook], report: &mut Report<'_>) {
+    for n in 0..webhooks.len() {
+        let at = format!("webhooks[{n}]");
+        webhooks[n].check(&at, report);
+        let name = &webhooks[n].name;
+        if webhooks[..n].iter().any(|earlier| earlier.name == *name) {
+            let reason = format!("`{}` is the name of another", name.escape_debug());
+            report.add(format!("{at}.name"), reason);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Tells an endpoint one message: a signed POST request, without redirects, bounded in time and
+//! bytes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::message::Message;
+use super::secrets::Secrets;
+use super::webhook::{Webhook, WebhookError};
+use crate::delivery::printable;
+use crate::mail::Timestamp;
+use crate::transport::http::{HttpClient, Post};
+use crate::transport::{Reach, TimeOuts};
+
+/// The longest that an endpoint may ask us to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most characters of what went wrong.
+const REASON: usize = 200;
+
+/// Whoever calls one endpoint.
+pub(super) struct Caller {
+    client: HttpClient,
+    secrets: Secrets,
+    url: String,
+    timeout: Duration,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// The status, where there was an answer.
+    pub status: Option<u16>,
+    /// What went wrong, where something did.
+    pub error: Option<String>,
+    /// How long the endpoint wants to be left alone.
+    pub retry_after: Option<Duration>,
+    pub took: Duration,
+}
+
+impl Answer {
+    /// Whether the message was taken.
+    pub(super) fn is_taken(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// Whether the endpoint says that it is gone for good.
+    pub(super) fn is_gone(&self) -> bool {
+        self.status == Some(410)
+    }
+
+    /// Whether the endpoint, or what stands before it, wants fewer messages.
+    pub(super) fn is_too_much(&self) -> bool {
+        matches!(self.status, Some(429 | 502 | 503 | 504))
+    }
+}
+
+impl Caller {
+    pub(super) fn new(webhook: &Webhook) -> Result<Self, WebhookError> {
+        let mistake = |key, reason: String| WebhookError {
+            webhook: webhook.name.clone(),
+            key,
+            reason,
+        };
+        let secrets = Secrets::read(&webhook.secret)
+            .map_err(|reason| mistake("secret", reason.to_owned()))?;
+        let reach = match webhook.allow_private {
+            true => Reach::Anywhere,
+            false => Reach::PublicOnly,
+        };
+        let timeouts = TimeOuts {
+            data: Duration::from_secs(5).min(webhook.timeout),
+            ..TimeOuts::default()
+        };
+        let client = HttpClient::within(webhook.ca_file.as_deref(), timeouts, reach)
+            .map_err(|error| mistake("ca_file", error.to_string()))?;
+        Ok(Caller {
+            client,
+            secrets,
+            url: webhook.url.clone(),
+            timeout: webhook.timeout,
+        })
+    }
+
+    /// Tells it; `now` is the time of this try.
+    pub(super) async fn call(&self, message: &Message, now: Timestamp) -> Answer {
+        let seconds = now.as_millis() / 1000;
+        let post = Post {
+            url: self.url.clone(),
+            content_type: "application/json".to_owned(),
+            headers: vec![
+                ("webhook-id", message.id.clone()),
+                ("webhook-timestamp", seconds.to_string()),
+                (
+                    "webhook-signature",
+                    self.secrets.sign(&message.id, seconds, &message.body),
+                ),
+            ],
+            body: Bytes::from(message.body.clone()),
+        };
+        let began = Instant::now();
+        let answered = tokio::time::timeout(self.timeout, self.client.post_for_status(post)).await;
+        let took = began.elapsed();
+        let failed = |error: String| Answer {
+            status: None,
+            error: Some(printable(&error).chars().take(REASON).collect()),
+            retry_after: None,
+            took,
+        };
+        match answered {
+            Ok(Ok(answer)) => Answer {
+                status: Some(answer.status),
+                error: match answer.status {
+                    200..=299 => None,
+                    300..=399 => Some(format!(
+                        "{}, a redirect, which is not followed",
+                        answer.status
+                    )),
+                    other => Some(format!("answered with {other}")),
+                },
+                retry_after: answer
+                    .header("retry-after")
+                    .and_then(|text| read_retry_after(text, now)),
+                took,
+            },
+            Ok(Err(error)) => failed(error.reason),
+            Err(_) => {
+                let span = humantime::format_duration(self.timeout);
+                failed(format!("there was no answer within {span}"))
+            }
+        }
+    }
+}
+
+/// Seconds, or a date (RFC 9110 §10.2.3).
+fn read_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    let span = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(text)
+                .ok()?;
+            Timestamp::from_millis(at.as_millisecond()).since(now)
+        }
+    };
+    Some(span.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_to_come_back_is_read_in_both_forms_and_bounded() {
+        let now = Timestamp::from_millis(784_111_777_000);
+        let read = |text| read_retry_after(text, now);
+        assert_eq!(read("120"), Some(Duration::from_secs(120)));
+        assert_eq!(
+            read("Sun, 06 Nov 1994 08:50:37 GMT"),
+            Some(Duration::from_secs(60))
+        );
+        assert_eq!(read("99999999999"), Some(LONGEST_WAIT));
+        assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("soon"), None);
+    }
+}

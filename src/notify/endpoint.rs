@@ -1,0 +1,590 @@
+//! The task of one endpoint: it reads the journal under its own name, tells what is wanted, sends
+//! again what failed, and notes how far it is.
+//!
+//! *Invariant:* the reader's place moves in the commit that keeps what failed before it, so that
+//! every wanted event was taken, or is held, or is read again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::caller::{Answer, Caller};
+use super::held::{Held, Shelf, Standing};
+use super::message::Message;
+use super::webhook::{LastAnswer, Tested, Webhook, WebhookError, WebhookState, WebhookStatus};
+use super::{READERS, Redeliver};
+use crate::delivery::{Attempt, Event, EventKind};
+use crate::dispatch::{Dispatcher, Error, JournalHandle, JournalReader, NoticeResult, Turn};
+use crate::mail::Timestamp;
+use crate::spool::{ReaderChange, SpoolError};
+
+/// How many messages are sent before it is noted how far that is. After a crash those are sent
+/// again.
+const CHUNK: usize = 16;
+/// After so many failures in a row one message at a time is tried, and nothing new is read.
+const FAILING: u32 = 5;
+/// How long it may stay unnoted that nothing of what was read was wanted.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// How long a journal that cannot be read or written is left alone.
+const REST: Duration = Duration::from_secs(5);
+
+/// What others see of an endpoint, and how they reach it.
+pub(super) struct Desk {
+    webhook: Webhook,
+    caller: Caller,
+    shown: Mutex<Shown>,
+    orders: Mutex<Vec<Order>>,
+    /// How many of them are not noted yet.
+    unnoted: AtomicUsize,
+    wake: Notify,
+    closing: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Shown {
+    is_elsewhere: bool,
+    standing: Standing,
+    waiting: u64,
+    given_up: u64,
+    next_due: Option<Timestamp>,
+    /// The last event that was looked at; none before the journal was opened.
+    seen: Option<u64>,
+    last: Option<LastAnswer>,
+    delivered: u64,
+    failed: u64,
+}
+
+/// What somebody asks of an endpoint.
+pub(super) enum Order {
+    /// Send all that failed, now.
+    Retry,
+    /// Tell again what came after this event.
+    Back(u64),
+    /// Tell this one again.
+    Again(Message),
+}
+
+impl Order {
+    /// What is asked; `None` where the message is not in the journal any more.
+    pub(super) async fn of(
+        what: Redeliver,
+        journal: &JournalHandle,
+    ) -> Result<Option<Self>, Error> {
+        Ok(match what {
+            Redeliver::Failed => Some(Order::Retry),
+            Redeliver::Since(at) => Some(Order::Back(journal.since(at).await?)),
+            Redeliver::Message(id) => {
+                let name = journal.name();
+                match Message::seq_of(&id, &name) {
+                    Some(seq) if seq > 0 => again(journal, seq).await?.map(Order::Again),
+                    _ => None,
+                }
+            }
+        })
+    }
+}
+
+/// The message about the event of this number, where the journal still has it.
+async fn again(journal: &JournalHandle, seq: u64) -> Result<Option<Message>, Error> {
+    let events = journal.after(seq.saturating_sub(2), 2).await?.events;
+    let Some(event) = events.iter().find(|event| event.seq == seq) else {
+        return Ok(None);
+    };
+    let before = events.iter().find(|before| before.seq + 1 == seq);
+    let tried = before.and_then(|before| attempt_of(before, event));
+    Ok(Some(Message::about(event, tried, &journal.name())))
+}
+
+/// The try that an event came of, if the one before it is that.
+fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Attempt> {
+    let is_of_it = before.mail == event.mail && before.recipient == event.recipient;
+    match &before.kind {
+        EventKind::Attempted { attempt } if is_of_it && before.seq + 1 == event.seq => {
+            Some(attempt)
+        }
+        _ => None,
+    }
+}
+
+impl Desk {
+    pub(super) fn new(webhook: Webhook) -> Result<Self, WebhookError> {
+        if let Some(mistake) = webhook.mistakes().into_iter().next() {
+            return Err(mistake);
+        }
+        Ok(Desk {
+            caller: Caller::new(&webhook)?,
+            webhook,
+            shown: Mutex::default(),
+            orders: Mutex::default(),
+            unnoted: AtomicUsize::new(0),
+            wake: Notify::new(),
+            closing: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.webhook.name
+    }
+
+    /// Has its task end as soon as it can.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Whether another node looks after it.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.shown.lock().is_elsewhere
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        self.unnoted.fetch_add(1, Ordering::AcqRel);
+        self.orders.lock().push(order);
+        self.wake.notify_one();
+    }
+
+    /// Whether all that was ordered is noted.
+    pub(super) fn has_obeyed(&self) -> bool {
+        self.unnoted.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) async fn test(&self, postrider: &Dispatcher) -> Tested {
+        let now = postrider.clock().now();
+        let message = Message::test(self.name(), now);
+        let answer = self.caller.call(&message, now).await;
+        let last = answered(&message, now, &answer);
+        self.shown.lock().last = Some(last.clone());
+        Tested {
+            delivered: answer.is_taken(),
+            answer: last,
+        }
+    }
+
+    /// How it is, where this is the journal's last event.
+    pub(super) fn status(&self, last: u64) -> WebhookStatus {
+        let shown = self.shown.lock();
+        let standing = &shown.standing;
+        let state = match () {
+            () if shown.is_elsewhere => WebhookState::Elsewhere,
+            () if standing.off.is_some() => WebhookState::Off,
+            () if standing.failures > 0 => WebhookState::Failing,
+            () => WebhookState::Active,
+        };
+        let unseen = shown.seen.map_or(0, |seen| last.saturating_sub(seen));
+        let (off_since, reason) = standing.off.clone().unzip();
+        WebhookStatus {
+            name: self.webhook.name.clone(),
+            url: self.webhook.shown_url(),
+            events: self.webhook.filter.events.clone(),
+            tags: self.webhook.filter.tags.clone(),
+            state,
+            reason,
+            off_since,
+            failing_since: standing.failing_since,
+            backlog: shown.waiting + unseen,
+            waiting: shown.waiting,
+            given_up: shown.given_up,
+            next_attempt_at: shown.next_due.filter(|_| state != WebhookState::Off),
+            last: shown.last.clone(),
+            delivered: shown.delivered,
+            failed: shown.failed,
+        }
+    }
+}
+
+fn answered(message: &Message, at: Timestamp, answer: &Answer) -> LastAnswer {
+    LastAnswer {
+        at,
+        id: message.id.clone(),
+        status: answer.status,
+        error: answer.error.clone(),
+        took_ms: u64::try_from(answer.took.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Works until the desk is closed or the spool is.
+pub(super) async fn run(postrider: Dispatcher, desk: Arc<Desk>) {
+    let name = format!("{READERS}{}", desk.name());
+    let mut turn = postrider.turn(&name);
+    let mut closing = desk.closing.subscribe();
+    while !*closing.borrow_and_update() {
+        let is_mine = turn.is_mine();
+        desk.shown.lock().is_elsewhere = !is_mine;
+        if !is_mine {
+            tokio::select! {
+                () = turn.changed() => {}
+                _ = closing.changed() => {}
+            }
+            continue;
+        }
+        let worked = async {
+            let mut work = Work::open(&postrider, &desk, &name).await?;
+            work.go_on(&mut turn, &mut closing).await
+        };
+        match worked.await {
+            Ok(()) => {}
+            Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
+            Err(error) => {
+                tracing::warn!(webhook = desk.name(), %error, "a webhook cannot go on now");
+                tokio::select! {
+                    () = tokio::time::sleep(REST) => {}
+                    _ = closing.changed() => {}
+                }
+            }
+        }
+    }
+}
+
+struct Work<'a> {
+    postrider: &'a Dispatcher,
+    desk: &'a Desk,
+    journal: JournalHandle,
+    /// The journal's name, in messages' ids.
+    journal_name: String,
+    reader: JournalReader,
+    shelf: Shelf,
+    /// What was read and is not looked at yet, and the number that it ends with.
+    page: VecDeque<Arc<Event>>,
+    page_end: u64,
+    /// The event before.
+    before: Option<Arc<Event>>,
+    /// Everything up to this event was taken, is held, or was not wanted.
+    seen: u64,
+    noted_at: Instant,
+}
+
+impl<'a> Work<'a> {
+    async fn open(postrider: &'a Dispatcher, desk: &'a Desk, name: &str) -> Result<Self, Error> {
+        let journal = postrider.journal();
+        let reader = journal.reader(name, None).await?;
+        let shelf = Shelf::read(&reader).await?;
+        let seen = reader.done();
+        Ok(Work {
+            postrider,
+            desk,
+            journal_name: journal.name(),
+            journal,
+            reader,
+            shelf,
+            page: VecDeque::new(),
+            page_end: seen,
+            before: None,
+            seen,
+            noted_at: Instant::now(),
+        })
+    }
+
+    async fn go_on(
+        &mut self,
+        turn: &mut Turn,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let clock = self.postrider.clock().clone();
+        loop {
+            self.obey().await?;
+            self.show();
+            if *closing.borrow() || !turn.is_mine() {
+                return self.note(Vec::new()).await;
+            }
+            let now = clock.now();
+            let standing = &self.shelf.standing;
+            let is_off = standing.off.is_some();
+            let rests = standing.rests_until.filter(|until| *until > now);
+            if !is_off && rests.is_none() {
+                let most = match standing.failures {
+                    ..FAILING => CHUNK,
+                    _ => 1,
+                };
+                let due = self.shelf.due(now, most);
+                if !due.is_empty() {
+                    self.tell(due, self.seen).await?;
+                    continue;
+                }
+            }
+
+            let reads =
+                !is_off && rests.is_none() && standing.failures < FAILING && self.shelf.has_room();
+            if reads && !self.page.is_empty() {
+                let (messages, seen) = self.look().await;
+                if messages.is_empty() {
+                    self.seen = seen;
+                } else {
+                    self.tell(messages, seen).await?;
+                }
+                continue;
+            }
+            if self.seen > self.reader.done() && self.noted_at.elapsed() >= NOTE_EVERY {
+                self.note(Vec::new()).await?;
+            }
+            let until = match rests {
+                _ if is_off => None,
+                Some(until) => Some(until),
+                None => self.shelf.next_due(),
+            };
+            let waits = async {
+                match until {
+                    Some(until) => clock.sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let is_unnoted = self.seen > self.reader.done();
+            tokio::select! {
+                page = self.reader.next(), if reads => {
+                    let page = page?;
+                    if page.missed > 0 {
+                        tracing::error!(webhook = self.desk.name(), missed = page.missed,
+                            "events were gone before a webhook was told of them");
+                    }
+                    self.page_end = page.last;
+                    self.page.extend(page.events);
+                    if self.page.is_empty() {
+                        self.seen = page.last;
+                    }
+                }
+                () = waits => {}
+                () = tokio::time::sleep(NOTE_EVERY), if is_unnoted => {}
+                () = self.desk.wake.notified() => {}
+                () = turn.changed() => {}
+                _ = closing.changed() => {}
+            }
+        }
+    }
+
+    /// The next messages of what was read, and the event that they end with.
+    async fn look(&mut self) -> (Vec<Held>, u64) {
+        let now = self.postrider.clock().now();
+        let (mut wanted, mut seen) = (Vec::new(), self.seen);
+        while let Some(event) = self.page.pop_front() {
+            seen = event.seq;
+            if self.desk.webhook.filter.admits(&event) {
+                let before = self.before.take();
+                let tried = before.as_deref();
+                let tried = tried.and_then(|before| attempt_of(before, &event)).cloned();
+                let tried = match tried {
+                    None => self.last_attempt(&event).await,
+                    tried => tried,
+                };
+                wanted.push(Held {
+                    message: Message::about(&event, tried.as_ref(), &self.journal_name),
+                    tries: 0,
+                    first: now,
+                    due: None,
+                });
+            }
+            // What came of a try is told with the try, and begins no new reading.
+            let is_try = matches!(event.kind, EventKind::Attempted { .. });
+            self.before = Some(event);
+            if wanted.len() >= CHUNK && !is_try {
+                break;
+            }
+        }
+        if self.page.is_empty() {
+            seen = self.page_end;
+        }
+        (wanted, seen)
+    }
+
+    /// The last try of a delivery that died without one, such as one that expired while it waited.
+    async fn last_attempt(&self, event: &Event) -> Option<Attempt> {
+        let (EventKind::Dead { .. }, Some(mail)) = (&event.kind, event.mail) else {
+            return None;
+        };
+        let status = self.postrider.status(mail).await.ok()?;
+        let of_it = |delivery: &&crate::dispatch::DeliveryStatus| {
+            Some(&delivery.recipient) == event.recipient.as_ref()
+        };
+        let delivery = status.deliveries.iter().find(of_it)?;
+        delivery.attempts.last().cloned()
+    }
+
+    /// Tells these, and notes what came of it, and that everything up to `seen` is done with.
+    async fn tell(&mut self, messages: Vec<Held>, seen: u64) -> Result<(), Error> {
+        let (desk, clock) = (self.desk, self.postrider.clock());
+        let call = |held: Held| async move {
+            let at = clock.now();
+            let answer = desk.caller.call(&held.message, at).await;
+            (held, at, answer)
+        };
+        let calls = stream::iter(messages).map(call);
+        let answers: Vec<_> = calls
+            .buffer_unordered(desk.webhook.connections)
+            .collect()
+            .await;
+
+        let before = self.shelf.standing.clone();
+        let mut changes = Vec::new();
+        for (held, at, answer) in answers {
+            self.judge(held, at, &answer, &mut changes);
+        }
+        changes.extend(self.shelf.tidy());
+        if self.shelf.standing != before {
+            changes.push(self.shelf.standing.change());
+        }
+        if let (None, Some((_, reason))) = (&before.off, &self.shelf.standing.off) {
+            tracing::error!(webhook = desk.name(), reason, "a webhook is switched off");
+            // Before it is noted: better told twice than not.
+            self.postrider.note_webhook_off(desk.name(), reason).await;
+        }
+        self.seen = seen;
+        self.note(changes).await
+    }
+
+    /// What an answer means for its message and for the endpoint.
+    fn judge(
+        &mut self,
+        mut held: Held,
+        at: Timestamp,
+        answer: &Answer,
+        changes: &mut Vec<ReaderChange>,
+    ) {
+        let webhook = &self.desk.webhook;
+        let now = self.postrider.clock().now();
+        let (name, seq) = (self.desk.name(), held.message.seq);
+        let standing = &mut self.shelf.standing;
+        {
+            let mut shown = self.desk.shown.lock();
+            shown.last = Some(answered(&held.message, at, answer));
+            match answer.is_taken() {
+                true => shown.delivered += 1,
+                false => shown.failed += 1,
+            }
+        }
+        if answer.is_taken() {
+            self.postrider.count_notice(name, NoticeResult::Delivered);
+            if standing.failures > 0 {
+                tracing::info!(webhook = name, "a webhook takes messages again");
+            }
+            let was_down = standing.failures >= FAILING;
+            *standing = Standing::default();
+            if self.shelf.held.remove(&seq).is_some() {
+                changes.push((Held::key(seq), None));
+            }
+            // What waited for it to come back waits no longer.
+            let waiting = self.shelf.held.values_mut();
+            for held in waiting.filter(|held| was_down && held.due.is_some()) {
+                held.due = Some(now);
+            }
+            return;
+        }
+
+        let reason = answer.error.clone().unwrap_or_default();
+        self.postrider.count_notice(name, NoticeResult::Failed);
+        match standing.failures {
+            0 => tracing::warn!(
+                webhook = name,
+                id = held.message.id,
+                reason,
+                "a webhook failed; its message is sent again"
+            ),
+            _ => tracing::debug!(
+                webhook = name,
+                id = held.message.id,
+                reason,
+                "a webhook failed"
+            ),
+        }
+        standing.failures += 1;
+        let since = *standing.failing_since.get_or_insert(at);
+        held.tries += 1;
+        let step = (held.tries as usize).min(webhook.retry.len()) - 1;
+        let delay = webhook.retry[step].max(answer.retry_after.unwrap_or_default());
+        held.due = Some(now + delay);
+        if answer.is_too_much() {
+            standing.rests_until = Some(now + answer.retry_after.unwrap_or(delay));
+        }
+        if answer.is_gone() {
+            standing.off = Some((now, "it answered 410 Gone".to_owned()));
+        } else if now.since(since) >= webhook.give_up_after {
+            let span = humantime::format_duration(webhook.give_up_after);
+            standing.off = Some((now, format!("it has taken nothing for {span}: {reason}")));
+        } else if now.since(held.first) >= webhook.give_up_after {
+            held.due = None;
+            self.postrider.count_notice(name, NoticeResult::GivenUp);
+            tracing::error!(
+                webhook = name,
+                id = held.message.id,
+                reason,
+                "a message of a webhook is given up"
+            );
+        }
+        changes.push(held.change());
+        self.shelf.held.insert(seq, held);
+    }
+
+    /// Does what was ordered meanwhile.
+    async fn obey(&mut self) -> Result<(), Error> {
+        let orders = std::mem::take(&mut *self.desk.orders.lock());
+        if orders.is_empty() {
+            return Ok(());
+        }
+        let count = orders.len();
+        let done = self.obey_all(orders).await;
+        self.desk.unnoted.fetch_sub(count, Ordering::AcqRel);
+        done
+    }
+
+    async fn obey_all(&mut self, orders: Vec<Order>) -> Result<(), Error> {
+        let now = self.postrider.clock().now();
+        let mut changes = Vec::new();
+        let mut back = None;
+        for order in orders {
+            match order {
+                Order::Retry => {
+                    for held in self.shelf.held.values_mut() {
+                        (held.due, held.first) = (Some(now), now);
+                    }
+                }
+                Order::Back(to) => back = Some(back.unwrap_or(to).min(to)),
+                Order::Again(message) => {
+                    let held = Held {
+                        message,
+                        tries: 0,
+                        first: now,
+                        due: Some(now),
+                    };
+                    changes.push(held.change());
+                    self.shelf.held.insert(held.message.seq, held);
+                }
+            }
+        }
+        self.shelf.standing = Standing::default();
+        changes.push(self.shelf.standing.change());
+        let Some(back) = back.filter(|back| *back < self.seen) else {
+            return self.note(changes).await;
+        };
+        self.seen = back;
+        self.note(changes).await?;
+        self.page.clear();
+        self.before = None;
+        let name = format!("{READERS}{}", self.desk.name());
+        self.reader = self.journal.reader(&name, None).await?;
+        Ok(())
+    }
+
+    /// Notes how far it is, with what changed.
+    async fn note(&mut self, changes: Vec<ReaderChange>) -> Result<(), Error> {
+        if changes.is_empty() && self.seen == self.reader.done() {
+            return Ok(());
+        }
+        self.noted_at = Instant::now();
+        self.reader.advance_with(self.seen, changes).await
+    }
+
+    /// Shows others how it is.
+    fn show(&self) {
+        let (waiting, given_up) = self.shelf.counts();
+        let standing = self.shelf.standing.clone();
+        self.postrider
+            .show_webhook(self.desk.name(), standing.off.is_some());
+        let mut shown = self.desk.shown.lock();
+        shown.standing = standing;
+        (shown.waiting, shown.given_up) = (waiting, given_up);
+        shown.next_due = self.shelf.next_due();
+        shown.seen = Some(self.seen);
+    }
+}

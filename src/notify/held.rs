@@ -1,0 +1,120 @@
+//! What is kept of an endpoint beside its reader's place: messages that failed, and how it is. All of
+//! it is written in the commit that says how far the reader is.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::Message;
+use crate::dispatch::{Error, JournalReader};
+use crate::mail::Timestamp;
+use crate::spool::ReaderChange;
+
+/// The most messages that are held; beyond it the journal is not read on.
+pub(super) const MOST_HELD: usize = 1000;
+
+const STANDING: &[u8] = b"standing";
+const MESSAGES: u8 = b'm';
+
+/// How an endpoint is, as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    /// How many calls have failed since the last success.
+    pub failures: u32,
+    /// Since when.
+    pub failing_since: Option<Timestamp>,
+    /// It is left alone until then.
+    pub rests_until: Option<Timestamp>,
+    /// Since when it is off, and why.
+    pub off: Option<(Timestamp, String)>,
+}
+
+/// A message that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Held {
+    pub message: Message,
+    pub tries: u32,
+    /// When it was tried first.
+    pub first: Timestamp,
+    /// When it is sent again; `None` once it was given up.
+    pub due: Option<Timestamp>,
+}
+
+impl Held {
+    pub(super) fn key(seq: u64) -> Vec<u8> {
+        [&[MESSAGES][..], &seq.to_be_bytes()].concat()
+    }
+
+    pub(super) fn change(&self) -> ReaderChange {
+        (Held::key(self.message.seq), serde_json::to_vec(self).ok())
+    }
+}
+
+impl Standing {
+    pub(super) fn change(&self) -> ReaderChange {
+        (STANDING.to_vec(), serde_json::to_vec(self).ok())
+    }
+}
+
+/// What is held, in memory as it is in the spool.
+#[derive(Default)]
+pub(super) struct Shelf {
+    pub standing: Standing,
+    pub held: BTreeMap<u64, Held>,
+}
+
+impl Shelf {
+    pub(super) async fn read(reader: &JournalReader) -> Result<Self, Error> {
+        let mut shelf = Shelf::default();
+        let (from, to) = (STANDING.to_vec(), [STANDING, &[0]].concat());
+        if let Some((_, bytes)) = reader.kept(from, to, 1).await?.first() {
+            shelf.standing = serde_json::from_slice(bytes).unwrap_or_default();
+        }
+        let (from, to) = (vec![MESSAGES], vec![MESSAGES + 1]);
+        for (_, bytes) in reader.kept(from, to, 2 * MOST_HELD).await? {
+            match serde_json::from_slice::<Held>(&bytes) {
+                Ok(held) => _ = shelf.held.insert(held.message.seq, held),
+                Err(error) => tracing::error!(%error, "a message of a webhook cannot be read"),
+            }
+        }
+        Ok(shelf)
+    }
+
+    /// The messages that are due, the one that has been due longest first.
+    pub(super) fn due(&self, now: Timestamp, most: usize) -> Vec<Held> {
+        let is_due = |held: &&Held| held.due.is_some_and(|due| due <= now);
+        let mut due: Vec<&Held> = self.held.values().filter(is_due).collect();
+        due.sort_by_key(|held| (held.due, held.message.seq));
+        due.into_iter().take(most).cloned().collect()
+    }
+
+    /// When the next message is due.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.held.values().filter_map(|held| held.due).min()
+    }
+
+    /// How many messages are sent again, and how many were given up.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let waiting = self.held.values().filter(|held| held.due.is_some()).count() as u64;
+        (waiting, self.held.len() as u64 - waiting)
+    }
+
+    /// Whether there is room for more messages.
+    pub(super) fn has_room(&self) -> bool {
+        self.counts().0 < MOST_HELD as u64
+    }
+
+    /// Forgets the oldest messages that were given up, where too much is held; what that changes.
+    pub(super) fn tidy(&mut self) -> Vec<ReaderChange> {
+        let mut changes = Vec::new();
+        while self.held.len() > MOST_HELD {
+            let oldest = self.held.values().find(|held| held.due.is_none());
+            let Some(seq) = oldest.map(|held| held.message.seq) else {
+                break;
+            };
+            self.held.remove(&seq);
+            changes.push((Held::key(seq), None));
+        }
+        changes
+    }
+}

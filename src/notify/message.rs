@@ -1,0 +1,94 @@
+//! What an endpoint is told: an event as JSON, in the form of the Standard Webhooks specification.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::delivery::{Attempt, Event, EventKind, State};
+use crate::mail::Timestamp;
+
+/// One message, the same however often it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Message {
+    /// Its name: of an event of this journal always the same.
+    pub id: String,
+    /// The number of its event.
+    pub seq: u64,
+    pub body: String,
+}
+
+impl Message {
+    /// The message about an event; `tried` is the attempt that it came of.
+    pub(super) fn about(event: &Event, tried: Option<&Attempt>, journal: &str) -> Self {
+        let body = json!({
+            "type": event.kind.as_str(),
+            "timestamp": event.at,
+            "data": data(event, tried),
+        });
+        Message {
+            id: format!("msg_{journal}_{}", event.seq),
+            seq: event.seq,
+            body: body.to_string(),
+        }
+    }
+
+    /// A message that tells nothing but that messages come through.
+    pub(super) fn test(webhook: &str, now: Timestamp) -> Self {
+        let body = json!({
+            "type": "test",
+            "timestamp": now,
+            "data": {"webhook": webhook},
+        });
+        Message {
+            id: format!("msg_test_{}", uuid::Uuid::now_v7().simple()),
+            seq: 0,
+            body: body.to_string(),
+        }
+    }
+
+    /// The number of the event that a message of this journal is about.
+    pub(super) fn seq_of(id: &str, journal: &str) -> Option<u64> {
+        let number = id.strip_prefix("msg_")?.strip_prefix(journal)?;
+        number.strip_prefix('_')?.parse().ok()
+    }
+}
+
+/// The event's own fields; with what a receiver asks for first under names of its own.
+fn data(event: &Event, tried: Option<&Attempt>) -> Map<String, Value> {
+    let mut data = match serde_json::to_value(event) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    for name in ["event", "at", "attempt"] {
+        data.remove(name);
+    }
+    let mail = data.remove("mail");
+    if event.mail.is_none() {
+        return data;
+    }
+    let own = match &event.kind {
+        EventKind::Attempted { attempt } => Some(attempt),
+        _ => tried,
+    };
+    data.insert("id".to_owned(), mail.unwrap_or_default());
+    data.insert("state".to_owned(), state(&event.kind).into());
+    data.entry("recipient").or_insert(Value::Null);
+    data.entry("key").or_insert(Value::Null);
+    data.entry("relay").or_insert(Value::Null);
+    data.entry("tags").or_insert_with(|| json!([]));
+    let code = own.and_then(|attempt| attempt.code);
+    data.entry("code").or_insert(json!(code));
+    let enhanced = own.and_then(|attempt| attempt.enhanced.clone());
+    data.entry("enhanced").or_insert(json!(enhanced));
+    let text = own.map(|attempt| attempt.text.clone());
+    data.entry("text").or_insert(json!(text));
+    data
+}
+
+/// How far the delivery, or the mail, is after the event.
+fn state(kind: &EventKind) -> &'static str {
+    match kind {
+        EventKind::Accepted | EventKind::Retried => State::Queued.as_str(),
+        EventKind::Attempted { .. } => State::Sending.as_str(),
+        other => other.as_str(),
+    }
+}

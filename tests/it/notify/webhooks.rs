@@ -1,0 +1,512 @@
+//! Webhooks, as a receiver meets them and as the engine's public door shows them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider::{
+    Clock, Dispatcher, Drain, NoticeError, Notices, Redeliver, Webhook, WebhookState, hours,
+    minutes, seconds,
+};
+
+use crate::common::{
+    Act, EventLog, FakeSmtp, Puppet, Receiver, Rule, Says, Step, as_time_passes, engine,
+    eventually, mail, mail_to, relay_at, submit,
+};
+
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// A webhook to this receiver, of these events.
+fn webhook(name: &str, receiver: &Receiver, events: &[&str]) -> Webhook {
+    let mut webhook = Webhook::new(name, receiver.url(), SECRET.to_owned());
+    webhook.filter.events = events.iter().map(|event| (*event).to_owned()).collect();
+    webhook.allow_private = true;
+    webhook.connections = 1;
+    webhook
+}
+
+/// Notices with these webhooks.
+async fn notices(postrider: &Dispatcher, webhooks: Vec<Webhook>) -> Notices {
+    let notices = Notices::of(postrider);
+    let count = webhooks.len();
+    notices.set_webhooks(webhooks).await.unwrap();
+    // From when they have their places, all that happens is told.
+    eventually("every webhook is a reader", async || {
+        let readers = postrider.journal().readers().await.unwrap();
+        readers
+            .iter()
+            .filter(|reader| reader.name.starts_with("webhook:"))
+            .count()
+            == count
+    })
+    .await;
+    notices
+}
+
+/// An engine over a relay that takes everything, in memory.
+async fn started() -> (Dispatcher, Clock) {
+    let clock = Clock::fake();
+    let postrider = engine(Puppet::free().relay(), &clock)
+        .start()
+        .await
+        .unwrap();
+    (postrider, clock)
+}
+
+#[tokio::test]
+async fn an_event_is_told_with_all_that_a_receiver_asks_for() {
+    let no = Rule::at(Step::Rcpt)
+        .to("no@")
+        .act(Act::reply(550, "5.1.1 no such user"));
+    let server = FakeSmtp::builder().rule(no).start().await;
+    let clock = Clock::fake();
+    let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
+    let receiver = Receiver::start().await;
+    let hook = webhook("shop", &receiver, &["accepted", "delivered", "dead"]);
+    let _notices = notices(&postrider, vec![hook]).await;
+
+    let mail = mail_to("no@example.org")
+        .to("ada@example.org")
+        .tag("shop")
+        .idempotency_key("order-42");
+    let id = submit(&postrider, mail.build().unwrap()).await;
+    let calls = receiver.comes_to(3).await;
+    let told = |kind: &str| {
+        let found = calls.iter().find(|call| call.kind() == kind);
+        found.unwrap_or_else(|| panic!("no {kind} in {calls:#?}"))
+    };
+    let dead = told("dead").json();
+    let data = &dead["data"];
+    assert_eq!(data["id"], id.to_string());
+    assert_eq!(data["recipient"], "no@example.org");
+    assert_eq!(data["state"], "dead");
+    assert_eq!(data["reason"], "rejected");
+    assert_eq!(data["code"], 550);
+    assert_eq!(data["enhanced"], "5.1.1");
+    assert_eq!(data["text"], "no such user");
+    assert_eq!(data["relay"], "primary");
+    assert_eq!(data["tags"], serde_json::json!(["shop"]));
+    assert_eq!(data["key"], "order-42");
+    assert!(dead["timestamp"].as_str().unwrap().ends_with('Z'));
+    let delivered = &told("delivered").json()["data"];
+    assert_eq!(
+        (&delivered["recipient"], &delivered["code"]),
+        (&"ada@example.org".into(), &250.into())
+    );
+    let accepted = &told("accepted").json()["data"];
+    assert_eq!(
+        (&accepted["state"], &accepted["code"]),
+        (&"queued".into(), &serde_json::Value::Null)
+    );
+
+    let mut ids: Vec<&str> = calls.iter().map(|call| call.id()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each has an id of its own");
+    for call in &calls {
+        assert!(call.line.starts_with("POST /hooks/mail "), "{}", call.line);
+        assert_eq!(call.header("content-type"), "application/json");
+        assert!(call.header("webhook-signature").starts_with("v1,"));
+        let at: i64 = call.header("webhook-timestamp").parse().unwrap();
+        assert_eq!(at, clock.now().as_millis() / 1000);
+        assert!(call.body.len() < 20_000);
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_asked_for_is_told_by_event_and_by_tag() {
+    let (postrider, _clock) = started().await;
+    let receiver = Receiver::start().await;
+    let mut tagged = webhook("tagged", &receiver, &["delivered", "relay_paused"]);
+    tagged.filter.tags = vec!["shop".to_owned(), "news".to_owned()];
+    let _notices = notices(&postrider, vec![tagged]).await;
+    submit(&postrider, mail("plain@example.org")).await;
+    let other = mail_to("other@example.org").tag("other").build().unwrap();
+    submit(&postrider, other).await;
+    postrider.wait_idle().await;
+    let shop = mail_to("shop@example.org")
+        .tag("x")
+        .tag("shop")
+        .build()
+        .unwrap();
+    submit(&postrider, shop).await;
+    postrider.wait_idle().await;
+    postrider.pause("primary").await.unwrap();
+    let calls = receiver.comes_to(2).await;
+    assert_eq!(calls[0].json()["data"]["recipient"], "shop@example.org");
+    assert_eq!(
+        calls[1].kind(),
+        "relay_paused",
+        "what is about no mail has no tag"
+    );
+    assert_eq!(calls[1].json()["data"]["relay"], "primary");
+}
+
+#[tokio::test]
+async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time() {
+    let (postrider, clock) = started().await;
+    let receiver = Receiver::answering(|_, n| match n {
+        0 => Says::Status(500),
+        1 => Says::With(302, "Location: /elsewhere".to_owned()),
+        2 => Says::Status(400),
+        _ => Says::Status(200),
+    })
+    .await;
+    let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+    submit(&postrider, mail("ada@example.org")).await;
+    receiver.comes_to(1).await;
+    for (n, delay) in [(2, seconds(5)), (3, minutes(5)), (4, minutes(30))] {
+        eventually("it waits", async || {
+            let status = notices.webhook("shop").unwrap();
+            status.waiting == 1 && status.failed == n - 1
+        })
+        .await;
+        let status = notices.webhook("shop").unwrap();
+        assert_eq!(status.state, WebhookState::Failing);
+        assert_eq!(status.next_attempt_at, Some(clock.now() + delay));
+        clock.advance(delay);
+        receiver.comes_to(n as usize).await;
+    }
+    let calls = receiver.calls();
+    assert!(
+        calls
+            .iter()
+            .all(|call| call.id() == calls[0].id() && call.body == calls[0].body)
+    );
+    assert!(
+        calls.iter().all(|call| call.line.contains("/hooks/mail")),
+        "no redirect is followed"
+    );
+    let mut times: Vec<&str> = calls
+        .iter()
+        .map(|call| call.header("webhook-timestamp"))
+        .collect();
+    let mut signatures: Vec<&str> = calls
+        .iter()
+        .map(|call| call.header("webhook-signature"))
+        .collect();
+    times.dedup();
+    signatures.dedup();
+    assert_eq!((times.len(), signatures.len()), (4, 4));
+    eventually("it is well again", async || {
+        let status = notices.webhook("shop").unwrap();
+        (status.state, status.waiting, status.backlog) == (WebhookState::Active, 0, 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_fails_keeps_no_other_from_being_told() {
+    let (postrider, clock) = started().await;
+    let receiver = Receiver::answering(|call, _| match call.body.contains("poison@") {
+        true => Says::Status(500),
+        false => Says::Status(200),
+    })
+    .await;
+    let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+    submit(&postrider, mail("poison@example.org")).await;
+    for n in 0..40 {
+        submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+    }
+    let is_of = |name: &'static str| {
+        let calls = receiver.calls();
+        calls.iter().filter(|call| call.body.contains(name)).count()
+    };
+    eventually("all others are told", async || is_of("user") == 40).await;
+    as_time_passes(&clock, async {
+        eventually("it is tried again", async || is_of("poison") >= 3).await;
+    })
+    .await;
+    assert_eq!(is_of("user"), 40, "none is told twice");
+    assert_eq!(notices.webhook("shop").unwrap().waiting, 1);
+}
+
+#[tokio::test]
+async fn a_webhook_that_hangs_holds_up_nobody_else() {
+    let (postrider, _clock) = started().await;
+    let (hanging, well) = (
+        Receiver::answering(|_, _| Says::Nothing).await,
+        Receiver::start().await,
+    );
+    let mut slow = webhook("slow", &hanging, &["delivered"]);
+    slow.timeout = Duration::from_millis(200);
+    let notices = notices(
+        &postrider,
+        vec![slow, webhook("well", &well, &["delivered"])],
+    )
+    .await;
+    for n in 0..50 {
+        submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+    }
+    let calls = well.comes_to(50).await;
+    let in_order = calls.iter().all(|call| call.kind() == "delivered");
+    assert!(in_order);
+    eventually("the slow one is given up for now", async || {
+        notices.webhook("slow").unwrap().failed >= 1
+    })
+    .await;
+    let slow = notices.webhook("slow").unwrap();
+    let error = slow.last.unwrap().error.unwrap();
+    assert!(error.contains("no answer within 200ms"), "{error}");
+    assert!(slow.backlog >= 49, "{}", slow.backlog);
+}
+
+#[tokio::test]
+async fn too_many_requests_and_their_like_slow_it_down_as_long_as_they_say() {
+    let (postrider, clock) = started().await;
+    let receiver = Receiver::answering(|_, n| match n {
+        0 => Says::With(429, "Retry-After: 600".to_owned()),
+        _ => Says::Status(200),
+    })
+    .await;
+    let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+    submit(&postrider, mail("ada@example.org")).await;
+    receiver.comes_to(1).await;
+    eventually("it rests", async || {
+        notices.webhook("shop").unwrap().failed == 1
+    })
+    .await;
+    submit(&postrider, mail("bob@example.org")).await;
+    postrider.wait_idle().await;
+    clock.advance(seconds(599));
+    crate::common::a_moment().await;
+    assert_eq!(receiver.calls().len(), 1, "nothing new comes either");
+    clock.advance(seconds(1));
+    receiver.comes_to(3).await;
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_has_lost_nothing() {
+    let (postrider, _clock) = started().await;
+    let gone = Receiver::answering(|_, _| Says::Status(410)).await;
+    let watching = Receiver::start().await;
+    let notices = notices(
+        &postrider,
+        vec![
+            webhook("gone", &gone, &["delivered"]),
+            webhook("watch", &watching, &["webhook_off"]),
+        ],
+    )
+    .await;
+    let mut told = EventLog::by(&postrider);
+    submit(&postrider, mail("one@example.org")).await;
+    let off = told.first("webhook_off").await;
+    let off = serde_json::to_value(&off).unwrap();
+    assert_eq!(
+        (&off["webhook"], &off["reason"]),
+        (&"gone".into(), &"it answered 410 Gone".into())
+    );
+    assert_eq!(
+        watching.comes_to(1).await[0].json()["data"]["webhook"],
+        "gone"
+    );
+    for n in 0..5 {
+        submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+    }
+    postrider.wait_idle().await;
+    let status = notices.webhook("gone").unwrap();
+    assert_eq!(status.state, WebhookState::Off);
+    assert!(
+        status.reason.is_some() && status.off_since.is_some() && status.next_attempt_at.is_none()
+    );
+    let numbers = postrider.metrics().await.unwrap();
+    assert!(
+        numbers.contains("postrider_webhook_off{webhook=\"gone\"} 1"),
+        "{numbers}"
+    );
+    assert!(
+        numbers.contains("postrider_webhook_off{webhook=\"watch\"} 0"),
+        "{numbers}"
+    );
+
+    gone.answers(|_, _| Says::Status(200));
+    assert!(!notices.test("gone").await.unwrap().answer.id.is_empty());
+    assert_eq!(notices.webhook("gone").unwrap().state, WebhookState::Off);
+    notices.redeliver("gone", Redeliver::Failed).await.unwrap();
+    // The one that failed, the test, the one that failed again, and the five that came meanwhile.
+    let calls = gone.comes_to(8).await;
+    assert_eq!(calls[2].id(), calls[0].id());
+    assert_eq!(calls[1].kind(), "test");
+    assert_eq!(notices.webhook("gone").unwrap().state, WebhookState::Active);
+}
+
+#[tokio::test]
+async fn one_that_takes_nothing_for_days_is_switched_off() {
+    let (postrider, clock) = started().await;
+    let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
+    let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+    for n in 0..20 {
+        submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+    }
+    let mut told = EventLog::by(&postrider);
+    let off = async {
+        told.first("webhook_off").await;
+    };
+    let passing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            clock.advance(minutes(20));
+        }
+    };
+    let began = clock.now();
+    tokio::select! {
+        () = off => {}
+        () = passing => {}
+    }
+    let took = clock.now().since(began);
+    assert!(took >= hours(72) && took < hours(100), "{took:?}");
+    let tries = receiver.calls().len();
+    assert!(tries < 400, "{tries} calls to one that is down");
+    receiver.answers(|_, _| Says::Status(200));
+    notices.redeliver("shop", Redeliver::Failed).await.unwrap();
+    eventually("nothing is lost", async || {
+        let calls = receiver.calls();
+        let told = |n| {
+            let recipient = format!("\"user{n}@example.org\"");
+            calls[tries..]
+                .iter()
+                .any(|call| call.body.contains(&recipient))
+        };
+        (0..20).all(told)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_told_before_is_told_again_when_asked_for_by_time_or_by_id() {
+    let (postrider, clock) = started().await;
+    let receiver = Receiver::start().await;
+    let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+    submit(&postrider, mail("early@example.org")).await;
+    receiver.comes_to(1).await;
+    clock.advance(hours(1));
+    let since = clock.now();
+    submit(&postrider, mail("late@example.org")).await;
+    let first = receiver.comes_to(2).await;
+
+    let early = Redeliver::Message(first[0].id().to_owned());
+    notices.redeliver("shop", early).await.unwrap();
+    let calls = receiver.comes_to(3).await;
+    assert_eq!(
+        (calls[2].id(), &calls[2].body),
+        (first[0].id(), &first[0].body)
+    );
+    notices
+        .redeliver("shop", Redeliver::Since(since))
+        .await
+        .unwrap();
+    let calls = receiver.comes_to(4).await;
+    assert_eq!(
+        (calls[3].id(), &calls[3].body),
+        (first[1].id(), &first[1].body)
+    );
+
+    for unknown in ["msg_nothing_1", "msg_", "1"] {
+        let refused = notices
+            .redeliver("shop", Redeliver::Message(unknown.to_owned()))
+            .await;
+        assert!(
+            matches!(refused, Err(NoticeError::UnknownMessage(_))),
+            "{unknown}: {refused:?}"
+        );
+    }
+    let refused = notices.redeliver("nobody", Redeliver::Failed).await;
+    assert!(matches!(refused, Err(NoticeError::UnknownWebhook(_))));
+    assert!(notices.test("nobody").await.is_none());
+}
+
+#[tokio::test]
+async fn private_addresses_are_not_called_however_they_are_named() {
+    let (postrider, _clock) = started().await;
+    let receiver = Receiver::start().await;
+    let port = receiver.address.port();
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "2130706433",
+        "127.1",
+    ] {
+        let mut hook = webhook("shop", &receiver, &["delivered"]);
+        hook.url = format!("http://{host}:{port}/hooks/mail");
+        hook.allow_private = false;
+        let notices = notices(&postrider, vec![hook]).await;
+        let tested = notices.test("shop").await.unwrap();
+        assert!(!tested.delivered);
+        let error = tested.answer.error.unwrap();
+        assert!(error.contains("private"), "{host}: {error}");
+    }
+    assert_eq!(receiver.calls().len(), 0);
+}
+
+#[tokio::test]
+async fn a_restart_loses_none_and_keeps_their_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::fake();
+    let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
+    let receiver = Arc::new(receiver);
+    for life in 0..3 {
+        let builder = engine(Puppet::free().relay(), &clock).spool(dir.path());
+        let postrider = builder.start().await.unwrap();
+        let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+        let before = receiver.calls().len();
+        submit(&postrider, mail(&format!("life{life}@example.org"))).await;
+        if life == 2 {
+            receiver.answers(|_, _| Says::Status(200));
+            clock.advance(hours(1));
+        } else {
+            receiver.comes_to(before + 1).await;
+        }
+        let told = |life: i32| {
+            let recipient = format!("life{life}@");
+            receiver.calls()[before..]
+                .iter()
+                .any(|call| call.body.contains(&recipient))
+        };
+        if life == 2 {
+            eventually("all are told", async || (0..3).all(told)).await;
+        }
+        notices.close(seconds(5)).await;
+        drop(notices);
+        postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
+    }
+    let calls = receiver.calls();
+    for life in 0..2 {
+        let recipient = format!("life{life}@");
+        let of_it: Vec<_> = calls
+            .iter()
+            .filter(|call| call.body.contains(&recipient))
+            .collect();
+        assert!(of_it.len() >= 2 && of_it.iter().all(|call| call.id() == of_it[0].id()));
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_no_more_is_forgotten_and_one_that_stays_goes_on() {
+    let (postrider, _clock) = started().await;
+    let receiver = Receiver::start().await;
+    let notices = notices(
+        &postrider,
+        vec![
+            webhook("stays", &receiver, &["delivered"]),
+            webhook("goes", &receiver, &["dead"]),
+        ],
+    )
+    .await;
+    submit(&postrider, mail("one@example.org")).await;
+    receiver.comes_to(1).await;
+    let stays = webhook("stays", &receiver, &["delivered"]);
+    notices.set_webhooks(vec![stays]).await.unwrap();
+    submit(&postrider, mail("two@example.org")).await;
+    receiver.comes_to(2).await;
+    let readers = postrider.journal().readers().await.unwrap();
+    let names: Vec<&str> = readers.iter().map(|reader| reader.name.as_str()).collect();
+    assert_eq!(names, ["webhook:stays"]);
+    assert_eq!(notices.webhooks().len(), 1);
+
+    let mut bad = webhook("bad name", &receiver, &["delivered"]);
+    bad.url = "ftp://example.org".to_owned();
+    assert!(notices.set_webhooks(vec![bad]).await.is_err());
+    submit(&postrider, mail("three@example.org")).await;
+    receiver.comes_to(3).await;
+}
