@@ -36,13 +36,14 @@ fi
 clients=target/clients
 mkdir -p "$clients"
 wanted='aiosmtpd==1.4.6 django==5.2.19 schemathesis==4.32.5 dkimpy==1.1.8 pynacl==1.6.2'
+wanted+=' django-anymail==15.2 moto==5.2.5 boto3==1.44.8 flask==3.1.3 flask-cors==6.0.5'
 if [ "$(cat "$clients/python/wanted" 2>/dev/null)" != "$wanted" ]; then
   python3 -m venv "$clients/python"
   # shellcheck disable=SC2086  # one word a package
   "$clients/python/bin/pip" install --quiet --disable-pip-version-check $wanted
   echo "$wanted" >"$clients/python/wanted"
 fi
-for package in nodemailer@7 playwright-core@1.65 axe-core@4.14; do
+for package in nodemailer@7 playwright-core@1.65 axe-core@4.14 oauth2-mock-server@7.2.1; do
   [ -d "$clients/node_modules/${package%@*}" ] ||
     npm install --silent --no-audit --no-fund --prefix "$clients" "$package"
 done

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -81,7 +82,9 @@ pub struct TokenRequest {
 }
 
 /// A source of tokens. One is shared by all connections of a relay.
-pub struct OAuth2 {
+pub struct OAuth2(Arc<Source>);
+
+struct Source {
     request: TokenRequest,
     client: HttpClient,
     state: Mutex<State>,
@@ -96,7 +99,7 @@ struct State {
 
 impl fmt::Debug for OAuth2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.request.fmt(f)
+        self.0.request.fmt(f)
     }
 }
 
@@ -108,6 +111,30 @@ struct TokenAnswer {
     refresh_token: Option<String>,
     error: Option<String>,
     error_description: Option<String>,
+}
+
+/// What a token endpoint gave.
+struct Granted {
+    token: String,
+    life: Duration,
+    /// A refresh token that takes the place of the one that was used.
+    rotated: Option<SecretString>,
+}
+
+/// Why there is no token.
+struct Refusal {
+    reason: String,
+    /// Whether what we showed is no longer valid.
+    is_stale: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Refusal {
+            reason,
+            is_stale: false,
+        }
+    }
 }
 
 impl OAuth2 {
@@ -128,11 +155,11 @@ impl OAuth2 {
             ..TimeOuts::default()
         };
         let client = HttpClient::new(request.ca_file.as_deref(), timeouts)?;
-        Ok(OAuth2 {
+        Ok(OAuth2(Arc::new(Source {
             request,
             client,
             state: Mutex::default(),
-        })
+        })))
     }
 
     /// A token that is good for a while. `refused` is one that the relay did not take: it is not
@@ -141,34 +168,86 @@ impl OAuth2 {
     /// # Errors
     /// What the token's server said, for people; never with a secret in it.
     pub async fn fetch(&self, refused: Option<&str>) -> Result<String, String> {
+        let source = Arc::clone(&self.0);
+        let refused = refused.map(|token| SecretString::from(token.to_owned()));
+        // Whoever asks may lose patience, and a refresh token that has been replaced meanwhile would
+        // be lost with the answer: it is read to its end.
+        let fetching = tokio::spawn(async move { source.fetch(refused.as_ref()).await });
+        fetching
+            .await
+            .map_err(|_| "the request for a token was broken off".to_owned())?
+    }
+}
+
+impl Source {
+    async fn fetch(&self, refused: Option<&SecretString>) -> Result<String, String> {
         // Everybody waits here for the one who fetches.
         let mut state = self.state.lock().await;
         if let Some((token, until)) = &state.token {
-            let is_refused = refused == Some(token.expose_secret());
+            let is_refused =
+                refused.is_some_and(|refused| refused.expose_secret() == token.expose_secret());
             if !is_refused && Instant::now() + EARLY < *until {
                 return Ok(token.expose_secret().to_owned());
             }
         }
 
-        let form = self.form(state.rotated.as_ref())?;
+        let mut asked = self.ask(state.rotated.as_ref()).await;
+        // Somebody else may have used the refresh token, such as `check --connect`, and left its
+        // successor in the file.
+        if let Err(refusal) = &asked
+            && refusal.is_stale
+            && let Some(successor) = self.successor(state.rotated.as_ref()).await
+        {
+            state.rotated = Some(successor);
+            asked = self.ask(state.rotated.as_ref()).await;
+        }
+        let granted = asked.map_err(|refusal| refusal.reason)?;
+
+        if let Some(rotated) = granted.rotated {
+            // The one before may be worth nothing any more: whatever becomes of the file, this is the
+            // one to go on with.
+            let kept = self.keep(&rotated).await;
+            state.rotated = Some(rotated);
+            if let Err(reason) = kept {
+                tracing::error!(reason, "a new refresh token is in memory only");
+            }
+        }
+        // One whose life is shorter than what we call early is used for half of it.
+        let life = granted.life.max(EARLY + granted.life / 2);
+        state.token = Some((granted.token.clone().into(), Instant::now() + life));
+        Ok(granted.token)
+    }
+
+    async fn ask(&self, rotated: Option<&SecretString>) -> Result<Granted, Refusal> {
         let post = Post {
             url: self.request.token_url.clone(),
             content_type: "application/x-www-form-urlencoded".into(),
             headers: vec![("accept", "application/json".into())],
-            body: form.into_bytes().into(),
+            body: self.form(rotated)?.into_bytes().into(),
         };
         let answer = self.client.post(post).await;
-        let answer = answer.map_err(|e| format!("{}: {}", self.request.token_url, e.reason))?;
-        let (token, life, rotated) = self.read(&answer)?;
+        let answer = answer.map_err(|e| {
+            format!(
+                "{} cannot be asked: {}; check token_url, and that this machine may reach it",
+                self.request.token_url, e.reason
+            )
+        })?;
+        self.read(&answer)
+    }
 
-        if let Some(rotated) = rotated {
-            self.keep(&rotated).await?;
-            state.rotated = Some(rotated);
-        }
-        // One whose life is shorter than what we call early is used for half of it.
-        let life = life.max(EARLY + life / 2);
-        state.token = Some((token.clone().into(), Instant::now() + life));
-        Ok(token)
+    /// The refresh token in the file, where it is another one than that which was refused.
+    async fn successor(&self, refused: Option<&SecretString>) -> Option<SecretString> {
+        let Grant::RefreshToken {
+            token,
+            file: Some(file),
+        } = &self.request.grant
+        else {
+            return None;
+        };
+        let text = tokio::fs::read_to_string(file).await.ok()?;
+        let refused = refused.unwrap_or(token).expose_secret();
+        let found = text.trim();
+        (!found.is_empty() && found != refused).then(|| SecretString::from(found.to_owned()))
     }
 
     fn form(&self, rotated: Option<&SecretString>) -> Result<String, String> {
@@ -243,14 +322,11 @@ impl OAuth2 {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    fn read(
-        &self,
-        answer: &HttpAnswer,
-    ) -> Result<(String, Duration, Option<SecretString>), String> {
+    fn read(&self, answer: &HttpAnswer) -> Result<Granted, Refusal> {
         let url = &self.request.token_url;
         let read: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| {
             format!(
-                "{url} answered {} and not in the JSON of RFC 6749",
+                "{url} answered {} and not in the JSON of RFC 6749; check token_url",
                 answer.status
             )
         })?;
@@ -259,16 +335,57 @@ impl OAuth2 {
                 serde_json::Value::String(text) => text.parse().ok(),
                 number => number.as_u64(),
             });
-            let life = life.map_or(DEFAULT_LIFE, Duration::from_secs);
-            return Ok((token, life, read.refresh_token.map(Into::into)));
+            return Ok(Granted {
+                token,
+                life: life.map_or(DEFAULT_LIFE, Duration::from_secs),
+                rotated: read.refresh_token.map(Into::into),
+            });
         }
         let error = read.error.unwrap_or_else(|| "no access_token".into());
         let described = read.error_description.unwrap_or_default();
-        Err(format!(
-            "{url} refused ({}): {error} {described}{}",
-            answer.status,
-            advice(&error)
-        ))
+        Err(Refusal {
+            reason: format!(
+                "{url} refused ({}): {error} {described}{}",
+                answer.status,
+                self.advice(&error, &described)
+            ),
+            is_stale: error == "invalid_grant",
+        })
+    }
+
+    /// What to do about an error of RFC 6749 §5.2. Microsoft says more in what follows `AADSTS`.
+    fn advice(&self, error: &str, described: &str) -> &'static str {
+        let is_microsofts = |code: &str| described.contains(code);
+        match error {
+            "invalid_client" if is_microsofts("AADSTS7000222") => {
+                "; the client secret has expired: make a new one and put it into client_secret_file"
+            }
+            "invalid_client" if is_microsofts("AADSTS7000215") => {
+                "; the client secret is wrong: put its value, not its id, into client_secret_file"
+            }
+            "unauthorized_client" | "invalid_client" if is_microsofts("AADSTS700016") => {
+                "; the tenant knows no application of this client_id: check client_id and token_url"
+            }
+            "invalid_client" => "; check client_id and client_secret_file",
+            "unauthorized_client" => {
+                "; check client_id, and whether the application may use this grant"
+            }
+            "invalid_grant" => match self.request.grant {
+                Grant::RefreshToken { .. } => {
+                    "; the refresh token has expired or was taken back: sign in once more and put \
+                     the new one into refresh_token_file"
+                }
+                Grant::ServiceAccount { .. } => {
+                    "; check key_file, subject, and this machine's clock"
+                }
+                Grant::ClientCredentials => "; check client_id and client_secret_file",
+            },
+            "invalid_scope" => {
+                "; check scope: https://outlook.office365.com/.default for Exchange Online, \
+                 https://mail.google.com/ for Gmail over SMTP"
+            }
+            _ => "",
+        }
     }
 
     /// Keeps a refresh token that replaces the one before, where it was told to.
@@ -289,18 +406,6 @@ impl OAuth2 {
             })
         });
         written.await.map_err(|e| e.to_string())?
-    }
-}
-
-/// What to do about an error of RFC 6749 §5.2.
-fn advice(error: &str) -> &'static str {
-    match error {
-        "invalid_client" | "unauthorized_client" => {
-            "; check client_id and client_secret_file, and what the application may do"
-        }
-        "invalid_grant" => "; the refresh token or the key is no longer valid: make a new one",
-        "invalid_scope" => "; check scope",
-        _ => "",
     }
 }
 

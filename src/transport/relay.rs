@@ -94,6 +94,26 @@ pub enum Auth {
         /// Where the token comes from.
         token: TokenSource,
     },
+    /// With XOAUTH2, and tokens that are fetched as they are needed. One that the server refuses is
+    /// fetched anew, once.
+    #[cfg(feature = "providers")]
+    Tokens {
+        /// The user.
+        user: String,
+        /// Where the tokens come from.
+        source: Arc<super::oauth2::OAuth2>,
+    },
+}
+
+impl Auth {
+    /// The user who logs in.
+    pub fn user(&self) -> &str {
+        match self {
+            Auth::Password { user, .. } | Auth::OAuth2 { user, .. } => user,
+            #[cfg(feature = "providers")]
+            Auth::Tokens { user, .. } => user,
+        }
+    }
 }
 
 impl fmt::Debug for Auth {
@@ -101,6 +121,8 @@ impl fmt::Debug for Auth {
         match self {
             Auth::Password { user, .. } => write!(f, "Password {{ user: {user:?} }}"),
             Auth::OAuth2 { user, .. } => write!(f, "OAuth2 {{ user: {user:?} }}"),
+            #[cfg(feature = "providers")]
+            Auth::Tokens { user, .. } => write!(f, "Tokens {{ user: {user:?} }}"),
         }
     }
 }
@@ -308,17 +330,11 @@ impl Relay {
     #[cfg(feature = "providers")]
     pub fn oauth2(self, tokens: Arc<super::oauth2::OAuth2>) -> Self {
         let source = Arc::clone(&tokens);
-        let token: TokenSource = Arc::new(move || {
-            let source = Arc::clone(&source);
-            Box::pin(async move { source.fetch(None).await.map(SecretString::from) })
-        });
         self.api_server(|server| server.token = Some(tokens))
             .server(|server| {
-                if let Some(Auth::Password { user, .. }) = &server.auth {
-                    server.auth = Some(Auth::OAuth2 {
-                        user: user.clone(),
-                        token,
-                    });
+                if let Some(auth) = &server.auth {
+                    let user = auth.user().to_owned();
+                    server.auth = Some(Auth::Tokens { user, source });
                 }
             })
     }

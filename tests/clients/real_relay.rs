@@ -18,16 +18,16 @@ use postrider::{Dispatcher, Drain, EventItem, EventKind, MailStatus, Relay, seco
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
 const USER: &str = "app@relay.example";
-const PASSWORD: &str = "se:cr et";
+pub(crate) const PASSWORD: &str = "se:cr et";
 
 /// Where Postfix hands everything on to: `smtp-sink`, which keeps each message in a file.
-struct Sink {
+pub(crate) struct Sink {
     server: RealServer,
     kept: tempfile::TempDir,
 }
 
 impl Sink {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let kept = tempfile::tempdir().unwrap();
         std::fs::set_permissions(
             kept.path(),
@@ -38,7 +38,7 @@ impl Sink {
         Sink { server, kept }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
@@ -50,6 +50,22 @@ impl Sink {
         messages
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .collect()
+    }
+
+    /// Waits until so many messages have come whole, which is when their files grow no more.
+    pub(crate) async fn settled(&self, count: usize) -> Vec<String> {
+        let begun = Instant::now();
+        let mut before: Vec<String> = Vec::new();
+        loop {
+            let messages = self.messages();
+            if messages.len() == count && messages == before {
+                return messages;
+            }
+            let came = messages.len();
+            assert!(begun.elapsed() < PATIENCE, "{came} of {count} came");
+            before = messages;
+            tokio::time::sleep(Duration::from_millis(1000)).await;
+        }
     }
 
     /// Waits until mail with each of these subjects has come whole, and counts how often each came.
@@ -80,7 +96,7 @@ impl Sink {
 }
 
 /// A relay that logs in at this Postfix.
-fn relay(url_scheme: &str, postfix: &Postfix, password: &str) -> Relay {
+pub(crate) fn relay(url_scheme: &str, postfix: &Postfix, password: &str) -> Relay {
     let auth = Auth::Password {
         user: USER.into(),
         password: password.to_owned().into(),

@@ -7,6 +7,8 @@
 pub mod agreement;
 pub mod certificates;
 #[cfg(feature = "server")]
+pub mod dkim;
+#[cfg(feature = "server")]
 pub mod door;
 pub mod engine;
 pub mod fake_smtp;
@@ -17,6 +19,8 @@ pub mod names;
 pub mod postfix;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "server")]
+pub mod provider;
 pub mod puppet;
 pub mod real_servers;
 #[cfg(feature = "notify")]

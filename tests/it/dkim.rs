@@ -2,92 +2,18 @@
 //! like, with keys that the command line made.
 #![cfg(feature = "server")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::transport::Capture;
-use postrider::transport::dkim::{Dkim, Signer, SigningKey};
+use postrider::transport::dkim::Dkim;
 use postrider::{Dispatcher, Drain, Envelope, Mail, Relay, Unsubscribing};
 use tempfile::TempDir;
 
 use crate::common::FakeSmtp;
-
-/// A key that `postrider dkim generate` made, and what it told to publish.
-struct Key {
-    file: PathBuf,
-    name: String,
-    record: String,
-}
-
-fn postrider(arguments: &[&str]) -> (bool, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        output.status.success(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
-
-fn generate(dir: &Path, algorithm: &str, selector: &str) -> Key {
-    let file = dir.join(format!("{selector}.pem"));
-    let out = file.to_str().unwrap();
-    let (done, printed, error) = postrider(&[
-        "dkim",
-        "generate",
-        "example.com",
-        selector,
-        "--out",
-        out,
-        "--algorithm",
-        algorithm,
-    ]);
-    assert!(done, "{error}");
-    let mut lines = printed.lines();
-    let name = lines.next().unwrap().trim_end_matches(" TXT").to_owned();
-    let record = lines.next().unwrap().to_owned();
-    Key { file, name, record }
-}
-
-fn signer(key: &Key, selector: &str) -> Signer {
-    Signer {
-        domain: "example.com".into(),
-        selector: selector.into(),
-        key: Arc::new(SigningKey::read(&key.file).unwrap()),
-        skip_signed: false,
-    }
-}
-
-/// How many good signatures each message has, as dkimpy says.
-fn verified(dir: &Path, messages: &[Vec<u8>], keys: &[&Key]) -> Vec<usize> {
-    let eml = dir.join("eml");
-    std::fs::create_dir_all(&eml).unwrap();
-    for (n, message) in messages.iter().enumerate() {
-        std::fs::write(eml.join(format!("{n:04}.eml")), message).unwrap();
-    }
-    let records: serde_json::Map<String, serde_json::Value> = keys
-        .iter()
-        .map(|key| (key.name.clone(), key.record.clone().into()))
-        .collect();
-    let file = dir.join("records.json");
-    std::fs::write(&file, serde_json::to_string(&records).unwrap()).unwrap();
-
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/dkim/verify.py");
-    let output = Command::new("python3")
-        .arg(script)
-        .args([&eml, &file])
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{error}");
-    let printed = String::from_utf8(output.stdout).unwrap();
-    printed.lines().map(|line| line.parse().unwrap()).collect()
-}
+use crate::common::dkim::{generate, odd_messages, postrider, signer, verified};
+#[cfg(target_os = "linux")]
+use crate::common::service::{Service, configured};
 
 /// Sends these messages through the engine and returns what left it.
 async fn sent(dkim: Dkim, messages: &[String]) -> Vec<Vec<u8>> {
@@ -142,38 +68,6 @@ async fn what_is_converted_for_a_relay_is_signed_afterwards() {
     let text = String::from_utf8(message.clone()).unwrap();
     assert!(text.contains("Gr=C3=BC=C3=9Fe"), "{text}");
     assert_eq!(verified(dir.path(), &[message], &[&key]), [1]);
-}
-
-/// Messages whose white space, fields and ends are all that a canonical form may stumble over.
-fn odd_messages() -> Vec<String> {
-    let header = "From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: x\r\n";
-    let mut messages: Vec<String> = [
-        "\r\n",
-        "\r\nhello\r\n",
-        "\r\nhello",
-        "\r\nhello\r\n\r\n\r\n\r\n",
-        "\r\n\r\n\r\n",
-        "\r\n \t \r\n",
-        "\r\n a \t b  \r\n\tc\t\r\n\r\n  \r\nd\r\n",
-        "\r\n.\r\n..\r\n.dot\r\n",
-    ]
-    .iter()
-    .map(|body| format!("{header}{body}"))
-    .collect();
-    for more in [
-        "Subject:\r\n",
-        "SUBJECT:  a\t\tb  \r\n",
-        "Subject: a\r\n   b\r\n\tc\r\n",
-        "X-Empty:\r\nX-Twice: 1\r\nX-Twice: 2\r\n",
-        "References: <1@x>\r\n <2@x>\r\n\t<3@x>\r\n",
-        "List-Unsubscribe: <https://example.com/u?a=b;c=d>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
-        "Reply-To: c@example.net\r\nCc: d@example.net\r\nSender: e@example.net\r\nIn-Reply-To: <1@x>\r\n",
-    ] {
-        messages.push(format!(
-            "{more}From: ada@example.com\r\nTo: b@example.org\r\n\r\nhello\r\n"
-        ));
-    }
-    messages
 }
 
 #[tokio::test]
@@ -232,6 +126,134 @@ async fn what_each_recipient_of_a_list_leaves_it_with_is_signed() {
         }
     }
     assert_eq!(verified(dir.path(), &sent, &[&rsa]), vec![1; 3]);
+}
+
+#[tokio::test]
+async fn what_is_added_changed_or_taken_away_breaks_every_signature() {
+    let dir = tempfile::tempdir().unwrap();
+    let rsa = generate(dir.path(), "rsa", "s1");
+    let ed25519 = generate(dir.path(), "ed25519", "s2");
+    let both = Dkim::new(vec![signer(&rsa, "s1"), signer(&ed25519, "s2")]);
+    let message = "From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: x\r\nReply-To: c@example.com\r\n\
+                   List-Unsubscribe: <https://example.com/u>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\
+                   MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\nhello\r\n";
+    let signed = sent(both, &[message.to_owned()]).await.remove(0);
+    let signed = String::from_utf8(signed).unwrap();
+
+    let changed: Vec<Vec<u8>> = [
+        signed.replace("hello", "hallo"),
+        signed.replace("Subject: x", "Subject: y"),
+        signed.replace("Reply-To: c@example.com\r\n", ""),
+        // Each field is signed once more than it is there, so that none can be added.
+        format!("From: eve@example.com\r\n{signed}"),
+        format!("Subject: another\r\n{signed}"),
+        format!("To: eve@example.org\r\n{signed}"),
+        format!("Reply-To: eve@example.org\r\n{signed}"),
+        format!("Content-Type: text/html\r\n{signed}"),
+        format!("List-Unsubscribe: <https://evil.example/>\r\n{signed}"),
+        format!("Date: Wed, 25 Nov 2026 10:00:00 +0000\r\n{signed}"),
+    ]
+    .map(String::into_bytes)
+    .to_vec();
+    let keys = [&rsa, &ed25519];
+    assert_eq!(
+        verified(dir.path(), &changed, &keys),
+        vec![0; changed.len()]
+    );
+    assert_eq!(verified(dir.path(), &[signed.into_bytes()], &keys)[0], 2);
+}
+
+#[tokio::test]
+async fn ses_may_write_anew_what_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let rsa = generate(dir.path(), "rsa", "s1");
+    let server =
+        crate::common::provider::Provider::new(vec![crate::common::provider::Act::Take]).await;
+    let relay = Relay::smtp("ses+api://eu-west-1").unwrap();
+    let relay =
+        relay
+            .endpoint(&server.address)
+            .credentials(postrider::transport::Credentials::AccessKey {
+                id: "AKIDEXAMPLE".into(),
+                secret: "key".to_owned().into(),
+            });
+    let engine = Dispatcher::builder()
+        .relay(relay.dkim(Arc::new(Dkim::new(vec![signer(&rsa, "s1")]))))
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    let mail = Mail::builder().from("ada@example.com").to("b@example.org");
+    let mail = mail.subject("x").text("hello").build().unwrap();
+    let id = engine.submit(mail).await.unwrap().id;
+    engine.wait(id).await.unwrap();
+
+    let asked = server.asked().remove(0).json();
+    let raw = asked["Content"]["Raw"]["Data"].as_str().unwrap().to_owned();
+    let raw = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, raw).unwrap();
+    let anew: String = String::from_utf8(raw)
+        .unwrap()
+        .split_inclusive("\r\n")
+        .map(|line| match line {
+            line if line.starts_with("Date: ") => "Date: Thu, 1 Jan 2026 00:00:00 +0000\r\n",
+            line if line.starts_with("Message-ID: ") => {
+                "Message-ID: <1@eu-west-1.amazonses.com>\r\n"
+            }
+            line => line,
+        })
+        .collect();
+    assert!(
+        anew.contains("amazonses") && anew.contains("Jan 2026"),
+        "{anew}"
+    );
+    assert_eq!(verified(dir.path(), &[anew.into_bytes()], &[&rsa]), [1]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reload_reads_the_keys_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = generate(dir.path(), "ed25519", "old");
+    let new = generate(dir.path(), "rsa", "new");
+    let key = dir.path().join("key.pem");
+    std::fs::copy(&old.file, &key).unwrap();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\n\
+         [[relays]]\nurl = \"capture://{}/sent\"\n\
+         [[dkim]]\ndomain = \"example.com\"\nselector = \"s1\"\nkey_file = \"key.pem\"\n",
+        dir.path().display()
+    );
+    let mut service = Service::start(configured(dir.path(), &config));
+    let first = service.hand_in_many("first", 1, "text");
+    service.become_all(&first, "delivered");
+
+    std::fs::copy(&new.file, &key).unwrap();
+    service.signal("HUP");
+    service.says("the configuration was read again");
+    let second = service.hand_in_many("second", 1, "text");
+    service.become_all(&second, "delivered");
+
+    let sent = |id: &str| {
+        let files = std::fs::read_dir(dir.path().join("sent")).unwrap();
+        let mut bodies = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        bodies
+            .find(|body| String::from_utf8_lossy(body).contains(id))
+            .unwrap()
+    };
+    // Both are published under the one name, one after the other.
+    for (to, key) in [("first0@", &old), ("second0@", &new)] {
+        let work = tempfile::tempdir().unwrap();
+        let published = crate::common::dkim::Key {
+            file: key.file.clone(),
+            name: "s1._domainkey.example.com".into(),
+            record: key.record.clone(),
+        };
+        assert_eq!(
+            verified(work.path(), &[sent(to)], &[&published]),
+            [1],
+            "{to}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -2,143 +2,22 @@
 //! connection comes to, against a server that records and answers as it is told.
 #![cfg(feature = "server")]
 
-use std::collections::VecDeque;
+mod errors;
+mod lanes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use postrider::delivery::Phase;
 use postrider::transport::oauth2::{Grant, OAuth2, TokenRequest};
 use postrider::transport::{Capture, Credentials};
 use postrider::{Dispatcher, Guarantee, Mail, MailBuilder, MailStatus, Relay};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
-/// One request as it came.
-#[derive(Clone, Debug)]
-struct Asked {
-    path: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Asked {
-    fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(known, _)| known == name);
-        found.map_or("", |(_, value)| value)
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-}
-
-/// What the server does with a request.
-#[derive(Clone, Debug)]
-enum Act {
-    Answer(u16, &'static [(&'static str, &'static str)], String),
-    /// Hangs up before it has read the whole request.
-    HangUpEarly,
-    /// Hangs up after it.
-    HangUpLate,
-}
-
-/// A server that records what it is asked. It answers by its script, and then always as at its end.
-#[derive(Clone)]
-struct Provider {
-    address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    script: Arc<Mutex<VecDeque<Act>>>,
-}
-
-impl Provider {
-    async fn new(script: Vec<Act>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let provider = Provider {
-            address: format!("http://{}", listener.local_addr().unwrap()),
-            asked: Arc::default(),
-            script: Arc::new(Mutex::new(script.into())),
-        };
-        let serving = provider.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let serving = serving.clone();
-                tokio::spawn(async move { serving.serve(stream).await });
-            }
-        });
-        provider
-    }
-
-    fn next(&self) -> Act {
-        let mut script = self.script.lock();
-        match script.len() {
-            1 => script[0].clone(),
-            _ => script.pop_front().unwrap(),
-        }
-    }
-
-    async fn serve(&self, mut stream: TcpStream) -> Option<()> {
-        let mut read = Vec::new();
-        loop {
-            let head = loop {
-                if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
-                    break at;
-                }
-                if stream.read_buf(&mut read).await.ok()? == 0 {
-                    return None;
-                }
-            };
-            let text = String::from_utf8_lossy(&read[..head]).into_owned();
-            let mut lines = text.lines();
-            let path = lines.next()?.split(' ').nth(1)?.to_owned();
-            let headers: Vec<(String, String)> = lines
-                .filter_map(|line| line.split_once(": "))
-                .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-                .collect();
-            let length = headers.iter().find(|(name, _)| name == "content-length");
-            let end = head + 4 + length.map_or(0, |(_, value)| value.parse().unwrap());
-            let act = self.next();
-            if matches!(act, Act::HangUpEarly) {
-                return None;
-            }
-            while read.len() < end {
-                if stream.read_buf(&mut read).await.ok()? == 0 {
-                    return None;
-                }
-            }
-            let body = read[head + 4..end].to_vec();
-            self.asked.lock().push(Asked {
-                path,
-                headers,
-                body,
-            });
-            read.drain(..end);
-            let Act::Answer(status, headers, body) = act else {
-                return None;
-            };
-            let mut answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
-            for (name, value) in headers {
-                answer.push_str(&format!("{name}: {value}\r\n"));
-            }
-            answer.push_str(&format!("\r\n{body}"));
-            stream.write_all(answer.as_bytes()).await.ok()?;
-        }
-    }
-
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().clone()
-    }
-}
-
-fn answer(status: u16, body: Value) -> Act {
-    Act::Answer(status, &[], body.to_string())
-}
+use crate::common::provider::{Act, Asked, Provider, answer};
 
 /// A relay at this server, with the credentials that its provider wants.
 fn relay(url: &str, server: &Provider) -> Relay {
@@ -149,15 +28,16 @@ fn relay(url: &str, server: &Provider) -> Relay {
             id: "AKIDEXAMPLE".into(),
             secret: secret("key"),
         }),
+        "graph" | "gmail" => relay.oauth2(tokens(server, "/any-token")),
         _ => relay.credentials(Credentials::ApiKey(secret("s3cret"))),
     }
     .name("api")
     .connections(1)
 }
 
-fn tokens(server: &Provider) -> Arc<OAuth2> {
+fn tokens(server: &Provider, path: &str) -> Arc<OAuth2> {
     let request = TokenRequest {
-        token_url: format!("{}/token", server.address),
+        token_url: format!("{}{path}", server.address),
         grant: Grant::ClientCredentials,
         client_id: Some("postrider".into()),
         client_secret: Some("hush".to_owned().into()),
@@ -219,40 +99,30 @@ async fn comes_to(url: &str, act: Act, mail: Mail) -> (String, MailStatus, Vec<A
     (word, status, server.asked())
 }
 
-const ALL: [&str; 6] = [
-    "ses+api://eu-west-1",
-    "mailgun+api://mg.example.com",
-    "brevo+api://",
-    "sendgrid+api://",
-    "postmark+api://",
-    "resend+api://",
+const SES: &str = "ses+api://eu-west-1";
+const MAILGUN: &str = "mailgun+api://mg.example.com";
+const GRAPH: &str = "graph+api://tenant/mail@example.com";
+const GMAIL: &str = "gmail+api://mail@example.com";
+const BREVO: &str = "brevo+api://";
+const SENDGRID: &str = "sendgrid+api://";
+const POSTMARK: &str = "postmark+api://";
+const RESEND: &str = "resend+api://";
+const ALL: [&str; 8] = [
+    SES, MAILGUN, GRAPH, GMAIL, BREVO, SENDGRID, POSTMARK, RESEND,
 ];
-
-/// The answer with which this provider takes a mail.
-fn taken(url: &str) -> Act {
-    match url.split('+').next().unwrap() {
-        "ses" => answer(200, json!({"MessageId": "id-1"})),
-        "mailgun" => answer(
-            200,
-            json!({"id": "<id-1>", "message": "Queued. Thank you."}),
-        ),
-        "brevo" => answer(201, json!({"messageId": "<id-1>"})),
-        "sendgrid" => Act::Answer(202, &[("x-message-id", "id-1")], String::new()),
-        "postmark" => answer(
-            200,
-            json!({"ErrorCode": 0, "Message": "OK", "MessageID": "id-1"}),
-        ),
-        _ => answer(200, json!({"id": "id-1"})),
-    }
-}
+/// Those that build the message anew from its parts.
+const BUILDERS: [&str; 4] = [BREVO, SENDGRID, POSTMARK, RESEND];
 
 #[tokio::test]
 async fn each_provider_is_asked_as_it_wants_and_its_id_is_kept() {
     for url in ALL {
-        let (word, status, asked) = comes_to(url, taken(url), mail().build().unwrap()).await;
+        let (word, status, asked) = comes_to(url, Act::Take, mail().build().unwrap()).await;
         assert_eq!(word, "delivered", "{url}: {status:#?}");
         let attempt = status.deliveries[0].attempts.last().unwrap();
-        assert_eq!(attempt.text, "accepted as id-1", "{url}");
+        match url {
+            GRAPH => assert_eq!(attempt.text, "accepted", "it gives no id"),
+            _ => assert_eq!(attempt.text, "accepted as id-1", "{url}"),
+        }
         assert_eq!(asked.len(), 1, "{url}");
 
         let asked = &asked[0];
@@ -307,6 +177,22 @@ async fn each_provider_is_asked_as_it_wants_and_its_id_is_kept() {
                 assert_eq!(body["To"], "\"Ada\" <ada@example.org>");
                 assert_eq!(body["TextBody"], "the text");
             }
+            "graph" => {
+                assert_eq!(asked.path, "/v1.0/users/mail%40example%2Ecom/sendMail");
+                assert_eq!(asked.header("authorization"), "Bearer t0ken");
+                assert_eq!(asked.header("content-type"), "text/plain");
+                let message = STANDARD.decode(&asked.body).unwrap();
+                assert!(
+                    String::from_utf8_lossy(&message).contains("\r\nTo: Ada <ada@example.org>")
+                );
+            }
+            "gmail" => {
+                let path = "/gmail/v1/users/mail%40example%2Ecom/messages/send";
+                assert_eq!(asked.path, path);
+                let message = URL_SAFE.decode(asked.json()["raw"].as_str().unwrap());
+                let message = String::from_utf8(message.unwrap()).unwrap();
+                assert!(message.contains("\r\nCc: bob@example.org"), "{message}");
+            }
             _ => {
                 assert_eq!(asked.path, "/emails");
                 assert!(!asked.header("idempotency-key").is_empty());
@@ -317,128 +203,10 @@ async fn each_provider_is_asked_as_it_wants_and_its_id_is_kept() {
 }
 
 #[tokio::test]
-async fn an_answer_blames_whom_it_means() {
-    let ses = |name: &str| answer(400, json!({"__type": name, "message": "no"}));
-    let cases: Vec<(&str, Act, &str)> = vec![
-        (ALL[0], ses("MessageRejected"), "dead"),
-        (ALL[0], ses("BadRequestException"), "dead"),
-        (ALL[0], ses("AccountSuspendedException"), "backup"),
-        (ALL[0], ses("SendingPausedException"), "backup"),
-        (ALL[0], ses("MailFromDomainNotVerifiedException"), "backup"),
-        (ALL[0], answer(500, json!({})), "deferred"),
-        (
-            ALL[1],
-            answer(404, json!({"message": "Domain not found"})),
-            "backup",
-        ),
-        (
-            ALL[1],
-            Act::Answer(200, &[], "Mailgun Magnificent API".into()),
-            "backup",
-        ),
-        (
-            ALL[1],
-            answer(
-                400,
-                json!({"message": "to parameter is not a valid address"}),
-            ),
-            "dead",
-        ),
-        (
-            ALL[2],
-            answer(400, json!({"code": "not_enough_credits"})),
-            "backup",
-        ),
-        (
-            ALL[2],
-            answer(402, json!({"code": "not_enough_credits"})),
-            "backup",
-        ),
-        (
-            ALL[2],
-            answer(401, json!({"code": "unauthorized"})),
-            "backup",
-        ),
-        (
-            ALL[2],
-            answer(400, json!({"code": "invalid_parameter"})),
-            "dead",
-        ),
-        (
-            ALL[3],
-            answer(
-                401,
-                json!({"errors": [{"message": "Maximum credits exceeded"}]}),
-            ),
-            "backup",
-        ),
-        (
-            ALL[3],
-            answer(403, json!({"errors": [{"message": "unverified sender"}]})),
-            "backup",
-        ),
-        (
-            ALL[3],
-            answer(400, json!({"errors": [{"message": "bad"}]})),
-            "dead",
-        ),
-        (ALL[3], answer(503, json!({})), "deferred"),
-        (
-            ALL[4],
-            answer(422, json!({"ErrorCode": 300, "Message": "Invalid email"})),
-            "dead",
-        ),
-        (
-            ALL[4],
-            answer(422, json!({"ErrorCode": 406, "Message": "Inactive"})),
-            "dead",
-        ),
-        (
-            ALL[4],
-            answer(
-                422,
-                json!({"ErrorCode": 412, "Message": "pending approval"}),
-            ),
-            "backup",
-        ),
-        (
-            ALL[4],
-            answer(401, json!({"ErrorCode": 10, "Message": "token"})),
-            "backup",
-        ),
-        (
-            ALL[4],
-            Act::Answer(403, &[], "<html>firewall".into()),
-            "backup",
-        ),
-        (
-            ALL[5],
-            answer(403, json!({"name": "invalid_api_key"})),
-            "backup",
-        ),
-        (
-            ALL[5],
-            answer(429, json!({"name": "daily_quota_exceeded"})),
-            "backup",
-        ),
-        (
-            ALL[5],
-            answer(422, json!({"name": "validation_error"})),
-            "dead",
-        ),
-    ];
-    for (url, act, expected) in cases {
-        let case = format!("{url} {act:?}");
-        let (word, status, _) = comes_to(url, act, mail().build().unwrap()).await;
-        assert_eq!(word, expected, "{case}: {status:#?}");
-    }
-}
-
-#[tokio::test]
 async fn too_fast_slows_the_lane_and_not_the_mail() {
     for url in ALL {
         let slow = Act::Answer(429, &[("retry-after", "1")], "{}".into());
-        let server = Provider::new(vec![slow, taken(url)]).await;
+        let server = Provider::new(vec![slow, Act::Take]).await;
         let backup = Capture::new(None);
         let engine = engine(relay(url, &server), &backup).await;
         let began = std::time::Instant::now();
@@ -455,22 +223,22 @@ async fn too_fast_slows_the_lane_and_not_the_mail() {
 async fn a_broken_connection_is_in_doubt_only_once_all_was_sent() {
     // Large, so that hanging up early finds it on its way.
     let large = || mail().text("0123456789\n".repeat(1_500_000));
-    let (word, status, _) = comes_to(ALL[1], Act::HangUpEarly, large().build().unwrap()).await;
+    let (word, status, _) = comes_to(MAILGUN, Act::HangUpEarly, large().build().unwrap()).await;
     assert_eq!(word, "deferred", "{status:#?}");
     assert_eq!(status.deliveries[0].attempts[0].phase.as_str(), "body");
 
     let once = mail().guarantee(Guarantee::AtMostOnce).build().unwrap();
-    let (word, status, asked) = comes_to(ALL[1], Act::HangUpLate, once).await;
+    let (word, status, asked) = comes_to(MAILGUN, Act::HangUpLate, once).await;
     assert_eq!((word.as_str(), asked.len()), ("dead", 1), "{status:#?}");
 
-    let (word, _, asked) = comes_to(ALL[1], Act::HangUpLate, mail().build().unwrap()).await;
+    let (word, _, asked) = comes_to(MAILGUN, Act::HangUpLate, mail().build().unwrap()).await;
     assert_eq!((word.as_str(), asked.len()), ("deferred", 1));
 }
 
 #[tokio::test]
 async fn only_a_provider_that_knows_repeats_is_asked_again_at_once_and_under_the_same_key() {
-    for url in [ALL[2], ALL[5]] {
-        let server = Provider::new(vec![Act::HangUpLate, taken(url)]).await;
+    for url in [BREVO, RESEND] {
+        let server = Provider::new(vec![Act::HangUpLate, Act::Take]).await;
         let backup = Capture::new(None);
         let engine = engine(relay(url, &server), &backup).await;
         let status = settled(&engine, mail().build().unwrap()).await;
@@ -491,10 +259,10 @@ async fn only_a_provider_that_knows_repeats_is_asked_again_at_once_and_under_the
 async fn what_a_provider_cannot_be_told_is_refused_before_anything_is_sent() {
     let signed = "From: a@example.com\r\nTo: ada@example.org\r\nMIME-Version: 1.0\r\n\
                   Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n";
-    for url in &ALL[2..] {
+    for url in BUILDERS {
         let envelope = postrider::Envelope::new(None, vec!["ada@example.org".parse().unwrap()]);
         let mail = Mail::from_rfc5322(envelope.unwrap(), signed.as_bytes().to_vec()).unwrap();
-        let (word, status, asked) = comes_to(url, taken(url), mail).await;
+        let (word, status, asked) = comes_to(url, Act::Take, mail).await;
         // The route's next relay can take it, or nobody can.
         assert!(word == "dead" || word == "backup", "{url}: {status:#?}");
         assert!(asked.is_empty(), "{url}");
@@ -503,7 +271,7 @@ async fn what_a_provider_cannot_be_told_is_refused_before_anything_is_sent() {
 
 #[tokio::test]
 async fn hidden_recipients_do_not_see_each_other() {
-    for url in &ALL[2..] {
+    for url in BUILDERS {
         let hidden = Mail::builder()
             .from("shop@example.com")
             .to("ada@example.org")
@@ -512,7 +280,7 @@ async fn hidden_recipients_do_not_see_each_other() {
             .text("y")
             .build()
             .unwrap();
-        let (word, _, asked) = comes_to(url, taken(url), hidden).await;
+        let (word, _, asked) = comes_to(url, Act::Take, hidden).await;
         assert_eq!((word.as_str(), asked.len()), ("delivered", 1), "{url}");
         let body = asked[0].json();
         let to = body
@@ -531,7 +299,7 @@ async fn a_partial_refusal_reaches_the_right_recipient() {
         200,
         json!({"ErrorCode": 0, "Message": message, "MessageID": "id-1"}),
     );
-    let (_, status, _) = comes_to(ALL[4], partly, mail().build().unwrap()).await;
+    let (_, status, _) = comes_to(POSTMARK, partly, mail().build().unwrap()).await;
     let states: Vec<&str> = status.deliveries.iter().map(|d| d.state.as_str()).collect();
     assert_eq!(states, ["delivered", "dead"]);
 }
@@ -550,7 +318,7 @@ async fn a_token_is_fetched_once_and_anew_when_it_is_refused() {
         let logins = Provider::new(vec![token("first"), token("second")]).await;
         let server = Provider::new(vec![done.clone(), answer(401, json!({})), done]).await;
         let backup = Capture::new(None);
-        let relay = relay(url, &server).oauth2(tokens(&logins));
+        let relay = relay(url, &server).oauth2(tokens(&logins, "/token"));
         let engine = engine(relay, &backup).await;
 
         for _ in 0..2 {
@@ -583,7 +351,8 @@ async fn a_token_that_cannot_be_had_is_the_relays_fault() {
     let logins = Provider::new(vec![refused]).await;
     let server = Provider::new(vec![Act::Answer(202, &[], String::new())]).await;
     let backup = Capture::new(None);
-    let relay = relay("graph+api://tenant/mail@example.com", &server).oauth2(tokens(&logins));
+    let relay =
+        relay("graph+api://tenant/mail@example.com", &server).oauth2(tokens(&logins, "/token"));
     let engine = engine(relay, &backup).await;
     let status = settled(&engine, mail().build().unwrap()).await;
     assert_eq!(status.state.as_str(), "delivered");

@@ -510,7 +510,7 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
     let Some((parent, place)) = pointer.rsplit_once('/') else {
         return false;
     };
-    let list = parent.rsplit('/').next().unwrap_or_default();
+    let list = list_of(parent);
     let place = place.replace("~1", "/").replace("~0", "~");
     match mail.pointer_mut(parent) {
         Some(Value::Array(items)) => match place
@@ -536,7 +536,12 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
                 _ if parent == "/template/data" => Some("x"),
                 "from" | "to" => Some("x@example.org"),
                 "text" | "filename" => Some("x"),
+                // It stands beside a text, which is enough.
+                "content" if list_of(parent) == "alternatives" && fields.contains_key("text") => {
+                    None
+                }
                 "content" => Some(""),
+                "content_type" => Some("text/plain"),
                 _ => None,
             };
             match valid {
@@ -549,6 +554,14 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// The last name in a pointer that is no place in a list.
+fn list_of(pointer: &str) -> &str {
+    let mut names = pointer.rsplit('/');
+    names
+        .find(|name| !name.bytes().all(|byte| byte.is_ascii_digit()))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -615,6 +628,41 @@ mod tests {
         let with_file =
             json!({"from": "nobody", "to": "nobody", "text": "t", "attachments": [file]});
         assert_eq!(refused(&with_file), ["/from", "/to"]);
+    }
+
+    #[test]
+    fn an_invitation_is_another_form_of_the_text() {
+        let calendar = "BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR\n";
+        let kind = "text/calendar; method=REQUEST";
+        for given in [
+            json!({"content_type": kind, "text": calendar}),
+            json!({"content_type": kind, "content": "QkVHSU46VkNBTEVOREFSCk1FVEhPRDpSRVFVRVNUCkVORDpWQ0FMRU5EQVIK"}),
+        ] {
+            let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "Lunch?", "html": "<p>Lunch?",
+                "alternatives": [given]});
+            let mail = read(&mail, None).unwrap();
+            let message = String::from_utf8(mail.message().to_vec()).unwrap();
+            let form = message.find("multipart/alternative").unwrap();
+            let html = message.find("text/html").unwrap();
+            let invitation = message
+                .find("Content-Type: text/calendar; method=REQUEST")
+                .unwrap();
+            assert!(form < html && html < invitation, "{message}");
+            assert!(
+                message.contains("BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\n"),
+                "{message}"
+            );
+        }
+        let wrong = json!({"from": "a@example.org", "to": "b@example.org", "text": "x",
+            "alternatives": [{"content_type": "calendar", "text": "x"}, {"text": "x"}, {"content_type": kind}]});
+        assert_eq!(
+            refused(&wrong),
+            [
+                "/alternatives/0/content_type",
+                "/alternatives/1/content_type",
+                "/alternatives/2/text"
+            ]
+        );
     }
 
     #[test]

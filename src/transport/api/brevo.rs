@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::content::{Content, Mailbox, groups, with_somebody_in_to};
@@ -40,7 +42,9 @@ impl Provider for Brevo {
         {
             return Err("Brevo has no images inside the HTML".into());
         }
-        if let Some((name, _)) = content.headers.iter().find(|(_, value)| !value.is_ascii()) {
+        // It decodes encoded words, and sends what was in them as it is.
+        let is_mangled = |value: &str| !value.is_ascii() || value.contains("=?");
+        if let Some((name, _)) = content.headers.iter().find(|(_, value)| is_mangled(value)) {
             return Err(format!("Brevo mangles {name}, which is not ASCII"));
         }
         if content.reply_to.len() > 1 {
@@ -110,9 +114,32 @@ impl Provider for Brevo {
     }
 }
 
+/// Brevo drops a name beyond ASCII that has characters which RFC 5322 §3.2.3 wants quoted, unless it
+/// comes in encoded words.
 fn mailbox(mailbox: &Mailbox) -> Value {
+    let is_special = |c: char| "()<>@,:;\".[]\\".contains(c);
     match &mailbox.name {
+        Some(name) if !name.is_ascii() && name.contains(is_special) => {
+            json!({"name": encoded_words(name), "email": mailbox.address})
+        }
         Some(name) => json!({"name": name, "email": mailbox.address}),
         None => json!({"email": mailbox.address}),
     }
+}
+
+/// Text as words of RFC 2047, none longer than its 75 characters (§2).
+fn encoded_words(text: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut word = String::new();
+    for c in text.chars() {
+        if word.len() + c.len_utf8() > 45 {
+            words.push(std::mem::take(&mut word));
+        }
+        word.push(c);
+    }
+    words.push(word);
+    let encoded = words
+        .iter()
+        .map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word)));
+    encoded.collect::<Vec<_>>().join(" ")
 }

@@ -33,6 +33,9 @@ const TOLD_OTHERWISE: [&str; 14] = [
     "sender",
 ];
 
+/// Parameters of a content type that are not passed on.
+const SAID_OTHERWISE: [&str; 5] = ["name", "charset", "boundary", "format", "delsp"];
+
 /// A mailbox of the header.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mailbox {
@@ -300,7 +303,7 @@ fn other_fields(message: &Message<'_>) -> Result<Vec<(String, String)>, String> 
         {
             return Err(format!("the message has two {name} fields"));
         }
-        let unfolded: Vec<&str> = value.split(['\r', '\n']).map(str::trim).collect();
+        let unfolded: Vec<&str> = value.lines().map(str::trim).collect();
         let value = unfolded.join(" ").trim().to_owned();
         fields.push((name.to_owned(), value));
     }
@@ -332,8 +335,26 @@ fn content_type(part: &MessagePart<'_>) -> String {
     }
 }
 
+/// A file's type with its parameters, such as an invitation's `method`. Text was decoded, and is
+/// UTF-8 from here on.
+fn file_type(part: &MessagePart<'_>) -> String {
+    let mut told = content_type(part);
+    let parameters = part.content_type().and_then(|kind| kind.attributes());
+    for parameter in parameters.into_iter().flatten() {
+        let name = parameter.name.to_ascii_lowercase();
+        if !SAID_OTHERWISE.contains(&name.as_str()) && parameter.value.is_ascii() {
+            let value = parameter.value.replace('\\', "\\\\").replace('"', "\\\"");
+            told.push_str(&format!("; {name}=\"{value}\""));
+        }
+    }
+    if matches!(&part.body, PartType::Text(_) | PartType::Html(_)) {
+        told.push_str("; charset=\"utf-8\"");
+    }
+    told
+}
+
 fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {
-    let content_type = content_type(part);
+    let content_type = file_type(part);
     let content = match &part.body {
         PartType::Message(message) => message.raw_message(),
         _ => part.contents(),

@@ -59,6 +59,8 @@ impl Provider for Mailgun {
             200 if text.starts_with("Queued") => Verdict::accepted(body["id"].as_str()),
             // A wrong path answers 200 `Mailgun Magnificent API`.
             200 => Verdict::Account(format!("nothing was queued: {} {text}", answer.text())),
+            // A domain that is not set up, or an account that is not active yet.
+            400 if text.contains("not allowed to send") => Verdict::Account(text),
             _ => by_status(answer, text),
         }
     }

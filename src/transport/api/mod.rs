@@ -106,6 +106,9 @@ enum Verdict {
     Account(String),
     /// It may have been taken.
     InDoubt(String),
+    /// An earlier request may have been taken, and to ask again under the same key would tell nothing
+    /// more.
+    PerhapsTaken(String),
     /// Another request with the same key is still being worked on: ask again with the same key.
     Repeat(String),
 }
@@ -188,15 +191,8 @@ impl Transport for Api {
     /// token needs is fetched here, so that a login that fails is the relay's fault.
     async fn connect(&self) -> Result<Box<dyn Connection>, Outcome> {
         let shared = Arc::clone(&self.shared);
-        let wait = shared.rests_for();
-        if wait > MAX_WAIT {
-            return Err(Outcome::Unavailable(
-                Phase::Connect,
-                format!(
-                    "the provider asked to be left alone for {} more",
-                    humantime::format_duration(Duration::from_secs(wait.as_secs()))
-                ),
-            ));
+        if let Some(outcome) = shared.rests_too_long() {
+            return Err(outcome);
         }
         shared.token(None).await?;
         Ok(Box::new(ApiConnection {
@@ -211,6 +207,17 @@ impl Shared {
         let until = *self.rests_until.lock();
         until.map_or(Duration::ZERO, |until| {
             until.saturating_duration_since(Instant::now())
+        })
+    }
+
+    /// What becomes of a mail while the provider wants to be left alone for longer than anybody
+    /// waits.
+    fn rests_too_long(&self) -> Option<Outcome> {
+        let wait = self.rests_for();
+        (wait > MAX_WAIT).then(|| {
+            let span = humantime::format_duration(Duration::from_secs(wait.as_secs()));
+            let reason = format!("the provider asked to be left alone for {span} more");
+            Outcome::Unavailable(Phase::Connect, reason)
         })
     }
 
@@ -253,19 +260,29 @@ impl Connection for ApiConnection {
             return vec![refused_here(552, &text); mail.recipients.len()];
         }
 
-        let untold = Outcome::Unavailable(Phase::Local, "it was not its turn".into());
+        let untold = Outcome::Unavailable(Phase::Connect, "it was not its turn".into());
         let mut outcomes = vec![untold; mail.recipients.len()];
+        let mut stopped = None;
         for places in self.shared.provider.requests(mail) {
             let recipients: Vec<Address> = places
                 .iter()
                 .map(|place| mail.recipients[*place].clone())
                 .collect();
-            let part = Mail {
-                transaction: mail,
-                key: request_key(mail.mail, &recipients),
-                recipients: &recipients,
+            let sent = match &stopped {
+                None => {
+                    let part = Mail {
+                        transaction: mail,
+                        key: request_key(mail.mail, &recipients),
+                        recipients: &recipients,
+                    };
+                    self.send_part(&part).await
+                }
+                Some(outcome) => vec![Outcome::clone(outcome); recipients.len()],
             };
-            let sent = self.send_part(&part).await;
+            // What is the relay's doing, the next request would meet as well.
+            if let Some(outcome @ (Outcome::Unavailable(..) | Outcome::Withdrawn)) = sent.first() {
+                stopped = Some(outcome.clone());
+            }
             for (place, outcome) in places.into_iter().zip(sent) {
                 outcomes[place] = outcome;
             }
@@ -349,6 +366,11 @@ impl ApiConnection {
                 self.usable = false;
                 return Err(Outcome::Withdrawn);
             }
+            // Another connection may have been told so meanwhile.
+            if let Some(outcome) = self.shared.rests_too_long() {
+                self.usable = false;
+                return Err(outcome);
+            }
             match self.shared.rests_for() {
                 Duration::ZERO => return Ok(()),
                 wait => tokio::time::sleep(wait.min(LOOK)).await,
@@ -407,6 +429,7 @@ impl ApiConnection {
                     false => Outcome::InDoubt(text),
                 })
             }
+            Verdict::PerhapsTaken(text) => all(Outcome::InDoubt(printable(&text))),
             Verdict::TooFast(_, text) => {
                 all(Outcome::Unavailable(Phase::Connect, printable(&text)))
             }

@@ -73,7 +73,7 @@ impl Provider for Resend {
         let text = format!("{name} {}", body["message"].as_str().unwrap_or_default());
         match name {
             // The first request with this key said something else; it may have arrived.
-            "invalid_idempotent_request" => Verdict::InDoubt(text),
+            "invalid_idempotent_request" => Verdict::PerhapsTaken(text),
             "concurrent_idempotent_requests" => Verdict::Repeat(text),
             "daily_quota_exceeded"
             | "monthly_quota_exceeded"

@@ -14,7 +14,7 @@ use super::Smtp;
 use super::connection::SmtpConnection;
 use super::dial;
 use super::extensions::Extensions;
-use super::login::log_in;
+use super::login::{Ticket, log_in};
 use super::reply::{Answer, nonsense};
 use super::wire::{Stream, Wire};
 use crate::delivery::{Outcome, Phase, printable};
@@ -31,10 +31,29 @@ pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
 }
 
 async fn open_at(smtp: &Smtp, addresses: Vec<SocketAddr>) -> Result<SmtpConnection, Outcome> {
+    let mut ticket = Ticket::default();
+    let opened = try_each(smtp, addresses.clone(), &mut ticket).await;
+    let (Err(failure), Some(auth)) = (&opened, &smtp.server.auth) else {
+        return opened;
+    };
+    // A token that was taken back before its time is fetched anew, once, and shown on a connection
+    // of its own: some servers hang up after a login that failed.
+    let failure = failure.clone();
+    match ticket.renew(auth, smtp.server.timeouts.auth).await? {
+        true => try_each(smtp, addresses, &mut ticket).await,
+        false => Err(failure),
+    }
+}
+
+async fn try_each(
+    smtp: &Smtp,
+    addresses: Vec<SocketAddr>,
+    ticket: &mut Ticket,
+) -> Result<SmtpConnection, Outcome> {
     let mut left = smtp.memory.good_ones_first(addresses);
     loop {
         let (stream, peer) = dial::dial(&smtp.server, &left, &smtp.memory).await?;
-        let failure = match converse(smtp, stream, peer).await {
+        let failure = match converse(smtp, stream, peer, ticket).await {
             Ok(connection) => {
                 smtp.memory.is_good(peer);
                 return Ok(connection);
@@ -79,6 +98,7 @@ async fn converse(
     smtp: &Smtp,
     stream: TcpStream,
     peer: SocketAddr,
+    ticket: &mut Ticket,
 ) -> Result<SmtpConnection, Failure> {
     let server = &smtp.server;
     let wire = match server.security {
@@ -94,7 +114,8 @@ async fn converse(
     }
     if let Some(auth) = &server.auth {
         let patience = server.timeouts.auth;
-        log_in(&wire, &mut dialogue, extensions.auth, auth, patience).await?;
+        let offered = extensions.auth;
+        log_in(&wire, &mut dialogue, offered, auth, ticket, patience).await?;
     }
     Ok(SmtpConnection::new(dialogue, wire, extensions, smtp, peer))
 }

@@ -13,19 +13,52 @@ use super::extensions::Logins;
 use super::reply::Answer;
 use super::wire::Wire;
 use crate::delivery::{Outcome, Phase};
-use crate::transport::{Auth, TokenSource};
+use crate::transport::Auth;
 
 /// The mechanism is not known here, whatever EHLO promised (RFC 4954 §4).
 const UNKNOWN_MECHANISM: u16 = 504;
 
+/// The longest command, without its CRLF (RFC 5321 §4.5.3.1.4).
+const MAX_COMMAND: usize = 510;
+
 /// What the server asks for the rest of a login with.
 const CHALLENGE: u16 = 334;
+
+/// The token that is shown to a server: fetched once it is asked for, and the same at each of the
+/// host's addresses.
+#[derive(Default)]
+pub(super) struct Ticket {
+    token: Option<SecretString>,
+    /// Whether a server refused it for good.
+    is_refused: bool,
+}
+
+impl Ticket {
+    /// Another token in the place of one that was refused, if there is another. A source of the
+    /// caller's own is asked once for each connection and no more.
+    ///
+    /// # Errors
+    /// Where its source gives none.
+    pub async fn renew(&mut self, auth: &Auth, patience: Duration) -> Result<bool, Outcome> {
+        if matches!(auth, Auth::Password { .. } | Auth::OAuth2 { .. }) {
+            return Ok(false);
+        }
+        let Some(refused) = self.token.take().filter(|_| self.is_refused) else {
+            return Ok(false);
+        };
+        let token = fetch(auth, Some(&refused), patience).await?;
+        let is_another = token.expose_secret() != refused.expose_secret();
+        self.token = Some(token);
+        Ok(is_another)
+    }
+}
 
 pub(super) async fn log_in(
     wire: &Wire,
     dialogue: &mut AsyncSmtpConnection,
     offered: Logins,
     auth: &Auth,
+    ticket: &mut Ticket,
     patience: Duration,
 ) -> Result<(), Failure> {
     let (answer, sent) = match auth {
@@ -33,14 +66,18 @@ pub(super) async fn log_in(
             let password = password.expose_secret();
             with_password(wire, dialogue, offered, user, password, patience).await
         }
-        Auth::OAuth2 { user, token } => {
+        _ => {
             if !offered.xoauth2 {
                 return Err(not_offered("XOAUTH2").into());
             }
-            let token = fresh_token(token, patience)
-                .await
-                .map_err(Failure::Everywhere)?;
-            with_token(wire, dialogue, user, token.expose_secret(), patience).await
+            let token = match ticket.token.take() {
+                Some(token) => token,
+                None => fetch(auth, None, patience)
+                    .await
+                    .map_err(Failure::Everywhere)?,
+            };
+            let token = ticket.token.insert(token).expose_secret();
+            with_token(wire, dialogue, auth.user(), token, patience).await
         }
     };
 
@@ -51,10 +88,14 @@ pub(super) async fn log_in(
             .map_err(|reason| unavailable(Phase::Auth, &reason).into()),
         Ok(answer) => {
             let outcome = without_secrets(refused(Phase::Auth, &answer), &sent);
+            let outcome = with_advice(outcome, auth);
             // 4yz may be this machine's trouble alone (RFC 4954 §6).
             Err(match answer.code() / 100 {
                 4 => Failure::Here(outcome),
-                _ => Failure::Everywhere(outcome),
+                _ => {
+                    ticket.is_refused = true;
+                    Failure::Everywhere(outcome)
+                }
             })
         }
         Err(outcome) => Err(without_secrets(outcome, &sent).into()),
@@ -80,7 +121,7 @@ async fn with_password(
     let plain = STANDARD.encode(format!("\0{user}\0{password}"));
     let login = STANDARD.encode(password);
     let sent = vec![password.to_owned(), plain.clone(), login.clone()];
-    let plain = [format!("AUTH PLAIN {plain}")];
+    let plain = opening("PLAIN", plain);
     let login = ["AUTH LOGIN".to_owned(), STANDARD.encode(user), login];
 
     let answer = match offered {
@@ -107,10 +148,21 @@ async fn with_token(
 ) -> Told {
     let login = STANDARD.encode(format!("user={user}\x01auth=Bearer {token}\x01\x01"));
     let sent = vec![token.to_owned(), login.clone()];
+    let mut lines = opening("XOAUTH2", login);
     // A refused token is explained in a challenge, which wants an empty line before the refusal
     // itself comes.
-    let lines = [format!("AUTH XOAUTH2 {login}"), String::new()];
+    lines.push(String::new());
     (say(wire, dialogue, &lines, patience).await, sent)
+}
+
+/// The AUTH command with its first response, which is a line of its own where the command would
+/// become longer than a command may be (RFC 4954 §4). Tokens are, as a rule.
+fn opening(mechanism: &str, response: String) -> Vec<String> {
+    let command = format!("AUTH {mechanism} {response}");
+    match command.len() <= MAX_COMMAND {
+        true => vec![command],
+        false => vec![format!("AUTH {mechanism}"), response],
+    }
 }
 
 /// Says the first line, and each further one when it is asked for. What LOGIN's prompts say differs
@@ -135,8 +187,24 @@ async fn say(
     told.ok_or_else(|| unavailable(Phase::Auth, "there is nothing to log in with"))
 }
 
-async fn fresh_token(token: &TokenSource, patience: Duration) -> Result<SecretString, Outcome> {
-    match timeout(patience, token()).await {
+/// A token from where this login's tokens come from; `refused` is one that the server did not take.
+async fn fetch(
+    auth: &Auth,
+    refused: Option<&SecretString>,
+    patience: Duration,
+) -> Result<SecretString, Outcome> {
+    let fetching = async {
+        match auth {
+            Auth::OAuth2 { token, .. } => token().await,
+            #[cfg(feature = "providers")]
+            Auth::Tokens { source, .. } => source
+                .fetch(refused.map(ExposeSecret::expose_secret))
+                .await
+                .map(SecretString::from),
+            Auth::Password { .. } => Err("a password is no token".to_owned()),
+        }
+    };
+    match timeout(patience, fetching).await {
         Ok(Ok(token)) => Ok(token),
         Ok(Err(reason)) => Err(unavailable(
             Phase::Auth,
@@ -147,6 +215,26 @@ async fn fresh_token(token: &TokenSource, patience: Duration) -> Result<SecretSt
             "no access token: its source did not answer in time",
         )),
     }
+}
+
+/// What to do about a refusal, where it is known what it means.
+fn with_advice(outcome: Outcome, auth: &Auth) -> Outcome {
+    let Outcome::Unavailable(phase, reason) = outcome else {
+        return outcome;
+    };
+    let with_token = !matches!(auth, Auth::Password { .. });
+    let advice = if reason.contains(" 5.7.139") {
+        "; SMTP AUTH is switched off for this mailbox or its tenant: switch it on there, or use \
+         graph+api:// instead"
+    } else if reason.contains(" 5.7.30") {
+        "; no password is taken here any more: use [relays.oauth2]"
+    } else if with_token && reason.contains("refused: 535") {
+        "; there was a token, and it is not good for this: check scope, the user in the url, and \
+         that the application may send for that user"
+    } else {
+        ""
+    };
+    Outcome::Unavailable(phase, reason + advice)
 }
 
 /// A server may quote what we sent, in its refusal.

@@ -1,0 +1,361 @@
+//! Every answer that says no, and every way not to be answered, with what each comes to.
+
+use std::time::Duration;
+
+use postrider::transport::TimeOuts;
+use tokio::task::JoinSet;
+
+use super::*;
+
+/// What comes of a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody will ever take it.
+    Dead,
+    /// This relay does not take anybody's, and the route's next one did.
+    Backup,
+    /// Nobody knows whether it was taken: it is sent again, or dead if it may go once at most.
+    InDoubt,
+    /// It was certainly not taken, and is sent again.
+    Again,
+}
+
+struct Case {
+    url: &'static str,
+    act: Act,
+    end: End,
+}
+
+fn case(url: &'static str, status: u16, body: Value, end: End) -> Case {
+    Case {
+        url,
+        act: answer(status, body),
+        end,
+    }
+}
+
+/// What each provider says when it does not take a mail.
+fn refusals() -> Vec<Case> {
+    use End::{Again, Backup, Dead, InDoubt};
+
+    let mut cases = Vec::new();
+    let mut ses = |status: u16, name: &'static str, text: &str, end| {
+        let body = json!({"message": text});
+        cases.push(case(
+            SES,
+            status,
+            json!({"__type": name, "message": text}),
+            end,
+        ));
+        // The name may stand in the header alone.
+        let headers: &'static [(&str, &str)] = vec![("x-amzn-errortype", name)].leak();
+        cases.push(Case {
+            url: SES,
+            act: Act::Answer(status, headers, body.to_string()),
+            end,
+        });
+    };
+    ses(400, "MessageRejected", "the message contains a virus", Dead);
+    ses(400, "BadRequestException", "Missing final '@domain'", Dead);
+    ses(400, "AccountSuspendedException", "suspended", Backup);
+    ses(400, "SendingPausedException", "paused", Backup);
+    ses(
+        400,
+        "MailFromDomainNotVerifiedException",
+        "not verified",
+        Backup,
+    );
+    ses(
+        400,
+        "MessageRejected",
+        "Email address is not verified. The following identities failed the check in region EU-WEST-1",
+        Backup,
+    );
+    ses(403, "InvalidSignatureException", "does not match", Backup);
+    ses(
+        403,
+        "UnrecognizedClientException",
+        "the token is invalid",
+        Backup,
+    );
+    ses(500, "InternalFailure", "oops", InDoubt);
+    ses(503, "ServiceUnavailable", "later", InDoubt);
+
+    let mailgun =
+        |status, message: &str, end| case(MAILGUN, status, json!({"message": message}), end);
+    cases.extend([
+        mailgun(404, "Domain not found: mg.example.com", Backup),
+        Case {
+            url: MAILGUN,
+            act: Act::Answer(200, &[], "Mailgun Magnificent API".into()),
+            end: Backup,
+        },
+        mailgun(401, "Invalid private key", Backup),
+        mailgun(
+            400,
+            "to parameter is not a valid address. please check documentation",
+            Dead,
+        ),
+        mailgun(
+            400,
+            "Domain mg.example.com is not allowed to send: The domain is unverified",
+            Backup,
+        ),
+        mailgun(413, "too large", Dead),
+        mailgun(500, "", InDoubt),
+        mailgun(502, "", InDoubt),
+    ]);
+
+    let graph = |status, code: &str, end| {
+        let body = json!({"error": {"code": code, "message": "so it is"}});
+        case(GRAPH, status, body, end)
+    };
+    cases.extend([
+        graph(401, "InvalidAuthenticationToken", Backup),
+        graph(403, "ErrorAccessDenied", Backup),
+        graph(404, "ErrorInvalidUser", Backup),
+        graph(403, "ErrorSendAsDenied", Dead),
+        graph(400, "ErrorInvalidRecipients", Dead),
+        graph(413, "ErrorMessageSizeExceeded", Dead),
+        graph(429, "ErrorExceededMessageLimit", Backup),
+        graph(403, "ErrorMessageSubmissionBlocked", Backup),
+        graph(500, "InternalServerError", InDoubt),
+        graph(504, "GatewayTimeout", InDoubt),
+    ]);
+
+    let gmail = |status, reason: &str, end| {
+        let body = json!({"error": {"message": "so it is", "errors": [{"reason": reason}]}});
+        case(GMAIL, status, body, end)
+    };
+    cases.extend([
+        gmail(401, "authError", Backup),
+        gmail(403, "insufficientPermissions", Backup),
+        gmail(403, "dailyLimitExceeded", Backup),
+        gmail(400, "invalidArgument", Dead),
+        gmail(500, "backendError", InDoubt),
+    ]);
+
+    let brevo = |status, code: &str, end| {
+        case(
+            BREVO,
+            status,
+            json!({"code": code, "message": "so it is"}),
+            end,
+        )
+    };
+    for code in [
+        "unauthorized",
+        "not_enough_credits",
+        "permission_denied",
+        "account_under_validation",
+    ] {
+        cases.extend([400, 401, 402, 403].map(|status| brevo(status, code, Backup)));
+    }
+    cases.extend([
+        brevo(400, "invalid_parameter", Dead),
+        brevo(400, "missing_parameter", Dead),
+        brevo(500, "internal", InDoubt),
+    ]);
+
+    let sendgrid = |status, message: &str, end| {
+        case(
+            SENDGRID,
+            status,
+            json!({"errors": [{"message": message}]}),
+            end,
+        )
+    };
+    cases.extend([
+        sendgrid(401, "Maximum credits exceeded", Backup),
+        sendgrid(401, "authorization required", Backup),
+        sendgrid(
+            403,
+            "The from address does not match a verified Sender Identity",
+            Backup,
+        ),
+        sendgrid(406, "Not Acceptable", Backup),
+        sendgrid(400, "Does not contain a valid address.", Dead),
+        sendgrid(413, "too large", Dead),
+        sendgrid(500, "", InDoubt),
+        sendgrid(503, "", InDoubt),
+    ]);
+
+    let postmark = |status, code: i64, text: &str, end| {
+        case(
+            POSTMARK,
+            status,
+            json!({"ErrorCode": code, "Message": text}),
+            end,
+        )
+    };
+    cases.extend([
+        postmark(401, 10, "Bad or missing API token.", Backup),
+        postmark(
+            422,
+            400,
+            "The 'From' address you supplied is not a Sender Signature",
+            Backup,
+        ),
+        postmark(422, 401, "Sender signature not confirmed", Backup),
+        postmark(422, 405, "Not allowed to send", Backup),
+        postmark(422, 412, "Account is Pending", Backup),
+        postmark(422, 413, "Account may not send", Backup),
+        postmark(422, 300, "Invalid email request", Dead),
+        postmark(422, 406, "Inactive recipient", Dead),
+        postmark(500, 0, "Internal Server Error", InDoubt),
+        Case {
+            url: POSTMARK,
+            act: Act::Answer(403, &[], "<html>a firewall".into()),
+            end: Backup,
+        },
+    ]);
+
+    let resend =
+        |status, name: &str, end| case(RESEND, status, json!({"name": name, "message": "so"}), end);
+    cases.extend([
+        resend(409, "invalid_idempotent_request", InDoubt),
+        resend(429, "daily_quota_exceeded", Backup),
+        resend(429, "monthly_quota_exceeded", Backup),
+        resend(403, "invalid_api_key", Backup),
+        resend(401, "missing_api_key", Backup),
+        resend(401, "restricted_api_key", Backup),
+        resend(403, "validation_error", Backup),
+        resend(422, "validation_error", Dead),
+    ]);
+    // The server waited for the request in vain (RFC 9110 §15.5.9).
+    cases.extend(ALL.map(|url| case(url, 408, json!({}), Again)));
+    cases
+}
+
+/// Tries a case with a mail that may be sent twice, and with one that may not.
+async fn holds(case: Case) {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
+        let name = format!("{} {:?} {guarantee:?}", case.url, case.act);
+        let mail = mail().guarantee(guarantee).build().unwrap();
+        let (word, status, asked) = comes_to(case.url, case.act.clone(), mail).await;
+        let expected = match (case.end, guarantee) {
+            (End::Dead, _) => "dead",
+            (End::Backup, _) => "backup",
+            (End::InDoubt, Guarantee::AtMostOnce) => "dead",
+            (End::InDoubt | End::Again, _) => "deferred",
+        };
+        assert_eq!(word, expected, "{name}: {status:#?}");
+        let reason = status.deliveries[0].reason.map(|reason| reason.as_str());
+        match (case.end, expected) {
+            (End::Dead, _) => assert_eq!(reason, Some("rejected"), "{name}"),
+            (End::InDoubt, "dead") => assert_eq!(reason, Some("in_doubt"), "{name}"),
+            _ => {}
+        }
+        // Where repetitions are told apart, a doubt is cleared by asking again.
+        let repeats = case.end == End::InDoubt && guarantee == Guarantee::AtMostOnce;
+        let knows = [BREVO, RESEND].contains(&case.url) && !name.contains("idempotent");
+        if repeats && !knows {
+            assert_eq!(asked.len(), 1, "{name}");
+        }
+    }
+}
+
+async fn all_hold(cases: Vec<Case>) {
+    let mut running = JoinSet::new();
+    for case in cases {
+        running.spawn(holds(case));
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refusal_comes_to_what_it_means() {
+    all_hold(refusals()).await;
+}
+
+/// A relay whose every step may take this long.
+fn hasty(url: &str, server: &Provider) -> Relay {
+    relay(url, server).timeouts(TimeOuts::all(Duration::from_millis(400)))
+}
+
+/// What a mail comes to at this relay, and how often the provider heard of it.
+async fn sent(relay: Relay, server: &Provider, mail: Mail) -> (MailStatus, usize, usize) {
+    let backup = Capture::new(None);
+    let engine = engine(relay, &backup).await;
+    let status = settled(&engine, mail).await;
+    (status, server.asked().len(), backup.captured().len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_request_breaks_off_says_whether_it_may_have_arrived() {
+    let mut running = JoinSet::new();
+    for url in ALL {
+        running.spawn(nothing_was_sent(url));
+        running.spawn(part_was_sent(url));
+        for act in [Act::HangUpLate, Act::Mute, Act::HangUpAnswering] {
+            running.spawn(all_was_sent(url, act));
+        }
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+}
+
+async fn nothing_was_sent(url: &'static str) {
+    let server = Provider::new(vec![Act::Take]).await;
+    // Its port is taken, and nobody listens there.
+    let silent = tokio::net::TcpSocket::new_v4().unwrap();
+    silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    let once = mail().guarantee(Guarantee::AtMostOnce).build().unwrap();
+    let relay = hasty(url, &server).endpoint(address);
+    let (status, _, backup) = sent(relay, &server, once).await;
+    assert_eq!(
+        (status.state.as_str(), backup),
+        ("delivered", 1),
+        "{url}: {status:#?}"
+    );
+    assert_eq!(status.deliveries[0].attempts_counted, 0, "{url}");
+}
+
+async fn part_was_sent(url: &'static str) {
+    // Larger than what waits in the buffers between the two; at Graph nothing may be so large.
+    if url == GRAPH {
+        return;
+    }
+    for act in [Act::HangUpEarly, Act::Deaf] {
+        let server = Provider::new(vec![act.clone()]).await;
+        let large = "0123456789abcde\n".repeat(9 * 65_536);
+        let large = mail().text(large).guarantee(Guarantee::AtMostOnce);
+        let (status, _, _) = sent(hasty(url, &server), &server, large.build().unwrap()).await;
+        let delivery = &status.deliveries[0];
+        let name = format!("{url} {act:?}: {status:#?}");
+        assert_eq!(delivery.state.as_str(), "deferred", "{name}");
+        assert_eq!(delivery.attempts[0].phase.as_str(), "body", "{name}");
+        assert_eq!(delivery.attempts_counted, 0, "{name}");
+    }
+}
+
+async fn all_was_sent(url: &'static str, act: Act) {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
+        let server = Provider::new(vec![act.clone()]).await;
+        let small = mail().guarantee(guarantee).build().unwrap();
+        let (status, asked, backup) = sent(hasty(url, &server), &server, small).await;
+        let name = format!("{url} {act:?} {guarantee:?}: {status:#?}");
+        assert_eq!(backup, 0, "{name}");
+
+        let delivery = &status.deliveries[0];
+        let knows_repeats = [BREVO, RESEND].contains(&url);
+        assert_eq!(asked, if knows_repeats { 3 } else { 1 }, "{name}");
+        // At Resend it may be repeated a day long, so that no doubt is left.
+        let ends = guarantee == Guarantee::AtMostOnce && url != RESEND;
+        match ends {
+            true => assert_eq!(
+                (
+                    delivery.state.as_str(),
+                    delivery.reason.map(|why| why.as_str())
+                ),
+                ("dead", Some("in_doubt")),
+                "{name}"
+            ),
+            false => assert_eq!(delivery.state.as_str(), "deferred", "{name}"),
+        }
+    }
+}
