@@ -24,14 +24,57 @@ pub(super) struct Doors {
     notices: Notices,
 }
 
-impl Doors {
-    /// Opens the doors that are configured, for no more connections than `open_files` allows. All take their addresses before any of them opens.
+/// The doors that have their addresses.
+pub(super) struct BoundDoors {
+    http: Option<HttpDoor>,
+    smtp: Option<SmtpDoor>,
+}
+
+impl BoundDoors {
+    /// Opens them.
     pub(super) async fn open(
+        self,
         dispatcher: &Dispatcher,
         settings: &Settings,
-        open_files: Option<usize>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Doors, Failure> {
+        let BoundDoors { http, smtp } = self;
         let (close, closing) = watch::channel(false);
+        let users = smtp.as_ref().map(SmtpDoor::reloader);
+        let tokens = http.as_ref().map(HttpDoor::tokens);
+        let certificate = http.as_ref().map(HttpDoor::certificate);
+        let mut open = JoinSet::new();
+        // Before anything comes in: what happens from now on is to be told.
+        let notices = Notices::of(dispatcher);
+        let told = notices.set_webhooks(config::webhooks(&settings.webhooks));
+        told.await
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
+        if let Some(door) = http {
+            let door = door.with_notices(notices.clone());
+            open.spawn(door.serve(dispatcher.clone(), closing.clone()));
+        }
+        if let Some(door) = smtp {
+            tracing::info!(listen = %door.local_addr(), "SMTP door open");
+            open.spawn(door.serve(dispatcher.clone(), closing));
+        }
+        Ok(Doors {
+            close,
+            open,
+            tokens,
+            certificate,
+            users,
+            notices,
+        })
+    }
+}
+
+impl Doors {
+    /// Takes the addresses of the doors that are configured, for no more connections than
+    /// `open_files` allows. All take theirs before any of them opens.
+    pub(super) async fn bind(
+        settings: &Settings,
+        open_files: Option<usize>,
+    ) -> Result<BoundDoors, Failure> {
         let patience = patience(settings);
         let mut http = settings.http.door(patience);
         let mut smtp = settings
@@ -64,32 +107,7 @@ impl Doors {
             }
             None => None,
         };
-        let users = smtp.as_ref().map(SmtpDoor::reloader);
-        let tokens = http.as_ref().map(HttpDoor::tokens);
-        let certificate = http.as_ref().map(HttpDoor::certificate);
-        let mut open = JoinSet::new();
-        // Before anything comes in: what happens from now on is to be told.
-        let notices = Notices::of(dispatcher);
-        let told = notices.set_webhooks(config::webhooks(&settings.webhooks));
-        told.await
-            .map_err(|error| Failure::Failed(error.to_string()))?;
-        open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
-        if let Some(door) = http {
-            let door = door.with_notices(notices.clone());
-            open.spawn(door.serve(dispatcher.clone(), closing.clone()));
-        }
-        if let Some(door) = smtp {
-            tracing::info!(listen = %door.local_addr(), "SMTP door open");
-            open.spawn(door.serve(dispatcher.clone(), closing));
-        }
-        Ok(Doors {
-            close,
-            open,
-            tokens,
-            certificate,
-            users,
-            notices,
-        })
+        Ok(BoundDoors { http, smtp })
     }
 
     /// Gives the webhooks what changed.

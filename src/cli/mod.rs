@@ -12,6 +12,7 @@ mod field;
 mod init;
 mod log_fields;
 mod logging;
+mod privileges;
 mod run;
 mod screen;
 mod spool;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::doors::Doors;
+use super::privileges::{self, Identity};
 use super::{ConfigFile, Failure, descriptors, logging};
 use crate::config::{self, Settings, Sources};
 use crate::dispatch::{Dispatcher, Drain};
@@ -31,8 +32,15 @@ impl Run {
         }
         let open_files = descriptors::raise();
         settings.try_on_this_machine()?;
+        let identity = Identity::of(&settings)?;
+        if identity.is_some() || settings.service.confine {
+            privileges::provide(&settings, identity.as_ref())?;
+        }
+        if settings.service.confine {
+            privileges::confine(&settings)?;
+        }
         let runtime = super::runtime()?;
-        let done = runtime.block_on(serve(sources, settings, open_files));
+        let done = runtime.block_on(serve(sources, settings, open_files, identity));
         // What still blocks must not hold up a stop that was asked for.
         runtime.shutdown_timeout(Duration::from_secs(1));
         done
@@ -81,14 +89,27 @@ async fn serve(
     sources: Sources,
     mut settings: Settings,
     open_files: Option<usize>,
+    identity: Option<Identity>,
 ) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
+    let mut bound = None;
+    if let Some(identity) = identity {
+        bound = Some(Doors::bind(&settings, open_files).await?);
+        identity.assume()?;
+    }
     let dispatcher = tokio::select! {
         started = config::builder(&settings)?.start() => started?,
         () = signals.stop() => return Ok(()),
     };
     dispatcher.set_quotas(config::quotas(&settings));
-    let mut doors = match Doors::open(&dispatcher, &settings, open_files).await {
+    let opening = async {
+        let bound = match bound {
+            Some(bound) => bound,
+            None => Doors::bind(&settings, open_files).await?,
+        };
+        bound.open(&dispatcher, &settings).await
+    };
+    let mut doors = match opening.await {
         Ok(doors) => doors,
         // Nothing has come in, and nothing is said of how it ended.
         Err(failure) => {
@@ -223,7 +244,12 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
     if smtp.tls.is_some() == old.smtp.tls.is_some() {
         smtp.tls.clone_from(&old.smtp.tls);
     }
-    let sections: [(&str, bool); 7] = [
+    let rights = |settings: &Settings| {
+        let service = &settings.service;
+        (service.user.clone(), service.group.clone(), service.confine)
+    };
+    let sections: [(&str, bool); 8] = [
+        ("service", differ(&rights(old), &rights(new))),
         ("spool", differ(&old.spool, &new.spool)),
         ("journal", differ(&old.journal, &new.journal)),
         ("retry", differ(&old.retry, &new.retry)),
@@ -263,7 +289,8 @@ mod tests {
         let mut settings = Settings::default();
         settings.http.listen = Listen::Off;
         settings.smtp.listen = Listen::Off;
-        let mut doors = Doors::open(&dispatcher, &settings, None).await.unwrap();
+        let bound = Doors::bind(&settings, None).await.unwrap();
+        let mut doors = bound.open(&dispatcher, &settings).await.unwrap();
         let crashing = async {
             loop {
                 dispatcher.crash("router");

@@ -193,6 +193,7 @@ impl Settings {
     }
 
     fn check(&mut self, report: &mut Report<'_>) {
+        self.service.check(report);
         self.spool.check(report);
         self.journal.check(report);
         relays::check(&mut self.relays, report);

@@ -75,7 +75,7 @@ impl RelayUrl {
         &self.0
     }
 
-    fn parsed(&self) -> Option<Url> {
+    pub(crate) fn parsed(&self) -> Option<Url> {
         Url::parse(&self.0).ok()
     }
 }

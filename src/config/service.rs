@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::mistake::Report;
 use super::units;
 use crate::mail::seconds;
 
@@ -14,12 +15,29 @@ pub struct Service {
     /// How long a stop may take to finish what is in flight.
     #[serde(deserialize_with = "units::duration")]
     pub drain_timeout: Duration,
+    /// Whom the process becomes where root starts it, once its doors have their ports.
+    pub user: Option<String>,
+    /// With this group; the user's own when absent.
+    pub group: Option<String>,
+    /// Whether the process writes nothing and starts nothing but what the settings name.
+    pub confine: bool,
+}
+
+impl Service {
+    pub(super) fn check(&self, report: &mut Report<'_>) {
+        if self.group.is_some() && self.user.is_none() {
+            report.add("service.group", "is given and `service.user` is not");
+        }
+    }
 }
 
 impl Default for Service {
     fn default() -> Self {
         Service {
             drain_timeout: seconds(30),
+            user: None,
+            group: None,
+            confine: false,
         }
     }
 }

@@ -18,3 +18,4 @@ mod status;
 mod submit;
 mod suppressions;
 mod templates;
+mod twice;

@@ -12,6 +12,7 @@ mod actors;
 mod check;
 mod command_line;
 mod configuration;
+mod contrib;
 mod corpus;
 mod damage;
 mod demo;

@@ -9,6 +9,8 @@ mod descriptors;
 mod disk;
 mod disk_broken;
 mod disk_full;
+mod followers;
 mod greedy;
 mod guessing;
 mod house;
+mod rights;

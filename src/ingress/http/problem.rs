@@ -26,6 +26,10 @@ const RETRY_MENDED: u64 = 30;
 /// The most bytes of what is said about one thing that is wrong: what quotes a request is cut off.
 const MAX_TOLD: usize = 500;
 
+/// Of so many fields is said what is wrong with them: an answer is not many times as long as what was
+/// asked.
+const MOST_TOLD: usize = 100;
+
 /// How long a client is asked to wait that does too much of something.
 const RETRY_FEWER: u64 = 60;
 
@@ -231,7 +235,7 @@ impl Problem {
             pointer: cut(error.pointer),
             detail: cut(error.detail),
         };
-        let errors: Vec<_> = errors.into_iter().map(cut_off).collect();
+        let errors: Vec<_> = errors.into_iter().take(MOST_TOLD).map(cut_off).collect();
         let detail = match errors.as_slice() {
             [only] => format!("{}: {}", only.pointer, only.detail),
             many => format!("{} fields are not valid; `errors` names each", many.len()),

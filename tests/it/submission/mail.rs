@@ -117,6 +117,28 @@ async fn every_recipient_and_the_null_sender_are_kept() {
 }
 
 #[tokio::test]
+async fn the_postmaster_is_known_without_a_domain_and_a_size_of_many_digits_is_too_large() {
+    let door = Door::open().await;
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    for digits in [19, 20, 21, 60, 400] {
+        let line = format!("MAIL FROM:<a@example.org> SIZE={}", "9".repeat(digits));
+        let reply = client.ask(&line).await;
+        // RFC 1870 §3 knows at most 20 digits.
+        let expected = if digits <= 20 { "552 5.3.4" } else { "5" };
+        assert!(reply.starts_with(expected), "{digits} digits: {reply}");
+    }
+    client
+        .expect("MAIL FROM:<a@example.org> SIZE=00000000000000000050", "250")
+        .await;
+    client.expect("RCPT TO:<Postmaster>", "250").await;
+    assert!(client.data(MESSAGE).await.starts_with("250"));
+    let sent = door.sent().await;
+    let to = sent[0].recipients[0].as_str();
+    assert!(to.to_lowercase().starts_with("postmaster@"), "{to}");
+}
+
+#[tokio::test]
 async fn a_large_message_arrives_byte_for_byte_in_both_ways() {
     let door = Door::open().await;
     let lines: String = (0..60_000)

@@ -1,0 +1,56 @@
+//! Many who follow what happens and take nothing: they share what is in memory, and there is an end
+//! to how many they are.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::common::FakeSmtp;
+use crate::common::service::{Service, configuration, configured};
+
+/// Begins to follow from the first event on, and reads nothing.
+fn follow(service: &Service) -> TcpStream {
+    let mut stream = TcpStream::connect(service.http).unwrap();
+    let head = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\nlast-event-id: 0";
+    write!(stream, "{head}\r\n\r\n").unwrap();
+    stream
+}
+
+fn status(stream: &mut TcpStream) -> u16 {
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    let doors = "max_connections = 2000\nmax_connections_per_peer = 1400\n";
+    let config = configuration(&dir.path().join("spool"), &relay.url(), "")
+        .replace("[smtp]\n", &format!("{doors}[smtp]\n"));
+    let service = Service::start(configured(dir.path(), &config));
+    assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
+    // More events than are kept in memory for all.
+    service.hand_in_many("user", 10_000, "123456");
+
+    let before = service.memory();
+    let mut followers: Vec<TcpStream> = (0..200).map(|_| follow(&service)).collect();
+    for follower in &mut followers {
+        assert_eq!(status(follower), 200);
+    }
+    // Each is given as much as its connection takes, and then waits.
+    std::thread::sleep(Duration::from_secs(3));
+    let grown = service.memory().saturating_sub(before) / 1024;
+    assert!(grown < 64, "200 followers take {grown} MiB");
+
+    while followers.len() < 512 {
+        followers.push(follow(&service));
+        assert_eq!(status(followers.last_mut().unwrap()), 200);
+    }
+    assert_eq!(status(&mut follow(&service)), 429);
+    followers.truncate(400);
+    crate::trouble::house::eventually("there is room again", || {
+        status(&mut follow(&service)) == 200
+    });
+}
