@@ -123,6 +123,7 @@ impl From<Error> for Failure {
         match error {
             Error::Configuration(_) | Error::Relay { .. } => Failure::Usage(message),
             Error::Full { .. }
+            | Error::SpoolFull { .. }
             | Error::Spool(SpoolError::Locked(_) | SpoolError::Unreachable { .. }) => {
                 Failure::TryLater(message)
             }

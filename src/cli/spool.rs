@@ -67,13 +67,14 @@ impl Spool {
                 let path = told.spool(path)?;
                 let found = verify(&path).map_err(failure)?;
                 let sums = format!(
-                    "{}: mails: {}; deliveries: {} pending, {} delivered, {} dead, {} cancelled; quarantined: {}",
+                    "{}: mails: {}; deliveries: {} pending, {} delivered, {} dead, {} cancelled; events: {}; quarantined: {}",
                     path.display(),
                     found.mails,
                     found.pending,
                     found.delivered,
                     found.dead,
                     found.cancelled,
+                    found.events,
                     found.quarantined
                 );
                 tell(json, &found, &sums, screen)?;

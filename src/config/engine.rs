@@ -46,6 +46,9 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         .weights(weights)
         .suppress_bounces_for(settings.suppression.bounces_for)
         .templates(settings.templates.loaded());
+    if let Some(size) = spool.max_size {
+        builder = builder.max_size(size.as_u64());
+    }
     if let Some(hostname) = &settings.smtp.hostname {
         builder = builder.domain(hostname);
     }

@@ -12,6 +12,9 @@ use super::{secret, units};
 use crate::mail::{days, seconds};
 use crate::spool::postgres::{self, PostgresSpool};
 
+/// The smallest bound of what is kept, in bytes.
+const SMALLEST: u64 = 64 * 1024;
+
 /// Where accepted mail is kept, and how much of it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -44,6 +47,9 @@ pub struct Spool {
     /// How long the message of delivered mail is kept.
     #[serde(deserialize_with = "units::duration")]
     pub keep_bodies: Duration,
+    /// How much is kept in all; without a bound when absent.
+    #[serde(deserialize_with = "units::some_size")]
+    pub max_size: Option<ByteSize>,
     /// How long an idempotency key is remembered.
     #[serde(deserialize_with = "units::duration")]
     pub idempotency_ttl: Duration,
@@ -107,6 +113,7 @@ impl Default for Spool {
             sync_interval: Duration::from_millis(100),
             retention: days(7),
             keep_bodies: days(1),
+            max_size: None,
             idempotency_ttl: days(7),
             max_pending: 1_000_000,
             critical_reserve: None,
@@ -145,6 +152,19 @@ impl Spool {
             report.add(
                 "spool.max_pending",
                 "is 0, so that nothing could be accepted",
+            );
+        }
+        let max_size = self.max_size.map(|size| size.as_u64());
+        if max_size.is_some_and(|size| size < SMALLEST) {
+            report.add(
+                "spool.max_size",
+                "is below 64KiB, so that next to nothing could be accepted",
+            );
+        }
+        if max_size.is_some() && self.url.is_some() {
+            report.add(
+                "spool.max_size",
+                "bounds a spool in a directory, and this one is in a database",
             );
         }
         if self.max_message_size.as_u64() == 0

@@ -85,6 +85,10 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Er
     })
 }
 
+pub(super) fn some_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ByteSize>, D::Error> {
+    size(from).map(Some)
+}
+
 pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
     let read = |text: &str| text.parse().ok().map(Some);
     from.deserialize_any(TextVisitor {

@@ -47,7 +47,9 @@ impl Accept {
     /// Whether its deliveries may be pending as well. Some room is there for critical mail alone.
     fn check_room(&self, engine: &Engine, mail: &Mail) -> Result<(), Error> {
         let more = mail.envelope().recipients().len() as u64;
-        self.check_room_for(engine, more, mail.options().priority)
+        self.check_room_for(engine, more, mail.options().priority)?;
+        let size = mail.message().len() as u64;
+        engine.spool.check_space(size).map_err(Error::from)
     }
 
     /// Whether so many more deliveries of this priority may be pending.

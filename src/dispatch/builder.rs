@@ -66,6 +66,7 @@ pub struct Builder {
     pub(crate) sync_interval: Option<Duration>,
     pub(crate) retention: Duration,
     pub(crate) keep_bodies: Duration,
+    pub(crate) max_size: Option<u64>,
     pub(crate) idempotency_ttl: Duration,
     pub(crate) journal: JournalOptions,
     pub(crate) max_pending: u64,
@@ -92,6 +93,7 @@ impl Default for Builder {
             sync_interval: None,
             retention: days(7),
             keep_bodies: days(1),
+            max_size: None,
             idempotency_ttl: days(7),
             journal: JournalOptions::default(),
             max_pending: 1_000_000,
@@ -175,6 +177,13 @@ impl Builder {
     /// as the mail; 1 day unless said.
     pub fn keep_bodies(mut self, span: Duration) -> Self {
         self.keep_bodies = span;
+        self
+    }
+
+    /// About the most bytes that the spool keeps; unbounded unless said. What ended first goes before
+    /// its time, then accepting says [`Error::SpoolFull`].
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.max_size = Some(bytes);
         self
     }
 
@@ -351,6 +360,7 @@ impl Builder {
         let options = SpoolOptions {
             retention: self.retention,
             keep_bodies: self.keep_bodies,
+            max_size: self.max_size,
             idempotency_ttl: self.idempotency_ttl,
             sync_interval: self.sync_interval,
             journal: self.journal,

@@ -23,6 +23,16 @@ pub enum Error {
         /// How many may be.
         max: u64,
     },
+    /// The spool holds as much as it may.
+    #[error(
+        "the spool is full: it holds {kept} bytes, and {max} may be (`spool.max_size`); try again later"
+    )]
+    SpoolFull {
+        /// About how many bytes are kept.
+        kept: u64,
+        /// How many may be.
+        max: u64,
+    },
     /// Who hands the mail in has used up what is allowed.
     #[error("{who} {limit}; again in {}", humantime::format_duration(*.again_in))]
     Quota {
@@ -152,6 +162,7 @@ impl From<SpoolError> for Error {
             SpoolError::KeyReused(id) => Error::KeyReused(id),
             SpoolError::Forgotten(id) => Error::Forgotten(id),
             SpoolError::BadCursor => Error::BadCursor,
+            SpoolError::Full { kept, max } => Error::SpoolFull { kept, max },
             SpoolError::Closed => Error::Stopped("its spool is closed".into()),
             other => Error::Spool(other),
         }

@@ -74,6 +74,8 @@ impl Dispatcher {
                 .err()
                 .map(|error| error.to_string())
         });
+        let full = || engine.spool.check_space(1).err();
+        let reason = reason.or_else(|| full().map(|full| full.to_string()));
         Health {
             ready: reason.is_none(),
             reason,

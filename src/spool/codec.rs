@@ -27,7 +27,6 @@ pub(super) trait Versioned: DeserializeOwned {
 
 impl Versioned for Delivery {}
 impl Versioned for KeyRecord {}
-impl Versioned for Totals {}
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     let start = vec![VERSION];
@@ -65,7 +64,7 @@ pub(super) struct KeyRecord {
 }
 
 /// Totals that are kept in step with the records, so that opening need not count.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Totals {
     /// Pending deliveries by priority.
     pub pending: [u64; 3],
@@ -73,6 +72,50 @@ pub(super) struct Totals {
     pub finished: [[u64; 3]; 3],
     /// Records that were set aside.
     pub quarantined: u64,
+    /// What else is kept; `None` where an older version has written it, which did not count that.
+    #[serde(skip)]
+    pub kept: Option<Kept>,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// About what all mail takes, in bytes.
+    pub bytes: u64,
+    /// How many idempotency keys there are.
+    pub keys: u64,
+    /// How many entries say who is not to get mail.
+    pub suppressions: u64,
+    /// How many values the readers of the journal keep, their places included.
+    pub readers: u64,
+}
+
+impl Serialize for Totals {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let known = (self.pending, self.finished, self.quarantined);
+        match self.kept {
+            Some(kept) => (known, kept).serialize(serializer),
+            None => known.serialize(serializer),
+        }
+    }
+}
+
+/// What is kept besides stands behind what the first version counted.
+impl Versioned for Totals {
+    fn take(_: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
+        let ((pending, finished, quarantined), rest) = postcard::take_from_bytes(bytes)?;
+        let (kept, rest) = match rest {
+            [] => (None, rest),
+            rest => postcard::take_from_bytes(rest).map(|(kept, rest)| (Some(kept), rest))?,
+        };
+        let totals = Totals {
+            pending,
+            finished,
+            quarantined,
+            kept,
+        };
+        Ok((totals, rest))
+    }
 }
 
 /// A manifest as version 1 wrote it. Version 2 wrote a submitter behind it.
@@ -187,6 +230,16 @@ mod tests {
             decode::<Totals>(&[&bytes[..], &[0]].concat()).is_err(),
             "too long"
         );
+        let counted = Totals {
+            kept: Some(Kept {
+                bytes: 900,
+                keys: 1,
+                suppressions: 2,
+                readers: 3,
+            }),
+            ..totals
+        };
+        assert_eq!(decode::<Totals>(&encode(&counted)).expect("valid"), counted);
         let newer = [&[VERSION + 1], &bytes[1..]].concat();
         assert!(
             decode::<Totals>(&newer)

@@ -45,6 +45,17 @@ pub enum SpoolError {
         /// The bytes that must be.
         needed: u64,
     },
+    /// It holds as much as it may, and nothing of it has ended that could go. Accepting resumes by
+    /// itself when something has.
+    #[error(
+        "the spool holds {kept} bytes, and {max} may be (`spool.max_size`); nothing more is accepted until something of it has ended"
+    )]
+    Full {
+        /// About how many bytes are kept.
+        kept: u64,
+        /// How many may be.
+        max: u64,
+    },
     /// The database does not answer, or not as it must. What was accepted is there; accepting and sending
     /// resume by themselves.
     #[error("the database {database} cannot be reached: {reason}")]

@@ -55,6 +55,9 @@ pub struct SpoolOptions {
     pub retention: Duration,
     /// How long the message of a mail is kept that a relay took for every recipient.
     pub keep_bodies: Duration,
+    /// About the most bytes that are kept: what ended first goes before its time, and then no more is
+    /// taken.
+    pub max_size: Option<u64>,
     /// How long an idempotency key is remembered; while its mail is pending in any case.
     pub idempotency_ttl: Duration,
     /// Sync this often, instead of before each answer.
@@ -70,6 +73,7 @@ impl Default for SpoolOptions {
         SpoolOptions {
             retention: days(7),
             keep_bodies: days(1),
+            max_size: None,
             idempotency_ttl: days(7),
             sync_interval: None,
             cache_bytes: 32 * 1024 * 1024,
@@ -352,6 +356,15 @@ pub trait Spool: Send + Sync + 'static {
     fn holds(&self, lease: &LeaseToken) -> bool {
         let _ = lease;
         true
+    }
+
+    /// Whether a message of this size may fit, once what has ended is gone.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] where it does not.
+    fn check_space(&self, size: u64) -> Result<(), SpoolError> {
+        let _ = size;
+        Ok(())
     }
 
     /// Why no new mail is taken now; `None` while all is well. It may pass by itself, as a full

@@ -1,23 +1,29 @@
 //! What becomes of a spool whose files are damaged while it is at rest: bits are flipped and
 //! sectors zeroed at random in every file. Either that has no effect, or the spool is not opened,
 //! `verify` says so, and `salvage` saves all but what was hit and says what that was. Nothing is
-//! lost without a word, and nothing waits to be sent that was recorded as delivered.
+//! lost without a word, nothing waits to be sent that was recorded as delivered, no event's number is
+//! given again, and no idempotency key is forgotten without a word.
 //!
 //! `DAMAGE_HITS=10000 cargo test --release --test it damage:: -- --nocapture` hits more often;
 //! `DAMAGE_SEED=7` hits elsewhere.
 
+mod doors;
 mod house;
 
 use std::collections::BTreeMap;
 use std::env;
 use std::path::Path;
 
+use bytes::Bytes;
 use postrider::mail::MailId;
-use postrider::spool::{SpoolError, sled};
+use postrider::spool::{Manifest, PutResult, Spool, SpoolError, sled};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use self::house::{House, Kept, copy, files, look};
+use self::house::{Beside, House, Kept, MANY_SEGMENTS, SMALL, copy, files, look, look_beside};
+
+/// Of how many hits one is of a large spool.
+const LARGE: u64 = 8;
 
 #[derive(Default, Debug)]
 struct Tally {
@@ -25,6 +31,8 @@ struct Tally {
     refused: u32,
     nothing_missing: u32,
     missing: usize,
+    events_missing: u64,
+    keys_forgotten: usize,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,18 +41,31 @@ async fn damage_is_told_and_costs_no_more_than_what_it_hit() {
     let hits = number("DAMAGE_HITS").unwrap_or(24);
     let seed = number("DAMAGE_SEED").unwrap_or(1);
     let home = tempfile::tempdir().unwrap();
-    let houses = [
-        House::build(&home.path().join("small"), 1, true).await,
-        House::build(&home.path().join("killed"), 2, false).await,
+    let small = [
+        House::build(&home.path().join("small"), 1, SMALL, true).await,
+        House::build(&home.path().join("killed"), 2, SMALL, false).await,
     ];
+    let many = [
+        House::build(&home.path().join("many"), 3, MANY_SEGMENTS, true).await,
+        House::build(&home.path().join("many-killed"), 4, MANY_SEGMENTS, false).await,
+    ];
+    let image = home.path().join("image");
+    let saved = home.path().join("saved");
+    for house in small.iter().chain(&many) {
+        copy(&house.path, &image);
+        let opened = judge(house, &image, &saved, &mut Tally::default()).await;
+        opened.expect("as it was, before it is hit");
+    }
+
     let mut random = StdRng::seed_from_u64(seed);
     let mut tally = Tally::default();
     for n in 0..hits {
-        let house = &houses[usize::try_from(n).unwrap() % houses.len()];
-        let image = home.path().join("image");
+        // A large spool takes some ten times as long.
+        let houses = if n % LARGE == 0 { &many } else { &small };
+        let house = &houses[random.random_range(0..houses.len())];
         copy(&house.path, &image);
         let told = hit(&image, &mut random);
-        if let Err(what) = judge(house, &image, &home.path().join("saved"), &mut tally).await {
+        if let Err(what) = judge(house, &image, &saved, &mut tally).await {
             panic!(
                 "hit {n} of seed {seed}, {told}, of {}: {what}",
                 house.path.display()
@@ -94,8 +115,16 @@ async fn judge(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
     match house::open(image).await {
         Ok(spool) => {
             let found = look(&*spool).await?;
+            let beside = look_beside(&*spool).await?;
+            let forgotten = forgotten(&*spool, house).await?;
             spool.close().await.map_err(|e| e.to_string())?;
             tally.without_effect += 1;
+            if beside != house.beside || forgotten > 0 {
+                return Err(format!(
+                    "opened without a word: {forgotten} keys forgotten, {beside:?}, was {:?}",
+                    house.beside
+                ));
+            }
             if found != house.kept {
                 let lost = different(&house.kept, &found);
                 return Err(format!(
@@ -139,6 +168,15 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
         .await
         .map_err(|e| format!("the new one: {e}"))?;
     let found = look(&*spool).await?;
+    let beside = look_beside(&*spool).await?;
+    tally.events_missing += judge_beside(&house.beside, &beside, &told)?;
+    let forgotten = forgotten(&*spool, house).await?;
+    tally.keys_forgotten += forgotten;
+    if forgotten > 0 && !is_said(&told, "idempotency key") {
+        return Err(format!(
+            "{forgotten} keys are forgotten, and salvage says {told:?}"
+        ));
+    }
     spool.close().await.map_err(|e| e.to_string())?;
 
     let lost = different(&house.kept, &found);
@@ -175,6 +213,75 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
         ));
     }
     Ok(())
+}
+
+fn is_said(told: &sled::Salvaged, what: &str) -> bool {
+    told.missing.iter().any(|line| line.contains(what))
+}
+
+/// Whether what is missing besides mail is said; returns how many events are.
+fn judge_beside(was: &Beside, is: &Beside, told: &sled::Salvaged) -> Result<u64, String> {
+    for (number, event) in &was.events {
+        if let Some(found) = is.events.get(number)
+            && found != event
+        {
+            return Err(format!("event {number} was {event}, is {found}"));
+        }
+    }
+    let lost = was.events.keys().filter(|seq| !is.events.contains_key(seq));
+    let lost = lost.count() as u64;
+    if is.missed - was.missed != lost {
+        let (was, is) = (was.missed, is.missed);
+        return Err(format!(
+            "{lost} events are missing, told are {was} and {is}"
+        ));
+    }
+    if lost > 0 && !is_said(told, "journal") {
+        return Err(format!(
+            "{lost} events are missing, and salvage says {told:?}"
+        ));
+    }
+    if is.told <= was.told || is.events.len() as u64 != was.events.len() as u64 - lost + 1 {
+        return Err(format!("an event's number is given again: {is:?}"));
+    }
+    for (was, is, what) in [(&was.suppressions, &is.suppressions, "not to get mail")] {
+        if was != is && !is_said(told, what) {
+            return Err(format!("{what}: was {was:?}, is {is:?}, {told:?}"));
+        }
+    }
+    if was.readers != is.readers && !is_said(told, "readers") {
+        return Err(format!(
+            "readers: was {:?}, is {:?}, {told:?}",
+            was.readers, is.readers
+        ));
+    }
+    if was.quotas != is.quotas && told.missing.is_empty() {
+        return Err(format!("quotas: was {:?}, is {:?}", was.quotas, is.quotas));
+    }
+    Ok(lost)
+}
+
+/// How many idempotency keys would let their mail be accepted again.
+async fn forgotten(spool: &dyn Spool, house: &House) -> Result<usize, String> {
+    let again = house.keyed.iter().map(|manifest| {
+        let id = MailId::from_bytes(rand::random());
+        house::mail(
+            Manifest {
+                id,
+                ..manifest.clone()
+            },
+            Bytes::from_static(b"again"),
+        )
+    });
+    let mut forgotten = 0;
+    for (result, known) in spool.put(again.collect()).await.iter().zip(&house.keyed) {
+        match result {
+            Ok(PutResult::Duplicate(id)) if *id == known.id => {}
+            Ok(PutResult::Stored) => forgotten += 1,
+            other => return Err(format!("the key of {} is {other:?}", known.id)),
+        }
+    }
+    Ok(forgotten)
 }
 
 /// The mails that are not as they were.

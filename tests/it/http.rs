@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod bounded;
 mod bulk;
 mod corpus;
 mod events;

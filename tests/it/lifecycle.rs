@@ -2,6 +2,7 @@
 //! public door.
 
 mod acts;
+mod bounded;
 mod cancel;
 mod dead_letters;
 mod direct;

@@ -387,7 +387,7 @@ impl From<Error> for Problem {
         let detail = error.to_string();
         match error {
             Error::Mail(error) => error.into(),
-            Error::Full { .. } => Problem::new(Kind::Full, detail),
+            Error::Full { .. } | Error::SpoolFull { .. } => Problem::new(Kind::Full, detail),
             Error::Quota { again_in, .. } => Problem {
                 retry_after: Some(again_in.as_secs()),
                 ..Problem::new(Kind::Quota, detail)

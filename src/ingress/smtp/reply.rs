@@ -34,6 +34,9 @@ impl Reply {
             Error::Mail(e) if e.is_too_large() => Reply::new(552, "5.3.4", text),
             Error::Mail(_) => Reply::new(554, "5.6.0", text),
             Error::Full { .. } => Reply::new(452, "4.3.1", "the queue is full; try again later"),
+            Error::SpoolFull { .. } => {
+                Reply::new(452, "4.3.1", "the spool is full; try again later")
+            }
             Error::Quota {
                 limit: QuotaLimit::Rate(_),
                 ..

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::backlog::Backlog;
-use super::keys;
 use super::queue_ids::QueueIds;
 use super::write_transaction::WriteTransaction;
 use super::writer::{Command, GROUP_BYTES, Group, Writer};
 use super::{Shared, reader, recovery};
+use super::{kept, keys};
 use crate::delivery::{Delivery, Route};
 use crate::mail::Timestamp;
 use crate::spool::codec;
@@ -94,10 +94,7 @@ impl<S: Store> Writer<'_, S> {
     fn take_up(&mut self) -> Result<(), SpoolError> {
         let shared = self.shared;
         shared.journal.read_again(&shared.store)?;
-        self.totals = match shared.store.get(keys::TOTALS)? {
-            Some(bytes) => codec::decode(&bytes)?,
-            None => codec::Totals::default(),
-        };
+        self.totals = kept::totals(&shared.store)?;
         let first = reader::first_timer(&shared.store)?.map_or(i64::MAX, Timestamp::as_millis);
         shared.next_timer.store(first, Ordering::Relaxed);
         {

@@ -6,6 +6,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::backlog;
+use super::journal::wholeness;
+use super::kept;
 use super::keys::{self, Place, QueueId};
 use super::reader::{self, Whole};
 use super::stored_mail::StoredMail;
@@ -153,6 +155,17 @@ pub(crate) fn walk<S: Store>(
             totals.pending, kept.pending
         ));
     }
+    if let Some(told) = kept
+        .kept
+        .filter(|_| unread.is_empty() && kept.quarantined == 0)
+    {
+        let there = kept::count(store)?;
+        if there != told {
+            tell(format!(
+                "what is kept is {there:?}, and the totals say {told:?}"
+            ));
+        }
+    }
     accounts.remove(&0);
     let mut counted = BTreeMap::new();
     backlog::accounts(store, &mut |name, account| {
@@ -179,6 +192,16 @@ fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, Spoo
         Ok(Some((whole, body)))
     };
     reader::guarded(read, || "a page of the database is damaged".into())
+}
+
+/// How many events the journal holds, and what is wrong with it.
+pub(crate) fn journal<S: Store>(store: &S) -> Result<(u64, Vec<String>), SpoolError> {
+    let mut found = wholeness::walk(store)?;
+    let gaps = found.gaps.iter();
+    let gaps = gaps.map(|(from, to)| format!("of the journal, events {from} to {to} are missing"));
+    found.problems.extend(gaps);
+    found.problems.truncate(TOLD);
+    Ok((found.events, found.problems))
 }
 
 /// How many records were set aside.

@@ -23,6 +23,7 @@
 //! | `J` `r` name | how far this reader of the journal is |
 //! | `J` `v` length, name, key | what this reader keeps |
 //! | `J` `i` | the journal's own name |
+//! | `J` `g` number | the last of some events that were lost with their records, this one the first; told of by a salvage |
 //! | `y` address, 0, list, 0, reason | this address gets no mail of this list, or none at all where the list is empty |
 //! | `c` | totals |
 //! | `g` account | how many deliveries of this token or user are pending, and how many were submitted on the last day |
@@ -51,6 +52,19 @@ pub(super) const ACTS: &[u8] = b"Ja";
 pub(super) const READER: &[u8] = b"Jr";
 /// Its name.
 pub(super) const JOURNAL_ID: &[u8] = b"Ji";
+/// What of it was lost, and told of by a salvage.
+pub(super) const LOST: &[u8] = b"Jg";
+
+/// What is written once and can be derived from nothing else.
+pub(in crate::spool) const IRREPLACEABLE: [&[u8]; 2] = [SECRET, JOURNAL_ID];
+
+pub(super) fn lost(first: u64) -> Vec<u8> {
+    [LOST, &first.to_be_bytes()].concat()
+}
+
+pub(super) fn read_lost(key: &[u8]) -> Option<u64> {
+    read_number(key, LOST)
+}
 
 pub(super) fn journal(first: u64) -> Vec<u8> {
     [JOURNAL, &first.to_be_bytes()].concat()

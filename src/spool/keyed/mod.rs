@@ -9,15 +9,19 @@
 //!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
 //!   writes. All of it is weighed in [`changes`];
 //! * [`journal`] is what happened, in the commits that made it so;
-//! * [`queue_ids`] and [`backlog`] name and count what waits; [`idempotency`] hashes keys.
+//! * [`queue_ids`] and [`backlog`] name and count what waits, [`kept`] what is kept, and [`bounding`]
+//!   bounds that; [`idempotency`]
+//!   hashes keys.
 
 mod backlog;
+mod bounding;
 mod changes;
 mod entering;
 mod healing;
 mod idempotency;
 pub(super) mod inspect;
 pub(super) mod journal;
+mod kept;
 mod keys;
 mod operations;
 mod queue_head;
@@ -52,9 +56,10 @@ use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
 use self::healing::Owed;
 use self::idempotency::KeyHash;
+pub(super) use self::journal::last_event;
 use self::journal::{JournalState, Sealed};
 use self::keys::Place;
-pub(super) use self::keys::{TOTALS, is_delivery};
+pub(super) use self::keys::{IRREPLACEABLE, TOTALS, is_delivery};
 use self::queue_head::{Budget, Entry, Fresh};
 use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};
@@ -238,10 +243,7 @@ impl<S: Store> KeyedSpool<S> {
     /// A spool over what the store holds. What was in flight is queued again, save at-most-once
     /// mail that may have been sent: that is dead as `in_doubt`.
     pub(super) fn open(store: S, options: SpoolOptions) -> Result<Self, SpoolError> {
-        let totals = match store.get(keys::TOTALS)? {
-            Some(bytes) => codec::decode(&bytes)?,
-            None => Totals::default(),
-        };
+        let totals = kept::totals(&store)?;
         let (key_hash, new_secret) = KeyHash::of_spool(&store)?;
         let (journal, first) = JournalState::open(&store, &options)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
@@ -962,6 +964,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
         self.shared
             .failure()
             .or_else(|| self.shared.store.has_room().err())
+    }
+
+    fn check_space(&self, size: u64) -> Result<(), SpoolError> {
+        self.shared.may_fit(size)
     }
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {

@@ -2,7 +2,6 @@
 //! on the writer's thread, undisturbed, and is one bounded step, committed whole or not at all; what
 //! is longer is asked for step by step.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
-use crate::spool::{Manifest, OperationResult, SpoolError};
+use crate::spool::{OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
 const REROUTE: usize = 500;
@@ -208,15 +207,11 @@ pub(super) fn purge<S: Store>(
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
-    let Some(Whole {
-        mail,
-        deliveries,
-        is_damaged,
-    }) = reader::whole(&transaction.shared.store, id)?
-    else {
+    let Some(whole) = reader::whole(&transaction.shared.store, id)? else {
         return Ok(OperationResult::Unknown);
     };
-    if is_damaged {
+    let (mail, deliveries) = (&whole.mail, &whole.deliveries);
+    if whole.is_damaged {
         return Err(SpoolError::Unreadable(format!(
             "a delivery of mail {id} is damaged"
         )));
@@ -234,7 +229,7 @@ pub(super) fn purge<S: Store>(
     let purged = Happened::purged(&mail.manifest, now);
     transaction.changes.tell(purged.by(by));
     tell_act(transaction, "purge", by, id, now, 0);
-    remove_mail(transaction, &mail.manifest, &deliveries)?;
+    remove_mail(transaction, &whole)?;
     Ok(OperationResult::Done(recipients))
 }
 
@@ -242,10 +237,16 @@ pub(super) fn purge<S: Store>(
 /// nobody meanwhile.
 pub(super) fn remove_mail<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    manifest: &Manifest,
-    deliveries: &BTreeMap<u16, Delivery>,
+    whole: &Whole,
 ) -> Result<(), SpoolError> {
+    let Whole {
+        mail, deliveries, ..
+    } = whole;
+    let manifest = &mail.manifest;
     let id = manifest.id;
+    transaction
+        .totals
+        .remove_mail(manifest, mail.is_forgotten());
     for (index, delivery) in deliveries {
         count_finished(
             &mut transaction.totals,
@@ -284,6 +285,7 @@ pub(super) fn forget_body<S: Store>(
 ) -> Result<(), SpoolError> {
     let id = mail.manifest.id;
     mail.forget();
+    transaction.totals.forget_message(&mail.manifest);
     transaction.changes.put(keys::manifest(id), mail.to_bytes());
     if !remove_chunks(transaction, id)? {
         transaction.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));

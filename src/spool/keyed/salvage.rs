@@ -5,16 +5,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use super::backlog::Account;
+use super::backlog::{self, Account};
+use super::idempotency::KeyHash;
+pub(crate) use super::journal::Reach;
+use super::journal::wholeness::{self, Continued};
+use super::kept::{self, Kind};
 use super::keys::{self, Place, Timer};
 use super::reader;
 use super::stored_mail::StoredMail;
 use super::transition::count_finished;
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
-use crate::spool::SpoolError;
-use crate::spool::codec::{self, KeyRecord, Totals};
+use crate::spool::codec::{self, Kept, KeyRecord, Totals};
 use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::{SpoolError, SpoolOptions};
 
 /// The bytes that are written in one step.
 const STEP: usize = 256 * 1024;
@@ -41,21 +45,34 @@ pub(crate) struct Ordered {
 pub(crate) fn is_saved(key: &[u8]) -> bool {
     !matches!(
         key.first(),
-        None | Some(0 | b't' | b'c' | b'n' | b'g' | b'x' | b'a' | b'w')
+        None | Some(0 | b't' | b'c' | b'n' | b'x' | b'a' | b'w')
     )
 }
 
-/// Puts a store in order that holds what was saved.
+/// What is known beside the values that were found.
+#[derive(Default)]
+pub(crate) struct Beside {
+    /// The totals, where they are those of the last commit.
+    pub totals: Option<Vec<u8>>,
+    /// How far the journal was.
+    pub journal: Reach,
+    /// Whether nothing was found of the last commit.
+    pub is_end_missing: bool,
+}
+
+/// Puts a store in order that holds what was saved, and is on disk.
 /// `is_outdated` says of a delivery's key whether something newer was written there than was found.
 pub(crate) fn put_in_order<S: Store>(
     store: &S,
     now: Timestamp,
+    beside: Beside,
     is_outdated: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Ordered, SpoolError> {
     let mut order = Order {
         store,
         now,
         is_outdated,
+        before: beside.totals.and_then(|bytes| codec::decode(&bytes).ok()),
         batch: Batch::new(),
         totals: Totals::default(),
         accounts: BTreeMap::new(),
@@ -80,6 +97,11 @@ pub(crate) fn put_in_order<S: Store>(
     order.strays(&mails)?;
     order.idempotency_keys(&mails)?;
     order.totals.quarantined += reader::all_keys(store, b"z", usize::MAX)?.len() as u64;
+    order.count()?;
+    if beside.is_end_missing {
+        order.miss("what was written last is missing, whatever it was".into());
+    }
+    order.journal(beside.journal)?;
     order.finish()
 }
 
@@ -89,10 +111,13 @@ struct Order<'a, S> {
     store: &'a S,
     now: Timestamp,
     is_outdated: &'a dyn Fn(&[u8]) -> bool,
+    /// The totals as they were, where they were found.
+    before: Option<Totals>,
     batch: Batch,
     totals: Totals,
-    /// How many deliveries are pending that each token and user handed in.
-    accounts: BTreeMap<u64, u64>,
+    /// How many deliveries are pending that each token and user handed in, and how many of today are
+    /// there.
+    accounts: BTreeMap<u64, Account>,
     timers: Vec<Timer>,
     ordered: Ordered,
 }
@@ -149,6 +174,10 @@ impl<S: Store> Order<'_, S> {
             is_whole = false;
             self.miss(format!("mail {id}: {error}"));
         }
+        if manifest.accepted_at.day() == self.now.day() {
+            let account = self.accounts.entry(manifest.account()).or_default();
+            account.accepted += u64::from(manifest.recipients);
+        }
         let changed = self.changed(id)?;
         for (index, delivery) in deliveries {
             let is_as_put = !changed.contains(&index);
@@ -196,7 +225,7 @@ impl<S: Store> Order<'_, S> {
             if is_queued && has_body {
                 queued.remove(&place);
                 self.totals.pending[manifest.priority.index()] += 1;
-                *self.accounts.entry(manifest.account()).or_default() += 1;
+                self.accounts.entry(manifest.account()).or_default().pending += 1;
                 if matches!(delivery.stage, Stage::Committing { .. }) {
                     self.batch.push((keys::marked(id, index), Some(Vec::new())));
                 }
@@ -256,27 +285,130 @@ impl<S: Store> Order<'_, S> {
         Ok(())
     }
 
-    /// Keys whose time has come and whose mail is no more are forgotten.
+    /// Keys whose time has come and whose mail is no more are forgotten; those of mail that is there
+    /// are derived from it, where some are missing.
     fn idempotency_keys(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
-        let mut found = Vec::new();
+        let (key_hash, new_secret) = KeyHash::of_spool(self.store)?;
+        if let Some(secret) = &new_secret {
+            self.batch
+                .push((keys::SECRET.to_vec(), Some(codec::encode(secret))));
+        }
+        let mut found = BTreeMap::new();
         let (from, to) = keys::starting_with(b"k");
         self.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-            found.push((key.to_vec(), codec::decode::<KeyRecord>(value)));
+            found.insert(key.to_vec(), codec::decode::<KeyRecord>(value));
             ControlFlow::Continue(())
         })?;
-        for (key, record) in found {
-            let is_over = match &record {
+        let before = self.before.as_ref().and_then(|totals| totals.kept);
+        let are_missing = before.is_none_or(|kept| kept.keys > found.len() as u64);
+        let are_worthless = new_secret.is_some() && !found.is_empty();
+        if are_worthless {
+            self.miss(
+                "the secret of the idempotency keys is missing: mail that is no longer kept would \
+                 be accepted again under the key that it had"
+                    .into(),
+            );
+        }
+
+        for (key, record) in &found {
+            let is_over = match record {
                 Ok(record) => record.until <= self.now && !mails.contains(&record.mail),
                 Err(_) => false,
             };
-            if is_over {
-                self.remove(key)?;
+            if is_over || are_worthless {
+                self.remove(key.clone())?;
             } else if let Some(hash) = key.get(1..).and_then(|hash| hash.try_into().ok()) {
+                self.totals.count(Kind::Key, 1);
                 self.timers.push(Timer::Key(hash));
                 self.step(false)?;
             }
         }
+        if !are_missing && !are_worthless {
+            return Ok(());
+        }
+        for id in mails {
+            let Ok(Some(manifest)) = reader::manifest(self.store, *id) else {
+                continue;
+            };
+            let Some(hash) = key_hash.of(&manifest) else {
+                continue;
+            };
+            let old = key_hash.old(&manifest).map(keys::idempotency);
+            let key = keys::idempotency(hash);
+            let is_known = |key: &Vec<u8>| found.contains_key(key) && !are_worthless;
+            if is_known(&key) || old.as_ref().is_some_and(is_known) {
+                continue;
+            }
+            let record = KeyRecord {
+                mail: *id,
+                fingerprint: manifest.fingerprint,
+                until: manifest.accepted_at + SpoolOptions::default().idempotency_ttl,
+            };
+            self.batch.push((key, Some(codec::encode(&record))));
+            self.totals.count(Kind::Key, 1);
+            self.timers.push(Timer::Key(hash));
+            self.step(false)?;
+        }
         Ok(())
+    }
+
+    /// Counts what else is there, and compares all of it with what was there.
+    fn count(&mut self) -> Result<(), SpoolError> {
+        let counted = kept::count(self.store)?;
+        let keys = self.totals.kept().keys;
+        *self.totals.kept() = Kept { keys, ..counted };
+        let Some(before) = self.before.take() else {
+            return Ok(());
+        };
+
+        let deliveries = |totals: &Totals| {
+            let finished = totals.finished.iter().flatten();
+            totals.pending.iter().chain(finished).sum::<u64>()
+        };
+        let (was, is) = (deliveries(&before), deliveries(&self.totals));
+        if was > is {
+            self.miss(format!("of {was} deliveries {} are missing", was - is));
+        }
+        let Some(kept) = before.kept else {
+            return Ok(());
+        };
+        for (was, is, what) in [
+            (
+                kept.keys,
+                keys,
+                "idempotency keys are missing: mail that is no longer kept would be accepted again \
+                 under them",
+            ),
+            (
+                kept.suppressions,
+                counted.suppressions,
+                "entries are missing that say who is not to get mail",
+            ),
+            (
+                kept.readers,
+                counted.readers,
+                "values are missing that readers of the journal keep",
+            ),
+        ] {
+            if was > is {
+                self.miss(format!("{} of {was} {what}", was - is));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the journal go on, and says what of it is missing.
+    fn journal(&mut self, reach: Reach) -> Result<(), SpoolError> {
+        let lost = self.ordered.missing.len() as u64;
+        let Continued { gaps, batch } = wholeness::go_on(self.store, reach, self.now, lost)?;
+        for (from, to) in gaps {
+            self.miss(format!(
+                "of the journal, {} events: {from} to {to}",
+                to - from + 1
+            ));
+        }
+        self.batch.extend(batch);
+        self.step(false)
     }
 
     /// Whether this delivery is still to be queued, which opening does.
@@ -309,17 +441,41 @@ impl<S: Store> Order<'_, S> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Ordered, SpoolError> {
-        self.accounts.remove(&0);
-        for (account, pending) in std::mem::take(&mut self.accounts) {
-            let counted = Account {
-                pending,
-                ..Account::default()
-            };
+    /// What each token and user has pending is counted anew; how much was accepted of it today is
+    /// what was counted, or what is there.
+    fn accounts(&mut self) -> Result<(), SpoolError> {
+        let mut found = BTreeMap::new();
+        backlog::accounts(self.store, &mut |name, account| {
+            found.insert(name, account);
+        })?;
+        let today = self.now.day();
+        let mut counted = std::mem::take(&mut self.accounts);
+        counted.remove(&0);
+        for name in found.keys() {
+            counted.entry(*name).or_default();
+        }
+        for (name, mut account) in counted {
+            match found.get(&name) {
+                Some(was) if was.day == today => {
+                    account.accepted = was.accepted.max(account.accepted)
+                }
+                Some(was) if account.accepted == 0 => {
+                    (account.day, account.accepted) = (was.day, was.accepted);
+                }
+                _ => {}
+            }
+            if account.day == 0 {
+                account.day = today;
+            }
             self.batch
-                .push((keys::account(account), Some(counted.to_bytes())));
+                .push((keys::account(name), Some(account.to_bytes())));
             self.step(false)?;
         }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Ordered, SpoolError> {
+        self.accounts()?;
         let totals = codec::encode(&self.totals);
         self.batch.push((keys::TOTALS.to_vec(), Some(totals)));
         self.step(true)?;

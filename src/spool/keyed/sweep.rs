@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::changes::STEP_BYTES;
 use super::journal::pruning;
+use super::kept::Kind;
 use super::keys::{self, Timer};
 use super::operations;
 use super::reader::{self, Whole};
@@ -36,6 +37,7 @@ pub(super) fn sweep<S: Store>(
 ) -> Result<SweepReport, SpoolError> {
     let mut swept = SweepReport::default();
     let mut seen = HashSet::new();
+    let mut seen_keys = HashSet::new();
     // All are taken away before any is set: one that is set for now may have the key of one that
     // was due now.
     let mut due = take_due(transaction, now)?.into_iter();
@@ -47,7 +49,8 @@ pub(super) fn sweep<S: Store>(
                 look_at_mail(transaction, mail, now, &mut swept)?
             }
             Timer::Mail(_) => {}
-            Timer::Key(hash) => look_at_key(transaction, hash, now)?,
+            Timer::Key(hash) if seen_keys.insert(hash) => look_at_key(transaction, hash, now)?,
+            Timer::Key(_) => {}
             Timer::Chunks(mail) => look_at_chunks(transaction, mail, now)?,
         }
     }
@@ -217,7 +220,7 @@ fn prune<S: Store>(
         transaction.set_timer(now, Timer::Mail(mail));
         return Ok(());
     }
-    operations::remove_mail(transaction, &seen.mail.manifest, &seen.deliveries)?;
+    operations::remove_mail(transaction, &seen)?;
     swept.pruned += 1;
     Ok(())
 }
@@ -233,6 +236,7 @@ fn look_at_key<S: Store>(
     };
     let Ok(mut record) = codec::decode::<KeyRecord>(&bytes) else {
         transaction.totals.quarantined += 1;
+        transaction.totals.count(Kind::Key, -1);
         return transaction.set_aside(key);
     };
     let finished = match reader::whole(&transaction.shared.store, record.mail) {
@@ -247,6 +251,7 @@ fn look_at_key<S: Store>(
     };
     if finished && record.until <= now {
         transaction.changes.remove(key);
+        transaction.totals.count(Kind::Key, -1);
         return Ok(());
     }
     // While its mail is pending a key holds, however old it is.

@@ -14,11 +14,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
+use super::bounding::Bounding;
 use super::changes::{self, Changes};
 use super::entering;
 use super::healing::{Owed, Waited};
 use super::idempotency::Hash;
 use super::journal::entry::Entry as Happened;
+use super::kept::Kind;
 use super::keys::{self, Place, Timer};
 use super::queue_head::{Entry, Fresh};
 use super::queues::QueueName;
@@ -149,6 +151,7 @@ pub(super) fn run<S: Store>(
         unsynced: 0,
         was_alone: false,
         entering: Vec::new(),
+        bounding: Bounding::default(),
     };
     let mut next = None;
     loop {
@@ -184,6 +187,7 @@ pub(super) fn run<S: Store>(
                 let _ = reply.send(synced);
             }
             groupable => {
+                writer.make_space(&groupable);
                 let mut group = Group::default();
                 writer.gather(&mut group, groupable);
                 while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
@@ -195,6 +199,11 @@ pub(super) fn run<S: Store>(
                             | Command::Close(_)),
                         ) => {
                             next = Some(alone);
+                            break;
+                        }
+                        // What must go for it goes in a commit of its own.
+                        Ok(command) if !writer.has_space(&command) => {
+                            next = Some(command);
                             break;
                         }
                         Ok(command) => writer.gather(&mut group, command),
@@ -221,11 +230,12 @@ pub(super) struct Writer<'a, S> {
     pub totals: Totals,
     last_sync: Instant,
     /// The bytes that were written since, where groups are not synced.
-    unsynced: usize,
+    pub unsynced: usize,
     /// Whether the last group was one command, and nothing waited behind it.
     was_alone: bool,
     /// Mails whose recipients are queued before anything else is done.
     pub entering: Vec<MailId>,
+    pub bounding: Bounding,
 }
 
 pub(super) struct Group<S> {
@@ -235,6 +245,8 @@ pub(super) struct Group<S> {
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
     keys: HashMap<Hash, KeyRecord>,
+    /// Counted values that it writes or removes, and whether they are there after it.
+    counted: HashMap<Vec<u8>, bool>,
     answers: Vec<Answer<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
@@ -248,6 +260,7 @@ impl<S> Default for Group<S> {
             changes: Changes::default(),
             mails: HashSet::new(),
             keys: HashMap::new(),
+            counted: HashMap::new(),
             answers: Vec::new(),
             wakes: false,
             room: None,
@@ -291,7 +304,8 @@ impl<S: Store> Writer<'_, S> {
             Command::Judge(manifest, key, reply) => {
                 let judged = self
                     .has_room(group)
-                    .and_then(|()| self.judge(group, &manifest, key));
+                    .and_then(|()| self.judge(group, &manifest, key))
+                    .and_then(|judged| self.with_space(&manifest, judged));
                 group.answers.push(Box::new(move |_, outcome| {
                     _ = reply.send(outcome.clone().and(judged))
                 }));
@@ -314,13 +328,16 @@ impl<S: Store> Writer<'_, S> {
             }
             Command::Put(mails, reply) => self.put(group, mails, reply),
             Command::Note(events, batch, reply) => {
-                for event in &events {
-                    group.changes.tell(Happened::of(event));
+                let counted = self.count(group, &batch);
+                if counted.is_ok() {
+                    for event in &events {
+                        group.changes.tell(Happened::of(event));
+                    }
+                    group.changes.append(batch);
                 }
-                group.changes.append(batch);
-                group
-                    .answers
-                    .push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+                group.answers.push(Box::new(move |_, outcome| {
+                    _ = reply.send(counted.and_then(|()| outcome.clone()))
+                }));
             }
             Command::Mark(marked, reply) => self.mark(group, marked, reply),
             Command::Settle(settled, reply) => self.settle(group, settled, reply),
@@ -328,6 +345,22 @@ impl<S: Store> Writer<'_, S> {
                 unreachable!("these are never gathered")
             }
         }
+    }
+
+    /// Counts the values that come and go with what readers and lists write.
+    fn count(&mut self, group: &mut Group<S>, batch: &Batch) -> Result<(), SpoolError> {
+        for (key, value) in batch {
+            let Some(kind) = Kind::of(key) else { continue };
+            let was_there = match group.counted.get(key) {
+                Some(is_there) => *is_there,
+                None => self.shared.store.get(key)?.is_some(),
+            };
+            let is_there = value.is_some();
+            self.totals
+                .count(kind, i64::from(is_there) - i64::from(was_there));
+            group.counted.insert(key.clone(), is_there);
+        }
+        Ok(())
     }
 
     /// Whether there is room for new mail: asked once a group.
@@ -348,12 +381,13 @@ impl<S: Store> Writer<'_, S> {
         let mut results = Vec::with_capacity(mails.len());
         let mut stored = Vec::with_capacity(mails.len());
         for mut mail in mails {
-            let judged =
-                room.clone()
-                    .and_then(|()| match self.judge(group, &mail.manifest, mail.key)? {
-                        PutResult::Stored => self.is_whole(&mail).map(|()| PutResult::Stored),
-                        known => Ok(known),
-                    });
+            let judged = room
+                .clone()
+                .and_then(|()| match self.judge(group, &mail.manifest, mail.key)? {
+                    PutResult::Stored => self.is_whole(&mail).map(|()| PutResult::Stored),
+                    known => Ok(known),
+                })
+                .and_then(|judged| self.with_space(&mail.manifest, judged));
             if let Ok(PutResult::Stored) = judged {
                 group.changes.append(std::mem::take(&mut mail.batch));
                 self.index(group, &mail);
@@ -401,6 +435,14 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
+    /// What was judged, unless it is a new mail that does not fit.
+    fn with_space(&self, manifest: &Manifest, judged: PutResult) -> Result<PutResult, SpoolError> {
+        match judged {
+            PutResult::Stored => self.check_space(manifest).map(|()| judged),
+            known => Ok(known),
+        }
+    }
+
     /// What is known of an idempotency key.
     fn known(&self, group: &Group<S>, key: Option<Hash>) -> Result<Option<KeyRecord>, SpoolError> {
         let Some(hash) = key else {
@@ -430,6 +472,7 @@ impl<S: Store> Writer<'_, S> {
         group.mails.insert(manifest.id);
         group.changes.tell(Happened::accepted(manifest));
         group.changes.accept(manifest);
+        self.totals.add_mail(manifest);
         if mail.enters_later {
             let first = 0u16.to_be_bytes().to_vec();
             group.changes.put(keys::entering(manifest.id), first);
@@ -481,6 +524,7 @@ impl<S: Store> Writer<'_, S> {
                 .changes
                 .set_timer(self.shared, until, Timer::Key(hash));
             group.keys.insert(hash, record);
+            self.totals.count(Kind::Key, 1);
         }
     }
 
@@ -614,6 +658,11 @@ impl<S: Store> Writer<'_, S> {
         self.unsynced += transaction.finish(Box::new(move |_, outcome| {
             let _ = reply.send(outcome.clone().and(swept));
         }));
+        self.sync_in_time();
+    }
+
+    /// Syncs, where groups are not synced and much was written since.
+    pub(super) fn sync_in_time(&mut self) {
         if self.shared.options.sync_interval.is_some() && self.unsynced >= UNSYNCED_BYTES {
             self.sync();
         }

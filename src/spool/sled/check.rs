@@ -2,8 +2,8 @@
 //!
 //! Three things may rightly be torn after a power cut: what was written behind the last sync, at
 //! the end of the log; the segments that would have come next; and a place in the file that was
-//! being written again for one of them. Everything else was synced, and is damaged if it is not
-//! whole.
+//! being written again for one of them, in which nothing stood any more that is needed. Everything
+//! else was synced, and is damaged if it is not whole.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::frame::Scanner;
 use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
+use super::pages;
 use super::watermark::{self, Mark, Torn};
 
 /// How near the end of a segment the log must end, for the next one to have been begun; and how
@@ -147,6 +148,14 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
     let known = watermark::torn(dir)?;
     let mut torn = Vec::new();
     let mut begun = 0;
+    let mut needed = None;
+    let mut is_needed = |at| -> io::Result<bool> {
+        let needed = match &mut needed {
+            Some(needed) => needed,
+            none => none.insert(pages::needed_segments(&file)?),
+        };
+        Ok(needed.contains(&at))
+    };
     for place in &places {
         let is_whole = match place.header {
             Some(header) if header.lsn > tail.lsn => !is_closed,
@@ -162,7 +171,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         }
         begun += 1;
         let may_be_begun = !is_closed && tail.is_near_boundary && place.end <= BEGUN;
-        if !may_be_begun || begun > MOST_BEGUN {
+        if !may_be_begun || begun > MOST_BEGUN || is_needed(place.at)? {
             let at = place.at + place.end as u64;
             return Err(damaged("db", format!("is damaged at byte {at}")));
         }

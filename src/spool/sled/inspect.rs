@@ -29,6 +29,8 @@ pub struct Verified {
     pub cancelled: u64,
     /// Records that were set aside earlier, because they could not be read.
     pub quarantined: u64,
+    /// Events in the journal.
+    pub events: u64,
     /// What is wrong, one sentence each; empty for a sound spool.
     pub problems: Vec<String>,
 }
@@ -56,6 +58,9 @@ pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
     })?;
     verified.quarantined = inspect::quarantined(&store)?;
     verified.problems = problems;
+    let (events, problems) = inspect::journal(&store)?;
+    verified.events = events;
+    verified.problems.extend(problems);
     let damaged = store.damaged_values()?;
     if damaged > 0 {
         let problem = format!("values that are not as they were written: {damaged}");

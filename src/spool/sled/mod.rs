@@ -20,6 +20,7 @@ mod pages;
 mod rewrite;
 mod room;
 mod salvage;
+mod spare;
 mod watermark;
 
 pub use inspect::{Exported, Verified, export, verify};
@@ -40,7 +41,7 @@ use self::outcomes::Outcomes;
 use self::room::Room;
 use self::watermark::Watermark;
 use super::SpoolError;
-use super::keyed::{TOTALS, is_delivery};
+use super::keyed::{IRREPLACEABLE, TOTALS, is_delivery, last_event};
 use super::store::{Batch, Store, Visit, Walk};
 
 /// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
@@ -60,6 +61,8 @@ struct SledStore {
     written: AtomicU64,
     /// The number of the next one.
     next: AtomicU64,
+    /// The number of the last event that the journal tells.
+    journal: AtomicU64,
     /// Whether sled has failed, and does nothing more until it is opened again.
     is_broken: AtomicBool,
     /// Whether a sync has failed: then what can be read may be in memory only, until it is written
@@ -96,6 +99,7 @@ impl SledStore {
             opened: RwLock::new(Some(opened)),
             written: AtomicU64::new(last_commit),
             next: AtomicU64::new(format::next_life(last_commit)),
+            journal: AtomicU64::new(0),
             is_broken: AtomicBool::new(false),
             is_doubtful: AtomicBool::new(false),
         }
@@ -106,6 +110,20 @@ impl SledStore {
     fn opened(&self) -> Result<MappedRwLockReadGuard<'_, Opened>, SpoolError> {
         RwLockReadGuard::try_map(self.opened.read_recursive(), Option::as_ref)
             .map_err(|_| SpoolError::Closed)
+    }
+
+    /// Keeps a second copy of what can be derived from nothing else.
+    fn keep_spare(&self) -> Result<(), SpoolError> {
+        let opened = self.opened()?;
+        let mut frames = Vec::new();
+        for key in IRREPLACEABLE {
+            let value = guarded(|| opened.db.get(key)).map_err(|e| self.unreadable(&e))?;
+            frames.extend(value.iter().flat_map(|value| value.iter().copied()));
+        }
+        if let Err(error) = spare::keep(&self.path, &frames) {
+            tracing::warn!(%error, "there is no second copy of the spool's secret");
+        }
+        Ok(())
     }
 
     /// How many values are not as they were written.
@@ -209,12 +227,19 @@ impl Store for SledStore {
         let mut group = sled::Batch::default();
         let keys = batch.len();
         let mut is_numbered = false;
+        let mut is_spared = true;
         let opened = self.opened()?;
         opened.room.provide().map_err(|e| self.unwritable(e))?;
         for (key, value) in batch {
             is_numbered |= value.is_some() && key == TOTALS;
-            if value.is_some() && is_delivery(&key) {
-                opened.outcomes.note(&key, commit);
+            is_spared &= !IRREPLACEABLE.contains(&&key[..]);
+            if let Some(value) = &value {
+                if is_delivery(&key) {
+                    opened.outcomes.note(&key, commit);
+                }
+                if let Some(event) = last_event(&key, value) {
+                    self.journal.fetch_max(event, Ordering::Relaxed);
+                }
             }
             match value {
                 Some(value) => group.insert(&key[..], frame::wrap(commit, &key, &value)),
@@ -232,7 +257,8 @@ impl Store for SledStore {
             crossbeam_epoch::pin().flush();
         }
         self.written.store(commit, Ordering::Release);
-        Ok(())
+        drop(opened);
+        if is_spared { Ok(()) } else { self.keep_spare() }
     }
 
     fn flush(&self) -> Result<(), SpoolError> {
@@ -251,7 +277,8 @@ impl Store for SledStore {
             return Err(self.unwritable(error));
         }
         // One that is older than the log is only less of a help.
-        let reached = opened.watermark.reach(written);
+        let journal = self.journal.load(Ordering::Relaxed);
+        let reached = opened.watermark.reach(written, journal);
         if let Err(error) = reached.and_then(|()| opened.outcomes.reach(written)) {
             tracing::warn!(%error, "how far the spool is on disk cannot be noted");
         }

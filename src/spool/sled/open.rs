@@ -45,6 +45,7 @@ pub(super) enum Purpose {
 /// understood. Nothing is changed then.
 pub fn open(path: &Path, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
     let store = open_store(path, Purpose::Serve)?;
+    store.keep_spare()?;
     match KeyedSpool::open(store, options) {
         Ok(spool) => Ok(Arc::new(spool)),
         Err(error) => Err(unopenable(path, error)),

@@ -4,7 +4,7 @@
 //! A page is its last whole image and the changes behind that. Where an image is damaged, the one
 //! before it and the changes behind that say the same, as long as their place was not used again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -28,6 +28,8 @@ pub(super) struct Salvage {
     pub values: BTreeMap<Vec<u8>, Found>,
     /// How many stretches of the files are not as they were written.
     pub damaged: u64,
+    /// The newest commit of which something is whole.
+    pub newest: u64,
 }
 
 /// A message, by its place in the file.
@@ -63,16 +65,23 @@ struct Gap {
     after: u64,
 }
 
+/// Where in the file the segments begin that still say something: which hold the last image of a
+/// page, or a change behind it. No other place is ever written again.
+pub(super) fn needed_segments(file: &File) -> io::Result<HashSet<u64>> {
+    let mut reader = Reader::of(file);
+    reader.read_log()?;
+    let spots = reader
+        .pages
+        .values()
+        .flat_map(|page| page.image.iter().chain(&page.changes));
+    let size = SEGMENT as u64;
+    Ok(spots.map(|spot| spot.at / size * size).collect())
+}
+
 /// Reads the log in `db` and the files beside it.
 pub(super) fn salvage(dir: &Path) -> io::Result<Salvage> {
     let file = File::open(dir.join("db"))?;
-    let mut reader = Reader {
-        file: &file,
-        scanner: Scanner::new(),
-        pages: HashMap::new(),
-        gaps: Vec::new(),
-        newest: 0,
-    };
+    let mut reader = Reader::of(&file);
     reader.read_log()?;
     reader.collect(dir)
 }
@@ -84,6 +93,18 @@ struct Reader<'a> {
     gaps: Vec<Gap>,
     /// The newest commit that was seen.
     newest: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn of(file: &'a File) -> Self {
+        Reader {
+            file,
+            scanner: Scanner::new(),
+            pages: HashMap::new(),
+            gaps: Vec::new(),
+            newest: 0,
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -281,7 +302,8 @@ impl Reader<'_> {
 }
 
 impl Salvage {
-    fn add(&mut self, key: &[u8], commit: u64, value: &[u8]) {
+    pub(super) fn add(&mut self, key: &[u8], commit: u64, value: &[u8]) {
+        self.newest = commit.max(self.newest);
         match self.values.get(key) {
             Some(known) if known.commit >= commit => {}
             _ => {

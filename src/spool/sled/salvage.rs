@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::inspect::require;
 use super::open::{Purpose, lock, open_store, unopenable};
 use super::outcomes::Known;
-use super::pages;
+use super::{pages, spare, watermark};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
-use crate::spool::keyed::is_delivery;
-use crate::spool::keyed::salvage::{is_saved, put_in_order};
+use crate::spool::keyed::salvage::{Beside, Reach, is_saved, put_in_order};
+use crate::spool::keyed::{TOTALS, is_delivery};
 use crate::spool::store::{Batch, Store};
 
 /// The bytes that are written in one step.
@@ -46,9 +46,32 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
         return Err(unopenable(to, "it is not empty; name a new directory"));
     }
     let alone = lock(from)?;
-    let found = pages::salvage(from).map_err(|e| unopenable(from, e))?;
-    let known = Known::read(from).map_err(|e| unopenable(from, e))?;
+    let unread = |error| unopenable(from, error);
+    let mut found = pages::salvage(from).map_err(unread)?;
+    let known = Known::read(from).map_err(unread)?;
+    spare::read(from, &mut |spare| {
+        found.add(spare.key, spare.commit, spare.value)
+    })
+    .map_err(unread)?;
+    // One that cannot be read says nothing.
+    let mark = watermark::read(from).ok().flatten();
     drop(alone);
+
+    let reached = mark.map_or(0, |mark| mark.commit);
+    let totals = found.values.remove(TOTALS);
+    let mut beside = Beside {
+        totals: totals
+            .filter(|totals| totals.commit >= reached)
+            .map(|totals| totals.value),
+        journal: Reach {
+            last: mark.map_or(0, |mark| mark.journal),
+            may_be_more: mark.is_none_or(|mark| !mark.is_closed),
+        },
+        ..Beside::default()
+    };
+    if found.newest < reached {
+        beside.is_end_missing = true;
+    }
 
     let store = open_store(to, Purpose::Serve)?;
     let mut commits = HashMap::new();
@@ -70,7 +93,8 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
         }
     }
     store.write(batch)?;
-    let ordered = put_in_order(&store, Timestamp::now(), &|key| {
+    store.sync()?;
+    let ordered = put_in_order(&store, Timestamp::now(), beside, &|key| {
         known.is_newer(key, commits.get(key).copied().unwrap_or(0))
     })?;
     store.sync()?;

@@ -16,8 +16,12 @@ use crate::private;
 
 /// The file's name.
 pub(super) const FILE: &str = "synced";
-const MAGIC: [u8; 8] = *b"PRsynced";
-const MARK: usize = 8 + 8 + 8 + 1 + 8;
+const MAGIC: [u8; 8] = *b"PRsynct2";
+/// The bytes of a mark: this, three numbers, whether it is closed, a checksum.
+const MARK: usize = 8 + 3 * 8 + 1 + 8;
+/// How a mark began and how long it was before it told of the journal.
+const OLD_MAGIC: [u8; 8] = *b"PRsynced";
+const OLD_MARK: usize = MARK - 8;
 const PLACES: [u64; 2] = [0, 4096];
 /// Where the torn places of the log stand.
 const TORN_AT: u64 = 8192;
@@ -41,6 +45,8 @@ pub(super) struct Mark {
     turn: u64,
     /// The last commit that is on disk.
     pub commit: u64,
+    /// The number of the last event that the journal has told by then.
+    pub journal: u64,
     /// Whether the spool was closed after it: nothing was being written since.
     pub is_closed: bool,
 }
@@ -107,20 +113,25 @@ fn torn_bytes(torn: &[Torn]) -> Vec<u8> {
 }
 
 fn parse(bytes: &[u8]) -> Option<Mark> {
-    let bytes = bytes.first_chunk::<MARK>()?;
+    let bytes = match bytes.get(..8)? {
+        magic if magic == MAGIC => bytes.get(..MARK)?,
+        magic if magic == OLD_MAGIC => bytes.get(..OLD_MARK)?,
+        _ => return None,
+    };
     let (told, checksum) = bytes.split_last_chunk::<8>()?;
-    if !told.starts_with(&MAGIC) || XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
+    if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
         return None;
     }
+    let (is_closed, numbers) = told.split_last()?;
     let number = |at: usize| {
-        told[at..]
-            .first_chunk::<8>()
-            .map(|n| u64::from_be_bytes(*n))
+        let bytes = numbers.get(at..)?.first_chunk::<8>()?;
+        Some(u64::from_be_bytes(*bytes))
     };
     Some(Mark {
         turn: number(8)?,
         commit: number(16)?,
-        is_closed: told[24] == 1,
+        journal: number(24).unwrap_or(0),
+        is_closed: *is_closed == 1,
     })
 }
 
@@ -130,9 +141,10 @@ impl Mark {
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..16].copy_from_slice(&self.turn.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.commit.to_be_bytes());
-        bytes[24] = u8::from(self.is_closed);
-        let checksum = XxHash3_64::oneshot(&bytes[..25]);
-        bytes[25..].copy_from_slice(&checksum.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.journal.to_be_bytes());
+        bytes[32] = u8::from(self.is_closed);
+        let checksum = XxHash3_64::oneshot(&bytes[..33]);
+        bytes[33..].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
 }
@@ -150,13 +162,14 @@ impl Watermark {
         let known = known.unwrap_or(Mark {
             turn: 0,
             commit: 0,
+            journal: 0,
             is_closed: false,
         });
         let last = Mutex::new(known);
         let watermark = Watermark { file, last };
         // Both places, so that neither says that it is closed.
-        watermark.write(known.commit, false)?;
-        watermark.write(known.commit, false)?;
+        watermark.write(known.commit, 0, false)?;
+        watermark.write(known.commit, 0, false)?;
         if !torn.is_empty() || watermark.file.metadata()?.len() > TORN_AT {
             let bytes = torn_bytes(torn);
             watermark.file.write_all_at(&bytes, TORN_AT)?;
@@ -166,27 +179,28 @@ impl Watermark {
         Ok(watermark)
     }
 
-    /// Notes that this commit and all before it are on disk.
-    pub(super) fn reach(&self, commit: u64) -> io::Result<()> {
-        self.write(commit, false)
+    /// Notes that this commit and all before it are on disk, and what the journal has told by then.
+    pub(super) fn reach(&self, commit: u64, journal: u64) -> io::Result<()> {
+        self.write(commit, journal, false)
     }
 
     /// Writes what is noted once more and syncs it: whether the disk takes anything.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.write(0, false)?;
+        self.write(0, 0, false)?;
         self.file.sync_data()
     }
 
     /// Notes that all is on disk and the spool is closed.
     pub(super) fn close(&self) -> io::Result<()> {
-        self.write(0, true)
+        self.write(0, 0, true)
     }
 
-    fn write(&self, commit: u64, is_closed: bool) -> io::Result<()> {
+    fn write(&self, commit: u64, journal: u64, is_closed: bool) -> io::Result<()> {
         let mut last = self.last.lock();
         let next = Mark {
             turn: last.turn + 1,
             commit: last.commit.max(commit),
+            journal: last.journal.max(journal),
             is_closed,
         };
         let place = PLACES[usize::from(next.turn % 2 == 1)];
@@ -206,11 +220,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
         let watermark = Watermark::open(dir.path(), None, &[]).unwrap();
-        watermark.reach(5).unwrap();
-        watermark.reach(6).unwrap();
-        watermark.reach(4).unwrap();
+        watermark.reach(5, 70).unwrap();
+        watermark.reach(6, 80).unwrap();
+        watermark.reach(4, 60).unwrap();
         let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.is_closed), (6, false));
+        assert_eq!((told.commit, told.journal, told.is_closed), (6, 80, false));
         watermark.close().unwrap();
         let told = read(dir.path()).unwrap().unwrap();
         assert_eq!((told.commit, told.is_closed), (6, true));
@@ -229,6 +243,14 @@ mod tests {
         let told = read(dir.path()).unwrap().unwrap();
         assert_eq!((told.commit, told.is_closed), (6, false));
         drop(reopened);
+
+        let mut old = OLD_MAGIC.to_vec();
+        old.extend([&99u64.to_be_bytes()[..], &7u64.to_be_bytes(), &[1]].concat());
+        let checksum = XxHash3_64::oneshot(&old);
+        old.extend(checksum.to_be_bytes());
+        std::fs::write(&path, old).unwrap();
+        let told = read(dir.path()).unwrap().unwrap();
+        assert_eq!((told.commit, told.journal, told.is_closed), (7, 0, true));
         std::fs::write(&path, vec![0; 8000]).unwrap();
         assert!(read(dir.path()).is_err());
     }

@@ -1,18 +1,21 @@
 //! A spool with mail in every state, and what is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
-use postrider::mail::{Guarantee, MailId, Priority, Timestamp};
+use postrider::mail::{Guarantee, MailId, Priority, Submitter, Timestamp};
 use postrider::spool::{
-    ClaimRequest, Manifest, NewMail, PutResult, Query, Spool, SpoolError, SpoolOptions, sled,
+    ClaimRequest, Manifest, NewMail, PutResult, Query, Spool, SpoolError, SpoolOptions,
+    Suppression, SuppressionQuery, SuppressionReason, sled,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::spool::killed::copy_at_rest;
 
 /// What is known of a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,83 +24,165 @@ pub struct Kept {
     body: Option<Bytes>,
 }
 
+/// What a spool keeps besides mail.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beside {
+    /// The journal's events by their numbers.
+    pub events: BTreeMap<u64, String>,
+    /// How many events the journal says are gone.
+    pub missed: u64,
+    /// How far the journal is.
+    pub told: u64,
+    pub suppressions: BTreeSet<String>,
+    /// How far each reader is, and what it keeps.
+    pub readers: BTreeMap<String, String>,
+    /// What each token and user has pending, and what was accepted of it today.
+    pub quotas: Vec<(u64, u64)>,
+}
+
 pub struct House {
     pub path: PathBuf,
     pub kept: BTreeMap<MailId, Kept>,
+    pub beside: Beside,
+    /// Mail with an idempotency key, as it was handed in, some of it purged since.
+    pub keyed: Vec<Manifest>,
 }
 
+/// How much is in a house.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// How many mails of each of two sittings.
+    pub mails: u32,
+    /// Of how many one is large.
+    pub large: u32,
+    pub bytes: usize,
+}
+
+pub const SMALL: Size = Size {
+    mails: 60,
+    large: 15,
+    bytes: 300_000,
+};
+/// The log has many segments.
+pub const MANY_SEGMENTS: Size = Size {
+    mails: 120,
+    large: 3,
+    bytes: 700_000,
+};
+
 impl House {
-    /// A spool of queued, delivered, dead, cancelled, purged, keyed and large mail, closed or left
-    /// as a killed process leaves it.
-    pub async fn build(path: &Path, seed: u64, is_closed: bool) -> Self {
+    /// A spool of queued, delivered, dead, cancelled, purged, keyed and large mail, with all that is
+    /// kept besides, closed or left as a killed process leaves it.
+    pub async fn build(path: &Path, seed: u64, size: Size, is_closed: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let live = path.with_extension("live");
-        let mut kept = BTreeMap::new();
+        let (mut kept, mut beside) = (BTreeMap::new(), Beside::default());
+        let mut keyed = Vec::new();
         for sitting in 0..2 {
             let spool = open(&live).await.unwrap();
-            for n in 0..60 {
-                put(&*spool, &mut random, n + 100 * sitting).await;
+            for n in 0..size.mails {
+                let manifest = put(&*spool, &mut random, n + 1000 * sitting, size).await;
+                keyed.extend(manifest.idempotency_key.is_some().then_some(manifest));
+                if n % 10 == 0 {
+                    furnish(&*spool, n + 1000 * sitting).await;
+                }
             }
             work(&*spool, &mut random).await;
             kept = look(&*spool).await.unwrap();
+            beside = look_beside(&*spool).await.unwrap();
             if sitting == 1 && !is_closed {
-                copy(&live, path);
+                copy_at_rest(&live, path);
             }
             spool.close().await.unwrap();
         }
         if is_closed {
             copy(&live, path);
         }
+        std::fs::remove_dir_all(&live).unwrap();
         House {
             path: path.to_owned(),
             kept,
+            beside,
+            keyed,
         }
     }
 }
 
-async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32) {
+fn submitters() -> [Submitter; 2] {
+    [Submitter::token("shop"), Submitter::user("forum")]
+}
+
+async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32, size: Size) -> Manifest {
     let id = MailId::from_bytes(random.random());
     let recipients = if n.is_multiple_of(20) { 12 } else { 1 };
-    let size = match n % 15 {
-        0 => 300_000,
-        1 | 2 => 9000,
+    let length = match n % size.large {
+        0 => size.bytes,
+        1 | 2 if n.is_multiple_of(2) => 9000,
         _ => random.random_range(100..3000),
     };
     let now = Timestamp::now();
-    let deliveries = (0..recipients).map(|r| {
-        let recipient = format!("r{r}@example.org").parse().unwrap();
-        Delivery::new(recipient, Route::over(["primary"]), now)
-    });
-    let new_mail = NewMail {
-        manifest: Manifest {
-            id,
-            accepted_at: now,
-            expires_at: now + Duration::from_secs(86_400),
-            return_path: None,
-            message_id: format!("<{id}@example.org>"),
-            subject: "Damage".into(),
-            priority: Priority::Default,
-            guarantee: Guarantee::AtLeastOnce,
-            tags: vec![],
-            idempotency_key: n.is_multiple_of(3).then(|| format!("key of {id}")),
-            fingerprint: 7,
-            size: size as u64,
-            recipients,
-            eight_bit: false,
-            smtputf8: false,
-            submitter: None,
-            mended: Vec::new(),
-            template: None,
-            list: None,
-        },
-        body: body_of(random, size),
-        deliveries: deliveries.collect(),
+    let manifest = Manifest {
+        id,
+        accepted_at: now,
+        expires_at: now + Duration::from_secs(86_400),
+        return_path: None,
+        message_id: format!("<{id}@example.org>"),
+        subject: "Damage".into(),
+        priority: Priority::Default,
+        guarantee: Guarantee::AtLeastOnce,
+        tags: vec![],
+        idempotency_key: n.is_multiple_of(3).then(|| format!("key of {id}")),
+        fingerprint: 7,
+        size: length as u64,
+        recipients,
+        eight_bit: false,
+        smtputf8: false,
+        submitter: submitters().into_iter().nth(n as usize % 3),
+        mended: Vec::new(),
+        template: None,
+        list: None,
     };
+    let new_mail = mail(manifest.clone(), body_of(random, length));
     assert_eq!(spool.put(vec![new_mail]).await, [Ok(PutResult::Stored)]);
+    manifest
+}
+
+/// The mail of a manifest.
+pub fn mail(manifest: Manifest, body: Bytes) -> NewMail {
+    let deliveries = (0..manifest.recipients).map(|r| {
+        let recipient = format!("r{r}@example.org").parse().unwrap();
+        Delivery::new(recipient, Route::over(["primary"]), manifest.accepted_at)
+    });
+    NewMail {
+        deliveries: deliveries.collect(),
+        manifest,
+        body,
+    }
+}
+
+/// Puts in what is kept besides mail.
+async fn furnish(spool: &dyn Spool, n: u32) {
+    let entries = (0..3).map(|i| Suppression {
+        address: format!("no{n}.{i}@example.org").parse().unwrap(),
+        reason: SuppressionReason::ALL[n as usize / 10 % 4],
+        list: None,
+        since: Timestamp::from_millis(i64::from(n)),
+        until: None,
+        note: (i == 0).then(|| "said so".into()),
+    });
+    let suppressions = spool.suppressions().unwrap();
+    suppressions.add(entries.collect()).await.unwrap();
+
+    let journal = spool.journal().unwrap();
+    let told = *journal.last().borrow();
+    let name = format!("reader {}", n % 4);
+    let value = (n.to_be_bytes().to_vec(), Some(vec![7; 100]));
+    journal.advance(&name, told, vec![value]).await.unwrap();
 }
 
 fn body_of(random: &mut StdRng, size: usize) -> Bytes {
-    (0..size).map(|_| random.random_range(b' '..b'~')).collect()
+    let block: Vec<u8> = (0..997).map(|_| random.random_range(b' '..b'~')).collect();
+    block.iter().cycle().take(size).copied().collect()
 }
 
 /// Half of the mail comes to an end; of that some is purged.
@@ -137,6 +222,47 @@ async fn work(spool: &dyn Spool, random: &mut StdRng) {
             _ => {}
         }
     }
+}
+
+/// All that is in a spool besides mail.
+pub async fn look_beside(spool: &dyn Spool) -> Result<Beside, String> {
+    let failed = |error: SpoolError| error.to_string();
+    let mut beside = Beside::default();
+    let query = SuppressionQuery {
+        limit: 1000,
+        ..SuppressionQuery::default()
+    };
+    let page = spool.suppressions().unwrap().page(query).await;
+    for entry in page.map_err(failed)?.suppressions {
+        beside.suppressions.insert(format!("{entry:?}"));
+    }
+
+    let journal = spool.journal().unwrap();
+    beside.told = *journal.last().borrow();
+    let mut at = 0;
+    while at < beside.told {
+        let page = journal.after(at, 1000).await.map_err(failed)?;
+        if page.last <= at {
+            return Err(format!("the journal stops at {at}"));
+        }
+        at = page.last;
+        beside.missed += page.missed;
+        for event in page.events {
+            beside.events.insert(event.seq, format!("{event:?}"));
+        }
+    }
+    for reader in journal.readers().await.map_err(failed)? {
+        let (from, to) = (Vec::new(), vec![u8::MAX; 8]);
+        let kept = journal.kept(&reader.name, from, to, 1000).await;
+        let told = format!("at {}: {:?}", reader.at, kept.map_err(failed)?);
+        beside.readers.insert(reader.name, told);
+    }
+    let today = Timestamp::now().day();
+    beside.quotas = submitters()
+        .iter()
+        .map(|who| (spool.pending_of(who), spool.accepted_on(who, today)))
+        .collect();
+    Ok(beside)
 }
 
 /// Opens a spool; who had it open may need a moment to let go of its lock.

@@ -10,6 +10,7 @@ pub(in crate::spool) mod entry;
 mod handle;
 pub(super) mod pruning;
 pub(super) mod reading;
+pub(super) mod wholeness;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::entry::{Head, Told};
+pub(crate) use self::wholeness::Reach;
 use super::keys;
 use crate::delivery::Event;
 use crate::mail::Timestamp;
@@ -69,9 +71,25 @@ impl Sealed {
     }
 }
 
+/// The number of the last event of a record, where this is the key and the value of one.
+pub(in crate::spool) fn last_event(key: &[u8], value: &[u8]) -> Option<u64> {
+    let first = keys::read_journal(key)?;
+    let head = entry::head(value).ok()?;
+    Some(first + u64::from(head.events).max(1) - 1)
+}
+
 /// The number before a record's first, those aside that were given to nobody.
 fn follows(first: u64, head: &Head) -> u64 {
     first.saturating_sub(1).saturating_sub(head.skipped)
+}
+
+/// How much of it is kept: not so much that mail finds no space.
+fn bounded(options: &SpoolOptions) -> JournalOptions {
+    let most = options.max_size.map_or(u64::MAX, |max| max / 8);
+    JournalOptions {
+        max_size: options.journal.max_size.min(most),
+        ..options.journal
+    }
 }
 
 /// How far a named reader is, as it is stored.
@@ -174,7 +192,7 @@ impl JournalState {
         let last = state.next - 1 - state.skipped;
         let journal = JournalState {
             id,
-            options: options.journal,
+            options: bounded(options),
             is_early: options.sync_interval.is_some(),
             due: AtomicI64::new(i64::MAX),
             held_until: AtomicI64::new(i64::MIN),

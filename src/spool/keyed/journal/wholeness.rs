@@ -1,0 +1,175 @@
+//! Whether all of a journal is there, for whoever verifies a spool or salvages one.
+
+use std::ops::ControlFlow;
+
+use super::entry::{self, Entry, Head, Told};
+use super::{LEFT_OUT, Place, follows};
+use crate::delivery::{Event, EventKind};
+use crate::mail::{Submitter, Timestamp};
+use crate::spool::SpoolError;
+use crate::spool::codec;
+use crate::spool::keyed::keys;
+use crate::spool::store::{Batch, Store, Walk};
+
+/// Events that follow one another, the first and the last included.
+pub(in crate::spool::keyed) type Stretch = (u64, u64);
+
+/// What was found of a journal.
+#[derive(Default)]
+pub(in crate::spool::keyed) struct Found {
+    /// How many events can be read.
+    pub events: u64,
+    /// What is missing between them.
+    pub gaps: Vec<Stretch>,
+    /// What else is wrong, one sentence each.
+    pub problems: Vec<String>,
+    /// The last number that was given.
+    last: u64,
+    /// The bytes of all records that were written.
+    written: u64,
+    /// Whether some of it may have been told before it was on disk.
+    is_early: bool,
+}
+
+/// Reads a whole journal. What was pruned is not missed, and what was lost and told of before is
+/// not a gap.
+pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<Found, SpoolError> {
+    let mut found = Found::default();
+    let (from, to) = keys::starting_with(keys::JOURNAL);
+    let mut is_first = true;
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let Some(first) = keys::read_journal(key) else {
+            found
+                .problems
+                .push("the journal holds a key that cannot be read".into());
+            return ControlFlow::Continue(());
+        };
+        let read = entry::head(value).and_then(|head| Ok((head, entry::events(first, value)?)));
+        let (head, events) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                found
+                    .problems
+                    .push(format!("event {first} of the journal: {error}"));
+                return ControlFlow::Continue(());
+            }
+        };
+        let before = follows(first, &head);
+        if first <= found.last {
+            found
+                .problems
+                .push(format!("event {first} of the journal is there twice"));
+        } else if before > found.last && !is_first {
+            found.gaps.push((found.last + 1, before));
+        }
+        is_first = false;
+        found.events += events.len() as u64;
+        found.last = found.last.max(first + u64::from(head.events) - 1);
+        found.written = found.written.max(head.before + value.len() as u64);
+        found.is_early |= head.is_early;
+        ControlFlow::Continue(())
+    })?;
+
+    let told = told(store)?;
+    found.gaps.retain(|gap| !told.contains(gap));
+    Ok(found)
+}
+
+/// What was lost and told of before.
+fn told<S: Store>(store: &S) -> Result<Vec<Stretch>, SpoolError> {
+    let mut told = Vec::new();
+    let (from, to) = keys::starting_with(keys::LOST);
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let last = value.try_into().ok().map(u64::from_be_bytes);
+        told.extend(keys::read_lost(key).zip(last));
+        ControlFlow::Continue(())
+    })?;
+    Ok(told)
+}
+
+/// What is known of a journal beside what was found of it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Reach {
+    /// The number of the last event that was told.
+    pub last: u64,
+    /// Whether more may have been told since.
+    pub may_be_more: bool,
+}
+
+/// What has the journal of a salvaged store go on: an entry that says that it was salvaged, under a
+/// number that was never given; and what is missing.
+pub(in crate::spool::keyed) struct Continued {
+    pub gaps: Vec<Stretch>,
+    pub batch: Batch,
+}
+
+/// Continues what was found of a journal. `lost` is how much of everything else is missing.
+pub(in crate::spool::keyed) fn go_on<S: Store>(
+    store: &S,
+    reach: Reach,
+    now: Timestamp,
+    lost: u64,
+) -> Result<Continued, SpoolError> {
+    let found = walk(store)?;
+    let mut gaps = found.gaps;
+    let last = reach.last.max(furthest_reader(store)?).max(found.last);
+    if last > found.last {
+        gaps.push((found.last + 1, last));
+    }
+
+    let skipped = if reach.may_be_more || found.is_early {
+        LEFT_OUT
+    } else {
+        0
+    };
+    let first = last + 1 + skipped;
+    let mut batch = Batch::new();
+    for part in salvaged(now, lost).into_parts() {
+        let head = Head {
+            skipped,
+            before: found.written,
+            events: part.events,
+            at: part.at,
+            has_acts: part.has_acts,
+            is_early: false,
+        };
+        batch.push((
+            keys::journal(first),
+            Some(entry::record(&head, &part.entries)),
+        ));
+        batch.push((keys::acts(first), Some(Vec::new())));
+    }
+    for (from, to) in &gaps {
+        batch.push((keys::lost(*from), Some(to.to_be_bytes().to_vec())));
+    }
+    Ok(Continued { gaps, batch })
+}
+
+/// What a salvage tells of itself.
+fn salvaged(now: Timestamp, lost: u64) -> Told {
+    let mut event = Event::new(
+        now,
+        EventKind::Act {
+            act: "salvage".to_owned(),
+            count: lost,
+            filter: None,
+        },
+    );
+    event.who = Some(Submitter::Local);
+    let mut told = Told::default();
+    told.tell(Entry::of(&event));
+    told
+}
+
+/// How far the readers were: what they have read was told.
+fn furthest_reader<S: Store>(store: &S) -> Result<u64, SpoolError> {
+    let mut furthest = 0;
+    let (from, to) = keys::starting_with(keys::READER);
+    store.walk(&from, &to, Walk::Up, &mut |_, value| {
+        if let Ok(Place { at }) = codec::decode::<Place>(value) {
+            furthest = at.max(furthest);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(furthest)
+}

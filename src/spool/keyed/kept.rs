@@ -1,0 +1,111 @@
+//! How much a spool keeps, counted as it changes: the bytes of its mail, so that it is known how full
+//! it is; and what nothing else tells of, so that a salvage sees whether some of it is missing.
+
+use std::ops::ControlFlow;
+
+use super::keys;
+use super::stored_mail::StoredMail;
+use crate::spool::codec::{self, Kept, Totals};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{Manifest, SpoolError};
+
+/// About what a mail takes besides its message: its record, its timers, what it tells.
+const MAIL_BYTES: u64 = 1024;
+/// About what each of its deliveries takes.
+const DELIVERY_BYTES: u64 = 512;
+
+/// About what a mail takes at least.
+pub(super) const LEAST_BYTES: u64 = MAIL_BYTES + DELIVERY_BYTES;
+
+/// About what a mail takes, with its message as long as that is kept.
+pub(super) fn weight(manifest: &Manifest, is_forgotten: bool) -> u64 {
+    let message = if is_forgotten { 0 } else { manifest.size };
+    MAIL_BYTES + DELIVERY_BYTES * u64::from(manifest.recipients) + message
+}
+
+/// A kind of values that are counted one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Key,
+    Suppression,
+    Reader,
+}
+
+impl Kind {
+    /// The kind of what this key holds, if it is counted.
+    pub(super) fn of(key: &[u8]) -> Option<Self> {
+        match key {
+            [b'k', ..] => Some(Kind::Key),
+            [b'y', ..] => Some(Kind::Suppression),
+            [b'J', b'r' | b'v', ..] => Some(Kind::Reader),
+            _ => None,
+        }
+    }
+}
+
+impl Totals {
+    /// What is kept, to be changed.
+    pub(super) fn kept(&mut self) -> &mut Kept {
+        self.kept.get_or_insert_default()
+    }
+
+    pub(super) fn add_mail(&mut self, manifest: &Manifest) {
+        self.kept().bytes += weight(manifest, false);
+    }
+
+    pub(super) fn remove_mail(&mut self, manifest: &Manifest, is_forgotten: bool) {
+        let bytes = &mut self.kept().bytes;
+        *bytes = bytes.saturating_sub(weight(manifest, is_forgotten));
+    }
+
+    /// The message of this mail is not kept any more.
+    pub(super) fn forget_message(&mut self, manifest: &Manifest) {
+        let bytes = &mut self.kept().bytes;
+        *bytes = bytes.saturating_sub(manifest.size);
+    }
+
+    /// One more or one less of these values.
+    pub(super) fn count(&mut self, kind: Kind, by: i64) {
+        let kept = self.kept();
+        let count = match kind {
+            Kind::Key => &mut kept.keys,
+            Kind::Suppression => &mut kept.suppressions,
+            Kind::Reader => &mut kept.readers,
+        };
+        *count = count.saturating_add_signed(by);
+    }
+}
+
+/// The totals of a store. What an older version has not counted is counted now.
+pub(super) fn totals<S: Store>(store: &S) -> Result<Totals, SpoolError> {
+    let mut totals = match store.get(keys::TOTALS)? {
+        Some(bytes) => codec::decode(&bytes)?,
+        None => Totals::default(),
+    };
+    if totals.kept.is_none() {
+        totals.kept = Some(count(store)?);
+    }
+    Ok(totals)
+}
+
+/// Counts what a store keeps.
+pub(super) fn count<S: Store>(store: &S) -> Result<Kept, SpoolError> {
+    let mut totals = Totals::default();
+    let (from, to) = keys::starting_with(b"m");
+    store.walk(&from, &to, Walk::Up, &mut |_, value| {
+        if let Ok(mail) = StoredMail::from_bytes(value.to_vec()) {
+            totals.kept().bytes += weight(&mail.manifest, mail.is_forgotten());
+        }
+        ControlFlow::Continue(())
+    })?;
+    for prefix in [&b"k"[..], keys::SUPPRESSION, b"J"] {
+        let (from, to) = keys::starting_with(prefix);
+        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+            if let Some(kind) = Kind::of(key) {
+                totals.count(kind, 1);
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(*totals.kept())
+}

@@ -1,0 +1,30 @@
+//! A second copy of what is written once in a spool's life and can be derived from nothing else: the
+//! file `spare` beside the log. Only a salvage reads it.
+
+use std::io;
+use std::path::Path;
+
+use super::frame::{Frame, Scanner};
+use crate::private;
+
+/// The file's name.
+const FILE: &str = "spare";
+
+/// Shows every value that is whole.
+pub(super) fn read(dir: &Path, show: &mut dyn FnMut(Frame<'_>)) -> io::Result<()> {
+    let bytes = match std::fs::read(dir.join(FILE)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    Scanner::new().scan(&bytes, &mut |_, frame| show(frame));
+    Ok(())
+}
+
+/// Writes the values as they lie in the database, unless they stand there already.
+pub(super) fn keep(dir: &Path, frames: &[u8]) -> io::Result<()> {
+    let path = dir.join(FILE);
+    if frames.is_empty() || std::fs::read(&path).is_ok_and(|bytes| bytes == frames) {
+        return Ok(());
+    }
+    private::write(&path, frames)
+}

@@ -1,0 +1,152 @@
+//! A damaged spool at the doors of the program: `postrider run` and every command that reads a spool
+//! say what is damaged and the way out, and the way out leads out.
+#![cfg(feature = "server")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use super::house::copy;
+use crate::common::service::{Service, configuration, configured};
+use crate::common::{Act, FakeSmtp, Rule, Step};
+
+struct Said {
+    code: Option<i32>,
+    out: String,
+    error: String,
+}
+
+fn postrider(dir: &Path, arguments: &[&str]) -> Said {
+    let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .args(arguments)
+        .current_dir(dir)
+        .env_remove("POSTRIDER_CONFIG")
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    Said {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        error: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 4;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Where these bytes stand first.
+fn place_of(file: &Path, wanted: &[u8]) -> usize {
+    let bytes = std::fs::read(file).unwrap();
+    memchr::memmem::find(&bytes, wanted).expect("they stand there")
+}
+
+/// How often each recipient's mail came.
+fn arrived(relay: &FakeSmtp) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for recipient in relay.mails().iter().flat_map(|mail| &mail.recipients) {
+        *counts.entry(recipient.clone()).or_default() += 1;
+    }
+    counts
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed().as_secs() < 40, "never: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let later = Rule::at(Step::Rcpt)
+        .to("wait")
+        .act(Act::reply(450, "4.2.1 later"));
+    let relay = runtime.block_on(FakeSmtp::builder().rule(later).start());
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path();
+    let spool = dir.join("spool");
+    let config = configuration(&spool, &relay.url(), "");
+    let mut service = Service::start(configured(dir, &config));
+    for n in 0..40 {
+        let to = if n % 2 == 0 { "wait" } else { "now" };
+        let answer = service.hand_in(&format!("{to}{n}@example.org"), "123456");
+        assert_eq!(answer.status, 202, "{}", answer.body);
+    }
+    eventually("half of it arrives", || arrived(&relay).len() == 20);
+    service.stop();
+
+    // In the middle of the log, in a message of the 20th mail.
+    let at = place_of(&spool.join("db"), b"wait20@example.org");
+    flip(&spool.join("db"), at);
+    let damaged = spool.display().to_string();
+    for arguments in [
+        &["run"][..],
+        &["spool", "verify"],
+        &["spool", "verify", &damaged],
+        &["spool", "export", "out"],
+        &["spool", "export", &damaged, "out"],
+    ] {
+        let said = postrider(dir, arguments);
+        assert_eq!(said.code, Some(1), "{arguments:?}: {}", said.error);
+        let db = spool.join("db").display().to_string();
+        for told in [
+            &db,
+            "is damaged",
+            &format!("postrider spool salvage {damaged} "),
+        ] {
+            assert!(said.error.contains(told), "{arguments:?}: {}", said.error);
+        }
+        assert!(!said.error.contains("panicked"), "{}", said.error);
+    }
+    assert!(!dir.join("out").exists(), "nothing was written");
+
+    let saved = dir.join("saved").display().to_string();
+    let said = postrider(dir, &["spool", "salvage", &damaged, &saved]);
+    assert!(
+        said.out.contains("damaged places: 1"),
+        "{} {}",
+        said.out,
+        said.error
+    );
+    assert!(said.error.lines().count() <= 3, "{}", said.error);
+    let again = postrider(dir, &["spool", "salvage", &damaged, &saved]);
+    assert_eq!(again.code, Some(1));
+    assert!(
+        again
+            .error
+            .contains("it is not empty; name a new directory"),
+        "{}",
+        again.error
+    );
+    let said = postrider(dir, &["spool", "verify", &saved]);
+    assert_eq!(
+        (said.code, said.error.as_str()),
+        (Some(0), ""),
+        "{}",
+        said.out
+    );
+    let said = postrider(dir, &["spool", "export", &saved, "out"]);
+    assert_eq!(said.code, Some(0), "{}", said.error);
+
+    // It is a spool like any other: what waits is sent, what was delivered is not.
+    let before = arrived(&relay);
+    std::fs::remove_dir_all(&spool).unwrap();
+    copy(Path::new(&saved), &spool);
+    relay.behave();
+    let mut service = Service::start(configured(dir, &config));
+    let job = service.post("/v1/mails/retry", r#"{"all": true}"#);
+    assert_eq!(job.status, 202, "{}", job.body);
+    eventually("the rest arrives", || arrived(&relay).len() >= 39);
+    let now = arrived(&relay);
+    for (recipient, count) in before {
+        assert_eq!(now[&recipient], count, "{recipient} got it again");
+    }
+    let audit = service.get("/v1/audit?act=salvage");
+    assert!(audit.body.contains("\"act\":\"salvage\""), "{}", audit.body);
+    service.stop();
+}
