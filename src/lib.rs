@@ -70,7 +70,7 @@ pub use dispatch::{
     JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
     OnSpoolFailure, OutboxHandle, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload,
     RestingStatus, SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle,
-    Unsubscribing, Unsubscription,
+    Unsubscribing, Unsubscription, WaitReason, Waits,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,

@@ -2,7 +2,7 @@
 //! is to be told of what. What is done with them stands in a file for each job: `life`,
 //! `recording`, `announcements`, `recalls`, `waiters`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,7 +27,7 @@ use super::stock::Stocks;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
-use crate::delivery::Event;
+use crate::delivery::{Event, Route};
 use crate::observe::Metrics;
 use crate::policy::RetryPolicy;
 use crate::spool::{Spool, SpoolError};
@@ -70,6 +70,8 @@ pub(super) struct Engine {
     topology: RwLock<Arc<Topology>>,
     /// The relays that a user has paused.
     paused: RwLock<HashSet<String>>,
+    /// The relays that are down, and what they last said or did.
+    down: RwLock<HashMap<Arc<str>, String>>,
     /// What each relay has taught its senders.
     memories: Mutex<HashMap<Arc<str>, Arc<RelayMemory>>>,
     /// Claims that are being made, mail in senders' hands, and outcomes on their way to the disk.
@@ -111,6 +113,7 @@ impl Engine {
             refused_logins: RefusedLogins::default(),
             topology: RwLock::new(topology),
             paused: RwLock::default(),
+            down: RwLock::default(),
             memories: Mutex::default(),
             in_flight,
             rerouting: Mutex::default(),
@@ -167,6 +170,36 @@ impl Engine {
         } else {
             all.remove(relay);
         }
+    }
+
+    /// The relay is down, for this reason.
+    pub(super) fn is_down(&self, relay: &Arc<str>, reason: &str) {
+        let mut down = self.down.write();
+        down.insert(Arc::clone(relay), reason.to_owned());
+    }
+
+    /// The relay is up again.
+    pub(super) fn is_up(&self, relay: &str) {
+        self.down.write().remove(relay);
+    }
+
+    /// The relays of each route of which none can be sent over, and why.
+    pub(super) fn stuck(&self) -> Vec<String> {
+        let (down, topology) = (self.down.read(), self.topology());
+        if down.is_empty() {
+            return Vec::new();
+        }
+        let is_open = |relay: &str| !down.contains_key(relay) && !self.is_paused(relay);
+        let routes = topology.routes.iter().map(Route::whole);
+        let stuck = routes.filter(|route| !route.relays().any(is_open));
+        let relays: BTreeSet<String> = stuck
+            .flat_map(|route| route.relays().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        let why = relays.iter().filter_map(|relay| {
+            let reason = down.get(relay.as_str())?;
+            Some(format!("nothing goes over the relay {relay}: {reason}"))
+        });
+        why.collect()
     }
 
     /// The relays and routes of now.

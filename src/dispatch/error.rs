@@ -72,6 +72,17 @@ pub enum Error {
     /// There is no such mail.
     #[error("there is no mail {0}")]
     UnknownMail(MailId),
+    /// No mail has this name: neither as the beginning of its id, nor as its key, Message-ID or sender.
+    #[error("there is no mail whose id begins with `{}`, or whose key, Message-ID or sender that is", .0.escape_debug())]
+    UnknownName(String),
+    /// This name fits several mails.
+    #[error("`{}` fits several mails: {}; name one by more of its id", .name.escape_debug(), all(mails))]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// Some of them, the newest first.
+        mails: Vec<MailId>,
+    },
     /// The message of this mail is not kept any more; what became of it is.
     #[error(
         "the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is"
@@ -108,6 +119,11 @@ pub enum Error {
     /// The dispatcher has stopped. What was accepted is safe in the spool.
     #[error("the dispatcher has stopped: {0}")]
     Stopped(String),
+}
+
+fn all(mails: &[MailId]) -> String {
+    let mails: Vec<String> = mails.iter().map(MailId::to_string).collect();
+    mails.join(", ")
 }
 
 /// What somebody has used up.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Dispatcher, Error, MailStatus, StatusPage, cluster};
+use super::{Dispatcher, Error, MailStatus, StatusPage, cluster, router, waiting};
 use crate::delivery::{EventKind, State};
-use crate::mail::MailId;
-use crate::spool::{OperationResult, Query};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::{OperationResult, Query, Record};
 
 /// How long a cancellation waits for a sender that has the mail.
 const CANCEL_WITHIN: Duration = Duration::from_secs(30);
@@ -20,6 +20,35 @@ impl Dispatcher {
     /// # Errors
     /// [`Error::UnknownMail`], or [`Error::Spool`].
     pub async fn status(&self, id: MailId) -> Result<MailStatus, Error> {
+        let (record, now) = self.record(id).await?;
+        let mut shown = self.shown(vec![record], now).await;
+        shown.pop().ok_or(Error::UnknownMail(id))
+    }
+
+    /// These records as they are shown, with why those wait that do.
+    async fn shown(&self, records: Vec<Record>, now: Timestamp) -> Vec<MailStatus> {
+        let has_waiting = |record: &Record| record.states(now).any(waiting::may_wait);
+        let relays = match records.iter().any(has_waiting) {
+            true => self
+                .ask_router(router::Msg::Relays)
+                .await
+                .unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let records = records.into_iter();
+        records
+            .map(|record| MailStatus::of(record, now, &relays))
+            .collect()
+    }
+
+    /// How far a mail is, without why it waits.
+    async fn progress(&self, id: MailId) -> Result<MailStatus, Error> {
+        let (record, now) = self.record(id).await?;
+        Ok(MailStatus::of(record, now, &[]))
+    }
+
+    /// A mail's record as it is now, and the time.
+    async fn record(&self, id: MailId) -> Result<(Record, Timestamp), Error> {
         let record = self
             .inner
             .engine
@@ -33,7 +62,7 @@ impl Dispatcher {
         if engine.spool.failure().is_none() {
             engine.recordings.told(id).await;
         }
-        Ok(MailStatus::of(record, self.inner.engine.clock.now()))
+        Ok((record, engine.clock.now()))
     }
 
     /// A mail's frozen message.
@@ -60,7 +89,7 @@ impl Dispatcher {
         let is_shared = engine.spool.cluster().is_some();
         loop {
             let told = waiting.notify.notified();
-            let status = self.status(id).await?;
+            let status = self.progress(id).await?;
             if status.state.is_final() {
                 return Ok(status);
             }
@@ -84,13 +113,8 @@ impl Dispatcher {
     pub async fn list(&self, query: Query) -> Result<StatusPage, Error> {
         let now = self.inner.engine.clock.now();
         let page = self.inner.engine.spool.list(query, now).await?;
-        let mails = page
-            .mails
-            .into_iter()
-            .map(|record| MailStatus::of(record, now))
-            .collect();
         Ok(StatusPage {
-            mails,
+            mails: self.shown(page.mails, now).await,
             next: page.next,
         })
     }
@@ -171,7 +195,7 @@ impl Dispatcher {
     /// As [`Dispatcher::cancel`], and [`Error::Forgotten`] where its message is not kept any more.
     pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
-        let status = self.status(id).await?;
+        let status = self.progress(id).await?;
         let is = |wanted: fn(State) -> bool| status.deliveries.iter().any(|one| wanted(one.state));
         let can_be_retried = is(|s| matches!(s, State::Dead | State::Cancelled | State::Deferred));
         // What has not ended goes out by itself; of what has, the spool knows whether it can.

@@ -30,12 +30,14 @@ mod stock;
 mod supervisor;
 mod topology;
 mod waiters;
+mod waiting;
 
 mod dead_letters;
 mod delivering;
 mod failures;
 mod jobs;
 mod lists;
+mod lookup;
 mod mails;
 #[cfg(feature = "notify")]
 mod notices;
@@ -76,6 +78,7 @@ pub use running::{Drain, Reload};
 pub use search::{Counted, Search, SearchError};
 pub use series::{Series, SeriesPoint, SeriesQuery};
 pub use suppressions::SuppressionHandle;
+pub use waiting::{WaitReason, Waits};
 
 use std::net::IpAddr;
 use std::sync::Arc;

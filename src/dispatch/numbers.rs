@@ -79,6 +79,7 @@ impl Dispatcher {
         Health {
             ready: reason.is_none(),
             reason,
+            warnings: engine.stuck(),
         }
     }
 

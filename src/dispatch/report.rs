@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::waiting::{self, Waits};
 use crate::delivery::{Attempt, DeadReason, MailState, Outcome, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
 use crate::policy::BreakerState;
@@ -91,10 +92,16 @@ pub struct DeliveryStatus {
     pub next_attempt_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Why it waits, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Waits>,
 }
 
 impl MailStatus {
-    pub(super) fn of(record: Record, now: Timestamp) -> Self {
+    /// The record of a mail, with these relays as they are now; without any, nobody is told why it
+    /// waits.
+    pub(super) fn of(record: Record, now: Timestamp, relays: &[RelayStatus]) -> Self {
+        let priority = record.manifest.priority;
         let states: Vec<State> = record.states(now).collect();
         let finished_at = record.finished_at();
         let deliveries = record
@@ -103,6 +110,10 @@ impl MailStatus {
             .zip(&states)
             .map(|(delivery, state)| DeliveryStatus {
                 state: *state,
+                waits: match relays.is_empty() {
+                    true => None,
+                    false => waiting::why(&delivery, *state, priority, relays),
+                },
                 reason: match delivery.stage {
                     crate::delivery::Stage::Dead { reason, .. } => Some(reason),
                     _ => None,
@@ -257,6 +268,9 @@ pub struct RelayStatus {
     pub backlog: u64,
     /// What it did when it last failed.
     pub last_failure: Option<String>,
+    /// Since when it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// The domains that cannot be reached over it now.
     #[serde(default)]
     pub resting_domains: Vec<RestingStatus>,
@@ -276,6 +290,9 @@ pub struct RestingStatus {
     pub domain: String,
     /// What was said, or happened.
     pub reason: String,
+    /// Since when it rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// Whether the engine can do its work.
@@ -285,4 +302,8 @@ pub struct Health {
     pub ready: bool,
     /// Why not.
     pub reason: Option<String>,
+    /// What keeps accepted mail from being sent: the relays of a route of which none is up, and what
+    /// they say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

@@ -20,6 +20,7 @@ use super::sender::{self, SenderId, TurnReport};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
 use crate::delivery::{Event, EventKind, Route, Stage};
+use crate::mail::Timestamp;
 use crate::policy::BreakerState;
 use crate::spool::SpoolError;
 
@@ -357,6 +358,8 @@ impl State {
         if report.answered && lane.breaker.succeeded() {
             turned = true;
             lane.end_probing();
+            lane.down_since = None;
+            engine.is_up(relay);
             tracing::info!(%relay, "the relay is up again");
             engine.note(Event::new(now, EventKind::RelayUp).of_relay(relay));
         }
@@ -365,11 +368,15 @@ impl State {
             lane.clear_stock();
             if lane.breaker.failed(monotonic, chance) {
                 turned = true;
+                lane.down_since = Some(now);
                 tracing::warn!(%relay, reason, "the relay is down; its mail waits or takes the next relay");
                 let kind = EventKind::RelayDown {
                     reason: reason.clone(),
                 };
                 engine.note(Event::new(now, kind).of_relay(relay));
+            }
+            if lane.down_since.is_some() {
+                engine.is_down(relay, &reason);
             }
             lane.last_failure = Some(reason);
         }
@@ -413,7 +420,13 @@ impl State {
             };
             let memory = self.engine.memory(&lane.relay);
             let now = self.engine.clock.monotonic();
+            let ago = |since: Duration| {
+                let at = self.engine.clock.now().as_millis();
+                let span = now.saturating_sub(since).as_millis();
+                Timestamp::from_millis(at - i64::try_from(span).unwrap_or(0))
+            };
             let resting = memory.resting().into_iter().map(|rest| RestingStatus {
+                since: Some(ago(rest.since)),
                 domain: rest.domain,
                 reason: rest.reason,
             });
@@ -426,6 +439,7 @@ impl State {
                 rate: lane.rate.map(|rate| rate.to_string()),
                 backlog: 0,
                 last_failure: lane.last_failure.clone(),
+                since: lane.down_since.filter(|_| breaker != BreakerState::Closed),
                 resting_domains: resting.collect(),
                 messages_per_session: memory.session_limit(now),
                 recipients_per_transaction: memory.transaction_limit(now),

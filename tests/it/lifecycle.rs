@@ -17,3 +17,4 @@ mod metrics;
 mod reload;
 mod series;
 mod told;
+mod waiting;

@@ -53,7 +53,14 @@ impl Health {
         match client.get(&["health", path], &vec![]) {
             Ok(answer) if self.json => screen.json(&answer.body)?,
             Ok(_) if self.live => screen.line(&[tinted("live", TextStyle::Good)])?,
-            Ok(_) => screen.line(&[tinted("ready", TextStyle::Good)])?,
+            Ok(answer) => {
+                screen.line(&[tinted("ready", TextStyle::Good)])?;
+                let well: serde_json::Value = answer.decode()?;
+                let warnings = well["warnings"].as_array().into_iter().flatten();
+                for warning in warnings.filter_map(serde_json::Value::as_str) {
+                    screen.line(&[tinted(warning, TextStyle::Bad)])?;
+                }
+            }
             Err(failure) => return Err(unhealthy(failure)),
         }
         Ok(ExitCode::SUCCESS)

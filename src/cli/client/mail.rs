@@ -9,13 +9,25 @@ use super::service::{Client, Payload};
 use super::{Failure, ServiceArgs, letter, record};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
-use crate::mail::MailId;
+use crate::mail::{MailId, MailIdError};
+
+/// So short a text is no name of a mail, and is more likely a mistake.
+const SHORTEST_NAME: usize = 4;
+
+/// What names a mail: the service knows which.
+fn mail_name(text: &str) -> Result<String, MailIdError> {
+    match text.chars().count() < SHORTEST_NAME {
+        true => text.parse::<MailId>().map(|id| id.to_string()),
+        false => Ok(text.to_owned()),
+    }
+}
 
 /// `postrider status`.
 #[derive(Args)]
 pub struct Status {
-    /// The mail's id
-    id: MailId,
+    /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
+    #[arg(value_name = "MAIL", value_parser = mail_name)]
+    id: String,
     #[command(flatten)]
     asking: ServiceArgs,
 }
@@ -26,7 +38,7 @@ impl Status {
             .asking
             .service
             .client()?
-            .get(&["v1", "mails", &self.id.to_string()], &vec![])?;
+            .get(&["v1", "mails", &self.id], &vec![])?;
         if self.asking.json {
             screen.json(&answer.body)?;
         } else {
@@ -39,8 +51,9 @@ impl Status {
 /// `postrider show`.
 #[derive(Args)]
 pub struct Show {
-    /// The mail's id
-    id: MailId,
+    /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
+    #[arg(value_name = "MAIL", value_parser = mail_name)]
+    id: String,
     /// Print the message itself, byte by byte; to a terminal, with control characters escaped
     #[arg(long, conflicts_with = "json")]
     raw: bool,
@@ -51,18 +64,18 @@ pub struct Show {
 impl Show {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let client = self.asking.service.client()?;
-        let id = self.id.to_string();
+        let id = self.id.as_str();
         if self.raw {
-            screen.message(&raw(&client, &id)?)?;
+            screen.message(&raw(&client, id)?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let answer = client.get(&["v1", "mails", &id], &vec![])?;
+        let answer = client.get(&["v1", "mails", id], &vec![])?;
         if self.asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
         let mail: MailStatus = answer.decode()?;
-        let message = raw(&client, &id)?;
+        let message = raw(&client, id)?;
         record::summary(&mail, screen)?;
         record::attempts(&mail, screen)?;
         letter::print(&message, screen)?;
@@ -77,9 +90,13 @@ fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
 /// `postrider cancel` and `postrider retry`: of one mail, or of all that a search finds.
 #[derive(Args)]
 pub struct Act {
-    /// The mail's id
-    #[arg(required_unless_present = "query", conflicts_with = "query")]
-    id: Option<MailId>,
+    /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
+    #[arg(
+        value_name = "MAIL",
+        required_unless_present = "query",
+        conflicts_with = "query"
+    )]
+    id: Option<String>,
     #[command(flatten)]
     many: BulkArgs,
     #[command(flatten)]
@@ -89,7 +106,7 @@ pub struct Act {
 impl Act {
     pub(super) fn run(self, what: &str, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self.id {
-            Some(id) => act(what, id, &self.asking, screen),
+            Some(id) => act(what, &id, &self.asking, screen),
             None => self.many.act(what, &self.asking, screen),
         }
     }
@@ -97,11 +114,11 @@ impl Act {
 
 fn act(
     what: &str,
-    id: MailId,
+    id: &str,
     asking: &ServiceArgs,
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
-    let path = ["v1", "mails", &id.to_string(), what];
+    let path = ["v1", "mails", id, what];
     let answer = asking
         .service
         .client()?

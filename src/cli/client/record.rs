@@ -5,7 +5,7 @@ use std::io;
 use super::times::{local, relative};
 use crate::cli::screen::{ColumnFit, Screen, StyledText, TextStyle, counted, plain, state, tinted};
 use crate::delivery::{Attempt, MailState, State};
-use crate::dispatch::{DeliveryStatus, MailStatus};
+use crate::dispatch::{DeliveryStatus, MailStatus, WaitReason};
 use crate::mail::{Guarantee, Priority, Timestamp};
 
 /// One line: which mail, and its state.
@@ -86,6 +86,13 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {
     let relay = last
         .map(|attempt| attempt.relay.as_str())
         .or(delivery.relays.first().map(String::as_str));
+    let answer = match (last, &delivery.waits) {
+        // What was said last is why it is tried again later.
+        (Some(attempt), Some(waits)) if waits.because == WaitReason::Retry => said(attempt),
+        (_, Some(waits)) => format!("waits: {waits}"),
+        (Some(attempt), None) => said(attempt),
+        (None, None) => String::new(),
+    };
     let next = match delivery.state {
         State::Scheduled | State::Deferred => delivery.next_attempt_at.map(|at| relative(at, now)),
         _ => None,
@@ -96,7 +103,7 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {
         plain(delivery.attempts.len()),
         plain(next.unwrap_or_default()),
         plain(relay.unwrap_or_default()),
-        plain(last.map(said).unwrap_or_default()),
+        plain(answer),
     ]
 }
 

@@ -42,6 +42,10 @@ pub(super) struct Relays {
 pub(super) struct Well {
     /// `live` or `ready`.
     status: &'static str,
+    /// What keeps accepted mail from being sent: relays that are down where no other one of a route is
+    /// up, and what they say. Absent where all is well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// The relays, now.
@@ -140,10 +144,13 @@ pub(super) async fn metrics(State(door): State<SharedDoor>) -> Result<Response, 
     responses((status = 200, description = "It runs", body = Well)),
 )]
 pub(super) async fn live() -> Json<Well> {
-    Json(Well { status: "live" })
+    Json(Well {
+        status: "live",
+        warnings: Vec::new(),
+    })
 }
 
-/// Whether mail is accepted.
+/// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so.
 #[utoipa::path(
     get, path = "/health/ready", tag = "service",
     responses((status = 200, description = "Mail is accepted", body = Well)),
@@ -151,7 +158,10 @@ pub(super) async fn live() -> Json<Well> {
 pub(super) async fn ready(State(door): State<SharedDoor>) -> Result<Json<Well>, Problem> {
     let health = door.dispatcher.health();
     if health.ready {
-        return Ok(Json(Well { status: "ready" }));
+        return Ok(Json(Well {
+            status: "ready",
+            warnings: health.warnings,
+        }));
     }
     Err(Problem::new(
         Kind::Unavailable,

@@ -80,6 +80,7 @@ pub(super) enum Kind {
     Forbidden,
     ForeignOrigin,
     NotFound,
+    Ambiguous,
     Gone,
     MethodNotAllowed,
     TimedOut,
@@ -123,6 +124,11 @@ impl Kind {
                 "Not for web pages of other origins",
             ),
             Kind::NotFound => (StatusCode::NOT_FOUND, urn!("not-found"), "Not found"),
+            Kind::Ambiguous => (
+                StatusCode::CONFLICT,
+                urn!("ambiguous"),
+                "The name fits several mails",
+            ),
             Kind::Gone => (StatusCode::GONE, urn!("gone"), "Not kept any more"),
             Kind::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -407,7 +413,10 @@ impl From<Error> for Problem {
                 ..Problem::new(Kind::KeyReused, detail)
             },
             Error::NoRoute(_) => Problem::new(Kind::NoRoute, detail),
-            Error::UnknownMail(_) | Error::UnknownRelay(_) => Problem::new(Kind::NotFound, detail),
+            Error::UnknownMail(_) | Error::UnknownName(_) | Error::UnknownRelay(_) => {
+                Problem::new(Kind::NotFound, detail)
+            }
+            Error::Ambiguous { .. } => Problem::new(Kind::Ambiguous, detail),
             Error::Forgotten(_) => Problem::new(Kind::Gone, detail),
             Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
             Error::TooManyJobs(_) => Problem::new(Kind::Unavailable, detail),

@@ -13,7 +13,7 @@ use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
 use super::{Door, SharedDoor};
 use crate::dispatch::{Counted, Error, Failures, GroupBy, MailStatus, StatusPage};
-use crate::mail::{MailId, MailIdError, Submitter};
+use crate::mail::{MailId, Submitter};
 use crate::spool::Query;
 
 /// The most bytes of a body that is not wanted that are looked at.
@@ -27,10 +27,9 @@ impl FromRequestParts<SharedDoor> for PathId {
     async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
         Params::of(parts.uri.query()).finish()?;
         let named = segment(parts, door).await?;
-        let id = named
-            .parse()
-            .map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
-        Ok(PathId(id))
+        // Whoever sees only their own mail means one of it.
+        let owner = parts.extensions.get::<Caller>().and_then(Caller::sees_only);
+        Ok(PathId(door.dispatcher.find(&named, owner.as_ref()).await?))
     }
 }
 
@@ -103,9 +102,7 @@ impl Door {
             return Ok(());
         };
         let named = percent_encoding::percent_decode_str(named).decode_utf8_lossy();
-        let id: MailId = named
-            .parse()
-            .map_err(|error: MailIdError| Problem::new(Kind::NotFound, error.to_string()))?;
+        let id = self.dispatcher.find(&named, Some(&owner)).await?;
         self.own(&owner, id).await
     }
 
@@ -179,11 +176,16 @@ pub(super) async fn failures(
     Ok(Json(door.dispatcher.failures(by, query).await?))
 }
 
-/// All that is known of a mail. With the scope `send`, of one's own; of another's the answer is 404.
+/// All that is known of a mail, and why it waits. It is named by its id, the first characters of it (at
+/// least four), its idempotency key, its Message-ID, or its sender; where that fits several the answer
+/// is 409 and names some. With the scope `send`, of one's own; of another's the answer is 404.
 #[utoipa::path(
     get, path = "/v1/mails/{id}", tag = "mails",
-    params(("id" = MailId, Path, description = "The mail")),
-    responses((status = 200, description = "The record", body = MailStatus)),
+    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
+    responses(
+        (status = 200, description = "The record", body = MailStatus),
+        (status = 409, description = "It fits several mails", body = Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn record(
     State(door): State<SharedDoor>,
@@ -195,9 +197,10 @@ pub(super) async fn record(
 /// A mail's message, byte for byte as it is sent. With the scope `send`, of one's own mail.
 #[utoipa::path(
     get, path = "/v1/mails/{id}/raw", tag = "mails",
-    params(("id" = MailId, Path, description = "The mail")),
+    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
     responses(
         (status = 200, description = "The message", body = String, content_type = "message/rfc822"),
+        (status = 409, description = "It fits several mails", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -225,7 +228,7 @@ pub(super) async fn raw(
 /// `send`, one's own mail.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/cancel", tag = "mails",
-    params(("id" = MailId, Path, description = "The mail")),
+    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
     responses(
         (status = 200, description = "The record", body = MailStatus),
         (status = 409, description = "Too late", body = Problem, content_type = "application/problem+json"),
@@ -243,7 +246,7 @@ pub(super) async fn cancel(
 /// of attempts; makes deferred ones due at once.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
-    params(("id" = MailId, Path, description = "The mail")),
+    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
     responses(
         (status = 200, description = "The record", body = MailStatus),
         (status = 409, description = "Nothing to retry", body = Problem, content_type = "application/problem+json"),

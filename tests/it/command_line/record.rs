@@ -45,6 +45,27 @@ fn has_line(out: &str, words: &[&str]) {
 }
 
 #[test]
+fn a_mail_is_named_by_other_names_and_its_status_says_why_it_waits() {
+    let mut waiting = record("queued");
+    waiting["deliveries"][0]["attempts"] = json!([]);
+    waiting["deliveries"][0]["waits"] =
+        json!({"because": "relay_down", "relay": "primary", "text": "connect: refused\u{1b}[2J"});
+    let service = Scripted::new([answer(200, waiting)]);
+    let out = run(&service, &["status", "<1@example.com>"]).well();
+    let line = service.asked_once().line;
+    assert_eq!(line, "GET /v1/mails/%3C1@example.com%3E");
+    has_line(
+        &out,
+        &["waits: the relay primary is down: connect: refused"],
+    );
+    assert!(!out.contains('\u{1b}'), "{out}");
+
+    let service = Scripted::new([answer(200, record("cancelled"))]);
+    run(&service, &["cancel", "otp-42"]).well();
+    assert_eq!(service.asked_once().line, "POST /v1/mails/otp-42/cancel");
+}
+
+#[test]
 fn a_status_tells_where_each_delivery_is() {
     let service = Scripted::new([answer(200, record("deferred"))]);
     let out = run(&service, &["status", ID]).well();

@@ -212,6 +212,39 @@ async fn dead_letters_are_counted_retried_and_deleted_by_filter() {
 }
 
 #[tokio::test]
+async fn a_mail_is_named_by_its_key_its_message_id_or_the_beginning_of_its_id_and_says_why_it_waits()
+ {
+    let service = Service::start().await;
+    service.dispatcher.pause("capture").await.unwrap();
+    let mut mail = mail_to("ada@example.org");
+    mail["idempotency_key"] = json!("order/1");
+    let id = service.accept(&mail).await;
+    let other = service.accept(&mail_to("bob@example.org")).await;
+
+    let record = service.call("GET", "/v1/mails/order%2F1").await.value();
+    assert_eq!(record["id"], id.as_str());
+    let waits = &record["deliveries"][0]["waits"];
+    assert_eq!(waits["because"], "paused", "{record}");
+    assert_eq!(waits["relay"], "capture");
+    let page = service.call("GET", "/v1/mails?state=queued").await.value();
+    assert_eq!(page["mails"][0]["deliveries"][0]["waits"], *waits);
+
+    let message_id = record["message_id"].as_str().unwrap();
+    for name in [&encoded(message_id), &id[..35]] {
+        let found = service.call("GET", &format!("/v1/mails/{name}")).await;
+        assert_eq!(found.value()["id"], id.as_str(), "{name}");
+    }
+    let both = service
+        .call("POST", "/v1/mails/shop%40example.com/cancel")
+        .await;
+    both.problem(409, "ambiguous");
+    assert!(both.text().contains(&id) && both.text().contains(&other));
+    let cancelled = service.call("POST", "/v1/mails/order%2F1/cancel").await;
+    assert_eq!(cancelled.value()["state"], "cancelled");
+    assert_eq!(cancelled.value()["deliveries"][0]["waits"], Value::Null);
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_a_problem_too() {
     let service = Service::start().await;
     for (method, path) in [
@@ -220,6 +253,7 @@ async fn what_is_not_there_is_a_problem_too() {
         ("POST", format!("/v1/mails/{NOBODY}/cancel")),
         ("POST", format!("/v1/mails/{NOBODY}/retry")),
         ("GET", "/v1/mails/nonsense".to_owned()),
+        ("POST", "/v1/mails/nobody%40example.com/cancel".to_owned()),
         ("GET", "/v1/mails/%ff%fe".to_owned()),
         ("GET", "/v1/mails/".to_owned()),
         ("GET", "/v2/mails".to_owned()),
