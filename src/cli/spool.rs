@@ -1,39 +1,61 @@
-//! `postrider spool verify`, `export` and `salvage`: what is done to a spool that no service has
-//! open.
+//! `postrider spool verify`, `export`, `salvage`, `copy` and `migrate`: what is done to a spool that no
+//! service has open.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use secrecy::SecretString;
 use serde::Serialize;
 
 use super::screen::plain;
-use super::{ConfigFile, Failure, Screen};
+use super::{ConfigFile, Failure, Screen, runtime};
 use crate::config::Settings;
 use crate::delivery::printable;
 use crate::dispatch::Error;
-use crate::spool::SpoolError;
+use crate::spool::postgres::PostgresSpool;
 use crate::spool::sled::{export, salvage, verify};
+use crate::spool::{Place, SpoolError, copy};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Spool {
     /// Read every record of a stopped spool, and say what is wrong; changes nothing
     Verify {
-        /// The spool's directory; `spool.path` of the configuration when absent
+        /// The spool's directory or database (postgres://…); that of the configuration when absent
         #[arg(value_name = "SPOOL")]
-        path: Option<PathBuf>,
+        spool: Option<String>,
         #[command(flatten)]
-        told: ReportArgs,
+        report: ReportArgs,
     },
     /// Write every mail of a stopped spool to DIR: ID.eml, and ID.json with its envelope; changes
     /// nothing
     #[command(override_usage = "postrider spool export [OPTIONS] [SPOOL] <DIR>")]
     Export {
-        /// Where to write; before it the spool's directory, `spool.path` of the configuration when
+        /// Where to write; before it the spool's directory or database, that of the configuration when
         /// absent
         #[arg(value_name = "DIR", num_args = 1..=2, required = true)]
-        paths: Vec<PathBuf>,
+        places: Vec<String>,
         #[command(flatten)]
-        told: ReportArgs,
+        report: ReportArgs,
+    },
+    /// Take all of a stopped spool over into a new one: all of it, or nothing. Each is a directory or a
+    /// database (postgres://…); changes nothing in the first
+    Copy {
+        /// The spool
+        #[arg(value_name = "FROM")]
+        from: String,
+        /// The new one: a directory that is made, or a database whose schema is empty or made
+        #[arg(value_name = "TO")]
+        to: String,
+        #[command(flatten)]
+        report: ReportArgs,
+    },
+    /// Make the tables of a spool on PostgreSQL, or bring them to this version
+    Migrate {
+        /// The database (postgres://…); that of the configuration when absent
+        #[arg(value_name = "SPOOL")]
+        spool: Option<String>,
+        #[command(flatten)]
+        report: ReportArgs,
     },
     /// Write every record that is whole in a damaged spool to a new one, and say what is missing;
     /// changes nothing in the damaged one
@@ -54,21 +76,37 @@ pub(super) enum Spool {
 pub(super) struct ReportArgs {
     #[command(flatten)]
     file: ConfigFile,
+    /// The schema of a database; that of the configuration, or `postrider`, when absent
+    #[arg(long, value_name = "NAME")]
+    schema: Option<String>,
+    /// The file that holds a database's password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
     /// Answer with JSON
     #[arg(long)]
     json: bool,
 }
 
+/// What a migration did.
+#[derive(Serialize)]
+struct Migrated {
+    before: usize,
+    after: usize,
+}
+
 impl Spool {
     pub(super) fn execute(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Spool::Verify { path, told } => {
-                let json = told.json;
-                let path = told.spool(path)?;
-                let found = verify(&path).map_err(failure)?;
+            Spool::Verify { spool, report } => {
+                let place = report.place(spool)?;
+                let found = match &place {
+                    Place::Directory(path) => verify(path),
+                    Place::Database(database) => runtime()?.block_on(database.verify()),
+                };
+                let found = found.map_err(failure)?;
                 let sums = format!(
                     "{}: mails: {}; deliveries: {} pending, {} delivered, {} dead, {} cancelled; events: {}; quarantined: {}",
-                    path.display(),
+                    name(&place),
                     found.mails,
                     found.pending,
                     found.delivered,
@@ -77,21 +115,53 @@ impl Spool {
                     found.events,
                     found.quarantined
                 );
-                tell(json, &found, &sums, screen)?;
+                tell(report.json, &found, &sums, screen)?;
                 sound(&found.problems, "the rest of the spool is sound")
             }
-            Spool::Export { mut paths, told } => {
-                let json = told.json;
-                let dir = paths.pop().unwrap_or_default();
-                let path = told.spool(paths.pop())?;
-                let written = export(&path, &dir).map_err(failure)?;
+            Spool::Export { mut places, report } => {
+                let dir = PathBuf::from(places.pop().unwrap_or_default());
+                let written = match report.place(places.pop())? {
+                    Place::Directory(path) => export(&path, &dir),
+                    Place::Database(database) => runtime()?.block_on(database.export(&dir)),
+                };
+                let written = written.map_err(failure)?;
                 tell(
-                    json,
+                    report.json,
                     &written,
                     &format!("mails written to {}: {}", dir.display(), written.mails),
                     screen,
                 )?;
                 sound(&written.problems, "everything else was written")
+            }
+            Spool::Copy { from, to, report } => {
+                let (from, to) = (report.place(Some(from))?, report.place(Some(to))?);
+                let sums = format!("{} is now in {}: ", name(&from), name(&to));
+                let copied = runtime()?.block_on(copy(from, to)).map_err(failure)?;
+                let sums = format!(
+                    "{sums}mails: {}; deliveries: {}, {} of them pending; suppressions: {}; events: {}",
+                    copied.mails,
+                    copied.deliveries,
+                    copied.pending,
+                    copied.suppressions,
+                    copied.events
+                );
+                tell(report.json, &copied, &sums, screen)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Spool::Migrate { spool, report } => {
+                let Place::Database(database) = report.place(spool)? else {
+                    let reason =
+                        "is done to a database: name one (postgres://…), or set `spool.url`";
+                    return Err(Failure::Usage(format!("spool migrate {reason}")));
+                };
+                let migrated = runtime()?.block_on(database.migrate_now());
+                let (before, after) = migrated.map_err(failure)?;
+                let sums = match before == after {
+                    true => format!("{}: version {after} already", database.name()),
+                    false => format!("{}: version {before} is now {after}", database.name()),
+                };
+                tell(report.json, &Migrated { before, after }, &sums, screen)?;
+                Ok(ExitCode::SUCCESS)
             }
             Spool::Salvage { from, to, json } => {
                 let saved = salvage(&from, &to).map_err(failure)?;
@@ -110,11 +180,51 @@ impl Spool {
 }
 
 impl ReportArgs {
-    fn spool(self, path: Option<PathBuf>) -> Result<PathBuf, Failure> {
-        match path {
-            Some(path) => Ok(path),
-            None => Ok(Settings::spool_path(&self.file.sources())?),
+    /// The spool that is named, or that of the configuration.
+    fn place(&self, named: Option<String>) -> Result<Place, Failure> {
+        let Some(named) = named else {
+            let spool = Settings::spool(&self.file.sources())?;
+            return Ok(match spool.database() {
+                Some(database) => Place::Database(self.with_options(database)?),
+                None => Place::Directory(spool.path),
+            });
+        };
+        if !named.starts_with("postgres://") && !named.starts_with("postgresql://") {
+            return Ok(Place::Directory(named.into()));
         }
+        let mut database = PostgresSpool::new(named);
+        // Where the configuration names a database its schema is meant, whichever server it is on.
+        if self.schema.is_none()
+            && let Ok(spool) = Settings::spool(&self.file.sources())
+            && spool.url.is_some()
+        {
+            database = database.schema(spool.schema);
+        }
+        database
+            .check()
+            .map_err(|reason| Failure::Usage(format!("the database's URL: {reason}")))?;
+        Ok(Place::Database(self.with_options(database)?))
+    }
+
+    fn with_options(&self, mut database: PostgresSpool) -> Result<PostgresSpool, Failure> {
+        if let Some(schema) = &self.schema {
+            database = database.schema(schema);
+        }
+        if let Some(file) = &self.password_file {
+            let password = std::fs::read_to_string(file)
+                .map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
+            let password = password.trim_end_matches(['\r', '\n']);
+            database = database.password(SecretString::from(password));
+        }
+        Ok(database)
+    }
+}
+
+/// Where a spool is, for people: no password is in it.
+fn name(place: &Place) -> String {
+    match place {
+        Place::Directory(path) => path.display().to_string(),
+        Place::Database(database) => database.name(),
     }
 }
 

@@ -65,7 +65,6 @@ pub use unsubscribe::Unsubscribe;
 pub use webhooks::{Webhook, WebhookUrl, webhooks};
 
 use std::fmt::Display;
-use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -136,21 +135,17 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Where the spool is, for whoever wants nothing else: what is wrong elsewhere does not matter.
+    /// The section `spool`, for whoever wants nothing else: what is wrong elsewhere does not matter.
     ///
     /// # Errors
     /// What is wrong with the file, or with the section `spool`.
-    pub fn spool_path(sources: &Sources) -> Result<PathBuf, Mistakes> {
+    pub fn spool(sources: &Sources) -> Result<Spool, Mistakes> {
         let layers = layers::gather(sources)?;
         let mut report = Report::new(&layers.origins);
         let mut settings = read::read(&layers, &mut report);
         settings.spool.check(&mut report);
-        if settings.spool.url.is_some() {
-            let reason = "names a database, which this command does not read yet; name a directory, or ask the service";
-            report.add("spool.url", reason);
-        }
         report.only("spool").finish()?;
-        Ok(settings.spool.path)
+        Ok(settings.spool)
     }
 
     /// Where the templates are, for whoever wants nothing else: what is wrong elsewhere does not

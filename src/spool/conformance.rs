@@ -5,6 +5,8 @@
 //! The suite sees the trait alone and tells the time itself, so that no check waits for a clock.
 
 mod accept;
+mod accounts;
+mod bodies;
 mod changes;
 mod claims;
 mod fixture;
@@ -130,6 +132,17 @@ const CHECKS: &[Check] = checks! {
     }
     journal::{
         a_reader_that_is_too_slow_is_told_what_it_missed,
+        who_did_something_to_a_mail_is_told,
+    }
+    accounts::{
+        what_each_has_pending_and_handed_in_is_counted,
+        recipients_that_are_dead_from_the_start_are_handed_in_and_not_pending,
+        what_each_has_handed_in_is_known_to_whoever_opens_the_store,
+    }
+    bodies::{
+        the_message_of_delivered_mail_goes_and_its_record_stays,
+        a_message_stays_until_every_recipient_has_it,
+        a_message_that_is_not_kept_is_gone_at_once,
     }
     reopen::{
         after_close_everything_is_answered_with_closed,

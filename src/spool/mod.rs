@@ -10,6 +10,8 @@
 mod cluster;
 mod codec;
 pub mod conformance;
+#[cfg(feature = "postgres")]
+mod copy;
 mod error;
 mod journal;
 mod keyed;
@@ -23,9 +25,13 @@ mod record;
 pub mod sled;
 mod store;
 mod suppression;
+#[cfg(feature = "postgres")]
+mod transfer;
 
 pub use cluster::{Cluster, NodeStatus, Orders};
 pub use codec::decode_any;
+#[cfg(feature = "postgres")]
+pub use copy::{Place, copy};
 pub use error::SpoolError;
 pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
@@ -35,6 +41,8 @@ pub use record::{Manifest, Record};
 pub use suppression::{
     Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
+#[cfg(feature = "postgres")]
+pub use transfer::Copied;
 
 use std::sync::Arc;
 use std::time::Duration;

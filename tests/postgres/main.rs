@@ -6,6 +6,7 @@
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod copying;
 mod damage;
 mod nodes;
 mod outbox;

@@ -2,8 +2,56 @@
 
 use super::Bench;
 use super::fixture::*;
-use crate::mail::{hours, minutes};
-use crate::spool::{JournalOptions, SpoolOptions};
+use crate::delivery::{By, DeadReason};
+use crate::mail::{Submitter, hours, minutes};
+use crate::spool::{JournalOptions, OperationResult, SpoolOptions};
+
+pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
+    let spool = open(bench, "acts").await;
+    let Some(journal) = spool.journal() else {
+        return;
+    };
+    let by = By {
+        who: Some(Submitter::token("clerk")),
+        from: Some("192.0.2.7".into()),
+        is_part: false,
+    };
+    let cancelled = put(&*spool, draft()).await;
+    let done = spool.cancel_by(&by, cancelled, start()).await;
+    assert!(matches!(done, Ok(OperationResult::Done(_))));
+    let end = dead(start(), DeadReason::Rejected);
+    let dead_one = put_at(&*spool, draft(), start(), end).await;
+    let done = spool.retry_by(&by, dead_one, start(), hours(1)).await;
+    assert!(matches!(done, Ok(OperationResult::Done(_))));
+    let done = spool.purge_by(&by, cancelled, start()).await;
+    assert!(matches!(done, Ok(OperationResult::Done(_))));
+    // Nobody's acts and those of larger acts are told of otherwise.
+    let part = By {
+        is_part: true,
+        ..by.clone()
+    };
+    for by in [part, By::default()] {
+        let id = put(&*spool, draft()).await;
+        let done = spool.cancel_by(&by, id, start()).await;
+        assert!(matches!(done, Ok(OperationResult::Done(_))));
+    }
+
+    let acts = journal.acts(u64::MAX, 10).await.expect("acts");
+    let told: Vec<_> = acts
+        .iter()
+        .map(|event| (event.kind.act(), event.mail, event.who.clone()))
+        .collect();
+    let who = by.who.clone();
+    assert_eq!(
+        told,
+        [
+            (Some("purge"), Some(cancelled), who.clone()),
+            (Some("retry"), Some(dead_one), who.clone()),
+            (Some("cancel"), Some(cancelled), who),
+        ]
+    );
+    assert!(acts.iter().all(|event| event.from == by.from));
+}
 
 pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench) {
     let short = SpoolOptions {

@@ -91,6 +91,19 @@ pub(super) fn reader(name: &str) -> Vec<u8> {
     [READER, name.as_bytes()].concat()
 }
 
+/// What readers keep.
+#[cfg(feature = "postgres")]
+pub(super) const KEPT: &[u8] = b"Jv";
+
+/// Which reader keeps this, and under which name.
+#[cfg(feature = "postgres")]
+pub(super) fn read_kept(key: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (length, rest) = key.strip_prefix(KEPT)?.split_first_chunk::<2>()?;
+    let (reader, name) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    let reader = std::str::from_utf8(reader).ok()?;
+    Some((reader.to_owned(), name.to_vec()))
+}
+
 /// What a reader keeps under this name; the beginning of all of it where that is empty.
 pub(super) fn kept(reader: &str, name: &[u8]) -> Vec<u8> {
     let length = u16::try_from(reader.len()).unwrap_or(u16::MAX);

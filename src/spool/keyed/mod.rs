@@ -36,6 +36,8 @@ mod sweep;
 mod syncer;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "postgres")]
+pub(in crate::spool) mod transfer;
 mod transition;
 mod write_transaction;
 mod writer;

@@ -67,6 +67,15 @@ pub(super) fn record(manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) 
     record
 }
 
+/// The record of a mail whose message is not kept any more.
+#[cfg(feature = "postgres")]
+pub(super) fn forgotten_record(manifest: &Manifest, deliveries: &[Delivery]) -> Vec<u8> {
+    let few = deliveries.len() <= FEW;
+    let mut record = codec::encode(&(manifest, if few { deliveries } else { &[] }));
+    record.extend_from_slice(FORGOTTEN);
+    record
+}
+
 impl StoredMail {
     pub(super) fn from_bytes(record: Vec<u8>) -> Result<Self, SpoolError> {
         let record = Bytes::from(record);

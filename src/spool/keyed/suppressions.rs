@@ -63,7 +63,7 @@ fn key(entry: &Suppression) -> Vec<u8> {
 }
 
 /// What a key and its value say; `None` for what is none of ours.
-fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
+pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
     let mut parts = key
         .strip_prefix(keys::SUPPRESSION)?
         .splitn(3, |byte| *byte == 0);
@@ -79,6 +79,14 @@ fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
         until,
         note,
     })
+}
+
+/// An entry as its key and its value.
+pub(super) fn record(entry: &Suppression) -> (Vec<u8>, Vec<u8>) {
+    let Suppression {
+        since, until, note, ..
+    } = entry.clone();
+    (key(entry), codec::encode(&Stored { since, until, note }))
 }
 
 fn of<S: Store>(shared: &Shared<S>, address: &Address) -> Result<Vec<Suppression>, SpoolError> {
@@ -165,11 +173,8 @@ impl<S: Store> Suppressions for KeyedSpool<S> {
     async fn add(&self, entries: Vec<Suppression>) -> Result<(), SpoolError> {
         let mut changes = Batch::with_capacity(entries.len());
         for entry in entries {
-            let key = key(&entry);
-            let Suppression {
-                since, until, note, ..
-            } = entry;
-            changes.push((key, Some(codec::encode(&Stored { since, until, note }))));
+            let (key, value) = record(&entry);
+            changes.push((key, Some(value)));
         }
         self.shared.suppresses.store(true, Ordering::Release);
         self.write_suppressions(changes).await

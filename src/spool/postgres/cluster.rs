@@ -1,6 +1,7 @@
 //! What the nodes tell each other, as tables that each looks at.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,17 +22,22 @@ const WANTED_FOR: Duration = Duration::from_secs(60);
 
 /// Reads what is to be obeyed, and tells of it where it is new.
 pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    let adding = core.adding.load(Ordering::Acquire);
     let rows = on
         .query(
             "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay), ARRAY(SELECT mail FROM wanted_back ORDER BY mail),
                (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms'),
-               (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' AND id < $1)",
+               (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' AND id < $1),
+               EXISTS (SELECT FROM suppressions)",
             &[&core.session()],
         )
         .await?;
     let Some(row) = rows.first() else {
         return Ok(());
     };
+    if adding.is_multiple_of(2) && core.adding.load(Ordering::Acquire) == adding {
+        core.suppresses.store(row.get(4), Ordering::Release);
+    }
     let wanted: Vec<uuid::Uuid> = row.get(1);
     let number = |column: usize| u32::try_from(row.get::<_, i64>(column)).unwrap_or(0);
     let orders = Orders {

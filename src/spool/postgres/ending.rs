@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::link::Connected;
+use super::routes::Routes;
 use super::rows::{self, PENDING, Totals, stage_columns};
 use super::shared::{Committed, Core, bump};
 use crate::delivery::{By, Delivery, Stage};
@@ -24,6 +25,8 @@ pub(super) struct Ending {
     pub mail: MailId,
     pub index: u16,
     pub priority: i16,
+    /// Whose it counts as, while it is pending.
+    pub account: i64,
     pub delivery: Delivery,
     /// Its bytes, where they could not be read.
     pub unread: Option<Vec<u8>>,
@@ -45,6 +48,7 @@ pub(super) async fn taken(
             mail: read.mail,
             index: read.index,
             priority: row.get("priority"),
+            account: row.get("account"),
             delivery,
             unread: read.unread,
         }
@@ -81,6 +85,7 @@ pub(super) async fn end_all(
     for ending in endings {
         let (stage, ..) = stage_columns(&ending.delivery.stage);
         totals.add(PENDING, ending.priority, -1);
+        totals.accounts.pending(ending.account, -1);
         totals.add(stage, ending.priority, 1);
         let at = ending
             .delivery
@@ -99,29 +104,9 @@ pub(super) async fn end_all(
 pub(super) async fn insert(core: &Core, on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
     let mut columns = Columns::default();
     for ending in endings {
-        columns.add(core, ending);
+        columns.add(&core.routes, ending);
     }
-    on.execute(
-        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
-         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries, u.counted, u.crashes, u.data
-         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[], $7::int2[],
-           $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
-           AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
-        &[
-            &columns.mails,
-            &columns.places,
-            &columns.routes,
-            &columns.priorities,
-            &columns.ats,
-            &columns.stages,
-            &columns.reasons,
-            &columns.tries,
-            &columns.counted,
-            &columns.crashes,
-            &columns.data,
-        ],
-    )
-    .await?;
+    columns.insert(on).await?;
     set_aside(on, endings).await
 }
 
@@ -142,13 +127,12 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn add(&mut self, core: &Core, ending: &Ending) {
+    pub(super) fn add(&mut self, routes: &Routes, ending: &Ending) {
         let delivery = &ending.delivery;
         let (stage, at, reason) = stage_columns(&delivery.stage);
         self.mails.push(rows::uuid(ending.mail));
         self.places.push(i32::from(ending.index));
-        self.routes
-            .push(core.routes.id(&delivery.route).unwrap_or(0));
+        self.routes.push(routes.id(&delivery.route).unwrap_or(0));
         self.priorities.push(ending.priority);
         self.ats.push(at);
         self.stages.push(stage);
@@ -157,6 +141,31 @@ impl Columns {
         self.counted.push(rows::count(delivery.counted));
         self.crashes.push(rows::count(delivery.crashes));
         self.data.push(codec::encode(delivery));
+    }
+
+    pub(super) async fn insert(&self, on: &Connected) -> Result<(), Failure> {
+        on.execute(
+        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries, u.counted, u.crashes, u.data
+         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[], $7::int2[],
+           $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
+           AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
+        &[
+            &self.mails,
+            &self.places,
+            &self.routes,
+            &self.priorities,
+            &self.ats,
+            &self.stages,
+            &self.reasons,
+            &self.tries,
+            &self.counted,
+            &self.crashes,
+            &self.data,
+        ],
+    )
+    .await
+    .map(|_| ())
     }
 }
 

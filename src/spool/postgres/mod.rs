@@ -6,18 +6,22 @@
 //! * `session` is this node among the others: heartbeats, and what it takes over from the dead;
 //!   `cluster` what they tell each other; `book` is what it holds, `hints` what it knows of what comes next;
 //! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
-//!   clock change, `ending` how deliveries end by them, `outbox` what applications enqueue, `reading` and `journal` what is looked up; `rows` and `routes` are how all
+//!   clock change, `ending` how deliveries end by them, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has handed in; `rows` and `routes` are how all
 //!   of it stands in tables.
+//!
+//! `transfer` and `inspect` look at all of it without being a node.
 //!
 //! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
 //! must own the row, under its lock; a session that lapsed is never used again; a node that could not
 //! renew its lease in time begins nothing.
 
+mod accounts;
 mod book;
 mod claim;
 mod cluster;
 mod ending;
 mod hints;
+mod inspect;
 mod journal;
 mod link;
 mod operations;
@@ -30,9 +34,12 @@ mod schema;
 mod session;
 mod settle;
 mod shared;
+mod suppressions;
 mod sweep;
+pub(super) mod transfer;
 
 pub use schema::Migrate;
+pub(super) use transfer::Aside;
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,10 +65,10 @@ use self::shared::Session;
 use super::{
     Claim, ClaimRequest, Cluster, Durability, Journal, Lease, LeaseToken, NewMail, OperationResult,
     Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions,
-    SpoolStats, SweepReport,
+    SpoolStats, Suppressions, SweepReport,
 };
 use crate::delivery::{By, Delivery, Route};
-use crate::mail::{MailId, Timestamp, seconds};
+use crate::mail::{MailId, Submitter, Timestamp, seconds};
 
 /// How long closing waits for the database.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -201,6 +208,10 @@ impl PostgresSpool {
             down: RwLock::new(None),
             untold: Mutex::default(),
             drafts: Mutex::default(),
+            accounts: accounts::Accounts::default(),
+            suppresses: AtomicBool::new(false),
+            sweeps: AtomicU64::new(0),
+            adding: AtomicU64::new(0),
             orders: watch::channel(Arc::default()).0,
             stale: AtomicU64::new(0),
             commands,
@@ -244,10 +255,12 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
             commits: row.get(0),
             pending: row.get(1),
             last: row.get(2),
+            accounts: Vec::new(),
         });
-        let id = u64::try_from(row.get::<_, i32>(3)).unwrap_or(0);
+        let id = u64::from(row.get::<_, i32>(3).cast_unsigned());
         core.journal_id.store(id, Ordering::Relaxed);
     }
+    core.accounts.read(on).await?;
     session::come(core, on).await?;
     cluster::read_orders(core, on).await?;
     let next = sweep::next(core, on).await?;
@@ -456,6 +469,18 @@ impl Spool for PostgresNode {
         self.core.hints.pending()
     }
 
+    fn pending_of(&self, submitter: &Submitter) -> u64 {
+        self.core.accounts.of(submitter.account()).pending
+    }
+
+    fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
+        let account = self.core.accounts.of(submitter.account());
+        match account.day == day {
+            true => account.accepted,
+            false => 0,
+        }
+    }
+
     fn failure(&self) -> Option<SpoolError> {
         self.core.failure()
     }
@@ -481,6 +506,10 @@ impl Spool for PostgresNode {
     }
 
     fn outbox(&self) -> Option<&dyn Outbox> {
+        Some(self)
+    }
+
+    fn suppressions(&self) -> Option<&dyn Suppressions> {
         Some(self)
     }
 

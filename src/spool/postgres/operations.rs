@@ -98,7 +98,7 @@ pub(super) async fn retry(
             let by = by.clone();
             async move { retry_in(core, on, &by, (id, now), lifetime).await }.boxed()
         })
-        .await?;
+        .await??;
     if matches!(result, OperationResult::Done(_)) {
         core.hints.due_at(now.as_millis());
         core.hints.sweep_at((now + lifetime).as_millis());
@@ -113,20 +113,23 @@ async fn retry_in(
     by: &By,
     (id, now): (MailId, Timestamp),
     lifetime: Duration,
-) -> Changed<OperationResult> {
+) -> Changed<Result<OperationResult, SpoolError>> {
     // Whoever deletes the mail, or retries it as well, waits.
     let mails = on
         .query(
-            "SELECT id, manifest, expires_at, draft IS NOT NULL AS is_draft FROM mails WHERE id = $1 FOR UPDATE",
+            "SELECT id, manifest, expires_at, draft IS NOT NULL AS is_draft, forgotten FROM mails WHERE id = $1 FOR UPDATE",
             &[&rows::uuid(id)],
         )
         .await?;
     let Some(mail) = mails.first() else {
-        return Ok((OperationResult::Unknown, None));
+        return Ok((Ok(OperationResult::Unknown), None));
     };
     if mail.get("is_draft") {
         // It never became a message.
-        return Ok((OperationResult::TooLate, None));
+        return Ok((Ok(OperationResult::TooLate), None));
+    }
+    if mail.get("forgotten") {
+        return Ok((Err(SpoolError::Forgotten(id)), None));
     }
     let manifest = rows::manifest(mail).ok();
     let stages = on
@@ -142,6 +145,7 @@ async fn retry_in(
         (false, true) => Some(CANCELLED),
         (false, false) => None,
     };
+    let account = manifest.as_ref().map_or(0, rows::account);
 
     let mut totals = Totals::default();
     let mut retried: Vec<(u16, Address)> = Vec::new();
@@ -177,8 +181,8 @@ async fn retry_in(
             .query(
                 &format!(
                     "WITH x AS (DELETE FROM ended WHERE mail = $1 AND stage = $2 RETURNING *),
-                   i AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data)
-                     SELECT x.mail, x.idx, x.route, x.priority, $3, $4, $5, x.data FROM x RETURNING 1)
+                   i AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, account, data)
+                     SELECT x.mail, x.idx, x.route, x.priority, $3, $4, $5, $6, x.data FROM x RETURNING 1)
                  SELECT {OF_ENDED}, (SELECT count(*) FROM i) FROM x"
                 ),
                 &[
@@ -189,6 +193,7 @@ async fn retry_in(
                     &manifest
                         .as_ref()
                         .map_or(0, |manifest| i64::try_from(manifest.size).unwrap_or(0)),
+                    &account,
                 ],
             )
             .await?;
@@ -196,11 +201,12 @@ async fn retry_in(
         for row in &again {
             totals.add(stage, row.get("priority"), -1);
             totals.add(PENDING, row.get("priority"), 1);
+            totals.accounts.pending(account, 1);
         }
         take(&again);
     }
     if retried.is_empty() {
-        return Ok((OperationResult::TooLate, None));
+        return Ok((Ok(OperationResult::TooLate), None));
     }
     retried.sort_by_key(|(index, _)| *index);
     let mut told = Told::default();
@@ -215,7 +221,7 @@ async fn retry_in(
         .into_iter()
         .map(|(_, recipient)| recipient)
         .collect();
-    Ok((OperationResult::Done(recipients), committed))
+    Ok((Ok(OperationResult::Done(recipients)), committed))
 }
 
 pub(super) async fn purge(

@@ -152,6 +152,7 @@ async fn reject_in(
                 mail: draft.id,
                 index,
                 priority,
+                account: 0,
                 delivery,
                 unread: None,
             }

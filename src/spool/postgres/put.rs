@@ -9,6 +9,8 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::accounts;
+use super::ending::{self, Ending};
 use super::link::{Connected, Failed, judge};
 use super::rows::{self, PENDING, Totals};
 use super::shared::{Committed, Core, Records};
@@ -84,7 +86,7 @@ async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
 }
 
 /// Under what a mail's key is kept, if it has one: it is a key of whoever handed the mail in.
-fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
+pub(super) fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
     let key = manifest.idempotency_key.as_deref()?;
     let own = manifest.submitter.clone().unwrap_or_default().old_key(key);
     Some(digest(&SHA256, own.as_bytes()).as_ref().to_vec())
@@ -271,8 +273,9 @@ fn hint(core: &Core, mails: &[&NewMail]) {
     let mut sweep = i64::MAX;
     for mail in mails {
         for delivery in &mail.deliveries {
-            if let Some(due) = delivery.stage.due() {
-                core.hints.due_at(due.as_millis());
+            match delivery.stage.due() {
+                Some(due) => core.hints.due_at(due.as_millis()),
+                None => sweep = sweep.min(core.kept_until(mail.manifest.accepted_at.as_millis())),
             }
         }
         sweep = sweep.min(mail.manifest.expires_at.as_millis());
@@ -295,20 +298,27 @@ WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients,
     FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int2[], $5::text[], $6::bytea[], $7::bytea[])
       AS u(id, accepted_at, expires_at, priority, recipients, manifest, body)
     RETURNING 1),
-  r AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data)
-    SELECT * FROM unnest($8::uuid[], $9::int4[], $10::int4[], $11::int2[], $12::int8[], $13::int8[], $14::int8[], $15::bytea[])
+  r AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data, account)
+    SELECT * FROM unnest($8::uuid[], $9::int4[], $10::int4[], $11::int2[], $12::int8[], $13::int8[], $14::int8[], $15::bytea[],
+      $30::int8[])
+    RETURNING 1),
+  e AS (INSERT INTO ended (mail, idx, route, priority, at, stage, reason, data, token, tries, counted, crashes)
+    SELECT u.*, 0, 0, 0, 0 FROM unnest($31::uuid[], $32::int4[], $33::int4[], $34::int2[], $35::int8[], $36::int2[],
+      $37::int2[], $38::bytea[]) u
     RETURNING 1),
   k AS (INSERT INTO keys (key, mail, fingerprint, forget_at)
     SELECT * FROM unnest($16::bytea[], $17::uuid[], $18::uuid[], $19::int8[])
     RETURNING 1),
   o AS (DELETE FROM outbox WHERE id = ANY($29) RETURNING 1),
-  n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m) + (SELECT count(*) FROM r) + (SELECT count(*) FROM k) AS n),
+  n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m) + (SELECT count(*) FROM r) + (SELECT count(*) FROM k)
+    + (SELECT count(*) FROM e) AS n),
   b AS MATERIALIZED (SELECT h.* FROM n, LATERAL bump($20, $21, $22, n.n) h),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
     SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
     FROM b, unnest($23::int8[], $24::int4[], $25::int8[], $26::int8[], $27::bool[], $28::bytea[])
       AS u(off, events, at, before, acts, entries))
-SELECT commits, pending, first FROM b";
+SELECT commits, pending, first,
+  ARRAY(SELECT count_accounts(b.commits, $39::int8[], $40::int8[], $41::int8[], $42::int8[])) FROM b";
 
 async fn insert(
     core: &Core,
@@ -329,6 +339,8 @@ async fn insert(
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut keys, mut key_mails, mut fingerprints, mut forget) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut whose = Vec::new();
+    let mut ended = ending::Columns::default();
     let mut totals = Totals::default();
     let mut told = Told::default();
 
@@ -350,12 +362,34 @@ async fn insert(
         recipients.push(names.join("\n"));
         manifests.push(rows::manifest_bytes(manifest));
         bodies.push(&mail.body[..]);
-        for (index, delivery) in (0i32..).zip(&mail.deliveries) {
+        let account = rows::account(manifest);
+        let day = manifest.accepted_at.day();
+        totals.accounts.accepted(account, day, manifest.recipients);
+        told.tell(Entry::accepted(manifest));
+        for (index, delivery) in (0u16..).zip(&mail.deliveries) {
             let Some(when) = delivery.stage.due() else {
+                let (stage, ..) = rows::stage_columns(&delivery.stage);
+                totals.add(stage, priority, 1);
+                ended.add(
+                    &core.routes,
+                    &Ending {
+                        mail: manifest.id,
+                        index,
+                        priority,
+                        account,
+                        delivery: delivery.clone(),
+                        unread: None,
+                    },
+                );
+                let at = delivery.stage.finished_at();
+                let at = at.unwrap_or(manifest.accepted_at);
+                let became = Entry::became(manifest.id, Some(manifest), delivery, false, at);
+                told.tell(became);
                 continue;
             };
             of.push(id);
-            at.push(index);
+            at.push(i32::from(index));
+            whose.push(account);
             routes.push(core.routes.id(&delivery.route).unwrap_or(0));
             of_priority.push(priority);
             due.push(when.as_millis());
@@ -363,6 +397,7 @@ async fn insert(
             sizes.push(i64::try_from(mail.body.len()).unwrap_or(i64::MAX));
             data.push(codec::encode(delivery));
             totals.add(PENDING, priority, 1);
+            totals.accounts.pending(account, 1);
         }
         if let Some(key) = key_hash(manifest) {
             keys.push(key);
@@ -370,7 +405,6 @@ async fn insert(
             fingerprints.push(Uuid::from_u128(manifest.fingerprint));
             forget.push(forget_at(core, mail));
         }
-        told.tell(Entry::accepted(manifest));
     }
 
     let drafts: Vec<Uuid> = {
@@ -380,6 +414,7 @@ async fn insert(
         drafts.collect()
     };
     let records = Records::of(told);
+    let counted = totals.accounts.columns();
     let rows = on
         .query(
             INSERT,
@@ -413,6 +448,19 @@ async fn insert(
                 &records.acts,
                 &records.entries,
                 &drafts,
+                &whose,
+                &ended.mails,
+                &ended.places,
+                &ended.routes,
+                &ended.priorities,
+                &ended.ats,
+                &ended.stages,
+                &ended.reasons,
+                &ended.data,
+                &counted.names,
+                &counted.pending,
+                &counted.days,
+                &counted.accepted,
             ],
         )
         .await?;
@@ -427,5 +475,8 @@ async fn insert(
         commits: row.map_or(0, |row| row.get(0)),
         pending: row.map_or(0, |row| row.get(1)),
         last: row.map_or(0, |row| row.get::<_, i64>(2)) + records.count - 1,
+        accounts: row.map_or_else(Vec::new, |row| {
+            accounts::read(&row.get::<_, Vec<String>>(3))
+        }),
     })
 }

@@ -43,7 +43,7 @@ macro_rules! ask {
 }
 pub(super) use ask;
 
-const RECORDS: &str = "
+pub(super) const RECORDS: &str = "
 SELECT m.manifest, m.expires_at, m.recipients[d.idx + 1] AS recipient, d.* FROM mails m CROSS JOIN LATERAL (
   SELECT mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data, owner <> 0 AS leased
   FROM ready WHERE mail = m.id
@@ -86,16 +86,20 @@ pub(super) async fn get(core: &Arc<Core>, id: MailId) -> Result<Option<Record>, 
     found?.remove(&id).transpose()
 }
 
+const BODY: &str = "SELECT body, forgotten, NOT EXISTS (SELECT FROM ready r WHERE r.mail = m.id)
+  AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND e.stage <> 2) FROM mails m WHERE id = $1";
+
 pub(super) async fn body(core: &Arc<Core>, id: MailId) -> Result<Option<Bytes>, SpoolError> {
     core.check_open()?;
     let id = rows::uuid(id);
     let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-        ask!(core, on => on.query("SELECT body, forgotten FROM mails WHERE id = $1", &[&id]));
+        ask!(core, on => on.query(BODY, &[&id]));
     let rows = rows?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
-    if row.get(1) {
+    // Not one moment longer, though it may take one until it is gone.
+    if row.get(1) || (core.options.keep_bodies.is_zero() && row.get(2)) {
         return Err(SpoolError::Forgotten(rows::mail_id(id)));
     }
     Ok(Some(Bytes::copy_from_slice(row.get::<_, &[u8]>(0))))

@@ -4,6 +4,7 @@
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::accounts::Changes;
 use super::routes::Routes;
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
 use crate::mail::{Address, MailId, Priority, Timestamp};
@@ -18,7 +19,7 @@ pub(super) const CANCELLED: i16 = 4;
 /// The columns of `ready` that make a delivery, and with them those of `ended`. Its recipient stands in
 /// its mail as well.
 pub(super) const OF_READY: &str =
-    "mail, idx, route, priority, due AS at, stage, 0::smallint AS reason, tries, counted, crashes,
+    "mail, idx, route, priority, account, due AS at, stage, 0::smallint AS reason, tries, counted, crashes,
     data, (SELECT m.recipients[idx + 1] FROM mails m WHERE m.id = mail) AS recipient";
 pub(super) const OF_ENDED: &str =
     "mail, idx, route, priority, at, stage, reason, tries, counted, crashes,
@@ -164,6 +165,11 @@ pub(super) fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
     codec::encode(&(manifest, &[] as &[Delivery]))
 }
 
+/// Whose mail it is, as its column has it.
+pub(super) fn account(manifest: &Manifest) -> i64 {
+    manifest.account().cast_signed()
+}
+
 /// A count as its column has it.
 pub(super) fn count(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
@@ -174,9 +180,13 @@ pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority.
+/// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority; and of
+/// what each token and user has handed in.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Totals([i64; 12]);
+pub(super) struct Totals {
+    counts: [i64; 12],
+    pub accounts: Changes,
+}
 
 impl Totals {
     pub(super) fn add(&mut self, stage: i16, priority: i16, count: i64) {
@@ -187,11 +197,11 @@ impl Totals {
             _ => 3,
         };
         let at = kind * 3 + usize::try_from(priority).unwrap_or(1).min(2);
-        self.0[at] += count;
+        self.counts[at] += count;
     }
 
     pub(super) fn columns(&self) -> Vec<i64> {
-        self.0.to_vec()
+        self.counts.to_vec()
     }
 }
 

@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0002.sql"),
     include_str!("migrations/0003.sql"),
     include_str!("migrations/0004.sql"),
+    include_str!("migrations/0005.sql"),
 ];
 
 /// Whether tables are made and changed when a spool is opened.
@@ -55,7 +56,7 @@ pub(super) async fn prepare(
 }
 
 /// The version of a schema's tables; 0 where there are none.
-async fn version(client: &Client, schema: &str) -> Result<usize, tokio_postgres::Error> {
+pub(super) async fn version(client: &Client, schema: &str) -> Result<usize, tokio_postgres::Error> {
     let there = client
         .query_one(
             "SELECT to_regclass($1) IS NOT NULL",

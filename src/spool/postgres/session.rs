@@ -328,7 +328,9 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
         commits: row.get(0),
         pending: row.get(1),
         last: row.get(2),
+        accounts: Vec::new(),
     };
+    let pending = committed.pending;
     let is_news = committed.commits > core.hints.commits();
     core.committed(committed);
     if !is_news && !anyway {
@@ -337,12 +339,17 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     super::cluster::read_orders(core, &on)
         .await
         .map_err(failed)?;
-    if committed.pending > 0 {
+    core.accounts.read(&on).await.map_err(failed)?;
+    if pending > 0 {
         fronts(core, &on).await.map_err(failed)?;
     }
     if anyway {
+        let sweeps = core.sweeps.load(Ordering::Acquire);
         let at = super::sweep::next(core, &on).await.map_err(failed)?;
-        core.hints.sweep_at(at);
+        // What a sweep is at or has just done is not to be done again.
+        if sweeps.is_multiple_of(2) && core.sweeps.load(Ordering::Acquire) == sweeps {
+            core.hints.sweep_at(at);
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::accounts;
 use super::book::{Held, session_of};
 use super::link::{Connected, Failed, judge};
 use super::rows::{self, MARKED, PENDING};
@@ -248,7 +249,7 @@ WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[],
       $7::int2[], $8::int4[], $9::int4[], $10::int4[], $11::int4[], $12::bytea[], $13::int4[], $14::bytea[])
     WITH ORDINALITY AS s(mail, idx, owner, token, at, stage, reason, route, tries, counted, crashes, data, events, entry, ord)),
   d AS (DELETE FROM ready r USING s WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner AND s.stage >= 2
-    RETURNING s.*, r.priority),
+    RETURNING s.*, r.priority, r.account),
   u AS (UPDATE ready r SET stage = 0, due = s.at, route = s.route, tries = s.tries, counted = s.counted,
       crashes = s.crashes, data = s.data, owner = 0, token = s.token, takeovers = 0
     FROM s WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner AND s.stage < 2
@@ -263,10 +264,14 @@ WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[],
               ELSE (SELECT count(*) FROM d WHERE d.stage = k + 1 AND d.priority = p) END
             FROM generate_series(0, 3) k, generate_series(0, 2) p ORDER BY k, p)::int8[] AS totals),
   b AS MATERIALIZED (SELECT h.*, n.events FROM n, LATERAL bump(n.events, n.bytes, n.totals, n.n) h),
+  g AS MATERIALIZED (SELECT array_agg(account) AS names, array_agg(-n) AS pending, array_agg(0::int8) AS none
+    FROM (SELECT account, count(*) AS n FROM d WHERE account <> 0 GROUP BY account) x),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
     SELECT b.first, b.events, $15, b.before, false, string_agg(t.entry, ''::bytea ORDER BY t.ord)
-    FROM b, t WHERE b.events > 0 GROUP BY b.first, b.events, b.before)
-SELECT t.ord, b.commits, b.pending, b.first + b.events - 1 FROM t, b";
+    FROM b, t WHERE b.events > 0 GROUP BY b.first, b.events, b.before),
+  a AS MATERIALIZED (SELECT ARRAY(SELECT count_accounts(b.commits, g.names, g.pending, g.none, g.none)) AS accounts
+    FROM b, g)
+SELECT t.ord, b.commits, b.pending, b.first + b.events - 1, a.accounts FROM t, b, a";
 
 async fn settle(
     core: &Arc<Core>,
@@ -347,6 +352,7 @@ async fn settle(
             commits: row.get(1),
             pending: row.get(2),
             last: row.get(3),
+            accounts: accounts::read(&row.get::<_, Vec<String>>(4)),
         });
     }
     Ok(rows

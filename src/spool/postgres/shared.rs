@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+use super::accounts::{self, Accounts};
 use super::book::Book;
 use super::hints::Hints;
 use super::link::{Connected, Connector, Failed, Link, judge};
@@ -58,6 +59,13 @@ pub(super) struct Core {
     pub untold: Mutex<Vec<EndedDelivery>>,
     /// The drafts of the outbox that are in hand here: a put takes them out of it.
     pub drafts: Mutex<HashSet<MailId>>,
+    pub accounts: Accounts,
+    /// Whether anybody is not to get mail, as far as it is known; and a number that is odd while
+    /// somebody is being added here, and another afterwards.
+    pub suppresses: AtomicBool,
+    /// Likewise of sweeps that are under way here.
+    pub sweeps: AtomicU64,
+    pub adding: AtomicU64,
     /// What this node is to obey.
     pub orders: watch::Sender<Arc<Orders>>,
     pub stale: AtomicU64,
@@ -250,6 +258,7 @@ impl Core {
     /// What a commit said of the whole.
     pub(super) fn committed(&self, committed: Committed) {
         self.hints.head(committed.commits, committed.pending);
+        self.accounts.learn(committed.commits, &committed.accounts);
         let last = u64::try_from(committed.last).unwrap_or(0);
         self.last_event.send_if_modified(|known| {
             let is_newer = last > *known;
@@ -258,9 +267,10 @@ impl Core {
         });
     }
 
-    /// When a mail that has ended now is to be deleted.
+    /// When something is to be done about a mail that has ended now.
     pub(super) fn kept_until(&self, at: i64) -> i64 {
-        (Timestamp::from_millis(at) + self.options.retention).as_millis()
+        let kept = self.options.retention.min(self.options.keep_bodies);
+        (Timestamp::from_millis(at) + kept).as_millis()
     }
 
     /// Whether this lease is current, as far as this node knows.
@@ -282,12 +292,14 @@ impl LeaseKeeper for Core {
 }
 
 /// What the row that every commit changes last said: to be told once it is committed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Committed {
     pub commits: i64,
     pub pending: i64,
     /// The number of the last event.
     pub last: i64,
+    /// The accounts that it changed, as they are then.
+    pub accounts: Vec<accounts::Known>,
 }
 
 /// What happened, as the rows of the journal have it.
@@ -341,8 +353,10 @@ pub(super) async fn bump(
               SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
               FROM b, unnest($4::int8[], $5::int4[], $6::int8[], $7::int8[], $8::bool[], $9::bytea[])
                 AS u(off, events, at, before, acts, entries))
-        SELECT commits, pending, first FROM b";
+        SELECT commits, pending, first,
+          ARRAY(SELECT count_accounts(b.commits, $10::int8[], $11::int8[], $12::int8[], $13::int8[])) FROM b";
     let records = Records::of(told);
+    let accounts = totals.accounts.columns();
     let rows = on
         .query(
             SQL,
@@ -356,6 +370,10 @@ pub(super) async fn bump(
                 &records.befores,
                 &records.acts,
                 &records.entries,
+                &accounts.names,
+                &accounts.pending,
+                &accounts.days,
+                &accounts.accepted,
             ],
         )
         .await?;
@@ -363,6 +381,7 @@ pub(super) async fn bump(
         commits: row.get(0),
         pending: row.get(1),
         last: row.get::<_, i64>(2) + records.count - 1,
+        accounts: accounts::read(&row.get::<_, Vec<String>>(3)),
     }))
 }
 

@@ -2,6 +2,7 @@
 //! transaction. Any node may do it: what another is at is skipped.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -30,9 +31,12 @@ pub(super) async fn sweep(core: &Arc<Core>, now: Timestamp) -> Result<SweepRepor
     if core.hints.sweep() > now.as_millis() {
         return Ok(SweepReport::default());
     }
-    let mut report = core
+    core.sweeps.fetch_add(1, Ordering::AcqRel);
+    let swept = core
         .change(move |core, on| step(core, on, now).boxed())
-        .await?;
+        .await;
+    core.sweeps.fetch_add(1, Ordering::AcqRel);
+    let mut report = swept?;
     report.ended.append(&mut core.untold.lock());
     Ok(report)
 }
@@ -46,11 +50,13 @@ async fn step(
     let mut committed = expire(core, on, now, &mut report).await?;
     let pruned = prune(core, on, now, &mut report).await?;
     committed = pruned.or(committed);
+    let bodies = forget_bodies(core, on, now).await?;
     let keys = forget_keys(core, on, now).await?;
     let journal = super::journal::prune(core, on, now).await?;
     report.more = report.ended.len() as i64 >= STEP
         || report.pruned as i64 >= STEP
         || keys as i64 >= STEP
+        || bodies as i64 >= STEP
         || journal;
 
     // What is set here may be lowered by what comes meanwhile, never the other way round.
@@ -78,7 +84,7 @@ async fn expire(
             "WITH x AS MATERIALIZED (SELECT mail, idx FROM ready WHERE expires_at <= $1 AND owner = 0
                ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
              DELETE FROM ready r USING x WHERE r.mail = x.mail AND r.idx = x.idx AND r.owner = 0
-             RETURNING r.mail, r.idx, r.route, r.priority, r.due AS at, r.stage, 0::smallint AS reason, r.tries,
+             RETURNING r.mail, r.idx, r.route, r.priority, r.account, r.due AS at, r.stage, 0::smallint AS reason, r.tries,
                r.counted, r.crashes, r.data,
                (SELECT m.recipients[r.idx + 1] FROM mails m WHERE m.id = r.mail) AS recipient",
             &[&now.as_millis(), &STEP],
@@ -121,6 +127,36 @@ async fn prune(
     }
     report.pruned = ids.len();
     delete(on, &ids, Told::default()).await
+}
+
+/// Removes the messages of mails that a relay took for every recipient, once they were kept long
+/// enough. Each delivery is looked at once: only the last of a mail can find that all were taken.
+async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<usize, Failure> {
+    if core.options.keep_bodies >= core.options.retention {
+        return Ok(0);
+    }
+    let keep = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
+    let until = now.as_millis().saturating_sub(keep);
+    let rows = on
+        .query(
+            "WITH x AS MATERIALIZED (SELECT mail, idx FROM ended WHERE stage = 2 AND body_due AND at <= $1
+               ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)
+             UPDATE ended e SET body_due = false FROM x WHERE e.mail = x.mail AND e.idx = x.idx RETURNING e.mail",
+            &[&until, &STEP],
+        )
+        .await?;
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let mails: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    on.execute(
+        "UPDATE mails m SET body = '', forgotten = true WHERE m.id = ANY($1) AND NOT m.forgotten
+           AND NOT EXISTS (SELECT FROM ready r WHERE r.mail = m.id)
+           AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND (e.stage <> 2 OR e.at > $2))",
+        &[&mails, &until],
+    )
+    .await?;
+    Ok(rows.len())
 }
 
 /// Deletes mails that have ended, whole.
@@ -179,7 +215,8 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
                 "SELECT (SELECT expires_at FROM ready ORDER BY expires_at LIMIT 1),
                     (SELECT e.at FROM ended e WHERE {LAST_END} ORDER BY e.at LIMIT 1),
                     (SELECT forget_at FROM keys ORDER BY forget_at LIMIT 1),
-                    (SELECT at FROM journal ORDER BY first LIMIT 1)"
+                    (SELECT at FROM journal ORDER BY first LIMIT 1),
+                    (SELECT at FROM ended WHERE stage = 2 AND body_due ORDER BY at LIMIT 1)"
             ),
             &[],
         )
@@ -189,7 +226,12 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
     };
     let at = |column: usize| row.get::<_, Option<i64>>(column);
     let keep = i64::try_from(core.options.journal.keep.as_millis()).unwrap_or(i64::MAX);
+    let bodies = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
+    let forgets = core.options.keep_bodies < core.options.retention;
     let next = [
+        at(4)
+            .filter(|_| forgets)
+            .map(|at| at.saturating_add(bodies)),
         at(0),
         at(1).map(|at| at.saturating_add(retention)),
         at(2),

@@ -123,7 +123,7 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
 
 /// The envelope as JSON. Written by hand because the engine alone has no JSON library; every value
 /// is one that needs no escaping beyond that of its debug form.
-fn describe(seen: &Seen<'_>) -> String {
+pub(in crate::spool) fn describe(seen: &Seen<'_>) -> String {
     let quote = |text: &str| {
         let mut quoted = String::from('"');
         for c in text.chars() {

@@ -21,8 +21,12 @@ mod rewrite;
 mod room;
 mod salvage;
 mod spare;
+#[cfg(feature = "postgres")]
+pub(super) mod transfer;
 mod watermark;
 
+#[cfg(feature = "postgres")]
+pub(super) use inspect::describe;
 pub use inspect::{Exported, Verified, export, verify};
 pub use open::open;
 pub use salvage::{Salvaged, salvage};

@@ -1,0 +1,85 @@
+//! Takes all that one spool keeps over into another, new one, whichever kind each of them is. No service
+//! may have either open.
+
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+
+use super::postgres::{Aside, Migrate, PostgresSpool, transfer};
+use super::sled::transfer as directory;
+use super::transfer::{Copied, Told};
+use super::{SpoolError, transfer::Part};
+
+/// How many parts are on their way at a time.
+const ON_THE_WAY: usize = 4;
+
+/// Where a spool is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In this directory.
+    Directory(PathBuf),
+    /// In a database.
+    Database(PostgresSpool),
+}
+
+/// Copies the spool `from` into a new one, `to`: all of it, or nothing.
+///
+/// # Errors
+/// Where one of them is in use or cannot be read or written; where `from` is damaged, or `to` is not
+/// empty.
+pub async fn copy(from: Place, to: Place) -> Result<Copied, SpoolError> {
+    let (sender, receiver) = mpsc::channel(ON_THE_WAY);
+    let telling = tell_from(from, sender);
+    let taking = take_into(to, receiver);
+    let ((), copied) = futures::future::join(telling, taking).await;
+    copied
+}
+
+/// Tells everything, and that it was everything; or why not.
+async fn tell_from(from: Place, to: mpsc::Sender<Told>) {
+    let end = match from {
+        Place::Directory(path) => {
+            let to = to.clone();
+            let send = move |part: Part| {
+                let sent = to.blocking_send(Ok(Some(part)));
+                sent.map_err(|_| SpoolError::Closed)
+            };
+            let mut send = send;
+            let told = tokio::task::spawn_blocking(move || directory::tell(&path, &mut send));
+            told.await.unwrap_or_else(|_| Err(broken_off()))
+        }
+        Place::Database(database) => match Aside::open(&database, Migrate::Check).await {
+            Ok(aside) => transfer::tell(&aside, &to).await,
+            Err(error) => Err(error),
+        },
+    };
+    let _ = to.send(end.map(|()| None)).await;
+}
+
+async fn take_into(to: Place, mut from: mpsc::Receiver<Told>) -> Result<Copied, SpoolError> {
+    match to {
+        Place::Directory(path) => {
+            let taken = tokio::task::spawn_blocking(move || {
+                let mut copied = Copied::default();
+                directory::take(&path, &mut || {
+                    let part = from.blocking_recv().ok_or_else(broken_off)??;
+                    if let Some(part) = &part {
+                        copied.count(part);
+                    }
+                    Ok(part)
+                })?;
+                Ok(copied)
+            });
+            taken.await.unwrap_or_else(|_| Err(broken_off()))
+        }
+        Place::Database(database) => {
+            let aside = Aside::open(&database, Migrate::Auto).await?;
+            transfer::take(&aside, from).await
+        }
+    }
+}
+
+/// Whoever tells has gone without an end.
+pub(super) fn broken_off() -> SpoolError {
+    SpoolError::Unreadable("the copy was broken off".into())
+}

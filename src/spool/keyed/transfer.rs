@@ -1,0 +1,367 @@
+//! The parts of a keyed spool that nobody has open, told to a spool of another kind and taken from
+//! one. What follows from what is taken (timers, totals, accounts) is derived as after a salvage.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::backlog::{self, Account};
+use super::idempotency::KeyHash;
+use super::inspect::{self, Seen};
+use super::journal;
+use super::journal::entry::{self, Entry as Happened, Head, Told};
+use super::keys::{self, Place};
+use super::queue_head::Entry;
+use super::queue_ids::QueueIds;
+use super::salvage::put_in_order;
+use super::stored_mail::{self, CHUNK};
+use super::suppressions;
+use crate::delivery::Event;
+use crate::mail::{MailId, Timestamp};
+use crate::spool::SpoolError;
+use crate::spool::codec::{self, KeyRecord};
+use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::transfer::{MailPart, Part};
+
+/// The bytes that are written in one step.
+const STEP: usize = 256 * 1024;
+/// The longest record of the journal whose entries are taken as they are.
+const RECORD: usize = 3800;
+
+type Each<'a> = &'a mut dyn FnMut(Part) -> Result<(), SpoolError>;
+
+/// Tells all parts of a store. One of which not all agrees is not copied.
+pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
+    let problems = inspect::walk(store, &mut |_| Ok(()))?;
+    if let Some(first) = problems.first() {
+        return Err(SpoolError::Unreadable(format!(
+            "{first}, and {} more problems; nothing was copied: `postrider spool verify` tells all, `postrider spool salvage` saves what is whole",
+            problems.len() - 1
+        )));
+    }
+
+    let until = key_records(store)?;
+    inspect::walk(store, &mut |seen: Seen<'_>| {
+        each(Part::Mail(Box::new(MailPart {
+            manifest: seen.manifest.clone(),
+            deliveries: seen.deliveries.to_vec(),
+            body: seen.body.map(Bytes::copy_from_slice),
+            key_until: until.get(&seen.manifest.id).copied(),
+        })))
+    })?;
+    let mut accounts = Vec::new();
+    backlog::accounts(store, &mut |name, account| accounts.push((name, account)))?;
+    for (account, Account { day, accepted, .. }) in accounts {
+        each(Part::Accepted {
+            account,
+            day,
+            accepted,
+        })?;
+    }
+    for (key, value) in pairs(store, keys::SUPPRESSION)? {
+        if let Some(entry) = suppressions::read(&key, &value) {
+            each(Part::Suppression(entry))?;
+        }
+    }
+    tell_journal(store, each)
+}
+
+/// Until when the idempotency keys of these mails hold.
+fn key_records<S: Store>(store: &S) -> Result<HashMap<MailId, Timestamp>, SpoolError> {
+    let mut until = HashMap::new();
+    let (from, to) = keys::starting_with(b"k");
+    store.walk(&from, &to, Walk::Up, &mut |_, value| {
+        if let Ok(record) = codec::decode::<KeyRecord>(value) {
+            until.insert(record.mail, record.until);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(until)
+}
+
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
+fn pairs<S: Store>(store: &S, prefix: &[u8]) -> Result<Vec<Pair>, SpoolError> {
+    let mut pairs = Vec::new();
+    let (from, to) = keys::starting_with(prefix);
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        pairs.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    })?;
+    Ok(pairs)
+}
+
+fn tell_journal<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
+    let id = store.get(keys::JOURNAL_ID)?;
+    if let Some(id) = id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
+        each(Part::Journal(u32::from_be_bytes(id)))?;
+    }
+    let mut outcome = Ok(());
+    let (from, to) = keys::starting_with(keys::JOURNAL);
+    store.walk(&from, &to, Walk::Up, &mut |key, record| {
+        let Some(first) = keys::read_journal(key) else {
+            return ControlFlow::Continue(());
+        };
+        outcome = told(first, record).and_then(|parts| parts.into_iter().try_for_each(&mut *each));
+        match outcome {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    outcome?;
+    for (key, value) in pairs(store, keys::READER)? {
+        let name = std::str::from_utf8(&key[keys::READER.len()..]);
+        let place = codec::decode::<journal::Place>(&value);
+        if let (Ok(name), Ok(place)) = (name, place) {
+            let name = name.to_owned();
+            each(Part::Reader { name, at: place.at })?;
+        }
+    }
+    for (key, value) in pairs(store, keys::KEPT)? {
+        if let Some((reader, key)) = keys::read_kept(&key) {
+            each(Part::Kept { reader, key, value })?;
+        }
+    }
+    Ok(())
+}
+
+/// A record of the journal as parts, in the newest version.
+fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
+    let (head, entries) = codec::decode_first::<Head>(record)?;
+    // Since version 2 entries say who handed the mail in.
+    if record.first() != Some(&1) {
+        return Ok(vec![Part::Told {
+            first,
+            events: head.events,
+            at: head.at,
+            has_acts: head.has_acts,
+            entries: entries.to_vec(),
+        }]);
+    }
+    Ok(retold(first, &entry::events(first, record)?))
+}
+
+/// Events as parts, each short enough for a record.
+fn retold(first: u64, events: &[Event]) -> Vec<Part> {
+    let mut told = Told::default();
+    for event in events {
+        told.tell(Happened::of(event));
+    }
+    let mut next = first;
+    let parts = told.into_parts().into_iter().map(|part| {
+        let first = next;
+        next += u64::from(part.events);
+        Part::Told {
+            first,
+            events: part.events,
+            at: part.at,
+            has_acts: part.has_acts,
+            entries: part.entries,
+        }
+    });
+    parts.collect()
+}
+
+/// Takes parts into an empty store.
+pub(in crate::spool) struct Taking<'a, S> {
+    store: &'a S,
+    hash: KeyHash,
+    ids: QueueIds,
+    batch: Batch,
+    /// About how many bytes it writes.
+    weight: usize,
+    accepted: BTreeMap<u64, (i64, u64)>,
+    /// The bytes of the journal's records.
+    written: u64,
+}
+
+impl<'a, S: Store> Taking<'a, S> {
+    pub(in crate::spool) fn into(store: &'a S) -> Result<Self, SpoolError> {
+        let (hash, secret) = KeyHash::of_spool(store)?;
+        let mut batch = Batch::new();
+        if let Some(secret) = secret {
+            batch.push((keys::SECRET.to_vec(), Some(codec::encode(&secret))));
+        }
+        Ok(Taking {
+            store,
+            hash,
+            ids: QueueIds::default(),
+            batch,
+            weight: 0,
+            accepted: BTreeMap::new(),
+            written: 0,
+        })
+    }
+
+    pub(in crate::spool) fn take(&mut self, part: Part) -> Result<(), SpoolError> {
+        match part {
+            Part::Mail(mail) => self.mail(*mail)?,
+            Part::Suppression(entry) => {
+                let (key, value) = suppressions::record(&entry);
+                self.put(key, value)?;
+            }
+            Part::Accepted {
+                account,
+                day,
+                accepted,
+            } => _ = self.accepted.insert(account, (day, accepted)),
+            Part::Journal(id) => {
+                self.put(keys::JOURNAL_ID.to_vec(), id.to_be_bytes().to_vec())?;
+            }
+            Part::Told {
+                first,
+                events,
+                at,
+                has_acts,
+                entries,
+            } => {
+                let head = Head {
+                    skipped: 0,
+                    before: self.written,
+                    events,
+                    at,
+                    has_acts,
+                    is_early: false,
+                };
+                let record = entry::record(&head, &entries);
+                if record.len() <= RECORD {
+                    return self.record(first, &head, record);
+                }
+                for part in retold(first, &entry::events(first, &record)?) {
+                    self.take_record(part)?;
+                }
+            }
+            Part::Reader { name, at } => {
+                let place = codec::encode(&journal::Place { at });
+                self.put(keys::reader(&name), place)?;
+            }
+            Part::Kept { reader, key, value } => self.put(keys::kept(&reader, &key), value)?,
+        }
+        Ok(())
+    }
+
+    fn take_record(&mut self, part: Part) -> Result<(), SpoolError> {
+        let Part::Told {
+            first,
+            events,
+            at,
+            has_acts,
+            entries,
+        } = part
+        else {
+            return Ok(());
+        };
+        let head = Head {
+            skipped: 0,
+            before: self.written,
+            events,
+            at,
+            has_acts,
+            is_early: false,
+        };
+        let record = entry::record(&head, &entries);
+        self.record(first, &head, record)
+    }
+
+    fn record(&mut self, first: u64, head: &Head, record: Vec<u8>) -> Result<(), SpoolError> {
+        self.written += record.len() as u64;
+        if head.has_acts {
+            self.put(keys::acts(first), Vec::new())?;
+        }
+        self.put(keys::journal(first), record)
+    }
+
+    fn mail(&mut self, mail: MailPart) -> Result<(), SpoolError> {
+        let MailPart {
+            manifest,
+            deliveries,
+            body,
+            key_until,
+        } = mail;
+        let id = manifest.id;
+        let bytes = body.as_deref().unwrap_or_default();
+        if !stored_mail::is_small(bytes.len()) {
+            for (number, chunk) in (0u32..).zip(bytes.chunks(CHUNK)) {
+                self.put(keys::chunk(id, number), chunk.to_vec())?;
+            }
+        }
+        for (index, delivery) in (0u16..).zip(stored_mail::beside_the_record(&deliveries)) {
+            self.put(keys::delivery(id, index), codec::encode(delivery))?;
+        }
+        for (index, delivery) in (0u16..).zip(&deliveries) {
+            let Some(due) = delivery.stage.due() else {
+                continue;
+            };
+            let queue = match self.ids.id(&delivery.route) {
+                Some(queue) => queue,
+                None => {
+                    let queue = self.ids.next(0);
+                    self.ids.insert(delivery.route.clone(), queue);
+                    let name = delivery.route.as_str().as_bytes().to_vec();
+                    self.put(keys::route(queue), name)?;
+                    queue
+                }
+            };
+            let place = Place {
+                due,
+                mail: id,
+                index,
+            };
+            let key = keys::queue(queue, manifest.priority, &place);
+            self.put(key, Entry::of_delivery(&manifest, delivery).to_bytes())?;
+        }
+        if let (Some(until), Some(hash)) = (key_until, self.hash.of(&manifest)) {
+            let record = KeyRecord {
+                mail: id,
+                fingerprint: manifest.fingerprint,
+                until,
+            };
+            self.put(keys::idempotency(hash), codec::encode(&record))?;
+        }
+        let record = match body {
+            Some(body) => stored_mail::record(&manifest, &deliveries, &body),
+            None => stored_mail::forgotten_record(&manifest, &deliveries),
+        };
+        self.put(keys::manifest(id), record)
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), SpoolError> {
+        self.weight += key.len() + value.len();
+        self.batch.push((key, Some(value)));
+        if self.weight >= STEP {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SpoolError> {
+        self.weight = 0;
+        self.store.write(std::mem::take(&mut self.batch))?;
+        self.store.sync()
+    }
+
+    /// Derives the rest; what is not whole then is an error.
+    pub(in crate::spool) fn finish(mut self, now: Timestamp) -> Result<(), SpoolError> {
+        self.flush()?;
+        let ordered = put_in_order(self.store, now, &|_| false)?;
+        if let Some(missing) = ordered.missing.first() {
+            return Err(SpoolError::Unreadable(format!(
+                "what was copied is not whole: {missing}"
+            )));
+        }
+        for (name, (day, accepted)) in std::mem::take(&mut self.accepted) {
+            let key = keys::account(name);
+            let known = self.store.get(&key)?;
+            let known = known.and_then(|bytes| Account::from_bytes(&bytes));
+            let account = Account {
+                day,
+                accepted,
+                ..known.unwrap_or_default()
+            };
+            self.put(key, account.to_bytes())?;
+        }
+        self.flush()
+    }
+}

@@ -1,0 +1,127 @@
+//! What each token and user has pending and has handed in today: counted by the commits that change
+//! it, and known here as of the last of them that was seen.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use super::link::Connected;
+
+/// What one has pending, and what was accepted of it on the last day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    pub pending: u64,
+    pub day: i64,
+    pub accepted: u64,
+}
+
+/// An account as a commit left it.
+pub(super) type Known = (i64, Account);
+
+/// What is known of the accounts, and since which commit.
+#[derive(Default)]
+pub(super) struct Accounts {
+    known: Mutex<HashMap<i64, (i64, Account)>>,
+}
+
+impl Accounts {
+    pub(super) fn of(&self, name: u64) -> Account {
+        let known = self.known.lock();
+        let account = known.get(&name.cast_signed());
+        account.map_or_else(Account::default, |(_, account)| *account)
+    }
+
+    /// What a commit says. An older one changes nothing.
+    pub(super) fn learn(&self, commit: i64, accounts: &[Known]) {
+        if accounts.is_empty() {
+            return;
+        }
+        let mut known = self.known.lock();
+        for (name, account) in accounts {
+            let (since, there) = known.entry(*name).or_default();
+            if commit >= *since {
+                (*since, *there) = (commit, *account);
+            }
+        }
+    }
+
+    /// Learns of all of them.
+    pub(super) async fn read(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
+        let rows = on
+            .query(
+                "SELECT concat_ws(' ', name, pending, day, accepted), (SELECT commits FROM head) FROM accounts",
+                &[],
+            )
+            .await?;
+        for row in rows {
+            self.learn(row.get(1), &read(&[row.get(0)]));
+        }
+        Ok(())
+    }
+}
+
+/// Accounts as the database writes them.
+pub(super) fn read(texts: &[String]) -> Vec<Known> {
+    let read = texts.iter().filter_map(|text| {
+        let numbers: Vec<i64> = text.split(' ').filter_map(|n| n.parse().ok()).collect();
+        let [name, pending, day, accepted] = numbers[..] else {
+            return None;
+        };
+        let account = Account {
+            pending: u64::try_from(pending).unwrap_or(0),
+            day,
+            accepted: u64::try_from(accepted).unwrap_or(0),
+        };
+        Some((name, account))
+    });
+    read.collect()
+}
+
+/// How accounts change in a commit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes {
+    of: HashMap<i64, (i64, i64, i64)>,
+}
+
+impl Changes {
+    /// So many more are pending of this account; 0 is nobody's.
+    pub(super) fn pending(&mut self, account: i64, by: i64) {
+        if account != 0 {
+            self.of.entry(account).or_default().0 += by;
+        }
+    }
+
+    /// So many were accepted of it on this day.
+    pub(super) fn accepted(&mut self, account: i64, day: i64, count: u16) {
+        if account == 0 {
+            return;
+        }
+        let (_, last, accepted) = self.of.entry(account).or_default();
+        if day > *last {
+            (*last, *accepted) = (day, 0);
+        }
+        if day == *last {
+            *accepted += i64::from(count);
+        }
+    }
+
+    pub(super) fn columns(&self) -> Columns {
+        let mut columns = Columns::default();
+        for (name, (pending, day, accepted)) in &self.of {
+            columns.names.push(*name);
+            columns.pending.push(*pending);
+            columns.days.push(*day);
+            columns.accepted.push(*accepted);
+        }
+        columns
+    }
+}
+
+/// The changes as `count_accounts` takes them.
+#[derive(Default)]
+pub(super) struct Columns {
+    pub names: Vec<i64>,
+    pub pending: Vec<i64>,
+    pub days: Vec<i64>,
+    pub accepted: Vec<i64>,
+}

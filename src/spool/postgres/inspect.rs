@@ -1,0 +1,292 @@
+//! Looks at a whole spool without being a node of it, as it is at one moment: whether all of it agrees,
+//! and every mail of it as a file. Changes nothing.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::PostgresSpool;
+use super::reading;
+use super::rows::{self, Totals};
+use super::schema::{self, Migrate};
+use super::transfer::{Aside, read_these};
+use crate::delivery::{Delivery, Stage};
+use crate::private;
+use crate::spool::keyed::inspect::Seen;
+use crate::spool::sled::{Exported, Verified, describe};
+use crate::spool::{Manifest, SpoolError};
+
+/// How many mails are read at a time.
+const STEP: i64 = 500;
+/// The most problems that are told one by one.
+const TOLD: usize = 1000;
+
+type Failure = tokio_postgres::Error;
+
+impl PostgresSpool {
+    /// Reads every record and checks that they agree with each other. Changes nothing; nodes may go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// Where the database cannot be read. What is wrong inside is in the result.
+    pub async fn verify(&self) -> Result<Verified, SpoolError> {
+        let aside = Aside::open(self, Migrate::Check).await?;
+        let mut verified = Verified::default();
+        let mut totals = Totals::default();
+        begin(&aside).await?;
+        let mut problems = Problems::default();
+        let mut last = Uuid::nil();
+        while let Some(mails) = page(&aside, last).await? {
+            last = mails.last().map_or(last, |mail| mail.id);
+            for mail in mails {
+                count(&mail, &mut verified, &mut totals, &mut problems);
+            }
+        }
+        compare(&aside, &totals, &mut problems)
+            .await
+            .map_err(|e| aside.failed(&e))?;
+        let set_aside = aside.on.query("SELECT count(*) FROM set_aside", &[]).await;
+        let set_aside = set_aside.map_err(|e| aside.failed(&e))?;
+        let quarantined: i64 = set_aside.first().map_or(0, |row| row.get(0));
+        verified.quarantined = u64::try_from(quarantined).unwrap_or(0);
+        verified.problems = problems.0;
+        Ok(verified)
+    }
+
+    /// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and `ID.json`
+    /// with its envelope and the state of each delivery. Nodes may go on meanwhile.
+    ///
+    /// # Errors
+    /// As [`PostgresSpool::verify`], and where a file cannot be written.
+    pub async fn export(&self, to: &Path) -> Result<Exported, SpoolError> {
+        let aside = Aside::open(self, Migrate::Check).await?;
+        let cannot = |e: std::io::Error| {
+            SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
+        };
+        private::make_target(to).map_err(cannot)?;
+        let mut exported = Exported::default();
+        begin(&aside).await?;
+        let mut last = Uuid::nil();
+        while let Some(mails) = page(&aside, last).await? {
+            last = mails.last().map_or(last, |mail| mail.id);
+            for mail in mails {
+                let part = match read_these(&aside, &[mail.id]).await {
+                    Ok(parts) => parts.into_iter().next(),
+                    Err(SpoolError::Unreadable(problem)) => {
+                        exported.problems.push(problem);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let Some(part) = part else { continue };
+                let seen = Seen {
+                    manifest: &part.manifest,
+                    deliveries: &part.deliveries,
+                    body: part.body.as_deref(),
+                };
+                let id = part.manifest.id;
+                if let Some(body) = seen.body {
+                    private::write(&to.join(format!("{id}.eml")), body).map_err(cannot)?;
+                }
+                let envelope = describe(&seen);
+                private::write(&to.join(format!("{id}.json")), envelope.as_ref())
+                    .map_err(cannot)?;
+                exported.mails += 1;
+            }
+        }
+        Ok(exported)
+    }
+
+    /// Makes the tables, or brings them to this version. Returns the versions before and after.
+    ///
+    /// # Errors
+    /// Where the database cannot be reached, or does not grant it.
+    pub async fn migrate_now(&self) -> Result<(usize, usize), SpoolError> {
+        let connector = self.connector("postrider migrate");
+        let connector = std::sync::Arc::new(connector.map_err(|reason| SpoolError::Unusable {
+            database: "of `spool.url`".into(),
+            reason,
+        })?);
+        let on = super::link::Link::new(&connector).get().await?;
+        let before = schema::version(&on.client, &self.schema).await;
+        let before = before.map_err(|e| connector.error(&e))?;
+        schema::prepare(&on.client, &self.schema, &connector.name, Migrate::Auto).await?;
+        let after = schema::version(&on.client, &self.schema).await;
+        Ok((before, after.map_err(|e| connector.error(&e))?))
+    }
+}
+
+/// The most urgent problems, one sentence each.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn tell(&mut self, problem: String) {
+        if self.0.len() < TOLD {
+            self.0.push(problem);
+        }
+    }
+}
+
+/// Whatever is asked from here on is asked of one moment; by whichever plan is the best for all of it.
+async fn begin(aside: &Aside) -> Result<(), SpoolError> {
+    let begun = aside
+        .on
+        .client
+        .batch_execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+             SET LOCAL idle_in_transaction_session_timeout TO 0; SET LOCAL statement_timeout TO 0;
+             SET LOCAL enable_seqscan TO on; SET LOCAL enable_sort TO on; SET LOCAL enable_hashjoin TO on;
+             SET LOCAL enable_mergejoin TO on; SET LOCAL enable_bitmapscan TO on",
+        )
+        .await;
+    begun.map_err(|e| aside.failed(&e))
+}
+
+/// A mail, as far as it can be read.
+struct Looked {
+    id: Uuid,
+    manifest: Result<Manifest, SpoolError>,
+    deliveries: Vec<Result<Delivery, SpoolError>>,
+}
+
+/// The next mails after this one; `None` where there are no more.
+async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolError> {
+    let failed = |e: Failure| aside.failed(&e);
+    let mails = aside
+        .on
+        .query(
+            "SELECT id, manifest, expires_at FROM mails WHERE id > $1 ORDER BY id LIMIT $2",
+            &[&after, &STEP],
+        )
+        .await
+        .map_err(failed)?;
+    if mails.is_empty() {
+        return Ok(None);
+    }
+    let ids: Vec<Uuid> = mails.iter().map(|row| row.get("id")).collect();
+    let found = aside
+        .on
+        .query(reading::RECORDS, &[&ids])
+        .await
+        .map_err(failed)?;
+    let mut looked: Vec<Looked> = mails
+        .iter()
+        .map(|row| Looked {
+            id: row.get("id"),
+            manifest: rows::manifest(row),
+            deliveries: Vec::new(),
+        })
+        .collect();
+    for row in &found {
+        let id: Uuid = row.get("mail");
+        if let Ok(at) = looked.binary_search_by_key(&id, |mail| mail.id) {
+            let read = rows::whole_delivery(row, &aside.routes);
+            looked[at]
+                .deliveries
+                .push(read.map(|(_, _, delivery)| delivery));
+        }
+    }
+    Ok(Some(looked))
+}
+
+fn count(mail: &Looked, verified: &mut Verified, totals: &mut Totals, problems: &mut Problems) {
+    let id = mail.id;
+    let manifest = match &mail.manifest {
+        Ok(manifest) => manifest,
+        Err(error) => return problems.tell(format!("mail {id} cannot be read: {error}")),
+    };
+    let count = mail.deliveries.len();
+    if count != usize::from(manifest.recipients) {
+        problems.tell(format!(
+            "mail {id} has {count} of its {} deliveries",
+            manifest.recipients
+        ));
+    }
+    let priority = rows::priority_number(manifest.priority);
+    for delivery in &mail.deliveries {
+        let stage = match delivery {
+            Ok(delivery) => &delivery.stage,
+            Err(error) => {
+                problems.tell(format!("a delivery of mail {id} cannot be read: {error}"));
+                continue;
+            }
+        };
+        match stage {
+            Stage::Pending { .. } | Stage::Committing { .. } => {
+                verified.pending += 1;
+                totals.accounts.pending(rows::account(manifest), 1);
+            }
+            Stage::Delivered { .. } => verified.delivered += 1,
+            Stage::Dead { .. } => verified.dead += 1,
+            Stage::Cancelled { .. } => verified.cancelled += 1,
+        }
+        totals.add(rows::stage_columns(stage).0, priority, 1);
+    }
+    verified.mails += 1;
+}
+
+/// What the tables must agree on, and how it is told where they do not.
+const AGREEMENTS: &[(&str, &str)] = &[
+    (
+        "SELECT count(*) FROM ready r JOIN ended e ON e.mail = r.mail AND e.idx = r.idx",
+        "deliveries that wait and have ended",
+    ),
+    (
+        "SELECT count(*) FROM ready r WHERE NOT EXISTS (SELECT FROM mails m WHERE m.id = r.mail)",
+        "deliveries that wait and have no mail",
+    ),
+    (
+        "SELECT count(*) FROM ended e WHERE NOT EXISTS (SELECT FROM mails m WHERE m.id = e.mail)",
+        "deliveries that have ended and have no mail",
+    ),
+    (
+        "SELECT count(*) FROM ready r WHERE r.owner <> 0 AND NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner)",
+        "deliveries that are held by a node that is not there",
+    ),
+    (
+        "SELECT count(*) FROM ready r WHERE r.owner = 0 AND r.stage <> 0",
+        "deliveries that may have been sent and that nobody holds",
+    ),
+    (
+        "SELECT count(*) FROM ready r WHERE NOT EXISTS (SELECT FROM routes q WHERE q.id = r.route)",
+        "deliveries that wait on a route without a name",
+    ),
+];
+
+async fn compare(aside: &Aside, totals: &Totals, problems: &mut Problems) -> Result<(), Failure> {
+    let on = &aside.on;
+    for (sql, what) in AGREEMENTS {
+        let rows = on.query(sql, &[]).await?;
+        let count: i64 = rows.first().map_or(0, |row| row.get(0));
+        if count > 0 {
+            problems.tell(format!("{what}: {count}"));
+        }
+    }
+    // What cannot be read is counted there and not here.
+    if !problems.0.is_empty() {
+        return Ok(());
+    }
+    let head = on.query("SELECT totals FROM head", &[]).await?;
+    let kept: Vec<i64> = head.first().map_or_else(Vec::new, |row| row.get(0));
+    if kept != totals.columns() {
+        problems.tell(format!(
+            "{:?} deliveries wait or have ended by priority, and the totals say {kept:?}",
+            totals.columns()
+        ));
+    }
+    let mut counted = totals.accounts.columns();
+    let mut all: Vec<(i64, i64)> = counted.names.drain(..).zip(counted.pending).collect();
+    all.sort_unstable();
+    let kept = on
+        .query(
+            "SELECT name, pending FROM accounts WHERE pending <> 0 ORDER BY name",
+            &[],
+        )
+        .await?;
+    let kept: Vec<(i64, i64)> = kept.iter().map(|row| (row.get(0), row.get(1))).collect();
+    if kept != all {
+        problems.tell("what each token and user has pending is not what was counted".into());
+    }
+    Ok(())
+}
