@@ -2,6 +2,7 @@
 //! again where it was done, whatever happened in between.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::{Dispatcher, Error};
 use crate::delivery::Event;
@@ -10,6 +11,8 @@ use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, Spool, Spoo
 
 /// How many events a reader gets at a time.
 const BATCH: usize = 1024;
+/// How often a node asks whether it may read what another reads.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The journal; see [`Dispatcher::journal`].
 #[derive(Clone)]
@@ -26,6 +29,10 @@ pub struct JournalReader {
     done: u64,
     /// What it was given.
     at: u64,
+    /// Whether it was found to be read here.
+    is_held: bool,
+    /// Whether another node may have read it since it was asked for.
+    is_outdated: bool,
 }
 
 impl JournalHandle {
@@ -84,7 +91,25 @@ impl JournalHandle {
             name: name.to_owned(),
             done,
             at: done,
+            is_held: false,
+            is_outdated: false,
         })
+    }
+
+    /// Has a reader be read here, if no other node reads it; returns whether it is.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub(super) async fn hold(&self, name: &str) -> Result<bool, Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.hold(name).await?)
+    }
+
+    /// Whether a reader is read here, and by no other node that shares the spool.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        let spool = self.spool.upgrade();
+        let journal = spool.as_ref().and_then(|spool| spool.journal());
+        journal.is_some_and(|journal| journal.holds(name))
     }
 
     /// Forgets a reader, and all that it keeps.
@@ -118,11 +143,40 @@ impl JournalHandle {
 }
 
 impl JournalReader {
-    /// The next events; waits until there are some.
+    /// Waits until it is read here and by no other node that shares the spool.
+    async fn hold(&mut self) -> Result<(), Error> {
+        // Kept, since whoever waits may be broken off.
+        self.is_outdated |= std::mem::replace(&mut self.is_held, false);
+        loop {
+            let spool = self.journal.spool()?;
+            let journal = journal(&spool)?;
+            if journal.hold(&self.name).await? {
+                let done = journal.reader(&self.name, self.done).await?;
+                // What it keeps may be another's work: whoever reads begins again with that.
+                return match self.is_outdated || done != self.done {
+                    true => Err(SpoolError::StaleLease.into()),
+                    false => {
+                        self.is_held = true;
+                        Ok(())
+                    }
+                };
+            }
+            drop(spool);
+            self.is_outdated = true;
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// The next events; waits until there are some. Where several nodes share the spool only one of
+    /// them gets any: the others wait until that one is gone.
     ///
     /// # Errors
-    /// [`Error::Spool`].
+    /// [`Error::Spool`]; with [`SpoolError::StaleLease`] where another node has read meanwhile: ask for
+    /// the reader anew.
     pub async fn next(&mut self) -> Result<JournalPage, Error> {
+        if !self.is_held || !self.journal.holds(&self.name) {
+            self.hold().await?;
+        }
         loop {
             let spool = self.journal.spool()?;
             let journal = journal(&spool)?;

@@ -1,13 +1,10 @@
 //! What whoever tells the outside needs of the engine: whose turn it is where several nodes share a
 //! spool, and where it is counted and noted what came of it.
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::Dispatcher;
+use super::{Dispatcher, JournalHandle};
 use crate::delivery::EventKind;
-use crate::spool::Orders;
 
 /// What came of telling something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,41 +24,47 @@ impl NoticeResult {
     }
 }
 
-/// Whether this node is the one that does something which one node does for all.
+/// How often a node asks whether it may do what another does.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Whether this node is the one that does for all what a named reader of the journal is for.
 pub(crate) struct Turn {
-    orders: Option<watch::Receiver<Arc<Orders>>>,
-    number: u64,
+    journal: JournalHandle,
+    name: String,
+    is_shared: bool,
 }
 
 impl Turn {
     /// Whether it is this node's turn.
     pub fn is_mine(&self) -> bool {
-        let Some(orders) = &self.orders else {
-            return true;
-        };
-        let (rank, nodes) = orders.borrow().share;
-        self.number % u64::from(nodes.max(1)) == u64::from(rank)
+        self.journal.holds(&self.name)
     }
 
-    /// Waits until that may have changed.
+    /// Waits until that has changed. Takes the turn where nobody has it.
     pub async fn changed(&mut self) {
-        let is_told = match &mut self.orders {
-            Some(orders) => orders.changed().await.is_ok(),
-            None => false,
-        };
-        if !is_told {
+        if !self.is_shared {
             std::future::pending().await
+        }
+        let was_mine = self.is_mine();
+        loop {
+            if !was_mine && self.journal.hold(&self.name).await.unwrap_or(false) {
+                return;
+            }
+            if self.is_mine() != was_mine {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 }
 
 impl Dispatcher {
-    /// Whose turn it is to do what has this name.
+    /// Whose turn it is to do what the reader of this name is for.
     pub(crate) fn turn(&self, name: &str) -> Turn {
-        let cluster = self.inner.engine.spool.cluster();
         Turn {
-            orders: cluster.map(|cluster| cluster.orders()),
-            number: twox_hash::XxHash3_64::oneshot(name.as_bytes()),
+            journal: self.journal(),
+            name: name.to_owned(),
+            is_shared: self.shares_its_spool(),
         }
     }
 

@@ -107,6 +107,20 @@ pub trait Journal: Send + Sync {
         most: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError>;
 
+    /// Has a named reader be read here, and by no other node that shares this spool, for as long as this
+    /// one lives. Returns whether it is; where another has it, it may be ours when that one is gone.
+    /// Whoever advances a reader that is another's gets [`SpoolError::StaleLease`].
+    async fn hold(&self, name: &str) -> Result<bool, SpoolError> {
+        let _ = name;
+        Ok(true)
+    }
+
+    /// Whether a named reader is read here, as far as this is known without asking.
+    fn holds(&self, name: &str) -> bool {
+        let _ = name;
+        true
+    }
+
     /// Forgets how far a reader is: it holds nothing back any more.
     async fn forget(&self, name: &str) -> Result<(), SpoolError>;
 

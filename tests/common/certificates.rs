@@ -27,6 +27,9 @@ pub enum Cert {
 pub struct Identity {
     pub config: Arc<ServerConfig>,
     pub ca_pem: String,
+    /// What it shows, and its key.
+    pub cert_pem: String,
+    pub key_pem: String,
 }
 
 impl Identity {
@@ -66,6 +69,8 @@ impl Identity {
         Identity {
             config: Arc::new(config),
             ca_pem,
+            cert_pem: shown.pem(),
+            key_pem: key.serialize_pem(),
         }
     }
 }

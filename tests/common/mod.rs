@@ -21,6 +21,7 @@ pub mod postfix;
 pub mod postgres;
 #[cfg(feature = "server")]
 pub mod provider;
+pub mod proxy;
 pub mod puppet;
 pub mod real_servers;
 #[cfg(feature = "notify")]

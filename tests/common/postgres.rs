@@ -54,7 +54,11 @@ fn programs() -> PathBuf {
 
 /// One of the server's programs, as somebody who is not root: it refuses that.
 pub fn program(name: &str) -> Command {
-    let path = programs().join(name);
+    as_nobody(&programs().join(name))
+}
+
+/// A program, as somebody who is not root.
+pub fn as_nobody(path: &Path) -> Command {
     if !is_root() {
         return Command::new(path);
     }
@@ -78,15 +82,7 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a directory");
-        if is_root() {
-            for path in [dir.path(), &data] {
-                let owned = Command::new("chown")
-                    .arg("nobody:nogroup")
-                    .arg(path)
-                    .status();
-                assert!(owned.expect("chown runs").success());
-            }
-        }
+        give_away(&[dir.path(), &data]);
         let made = program("initdb")
             .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
             .arg("-D")
@@ -99,22 +95,7 @@ impl Server {
 
         let port = free_port();
         let postgres = run(dir.path(), &data, port);
-        let url = format!(
-            "postgres://postgres@localhost/postgres?host={}&port={port}",
-            dir.path().display()
-        );
-        let url = url.replace("localhost/", "/");
-        let server = Server {
-            url,
-            own: Some(Own {
-                data,
-                dir,
-                port,
-                postgres: Mutex::new(postgres),
-            }),
-        };
-        server.wait_until_ready();
-        server
+        Server::at(dir, data, port, postgres)
     }
 
     /// Stops it as a power cut would, `-m immediate`.
@@ -133,6 +114,76 @@ impl Server {
         let own = self.own.as_ref().expect("a cluster of its own");
         *own.postgres.lock().unwrap() = run(own.dir.path(), &own.data, own.port);
         self.wait_until_ready();
+    }
+
+    /// Its port on this machine.
+    ///
+    /// # Panics
+    /// As [`Server::stop`].
+    pub fn port(&self) -> u16 {
+        self.own.as_ref().expect("a cluster of its own").port
+    }
+
+    /// A standby of this server, for whose copy every commit here waits from now on.
+    ///
+    /// # Panics
+    /// As [`Server::stop`], and where it cannot be made.
+    pub fn standby(&self) -> Server {
+        let own = self.own.as_ref().expect("a cluster of its own");
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        give_away(&[dir.path()]);
+        let copied = program("pg_basebackup")
+            .args(["-U", "postgres", "-R", "-X", "stream", "--checkpoint=fast"])
+            .args(["--no-sync", "-h", "127.0.0.1", "-p", &own.port.to_string()])
+            .arg("-D")
+            .arg(&data)
+            .status()
+            .expect("pg_basebackup runs");
+        assert!(copied.success(), "a standby is made");
+        let port = free_port();
+        let postgres = run(dir.path(), &data, port);
+        let server = Server::at(dir, data, port, postgres);
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.sql("SELECT pg_reload_conf()");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.sql("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") != "1"
+        {
+            assert!(Instant::now() < deadline, "the standby follows");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    /// Has a standby be the primary.
+    pub fn promote(&self) {
+        assert_eq!(self.sql("SELECT pg_promote()"), "t");
+    }
+
+    /// The directory of its data, and of its socket.
+    ///
+    /// # Panics
+    /// As [`Server::stop`].
+    pub fn data(&self) -> &Path {
+        &self.own.as_ref().expect("a cluster of its own").data
+    }
+
+    fn at(dir: tempfile::TempDir, data: PathBuf, port: u16, postgres: Child) -> Server {
+        let url = format!(
+            "postgres://postgres@/postgres?host={}&port={port}",
+            dir.path().display()
+        );
+        let server = Server {
+            url,
+            own: Some(Own {
+                data,
+                dir,
+                port,
+                postgres: Mutex::new(postgres),
+            }),
+        };
+        server.wait_until_ready();
+        server
     }
 
     /// Where it is.
@@ -211,6 +262,20 @@ impl Server {
         self.sql(&format!(
             "UPDATE \"{copy}\".sessions SET seen = seen - interval '1 hour'"
         ));
+    }
+}
+
+/// Has somebody who is not root own these, as whom the server runs.
+pub fn give_away(paths: &[&Path]) {
+    if !is_root() {
+        return;
+    }
+    for path in paths {
+        let owned = Command::new("chown")
+            .arg("nobody:nogroup")
+            .arg(path)
+            .status();
+        assert!(owned.expect("chown runs").success());
     }
 }
 

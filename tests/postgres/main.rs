@@ -3,13 +3,17 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod chaos;
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod connecting;
 mod copying;
 mod damage;
 mod nodes;
+mod outage;
 mod outbox;
+mod readers;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -28,17 +28,25 @@ impl Cluster {
 
     /// Starts a node, with a lease of so many seconds.
     pub fn node(&self, name: &str, lease: u64) -> Service {
+        self.node_at(name, lease, self.server.url())
+    }
+
+    /// The same, over another way to the database.
+    pub fn node_at(&self, name: &str, lease: u64, url: &str) -> Service {
+        Service::start(self.configured(name, lease, url, ""))
+    }
+
+    /// A node that is not started yet; `more` is added to its configuration.
+    pub fn configured(&self, name: &str, lease: u64, url: &str, more: &str) -> Command {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let config = format!(
             "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nhostname = \"door.example\"\n\
              [[relays]]\nname = \"primary\"\nurl = \"{}\"\nconnections = 4\n\
-             [spool]\nurl = \"{}\"\nschema = \"{}\"\nnode = \"{name}\"\nlease = \"{lease}s\"\n",
-            self.relay,
-            self.server.url(),
-            self.schema
+             [spool]\nurl = \"{url}\"\nschema = \"{}\"\nnode = \"{name}\"\nlease = \"{lease}s\"\n{more}",
+            self.relay, self.schema
         );
-        Service::start(configured(&dir, &config))
+        configured(&dir, &config)
     }
 
     /// Enqueues a mail in a transaction of its own, and waits until it has left the outbox.
@@ -57,7 +65,7 @@ impl Cluster {
     }
 }
 
-fn signal(service: &Service, name: &str) {
+pub fn signal(service: &Service, name: &str) {
     let sent = Command::new("kill")
         .args([&format!("-{name}"), &service.pid().to_string()])
         .status();
@@ -65,7 +73,7 @@ fn signal(service: &Service, name: &str) {
 }
 
 /// How often each recipient got its mail.
-fn arrivals(relay: &FakeSmtp) -> BTreeMap<String, usize> {
+pub fn arrivals(relay: &FakeSmtp) -> BTreeMap<String, usize> {
     let mut arrivals = BTreeMap::new();
     for mail in relay.mails() {
         for recipient in mail.recipients.clone() {

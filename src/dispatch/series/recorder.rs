@@ -44,6 +44,8 @@ pub(super) async fn run(engine: Weak<Engine>, journal: JournalHandle, progress: 
         let counted = counting.catch_unwind().await;
         match counted.unwrap_or_else(|_| Err(SpoolError::panicked().into())) {
             Ok(()) | Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
+            // Another node has counted meanwhile: this one goes on where that one ended.
+            Err(Error::Spool(SpoolError::StaleLease)) => continue,
             Err(error) => tracing::warn!(%error, "the series cannot be written now"),
         }
         tokio::time::sleep(REST).await;

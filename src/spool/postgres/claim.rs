@@ -67,7 +67,7 @@ pub(super) async fn claim(
             tries += 1;
             let on = core.on(&core.claiming).await?;
             let error = match take(&core, &on, &request).await {
-                Ok(claims) => return claims,
+                Ok(claims) => return Ok(claims),
                 Err(error) => error,
             };
             if on.rollback().await.is_err() {
@@ -109,7 +109,7 @@ async fn take(
     core: &Arc<Core>,
     on: &Connected,
     request: &ClaimRequest,
-) -> Result<Result<Vec<Claim>, SpoolError>, Failure> {
+) -> Result<Vec<Claim>, Failure> {
     let session = core.session();
     core.routes.name_all(on, &request.routes).await?;
     let routes: Vec<i32> = request
@@ -118,7 +118,7 @@ async fn take(
         .filter_map(|route| core.routes.id(route))
         .collect();
     if routes.is_empty() {
-        return Ok(Ok(Vec::new()));
+        return Ok(Vec::new());
     }
 
     let began = on.begin();
@@ -141,7 +141,7 @@ async fn take(
     };
     if taken.is_empty() {
         on.rollback().await?;
-        return Ok(Ok(Vec::new()));
+        return Ok(Vec::new());
     }
 
     let (mut ids, mut places) = (Vec::new(), Vec::new());
@@ -392,7 +392,7 @@ fn claims(
     taken: Vec<Taken>,
     leased: &[tokio_postgres::Row],
     read: &[tokio_postgres::Row],
-) -> (Result<Vec<Claim>, SpoolError>, Vec<(Uuid, i32)>) {
+) -> (Vec<Claim>, Vec<(Uuid, i32)>) {
     let mut mails: HashMap<MailId, (Arc<Manifest>, Bytes)> = HashMap::with_capacity(read.len());
     for row in read {
         let id = rows::mail_id(row.get("mail"));
@@ -420,7 +420,7 @@ fn claims(
     let mut book = core.book.lock();
     if core.session() != session {
         // It was taken over meanwhile: whatever was leased to it is not ours.
-        return (Ok(Vec::new()), Vec::new());
+        return (Vec::new(), Vec::new());
     }
     for one in taken {
         let mail = rows::mail_id(one.mail);
@@ -456,5 +456,5 @@ fn claims(
         }
     }
     drop(book);
-    (Ok(claims), broken)
+    (claims, broken)
 }

@@ -325,16 +325,24 @@ impl Journal for PostgresNode {
         changes: Vec<ReaderChange>,
     ) -> Result<(), SpoolError> {
         check_name(name)?;
-        let name = name.to_owned();
-        self.core
+        let (name, session) = (name.to_owned(), self.core.session());
+        let advanced = self
+            .core
             .change(move |_, on| {
                 let (name, changes) = (name.clone(), changes.clone());
                 async move {
-                    on.execute(
-                        "INSERT INTO readers (name, at) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET at = $2",
-                        &[&name, &number(to)],
-                    )
-                    .await?;
+                    // The row's lock fences: whoever has it in another session changes nothing here.
+                    let ours = on
+                        .execute(
+                            "INSERT INTO readers AS r (name, at, owner) VALUES ($1, $2, $3)
+                             ON CONFLICT (name) DO UPDATE SET at = $2, owner = $3
+                             WHERE r.owner IN (0, $3) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner)",
+                            &[&name, &number(to), &session],
+                        )
+                        .await?;
+                    if ours == 0 {
+                        return Ok((false, None));
+                    }
                     for (key, value) in &changes {
                         match value {
                             Some(value) => {
@@ -354,11 +362,53 @@ impl Journal for PostgresNode {
                             }
                         };
                     }
-                    Ok(((), None))
+                    Ok((true, None))
                 }
                 .boxed()
             })
-            .await
+            .await?;
+        match advanced {
+            true => Ok(()),
+            false => Err(SpoolError::StaleLease),
+        }
+    }
+
+    async fn hold(&self, name: &str) -> Result<bool, SpoolError> {
+        check_name(name)?;
+        if self.holds(name) {
+            return Ok(true);
+        }
+        if let Some(failure) = self.core.failure() {
+            return Err(failure);
+        }
+        let (held, session) = (name.to_owned(), self.core.session());
+        let ours = self
+            .core
+            .change(move |_, on| {
+                let name = held.clone();
+                async move {
+                    let ours = on
+                        .execute(
+                            "UPDATE readers r SET owner = $2 WHERE name = $1
+                               AND (r.owner IN (0, $2) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner))
+                               AND EXISTS (SELECT FROM sessions s WHERE s.id = $2)",
+                            &[&name, &session],
+                        )
+                        .await?;
+                    Ok((ours > 0, None))
+                }
+                .boxed()
+            })
+            .await?;
+        if ours {
+            self.core.readers.lock().insert(name.to_owned(), session);
+        }
+        Ok(ours)
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        let held = self.core.readers.lock().get(name).copied();
+        held == Some(self.core.session()) && self.core.failure().is_none()
     }
 
     async fn kept(

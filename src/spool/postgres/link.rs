@@ -11,7 +11,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -185,6 +185,33 @@ impl Connector {
             }
         }
     }
+}
+
+/// Refuses a pool that gives each transaction whichever connection is free: settings, prepared
+/// statements and transactions of this node would be mixed with others'. Two connections that one
+/// server process serves tell it.
+pub(super) async fn check_pooling(
+    connector: &Connector,
+    one: &Connected,
+    other: &Connected,
+) -> Result<(), SpoolError> {
+    let pid = async |on: &Connected| {
+        let asked = on.client.simple_query("SELECT pg_backend_pid()").await?;
+        let row = asked.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        Ok::<_, tokio_postgres::Error>(row)
+    };
+    let pids = async { Ok((pid(one).await?, pid(other).await?)) };
+    let (first, second) = pids.await.map_err(|e| connector.error(&e))?;
+    if first == second {
+        return Err(SpoolError::Unusable {
+            database: connector.name.clone(),
+            reason: "it is behind a pool that shares connections between transactions (pgbouncer with pool_mode = transaction or statement); use pool_mode = session, or name the server itself".into(),
+        });
+    }
+    Ok(())
 }
 
 async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)

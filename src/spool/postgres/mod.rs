@@ -213,6 +213,7 @@ impl PostgresSpool {
             sweeps: AtomicU64::new(0),
             adding: AtomicU64::new(0),
             orders: watch::channel(Arc::default()).0,
+            readers: Mutex::default(),
             stale: AtomicU64::new(0),
             commands,
             releasing: AtomicU64::new(0),
@@ -221,6 +222,8 @@ impl PostgresSpool {
             times: Mutex::default(),
         };
         let on = core.heart.get().await?;
+        let other = core.reading.get().await?;
+        link::check_pooling(&connector, &on, &other).await?;
         schema::prepare(&on.client, &self.schema, &connector.name, self.migrate).await?;
         core.durability = durability(&on).await.map_err(|e| connector.error(&e))?;
 

@@ -1,6 +1,6 @@
 //! What all parts of one node's spool share.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -68,6 +68,8 @@ pub(super) struct Core {
     pub adding: AtomicU64,
     /// What this node is to obey.
     pub orders: watch::Sender<Arc<Orders>>,
+    /// The named readers of the journal that are read here, and in which session they came to be.
+    pub readers: Mutex<HashMap<String, i32>>,
     pub stale: AtomicU64,
     pub commands: mpsc::UnboundedSender<Command>,
     /// How many releases the settling task has not written yet.

@@ -1,0 +1,210 @@
+//! How a database is reached: over TLS, with a password, as a role that is nobody special, and through
+//! a pool.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use postrider::spool::postgres::PostgresSpool;
+use postrider::spool::{SpoolError, SpoolOptions};
+use secrecy::SecretString;
+
+use super::common::FakeSmtp;
+use super::common::certificates::{Cert, Identity};
+use super::common::postgres::{Server, as_nobody, give_away};
+use super::common::service::Service;
+use super::damage::{new_mail, put};
+use super::nodes::Cluster;
+
+/// Writes a file that the server may read, and nobody else.
+fn write(path: &Path, text: &str) {
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, only_owner).unwrap();
+    give_away(&[path]);
+}
+
+/// A server that shows this certificate.
+fn showing(cert: Cert) -> (Server, tempfile::NamedTempFile) {
+    let identity = Identity::new(cert);
+    let server = Server::of_its_own();
+    write(&server.data().join("server.crt"), &identity.cert_pem);
+    write(&server.data().join("server.key"), &identity.key_pem);
+    server.sql("ALTER SYSTEM SET ssl = on");
+    server.sql("SELECT pg_reload_conf()");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.sql("SHOW ssl") != "on" {
+        assert!(Instant::now() < deadline, "the server shows a certificate");
+    }
+    let mut authority = tempfile::NamedTempFile::new().unwrap();
+    authority.write_all(identity.ca_pem.as_bytes()).unwrap();
+    (server, authority)
+}
+
+async fn open(url: &str) -> Result<(), SpoolError> {
+    let spool = PostgresSpool::new(url)
+        .open(SpoolOptions::default())
+        .await?;
+    put(&*spool, new_mail("ada@example.org")).await;
+    spool.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_checked_against_the_authority_that_is_named_and_the_name_of_the_host() {
+    for (cert, host, works) in [
+        (Cert::Good, "127.0.0.1", true),
+        (Cert::Good, "localhost", true),
+        (Cert::OtherName, "127.0.0.1", false),
+        (Cert::Expired, "127.0.0.1", false),
+        (Cert::Untrusted, "127.0.0.1", false),
+    ] {
+        let (server, authority) = showing(cert);
+        let base = format!("postgres://postgres@{host}:{}/postgres", server.port());
+        let named = format!(
+            "{base}?sslmode=verify-full&sslrootcert={}",
+            authority.path().display()
+        );
+        let opened = open(&named).await;
+        assert_eq!(opened.is_ok(), works, "{cert:?} {host}: {opened:?}");
+        if works {
+            let unknown = open(&format!("{base}?sslmode=verify-full")).await;
+            let why = unknown.unwrap_err().to_string();
+            assert!(why.contains("certificate"), "{why}");
+            let plain = server.sql("SELECT count(*) FROM pg_stat_ssl WHERE NOT ssl AND pid <> pg_backend_pid()
+                AND pid IN (SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'postrider%')");
+            assert_eq!(plain, "0");
+        } else {
+            let why = opened.unwrap_err().to_string();
+            assert!(why.contains("certificate"), "{cert:?}: {why}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_a_password_and_no_special_right_is_enough() {
+    let server = Server::of_its_own();
+    server.sql("CREATE ROLE mailer LOGIN PASSWORD 'the secret'");
+    server.sql("CREATE SCHEMA AUTHORIZATION mailer");
+    server.sql("CREATE TABLE orders (id int)");
+    let rules = server.data().join("pg_hba.conf");
+    let before = std::fs::read_to_string(&rules).unwrap();
+    let rule = "host all mailer all scram-sha-256\n";
+    write(&rules, &format!("{rule}{before}"));
+    server.sql("SELECT pg_reload_conf()");
+    assert!(
+        server
+            .sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'mailer'")
+            .starts_with("SCRAM")
+    );
+
+    let url = format!("postgres://mailer@127.0.0.1:{}/postgres", server.port());
+    let spool = |password: &str| {
+        PostgresSpool::new(&url)
+            .schema("mailer")
+            .password(SecretString::from(password.to_owned()))
+    };
+    let refused = spool("wrong").open(SpoolOptions::default()).await;
+    let why = refused.err().unwrap().to_string();
+    assert!(why.contains("password") && !why.contains("wrong"), "{why}");
+    let opened = spool("the secret")
+        .open(SpoolOptions::default())
+        .await
+        .unwrap();
+    put(&*opened, new_mail("ada@example.org")).await;
+    opened.close().await.unwrap();
+
+    let elsewhere = PostgresSpool::new(&url)
+        .schema("somewhere")
+        .password(SecretString::from("the secret".to_owned()));
+    let why = elsewhere.open(SpoolOptions::default()).await.err().unwrap();
+    assert!(why.to_string().contains("permission denied"), "{why}");
+
+    // As a service, with the password in a file.
+    let relay = FakeSmtp::start().await;
+    let mut cluster = Cluster::over(server, "mailer", &relay);
+    cluster.schema = "mailer".into();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "the secret\n").unwrap();
+    let more = format!("password_file = \"{}\"\n", file.display());
+    let node = Service::start(cluster.configured("only", 5, &url, &more));
+    let ids = node.hand_in_many("role", 3, "hello");
+    node.become_all(&ids, "delivered");
+    assert!(!node.log().contains("the secret"), "{}", node.log());
+}
+
+/// A pool of connections in front of a server.
+struct Pool {
+    port: u16,
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pool(server: &Server, mode: &str) -> Pool {
+    let dir = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let config = dir.path().join("pgbouncer.ini");
+    let users = dir.path().join("users.txt");
+    write(&users, "\"postgres\" \"\"\n");
+    write(
+        &config,
+        &format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             auth_type = any\nauth_file = {}\npool_mode = {mode}\nunix_socket_dir =\n\
+             ignore_startup_parameters = extra_float_digits\n\
+             [users]\n",
+            server.port(),
+            users.display()
+        )
+        .replace("* = host=127.0.0.1", "* = user=postgres host=127.0.0.1"),
+    );
+    give_away(&[dir.path()]);
+    let child = as_nobody(Path::new("pgbouncer"))
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("pgbouncer runs; Debian's package is pgbouncer");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "the pool listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Pool {
+        port,
+        child,
+        _dir: dir,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_sessions_works_and_one_of_transactions_is_refused_and_says_what_to_do() {
+    let server = Server::of_its_own();
+    let through = |pool: &Pool| format!("postgres://postgres@127.0.0.1:{}/postgres", pool.port);
+    let of_transactions = pool(&server, "transaction");
+    let why = open(&through(&of_transactions))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(why.contains("pool_mode = session"), "{why}");
+
+    let of_sessions = pool(&server, "session");
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(server, "pool", &relay);
+    let node = cluster.node_at("only", 5, &through(&of_sessions));
+    let ids = node.hand_in_many("pool", 20, "hello");
+    node.become_all(&ids, "delivered");
+    assert_eq!(relay.accepted(), 20);
+}
