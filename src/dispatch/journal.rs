@@ -100,6 +100,7 @@ impl JournalHandle {
     ///
     /// # Errors
     /// [`Error::Spool`].
+    #[cfg(feature = "notify")]
     pub(super) async fn hold(&self, name: &str) -> Result<bool, Error> {
         let spool = self.spool()?;
         Ok(journal(&spool)?.hold(name).await?)
