@@ -126,6 +126,31 @@ fn all(mails: &[MailId]) -> String {
     mails.join(", ")
 }
 
+impl Error {
+    /// Whether the same call may succeed later, with nothing changed but the time: there may be room,
+    /// the quota may be free again, the disk or the database may be back. Of a mail that was handed
+    /// in nothing was kept, so that it may be handed in again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Full { .. } | Error::Quota { .. } | Error::TooManyJobs(_) => true,
+            Error::Spool(failure) => !matches!(failure, SpoolError::Damaged { .. }),
+            Error::NotSent { .. } => true,
+            Error::Mail(_)
+            | Error::SenderRefused { .. }
+            | Error::KeyReused(_)
+            | Error::NoRoute(_)
+            | Error::UnknownMail(_)
+            | Error::Forgotten(_)
+            | Error::UnknownRelay(_)
+            | Error::TooLate { .. }
+            | Error::BadCursor
+            | Error::Configuration(_)
+            | Error::Relay { .. }
+            | Error::Stopped(_) => false,
+        }
+    }
+}
+
 /// What somebody has used up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaLimit {

@@ -106,6 +106,17 @@ impl Dispatcher {
         }
     }
 
+    /// As [`Dispatcher::wait`], for at most this long: the mail as it is then, ended or not.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::wait`].
+    pub async fn wait_within(&self, id: MailId, span: Duration) -> Result<MailStatus, Error> {
+        match tokio::time::timeout(span, self.wait(id)).await {
+            Ok(ended) => ended,
+            Err(_) => self.status(id).await,
+        }
+    }
+
     /// One page of mails.
     ///
     /// # Errors

@@ -187,13 +187,43 @@ impl Dispatcher {
     /// # Errors
     /// As [`Dispatcher::submit`].
     pub async fn try_submit(&self, mail: Mail) -> Result<Receipt, Error> {
-        let answer = self.submit_many(vec![mail]).await.pop();
+        let answer = self.try_submit_many(vec![mail]).await.pop();
         answer.unwrap_or_else(|| Err(Error::Stopped("it gave no answer".into())))
     }
 
     /// Accepts many mails together, with one sync for each half a mebibyte of them: each is
-    /// accepted or not for itself, and has its own result, in order. Does not wait for room.
+    /// accepted or not for itself, and has its own result, in order. What finds the queue full waits
+    /// for room, for at most `accept_timeout` in all.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
+        let Inner { engine, accept, .. } = &*self.inner;
+        let waited_for = mails.clone();
+        let mut results = self.try_submit_many(mails).await;
+
+        let mut time_is_up = std::pin::pin!(tokio::time::sleep(accept.accept_timeout));
+        loop {
+            let is_full = |place: &usize| matches!(results[*place], Err(Error::Full { .. }));
+            let full: Vec<usize> = (0..results.len()).filter(is_full).collect();
+            let Some(first) = full.first() else {
+                return results;
+            };
+            // Where there is room for the first of them, there may be for more.
+            let room = tokio::select! {
+                room = accept.wait_for_room(engine, &waited_for[*first]) => room,
+                () = &mut time_is_up => return results,
+            };
+            if room.is_err() {
+                return results;
+            }
+            let again = full.iter().map(|place| waited_for[*place].clone());
+            let answers = self.try_submit_many(again.collect()).await;
+            for (place, answer) in full.into_iter().zip(answers) {
+                results[place] = answer;
+            }
+        }
+    }
+
+    /// As [`Dispatcher::submit_many`], without waiting for room.
+    pub async fn try_submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner {
             engine,
             accept,

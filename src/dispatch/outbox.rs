@@ -40,7 +40,7 @@ impl OutboxHandle {
     pub async fn submit(&self, mails: Vec<(MailId, Mail)>) -> Vec<(MailId, Result<(), Error>)> {
         let ids: Vec<MailId> = mails.iter().map(|(id, _)| *id).collect();
         let mails = mails.into_iter().map(|(id, mail)| mail.named(id)).collect();
-        let receipts = self.postrider.submit_many(mails).await;
+        let receipts = self.postrider.try_submit_many(mails).await;
         let mut results = Vec::with_capacity(ids.len());
         for (id, receipt) in ids.into_iter().zip(receipts) {
             let result = match receipt {

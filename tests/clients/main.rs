@@ -9,6 +9,8 @@ mod common;
 mod http_schemathesis;
 #[cfg(target_os = "linux")]
 mod page;
+#[cfg(target_os = "linux")]
+mod readme;
 mod real_clients;
 #[cfg(target_os = "linux")]
 mod real_dkim;

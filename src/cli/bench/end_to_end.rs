@@ -1,6 +1,7 @@
 //! From the first submit to the last 250.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -11,14 +12,16 @@ use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
 use crate::mail::seconds;
 use crate::transport::Relay;
+use crate::transport::dkim::{Dkim, Signer, SigningKey};
 
-pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
+pub(super) async fn run(count: usize, dkim: &[PathBuf], dir: &Path) -> Result<Value, Failure> {
     let sink = Sink::start()?;
     let before = sink.yardstick(count, SIZE, CALLERS)?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
     let relay = relay
         .map_err(|e| Failure::Failed(e.to_string()))?
-        .connections(CALLERS);
+        .connections(CALLERS)
+        .dkim(Arc::new(signers(dkim)?));
     let postrider = Dispatcher::builder()
         .relay(relay)
         .spool(dir.join("spool"))
@@ -39,6 +42,7 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
     Ok(json!({
         "bench": "end_to_end",
         "mails": count,
+        "signatures": dkim.len(),
         "per_s": rate.round(),
         "smtp_source_per_s": yardstick.round(),
         "ratio": rate / yardstick,
@@ -48,4 +52,19 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
         "cpu_s_per_1000": cpu / (count as f64 / 1000.0),
         "peak_mb": peak_megabytes(),
     }))
+}
+
+/// Keys that sign what the benchmark sends, each as a selector of its own.
+fn signers(files: &[PathBuf]) -> Result<Dkim, Failure> {
+    let signer = |(place, file): (usize, &PathBuf)| {
+        let key = SigningKey::read(file).map_err(|e| Failure::Usage(e.to_string()))?;
+        Ok(Signer {
+            domain: "example.com".into(),
+            selector: format!("s{place}"),
+            key: Arc::new(key),
+            skip_signed: false,
+        })
+    };
+    let signers: Result<Vec<Signer>, Failure> = files.iter().enumerate().map(signer).collect();
+    Ok(Dkim::new(signers?))
 }

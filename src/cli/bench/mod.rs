@@ -40,6 +40,10 @@ enum Which {
         /// How many mails
         #[arg(long, value_name = "N", default_value_t = 50_000)]
         count: usize,
+        /// Sign with the private key in this file, as `postrider dkim generate` makes one; give it
+        /// again to sign with several
+        #[arg(long, value_name = "FILE")]
+        dkim: Vec<PathBuf>,
     },
     /// Durable accept by 1 and by 64 callers, against appending to a file and fdatasync
     Accept {
@@ -75,7 +79,7 @@ impl Bench {
 impl Which {
     async fn run(self, dir: &Path) -> Result<(), Failure> {
         let line = match self {
-            Which::EndToEnd { count } => end_to_end::run(count, dir).await?,
+            Which::EndToEnd { count, dkim } => end_to_end::run(count, &dkim, dir).await?,
             Which::Accept { count } => accept::run(count, dir).await?,
             Which::Backlog { count } => backlog::run(count, dir).await?,
             Which::RoundTrip => round_trip::run().await?,

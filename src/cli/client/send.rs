@@ -74,11 +74,15 @@ pub struct Send {
     locale: Option<String>,
     /// A message that is already written, to the recipients that it names or to those in --to; `-`
     /// reads standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["cc", "bcc", "reply_to", "subject", "text", "html", "attach", "header"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cc", "bcc", "reply_to", "subject", "text", "html", "attach", "alternative", "header"])]
     eml: Option<PathBuf>,
     /// A file that goes with it; give it again for more
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
+    /// A file that says the same in another form, such as an invitation (invite.ics); give it again
+    /// for more
+    #[arg(long, value_name = "FILE")]
+    alternative: Vec<PathBuf>,
     /// A header field of your own; give it again for more
     #[arg(long, value_name = "NAME: VALUE", value_parser = header_field)]
     header: Vec<(String, String)>,
@@ -201,6 +205,14 @@ impl Send {
             let files: Result<Vec<Value>, Failure> =
                 self.attach.iter().map(|file| attachment(file)).collect();
             mail.insert("attachments".into(), files?.into());
+        }
+        if !self.alternative.is_empty() {
+            let files: Result<Vec<Value>, Failure> = self
+                .alternative
+                .iter()
+                .map(|file| alternative(file))
+                .collect();
+            mail.insert("alternatives".into(), files?.into());
         }
         for (name, value) in self.options.parameters() {
             match name {
@@ -377,6 +389,35 @@ impl Options {
             .iter()
             .for_each(|tag| add("tag", Some(tag.clone())));
         parameters
+    }
+}
+
+fn alternative(file: &Path) -> Result<Value, Failure> {
+    let content = fs::read(file).map_err(|error| unreadable(file, &error))?;
+    let kind = mime_guess::from_path(file).first_or_octet_stream();
+    let kind = match kind.essence_str() {
+        "text/calendar" => invitation(&content),
+        kind => kind.to_owned(),
+    };
+    Ok(json!({"content_type": kind, "content": BASE64_STANDARD.encode(content)}))
+}
+
+/// The type of a calendar file, with the method that its reader is to find there as well (RFC 6047
+/// §2.4).
+fn invitation(content: &[u8]) -> String {
+    let text = String::from_utf8_lossy(content);
+    let method = text
+        .lines()
+        .find_map(|line| line.trim_end().strip_prefix("METHOD:"));
+    match method {
+        Some(method)
+            if method
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') =>
+        {
+            format!("text/calendar; method={method}; charset=utf-8")
+        }
+        _ => "text/calendar; charset=utf-8".to_owned(),
     }
 }
 

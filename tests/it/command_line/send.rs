@@ -102,6 +102,27 @@ fn everything_that_can_be_asked_for_reaches_the_service() {
 }
 
 #[test]
+fn an_invitation_goes_as_another_form_of_the_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("invite.ics");
+    std::fs::write(
+        &file,
+        "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nEND:VCALENDAR\r\n",
+    )
+    .unwrap();
+    let service = taking();
+    let words = [&LEAST[..], &["--alternative", file.to_str().unwrap()]].concat();
+    run(&service, &words).well();
+    let asked = service.asked_once().json();
+    let alternatives = &asked["alternatives"];
+    assert_eq!(
+        *alternatives,
+        json!([{"content_type": "text/calendar; method=REQUEST; charset=utf-8",
+            "content": "QkVHSU46VkNBTEVOREFSDQpNRVRIT0Q6UkVRVUVTVA0KRU5EOlZDQUxFTkRBUg0K"}])
+    );
+}
+
+#[test]
 fn the_body_can_come_from_standard_input() {
     let service = taking();
     let words = [

@@ -93,10 +93,67 @@ async fn submit_may_wait_for_room_for_ever() {
 }
 
 #[tokio::test]
+async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_again() {
+    let puppet = Puppet::held();
+    let builder = engine(puppet.relay(), &Clock::fake()).max_pending(2);
+    let patient = builder.accept_timeout(seconds(30)).start().await.unwrap();
+    let mails = |names: &[&str]| names.iter().map(|name| mail(name)).collect::<Vec<_>>();
+    let five = [
+        "a@x.example",
+        "b@x.example",
+        "c@x.example",
+        "d@x.example",
+        "e@x.example",
+    ];
+
+    let hasty = patient.try_submit_many(mails(&five)).await;
+    let full = hasty[2].as_ref().unwrap_err();
+    assert!(full.is_retryable(), "{full}");
+    assert!(hasty[1].is_ok());
+
+    let waiting = tokio::spawn({
+        let (patient, more) = (patient.clone(), mails(&five[2..]));
+        async move { patient.submit_many(more).await }
+    });
+    a_moment().await;
+    assert!(!waiting.is_finished());
+    puppet.let_go();
+    for answer in waiting.await.unwrap() {
+        becomes(&patient, answer.unwrap().id, "delivered").await;
+    }
+    assert_eq!(puppet.begun().len(), 5);
+
+    let unknown = patient
+        .status("0199c0de-0000-7000-8000-000000000001".parse().unwrap())
+        .await
+        .unwrap_err();
+    assert!(!unknown.is_retryable(), "{unknown}");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_mail_may_do_so_for_a_while_only() {
+    let puppet = Puppet::held();
+    let postrider = engine(puppet.relay(), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    let id = submit(&postrider, mail("ada@example.org")).await;
+    let begun = std::time::Instant::now();
+    let status = postrider.wait_within(id, Duration::from_millis(200)).await;
+    assert!(!status.unwrap().state.is_final());
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+
+    puppet.let_go();
+    let status = postrider.wait_within(id, seconds(30)).await.unwrap();
+    assert_eq!(status.state.as_str(), "delivered");
+}
+
+#[tokio::test]
 async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() {
     let puppet = Puppet::held();
     let builder = engine(puppet.relay(), &Clock::fake())
         .max_pending(3)
+        .accept_timeout(Duration::from_millis(10))
         .max_message_size(10_000);
     let postrider = builder.start().await.unwrap();
     let large = mail_to("large@example.org")
