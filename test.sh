@@ -38,6 +38,7 @@ clients=target/clients
 mkdir -p "$clients"
 wanted='aiosmtpd==1.4.6 django==5.2.19 schemathesis==4.32.5 dkimpy==1.1.8 pynacl==1.6.2'
 wanted+=' django-anymail==15.2 moto==5.2.5 boto3==1.44.8 flask==3.1.3 flask-cors==6.0.5'
+wanted+=' standardwebhooks==1.0.1'
 if [ "$(cat "$clients/python/wanted" 2>/dev/null)" != "$wanted" ]; then
   python3 -m venv "$clients/python"
   # shellcheck disable=SC2086  # one word a package

@@ -78,8 +78,8 @@ pub use mail::{
 };
 #[cfg(feature = "notify")]
 pub use notify::{
-    Filter, LastAnswer, NoticeError, Notices, Redeliver, Tested, Webhook, WebhookError,
-    WebhookState, WebhookStatus,
+    Alert, AtMost, Compose, Filter, LastAnswer, Missed, NoticeError, Notices, Redeliver, Schedule,
+    ScheduleStatus, Tested, Webhook, WebhookError, WebhookState, WebhookStatus,
 };
 pub use policy::{
     BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,

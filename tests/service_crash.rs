@@ -23,6 +23,8 @@ mod mails;
 mod service;
 #[path = "service_crash/smtp.rs"]
 mod smtp;
+#[path = "service_crash/told.rs"]
+mod told;
 
 use std::env;
 use std::time::{Duration, Instant};
@@ -100,7 +102,8 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     let began = Instant::now();
     let mut choices = StdRng::seed_from_u64(seed);
     let relay = moody_relay(seed).await;
-    let house = House::new(&relay.url());
+    let hook = told::receiver(seed).await;
+    let house = House::new(&relay.url(), &told::configured(&hook));
     let book = Book::new();
     let stop = watch::Sender::new(false);
     let mut clients = send_clients(&house, &book, &stop, seed);
@@ -149,6 +152,9 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
         }
     };
     service.lives_until(drained).await;
+    let (again, untold) = service.lives_until(told::judge(&hook, &book.mails())).await;
+    println!("webhook: {again} messages came more than once");
+    assert_eq!(untold, Vec::<String>::new());
     assert!(service.stop().await.success(), "{}", house.log());
     relay.open_connections_fall_to(0).await;
     let (figures, mut problems) = book

@@ -12,7 +12,7 @@ use crate::config::{self, Settings};
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable, serve_outbox};
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
-use crate::notify::Notices;
+use crate::notify::{Notices, WebhookError};
 
 /// The doors that are open.
 pub(super) struct Doors {
@@ -45,9 +45,7 @@ impl BoundDoors {
         let mut open = JoinSet::new();
         // Before anything comes in: what happens from now on is to be told.
         let notices = Notices::of(dispatcher);
-        let told = notices.set_webhooks(config::webhooks(&settings.webhooks));
-        told.await
-            .map_err(|error| Failure::Failed(error.to_string()))?;
+        tell(&notices, settings).await?;
         open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
         if let Some(door) = http {
             let door = door.with_notices(notices.clone());
@@ -110,11 +108,9 @@ impl Doors {
         Ok(BoundDoors { http, smtp })
     }
 
-    /// Gives the webhooks what changed.
+    /// Gives webhooks, alerts and schedules what changed.
     pub(super) async fn reload_notices(&self, settings: &Settings) -> Result<(), Failure> {
-        let webhooks = config::webhooks(&settings.webhooks);
-        let told = self.notices.set_webhooks(webhooks).await;
-        told.map_err(|error| Failure::Failed(error.to_string()))
+        tell(&self.notices, settings).await
     }
 
     /// Gives them what changed: who may come in, and certificates. After an error one may have it
@@ -153,6 +149,16 @@ impl Doors {
         let doors_closed = timeout(within, all_ended);
         let _ = tokio::join!(doors_closed, self.notices.close(within));
     }
+}
+
+/// Puts webhooks, alerts and schedules in force.
+async fn tell(notices: &Notices, settings: &Settings) -> Result<(), Failure> {
+    let webhooks = notices.set_webhooks(config::webhooks(&settings.webhooks));
+    let failed = |error: WebhookError| Failure::Failed(error.to_string());
+    webhooks.await.map_err(failed)?;
+    notices.set_alerts(config::alerts(&settings.alerts)).await?;
+    let schedules = config::schedules(&settings.schedules);
+    Ok(notices.set_schedules(schedules).await?)
 }
 
 /// How long what has begun may go on when the doors close: half of the drain, so that the engine

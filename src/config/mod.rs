@@ -14,6 +14,7 @@
 //!
 //! One file a section: each has the section's keys with their defaults, and its `check`.
 
+mod alerts;
 mod client;
 mod dkim;
 mod engine;
@@ -31,6 +32,7 @@ mod read;
 mod relays;
 mod retry;
 mod routes;
+mod schedules;
 mod secret;
 mod service;
 mod smtp;
@@ -42,6 +44,7 @@ mod units;
 mod unsubscribe;
 mod webhooks;
 
+pub use alerts::{Alert, alerts};
 pub use client::ClientFile;
 pub use dkim::DkimKey;
 pub use engine::{builder, quotas, reload};
@@ -54,6 +57,7 @@ pub use oauth2::{GrantKind, OAuth2Settings};
 pub use relays::{Relay, RelayUrl, TimeOuts};
 pub use retry::{Jitter, Priorities, Retry};
 pub use routes::{RelayMatch, Route};
+pub use schedules::{Schedule, schedules};
 pub use service::Service;
 pub use smtp::{Smtp, Tls, User};
 pub use spool::{Migrate, OnSpoolFailure, Spool, Sync};
@@ -104,6 +108,10 @@ pub struct Settings {
     pub status: Status,
     /// Who is told what happens.
     pub webhooks: Vec<Webhook>,
+    /// Who is told by mail what happened.
+    pub alerts: Vec<Alert>,
+    /// Mail that is sent by the clock.
+    pub schedules: Vec<Schedule>,
     /// The HTTP door.
     pub http: Http,
     /// The SMTP submission door.
@@ -201,6 +209,8 @@ impl Settings {
         self.suppression.check(report);
         self.status.check(report);
         webhooks::check(&mut self.webhooks, report);
+        alerts::check(&self.alerts, report);
+        schedules::check(&self.schedules, &self.templates.loaded(), report);
         self.http.check(report);
         self.smtp.check(report);
         listeners::check(self, report);

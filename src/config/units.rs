@@ -10,6 +10,7 @@ use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::mail::parse_span;
+use crate::notify::AtMost;
 use crate::policy::Rate;
 
 /// Where a door listens.
@@ -75,6 +76,29 @@ pub(super) fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Durati
         .into_iter()
         .map(|one| one.0)
         .collect())
+}
+
+/// So many mails in so long a time.
+pub(super) fn at_most<'de, D: Deserializer<'de>>(from: D) -> Result<AtMost, D::Error> {
+    let read = |text: &str| text.parse().ok();
+    from.deserialize_any(TextVisitor {
+        expected: "a number of mails and a span of time such as 1/10m",
+        read,
+    })
+}
+
+/// One text, or a list of texts.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::One(one) => vec![one],
+        Either::Many(many) => many,
+    })
 }
 
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {

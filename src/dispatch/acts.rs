@@ -57,7 +57,15 @@ impl Dispatcher {
         By {
             who: Some(self.submitter.clone()),
             from: self.from.map(|address| address.to_string()),
-            is_part: false,
+            is_part: self.is_part,
+        }
+    }
+
+    /// The same dispatcher; what is done through this handle is part of something larger.
+    pub(super) fn in_part(&self) -> Dispatcher {
+        Dispatcher {
+            is_part: true,
+            ..self.clone()
         }
     }
 
@@ -118,6 +126,9 @@ impl Dispatcher {
 
     /// Notes what was done to a mail.
     pub(super) async fn note_done(&self, act: &str, mail: MailId) {
+        if self.is_part {
+            return;
+        }
         let to_it = |event| Event {
             mail: Some(mail),
             ..event
@@ -127,11 +138,22 @@ impl Dispatcher {
 
     /// Logs and counts what was done to a mail; the journal tells it already.
     pub(super) fn tell_done(&self, act: &str, mail: MailId) {
+        if self.is_part {
+            return;
+        }
         let event = Event::new(self.inner.engine.clock.now(), done(act)).by(&self.by());
         self.tell(&Event {
             mail: Some(mail),
             ..event
         });
+    }
+
+    /// Notes what was done to many mails together, and which were meant.
+    pub(super) async fn note_many(&self, act: &str, count: u64, filter: String) {
+        let act = act.to_owned();
+        let filter = Some(filter);
+        let kind = EventKind::Act { act, count, filter };
+        self.note(kind, |event| event).await;
     }
 
     fn tell(&self, event: &Event) {

@@ -353,6 +353,7 @@ impl Builder {
             door: "embedded",
             submitter: crate::mail::Submitter::Local,
             from: None,
+            is_part: false,
         })
     }
 

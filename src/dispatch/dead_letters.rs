@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::{Dispatcher, Error, StatusPage};
-use crate::delivery::{EventKind, Stage, State};
+use crate::delivery::{Stage, State};
 use crate::mail::MailId;
 use crate::spool::{OperationResult, Query, Record};
 
@@ -108,10 +108,7 @@ impl DeadLetters<'_> {
 
     /// Notes what was done to all of them together.
     async fn note(&self, act: &str, count: u64, filter: String) {
-        let act = act.to_owned();
-        let filter = Some(filter);
-        let kind = EventKind::Act { act, count, filter };
-        self.postrider.note(kind, |event| event).await;
+        self.postrider.note_many(act, count, filter).await;
     }
 
     /// The same, and says also of how many recipients who got their mail the record goes with it.

@@ -239,6 +239,11 @@ impl Jobs<'_> {
             status.state = JobState::Stopped;
             status.finished_at = Some(self.postrider.inner.engine.clock.now());
             tracing::info!(job = %id, done = status.done, "a job was stopped");
+            // Whoever stops it has done nothing to the mails.
+            let whose = status.by.parse().unwrap_or_default();
+            let (postrider, act) = (self.postrider.on_behalf_of(whose), status.act);
+            let (done, search) = (status.done, status.search.clone());
+            tokio::spawn(async move { note(&postrider, act, done, search).await });
         }
         Some(status.clone())
     }
@@ -284,7 +289,10 @@ impl<'a> JobMails<'a> {
 }
 
 async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobStatus>>) {
-    let ended = walk(&postrider, &request, &status).await;
+    // Told of each mail as whose doing it was, and in the audit trail as one act.
+    let ended = walk(&postrider.in_part(), &request, &status).await;
+    let done = status.lock().done;
+    note(&postrider, request.act, done, request.search).await;
     let mut status = status.lock();
     status.finished_at = Some(postrider.inner.engine.clock.now());
     match ended {
@@ -299,6 +307,11 @@ async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobSt
             tracing::error!(job = %status.id, done = status.done, %error, "a job could not go on");
         }
     }
+}
+
+/// Notes in the audit trail to how many mails it was done.
+async fn note(postrider: &Dispatcher, act: Act, done: u64, search: String) {
+    postrider.note_many(act.as_str(), done, search).await;
 }
 
 async fn walk(

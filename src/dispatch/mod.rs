@@ -105,6 +105,8 @@ pub struct Dispatcher {
     submitter: Submitter,
     /// From which address.
     from: Option<IpAddr>,
+    /// Whether what is done through this handle is part of something that is told by itself.
+    is_part: bool,
 }
 
 struct Inner {

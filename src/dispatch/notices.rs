@@ -35,6 +35,14 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// A turn of every node: of what can be done by all of them, because it is done once.
+    pub fn always() -> Self {
+        Turn {
+            orders: None,
+            number: 0,
+        }
+    }
+
     /// Whether it is this node's turn.
     pub fn is_mine(&self) -> bool {
         self.journal.holds(&self.name)

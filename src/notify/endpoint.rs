@@ -5,24 +5,27 @@
 //! every wanted event was taken, or is held, or is read again.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::attending::{Closing, attend};
 use super::caller::{Answer, Caller};
 use super::held::{Held, Shelf, Standing};
 use super::message::Message;
 use super::webhook::{LastAnswer, Tested, Webhook, WebhookError, WebhookState, WebhookStatus};
-use super::{READERS, Redeliver};
+use super::{Attended, Redeliver};
 use crate::delivery::{Attempt, Event, EventKind};
 use crate::dispatch::{Dispatcher, Error, JournalHandle, JournalReader, NoticeResult, Turn};
 use crate::mail::Timestamp;
-use crate::spool::{ReaderChange, SpoolError};
+use crate::spool::ReaderChange;
 
 /// How many messages are sent before it is noted how far that is. After a crash those are sent
 /// again.
@@ -31,8 +34,6 @@ const CHUNK: usize = 16;
 const FAILING: u32 = 5;
 /// How long it may stay unnoted that nothing of what was read was wanted.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
-/// How long a journal that cannot be read or written is left alone.
-const REST: Duration = Duration::from_secs(5);
 
 /// What others see of an endpoint, and how they reach it.
 pub(super) struct Desk {
@@ -102,7 +103,7 @@ async fn again(journal: &JournalHandle, seq: u64) -> Result<Option<Message>, Err
 }
 
 /// The try that an event came of, if the one before it is that.
-fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Attempt> {
+pub(super) fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Attempt> {
     let is_of_it = before.mail == event.mail && before.recipient == event.recipient;
     match &before.kind {
         EventKind::Attempted { attempt } if is_of_it && before.seq + 1 == event.seq => {
@@ -126,15 +127,6 @@ impl Desk {
             wake: Notify::new(),
             closing: watch::Sender::new(false),
         })
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.webhook.name
-    }
-
-    /// Has its task end as soon as it can.
-    pub(super) fn close(&self) {
-        self.closing.send_replace(true);
     }
 
     /// Whether another node looks after it.
@@ -207,37 +199,42 @@ fn answered(message: &Message, at: Timestamp, answer: &Answer) -> LastAnswer {
     }
 }
 
-/// Works until the desk is closed or the spool is.
-pub(super) async fn run(postrider: Dispatcher, desk: Arc<Desk>) {
-    let name = format!("{READERS}{}", desk.name());
-    let mut turn = postrider.turn(&name);
-    let mut closing = desk.closing.subscribe();
-    while !*closing.borrow_and_update() {
-        let is_mine = turn.is_mine();
-        desk.shown.lock().is_elsewhere = !is_mine;
-        if !is_mine {
-            tokio::select! {
-                () = turn.changed() => {}
-                _ = closing.changed() => {}
-            }
-            continue;
-        }
-        let worked = async {
-            let mut work = Work::open(&postrider, &desk, &name).await?;
-            work.go_on(&mut turn, &mut closing).await
-        };
-        match worked.await {
-            Ok(()) => {}
-            Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
-            Err(error) => {
-                tracing::warn!(webhook = desk.name(), %error, "a webhook cannot go on now");
-                tokio::select! {
-                    () = tokio::time::sleep(REST) => {}
-                    _ = closing.changed() => {}
-                }
-            }
-        }
+impl Attended for Desk {
+    const READERS: &'static str = "webhook:";
+
+    fn name(&self) -> &str {
+        &self.webhook.name
     }
+
+    fn closing(&self) -> &watch::Sender<bool> {
+        &self.closing
+    }
+
+    fn attend(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send {
+        run(postrider, this)
+    }
+}
+
+/// Works until the desk is closed or the spool is.
+async fn run(postrider: Dispatcher, desk: Arc<Desk>) {
+    let name = desk.reader();
+    let shows = |is_elsewhere| desk.shown.lock().is_elsewhere = is_elsewhere;
+    let closing = desk.closing.subscribe();
+    attend(
+        postrider.turn(&name),
+        &name,
+        closing,
+        shows,
+        |turn, closing| {
+            let (postrider, desk, name) = (postrider.clone(), Arc::clone(&desk), name.clone());
+            async move {
+                let mut work = Work::open(&postrider, &desk, &name).await?;
+                work.go_on(turn, closing).await
+            }
+            .boxed()
+        },
+    )
+    .await;
 }
 
 struct Work<'a> {
@@ -279,11 +276,7 @@ impl<'a> Work<'a> {
         })
     }
 
-    async fn go_on(
-        &mut self,
-        turn: &mut Turn,
-        closing: &mut watch::Receiver<bool>,
-    ) -> Result<(), Error> {
+    async fn go_on(&mut self, turn: &mut Turn, closing: &mut Closing) -> Result<(), Error> {
         let clock = self.postrider.clock().clone();
         loop {
             self.obey().await?;
@@ -561,8 +554,7 @@ impl<'a> Work<'a> {
         self.note(changes).await?;
         self.page.clear();
         self.before = None;
-        let name = format!("{READERS}{}", self.desk.name());
-        self.reader = self.journal.reader(&name, None).await?;
+        self.reader = self.journal.reader(&self.desk.reader(), None).await?;
         Ok(())
     }
 

@@ -1,42 +1,55 @@
-//! NOTICES: what is told to the outside of what happened. Each webhook is a reader of the journal
-//! with a name of its own, so that a crash loses none, and a task of its own, so that none waits for
-//! another.
+//! NOTICES: what is told to the outside of what happened, and what is sent by the clock. Each webhook
+//! and each alert is a reader of the journal with a name of its own, so that a crash loses none, and
+//! a task of its own, so that none waits for another; each schedule keeps its place likewise.
 //!
 //! ```text
 //! journal ─▶ filter ─▶ message ─▶ endpoint ─▶ caller (signed POST)
-//!                                    └ held: what failed, kept beside the reader's place
+//!                 │                  └ held: what failed, kept beside the reader's place
+//!                 └──▶ digest ──▶ alert ───▶ a mail
+//! clock ───▶ schedule ────────────────────▶ a mail
 //! ```
 //!
-//! *Invariants made here:* what is told is told at least once, under one id however often; where an
-//! endpoint's reader is, what failed, and how the endpoint is are written in one commit; no endpoint
-//! costs more memory than a stated bound; nothing is told to an address that was not looked at.
+//! *Invariants made here:* what is told is told at least once, under one id however often; where a
+//! reader is, and what it keeps, are written in one commit; a mail is handed in under a key that
+//! makes it one; none of them costs more memory than a stated bound; nothing is told to an address
+//! that was not looked at.
 
+mod alert;
+mod attending;
 mod caller;
+mod digest;
 mod endpoint;
 mod filter;
 mod held;
 mod message;
+mod schedule;
 mod secrets;
 mod webhook;
 
+pub use alert::{Alert, AtMost};
 pub use filter::{EVENTS, Filter};
+pub use schedule::{Compose, Missed, Schedule, ScheduleStatus};
 pub use webhook::{
     LastAnswer, Redeliver, Tested, Webhook, WebhookError, WebhookState, WebhookStatus,
 };
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::alert::Post;
 use self::endpoint::{Desk, Order};
+use self::schedule::Calendar;
 use crate::dispatch::{Dispatcher, Error};
 
-/// What the names of the webhooks' readers begin with.
-const READERS: &str = "webhook:";
 /// How long somebody who orders something waits until it is noted.
 const OBEYS_WITHIN: Duration = Duration::from_secs(2);
+/// How long a task may take to end before another takes its place.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What cannot be done with a webhook.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -55,6 +68,112 @@ pub enum NoticeError {
     Dispatcher(#[from] Error),
 }
 
+/// Something that one task attends to, under a name that holds over restarts.
+trait Attended: Send + Sync + 'static {
+    /// What the names of these readers begin with.
+    const READERS: &'static str;
+
+    fn name(&self) -> &str;
+
+    /// Tells the task to end.
+    fn closing(&self) -> &watch::Sender<bool>;
+
+    /// The task.
+    fn attend(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send;
+
+    fn reader(&self) -> String {
+        format!("{}{}", Self::READERS, self.name())
+    }
+}
+
+/// Those that are attended to now.
+struct Attendance<T>(Mutex<Vec<(Arc<T>, JoinHandle<()>)>>);
+
+impl<T> Default for Attendance<T> {
+    fn default() -> Self {
+        Attendance(Mutex::default())
+    }
+}
+
+impl<T> Drop for Attendance<T> {
+    fn drop(&mut self) {
+        for (_, task) in self.0.get_mut() {
+            task.abort();
+        }
+    }
+}
+
+impl<T: Attended> Attendance<T> {
+    fn all(&self) -> Vec<Arc<T>> {
+        self.0
+            .lock()
+            .iter()
+            .map(|(one, _)| Arc::clone(one))
+            .collect()
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<T>> {
+        self.all().into_iter().find(|one| one.name() == name)
+    }
+
+    /// Attends to these from now on, and to the others no more.
+    async fn replace(&self, postrider: &Dispatcher, new: Vec<T>) {
+        self.close(ENDS_WITHIN).await;
+        self.forget_others(postrider, &new).await;
+        let mut attended = Vec::new();
+        for one in new {
+            // What happens from now on is told, whenever the task comes to it.
+            let name = one.reader();
+            if let Err(error) = postrider.journal().reader(&name, None).await {
+                tracing::warn!(reader = name, %error, "it has no place in the journal yet");
+            }
+            let one = Arc::new(one);
+            let task = T::attend(postrider.clone(), Arc::clone(&one));
+            attended.push((one, tokio::spawn(task)));
+        }
+        *self.0.lock() = attended;
+    }
+
+    /// Ends all tasks, at once those that have not ended within this time.
+    async fn close(&self, within: Duration) {
+        let attended = std::mem::take(&mut *self.0.lock());
+        let deadline = tokio::time::Instant::now() + within;
+        for (one, _) in &attended {
+            one.closing().send_replace(true);
+        }
+        for (_, mut task) in attended {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+    }
+
+    /// Forgets the readers of those that are no more, which would hold the journal back. Not where
+    /// others share the spool: they may have them.
+    async fn forget_others(&self, postrider: &Dispatcher, stay: &[T]) {
+        if postrider.shares_its_spool() {
+            return;
+        }
+        let journal = postrider.journal();
+        for reader in journal.readers().await.unwrap_or_default() {
+            let Some(name) = reader.name.strip_prefix(T::READERS) else {
+                continue;
+            };
+            if stay.iter().any(|one| one.name() == name) {
+                continue;
+            }
+            let reader = &reader.name;
+            match journal.forget(reader).await {
+                Ok(()) => tracing::info!(reader, "it is no more, and forgotten"),
+                Err(error) => {
+                    tracing::warn!(reader, %error, "it is no more, and could not be forgotten");
+                }
+            }
+        }
+    }
+}
+
 /// What is told to the outside while this, or a clone of it, lives.
 #[derive(Clone)]
 pub struct Notices {
@@ -63,28 +182,31 @@ pub struct Notices {
 
 struct Inner {
     postrider: Dispatcher,
-    running: Mutex<Vec<Running>>,
-}
-
-struct Running {
-    desk: Arc<Desk>,
-    task: JoinHandle<()>,
+    webhooks: Attendance<Desk>,
+    alerts: Attendance<Post>,
+    schedules: Attendance<Calendar>,
 }
 
 impl std::fmt::Debug for Notices {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let running = self.inner.running.lock();
-        f.debug_list()
-            .entries(running.iter().map(|one| one.desk.name()))
+        let names = |all: Vec<String>| all.join(", ");
+        let webhooks = self.inner.webhooks.all();
+        let alerts = self.inner.alerts.all();
+        let schedules = self.inner.schedules.all();
+        f.debug_struct("Notices")
+            .field(
+                "webhooks",
+                &names(webhooks.iter().map(|one| one.reader()).collect()),
+            )
+            .field(
+                "alerts",
+                &names(alerts.iter().map(|one| one.reader()).collect()),
+            )
+            .field(
+                "schedules",
+                &names(schedules.iter().map(|one| one.reader()).collect()),
+            )
             .finish()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        for running in self.running.get_mut() {
-            running.task.abort();
-        }
     }
 }
 
@@ -94,7 +216,9 @@ impl Notices {
         Notices {
             inner: Arc::new(Inner {
                 postrider: postrider.for_door("notices"),
-                running: Mutex::default(),
+                webhooks: Attendance::default(),
+                alerts: Attendance::default(),
+                schedules: Attendance::default(),
             }),
         }
     }
@@ -106,49 +230,71 @@ impl Notices {
     /// # Errors
     /// One of them cannot be used: all is as it was.
     pub async fn set_webhooks(&self, webhooks: Vec<Webhook>) -> Result<(), WebhookError> {
-        let mut desks = Vec::new();
-        for webhook in webhooks {
-            desks.push(Arc::new(Desk::new(webhook)?));
-        }
-        let before = std::mem::take(&mut *self.inner.running.lock());
-        stop(before, Duration::from_secs(1)).await;
-        self.forget_others(&desks).await;
-        // What happens from now on is told, whenever the tasks come to it.
-        let journal = self.inner.postrider.journal();
-        for desk in &desks {
-            let name = format!("{READERS}{}", desk.name());
-            if let Err(error) = journal.reader(&name, None).await {
-                tracing::warn!(webhook = desk.name(), %error, "a webhook has no place in the journal yet");
-            }
-        }
-        let run = |desk: Arc<Desk>| {
-            let work = endpoint::run(self.inner.postrider.clone(), Arc::clone(&desk));
-            Running {
-                desk,
-                task: tokio::spawn(work),
-            }
-        };
-        *self.inner.running.lock() = desks.into_iter().map(run).collect();
+        let desks: Result<Vec<Desk>, _> = webhooks.into_iter().map(Desk::new).collect();
+        let Inner {
+            postrider,
+            webhooks,
+            ..
+        } = &*self.inner;
+        webhooks.replace(postrider, desks?).await;
+        Ok(())
+    }
+
+    /// The alerts from now on, likewise.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`]: one of them cannot be used, and all is as it was.
+    pub async fn set_alerts(&self, alerts: Vec<Alert>) -> Result<(), Error> {
+        let posts: Result<Vec<Post>, _> = alerts.into_iter().map(Post::new).collect();
+        let posts = posts.map_err(|reason| Error::Configuration(format!("an alert: {reason}")))?;
+        self.inner
+            .alerts
+            .replace(&self.inner.postrider, posts)
+            .await;
+        Ok(())
+    }
+
+    /// The schedules from now on, likewise. What one that keeps its name and its times has missed
+    /// meanwhile is sent once or left out, as it says.
+    ///
+    /// # Errors
+    /// As [`Notices::set_alerts`].
+    pub async fn set_schedules(&self, schedules: Vec<Schedule>) -> Result<(), Error> {
+        let all: Result<Vec<Calendar>, _> = schedules.into_iter().map(Calendar::new).collect();
+        let all = all.map_err(|(key, reason)| {
+            Error::Configuration(format!("a schedule: {key}: {reason}"))
+        })?;
+        self.inner
+            .schedules
+            .replace(&self.inner.postrider, all)
+            .await;
         Ok(())
     }
 
     /// How each webhook is, in the order of the configuration.
     pub fn webhooks(&self) -> Vec<WebhookStatus> {
         let last = self.inner.postrider.journal().last().unwrap_or_default();
-        let running = self.inner.running.lock();
-        running.iter().map(|one| one.desk.status(last)).collect()
+        let desks = self.inner.webhooks.all();
+        desks.iter().map(|desk| desk.status(last)).collect()
     }
 
     /// How the webhook of this name is.
     pub fn webhook(&self, name: &str) -> Option<WebhookStatus> {
         let last = self.inner.postrider.journal().last().unwrap_or_default();
-        Some(self.desk(name)?.status(last))
+        Some(self.inner.webhooks.find(name)?.status(last))
+    }
+
+    /// When each schedule sends next, and what it sent last.
+    pub fn schedules(&self) -> Vec<ScheduleStatus> {
+        let now = self.inner.postrider.clock().now();
+        let all = self.inner.schedules.all();
+        all.iter().map(|calendar| calendar.status(now)).collect()
     }
 
     /// Sends a webhook a message of the type `test`, whether it is switched off or not, and says what
     /// was answered. `None` where there is none of that name.
     pub async fn test(&self, name: &str) -> Option<Tested> {
-        let desk = self.desk(name)?;
+        let desk = self.inner.webhooks.find(name)?;
         Some(desk.test(&self.inner.postrider).await)
     }
 
@@ -163,21 +309,16 @@ impl Notices {
     ) -> Result<WebhookStatus, NoticeError> {
         let postrider = &self.inner.postrider;
         let unknown = || NoticeError::UnknownWebhook(name.to_owned());
-        let desk = self.desk(name).ok_or_else(unknown)?;
+        let desk = self.inner.webhooks.find(name).ok_or_else(unknown)?;
         if desk.is_elsewhere() {
             return Err(NoticeError::Elsewhere(name.to_owned()));
         }
-        let order = match &what {
-            Redeliver::Message(id) => {
-                let gone = NoticeError::UnknownMessage(id.clone());
-                Order::of(what, &postrider.journal()).await?.ok_or(gone)?
-            }
-            _ => match Order::of(what, &postrider.journal()).await? {
-                Some(order) => order,
-                None => Order::Retry,
-            },
+        let id = match &what {
+            Redeliver::Message(id) => id.clone(),
+            Redeliver::Failed | Redeliver::Since(_) => String::new(),
         };
-        desk.order(order);
+        let order = Order::of(what, &postrider.journal()).await?;
+        desk.order(order.ok_or(NoticeError::UnknownMessage(id))?);
         let obeyed = async {
             while !desk.has_obeyed() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -189,56 +330,16 @@ impl Notices {
 
     /// Ends what goes on, within this time: what was not told is told after the next start.
     pub async fn close(&self, within: Duration) {
-        let running = std::mem::take(&mut *self.inner.running.lock());
-        stop(running, within).await;
-    }
-
-    fn desk(&self, name: &str) -> Option<Arc<Desk>> {
-        let running = self.inner.running.lock();
-        let found = running.iter().find(|one| one.desk.name() == name)?;
-        Some(Arc::clone(&found.desk))
-    }
-
-    /// Forgets the readers of webhooks that are no more, which would hold the journal back. Not where
-    /// others share the spool: they may have them.
-    async fn forget_others(&self, desks: &[Arc<Desk>]) {
-        let journal = self.inner.postrider.journal();
-        if self.inner.postrider.shares_its_spool() {
-            return;
-        }
-        let Ok(readers) = journal.readers().await else {
-            return;
-        };
-        for reader in readers {
-            let Some(name) = reader.name.strip_prefix(READERS) else {
-                continue;
-            };
-            if desks.iter().any(|desk| desk.name() == name) {
-                continue;
-            }
-            match journal.forget(&reader.name).await {
-                Ok(()) => tracing::info!(webhook = name, "a webhook is no more, and forgotten"),
-                Err(error) => {
-                    tracing::warn!(webhook = name, %error, "a webhook that is no more could not be forgotten")
-                }
-            }
-        }
-    }
-}
-
-/// Ends tasks, at once those that have not ended within this time.
-async fn stop(running: Vec<Running>, within: Duration) {
-    let deadline = tokio::time::Instant::now() + within;
-    for one in &running {
-        one.desk.close();
-    }
-    for mut one in running {
-        if tokio::time::timeout_at(deadline, &mut one.task)
-            .await
-            .is_err()
-        {
-            one.task.abort();
-            let _ = one.task.await;
-        }
+        let Inner {
+            webhooks,
+            alerts,
+            schedules,
+            ..
+        } = &*self.inner;
+        tokio::join!(
+            webhooks.close(within),
+            alerts.close(within),
+            schedules.close(within)
+        );
     }
 }

@@ -20,3 +20,4 @@ mod real_providers;
 mod real_relay;
 #[cfg(target_os = "linux")]
 mod real_sendmail;
+mod standard_webhooks;

@@ -106,6 +106,11 @@ impl Puppet {
             .collect()
     }
 
+    /// All that was begun, in order.
+    pub fn transactions(&self) -> Vec<Transaction> {
+        self.0.begun.borrow().clone()
+    }
+
     /// How many connections are open.
     pub fn open(&self) -> usize {
         self.0.open.load(Ordering::SeqCst)

@@ -79,7 +79,8 @@ fn switched_on() -> String {
 /// `[[relays]] url = …` gives `relays.url`: all keys of a tree.
 fn keys(prefix: &str, value: &toml::Value, found: &mut BTreeSet<String>) {
     match value {
-        toml::Value::Table(table) => {
+        // What it holds is a mail, as HTTP takes it.
+        toml::Value::Table(table) if prefix != "schedules.mail" => {
             for (key, value) in table {
                 keys(
                     &if prefix.is_empty() {
@@ -189,6 +190,8 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
             "dkim",
             "routes",
             "webhooks",
+            "alerts",
+            "schedules",
             "http.tokens",
             "smtp.users",
         ];
@@ -228,7 +231,7 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
 }
 
 /// Keys of repeated blocks that have a default.
-const HOLD_WHEN_LEFT_OUT: [&str; 15] = [
+const HOLD_WHEN_LEFT_OUT: [&str; 19] = [
     "relays.connections",
     "relays.messages_per_connection",
     "relays.idle_timeout",
@@ -244,6 +247,10 @@ const HOLD_WHEN_LEFT_OUT: [&str; 15] = [
     "webhooks.connections",
     "webhooks.retry",
     "webhooks.give_up_after",
+    "alerts.events",
+    "alerts.tags",
+    "alerts.at_most",
+    "schedules.missed",
 ];
 
 /// The README's row for each key of the shipped file: `| key | default | meaning |`.
@@ -755,6 +762,101 @@ fn a_webhook_that_could_not_be_told_is_a_mistake() {
         hook("").replace("[[relays]]\nname = \"primary\"\nurl = \"capture://\"\n", "")
     );
     the_only_mistake(&two, "webhooks[1].name: `shop` is the name of another");
+}
+
+#[test]
+fn an_alert_that_would_reach_nobody_is_a_mistake() {
+    let alert = |keys: &str| with_relay(&format!("[[alerts]]\n{keys}"));
+    load(&alert("to = \"ops@example.com\"")).unwrap();
+    load(&alert(
+        "to = [\"Ops <ops@example.com>\", \"b@example.com\"]\nat_most = \"5/1h\"",
+    ))
+    .unwrap();
+    for (keys, expected) in [
+        ("events = [\"dead\"]", "alerts[0].to: is missing"),
+        ("to = [\"nobody\"]", "alerts[0].to: "),
+        ("to = [\"a@example.com\"]\nfrom = \"x\"", "alerts[0].from: "),
+        (
+            "to = [\"a@example.com\"]\nevents = [\"died\"]",
+            "alerts[0].events: `died` is none of",
+        ),
+        (
+            "to = [\"a@example.com\"]\nat_most = \"often\"",
+            "alerts[0].at_most: ",
+        ),
+    ] {
+        the_only_mistake(&alert(keys), expected);
+    }
+}
+
+#[test]
+fn a_schedule_that_would_send_nothing_is_a_mistake() {
+    let schedule = |name: &str, cron: &str, more: &str| {
+        let mail = "{ from = \"a@example.com\", to = [\"b@example.org\"], text = \"x\" }";
+        let mail = if more.contains("mail = ") {
+            String::new()
+        } else {
+            format!("mail = {mail}\n")
+        };
+        with_relay(&format!(
+            "[[schedules]]\nname = \"{name}\"\ncron = \"{cron}\"\n{mail}{more}"
+        ))
+    };
+    load(&schedule(
+        "weekly",
+        "0 8 * * MON",
+        "timezone = \"Europe/Berlin\"\nmissed = \"skip\"",
+    ))
+    .unwrap();
+    load(&schedule("often", "*/5 * * * * *", "")).unwrap();
+    for (name, cron, more, expected) in [
+        ("a b", "0 8 * * *", "", "schedules[0].name: must be 1 to 64"),
+        (
+            "weekly",
+            "every monday",
+            "",
+            "schedules[0].cron: `every monday` is no cron expression",
+        ),
+        ("weekly", "0 8 30 2 *", "", "schedules[0].cron: "),
+        (
+            "weekly",
+            "0 8 * * *",
+            "timezone = \"Berlin\"",
+            "schedules[0].timezone: `Berlin` is no time zone",
+        ),
+        (
+            "weekly",
+            "0 8 * * *",
+            "missed = \"twice\"",
+            "schedules[0].missed: `twice` is none of",
+        ),
+        (
+            "weekly",
+            "0 8 * * *",
+            "mail = {}",
+            "schedules[0].mail: is missing",
+        ),
+        (
+            "weekly",
+            "0 8 * * *",
+            "mail = { from = \"a@example.com\", to = [\"nobody\"], text = \"x\" }",
+            "schedules[0].mail.to",
+        ),
+        (
+            "weekly",
+            "0 8 * * *",
+            "mail = { from = \"a@example.com\", to = [\"b@example.org\"], template = { name = \"none\" } }",
+            "schedules[0].mail.template.name: ",
+        ),
+        (
+            "weekly",
+            "0 8 * * *",
+            "mail = { idempotency_key = \"x\" }",
+            "schedules[0].mail.idempotency_key: ",
+        ),
+    ] {
+        the_only_mistake(&schedule(name, cron, more), expected);
+    }
 }
 
 // ── Secrets, and the engine

@@ -66,6 +66,13 @@ impl Book {
         *self.acknowledged.borrow()
     }
 
+    /// Each mail that was acknowledged, by key and id.
+    pub fn mails(&self) -> Vec<(String, String)> {
+        let ledger = self.ledger.lock();
+        let mails = ledger.names.iter();
+        mails.map(|(key, id)| (key.clone(), id.clone())).collect()
+    }
+
     /// Waits until so many more keys were acknowledged than now.
     pub async fn grows_by(&self, more: usize) {
         let wanted = self.count() + more;

@@ -18,6 +18,7 @@ mod node;
 mod place;
 mod record;
 mod relay;
+mod schedule;
 mod search;
 mod send;
 mod sendmail;
@@ -86,6 +87,9 @@ pub enum ClientCommand {
     /// Look after the webhooks, which are told what happens
     #[command(subcommand)]
     Webhook(webhook::Webhook),
+    /// Look after the mail that is sent by the clock
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
     /// Look after the templates that mail is made from
     #[command(subcommand)]
     Template(template::Template),
@@ -140,6 +144,7 @@ impl ClientCommand {
             ClientCommand::Suppression(suppression) => suppression.run(screen),
             ClientCommand::Node(node) => node.run(screen),
             ClientCommand::Webhook(webhook) => webhook.run(screen),
+            ClientCommand::Schedule(schedule) => schedule.run(screen),
             ClientCommand::Template(template) => template.run(screen),
             ClientCommand::Sendmail(sendmail) => Ok(sendmail.run(screen)),
             ClientCommand::Health(health) => health.run(screen),

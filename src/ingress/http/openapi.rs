@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    SharedDoor, audit, events, export, jobs, operate, page, records, series, session, status,
-    submit, suppressions, templates, unsubscribe, webhooks,
+    SharedDoor, audit, events, export, jobs, operate, page, records, schedules, series, session,
+    status, submit, suppressions, templates, unsubscribe, webhooks,
 };
 
 /// The name under which the bearer tokens are described.
@@ -136,6 +136,7 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
         .routes(routes!(suppressions::import))
         .routes(routes!(suppressions::export))
         .routes(routes!(webhooks::list))
+        .routes(routes!(schedules::list))
         .routes(routes!(webhooks::test))
         .routes(routes!(webhooks::redeliver))
         .routes(routes!(operate::stats))

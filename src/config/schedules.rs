@@ -1,0 +1,81 @@
+//! `[[schedules]]`: mail that is sent at times which a cron expression names.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::mistake::Report;
+use crate::content;
+use crate::dispatch::Dispatcher;
+use crate::ingress::http::read_scheduled;
+use crate::notify::{self, Compose, Missed};
+
+/// Mail that is sent at times which a cron expression names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// Names it, over restarts and nodes.
+    pub name: String,
+    /// When.
+    pub cron: String,
+    /// In which time zone; UTC when absent.
+    pub timezone: Option<String>,
+    /// What is done about times that passed while the service was down.
+    pub missed: Missed,
+    /// The mail, as `POST /v1/mails` takes it.
+    pub mail: Map<String, Value>,
+}
+
+impl Schedule {
+    /// What the notices make of it.
+    fn notice(&self) -> notify::Schedule {
+        let mail = self.mail.clone();
+        let compose: Compose = Arc::new(move |postrider: &Dispatcher, key: &str| {
+            read_scheduled(&mail, key, postrider.templates()).map_err(|(_, reason)| reason)
+        });
+        notify::Schedule {
+            name: self.name.clone(),
+            cron: self.cron.clone(),
+            timezone: self.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
+            missed: self.missed,
+            compose,
+        }
+    }
+}
+
+/// What the notices make of them.
+pub fn schedules(schedules: &[Schedule]) -> Vec<notify::Schedule> {
+    schedules.iter().map(Schedule::notice).collect()
+}
+
+pub(super) fn check(
+    schedules: &[Schedule],
+    templates: &content::Templates,
+    report: &mut Report<'_>,
+) {
+    for (n, schedule) in schedules.iter().enumerate() {
+        let at = format!("schedules[{n}]");
+        for (key, reason) in schedule.notice().mistakes() {
+            report.add(format!("{at}.{key}"), reason);
+        }
+        let is_earlier = |earlier: &Schedule| earlier.name == schedule.name;
+        if schedules[..n].iter().any(is_earlier) {
+            let name = schedule.name.escape_debug();
+            let reason = format!("`{name}` is the name of another; give each its own");
+            report.add(format!("{at}.name"), reason);
+        }
+        let mail = &schedule.mail;
+        if mail.contains_key("idempotency_key") {
+            let reason = "is made of the schedule's name and the time; leave it out";
+            report.add(format!("{at}.mail.idempotency_key"), reason);
+        } else if mail.contains_key("send_at") {
+            let reason = "is one time, and the schedule names many; leave it out";
+            report.add(format!("{at}.mail.send_at"), reason);
+        } else if mail.is_empty() {
+            report.add(format!("{at}.mail"), "is missing");
+        } else if let Err((field, reason)) = read_scheduled(mail, "check", templates) {
+            report.add(format!("{at}.mail{field}"), reason);
+        }
+    }
+}

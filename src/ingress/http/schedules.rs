@@ -1,0 +1,60 @@
+//! The schedules: when each sends its mail next, and what it sent last.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::SharedDoor;
+use super::request::{Composing, MailRequest};
+use crate::mail::Mail;
+use crate::{ScheduleStatus, Templates};
+
+/// All schedules.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ScheduleList {
+    /// Each schedule, now, in the order of the configuration.
+    schedules: Vec<ScheduleStatus>,
+}
+
+/// The schedules, with the next time and the last.
+#[utoipa::path(
+    get, path = "/v1/schedules", tag = "service",
+    responses((status = 200, description = "Each schedule", body = ScheduleList)),
+)]
+pub(super) async fn list(State(door): State<SharedDoor>) -> Json<ScheduleList> {
+    Json(ScheduleList {
+        schedules: door.notices.schedules(),
+    })
+}
+
+/// Makes a mail of what a schedule says, which is what `POST /v1/mails` takes, under this idempotency
+/// key.
+///
+/// # Errors
+/// The first field that is wrong, as `.to[0]`, and why.
+pub fn read_scheduled(
+    mail: &Map<String, Value>,
+    key: &str,
+    templates: &Templates,
+) -> Result<Mail, (String, String)> {
+    let json = serde_json::to_vec(mail).map_err(|error| (String::new(), error.to_string()))?;
+    let composing = Composing {
+        templates,
+        shared: None,
+    };
+    MailRequest::read(&json, Some(key), composing).map_err(|problem| {
+        let field = problem.pointers().next().unwrap_or_default();
+        let mut path = String::new();
+        for part in field.split('/').skip(1) {
+            match part.parse::<usize>() {
+                Ok(index) => path.push_str(&format!("[{index}]")),
+                Err(_) => {
+                    path.push_str(&format!(".{}", part.replace("~1", "/").replace("~0", "~")))
+                }
+            }
+        }
+        (path, problem.sentence())
+    })
+}

@@ -1,0 +1,463 @@
+//! Alerts: what happened, by mail. Events are counted into a digest, which becomes one mail, no more
+//! often than is asked for.
+//!
+//! *Invariants:* the digest is written in the commit that says how far the reader is, so that each
+//! event is counted once; what is sent is fixed before it is handed in, under a key of its own, so
+//! that a crash sends it once; no alert tells of alerts.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::attending::{Closing, attend};
+use super::digest::Digest;
+use super::endpoint::attempt_of;
+use super::{Attended, EVENTS, Filter};
+use crate::delivery::{Event, EventKind, State};
+use crate::dispatch::{Dispatcher, Error, JournalReader, Turn};
+use crate::mail::{Address, Mail, MailId, Priority, Timestamp, minutes, parse_span};
+use crate::spool::ReaderChange;
+
+/// The tag of mail that tells of alerts: of what becomes of it, no alert tells.
+const TAG: &str = "postrider-alert";
+
+/// An alert is sent once nothing more has happened for so long, or so long after the first event.
+const CALM: Duration = Duration::from_secs(2);
+const LONGEST_GATHERING: Duration = Duration::from_secs(30);
+/// How often it is looked whether the alert before has reached anybody.
+const LOOK: Duration = Duration::from_secs(30);
+/// How often at most it is written what was counted.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// How long an alert that is not accepted waits.
+const REST: Duration = Duration::from_secs(10);
+/// Where the digest is kept.
+const BOOK: &[u8] = b"book";
+/// The longest name.
+const LONGEST_NAME: usize = 150;
+
+/// Who is told by mail what happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// Names it, over restarts.
+    pub name: String,
+    /// Who is told.
+    pub to: Vec<String>,
+    /// From whom the mail is; `postrider@` and this machine's name when absent.
+    pub from: Option<String>,
+    /// What is told.
+    pub filter: Filter,
+    /// How many mails there are at most.
+    pub at_most: AtMost,
+}
+
+/// So many in so long a time: `1/10m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtMost {
+    /// How many.
+    pub count: usize,
+    /// In how long a time.
+    pub span: Duration,
+}
+
+impl std::str::FromStr for AtMost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "is no number of mails and a span of time such as 1/10m";
+        let (count, span) = text.split_once('/').ok_or(wrong)?;
+        let count: usize = count.trim().parse().map_err(|_| wrong)?;
+        let span = span.trim();
+        let span = match span {
+            "s" | "m" | "h" | "d" => parse_span(&format!("1{span}")),
+            _ => parse_span(span),
+        };
+        let span = span.map_err(|_| wrong)?;
+        match (1..=1000).contains(&count) && !span.is_zero() {
+            true => Ok(AtMost { count, span }),
+            false => Err(wrong),
+        }
+    }
+}
+
+impl fmt::Display for AtMost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{}",
+            self.count,
+            humantime::format_duration(self.span)
+        )
+    }
+}
+
+impl Alert {
+    /// An alert of dead letters, of relays that are down and of webhooks that are switched off, once
+    /// in ten minutes.
+    pub fn new(to: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let to: Vec<String> = to.into_iter().map(Into::into).collect();
+        Alert {
+            name: to.join(","),
+            to,
+            from: None,
+            filter: Filter {
+                events: Alert::usual_events(),
+                tags: Vec::new(),
+            },
+            at_most: AtMost {
+                count: 1,
+                span: minutes(10),
+            },
+        }
+    }
+
+    /// The events of an alert that does not say which it tells.
+    pub fn usual_events() -> Vec<String> {
+        ["dead", "relay_down", "webhook_off"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Why it cannot be used, by the key that says so.
+    pub fn mistakes(&self) -> Vec<(&'static str, String)> {
+        let mut mistakes = Vec::new();
+        if self.to.is_empty() {
+            mistakes.push(("to", "is missing, so that nobody would be told".to_owned()));
+        }
+        if self.name.is_empty() || self.name.len() > LONGEST_NAME || self.name.contains('\0') {
+            let reason = format!("must be 1 to {LONGEST_NAME} bytes");
+            mistakes.push(("name", reason));
+        }
+        for event in &self.filter.events {
+            if !EVENTS.contains(&event.as_str()) {
+                let (event, known) = (event.escape_debug(), EVENTS.join(", "));
+                mistakes.push(("events", format!("`{event}` is none of {known}")));
+            }
+        }
+        if self.filter.events.is_empty() {
+            let reason = "is empty, so that nothing would be told";
+            mistakes.push(("events", reason.to_owned()));
+        }
+        for (key, addresses) in [("to", &self.to[..]), ("from", self.from.as_slice())] {
+            for address in addresses {
+                let mail = Mail::builder().from(address).to(address).text("x").build();
+                if let Err(error) = mail {
+                    mistakes.push((key, error.reason().to_owned()));
+                }
+            }
+        }
+        mistakes
+    }
+
+    /// Whether it tells of an event.
+    fn admits(&self, event: &Event) -> bool {
+        self.filter.admits(event) && !event.tags.iter().any(|tag| tag == TAG)
+    }
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Book {
+    /// What happened since the mail before.
+    digest: Option<Digest>,
+    /// When the last mails were sent.
+    sent: Vec<Timestamp>,
+    /// The mail before.
+    before: Option<MailId>,
+    /// The digest is being sent: under this key, at this time.
+    sending: Option<(String, Timestamp)>,
+}
+
+impl Book {
+    fn change(&self) -> ReaderChange {
+        (BOOK.to_vec(), serde_json::to_vec(self).ok())
+    }
+}
+
+/// An alert that is being attended to.
+pub(super) struct Post {
+    alert: Alert,
+    closing: watch::Sender<bool>,
+}
+
+impl Post {
+    pub(super) fn new(alert: Alert) -> Result<Self, String> {
+        match alert.mistakes().into_iter().next() {
+            Some((key, reason)) => Err(format!("{key}: {reason}")),
+            None => Ok(Post {
+                alert,
+                closing: watch::Sender::new(false),
+            }),
+        }
+    }
+}
+
+impl Attended for Post {
+    const READERS: &'static str = "alert:";
+
+    fn name(&self) -> &str {
+        &self.alert.name
+    }
+
+    fn closing(&self) -> &watch::Sender<bool> {
+        &self.closing
+    }
+
+    fn attend(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send {
+        run(postrider, this)
+    }
+}
+
+/// Works until the post is closed or the spool is.
+async fn run(postrider: Dispatcher, post: Arc<Post>) {
+    let name = post.reader();
+    let closing = post.closing.subscribe();
+    attend(
+        postrider.turn(&name),
+        &name,
+        closing,
+        |_| {},
+        |turn, closing| {
+            let (postrider, post, name) = (postrider.clone(), Arc::clone(&post), name.clone());
+            async move {
+                let mut work = Work::open(&postrider, &post.alert, &name).await?;
+                work.go_on(turn, closing).await
+            }
+            .boxed()
+        },
+    )
+    .await;
+}
+
+struct Work<'a> {
+    postrider: &'a Dispatcher,
+    alert: &'a Alert,
+    name: &'a str,
+    reader: JournalReader,
+    book: Book,
+    /// The event before.
+    before: Option<Arc<Event>>,
+    /// Everything up to this event is counted.
+    seen: u64,
+    /// When the first and the last event of this digest came.
+    gathered: Option<(Timestamp, Timestamp)>,
+    /// It is looked no earlier whether the mail before has reached anybody.
+    looks_at: Timestamp,
+    noted_at: Instant,
+    /// When this digest was begun, on a clock that nobody sets.
+    digest_began: Instant,
+}
+
+impl<'a> Work<'a> {
+    async fn open(
+        postrider: &'a Dispatcher,
+        alert: &'a Alert,
+        name: &'a str,
+    ) -> Result<Self, Error> {
+        let reader = postrider.journal().reader(name, None).await?;
+        let to = [BOOK, &[0]].concat();
+        let kept = reader.kept(BOOK.to_vec(), to, 1).await?;
+        let book = kept.first().map(|(_, bytes)| serde_json::from_slice(bytes));
+        let book: Book = book.and_then(Result::ok).unwrap_or_default();
+        let now = postrider.clock().now();
+        Ok(Work {
+            postrider,
+            alert,
+            name,
+            seen: reader.done(),
+            reader,
+            gathered: book.digest.as_ref().map(|_| (now, now)),
+            book,
+            before: None,
+            looks_at: now,
+            noted_at: Instant::now(),
+            digest_began: Instant::now(),
+        })
+    }
+
+    async fn go_on(&mut self, turn: &mut Turn, closing: &mut Closing) -> Result<(), Error> {
+        let clock = self.postrider.clock().clone();
+        loop {
+            if self.book.sending.is_some() {
+                self.send().await?;
+                continue;
+            }
+            if *closing.borrow() || !turn.is_mine() {
+                return self.note().await;
+            }
+            let due = self.due();
+            // What has happened already belongs to it, however fast time passes.
+            let is_behind = self.seen < self.postrider.journal().last()?
+                && self.digest_began.elapsed() < LONGEST_GATHERING;
+            if due.is_some_and(|due| due <= clock.now()) && !is_behind {
+                self.begin().await?;
+                continue;
+            }
+            let waits = async {
+                match due.filter(|_| !is_behind) {
+                    Some(due) => clock.sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let is_unnoted = self.seen > self.reader.done();
+            if is_unnoted && self.noted_at.elapsed() >= NOTE_EVERY {
+                self.note().await?;
+            }
+            tokio::select! {
+                page = self.reader.next() => {
+                    let page = page?;
+                    for event in page.events {
+                        self.count(event);
+                    }
+                    self.seen = page.last;
+                }
+                () = waits => {}
+                () = tokio::time::sleep(NOTE_EVERY), if is_unnoted => {}
+                () = turn.changed() => {}
+                _ = closing.changed() => {}
+            }
+        }
+    }
+
+    fn count(&mut self, event: Arc<Event>) {
+        if self.alert.admits(&event) {
+            if self.book.digest.is_none() {
+                self.digest_began = Instant::now();
+            }
+            let now = self.postrider.clock().now();
+            let tried = self
+                .before
+                .as_deref()
+                .and_then(|before| attempt_of(before, &event));
+            let digest = self
+                .book
+                .digest
+                .get_or_insert_with(|| Digest::new(event.at));
+            digest.add(&event, tried);
+            self.gathered = Some((self.gathered.map_or(now, |(first, _)| first), now));
+        }
+        let is_try = matches!(event.kind, EventKind::Attempted { .. });
+        self.before = is_try.then_some(event);
+    }
+
+    /// When the digest is to be sent.
+    fn due(&self) -> Option<Timestamp> {
+        let (first, last) = self.gathered?;
+        let gathered = (last + CALM).min(first + LONGEST_GATHERING);
+        let AtMost { count, span } = self.alert.at_most;
+        let sent = &self.book.sent;
+        let earlier = sent.len().checked_sub(count).map(|at| sent[at] + span);
+        Some(gathered.max(self.looks_at).max(earlier.unwrap_or(gathered)))
+    }
+
+    /// Fixes what is sent, unless the mail before has not reached anybody yet: then they go
+    /// together.
+    async fn begin(&mut self) -> Result<(), Error> {
+        let now = self.postrider.clock().now();
+        if let Some(before) = self.book.before
+            && self.is_under_way(before).await
+        {
+            self.looks_at = now + LOOK;
+            return Ok(());
+        }
+        let journal = self.postrider.journal().name();
+        let key = format!("{}:{journal}:{}", self.name, self.seen);
+        self.book.sending = Some((key, now));
+        self.note().await
+    }
+
+    async fn is_under_way(&self, mail: MailId) -> bool {
+        let Ok(status) = self.postrider.status(mail).await else {
+            return false;
+        };
+        let mut states = status.deliveries.iter().map(|delivery| delivery.state);
+        states.all(|state| state != State::Delivered) && !status.state.is_final()
+    }
+
+    /// Hands the digest in, and begins a new one.
+    async fn send(&mut self) -> Result<(), Error> {
+        let (Some((key, at)), Some(digest)) = (self.book.sending.clone(), &self.book.digest) else {
+            self.book.sending = None;
+            return Ok(());
+        };
+        match self.hand_in(digest, key).await {
+            Ok(mail) => self.book.before = mail,
+            Err(error @ Error::Spool(_)) | Err(error @ Error::Stopped(_)) => return Err(error),
+            Err(error) => {
+                tracing::error!(alert = self.alert.name, %error, "an alert is not accepted now");
+                tokio::time::sleep(REST).await;
+                return Err(error);
+            }
+        }
+        self.book.sent.push(at);
+        let surplus = self
+            .book
+            .sent
+            .len()
+            .saturating_sub(self.alert.at_most.count);
+        self.book.sent.drain(..surplus);
+        (self.book.sending, self.book.digest, self.gathered) = (None, None, None);
+        self.note().await
+    }
+
+    async fn hand_in(&self, digest: &Digest, key: String) -> Result<Option<MailId>, Error> {
+        let intake = self.postrider.intake();
+        let host = intake.domain.or(intake.host).unwrap_or("localhost");
+        let usual = format!("postrider@{host}");
+        let usual = match Address::parse(&usual) {
+            Ok(_) => usual,
+            Err(_) => "postrider@localhost".to_owned(),
+        };
+        let mut mail = Mail::builder()
+            .from(self.alert.from.clone().unwrap_or(usual))
+            .subject(digest.subject(host))
+            .text(digest.text(host))
+            .header("Auto-Submitted", "auto-generated")
+            .priority(Priority::Critical)
+            .idempotency_key(key)
+            .tag(TAG);
+        for to in &self.alert.to {
+            mail = mail.to(to);
+        }
+        match self
+            .postrider
+            .submit(mail.build().map_err(Error::Mail)?)
+            .await
+        {
+            Ok(receipt) => Ok(Some(receipt.id)),
+            // It was sent before the end that came in between.
+            Err(Error::KeyReused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what was counted, and up to where.
+    async fn note(&mut self) -> Result<(), Error> {
+        self.noted_at = Instant::now();
+        let change = self.book.change();
+        self.reader.advance_with(self.seen, vec![change]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::mail::{hours, seconds};
+
+    #[test]
+    fn how_often_is_read_and_nonsense_is_not() {
+        let read = |text: &str| text.parse::<AtMost>().map(|most| (most.count, most.span));
+        assert_eq!(read("1/10m"), Ok((1, minutes(10))));
+        assert_eq!(read("3/h"), Ok((3, hours(1))));
+        assert_eq!(read("20/90s"), Ok((20, seconds(90))));
+        for bad in ["", "1", "1/", "0/1h", "1/0s", "x/1h", "-1/1h", "1/soon"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Mail that is sent by the clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use postrider::{
+    Clock, Dispatcher, Drain, Error, Mail, Missed, Notices, Schedule, Timestamp, hours, minutes,
+    seconds,
+};
+
+use crate::common::{Puppet, a_moment, engine, eventually};
+
+/// A schedule whose mail is told by its key.
+fn schedule(cron: &str, missed: Missed) -> Schedule {
+    Schedule {
+        name: "weekly".to_owned(),
+        cron: cron.to_owned(),
+        timezone: "Europe/Berlin".to_owned(),
+        missed,
+        compose: Arc::new(|_: &Dispatcher, key: &str| {
+            let mail = Mail::builder()
+                .from("a@example.com")
+                .to("b@example.org")
+                .text("x");
+            mail.subject(key)
+                .idempotency_key(key)
+                .build()
+                .map_err(|error| error.to_string())
+        }),
+    }
+}
+
+async fn scheduled(postrider: &Dispatcher, schedule: Schedule) -> Notices {
+    let notices = Notices::of(postrider);
+    notices.set_schedules(vec![schedule]).await.unwrap();
+    eventually("it has its place", async || {
+        let readers = postrider.journal().readers().await.unwrap();
+        readers
+            .iter()
+            .any(|reader| reader.name == "schedule:weekly")
+    })
+    .await;
+    // The task has looked at the clock once it has begun.
+    a_moment().await;
+    notices
+}
+
+/// The times of which mail was sent, as its subjects say.
+fn sent(puppet: &Puppet) -> Vec<Timestamp> {
+    let begun = puppet.transactions();
+    let time = |message: &[u8]| {
+        let text = String::from_utf8_lossy(message).replace("\r\n ", " ");
+        let subject = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Subject: "))
+            .unwrap();
+        subject
+            .strip_prefix("schedule:weekly:")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    begun.iter().map(|mail| time(&mail.message)).collect()
+}
+
+fn stamp(at: jiff::Timestamp) -> Timestamp {
+    Timestamp::from_millis(at.as_millisecond())
+}
+
+#[tokio::test]
+async fn mail_goes_out_at_its_times_and_what_is_next_is_shown() {
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let notices = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
+    for n in 1..=3 {
+        let next = notices.schedules()[0].next.unwrap();
+        assert!(next > clock.now() && next.as_millis() % 3_600_000 == 0);
+        clock.advance(next.since(clock.now()));
+        eventually("it is sent", async || sent(&puppet).len() == n).await;
+        assert_eq!(sent(&puppet)[n - 1], next);
+        eventually("it is shown", async || {
+            notices.schedules()[0].last == Some(next)
+        })
+        .await;
+        assert!(notices.schedules()[0].mail.is_some());
+    }
+}
+
+#[tokio::test]
+async fn what_was_missed_is_sent_once_or_left_out_and_a_restart_sends_nothing_twice() {
+    for (missed, expected) in [(Missed::Once, 2), (Missed::Skip, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, puppet) = (Clock::fake(), Puppet::free());
+        let mut lives = 0;
+        let mut life = async |down: Duration, waits: bool, count: usize| {
+            clock.advance(down);
+            lives += 1;
+            let builder = engine(puppet.relay(), &clock).spool(dir.path());
+            let postrider = builder.start().await.unwrap();
+            let notices = scheduled(&postrider, schedule("*/10 * * * *", missed)).await;
+            if waits {
+                let next = notices.schedules()[0].next.unwrap();
+                clock.advance(next.since(clock.now()));
+            }
+            eventually("as many as it should be", async || {
+                sent(&puppet).len() == count
+            })
+            .await;
+            a_moment().await;
+            assert_eq!(sent(&puppet).len(), count, "{missed:?}, life {lives}");
+            notices.close(seconds(5)).await;
+            drop(notices);
+            postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
+        };
+        // The first has missed nothing; it sends one.
+        life(Duration::ZERO, true, 1).await;
+        // At once again: nothing is due.
+        life(seconds(1), false, 1).await;
+        // Down for three hours, which are eighteen times.
+        life(hours(3), false, expected).await;
+        life(seconds(1), false, expected).await;
+    }
+}
+
+#[tokio::test]
+async fn several_that_share_a_schedule_send_it_once() {
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let first = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
+    let second = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
+    for n in 1..=3 {
+        clock.advance(hours(1));
+        eventually("both have done it", async || {
+            [&first, &second]
+                .iter()
+                .all(|one| one.schedules()[0].last == sent(&puppet).last().copied())
+                && sent(&puppet).len() >= n
+        })
+        .await;
+        a_moment().await;
+        assert_eq!(sent(&puppet).len(), n);
+    }
+}
+
+/// Sends daily at 2:30 in Berlin over the next change of the clock in this direction; the times of
+/// day at which mail went out on the day before, that day, and the day after.
+async fn over_a_change(ahead: bool) -> Vec<String> {
+    let zone = TimeZone::get("Europe/Berlin").unwrap();
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let now = jiff::Timestamp::from_millisecond(clock.now().as_millis()).unwrap();
+    let change = zone
+        .following(now)
+        .find(|change| change.dst().is_dst() == ahead)
+        .unwrap();
+    let from = stamp(change.timestamp());
+    clock.advance(from.since(clock.now()) - hours(36));
+    let _notices = scheduled(&postrider, schedule("30 2 * * *", Missed::Once)).await;
+    for _ in 0..(72 * 4) {
+        clock.advance(minutes(15));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    eventually("three days", async || sent(&puppet).len() == 3).await;
+    a_moment().await;
+    let local = |at: &Timestamp| {
+        let at = jiff::Timestamp::from_millisecond(at.as_millis()).unwrap();
+        at.to_zoned(zone.clone()).strftime("%H:%M").to_string()
+    };
+    sent(&puppet).iter().map(local).collect()
+}
+
+#[tokio::test]
+async fn on_the_day_on_which_its_hour_is_left_out_it_is_sent_right_after() {
+    assert_eq!(over_a_change(true).await, ["02:30", "03:00", "02:30"]);
+}
+
+#[tokio::test]
+async fn on_the_day_on_which_its_hour_comes_twice_it_is_sent_once() {
+    assert_eq!(over_a_change(false).await, ["02:30", "02:30", "02:30"]);
+}
+
+#[tokio::test]
+async fn a_schedule_that_names_no_time_is_refused() {
+    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let notices = Notices::of(&postrider);
+    for cron in ["", "every monday", "0 8 30 2 *"] {
+        let refused = notices
+            .set_schedules(vec![schedule(cron, Missed::Once)])
+            .await;
+        assert!(
+            matches!(refused, Err(Error::Configuration(_))),
+            "{cron}: {refused:?}"
+        );
+    }
+}
