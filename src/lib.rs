@@ -35,7 +35,7 @@
 //! # Layers
 //!
 //! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
-//! `content` (templates) · [`policy`] (decisions) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
+//! `content` (templates) · [`policy`] (decisions), [`feedback`] (what reports say) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
 //! (the engine) · `notify` (webhooks) · `ingress` (doors) · `config` · `cli`. The last three come with the feature
 //! `server`, which is on by default; the engine alone is `default-features = false`.
 //!
@@ -50,6 +50,7 @@ pub mod config;
 pub mod content;
 pub mod delivery;
 pub mod dispatch;
+pub mod feedback;
 #[cfg(feature = "server")]
 pub mod ingress;
 pub mod mail;
@@ -63,14 +64,15 @@ pub mod transport;
 
 #[cfg(feature = "templates")]
 pub use content::{TemplateError, TemplateInfo, TemplateMistakes, Templates};
-pub use delivery::{Event, EventKind, MailState, State};
+pub use delivery::{Event, EventKind, Feedback, FeedbackKind, MailState, State};
 pub use dispatch::{
     Act, AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
-    Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, GroupBy, Health,
-    JobRequest, JobState, JobStatus, Jobs, JournalHandle, JournalReader, MailStatus,
-    OnSpoolFailure, OutboxHandle, QuotaLimit, Receipt, RelayState, RelayStatus, Relays, Reload,
-    RestingStatus, SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle,
-    Unsubscribing, Unsubscription, WaitReason, Waits,
+    Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, FeedbackHandle,
+    FeedbackReceipt, GroupBy, Health, JobRequest, JobState, JobStatus, Jobs, JournalHandle,
+    JournalReader, MailStatus, OnSpoolFailure, OutboxHandle, ProviderEvent, QuotaLimit, Receipt,
+    RelayState, RelayStatus, Relays, Reload, ReportError, RestingStatus, Returns, SentNow, Series,
+    SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle, Unsubscribing, Unsubscription,
+    WaitReason, Waits,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,

@@ -15,7 +15,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const LAYERS: [&[&str]; 9] = [
     &["mail", "private"],
     &["delivery", "content"],
-    &["policy"],
+    &["policy", "feedback"],
     &["spool", "transport", "observe"],
     &["dispatch"],
     &["notify"],
@@ -30,7 +30,7 @@ const HOMES: [(&str, &[&str]); 18] = [
         "lettre",
         &["mail", "transport", "dispatch", "ingress", "cli"],
     ),
-    ("mail_parser", &["mail", "transport", "cli"]),
+    ("mail_parser", &["mail", "feedback", "transport", "cli"]),
     ("governor", &["policy"]),
     ("sled", &["spool"]),
     ("tokio_postgres", &["spool"]),

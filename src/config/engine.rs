@@ -58,6 +58,9 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     if spool.sync == Sync::Interval {
         builder = builder.sync_every(spool.sync_interval);
     }
+    if let Some(returns) = settings.bounces.returns().map_err(Error::Configuration)? {
+        builder = builder.returns(returns);
+    }
     let unsubscribing = settings.unsubscribe.unsubscribing();
     if let Some(unsubscribing) = unsubscribing.map_err(Error::Configuration)? {
         builder = builder.unsubscribing(unsubscribing);

@@ -15,6 +15,7 @@
 //! One file a section: each has the section's keys with their defaults, and its `check`.
 
 mod alerts;
+mod bounces;
 mod client;
 mod dkim;
 mod engine;
@@ -45,6 +46,7 @@ mod unsubscribe;
 mod webhooks;
 
 pub use alerts::{Alert, alerts};
+pub use bounces::Bounces;
 pub use client::ClientFile;
 pub use dkim::DkimKey;
 pub use engine::{builder, quotas, reload};
@@ -100,6 +102,8 @@ pub struct Settings {
     pub priorities: Priorities,
     /// What mail is made from.
     pub templates: Templates,
+    /// Where mail comes back to.
+    pub bounces: Bounces,
     /// Where recipients leave lists.
     pub unsubscribe: Unsubscribe,
     /// Who is not to get mail, and how long.
@@ -205,6 +209,7 @@ impl Settings {
         self.retry.check(report);
         self.priorities.check(report);
         self.templates.check(report);
+        self.bounces.check(report);
         self.unsubscribe.check(report);
         self.suppression.check(report);
         self.status.check(report);

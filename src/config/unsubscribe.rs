@@ -39,7 +39,9 @@ impl Unsubscribe {
         let file = self.secret_file.as_deref();
         secret::settle(&mut self.secret, file, ("unsubscribe", "secret"), report);
         match (&self.base_url, &self.secret) {
-            (Some(_), None) => report.add("unsubscribe.secret_file", "is missing beside base_url"),
+            (Some(_), None) if self.secret_file.is_none() => {
+                report.add("unsubscribe.secret_file", "is missing beside base_url")
+            }
             (None, Some(_)) => report.add("unsubscribe.base_url", "is missing beside the secret"),
             _ => {
                 if let Err(reason) = self.unsubscribing() {

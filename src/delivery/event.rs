@@ -157,11 +157,38 @@ pub enum EventKind {
         /// How many times, since the one before this was told.
         count: u64,
     },
+    /// It came back after a relay had taken it.
+    Bounced {
+        /// The enhanced status code, such as `5.1.1`, where it said one.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        status: Option<String>,
+        /// What was said.
+        text: String,
+        /// Who said it: `report`, or a provider's name.
+        by: String,
+        /// Whether it failed for good.
+        permanent: bool,
+    },
+    /// Its recipient told a mailbox provider that it was unwanted.
+    Complained {
+        /// What kind of complaint, such as `abuse`, where it said one.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        status: Option<String>,
+        /// What was said.
+        text: String,
+        /// Who said it: `report`, or a provider's name.
+        by: String,
+    },
+    /// Its recipient wants no more mail of this list.
+    Unsubscribed {
+        /// The list.
+        list: String,
+    },
     /// A user did something to mails: it is told of each as well.
     Act {
-        /// What: `cancel`, `retry`, `purge`.
+        /// What: `cancel`, `retry`, `purge`, `suppress`, `unsuppress`.
         act: String,
-        /// To how many mails.
+        /// To how many mails, or addresses.
         count: u64,
         /// Which were meant, where they were not named.
         #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -190,6 +217,9 @@ impl EventKind {
             EventKind::Stopped => "stopped",
             EventKind::WebhookOff { .. } => "webhook_off",
             EventKind::LoginRefused { .. } => "login_refused",
+            EventKind::Bounced { .. } => "bounced",
+            EventKind::Complained { .. } => "complained",
+            EventKind::Unsubscribed { .. } => "unsubscribed",
             EventKind::Act { .. } => "act",
         }
     }

@@ -14,6 +14,7 @@
 mod attempt;
 mod event;
 mod fault;
+mod feedback;
 mod logged;
 mod settle;
 mod state;
@@ -24,6 +25,7 @@ pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
 pub use event::{By, Event, EventKind};
 pub use fault::{Circumstances, Fault, Judgement};
+pub use feedback::{Feedback, FeedbackKind, KEPT_FEEDBACK, ends_an_address};
 pub(crate) use logged::Logged;
 #[cfg(feature = "server")]
 pub(crate) use logged::{escape, without_fields};

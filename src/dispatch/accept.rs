@@ -216,11 +216,8 @@ impl Accept {
         }
 
         let mut message = mail.message().clone();
-        if let Some(list) = &options.list {
-            let unsubscribing = engine.unsubscribing.as_ref();
-            if let (Some(unsubscribing), [only]) = (unsubscribing, mail.envelope().recipients()) {
-                message = unsubscribing.personal(&message, mail.id(), only, list);
-            }
+        if let [only] = mail.envelope().recipients() {
+            message = engine.message_for_one(&mail, only);
         }
 
         let topology = engine.topology();

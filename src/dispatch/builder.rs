@@ -80,6 +80,7 @@ pub struct Builder {
     pub(crate) clock: Clock,
     pub(crate) suppress_bounces_for: Duration,
     pub(crate) unsubscribing: Option<super::Unsubscribing>,
+    pub(crate) returns: Option<super::Returns>,
     #[cfg(feature = "templates")]
     pub(crate) templates: crate::content::Templates,
 }
@@ -107,6 +108,7 @@ impl Default for Builder {
             clock: Clock::system(),
             suppress_bounces_for: days(90),
             unsubscribing: None,
+            returns: None,
             #[cfg(feature = "templates")]
             templates: crate::content::Templates::default(),
         }
@@ -261,6 +263,13 @@ impl Builder {
         self
     }
 
+    /// Where mail comes back to: each delivery has a return path of its own there. Without it, mail
+    /// comes back to the return path that it was handed in with, and nothing is heard of it here.
+    pub fn returns(mut self, returns: super::Returns) -> Self {
+        self.returns = Some(returns);
+        self
+    }
+
     /// Where recipients leave lists. Without it, mail of a list says nothing of that.
     pub fn unsubscribing(mut self, unsubscribing: super::Unsubscribing) -> Self {
         self.unsubscribing = Some(unsubscribing);
@@ -307,6 +316,7 @@ impl Builder {
         let topology = Arc::new(topology);
         let mut engine = Engine::new(spool, self.clock, self.retry, Arc::clone(&topology));
         engine.unsubscribing = self.unsubscribing;
+        engine.returns = self.returns;
         engine.suppress_bounces_for = self.suppress_bounces_for;
         #[cfg(feature = "templates")]
         {

@@ -103,10 +103,10 @@ impl Direct {
         let list = unsubscribing.zip(mail.options().list.as_ref());
         let mut outcomes = Vec::new();
         for (route, recipients) in groups {
-            if let Some((unsubscribing, list)) = list {
+            if let Some((_, list)) = list {
                 // Each with the link that is its own.
                 for one in recipients {
-                    let message = unsubscribing.personal(mail.message(), mail.id(), &one, list);
+                    let message = engine.with_list(mail.message(), mail.id(), &one, Some(list));
                     let alone = transaction(mail, vec![one.clone()], message);
                     let learned = self.send_over(engine, &topology, &route, &alone).await;
                     outcomes.extend(std::iter::once(one).zip(learned));

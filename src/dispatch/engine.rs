@@ -22,6 +22,7 @@ use super::lists::Unsubscribing;
 use super::recalls::Recalls;
 use super::recordings::Recordings;
 use super::relay_memory::RelayMemory;
+use super::returns::Returns;
 use super::spool_rest::SpoolRest;
 use super::stock::Stocks;
 use super::topology::Topology;
@@ -46,6 +47,8 @@ pub(super) struct Engine {
     pub retry: RetryPolicy,
     /// Where recipients leave lists.
     pub unsubscribing: Option<Unsubscribing>,
+    /// Where mail comes back to.
+    pub returns: Option<Returns>,
     /// How long an address that bounced gets no mail.
     pub suppress_bounces_for: Duration,
     pub life: Life,
@@ -98,6 +101,7 @@ impl Engine {
             metrics: Metrics::new(),
             retry,
             unsubscribing: None,
+            returns: None,
             suppress_bounces_for: crate::mail::days(90),
             life: Life::new(),
             recalls: Arc::default(),

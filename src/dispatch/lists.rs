@@ -15,7 +15,8 @@ use ring::hmac;
 use url::Url;
 
 use super::engine::Engine;
-use crate::mail::{Address, MailId};
+use super::returns::with_header;
+use crate::mail::{Address, Mail, MailId};
 use crate::spool::Claim;
 
 /// How many bytes of the signature go with a token.
@@ -104,14 +105,8 @@ impl Unsubscribing {
         })
     }
 
-    /// A message of a list with what lets this recipient leave it, unless its sender wrote that.
-    pub(super) fn personal(
-        &self,
-        message: &Bytes,
-        mail: MailId,
-        to: &Address,
-        list: &str,
-    ) -> Bytes {
+    /// What lets this recipient leave the list of a message, unless its sender wrote that.
+    fn fields(&self, message: &Bytes, mail: MailId, to: &Address, list: &str) -> String {
         let mut header = String::new();
         if !has_field(message, "List-Unsubscribe") {
             let base = self.base.as_str().trim_end_matches('/');
@@ -124,18 +119,13 @@ impl Unsubscribing {
             let host = self.base.host_str().unwrap_or_default();
             header.push_str(&format!("List-Id: <{list}.{host}>\r\n"));
         }
-        if header.is_empty() {
-            return message.clone();
-        }
-        let mut personal = header.into_bytes();
-        personal.extend_from_slice(message);
-        personal.into()
+        header
     }
 }
 
 impl Engine {
-    /// A claim as senders take it: of a list's mail for several, one for each recipient. The message
-    /// is theirs together until it is sent.
+    /// A claim as senders take it: of a mail whose recipients each have one of their own, one for each
+    /// of them. The message is theirs together until it is sent.
     pub(super) fn taken_apart(&self, claim: Claim) -> Vec<Claim> {
         if !self.is_personal(&claim) {
             return vec![claim];
@@ -155,19 +145,53 @@ impl Engine {
 
     /// The message as the recipient of this claim gets it.
     pub(super) fn personal_message(&self, claim: &Claim) -> Bytes {
-        let list = claim.manifest.list.as_deref();
-        match (&self.unsubscribing, list, claim.deliveries.as_slice()) {
+        let manifest = &claim.manifest;
+        match claim.deliveries.as_slice() {
             // That of a mail for one is so since it was accepted.
-            (Some(unsubscribing), Some(list), [(_, only)]) if claim.manifest.recipients > 1 => {
-                unsubscribing.personal(&claim.body, claim.manifest.id, &only.recipient, list)
+            [(lease, only)] if manifest.recipients > 1 => {
+                let (index, to) = (lease.token().index, &only.recipient);
+                let list = manifest.list.as_deref();
+                let message = self.with_list(&claim.body, manifest.id, to, list);
+                match manifest.return_path {
+                    Some(_) => with_header(self.return_field((manifest.id, index)), &message),
+                    None => message,
+                }
             }
             _ => claim.body.clone(),
         }
     }
 
+    /// The message of a mail for one, as it is kept and sent.
+    pub(super) fn message_for_one(&self, mail: &Mail, to: &Address) -> Bytes {
+        let list = mail.options().list.as_deref();
+        let message = self.with_list(mail.message(), mail.id(), to, list);
+        match mail.envelope().return_path() {
+            Some(_) => with_header(self.return_field((mail.id(), 0)), &message),
+            None => message,
+        }
+    }
+
+    /// A message with what lets this recipient leave its list.
+    pub(super) fn with_list(
+        &self,
+        message: &Bytes,
+        mail: MailId,
+        to: &Address,
+        list: Option<&str>,
+    ) -> Bytes {
+        match (&self.unsubscribing, list) {
+            (Some(unsubscribing), Some(list)) => {
+                with_header(unsubscribing.fields(message, mail, to, list), message)
+            }
+            _ => message.clone(),
+        }
+    }
+
     /// Whether each recipient gets a message of his own.
     fn is_personal(&self, claim: &Claim) -> bool {
-        claim.deliveries.len() > 1 && claim.manifest.list.is_some() && self.unsubscribing.is_some()
+        let has_links = claim.manifest.list.is_some() && self.unsubscribing.is_some();
+        let comes_back = claim.manifest.return_path.is_some() && self.returns.is_some();
+        claim.deliveries.len() > 1 && (has_links || comes_back)
     }
 }
 
@@ -228,7 +252,7 @@ mod tests {
         let message = Bytes::from_static(
             b"list-unsubscribe: <mailto:x@example.com>\r\nSubject: s\r\n\r\nList-Id: x",
         );
-        let personal = here.personal(&message, MailId::from_bytes([7; 16]), &ada, "news");
-        assert!(personal.starts_with(b"List-Id: <news.mail.example.com>\r\nlist-unsubscribe"));
+        let personal = here.fields(&message, MailId::from_bytes([7; 16]), &ada, "news");
+        assert_eq!(personal, "List-Id: <news.mail.example.com>\r\n");
     }
 }

@@ -35,6 +35,7 @@ mod waiting;
 mod dead_letters;
 mod delivering;
 mod failures;
+mod feedback;
 mod jobs;
 mod lists;
 mod lookup;
@@ -46,6 +47,7 @@ mod outbox;
 mod pages;
 mod relay_memory;
 mod relays;
+mod returns;
 mod running;
 mod series;
 mod suppressions;
@@ -63,6 +65,7 @@ pub use dead_letters::{DeadLetters, Purged};
 pub use error::{Error, QuotaLimit};
 pub use events::{EventItem, EventStream};
 pub use failures::{FailureGroup, Failures, GroupBy};
+pub use feedback::{FeedbackHandle, FeedbackReceipt, ProviderEvent, ReportError};
 pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
 pub use journal::{JournalHandle, JournalReader};
 pub use lists::{Unsubscribing, Unsubscription};
@@ -74,6 +77,7 @@ pub use report::{
     DeliveryStatus, Health, MailStatus, Receipt, RelayState, RelayStatus, RestingStatus, SentNow,
     Stats, StatusPage,
 };
+pub use returns::Returns;
 pub use running::{Drain, Reload};
 pub use search::{Counted, Search, SearchError};
 pub use series::{Series, SeriesPoint, SeriesQuery};

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::waiting::{self, Waits};
-use crate::delivery::{Attempt, DeadReason, MailState, Outcome, State};
+use crate::delivery::{Attempt, DeadReason, Feedback, MailState, Outcome, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
 use crate::policy::BreakerState;
 use crate::spool::{Durability, Record};
@@ -95,6 +95,9 @@ pub struct DeliveryStatus {
     /// Why it waits, where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<Waits>,
+    /// What came back after a relay had taken it: bounces, complaints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feedback: Vec<Feedback>,
 }
 
 impl MailStatus {
@@ -124,8 +127,14 @@ impl MailStatus {
                 finished_at: delivery.stage.finished_at(),
                 recipient: delivery.recipient,
                 attempts: delivery.attempts,
+                feedback: Vec::new(),
             });
-        let deliveries = deliveries.collect();
+        let mut deliveries: Vec<DeliveryStatus> = deliveries.collect();
+        for (index, feedback) in record.feedback {
+            if let Some(delivery) = deliveries.get_mut(usize::from(index)) {
+                delivery.feedback.push(feedback);
+            }
+        }
         let manifest = record.manifest;
         let submitter = manifest.owner();
         let idempotency_key = manifest.given_key().map(str::to_owned);

@@ -583,7 +583,7 @@ impl State {
         let recipients = recipients.map(|(_, delivery)| delivery.recipient.clone());
         let whole = Transaction {
             mail,
-            return_path: manifest.return_path.clone(),
+            return_path: self.engine.return_path(claim),
             recipients: Vec::new(),
             message: self.engine.personal_message(claim),
             eight_bit: manifest.eight_bit,

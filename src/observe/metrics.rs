@@ -48,6 +48,7 @@ pub struct Metrics {
     webhook_messages: Family<Labels, Counter>,
     #[cfg(feature = "notify")]
     webhook_off: Family<Labels, Gauge>,
+    feedback: Family<Labels, Counter>,
     journal_bytes: Gauge,
     journal_missed: Family<Labels, CounterGauge>,
     quota_refusals: Family<Labels, Counter>,
@@ -152,6 +153,7 @@ impl Metrics {
         let quarantined = Gauge::default();
         let restarts = Family::<Labels, Counter>::default();
         let acts = Family::<Labels, Counter>::default();
+        let feedback = Family::<Labels, Counter>::default();
         let journal_bytes = Gauge::default();
         let journal_missed = Family::<Labels, CounterGauge>::default();
         let quota_refusals = Family::<Labels, Counter>::default();
@@ -260,6 +262,11 @@ impl Metrics {
         );
         registry.register("acts", "What people and programs did", acts.clone());
         registry.register(
+            "feedback",
+            "What came back for mail, by who said it and what it was",
+            feedback.clone(),
+        );
+        registry.register(
             "journal_bytes",
             "Bytes of what is kept of what happened",
             journal_bytes.clone(),
@@ -310,6 +317,7 @@ impl Metrics {
             quarantined,
             restarts,
             acts,
+            feedback,
             journal_bytes,
             journal_missed,
             quota_refusals,
@@ -395,6 +403,12 @@ impl Metrics {
         self.webhook_off
             .get_or_create(&labels)
             .set(i64::from(is_off));
+    }
+
+    /// Something came back, or came of a provider: what it was, and who said it.
+    pub(crate) fn fed_back(&self, by: &str, result: &str) {
+        let labels = vec![("by", by.to_owned()), ("result", result.to_owned())];
+        self.feedback.get_or_create(&labels).inc();
     }
 
     pub(crate) fn acted(&self, act: &str) {

@@ -13,6 +13,7 @@ pub mod conformance;
 #[cfg(feature = "postgres")]
 mod copy;
 mod error;
+mod feedback;
 mod journal;
 mod keyed;
 mod lease;
@@ -33,6 +34,7 @@ pub use codec::decode_any;
 #[cfg(feature = "postgres")]
 pub use copy::{Place, copy};
 pub use error::SpoolError;
+pub use feedback::{FeedbackResult, FeedbackStore, NewFeedback};
 pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
 pub use outbox::{Outbox, OutboxDraft};
@@ -412,6 +414,11 @@ pub trait Spool: Send + Sync + 'static {
 
     /// Who is not to get mail, where this spool keeps that. One that does not suppresses nobody.
     fn suppressions(&self) -> Option<&dyn Suppressions> {
+        None
+    }
+
+    /// What comes back for mail, where this spool keeps that. Of one that does not, the journal tells.
+    fn feedback(&self) -> Option<&dyn FeedbackStore> {
         None
     }
 

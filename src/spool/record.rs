@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{Delivery, MailState, State};
+use crate::delivery::{Delivery, Feedback, MailState, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
 
 /// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's
@@ -77,6 +77,8 @@ pub struct Record {
     pub deliveries: Vec<Delivery>,
     /// Which of them are in a sender's hands, by their place in `deliveries`.
     pub leased: Vec<bool>,
+    /// What came back, with the place of its delivery.
+    pub feedback: Vec<(u16, Feedback)>,
 }
 
 impl Record {

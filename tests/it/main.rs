@@ -19,6 +19,7 @@ mod demo;
 mod dkim;
 mod engine;
 mod fake_smtp;
+mod feedback;
 mod growth;
 mod hostile_relay;
 mod http;

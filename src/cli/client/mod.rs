@@ -6,6 +6,7 @@
 //! a terminal unescaped.
 
 mod audit;
+mod bounce;
 mod dead;
 mod filter;
 mod health;
@@ -81,6 +82,9 @@ pub enum ClientCommand {
     /// Look after who is not to get mail
     #[command(subcommand)]
     Suppression(suppression::Suppression),
+    /// Take a delivery report or a complaint on standard input
+    #[command(after_help = bounce::EXAMPLES)]
+    Bounce(bounce::Bounce),
     /// Look after the nodes that share the spool
     #[command(subcommand)]
     Node(node::Node),
@@ -142,6 +146,7 @@ impl ClientCommand {
             ClientCommand::Dead(dead) => dead.run(screen),
             ClientCommand::Relay(relay) => relay.run(screen),
             ClientCommand::Suppression(suppression) => suppression.run(screen),
+            ClientCommand::Bounce(bounce) => bounce.run(screen),
             ClientCommand::Node(node) => node.run(screen),
             ClientCommand::Webhook(webhook) => webhook.run(screen),
             ClientCommand::Schedule(schedule) => schedule.run(screen),

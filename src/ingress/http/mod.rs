@@ -17,6 +17,7 @@ mod body;
 mod data;
 mod events;
 mod export;
+mod feedback;
 mod fields;
 mod jobs;
 mod openapi;

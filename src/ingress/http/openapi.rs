@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    SharedDoor, audit, events, export, jobs, operate, page, records, schedules, series, session,
+    SharedDoor, audit, events, export, feedback, jobs, operate, page, records, schedules, series, session,
     status, submit, suppressions, templates, unsubscribe, webhooks,
 };
 
@@ -59,6 +59,7 @@ const WITH_BODY: [(&str, &str); 5] = [
         (name = "dead letters", description = "What failed for good"),
         (name = "templates", description = "What mail is made from"),
         (name = "suppressions", description = "Who is not to get mail"),
+        (name = "feedback", description = "What comes back for mail that was sent"),
         (name = "events", description = "What happens, as it happens"),
         (name = "status", description = "What an end user may see of a mail; `[status]` lets them"),
         (name = "service", description = "Relays, numbers, health"),
@@ -134,6 +135,7 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
             suppressions::remove
         ))
         .routes(routes!(suppressions::import))
+        .routes(routes!(feedback::report::take))
         .routes(routes!(suppressions::export))
         .routes(routes!(webhooks::list))
         .routes(routes!(schedules::list))

@@ -63,6 +63,7 @@ impl SmtpDoor {
         };
         let users = Users::new(settings.users.clone());
         let context = SessionContext {
+            returns: None,
             hostname: Arc::from(settings.hostname.as_str()),
             limits: settings.limits,
             users: users.clone(),
@@ -127,6 +128,7 @@ impl SmtpDoor {
             .max(1);
         let message_size = self.context.limits.message_size.min(most);
         let context = SessionContext {
+            returns: dispatcher.feedback().returns().cloned(),
             limits: Limits {
                 message_size,
                 ..self.context.limits

@@ -2,8 +2,10 @@
 
 use super::reply::Reply;
 use super::session::Submission;
-use crate::mail::{Envelope, Intake, Submitter};
-use crate::{Dispatcher, Error, Mail};
+use bytes::Bytes;
+
+use crate::mail::{Address, Envelope, Intake, Submitter};
+use crate::{Dispatcher, Error, Mail, ReportError};
 
 /// A message that has come through more servers than this goes in circles (RFC 5321 §6.3).
 const MOST_HOPS: usize = 50;
@@ -19,6 +21,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         recipients,
         body,
         user,
+        is_report,
     } = submission;
     let trace = body.trace();
     // The room is given back only when the spool has the message.
@@ -26,6 +29,9 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         Ok(whole) => whole,
         Err(refusal) => return refusal,
     };
+    if is_report {
+        return take_report(dispatcher, message, &recipients).await;
+    }
     let size = message.len();
     if hops(&message) > MOST_HOPS {
         return Reply::new(
@@ -64,6 +70,15 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
             Reply::new(250, "2.0.0", format!("queued as {}", receipt.id))
         }
         Err(e) => Reply::refusal(&e),
+    }
+}
+
+/// Takes what came to return paths of ours. Only reports are kept.
+async fn take_report(dispatcher: &Dispatcher, message: Bytes, to: &[Address]) -> Reply {
+    match dispatcher.feedback().take_report(message, to, false).await {
+        Ok(_) => Reply::new(250, "2.0.0", "thank you"),
+        Err(ReportError::Engine(error)) => Reply::refusal(&error),
+        Err(error) => Reply::new(554, "5.6.0", error.to_string()),
     }
 }
 

@@ -24,6 +24,7 @@ use super::body::{Body, DotReader};
 use super::budget::Budget;
 use super::command::{self, Command, CommandError};
 use super::reply::Reply;
+use crate::Returns;
 use crate::ingress::Networks;
 use crate::ingress::guard::Guard;
 use crate::mail::{Address, Timestamp};
@@ -41,13 +42,18 @@ pub(super) struct SessionContext {
     pub trusted: Networks,
     pub budget: Budget,
     pub guard: Guard,
+    /// Where mail comes back to: reports for it are taken from everybody.
+    pub returns: Option<Returns>,
 }
 
 impl SessionContext {
     /// Whether this peer may talk to the door at all: not where there is nobody to log in as, and
-    /// the networks that are trusted do not hold it.
+    /// the networks that are trusted do not hold it. Reports are taken from everybody.
     pub fn serves(&self, peer: IpAddr) -> bool {
-        self.trusted.is_empty() || !self.users.is_empty() || self.trusted.contain(peer)
+        self.trusted.is_empty()
+            || !self.users.is_empty()
+            || self.returns.is_some()
+            || self.trusted.contain(peer)
     }
 }
 
@@ -87,6 +93,8 @@ pub(super) struct Submission {
     pub body: Body,
     /// Who handed it in, where a login is needed.
     pub user: Option<String>,
+    /// Whether it is a report, which came to return paths of ours.
+    pub is_report: bool,
 }
 
 /// One client's dialogue.
@@ -164,7 +172,8 @@ impl Session {
 
     /// Whether the client has done what lets it in: logged in, or said EHLO where that is all.
     pub fn has_come_in(&self) -> bool {
-        self.user.is_some() || (self.client.is_some() && !self.needs_login())
+        let brings_report = self.transaction.as_ref().is_some_and(|t| t.is_report);
+        self.user.is_some() || brings_report || (self.client.is_some() && !self.needs_login())
     }
 
     /// While a message comes in, how many of its bytes have.
@@ -184,6 +193,7 @@ impl Session {
     pub fn answer(&mut self, reply: &Reply) {
         if reply.code == 250 {
             self.errors = 0;
+            self.commands_before_login = 0;
         }
         self.reply(reply);
     }

@@ -57,6 +57,7 @@ pub fn converse(
         ..Limits::default()
     };
     let context = SessionContext {
+        returns: None,
         hostname: Arc::from(hostname),
         limits,
         users: Users::new(Vec::new()),

@@ -24,6 +24,7 @@
 //! | `J` `v` length, name, key | what this reader keeps |
 //! | `J` `i` | the journal's own name |
 //! | `J` `g` number | the last of some events that were lost with their records, this one the first; told of by a salvage |
+//! | `f` mail, index, name | what came back for a delivery: a bounce, a complaint |
 //! | `y` address, 0, list, 0, reason | this address gets no mail of this list, or none at all where the list is empty |
 //! | `c` | totals |
 //! | `g` account | how many deliveries of this token or user are pending, and how many were submitted on the last day |
@@ -184,6 +185,23 @@ pub(super) fn deliveries(mail: MailId) -> (Vec<u8>, Vec<u8>) {
 
 pub(super) fn chunks(mail: MailId) -> (Vec<u8>, Vec<u8>) {
     starting_with(&of_mail(b'b', mail))
+}
+
+/// What came back for a delivery, under this name; the beginning of all of it where that is empty.
+pub(super) fn feedback(mail: MailId, index: u16, name: &[u8]) -> Vec<u8> {
+    let mut key = of_mail(b'f', mail);
+    key.extend_from_slice(&index.to_be_bytes());
+    key.extend_from_slice(name);
+    key
+}
+
+pub(super) fn feedback_of(mail: MailId) -> (Vec<u8>, Vec<u8>) {
+    starting_with(&of_mail(b'f', mail))
+}
+
+/// The delivery that this feedback is about.
+pub(super) fn feedback_index(key: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*key.get(17..)?.first_chunk()?))
 }
 
 pub(super) fn index_of(delivery_key: &[u8]) -> u16 {

@@ -17,6 +17,7 @@ mod backlog;
 mod bounding;
 mod changes;
 mod entering;
+mod feedback;
 mod healing;
 mod idempotency;
 pub(super) mod inspect;
@@ -73,9 +74,9 @@ use self::writer::{Ahead, Command, Encoded, GROUP_BYTES, INDEX_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
-    Claim, ClaimRequest, Durability, EndedDelivery, Journal, Lease, LeaseKeeper, LeaseToken,
-    NewMail, OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
-    SpoolOptions, SpoolStats, Suppressions, SweepReport,
+    Claim, ClaimRequest, Durability, EndedDelivery, FeedbackStore, Journal, Lease, LeaseKeeper,
+    LeaseToken, NewMail, OperationResult, Page, PutResult, Query, Record, SettleResult, Spool,
+    SpoolError, SpoolOptions, SpoolStats, Suppressions, SweepReport,
 };
 use crate::delivery::{By, Delivery, Route, Stage};
 use crate::mail::{MailId, Submitter, Timestamp};
@@ -1008,6 +1009,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     fn suppressions(&self) -> Option<&dyn Suppressions> {
+        Some(self)
+    }
+
+    fn feedback(&self) -> Option<&dyn FeedbackStore> {
         Some(self)
     }
 

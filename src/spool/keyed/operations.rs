@@ -274,7 +274,12 @@ pub(super) fn remove_rest<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
 ) -> Result<bool, SpoolError> {
-    remove_keys(transaction, id, &[keys::deliveries(id), keys::chunks(id)])
+    let ranges = [
+        keys::deliveries(id),
+        keys::chunks(id),
+        keys::feedback_of(id),
+    ];
+    remove_keys(transaction, id, &ranges)
 }
 
 /// Puts a mark in place of a mail's message. What is more than one step removes is left to further

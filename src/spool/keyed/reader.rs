@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::Shared;
 use super::keys::{self, Place, QueueId, Slot};
 use super::queue_head::{Entry, REFILL};
 use super::queues::QueueName;
 use super::stored_mail::{CHUNK, StoredMail};
+use super::{Shared, feedback};
 use crate::delivery::{Delivery, Route, Stage, State};
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::codec;
@@ -135,6 +135,7 @@ pub(super) fn record<S: Store>(
     else {
         return Ok(None);
     };
+    let feedback = feedback::of_mail(&shared.store, id)?;
     let queues = shared.queues.lock();
     let leased = deliveries
         .keys()
@@ -144,6 +145,7 @@ pub(super) fn record<S: Store>(
         manifest: mail.manifest,
         deliveries: deliveries.into_values().collect(),
         leased,
+        feedback,
     }))
 }
 

@@ -67,6 +67,7 @@ async fn records(
                 manifest: rows::manifest(row)?,
                 deliveries: Vec::new(),
                 leased: Vec::new(),
+                feedback: Vec::new(),
             })
         });
         if let Ok(record) = record {

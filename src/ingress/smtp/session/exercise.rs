@@ -61,6 +61,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
     };
     let users = Users::new(if login { vec![user] } else { Vec::new() });
     let context = SessionContext {
+        returns: None,
         hostname: Arc::from("mail.example"),
         limits,
         users,

@@ -32,7 +32,8 @@ impl Session {
     }
 
     pub(super) fn needs_login(&self) -> bool {
-        self.knows_users() && !self.is_trusted()
+        let is_for_some = self.knows_users() || !self.context.trusted.is_empty();
+        is_for_some && !self.is_trusted()
     }
 
     /// Whether there is anybody to log in as.

@@ -15,6 +15,7 @@ struct TestClient {
 fn context(limits: Limits, users: Vec<User>) -> SessionContext {
     let budget = Budget::new(limits.memory);
     SessionContext {
+        returns: None,
         hostname: Arc::from("mail.example"),
         limits,
         users: Users::new(users),

@@ -12,6 +12,8 @@ use crate::mail::{Address, Timestamp};
 pub(super) struct Transaction {
     return_path: Option<Address>,
     recipients: Vec<Address>,
+    /// Whether it is a report: all its recipients are return paths of ours.
+    pub(super) is_report: bool,
     size: usize,
     smtputf8: bool,
     /// What came in the chunks so far, between two of them.
@@ -37,7 +39,9 @@ impl Session {
 
     pub(super) fn mail(&mut self, return_path: Option<Address>, size: usize, smtputf8: bool) {
         let most = self.context.limits.message_size;
-        if let Some(obstacle) = self.obstacle() {
+        // Who may bring a report and nothing else is told so once it is known whom it is for.
+        let may_report = self.client.is_some() && self.context.returns.is_some();
+        if let Some(obstacle) = self.obstacle().filter(|_| !may_report) {
             self.mistake(CommandError::Command(obstacle));
         } else if self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
@@ -50,6 +54,7 @@ impl Session {
             self.transaction = Some(Transaction {
                 return_path,
                 recipients,
+                is_report: false,
                 size,
                 smtputf8,
                 chunks: None,
@@ -60,11 +65,26 @@ impl Session {
 
     pub(super) fn rcpt(&mut self, recipient: Address) {
         let most = self.context.limits.recipients;
+        let returns = self.context.returns.as_ref();
+        let is_return = returns.is_some_and(|returns| returns.is_of_domain(&recipient));
+        let is_ours = returns.is_some_and(|returns| returns.is_ours(&recipient));
+        let obstacle = self.obstacle().filter(|_| !is_return);
         match &mut self.transaction {
             None => self.mistake_of(503, "5.5.1", "MAIL comes first"),
             Some(t) if t.chunks.is_some() => self.mistake_of(503, "5.5.1", "the message has begun"),
             Some(t) if !t.smtputf8 && !recipient.is_ascii() => {
                 self.mistake(command::needs_smtputf8())
+            }
+            Some(_) if is_return && !is_ours => {
+                self.mistake_of(550, "5.1.1", "no mail has this return path");
+            }
+            Some(_) if obstacle.is_some() => {
+                obstacle.into_iter().for_each(|obstacle| {
+                    self.mistake(CommandError::Command(obstacle));
+                });
+            }
+            Some(t) if !t.recipients.is_empty() && t.is_report != is_return => {
+                self.say(452, "4.5.3", "a report goes in a transaction of its own");
             }
             Some(t) if t.recipients.len() >= most => {
                 let text = format!(
@@ -73,6 +93,7 @@ impl Session {
                 self.reply(&Reply::new(452, "4.5.3", text));
             }
             Some(t) => {
+                t.is_report = is_return;
                 t.recipients.push(recipient);
                 self.say(250, "2.1.5", "recipient ok");
             }
@@ -181,6 +202,7 @@ impl Session {
                 Some(Transaction {
                     return_path,
                     recipients,
+                    is_report,
                     ..
                 }),
             ) if last => {
@@ -189,6 +211,7 @@ impl Session {
                     recipients,
                     body,
                     user: self.user.clone(),
+                    is_report,
                 }));
             }
             (refusal, Some(transaction)) if !last => {

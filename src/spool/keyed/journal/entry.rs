@@ -6,7 +6,9 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{Attempt, By, DeadReason, Delivery, Event, EventKind, Phase, Stage};
+use crate::delivery::{
+    Attempt, By, DeadReason, Delivery, Event, EventKind, Feedback, FeedbackKind, Phase, Stage,
+};
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::{Manifest, SpoolError, codec};
 
@@ -76,6 +78,27 @@ enum What<'a> {
     Act(Cow<'a, str>, u64, Option<Cow<'a, str>>),
     LoginRefused(u64),
     WebhookOff(Cow<'a, str>, Cow<'a, str>),
+    Bounced(Said<'a>, bool),
+    Complained(Said<'a>),
+    Unsubscribed(Cow<'a, str>),
+}
+
+/// What came back says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Said<'a> {
+    status: Option<Cow<'a, str>>,
+    text: Cow<'a, str>,
+    by: Cow<'a, str>,
+}
+
+impl<'a> Said<'a> {
+    fn of(status: Option<&'a str>, text: &'a str, by: &'a str) -> Self {
+        Said {
+            status: status.map(bounded),
+            text: bounded(text),
+            by: bounded(by),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,6 +224,27 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Something came back for a delivery; `None` where it is nothing to tell, because a relay has said
+    /// so already.
+    pub(in crate::spool) fn fed_back(
+        manifest: &'a Manifest,
+        recipient: &'a Address,
+        feedback: &'a Feedback,
+        permanent: bool,
+    ) -> Option<Self> {
+        let said = Said::of(feedback.status.as_deref(), &feedback.text, &feedback.by);
+        let what = match feedback.kind {
+            FeedbackKind::Bounced => What::Bounced(said, permanent),
+            FeedbackKind::Complained => What::Complained(said),
+            FeedbackKind::Delivered => return None,
+        };
+        Some(Entry {
+            recipient: Some(Cow::Borrowed(recipient)),
+            accepted_at: Some(manifest.accepted_at),
+            ..Entry::bare(feedback.at, what).of_mail(manifest)
+        })
+    }
+
     /// A user had a mail deleted.
     pub(in crate::spool) fn purged(manifest: &'a Manifest, at: Timestamp) -> Self {
         Entry::bare(at, What::Purged).of_mail(manifest)
@@ -248,6 +292,16 @@ impl<'a> Entry<'a> {
             EventKind::WebhookOff { webhook, reason } => {
                 What::WebhookOff(bounded(webhook), bounded(reason))
             }
+            EventKind::Bounced {
+                status,
+                text,
+                by,
+                permanent,
+            } => What::Bounced(Said::of(status.as_deref(), text, by), *permanent),
+            EventKind::Complained { status, text, by } => {
+                What::Complained(Said::of(status.as_deref(), text, by))
+            }
+            EventKind::Unsubscribed { list } => What::Unsubscribed(bounded(list)),
             EventKind::Act { act, count, filter } => {
                 What::Act(bounded(act), *count, filter.as_deref().map(bounded))
             }
@@ -343,6 +397,18 @@ impl<'a> Entry<'a> {
                 webhook: owned(webhook),
                 reason: owned(reason),
             },
+            What::Bounced(said, permanent) => EventKind::Bounced {
+                status: said.status.map(owned),
+                text: owned(said.text),
+                by: owned(said.by),
+                permanent,
+            },
+            What::Complained(said) => EventKind::Complained {
+                status: said.status.map(owned),
+                text: owned(said.text),
+                by: owned(said.by),
+            },
+            What::Unsubscribed(list) => EventKind::Unsubscribed { list: owned(list) },
             What::Act(act, count, filter) => EventKind::Act {
                 act: owned(act),
                 count,
@@ -446,6 +512,17 @@ fn shortened(entry: Entry<'_>) -> Entry<'_> {
         ),
         What::RelayDown(reason) => What::RelayDown(few(&reason)),
         What::Reloaded(error) => What::Reloaded(error.map(|error| few(&error))),
+        What::Bounced(said, permanent) => What::Bounced(
+            Said {
+                text: few(&said.text),
+                ..said
+            },
+            permanent,
+        ),
+        What::Complained(said) => What::Complained(Said {
+            text: few(&said.text),
+            ..said
+        }),
         What::Act(act, count, filter) => What::Act(few(&act), count, filter.map(|f| few(&f))),
         other => other,
     };

@@ -1,0 +1,74 @@
+//! `postrider bounce`: a report on standard input, for an alias that pipes what comes back.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::service::{Parameters, Payload};
+use super::{Failure, ServiceArgs, send};
+use crate::cli::screen::{Screen, plain};
+
+/// How a mail server is told to pipe reports.
+pub const EXAMPLES: &str = "In a mail server's aliases:\n  bounces: \"|/usr/bin/postrider bounce\"\n\nWhere the service has tokens, one of the scope `admin` is needed.";
+
+/// `postrider bounce`.
+#[derive(Args)]
+pub struct Bounce {
+    /// The addresses that it came to, where they are known
+    #[arg(value_name = "ADDRESS")]
+    to: Vec<String>,
+    #[command(flatten)]
+    asking: ServiceArgs,
+}
+
+#[derive(Deserialize)]
+struct Taken {
+    results: Vec<Feedback>,
+}
+
+#[derive(Deserialize)]
+struct Feedback {
+    mail: String,
+    recipient: String,
+    kind: String,
+    #[serde(default)]
+    status: Option<String>,
+    duplicate: bool,
+    suppressed: bool,
+}
+
+impl Bounce {
+    /// Hands the report in.
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        let report = send::read(Path::new("-"))?;
+        let to: Parameters = self.to.into_iter().map(|to| ("to", to)).collect();
+        let client = self.asking.service.client()?;
+        let path = ["v1", "feedback", "report"];
+        let answer = client.post(&path, &to, Payload::Message(report))?;
+        if self.asking.json {
+            screen.json(&answer.body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+
+        let Taken { results } = answer.decode()?;
+        if results.is_empty() {
+            screen.line(&[plain("nothing follows from this report")])?;
+        }
+        for one in results {
+            let status = one.status.unwrap_or_default();
+            let known = if one.duplicate { ", known already" } else { "" };
+            let ends = if one.suppressed {
+                ", gets no more mail"
+            } else {
+                ""
+            };
+            let (mail, to, kind) = (one.mail, one.recipient, one.kind);
+            screen.line(&[plain(format_args!(
+                "{mail}  {to}  {kind} {status}{known}{ends}"
+            ))])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,493 @@
+//! What comes back for mail that was sent: reports and providers' events find their delivery here,
+//! are kept with it, and what follows from them is done in the same commit.
+//!
+//! *Invariant:* a report reaches the delivery whose token it bears, and no other address: whatever
+//! it says besides changes nothing for anybody else.
+
+use bytes::Bytes;
+use ring::digest;
+
+use super::engine::Engine;
+use super::returns::Returned;
+use super::{Dispatcher, Error, Returns};
+use crate::delivery::{Event, EventKind, Feedback, FeedbackKind, ends_an_address, printable};
+use crate::feedback::{self, Finding, Reading};
+use crate::mail::{Address, MailId};
+use crate::spool::{FeedbackResult, NewFeedback, Query, Record, Suppression, SuppressionReason};
+
+/// Who says what a report says.
+const REPORT: &str = "report";
+/// Reports above this size are read on a thread of their own.
+const LARGE: usize = 128 * 1024;
+/// How many of an address's last mails are looked at for one that a provider names.
+const LAST_MAILS: usize = 100;
+
+/// What comes back; see [`Dispatcher::feedback`].
+#[derive(Clone, Copy)]
+pub struct FeedbackHandle<'a> {
+    postrider: &'a Dispatcher,
+}
+
+/// What a provider says of a mail that it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderEvent {
+    /// Names the event: the same event twice has the same name.
+    pub id: String,
+    /// What happened.
+    pub kind: FeedbackKind,
+    /// Whether it failed for good, as the provider sees it.
+    pub permanent: bool,
+    /// The enhanced status code, or the complaint's type.
+    pub status: Option<String>,
+    /// What was said in words.
+    pub text: String,
+    /// To whom the mail went.
+    pub recipient: String,
+    /// The mail's Message-ID, as far as the provider knows it.
+    pub message_id: Option<String>,
+    /// The provider's own name for the mail, which its answer told.
+    pub provider_id: Option<String>,
+    /// The event as it came: a token of ours may stand in it.
+    pub raw: Vec<u8>,
+}
+
+/// What came of one thing that came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedbackReceipt {
+    /// The mail.
+    pub mail: MailId,
+    /// Its recipient.
+    pub recipient: Address,
+    /// What is said.
+    pub kind: FeedbackKind,
+    /// The status code, or the complaint's type.
+    pub status: Option<String>,
+    /// Whether it was known already.
+    pub known: bool,
+    /// Whether the address gets no mail any more because of it.
+    pub suppressed: bool,
+}
+
+/// Why a report is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// It is none.
+    #[error("the message is no delivery report and no complaint")]
+    NoReport,
+    /// It leads to no mail of ours.
+    #[error("the report belongs to no mail that is kept here: it bears no return path of ours")]
+    NotOurs,
+    /// It could not be kept.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+/// Something that is about to be kept.
+struct Found {
+    record: Record,
+    index: u16,
+    id: String,
+    finding: Finding,
+    /// Whether the address is bad although the status does not say so.
+    is_hard: bool,
+}
+
+impl Dispatcher {
+    /// What comes back for mail that was sent: reports, complaints, providers' events.
+    pub fn feedback(&self) -> FeedbackHandle<'_> {
+        FeedbackHandle { postrider: self }
+    }
+}
+
+impl FeedbackHandle<'_> {
+    /// Where mail comes back to, if that is known.
+    pub fn returns(&self) -> Option<&Returns> {
+        self.engine().returns.as_ref()
+    }
+
+    /// Takes a report that came to these addresses, as far as they are known. Whose it is says the
+    /// token of its return path. One that `is_trusted`, because of who hands it in, may be of a mail
+    /// that it names by its Message-ID.
+    ///
+    /// Nothing follows from a report of a delay.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub async fn take_report(
+        &self,
+        message: Bytes,
+        to: &[Address],
+        is_trusted: bool,
+    ) -> Result<Vec<FeedbackReceipt>, ReportError> {
+        let reading = match message.len() > LARGE {
+            true => tokio::task::spawn_blocking(move || feedback::read(&message)).await,
+            false => Ok(feedback::read(&message)),
+        };
+        let report = match reading.unwrap_or(Reading::NoReport) {
+            Reading::Report(report) => report,
+            Reading::Nothing => {
+                self.engine().metrics.fed_back(REPORT, "nothing");
+                return Ok(Vec::new());
+            }
+            Reading::NoReport => {
+                self.engine().metrics.fed_back(REPORT, "no_report");
+                return Err(ReportError::NoReport);
+            }
+        };
+
+        let returns = self.returns();
+        let returned = returns.and_then(|returns| {
+            let named = to.iter().find_map(|to| returns.read(to));
+            named.or_else(|| returns.find(&report.contents))
+        });
+        let mut found = Vec::new();
+        if let Some(returned) = returned {
+            found.extend(self.of_token(returned, report.findings).await?);
+        } else if is_trusted {
+            for id in &report.message_ids {
+                found.extend(self.of_message_id(id, &report.findings).await?);
+            }
+        }
+        if found.is_empty() {
+            self.engine().metrics.fed_back(REPORT, "unknown");
+            return Err(ReportError::NotOurs);
+        }
+        Ok(self.keep(REPORT, found).await?)
+    }
+
+    /// Takes events of a provider, which has proved that they are its. Those of mail that is not kept
+    /// here are counted, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn take_events(
+        &self,
+        by: &str,
+        events: Vec<ProviderEvent>,
+    ) -> Result<Vec<FeedbackReceipt>, Error> {
+        let mut found = Vec::new();
+        for event in events {
+            let Some((record, index)) = self.of_event(&event).await? else {
+                self.engine().metrics.fed_back(by, "unknown");
+                continue;
+            };
+            found.push(Found {
+                record,
+                index,
+                id: event.id,
+                is_hard: event.permanent && !is_about_the_mail(event.status.as_deref()),
+                finding: Finding {
+                    kind: event.kind,
+                    recipients: Vec::new(),
+                    status: event.status,
+                    text: printable(&event.text)
+                        .chars()
+                        .take(feedback::TEXT)
+                        .collect(),
+                    permanent: event.permanent,
+                },
+            });
+        }
+        self.keep(by, found).await
+    }
+
+    /// Counts what a provider says that nothing follows from.
+    pub fn count_unknown(&self, by: &str, what: &'static str) {
+        self.engine().metrics.fed_back(by, what);
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.postrider.inner.engine
+    }
+
+    /// What a report says of the delivery whose token it bears: what it says of that recipient, else
+    /// the worst that it says, since mail is passed on to other addresses.
+    async fn of_token(
+        &self,
+        (mail, index): Returned,
+        findings: Vec<Finding>,
+    ) -> Result<Option<Found>, Error> {
+        let record = self.engine().spool.get(mail).await?;
+        let Some(record) = record.filter(|record| usize::from(index) < record.deliveries.len())
+        else {
+            return Ok(None);
+        };
+        let recipient = record.deliveries[usize::from(index)]
+            .recipient
+            .as_str()
+            .to_lowercase();
+        let of_it = |finding: &&Finding| finding.recipients.contains(&recipient);
+        let worst = || {
+            findings
+                .iter()
+                .find(|one| one.kind != FeedbackKind::Delivered)
+        };
+        let finding = findings
+            .iter()
+            .find(of_it)
+            .or_else(worst)
+            .or(findings.first())
+            .cloned();
+        Ok(finding.map(|finding| Found {
+            record,
+            index,
+            id: String::new(),
+            finding,
+            is_hard: false,
+        }))
+    }
+
+    /// What a report says of the recipients of a mail that it names.
+    async fn of_message_id(&self, id: &str, findings: &[Finding]) -> Result<Vec<Found>, Error> {
+        let Some(record) = self.of_id(id).await? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for finding in findings {
+            if let Some(index) = place(&record, |to| finding.recipients.iter().any(|one| one == to))
+            {
+                found.push(Found {
+                    record: record.clone(),
+                    index,
+                    id: String::new(),
+                    finding: finding.clone(),
+                    is_hard: false,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The mail of a Message-ID that was made here.
+    async fn of_id(&self, message_id: &str) -> Result<Option<Record>, Error> {
+        let name = message_id.trim().trim_start_matches('<').split('@').next();
+        let Some(id) = name.and_then(|name| name.parse::<MailId>().ok()) else {
+            return Ok(None);
+        };
+        Ok(self.engine().spool.get(id).await?)
+    }
+
+    /// The delivery that a provider's event is about.
+    async fn of_event(&self, event: &ProviderEvent) -> Result<Option<(Record, u16)>, Error> {
+        let spool = &self.engine().spool;
+        let raw = std::slice::from_ref(&event.raw);
+        if let Some((mail, index)) = self.returns().and_then(|returns| returns.find(raw))
+            && let Some(record) = spool.get(mail).await?
+            && usize::from(index) < record.deliveries.len()
+        {
+            return Ok(Some((record, index)));
+        }
+
+        let recipient = event.recipient.to_lowercase();
+        let is_it = |to: &str| to == recipient;
+        if let Some(id) = &event.message_id
+            && let Some(record) = self.of_id(id).await?
+            && let Some(index) = place(&record, is_it)
+        {
+            return Ok(Some((record, index)));
+        }
+
+        let Ok(recipient) = Address::read(&event.recipient) else {
+            return Ok(None);
+        };
+        let query = Query {
+            recipient: Some(recipient),
+            limit: LAST_MAILS,
+            ..Query::default()
+        };
+        let page = spool.list(query, self.engine().clock.now()).await?;
+        let wanted = event
+            .message_id
+            .as_deref()
+            .map(|id| id.trim_matches(['<', '>']));
+        for record in page.mails {
+            let is_named =
+                wanted.is_some_and(|id| record.manifest.message_id.trim_matches(['<', '>']) == id);
+            let Some(index) = place(&record, is_it) else {
+                continue;
+            };
+            let attempts = &record.deliveries[usize::from(index)].attempts;
+            // The provider's answer told how it calls the mail.
+            let is_answered = event.provider_id.as_deref().is_some_and(|id| {
+                id.len() >= 8 && attempts.iter().any(|attempt| attempt.text.contains(id))
+            });
+            if is_named || is_answered {
+                return Ok(Some((record, index)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps what was found, does what follows, and tells of it.
+    async fn keep(&self, by: &str, found: Vec<Found>) -> Result<Vec<FeedbackReceipt>, Error> {
+        let mut new = Vec::with_capacity(found.len());
+        let mut receipts = Vec::with_capacity(found.len());
+        let mut events = Vec::with_capacity(found.len());
+        for one in found {
+            let (receipt, feedback, event) = self.entry(by, one);
+            new.push(feedback);
+            receipts.push(receipt);
+            events.push(event);
+        }
+
+        let engine = self.engine();
+        let results = match engine.spool.feedback() {
+            Some(store) => store.keep(new).await?,
+            None => self.tell_alone(new, &events).await?,
+        };
+        let mut kept = Vec::with_capacity(receipts.len());
+        for (mut receipt, result) in receipts.into_iter().zip(results) {
+            let told = match result {
+                FeedbackResult::Kept => receipt.kind.as_str(),
+                FeedbackResult::Known => "known",
+                FeedbackResult::Unknown => "unknown",
+            };
+            engine.metrics.fed_back(by, told);
+            if result == FeedbackResult::Unknown {
+                continue;
+            }
+            receipt.known = result == FeedbackResult::Known;
+            receipt.suppressed &= !receipt.known;
+            if !receipt.known {
+                let FeedbackReceipt {
+                    mail,
+                    recipient,
+                    kind,
+                    status,
+                    suppressed,
+                    ..
+                } = &receipt;
+                tracing::warn!(mail.id = %mail, %recipient, by, status, suppressed, "{kind}");
+                engine.waiters.notify(*mail);
+            }
+            kept.push(receipt);
+        }
+        Ok(kept)
+    }
+
+    fn entry(&self, by: &str, found: Found) -> (FeedbackReceipt, NewFeedback, Event) {
+        let Found {
+            record,
+            index,
+            id,
+            finding,
+            is_hard,
+        } = found;
+        let recipient = record.deliveries[usize::from(index)].recipient.clone();
+        let reason = match finding.kind {
+            FeedbackKind::Complained => Some(SuppressionReason::Complaint),
+            FeedbackKind::Bounced => {
+                let ends = finding.status.as_deref().is_some_and(ends_an_address);
+                (finding.permanent && (ends || is_hard)).then_some(SuppressionReason::Bounce)
+            }
+            FeedbackKind::Delivered => None,
+        };
+        let suppressions = self.postrider.suppressions();
+        let note = [finding.status.as_deref().unwrap_or_default(), &finding.text].join(" ");
+        let suppression = reason.map(|reason| Suppression {
+            note: Some(note.trim().chars().take(200).collect()),
+            ..suppressions.entry(recipient.clone(), reason)
+        });
+
+        let at = self.engine().clock.now();
+        let kind = match finding.kind {
+            FeedbackKind::Complained => EventKind::Complained {
+                status: finding.status.clone(),
+                text: finding.text.clone(),
+                by: by.to_owned(),
+            },
+            _ => EventKind::Bounced {
+                status: finding.status.clone(),
+                text: finding.text.clone(),
+                by: by.to_owned(),
+                permanent: finding.permanent,
+            },
+        };
+        let manifest = &record.manifest;
+        let event = Event {
+            mail: Some(manifest.id),
+            recipient: Some(recipient.clone()),
+            message_id: Some(manifest.message_id.clone()),
+            tags: manifest.tags.clone(),
+            key: manifest.given_key().map(str::to_owned),
+            accepted_at: Some(manifest.accepted_at),
+            submitter: manifest.owner(),
+            ..Event::new(at, kind)
+        };
+        let receipt = FeedbackReceipt {
+            mail: manifest.id,
+            recipient,
+            kind: finding.kind,
+            status: finding.status.clone(),
+            known: false,
+            suppressed: suppression.is_some(),
+        };
+        let name = [
+            by,
+            finding.kind.as_str(),
+            finding.status.as_deref().unwrap_or_default(),
+            &id,
+        ];
+        let name = digest::digest(&digest::SHA256, name.join("\0").as_bytes());
+        let new = NewFeedback {
+            mail: manifest.id,
+            index,
+            id: name.as_ref().first_chunk().copied().unwrap_or_default(),
+            permanent: finding.permanent,
+            suppression,
+            feedback: Feedback {
+                at,
+                kind: finding.kind,
+                status: finding.status,
+                text: finding.text,
+                by: by.to_owned(),
+            },
+        };
+        (receipt, new, event)
+    }
+
+    /// Where the spool keeps nothing of it beside the mail: the journal tells, and who is not to get
+    /// mail is kept.
+    async fn tell_alone(
+        &self,
+        new: Vec<NewFeedback>,
+        events: &[Event],
+    ) -> Result<Vec<FeedbackResult>, Error> {
+        let spool = &self.engine().spool;
+        let told = new.iter().zip(events);
+        let told = told.filter(|(new, _)| new.feedback.kind != FeedbackKind::Delivered);
+        let told: Vec<Event> = told.map(|(_, event)| event.clone()).collect();
+        if let Some(journal) = spool.journal()
+            && !told.is_empty()
+        {
+            journal.note(told).await?;
+        }
+        let results = vec![FeedbackResult::Kept; new.len()];
+        let entries: Vec<Suppression> = new.into_iter().filter_map(|new| new.suppression).collect();
+        if let Some(kept) = spool.suppressions()
+            && !entries.is_empty()
+        {
+            kept.add(entries).await?;
+        }
+        Ok(results)
+    }
+}
+
+/// The place of the recipient that is meant.
+fn place(record: &Record, is_it: impl Fn(&str) -> bool) -> Option<u16> {
+    let mut deliveries = record.deliveries.iter();
+    let found = deliveries.position(|one| is_it(&one.recipient.as_str().to_lowercase()))?;
+    u16::try_from(found).ok()
+}
+
+/// Whether a status is about the mail or its sender, or will pass: what a provider calls hard is not
+/// for ever then.
+fn is_about_the_mail(status: Option<&str>) -> bool {
+    status.is_some_and(|status| {
+        status.starts_with("5.7.")
+            || status.starts_with("5.3.4")
+            || status.starts_with("5.6.")
+            || status == "5.2.2"
+            || status.starts_with('4')
+    })
+}

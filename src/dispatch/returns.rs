@@ -1,0 +1,218 @@
+//! Return paths that say whose mail comes back (VERP): each delivery has one of its own, signed, so
+//! that a report leads to its delivery whatever it says besides.
+//!
+//! *Invariant:* nobody makes a return path who does not have the secret; the same delivery has the
+//! same one, so that every retry sends the same envelope.
+
+use bytes::Bytes;
+use ring::hmac;
+
+use super::engine::Engine;
+use crate::mail::{Address, MailId};
+use crate::spool::Claim;
+
+/// How a local part of ours begins.
+const PREFIX: &str = "b-";
+/// The bytes of a mail's id, of a delivery's place, and of the signature.
+const SIGNED: usize = 16 + 2;
+const SIGNATURE: usize = 10;
+const HEX: usize = 2 * (SIGNED + SIGNATURE);
+/// How many possible tokens of one report are looked at.
+const LOOKED_AT: usize = 64;
+/// The field that the copy of a mail still has where its return path was lost.
+pub(super) const FIELD: &str = "X-Return-Token";
+
+/// The domain that mail comes back to, and what its addresses are signed with.
+#[derive(Clone, Debug)]
+pub struct Returns {
+    domain: String,
+    key: hmac::Key,
+}
+
+/// Which delivery a return path belongs to: the mail, and its place in the envelope.
+pub(super) type Returned = (MailId, u16);
+
+impl Returns {
+    /// Return paths are addresses of `domain`, signed with `secret`.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn new(domain: &str, secret: &[u8]) -> Result<Self, String> {
+        let example = format!("{PREFIX}{}@{domain}", "0".repeat(HEX));
+        if Address::parse(&example).is_err() || !domain.is_ascii() || !domain.contains('.') {
+            return Err("is not a domain such as bounces.example.com".to_owned());
+        }
+        if secret.len() < 16 {
+            return Err("needs a secret of 16 bytes or more".to_owned());
+        }
+        Ok(Returns {
+            domain: domain.to_ascii_lowercase(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+        })
+    }
+
+    /// The domain.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The token of one delivery.
+    fn token(&self, (mail, index): Returned) -> String {
+        let mut token = mail.as_bytes().to_vec();
+        token.extend(index.to_be_bytes());
+        let signature = hmac::sign(&self.key, &token);
+        token.extend(&signature.as_ref()[..SIGNATURE]);
+        let hex: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{PREFIX}{hex}")
+    }
+
+    /// The return path of one delivery.
+    pub fn address(&self, mail: MailId, index: u16) -> Option<Address> {
+        Address::parse(&format!("{}@{}", self.token((mail, index)), self.domain)).ok()
+    }
+
+    /// Whether an address is of the domain, valid or not.
+    pub fn is_of_domain(&self, address: &Address) -> bool {
+        address.domain().eq_ignore_ascii_case(&self.domain)
+    }
+
+    /// Whether an address is a return path that was made here.
+    pub fn is_ours(&self, address: &Address) -> bool {
+        self.read(address).is_some()
+    }
+
+    /// The delivery that an address belongs to; `None` where it was not made here.
+    pub(super) fn read(&self, address: &Address) -> Option<Returned> {
+        let (local, _) = address.as_str().rsplit_once('@')?;
+        self.is_of_domain(address)
+            .then(|| self.read_token(local.as_bytes()))?
+    }
+
+    /// Upper and lower case are the same here: some servers change it.
+    fn read_token(&self, token: &[u8]) -> Option<Returned> {
+        let (prefix, hex) = token.split_at_checked(PREFIX.len())?;
+        if !prefix.eq_ignore_ascii_case(PREFIX.as_bytes()) || hex.len() != HEX {
+            return None;
+        }
+        let mut bytes = [0; SIGNED + SIGNATURE];
+        for (byte, digits) in bytes.iter_mut().zip(hex.chunks(2)) {
+            let digits = std::str::from_utf8(digits).ok()?;
+            *byte = u8::from_str_radix(digits, 16)
+                .ok()
+                .filter(|_| !digits.starts_with('+'))?;
+        }
+        let (said, signature) = bytes.split_at(SIGNED);
+        let expected = hmac::sign(&self.key, said);
+        // Compared in a time that says nothing of how much of it was right.
+        let differences = expected.as_ref()[..SIGNATURE].iter().zip(signature);
+        if differences.fold(0, |all, (a, b)| all | (a ^ b)) != 0 {
+            return None;
+        }
+        let (mail, index) = said.split_first_chunk::<16>()?;
+        Some((
+            MailId::from_bytes(*mail),
+            u16::from_be_bytes(*index.first_chunk()?),
+        ))
+    }
+
+    /// The first token that was made here and stands somewhere in these contents.
+    pub(super) fn find(&self, contents: &[Vec<u8>]) -> Option<Returned> {
+        let mut looked_at = 0;
+        for content in contents {
+            for dash in memchr::memchr_iter(b'-', content) {
+                let start = dash.checked_sub(1);
+                let token = start.and_then(|start| content.get(start..start + PREFIX.len() + HEX));
+                let Some(token) = token else { continue };
+                let hex = &token[PREFIX.len()..];
+                if !hex.iter().all(u8::is_ascii_hexdigit) {
+                    continue;
+                }
+                looked_at += 1;
+                if looked_at > LOOKED_AT {
+                    return None;
+                }
+                if let Some(found) = self.read_token(token) {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Engine {
+    /// What stands before a message so that a copy of it leads to its delivery.
+    pub(super) fn return_field(&self, delivery: Returned) -> String {
+        let returns = self.returns.as_ref();
+        returns.map_or_else(String::new, |returns| {
+            format!("{FIELD}: {}\r\n", returns.token(delivery))
+        })
+    }
+
+    /// Where the mail of this claim comes back to. From nobody it comes back to nobody.
+    pub(super) fn return_path(&self, claim: &Claim) -> Option<Address> {
+        let given = claim.manifest.return_path.as_ref()?;
+        let made = match (&self.returns, claim.deliveries.as_slice()) {
+            (Some(returns), [(lease, _)]) => {
+                returns.address(claim.manifest.id, lease.token().index)
+            }
+            _ => None,
+        };
+        Some(made.unwrap_or_else(|| given.clone()))
+    }
+}
+
+/// A message with something before it.
+pub(super) fn with_header(header: String, message: &Bytes) -> Bytes {
+    if header.is_empty() {
+        return message.clone();
+    }
+    let mut whole = header.into_bytes();
+    whole.extend_from_slice(message);
+    whole.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_return_path_leads_to_its_delivery_and_nobody_else_makes_one() {
+        let here = Returns::new("Bounces.example.com", b"0123456789abcdef").unwrap();
+        let there = Returns::new("bounces.example.com", b"fedcba9876543210").unwrap();
+        let mail = MailId::from_bytes([9; 16]);
+        let path = here.address(mail, 3).unwrap();
+        let (local, domain) = path.as_str().rsplit_once('@').unwrap();
+        assert!(
+            local.len() <= 64 && domain == "bounces.example.com",
+            "{path}"
+        );
+        assert_eq!(here.read(&path), Some((mail, 3)));
+        let shouted = Address::parse(&path.as_str().to_uppercase()).unwrap();
+        assert_eq!(here.read(&shouted), Some((mail, 3)));
+        assert_eq!(there.read(&path), None);
+        let elsewhere = Address::parse(&format!("{local}@example.org")).unwrap();
+        assert_eq!(here.read(&elsewhere), None);
+
+        for at in PREFIX.len()..local.len() {
+            let mut forged = local.as_bytes().to_vec();
+            forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };
+            assert_eq!(here.read_token(&forged), None, "{at}");
+        }
+        let around = format!("x--b-{} Return-Path: <{path}>", "0".repeat(HEX)).into_bytes();
+        assert_eq!(here.find(&[b"-".to_vec(), around]), Some((mail, 3)));
+        assert_eq!(there.find(&[path.as_str().as_bytes().to_vec()]), None);
+    }
+
+    #[test]
+    fn many_tokens_of_others_do_not_take_long() {
+        let here = Returns::new("bounces.example.com", b"0123456789abcdef").unwrap();
+        let hostile = format!("b-{} ", "0".repeat(HEX))
+            .repeat(20_000)
+            .into_bytes();
+        assert_eq!(here.find(&[hostile]), None);
+        assert!(Returns::new("bounces", b"0123456789abcdef").is_err());
+        assert!(Returns::new("bounces.example.com", b"short").is_err());
+    }
+}

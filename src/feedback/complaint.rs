@@ -1,0 +1,41 @@
+//! Complaints (RFC 5965): somebody told a mailbox provider that a mail was unwanted.
+
+use super::fields::{self, Groups};
+use super::{Finding, words};
+use crate::delivery::FeedbackKind;
+
+/// What a complaint says; `None` for one that is not about wishes, such as a failed authentication
+/// (RFC 6591), or that takes one back.
+pub(super) fn read(groups: &Groups, told: &str) -> Option<Finding> {
+    let kind = groups.first("feedback-type")?.to_ascii_lowercase();
+    let kind = kind.split([' ', ';', '(']).next().unwrap_or_default();
+    if !matches!(
+        kind,
+        "abuse" | "fraud" | "opt-out" | "opt-out-list" | "virus" | "other"
+    ) {
+        return None;
+    }
+    let recipient = groups
+        .first("original-rcpt-to")
+        .or_else(|| groups.first("removal-recipient"));
+    let agent = groups.first("user-agent").unwrap_or_default();
+    let text = match told.trim().is_empty() {
+        true => agent,
+        false => told
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    Some(Finding {
+        kind: FeedbackKind::Complained,
+        recipients: recipient
+            .and_then(|to| fields::address(&to))
+            .into_iter()
+            .collect(),
+        status: Some(kind.to_owned()),
+        text: words(&text),
+        permanent: false,
+    })
+}

@@ -1,0 +1,255 @@
+//! Reports that are written for people only, as qmail, Exim, older Exchange servers and some large
+//! providers write them; and what is said in words within the others.
+
+use super::{Finding, bare, words};
+use crate::delivery::FeedbackKind;
+
+/// What a text comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Prose {
+    /// It could not be delivered; with the Message-ID of the copy below it.
+    Failed(Finding, Option<String>),
+    /// It is late, and is tried further.
+    Delayed,
+    /// Something else.
+    Else,
+}
+
+/// How those begin who write no report for machines.
+const OPENINGS: [&str; 20] = [
+    "this is the qmail-send program",
+    "this message was created automatically by mail delivery software",
+    "this message was created automatically by the mail system",
+    "your message did not reach some or all of the intended recipients",
+    "delivery has failed to these recipients",
+    "delivery to these recipients or distribution lists failed",
+    "delivery to the following recipient failed",
+    "delivery to the following recipients failed",
+    "unable to deliver message to the following address",
+    "unable to deliver your message to the following address",
+    "sorry, we were unable to deliver your message",
+    "did not reach the following recipient",
+    "could not be delivered to",
+    "could not be delivered for the following reason",
+    "the following addresses had permanent fatal errors",
+    "the following recipient(s) could not be reached",
+    "the message you sent could not be delivered",
+    "your message could not be delivered",
+    "failed to deliver to",
+    "this is a permanent error",
+];
+
+/// What says that nothing is lost yet.
+const DELAYS: [&str; 8] = [
+    "this is a warning message only",
+    "you do not need to resend",
+    "no action is required on your part",
+    "has not yet been delivered",
+    "will be retried",
+    "delivery attempts will continue",
+    "is still being tried",
+    "message delayed",
+];
+
+/// What is said of an address, and the status that it means. The first that fits counts.
+const MEANINGS: [(&str, &str); 37] = [
+    ("over quota", "5.2.2"),
+    ("overquota", "5.2.2"),
+    ("quota exceeded", "5.2.2"),
+    ("exceeded storage", "5.2.2"),
+    ("mailbox full", "5.2.2"),
+    ("mailbox is full", "5.2.2"),
+    ("account is full", "5.2.2"),
+    ("account has been disabled", "5.2.1"),
+    ("account has been suspended", "5.2.1"),
+    ("account is disabled", "5.2.1"),
+    ("account disabled", "5.2.1"),
+    ("mailbox disabled", "5.2.1"),
+    ("mailbox is disabled", "5.2.1"),
+    ("mailbox is inactive", "5.2.1"),
+    ("account that you tried to reach is disabled", "5.2.1"),
+    ("user unknown", "5.1.1"),
+    ("unknown user", "5.1.1"),
+    ("no such user", "5.1.1"),
+    ("no such recipient", "5.1.1"),
+    ("no such mailbox", "5.1.1"),
+    ("no mailbox here by that name", "5.1.1"),
+    ("unrouteable address", "5.1.1"),
+    ("unknown recipient", "5.1.1"),
+    ("recipient unknown", "5.1.1"),
+    ("recipient not found", "5.1.1"),
+    ("recipnotfound", "5.1.1"),
+    ("user not found", "5.1.1"),
+    ("mailbox not found", "5.1.1"),
+    ("mailbox unavailable", "5.1.1"),
+    ("does not exist", "5.1.1"),
+    ("doesn't have a", "5.1.1"),
+    ("not listed in", "5.1.1"),
+    ("this account has been closed", "5.1.1"),
+    ("invalid recipient", "5.1.1"),
+    ("address rejected", "5.1.1"),
+    ("couldn't find any host", "5.1.2"),
+    ("domain not found", "5.1.2"),
+];
+
+/// Reads what is written for people; `is_of_a_server` says whether a server may have written it.
+pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
+    let lower = text.to_lowercase();
+    // What is below is the mail that came back, and says nothing of how it fared.
+    let end = copy_at(&lower).unwrap_or(lower.len());
+    let (told, copy) = lower.split_at(end);
+    let opens = OPENINGS
+        .iter()
+        .any(|opening| joined(told).contains(opening));
+    if !opens || !is_of_a_server {
+        return Prose::Else;
+    }
+    if DELAYS.iter().any(|delay| joined(told).contains(delay)) {
+        return Prose::Delayed;
+    }
+
+    let original: String = text.chars().take(told.chars().count()).collect();
+    let line = telling_line(&original);
+    let status = most_telling(None, line.as_deref().unwrap_or_default());
+    let status = status.or_else(|| most_telling(None, told));
+    let Some(status) = status else {
+        return Prose::Else;
+    };
+    let finding = Finding {
+        kind: FeedbackKind::Bounced,
+        recipients: addresses(told),
+        permanent: status.starts_with('5'),
+        status: Some(status),
+        text: line.unwrap_or_else(|| words(&original)),
+    };
+    let id = copy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("message-id:"));
+    // Its case matters, and the lower case has the same length only for ASCII.
+    let id = id.map(|id| bare(id)).filter(|id| id.is_ascii());
+    Prose::Failed(finding, id)
+}
+
+/// Where the copy of the mail begins.
+fn copy_at(lower: &str) -> Option<usize> {
+    let marks = [
+        "--- below this line is a copy of the message",
+        "------ this is a copy of the message",
+        "------ this is a copy of your message",
+        "----- original message -----",
+        "--- original message follows",
+        "----- message header",
+        "original message headers:",
+        "received: from ",
+    ];
+    marks.iter().filter_map(|mark| lower.find(mark)).min()
+}
+
+fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The line that says what was wrong: the one with a status, else one with a code, else one whose
+/// words are known.
+pub(super) fn telling_line(text: &str) -> Option<String> {
+    let lines = || text.lines().take(2000);
+    let with_status = lines().find(|line| status_in(line).is_some());
+    let with_code = || lines().find(|line| code_in(line).is_some());
+    let with_words = || lines().find(|line| meaning(&line.to_lowercase()).is_some());
+    let found = with_status.or_else(with_code).or_else(with_words)?;
+    Some(words(found))
+}
+
+/// The status that says most: one that is particular, else what the words mean, else whatever there
+/// is.
+pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
+    let is_particular = |status: &String| !status.ends_with(".0") && !status.ends_with(".0.0");
+    let first = said.clone().filter(is_particular);
+    let of_text = || status_in(text);
+    let class = said.as_deref().and_then(|said| said.chars().next());
+    let by_words = || {
+        let meant = meaning(&text.to_lowercase())?;
+        let class = class
+            .or_else(|| code_in(text)?.chars().next())
+            .unwrap_or('5');
+        Some(format!("{class}{}", &meant[1..]))
+    };
+    first
+        .or_else(|| of_text().filter(is_particular))
+        .or_else(by_words)
+        .or(said)
+        .or_else(of_text)
+        .or_else(|| Some(format!("{}.0.0", code_in(text)?.chars().next()?)))
+}
+
+fn meaning(lower: &str) -> Option<&'static str> {
+    let known = MEANINGS.iter().find(|(words, _)| lower.contains(words));
+    known.map(|(_, status)| *status)
+}
+
+/// The first enhanced status code (RFC 3463) in a text: no address of the network, no version.
+pub(super) fn status_in(text: &str) -> Option<String> {
+    let pieces = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_'));
+    for piece in pieces {
+        let mut numbers = piece.trim_end_matches('.').split('.');
+        let (Some(class), Some(subject), Some(detail), None) = (
+            numbers.next(),
+            numbers.next(),
+            numbers.next(),
+            numbers.next(),
+        ) else {
+            continue;
+        };
+        let is_number = |text: &str| {
+            (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let is_subject = is_number(subject) && subject.len() == 1 && subject <= "7";
+        if matches!(class, "2" | "4" | "5") && is_subject && is_number(detail) {
+            return Some(format!("{class}.{subject}.{detail}"));
+        }
+    }
+    None
+}
+
+/// The first reply code of a failure (RFC 5321 §4.2) in a text.
+fn code_in(text: &str) -> Option<&str> {
+    let mut words = text.split(|c: char| {
+        c.is_whitespace() || matches!(c, '-' | '(' | ')' | ':' | '#' | '<' | '>' | ',')
+    });
+    words.find(|word| {
+        let digits = word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit());
+        digits
+            && matches!(
+                &word[..2],
+                "42" | "43" | "44" | "45" | "50" | "51" | "52" | "53" | "54" | "55" | "57"
+            )
+    })
+}
+
+/// The addresses that a text names, in its order.
+fn addresses(told: &str) -> Vec<String> {
+    let is_edge = |c: char| {
+        c.is_whitespace()
+            || matches!(
+                c,
+                '<' | '>' | '(' | ')' | '[' | ']' | '"' | '\'' | ',' | ';'
+            )
+    };
+    let mut found: Vec<String> = Vec::new();
+    for word in told.split(is_edge) {
+        let word = word
+            .strip_prefix("mailto:")
+            .unwrap_or(word)
+            .trim_matches([':', '.']);
+        let is_address = word.split_once('@').is_some_and(|(local, domain)| {
+            !local.is_empty() && domain.contains('.') && !domain.contains('@')
+        });
+        if is_address && word.len() <= 320 && !found.iter().any(|known| known == word) {
+            found.push(word.to_owned());
+        }
+        if found.len() == 10 {
+            break;
+        }
+    }
+    found
+}

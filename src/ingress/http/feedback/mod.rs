@@ -1,0 +1,53 @@
+//! `/v1/feedback/`: what comes back for mail that was sent, as messages and as providers' events.
+
+pub(super) mod report;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::FeedbackKind;
+use crate::dispatch::FeedbackReceipt;
+use crate::mail::{Address, MailId};
+
+/// What became of what came back.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Taken {
+    /// What was kept, or known already. Nothing where nothing follows from it, as from a report of a
+    /// delay.
+    results: Vec<TakenFeedback>,
+}
+
+/// One thing that came back, with the mail that it is about.
+#[derive(Debug, Serialize, ToSchema)]
+struct TakenFeedback {
+    /// The mail.
+    mail: MailId,
+    /// Its recipient.
+    recipient: Address,
+    /// What happened.
+    kind: FeedbackKind,
+    /// The status code, or the complaint's type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    status: Option<String>,
+    /// Whether it was known already.
+    duplicate: bool,
+    /// Whether the address gets no mail any more because of it.
+    suppressed: bool,
+}
+
+impl Taken {
+    fn of(receipts: Vec<FeedbackReceipt>) -> Self {
+        let results = receipts.into_iter().map(|receipt| TakenFeedback {
+            mail: receipt.mail,
+            recipient: receipt.recipient,
+            kind: receipt.kind,
+            status: receipt.status,
+            duplicate: receipt.known,
+            suppressed: receipt.suppressed,
+        });
+        Taken {
+            results: results.collect(),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A report as a message: what `postrider bounce` and a mail server's pipe hand in.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use utoipa::IntoParams;
+
+use super::Taken;
+use crate::dispatch::ReportError;
+use crate::ingress::http::SharedDoor;
+use crate::ingress::http::body::MediaType;
+use crate::ingress::http::params::Params;
+use crate::ingress::http::problem::{Kind, Problem};
+use crate::mail::Address;
+
+/// To whom a report came.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes what is read below")]
+pub(in crate::ingress::http) struct Arrival {
+    /// The address that it came to, where that is known; may be repeated.
+    to: Option<Vec<String>>,
+}
+
+/// Takes a delivery report (RFC 3464), one that only looks like it, or a complaint (RFC 5965).
+///
+/// It leads to its mail by the return path's token, which it bears in its address or in the mail that
+/// came back with it, else by that mail's Message-ID.
+#[utoipa::path(
+    post, path = "/v1/feedback/report", tag = "feedback", params(Arrival),
+    request_body(content = String, content_type = "message/rfc822"),
+    responses(
+        (status = 202, description = "What became of it", body = Taken),
+        (status = 422, description = "It is no report, or of no mail that is kept here"),
+    ),
+)]
+pub(in crate::ingress::http) async fn take(
+    State(door): State<SharedDoor>,
+    request: Request,
+) -> Result<(StatusCode, Json<Taken>), Problem> {
+    let (parts, body) = request.into_parts();
+    let mut params = Params::of(parts.uri.query());
+    let mut to = Vec::new();
+    for (at, address) in params.every("to").iter().enumerate() {
+        match Address::read(address) {
+            Ok(address) => to.push(address),
+            Err(detail) => params.refuse(format!("/to/{at}"), detail),
+        }
+    }
+    params.finish()?;
+    if MediaType::of(&parts.headers)? != MediaType::Message {
+        let detail = "a report is taken as message/rfc822";
+        return Err(Problem::new(Kind::MediaType, detail));
+    }
+    let held = door
+        .collect(body, door.dispatcher.max_message_size())
+        .await?;
+
+    let feedback = door.dispatcher.feedback();
+    let taken = feedback.take_report(held.bytes, &to, true).await;
+    let receipts = taken.map_err(|error| match error {
+        ReportError::Engine(error) => error.into(),
+        error => Problem::new(Kind::Invalid, error.to_string()),
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(Taken::of(receipts))))
+}

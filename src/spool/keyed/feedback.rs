@@ -1,0 +1,112 @@
+//! What came back, as keys: `f` mail, index, its name. So what comes twice has one key, and all of a
+//! mail lies together, beside its other records.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+
+use super::journal::entry::Entry as Happened;
+use super::write_transaction::WriteTransaction;
+use super::{KeyedSpool, keys, reader, suppressions};
+use crate::delivery::{Feedback, KEPT_FEEDBACK};
+use crate::mail::MailId;
+use crate::spool::codec::{self, Versioned};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{FeedbackResult, FeedbackStore, NewFeedback, SpoolError};
+
+/// How many are kept in one commit.
+const TOGETHER: usize = 64;
+
+impl Versioned for Feedback {}
+
+/// All that came back for a mail, with the places of its deliveries; the oldest first.
+pub(super) fn of_mail<S: Store>(
+    store: &S,
+    mail: MailId,
+) -> Result<Vec<(u16, Feedback)>, SpoolError> {
+    let (from, to) = keys::feedback_of(mail);
+    let mut found = Vec::new();
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let read = codec::decode::<Feedback>(value).ok();
+        found.extend(keys::feedback_index(key).zip(read));
+        ControlFlow::Continue(())
+    })?;
+    found.sort_by_key(|(index, feedback)| (*index, feedback.at));
+    Ok(found)
+}
+
+/// How much is kept of one delivery.
+fn count<S: Store>(store: &S, mail: MailId, index: u16) -> Result<usize, SpoolError> {
+    let (from, to) = keys::starting_with(&keys::feedback(mail, index, &[]));
+    let mut count = 0;
+    store.walk(&from, &to, Walk::Up, &mut |_, _| {
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
+}
+
+/// Keeps some, in one commit.
+fn keep<S: Store>(
+    transaction: &mut WriteTransaction<'_, S>,
+    new: Vec<NewFeedback>,
+) -> Result<Vec<FeedbackResult>, SpoolError> {
+    let mut results = Vec::with_capacity(new.len());
+    // What this commit adds is not in the store yet.
+    let mut added: HashMap<(MailId, u16), Vec<[u8; 16]>> = HashMap::new();
+    for one in new {
+        let store = &transaction.shared.store;
+        let delivery = reader::delivery(store, one.mail, one.index)?;
+        let manifest = match reader::manifest(store, one.mail) {
+            Ok(manifest) => manifest,
+            Err(SpoolError::Unreadable(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let (Some(Ok(delivery)), Some(manifest)) = (delivery, manifest) else {
+            results.push(FeedbackResult::Unknown);
+            continue;
+        };
+
+        let key = keys::feedback(one.mail, one.index, &one.id);
+        let before = count(store, one.mail, one.index)?;
+        let is_known = store.get(&key)?.is_some();
+        let beside = added.entry((one.mail, one.index)).or_default();
+        if is_known || beside.contains(&one.id) || before + beside.len() >= KEPT_FEEDBACK {
+            results.push(FeedbackResult::Known);
+            continue;
+        }
+        beside.push(one.id);
+
+        transaction.changes.put(key, codec::encode(&one.feedback));
+        let happened =
+            Happened::fed_back(&manifest, &delivery.recipient, &one.feedback, one.permanent);
+        if let Some(happened) = happened {
+            transaction.changes.tell(happened);
+        }
+        if let Some(suppression) = one.suppression {
+            let (key, value) = suppressions::record(&suppression);
+            transaction.changes.put(key, value);
+            transaction.shared.suppresses.store(true, Ordering::Release);
+        }
+        results.push(FeedbackResult::Kept);
+    }
+    Ok(results)
+}
+
+#[async_trait]
+impl<S: Store> FeedbackStore for KeyedSpool<S> {
+    async fn keep(&self, new: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, SpoolError> {
+        let mut results = Vec::with_capacity(new.len());
+        let mut rest = new.into_iter();
+        loop {
+            let some: Vec<NewFeedback> = rest.by_ref().take(TOGETHER).collect();
+            if some.is_empty() {
+                return Ok(results);
+            }
+            let kept = self.change(move |transaction| keep(transaction, some));
+            results.extend(kept.await?);
+        }
+    }
+}

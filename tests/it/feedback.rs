@@ -1,0 +1,5 @@
+//! What comes back for mail that was sent: reports of many systems, and hostile ones.
+#![cfg(feature = "server")]
+
+mod corpus;
+mod reports;
