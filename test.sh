@@ -45,7 +45,7 @@ if [ "$(cat "$clients/python/wanted" 2>/dev/null)" != "$wanted" ]; then
   "$clients/python/bin/pip" install --quiet --disable-pip-version-check $wanted
   echo "$wanted" >"$clients/python/wanted"
 fi
-for package in nodemailer@7 playwright-core@1.65 axe-core@4.14 oauth2-mock-server@7.2.1; do
+for package in nodemailer@7 playwright-core@1.65 axe-core@4.14 oauth2-mock-server@7.2.1 typescript@5.9; do
   [ -d "$clients/node_modules/${package%@*}" ] ||
     npm install --silent --no-audit --no-fund --prefix "$clients" "$package"
 done

@@ -70,7 +70,7 @@ pub use dispatch::{
     Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, FeedbackHandle,
     FeedbackReceipt, GroupBy, Health, JobRequest, JobState, JobStatus, Jobs, JournalHandle,
     JournalReader, MailStatus, OnSpoolFailure, OutboxHandle, ProviderEvent, QuotaLimit, Receipt,
-    RelayState, RelayStatus, Relays, Reload, ReportError, RestingStatus, Returns, SentNow, Series,
+    RelayKind, RelayState, RelayStatus, Relays, Reload, ReportError, RestingStatus, Returns, SentNow, Series,
     SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle, Unsubscribing, Unsubscription,
     WaitReason, Waits,
 };

@@ -25,7 +25,7 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Outside crates that only these rooms may name.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 19] = [
     (
         "lettre",
         &["mail", "transport", "dispatch", "ingress", "cli"],
@@ -48,6 +48,7 @@ const HOMES: [(&str, &[&str]); 18] = [
     ),
     ("prometheus_client", &["observe"]),
     ("ractor", &["dispatch"]),
+    ("ammonia", &["ingress"]),
     ("axum", &["ingress"]),
     ("hyper", &["transport", "ingress"]),
     ("smtp_proto", &["ingress"]),

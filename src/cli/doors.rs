@@ -10,7 +10,9 @@ use tokio::time::timeout;
 use super::{Failure, descriptors};
 use crate::config::{self, Settings};
 use crate::dispatch::Dispatcher;
-use crate::ingress::http::{Certificate, HttpDoor, HttpError, TokenTable, serve_outbox};
+use crate::ingress::http::{
+    Certificate, Configuration, HttpDoor, HttpError, TokenTable, serve_outbox,
+};
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
 use crate::notify::{Notices, WebhookError};
 
@@ -20,6 +22,7 @@ pub(super) struct Doors {
     open: JoinSet<()>,
     tokens: Option<TokenTable>,
     certificate: Option<Certificate>,
+    configuration: Option<Configuration>,
     users: Option<Reloader>,
     notices: Notices,
 }
@@ -42,6 +45,10 @@ impl BoundDoors {
         let users = smtp.as_ref().map(SmtpDoor::reloader);
         let tokens = http.as_ref().map(HttpDoor::tokens);
         let certificate = http.as_ref().map(HttpDoor::certificate);
+        let configuration = http.as_ref().map(HttpDoor::configuration);
+        if let Some(configuration) = &configuration {
+            configuration.replace(settings.given().clone());
+        }
         let mut open = JoinSet::new();
         // Before anything comes in: what happens from now on is to be told.
         let notices = Notices::of(dispatcher);
@@ -60,6 +67,7 @@ impl BoundDoors {
             open,
             tokens,
             certificate,
+            configuration,
             users,
             notices,
         })
@@ -128,6 +136,9 @@ impl Doors {
         if let Some(certificate) = &self.certificate {
             let replaced = certificate.replace(settings.http.certificate().as_ref());
             replaced.map_err(|error| http_failure(error, settings))?;
+        }
+        if let Some(configuration) = &self.configuration {
+            configuration.replace(settings.given().clone());
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod bounces;
 mod client;
 mod dkim;
 mod engine;
+mod given;
 mod http;
 mod journal;
 mod layers;
@@ -74,6 +75,7 @@ use std::fmt::Display;
 
 use serde::Deserialize;
 
+use given::Given;
 use layers::Origins;
 use mistake::Report;
 
@@ -125,6 +127,9 @@ pub struct Settings {
     /// Who said what.
     #[serde(skip)]
     origins: Origins,
+    /// What was set, without secrets.
+    #[serde(skip)]
+    given: Given,
     /// What had better be mended.
     #[serde(skip)]
     warnings: Vec<Mistake>,
@@ -143,6 +148,7 @@ impl Settings {
         settings.check(&mut report);
         settings.warnings = report.take_warnings();
         report.finish()?;
+        settings.given = Given::of(&layers.tree);
         settings.origins = layers.origins;
         Ok(settings)
     }
@@ -188,6 +194,11 @@ impl Settings {
     /// What is no mistake and had better be mended, such as secrets that everybody can read.
     pub fn warnings(&self) -> &[Mistake] {
         &self.warnings
+    }
+
+    /// What the file and the environment set, without any secret.
+    pub fn given(&self) -> &serde_json::Value {
+        self.given.shown()
     }
 
     /// What turned out to be wrong with this key, told as everything else is.

@@ -74,8 +74,8 @@ pub(crate) use notices::{NoticeResult, Turn};
 pub use outbox::OutboxHandle;
 pub use relays::Relays;
 pub use report::{
-    DeliveryStatus, Health, MailStatus, Receipt, RelayState, RelayStatus, RestingStatus, SentNow,
-    Stats, StatusPage,
+    DeliveryStatus, Health, MailStatus, Receipt, RelayKind, RelayState, RelayStatus, RestingStatus,
+    SentNow, Stats, StatusPage,
 };
 pub use returns::Returns;
 pub use running::{Drain, Reload};

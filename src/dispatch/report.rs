@@ -257,12 +257,31 @@ impl fmt::Display for RelayState {
     }
 }
 
+/// How mail gets there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum RelayKind {
+    /// A mail server.
+    #[default]
+    Smtp,
+    /// A provider's API.
+    Api,
+    /// Nowhere: it keeps the mail, for people to look at.
+    Capture,
+    /// A program of the user's own.
+    Custom,
+}
+
 /// One relay, now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RelayStatus {
     /// Its name.
     pub name: String,
+    /// How mail gets there.
+    #[serde(default)]
+    pub kind: RelayKind,
     /// Whether mail goes over it.
     pub state: RelayState,
     /// What is let through to it.

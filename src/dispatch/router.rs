@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::engine::{Engine, InFlight};
 use super::lane::{Lane, Plan};
-use super::report::{RelayState, RelayStatus, RestingStatus};
+use super::report::{RelayKind, RelayState, RelayStatus, RestingStatus};
 use super::sender::{self, SenderId, TurnReport};
 use super::stock::ClaimedMail;
 use super::topology::Topology;
@@ -411,6 +411,7 @@ impl State {
 
     fn relays(&self) -> Vec<RelayStatus> {
         let monotonic = self.engine.clock.monotonic();
+        let topology = self.engine.topology();
         let status = |lane: &Lane| {
             let breaker = lane.breaker.state(monotonic);
             let state = match breaker {
@@ -432,6 +433,9 @@ impl State {
             });
             RelayStatus {
                 name: lane.relay.to_string(),
+                kind: topology
+                    .relay(&lane.relay)
+                    .map_or_else(RelayKind::default, |plan| plan.kind),
                 state,
                 breaker,
                 connections: lane.connections,

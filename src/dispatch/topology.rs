@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Error;
+use super::report::RelayKind;
 use crate::delivery::Route;
 use crate::policy::{Match, Rate, RouteRule, Routes, Weights};
-use crate::transport::{Relay, Transport};
+use crate::transport::{Kind, Relay, Transport};
 
 /// One relay, ready to be sent to.
 #[derive(Clone)]
 pub(super) struct RelayPlan {
     pub name: Arc<str>,
+    pub kind: RelayKind,
     pub transport: Arc<dyn Transport>,
     /// How many connections, and how fast: of this node.
     pub connections: usize,
@@ -182,6 +184,13 @@ impl RelayPlan {
 
         Ok(RelayPlan {
             name: relay.name.as_str().into(),
+            kind: match &relay.kind {
+                Kind::Smtp(_) => RelayKind::Smtp,
+                #[cfg(feature = "providers")]
+                Kind::Api(_) => RelayKind::Api,
+                Kind::Capture(_) => RelayKind::Capture,
+                Kind::Custom(_) => RelayKind::Custom,
+            },
             transport: relay.transport().map_err(fail)?,
             connections: relay.connections,
             idle_timeout: relay.idle_timeout,

@@ -28,7 +28,7 @@ pub(super) fn decode_words(value: &str) -> Option<String> {
 
 /// The text on one line, cut, with a replacement for each character that is not seen or that turns
 /// the writing around.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let seen = text
         .trim()
         .chars()
@@ -42,7 +42,7 @@ fn printable(text: &str) -> String {
     .collect()
 }
 
-fn is_bidi_control(c: char) -> bool {
+pub(super) fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 

@@ -24,6 +24,7 @@ pub use api::{ApiServer, Credentials};
 pub use capture::{Capture, Captured};
 #[cfg(feature = "providers")]
 pub(crate) use reach::Reach;
+pub(crate) use relay::Kind;
 pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};
 
 use std::fmt;

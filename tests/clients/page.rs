@@ -1,47 +1,197 @@
-//! The page in a real browser, before the real binary. Without Chromium and the packages of
-//! `test.sh` the test fails and says so.
+//! The page and the status for end users in a real browser, before the real binary. Without Chromium
+//! and the packages of `test.sh` the tests fail and say so.
 #![cfg(all(feature = "server", target_os = "linux"))]
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
 
-/// With `POSTRIDER_PICTURES` pictures of every view are left in that folder.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_view_works_in_a_browser_and_no_mail_runs_in_it() {
+#[path = "../../examples/signup/main.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod signup;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn node(script: &str) -> Command {
+    let mut command = Command::new("node");
+    command
+        .arg(root().join("tests/clients/page").join(script))
+        .env("NODE_PATH", root().join("target/clients/node_modules"));
+    command
+}
+
+/// What it said, where it ended well.
+#[track_caller]
+fn well(output: Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{said}{}; test.sh installs what is missing",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Before a relay that makes trouble, and one that captures what has the tag `captured`.
+async fn service(dir: &Path, more: &str) -> (FakeSmtp, Service) {
     let relay = FakeSmtp::start().await;
     let hostile = Act::Reply(550, "5.1.1 <script>alert(1)</script> no such user".into());
     relay.rule(Rule::at(Step::Rcpt).to("eve").act(hostile));
     let greylisted = Act::Reply(451, "4.7.1 greylisted".into());
     relay.rule(Rule::at(Step::Rcpt).to("bob").act(greylisted));
+    let more = format!(
+        "[[relays]]\nname = \"kept\"\nurl = \"capture://\"\n\
+         [[routes]]\nmatch = {{ tag = [\"captured\"] }}\nrelays = [\"kept\"]\n\
+         [[routes]]\nrelays = [\"primary\"]\n{more}"
+    );
+    let config = configuration(&dir.join("spool"), &relay.url(), &more);
+    (relay, Service::start(configured(dir, &config)))
+}
+
+fn hand_in(service: &Service, mail: serde_json::Value, state: &str) {
+    let answer = service.post("/v1/mails", &mail.to_string());
+    assert_eq!(answer.status, 202, "{answer:?}");
+    service.become_all(&[answer.json()["id"].as_str().unwrap().to_owned()], state);
+}
+
+/// With `POSTRIDER_PICTURES` pictures of every view are left in that folder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_view_works_in_a_browser_and_every_act_asks_first() {
     let dir = tempfile::tempdir().unwrap();
-    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let service = Service::start(configured(dir.path(), &config));
+    let (_relay, service) = service(dir.path(), "").await;
     let subject = "<img src=x onerror=alert(1)><script>alert(2)</script> gnp.exe";
     for (to, state) in [("ada", "delivered"), ("bob", "deferred"), ("eve", "dead")] {
         let mail = serde_json::json!({"from": "shop@example.com",
             "to": format!("{to}@example.org"), "subject": subject, "text": "t",
             "tags": ["<b onmouseover=alert(4)>"]});
-        let answer = service.post("/v1/mails", &mail.to_string());
-        assert_eq!(answer.status, 202, "{answer:?}");
-        service.become_all(&[answer.json()["id"].as_str().unwrap().to_owned()], state);
+        hand_in(&service, mail, state);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for n in 0..5 {
+        let mail = serde_json::json!({"from": "shop@example.com", "delay": "1h", "tags": ["many"],
+            "to": format!("many{n}@example.org"), "subject": "One of many", "text": "t"});
+        hand_in(&service, mail, "scheduled");
+    }
+    let mail = serde_json::json!({"from": "shop@example.com", "to": "ada@example.org",
+        "subject": "Welcome to the shop", "text": "Your code is 482913: https://shop.example/c?t=1",
+        "html": "<h1>Welcome</h1><p>Your code is <b>482913</b>, or <a href=\"https://shop.example/c?t=1\">confirm</a>.</p>",
+        "tags": ["captured"]});
+    hand_in(&service, mail, "delivered");
+    let mut walk = node("browser.cjs");
+    walk.arg(format!("http://{}", service.http));
+    walk.args(std::env::var_os("POSTRIDER_PICTURES"));
+    well(walk.output().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mail_runs_loads_or_breaks_out_in_any_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
     let url = format!("http://{}", service.http);
-    let output = Command::new("node")
-        .arg(root.join("tests/clients/page/browser.cjs"))
-        .arg(url)
-        .args(std::env::var_os("POSTRIDER_PICTURES"))
-        .env("NODE_PATH", root.join("target/clients/node_modules"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{said}; test.sh installs what is missing"
-    );
+    well(node("hostile.cjs").arg(url).output().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_user_sees_how_far_the_mail_is_while_its_relay_makes_trouble() {
+    let shop = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", shop.local_addr().unwrap());
+    let _open = signup::open(shop).await.unwrap();
+    let mut look = node("status.cjs");
+    let look = tokio::task::spawn_blocking(move || look.arg(url).output());
+    well(look.await.unwrap().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seven_tabs_share_one_stream_of_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
+    let url = format!("http://{}", service.http);
+    well(node("many.cjs").args([&url, "tabs"]).output().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_page_finds_the_service_again_and_has_missed_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
+    let mut service = Service::start(configured(dir.path(), &config));
+    let address = service.http;
+    let fixed = config.replacen("127.0.0.1:0", &address.to_string(), 1);
+
+    let mut page = tokio::process::Command::from(node("many.cjs"));
+    let url = format!("http://{address}");
+    page.args([&url, "restart"]);
+    page.stdin(std::process::Stdio::piped());
+    page.stdout(std::process::Stdio::piped());
+    page.stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut page = page.spawn().unwrap();
+    let mut told = page.stdin.take().unwrap();
+    let mut says = BufReader::new(page.stdout.take().unwrap()).lines();
+    assert_eq!(says.next_line().await.unwrap().as_deref(), Some("open"));
+    assert!(service.stop().success());
+    told.write_all(b"\n").await.unwrap();
+    assert_eq!(says.next_line().await.unwrap().as_deref(), Some("lost"));
+    let service = Service::start(configured(dir.path(), &fixed));
+    let answer = service.hand_in("meanwhile@example.org", "t");
+    assert_eq!(answer.status, 202);
+    told.write_all(b"\n").await.unwrap();
+    well(page.wait_with_output().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_mails_are_listed_counted_and_asked_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
+    let one = |n: usize| {
+        serde_json::json!({"from": "shop@example.com", "to": format!("ada{n}@example.org"),
+            "subject": format!("Mail {n}"), "text": "t", "delay": "1d"})
+    };
+    for batch in 0..200 {
+        let mails: Vec<_> = (batch * 500..(batch + 1) * 500).map(one).collect();
+        let body = serde_json::json!({ "mails": mails }).to_string();
+        assert_eq!(service.post("/v1/mails/batch", &body).status, 202);
+    }
+    let url = format!("http://{}", service.http);
+    let said = well(node("many.cjs").args([&url, "crowd"]).output().unwrap());
+    println!("{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_in_to_look_is_offered_no_act() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = "read-secret-read-secret";
+    let (_relay, service) = {
+        let relay = FakeSmtp::start().await;
+        let more = format!(
+            "[[http.tokens]]\nname = \"eye\"\ntoken = \"{secret}\"\nscope = \"read\"\n\
+             [[http.tokens]]\nname = \"app\"\ntoken = \"send-secret-send-secret\"\nscope = \"send\"\n"
+        );
+        let config = configuration(&dir.path().join("spool"), &relay.url(), &more);
+        (relay, Service::start(configured(dir.path(), &config)))
+    };
+    let to = service.say("ada@example.org");
+    assert!(to.starts_with("250"), "{to}");
+    let url = format!("http://{}", service.http);
+    let mut look = node("many.cjs");
+    well(look.args([&url, "token", secret]).output().unwrap());
+}
+
+#[test]
+fn the_page_is_small_and_its_types_hold() {
+    let folder = root().join("src/ingress/http/page");
+    println!("{}", well(node("budget.cjs").arg(folder).output().unwrap()));
+    let modules: PathBuf = root().join("target/clients/node_modules");
+    let mut check = Command::new("node");
+    check.arg(modules.join("typescript/lib/tsc.js"));
+    check
+        .arg("-p")
+        .arg(root().join("tests/clients/page/tsconfig.json"));
+    well(check.output().unwrap());
 }
 
 /// A page that was open during a restart can tell that another run answers, although the journal's

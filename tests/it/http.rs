@@ -10,6 +10,7 @@ mod events;
 mod limits;
 mod lists;
 mod operate;
+mod preview;
 mod quota;
 mod records;
 mod search;

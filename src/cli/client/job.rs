@@ -1,4 +1,4 @@
-//! Acts on everything that a search finds: `cancel -q` and `retry -q` begin a job; `postrider job`
+//! Acts on everything that a search finds: `cancel -q`, `retry -q` and `purge -q` begin a job; `postrider job`
 //! looks after those that go on.
 
 use std::process::ExitCode;
@@ -23,13 +23,13 @@ pub struct BulkArgs {
     #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
     query: Option<String>,
     /// Only count them
-    #[arg(long, requires = "query")]
+    #[arg(long)]
     dry_run: bool,
     /// The most mails that it is done to
-    #[arg(long, value_name = "N", requires = "query", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// The most mails that it is done to in a minute
-    #[arg(long, value_name = "N", requires = "query", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     per_minute: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ struct Count {
 }
 
 impl BulkArgs {
-    /// Counts them, or begins the job.
+    /// Counts them, or begins the job; without a search, all mail is meant.
     pub fn act(
         self,
         act: &str,
@@ -48,14 +48,20 @@ impl BulkArgs {
         screen: &mut Screen,
     ) -> Result<ExitCode, Failure> {
         let mut request = Map::new();
-        request.insert("q".to_owned(), Value::from(self.query.unwrap_or_default()));
+        match self.query {
+            Some(query) => request.insert("q".to_owned(), Value::from(query)),
+            None => request.insert("all".to_owned(), Value::from(true)),
+        };
         request.insert("dry_run".to_owned(), Value::from(self.dry_run));
         request.insert("limit".to_owned(), Value::from(self.limit));
         request.insert("per_minute".to_owned(), Value::from(self.per_minute));
 
         let client = asking.service.client()?;
         let payload = Payload::Json(Value::Object(request));
-        let answer = client.post(&["v1", "mails", act], &vec![], payload)?;
+        let answer = match act {
+            "purge" => client.delete_with(&["v1", "mails"], payload)?,
+            _ => client.post(&["v1", "mails", act], &vec![], payload)?,
+        };
         if asking.json {
             screen.json(&answer.body)?;
         } else if self.dry_run {
@@ -70,6 +76,24 @@ impl BulkArgs {
             ))])?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `postrider purge`.
+#[derive(Args)]
+pub struct Purge {
+    /// All mails, and no search
+    #[arg(long, required_unless_present = "query", conflicts_with = "query")]
+    all: bool,
+    #[command(flatten)]
+    many: BulkArgs,
+    #[command(flatten)]
+    asking: ServiceArgs,
+}
+
+impl Purge {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
+        self.many.act("purge", &self.asking, screen)
     }
 }
 

@@ -94,7 +94,7 @@ pub struct Act {
     #[arg(
         value_name = "MAIL",
         required_unless_present = "query",
-        conflicts_with = "query"
+        conflicts_with_all = ["query", "dry_run", "limit", "per_minute"]
     )]
     id: Option<String>,
     #[command(flatten)]

@@ -64,6 +64,8 @@ pub enum ClientCommand {
     Cancel(mail::Act),
     /// Send a dead, cancelled or deferred mail again, at once
     Retry(mail::Act),
+    /// Delete mail that has ended, with its record; all that a search finds
+    Purge(job::Purge),
     /// Look after acts on many mails, which go on by themselves
     #[command(subcommand)]
     Job(job::Job),
@@ -140,6 +142,7 @@ impl ClientCommand {
             ClientCommand::Show(show) => show.run(screen),
             ClientCommand::Cancel(act) => act.run("cancel", screen),
             ClientCommand::Retry(act) => act.run("retry", screen),
+            ClientCommand::Purge(purge) => purge.run(screen),
             ClientCommand::Tail(tail) => tail.run(screen),
             ClientCommand::Audit(audit) => audit.run(screen),
             ClientCommand::Stats(stats) => stats.run(screen),

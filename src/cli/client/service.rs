@@ -127,6 +127,11 @@ impl Client {
         self.call(Method::DELETE, path, parameters, Payload::None)
     }
 
+    /// Asks to delete what a body names.
+    pub fn delete_with(&self, path: &[&str], payload: Payload) -> Result<Answer, Failure> {
+        self.call(Method::DELETE, path, &vec![], payload)
+    }
+
     fn call(
         &self,
         method: Method,
@@ -164,12 +169,22 @@ impl Client {
             let request = request
                 .body(())
                 .map_err(|error| self.trouble(error.into()))?;
-            self.agent.run(
-                self.agent
-                    .configure_request(request)
-                    .timeout_global(Some(self.timeout))
-                    .build(),
-            )
+            if body.is_empty() {
+                self.agent.run(
+                    self.agent
+                        .configure_request(request)
+                        .timeout_global(Some(self.timeout))
+                        .build(),
+                )
+            } else {
+                // DELETE has a body only where that is asked for.
+                let mut with_body = self.agent.delete(request.uri()).force_send_body();
+                for (name, value) in request.headers() {
+                    with_body = with_body.header(name, value);
+                }
+                let configured = with_body.config().timeout_global(Some(self.timeout));
+                configured.build().send(&body[..])
+            }
         };
         let mut response = self.granted(sent)?;
         Ok(Answer {

@@ -13,8 +13,10 @@ use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::SharedDoor;
@@ -27,6 +29,8 @@ use crate::{EventItem, EventStream};
 
 /// How often a silent stream says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// How soon a client should come back when its stream broke.
 const COME_BACK: Duration = Duration::from_secs(2);
@@ -92,6 +96,13 @@ pub(super) struct MissedEvents {
     count: Option<u64>,
 }
 
+/// Some events were not told, because more happened than was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SkippedEvents {
+    /// How many.
+    count: u64,
+}
+
 /// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
 /// `retried`, `purged`, `relay_up`, `relay_down`; and what people do: `relay_paused`,
 /// `relay_resumed`, `reloaded`, `started`, `stopped`, `login_refused`, and `act` for what is done to
@@ -104,6 +115,7 @@ pub(super) struct MissedEvents {
     get, path = "/v1/events", tag = "events",
     params(
         ("mail" = Option<MailId>, Query, description = "Only what happens to this mail"),
+        ("at_most" = Option<u32>, Query, description = "At most so many events a second; how many more there were is told by an event `skipped`; for who watches, and does not keep account", minimum = 1),
         ("since" = Option<String>, Query, description = "Begin after this event, by its number or id (0 is the oldest that is kept); or with what happened since this time, or within this span until now, such as 1h"),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event; it counts before `since`"),
     ),
@@ -121,6 +133,10 @@ pub(super) async fn events(
     let mail: Option<MailId> = params.parsed("mail");
     let now = door.dispatcher.clock().now();
     let since = params.with("since", |given| Resume::since(given, &door.journal, now));
+    let at_most: Option<u32> = params.parsed("at_most");
+    if at_most == Some(0) {
+        params.refuse("/at_most", "is not at least 1");
+    }
     params.finish()?;
     let owner = visitor.sees_only();
     if let (Some(owner), Some(mail)) = (&owner, mail) {
@@ -150,7 +166,10 @@ pub(super) async fn events(
     };
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
-        .chain(frames(events, mail, owner, door.journal.clone()))
+        .chain(thinned(
+            frames(events, mail, owner, door.journal.clone()),
+            at_most,
+        ))
         .map(move |frame| {
             // It is taken until the stream ends.
             let _ = &place;
@@ -184,6 +203,62 @@ fn frames(
         };
         std::future::ready(frame)
     })
+}
+
+/// At most so many frames a second, and with the second how many more there were.
+fn thinned(
+    frames: impl Stream<Item = Frame> + Send + 'static,
+    at_most: Option<u32>,
+) -> BoxStream<'static, Frame> {
+    let Some(at_most) = at_most else {
+        return frames.boxed();
+    };
+    let thinning = Thinning {
+        frames: frames.boxed(),
+        at_most,
+        told: 0,
+        skipped: 0,
+        until: Instant::now() + SECOND,
+    };
+    stream::unfold(thinning, Thinning::next).boxed()
+}
+
+/// A stream of which only so much is told.
+struct Thinning {
+    frames: BoxStream<'static, Frame>,
+    at_most: u32,
+    /// How many were told in this second, and how many were not.
+    told: u32,
+    skipped: u64,
+    /// The end of this second.
+    until: Instant,
+}
+
+impl Thinning {
+    async fn next(mut self) -> Option<(Frame, Self)> {
+        loop {
+            let more = match self.skipped {
+                0 => Ok(self.frames.next().await),
+                _ => timeout_at(self.until, self.frames.next()).await,
+            };
+            if Instant::now() >= self.until {
+                self.until = Instant::now() + SECOND;
+                self.told = 0;
+            }
+            let Ok(frame) = more else {
+                let count = std::mem::take(&mut self.skipped);
+                let frame = Frame::default().event("skipped");
+                let frame = frame.json_data(SkippedEvents { count }).unwrap_or_default();
+                return Some((frame, self));
+            };
+            let frame = frame?;
+            if self.told < self.at_most {
+                self.told += 1;
+                return Some((frame, self));
+            }
+            self.skipped += 1;
+        }
+    }
 }
 
 fn missed(count: Option<u64>) -> Frame {

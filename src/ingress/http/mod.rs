@@ -19,6 +19,7 @@ mod events;
 mod export;
 mod feedback;
 mod fields;
+mod inbox;
 mod jobs;
 mod openapi;
 mod operate;
@@ -27,6 +28,7 @@ mod outbox;
 mod outline;
 mod page;
 mod params;
+mod preview;
 mod problem;
 mod records;
 mod request;
@@ -79,6 +81,7 @@ pub struct HttpDoor {
     has_page: bool,
     status: Option<StatusPages>,
     notices: Option<Notices>,
+    configuration: Configuration,
 }
 
 impl HttpDoor {
@@ -122,6 +125,7 @@ impl HttpDoor {
             has_page: true,
             status: None,
             notices: None,
+            configuration: Configuration::default(),
         })
     }
 
@@ -154,6 +158,12 @@ impl HttpDoor {
         }
     }
 
+    /// What it tells of how the service is configured; nothing at first. It can be replaced
+    /// while the door runs.
+    pub fn configuration(&self) -> Configuration {
+        self.configuration.clone()
+    }
+
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -182,6 +192,7 @@ impl HttpDoor {
             tls: self.tls,
             limits: self.limits,
             status: self.status,
+            configuration: self.configuration,
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
             )),
@@ -199,6 +210,21 @@ impl HttpDoor {
         tracing::info!(listen = %self.local_addr, "HTTP door open");
         server::run(self.listener, door, router).await;
         tracing::info!(listen = %self.local_addr, "HTTP door closed");
+    }
+}
+
+/// What a running door tells of how the service is configured. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Configuration(Arc<RwLock<serde_json::Value>>);
+
+impl Configuration {
+    /// Tells this from now on. It must hold no secret.
+    pub fn replace(&self, told: serde_json::Value) {
+        *self.0.write() = told;
+    }
+
+    fn told(&self) -> serde_json::Value {
+        self.0.read().clone()
     }
 }
 
@@ -281,6 +307,8 @@ struct Door {
     limits: Limits,
     /// What end users are told with, where they may ask.
     status: Option<StatusPages>,
+    /// How the service is configured.
+    configuration: Configuration,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,
     /// How many more large bodies may be read at this moment: what is made of one takes several

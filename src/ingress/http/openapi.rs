@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    SharedDoor, audit, events, export, feedback, jobs, operate, page, records, schedules, series, session,
+    SharedDoor, audit, events, export, feedback, inbox, jobs, operate, page, preview, records, schedules, series, session,
     status, submit, suppressions, templates, unsubscribe, webhooks,
 };
 
@@ -67,6 +67,7 @@ const WITH_BODY: [(&str, &str); 5] = [
     components(schemas(
         crate::Event,
         events::MissedEvents,
+        events::SkippedEvents,
         export::Format,
         crate::GroupBy
     )),
@@ -117,6 +118,10 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
         .routes(routes!(jobs::job, jobs::stop))
         .routes(routes!(records::record))
         .routes(routes!(records::raw))
+        .routes(routes!(preview::preview))
+        .routes(routes!(preview::html))
+        .routes(routes!(preview::part))
+        .routes(routes!(inbox::latest))
         .routes(routes!(records::cancel))
         .routes(routes!(records::retry))
         .routes(routes!(records::retry_dead))
@@ -142,6 +147,7 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
         .routes(routes!(webhooks::test))
         .routes(routes!(webhooks::redeliver))
         .routes(routes!(operate::stats))
+        .routes(routes!(operate::configuration))
         .routes(routes!(series::series))
         .routes(routes!(
             session::session,

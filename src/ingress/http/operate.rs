@@ -123,6 +123,28 @@ pub(super) async fn stats(State(door): State<SharedDoor>) -> Result<Json<Stats>,
     Ok(Json(door.dispatcher.stats().await?))
 }
 
+/// What the service was told by its file and the environment when it last read them; without
+/// secrets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Told {
+    /// The sections with the keys that are set; what is not there has its default.
+    #[schema(value_type = Object)]
+    configuration: serde_json::Value,
+}
+
+/// How the service is configured, without secrets.
+#[utoipa::path(
+    get, path = "/v1/configuration", tag = "service",
+    responses((status = 200, description = "What is set", body = Told)),
+)]
+pub(super) async fn configuration(State(door): State<SharedDoor>) -> Json<Told> {
+    let configuration = match door.configuration.told() {
+        serde_json::Value::Null => serde_json::json!({}),
+        told => told,
+    };
+    Json(Told { configuration })
+}
+
 /// All numbers for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",

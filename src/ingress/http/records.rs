@@ -20,7 +20,7 @@ use crate::spool::Query;
 const FILTERS: usize = 64 * 1024;
 
 /// The mail that a path names.
-pub(super) struct PathId(MailId);
+pub(super) struct PathId(pub MailId);
 
 impl FromRequestParts<SharedDoor> for PathId {
     type Rejection = Problem;

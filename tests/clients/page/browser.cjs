@@ -1,52 +1,50 @@
-// Walks through the page in a real browser. Any violation of the content security policy, any
-// error in the console, and anything serious that axe finds, fails.
+// Walks through the page in a real browser. Anything serious that axe finds fails, as does what `watched.cjs` sees.
 // node browser.cjs URL [FOLDER]: with a folder, pictures of every view are left there.
 "use strict";
 const assert = require("node:assert");
 const { readFileSync } = require("node:fs");
-const { chromium } = require("playwright-core");
+const { run } = require("./watched.cjs");
 
 const [url, folder] = process.argv.slice(2);
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
-async function main() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu"],
-  });
-  const troubles = [];
+run(async (browser, watch, troubles) => {
   for (const [theme, width] of [["light", 1280], ["dark", 1280], ["light", 360], ["dark", 360]]) {
     const context = await browser.newContext({ colorScheme: theme, viewport: { width, height: 800 } });
-    const page = await context.newPage();
-    page.on("console", (said) => said.type() === "error" && troubles.push(`${page.url()}: ${said.text()}`));
-    page.on("pageerror", (error) => troubles.push(`${page.url()}: ${error}`));
-    page.on("dialog", () => troubles.push(`${page.url()}: a script of a mail ran`));
-
-    const mails = await (await page.request.get(`${url}/v1/mails`)).json();
-    const dead = mails.mails.find((mail) => mail.state === "dead");
-    const views = { overview: "/", mails: "/mails", relays: "/relays", dead: "/dead", events: "/events", about: "/about" };
+    const page = watch(await context.newPage());
+    const { mails } = await (await page.request.get(`${url}/v1/mails`)).json();
+    const dead = mails.find((mail) => mail.state === "dead");
+    const captured = mails.find((mail) => mail.subject === "Welcome to the shop");
+    const views = { overview: "/", mails: "/mails", relays: "/relays", relay: "/relays/primary", dead: "/dead", events: "/events", audit: "/audit", about: "/about" };
     if (dead) views.mail = `/mails/${dead.id}`;
+    if (captured) Object.assign(views, { inbox: "/inbox", letter: `/inbox/${captured.id}` });
     for (const [name, address] of Object.entries(views)) {
       await page.goto(url + address);
       await page.waitForSelector("h1:visible, h2:visible");
-      await page.waitForTimeout(300);
+      if (name === "letter") await page.waitForSelector("iframe");
+      await page.waitForLoadState("networkidle", { timeout: 1000 }).catch(() => {});
       const beside = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert(beside <= 0, `${name} is ${beside} pixels wider than ${width}`);
       // The page's policy would hold a script back that is put into it: it is run from outside.
       await page.evaluate(axe);
-      const found = await page.evaluate(() => window.axe.run());
+      const found = await page.evaluate(() => window.axe.run(document, { iframes: false }));
       for (const { id, impact, nodes } of found.violations) {
         if (["serious", "critical"].includes(impact)) troubles.push(`${name} ${theme} ${width}: ${id}: ${nodes[0].html}`);
       }
       if (folder) await page.screenshot({ path: `${folder}/${name}-${theme}-${width}.png` });
     }
-    if (width === 1280 && theme === "light" && dead) await acts(page, dead);
+    if (width === 1280 && theme === "light" && dead) {
+      await acts(page, dead);
+      await many(page);
+      if (captured) await inbox(page, captured);
+      await keys(page);
+    }
     await context.close();
   }
-  await foreign(browser, troubles);
-  await browser.close();
-  assert.deepStrictEqual(troubles, []);
-}
+  await foreign(browser);
+});
+
+const json = async (page, path) => (await page.request.get(url + path)).json();
 
 /** Search, keys, and acts that ask before they do something. */
 async function acts(page, dead) {
@@ -64,7 +62,7 @@ async function acts(page, dead) {
   await page.keyboard.press("Enter");
   await page.waitForURL(/q=state%3Adead/);
   await page.waitForSelector(".mail .dead");
-  assert.strictEqual(await page.locator(".mail .delivered").count(), 0);
+  await page.waitForFunction(() => !document.querySelector(".mail .delivered"));
   await page.evaluate(() => document.activeElement.blur());
   await page.keyboard.press("j");
   await page.keyboard.press("Enter");
@@ -73,35 +71,111 @@ async function acts(page, dead) {
   await page.waitForSelector(".hint");
 
   await page.goto(`${url}/mails/${dead.id}`);
-  await page.click("text=Retry…");
+  await page.click(".detail >> text=Retry…");
   await page.waitForSelector("dialog[open]");
   await page.click("dialog >> text=No");
-  const still = await (await page.request.get(`${url}/v1/mails/${dead.id}`)).json();
-  assert.strictEqual(still.state, "dead");
+  assert.strictEqual((await json(page, `/v1/mails/${dead.id}`)).state, "dead");
+  await page.click("text=What it says");
+  await page.waitForSelector(".text");
+  await page.click("role=tab[name=Header]");
+  await page.waitForSelector("dt >> text=Message-ID");
+  await page.click("role=tab[name=/Parts/]");
+  await page.waitForSelector(".parts a[download]");
 
-  await page.goto(`${url}/relays`);
+  await page.goto(`${url}/relays/primary`);
   await page.click("text=Pause…");
   await page.click("dialog button.danger");
   await page.waitForSelector(".state.paused");
+  await page.waitForSelector("text=/Paused .* by local/");
   await page.click("text=Resume");
   await page.waitForSelector("text=Pause…");
+  await page.goto(`${url}/audit?act=pause`);
+  await page.waitForSelector("td >> text=pause");
+}
 
+/** What is done to everything that a search finds asks first, and says to how many. */
+async function many(page) {
   await page.goto(`${url}/dead`);
-  await page.click("text=Purge all…");
-  await page.click("dialog button.danger");
-  assert(await page.locator("dialog[open]").count(), "it asks for the count");
+  const group = page.locator(".groups > li", { hasText: "no such user" }).first();
+  await group.locator("text=Purge…").click();
+  await page.waitForSelector("dialog[open]");
+  assert(await page.locator("dialog button.danger").isDisabled(), "it asks for the count");
   await page.click("dialog >> text=No");
+
+  const { count } = await json(page, "/v1/mails/count?q=tag:many");
+  await page.goto(`${url}/mails?q=tag%3Amany`);
+  await page.click("text=Count");
+  await page.waitForSelector(`text=All ${count} that match`);
+  await page.click(".bar >> text=Cancel…");
+  await page.waitForSelector(`dialog >> text=Withdraw ${count} mails?`);
+  await page.click("dialog >> text=No");
+  // Two of them, one by one.
+  await page.locator(".entry input").nth(0).check();
+  await page.locator(".entry input").nth(1).check();
+  await page.waitForSelector("text=2 selected");
+  await page.click(".bar >> text=Cancel…");
+  await page.waitForSelector("dialog >> text=Withdraw 2 mails?");
+  await page.click("dialog button.danger");
+  await page.waitForSelector(".jobs >> text=/2 of 2 · done/");
+  assert.strictEqual((await json(page, "/v1/mails/count?q=tag:many+state:cancelled")).count, 2);
+
+  // Then all that are left are deleted, once the count was typed.
+  await page.goto(`${url}/mails?q=tag%3Amany+state%3Acancelled`);
+  await page.click(".bar >> text=Purge…");
+  await page.fill("dialog input", "2");
+  await page.click("dialog button.danger");
+  await page.waitForSelector(".jobs >> text=/2 of 2 · done/");
+  assert.strictEqual((await json(page, "/v1/mails/count?q=tag:many+state:cancelled")).count, 0);
+}
+
+/** Captured mail: marked, counted in the tab, with its code to copy. */
+async function inbox(page, captured) {
+  await page.goto(`${url}/inbox`);
+  await page.waitForSelector("text=not sent");
+  await page.goto(`${url}/about`);
+  await page.waitForSelector("h1");
+  const mail = { from: "shop@example.com", to: "ada@example.org", subject: "Another", text: "Your code is 118822", tags: ["captured"] };
+  await page.request.post(`${url}/v1/mails`, { data: mail });
+  await page.waitForFunction(() => document.title.startsWith("(1) "));
+  await page.click("nav >> text=Inbox");
+  await page.click("text=Another");
+  await page.waitForSelector(".code >> text=118822");
+  await page.waitForFunction(() => !document.title.startsWith("("));
+  await page.goto(`${url}/inbox/${captured.id}`);
+  await page.waitForSelector("iframe");
+  await page.click("role=button[name=Phone]");
+  assert((await page.locator("iframe").boundingBox()).width <= 375);
+  assert.match(await page.frameLocator("iframe").locator("body").innerText(), /Welcome/);
+}
+
+/** Everything can be reached with the keys alone. */
+async function keys(page) {
+  await page.goto(`${url}/`);
+  await page.waitForSelector("h1");
+  await page.keyboard.press("Tab");
+  assert.strictEqual(await page.evaluate(() => document.activeElement.className), "skip");
+  await page.keyboard.press("?");
+  await page.waitForSelector("dialog[open]");
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("dialog[open]", { state: "detached" });
+  await page.keyboard.press("Control+k");
+  await page.waitForSelector("#search:focus");
+  await page.evaluate(() => document.activeElement.blur());
+  await page.keyboard.press("g");
+  await page.keyboard.press("r");
+  await page.waitForURL(/relays/);
 }
 
 /** A page of another origin can neither read nor do anything. */
-async function foreign(browser, troubles) {
+async function foreign(browser) {
   const server = require("node:http").createServer((_, answer) => {
     answer.setHeader("content-type", "text/html");
     answer.end("<!doctype html><title>elsewhere</title>");
   });
   await new Promise((open) => server.listen(0, "127.0.0.1", open));
   const page = await browser.newPage();
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  const elsewhere = `http://127.0.0.1:${server.address().port}/`;
+  await page.goto(elsewhere);
   const read = await page.evaluate(async (url) => {
     const asked = (options) => fetch(`${url}/v1/mails`, options).then((a) => a.type + a.status, () => "refused");
     return [await asked({}), await asked({ method: "POST", body: "{}" }), await asked({ mode: "no-cors" })];
@@ -109,10 +183,21 @@ async function foreign(browser, troubles) {
   assert.deepStrictEqual(read.slice(0, 2), ["refused", "refused"]);
   assert.strictEqual(read[2], "opaque0");
   await page.close();
+  // Neither route of the API, nor the page, answers a page of another site or under a name of another.
+  const { paths } = await (await fetch(`${url}/openapi.json`)).json();
+  let tried = 0;
+  for (const [path, calls] of Object.entries(paths)) {
+    if (path.startsWith("/status")) continue;
+    for (const method of Object.keys(calls).filter((one) => ["get", "post", "delete"].includes(one))) {
+      for (const headers of [{ origin: elsewhere.slice(0, -1) }, { "sec-fetch-site": "cross-site" }, { origin: "null" }]) {
+        const answer = await fetch(url + path.replace(/\{[^}]+\}/g, "x"), { method: method.toUpperCase(), headers });
+        assert.strictEqual(answer.status, 403, `${method} ${path} ${JSON.stringify(headers)}`);
+        assert.strictEqual(answer.headers.get("access-control-allow-origin"), null);
+        await answer.body?.cancel();
+        tried += 1;
+      }
+    }
+  }
+  assert(tried > 100, `only ${tried}`);
   server.close();
 }
-
-main().then(() => process.exit(0), (error) => {
-  console.error(error);
-  process.exit(1);
-});

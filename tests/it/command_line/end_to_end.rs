@@ -510,6 +510,27 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
             .contains('2')
     );
 
+    // What has ended is deleted, after it was counted, and never all by mistake.
+    assert_eq!(service.run(&["purge"]).code, 2);
+    let one = job["id"].as_str().unwrap();
+    assert_eq!(
+        service.run(&["cancel", one, "--dry-run"]).code,
+        2,
+        "it would be cancelled"
+    );
+    let counted = service
+        .run(&["purge", "-q", "tag:news", "--dry-run", "--json"])
+        .well();
+    assert_eq!(counted, "{\"count\":2,\"dry_run\":true}\n");
+    service.run(&["purge", "-q", "tag:news"]).well();
+    crate::common::eventually("the mail is gone", async || {
+        service
+            .run(&["count", "-q", "tag:news", "--json"])
+            .well()
+            .contains("\"count\":0")
+    })
+    .await;
+
     let wrong = service.run(&["count", "-q", "colour:red"]);
     assert_eq!(wrong.code, 1);
     assert!(wrong.err.contains("colour"), "{wrong:?}");

@@ -243,3 +243,28 @@ async fn with_the_scope_send_one_follows_ones_own_mail_alone() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_only_watches_hears_no_more_than_was_asked_for_and_how_much_more_there_was() {
+    let service = Service::start().await;
+    let mut stream = Stream::open(&service, "/v1/events?at_most=5", &[]).await;
+    let mails: Vec<Value> = (0..20).map(|_| mail()).collect();
+    let all = json!({ "mails": mails });
+    assert_eq!(
+        service.json("POST", "/v1/mails/batch", &all).await.status,
+        202
+    );
+    // Three events a mail: what was told and what was counted are all of them.
+    let (mut told, mut skipped) = (0, 0);
+    while told + skipped < 60 {
+        let frame = stream.next().await.unwrap();
+        match frame.name.as_str() {
+            "skipped" => skipped += frame.data["count"].as_u64().unwrap(),
+            _ => told += 1,
+        }
+    }
+    assert_eq!(told + skipped, 60);
+    assert!(skipped >= 10, "{told} told and {skipped} skipped");
+    let wrong = service.call("GET", "/v1/events?at_most=0").await;
+    assert_eq!(wrong.pointers(), ["/at_most"]);
+}

@@ -256,5 +256,11 @@ async fn an_address_holds_over_a_restart_and_counts_the_tries() {
         (&status["status"], &status["retry_count"]),
         (&json!("sent"), &json!(1))
     );
-    assert!(!service.log().contains("a secret of some length"));
+    // What is set can be seen by an administrator, without what is secret.
+    let told = service.get("/v1/configuration").json();
+    assert_eq!(told["configuration"]["retry"]["schedule"], json!(["2s"]));
+    assert_eq!(told["configuration"]["status"]["secret_file"], "status");
+    for public in [service.log(), told.to_string()] {
+        assert!(!public.contains("a secret of some length"), "{public}");
+    }
 }

@@ -100,6 +100,8 @@ fn each_scope_allows_its_own_and_admin_allows_all() {
         (Method::DELETE, "/v1/mails", [403, 403, 200]),
         (Method::DELETE, id, [403, 403, 200]),
         (Method::GET, "/v1/stats", [403, 200, 200]),
+        (Method::GET, "/v1/configuration", [403, 200, 200]),
+        (Method::GET, "/v1/inbox/latest", [403, 200, 200]),
         (Method::GET, "/metrics", [403, 200, 200]),
         (Method::DELETE, "/v1/dead", [403, 403, 200]),
         (Method::POST, "/v1/dead/retry", [403, 403, 200]),

@@ -14,24 +14,27 @@ export class Refused extends Error {
   }
 }
 
-/** Asks the service; `headers` only where a token is exchanged. */
-export async function call(method, path, headers = {}) {
+/** Asks the service, with a body of JSON where there is one; `headers` only where a token is exchanged. */
+export async function call(method, path, json = undefined, headers = {}) {
+  const body = json === undefined ? undefined : JSON.stringify(json);
+  const kind = body === undefined ? {} : { "Content-Type": "application/json" };
   let answer;
   try {
-    answer = await fetch(path, { method, headers, credentials: "same-origin" });
+    answer = await fetch(path, { method, body, headers: { ...kind, ...headers }, credentials: "same-origin" });
   } catch {
     throw new Refused(0, "The service does not answer.");
   }
   const text = await answer.text();
-  let body = null;
+  let read = null;
   try {
-    body = text ? JSON.parse(text) : null;
+    read = text ? JSON.parse(text) : null;
   } catch {
-    body = text;
+    read = text;
   }
-  if (answer.ok) return body;
+  if (answer.ok) return read;
   if (answer.status === 401) dispatchEvent(new Event("signed-out"));
-  throw new Refused(answer.status, body?.detail || `HTTP ${answer.status}`);
+  const why = read?.errors?.[0] ? `${read.errors[0].pointer.slice(1)} ${read.errors[0].detail}` : read?.detail;
+  throw new Refused(answer.status, why || `HTTP ${answer.status}`);
 }
 
 export const get = (path) => call("GET", path);

@@ -1,38 +1,67 @@
 // Events: what happens, as it happens.
 
 import { html } from "./api.js";
-import { on } from "./live.js";
-import { exact, said } from "./words.js";
-import { Link, State, Text } from "./parts.js";
+import { kinds, on } from "./live.js";
+import { exact, number, said } from "./words.js";
+import { Link, State, Text, go } from "./parts.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
 /** The most events that are shown. */
 const MOST = 300;
 
-export function Events() {
+const aboutOf = (event) => event.recipient || event.relay || event.filter || event.who || "";
+const detailOf = (event) => (event.attempt ? said(event.attempt) : event.reason || event.act || "");
+
+function matches(event, kind, text) {
+  if (event.kind === "missed" || event.kind === "skipped") return true;
+  if (kind && event.kind !== kind) return false;
+  if (!text) return true;
+  return [event.mail, event.recipient, event.relay, event.who, event.key, ...(event.tags || []), detailOf(event)].some((part) => part && String(part).toLowerCase().includes(text));
+}
+
+export function Events({ parameters }) {
+  const kind = parameters.get("kind") || "";
+  const text = (parameters.get("text") || "").toLowerCase();
   const [events, setEvents] = useState([]);
-  const [kind, setKind] = useState("");
   const [paused, setPaused] = useState(false);
+  const [waiting, setWaiting] = useState(0);
   const heard = useRef([]);
+  const more = useRef(0);
+  const wanted = useRef({ kind, text });
+  wanted.current = { kind, text };
   useEffect(() => on("happened", (event) => {
-    heard.current = [event, ...heard.current].slice(0, MOST);
+    if (!matches(event, wanted.current.kind, wanted.current.text)) return;
+    heard.current.unshift({ ...event, heard: performance.now() });
+    more.current += 1;
+    if (heard.current.length > MOST) heard.current.length = MOST;
   }), []);
   useEffect(() => {
-    if (paused) return;
     // Drawn twice a second, however much happens.
-    const timer = setInterval(() => setEvents(heard.current), 500);
+    const timer = setInterval(() => {
+      if (paused) return setWaiting(more.current);
+      if (!more.current) return;
+      more.current = 0;
+      setWaiting(0);
+      setEvents([...heard.current]);
+    }, 500);
     return () => clearInterval(timer);
   }, [paused]);
-  const shown = kind ? events.filter((event) => event.kind === kind) : events;
+  const choose = (event) => {
+    const chosen = new URLSearchParams();
+    for (const [name, value] of new FormData(event.currentTarget)) if (value) chosen.set(name, String(value));
+    event.preventDefault();
+    go(`/events${chosen.size ? `?${chosen}` : ""}`, true);
+  };
+  const shown = events.filter((event) => matches(event, kind, text));
   return html`<h1>Events</h1>
-    <div class="row"><label>Only <select onChange=${(event) => setKind(event.target.value)}>
-      ${["", "accepted", "attempted", "deferred", "delivered", "dead", "cancelled", "relay_up", "relay_down"].map((k) => html`<option value=${k}>${k.replace("_", " ") || "all"}</option>`)}</select></label>
-      <button aria-pressed=${paused} onClick=${() => setPaused(!paused)}>${paused ? "Go on" : "Pause"}</button></div>
-    ${shown.length === 0 && html`<p class="faint empty">Nothing has happened since this page was opened.</p>`}
-    <ol class="events">${shown.map((event) => html`<li key=${event.seq}>${event.kind === "missed"
-      ? html`<b>${event.count == null ? "Some" : event.count} events were missed</b>`
+    <form class="row" onChange=${choose} onSubmit=${choose}><label>Only <select name="kind" value=${kind}><option value="">all</option>${kinds.map((name) => html`<option value=${name}>${name.replace("_", " ")}</option>`)}</select></label>
+      <label>With <input name="text" value=${parameters.get("text") || ""} placeholder="recipient, relay, tag" size="18" /></label>
+      <button type="button" aria-pressed=${paused} onClick=${() => setPaused(!paused)}>${paused ? `Go on${waiting ? ` (${waiting} more)` : ""}` : "Pause"}</button></form>
+    ${shown.length === 0 && html`<p class="faint empty">Nothing like this has happened since the page was opened.</p>`}
+    <ol class="events">${shown.map((event) => html`<li key=${event.seq ?? `${event.kind}${event.heard}`}>${event.kind === "missed"
+      ? html`<b>${event.count == null ? "Some" : number(event.count)} events were missed</b>`
+      : event.kind === "skipped" ? html`<span class="faint">${number(event.count)} more, too many to show</span>`
       : html`<time>${exact(event.at)}</time> <${State} of=${event.kind} />
-        ${event.mail && html`<${Link} to=${`/mails/${event.mail}`}><code>${event.mail.slice(0, 18)}</code><//>`}
-        <span><${Text}>${event.recipient || event.relay || ""}<//></span>
-        <span class="faint"><${Text}>${event.attempt ? said(event.attempt) : event.reason || ""}<//></span>`}</li>`)}</ol>`;
+        <span>${event.mail ? html`<${Link} to=${`/mails/${event.mail}`}><${Text}>${aboutOf(event) || "a mail"}<//><//>` : html`<${Text}>${aboutOf(event)}<//>`}</span>
+        <span class="faint"><${Text}>${detailOf(event)}<//></span>`}</li>`)}</ol>`;
 }

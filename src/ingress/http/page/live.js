@@ -2,23 +2,42 @@
 
 const channel = new BroadcastChannel("postrider-events");
 const target = new EventTarget();
-const kinds = ["accepted", "attempted", "deferred", "delivered", "dead", "cancelled", "relay_up", "relay_down", "missed"];
+
+/** What is told about mail, and about the service. */
+export const kinds = ["accepted", "attempted", "deferred", "delivered", "dead", "cancelled", "retried", "purged",
+  "relay_up", "relay_down", "relay_paused", "relay_resumed", "reloaded", "started", "stopped", "login_refused", "act"];
+
+/** The most events a second that a page hears: nobody reads more, and a busy service would have it do nothing else. */
+const MOST = 100;
+
+/** The last event that was heard; a stream that begins anew begins there. */
+let last = "";
 
 function tell(name, detail) {
   target.dispatchEvent(new CustomEvent(name, { detail }));
 }
 
-channel.onmessage = ({ data }) => tell(data.name, data.detail);
+channel.onmessage = ({ data }) => {
+  if (data.id) last = data.id;
+  tell(data.name, data.detail);
+};
 
-function everybody(name, detail) {
+function everybody(name, detail, id = "") {
   tell(name, detail);
-  channel.postMessage({ name, detail });
+  channel.postMessage({ name, detail, id });
 }
 
 /** Begins to listen; to be called once somebody is signed in. */
 export function listen() {
-  navigator.locks.request("postrider-events", () => new Promise((release) => {
-    const source = new EventSource("/v1/events");
+  // Only pages over TLS or on this machine share a lock.
+  if (!navigator.locks) return void stream();
+  navigator.locks.request("postrider-events", stream);
+}
+
+/** Follows the service until it refuses; the lock is held so long. */
+function stream() {
+  return new Promise((/** @type {(nothing?: unknown) => void} */ release) => {
+    const source = new EventSource(`/v1/events?at_most=${MOST}${last ? `&since=${encodeURIComponent(last)}` : ""}`);
     source.onopen = () => everybody("link", true);
     // The browser comes back by itself, with Last-Event-ID; a refusal ends it, and then we do.
     source.onerror = () => {
@@ -28,12 +47,13 @@ export function listen() {
         setTimeout(listen, 3000);
       }
     };
-    for (const kind of kinds) {
+    for (const kind of [...kinds, "missed", "skipped"]) {
       source.addEventListener(kind, (event) => {
-        everybody("happened", { kind, ...JSON.parse(event.data) });
+        if (event.lastEventId) last = event.lastEventId;
+        everybody("happened", { kind, ...JSON.parse(event.data) }, event.lastEventId);
       });
     }
-  }));
+  });
 }
 
 /** Calls `heard` for each: "happened" with an event, "link" with whether the service is there. */

@@ -1,50 +1,60 @@
-// Mails and dead letters: tabs by state, a search, a list beside the mail that is chosen.
+// Mails: tabs by state, a search, a list beside the mail that is chosen, and acts on what is selected or found.
 
-import { call, get, html } from "./api.js";
+import { get, html } from "./api.js";
 import { on } from "./live.js";
 import { number, sentence, visible } from "./words.js";
-import { Ask, Link, Problem, State, Text, Time, go } from "./parts.js";
+import { Link, Problem, State, Text, Time, go } from "./parts.js";
+import { Bulk } from "./bulk.js";
 import { Mail } from "./mail.js";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
 
 const tabs = ["", "queued", "sending", "scheduled", "deferred", "delivered", "dead", "cancelled"];
+const qualifiers = ["to:", "from:", "subject:", "state:deferred", "code:", "error:", "relay:", "domain:", "tag:", "key:", "id:", "message-id:", "priority:critical", "after:1h", "before:1d"];
+
+/** The most mails that can be selected one by one: their ids are one search. */
+const MOST_SELECTED = 50;
 
 /** The query of a list, from its address. */
-function wanted(parameters, isDead) {
+function wanted(parameters) {
   const asked = new URLSearchParams({ limit: "50" });
   for (const name of ["q", "state"]) if (parameters.get(name)) asked.set(name, parameters.get(name));
-  if (isDead) asked.set("state", "dead");
   return asked;
 }
 
-export function Mails({ id, parameters, may, isDead = false }) {
-  const base = isDead ? "/dead" : "/mails";
-  const asked = wanted(parameters, isDead).toString();
+export function Mails({ id, parameters, may }) {
+  const asked = wanted(parameters).toString();
   const [mails, setMails] = useState([]);
   const [next, setNext] = useState(null);
   const [error, setError] = useState(null);
   const [counts, setCounts] = useState(null);
+  const [found, setFound] = useState(null);
   const [fresh, setFresh] = useState(0);
+  const [busy, setBusy] = useState(false);
   const [loading, setLoading] = useState(true);
+  const [selected, setSelected] = useState([]);
   const box = useRef(null);
   const latest = useRef("");
 
-  const load = useCallback(async (cursor) => {
+  const load = useCallback(async (cursor = null) => {
     latest.current = asked;
     setLoading(true);
     try {
       let page = { mails: [], next: cursor };
       // A page can be short, even empty, although more follow.
       for (let turn = 0; turn < 20 && !page.mails.length && (turn === 0 || page.next); turn++) {
-        const from = page.next ? `&cursor=${page.next}` : "";
+        const from = page.next ? `&cursor=${encodeURIComponent(page.next)}` : "";
         page = await get(`/v1/mails?${asked}${from}`);
       }
       if (latest.current !== asked) return;
       setMails((old) => (cursor ? [...old, ...page.mails] : page.mails));
       setNext(page.next);
       setError(null);
-      if (!cursor) setFresh(0);
+      if (!cursor) {
+        setFresh(0);
+        setBusy(false);
+      }
     } catch (failed) {
+      if (latest.current !== asked) return;
       setError(failed);
       if (!cursor) setMails([]);
     }
@@ -52,13 +62,29 @@ export function Mails({ id, parameters, may, isDead = false }) {
   }, [asked]);
 
   useEffect(() => {
+    setSelected([]);
+    setFound(null);
     load();
     get("/v1/stats").then((stats) => setCounts(stats.deliveries), () => {});
   }, [load]);
   // What is new is said, not put before somebody who reads.
-  useEffect(() => on("happened", ({ kind }) => {
-    if (kind === (isDead ? "dead" : "accepted")) setFresh((n) => n + 1);
-  }), [isDead]);
+  useEffect(() => {
+    let heard = 0;
+    const stop = on("happened", ({ kind }) => {
+      if (kind === "skipped") setBusy(true);
+      if (kind === "accepted") heard += 1;
+    });
+    const timer = setInterval(() => {
+      if (!heard) return;
+      const more = heard;
+      heard = 0;
+      setFresh((n) => n + more);
+    }, 500);
+    return () => {
+      stop();
+      clearInterval(timer);
+    };
+  }, []);
 
   useEffect(() => {
     const key = (event) => {
@@ -67,7 +93,7 @@ export function Mails({ id, parameters, may, isDead = false }) {
       const rows = [...document.querySelectorAll(".list a.mail")];
       const at = rows.indexOf(document.activeElement);
       const to = event.key === "j" ? Math.min(at + 1, rows.length - 1) : Math.max(at - 1, 0);
-      rows[to]?.focus();
+      /** @type {HTMLElement | undefined} */ (rows[to])?.focus();
     };
     addEventListener("keydown", key);
     return () => removeEventListener("keydown", key);
@@ -77,7 +103,7 @@ export function Mails({ id, parameters, may, isDead = false }) {
     const kept = new URLSearchParams(parameters);
     for (const [name, value] of Object.entries(changes)) value ? kept.set(name, value) : kept.delete(name);
     const query = kept.toString();
-    return base + (query ? `?${query}` : "");
+    return `/mails${query ? `?${query}` : ""}`;
   };
   const search = (event) => {
     event.preventDefault();
@@ -89,61 +115,46 @@ export function Mails({ id, parameters, may, isDead = false }) {
     box.current.value = q;
   }, [q]);
   const state = parameters.get("state") || "";
+  const isNarrow = Boolean(q || state);
+  const all = [q, state && `state:${state}`].filter(Boolean).join(" ");
+  const count = () => get(`/v1/mails/count?${asked.replace("limit=50&", "").replace("limit=50", "")}`).then((answer) => setFound(answer.count), setError);
+  const select = (mail, isOn) => setSelected((old) => (isOn ? [...old, mail].slice(-MOST_SELECTED) : old.filter((one) => one !== mail)));
   return html`
     <div class=${id ? "split chosen" : "split"}>
       <section class="list" aria-label="Mails">
-        <h1>${isDead ? "Dead letters" : "Mails"}</h1>
+        <h1>Mails</h1>
         <form class="search" role="search" onSubmit=${search}>
-          <input id="search" ref=${box} type="search" aria-label="Search"
+          <input id="search" ref=${box} type="search" aria-label="Search" autocomplete="off" spellcheck=${false}
             placeholder="to:ada state:deferred code:451 welcome" list="qualifiers" />
-          <datalist id="qualifiers">${["to:", "from:", "subject:", "tag:", "code:", "relay:", "domain:", "key:", "id:", "after:1h", "state:deferred"].map((q) => html`<option value=${q} />`)}</datalist>
+          <datalist id="qualifiers">${qualifiers.map((one) => html`<option value=${one} />`)}</datalist>
         </form>
-        ${!isDead && html`<nav class="tabs" aria-label="States">${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
-          aria-current=${tab === state ? "true" : undefined}>${tab || "all"}${tab && counts ? html` <small>${number(counts[tab])}</small>` : ""}<//>`)}</nav>`}
-        ${isDead && may.admin && html`<${DeadActs} again=${load} />`}
-        <div aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${() => load()}>${number(fresh)} new</button>`}</div>
+        <nav class="tabs" aria-label="States">${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
+          aria-current=${tab === state ? "true" : undefined}>${tab || "all"}${tab && counts?.[tab] ? html` <small>${number(counts[tab])}</small>` : ""}<//>`)}</nav>
+        ${mails.length > 0 && html`<div class="row bar">
+          ${selected.length ? html`<b>${selected.length} selected</b>${may.admin && html`<${Bulk} key="some" q=${`id:${selected.join(",")}`} changed=${() => load()} />`}<button class="quiet" onClick=${() => setSelected([])}>None</button>`
+            : html`<span class="faint">${found != null ? `All ${number(found)} that match` : isNarrow ? "All that match" : "All mails"}:</span>
+              ${found == null && html`<button class="quiet" onClick=${count}>Count</button>`}
+              ${may.admin && html`<${Bulk} key="all" q=${all} changed=${() => load()} />`}
+              <a class="button quiet" href=${`/v1/mails/export?format=csv${asked.replace("limit=50", "")}`} download="mails.csv">CSV</a>`}</div>`}
+        <div aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${() => load()}>${busy ? "more than " : ""}${number(fresh)} new</button>`}</div>
         <${Problem} error=${error} />
-        ${mails.length > 0 && html`<ol class="mails">${mails.map((mail) => html`<${Row} key=${mail.id} mail=${mail} chosen=${mail.id === id} query=${parameters.toString()} />`)}</ol>`}
-        ${!mails.length && !error && !loading && html`<p class="faint empty">No mails${asked.includes("q=") || state ? " like these" : " yet: hand one in with POST /v1/mails, or `postrider send`"}.</p>`}
+        ${mails.length > 0 && html`<ol class="mails">${mails.map((mail) => html`<${Row} key=${mail.id} mail=${mail} chosen=${mail.id === id} query=${parameters.toString()}
+          isSelected=${selected.includes(mail.id)} select=${may.admin && select} />`)}</ol>`}
+        ${!mails.length && !error && !loading && html`<p class="faint empty">No mails${isNarrow ? " like these" : " yet: hand one in with POST /v1/mails, or `postrider send`"}.</p>`}
         ${next && html`<button onClick=${() => load(next)}>More</button>`}
       </section>
-      ${id ? html`<${Mail} key=${id} id=${id} may=${may} changed=${() => load()} />` : html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd></p>`}
+      ${id ? html`<${Mail} key=${id} id=${id} may=${may} back=${address({})} changed=${() => load()} />` : html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd></p>`}
     </div>`;
 }
 
-function Row({ mail, chosen, query }) {
+function Row({ mail, chosen, query, isSelected, select }) {
   const [first] = mail.deliveries;
   const others = mail.deliveries.length - 1;
   const worst = mail.deliveries.find((delivery) => delivery.state === "dead" || delivery.state === "deferred");
-  return html`<li><${Link} class="mail" to=${`/mails/${mail.id}${query ? `?${query}` : ""}`} aria-current=${chosen ? "true" : undefined}>
-    <span class="line"><${State} of=${mail.state} /><b><${Text}>${first?.recipient}<//>${others > 0 ? ` +${others}` : ""}</b><${Time} at=${mail.created_at} /></span>
+  return html`<li class="entry">${select && html`<input type="checkbox" checked=${isSelected} aria-label=${`Select the mail to ${first?.recipient}`} onChange=${(event) => select(mail.id, event.target.checked)} />`}
+    <${Link} class="mail" to=${`/mails/${mail.id}${query ? `?${query}` : ""}`} aria-current=${chosen ? "true" : undefined}>
+    <span class="line"><b><${Text}>${first?.recipient}<//>${others > 0 ? ` +${others}` : ""}</b><${State} of=${mail.state} /><${Time} at=${mail.created_at} /></span>
     <span class="subject">${visible(mail.subject) || "(no subject)"}</span>
     ${worst && html`<span class="why">${sentence(worst)}</span>`}
   <//></li>`;
-}
-
-/** Retries or purges every dead letter, after counting them. */
-function DeadActs({ again }) {
-  const [asking, setAsking] = useState(null);
-  const [error, setError] = useState(null);
-  const [typed, setTyped] = useState("");
-  const acts = { retry: ["POST", "/v1/dead/retry"], purge: ["DELETE", "/v1/dead"] };
-  const count = async (act) => {
-    const [method, path] = acts[act];
-    setTyped("");
-    setError(null);
-    await call(method, `${path}?dry_run=true`).then(({ count }) => setAsking({ act, count }), setError);
-  };
-  const run = async () => {
-    if (asking.act === "purge" && typed.trim() !== String(asking.count)) return;
-    const [method, path] = acts[asking.act];
-    await call(method, path).then(() => setError(null), setError);
-    setAsking(null);
-    again();
-  };
-  return html`<div class="row"><button onClick=${() => count("retry")}>Retry all…</button>
-    <button class="danger" onClick=${() => count("purge")}>Purge all…</button></div><${Problem} error=${error} />
-    ${asking && html`<${Ask} title=${asking.act === "purge" ? `Delete ${number(asking.count)} mails for good?` : `Send ${number(asking.count)} mails again?`}
-      yes=${asking.act === "purge" ? "Delete" : "Send again"} danger=${asking.act === "purge"} onYes=${run} onNo=${() => setAsking(null)}>
-      ${asking.act === "purge" && html`<label>Type ${asking.count} to mean it <input inputmode="numeric" onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`}`;
 }

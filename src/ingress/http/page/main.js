@@ -5,14 +5,20 @@ import { listen, on } from "./live.js";
 import { Link, Problem, go } from "./parts.js";
 import { Overview } from "./overview.js";
 import { Mails } from "./mails.js";
-import { Relays } from "./relays.js";
+import { Dead } from "./dead.js";
+import { Relay, Relays } from "./relays.js";
+import { Inbox, useInbox } from "./inbox.js";
 import { Events } from "./events.js";
+import { Audit } from "./audit.js";
 import { About } from "./about.js";
+import { Jobs } from "./bulk.js";
 import { render } from "./vendor/preact.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
-const views = [["/", "Overview"], ["/mails", "Mails"], ["/relays", "Relays"], ["/dead", "Dead letters"], ["/events", "Events"], ["/about", "About"]];
-const keys = [["/", "search"], ["j k", "down and up the list"], ["Enter", "open"], ["Ctrl-K", "find anything"], ["Escape", "close"], ["?", "these keys"]];
+const views = [["/", "Overview"], ["/mails", "Mails"], ["/dead", "Dead letters"], ["/relays", "Relays"], ["/inbox", "Inbox"],
+  ["/events", "Events"], ["/audit", "Audit"], ["/about", "About"]];
+const keys = [["/", "search"], ["j k", "down and up the list"], ["Enter", "open"], ["Ctrl-K", "find a mail"], ["g, then a letter", "o overview, m mails, d dead letters, r relays, i inbox, e events"], ["Escape", "close"], ["?", "these keys"]];
+const letters = { o: "/", m: "/mails", d: "/dead", r: "/relays", i: "/inbox", e: "/events" };
 
 function Page() {
   const [who, setWho] = useState(null);
@@ -24,10 +30,11 @@ function Page() {
   const whoAmI = () => get("/v1/session").then((answer) => {
     setWho(answer);
     setError(null);
-    listen();
+    if (answer.scope !== "send") listen();
   }, setError);
   useEffect(() => {
     whoAmI();
+    let after = "";
     const moved = () => setPlace(location.pathname + location.search);
     const out = () => setWho(null);
     addEventListener("popstate", moved);
@@ -37,11 +44,14 @@ function Page() {
       const types = event.target.closest?.("input,textarea,select,dialog");
       const find = event.key === "k" && (event.ctrlKey || event.metaKey);
       if (!find && (types || event.ctrlKey || event.metaKey || event.altKey)) return;
+      const before = after;
+      after = event.key;
       if (find || event.key === "/") {
         event.preventDefault();
         if (!document.getElementById("search")) go("/mails");
         setTimeout(() => document.getElementById("search")?.focus());
-      } else if (event.key === "?") setHelp(true);
+      } else if (before === "g" && letters[event.key]) go(letters[event.key]);
+      else if (event.key === "?") setHelp(true);
     };
     addEventListener("keydown", key);
     return () => {
@@ -54,28 +64,36 @@ function Page() {
 
   const url = new URL(place, location.origin);
   const path = url.pathname;
-  const name = views.find(([address]) => address === path)?.[1] || "Mail";
-  document.title = `${name} · Postrider`;
+  const may = { admin: who?.scope === "admin", read: who?.scope === "admin" || who?.scope === "read" };
+  const open = views.find(([address]) => address !== "/" && path.startsWith(address))?.[0] || "/";
+  const inbox = useInbox(may, open === "/inbox" && document.visibilityState === "visible");
+  const title = views.find(([address]) => address === open)?.[1];
+  document.title = `${inbox.unread ? `(${inbox.unread}) ` : ""}${title} · Postrider`;
   if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} />` : ""}</main>`;
-  const may = { admin: who.scope === "admin" };
-  const open = path.startsWith("/mails") ? "/mails" : path;
+  if (!may.read) return html`<main class="alone"><h1>This token may hand in mail, and sees nothing here</h1><${About} who=${who} /></main>`;
+  const offered = views.filter(([address]) => address !== "/inbox" || inbox.relays.length);
   return html`
     <a class="skip" href="#view">Skip to the view</a>
-    <header><b class="name">Postrider</b><nav aria-label="Views">${views.map(([address, title]) => html`<${Link} key=${address} to=${address} aria-current=${open === address ? "page" : undefined}>${title}<//>`)}</nav>
+    <header><b class="name">Postrider</b><nav aria-label="Views">${offered.map(([address, name]) => html`<${Link} key=${address} to=${address} aria-current=${open === address ? "page" : undefined}>${name}${address === "/inbox" && inbox.unread ? html` <span class="count">${inbox.unread}</span>` : ""}<//>`)}</nav>
       <span class="faint node" title=${`run ${who.instance}`}>${who.node}</span></header>
     ${!linked && html`<p class="problem lost" role="status">The service does not answer. This page tries again by itself; what it shows may be old.</p>`}
-    <main id="view" tabindex="-1">${view(path, url.searchParams, may, who, () => location.reload())}</main>
+    <${Jobs} may=${may} />
+    <main id="view" tabindex="-1">${view(open, path, url.searchParams, may, who, inbox)}</main>
     ${help && html`<${Keys} close=${() => setHelp(false)} />`}`;
 }
 
-function view(path, parameters, may, who, signedOut) {
-  if (who.scope === "send") return html`<h1>This token may hand in mail and see nothing</h1>`;
-  if (path.startsWith("/mails")) return html`<${Mails} key="mails" id=${path.split("/")[2]} parameters=${parameters} may=${may} />`;
-  if (path === "/relays") return html`<${Relays} may=${may} />`;
-  if (path === "/dead") return html`<${Mails} key="dead" isDead parameters=${parameters} may=${may} />`;
-  if (path === "/events") return html`<${Events} />`;
-  if (path === "/about") return html`<${About} who=${who} signedOut=${signedOut} />`;
-  return html`<${Overview} />`;
+function view(open, path, parameters, may, who, inbox) {
+  const named = decodeURIComponent(path.split("/")[2] || "");
+  switch (open) {
+    case "/mails": return html`<${Mails} id=${named} parameters=${parameters} may=${may} />`;
+    case "/dead": return html`<${Dead} parameters=${parameters} may=${may} />`;
+    case "/relays": return named ? html`<${Relay} key=${named} name=${named} parameters=${parameters} may=${may} />` : html`<${Relays} may=${may} />`;
+    case "/inbox": return html`<${Inbox} id=${named} parameters=${parameters} relays=${inbox.relays} />`;
+    case "/events": return html`<${Events} parameters=${parameters} />`;
+    case "/audit": return html`<${Audit} parameters=${parameters} />`;
+    case "/about": return html`<${About} who=${who} />`;
+    default: return html`<${Overview} parameters=${parameters} />`;
+  }
 }
 
 function SignIn({ done }) {
@@ -84,7 +102,7 @@ function SignIn({ done }) {
   const send = async (event) => {
     event.preventDefault();
     const token = box.current.value.trim();
-    await call("POST", "/v1/session", { Authorization: `Bearer ${token}` }).then(done, setError);
+    await call("POST", "/v1/session", undefined, { Authorization: `Bearer ${token}` }).then(done, setError);
   };
   return html`<form class="signin" onSubmit=${send}><h1>Postrider</h1>
     <label>A token of <code>http.tokens</code><input ref=${box} type="password" autocomplete="current-password" required autofocus /></label>

@@ -20,18 +20,22 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      frame-ancestors 'none'";
 
 /// The addresses of the views; each shows the same document, which looks at its own address.
-const VIEWS: [&str; 7] = [
+const VIEWS: [&str; 11] = [
     "/",
     "/mails",
     "/mails/{id}",
-    "/relays",
     "/dead",
+    "/relays",
+    "/relays/{name}",
+    "/inbox",
+    "/inbox/{id}",
     "/events",
+    "/audit",
     "/about",
 ];
 
 /// The files below `/page/`.
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 22] = [
     ("style.css", include_str!("style.css")),
     ("icon.svg", include_str!("icon.svg")),
     ("main.js", include_str!("main.js")),
@@ -45,6 +49,12 @@ const FILES: [(&str, &str); 16] = [
     ("relays.js", include_str!("relays.js")),
     ("events.js", include_str!("events.js")),
     ("about.js", include_str!("about.js")),
+    ("bulk.js", include_str!("bulk.js")),
+    ("plot.js", include_str!("plot.js")),
+    ("preview.js", include_str!("preview.js")),
+    ("dead.js", include_str!("dead.js")),
+    ("inbox.js", include_str!("inbox.js")),
+    ("audit.js", include_str!("audit.js")),
     ("vendor/preact.js", include_str!("vendor/preact.js")),
     ("vendor/hooks.js", include_str!("vendor/hooks.js")),
     ("vendor/htm.js", include_str!("vendor/htm.js")),
@@ -53,8 +63,12 @@ const FILES: [(&str, &str); 16] = [
 /// Whether a path is of the page, which anybody may load: it holds nothing of any mail.
 pub(super) fn is_of_page(path: &str) -> bool {
     let path = path.strip_prefix("/page/").map_or(path, |_| "/");
-    let below_mails = path.strip_prefix("/mails/");
-    VIEWS.contains(&path) || below_mails.is_some_and(|id| !id.contains('/'))
+    let is_one_below = |view: &str| {
+        let above = view.split_once('{').map(|(above, _)| above);
+        let named = above.and_then(|above| path.strip_prefix(above));
+        named.is_some_and(|named| !named.is_empty() && !named.contains('/'))
+    };
+    VIEWS.iter().any(|view| path == *view || is_one_below(view))
 }
 
 /// The views and their files.
@@ -119,7 +133,14 @@ mod tests {
 
     #[test]
     fn only_the_page_itself_is_open_to_anybody() {
-        for path in ["/", "/mails", "/mails/0199", "/page/main.js"] {
+        for path in [
+            "/",
+            "/mails",
+            "/mails/0199",
+            "/relays/primary",
+            "/inbox/0199",
+            "/page/main.js",
+        ] {
             assert!(is_of_page(path), "{path}");
         }
         for path in [

@@ -1,5 +1,6 @@
 // Numbers, times and codes in words. Everything returns plain text.
 
+/** @type {[string, number][]} */
 const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
 /** 190 → "3 min". */
@@ -20,6 +21,12 @@ export function exact(at) {
   const date = new Date(at);
   if (localStorage.getItem("times") === "utc") return date.toISOString().replace("T", " ");
   return date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+}
+
+/** A time without its seconds and its year. */
+export function brief(at) {
+  const utc = localStorage.getItem("times") === "utc" ? { timeZone: "UTC" } : {};
+  return new Date(at).toLocaleString(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", ...utc });
 }
 
 export const number = (n) => Number(n ?? 0).toLocaleString("en");
@@ -57,6 +64,9 @@ export function meaning(attempt) {
 export const said = (attempt) =>
   [attempt.code, attempt.enhanced, visible(attempt.text)].filter(Boolean).join(" ");
 
+const reasons = { rejected: "it was refused", exhausted: "no more tries", expired: "it came to its end in time", in_doubt: "it may have been sent",
+  poisoned: "it broke what sends it", suppressed: "the address is not to get mail", quarantined: "its record cannot be read" };
+
 /** Where a delivery stands and why, in one sentence. */
 export function sentence(delivery) {
   const last = delivery.attempts.at(-1);
@@ -64,7 +74,7 @@ export function sentence(delivery) {
   switch (delivery.state) {
     case "delivered": return `delivered ${relative(delivery.finished_at)}${last ? ` over ${last.relay}` : ""}`;
     case "deferred": return `deferred: ${why || "the relay was not reached"}; again ${relative(delivery.next_attempt_at)}`;
-    case "dead": return `dead (${(delivery.reason || "").replace("_", " ")})${why ? `: ${why}` : ""}`;
+    case "dead": return `failed for good (${reasons[delivery.reason] || delivery.reason})${why ? `: ${why}` : ""}`;
     case "scheduled": return `scheduled: first tried ${relative(delivery.next_attempt_at)}`;
     case "sending": return "being sent now";
     case "cancelled": return `cancelled ${relative(delivery.finished_at)}`;

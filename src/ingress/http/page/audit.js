@@ -1,0 +1,47 @@
+// Audit: who did what, when, and to how many.
+
+import { get, html } from "./api.js";
+import { exact, number } from "./words.js";
+import { Link, Problem, Text, go } from "./parts.js";
+import { useEffect, useState } from "./vendor/hooks.js";
+
+const acts = ["cancel", "retry", "purge", "pause", "resume", "reload", "start", "stop", "login_refused"];
+
+export function Audit({ parameters }) {
+  const act = parameters.get("act") || "";
+  const who = parameters.get("who") || "";
+  const [entries, setEntries] = useState([]);
+  const [next, setNext] = useState(null);
+  const [error, setError] = useState(null);
+  const [loaded, setLoaded] = useState(false);
+  const asked = new URLSearchParams({ limit: "100", ...(act && { act }), ...(who && { who }) }).toString();
+  const load = async (cursor) => {
+    try {
+      const page = await get(`/v1/audit?${asked}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+      setEntries((old) => (cursor ? [...old, ...page.entries] : page.entries));
+      setNext(page.next);
+      setError(null);
+    } catch (refused) {
+      setError(refused);
+    }
+    setLoaded(true);
+  };
+  useEffect(() => void load(null), [asked]);
+  const choose = (event) => {
+    event.preventDefault();
+    const chosen = new URLSearchParams();
+    for (const [name, value] of new FormData(event.currentTarget)) if (value) chosen.set(name, String(value));
+    go(`/audit${chosen.size ? `?${chosen}` : ""}`);
+  };
+  return html`<h1>Audit</h1><p class="lead">Who did what, from where, and to how many.</p>
+    <form class="row" onSubmit=${choose}><label>Act <select name="act" value=${act}><option value="">all</option>${acts.map((name) => html`<option value=${name}>${name.replace("_", " ")}</option>`)}</select></label>
+      <label>Who <input name="who" key=${who} value=${who} size="16" /></label><button>Filter</button></form>
+    <${Problem} error=${error} />
+    ${entries.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Acts"><table class="dense"><thead><tr><th>When</th><th>Who</th><th>Act</th><th>What</th><th class="number">Mails</th><th>From</th></tr></thead>
+      <tbody>${entries.map((entry) => html`<tr key=${entry.seq}><td class="nowrap"><time>${exact(entry.at)}</time></td><td><${Text}>${entry.who || ""}<//></td><td>${entry.act.replace("_", " ")}</td>
+        <td>${entry.mail ? html`<${Link} to=${`/mails/${entry.mail}`}>a mail<//>` : entry.relay ? html`<${Link} to=${`/relays/${encodeURIComponent(entry.relay)}`}>${entry.relay}<//>` : ""}
+          <${Text}>${entry.filter || entry.version || ""}<//> ${entry.error ? html`<span class="dead"><${Text}>${entry.error}<//></span>` : ""}</td>
+        <td class="number">${["cancel", "retry", "purge"].includes(entry.act) ? number(entry.count) : ""}</td><td><${Text}>${entry.from || ""}<//></td></tr>`)}</tbody></table></div>`}
+    ${loaded && !entries.length && !error && html`<p class="faint empty">Nothing like this was done.</p>`}
+    ${next && html`<button onClick=${() => load(next)}>More</button>`}`;
+}

@@ -1,0 +1,229 @@
+//! A mail as somebody looks at it in a browser: taken apart, its HTML alone, and one part of it.
+//!
+//! *Invariants made here:* nothing of a mail runs, loads or breaks out: its HTML is cleaned, has an
+//! address of its own whose policy lets nothing in, and parts are attachments whatever they are; the
+//! service fetches nothing for a preview.
+
+mod html;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Path, RawQuery, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::SharedDoor;
+use super::params::Params;
+use super::problem::{Kind, Problem};
+use super::records::PathId;
+use crate::mail::{Address, MailId, Part, Reading};
+
+/// What a mail's HTML may do: show itself, and images that are in it.
+const POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+     form-action 'none'; base-uri 'none'; frame-ancestors 'self'";
+
+/// The same, where somebody wants to see the images that are elsewhere.
+const POLICY_WITH_IMAGES: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; \
+     img-src data: https: http:; form-action 'none'; base-uri 'none'; frame-ancestors 'self'";
+
+/// Media types under which a part is handed out as what it is; all others are bytes. A browser runs
+/// none of these.
+const HARMLESS: [&str; 7] = [
+    "application/pdf",
+    "image/gif",
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "message/rfc822",
+    "text/plain",
+];
+
+/// What is no `attr-char` (RFC 8187 §3.2.1).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+
+/// A mail taken apart.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Preview {
+    /// The mail.
+    pub id: MailId,
+    /// Who gets it, as its envelope says.
+    pub recipients: Vec<Address>,
+    #[serde(flatten)]
+    pub reading: Reading,
+}
+
+/// A part of a mail, by its number.
+pub(super) struct PartOf {
+    mail: MailId,
+    n: usize,
+}
+
+impl FromRequestParts<SharedDoor> for PartOf {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
+        Params::of(parts.uri.query()).finish()?;
+        let named = Path::<(String, String)>::from_request_parts(parts, door).await;
+        let Path((id, n)) =
+            named.map_err(|_| Problem::new(Kind::NotFound, "the path is not UTF-8"))?;
+        let mail = id.parse().map_err(|error: crate::mail::MailIdError| {
+            Problem::new(Kind::NotFound, error.to_string())
+        })?;
+        let n = n.parse().map_err(|_| no_part())?;
+        Ok(PartOf { mail, n })
+    }
+}
+
+fn no_part() -> Problem {
+    Problem::new(Kind::NotFound, "the mail has no such part")
+}
+
+impl super::Door {
+    /// Takes a mail's message apart, on a thread of its own where it is large.
+    pub(super) async fn taken_apart<T: Send + 'static>(
+        &self,
+        id: MailId,
+        take: impl FnOnce(&[u8]) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let closed = |_| Problem::new(Kind::Internal, "the message could not be read");
+        // What is made of a message takes several times its size for as long as that lasts.
+        let reader = self.readers.clone().acquire_owned().await.map_err(closed)?;
+        let message = self.dispatcher.raw(id).await?;
+        let taking = tokio::task::spawn_blocking(move || {
+            let taken = take(&message);
+            drop((message, reader));
+            taken
+        });
+        let failed = |_| Problem::new(Kind::Internal, "the message could not be read");
+        taking.await.map_err(failed)
+    }
+}
+
+/// A mail taken apart: its header, text and parts, and the codes and links in it. With the scope
+/// `send`, one's own mail.
+#[utoipa::path(
+    get, path = "/v1/mails/{id}/preview", tag = "mails",
+    params(("id" = MailId, Path, description = "The mail")),
+    responses(
+        (status = 200, description = "The mail, taken apart", body = Preview),
+        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn preview(
+    State(door): State<SharedDoor>,
+    PathId(id): PathId,
+) -> Result<Json<Preview>, Problem> {
+    let status = door.dispatcher.status(id).await?;
+    let reading = door.taken_apart(id, Reading::of).await?;
+    let recipients = status.deliveries.into_iter();
+    Ok(Json(Preview {
+        id,
+        recipients: recipients
+            .map(|delivery| delivery.recipient)
+            .take(1000)
+            .collect(),
+        reading,
+    }))
+}
+
+/// A mail's HTML, to be shown in a frame: cleaned, with the images that are in the mail, and with a
+/// policy under which nothing runs and nothing is loaded. With the scope `send`, of one's own mail.
+#[utoipa::path(
+    get, path = "/v1/mails/{id}/html", tag = "mails",
+    params(
+        ("id" = MailId, Path, description = "The mail"),
+        ("images" = Option<html::Images>, Query, description = "`remote`: the browser that shows it may load images from elsewhere; `none` when absent"),
+        ("theme" = Option<html::Theme>, Query, description = "As whose colours it is shown; `light` when absent"),
+    ),
+    responses(
+        (status = 200, description = "The HTML", body = String, content_type = "text/html"),
+        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn html(
+    State(door): State<SharedDoor>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let mut params = Params::of(query.as_deref());
+    let images = params.parsed("images").unwrap_or_default();
+    let theme = params.parsed("theme").unwrap_or_default();
+    params.finish()?;
+    let id = id.parse().map_err(|error: crate::mail::MailIdError| {
+        Problem::new(Kind::NotFound, error.to_string())
+    })?;
+    let taken = door.taken_apart(id, move |message| {
+        let (html, shown) = Reading::html(message)?;
+        Some(html::cleaned(&html, &shown, images, theme))
+    });
+    let html = taken.await?;
+    let html = html.ok_or_else(|| Problem::new(Kind::NotFound, "the mail has no HTML"))?;
+    let policy = match images {
+        html::Images::None => POLICY,
+        html::Images::Remote => POLICY_WITH_IMAGES,
+    };
+    let mut response = html.into_response();
+    fence(&mut response, "text/html; charset=utf-8", policy);
+    Ok(response)
+}
+
+/// One part of a mail, decoded, as an attachment. With the scope `send`, of one's own mail.
+#[utoipa::path(
+    get, path = "/v1/mails/{id}/parts/{n}", tag = "mails",
+    params(
+        ("id" = MailId, Path, description = "The mail"),
+        ("n" = u32, Path, description = "The part's number, as the preview has it"),
+    ),
+    responses(
+        (status = 200, description = "The part", body = String, content_type = "application/octet-stream"),
+        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn part(
+    State(door): State<SharedDoor>,
+    PartOf { mail, n }: PartOf,
+) -> Result<Response, Problem> {
+    let taken = door.taken_apart(mail, move |message| Reading::part(message, n));
+    let Part { info, content } = taken.await?.ok_or_else(no_part)?;
+    let kind = HARMLESS.iter().find(|kind| **kind == info.content_type);
+    let mut response = content.into_response();
+    fence(
+        &mut response,
+        kind.unwrap_or(&"application/octet-stream"),
+        "default-src 'none'; sandbox",
+    );
+    let name = info.filename.filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| format!("{mail}-{n}"));
+    let plain: String = name
+        .chars()
+        .map(|c| match c {
+            c if c.is_ascii_alphanumeric() || ".-_ ".contains(c) => c,
+            _ => '_',
+        })
+        .collect();
+    let encoded = utf8_percent_encode(&name, ESCAPED);
+    let disposition = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}");
+    if let Ok(disposition) = HeaderValue::from_str(&disposition) {
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_DISPOSITION, disposition);
+    }
+    Ok(response)
+}
+
+/// Lets a browser do no more with what a stranger wrote than this policy says.
+fn fence(response: &mut Response, kind: &'static str, policy: &'static str) {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}

@@ -1,0 +1,94 @@
+// Seven tabs, many mails, a service that stops under an open page, and signing in. node many.cjs URL MODE
+"use strict";
+const assert = require("node:assert");
+const { run } = require("./watched.cjs");
+
+const [url, mode, secret] = process.argv.slice(2);
+const said = (text) => console.log(text);
+const lines = require("node:readline").createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+const modes = {
+  /** Seven tabs share one stream, and all of them hear what happens. */
+  async tabs(browser, watch) {
+    const context = await browser.newContext();
+    const pages = [];
+    for (let n = 0; n < 7; n++) {
+      const page = watch(await context.newPage());
+      await page.goto(`${url}/mails`);
+      await page.waitForSelector("h1");
+      pages.push(page);
+    }
+    await fetch(`${url}/v1/mails`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ from: "a@example.com", to: "b@example.org", subject: "seven", text: "t" }) });
+    for (const page of pages) await page.waitForSelector(".fresh", { timeout: 10_000 });
+    // The tab that has the stream goes away; another takes it.
+    await pages.shift().close();
+    await pages[0].waitForTimeout(500);
+    for (const page of pages) await page.click(".fresh");
+    await fetch(`${url}/v1/mails`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ from: "a@example.com", to: "b@example.org", subject: "six", text: "t" }) });
+    for (const page of pages) await page.waitForSelector(".fresh", { timeout: 10_000 });
+  },
+
+  /** The page says that the service is gone, finds it again, and has missed nothing. */
+  async restart(browser, watch) {
+    const page = watch(await browser.newPage());
+    await page.goto(`${url}/events`);
+    await page.waitForSelector("h1");
+    await page.waitForTimeout(300);
+    said("open");
+    await lines.next();
+    await page.waitForSelector(".lost", { timeout: 20_000 });
+    said("lost");
+    await lines.next();
+    await page.waitForSelector(".lost", { state: "detached", timeout: 20_000 });
+    await page.waitForSelector(".events >> text=meanwhile@example.org", { timeout: 20_000 });
+    assert.strictEqual(await page.locator("text=were missed").count(), 0);
+  },
+
+  /** A list of many mails is there at once, and can be walked and counted. */
+  async crowd(browser, watch) {
+    const page = watch(await browser.newPage());
+    await page.goto(`${url}/`);
+    await page.waitForSelector(".card");
+    const begun = Date.now();
+    await page.goto(`${url}/mails`);
+    await page.waitForSelector(".mail");
+    const list = Date.now() - begun;
+    await page.click("text=More");
+    await page.waitForFunction(() => document.querySelectorAll(".mail").length === 100);
+    await page.click("text=Count");
+    await page.waitForSelector("text=/All 100,00\\d that match/", { timeout: 60_000 });
+    await page.click(".bar >> text=Cancel…");
+    await page.waitForSelector("dialog >> text=/Withdraw \\d+,\\d+ mails/", { timeout: 60_000 });
+    said(`the list took ${list} ms`);
+    assert(list < 5000, `${list} ms`);
+  },
+
+  /** With tokens the page asks for one; what its scope may not do is not offered. */
+  async token(browser, watch) {
+    const context = await browser.newContext();
+    const page = watch(await context.newPage());
+    await page.goto(`${url}/mails`);
+    await page.fill("input[type=password]", "wrong-token-wrong-token");
+    await page.click("text=Sign in");
+    await page.waitForSelector(".problem");
+    await page.fill("input[type=password]", secret);
+    await page.click("text=Sign in");
+    await page.waitForSelector("h1 >> text=Mails");
+    const [cookie] = await context.cookies();
+    assert(cookie.httpOnly && cookie.sameSite === "Strict" && cookie.name.endsWith(new URL(url).port), JSON.stringify(cookie));
+    assert(!(await page.evaluate(() => JSON.stringify([document.cookie, { ...localStorage }, location.href]))).includes(secret));
+    for (const view of ["/mails", "/dead", "/relays", "/relays/primary"]) {
+      await page.goto(url + view);
+      await page.waitForSelector("h1");
+      await page.waitForTimeout(300);
+      for (const act of ["Retry…", "Cancel…", "Purge…", "Pause…"]) assert.strictEqual(await page.locator(`button:has-text("${act}")`).count(), 0, `${act} in ${view}`);
+    }
+    const refused = await page.evaluate(() => fetch("/v1/relays/primary/pause", { method: "POST" }).then((answer) => answer.status));
+    assert.strictEqual(refused, 403);
+    await page.goto(`${url}/about`);
+    await page.click("text=Sign out");
+    await page.waitForSelector("input[type=password]");
+  },
+};
+
+run(modes[mode], (what) => (mode === "restart" && /ERR_(CONNECTION_REFUSED|INCOMPLETE|EMPTY_RESPONSE|NETWORK|ABORTED)/.test(what)) || (mode === "token" && /status of (401|403)/.test(what)));

@@ -1,0 +1,35 @@
+// A browser whose pages are watched: any violation of a content security policy, any error in the console, any script
+// of a mail that ran and any dialog is a trouble.
+"use strict";
+const assert = require("node:assert");
+const { chromium } = require("playwright-core");
+
+/** Runs `test(browser, watch)`, and ends the process. `watch(page)` looks after a page; `expected` are troubles that are wanted. */
+exports.run = async (test, expected = () => false) => {
+  const troubles = [];
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu"],
+  });
+  const trouble = (page, what) => {
+    if (!expected(String(what))) troubles.push(`${page.url()}: ${what}`);
+  };
+  const watch = (page) => {
+    page.on("console", (said) => said.type() === "error" && trouble(page, said.text()));
+    page.on("pageerror", (error) => trouble(page, error));
+    page.on("dialog", (dialog) => {
+      trouble(page, `a script of a mail ran: ${dialog.message()}`);
+      dialog.dismiss();
+    });
+    return page;
+  };
+  try {
+    await test(browser, watch, troubles);
+    await browser.close();
+    assert.deepStrictEqual(troubles, []);
+    process.exit(0);
+  } catch (error) {
+    console.error(error, troubles);
+    process.exit(1);
+  }
+};
