@@ -70,9 +70,9 @@ pub use dispatch::{
     Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, FeedbackHandle,
     FeedbackReceipt, GroupBy, Health, JobRequest, JobState, JobStatus, Jobs, JournalHandle,
     JournalReader, MailStatus, OnSpoolFailure, OutboxHandle, ProviderEvent, QuotaLimit, Receipt,
-    RelayKind, RelayState, RelayStatus, Relays, Reload, ReportError, RestingStatus, Returns, SentNow, Series,
-    SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle, Unsubscribing, Unsubscription,
-    WaitReason, Waits,
+    RelayKind, RelayState, RelayStatus, Relays, Reload, ReportError, RestingStatus, Returns,
+    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle, Unsubscribing,
+    Unsubscription, WaitReason, Waits,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,

@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    SharedDoor, audit, events, export, feedback, inbox, jobs, operate, page, preview, records, schedules, series, session,
-    status, submit, suppressions, templates, unsubscribe, webhooks,
+    SharedDoor, audit, events, export, feedback, inbox, jobs, operate, page, preview, records,
+    schedules, series, session, status, submit, suppressions, templates, unsubscribe, webhooks,
 };
 
 /// The name under which the bearer tokens are described.
