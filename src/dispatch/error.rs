@@ -132,7 +132,10 @@ impl Error {
     /// in nothing was kept, so that it may be handed in again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Full { .. } | Error::Quota { .. } | Error::TooManyJobs(_) => true,
+            Error::Full { .. }
+            | Error::SpoolFull { .. }
+            | Error::Quota { .. }
+            | Error::TooManyJobs(_) => true,
             Error::Spool(failure) => !matches!(failure, SpoolError::Damaged { .. }),
             Error::NotSent { .. } => true,
             Error::Mail(_)
@@ -140,6 +143,8 @@ impl Error {
             | Error::KeyReused(_)
             | Error::NoRoute(_)
             | Error::UnknownMail(_)
+            | Error::UnknownName(_)
+            | Error::Ambiguous { .. }
             | Error::Forgotten(_)
             | Error::UnknownRelay(_)
             | Error::TooLate { .. }

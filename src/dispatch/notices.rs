@@ -29,8 +29,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether this node is the one that does for all what a named reader of the journal is for.
 pub(crate) struct Turn {
-    journal: JournalHandle,
-    name: String,
+    /// The reader that is held by whoever's turn it is; none where it is everybody's.
+    reader: Option<(JournalHandle, String)>,
     is_shared: bool,
 }
 
@@ -38,24 +38,26 @@ impl Turn {
     /// A turn of every node: of what can be done by all of them, because it is done once.
     pub fn always() -> Self {
         Turn {
-            orders: None,
-            number: 0,
+            reader: None,
+            is_shared: false,
         }
     }
 
     /// Whether it is this node's turn.
     pub fn is_mine(&self) -> bool {
-        self.journal.holds(&self.name)
+        let reader = self.reader.as_ref();
+        reader.is_none_or(|(journal, name)| journal.holds(name))
     }
 
     /// Waits until that has changed. Takes the turn where nobody has it.
     pub async fn changed(&mut self) {
-        if !self.is_shared {
-            std::future::pending().await
-        }
+        let Some((journal, name)) = self.reader.as_ref().filter(|_| self.is_shared) else {
+            return std::future::pending().await;
+        };
+
         let was_mine = self.is_mine();
         loop {
-            if !was_mine && self.journal.hold(&self.name).await.unwrap_or(false) {
+            if !was_mine && journal.hold(name).await.unwrap_or(false) {
                 return;
             }
             if self.is_mine() != was_mine {
@@ -70,8 +72,7 @@ impl Dispatcher {
     /// Whose turn it is to do what the reader of this name is for.
     pub(crate) fn turn(&self, name: &str) -> Turn {
         Turn {
-            journal: self.journal(),
-            name: name.to_owned(),
+            reader: Some((self.journal(), name.to_owned())),
             is_shared: self.shares_its_spool(),
         }
     }

@@ -178,9 +178,9 @@ impl Client {
                 )
             } else {
                 // DELETE has a body only where that is asked for.
-                let mut with_body = self.agent.delete(request.uri()).force_send_body();
+                let mut with_body = self.agent.delete(request.uri().clone()).force_send_body();
                 for (name, value) in request.headers() {
-                    with_body = with_body.header(name, value);
+                    with_body = with_body.header(name.clone(), value.clone());
                 }
                 let configured = with_body.config().timeout_global(Some(self.timeout));
                 configured.build().send(&body[..])

@@ -14,7 +14,7 @@ use super::journal::entry::{self, Entry as Happened, Head, Told};
 use super::keys::{self, Place};
 use super::queue_head::Entry;
 use super::queue_ids::QueueIds;
-use super::salvage::put_in_order;
+use super::salvage::{Beside, put_in_order};
 use super::stored_mail::{self, CHUNK};
 use super::suppressions;
 use crate::delivery::Event;
@@ -345,7 +345,7 @@ impl<'a, S: Store> Taking<'a, S> {
     /// Derives the rest; what is not whole then is an error.
     pub(in crate::spool) fn finish(mut self, now: Timestamp) -> Result<(), SpoolError> {
         self.flush()?;
-        let ordered = put_in_order(self.store, now, &|_| false)?;
+        let ordered = put_in_order(self.store, now, Beside::default(), &|_| false)?;
         if let Some(missing) = ordered.missing.first() {
             return Err(SpoolError::Unreadable(format!(
                 "what was copied is not whole: {missing}"
