@@ -126,7 +126,7 @@ pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
         .lines()
         .find_map(|line| line.trim().strip_prefix("message-id:"));
     // Its case matters, and the lower case has the same length only for ASCII.
-    let id = id.map(|id| bare(id)).filter(|id| id.is_ascii());
+    let id = id.map(bare).filter(|id| id.is_ascii());
     Prose::Failed(finding, id)
 }
 

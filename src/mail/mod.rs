@@ -42,6 +42,8 @@ pub use error::MailError;
 pub use id::{MailId, MailIdError};
 pub use mending::{Intake, seven_bit};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
+#[cfg(feature = "server")]
+pub(crate) use reading::beginning;
 pub use reading::{HeaderField, Part, PartInfo, Reading};
 pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
 pub use submitter::{Submitter, SubmitterError};

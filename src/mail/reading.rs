@@ -230,7 +230,14 @@ fn cut(text: &str, most: usize, is_cut: &mut bool) -> String {
         return text.to_owned();
     }
     *is_cut = true;
-    text[..text.floor_char_boundary(most)].to_owned()
+    beginning(text, most).to_owned()
+}
+
+/// At most so many bytes of a text, without a part of a character.
+pub(crate) fn beginning(text: &str, most: usize) -> &str {
+    let is_whole = |at: &usize| text.is_char_boundary(*at);
+    let end = (0..=most.min(text.len())).rev().find(is_whole);
+    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

@@ -190,7 +190,9 @@ async fn say(
 /// A token from where this login's tokens come from; `refused` is one that the server did not take.
 async fn fetch(
     auth: &Auth,
-    refused: Option<&SecretString>,
+    #[cfg_attr(not(feature = "providers"), expect(unused_variables))] refused: Option<
+        &SecretString,
+    >,
     patience: Duration,
 ) -> Result<SecretString, Outcome> {
     let fetching = async {

@@ -115,7 +115,7 @@ async fn each_recipient_has_a_return_path_and_a_bounce_finds_its_delivery() {
         "ben's is as it was"
     );
     let expected = ("ada@example.org".to_owned(), "bounce".to_owned());
-    assert_eq!(suppressed(&door).await, [expected.clone()]);
+    assert_eq!(suppressed(&door).await, std::slice::from_ref(&expected));
 
     // The same again is harmless.
     let answer = bring(&mut client, &ada.to_uppercase(), &text).await;

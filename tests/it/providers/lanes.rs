@@ -125,7 +125,7 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
         let status = engine.status(*id).await.unwrap();
         assert_eq!(status.deliveries[0].attempts_counted, 0, "{status:#?}");
     }
-    told(&engine, |kind| matches!(kind, EventKind::RelayUp { .. })).await;
+    told(&engine, |kind| matches!(kind, EventKind::RelayUp)).await;
     for id in ids {
         let status = tokio::time::timeout(PATIENCE, engine.wait(id)).await;
         let status = status.unwrap().unwrap();

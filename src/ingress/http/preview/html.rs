@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::mail::Part;
+use crate::mail::{Part, beginning};
 
 /// The most bytes of images of the mail that are put into its HTML.
 const MAX_IMAGES: usize = 8 * 1024 * 1024;
@@ -83,7 +83,7 @@ impl FromStr for Images {
 /// name by `cid:`.
 pub(super) fn cleaned(html: &str, shown: &[Part], images: Images, theme: Theme) -> String {
     let whole = html.len();
-    let html = within_bounds(&html[..html.floor_char_boundary(MAX_HTML)]);
+    let html = within_bounds(beginning(html, MAX_HTML));
     let is_cut = html.len() < whole;
     let by_id = data_urls(shown);
     let mut builder = Builder::default();
