@@ -57,11 +57,18 @@ impl OpenQueues {
 
         let mut routes = self.routes.clone();
         if !self.resting.is_empty() {
-            let rests = |route: &Route| {
-                let rest = self.resting.get(route);
-                rest.is_some_and(|rest| now < rest.until)
-            };
-            routes.retain(|route| !rests(route));
+            // One that was not read before is asked for alone, and every other time at most, so that
+            // it stops none of the others again.
+            routes.retain(|route| !self.resting.contains_key(route));
+            if self.asked.is_multiple_of(2) || routes.is_empty() {
+                let is_due = |route: &&Route| {
+                    let rest = self.resting.get(route);
+                    rest.is_some_and(|rest| now >= rest.until)
+                };
+                if let Some(route) = self.routes.iter().find(is_due) {
+                    return vec![route.clone()];
+                }
+            }
         }
         if !routes.is_empty() {
             let first = self.asked % routes.len();

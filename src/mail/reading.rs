@@ -15,6 +15,8 @@ const MAX_TEXT: usize = 512 * 1024;
 /// The most bytes of a header field.
 const MAX_FIELD: usize = 16 * 1024;
 
+/// How often a message may name what others stand in.
+const MAX_NESTED: usize = 200;
 /// The most header fields, and the most parts.
 const MAX_ENTRIES: usize = 500;
 
@@ -85,7 +87,7 @@ pub struct Part {
 impl Reading {
     /// Takes a message apart. Nothing is refused: of what is no message there is nothing.
     pub fn of(message: &[u8]) -> Self {
-        let Some(parsed) = MessageParser::default().parse(message) else {
+        let Some(parsed) = parse(message) else {
             return Reading::default();
         };
         let mut is_cut = false;
@@ -138,7 +140,7 @@ impl Reading {
 
     /// The HTML of a message, with the parts that it may show: those with a Content-ID.
     pub fn html(message: &[u8]) -> Option<(String, Vec<Part>)> {
-        let parsed = MessageParser::default().parse(message)?;
+        let parsed = parse(message)?;
         let html = html_of(&parsed)?.to_owned();
         let shown = numbered(&parsed)
             .filter(|(_, part)| part.content_id().is_some())
@@ -153,7 +155,7 @@ impl Reading {
 
     /// One part of a message, by its number.
     pub fn part(message: &[u8], n: usize) -> Option<Part> {
-        let parsed = MessageParser::default().parse(message)?;
+        let parsed = parse(message)?;
         let (_, part) = numbered(&parsed).find(|(number, _)| *number == n)?;
         Some(Part {
             info: info(&parsed, n, part),
@@ -233,6 +235,22 @@ fn cut(text: &str, most: usize, is_cut: &mut bool) -> String {
     beginning(text, most).to_owned()
 }
 
+/// Takes a message apart, unless messages may stand in one another so deep in it that whoever walks
+/// down to the last one runs out of stack: that ends the whole process.
+pub(crate) fn parse(message: &[u8]) -> Option<Message<'_>> {
+    let nests = [&b"message/"[..], b"digest"];
+    let is_there = |at: usize, kind: &[u8]| {
+        let end = message.get(at..at + kind.len());
+        end.is_some_and(|found| found.eq_ignore_ascii_case(kind))
+    };
+    let found = (0..message.len()).filter(|at| nests.iter().any(|kind| is_there(*at, kind)));
+    if found.take(MAX_NESTED + 1).count() > MAX_NESTED {
+        return None;
+    }
+
+    MessageParser::default().parse(message)
+}
+
 /// At most so many bytes of a text, without a part of a character.
 pub(crate) fn beginning(text: &str, most: usize) -> &str {
     let is_whole = |at: &usize| text.is_char_boundary(*at);
@@ -289,6 +307,18 @@ mod tests {
         let n = reading.parts[3].n;
         assert_eq!(Reading::part(MESSAGE, n).unwrap().content, b"x");
         assert_eq!(Reading::part(MESSAGE, 99), None);
+    }
+
+    #[test]
+    fn messages_in_messages_without_end_do_not_end_the_process() {
+        let deep = "Content-Type: message/rfc822\r\n\r\n".repeat(20_000);
+        let parts = "Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\n".repeat(20_000);
+        for message in [deep, parts] {
+            assert!(parse(message.as_bytes()).is_none());
+            assert_eq!(Reading::of(message.as_bytes()), Reading::default());
+        }
+        let few = "Content-Type: message/rfc822\r\n\r\n".repeat(100);
+        assert!(parse(few.as_bytes()).is_some());
     }
 
     #[test]

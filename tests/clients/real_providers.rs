@@ -421,7 +421,7 @@ fn other_fields(message: &Message<'_>) -> BTreeMap<String, String> {
     let told = ["from", "to", "cc", "reply-to", "subject"];
     let fields = message.headers_raw().filter_map(|(name, value)| {
         let name = name.to_lowercase();
-        let lines: Vec<&str> = value.split("\r\n").map(str::trim).collect();
+        let lines: Vec<&str> = value.split('\n').map(str::trim).collect();
         (!told.contains(&name.as_str())).then(|| decoded((name, lines.join(" ").trim().to_owned())))
     });
     fields.collect()

@@ -3,9 +3,10 @@
 
 use std::io;
 
-use mail_parser::{MessageParser, MimeHeaders};
+use mail_parser::MimeHeaders;
 
 use crate::cli::screen::{Screen, TextStyle, counted, plain, tinted};
+use crate::mail::parsed as parse;
 
 /// The most lines of a mail's text that are shown.
 const SHOWN_LINES: usize = 200;
@@ -26,7 +27,7 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
         ])?;
     }
     screen.line(&[])?;
-    let Some(parsed) = MessageParser::default().parse(message) else {
+    let Some(parsed) = parse(message) else {
         return Ok(());
     };
     let text = parsed.body_text(0).unwrap_or_default();

@@ -69,6 +69,8 @@ const WITH_BODY: [(&str, &str); 5] = [
         events::MissedEvents,
         events::SkippedEvents,
         export::Format,
+        preview::html::Images,
+        preview::html::Theme,
         crate::GroupBy
     )),
 )]

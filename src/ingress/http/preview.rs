@@ -4,7 +4,7 @@
 //! address of its own whose policy lets nothing in, and parts are attachments whatever they are; the
 //! service fetches nothing for a preview.
 
-mod html;
+pub(super) mod html;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, RawQuery, State};

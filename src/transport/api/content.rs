@@ -6,10 +6,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use mail_parser::{Message, MessagePart, MimeHeaders, PartType};
 
 use super::Mail;
-use crate::mail::Address;
+use crate::mail::{Address, parsed};
 use crate::transport::Transaction;
 
 /// The most levels of parts within parts.
@@ -182,7 +182,7 @@ impl Content {
 /// the header names, and with them as many hidden ones as there is room for. Each hidden one that is
 /// left goes alone, so that he stands in `to` and nobody else sees him.
 pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
-    let parsed = MessageParser::default().parse(&mail.message[..]);
+    let parsed = parsed(&mail.message[..]);
     let named: Vec<Mailbox> = parsed
         .iter()
         .flat_map(|message| [message.to(), message.cc()])
@@ -264,9 +264,9 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
 }
 
 fn parse<'a>(mail: &Mail<'a>) -> Result<Message<'a>, String> {
-    MessageParser::default()
-        .parse(&mail.transaction.message[..])
-        .ok_or_else(|| "the message cannot be taken apart".to_owned())
+    parsed(&mail.transaction.message[..]).ok_or_else(|| {
+        "the message cannot be taken apart, or too many stand in one another".to_owned()
+    })
 }
 
 fn mailboxes(list: &mail_parser::Address<'_>) -> Vec<Mailbox> {

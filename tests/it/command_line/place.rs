@@ -208,7 +208,7 @@ fn errors_are_json_where_json_is_asked_for() {
 
     let user = User::with(&[]);
     for (words, code) in [
-        (vec!["status", "no-id", "--json"], 2),
+        (vec!["status", "42", "--json"], 2),
         (vec!["list", "--nonsense", "--json"], 2),
         (vec!["stats", "--json", "--url", "ftp://x"], 2),
         (vec!["stats", "--json", "--url", "http://127.0.0.1:1"], 75),

@@ -286,7 +286,10 @@ impl Watch {
 /// The custom element that shows a status in a page: `<postrider-status src="…">`.
 #[utoipa::path(
     get, path = "/status.js", tag = "status", operation_id = "public_status_script",
-    responses((status = 200, description = "A module of JavaScript", body = String, content_type = "text/javascript")),
+    responses(
+        (status = 200, description = "A module of JavaScript", body = String, content_type = "text/javascript"),
+        (status = 404, description = "`[status]` is off"),
+    ),
 )]
 pub(super) async fn script(State(door): State<SharedDoor>) -> Result<Response, Problem> {
     door.status.as_ref().ok_or_else(unknown)?;
