@@ -32,7 +32,15 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
     let service = Service::start(configured(dir.path(), &config));
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
     // More events than are kept in memory for all.
-    service.hand_in_many("user", 10_000, "123456");
+    for batch in 0..20 {
+        let mail = |n| {
+            let to = format!("user{batch}-{n}@example.org");
+            serde_json::json!({"from": "shop@example.com", "to": to, "subject": "Hello", "text": "123456"})
+        };
+        let mails: Vec<_> = (0..500).map(mail).collect();
+        let batch = serde_json::json!({ "mails": mails }).to_string();
+        assert_eq!(service.post("/v1/mails/batch", &batch).status, 202);
+    }
 
     let before = service.memory();
     let mut followers: Vec<TcpStream> = (0..200).map(|_| follow(&service)).collect();
