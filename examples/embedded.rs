@@ -30,6 +30,7 @@ async fn register(
         Error::Mail(_) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
+
     let mail = Mail::builder()
         .from("Shop <shop@example.com>")
         .to(registration.email)
@@ -39,6 +40,7 @@ async fn register(
         .expires_in(minutes(5))
         .build()
         .map_err(|error| refuse(error.into()))?;
+
     let receipt = postrider.submit(mail).await.map_err(refuse)?;
     Ok((StatusCode::ACCEPTED, receipt.id.to_string()))
 }
@@ -48,6 +50,7 @@ async fn main() -> Outcome<()> {
     let keep_serving = std::env::args().nth(1).as_deref() == Some("serve");
     // A server that means it has a directory that stays.
     let spool = tempfile::tempdir()?;
+
     let relay =
         Relay::smtp(&std::env::var("RELAY_URL").unwrap_or("capture://".into()))?.name("relay");
     let postrider = Dispatcher::builder()
@@ -66,6 +69,7 @@ async fn main() -> Outcome<()> {
     })
     .await?;
     let address = listener.local_addr()?;
+
     let server = axum::serve(listener, app);
     if keep_serving {
         println!("curl --json '{{\"email\": \"ada@example.org\"}}' http://{address}/register");
@@ -78,6 +82,7 @@ async fn main() -> Outcome<()> {
             shown = register_while_no_mail_can_leave(&postrider, address) => shown?,
         }
     }
+
     postrider.shutdown(Drain::within(seconds(10))).await?;
     Ok(())
 }
@@ -95,16 +100,19 @@ async fn register_while_no_mail_can_leave(
             .body_mut()
             .read_to_string()
     };
+
     let id = tokio::task::spawn_blocking(request).await??.parse()?;
     println!(
         "/register answered after {:.1?}; mail {id} is {}",
         began.elapsed(),
         postrider.status(id).await?.state
     );
+
     postrider.resume("relay").await?;
     println!(
         "and when mail could leave again, it was {}",
         postrider.wait(id).await?.state
     );
+
     Ok(())
 }

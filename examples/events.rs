@@ -14,6 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .start()
         .await?;
     let mut events = postrider.events();
+
     let to = |name: &str| {
         let mail = Mail::builder()
             .from("Shop <shop@example.com>")
@@ -49,6 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             None => break,
         }
     }
+
     postrider.shutdown(Drain::within(seconds(5))).await?;
     Ok(())
 }
@@ -66,6 +68,7 @@ fn in_words(event: &Event) -> String {
         .as_ref()
         .map(|to| format!(" {to}"))
         .unwrap_or_default();
+
     let more = match &event.kind {
         EventKind::Attempted { attempt } => {
             format!(
@@ -80,6 +83,7 @@ fn in_words(event: &Event) -> String {
         EventKind::RelayDown { reason } => format!(": {reason}"),
         _ => String::new(),
     };
+
     let mail = event.mail.map(|id| id.to_string()).unwrap_or_default();
     format!("{} {mail} {}{about}{more}", event.at, event.kind.as_str())
 }

@@ -42,5 +42,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("\n{}", String::from_utf8_lossy(&mail.message));
     }
     mailer.shutdown(Drain::within(seconds(5))).await?;
+
     Ok(())
 }

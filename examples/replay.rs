@@ -45,6 +45,7 @@ async fn survive() -> Outcome<()> {
         .lines()
         .map(str::parse)
         .collect::<Result<_, _>>()?;
+
     println!(
         "the first process accepted {} mails and ended with {}",
         accepted.len(),
@@ -60,11 +61,13 @@ async fn survive() -> Outcome<()> {
         "the second process delivered {} of them",
         capture.captured().len()
     );
+
     assert_eq!(
         (accepted.len(), capture.captured().len()),
         (100, 100),
         "a receipt is a promise"
     );
+
     postrider.shutdown(Drain::within(seconds(5))).await?;
     Ok(())
 }

@@ -85,6 +85,7 @@ impl Actor for Application {
             }
             _ => {}
         }
+
         Ok(())
     }
 }
@@ -104,12 +105,14 @@ impl State {
             println!("{to} is not greeted: the engine is not there");
             return Ok(());
         };
+
         let mail = Mail::builder()
             .from("shop@example.com")
             .to(to)
             .subject("Hello")
             .text("Good to have you.")
             .build()?;
+
         let receipt = postrider.submit(mail).await?;
         println!("mail {} is accepted", receipt.id);
         Ok(())

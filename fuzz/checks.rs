@@ -1,5 +1,5 @@
-//! What must hold for any input, one function for each fuzz target. `tests/it/corpus.rs` runs the same
-//! over the corpora, so that what a fuzzer once found stays found without one.
+//! What must hold for any input, one function for each fuzz target. `tests/it/corpus.rs` runs the
+//! same over the corpora, so that what a fuzzer once found stays found without one.
 
 #![allow(dead_code, reason = "each fuzz target uses one of them")]
 #![allow(clippy::unwrap_used, reason = "a panic is what a fuzzer looks for")]

@@ -35,9 +35,10 @@
 //! # Layers
 //!
 //! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
-//! `content` (templates) · [`policy`] (decisions), [`feedback`] (what reports say) · [`spool`], [`transport`], [`observe`] (keep, send, tell) · [`dispatch`]
-//! (the engine) · `notify` (webhooks) · `ingress` (doors) · `config` · `cli`. The last three come with the feature
-//! `server`, which is on by default; the engine alone is `default-features = false`.
+//! `content` (templates) · [`policy`] (decisions), [`feedback`] (what reports say) · [`spool`],
+//! [`transport`], [`observe`] (keep, send, tell) · [`dispatch`] (the engine) · `notify` (webhooks)
+//! · `ingress` (doors) · `config` · `cli`. The last three come with the feature `server`, which is
+//! on by default; the engine alone is `default-features = false`.
 //!
 //! ARCHITECTURE.md walks this way with the files beside it, and lists the invariants: for each the
 //! file that makes it and the test that fails without it.

@@ -51,22 +51,26 @@ impl Life {
             next,
             is_last,
         };
+
         let mut command = Command::new(env::current_exe().unwrap());
         command
             .args(["--exact", NAME, "--nocapture"])
             .envs(orders.into_environment());
+
         let mut process = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let words = BufReader::new(process.stderr.take().unwrap());
+
         let ledger = Arc::clone(ledger);
         let listener = std::thread::spawn(move || {
             for line in words.lines() {
                 ledger.lock().hear(&line.unwrap());
             }
         });
+
         Life {
             process,
             listener: Some(listener),
@@ -110,6 +114,7 @@ async fn verify(spool: &Path, ledger: &Mutex<Ledger>) {
         .await
         .unwrap()
         .unwrap();
+
     assert_eq!(verified.problems, Vec::<String>::new());
     assert_eq!(verified.quarantined, 0);
     let acknowledged = ledger.lock().acknowledged();
@@ -118,6 +123,7 @@ async fn verify(spool: &Path, ledger: &Mutex<Ledger>) {
         "{} of {acknowledged} mails are there",
         verified.mails
     );
+
     what_is_told_is_what_is_there(spool).await;
 }
 
@@ -141,6 +147,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
     }
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let kills = number("CRASH_KILLS").unwrap_or(30);
+
     let seed = number("CRASH_SEED").unwrap_or_else(rand::random);
     println!("CRASH_SEED={seed}");
     let began = Instant::now();
@@ -148,6 +155,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
     let relay = moody_relay(seed).await;
+
     let ledger = Arc::new(Mutex::new(Ledger::new()));
     for kill in 1..=kills {
         let mut life = Life::begin(&spool, &relay, &ledger, false);
@@ -171,16 +179,19 @@ async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
             verify(&spool, &ledger).await;
         }
     }
+
     let last = Life::begin(&spool, &relay, &ledger, true);
     assert!(last.end().await, "{:?}", ledger.lock().problems());
     relay.open_connections_fall_to(0).await;
     verify(&spool, &ledger).await;
+
     let ledger = std::mem::take(&mut *ledger.lock());
     let (figures, problems) = ledger.judge(&relay.transactions());
     println!(
         "{figures}elapsed                            {:.0?}",
         began.elapsed()
     );
+
     assert_eq!(problems, Vec::<String>::new());
     assert!(
         figures.acknowledged as u64 > kills * 20,

@@ -111,5 +111,6 @@ fn sources() -> Vec<PathBuf> {
             }
         }
     }
+
     found
 }

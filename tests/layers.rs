@@ -176,11 +176,13 @@ impl Reader {
             }
             at += 3;
         }
+
         self.found.push(Found {
             path,
             ours: true,
             line,
         });
+
         at - 1
     }
 }
@@ -229,11 +231,13 @@ impl Judge<'_> {
     fn inner_path(&self, path: &[String]) -> Option<String> {
         let first = path.first()?;
         let shown = path.join("::");
+
         // A name at the crate's root stands for the room that it comes from.
         let (to, name) = match self.handed_out.get(first) {
             Some(room) => (room, Some(first)),
             None => (first, path.get(1)),
         };
+
         let Some(height) = height(to) else {
             return Some(format!("`{shown}` leads to no layer"));
         };
@@ -243,6 +247,7 @@ impl Judge<'_> {
         if Some(height) >= self::height(self.room) {
             return Some(format!("{} looks up or aside to `{shown}`", self.room));
         }
+
         let is_handed_out = name.is_some_and(|name| self.handed_out.get(name) == Some(to));
         let is_closed = self.room == "ingress" && to != OPEN_TO_DOORS && !is_handed_out;
         is_closed.then(|| format!("a door sees `{shown}`, which the library hands out to nobody"))
@@ -267,11 +272,13 @@ fn handed_out(library: &str) -> BTreeMap<String, String> {
         module: Vec::new(),
         found: Vec::new(),
     };
+
     for at in 1..tokens.len() {
         if matches!(&tokens[at - 1], TokenTree::Ident(word) if word == "use") {
             reader.ours(vec![tokens[at].to_string()], &tokens, at + 1, 0);
         }
     }
+
     reader
         .found
         .into_iter()
@@ -285,6 +292,7 @@ fn sources(dir: &Path, below: &str, into: &mut Vec<(String, String)>) {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
+
     entries.sort();
     for path in entries {
         let name = format!("{below}{}", path.file_name().unwrap().to_str().unwrap());
@@ -321,12 +329,14 @@ fn the_layers_of_the_house_hold() {
         "",
         &mut files,
     );
+
     let library = files.iter().find(|(file, _)| file == "lib.rs").unwrap();
     let handed_out = handed_out(&library.1);
     assert!(
         handed_out.len() > 20,
         "the library hands out {handed_out:?}"
     );
+
     let mut problems = Vec::new();
     let mut rooms = 0;
     for (file, source) in files
@@ -341,6 +351,7 @@ fn the_layers_of_the_house_hold() {
         rooms += usize::from(file.ends_with("/mod.rs") && file.matches('/').count() == 1);
         problems.extend(problems_of(file, source, &handed_out));
     }
+
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert_eq!(
         rooms,
@@ -384,6 +395,7 @@ fn the_check_sees_each_way_out_of_a_room() {
     ] {
         assert_eq!(problems(file, source).len(), 1, "{file}: {source}");
     }
+
     for (file, source) in [
         (
             "delivery/mod.rs",

@@ -45,6 +45,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
     } else {
         (2, 30, 1)
     };
+
     let shm = Path::new("/dev/shm");
     let home = if shm.is_dir() {
         tempfile::tempdir_in(shm)
@@ -61,6 +62,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
         rounds,
         Debt::default(),
     );
+
     let failures = first.cut(trials, true);
     assert!(
         failures.is_empty(),
@@ -108,11 +110,13 @@ fn a_life_is_lived_where_one_is_asked_for() {
     ) else {
         return;
     };
+
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
+
     runtime.block_on(load::live(
         Path::new(&dir),
         life.parse().unwrap(),
@@ -128,11 +132,13 @@ fn build_recorder(dir: &Path) -> PathBuf {
         .arg(&recorder)
         .arg(source)
         .args(["-ldl", "-lpthread"]);
+
     assert!(
         cc.status()
             .expect("this test needs a C compiler, `cc`")
             .success()
     );
+
     recorder
 }
 
@@ -158,6 +164,7 @@ impl Recording {
             .filter(|path| path.is_file())
             .map(|path| (path.clone(), std::fs::read(path).unwrap()));
         let files = files.collect();
+
         let mut logs = Vec::new();
         for life in lives {
             let log = home.join(format!("log.{life}"));
@@ -181,6 +188,7 @@ impl Recording {
             );
             logs.push(log);
         }
+
         Recording {
             home: home.to_owned(),
             files,
@@ -195,12 +203,14 @@ impl Recording {
         let cut = random.random_range(self.trace.len() / 10..self.trace.len());
         let mut disk = Disk::new(&self.trace, &self.files, true);
         disk.advance(cut);
+
         disk.image(
             &self.home.join("root/spool"),
             image,
             Mode::ALL[random.random_range(0..Mode::ALL.len())],
             seed,
         );
+
         let mut owed = self.owed.clone();
         self.journal()
             .into_iter()
@@ -213,6 +223,7 @@ impl Recording {
     fn cut(&self, trials: usize, syncs: bool) -> Vec<Failure> {
         let mut points = self.points(trials);
         points.sort_unstable();
+
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .min(8);
@@ -242,6 +253,7 @@ impl Recording {
             .map(|(n, _)| *n);
         let notes: Vec<usize> = notes.collect();
         let syncs = self.trace.heavy_syncs();
+
         let mut random = StdRng::seed_from_u64(trials as u64);
         let mut point = |n: usize| match n % 3 {
             0 => random.random_range(0..=self.trace.len()),
@@ -249,6 +261,7 @@ impl Recording {
                 .min(self.trace.len()),
             _ => syncs[random.random_range(0..syncs.len())],
         };
+
         (0..trials).map(&mut point).collect()
     }
 
@@ -258,6 +271,7 @@ impl Recording {
         let mut disk = Disk::new(&self.trace, &self.files, syncs);
         let mut journal = self.journal().into_iter().peekable();
         let mut debt = self.owed.clone();
+
         let mut failures = Vec::new();
         for (n, cut) in points.iter().enumerate() {
             if n > 0 && n % 100 == 0 {
@@ -287,6 +301,7 @@ impl Recording {
                 }
             }
         }
+
         failures
     }
 }
@@ -313,6 +328,7 @@ fn summary(failures: &[Failure]) -> String {
     for failure in failures {
         *kinds.entry((failure.mode, &failure.during)).or_default() += 1;
     }
+
     let mut text = String::new();
     for ((mode, during), count) in kinds {
         writeln!(
@@ -321,6 +337,7 @@ fn summary(failures: &[Failure]) -> String {
         )
         .unwrap();
     }
+
     for Failure {
         cut,
         mode,
@@ -335,5 +352,6 @@ fn summary(failures: &[Failure]) -> String {
         )
         .unwrap();
     }
+
     text
 }

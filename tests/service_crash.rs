@@ -1,5 +1,5 @@
 //! Killed at any moment, the service loses nothing that it has acknowledged. `postrider run` takes
-//! mail over HTTP and SMTP from clients that hand in each mail with one key until it is
+//! mail over HTTP and SMTP from clients that submit each mail with one key until it is
 //! acknowledged, is killed with SIGKILL, and is started again at once; the relay, in this process,
 //! sees everything and survives.
 //!
@@ -74,6 +74,7 @@ fn send_clients(house: &House, book: &Book, stop: &watch::Sender<bool>, seed: u6
             ));
         }
     }
+
     clients
 }
 
@@ -97,6 +98,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     let kills = number("CRASH_KILLS").unwrap_or(20);
     let seed = number("CRASH_SEED").unwrap_or_else(rand::random);
     println!("CRASH_SEED={seed}");
+
     // The long form is to come to 250 receipts a kill and more.
     let most_receipts = if kills < 100 { 150 } else { 700 };
     let began = Instant::now();
@@ -151,18 +153,21 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
             sleep(A_MOMENT).await;
         }
     };
+
     service.lives_until(drained).await;
     let (again, untold) = service.lives_until(told::judge(&hook, &book.mails())).await;
     println!("webhook: {again} messages came more than once");
     assert_eq!(untold, Vec::<String>::new());
     assert!(service.stop().await.success(), "{}", house.log());
     relay.open_connections_fall_to(0).await;
+
     let (figures, mut problems) = book
         .close()
         .judge(&relay.transactions(), &house.verify().await);
     print!("{figures}");
     println!("{}", figures.json(kills, seed, began.elapsed()));
     problems.extend(house.log().lines().map(str::to_owned));
+
     assert_eq!(problems, Vec::<String>::new());
     assert!(
         figures.acknowledged as u64 > kills * 20,

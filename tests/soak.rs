@@ -3,8 +3,8 @@
 //! once they have settled.
 //!
 //! `SOAK_SECONDS=1800 SOAK_RATE=1000 cargo test --release --test soak -- --nocapture` is the long
-//! form. `SOAK_MAX_SIZE=256` keeps finished mail for as long as it fits into so many MiB, in place of
-//! a tenth of the time: then the files must stay below that, whatever went through them.
+//! form. `SOAK_MAX_SIZE=256` keeps finished mail for as long as it fits into so many MiB, in place
+//! of a tenth of the time: then the files must stay below that, whatever went through them.
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
@@ -44,6 +44,7 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
     let dir = tempfile::tempdir().unwrap();
     let sink = RealServer::smtp_sink(&[]);
     let config = configuration(&dir.path().join("spool"), &sink.url(), "");
+
     // Kept for a tenth of the time, so that most of what is accepted is pruned again.
     let kept = (seconds / 10).max(1);
     let max_size = number("SOAK_MAX_SIZE", 0);
@@ -59,6 +60,7 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
         "from": "shop@example.com", "to": "ada@example.org", "subject": "Your code",
         "text": "123456\n".repeat(280), "tags": ["soak"],
     });
+
     let (body, http) = (body.to_string(), service.http);
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -107,8 +109,9 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
     assert_eq!(refused.into_inner(), 0, "{}", service.log());
     assert!(
         accepted >= seconds * rate / 4,
-        "only {accepted} were handed in: the load was none"
+        "only {accepted} were submitted: the load was none"
     );
+
     let begun = Instant::now();
     while service.get("/v1/stats").json()["delivered"]
         .as_u64()
@@ -148,12 +151,14 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
     let quarter = samples.len() / 4;
     let mean = |of: Measure, part: &[Sample]| part.iter().map(of).sum::<f64>() / part.len() as f64;
     let (second, last) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
+
     let checks: [(&str, Measure, f64); 3] = [
         ("bytes of memory", |sample| sample.memory, 24.0 * MIB),
         ("descriptors", |sample| sample.descriptors, 8.0),
         // Three segments of sled's log, which it cleans in its own time.
         ("bytes of spool", |sample| sample.spool, 48.0 * MIB),
     ];
+
     for (name, of, margin) in checks {
         let (before, after) = (mean(of, second), mean(of, last));
         println!(

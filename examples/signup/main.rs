@@ -47,6 +47,7 @@ async fn sign_up(
         .expires_in(minutes(5))
         .build()
         .map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+
     let receipt = shop.postrider.submit(mail).await;
     let receipt = receipt.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     let url = shop.status.url(receipt.id);
@@ -64,6 +65,7 @@ pub async fn open(listener: TcpListener) -> Outcome<(Dispatcher, watch::Sender<b
         jitter: Jitter::None,
         ..RetryPolicy::default()
     };
+
     // A server that means it has a spool on disk.
     let builder = Dispatcher::builder().relay(relay).retry(retry);
     let postrider = builder.spool_in_memory().start().await?;
@@ -73,11 +75,13 @@ pub async fn open(listener: TcpListener) -> Outcome<(Dispatcher, watch::Sender<b
         tokens: Vec::new(),
         limits: Limits::default(),
     };
+
     // A secret that stays, from a file, where addresses are to hold over a restart.
     let status = StatusSettings {
         secret: format!("{:032x}", rand::random::<u128>()).into(),
         base_url: None,
     };
+
     let door = HttpDoor::bind(settings).await?.with_status(&status);
     let origin = format!("http://{}", door.local_addr());
     let status = door.status_pages().ok_or("there is no status")?;
@@ -92,6 +96,7 @@ pub async fn open(listener: TcpListener) -> Outcome<(Dispatcher, watch::Sender<b
             postrider: postrider.clone(),
             status,
         });
+
     tokio::spawn(async move { axum::serve(listener, app).await });
     Ok((postrider, close))
 }
@@ -106,8 +111,8 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// A mail server for one client that knows no more than it needs: it says 451 to the first two tries
-/// for each recipient.
+/// A mail server for one client that knows no more than it needs: it says 451 to the first two
+/// tries for each recipient.
 async fn make_trouble(listener: TcpListener) -> std::io::Result<()> {
     let mut tries = HashMap::new();
     loop {

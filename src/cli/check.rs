@@ -45,10 +45,12 @@ impl Check {
             .map_or("the defaults and the environment".to_owned(), |path| {
                 path.display().to_string()
             });
+
         let checked = Settings::load(&sources).and_then(|settings| {
             settings.try_on_this_machine()?;
             Ok(settings)
         });
+
         let settings = match checked {
             Ok(settings) => settings,
             Err(mistakes) if self.json => {
@@ -63,12 +65,14 @@ impl Check {
         } else {
             None
         };
+
         let outcome = tried.as_deref().map_or(Ok(()), verdict);
         if self.json {
             let found = (&[][..], settings.warnings());
             print(&file, found, tried.as_deref(), screen)?;
             return Ok(outcome.map_or_else(|e| e.exit_code(), |()| ExitCode::SUCCESS));
         }
+
         for warning in settings.warnings() {
             screen.line(&[tinted("warning: ", TextStyle::Warning), plain(warning)])?;
         }
@@ -79,6 +83,7 @@ impl Check {
         if let Some(tried) = &tried {
             table(tried, screen)?;
         }
+
         outcome.map(|()| ExitCode::SUCCESS)
     }
 }
@@ -145,6 +150,7 @@ async fn connect(settings: &Settings) -> Result<Vec<RelayCheck>, Failure> {
             transport,
         )));
     }
+
     let mut tried = Vec::new();
     for one in tries {
         tried.push(
@@ -152,6 +158,7 @@ async fn connect(settings: &Settings) -> Result<Vec<RelayCheck>, Failure> {
                 .map_err(|e| Failure::Failed(format!("a try was broken off: {e}")))?,
         );
     }
+
     Ok(tried)
 }
 
@@ -169,6 +176,7 @@ async fn attempt(
         Err(Outcome::Unavailable(phase, reason)) => Some((phase, printable(&reason))),
         Err(other) => Some((Phase::Connect, format!("{other:?}"))),
     };
+
     let took_ms = began.elapsed().as_millis();
     let (phase, reason) = failed.unzip();
     RelayCheck {
@@ -196,6 +204,7 @@ fn table(tried: &[RelayCheck], screen: &mut Screen) -> Result<(), Failure> {
             plain(format_args!("{} ms", one.took_ms)),
         ]
     };
+
     let rows = tried.iter().map(row).collect();
     Ok(screen.table(&["RELAY", "URL", "RESULT", "AFTER"], rows, ColumnFit::Wrap)?)
 }
@@ -207,6 +216,7 @@ fn verdict(tried: &[RelayCheck]) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
     }
+
     let names: Vec<&str> = failed.iter().map(|one| one.name.as_str()).collect();
     let message = format!(
         "{} of {} relays cannot be used now: {}",
@@ -214,6 +224,7 @@ fn verdict(tried: &[RelayCheck]) -> Result<(), Failure> {
         tried.len(),
         names.join(", ")
     );
+
     let refused =
         |one: &&RelayCheck| matches!(one.phase, Some(Phase::Tls | Phase::Auth | Phase::Ehlo));
     if failed.iter().any(refused) {

@@ -28,6 +28,7 @@ pub(super) fn raise() -> Option<usize> {
         let most = getrlimit(Resource::Nofile).current?;
         usize::try_from(most).ok()
     }
+
     #[cfg(not(target_os = "linux"))]
     None
 }
@@ -42,9 +43,11 @@ pub(super) fn share(
     let relays = settings.relays.iter().map(|relay| relay.connections);
     let kept = OWN + relays.sum::<usize>();
     let left = all.saturating_sub(kept);
+
     let mut wanted: Vec<&mut usize> = Vec::new();
     wanted.extend(http.map(|limits| &mut limits.connections));
     wanted.extend(smtp.map(|limits| &mut limits.connections));
+
     let sum: usize = wanted.iter().map(|wanted| **wanted).sum();
     if sum <= left {
         return;
@@ -57,6 +60,7 @@ pub(super) fn share(
         wanted = sum,
         "the system allows fewer open files than the doors may have connections; they take fewer"
     );
+
     for connections in wanted {
         let fair = (*connections as u128 * left as u128 / sum as u128) as usize;
         *connections = fair.max(LEAST).min(*connections);
@@ -82,6 +86,7 @@ mod tests {
             share(all, &settings, Some(&mut http), Some(&mut smtp));
             (http.connections, smtp.connections)
         };
+
         assert_eq!(shared(100_000, 8192, 2000), (8192, 2000));
         let (http, smtp) = shared(1024, 8192, 2000);
         assert!(http > 4 * smtp / 2 && smtp > 100 && http + smtp <= 1024 - OWN);

@@ -64,6 +64,7 @@ impl Generate {
             Algorithm::Rsa => rsa_key()?,
             Algorithm::Ed25519 => ed25519_key()?,
         };
+
         let key = SigningKey::from_pem(pem.as_bytes()).map_err(|e| refuse(&self.out, &e))?;
         write_new(&self.out, &pem)?;
 
@@ -77,6 +78,7 @@ impl Generate {
             self.selector,
             self.out.display()
         );
+
         Ok(())
     }
 }

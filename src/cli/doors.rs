@@ -45,10 +45,12 @@ impl BoundDoors {
         let users = smtp.as_ref().map(SmtpDoor::reloader);
         let tokens = http.as_ref().map(HttpDoor::tokens);
         let certificate = http.as_ref().map(HttpDoor::certificate);
+
         let configuration = http.as_ref().map(HttpDoor::configuration);
         if let Some(configuration) = &configuration {
             configuration.replace(settings.given().clone());
         }
+
         let mut open = JoinSet::new();
         // Before anything comes in: what happens from now on is to be told.
         let notices = Notices::of(dispatcher);
@@ -58,10 +60,12 @@ impl BoundDoors {
             let door = door.with_notices(notices.clone());
             open.spawn(door.serve(dispatcher.clone(), closing.clone()));
         }
+
         if let Some(door) = smtp {
             tracing::info!(listen = %door.local_addr(), "SMTP door open");
             open.spawn(door.serve(dispatcher.clone(), closing));
         }
+
         Ok(Doors {
             close,
             open,
@@ -81,16 +85,18 @@ impl Doors {
         settings: &Settings,
         open_files: Option<usize>,
     ) -> Result<BoundDoors, Failure> {
-        let patience = patience(settings);
-        let mut http = settings.http.door(patience);
+        let time_limit = time_limit(settings);
+        let mut http = settings.http.door(time_limit);
+
         let mut smtp = settings
             .smtp
-            .door(settings.spool.max_message_size, patience);
+            .door(settings.spool.max_message_size, time_limit);
         if let Some(all) = open_files {
             let http = http.as_mut().map(|door| &mut door.limits);
             let smtp = smtp.as_mut().map(|door| &mut door.limits);
             descriptors::share(all, settings, http, smtp);
         }
+
         let http = match http {
             Some(door) => {
                 let security = settings.http.security();
@@ -106,6 +112,7 @@ impl Doors {
             }
             None => None,
         };
+
         let smtp = match smtp {
             Some(door) => {
                 let bound = SmtpDoor::bind(door).await;
@@ -113,6 +120,7 @@ impl Doors {
             }
             None => None,
         };
+
         Ok(BoundDoors { http, smtp })
     }
 
@@ -129,14 +137,17 @@ impl Doors {
             let reloaded = users.reload(users_now, files);
             reloaded.map_err(|error| smtp_failure(error, settings))?;
         }
+
         if let Some(tokens) = &self.tokens {
             let replaced = tokens.replace(settings.http.tokens());
             replaced.map_err(|error| http_failure(error, settings))?;
         }
+
         if let Some(certificate) = &self.certificate {
             let replaced = certificate.replace(settings.http.certificate().as_ref());
             replaced.map_err(|error| http_failure(error, settings))?;
         }
+
         if let Some(configuration) = &self.configuration {
             configuration.replace(settings.given().clone());
         }
@@ -155,7 +166,7 @@ impl Doors {
     /// Closes them: nobody new comes in, and what has begun may go on for a while.
     pub(super) async fn close(mut self, settings: &Settings) {
         let _ = self.close.send(true);
-        let within = patience(settings);
+        let within = time_limit(settings);
         let all_ended = async { while self.open.join_next().await.is_some() {} };
         let doors_closed = timeout(within, all_ended);
         let _ = tokio::join!(doors_closed, self.notices.close(within));
@@ -174,7 +185,7 @@ async fn tell(notices: &Notices, settings: &Settings) -> Result<(), Failure> {
 
 /// How long what has begun may go on when the doors close: half of the drain, so that the engine
 /// has the other half.
-fn patience(settings: &Settings) -> Duration {
+fn time_limit(settings: &Settings) -> Duration {
     settings.service.drain_timeout / 2
 }
 

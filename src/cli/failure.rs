@@ -107,6 +107,7 @@ impl Failure {
             Failure::Configuration(Mistakes(mistakes)) => told["mistakes"] = json!(mistakes),
             _ => {}
         }
+
         told
     }
 }

@@ -64,6 +64,7 @@ fn flag(pointer: &str) -> Option<String> {
             }
         },
     }
+
     Some(flag)
 }
 

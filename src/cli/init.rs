@@ -33,6 +33,7 @@ impl Init {
             }
             _ => Failure::Failed(format!("cannot write {shown}: {e}")),
         };
+
         private::make_directory(&self.dir).map_err(failed)?;
         private::write_new(&path, TEMPLATE.as_bytes()).map_err(failed)?;
 
@@ -45,6 +46,7 @@ impl Init {
         ] {
             screen.line(&[plain(line)])?;
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }

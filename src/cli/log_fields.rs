@@ -1,5 +1,5 @@
-//! How the fields of a log line are written as text: `name=value`, and no value can pass for another
-//! field, whoever wrote it.
+//! How the fields of a log line are written as text: `name=value`, and no value can pass for
+//! another field, whoever wrote it.
 
 use std::fmt::{self, Debug};
 
@@ -85,6 +85,7 @@ fn is_sound(text: &str) -> bool {
             _ => {}
         }
     }
+
     !in_string
 }
 

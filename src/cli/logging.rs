@@ -23,6 +23,7 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
                 .map_err(|e| Failure::Failed(format!("cannot log: {e}")))?,
         ),
     };
+
     let colours = log.format == LogFormat::Text
         && stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none();
@@ -37,6 +38,7 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
             .finish()
             .try_init(),
     };
+
     started.map_err(|e| Failure::Failed(format!("cannot log: {e}")))
 }
 
@@ -62,6 +64,7 @@ impl<W: Write> Write for Harmless<W> {
                 false => line.push_str(&format!("\\u{:04x}", u32::from(c))),
             }
         }
+
         self.0.write_all(line.as_bytes())?;
         Ok(bytes.len())
     }
@@ -107,10 +110,12 @@ mod tests {
                 .unwrap();
             String::from_utf8(line).unwrap()
         };
+
         assert_eq!(
             written("to \u{202e}adA\u{7}\r\n", false),
             "to \\u202eadA\\u0007\\u000d\n"
         );
+
         assert_eq!(written("\u{1b}[1mgrün\n", true), "\u{1b}[1mgrün\n");
         assert_eq!(written("\u{1b}[1m", false), "\\u001b[1m");
     }

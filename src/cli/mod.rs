@@ -51,14 +51,14 @@ enum Command {
     Run(run::Run),
     /// Send mails through the real engine into a sink of its own, to see it work
     Demo(demo::Demo),
-    /// Look for mistakes in the configuration
+    /// Check the configuration for mistakes
     Check(check::Check),
     /// Write a commented configuration to start from
     Init(init::Init),
     /// Make a key that signs mail, and print its DNS record
     #[command(subcommand)]
     Dkim(dkim::Dkim),
-    /// Look into the spool of a stopped service
+    /// Inspect the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::Spool),
     /// Measure the engine against yardsticks in the same run; needs Postfix's smtp-sink and
@@ -109,6 +109,7 @@ pub fn main() -> ExitCode {
     if !matches!(cli.command, Command::Client(_)) {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     }
+
     let mut screen = Screen::new();
     let done = match cli.command {
         Command::Run(run) => run.execute().map(|()| ExitCode::SUCCESS),
@@ -120,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Bench(bench) => bench.execute().map(|()| ExitCode::SUCCESS),
         Command::Client(client) => client.execute(Cli::command, &mut screen),
     };
+
     finish(done, as_json)
 }
 

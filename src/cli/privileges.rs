@@ -1,5 +1,5 @@
-//! Rights that the process gives up: it becomes another user where root starts it, and has the system
-//! keep it from writing anywhere but where the settings say.
+//! Rights that the process gives up: it becomes another user where root starts it, and has the
+//! system keep it from writing anywhere but where the settings say.
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,7 @@ fn written(settings: &Settings) -> Vec<PathBuf> {
     if settings.spool.url.is_none() {
         written.push(settings.spool.path.clone());
     }
+
     for relay in &settings.relays {
         let capture = relay.url.parsed().filter(|url| url.scheme() == "capture");
         let path = capture.map(|url| PathBuf::from(url.path()));
@@ -31,11 +32,13 @@ fn written(settings: &Settings) -> Vec<PathBuf> {
         let token = token.and_then(|oauth2| oauth2.refresh_token_file.as_deref());
         written.extend(token.and_then(Path::parent).map(Path::to_owned));
     }
+
     for path in &mut written {
         if path.as_os_str().is_empty() {
             *path = PathBuf::from(".");
         }
     }
+
     written
 }
 
@@ -54,6 +57,7 @@ impl Identity {
             let reason = format!("there is no user named `{}`", name.escape_debug());
             mistake("service.user", reason)
         })?;
+
         let group = match &settings.service.group {
             None => user.gid,
             Some(name) => {
@@ -64,6 +68,7 @@ impl Identity {
                     .gid
             }
         };
+
         if geteuid() == user.uid {
             return Ok(None);
         }
@@ -71,6 +76,7 @@ impl Identity {
             let reason = "is another user than this one, and only root can become somebody else";
             return Err(mistake("service.user", reason.to_owned()));
         }
+
         Ok(Some(Identity {
             name: user.name,
             user: user.uid,
@@ -89,12 +95,14 @@ impl Identity {
             setgid(self.group)?;
             setuid(self.user)
         };
+
         become_it().map_err(|e| fail(&e.to_string()))?;
         let is_it = geteuid() == self.user && getegid() == self.group;
         if !is_it || setuid(nix::unistd::Uid::from_raw(0)).is_ok() {
             return Err(fail("the system did not take the rights of root away"));
         }
         tracing::info!(user = self.name, "the rights of root are given up");
+
         Ok(())
     }
 }
@@ -115,8 +123,8 @@ impl Identity {
     }
 }
 
-/// Makes the directories that the service writes into, as far as they are missing, and gives those that
-/// it made to whoever it becomes.
+/// Makes the directories that the service writes into, as far as they are missing, and gives those
+/// that it made to whoever it becomes.
 pub(super) fn provide(settings: &Settings, identity: Option<&Identity>) -> Result<(), Failure> {
     for path in written(settings) {
         let missing: Vec<&Path> = path
@@ -136,6 +144,7 @@ pub(super) fn provide(settings: &Settings, identity: Option<&Identity>) -> Resul
         #[cfg(not(target_os = "linux"))]
         let _ = (missing, identity);
     }
+
     Ok(())
 }
 
@@ -158,6 +167,7 @@ pub(super) fn confine(settings: &Settings) -> Result<(), Failure> {
         let reason = format!("cannot be kept: {reason}");
         Failure::from(settings.mistake("service.confine", reason))
     };
+
     match confined.map_err(|e| cannot(e.to_string()))?.ruleset {
         RulesetStatus::NotEnforced => Err(cannot("this system has no landlock".to_owned())),
         _ => Ok(()),

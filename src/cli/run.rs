@@ -30,6 +30,7 @@ impl Run {
         for warning in settings.warnings() {
             tracing::warn!(%warning, "the configuration had better be mended");
         }
+
         let open_files = descriptors::raise();
         settings.try_on_this_machine()?;
         let identity = Identity::of(&settings)?;
@@ -39,8 +40,10 @@ impl Run {
         if settings.service.confine {
             privileges::confine(&settings)?;
         }
+
         let runtime = super::runtime()?;
         let done = runtime.block_on(serve(sources, settings, open_files, identity));
+
         // What still blocks must not hold up a stop that was asked for.
         runtime.shutdown_timeout(Duration::from_secs(1));
         done
@@ -97,10 +100,12 @@ async fn serve(
         bound = Some(Doors::bind(&settings, open_files).await?);
         identity.assume()?;
     }
+
     let dispatcher = tokio::select! {
         started = config::builder(&settings)?.start() => started?,
         () = signals.stop() => return Ok(()),
     };
+
     dispatcher.set_quotas(config::quotas(&settings));
     let opening = async {
         let bound = match bound {
@@ -109,6 +114,7 @@ async fn serve(
         };
         bound.open(&dispatcher, &settings).await
     };
+
     let mut doors = match opening.await {
         Ok(doors) => doors,
         // Nothing has come in, and nothing is said of how it ended.
@@ -117,6 +123,7 @@ async fn serve(
             return Err(failure);
         }
     };
+
     tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %settings.spool.place(), "ready");
     dispatcher.note_start(env!("CARGO_PKG_VERSION")).await;
     tell(&[NotifyState::Ready]);
@@ -129,11 +136,13 @@ async fn serve(
             failure = broken(&dispatcher, &mut doors) => break Err(failure),
         }
     };
+
     if let Err(failure) = &ended {
         tracing::error!(reason = %failure, "the service cannot go on");
     }
     tell(&[NotifyState::Stopping]);
     dispatcher.note_stop().await;
+
     let drain = settings.service.drain_timeout;
     tracing::info!(drain_timeout = %humantime::format_duration(drain), "stopping");
     let closed = tokio::select! {
@@ -143,6 +152,7 @@ async fn serve(
             Ok(())
         }
     };
+
     ended.and(closed)
 }
 
@@ -207,6 +217,7 @@ async fn reload(
             dispatcher.note_reload(Some(failure.to_string())).await;
         }
     }
+
     tell(&[NotifyState::Ready]);
 }
 
@@ -217,6 +228,7 @@ async fn read_and_apply(
     doors: &Doors,
 ) -> Result<Settings, Failure> {
     let sources = sources.clone();
+
     let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
     let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
     let engine = config::reload(&new)?;
@@ -225,11 +237,13 @@ async fn read_and_apply(
         doors.reload_notices(&new).await?;
         Ok(dispatcher.reload(engine).await?)
     };
+
     if let Err(failure) = applied.await {
         doors.reload(old)?;
         doors.reload_notices(old).await?;
         return Err(failure);
     }
+
     dispatcher.templates().replace(&new.templates.loaded());
     dispatcher.set_quotas(config::quotas(&new));
     Ok(new)
@@ -244,10 +258,12 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
     if smtp.tls.is_some() == old.smtp.tls.is_some() {
         smtp.tls.clone_from(&old.smtp.tls);
     }
+
     let rights = |settings: &Settings| {
         let service = &settings.service;
         (service.user.clone(), service.group.clone(), service.confine)
     };
+
     let sections: [(&str, bool); 8] = [
         ("service", differ(&rights(old), &rights(new))),
         ("spool", differ(&old.spool, &new.spool)),
@@ -258,6 +274,7 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
         ("smtp", differ(&old.smtp, &smtp)),
         ("log", differ(&old.log, &new.log)),
     ];
+
     for (section, _) in sections.iter().filter(|(_, differs)| *differs) {
         tracing::warn!(section, "what changed there takes effect at the next start");
     }
@@ -286,27 +303,32 @@ mod tests {
             .start()
             .await
             .unwrap();
+
         let mut settings = Settings::default();
         settings.http.listen = Listen::Off;
         settings.smtp.listen = Listen::Off;
         let bound = Doors::bind(&settings, None).await.unwrap();
         let mut doors = bound.open(&dispatcher, &settings).await.unwrap();
+
         let crashing = async {
             loop {
                 dispatcher.crash("router");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
+
         let failure = tokio::select! {
             failure = broken(&dispatcher, &mut doors) => failure,
             () = crashing => unreachable!("it never ends"),
         };
+
         assert!(
             failure
                 .to_string()
                 .starts_with("the dispatcher has stopped: "),
             "{failure}"
         );
+
         assert!(matches!(failure, Failure::Failed(_)), "exit code 1");
     }
 }

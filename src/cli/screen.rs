@@ -140,6 +140,7 @@ impl Screen {
         } else {
             self.out.write_all(body)?;
         }
+
         if !body.ends_with(b"\n") {
             self.out.write_all(b"\n")?;
         }
@@ -182,11 +183,13 @@ impl Screen {
         for pieces in rows {
             table.add_row(self.row(pieces, fit));
         }
+
         let natural = table.column_max_content_widths();
         let fitting = table.width().map_or_else(
             || natural.clone(),
             |terminal| fitted(&natural, terminal, fit),
         );
+
         for (index, width) in fitting.into_iter().enumerate() {
             // Nothing follows the last column.
             let gap = if index + 1 < natural.len() { GAP } else { 0 };
@@ -196,6 +199,7 @@ impl Screen {
                     .set_constraint(ColumnConstraint::Absolute(Width::Fixed(width + gap)));
             }
         }
+
         writeln!(self.out, "{}", table.trim_fmt())?;
         self.out.flush()
     }
@@ -233,6 +237,7 @@ impl Screen {
         if !self.colour {
             return cell;
         }
+
         match piece.tint {
             TextStyle::Plain => cell,
             TextStyle::Good => cell.fg(Color::DarkGreen),
@@ -261,12 +266,14 @@ fn fitted(natural: &[u16], terminal: u16, fit: ColumnFit) -> Vec<u16> {
         .filter(|column| *column != widest)
         .map(|column| natural[column] + GAP)
         .sum();
+
     let room = terminal.saturating_sub(others + GAP);
     let share = (room / 2)
         .max(room.saturating_sub(natural[last]))
         .max(NARROWEST);
     widths[widest] = natural[widest].min(share);
     widths[last] = natural[last].min(room.saturating_sub(widths[widest]).max(NARROWEST));
+
     widths
 }
 
@@ -402,10 +409,12 @@ mod tests {
             let widths = fitted(&natural, terminal, ColumnFit::Cut);
             assert_eq!((total(&widths), widths[0]), (terminal, 36), "{widths:?}");
         }
+
         assert_eq!(
             fitted(&[36, 9, 6, 10, 60], 100, ColumnFit::Cut),
             [36, 9, 6, 10, 31]
         );
+
         assert_eq!(fitted(&[60, 9, 60], 79, ColumnFit::Wrap), [33, 9, 33]);
         assert_eq!(fitted(&natural, 20, ColumnFit::Cut), [36, 9, 6, 8, 8]);
     }

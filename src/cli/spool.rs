@@ -1,5 +1,5 @@
-//! `postrider spool verify`, `export`, `salvage`, `copy` and `migrate`: what is done to a spool that no
-//! service has open.
+//! `postrider spool verify`, `export`, `salvage`, `copy` and `migrate`: what is done to a spool
+//! that no service has open.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,15 +30,15 @@ pub(super) enum Spool {
     /// nothing
     #[command(override_usage = "postrider spool export [OPTIONS] [SPOOL] <DIR>")]
     Export {
-        /// Where to write; before it the spool's directory or database, that of the configuration when
-        /// absent
+        /// Where to write; before it the spool's directory or database, that of the configuration
+        /// when absent
         #[arg(value_name = "DIR", num_args = 1..=2, required = true)]
         places: Vec<String>,
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Take all of a stopped spool over into a new one: all of it, or nothing. Each is a directory or a
-    /// database (postgres://…); changes nothing in the first
+    /// Take all of a stopped spool over into a new one: all of it, or nothing. Each is a directory
+    /// or a database (postgres://…); changes nothing in the first
     Copy {
         /// The spool
         #[arg(value_name = "FROM")]
@@ -189,9 +189,11 @@ impl ReportArgs {
                 None => Place::Directory(spool.path),
             });
         };
+
         if !named.starts_with("postgres://") && !named.starts_with("postgresql://") {
             return Ok(Place::Directory(named.into()));
         }
+
         let mut database = PostgresSpool::new(named);
         // Where the configuration names a database its schema is meant, whichever server it is on.
         if self.schema.is_none()
@@ -200,6 +202,7 @@ impl ReportArgs {
         {
             database = database.schema(spool.schema);
         }
+
         database
             .check()
             .map_err(|reason| Failure::Usage(format!("the database's URL: {reason}")))?;

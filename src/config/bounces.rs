@@ -13,8 +13,8 @@ use crate::dispatch::Returns;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bounces {
-    /// Return paths are addresses of this domain, one for each delivery; the SMTP door takes reports
-    /// for it without a login.
+    /// Return paths are addresses of this domain, one for each delivery; the SMTP door takes
+    /// reports for it without a login.
     pub domain: Option<String>,
     /// The file that holds what return paths are signed with.
     pub secret_file: Option<PathBuf>,

@@ -39,6 +39,7 @@ impl ClientFile {
             // Asks the system where the variable HOME is not set, as in a daemon's environment.
             .or_else(|| env::home_dir().map(|home| home.join(".config")))
             .map(|dir| dir.join("postrider.toml"));
+
         for path in users.into_iter().chain([PathBuf::from(MACHINE_FILE)]) {
             let text = match fs::read_to_string(&path) {
                 Ok(text) => text,
@@ -56,6 +57,7 @@ impl ClientFile {
             })?;
             return Ok((path, file));
         }
+
         Ok((PathBuf::new(), ClientFile::default()))
     }
 }

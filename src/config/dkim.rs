@@ -35,6 +35,7 @@ impl DkimKey {
                 ),
             );
         }
+
         let label = |part: &str| {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
@@ -47,12 +48,14 @@ impl DkimKey {
                 ),
             );
         }
+
         if self.key_file.as_os_str().is_empty() {
             return report.add(
                 format!("{at}.key_file"),
                 "is missing; `postrider dkim generate` makes one",
             );
         }
+
         match SigningKey::read(&self.key_file) {
             Ok(_) => secret::keep(&format!("{at}.key_file"), &self.key_file, report),
             Err(error @ KeyError::File { .. }) => report.add(format!("{at}.key_file"), error),

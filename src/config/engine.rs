@@ -22,6 +22,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         weights,
     } = reload(settings)?;
     let spool = &settings.spool;
+
     let retry = &settings.retry;
     let mut builder = Dispatcher::builder()
         .spool(&spool.path)
@@ -46,6 +47,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         .weights(weights)
         .suppress_bounces_for(settings.suppression.bounces_for)
         .templates(settings.templates.loaded());
+
     if let Some(size) = spool.max_size {
         builder = builder.max_size(size.as_u64());
     }
@@ -61,6 +63,7 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     if let Some(returns) = settings.bounces.returns().map_err(Error::Configuration)? {
         builder = builder.returns(returns);
     }
+
     let unsubscribing = settings.unsubscribe.unsubscribing();
     if let Some(unsubscribing) = unsubscribing.map_err(Error::Configuration)? {
         builder = builder.unsubscribing(unsubscribing);
@@ -71,10 +74,11 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     for route in routes {
         builder = builder.route(route.matching, route.relays);
     }
+
     Ok(builder)
 }
 
-/// What each token and user may hand in.
+/// What each token and user may submit.
 pub fn quotas(settings: &Settings) -> Vec<(Submitter, Quota)> {
     let quotas = settings.http.quotas().chain(settings.smtp.quotas());
     quotas.collect()
@@ -95,6 +99,7 @@ pub fn reload(settings: &Settings) -> Result<Reload, Error> {
         })?;
         relays.push(relay.dkim(Arc::clone(&keys)));
     }
+
     let routes = settings.routes.iter().cloned();
     let routes = routes
         .map(|route| RouteRule {
@@ -102,11 +107,13 @@ pub fn reload(settings: &Settings) -> Result<Reload, Error> {
             relays: route.relays,
         })
         .collect();
+
     let super::Priorities {
         critical,
         default,
         bulk,
     } = settings.priorities;
+
     Ok(Reload {
         relays,
         routes,
@@ -143,6 +150,7 @@ pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> 
         body,
         final_dot,
     } = configured.timeouts;
+
     let mut relay = transport::Relay::smtp(configured.url.expose())?
         .connections(configured.connections)
         .messages_per_connection(configured.messages_per_connection)
@@ -157,6 +165,7 @@ pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> 
             body,
             final_dot,
         });
+
     if let Some(name) = &configured.name {
         relay = relay.name(name);
     }
@@ -166,6 +175,7 @@ pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> 
     if let Some(name) = &configured.client_name {
         relay = relay.client_name(name);
     }
+
     let port = relay.port();
     let addresses = configured.addresses.iter();
     let addresses: Result<Vec<_>, _> = addresses.map(|given| address(given, port)).collect();
@@ -179,17 +189,20 @@ pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> 
     if let Some(key) = &configured.api_key {
         relay = relay.credentials(Credentials::ApiKey(key.clone()));
     }
+
     if let (Some(id), Some(secret)) = (&configured.access_key_id, &configured.secret_access_key) {
         relay = relay.credentials(Credentials::AccessKey {
             id: id.clone(),
             secret: secret.clone(),
         });
     }
+
     if let Some(endpoint) = &configured.endpoint {
         relay = relay.endpoint(endpoint);
     }
     if let Some(oauth2) = &configured.oauth2 {
         relay = relay.oauth2(oauth2.source(configured.ca_file.clone())?);
     }
+
     Ok(relay)
 }

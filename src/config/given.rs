@@ -61,10 +61,12 @@ fn shown(key: &str, text: &str) -> String {
     if !names_file && SECRET.iter().any(|word| key.contains(word)) {
         return HIDDEN.to_owned();
     }
+
     // An address may bear a password, and so may what only looks like one.
     if !text.contains("://") && !text.contains('@') {
         return text.to_owned();
     }
+
     match Url::parse(text) {
         Ok(mut url) => {
             if url.password().is_some() && url.set_password(Some("…")).is_err() {
@@ -93,6 +95,7 @@ mod tests {
             "status": {"secret": "hunter2", "base_url": "https://mail.example.com"},
             "spool": {"url": "postgres://u:hunter2@db1,db2/app?password=hunter2", "password": "hunter2"},
         });
+
         let shown = without_secrets(&tree).to_string();
         assert!(!shown.contains("hunter2"), "{shown}");
         for part in [

@@ -69,14 +69,14 @@ pub struct Token {
     pub scope: Scope,
     /// How many of its deliveries may be pending.
     pub max_pending: Option<u64>,
-    /// How many mails it may hand in, and in how long a time.
+    /// How many mails it may submit, and in how long a time.
     #[serde(deserialize_with = "units::rate")]
     pub rate: Option<Rate>,
     /// How many recipients its mails may have on one day.
     pub max_per_day: Option<u64>,
     /// The addresses and domains that it may send from; none: all.
     pub from: Vec<String>,
-    /// How long after it is handed in a mail may be sent.
+    /// How long after it is submitted a mail may be sent.
     #[serde(deserialize_with = "units::duration")]
     pub max_delay: Duration,
     /// How long after that time a mail may live.
@@ -85,7 +85,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// What it may hand in, as it stands in the file.
+    /// What it may submit, as it stands in the file.
     fn asked(&self) -> QuotaSettings<'_> {
         QuotaSettings {
             max_pending: self.max_pending,
@@ -129,6 +129,7 @@ impl Default for Http {
             held_bytes,
             ..
         } = Default::default();
+
         Http {
             listen: Listen::At(([127, 0, 0, 1], 8025).into()),
             page: true,
@@ -164,6 +165,7 @@ impl Http {
             drain_timeout: drain,
             ..http::Limits::default()
         };
+
         Some(HttpSettings {
             listen,
             tokens: self.tokens(),
@@ -194,7 +196,7 @@ impl Http {
         self.tokens.iter().map(door_token).collect()
     }
 
-    /// What each of those who may hand mail in may do.
+    /// What each of those who may submit mail may do.
     pub fn quotas(&self) -> impl Iterator<Item = (Submitter, Quota)> {
         let senders = self
             .tokens
@@ -225,6 +227,7 @@ impl Http {
         if asked.listen == Listen::Off {
             asked.listen = listen;
         }
+
         let Some(door) = asked.door(Duration::ZERO) else {
             return;
         };

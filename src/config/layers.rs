@@ -55,6 +55,7 @@ impl Sources {
                 .filter(|name| name.starts_with(PREFIX) || name == LOG_VARIABLE)?;
             Some((name, value.to_string_lossy().into_owned()))
         });
+
         let named = std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty());
         Sources {
             file: file.or(named.map(PathBuf::from)).or_else(default_file),
@@ -116,6 +117,7 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
         .file
         .as_deref()
         .map_or("no file".to_owned(), |path| path.display().to_string());
+
     let whole = |reason: String| {
         Mistakes(vec![Mistake {
             source: file.clone(),
@@ -123,6 +125,7 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
             reason,
         }])
     };
+
     let mut layered = Config::builder();
     if let Some(path) = &sources.file {
         let text = read_toml(path).map_err(|reason| {
@@ -135,6 +138,7 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
         })?;
         layered = layered.add_source(File::from_str(&text, FileFormat::Toml));
     }
+
     let mut variables = BTreeMap::new();
     if let Some(level) = sources.environment.get(LOG_VARIABLE)
         && !level.is_empty()
@@ -144,6 +148,7 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
             .map_err(|e| whole(e.to_string()))?;
         variables.insert("log.level".to_owned(), LOG_VARIABLE.to_owned());
     }
+
     for (key, (variable, value)) in
         environment(&sources.environment).map_err(|e| whole(e.to_string()))?
     {
@@ -159,10 +164,12 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
         })?;
         variables.insert(key, variable);
     }
+
     let meant = nearly_settings(&sources.environment);
     if !meant.is_empty() {
         return Err(Mistakes(meant));
     }
+
     let tree = layered.build().map_err(|e| whole(e.to_string()))?;
     Ok(Layers {
         tree: json(tree.cache),
@@ -205,6 +212,7 @@ fn environment(
             }
         }
     }
+
     Ok(found)
 }
 
@@ -217,9 +225,11 @@ fn nearly_settings(all: &BTreeMap<String, String>) -> Vec<Mistake> {
             .filter(|part| !part.is_empty() && !part.bytes().all(|byte| byte.is_ascii_digit()));
         parts.collect::<Vec<_>>().join("_").to_uppercase()
     };
+
     let keys: BTreeMap<String, String> = template_keys()
         .map(|key| (format!("{PREFIX}_{}", flat(&key)), key))
         .collect();
+
     let mut meant = Vec::new();
     for name in all.keys().filter(|name| !name.contains("__")) {
         let Some(key) = keys.get(&flat(name)) else {
@@ -242,6 +252,7 @@ fn nearly_settings(all: &BTreeMap<String, String>) -> Vec<Mistake> {
             ),
         });
     }
+
     meant
 }
 

@@ -44,6 +44,7 @@ impl Log {
         // else.
         // The variable of all Rust programs may well name one.
         let is_ours = report.source_of("log.level") != LOG_VARIABLE;
+
         let word = is_ours && !self.level.contains(['=', ',', '[']);
         if (word
             && self

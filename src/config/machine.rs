@@ -54,14 +54,17 @@ fn try_spool(spool: &Path) -> Result<(), (&Path, Error)> {
         .ancestors()
         .find(|path| path.as_os_str().is_empty() || path.symlink_metadata().is_ok())
         .unwrap_or(spool);
+
     let at = if nearest.as_os_str().is_empty() {
         Path::new(".")
     } else {
         nearest
     };
+
     if !at.is_dir() {
         return Err((nearest, ErrorKind::NotADirectory.into()));
     }
+
     let probe = at.join(format!(".postrider-check-{}", std::process::id()));
     fs::create_dir(&probe)
         .and_then(|()| fs::remove_dir(&probe))
@@ -75,6 +78,7 @@ fn try_spool(spool: &Path) -> Result<(), (&Path, Error)> {
                 .map_err(|error| (spool, Error::new(error.kind(), format!("{name}: {error}"))))?;
         }
     }
+
     Ok(())
 }
 

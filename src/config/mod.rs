@@ -137,7 +137,7 @@ pub struct Settings {
 
 impl Settings {
     /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was
-    /// loaded needs no file any more, certificates aside.
+    /// loaded needs no file any more, except certificates.
     ///
     /// # Errors
     /// Everything that is wrong.
@@ -153,7 +153,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The section `spool`, for whoever wants nothing else: what is wrong elsewhere does not matter.
+    /// The section `spool`, for whoever wants nothing else: what is wrong elsewhere does not
+    /// matter.
     ///
     /// # Errors
     /// What is wrong with the file, or with the section `spool`.
@@ -231,6 +232,7 @@ impl Settings {
         self.smtp.check(report);
         listeners::check(self, report);
         self.log.check(report);
+
         for (key, memory) in [
             ("http.max_memory", self.http.max_memory),
             ("smtp.max_memory", self.smtp.max_memory),

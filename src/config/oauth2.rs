@@ -67,6 +67,7 @@ impl OAuth2Settings {
                 secret::keep(&format!("{at}.{key}"), file, report);
             }
         }
+
         match self.grant {
             GrantKind::ClientCredentials if self.client_id.is_none() => {
                 report.add(format!("{at}.client_id"), "is missing");
@@ -92,6 +93,7 @@ impl OAuth2Settings {
             std::fs::read_to_string(path)
                 .map_err(|e| RelayError::OAuth2(format!("cannot read {}: {e}", path.display())))
         };
+
         let grant = match self.grant {
             GrantKind::ClientCredentials => Grant::ClientCredentials,
             GrantKind::RefreshToken => {
@@ -122,6 +124,7 @@ impl OAuth2Settings {
                 }
             }
         };
+
         let request = TokenRequest {
             token_url: self.token_url.clone(),
             grant,
@@ -130,6 +133,7 @@ impl OAuth2Settings {
             scope: self.scope.clone(),
             ca_file,
         };
+
         OAuth2::new(request).map(Arc::new)
     }
 }

@@ -1,4 +1,4 @@
-//! What a token or an SMTP user may hand in. The keys are the same for both.
+//! What a token or an SMTP user may submit. The keys are the same for both.
 
 use std::time::Duration;
 
@@ -37,15 +37,17 @@ impl QuotaSettings<'_> {
             if bound == Some(0) {
                 report.add(
                     format!("{at}.{key}"),
-                    "is 0, so that nothing could be handed in",
+                    "is 0, so that nothing could be submitted",
                 );
             }
         }
+
         for (n, text) in self.from.iter().enumerate() {
             if let Err(error) = text.parse::<SenderPattern>() {
                 report.add(format!("{at}.from[{n}]"), error);
             }
         }
+
         if self.max_lifetime.is_zero() {
             report.add(
                 format!("{at}.max_lifetime"),

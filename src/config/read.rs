@@ -80,6 +80,7 @@ fn read_as_toml(node: Option<&mut Json>) -> bool {
     let Json::String(text) = &*node else {
         return false;
     };
+
     let Ok(mut parsed) = format!("value = {text}").parse::<toml::Table>() else {
         return false;
     };
@@ -116,6 +117,7 @@ fn reason(error: &str, path: &str) -> String {
             None => format!("is not a key; the keys here are {}", known.join(", ")),
         };
     }
+
     if error.starts_with("unknown variant") {
         return format!(
             "`{}` is none of {}",
@@ -123,6 +125,7 @@ fn reason(error: &str, path: &str) -> String {
             known.join(", ")
         );
     }
+
     if SECRETS.iter().any(|secret| path.ends_with(secret)) {
         return "must be text in quotes".to_owned();
     }

@@ -46,7 +46,8 @@ pub struct Relay {
     pub allow_plaintext_password: bool,
     /// The certificate authority to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
-    /// Where the host is, instead of what DNS says: addresses, each with a port if it is not the URL's.
+    /// Where the host is, instead of what DNS says: addresses, each with a port if it is not the
+    /// URL's.
     pub addresses: Vec<String>,
     /// What we call ourselves in EHLO.
     pub client_name: Option<String>,
@@ -146,6 +147,7 @@ impl Default for TimeOuts {
             body,
             final_dot,
         } = Default::default();
+
         TimeOuts {
             connect,
             greeting,
@@ -171,6 +173,7 @@ impl TimeOuts {
             body,
             final_dot,
         } = *self;
+
         [
             ("connect", connect),
             ("greeting", greeting),
@@ -226,18 +229,21 @@ impl Relay {
             (at, "password"),
             report,
         );
+
         secret::settle(
             &mut self.api_key,
             self.api_key_file.as_deref(),
             (at, "api_key"),
             report,
         );
+
         secret::settle(
             &mut self.secret_access_key,
             self.secret_access_key_file.as_deref(),
             (at, "secret_access_key"),
             report,
         );
+
         if let Some(oauth2) = &mut self.oauth2 {
             oauth2.check(&format!("{at}.oauth2"), report);
         }
@@ -245,18 +251,21 @@ impl Relay {
             pem::check_certificates(path, format!("{at}.ca_file"), report);
         }
         self.check_url(at, report);
+
         if !(1..=1024).contains(&self.connections) {
             report.add(
                 format!("{at}.connections"),
                 format!("is {}, and must be 1 to 1024", self.connections),
             );
         }
+
         if self.messages_per_connection == 0 {
             report.add(
                 format!("{at}.messages_per_connection"),
                 "is 0, and must be at least 1",
             );
         }
+
         for (key, span) in self.timeouts.named() {
             if span.is_zero() {
                 report.add(
@@ -275,6 +284,7 @@ impl Relay {
                 "is missing; such as smtp+starttls://user@smtp.example.com:587, or capture://",
             );
         }
+
         match engine::relay(self).and_then(|relay| relay.validate()) {
             Err(RelayError::Url(reason)) => return report.add(key, reason),
             Err(error @ RelayError::Name(_)) => report.add(format!("{at}.name"), error),
@@ -300,10 +310,12 @@ impl Relay {
             // Told by its own key.
             Err(RelayError::Range(_) | RelayError::OAuth2(_)) | Ok(()) => {}
         }
+
         let Some(url) = self.url.parsed() else { return };
         if url.scheme().ends_with("+api") {
             return;
         }
+
         if url.scheme() == "smtp"
             && !url.username().is_empty()
             && !is_near(&url)
@@ -315,6 +327,7 @@ impl Relay {
                  smtps://, or set allow_plaintext_password = true where the way there is secured",
             );
         }
+
         let (user, inside) = (!url.username().is_empty(), url.password().is_some());
         if user && !inside && self.password.is_none() && self.oauth2.is_none() {
             report.add(
@@ -322,6 +335,7 @@ impl Relay {
                 "is missing, and the url names a user; or add `password`",
             );
         }
+
         if !user && self.password.is_some() {
             report.add(
                 key,
@@ -363,6 +377,7 @@ pub(super) fn check(relays: &mut [Relay], report: &mut Report<'_>) {
             "is missing, so that mail could go nowhere; add one [[relays]] with a `url` (capture:// sends nothing)",
         );
     }
+
     let mut names: Vec<String> = Vec::new();
     for (n, relay) in relays.iter_mut().enumerate() {
         let at = format!("relays[{n}]");

@@ -17,7 +17,7 @@ pub struct Retry {
     pub schedule: Vec<Duration>,
     /// How many tries count before a delivery is dead; without a number, expiry decides.
     pub max_attempts: Option<u32>,
-    /// How long after accept a mail is worthless that does not say so itself.
+    /// How long after accept a mail expires that names no time of its own.
     #[serde(deserialize_with = "units::duration")]
     pub expire_after: Duration,
     /// Whether the delays are spread.
@@ -68,6 +68,7 @@ impl Retry {
                 "is empty; give at least one delay, such as 60s",
             );
         }
+
         if self.max_attempts == Some(0) {
             report.add("retry.max_attempts", "is 0, and must be at least 1");
         }

@@ -42,12 +42,14 @@ impl From<RelayMatch> for Match {
             tag,
             priority,
         } = asked;
+
         let in_ascii = |list: Vec<String>| {
             let patterns = list.into_iter();
             patterns
                 .map(|pattern| in_ascii(&pattern).unwrap_or(pattern))
                 .collect()
         };
+
         Match {
             recipient_domain: in_ascii(recipient_domain),
             sender_domain: in_ascii(sender_domain),
@@ -63,6 +65,7 @@ impl RelayMatch {
             ("recipient_domain", &self.recipient_domain),
             ("sender_domain", &self.sender_domain),
         ];
+
         for (key, list) in domains {
             for (n, pattern) in list.iter().enumerate() {
                 if in_ascii(pattern).is_none() {
@@ -75,6 +78,7 @@ impl RelayMatch {
                 }
             }
         }
+
         for (n, tag) in self.tag.iter().enumerate() {
             if tag.is_empty() {
                 report.add(
@@ -108,6 +112,7 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
         );
         report.add("routes", reason);
     }
+
     let mut catch_all = None;
     for (n, route) in routes.iter().enumerate() {
         let at = format!("routes[{n}]");

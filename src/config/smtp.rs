@@ -71,14 +71,14 @@ pub struct User {
     pub password_file: Option<PathBuf>,
     /// How many of their deliveries may be pending.
     pub max_pending: Option<u64>,
-    /// How many mails they may hand in, and in how long a time.
+    /// How many mails they may submit, and in how long a time.
     #[serde(deserialize_with = "units::rate")]
     pub rate: Option<Rate>,
     /// How many recipients their mails may have on one day.
     pub max_per_day: Option<u64>,
     /// The addresses and domains that they may send from; none: all.
     pub from: Vec<String>,
-    /// How long after it is handed in a mail may be sent.
+    /// How long after it is submitted a mail may be sent.
     #[serde(deserialize_with = "units::duration")]
     pub max_delay: Duration,
     /// How long after that time a mail may live.
@@ -104,7 +104,7 @@ impl Default for User {
 }
 
 impl User {
-    /// What they may hand in, as it stands in the file.
+    /// What they may submit, as it stands in the file.
     fn asked(&self) -> QuotaSettings<'_> {
         QuotaSettings {
             max_pending: self.max_pending,
@@ -162,6 +162,7 @@ impl Smtp {
         if let Some(hostname) = &self.hostname {
             door.hostname = hostname.clone();
         }
+
         door.limits = smtp::Limits {
             connections: self.max_connections,
             connections_per_peer: self.max_connections_per_peer,
@@ -176,6 +177,7 @@ impl Smtp {
             drain,
             ..smtp::Limits::default()
         };
+
         Some(door)
     }
 
@@ -193,7 +195,7 @@ impl Smtp {
         self.tls.as_ref().map(Tls::files)
     }
 
-    /// What each of those who may hand mail in may do.
+    /// What each of those who may submit mail may do.
     pub fn quotas(&self) -> impl Iterator<Item = (Submitter, Quota)> {
         let users = self.users.iter();
         users.map(|user| (Submitter::user(&user.name), user.asked().quota()))
@@ -211,6 +213,7 @@ impl Smtp {
                 report.add(format!("{at}.password_file"), reason);
             }
         }
+
         if self.tls_listen != Listen::Off && self.listen == Listen::Off {
             report.add(
                 "smtp.listen",
@@ -227,6 +230,7 @@ impl Smtp {
         if asked.listen == Listen::Off {
             asked.listen = Listen::At(([127, 0, 0, 1], 0).into());
         }
+
         let Some(door) = asked.door(ByteSize::mib(1), Duration::ZERO) else {
             return;
         };

@@ -136,24 +136,28 @@ impl Spool {
         if self.path.as_os_str().is_empty() {
             report.add("spool.path", "is empty; name a directory");
         }
+
         if self.path.exists() && !self.path.is_dir() {
             report.add(
                 "spool.path",
                 format!("{} is not a directory", self.path.display()),
             );
         }
+
         if self.sync_interval.is_zero() {
             report.add(
                 "spool.sync_interval",
                 "is zero; to sync before each receipt, set `sync` to always",
             );
         }
+
         if self.max_pending == 0 {
             report.add(
                 "spool.max_pending",
                 "is 0, so that nothing could be accepted",
             );
         }
+
         let max_size = self.max_size.map(|size| size.as_u64());
         if max_size.is_some_and(|size| size < SMALLEST) {
             report.add(
@@ -161,12 +165,14 @@ impl Spool {
                 "is below 64KiB, so that next to nothing could be accepted",
             );
         }
+
         if max_size.is_some() && self.url.is_some() {
             report.add(
                 "spool.max_size",
                 "bounds a spool in a directory, and this one is in a database",
             );
         }
+
         if self.max_message_size.as_u64() == 0
             || usize::try_from(self.max_message_size.as_u64()).is_err()
         {
@@ -186,6 +192,7 @@ impl Spool {
             }
             return;
         };
+
         let url = url.expose_secret();
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             report.add(
@@ -195,6 +202,7 @@ impl Spool {
         } else if let Err(reason) = self.postgres(url).check() {
             report.add("spool.url", reason);
         }
+
         if self.schema.is_empty() || self.schema.len() > 60 || self.schema.contains('\0') {
             report.add("spool.schema", "must have 1 to 60 bytes");
         }
@@ -205,6 +213,7 @@ impl Spool {
         {
             report.add("spool.node", "is empty");
         }
+
         if self.lease < seconds(2) || self.lease > seconds(3600) {
             report.add("spool.lease", "must be between 2s and 1h");
         }
@@ -225,12 +234,14 @@ impl Spool {
                 Migrate::Auto => postgres::Migrate::Auto,
                 Migrate::Check => postgres::Migrate::Check,
             });
+
         if let Some(password) = &self.password {
             spool = spool.password(password.clone());
         }
         if let Some(node) = &self.node {
             spool = spool.node(node);
         }
+
         spool
     }
 

@@ -66,6 +66,7 @@ impl Status {
             let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
             is_web && url.query().is_none() && url.fragment().is_none()
         };
+
         let base_url = self.base_url.as_deref();
         if base_url.is_some_and(|url| !url.parse().is_ok_and(is_base)) {
             let reason = "is no address such as https://mail.example.com, without `?` and `#`";

@@ -42,6 +42,7 @@ impl Templates {
             let reason = format!("`{locale}` is not a locale such as en or pt-BR");
             return report.add("templates.default_locale", reason);
         }
+
         let Some(path) = &self.path else { return };
         match content::Templates::load(path, &self.default_locale) {
             Ok(loaded) => self.loaded = loaded,

@@ -138,6 +138,7 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>,
             })
         }
     }
+
     let all = Vec::<One>::deserialize(from)?;
     Ok(all.into_iter().map(|one| one.0).collect())
 }

@@ -107,6 +107,7 @@ impl Webhook {
         if let Some(path) = &self.ca_file {
             pem::check_certificates(path, format!("{at}.ca_file"), report);
         }
+
         for mistake in self.endpoint().mistakes() {
             let key = match mistake.key {
                 "secret" if self.secret.is_none() => continue,
@@ -115,6 +116,7 @@ impl Webhook {
             };
             report.add(format!("{at}.{key}"), mistake.reason);
         }
+
         if self.url.0.starts_with("http://") && !self.allow_private {
             let reason = "is not https: everybody on the way can read what it is told";
             report.warn(format!("{at}.url"), reason);

@@ -10,9 +10,9 @@ use super::engine::MAX_OUTPUT;
 /// The longest line of a text part that is made from HTML (RFC 5322 §2.1.1 recommends 78).
 const WIDTH: usize = 76;
 
-/// What stands for `&lt;` and `&gt;` while HTML is read and written again: a reader makes `<` and `>`
-/// of them, and not every writer takes that back within an attribute. Of these characters of the
-/// private use area none is left in what comes in.
+/// What stands for `&lt;` and `&gt;` while HTML is read and written again: a reader makes `<` and
+/// `>` of them, and not every writer takes that back within an attribute. Of these characters of
+/// the private use area none is left in what comes in.
 const GUARDS: [(&str, char); 2] = [("&lt;", '\u{f7e1}'), ("&gt;", '\u{f7e2}')];
 
 /// HTML from MJML.
@@ -37,6 +37,7 @@ pub(super) fn with_css_inlined(html: String) -> Result<String, String> {
         .as_bytes()
         .windows(6)
         .any(|tag| tag.eq_ignore_ascii_case(b"<style"));
+
     if !has_style {
         return Ok(html);
     }
@@ -44,6 +45,7 @@ pub(super) fn with_css_inlined(html: String) -> Result<String, String> {
         .load_remote_stylesheets(false)
         .keep_at_rules(true)
         .build();
+
     let inlined = inliner
         .inline(&guarded(&html))
         .map_err(|error| error.to_string())?;
@@ -75,6 +77,7 @@ pub(super) fn as_text(html: &str) -> Result<String, String> {
         .string_from_read(html.as_bytes(), WIDTH)
         .map_err(|error| error.to_string())?;
     let mut tidy = String::with_capacity(text.len());
+
     let mut empty = 0;
     for line in text.lines().map(str::trim_end) {
         empty = if line.is_empty() { empty + 1 } else { 0 };
@@ -84,6 +87,7 @@ pub(super) fn as_text(html: &str) -> Result<String, String> {
             tidy.push('\n');
         }
     }
+
     tidy.truncate(tidy.trim_end().len());
     tidy.push('\n');
     within_bounds(tidy)

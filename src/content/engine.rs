@@ -44,6 +44,7 @@ impl Engine {
             html: environment(AutoEscape::Html),
             text: environment(AutoEscape::None),
         };
+
         for (name, source) in files {
             let compiled = engine
                 .html
@@ -53,6 +54,7 @@ impl Engine {
                 errors.push(told(&error, name));
             }
         }
+
         (engine, errors)
     }
 
@@ -62,6 +64,7 @@ impl Engine {
             Kind::Html => &self.html,
             Kind::Text => &self.text,
         };
+
         let mut out = BoundedWriter(Vec::new());
         environment
             .get_template(file)
@@ -71,6 +74,7 @@ impl Engine {
                     .map(drop)
             })
             .map_err(|error| told(&error, file))?;
+
         String::from_utf8(out.0).map_err(|_| TemplateError::Render {
             file: file.to_owned(),
             line: None,
@@ -109,11 +113,13 @@ impl io::Write for BoundedWriter {
 fn environment(escape: AutoEscape) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(move |_| escape.clone());
+
     // `{% if nickname %}` is how a template asks; printing what is not there is a mistake.
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEEPEST);
     environment.set_syntax(syntax());
+
     // Only with it an error knows which variable is meant.
     environment.set_debug(true);
     environment.set_formatter(|out, state, value| match value {
@@ -124,6 +130,7 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
         }
         value => escape_formatter(out, state, value),
     });
+
     environment
 }
 
@@ -143,6 +150,7 @@ fn write_escaped(out: &mut Output<'_>, text: &str) -> Result<(), Error> {
         out.write_str(escaped)?;
         rest = &rest[at + 1..];
     }
+
     Ok(out.write_str(rest)?)
 }
 
@@ -162,6 +170,7 @@ fn told(error: &Error, file: &str) -> TemplateError {
     {
         inner = cause;
     }
+
     let variable = inner.detail().and_then(meant);
     let reason = match (inner.kind(), &variable) {
         (_, Some(variable)) => format!("`{variable}` is missing"),
@@ -172,6 +181,7 @@ fn told(error: &Error, file: &str) -> TemplateError {
             None => inner.kind().to_string(),
         },
     };
+
     TemplateError::Render {
         file: inner.name().or(error.name()).unwrap_or(file).to_owned(),
         line: inner.line().or(error.line()),

@@ -94,6 +94,7 @@ impl Folder {
                 );
             }
         }
+
         folder
     }
 
@@ -124,6 +125,7 @@ impl Folder {
                 "has neither subject.txt nor body.html, body.mjml or body.txt",
             );
         }
+
         self.templates.insert(entry.name.clone(), sources);
     }
 
@@ -138,6 +140,7 @@ impl Folder {
             locale,
             ..Variant::default()
         };
+
         for entry in self.entries(path) {
             if entry.path.is_dir() {
                 continue;
@@ -170,6 +173,7 @@ impl Folder {
                 _ => {}
             }
         }
+
         variant
     }
 
@@ -223,6 +227,7 @@ impl Folder {
                 "has more than {LARGEST} bytes"
             ))),
         });
+
         match read.map(String::from_utf8) {
             Ok(Ok(text)) => {
                 // Editors on Windows write a byte order mark, and no reader is to see it.
@@ -243,7 +248,7 @@ impl Folder {
         }
     }
 
-    /// What lies in a folder, hidden files aside, in the order of the names.
+    /// What lies in a folder, except hidden files, in the order of the names.
     fn entries(&mut self, path: &Path) -> Vec<Entry> {
         let listed = fs::read_dir(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
         let found = match listed {
@@ -265,6 +270,7 @@ impl Folder {
                 Err(_) => self.wrong(&one.path(), "has a name that is not UTF-8"),
             }
         }
+
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         entries
     }

@@ -40,6 +40,7 @@ pub(super) fn chain(asked: Option<&str>, default: &str) -> Vec<String> {
             }
         }
     }
+
     chain
 }
 
@@ -67,6 +68,7 @@ mod tests {
         ] {
             assert_eq!(normal(given).as_deref(), Some(normal_form), "{given}");
         }
+
         for given in [
             "",
             "x",

@@ -198,10 +198,12 @@ impl Compiled {
             engine: Some(engine),
             templates: BTreeMap::new(),
         };
+
         let mut references = BTreeMap::new();
         for (file, source) in &folder.files {
             references.insert(file.clone(), included(source));
         }
+
         for (file, names) in &references {
             for (line, name) in names {
                 if !folder.files.contains_key(name) {
@@ -213,10 +215,12 @@ impl Compiled {
                 }
             }
         }
+
         for (name, sources) in std::mem::take(&mut folder.templates) {
             let info = compiled.info(&name, &sources, &folder.files, &references);
             compiled.templates.insert(name, Template { sources, info });
         }
+
         if mistakes.is_empty() {
             mistakes = compiled.try_samples();
         }
@@ -257,10 +261,12 @@ impl Compiled {
                 variables.extend(engine.variables(file));
             }
         }
+
         for (locale, variant) in &sources.variants {
             let defaults = serde_json::to_string(&variant.defaults).unwrap_or_default();
             digest.update(format!("{locale}={defaults}\n").as_bytes());
         }
+
         // Of `user.name` and `user` only the former says more.
         let all = variables.clone();
         let is_part = |one: &String| {
@@ -322,6 +328,7 @@ impl Compiled {
                 }
             }
         }
+
         mistakes
     }
 
@@ -357,14 +364,17 @@ impl Compiled {
             Value::Null => Map::new(),
             _ => return Err(TemplateError::Data("is not an object".to_owned())),
         };
+
         let written = in_order(&Value::Object(data.clone()));
         if written.len() > MAX_DATA {
             let reason = format!("has {} bytes, and {MAX_DATA} are the most", written.len());
             return Err(TemplateError::Data(reason));
         }
+
         let request = Content::request_of(name, locale, &written);
         let locale = asked(locale)?;
         let chosen = self.choose(template, locale.as_deref());
+
         let mut context = Map::new();
         context.insert("locale".to_owned(), chosen.locale.clone().into());
         for variant in self.variants(template, locale.as_deref()).iter().rev() {
@@ -379,6 +389,7 @@ impl Compiled {
         let subject = subject.transpose()?.map(|subject| one_line(&subject));
         let html = chosen.body.and_then(|body| body.html.as_ref());
         let html = html.map(|html| self.html(html, &context)).transpose()?;
+
         let text = chosen.body.and_then(|body| body.text.as_deref());
         let text = match (text, &html) {
             (Some(file), _) => Some(self.part(file, Kind::Text, &context)?),
@@ -387,6 +398,7 @@ impl Compiled {
             }
             (None, None) => None,
         };
+
         Ok(Content {
             subject,
             html: html.map(|(_, html)| html),
@@ -510,6 +522,7 @@ fn included(source: &str) -> Vec<(usize, String)> {
             found.push((super::folder::line_at(source, start), name.to_owned()));
         }
     }
+
     found
 }
 

@@ -49,6 +49,7 @@ fn nothing_of_the_data_breaks_out_of_html() {
         ),
         ("partials/foot.txt", "<i>{{ x }}</i>"),
     ]);
+
     let content = templates.render("t", json!({"x": HOSTILE}), None).unwrap();
     let html = content.html.unwrap();
     assert!(!html.contains("<script"), "{html}");
@@ -56,14 +57,17 @@ fn nothing_of_the_data_breaks_out_of_html() {
         html.contains("&lt;script&gt;alert(1)&lt;/script&gt;"),
         "{html}"
     );
+
     assert!(!html.contains("49"), "data is no template: {html}");
     assert_eq!(html.matches("<p ").count(), 1, "{html}");
     assert!(html.contains("style=\"color: red"), "{html}");
+
     let subject = content.subject.unwrap();
     assert!(
         subject.starts_with("To \"><script>") && !subject.contains(['\r', '\n']),
         "{subject}"
     );
+
     assert!(
         content.text.unwrap().contains("<script>alert(1)</script>"),
         "text shows it as it is"
@@ -83,16 +87,19 @@ fn nothing_of_the_data_breaks_out_of_mjml() {
              </mj-column></mj-section></mj-body></mjml>",
         ),
     ]);
+
     let plain = templates
         .render("t", json!({"x": "calm"}), None)
         .unwrap()
         .html
         .unwrap();
+
     let html = templates
         .render("t", json!({"x": HOSTILE}), None)
         .unwrap()
         .html
         .unwrap();
+
     assert!(!html.contains("<script"), "{html}");
     // The same elements, whatever stands in them.
     assert_eq!(
@@ -100,6 +107,7 @@ fn nothing_of_the_data_breaks_out_of_mjml() {
         plain.matches('<').count(),
         "{html}"
     );
+
     assert_eq!(html.matches("-->").count(), plain.matches("-->").count());
     assert_eq!(html.matches('"').count(), plain.matches('"').count());
 }
@@ -116,6 +124,7 @@ fn a_language_falls_back_and_a_mail_is_in_one_language() {
         ("t/pt/template.toml", "[defaults]\nname = \"amigo\""),
         ("t/de/subject.txt", "Hallo {{ name }}"),
     ]);
+
     let render = |locale| templates.render("t", json!({}), locale).unwrap();
     let portuguese = render(Some("pt_BR"));
     assert_eq!(portuguese.subject.as_deref(), Some("Oi amigo"));
@@ -124,6 +133,7 @@ fn a_language_falls_back_and_a_mail_is_in_one_language() {
         portuguese.text.unwrap().contains("Oi amigo, pt"),
         "made from its HTML"
     );
+
     let german = render(Some("de"));
     assert_eq!(german.subject.as_deref(), Some("Hallo friend"));
     assert_eq!(german.text.as_deref(), Some("Hello in text friend"));
@@ -136,6 +146,7 @@ fn a_language_falls_back_and_a_mail_is_in_one_language() {
         );
         assert_eq!(english.template.locale.as_deref(), Some("en"));
     }
+
     assert!(matches!(
         templates.render("t", json!({}), Some("../x")),
         Err(TemplateError::Locale(_))
@@ -151,6 +162,7 @@ fn a_missing_variable_is_named_with_its_file_and_line() {
             "<p>\n{% if nick %}{{ nick }}{% endif %}\n{{ user.name|upper }}</p>{{ none }}",
         ),
     ]);
+
     let missing = |data| templates.render("t", data, None).unwrap_err();
     for data in [json!({}), json!({"user": {}})] {
         let TemplateError::Render {
@@ -168,11 +180,13 @@ fn a_missing_variable_is_named_with_its_file_and_line() {
             "{variable:?}"
         );
     }
+
     let content = templates
         .render("t", json!({"user": {"name": "Ada"}, "none": null}), None)
         .unwrap();
     assert!(!content.html.unwrap().contains("none"), "null says nothing");
     assert!(matches!(missing(json!([1])), TemplateError::Data(_)));
+
     let unknown = templates.render("no", json!({}), None);
     assert!(matches!(unknown, Err(TemplateError::Unknown(_))));
 }
@@ -198,6 +212,7 @@ fn a_render_ends_whatever_the_data() {
         ("deep/subject.txt", "s"),
         ("deep/body.txt", "{% include 'deep/body.txt' %}"),
     ]);
+
     let text = "x".repeat(100_000);
     for name in ["loop", "long", "held", "deep"] {
         let data = json!({"n": 90_000, "text": text});
@@ -224,17 +239,20 @@ fn layouts_partials_and_css_come_together() {
             "{% extends \"layouts/base.html\" %}{% block content %}<h1>{{ title }}</h1>{% endblock %}",
         ),
     ]);
+
     let content = templates
         .render("t", json!({"company": "Shop", "title": "News"}), None)
         .unwrap();
     let html = content.html.unwrap();
     assert!(html.contains("<h1 style=\"color: #123456"), "{html}");
     assert!(html.contains("@media (max-width: 400px)"), "{html}");
+
     let text = content.text.unwrap();
     assert!(
         text.contains("# News") && text.contains("by Shop") && !text.contains("color"),
         "{text}"
     );
+
     let [info] = &templates.list()[..] else {
         panic!()
     };
@@ -258,6 +276,7 @@ fn what_is_wrong_with_a_folder_is_named_with_file_and_line() {
         ("keys/body.txt", "x"),
         ("keys/template.toml", "\n\ndefault = 1"),
     ]);
+
     for part in [
         "broken/body.html:3: ",
         "lost/body.html:2: there is no partials/no.html",
@@ -268,6 +287,7 @@ fn what_is_wrong_with_a_folder_is_named_with_file_and_line() {
     ] {
         assert!(told.contains(part), "{part} is not in:\n{told}");
     }
+
     assert!(!told.contains("gone"), "{told}");
     let told = mistakes(&[
         ("t/subject.txt", "s"),
@@ -277,6 +297,7 @@ fn what_is_wrong_with_a_folder_is_named_with_file_and_line() {
         ("m/body.mjml", "<mjml><mj-body><mj-colum></mj-body></mjml>"),
         ("m/template.toml", "[sample]"),
     ]);
+
     assert!(told.contains("t/body.html:2: `code` is missing"), "{told}");
     assert!(told.contains("m/body.mjml: "), "{told}");
 }
@@ -321,6 +342,7 @@ fn the_same_request_is_the_same_whatever_the_template_became() {
             .unwrap()
             .fingerprint()
     };
+
     let before = mail(json!({"x": 1, "y": {"b": 1, "a": 2}}));
     write(files.path(), "a/body.txt", "two {{ x }}{{ y }}");
     templates.reload().unwrap();

@@ -88,6 +88,7 @@ impl Reply {
                 None => lines.push(line.trim()),
             }
         }
+
         Reply {
             code,
             enhanced,
@@ -293,6 +294,7 @@ impl Attempt {
                 "the sender died while it held this mail",
             ),
         };
+
         Attempt {
             at,
             relay: relay.to_owned(),

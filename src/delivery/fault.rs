@@ -1,6 +1,6 @@
 //! Whose fault an outcome was. [`Outcome`](super::Outcome) says what the wire said; this says whose
-//! doing it was, which is a second and pure step. `dispatch/sender.rs` asks it for each recipient of
-//! each transaction.
+//! doing it was, which is a second and pure step. `dispatch/sender.rs` asks it for each recipient
+//! of each transaction.
 //!
 //! *Invariant made here:* no refusal is held against a mail that another mail would have met as
 //! well. The rules are [`ROWS`], the first that matches decides; docs/FAULTS.md is printed from
@@ -112,7 +112,7 @@ pub struct Circumstances {
 
 /// What was heard, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+enum AnswerPattern {
     /// Any 2yz.
     Taken,
     /// This code.
@@ -136,30 +136,30 @@ enum Heard {
 }
 
 #[cfg(test)]
-impl Heard {
+impl AnswerPattern {
     fn name(self) -> String {
         match self {
-            Heard::Taken => "2yz".into(),
-            Heard::Code(code) => code.to_string(),
-            Heard::Codes(codes) => codes
+            AnswerPattern::Taken => "2yz".into(),
+            AnswerPattern::Code(code) => code.to_string(),
+            AnswerPattern::Codes(codes) => codes
                 .iter()
                 .map(u16::to_string)
                 .collect::<Vec<_>>()
                 .join(", "),
-            Heard::Transient => "4yz".into(),
-            Heard::Permanent => "5yz".into(),
-            Heard::Refusal => "4yz, 5yz".into(),
-            Heard::HangUp => "hang-up".into(),
-            Heard::Silence => "silence".into(),
-            Heard::NoVerdict => "1yz, 3yz, hang-up, silence".into(),
-            Heard::Anything => "anything".into(),
+            AnswerPattern::Transient => "4yz".into(),
+            AnswerPattern::Permanent => "5yz".into(),
+            AnswerPattern::Refusal => "4yz, 5yz".into(),
+            AnswerPattern::HangUp => "hang-up".into(),
+            AnswerPattern::Silence => "silence".into(),
+            AnswerPattern::NoVerdict => "1yz, 3yz, hang-up, silence".into(),
+            AnswerPattern::Anything => "anything".into(),
         }
     }
 }
 
 /// Which enhanced status codes (RFC 3463) a row asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
+enum StatusPattern {
     /// Any, or none.
     Any,
     /// None, or one without a detail (X.0.0).
@@ -174,10 +174,10 @@ enum Status {
 }
 
 /// One rule of the table.
-struct Row {
+struct FaultRule {
     steps: &'static [Phase],
-    heard: Heard,
-    status: Status,
+    heard: AnswerPattern,
+    status: StatusPattern,
     /// Asks for a connection that has carried mail.
     used: bool,
     /// Asks for recipients that were accepted before.
@@ -187,8 +187,13 @@ struct Row {
     repeated: Option<Fault>,
 }
 
-const fn row(steps: &'static [Phase], heard: Heard, status: Status, fault: Fault) -> Row {
-    Row {
+const fn row(
+    steps: &'static [Phase],
+    heard: AnswerPattern,
+    status: StatusPattern,
+    fault: Fault,
+) -> FaultRule {
+    FaultRule {
         steps,
         heard,
         status,
@@ -199,7 +204,7 @@ const fn row(steps: &'static [Phase], heard: Heard, status: Status, fault: Fault
     }
 }
 
-impl Row {
+impl FaultRule {
     const fn used(mut self) -> Self {
         self.used = true;
         self
@@ -216,10 +221,10 @@ impl Row {
     }
 }
 
+use AnswerPattern as H;
 use Fault as F;
-use Heard as H;
 use Phase::{Auth, Body, Connect, Data, Ehlo, FinalDot, Greeting, Local, MailFrom, RcptTo, Tls};
-use Status as S;
+use StatusPattern as S;
 
 /// Before a mail is in question.
 const OPENING: &[Phase] = &[Connect, Greeting, Ehlo, Tls, Auth];
@@ -259,7 +264,7 @@ const SYSTEM: &[&str] = &["x.3.x"];
 const NETWORK: &[&str] = &["x.4.x"];
 
 /// The table. The first row that matches decides.
-const ROWS: &[Row] = &[
+const ROWS: &[FaultRule] = &[
     row(&[FinalDot], H::Taken, S::Any, F::Nobody),
     row(OPENING, H::Anything, S::Any, F::Relay),
     row(&[Local], H::Anything, S::Any, F::Mail),
@@ -390,21 +395,21 @@ const ROWS: &[Row] = &[
 ];
 
 /// What was heard at a step.
-enum Said {
+enum StepAnswer {
     Reply(Reply, OnceCell<Text>),
     HangUp,
     Silence,
 }
 
-impl From<&Reply> for Said {
+impl From<&Reply> for StepAnswer {
     fn from(reply: &Reply) -> Self {
-        Said::Reply(reply.clone(), OnceCell::new())
+        StepAnswer::Reply(reply.clone(), OnceCell::new())
     }
 }
 
-impl Said {
+impl StepAnswer {
     /// Where a connection ended, only the reason is kept as text: a reply, if there was one.
-    fn read(reason: &str) -> Said {
+    fn read(reason: &str) -> StepAnswer {
         let said = reason
             .rsplit("the server refused: ")
             .next()
@@ -412,49 +417,56 @@ impl Said {
         let code = said.get(..3).and_then(|digits| digits.parse::<u16>().ok());
         match code {
             Some(code @ 200..=599) if said[3..].starts_with(' ') || said.len() == 3 => {
-                Said::from(&Reply::new(code, said[3..].trim_start()))
+                StepAnswer::from(&Reply::new(code, said[3..].trim_start()))
             }
-            _ if reason.contains(super::SILENCE) => Said::Silence,
-            _ => Said::HangUp,
+            _ if reason.contains(super::SILENCE) => StepAnswer::Silence,
+            _ => StepAnswer::HangUp,
         }
     }
 
-    fn is(&self, heard: Heard) -> bool {
+    fn is(&self, heard: AnswerPattern) -> bool {
         match (self, heard) {
-            (_, Heard::Anything) => true,
-            (Said::Reply(reply, _), heard) => match heard {
-                Heard::Taken => reply.code / 100 == 2,
-                Heard::Code(code) => reply.code == code,
-                Heard::Codes(codes) => codes.contains(&reply.code),
-                Heard::Transient => reply.code / 100 == 4,
-                Heard::Permanent => reply.code / 100 == 5,
-                Heard::Refusal => matches!(reply.code / 100, 4 | 5),
-                Heard::NoVerdict => !matches!(reply.code / 100, 2 | 4 | 5),
+            (_, AnswerPattern::Anything) => true,
+            (StepAnswer::Reply(reply, _), heard) => match heard {
+                AnswerPattern::Taken => reply.code / 100 == 2,
+                AnswerPattern::Code(code) => reply.code == code,
+                AnswerPattern::Codes(codes) => codes.contains(&reply.code),
+                AnswerPattern::Transient => reply.code / 100 == 4,
+                AnswerPattern::Permanent => reply.code / 100 == 5,
+                AnswerPattern::Refusal => matches!(reply.code / 100, 4 | 5),
+                AnswerPattern::NoVerdict => !matches!(reply.code / 100, 2 | 4 | 5),
                 _ => false,
             },
-            (Said::HangUp, heard) => matches!(heard, Heard::HangUp | Heard::NoVerdict),
-            (Said::Silence, heard) => matches!(heard, Heard::Silence | Heard::NoVerdict),
+            (StepAnswer::HangUp, heard) => {
+                matches!(heard, AnswerPattern::HangUp | AnswerPattern::NoVerdict)
+            }
+            (StepAnswer::Silence, heard) => {
+                matches!(heard, AnswerPattern::Silence | AnswerPattern::NoVerdict)
+            }
         }
     }
 
-    fn has(&self, status: Status) -> bool {
-        let Said::Reply(reply, text) = self else {
-            return status == Status::Any;
+    fn has(&self, status: StatusPattern) -> bool {
+        let StepAnswer::Reply(reply, text) = self else {
+            return status == StatusPattern::Any;
         };
+
         let enhanced = reply.enhanced.as_deref().unwrap_or_default();
         let is_vague = enhanced.is_empty() || like(enhanced, "x.0.x");
         match status {
-            Status::Any => true,
-            Status::Absent => is_vague,
-            Status::Like(patterns) => patterns.iter().any(|pattern| like(enhanced, pattern)),
-            Status::Words(words) => {
+            StatusPattern::Any => true,
+            StatusPattern::Absent => is_vague,
+            StatusPattern::Like(patterns) => patterns.iter().any(|pattern| like(enhanced, pattern)),
+            StatusPattern::Words(words) => {
                 let is_open = is_vague
                     || ["x.3.x", "x.4.x", "x.5.x", "x.7.x"]
                         .iter()
                         .any(|pattern| like(enhanced, pattern));
                 is_open && words.are_in(text.get_or_init(|| Text::read(&reply.text)))
             }
-            Status::Plain(words) => words.are_in(text.get_or_init(|| Text::read(&reply.text))),
+            StatusPattern::Plain(words) => {
+                words.are_in(text.get_or_init(|| Text::read(&reply.text)))
+            }
         }
     }
 }
@@ -485,16 +497,17 @@ impl Outcome {
             // A provider's answer over HTTP: its own file has told mail and account apart.
             Outcome::Rejected(_, reply) if reply.code / 100 != 5 => return Fault::Mail.into(),
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
-                (*phase, Said::from(reply))
+                (*phase, StepAnswer::from(reply))
             }
-            Outcome::Lost(Phase::FinalDot, reason) => (Phase::FinalDot, Said::read(reason)),
+            Outcome::Lost(Phase::FinalDot, reason) => (Phase::FinalDot, StepAnswer::read(reason)),
             Outcome::Unavailable(Phase::Local, _) => return Fault::Relay.into(),
             Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
-                (*phase, Said::read(reason))
+                (*phase, StepAnswer::read(reason))
             }
             Outcome::InDoubt(_) => return Fault::InDoubt.into(),
             Outcome::Withdrawn | Outcome::Crashed => return Fault::Mail.into(),
         };
+
         let found = ROWS.iter().find(|row| {
             row.steps.contains(&phase)
                 && said.is(row.heard)
@@ -502,6 +515,7 @@ impl Outcome {
                 && (!row.used || circumstances.has_carried_mail)
                 && (!row.accepted || circumstances.has_accepted)
         });
+
         let Some(row) = found else {
             return Fault::Mail.into();
         };
@@ -510,6 +524,7 @@ impl Outcome {
             _ if row.fault == Fault::Unclear && circumstances.others_fared_better => Fault::Mail,
             _ => row.fault,
         };
+
         Judgement {
             fault,
             repeated: row.repeated,
@@ -534,14 +549,15 @@ fn printed() -> String {
         "| step | heard | enhanced code or text | connection | whose fault | and repeated |\n\
          |---|---|---|---|---|---|\n",
     );
+
     for row in ROWS {
         let steps: Vec<&str> = row.steps.iter().map(|step| step.as_str()).collect();
         let status = match row.status {
-            Status::Any => "any".to_owned(),
-            Status::Absent => "none, or x.0.x".to_owned(),
-            Status::Like(patterns) => patterns.join(", "),
-            Status::Words(words) => format!("text {}", words.name()),
-            Status::Plain(words) => format!("any; text {}", words.name()),
+            StatusPattern::Any => "any".to_owned(),
+            StatusPattern::Absent => "none, or x.0.x".to_owned(),
+            StatusPattern::Like(patterns) => patterns.join(", "),
+            StatusPattern::Words(words) => format!("text {}", words.name()),
+            StatusPattern::Plain(words) => format!("any; text {}", words.name()),
         };
         let mut state = Vec::new();
         if row.used {
@@ -561,6 +577,7 @@ fn printed() -> String {
             row.repeated.map_or("", Fault::as_str),
         );
     }
+
     out.push_str("\n| whose fault | what follows |\n|---|---|\n");
     for fault in Fault::ALL {
         let _ = writeln!(out, "| {} | {} |", fault.as_str(), fault.consequence());

@@ -59,8 +59,8 @@ pub struct Feedback {
 }
 
 /// Whether mail to an address is worthless from now on because of this status: there is nobody of
-/// that name, or nobody who reads it (RFC 3463 §3.2, §3.3; RFC 7505). A full mailbox may be emptied,
-/// and a refusal by policy is about the mail or its sender.
+/// that name, or nobody who reads it (RFC 3463 §3.2, §3.3; RFC 7505). A full mailbox may be
+/// emptied, and a refusal by policy is about the mail or its sender.
 pub fn ends_an_address(status: &str) -> bool {
     matches!(status, "5.1.1" | "5.1.3" | "5.1.6" | "5.1.10" | "5.2.1")
 }

@@ -80,12 +80,14 @@ mod tests {
         ] {
             assert_eq!(shown(plain), plain);
         }
+
         assert_eq!(shown(""), "\"\"");
         assert_eq!(shown("two words"), "\"two words\"");
         assert_eq!(
             shown("\"x peer=192.0.2.1 refused=\"@example.org"),
             "\"\\\"x peer\\u{3d}192.0.2.1 refused\\u{3d}\\\"@example.org\""
         );
+
         assert_eq!(shown("peer=192.0.2.1"), "\"peer\\u{3d}192.0.2.1\"");
         assert_eq!(shown("\u{202e}gro\n"), "\"\\u{202e}gro\\u{a}\"");
     }

@@ -14,7 +14,7 @@ pub struct Rules<'a> {
     pub now: Timestamp,
     /// The relay that was tried.
     pub relay: &'a str,
-    /// When the mail is worthless.
+    /// When the mail expires.
     pub expires_at: Timestamp,
     /// What to do in doubt.
     pub guarantee: Guarantee,
@@ -112,6 +112,7 @@ impl Delivery {
             .filter(|attempt| attempt.phase == Phase::Local && attempt.code.is_some())
             .map(|attempt| attempt.relay.as_str())
             .collect();
+
         let whole = self.route.whole();
         let mut left = whole.relays().filter(|relay| !refused.contains(relay));
         if left.clone().next().is_none() {
@@ -135,8 +136,8 @@ impl Delivery {
         }
     }
 
-    /// This relay refuses us, as far as one can tell, whatever the mail: the route's next one is asked at once. Behind the
-    /// last one it waits, and no attempt is used up.
+    /// This relay refuses us, as far as one can tell, whatever the mail: the route's next one is
+    /// asked at once. Behind the last one it waits, and no attempt is used up.
     fn take_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
         match self.route.behind(rules.relay) {
             Some(rest) => {
@@ -155,6 +156,7 @@ impl Delivery {
             Stage::Pending { due } | Stage::Committing { due } => due,
             _ => return held,
         };
+
         match held.route.behind(relay) {
             Some(rest) => {
                 held.route = rest;
@@ -167,6 +169,7 @@ impl Delivery {
                 held.tries = held.tries.max(1);
             }
         }
+
         held
     }
 
@@ -184,7 +187,7 @@ impl Delivery {
                 at,
                 reason: DeadReason::Exhausted,
             },
-            // No try would come before it is worthless: that is known now, so it is said now.
+            // No try would come before it expires: that is known now, so it is said now.
             Some(wait) if at + wait >= rules.expires_at => Stage::Dead {
                 at,
                 reason: DeadReason::Expired,
@@ -266,11 +269,13 @@ mod tests {
             settle(&delivery(), &outcome, Guarantee::AtLeastOnce),
             Settled::Untouched
         );
+
         let due = Timestamp::from_millis(0);
         let marked = Delivery {
             stage: Stage::Committing { due },
             ..delivery()
         };
+
         assert_eq!(
             changed(settle(&marked, &outcome, Guarantee::AtMostOnce)),
             delivery(),
@@ -300,6 +305,7 @@ mod tests {
             assert_eq!(at.counted, counted);
             assert!(matches!(at.stage, Stage::Pending { .. }));
         }
+
         let end = changed(settle(&at, &outcome, Guarantee::AtLeastOnce));
         assert_eq!(
             end.stage,
@@ -308,6 +314,7 @@ mod tests {
                 reason: DeadReason::Exhausted
             }
         );
+
         assert_eq!(end.attempts.len(), 3);
     }
 
@@ -333,6 +340,7 @@ mod tests {
             &Outcome::Withdrawn,
             Guarantee::AtMostOnce,
         ));
+
         assert_eq!(cancelled.stage, Stage::Cancelled { at: now() });
         let rules = Rules {
             now: now(),
@@ -341,6 +349,7 @@ mod tests {
             guarantee: Guarantee::AtMostOnce,
             retry_after: &|_, _| None,
         };
+
         let expired = changed(delivery().settle(&Outcome::Withdrawn, Fault::Mail, &rules));
         assert_eq!(
             expired.stage,
@@ -358,6 +367,7 @@ mod tests {
             &Outcome::Crashed,
             Guarantee::AtLeastOnce,
         ));
+
         assert!(matches!(first.stage, Stage::Pending { .. }));
         let second = changed(settle(&first, &Outcome::Crashed, Guarantee::AtLeastOnce));
         assert_eq!(
@@ -379,6 +389,7 @@ mod tests {
             guarantee: Guarantee::AtLeastOnce,
             retry_after: &retry_after,
         };
+
         let outcome = Outcome::Deferred(Phase::Data, Reply::new(451, "later"));
         let after = changed(delivery().settle(&outcome, Fault::Mail, &rules));
         assert_eq!(
@@ -412,6 +423,7 @@ mod tests {
                 "{fault:?}"
             );
         }
+
         let later = Outcome::Deferred(Phase::RcptTo, Reply::new(451, "4.4.1 no answer"));
         for fault in [Fault::Destination, Fault::Unclear] {
             let after = delivery().settle(&later, fault, &rules(&|_, _| Some(Duration::ZERO)));
@@ -426,6 +438,7 @@ mod tests {
             route: Route::over(["primary", "second", "third"]),
             ..delivery()
         };
+
         let retry_after = |_: u32, _: u32| Some(Duration::from_secs(60));
         for (relay, route) in [
             ("primary", "primary,second,third>second"),
@@ -439,10 +452,12 @@ mod tests {
             assert_eq!(at.route.as_str(), route);
             assert_eq!(at.counted, 0);
         }
+
         let rules = Rules {
             relay: "second",
             ..rules(&retry_after)
         };
+
         let end = changed(at.settle(&too_large, Fault::Mail, &rules));
         assert_eq!(
             end.stage,
@@ -461,13 +476,16 @@ mod tests {
             (waits.stage, waits.tries),
             (Stage::Pending { due: until }, 1)
         );
+
         let two = Delivery {
             route: Route::over(["primary", "backup"]),
             ..delivery()
         };
+
         let diverted = two.held("primary", until);
         assert_eq!(diverted.route.relays().collect::<Vec<_>>(), ["backup"]);
         assert_eq!(diverted.stage, two.stage);
+
         let waits = diverted.held("backup", until);
         assert_eq!(waits.route, two.route);
         assert_eq!(waits.stage, Stage::Pending { due: until });

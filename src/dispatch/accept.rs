@@ -108,6 +108,7 @@ impl Accept {
         let now = engine.clock.now();
         let mut results = Vec::with_capacity(mails.len());
         let mut new_mails = Vec::with_capacity(mails.len());
+
         let mut intake = Intake {
             engine,
             submitter,
@@ -184,6 +185,7 @@ impl Accept {
                 None => Err(Error::Stopped("the spool gave no answer".into())),
             });
         }
+
         receipts
     }
 
@@ -195,9 +197,10 @@ impl Accept {
         submitter: &Submitter,
     ) -> Result<NewMail, Error> {
         let options = mail.options();
+
         let meant = |when| engine.clock.meant(when, now);
         let due = options.send.map_or(now, meant).max(now);
-        // What does not say itself when it is worthless lives from the time at which it is to be sent.
+        // A mail that names no expiry of its own lives from the time at which it is to be sent.
         let expires_at = options
             .expires
             .map_or(due + engine.retry.expire_after, meant);
@@ -283,6 +286,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
     if !engine.suppresses() {
         return Vec::new();
     }
+
     let mut addressed = Vec::with_capacity(new_mails.len());
     for new_mail in new_mails.iter() {
         let to = new_mail.deliveries.iter();
@@ -292,6 +296,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
             recipients: to.map(|delivery| delivery.recipient.clone()).collect(),
         });
     }
+
     // What is not known now is asked again before it is sent.
     let places = engine.suppressed(&addressed).await.unwrap_or_default();
 
@@ -307,6 +312,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
         }
         suppressed.push(recipients);
     }
+
     suppressed
 }
 
@@ -343,6 +349,7 @@ impl AcceptedLine {
             recipients,
             submitter,
         } = self;
+
         let key = key.unwrap_or_default();
         tracing::info!(
             target: "postrider::accepted",

@@ -1,7 +1,7 @@
-//! What each token and user has handed in, and how much of it may be: nobody fills the queue for
+//! What each token and user has submitted, and how much of it may be: nobody fills the queue for
 //! all, and nobody tries keys quickly.
 //!
-//! What is pending and what was handed in today is counted by the spool, and holds over restarts;
+//! What is pending and what was submitted today is counted by the spool, and holds over restarts;
 //! paces and what is being accepted at this moment are counted here.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const SLOWEST: Duration = Duration::from_secs(5);
 /// When somebody is asked to come back whose mail must be sent first.
 const COME_BACK: Duration = Duration::from_secs(30);
 
-/// Those who hand mail in, besides the programs that need to show nothing.
+/// Those who submit mail, besides the programs that need to show nothing.
 #[derive(Default)]
 pub(super) struct Accounts {
     quotas: RwLock<HashMap<Submitter, Arc<Quota>>>,
@@ -57,7 +57,7 @@ impl Accounts {
         }
     }
 
-    /// Whether this one may hand in this mail now. What it counts for is given back with
+    /// Whether this one may submit this mail now. What it counts for is given back with
     /// [`Accounts::end`].
     pub(super) fn begin(
         &self,
@@ -82,6 +82,7 @@ impl Accounts {
                 again_in: whole_seconds(again_in),
             })
         };
+
         let mut states = self.states.lock();
         let state = states.entry(who.clone()).or_default();
         if let Some(max) = self.share(&quota, max_pending) {
@@ -90,6 +91,7 @@ impl Accounts {
                 return refuse(QuotaLimit::Pending { pending, max }, COME_BACK);
             }
         }
+
         if let Some(max) = quota.max_per_day {
             let day = now.day();
             let today = engine.spool.accepted_on(who, day) + state.in_flight;
@@ -98,6 +100,7 @@ impl Accounts {
                 return refuse(QuotaLimit::PerDay { today, max }, tomorrow.since(now));
             }
         }
+
         if let Some(rate) = quota.rate {
             let pace = match &mut state.pace {
                 Some((known, pace)) if *known == rate => pace,
@@ -111,6 +114,7 @@ impl Accounts {
                 );
             }
         }
+
         state.in_flight += count;
         Ok(())
     }
@@ -122,7 +126,7 @@ impl Accounts {
         }
     }
 
-    /// How much one may have pending. Where several hand mail in, none of them may fill the queue
+    /// How much one may have pending. Where several submit mail, none of them may fill the queue
     /// for the others.
     fn share(&self, quota: &Quota, max_pending: u64) -> Option<u64> {
         let others = self.quotas.read().len() > 1;
@@ -164,6 +168,7 @@ fn check_times(
         let reason = format!("is more than {} {what}", humantime::format_duration(most));
         Err(MailError::new(field, reason))
     };
+
     let meant = |when| engine.clock.meant(when, now);
     let due = options.send.map_or(now, meant).max(now);
     if due.since(now) > quota.max_delay {
@@ -173,6 +178,7 @@ fn check_times(
         };
         return refuse(field, "ahead, which is the most", quota.max_delay);
     }
+
     let expires = options.expires.map(meant);
     let expires = expires.unwrap_or(due + engine.retry.expire_after);
     // A default that is longer than that was chosen by who runs the service.
@@ -181,6 +187,7 @@ fn check_times(
         let what = "after the time at which it is to be sent, which is the most";
         return refuse(field, what, quota.max_lifetime);
     }
+
     Ok(())
 }
 

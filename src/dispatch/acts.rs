@@ -162,6 +162,7 @@ impl Dispatcher {
         let who = who.as_deref().unwrap_or_default().escape_debug();
         let from = event.from.as_deref();
         let relay = event.relay.as_deref();
+
         let mail = event.mail.map(|mail| mail.to_string());
         match &event.kind {
             EventKind::Act { count, filter, .. } => {
@@ -173,6 +174,7 @@ impl Dispatcher {
             // The service and its doors log these themselves.
             _ => {}
         }
+
         self.inner.engine.metrics.acted(act);
     }
 }

@@ -36,6 +36,7 @@ impl Engine {
                 self.clock.monotonic(),
             );
         }
+
         self.announce(manifest.id, &delivery.recipient, attempt, &kind);
     }
 

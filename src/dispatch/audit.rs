@@ -78,8 +78,8 @@ pub struct AuditEntry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct AuditPage {
-    /// What was done, the newest first; possibly nothing although there is more, when much had to be
-    /// looked at.
+    /// What was done, the newest first; possibly nothing although there is more, when much had to
+    /// be looked at.
     pub entries: Vec<AuditEntry>,
     /// Where the next page starts; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -124,6 +124,7 @@ impl AuditEntry {
             error: None,
             version: None,
         };
+
         match &event.kind {
             EventKind::Act { count, filter, .. } => {
                 entry.count = *count;
@@ -134,6 +135,7 @@ impl AuditEntry {
             EventKind::Started { version } => entry.version = Some(version.clone()),
             _ => {}
         }
+
         Some(entry)
     }
 }
@@ -166,6 +168,7 @@ impl Dispatcher {
                 return Ok(page);
             }
         }
+
         page.next = before.map(|before| before.to_string());
         Ok(page)
     }

@@ -182,8 +182,8 @@ impl Builder {
         self
     }
 
-    /// About the most bytes that the spool keeps; unbounded unless said. What ended first goes before
-    /// its time, then accepting says [`Error::SpoolFull`].
+    /// About the most bytes that the spool keeps; unbounded unless said. What ended first goes
+    /// before its time, then accepting says [`Error::SpoolFull`].
     pub fn max_size(mut self, bytes: u64) -> Self {
         self.max_size = Some(bytes);
         self
@@ -207,8 +207,8 @@ impl Builder {
         self
     }
 
-    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending` unless
-    /// said.
+    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending`
+    /// unless said.
     pub fn critical_reserve(mut self, deliveries: u64) -> Self {
         self.critical_reserve = Some(deliveries);
         self
@@ -221,7 +221,7 @@ impl Builder {
     }
 
     /// The domain of addresses that stand without one in the header section of a message that is
-    /// handed in through a door, such as `root`; that of the return path when absent.
+    /// submitted through a door, such as `root`; that of the return path when absent.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
         self
@@ -264,7 +264,7 @@ impl Builder {
     }
 
     /// Where mail comes back to: each delivery has a return path of its own there. Without it, mail
-    /// comes back to the return path that it was handed in with, and nothing is heard of it here.
+    /// comes back to the return path that it was submitted with, and nothing is heard of it here.
     pub fn returns(mut self, returns: super::Returns) -> Self {
         self.returns = Some(returns);
         self
@@ -307,12 +307,14 @@ impl Builder {
                 "max_pending is 0, so that nothing could be accepted".into(),
             ));
         }
+
         let topology = Topology::new(&self.relays, &self.routes, self.weights)?;
         let spool = self.open_spool().await?;
         let topology = match spool.cluster() {
             Some(cluster) => topology.shared(cluster.orders().borrow().share),
             None => topology,
         };
+
         let topology = Arc::new(topology);
         let mut engine = Engine::new(spool, self.clock, self.retry, Arc::clone(&topology));
         engine.unsubscribing = self.unsubscribing;
@@ -322,6 +324,7 @@ impl Builder {
         {
             engine.templates = self.templates;
         }
+
         let engine = Arc::new(engine);
         engine.reroute();
 
@@ -329,10 +332,12 @@ impl Builder {
             engine: Arc::clone(&engine),
             topology,
         };
+
         let spawned = match above {
             Some(above) => Supervisor::spawn_linked(None, Supervisor, args, above).await,
             None => Supervisor::spawn(None, Supervisor, args).await,
         };
+
         let supervisor = spawned
             .map_err(|e| Error::Stopped(format!("its actors cannot be started: {e}")))?
             .0;
@@ -356,6 +361,7 @@ impl Builder {
             host: lettre::transport::smtp::extension::ClientId::default().to_string(),
             reloading: tokio::sync::Mutex::default(),
         };
+
         let inner = Arc::new(inner);
         cluster::follow_share(&inner);
         Ok(Dispatcher {
@@ -377,10 +383,12 @@ impl Builder {
             journal: self.journal,
             ..SpoolOptions::default()
         };
+
         #[cfg(feature = "postgres")]
         if let Keep::Postgres(database) = &self.keep {
             return Ok(database.open(options).await?);
         }
+
         let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
         let deadline = Instant::now() + SPOOL_RELEASED_WITHIN;
         loop {

@@ -34,10 +34,10 @@ enum Kind {
 }
 
 impl Clock {
-    /// The system's clock: that of the wall where it began, and from then on as monotonic time goes.
-    /// Where the wall clock is set it follows slowly, by a tenth of the time that passes, so that
-    /// nothing waits longer or expires for it; where it is set forward by five minutes or more, as
-    /// after a sleep, at once.
+    /// The system's clock: that of the wall where it began, and from then on as monotonic time
+    /// goes. Where the wall clock is set it follows slowly, by a tenth of the time that passes, so
+    /// that nothing waits longer or expires for it; where it is set forward by five minutes or
+    /// more, as after a sleep, at once.
     pub fn system() -> Self {
         let course = Course::new(Timestamp::now(), Duration::ZERO);
         Clock(Kind::System {
@@ -66,8 +66,8 @@ impl Clock {
         }
     }
 
-    /// The time that is meant, for a mail that is accepted `now`: what the wall clock will be then was
-    /// asked for.
+    /// The time that is meant, for a mail that is accepted `now`: what the wall clock will be then
+    /// was asked for.
     pub(super) fn meant(&self, when: When, now: Timestamp) -> Timestamp {
         let (When::At(at), Kind::System { .. }) = (when, &self.0) else {
             return when.resolve(now);

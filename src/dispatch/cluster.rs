@@ -34,11 +34,13 @@ impl AppliedOrders {
             return;
         };
         let orders = Arc::clone(&cluster.orders().borrow());
+
         self.recalled
             .retain(|_, (_, since)| since.elapsed() < RECALLED_FOR);
         if self.orders.as_ref() == Some(&orders) {
             return;
         }
+
         for relay in orders.paused.symmetric_difference(&self.paused) {
             let (reply, _) = ractor::concurrency::oneshot::<bool>();
             let _ = router.cast(router::Msg::Pause {
@@ -47,6 +49,7 @@ impl AppliedOrders {
                 reply: RpcReplyPort::from(reply),
             });
         }
+
         self.paused = orders.paused.clone();
         let before = self.orders.take();
         for mail in &orders.wanted_back {
@@ -60,6 +63,7 @@ impl AppliedOrders {
             self.recalled.insert(*mail, (recalled, Instant::now()));
             engine.end_recalled(*mail, engine.clock.now());
         }
+
         self.orders = Some(orders);
     }
 }
@@ -71,6 +75,7 @@ pub(super) fn follow_share(inner: &Arc<Inner>) {
     };
     let mut orders = cluster.orders();
     let mut share = orders.borrow().share;
+
     let inner = Arc::downgrade(inner);
     tokio::spawn(async move {
         while orders.changed().await.is_ok() {

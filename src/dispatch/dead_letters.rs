@@ -72,6 +72,7 @@ impl DeadLetters<'_> {
         let lifetime = engine.retry.expire_after;
         let by = self.postrider.by_in_part();
         let words = words(&filter);
+
         let mut count = 0;
         let all = async {
             let letters = self.all(filter).await?;
@@ -91,6 +92,7 @@ impl DeadLetters<'_> {
             }
             Ok(())
         };
+
         let ended = all.await;
         if !dry_run {
             self.note("retry", count, words).await;
@@ -119,6 +121,7 @@ impl DeadLetters<'_> {
         let engine = &self.postrider.inner.engine;
         let by = self.postrider.by_in_part();
         let words = words(&filter);
+
         let mut purged = Purged::default();
         let all = async {
             let mut letters = self.all(filter).await?;
@@ -139,6 +142,7 @@ impl DeadLetters<'_> {
             }
             Ok(())
         };
+
         let ended = all.await;
         if !dry_run {
             self.note("purge", purged.mails, words).await;
@@ -180,6 +184,7 @@ fn words(filter: &Query) -> String {
     if let Some(until) = filter.until {
         words += &format!(" until:{until}");
     }
+
     words
 }
 

@@ -93,14 +93,15 @@ impl State {
             outcome: Outcome::Unavailable(Phase::MailFrom, "the relay failed before it".into()),
             fault: Fault::Relay,
         };
+
         Ok(judged
             .into_iter()
             .map(|judged| judged.unwrap_or_else(untried))
             .collect())
     }
 
-    /// Those of the recipients that go in the next transaction. A mail that was begun behind the one
-    /// before it goes as it was begun.
+    /// Those of the recipients that go in the next transaction. A mail that was begun behind the
+    /// one before it goes as it was begun.
     fn part(&self, mail: &Transaction, left: &[usize], now: Duration) -> Vec<usize> {
         let limit = match self.memory.transaction_limit(now) {
             Some(limit) if self.begun != Some(mail.mail) => limit.max(1),
@@ -109,8 +110,8 @@ impl State {
         left.iter().copied().take(limit).collect()
     }
 
-    /// Whether the next mail may be begun behind this one: not where it would go in parts, on another
-    /// connection, or to a domain that may have to rest.
+    /// Whether the next mail may be begun behind this one: not where it would go in parts, on
+    /// another connection, or to a domain that may have to rest.
     fn may_pipeline(&self, next: &Transaction, now: Duration) -> bool {
         let fits = self
             .memory
@@ -140,9 +141,9 @@ impl State {
         faults
     }
 
-    /// One transaction over the open connection or a new one. A reused connection that the relay has
-    /// closed meanwhile is replaced once, and nothing is held against the relay. Returns also how many
-    /// mails the connection had carried before.
+    /// One transaction over the open connection or a new one. A reused connection that the relay
+    /// has closed meanwhile is replaced once, and nothing is held against the relay. Returns also
+    /// how many mails the connection had carried before.
     async fn transact(
         &mut self,
         mail: &Transaction,

@@ -22,6 +22,7 @@ pub(super) async fn may_replace_the_spool(
     let now = engine.clock.now();
     let is_plain = options.idempotency_key.is_none()
         && options.send.is_none_or(|send| send.resolve(now) <= now);
+
     // What it did not take because it was refusing is not in it; what it failed over may be.
     let may_be_doubled = options.guarantee == Guarantee::AtLeastOnce;
     if !is_plain || !(was_refusing || may_be_doubled) {
@@ -67,6 +68,7 @@ impl Direct {
             .outcomes
             .iter()
             .find(|(_, outcome)| !matches!(outcome, Outcome::Delivered(_)));
+
         match failed {
             None => Ok(Receipt {
                 id: sent.id,
@@ -119,15 +121,16 @@ impl Direct {
                 .await;
             outcomes.extend(recipients.into_iter().zip(learned));
         }
+
         Ok(SentNow {
             id: mail.id(),
             outcomes,
         })
     }
 
-    /// Tries each relay of the route that is not paused, until one answers about the mail; those of the
-    /// recipients go on of whom it said nothing. A refusal that another mail would have met as well is
-    /// no answer.
+    /// Tries each relay of the route that is not paused, until one answers about the mail; those of
+    /// the recipients go on of whom it said nothing. A refusal that another mail would have met as
+    /// well is no answer.
     async fn send_over(
         &self,
         engine: &Engine,
@@ -139,6 +142,7 @@ impl Direct {
             Phase::Local,
             "no relay of its route is there and not paused".into(),
         );
+
         let mut outcomes = vec![unreachable; transaction.recipients.len()];
         let mut left: Vec<usize> = (0..outcomes.len()).collect();
         for relay in route.relays().filter(|relay| !engine.is_paused(relay)) {
@@ -163,12 +167,13 @@ impl Direct {
                 break;
             }
         }
+
         outcomes
     }
 }
 
-/// Whether another relay of the route may take what this one did not: it refused us and not the mail,
-/// or said beforehand that it cannot take it.
+/// Whether another relay of the route may take what this one did not: it refused us and not the
+/// mail, or said beforehand that it cannot take it.
 fn is_for_the_next_relay(outcome: &Outcome) -> bool {
     let is_local = matches!(outcome, Outcome::Rejected(Phase::Local, _));
     is_local || outcome.judge(Circumstances::default()).fault == Fault::Relay

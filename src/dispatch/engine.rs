@@ -53,7 +53,7 @@ pub(super) struct Engine {
     pub suppress_bounces_for: Duration,
     pub life: Life,
     pub recalls: Arc<Recalls>,
-    /// What each token and user may hand in.
+    /// What each token and user may submit.
     pub accounts: Accounts,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
@@ -142,7 +142,7 @@ impl Engine {
         Arc::clone(memories.entry(Arc::clone(relay)).or_default())
     }
 
-    /// Whether mail may be handed in.
+    /// Whether mail may be submitted.
     pub(super) fn admits(&self) -> Result<(), Error> {
         self.life.admits()
     }
@@ -193,6 +193,7 @@ impl Engine {
         if down.is_empty() {
             return Vec::new();
         }
+
         let is_open = |relay: &str| !down.contains_key(relay) && !self.is_paused(relay);
         let routes = topology.routes.iter().map(Route::whole);
         let stuck = routes.filter(|route| !route.relays().any(is_open));
@@ -203,6 +204,7 @@ impl Engine {
             let reason = down.get(relay.as_str())?;
             Some(format!("nothing goes over the relay {relay}: {reason}"))
         });
+
         why.collect()
     }
 

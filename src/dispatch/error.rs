@@ -7,7 +7,7 @@ use crate::policy::Rate;
 use crate::spool::SpoolError;
 use crate::transport::RelayError;
 
-/// Why the dispatcher cannot do what it was asked. Where a mail was handed in, it was not accepted.
+/// Why the dispatcher cannot do what it was asked. Where a mail was submitted, it was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The mail is not valid, or too large.
@@ -72,7 +72,8 @@ pub enum Error {
     /// There is no such mail.
     #[error("there is no mail {0}")]
     UnknownMail(MailId),
-    /// No mail has this name: neither as the beginning of its id, nor as its key, Message-ID or sender.
+    /// No mail has this name: neither as the beginning of its id, nor as its key, Message-ID or
+    /// sender.
     #[error("there is no mail whose id begins with `{}`, or whose key, Message-ID or sender that is", .0.escape_debug())]
     UnknownName(String),
     /// This name fits several mails.
@@ -127,9 +128,9 @@ fn all(mails: &[MailId]) -> String {
 }
 
 impl Error {
-    /// Whether the same call may succeed later, with nothing changed but the time: there may be room,
-    /// the quota may be free again, the disk or the database may be back. Of a mail that was handed
-    /// in nothing was kept, so that it may be handed in again.
+    /// Whether the same call may succeed later, with nothing changed but the time: there may be
+    /// room, the quota may be free again, the disk or the database may be back. Of a mail that was
+    /// handed in nothing was kept, so that it may be submitted again.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Full { .. }
@@ -176,7 +177,7 @@ pub enum QuotaLimit {
         max: u64,
     },
     /// Mails in a time.
-    #[error("hands in mail faster than {0} (`rate`)")]
+    #[error("submits mail faster than {0} (`rate`)")]
     Rate(Rate),
 }
 

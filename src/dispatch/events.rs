@@ -1,5 +1,5 @@
-//! What happened, as a stream: from now on, or from any number that the journal still has. Followers
-//! share what is in memory; what is older is read page by page.
+//! What happened, as a stream: from now on, or from any number that the journal still has.
+//! Followers share what is in memory; what is older is read page by page.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -95,8 +95,8 @@ impl Follower {
         }
     }
 
-    /// Waits until the log and the metrics tell this, too. What cannot be recorded now is not waited
-    /// for.
+    /// Waits until the log and the metrics tell this, too. What cannot be recorded now is not
+    /// waited for.
     async fn until_told(&self, item: &EventItem) {
         if let EventItem::Event(Event {
             mail: Some(mail), ..
@@ -136,6 +136,7 @@ fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStr
     let Some(journal) = engine.spool.journal() else {
         return EventStream(Box::pin(stream::pending()));
     };
+
     let last = journal.last();
     let now = *last.borrow();
     // A number that was never given says nothing: what is known is told.
@@ -144,6 +145,7 @@ fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStr
         Some(after) => after,
         None => now,
     };
+
     let follower = Follower {
         spool: Arc::downgrade(&engine.spool),
         recordings: Arc::clone(&engine.recordings),
@@ -153,6 +155,7 @@ fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStr
         asks: mail.is_some() && at < now,
         waiting: VecDeque::new(),
     };
+
     EventStream(Box::pin(stream::unfold(follower, Follower::next)))
 }
 

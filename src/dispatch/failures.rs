@@ -94,10 +94,12 @@ impl Dispatcher {
             found: HashMap::new(),
             others: 0,
         };
+
         let mut complete = true;
         for state in [State::Dead, State::Deferred] {
             complete &= self.gather(state, &query, &mut groups).await?;
         }
+
         Ok(Failures {
             others: groups.others,
             complete,
@@ -117,6 +119,7 @@ impl Dispatcher {
             cursor: None,
             ..query.clone()
         };
+
         let mut pages = self.inner.engine.pages(query, STEP);
         let mut looked_at = 0;
         while let Some((records, _)) = pages.next().await? {
@@ -130,6 +133,7 @@ impl Dispatcher {
                 break;
             }
         }
+
         Ok(pages.are_over())
     }
 }
@@ -146,6 +150,7 @@ impl Groups {
             State::Dead => matches!(delivery.stage, Stage::Dead { .. }),
             _ => delivery.stage.due().is_some() && !delivery.attempts.is_empty(),
         };
+
         if !is_meant {
             return;
         }
@@ -153,6 +158,7 @@ impl Groups {
             GroupBy::Error => normalised(&error_of(delivery)),
             GroupBy::Domain => delivery.recipient.domain().to_lowercase(),
         };
+
         if !self.found.contains_key(&name) && self.found.len() >= MOST_GROUPS {
             self.others += 1;
             return;
@@ -174,11 +180,13 @@ impl Groups {
                 q: format!("{about}:\"{name}\" state:dead,deferred"),
             }
         });
+
         group.count += 1;
         match state {
             State::Dead => group.dead += 1,
             _ => group.deferred += 1,
         }
+
         let tried = delivery.attempts.last().map(|attempt| attempt.at);
         let at = delivery.stage.finished_at().or(tried);
         group.last_at = group.last_at.max(at);
@@ -223,10 +231,12 @@ fn of_any_mail(word: &str) -> String {
     if word.contains('@') {
         return "<address>".to_owned();
     }
+
     let has_digit = word.bytes().any(|b| b.is_ascii_digit());
     if has_digit && (word.chars().count() > LONGEST_WORD || word.contains("://")) {
         return "#".to_owned();
     }
+
     let mut out = String::with_capacity(word.len());
     let mut in_number = false;
     for c in word.chars() {
@@ -240,6 +250,7 @@ fn of_any_mail(word: &str) -> String {
             out.push(c);
         }
     }
+
     out
 }
 
@@ -265,6 +276,7 @@ mod tests {
         ] {
             assert_eq!(normalised(one), normalised(other));
         }
+
         assert_ne!(normalised("550 5.1.1 no"), normalised("451 4.7.1 no"));
         assert_eq!(normalised("550 5.1.1 a \"b\""), "550 5.1.1 a 'b'");
     }

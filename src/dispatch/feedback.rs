@@ -106,7 +106,7 @@ impl FeedbackHandle<'_> {
     }
 
     /// Takes a report that came to these addresses, as far as they are known. Whose it is says the
-    /// token of its return path. One that `is_trusted`, because of who hands it in, may be of a mail
+    /// token of its return path. One that `is_trusted`, because of who submits it, may be of a mail
     /// that it names by its Message-ID.
     ///
     /// Nothing follows from a report of a delay.
@@ -123,6 +123,7 @@ impl FeedbackHandle<'_> {
             true => tokio::task::spawn_blocking(move || feedback::read(&message)).await,
             false => Ok(feedback::read(&message)),
         };
+
         let report = match reading.unwrap_or(Reading::NoReport) {
             Reading::Report(report) => report,
             Reading::Nothing => {
@@ -140,6 +141,7 @@ impl FeedbackHandle<'_> {
             let named = to.iter().find_map(|to| returns.read(to));
             named.or_else(|| returns.find(&report.contents))
         });
+
         let mut found = Vec::new();
         if let Some(returned) = returned {
             found.extend(self.of_token(returned, report.findings).await?);
@@ -148,15 +150,17 @@ impl FeedbackHandle<'_> {
                 found.extend(self.of_message_id(id, &report.findings).await?);
             }
         }
+
         if found.is_empty() {
             self.engine().metrics.fed_back(REPORT, "unknown");
             return Err(ReportError::NotOurs);
         }
+
         Ok(self.keep(REPORT, found).await?)
     }
 
-    /// Takes events of a provider, which has proved that they are its. Those of mail that is not kept
-    /// here are counted, and nothing else.
+    /// Takes events of a provider, which has proved that they are its. Those of mail that is not
+    /// kept here are counted, and nothing else.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -188,6 +192,7 @@ impl FeedbackHandle<'_> {
                 },
             });
         }
+
         self.keep(by, found).await
     }
 
@@ -200,8 +205,8 @@ impl FeedbackHandle<'_> {
         &self.postrider.inner.engine
     }
 
-    /// What a report says of the delivery whose token it bears: what it says of that recipient, else
-    /// the worst that it says, since mail is passed on to other addresses.
+    /// What a report says of the delivery whose token it bears: what it says of that recipient,
+    /// else the worst that it says, since mail is passed on to other addresses.
     async fn of_token(
         &self,
         (mail, index): Returned,
@@ -212,22 +217,26 @@ impl FeedbackHandle<'_> {
         else {
             return Ok(None);
         };
+
         let recipient = record.deliveries[usize::from(index)]
             .recipient
             .as_str()
             .to_lowercase();
         let of_it = |finding: &&Finding| finding.recipients.contains(&recipient);
+
         let worst = || {
             findings
                 .iter()
                 .find(|one| one.kind != FeedbackKind::Delivered)
         };
+
         let finding = findings
             .iter()
             .find(of_it)
             .or_else(worst)
             .or(findings.first())
             .cloned();
+
         Ok(finding.map(|finding| Found {
             record,
             index,
@@ -242,6 +251,7 @@ impl FeedbackHandle<'_> {
         let Some(record) = self.of_id(id).await? else {
             return Ok(Vec::new());
         };
+
         let mut found = Vec::new();
         for finding in findings {
             if let Some(index) = place(&record, |to| finding.recipients.iter().any(|one| one == to))
@@ -255,6 +265,7 @@ impl FeedbackHandle<'_> {
                 });
             }
         }
+
         Ok(found)
     }
 
@@ -295,11 +306,13 @@ impl FeedbackHandle<'_> {
             limit: LAST_MAILS,
             ..Query::default()
         };
+
         let page = spool.list(query, self.engine().clock.now()).await?;
         let wanted = event
             .message_id
             .as_deref()
             .map(|id| id.trim_matches(['<', '>']));
+
         for record in page.mails {
             let is_named =
                 wanted.is_some_and(|id| record.manifest.message_id.trim_matches(['<', '>']) == id);
@@ -315,6 +328,7 @@ impl FeedbackHandle<'_> {
                 return Ok(Some((record, index)));
             }
         }
+
         Ok(None)
     }
 
@@ -335,6 +349,7 @@ impl FeedbackHandle<'_> {
             Some(store) => store.keep(new).await?,
             None => self.tell_alone(new, &events).await?,
         };
+
         let mut kept = Vec::with_capacity(receipts.len());
         for (mut receipt, result) in receipts.into_iter().zip(results) {
             let told = match result {
@@ -362,6 +377,7 @@ impl FeedbackHandle<'_> {
             }
             kept.push(receipt);
         }
+
         Ok(kept)
     }
 
@@ -374,6 +390,7 @@ impl FeedbackHandle<'_> {
             is_hard,
         } = found;
         let recipient = record.deliveries[usize::from(index)].recipient.clone();
+
         let reason = match finding.kind {
             FeedbackKind::Complained => Some(SuppressionReason::Complaint),
             FeedbackKind::Bounced => {
@@ -382,6 +399,7 @@ impl FeedbackHandle<'_> {
             }
             FeedbackKind::Delivered => None,
         };
+
         let suppressions = self.postrider.suppressions();
         let note = [finding.status.as_deref().unwrap_or_default(), &finding.text].join(" ");
         let suppression = reason.map(|reason| Suppression {
@@ -403,6 +421,7 @@ impl FeedbackHandle<'_> {
                 permanent: finding.permanent,
             },
         };
+
         let manifest = &record.manifest;
         let event = Event {
             mail: Some(manifest.id),
@@ -414,6 +433,7 @@ impl FeedbackHandle<'_> {
             submitter: manifest.owner(),
             ..Event::new(at, kind)
         };
+
         let receipt = FeedbackReceipt {
             mail: manifest.id,
             recipient,
@@ -422,12 +442,14 @@ impl FeedbackHandle<'_> {
             known: false,
             suppressed: suppression.is_some(),
         };
+
         let name = [
             by,
             finding.kind.as_str(),
             finding.status.as_deref().unwrap_or_default(),
             &id,
         ];
+
         let name = digest::digest(&digest::SHA256, name.join("\0").as_bytes());
         let new = NewFeedback {
             mail: manifest.id,
@@ -443,17 +465,19 @@ impl FeedbackHandle<'_> {
                 by: by.to_owned(),
             },
         };
+
         (receipt, new, event)
     }
 
-    /// Where the spool keeps nothing of it beside the mail: the journal tells, and who is not to get
-    /// mail is kept.
+    /// Where the spool keeps nothing of it beside the mail: the journal tells, and who is not to
+    /// get mail is kept.
     async fn tell_alone(
         &self,
         new: Vec<NewFeedback>,
         events: &[Event],
     ) -> Result<Vec<FeedbackResult>, Error> {
         let spool = &self.engine().spool;
+
         let told = new.iter().zip(events);
         let told = told.filter(|(new, _)| new.feedback.kind != FeedbackKind::Delivered);
         let told: Vec<Event> = told.map(|(_, event)| event.clone()).collect();
@@ -462,6 +486,7 @@ impl FeedbackHandle<'_> {
         {
             journal.note(told).await?;
         }
+
         let results = vec![FeedbackResult::Kept; new.len()];
         let entries: Vec<Suppression> = new.into_iter().filter_map(|new| new.suppression).collect();
         if let Some(kept) = spool.suppressions()
@@ -469,6 +494,7 @@ impl FeedbackHandle<'_> {
         {
             kept.add(entries).await?;
         }
+
         Ok(results)
     }
 }
@@ -480,8 +506,8 @@ fn place(record: &Record, is_it: impl Fn(&str) -> bool) -> Option<u16> {
     u16::try_from(found).ok()
 }
 
-/// Whether a status is about the mail or its sender, or will pass: what a provider calls hard is not
-/// for ever then.
+/// Whether a status is about the mail or its sender, or will pass: what a provider calls hard is
+/// not for ever then.
 fn is_about_the_mail(status: Option<&str>) -> bool {
     status.is_some_and(|status| {
         status.starts_with("5.7.")

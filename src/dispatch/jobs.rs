@@ -201,8 +201,10 @@ impl Jobs<'_> {
             finished_at: None,
             error: None,
         };
+
         tracing::info!(job = %status.id, act = request.act.as_str(), search = ?status.search,
             by = %status.by, "a job began");
+
         let shared = Arc::new(Mutex::new(status.clone()));
         let work = run(self.postrider.clone(), request, Arc::clone(&shared));
         let task = tokio::spawn(work).abort_handle();
@@ -210,6 +212,7 @@ impl Jobs<'_> {
             status: shared,
             task: Some(task),
         });
+
         Ok(status)
     }
 
@@ -245,6 +248,7 @@ impl Jobs<'_> {
             let (done, search) = (status.done, status.search.clone());
             tokio::spawn(async move { note(&postrider, act, done, search).await });
         }
+
         Some(status.clone())
     }
 }
@@ -293,6 +297,7 @@ async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobSt
     let ended = walk(&postrider.in_part(), &request, &status).await;
     let done = status.lock().done;
     note(&postrider, request.act, done, request.search).await;
+
     let mut status = status.lock();
     status.finished_at = Some(postrider.inner.engine.clock.now());
     match ended {
@@ -343,6 +348,7 @@ async fn walk(
             }
         }
     }
+
     Ok(())
 }
 
@@ -373,6 +379,7 @@ async fn act_on(
             Err(error) => return Err(error),
         }
     }
+
     Ok(count)
 }
 

@@ -172,8 +172,8 @@ impl JournalReader {
     /// them gets any: the others wait until that one is gone.
     ///
     /// # Errors
-    /// [`Error::Spool`]; with [`SpoolError::StaleLease`] where another node has read meanwhile: ask for
-    /// the reader anew.
+    /// [`Error::Spool`]; with [`SpoolError::StaleLease`] where another node has read meanwhile: ask
+    /// for the reader anew.
     pub async fn next(&mut self) -> Result<JournalPage, Error> {
         if !self.is_held || !self.journal.holds(&self.name) {
             self.hold().await?;

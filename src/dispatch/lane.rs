@@ -20,7 +20,7 @@ use crate::spool::ClaimRequest;
 
 /// How many mails are claimed for each sender at a time.
 const BATCH: usize = 32;
-/// How many bytes of messages one claim may hold, the first aside.
+/// How many bytes of messages one claim may hold, except the first.
 const CLAIM_BYTES: usize = 4 * 1024 * 1024;
 /// How many recipients go together in one transaction: what every server must take (RFC 5321
 /// §4.5.3.1.8).
@@ -156,6 +156,7 @@ impl Lane {
             self.again = true;
             return Plan::Rest;
         }
+
         if self.queues.is_empty() || pending == 0 {
             return Plan::Rest;
         }
@@ -180,11 +181,13 @@ impl Lane {
         if wish == 0 {
             return Plan::Rest;
         }
+
         let routes = self.queues.ask(Instant::now());
         if routes.is_empty() {
             // Whoever learned that they cannot be read has planned a look.
             return Plan::Rest;
         }
+
         let allowed = self.pace.take(wish, monotonic);
         if allowed.mails == 0 {
             return allowed.again_in.map_or(Plan::Rest, |span| {
@@ -196,11 +199,13 @@ impl Lane {
         // among them.
         let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
+
         self.claiming = Some(PendingClaim {
             routes: routes.clone(),
             paced: allowed.mails,
             probe: state == BreakerState::HalfOpen,
         });
+
         Plan::Claim(ClaimRequest {
             routes,
             turns,
@@ -211,12 +216,14 @@ impl Lane {
         })
     }
 
-    /// How many mails of any priority the stock lacks, and how many further critical ones. What is claimed ahead is claimed as senders use
-    /// it up: behind one that hangs mail stays queued. With a rate nothing is claimed before a sender is free for it, or it would be saved up.
+    /// How many mails of any priority the stock lacks, and how many further critical ones. What is
+    /// claimed ahead is claimed as senders use it up: behind one that hangs mail stays queued. With
+    /// a rate nothing is claimed before a sender is free for it, or it would be saved up.
     fn lacks(&self, has_become_low: bool) -> (usize, usize) {
         let level = self.stock.level();
         let free_for_any = self.free.len().min(level.room_at_other);
         let kept_for_critical = usize::from(free_for_any < self.free.len());
+
         let is_low = level.mails <= self.low() && level.bytes < CLAIM_BYTES / 2;
         let any = if self.rate.is_some() {
             if level.mails == 0 {
@@ -229,6 +236,7 @@ impl Lane {
         } else {
             0
         };
+
         (any, kept_for_critical * BATCH)
     }
 
@@ -278,6 +286,7 @@ impl Lane {
             return false;
         };
         self.give_back(claiming.paced.saturating_sub(claimed.len()));
+
         let again = std::mem::take(&mut self.again) | self.queues.answered(&claiming.routes);
         if claimed.is_empty() {
             return again;
@@ -287,11 +296,13 @@ impl Lane {
             self.probe(claimed, under_way);
             return again;
         }
+
         if !self.is_up(monotonic) {
             // It went down meanwhile: the mail waits, or takes the next relay.
             self.give_back(claimed.len());
             return true;
         }
+
         self.stock.put(claimed);
         self.call_senders(monotonic, under_way);
         true
@@ -319,6 +330,7 @@ impl Lane {
             self.clear_stock();
             return;
         }
+
         for _ in 0..self.stock.wanted(self.free.len()) {
             let Some((sender, actor)) = self.free.pop() else {
                 return;

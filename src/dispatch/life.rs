@@ -32,7 +32,7 @@ impl Life {
         Life(watch::channel(LifeStage::Running).0)
     }
 
-    /// Whether mail may be handed in.
+    /// Whether mail may be submitted.
     pub(super) fn admits(&self) -> Result<(), Error> {
         match &*self.0.borrow() {
             LifeStage::Running => Ok(()),

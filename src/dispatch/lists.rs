@@ -61,6 +61,7 @@ impl Unsubscribing {
         if secret.len() < 16 {
             return Err("needs a secret of 16 bytes or more".to_owned());
         }
+
         Ok(Unsubscribing {
             base,
             key: hmac::Key::new(hmac::HMAC_SHA256, secret),
@@ -84,16 +85,19 @@ impl Unsubscribing {
         if token.len() > LONGEST {
             return None;
         }
+
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
         let (said, signature) = bytes.split_last_chunk::<SIGNATURE>()?;
         let expected = hmac::sign(&self.key, said);
         // Compared in a time that says nothing of how much of it was right.
         let differences = expected.as_ref()[..SIGNATURE].iter().zip(signature);
+
         if differences.fold(0, |all, (a, b)| all | (a ^ b)) != 0 {
             return None;
         }
         let (version, said) = said.split_first()?;
         let (mail, said) = said.split_first_chunk::<16>()?;
+
         let text = std::str::from_utf8(said)
             .ok()
             .filter(|_| *version == VERSION)?;
@@ -114,18 +118,20 @@ impl Unsubscribing {
             header.push_str(&format!("List-Unsubscribe: <{base}/u/{token}>\r\n"));
             header.push_str("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
         }
+
         if !has_field(message, "List-Id") {
             // An id is a name below a domain (RFC 2919 §2).
             let host = self.base.host_str().unwrap_or_default();
             header.push_str(&format!("List-Id: <{list}.{host}>\r\n"));
         }
+
         header
     }
 }
 
 impl Engine {
-    /// A claim as senders take it: of a mail whose recipients each have one of their own, one for each
-    /// of them. The message is theirs together until it is sent.
+    /// A claim as senders take it: of a mail whose recipients each have one of their own, one for
+    /// each of them. The message is theirs together until it is sent.
     pub(super) fn taken_apart(&self, claim: Claim) -> Vec<Claim> {
         if !self.is_personal(&claim) {
             return vec![claim];
@@ -135,11 +141,13 @@ impl Engine {
             body,
             deliveries,
         } = claim;
+
         let one = |delivery| Claim {
             manifest: manifest.clone(),
             body: body.clone(),
             deliveries: vec![delivery],
         };
+
         deliveries.into_iter().map(one).collect()
     }
 
@@ -218,17 +226,20 @@ mod tests {
         let ada = Address::parse("ada+x@example.org").unwrap();
         let mail = MailId::from_bytes([7; 16]);
         let token = here.token(mail, &ada, "news");
+
         let said = Unsubscription {
             mail,
             address: ada.clone(),
             list: "news".to_owned(),
         };
+
         assert_eq!(here.read(&token), Some(said));
         assert_eq!(
             here.token(mail, &ada, "news"),
             token,
             "every retry has the same"
         );
+
         assert_eq!(there.read(&token), None);
         for at in 0..token.len() {
             let mut forged = token.clone().into_bytes();
@@ -238,6 +249,7 @@ mod tests {
             // The last character's spare bits say nothing.
             assert!(read.is_none() || at + 1 == token.len(), "{at}: {read:?}");
         }
+
         for none in ["", "A", "?", &"A".repeat(5000)] {
             assert_eq!(here.read(none), None);
         }

@@ -1,5 +1,5 @@
-//! Which mail somebody means who has no whole id at hand: the beginning of one, an idempotency key, a
-//! Message-ID, or a sender who has handed in one mail alone.
+//! Which mail somebody means who has no whole id at hand: the beginning of one, an idempotency key,
+//! a Message-ID, or a sender who has submitted one mail alone.
 
 use super::{Dispatcher, Error};
 use crate::mail::{MailId, Submitter};
@@ -47,8 +47,8 @@ impl Name {
 
 impl Dispatcher {
     /// The mail that `name` means: its id or the first characters of it (at least four), its
-    /// idempotency key, its Message-ID, or its sender. With `of`, among this one's mail alone. A whole
-    /// id is believed; for all else the spool is searched, the newest first.
+    /// idempotency key, its Message-ID, or its sender. With `of`, among this one's mail alone. A
+    /// whole id is believed; for all else the spool is searched, the newest first.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::Ambiguous`] where it fits several, or [`Error::Spool`].
@@ -56,6 +56,7 @@ impl Dispatcher {
         if let Ok(id) = name.parse() {
             return Ok(id);
         }
+
         let unknown = || Error::UnknownName(name.chars().take(200).collect());
         if name.trim().is_empty() {
             return Err(unknown());
@@ -67,6 +68,7 @@ impl Dispatcher {
             only: Some(Only::when(move |record| wanted.is_of(&record.manifest))),
             ..Query::default()
         };
+
         let mut found = Vec::new();
         let mut pages = self.inner.engine.pages(query, TOGETHER);
         while found.len() < TOLD
@@ -74,6 +76,7 @@ impl Dispatcher {
         {
             found.extend(records.iter().map(|record| record.manifest.id));
         }
+
         found.truncate(TOLD);
         match found[..] {
             [] => Err(unknown()),

@@ -56,12 +56,14 @@ impl Dispatcher {
             .get(id)
             .await?
             .ok_or(Error::UnknownMail(id))?;
+
         // What was just read may not have been told to anybody yet. What cannot be recorded now is
         // not in it, and is not waited for.
         let engine = &self.inner.engine;
         if engine.spool.failure().is_none() {
             engine.recordings.told(id).await;
         }
+
         Ok((record, engine.clock.now()))
     }
 
@@ -87,6 +89,7 @@ impl Dispatcher {
         let waiting = engine.waiters.wait_for(id);
         let mut over = std::pin::pin!(engine.life.is_over());
         let is_shared = engine.spool.cluster().is_some();
+
         loop {
             let told = waiting.notify.notified();
             let status = self.progress(id).await?;
@@ -143,6 +146,7 @@ impl Dispatcher {
         let deadline = Instant::now() + CANCEL_WITHIN;
         let mut is_noted = false;
         let mut is_wanted_back = false;
+
         loop {
             let told = waiting.notify.notified();
             let now = engine.clock.now();
@@ -185,8 +189,8 @@ impl Dispatcher {
                 // It came free in between.
                 continue;
             }
-            // A sender has it, and says when that is no longer so: of this node, or of another, which is
-            // told.
+            // A sender has it, and says when that is no longer so: of this node, or of another,
+            // which is told.
             let mut until = deadline;
             if let Some(cluster) = engine.spool.cluster() {
                 if !is_wanted_back {
@@ -206,6 +210,7 @@ impl Dispatcher {
     /// As [`Dispatcher::cancel`], and [`Error::Forgotten`] where its message is not kept any more.
     pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
+
         let status = self.progress(id).await?;
         let is = |wanted: fn(State) -> bool| status.deliveries.iter().any(|one| wanted(one.state));
         let can_be_retried = is(|s| matches!(s, State::Dead | State::Cancelled | State::Deferred));
@@ -214,6 +219,7 @@ impl Dispatcher {
             let state = status.state.as_str();
             return Err(Error::TooLate { id, state });
         }
+
         match engine
             .spool
             .retry_by(

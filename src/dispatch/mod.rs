@@ -2,8 +2,8 @@
 //! supervisor actor keeps a router, senders and a scheduler alive.
 //!
 //! One mail's way through here: `accept` makes it durable; the `scheduler` notices and wakes the
-//! `router`, which claims it for a `lane`, from which a `sender` takes it; the sender's outcome goes
-//! to disk in `recording` and is told in `announcements`. All share one `engine`.
+//! `router`, which claims it for a `lane`, from which a `sender` takes it; the sender's outcome
+//! goes to disk in `recording` and is told in `announcements`. All share one `engine`.
 
 mod accept;
 mod accounts;
@@ -105,7 +105,7 @@ pub struct Dispatcher {
     inner: Arc<Inner>,
     /// Which door it serves, for metrics.
     door: &'static str,
-    /// Who hands mail in through this handle.
+    /// Who submits mail through this handle.
     submitter: Submitter,
     /// From which address.
     from: Option<IpAddr>,
@@ -121,7 +121,7 @@ struct Inner {
     series: Arc<series::Progress>,
     /// The acts on many mails that go on, or went on.
     jobs: jobs::JobTable,
-    /// The domain of addresses that are handed in without one, and what this machine is called.
+    /// The domain of addresses that are submitted without one, and what this machine is called.
     domain: Option<String>,
     host: String,
     /// One reload at a time, or two could each put a part of theirs in force.
@@ -142,7 +142,7 @@ impl Dispatcher {
         Builder::default()
     }
 
-    /// The same dispatcher; what is handed in through this handle is counted under `door`.
+    /// The same dispatcher; what is submitted through this handle is counted under `door`.
     pub fn for_door(&self, door: &'static str) -> Dispatcher {
         Dispatcher {
             door,
@@ -156,7 +156,7 @@ impl Dispatcher {
         self.inner.engine.metrics.turned_away(self.door, reason);
     }
 
-    /// The same dispatcher; what is handed in through this handle is this one's, and so are its
+    /// The same dispatcher; what is submitted through this handle is this one's, and so are its
     /// idempotency keys: nobody else can learn of them or take them.
     pub fn on_behalf_of(&self, submitter: Submitter) -> Dispatcher {
         Dispatcher {
@@ -165,7 +165,7 @@ impl Dispatcher {
         }
     }
 
-    /// What a door knows of every message that is handed in through it.
+    /// What a door knows of every message that is submitted through it.
     pub fn intake(&self) -> Intake<'_> {
         Intake {
             domain: self.inner.domain.as_deref(),
@@ -178,8 +178,9 @@ impl Dispatcher {
     /// while the queue is full, for at most `accept_timeout`.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Quota`], [`Error::SenderRefused`], [`Error::Mail`], [`Error::KeyReused`], [`Error::NoRoute`], [`Error::Spool`]
-    /// or [`Error::Stopped`]; nothing was accepted then.
+    /// [`Error::Full`], [`Error::Quota`], [`Error::SenderRefused`], [`Error::Mail`],
+    /// [`Error::KeyReused`], [`Error::NoRoute`], [`Error::Spool`] or [`Error::Stopped`]; nothing
+    /// was accepted then.
     pub async fn submit(&self, mail: Mail) -> Result<Receipt, Error> {
         self.inner
             .accept
@@ -198,8 +199,8 @@ impl Dispatcher {
     }
 
     /// Accepts many mails together, with one sync for each half a mebibyte of them: each is
-    /// accepted or not for itself, and has its own result, in order. What finds the queue full waits
-    /// for room, for at most `accept_timeout` in all.
+    /// accepted or not for itself, and has its own result, in order. What finds the queue full
+    /// waits for room, for at most `accept_timeout` in all.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { engine, accept, .. } = &*self.inner;
         let waited_for = mails.clone();
@@ -258,6 +259,7 @@ impl Dispatcher {
                 *result = direct.submit(engine, mail).await;
             }
         }
+
         results
     }
 
@@ -276,9 +278,11 @@ impl Dispatcher {
         if conflicts == 0 || self.submitter == Submitter::Local {
             return;
         }
+
         let engine = &self.inner.engine;
         let now = engine.clock.monotonic();
         engine.metrics.key_conflicts(&self.submitter, conflicts);
+
         let pause = engine
             .accounts
             .count_conflicts(&self.submitter, conflicts, now);
@@ -289,9 +293,9 @@ impl Dispatcher {
         }
     }
 
-    /// What each of those who hand mail in may do, from now on; whoever is not among them is bound
-    /// by [`Quota::default`](crate::policy::Quota::default) alone. Where there are several, none may
-    /// have more than four fifths of `max_pending` pending, unless its quota says so.
+    /// What each of those who submit mail may do, from now on; whoever is not among them is bound
+    /// by [`Quota::default`](crate::policy::Quota::default) alone. Where there are several, none
+    /// may have more than four fifths of `max_pending` pending, unless its quota says so.
     pub fn set_quotas(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
         self.inner.engine.accounts.replace(quotas);
     }

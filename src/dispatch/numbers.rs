@@ -22,6 +22,7 @@ impl Dispatcher {
                 spool.counts[state as usize].iter().sum(),
             )
         };
+
         let pending = |priority: Priority| {
             let states = State::ALL.iter().filter(|state| !state.is_final());
             let count = states
@@ -29,6 +30,7 @@ impl Dispatcher {
                 .sum();
             (priority.as_str().to_owned(), count)
         };
+
         let relays = relays::with_backlog(self.ask_router(router::Msg::Relays).await?, &spool);
         let totals = &engine.metrics.totals;
         Ok(Stats {
@@ -74,6 +76,7 @@ impl Dispatcher {
                 .err()
                 .map(|error| error.to_string())
         });
+
         let full = || engine.spool.check_space(1).err();
         let reason = reason.or_else(|| full().map(|full| full.to_string()));
         Health {
@@ -97,6 +100,7 @@ impl Dispatcher {
                 .into_iter()
                 .map(move |priority| (state.as_str(), priority, counts[priority.index()]))
         });
+
         let open = |relay: &str| engine.memory(&relay.into()).open_connections();
         let relays = self
             .ask_router(router::Msg::Relays)
@@ -109,10 +113,12 @@ impl Dispatcher {
                 is_paused: relay.state == RelayState::Paused,
                 name: relay.name,
             });
+
         let readers = match engine.spool.journal() {
             Some(journal) => journal.readers().await?,
             None => Vec::new(),
         };
+
         let missed = readers
             .into_iter()
             .map(|reader| (reader.name, reader.missed));

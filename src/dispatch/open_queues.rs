@@ -48,6 +48,7 @@ impl OpenQueues {
             return Vec::new();
         }
         self.asked = self.asked.wrapping_add(1);
+
         while let Some(mut half) = self.halves.pop_front() {
             half.retain(|route| self.routes.contains(route));
             if !half.is_empty() {
@@ -57,8 +58,8 @@ impl OpenQueues {
 
         let mut routes = self.routes.clone();
         if !self.resting.is_empty() {
-            // One that was not read before is asked for alone, and every other time at most, so that
-            // it stops none of the others again.
+            // One that was not read before is asked for alone, and every other time at most, so
+            // that it stops none of the others again.
             routes.retain(|route| !self.resting.contains_key(route));
             if self.asked.is_multiple_of(2) || routes.is_empty() {
                 let is_due = |route: &&Route| {
@@ -70,10 +71,12 @@ impl OpenQueues {
                 }
             }
         }
+
         if !routes.is_empty() {
             let first = self.asked % routes.len();
             routes.rotate_left(first);
         }
+
         routes
     }
 
@@ -105,6 +108,7 @@ impl OpenQueues {
             rest.until = now + span;
             again.push(span);
         }
+
         again
     }
 }
@@ -117,8 +121,8 @@ mod tests {
         names.iter().map(|name| Route::over([*name])).collect()
     }
 
-    /// Asks as a lane does for so long, of a spool that cannot read these; returns how often it could,
-    /// and could not, and which were answered at the end.
+    /// Asks as a lane does for so long, of a spool that cannot read these; returns how often it
+    /// could, and could not, and which were answered at the end.
     fn asked(
         queues: &mut OpenQueues,
         broken: &[&str],
@@ -142,6 +146,7 @@ mod tests {
                 answered = asked;
             }
         }
+
         answered.sort();
         (failures, answered)
     }
@@ -152,6 +157,7 @@ mod tests {
         queues.open(routes(&["a", "b", "c", "d", "e"]));
         let began = Instant::now();
         let (failures, answered) = asked(&mut queues, &["c"], began, 120);
+
         assert_eq!(answered, routes(&["a", "b", "d", "e"]));
         assert!(failures < 15, "{failures} times");
 

@@ -1,5 +1,5 @@
-//! The outbox: what applications have enqueued in transactions of their own, on its way to the queue.
-//! The door that composes it asks here.
+//! The outbox: what applications have enqueued in transactions of their own, on its way to the
+//! queue. The door that composes it asks here.
 
 use super::{Dispatcher, Error};
 use crate::mail::{Mail, MailId, Submitter};
@@ -35,12 +35,13 @@ impl OutboxHandle {
         Ok(self.outbox()?.take(most).await?)
     }
 
-    /// Hands in drafts that were composed, each under its own name: it leaves the outbox in the commit
-    /// in which its mail is kept.
+    /// Hands in drafts that were composed, each under its own name: it leaves the outbox in the
+    /// commit in which its mail is kept.
     pub async fn submit(&self, mails: Vec<(MailId, Mail)>) -> Vec<(MailId, Result<(), Error>)> {
         let ids: Vec<MailId> = mails.iter().map(|(id, _)| *id).collect();
         let mails = mails.into_iter().map(|(id, mail)| mail.named(id)).collect();
         let receipts = self.postrider.try_submit_many(mails).await;
+
         let mut results = Vec::with_capacity(ids.len());
         for (id, receipt) in ids.into_iter().zip(receipts) {
             let result = match receipt {
@@ -53,6 +54,7 @@ impl OutboxHandle {
             };
             results.push((id, result));
         }
+
         results
     }
 
@@ -65,7 +67,7 @@ impl OutboxHandle {
         Ok(self.outbox()?.reject(draft, reason, now).await?)
     }
 
-    /// Gives drafts back that could not be handed in now.
+    /// Gives drafts back that could not be submitted now.
     ///
     /// # Errors
     /// [`Error::Spool`].

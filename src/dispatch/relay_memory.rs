@@ -160,6 +160,7 @@ impl RelayState {
             Some(_) => self.streak.add(step, mail),
             None => false,
         };
+
         let fault = match first.repeated {
             Some(Fault::Unclear) if is_repeated && self.streak.is_long() => Fault::Relay,
             Some(repeated) if is_repeated => repeated,
@@ -185,6 +186,7 @@ impl RelayState {
             }
             _ => {}
         }
+
         fault
     }
 

@@ -66,6 +66,7 @@ impl Relays<'_> {
             paused,
             reply,
         };
+
         if self.postrider.ask_router(ask).await? {
             let kind = if paused {
                 EventKind::RelayPaused

@@ -36,7 +36,7 @@ pub struct MailStatus {
     pub created_at: Timestamp,
     /// When its last delivery ended.
     pub finished_at: Option<Timestamp>,
-    /// When it is worthless.
+    /// When it expires.
     pub expires_at: Timestamp,
     /// Where a bounce goes.
     pub return_path: Option<Address>,
@@ -56,7 +56,7 @@ pub struct MailStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub submitter: Option<Submitter>,
-    /// What was done to the message as it was handed in, so that it is as RFC 5322 wants it; absent
+    /// What was done to the message as it was submitted, so that it is as RFC 5322 wants it; absent
     /// for nearly all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<String>,
@@ -129,12 +129,14 @@ impl MailStatus {
                 attempts: delivery.attempts,
                 feedback: Vec::new(),
             });
+
         let mut deliveries: Vec<DeliveryStatus> = deliveries.collect();
         for (index, feedback) in record.feedback {
             if let Some(delivery) = deliveries.get_mut(usize::from(index)) {
                 delivery.feedback.push(feedback);
             }
         }
+
         let manifest = record.manifest;
         let submitter = manifest.owner();
         let idempotency_key = manifest.given_key().map(str::to_owned);
@@ -330,8 +332,8 @@ pub struct Health {
     pub ready: bool,
     /// Why not.
     pub reason: Option<String>,
-    /// What keeps accepted mail from being sent: the relays of a route of which none is up, and what
-    /// they say.
+    /// What keeps accepted mail from being sent: the relays of a route of which none is up, and
+    /// what they say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

@@ -94,6 +94,7 @@ impl Returns {
         if !prefix.eq_ignore_ascii_case(PREFIX.as_bytes()) || hex.len() != HEX {
             return None;
         }
+
         let mut bytes = [0; SIGNED + SIGNATURE];
         for (byte, digits) in bytes.iter_mut().zip(hex.chunks(2)) {
             let digits = std::str::from_utf8(digits).ok()?;
@@ -101,13 +102,16 @@ impl Returns {
                 .ok()
                 .filter(|_| !digits.starts_with('+'))?;
         }
+
         let (said, signature) = bytes.split_at(SIGNED);
         let expected = hmac::sign(&self.key, said);
         // Compared in a time that says nothing of how much of it was right.
         let differences = expected.as_ref()[..SIGNATURE].iter().zip(signature);
+
         if differences.fold(0, |all, (a, b)| all | (a ^ b)) != 0 {
             return None;
         }
+
         let (mail, index) = said.split_first_chunk::<16>()?;
         Some((
             MailId::from_bytes(*mail),
@@ -136,6 +140,7 @@ impl Returns {
                 }
             }
         }
+
         None
     }
 }
@@ -181,6 +186,7 @@ mod tests {
     fn a_return_path_leads_to_its_delivery_and_nobody_else_makes_one() {
         let here = Returns::new("Bounces.example.com", b"0123456789abcdef").unwrap();
         let there = Returns::new("bounces.example.com", b"fedcba9876543210").unwrap();
+
         let mail = MailId::from_bytes([9; 16]);
         let path = here.address(mail, 3).unwrap();
         let (local, domain) = path.as_str().rsplit_once('@').unwrap();
@@ -188,10 +194,12 @@ mod tests {
             local.len() <= 64 && domain == "bounces.example.com",
             "{path}"
         );
+
         assert_eq!(here.read(&path), Some((mail, 3)));
         let shouted = Address::parse(&path.as_str().to_uppercase()).unwrap();
         assert_eq!(here.read(&shouted), Some((mail, 3)));
         assert_eq!(there.read(&path), None);
+
         let elsewhere = Address::parse(&format!("{local}@example.org")).unwrap();
         assert_eq!(here.read(&elsewhere), None);
 
@@ -200,6 +208,7 @@ mod tests {
             forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };
             assert_eq!(here.read_token(&forged), None, "{at}");
         }
+
         let around = format!("x--b-{} Return-Path: <{path}>", "0".repeat(HEX)).into_bytes();
         assert_eq!(here.find(&[b"-".to_vec(), around]), Some((mail, 3)));
         assert_eq!(there.find(&[path.as_str().as_bytes().to_vec()]), None);

@@ -87,6 +87,7 @@ impl Actor for Router {
             topology,
             first_sender,
         } = args;
+
         let mut state = State {
             engine,
             topology: Arc::clone(&topology),
@@ -94,6 +95,7 @@ impl Actor for Router {
             lanes: Vec::new(),
             takers: HashMap::new(),
         };
+
         state.configure(topology, first_sender);
         Ok(state)
     }
@@ -145,6 +147,7 @@ impl Actor for Router {
             }
             Msg::Crash => panic!("the router was told to crash"),
         }
+
         Ok(())
     }
 }
@@ -164,6 +167,7 @@ impl State {
             lane.retire_senders(first_sender);
             self.lanes.push(lane);
         }
+
         // Relays that are no more.
         known.values_mut().for_each(Lane::clear_stock);
         self.topology = topology;
@@ -187,6 +191,7 @@ impl State {
         let known = self.topology.routes.iter();
         let mut takers: HashMap<Route, Vec<usize>> =
             known.map(|route| (route.clone(), of(route))).collect();
+
         let fallback = of(&self.topology.fallback);
         for route in &self.topology.former_routes {
             takers.insert(route.clone(), fallback.clone());
@@ -198,11 +203,13 @@ impl State {
             .routes
             .iter()
             .chain(&self.topology.former_routes);
+
         for route in all {
             takers[route]
                 .iter()
                 .for_each(|at| routes[*at].push(route.clone()));
         }
+
         self.takers = takers;
         for (lane, routes) in self.lanes.iter_mut().zip(routes) {
             lane.queues.open(routes);
@@ -239,6 +246,7 @@ impl State {
         // Counted first and asked second: a shutdown says so first and counts second, so that one
         // of the two sees the other.
         let under_way = self.engine.begin();
+
         // Should a failure of the spool pass: the scheduler wakes us now and then.
         if !self.engine.is_sending() {
             return;
@@ -260,6 +268,7 @@ impl State {
                 let _ = router.cast(Msg::LookAgain(relay));
             });
         }
+
         match lane.plan(pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
@@ -304,14 +313,17 @@ impl State {
             Ok(claims) => claims,
             Err(error) => return self.claim_failed(myself, relay, &error),
         };
+
         let monotonic = self.engine.clock.monotonic();
         // What came too late goes back.
         if !self.engine.is_sending() || self.engine.is_paused(relay) {
             claims.clear();
         }
+
         let (recalled, claims): (Vec<_>, Vec<_>) = claims
             .into_iter()
             .partition(|claimed| self.engine.recalls.is_recalled(claimed.manifest.id));
+
         let at = self.engine.clock.now();
         self.engine.end_unbegun(recalled, Stage::Cancelled { at });
         let Some(lane) = self.lane(relay) else { return };
@@ -320,7 +332,8 @@ impl State {
         }
     }
 
-    /// The lane looks again in a while: one timer a failure, and the next failure is not before that.
+    /// The lane looks again in a while: one timer a failure, and the next failure is not before
+    /// that.
     fn claim_failed(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, error: &SpoolError) {
         tracing::error!(%relay, %error, "no mail can be claimed");
         let Some(lane) = self.lane(relay) else { return };
@@ -351,6 +364,7 @@ impl State {
         let chance = self.engine.chance();
         let engine = Arc::clone(&self.engine);
         let Some(lane) = self.lane(relay) else { return };
+
         lane.add_free(sender, actor);
         lane.give_back(report.unsent);
 
@@ -363,6 +377,7 @@ impl State {
             tracing::info!(%relay, "the relay is up again");
             engine.note(Event::new(now, EventKind::RelayUp).of_relay(relay));
         }
+
         if let Some(reason) = report.failed {
             // What it failed over goes back to the head of its queue, and so does all behind it.
             lane.clear_stock();
@@ -380,6 +395,7 @@ impl State {
             }
             lane.last_failure = Some(reason);
         }
+
         if turned {
             // Which lane may take a route's mail has changed.
             self.open_routes();
@@ -449,6 +465,7 @@ impl State {
                 recipients_per_transaction: memory.transaction_limit(now),
             }
         };
+
         self.lanes.iter().map(status).collect()
     }
 }

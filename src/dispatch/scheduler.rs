@@ -1,5 +1,5 @@
 //! The scheduler actor: sleeps until something falls due, or the spool says that something may
-//! have, and wakes the router. It also has the spool sweep: expire what is worthless, delete what
+//! have, and wakes the router. It also has the spool sweep: expire what is due, delete what
 //! was kept long enough.
 
 use std::panic::AssertUnwindSafe;
@@ -86,6 +86,7 @@ impl Actor for Scheduler {
             }
             Msg::Crash => panic!("the scheduler was told to crash"),
         }
+
         Ok(())
     }
 }
@@ -102,6 +103,7 @@ impl State {
         self.obeyed.obey(&self.engine, &self.router);
         // A router that is gone is followed by one that is told to us.
         let _ = self.router.cast(router::Msg::Wake);
+
         let now = self.engine.clock.now();
         if !self.sweeping && self.engine.spool.is_sweep_due(now) {
             self.sweeping = true;
@@ -111,6 +113,7 @@ impl State {
                 let _ = scheduler.cast(Msg::Swept);
             });
         }
+
         self.waiting.abort();
         let next = self.engine.spool.next_due(now).unwrap_or(Timestamp::MAX);
         self.waiting = wait(&self.engine, next, myself);

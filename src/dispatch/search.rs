@@ -140,6 +140,7 @@ fn split(text: &str) -> Result<Vec<String>, SearchError> {
             c => word.push(c),
         }
     }
+
     if quoted {
         return Err(SearchError("has a quote that does not end".to_owned()));
     }
@@ -153,6 +154,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
         Some(rest) if !rest.is_empty() => (true, rest),
         _ => (false, word),
     };
+
     let split = rest.split_once(':');
     let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
     let (name, value) = match split {
@@ -170,6 +172,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
         }
         _ => (Name::Any, rest),
     };
+
     let mut values = Vec::new();
     let mut quoted = false;
     let mut one = String::new();
@@ -180,6 +183,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
             c => one.push(c),
         }
     }
+
     values.push(one);
     values.retain(|value| !value.is_empty());
     if values.is_empty() {
@@ -188,6 +192,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
             word.escape_debug()
         )));
     }
+
     for value in &mut values {
         *value = understood(name, value, now)?;
     }
@@ -274,6 +279,7 @@ fn of_mail(name: Name, value: &str, record: &Record) -> bool {
     } = &record.manifest;
     let from = return_path.as_ref().map_or("", |path| path.as_str());
     let begins = |value: &str| id.to_string().replace('-', "").starts_with(value);
+
     let millis = || value.parse::<i64>().unwrap_or(0);
     match name {
         Name::From => is_address(from, value),
@@ -368,6 +374,7 @@ impl Dispatcher {
             cursor: None,
             ..query
         };
+
         let mut counted = Counted::default();
         let mut pages = self.inner.engine.pages(query, COUNTED_TOGETHER);
         while let Some((records, now)) = pages.next().await? {
@@ -377,6 +384,7 @@ impl Dispatcher {
                 *counted.by_state.entry(state).or_default() += 1;
             }
         }
+
         Ok(counted)
     }
 }
@@ -396,6 +404,7 @@ mod tests {
         assert!(error("to:").contains("`to:`"));
         assert!(error("subject:\"open").contains("quote"));
         assert!(Search::parse("  ", now).unwrap().is_empty());
+
         for fine in [
             "http://x",
             "-tag:spring",

@@ -123,6 +123,7 @@ impl Actor for Sender {
             router,
         } = args;
         let unrecorded = Arc::new(Semaphore::new(UNRECORDED));
+
         let stock = engine.stocks.of(&relay);
         Ok(State {
             id,
@@ -173,6 +174,7 @@ impl Actor for Sender {
             }
             Msg::Crash => panic!("a sender was told to crash"),
         }
+
         Ok(())
     }
 
@@ -221,6 +223,7 @@ impl State {
             self.stock.unreserve(self.id);
             self.take_back_what_was_begun().await;
         }
+
         report
     }
 
@@ -262,16 +265,19 @@ impl State {
             self.take_back_what_was_begun().await;
             return false;
         }
+
         let is_ours = |claim: &Claim| {
             let mut leases = claim.deliveries.iter();
             leases.all(|(lease, _)| self.engine.spool.holds(&lease.token()))
         };
+
         if !is_ours(&mail) {
             // Another node has it by now.
             drop(mail);
             self.take_back_what_was_begun().await;
             return true;
         }
+
         let Some(claim) = self.still_wanted(mail.into_claim()).await else {
             return true;
         };
@@ -290,6 +296,7 @@ impl State {
             false => self.stock.reserve(self.id, |claim| self.transaction(claim)),
         };
         *reserved = next.as_ref().map(|next| next.mail);
+
         let sent = match claim.manifest.guarantee {
             Guarantee::AtLeastOnce => self.deliver(&transaction, next.as_ref()).await,
             Guarantee::AtMostOnce => {
@@ -340,12 +347,14 @@ impl State {
             return Some(claim);
         }
         let (now, mono) = (self.engine.clock.now(), self.engine.clock.monotonic());
+
         let Claim {
             manifest,
             body,
             deliveries,
         } = claim;
         let (mut admitted, mut held) = (Vec::new(), Vec::new());
+
         for (lease, delivery) in deliveries {
             match self.memory.admits(&delivery.recipient, manifest.id, mono) {
                 Admission::Go => admitted.push((lease, delivery)),
@@ -364,6 +373,7 @@ impl State {
             body,
             deliveries: admitted,
         };
+
         (!claim.deliveries.is_empty()).then_some(claim)
     }
 
@@ -388,6 +398,7 @@ impl State {
                 _ => {}
             }
         }
+
         if judged.iter().all(|one| one.fault == Fault::Relay) {
             self.spare_the_relay(mail.mail, &mut judged);
         }
@@ -413,28 +424,32 @@ impl State {
             delivery.stage = stage;
             (lease, delivery)
         });
+
         self.engine.record_unsent(&claim.manifest, ended.collect());
         None
     }
 
-    /// Those of the claim's deliveries whose recipients are still to get mail; the others are recorded
-    /// as dead.
+    /// Those of the claim's deliveries whose recipients are still to get mail; the others are
+    /// recorded as dead.
     async fn without_suppressed(&mut self, mut claim: Claim, now: Timestamp) -> Option<Claim> {
         if !self.engine.suppresses() {
             return Some(claim);
         }
+
         let to = claim.deliveries.iter();
         let addressed = AddressedMail {
             list: claim.manifest.list.as_deref(),
             priority: claim.manifest.priority,
             recipients: to.map(|(_, delivery)| delivery.recipient.clone()).collect(),
         };
+
         let Ok(mut places) = self.engine.suppressed(&[addressed]).await else {
             // It is not sent to anybody of whom that is not known: it goes back.
             self.engine.spool_failed();
             self.take_back_what_was_begun().await;
             return None;
         };
+
         let places = places.pop().unwrap_or_default();
         if places.is_empty() {
             return Some(claim);
@@ -450,6 +465,7 @@ impl State {
             };
             ended.push((lease, delivery));
         }
+
         self.engine.record_unsent(&claim.manifest, ended);
         (!claim.deliveries.is_empty()).then_some(claim)
     }
@@ -477,6 +493,7 @@ impl State {
         {
             return Ok(());
         }
+
         self.connection = None;
         let connection = self.transport.connect().await?;
         self.connection = Some(OpenConnection {
@@ -485,12 +502,13 @@ impl State {
             last_used: Instant::now(),
             _counted: self.memory.opened(),
         });
+
         Ok(())
     }
 
     /// What a relay that fails over this mail, before it has taken the message, says of the mail:
-    /// nothing, until it has done so again and again. Then the mail waits its turn, or it would be the
-    /// first for ever and none behind it would be sent.
+    /// nothing, until it has done so again and again. Then the mail waits its turn, or it would be
+    /// the first for ever and none behind it would be sent.
     fn spare_the_relay(&mut self, mail: MailId, judged: &mut [RecipientResult]) {
         let is_at_mail_from = |one: &RecipientResult| match &one.outcome {
             Outcome::Unavailable(phase, _)
@@ -498,6 +516,7 @@ impl State {
             | Outcome::Rejected(phase, _) => *phase == Phase::MailFrom,
             _ => false,
         };
+
         if !judged.first().is_some_and(is_at_mail_from) {
             return;
         }
@@ -505,6 +524,7 @@ impl State {
             .turned_away
             .iter()
             .position(|(other, _)| *other == mail);
+
         let count = 1 + known
             .and_then(|at| self.turned_away.remove(at))
             .map_or(0, |(_, before)| before);
@@ -515,6 +535,7 @@ impl State {
             }
             return;
         }
+
         for one in judged {
             if let Outcome::Unavailable(phase, reason) = &one.outcome {
                 one.outcome = Outcome::Lost(*phase, reason.clone());
@@ -557,6 +578,7 @@ impl State {
                 delivery.stage = Stage::Committing { due };
             }
         }
+
         Some(self.deliver(mail, next).await)
     }
 
@@ -579,6 +601,7 @@ impl State {
         let manifest = &claim.manifest;
         let (engine, mail, expires_at) =
             (Arc::clone(&self.engine), manifest.id, manifest.expires_at);
+
         let recipients = claim.deliveries.iter();
         let recipients = recipients.map(|(_, delivery)| delivery.recipient.clone());
         let whole = Transaction {
@@ -592,6 +615,7 @@ impl State {
                 engine.recalls.is_recalled(mail) || engine.clock.now() >= expires_at
             }),
         };
+
         whole.for_recipients(recipients.collect())
     }
 

@@ -1,5 +1,5 @@
-//! A while in which nothing is begun, because the spool failed at what mail depends on: what was sent
-//! and could not be recorded is sent again, and that must not go on as fast as it can.
+//! A while in which nothing is begun, because the spool failed at what mail depends on: what was
+//! sent and could not be recorded is sent again, and that must not go on as fast as it can.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -32,6 +32,7 @@ impl Engine {
         if self.spool.failure().is_some() || rest.resting.swap(true, Ordering::Relaxed) {
             return;
         }
+
         let failures = rest.failures.fetch_add(1, Ordering::Relaxed);
         let span = (FIRST * 2_u32.pow(failures.min(16))).min(LONGEST);
         tracing::error!(

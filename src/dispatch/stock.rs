@@ -1,6 +1,6 @@
 //! A lane's stock: mail that was claimed for a relay and that nobody has begun. Its senders take it
-//! mail by mail, so that one that hangs holds up nothing but what it sends; expiry and `cancel` take
-//! from it as well.
+//! mail by mail, so that one that hangs holds up nothing but what it sends; expiry and `cancel`
+//! take from it as well.
 //!
 //! *Invariant:* what a sender holds is what it sends. The mail whose commands went out behind that
 //! one is reserved for the sender, and anybody may have it who has more use for it: the sender then
@@ -285,6 +285,7 @@ impl Stock {
         if idle_could_take || !state.called.is_empty() {
             return None;
         }
+
         let first = state.queue(critical).front()?;
         if first.mail.manifest.guarantee != Guarantee::AtLeastOnce {
             return None;
@@ -293,6 +294,7 @@ impl Stock {
         let made = make(&first.mail);
         let mail = state.pop(critical)?;
         state.hold(sender, &mail.mail);
+
         let since = Instant::now();
         state.reserved.insert(sender, ReservedMail { mail, since });
         Some(made)
@@ -341,6 +343,7 @@ impl Stock {
                 }
             }
         }
+
         let bytes: usize = removed.iter().map(|mail| mail.body.len()).sum();
         state.bytes -= bytes;
 
@@ -350,12 +353,14 @@ impl Stock {
             .filter(|(_, one)| chosen(&one.mail.mail))
             .map(|(sender, _)| *sender)
             .collect();
+
         for sender in senders {
             if let Some(one) = state.reserved.remove(&sender) {
                 state.release(sender, one.mail.mail.is_critical());
                 removed.push(one.mail.mail);
             }
         }
+
         state.unsent += removed.len();
         drop(state);
         removed

@@ -119,6 +119,7 @@ impl Actor for Supervisor {
             ends: VecDeque::new(),
             stopping: false,
         };
+
         state.employ_all(&myself).await?;
         Ok(state)
     }
@@ -214,12 +215,14 @@ impl Drop for State {
         if self.stopping {
             return;
         }
+
         let engine = Arc::clone(&self.engine);
         let ending = async move {
             let reason =
                 "its supervisor was stopped from outside; accepted mail is safe in the spool";
             end(&engine, LifeStage::Failed(reason.into())).await;
         };
+
         // Without a runtime there is nobody left to be told.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(ending);
@@ -254,9 +257,11 @@ impl State {
             memory: self.engine.memory(&plan.name),
             router: self.router.clone(),
         };
+
         let actor = Sender::spawn_linked(None, Sender, args, myself.get_cell())
             .await?
             .0;
+
         let relay = Arc::clone(&plan.name);
         self.senders.insert(
             actor.get_id(),
@@ -267,6 +272,7 @@ impl State {
                 retired: false,
             },
         );
+
         Ok(())
     }
 
@@ -294,6 +300,7 @@ impl State {
         } else {
             return Ok(());
         };
+
         if self.stopping {
             return Ok(());
         }
@@ -333,6 +340,7 @@ impl State {
             ?back_off,
             "an actor has ended and is created anew"
         );
+
         myself.send_after(back_off, move || Msg::Respawn(child));
         Ok(())
     }
@@ -346,6 +354,7 @@ impl State {
             return Ok(());
         }
         let name = child.name();
+
         match child {
             Child::Router => {
                 self.router =
@@ -374,6 +383,7 @@ impl State {
                 self.employ(myself, plan).await?;
             }
         }
+
         self.engine.metrics.restarted(name);
         Ok(())
     }
@@ -397,6 +407,7 @@ impl State {
                 .actor
                 .stop(Some("its relay is configured anew".into()));
         }
+
         self.employ_all(myself).await
     }
 
@@ -452,6 +463,7 @@ impl State {
                 }
             }
         });
+
         futures::future::join_all(ends).await;
         self.engine.stocks.clear();
     }

@@ -62,6 +62,7 @@ impl SuppressionHandle<'_> {
             cursor: None,
             ..query
         };
+
         let mut count = 0;
         loop {
             let page = kept.page(query.clone()).await?;
@@ -105,7 +106,8 @@ impl Dispatcher {
         self.inner.engine.unsubscribing.as_ref()?.read(token)
     }
 
-    /// Has the owner of a token leave its list: that list's mail goes there no more, all other does.
+    /// Has the owner of a token leave its list: that list's mail goes there no more, all other
+    /// does.
     ///
     /// # Errors
     /// As [`SuppressionHandle::add`].
@@ -160,6 +162,7 @@ impl Engine {
             }
             places
         };
+
         Ok(mails.iter().map(of_one).collect())
     }
 

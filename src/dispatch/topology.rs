@@ -101,6 +101,7 @@ impl Topology {
             .iter()
             .flat_map(|rule| over(rule).with_remainders().collect::<Vec<_>>())
             .collect();
+
         routes.sort();
         routes.dedup();
 
@@ -127,8 +128,8 @@ impl Topology {
         self.former_routes.dedup();
     }
 
-    /// The same with this node's share of each relay: it is this one of so many nodes. Where there are
-    /// more nodes than connections, some have none.
+    /// The same with this node's share of each relay: it is this one of so many nodes. Where there
+    /// are more nodes than connections, some have none.
     pub(super) fn shared(&self, (rank, nodes): (u32, u32)) -> Topology {
         let share = |plan: &RelayPlan| {
             let (connections, rate) = plan.whole;
@@ -139,6 +140,7 @@ impl Topology {
                 ..plan.clone()
             }
         };
+
         Topology {
             relays: self.relays.iter().map(share).collect(),
             rules: self.rules.clone(),
@@ -222,5 +224,6 @@ fn check_rules(rules: &[RouteRule], relays: &HashMap<Arc<str>, usize>) -> Result
             )));
         }
     }
+
     Ok(())
 }

@@ -100,6 +100,7 @@ mod tests {
                 });
             }
         });
+
         assert_eq!(waiters.0.lock().len(), 0);
     }
 }

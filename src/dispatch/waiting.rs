@@ -94,6 +94,7 @@ impl fmt::Display for Waits {
             WaitReason::Busy => write!(f, "every connection of the relay {relay} is busy")?,
             WaitReason::Turn => f.write_str("it is about to be sent")?,
         }
+
         match &self.text {
             Some(text) => write!(f, ": {text}"),
             None => Ok(()),
@@ -116,6 +117,7 @@ pub(super) fn why(
     if !may_wait(state) {
         return None;
     }
+
     let due = delivery.stage.due();
     let waits = Waits {
         because: WaitReason::Scheduled,
@@ -124,6 +126,7 @@ pub(super) fn why(
         since: None,
         until: due,
     };
+
     if state == State::Scheduled {
         return Some(waits);
     }
@@ -134,6 +137,7 @@ pub(super) fn why(
             .filter_map(|name| relays.iter().find(|relay| relay.name == name))
             .collect()
     };
+
     let route = of_route(&delivery.route);
     let taken = route.iter().find(|relay| relay.state == RelayState::Up);
     let at = |relay: &RelayStatus, because| Waits {
@@ -141,6 +145,7 @@ pub(super) fn why(
         relay: Some(relay.name.clone()),
         ..waits.clone()
     };
+
     let Some(taken) = taken else {
         let first = route.first()?;
         // What a user did is said before what happened.
@@ -168,6 +173,7 @@ pub(super) fn why(
             ..at(taken, WaitReason::DomainRests)
         });
     }
+
     if state == State::Deferred {
         let last = delivery.attempts.last();
         return Some(Waits {
@@ -184,6 +190,7 @@ pub(super) fn why(
         Some(_) => WaitReason::Rate,
         None => WaitReason::Turn,
     };
+
     Some(Waits {
         text: taken.rate.clone().filter(|_| because == WaitReason::Rate),
         until: None,

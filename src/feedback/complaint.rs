@@ -15,9 +15,11 @@ pub(super) fn read(groups: &Groups, told: &str) -> Option<Finding> {
     ) {
         return None;
     }
+
     let recipient = groups
         .first("original-rcpt-to")
         .or_else(|| groups.first("removal-recipient"));
+
     let agent = groups.first("user-agent").unwrap_or_default();
     let text = match told.trim().is_empty() {
         true => agent,
@@ -28,6 +30,7 @@ pub(super) fn read(groups: &Groups, told: &str) -> Option<Finding> {
             .unwrap_or_default()
             .to_owned(),
     };
+
     Some(Finding {
         kind: FeedbackKind::Complained,
         recipients: recipient

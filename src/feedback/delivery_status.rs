@@ -62,5 +62,6 @@ pub(super) fn read(groups: &Groups, told: &str) -> Vec<Finding> {
             permanent: kind == FeedbackKind::Bounced && is_permanent,
         });
     }
+
     findings
 }

@@ -1,5 +1,5 @@
-//! The groups of fields that reports for machines consist of (RFC 3464 §2.1): fields as in a header,
-//! blank lines between the groups.
+//! The groups of fields that reports for machines consist of (RFC 3464 §2.1): fields as in a
+//! header, blank lines between the groups.
 
 /// The most groups, and the most fields of one, that are kept.
 const GROUPS: usize = 200;
@@ -41,6 +41,7 @@ impl Groups {
                 group.push((name, value.trim().to_owned()));
             }
         }
+
         Groups(groups)
     }
 

@@ -1,5 +1,6 @@
 //! What servers write back about mail: delivery reports (RFC 3464), those that only look like it,
-//! and complaints (RFC 5965). Pure: bytes go in, findings come out; `dispatch` knows whose they are.
+//! and complaints (RFC 5965). Pure: bytes go in, findings come out; `dispatch` knows whose they
+//! are.
 //!
 //! *Invariant:* whatever the bytes, reading ends, and costs work in proportion to [`LONGEST`] at
 //! most; nothing of what is found is longer than [`TEXT`].
@@ -78,11 +79,13 @@ pub fn read(message: &[u8]) -> Reading {
     if count(bytes, b"message/") > NESTED || count(bytes, b"multipart/") > NESTED {
         return Reading::NoReport;
     }
+
     let Some(parsed) = MessageParser::default().parse(bytes) else {
         return Reading::NoReport;
     };
     let (mut statuses, mut complaint) = (None, None);
     let mut contents = vec![bytes.to_vec()];
+
     let mut message_ids = Vec::new();
     for part in parsed.parts.iter().take(PARTS) {
         if let PartType::Message(copy) = &part.body {
@@ -115,10 +118,12 @@ pub fn read(message: &[u8]) -> Reading {
         let found = complaint::read(&complaint, &told(&parsed));
         return report(found.into_iter().collect(), message_ids, contents);
     }
+
     if let Some(statuses) = statuses {
         let found = delivery_status::read(&statuses, &told(&parsed));
         return report(found, message_ids, contents);
     }
+
     match prose::read(&told(&parsed), is_of_a_server(&parsed)) {
         prose::Prose::Failed(finding, more) => {
             message_ids.extend(more);

@@ -97,6 +97,7 @@ pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
     let lower = text.to_lowercase();
     // What is below is the mail that came back, and says nothing of how it fared.
     let end = copy_at(&lower).unwrap_or(lower.len());
+
     let (told, copy) = lower.split_at(end);
     let opens = OPENINGS
         .iter()
@@ -110,6 +111,7 @@ pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
 
     let original: String = text.chars().take(told.chars().count()).collect();
     let line = telling_line(&original);
+
     let status = most_telling(None, line.as_deref().unwrap_or_default());
     let status = status.or_else(|| most_telling(None, told));
     let Some(status) = status else {
@@ -122,11 +124,13 @@ pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
         status: Some(status),
         text: line.unwrap_or_else(|| words(&original)),
     };
+
     let id = copy
         .lines()
         .find_map(|line| line.trim().strip_prefix("message-id:"));
     // Its case matters, and the lower case has the same length only for ASCII.
     let id = id.map(bare).filter(|id| id.is_ascii());
+
     Prose::Failed(finding, id)
 }
 
@@ -166,6 +170,7 @@ pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
     let is_particular = |status: &String| !status.ends_with(".0") && !status.ends_with(".0.0");
     let first = said.clone().filter(is_particular);
     let of_text = || status_in(text);
+
     let class = said.as_deref().and_then(|said| said.chars().next());
     let by_words = || {
         let meant = meaning(&text.to_lowercase())?;
@@ -174,6 +179,7 @@ pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
             .unwrap_or('5');
         Some(format!("{class}{}", &meant[1..]))
     };
+
     first
         .or_else(|| of_text().filter(is_particular))
         .or_else(by_words)
@@ -208,6 +214,7 @@ pub(super) fn status_in(text: &str) -> Option<String> {
             return Some(format!("{class}.{subject}.{detail}"));
         }
     }
+
     None
 }
 
@@ -235,6 +242,7 @@ fn addresses(told: &str) -> Vec<String> {
                 '<' | '>' | '(' | ')' | '[' | ']' | '"' | '\'' | ',' | ';'
             )
     };
+
     let mut found: Vec<String> = Vec::new();
     for word in told.split(is_edge) {
         let word = word
@@ -251,5 +259,6 @@ fn addresses(told: &str) -> Vec<String> {
             break;
         }
     }
+
     found
 }

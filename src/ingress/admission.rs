@@ -40,6 +40,7 @@ impl Admission {
         if open.total >= self.total {
             return Err("too many connections; try again later");
         }
+
         let from_peer = open.by_peer.entry(peer).or_default();
         if *from_peer >= self.per_peer {
             return Err("too many connections from your address; try again later");
@@ -47,6 +48,7 @@ impl Admission {
         *from_peer += 1;
         open.total += 1;
         drop(open);
+
         Ok(ConnectionPlace {
             peer,
             admission: self.clone(),
@@ -92,12 +94,14 @@ mod tests {
         let peer = |last: u8| IpAddr::from([192, 0, 2, last]);
         let first = admission.admit(peer(1)).expect("room");
         let _second = admission.admit(peer(1)).expect("room");
+
         assert!(
             admission
                 .admit(peer(1))
                 .expect_err("two are the most")
                 .contains("your address")
         );
+
         let _third = admission.admit(peer(2)).expect("room");
         assert!(
             !admission
@@ -105,6 +109,7 @@ mod tests {
                 .expect_err("three are the most")
                 .contains("your address")
         );
+
         drop(first);
         admission.admit(peer(1)).expect("room again");
         assert_eq!(admission.open.lock().by_peer.len(), 2);

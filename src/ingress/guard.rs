@@ -32,7 +32,7 @@ const MAX_KNOWN: usize = 50_000;
 pub(super) struct Guard {
     ban_after: u32,
     ban_time: Duration,
-    /// Whose addresses are never shut out, this machine's aside.
+    /// Whose addresses are never shut out, except this machine's.
     trusted: Networks,
     known: Arc<Mutex<HashMap<IpAddr, FailureRecord>>>,
 }
@@ -79,11 +79,13 @@ impl Guard {
                 known.remove(&any);
             }
         }
+
         let new = FailureRecord {
             failures: 0,
             last: now,
             banned_until: None,
         };
+
         let record = known.entry(whose).or_insert(new);
         if self.is_over(record, now) {
             *record = new;
@@ -96,6 +98,7 @@ impl Guard {
         if is_banned && !was_banned {
             record.banned_until = Some(now + self.ban_time);
         }
+
         Consequence {
             penalty: penalty(record.failures),
             is_new_ban: is_banned && !was_banned,
@@ -145,13 +148,16 @@ mod tests {
     #[test]
     fn failures_cost_more_and_more_and_in_the_end_the_address_is_shut_out_for_a_while() {
         let guard = Guard::new(5, TEN, Networks::default());
+
         let now = Instant::now();
         let failures: Vec<_> = (0..5).map(|_| guard.failed(peer(1), now)).collect();
         let penalties: Vec<_> = failures.iter().map(|f| f.penalty.as_millis()).collect();
         assert_eq!(penalties, [0, 0, 0, 250, 500]);
+
         let bans: Vec<_> = failures.iter().map(|f| f.is_new_ban).collect();
         assert_eq!(bans, [false, false, false, false, true]);
         assert!(guard.shuts_out(peer(1), now) && !guard.shuts_out(peer(2), now));
+
         // One that was under way says nothing new.
         let late = guard.failed(peer(1), now);
         assert!(late.is_banned && !late.is_new_ban);

@@ -52,6 +52,7 @@ pub(super) fn acceptor(files: &TlsFiles, protocols: &[&[u8]]) -> Result<TlsAccep
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| unusable(&error, files))?;
+
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -109,6 +110,7 @@ mod tests {
         let (cert, key) = pair("localhost");
         assert!(load(&cert, &key).is_ok());
         let (_, other) = pair("localhost");
+
         let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for (cert, key, named, told) in [
             ("", &*key, "cert", "there is no certificate in"),
@@ -129,6 +131,7 @@ mod tests {
             cert: "/nowhere/cert.pem".into(),
             key: "/nowhere/key.pem".into(),
         };
+
         let error = acceptor(&missing, &[]).err().expect("missing");
         assert_eq!(error.key, "cert");
         assert!(error.reason.contains("/nowhere/cert.pem"), "{error:?}");

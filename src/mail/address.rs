@@ -36,12 +36,14 @@ impl Address {
             address: text.chars().take(80).collect(),
             reason,
         };
+
         let (local, domain) = text.rsplit_once('@').ok_or_else(|| fail("has no @"))?;
         check_local(local).map_err(fail)?;
         if domain.is_ascii() {
             check_domain(domain).map_err(fail)?;
             return Ok(Address(text.into()));
         }
+
         let domain =
             idna::domain_to_ascii(domain).map_err(|_| fail("has a domain that is not valid"))?;
         check_domain(&domain).map_err(fail)?;
@@ -171,12 +173,14 @@ fn check_local(local: &str) -> Result<(), &'static str> {
     if local.len() > 64 {
         return Err("has more than 64 bytes before the @");
     }
+
     if local
         .chars()
         .any(|c| c.is_control() || matches!(c, '<' | '>'))
     {
         return Err("has an angle bracket or a control character");
     }
+
     let Some(quoted) = local.strip_prefix('"') else {
         let is_atom = |atom: &str| !atom.is_empty() && atom.chars().all(is_atext);
         let reason =
@@ -187,6 +191,7 @@ fn check_local(local: &str) -> Result<(), &'static str> {
             Err(reason)
         };
     };
+
     let quoted = quoted
         .strip_suffix('"')
         .ok_or("has a quoted part that does not end before the @")?;
@@ -206,6 +211,7 @@ fn check_local(local: &str) -> Result<(), &'static str> {
             );
         }
     }
+
     if quoted.is_empty() {
         Err("has nothing between its quotes")
     } else {
@@ -238,12 +244,14 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
             Err("has an address literal other than [192.0.2.1] or [IPv6:2001:db8::1]")
         };
     }
+
     if domain.is_empty() {
         return Err("has nothing after the @");
     }
     if domain.len() > 253 {
         return Err("has more than 253 bytes after the @");
     }
+
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label
@@ -252,6 +260,7 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
+
     if domain.split('.').all(is_label) {
         Ok(())
     } else {
@@ -383,10 +392,12 @@ mod tests {
                 text.into_deserializer();
             Address::deserialize(text)
         };
+
         assert_eq!(
             read("ada@bücher.example").unwrap().as_str(),
             "ada@xn--bcher-kva.example"
         );
+
         assert!(
             read("ada lovelace@example.org")
                 .unwrap_err()

@@ -158,6 +158,7 @@ impl<'a> Reader<'a> {
                 return Err(format!("has more than {MAX_WORDS} words in one name"));
             }
         }
+
         self.end_mailbox()?;
         // A group that nothing closes ends with the text.
         self.end_group();
@@ -193,12 +194,14 @@ impl<'a> Reader<'a> {
             None if words.is_empty() => return Ok(()),
             None => self.address(&words)?,
         };
+
         let name = found.name.or_else(|| self.comment_text(comment?));
         let found = FoundMailbox { name, ..found };
         match &mut self.group {
             Some((_, members)) => members.push(found),
             None => self.entries.push(Entry::One(found)),
         }
+
         Ok(())
     }
 
@@ -226,6 +229,7 @@ impl<'a> Reader<'a> {
                 return Err("has an address that is much too long".to_owned());
             }
         }
+
         Err("has `<` without `>` after it".to_owned())
     }
 
@@ -242,6 +246,7 @@ impl<'a> Reader<'a> {
             Some(at) => (&words[..at], Some(&words[at + 1..])),
             None => (words, None),
         };
+
         if domain.is_some_and(|domain| domain.iter().any(|word| word.is(b'@'))) {
             return Err(format!("`{}` has more than one @", whole()));
         }
@@ -255,6 +260,7 @@ impl<'a> Reader<'a> {
             };
             return Err(format!("`{}` {why}", whole()));
         }
+
         let local = self.local(local);
         if domain.is_none() && local.starts_with("=?") && local.ends_with("?=") {
             return Err(format!(
@@ -262,6 +268,7 @@ impl<'a> Reader<'a> {
                 whole()
             ));
         }
+
         let domain = match domain {
             None => None,
             Some([literal]) if literal.kind == Kind::Literal => {
@@ -279,6 +286,7 @@ impl<'a> Reader<'a> {
             }
             Some(_) => return Err(format!("`{}` has a domain that is not valid", whole())),
         };
+
         Ok(FoundMailbox {
             name: None,
             local,
@@ -296,6 +304,7 @@ impl<'a> Reader<'a> {
         if !(quoted && needs_quotes) {
             return plain;
         }
+
         let mut local = String::with_capacity(plain.len() + 2);
         local.push('"');
         for c in plain.chars() {
@@ -304,6 +313,7 @@ impl<'a> Reader<'a> {
             }
             local.push(c);
         }
+
         local.push('"');
         local
     }
@@ -333,6 +343,7 @@ impl<'a> Reader<'a> {
                 run.push_str(&self.text[word.place.clone()]);
             }
         }
+
         name.push_str(&decoded(&run));
         name.trim().to_owned()
     }
@@ -351,12 +362,14 @@ impl<'a> Reader<'a> {
         while self.at < bytes.len() && matches!(bytes[self.at], b' ' | b'\t' | b'\r' | b'\n') {
             self.at += 1;
         }
+
         let after_comment = start > 0 && bytes[start - 1] == b')';
         let is_apart = self.at > start || after_comment;
         let from = self.at;
         let Some(first) = bytes.get(from) else {
             return Ok(None);
         };
+
         let kind = match first {
             b'(' => self.comment()?,
             b'"' => self.until(b'"', Kind::Quoted, "a double quote that nothing closes")?,
@@ -382,6 +395,7 @@ impl<'a> Reader<'a> {
                 Kind::Atom
             }
         };
+
         Ok(Some(Token {
             kind,
             place: from..self.at,
@@ -403,6 +417,7 @@ impl<'a> Reader<'a> {
                 _ => {}
             }
         }
+
         Err("has a comment that nothing closes".to_owned())
     }
 
@@ -569,20 +584,24 @@ mod tests {
             ),
             ["a@x.example", "b@x.example", "c@x.example", "d@x.example"]
         );
+
         assert_eq!(addresses("undisclosed-recipients:;"), [""; 0]);
         assert_eq!(addresses(" (nobody) "), [""; 0]);
         assert_eq!(
             addresses("a@x.example; b@x.example"),
             ["a@x.example", "b@x.example"]
         );
+
         assert_eq!(
             addresses("Team: a@x.example, b@x.example"),
             ["a@x.example", "b@x.example"]
         );
+
         let groups = read("Freunde: =?utf-8?q?J=C3=B6rg?= <j@x.example>;").unwrap();
         let [Entry::Group(name, members)] = &*groups else {
             panic!("{groups:?}")
         };
+
         assert_eq!(
             (name.as_str(), members[0].name.as_deref()),
             ("Freunde", Some("Jörg"))
@@ -596,20 +615,24 @@ mod tests {
             name("=?utf-8?q?J=C3=B6?=\r\n =?utf-8?q?rg?= M <j@x.example>"),
             "Jörg M"
         );
+
         assert_eq!(name("=?iso-8859-1?Q?caf=E9?= <j@x.example>"), "café");
         assert_eq!(
             name(r#""=?utf-8?q?J=C3=B6rg?=" <j@x.example>"#),
             "=?utf-8?q?J=C3=B6rg?="
         );
+
         assert_eq!(name("j@x.example (=?utf-8?q?J=C3=B6rg?=)"), "Jörg");
         assert_eq!(
             name(r#""Lovelace, \"Ada\"" <j@x.example>"#),
             r#"Lovelace, "Ada""#
         );
+
         assert_eq!(
             name(r#"Ada "the first" L. <j@x.example>"#),
             "Ada the first L."
         );
+
         let smuggled = "=?utf-8?q?a=0D=0ABcc=3A_eve@evil.example?=";
         assert_eq!(name(&format!("{smuggled} <j@x.example>")), smuggled);
     }
@@ -646,6 +669,7 @@ mod tests {
         ] {
             refused(text);
         }
+
         assert!(refused("=?utf-8?q?x=40evil.example?=").contains("encoded word"));
     }
 
@@ -658,6 +682,7 @@ mod tests {
         ] {
             assert_eq!(path(text).unwrap().as_str(), expected);
         }
+
         for text in [
             "root",
             "Ada <ada@example.org>",

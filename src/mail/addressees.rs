@@ -41,6 +41,7 @@ impl Addressees {
                 RECIPIENTS.into_iter().flat_map(named).collect()
             }
         };
+
         for (name, value) in fields {
             recipients.extend(in_field(name, value, domain)?);
         }
@@ -116,6 +117,7 @@ fn newest_resent<'a>(scan: &Scan<'a>) -> Vec<(&'static str, &'a [u8])> {
         let which = RESENT.iter().position(|name| field.is(name));
         fields.extend(which.map(|which| (which, field.value())));
     }
+
     fields.sort_by_key(|(which, _)| *which);
     fields
         .into_iter()
@@ -168,6 +170,7 @@ mod tests {
             Cc: team: c@example.org, d@example.org;\r\n\
             Bcc : =?utf-8?q?Gr=C3=BC=C3=9F?= <e@example.org>\r\n\
             To: root\r\n\r\nTo: not@example.org\r\n";
+
         let expected = [
             "ada@example.org",
             "bob@example.org",
@@ -176,6 +179,7 @@ mod tests {
             "d@example.org",
             "e@example.org",
         ];
+
         assert_eq!(recipients(message), expected);
         let addressees = Addressees::of(message, "host.example").unwrap();
         assert_eq!(addressees.sender.unwrap().as_str(), "shop@example.com");

@@ -195,13 +195,13 @@ impl MailBuilder {
         self
     }
 
-    /// Worthless this long after accept: it becomes dead as `expired`.
+    /// Expires this long after accept: what is not delivered by then becomes dead as `expired`.
     pub fn expires_in(mut self, span: Duration) -> Self {
         self.options.expires = Some(When::In(span));
         self
     }
 
-    /// Worthless after this time.
+    /// Expires at this time.
     pub fn expires_at(mut self, at: Timestamp) -> Self {
         self.options.expires = Some(When::At(at));
         self
@@ -249,6 +249,7 @@ impl MailBuilder {
         let cc = mailboxes("cc", &self.cc)?;
         let bcc = mailboxes("bcc", &self.bcc)?;
         let reply_to = mailboxes("reply_to", &self.reply_to)?;
+
         let return_path = match self.return_path.as_deref().map(str::trim) {
             None => Some(from.address.clone()),
             Some("" | "<>") => None,
@@ -256,6 +257,7 @@ impl MailBuilder {
                 Some(Address::read(path).map_err(|reason| MailError::new("return_path", reason))?)
             }
         };
+
         if self
             .subject
             .as_ref()
@@ -266,6 +268,7 @@ impl MailBuilder {
                 "has a line break or another control character",
             ));
         }
+
         self.headers
             .iter()
             .try_for_each(|(name, value)| check_header(name, value))?;
@@ -286,11 +289,13 @@ impl MailBuilder {
         if let Some(subject) = &self.subject {
             field::write_text(&mut header, "Subject", subject);
         }
+
         let given = |name: &str| {
             self.headers
                 .iter()
                 .any(|(given, _)| given.eq_ignore_ascii_case(name))
         };
+
         if !given("Date") {
             header.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
         }
@@ -300,10 +305,12 @@ impl MailBuilder {
                 freeze::message_id(id, Some(from.address.domain()))
             ));
         }
+
         for (name, value) in &self.headers {
             structured::write(&mut header, name, value)
                 .map_err(|reason| MailError::new(format!("headers.{name}"), reason))?;
         }
+
         header.push_str("MIME-Version: 1.0\r\n");
         let mut message = header.into_bytes();
         message.append(
@@ -338,6 +345,7 @@ impl MailBuilder {
             .add_addresses(&self.to)
             .add_addresses(&self.cc)
             .add_addresses(&self.reply_to);
+
         match &self.template {
             // What a template makes may change while a request is repeated.
             Some((template, request)) => print.add(&template.name).add(request.to_le_bytes()),
@@ -346,10 +354,12 @@ impl MailBuilder {
                 .add_all(self.text.iter())
                 .add_all(self.html.iter()),
         };
+
         let headers = self
             .headers
             .iter()
             .filter(|(name, _)| !fingerprint::is_made_anew(name));
+
         headers.for_each(|(name, value)| {
             print.add(name).add(value);
         });
@@ -359,6 +369,7 @@ impl MailBuilder {
                 .add(&alternative.content_type)
                 .add(&alternative.content);
         }
+
         for attachment in &self.attachments {
             print
                 .add(&attachment.filename)
@@ -366,6 +377,7 @@ impl MailBuilder {
                 .add(&attachment.content);
             print.add_all(attachment.inline_id.iter());
         }
+
         print.finish()
     }
 }
@@ -387,12 +399,14 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
             ),
         ));
     }
+
     for (i, tag) in options.tags.iter().enumerate() {
         check_word(tag, MAX_TAG).map_err(|reason| MailError::new(format!("tags[{i}]"), reason))?;
     }
     if let Some(key) = &options.idempotency_key {
         check_word(key, MAX_KEY).map_err(|reason| MailError::new("idempotency_key", reason))?;
     }
+
     if let Some(list) = &options.list
         && !is_list_name(list)
     {
@@ -400,18 +414,21 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
             format!("is not a list's name: 1 to {MAX_LIST} letters, digits, `-`, `_` and `.`");
         return Err(MailError::new("list", reason));
     }
+
     let too_early = match (options.send, options.expires) {
         (_, Some(When::In(Duration::ZERO))) => true,
         (Some(When::At(send)), Some(When::At(expires))) => expires <= send,
         (Some(When::In(send)), Some(When::In(expires))) => expires <= send,
         _ => false,
     };
+
     if too_early {
         return Err(MailError::new(
             "expires_in",
             "the mail would expire before it may be sent",
         ));
     }
+
     Ok(())
 }
 
@@ -459,32 +476,38 @@ fn check_header(name: &str, value: &str) -> Result<(), MailError> {
         );
         return Err(MailError::new(field, reason));
     }
+
     if value.chars().any(char::is_control) {
         return Err(MailError::new(
             field,
             "has a line break or another control character",
         ));
     }
+
     let starts = |prefix: &str| {
         name.get(..prefix.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
+
     if OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
         return Err(MailError::new(
             field,
             "is made from the mail's own fields: set those",
         ));
     }
+
     if starts("X-Postrider-") {
         return Err(MailError::new(
             field,
             "would not be read here: set the mail's own field",
         ));
     }
+
     // Without a value these would be made anew, which nobody has asked for.
     let is_needed = ["Message-ID", "Date"]
         .iter()
         .any(|needed| name.eq_ignore_ascii_case(needed));
+
     if is_needed && value.trim().is_empty() {
         return Err(MailError::new(field, "is empty"));
     }

@@ -1,6 +1,6 @@
 //! What a program that can only write a message asks for in its header section:
-//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In`, `-List` and `-Tag` say what JSON's fields say,
-//! and do not travel on.
+//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In`, `-List` and `-Tag` say what JSON's
+//! fields say, and do not travel on.
 
 use bytes::Bytes;
 
@@ -37,6 +37,7 @@ pub fn take_directives(message: Bytes) -> Result<(Bytes, Options), MailError> {
     if !section.fields.iter().any(is_directive) {
         return Ok((message, options));
     }
+
     let mut rest = Vec::with_capacity(message.len());
     let mut seen: Vec<&str> = Vec::new();
     for field in &section.fields {
@@ -55,6 +56,7 @@ pub fn take_directives(message: Bytes) -> Result<(Bytes, Options), MailError> {
         seen.push(what);
         read(field, what, &mut options)?;
     }
+
     let header: usize = section.fields.iter().map(|field| field.raw.len()).sum();
     rest.extend_from_slice(&message[header..]);
     compose::check_options(&options)?;
@@ -97,6 +99,7 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
             )));
         }
     }
+
     Ok(())
 }
 

@@ -29,17 +29,20 @@ impl Envelope {
             );
             return Err(MailError::new("to", reason));
         }
+
         if recipients.len() == 1 {
             return Ok(Envelope {
                 return_path,
                 recipients,
             });
         }
+
         let mut seen = std::collections::HashSet::with_capacity(recipients.len());
         let recipients = recipients
             .into_iter()
             .filter(|recipient| seen.insert(recipient.clone()))
             .collect();
+
         Ok(Envelope {
             return_path,
             recipients,

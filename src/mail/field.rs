@@ -88,6 +88,7 @@ fn span_to_encode(value: &str) -> Option<(usize, usize)> {
     if is_plain(value) {
         return None;
     }
+
     let (mut span, mut start) = (None, 0);
     for word in value.split_inclusive(' ') {
         let end = start + word.trim_end_matches(' ').len();
@@ -96,6 +97,7 @@ fn span_to_encode(value: &str) -> Option<(usize, usize)> {
         }
         start += word.len();
     }
+
     let (mut from, mut until) = span?;
     while value[..from].ends_with("  ") {
         from -= 1;
@@ -103,6 +105,7 @@ fn span_to_encode(value: &str) -> Option<(usize, usize)> {
     while value[until..].starts_with("  ") {
         until += 1;
     }
+
     Some((from, until))
 }
 

@@ -44,6 +44,7 @@ pub(super) fn codes(subject: &str, text: &str) -> Vec<String> {
             }
         }
     }
+
     sure.append(&mut likely);
     distinct(sure)
 }
@@ -61,10 +62,12 @@ fn is_code(word: &str, is_near: bool) -> bool {
             && (4..=8).contains(&plain.len())
             && (is_near || !is_year);
     }
+
     let is_mixed = plain.bytes().any(|b| b.is_ascii_digit())
         && plain
             .bytes()
             .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+
     is_near && is_mixed && (5..=10).contains(&plain.len())
 }
 
@@ -92,6 +95,7 @@ pub(super) fn links(text: &str, html: &str) -> Vec<String> {
             }
         }
     }
+
     distinct(found)
 }
 

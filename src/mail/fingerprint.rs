@@ -45,6 +45,7 @@ fn alike(text: &[u8]) -> Cow<'_, [u8]> {
         return Cow::Borrowed(text);
     }
     let mut folded = text.to_vec();
+
     let mut is_domain = false;
     for byte in &mut folded {
         is_domain = match *byte {
@@ -56,6 +57,7 @@ fn alike(text: &[u8]) -> Cow<'_, [u8]> {
             byte.make_ascii_lowercase();
         }
     }
+
     Cow::Owned(folded)
 }
 
@@ -107,6 +109,7 @@ pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     let Ok(section) = Section::read(message) else {
         return print.add(message).finish();
     };
+
     let mut boundaries: Vec<&[u8]> = Vec::new();
     for field in section
         .fields
@@ -115,6 +118,7 @@ pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     {
         add_field(field, &mut boundaries, &mut print);
     }
+
     boundaries.truncate(MAX_BOUNDARIES);
     add_body(section.body.unwrap_or_default(), boundaries, &mut print);
     print.finish()
@@ -136,6 +140,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
         Some(When::In(span)) => span.as_millis(),
         Some(When::At(_)) | None => 0,
     };
+
     let mut print = PartHasher::new();
     print
         .add(content.to_le_bytes())
@@ -145,6 +150,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
         .add(span(send).to_le_bytes())
         .add(span(expires).to_le_bytes())
         .add_all(tags.iter());
+
     // Without one it is what it was before there were lists.
     if let Some(list) = list {
         print.add(list);
@@ -171,11 +177,13 @@ fn boundary_of(field: &Field<'_>) -> Option<Range<usize>> {
     if !field.is("Content-Type") {
         return None;
     }
+
     let at = field
         .raw
         .windows(NAME.len())
         .position(|window| window.eq_ignore_ascii_case(NAME))?
         + NAME.len();
+
     let value = &field.raw[at..];
     let (start, length) = match value.strip_prefix(b"\"") {
         Some(quoted) => (at + 1, quoted.iter().position(|byte| *byte == b'"')?),
@@ -186,6 +194,7 @@ fn boundary_of(field: &Field<'_>) -> Option<Range<usize>> {
                 .position(|byte| byte.is_ascii_whitespace() || *byte == b';')?,
         ),
     };
+
     let found = start..start + length;
     let is_boundary =
         (1..=MAX_BOUNDARY).contains(&length) && !field.raw[found.clone()].contains(&b'\n');
@@ -199,12 +208,14 @@ fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut PartH
         print.add(body);
         return;
     }
+
     let mut done = 0; // how much of the body has been added
     let mut at = if body.starts_with(b"--") {
         Some(0)
     } else {
         next_dashes(body, 0)
     };
+
     while let Some(dashes) = at {
         let name = dashes + 2;
         if let Some(boundary) = delimiter(&body[dashes..], &boundaries) {
@@ -225,6 +236,7 @@ fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut PartH
         }
         at = next_dashes(body, done.max(name));
     }
+
     print.add(&body[done..]);
 }
 
@@ -253,6 +265,7 @@ fn part_header<'a>(part: &'a [u8], boundaries: &[&[u8]]) -> Vec<Field<'a>> {
         return fields;
     };
     let (mut start, mut at) = (0, 0);
+
     while let Some(end) = memchr::memchr(b'\n', &header[at..]).map(|lf| at + lf + 1) {
         let line = &header[at..end];
         if line == b"\r\n" {
@@ -272,6 +285,7 @@ fn part_header<'a>(part: &'a [u8], boundaries: &[&[u8]]) -> Vec<Field<'a>> {
         }
         at = end;
     }
+
     Vec::new()
 }
 

@@ -69,6 +69,7 @@ pub(super) fn freeze(
         .filter(|field| is_removed(field))
         .count();
     let (mut added, mut made) = (String::new(), Vec::new());
+
     let kept = |name| section.find(name).filter(|field| !field.is_empty());
     let from = match (kept("From"), return_path) {
         (Some(field), _) => field.value().into_owned(),
@@ -84,10 +85,12 @@ pub(super) fn freeze(
             ));
         }
     };
+
     if kept("Date").is_none() {
         added.push_str(&format!("Date: {}\r\n", Timestamp::now().to_rfc5322()));
         made.push("Date");
     }
+
     let message_id = match kept("Message-ID") {
         Some(field) => field.value().chars().take(998).collect(),
         None => {
@@ -97,6 +100,7 @@ pub(super) fn freeze(
             message_id
         }
     };
+
     let subject = section
         .find("Subject")
         .map_or(String::new(), |field| subject::decode(&field.value()));
@@ -110,6 +114,7 @@ pub(super) fn freeze(
     } else {
         Some(rewrite(&section, &added, message.len()))
     };
+
     Ok(Frozen {
         bytes: bytes.unwrap_or(message),
         message_id,
@@ -154,6 +159,7 @@ fn check_once(section: &Section<'_>) -> Result<(), MailError> {
             ));
         }
     }
+
     Ok(())
 }
 
@@ -164,12 +170,14 @@ fn check_body(section: &Section<'_>, body: &[u8]) -> Result<(), MailError> {
             "has a NUL byte, which no server takes: encode it as base64",
         ));
     }
+
     if !body.is_ascii() && !MIME.iter().any(|name| section.find(name).is_some()) {
         return Err(MailError::new(
             "body",
             "has bytes above 127, and no MIME-Version field says what they mean",
         ));
     }
+
     Ok(())
 }
 
@@ -193,12 +201,14 @@ fn rewrite(section: &Section<'_>, added: &str, size: usize) -> Bytes {
             out.extend_from_slice(b"\r\n");
         }
     }
+
     // Below the others, so that what was traced before stays on top.
     out.extend_from_slice(added.as_bytes());
     if let Some(body) = section.body {
         out.extend_from_slice(b"\r\n");
         write_crlf(body, &mut out);
     }
+
     Bytes::from(out)
 }
 

@@ -33,6 +33,7 @@ impl Mailbox {
         if let Some((name, address)) = typed(text) {
             return Mailbox::named(Some(name), &address, None);
         }
+
         let mut entries = address_list::read(text)?.into_iter();
         match (entries.next(), entries.next()) {
             (Some(Entry::One(found)), None) => Mailbox::found(&found, None),
@@ -130,14 +131,17 @@ mod tests {
             read("A. K. Lovelace (Countess) <ada@example.org>"),
             ada("A. K. Lovelace (Countess)")
         );
+
         assert_eq!(
             read("ada@example.org <ada@example.org>"),
             ada("ada@example.org")
         );
+
         assert_eq!(
             read(r#""Lovelace, Ada \"A\" \\" <ada@example.org>"#),
             ada(r#"Lovelace, Ada "A" \"#)
         );
+
         assert_eq!(read("Ädä Løvelace <ada@example.org>"), ada("Ädä Løvelace"));
     }
 
@@ -150,11 +154,13 @@ mod tests {
             read("Ada <@a.example,@b.example:ada@example.org>"),
             ada("Ada")
         );
+
         assert_eq!(read("=?utf-8?q?J=C3=B6rg?= <ada@example.org>"), ada("Jörg"));
         assert_eq!(
             read("=?utf-8?q?J=C3=B6rg?= (Büro) <ada@example.org>"),
             ada("Jörg (Büro)")
         );
+
         let quoted = (String::new(), r#""ada l"@example.org"#.to_owned());
         assert_eq!(read(r#""ada l"@example.org"#), quoted);
         assert_eq!(read(r#"<"ada l"@example.org>"#), quoted);
@@ -173,12 +179,14 @@ mod tests {
                 format!("\"x{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
             }),
         ];
+
         let domain = prop_oneof![
             "[a-z]{1,20}(\\.[a-z0-9]{1,20}){0,3}",
             Just("bücher.example".to_owned()),
             Just("[192.0.2.1]".to_owned()),
             Just("[IPv6:2001:db8::1]".to_owned()),
         ];
+
         (local, domain).prop_filter_map("too long", |(local, domain)| {
             Address::parse(&format!("{local}@{domain}")).ok()
         })
@@ -240,6 +248,7 @@ mod tests {
         ] {
             assert!(Mailbox::parse(text).is_err(), "{text:?} was taken");
         }
+
         let error = Mailbox::parse("ada@example.org, eve@example.org").unwrap_err();
         assert!(error.contains("more than one address"), "{error}");
     }

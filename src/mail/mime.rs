@@ -38,6 +38,7 @@ impl Parts {
             };
             list.push(part(attachment, i)?);
         }
+
         let text = self
             .text
             .map(|text| Node::Single(SinglePart::plain(with_crlf(text))));
@@ -47,11 +48,13 @@ impl Parts {
             .html
             .filter(|html| is_needed || !html.trim().is_empty())
             .map(|html| Node::Single(SinglePart::html(with_crlf(html))));
+
         let html = html.map(|html| gather(MultiPart::related().build(), html, inline));
         let mut forms: Vec<Node> = text.into_iter().chain(html).collect();
         for (i, alternative) in self.alternatives.into_iter().enumerate() {
             forms.push(Node::Single(other_form(alternative, i)?));
         }
+
         let message = match forms.len() {
             0 | 1 => forms.pop(),
             _ => Some(Node::Multi(
@@ -60,6 +63,7 @@ impl Parts {
                     .fold(MultiPart::alternative().build(), add),
             )),
         };
+
         let first = match message {
             Some(message) => message,
             None if files.is_empty() => {
@@ -70,6 +74,7 @@ impl Parts {
             }
             None => Node::Single(files.remove(0)),
         };
+
         Ok(match gather(MultiPart::mixed().build(), first, files) {
             Node::Single(part) => part.formatted(),
             Node::Multi(part) => part.formatted(),
@@ -82,6 +87,7 @@ impl Parts {
                 return Err(MailError::new(field, "has a NUL character"));
             }
         }
+
         let mut ids = std::collections::HashSet::new();
         for (i, attachment) in self.attachments.iter().enumerate() {
             check_attachment(attachment, i)?;
@@ -96,12 +102,14 @@ impl Parts {
                 return Err(MailError::new(field, "another attachment has the same id"));
             }
         }
+
         Ok(())
     }
 }
 
 fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> {
     let name = &attachment.filename;
+
     let fail = |field: &str, reason: &str| {
         Err(MailError::new(format!("attachments[{i}].{field}"), reason))
     };
@@ -114,6 +122,7 @@ fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> 
     if name.len() > 255 {
         return fail("filename", "has more than 255 bytes");
     }
+
     let is_id = |id: &String| {
         !id.is_empty()
             && id.len() <= 255
@@ -121,12 +130,14 @@ fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> 
                 .bytes()
                 .all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
     };
+
     if !attachment.inline_id.as_ref().is_none_or(is_id) {
         return fail(
             "inline_id",
             "must be 1 to 255 visible ASCII characters without <, > and double quotes",
         );
     }
+
     Ok(())
 }
 
@@ -137,18 +148,21 @@ fn media_type(given: &str) -> Result<ContentType, String> {
     if given.len() > 255 || !given.bytes().all(is_plain) {
         return Err("must be at most 255 printable ASCII characters".to_owned());
     }
+
     let essence = given.split(';').next().unwrap_or_default().trim_end();
     let is_whole = !essence.starts_with('/') && !essence.ends_with('/');
     let parsed = Some(given).filter(|_| is_whole).map(ContentType::parse);
     let content_type = parsed
         .and_then(Result::ok)
         .ok_or_else(|| format!("`{given}` is not a media type, such as application/pdf"))?;
+
     if essence
         .get(..10)
         .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
     {
         return Err("cannot be multipart".to_owned());
     }
+
     Ok(content_type)
 }
 
@@ -160,6 +174,7 @@ fn other_form(alternative: Alternative, i: usize) -> Result<SinglePart, MailErro
     if alternative.content.is_empty() {
         return Err(fail("is empty"));
     }
+
     let is_text = alternative.content_type.trim_start().get(..5);
     let body = match is_text.is_some_and(|start| start.eq_ignore_ascii_case("text/")) {
         false => Body::new(Vec::from(alternative.content)),
@@ -169,6 +184,7 @@ fn other_form(alternative: Alternative, i: usize) -> Result<SinglePart, MailErro
             Err(_) => return Err(fail("is not UTF-8")),
         },
     };
+
     Ok(SinglePart::builder().header(content_type).body(body))
 }
 
@@ -182,12 +198,14 @@ fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
         .unwrap_or_default()
         .trim();
     let essence = essence.to_ascii_lowercase();
+
     let name = attachment.filename;
     let part = match attachment.inline_id {
         None => Part::new(name),
         Some(id) if name.trim().is_empty() => Part::new_inline(id),
         Some(id) => Part::new_inline_with_name(id, name),
     };
+
     let content = match essence {
         // RFC 6532 §3.7 lets this one be encoded.
         kind if kind.starts_with("message/") && !kind.starts_with("message/global") => {
@@ -200,6 +218,7 @@ fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
         )
         .expect("base64 encodes everything"),
     };
+
     Ok(part.body(content, content_type))
 }
 

@@ -54,7 +54,7 @@ use bytes::Bytes;
 
 /// One mail: its envelope, its frozen message and what its sender asks for.
 ///
-/// A clone is the same mail: whoever does not know whether it was accepted hands it in once more,
+/// A clone is the same mail: whoever does not know whether it was accepted submits it once more,
 /// and it is sent once.
 #[derive(Clone, Debug)]
 pub struct Mail {
@@ -66,7 +66,7 @@ pub struct Mail {
     /// computed only where a key asks for it.
     content: Option<u128>,
     template: Option<TemplateUse>,
-    /// What was done to the message as it was handed in.
+    /// What was done to the message as it was submitted.
     mended: Vec<String>,
 }
 
@@ -81,8 +81,8 @@ impl Mail {
     /// Line ends become CRLF; a Date and a Message-ID are added where they are missing, and a From
     /// where there is none but a return path; Bcc is removed. What other programs write wrong is
     /// mended, as [`Mail::mended`] tells: characters beyond ASCII in the header section, lines that
-    /// are too long, a header section that no empty line ends, 8-bit text that nothing calls so, and
-    /// more. A message that needs none of this is not even copied, and the header section of a
+    /// are too long, a header section that no empty line ends, 8-bit text that nothing calls so,
+    /// and more. A message that needs none of this is not even copied, and the header section of a
     /// signed one is not mended.
     ///
     /// # Errors
@@ -124,6 +124,7 @@ impl Mail {
             .domain
             .or(intake.host)
             .and_then(|domain| Address::parse(&format!("MAILER-DAEMON@{domain}")).ok());
+
         let sender = envelope.return_path().or(daemon.as_ref());
         let message = freeze::freeze(message, sender, id)?;
         mended.extend(
@@ -132,6 +133,7 @@ impl Mail {
                 .iter()
                 .map(|name| format!("{name}: made, as there was none")),
         );
+
         Ok(Mail {
             id,
             envelope,

@@ -124,7 +124,7 @@ pub struct Options {
     pub priority: Priority,
     /// Not to be sent before; at once when absent.
     pub send: Option<When>,
-    /// Worthless afterwards; the retry policy's `expire_after` when absent.
+    /// Expires at this time; the retry policy's `expire_after` when absent.
     pub expires: Option<When>,
     /// Two mails with one key are one mail.
     pub idempotency_key: Option<String>,

@@ -90,6 +90,7 @@ impl Reading {
         let Some(parsed) = parse(message) else {
             return Reading::default();
         };
+
         let mut is_cut = false;
         let headers: Vec<HeaderField> = parsed
             .headers_raw()
@@ -100,6 +101,7 @@ impl Reading {
                 raw: cut(raw.trim_matches([' ', '\r', '\n']), MAX_FIELD, &mut is_cut),
             })
             .collect();
+
         let html = html_of(&parsed);
         // The words of HTML that is too long are looked for in what there is room for.
         let text = match parsed.text_part(0).map(|part| &part.body) {
@@ -110,12 +112,14 @@ impl Reading {
             }
             _ => String::new(),
         };
+
         let parts: Vec<PartInfo> = numbered(&parsed)
             .map(|(n, part)| info(&parsed, n, part))
             .take(MAX_ENTRIES)
             .collect();
         let subject = parsed.subject().map(subject::printable).unwrap_or_default();
         let shown_html = html.map(|html| cut(html, MAX_TEXT, &mut is_cut));
+
         is_cut |= headers.len() == MAX_ENTRIES || parts.len() == MAX_ENTRIES;
         Reading {
             codes: findings::codes(&subject, &text),
@@ -185,16 +189,19 @@ fn info(message: &Message<'_>, n: usize, part: &MessagePart<'_>) -> PartInfo {
         let subtype = kind.subtype().unwrap_or("*");
         format!("{}/{subtype}", kind.ctype()).to_ascii_lowercase()
     });
+
     let default = match part.body {
         PartType::Text(_) => "text/plain",
         PartType::Message(_) => "message/rfc822",
         _ => "application/octet-stream",
     };
+
     let mut is_cut = false;
     let is_listed = message
         .attachments
         .iter()
         .any(|listed| *listed as usize == n);
+
     PartInfo {
         n,
         content_type: kind.unwrap_or_else(|| default.to_owned()),
@@ -280,19 +287,23 @@ mod tests {
             reading.header("from").unwrap(),
             "J\u{f6}rg <shop@example.com>"
         );
+
         let long = reading
             .headers
             .iter()
             .find(|field| field.name == "X-Long")
             .unwrap();
+
         assert_eq!(
             (long.value.as_str(), long.raw.as_str()),
             ("one two", "one\r\n two")
         );
+
         assert!(reading.text.starts_with("Gr\u{fc}\u{df}e"));
         assert!(reading.has_html && !reading.is_cut);
         assert_eq!(reading.codes, ["4711"]);
         assert_eq!(reading.links, ["https://shop.example/c?x=1"]);
+
         let names: Vec<_> = reading
             .parts
             .iter()
@@ -304,6 +315,7 @@ mod tests {
         assert!(html.contains("cid:logo"));
         assert_eq!(shown[0].content, [0, 1, 2]);
         assert_eq!(shown[0].info.content_id.as_deref(), Some("logo"));
+
         let n = reading.parts[3].n;
         assert_eq!(Reading::part(MESSAGE, n).unwrap().content, b"x");
         assert_eq!(Reading::part(MESSAGE, 99), None);
@@ -333,12 +345,14 @@ mod tests {
             let reading = Reading::of(message);
             assert!(reading.text.len() < 100, "{reading:?}");
         }
+
         let mut many = b"Subject: x\r\n".to_vec();
         for n in 0..2000 {
             many.extend_from_slice(format!("X-{n}: y\r\n").as_bytes());
         }
         many.extend_from_slice(b"\r\n");
         many.resize(many.len() + 10 * 1024 * 1024, b'a');
+
         let reading = Reading::of(&many);
         assert!(reading.is_cut && reading.headers.len() <= MAX_ENTRIES);
         assert!(reading.text.len() <= MAX_TEXT);

@@ -1,5 +1,5 @@
-//! Which header fields have a form of their own (RFC 5322 §3.6 and the registry of permanent message
-//! header fields, RFC 4021), and how a value that a sender gave for one is written.
+//! Which header fields have a form of their own (RFC 5322 §3.6 and the registry of permanent
+//! message header fields, RFC 4021), and how a value that a sender gave for one is written.
 //!
 //! *Invariant:* only free text and names become encoded words (RFC 2047 §5). An id, a URI or a token
 //! is written as it stands, or refused: encoded, it would mean something else to whoever reads it.
@@ -115,6 +115,7 @@ pub(super) fn write(out: &mut String, name: &str, value: &str) -> Result<(), Str
         field::write_text(out, name, value);
         return Ok(());
     }
+
     if value.is_empty() {
         return Ok(());
     }
@@ -176,6 +177,7 @@ pub(super) fn write(out: &mut String, name: &str, value: &str) -> Result<(), Str
         }
         Kind::Ascii => field::write_words(out, name, words(value)?),
     }
+
     Ok(())
 }
 
@@ -192,6 +194,7 @@ pub(super) fn write_addresses(
     if entries.is_empty() {
         return Err("has no address".to_owned());
     }
+
     let mut read = Vec::with_capacity(entries.len());
     for entry in entries {
         let (group, found) = match entry {
@@ -223,6 +226,7 @@ pub(super) fn write_addresses(
         }
         Ok(())
     });
+
     Ok(())
 }
 
@@ -290,6 +294,7 @@ fn uris(name: &str, value: &str) -> Result<Vec<String>, String> {
     }
     let mut items: Vec<String> = Vec::new();
     let mut found = false;
+
     let mut rest = value;
     loop {
         rest = rest.trim_start();
@@ -318,6 +323,7 @@ fn uris(name: &str, value: &str) -> Result<Vec<String>, String> {
         }
         rest = after;
     }
+
     match found {
         true => Ok(items),
         false => Err("has no URI such as <https://example.org/unsubscribe>".to_owned()),
@@ -331,23 +337,27 @@ fn uri(text: &str) -> Result<String, String> {
         && scheme
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+
     if !is_scheme || scheme.len() + 1 == text.len() {
         return Err(format!(
             "has `{}`, which is no URI such as https://example.org/unsubscribe",
             text.chars().take(80).collect::<String>()
         ));
     }
+
     if text.contains([' ', '<', '>', '"']) {
         return Err(
             "has a space, a quote or a bracket in a URI: write %20 and the like".to_owned(),
         );
     }
+
     let uri = match text.is_ascii() {
         true => text.to_owned(),
         false => url::Url::parse(text)
             .map_err(|why| format!("has a URI that is none: {why}"))?
             .into(),
     };
+
     match uri.len() > LONGEST_WORD {
         true => Err(format!("has a URI of more than {LONGEST_WORD} bytes")),
         false => Ok(uri),
@@ -369,6 +379,7 @@ fn comment_end(text: &str) -> Result<usize, String> {
             return Ok(at + 1);
         }
     }
+
     Err("has a comment that nothing closes".to_owned())
 }
 
@@ -382,14 +393,17 @@ fn write_list_id(out: &mut String, name: &str, value: &str) -> Result<(), String
         true => id.to_owned(),
         false => idna::domain_to_ascii(id).map_err(|_| wrong())?,
     };
+
     let is_id = !id.is_empty()
         && id.len() <= 255
         && id
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'<');
+
     if !is_id {
         return Err(wrong());
     }
+
     let phrase = plain_phrase(phrase);
     field::write_with(out, name, |to| {
         if !phrase.is_empty() {
@@ -398,6 +412,7 @@ fn write_list_id(out: &mut String, name: &str, value: &str) -> Result<(), String
         }
         to.folding().write_str(&format!("<{id}>"))
     });
+
     Ok(())
 }
 
@@ -436,6 +451,7 @@ fn phrases(value: &str) -> Result<Vec<String>, String> {
             _ => {}
         }
     }
+
     if quoted {
         return Err("has a double quote that nothing closes".to_owned());
     }
@@ -469,6 +485,7 @@ fn check_tokens(value: &str) -> Result<(), String> {
         }
         rest = &rest[end..];
     }
+
     Ok(())
 }
 
@@ -484,6 +501,7 @@ fn token_end(text: &str) -> Result<usize, String> {
             _ => {}
         }
     }
+
     match quoted {
         true => Err("has a double quote that nothing closes".to_owned()),
         false => Ok(text.len()),
@@ -656,6 +674,7 @@ mod tests {
         let uris: Vec<String> = (0..90)
             .map(|n| format!("<https://example.org/unsubscribe/{n}?a=b>"))
             .collect();
+
         let key = format!("addr=a@b.example; keydata={}", "A".repeat(4000));
         for (name, value) in [
             ("References", ids.join(" ")),
@@ -670,6 +689,7 @@ mod tests {
             let expected = compact(&format!("{name}:{value}"));
             assert_eq!(whole, expected.trim_end_matches(','));
         }
+
         assert!(
             write(
                 &mut String::new(),
@@ -678,6 +698,7 @@ mod tests {
             )
             .is_err()
         );
+
         assert_eq!(
             written("In-Reply-To", " "),
             "",

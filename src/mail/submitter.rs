@@ -1,4 +1,4 @@
-//! Who hands a mail in. The doors say it and the record keeps it; whose an idempotency key is, what
+//! Who submits a mail. The doors say it and the record keeps it; whose an idempotency key is, what
 //! one may see and what one may use up is decided by it.
 
 use std::fmt;
@@ -102,7 +102,7 @@ impl FromStr for Submitter {
     }
 }
 
-/// The text names nobody who hands mail in.
+/// The text names nobody who submits mail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is none of local, token:NAME and user:NAME", .0.escape_debug())]
 pub struct SubmitterError(String);

@@ -1,8 +1,8 @@
-//! Alerts: what happened, by mail. Events are counted into a digest, which becomes one mail, no more
-//! often than is asked for.
+//! Alerts: what happened, by mail. Events are counted into a digest, which becomes one mail, no
+//! more often than is asked for.
 //!
 //! *Invariants:* the digest is written in the commit that says how far the reader is, so that each
-//! event is counted once; what is sent is fixed before it is handed in, under a key of its own, so
+//! event is counted once; what is sent is fixed before it is submitted, under a key of its own, so
 //! that a crash sends it once; no alert tells of alerts.
 
 use std::fmt;
@@ -77,6 +77,7 @@ impl std::str::FromStr for AtMost {
             "s" | "m" | "h" | "d" => parse_span(&format!("1{span}")),
             _ => parse_span(span),
         };
+
         let span = span.map_err(|_| wrong)?;
         match (1..=1000).contains(&count) && !span.is_zero() {
             true => Ok(AtMost { count, span }),
@@ -97,8 +98,8 @@ impl fmt::Display for AtMost {
 }
 
 impl Alert {
-    /// An alert of dead letters, of relays that are down and of webhooks that are switched off, once
-    /// in ten minutes.
+    /// An alert of dead letters, of relays that are down and of webhooks that are switched off,
+    /// once in ten minutes.
     pub fn new(to: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let to: Vec<String> = to.into_iter().map(Into::into).collect();
         Alert {
@@ -133,16 +134,19 @@ impl Alert {
             let reason = format!("must be 1 to {LONGEST_NAME} bytes");
             mistakes.push(("name", reason));
         }
+
         for event in &self.filter.events {
             if !EVENTS.contains(&event.as_str()) {
                 let (event, known) = (event.escape_debug(), EVENTS.join(", "));
                 mistakes.push(("events", format!("`{event}` is none of {known}")));
             }
         }
+
         if self.filter.events.is_empty() {
             let reason = "is empty, so that nothing would be told";
             mistakes.push(("events", reason.to_owned()));
         }
+
         for (key, addresses) in [("to", &self.to[..]), ("from", self.from.as_slice())] {
             for address in addresses {
                 let mail = Mail::builder().from(address).to(address).text("x").build();
@@ -151,6 +155,7 @@ impl Alert {
                 }
             }
         }
+
         mistakes
     }
 
@@ -264,6 +269,7 @@ impl<'a> Work<'a> {
         let kept = reader.kept(BOOK.to_vec(), to, 1).await?;
         let book = kept.first().map(|(_, bytes)| serde_json::from_slice(bytes));
         let book: Book = book.and_then(Result::ok).unwrap_or_default();
+
         let now = postrider.clock().now();
         Ok(Work {
             postrider,
@@ -341,6 +347,7 @@ impl<'a> Work<'a> {
             digest.add(&event, tried);
             self.gathered = Some((self.gathered.map_or(now, |(first, _)| first), now));
         }
+
         let is_try = matches!(event.kind, EventKind::Attempted { .. });
         self.before = is_try.then_some(event);
     }
@@ -385,6 +392,7 @@ impl<'a> Work<'a> {
             self.book.sending = None;
             return Ok(());
         };
+
         match self.hand_in(digest, key).await {
             Ok(mail) => self.book.before = mail,
             Err(error @ Error::Spool(_)) | Err(error @ Error::Stopped(_)) => return Err(error),
@@ -394,12 +402,14 @@ impl<'a> Work<'a> {
                 return Err(error);
             }
         }
+
         self.book.sent.push(at);
         let surplus = self
             .book
             .sent
             .len()
             .saturating_sub(self.alert.at_most.count);
+
         self.book.sent.drain(..surplus);
         (self.book.sending, self.book.digest, self.gathered) = (None, None, None);
         self.note().await
@@ -413,6 +423,7 @@ impl<'a> Work<'a> {
             Ok(_) => usual,
             Err(_) => "postrider@localhost".to_owned(),
         };
+
         let mut mail = Mail::builder()
             .from(self.alert.from.clone().unwrap_or(usual))
             .subject(digest.subject(host))
@@ -421,6 +432,7 @@ impl<'a> Work<'a> {
             .priority(Priority::Critical)
             .idempotency_key(key)
             .tag(TAG);
+
         for to in &self.alert.to {
             mail = mail.to(to);
         }

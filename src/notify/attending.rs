@@ -1,5 +1,5 @@
-//! What every task that reads the journal by name does alike: it works while it is this node's turn,
-//! rests where the journal cannot be read or written, and ends when it is told to.
+//! What every task that reads the journal by name does alike: it works while it is this node's
+//! turn, rests where the journal cannot be read or written, and ends when it is told to.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const REST: Duration = Duration::from_secs(5);
 /// How a task is told to end.
 pub(super) type Closing = watch::Receiver<bool>;
 
-/// Works while it is this node's turn, until it is told to end, or the spool is closed. `shows` is told whether
-/// another node does it; `work` goes on until it is not this node's turn any more.
+/// Works while it is this node's turn, until it is told to end, or the spool is closed. `shows` is
+/// told whether another node does it; `work` goes on until it is not this node's turn any more.
 pub(super) async fn attend(
     mut turn: Turn,
     name: &str,

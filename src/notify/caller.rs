@@ -62,16 +62,19 @@ impl Caller {
             key,
             reason,
         };
+
         let secrets = Secrets::read(&webhook.secret)
             .map_err(|reason| mistake("secret", reason.to_owned()))?;
         let reach = match webhook.allow_private {
             true => Reach::Anywhere,
             false => Reach::PublicOnly,
         };
+
         let timeouts = TimeOuts {
             data: Duration::from_secs(5).min(webhook.timeout),
             ..TimeOuts::default()
         };
+
         let client = HttpClient::within(webhook.ca_file.as_deref(), timeouts, reach)
             .map_err(|error| mistake("ca_file", error.to_string()))?;
         Ok(Caller {
@@ -98,6 +101,7 @@ impl Caller {
             ],
             body: Bytes::from(message.body.clone()),
         };
+
         let began = Instant::now();
         let answered = tokio::time::timeout(self.timeout, self.client.post_for_status(post)).await;
         let took = began.elapsed();
@@ -107,6 +111,7 @@ impl Caller {
             retry_after: None,
             took,
         };
+
         match answered {
             Ok(Ok(answer)) => Answer {
                 status: Some(answer.status),

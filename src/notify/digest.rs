@@ -75,6 +75,7 @@ impl Digest {
         for example in &self.examples {
             let _ = writeln!(text, "  {example}");
         }
+
         let more = self.total() - self.examples.len() as u64;
         if more > 0 {
             let _ = writeln!(text, "\nand {more} more.");
@@ -104,12 +105,14 @@ fn example(event: &Event, tried: Option<&Attempt>) -> String {
     if let Some(recipient) = &event.recipient {
         let _ = write!(line, " to {recipient}");
     }
+
     match &event.kind {
         EventKind::RelayDown { reason } | EventKind::WebhookOff { reason, .. } => {
             let _ = write!(line, ": {reason}");
         }
         _ => {}
     }
+
     if let Some(tried) = tried {
         let code = tried
             .code
@@ -117,6 +120,7 @@ fn example(event: &Event, tried: Option<&Attempt>) -> String {
             .unwrap_or_default();
         let _ = write!(line, ": {code}{} (over {})", tried.text, tried.relay);
     }
+
     line
 }
 
@@ -148,6 +152,7 @@ mod tests {
             };
             digest.add(&Event::new(now, kind).of_relay(&format!("relay{n}")), None);
         }
+
         assert_eq!(digest.total(), 10_000);
         assert!(serde_json::to_vec(&digest).unwrap().len() < 8 * 1024);
         assert!(digest.text("host").len() < 8 * 1024);

@@ -167,6 +167,7 @@ impl Desk {
             () if standing.failures > 0 => WebhookState::Failing,
             () => WebhookState::Active,
         };
+
         let unseen = shown.seen.map_or(0, |seen| last.saturating_sub(seen));
         let (off_since, reason) = standing.off.clone().unzip();
         WebhookStatus {
@@ -260,6 +261,7 @@ impl<'a> Work<'a> {
         let journal = postrider.journal();
         let reader = journal.reader(name, None).await?;
         let shelf = Shelf::read(&reader).await?;
+
         let seen = reader.done();
         Ok(Work {
             postrider,
@@ -376,6 +378,7 @@ impl<'a> Work<'a> {
                 break;
             }
         }
+
         if self.page.is_empty() {
             seen = self.page_end;
         }
@@ -403,6 +406,7 @@ impl<'a> Work<'a> {
             let answer = desk.caller.call(&held.message, at).await;
             (held, at, answer)
         };
+
         let calls = stream::iter(messages).map(call);
         let answers: Vec<_> = calls
             .buffer_unordered(desk.webhook.connections)
@@ -418,11 +422,13 @@ impl<'a> Work<'a> {
         if self.shelf.standing != before {
             changes.push(self.shelf.standing.change());
         }
+
         if let (None, Some((_, reason))) = (&before.off, &self.shelf.standing.off) {
             tracing::error!(webhook = desk.name(), reason, "a webhook is switched off");
             // Before it is noted: better told twice than not.
             self.postrider.note_webhook_off(desk.name(), reason).await;
         }
+
         self.seen = seen;
         self.note(changes).await
     }
@@ -447,6 +453,7 @@ impl<'a> Work<'a> {
                 false => shown.failed += 1,
             }
         }
+
         if answer.is_taken() {
             self.postrider.count_notice(name, NoticeResult::Delivered);
             if standing.failures > 0 {
@@ -481,15 +488,18 @@ impl<'a> Work<'a> {
                 "a webhook failed"
             ),
         }
+
         standing.failures += 1;
         let since = *standing.failing_since.get_or_insert(at);
         held.tries += 1;
+
         let step = (held.tries as usize).min(webhook.retry.len()) - 1;
         let delay = webhook.retry[step].max(answer.retry_after.unwrap_or_default());
         held.due = Some(now + delay);
         if answer.is_too_much() {
             standing.rests_until = Some(now + answer.retry_after.unwrap_or(delay));
         }
+
         if answer.is_gone() {
             standing.off = Some((now, "it answered 410 Gone".to_owned()));
         } else if now.since(since) >= webhook.give_up_after {
@@ -505,6 +515,7 @@ impl<'a> Work<'a> {
                 "a message of a webhook is given up"
             );
         }
+
         changes.push(held.change());
         self.shelf.held.insert(seq, held);
     }
@@ -545,11 +556,13 @@ impl<'a> Work<'a> {
                 }
             }
         }
+
         self.shelf.standing = Standing::default();
         changes.push(self.shelf.standing.change());
         let Some(back) = back.filter(|back| *back < self.seen) else {
             return self.note(changes).await;
         };
+
         self.seen = back;
         self.note(changes).await?;
         self.page.clear();

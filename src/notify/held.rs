@@ -1,5 +1,5 @@
-//! What is kept of an endpoint beside its reader's place: messages that failed, and how it is. All of
-//! it is written in the commit that says how far the reader is.
+//! What is kept of an endpoint beside its reader's place: messages that failed, and how it is. All
+//! of it is written in the commit that says how far the reader is.
 
 use std::collections::BTreeMap;
 
@@ -70,6 +70,7 @@ impl Shelf {
         if let Some((_, bytes)) = reader.kept(from, to, 1).await?.first() {
             shelf.standing = serde_json::from_slice(bytes).unwrap_or_default();
         }
+
         let (from, to) = (vec![MESSAGES], vec![MESSAGES + 1]);
         for (_, bytes) in reader.kept(from, to, 2 * MOST_HELD).await? {
             match serde_json::from_slice::<Held>(&bytes) {
@@ -77,6 +78,7 @@ impl Shelf {
                 Err(error) => tracing::error!(%error, "a message of a webhook cannot be read"),
             }
         }
+
         Ok(shelf)
     }
 

@@ -58,27 +58,33 @@ fn data(event: &Event, tried: Option<&Attempt>) -> Map<String, Value> {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
+
     for name in ["event", "at", "attempt"] {
         data.remove(name);
     }
+
     let mail = data.remove("mail");
     if event.mail.is_none() {
         return data;
     }
+
     let own = match &event.kind {
         EventKind::Attempted { attempt } => Some(attempt),
         _ => tried,
     };
+
     data.insert("id".to_owned(), mail.unwrap_or_default());
     data.insert("state".to_owned(), state(&event.kind).into());
     data.entry("recipient").or_insert(Value::Null);
     data.entry("key").or_insert(Value::Null);
     data.entry("relay").or_insert(Value::Null);
     data.entry("tags").or_insert_with(|| json!([]));
+
     let code = own.and_then(|attempt| attempt.code);
     data.entry("code").or_insert(json!(code));
     let enhanced = own.and_then(|attempt| attempt.enhanced.clone());
     data.entry("enhanced").or_insert(json!(enhanced));
+
     let text = own.map(|attempt| attempt.text.clone());
     data.entry("text").or_insert(json!(text));
     data

@@ -1,6 +1,7 @@
-//! NOTICES: what is told to the outside of what happened, and what is sent by the clock. Each webhook
-//! and each alert is a reader of the journal with a name of its own, so that a crash loses none, and
-//! a task of its own, so that none waits for another; each schedule keeps its place likewise.
+//! NOTICES: what is told to the outside of what happened, and what is sent by the clock. Each
+//! webhook and each alert is a reader of the journal with a name of its own, so that a crash loses
+//! none, and a task of its own, so that none waits for another; each schedule keeps its place
+//! likewise.
 //!
 //! ```text
 //! journal ─▶ filter ─▶ message ─▶ endpoint ─▶ caller (signed POST)
@@ -10,7 +11,7 @@
 //! ```
 //!
 //! *Invariants made here:* what is told is told at least once, under one id however often; where a
-//! reader is, and what it keeps, are written in one commit; a mail is handed in under a key that
+//! reader is, and what it keeps, are written in one commit; a mail is submitted under a key that
 //! makes it one; none of them costs more memory than a stated bound; nothing is told to an address
 //! that was not looked at.
 
@@ -155,6 +156,7 @@ impl<T: Attended> Attendance<T> {
         if postrider.shares_its_spool() {
             return;
         }
+
         let journal = postrider.journal();
         for reader in journal.readers().await.unwrap_or_default() {
             let Some(name) = reader.name.strip_prefix(T::READERS) else {
@@ -192,6 +194,7 @@ impl std::fmt::Debug for Notices {
         let names = |all: Vec<String>| all.join(", ");
         let webhooks = self.inner.webhooks.all();
         let alerts = self.inner.alerts.all();
+
         let schedules = self.inner.schedules.all();
         f.debug_struct("Notices")
             .field(
@@ -291,8 +294,8 @@ impl Notices {
         all.iter().map(|calendar| calendar.status(now)).collect()
     }
 
-    /// Sends a webhook a message of the type `test`, whether it is switched off or not, and says what
-    /// was answered. `None` where there is none of that name.
+    /// Sends a webhook a message of the type `test`, whether it is switched off or not, and says
+    /// what was answered. `None` where there is none of that name.
     pub async fn test(&self, name: &str) -> Option<Tested> {
         let desk = self.inner.webhooks.find(name)?;
         Some(desk.test(&self.inner.postrider).await)
@@ -313,10 +316,12 @@ impl Notices {
         if desk.is_elsewhere() {
             return Err(NoticeError::Elsewhere(name.to_owned()));
         }
+
         let id = match &what {
             Redeliver::Message(id) => id.clone(),
             Redeliver::Failed | Redeliver::Since(_) => String::new(),
         };
+
         let order = Order::of(what, &postrider.journal()).await?;
         desk.order(order.ok_or(NoticeError::UnknownMessage(id))?);
         let obeyed = async {
@@ -324,6 +329,7 @@ impl Notices {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
+
         let _ = tokio::time::timeout(OBEYS_WITHIN, obeyed).await;
         Ok(desk.status(postrider.journal().last()?))
     }

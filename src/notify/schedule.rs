@@ -1,5 +1,5 @@
-//! Schedules: a mail at times that a cron expression names, in a time zone. Each is handed in under a
-//! key made of the schedule's name and of the time, so that however many nodes and restarts there
+//! Schedules: a mail at times that a cron expression names, in a time zone. Each is submitted under
+//! a key made of the schedule's name and of the time, so that however many nodes and restarts there
 //! are it is sent once.
 
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::mail::{Mail, MailId, Timestamp, hours, seconds};
 
 /// How often the reader's place is moved on, so that it does not hold the journal back.
 const MOVE_ON_EVERY: Duration = hours(1);
-/// How long a mail that was not accepted waits to be handed in again: at first, and at most.
+/// How long a mail that was not accepted waits to be submitted again: at first, and at most.
 const FIRST_REST: Duration = seconds(2);
 const LONGEST_REST: Duration = seconds(60);
 /// How late a mail may be and is still no missed one, such as after a machine slept.
@@ -112,6 +112,7 @@ impl Times {
             let reason = format!("`{}` is no cron expression: {error}", cron.escape_debug());
             ("cron", reason)
         })?;
+
         let zone = TimeZone::get(zone).map_err(|_| {
             let reason = format!(
                 "`{}` is no time zone such as Europe/Berlin",
@@ -119,6 +120,7 @@ impl Times {
             );
             ("timezone", reason)
         })?;
+
         let times = Times { cron, zone };
         match times.after(Timestamp::now()) {
             Some(_) => Ok(times),
@@ -166,7 +168,7 @@ impl Schedule {
         mistakes
     }
 
-    /// The key under which the mail of this time is handed in.
+    /// The key under which the mail of this time is submitted.
     fn key(&self, due: Timestamp) -> String {
         format!("schedule:{}:{due}", self.name)
     }
@@ -284,12 +286,14 @@ impl<'a> Work<'a> {
         let schedule = &calendar.schedule;
         let by = format!("{} {}", schedule.cron, schedule.timezone);
         let is_known = kept.as_ref().is_some_and(|place| place.by == by);
+
         let place = kept.filter(|place| place.by == by).unwrap_or(Place {
             by,
             done: now,
             last: None,
             mail: None,
         });
+
         let mut work = Work {
             postrider,
             calendar,
@@ -297,6 +301,7 @@ impl<'a> Work<'a> {
             place,
             since: now,
         };
+
         if !is_known {
             work.note().await?;
         }
@@ -346,6 +351,7 @@ impl<'a> Work<'a> {
                 _ = closing.changed() => {}
             }
         }
+
         Ok(())
     }
 
@@ -360,6 +366,7 @@ impl<'a> Work<'a> {
         } else {
             self.hand_in(due).await?
         };
+
         self.place.done = due;
         (self.place.last, self.place.mail) = (Some(due), mail);
         self.note().await?;
@@ -376,10 +383,10 @@ impl<'a> Work<'a> {
         match self.postrider.submit(mail).await {
             Ok(receipt) => {
                 tracing::info!(schedule = schedule.name, %due, mail.id = %receipt.id,
-                    duplicate = receipt.duplicate, "a mail of a schedule is handed in");
+                    duplicate = receipt.duplicate, "a mail of a schedule is submitted");
                 Ok(Some(receipt.id))
             }
-            // Another node, or this one before it ended, has handed in what the schedule said then.
+            // Another node, or this one before it ended, has submitted what the schedule said then.
             Err(Error::KeyReused(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -415,12 +422,14 @@ mod tests {
             all.push(next);
             at = next;
         }
+
         let mut back = Vec::new();
         let mut at = times.last(to);
         while let Some(last) = at.filter(|last| *last > from) {
             back.push(last);
             at = times.last(Timestamp::from_millis(last.as_millis() - 1000));
         }
+
         back.reverse();
         assert_eq!(back, all, "backwards they are others");
         all.iter().map(ToString::to_string).collect()
@@ -439,6 +448,7 @@ mod tests {
                 "2026-03-30T00:30:00.000Z",
             ]
         );
+
         let mondays = times("0 8 * * MON", "Europe/Berlin");
         let found = between(&mondays, "2026-03-22T12:00:00Z", "2026-03-31T00:00:00Z");
         assert_eq!(
@@ -474,10 +484,12 @@ mod tests {
         ] {
             assert_eq!(Times::read(cron, zone).unwrap_err().0, key, "{cron} {zone}");
         }
+
         assert!(
             Times::read("*/5 * * * * *", "America/New_York").is_ok(),
             "with seconds"
         );
+
         assert!(Times::read("@daily", "UTC").is_ok());
     }
 }

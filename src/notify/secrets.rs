@@ -28,6 +28,7 @@ impl Secrets {
             }
             keys.push(hmac::Key::new(hmac::HMAC_SHA256, &bytes));
         }
+
         match keys.is_empty() {
             true => Err("is empty"),
             false => Ok(Secrets(keys)),

@@ -106,12 +106,14 @@ impl Webhook {
                 reason,
             });
         };
+
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.is_empty() || self.name.len() > LONGEST_NAME || !self.name.chars().all(is_name)
         {
             let reason = format!("must be 1 to {LONGEST_NAME} letters, digits, `-`, `_` and `.`");
             add("name", reason);
         }
+
         if let Some(reason) = self.url_mistake() {
             add("url", reason);
         }
@@ -127,12 +129,14 @@ impl Webhook {
                 );
             }
         }
+
         if self.filter.events.is_empty() {
             add(
                 "events",
                 "is empty, so that nothing would be told".to_owned(),
             );
         }
+
         if self.timeout.is_zero() {
             add("timeout", "must be longer than no time".to_owned());
         }
@@ -143,6 +147,7 @@ impl Webhook {
             let reason = "must be delays, each longer than no time";
             add("retry", reason.to_owned());
         }
+
         if let Err(reason) = super::secrets::Secrets::read(&self.secret) {
             add("secret", reason.to_owned());
         }

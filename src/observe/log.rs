@@ -8,6 +8,7 @@ pub(crate) fn log(mail: MailId, recipient: &Address, attempt: Option<&Attempt>, 
     let recipient = Logged(recipient.as_str());
     let relay = attempt.map_or("", |a| a.relay.as_str());
     let code = attempt.and_then(|a| a.code);
+
     let text = attempt.map_or("", |a| a.text.as_str());
     match kind {
         EventKind::Delivered => {

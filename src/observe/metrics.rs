@@ -158,128 +158,153 @@ impl Metrics {
         let journal_missed = Family::<Labels, CounterGauge>::default();
         let quota_refusals = Family::<Labels, Counter>::default();
         let key_conflicts = Family::<Labels, Counter>::default();
+
         let mut registry = Registry::with_prefix("postrider");
         registry.register(
             "mails_accepted",
             "Mails made durable, by door and priority",
             accepted.clone(),
         );
+
         registry.register(
             "deliveries",
             "Steps of deliveries, by relay and result",
             deliveries.clone(),
         );
+
         registry.register(
             "attempts",
             "Tries, by relay and what they came to",
             attempts.clone(),
         );
+
         registry.register(
             "queue_depth",
             "Deliveries kept, by state and priority",
             queue_depth.clone(),
         );
+
         registry.register(
             "oldest_queued_seconds",
             "For how long the longest-waiting due delivery has been due",
             oldest_queued.clone(),
         );
+
         registry.register(
             "accept_seconds",
             "From handing a mail in to its receipt",
             accept_seconds.clone(),
         );
+
         registry.register(
             "delivery_latency_seconds",
             "From accept to delivered",
             delivery_latency.clone(),
         );
+
         registry.register(
             "spool_sync_seconds",
             "One commit of the spool, its sync included",
             sync_seconds.clone(),
         );
+
         registry.register(
             "spool_bytes",
             "Bytes of the spool on disk",
             spool_bytes.clone(),
         );
+
         registry.register(
             "relay_connections",
             "Connections to a relay: those that are sent over, and those that are open and idle",
             relay_connections.clone(),
         );
+
         registry.register(
             "relay_breaker",
             "1 for the state that a relay's breaker is in",
             relay_breaker.clone(),
         );
+
         registry.register(
             "relay_paused",
             "1 while somebody has paused the relay",
             relay_paused.clone(),
         );
+
         registry.register(
             "max_pending",
             "How many deliveries may be pending",
             max_pending.clone(),
         );
+
         registry.register(
             "build",
             "Which version this is",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
+
         registry.register(
             "stale_settles",
             "Settles refused because their lease was not current",
             CounterGauge(stale_settles.clone()),
         );
+
         registry.register(
             "quarantined",
             "Records set aside because they could not be read",
             CounterGauge(quarantined.clone()),
         );
+
         registry.register(
             "actor_restarts",
             "Actors created anew after they ended",
             restarts.clone(),
         );
+
         registry.register(
             "quota_refusals",
             "Mails refused to a token or user, by what it had used up",
             quota_refusals.clone(),
         );
+
         registry.register(
             "key_conflicts",
             "Mails refused because their idempotency key was used for other content",
             key_conflicts.clone(),
         );
+
         let turned_away = Family::<Labels, Counter>::default();
         registry.register(
             "refusals",
             "Clients that were not let in, by door and reason",
             turned_away.clone(),
         );
+
         registry.register("acts", "What people and programs did", acts.clone());
         registry.register(
             "feedback",
             "What came back for mail, by who said it and what it was",
             feedback.clone(),
         );
+
         registry.register(
             "journal_bytes",
             "Bytes of what is kept of what happened",
             journal_bytes.clone(),
         );
+
         registry.register(
             "journal_missed_events",
             "Events that were gone before this reader read them, since the spool was opened",
             journal_missed.clone(),
         );
+
         #[cfg(feature = "notify")]
         let webhook_messages = Family::<Labels, Counter>::default();
         #[cfg(feature = "notify")]
         let webhook_off = Family::<Labels, Gauge>::default();
+
         #[cfg(feature = "notify")]
         {
             registry.register(
@@ -293,6 +318,7 @@ impl Metrics {
                 webhook_off.clone(),
             );
         }
+
         Metrics {
             registry,
             #[cfg(feature = "notify")]
@@ -425,6 +451,7 @@ impl Metrics {
             ];
             self.queue_depth.get_or_create(&labels).set(signed(*count));
         }
+
         self.oldest_queued.set(gauges.oldest_queued_seconds);
         self.spool_bytes.set(signed(gauges.spool_bytes));
         self.stale_settles.set(signed(gauges.stale_settles));
@@ -436,6 +463,7 @@ impl Metrics {
         self.journal_bytes.set(signed(gauges.journal_bytes));
         self.max_pending.set(signed(gauges.max_pending));
         self.journal_missed.clear();
+
         for (reader, missed) in &gauges.journal_missed {
             let labels = vec![("reader", reader.clone())];
             self.journal_missed
@@ -443,6 +471,7 @@ impl Metrics {
                 .0
                 .set(signed(*missed));
         }
+
         self.relay_connections.clear();
         self.relay_breaker.clear();
         self.relay_paused.clear();
@@ -465,6 +494,7 @@ impl Metrics {
                     .set(is);
             }
         }
+
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);

@@ -140,6 +140,7 @@ mod tests {
             let probe = breaker.probe_at().expect("open");
             breaker.failed(probe, 1.0);
         }
+
         let before = breaker.probe_at().expect("open");
         breaker.failed(before, 1.0);
         assert_eq!(breaker.probe_at().expect("open") - before, minutes(1));

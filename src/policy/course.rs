@@ -1,5 +1,5 @@
-//! The engine's own time: it goes as monotonic time does, and toward the wall clock. The clock of the
-//! dispatcher asks it.
+//! The engine's own time: it goes as monotonic time does, and toward the wall clock. The clock of
+//! the dispatcher asks it.
 //!
 //! *Invariants:* it never goes back; while the process lives nothing that waits is late, nor expires,
 //! because the wall clock was set.
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::mail::{Timestamp, minutes};
 
-/// A wall clock that is so far ahead was not set right by a little: the machine slept, or had no time
-/// when it started. What fell due or expired meanwhile did.
+/// A wall clock that is so far ahead was not set right by a little: the machine slept, or had no
+/// time when it started. What fell due or expired meanwhile did.
 const SLEPT: Duration = minutes(5);
 
 /// By this part of the time that passes it comes nearer to the wall clock.

@@ -1,4 +1,4 @@
-//! How fast a relay may be used: a token bucket (GCRA) over the time that is handed in.
+//! How fast a relay may be used: a token bucket (GCRA) over the time that is submitted.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -29,8 +29,8 @@ impl Rate {
         format!("{count}/s").parse()
     }
 
-    /// The share of this rate that the node `rank`, from 0, of so many has. All shares together are the
-    /// rate.
+    /// The share of this rate that the node `rank`, from 0, of so many has. All shares together are
+    /// the rate.
     pub(crate) fn shared(self, rank: u32, nodes: u32) -> Rate {
         let nodes = nodes.max(1);
         let whole = self.count.get();
@@ -47,7 +47,8 @@ impl Rate {
         }
     }
 
-    /// A burst of a tenth of a second's worth, which keeps the wire busy without defeating the pace.
+    /// A burst of a tenth of a second's worth, which keeps the wire busy without defeating the
+    /// pace.
     fn short_burst(self) -> NonZeroU32 {
         let a_tenth = f64::from(self.count.get()) / self.per.as_secs_f64() / 10.0;
         NonZeroU32::new(a_tenth as u32).unwrap_or(NonZeroU32::MIN)
@@ -71,6 +72,7 @@ impl FromStr for Rate {
             "d" => 86_400,
             _ => return Err(fail()),
         };
+
         Ok(Rate {
             count,
             per: Duration::from_secs(per),
@@ -184,10 +186,12 @@ impl Pace {
                 again_in: None,
             };
         };
+
         clock.0.fetch_max(
             u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
+
         let mut mails = self.unspent.min(wish);
         self.unspent -= mails;
         let mut again_in = None;
@@ -204,6 +208,7 @@ impl Pace {
                 }
             }
         }
+
         Allowance { mails, again_in }
     }
 
@@ -240,12 +245,14 @@ mod tests {
         let mut pace = Pace::new(Some("100/s".parse().expect("valid")));
         let sent: usize = (0..1000).map(|ms| pace.take(50, at(ms)).mails).sum();
         assert!((100..=110).contains(&sent), "{sent} in a second");
+
         let none = pace.take(50, at(1000));
         let none = if none.mails > 0 {
             pace.take(50, at(1000))
         } else {
             none
         };
+
         assert_eq!(none.mails, 0);
         assert!(
             none.again_in

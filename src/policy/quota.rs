@@ -1,4 +1,4 @@
-//! How much one token or user may hand in, and from which addresses.
+//! How much one token or user may submit, and from which addresses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,18 +8,18 @@ use super::Rate;
 use super::route::domain_matches;
 use crate::mail::{Address, days};
 
-/// What one of those who hand mail in may do. What is absent has no bound of its own.
+/// What one of those who submit mail may do. What is absent has no bound of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// How many of its deliveries may be pending.
     pub max_pending: Option<u64>,
-    /// How many mails it may hand in, and in how long a time; as many at once.
+    /// How many mails it may submit, and in how long a time; as many at once.
     pub rate: Option<Rate>,
     /// How many recipients its mails may have on one day, in UTC.
     pub max_per_day: Option<u64>,
     /// The addresses it may send from; none: all.
     pub from: Vec<SenderPattern>,
-    /// How long after it is handed in a mail may be sent.
+    /// How long after it is submitted a mail may be sent.
     pub max_delay: Duration,
     /// How long after that time a mail may live.
     pub max_lifetime: Duration,
@@ -119,6 +119,7 @@ mod tests {
             let pattern: SenderPattern = pattern.parse().unwrap();
             pattern.matches(&address.parse().unwrap())
         };
+
         for (pattern, address) in [
             ("shop@example.com", "shop@example.com"),
             ("shop@example.com", "Shop@EXAMPLE.com"),
@@ -128,6 +129,7 @@ mod tests {
         ] {
             assert!(admits(pattern, address), "{pattern} {address}");
         }
+
         for (pattern, address) in [
             ("shop@example.com", "shop@example.org"),
             ("shop@example.com", "ashop@example.com"),
@@ -138,6 +140,7 @@ mod tests {
         ] {
             assert!(!admits(pattern, address), "{pattern} {address}");
         }
+
         for wrong in ["", "@", "a@", "a b", "*.", "a@b@c", "exa mple.com"] {
             assert!(wrong.parse::<SenderPattern>().is_err(), "{wrong}");
         }

@@ -1,8 +1,8 @@
 //! Which domains rest at a relay: the breaker once more, with the domain as its key.
 //!
 //! Mail of a domain that rests is held back until its next probe, a little more for each mail, so
-//! that a domain that comes back is not met by all that waited at once. The probe is a mail that was
-//! not itself among the causes, as long as there is one.
+//! that a domain that comes back is not met by all that waited at once. The probe is a mail that
+//! was not itself among the causes, as long as there is one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -140,6 +140,7 @@ impl Rests {
         if opened {
             rest.since = now;
         }
+
         opened
     }
 
@@ -205,15 +206,18 @@ mod tests {
             rests.admits("example.org", mails[3], seconds(0)),
             Admission::Go
         );
+
         assert!(fail(&mut rests, mails[2], seconds(0)));
         assert_eq!(
             rests.admits("EXAMPLE.ORG", mails[3], seconds(0)),
             Admission::HoldUntil(seconds(1) + APART)
         );
+
         assert_eq!(
             rests.admits("example.com", mails[3], seconds(0)),
             Admission::Go
         );
+
         assert_eq!(rests.resting()[0].domain, "example.org");
     }
 
@@ -228,12 +232,14 @@ mod tests {
             rests.admits("example.org", mails[3], seconds(2)),
             Admission::Go
         );
+
         assert!(is_held(rests.admits("example.org", mails[4], seconds(2))));
         assert!(rests.answered("example.org"));
         assert_eq!(
             rests.admits("example.org", mails[4], seconds(2)),
             Admission::Go
         );
+
         assert!(rests.is_empty());
     }
 

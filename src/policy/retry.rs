@@ -8,7 +8,7 @@ use crate::mail::{days, seconds};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Jitter {
     /// Each delay is drawn evenly between half the schedule's and the whole: never so early that a
-    /// server that asks for patience is asked again at once.
+    /// server that asks for time_limit is asked again at once.
     #[default]
     Full,
     /// Each delay is exactly the schedule's.
@@ -20,10 +20,10 @@ pub enum Jitter {
 pub struct RetryPolicy {
     /// The delays before the second, third … try; the last one repeats.
     pub schedule: Vec<Duration>,
-    /// How many tries count before it is dead as `exhausted`; without a number, only its expiry ends
-    /// it. Tries in which the relay, not the mail, failed do not count.
+    /// How many tries count before it is dead as `exhausted`; without a number, only its expiry
+    /// ends it. Tries in which the relay, not the mail, failed do not count.
     pub max_attempts: Option<u32>,
-    /// How long after accept a mail is worthless that does not say so itself.
+    /// How long after accept a mail expires that names no time of its own.
     pub expire_after: Duration,
     /// Whether the delays are spread.
     pub jitter: Jitter,
@@ -67,6 +67,7 @@ mod tests {
             max_attempts: Some(10),
             ..RetryPolicy::default()
         };
+
         let delays: Vec<u64> = (1..=9)
             .map(|n| policy.delay(n, n, 0.5).expect("more").as_secs())
             .collect();

@@ -67,12 +67,13 @@ impl Routes {
     }
 }
 
-/// Whether an address is in one of these domains, or below one of those that begin with `*.`; any is
-/// where there are none.
+/// Whether an address is in one of these domains, or below one of those that begin with `*.`; any
+/// is where there are none.
 pub(super) fn domain_matches(patterns: &[String], address: Option<&Address>) -> bool {
     if patterns.is_empty() {
         return true;
     }
+
     let Some(domain) = address.map(Address::domain) else {
         return false;
     };
@@ -107,20 +108,24 @@ mod tests {
             recipient_domain: vec!["example.org".into(), "*.org.example".into()],
             ..Match::default()
         };
+
         let bulk = Match {
             priority: vec![Priority::Bulk],
             ..Match::default()
         };
+
         let tagged = Match {
             tag: vec!["otp".into()],
             ..Match::default()
         };
+
         let routes = Routes::new([
             rule(to_org, &["org"]),
             rule(bulk, &["slow"]),
             rule(tagged, &["fast", "slow"]),
             rule(Match::default(), &["primary", "backup"]),
         ]);
+
         let resolve = |to: &str, tags: &[&str], priority| {
             let tags: Vec<String> = tags.iter().map(|t| (*t).to_owned()).collect();
             let to = to.parse().expect("valid");
@@ -129,12 +134,14 @@ mod tests {
                 .map(|r| r.as_str().to_owned())
                 .expect("a default exists")
         };
+
         assert_eq!(resolve("a@EXAMPLE.org", &[], Priority::Bulk), "org");
         assert_eq!(resolve("a@x.org.example", &[], Priority::Default), "org");
         assert_eq!(
             resolve("a@org.example", &[], Priority::Default),
             "primary,backup"
         );
+
         assert_eq!(resolve("a@xexample.org", &[], Priority::Bulk), "slow");
         assert_eq!(
             resolve("a@else.where", &["x", "otp"], Priority::Default),
@@ -148,9 +155,11 @@ mod tests {
             sender_domain: vec!["example.com".into()],
             ..Match::default()
         };
+
         let routes = Routes::new([rule(only, &["primary"])]);
         let to = "a@example.org".parse().expect("valid");
         assert!(routes.resolve(None, &to, &[], Priority::Default).is_none());
+
         let from = "b@example.com".parse().expect("valid");
         assert!(
             routes

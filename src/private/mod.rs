@@ -71,6 +71,7 @@ pub(crate) fn close_off(directory: &Path) {
     if !is_shared {
         let _ = narrow(directory, DIRECTORY);
     }
+
     let Ok(entries) = fs::read_dir(directory) else {
         return;
     };
@@ -126,6 +127,7 @@ mod tests {
         fs::write(&theirs, "theirs").unwrap();
         std::os::unix::fs::symlink(&theirs, &link).unwrap();
         write(&link, b"ours").unwrap();
+
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(fs::read(&link).unwrap(), b"ours");
 

@@ -180,6 +180,7 @@ impl Versioned for (Manifest, Vec<Delivery>) {
             }
             _ => postcard::take_from_bytes(bytes)?,
         };
+
         let (deliveries, rest) = postcard::take_from_bytes(rest)?;
         Ok(((manifest, deliveries), rest))
     }
@@ -199,6 +200,7 @@ pub fn decode_any(bytes: &[u8]) -> usize {
         assert_eq!(decode::<T>(&encode(&record)).as_ref(), Ok(&record));
         true
     }
+
     [
         is::<(Manifest, Vec<Delivery>)>(bytes),
         is::<Delivery>(bytes),
@@ -220,16 +222,19 @@ mod tests {
             pending: [1, 2, 3],
             ..Totals::default()
         };
+
         let bytes = encode(&totals);
         assert_eq!(decode::<Totals>(&bytes).expect("valid"), totals);
         assert!(
             decode::<Totals>(&bytes[..bytes.len() - 1]).is_err(),
             "cut short"
         );
+
         assert!(
             decode::<Totals>(&[&bytes[..], &[0]].concat()).is_err(),
             "too long"
         );
+
         let counted = Totals {
             kept: Some(Kept {
                 bytes: 900,
@@ -239,6 +244,7 @@ mod tests {
             }),
             ..totals
         };
+
         assert_eq!(decode::<Totals>(&encode(&counted)).expect("valid"), counted);
         let newer = [&[VERSION + 1], &bytes[1..]].concat();
         assert!(
@@ -247,6 +253,7 @@ mod tests {
                 .to_string()
                 .contains("version 4")
         );
+
         assert!(decode::<Totals>(&[]).is_err());
     }
 
@@ -268,10 +275,12 @@ mod tests {
             vec![1],
         )
         .expect("writes");
+
         record.extend_from_slice(&[0]); // no deliveries
         record.extend_from_slice(b"hi"); // the message
         let ((read, deliveries), body) =
             decode_first::<(Manifest, Vec<Delivery>)>(&record).expect("reads");
+
         assert_eq!((read.id, read.subject.as_str()), (id, "Hello"));
         assert_eq!(read.given_key(), Some("order-42"));
         assert_eq!(read.submitter, None);

@@ -1,5 +1,5 @@
-//! Takes all that one spool keeps over into another, new one, whichever kind each of them is. No service
-//! may have either open.
+//! Takes all that one spool keeps over into another, new one, whichever kind each of them is. No
+//! service may have either open.
 
 use std::path::PathBuf;
 
@@ -25,8 +25,8 @@ pub enum Place {
 /// Copies the spool `from` into a new one, `to`: all of it, or nothing.
 ///
 /// # Errors
-/// Where one of them is in use or cannot be read or written; where `from` is damaged, or `to` is not
-/// empty.
+/// Where one of them is in use or cannot be read or written; where `from` is damaged, or `to` is
+/// not empty.
 pub async fn copy(from: Place, to: Place) -> Result<Copied, SpoolError> {
     let (sender, receiver) = mpsc::channel(ON_THE_WAY);
     let telling = tell_from(from, sender);
@@ -53,6 +53,7 @@ async fn tell_from(from: Place, to: mpsc::Sender<Told>) {
             Err(error) => Err(error),
         },
     };
+
     let _ = to.send(end.map(|()| None)).await;
 }
 

@@ -16,8 +16,8 @@ pub enum SpoolError {
         /// What went wrong.
         reason: String,
     },
-    /// Something of it is not as it was on disk. It is not opened, because what is behind the damage
-    /// would be lost for good.
+    /// Something of it is not as it was on disk. It is not opened, because what is behind the
+    /// damage would be lost for good.
     #[error("the spool {} is damaged: {} {reason}; nothing in it was changed; `postrider spool salvage {} NEW` writes every record that is whole into a new spool, and tells what is missing", .path.display(), .file.display(), .path.display())]
     Damaged {
         /// The directory.
@@ -56,8 +56,8 @@ pub enum SpoolError {
         /// How many may be.
         max: u64,
     },
-    /// The database does not answer, or not as it must. What was accepted is there; accepting and sending
-    /// resume by themselves.
+    /// The database does not answer, or not as it must. What was accepted is there; accepting and
+    /// sending resume by themselves.
     #[error("the database {database} cannot be reached: {reason}")]
     Unreachable {
         /// Its hosts and its name.

@@ -89,8 +89,8 @@ pub trait Journal: Send + Sync {
     /// How far the reader of this name is; one that was not known begins after `otherwise`.
     async fn reader(&self, name: &str, otherwise: u64) -> Result<u64, SpoolError>;
 
-    /// Notes that a reader has done with everything up to this number, and changes what it keeps, in
-    /// one commit.
+    /// Notes that a reader has done with everything up to this number, and changes what it keeps,
+    /// in one commit.
     async fn advance(
         &self,
         name: &str,
@@ -107,9 +107,9 @@ pub trait Journal: Send + Sync {
         most: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError>;
 
-    /// Has a named reader be read here, and by no other node that shares this spool, for as long as this
-    /// one lives. Returns whether it is; where another has it, it may be ours when that one is gone.
-    /// Whoever advances a reader that is another's gets [`SpoolError::StaleLease`].
+    /// Has a named reader be read here, and by no other node that shares this spool, for as long as
+    /// this one lives. Returns whether it is; where another has it, it may be ours when that one is
+    /// gone. Whoever advances a reader that is another's gets [`SpoolError::StaleLease`].
     async fn hold(&self, name: &str) -> Result<bool, SpoolError> {
         let _ = name;
         Ok(true)

@@ -65,8 +65,8 @@ pub struct SpoolOptions {
     pub retention: Duration,
     /// How long the message of a mail is kept that a relay took for every recipient.
     pub keep_bodies: Duration,
-    /// About the most bytes that are kept: what ended first goes before its time, and then no more is
-    /// taken.
+    /// About the most bytes that are kept: what ended first goes before its time, and then no more
+    /// is taken.
     pub max_size: Option<u64>,
     /// How long an idempotency key is remembered; while its mail is pending in any case.
     pub idempotency_ttl: Duration,
@@ -138,7 +138,7 @@ pub struct ClaimRequest {
     pub turns: Vec<Priority>,
     /// So many further mails, of [`Priority::Critical`] only.
     pub critical_only: usize,
-    /// Stop before the bodies add up to more, the first mail aside.
+    /// Stop before the bodies add up to more, except the first mail.
     pub max_bytes: usize,
     /// The most recipients of one mail at a time.
     pub max_recipients: usize,
@@ -167,8 +167,8 @@ pub enum SettleResult {
     Stale,
 }
 
-/// A delivery that was ended by nobody's wish: by the clock, in doubt, or because something of it
-/// cannot be read.
+/// A delivery that was ended without a user's request: by the clock, in doubt, or because something
+/// of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedDelivery {
     /// The mail.
@@ -250,8 +250,8 @@ pub trait Spool: Send + Sync + 'static {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError>;
 
     /// Records before the final dot that an at-most-once mail may have been sent: found so after a
-    /// crash, it is dead as `in_doubt`. The leases stay. [`SpoolError::StaleLease`] where one of them
-    /// is not current: none is marked then, and the mail must not be sent.
+    /// crash, it is dead as `in_doubt`. The leases stay. [`SpoolError::StaleLease`] where one of
+    /// them is not current: none is marked then, and the mail must not be sent.
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError>;
 
     /// Records what became of deliveries and ends their leases. Taken up in the order of the calls,
@@ -324,7 +324,8 @@ pub trait Spool: Send + Sync + 'static {
     fn is_sweep_due(&self, now: Timestamp) -> bool;
 
     /// Ends what has expired and deletes what was kept long enough; a bounded step. It also tells
-    /// of what has ended otherwise by nobody's wish since the last sweep, which is then due.
+    /// of what has ended otherwise without a user's request since the last sweep, which is then
+    /// due.
     async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError>;
 
     /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that
@@ -344,14 +345,14 @@ pub trait Spool: Send + Sync + 'static {
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
 
-    /// How many of them this one handed in. Counted for tokens and users; 0 for all others.
+    /// How many of them this one submitted. Counted for tokens and users; 0 for all others.
     fn pending_of(&self, submitter: &Submitter) -> u64 {
         let _ = submitter;
         0
     }
 
-    /// How many deliveries were accepted of this one on this day, as [`Timestamp::day`] counts them;
-    /// likewise. The last day is kept.
+    /// How many deliveries were accepted of this one on this day, as [`Timestamp::day`] counts
+    /// them; likewise. The last day is kept.
     fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
         let _ = (submitter, day);
         0
@@ -361,8 +362,8 @@ pub trait Spool: Send + Sync + 'static {
     /// became of it could not be recorded, and it would be sent again.
     fn failure(&self) -> Option<SpoolError>;
 
-    /// Whether a lease is current, as far as this is known without asking. One that is not cannot be
-    /// settled, and its mail must not be begun: another may have it.
+    /// Whether a lease is current, as far as this is known without asking. One that is not cannot
+    /// be settled, and its mail must not be begun: another may have it.
     fn holds(&self, lease: &LeaseToken) -> bool {
         let _ = lease;
         true
@@ -396,8 +397,8 @@ pub trait Spool: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The journal of what happened, where this spool keeps one. What a spool without one does is told
-    /// to nobody.
+    /// The journal of what happened, where this spool keeps one. What a spool without one does is
+    /// told to nobody.
     fn journal(&self) -> Option<&dyn Journal> {
         None
     }
@@ -417,7 +418,8 @@ pub trait Spool: Send + Sync + 'static {
         None
     }
 
-    /// What comes back for mail, where this spool keeps that. Of one that does not, the journal tells.
+    /// What comes back for mail, where this spool keeps that. Of one that does not, the journal
+    /// tells.
     fn feedback(&self) -> Option<&dyn FeedbackStore> {
         None
     }

@@ -44,7 +44,7 @@ impl Query {
         }
     }
 
-    /// Whether a mail is asked for, its state aside.
+    /// Whether a mail is asked for, apart from its state.
     pub(crate) fn admits(&self, record: &Record) -> bool {
         let manifest = &record.manifest;
         self.recipient

@@ -13,7 +13,7 @@ pub struct Manifest {
     pub id: MailId,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// When it is worthless.
+    /// When it expires.
     pub expires_at: Timestamp,
     /// Where a bounce goes; `None` for the null reverse-path.
     pub return_path: Option<Address>,
@@ -41,7 +41,7 @@ pub struct Manifest {
     pub smtputf8: bool,
     /// Who handed it in; `None` where that was not kept yet.
     pub submitter: Option<Submitter>,
-    /// What was done to the message as it was handed in.
+    /// What was done to the message as it was submitted.
     pub mended: Vec<String>,
     /// The template that it was made from.
     pub template: Option<TemplateUse>,

@@ -49,8 +49,8 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Whether it survives the process.
     fn is_persistent(&self) -> bool;
 
-    /// Whether it can be opened again after a write that failed: what was synced before is there, and
-    /// nothing else is taken for it.
+    /// Whether it can be opened again after a write that failed: what was synced before is there,
+    /// and nothing else is taken for it.
     fn may_reopen(&self) -> bool {
         false
     }

@@ -78,16 +78,19 @@ impl Connection for Capture {
             let reason = format!("cannot write to {}: {e}", dir.display());
             return vec![Outcome::Unavailable(Phase::Body, reason); mail.recipients.len()];
         }
+
         let mut kept = self.kept.lock();
         if kept.len() >= REMEMBERED {
             kept.pop_front();
         }
+
         kept.push_back(Captured {
             mail: mail.mail,
             return_path: mail.return_path.clone(),
             recipients: mail.recipients.clone(),
             message: mail.message.clone(),
         });
+
         vec![Outcome::Delivered(Reply::new(250, "2.0.0 captured")); mail.recipients.len()]
     }
 

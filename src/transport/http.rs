@@ -92,7 +92,7 @@ impl HttpAnswer {
 
 /// How far a request got that was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reached {
+pub(crate) enum RequestProgress {
     /// No connection: nothing was sent.
     Nothing,
     /// Part of it, so that the server cannot have understood it.
@@ -104,7 +104,7 @@ pub(crate) enum Reached {
 /// A request that was not answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Unanswered {
-    pub reached: Reached,
+    pub reached: RequestProgress,
     pub reason: String,
 }
 
@@ -128,10 +128,12 @@ impl HttpClient {
             names: GaiResolver::new(),
             reach,
         };
+
         let mut connector = HttpConnector::new_with_resolver(resolver);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeouts.connect));
         connector.enforce_http(false);
+
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(client_config(ca_file)?)
             .https_or_http()
@@ -141,6 +143,7 @@ impl HttpClient {
             .pool_idle_timeout(IDLE)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(connector);
+
         Ok(HttpClient {
             client,
             timeouts,
@@ -160,12 +163,14 @@ impl HttpClient {
             reached: progress.reached(),
             reason,
         };
+
         let body = match body {
             Ok(body) => body,
             // The status is what counts; what explains it is cut off.
             Err(_) if head.status != StatusCode::OK => Bytes::new(),
             Err(reason) => return Err(fail(reason)),
         };
+
         Ok(HttpAnswer::new(head, body))
     }
 
@@ -186,15 +191,17 @@ impl HttpClient {
         progress: &Arc<Progress>,
     ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
         let refuse = |reason| Unanswered {
-            reached: Reached::Nothing,
+            reached: RequestProgress::Nothing,
             reason,
         };
+
         let request = post.request(progress).map_err(refuse)?;
         // An address that stands in the URL itself is resolved by nobody.
         let host = request.uri().host().unwrap_or_default();
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
             self.reach.check(address).map_err(refuse)?;
         }
+
         let fail = |reason: String| Unanswered {
             reached: progress.reached(),
             reason,
@@ -203,6 +210,7 @@ impl HttpClient {
         // Up to the moment in which the whole request is handed over, the steps of a connection
         // count; from then on, how long the server may think.
         let mut response = std::pin::pin!(self.client.request(request));
+
         let sending = self.timeouts.connect + self.timeouts.tls + self.timeouts.body;
         let answered = tokio::select! {
             answered = &mut response => answered,
@@ -226,12 +234,13 @@ impl HttpClient {
             Ok(Err(e)) => Err(format!("the answer broke off: {e}")),
             Err(_) => Err("the answer did not end".to_owned()),
         };
+
         Ok((head, body))
     }
 }
 
-/// Resolves names, and leaves out what may not be connected to: the addresses that pass are the ones
-/// that are connected to, whatever the name is made to say a moment later.
+/// Resolves names, and leaves out what may not be connected to: the addresses that pass are the
+/// ones that are connected to, whatever the name is made to say a moment later.
 #[derive(Clone)]
 struct Resolver {
     names: GaiResolver,
@@ -276,12 +285,15 @@ impl Post {
             bytes: Some(self.body),
             progress: Arc::clone(progress),
         };
+
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
+
         let agent = concat!("postrider/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+
         let kind = HeaderValue::try_from(self.content_type)
             .map_err(|_| "the content type cannot be sent".to_owned())?;
         headers.insert(CONTENT_TYPE, kind);
@@ -292,6 +304,7 @@ impl Post {
             value.set_sensitive(true);
             headers.insert(HeaderName::from_static(name), value);
         }
+
         Ok(request)
     }
 }
@@ -321,16 +334,16 @@ impl Progress {
         }
     }
 
-    fn reached(&self) -> Reached {
+    fn reached(&self) -> RequestProgress {
         match self.stage.load(Ordering::Acquire) {
-            0 => Reached::Nothing,
-            1 => Reached::Part,
-            _ => Reached::Whole,
+            0 => RequestProgress::Nothing,
+            1 => RequestProgress::Part,
+            _ => RequestProgress::Whole,
         }
     }
 
     fn is_whole(&self) -> bool {
-        self.reached() == Reached::Whole
+        self.reached() == RequestProgress::Whole
     }
 
     async fn whole(&self) {

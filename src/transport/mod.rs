@@ -66,8 +66,8 @@ impl Transaction {
         self
     }
 
-    /// Whether SMTPUTF8 is needed whoever the recipients are: for the return path, or for the header
-    /// section.
+    /// Whether SMTPUTF8 is needed whoever the recipients are: for the return path, or for the
+    /// header section.
     fn needs_smtputf8_for_all(&self) -> bool {
         let header = match memmem::find(&self.message, b"\r\n\r\n") {
             Some(end) => &self.message[..end],
@@ -128,8 +128,8 @@ pub trait Connection: Send {
     /// nothing was lost.
     async fn send(&mut self, mail: &Transaction, next: Option<&Transaction>) -> Vec<Outcome>;
 
-    /// The mail as it is sent over this connection, where that is not as it is: whoever signs it asks
-    /// first.
+    /// The mail as it is sent over this connection, where that is not as it is: whoever signs it
+    /// asks first.
     async fn convert(&mut self, _mail: &Transaction) -> Option<Transaction> {
         None
     }

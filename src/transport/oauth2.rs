@@ -150,10 +150,12 @@ impl OAuth2 {
         if let Grant::ServiceAccount { key, .. } = &request.grant {
             rsa_key(key).map_err(fail)?;
         }
+
         let timeouts = TimeOuts {
             final_dot: seconds(30),
             ..TimeOuts::default()
         };
+
         let client = HttpClient::new(request.ca_file.as_deref(), timeouts)?;
         Ok(OAuth2(Arc::new(Source {
             request,
@@ -170,8 +172,8 @@ impl OAuth2 {
     pub async fn fetch(&self, refused: Option<&str>) -> Result<String, String> {
         let source = Arc::clone(&self.0);
         let refused = refused.map(|token| SecretString::from(token.to_owned()));
-        // Whoever asks may lose patience, and a refresh token that has been replaced meanwhile would
-        // be lost with the answer: it is read to its end.
+        // Whoever asks may lose time_limit, and a refresh token that has been replaced meanwhile
+        // would be lost with the answer: it is read to its end.
         let fetching = tokio::spawn(async move { source.fetch(refused.as_ref()).await });
         fetching
             .await
@@ -204,14 +206,15 @@ impl Source {
         let granted = asked.map_err(|refusal| refusal.reason)?;
 
         if let Some(rotated) = granted.rotated {
-            // The one before may be worth nothing any more: whatever becomes of the file, this is the
-            // one to go on with.
+            // The one before may be worth nothing any more: whatever becomes of the file, this is
+            // the one to go on with.
             let kept = self.keep(&rotated).await;
             state.rotated = Some(rotated);
             if let Err(reason) = kept {
                 tracing::error!(reason, "a new refresh token is in memory only");
             }
         }
+
         // One whose life is shorter than what we call early is used for half of it.
         let life = granted.life.max(EARLY + granted.life / 2);
         state.token = Some((granted.token.clone().into(), Instant::now() + life));
@@ -225,6 +228,7 @@ impl Source {
             headers: vec![("accept", "application/json".into())],
             body: self.form(rotated)?.into_bytes().into(),
         };
+
         let answer = self.client.post(post).await;
         let answer = answer.map_err(|e| {
             format!(
@@ -232,6 +236,7 @@ impl Source {
                 self.request.token_url, e.reason
             )
         })?;
+
         self.read(&answer)
     }
 
@@ -272,18 +277,21 @@ impl Source {
                     .append_pair("assertion", &assertion);
             }
         }
+
         if let Some(id) = &request.client_id {
             form.append_pair("client_id", id);
         }
         if let Some(secret) = &request.client_secret {
             form.append_pair("client_secret", secret.expose_secret());
         }
+
         // A service account says its scope in the assertion.
         if let Some(scope) = &request.scope
             && !matches!(request.grant, Grant::ServiceAccount { .. })
         {
             form.append_pair("scope", scope);
         }
+
         Ok(form.finish())
     }
 
@@ -301,12 +309,14 @@ impl Source {
             "iat": now,
             "exp": now + ASSERTION_LIFE,
         });
+
         if let Some(subject) = subject {
             claims["sub"] = subject.into();
         }
         if let Some(scope) = &self.request.scope {
             claims["scope"] = scope.as_str().into();
         }
+
         let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
         let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
 
@@ -319,6 +329,7 @@ impl Source {
             &mut signature,
         )
         .map_err(|_| "the assertion could not be signed".to_owned())?;
+
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
@@ -330,6 +341,7 @@ impl Source {
                 answer.status
             )
         })?;
+
         if let (200, Some(token)) = (answer.status, read.access_token) {
             let life = read.expires_in.and_then(|life| match life {
                 serde_json::Value::String(text) => text.parse().ok(),
@@ -341,6 +353,7 @@ impl Source {
                 rotated: read.refresh_token.map(Into::into),
             });
         }
+
         let error = read.error.unwrap_or_else(|| "no access_token".into());
         let described = read.error_description.unwrap_or_default();
         Err(Refusal {
@@ -396,6 +409,7 @@ impl Source {
         else {
             return Ok(());
         };
+
         let (file, token) = (file.clone(), token.clone());
         let written = tokio::task::spawn_blocking(move || {
             replace(&file, token.expose_secret()).map_err(|e| {
@@ -405,6 +419,7 @@ impl Source {
                 )
             })
         });
+
         written.await.map_err(|e| e.to_string())?
     }
 }
@@ -420,10 +435,12 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
+
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+
     let mut written = options.open(&new)?;
     written.write_all(text.as_bytes())?;
     written.sync_all()?;

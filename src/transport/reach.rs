@@ -123,6 +123,7 @@ mod tests {
             let refused = Reach::PublicOnly.check(address).unwrap_err();
             assert!(refused.contains("allow_private"), "{refused}");
         }
+
         for public in [
             "1.1.1.1",
             "172.32.0.1",

@@ -241,10 +241,12 @@ impl Relay {
                 .map(PathBuf::from);
             return Ok(Relay::of("capture", Kind::Capture(Capture::new(dir))));
         }
+
         #[cfg(feature = "providers")]
         if super::ApiServer::is_scheme(parsed.scheme()) {
             return Ok(Relay::api(super::ApiServer::from_url(&parsed)?));
         }
+
         let (security, default_port) = match parsed.scheme() {
             "smtp" => (Security::Plain, 25),
             "smtp+starttls" => (Security::StartTls, 587),
@@ -255,10 +257,12 @@ impl Relay {
                 return Err(RelayError::Url(reason));
             }
         };
+
         let host = parsed
             .host_str()
             .filter(|host| !host.is_empty())
             .ok_or_else(|| fail("names no host"))?;
+
         if !matches!(parsed.path(), "" | "/")
             || parsed.query().is_some()
             || parsed.fragment().is_some()
@@ -267,12 +271,14 @@ impl Relay {
                 "has something after the port; only scheme, user, password, host and port are meant",
             ));
         }
+
         let decode = |text: &str| {
             let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
             decoded
                 .map(|text| text.into_owned())
                 .map_err(|_| fail("has a user or password whose percent signs encode no UTF-8"))
         };
+
         let auth = match (parsed.username(), parsed.password()) {
             ("", None) => None,
             ("", Some(_)) => return Err(fail("has a password and no user")),
@@ -281,6 +287,7 @@ impl Relay {
                 password: SecretString::from(decode(password.unwrap_or_default())?),
             }),
         };
+
         let server = Server {
             host: host
                 .trim_start_matches('[')
@@ -294,6 +301,7 @@ impl Relay {
             messages_per_connection: 1000,
             timeouts: TimeOuts::default(),
         };
+
         let name: String = host
             .chars()
             .map(|c| {
@@ -304,6 +312,7 @@ impl Relay {
                 }
             })
             .collect();
+
         Ok(Relay::of(&name, Kind::Smtp(Box::new(server))))
     }
 
@@ -475,12 +484,14 @@ impl Relay {
         if !(1..=64).contains(&self.name.len()) || !self.name.chars().all(allowed) {
             return Err(RelayError::Name(self.name.clone()));
         }
+
         if !(1..=1024).contains(&self.connections) {
             return Err(RelayError::Range(format!(
                 "connections are {}, and must be 1 to 1024",
                 self.connections
             )));
         }
+
         if let Kind::Smtp(server) = &self.kind {
             if server.messages_per_connection == 0 {
                 return Err(RelayError::Range(
@@ -489,6 +500,7 @@ impl Relay {
             }
             Smtp::new(server.as_ref().clone())?;
         }
+
         #[cfg(feature = "providers")]
         if let Kind::Api(server) = &self.kind {
             server.transport()?;
@@ -510,6 +522,7 @@ impl Relay {
             Kind::Capture(capture) => Arc::new(capture.clone()),
             Kind::Custom(transport) => transport.clone(),
         };
+
         Ok(match &self.dkim {
             // A provider that builds the message anew signs it itself.
             #[cfg(feature = "providers")]
@@ -588,6 +601,7 @@ mod tests {
             );
             assert!(server.auth.is_none());
         }
+
         assert_eq!(server("smtp://[::1]:25").host, "::1");
         assert_eq!(server("smtp://127.0.0.1").host, "127.0.0.1");
     }
@@ -598,14 +612,17 @@ mod tests {
             login("smtps://shop:s3cret@mx.example"),
             ("shop".into(), "s3cret".into())
         );
+
         assert_eq!(
             login("smtps://a%40b.example:p%3A%2F%25%C3%A4@mx.example"),
             ("a@b.example".into(), "p:/%ä".into())
         );
+
         assert_eq!(
             login("smtps://shop@mx.example"),
             ("shop".into(), String::new())
         );
+
         assert!(mistake("smtps://shop:%FF@mx.example").contains("percent signs encode no UTF-8"));
     }
 
@@ -616,6 +633,7 @@ mod tests {
             mistake("http://mx.example.com")
                 .contains("has the scheme `http`; use smtp, smtp+starttls, smtps")
         );
+
         assert!(mistake("smtp://").contains("names no host"));
         assert!(mistake("smtp://:s3cret@mx.example").contains("has a password and no user"));
         for url in [
@@ -625,6 +643,7 @@ mod tests {
         ] {
             assert!(mistake(url).contains("something after the port"), "{url}");
         }
+
         for url in [
             "smtp://a:s3cret@",
             "smtp://a:s3cret@mx.example/x",
@@ -652,6 +671,7 @@ mod tests {
             user: "shop".into(),
             token,
         });
+
         for relay in [with_password, with_token] {
             let shown = format!("{relay:?}");
             assert!(
@@ -672,6 +692,7 @@ mod tests {
                 "{name}"
             );
         }
+
         assert!(mistake(good().connections(0)).contains("connections are 0"));
         assert!(mistake(good().connections(1025)).contains("connections are 1025"));
         assert!(mistake(good().messages_per_connection(0)).contains("messages_per_connection"));
@@ -693,6 +714,7 @@ mod tests {
         ] {
             assert!(relay.transport().is_ok(), "{relay:?}");
         }
+
         assert!(
             Relay::smtp("smtps://mx.example")
                 .expect("valid")

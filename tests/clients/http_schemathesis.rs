@@ -20,16 +20,19 @@ async fn schemathesis_finds_nothing() {
         .start()
         .await
         .unwrap();
+
     let token = Token {
         name: "all".into(),
         secret: "schemathesis".to_owned().into(),
         scope: Scope::Admin,
     };
+
     let settings = HttpSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         tokens: vec![token],
         limits: Limits::default(),
     };
+
     let door = HttpDoor::bind(settings).await.unwrap();
     let url = format!("http://{}/openapi.json", door.local_addr());
     let (_open, shutdown) = watch::channel(false);
@@ -60,7 +63,8 @@ async fn schemathesis_finds_nothing() {
         .args(["--exclude-path", "/v1/events"])
         // It makes no message; tests/it/feedback/ brings the reports of many mail systems.
         .args(["--exclude-path", "/v1/feedback/report"])
-        // Each wrong token is answered later than the one before; tests/it/http/access.rs tries every call.
+        // Each wrong token is answered later than the one before; tests/it/http/access.rs tries
+        // every call.
         .args(["--exclude-checks", "ignored_auth"])
         .current_dir(elsewhere.path())
         .kill_on_drop(true)
@@ -71,12 +75,14 @@ async fn schemathesis_finds_nothing() {
                 "cannot run `{program}`: {e}; install it with `pip install schemathesis==4.32.5`"
             )
         });
+
     let found = String::from_utf8_lossy(&run.stdout);
     assert!(
         run.status.success(),
         "{found}\n{}",
         String::from_utf8_lossy(&run.stderr)
     );
+
     let tested = found.split("Tested: ").nth(1).unwrap_or_default();
     let digits = tested.split(|c: char| !c.is_ascii_digit()).next();
     let tested: usize = digits.unwrap_or_default().parse().unwrap_or(0);

@@ -1,5 +1,6 @@
 //! Programs that others wrote, on both sides of Postrider: mail clients at its doors, a whole
-//! Postfix as its relay, what plays a provider or signs its tokens, schemathesis at its API, a browser on its page.
+//! Postfix as its relay, what plays a provider or signs its tokens, schemathesis at its API, a
+//! browser on its page.
 #![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used)]
 

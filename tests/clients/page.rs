@@ -1,5 +1,5 @@
-//! The page and the status for end users in a real browser, before the real binary. Without Chromium
-//! and the packages of `test.sh` the tests fail and say so.
+//! The page and the status for end users in a real browser, before the real binary. Without
+//! Chromium and the packages of `test.sh` the tests fail and say so.
 #![cfg(all(feature = "server", target_os = "linux"))]
 
 use std::path::{Path, PathBuf};
@@ -72,15 +72,18 @@ async fn every_view_works_in_a_browser_and_every_act_asks_first() {
             "tags": ["<b onmouseover=alert(4)>"]});
         hand_in(&service, mail, state);
     }
+
     for n in 0..5 {
         let mail = serde_json::json!({"from": "shop@example.com", "delay": "1h", "tags": ["many"],
             "to": format!("many{n}@example.org"), "subject": "One of many", "text": "t"});
         hand_in(&service, mail, "scheduled");
     }
+
     let mail = serde_json::json!({"from": "shop@example.com", "to": "ada@example.org",
         "subject": "Welcome to the shop", "text": "Your code is 482913: https://shop.example/c?t=1",
         "html": "<h1>Welcome</h1><p>Your code is <b>482913</b>, or <a href=\"https://shop.example/c?t=1\">confirm</a>.</p>",
         "tags": ["captured"]});
+
     hand_in(&service, mail, "delivered");
     let mut walk = node("browser.cjs");
     walk.arg(format!("http://{}", service.http));
@@ -129,12 +132,14 @@ async fn an_open_page_finds_the_service_again_and_has_missed_nothing() {
     page.stdin(std::process::Stdio::piped());
     page.stdout(std::process::Stdio::piped());
     page.stderr(std::process::Stdio::piped()).kill_on_drop(true);
+
     let mut page = page.spawn().unwrap();
     let mut told = page.stdin.take().unwrap();
     let mut says = BufReader::new(page.stdout.take().unwrap()).lines();
     assert_eq!(says.next_line().await.unwrap().as_deref(), Some("open"));
     assert!(service.stop().success());
     told.write_all(b"\n").await.unwrap();
+
     assert_eq!(says.next_line().await.unwrap().as_deref(), Some("lost"));
     let service = Service::start(configured(dir.path(), &fixed));
     let answer = service.hand_in("meanwhile@example.org", "t");
@@ -151,11 +156,13 @@ async fn a_hundred_thousand_mails_are_listed_counted_and_asked_about() {
         serde_json::json!({"from": "shop@example.com", "to": format!("ada{n}@example.org"),
             "subject": format!("Mail {n}"), "text": "t", "delay": "1d"})
     };
+
     for batch in 0..200 {
         let mails: Vec<_> = (batch * 500..(batch + 1) * 500).map(one).collect();
         let body = serde_json::json!({ "mails": mails }).to_string();
         assert_eq!(service.post("/v1/mails/batch", &body).status, 202);
     }
+
     let url = format!("http://{}", service.http);
     let said = well(node("many.cjs").args([&url, "crowd"]).output().unwrap());
     println!("{said}");
@@ -174,9 +181,11 @@ async fn who_signs_in_to_look_is_offered_no_act() {
         let config = configuration(&dir.path().join("spool"), &relay.url(), &more);
         (relay, Service::start(configured(dir.path(), &config)))
     };
+
     let to = service.say("ada@example.org");
     assert!(to.starts_with("250"), "{to}");
     let url = format!("http://{}", service.http);
+
     let mut look = node("many.cjs");
     well(look.args([&url, "token", secret]).output().unwrap());
 }

@@ -24,6 +24,7 @@ fn the_snippets_for_python_node_and_curl_hand_in_a_mail_each() {
         text.replace("2525", &service.smtp.port().to_string())
             .replace("8025", &service.http.port().to_string())
     };
+
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/node_modules");
     std::os::unix::fs::symlink(modules, dir.path().join("node_modules")).unwrap();
 
@@ -31,6 +32,7 @@ fn the_snippets_for_python_node_and_curl_hand_in_a_mail_each() {
         .lines()
         .skip_while(|line| !line.starts_with("curl --json"))
         .take(2);
+
     let curl: Vec<&str> = curl.collect();
     for (program, file, text) in [
         ("python3", "snippet.py", here(snippet("python"))),
@@ -53,6 +55,7 @@ fn the_snippets_for_python_node_and_curl_hand_in_a_mail_each() {
         .iter()
         .map(|mail| mail["id"].as_str().unwrap().to_owned())
         .collect();
+
     service.become_all(&ids, "delivered");
     // What the Python program asked for in its header was read, obeyed and removed.
     let critical = mails.iter().any(|mail| mail["priority"] == "critical");

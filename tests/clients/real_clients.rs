@@ -48,12 +48,14 @@ impl Place {
             .iter()
             .map(|mail| String::from_utf8_lossy(&mail.message).into_owned())
             .collect();
+
         for message in &messages {
             assert!(
                 message.starts_with("Received: from ") && message.contains("SMTPSA; "),
                 "{message}"
             );
         }
+
         messages
     }
 }
@@ -66,14 +68,17 @@ async fn run(command: &mut Command, input: &str, install: &str) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+
     let mut child = pipes
         .spawn()
         .unwrap_or_else(|e| panic!("{program:?} cannot be run: {e}; {install}"));
     let mut stdin = child.stdin.take().unwrap();
     // A program that fails at once does not read its input.
     let _ = stdin.write_all(input.as_bytes()).await;
+
     drop(stdin);
     let ended = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
+
     let output = ended
         .unwrap_or_else(|_| panic!("{program:?} does not end"))
         .unwrap();
@@ -102,6 +107,7 @@ async fn pythons_smtplib() {
         .arg(place.ca())
         .args([USER, PASSWORD]);
     run(&mut python, "", "apt-get install python3").await;
+
     let messages = place.arrived(3).await;
     for subject in [
         "smtplib over starttls",
@@ -115,6 +121,7 @@ async fn pythons_smtplib() {
             "{subject}: {messages:?}"
         );
     }
+
     assert!(
         messages
             .iter()
@@ -129,18 +136,22 @@ async fn djangos_email_backend() {
     python
         .arg(script("django_client.py"))
         .args([&place.port(), USER, PASSWORD]);
+
     // Where Python's default context finds the authority to trust.
     python.env("SSL_CERT_FILE", place.ca());
     run(&mut python, "", "pip install django").await;
+
     let sent = place.door.sent().await;
     assert_eq!(
         sent.iter().map(|mail| mail.recipients.len()).sum::<usize>(),
         7
     );
+
     let subjects = |n: &str| {
         sent.iter()
             .any(|mail| String::from_utf8_lossy(&mail.message).contains(n))
     };
+
     assert!(
         [
             "Subject: django sends one\r\n",
@@ -162,12 +173,14 @@ async fn nodemailer() {
         .arg(place.ca())
         .args([USER, PASSWORD]);
     node.env("NODE_PATH", modules);
+
     run(
         &mut node,
         "",
         "apt-get install nodejs npm; npm install --prefix target/clients nodemailer",
     )
     .await;
+
     let messages = place.arrived(5).await;
     assert!(
         messages
@@ -215,6 +228,7 @@ async fn swaks() {
         ]);
         run(&mut swaks, "", "apt-get install swaks libnet-ssleay-perl").await;
     }
+
     let messages = place.arrived(2).await;
     assert!(
         messages
@@ -250,6 +264,7 @@ async fn curl() {
         curl.args(["--mail-rcpt", "ada@example.org", "--upload-file", "-", &url]);
         run(&mut curl, MESSAGE, "apt-get install curl").await;
     }
+
     let messages = place.arrived(2).await;
     assert!(
         messages
@@ -286,6 +301,7 @@ async fn msmtp() {
         )
         .await;
     }
+
     let messages = place.arrived(2).await;
     assert!(
         messages
@@ -298,6 +314,7 @@ async fn msmtp() {
 #[tokio::test]
 async fn postfixs_smtp_source() {
     let door = Door::with(settings()).await;
+
     let program = ["/usr/sbin/smtp-source", "/usr/bin/smtp-source"]
         .into_iter()
         .find(|path| Path::new(path).exists());
@@ -319,6 +336,7 @@ async fn postfixs_smtp_source() {
         source.arg(door.address.to_string());
         run(&mut source, "", "apt-get install postfix").await;
     }
+
     let sent = door.sent().await;
     assert_eq!(sent.len(), 400);
     assert!(sent.iter().all(|mail| mail.message.len() > 2048));

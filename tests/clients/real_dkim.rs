@@ -16,6 +16,7 @@ async fn signatures_hold_after_a_way_through_postfix() {
     let rsa = generate(dir.path(), "rsa", "s1");
     let ed25519 = generate(dir.path(), "ed25519", "s2");
     let both = Dkim::new(vec![signer(&rsa, "s1"), signer(&ed25519, "s2")]);
+
     let sink = Sink::start();
     let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
     let engine = Dispatcher::builder()
@@ -30,6 +31,7 @@ async fn signatures_hold_after_a_way_through_postfix() {
         .into_iter()
         .filter(|message| message.contains("\r\n\r\n"))
         .collect();
+
     for (n, message) in messages.iter().enumerate() {
         let to = vec!["ada@example.org".parse().unwrap()];
         let envelope = Envelope::new(Some("bounce@example.com".parse().unwrap()), to).unwrap();
@@ -55,6 +57,7 @@ async fn signatures_hold_after_a_way_through_postfix() {
                 .into_bytes()
         })
         .collect();
+
     let counts = verified(dir.path(), &arrived, &[&rsa, &ed25519]);
     let broken: Vec<String> = counts
         .iter()
@@ -64,6 +67,7 @@ async fn signatures_hold_after_a_way_through_postfix() {
             String::from_utf8_lossy(&message[..message.len().min(3000)]).into_owned()
         })
         .collect();
+
     assert!(
         broken.is_empty(),
         "{} of {}: {:#?}",

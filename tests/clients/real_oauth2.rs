@@ -1,5 +1,5 @@
-//! XOAUTH2 between servers that nobody here wrote: oauth2-mock-server signs the tokens, and aiosmtpd
-//! lets in who shows one. A test fails where a program is missing.
+//! XOAUTH2 between servers that nobody here wrote: oauth2-mock-server signs the tokens, and
+//! aiosmtpd lets in who shows one. A test fails where a program is missing.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -29,12 +29,14 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}; {INSTALL}"));
+
         let said = BufReader::new(child.stdout.take().unwrap());
         let mut server = Server {
             child,
             said,
             ready: String::new(),
         };
+
         server.ready = server.line();
         server
     }
@@ -93,6 +95,7 @@ fn relay(mails: &Server, tokens: &Server, grant: Grant) -> Relay {
         scope: Some("mail".into()),
         ca_file: None,
     };
+
     let url = format!("smtp://mail%40example.com@127.0.0.1:{}", mails.ready);
     Relay::smtp(&url)
         .unwrap()
@@ -186,6 +189,7 @@ fn check(relay: &str, refresh_token: &str) -> (Output, String) {
         let mut file = std::fs::File::create(dir.path().join(name)).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     };
+
     write("refresh", refresh_token);
     write(
         "postrider.toml",
@@ -193,11 +197,13 @@ fn check(relay: &str, refresh_token: &str) -> (Output, String) {
             "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"far\"\n{relay}"
         ),
     );
+
     let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
         .current_dir(dir.path())
         .args(["check", "--connect"])
         .output()
         .unwrap();
+
     let said = [&output.stdout[..], &output.stderr[..]].concat();
     (output, String::from_utf8_lossy(&said).into_owned())
 }
@@ -210,6 +216,7 @@ fn check_says_which_step_of_a_login_failed_and_what_to_do_there() {
         "url = \"smtp://mail%40example.com@127.0.0.1:{}\"\n",
         mails.ready
     );
+
     let oauth2 = |grant: &str, id: &str, secret: &str, scope: &str| {
         format!(
             "{url}[relays.oauth2]\ngrant = \"{grant}\"\ntoken_url = \"{}/token\"\nclient_id = \"{id}\"\n\
@@ -217,6 +224,7 @@ fn check_says_which_step_of_a_login_failed_and_what_to_do_there() {
             tokens.ready
         )
     };
+
     let client = "client_credentials";
     let (output, said) = check(&oauth2(client, "postrider", "hush", "mail"), "");
     assert!(output.status.success(), "{said}");
@@ -225,6 +233,7 @@ fn check_says_which_step_of_a_login_failed_and_what_to_do_there() {
         let settings = oauth2("refresh_token", id, "hush", "mail");
         settings + "refresh_token_file = \"refresh\"\n"
     };
+
     for (settings, what, advice) in [
         (
             oauth2(client, "somebody", "hush", "mail"),

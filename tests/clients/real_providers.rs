@@ -1,6 +1,6 @@
-//! What nobody here wrote, on the way to a provider: django-anymail sends the same mail as we do and
-//! both are asked for the same; moto plays Amazon SES and keeps the message. A test fails where its
-//! program is missing.
+//! What nobody here wrote, on the way to a provider: django-anymail sends the same mail as we do
+//! and both are asked for the same; moto plays Amazon SES and keeps the message. A test fails where
+//! its program is missing.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -29,6 +29,7 @@ fn relay(provider: &str, address: &str) -> Relay {
         "mailgun" => "mg.example.com",
         _ => "",
     };
+
     let relay = Relay::smtp(&format!("{provider}+api://{place}"));
     let relay = relay.unwrap().endpoint(address).name(provider);
     relay.credentials(match provider {
@@ -110,6 +111,7 @@ impl Letter {
                 Letter::of_message(&raw.unwrap(), recipients)
             }
         };
+
         letter.login = match provider {
             "brevo" => asked.header("api-key").to_owned(),
             "postmark" => asked.header("x-postmark-server-token").to_owned(),
@@ -121,6 +123,7 @@ impl Letter {
             }
             _ => asked.header("authorization").to_owned(),
         };
+
         letter
             .fields
             .retain(|name, _| !OWN.contains(&name.as_str()));
@@ -135,12 +138,15 @@ impl Letter {
                 file.content = text.replace("\r\n", "\n").into_bytes();
             }
         }
+
         letter.text = lines(&letter.text);
         letter.html = lines(&letter.html);
+
         // Whoever is hidden and alone may see himself: most providers want somebody in `to`.
         if letter.to.is_empty() && letter.cc.is_empty() {
             letter.to.append(&mut letter.bcc);
         }
+
         // A hidden recipient is told by his address alone.
         for (name, _) in &mut letter.bcc {
             name.clear();
@@ -171,6 +177,7 @@ impl Letter {
             let found = list(&body["content"]).find(|part| part["type"] == kind);
             found.map(|part| text(&part["value"])).unwrap_or_default()
         };
+
         let mut reply_to = objects(&body["reply_to"]);
         reply_to.extend(objects(&body["reply_to_list"]));
         let files = list(&body["attachments"]);
@@ -217,6 +224,7 @@ impl Letter {
                 .flat_map(|one| mailboxes(&text(one)))
                 .collect()
         };
+
         let files = list(&body["attachments"]);
         Letter {
             from: mailboxes(&text(&body["from"])),
@@ -277,12 +285,14 @@ impl Letter {
             let found = form.iter().filter(|(known, _)| known == name);
             found.map(|(_, value)| value.as_str()).collect()
         };
+
         let people = |name: &str| all(name).iter().flat_map(|one| mailboxes(one)).collect();
         let one = |name: &str| all(name).concat();
         let more = form.iter().filter_map(|(name, value)| {
             let name = name.strip_prefix("h:")?.to_lowercase();
             (name != "reply-to").then(|| (name, value.clone()))
         });
+
         Letter {
             from: people("from"),
             to: people("to"),
@@ -300,6 +310,7 @@ impl Letter {
 
     fn of_message(raw: &[u8], recipients: Vec<String>) -> Letter {
         let message = MessageParser::default().parse(raw).unwrap();
+
         let named = |list: Option<&mail_parser::Address<'_>>| list.map(people).unwrap_or_default();
         let (to, cc) = (named(message.to()), named(message.cc()));
         let hidden = |address: &&String| !to.iter().chain(&cc).any(|(_, known)| known == *address);
@@ -464,6 +475,7 @@ async fn django_anymail_asks_the_providers_for_the_same() {
         .await
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
+
     let installed = "pip install django-anymail boto3";
     assert!(output.status.success(), "{error}; {installed}");
     let sent: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -507,6 +519,7 @@ async fn django_anymail_asks_the_providers_for_the_same() {
             assert_eq!(ours.path, theirs.path, "{name}");
         }
     }
+
     assert!(theirs.next().is_none());
 }
 
@@ -525,12 +538,14 @@ impl Moto {
             .spawn()
             .unwrap();
         let mut address = String::new();
+
         let mut told = BufReader::new(child.stdout.take().unwrap());
         told.read_line(&mut address).unwrap();
         assert!(
             address.starts_with("http://"),
             "moto does not start; pip install moto flask flask-cors"
         );
+
         Moto {
             child,
             address: address.trim().to_owned(),

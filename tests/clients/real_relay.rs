@@ -101,11 +101,13 @@ pub(crate) fn relay(url_scheme: &str, postfix: &Postfix, password: &str) -> Rela
         user: USER.into(),
         password: password.to_owned().into(),
     };
+
     let relay = Relay::smtp(&format!(
         "{url_scheme}://127.0.0.1:{}",
         postfix.address().port()
     ))
     .unwrap();
+
     relay
         .auth(auth)
         .ca_file(postfix.ca())
@@ -145,6 +147,7 @@ async fn why_down(postrider: &Dispatcher) -> String {
             }
         }
     };
+
     tokio::time::timeout(PATIENCE, waiting)
         .await
         .expect("the relay is never down")
@@ -155,17 +158,20 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
     let sink = Sink::start();
     let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
     let spool = tempfile::tempdir().unwrap();
+
     // As it is written in a configuration, percent signs included.
     let url = format!(
         "smtp+starttls://app%40relay.example:se%3Acr%20et@127.0.0.1:{}",
         postfix.address().port()
     );
+
     let relay = Relay::smtp(&url)
         .unwrap()
         .ca_file(postfix.ca())
         .connections(4);
     let postrider = start(relay, spool.path()).await;
     let subjects: Vec<String> = (0..60).map(|n| format!("through postfix {n}")).collect();
+
     let mut ids = Vec::new();
     for (n, subject) in subjects.iter().enumerate() {
         // Some larger than any buffer on the way, and all with lines that begin with a dot.
@@ -181,6 +187,7 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
             .unwrap();
         ids.push(postrider.submit(mail).await.unwrap().id);
     }
+
     for id in &ids {
         let status = tokio::time::timeout(PATIENCE, postrider.wait(*id))
             .await
@@ -200,11 +207,13 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
             "{status:#?}"
         );
     }
+
     let counts = sink.counts(&subjects, "\n.\n..dots\nthe end").await;
     assert!(
         counts.values().all(|count| *count == 1),
         "each came once: {counts:?}"
     );
+
     for message in sink.messages() {
         assert!(
             message.contains("with ESMTPSA id "),
@@ -215,6 +224,7 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
             "{message}"
         );
     }
+
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
 }
 
@@ -229,9 +239,11 @@ async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
     )
     .await;
     let id = wrong.submit(mail("ada@example.org")).await.unwrap().id;
+
     let reason = why_down(&wrong).await;
     assert!(reason.contains("535 5.7.8"), "{reason}");
     assert!(!reason.contains("not the password"), "{reason}");
+
     let status = wrong.status(id).await.unwrap();
     waits_as_it_was(&status);
     wrong.shutdown(Drain::within(seconds(5))).await.unwrap();
@@ -242,6 +254,7 @@ async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
         .await
         .unwrap()
         .unwrap();
+
     assert_eq!(status.state.as_str(), "delivered");
     let counts = sink.counts(&["Your code".to_owned()], "123456").await;
     assert_eq!(counts["Your code"], 1);
@@ -262,6 +275,7 @@ async fn no_login_is_sent_to_a_real_postfix_that_offers_no_starttls() {
         .await
         .unwrap()
         .unwrap();
+
     assert_eq!(status.state.as_str(), "delivered");
     plain.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(plain);
@@ -281,7 +295,7 @@ async fn a_real_postfix_that_wants_tls_is_shown_no_login_without_it() {
     no_login_is_shown(postrider, &postfix, "does not offer AUTH").await;
 }
 
-/// A mail that is handed in waits, for this reason, and Postfix has seen no login.
+/// A mail that is submitted waits, for this reason, and Postfix has seen no login.
 async fn no_login_is_shown(postrider: Dispatcher, postfix: &Postfix, why: &str) -> MailId {
     let id = postrider.submit(mail("ada@example.org")).await.unwrap().id;
     let reason = why_down(&postrider).await;

@@ -66,6 +66,7 @@ fn swaks_speaks_smtp_to_the_standard_input_of_sendmail() {
             .args(more);
         place.run(&mut swaks, "apt-get install swaks");
     }
+
     let sent = place.sent(2);
     for subject in ["one", "two"] {
         let field = format!("\r\nSubject: {subject}\r\n");
@@ -96,15 +97,18 @@ fn nodemailers_sendmail_transport() {
     let link = place.dir.path().join("sendmail");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_postrider"), &link).unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+
     let script = "const [path] = process.argv.slice(1); \
         require('nodemailer').createTransport({ sendmail: true, path }).sendMail({ \
           from: 'Shop <shop@example.com>', to: 'ada@example.org', bcc: 'eve@example.org', \
           subject: 'Gr\u{fc}\u{df}e', text: '.dot\\n', html: '<p>x' \
         }).catch((error) => { console.error(error); process.exit(1); });";
+
     let mut node = Command::new("node");
     node.args(["-e", script]).arg(&link);
     node.env("NODE_PATH", root.join("target/clients/node_modules"));
     place.run(&mut node, "npm install --prefix target/clients nodemailer");
+
     let sent = place.sent(1).remove(0);
     assert!(sent.contains("To: ada@example.org\r\n"), "{sent}");
     assert!(!sent.contains("eve@example.org"), "{sent}");

@@ -1,7 +1,7 @@
 //! Webhooks are what the Standard Webhooks specification says, as its own library finds.
 //!
-//! Needs `standardwebhooks` (from PyPI) for the `python3` on the PATH; without it the test fails and
-//! says so.
+//! Needs `standardwebhooks` (from PyPI) for the `python3` on the PATH; without it the test fails
+//! and says so.
 #![cfg(feature = "notify")]
 
 use postrider::{Dispatcher, Mail, Notices, Relay, Webhook};
@@ -35,17 +35,20 @@ async fn verified(secret: &str, call: &Called) -> String {
         .iter()
         .map(|(name, value)| (name.clone(), value.as_str().into()))
         .collect();
+
     let given = json!({"secret": secret, "headers": headers, "body": call.body});
     let output = Command::new("python3")
         .args(["-c", VERIFY, &given.to_string()])
         .output()
         .await
         .unwrap();
+
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
         "{error}; is it installed? `pip install standardwebhooks==1.0.1`"
     );
+
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -60,10 +63,12 @@ async fn the_specifications_own_library_verifies_each_try_with_the_old_and_the_n
     })
     .await;
     let notices = Notices::of(&postrider);
+
     let mut webhook = Webhook::new("shop", receiver.url(), format!("{NEW} {OLD}"));
     webhook.allow_private = true;
     webhook.retry = vec![std::time::Duration::from_secs(1)];
     notices.set_webhooks(vec![webhook]).await.unwrap();
+
     let mail = Mail::builder()
         .from("shop@example.com")
         .to("ada@example.org");
@@ -73,6 +78,7 @@ async fn the_specifications_own_library_verifies_each_try_with_the_old_and_the_n
         .tag("ünïcode")
         .build()
         .unwrap();
+
     postrider.submit(mail).await.unwrap();
     let calls = receiver.comes_to(2).await;
     assert_eq!(calls[0].id(), calls[1].id());
@@ -81,6 +87,7 @@ async fn the_specifications_own_library_verifies_each_try_with_the_old_and_the_n
             assert_eq!(verified(secret, call).await, "delivered");
         }
     }
+
     assert!(notices.test("shop").await.unwrap().delivered);
     assert_eq!(verified(NEW, &receiver.calls()[2]).await, "test");
 }

@@ -24,6 +24,7 @@ pub async fn everything(spool: &dyn Spool) -> Result<BTreeMap<MailId, Record>, S
         limit: 1000,
         ..Query::default()
     };
+
     loop {
         let page = spool
             .list(query.clone(), Timestamp::now())
@@ -50,6 +51,7 @@ pub async fn journal_agrees<'a>(
     let last = *journal.last().borrow();
     let mut accepted: BTreeMap<MailId, u32> = BTreeMap::new();
     let mut told: BTreeMap<(MailId, Address), EventLog> = BTreeMap::new();
+
     let mut at = 0;
     while at < last {
         let page = journal.after(at, 1024).await;
@@ -97,6 +99,7 @@ pub async fn journal_agrees<'a>(
             }
         }
     }
+
     Ok(())
 }
 

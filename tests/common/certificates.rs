@@ -40,22 +40,26 @@ impl Identity {
         } else {
             trusted
         };
+
         let key = KeyPair::generate().unwrap();
         let names = if cert == Cert::OtherName {
             "other.example"
         } else {
             "localhost"
         };
+
         let mut params = CertificateParams::new(vec![names.to_owned()]).unwrap();
         if cert != Cert::OtherName {
             params
                 .subject_alt_names
                 .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         }
+
         if cert == Cert::Expired {
             params.not_before = date_time_ymd(2000, 1, 1);
             params.not_after = date_time_ymd(2001, 1, 1);
         }
+
         let shown = params.signed_by(&key, &signer).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -66,6 +70,7 @@ impl Identity {
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
             )
             .unwrap();
+
         Identity {
             config: Arc::new(config),
             ca_pem,

@@ -39,9 +39,11 @@ pub fn generate(dir: &Path, algorithm: &str, selector: &str) -> Key {
         "--algorithm",
         algorithm,
     ]);
+
     assert!(done, "{error}");
     let mut lines = printed.lines();
     let name = lines.next().unwrap().trim_end_matches(" TXT").to_owned();
+
     let record = lines.next().unwrap().to_owned();
     Key { file, name, record }
 }
@@ -67,6 +69,7 @@ pub fn verified(dir: &Path, messages: &[Vec<u8>], keys: &[&Key]) -> Vec<usize> {
         }
         std::fs::write(eml.join(format!("{n:04}.eml")), message).unwrap();
     }
+
     let records: serde_json::Map<String, serde_json::Value> = keys
         .iter()
         .map(|key| (key.name.clone(), key.record.clone().into()))
@@ -80,6 +83,7 @@ pub fn verified(dir: &Path, messages: &[Vec<u8>], keys: &[&Key]) -> Vec<usize> {
         .args([&eml, &file])
         .output()
         .unwrap();
+
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -102,6 +106,7 @@ pub fn odd_messages() -> Vec<String> {
     .iter()
     .map(|body| format!("{header}{body}"))
     .collect();
+
     for more in [
         "Subject:\r\n",
         "SUBJECT:  a\t\tb  \r\n",
@@ -115,6 +120,7 @@ pub fn odd_messages() -> Vec<String> {
             "{more}From: ada@example.com\r\nTo: b@example.org\r\n\r\nhello\r\n"
         ));
     }
+
     for rest in [
         // Names and colons as RFC 5322 §4.5 lets them stand.
         "From : Ada <ada@example.com>\r\nTo : b@example.org\r\nSubject :x\r\n\r\nhello\r\n".to_owned(),
@@ -142,6 +148,7 @@ pub fn odd_messages() -> Vec<String> {
     ] {
         messages.push(rest);
     }
+
     messages.extend((0..60).map(by_chance));
     messages
 }
@@ -155,10 +162,12 @@ fn by_chance(seed: u64) -> String {
         state ^= state << 17;
         state % below
     };
+
     let pieces = [
         "a", "b", " ", "  ", "\t", ".", "\r\n", "\r\n\r\n", "=", "--", "\r\n.",
     ];
     let folds = ["x", " ", "\t", "  ", "\r\n ", "\r\n\t", "y:z", ";"];
+
     let mut message =
         String::from("From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: s");
     for _ in 0..next(20) {
@@ -168,5 +177,6 @@ fn by_chance(seed: u64) -> String {
     for _ in 0..next(200) {
         message.push_str(pieces[next(11) as usize]);
     }
+
     message
 }

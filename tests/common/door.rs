@@ -112,6 +112,7 @@ impl Door {
         let (address, tls_address, reloader) =
             (door.local_addr(), door.tls_local_addr(), door.reloader());
         let (shutdown, stopping) = watch::channel(false);
+
         let serving = tokio::spawn(door.serve(postrider.clone(), stopping));
         Door {
             address,
@@ -297,11 +298,13 @@ async fn handshake<S: Wire>(
     roots
         .add(CertificateDer::from_pem_file(certificate.cert()).unwrap())
         .unwrap();
+
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+
     let name = ServerName::try_from("localhost").unwrap();
     timeout(
         PATIENCE,

@@ -72,6 +72,7 @@ pub async fn becomes(postrider: &Dispatcher, id: MailId, state: &str) -> MailSta
             let _ = tokio::time::timeout(Duration::from_millis(5), events.next()).await;
         }
     };
+
     match tokio::time::timeout(PATIENCE, waiting).await {
         Ok(status) => status,
         Err(_) => panic!("never {state}: {:#?}", postrider.status(id).await),

@@ -315,6 +315,7 @@ impl Builder {
             std::fs::write(file.path(), &identity.ca_pem).unwrap();
             file
         });
+
         let state = Arc::new(State {
             capabilities: self.capabilities,
             rules: Mutex::new(self.rules),
@@ -334,6 +335,7 @@ impl Builder {
             peak: AtomicUsize::new(0),
             turnarounds: AtomicUsize::new(0),
         });
+
         let accepting = tokio::spawn(accept(listener, state.clone()));
         FakeSmtp {
             address,
@@ -394,6 +396,7 @@ impl State {
                 return Some(rule.act.clone());
             }
         }
+
         None
     }
 
@@ -443,6 +446,7 @@ impl FakeSmtp {
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
         ];
+
         Builder {
             capabilities: capabilities.map(str::to_owned).to_vec(),
             rules: Vec::new(),

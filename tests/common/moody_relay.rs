@@ -19,6 +19,7 @@ pub async fn moody_relay(seed: u64) -> FakeSmtp {
             .act(act)
             .when(move |_| moods.lock().random_bool(chance))
     };
+
     FakeSmtp::builder()
         .rule(now_and_then(
             Step::Greeting,

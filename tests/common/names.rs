@@ -17,6 +17,7 @@ impl Names {
             .ids
             .entry(key.to_owned())
             .or_insert_with(|| id.to_owned());
+
         if known != id {
             problems.push(format!("the key {key} has two ids: {known} and {id}"));
         }
@@ -24,6 +25,7 @@ impl Names {
             .keys
             .entry(id.to_owned())
             .or_insert_with(|| key.to_owned());
+
         if known != key {
             problems.push(format!("the id {id} has two keys: {known} and {key}"));
         }

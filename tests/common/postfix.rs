@@ -44,13 +44,16 @@ impl Postfix {
         let made =
             rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
                 .unwrap();
+
         let ca = dir.path().join("cert.pem");
         fs::write(&ca, made.cert.pem()).unwrap();
         fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+
         let postfix = Postfix { dir, address, ca };
         postfix.configure(wants, next);
         postfix.add_user(user, password);
         postfix.run("start");
+
         let begun = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             assert!(
@@ -60,6 +63,7 @@ impl Postfix {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+
         postfix
     }
 
@@ -82,11 +86,13 @@ impl Postfix {
         for name in ["conf/sasl", "queue", "data"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
+
         let at = dir.display();
         let (tls, auth_only) = match wants {
             Wants::LoginUnderTls => ("encrypt", "yes"),
             Wants::LoginInTheClear => ("none", "no"),
         };
+
         let mut main = format!(
             "queue_directory = {at}/queue\ndata_directory = {at}/data\nmaillog_file = {at}/log\n"
         );
@@ -95,11 +101,13 @@ impl Postfix {
             "smtpd_tls_cert_file = {at}/cert.pem\nsmtpd_tls_key_file = {at}/key.pem\n"
         )
         .unwrap();
+
         write!(
             main,
             "smtpd_tls_security_level = {tls}\nsmtpd_tls_auth_only = {auth_only}\n"
         )
         .unwrap();
+
         write!(
             main,
             "relayhost = [{}]:{}\nsmtpd_sasl_local_domain = {REALM}\n",
@@ -107,30 +115,35 @@ impl Postfix {
             next.port()
         )
         .unwrap();
+
         // Debian's Postfix looks for smtpd.conf in the directory `sasl` below this.
         write!(
             main,
             "cyrus_sasl_config_path = {at}/conf\nmaillog_file_prefixes = /\n"
         )
         .unwrap();
+
         main.push_str(
             "compatibility_level = 3.6\nmail_owner = postfix\nsetgid_group = postdrop\ninet_interfaces = 127.0.0.1\n\
              inet_protocols = ipv4\nmyhostname = relay.example\nmydestination =\nlocal_recipient_maps =\n\
              mynetworks =\nalias_maps =\nsmtpd_relay_restrictions = permit_sasl_authenticated, reject\n\
              smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n",
         );
+
         fs::write(dir.join("conf/main.cf"), main).unwrap();
         fs::write(
             dir.join("conf/master.cf"),
             format!("{} inet n - n - - smtpd\n{SERVICES}", self.address),
         )
         .unwrap();
+
         let sasl =
             format!("pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {at}/users\n");
         for name in ["conf/smtpd.conf", "conf/sasl/smtpd.conf"] {
             fs::write(dir.join(name), format!("{sasl}mech_list: PLAIN LOGIN\n")).unwrap();
         }
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+
         self.as_root("chown", &["postfix", &format!("{at}/data")]);
     }
 
@@ -141,6 +154,7 @@ impl Postfix {
             .args(["-p", "-c", "-u", REALM, "-f"])
             .arg(&users)
             .arg(user);
+
         let spawned = command.stdin(Stdio::piped()).spawn();
         let mut child =
             spawned.unwrap_or_else(|e| panic!("saslpasswd2: {e}; apt-get install sasl2-bin"));
@@ -150,6 +164,7 @@ impl Postfix {
             .unwrap()
             .write_all(password.as_bytes())
             .unwrap();
+
         assert!(child.wait().unwrap().success(), "saslpasswd2 makes no user");
         self.as_root("chown", &["postfix", &users.display().to_string()]);
     }

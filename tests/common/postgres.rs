@@ -1,5 +1,5 @@
-//! A PostgreSQL server for tests: the one that `POSTRIDER_TEST_POSTGRES` names, else a cluster of its
-//! own on a socket and a port of its own, which ends with its process.
+//! A PostgreSQL server for tests: the one that `POSTRIDER_TEST_POSTGRES` names, else a cluster of
+//! its own on a socket and a port of its own, which ends with its process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -83,6 +83,7 @@ impl Server {
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a directory");
         give_away(&[dir.path(), &data]);
+
         let made = program("initdb")
             .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
             .arg("-D")
@@ -133,6 +134,7 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
         give_away(&[dir.path()]);
+
         let copied = program("pg_basebackup")
             .args(["-U", "postgres", "-R", "-X", "stream", "--checkpoint=fast"])
             .args(["--no-sync", "-h", "127.0.0.1", "-p", &own.port.to_string()])
@@ -140,10 +142,12 @@ impl Server {
             .arg(&data)
             .status()
             .expect("pg_basebackup runs");
+
         assert!(copied.success(), "a standby is made");
         let port = free_port();
         let postgres = run(dir.path(), &data, port);
         let server = Server::at(dir, data, port, postgres);
+
         self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
         self.sql("SELECT pg_reload_conf()");
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -152,6 +156,7 @@ impl Server {
             assert!(Instant::now() < deadline, "the standby follows");
             std::thread::sleep(Duration::from_millis(50));
         }
+
         server
     }
 
@@ -173,6 +178,7 @@ impl Server {
             "postgres://postgres@/postgres?host={}&port={port}",
             dir.path().display()
         );
+
         let server = Server {
             url,
             own: Some(Own {
@@ -182,6 +188,7 @@ impl Server {
                 postgres: Mutex::new(postgres),
             }),
         };
+
         server.wait_until_ready();
         server
     }
@@ -220,6 +227,7 @@ impl Server {
             ])
             .output()
             .map_err(|e| e.to_string())?;
+
         match asked.status.success() {
             true => Ok(String::from_utf8_lossy(&asked.stdout).trim().to_owned()),
             false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
@@ -234,19 +242,21 @@ impl Server {
         self.try_sql(sql).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Puts down under the name `copy` what a schema holds now, as a node that is killed would leave it
-    /// for whoever comes after its lease.
+    /// Puts down under the name `copy` what a schema holds now, as a node that is killed would
+    /// leave it for whoever comes after its lease.
     pub fn copy_schema(&self, schema: &str, copy: &str) {
         let tool = programs().join("pg_dump");
         let dumped = Command::new(tool)
             .args(["-n", &format!("\"{schema}\""), "-O", "-d", &self.url])
             .output()
             .expect("pg_dump runs");
+
         assert!(
             dumped.status.success(),
             "{}",
             String::from_utf8_lossy(&dumped.stderr)
         );
+
         let dump = String::from_utf8(dumped.stdout).expect("text");
         let dump = dump.replace(schema, copy);
         let mut psql = Command::new("psql")
@@ -255,6 +265,7 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("psql runs");
+
         let mut into = psql.stdin.take().expect("a pipe");
         std::io::Write::write_all(&mut into, dump.as_bytes()).expect("it reads");
         drop(into);

@@ -66,6 +66,7 @@ impl Provider {
             asked: Arc::default(),
             script: Arc::new(Mutex::new(script.into())),
         };
+
         let serving = provider.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -73,6 +74,7 @@ impl Provider {
                 tokio::spawn(async move { serving.serve(stream).await });
             }
         });
+
         provider
     }
 

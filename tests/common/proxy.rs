@@ -1,4 +1,5 @@
-//! A network that can be cut: a door on this machine that passes on what it is told, while it is let.
+//! A network that can be cut: a door on this machine that passes on what it is told, while it is
+//! let.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -35,6 +36,7 @@ impl Proxy {
             line: Line::Whole,
             open: Vec::new(),
         }));
+
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
@@ -54,6 +56,7 @@ impl Proxy {
                 pass(&far, &near, &shared);
             }
         });
+
         Proxy { port: own, state }
     }
 
@@ -93,6 +96,7 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<Mutex<State>>) {
     let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) else {
         return;
     };
+
     let state = Arc::clone(state);
     std::thread::spawn(move || {
         let mut bytes = vec![0; 64 * 1024];

@@ -45,6 +45,7 @@ impl RealServer {
             .unwrap()
             .local_addr()
             .unwrap();
+
         let mut command = command(address);
         let child = command
             .stdin(Stdio::null())
@@ -55,6 +56,7 @@ impl RealServer {
             child: child.expect("the server's program is installed"),
             address,
         };
+
         let begun = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -66,6 +68,7 @@ impl RealServer {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+
         server
     }
 

@@ -94,6 +94,7 @@ impl Receiver {
             calls: watch::Sender::new(Vec::new()),
             script: Arc::new(Mutex::new(Arc::new(script))),
         };
+
         let (calls, script) = (receiver.calls.clone(), Arc::clone(&receiver.script));
         receiver.listening = tokio::spawn(async move {
             let mut open = JoinSet::new();
@@ -103,6 +104,7 @@ impl Receiver {
                 open.spawn(async move { _ = serve(stream, &calls, &script).await });
             }
         });
+
         receiver
     }
 

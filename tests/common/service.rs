@@ -71,6 +71,7 @@ impl Service {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
+
         let log = Arc::new(Mutex::new(String::new()));
         let (said, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -80,6 +81,7 @@ impl Service {
                 said.push('\n');
             }
         });
+
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut service = Service {
             child,
@@ -87,6 +89,7 @@ impl Service {
             http: nowhere,
             smtp: nowhere,
         };
+
         service.http = service.door("HTTP door open");
         service.smtp = service.door("SMTP door open");
         service.says(" ready ");
@@ -328,11 +331,13 @@ pub fn try_call(
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
+
     let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close";
     stream.write_all(
         format!("{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n")
             .as_bytes(),
     )?;
+
     // One who is turned away may hear so before all is said.
     let written = stream.write_all(body.as_bytes());
     let mut answer = Vec::new();
@@ -346,6 +351,7 @@ pub fn try_call(
         written.and(read)?;
         return Err(std::io::Error::other(format!("no answer but {answer:?}")));
     };
+
     Ok(Answer {
         status,
         head: format!("{head}\r\n"),
@@ -371,6 +377,7 @@ pub fn submit_over(stream: TcpStream, to: &str) -> std::io::Result<String> {
             return Ok(line);
         }
     };
+
     let mut answer = next()?;
     let rcpt = format!("RCPT TO:<{to}>");
     let message = "Subject: Your code\r\n\r\n123456\r\n.";
@@ -387,5 +394,6 @@ pub fn submit_over(stream: TcpStream, to: &str) -> std::io::Result<String> {
         write!(&stream, "{line}\r\n")?;
         answer = next()?;
     }
+
     Ok(answer)
 }

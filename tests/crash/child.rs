@@ -18,9 +18,9 @@ use postrider::{
 
 /// Connections to the relay, and so senders.
 pub const SENDERS: usize = 4;
-/// Tasks that hand mail in; each has keys of its own.
+/// Tasks that submit mail; each has keys of its own.
 pub const SUBMITTERS: usize = 8;
-/// The first of them hand in so many mails at a time, as one group.
+/// The first of them submit so many mails at a time, as one group.
 const BATCHES: usize = 2;
 const BATCH: u64 = 16;
 /// How many deliveries may wait, so that each life is spent on sending as much as on accepting.
@@ -97,10 +97,12 @@ fn mail(key: &str) -> Mail {
     } else {
         200 + (number as usize * 97) % 3000
     };
+
     let mut mail = Mail::builder()
         .from("shop@example.com")
         .subject(key)
         .idempotency_key(key);
+
     for recipient in recipients_of(key) {
         mail = mail.to(recipient);
     }
@@ -110,6 +112,7 @@ fn mail(key: &str) -> Mail {
     if number.is_multiple_of(6) {
         mail = mail.priority(Priority::Critical);
     }
+
     mail.text("All work and no play.\r\n".repeat(size / 23 + 1))
         .build()
         .unwrap()
@@ -174,6 +177,7 @@ async fn finish(postrider: &Dispatcher) {
         limit: 1000,
         ..Query::default()
     };
+
     loop {
         let page = postrider.list(query.clone()).await.unwrap();
         for mail in page.mails {
@@ -190,12 +194,14 @@ async fn finish(postrider: &Dispatcher) {
             None => break,
         }
     }
+
     assert!(
         postrider
             .shutdown(Drain::within(seconds(30)))
             .await
             .unwrap()
     );
+
     journal("done");
 }
 
@@ -205,6 +211,7 @@ pub async fn live(orders: Orders) {
         .unwrap()
         .connections(SENDERS)
         .timeouts(TimeOuts::all(minutes(2)));
+
     let schedule = vec![Duration::from_millis(40)];
     let retry = RetryPolicy {
         schedule,
@@ -212,20 +219,23 @@ pub async fn live(orders: Orders) {
         jitter: Jitter::Full,
         ..RetryPolicy::default()
     };
+
     let builder = Dispatcher::builder()
         .relay(relay)
         .retry(retry)
         .spool(&orders.spool)
         .max_pending(MAX_PENDING);
+
     let postrider = builder.start().await.unwrap();
     tokio::spawn(tell(postrider.clone()));
     let next = Arc::new(orders.next);
     let submitters = (0..SUBMITTERS).map(|submitter| {
         let next = next[submitter];
-        // A group that was handed in and not acknowledged reaches no further than this.
+        // A group that was submitted and not acknowledged reaches no further than this.
         let last = orders.is_last.then_some(next + BATCH);
         tokio::spawn(submit(postrider.clone(), submitter, next, last))
     });
+
     futures::future::join_all(submitters.collect::<Vec<_>>()).await;
     if orders.is_last {
         finish(&postrider).await;

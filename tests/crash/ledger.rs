@@ -104,10 +104,12 @@ impl Ledger {
             acknowledged: self.names.count(),
             ..Figures::default()
         };
+
         if !self.is_done {
             self.problems
                 .push("the last life did not come to its end".into());
         }
+
         let arrivals = self.arrivals(seen);
         figures.arrivals = arrivals.values().map(Vec::len).sum();
         for (slot, arrivals) in &arrivals {
@@ -127,6 +129,7 @@ impl Ledger {
                 self.explain(slot, &pair[0], &pair[1], &mut figures);
             }
         }
+
         for (key, id) in self.names.iter() {
             for recipient in child::recipients_of(key) {
                 let slot = (id.clone(), recipient);
@@ -145,6 +148,7 @@ impl Ledger {
                 }
             }
         }
+
         for (life, mails) in &figures.again {
             if mails.len() > SENDERS * WINDOW {
                 self.problems.push(format!(
@@ -153,6 +157,7 @@ impl Ledger {
                 ));
             }
         }
+
         (figures, self.problems)
     }
 
@@ -180,6 +185,7 @@ impl Ledger {
                     .push(arrival);
             }
         }
+
         // A dead child's last mail may be looked at after the first one of the next.
         arrivals
             .values_mut()
@@ -194,10 +200,12 @@ impl Ledger {
             self.life_of(first.connection),
             self.life_of(again.connection),
         );
+
         if !first.was_answered {
             figures.cut_by_relay += 1;
             return;
         }
+
         let recorded = self.recorded.get(slot).filter(|recorded| **recorded < next);
         if next > life && recorded.is_none() {
             figures
@@ -207,6 +215,7 @@ impl Ledger {
                 .insert(slot.0.clone());
             return;
         }
+
         let (first, again) = (first.connection, again.connection);
         let told = format!(
             "taken in life {life} on connection {first}, and again in life {next} on connection {again}"
@@ -253,6 +262,7 @@ impl fmt::Display for Figures {
             "mails acknowledged                 {}",
             self.acknowledged
         )?;
+
         writeln!(f, "their deliveries                   {}", self.deliveries)?;
         writeln!(f, "arrivals                           {}", self.arrivals)?;
         writeln!(
@@ -260,11 +270,13 @@ impl fmt::Display for Figures {
             "mails sent again after a kill      {} (at most {most} after one)",
             self.sent_again()
         )?;
+
         writeln!(
             f,
             "deliveries again after a hang-up   {}",
             self.cut_by_relay
         )?;
+
         writeln!(f, "at most once, dead as in_doubt     {}", self.in_doubt)
     }
 }

@@ -135,6 +135,7 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
         .start()
         .await
         .unwrap();
+
     hand.shut_gate();
     let mut ids = accepted(&postrider, mails(400)).await;
     let plan = [
@@ -145,6 +146,7 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
         ("relay", 2),
         ("relay", 3),
     ];
+
     for (round, (actor, count)) in plan.into_iter().enumerate() {
         hand.begins(round * 50 + 3).await;
         postrider.crash(actor);
@@ -165,16 +167,19 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
         hand.shut_gate();
         ids.extend(accepted(&postrider, mails(10)).await);
     }
+
     hand.open_gate();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     let taken = hand.taken();
     assert_eq!(taken.iter().collect::<HashSet<_>>(), ids.iter().collect());
     assert_eq!(taken.len(), ids.len(), "none arrives twice");
+
     assert_eq!(
         other.connects(),
         1,
         "a sender that nobody touched keeps its connection"
     );
+
     for (actor, count) in [("router", 2), ("scheduler", 1), ("sender", 3)] {
         assert_eq!(restarts(&postrider, actor).await, count, "{actor}");
     }
@@ -195,16 +200,19 @@ async fn a_scheduler_that_died_misses_no_due_time() {
         .build()
         .unwrap();
     let later = postrider.submit(later).await.unwrap().id;
+
     for round in 1..=3 {
         postrider.crash("scheduler");
         restarts_reach(&postrider, "scheduler", round).await;
         let now = accepted(&postrider, mails(1)).await;
         all_delivered_by_one_attempt(&postrider, &now).await;
     }
+
     assert_eq!(
         postrider.status(later).await.unwrap().state.as_str(),
         "scheduled"
     );
+
     clock.advance(seconds(60));
     all_delivered_by_one_attempt(&postrider, &[later]).await;
 }
@@ -214,15 +222,18 @@ async fn a_mail_that_takes_its_sender_down_twice_is_dead_as_poisoned_and_its_nei
     let hand = Hand::open();
     let postrider = over(&hand, 1).spool_in_memory().start().await.unwrap();
     hand.shut_gate();
+
     let mut batch = mails(20);
     batch.insert(10, mail("poison@example.org"));
     let mut ids = accepted(&postrider, batch).await;
     let poison = ids.remove(10);
+
     hand.open_gate();
     let status = soon(postrider.wait(poison)).await.unwrap();
     assert_eq!(status.deliveries[0].reason, Some(DeadReason::Poisoned));
     assert_eq!(status.deliveries[0].attempts.len(), 2);
     all_delivered_by_one_attempt(&postrider, &ids).await;
+
     assert_eq!(hand.taken().len(), 20);
     restarts_reach(&postrider, "sender", 2).await;
     assert_eq!(restarts(&postrider, "sender").await, 2);
@@ -252,21 +263,25 @@ async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
         .guarantee(postrider::Guarantee::AtMostOnce)
         .build()
         .unwrap();
+
     ids.extend(postrider.submit(once).await.map(|receipt| receipt.id).ok());
     let reason = is_stopped(soon(postrider.stopped()).await);
     assert!(
         reason.contains("sender") && reason.contains("safe in the spool"),
         "{reason}"
     );
+
     assert_eq!(
         is_stopped(postrider.submit(mail("late@example.org")).await),
         reason
     );
+
     assert_eq!(is_stopped(postrider.relays().await), reason);
     assert_eq!(
         is_stopped(postrider.shutdown(Drain::within(seconds(1))).await),
         reason
     );
+
     assert!(!postrider.health().ready);
     is_stopped(postrider.status(ids[0]).await);
 
@@ -274,6 +289,7 @@ async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
     let postrider = over(&healthy, 4).spool(dir.path()).start().await.unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     assert_eq!(healthy.taken().len(), ids.len());
+
     assert!(
         postrider
             .shutdown(Drain::within(seconds(10)))
@@ -289,6 +305,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
         tag: vec!["hung".into()],
         ..Default::default()
     };
+
     let postrider = over(&hand, 2)
         .relay(hung.relay("hung", 2))
         .route(to_hung, ["hung"])
@@ -297,6 +314,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
         .start()
         .await
         .unwrap();
+
     for n in 0..50 {
         let stuck = letter(&format!("user{n}@example.org"))
             .tag("hung")
@@ -304,6 +322,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
             .unwrap();
         postrider.submit(stuck).await.unwrap();
     }
+
     soon(async {
         while postrider
             .relays()
@@ -319,6 +338,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
         }
     })
     .await;
+
     let began = Instant::now();
     let relays = postrider.relays().await.unwrap();
     assert!(
@@ -326,6 +346,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
         "the router answered after {:?}",
         began.elapsed()
     );
+
     assert_eq!(
         relays
             .iter()
@@ -335,6 +356,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
         1,
         "one is kept for critical mail"
     );
+
     postrider.pause("hung").await.unwrap();
     let ids = accepted(&postrider, mails(50)).await;
     all_delivered_by_one_attempt(&postrider, &ids).await;
@@ -343,6 +365,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
             .await
             .unwrap()
     );
+
     drop(postrider);
     hung.is_let_go().await;
 }
@@ -356,6 +379,7 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
         .start()
         .await
         .unwrap();
+
     let right = over(&right_hand, 32)
         .spool_in_memory()
         .start()
@@ -364,30 +388,36 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
     let mut heard_right = right.events();
     let left_ids = accepted(&left, mails(50)).await;
     let right_ids = accepted(&right, mails(50)).await;
+
     all_delivered_by_one_attempt(&left, &left_ids).await;
     all_delivered_by_one_attempt(&right, &right_ids).await;
     assert_eq!(
         left_hand.taken().into_iter().collect::<HashSet<_>>(),
         left_ids.iter().copied().collect()
     );
+
     assert_eq!(
         right_hand.taken().into_iter().collect::<HashSet<_>>(),
         right_ids.iter().copied().collect()
     );
+
     assert!(matches!(
         right.status(left_ids[0]).await,
         Err(Error::UnknownMail(_))
     ));
     left.pause("relay").await.unwrap();
+
     assert_eq!(right.relays().await.unwrap()[0].state, "up");
     left.resume("relay").await.unwrap();
 
     left_hand.greet(Greeting::Panic);
     accepted(&left, mails(40)).await;
     is_stopped(soon(left.stopped()).await);
+
     let more = accepted(&right, mails(20)).await;
     all_delivered_by_one_attempt(&right, &more).await;
     assert_eq!(restarts(&right, "sender").await, 0);
+
     let mut accepted_on_the_right = HashSet::new();
     while accepted_on_the_right.len() < 70 {
         match soon(futures::StreamExt::next(&mut heard_right)).await {
@@ -398,6 +428,7 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
             other => panic!("the events end with {other:?}"),
         }
     }
+
     assert_eq!(
         accepted_on_the_right,
         right_ids.into_iter().chain(more).collect()
@@ -428,14 +459,17 @@ async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spo
         .unwrap();
     let later = postrider.submit(later).await.unwrap().id;
     let clone = postrider.clone();
+
     drop(postrider);
     assert_eq!(
         clone.status(later).await.unwrap().state.as_str(),
         "scheduled",
         "a clone keeps it running"
     );
+
     drop(clone);
     hand.open_gate();
+
     let next = Hand::open();
     let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
@@ -444,10 +478,12 @@ async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spo
         (5, 0),
         "what was in flight was finished by the first"
     );
+
     assert_eq!(
         postrider.status(later).await.unwrap().state.as_str(),
         "scheduled"
     );
+
     hand.is_let_go().await;
     assert_eq!(
         hand.closes(),
@@ -487,6 +523,7 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
         let postrider = postrider.clone();
         async move { postrider.shutdown(Drain::within(seconds(20))).await }
     });
+
     let refused = soon(async {
         loop {
             match postrider.try_submit(mail("late@example.org")).await {
@@ -496,11 +533,13 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
         }
     })
     .await;
+
     assert!(refused.contains("shutting down"), "{refused}");
     assert!(!stopping.is_finished());
     hand.open_gate();
     assert!(soon(stopping).await.unwrap().unwrap());
     assert!(postrider.stopped().await.is_ok());
+
     let taken = hand.taken();
     assert_eq!(taken[..3], ids);
     drop(postrider);
@@ -509,6 +548,7 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
     let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     postrider.wait_idle().await;
+
     assert!(
         next.taken().iter().all(|id| !taken.contains(id)),
         "what was finished is not sent again"
@@ -524,17 +564,20 @@ async fn a_shutdown_that_takes_long_ends_between_two_mails_and_not_within_one() 
         let postrider = postrider.clone();
         async move { postrider.shutdown(Drain::within(seconds(4))).await }
     });
+
     tokio::time::sleep(Duration::from_millis(2500)).await;
     hand.open_gate();
     assert!(
         soon(stopping).await.unwrap().unwrap(),
         "nothing was cut off"
     );
+
     assert_eq!(
         hand.taken(),
         ids[..1],
         "in the second half of its time nothing more is begun"
     );
+
     let next = Hand::open();
     let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
@@ -643,6 +686,7 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
     let (dying, lost) = (Hand::with(Greeting::Panic), tempfile::tempdir().unwrap());
     let postrider = start(&dying, lost.path()).await.unwrap();
     accepted(&postrider, mails(40)).await;
+
     let end = soon(ends.recv()).await.unwrap();
     assert!(
         end.starts_with("failed: ") && end.contains("safe in the spool"),
@@ -657,12 +701,14 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
         hand.begins(1).await;
         (postrider, ids)
     };
+
     caller.stop(None);
     let reason = is_stopped(soon(postrider.stopped()).await);
     assert_eq!(
         is_stopped(postrider.submit(mail("late@example.org")).await),
         reason
     );
+
     is_stopped(soon(postrider.wait(ids[39])).await);
     let next = Hand::open();
     let again = over(&next, 4).spool(dir.path()).start().await.unwrap();
@@ -682,15 +728,18 @@ async fn a_relay_that_is_down_piles_up_no_tasks() {
         }
     })
     .await;
+
     let tasks = || {
         tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks()
     };
+
     let before = tasks();
     for _ in 0..300 {
         accepted(&postrider, mails(1)).await;
     }
+
     let after = tasks();
     assert!(after < before + 30, "{before} tasks have become {after}");
 }

@@ -71,6 +71,7 @@ impl House {
         notices
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
+
         let mut command = self.command(&["run"], environment);
         let mut child = command.env("NOTIFY_SOCKET", &socket).spawn().unwrap();
         let begun = Instant::now();
@@ -125,6 +126,7 @@ fn both_refuse(config: &str, environment: &[(&str, &str)], key: &str, reason: &s
     let (code, out, _) = house.ends(&["check", "--json"], environment);
     let found: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &found["ok"]), (2, &Value::Bool(false)), "{out}");
+
     let mistakes = found["mistakes"].as_array().unwrap();
     let named = mistakes.iter().find(|mistake| {
         mistake["key"] == *key && mistake["reason"].as_str().unwrap().contains(reason)
@@ -168,6 +170,7 @@ fn what_check_refuses_run_refuses_with_the_same_words() {
     let closed = doors("", "");
     let spool = |path: &str| format!("[spool]\npath = \"{path}\"\n{closed}");
     let route = |rule: &str| format!("{closed}[[routes]]\n{rule}\n");
+
     let relay = |url: &str| format!("{closed}[[relays]]\nname = \"far\"\nurl = \"{url}\"\n");
     let cases: Vec<(String, &str, &str)> = vec![
         // The doors.
@@ -319,10 +322,12 @@ fn what_check_refuses_run_refuses_with_the_same_words() {
             "in the clear",
         ),
     ];
+
     for (config, key, reason) in cases {
         both_refuse(&config, &[], key, reason);
     }
     both_refuse(&closed, &[("RUST_LOG", "a=b=c")], "log.level", "directives");
+
     both_refuse(
         &closed,
         &[("POSTRIDER_SPOOL__PATH", "file/x")],
@@ -364,6 +369,7 @@ fn what_check_takes_run_takes() {
         ),
         format!("[spool]\npath = \"a/b/c\"\n{}", doors("", "")),
     ];
+
     for config in cases {
         both_take(&config, &[]);
     }
@@ -400,9 +406,11 @@ fn check_in_json_tells_how_each_relay_answered() {
         "{}[[relays]]\nname = \"gone\"\nurl = \"smtp://{gone}\"\n",
         doors("", "")
     );
+
     let house = House::new(&config);
     let (code, out, err) = house.ends(&["check", "--connect", "--json"], &[]);
     assert_eq!((code, err.as_str()), (75, ""), "{out}");
+
     let found: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(found["ok"], false);
     assert_eq!(found["relays"][0]["ok"], true, "{out}");

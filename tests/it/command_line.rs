@@ -45,6 +45,7 @@ fn postrider() -> Command {
     ] {
         command.env_remove(name);
     }
+
     command.env("TZ", "UTC").stdin(Stdio::null());
     command
 }
@@ -74,10 +75,12 @@ fn finish(command: &mut Command, input: &[u8]) -> Done {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+
     if let Some(mut stdin) = child.stdin.take() {
         // A command that refuses its arguments does not read its input.
         let _ = stdin.write_all(input);
     }
+
     let output = child.wait_with_output().unwrap();
     Done {
         code: output.status.code().unwrap(),

@@ -144,6 +144,7 @@ fn the_examples_in_the_shipped_file_show_the_defaults_where_there_are_any() {
     let text = switched_on().replace("\npassword = ", "\n#password = ");
     let shown: toml::Table = text.parse().unwrap();
     let relay = postrider::config::Relay::default();
+
     let text = format!("{:?}", shown["relays"][0]);
     for expected in [
         format!("connections\": Integer({})", relay.connections),
@@ -227,6 +228,7 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
             }
         }
     }
+
     assert_eq!(shipped_keys(), known);
 }
 
@@ -281,6 +283,7 @@ fn rows() -> Vec<String> {
             rows.push(format!("| `{section}.{key}` | {value} | {meaning} |"));
         }
     }
+
     rows
 }
 
@@ -291,12 +294,14 @@ fn the_readme_has_a_row_for_every_key() {
         .iter()
         .filter(|row| !README.lines().any(|line| line == row.as_str()))
         .collect();
+
     let missing: Vec<&str> = missing.into_iter().map(String::as_str).collect();
     assert!(
         missing.is_empty(),
         "README.md lacks:\n{}",
         missing.join("\n")
     );
+
     let told = README.lines().filter(|line| {
         line.starts_with("| `") && line.contains('.') && rows.iter().any(|r| r == line)
     });
@@ -348,6 +353,7 @@ fn numbers_lists_and_tables_in_the_environment_are_read_as_toml() {
         ),
         ("POSTRIDER_SPOOL__MAX_MESSAGE_SIZE", "1MiB"),
     ];
+
     let settings = load_with("", &environment).unwrap();
     assert_eq!(settings.spool.max_pending, 5000);
     assert_eq!(settings.spool.max_message_size.as_u64(), 1024 * 1024);
@@ -360,6 +366,7 @@ fn numbers_lists_and_tables_in_the_environment_are_read_as_toml() {
             .collect::<Vec<_>>(),
         [1, 120]
     );
+
     assert_eq!(
         (settings.relays[0].name(), settings.relays[0].connections),
         ("a".to_owned(), 3)
@@ -379,6 +386,7 @@ fn a_password_of_digits_in_the_environment_stays_as_it_is() {
             .expose_secret(),
         "00123"
     );
+
     assert_eq!(
         settings.relays[0].name(),
         "a",
@@ -422,15 +430,18 @@ fn a_mistake_in_the_environment_names_its_variable() {
             ("POSTRIDER_RETRY__MAX_ATTEMPTS", "many"),
         ],
     );
+
     let told = wrong.unwrap_err().to_string();
     assert!(
         told.contains("POSTRIDER_SMTP__LISTEM: smtp.listem: is not a key; did you mean `listen`?"),
         "{told}"
     );
+
     assert!(
         told.contains("POSTRIDER_RETRY__MAX_ATTEMPTS: retry.max_attempts: "),
         "{told}"
     );
+
     assert_eq!(told.lines().count(), 2, "{told}");
 }
 
@@ -460,12 +471,14 @@ fn all_mistakes_are_told_at_once_with_file_key_and_reason() {
         listen = "0.0.0.0:8025"
     "#;
     let (_dir, path) = file(text);
+
     let told = Settings::load(&Sources {
         file: Some(path.clone()),
         ..Sources::default()
     })
     .unwrap_err()
     .to_string();
+
     for expected in [
         "spool.pth: is not a key; did you mean `path`?",
         "spool.retention: invalid value: string \"5 parsecs\", expected a duration such as",
@@ -485,6 +498,7 @@ fn all_mistakes_are_told_at_once_with_file_key_and_reason() {
             "this is not told: {line}\n{told}"
         );
     }
+
     assert_eq!(told.lines().count(), 11, "{told}");
 }
 
@@ -570,22 +584,27 @@ fn numbers_out_of_range_are_mistakes() {
         "[[relays]]\nurl = \"capture://\"\nconnections = 0",
         "relays[0].connections: is 0, and must be 1 to 1024",
     );
+
     the_only_mistake(
         &with_relay("[retry]\nschedule = []"),
         "retry.schedule: is empty",
     );
+
     the_only_mistake(
         &with_relay("[retry]\nmax_attempts = -1"),
         "retry.max_attempts: invalid value: integer `-1`",
     );
+
     the_only_mistake(
         &with_relay("[http]\nmax_memory = \"1MiB\""),
         "http.max_memory: is less than spool.max_message_size",
     );
+
     the_only_mistake(
         &with_relay("[priorities]\nbulk = 0"),
         "priorities.bulk: is 0, and must be 1 to 1000",
     );
+
     the_only_mistake(
         &with_relay("[spool]\nretention = 60"),
         "spool.retention: invalid value: integer `60`, expected a duration",
@@ -609,30 +628,36 @@ fn a_route_over_too_many_relays_and_a_relay_of_too_long_a_name_are_mistakes() {
         let relay = |n| format!("[[relays]]\nname = \"relay{n}\"\nurl = \"capture://\"\n");
         (0..count).map(relay).collect()
     };
+
     let names: Vec<String> = (0..101).map(|n| format!("\"relay{n}\"")).collect();
     let text = format!(
         "{}[[routes]]\nrelays = [{}]\n",
         relays(101),
         names.join(",")
     );
+
     the_only_mistake(
         &text,
         "routes[0].relays: names 101 relays, and takes at most 100",
     );
+
     the_only_mistake(
         &relays(101),
         "routes: there are 101 relays and no [[routes]]",
     );
+
     let shorter = format!(
         "{}[[routes]]\nrelays = [{}]\n",
         relays(101),
         names[..100].join(",")
     );
+
     load(&shorter).unwrap();
     let long = format!(
         "[[relays]]\nname = \"{}\"\nurl = \"capture://\"\n",
         "x".repeat(65)
     );
+
     let told = mistakes(&long).join("\n");
     assert!(told.contains("relays[0].name: "), "{told}");
 }
@@ -643,15 +668,18 @@ fn an_open_door_off_loopback_is_a_mistake() {
         &with_relay("[http]\nlisten = \"[::]:8025\""),
         "http.tokens: is missing",
     );
+
     let told = mistakes(&with_relay("[smtp]\nlisten = \"0.0.0.0:587\"")).join("\n");
     assert!(
         told.contains("smtp.users: is missing") && told.contains("smtp.tls: is missing"),
         "{told}"
     );
+
     the_only_mistake(
         &with_relay("[smtp]\ntls_listen = \"127.0.0.1:0\""),
         "smtp.tls: is missing, and smtp.tls_listen",
     );
+
     load(&with_relay(
         "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"[::1]:2525\"",
     ))
@@ -665,24 +693,29 @@ fn certificates_and_keys_that_cannot_be_used_are_mistakes() {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(&cert, pair.cert.pem()).unwrap();
     std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+
     let tls = |cert: &Path, key: &Path| {
         with_relay(&format!(
             "[smtp]\ntls = {{ cert = {cert:?}, key = {key:?} }}"
         ))
     };
+
     load(&tls(&cert, &key)).unwrap();
     the_only_mistake(
         &tls(&key, &key),
         "smtp.tls.cert: there is no certificate in ",
     );
+
     the_only_mistake(
         &tls(&cert, &cert),
         "smtp.tls.key: there is no private key in ",
     );
+
     the_only_mistake(
         &tls(&cert, Path::new("/nonexistent")),
         "smtp.tls.key: cannot read /nonexistent: No such file",
     );
+
     let ca = "[[relays]]\nurl = \"smtps://example.com\"\nca_file = \"/nonexistent\"";
     the_only_mistake(
         ca,
@@ -712,11 +745,13 @@ fn a_webhook_that_could_not_be_told_is_a_mistake() {
         let usual: Vec<&str> = usual.lines().filter(stays).collect();
         with_relay(&format!("{}\n{more}", usual.join("\n")))
     };
+
     load(&hook("")).unwrap();
     load(&hook(
         "events = [\"bounced\", \"unsubscribed\", \"webhook_off\"]",
     ))
     .unwrap();
+
     for (more, expected) in [
         (
             "url = \"shop.example.com\"",
@@ -756,11 +791,13 @@ fn a_webhook_that_could_not_be_told_is_a_mistake() {
     ] {
         the_only_mistake(&hook(more), expected);
     }
+
     let two = format!(
         "{}{}",
         hook(""),
         hook("").replace("[[relays]]\nname = \"primary\"\nurl = \"capture://\"\n", "")
     );
+
     the_only_mistake(&two, "webhooks[1].name: `shop` is the name of another");
 }
 
@@ -772,6 +809,7 @@ fn an_alert_that_would_reach_nobody_is_a_mistake() {
         "to = [\"Ops <ops@example.com>\", \"b@example.com\"]\nat_most = \"5/1h\"",
     ))
     .unwrap();
+
     for (keys, expected) in [
         ("events = [\"dead\"]", "alerts[0].to: is missing"),
         ("to = [\"nobody\"]", "alerts[0].to: "),
@@ -802,6 +840,7 @@ fn a_schedule_that_would_send_nothing_is_a_mistake() {
             "[[schedules]]\nname = \"{name}\"\ncron = \"{cron}\"\n{mail}{more}"
         ))
     };
+
     load(&schedule(
         "weekly",
         "0 8 * * MON",
@@ -809,6 +848,7 @@ fn a_schedule_that_would_send_nothing_is_a_mistake() {
     ))
     .unwrap();
     load(&schedule("often", "*/5 * * * * *", "")).unwrap();
+
     for (name, cron, more, expected) in [
         ("a b", "0 8 * * *", "", "schedules[0].name: must be 1 to 64"),
         (
@@ -868,12 +908,14 @@ fn a_secret_from_a_file_loses_its_line_end_and_is_never_shown() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "hunter2 \r\n").unwrap();
+
     let text = format!(
         "[[relays]]\nname = \"a\"\nurl = \"smtps://user@example.com\"\npassword_file = {secret:?}\n\
          [[relays]]\nname = \"b\"\nurl = \"smtps://user:hunter2@example.com\"\n\
          [http]\ntokens = [{{ name = \"app\", token = \"hunter2\" }}]\n\
          [smtp]\nusers = [{{ name = \"app\", password = \"hunter2\" }}]\n"
     );
+
     let settings = load(&text).unwrap();
     assert_eq!(
         settings.relays[0]
@@ -883,12 +925,14 @@ fn a_secret_from_a_file_loses_its_line_end_and_is_never_shown() {
             .expose_secret(),
         "hunter2 "
     );
+
     let shown = format!(
         "{settings:?} {} {:?} {:?}",
         settings.relays[1].url,
         builder(&settings),
         reload(&settings)
     );
+
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
@@ -907,6 +951,7 @@ fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
     let relay = |url: &str, addresses: &str| {
         format!("[[relays]]\nurl = \"{url}\"\naddresses = {addresses}\n")
     };
+
     let good =
         r#"["192.0.2.1", "192.0.2.1:2525", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:25"]"#;
     let settings = load(&relay("smtp://mx.example.com", good)).unwrap();
@@ -940,10 +985,12 @@ fn a_status_that_could_be_guessed_or_leads_nowhere_is_a_mistake() {
         &with_relay("[status]\nenabled = true"),
         "status.secret_file: is missing",
     );
+
     the_only_mistake(
         &with_relay("[status]\nenabled = true\nsecret = \"too short\""),
         "status.secret: is shorter than 16 characters",
     );
+
     for nowhere in [
         "mail.example.com",
         "ftp://mail.example.com",
@@ -955,5 +1002,6 @@ fn a_status_that_could_be_guessed_or_leads_nowhere_is_a_mistake() {
         );
         the_only_mistake(&with_relay(&text), "status.base_url: is no address");
     }
+
     assert!(load(&with_relay("[status]\nenabled = false")).is_ok());
 }

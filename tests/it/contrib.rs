@@ -66,6 +66,7 @@ fn what_the_compose_file_says_is_a_configuration() {
         |name: &str| std::fs::write(dir.path().join(name), "0123456789abcdef0123").unwrap();
     secret("app");
     secret("smtp");
+
     let compose = text_of("compose.yaml");
     let mut environment = BTreeMap::new();
     for line in compose.lines().map(str::trim) {
@@ -77,11 +78,13 @@ fn what_the_compose_file_says_is_a_configuration() {
             environment.insert(name.to_owned(), value);
         }
     }
+
     assert_eq!(environment.len(), 6, "{environment:?}");
     let settings = Settings::load(&Sources {
         file: None,
         environment: environment.into_iter().collect(),
     });
+
     let settings = settings.unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(settings.relays.len(), 1);
     assert!(compose.contains("\"postrider\", \"health\""));

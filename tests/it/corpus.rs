@@ -24,6 +24,7 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
             )
         })
         .collect();
+
     assert!(!files.is_empty(), "{} holds nothing", folder.display());
     files
 }

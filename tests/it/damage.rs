@@ -1,8 +1,8 @@
 //! What becomes of a spool whose files are damaged while it is at rest: bits are flipped and
 //! sectors zeroed at random in every file. Either that has no effect, or the spool is not opened,
 //! `verify` says so, and `salvage` saves all but what was hit and says what that was. Nothing is
-//! lost without a word, nothing waits to be sent that was recorded as delivered, no event's number is
-//! given again, and no idempotency key is forgotten without a word.
+//! lost without a word, nothing waits to be sent that was recorded as delivered, no event's number
+//! is given again, and no idempotency key is forgotten without a word.
 //!
 //! `DAMAGE_HITS=10000 cargo test --release --test it damage:: -- --nocapture` hits more often;
 //! `DAMAGE_SEED=7` hits elsewhere.
@@ -50,6 +50,7 @@ async fn damage_is_told_and_costs_no_more_than_what_it_hit() {
         House::build(&home.path().join("many-killed"), 4, MANY_SEGMENTS, false).await,
     ];
     let image = home.path().join("image");
+
     let saved = home.path().join("saved");
     for house in small.iter().chain(&many) {
         copy(&house.path, &image);
@@ -75,6 +76,7 @@ async fn damage_is_told_and_costs_no_more_than_what_it_hit() {
             println!("{} hits: {tally:?}", n + 1);
         }
     }
+
     println!("{hits} hits: {tally:?}");
     assert!(tally.refused > 0, "no damage was found: {tally:?}");
 }
@@ -155,12 +157,14 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
     let _ = std::fs::remove_dir_all(saved);
     let told = sled::salvage(image, saved).map_err(|e| format!("salvage: {e}"))?;
     let verified = sled::verify(saved).map_err(|e| format!("the new one: {e}"))?;
+
     // A message that is not whole stays so, and verify goes on saying it.
     let is_told = |problem: &String| {
         let ids = house.kept.keys().map(|id| id.to_string());
         let mut named = ids.filter(|id| problem.contains(id));
         named.any(|id| told.missing.iter().any(|line| line.contains(&id)))
     };
+
     if let Some(problem) = verified.problems.iter().find(|problem| !is_told(problem)) {
         return Err(format!("verify of the new one: {problem}"));
     }
@@ -168,10 +172,12 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
         .await
         .map_err(|e| format!("the new one: {e}"))?;
     let found = look(&*spool).await?;
+
     let beside = look_beside(&*spool).await?;
     tally.events_missing += judge_beside(&house.beside, &beside, &told)?;
     let forgotten = forgotten(&*spool, house).await?;
     tally.keys_forgotten += forgotten;
+
     if forgotten > 0 && !is_said(&told, "idempotency key") {
         return Err(format!(
             "{forgotten} keys are forgotten, and salvage says {told:?}"
@@ -205,6 +211,7 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
             return Err(format!("mail {id} was delivered and waits to be sent"));
         }
     }
+
     if lost.len() > 12 {
         return Err(format!(
             "{} mails are missing: {:?}",
@@ -212,6 +219,7 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
             told.missing
         ));
     }
+
     Ok(())
 }
 
@@ -228,6 +236,7 @@ fn judge_beside(was: &Beside, is: &Beside, told: &sled::Salvaged) -> Result<u64,
             return Err(format!("event {number} was {event}, is {found}"));
         }
     }
+
     let lost = was.events.keys().filter(|seq| !is.events.contains_key(seq));
     let lost = lost.count() as u64;
     if is.missed - was.missed != lost {
@@ -236,11 +245,13 @@ fn judge_beside(was: &Beside, is: &Beside, told: &sled::Salvaged) -> Result<u64,
             "{lost} events are missing, told are {was} and {is}"
         ));
     }
+
     if lost > 0 && !is_said(told, "journal") {
         return Err(format!(
             "{lost} events are missing, and salvage says {told:?}"
         ));
     }
+
     if is.told <= was.told || is.events.len() as u64 != was.events.len() as u64 - lost + 1 {
         return Err(format!("an event's number is given again: {is:?}"));
     }
@@ -249,12 +260,14 @@ fn judge_beside(was: &Beside, is: &Beside, told: &sled::Salvaged) -> Result<u64,
             return Err(format!("{what}: was {was:?}, is {is:?}, {told:?}"));
         }
     }
+
     if was.readers != is.readers && !is_said(told, "readers") {
         return Err(format!(
             "readers: was {:?}, is {:?}, {told:?}",
             was.readers, is.readers
         ));
     }
+
     if was.quotas != is.quotas && told.missing.is_empty() {
         return Err(format!("quotas: was {:?}, is {:?}", was.quotas, is.quotas));
     }
@@ -273,6 +286,7 @@ async fn forgotten(spool: &dyn Spool, house: &House) -> Result<usize, String> {
             Bytes::from_static(b"again"),
         )
     });
+
     let mut forgotten = 0;
     for (result, known) in spool.put(again.collect()).await.iter().zip(&house.keyed) {
         match result {
@@ -281,6 +295,7 @@ async fn forgotten(spool: &dyn Spool, house: &House) -> Result<usize, String> {
             other => return Err(format!("the key of {} is {other:?}", known.id)),
         }
     }
+
     Ok(forgotten)
 }
 

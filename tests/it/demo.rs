@@ -28,6 +28,7 @@ fn number(stdout: &str, name: &str) -> u64 {
         .trim_start_matches(['│', ' '])
         .strip_prefix(name)
         .unwrap();
+
     rest.split_whitespace()
         .next()
         .unwrap()
@@ -47,22 +48,27 @@ fn every_mail_of_the_demo_arrives_although_the_server_makes_trouble() {
         number(&stdout, "retried") >= 40,
         "the server refuses and defers some: {stdout}"
     );
+
     assert!(
         number(&stdout, "arrived twice") >= 1,
         "it hangs up after it took some: {stdout}"
     );
+
     assert!(
         stdout.contains("every mail that was accepted arrived"),
         "{stdout}"
     );
+
     let latencies = stdout
         .lines()
         .find(|line| line.contains("all "))
         .expect("the latencies of all");
+
     assert!(
         !latencies.contains(" 0.0 ms"),
         "a mail takes time: {latencies}"
     );
+
     assert_eq!(stderr, "", "no bars where there is no terminal");
     assert!(
         !stdout.contains('\u{1b}'),

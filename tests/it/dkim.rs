@@ -24,6 +24,7 @@ async fn sent(dkim: Dkim, messages: &[String]) -> Vec<Vec<u8>> {
         .start()
         .await
         .unwrap();
+
     let mut sent = Vec::new();
     for message in messages {
         let envelope = Envelope::new(
@@ -36,6 +37,7 @@ async fn sent(dkim: Dkim, messages: &[String]) -> Vec<Vec<u8>> {
         engine.wait(receipt.id).await.unwrap();
         sent.push(capture.captured().last().unwrap().message.to_vec());
     }
+
     let drain = Drain::within(Duration::from_secs(5));
     engine.shutdown(drain).await.unwrap();
     sent
@@ -51,6 +53,7 @@ async fn converted(dkim: Dkim, message: &str) -> Vec<u8> {
         .start()
         .await
         .unwrap();
+
     let to = vec!["ada@example.org".parse().unwrap()];
     let envelope = Envelope::new("bounce@example.com".parse().ok(), to).unwrap();
     let mail = Mail::from_rfc5322(envelope, message.to_owned().into_bytes()).unwrap();
@@ -90,6 +93,7 @@ async fn what_each_recipient_of_a_list_leaves_it_with_is_signed() {
     let rsa = generate(dir.path(), "rsa", "s1");
     let capture = Capture::new(None);
     let dkim = Arc::new(Dkim::new(vec![signer(&rsa, "s1")]));
+
     let unsubscribing = Unsubscribing::new("https://mail.example.com", b"0123456789abcdef");
     let engine = Dispatcher::builder()
         .relay(Relay::capture(&capture).dkim(dkim))
@@ -110,12 +114,14 @@ async fn what_each_recipient_of_a_list_leaves_it_with_is_signed() {
         let mail = to.into_iter().fold(mail, |mail, to| mail.to(to));
         engine.submit(mail.build().unwrap()).await.unwrap();
     }
+
     engine.wait_idle().await;
     let sent: Vec<Vec<u8>> = capture
         .captured()
         .iter()
         .map(|one| one.message.to_vec())
         .collect();
+
     assert_eq!(sent.len(), 3);
     for message in &sent {
         let text = String::from_utf8(message.clone()).unwrap();
@@ -125,6 +131,7 @@ async fn what_each_recipient_of_a_list_leaves_it_with_is_signed() {
             assert!(signed.contains(&format!(":{field}:")), "{field}: {signed}");
         }
     }
+
     assert_eq!(verified(dir.path(), &sent, &[&rsa]), vec![1; 3]);
 }
 
@@ -155,11 +162,13 @@ async fn what_is_added_changed_or_taken_away_breaks_every_signature() {
     ]
     .map(String::into_bytes)
     .to_vec();
+
     let keys = [&rsa, &ed25519];
     assert_eq!(
         verified(dir.path(), &changed, &keys),
         vec![0; changed.len()]
     );
+
     assert_eq!(verified(dir.path(), &[signed.into_bytes()], &keys)[0], 2);
 }
 
@@ -169,6 +178,7 @@ async fn ses_may_write_anew_what_it_does() {
     let rsa = generate(dir.path(), "rsa", "s1");
     let server =
         crate::common::provider::Provider::new(vec![crate::common::provider::Act::Take]).await;
+
     let relay = Relay::smtp("ses+api://eu-west-1").unwrap();
     let relay =
         relay
@@ -177,6 +187,7 @@ async fn ses_may_write_anew_what_it_does() {
                 id: "AKIDEXAMPLE".into(),
                 secret: "key".to_owned().into(),
             });
+
     let engine = Dispatcher::builder()
         .relay(relay.dkim(Arc::new(Dkim::new(vec![signer(&rsa, "s1")]))))
         .spool_in_memory()
@@ -202,10 +213,12 @@ async fn ses_may_write_anew_what_it_does() {
             line => line,
         })
         .collect();
+
     assert!(
         anew.contains("amazonses") && anew.contains("Jan 2026"),
         "{anew}"
     );
+
     assert_eq!(verified(dir.path(), &[anew.into_bytes()], &[&rsa]), [1]);
 }
 
@@ -215,6 +228,7 @@ fn a_reload_reads_the_keys_again() {
     let dir = tempfile::tempdir().unwrap();
     let old = generate(dir.path(), "ed25519", "old");
     let new = generate(dir.path(), "rsa", "new");
+
     let key = dir.path().join("key.pem");
     std::fs::copy(&old.file, &key).unwrap();
     let config = format!(
@@ -223,6 +237,7 @@ fn a_reload_reads_the_keys_again() {
          [[dkim]]\ndomain = \"example.com\"\nselector = \"s1\"\nkey_file = \"key.pem\"\n",
         dir.path().display()
     );
+
     let mut service = Service::start(configured(dir.path(), &config));
     let first = service.hand_in_many("first", 1, "text");
     service.become_all(&first, "delivered");
@@ -240,6 +255,7 @@ fn a_reload_reads_the_keys_again() {
             .find(|body| String::from_utf8_lossy(body).contains(id))
             .unwrap()
     };
+
     // Both are published under the one name, one after the other.
     for (to, key) in [("first0@", &old), ("second0@", &new)] {
         let work = tempfile::tempdir().unwrap();

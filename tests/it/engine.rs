@@ -29,11 +29,13 @@ async fn a_mail_is_accepted_sent_and_told_of() {
         .await
         .unwrap();
     let mut events = postrider.events();
+
     let receipt = postrider.submit(mail("ada@example.org")).await.unwrap();
     assert_eq!(
         (receipt.durability, receipt.duplicate),
         (Durability::Synced, false)
     );
+
     let status = postrider.wait(receipt.id).await.unwrap();
     assert_eq!(status.state.as_str(), "delivered");
     assert_eq!(status.deliveries[0].attempts[0].code, Some(250));
@@ -41,6 +43,7 @@ async fn a_mail_is_accepted_sent_and_told_of() {
         capture.captured()[0].recipients[0].as_str(),
         "ada@example.org"
     );
+
     let mut kinds = Vec::new();
     while kinds.last() != Some(&"delivered") {
         let Some(EventItem::Event(event)) = events.next().await else {
@@ -48,6 +51,7 @@ async fn a_mail_is_accepted_sent_and_told_of() {
         };
         kinds.push(event.kind.as_str());
     }
+
     assert_eq!(kinds, ["accepted", "attempted", "delivered"]);
     assert!(postrider.shutdown(Drain::within(seconds(5))).await.unwrap());
     assert!(postrider.submit(mail("ada@example.org")).await.is_err());
@@ -67,11 +71,13 @@ async fn a_mail_that_is_handed_in_again_is_sent_once() {
         postrider.submit(mail.clone()),
         postrider.submit(mail.clone())
     );
+
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!(
         (first.id, second.id, first.duplicate != second.duplicate),
         (mail.id(), mail.id(), true)
     );
+
     postrider.wait(mail.id()).await.unwrap();
     assert!(postrider.submit(mail).await.unwrap().duplicate);
     postrider.wait_idle().await;
@@ -90,6 +96,7 @@ async fn a_mail_with_a_delay_waits_for_its_time() {
         .start()
         .await
         .unwrap();
+
     let later = Mail::builder()
         .from("a@example.com")
         .to("b@example.org")
@@ -98,11 +105,13 @@ async fn a_mail_with_a_delay_waits_for_its_time() {
         .build()
         .unwrap();
     let receipt = postrider.submit(later).await.unwrap();
+
     postrider.wait_idle().await;
     assert_eq!(
         postrider.status(receipt.id).await.unwrap().state.as_str(),
         "scheduled"
     );
+
     assert!(capture.captured().is_empty());
     clock.advance(minutes(5));
     assert_eq!(
@@ -121,6 +130,7 @@ async fn a_thousand_mails_all_arrive_once() {
         .await
         .unwrap();
     let mut events = postrider.events();
+
     let mails = (0..1000)
         .map(|n| mail(&format!("user{n}@example.org")))
         .collect();
@@ -128,14 +138,17 @@ async fn a_thousand_mails_all_arrive_once() {
     for receipt in receipts {
         postrider.wait(receipt.unwrap().id).await.unwrap();
     }
+
     let mut to: Vec<String> = capture
         .captured()
         .iter()
         .map(|mail| mail.recipients[0].to_string())
         .collect();
+
     to.sort();
     to.dedup();
     assert_eq!((to.len(), capture.captured().len()), (1000, 1000));
+
     let mut accepted = HashSet::new();
     for _ in 0..1000 {
         let Some(EventItem::Event(event)) = events.next().await else {
@@ -160,6 +173,7 @@ async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_u
         .start()
         .await
         .unwrap();
+
     let built = |to: &str, from: &str| {
         Mail::builder()
             .from(format!("Shop <shop@{from}>"))
@@ -170,6 +184,7 @@ async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_u
             .build()
             .unwrap()
     };
+
     let first = postrider
         .submit(built("ada@example.org", "example.com"))
         .await
@@ -178,7 +193,9 @@ async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_u
         .submit(built("ada@EXAMPLE.org", "Example.COM"))
         .await
         .unwrap();
+
     assert_eq!((again.id, again.duplicate), (first.id, true));
+
     let other = postrider
         .submit(built("Ada@example.org", "example.com"))
         .await;
@@ -193,10 +210,12 @@ async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_u
         let envelope = postrider::Envelope::new(None, vec![address]).unwrap();
         Mail::from_rfc5322(envelope, message.into_bytes()).unwrap()
     };
+
     assert_eq!(
         finished("example.org").fingerprint(),
         finished("EXAMPLE.org").fingerprint()
     );
+
     assert_ne!(
         finished("example.org").fingerprint(),
         finished("example.net").fingerprint()
@@ -210,6 +229,7 @@ async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_u
         .text("x")
         .build()
         .unwrap();
+
     let id = postrider.submit(twice).await.unwrap().id;
     assert_eq!(postrider.wait(id).await.unwrap().deliveries.len(), 1);
 }

@@ -37,6 +37,7 @@ fn grows_with_its_input<T>(what: &str, input: impl Fn(usize) -> T, work: impl Fn
 
     let given = input(size * 10);
     let bound = small.max(Duration::from_micros(100)) * MOST;
+
     let mut large = Duration::MAX;
     // A machine that is busy with other things can spoil a few runs, and not all.
     for _ in 0..12 {
@@ -45,6 +46,7 @@ fn grows_with_its_input<T>(what: &str, input: impl Fn(usize) -> T, work: impl Fn
             return;
         }
     }
+
     panic!("{what}: {size} took {small:?}, ten times as much {large:?}");
 }
 
@@ -86,6 +88,7 @@ fn a_message_costs_what_its_size_is() {
         }
         message.into_bytes()
     };
+
     grows_with_its_input("parts within parts", nested, |message: &Vec<u8>| {
         take(message)
     });
@@ -267,6 +270,7 @@ fn composing_costs_what_its_size_is() {
             .from("shop@example.com")
             .to("ada@example.org")
     };
+
     let build = |builder: &MailBuilder| drop(builder.clone().build());
     let texts = ["a", "a ", "ü", "ü ", "=?", "\n", "\r", "=?utf-8?q?a?= "];
     for piece in texts {
@@ -289,12 +293,14 @@ fn composing_costs_what_its_size_is() {
             mail.to(format!("Zoë {i} <zoe{i}@example.org>"))
         })
     };
+
     grows_with_its_input("recipients", recipients, build);
     let fields = |size: usize| {
         (0..size / 20).fold(base().text("x"), |mail, i| {
             mail.header(format!("X-{i}"), "ü")
         })
     };
+
     grows_with_its_input("fields", fields, build);
     let files = |inline: bool| {
         move |size: usize| {
@@ -308,6 +314,7 @@ fn composing_costs_what_its_size_is() {
             })
         }
     };
+
     grows_with_its_input("files", files(false), build);
     grows_with_its_input("inline files", files(true), build);
 }

@@ -121,6 +121,7 @@ fn expected(step: Step, way: Way, pipelining: bool) -> (Is, bool) {
         Step::FinalDot => (Phase::FinalDot, Is::InDoubt),
         other => panic!("{other:?} is no step of a transaction"),
     };
+
     match (way, step) {
         // A reply like any other: LF alone ends a line too.
         (Way::BareLineFeed, Step::Data) => (Is::Deferred(Phase::Data), false),
@@ -166,12 +167,14 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
     if !pipelining {
         builder = builder.without("PIPELINING");
     }
+
     let server = builder.start().await;
     let mut connection = Smtp::new(settings(&server, way))
         .unwrap()
         .connect()
         .await
         .unwrap();
+
     if step == Step::Rset {
         server.rule(Rule::at(Step::Rcpt).act(Act::reply(550, "5.1.1 no such user")));
         assert_eq!(
@@ -180,15 +183,18 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
         );
         server.behave();
     }
+
     server.rule(Rule::at(step).act(way.act()));
     let mut mail = transaction(&["ada@example.org"]);
     if step == Step::Body {
         // More than the sockets can hold, so that the final dot cannot have left.
         mail.message = Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(300_000));
     }
+
     let begun = Instant::now();
     let outcomes = connection.send(&mail, None).await;
     assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
+
     let (disposition, goes_on) = expected(step, way, pipelining);
     assert_eq!(is(&outcomes[0]), disposition, "{case}: {outcomes:?}");
     assert_eq!(connection.is_usable(), goes_on, "{case}: {outcomes:?}");
@@ -196,6 +202,7 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
     // Whatever is sent over it afterwards is never believed to be there when it is not.
     server.behave();
     let taken_before = server.accepted();
+
     let after = connection
         .send(&transaction(&["bob@example.org"]), None)
         .await;
@@ -204,10 +211,12 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
         Is::Unavailable(Phase::MailFrom) => assert!(!connection.is_usable(), "{case}"),
         other => panic!("{case}, and then {other:?}: {after:?}"),
     }
+
     if way == Way::Extra {
         assert_eq!(is(&after[0]), Is::Unavailable(Phase::MailFrom), "{case}");
     }
     let begun = Instant::now();
+
     connection.close().await;
     assert!(begun.elapsed() < LIMIT, "{case}");
 }
@@ -229,6 +238,7 @@ async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
             }
         }
     }
+
     assert_eq!(cases.len(), 168);
     all(cases).await;
 }
@@ -242,26 +252,31 @@ async fn two_transactions(way: Way) {
         .connect()
         .await
         .unwrap();
+
     server.rule(Rule::at(Step::FinalDot).first(1).act(way.act()));
     let (first, second) = (
         transaction(&["ada@example.org"]),
         transaction(&["bob@example.org"]),
     );
+
     let outcome = is(&connection.send(&first, Some(&second)).await[0]);
     // What was written ahead is answered ahead: one line too many is its answer then, and shows at
     // DATA.
     assert_eq!(outcome, expected(Step::FinalDot, way, true).0, "{way:?}");
+
     let then = is(&connection.send(&second, None).await[0]);
     let allowed = match way {
         Way::Says4yz | Way::Says5yz | Way::BareLineFeed => then == Is::Delivered,
         Way::Extra => then == Is::Deferred(Phase::Data),
         _ => then == Is::Unavailable(Phase::MailFrom),
     };
+
     assert!(allowed, "{way:?}, and then {then:?}");
     let delivered = [outcome, then]
         .iter()
         .filter(|is| **is == Is::Delivered)
         .count();
+
     // What the script answers with bytes of its own is not counted by the server.
     let uncounted = usize::from(way == Way::BareLineFeed);
     assert_eq!(delivered, server.accepted() + uncounted, "{way:?}");
@@ -283,13 +298,16 @@ async fn a_connect(step: Step, way: Way) {
         Step::Auth => Phase::Auth,
         other => panic!("{other:?} is no step of a connect"),
     };
+
     let mut builder = FakeSmtp::builder()
         .login("shop", "s3cret")
         .at(step, way.act());
+
     let secured = matches!(step, Step::StartTls | Step::Handshake);
     if secured {
         builder = builder.starttls(Cert::Good);
     }
+
     let server = builder.start().await;
     let mut settings = settings(&server, way);
     settings.security = if secured {
@@ -297,10 +315,12 @@ async fn a_connect(step: Step, way: Way) {
     } else {
         Security::Plain
     };
+
     settings.auth = Some(Auth::Password {
         user: "shop".into(),
         password: "s3cret".to_owned().into(),
     });
+
     let begun = Instant::now();
     let refused = Smtp::new(settings)
         .unwrap()
@@ -308,6 +328,7 @@ async fn a_connect(step: Step, way: Way) {
         .await
         .map(drop)
         .unwrap_err();
+
     assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
     assert_eq!(is(&refused), Is::Unavailable(phase), "{case}: {refused:?}");
     assert!(!format!("{refused:?}").contains("s3cret"));
@@ -332,6 +353,7 @@ async fn every_mischief_before_a_mail_is_in_question_is_the_relays_fault() {
             cases.push(a_connect(step, way));
         }
     }
+
     for way in [Way::Cut, Way::Hang] {
         cases.push(a_connect(Step::Handshake, way));
     }
@@ -342,6 +364,7 @@ async fn every_mischief_before_a_mail_is_in_question_is_the_relays_fault() {
 async fn a_reply_without_end_is_not_read_to_its_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = sent.clone();
     let flooding = tokio::spawn(async move {
@@ -360,6 +383,7 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
             }
         }
     });
+
     for expected in ["line without end", "too many lines"] {
         let begun = Instant::now();
         match Smtp::new(server_on(address))
@@ -381,6 +405,7 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
             begun.elapsed()
         );
     }
+
     flooding.await.unwrap();
     // What the sockets hold, and not more.
     assert!(
@@ -397,6 +422,7 @@ async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
         .at(Step::Mail, Act::Raw(farewell))
         .start()
         .await;
+
     let mut connection = open(&server).await;
     let outcomes = connection
         .send(&transaction(&["ada@example.org", "bob@example.org"]), None)
@@ -405,6 +431,7 @@ async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
         outcomes.iter().map(is).collect::<Vec<_>>(),
         [Is::Rejected(Phase::MailFrom); 2]
     );
+
     assert!(!connection.is_usable());
 }
 
@@ -451,6 +478,7 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
         .start()
         .await;
     let mut connection = open(&server).await;
+
     let mail: Transaction =
         transaction(&["nobody@example.org", "ada@example.org", "bob@example.org"]);
     let outcomes = connection.send(&mail, None).await;
@@ -458,6 +486,7 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
         outcomes.iter().map(is).collect::<Vec<_>>(),
         [Is::Deferred(Phase::Data); 3]
     );
+
     assert!(!connection.is_usable() && server.transactions().is_empty());
 }
 
@@ -509,10 +538,12 @@ async fn a_stray_refusal_is_not_the_verdict_on_the_mail_that_was_begun() {
         transaction(&["ada@example.org"]),
         transaction(&["bob@example.org"]),
     );
+
     assert_eq!(
         is(&connection.send(&first, Some(&second)).await[0]),
         Is::Delivered
     );
+
     let then = connection.send(&second, None).await;
     assert_eq!(is(&then[0]), Is::Deferred(Phase::RcptTo), "{then:?}");
     assert!(!connection.is_usable());
@@ -535,11 +566,13 @@ async fn a_server_that_stops_reading(
             assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
         }
     }
+
     stream
         .write_all(b"250 ok\r\n250 ok\r\n354 go on\r\n")
         .await
         .unwrap();
     answered.await.unwrap();
+
     let mut message = Vec::new();
     let _ = stream.read_to_end(&mut message).await;
     (
@@ -554,9 +587,11 @@ async fn stalled(size: usize) -> (Is, bool, usize) {
     let mut settings = server_on(listener.local_addr().unwrap());
     settings.timeouts.body = SHORT;
     settings.timeouts.final_dot = SHORT;
+
     let (answer, answered) = oneshot::channel();
     let serving = tokio::spawn(a_server_that_stops_reading(listener, answered));
     let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
+
     let mut mail = transaction(&["ada@example.org"]);
     mail.message = Bytes::from(vec![b'x'; size]);
     let addresses: Vec<String> = (0..60)
@@ -564,9 +599,11 @@ async fn stalled(size: usize) -> (Is, bool, usize) {
         .collect();
     let next = transaction(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
     let outcome = is(&connection.send(&mail, Some(&next)).await[0]);
+
     assert!(!connection.is_usable());
     drop(connection);
     answer.send(()).unwrap();
+
     let (dot_came, bytes) = serving.await.unwrap();
     (outcome, dot_came, bytes)
 }
@@ -576,6 +613,7 @@ async fn a_message_that_may_have_come_whole_is_in_doubt_and_one_that_cannot_is_n
     let (outcome, dot_came, capacity) = stalled(20 << 20).await;
     assert_eq!((outcome, dot_came), (Is::Lost(Phase::Body), false));
     assert_eq!(stalled(1000).await.0, Is::InDoubt);
+
     // Around what the sockets hold, the connection stalls before the dot, or behind it among the
     // next mail's commands.
     let cases = (0..12).map(|step| stalled(capacity - step * 5000));
@@ -599,6 +637,7 @@ async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
     let mut time_outs = 0;
     let mut connection = transport.connect().await.unwrap();
     let mut another = transport.connect().await.unwrap();
+
     for (index, mail) in mails.iter().enumerate() {
         let mut outcomes = connection.send(mail, mails.get(index + 1)).await;
         if let Is::Unavailable(phase) = is(&outcomes[0]) {
@@ -611,11 +650,13 @@ async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
         }
         assert_eq!(is(&outcomes[0]), Is::Delivered, "{index}: {outcomes:?}");
     }
+
     // Those that were open before know it as well.
     for (index, mail) in mails.iter().enumerate() {
         let outcomes = another.send(mail, mails.get(index + 1)).await;
         assert_eq!(is(&outcomes[0]), Is::Delivered, "{index}: {outcomes:?}");
     }
+
     assert_eq!((time_outs, server.accepted()), (1, 12));
     assert!(server.mails()[1..].iter().all(|mail| !mail.pipelined));
 }
@@ -626,6 +667,7 @@ async fn a_reply_of_many_lines_is_read_to_its_end() {
         let line = format!("{code}-2.0.0 {}\r\n", "welcome ".repeat(100));
         format!("{}{code} {last}\r\n", line.repeat(900)).into_bytes()
     };
+
     let server = FakeSmtp::builder()
         .at(Step::Greeting, Act::Raw(lines(220, "2.0.0 hello")))
         .at(Step::Ehlo, Act::Raw(lines(250, "SIZE 1")))
@@ -639,6 +681,7 @@ async fn a_reply_of_many_lines_is_read_to_its_end() {
         .at(Step::FinalDot, Act::Raw(lines(550, "5.7.1 never")))
         .start()
         .await;
+
     let mut connection = open(&server).await;
     let refused = connection.send(&transaction(&["ada@x.org"]), None).await;
     assert_eq!(is(&refused[0]), Is::Rejected(Phase::FinalDot));

@@ -49,12 +49,14 @@ async fn what_is_made_is_for_its_owner_alone_and_a_spool_of_before_becomes_so() 
     let at = |name: &str| dir.path().join(name);
     let relay = format!("capture://{}", at("captured").display());
     let config = configuration(&at("var/spool"), &relay, "");
+
     let serve = || Service::start(configured_after(dir.path(), &config, "umask 000"));
     let mut service = serve();
     let ids = service.hand_in_many("ada", 3, "123456");
     service.become_all(&ids, "delivered");
     is_private(&at("var/spool"));
     is_private(&at("captured"));
+
     assert!(service.stop().success());
     is_private(&at("var/spool"));
 
@@ -63,6 +65,7 @@ async fn what_is_made_is_for_its_owner_alone_and_a_spool_of_before_becomes_so() 
     for (path, mode) in &found {
         fs::set_permissions(path, Permissions::from_mode(mode | 0o044)).unwrap();
     }
+
     let mut service = serve();
     is_private(&at("var/spool"));
     assert!(service.stop().success());
@@ -88,6 +91,7 @@ async fn nothing_is_written_through_a_link() {
     let mail = r#"{"from": "a@example.com", "to": "b@example.org", "text": "t", "delay": "1s"}"#;
     let answer = service.post("/v1/mails", mail);
     let id = answer.json()["id"].as_str().unwrap().to_owned();
+
     fs::write(at("theirs"), "theirs").unwrap();
     fs::create_dir(at("captured")).unwrap();
     symlink(at("theirs"), at("captured").join(format!("{id}.eml"))).unwrap();
@@ -98,6 +102,7 @@ async fn nothing_is_written_through_a_link() {
     for kind in ["eml", "json"] {
         symlink(at("theirs"), at("out").join(format!("{id}.{kind}"))).unwrap();
     }
+
     assert!(run(dir.path(), "spool export spool out").status.success());
     for written in ["captured", "out"] {
         let message = fs::read_to_string(at(written).join(format!("{id}.eml"))).unwrap();
@@ -107,6 +112,7 @@ async fn nothing_is_written_through_a_link() {
 
     fs::create_dir(at("elsewhere")).unwrap();
     symlink(at("elsewhere"), at("link")).unwrap();
+
     let output = run(dir.path(), "spool export spool link");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
@@ -130,6 +136,7 @@ fn secrets_that_everybody_can_read_are_told_and_are_no_mistake() {
         fs::write(&path, text).unwrap();
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     };
+
     let config = "[[relays]]\nurl = \"smtps://user@mail.example.com\"\npassword_file = \"secret\"\n\
                   [http]\ntokens = [{ name = \"app\", token = \"inline\" }]\n";
     for (mode, warned) in [(0o644, true), (0o640, false), (0o600, false)] {

@@ -1,5 +1,5 @@
-//! Relays that are a provider's API: what is asked, and what each answer, each error and each broken
-//! connection comes to, against a server that records and answers as it is told.
+//! Relays that are a provider's API: what is asked, and what each answer, each error and each
+//! broken connection comes to, against a server that records and answers as it is told.
 #![cfg(feature = "server")]
 
 mod errors;
@@ -83,6 +83,7 @@ async fn settled(engine: &Dispatcher, mail: Mail) -> MailStatus {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+
     panic!("never settled: {:#?}", engine.status(id).await);
 }
 
@@ -348,14 +349,17 @@ async fn a_token_that_cannot_be_had_is_the_relays_fault() {
         400,
         json!({"error": "invalid_client", "error_description": "who?"}),
     );
+
     let logins = Provider::new(vec![refused]).await;
     let server = Provider::new(vec![Act::Answer(202, &[], String::new())]).await;
     let backup = Capture::new(None);
+
     let relay =
         relay("graph+api://tenant/mail@example.com", &server).oauth2(tokens(&logins, "/token"));
     let engine = engine(relay, &backup).await;
     let status = settled(&engine, mail().build().unwrap()).await;
     assert_eq!(status.state.as_str(), "delivered");
     assert_eq!(backup.captured().len(), 1);
+
     assert!(server.asked().is_empty());
 }

@@ -65,18 +65,21 @@ impl Service {
         let _ = std::fs::remove_file(&socket);
         let notices = UnixDatagram::bind(&socket).unwrap();
         notices.set_read_timeout(Some(PATIENCE)).unwrap();
+
         let mut command = postrider(dir, &["run"]);
         let mut child = command
             .env("NOTIFY_SOCKET", &socket)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+
         let log = lines_of(child.stderr.take().unwrap());
         let mut service = Service {
             child,
             notices,
             log,
         };
+
         service.await_notice("READY=1");
         service
     }
@@ -172,17 +175,20 @@ async fn leave_a_mail(dir: &Path) -> MailId {
         .text("Hello.")
         .build();
     let id = dispatcher.submit(mail.unwrap()).await.unwrap().id;
+
     dispatcher
         .shutdown(Drain::within(seconds(5)))
         .await
         .unwrap();
     drop(dispatcher);
+
     // The directory is free once the last actor is gone, which a shutdown does not wait for.
     let began = Instant::now();
     while let Err(error) = postrider::spool::sled::verify(&dir.join("var/spool")) {
         assert!(began.elapsed() < PATIENCE, "{error}");
         tokio::task::yield_now().await;
     }
+
     id
 }
 
@@ -218,14 +224,17 @@ fn configure_relay(dir: &Path, url: &str) {
 async fn a_stop_finishes_what_is_in_flight() {
     let dir = house();
     let id = leave_a_mail(dir.path()).await;
+
     let (relay, mut reached) =
         relay_that_at_the_final_dot(Act::Delay(Duration::from_millis(300))).await;
     configure_relay(dir.path(), &relay.url());
     let mut service = Service::start(dir.path());
+
     reached.recv().await.unwrap();
     service.signal("TERM");
     assert!(service.end().success());
     assert_eq!(relay.mails().len(), 1);
+
     let status: MailStatus = on_the_spool(dir.path()).await.status(id).await.unwrap();
     assert_eq!(
         status.state.as_str(),
@@ -240,12 +249,14 @@ async fn a_second_stop_ends_at_once_and_loses_nothing() {
     let id = leave_a_mail(dir.path()).await;
     let (relay, mut reached) = relay_that_at_the_final_dot(Act::Hang).await;
     configure_relay(dir.path(), &relay.url());
+
     let mut service = Service::start(dir.path());
     reached.recv().await.unwrap();
     service.signal("TERM");
     service.await_notice("STOPPING=1");
     service.signal("TERM");
     service.log_until("stopped at once, as asked");
+
     assert!(service.end().success());
     let dispatcher = on_the_spool(dir.path()).await;
     assert_eq!(
@@ -284,6 +295,7 @@ async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
         stdout.starts_with("var/spool: mails: 1; deliveries: 1 pending, 0 delivered"),
         "{stdout}"
     );
+
     for arguments in [
         ["spool", "export", "out"].as_slice(),
         &["spool", "export", "var/spool", "out"],
@@ -298,6 +310,7 @@ async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
         assert!(message.contains("Subject: Hello\r\n"), "{message}");
         std::fs::remove_dir_all(dir.path().join("out")).unwrap();
     }
+
     let (code, stdout, _) = run_to_end(dir.path(), &["spool", "verify", "--json"]);
     assert_eq!(
         (
@@ -313,6 +326,7 @@ async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
         stderr.contains("elsewhere") && stderr.contains("no spool in this directory"),
         "{stderr}"
     );
+
     let _open = Service::start(dir.path());
     let (code, _, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
     assert_eq!(code, 75, "{stderr}");
@@ -347,6 +361,7 @@ fn configure_http(dir: &Path, token: &str) {
 async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
     let dir = house();
     configure_http(dir.path(), "one");
+
     let mut service = Service::start(dir.path());
     let log = service.log_until("HTTP door open");
     let address = log
@@ -365,6 +380,7 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
     assert_eq!(call(address, "one", "GET /v1/stats", ""), 401);
     assert_eq!(call(address, "two", "GET /v1/stats", ""), 200);
     service.signal("TERM");
+
     assert!(service.end().success());
     assert!(TcpStream::connect(address).is_err(), "the door is closed");
     let kept = on_the_spool(dir.path())
@@ -372,6 +388,7 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
         .list(Query::default())
         .await
         .unwrap();
+
     assert_eq!(kept.mails.len(), 1);
 }
 
@@ -383,9 +400,11 @@ async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     };
+
     write("a/subject.txt", "first");
     write("a/body.txt", "first");
     configure_http(dir.path(), "one");
+
     let path = dir.path().join("postrider.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}[templates]\npath = \"templates\"\n")).unwrap();
@@ -400,6 +419,7 @@ async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why
     write("a/subject.txt", "second");
     write("b/body.txt", "\n{{ oh");
     service.signal("HUP");
+
     let log = service.log_until("is kept");
     assert!(
         log.contains("templates/b/body.txt:2: ") && log.contains("syntax error"),
@@ -412,6 +432,7 @@ async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why
     service.log_until("was read again:");
     assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
     service.signal("TERM");
+
     assert!(service.end().success());
     let kept = on_the_spool(dir.path()).await.list(Query::default()).await;
     let subjects: Vec<String> = kept
@@ -420,6 +441,7 @@ async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why
         .into_iter()
         .map(|mail| mail.subject)
         .collect();
+
     assert_eq!(subjects, ["second", "first", "first"]);
 }
 
@@ -438,11 +460,13 @@ fn say(address: &str, lines: &[&str]) -> String {
             return line[..3].to_owned();
         }
     };
+
     let mut code = next_code();
     for line in lines {
         write!(stream, "{line}\r\n").unwrap();
         code = next_code();
     }
+
     code
 }
 
@@ -456,6 +480,7 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
         let relay = "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
         std::fs::write(dir.path().join("postrider.toml"), text + relay).unwrap();
     };
+
     configure("");
     let mut service = Service::start(dir.path());
     let log = service.log_until("listen=127");
@@ -466,6 +491,7 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
         .split_whitespace()
         .next()
         .unwrap();
+
     let mail = [
         "EHLO me",
         "MAIL FROM:<shop@example.com>",
@@ -479,6 +505,7 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
     service.signal("HUP");
     service.log_until("was read again:");
     assert_eq!(say(address, &mail[..2]), "530", "a login is needed now");
+
     let login = "AUTH PLAIN AGFwcABzZWNyZXQ=";
     assert_eq!(
         say(
@@ -487,6 +514,7 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
         ),
         "250"
     );
+
     service.signal("TERM");
     assert!(service.end().success());
     assert_eq!(
@@ -506,10 +534,12 @@ fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let dir = house();
+
     let text = format!(
         "[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nurl = \"capture://\"\n"
     );
     std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
+
     let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
     assert_eq!(code, 1, "{stderr}");
     assert!(
@@ -526,9 +556,11 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
         dir.path(),
         "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n[retry]\nmax_attempts = 0\n",
     );
+
     service.signal("HUP");
     service.await_notice("RELOADING=1");
     service.await_notice("READY=1");
+
     let log = service.log_until("max_attempts");
     assert!(
         log.contains("ERROR")
@@ -541,6 +573,7 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
         dir.path(),
         "[[relays]]\nname = \"second\"\nurl = \"capture://\"\n[spool]\nretention = \"1d\"\n",
     );
+
     service.signal("HUP");
     service.await_notice("READY=1");
     let log = service.log_until("was read again:");
@@ -558,6 +591,7 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
     std::fs::write(&path, text).unwrap();
     service.signal("HUP");
     service.await_notice("READY=1");
+
     let log = service.log_until("was read again:");
     assert!(waiting(&log, "smtp"), "{log}");
     service.signal("TERM");
@@ -595,6 +629,7 @@ fn a_wrong_configuration_is_told_line_by_line_and_nothing_is_started() {
             "{stderr}"
         );
     }
+
     assert!(!dir.path().join("var").exists());
 }
 
@@ -607,6 +642,7 @@ fn what_init_writes_is_checked_with_one_mistake_that_says_the_way_out() {
         stdout.contains("postrider check --connect --config etc/postrider.toml"),
         "{stdout}"
     );
+
     let (code, _, stderr) = run_to_end(dir.path(), &["check", "--config", "etc/postrider.toml"]);
     assert_eq!(code, 2);
     assert!(
@@ -635,16 +671,19 @@ fn check_tells_which_relay_cannot_be_reached() {
         .unwrap()
         .local_addr()
         .unwrap();
+
     configure(
         dir.path(),
         &format!("[[relays]]\nname = \"gone\"\nurl = \"smtp://{unused}\"\n"),
     );
+
     let (code, stdout, stderr) = run_to_end(dir.path(), &["check", "--connect"]);
     assert_eq!(code, 75, "{stdout}{stderr}");
     assert!(
         stdout.contains("first") && stdout.contains("ready"),
         "{stdout}"
     );
+
     assert!(stdout.contains("failed at connect"), "{stdout}");
     assert_eq!(
         stderr,
@@ -684,23 +723,28 @@ async fn a_relay_that_floods_does_not_make_the_service_grow() {
         (Step::Rcpt, Act::HugeReply(FLOOD / 20)),
         (Step::FinalDot, Act::HugeLine(FLOOD)),
     ];
+
     let relay = FakeSmtp::builder();
     let relay = floods.into_iter().fold(relay, |relay, (step, act)| {
         relay.rule(Rule::at(step).act(act).first(1))
     });
     let relay = relay.start().await;
     configure_relay(dir.path(), &relay.url());
+
     let text = std::fs::read_to_string(dir.path().join("postrider.toml")).unwrap();
     std::fs::write(
         dir.path().join("postrider.toml"),
         text + "[retry]\nschedule = [\"50ms\"]\n",
     )
     .unwrap();
+
     let service = Service::start(dir.path());
     let before = peak_memory(&service);
+
     // Each flood breaks a connection, and the last connection is spared.
     relay.connections_come(4).await;
     relay.mails_arrive(1).await;
+
     let grown = peak_memory(&service) - before;
     assert!(
         grown < FLOOD as u64 / 4,

@@ -50,6 +50,7 @@ impl Home {
             idempotency_ttl: KEY_TIME,
             ..SpoolOptions::default()
         };
+
         match self {
             Home::Memory => memory::open(options),
             #[cfg(feature = "postgres")]
@@ -85,6 +86,7 @@ impl Home {
             }
             _ => spool.close().await.expect("an open spool closes"),
         }
+
         drop(spool);
         self.open().await
     }
@@ -102,6 +104,7 @@ fn compare(cases: u32, steps: usize, home: impl Fn() -> Home) {
         failure_persistence: None,
         ..Config::default()
     };
+
     let history = prop::collection::vec(steps::any_step(), 1..steps);
     let outcome = TestRunner::new(config).run(&history, |steps: Vec<Step>| {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -118,6 +121,7 @@ fn compare(cases: u32, steps: usize, home: impl Fn() -> Home) {
         });
         Ok(())
     });
+
     if let Err(error) = outcome {
         panic!("{error}");
     }

@@ -113,15 +113,18 @@ async fn what_the_server_cannot_take_is_refused_here_and_the_connection_goes_on(
         message: Bytes::from(vec![b'x'; 99]),
         ..plain.clone()
     };
+
     let eight_bit = Transaction {
         eight_bit: true,
         ..plain.clone()
     };
+
     let utf8 = Transaction {
         smtputf8: true,
         eight_bit: true,
         ..plain.clone()
     };
+
     for (mail, code, enhanced) in [
         (&large, 552, "5.3.4"),
         (&eight_bit, 554, "5.6.3"),
@@ -137,10 +140,12 @@ async fn what_the_server_cannot_take_is_refused_here_and_the_connection_goes_on(
             other => panic!("{other:?}"),
         }
     }
+
     let fits = Transaction {
         message: Bytes::from(vec![b'x'; 98]),
         ..plain
     };
+
     assert!(delivered(&connection.send(&fits, Some(&large)).await));
     assert_eq!(
         server
@@ -224,6 +229,7 @@ async fn a_server_that_wants_a_message_for_nobody_gets_an_empty_one() {
         )
         .start()
         .await;
+
     let mut connection = open(&server).await;
     let refused = connection
         .send(&transaction(&["nobody@example.org"]), None)
@@ -232,11 +238,13 @@ async fn a_server_that_wants_a_message_for_nobody_gets_an_empty_one() {
         matches!(&refused[..], [Outcome::Rejected(Phase::RcptTo, reply)] if reply.code == 550),
         "{refused:?}"
     );
+
     assert!(delivered(
         &connection
             .send(&transaction(&["ada@example.org"]), None)
             .await
     ));
+
     let transactions = server.transactions();
     assert_eq!(
         (
@@ -245,6 +253,7 @@ async fn a_server_that_wants_a_message_for_nobody_gets_an_empty_one() {
         ),
         (0, 0)
     );
+
     assert_eq!((transactions.len(), server.connections()), (2, 1));
 }
 
@@ -292,13 +301,16 @@ async fn a_slow_link_has_time_for_each_part_of_a_message() {
         .turnaround(Duration::from_millis(20))
         .start()
         .await;
+
     let mut slow = server_at(&server);
     slow.timeouts.body = Duration::from_millis(500);
     let mut connection = Smtp::new(slow).unwrap().connect().await.unwrap();
+
     let mut mail = transaction(&["ada@example.org"]);
     // At most 64 KiB every 20 ms: the whole takes longer than any one wait may last.
     mail.message = Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(180_000));
     let begun = Instant::now();
+
     assert!(delivered(&connection.send(&mail, None).await));
     assert!(
         begun.elapsed() > Duration::from_millis(1500),
@@ -335,6 +347,7 @@ async fn mail_after_mail_costs_one_round_trip_each() {
             return;
         }
     }
+
     panic!("{best:.1} mails a second over 50 ms");
 }
 
@@ -346,12 +359,14 @@ async fn a_mail_that_was_begun_and_is_not_sent_is_never_finished() {
         seen.store(true, Ordering::SeqCst);
         false
     });
+
     let server = FakeSmtp::builder().rule(watch).start().await;
     let (first, second, third) = (
         transaction(&["a@x.org"]),
         transaction(&["b@x.org"]),
         transaction(&["c@x.org"]),
     );
+
     let mut connection = open(&server).await;
     assert!(delivered(&connection.send(&first, Some(&second)).await));
     let outcomes = connection.send(&third, None).await;
@@ -359,6 +374,7 @@ async fn a_mail_that_was_begun_and_is_not_sent_is_never_finished() {
         matches!(&outcomes[..], [Outcome::Unavailable(Phase::MailFrom, _)]),
         "{outcomes:?}"
     );
+
     assert!(!connection.is_usable());
     connection.close().await;
 
@@ -368,6 +384,7 @@ async fn a_mail_that_was_begun_and_is_not_sent_is_never_finished() {
         recipients: third.recipients.clone(),
         ..second.clone()
     };
+
     assert!(matches!(
         &connection.send(&others, None).await[..],
         [Outcome::Unavailable(Phase::MailFrom, _)]
@@ -381,10 +398,12 @@ async fn a_mail_that_was_begun_and_is_not_sent_is_never_finished() {
             .after(1)
             .act(Act::Delay(Duration::from_millis(50))),
     );
+
     let mut connection = open(&server).await;
     assert!(delivered(&connection.send(&first, Some(&second)).await));
     connection.close().await;
     server.open_connections_fall_to(0).await;
+
     assert_eq!(server.transactions().len(), 3);
     // Not even QUIT: where a message is awaited, it would be its first line.
     assert!(
@@ -419,20 +438,24 @@ async fn a_refused_mail_does_not_disturb_the_one_that_was_begun_behind_it() {
         return_path: Some("bad@example.com".parse().unwrap()),
         ..transaction(&["a@x.org"])
     };
+
     let rejected = connection.send(&good, Some(&bad)).await;
     assert!(
         matches!(&rejected[..], [Outcome::Rejected(Phase::FinalDot, reply)] if reply.code == 554)
     );
+
     let rejected = connection.send(&bad, Some(&good)).await;
     assert!(
         matches!(&rejected[..], [Outcome::Rejected(Phase::MailFrom, reply)] if reply.code == 550),
         "{rejected:?}"
     );
+
     let deferred = connection.send(&good, None).await;
     assert!(
         matches!(&deferred[..], [Outcome::Deferred(Phase::Data, reply)] if reply.code == 451),
         "{deferred:?}"
     );
+
     assert!(delivered(&connection.send(&good, None).await));
     assert_eq!(server.connections(), 1);
 }
@@ -443,11 +466,13 @@ async fn a_connection_is_used_up_after_so_many_mails() {
     let mut settings = server_at(&server);
     settings.messages_per_connection = 2;
     let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
+
     let mails = [
         transaction(&["a@x.org"]),
         transaction(&["b@x.org"]),
         transaction(&["c@x.org"]),
     ];
+
     assert!(delivered(
         &connection.send(&mails[0], Some(&mails[1])).await
     ));
@@ -462,6 +487,7 @@ async fn a_connection_is_used_up_after_so_many_mails() {
     ));
     connection.close().await;
     server.open_connections_fall_to(0).await;
+
     assert_eq!(
         server
             .commands()
@@ -470,6 +496,7 @@ async fn a_connection_is_used_up_after_so_many_mails() {
             .count(),
         2
     );
+
     assert_eq!(server.commands().last().unwrap(), "QUIT");
 }
 
@@ -481,6 +508,7 @@ async fn a_send_that_was_dropped_midway_leaves_an_unusable_connection() {
         .await;
     let mut connection = open(&server).await;
     let mail = transaction(&["ada@example.org"]);
+
     assert!(connection.is_usable());
     let sent = tokio::time::timeout(Duration::from_millis(100), connection.send(&mail, None)).await;
     assert!(sent.is_err());
@@ -489,6 +517,7 @@ async fn a_send_that_was_dropped_midway_leaves_an_unusable_connection() {
         &connection.send(&mail, None).await[..],
         [Outcome::Unavailable(Phase::MailFrom, _)]
     ));
+
     let begun = Instant::now();
     connection.close().await;
     assert!(begun.elapsed() < Duration::from_millis(100));
@@ -516,11 +545,13 @@ async fn a_connection_that_the_server_closed_while_it_was_idle_costs_nothing() {
         )))
         .start()
         .await;
+
     let mut connection = open(&server).await;
     assert!(delivered(
         &connection.send(&transaction(&["a@x.org"]), None).await
     ));
     tokio::time::sleep(Duration::from_millis(50)).await;
+
     match &connection.send(&transaction(&["b@x.org"]), None).await[..] {
         [Outcome::Unavailable(Phase::MailFrom, reason)] => {
             assert!(reason.contains("421 4.4.2 idle too long"))
@@ -543,15 +574,18 @@ async fn a_host_that_refuses_is_named_and_every_address_is_tried() {
     let server = FakeSmtp::start().await;
     let mut settings = server_at(&server);
     settings.host = "localhost".into();
+
     // Where localhost is ::1 as well, nobody listens there.
     assert!(Smtp::new(settings.clone()).unwrap().connect().await.is_ok());
     settings.port = server.stop().await.port();
+
     let (phase, reason) = refused(&Smtp::new(settings.clone()).unwrap()).await;
     assert_eq!(phase, Phase::Connect);
     assert!(
         reason.contains(&format!("localhost:{}", settings.port)) && reason.contains("refused"),
         "{reason}"
     );
+
     settings.host = "no-such-host.invalid".into();
     let (phase, reason) = refused(&Smtp::new(settings).unwrap()).await;
     assert!(
@@ -610,6 +644,7 @@ async fn a_server_that_cannot_prove_its_name_is_not_talked_to() {
         (Cert::OtherName, "not valid for name"),
         (Cert::Untrusted, "UnknownIssuer"),
     ];
+
     for (cert, expected) in cases {
         for implicit in [false, true] {
             let builder = FakeSmtp::builder();
@@ -655,12 +690,14 @@ async fn a_ca_file_that_cannot_be_used_is_named() {
     let mut settings = server_at(&server);
     settings.security = Security::StartTls;
     settings.ca_file = Some("/nowhere/ca.pem".into());
+
     let error = Smtp::new(settings.clone()).unwrap_err();
     assert!(
         matches!(&error, RelayError::CaFile { .. })
             && error.to_string().contains("/nowhere/ca.pem"),
         "{error}"
     );
+
     let empty = tempfile::NamedTempFile::new().unwrap();
     settings.ca_file = Some(empty.path().to_owned());
     let error = Smtp::new(settings).unwrap_err().to_string();
@@ -673,11 +710,13 @@ async fn starttls_that_is_not_offered_ends_the_connection_before_any_secret() {
     let mut settings = server_at(&server);
     settings.security = Security::StartTls;
     settings.auth = password("shop", "s3cret");
+
     let (phase, reason) = refused(&Smtp::new(settings).unwrap()).await;
     assert!(
         phase == Phase::Tls && reason.contains("does not offer STARTTLS"),
         "{reason}"
     );
+
     server.open_connections_fall_to(0).await;
     assert!(
         server
@@ -719,6 +758,7 @@ async fn what_was_offered_in_the_clear_is_forgotten_under_tls() {
         .capabilities(["SIZE 1000"])
         .start()
         .await;
+
     let mut settings = server_at(&server);
     settings.security = Security::StartTls;
     let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
@@ -727,6 +767,7 @@ async fn what_was_offered_in_the_clear_is_forgotten_under_tls() {
             .send(&transaction(&["ada@example.org"]), None)
             .await
     ));
+
     assert!(!server.mails()[0].pipelined);
 }
 
@@ -741,11 +782,13 @@ async fn a_login_works_by_every_mechanism() {
             Box::pin(async move { Ok(SecretString::from(format!("token-{number}"))) })
         }),
     };
+
     let builder = || {
         FakeSmtp::builder()
             .login("shop", "pässword")
             .login("shop@example.com", "token-0")
     };
+
     for (mechanisms, auth) in [
         ("PLAIN LOGIN", password("shop", "pässword")),
         ("LOGIN", password("shop", "pässword")),
@@ -803,6 +846,7 @@ async fn a_login_is_offered_and_asked_for_in_many_ways() {
             .mechanisms("PLAIN LOGIN")
             .refused_mechanism("PLAIN"),
     ];
+
     for (index, server) in servers.into_iter().enumerate() {
         let server = server.start().await;
         let mut settings = server_at(&server);
@@ -854,11 +898,13 @@ async fn a_server_that_does_not_know_ehlo_is_greeted_with_helo() {
                 .all(|line| !line.starts_with("HELO"))
         );
     }
+
     // Refused for another reason, it is refused.
     let server = FakeSmtp::builder()
         .at(Step::Ehlo, Act::reply(550, "5.7.1 not you"))
         .start()
         .await;
+
     assert_eq!(
         refused(&Smtp::new(server_at(&server)).unwrap()).await.0,
         Phase::Ehlo
@@ -877,6 +923,7 @@ async fn a_server_that_ends_its_lines_with_lf_alone_is_understood() {
         )
         .start()
         .await;
+
     let mut settings = server_at(&server);
     settings.auth = password("shop", "s3cret");
     let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
@@ -884,12 +931,14 @@ async fn a_server_that_ends_its_lines_with_lf_alone_is_understood() {
         transaction(&["a@x.org", "nobody@x.org"]),
         transaction(&["b@x.org"]),
     ];
+
     let outcomes = connection.send(&mails[0], Some(&mails[1])).await;
     assert!(matches!(
         &outcomes[..],
         [Outcome::Delivered(_), Outcome::Rejected(Phase::RcptTo, _)]
     ));
     assert!(delivered(&connection.send(&mails[1], None).await));
+
     assert!(server.mails()[1].overlapped && connection.is_usable());
 }
 
@@ -898,14 +947,17 @@ async fn a_login_that_fails_says_why_and_never_the_password() {
     let quoting = |word: &str| {
         FakeSmtp::builder().at(Step::Auth, Act::reply(535, &format!("5.7.8 no: {word}")))
     };
+
     let server = FakeSmtp::builder().login("shop", "right").start().await;
     let mut settings = server_at(&server);
     settings.auth = password("shop", "s3cret-word");
+
     let (phase, reason) = refused(&Smtp::new(settings.clone()).unwrap()).await;
     assert!(
         phase == Phase::Auth && reason.contains("535 5.7.8 wrong user or password"),
         "{reason}"
     );
+
     // base64 of the password, and of NUL shop NUL password.
     for (mechanism, word) in [
         ("PLAIN", "s3cret-word"),
@@ -924,6 +976,7 @@ async fn a_login_that_fails_says_why_and_never_the_password() {
             "{reason}"
         );
     }
+
     let server = FakeSmtp::start().await;
     settings.port = server.port();
     let (phase, reason) = refused(&Smtp::new(settings.clone()).unwrap()).await;
@@ -931,12 +984,14 @@ async fn a_login_that_fails_says_why_and_never_the_password() {
         phase == Phase::Auth && reason.contains("does not offer AUTH PLAIN or LOGIN"),
         "{reason}"
     );
+
     assert!(
         server
             .commands()
             .iter()
             .all(|line| !line.starts_with("AUTH"))
     );
+
     assert!(!format!("{:?}", Smtp::new(settings).unwrap()).contains("s3cret"));
 }
 
@@ -947,6 +1002,7 @@ async fn a_token_that_cannot_be_had_is_the_relays_trouble() {
     settings.timeouts.auth = Duration::from_millis(100);
     let failing: postrider::transport::TokenSource =
         Arc::new(|| Box::pin(async { Err("no network".to_owned()) }));
+
     let hanging: postrider::transport::TokenSource = Arc::new(|| Box::pin(std::future::pending()));
     for (token, expected) in [(failing, "no network"), (hanging, "in time")] {
         settings.auth = Some(Auth::OAuth2 {
@@ -977,6 +1033,7 @@ async fn we_introduce_ourselves_as_configured_and_a_name_cannot_break_out_of_its
             .unwrap();
         assert_eq!(server.commands().last().unwrap(), line);
     }
+
     for name in ["", "two words", "a\r\nMAIL FROM:<x@y>", "b\u{fc}cher"] {
         settings.client_name = Some(name.into());
         assert!(
@@ -996,6 +1053,7 @@ async fn replies_that_are_only_sloppy_are_understood() {
         )
         .start()
         .await;
+
     match &open(&server)
         .await
         .send(&transaction(&["ada@example.org"]), None)

@@ -72,6 +72,7 @@ fn assert_is_frozen(mail: &Mail) {
         );
         assert_ne!(*byte, 0, "a NUL at {i}");
     }
+
     let again = Mail::from_rfc5322(mail.envelope().clone(), message.clone()).unwrap();
     assert_eq!(again.message(), message);
     assert_eq!(
@@ -79,6 +80,7 @@ fn assert_is_frozen(mail: &Mail) {
         message.as_ptr(),
         "a frozen message is not copied"
     );
+
     assert_eq!(again.message_id(), mail.message_id());
     assert_eq!(again.subject(), mail.subject());
     assert_eq!(again.is_eight_bit(), mail.is_eight_bit());
@@ -119,6 +121,7 @@ mod builder {
                 "Content-Transfer-Encoding"
             ]
         );
+
         let text = text_of(&mail);
         assert!(
             text.starts_with(
@@ -126,6 +129,7 @@ mod builder {
             ),
             "{text}"
         );
+
         assert!(text.ends_with("\r\n\r\n123456\r\n"), "{text}");
         assert_eq!(mail.message_id(), format!("<{}@example.com>", mail.id()));
         assert_eq!(mail.subject(), "Your code");
@@ -133,6 +137,7 @@ mod builder {
             mail.envelope().return_path().unwrap().as_str(),
             "shop@example.com"
         );
+
         assert!(!mail.is_eight_bit() && !mail.needs_smtputf8());
         let date = parse(&mail).date().unwrap().to_timestamp();
         assert!((Timestamp::now().as_millis() / 1000 - date).abs() < 60);
@@ -144,11 +149,13 @@ mod builder {
             .to("Bob <bob@example.org>")
             .cc("carl@example.org")
             .bcc("dora@example.org");
+
         let mail = mail
             .bcc("ada@example.org")
             .reply_to("help@example.com")
             .build()
             .unwrap();
+
         assert_eq!(
             recipients(&mail),
             [
@@ -158,6 +165,7 @@ mod builder {
                 "dora@example.org"
             ]
         );
+
         assert!(!text_of(&mail).contains("dora"));
         let parsed = parse(&mail);
         assert_eq!(parsed.to().unwrap().clone().into_list().len(), 2);
@@ -165,6 +173,7 @@ mod builder {
             parsed.cc().unwrap().first().unwrap().address().unwrap(),
             "carl@example.org"
         );
+
         assert_eq!(
             parsed
                 .reply_to()
@@ -195,6 +204,7 @@ mod builder {
             .attachment(attachment("Rechnung für März.pdf", "application/pdf", None))
             .build()
             .unwrap();
+
         assert_is_frozen(&mail);
         let parsed = parse(&mail);
         let types: Vec<String> = parsed
@@ -209,6 +219,7 @@ mod builder {
                 )
             })
             .collect();
+
         let expected = [
             "multipart/mixed",
             "multipart/alternative",
@@ -218,16 +229,19 @@ mod builder {
             "image/png",
             "application/pdf",
         ];
+
         assert_eq!(types, expected);
         assert_eq!(parsed.body_text(0).unwrap().trim_end(), "123456");
         assert_eq!(
             parsed.body_html(0).unwrap().trim_end(),
             "<p>Grüße <img src=\"cid:logo\"></p>"
         );
+
         let image = &parsed.parts[5];
         assert_eq!(image.content_id(), Some("logo"));
         assert_eq!(image.contents(), b"\x89PNG\r\n\x1a\n\0\xff");
         assert!(image.content_disposition().unwrap().is_inline());
+
         let file = &parsed.parts[6];
         assert_eq!(file.attachment_name(), Some("Rechnung für März.pdf"));
         assert!(file.content_disposition().unwrap().is_attachment());
@@ -273,6 +287,7 @@ mod builder {
             .header("X-Campaign", "früh jahr")
             .build()
             .unwrap();
+
         assert!(mail.message().is_ascii());
         assert!(!mail.is_eight_bit() && !mail.needs_smtputf8());
         let parsed = parse(&mail);
@@ -280,20 +295,24 @@ mod builder {
             parsed.from().unwrap().first().unwrap().name(),
             Some("Bücher & Söhne")
         );
+
         assert_eq!(
             parsed.from().unwrap().first().unwrap().address(),
             Some("shop@xn--bcher-kva.example")
         );
+
         assert_eq!(
             parsed.to().unwrap().first().unwrap().name(),
             Some("Løvelace, Ada")
         );
+
         let subject =
             "Grüße  von  Zoë =?utf-8?q?x?= und allen, die heute und morgen noch kommen werden 🎉";
         assert_eq!(parsed.subject(), Some(subject));
         assert_eq!(mail.subject(), subject);
         assert_eq!(parsed.body_text(0).unwrap(), "Schöne Grüße\r\nvon uns\r\n");
         assert!(text_of(&mail).contains("\r\nX-Campaign: =?utf-8?b?ZnLDvGg=?= jahr\r\n"));
+
         assert!(mail.message_id().ends_with("@xn--bcher-kva.example>"));
     }
 
@@ -349,6 +368,7 @@ mod builder {
             refused(Mail::builder().to("a@example.com").text("x")),
             "from"
         );
+
         assert_eq!(refused(minimal().from("shop")), "from");
         assert_eq!(refused(nobody()), "to");
         assert_eq!(refused(minimal().to("bob")), "to[1]");
@@ -356,17 +376,20 @@ mod builder {
             refused(minimal().to("a@example.org, b@example.org")),
             "to[1]"
         );
+
         assert_eq!(refused(minimal().cc("bob")), "cc[0]");
         assert_eq!(refused(minimal().bcc("bob@\r\n")), "bcc[0]");
         assert_eq!(
             refused(minimal().reply_to("Bob <bob@x\r\n.example>")),
             "reply_to[0]"
         );
+
         assert_eq!(refused(minimal().return_path("bob")), "return_path");
         assert_eq!(
             refused(minimal().subject("a\r\nBcc: eve@example.org")),
             "subject"
         );
+
         assert_eq!(refused(minimal().subject("a\nb")), "subject");
         assert_eq!(refused(minimal().text("a\0b")), "text");
         assert_eq!(refused(minimal().html("a\0b")), "html");
@@ -374,19 +397,23 @@ mod builder {
             refused(Mail::builder().from("a@example.com").to("b@example.com")),
             "text"
         );
+
         assert_eq!(
             refused(minimal().header("X-Id", "a\r\nBcc: eve@example.org")),
             "headers.X-Id"
         );
+
         assert_eq!(refused(minimal().header("X-Id", "a\rb")), "headers.X-Id");
         assert_eq!(
             refused(minimal().header("X-Id", "a\u{85}b")),
             "headers.X-Id"
         );
+
         assert_eq!(
             refused(minimal().header("X-Id: a\r\nBcc", "eve@example.org")),
             "headers.X-Id: a\\r\\nBcc"
         );
+
         assert_eq!(refused(minimal().header("", "a")), "headers.");
         assert_eq!(refused(minimal().header("X Id", "a")), "headers.X Id");
         assert_eq!(refused(minimal().header("X-Ïd", "a")), "headers.X-Ïd");
@@ -405,6 +432,7 @@ mod builder {
                 format!("headers.{ours}")
             );
         }
+
         assert_eq!(
             refused(
                 minimal()
@@ -413,6 +441,7 @@ mod builder {
             ),
             "headers.References"
         );
+
         let file = |name: &str, kind: &str, id: Option<&str>| {
             refused(minimal().attachment(attachment(name, kind, id)))
         };
@@ -422,23 +451,28 @@ mod builder {
             file(&"a".repeat(256), "image/png", None),
             "attachments[0].filename"
         );
+
         assert_eq!(file("a.png", "png", None), "attachments[0].content_type");
         assert_eq!(
             file("a.png", "image/png\r\nX: y", None),
             "attachments[0].content_type"
         );
+
         assert_eq!(
             file("a.png", "text/plain; name=\"a\r\nX: y\"", None),
             "attachments[0].content_type"
         );
+
         assert_eq!(
             file("a.png", "multipart/mixed", None),
             "attachments[0].content_type"
         );
+
         assert_eq!(
             file("a.png", "image/png", Some("a")),
             "attachments[0].inline_id"
         );
+
         assert_eq!(
             refused(
                 minimal()
@@ -447,6 +481,7 @@ mod builder {
             ),
             "attachments[0].inline_id"
         );
+
         let twice = minimal()
             .html("x")
             .attachment(attachment("a", "image/png", Some("a")));
@@ -454,6 +489,7 @@ mod builder {
             refused(twice.attachment(attachment("b", "image/png", Some("a")))),
             "attachments[1].inline_id"
         );
+
         assert_eq!(refused(minimal().tag("ok").tag("a\nb")), "tags[1]");
         assert_eq!(refused(minimal().tag("")), "tags[0]");
         assert_eq!(refused(minimal().tag("a".repeat(65))), "tags[0]");
@@ -461,16 +497,19 @@ mod builder {
             refused((0..21).fold(minimal(), |mail, i| mail.tag(i.to_string()))),
             "tags"
         );
+
         assert_eq!(refused(minimal().idempotency_key("")), "idempotency_key");
         assert_eq!(
             refused(minimal().idempotency_key("a".repeat(256))),
             "idempotency_key"
         );
+
         assert_eq!(refused(minimal().idempotency_key("a\0")), "idempotency_key");
         assert_eq!(
             refused(minimal().delay(minutes(5)).expires_in(minutes(5))),
             "expires_in"
         );
+
         assert_eq!(refused(minimal().expires_in(seconds(0))), "expires_in");
         let at = Timestamp::now();
         assert_eq!(refused(minimal().send_at(at).expires_at(at)), "expires_in");
@@ -629,6 +668,7 @@ mod freezer {
             );
             assert_eq!(refused(twice), format!("headers.{name}"));
         }
+
         assert!(raw("Received: a\r\nReceived: b\r\n\r\n").is_ok());
     }
 
@@ -642,6 +682,7 @@ mod freezer {
             )),
             "headers.Message-ID"
         );
+
         assert_eq!(
             refused(format!("DKIM-Signature: v=1; b=x\r\n{PLAIN}a\0b")),
             "body",
@@ -659,21 +700,26 @@ mod freezer {
             assert!(!mail.needs_smtputf8());
             mail
         };
+
         let text = mended(b"test1\r\n", "had none");
         assert!(text_of(&text).starts_with("From: <shop@example.com>\r\n"));
         assert!(text_of(&text).ends_with("\r\n\r\ntest1\r\n"));
+
         let latin = mended(b"Subject: Gr\xfc\xdfe\r\n\r\n", "windows-1252");
         assert_eq!(latin.subject(), "Grüße");
         let utf8 = mended("Subject: Grüße\r\n\r\nGrüße\r\n".as_bytes(), "8-bit text");
         assert_eq!((utf8.subject(), utf8.is_eight_bit()), ("Grüße", true));
+
         let cron = mended(
             b"From: root (Cron Daemon)\nTo: root\n\nx\n",
             "got its domain",
         );
+
         assert!(
             text_of(&cron)
                 .starts_with("From: root@example.com (Cron Daemon)\r\nTo: root@example.com\r\n")
         );
+
         let long = format!("Subject: {}\r\n\r\n", "a".repeat(1000));
         assert_eq!(mended(long.as_bytes(), "folded").subject().len(), 200);
         mended(b"Subject: x\r\n\r\na\0b\r\n", "quoted-printable");
@@ -724,6 +770,7 @@ mod fingerprint {
                 .build()
                 .unwrap()
         };
+
         let (one, two) = (build(), build());
         assert_ne!(one.message(), two.message());
         assert_eq!(one.fingerprint(), two.fingerprint());
@@ -732,6 +779,7 @@ mod fingerprint {
                 .unwrap()
                 .fingerprint()
         };
+
         assert_eq!(
             again(&one),
             again(&two),
@@ -747,6 +795,7 @@ mod fingerprint {
                 .header("X-A", "1")
                 .attachment(attachment("a.png", "image/png", None))
         };
+
         let mut seen = std::collections::HashSet::new();
         for mail in [
             base(),
@@ -794,6 +843,7 @@ mod fingerprint {
                 .fingerprint(),
             base
         );
+
         assert_eq!(
             minimal()
                 .send_at(Timestamp::now())
@@ -814,6 +864,7 @@ mod fingerprint {
                  --{outer}--\r\nepilogue\r\n"
             )
         };
+
         let base = of(&message("aaaa", "bbbb", "text"));
         assert_eq!(of(&message("cc", "dddddd", "text")), base);
         assert_ne!(of(&message("aaaa", "bbbb", "other")), base);
@@ -821,10 +872,12 @@ mod fingerprint {
             of(&message("aaaa", "bbbb", "text").replace("html", "css")),
             base
         );
+
         assert_ne!(
             of(&message("aaaa", "bbbb", "text").replace("epilogue", "end")),
             base
         );
+
         assert_ne!(
             of(&message("aaaa", "bbbb", "text").replace("--not a", "--not the")),
             base
@@ -854,6 +907,7 @@ mod fingerprint {
             );
             of(&(head + &parts.collect::<String>()))
         };
+
         let base = message(1000);
         assert_eq!(message(0), base);
         assert_eq!(message(31), base);
@@ -891,6 +945,7 @@ mod lettre_messages {
             .header(ContentType::TEXT_PLAIN)
             .body("Schöne Grüße\n".to_owned())
             .unwrap();
+
         let mail = Mail::from_lettre(&message).unwrap();
         assert_is_frozen(&mail);
         assert_eq!(recipients(&mail), ["ada@example.org", "bob@example.org"]);
@@ -898,6 +953,7 @@ mod lettre_messages {
             mail.envelope().return_path().unwrap().as_str(),
             "shop@example.com"
         );
+
         assert_eq!(mail.subject(), "Grüße");
         assert!(mail.message_id().ends_with("@example.com>"));
         assert!(!text_of(&mail).contains("bob@"));
@@ -926,6 +982,7 @@ mod lettre_messages {
             "ada",
             "example.org> SIZE=1\r\nRCPT TO:<eve@example.org",
         );
+
         let envelope =
             lettre::address::Envelope::new(None, vec!["a@b.example".parse().unwrap(), evil])
                 .unwrap();
@@ -934,6 +991,7 @@ mod lettre_messages {
             .envelope(envelope)
             .body("x".to_owned())
             .unwrap();
+
         assert_eq!(Mail::from_lettre(&message).unwrap_err().field(), "to[1]");
     }
 }
@@ -953,10 +1011,12 @@ mod directives {
              To: y@z.example\r\n\r\nX-Postrider-Key: body\r\n",
         )
         .unwrap();
+
         assert_eq!(
             rest,
             "Subject: x\r\nTo: y@z.example\r\n\r\nX-Postrider-Key: body\r\n"
         );
+
         let expected = Options {
             priority: Priority::Bulk,
             send: Some(When::At("2026-01-31T12:00:00Z".parse().unwrap())),
@@ -966,6 +1026,7 @@ mod directives {
             guarantee: Guarantee::AtLeastOnce,
             list: None,
         };
+
         assert_eq!(options, expected);
         assert_eq!(
             take("X-Postrider-Expires-In: 90\n\n").unwrap().1.expires,
@@ -993,18 +1054,21 @@ mod directives {
             let error = take(&format!("X-Postrider-{field}: {value}\r\n\r\n")).unwrap_err();
             assert_eq!(error.field(), format!("headers.X-Postrider-{field}"));
         }
+
         let twice = take("X-Postrider-Key: a\r\nX-Postrider-key: b\r\n\r\n").unwrap_err();
         assert_eq!(twice.field(), "headers.X-Postrider-key");
         assert_eq!(
             take("X-Postrider-Key:\r\n\r\n").unwrap_err().field(),
             "idempotency_key"
         );
+
         assert_eq!(
             take("X-Postrider-Expires-In: 0\r\n\r\n")
                 .unwrap_err()
                 .field(),
             "expires_in"
         );
+
         let long = "t".repeat(65);
         assert_eq!(
             take(&format!("X-Postrider-Tag: {long}\r\n\r\n"))
@@ -1052,6 +1116,7 @@ fn message_like() -> impl Strategy<Value = Vec<u8>> {
         Just(b" ".to_vec()),
         Just(Vec::new()),
     ];
+
     let end = prop::sample::select(vec![&b"\r\n"[..], b"\r\n", b"\r\n", b"\n", b"\r", b""]);
     prop::collection::vec((line, end), 0..12).prop_map(|lines| {
         lines
@@ -1128,6 +1193,7 @@ proptest! {
             .attachment(attachment(file, "application/pdf", None))
             .build()
             .unwrap();
+
         let parsed = parse(&mail);
         prop_assert_eq!(parsed.from().unwrap().first().unwrap().name().unwrap_or_default(), name);
         prop_assert_eq!(parsed.subject().unwrap_or_default(), subject, "{}", text_of(&mail));

@@ -1,7 +1,7 @@
-//! Three nodes over one database, whose relay is moody, while nodes are killed or stopped for longer
-//! than their lease and the database is restarted as by a power cut. Clients hand in over HTTP, SMTP and
-//! the outbox, and repeat under one key what was not acknowledged. `POSTRIDER_CHAOS_ROUNDS` is how many
-//! faults there are.
+//! Three nodes over one database, whose relay is moody, while nodes are killed or stopped for
+//! longer than their lease and the database is restarted as by a power cut. Clients submit over
+//! HTTP, SMTP and the outbox, and repeat under one key what was not acknowledged.
+//! `POSTRIDER_CHAOS_ROUNDS` is how many faults there are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
@@ -22,8 +22,8 @@ use super::nodes::{Cluster, signal};
 const LEASE: u64 = 2;
 /// How long everything may take to come to its end when there are no more faults.
 const QUIET: Duration = Duration::from_secs(90);
-/// How long before and after a fault a transmission may have been open that it broke: one that is begun
-/// is recorded within this time where nothing happens.
+/// How long before and after a fault a transmission may have been open that it broke: one that is
+/// begun is recorded within this time where nothing happens.
 const OPEN: Duration = Duration::from_secs(2);
 
 /// What the clients were promised.
@@ -78,6 +78,7 @@ fn over_smtp(address: SocketAddr, to: &str) -> Option<()> {
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .ok()?;
+
     let mut answers = BufReader::new(stream.try_clone().ok()?);
     let mut next = || loop {
         let mut line = String::new();
@@ -88,6 +89,7 @@ fn over_smtp(address: SocketAddr, to: &str) -> Option<()> {
             return Some(line);
         }
     };
+
     let rcpt = format!("RCPT TO:<{to}>");
     let message = format!("X-Postrider-Key: {to}\r\nSubject: Your code\r\n\r\n123456\r\n.");
     let mut answer = next()?;
@@ -104,6 +106,7 @@ fn over_smtp(address: SocketAddr, to: &str) -> Option<()> {
         write!(&stream, "{line}\r\n").ok()?;
         answer = next()?;
     }
+
     answer.starts_with("250").then_some(())
 }
 
@@ -130,6 +133,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         .ok()
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(6);
+
     let seed = std::process::id().into();
     println!("seed {seed}, {rounds} rounds");
     let relay = Arc::new(moody_relay(seed).await);
@@ -139,6 +143,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         let url = cluster.server.url();
         Service::start(cluster.configured(name, LEASE, url, retry))
     };
+
     let names = ["first", "second", "third"];
     let mut nodes: Vec<Service> = names.iter().map(|name| start(name)).collect();
     let doors = Doors(Arc::new(Mutex::new(
@@ -148,6 +153,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
     // The clients, and when what arrived.
     let ledger = Arc::new(Ledger::default());
     let is_over = Arc::new(AtomicBool::new(false));
+
     let mut threads = Vec::new();
     for client in 0..4_usize {
         let (ledger, doors, is_over) = (Arc::clone(&ledger), doors.clone(), Arc::clone(&is_over));
@@ -173,7 +179,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
                     }
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                // What was acknowledged is handed in again now and then, at another node.
+                // What was acknowledged is submitted again now and then, at another node.
                 if n % 17 == 0
                     && client < 2
                     && let Some(id) = over_http(doors.http(tries + 1), &to)
@@ -184,6 +190,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
             }
         }));
     }
+
     let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let watching = {
         let (relay, times) = (Arc::clone(&relay), Arc::clone(&times));
@@ -233,6 +240,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         );
         faults.push(Fault { what, from, until });
     }
+
     tokio::time::sleep(Duration::from_secs(2)).await;
     is_over.store(true, Ordering::Relaxed);
     for thread in threads {
@@ -252,6 +260,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+
     watching.await.unwrap();
     judge(
         &cluster,
@@ -260,6 +269,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         &times.lock().unwrap(),
         &faults,
     );
+
     for node in &nodes {
         let metrics = node.get("/metrics").body;
         let stale = metrics
@@ -279,12 +289,14 @@ fn judge(
     let problems = ledger.problems.lock().unwrap();
     assert!(problems.is_empty(), "{problems:#?}");
     let acknowledged = ledger.acknowledged.lock().unwrap();
+
     let mut of_each: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, mail) in arrived.iter().enumerate() {
         for recipient in &mail.recipients {
             of_each.entry(recipient).or_default().push(at);
         }
     }
+
     let lost: Vec<&String> = acknowledged
         .keys()
         .filter(|to| !of_each.contains_key(to.as_str()))
@@ -305,10 +317,12 @@ fn judge(
             }
         }
     }
+
     let kinds: BTreeMap<&str, usize> = faults.iter().fold(BTreeMap::new(), |mut kinds, fault| {
         *kinds.entry(fault.what).or_default() += 1;
         kinds
     });
+
     println!("{kinds:?}");
     println!(
         "{} faults, {} acknowledged, {} arrived, {} lost, {twice} more than once",
@@ -317,6 +331,7 @@ fn judge(
         arrived.len(),
         lost.len(),
     );
+
     assert!(lost.is_empty(), "{lost:?}");
     assert!(unexplained.is_empty(), "{unexplained:?} {faults:?}");
     assert!(
@@ -330,10 +345,12 @@ fn judge(
            (SELECT count(*) FROM ended WHERE stage = 2), (SELECT count(*) FROM ended WHERE stage <> 2),
            (SELECT count(DISTINCT recipients) FROM mails), (SELECT count(*) FROM mails) FROM head",
     );
+
     let sums: Vec<i64> = sums.split('|').map(|sum| sum.parse().unwrap()).collect();
     let [pending, total, delivered, otherwise, recipients, mails] = sums[..] else {
         panic!("{sums:?}");
     };
+
     assert_eq!(pending, 0, "{sums:?}");
     assert_eq!(total, delivered, "none settled twice: {sums:?}");
     assert_eq!(otherwise, 0, "every mail was delivered: {sums:?}");

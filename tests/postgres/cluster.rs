@@ -12,14 +12,17 @@ async fn a_pause_is_obeyed_by_every_node_and_by_those_that_join() {
     let cluster = Cluster::over(Server::start(), "pause", &relay);
     let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
     assert_eq!(first.post("/v1/relays/primary/pause", "").status, 200);
+
     let is_paused = |node: &super::common::service::Service| {
         node.get("/v1/relays").json()["relays"][0]["state"] == "paused"
     };
     eventually("the other node pauses", async || is_paused(&second)).await;
+
     let third = cluster.node("third", 5);
     eventually("a node that joins pauses", async || is_paused(&third)).await;
     let ids = second.hand_in_many("paused", 3, "hello");
     std::thread::sleep(Duration::from_millis(500));
+
     assert_eq!(relay.accepted(), 0, "nothing is sent");
     assert_eq!(third.post("/v1/relays/primary/resume", "").status, 200);
     first.become_all(&ids, "delivered");
@@ -35,6 +38,7 @@ async fn a_pause_is_obeyed_by_every_node_and_by_those_that_join() {
         .iter()
         .map(|node| node["name"].as_str().unwrap())
         .collect();
+
     assert_eq!(names, ["first", "second", "third"], "{nodes}");
     assert_eq!(nodes["nodes"][1]["is_this"], true, "{nodes}");
 }
@@ -44,9 +48,11 @@ async fn a_mail_in_another_nodes_hands_can_be_cancelled() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "cancel", &relay);
     let first = cluster.node("first", 5);
+
     // It is in the sender's hands, and its final dot has not been sent.
     let hesitation = Duration::from_secs(4);
     relay.rule(Rule::at(Step::Data).act(Act::Delay(hesitation)).first(4));
+
     let ids = first.hand_in_many("cancelled", 1, "hello");
     eventually("it is being sent", async || {
         first.state(&ids[0]) == "sending"
@@ -59,16 +65,19 @@ async fn a_mail_in_another_nodes_hands_can_be_cancelled() {
     assert_eq!(answer.status, 200, "{answer:?}\n{}", first.log());
     assert_eq!(answer.json()["state"], "cancelled", "{answer:?}");
     assert!(begun.elapsed() < Duration::from_secs(20));
+
     assert_eq!(relay.accepted(), 0, "it was not sent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_numbers_and_records_are_the_same_at_every_node() {
     let relay = FakeSmtp::start().await;
+
     let cluster = Cluster::over(Server::start(), "same", &relay);
     let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
     let ids = first.hand_in_many("same", 5, "hello");
     second.become_all(&ids, "delivered");
+
     let states =
         |node: &super::common::service::Service| node.get("/v1/stats").json()["states"].clone();
     eventually("the numbers are the same", async || {
@@ -79,6 +88,7 @@ async fn events_numbers_and_records_are_the_same_at_every_node() {
         let path = format!("/v1/mails/{id}");
         assert_eq!(first.get(&path).body, second.get(&path).body);
     }
+
     assert_eq!(
         cluster.sql("SELECT sum(events) FROM journal WHERE NOT acts"),
         "15",
@@ -95,6 +105,7 @@ async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
             .as_u64()
             .unwrap()
     };
+
     let first = cluster.node("first", 2);
     assert_eq!(connections(&first), 4, "one node has all");
     let mut second = cluster.node("second", 2);
@@ -102,6 +113,7 @@ async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
         (connections(&first), connections(&second)) == (2, 2)
     })
     .await;
+
     let ids = first.hand_in_many("shared", 20, "hello");
     second.become_all(&ids, "delivered");
 
@@ -110,6 +122,7 @@ async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
         connections(&first) == 4
     })
     .await;
+
     let more = first.hand_in_many("alone", 5, "hello");
     first.become_all(&more, "delivered");
 }

@@ -1,5 +1,5 @@
-//! How a database is reached: over TLS, with a password, as a role that is nobody special, and through
-//! a pool.
+//! How a database is reached: over TLS, with a password, as a role that is nobody special, and
+//! through a pool.
 
 use std::io::Write;
 use std::path::Path;
@@ -34,10 +34,12 @@ fn showing(cert: Cert) -> (Server, tempfile::NamedTempFile) {
     write(&server.data().join("server.key"), &identity.key_pem);
     server.sql("ALTER SYSTEM SET ssl = on");
     server.sql("SELECT pg_reload_conf()");
+
     let deadline = Instant::now() + Duration::from_secs(10);
     while server.sql("SHOW ssl") != "on" {
         assert!(Instant::now() < deadline, "the server shows a certificate");
     }
+
     let mut authority = tempfile::NamedTempFile::new().unwrap();
     authority.write_all(identity.ca_pem.as_bytes()).unwrap();
     (server, authority)
@@ -88,11 +90,13 @@ async fn a_role_with_a_password_and_no_special_right_is_enough() {
     server.sql("CREATE ROLE mailer LOGIN PASSWORD 'the secret'");
     server.sql("CREATE SCHEMA AUTHORIZATION mailer");
     server.sql("CREATE TABLE orders (id int)");
+
     let rules = server.data().join("pg_hba.conf");
     let before = std::fs::read_to_string(&rules).unwrap();
     let rule = "host all mailer all scram-sha-256\n";
     write(&rules, &format!("{rule}{before}"));
     server.sql("SELECT pg_reload_conf()");
+
     assert!(
         server
             .sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'mailer'")
@@ -105,6 +109,7 @@ async fn a_role_with_a_password_and_no_special_right_is_enough() {
             .schema("mailer")
             .password(SecretString::from(password.to_owned()))
     };
+
     let refused = spool("wrong").open(SpoolOptions::default()).await;
     let why = refused.err().unwrap().to_string();
     assert!(why.contains("password") && !why.contains("wrong"), "{why}");
@@ -112,6 +117,7 @@ async fn a_role_with_a_password_and_no_special_right_is_enough() {
         .open(SpoolOptions::default())
         .await
         .unwrap();
+
     put(&*opened, new_mail("ada@example.org")).await;
     opened.close().await.unwrap();
 
@@ -125,13 +131,16 @@ async fn a_role_with_a_password_and_no_special_right_is_enough() {
     let relay = FakeSmtp::start().await;
     let mut cluster = Cluster::over(server, "mailer", &relay);
     cluster.schema = "mailer".into();
+
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
     std::fs::write(&file, "the secret\n").unwrap();
+
     let more = format!("password_file = \"{}\"\n", file.display());
     let node = Service::start(cluster.configured("only", 5, &url, &more));
     let ids = node.hand_in_many("role", 3, "hello");
     node.become_all(&ids, "delivered");
+
     assert!(!node.log().contains("the secret"), "{}", node.log());
 }
 
@@ -156,6 +165,7 @@ fn pool(server: &Server, mode: &str) -> Pool {
         .unwrap()
         .port();
     let config = dir.path().join("pgbouncer.ini");
+
     let users = dir.path().join("users.txt");
     write(&users, "\"postgres\" \"\"\n");
     write(
@@ -170,6 +180,7 @@ fn pool(server: &Server, mode: &str) -> Pool {
         )
         .replace("* = host=127.0.0.1", "* = user=postgres host=127.0.0.1"),
     );
+
     give_away(&[dir.path()]);
     let child = as_nobody(Path::new("pgbouncer"))
         .arg(&config)
@@ -177,11 +188,13 @@ fn pool(server: &Server, mode: &str) -> Pool {
         .stderr(Stdio::null())
         .spawn()
         .expect("pgbouncer runs; Debian's package is pgbouncer");
+
     let deadline = Instant::now() + Duration::from_secs(10);
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(Instant::now() < deadline, "the pool listens");
         std::thread::sleep(Duration::from_millis(20));
     }
+
     Pool {
         port,
         child,
@@ -202,9 +215,11 @@ async fn a_pool_of_sessions_works_and_one_of_transactions_is_refused_and_says_wh
 
     let of_sessions = pool(&server, "session");
     let relay = FakeSmtp::start().await;
+
     let cluster = Cluster::over(server, "pool", &relay);
     let node = cluster.node_at("only", 5, &through(&of_sessions));
     let ids = node.hand_in_many("pool", 20, "hello");
     node.become_all(&ids, "delivered");
+
     assert_eq!(relay.accepted(), 20);
 }

@@ -1,5 +1,5 @@
-//! `postrider spool copy`, `verify`, `export` and `migrate`: a spool moves between a directory and a
-//! database, and nothing of it is lost.
+//! `postrider spool copy`, `verify`, `export` and `migrate`: a spool moves between a directory and
+//! a database, and nothing of it is lost.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,6 +38,7 @@ async fn everything(spool: &dyn Spool) -> Everything {
         limit: 1000,
         ..Query::default()
     };
+
     loop {
         let page = spool.list(query.clone(), start()).await.unwrap();
         for record in page.mails {
@@ -54,6 +55,7 @@ async fn everything(spool: &dyn Spool) -> Everything {
             break;
         }
     }
+
     let journal = spool.journal().unwrap();
     let mut events = Vec::new();
     let mut at = 0;
@@ -65,10 +67,12 @@ async fn everything(spool: &dyn Spool) -> Everything {
         events.extend(page.events.iter().map(|event| (**event).clone()));
         at = page.last;
     }
+
     let all = SuppressionQuery {
         limit: 1000,
         ..SuppressionQuery::default()
     };
+
     let app = Submitter::token("app");
     let suppressions = spool.suppressions().unwrap();
     Everything {
@@ -91,6 +95,7 @@ fn tried(delivery: &Delivery, stage: Stage) -> Delivery {
     next.tries += 1;
     next.counted += 1;
     next.stage = stage;
+
     next.attempts.push(Attempt {
         at: start(),
         relay: "primary".into(),
@@ -99,6 +104,7 @@ fn tried(delivery: &Delivery, stage: Stage) -> Delivery {
         enhanced: Some("4.2.0".into()),
         text: "later".into(),
     });
+
     next
 }
 
@@ -106,6 +112,7 @@ fn tried(delivery: &Delivery, stage: Stage) -> Delivery {
 async fn fill(spool: &dyn Spool) {
     let at = start();
     let hour = Duration::from_secs(3600);
+
     let mut crowd = new_mail("r0@example.org");
     let one = crowd.deliveries[0].clone();
     crowd.deliveries = (0..3000)
@@ -127,6 +134,7 @@ async fn fill(spool: &dyn Spool) {
         Stage::Pending { due: at + hour },
         Stage::Cancelled { at },
     ];
+
     let mut ours = Vec::new();
     for (n, _) in stages.iter().enumerate() {
         let mut mail = new_mail(&format!("one{n}@example.org"));
@@ -140,10 +148,12 @@ async fn fill(spool: &dyn Spool) {
         mail.manifest.size = mail.body.len() as u64;
         ours.push(put(spool, mail).await);
     }
+
     let wanted = ClaimRequest {
         turns: vec![Priority::Critical; 4],
         ..everything_due()
     };
+
     for claim in spool.claim(wanted).await.unwrap() {
         let Some(n) = ours.iter().position(|id| *id == claim.manifest.id) else {
             continue;
@@ -157,11 +167,13 @@ async fn fill(spool: &dyn Spool) {
         });
         spool.settle(settled.collect()).await.unwrap();
     }
+
     let by = By {
         who: Some(Submitter::token("clerk")),
         from: None,
         is_part: false,
     };
+
     tokio::time::timeout(Duration::from_secs(20), async {
         while spool.cancel_by(&by, ours[3], at).await.unwrap()
             == postrider::spool::OperationResult::TooLate
@@ -171,6 +183,7 @@ async fn fill(spool: &dyn Spool) {
     })
     .await
     .expect("its lease goes back");
+
     let entries = (0..1200).map(|n| Suppression {
         address: format!("gone{n}@example.org").parse().unwrap(),
         reason: SuppressionReason::ALL[n % 4],
@@ -179,10 +192,12 @@ async fn fill(spool: &dyn Spool) {
         until: (n % 2 == 0).then_some(at + hour),
         note: (n % 5 == 0).then(|| "550 no such user".into()),
     });
+
     let suppressions = spool.suppressions().unwrap();
     suppressions.add(entries.collect()).await.unwrap();
     let journal = spool.journal().unwrap();
     journal.reader("shop", 0).await.unwrap();
+
     let kept = vec![(vec![1, 2], Some(vec![3; 100]))];
     journal.advance("shop", 3, kept).await.unwrap();
 }
@@ -226,6 +241,7 @@ async fn assert_key_holds(spool: &dyn Spool, everything: &Everything) {
         .values()
         .find(|(manifest, ..)| manifest.idempotency_key.as_deref() == Some("order-1"));
     let (manifest, deliveries, body) = with_key.unwrap();
+
     let id: MailId = uuid::Uuid::now_v7().to_string().parse().unwrap();
     let again = NewMail {
         manifest: Manifest {
@@ -235,6 +251,7 @@ async fn assert_key_holds(spool: &dyn Spool, everything: &Everything) {
         body: body.clone().unwrap(),
         deliveries: deliveries.clone(),
     };
+
     let put = spool.put(vec![again]).await;
     assert_eq!(put, [Ok(PutResult::Duplicate(manifest.id))]);
 }
@@ -246,6 +263,7 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let (first, last) = (dir.path().join("first"), dir.path().join("last"));
     let text = |path: &Path| path.display().to_string();
+
     let spool: Arc<dyn Spool> = sled::open(&first, options()).unwrap();
     fill(&*spool).await;
     let before = everything(&*spool).await;
@@ -254,6 +272,7 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
         (3001, (1, 4)),
         "as it was filled"
     );
+
     let in_use = fails(&["copy", &text(&first), server.url(), "--schema", &schema]);
     assert!(in_use.contains("in use"), "{in_use}");
     spool.close().await.unwrap();
@@ -266,6 +285,7 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
         told.contains("mails: 5; deliveries: 3001 pending"),
         "{told}"
     );
+
     let again = fails(&["copy", &text(&first), server.url(), "--schema", &schema]);
     assert!(again.contains("holds mail already"), "{again}");
 
@@ -273,6 +293,7 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
     let spool = database.open(options()).await.unwrap();
     assert_eq!(everything(&*spool).await, before);
     assert_key_holds(&*spool, &before).await;
+
     let open = fails(&["copy", server.url(), &text(&last), "--schema", &schema]);
     assert!(open.contains("stop them first"), "{open}");
     assert!(!last.exists());
@@ -285,6 +306,7 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
         told.contains("mails: 5; deliveries: 3001 pending"),
         "{told}"
     );
+
     let spool = sled::open(&last, options()).unwrap();
     let after = everything(&*spool).await;
     assert_eq!(after, before);
@@ -299,6 +321,7 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
         }
         held.extend(claims);
     }
+
     let claimed: usize = held.iter().map(|claim| claim.deliveries.len()).sum();
     assert_eq!(claimed, 3000, "all but the one that is deferred");
     drop(held);
@@ -310,9 +333,11 @@ async fn a_database_is_made_verified_and_exported_by_hand() {
     let server = Server::start();
     let schema = format!("c{}-hand", std::process::id());
     let at = ["--schema", &schema];
+
     let url = server.url();
     let missing = fails(&["verify", url, at[0], at[1]]);
     assert!(missing.contains("postrider spool migrate"), "{missing}");
+
     let made = succeeds(&["migrate", url, at[0], at[1]]);
     assert!(made.contains("version 0 is now"), "{made}");
     let again = succeeds(&["migrate", url, at[0], at[1], "--json"]);
@@ -323,10 +348,12 @@ async fn a_database_is_made_verified_and_exported_by_hand() {
     let spool = database.open(options()).await.unwrap();
     let id = put(&*spool, new_mail("ada@example.org")).await;
     spool.close().await.unwrap();
+
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out").display().to_string();
     let told = succeeds(&["export", url, &out, at[0], at[1]]);
     assert!(told.contains(": 1"), "{told}");
+
     let message = std::fs::read(dir.path().join(format!("out/{id}.eml"))).unwrap();
     assert_eq!(message, b"Subject: a sample\r\n\r\nHello.\r\n");
     let envelope = std::fs::read_to_string(dir.path().join(format!("out/{id}.json"))).unwrap();
@@ -336,6 +363,7 @@ async fn a_database_is_made_verified_and_exported_by_hand() {
     server.sql(&format!(
         "UPDATE \"{schema}\".head SET totals[2] = 7; DELETE FROM \"{schema}\".routes"
     ));
+
     let told = fails(&["verify", url, at[0], at[1]]);
     assert!(told.contains("a route without a name"), "{told}");
     let nowhere = fails(&["verify", "postgres://nobody@127.0.0.1:1/none"]);

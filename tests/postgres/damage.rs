@@ -42,6 +42,7 @@ pub fn new_mail(to: &str) -> NewMail {
         template: None,
         list: None,
     };
+
     let route = Route::over(["primary"]);
     NewMail {
         manifest,
@@ -108,25 +109,30 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
     let claims = spool.claim(everything_due()).await.unwrap();
     let leases = claims[0].deliveries.iter().map(|(lease, _)| lease.token());
     spool.mark(leases.collect()).await.unwrap();
+
     let cancelled = put(&*spool, new_mail("cancelled@example.org")).await;
     let unsendable = put(&*spool, new_mail("unsendable@example.org")).await;
     let expired = put(&*spool, new_mail("expired@example.org")).await;
     for mail in [doubtful, cancelled, unsendable, expired] {
         database.damage(mail);
     }
+
     let waiting = spool.list(Query::default(), now).await.unwrap();
     assert_eq!(waiting.mails.len(), 4, "what is damaged hides nothing");
 
     let done = OperationResult::Done(vec!["cancelled@example.org".parse().unwrap()]);
     assert_eq!(spool.cancel(cancelled, now).await, Ok(done));
+
     // It is not due before the others have ended.
     database.sql(&format!(
         "UPDATE ready SET due = due + 1000 WHERE mail = '{expired}'"
     ));
+
     assert!(spool.claim(everything_due()).await.unwrap().is_empty());
     let later = now + Duration::from_secs(7200);
     let mut ended = spool.sweep(now).await.unwrap().ended;
     ended.extend(spool.sweep(later).await.unwrap().ended);
+
     // Who ends its session leaves what is in doubt to the others.
     spool.close().await.unwrap();
     drop(claims);
@@ -136,6 +142,7 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
     assert_eq!(spool.pending(), 0);
     let stats = spool.stats(later).await.unwrap();
     let records = spool.list(Query::default(), later).await.unwrap().mails;
+
     ended.extend(spool.sweep(later).await.unwrap().ended);
     let reason = |mail| {
         ended
@@ -143,9 +150,11 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
             .find(|one| one.mail == mail)
             .map(|one| one.reason)
     };
+
     assert_eq!(reason(unsendable), Some(DeadReason::Quarantined));
     assert_eq!(reason(expired), Some(DeadReason::Expired));
     assert_eq!(reason(doubtful), Some(DeadReason::InDoubt));
+
     let of_state = |state| stats.counts[state as usize].iter().sum::<u64>();
     assert_eq!(of_state(postrider::State::Dead), 3, "{stats:?}");
     assert_eq!(of_state(postrider::State::Cancelled), 1, "{stats:?}");
@@ -154,6 +163,7 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
         database.sql("SELECT count(*) FROM set_aside WHERE data = '\\xff00'"),
         "4"
     );
+
     for (mail, to) in [
         (doubtful, "doubtful@example.org"),
         (cancelled, "cancelled@example.org"),
@@ -166,6 +176,7 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
             .unwrap();
         assert_eq!(record.deliveries[0].recipient.as_str(), to);
     }
+
     spool.close().await.unwrap();
 }
 
@@ -175,19 +186,23 @@ async fn a_mail_whose_record_is_damaged_is_not_sent_and_hides_no_other() {
     let spool = database.open().await;
     let damaged = put(&*spool, new_mail("damaged@example.org")).await;
     let whole = put(&*spool, new_mail("whole@example.org")).await;
+
     database.sql(&format!(
         "UPDATE mails SET manifest = '\\xff' WHERE id = '{damaged}'"
     ));
+
     let claims = spool.claim(everything_due()).await.unwrap();
     let claimed: Vec<MailId> = claims.iter().map(|claim| claim.manifest.id).collect();
     assert_eq!(claimed, [whole]);
     drop(claims);
+
     let ended = spool.sweep(start()).await.unwrap().ended;
     assert_eq!(ended.len(), 1, "{ended:?}");
     assert_eq!(
         (ended[0].mail, ended[0].reason),
         (damaged, DeadReason::Quarantined)
     );
+
     assert_eq!(spool.pending(), 1);
     let listed = spool.list(Query::default(), start()).await.unwrap();
     assert_eq!(listed.mails.len(), 1, "the others are listed");

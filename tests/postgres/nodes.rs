@@ -87,6 +87,7 @@ pub fn arrivals(relay: &FakeSmtp) -> BTreeMap<String, usize> {
 async fn what_a_killed_node_held_is_sent_by_another() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "killed", &relay);
+
     // The relay hesitates: the node holds what it has claimed.
     let hesitation = Duration::from_secs(5);
     relay.rule(
@@ -94,6 +95,7 @@ async fn what_a_killed_node_held_is_sent_by_another() {
             .act(Act::Delay(hesitation))
             .first(4),
     );
+
     let mut first = cluster.node("first", 2);
     let ids = first.hand_in_many("killed", 30, "hello");
     eventually("the node holds mail", async || {
@@ -108,6 +110,7 @@ async fn what_a_killed_node_held_is_sent_by_another() {
     assert_eq!(arrivals.len(), 30, "nothing is lost: {arrivals:?}");
     assert_eq!(cluster.sql("SELECT count(*) FROM ready"), "0");
     assert_eq!(cluster.sql("SELECT count(*) FROM ended"), "30");
+
     assert_eq!(cluster.sql("SELECT count(*) FROM sessions"), "1");
 }
 
@@ -120,6 +123,7 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
             .act(Act::Delay(Duration::from_secs(2)))
             .first(8),
     );
+
     let first = cluster.node("first", 2);
     let second = cluster.node("second", 2);
     let ids = first.hand_in_many("stopped", 40, "hello");
@@ -130,6 +134,7 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
     .await;
     signal(&first, "STOP");
     second.become_all(&ids, "delivered");
+
     let ended = cluster.sql("SELECT md5(string_agg(e::text, ',' ORDER BY mail, idx)) FROM ended e");
     eventually("its lease is over", async || {
         cluster.sql("SELECT count(*) FROM sessions WHERE node = 'first'") == "0"
@@ -144,17 +149,20 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
         assert!(begun.elapsed() < Duration::from_secs(30), "{}", first.log());
         std::thread::sleep(Duration::from_millis(100));
     }
+
     assert!(
         first.log().contains("others have taken over what it held"),
         "it was stopped for longer than its lease: {}",
         first.log()
     );
+
     let more = first.hand_in_many("afterwards", 3, "hello");
     first.become_all(&more, "delivered");
     let still = cluster.sql(&format!(
         "SELECT md5(string_agg(e::text, ',' ORDER BY mail, idx)) FROM ended e WHERE mail = ANY('{{{}}}'::uuid[])",
         ids.join(",")
     ));
+
     assert_eq!(ended, still, "what it had is settled by nobody else");
     let arrivals = arrivals(&relay);
     let twice = arrivals.values().filter(|times| **times > 1).count();
@@ -163,6 +171,7 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
         "only what was being transmitted may come twice: {twice} of {arrivals:?}\n{}",
         first.log()
     );
+
     assert_eq!(arrivals.len(), 43, "nothing is lost");
 }
 
@@ -181,11 +190,13 @@ async fn a_server_that_restarts_costs_nothing_and_everything_goes_on_by_itself()
         assert!(begun.elapsed() < Duration::from_secs(20), "{}", node.log());
         std::thread::sleep(Duration::from_millis(50));
     }
+
     let (_, why) = node.readiness();
     assert!(
         why.contains("cannot be reached"),
         "readiness says why: {why}"
     );
+
     node.hand_in("meanwhile@example.org", "hello")
         .is_come_back_later();
     assert!(node.say("meanwhile@example.org").starts_with("452"));
@@ -196,6 +207,7 @@ async fn a_server_that_restarts_costs_nothing_and_everything_goes_on_by_itself()
         assert!(begun.elapsed() < Duration::from_secs(20), "{}", node.log());
         std::thread::sleep(Duration::from_millis(50));
     }
+
     ids.extend(node.hand_in_many("after", 5, "hello"));
     node.become_all(&ids, "delivered");
     assert_eq!(arrivals(&relay).len(), 10);

@@ -58,6 +58,7 @@ fn through(proxy: &Proxy) -> String {
 async fn a_network_that_is_cut_stops_what_could_not_be_kept_and_everything_goes_on_by_itself() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::of_its_own(), "cut", &relay);
+
     let proxy = Proxy::to(cluster.server.port());
     let node = cluster.node_at("only", 30, &through(&proxy));
     let ids = node.hand_in_many("before", 3, "hello");
@@ -68,6 +69,7 @@ async fn a_network_that_is_cut_stops_what_could_not_be_kept_and_everything_goes_
     let why = until_ready(&node, false);
     assert!(why.contains("cannot be reached"), "{why}");
     accepts_nothing(&node);
+
     // They fall due now, and what became of them could not be recorded.
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(relay.accepted(), 3, "{}", node.log());
@@ -77,6 +79,7 @@ async fn a_network_that_is_cut_stops_what_could_not_be_kept_and_everything_goes_
     let more = node.hand_in_many("after", 3, "hello");
     node.become_all(&due, "delivered");
     node.become_all(&more, "delivered");
+
     let arrivals = arrivals(&relay);
     assert_eq!(arrivals.len(), 11, "{arrivals:?}");
     assert!(arrivals.values().all(|times| *times == 1), "{arrivals:?}");
@@ -86,6 +89,7 @@ async fn a_network_that_is_cut_stops_what_could_not_be_kept_and_everything_goes_
 async fn a_node_whose_network_falls_silent_begins_nothing_and_another_takes_over() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::of_its_own(), "silent", &relay);
+
     let proxy = Proxy::to(cluster.server.port());
     let lost = cluster.node_at("lost", 4, &through(&proxy));
     let ids = lost.hand_in_many("before", 3, "hello");
@@ -96,6 +100,7 @@ async fn a_node_whose_network_falls_silent_begins_nothing_and_another_takes_over
     let why = until_ready(&lost, false);
     assert!(why.contains("cannot be reached"), "{why}");
     accepts_nothing(&lost);
+
     let other = cluster.node("other", 4);
     other.become_all(&due, "delivered");
 
@@ -103,6 +108,7 @@ async fn a_node_whose_network_falls_silent_begins_nothing_and_another_takes_over
     until_ready(&lost, true);
     let more = lost.hand_in_many("after", 3, "hello");
     other.become_all(&more, "delivered");
+
     let arrivals = arrivals(&relay);
     assert_eq!(arrivals.len(), 26, "{arrivals:?}");
     assert!(arrivals.values().all(|times| *times == 1), "{arrivals:?}");
@@ -114,10 +120,12 @@ async fn outcomes_that_are_known_are_recorded_when_the_database_is_back() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::of_its_own(), "known", &relay);
     let node = cluster.node("only", 30);
+
     let hesitation = Duration::from_secs(3);
     let slow = Rule::at(Step::FinalDot).act(Act::Delay(hesitation));
     relay.rule(slow.first(4));
     let ids = node.hand_in_many("known", 4, "hello");
+
     eventually("they are being sent", async || {
         cluster.sql("SELECT count(*) FROM ready WHERE owner <> 0") == "4"
     })
@@ -126,16 +134,19 @@ async fn outcomes_that_are_known_are_recorded_when_the_database_is_back() {
 
     cluster.server.stop();
     until_ready(&node, false);
+
     // The relay takes what was begun, there is nowhere to write it, and nothing else is begun.
     let begun = Instant::now();
     while relay.accepted() == 0 {
         assert!(begun.elapsed() < Duration::from_secs(20), "{}", node.log());
         std::thread::sleep(Duration::from_millis(50));
     }
+
     std::thread::sleep(Duration::from_secs(2));
     cluster.server.start_again();
     node.become_all(&ids, "delivered");
     until_ready(&node, true);
+
     assert_eq!(arrivals(&relay).len(), 4);
     assert_eq!(relay.accepted(), 4, "none was sent again: {}", node.log());
 }
@@ -146,20 +157,24 @@ async fn a_database_that_is_read_only_is_as_one_that_is_away_and_says_why() {
     let cluster = Cluster::over(Server::of_its_own(), "readonly", &relay);
     let node = cluster.node("only", 30);
     let due = later(&node, "later", 3, 2);
+
     let set = |value: &str| {
         let sql = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
         cluster.server.sql(&sql);
         cluster.server.sql("SELECT pg_reload_conf()");
     };
+
     set("on");
     let why = until_ready(&node, false);
     assert!(why.contains("read-only"), "readiness says why: {why}");
     accepts_nothing(&node);
     std::thread::sleep(Duration::from_secs(3));
+
     assert_eq!(relay.accepted(), 0, "{}", node.log());
     set("off");
     until_ready(&node, true);
     node.become_all(&due, "delivered");
+
     let more = node.hand_in_many("after", 3, "hello");
     node.become_all(&more, "delivered");
     assert_eq!(relay.accepted(), 6);
@@ -176,12 +191,15 @@ async fn a_standby_that_is_promoted_goes_on_where_the_primary_ended_and_nothing_
         cluster.server.port(),
         standby.port()
     );
+
     let (first, second) = (
         cluster.node_at("first", 10, &url),
         cluster.node_at("second", 10, &url),
     );
+
     let mut ids = first.hand_in_many("before", 10, "hello");
     first.become_all(&ids, "delivered");
+
     let hesitation = Duration::from_secs(2);
     let slow = Rule::at(Step::FinalDot).act(Act::Delay(hesitation));
     relay.rule(slow.first(4));
@@ -197,9 +215,11 @@ async fn a_standby_that_is_promoted_goes_on_where_the_primary_ended_and_nothing_
     until_ready(&second, true);
     ids.extend(second.hand_in_many("after", 5, "hello"));
     first.become_all(&ids, "delivered");
+
     let path = format!("SET search_path TO \"{}\"; ", cluster.schema);
     let ended = standby.sql(&format!("{path}SELECT count(*) FROM ended WHERE stage = 2"));
     assert_eq!(ended, "40", "each is settled, and once");
+
     let arrivals = arrivals(&relay);
     assert_eq!(arrivals.len(), 40, "{arrivals:?}");
     let twice = arrivals.values().filter(|times| **times > 1).count();

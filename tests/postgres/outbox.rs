@@ -23,6 +23,7 @@ async fn a_mail_that_was_enqueued_exists_exactly_if_its_transaction_committed() 
         cluster.sql(&format!("SELECT status('{id}')->>'state'")),
         "delivered"
     );
+
     assert_eq!(
         cluster.sql(&format!(
             "SELECT status('{id}')->'deliveries'->0->>'recipient'"
@@ -36,6 +37,7 @@ async fn what_is_enqueued_is_queued_soon() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "outbox-soon", &relay);
     let node = cluster.node("only", 5);
+
     let mut took = Vec::new();
     for _ in 0..11 {
         cluster.sql(&format!("SELECT enqueue('{MAIL}')"));
@@ -45,6 +47,7 @@ async fn what_is_enqueued_is_queued_soon() {
         }
         took.push(begun.elapsed());
     }
+
     took.sort();
     println!("from the commit to the queue: {took:?}");
     assert!(took[5] < Duration::from_millis(250), "{took:?}");
@@ -55,10 +58,12 @@ async fn what_cannot_be_composed_is_dead_and_says_why() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "outbox-bad", &relay);
     let node = cluster.node("only", 5);
+
     let bad =
         r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "x", "txt": "thanks"}"#;
     let id = cluster.enqueue(bad).await;
     node.become_all(std::slice::from_ref(&id), "dead");
+
     let record = node.get(&format!("/v1/mails/{id}")).json();
     let delivery = &record["deliveries"][0];
     assert_eq!(delivery["reason"], "rejected", "{record}");
@@ -66,6 +71,7 @@ async fn what_cannot_be_composed_is_dead_and_says_why() {
         record.to_string().contains("txt"),
         "the reason names the field: {record}"
     );
+
     let retried = node.post(&format!("/v1/mails/{id}/retry"), "");
     assert_eq!(retried.status, 409, "there is no message: {retried:?}");
     assert_eq!(relay.accepted(), 0);
@@ -76,15 +82,18 @@ async fn what_cannot_be_composed_is_dead_for_each_of_its_recipients() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "outbox-crowd", &relay);
     let node = cluster.node("only", 5);
+
     let to: Vec<String> = (0..50).map(|n| format!("r{n}@example.org")).collect();
     let bad =
         serde_json::json!({"from": "shop@example.com", "to": to, "subject": "x", "txt": "thanks"});
     let id = cluster.enqueue(&bad.to_string()).await;
     node.become_all(std::slice::from_ref(&id), "dead");
+
     let record = node.get(&format!("/v1/mails/{id}")).json();
     let deliveries = record["deliveries"].as_array().unwrap();
     assert_eq!(deliveries.len(), 50);
     assert!(deliveries.iter().all(|one| one["reason"] == "rejected"));
+
     assert_eq!(
         cluster.sql(&format!(
             "SELECT draft->>'txt' FROM mails WHERE id = '{id}'"
@@ -101,12 +110,14 @@ async fn keys_and_schedules_hold_as_over_http() {
     let keyed = MAIL.replace("{\"from", "{\"idempotency_key\": \"order-1\", \"from");
     let first = cluster.enqueue(&keyed).await;
     let second = cluster.enqueue(&keyed).await;
+
     node.become_all(std::slice::from_ref(&first), "delivered");
     assert_eq!(
         cluster.sql(&format!("SELECT status('{second}')->>'id'")),
         first,
         "the second is the first"
     );
+
     let later = MAIL.replace("{\"from", "{\"delay\": \"1h\", \"from");
     let later = cluster.enqueue(&later).await;
     node.become_all(&[later], "scheduled");
@@ -118,6 +129,7 @@ async fn a_role_that_was_admitted_may_enqueue_and_nothing_else() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "outbox-role", &relay);
     let node = cluster.node("only", 5);
+
     let role = format!("app{}", std::process::id());
     cluster.sql(&format!("CREATE ROLE {role}; SELECT admit('{role}')"));
     let id = cluster.sql(&format!("SET ROLE {role}; SELECT enqueue('{MAIL}')"));
@@ -126,6 +138,7 @@ async fn a_role_that_was_admitted_may_enqueue_and_nothing_else() {
     })
     .await;
     node.become_all(&[id], "delivered");
+
     for forbidden in [
         "SELECT * FROM mails",
         "DELETE FROM ready",
@@ -141,6 +154,7 @@ async fn a_role_that_was_admitted_may_enqueue_and_nothing_else() {
             "{forbidden}"
         );
     }
+
     let revoked = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     cluster.sql(&revoked);
 }

@@ -28,6 +28,7 @@ async fn whoever_lost_a_reader_to_another_node_advances_it_no_more() {
         open(&server, &schema, 30).await,
         open(&server, &schema, 30).await,
     );
+
     let (one, other) = (first.journal().unwrap(), second.journal().unwrap());
     one.reader("shop", 0).await.unwrap();
     assert_eq!(one.hold("shop").await, Ok(true));
@@ -37,6 +38,7 @@ async fn whoever_lost_a_reader_to_another_node_advances_it_no_more() {
         other.advance("shop", 9, vec![]).await,
         Err(SpoolError::StaleLease)
     );
+
     assert_eq!(one.advance("shop", 3, vec![]).await, Ok(()));
     assert_eq!(one.reader("shop", 0).await, Ok(3));
 
@@ -48,17 +50,20 @@ async fn whoever_lost_a_reader_to_another_node_advances_it_no_more() {
         other.hold("shop").await == Ok(true)
     })
     .await;
+
     let kept = vec![(vec![1], Some(vec![1]))];
     assert_eq!(
         one.advance("shop", 7, kept).await,
         Err(SpoolError::StaleLease)
     );
+
     assert_eq!(other.advance("shop", 4, vec![]).await, Ok(()));
     assert_eq!(
         other.kept("shop", vec![], vec![9], 9).await,
         Ok(vec![]),
         "nothing of it is kept"
     );
+
     second.close().await.unwrap();
     eventually("it comes back", async || one.hold("shop").await == Ok(true)).await;
     assert_eq!(one.reader("shop", 0).await, Ok(4));
@@ -93,6 +98,7 @@ async fn a_reader_waits_while_another_node_reads_and_goes_on_where_that_one_was_
     let first = dispatcher(&server, &schema, "first", &relay).await;
     let second = dispatcher(&server, &schema, "second", &relay).await;
     let mut reader = first.journal().reader("shop", Some(0)).await.unwrap();
+
     send(&first).await;
     let page = reader.next().await.unwrap();
     reader.advance(page.last).await.unwrap();
@@ -109,11 +115,13 @@ async fn a_reader_waits_while_another_node_reads_and_goes_on_where_that_one_was_
             }
         }
     });
+
     send(&second).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!taking_over.is_finished(), "it is read elsewhere");
     first.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(first);
+
     let taken = tokio::time::timeout(Duration::from_secs(20), taking_over).await;
     let (begun, page) = taken.expect("it moves").unwrap();
     assert!(begun >= done, "{begun} {done}");
@@ -130,11 +138,13 @@ async fn the_series_count_each_mail_once_however_many_nodes_there_are() {
         cluster.node("second", 5),
         cluster.node("third", 5),
     ];
+
     let mut ids = Vec::new();
     for (n, node) in nodes.iter().enumerate() {
         ids.extend(node.hand_in_many(&format!("series{n}-"), 10, "hello"));
     }
     nodes[0].become_all(&ids, "delivered");
+
     for node in &nodes {
         eventually("every node tells the same", async || {
             let series = node.get("/v1/series").json();
@@ -149,6 +159,7 @@ async fn the_series_count_each_mail_once_however_many_nodes_there_are() {
         })
         .await;
     }
+
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(
         cluster.sql("SELECT count(*) FROM readers WHERE owner <> 0"),
@@ -166,6 +177,7 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
          allow_private = true\nevents = [\"delivered\"]\n",
         receiver.url()
     );
+
     let start =
         |name: &str| Service::start(cluster.configured(name, 2, cluster.server.url(), &more));
     let mut nodes = [start("first"), start("second")];
@@ -173,6 +185,7 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
     nodes[1].become_all(&ids, "delivered");
     receiver.comes_to(10).await;
     std::thread::sleep(Duration::from_secs(2));
+
     assert_eq!(
         receiver.calls().len(),
         10,
@@ -187,10 +200,12 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
         "second" => (1, 0),
         other => panic!("read by {other}"),
     };
+
     nodes[dies].kill();
     let ids = nodes[lives].hand_in_many("second", 10, "hello");
     nodes[lives].become_all(&ids, "delivered");
     receiver.comes_to(20).await;
+
     let mut told: Vec<String> = receiver
         .calls()
         .iter()
@@ -201,6 +216,7 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
                 .to_owned()
         })
         .collect();
+
     told.sort();
     told.dedup();
     assert_eq!(told.len(), 20, "{told:?}");

@@ -25,6 +25,7 @@ pub fn check(spool: &Path, debt: &Debt) -> Result<(), String> {
         .enable_time()
         .build()
         .unwrap();
+
     let checked = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(check_open(spool, debt))
     }));
@@ -48,6 +49,7 @@ async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
             ));
         }
     }
+
     let spool = open(path)
         .await
         .map_err(|error| format!("does not open: {error}"))?;
@@ -72,21 +74,25 @@ async fn check_open(path: &Path, debt: &Debt) -> Result<(), String> {
             }
         }
     }
+
     if let Some(id) = there.keys().find(|id| !debt.mails.contains_key(id)) {
         return Err(format!("mail {id} was never put"));
     }
     agreement::journal_agrees(&*spool, there.values()).await?;
+
     let pending = there
         .values()
         .flat_map(|record| &record.deliveries)
         .filter(|d| d.stage.due().is_some())
         .count();
+
     if spool.pending() != pending as u64 {
         return Err(format!(
             "{pending} deliveries are pending, and {} are told",
             spool.pending()
         ));
     }
+
     check_keys(&*spool, &there, debt).await?;
     spool
         .close()
@@ -144,6 +150,7 @@ async fn check_keys(
             return Err(format!("the key of mail {known} is forgotten: {put:?}"));
         }
     }
+
     if let Some(record) = there.values().next() {
         let mut manifest = record.manifest.clone();
         manifest.id = MailId::from_bytes([8; 16]);
@@ -160,5 +167,6 @@ async fn check_keys(
             return Err(format!("new mail is not taken: {put:?}"));
         }
     }
+
     Ok(())
 }

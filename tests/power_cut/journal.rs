@@ -38,6 +38,7 @@ pub fn describe(deliveries: &[Delivery]) -> String {
         };
         written.unwrap();
     }
+
     word
 }
 

@@ -83,6 +83,7 @@ impl Load {
             limit: 1000,
             ..Query::default()
         };
+
         loop {
             let page = self.spool.list(query.clone(), self.now).await.unwrap();
             for record in page.mails {
@@ -94,11 +95,13 @@ impl Load {
                 break;
             }
         }
+
         let shown: Changes = self
             .known
             .iter()
             .map(|(id, (_, deliveries))| (*id, describe(deliveries)))
             .collect();
+
         self.journal.did(&shown);
     }
 
@@ -113,6 +116,7 @@ impl Load {
         if self.chance(30) {
             self.change().await;
         }
+
         if self.chance(25) {
             self.sweep().await;
         }
@@ -124,11 +128,13 @@ impl Load {
             2..6 => 250,
             _ => self.random.random_range(1..=12),
         };
+
         let new_mails: Vec<NewMail> = (0..count).map(|_| self.new_mail()).collect();
         let states: Changes = new_mails
             .iter()
             .map(|p| (p.manifest.id, describe(&p.deliveries)))
             .collect();
+
         self.journal.will(&states);
         // Many callers at a time with a mail each, or two with half of them each.
         let share = if count > 500 { 1 } else { count.div_ceil(2) };
@@ -141,6 +147,7 @@ impl Load {
         {
             assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
         }
+
         self.journal.did(&states);
         self.known.extend(
             new_mails
@@ -163,12 +170,14 @@ impl Load {
             4..30 => self.random.random_range(4000..9000),
             _ => self.random.random_range(0..3000),
         };
+
         let id = self.new_id();
         let due = if self.chance(15) {
             self.now + minutes(self.random.random_range(1..40))
         } else {
             self.now
         };
+
         let recipients = if self.chance(20) { 3 } else { 1 };
         let deliveries: Vec<Delivery> = (0..recipients)
             .map(|n| {
@@ -179,6 +188,7 @@ impl Load {
                 )
             })
             .collect();
+
         let manifest = Manifest {
             id,
             accepted_at: self.now,
@@ -204,6 +214,7 @@ impl Load {
             template: None,
             list: None,
         };
+
         NewMail {
             manifest,
             body: body_of(id, size),
@@ -224,6 +235,7 @@ impl Load {
             max_recipients: 2,
             now: self.now,
         };
+
         let claims = self.spool.claim(request).await.unwrap();
         let mut kept = Vec::new();
         for claim in claims {
@@ -242,6 +254,7 @@ impl Load {
                 kept.push(claim);
             }
         }
+
         let mut wills = BTreeMap::new();
         let mut settles = Vec::new();
         for claim in kept {
@@ -258,6 +271,7 @@ impl Load {
             );
             settles.push(settled);
         }
+
         let wills: Changes = wills.into_iter().collect();
         // Deliveries of one mail may be recorded one by one; nobody is told before all are.
         self.journal.will(&wills);
@@ -275,6 +289,7 @@ impl Load {
                     .all(|one| *one == SettleResult::Done)
             );
         }
+
         self.journal.did(&wills);
     }
 
@@ -285,6 +300,7 @@ impl Load {
             let due = delivery.stage.due().unwrap();
             deliveries[usize::from(lease.token().index)].stage = Stage::Committing { due };
         }
+
         let state = vec![(id, describe(deliveries))];
         self.journal.will(&state);
         self.spool
@@ -297,6 +313,7 @@ impl Load {
             )
             .await
             .unwrap();
+
         self.journal.did(&state);
     }
 
@@ -314,6 +331,7 @@ impl Load {
                 reason: DeadReason::Rejected,
             },
         };
+
         delivery
     }
 
@@ -327,16 +345,20 @@ impl Load {
         else {
             return;
         };
+
         let (id, (_, before)) = self.known.iter().nth(nth).unwrap();
         let id = *id;
         let mut after = before.clone();
+
         let in_doubt = |d: &Delivery| matches!(d.stage, Stage::Committing { .. });
         if before.iter().any(in_doubt) {
             return;
         }
+
         let has_ended = before
             .iter()
             .all(|delivery| delivery.stage.finished_at().is_some());
+
         let now = self.now;
         match self.random.random_range(0..3) {
             0 => {
@@ -366,6 +388,7 @@ impl Load {
             }
             _ => return,
         }
+
         self.look_at(&[id]).await;
     }
 
@@ -377,6 +400,7 @@ impl Load {
             .known
             .iter()
             .filter(|(_, (_, deliveries))| deliveries.iter().any(in_doubt));
+
         let open: Vec<MailId> = open.map(|(id, _)| *id).collect();
         self.look_at(&open).await;
         let mut wills = Changes::new();
@@ -401,6 +425,7 @@ impl Load {
                 wills.push((*id, GONE.into()));
             }
         }
+
         self.journal.will(&wills);
         while self.spool.sweep(now).await.unwrap().more {}
         let ids: Vec<MailId> = wills.into_iter().map(|(id, _)| id).collect();
@@ -422,6 +447,7 @@ impl Load {
                 }
             }
         }
+
         self.journal.did(&shown);
     }
 }

@@ -43,6 +43,7 @@ impl Trace {
             bytes: Vec::new(),
             events: Vec::new(),
         };
+
         for log in logs {
             let first = trace.events.len();
             let mut at = trace.bytes.len();
@@ -51,6 +52,7 @@ impl Trace {
                 at = trace.read_record(at, first);
             }
         }
+
         trace
     }
 
@@ -60,18 +62,22 @@ impl Trace {
             bytes[..len].copy_from_slice(&self.bytes[at..at + len]);
             usize::try_from(u64::from_le_bytes(bytes)).unwrap()
         };
+
         let kind = self.bytes[at..at + 8]
             .split(|byte| *byte == 0)
             .next()
             .unwrap();
+
         assert_eq!(
             number(at + 8, 8),
             self.events.len() - first + 1,
             "records come in order and without gaps"
         );
+
         let value = number(at + 16, 8);
         let path = at + 32..at + 32 + number(at + 24, 4);
         let data = path.end..path.end + number(at + 28, 4);
+
         let text = |range: &Range<usize>| {
             PathBuf::from(str::from_utf8(&self.bytes[range.clone()]).unwrap())
         };
@@ -88,6 +94,7 @@ impl Trace {
             b"rename" => Event::Rename(text(&data)),
             other => panic!("an unknown record {other:?}"),
         };
+
         let path = text(&path);
         self.events.push((path, event));
         data.end
@@ -108,6 +115,7 @@ impl Trace {
                 _ => {}
             }
         }
+
         syncs.sort_unstable();
         syncs
             .split_off(syncs.len() - syncs.len().div_ceil(10))
@@ -200,6 +208,7 @@ impl<'a> Disk<'a> {
             .map(|(path, _)| path.clone())
             .zip(0..)
             .collect();
+
         let durable = files.iter().map(|(_, bytes)| bytes.clone());
         Disk {
             trace,
@@ -263,6 +272,7 @@ impl<'a> Disk<'a> {
         {
             self.keep_names(made + 1);
         }
+
         let File { durable, pending } = &mut self.files[file];
         let covered = pending.partition_point(|n| *n < covers);
         for n in pending.drain(..covered) {
@@ -287,9 +297,11 @@ impl<'a> Disk<'a> {
             Mode::Everything => self.pending_names.len(),
             _ => random.random_range(0..=self.pending_names.len()),
         };
+
         for (_, naming) in &self.pending_names[..kept] {
             naming.apply(&mut names);
         }
+
         let mut unsynced = Vec::new();
         for (path, file) in &names {
             let Ok(name) = path.strip_prefix(root) else {
@@ -320,6 +332,7 @@ impl<'a> Disk<'a> {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         }
+
         unsynced
     }
 }

@@ -1,4 +1,4 @@
-//! A client: it hands in mail after mail, each until it is taken, whatever happens to the service
+//! A client: it submits mail after mail, each until it is taken, whatever happens to the service
 //! meanwhile.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ const BACK_OFF: Duration = Duration::from_millis(10);
 const LATER: Duration = Duration::from_millis(100);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a client loses its patience at once, so that it hands in a mail again which is still
+/// How often a client loses its patience at once, so that it submits a mail again which is still
 /// being taken.
 const HASTE: f64 = 0.02;
 
@@ -40,7 +40,7 @@ impl From<hyper::Error> for Lost {
 pub enum Answer {
     /// It was taken under this id.
     Taken(String),
-    /// It was not, and may be handed in again.
+    /// It was not, and may be submitted again.
     Later,
     /// It was refused for good, which must not happen here.
     Refused(String),
@@ -103,7 +103,7 @@ pub async fn work<D: Door>(
                 }
             } else {
                 door.hang_up();
-                // What was acknowledged is handed in once more: it must keep its id.
+                // What was acknowledged is submitted once more: it must keep its id.
                 left = last.iter().chain(&drafts).cloned().collect();
                 sleep(BACK_OFF).await;
             }

@@ -1,4 +1,4 @@
-//! Clients of the HTTP door: one hands in a mail at a time, one a batch, and one follows what
+//! Clients of the HTTP door: one submits a mail at a time, one a batch, and one follows what
 //! happens.
 
 use std::net::SocketAddr;
@@ -43,6 +43,7 @@ impl Http {
                 sender
             }
         };
+
         connection.ready().await?;
         let request = request
             .header("host", self.address.to_string())
@@ -50,6 +51,7 @@ impl Http {
         let response = connection
             .send_request(request.body(Full::new(body.into())).unwrap())
             .await?;
+
         self.connection = Some(connection);
         Ok(response)
     }
@@ -81,6 +83,7 @@ impl Http {
             .request(Request::get("/v1/events"), String::new())
             .await?
             .into_body();
+
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
             text.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
@@ -97,6 +100,7 @@ impl Http {
                 }
             }
         }
+
         Ok(())
     }
 }
@@ -144,17 +148,20 @@ impl Door for Batches {
             mail["idempotency_key"] = json!(draft.key);
             mail
         });
+
         let batch = json!({"mails": mails.collect::<Vec<_>>()});
         let (status, value) = self
             .0
             .whole(Request::post("/v1/mails/batch"), batch.to_string())
             .await?;
+
         let results = value["results"].as_array();
         assert_eq!(
             results.map(Vec::len),
             Some(drafts.len()),
             "{status} {value}"
         );
+
         for (draft, result) in drafts.iter().zip(results.into_iter().flatten()) {
             tell(
                 draft,
@@ -164,6 +171,7 @@ impl Door for Batches {
                 ),
             );
         }
+
         Ok(())
     }
 

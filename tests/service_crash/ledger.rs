@@ -127,12 +127,14 @@ impl Ledger {
             acknowledged: self.names.count(),
             ..Figures::default()
         };
+
         let arrivals = self.arrivals(seen);
         for (slot, arrivals) in &arrivals {
             for pair in arrivals.windows(2) {
                 self.explain(slot, pair[0], pair[1], &mut figures);
             }
         }
+
         for (key, id) in self.names.iter() {
             let slots = mails::recipients_of(key)
                 .into_iter()
@@ -151,6 +153,7 @@ impl Ledger {
                     .push(format!("{key} was acknowledged and is lost: {missing:?}"));
             }
         }
+
         for (kill, mails) in &figures.by_kill {
             if mails.iter().collect::<HashSet<_>>().len() > SENDERS * WINDOW {
                 self.problems.push(format!(
@@ -159,11 +162,13 @@ impl Ledger {
                 ));
             }
         }
+
         figures.told = self.recorded.len();
         // Whatever was begun was acknowledged in the end, so more mails than keys would be a key
         // under two ids.
         let found =
             ["mails", "delivered", "pending", "dead", "cancelled"].map(|name| spool[name].as_u64());
+
         let expected =
             [self.names.count(), figures.deliveries, 0, 0, 0].map(|count| Some(count as u64));
         if found != expected {
@@ -171,6 +176,7 @@ impl Ledger {
                 "the spool holds {spool}, and {expected:?} was expected"
             ));
         }
+
         (figures, self.problems)
     }
 
@@ -186,7 +192,7 @@ impl Ledger {
             }
             let Some((key, id)) = mails::identify(&mail.message) else {
                 self.problems.push(format!(
-                    "something arrived that nobody handed in: {}",
+                    "something arrived that nobody submitted: {}",
                     mail.text()
                 ));
                 continue;
@@ -216,11 +222,13 @@ impl Ledger {
                     .push(arrival);
             }
         }
+
         for arrivals in arrivals.values_mut() {
             arrivals.reverse();
             // A dead life's last mail may be looked at after the first one of the next.
             arrivals.sort_by_key(|arrival| arrival.life);
         }
+
         arrivals
     }
 
@@ -233,10 +241,12 @@ impl Ledger {
             figures.after_hang_up += 1;
             return;
         }
+
         let recorded = self
             .recorded
             .get(slot)
             .filter(|recorded| **recorded < again.life);
+
         if again.life > first.life && recorded.is_none() && first.followed_by < WINDOW {
             let Arrival {
                 life,
@@ -253,12 +263,14 @@ impl Ledger {
                 .push(format!("{key} ({place})"));
             return;
         }
+
         let told = |arrival: Arrival| {
             format!(
                 "in life {} on connection {}",
                 arrival.life, arrival.connection
             )
         };
+
         let Arrival { followed_by, .. } = first;
         let (first, again) = (told(first), told(again));
         self.problems.push(format!(

@@ -1,5 +1,5 @@
-//! What the clients hand in: each mail has a key, and all of it follows from that, so that a mail
-//! which is handed in again is the same.
+//! What the clients submit: each mail has a key, and all of it follows from that, so that a mail
+//! which is submitted again is the same.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ const LARGE: usize = 300 * 1024;
 /// The field that carries the key as far as the relay.
 const KEY_FIELD: &str = "X-Number";
 
-/// A mail to be handed in.
+/// A mail to be submitted.
 #[derive(Clone)]
 pub struct Draft {
     /// Its client's name and its number there.

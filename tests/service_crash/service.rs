@@ -33,6 +33,7 @@ impl House {
             http,
             smtp,
         };
+
         // Few deliveries may wait, so that each life is spent on sending as much as on accepting,
         // and so that clients are told to come back later.
         let text = format!(
@@ -47,6 +48,7 @@ impl House {
             "#,
             house.http, house.smtp
         );
+
         std::fs::write(house.path("postrider.toml"), text).unwrap();
         File::create(house.path("log")).unwrap();
         house
@@ -96,6 +98,7 @@ impl House {
             .output()
             .await
             .unwrap();
+
         let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let is_clean = found["problems"] == serde_json::json!([]) && found["quarantined"] == 0;
         assert!(
@@ -103,6 +106,7 @@ impl House {
             "{found}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+
         found
     }
 }
@@ -152,6 +156,7 @@ impl Service {
                 .unwrap()
                 .success()
         );
+
         tokio::time::timeout(PATIENCE, self.process.wait())
             .await
             .expect("it stops")

@@ -38,11 +38,13 @@ impl Smtp {
             Some(connection) => connection,
             None => self.connect().await?,
         };
+
         let recipients = draft.recipients();
         let rcpt: String = recipients
             .iter()
             .map(|recipient| format!("RCPT TO:<{recipient}>\r\n"))
             .collect();
+
         say(
             &mut connection,
             &format!("MAIL FROM:<shop@example.com>\r\n{rcpt}DATA\r\n"),
@@ -53,6 +55,7 @@ impl Smtp {
         }
         expect(&mut connection, "354").await?;
         say(&mut connection, &format!("{}.\r\n", draft.message())).await?;
+
         let said = reply(&mut connection).await?;
         self.connection = Some(connection);
         Ok(said)
@@ -77,6 +80,7 @@ impl Door for Smtp {
                 },
             );
         }
+
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! The webhook that is told everything, over all lives of the service: what it hears must be all that
-//! happened, each message with one body however often it comes.
+//! The webhook that is told everything, over all lives of the service: what it hears must be all
+//! that happened, each message with one body however often it comes.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -45,10 +45,12 @@ pub async fn judge(receiver: &Receiver, mails: &[(String, String)]) -> (usize, V
             wanted.insert((id.clone(), recipient));
         }
     }
+
     let deadline = Instant::now() + PATIENCE;
     let mut read = 0;
     let mut problems = Vec::new();
     let mut bodies: HashMap<String, String> = HashMap::new();
+
     let mut again = 0;
     loop {
         let calls = receiver.calls_after(read);
@@ -72,6 +74,7 @@ pub async fn judge(receiver: &Receiver, mails: &[(String, String)]) -> (usize, V
         }
         sleep(Duration::from_millis(20)).await;
     }
+
     let missing = wanted.iter().take(20);
     problems.extend(missing.map(|(id, recipient)| format!("never told: {id} {recipient}")));
     (again, problems)

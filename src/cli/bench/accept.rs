@@ -40,6 +40,7 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
             "p50_ratio": times.at(0.5) / bare.at(0.5),
         }));
     }
+
     Ok(
         json!({ "bench": "accept", "bare_p50_ms": bare.at(0.5), "bare_p99_ms": bare.at(0.99), "figures": figures }),
     )

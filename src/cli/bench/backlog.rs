@@ -15,14 +15,16 @@ use crate::transport::Relay;
 
 /// How many mails are timed on their way out.
 const TIMED: usize = 100_000;
-/// How many mails are handed in together.
+/// How many mails are submitted together.
 const GROUP: usize = 500;
 
 pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
     let sink = Sink::start()?;
+
     let timed = count.min(TIMED);
     // The same number of mails from a spool that holds nothing else, for comparison.
     let (_, _, small) = fill_and_send(&sink, timed, timed, &dir.join("small")).await?;
+
     let (filled, first, large) = fill_and_send(&sink, count, timed, &dir.join("large")).await?;
     Ok(json!({
         "bench": "backlog",
@@ -55,6 +57,7 @@ async fn fill_and_send(
             .spool(dir)
             .max_pending(u64::MAX))
     };
+
     let postrider = build()?.start().await?;
     postrider.pause("sink").await?;
     let started = Instant::now();
@@ -64,14 +67,17 @@ async fn fill_and_send(
             receipt?;
         }
     }
+
     let filled = started.elapsed();
     postrider.shutdown(Drain::within(seconds(60))).await?;
     drop(postrider);
     let started = Instant::now();
+
     let postrider = build()?.start().await?;
     delivered(&postrider, 1).await;
     let first = started.elapsed();
     let (begun, already) = (Instant::now(), postrider.delivered());
+
     delivered(&postrider, timed as u64).await;
     let rate = (timed as u64 - already.min(timed as u64)) as f64 / begun.elapsed().as_secs_f64();
     postrider.shutdown(Drain::within(seconds(60))).await?;

@@ -22,22 +22,27 @@ pub(super) async fn run(count: usize, dkim: &[PathBuf], dir: &Path) -> Result<Va
         .map_err(|e| Failure::Failed(e.to_string()))?
         .connections(CALLERS)
         .dkim(Arc::new(signers(dkim)?));
+
     let postrider = Dispatcher::builder()
         .relay(relay)
         .spool(dir.join("spool"))
         .start()
         .await?;
+
     // Connections are opened before the clock starts, as a service that runs has them open.
     let warm = CALLERS * 10;
     submit(&postrider, warm, CALLERS).await?;
     delivered(&postrider, warm as u64).await;
+
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
     let times = submit(&postrider, count, CALLERS).await?;
     let accepted = started.elapsed();
     delivered(&postrider, (warm + count) as u64).await;
+
     let (took, cpu) = (started.elapsed(), cpu_seconds() - cpu_before);
     postrider.shutdown(Drain::within(seconds(10))).await?;
     let yardstick = f64::midpoint(before, sink.yardstick(count, SIZE, CALLERS)?);
+
     let rate = count as f64 / took.as_secs_f64();
     Ok(json!({
         "bench": "end_to_end",

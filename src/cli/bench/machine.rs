@@ -19,10 +19,12 @@ impl Sink {
                 "smtp-sink cannot be started ({e}); install postfix"
             ))
         };
+
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|free| free.local_addr())
             .map_err(fail)?
             .port();
+
         let mut command = Command::new("smtp-sink");
         command.args(["-u", "nobody", &format!("127.0.0.1:{port}"), "1024"]);
         let process = command
@@ -31,6 +33,7 @@ impl Sink {
             .spawn()
             .map_err(fail)?;
         let sink = Sink { process, port };
+
         let deadline = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if Instant::now() > deadline {
@@ -38,6 +41,7 @@ impl Sink {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+
         Ok(sink)
     }
 
@@ -52,6 +56,7 @@ impl Sink {
         let mut command = Command::new("smtp-source");
         let (connections, size, count_text) =
             (connections.to_string(), size.to_string(), count.to_string());
+
         let to = format!("127.0.0.1:{}", self.port);
         command
             .args([
@@ -65,6 +70,7 @@ impl Sink {
                 &to,
             ])
             .env("PATH", path());
+
         match command.status() {
             Ok(status) if status.success() => Ok(count as f64 / started.elapsed().as_secs_f64()),
             Ok(status) => Err(Failure::Failed(format!("smtp-source ended with {status}"))),
@@ -96,6 +102,7 @@ pub(super) fn cpu_seconds() -> f64 {
         .unwrap_or_default()
         .split_whitespace()
         .collect();
+
     // utime and stime (proc(5)), in hundredths of a second wherever Linux runs today.
     let ticks = |at: usize| {
         fields
@@ -103,6 +110,7 @@ pub(super) fn cpu_seconds() -> f64 {
             .and_then(|ticks| ticks.parse::<f64>().ok())
             .unwrap_or_default()
     };
+
     (ticks(11) + ticks(12)) / 100.0
 }
 

@@ -20,7 +20,7 @@ use crate::mail::{Mail, MailError};
 
 /// The size of each mail's text in bytes.
 const SIZE: usize = 2048;
-/// How many callers hand in mail at once, and how many connections smtp-source opens.
+/// How many callers submit mail at once, and how many connections smtp-source opens.
 const CALLERS: usize = 64;
 
 #[derive(Parser)]
@@ -115,7 +115,7 @@ impl Times {
 }
 
 /// Hands in `count` mails by so many callers, each waiting for its receipt before the next. Each
-/// composes its mail once, because what is measured begins when a mail is handed in.
+/// composes its mail once, because what is measured begins when a mail is submitted.
 async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<Times, Failure> {
     let mut calls = JoinSet::new();
     for caller in 0..callers {
@@ -134,6 +134,7 @@ async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<
             Ok::<_, crate::dispatch::Error>(times)
         });
     }
+
     let mut all = Vec::with_capacity(count);
     while let Some(done) = calls.join_next().await {
         all.extend(done.map_err(|e| Failure::Failed(format!("a caller was broken off: {e}")))??);

@@ -22,6 +22,7 @@ const MAILS: usize = 200;
 pub(super) async fn run() -> Result<Value, Failure> {
     let fail = |e: std::io::Error| Failure::Failed(format!("no relay can be put far away: {e}"));
     let sink = Sink::start()?;
+
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(fail)?;
     let port = listener.local_addr().map_err(fail)?.port();
     let sink_port = sink.port;
@@ -36,6 +37,7 @@ pub(super) async fn run() -> Result<Value, Failure> {
             tokio::spawn(delay(far_in, near_out));
         }
     });
+
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{port}"));
     let relay = relay
         .map_err(|e| Failure::Failed(e.to_string()))?
@@ -47,10 +49,12 @@ pub(super) async fn run() -> Result<Value, Failure> {
         .await?;
     let mails: Result<Vec<Mail>, _> = (0..MAILS).map(mail).collect();
     let started = Instant::now();
+
     for receipt in postrider.submit_many(mails.map_err(Error::from)?).await {
         postrider.wait(receipt?.id).await?;
     }
     let rate = MAILS as f64 / started.elapsed().as_secs_f64();
+
     let most = 1.0 / (2.0 * ONE_WAY.as_secs_f64());
     Ok(json!({
         "bench": "round_trip",
@@ -74,6 +78,7 @@ async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
             }
         }
     });
+
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let _ = sender.send((

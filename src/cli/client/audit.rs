@@ -60,6 +60,7 @@ impl Audit {
         .collect();
         let fixed = parameters.len();
         let mut wanted = self.length.most();
+
         let mut rows = Vec::new();
         let more = loop {
             parameters.push(("limit", wanted.min(LARGEST_PAGE).to_string()));
@@ -89,6 +90,7 @@ impl Audit {
             let heads = ["WHEN", "WHO", "FROM", "ACT", "TO"];
             screen.table(&heads, rows, ColumnFit::Wrap)?;
         }
+
         if more {
             eprintln!("There is more: list it with --limit N, or with --all.");
         }
@@ -112,12 +114,14 @@ fn to(entry: &AuditEntry) -> String {
     if let Some(relay) = &entry.relay {
         words.push(relay.clone());
     }
+
     match (entry.mail, &entry.filter) {
         (Some(mail), _) => words.push(mail.to_string()),
         (None, Some(filter)) => words.push(format!("{} of {filter}", counted(entry.count, "mail"))),
         (None, None) if entry.count > 1 => words.push(format!("{} times", grouped(entry.count))),
         (None, None) => {}
     }
+
     words.extend(entry.version.clone());
     words.extend(entry.error.as_ref().map(|error| format!("failed: {error}")));
     words.join(" ")

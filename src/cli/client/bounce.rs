@@ -45,6 +45,7 @@ impl Bounce {
         let report = send::read(Path::new("-"))?;
         let to: Parameters = self.to.into_iter().map(|to| ("to", to)).collect();
         let client = self.asking.service.client()?;
+
         let path = ["v1", "feedback", "report"];
         let answer = client.post(&path, &to, Payload::Message(report))?;
         if self.asking.json {
@@ -56,6 +57,7 @@ impl Bounce {
         if results.is_empty() {
             screen.line(&[plain("nothing follows from this report")])?;
         }
+
         for one in results {
             let status = one.status.unwrap_or_default();
             let known = if one.duplicate { ", known already" } else { "" };
@@ -69,6 +71,7 @@ impl Bounce {
                 "{mail}  {to}  {kind} {status}{known}{ends}"
             ))])?;
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }

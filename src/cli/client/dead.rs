@@ -192,6 +192,7 @@ fn why_dead(mail: &MailStatus, now: Timestamp) -> (String, String, String, Strin
         0 => first.recipient.to_string(),
         _ => format!("{} and {others} more", first.recipient),
     };
+
     (
         died,
         why,
@@ -230,17 +231,20 @@ fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
             "purging deletes mail for good: add --yes to mean it, or --dry-run to count".into(),
         ));
     }
+
     let count: Count = client
         .delete(&["v1", "dead"], &parameters(filter, true))?
         .decode()?;
     eprintln!("{}.", count.told("would be deleted for good"));
     eprint!("Delete? [y/N] ");
     std::io::stderr().flush()?;
+
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     let yes = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
     if !yes {
         eprintln!("Nothing was deleted.");
     }
+
     Ok(yes)
 }

@@ -42,11 +42,13 @@ impl Filter {
             "recipient",
             self.recipient.as_ref().map(ToString::to_string),
         );
+
         add("tag", self.tag.clone());
         add(
             "priority",
             self.priority.map(|priority| priority.to_string()),
         );
+
         add("since", self.since.map(|at| at.to_string()));
         add("until", self.until.map(|at| at.to_string()));
         parameters

@@ -37,6 +37,7 @@ impl Health {
         {
             place.url = url;
         }
+
         // Whoever asks about health need not show who they are; and on this machine the
         // certificate is for another name.
         let local = is_loopback(&place.url);
@@ -63,6 +64,7 @@ impl Health {
             }
             Err(failure) => return Err(unhealthy(failure)),
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -95,10 +97,12 @@ fn configured() -> Option<Url> {
         };
         listen.set_ip(loopback);
     }
+
     let scheme = if settings.http.tls.is_some() {
         "https"
     } else {
         "http"
     };
+
     Url::parse(&format!("{scheme}://{listen}")).ok()
 }

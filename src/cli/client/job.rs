@@ -1,5 +1,5 @@
-//! Acts on everything that a search finds: `cancel -q`, `retry -q` and `purge -q` begin a job; `postrider job`
-//! looks after those that go on.
+//! Acts on everything that a search finds: `cancel -q`, `retry -q` and `purge -q` begin a job;
+//! `postrider job` looks after those that go on.
 
 use std::process::ExitCode;
 
@@ -52,6 +52,7 @@ impl BulkArgs {
             Some(query) => request.insert("q".to_owned(), Value::from(query)),
             None => request.insert("all".to_owned(), Value::from(true)),
         };
+
         request.insert("dry_run".to_owned(), Value::from(self.dry_run));
         request.insert("limit".to_owned(), Value::from(self.limit));
         request.insert("per_minute".to_owned(), Value::from(self.per_minute));
@@ -62,6 +63,7 @@ impl BulkArgs {
             "purge" => client.delete_with(&["v1", "mails"], payload)?,
             _ => client.post(&["v1", "mails", act], &vec![], payload)?,
         };
+
         if asking.json {
             screen.json(&answer.body)?;
         } else if self.dry_run {
@@ -75,6 +77,7 @@ impl BulkArgs {
                 job.id, job.id
             ))])?;
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -105,7 +108,7 @@ pub enum Job {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Show how far a job is
+    /// Show a job's progress
     Show {
         /// The job's id
         id: uuid::Uuid,
@@ -143,18 +146,22 @@ impl Job {
                 (asking, asking.service.client()?.delete(&path, &vec![])?)
             }
         };
+
         if asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let jobs = match self {
             Job::List { .. } => answer.decode::<Jobs>()?.jobs,
             Job::Show { .. } | Job::Stop { .. } => vec![answer.decode()?],
         };
+
         if jobs.is_empty() {
             screen.line(&[tinted("no jobs", TextStyle::Faint)])?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let now = Timestamp::now();
         let rows = jobs.iter().map(|job| row(job, now)).collect();
         let heads = ["ID", "ACT", "STATE", "DONE", "BEGAN", "BY", "SEARCH"];
@@ -162,6 +169,7 @@ impl Job {
         for error in jobs.iter().filter_map(|job| job.error.as_ref()) {
             screen.line(&[tinted(error, TextStyle::Bad)])?;
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -173,6 +181,7 @@ fn row(job: &JobStatus, now: Timestamp) -> Vec<StyledText> {
         JobState::Stopped => tinted("stopped", TextStyle::Warning),
         JobState::Failed => tinted("failed", TextStyle::Bad),
     };
+
     let of = job.total.map_or_else(|| "?".to_owned(), grouped);
     vec![
         plain(job.id),

@@ -26,15 +26,18 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
             plain(value.replace('\t', " ")),
         ])?;
     }
+
     screen.line(&[])?;
     let Some(parsed) = parse(message) else {
         return Ok(());
     };
+
     let text = parsed.body_text(0).unwrap_or_default();
     let mut lines = text.trim_end().lines();
     for line in lines.by_ref().take(SHOWN_LINES) {
         screen.line(&[plain(line.replace('\t', "    "))])?;
     }
+
     let rest = lines.count() as u64;
     if rest > 0 {
         let more = format!(
@@ -43,6 +46,7 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
         );
         screen.line(&[tinted(more, TextStyle::Faint)])?;
     }
+
     if parsed.attachment_count() > 0 {
         screen.line(&[])?;
     }
@@ -64,6 +68,7 @@ pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
             plain(format_args!("{name}  ({kind}, {size})")),
         ])?;
     }
+
     Ok(())
 }
 

@@ -69,6 +69,7 @@ impl List {
         let mut parameters = self.filter.parameters();
         parameters.extend(self.state.map(|state| ("state", state.to_string())));
         parameters.extend(self.query.map(|query| ("q", query)));
+
         let heads = ["ID", "STATE", "AGE", "TO", "SUBJECT"];
         pages(
             &self.asking,
@@ -104,6 +105,7 @@ pub fn pages(
     let mut wanted = length.most();
     let mut found = false;
     let mut rows = Vec::new();
+
     let mut cursor: Option<String> = None;
     loop {
         parameters.truncate(fixed);
@@ -130,6 +132,7 @@ pub fn pages(
             break;
         }
     }
+
     if !asking.json {
         match cursor {
             Some(_) => eprintln!("There are more: list them with --limit N, or with --all."),
@@ -137,5 +140,6 @@ pub fn pages(
             None => {}
         }
     }
+
     Ok(ExitCode::SUCCESS)
 }

@@ -69,11 +69,13 @@ impl Show {
             screen.message(&raw(&client, id)?)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let answer = client.get(&["v1", "mails", id], &vec![])?;
         if self.asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let mail: MailStatus = answer.decode()?;
         let message = raw(&client, id)?;
         record::summary(&mail, screen)?;

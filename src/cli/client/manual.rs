@@ -46,12 +46,14 @@ impl Man {
             screen.message(&page)?;
             return Ok(ExitCode::SUCCESS);
         };
+
         let trouble = |error| {
             Failure::Failed(format!(
                 "cannot write into {}: {error}",
                 escaped(&directory.to_string_lossy())
             ))
         };
+
         fs::create_dir_all(&directory).map_err(trouble)?;
         clap_mangen::generate_to(root, &directory).map_err(trouble)?;
         Ok(ExitCode::SUCCESS)

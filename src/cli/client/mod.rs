@@ -1,9 +1,9 @@
 //! The commands that talk to a running service, over HTTP as any other program would.
 //!
 //! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They
-//! share `place`, which knows where the service is, `service`, which calls it and turns its refusals
-//! into messages, and `screen`, through which alone they print: so nothing that came from a mail or from a remote server reaches
-//! a terminal unescaped.
+//! share `place`, which knows where the service is, `service`, which calls it and turns its
+//! refusals into messages, and `screen`, through which alone they print: so nothing that came from
+//! a mail or from a remote server reaches a terminal unescaped.
 
 mod audit;
 mod bounce;
@@ -45,49 +45,49 @@ use place::Service;
 /// The commands that talk to a running service.
 #[derive(Subcommand)]
 pub enum ClientCommand {
-    /// Hand a mail to the service
+    /// Submit a mail
     #[command(after_help = send::EXAMPLES)]
     Send(Box<send::Send>),
-    /// Say how far a mail is
+    /// Show a mail's status
     Status(mail::Status),
     /// List mails, the newest first
     List(list::List),
     /// Count mails, by state
     Count(search::Count),
-    /// Write mails out for other programs, as a table or a record a line
+    /// Export mails as CSV or NDJSON
     Export(search::Export),
-    /// Group what is dead or deferred by what was said, or by domain
+    /// Group dead and deferred mail by error or by domain
     Failures(search::FailureGroups),
-    /// Show all that is known of a mail, and the mail itself
+    /// Show a mail's whole record, and the mail itself
     Show(mail::Show),
-    /// Withdraw a mail that was not sent yet
+    /// Cancel a mail that has not been sent yet
     Cancel(mail::Act),
     /// Send a dead, cancelled or deferred mail again, at once
     Retry(mail::Act),
     /// Delete mail that has ended, with its record; all that a search finds
     Purge(job::Purge),
-    /// Look after acts on many mails, which go on by themselves
+    /// Manage jobs: acts on many mails
     #[command(subcommand)]
     Job(job::Job),
-    /// Follow what happens, as it happens
+    /// Follow events as they happen
     Tail(tail::Tail),
-    /// Tell who did what, when, and to how many; the newest first
+    /// Show who did what, when, and to how many; the newest first
     Audit(audit::Audit),
     /// Show the service's numbers
     Stats(stats::Stats),
-    /// Look after the mail that could not be delivered
+    /// Manage dead letters: mail that could not be delivered
     #[command(subcommand)]
     Dead(dead::Dead),
-    /// Look after the relays
+    /// Manage relays
     #[command(subcommand)]
     Relay(relay::Relay),
-    /// Look after who is not to get mail
+    /// Manage suppressions: addresses that get no mail
     #[command(subcommand)]
     Suppression(suppression::Suppression),
     /// Take a delivery report or a complaint on standard input
     #[command(after_help = bounce::EXAMPLES)]
     Bounce(bounce::Bounce),
-    /// Look after the nodes that share the spool
+    /// Manage the nodes that share the spool
     #[command(subcommand)]
     Node(node::Node),
     /// Look after the webhooks, which are told what happens
@@ -96,13 +96,13 @@ pub enum ClientCommand {
     /// Look after the mail that is sent by the clock
     #[command(subcommand)]
     Schedule(schedule::Schedule),
-    /// Look after the templates that mail is made from
+    /// Manage templates
     #[command(subcommand)]
     Template(template::Template),
     /// Take a message on standard input, as the classic sendmail does
     #[command(after_help = sendmail::MANUAL)]
     Sendmail(sendmail::Sendmail),
-    /// Ask whether the service can do its work; exit code 0 says that it can
+    /// Check the service's health; exit code 0 means that it is ready
     Health(health::Health),
     /// Print completions for a shell
     Completions(manual::Completions),
@@ -162,8 +162,8 @@ impl ClientCommand {
     }
 }
 
-/// The command line as it was meant: a binary that is called `sendmail`, `mailq` or `newaliases`, by
-/// a link to it, is `postrider sendmail`.
+/// The command line as it was meant: a binary that is called `sendmail`, `mailq` or `newaliases`,
+/// by a link to it, is `postrider sendmail`.
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.into_iter().collect();
     let called = arguments
@@ -175,11 +175,13 @@ pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         Some("newaliases") => Some("-bi"),
         _ => return arguments,
     };
+
     // After `--` every word belongs to sendmail, whatever it looks like.
     let words = ["sendmail", "--"]
         .into_iter()
         .chain(task)
         .map(OsString::from);
+
     arguments.splice(1..1, words);
     arguments
 }

@@ -33,6 +33,7 @@ impl Node {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let nodes = answer.decode::<Nodes>()?.nodes;
         let row = |node: &NodeStatus| {
             let this = if node.is_this { " (this one)" } else { "" };
@@ -45,6 +46,7 @@ impl Node {
                 plain(grouped(node.holds)),
             ]
         };
+
         let heads = ["NODE", "SESSION", "VERSION", "SINCE", "SEEN", "HOLDS"];
         screen.table(&heads, nodes.iter().map(row).collect(), ColumnFit::Wrap)?;
         Ok(ExitCode::SUCCESS)

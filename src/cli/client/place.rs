@@ -89,6 +89,7 @@ impl Service {
             value,
             by: in_file("url"),
         });
+
         let beside = of_file.clone();
         let given = said(self.url.clone(), "--url", "POSTRIDER_URL")?;
         let url = match given.or(of_file) {
@@ -124,12 +125,14 @@ impl Service {
             value: PathBuf::from(said.value),
             by: said.by,
         });
+
         if authority.is_none() && is_the_files {
             authority = written.ca_file.map(|path| Setting {
                 value: beside_file(&file, path),
                 by: in_file("ca_file"),
             });
         }
+
         Ok(ServiceAddress {
             url,
             authorization: token.map(|token| bearer(&token)).transpose()?,
@@ -144,6 +147,7 @@ impl Service {
             // An empty token says that none is to be sent.
             return Ok(Some(Setting { value, by }));
         }
+
         if let Some(path) = &self.token_file {
             return read_token(path, Source::Flag("--token-file")).map(Some);
         }
@@ -153,6 +157,7 @@ impl Service {
                 by: token.by,
             }));
         }
+
         match said(None, "", "POSTRIDER_TOKEN_FILE")? {
             Some(path) => read_token(Path::new(&path.value), path.by).map(Some),
             None => Ok(None),
@@ -185,11 +190,13 @@ fn parsed(said: &Setting<String>) -> Result<Url, Failure> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(wrong("has to begin with http:// or https://"));
     }
+
     if !url.username().is_empty() || url.password().is_some() {
         return Err(said.by.wrong(
             "has a user or a password, where the service takes a token: use --token or --token-file",
         ));
     }
+
     url.set_query(None);
     url.set_fragment(None);
     Ok(url)
@@ -226,17 +233,20 @@ fn authorities(said: &Setting<PathBuf>) -> Result<Vec<Certificate<'static>>, Fai
         said.by
             .wrong(format!("names {shown}, which cannot be read: {error}"))
     })?;
+
     let found: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
             _ => None,
         })
         .collect();
+
     if found.is_empty() {
         return Err(said
             .by
             .wrong(format!("names {shown}, in which there is no certificate")));
     }
+
     Ok(found)
 }
 

@@ -23,11 +23,13 @@ pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
             tinted(format_args!("  {}", relative(at, now)), TextStyle::Faint),
         ]
     };
+
     let pending = !mail.state.is_final();
     let return_path = mail
         .return_path
         .as_ref()
         .map_or("<>".to_owned(), ToString::to_string);
+
     screen.facts(vec![
         ("mail", fact(tinted(mail.id, TextStyle::Strong))),
         ("state", fact(state(mail.state.as_str()))),
@@ -62,11 +64,13 @@ pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
         ("expires", pending.then(|| time(mail.expires_at))),
     ])?;
     screen.line(&[])?;
+
     let rows = mail
         .deliveries
         .iter()
         .map(|delivery| delivery_row(delivery, now))
         .collect();
+
     screen.table(
         &[
             "RECIPIENT",
@@ -86,6 +90,7 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {
     let relay = last
         .map(|attempt| attempt.relay.as_str())
         .or(delivery.relays.first().map(String::as_str));
+
     let answer = match (last, &delivery.waits) {
         // What was said last is why it is tried again later.
         (Some(attempt), Some(waits)) if waits.because == WaitReason::Retry => said(attempt),
@@ -93,10 +98,12 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {
         (Some(attempt), None) => said(attempt),
         (None, None) => String::new(),
     };
+
     let next = match delivery.state {
         State::Scheduled | State::Deferred => delivery.next_attempt_at.map(|at| relative(at, now)),
         _ => None,
     };
+
     vec![
         plain(&delivery.recipient),
         delivery_state(delivery),
@@ -124,11 +131,13 @@ pub fn attempts(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
         .iter()
         .flat_map(|d| d.attempts.iter().map(move |attempt| (d, attempt)))
         .collect();
+
     all.sort_by_key(|(_, attempt)| attempt.at);
     if all.is_empty() {
         return Ok(());
     }
     screen.line(&[])?;
+
     let row = |(delivery, attempt): (&DeliveryStatus, &Attempt)| {
         vec![
             plain(local(attempt.at)),
@@ -137,6 +146,7 @@ pub fn attempts(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
             plain(said(attempt)),
         ]
     };
+
     screen.table(
         &["ATTEMPT", "RECIPIENT", "RELAY", "ANSWER"],
         all.into_iter().map(row).collect(),
@@ -170,6 +180,7 @@ pub fn verdict(mail: &MailStatus) -> String {
             .filter(|delivery| delivery.state == wanted)
             .count() as u64
     };
+
     match mail.state {
         MailState::Partial => format!(
             "{} delivered, {} not",

@@ -92,6 +92,7 @@ pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
             plain(relay.last_failure.as_deref().unwrap_or_default()),
         ]
     };
+
     let heads = [
         "RELAY",
         "STATE",
@@ -101,5 +102,6 @@ pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
         "BACKLOG",
         "LAST FAILURE",
     ];
+
     screen.table(&heads, relays.iter().map(row).collect(), ColumnFit::Wrap)
 }

@@ -33,25 +33,30 @@ impl Schedule {
             .service
             .client()?
             .get(&["v1", "schedules"], &vec![])?;
+
         if asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let schedules = answer.decode::<Schedules>()?.schedules;
         if schedules.is_empty() {
             screen.line(&[tinted("no schedules", TextStyle::Faint)])?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let now = Timestamp::now();
         let rows = schedules.iter().map(|one| row(one, now)).collect();
         let heads = ["SCHEDULE", "CRON", "TIME ZONE", "NEXT", "LAST", "MAIL"];
         screen.table(&heads, rows, ColumnFit::Wrap)?;
+
         for schedule in &schedules {
             if let Some(error) = &schedule.error {
                 let text = format!("{} is not accepted: {error}", schedule.name);
                 screen.line(&[tinted(text, TextStyle::Bad)])?;
             }
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }

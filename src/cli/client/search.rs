@@ -1,5 +1,5 @@
-//! `postrider count`, `export` and `failures`: what a search finds, as numbers, as a table for other
-//! programs, and by what went wrong.
+//! `postrider count`, `export` and `failures`: what a search finds, as numbers, as a table for
+//! other programs, and by what went wrong.
 
 use std::io::{Write, copy};
 use std::process::ExitCode;
@@ -51,6 +51,7 @@ impl Count {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let counted: Counted = answer.decode()?;
         let mut rows = Vec::new();
         for (name, count) in &counted.by_state {
@@ -61,6 +62,7 @@ impl Count {
             plain(grouped(counted.count)),
         ]);
         screen.table(&["STATE", "MAILS"], rows, ColumnFit::Cut)?;
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -107,12 +109,14 @@ impl FailureGroups {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.search.parameters();
         parameters.push(("by", self.by));
+
         let client = self.asking.service.client()?;
         let answer = client.get(&["v1", "failures"], &parameters)?;
         if self.asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let failures: Failures = answer.decode()?;
         if failures.groups.is_empty() {
             screen.line(&[tinted("nothing failed", TextStyle::Faint)])?;
@@ -130,6 +134,7 @@ impl FailureGroups {
                 plain(group.example),
             ]
         });
+
         let heads = ["DEAD", "DEFERRED", "LAST", "WHAT", "FOR EXAMPLE"];
         screen.table(&heads, rows.collect(), ColumnFit::Wrap)?;
         if !failures.complete {

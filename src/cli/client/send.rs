@@ -146,8 +146,9 @@ impl Send {
             }
             None => client.post(&["v1", "mails"], &vec![], Payload::Json(self.json()?))?,
         };
+
         match self.wait {
-            Some(patience) => self.follow(&client, &answer, patience, screen),
+            Some(time_limit) => self.follow(&client, &answer, time_limit, screen),
             None if self.asking.json => {
                 Ok(screen.json(&answer.body).map(|()| ExitCode::SUCCESS)?)
             }
@@ -162,17 +163,20 @@ impl Send {
                 "standard input can be --text or --html, not both".into(),
             ));
         }
+
         let mut mail = Map::new();
         mail.insert(
             "from".into(),
             self.from.clone().unwrap_or_else(user::address).into(),
         );
+
         let lists = [
             ("to", &self.to),
             ("cc", &self.cc),
             ("bcc", &self.bcc),
             ("reply_to", &self.reply_to),
         ];
+
         for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
             mail.insert(name.into(), json!(list));
         }
@@ -182,6 +186,7 @@ impl Send {
         if let Some(name) = &self.template {
             mail.insert("template".into(), self.template(name)?);
         }
+
         for (name, body) in [("text", &self.text), ("html", &self.html)] {
             match body.as_deref() {
                 Some("-") => mail.insert(name.into(), text_from_standard_input()?.into()),
@@ -189,6 +194,7 @@ impl Send {
                 None => None,
             };
         }
+
         if !self.header.is_empty() {
             let mut fields = Map::new();
             for (name, value) in &self.header {
@@ -201,11 +207,13 @@ impl Send {
             }
             mail.insert("headers".into(), fields.into());
         }
+
         if !self.attach.is_empty() {
             let files: Result<Vec<Value>, Failure> =
                 self.attach.iter().map(|file| attachment(file)).collect();
             mail.insert("attachments".into(), files?.into());
         }
+
         if !self.alternative.is_empty() {
             let files: Result<Vec<Value>, Failure> = self
                 .alternative
@@ -214,6 +222,7 @@ impl Send {
                 .collect();
             mail.insert("alternatives".into(), files?.into());
         }
+
         for (name, value) in self.options.parameters() {
             match name {
                 "tag" => mail
@@ -224,6 +233,7 @@ impl Send {
                 _ => mail.insert(name.into(), value.into()).map(drop),
             };
         }
+
         Ok(mail.into())
     }
 
@@ -249,6 +259,7 @@ impl Send {
                 |error: MailError| Failure::Usage(format!("{flag} {}", escaped(error.reason())));
             Addressees::in_list(text, &domain).map_err(wrong)
         };
+
         let from = match &self.from {
             Some(from) => in_flag("--from", from)?.into_iter().next(),
             None => Addressees::sender_of(message, &domain).map_err(wrong)?,
@@ -262,11 +273,13 @@ impl Send {
         if self.to.is_empty() {
             to = Addressees::of(message, &domain).map_err(wrong)?.recipients;
         }
+
         if to.is_empty() {
             return Err(Failure::Usage(
                 "the message names no recipient in To, Cc or Bcc: add --to".into(),
             ));
         }
+
         let mut parameters: Parameters = vec![("from", from)];
         parameters.extend(to.into_iter().map(|to| ("to", to.to_string())));
         parameters.extend(self.options.parameters());
@@ -278,26 +291,29 @@ impl Send {
         &self,
         client: &Client,
         answer: &Answer,
-        patience: Duration,
+        time_limit: Duration,
         screen: &mut Screen,
     ) -> Result<ExitCode, Failure> {
         let accepted: Accepted = answer.decode()?;
         if !self.asking.json {
             announce(&accepted, screen)?;
         }
+
         if accepted.durability == Durability::Direct {
             if self.asking.json {
                 screen.json(&answer.body)?;
             }
             return Ok(ExitCode::SUCCESS);
         }
+
         let id = accepted.id;
-        let (answer, mail) = wait(client, id, patience)?;
+        let (answer, mail) = wait(client, id, time_limit)?;
         if self.asking.json {
             screen.json(&answer.body)?;
         } else {
             record::line(&mail, screen)?;
         }
+
         if mail.state == MailState::Delivered {
             return Ok(ExitCode::SUCCESS);
         }
@@ -305,16 +321,22 @@ impl Send {
             "{}; see `postrider status {id}`",
             record::verdict(&mail)
         ));
+
         if self.asking.json {
             // The record is the answer in JSON; the verdict on it is for people.
             failure.tell(false);
             return Ok(failure.exit_code());
         }
+
         Err(failure)
     }
 }
 
-fn wait(client: &Client, id: MailId, patience: Duration) -> Result<(Answer, MailStatus), Failure> {
+fn wait(
+    client: &Client,
+    id: MailId,
+    time_limit: Duration,
+) -> Result<(Answer, MailStatus), Failure> {
     let started = Instant::now();
     let mut pause = FIRST_LOOK;
     loop {
@@ -329,12 +351,12 @@ fn wait(client: &Client, id: MailId, patience: Duration) -> Result<(Answer, Mail
         if mail.state.is_final() {
             return Ok((answer, mail));
         }
-        let left = patience.saturating_sub(started.elapsed());
+        let left = time_limit.saturating_sub(started.elapsed());
         if left.is_zero() {
             let why = format!(
                 "mail {id} is {} after {}",
                 mail.state,
-                humantime::format_duration(patience)
+                humantime::format_duration(time_limit)
             );
             return Err(Failure::TryLater(format!(
                 "{why}; it is still being looked after"
@@ -352,11 +374,13 @@ fn announce(accepted: &Accepted, screen: &mut Screen) -> Result<(), Failure> {
         Durability::InMemory => "in memory only",
         Durability::Direct => "sent at once, because it could not be kept",
     };
+
     let kept = if accepted.duplicate {
         "accepted before under this key"
     } else {
         kept
     };
+
     let mut pieces = vec![plain(accepted.id), plain("  ")];
     if let Some(name) = &accepted.state {
         pieces.extend([state(name), plain("  ")]);
@@ -369,6 +393,7 @@ impl Options {
     /// The options by the names that the service has for them; `tag` once for each.
     fn parameters(&self) -> Parameters {
         let span = |span: Duration| humantime::format_duration(span).to_string();
+
         let mut parameters = Parameters::new();
         let mut add =
             |name, value: Option<String>| parameters.extend(value.map(|value| (name, value)));
@@ -376,6 +401,7 @@ impl Options {
             "priority",
             self.priority.map(|priority| priority.to_string()),
         );
+
         add("send_at", self.at.map(|at| at.to_string()));
         add("delay", self.delay.map(span));
         add("expires_in", self.expires_in.map(span));
@@ -385,6 +411,7 @@ impl Options {
             "guarantee",
             self.at_most_once.then(|| "at_most_once".to_owned()),
         );
+
         self.tag
             .iter()
             .for_each(|tag| add("tag", Some(tag.clone())));

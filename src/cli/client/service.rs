@@ -89,6 +89,7 @@ impl Client {
         if let Some(authorities) = place.authorities {
             tls = tls.root_certs(RootCerts::Specific(Arc::new(authorities)));
         }
+
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             // A redirect would carry the token, or turn a POST into a GET.
@@ -96,6 +97,7 @@ impl Client {
             .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .tls_config(tls.build());
+
         if is_loopback(&place.url) {
             config = config.proxy(None::<Proxy>);
         }
@@ -155,6 +157,7 @@ impl Client {
                 bytes
             }
         };
+
         let sent = if method == Method::POST {
             let request = request
                 .body(body)
@@ -186,6 +189,7 @@ impl Client {
                 configured.build().send(&body[..])
             }
         };
+
         let mut response = self.granted(sent)?;
         Ok(Answer {
             body: self.body_of(&mut response)?,
@@ -229,6 +233,7 @@ impl Client {
                 .timeout_per_read(Some(SILENCE_TIMEOUT))
                 .build(),
         );
+
         let response = self.granted(sent)?;
         Ok(response
             .into_body()
@@ -292,11 +297,13 @@ impl Client {
                 problem: None,
             };
         };
+
         let errors: Vec<FieldError> = problem
             .errors
             .iter()
             .map(|error| FieldError::new(&error.pointer, &error.detail))
             .collect();
+
         let mut message = problem.message(status, &errors);
         match status {
             401 if self.token.is_none() => {
@@ -307,10 +314,12 @@ impl Client {
             }
             _ => {}
         }
+
         let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
+
         if let Some(seconds) = retry_after.and_then(|text| text.parse::<u64>().ok()) {
             let _ = write!(message, "; try again in {seconds} s");
         }
@@ -373,6 +382,7 @@ impl Problem {
             (Some(title), _) | (None, Some(title)) => escaped(title),
             (None, None) => format!("the service refused with HTTP {status}"),
         };
+
         match (errors, &self.detail) {
             ([], Some(detail)) if Some(detail) != self.title.as_ref() => {
                 format!("{title}: {}", escaped(detail))

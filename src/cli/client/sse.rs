@@ -69,6 +69,7 @@ impl<R: Read> Frames<R> {
                 _ => {}
             }
         }
+
         Ok(None)
     }
 
@@ -78,6 +79,7 @@ impl<R: Read> Frames<R> {
             .by_ref()
             .take(LONGEST_LINE)
             .read_until(b'\n', &mut line)?;
+
         if line.last() != Some(&b'\n') {
             return match line.len() as u64 {
                 LONGEST_LINE.. => Err(io::Error::new(
@@ -87,6 +89,7 @@ impl<R: Read> Frames<R> {
                 _ => Ok(None),
             };
         }
+
         line.pop();
         line.pop_if(|last| *last == b'\r');
         Ok(Some(String::from_utf8_lossy(&line).into_owned()))
@@ -108,12 +111,14 @@ mod tests {
             data: "a\nb".into(),
             id: id.clone(),
         };
+
         assert_eq!(frames.next().unwrap(), Some(first));
         let second = Frame {
             event: "message".into(),
             data: String::new(),
             id,
         };
+
         assert_eq!(frames.next().unwrap(), Some(second));
         assert_eq!(frames.next().unwrap(), None);
     }

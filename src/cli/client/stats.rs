@@ -27,10 +27,12 @@ impl Stats {
             .service
             .client()?
             .get(&["v1", "stats"], &vec![])?;
+
         if self.asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
+
         let stats: dispatch::Stats = answer.decode()?;
         let bytes = bytesize::ByteSize(stats.spool_bytes).display().iec();
         let since_start = format!(
@@ -40,12 +42,14 @@ impl Stats {
             grouped(stats.deferred),
             grouped(stats.dead)
         );
+
         let oldest = stats.oldest_queued_seconds.map(|seconds| {
             let waited = Duration::try_from_secs_f64(seconds).ok().and_then(rough);
             vec![plain(waited.map_or("due just now".to_owned(), |waited| {
                 format!("due for {waited}")
             }))]
         });
+
         let set_aside = (stats.quarantined > 0).then(|| {
             let what = format!(
                 "{}; see `postrider spool verify`",
@@ -53,6 +57,7 @@ impl Stats {
             );
             vec![tinted(what, TextStyle::Bad)]
         });
+
         let states = State::ALL.map(State::as_str);
         let priorities = Priority::ALL.map(Priority::as_str);
         screen.facts(vec![
@@ -83,6 +88,7 @@ impl Stats {
         ])?;
         screen.line(&[])?;
         relay::table(&stats.relays, screen)?;
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -93,6 +99,7 @@ fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<StyledText> {
         .keys()
         .map(String::as_str)
         .filter(|name| !order.contains(name));
+
     let mut pieces = Vec::new();
     for name in order.iter().copied().chain(others) {
         let count = counts.get(name).copied().unwrap_or(0);
@@ -104,6 +111,7 @@ fn counts(counts: &BTreeMap<String, u64>, order: &[&str]) -> Vec<StyledText> {
             pieces.push(plain(format_args!(" {}", grouped(count))));
         }
     }
+
     if pieces.is_empty() {
         vec![tinted("none", TextStyle::Faint)]
     } else {

@@ -16,11 +16,11 @@ use crate::spool::{SuppressionPage, SuppressionReason};
 /// `postrider suppression`.
 #[derive(Subcommand)]
 pub enum Suppression {
-    /// List who is not to get mail
+    /// List suppressed addresses
     List(List),
     /// Add an address
     Add(Add),
-    /// Take entries off
+    /// Remove entries
     Remove(Remove),
     /// Add the entries of a CSV file
     Import(Import),
@@ -50,7 +50,7 @@ pub struct List {
     /// The most entries
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
-    /// Go on where the page before ended
+    /// Continue where the page before ended
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
@@ -150,6 +150,7 @@ impl List {
         let mut parameters = self.which.parameters(self.address);
         parameters.push(("limit", self.limit.to_string()));
         parameters.extend(self.cursor.map(|cursor| ("cursor", cursor)));
+
         let client = self.asking.service.client()?;
         let answer = client.get(&["v1", "suppressions"], &parameters)?;
         if self.asking.json {
@@ -169,6 +170,7 @@ impl List {
                 plain(one.note.unwrap_or_default()),
             ]);
         }
+
         let heads = ["ADDRESS", "REASON", "LIST", "SINCE", "UNTIL", "NOTE"];
         screen.table(&heads, rows, ColumnFit::Cut)?;
         if let Some(next) = page.next {
@@ -187,11 +189,13 @@ impl Add {
             ("until", self.until.map(|until| until.to_string())),
             ("note", self.note),
         ];
+
         for (name, value) in given {
             if let Some(value) = value {
                 entry[name] = value.into();
             }
         }
+
         let client = self.asking.service.client()?;
         let answer = client.post(&["v1", "suppressions"], &vec![], Payload::Json(entry))?;
         if self.asking.json {
@@ -203,6 +207,7 @@ impl Add {
                 added.address, added.reason
             ))])?;
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -226,6 +231,7 @@ impl Import {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let file = send::read(&self.file)?;
         let client = self.asking.service.client()?;
+
         let path = ["v1", "suppressions", "import"];
         let answer = client.post(&path, &vec![], Payload::Csv(file))?;
         let done: Imported = answer.decode()?;
@@ -240,6 +246,7 @@ impl Import {
                 screen.line(&[plain(format_args!("line {line}: {detail}"))])?;
             }
         }
+
         Ok(match done.refused {
             0 => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,

@@ -28,8 +28,8 @@ pub struct Tail {
     /// Only what happens to this mail
     #[arg(long, value_name = "ID")]
     mail: Option<MailId>,
-    /// Begin with what happened since: a span such as 1h, a time such as 2026-01-31T12:00:00Z, or the
-    /// number of an event, 0 being the oldest that is kept
+    /// Begin with what happened since: a span such as 1h, a time such as 2026-01-31T12:00:00Z, or
+    /// the number of an event, 0 being the oldest that is kept
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
     #[command(flatten)]
@@ -47,6 +47,7 @@ impl Tail {
             .collect();
         let mut last: Option<String> = None;
         let mut pause = FIRST_PAUSE;
+
         let mut stream = client.events(&parameters, None)?;
         loop {
             let mut frames = Frames::new(stream);
@@ -82,6 +83,7 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
         };
         return screen.line(&[tinted(format_args!("--------  {text}"), TextStyle::Warning)]);
     }
+
     match serde_json::from_str::<Event>(&frame.data) {
         Ok(event) => screen.line(&line(&event)),
         // A newer service may tell what is not known here yet.
@@ -107,16 +109,19 @@ fn line(event: &Event) -> Vec<StyledText> {
         pieces.push(plain("  "));
         pieces.push(piece);
     };
+
     if let Some(mail) = event.mail {
         add(plain(mail));
     }
     if let Some(recipient) = &event.recipient {
         add(plain(recipient));
     }
+
     let relay = event
         .relay
         .as_ref()
         .filter(|_| !matches!(event.kind, EventKind::Attempted { .. }));
+
     if let Some(relay) = relay {
         add(plain(relay));
     }
@@ -136,6 +141,7 @@ fn line(event: &Event) -> Vec<StyledText> {
         }
         _ => {}
     }
+
     pieces
 }
 

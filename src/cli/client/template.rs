@@ -24,7 +24,7 @@ use crate::mail::Content;
 pub enum Template {
     /// List the templates and the variables that each needs
     List(List),
-    /// Look for mistakes in the templates' files
+    /// Check the templates' files for mistakes
     Check(Check),
     /// Show what a template makes, and send nothing
     Render(Render),
@@ -134,6 +134,7 @@ impl List {
                 client.get(&["v1", "templates"], &vec![])?.decode()?
             }
         };
+
         if self.asking.json {
             print_json(&listed, screen)?;
             return Ok(ExitCode::SUCCESS);
@@ -147,12 +148,14 @@ impl List {
                 plain(one.description.as_deref().unwrap_or_default()),
             ]
         };
+
         let rows = listed.templates.iter().map(row).collect();
         screen.table(
             &["NAME", "LOCALES", "VARIABLES", "FOR"],
             rows,
             ColumnFit::Wrap,
         )?;
+
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -166,10 +169,12 @@ impl Check {
                 configured(&sources)?
             }
         };
+
         let (templates, mistakes) = match Templates::load(&folder, &locale) {
             Ok(templates) => (templates.list().len(), Vec::new()),
             Err(mistakes) => (0, mistakes.0),
         };
+
         let ok = mistakes.is_empty();
         if self.json {
             let findings = Findings {
@@ -186,6 +191,7 @@ impl Check {
         } else {
             return Err(told(mistakes).into());
         }
+
         Ok(if ok {
             ExitCode::SUCCESS
         } else {
@@ -219,6 +225,7 @@ impl Render {
                 client.post(&path, &vec![], payload)?.decode()?
             }
         };
+
         if let Some(part) = self.part {
             let text = match part {
                 OutputPart::Subject => rendered.subject,
@@ -229,6 +236,7 @@ impl Render {
             screen.message(text.ok_or_else(missing)?.as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
+
         if self.asking.json {
             print_json(&rendered, screen)?;
             return Ok(ExitCode::SUCCESS);
@@ -242,6 +250,7 @@ impl Render {
                 screen.line(&[plain(line)])?;
             }
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -13,12 +13,14 @@ pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }
+
     let local = text
         .parse::<DateTime>()
         .and_then(|at| at.to_zoned(TimeZone::system()));
     if let Ok(at) = local {
         return Ok(stamp(&at));
     }
+
     in_words(text).ok_or_else(|| {
         "is no time such as 2026-01-31T12:00:00Z, \"2026-01-31 12:00\" or \"tomorrow 9:00\""
             .to_owned()
@@ -36,6 +38,7 @@ pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
     {
         return Ok(now + span);
     }
+
     let at = point_in_time(text)?;
     let is_exact = text.parse::<Timestamp>().is_ok() || text.parse::<DateTime>().is_ok();
     if at < now && !is_exact {
@@ -45,6 +48,7 @@ pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
             local(now)
         ));
     }
+
     Ok(at)
 }
 
@@ -72,6 +76,7 @@ pub fn past_time(text: &str) -> Result<Timestamp, String> {
         Ok(_) => Err(String::new()),
         Err(_) => parse_span(text.strip_suffix(" ago").unwrap_or(text)),
     };
+
     match span {
         Ok(span) => {
             let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
@@ -133,6 +138,7 @@ mod tests {
                 .to_string(),
             "2026-01-31T12:00:00.000Z"
         );
+
         for typed in ["2026-01-31 12:00", "2026-01-31T12:00:00"] {
             assert_eq!(
                 local(point_in_time(typed).unwrap()),
@@ -140,9 +146,11 @@ mod tests {
                 "{typed}"
             );
         }
+
         for wrong in ["", "5", "x", "never", "tomorrow 25:00"] {
             assert!(point_in_time(wrong).is_err(), "{wrong}");
         }
+
         let ago = Timestamp::now().since(past_time("2h").unwrap());
         assert!((7200..7260).contains(&ago.as_secs()));
         assert!(past_time("2 apples").is_err());
@@ -155,6 +163,7 @@ mod tests {
             let day = now.date().checked_add(jiff::Span::new().days(days));
             day.unwrap().to_string()
         };
+
         for typed in [
             "tomorrow 9:00",
             "tomorrow at 9:00",
@@ -164,10 +173,12 @@ mod tests {
             let expected = format!("{} 09:00:00", day(1));
             assert_eq!(local(time_to_come(typed).unwrap()), expected, "{typed}");
         }
+
         let friday = time_to_come("next friday 17:30").unwrap();
         let friday = zoned(friday);
         assert_eq!(friday.weekday(), jiff::civil::Weekday::Friday);
         assert_eq!((friday.hour(), friday.minute()), (17, 30));
+
         for typed in ["2 hours", "in 2 hours", "2h", "in 2h"] {
             let ahead = time_to_come(typed).unwrap().since(Timestamp::now());
             assert!(
@@ -175,6 +186,7 @@ mod tests {
                 "{typed}: {ahead:?}"
             );
         }
+
         assert!(time_to_come("yesterday 9:00").is_err_and(|why| why.contains("has passed")));
         let past = past_time("yesterday 9:00").unwrap();
         assert_eq!(local(past), format!("{} 09:00:00", day(-1)));

@@ -30,7 +30,8 @@ pub enum Webhook {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Have a webhook told again: all that failed, unless more is said; one that is off is switched on
+    /// Have a webhook told again: all that failed, unless more is said; one that is off is switched
+    /// on
     Redeliver(Redeliver),
     /// Print a new secret for a webhook
     Secret,
@@ -77,11 +78,13 @@ fn list(asking: &ServiceArgs, screen: &mut Screen) -> Result<ExitCode, Failure> 
         screen.json(&answer.body)?;
         return Ok(ExitCode::SUCCESS);
     }
+
     let webhooks = answer.decode::<Webhooks>()?.webhooks;
     if webhooks.is_empty() {
         screen.line(&[tinted("no webhooks", TextStyle::Faint)])?;
         return Ok(ExitCode::SUCCESS);
     }
+
     let now = Timestamp::now();
     let rows = webhooks.iter().map(|webhook| row(webhook, now)).collect();
     let heads = [
@@ -92,6 +95,7 @@ fn list(asking: &ServiceArgs, screen: &mut Screen) -> Result<ExitCode, Failure> 
         "LAST",
         "URL",
     ];
+
     screen.table(&heads, rows, ColumnFit::Wrap)?;
     for webhook in &webhooks {
         if let Some(reason) = &webhook.reason {
@@ -99,6 +103,7 @@ fn list(asking: &ServiceArgs, screen: &mut Screen) -> Result<ExitCode, Failure> 
             screen.line(&[tinted(text, TextStyle::Bad)])?;
         }
     }
+
     Ok(ExitCode::SUCCESS)
 }
 
@@ -109,6 +114,7 @@ fn row(webhook: &WebhookStatus, now: Timestamp) -> Vec<StyledText> {
         WebhookState::Off => TextStyle::Bad,
         WebhookState::Elsewhere => TextStyle::Faint,
     };
+
     let last = webhook.last.as_ref().map_or_else(String::new, |last| {
         let said = match (&last.error, last.status) {
             (Some(error), _) => error.clone(),
@@ -117,6 +123,7 @@ fn row(webhook: &WebhookStatus, now: Timestamp) -> Vec<StyledText> {
         };
         format!("{said}, {}", relative(last.at, now))
     });
+
     vec![
         plain(&webhook.name),
         tinted(webhook.state, tint),
@@ -129,6 +136,7 @@ fn row(webhook: &WebhookStatus, now: Timestamp) -> Vec<StyledText> {
 
 fn test(name: &str, asking: &ServiceArgs, screen: &mut Screen) -> Result<ExitCode, Failure> {
     let client = asking.service.client()?;
+
     let answer = client.post(&["v1", "webhooks", name, "test"], &vec![], Payload::None)?;
     let tested: Tested = answer.decode()?;
     let last = &tested.answer;
@@ -144,6 +152,7 @@ fn test(name: &str, asking: &ServiceArgs, screen: &mut Screen) -> Result<ExitCod
         let error = last.error.as_deref().unwrap_or_default();
         screen.line(&[tinted(format!("{name} failed: {error}"), TextStyle::Bad)])?;
     }
+
     Ok(match tested.delivered {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -159,6 +168,7 @@ impl Redeliver {
         if let Some(id) = self.id {
             request.insert("id".to_owned(), Value::from(id));
         }
+
         let client = self.asking.service.client()?;
         let path = ["v1", "webhooks", &self.name, "redeliver"];
         let answer = client.post(&path, &vec![], Payload::Json(Value::Object(request)))?;
@@ -173,6 +183,7 @@ impl Redeliver {
                 grouped(status.backlog)
             ))])?;
         }
+
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -24,7 +24,7 @@ use sink::Sink;
 use summary::{ProgressBars, Summary};
 use tally::Tally;
 
-/// How many callers hand in mail at once.
+/// How many callers submit mail at once.
 const CALLERS: usize = 64;
 /// How long nothing may happen before the demo gives up.
 const PATIENCE: Duration = seconds(60);
@@ -36,8 +36,8 @@ pub(super) struct Demo {
     /// How many mails
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     count: u32,
-    /// Run the engine as this file says, its relays, routes, retry schedule and spool directory
-    /// aside
+    /// Run the engine as this file says, its relays, routes, except for its relays, routes, retry
+    /// schedule and spool directory
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -74,6 +74,7 @@ async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(),
         .map_err(|e| Failure::Failed(format!("cannot listen on loopback: {e}")))?;
     let settings = for_demo(settings, &sink, dir);
     summary::introduce(count, &settings, &sink);
+
     let dispatcher = config::builder(&settings)?.start().await?;
     let began = Instant::now();
     let mut callers = hand_in(&dispatcher, &tally, count);
@@ -81,6 +82,7 @@ async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(),
         stats = follow(&dispatcher, &tally, count) => stats,
         failure = first_failure(&mut callers) => Err(failure),
     };
+
     callers.shutdown().await;
     let closed = dispatcher.shutdown(Drain::within(seconds(10))).await;
     let stats = stats?;
@@ -95,6 +97,7 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
         .relays
         .first()
         .map_or(Relay::default().connections, |relay| relay.connections);
+
     let url = format!("smtp://{}", sink.address).into();
     settings.relays = vec![Relay {
         name: Some("sink".to_owned()),
@@ -106,6 +109,7 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
     settings.spool.url = None;
     settings.spool.path = dir.join("spool");
     settings.retry.schedule = [100, 200, 400, 800].map(Duration::from_millis).to_vec();
+
     settings
 }
 
@@ -132,6 +136,7 @@ fn hand_in(
             }
         });
     }
+
     callers
 }
 

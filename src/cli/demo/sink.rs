@@ -119,6 +119,7 @@ impl SinkSession {
             .next()
             .unwrap_or_default()
             .to_ascii_uppercase();
+
         match verb.as_str() {
             "EHLO" => {
                 self.answer("250-demo\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES")
@@ -138,6 +139,7 @@ impl SinkSession {
             }
             _ => self.answer("502 5.5.2 not known here"),
         }
+
         Ok(AfterCommand::Command)
     }
 
@@ -167,6 +169,7 @@ impl SinkSession {
         let any = |wanted: fn(PlannedFault) -> bool| {
             recipients.iter().any(|number| tally.meets(*number, wanted))
         };
+
         self.answer("354 go on");
         let cut = any(|trouble| trouble == PlannedFault::HangUp);
         loop {
@@ -177,10 +180,12 @@ impl SinkSession {
                 break;
             }
         }
+
         if any(|trouble| matches!(trouble, PlannedFault::Defer(_))) {
             self.answer("451 4.3.0 try again later");
             return Ok(AfterCommand::Command);
         }
+
         recipients.iter().for_each(|number| tally.arrived(*number));
         if any(|trouble| trouble == PlannedFault::HangUpAfter) {
             return Ok(AfterCommand::HangUp);
@@ -213,11 +218,13 @@ mod tests {
         let commands = format!(
             "EHLO me\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<mail-{number}@demo.example>\r\nDATA\r\n"
         );
+
         let message = "Subject: x\r\n\r\n..\r\n.x\r\n.\r\nQUIT\r\n";
         stream
             .write_all(format!("{commands}{message}").as_bytes())
             .await
             .unwrap();
+
         let mut said = String::new();
         stream.read_to_string(&mut said).await.unwrap();
         said.lines()
@@ -253,12 +260,14 @@ mod tests {
         assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
         assert!(hand_in(&sink, deferred).await.contains(&"451 ".to_owned()));
         assert_eq!(tally.progress().1, 0, "what was not taken is not counted");
+
         for number in [refused, deferred] {
             assert_eq!(
                 hand_in(&sink, number).await.join(""),
                 "220 250 250 250 354 250 221 "
             );
         }
+
         assert_eq!(
             (
                 tally.progress().1,
@@ -285,6 +294,7 @@ mod tests {
                 "220 250 250 250 354 250 221 "
             );
         }
+
         assert_eq!((tally.progress().1, tally.duplicates()), (2, 1));
     }
 }

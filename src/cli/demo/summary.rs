@@ -48,6 +48,7 @@ impl ProgressBars {
                 .with_prefix(name);
             all.add(bar)
         };
+
         ProgressBars {
             accepted: bar("accepted", "cyan"),
             arrived: bar("arrived", "green"),
@@ -105,6 +106,7 @@ impl<'a> Summary<'a> {
             mischief.deferred,
             mischief.hung_up + mischief.hung_up_after
         );
+
         let rows = [
             ("accepted", accepted, String::new()),
             ("delivered", self.stats.delivered, String::new()),
@@ -121,11 +123,13 @@ impl<'a> Summary<'a> {
                 format!("end to end, in {:.1} s", self.took.as_secs_f64()),
             ),
         ];
+
         let mut table = table();
         for (name, number, remark) in rows {
             let number = Cell::new(HumanCount(number)).set_alignment(CellAlignment::Right);
             table.add_row([Cell::new(name), number, Cell::new(remark)]);
         }
+
         table
     }
 
@@ -144,6 +148,7 @@ impl<'a> Summary<'a> {
             };
             table.add_row([Cell::new(name), cell(50.0), cell(99.0)]);
         }
+
         table
     }
 }
@@ -171,6 +176,7 @@ fn verdict(tally: &Tally, count: u64) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
+
     Err(Failure::Failed(reason))
 }
 
@@ -201,10 +207,12 @@ mod tests {
             lost,
             Err("1 of 3 accepted mails did not arrive, mail-1 among them".to_owned())
         );
+
         assert!(
             verdict(&handed_in([1, 1, 1]), 4).is_err(),
             "one was not even accepted"
         );
+
         assert!(
             verdict(&handed_in([1, 2, 1]), 3).is_err(),
             "nobody hung up, so nothing had to come twice"

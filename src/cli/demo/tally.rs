@@ -1,4 +1,4 @@
-//! Who saw which mail, and when: written by the side that hands in and by the sink, read for the
+//! Who saw which mail, and when: written by the side that submits and by the sink, read for the
 //! summary.
 
 use std::time::{Duration, Instant};
@@ -70,6 +70,7 @@ impl Tally {
         let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else {
             return false;
         };
+
         let (times, counted) = match planned {
             PlannedFault::None => return false,
             PlannedFault::Refuse(times) => (times, &mut mischief.refused),
@@ -77,6 +78,7 @@ impl Tally {
             PlannedFault::HangUp => (1, &mut mischief.hung_up),
             PlannedFault::HangUpAfter => (1, &mut mischief.hung_up_after),
         };
+
         if story.troubled >= times {
             return false;
         }
@@ -153,6 +155,7 @@ impl Tally {
                 let _ = micros.record(u64::try_from(waited).unwrap_or(u64::MAX));
             }
         }
+
         Latencies { micros }
     }
 }
@@ -182,10 +185,12 @@ mod tests {
             story.accepted = Some(began);
             story.arrived = Some(began + Duration::from_millis(10 * (number as u64 + 1)));
         }
+
         tally.arrived(0);
         let near = |span: Duration, millis: f64| (span.as_secs_f64() * 1000.0 - millis).abs() < 0.5;
         assert!(near(tally.latencies(None).percentile(50.0), 50.0));
         assert!(near(tally.latencies(None).percentile(99.0), 100.0));
+
         assert!(
             near(
                 tally.latencies(Some(Priority::Critical)).percentile(50.0),
@@ -193,6 +198,7 @@ mod tests {
             ),
             "mail 0 is the critical one"
         );
+
         assert_eq!(tally.took(began), Duration::from_millis(100));
     }
 

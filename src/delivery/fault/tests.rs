@@ -151,6 +151,7 @@ fn a_session_that_has_carried_mail_may_be_used_up() {
             (FinalDot, "554 5.7.1 spam", F::Mail),
         ],
     );
+
     let silence = Outcome::Lost(RcptTo, format!("{} for 60s", super::super::SILENCE));
     assert_eq!(silence.judge(USED).fault, F::Destination);
     let cut = Outcome::Lost(RcptTo, "the server closed the connection".into());
@@ -360,6 +361,7 @@ fn what_may_be_either_is_decided_by_what_others_met() {
         others_fared_better: true,
         ..FRESH
     };
+
     for (phase, line) in [
         (RcptTo, "550 5.7.1 Relaying denied"),
         (RcptTo, "550 5.1.2 Relay not allowed."),
@@ -377,6 +379,7 @@ fn what_may_be_either_is_decided_by_what_others_met() {
         assert_eq!(fault(phase, line, REPEATED), F::Relay, "{line}");
         assert_eq!(fault(phase, line, fared_better), F::Mail, "{line}");
     }
+
     for (phase, line) in [
         (RcptTo, "550 no"),
         (Data, "554 no"),
@@ -385,6 +388,7 @@ fn what_may_be_either_is_decided_by_what_others_met() {
         assert_eq!(fault(phase, line, FRESH), F::Mail, "{line}");
         assert_eq!(fault(phase, line, REPEATED), F::Relay, "{line}");
     }
+
     for (phase, line) in [(Data, "451 not now"), (FinalDot, "451 not now")] {
         assert_eq!(fault(phase, line, FRESH), F::Mail, "{line}");
         assert_eq!(fault(phase, line, REPEATED), F::Unclear, "{line}");
@@ -409,7 +413,7 @@ fn every_row_can_be_reached_and_every_step_has_one() {
             ROWS.iter().any(|row| row.steps.contains(&phase)
                 && !row.used
                 && !row.accepted
-                && row.status == Status::Any),
+                && row.status == StatusPattern::Any),
             "{phase}"
         );
     }
@@ -425,6 +429,7 @@ fn the_docs_have_the_table_as_it_is() {
     if std::env::var_os("POSTRIDER_PRINT_DOCS").is_some() {
         std::fs::write(path, &expected).expect("docs/FAULTS.md can be written");
     }
+
     let printed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         printed == expected,

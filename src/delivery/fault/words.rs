@@ -1,5 +1,6 @@
 //! What a server's text says where its codes do not. `fault.rs` asks; the kinds and their phrases
-//! are those of Postfix, Exim, Sendmail, OpenSMTPD, Haraka and Stalwart, and of the large providers.
+//! are those of Postfix, Exim, Sendmail, OpenSMTPD, Haraka and Stalwart, and of the large
+//! providers.
 //!
 //! *Invariant:* a text that speaks of one recipient, one sender or one message is never taken to
 //! speak of us or of the system, unless it says so in plain words.
@@ -33,8 +34,8 @@ pub(super) enum Words {
     Content,
 }
 
-/// A list of phrases. Words stand in this order with nothing between them; `*` stands for any words,
-/// `~` at the end of a word for any ending, `#` for an IP address.
+/// A list of phrases. Words stand in this order with nothing between them; `*` stands for any
+/// words, `~` at the end of a word for any ending, `#` for an IP address.
 type Phrases = &'static [&'static str];
 
 const ACCOUNT: Phrases = &[
@@ -583,6 +584,7 @@ impl Text {
             }
             words.push(' ');
         }
+
         Text(words)
     }
 
@@ -616,6 +618,7 @@ impl Text {
             && !any(&[
                 "hour~", "day", "daily", "minute~", "second~", "rate", "quota~", "from",
             ]);
+
         let is_other = any(&[
             "size",
             "recipient~",
@@ -625,6 +628,7 @@ impl Text {
             "concurrent",
             "too many sessions",
         ]);
+
         is_limit && (is_session || is_number) && !is_other
     }
 }
@@ -659,6 +663,7 @@ mod tests {
             assert!(!speaks(text, Words::Client), "{text}");
             assert!(!speaks(text, Words::System), "{text}");
         }
+
         assert!(speaks(
             "Requested mail action not taken: mailbox unavailable, Mail send limit exceeded",
             Words::Client

@@ -1,6 +1,6 @@
-//! The series: how much was accepted, delivered, deferred and dead, how much waited, and how long it
-//! took, in steps of time, of all together and for each relay. A named reader of the journal counts
-//! (`recorder`) what `shelf` keeps; here it is asked for.
+//! The series: how much was accepted, delivered, deferred and dead, how much waited, and how long
+//! it took, in steps of time, of all together and for each relay. A named reader of the journal
+//! counts (`recorder`) what `shelf` keeps; here it is asked for.
 
 mod recorder;
 mod shelf;
@@ -157,6 +157,7 @@ impl Grid {
         } else {
             Resolution::Coarse
         };
+
         let whole =
             |count: i64| count.div_euclid(grain.millis()) + i64::from(count % grain.millis() != 0);
         let step = whole(step).max(1) * grain.millis();
@@ -199,6 +200,7 @@ impl Dispatcher {
     /// [`Error::UnknownRelay`], or [`Error::Spool`].
     pub async fn series(&self, query: SeriesQuery) -> Result<Series, Error> {
         self.keep_series();
+
         let journal = self.journal();
         // Where another node counts, what it has written is read.
         if journal.holds(NAME) {
@@ -219,6 +221,7 @@ impl Dispatcher {
         let grid = Grid::of(&query, self.inner.engine.clock.now());
         let mut tallies = vec![Tally::default(); grid.points()];
         let mut before = None;
+
         // Further back stands what waited at the beginning.
         let look_every = i64::try_from(LOOK_EVERY.as_millis()).unwrap_or(i64::MAX);
         let first = grid.from - 2 * look_every.max(grid.grain.millis());
@@ -227,6 +230,7 @@ impl Dispatcher {
             grid.grain,
             Timestamp::from_millis(grid.to + grid.grain.millis() - 1),
         );
+
         loop {
             let kept = reader.kept(from, to.key(), BATCH).await?;
             for (key, value) in &kept {
@@ -268,6 +272,7 @@ impl Dispatcher {
                 p99: tally.quantile(0.99),
             });
         }
+
         Ok(Series {
             from: Timestamp::from_millis(grid.from),
             to: Timestamp::from_millis(grid.to),

@@ -140,10 +140,12 @@ impl Recorder {
                 | EventKind::Deferred { .. }
                 | EventKind::Dead { .. }
         );
+
         if !is_of_mail {
             return Ok(());
         }
         let relay = event.relay.as_deref().and_then(|name| self.relay(name));
+
         self.latest = self.latest.max(event.at);
         for grain in Resolution::ALL {
             let step = self.step(Bucket::of(grain, event.at)).await?;
@@ -152,6 +154,7 @@ impl Recorder {
                 add(step.relay_mut(relay), event);
             }
         }
+
         Ok(())
     }
 
@@ -161,6 +164,7 @@ impl Recorder {
         let routes = engine.spool.backlog(now).await?;
         let backlog = backlog_by_relay(&routes);
         let waits: u64 = routes.iter().map(|(_, count)| count).sum();
+
         for name in backlog.keys() {
             self.relay(name);
         }
@@ -169,6 +173,7 @@ impl Recorder {
             .iter()
             .map(|(name, number)| (number, backlog.get(name).copied().unwrap_or(0)))
             .collect();
+
         self.latest = self.latest.max(now);
         for grain in Resolution::ALL {
             let step = self.step(Bucket::of(grain, now)).await?;
@@ -177,6 +182,7 @@ impl Recorder {
                 step.relay_mut(*number).backlog = Some(*waits);
             }
         }
+
         Ok(())
     }
 
@@ -196,6 +202,7 @@ impl Recorder {
             bytes += if stays { weight(step) } else { 0 };
             stays
         });
+
         self.bytes = bytes;
         Ok(())
     }

@@ -180,6 +180,7 @@ mod tests {
                 assert_eq!(Bucket::read(grain, key), Some(place));
             }
         }
+
         let place = Bucket::of(Resolution::Coarse, at(1_700_000_123));
         assert_eq!(place.begins(), at(1_699_999_800));
 
@@ -187,6 +188,7 @@ mod tests {
         step.all.accepted = 3;
         step.relay_mut(7).delivered = 300;
         step.relay_mut(7).took(std::time::Duration::from_millis(20));
+
         assert_eq!(BucketCounts::decode(&step.encode()), step);
         assert_eq!(
             BucketCounts::decode(b"\x02unknown"),

@@ -50,6 +50,7 @@ impl Tally {
             .map(|(_, count)| u64::from(*count))
             .sum();
         let wanted = (total as f64 * share).ceil().max(1.0) as u64;
+
         let mut seen = 0;
         for (class, count) in &self.latencies {
             seen += u64::from(*count);
@@ -57,6 +58,7 @@ impl Tally {
                 return Some(middle(*class));
             }
         }
+
         None
     }
 
@@ -95,6 +97,7 @@ mod tests {
             whole.took(Duration::from_millis(millis));
             parts[millis as usize % 2].took(Duration::from_millis(millis));
         }
+
         let [mut sum, second] = parts;
         sum.add(&second);
         assert_eq!(sum, whole);
@@ -102,6 +105,7 @@ mod tests {
             let told = whole.quantile(share).unwrap();
             assert!((told / expected - 1.0).abs() < 0.1, "{share}: {told}");
         }
+
         assert_eq!(Tally::default().quantile(0.5), None);
     }
 

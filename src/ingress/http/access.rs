@@ -90,6 +90,7 @@ impl TokenTable {
         let tokens = self.tokens.read();
         let shows_who = headers.contains_key(header::AUTHORIZATION) || sessions.is_named(headers);
         let is_trusted = self.trusted.contain(peer) && (tokens.is_empty() || !shows_who);
+
         let is_local = self.trusted.is_empty() && tokens.is_empty();
         if is_trusted || is_local {
             let own_name = if is_trusted {
@@ -103,6 +104,7 @@ impl TokenTable {
                 _ => Ok(Caller::anybody(Scope::Admin)),
             };
         }
+
         if let RequiredScope::Nothing { .. } = needed {
             return Ok(Caller::anybody(Scope::Send));
         }
@@ -141,6 +143,7 @@ impl TokenTable {
                 challenge: Challenge::Token,
             }),
         }?;
+
         match needed {
             RequiredScope::Own(_) if token.scope == Scope::Send => Ok(Caller::with(token)),
             RequiredScope::Scope(needed) | RequiredScope::Own(needed)
@@ -206,7 +209,7 @@ impl Caller {
         (self.scope == Scope::Send).then(|| self.submitter())
     }
 
-    /// Whose the mail is that is handed in.
+    /// Whose the mail is that is submitted.
     pub(super) fn submitter(&self) -> Submitter {
         match &self.token {
             Some(token) => Submitter::token(&token.name),

@@ -42,6 +42,7 @@ pub(super) async fn audit(
         before: params.parsed("cursor"),
         limit: params::limit(&mut params),
     };
+
     params.finish()?;
     Ok(Json(door.dispatcher.audit(wanted).await?))
 }

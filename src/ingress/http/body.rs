@@ -42,17 +42,19 @@ impl MediaType {
                 "compressed bodies are not taken; leave Content-Encoding out",
             ));
         }
+
         let given = headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
+
         let essence = given.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case("application/json") {
             Ok(MediaType::Json)
         } else if essence.eq_ignore_ascii_case("message/rfc822") {
             Ok(MediaType::Message)
         } else {
-            let detail = "Content-Type must be application/json, or message/rfc822 where one message is handed in";
+            let detail = "Content-Type must be application/json, or message/rfc822 where one message is submitted";
             Err(Problem::new(Kind::MediaType, detail))
         }
     }
@@ -84,6 +86,7 @@ impl Door {
         let mut only = Bytes::new();
         let mut joined = BytesMut::new();
         let mut length = 0;
+
         let mut room: Room = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
@@ -123,11 +126,13 @@ impl Door {
             }
             joined.extend_from_slice(&data);
         }
+
         let bytes = if joined.is_empty() {
             only
         } else {
             joined.freeze()
         };
+
         Ok(HeldBody { bytes, room })
     }
 }

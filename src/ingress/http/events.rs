@@ -1,8 +1,8 @@
 //! What happens, as it happens: Server-Sent Events (WHATWG HTML §9.2).
 //!
 //! An event's id is `JOURNAL-SEQ`: its number in the spool's journal, after the journal's name, so
-//! that it holds over restarts, and a client that comes back to another spool is told that it missed
-//! something, and not silently given the wrong events.
+//! that it holds over restarts, and a client that comes back to another spool is told that it
+//! missed something, and not silently given the wrong events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -105,8 +105,8 @@ pub(super) struct SkippedEvents {
 
 /// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
 /// `retried`, `purged`, `relay_up`, `relay_down`; and what people do: `relay_paused`,
-/// `relay_resumed`, `reloaded`, `started`, `stopped`, `login_refused`, and `act` for what is done to
-/// mails. With the scope `send`, what happens to one's own mail.
+/// `relay_resumed`, `reloaded`, `started`, `stopped`, `login_refused`, and `act` for what is done
+/// to mails. With the scope `send`, what happens to one's own mail.
 ///
 /// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
 /// themselves, gets what happened since, over restarts as well; what the journal does not keep any
@@ -133,11 +133,13 @@ pub(super) async fn events(
     let mail: Option<MailId> = params.parsed("mail");
     let now = door.dispatcher.clock().now();
     let since = params.with("since", |given| Resume::since(given, &door.journal, now));
+
     let at_most: Option<u32> = params.parsed("at_most");
     if at_most == Some(0) {
         params.refuse("/at_most", "is not at least 1");
     }
     params.finish()?;
+
     let owner = visitor.sees_only();
     if let (Some(owner), Some(mail)) = (&owner, mail) {
         door.own(owner, mail).await?;
@@ -153,17 +155,20 @@ pub(super) async fn events(
         Resume::Now => since.unwrap_or(Resume::Now),
         resume => resume,
     };
+
     let (missed, after) = match resume {
         Resume::Now => (None, None),
         Resume::After(seq) => (None, Some(seq)),
         Resume::Elsewhere => (Some(missed(None)), Some(0)),
         Resume::Since(at) => (None, Some(door.dispatcher.journal().since(at).await?)),
     };
+
     let events = match (mail, after) {
         (Some(mail), after) => door.dispatcher.events_of(mail, after),
         (None, Some(after)) => door.dispatcher.events_after(after),
         (None, None) => door.dispatcher.events(),
     };
+
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
         .chain(thinned(
@@ -176,6 +181,7 @@ pub(super) async fn events(
             Ok::<_, Infallible>(frame)
         })
         .take_until(stopped(door.shutdown.clone()));
+
     Ok(Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))
         .into_response())

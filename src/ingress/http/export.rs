@@ -1,5 +1,5 @@
-//! All mails that a search finds, as one stream: rows for a table, or a record a line. Read from the
-//! spool page by page as fast as the client takes it, so that memory stays the same whatever is
+//! All mails that a search finds, as one stream: rows for a table, or a record a line. Read from
+//! the spool page by page as fast as the client takes it, so that memory stays the same whatever is
 //! found.
 
 use axum::body::Body;
@@ -97,6 +97,7 @@ pub(super) async fn export(
         ),
         Format::Ndjson => ("application/x-ndjson", "mails.ndjson", Vec::new()),
     };
+
     let headers = [
         (header::CONTENT_TYPE, kind.to_owned()),
         (
@@ -108,11 +109,13 @@ pub(super) async fn export(
         limit: STEP,
         ..query
     };
+
     // The first page is read before anything is answered: what cannot be read is a problem then.
     let first = next(&door.dispatcher, query.clone(), format).await?;
     let head = Bytes::from(head);
     let (page, rest) = first;
     let begun = stream::iter([head, page].map(Ok));
+
     let state = rest.map(|query| (door.dispatcher.clone(), query));
     let others = stream::try_unfold(state, move |state| async move {
         let Some((dispatcher, query)) = state else {
@@ -121,6 +124,7 @@ pub(super) async fn export(
         let (page, rest) = next(&dispatcher, query, format).await?;
         Ok(Some((page, rest.map(|query| (dispatcher, query)))))
     });
+
     let body = Body::from_stream(begun.chain(others));
     Ok((headers, body).into_response())
 }
@@ -143,10 +147,12 @@ async fn next(
             out
         }
     };
+
     let rest = page.next.map(|cursor| Query {
         cursor: Some(cursor),
         ..query
     });
+
     Ok((Bytes::from(out), rest))
 }
 
@@ -197,6 +203,7 @@ fn write(mail: &MailStatus, rows: &mut Rows) -> csv::Result<()> {
             cell(text),
         ])?;
     }
+
     Ok(())
 }
 

@@ -47,6 +47,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for BoundedLi
                 at_most(MOST, many).map(BoundedList)
             }
         }
+
         from.deserialize_seq(BoundedListVisitor(PhantomData))
     }
 }
@@ -94,6 +95,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
                 at_most(MAX_RECIPIENTS, many).map(OneOrMany)
             }
         }
+
         from.deserialize_any(OneOrManyVisitor)
     }
 }
@@ -155,6 +157,7 @@ impl<'de> Deserialize<'de> for Span {
                 Span::parse(&seconds.to_string()).map_err(E::custom)
             }
         }
+
         from.deserialize_any(SpanVisitor)
     }
 }
@@ -215,6 +218,7 @@ impl<'de> Deserialize<'de> for Base64 {
                 Base64::decode(text).map_err(|e| E::custom(format!("is not base64: {e}")))
             }
         }
+
         from.deserialize_str(Base64Visitor)
     }
 }
@@ -261,6 +265,7 @@ impl<'de> Deserialize<'de> for Headers {
                 Ok(Headers(fields))
             }
         }
+
         from.deserialize_map(HeadersVisitor)
     }
 }
@@ -292,11 +297,13 @@ mod tests {
         assert_eq!(span("1.5").unwrap(), 1_500);
         assert_eq!(span("\"5m\"").unwrap(), 300_000);
         assert_eq!(span("\"2h 30m\"").unwrap(), 9_000_000);
+
         for wrong in [
             "-1", "-0.5", "1e400", "1e30", "\"5\"", "\"soon\"", "\"\"", "true", "[]",
         ] {
             assert!(span(wrong).is_err(), "{wrong}");
         }
+
         assert_eq!(Span::parse("90").unwrap().0.as_secs(), 90);
         assert_eq!(Span::parse("5m").unwrap().0.as_secs(), 300);
         assert!(

@@ -56,6 +56,7 @@ impl Wanted {
         {
             return false;
         }
+
         mail.deliveries.iter().any(|delivery| {
             let relay = delivery
                 .attempts
@@ -80,6 +81,7 @@ impl Wanted {
             since: self.after.map(|after| after.made_at()),
             ..crate::spool::Query::default()
         };
+
         for _ in 0..MAX_PAGES {
             let page = door.dispatcher.list(query.clone()).await?;
             if let Some(found) = page.mails.into_iter().find(|mail| self.is(mail)) {
@@ -88,6 +90,7 @@ impl Wanted {
             let Some(next) = page.next else { break };
             query.cursor = Some(next);
         }
+
         Ok(None)
     }
 }
@@ -99,7 +102,7 @@ impl Wanted {
     params(
         ("to" = Option<String>, Query, description = "A recipient; without `@`, a part of one"),
         ("subject" = Option<String>, Query, description = "A part of the subject"),
-        ("after" = Option<MailId>, Query, description = "Only mail that was handed in after this one"),
+        ("after" = Option<MailId>, Query, description = "Only mail that was submitted after this one"),
         ("wait" = Option<String>, Query, description = "How long to wait for it, such as 10s; at most 60s", example = "1s"),
     ),
     responses(
@@ -119,6 +122,7 @@ pub(super) async fn latest(
         after: params.parsed("after"),
         relays: BTreeSet::new(),
     };
+
     let wait = params
         .with("wait", Span::parse)
         .map_or(Duration::ZERO, |span| span.0);
@@ -132,10 +136,12 @@ pub(super) async fn latest(
             wanted.relays.insert(relay.name);
         }
     }
+
     if wanted.relays.is_empty() {
         let reason = "no relay is a `capture://` one, so that no mail is kept here";
         return Err(Problem::new(Kind::NotFound, reason));
     }
+
     let mut found = wanted.find(&door).await?;
     let mut stop = std::pin::pin!(super::server::stopped(door.shutdown.clone()));
     while found.is_none() {
@@ -155,10 +161,12 @@ pub(super) async fn latest(
             Ok(None) | Err(_) => break,
         }
     }
+
     let none = || Problem::new(Kind::NotFound, "no captured mail matches");
     let mail = found.ok_or_else(none)?;
     let take = |message: &[u8]| (Reading::of(message), Reading::html(message));
     let (reading, html) = door.taken_apart(mail.id, take).await?;
+
     let recipients = mail.deliveries.into_iter();
     Ok(Json(CapturedMail {
         created_at: mail.created_at,

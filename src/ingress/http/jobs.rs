@@ -51,6 +51,7 @@ impl FromRequest<SharedDoor> for BulkRequest {
                 "Content-Type must be application/json",
             ));
         }
+
         let held = door.collect(body, MAX_REQUEST).await?;
         let mut json = serde_json::Deserializer::from_slice(&held.bytes);
         let read: Result<Self, _> = serde_path_to_error::deserialize(&mut json);
@@ -58,6 +59,7 @@ impl FromRequest<SharedDoor> for BulkRequest {
             true => Problem::invalid(vec![misshapen(error)]),
             false => malformed(error.inner()),
         })?;
+
         json.end().map_err(|error| malformed(&error))?;
         request.checked()
     }
@@ -72,12 +74,14 @@ impl BulkRequest {
                 detail: detail.to_owned(),
             });
         };
+
         if self.search().is_empty() && !self.all {
             refuse(
                 "q",
                 "is missing; give a search, or `\"all\": true` to mean all mail",
             );
         }
+
         if !self.search().is_empty() && self.all {
             refuse("all", "give either `q` or `all`, not both");
         }
@@ -87,6 +91,7 @@ impl BulkRequest {
         if self.per_minute == Some(0) {
             refuse("per_minute", "is not at least 1");
         }
+
         if errors.is_empty() {
             Ok(self)
         } else {
@@ -107,6 +112,7 @@ impl BulkRequest {
     ) -> Result<Response, Problem> {
         let found = door.dispatcher.search(self.search());
         let query = found.map_err(|error| Problem::invalid_field("/q", error.to_string()))?;
+
         let dispatcher = visitor.acts_on(&door.dispatcher);
         let jobs = dispatcher.jobs();
         if self.dry_run {
@@ -122,6 +128,7 @@ impl BulkRequest {
             per_minute: self.per_minute,
             search: self.search().to_owned(),
         })?;
+
         let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
         Ok((StatusCode::ACCEPTED, location, Json(job)).into_response())
     }

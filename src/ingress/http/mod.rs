@@ -114,6 +114,7 @@ impl HttpDoor {
         let failed = |error| HttpError::Listen { listen, error };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
+
         let trusted = security.trusted_networks;
         Ok(HttpDoor {
             listener,
@@ -205,6 +206,7 @@ impl HttpDoor {
             notices: self.notices.unwrap_or_else(|| Notices::of(&dispatcher)),
             shutdown,
         });
+
         door.dispatcher.keep_series();
         let router = openapi::router(self.has_page).with_state(door.clone());
         tracing::info!(listen = %self.local_addr, "HTTP door open");
@@ -291,8 +293,8 @@ pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
     request::MailRequest::read(json, None, composing)
 }
 
-/// So many may follow what happens at once: each is a connection that does not end, and holds some of
-/// what it has not taken yet.
+/// So many may follow what happens at once: each is a connection that does not end, and holds some
+/// of what it has not taken yet.
 const MOST_FOLLOWERS: usize = 512;
 
 /// What every request can reach.

@@ -87,6 +87,7 @@ pub(super) fn router(has_page: bool) -> Router<SharedDoor> {
         true => page::routes(),
         false => Router::new(),
     };
+
     router.merge(page).route(
         "/openapi.json",
         get(move || {
@@ -107,6 +108,7 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
         .routes(routes!(status::events))
         .routes(routes!(status::script))
         .layer(middleware::from_fn(status::for_every_page));
+
     OpenApiRouter::<SharedDoor>::with_openapi(ApiDocument::openapi())
         .merge(for_end_users)
         .routes(routes!(submit::submit, records::list, jobs::purge))
@@ -168,11 +170,13 @@ fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("A token of `http.tokens`"))
         .build();
+
     document
         .components
         .get_or_insert_default()
         .security_schemes
         .insert(BEARER.to_owned(), SecurityScheme::Http(scheme));
+
     for (path, item) in &mut document.paths.paths {
         let operations = [&mut item.get, &mut item.post, &mut item.delete]
             .into_iter()

@@ -39,11 +39,11 @@ pub(super) struct Relays {
 
 /// That something is well.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Well {
+pub(super) struct HealthAnswer {
     /// `live` or `ready`.
     status: &'static str,
-    /// What keeps accepted mail from being sent: relays that are down where no other one of a route is
-    /// up, and what they say. Absent where all is well.
+    /// What keeps accepted mail from being sent: relays that are down where no other one of a route
+    /// is up, and what they say. Absent where all is well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -163,10 +163,10 @@ pub(super) async fn metrics(State(door): State<SharedDoor>) -> Result<Response, 
 /// Whether the service runs.
 #[utoipa::path(
     get, path = "/health/live", tag = "service",
-    responses((status = 200, description = "It runs", body = Well)),
+    responses((status = 200, description = "It runs", body = HealthAnswer)),
 )]
-pub(super) async fn live() -> Json<Well> {
-    Json(Well {
+pub(super) async fn live() -> Json<HealthAnswer> {
+    Json(HealthAnswer {
         status: "live",
         warnings: Vec::new(),
     })
@@ -175,16 +175,17 @@ pub(super) async fn live() -> Json<Well> {
 /// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so.
 #[utoipa::path(
     get, path = "/health/ready", tag = "service",
-    responses((status = 200, description = "Mail is accepted", body = Well)),
+    responses((status = 200, description = "Mail is accepted", body = HealthAnswer)),
 )]
-pub(super) async fn ready(State(door): State<SharedDoor>) -> Result<Json<Well>, Problem> {
+pub(super) async fn ready(State(door): State<SharedDoor>) -> Result<Json<HealthAnswer>, Problem> {
     let health = door.dispatcher.health();
     if health.ready {
-        return Ok(Json(Well {
+        return Ok(Json(HealthAnswer {
             status: "ready",
             warnings: health.warnings,
         }));
     }
+
     Err(Problem::new(
         Kind::Unavailable,
         health

@@ -1,5 +1,5 @@
-//! Where a request comes from: a program, this listener's own page, or a page of somebody else that a
-//! browser was led to.
+//! Where a request comes from: a program, this listener's own page, or a page of somebody else that
+//! a browser was led to.
 
 use std::net::IpAddr;
 
@@ -23,17 +23,20 @@ pub(super) fn from_a_program(
             host.escape_debug()
         ));
     }
+
     if let Some(site) = headers.get("sec-fetch-site")
         && site != "same-origin"
         && site != "none"
     {
         return Err("without `http.tokens` no web page of another origin is served".to_owned());
     }
+
     if let Some(origin) = headers.get(header::ORIGIN)
         && !is_own(origin, host)
     {
         return Err("without `http.tokens` no web page of another origin is served".to_owned());
     }
+
     Ok(())
 }
 
@@ -46,6 +49,7 @@ pub(super) fn from_own_page(uri: &Uri, headers: &HeaderMap) -> Result<(), String
         Some(site) => site == "same-origin" && is_own_origin != Some(false),
         None => is_own_origin == Some(true),
     };
+
     if is_own {
         return Ok(());
     }

@@ -24,6 +24,7 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
         let _ = closing.wait_for(|closing| *closing).await;
         return;
     };
+
     loop {
         let rest = match outbox.take(GROUP).await {
             Ok(drafts) if drafts.is_empty() => LOOK,
@@ -65,6 +66,7 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
             }
         }
     }
+
     for (id, result) in outbox.submit(mails).await {
         let Err(error) = result else { continue };
         let is_its_own = matches!(
@@ -79,6 +81,7 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
             left.push(id);
         }
     }
+
     if left.is_empty() {
         return true;
     }
@@ -86,6 +89,7 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
         count = left.len(),
         "mail in the outbox cannot be moved to the queue now"
     );
+
     if let Err(error) = outbox.give_back(left).await {
         tracing::debug!(%error, "it comes back when this node's session ends");
     }

@@ -41,12 +41,14 @@ pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
         RequestKind::Mail => Place::Mail,
         RequestKind::Batch => Place::Batch,
     };
+
     let mut values = 0;
     let mut reader = serde_json::Deserializer::from_slice(json);
     let look = ValueCheck {
         place,
         values: &mut values,
     };
+
     let Err(error) = look.deserialize(&mut reader) else {
         return Ok(values);
     };
@@ -62,6 +64,7 @@ pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
         place,
         values: &mut values,
     };
+
     let again = look.deserialize(tracked).err().unwrap_or(error);
     let pointer = super::request::pointer(&track.path());
     Err(Problem::invalid_field(pointer, told(&again)))
@@ -165,6 +168,7 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
             while list.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(());
         }
+
         let place = self.place.within();
         while list
             .next_element_seed(ValueCheck {
@@ -173,6 +177,7 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
             })?
             .is_some()
         {}
+
         Ok(())
     }
 
@@ -235,6 +240,7 @@ mod tests {
         ] {
             assert!(count(fine.as_bytes(), RequestKind::Mail).is_ok());
         }
+
         for (json, pointer) in [
             (format!(r#"{{"subject":"{long}"}}"#), "/subject"),
             (format!(r#"{{"to":["a","{long}"]}}"#), "/to/1"),
@@ -254,6 +260,7 @@ mod tests {
             );
             assert!(error["detail"].as_str().unwrap().len() < 100, "{error}");
         }
+
         let error = refused(&format!(r#"{{"mails":"{long}"}}"#), RequestKind::Batch);
         assert_eq!(error["pointer"], "/mails");
     }

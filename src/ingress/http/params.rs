@@ -1,5 +1,5 @@
 //! The parameters of a query, read so that one answer names every bad one: filters of lists, and
-//! the options of a message that is handed in as it is. Each set is also described, for the OpenAPI
+//! the options of a message that is submitted as it is. Each set is also described, for the OpenAPI
 //! document.
 
 use std::borrow::Cow;
@@ -85,7 +85,7 @@ pub(super) struct MessageOptions {
     /// With message/rfc822: not to be sent before this long after accept: `5m`, or a number of
     /// seconds.
     delay: Option<String>,
-    /// With message/rfc822: worthless this long after accept: `5m`, or a number of seconds.
+    /// With message/rfc822: expires this long after accept: `5m`, or a number of seconds.
     expires_in: Option<String>,
     /// With message/rfc822: equals the header `Idempotency-Key`.
     idempotency_key: Option<String>,
@@ -293,7 +293,7 @@ fn filter(params: &mut Params<'_>) -> Query {
     }
 }
 
-/// Reads a message that is handed in as it is, its envelope and options being in the query.
+/// Reads a message that is submitted as it is, its envelope and options being in the query.
 ///
 /// # Errors
 /// Names every bad parameter; or what is wrong with the message.
@@ -316,15 +316,18 @@ pub(super) fn message(
             None
         }
     };
+
     let mut recipients = Vec::new();
     for (place, address) in params.every("to").into_iter().enumerate() {
         recipients.extend(params.note(format!("/to/{place}"), Address::read(&address)));
     }
+
     let send_at = params.parsed("send_at").map(When::At);
     let delay = span(&mut params, "delay");
     if send_at.is_some() && delay.is_some() {
         params.refuse("/delay", "give either `send_at` or `delay`, not both");
     }
+
     let field = params.one("idempotency_key");
     if let (Some(field), Some(header)) = (&field, key)
         && field != header
@@ -334,6 +337,7 @@ pub(super) fn message(
             "is not what the header Idempotency-Key says",
         );
     }
+
     let (priority, guarantee) = (params.parsed("priority"), params.parsed("guarantee"));
     let list = params.one("list");
     let (expires, tags) = (span(&mut params, "expires_in"), params.every("tag"));
@@ -353,6 +357,7 @@ pub(super) fn message(
         guarantee: guarantee.unwrap_or(asked.guarantee),
         list: list.or(asked.list),
     };
+
     mail.with_options(options)
         .map_err(|error| match error.field().strip_prefix("tags") {
             Some(place) => MailError::new(format!("tag{place}"), error.reason()).into(),
@@ -396,6 +401,7 @@ mod tests {
             "state=lost&recipient=nobody&limit=0&priority=asap&since=today&order=up&tag=",
         ))
         .unwrap_err();
+
         assert_eq!(
             pointers(&problem),
             [
@@ -408,10 +414,12 @@ mod tests {
                 "/order"
             ]
         );
+
         assert_eq!(
             pointers(&listed(Some("limit=5&limit=6")).unwrap_err()),
             ["/limit"]
         );
+
         assert_eq!(
             pointers(&dead(Some("state=queued&dry_run=maybe&cursor=x")).unwrap_err()),
             ["/state", "/dry_run", "/cursor"]

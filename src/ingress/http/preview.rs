@@ -1,8 +1,8 @@
 //! A mail as somebody looks at it in a browser: taken apart, its HTML alone, and one part of it.
 //!
 //! *Invariants made here:* nothing of a mail runs, loads or breaks out: its HTML is cleaned, has an
-//! address of its own whose policy lets nothing in, and parts are attachments whatever they are; the
-//! service fetches nothing for a preview.
+//! address of its own whose policy lets nothing in, and parts are attachments whatever they are;
+//! the service fetches nothing for a preview.
 
 pub(super) mod html;
 
@@ -151,6 +151,7 @@ pub(super) async fn html(
     let images = params.parsed("images").unwrap_or_default();
     let theme = params.parsed("theme").unwrap_or_default();
     params.finish()?;
+
     let id = id.parse().map_err(|error: crate::mail::MailIdError| {
         Problem::new(Kind::NotFound, error.to_string())
     })?;
@@ -158,12 +159,14 @@ pub(super) async fn html(
         let (html, shown) = Reading::html(message)?;
         Some(html::cleaned(&html, &shown, images, theme))
     });
+
     let html = taken.await?;
     let html = html.ok_or_else(|| Problem::new(Kind::NotFound, "the mail has no HTML"))?;
     let policy = match images {
         html::Images::None => POLICY,
         html::Images::Remote => POLICY_WITH_IMAGES,
     };
+
     let mut response = html.into_response();
     fence(&mut response, "text/html; charset=utf-8", policy);
     Ok(response)
@@ -188,12 +191,14 @@ pub(super) async fn part(
     let taken = door.taken_apart(mail, move |message| Reading::part(message, n));
     let Part { info, content } = taken.await?.ok_or_else(no_part)?;
     let kind = HARMLESS.iter().find(|kind| **kind == info.content_type);
+
     let mut response = content.into_response();
     fence(
         &mut response,
         kind.unwrap_or(&"application/octet-stream"),
         "default-src 'none'; sandbox",
     );
+
     let name = info.filename.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| format!("{mail}-{n}"));
     let plain: String = name
@@ -203,12 +208,14 @@ pub(super) async fn part(
             _ => '_',
         })
         .collect();
+
     let encoded = utf8_percent_encode(&name, ESCAPED);
     let disposition = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}");
     if let Ok(disposition) = HeaderValue::from_str(&disposition) {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_DISPOSITION, disposition);
     }
+
     Ok(response)
 }
 

@@ -26,8 +26,8 @@ const RETRY_MENDED: u64 = 30;
 /// The most bytes of what is said about one thing that is wrong: what quotes a request is cut off.
 const MAX_TOLD: usize = 500;
 
-/// Of so many fields is said what is wrong with them: an answer is not many times as long as what was
-/// asked.
+/// Of so many fields is said what is wrong with them: an answer is not many times as long as what
+/// was asked.
 const MOST_TOLD: usize = 100;
 
 /// How long a client is asked to wait that does too much of something.
@@ -225,6 +225,7 @@ impl Problem {
             Kind::TooMany => Some(RETRY_FEWER),
             _ => None,
         };
+
         Problem {
             r#type,
             title,
@@ -241,11 +242,13 @@ impl Problem {
             pointer: cut(error.pointer),
             detail: cut(error.detail),
         };
+
         let errors: Vec<_> = errors.into_iter().take(MOST_TOLD).map(cut_off).collect();
         let detail = match errors.as_slice() {
             [only] => format!("{}: {}", only.pointer, only.detail),
             many => format!("{} fields are not valid; `errors` names each", many.len()),
         };
+
         Problem {
             errors,
             ..Problem::new(Kind::Invalid, detail)
@@ -357,6 +360,7 @@ impl FieldError {
             } => format!("{at}/data/{}", variable.replace('.', "/")),
             TemplateError::Render { .. } => at.to_owned(),
         };
+
         FieldError {
             pointer,
             detail: error.to_string(),

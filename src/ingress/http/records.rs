@@ -95,8 +95,8 @@ pub(super) struct Purged {
 }
 
 impl Door {
-    /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what is
-    /// said of one that there is not.
+    /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what
+    /// is said of one that there is not.
     pub(super) async fn check_own(&self, visitor: &Caller, path: &str) -> Result<(), Problem> {
         let (Some(owner), Some((named, _))) = (visitor.sees_only(), access::mail_of(path)) else {
             return Ok(());
@@ -176,9 +176,10 @@ pub(super) async fn failures(
     Ok(Json(door.dispatcher.failures(by, query).await?))
 }
 
-/// All that is known of a mail, and why it waits. It is named by its id, the first characters of it (at
-/// least four), its idempotency key, its Message-ID, or its sender; where that fits several the answer
-/// is 409 and names some. With the scope `send`, of one's own; of another's the answer is 404.
+/// All that is known of a mail, and why it waits. It is named by its id, the first characters of it
+/// (at least four), its idempotency key, its Message-ID, or its sender; where that fits several the
+/// answer is 409 and names some. With the scope `send`, of one's own; of another's the answer is
+/// 404.
 #[utoipa::path(
     get, path = "/v1/mails/{id}", tag = "mails",
     params(("id" = String, Path, description = "The mail: its id, or another name of it")),
@@ -221,6 +222,7 @@ pub(super) async fn raw(
             "default-src 'none'; sandbox".to_owned(),
         ),
     ];
+
     Ok((headers, message).into_response())
 }
 

@@ -85,7 +85,7 @@ pub(super) struct MailRequest {
     send_at: Option<Timestamp>,
     /// Not to be sent before this long after it was accepted.
     delay: Option<Span>,
-    /// Worthless this long after it was accepted.
+    /// Expires this long after it was accepted.
     expires_in: Option<Span>,
     /// Two mails with one key are one mail. Equals the header `Idempotency-Key`.
     idempotency_key: Option<String>,
@@ -171,8 +171,8 @@ impl MailRequest {
         MailRequest::read_within(json, key, composing, &mut { MAX_EXPLAINED })
     }
 
-    /// As [`MailRequest::read`]; explains what is wrong as long as there is something of `patience`
-    /// left, in bytes.
+    /// As [`MailRequest::read`]; explains what is wrong as long as there is something of
+    /// `time_limit` left, in bytes.
     ///
     /// # Errors
     /// A problem that names every bad field, or the first.
@@ -180,16 +180,18 @@ impl MailRequest {
         json: &[u8],
         key: Option<&str>,
         composing: Composing<'_>,
-        patience: &mut usize,
+        time_limit: &mut usize,
     ) -> Result<Mail, Problem> {
         let is_dense = match json.len() > outline::SMALL {
             true => outline::count(json, RequestKind::Mail)? > MAX_VALUES,
             false => false,
         };
+
         let mut explain = |first: Problem| match is_dense {
             true => Err(first),
-            false => explain(json, key, composing, first, patience),
+            false => explain(json, key, composing, first, time_limit),
         };
+
         match serde_json::from_slice::<MailRequest>(json) {
             // A list of all values in order would be read too, and nobody means that.
             Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => Err(Problem::invalid_field(
@@ -216,6 +218,7 @@ impl MailRequest {
             (Some(at), None) => Some(When::At(at)),
             (None, delay) => delay.map(|Span(span)| When::In(span)),
         };
+
         let idempotency_key = match (self.idempotency_key, key) {
             (Some(field), Some(header)) if field != header => {
                 return Err(Mistake::Mail(MailError::new(
@@ -225,6 +228,7 @@ impl MailRequest {
             }
             (field, header) => field.or_else(|| header.map(str::to_owned)),
         };
+
         let options = Options {
             priority: self.priority.unwrap_or_default(),
             send,
@@ -269,6 +273,7 @@ impl MailRequest {
         for (name, value) in self.headers.unwrap_or_default().0 {
             mail = mail.header(name, value);
         }
+
         for (place, alternative) in self
             .alternatives
             .unwrap_or_default()
@@ -277,6 +282,7 @@ impl MailRequest {
         {
             mail = mail.alternative(alternative.into_alternative(place)?);
         }
+
         for (place, attachment) in self.attachments.unwrap_or_default().into_iter().enumerate() {
             mail = mail.attachment(attachment.into_attachment(place)?);
         }
@@ -297,6 +303,7 @@ impl MailRequest {
             (None, Some(shared)) => shared.clone(),
             (Some(own), Some(shared)) => own.on_top_of(shared),
         };
+
         let missing = || MailError::new("template.name", "is missing");
         let name = template.name.ok_or_else(missing)?;
         let data = template.data.unwrap_or_default();
@@ -304,6 +311,7 @@ impl MailRequest {
             .locale
             .as_deref()
             .filter(|locale| !locale.is_empty());
+
         let content = composing.templates.render(&name, data.0, locale)?;
         Ok(Some(content))
     }
@@ -365,6 +373,7 @@ impl AlternativeRequest {
             (None, None) => return Err(wrong("text", "is missing")),
             (Some(_), Some(_)) => return Err(wrong("content", "give either `text` or this")),
         };
+
         Ok(Alternative {
             content_type: self
                 .content_type
@@ -432,15 +441,16 @@ fn explain(
     key: Option<&str>,
     composing: Composing<'_>,
     first: Problem,
-    patience: &mut usize,
+    time_limit: &mut usize,
 ) -> Result<Mail, Problem> {
-    if !first.is(Kind::Invalid) || *patience == 0 {
+    if !first.is(Kind::Invalid) || *time_limit == 0 {
         return Err(first);
     }
     let mut value: Value = serde_json::from_slice(json).map_err(|error| malformed(&error))?;
     let weight = weigh(&mut value, json.len());
-    let thorough = weight <= *patience;
-    *patience = patience.saturating_sub(weight);
+    let thorough = weight <= *time_limit;
+    *time_limit = time_limit.saturating_sub(weight);
+
     let mut errors: Vec<FieldError> = Vec::new();
     while let Err(error) = attempt(&value, key, composing) {
         let error = FieldError {
@@ -456,6 +466,7 @@ fn explain(
             break;
         }
     }
+
     // What only the text shows, such as a field that is given twice, is gone in `value`.
     for told in first.into_errors() {
         let pointer = as_written(told.pointer.clone(), &value);
@@ -463,6 +474,7 @@ fn explain(
             errors.insert(0, told);
         }
     }
+
     errors.truncate(MAX_ERRORS);
     Err(Problem::invalid(errors))
 }
@@ -501,6 +513,7 @@ fn weigh(mail: &mut Value, mut size: usize) -> usize {
             *content = "".into();
         }
     }
+
     size
 }
 
@@ -511,6 +524,7 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
         return false;
     };
     let list = list_of(parent);
+
     let place = place.replace("~1", "/").replace("~0", "~");
     match mail.pointer_mut(parent) {
         Some(Value::Array(items)) => match place
@@ -597,6 +611,7 @@ mod tests {
             "headers": {"X-A": "a\nb", "X-B": 1},
             "attachments": [{"filename": "", "content": "aGk="}, {"content": "?"}], "tags": "spring", "tag": "x",
         });
+
         let mut pointers = refused(&mail);
         pointers.sort();
         let mut expected = [
@@ -608,6 +623,7 @@ mod tests {
             "/attachments/0/filename",
         ]
         .to_vec();
+
         expected.extend([
             "/attachments/1/content",
             "/attachments/1/filename",
@@ -615,6 +631,7 @@ mod tests {
             "/tag",
         ]);
         expected.sort_unstable();
+
         assert_eq!(pointers, expected);
     }
 
@@ -653,10 +670,12 @@ mod tests {
                 "{message}"
             );
         }
+
         let wrong = json!({"from": "a@example.org", "to": "b@example.org", "text": "x",
             "alternatives": [{"content_type": "calendar", "text": "x"}, {"text": "x"}, {"content_type": kind}]});
         // What is missing is found before what is no media type.
         let mut named = refused(&wrong);
+
         named.sort();
         assert_eq!(
             named,
@@ -680,10 +699,12 @@ mod tests {
                 .as_deref(),
             Some("k")
         );
+
         assert_eq!(
             read(None).unwrap().options().idempotency_key.as_deref(),
             Some("k")
         );
+
         assert!(read(Some("l")).unwrap_err().is(Kind::Invalid));
     }
 }

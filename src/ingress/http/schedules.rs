@@ -29,8 +29,8 @@ pub(super) async fn list(State(door): State<SharedDoor>) -> Json<ScheduleList> {
     })
 }
 
-/// Makes a mail of what a schedule says, which is what `POST /v1/mails` takes, under this idempotency
-/// key.
+/// Makes a mail of what a schedule says, which is what `POST /v1/mails` takes, under this
+/// idempotency key.
 ///
 /// # Errors
 /// The first field that is wrong, as `.to[0]`, and why.
@@ -44,6 +44,7 @@ pub fn read_scheduled(
         templates,
         shared: None,
     };
+
     MailRequest::read(&json, Some(key), composing).map_err(|problem| {
         let field = problem.pointers().next().unwrap_or_default();
         let mut path = String::new();

@@ -39,6 +39,7 @@ pub(super) async fn series(
         step: params.with("step", parse_span),
         relay: params.one("relay"),
     };
+
     if wanted.step.is_some_and(|step| step.is_zero()) {
         params.refuse("/step", "is zero");
     }
@@ -47,6 +48,7 @@ pub(super) async fn series(
     {
         params.refuse("/from", "is after `to`");
     }
+
     params.finish()?;
     Ok(Json(door.dispatcher.series(wanted).await?))
 }

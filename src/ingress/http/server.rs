@@ -82,6 +82,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
             });
         }
     }
+
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(door.limits.drain_timeout, all_ended)
@@ -110,6 +111,7 @@ fn let_in(door: &SharedDoor, peer: IpAddr) -> Result<ConnectionPlace, RefusedCon
             counted: "banned",
         });
     }
+
     door.admission
         .admit(peer)
         .map_err(|reason| RefusedConnection {
@@ -157,6 +159,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
+
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -165,6 +168,7 @@ where
             connection.await
         }
     };
+
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection broke");
     }
@@ -181,6 +185,7 @@ async fn answer(
         let detail = format!("the field `{name}` is there more than once");
         return Ok(Problem::new(Kind::Malformed, detail).into_response());
     }
+
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     let admitted = match door.guard.shuts_out(peer.ip(), Instant::now()) {
         true => Err(Refusal::too_many()),
@@ -188,6 +193,7 @@ async fn answer(
             .tokens
             .admit(&door.sessions, method, uri, headers, peer.ip()),
     };
+
     let response = match admitted {
         Err(refusal) => refused(&door, peer.ip(), refusal).await.into_response(),
         Ok(mut visitor) => {
@@ -204,19 +210,21 @@ async fn answer(
                 Ok(Ok(response)) => response,
                 Err(_) => Problem::new(
                     Kind::AnswerTimedOut,
-                    "the answer took too long; mail that was handed in may have been accepted: repeat it with the \
+                    "the answer took too long; mail that was submitted may have been accepted: repeat it with the \
                      same idempotency key",
                 )
                 .into_response(),
             }
         }
     };
+
     let mut response = as_problem(response);
     let headers = response.headers_mut();
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
@@ -248,6 +256,7 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
             _ => tracing::warn!(%peer, refused = counted, reason, left_out, "HTTP request refused"),
         }
     }
+
     if !refusal.is_guess() {
         return refusal;
     }
@@ -259,6 +268,7 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
         tracing::warn!(%peer, "too many wrong HTTP tokens from one address");
     }
     tokio::time::sleep(failed.penalty).await;
+
     match failed.is_banned {
         true => Refusal::too_many(),
         false => refusal,
@@ -281,6 +291,7 @@ fn as_problem(response: Response) -> Response {
     {
         return response;
     }
+
     let mut problem = Problem::of_status(status).into_response();
     if let Some(allow) = response.headers().get(header::ALLOW) {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
@@ -294,12 +305,14 @@ async fn turn_away(mut stream: TcpStream, problem: Problem) {
         429 => "429 Too Many Requests",
         _ => "503 Service Unavailable",
     };
+
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let farewell = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
+
     let said = async {
         stream.write_all(farewell.as_bytes()).await?;
         stream.shutdown().await?;
@@ -309,5 +322,6 @@ async fn turn_away(mut stream: TcpStream, problem: Problem) {
         while stream.read(&mut unread).await? > 0 {}
         std::io::Result::Ok(())
     };
+
     let _ = tokio::time::timeout(CLOSE_LINGER, said).await;
 }

@@ -57,6 +57,7 @@ impl Sessions {
             .map(|_| format!("{:016x}", rand::random::<u64>()))
             .collect();
         let now = Instant::now();
+
         let mut open = self.open.lock();
         open.retain(|_, session| session.until > now);
         if open.len() >= MAX_SESSIONS {
@@ -65,11 +66,13 @@ impl Sessions {
                 open.remove(&first);
             }
         }
+
         let session = Session {
             name: token.name.clone(),
             secret: token.secret.clone(),
             until: now + LIFETIME,
         };
+
         open.insert(key.clone(), session);
         self.cookie(&key, LIFETIME, is_secure)
     }

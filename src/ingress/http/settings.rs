@@ -111,6 +111,7 @@ pub(super) fn token_mistakes(
     if is_open && tokens.is_empty() && !listen.ip().to_canonical().is_loopback() {
         mistakes.push(HttpError::OpenDoor(listen));
     }
+
     for (index, token) in tokens.iter().enumerate() {
         let secret = token.secret.expose_secret();
         let earlier = &tokens[..index];
@@ -129,6 +130,7 @@ pub(super) fn token_mistakes(
             mistakes.push(HttpError::TokenName(index, token.name.clone()));
         }
     }
+
     mistakes
 }
 
@@ -143,6 +145,7 @@ impl Limits {
                 mistakes.push(HttpError::Limit(key, TOO_MANY));
             }
         }
+
         for (key, is_zero) in [
             ("max_connections", self.connections == 0),
             ("max_connections_per_peer", self.connections_per_peer == 0),
@@ -155,6 +158,7 @@ impl Limits {
                 mistakes.push(HttpError::Limit(key, NOBODY));
             }
         }
+
         mistakes
     }
 }
@@ -168,7 +172,7 @@ const NOBODY: &str = "is zero, so that nobody could come in";
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.told())]
 pub enum HttpError {
-    /// Others than this machine could hand in mail without a token.
+    /// Others than this machine could submit mail without a token.
     OpenDoor(SocketAddr),
     /// A secret that no header can carry: the token's index, and its name.
     BadToken(usize, String),

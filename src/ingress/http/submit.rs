@@ -168,12 +168,14 @@ pub(super) async fn submit(
             door.off_task(held, false, read).await?
         }
     };
+
     let state = first_state(&mail);
     let submitted = holding(room, async move { dispatcher.submit(mail).await });
     let receipt = submitted.await??;
     let accepted = door.accepted(receipt, state).await;
     let location = format!("/v1/mails/{}", accepted.id);
     let is_kept = accepted.durability != Durability::Direct;
+
     let mut response = (StatusCode::ACCEPTED, Json(accepted)).into_response();
     if is_kept && let Ok(location) = location.parse() {
         response.headers_mut().insert(header::LOCATION, location);
@@ -202,19 +204,21 @@ pub(super) async fn submit_batch(
         let detail = "is one key for many mails; give each mail its own `idempotency_key`";
         return Err(Problem::invalid_field("/idempotency_key", detail));
     }
+
     if MediaType::of(&parts.headers)? != MediaType::Json {
         return Err(Problem::new(
             Kind::MediaType,
             "a batch is taken as application/json only",
         ));
     }
+
     let results = door.take_batch(dispatcher, body).await?;
     Ok((StatusCode::ACCEPTED, Json(BatchResult { results })).into_response())
 }
 
 impl Door {
-    /// Reads what is held here, or on a thread of its own where that is much to do. The room that it takes
-    /// comes back with what was read.
+    /// Reads what is held here, or on a thread of its own where that is much to do. The room that
+    /// it takes comes back with what was read.
     pub(super) async fn off_task<T, F>(
         &self,
         held: HeldBody,
@@ -228,6 +232,7 @@ impl Door {
         if !is_heavy && held.bytes.len() <= LARGE {
             return Ok((read(&held.bytes)?, held.room));
         }
+
         let closed = |_| Problem::new(Kind::Internal, "the request could not be read");
         let reader = self.readers.clone().acquire_owned().await.map_err(closed)?;
         // It goes on where whoever asked has gone; so the room stays with it.
@@ -236,6 +241,7 @@ impl Door {
             drop((held.bytes, reader));
             done.map(|done| (done, held.room))
         });
+
         reading.await.unwrap_or_else(|_| {
             Err(Problem::new(
                 Kind::Internal,
@@ -269,6 +275,7 @@ impl Door {
                 state
             }));
         }
+
         let submitted = holding(room, async move { dispatcher.submit_many(mails).await });
         let mut receipts = submitted.await?.into_iter();
         let mut results = Vec::with_capacity(places.len());
@@ -286,6 +293,7 @@ impl Door {
                 },
             });
         }
+
         Ok(results)
     }
 
@@ -308,6 +316,7 @@ impl Door {
                 .ok()
                 .map(|status| status.state),
         };
+
         let pages = self.status.as_ref();
         let is_kept = receipt.durability != Durability::Direct;
         Accepted {
@@ -357,26 +366,30 @@ fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Pro
             ]));
         }
     };
-    let mut patience = MAX_EXPLAINED;
+
+    let mut time_limit = MAX_EXPLAINED;
     let composing = Composing {
         templates,
         shared: batch.template.as_ref(),
     };
+
     let mut made = 0;
     let mails = batch.mails.0.into_iter();
     let read = |mail: &RawValue| {
         // What templates make of a small batch need not be small.
         if made > MAX_MADE {
             let detail =
-                "the mails before it became too large together: hand it in with fewer others";
+                "the mails before it became too large together: submit it with fewer others";
             return Err(Problem::new(Kind::TooLarge, detail));
         }
-        let mail = MailRequest::read_within(mail.get().as_bytes(), None, composing, &mut patience)?;
+        let mail =
+            MailRequest::read_within(mail.get().as_bytes(), None, composing, &mut time_limit)?;
         if mail.template().is_some() {
             made += mail.message().len();
         }
         Ok(mail)
     };
+
     Ok(mails.map(read).collect())
 }
 
@@ -411,5 +424,5 @@ where
         done
     });
     done.await
-        .map_err(|_| Problem::new(Kind::Internal, "the mail could not be handed in"))
+        .map_err(|_| Problem::new(Kind::Internal, "the mail could not be submitted"))
 }

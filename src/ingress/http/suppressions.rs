@@ -138,6 +138,7 @@ pub(super) async fn add(
     check(new.list.as_deref(), new.note.as_deref())
         .map_err(|(field, detail)| Problem::invalid_field(format!("/{field}"), detail))?;
     let suppressions = door.dispatcher.suppressions();
+
     let reason = new.reason.unwrap_or(SuppressionReason::Manual);
     let made = suppressions.entry(new.address, reason);
     let entry = Suppression {
@@ -146,6 +147,7 @@ pub(super) async fn add(
         note: new.note,
         ..made
     };
+
     suppressions.add(vec![entry.clone()]).await?;
     Ok((StatusCode::CREATED, Json(entry)))
 }
@@ -172,10 +174,12 @@ pub(super) async fn remove(
         query.reason = query.reason.or(reason);
         query.list = query.list.or(list);
     }
+
     if query == SuppressionQuery::default() {
         let detail = "is needed, or `reason` or `list`: all entries at once are not taken off";
         return Err(Problem::invalid_field("/address", detail));
     }
+
     let count = door.dispatcher.suppressions().remove(query).await?;
     Ok(Json(Removed { count }))
 }
@@ -219,6 +223,7 @@ pub(super) async fn export(
         limit: 1000,
         ..query(raw.as_deref(), false)?
     };
+
     let dispatcher = door.dispatcher.clone();
     let first = csv([COLUMNS.map(str::to_owned)])?;
     let pages = stream::try_unfold(Some((query, first)), move |rest| {
@@ -230,11 +235,13 @@ pub(super) async fn export(
             next_page(&dispatcher, query, before).await.map(Some)
         }
     });
+
     let name = "attachment; filename=\"suppressions.csv\"";
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, name),
     ];
+
     Ok((headers, Body::from_stream(pages)).into_response())
 }
 
@@ -257,6 +264,7 @@ async fn next_page(
             entry.note.unwrap_or_default(),
         ]
     });
+
     let mut text = before;
     text.extend(csv(lines).unwrap_or_default());
     let rest = page.next.map(|next| {
@@ -266,6 +274,7 @@ async fn next_page(
         };
         (query, Vec::new())
     });
+
     Ok((text.into(), rest))
 }
 
@@ -281,6 +290,7 @@ fn csv<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Result<V
 impl Door {
     async fn take_file(&self, file: &[u8]) -> Result<Imported, Problem> {
         let suppressions = self.dispatcher.suppressions();
+
         let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
         // Where lines end in CRLF the reader is one behind with the number of each after the first.
         let behind = u64::from(memchr::memmem::find(file, b"\r\n").is_some());
@@ -291,6 +301,7 @@ impl Door {
             .from_reader(file);
         let mut imported = Imported::default();
         let mut columns: Option<Vec<String>> = None;
+
         let mut entries = Vec::new();
         for line in lines.records() {
             let line = line.map_err(|error| {
@@ -331,6 +342,7 @@ impl Door {
                 suppressions.add(std::mem::take(&mut entries)).await?;
             }
         }
+
         imported.imported += entries.len();
         suppressions.add(entries).await?;
         Ok(imported)
@@ -349,12 +361,14 @@ fn entry(
             .position(|name| names.contains(&name.as_str()))?;
         line.get(place).filter(|text| !text.is_empty())
     };
+
     let address = given(&["address", "email"]).ok_or("has no address")?;
     let address = Address::read(address)?;
     let reason = match given(&["reason"]) {
         Some(reason) => reason.parse().map_err(|error| format!("reason: {error}"))?,
         None => SuppressionReason::Manual,
     };
+
     let time = |name| match given(&[name]) {
         Some(time) => {
             let time: Result<Timestamp, _> = time.parse();
@@ -362,6 +376,7 @@ fn entry(
         }
         None => Ok(None),
     };
+
     let (list, note) = (given(&["list"]), given(&["note"]));
     check(list, note).map_err(|(field, detail)| format!("{field}: {detail}"))?;
     let made = dispatcher.suppressions().entry(address, reason);
@@ -383,6 +398,7 @@ fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'static str, St
             format!("is not a list's name: 1 to {MAX_LIST} letters, digits, `-`, `_`, `.`");
         return Err(("list", detail));
     }
+
     match note.map(|note| note.chars().count()) {
         Some(count) if count > MAX_NOTE => Err((
             "note",
@@ -400,12 +416,14 @@ fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem
         Ok(()) => Ok(list.to_owned()),
         Err((_, detail)) => Err(detail),
     });
+
     let mut query = SuppressionQuery {
         address,
         reason,
         list,
         ..SuppressionQuery::default()
     };
+
     if with_page {
         query.limit = params.parsed("limit").unwrap_or(50);
         if !(1..=1000).contains(&query.limit) {
@@ -413,6 +431,7 @@ fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem
         }
         query.cursor = params.one("cursor");
     }
+
     params.finish()?;
     Ok(query)
 }

@@ -71,6 +71,7 @@ pub(super) async fn render(
     let (mut parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     let RelayName(name) = RelayName::from_request_parts(&mut parts, &door).await?;
+
     let held = door.collect(body, super::data::MAX_DATA).await?;
     if !held.bytes.is_empty() && MediaType::of(&parts.headers)? != MediaType::Json {
         return Err(Problem::new(
@@ -99,6 +100,7 @@ pub(super) async fn render(
             error => Problem::of_template(error, ""),
         })
     };
+
     let (content, _room) = door.off_task(held, true, read).await?;
     let Content {
         subject,
@@ -107,6 +109,7 @@ pub(super) async fn render(
         template,
         ..
     } = content;
+
     Ok(Json(Rendered {
         template,
         subject,

@@ -67,6 +67,7 @@ fn page(status: StatusCode, body: &str) -> Response {
          <meta name=\"robots\" content=\"noindex\">\
          <style>{STYLE}</style></head><body>{body}</body></html>"
     );
+
     let style = BASE64_STANDARD.encode(digest::digest(&digest::SHA256, STYLE.as_bytes()));
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; \
@@ -78,6 +79,7 @@ fn page(status: StatusCode, body: &str) -> Response {
     if let Ok(policy) = HeaderValue::try_from(policy) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
+
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::REFERRER_POLICY, "no-referrer"),
@@ -86,6 +88,7 @@ fn page(status: StatusCode, body: &str) -> Response {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+
     response
 }
 

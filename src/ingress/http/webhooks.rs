@@ -120,6 +120,7 @@ pub(super) async fn redeliver(
     let mut params = Params::of(parts.uri.query());
     let since = params.with("since", |given| time(given, now));
     let id = params.one("id");
+
     params.finish()?;
     let since = match asked.since {
         Some(given) => {
@@ -127,10 +128,12 @@ pub(super) async fn redeliver(
         }
         None => since,
     };
+
     let (notices, _) = door.webhook(&name)?;
     let what = wanted(since, asked.id.or(id))?;
     let acting = visitor.acts_on(&door.dispatcher);
     acting.note_webhook_act("redeliver", &name).await;
+
     let status = notices.redeliver(&name, what).await?;
     Ok((StatusCode::ACCEPTED, Json(status)))
 }

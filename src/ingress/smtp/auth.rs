@@ -38,6 +38,7 @@ impl Users {
         let (Some(name), Some(password)) = (padded(name), padded(password)) else {
             return false;
         };
+
         let mut known = Choice::from(0);
         for user in self.0.read().iter() {
             let (Some(n), Some(p)) = (
@@ -48,6 +49,7 @@ impl Users {
             };
             known |= n.ct_eq(&name) & p.ct_eq(&password);
         }
+
         known.into()
     }
 }
@@ -123,6 +125,7 @@ pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> Progres
     let Ok(message) = STANDARD.decode(line) else {
         return Progress::Malformed;
     };
+
     let (name, password) = match exchange {
         Exchange::Name => return Progress::Challenge("UGFzc3dvcmQ6", Exchange::Password(message)),
         Exchange::Password(name) => (name, message),
@@ -139,6 +142,7 @@ pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> Progres
             (name.to_vec(), password.to_vec())
         }
     };
+
     if users.know(&name, &password) {
         Progress::LoggedIn(shown(&name))
     } else {
@@ -194,12 +198,14 @@ mod tests {
             &long,
             &padded,
         ];
+
         for message in wrong {
             assert!(
                 matches!(plain(message), Progress::Refused(_)),
                 "{message:?}"
             );
         }
+
         for message in [
             "",
             "app",
@@ -209,6 +215,7 @@ mod tests {
         ] {
             assert!(matches!(plain(message), Progress::Malformed), "{message:?}");
         }
+
         assert!(matches!(
             begin(Mechanism::Plain, Some("=="), &users()),
             Progress::Malformed
@@ -234,17 +241,20 @@ mod tests {
         else {
             panic!()
         };
+
         let Progress::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users()) else {
             panic!()
         };
         assert!(
             matches!(proceed(password, b"c2VjcmV0", &users()), Progress::LoggedIn(name) if name == "app")
         );
+
         let Progress::Challenge("UGFzc3dvcmQ6", password) =
             begin(Mechanism::Login, Some("YXBw"), &users())
         else {
             panic!()
         };
+
         assert!(matches!(
             proceed(password, b"*", &users()),
             Progress::Cancelled

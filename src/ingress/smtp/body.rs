@@ -104,6 +104,7 @@ impl Body {
         if self.refused.is_some() {
             return;
         }
+
         let needed = self.bytes.len() + bytes.len();
         if needed > self.bytes.capacity() && !self.grow(needed) {
             self.refuse(Reply::new(
@@ -113,6 +114,7 @@ impl Body {
             ));
             return;
         }
+
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -124,11 +126,13 @@ impl Body {
         } else {
             self.declared
         };
+
         let most = needed.max(self.limit + FIRST_PIECE);
         let wanted = needed
             .max(hint + FIRST_PIECE)
             .max(self.bytes.capacity() * 2)
             .min(most);
+
         for capacity in [wanted, needed] {
             if self
                 .budget
@@ -138,6 +142,7 @@ impl Body {
                 return true;
             }
         }
+
         false
     }
 
@@ -203,6 +208,7 @@ impl DotReader {
                 (At::LineStart | At::Dot | At::Cr, _) => At::Line,
             };
         }
+
         false
     }
 }
@@ -245,6 +251,7 @@ mod tests {
                 return Some((body.finish().expect("taken").0.to_vec(), rest));
             }
         }
+
         None
     }
 

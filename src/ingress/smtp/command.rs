@@ -73,6 +73,7 @@ pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Co
             Err(out_of_step("the line is too long"))
         };
     };
+
     let Some(line) = input[..end].strip_suffix(b"\r") else {
         return Err(out_of_step("a line ends with CR LF, not with a bare LF"));
     };
@@ -81,6 +82,7 @@ pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Co
             "the line has a bare CR or another control character in it",
         ));
     }
+
     let (line, rest) = input.split_at(end + 1);
     *input = rest;
     Ok(Some(line))
@@ -92,10 +94,12 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
         Ok(text) => text.trim_end(),
         Err(_) => return Err(syntax("the line is not UTF-8")),
     };
+
     let verb = line.split([' ', '\t']).next().unwrap_or_default();
     if verb.eq_ignore_ascii_case("BDAT") {
         return chunk(line);
     }
+
     if verb.eq_ignore_ascii_case("MAIL") && is_size_beyond_number(line) {
         return Err(wrong(
             552,
@@ -103,11 +107,13 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
             "the message is larger than any that is taken",
         ));
     }
+
     let (path, pathless) = match verb.to_ascii_uppercase().as_str() {
         "MAIL" | "RCPT" => take_path(line)
             .ok_or_else(|| syntax("it should be: MAIL FROM:<address> or RCPT TO:<address>"))?,
         _ => ("", String::new()),
     };
+
     let request = match Request::parse(&mut if pathless.is_empty() {
         crlf.iter()
     } else {
@@ -131,6 +137,7 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
         }
         Err(_) => return Err(syntax("the command is not complete")),
     };
+
     let alone = |command| {
         if line.len() == verb.len() {
             Ok(command)
@@ -138,6 +145,7 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
             Err(syntax("it takes no parameter"))
         }
     };
+
     match request {
         Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
         Request::Helo { host } => Ok(Command::Helo(host.into_owned())),
@@ -196,6 +204,7 @@ fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, CommandErr
         (from.hold_until != 0, "HOLDUNTIL"),
         (from.mt_priority != 0, "MT-PRIORITY"),
     ];
+
     if let Some((_, name)) = others.iter().find(|(given, _)| *given) {
         return Err(unsupported(name));
     }
@@ -204,6 +213,7 @@ fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, CommandErr
         "" => None,
         text => Some(address(text, "5.1.7")?),
     };
+
     if !smtputf8 && return_path.as_ref().is_some_and(|a| !a.is_ascii()) {
         return Err(needs_smtputf8());
     }
@@ -231,6 +241,7 @@ fn chunk(line: &str) -> Result<Command, CommandError> {
     let size = words
         .next()
         .filter(|w| w.len() <= SIZE_DIGITS && w.bytes().all(|b| b.is_ascii_digit()));
+
     let last = words.next();
     match (size.and_then(|s| s.parse().ok()), last, words.next()) {
         (Some(size), None, None) => Ok(Command::Bdat { size, last: false }),
@@ -269,6 +280,7 @@ fn take_path(line: &str) -> Option<(&str, String)> {
             _ => {}
         }
     }
+
     None
 }
 
@@ -335,22 +347,26 @@ mod tests {
             read("ehlo [127.0.0.1]"),
             Ok(Command::Ehlo("[127.0.0.1]".into()))
         );
+
         assert_eq!(read("HELO my_pc"), Ok(Command::Helo("my_pc".into())));
         assert_eq!(read("MAIL FROM:<a@example.org>"), Ok(from("a@example.org")));
         assert_eq!(
             read("Mail From: <a@example.org> "),
             Ok(from("a@example.org"))
         );
+
         assert_eq!(
             read("MAIL FROM:<a@example.org> AUTH=<>"),
             Ok(from("a@example.org"))
         );
+
         assert_eq!(read("RCPT TO:<b@[192.0.2.1]>"), Ok(to("b@[192.0.2.1]")));
         assert_eq!(read("RCPT TO:<Postmaster>"), Ok(Command::RcptPostmaster));
         for digits in [20, 24, 100] {
             let line = format!("MAIL FROM:<> SIZE={}", "9".repeat(digits));
             assert_eq!(code(&line), 552, "{line}");
         }
+
         assert_eq!(
             read("MAIL FROM:<> SIZE=77 BODY=8BITMIME SMTPUTF8"),
             Ok(Command::Mail {
@@ -359,6 +375,7 @@ mod tests {
                 smtputf8: true
             })
         );
+
         assert_eq!(
             read("BDAT 12 last"),
             Ok(Command::Bdat {
@@ -366,6 +383,7 @@ mod tests {
                 last: true
             })
         );
+
         assert_eq!(
             read("BDAT 0"),
             Ok(Command::Bdat {
@@ -373,10 +391,12 @@ mod tests {
                 last: false
             })
         );
+
         let auth = |initial: Option<&str>| Command::Auth {
             mechanism: Mechanism::Plain,
             initial: initial.map(Into::into),
         };
+
         assert_eq!(read("AUTH PLAIN"), Ok(auth(None)));
         assert_eq!(read("auth plain AGEAYg=="), Ok(auth(Some("AGEAYg=="))));
         for (line, command) in [
@@ -399,18 +419,22 @@ mod tests {
             read(r#"RCPT TO:<"ada lovelace"@example.org>"#),
             Ok(to(r#""ada lovelace"@example.org"#))
         );
+
         assert_eq!(
             read(r#"MAIL FROM:<"a@b"@example.org> SIZE=0"#),
             Ok(from(r#""a@b"@example.org"#))
         );
+
         assert_eq!(
             read(r#"RCPT TO:<"a\"b"@example.org>"#),
             Ok(to(r#""a\"b"@example.org"#))
         );
+
         assert_eq!(
             read(r#"RCPT TO:<"ada".b@example.org>"#),
             Ok(to("ada.b@example.org"))
         );
+
         // A bracket in quotes is valid, and Address does not take it: nothing of it may become
         // another address.
         assert_eq!(code(r#"RCPT TO:<"a>b"@example.org>"#), 501);
@@ -439,6 +463,7 @@ mod tests {
         ] {
             assert_eq!(code(line), 501, "{line}");
         }
+
         for line in [
             "RCPT TO:<>",
             "RCPT TO:<root>",
@@ -464,6 +489,7 @@ mod tests {
         ] {
             assert_eq!(code(line), 555, "{line}");
         }
+
         for line in [
             "EXPN list",
             "ETRN example.org",
@@ -473,6 +499,7 @@ mod tests {
         ] {
             assert_eq!(code(line), 502, "{line}");
         }
+
         assert_eq!(code("AUTH CRAM-MD5"), 504);
         assert_eq!(read("XCLIENT ADDR=1.2.3.4"), Err(CommandError::Unknown));
         assert_eq!(read("GET / HTTP/1.1"), Err(CommandError::Unknown));
@@ -501,6 +528,7 @@ mod tests {
         ] {
             assert_eq!(code(line), 501, "{line}");
         }
+
         assert!(
             matches!(parse(b"NOOP \xff\r\n"), Err(CommandError::Command(reply)) if reply.code == 501)
         );
@@ -539,6 +567,7 @@ mod tests {
         assert_eq!(take_line(&mut input), Ok(Some(&b"RSET\r\n"[..])));
         assert_eq!(take_line(&mut input), Ok(None));
         assert_eq!(input, b"QU");
+
         for wrong in [
             "NOOP\n",
             "NO\rOP\r\n",
@@ -571,6 +600,7 @@ mod tests {
             take_line(&mut &longer.as_bytes()[..LONGEST_LINE]),
             Err(CommandError::OutOfStep(_))
         ));
+
         assert!(matches!(
             take_line(&mut &longer.as_bytes()[..LONGEST_LINE - 1]),
             Ok(None)

@@ -79,6 +79,7 @@ async fn serve_plain(
     } else {
         Security::Plain
     };
+
     let mut session = Session::new(door.context.clone(), peer.ip(), security);
     let opened = Instant::now();
     match (
@@ -111,6 +112,7 @@ async fn serve_tls(
             now,
         ),
     };
+
     converse(&mut stream, &mut session, opened, door).await?;
     hang_up(&mut stream).await
 }
@@ -137,6 +139,7 @@ where
         // A door whose owner is gone stops as well.
         let _ = stopping.wait_for(|stop| *stop).await;
     });
+
     let mut buffer = BytesMut::new();
     let mut pace = Pace::new(session);
     let come_in = opened + limits.login;
@@ -203,11 +206,13 @@ async fn read<S: AsyncRead + Unpin>(
     if buffer.is_empty() && buffer.capacity() > COMMANDS_AT_ONCE && !in_message {
         *buffer = BytesMut::new();
     }
+
     buffer.reserve(if in_message {
         MESSAGE_AT_ONCE
     } else {
         COMMANDS_AT_ONCE
     });
+
     tokio::select! {
         biased;
         () = stopped, if !in_message => Ok(ReadResult::Stop),
@@ -283,5 +288,6 @@ async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Resul
         }
         Ok(())
     };
+
     timeout(LINGER, linger).await.unwrap_or(Ok(()))
 }

@@ -61,6 +61,7 @@ impl SmtpDoor {
             Some(address) => Some(listen("tls_listen", address).await?),
             None => None,
         };
+
         let users = Users::new(settings.users.clone());
         let context = SessionContext {
             returns: None,
@@ -75,11 +76,13 @@ impl SmtpDoor {
                 settings.trusted_networks.clone(),
             ),
         };
+
         let reloader = Reloader {
             settings,
             users,
             tls: Arc::new(RwLock::new(tls)),
         };
+
         Ok(SmtpDoor {
             listener,
             tls_listener,
@@ -120,12 +123,14 @@ impl SmtpDoor {
         let admission = Admission::new(connections, connections_per_peer);
         let complaints = LogThrottle::new();
         let drain = self.context.limits.drain;
+
         // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no
         // limit (RFC 1870 §4).
         let most = dispatcher
             .max_message_size()
             .saturating_sub(ADDED_FIELDS)
             .max(1);
+
         let message_size = self.context.limits.message_size.min(most);
         let context = SessionContext {
             returns: dispatcher.feedback().returns().cloned(),
@@ -135,11 +140,13 @@ impl SmtpDoor {
             },
             ..self.context
         };
+
         let context = DoorContext {
             context,
             dispatcher: dispatcher.for_door("smtp"),
             stopping: shutdown.clone(),
         };
+
         let mut connections = JoinSet::new();
         loop {
             let (accepted, implicit) = tokio::select! {
@@ -178,11 +185,13 @@ impl SmtpDoor {
                 drop(place);
             });
         }
+
         drop((self.listener, self.tls_listener));
         let finished = timeout(drain, async {
             while connections.join_next().await.is_some() {}
         })
         .await;
+
         if finished.is_err() {
             tracing::warn!(
                 connections = connections.len(),
@@ -210,6 +219,7 @@ impl DoorContext {
                 counted: "network",
             });
         }
+
         if self.context.guard.shuts_out(peer, Instant::now()) {
             return Err(Refusal {
                 code: 421,
@@ -218,6 +228,7 @@ impl DoorContext {
                 counted: "banned",
             });
         }
+
         admission.admit(peer).map_err(|reason| Refusal {
             code: 421,
             enhanced: "4.7.0",

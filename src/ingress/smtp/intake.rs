@@ -24,15 +24,18 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         is_report,
     } = submission;
     let trace = body.trace();
+
     // The room is given back only when the spool has the message.
     let (message, _room) = match body.finish() {
         Ok(whole) => whole,
         Err(refusal) => return refusal,
     };
+
     if is_report {
         return take_report(dispatcher, message, &recipients).await;
     }
     let size = message.len();
+
     if hops(&message) > MOST_HOPS {
         return Reply::new(
             554,
@@ -40,6 +43,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
             format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
         );
     }
+
     let submitter = user.as_deref().map_or(Submitter::Local, Submitter::user);
     let reader = dispatcher.clone();
     let compose = move || {
@@ -51,6 +55,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         let (mail, asked) = Mail::handed_in(envelope, message, intake)?;
         mail.with_options(asked)
     };
+
     let composed = if size > LARGE {
         match tokio::task::spawn_blocking(compose).await {
             Ok(composed) => composed,
@@ -59,10 +64,12 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
     } else {
         compose()
     };
+
     let submitted = match composed {
         Ok(mail) => dispatcher.on_behalf_of(submitter).submit(mail).await,
         Err(e) => Err(Error::Mail(e)),
     };
+
     match submitted {
         Ok(receipt) => {
             let user = user.map(tracing::field::debug);

@@ -28,4 +28,4 @@ pub use door::{Reloader, SmtpDoor};
 #[doc(hidden)]
 pub use session::exercise;
 pub use settings::{Limits, SmtpError, SmtpSettings, User};
-pub use stdio::{Refused, Spoken, converse};
+pub use stdio::{Refused, StdioSubmission, converse};

@@ -73,6 +73,7 @@ impl Reply {
             out.extend_from_slice(self.enhanced.as_bytes());
             out.push(b' ');
         }
+
         let printable = |c: char| {
             if c.is_ascii_graphic() || c == ' ' {
                 c as u8
@@ -80,6 +81,7 @@ impl Reply {
                 b'?'
             }
         };
+
         out.extend(self.text.chars().take(LONGEST_TEXT).map(printable));
         out.extend_from_slice(b"\r\n");
     }
@@ -118,6 +120,7 @@ mod tests {
             path: "/var/spool".into(),
             reason: "disk full".into(),
         };
+
         let cases = [
             (Error::Full { pending: 1, max: 1 }, "452 4.3.1"),
             (Error::Mail(MailError::too_large(2, 1)), "552 5.3.4"),
@@ -134,6 +137,7 @@ mod tests {
             (Error::BadCursor, "451 4.3.0"),
             (Error::Stopped("draining".into()), "421 4.3.2"),
         ];
+
         for (error, expected) in cases {
             let line = line(&Reply::refusal(&error));
             assert!(

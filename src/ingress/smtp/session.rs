@@ -79,7 +79,7 @@ pub(super) enum SessionStep {
     StartTls,
     /// A wait, after a login that failed under this name.
     Penalty(String),
-    /// The mail to be handed in; then [`Session::answer`].
+    /// The mail to be submitted; then [`Session::answer`].
     Submit(Submission),
     /// The replies to be sent and the connection to be closed.
     Close,
@@ -149,6 +149,7 @@ impl Session {
             commands_before_login: 0,
             closing: false,
         };
+
         let greeting = format!("{} ESMTP Postrider", session.context.hostname);
         session.reply(&Reply::new(220, "", greeting));
         session
@@ -189,7 +190,7 @@ impl Session {
         self.reply(&Reply::new(421, enhanced, text));
     }
 
-    /// Says what became of the mail that was handed in.
+    /// Says what became of the mail that was submitted.
     pub fn answer(&mut self, reply: &Reply) {
         if reply.code == 250 {
             self.errors = 0;
@@ -251,12 +252,14 @@ impl Session {
                 return None;
             }
         };
+
         self.commands += 1;
         if let Expecting::Login(exchange) = std::mem::replace(&mut self.expects, Expecting::Command)
         {
             let progress = auth::proceed(exchange, line.trim_ascii_end(), &self.context.users);
             return self.login(progress);
         }
+
         if self.needs_login() && self.user.is_none() {
             self.commands_before_login += 1;
             if self.commands_before_login > self.context.limits.commands_before_login {
@@ -264,6 +267,7 @@ impl Session {
                 return None;
             }
         }
+
         match command::parse(line) {
             Ok(Command::StartTls) => self.start_tls(input),
             Ok(Command::Auth { mechanism, initial }) => {
@@ -327,10 +331,12 @@ impl Session {
         self.transaction = None;
         let extended = client.extended;
         self.client = Some(client);
+
         let hostname = Arc::clone(&self.context.hostname);
         if !extended {
             return self.reply(&Reply::new(250, "", hostname.to_string()));
         }
+
         let size = format!("SIZE {}", self.context.limits.message_size);
         let mut lines = vec![
             &*hostname,
@@ -341,12 +347,14 @@ impl Session {
             "ENHANCEDSTATUSCODES",
             &size,
         ];
+
         if self.security == Security::Offered {
             lines.push("STARTTLS");
         }
         if self.knows_users() && self.user.is_none() && self.may_log_in() {
             lines.push("AUTH PLAIN LOGIN");
         }
+
         let last = lines.len() - 1;
         for (n, line) in lines.into_iter().enumerate() {
             let _ = write!(

@@ -69,7 +69,8 @@ pub struct Limits {
     pub ban_after: u32,
     /// How long an address is not heard that failed too often: 10 minutes.
     pub ban_time: Duration,
-    /// How long a connection may be there before a login, or before EHLO where none is needed: 30 s.
+    /// How long a connection may be there before a login, or before EHLO where none is needed: 30
+    /// s.
     pub login: Duration,
     /// How long the next command may take to come: 5 minutes (RFC 5321 §4.5.3.2.7).
     pub idle: Duration,
@@ -150,6 +151,7 @@ impl SmtpSettings {
         if let Some(files) = &self.tls {
             mistakes.extend(tls::acceptor(files, &[]).err().map(SmtpError::from));
         }
+
         mistakes
     }
 
@@ -158,6 +160,7 @@ impl SmtpSettings {
             ("listen", Some(self.listen)),
             ("tls_listen", self.tls_listen),
         ];
+
         let mut mistakes = Vec::new();
         for (key, listen) in listeners {
             let Some(listen) = listen else { continue };
@@ -170,6 +173,7 @@ impl SmtpSettings {
                 mistakes.push(SmtpError::NoTls { key, listen });
             }
         }
+
         mistakes
     }
 
@@ -209,6 +213,7 @@ impl SmtpSettings {
                 "AUTH cannot carry: at most 255 bytes, none of them NUL".to_owned(),
             );
         }
+
         mistakes
     }
 }
@@ -225,6 +230,7 @@ impl Limits {
             ("max_connections_per_peer", self.connections_per_peer),
             ("max_recipients", self.recipients),
         ];
+
         let mut mistakes = Vec::new();
         let mut wrong = |key, reason| mistakes.push(SmtpError::Limit { key, reason });
         for (key, count) in counts {
@@ -245,6 +251,7 @@ impl Limits {
                 wrong(key, NOBODY);
             }
         }
+
         mistakes
     }
 }

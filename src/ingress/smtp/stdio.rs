@@ -20,7 +20,7 @@ const AT_ONCE: usize = 64 * 1024;
 
 /// A mail that came in whole.
 #[derive(Debug)]
-pub struct Spoken {
+pub struct StdioSubmission {
     /// `None` for the null reverse-path.
     pub return_path: Option<Address>,
     /// Everybody who gets it; never empty.
@@ -50,12 +50,13 @@ pub fn converse(
     mut output: impl Write,
     hostname: &str,
     message_size: usize,
-    mut hand_in: impl FnMut(Spoken) -> Result<String, (Refused, String)>,
+    mut hand_in: impl FnMut(StdioSubmission) -> Result<String, (Refused, String)>,
 ) -> io::Result<()> {
     let limits = Limits {
         message_size,
         ..Limits::default()
     };
+
     let context = SessionContext {
         returns: None,
         hostname: Arc::from(hostname),
@@ -65,6 +66,7 @@ pub fn converse(
         budget: Budget::new(message_size.saturating_mul(3)),
         guard: Guard::new(0, limits.ban_time, Default::default()),
     };
+
     let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut waiting: Vec<u8> = Vec::new();
     let mut piece = vec![0; AT_ONCE];
@@ -92,7 +94,7 @@ pub fn converse(
                 let reply = match mail.body.finish() {
                     Err(refusal) => refusal,
                     Ok((message, _room)) => {
-                        let spoken = Spoken {
+                        let spoken = StdioSubmission {
                             return_path: mail.return_path,
                             recipients: mail.recipients,
                             message: message.slice(trace..),
@@ -120,7 +122,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn spoken(dialogue: &str, answer: &Result<String, (Refused, String)>) -> (String, Vec<Spoken>) {
+    fn spoken(
+        dialogue: &str,
+        answer: &Result<String, (Refused, String)>,
+    ) -> (String, Vec<StdioSubmission>) {
         let (mut output, mut mails) = (Vec::new(), Vec::new());
         converse(
             dialogue.as_bytes(),
@@ -133,6 +138,7 @@ mod tests {
             },
         )
         .unwrap();
+
         (String::from_utf8(output).unwrap(), mails)
     }
 
@@ -142,15 +148,18 @@ mod tests {
         let dialogue = format!("EHLO [127.0.0.1]\r\n{one}{one}QUIT\r\n");
         let (output, mails) = spoken(&dialogue, &Ok("the-id".into()));
         assert!(output.starts_with("220 host.example ESMTP"), "{output}");
+
         assert_eq!(
             output.matches("250 2.0.0 queued as the-id\r\n").count(),
             2,
             "{output}"
         );
+
         assert!(
             output.ends_with("221 2.0.0 goodbye\r\n") && !output.contains("AUTH"),
             "{output}"
         );
+
         assert_eq!(mails.len(), 2);
         assert_eq!(mails[0].message, "Subject: x\r\n\r\n.dot\r\n");
         assert_eq!(mails[0].recipients[0].as_str(), "\"c d\"@e.example");

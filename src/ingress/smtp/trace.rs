@@ -28,8 +28,10 @@ impl Trace<'_> {
                 '?'
             }
         };
+
         let client: String = self.client.chars().take(255).map(plain).collect();
         let literal = if self.peer.is_ipv6() { "IPv6:" } else { "" };
+
         let (peer, hostname, protocol, date) =
             (self.peer, self.hostname, self.protocol(), now.to_rfc5322());
         format!(
@@ -66,6 +68,7 @@ mod tests {
             login: true,
             smtputf8: false,
         };
+
         let expected = "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n by mail.example with ESMTPSA; \
                         Thu, 1 Jan 1970 00:00:00 +0000\r\n";
         assert_eq!(trace.field(Timestamp::from_millis(0)), expected);
@@ -76,11 +79,13 @@ mod tests {
             login: false,
             ..trace
         };
+
         let field = plain.field(Timestamp::MAX);
         assert!(
             field.starts_with("Received: from x??Evil:??1? (") && field.contains(" with SMTP; "),
             "{field}"
         );
+
         assert_eq!(field.matches("\r\n").count(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! A body, made right: bytes above 127 have their meaning, and what no server takes (a line of more
-//! than 998 bytes, a NUL) is encoded, in the part where it stands (RFC 2045 §6). `seven_bit` has all
-//! encoded that a server without 8BITMIME does not take.
+//! than 998 bytes, a NUL) is encoded, in the part where it stands (RFC 2045 §6). `seven_bit` has
+//! all encoded that a server without 8BITMIME does not take.
 
 use lettre::message::Body;
 use lettre::message::header::ContentTransferEncoding;
@@ -9,7 +9,7 @@ use memchr::memchr;
 use super::params::Params;
 use super::parts::Parts;
 use super::scan::{LooseField, Scan};
-use super::{Acts, has_long_line};
+use super::{MendingNotes, has_long_line};
 
 /// The length of a line of base64 (RFC 2045 §6.8), and the most of one of quoted-printable.
 const ENCODED_LINE: usize = 76;
@@ -48,19 +48,26 @@ impl Carrier {
 }
 
 /// Mends the body of a message; what its header section lacks is appended to `added`.
-pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Option<Encoded> {
+pub(super) fn mend(
+    scan: &Scan<'_>,
+    added: &mut String,
+    acts: &mut MendingNotes,
+) -> Option<Encoded> {
     let body = scan.body?;
     let content = Content::of(&scan.fields);
     let encoded = content.encode(body, Carrier::EightBit);
+
     let says_nothing = scan.find("MIME-Version").is_none();
     if encoded.is_none() && !says_nothing {
         return None;
     }
+
     let is_ascii = body.is_ascii();
     let still_eight_bit = match &encoded {
         Some(encoded) => !encoded.body.is_ascii(),
         None => !is_ascii,
     };
+
     if let Some(encoded) = &encoded {
         acts.tell(match encoded.encoding {
             Some("base64") => "the body: encoded as base64",
@@ -90,6 +97,7 @@ pub(super) fn mend(scan: &Scan<'_>, added: &mut String, acts: &mut Acts) -> Opti
             added.push_str("Content-Transfer-Encoding: 8bit\r\n");
         }
     }
+
     encoded
 }
 
@@ -104,6 +112,7 @@ impl Content {
                     .to_owned()
             })
         };
+
         let kind = value("Content-Type");
         let params = Params::of(&kind);
         let encoding = value("Content-Transfer-Encoding").to_ascii_lowercase();
@@ -142,6 +151,7 @@ impl Content {
                 encoding: None,
             });
         }
+
         match &*self.encoding {
             "base64" => Some(Encoded {
                 body: wrapped_base64(body),
@@ -184,8 +194,8 @@ impl Content {
     }
 }
 
-/// What text that does not say it may be in: that which is not UTF-8 could be anything, and has a name
-/// for that (RFC 1428 §3).
+/// What text that does not say it may be in: that which is not UTF-8 could be anything, and has a
+/// name for that (RFC 1428 §3).
 pub(super) fn charset_of(text: &[u8]) -> &'static str {
     match std::str::from_utf8(text).is_ok() {
         true => "utf-8",
@@ -246,6 +256,7 @@ fn wrapped_quoted_printable(text: &[u8]) -> Vec<u8> {
         length += piece.len();
         at += taken;
     }
+
     out
 }
 

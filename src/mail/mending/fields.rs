@@ -58,10 +58,12 @@ pub(super) fn mend(
     if text.chars().any(|c| c.is_control() && !c.is_ascii()) {
         return None;
     }
+
     let is_long = field
         .raw
         .split(|byte| *byte == b'\n')
         .any(|line| line.len() > LONGEST_LINE + 1);
+
     if !value.is_ascii() && (!is_utf8 || !context.stays_utf8) {
         let act = match is_utf8 {
             true => "put in ASCII",
@@ -81,12 +83,14 @@ pub(super) fn mend(
             return Some((whole.unwrap_or(lines.into_bytes()), "read as windows-1252"));
         }
     }
+
     if is_long && let Some(written) = folded(field, &text, context) {
         return Some((written.into_bytes(), "folded"));
     }
     if let Some(whole) = context.domain.and_then(|domain| qualified(field, domain)) {
         return Some((whole, "an address got its domain"));
     }
+
     is_spaced.then(|| {
         let whole = [field.name.as_bytes(), b":", value].concat();
         (whole, "removed the space before the colon")
@@ -127,6 +131,7 @@ fn entries(text: &str) -> Option<Vec<Entry>> {
         Entry::One(found) => has_domain(found),
         Entry::Group(_, members) => members.iter().all(has_domain),
     };
+
     if read.as_ref().is_some_and(|all| all.iter().all(is_whole)) {
         return read;
     }
@@ -143,6 +148,7 @@ fn entries(text: &str) -> Option<Vec<Entry>> {
     let (true, Ok([Entry::One(found)])) = (is_half_a_name, <[Entry; 1]>::try_from(alone)) else {
         return read;
     };
+
     let name = address_list::decoded(name.trim());
     Some(vec![Entry::One(FoundMailbox {
         name: Some(name).filter(|name| !name.is_empty()),
@@ -167,6 +173,7 @@ fn in_ascii(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option
         }
         _ => structured::write(&mut out, name, &unfolded(text)),
     };
+
     (written.is_ok() && out.is_ascii() && !out.is_empty()).then_some(out)
 }
 
@@ -200,6 +207,7 @@ fn folded(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option<S
         }
         _ => structured::write(&mut out, name, &unfolded),
     };
+
     (written.is_ok() && !out.is_empty()).then_some(out)
 }
 
@@ -208,6 +216,7 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
     if !is_addresses(field) {
         return None;
     }
+
     let text = std::str::from_utf8(field.value()).ok()?;
     let found = address_list::mailboxes(entries(text)?);
     let bare: Vec<FoundMailbox> = found.filter(|found| found.domain.is_none()).collect();
@@ -218,6 +227,7 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
     {
         return None;
     }
+
     let mut whole = format!("{}:", field.name);
     let mut from = 0;
     for found in bare {
@@ -226,6 +236,7 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
         whole.push_str(domain);
         from = found.place.end;
     }
+
     whole.push_str(&text[from..]);
     Some(whole.into_bytes())
 }

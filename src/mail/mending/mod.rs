@@ -50,19 +50,21 @@ struct Context<'a> {
 pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> Mended {
     let (trace, written) = message.split_at(intake.trace.min(message.len()));
     let scan = Scan::of(written);
-    let mut acts = Acts::default();
+    let mut acts = MendingNotes::default();
     if scan.is_too_long {
         return Mended {
             message,
             acts: Vec::new(),
         };
     }
+
     if scan.lead.starts_with(scan::BOM) {
         acts.tell("removed a byte order mark");
     }
     if scan.lead.len() > scan::BOM.len() {
         acts.tell("removed a line of an mbox file");
     }
+
     if !scan.is_parted && scan.body.is_some() {
         acts.tell(match scan.fields.is_empty() {
             true => "put a header section before a text that had none",
@@ -78,6 +80,7 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
         domain: intake.domain.or(return_path).or(intake.host),
         stays_utf8: fields::needs_utf8(&scan, envelope),
     };
+
     let mut header: Vec<Option<Vec<u8>>> = vec![None; scan.fields.len()];
     let mut added = String::new();
     let mut encoded = None;
@@ -90,6 +93,7 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
         }
         encoded = body::mend(&scan, &mut added, &mut acts);
     }
+
     if acts.told.is_empty() {
         return Mended {
             message,
@@ -106,7 +110,7 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
 /// A message within a message, its body made right; its header section stays.
 pub(super) fn embedded(message: Bytes) -> Bytes {
     let scan = Scan::of(&message);
-    let (mut added, mut acts) = (String::new(), Acts::default());
+    let (mut added, mut acts) = (String::new(), MendingNotes::default());
     let encoded = match scan.is_too_long {
         true => None,
         false => body::mend(&scan, &mut added, &mut acts),
@@ -132,6 +136,7 @@ fn with(
         .map(|field| field.raw.len())
         .sum::<usize>()
         + body.map_or(0, <[u8]>::len);
+
     let mut out = Vec::with_capacity(trace.len() + size + size / 16 + added.len() + 256);
     out.extend_from_slice(trace);
     let has_new_encoding = encoded.is_some_and(|encoded| encoded.encoding.is_some());
@@ -145,21 +150,23 @@ fn with(
             out.extend_from_slice(b"\r\n");
         }
     }
+
     out.extend_from_slice(added.as_bytes());
     if let Some(body) = body {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(body);
     }
+
     out.into()
 }
 
 /// What was done, in words.
 #[derive(Default)]
-struct Acts {
+struct MendingNotes {
     told: Vec<String>,
 }
 
-impl Acts {
+impl MendingNotes {
     fn tell(&mut self, act: &str) {
         match self.told.len() {
             n if n < MOST_TOLD => self.told.push(act.to_owned()),

@@ -27,6 +27,7 @@ impl<'a> Params<'a> {
                 _ => {}
             }
         }
+
         pieces.push(&value[start..]);
         let mut pieces = pieces.into_iter().map(str::trim);
         let essence = pieces.next().unwrap_or_default();
@@ -35,6 +36,7 @@ impl<'a> Params<'a> {
             .map(|piece| piece.split_once('=').unwrap_or((piece, "")))
             .map(|(name, value)| (name.trim(), value.trim()))
             .collect();
+
         Params { essence, params }
     }
 
@@ -63,6 +65,7 @@ impl<'a> Params<'a> {
                 }
             });
         }
+
         words
     }
 }

@@ -101,6 +101,7 @@ impl Parts {
             }
             here = end;
         }
+
         self.end_part(text, text.len());
     }
 
@@ -120,6 +121,7 @@ impl Parts {
                 .truncate(if begins { depth + 1 } else { depth });
             return Some(begins);
         }
+
         None
     }
 
@@ -143,6 +145,7 @@ impl Parts {
         let scan = Scan::of(&text[header..body]);
         let content = Content::of(&scan.fields);
         let is_container = content.kind.starts_with("multipart/") && !content.is_sealed();
+
         let has_message = self.carrier == Carrier::SevenBit && content.is_message();
         if !is_container && !has_message {
             return At::Body {
@@ -159,6 +162,7 @@ impl Parts {
                 is_message: true,
             };
         }
+
         match content.boundary.filter(|boundary| !boundary.is_empty()) {
             Some(boundary) if self.boundaries.len() < DEEPEST => {
                 self.boundaries.push(boundary);
@@ -182,6 +186,7 @@ impl Parts {
                 is_message,
             } => (header, body, is_message),
         };
+
         let content = &text[body..end];
         // The line end before a delimiter belongs to it (RFC 2046 §5.1.1).
         let kept = content.strip_suffix(b"\n").unwrap_or(content);
@@ -196,6 +201,7 @@ impl Parts {
             encoding,
             charset: is_message.then(|| charset_of(kept)),
         });
+
         self.write_header(&text[header..body], &scan, new);
         match encoded {
             Some(encoded) => {
@@ -211,6 +217,7 @@ impl Parts {
         if new.is_none() && self.carrier == Carrier::EightBit {
             return self.out.extend_from_slice(header);
         }
+
         let mut written = 0;
         for field in &scan.fields {
             let start = field.raw.as_ptr().addr() - header.as_ptr().addr();
@@ -221,6 +228,7 @@ impl Parts {
             self.out.extend_from_slice(&replaced);
             written = start + field.raw.len();
         }
+
         let rest = &header[written..];
         let empty = [&b"\r\n"[..], b"\n"]
             .into_iter()
@@ -241,6 +249,7 @@ impl Parts {
                 self.out.extend_from_slice(kind.as_bytes());
             }
         }
+
         let field = format!("Content-Transfer-Encoding: {}\r\n", new.encoding);
         self.out.extend_from_slice(field.as_bytes());
         self.out.extend_from_slice(empty);
@@ -257,6 +266,7 @@ impl Parts {
                 false => is_now_7bit.then(|| [field.name.as_bytes(), b": 7bit\r\n"].concat()),
             };
         }
+
         if self.carrier == Carrier::EightBit || field.raw.is_ascii() {
             return None;
         }
@@ -264,6 +274,7 @@ impl Parts {
             domain: None,
             stays_utf8: false,
         };
+
         fields::mend(field, &context).map(|(mended, _)| mended)
     }
 }

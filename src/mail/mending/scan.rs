@@ -56,6 +56,7 @@ impl<'a> Scan<'a> {
             is_parted: false,
             is_too_long: false,
         };
+
         let mut start = at;
         while at < message.len() {
             if at > MAX_SECTION {
@@ -84,6 +85,7 @@ impl<'a> Scan<'a> {
             }
             at = end;
         }
+
         scan
     }
 
@@ -129,12 +131,14 @@ fn is_mbox_line(line: &[u8]) -> bool {
         return false;
     };
     let is_field = rest.trim_ascii_start().first() == Some(&b':');
+
     let is_time = |word: &[u8]| {
         let mut parts = word.split(|byte| *byte == b':');
         let is_number =
             |part: &[u8]| (1..=2).contains(&part.len()) && part.iter().all(u8::is_ascii_digit);
         word.contains(&b':') && parts.all(is_number)
     };
+
     let mut words = rest
         .split(|byte| byte.is_ascii_whitespace())
         .filter(|word| !word.is_empty());
@@ -160,11 +164,13 @@ mod tests {
         assert_eq!(scan.fields[1].name, "B");
         assert_eq!(scan.fields[1].value(), b" 2\r\n folded\r\n");
         assert_eq!((scan.body, scan.is_parted), (Some(&b"C: 3\r\n"[..]), true));
+
         let scan = Scan::of(b"A: 1\nhello\nB: 2\n");
         assert_eq!(
             (scan.body, scan.is_parted),
             (Some(&b"hello\nB: 2\n"[..]), false)
         );
+
         let scan = Scan::of(b" folded: x\n");
         assert!(scan.fields.is_empty() && scan.body == Some(&b" folded: x\n"[..]));
         assert!(Scan::of(b"test1").fields.is_empty());

@@ -1,5 +1,5 @@
-//! A message for a server without 8BITMIME: what has bytes above 127 is encoded, in the part where it
-//! stands, as RFC 6152 §3 has it. The SMTP transport asks for it, before anything is signed.
+//! A message for a server without 8BITMIME: what has bytes above 127 is encoded, in the part where
+//! it stands, as RFC 6152 §3 has it. The SMTP transport asks for it, before anything is signed.
 
 use bytes::Bytes;
 
@@ -7,9 +7,9 @@ use super::body::Carrier;
 use super::parts::Parts;
 use super::scan::Scan;
 
-/// The same message in seven bits, in time and space that grow as the message does. `None` where that
-/// cannot be: what is signed or encrypted within it has more (RFC 1847 §2.1), or its own header
-/// section.
+/// The same message in seven bits, in time and space that grow as the message does. `None` where
+/// that cannot be: what is signed or encrypted within it has more (RFC 1847 §2.1), or its own
+/// header section.
 pub fn seven_bit(message: &Bytes) -> Option<Bytes> {
     if message.is_ascii() {
         return Some(message.clone());
@@ -51,11 +51,13 @@ mod tests {
                 }
             }
         }
+
         let mut out = Vec::new();
         gather(
             &MessageParser::default().parse(message).expect("a message"),
             &mut out,
         );
+
         out
     }
 
@@ -67,6 +69,7 @@ mod tests {
             "{HEAD}Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\
              X-Last: 1\r\n\r\nGrüße = Gruß\r\n"
         );
+
         assert_eq!(
             seven(&text).as_deref(),
             Some(
@@ -75,6 +78,7 @@ mod tests {
                  Gr=C3=BC=C3=9Fe =3D Gru=C3=9F\r\n"
             )
         );
+
         let image =
             format!("{HEAD}Content-Type: image/x\r\nContent-Transfer-Encoding: 8bit\r\n\r\nüü\r\n");
         let image = seven(&image).expect("converted");
@@ -118,6 +122,7 @@ mod tests {
                 .map(|(kind, content)| (kind, String::from_utf8_lossy(&content).into_owned()))
                 .collect::<Vec<_>>()
         };
+
         let expected = [
             ("text/plain", "plain"),
             ("text/html", "<p>größer</p>"),
@@ -130,11 +135,13 @@ mod tests {
             .iter()
             .map(|(kind, text)| (&**kind, &**text))
             .collect();
+
         assert_eq!(found, expected, "{converted}");
         assert!(
             !converted.to_ascii_lowercase().contains("8bit\r\n"),
             "{converted}"
         );
+
         assert!(!converted.contains("binary"), "{converted}");
         assert_eq!(seven(&converted), Some(converted.clone()));
     }
@@ -149,6 +156,7 @@ mod tests {
                  Content-Type: application/pgp-signature\r\n\r\nxxxx\r\n--s--\r\n--a\r\n\r\nFußnote\r\n--a--\r\n"
             )
         };
+
         assert_eq!(seven(&with("Gruß")), None);
         let converted = seven(&with("Gruss")).expect("the signed part is ASCII");
         assert!(

@@ -62,11 +62,13 @@ fn what_stands_before_the_first_field_is_removed() {
         "Subject: x\r\n\r\nhi",
         "byte order mark",
     );
+
     assert_mends(
         "From me Mon Jan  1 00:00:00 2026\nSubject: x\n\nhi",
         "Subject: x\n\r\nhi",
         "mbox",
     );
+
     assert_mends(
         "From : a@b.example\n\nhi",
         "From: a@b.example\n\nhi"
@@ -96,6 +98,7 @@ fn local_users_get_a_domain_and_nothing_else_changes() {
         "From: root@example.com (Cron Daemon)\r\nTo: root@example.com, \"A\"  <ada@example.org>,\r\n Bob <bob@example.com>\r\n\r\n",
         "From: an address got its domain",
     );
+
     let envelope = envelope(Some("shop@example.com"), "ada@example.org");
     for (domain, expected) in [
         (Some("mail.example"), "mail.example"),
@@ -117,10 +120,12 @@ fn text_beyond_ascii_is_encoded_where_no_address_needs_it() {
         To: Zoë <zoe@example.org>, Team: Ä <a@example.org>;\r\nX-Note: ü\r\n\
         List-Unsubscribe: <https://e.example/ü>\r\nMIME-Version: 1.0\r\n\
         Content-Type: text/plain; charset=utf-8; name=\"Bücher 1.txt\"\r\n\r\nhi";
+
     let (message, acts) = mended(raw);
     let header = message.split("\r\n\r\n").next().unwrap();
     assert!(header.is_ascii(), "{message}");
     assert_eq!(acts.len(), 6, "{acts:?}");
+
     let parsed = MessageParser::default().parse(message.as_bytes()).unwrap();
     assert_eq!(parsed.subject(), Some("Grüße an Ada"));
     let from = parsed.from().unwrap().first().unwrap();
@@ -134,6 +139,7 @@ fn text_beyond_ascii_is_encoded_where_no_address_needs_it() {
 
     let eai = "From: jörg@example.com\r\nSubject: Grüße\r\n\r\n";
     assert_eq!(mended(eai), (eai.to_owned(), Vec::new()));
+
     let to_eai = envelope(None, "zoë@example.org");
     let kept = mend("Subject: Grüße\r\n\r\n".into(), &to_eai, Intake::default());
     assert_eq!(kept.message, "Subject: Grüße\r\n\r\n");
@@ -171,15 +177,18 @@ fn long_lines_of_the_header_section_are_folded_or_encoded() {
         let parsed = MessageParser::default().parse(message.as_bytes()).unwrap();
         assert_eq!(parsed.subject().unwrap(), seen);
     }
+
     let (message, _) = mended(format!(
         "To: {}\r\nReferences:{}\r\n\r\n",
         many.join(","),
         " <a@b>".repeat(300)
     ));
+
     assert!(
         message.split("\r\n").all(|line| line.len() <= 998),
         "{message}"
     );
+
     let parsed = MessageParser::default().parse(message.as_bytes()).unwrap();
     assert_eq!(parsed.to().unwrap().iter().count(), 200);
 }
@@ -209,6 +218,7 @@ fn long_lines_and_nuls_of_a_body_are_encoded_in_their_part() {
         "MIME-Version: 1.0\r\nContent-Type: application/x\r\nContent-Transfer-Encoding: base64\r\n\r\n{}",
         "QUJD".repeat(1000)
     );
+
     for (message, content) in [
         (&text, long.clone()),
         (&file, format!("a\0{long}")),
@@ -235,20 +245,24 @@ fn a_part_of_many_is_encoded_and_the_others_stay() {
          Content-Type: text/html\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>{long}\r\n--in--\r\n--out\r\n\
          Content-Type: application/x\r\n\r\na\0b\r\n--out--\r\nepilogue\r\n"
     );
+
     let (mended, acts) = mended(&message);
     assert_eq!(acts, ["the body: parts with long lines or a NUL encoded"]);
     assert!(
         mended.split("\r\n").all(|line| line.len() <= 998) && !mended.contains('\0'),
         "{mended}"
     );
+
     assert!(
         mended.contains("\r\n--in\r\n\r\nplain\r\n--in\r\n"),
         "{mended}"
     );
+
     assert!(
         mended.ends_with("--out--\r\nepilogue\r\n") && !mended.contains("7bit"),
         "{mended}"
     );
+
     let parsed = MessageParser::default().parse(mended.as_bytes()).unwrap();
     assert_eq!(parsed.body_html(0).unwrap(), format!("<p>{long}"));
     assert_eq!(parsed.attachment(0).unwrap().contents(), b"a\0b");

@@ -20,6 +20,7 @@ pub async fn bodies_of_every_size_come_back_byte_for_byte(bench: &dyn Bench) {
         1024 * 1024 + 1,
         3 * 1024 * 1024,
     ];
+
     for cache_bytes in [0, 1024 * 1024 * 1024] {
         let spool = open_with(
             bench,
@@ -76,11 +77,13 @@ pub async fn all_that_is_known_of_a_mail_comes_back(bench: &dyn Bench) {
         ..draft()
     }
     .new_mail();
+
     new_mail.manifest.return_path = None;
     new_mail.manifest.subject = "Grüße\u{1F4EE}".into();
     new_mail.manifest.eight_bit = true;
     new_mail.manifest.smtputf8 = true;
     new_mail.deliveries[0].recipient = address("jürgen@exämple.org");
+
     let expected = new_mail.clone();
     put_all(&*spool, vec![new_mail]).await;
     let record = get(&*spool, expected.manifest.id).await;
@@ -88,20 +91,24 @@ pub async fn all_that_is_known_of_a_mail_comes_back(bench: &dyn Bench) {
         record.manifest, expected.manifest,
         "what is known of a mail comes back unchanged"
     );
+
     assert_eq!(
         record.deliveries, expected.deliveries,
         "its deliveries come back unchanged"
     );
+
     assert_eq!(record.leased, [false], "nobody holds a new delivery");
     let claim = claim_one(&*spool, start()).await;
     assert_eq!(
         *claim.manifest, expected.manifest,
         "a sender is told all that is known of the mail"
     );
+
     assert_eq!(
         claim.deliveries[0].1, expected.deliveries[0],
         "a sender is told all that is known of the delivery"
     );
+
     assert_eq!(
         get(&*spool, expected.manifest.id).await.leased,
         [true],
@@ -147,6 +154,7 @@ pub async fn every_recipient_is_kept_in_the_envelopes_order(bench: &dyn Bench) {
         audit(&*spool, start()).await;
         settle(&*spool, vec![claim], start(), delivered(start())).await;
     }
+
     audit(&*spool, start()).await;
 }
 
@@ -156,6 +164,7 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
         spool.put(Vec::new()).await.is_empty(),
         "an empty group has no results"
     );
+
     let keyed = |key, fingerprint| {
         Draft {
             key: Some(key),
@@ -164,6 +173,7 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
         }
         .new_mail()
     };
+
     let group = vec![
         keyed("a", 1),
         draft().new_mail(),
@@ -174,6 +184,7 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
     ];
     let first = group[0].manifest.id;
     let ids: Vec<_> = group.iter().map(|new_mail| new_mail.manifest.id).collect();
+
     let expected = vec![
         Ok(PutResult::Stored),
         Ok(PutResult::Stored),
@@ -182,11 +193,13 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
         Err(SpoolError::KeyReused(first)),
         Ok(PutResult::Stored),
     ];
+
     assert_eq!(
         spool.put(group).await,
         expected,
         "each mail of a group has its own result, in order"
     );
+
     for (id, result) in ids.into_iter().zip(expected) {
         if result == Ok(PutResult::Stored) {
             get(&*spool, id).await;
@@ -194,6 +207,7 @@ pub async fn a_group_is_answered_in_order(bench: &dyn Bench) {
             assert_gone(&*spool, id).await;
         }
     }
+
     assert_eq!(spool.pending(), 4, "only what was stored is pending");
     audit(&*spool, start()).await;
 }
@@ -207,6 +221,7 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
         }
         .new_mail()
     };
+
     let bulky = || {
         (0..15).map(|_| {
             Draft {
@@ -216,12 +231,14 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
             .new_mail()
         })
     };
+
     let group: Vec<_> = bulky()
         .chain([keyed("a")])
         .chain(bulky())
         .chain([keyed("a"), keyed("b")])
         .collect();
     let first = group[15].manifest.id;
+
     let mut expected = vec![Ok(PutResult::Stored); group.len()];
     expected[31] = Ok(PutResult::Duplicate(first));
     assert_eq!(
@@ -229,6 +246,7 @@ pub async fn a_group_of_any_size_is_answered_in_order(bench: &dyn Bench) {
         expected,
         "each mail of a large group has its own result, in order"
     );
+
     audit(&*spool, start()).await;
 }
 
@@ -266,6 +284,7 @@ pub async fn a_mail_that_is_put_again_is_one_mail(bench: &dyn Bench) {
         );
         assert_nothing_due(&*spool, start(), "it was sent once").await;
     }
+
     audit(&*spool, start()).await;
 }
 
@@ -275,6 +294,7 @@ pub async fn the_same_key_with_the_same_content_is_the_same_mail(bench: &dyn Ben
         key: Some("order-42"),
         ..draft()
     };
+
     let first = put(&*spool, keyed()).await;
     for _ in 0..3 {
         let again = keyed().new_mail();
@@ -286,6 +306,7 @@ pub async fn the_same_key_with_the_same_content_is_the_same_mail(bench: &dyn Ben
         );
         assert_gone(&*spool, id).await;
     }
+
     let claim = claim_one(&*spool, start()).await;
     settle(&*spool, vec![claim], start(), delivered(start())).await;
     let later = keyed().new_mail();
@@ -294,6 +315,7 @@ pub async fn the_same_key_with_the_same_content_is_the_same_mail(bench: &dyn Ben
         [Ok(PutResult::Duplicate(first))],
         "a key outlasts its mail's delivery"
     );
+
     let unkeyed = vec![draft().new_mail(), draft().new_mail()];
     put_all(&*spool, unkeyed).await;
     audit(&*spool, start()).await;
@@ -310,6 +332,7 @@ pub async fn the_same_key_with_other_content_is_refused(bench: &dyn Bench) {
         },
     )
     .await;
+
     let other = Draft {
         key: Some("order-42"),
         fingerprint: 8,
@@ -317,11 +340,13 @@ pub async fn the_same_key_with_other_content_is_refused(bench: &dyn Bench) {
     }
     .new_mail();
     let id = other.manifest.id;
+
     assert_eq!(
         spool.put(vec![other]).await,
         [Err(SpoolError::KeyReused(first))],
         "a key that belongs to other content is refused, and the first mail is named"
     );
+
     assert_gone(&*spool, id).await;
     put(
         &*spool,
@@ -332,6 +357,7 @@ pub async fn the_same_key_with_other_content_is_refused(bench: &dyn Bench) {
         },
     )
     .await;
+
     put(
         &*spool,
         Draft {
@@ -341,6 +367,7 @@ pub async fn the_same_key_with_other_content_is_refused(bench: &dyn Bench) {
         },
     )
     .await;
+
     audit(&*spool, start()).await;
 }
 
@@ -357,12 +384,14 @@ pub async fn a_key_belongs_to_whoever_handed_the_mail_in(bench: &dyn Bench) {
         let id = new_mail.manifest.id;
         (id, spool.put(vec![new_mail]).await.remove(0))
     };
+
     let all = [
         Submitter::Local,
         Submitter::token("app"),
         Submitter::user("app"),
         Submitter::token("shop"),
     ];
+
     let mut own = Vec::new();
     for one in &all {
         let (id, stored) = put(one, 7).await;
@@ -371,11 +400,13 @@ pub async fn a_key_belongs_to_whoever_handed_the_mail_in(bench: &dyn Bench) {
         assert_eq!(record.manifest.submitter.as_ref(), Some(one));
         own.push(id);
     }
+
     for (one, own) in all.iter().zip(own) {
         assert_eq!(put(one, 7).await.1, Ok(PutResult::Duplicate(own)), "{one}");
         let reused = Err(SpoolError::KeyReused(own));
         assert_eq!(put(one, 8).await.1, reused, "{one}");
     }
+
     audit(&*spool, start()).await;
 }
 
@@ -400,17 +431,20 @@ pub async fn one_key_put_by_many_at_once_is_one_mail(bench: &dyn Bench) {
             )
         });
     }
+
     let results = racers.join_all().await;
     let stored: Vec<_> = results
         .iter()
         .filter(|(_, put)| *put == PutResult::Stored)
         .map(|(id, _)| *id)
         .collect();
+
     assert_eq!(stored.len(), 1, "of many puts with one key, one is stored");
     let duplicates = results
         .iter()
         .filter(|(_, put)| *put == PutResult::Duplicate(stored[0]))
         .count();
+
     assert_eq!(duplicates, 15, "all others are told the one that was");
     audit(&*spool, start()).await;
 }
@@ -449,6 +483,7 @@ pub async fn a_key_is_remembered_while_its_mail_is_pending_and_forgotten_after_i
     settle(&*spool, vec![claim], after, delivered(after)).await;
     let end = start() + hours(6);
     sweep(&*spool, end).await;
+
     let second = put(&*spool, keyed(end)).await;
     let again = spool.put(vec![keyed(end).new_mail()]).await;
     assert_eq!(
@@ -456,15 +491,18 @@ pub async fn a_key_is_remembered_while_its_mail_is_pending_and_forgotten_after_i
         [Ok(PutResult::Duplicate(second))],
         "a forgotten key is free, and then belongs to the new mail"
     );
+
     let pruned = start() + hours(7) + ms(1);
     sweep(&*spool, pruned).await;
     assert_gone(&*spool, first).await;
+
     let again = spool.put(vec![keyed(pruned).new_mail()]).await;
     assert_eq!(
         again,
         [Ok(PutResult::Duplicate(second))],
         "the end of a mail does not take a key that is another's by now"
     );
+
     audit(&*spool, pruned).await;
 }
 
@@ -501,11 +539,13 @@ pub async fn a_put_that_nobody_waits_for_is_whole_or_not_there(bench: &dyn Bench
             None => assert_eq!(body, None, "a mail that is not there has no body"),
         }
     }
+
     let mut anything = request(10, start());
     anything.routes = vec![Route::over(["elsewhere"])];
     for claim in claim(&*spool, anything).await {
         let whole = claim.body.len() as u64 == claim.manifest.size;
         assert!(whole, "what is handed out is whole");
     }
+
     audit(&*spool, start()).await;
 }

@@ -1,4 +1,4 @@
-//! What each token and user has pending, and has handed in.
+//! What each token and user has pending, and has submitted.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn today() -> i64 {
     start().day()
 }
 
-/// What one has pending, and handed in on the first day.
+/// What one has pending, and submitted on the first day.
 fn counted(spool: &dyn Spool, who: &Submitter) -> (u64, u64) {
     (spool.pending_of(who), spool.accepted_on(who, today()))
 }
@@ -30,11 +30,13 @@ pub async fn what_each_has_pending_and_handed_in_is_counted(bench: &dyn Bench) {
         to: crowd(3, "primary"),
         ..draft()
     };
+
     let id = put_all(&*spool, vec![of(&app, three)]).await[0];
     let keyed = Draft {
         key: Some("order"),
         ..draft()
     };
+
     put_all(&*spool, vec![of(&user, keyed.clone())]).await;
     put_all(&*spool, vec![of(&Submitter::Local, draft())]).await;
     let again = spool.put(vec![of(&user, keyed)]).await;
@@ -49,6 +51,7 @@ pub async fn what_each_has_pending_and_handed_in_is_counted(bench: &dyn Bench) {
         max_recipients: 2,
         ..request(1, start())
     };
+
     let mut claims = claim(&*spool, of_one).await;
     let deliveries = std::mem::take(&mut claims[0].deliveries);
     let stages = [
@@ -61,15 +64,18 @@ pub async fn what_each_has_pending_and_handed_in_is_counted(bench: &dyn Bench) {
         .into_iter()
         .zip(stages)
         .map(|((lease, delivery), stage)| (lease, tried(&delivery, start(), stage)));
+
     spool.settle(settled.collect()).await.expect("settled");
     assert_eq!(counted(&*spool, &app), (2, 3));
     let cancelled = spool.cancel(id, start()).await;
     assert!(matches!(cancelled, Ok(OperationResult::Done(_))));
     assert_eq!(counted(&*spool, &app), (0, 3));
+
     let retried = spool.retry(id, start(), hours(1)).await;
     assert!(matches!(retried, Ok(OperationResult::Done(_))));
     assert_eq!(counted(&*spool, &app), (2, 3));
     sweep(&*spool, start() + hours(30)).await;
+
     assert_eq!(spool.pending_of(&app), 0, "it has expired");
     assert_eq!(spool.pending_of(&user), 0);
 
@@ -79,6 +85,7 @@ pub async fn what_each_has_pending_and_handed_in_is_counted(bench: &dyn Bench) {
         expires_at: start() + hours(48),
         ..draft()
     };
+
     put_all(&*spool, vec![of(&app, tomorrow)]).await;
     assert_eq!(spool.accepted_on(&app, today() + 1), 1, "another day");
     assert_eq!(spool.accepted_on(&app, today()), 0);
@@ -109,6 +116,7 @@ pub async fn what_each_has_handed_in_is_known_to_whoever_opens_the_store(bench: 
         to: crowd(2, "primary"),
         ..draft()
     };
+
     put_all(&*spool, vec![of(&app, two())]).await;
     if bench.is_shared() {
         let other = open(bench, "accounts-kept").await;
@@ -119,6 +127,7 @@ pub async fn what_each_has_handed_in_is_known_to_whoever_opens_the_store(bench: 
     } else {
         put_all(&*spool, vec![of(&app, two())]).await;
     }
+
     bench.kill("accounts-kept", "accounts-copy");
     spool.close().await.expect("closed");
     drop(spool);

@@ -21,11 +21,13 @@ pub async fn the_message_of_delivered_mail_goes_and_its_record_stays(bench: &dyn
         body: noise(size),
         ..draft()
     };
+
     let mut delivered_ones = Vec::new();
     for size in [100, 10_000, 500_000] {
         let at = delivered(start());
         delivered_ones.push(put_at(&*spool, mail(size), start(), at).await);
     }
+
     let end = dead(start(), DeadReason::Rejected);
     let rejected = put_at(&*spool, mail(100), start(), end).await;
     assert!(
@@ -40,6 +42,7 @@ pub async fn the_message_of_delivered_mail_goes_and_its_record_stays(bench: &dyn
         assert!(matches!(spool.body(*id).await, Ok(Some(_))), "not yet");
     }
     sweep(&*spool, start() + hours(1)).await;
+
     for id in &delivered_ones {
         let forgotten = Err(SpoolError::Forgotten(*id));
         assert_eq!(spool.body(*id).await, forgotten);
@@ -47,10 +50,12 @@ pub async fn the_message_of_delivered_mail_goes_and_its_record_stays(bench: &dyn
         let retried = spool.retry(*id, start() + hours(1), hours(1)).await;
         assert_eq!(retried, Err(SpoolError::Forgotten(*id)));
     }
+
     assert!(
         matches!(spool.body(rejected).await, Ok(Some(_))),
         "what did not arrive can be tried again"
     );
+
     audit(&*spool, start() + hours(1)).await;
     sweep(&*spool, start() + hours(5)).await;
     assert_gone(&*spool, delivered_ones[0]).await;
@@ -62,11 +67,13 @@ pub async fn a_message_stays_until_every_recipient_has_it(bench: &dyn Bench) {
         to: crowd(2, "primary"),
         ..draft()
     };
+
     let id = put(&*spool, two).await;
     let one = crate::spool::ClaimRequest {
         max_recipients: 1,
         ..request(1, start())
     };
+
     let claims = claim(&*spool, one.clone()).await;
     settle(&*spool, claims, start(), delivered(start())).await;
     sweep(&*spool, start() + hours(2)).await;
@@ -75,6 +82,7 @@ pub async fn a_message_stays_until_every_recipient_has_it(bench: &dyn Bench) {
     let later = start() + hours(2);
     let claims = claim(&*spool, crate::spool::ClaimRequest { now: later, ..one }).await;
     settle(&*spool, claims, later, dead(later, DeadReason::Rejected)).await;
+
     let latest = later + hours(1);
     sweep(&*spool, latest).await;
     assert!(matches!(spool.body(id).await, Ok(Some(_))), "one is dead");
@@ -84,6 +92,7 @@ pub async fn a_message_stays_until_every_recipient_has_it(bench: &dyn Bench) {
     let claims = claim(&*spool, request(1, latest)).await;
     settle(&*spool, claims, latest, delivered(latest)).await;
     sweep(&*spool, latest + hours(1)).await;
+
     assert_eq!(spool.body(id).await, Err(SpoolError::Forgotten(id)));
 }
 

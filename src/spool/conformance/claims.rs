@@ -13,6 +13,7 @@ pub async fn nothing_is_handed_out_before_it_is_due(bench: &dyn Bench) {
     let due = start() + minutes(10);
     let id = put(&*spool, Draft { due, ..draft() }).await;
     assert_nothing_due(&*spool, start(), "a scheduled mail waits").await;
+
     let just_before = Timestamp::from_millis(due.as_millis() - 1);
     assert_nothing_due(
         &*spool,
@@ -22,6 +23,7 @@ pub async fn nothing_is_handed_out_before_it_is_due(bench: &dyn Bench) {
     .await;
     assert_eq!(states(&*spool, id, just_before).await, [State::Scheduled]);
     assert_eq!(states(&*spool, id, due).await, [State::Queued]);
+
     assert_eq!(ids(&[claim_one(&*spool, due).await]), [id]);
 }
 
@@ -35,6 +37,7 @@ pub async fn what_was_due_first_comes_first(bench: &dyn Bench) {
         }
         .new_mail()
     });
+
     put_all(&*spool, new_mails.into()).await;
     let mut seen = Vec::new();
     for turns in [1, 2, 3, 4] {
@@ -47,6 +50,7 @@ pub async fn what_was_due_first_comes_first(bench: &dyn Bench) {
         seen.extend(claims.iter().map(due_of));
         settle(&*spool, claims, start(), delivered(start())).await;
     }
+
     let sorted: Vec<Timestamp> = (0..10).map(|n| start() + ms(n)).collect();
     assert_eq!(
         seen, sorted,
@@ -67,7 +71,9 @@ pub async fn each_turn_takes_its_priority_and_falls_through_to_the_most_urgent(b
             .new_mail()
         }));
     }
+
     put_all(&*spool, new_mails).await;
+
     let turns = vec![
         Bulk, Default, Critical, Default, Default, Bulk, Default, Critical, Critical, Default,
     ];
@@ -79,6 +85,7 @@ pub async fn each_turn_takes_its_priority_and_falls_through_to_the_most_urgent(b
         },
     )
     .await;
+
     let given: Vec<Priority> = claims.iter().map(|claim| claim.manifest.priority).collect();
     assert_eq!(
         given,
@@ -98,20 +105,24 @@ pub async fn further_claims_are_for_critical_mail_only(bench: &dyn Bench) {
         }
         .new_mail()
     };
+
     put_all(
         &*spool,
         vec![draft_of(Priority::Default), draft_of(Priority::Bulk)],
     )
     .await;
+
     let only = |critical_only| ClaimRequest {
         critical_only,
         ..request(0, start())
     };
+
     let claims = claim(&*spool, only(5)).await;
     assert!(
         claims.is_empty(),
         "what is kept for critical mail is given to no other"
     );
+
     put_all(
         &*spool,
         vec![
@@ -121,12 +132,14 @@ pub async fn further_claims_are_for_critical_mail_only(bench: &dyn Bench) {
         ],
     )
     .await;
+
     let first = claim(&*spool, only(2)).await;
     assert_eq!(
         first.len(),
         2,
         "as much critical mail as is wanted is handed out"
     );
+
     let rest = claim(
         &*spool,
         ClaimRequest {
@@ -135,6 +148,7 @@ pub async fn further_claims_are_for_critical_mail_only(bench: &dyn Bench) {
         },
     )
     .await;
+
     let given: Vec<Priority> = rest.iter().map(|claim| claim.manifest.priority).collect();
     assert_eq!(
         given,
@@ -151,30 +165,35 @@ pub async fn a_claim_stops_before_its_bodies_add_up_to_too_much(bench: &dyn Benc
         due: start() + ms(n),
         ..draft()
     });
+
     put_all(&*spool, new_mails.map(Draft::new_mail).collect()).await;
     let now = start() + ms(100);
     let bounded = |max_bytes| ClaimRequest {
         max_bytes,
         ..request(4, now)
     };
+
     let first = claim(&*spool, bounded(1000)).await;
     assert_eq!(
         sizes_of(&first),
         [5000],
         "the first mail is handed out whatever its size"
     );
+
     let second = claim(&*spool, bounded(4500)).await;
     assert_eq!(
         sizes_of(&second),
         [2000, 2000],
         "a claim stops before its bodies add up to more than is wanted"
     );
+
     let third = claim(&*spool, bounded(4500)).await;
     assert_eq!(
         sizes_of(&third),
         [2000],
         "what was left over comes with the next claim"
     );
+
     audit(&*spool, now).await;
 }
 
@@ -189,6 +208,7 @@ pub async fn a_claim_holds_no_more_recipients_than_are_wanted(bench: &dyn Bench)
     )
     .await;
     let mut places = BTreeSet::new();
+
     let mut held = Vec::new();
     for expected in [100, 100, 50] {
         let mut claims = claim(
@@ -216,11 +236,13 @@ pub async fn a_claim_holds_no_more_recipients_than_are_wanted(bench: &dyn Bench)
         );
         held.push(claim);
     }
+
     assert_eq!(
         places,
         (0..250).collect(),
         "every recipient is handed out once"
     );
+
     assert_nothing_due(&*spool, start(), "all recipients are in a sender's hands").await;
     audit(&*spool, start()).await;
 }
@@ -234,6 +256,7 @@ pub async fn only_the_wanted_queues_are_touched(bench: &dyn Bench) {
         }
         .new_mail()
     };
+
     let ids_put = put_all(
         &*spool,
         vec![
@@ -248,30 +271,36 @@ pub async fn only_the_wanted_queues_are_touched(bench: &dyn Bench) {
         routes: routes.iter().map(|r| Route::over([*r])).collect(),
         ..request(9, start())
     };
+
     assert!(
         claim(&*spool, from(&[])).await.is_empty(),
         "who wants from no queue gets nothing"
     );
+
     assert!(
         claim(&*spool, from(&["unheard-of"])).await.is_empty(),
         "an unknown queue is empty"
     );
+
     assert!(
         claim(&*spool, from(&["prim"])).await.is_empty(),
         "a queue is not taken for one whose name begins alike"
     );
+
     let both = claim(&*spool, from(&["primary,backup"])).await;
     assert_eq!(
         ids(&both),
         [ids_put[2]],
         "a queue is known by its whole name"
     );
+
     let primary = claim(&*spool, from(&["primary"])).await;
     assert_eq!(
         ids(&primary),
         [ids_put[0]],
         "only the wanted queue is touched"
     );
+
     let rest: BTreeSet<MailId> = ids(&claim(&*spool, from(&["primary", "other", "backup"])).await)
         .into_iter()
         .collect();
@@ -291,21 +320,25 @@ pub async fn recipients_of_one_mail_on_one_route_come_together(bench: &dyn Bench
         .map(|(n, route)| (format!("r{n}@example.org"), *route))
         .collect();
     let mut new_mail = Draft { to, ..draft() }.new_mail();
+
     let later = start() + minutes(5);
     new_mail.deliveries[4].stage = Stage::Pending { due: later };
     let id = new_mail.manifest.id;
     put_all(&*spool, vec![new_mail]).await;
+
     let claims = claim(&*spool, request(5, start())).await;
     let mut groups: Vec<Vec<u16>> = claims
         .iter()
         .map(|claim| places(&claim.deliveries))
         .collect();
+
     groups.sort();
     assert_eq!(
         groups,
         [vec![0, 2], vec![1, 3]],
         "the due recipients of one mail on one route are handed out together"
     );
+
     for claim in &claims {
         let routes: BTreeSet<&Route> = claim
             .deliveries
@@ -314,17 +347,20 @@ pub async fn recipients_of_one_mail_on_one_route_come_together(bench: &dyn Bench
             .collect();
         assert_eq!(routes.len(), 1, "a claim is for one route");
     }
+
     use State::{Scheduled, Sending};
     assert_eq!(
         states(&*spool, id, start()).await,
         [Sending, Sending, Sending, Sending, Scheduled]
     );
+
     let last = claim_one(&*spool, later).await;
     assert_eq!(
         places(&last.deliveries),
         [4],
         "a recipient that is due later comes later"
     );
+
     audit(&*spool, later).await;
 }
 
@@ -340,6 +376,7 @@ pub async fn no_delivery_is_leased_twice_by_many_claimers(bench: &dyn Bench) {
             .new_mail()
         })
         .collect();
+
     put_all(&*spool, new_mails).await;
     let mut claimers = tokio::task::JoinSet::new();
     for n in 0..16 {
@@ -356,21 +393,25 @@ pub async fn no_delivery_is_leased_twice_by_many_claimers(bench: &dyn Bench) {
             }
         });
     }
+
     let held: Vec<_> = claimers.join_all().await.into_iter().flatten().collect();
     let tokens = || {
         held.iter()
             .flat_map(|claim| &claim.deliveries)
             .map(|(lease, _)| lease.token())
     };
+
     let deliveries: BTreeSet<(MailId, u16)> =
         tokens().map(|token| (token.mail, token.index)).collect();
     let serials: BTreeSet<u64> = tokens().map(|token| token.serial).collect();
+
     let all = (0..MAILS).map(|n| 1 + n % 3).sum::<usize>();
     assert_eq!(
         tokens().count(),
         all,
         "every delivery is leased, and none twice"
     );
+
     assert_eq!(deliveries.len(), all, "no delivery is leased twice");
     assert_eq!(serials.len(), all, "no lease is like another");
     audit(&*spool, start()).await;
@@ -387,12 +428,14 @@ pub async fn a_dropped_lease_gives_its_delivery_back_as_it_was(bench: &dyn Bench
     )
     .await;
     let before = get(&*spool, id).await;
+
     let claim = claim_one(&*spool, start()).await;
     let first: Vec<u64> = claim
         .deliveries
         .iter()
         .map(|(lease, _)| lease.token().serial)
         .collect();
+
     drop(claim);
     let mut again = Vec::new();
     while again
@@ -403,6 +446,7 @@ pub async fn a_dropped_lease_gives_its_delivery_back_as_it_was(bench: &dyn Bench
     {
         again.push(claim_returned(&*spool, start()).await);
     }
+
     for (lease, delivery) in again.iter().flat_map(|claim| &claim.deliveries) {
         let token = lease.token();
         assert!(
@@ -415,6 +459,7 @@ pub async fn a_dropped_lease_gives_its_delivery_back_as_it_was(bench: &dyn Bench
             "a delivery comes back as it was"
         );
     }
+
     drop(again);
     claim_returned(&*spool, start()).await;
 
@@ -425,6 +470,7 @@ pub async fn a_dropped_lease_gives_its_delivery_back_as_it_was(bench: &dyn Bench
             std::panic::resume_unwind(Box::new("a sender dies"));
         })
     };
+
     assert!(panicked.await.is_err_and(|error| error.is_panic()));
     claim_returned(&*spool, start()).await;
 }
@@ -441,6 +487,7 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
     )
     .await;
     let now = start() + minutes(1);
+
     // 7919 is a prime, so this is a permutation: the mails arrive in no order.
     let dues = (0..MAILS).map(|n| start() + ms(10 + n * 7919 % MAILS));
     put_all(
@@ -449,16 +496,19 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
             .collect(),
     )
     .await;
+
     let mut seen: Vec<Timestamp> = Vec::new();
     let mut held = claim(&*spool, request(700, now)).await;
     seen.extend(held.iter().map(due_of));
     let earliest = put(&*spool, draft()).await;
+
     let overtaking = claim(&*spool, request(1, now)).await;
     assert_eq!(
         ids(&overtaking),
         [earliest],
         "a mail that is due earlier than all that wait is next"
     );
+
     loop {
         let claims = claim(&*spool, request(700, now)).await;
         if claims.is_empty() {
@@ -467,6 +517,7 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
         seen.extend(claims.iter().map(due_of));
         held.extend(claims);
     }
+
     let sorted: Vec<Timestamp> = (0..MAILS).map(|n| start() + ms(10 + n)).collect();
     assert!(
         seen == sorted,
@@ -476,6 +527,7 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
     let given_back = held.split_off(200);
     settle(&*spool, held, now, delivered(now)).await;
     drop(given_back);
+
     let mut returned = BTreeSet::new();
     while returned.len() < seen.len() - 200 {
         let first = claim_returned(&*spool, now).await;
@@ -490,6 +542,7 @@ pub async fn order_holds_over_more_mail_than_is_kept_at_hand(bench: &dyn Bench) 
         }
         settle(&*spool, more, now, delivered(now)).await;
     }
+
     drop(overtaking);
     claim_returned(&*spool, now).await;
 }
@@ -500,11 +553,13 @@ pub async fn critical_mail_overtakes_what_was_queued_before(bench: &dyn Bench) {
         priority: Priority::Bulk,
         ..draft()
     };
+
     put_all(
         &*spool,
         (0..3000).map(|_| bulk.clone().new_mail()).collect(),
     )
     .await;
+
     let now = start() + minutes(1);
     let held = claim(
         &*spool,
@@ -514,6 +569,7 @@ pub async fn critical_mail_overtakes_what_was_queued_before(bench: &dyn Bench) {
         },
     )
     .await;
+
     let code = put(
         &*spool,
         Draft {
@@ -523,6 +579,7 @@ pub async fn critical_mail_overtakes_what_was_queued_before(bench: &dyn Bench) {
         },
     )
     .await;
+
     let mut wanted = request(0, now);
     wanted.turns = vec![Priority::Critical];
     assert_eq!(
@@ -530,6 +587,7 @@ pub async fn critical_mail_overtakes_what_was_queued_before(bench: &dyn Bench) {
         [code],
         "critical mail overtakes any number of others"
     );
+
     drop(held);
 }
 

@@ -88,6 +88,7 @@ impl Draft {
             .iter()
             .map(|(to, route)| Delivery::new(address(to), Route::over([*route]), self.due))
             .collect();
+
         let id = MailId::generate();
         let manifest = Manifest {
             id,
@@ -110,6 +111,7 @@ impl Draft {
             template: None,
             list: None,
         };
+
         NewMail {
             manifest,
             body: self.body,
@@ -212,6 +214,7 @@ pub fn tried(delivery: &Delivery, at: Timestamp, stage: Stage) -> Delivery {
     next.tries += 1;
     next.counted += 1;
     next.stage = stage;
+
     next.attempts.push(Attempt {
         at,
         relay: "primary".into(),
@@ -220,6 +223,7 @@ pub fn tried(delivery: &Delivery, at: Timestamp, stage: Stage) -> Delivery {
         enhanced: Some("2.0.0".into()),
         text: "a reply".into(),
     });
+
     next
 }
 
@@ -246,6 +250,7 @@ pub async fn settle(spool: &dyn Spool, claims: Vec<Claim>, at: Timestamp, stage:
         .settle(settled)
         .await
         .expect("an open spool lets settle");
+
     assert_eq!(
         recorded,
         vec![SettleResult::Done; count],
@@ -325,6 +330,7 @@ pub async fn list(spool: &dyn Spool, query: Query, now: Timestamp) -> Vec<Record
             return found;
         }
     }
+
     panic!("a listing comes to an end");
 }
 
@@ -342,6 +348,7 @@ pub async fn audit(spool: &dyn Spool, now: Timestamp) {
     let mut counts = [[0; 3]; 7];
     let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
     let mut oldest_due: Option<Timestamp> = None;
+
     let mut pending = 0;
     for record in &records {
         assert_eq!(
@@ -360,16 +367,19 @@ pub async fn audit(spool: &dyn Spool, now: Timestamp) {
             }
         }
     }
+
     assert_eq!(
         spool.pending(),
         pending,
         "the number of pending deliveries is the truth"
     );
+
     let stats = spool.stats(now).await.expect("an open spool has numbers");
     assert_eq!(
         stats.counts, counts,
         "the numbers by state and priority are the truth"
     );
+
     if !records.iter().any(|record| record.leased.contains(&true)) {
         let told: BTreeMap<Route, u64> = stats
             .backlog
@@ -382,6 +392,7 @@ pub async fn audit(spool: &dyn Spool, now: Timestamp) {
             "the longest-waiting due delivery is told"
         );
     }
+
     assert_eq!(stats.quarantined, 0, "nothing was set aside");
 }
 

@@ -16,20 +16,25 @@ pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
         from: Some("192.0.2.7".into()),
         is_part: false,
     };
+
     let cancelled = put(&*spool, draft()).await;
     let done = spool.cancel_by(&by, cancelled, start()).await;
     assert!(matches!(done, Ok(OperationResult::Done(_))));
+
     let end = dead(start(), DeadReason::Rejected);
     let dead_one = put_at(&*spool, draft(), start(), end).await;
     let done = spool.retry_by(&by, dead_one, start(), hours(1)).await;
     assert!(matches!(done, Ok(OperationResult::Done(_))));
+
     let done = spool.purge_by(&by, cancelled, start()).await;
     assert!(matches!(done, Ok(OperationResult::Done(_))));
+
     // Nobody's acts and those of larger acts are told of otherwise.
     let part = By {
         is_part: true,
         ..by.clone()
     };
+
     for by in [part, By::default()] {
         let id = put(&*spool, draft()).await;
         let done = spool.cancel_by(&by, id, start()).await;
@@ -41,6 +46,7 @@ pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
         .iter()
         .map(|event| (event.kind.act(), event.mail, event.who.clone()))
         .collect();
+
     let who = by.who.clone();
     assert_eq!(
         told,
@@ -50,6 +56,7 @@ pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
             (Some("cancel"), Some(cancelled), who),
         ]
     );
+
     assert!(acts.iter().all(|event| event.from == by.from));
 }
 
@@ -61,20 +68,24 @@ pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench)
         },
         ..options()
     };
+
     let spool = open_with(bench, "slow", short).await;
     let Some(journal) = spool.journal() else {
         return;
     };
+
     let missed = async || {
         let readers = journal.readers().await.expect("readers");
         let slow = readers.into_iter().find(|reader| reader.name == "slow");
         slow.map(|reader| reader.missed)
     };
+
     assert_eq!(journal.reader("slow", 0).await, Ok(0));
     for _ in 0..5 {
         put(&*spool, draft()).await;
     }
     sweep(&*spool, start() + minutes(15)).await;
+
     let page = journal.after(0, 100).await.expect("a page");
     assert_eq!(
         (page.missed, page.events.len(), missed().await),
@@ -86,11 +97,13 @@ pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench)
         accepted_at: start() + hours(1),
         ..draft()
     };
+
     put(&*spool, late).await;
     sweep(&*spool, start() + hours(1)).await;
     let page = journal.after(0, 100).await.expect("a page");
     assert_eq!((page.missed, page.events.len()), (5, 1));
     assert_eq!(missed().await, Some(5), "it is counted");
     journal.forget("slow").await.expect("forgotten");
+
     assert_eq!(missed().await, None);
 }

@@ -19,6 +19,7 @@ pub async fn the_newest_mails_are_listed_first(bench: &dyn Bench) {
         [],
         "an empty spool lists nothing"
     );
+
     let new_mails = (0..7).map(|n| {
         let accepted_at = start() + minutes(n);
         Draft {
@@ -28,6 +29,7 @@ pub async fn the_newest_mails_are_listed_first(bench: &dyn Bench) {
         }
         .new_mail()
     });
+
     let mut expected = put_all(&*spool, new_mails.collect()).await;
     expected.reverse();
     for limit in [0, 1, 2, 3, 7, 1000, usize::MAX] {
@@ -46,6 +48,7 @@ pub async fn the_newest_mails_are_listed_first(bench: &dyn Bench) {
             "the newest come first, {limit} a page"
         );
     }
+
     let page = spool
         .list(
             Query {
@@ -56,6 +59,7 @@ pub async fn the_newest_mails_are_listed_first(bench: &dyn Bench) {
         )
         .await
         .expect("readable");
+
     if let Some(cursor) = page.next {
         let query = Query {
             limit: 7,
@@ -91,6 +95,7 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
         };
         all.push(put(&*spool, mail).await);
     }
+
     let claims = claim(&*spool, request(25, now)).await;
     let mut held = Vec::new();
     for (n, claim) in claims.into_iter().enumerate() {
@@ -112,10 +117,12 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
             _ => held.push(claim),
         }
     }
+
     let cancelled = all.iter().skip(50).copied();
     for id in cancelled {
         spool.cancel(id, now).await.expect("writable");
     }
+
     let everything = list(&*spool, Query::default(), now).await;
     assert_eq!(everything.len(), 60);
     let asked = |query: Query| {
@@ -141,10 +148,12 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
             expected.len()
         }
     };
+
     let base = || Query {
         limit: 7,
         ..Query::default()
     };
+
     let mut hits = 0;
     for state in State::ALL.map(Some).into_iter().chain([None]) {
         hits += asked(Query { state, ..base() }).await;
@@ -207,6 +216,7 @@ pub async fn mails_are_found_by_what_is_asked(bench: &dyn Bench) {
         })
         .await;
     }
+
     assert!(hits > 300, "the questions were worth asking");
 }
 
@@ -225,6 +235,7 @@ pub async fn pending_mails_are_listed_as_they_are_due(bench: &dyn Bench) {
         .into(),
     )
     .await;
+
     let claims = claim(&*spool, request(2, start() + minutes(20))).await;
     for (claim, again) in claims.into_iter().zip([65, 45]) {
         settle(
@@ -237,6 +248,7 @@ pub async fn pending_mails_are_listed_as_they_are_due(bench: &dyn Bench) {
         )
         .await;
     }
+
     let now = start() + minutes(45);
     for (state, expected) in [
         (State::Queued, &[30, 40, 45][..]),
@@ -277,11 +289,13 @@ pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn B
         }
         .new_mail()
     });
+
     let there: BTreeSet<MailId> = put_all(&*spool, new_mails.collect())
         .await
         .into_iter()
         .collect();
     let now = start() + hours(1);
+
     let late = |n: u64| {
         Draft {
             due: start() + ms(n * 997 % 60_000),
@@ -290,6 +304,7 @@ pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn B
         }
         .new_mail()
     };
+
     for state in [None, Some(State::Queued)] {
         let mut query = Query {
             state,
@@ -320,6 +335,7 @@ pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
     let spool = open(bench, "cursor").await;
     let now = start();
     put_all(&*spool, (0..5).map(|_| draft().new_mail()).collect()).await;
+
     let long = "f".repeat(100_000);
     for state in [None, Some(State::Queued), Some(State::Delivered)] {
         for cursor in ["x", "zz", "\u{1F4EE}", "0", "é0", " ", &long] {
@@ -340,6 +356,7 @@ pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
             );
         }
     }
+
     let page = spool
         .list(
             Query {
@@ -350,6 +367,7 @@ pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
         )
         .await
         .expect("readable");
+
     let cursor = page.next.expect("there are more");
     // What a cursor of another question finds is not promised; that it does no harm is.
     for state in State::ALL {
@@ -364,6 +382,7 @@ pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
             )
             .await;
     }
+
     let shortened: String = cursor.chars().take(cursor.chars().count() / 2).collect();
     let _ = spool
         .list(
@@ -374,6 +393,7 @@ pub async fn a_cursor_that_makes_no_sense_is_an_error(bench: &dyn Bench) {
             now,
         )
         .await;
+
     audit(&*spool, start()).await;
 }
 
@@ -395,20 +415,24 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
         )
         .await;
     }
+
     for at in [start(), start() + minutes(10), now] {
         audit(&*spool, at).await;
     }
+
     let stats = spool.stats(now).await.expect("readable");
     assert_eq!(
         stats.backlog.iter().filter(|(_, count)| *count > 0).count(),
         3,
         "each queue has its number"
     );
+
     assert_eq!(
         stats.oldest_due,
         Some(start()),
         "the longest-waiting delivery is told"
     );
+
     let by_state = |state: State| stats.counts[state as usize].iter().sum::<u64>();
     assert_eq!(by_state(State::Queued), 45, "45 deliveries are due");
 
@@ -416,6 +440,7 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
     wanted.routes.push(Route::over(["primary,backup"]));
     let held = claim(&*spool, wanted.clone()).await;
     audit(&*spool, now).await;
+
     let mut claims = claim(&*spool, wanted).await.into_iter();
     let stages = [
         delivered(now),
@@ -424,10 +449,12 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
             due: now + minutes(1),
         },
     ];
+
     for (claim, stage) in claims.by_ref().zip(stages) {
         settle(&*spool, vec![claim], now, stage).await;
         audit(&*spool, now).await;
     }
+
     drop(claims);
     drop(held);
     sweep(&*spool, now).await;

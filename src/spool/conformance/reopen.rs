@@ -17,6 +17,7 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
     let held = claims.pop().expect("two are due");
     let (lease, delivery) = claims.remove(0).deliveries.remove(0);
     let token = lease.token();
+
     assert_eq!(spool.close().await, Ok(()));
     let closed = SpoolError::Closed;
     let now = start();
@@ -26,6 +27,7 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
             .await,
         [Err(closed.clone()), Err(closed.clone())]
     );
+
     assert_eq!(
         spool
             .claim(request(1, now))
@@ -33,11 +35,13 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
             .map(|claims| claims.len()),
         Err(closed.clone())
     );
+
     assert_eq!(spool.mark(vec![token]).await, Err(closed.clone()));
     assert_eq!(
         spool.settle(vec![(lease, delivery)]).await,
         Err(closed.clone())
     );
+
     assert_eq!(spool.get(id).await, Err(closed.clone()));
     assert_eq!(spool.body(id).await, Err(closed.clone()));
     assert_eq!(
@@ -47,6 +51,7 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
             .map(|page| page.mails),
         Err(closed.clone())
     );
+
     assert_eq!(spool.cancel(id, now).await, Err(closed.clone()));
     assert_eq!(spool.retry(id, now, hours(1)).await, Err(closed.clone()));
     assert_eq!(spool.purge(id).await, Err(closed.clone()));
@@ -54,10 +59,12 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
         spool.sweep(now).await.map(|swept| swept.pruned),
         Err(closed.clone())
     );
+
     assert_eq!(
         spool.reroute(Vec::new(), Route::over(["backup"])).await,
         Err(closed.clone())
     );
+
     assert_eq!(spool.stats(now).await, Err(closed));
     let _ = (
         spool.close().await,
@@ -66,6 +73,7 @@ pub async fn after_close_everything_is_answered_with_closed(bench: &dyn Bench) {
         spool.failure(),
         spool.durability(),
     );
+
     drop(held);
 }
 
@@ -75,6 +83,7 @@ pub async fn a_store_that_is_open_cannot_be_opened_again(bench: &dyn Bench) {
     }
     let mut spool = open(bench, "locked").await;
     let id = put(&*spool, draft()).await;
+
     match bench.open("locked", options()).await {
         Err(SpoolError::Locked(path)) => assert!(
             path.ends_with("locked"),
@@ -83,12 +92,14 @@ pub async fn a_store_that_is_open_cannot_be_opened_again(bench: &dyn Bench) {
         Err(other) => panic!("a store that is open is locked, but: {other}"),
         Ok(_) => panic!("a store that is open cannot be opened again"),
     }
+
     get(&*spool, id).await;
     put(&*spool, draft()).await;
     for _ in 0..10 {
         spool.close().await.expect("closes");
         spool = open(bench, "locked").await;
     }
+
     get(&*spool, id).await;
 }
 
@@ -99,11 +110,13 @@ pub async fn a_store_that_is_shared_is_one_queue_for_all_who_have_it_open(bench:
     let first = open(bench, "shared").await;
     let second = open(bench, "shared").await;
     let here = put(&*first, draft()).await;
+
     let there = put(&*second, draft()).await;
     for spool in [&first, &second] {
         assert_eq!(get(&**spool, here).await.manifest.id, here);
         assert_eq!(get(&**spool, there).await.manifest.id, there);
     }
+
     let claims = claim(&*first, request(5, start())).await;
     assert_eq!(claims.len(), 2, "whoever claims first is handed out all");
     assert_nothing_due(&*second, start(), "what one holds no other is handed out").await;
@@ -112,6 +125,7 @@ pub async fn a_store_that_is_shared_is_one_queue_for_all_who_have_it_open(bench:
         [State::Sending],
         "what one holds is shown so by the others"
     );
+
     assert_eq!(
         second.cancel(here, start()).await,
         Ok(OperationResult::TooLate),
@@ -122,6 +136,7 @@ pub async fn a_store_that_is_shared_is_one_queue_for_all_who_have_it_open(bench:
         key: Some("shared"),
         ..draft()
     };
+
     let (mine, yours) = (keyed().new_mail(), keyed().new_mail());
     let id = mine.manifest.id;
     put_all(&*first, vec![mine]).await;
@@ -138,6 +153,7 @@ pub async fn a_store_that_is_shared_is_one_queue_for_all_who_have_it_open(bench:
         [State::Delivered],
         "what became of it is seen by all"
     );
+
     first.close().await.expect("an open spool closes");
     put(&*second, draft()).await;
     second.close().await.expect("an open spool closes");
@@ -148,6 +164,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         return;
     }
     let mut spool = open(bench, "survivors").await;
+
     let now = start() + minutes(1);
     let later = now + hours(1);
     for stage in [
@@ -167,6 +184,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         )
         .await;
     }
+
     let cancelled = put(&*spool, draft()).await;
     spool.cancel(cancelled, now).await.expect("writable");
     let retried = put_at(&*spool, draft(), now, dead(now, DeadReason::Exhausted)).await;
@@ -174,6 +192,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         .retry(retried, later, hours(3))
         .await
         .expect("writable");
+
     put(
         &*spool,
         Draft {
@@ -183,6 +202,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
     )
     .await;
     sweep(&*spool, now).await;
+
     for priority in Priority::ALL {
         put(
             &*spool,
@@ -195,6 +215,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         )
         .await;
     }
+
     put(
         &*spool,
         Draft {
@@ -204,6 +225,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         },
     )
     .await;
+
     put(
         &*spool,
         Draft {
@@ -212,6 +234,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         },
     )
     .await;
+
     let known = vec![Route::over(["primary"]), Route::over(["backup"])];
     spool
         .reroute(known, Route::over(["backup"]))
@@ -239,6 +262,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
             "after a {ending} what is to come is known"
         );
     }
+
     let mut wanted = request(0, now);
     wanted.turns = vec![
         Priority::Bulk,
@@ -246,6 +270,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         Priority::Default,
         Priority::Default,
     ];
+
     let held = claim(&*spool, wanted).await;
     let given: Vec<Priority> = held.iter().map(|claim| claim.manifest.priority).collect();
     use Priority::{Bulk, Critical, Default};
@@ -254,6 +279,7 @@ pub async fn every_state_survives_close_and_kill(bench: &dyn Bench) {
         [Bulk, Critical, Default, Default],
         "after opening again, what is due is handed out"
     );
+
     let due_later = claim(&*spool, request(10, later)).await;
     assert_eq!(
         due_later.len(),
@@ -305,11 +331,13 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
         return;
     }
     let spool = open(bench, "doubt").await;
+
     let at_most_once = Draft {
         guarantee: Guarantee::AtMostOnce,
         to: crowd(4, "primary"),
         ..draft()
     };
+
     let id = put(&*spool, at_most_once).await;
     let mut claim = claim_one(&*spool, start()).await;
     let tokens: Vec<_> = claim
@@ -318,6 +346,7 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
         .take(3)
         .map(|(lease, _)| lease.token())
         .collect();
+
     assert_eq!(spool.mark(tokens).await, Ok(()));
     let (lease, delivery) = claim.deliveries.remove(2);
     let verdict = tried(
@@ -327,6 +356,7 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
             due: start() + hours(1),
         },
     );
+
     assert_eq!(
         spool.settle(vec![(lease, verdict)]).await,
         Ok(vec![SettleResult::Done])
@@ -339,6 +369,7 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
         states(&*spool, id, start()).await,
         [Dead, Dead, Deferred, Queued]
     );
+
     for delivery in &get(&*spool, id).await.deliveries[..2] {
         let in_doubt = matches!(
             delivery.stage,
@@ -352,6 +383,7 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
             "what may have been sent when the process was killed is dead in doubt"
         );
     }
+
     assert_eq!(spool.pending(), 2);
     audit(&*spool, start()).await;
     let (spool, _) = reopened(bench, spool, &name, "close").await;
@@ -360,11 +392,13 @@ pub async fn a_marked_delivery_is_dead_in_doubt_after_a_kill(bench: &dyn Bench) 
         [Dead, Dead, Deferred, Queued],
         "and stays so"
     );
+
     let recipients = vec![
         address("r0@example.org"),
         address("r1@example.org"),
         address("r2@example.org"),
     ];
+
     let change = spool.retry(id, start(), hours(1)).await;
     assert_eq!(
         change,
@@ -378,11 +412,13 @@ pub async fn keys_survive(bench: &dyn Bench) {
         return;
     }
     let mut spool = open(bench, "keys").await;
+
     let keyed = |key, fingerprint| Draft {
         key: Some(key),
         fingerprint,
         ..draft()
     };
+
     let ended = put_at(&*spool, keyed("ended", 1), start(), delivered(start())).await;
     let waiting = put(&*spool, keyed("waiting", 1)).await;
     let mut name = "keys".to_owned();
@@ -404,6 +440,7 @@ pub async fn keys_survive(bench: &dyn Bench) {
             "after a {ending} one key is still one mail"
         );
     }
+
     let after = start() + hours(3);
     sweep(&*spool, after).await;
     let again = spool.put(vec![keyed("waiting", 1).new_mail()]).await;
@@ -412,6 +449,7 @@ pub async fn keys_survive(bench: &dyn Bench) {
         [Ok(PutResult::Duplicate(waiting))],
         "a key is remembered while its mail is pending"
     );
+
     put(&*spool, keyed("ended", 2)).await;
     audit(&*spool, after).await;
 }
@@ -458,6 +496,7 @@ pub async fn a_store_that_was_dropped_unclosed_opens_again(bench: &dyn Bench) {
     if !bench.persistent() {
         return;
     }
+
     let spool = open(bench, "dropped-open").await;
     let id = put(
         &*spool,
@@ -468,6 +507,7 @@ pub async fn a_store_that_was_dropped_unclosed_opens_again(bench: &dyn Bench) {
     )
     .await;
     let held = claim_one(&*spool, start()).await;
+
     drop(spool);
     if bench.is_shared() {
         // Another that has it open gets what was held, soon.
@@ -476,6 +516,7 @@ pub async fn a_store_that_was_dropped_unclosed_opens_again(bench: &dyn Bench) {
         assert_eq!(claim_returned(&*spool, start()).await.manifest.id, id);
         return;
     }
+
     // A lease does not keep its spool; whoever held the store needs a moment to let go of it.
     let wait = async {
         loop {
@@ -485,14 +526,17 @@ pub async fn a_store_that_was_dropped_unclosed_opens_again(bench: &dyn Bench) {
             }
         }
     };
+
     let spool = tokio::time::timeout(PATIENCE, wait)
         .await
         .expect("a store that was dropped is not locked for ever");
     drop(held);
+
     assert!(
         spool.body(id).await == Ok(Some(noise(5000))),
         "what was accepted is there"
     );
+
     assert_eq!(ids(&[claim_one(&*spool, start()).await]), [id]);
 }
 
@@ -537,5 +581,6 @@ async fn everything(spool: &dyn Spool) -> BTreeMap<MailId, Kept> {
             .expect("a mail has a body");
         all.insert(id, (record, body.to_vec()));
     }
+
     all
 }

@@ -47,11 +47,13 @@ pub async fn who_is_not_to_get_mail_is_kept_and_found(bench: &dyn Bench) {
         note: Some("550 5.1.1 no such user".into()),
         ..entry("ada@example.org", SuppressionReason::Bounce, None)
     };
+
     let left = entry(
         "Ada@Example.ORG",
         SuppressionReason::Unsubscribe,
         Some("news"),
     );
+
     let other = entry("ada@example.org.uk", SuppressionReason::Manual, None);
     let entries = vec![bounce.clone(), left.clone(), other];
     kept.add(entries).await.expect("added");
@@ -62,9 +64,11 @@ pub async fn who_is_not_to_get_mail_is_kept_and_found(bench: &dyn Bench) {
         "nobody@example.org",
         "ada@example.org.uk",
     ];
+
     let found = kept.of(asked.map(address).to_vec()).await.expect("found");
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [2, 0, 1]);
     assert!(found[0].contains(&bounce), "{found:?}");
+
     let now = start();
     let stops = |list, priority| found[0][1].stops(list, priority, now);
     assert!(stops(Some("news"), Priority::Default) && !stops(None, Priority::Default));
@@ -73,6 +77,7 @@ pub async fn who_is_not_to_get_mail_is_kept_and_found(bench: &dyn Bench) {
         bounce.stops(None, Priority::Critical, now),
         "who does not exist gets no code"
     );
+
     assert!(
         !bounce.stops(None, Priority::Default, start() + hours(1)),
         "it has ended"
@@ -82,21 +87,25 @@ pub async fn who_is_not_to_get_mail_is_kept_and_found(bench: &dyn Bench) {
         note: None,
         ..bounce
     };
+
     kept.add(vec![again.clone()]).await.expect("added");
     let found = kept
         .of(vec![address("ada@example.org")])
         .await
         .expect("found");
+
     assert!(
         found[0].len() == 2 && found[0].contains(&again),
         "{found:?}"
     );
+
     assert_eq!(kept.remove(vec![again.clone()]).await.expect("removed"), 1);
     assert_eq!(kept.remove(vec![again]).await.expect("removed"), 0);
     let found = kept
         .of(vec![address("ada@example.org")])
         .await
         .expect("found");
+
     assert_eq!(found[0].len(), 1, "{found:?}");
 }
 
@@ -109,11 +118,13 @@ pub async fn every_entry_is_on_exactly_one_page(bench: &dyn Bench) {
         let list = (n % 5 == 0).then_some("news");
         entries.push(entry(&format!("a{n}@example.org"), reason, list));
     }
+
     kept.add(entries).await.expect("added");
     let query = |limit| SuppressionQuery {
         limit,
         ..SuppressionQuery::default()
     };
+
     for limit in [1, 7, 1000] {
         let found = all(kept, query(limit)).await;
         let mut addresses: Vec<&str> = found.iter().map(|one| one.address.as_str()).collect();
@@ -121,21 +132,25 @@ pub async fn every_entry_is_on_exactly_one_page(bench: &dyn Bench) {
         addresses.dedup();
         assert_eq!((found.len(), addresses.len()), (250, 250), "{limit}");
     }
+
     let of_list = SuppressionQuery {
         list: Some("news".into()),
         reason: Some(SuppressionReason::Bounce),
         ..query(10)
     };
+
     assert_eq!(all(kept, of_list).await.len(), 13);
     let of_one = SuppressionQuery {
         address: Some(address("A7@example.org")),
         ..query(10)
     };
+
     assert_eq!(all(kept, of_one).await.len(), 1);
     let nonsense = SuppressionQuery {
         cursor: Some("?".into()),
         ..query(10)
     };
+
     assert!(kept.page(nonsense).await.is_err());
 }
 
@@ -212,11 +227,13 @@ pub async fn who_is_not_to_get_mail_survives_close_and_kill(bench: &dyn Bench) {
     }
     let spool = open(bench, "kept").await;
     let Some(kept) = kept(&spool) else { return };
+
     let one = entry("ada@example.org", SuppressionReason::Complaint, None);
     kept.add(vec![one.clone()]).await.expect("added");
     bench.kill("kept", "copy");
     spool.close().await.expect("closed");
     drop(spool);
+
     for store in ["kept", "copy"] {
         let spool = bench.open(store, options()).await.expect("opens");
         let kept = spool.suppressions().expect("as before");

@@ -24,6 +24,7 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
         expires_at: end,
         ..draft()
     };
+
     let deferred = put_at(
         &*spool,
         mortal(),
@@ -33,6 +34,7 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
         },
     )
     .await;
+
     let retried = put_at(
         &*spool,
         mortal(),
@@ -40,10 +42,12 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
         dead(start(), DeadReason::Rejected),
     )
     .await;
+
     spool
         .retry(retried, start(), hours(1))
         .await
         .expect("writable");
+
     let scheduled = put(
         &*spool,
         Draft {
@@ -53,6 +57,7 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
     )
     .await;
     let queued = put(&*spool, mortal()).await;
+
     let delivered_mail = {
         let backup = Draft {
             to: crowd(1, "elsewhere"),
@@ -70,8 +75,10 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
         [],
         "nothing expires before its time"
     );
+
     let mut ended = sweep(&*spool, end).await.ended;
     ended.sort_by_key(|ended| ended.mail);
+
     let mut expected =
         [deferred, retried, scheduled, queued].map(|id| expired(id, "ada@example.org"));
     expected.sort_by_key(|ended| ended.mail);
@@ -79,6 +86,7 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
         ended, expected,
         "what has expired is ended in every state, and told"
     );
+
     for id in [deferred, retried, scheduled, queued] {
         let stage = get(&*spool, id).await.deliveries[0].stage;
         assert_eq!(
@@ -87,22 +95,26 @@ pub async fn expiry_holds_in_every_state(bench: &dyn Bench) {
             "what has expired is dead as expired"
         );
     }
+
     assert_eq!(
         states(&*spool, delivered_mail, end).await,
         [State::Cancelled],
         "what has ended does not expire"
     );
+
     let held = claim_one(&*spool, end).await;
     assert_eq!(
         held.manifest.id, lasting,
         "what lives on is handed out, and nothing else"
     );
+
     assert_nothing_due(&*spool, end + hours(2), "what has expired is not sent").await;
     assert_eq!(
         sweep(&*spool, end).await.ended,
         [],
         "what has expired is ended once"
     );
+
     audit(&*spool, end).await;
 }
 
@@ -115,26 +127,31 @@ pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
         ..draft()
     }
     .new_mail();
+
     new_mail.deliveries[2].stage = Stage::Pending {
         due: end + hours(1),
     };
     let id = put_all(&*spool, vec![new_mail]).await[0];
     let claim = claim_one(&*spool, start()).await;
+
     let ended = sweep(&*spool, end + minutes(1)).await.ended;
     assert_eq!(
         ended,
         [expired(id, "r2@example.org")],
         "expiry takes what no sender holds"
     );
+
     use State::{Dead, Delivered, Sending};
     assert_eq!(states(&*spool, id, end).await, [Sending, Sending, Dead]);
     let mut deliveries = claim.deliveries.into_iter();
     let (lease, delivery) = deliveries.next().expect("two are held");
+
     let verdict = tried(&delivery, end, delivered(end));
     assert_eq!(
         spool.settle(vec![(lease, verdict)]).await,
         Ok(vec![crate::spool::SettleResult::Done])
     );
+
     drop(deliveries);
     let mut now = end + minutes(1);
     let mut ended = Vec::new();
@@ -148,6 +165,7 @@ pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
         );
         ended = sweep(&*spool, now).await.ended;
     }
+
     assert_eq!(ended, [expired(id, "r1@example.org")]);
     assert_eq!(states(&*spool, id, end).await, [Delivered, Dead, Dead]);
     audit(&*spool, end).await;
@@ -165,17 +183,20 @@ pub async fn many_that_expire_at_once_are_ended_in_bounded_steps(bench: &dyn Ben
             .new_mail()
         })
         .collect();
+
     put_all(&*spool, new_mails).await;
     let step = spool.sweep(end).await.expect("writable");
     assert!(step.more, "a step that left something to do says so");
     assert!(!step.ended.is_empty(), "a step does something");
     assert!(step.ended.len() < MANY, "a step is bounded");
+
     let rest = sweep(&*spool, end).await;
     assert_eq!(
         step.ended.len() + rest.ended.len(),
         MANY,
         "all are ended, each once"
     );
+
     assert_eq!(spool.pending(), 0);
     audit(&*spool, end).await;
 }
@@ -190,6 +211,7 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         },
     )
     .await;
+
     let mut new_mails: Vec<_> = (1..MANY).map(|_| draft().new_mail()).collect();
     new_mails.push(
         Draft {
@@ -200,6 +222,7 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         }
         .new_mail(),
     );
+
     let ids_put = put_all(&*spool, new_mails).await;
     let waiting = put(
         &*spool,
@@ -210,6 +233,7 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         },
     )
     .await;
+
     let claims = claim(&*spool, request(MANY, start())).await;
     settle(&*spool, claims, start(), delivered(start())).await;
     let partly = put(
@@ -222,6 +246,7 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
     .await;
     let mut claim = claim_one(&*spool, start()).await;
     let (lease, delivery) = claim.deliveries.remove(0);
+
     let verdict = tried(&delivery, start(), delivered(start()));
     spool
         .settle(vec![(lease, verdict)])
@@ -235,16 +260,19 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         0,
         "what has ended is kept for the retention time"
     );
+
     get(&*spool, ids_put[0]).await;
     let step = spool.sweep(keep).await.expect("writable");
     assert!(step.more, "a step that left something to do says so");
     assert!(step.pruned > 0, "a step does something");
     assert!(step.pruned < MANY, "a step is bounded");
+
     assert_eq!(
         step.pruned + sweep(&*spool, keep).await.pruned,
         MANY,
         "all are deleted, each once"
     );
+
     for id in [ids_put[0], ids_put[MANY / 2], ids_put[MANY - 1]] {
         assert_gone(&*spool, id).await;
     }
@@ -252,6 +280,7 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         spool.body(waiting).await == Ok(Some(noise(9999))),
         "a mail that waits is untouched"
     );
+
     get(&*spool, partly).await;
     put(
         &*spool,
@@ -272,11 +301,13 @@ pub async fn finished_mail_is_kept_and_then_deleted_in_bounded_steps(bench: &dyn
         .settle(vec![(lease, verdict)])
         .await
         .expect("writable");
+
     assert_eq!(
         sweep(&*spool, keep + hours(3)).await.pruned,
         0,
         "a mail ends with its last delivery"
     );
+
     assert_eq!(sweep(&*spool, keep + hours(4)).await.pruned, 1);
     assert_gone(&*spool, partly).await;
     audit(&*spool, keep).await;
@@ -289,6 +320,7 @@ pub async fn the_next_due_time_is_the_first_at_which_something_is_to_be_done(ben
         None,
         "an empty spool has nothing to wait for"
     );
+
     let (due, end) = (start() + minutes(10), start() + minutes(50));
     let id = put(
         &*spool,
@@ -299,11 +331,13 @@ pub async fn the_next_due_time_is_the_first_at_which_something_is_to_be_done(ben
         },
     )
     .await;
+
     assert_eq!(
         spool.next_due(start()),
         Some(due),
         "a scheduled mail is waited for"
     );
+
     put(
         &*spool,
         Draft {
@@ -313,21 +347,25 @@ pub async fn the_next_due_time_is_the_first_at_which_something_is_to_be_done(ben
         },
     )
     .await;
+
     assert_eq!(
         spool.next_due(start()),
         Some(due),
         "the first of many is waited for"
     );
+
     assert_eq!(
         spool.next_due(due),
         Some(due + minutes(1)),
         "what is due already is not waited for"
     );
+
     assert_eq!(
         spool.next_due(due + minutes(1)),
         Some(end),
         "an expiry is waited for"
     );
+
     let again = start() + minutes(20);
     let claim = claim_one(&*spool, due).await;
     settle(&*spool, vec![claim], due, Stage::Pending { due: again }).await;
@@ -336,7 +374,9 @@ pub async fn the_next_due_time_is_the_first_at_which_something_is_to_be_done(ben
         Some(again),
         "a deferred delivery is waited for"
     );
+
     spool.cancel(id, again).await.expect("writable");
+
     let next = spool
         .next_due(again)
         .expect("the other mail is still there");
@@ -368,6 +408,7 @@ pub async fn a_clock_that_follows_the_next_due_time_brings_every_mail_to_its_end
             .new_mail(),
         );
     }
+
     let count = new_mails.len();
     put_all(&*spool, new_mails).await;
     let (mut now, mut ended, mut pruned, mut sent) = (start(), 0, 0, 0);
@@ -399,11 +440,13 @@ pub async fn a_clock_that_follows_the_next_due_time_brings_every_mail_to_its_end
         );
         now = next;
     }
+
     assert_eq!(
         sent + ended,
         count,
         "every mail was sent or has expired, by following the next due time alone"
     );
+
     assert!(sent > 0 && ended > 0, "some were sent and some expired");
     assert_eq!(pruned, count, "every finished mail was deleted in the end");
     assert_eq!(still_there(&*spool).await, 0);

@@ -71,7 +71,7 @@ impl Count {
     }
 }
 
-/// What one token or user has handed in.
+/// What one token or user has submitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Account {
     /// How many deliveries are pending.
@@ -115,7 +115,7 @@ pub(super) struct Move {
 #[derive(Default)]
 pub(super) struct Backlog {
     counts: HashMap<Line, Count>,
-    /// What each token and user handed in.
+    /// What each token and user submitted.
     accounts: HashMap<u64, Account>,
 }
 
@@ -172,6 +172,7 @@ impl Backlog {
             mail: MailId::from_bytes([u8::MAX; 16]),
             index: u16::MAX,
         };
+
         for ((id, priority), count) in &mut self.counts {
             let nothing_between = if count.until <= end {
                 count.ripe == count.pending
@@ -216,6 +217,7 @@ impl Backlog {
             }
             count.until = end;
         }
+
         Ok(true)
     }
 }

@@ -5,11 +5,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::Shared;
+use super::SpoolState;
 use super::kept;
 use super::keys;
 use super::operations;
-use super::reader::{self, Whole};
+use super::reader::{self, MailState};
 use super::write_transaction::WriteTransaction;
 use super::writer::{Command, Encoded, Writer};
 use crate::mail::MailId;
@@ -37,7 +37,7 @@ pub(super) struct Bounding {
     in_vain: Option<Instant>,
 }
 
-impl<S: Store> Shared<S> {
+impl<S: Store> SpoolState<S> {
     /// About how many bytes are kept.
     fn kept_bytes(&self, totals: &Totals) -> u64 {
         let kept = totals.kept.unwrap_or_default();
@@ -101,9 +101,11 @@ impl<S: Store> Writer<'_, S> {
         let Some(max) = self.shared.options.max_size else {
             return;
         };
+
         if more == 0 || self.has_space(command) {
             return;
         }
+
         // Somewhat more goes than has to, so that not every mail is followed by the next step.
         let goal = max.saturating_sub(max / 32);
         for _ in 0..STEPS {
@@ -151,6 +153,7 @@ fn remove_some<S: Store>(
     let from = bounding
         .at
         .map_or(begin, |at| [&keys::manifest(at)[..], &[0]].concat());
+
     let mut ids = Vec::with_capacity(LOOKED_AT);
     store.walk(&from, &to, Walk::Up, &mut |key, _| {
         ids.extend(keys::mail_of(key));
@@ -186,10 +189,11 @@ fn remove_some<S: Store>(
         bounding.at = None;
         bounding.removed = 0;
     }
+
     Ok(())
 }
 
-fn has_ended(whole: &Whole) -> bool {
+fn has_ended(whole: &MailState) -> bool {
     let mut stages = whole.deliveries.values().map(|delivery| delivery.stage);
     !whole.is_damaged && stages.all(|stage| stage.finished_at().is_some())
 }

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Shared;
+use super::SpoolState;
 use super::backlog::Move;
 use super::journal::Sealed;
-use super::journal::entry::{Entry as Happened, Told};
+use super::journal::entry::{Entry as Happened, PendingEntries};
 use super::keys::{self, Place, QueueId, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
@@ -43,7 +43,7 @@ pub(super) struct Changes {
     /// commit costs.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
     /// What happens by it.
-    told: Told,
+    told: PendingEntries,
     /// What was accepted: of whom, on which day, and how many deliveries.
     accepted: Vec<(u64, i64, u64)>,
     /// Routes that have had no queue yet.
@@ -81,7 +81,7 @@ impl Changes {
     }
 
     /// Has something looked at, at this time; a sweep is due when it comes.
-    pub(super) fn set_timer<S>(&mut self, shared: &Shared<S>, at: Timestamp, timer: Timer) {
+    pub(super) fn set_timer<S>(&mut self, shared: &SpoolState<S>, at: Timestamp, timer: Timer) {
         self.weight += TIMER_BYTES;
         self.timers.entry(at).or_default().push(timer);
         shared
@@ -102,7 +102,7 @@ impl Changes {
     /// A delivery comes into a queue.
     pub(super) fn enqueue<S>(
         &mut self,
-        shared: &Shared<S>,
+        shared: &SpoolState<S>,
         queue: &QueueName,
         place: &Place,
         entry: &Entry,
@@ -121,7 +121,7 @@ impl Changes {
     /// A delivery leaves the queue that it is in.
     pub(super) fn dequeue<S>(
         &mut self,
-        shared: &Shared<S>,
+        shared: &SpoolState<S>,
         queue: &QueueName,
         place: &Place,
         entry: &Entry,
@@ -137,7 +137,7 @@ impl Changes {
         });
     }
 
-    fn id_of<S>(&mut self, shared: &Shared<S>, route: &Route) -> QueueId {
+    fn id_of<S>(&mut self, shared: &SpoolState<S>, route: &Route) -> QueueId {
         let ids = shared.ids.read();
         if let Some(id) = ids
             .id(route)
@@ -156,7 +156,7 @@ impl Changes {
     /// are so in memory, too. Beside it what it tells, once it is kept.
     pub(super) fn seal<S: Store>(
         mut self,
-        shared: &Shared<S>,
+        shared: &SpoolState<S>,
         totals: &mut Totals,
     ) -> (Batch, Vec<Arc<Sealed>>) {
         if !self.new_queues.is_empty() {
@@ -165,12 +165,14 @@ impl Changes {
                 ids.insert(route, id);
             }
         }
+
         for (at, timers) in &self.timers {
             for timers in timers.chunks(TIMERS) {
                 let (key, value) = keys::timers(*at, timers);
                 self.batch.push((key, Some(value)));
             }
         }
+
         let mut backlog = shared.backlog.lock();
         let mut lines = BTreeSet::new();
         let mut accounts = BTreeSet::new();
@@ -181,22 +183,27 @@ impl Changes {
             let pending = &mut totals.pending[step.line.1.index()];
             *pending = pending.saturating_add_signed(if step.comes { 1 } else { -1 });
         }
+
         for line in lines {
             let count = codec::encode(&backlog.of(&line));
             self.batch.push((keys::count(line.0, line.1), Some(count)));
         }
+
         for (account, day, count) in self.accepted {
             backlog.accepted(account, day, count);
             accounts.insert(account);
         }
+
         for account in accounts.into_iter().filter(|account| *account != 0) {
             let counted = backlog.of_account(account).to_bytes();
             self.batch.push((keys::account(account), Some(counted)));
         }
+
         drop(backlog);
         self.batch
             .push((keys::TOTALS.to_vec(), Some(codec::encode(totals))));
         let told = shared.journal.seal(self.told, &mut self.batch);
+
         if shared.journal.is_full() {
             shared.changed.notify_one();
         }

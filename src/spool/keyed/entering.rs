@@ -31,6 +31,7 @@ pub(super) fn enter<S: Store>(
         return Ok(());
     };
     let mut next = next.try_into().map_or(0, u16::from_be_bytes);
+
     let manifest = reader::manifest(store, mail)?;
     while let Some(manifest) = &manifest {
         let (deliveries, after) = read_some(&transaction.shared.store, mail, next)?;
@@ -52,6 +53,7 @@ pub(super) fn enter<S: Store>(
         transaction.changes.put(key, next.to_be_bytes().to_vec());
         transaction.commit()?;
     }
+
     transaction.changes.remove(keys::entering(mail));
     transaction.commit()
 }
@@ -82,5 +84,6 @@ fn read_some<S: Store>(
             ControlFlow::Continue(())
         },
     )?;
+
     Ok((read, after))
 }

@@ -1,5 +1,5 @@
-//! What came back, as keys: `f` mail, index, its name. So what comes twice has one key, and all of a
-//! mail lies together, beside its other records.
+//! What came back, as keys: `f` mail, index, its name. So what comes twice has one key, and all of
+//! a mail lies together, beside its other records.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -92,6 +92,7 @@ fn keep<S: Store>(
         }
         results.push(FeedbackResult::Kept);
     }
+
     Ok(results)
 }
 

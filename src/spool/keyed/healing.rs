@@ -1,7 +1,7 @@
 //! Opens a store again that could not be written, once it can: a disk that was full has room, and
 //! everything goes on without a restart. What was leased stays leased; what became of it meanwhile
-//! is kept in memory and written first, so that nothing is sent again for that. Runs on the writer's
-//! thread.
+//! is kept in memory and written first, so that nothing is sent again for that. Runs on the
+//! writer's thread.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::backlog::Backlog;
 use super::queue_ids::QueueIds;
 use super::write_transaction::WriteTransaction;
 use super::writer::{Command, GROUP_BYTES, Group, Writer};
-use super::{Shared, reader, recovery};
+use super::{SpoolState, reader, recovery};
 use super::{kept, keys};
 use crate::delivery::{Delivery, Route};
 use crate::mail::Timestamp;
@@ -24,7 +24,7 @@ use crate::spool::{LeaseToken, SettleResult, SpoolError};
 const REST: Duration = Duration::from_millis(500);
 
 /// What became of deliveries and could not be written, and who waits for that.
-pub(super) struct Owed {
+pub(super) struct UnwrittenOutcomes {
     pub settled: Vec<(LeaseToken, Delivery)>,
     /// The answer, once it is written.
     pub results: Vec<SettleResult>,
@@ -32,14 +32,14 @@ pub(super) struct Owed {
 }
 
 /// What a while brought.
-pub(super) enum Waited<S> {
+pub(super) enum WaitResult<S> {
     For(Command<S>),
     InVain,
     /// Nobody will ask any more.
     ForTheEnd,
 }
 
-impl<S: Store> Shared<S> {
+impl<S: Store> SpoolState<S> {
     /// Whether it may be written again, though it could not be.
     pub(super) fn may_heal(&self) -> bool {
         let is_unwritable = matches!(*self.failure.read(), Some(SpoolError::Unwritable { .. }));
@@ -60,20 +60,21 @@ impl<S: Store> Writer<'_, S> {
     pub(super) fn wait_a_while(
         &mut self,
         commands: &mut mpsc::UnboundedReceiver<Command<S>>,
-    ) -> Waited<S> {
+    ) -> WaitResult<S> {
         let waited = self
             .clock
             .block_on(async { tokio::time::timeout(REST, commands.recv()).await });
         match waited {
-            Ok(Some(command)) => Waited::For(command),
-            Ok(None) => Waited::ForTheEnd,
-            Err(_) => Waited::InVain,
+            Ok(Some(command)) => WaitResult::For(command),
+            Ok(None) => WaitResult::ForTheEnd,
+            Err(_) => WaitResult::InVain,
         }
     }
 
     /// Tries to go on.
     pub(super) fn heal(&mut self) {
         self.syncer.finish();
+
         let Some(before) = self.shared.failure() else {
             return;
         };
@@ -95,6 +96,7 @@ impl<S: Store> Writer<'_, S> {
         let shared = self.shared;
         shared.journal.read_again(&shared.store)?;
         self.totals = kept::totals(&shared.store)?;
+
         let first = reader::first_timer(&shared.store)?.map_or(i64::MAX, Timestamp::as_millis);
         shared.next_timer.store(first, Ordering::Relaxed);
         {
@@ -117,6 +119,7 @@ impl<S: Store> Writer<'_, S> {
             .all()
             .map(|(route, _)| route.clone())
             .collect();
+
         shared.queues.lock().read_again(routes);
         self.write_what_is_owed()?;
         self.transact(recovery::recover)?;
@@ -138,7 +141,7 @@ impl<S: Store> Writer<'_, S> {
     fn write_what_is_owed(&mut self) -> Result<(), SpoolError> {
         let mut group = Group::default();
         for owed in std::mem::take(&mut *self.shared.owed.lock()) {
-            let Owed {
+            let UnwrittenOutcomes {
                 settled,
                 results,
                 reply,
@@ -157,6 +160,7 @@ impl<S: Store> Writer<'_, S> {
                 self.commit(std::mem::take(&mut group), false);
             }
         }
+
         self.commit(group, false);
         self.syncer.finish();
         match self.shared.failure() {

@@ -1,6 +1,6 @@
-//! Under which key of the store a mail's idempotency key lies. It belongs to whoever handed the mail
-//! in, so that nobody learns or takes another's; and a secret of this spool is in the hash, so that
-//! nobody can make two keys that meet, or try keys on a copy of the spool without it.
+//! Under which key of the store a mail's idempotency key lies. It belongs to whoever handed the
+//! mail in, so that nobody learns or takes another's; and a secret of this spool is in the hash, so
+//! that nobody can make two keys that meet, or try keys on a copy of the spool without it.
 
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -43,10 +43,12 @@ impl KeyHash {
                 (secret, true)
             }
         };
+
         let hash = KeyHash {
             key: hmac::Key::new(hmac::HMAC_SHA256, &secret.secret),
             has_old_keys: secret.has_old_keys,
         };
+
         Ok((hash, is_new.then_some(secret)))
     }
 

@@ -9,7 +9,7 @@ use super::backlog;
 use super::journal::wholeness;
 use super::kept;
 use super::keys::{self, Place, QueueId};
-use super::reader::{self, Whole};
+use super::reader::{self, MailState};
 use super::stored_mail::StoredMail;
 use crate::delivery::{Delivery, Route};
 use crate::mail::{MailId, Priority};
@@ -21,7 +21,7 @@ use crate::spool::{Manifest, SpoolError};
 const TOLD: usize = 1000;
 
 /// A whole mail.
-pub(crate) struct Seen<'a> {
+pub(crate) struct WholeMail<'a> {
     pub manifest: &'a Manifest,
     pub deliveries: &'a [Delivery],
     /// The message, where it is still kept.
@@ -31,7 +31,7 @@ pub(crate) struct Seen<'a> {
 /// Shows every mail that is whole, and returns what is wrong with the rest and with the queues.
 pub(crate) fn walk<S: Store>(
     store: &S,
-    show: &mut dyn FnMut(Seen<'_>) -> Result<(), SpoolError>,
+    show: &mut dyn FnMut(WholeMail<'_>) -> Result<(), SpoolError>,
 ) -> Result<Vec<String>, SpoolError> {
     let mut problems = Vec::new();
     let mut tell = |problem: String| {
@@ -39,6 +39,7 @@ pub(crate) fn walk<S: Store>(
             problems.push(problem);
         }
     };
+
     let mut mails = Vec::new();
     let (from, to) = keys::starting_with(b"m");
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
@@ -49,9 +50,11 @@ pub(crate) fn walk<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
+
     let routes: HashMap<QueueId, Route> = reader::routes(store)?.into_iter().collect();
     // Places that ought to be in a queue; those found there are taken out.
     let mut awaited: HashSet<(Route, Priority, Place)> = HashSet::new();
+
     // Of these, some are not queued yet.
     let entering: HashSet<MailId> = reader::all_keys(store, b"e", usize::MAX)?
         .iter()
@@ -59,10 +62,11 @@ pub(crate) fn walk<S: Store>(
         .collect();
     let mut totals = Totals::default();
     let mut accounts: BTreeMap<u64, u64> = BTreeMap::new();
+
     let mut unread = HashSet::new();
     for id in mails {
         let (
-            Whole {
+            MailState {
                 mail,
                 deliveries: found,
                 ..
@@ -101,12 +105,12 @@ pub(crate) fn walk<S: Store>(
         }
         let deliveries: Vec<Delivery> = found.into_values().collect();
         match body {
-            Ok(body) => show(Seen {
+            Ok(body) => show(WholeMail {
                 manifest: &manifest,
                 deliveries: &deliveries,
                 body: Some(&body),
             })?,
-            Err(SpoolError::Forgotten(_)) => show(Seen {
+            Err(SpoolError::Forgotten(_)) => show(WholeMail {
                 manifest: &manifest,
                 deliveries: &deliveries,
                 body: None,
@@ -114,6 +118,7 @@ pub(crate) fn walk<S: Store>(
             Err(error) => tell(error.to_string()),
         }
     }
+
     for kind in [b"q", b"u"] {
         let (from, to) = keys::starting_with(kind);
         store.walk(&from, &to, Walk::Up, &mut |key, _| {
@@ -138,23 +143,27 @@ pub(crate) fn walk<S: Store>(
             ControlFlow::Continue(())
         })?;
     }
+
     for (_, _, place) in awaited {
         tell(format!(
             "a pending delivery of mail {} is in no queue",
             place.mail
         ));
     }
+
     let kept = store
         .get(keys::TOTALS)?
         .map(|bytes| codec::decode::<Totals>(&bytes))
         .transpose()?
         .unwrap_or_default();
+
     if kept.pending != totals.pending && unread.is_empty() && entering.is_empty() {
         tell(format!(
             "{:?} deliveries are pending by priority, and the totals say {:?}",
             totals.pending, kept.pending
         ));
     }
+
     if let Some(told) = kept
         .kept
         .filter(|_| unread.is_empty() && kept.quarantined == 0)
@@ -166,6 +175,7 @@ pub(crate) fn walk<S: Store>(
             ));
         }
     }
+
     accounts.remove(&0);
     let mut counted = BTreeMap::new();
     backlog::accounts(store, &mut |name, account| {
@@ -173,6 +183,7 @@ pub(crate) fn walk<S: Store>(
             counted.insert(name, account.pending);
         }
     })?;
+
     if counted != accounts && unread.is_empty() && entering.is_empty() {
         tell("what each token and user has pending is not what was counted".into());
     }
@@ -180,7 +191,7 @@ pub(crate) fn walk<S: Store>(
 }
 
 /// A mail with its message, or with why that is not whole.
-type Read = (Whole, Result<Bytes, SpoolError>);
+type Read = (MailState, Result<Bytes, SpoolError>);
 
 /// Reads all of a mail.
 fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, SpoolError> {

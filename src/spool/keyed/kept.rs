@@ -1,5 +1,6 @@
-//! How much a spool keeps, counted as it changes: the bytes of its mail, so that it is known how full
-//! it is; and what nothing else tells of, so that a salvage sees whether some of it is missing.
+//! How much a spool keeps, counted as it changes: the bytes of its mail, so that it is known how
+//! full it is; and what nothing else tells of, so that a salvage sees whether some of it is
+//! missing.
 
 use std::ops::ControlFlow;
 
@@ -98,6 +99,7 @@ pub(super) fn count<S: Store>(store: &S) -> Result<Kept, SpoolError> {
         }
         ControlFlow::Continue(())
     })?;
+
     for prefix in [&b"k"[..], keys::SUPPRESSION, b"J"] {
         let (from, to) = keys::starting_with(prefix);
         store.walk(&from, &to, Walk::Up, &mut |key, _| {
@@ -107,5 +109,6 @@ pub(super) fn count<S: Store>(store: &S) -> Result<Kept, SpoolError> {
             ControlFlow::Continue(())
         })?;
     }
+
     Ok(*totals.kept())
 }

@@ -216,8 +216,8 @@ pub(super) fn mail_of(key: &[u8]) -> Option<MailId> {
         .map(|bytes| MailId::from_bytes(*bytes))
 }
 
-/// Names the queues of one route. A route's text may be long, and a key stands in memory and on disk
-/// once for each delivery.
+/// Names the queues of one route. A route's text may be long, and a key stands in memory and on
+/// disk once for each delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct QueueId(pub u32);
 
@@ -457,6 +457,7 @@ mod tests {
             mail: MailId::from_bytes([7; 16]),
             index,
         };
+
         let id = QueueId(7);
         let keys = [
             queue(id, Priority::Critical, &place(900, 3)),
@@ -464,18 +465,21 @@ mod tests {
             queue(id, Priority::Default, &place(5, 2)),
             queue(id, Priority::Default, &place(256, 0)),
         ];
+
         assert!(keys.is_sorted());
         let read = read_queue(&keys[3]).expect("a queue's key");
         assert_eq!(
             (read.id, read.priority, read.place),
             (id, Priority::Default, place(256, 0))
         );
+
         let old = old_queue(&route, Priority::Default, &place(256, 0));
         let read = read_old_queue(&old).expect("an older queue's key");
         assert_eq!(
             (read.route, read.priority, read.place),
             (route, Priority::Default, place(256, 0))
         );
+
         assert!(read_queue(&keys[3][..20]).is_none());
     }
 
@@ -489,17 +493,20 @@ mod tests {
             assert_eq!(read_timers(&key, &value), &all[..count]);
             assert!(key < timer(Timestamp::from_millis(301), all[0]).0);
         }
+
         let (key, value) = timers(Timestamp::from_millis(300), &all);
         assert_ne!(
             key,
             timers(Timestamp::from_millis(300), &all).0,
             "two lists of one time have two keys"
         );
+
         assert_eq!(
             read_timers(&key, &value[..TIMER + 3]),
             &all[..1],
             "of half a list, the half"
         );
+
         assert!(read_timers(&key[..9], &[]).is_empty());
     }
 

@@ -57,20 +57,20 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use self::backlog::Backlog;
 use self::changes::{COMMIT_BYTES, STEP_BYTES};
-use self::healing::Owed;
+use self::healing::UnwrittenOutcomes;
 use self::idempotency::KeyHash;
 pub(super) use self::journal::last_event;
 use self::journal::{JournalState, Sealed};
 use self::keys::Place;
 pub(super) use self::keys::{IRREPLACEABLE, TOTALS, is_delivery};
-use self::queue_head::{Budget, Entry, Fresh};
+use self::queue_head::{Budget, CachedMail, Entry};
 use self::queue_ids::QueueIds;
 use self::queues::{QueueName, Queues};
 use self::stored_mail::{CHUNK, StoredMail};
-use self::sweep::Look;
+use self::sweep::SweepProgress;
 use self::syncer::Syncer;
 use self::write_transaction::WriteTransaction;
-use self::writer::{Ahead, Command, Encoded, GROUP_BYTES, INDEX_BYTES};
+use self::writer::{Command, EarlyParts, Encoded, GROUP_BYTES, INDEX_BYTES};
 use super::codec::{self, Totals};
 use super::store::{Batch, Store};
 use super::{
@@ -89,7 +89,7 @@ const UNREAD_AGAIN: Duration = Duration::from_secs(60);
 const WAITING_KIB: usize = 64 * 1024;
 
 pub(super) struct KeyedSpool<S: Store> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<SpoolState<S>>,
     commands: mpsc::UnboundedSender<Command<S>>,
     waiting: Semaphore,
     /// The writer's thread and the syncer's.
@@ -97,7 +97,7 @@ pub(super) struct KeyedSpool<S: Store> {
 }
 
 /// What the callers, the readers and the writer share.
-struct Shared<S> {
+struct SpoolState<S> {
     store: S,
     options: SpoolOptions,
     key_hash: KeyHash,
@@ -111,10 +111,10 @@ struct Shared<S> {
     next_timer: AtomicI64,
     pending: AtomicU64,
     totals: Mutex<Totals>,
-    /// What has ended by nobody's wish, and was not told of yet.
+    /// What has ended without a user's request, and was not told of yet.
     untold: Mutex<Vec<EndedDelivery>>,
     /// How far sweeps have looked at mails that are too long for one.
-    looks: Mutex<HashMap<MailId, Look>>,
+    looks: Mutex<HashMap<MailId, SweepProgress>>,
     journal: JournalState,
     /// Whether there may be addresses that are not to get mail.
     suppresses: AtomicBool,
@@ -124,12 +124,12 @@ struct Shared<S> {
     stale: AtomicU64,
     sync_nanos: Mutex<Vec<u64>>,
     /// What became of deliveries and could not be written.
-    owed: Mutex<Vec<Owed>>,
+    owed: Mutex<Vec<UnwrittenOutcomes>>,
     /// What was held for a change that could not be written.
     stuck: Mutex<Vec<LeaseToken>>,
 }
 
-impl<S: Store> Shared<S> {
+impl<S: Store> SpoolState<S> {
     fn failure(&self) -> Option<SpoolError> {
         self.failure.read().clone()
     }
@@ -150,6 +150,7 @@ impl<S: Store> Shared<S> {
             "a commit of {} bytes",
             changes::weight(&batch)
         );
+
         match self.failure() {
             Some(failure) => Err(failure),
             None if batch.is_empty() => Ok(()),
@@ -234,7 +235,7 @@ impl<S: Store> Shared<S> {
     }
 }
 
-impl<S: Store> LeaseKeeper for Shared<S> {
+impl<S: Store> LeaseKeeper for SpoolState<S> {
     fn release(&self, token: LeaseToken) {
         if self.queues.lock().release(&token) {
             self.changed.notify_one();
@@ -250,8 +251,9 @@ impl<S: Store> KeyedSpool<S> {
         let (key_hash, new_secret) = KeyHash::of_spool(&store)?;
         let (journal, first) = JournalState::open(&store, &options)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
+
         let suppresses = suppressions::are_any(&store)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SpoolState {
             budget: Budget::new(options.cache_bytes),
             store,
             options,
@@ -275,12 +277,14 @@ impl<S: Store> KeyedSpool<S> {
             owed: Mutex::default(),
             stuck: Mutex::default(),
         });
+
         let mut recovering = WriteTransaction::new(&shared, totals);
         recovering.changes.append(first);
         if let Some(secret) = new_secret {
             secret.write(&mut recovering);
         }
         recovery::name_queues(&mut recovering)?;
+
         let routes: Vec<Route> = shared
             .ids
             .read()
@@ -288,22 +292,26 @@ impl<S: Store> KeyedSpool<S> {
             .map(|(route, _)| route.clone())
             .collect();
         *shared.queues.lock() = Queues::new(routes.clone());
+
         recovery::recover(&mut recovering)?;
         // Known from the start, so that what is due next is known before the first claim.
         let unread = shared.queues.lock().begin_refills(&routes);
+
         // What cannot be read now is read before it is claimed.
         reader::refill(&shared, unread);
         let totals = recovering.totals.clone();
         shared.publish(&totals);
+
         let (commands, inbox) = mpsc::unbounded_channel();
         let syncer = Arc::new(Syncer::default());
         let sync = {
             let (shared, syncer) = (Arc::clone(&shared), Arc::clone(&syncer));
             spawn("postrider-sync", move || syncer.run(&shared))?
         };
+
         let write = {
             let shared = Arc::clone(&shared);
-            let ending = Ending(Arc::clone(&shared), syncer);
+            let ending = WriterExit(Arc::clone(&shared), syncer);
             let clock = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()
@@ -312,6 +320,7 @@ impl<S: Store> KeyedSpool<S> {
                 writer::run(&shared, &ending.1, clock, inbox, totals)
             })?
         };
+
         let waiting = Semaphore::new(WAITING_KIB);
         Ok(KeyedSpool {
             shared,
@@ -363,7 +372,7 @@ impl<S: Store> KeyedSpool<S> {
         step: impl Fn(
             &mut WriteTransaction<'_, S>,
             u16,
-        ) -> Result<operations::Step<OperationResult>, SpoolError>
+        ) -> Result<operations::StepResult<OperationResult>, SpoolError>
         + Clone
         + Send
         + 'static,
@@ -390,7 +399,7 @@ impl<S: Store> KeyedSpool<S> {
     /// Looks something up, off the async threads.
     async fn look<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Shared<S>) -> Result<T, SpoolError> + Send + 'static,
+        look: impl FnOnce(&SpoolState<S>) -> Result<T, SpoolError> + Send + 'static,
     ) -> Result<T, SpoolError> {
         if self.shared.failure() == Some(SpoolError::Closed) {
             return Err(SpoolError::Closed);
@@ -431,6 +440,7 @@ impl<S: Store> KeyedSpool<S> {
         let enters_later = recipients_weight > LARGE;
         let is_large = body.len() > LARGE || enters_later;
         let key = self.shared.key_hash.of(&manifest);
+
         let mut parts = Parts {
             spool: self,
             batch: Batch::with_capacity(6),
@@ -438,6 +448,7 @@ impl<S: Store> KeyedSpool<S> {
             is_large,
             has_written: false,
         };
+
         if is_large {
             match self
                 .ask(|reply| Command::Judge(Arc::clone(&manifest), key, reply))
@@ -449,26 +460,31 @@ impl<S: Store> KeyedSpool<S> {
             }
             parts.add(keys::writing(id), Some(Vec::new())).await?;
         }
-        let ahead = is_large.then(|| Ahead::new(id, &self.commands));
+        let ahead = is_large.then(|| EarlyParts::new(id, &self.commands));
 
         let chunked = if stored_mail::is_small(body.len()) {
             &[]
         } else {
             &body[..]
         };
+
         for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
             let key = keys::chunk(id, number);
             parts.add(key, Some(chunk.to_vec())).await?;
         }
+
         for (index, delivery) in (0u16..).zip(stored_mail::beside_the_record(&deliveries)) {
             let key = keys::delivery(id, index);
             parts.add(key, Some(codec::encode(delivery))).await?;
         }
+
         if is_large {
             parts.add(keys::writing(id), None).await?;
         }
+
         let record = stored_mail::record(&manifest, &deliveries, &body);
         parts.batch.push((keys::manifest(id), Some(record)));
+
         // Where all of it comes with the mail there is nothing that could be given up.
         let ahead = match ahead {
             Some(ahead) if !parts.has_written => {
@@ -482,14 +498,16 @@ impl<S: Store> KeyedSpool<S> {
         let share = Some(body.len() + recipients_weight)
             .filter(|_| !enters_later)
             .and_then(|bytes| self.shared.budget.share(bytes));
+
         let fresh = share.map(|share| {
-            Arc::new(Fresh {
+            Arc::new(CachedMail {
                 manifest: Arc::clone(&manifest),
                 body,
                 deliveries: deliveries.clone(),
                 _share: share,
             })
         });
+
         Ok(Encoded {
             manifest,
             key,
@@ -525,6 +543,7 @@ impl<S: Store> Parts<'_, S> {
         }
         self.weight = 0;
         self.has_written = true;
+
         let part = std::mem::take(&mut self.batch);
         self.spool
             .ask(|reply| Command::Write(part, reply))
@@ -548,6 +567,7 @@ fn in_steps<T>(changes: Vec<T>, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
             step.push(change);
         }
     }
+
     steps
 }
 
@@ -563,11 +583,11 @@ fn no_thread(error: std::io::Error) -> SpoolError {
 }
 
 /// Ends the syncer when the writer ends, however that comes.
-struct Ending<S: Store>(Arc<Shared<S>>, Arc<Syncer<S>>);
+struct WriterExit<S: Store>(Arc<SpoolState<S>>, Arc<Syncer<S>>);
 
-impl<S: Store> Drop for Ending<S> {
+impl<S: Store> Drop for WriterExit<S> {
     fn drop(&mut self) {
-        let Ending(shared, syncer) = self;
+        let WriterExit(shared, syncer) = self;
         if std::thread::panicking() {
             shared.fail(SpoolError::Unreadable(
                 "the thread that writes has panicked".into(),
@@ -599,6 +619,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             return vec![Err(failure); new_mails.len()];
         }
         let count = new_mails.len();
+
         let kib: usize = new_mails
             .iter()
             .map(|new_mail| {
@@ -608,6 +629,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
         let _waiting = self.waiting.acquire_many(permits).await;
         let mut results = Vec::with_capacity(count);
+
         let (mut group, mut bytes) = (Vec::new(), 0);
         let mut enters_later = false;
         for new_mail in new_mails {
@@ -627,11 +649,13 @@ impl<S: Store> Spool for KeyedSpool<S> {
             }
             results.extend(judged);
         }
+
         results.extend(self.put_group(group).await);
         if enters_later {
             // Kept they are already; who goes on now finds them queued.
             let _ = self.ask(Command::Pass).await;
         }
+
         results
     }
 
@@ -640,6 +664,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
+
         let refills = self.shared.queues.lock().begin_refills(&request.routes);
         if !refills.is_empty() {
             let rests = self
@@ -656,9 +681,11 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 });
             }
         }
+
         let taken = self.shared.queues.lock().take(&request);
         let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(&self.shared) as Weak<dyn LeaseKeeper>;
         let mut claims = Vec::with_capacity(taken.len());
+
         let mut stored = Vec::new();
         for taken in taken {
             let leases = taken.places.iter().map(|(place, serial)| {
@@ -684,6 +711,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 None => stored.push((taken.queue, leases)),
             }
         }
+
         if !stored.is_empty() {
             let (read, broken, mut unread) = self
                 .look(move |shared| Ok(reader::claims(shared, stored)))
@@ -730,12 +758,14 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 self.shared.changed.notify_one();
             }
         }
+
         let mut queues = self.shared.queues.lock();
         for claim in &claims {
             for (lease, delivery) in &claim.deliveries {
                 queues.note(&lease.token(), &claim.manifest, delivery.tries);
             }
         }
+
         drop(queues);
         Ok(claims)
     }
@@ -768,6 +798,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 Ok(marked)
             })
             .await?;
+
         for marking in in_steps(marking, |(_, delivery)| codec::encode(delivery).len()) {
             self.ask(|reply| Command::Mark(marking, reply)).await??;
         }
@@ -782,6 +813,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             let bytes = codec::encode(&delivery);
             (lease.spend(), delivery, bytes)
         });
+
         let mut answers = Vec::with_capacity(1);
         for settled in in_steps(settled.collect(), |(_, _, bytes)| bytes.len()) {
             let (reply, answer) = oneshot::channel();
@@ -789,6 +821,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             let _ = self.commands.send(Command::Settle(settled, reply));
             answers.push(answer);
         }
+
         Box::pin(async move {
             let mut recorded = Vec::new();
             for answer in answers {
@@ -919,6 +952,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .into_iter()
             .filter(|route| !known.contains(route))
             .collect();
+
         if unknown.is_empty() {
             return Ok(0);
         }
@@ -983,6 +1017,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             })
             .await
         {}
+
         let mut stats = self.look(reader::stats).await?;
         stats.oldest_due = stats.oldest_due.filter(|due| *due <= now);
         stats.journal_bytes = self.shared.journal.bytes();

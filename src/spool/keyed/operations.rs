@@ -1,6 +1,6 @@
 //! What users do to mail: cancel, retry, purge; and what a reload does: reroute. Each function runs
-//! on the writer's thread, undisturbed, and is one bounded step, committed whole or not at all; what
-//! is longer is asked for step by step.
+//! on the writer's thread, undisturbed, and is one bounded step, committed whole or not at all;
+//! what is longer is asked for step by step.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::changes::STEP_BYTES;
 use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queues::QueueName;
-use super::reader::{self, Broken, Whole};
+use super::reader::{self, BrokenPlaces, MailState};
 use super::stored_mail::{self, StoredMail};
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;
@@ -26,7 +26,7 @@ const REROUTE: usize = 500;
 const REMOVED_KEYS: usize = 512;
 
 /// What one step of a change came to, and at which delivery the next begins.
-pub(super) type Step<T> = (T, Option<u16>);
+pub(super) type StepResult<T> = (T, Option<u16>);
 
 /// Withdraws deliveries, from this one on.
 pub(super) fn cancel<S: Store>(
@@ -35,9 +35,9 @@ pub(super) fn cancel<S: Store>(
     id: MailId,
     now: Timestamp,
     from: u16,
-) -> Result<Step<OperationResult>, SpoolError> {
+) -> Result<StepResult<OperationResult>, SpoolError> {
     let Some((
-        Whole {
+        MailState {
             mail, deliveries, ..
         },
         next,
@@ -45,6 +45,7 @@ pub(super) fn cancel<S: Store>(
     else {
         return Ok((OperationResult::Unknown, None));
     };
+
     let mut cancelled = Vec::new();
     for (index, delivery) in deliveries {
         if transaction.seize(&mail.manifest, index, &delivery) {
@@ -57,6 +58,7 @@ pub(super) fn cancel<S: Store>(
             }
         }
     }
+
     if !cancelled.is_empty() {
         tell_act(transaction, "cancel", by, id, now, from);
     }
@@ -65,7 +67,7 @@ pub(super) fn cancel<S: Store>(
 
 /// Which deliveries a retry queues again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Revived {
+pub(super) enum RetryScope {
     Dead,
     /// A user who wants dead letters sent again has not changed his mind about what he cancelled
     /// beside them: those only where none is dead.
@@ -73,11 +75,11 @@ pub(super) enum Revived {
     None,
 }
 
-impl Revived {
+impl RetryScope {
     fn includes(self, stage: &Stage) -> bool {
         match stage {
-            Stage::Dead { .. } => self == Revived::Dead,
-            Stage::Cancelled { .. } => self == Revived::Cancelled,
+            Stage::Dead { .. } => self == RetryScope::Dead,
+            Stage::Cancelled { .. } => self == RetryScope::Cancelled,
             _ => false,
         }
     }
@@ -89,8 +91,8 @@ pub(super) fn begin_retry<S: Store>(
     id: MailId,
     now: Timestamp,
     lifetime: Duration,
-) -> Result<Option<Revived>, SpoolError> {
-    let Some(Whole {
+) -> Result<Option<RetryScope>, SpoolError> {
+    let Some(MailState {
         mut mail,
         deliveries,
         ..
@@ -98,23 +100,27 @@ pub(super) fn begin_retry<S: Store>(
     else {
         return Ok(None);
     };
-    let any = |revived: Revived| {
+
+    let any = |revived: RetryScope| {
         deliveries
             .values()
             .any(|delivery| revived.includes(&delivery.stage))
     };
-    let revived = if any(Revived::Dead) {
-        Revived::Dead
-    } else if any(Revived::Cancelled) {
-        Revived::Cancelled
+
+    let revived = if any(RetryScope::Dead) {
+        RetryScope::Dead
+    } else if any(RetryScope::Cancelled) {
+        RetryScope::Cancelled
     } else if mail.is_forgotten() {
         return Err(SpoolError::Forgotten(id));
     } else {
-        return Ok(Some(Revived::None));
+        return Ok(Some(RetryScope::None));
     };
+
     mail.manifest.expires_at = mail.manifest.expires_at.max(now + lifetime);
     transaction.changes.put(keys::manifest(id), mail.to_bytes());
     transaction.set_timer(mail.manifest.expires_at, Timer::Mail(id));
+
     let mut queues = transaction.shared.queues.lock();
     for (index, delivery) in &deliveries {
         let Some(due) = delivery.stage.due() else {
@@ -133,6 +139,7 @@ pub(super) fn begin_retry<S: Store>(
             },
         );
     }
+
     Ok(Some(revived))
 }
 
@@ -141,11 +148,11 @@ pub(super) fn retry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     by: &By,
     (id, now): (MailId, Timestamp),
-    revived: Revived,
+    revived: RetryScope,
     from: u16,
-) -> Result<Step<OperationResult>, SpoolError> {
+) -> Result<StepResult<OperationResult>, SpoolError> {
     let Some((
-        Whole {
+        MailState {
             mail, deliveries, ..
         },
         next,
@@ -153,6 +160,7 @@ pub(super) fn retry<S: Store>(
     else {
         return Ok((OperationResult::Unknown, None));
     };
+
     let manifest = mail.manifest;
     let mut retried = Vec::new();
     for (index, mut delivery) in deliveries {
@@ -181,6 +189,7 @@ pub(super) fn retry<S: Store>(
             _ => {}
         }
     }
+
     if !retried.is_empty() {
         tell_act(transaction, "retry", by, id, now, from);
     }
@@ -210,22 +219,26 @@ pub(super) fn purge<S: Store>(
     let Some(whole) = reader::whole(&transaction.shared.store, id)? else {
         return Ok(OperationResult::Unknown);
     };
+
     let (mail, deliveries) = (&whole.mail, &whole.deliveries);
     if whole.is_damaged {
         return Err(SpoolError::Unreadable(format!(
             "a delivery of mail {id} is damaged"
         )));
     }
+
     if deliveries
         .values()
         .any(|delivery| delivery.stage.finished_at().is_none())
     {
         return Ok(OperationResult::TooLate);
     }
+
     let recipients = deliveries
         .values()
         .map(|delivery| delivery.recipient.clone())
         .collect();
+
     let purged = Happened::purged(&mail.manifest, now);
     transaction.changes.tell(purged.by(by));
     tell_act(transaction, "purge", by, id, now, 0);
@@ -237,13 +250,14 @@ pub(super) fn purge<S: Store>(
 /// nobody meanwhile.
 pub(super) fn remove_mail<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    whole: &Whole,
+    whole: &MailState,
 ) -> Result<(), SpoolError> {
-    let Whole {
+    let MailState {
         mail, deliveries, ..
     } = whole;
     let manifest = &mail.manifest;
     let id = manifest.id;
+
     transaction
         .totals
         .remove_mail(manifest, mail.is_forgotten());
@@ -261,6 +275,7 @@ pub(super) fn remove_mail<S: Store>(
             transaction.changes.remove(key);
         }
     }
+
     transaction.changes.remove(keys::manifest(id));
     if !remove_rest(transaction, id)? {
         transaction.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
@@ -315,6 +330,7 @@ fn remove_keys<S: Store>(
     let WriteTransaction {
         shared, changes, ..
     } = transaction;
+
     for (from, to) in ranges {
         let mut remove = |key: &[u8], value: &[u8]| {
             if left == 0 {
@@ -332,6 +348,7 @@ fn remove_keys<S: Store>(
         };
         shared.store.walk(from, to, Walk::Up, &mut remove)?;
     }
+
     Ok(left > 0)
 }
 
@@ -362,6 +379,7 @@ pub(super) fn reroute<S: Store>(
             }
         }
     }
+
     Ok(moved)
 }
 
@@ -379,11 +397,13 @@ fn move_to<S: Store>(
         },
         || format!("mail {}", place.mail),
     );
+
     let (manifest, mut delivery) = match read {
         Ok(Some(read)) => read,
         Ok(None) | Err(SpoolError::Unreadable(_)) => return Ok(false),
         Err(error) => return Err(error),
     };
+
     if !transaction.seize(&manifest, place.index, &delivery) {
         return Ok(false);
     }
@@ -396,10 +416,10 @@ fn move_to<S: Store>(
 /// ended is left.
 pub(super) fn end_broken<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    broken: &mut Vec<Broken>,
+    broken: &mut Vec<BrokenPlaces>,
     now: Timestamp,
 ) -> Result<(), SpoolError> {
-    while let Some(Broken {
+    while let Some(BrokenPlaces {
         queue,
         leases,
         in_doubt,
@@ -427,5 +447,6 @@ pub(super) fn end_broken<S: Store>(
             queues.end(&lease.spend());
         }
     }
+
     Ok(())
 }

@@ -37,7 +37,7 @@ pub(super) const REFILL: usize = 1024;
 
 /// A mail as it was put, kept from accept until it is sent, so that sending needs no disk.
 #[derive(Debug)]
-pub(super) struct Fresh {
+pub(super) struct CachedMail {
     pub manifest: Arc<Manifest>,
     pub body: Bytes,
     pub deliveries: Vec<Delivery>,
@@ -86,13 +86,13 @@ impl Drop for Share {
 pub(super) struct Entry {
     /// The message's size in bytes.
     pub size: u64,
-    /// When the mail is worthless, which is when it is looked at in any case.
+    /// When the mail expires, which is when it is looked at in any case.
     pub expires_at: Timestamp,
     /// Whether it was tried before.
     pub tried: bool,
     /// The account of who handed the mail in; 0 where that is not counted.
     pub account: u64,
-    pub fresh: Option<Arc<Fresh>>,
+    pub fresh: Option<Arc<CachedMail>>,
 }
 
 impl Entry {
@@ -142,7 +142,7 @@ impl Entry {
 
 /// Up to which place a window knows its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Covered {
+enum Coverage {
     Nothing,
     UpTo(Place),
     All,
@@ -150,9 +150,9 @@ enum Covered {
 
 pub(super) struct QueueHead {
     places: BTreeMap<Place, Entry>,
-    covered: Covered,
+    covered: Coverage,
     /// What has happened while the disk is being read: the reader may or may not have seen it.
-    meanwhile: Option<Meanwhile>,
+    meanwhile: Option<ConcurrentChanges>,
     /// How often in a row the disk could not be read.
     failures: u32,
     rests_until: Option<Instant>,
@@ -160,7 +160,7 @@ pub(super) struct QueueHead {
 
 /// What happens to a queue while it is read from disk.
 #[derive(Default)]
-struct Meanwhile {
+struct ConcurrentChanges {
     put: Vec<(Place, Entry)>,
     gone: HashSet<Place>,
 }
@@ -170,7 +170,7 @@ impl QueueHead {
     pub(super) fn of_empty_queue() -> Self {
         QueueHead {
             places: BTreeMap::new(),
-            covered: Covered::All,
+            covered: Coverage::All,
             meanwhile: None,
             failures: 0,
             rests_until: None,
@@ -180,7 +180,7 @@ impl QueueHead {
     /// The window of a queue of which nothing is known yet.
     pub(super) fn of_unknown_queue() -> Self {
         QueueHead {
-            covered: Covered::Nothing,
+            covered: Coverage::Nothing,
             ..QueueHead::of_empty_queue()
         }
     }
@@ -188,10 +188,11 @@ impl QueueHead {
     /// A place that is now in the queue on disk.
     pub(super) fn insert(&mut self, place: Place, entry: Entry, capacity: usize) {
         let within = match self.covered {
-            Covered::All => true,
-            Covered::UpTo(last) => place <= last,
-            Covered::Nothing => false,
+            Coverage::All => true,
+            Coverage::UpTo(last) => place <= last,
+            Coverage::Nothing => false,
         };
+
         if within {
             self.places.insert(place, entry);
             // While the disk is read after what is covered, that must not become less: nobody would
@@ -210,7 +211,7 @@ impl QueueHead {
             self.covered = self
                 .places
                 .last_key_value()
-                .map_or(Covered::Nothing, |(last, _)| Covered::UpTo(*last));
+                .map_or(Coverage::Nothing, |(last, _)| Coverage::UpTo(*last));
         }
     }
 
@@ -254,7 +255,7 @@ impl QueueHead {
     pub(super) fn may_be_due(&self, now: Timestamp) -> bool {
         match self.places.first_key_value() {
             Some((place, _)) => place.due <= now,
-            None => self.covered != Covered::All || self.meanwhile.is_some(),
+            None => self.covered != Coverage::All || self.meanwhile.is_some(),
         }
     }
 
@@ -275,16 +276,16 @@ impl QueueHead {
     /// Whether the disk must be read before it is known what comes next.
     pub(super) fn is_exhausted(&self) -> bool {
         self.places.is_empty()
-            && self.covered != Covered::All
+            && self.covered != Coverage::All
             && self.meanwhile.is_none()
             && self.rests_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// Begins to read the disk: the place after which to read.
     pub(super) fn begin_refill(&mut self) -> Option<Place> {
-        self.meanwhile = Some(Meanwhile::default());
+        self.meanwhile = Some(ConcurrentChanges::default());
         match self.covered {
-            Covered::UpTo(last) => Some(last),
+            Coverage::UpTo(last) => Some(last),
             _ => None,
         }
     }
@@ -299,22 +300,25 @@ impl QueueHead {
         is_free: impl Fn(&Place) -> bool,
     ) {
         self.failures = 0;
-        let Meanwhile { put, gone } = self.meanwhile.take().unwrap_or_default();
+        let ConcurrentChanges { put, gone } = self.meanwhile.take().unwrap_or_default();
         self.covered = match read.last() {
-            _ if all => Covered::All,
-            Some((last, _)) => Covered::UpTo(*last),
+            _ if all => Coverage::All,
+            Some((last, _)) => Coverage::UpTo(*last),
             None => self.covered,
         };
+
         for (place, entry) in read {
             if is_free(&place) && !gone.contains(&place) {
                 self.places.insert(place, entry);
             }
         }
+
         for (place, entry) in put {
             if is_free(&place) {
                 self.insert(place, entry, capacity);
             }
         }
+
         self.trim(capacity);
     }
 
@@ -372,16 +376,19 @@ mod tests {
         let total = taken + 5;
         let mut window = QueueHead::of_unknown_queue();
         window.begin_refill();
+
         window.end_refill(
             (0..taken).map(|n| (place(n), entry())).collect(),
             false,
             CAPACITY,
             |_| false,
         );
+
         assert_eq!(window.begin_refill(), Some(place(taken - 1)));
         (0..taken)
             .rev()
             .for_each(|n| window.insert(place(n), entry(), CAPACITY));
+
         let mut seen = 20;
         (0..seen).for_each(|n| assert_eq!(window.pop().map(|(next, _)| next), Some(place(n))));
         window.end_refill(
@@ -390,6 +397,7 @@ mod tests {
             CAPACITY,
             |_| true,
         );
+
         assert!(window.places.len() <= CAPACITY);
         while seen < total {
             while let Some((next, _)) = window.pop() {
@@ -423,6 +431,7 @@ mod tests {
             window.insert(place(n), entry(), CAPACITY);
             assert!(window.places.len() <= CAPACITY);
         }
+
         let mut taken = Vec::new();
         loop {
             while let Some((first, _)) = window.pop() {
@@ -440,6 +449,7 @@ mod tests {
             let all = read.len() < REFILL;
             window.end_refill(read, all, CAPACITY, |_| true);
         }
+
         assert_eq!(taken, (0..total).map(place).collect::<Vec<_>>());
     }
 
@@ -473,12 +483,14 @@ mod tests {
         window.begin_refill();
         (1..=2).for_each(|n| window.leave(place(n)));
         window.insert(place(2), entry(), CAPACITY);
+
         window.end_refill(
             (1..=3).map(|n| (place(n), entry())).collect(),
             true,
             CAPACITY,
             |_| true,
         );
+
         assert_eq!(
             std::iter::from_fn(|| window.pop())
                 .map(|(p, _)| p)

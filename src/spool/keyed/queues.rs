@@ -1,6 +1,6 @@
 //! What is in flight and what comes next: the part of the spool's state that lives in memory. A
-//! restart begins with an empty table of queues, which is what puts everything that was in flight back into
-//! its queue.
+//! restart begins with an empty table of queues, which is what puts everything that was in flight
+//! back into its queue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::spool::{ClaimRequest, LeaseToken, Manifest};
 
 /// A delivery that is out of its queue's window, and why it may not be taken.
 #[derive(Clone, Debug)]
-pub(super) struct Leased {
+pub(super) struct LeasedDelivery {
     pub serial: u64,
     pub queue: QueueName,
     pub place: Place,
@@ -29,7 +29,7 @@ pub(super) struct Leased {
     pub idle: bool,
 }
 
-impl Leased {
+impl LeasedDelivery {
     /// What is known of the mail.
     pub(super) fn manifest(&self) -> Option<&Manifest> {
         let fresh = self.entry.fresh.as_ref().map(|fresh| &fresh.manifest);
@@ -45,7 +45,7 @@ pub(super) struct QueueName {
 }
 
 /// Deliveries of one mail that were taken together.
-pub(super) struct Taken {
+pub(super) struct ClaimedDeliveries {
     pub queue: QueueName,
     pub places: Vec<(Place, u64)>,
     pub entry: Entry,
@@ -53,7 +53,7 @@ pub(super) struct Taken {
 
 pub(super) struct Queues {
     windows: HashMap<Route, [QueueHead; 3]>,
-    leases: HashMap<Slot, Leased>,
+    leases: HashMap<Slot, LeasedDelivery>,
     last_serial: u64,
 }
 
@@ -130,6 +130,7 @@ impl Queues {
                 }
             }
         }
+
         refills
     }
 
@@ -150,6 +151,7 @@ impl Queues {
             }
             None => Some(window.abort_refill(capacity)),
         };
+
         self.leases = leases;
         rest
     }
@@ -160,11 +162,12 @@ impl Queues {
     }
 
     /// Takes what is wanted out of the windows, under new leases.
-    pub(super) fn take(&mut self, request: &ClaimRequest) -> Vec<Taken> {
+    pub(super) fn take(&mut self, request: &ClaimRequest) -> Vec<ClaimedDeliveries> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         let mut rotation = 0;
         let turns = request.turns.iter().map(|turn| (*turn, true));
+
         let reserved = std::iter::repeat_n((Priority::Critical, false), request.critical_only);
         for (turn, may_fall_through) in turns.chain(reserved) {
             let others = Priority::ALL
@@ -188,6 +191,7 @@ impl Queues {
             }
             taken.push(one);
         }
+
         taken
     }
 
@@ -197,7 +201,7 @@ impl Queues {
         request: &ClaimRequest,
         priority: Priority,
         rotation: &mut usize,
-    ) -> Option<Taken> {
+    ) -> Option<ClaimedDeliveries> {
         for step in 0..request.routes.len() {
             let at = (*rotation + step) % request.routes.len();
             let route = &request.routes[at];
@@ -234,16 +238,17 @@ impl Queues {
             let all_fresh = together.iter().all(|(_, entry)| entry.fresh.is_some());
             let mut entry = together.swap_remove(0).1;
             entry.fresh = entry.fresh.filter(|_| all_fresh);
-            return Some(Taken {
+            return Some(ClaimedDeliveries {
                 queue,
                 places,
                 entry,
             });
         }
+
         None
     }
 
-    fn put_back(&mut self, taken: Taken) {
+    fn put_back(&mut self, taken: ClaimedDeliveries) {
         for (place, serial) in taken.places {
             self.release(&LeaseToken {
                 mail: place.mail,
@@ -256,7 +261,7 @@ impl Queues {
     fn lease(&mut self, queue: &QueueName, place: Place, entry: Entry) -> u64 {
         self.last_serial += 1;
         let serial = self.last_serial;
-        let leased = Leased {
+        let leased = LeasedDelivery {
             serial,
             queue: queue.clone(),
             place,
@@ -266,17 +271,19 @@ impl Queues {
             marked: false,
             idle: false,
         };
+
         let before = self.leases.insert(place.slot(), leased);
         debug_assert!(
             before.is_none(),
             "{:?} was leased, and would be sent twice",
             before.map(|before| before.place)
         );
+
         serial
     }
 
     /// Whether this lease is the current one, and of what.
-    pub(super) fn current(&self, token: &LeaseToken) -> Option<&Leased> {
+    pub(super) fn current(&self, token: &LeaseToken) -> Option<&LeasedDelivery> {
         self.leases
             .get(&(token.mail, token.index))
             .filter(|leased| leased.serial == token.serial)
@@ -286,11 +293,11 @@ impl Queues {
         self.leases.contains_key(slot)
     }
 
-    pub(super) fn leases(&self) -> impl Iterator<Item = &Leased> {
+    pub(super) fn leases(&self) -> impl Iterator<Item = &LeasedDelivery> {
         self.leases.values()
     }
 
-    fn current_mut(&mut self, token: &LeaseToken) -> Option<&mut Leased> {
+    fn current_mut(&mut self, token: &LeaseToken) -> Option<&mut LeasedDelivery> {
         self.leases
             .get_mut(&(token.mail, token.index))
             .filter(|leased| leased.serial == token.serial)
@@ -367,6 +374,7 @@ impl Queues {
         {
             return None;
         }
+
         self.leases.remove(&place.slot());
         self.window(queue).remove(&place);
         let serial = self.lease(queue, place, entry);
@@ -396,9 +404,9 @@ impl Queues {
     }
 }
 
-impl Taken {
+impl ClaimedDeliveries {
     /// The mail as it was put, if it was kept.
-    pub(super) fn fresh(&self) -> Option<&Arc<super::queue_head::Fresh>> {
+    pub(super) fn fresh(&self) -> Option<&Arc<super::queue_head::CachedMail>> {
         self.entry.fresh.as_ref()
     }
 }
@@ -415,12 +423,14 @@ mod tests {
             route: route.clone(),
             priority: Priority::Default,
         };
+
         let mut queues = Queues::new(vec![route.clone()]);
         let place = Place {
             due: Timestamp::from_millis(1),
             mail: MailId::from_bytes([7; 16]),
             index: 0,
         };
+
         let entry = Entry {
             size: 1,
             expires_at: Timestamp::MAX,
@@ -428,6 +438,7 @@ mod tests {
             account: 0,
             fresh: None,
         };
+
         let request = ClaimRequest {
             routes: vec![route.clone()],
             turns: vec![Priority::Default],
@@ -436,10 +447,12 @@ mod tests {
             max_recipients: 1,
             now: Timestamp::from_millis(1),
         };
+
         queues.begin_refills(std::slice::from_ref(&route));
         queues.end_refill(&queue, Some((vec![(place, entry.clone())], true)));
         assert_eq!(queues.take(&request).len(), 1);
         queues.enqueue_new(&queue, place, entry);
+
         assert_eq!(queues.take(&request).len(), 0);
     }
 
@@ -450,6 +463,7 @@ mod tests {
             route: route.clone(),
             priority: Priority::Default,
         };
+
         let mut queues = Queues::new(vec![route.clone()]);
         let at = |millis| Timestamp::from_millis(millis);
         let place = |due| Place {
@@ -457,6 +471,7 @@ mod tests {
             mail: MailId::from_bytes([7; 16]),
             index: 0,
         };
+
         let entry = Entry {
             size: 1,
             expires_at: Timestamp::MAX,
@@ -464,15 +479,18 @@ mod tests {
             account: 0,
             fresh: None,
         };
+
         // The reader sees the delivery where it was; then a user has it tried at once.
         queues.begin_refills(std::slice::from_ref(&route));
         let read = vec![(place(60), entry.clone())];
+
         let seized = queues
             .seize(&queue, place(60), entry.clone())
             .expect("nobody has it");
         queues.end(&seized);
         queues.enqueue(&queue, place(10), entry);
         queues.end_refill(&queue, Some((read, true)));
+
         let request = ClaimRequest {
             routes: vec![route],
             turns: vec![Priority::Default; 2],
@@ -481,6 +499,7 @@ mod tests {
             max_recipients: 1,
             now: at(60),
         };
+
         let taken = queues.take(&request);
         assert_eq!(
             taken

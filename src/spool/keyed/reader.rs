@@ -12,7 +12,7 @@ use super::keys::{self, Place, QueueId, Slot};
 use super::queue_head::{Entry, REFILL};
 use super::queues::QueueName;
 use super::stored_mail::{CHUNK, StoredMail};
-use super::{Shared, feedback};
+use super::{SpoolState, feedback};
 use crate::delivery::{Delivery, Route, Stage, State};
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::codec;
@@ -34,7 +34,7 @@ pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifes
 }
 
 /// A mail and what became of it.
-pub(super) struct Whole {
+pub(super) struct MailState {
     pub mail: StoredMail,
     /// The deliveries that can be read, by their index: as they were put, or as they are since they
     /// changed.
@@ -43,7 +43,7 @@ pub(super) struct Whole {
     pub is_damaged: bool,
 }
 
-pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<Whole>, SpoolError> {
+pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<MailState>, SpoolError> {
     Ok(some_of(store, id, 0, usize::MAX)?.map(|(whole, _)| whole))
 }
 
@@ -54,7 +54,7 @@ pub(super) fn some_of<S: Store>(
     id: MailId,
     first: u16,
     most: usize,
-) -> Result<Option<(Whole, Option<u16>)>, SpoolError> {
+) -> Result<Option<(MailState, Option<u16>)>, SpoolError> {
     let (_, to) = keys::deliveries(id);
     let mut changed = Vec::new();
     let (mut bytes, mut next) = (0_usize, None);
@@ -72,6 +72,7 @@ pub(super) fn some_of<S: Store>(
             ControlFlow::Continue(())
         },
     )?;
+
     // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it
     // once was.
     let Some(mail) = StoredMail::read(store, id)? else {
@@ -81,6 +82,7 @@ pub(super) fn some_of<S: Store>(
         .all_as_put()
         .filter(|(index, _)| *index >= first && next.is_none_or(|next| *index < next))
         .collect();
+
     let mut is_damaged = false;
     for (index, delivery) in changed {
         match delivery {
@@ -93,11 +95,13 @@ pub(super) fn some_of<S: Store>(
             }
         }
     }
-    let whole = Whole {
+
+    let whole = MailState {
         mail,
         deliveries,
         is_damaged,
     };
+
     Ok(Some((whole, next)))
 }
 
@@ -126,21 +130,23 @@ fn changed_delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Fou
 }
 
 pub(super) fn record<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     id: MailId,
 ) -> Result<Option<Record>, SpoolError> {
-    let Some(Whole {
+    let Some(MailState {
         mail, deliveries, ..
     }) = whole(&shared.store, id)?
     else {
         return Ok(None);
     };
+
     let feedback = feedback::of_mail(&shared.store, id)?;
     let queues = shared.queues.lock();
     let leased = deliveries
         .keys()
         .map(|index| queues.is_leased(&(id, *index)))
         .collect();
+
     Ok(Some(Record {
         manifest: mail.manifest,
         deliveries: deliveries.into_values().collect(),
@@ -158,10 +164,12 @@ pub(super) fn body<S: Store>(
     if mail.is_forgotten() {
         return Ok(Err(SpoolError::Forgotten(manifest.id)));
     }
+
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
     if mail.body().len() == size {
         return Ok(Ok(mail.body().clone()));
     }
+
     let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
     for number in 0..u32::try_from(size.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
         match store.get(&keys::chunk(manifest.id, number))? {
@@ -169,6 +177,7 @@ pub(super) fn body<S: Store>(
             None => break,
         }
     }
+
     if body.len() == size {
         Ok(Ok(body.freeze()))
     } else {
@@ -217,10 +226,10 @@ pub(super) fn guarded<T>(
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(SpoolError::Unreadable(what())))
 }
 
-/// Reads the next places of queues into their windows. A queue that cannot be read is left alone for
-/// a while, and stops no other; returns how long.
+/// Reads the next places of queues into their windows. A queue that cannot be read is left alone
+/// for a while, and stops no other; returns how long.
 pub(super) fn refill<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     refills: Vec<(QueueName, Option<Place>)>,
 ) -> Vec<Duration> {
     let mut rests = Vec::new();
@@ -242,11 +251,12 @@ pub(super) fn refill<S: Store>(
             }
         }
     }
+
     rests
 }
 
 fn read_places<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     queue: &QueueName,
     after: Option<Place>,
 ) -> Result<Vec<(Place, Entry)>, SpoolError> {
@@ -257,6 +267,7 @@ fn read_places<S: Store>(
     let from = after.map_or(start, |place| {
         [&keys::queue(id, queue.priority, &place)[..], &[0]].concat()
     });
+
     let mut read = Vec::with_capacity(REFILL);
     shared
         .store
@@ -270,12 +281,13 @@ fn read_places<S: Store>(
                 ControlFlow::Break(())
             }
         })?;
+
     Ok(read)
 }
 
 /// Places whose mail cannot be sent, and why it matters: something cannot be read, or it may have
 /// been sent already.
-pub(super) struct Broken {
+pub(super) struct BrokenPlaces {
     pub queue: QueueName,
     pub leases: Vec<(Lease, Place)>,
     pub in_doubt: bool,
@@ -300,15 +312,18 @@ fn parts<S: Store>(
             "mail {mail} has no manifest"
         ))));
     };
+
     let kept = match StoredMail::from_bytes(record) {
         Ok(kept) => kept,
         Err(error) => return Ok(Err(error)),
     };
+
     let mut deliveries = Vec::with_capacity(leases.len());
     for (_, place) in leases {
         let changed = changed_delivery(store, mail, place.index)?;
         deliveries.push(changed.or_else(|| kept.as_put(place.index).cloned().map(Ok)));
     }
+
     Ok(body(store, &kept)?.map(|body| Parts {
         kept,
         body,
@@ -319,9 +334,9 @@ fn parts<S: Store>(
 /// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes
 /// back as broken, and last the leases of what the disk did not give.
 pub(super) fn claims<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     leased: Vec<(QueueName, Vec<(Lease, Place)>)>,
-) -> (Vec<Claim>, Vec<Broken>, Vec<Lease>) {
+) -> (Vec<Claim>, Vec<BrokenPlaces>, Vec<Lease>) {
     let mut claims = Vec::with_capacity(leased.len());
     let mut broken = Vec::new();
     let mut unread = Vec::new();
@@ -341,7 +356,7 @@ pub(super) fn claims<S: Store>(
             Ok(Ok(parts)) => parts,
             Ok(Err(error)) => {
                 tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
-                broken.push(Broken {
+                broken.push(BrokenPlaces {
                     queue,
                     leases,
                     in_doubt: false,
@@ -368,7 +383,7 @@ pub(super) fn claims<S: Store>(
                     stage: Stage::Committing { .. },
                     ..
                 })) => {
-                    broken.push(Broken {
+                    broken.push(BrokenPlaces {
                         queue: queue.clone(),
                         leases: vec![(lease, place)],
                         in_doubt: true,
@@ -379,7 +394,7 @@ pub(super) fn claims<S: Store>(
                 None if !shared.is_queued(&queue, &place) => {
                     shared.queues.lock().end(&lease.spend())
                 }
-                _ => broken.push(Broken {
+                _ => broken.push(BrokenPlaces {
                     queue: queue.clone(),
                     leases: vec![(lease, place)],
                     in_doubt: false,
@@ -394,10 +409,11 @@ pub(super) fn claims<S: Store>(
             });
         }
     }
+
     (claims, broken, unread)
 }
 
-impl<S: Store> Shared<S> {
+impl<S: Store> SpoolState<S> {
     fn is_queued(&self, queue: &QueueName, place: &Place) -> bool {
         let id = self.ids.read().id(&queue.route);
         id.is_some_and(|id| {
@@ -410,7 +426,7 @@ impl<S: Store> Shared<S> {
 /// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise
 /// all mails, newest first.
 pub(super) fn list<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     query: &Query,
     now: Timestamp,
 ) -> Result<Page, SpoolError> {
@@ -420,6 +436,7 @@ pub(super) fn list<S: Store>(
         Some(State::Delivered) | None => (b"m", Walk::Down),
         Some(_) => (b"u", Walk::Up),
     };
+
     let (mut from, mut to) = keys::starting_with(prefix);
     if let Some(cursor) = &query.cursor {
         let at = unhex(cursor).filter(|key| key.starts_with(prefix));
@@ -429,12 +446,15 @@ pub(super) fn list<S: Store>(
             Walk::Down => to = at,
         }
     }
+
     let mut page = Page::default();
     let mut last: Option<(Vec<u8>, MailId)> = None;
+
     // A mail with several recipients stands in an index several times, and is read once.
     let mut seen = HashSet::new();
     let mut work = 0;
     let mut broken = Ok(());
+
     let mut full = false;
     shared.store.walk(&from, &to, way, &mut |key, _| {
         let mail = match prefix {
@@ -476,6 +496,7 @@ pub(super) fn list<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
+
     broken?;
     if full {
         page.next = last.map(|(key, _)| hex(&key));
@@ -485,7 +506,7 @@ pub(super) fn list<S: Store>(
 
 /// A mail with several pending deliveries stands in the queues several times: it is listed at the
 /// first.
-fn is_first_place<S>(shared: &Shared<S>, record: &Record, key: &[u8]) -> bool {
+fn is_first_place<S>(shared: &SpoolState<S>, record: &Record, key: &[u8]) -> bool {
     let manifest = &record.manifest;
     let ids = shared.ids.read();
     let places = (0u16..)
@@ -502,15 +523,17 @@ fn is_first_place<S>(shared: &Shared<S>, record: &Record, key: &[u8]) -> bool {
                 &place,
             ))
         });
+
     places.min().is_none_or(|first| first.as_slice() >= key)
 }
 
 /// Counts. What waits is counted as it comes and goes; what a sender has is taken out of it.
-pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolError> {
+pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, SpoolError> {
     let mut stats = SpoolStats {
         bytes: shared.store.bytes(),
         ..SpoolStats::default()
     };
+
     stats.stale_settles = shared.stale.load(std::sync::atomic::Ordering::Relaxed);
     let totals = shared.totals.lock().clone();
     stats.quarantined = totals.quarantined;
@@ -527,6 +550,7 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
         .leases()
         .map(|leased| (leased.queue.clone(), leased.place, leased.entry.tried))
         .collect();
+
     let mut waiting = Vec::new();
     {
         let ids = shared.ids.read();
@@ -556,6 +580,7 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
             counts[State::Sending as usize][at] += 1;
         }
     }
+
     stats.backlog = self::backlog(shared);
     let slots: HashSet<Slot> = leased.iter().map(|(_, place, _)| place.slot()).collect();
     for (id, priority) in waiting {
@@ -569,11 +594,12 @@ pub(super) fn stats<S: Store>(shared: &Shared<S>) -> Result<SpoolStats, SpoolErr
             (oldest, first) => oldest.or(first),
         };
     }
+
     Ok(stats)
 }
 
 /// How many deliveries are pending on each route.
-pub(super) fn backlog<S: Store>(shared: &Shared<S>) -> Vec<(Route, u64)> {
+pub(super) fn backlog<S: Store>(shared: &SpoolState<S>) -> Vec<(Route, u64)> {
     let ids = shared.ids.read();
     let mut by_route: BTreeMap<Route, u64> = BTreeMap::new();
     for ((id, _), count) in shared.backlog.lock().all() {
@@ -588,7 +614,7 @@ pub(super) fn backlog<S: Store>(shared: &Shared<S>) -> Vec<(Route, u64)> {
 
 /// When the first delivery of a queue is due that no sender has.
 fn first_waiting<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     id: QueueId,
     priority: Priority,
     leased: &HashSet<Slot>,
@@ -606,6 +632,7 @@ fn first_waiting<S: Store>(
             ControlFlow::Continue(())
         }
     })?;
+
     Ok(first)
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::Shared;
+use super::SpoolState;
 use super::backlog::{self, Count};
 use super::entering;
 use super::keys::{self, QueueId, Timer};
@@ -50,13 +50,14 @@ pub(super) fn name_queues<S: Store>(
             shared.backlog.lock().set(line, count);
         }
     }
+
     read_accounts(shared)?;
     transaction.commit()?;
     move_old_queues(transaction)
 }
 
-/// Learns how much is pending that each token and user handed in.
-fn read_accounts<S: Store>(shared: &Shared<S>) -> Result<(), SpoolError> {
+/// Learns how much is pending that each token and user submitted.
+fn read_accounts<S: Store>(shared: &SpoolState<S>) -> Result<(), SpoolError> {
     let mut backlog = shared.backlog.lock();
     backlog::accounts(&shared.store, &mut |name, account| {
         backlog.set_account(name, account);
@@ -135,8 +136,8 @@ fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Resul
 }
 
 /// Puts a spool in order that was just opened: messages that were being written and never accepted
-/// are removed; recipients that were not queued yet are; deliveries that may have been sent and must
-/// not be sent twice are dead.
+/// are removed; recipients that were not queued yet are; deliveries that may have been sent and
+/// must not be sent twice are dead.
 pub(super) fn recover<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
 ) -> Result<(), SpoolError> {
@@ -150,12 +151,14 @@ pub(super) fn recover<S: Store>(
             transaction.commit()?;
         }
     }
+
     transaction.commit()?;
     for key in reader::all_keys(&transaction.shared.store, b"e", usize::MAX)? {
         if let Some(mail) = keys::mail_of(&key) {
             entering::enter(transaction, mail)?;
         }
     }
+
     for key in reader::all_keys(&transaction.shared.store, b"a", usize::MAX)? {
         let Some(mail) = keys::mail_of(&key) else {
             continue;
@@ -184,5 +187,6 @@ pub(super) fn recover<S: Store>(
             transaction.commit()?;
         }
     }
+
     transaction.commit()
 }

@@ -34,7 +34,7 @@ pub(crate) fn weight(batch: &Batch) -> usize {
 
 /// What came of it.
 #[derive(Default)]
-pub(crate) struct Ordered {
+pub(crate) struct SalvageReport {
     /// Mails that are whole.
     pub mails: u64,
     /// What is missing, one sentence each.
@@ -54,8 +54,8 @@ pub(crate) fn is_saved(key: &[u8]) -> bool {
 pub(crate) struct Beside {
     /// The totals, where they are those of the last commit.
     pub totals: Option<Vec<u8>>,
-    /// How far the journal was.
-    pub journal: Reach,
+    /// How far the journal was; none where it was copied whole.
+    pub journal: Option<Reach>,
     /// Whether nothing was found of the last commit.
     pub is_end_missing: bool,
 }
@@ -67,8 +67,8 @@ pub(crate) fn put_in_order<S: Store>(
     now: Timestamp,
     beside: Beside,
     is_outdated: &dyn Fn(&[u8]) -> bool,
-) -> Result<Ordered, SpoolError> {
-    let mut order = Order {
+) -> Result<SalvageReport, SpoolError> {
+    let mut order = Rebuild {
         store,
         now,
         is_outdated,
@@ -77,8 +77,9 @@ pub(crate) fn put_in_order<S: Store>(
         totals: Totals::default(),
         accounts: BTreeMap::new(),
         timers: Vec::new(),
-        ordered: Ordered::default(),
+        ordered: SalvageReport::default(),
     };
+
     let mails = order.ids(b"m")?;
     let mut queued = order.queued()?;
     for id in &mails {
@@ -94,6 +95,7 @@ pub(crate) fn put_in_order<S: Store>(
             order.remove(key)?;
         }
     }
+
     order.strays(&mails)?;
     order.idempotency_keys(&mails)?;
     order.totals.quarantined += reader::all_keys(store, b"z", usize::MAX)?.len() as u64;
@@ -101,13 +103,16 @@ pub(crate) fn put_in_order<S: Store>(
     if beside.is_end_missing {
         order.miss("what was written last is missing, whatever it was".into());
     }
-    order.journal(beside.journal)?;
+    if let Some(reach) = beside.journal {
+        order.journal(reach)?;
+    }
+
     order.finish()
 }
 
 type Queued = BTreeMap<Place, Vec<Vec<u8>>>;
 
-struct Order<'a, S> {
+struct Rebuild<'a, S> {
     store: &'a S,
     now: Timestamp,
     is_outdated: &'a dyn Fn(&[u8]) -> bool,
@@ -115,14 +120,14 @@ struct Order<'a, S> {
     before: Option<Totals>,
     batch: Batch,
     totals: Totals,
-    /// How many deliveries are pending that each token and user handed in, and how many of today are
-    /// there.
+    /// How many deliveries are pending that each token and user submitted, and how many of today
+    /// are there.
     accounts: BTreeMap<u64, Account>,
     timers: Vec<Timer>,
-    ordered: Ordered,
+    ordered: SalvageReport,
 }
 
-impl<S: Store> Order<'_, S> {
+impl<S: Store> Rebuild<'_, S> {
     /// The mails that are named by keys of this kind.
     fn ids(&self, kind: &[u8]) -> Result<BTreeSet<MailId>, SpoolError> {
         let (from, to) = keys::starting_with(kind);
@@ -158,6 +163,7 @@ impl<S: Store> Order<'_, S> {
                 return Ok(());
             }
         };
+
         let manifest = &mail.manifest;
         let mut is_whole = deliveries.len() == usize::from(manifest.recipients);
         if !is_whole {
@@ -167,6 +173,7 @@ impl<S: Store> Order<'_, S> {
                 manifest.recipients
             ));
         }
+
         let body = reader::body(self.store, &mail)?;
         if let Err(error) = &body
             && !mail.is_forgotten()
@@ -174,15 +181,18 @@ impl<S: Store> Order<'_, S> {
             is_whole = false;
             self.miss(format!("mail {id}: {error}"));
         }
+
         if manifest.accepted_at.day() == self.now.day() {
             let account = self.accounts.entry(manifest.account()).or_default();
             account.accepted += u64::from(manifest.recipients);
         }
+
         let changed = self.changed(id)?;
         for (index, delivery) in deliveries {
             let is_as_put = !changed.contains(&index);
             self.delivery(&mail, index, delivery, is_as_put, body.is_ok(), queued)?;
         }
+
         self.ordered.mails += u64::from(is_whole);
         self.timers.push(Timer::Mail(id));
         self.step(false)
@@ -248,6 +258,7 @@ impl<S: Store> Order<'_, S> {
             let record = codec::encode(&delivery);
             self.batch.push((keys::delivery(id, index), Some(record)));
         }
+
         count_finished(&mut self.totals, &delivery.stage, manifest.priority, 1);
         if let Some(key) = keys::finished(&delivery.stage, id, index) {
             self.batch.push((key, Some(Vec::new())));
@@ -273,32 +284,36 @@ impl<S: Store> Order<'_, S> {
                 ControlFlow::Continue(())
             })?;
         }
+
         for (id, recipients) in strays {
             self.miss(match recipients.as_slice() {
                 [] => format!("mail {id}: its record is missing"),
                 some => format!("mail {id}, to {}: its record is missing", some.join(", ")),
             });
         }
+
         for key in keys {
             self.remove(key)?;
         }
         Ok(())
     }
 
-    /// Keys whose time has come and whose mail is no more are forgotten; those of mail that is there
-    /// are derived from it, where some are missing.
+    /// Keys whose time has come and whose mail is no more are forgotten; those of mail that is
+    /// there are derived from it, where some are missing.
     fn idempotency_keys(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let (key_hash, new_secret) = KeyHash::of_spool(self.store)?;
         if let Some(secret) = &new_secret {
             self.batch
                 .push((keys::SECRET.to_vec(), Some(codec::encode(secret))));
         }
+
         let mut found = BTreeMap::new();
         let (from, to) = keys::starting_with(b"k");
         self.store.walk(&from, &to, Walk::Up, &mut |key, value| {
             found.insert(key.to_vec(), codec::decode::<KeyRecord>(value));
             ControlFlow::Continue(())
         })?;
+
         let before = self.before.as_ref().and_then(|totals| totals.kept);
         let are_missing = before.is_none_or(|kept| kept.keys > found.len() as u64);
         let are_worthless = new_secret.is_some() && !found.is_empty();
@@ -323,6 +338,7 @@ impl<S: Store> Order<'_, S> {
                 self.step(false)?;
             }
         }
+
         if !are_missing && !are_worthless {
             return Ok(());
         }
@@ -349,6 +365,7 @@ impl<S: Store> Order<'_, S> {
             self.timers.push(Timer::Key(hash));
             self.step(false)?;
         }
+
         Ok(())
     }
 
@@ -365,10 +382,12 @@ impl<S: Store> Order<'_, S> {
             let finished = totals.finished.iter().flatten();
             totals.pending.iter().chain(finished).sum::<u64>()
         };
+
         let (was, is) = (deliveries(&before), deliveries(&self.totals));
         if was > is {
             self.miss(format!("of {was} deliveries {} are missing", was - is));
         }
+
         let Some(kept) = before.kept else {
             return Ok(());
         };
@@ -394,6 +413,7 @@ impl<S: Store> Order<'_, S> {
                 self.miss(format!("{} of {was} {what}", was - is));
             }
         }
+
         Ok(())
     }
 
@@ -448,12 +468,14 @@ impl<S: Store> Order<'_, S> {
         backlog::accounts(self.store, &mut |name, account| {
             found.insert(name, account);
         })?;
+
         let today = self.now.day();
         let mut counted = std::mem::take(&mut self.accounts);
         counted.remove(&0);
         for name in found.keys() {
             counted.entry(*name).or_default();
         }
+
         for (name, mut account) in counted {
             match found.get(&name) {
                 Some(was) if was.day == today => {
@@ -471,10 +493,11 @@ impl<S: Store> Order<'_, S> {
                 .push((keys::account(name), Some(account.to_bytes())));
             self.step(false)?;
         }
+
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Ordered, SpoolError> {
+    fn finish(mut self) -> Result<SalvageReport, SpoolError> {
         self.accounts()?;
         let totals = codec::encode(&self.totals);
         self.batch.push((keys::TOTALS.to_vec(), Some(totals)));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::STEP_BYTES;
 use super::keys;
-use super::{KeyedSpool, Shared};
+use super::{KeyedSpool, SpoolState};
 use crate::mail::{Address, Timestamp};
 use crate::spool::codec::{self, Versioned};
 use crate::spool::store::{Batch, Store, Walk};
@@ -71,6 +71,7 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
     let list = std::str::from_utf8(parts.next()?).ok()?;
     let reason = *parts.next()?.first()?;
     let Stored { since, until, note } = codec::decode(value).ok()?;
+
     Some(Suppression {
         address,
         reason: *SuppressionReason::ALL.get(usize::from(reason))?,
@@ -89,7 +90,7 @@ pub(super) fn record(entry: &Suppression) -> (Vec<u8>, Vec<u8>) {
     (key(entry), codec::encode(&Stored { since, until, note }))
 }
 
-fn of<S: Store>(shared: &Shared<S>, address: &Address) -> Result<Vec<Suppression>, SpoolError> {
+fn of<S: Store>(shared: &SpoolState<S>, address: &Address) -> Result<Vec<Suppression>, SpoolError> {
     let (from, to) = keys::starting_with(&of_address(address));
     let mut found = Vec::new();
     shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
@@ -100,13 +101,14 @@ fn of<S: Store>(shared: &Shared<S>, address: &Address) -> Result<Vec<Suppression
 }
 
 fn page<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     query: &SuppressionQuery,
 ) -> Result<SuppressionPage, SpoolError> {
     let prefix = match &query.address {
         Some(address) => of_address(address),
         None => keys::SUPPRESSION.to_vec(),
     };
+
     let (mut from, to) = keys::starting_with(&prefix);
     if let Some(cursor) = &query.cursor {
         let after = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
@@ -130,6 +132,7 @@ fn page<S: Store>(
         page.suppressions.extend(entry);
         ControlFlow::Continue(())
     })?;
+
     page.next = more.then(|| BASE64_URL_SAFE_NO_PAD.encode(last));
     Ok(page)
 }
@@ -147,6 +150,7 @@ impl<S: Store> KeyedSpool<S> {
                     .await?;
             }
         }
+
         if batch.is_empty() {
             return Ok(());
         }
@@ -194,6 +198,7 @@ impl<S: Store> Suppressions for KeyedSpool<S> {
             })
             .await?;
         let count = known.len();
+
         self.write_suppressions(known).await?;
         Ok(count)
     }

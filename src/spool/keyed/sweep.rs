@@ -1,5 +1,5 @@
-//! What the clock does to mail: expiry, retention, messages and keys that are forgotten. Runs on the writer's
-//! thread in bounded steps, each committed whole or not at all.
+//! What the clock does to mail: expiry, retention, messages and keys that are forgotten. Runs on
+//! the writer's thread in bounded steps, each committed whole or not at all.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -10,7 +10,7 @@ use super::journal::pruning;
 use super::kept::Kind;
 use super::keys::{self, Timer};
 use super::operations;
-use super::reader::{self, Whole};
+use super::reader::{self, MailState};
 use super::stored_mail::StoredMail;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{DeadReason, Delivery, Stage};
@@ -19,8 +19,8 @@ use crate::spool::codec::{self, KeyRecord};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{EndedDelivery, SpoolError, SweepReport};
 
-/// How many timers one sweep looks at, the last key's aside: as many as mails may come meanwhile, so
-/// that what has ended goes as fast as others come.
+/// How many timers one sweep looks at, the last key's aside: as many as mails may come meanwhile,
+/// so that what has ended goes as fast as others come.
 const SWEEP: usize = 1024;
 
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
@@ -38,6 +38,7 @@ pub(super) fn sweep<S: Store>(
     let mut swept = SweepReport::default();
     let mut seen = HashSet::new();
     let mut seen_keys = HashSet::new();
+
     // All are taken away before any is set: one that is set for now may have the key of one that
     // was due now.
     let mut due = take_due(transaction, now)?.into_iter();
@@ -54,14 +55,17 @@ pub(super) fn sweep<S: Store>(
             Timer::Chunks(mail) => look_at_chunks(transaction, mail, now)?,
         }
     }
+
     for timer in due {
         transaction.set_timer(now, timer);
     }
     transaction.commit()?;
     swept.ended.append(&mut transaction.shared.untold.lock());
+
     // Timers are only ever set by this thread, so that what is read here is what is there.
     let first = reader::first_timer(&transaction.shared.store)?;
     swept.more = first.is_some_and(|at| at <= now) | pruning::prune(transaction, now)?;
+
     let first = first.map_or(i64::MAX, Timestamp::as_millis);
     transaction
         .shared
@@ -80,6 +84,7 @@ fn take_due<S: Store>(
         shared, changes, ..
     } = transaction;
     let mut due = Vec::new();
+
     let mut taken = 0;
     shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
         if due.len() >= SWEEP || taken >= SWEEP || keys::read_due(key).is_some_and(|at| at > now) {
@@ -90,12 +95,13 @@ fn take_due<S: Store>(
         due.extend(keys::read_timers(key, value));
         ControlFlow::Continue(())
     })?;
+
     Ok(due)
 }
 
 /// What was seen of a mail that is too long for one look.
 #[derive(Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct SweepProgress {
     /// The first delivery that was not looked at.
     from: u16,
     last_end: Timestamp,
@@ -106,9 +112,9 @@ pub(super) struct Look {
     is_damaged: bool,
 }
 
-impl Default for Look {
+impl Default for SweepProgress {
     fn default() -> Self {
-        Look {
+        SweepProgress {
             from: 0,
             last_end: Timestamp::from_millis(0),
             pending: false,
@@ -136,6 +142,7 @@ fn look_at_mail<S: Store>(
         }
         Err(error) => return Err(error),
     };
+
     let manifest = whole.mail.manifest.clone();
     look.is_damaged |= whole.is_damaged;
     for (index, delivery) in &whole.deliveries {
@@ -163,8 +170,9 @@ fn look_at_mail<S: Store>(
             look.in_hands = true;
         }
     }
+
     if let Some(next) = next {
-        let further = Look { from: next, ..look };
+        let further = SweepProgress { from: next, ..look };
         shared.looks.lock().insert(mail, further);
         transaction.set_timer(now, Timer::Mail(mail));
         return Ok(());
@@ -172,6 +180,7 @@ fn look_at_mail<S: Store>(
 
     let options = &shared.options;
     let prune_at = look.last_end + options.retention;
+
     let may_forget = !look.undelivered && !look.is_damaged && !whole.mail.is_forgotten();
     let forget_at = Some(look.last_end + options.keep_bodies).filter(|_| may_forget);
     if look.in_hands {
@@ -194,14 +203,15 @@ fn look_at_mail<S: Store>(
     } else {
         prune(transaction, whole, look, now, swept)?;
     }
+
     Ok(())
 }
 
 /// Removes a mail that was kept long enough.
 fn prune<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    seen: Whole,
-    look: Look,
+    seen: MailState,
+    look: SweepProgress,
     now: Timestamp,
     swept: &mut SweepReport,
 ) -> Result<(), SpoolError> {
@@ -212,14 +222,17 @@ fn prune<S: Store>(
     } else {
         reader::whole(&transaction.shared.store, mail)?
     };
+
     let Some(seen) = seen else { return Ok(()) };
     // Deliveries that expired just now have only been changed in this commit: they are pruned by
     // the next look.
     let is_pending = |delivery: &Delivery| delivery.stage.finished_at().is_none();
+
     if seen.is_damaged || seen.deliveries.values().any(is_pending) {
         transaction.set_timer(now, Timer::Mail(mail));
         return Ok(());
     }
+
     operations::remove_mail(transaction, &seen)?;
     swept.pruned += 1;
     Ok(())
@@ -234,13 +247,15 @@ fn look_at_key<S: Store>(
     let Some(bytes) = transaction.shared.store.get(&key)? else {
         return Ok(());
     };
+
     let Ok(mut record) = codec::decode::<KeyRecord>(&bytes) else {
         transaction.totals.quarantined += 1;
         transaction.totals.count(Kind::Key, -1);
         return transaction.set_aside(key);
     };
+
     let finished = match reader::whole(&transaction.shared.store, record.mail) {
-        Ok(Some(Whole {
+        Ok(Some(MailState {
             deliveries,
             is_damaged,
             ..
@@ -249,23 +264,26 @@ fn look_at_key<S: Store>(
         Err(SpoolError::Unreadable(_)) => false,
         Err(error) => return Err(error),
     };
+
     if finished && record.until <= now {
         transaction.changes.remove(key);
         transaction.totals.count(Kind::Key, -1);
         return Ok(());
     }
+
     // While its mail is pending a key holds, however old it is.
     let again = record
         .until
         .max(now + transaction.shared.options.idempotency_ttl.max(LEASED_GRACE));
+
     record.until = again;
     transaction.changes.put(key, codec::encode(&record));
     transaction.set_timer(again, Timer::Key(hash));
     Ok(())
 }
 
-/// Removes what is left of a mail, some now and the rest in further sweeps; of one that is there, no
-/// more than its message, once that is not kept any more.
+/// Removes what is left of a mail, some now and the rest in further sweeps; of one that is there,
+/// no more than its message, once that is not kept any more.
 fn look_at_chunks<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,

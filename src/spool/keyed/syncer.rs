@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Shared;
+use super::SpoolState;
 use super::journal::Sealed;
 use super::writer::GROUP_BYTES;
 use crate::spool::SpoolError;
@@ -17,17 +17,17 @@ use crate::spool::codec::Totals;
 use crate::spool::store::Store;
 
 /// Something to do once the outcome of the commit is known.
-pub(super) type Answer<S> = Box<dyn FnOnce(&Shared<S>, &Result<(), SpoolError>) + Send>;
+pub(super) type Completion<S> = Box<dyn FnOnce(&SpoolState<S>, &Result<(), SpoolError>) + Send>;
 
 /// A group that was written and is not known to be on disk.
-pub(super) struct Written<S> {
+pub(super) struct WrittenGroup<S> {
     /// Whether it was written.
     pub outcome: Result<(), SpoolError>,
     pub bytes: usize,
     pub totals: Totals,
     /// What happened by it.
     pub told: Vec<Arc<Sealed>>,
-    pub answers: Vec<Answer<S>>,
+    pub answers: Vec<Completion<S>>,
     /// Whether something is due now that was not before.
     pub wakes: bool,
     pub began: Instant,
@@ -42,7 +42,7 @@ pub(super) struct Syncer<S> {
 }
 
 struct State<S> {
-    written: Vec<Written<S>>,
+    written: Vec<WrittenGroup<S>>,
     /// The bytes that were written and are not synced.
     bytes: usize,
     busy: bool,
@@ -82,7 +82,7 @@ impl<S: Store> Syncer<S> {
     ///
     /// With `here` it is synced on the caller's own thread, if the other one has nothing to do:
     /// that spares a lone caller the way there and back.
-    pub(super) fn add(&self, shared: &Shared<S>, group: Written<S>, here: bool) {
+    pub(super) fn add(&self, shared: &SpoolState<S>, group: WrittenGroup<S>, here: bool) {
         let mut state = self.state.lock();
         if here && !state.busy && state.written.is_empty() {
             state.busy = true;
@@ -91,6 +91,7 @@ impl<S: Store> Syncer<S> {
             self.state.lock().busy = false;
             return;
         }
+
         if state.gone {
             return;
         }
@@ -114,8 +115,8 @@ impl<S: Store> Syncer<S> {
     }
 
     /// Syncs and answers until the end.
-    pub(super) fn run(&self, shared: &Shared<S>) {
-        let _leaving = Leaving(self, shared);
+    pub(super) fn run(&self, shared: &SpoolState<S>) {
+        let _leaving = SyncerExit(self, shared);
         loop {
             let mut state = self.state.lock();
             state.busy = false;
@@ -138,11 +139,11 @@ impl<S: Store> Syncer<S> {
 }
 
 /// Leaves nobody waiting when the thread ends, even by a panic.
-struct Leaving<'a, S: Store>(&'a Syncer<S>, &'a Shared<S>);
+struct SyncerExit<'a, S: Store>(&'a Syncer<S>, &'a SpoolState<S>);
 
-impl<S: Store> Drop for Leaving<'_, S> {
+impl<S: Store> Drop for SyncerExit<'_, S> {
     fn drop(&mut self) {
-        let Leaving(syncer, shared) = self;
+        let SyncerExit(syncer, shared) = self;
         if std::thread::panicking() {
             shared.fail(SpoolError::Unreadable(
                 "the thread that syncs has panicked".into(),
@@ -155,11 +156,12 @@ impl<S: Store> Drop for Leaving<'_, S> {
     }
 }
 
-fn sync<S: Store>(shared: &Shared<S>, mut groups: Vec<Written<S>>, done: impl FnOnce()) {
+fn sync<S: Store>(shared: &SpoolState<S>, mut groups: Vec<WrittenGroup<S>>, done: impl FnOnce()) {
     let told = groups.iter_mut().flat_map(|group| group.told.drain(..));
     let synced = shared.keep(told.collect());
     done();
     let wakes = groups.iter().any(|group| group.wakes);
+
     for group in groups {
         let outcome = group.outcome.and_then(|()| synced.clone());
         shared.time_sync(group.began.elapsed());
@@ -168,6 +170,7 @@ fn sync<S: Store>(shared: &Shared<S>, mut groups: Vec<Written<S>>, done: impl Fn
             answer(shared, &outcome);
         }
     }
+
     if wakes {
         shared.changed.notify_one();
     }

@@ -25,6 +25,7 @@ fn new_mail(recipients: usize) -> NewMail {
     let deliveries = (0..recipients)
         .map(|n| Delivery::new(address(n), Route::over(["primary"]), now()))
         .collect();
+
     let manifest = super::super::Manifest {
         id: MailId::generate(),
         accepted_at: now(),
@@ -46,6 +47,7 @@ fn new_mail(recipients: usize) -> NewMail {
         template: None,
         list: None,
     };
+
     NewMail {
         manifest,
         body: Bytes::from_static(BODY),
@@ -98,6 +100,7 @@ async fn a_mail_whose_record_cannot_be_read_is_set_aside_and_the_others_are_sent
             .expect("writes");
     })
     .await;
+
     let claims = claim_all(&spool).await;
     assert_eq!(
         claims
@@ -106,9 +109,11 @@ async fn a_mail_whose_record_cannot_be_read_is_set_aside_and_the_others_are_sent
             .collect::<Vec<_>>(),
         [good_id]
     );
+
     drop(claims);
     assert_eq!(spool.get(bad_id).await.expect("reads"), None);
     assert_eq!(quarantined_of(&spool), 1, "its bytes are kept");
+
     let stats = spool.stats(now()).await.expect("counts");
     assert_eq!((stats.quarantined, spool.pending()), (1, 1));
 }
@@ -163,6 +168,7 @@ async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
     let mut bad = new_mail(1);
     bad.body = Bytes::from(vec![b'x'; 10_000]);
     bad.manifest.size = 10_000;
+
     let id = bad.manifest.id;
     let spool = opened_after(vec![bad], |store| {
         store
@@ -170,12 +176,14 @@ async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
             .expect("writes")
     })
     .await;
+
     assert_eq!(claim_all(&spool).await.len(), 0);
     let record = spool
         .get(id)
         .await
         .expect("reads")
         .expect("the mail is there");
+
     assert!(matches!(
         record.deliveries[0].stage,
         Stage::Dead {
@@ -183,6 +191,7 @@ async fn a_mail_whose_message_is_not_whole_is_dead_as_quarantined() {
             ..
         }
     ));
+
     assert_eq!(
         (
             spool.stats(now()).await.expect("counts").quarantined,
@@ -221,29 +230,35 @@ async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_o
         spool.put(vec![first.clone()]).await,
         [Ok(PutResult::Stored)]
     );
+
     let whole = chunks_of(&spool);
     assert_eq!(
         spool.put(vec![large("order-42", 2)]).await,
         [Err(SpoolError::KeyReused(id))]
     );
+
     assert_eq!(
         spool.put(vec![large("order-42", 1)]).await,
         [Ok(PutResult::Duplicate(id))]
     );
+
     assert_eq!(
         spool.put(vec![first.clone()]).await,
         [Ok(PutResult::Duplicate(id))]
     );
+
     assert_eq!(
         chunks_of(&spool),
         whole,
         "they were judged before anything was written"
     );
+
     // Two at once: neither is known when the other is judged.
     let (one, two) = tokio::join!(
         spool.put(vec![large("order-43", 1)]),
         spool.put(vec![large("order-43", 1)])
     );
+
     assert!(
         [&one[0], &two[0]]
             .iter()
@@ -252,6 +267,7 @@ async fn the_parts_of_a_large_message_that_is_refused_are_removed_and_those_of_o
             == 1,
         "{one:?} {two:?}"
     );
+
     swept(&spool, now()).await;
     assert_eq!(chunks_of(&spool), 2 * whole);
     assert_eq!(spool.body(id).await.expect("reads"), Some(first.body));
@@ -267,12 +283,14 @@ async fn a_large_message_is_removed_in_steps_after_its_mail() {
         spool.cancel(id, now()).await,
         Ok(OperationResult::Done(_))
     ));
+
     let all = chunks_of(&spool);
     assert!(matches!(
         spool.purge(id).await,
         Ok(OperationResult::Done(_))
     ));
     assert_eq!(spool.get(id).await.expect("reads"), None);
+
     let rest = chunks_of(&spool);
     assert!(0 < rest && rest < all, "{rest} of {all}");
     swept(&spool, now()).await;
@@ -293,6 +311,7 @@ async fn what_was_written_of_a_large_message_before_a_kill_is_removed() {
             .expect("writes");
     })
     .await;
+
     swept(&spool, now()).await;
     assert_eq!(chunks_of(&spool), 0);
 }
@@ -355,10 +374,12 @@ async fn a_timer_that_is_set_for_now_is_not_removed_with_one_that_was_due_now() 
         retention: Duration::ZERO,
         ..SpoolOptions::default()
     };
+
     let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
     let put = new_mail(1);
     let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
     assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Stored)]);
+
     // An earlier timer of the same mail: the first look sets another one for now, where the second
     // one stands.
     spool
@@ -370,6 +391,7 @@ async fn a_timer_that_is_set_for_now_is_not_removed_with_one_that_was_due_now() 
         )])
         .expect("writes");
     swept(&spool, expiry).await;
+
     assert_eq!(
         spool.get(id).await.expect("reads"),
         None,
@@ -500,6 +522,7 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     let kept = new_mail(1);
     let id = kept.manifest.id;
+
     assert_eq!(spool.put(vec![kept]).await, [Ok(PutResult::Stored)]);
     store.broken.store(true, Ordering::SeqCst);
     assert!(matches!(
@@ -507,6 +530,7 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
         Err(SpoolError::Unwritable { .. })
     ));
     store.broken.store(false, Ordering::SeqCst);
+
     assert!(
         matches!(
             spool.put(vec![new_mail(1)]).await[0],
@@ -514,10 +538,12 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
         ),
         "it is not tried again"
     );
+
     assert!(
         spool.claim(request()).await.is_err(),
         "what became of it could not be recorded"
     );
+
     assert!(spool.get(id).await.expect("reads").is_some());
     spool.close().await.expect("closes");
     assert!(store.closed.load(Ordering::SeqCst));
@@ -529,12 +555,14 @@ async fn what_is_not_on_disk_yet_is_told_to_nobody() {
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     let mail = new_mail(1);
     let id = mail.manifest.id;
+
     assert_eq!(spool.put(vec![mail]).await, [Ok(PutResult::Stored)]);
     let claim = spool.claim(request()).await.expect("claims").remove(0);
     let delivered = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
         delivery.stage = Stage::Delivered { at: now() };
         (lease, delivery)
     });
+
     let told = *spool.journal().expect("it keeps one").last().borrow();
     store.stalled.store(true, Ordering::SeqCst);
     let mut settled = spool.settle(delivered.collect());
@@ -551,6 +579,7 @@ async fn what_is_not_on_disk_yet_is_told_to_nobody() {
     let (query, journal) = (Query::default(), spool.journal().expect("it keeps one"));
     let read = tokio::time::timeout(moment, spool.get(id)).await;
     assert!(read.is_err(), "a status told of it");
+
     let listed = tokio::time::timeout(moment, spool.list(query.clone(), now())).await;
     assert!(listed.is_err(), "a list told of it");
     assert!(
@@ -570,6 +599,7 @@ async fn what_is_not_on_disk_yet_is_told_to_nobody() {
         spool.list(query, now()).await.expect("lists").mails.len(),
         1
     );
+
     assert!(*journal.last().borrow() > told);
 }
 
@@ -580,6 +610,7 @@ async fn a_spool_that_syncs_now_and_then_does_so_though_nothing_more_comes() {
         sync_interval: Some(Duration::from_millis(10)),
         ..SpoolOptions::default()
     };
+
     let spool = KeyedSpool::open(store.clone(), options).expect("empty");
     store.broken.store(true, Ordering::SeqCst);
     assert_eq!(
@@ -587,6 +618,7 @@ async fn a_spool_that_syncs_now_and_then_does_so_though_nothing_more_comes() {
         [Ok(PutResult::Stored)],
         "it is written, and not yet synced"
     );
+
     let begun = std::time::Instant::now();
     while spool.failure().is_none() {
         assert!(
@@ -603,18 +635,21 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     assert_eq!(spool.put(vec![new_mail(1)]).await, [Ok(PutResult::Stored)]);
     store.full.store(true, Ordering::SeqCst);
+
     for refused in [large("order-42", 1), new_mail(1)] {
         assert!(matches!(
             spool.put(vec![refused]).await[0],
             Err(SpoolError::DiskFull { .. })
         ));
     }
+
     let (from, to) = keys::starting_with(b"b");
     let nothing = &mut |_: &[u8], _: &[u8]| panic!("a part of it is there");
     store
         .store
         .walk(&from, &to, Walk::Up, nothing)
         .expect("walks");
+
     assert_eq!(
         spool
             .claim(request())
@@ -623,6 +658,7 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
             .len(),
         1
     );
+
     store.full.store(false, Ordering::SeqCst);
     assert_eq!(
         spool.put(vec![new_mail(1)]).await,
@@ -662,10 +698,11 @@ async fn the_parts_of_a_large_message_that_is_given_up_are_removed() {
     drop(half_put(&spool, large("order-42", 1)).await);
     store.gate.open();
     settled(&spool).await;
+
     assert_eq!(
         (chunks_of(&spool), keys_of_kind(&spool, b"w")),
         (0, 0),
-        "its caller lost patience"
+        "its caller timed out"
     );
 
     let put = half_put(&spool, large("order-42", 1)).await;
@@ -673,6 +710,7 @@ async fn the_parts_of_a_large_message_that_is_given_up_are_removed() {
     store.gate.open();
     assert!(matches!(put.await[0], Err(SpoolError::DiskFull { .. })));
     settled(&spool).await;
+
     assert_eq!(
         (chunks_of(&spool), keys_of_kind(&spool, b"w")),
         (0, 0),
@@ -686,14 +724,17 @@ async fn a_large_message_that_is_put_twice_and_given_up_once_is_not_stored_with_
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     let mail = large("order-42", 1);
     let put = half_put(&spool, mail.clone()).await;
-    drop(Ahead::new(mail.manifest.id, &spool.commands));
+
+    drop(EarlyParts::new(mail.manifest.id, &spool.commands));
     store.gate.open();
     settled(&spool).await;
+
     let put = put.await.remove(0);
     assert!(
-        matches!(&put, Err(SpoolError::Unreadable(why)) if why.contains("hand it in again")),
+        matches!(&put, Err(SpoolError::Unreadable(why)) if why.contains("submit it again")),
         "{put:?}"
     );
+
     assert_eq!(spool.put(vec![mail.clone()]).await, [Ok(PutResult::Stored)]);
     settled(&spool).await;
     assert_eq!(
@@ -711,6 +752,7 @@ async fn a_mail_of_which_a_record_cannot_be_read_is_never_deleted_and_is_looked_
         store.write(vec![damaged.clone()]).expect("writes")
     })
     .await;
+
     let long_after = expiry + SpoolOptions::default().retention + Duration::from_secs(7200);
     for _ in 0..2 {
         swept(&spool, long_after).await;
@@ -725,17 +767,20 @@ async fn a_mail_of_which_a_record_cannot_be_read_is_never_deleted_and_is_looked_
         );
         assert_eq!(keys_of_kind(&spool, b"t"), 1, "it is looked at again");
     }
+
     spool
         .shared
         .store
         .write(vec![(damaged.0, None)])
         .expect("writes");
     swept(&spool, long_after + Duration::from_secs(3600)).await;
+
     swept(
         &spool,
         long_after + SpoolOptions::default().retention + Duration::from_secs(7200),
     )
     .await;
+
     assert_eq!(
         spool.get(id).await.expect("reads"),
         None,
@@ -749,10 +794,12 @@ async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
         idempotency_ttl: Duration::from_secs(60),
         ..SpoolOptions::default()
     };
+
     let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
     let mut put = new_mail(1);
     put.manifest.idempotency_key = Some("order-42".into());
     let (id, expiry) = (put.manifest.id, put.manifest.expires_at);
+
     assert_eq!(spool.put(vec![put.clone()]).await, [Ok(PutResult::Stored)]);
     let record = spool.shared.store.get(&keys::manifest(id)).expect("reads");
     spool
@@ -762,12 +809,14 @@ async fn a_mail_that_could_not_be_read_once_keeps_its_timer_and_its_key() {
         .expect("writes");
     swept(&spool, now() + Duration::from_secs(120)).await;
     swept(&spool, expiry).await;
+
     spool
         .shared
         .store
         .write(vec![(keys::manifest(id), record)])
         .expect("writes");
     put.manifest.id = MailId::generate();
+
     assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Duplicate(id))]);
     swept(&spool, expiry + Duration::from_secs(3600)).await;
     assert_eq!(spool.pending(), 0, "it has expired after all");
@@ -819,23 +868,28 @@ async fn a_mail_that_may_have_been_sent_once_is_in_doubt_whatever_ends_it() {
 async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever() {
     let store = Faulty::default();
     let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
+
     let mails = super::queue_head::REFILL + 10;
     let put = before.put((0..mails).map(|_| new_mail(1)).collect()).await;
     assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
     drop(before);
+
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("opens");
     let all = || ClaimRequest {
         turns: vec![Priority::Default; mails],
         ..request()
     };
+
     let first = spool.claim(all()).await.expect("what opening has read");
     assert_eq!(first.len(), super::queue_head::REFILL);
     store.panics.store(true, Ordering::SeqCst);
+
     let claimed = spool.claim(all()).await.expect("other queues go on");
     assert!(claimed.is_empty());
     let claimed = spool.claim(all()).await.expect("claims");
     assert!(claimed.is_empty(), "it is left alone for a while");
     tokio::time::sleep(Duration::from_secs(2)).await;
+
     assert_eq!(spool.claim(all()).await.expect("claims").len(), 10);
 }
 
@@ -845,10 +899,12 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
     let before = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
     let (kept_back, neighbour) = (new_mail(1), new_mail(1));
     let (id, neighbours) = (kept_back.manifest.id, neighbour.manifest.id);
+
     before.put(vec![kept_back, neighbour]).await;
     before.close().await.expect("closes");
     disk.closed.store(false, Ordering::SeqCst);
     let spool = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
+
     disk.withheld.lock().push(keys::manifest(id));
     for expected in [vec![neighbours], vec![]] {
         let claims = spool
@@ -866,12 +922,14 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
             let _ = lease.spend();
         }
     }
+
     // Looked at here, because paused time runs on while somebody waits for the writer's thread.
     assert_eq!(
         spool.shared.queues.lock().leases().count(),
         2,
         "nor is the disk asked for it again and again"
     );
+
     disk.withheld.lock().clear();
     tokio::time::sleep(UNREAD_AGAIN + Duration::from_secs(1)).await;
     let claims = spool.claim(request()).await.expect("claims");
@@ -894,9 +952,11 @@ async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
             .expect("writes");
     })
     .await;
+
     drop(claim_all(&spool).await);
     assert!(spool.is_sweep_due(now()));
     let ended = spool.sweep(now()).await.expect("sweeps").ended;
+
     let recipient = Address::parse("user1@example.org").expect("valid");
     assert_eq!(
         ended,
@@ -906,6 +966,7 @@ async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
             reason: DeadReason::Quarantined
         }]
     );
+
     assert!(spool.sweep(now()).await.expect("sweeps").ended.is_empty());
 }
 
@@ -916,14 +977,17 @@ async fn a_mail_that_the_disk_does_not_give_still_expires_and_who_asked_for_mail
     let mut long = new_mail(1);
     long.body = Bytes::from(vec![b'x'; 10_000]);
     long.manifest.size = 10_000;
+
     let (id, expires_at) = (long.manifest.id, long.manifest.expires_at);
     before.put(vec![long]).await;
     before.close().await.expect("closes");
     disk.closed.store(false, Ordering::SeqCst);
+
     let spool = KeyedSpool::open(disk.clone(), SpoolOptions::default()).expect("opens");
     disk.withheld.lock().push(keys::chunk(id, 1));
     let _ = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
     assert!(spool.claim(request()).await.expect("claims").is_empty());
+
     let notified = tokio::time::timeout(Duration::from_millis(1), spool.changed().notified()).await;
     assert!(notified.is_ok(), "there may be more behind it");
     let ended = spool.sweep(expires_at).await.expect("sweeps").ended;
@@ -943,6 +1007,7 @@ async fn keys_of_a_spool_that_had_no_secret_still_hold_for_whose_they_are() {
     let mut second = new_mail(1);
     second.manifest.idempotency_key = Some("own".into());
     second.manifest.submitter = Some(Submitter::token("app"));
+
     let (bare, own) = (first.manifest.id, second.manifest.id);
     let spool = opened_after(vec![first.clone(), second.clone()], |store| {
         let (hash, _) = KeyHash::of_spool(store).expect("has one");
@@ -964,15 +1029,18 @@ async fn keys_of_a_spool_that_had_no_secret_still_hold_for_whose_they_are() {
         again.manifest.fingerprint = fingerprint;
         spool.put(vec![again]).await.remove(0)
     };
+
     let app = || Submitter::token("app");
     let duplicate = |id| Ok(PutResult::Duplicate(id));
     assert_eq!(put(Submitter::Local, "bare", 0).await, duplicate(bare));
     assert_eq!(put(app(), "own", 0).await, duplicate(own));
+
     assert_eq!(
         put(app(), "own", 1).await,
         Err(SpoolError::KeyReused(own)),
         "for other content"
     );
+
     let stranger = || Submitter::token("other");
     for key in ["bare", "own"] {
         assert_eq!(
@@ -981,6 +1049,7 @@ async fn keys_of_a_spool_that_had_no_secret_still_hold_for_whose_they_are() {
             "{key}"
         );
     }
+
     assert_eq!(put(Submitter::Local, "own", 0).await, Ok(PutResult::Stored));
 }
 
@@ -994,11 +1063,13 @@ async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() 
         put.manifest.submitter = Some(submitter.clone());
         put
     };
+
     let (cancelled, expiring) = (of(&app, 3), of(&other, 2000));
     let (id, expiry) = (cancelled.manifest.id, expiring.manifest.expires_at);
     for put in [cancelled, expiring, of(&Submitter::Local, 1)] {
         assert_eq!(spool.put(vec![put]).await, [Ok(PutResult::Stored)]);
     }
+
     let counted = |spool: &KeyedSpool<MemoryStore>| {
         [&app, &other, &Submitter::Local].map(|submitter| spool.pending_of(submitter))
     };
@@ -1009,6 +1080,7 @@ async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() 
     assert_eq!(counted(&spool), [0, 2000, 0]);
     let lifetime = Duration::from_secs(1);
     spool.retry(id, now(), lifetime).await.expect("retries");
+
     assert_eq!(counted(&spool), [3, 2000, 0]);
     let problems = super::inspect::walk(&spool.shared.store, &mut |_| Ok(())).expect("reads");
     assert_eq!(problems, Vec::<String>::new());
@@ -1021,6 +1093,7 @@ async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() 
         3,
         "a retry is no new mail"
     );
+
     assert_eq!(spool.accepted_on(&other, now().day()), 2000);
     assert_eq!(spool.accepted_on(&other, now().day() + 1), 0);
     for claim in claim_all(&spool).await {
@@ -1030,9 +1103,11 @@ async fn what_each_token_and_user_has_pending_is_counted_through_a_mails_life() 
         });
         spool.settle(settled.collect()).await.expect("settles");
     }
+
     assert_eq!(counted(&spool), [0, 1100, 0], "ten turns were sent");
     swept(&spool, expiry).await;
     assert_eq!(counted(&spool), [0, 0, 0]);
+
     let problems = super::inspect::walk(&spool.shared.store, &mut |_| Ok(())).expect("reads");
     assert_eq!(problems, Vec::<String>::new());
 }

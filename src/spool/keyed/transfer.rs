@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::backlog::{self, Account};
 use super::idempotency::KeyHash;
-use super::inspect::{self, Seen};
+use super::inspect::{self, WholeMail};
 use super::journal;
-use super::journal::entry::{self, Entry as Happened, Head, Told};
+use super::journal::entry::{self, Entry as Happened, Head, PendingEntries};
 use super::keys::{self, Place};
 use super::queue_head::Entry;
 use super::queue_ids::QueueIds;
@@ -42,7 +42,7 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
     }
 
     let until = key_records(store)?;
-    inspect::walk(store, &mut |seen: Seen<'_>| {
+    inspect::walk(store, &mut |seen: WholeMail<'_>| {
         each(Part::Mail(Box::new(MailPart {
             manifest: seen.manifest.clone(),
             deliveries: seen.deliveries.to_vec(),
@@ -50,6 +50,7 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
             key_until: until.get(&seen.manifest.id).copied(),
         })))
     })?;
+
     let mut accounts = Vec::new();
     backlog::accounts(store, &mut |name, account| accounts.push((name, account)))?;
     for (account, Account { day, accepted, .. }) in accounts {
@@ -59,11 +60,13 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
             accepted,
         })?;
     }
+
     for (key, value) in pairs(store, keys::SUPPRESSION)? {
         if let Some(entry) = suppressions::read(&key, &value) {
             each(Part::Suppression(entry))?;
         }
     }
+
     tell_journal(store, each)
 }
 
@@ -98,6 +101,7 @@ fn tell_journal<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
     if let Some(id) = id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
         each(Part::Journal(u32::from_be_bytes(id)))?;
     }
+
     let mut outcome = Ok(());
     let (from, to) = keys::starting_with(keys::JOURNAL);
     store.walk(&from, &to, Walk::Up, &mut |key, record| {
@@ -110,20 +114,23 @@ fn tell_journal<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
             Err(_) => ControlFlow::Break(()),
         }
     })?;
+
     outcome?;
     for (key, value) in pairs(store, keys::READER)? {
         let name = std::str::from_utf8(&key[keys::READER.len()..]);
-        let place = codec::decode::<journal::Place>(&value);
+        let place = codec::decode::<journal::ReaderCursor>(&value);
         if let (Ok(name), Ok(place)) = (name, place) {
             let name = name.to_owned();
             each(Part::Reader { name, at: place.at })?;
         }
     }
+
     for (key, value) in pairs(store, keys::KEPT)? {
         if let Some((reader, key)) = keys::read_kept(&key) {
             each(Part::Kept { reader, key, value })?;
         }
     }
+
     Ok(())
 }
 
@@ -145,10 +152,11 @@ fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
 
 /// Events as parts, each short enough for a record.
 fn retold(first: u64, events: &[Event]) -> Vec<Part> {
-    let mut told = Told::default();
+    let mut told = PendingEntries::default();
     for event in events {
         told.tell(Happened::of(event));
     }
+
     let mut next = first;
     let parts = told.into_parts().into_iter().map(|part| {
         let first = next;
@@ -161,6 +169,7 @@ fn retold(first: u64, events: &[Event]) -> Vec<Part> {
             entries: part.entries,
         }
     });
+
     parts.collect()
 }
 
@@ -184,6 +193,7 @@ impl<'a, S: Store> Taking<'a, S> {
         if let Some(secret) = secret {
             batch.push((keys::SECRET.to_vec(), Some(codec::encode(&secret))));
         }
+
         Ok(Taking {
             store,
             hash,
@@ -234,11 +244,12 @@ impl<'a, S: Store> Taking<'a, S> {
                 }
             }
             Part::Reader { name, at } => {
-                let place = codec::encode(&journal::Place { at });
+                let place = codec::encode(&journal::ReaderCursor { at });
                 self.put(keys::reader(&name), place)?;
             }
             Part::Kept { reader, key, value } => self.put(keys::kept(&reader, &key), value)?,
         }
+
         Ok(())
     }
 
@@ -253,6 +264,7 @@ impl<'a, S: Store> Taking<'a, S> {
         else {
             return Ok(());
         };
+
         let head = Head {
             skipped: 0,
             before: self.written,
@@ -261,6 +273,7 @@ impl<'a, S: Store> Taking<'a, S> {
             has_acts,
             is_early: false,
         };
+
         let record = entry::record(&head, &entries);
         self.record(first, &head, record)
     }
@@ -281,12 +294,14 @@ impl<'a, S: Store> Taking<'a, S> {
             key_until,
         } = mail;
         let id = manifest.id;
+
         let bytes = body.as_deref().unwrap_or_default();
         if !stored_mail::is_small(bytes.len()) {
             for (number, chunk) in (0u32..).zip(bytes.chunks(CHUNK)) {
                 self.put(keys::chunk(id, number), chunk.to_vec())?;
             }
         }
+
         for (index, delivery) in (0u16..).zip(stored_mail::beside_the_record(&deliveries)) {
             self.put(keys::delivery(id, index), codec::encode(delivery))?;
         }
@@ -312,6 +327,7 @@ impl<'a, S: Store> Taking<'a, S> {
             let key = keys::queue(queue, manifest.priority, &place);
             self.put(key, Entry::of_delivery(&manifest, delivery).to_bytes())?;
         }
+
         if let (Some(until), Some(hash)) = (key_until, self.hash.of(&manifest)) {
             let record = KeyRecord {
                 mail: id,
@@ -320,10 +336,12 @@ impl<'a, S: Store> Taking<'a, S> {
             };
             self.put(keys::idempotency(hash), codec::encode(&record))?;
         }
+
         let record = match body {
             Some(body) => stored_mail::record(&manifest, &deliveries, &body),
             None => stored_mail::forgotten_record(&manifest, &deliveries),
         };
+
         self.put(keys::manifest(id), record)
     }
 
@@ -351,6 +369,7 @@ impl<'a, S: Store> Taking<'a, S> {
                 "what was copied is not whole: {missing}"
             )));
         }
+
         for (name, (day, accepted)) in std::mem::take(&mut self.accepted) {
             let key = keys::account(name);
             let known = self.store.get(&key)?;
@@ -362,6 +381,7 @@ impl<'a, S: Store> Taking<'a, S> {
             };
             self.put(key, account.to_bytes())?;
         }
+
         self.flush()
     }
 }

@@ -1,7 +1,7 @@
 //! One delivery's step, as the keys that it changes: its record, its place in a queue, the indices,
 //! the timers and the totals.
 
-use super::Shared;
+use super::SpoolState;
 use super::changes::Changes;
 use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
@@ -22,22 +22,23 @@ pub(super) struct Transition<'a> {
 }
 
 /// Where a delivery waits now.
-pub(super) type Waiting = (QueueName, Place, Entry);
+pub(super) type QueuePlace = (QueueName, Place, Entry);
 
 impl Transition<'_> {
-    /// Adds the step to a batch, and keeps the totals of what has ended in step. Returns where the delivery waits
-    /// now, if it does.
+    /// Adds the step to a batch, and keeps the totals of what has ended in step. Returns where the
+    /// delivery waits now, if it does.
     pub(super) fn write<S: Store>(
         &self,
         changes: &mut Changes,
         bytes: Vec<u8>,
         totals: &mut Totals,
-        shared: &Shared<S>,
-    ) -> Option<Waiting> {
+        shared: &SpoolState<S>,
+    ) -> Option<QueuePlace> {
         let Place { mail, index, .. } = self.old;
         let priority = self.queue.priority;
         changes.put(keys::delivery(mail, index), bytes);
         changes.dequeue(shared, self.queue, &self.old, self.entry);
+
         if let Some(due) = self.delivery.stage.due() {
             let place = Place { due, ..self.old };
             let queue = QueueName {
@@ -52,10 +53,12 @@ impl Transition<'_> {
             changes.enqueue(shared, &queue, &place, &entry);
             return Some((queue, place, entry));
         }
+
         count_finished(totals, &self.delivery.stage, priority, 1);
         if let Some(key) = keys::finished(&self.delivery.stage, mail, index) {
             changes.put(key, Vec::new());
         }
+
         // The mail is looked at when it expires, and its pruning planned then; unless it, or its
         // message, should be gone by then.
         let options = &shared.options;
@@ -63,6 +66,7 @@ impl Transition<'_> {
             Stage::Delivered { .. } => options.retention.min(options.keep_bodies),
             _ => options.retention,
         };
+
         let gone_at = self.delivery.stage.finished_at().map(|at| at + kept);
         if let Some(at) = gone_at.filter(|at| *at < self.entry.expires_at) {
             changes.set_timer(shared, at, Timer::Mail(mail));
@@ -72,29 +76,31 @@ impl Transition<'_> {
 }
 
 /// A delivery of a new mail that has ended before it could begin.
-pub(super) struct Ended<'a> {
+pub(super) struct EndedAtAccept<'a> {
     pub manifest: &'a Manifest,
     pub index: u16,
     pub delivery: &'a Delivery,
 }
 
-impl Ended<'_> {
+impl EndedAtAccept<'_> {
     /// Counts and tells it, and has its mail pruned in time. Its record stands with its mail's.
     pub(super) fn write<S: Store>(
         &self,
         changes: &mut Changes,
         totals: &mut Totals,
-        shared: &Shared<S>,
+        shared: &SpoolState<S>,
     ) {
-        let Ended {
+        let EndedAtAccept {
             manifest,
             index,
             delivery,
         } = *self;
+
         count_finished(totals, &delivery.stage, manifest.priority, 1);
         if let Some(key) = keys::finished(&delivery.stage, manifest.id, index) {
             changes.put(key, Vec::new());
         }
+
         let at = delivery.stage.finished_at();
         let at = at.unwrap_or(manifest.accepted_at);
         changes.tell(Happened::became(
@@ -104,6 +110,7 @@ impl Ended<'_> {
             false,
             at,
         ));
+
         let prune_at = at + shared.options.retention;
         if prune_at < manifest.expires_at {
             changes.set_timer(shared, prune_at, Timer::Mail(manifest.id));

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::Shared;
+use super::SpoolState;
 use super::changes::{Changes, STEP_BYTES};
 use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
@@ -12,8 +12,8 @@ use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::reader;
 use super::stored_mail::StoredMail;
-use super::syncer::{Answer, Syncer, Written};
-use super::transition::{self, Transition, Waiting};
+use super::syncer::{Completion, Syncer, WrittenGroup};
+use super::transition::{self, QueuePlace, Transition};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::codec::{self, Totals};
@@ -22,26 +22,26 @@ use crate::spool::{EndedDelivery, LeaseToken, Manifest, SpoolError};
 
 /// A change of what is already kept, under way on the writer's thread.
 pub(super) struct WriteTransaction<'a, S> {
-    pub shared: &'a Shared<S>,
+    pub shared: &'a SpoolState<S>,
     pub changes: Changes,
     pub totals: Totals,
     /// The totals without what is in the batch.
     before: Totals,
-    seized: Vec<(LeaseToken, Option<Waiting>)>,
-    enqueued: Vec<Waiting>,
-    /// What ends by nobody's wish: the next sweep tells of it.
+    seized: Vec<(LeaseToken, Option<QueuePlace>)>,
+    enqueued: Vec<QueuePlace>,
+    /// What ends without a user's request: the next sweep tells of it.
     ended: Vec<EndedDelivery>,
-    /// Who syncs what is written, beside what others write; gone once the queues matter, which agree
-    /// with what is written only while nothing waits to be synced.
+    /// Who syncs what is written, beside what others write; gone once the queues matter, which
+    /// agree with what is written only while nothing waits to be synced.
     syncer: Option<&'a Syncer<S>>,
     /// What was written last, and not handed to him yet.
-    written: Option<Written<S>>,
+    written: Option<WrittenGroup<S>>,
     /// The bytes that were written for him.
     bytes: usize,
 }
 
 impl<'a, S: Store> WriteTransaction<'a, S> {
-    pub(super) fn new(shared: &'a Shared<S>, totals: Totals) -> Self {
+    pub(super) fn new(shared: &'a SpoolState<S>, totals: Totals) -> Self {
         WriteTransaction {
             shared,
             changes: Changes::default(),
@@ -58,7 +58,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// One whose commits nobody waits for, as long as it touches nothing that waits in a queue.
     pub(super) fn beside_others(
-        shared: &'a Shared<S>,
+        shared: &'a SpoolState<S>,
         totals: Totals,
         syncer: &'a Syncer<S>,
     ) -> Self {
@@ -78,8 +78,9 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         }
     }
 
-    /// Answers once everything that was committed is kept, and says how many bytes are to be synced.
-    pub(super) fn finish(mut self, answer: Answer<S>) -> usize {
+    /// Answers once everything that was committed is kept, and says how many bytes are to be
+    /// synced.
+    pub(super) fn finish(mut self, answer: Completion<S>) -> usize {
         match (self.syncer, self.written.take()) {
             (Some(syncer), Some(mut written)) => {
                 written.answers.push(answer);
@@ -96,20 +97,24 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             return false;
         };
         self.look_at_queues();
+
         let queue = QueueName {
             route: delivery.route.clone(),
             priority: manifest.priority,
         };
+
         let place = Place {
             due,
             mail: manifest.id,
             index,
         };
+
         let seized =
             self.shared
                 .queues
                 .lock()
                 .seize(&queue, place, Entry::of_delivery(manifest, delivery));
+
         seized
             .map(|token| self.seized.push((token, None)))
             .is_some()
@@ -122,6 +127,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         };
         let leased = self.shared.queues.lock().current(token).cloned();
         let Some(leased) = leased else { return };
+
         let step = Transition {
             queue: &leased.queue,
             old: leased.place,
@@ -153,6 +159,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         } else {
             stage
         };
+
         self.step_seized(&delivery);
         if let Some((token, _)) = self.seized.last().filter(|_| may_be_sent) {
             self.changes.remove(keys::marked(token.mail, token.index));
@@ -169,11 +176,13 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             route: delivery.route.clone(),
             priority: manifest.priority,
         };
+
         let place = Place {
             due,
             mail: manifest.id,
             index,
         };
+
         let key = keys::delivery(manifest.id, index);
         self.changes.put(key, codec::encode(delivery));
         self.enqueue(queue, place, Entry::of_delivery(manifest, delivery));
@@ -186,7 +195,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         index: u16,
         delivery: &Delivery,
     ) {
-        let ended = transition::Ended {
+        let ended = transition::EndedAtAccept {
             manifest,
             index,
             delivery,
@@ -213,13 +222,16 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             self.abandon();
             return Ok(());
         }
+
         let changes = std::mem::take(&mut self.changes);
         if let Some(syncer) = self.syncer {
             return self.commit_beside(syncer, changes);
         }
+
         let (batch, told) = changes.seal(self.shared, &mut self.totals);
         let written = self.shared.write(batch);
         let outcome = written.and_then(|()| self.shared.keep(told));
+
         let mut queues = self.shared.queues.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
@@ -233,6 +245,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 queues.enqueue(&queue, place, entry);
             }
         }
+
         let enqueued = std::mem::take(&mut self.enqueued);
         let ended = std::mem::take(&mut self.ended);
         if outcome.is_ok() {
@@ -240,11 +253,13 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 .into_iter()
                 .for_each(|(queue, place, entry)| queues.enqueue_new(&queue, place, entry));
         }
+
         drop(queues);
         if outcome.is_ok() && !ended.is_empty() {
             self.shared.untold.lock().extend(ended);
             self.shared.next_timer.store(i64::MIN, Ordering::Relaxed);
         }
+
         self.before = self.totals.clone();
         self.shared.publish(&self.totals);
         self.shared.changed.notify_one();
@@ -258,12 +273,14 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             syncer.add(self.shared, written, false);
         }
         syncer.make_room();
+
         let bytes = changes.weight().max(1);
         let (batch, told) = changes.seal(self.shared, &mut self.totals);
         let outcome = self.shared.write(batch);
         self.before = self.totals.clone();
         self.bytes += bytes;
-        self.written = Some(Written {
+
+        self.written = Some(WrittenGroup {
             outcome: outcome.clone(),
             bytes,
             totals: self.totals.clone(),
@@ -272,6 +289,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             wakes: false,
             began,
         });
+
         outcome
     }
 
@@ -317,6 +335,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 .and_then(|mail| mail.as_put(place.index).cloned())
                 .map(Ok);
         }
+
         if let Some(Ok(mut delivery)) = delivery {
             delivery.stage = Stage::Dead { at: now, reason };
             let entry = self.entry_at(queue, &place)?;
@@ -343,6 +362,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             let entry = self.entry_at(queue, &place)?;
             self.changes.dequeue(self.shared, queue, &place, &entry);
         }
+
         Ok(())
     }
 
@@ -356,6 +376,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 .get(&keys::queue(id, queue.priority, place))?,
             None => None,
         };
+
         Ok(value
             .and_then(|value| Entry::from_bytes(&value))
             .unwrap_or(Entry {
@@ -373,7 +394,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         self.changes.tell(became);
     }
 
-    /// Has the next sweep tell that a delivery has ended by nobody's wish.
+    /// Has the next sweep tell that a delivery has ended without a user's request.
     pub(super) fn tell_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
         self.ended.push(EndedDelivery {
             mail,

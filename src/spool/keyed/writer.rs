@@ -13,20 +13,20 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
+use super::SpoolState;
 use super::bounding::Bounding;
 use super::changes::{self, Changes};
 use super::entering;
-use super::healing::{Owed, Waited};
+use super::healing::{UnwrittenOutcomes, WaitResult};
 use super::idempotency::Hash;
 use super::journal::entry::Entry as Happened;
 use super::kept::Kind;
 use super::keys::{self, Place, Timer};
-use super::queue_head::{Entry, Fresh};
+use super::queue_head::{CachedMail, Entry};
 use super::queues::QueueName;
 use super::sweep;
-use super::syncer::{Answer, Syncer, Written};
-use super::transition::{Ended, Transition};
+use super::syncer::{Completion, Syncer, WrittenGroup};
+use super::transition::{EndedAtAccept, Transition};
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{Delivery, Event};
 use crate::mail::{MailId, Timestamp};
@@ -36,7 +36,7 @@ use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError, Sw
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
-/// The bytes of one group, the last command aside, and of all that is written and not yet synced,
+/// The bytes of one group, except the last command, and of all that is written and not yet synced,
 /// the last group aside.
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
 /// The bytes that may be written between two syncs, where groups are not synced.
@@ -55,20 +55,20 @@ pub(super) struct Encoded<S> {
     /// Whether its recipients are so many that they are queued after it is stored.
     pub enters_later: bool,
     /// The parts of its message that were written before.
-    pub ahead: Option<Ahead<S>>,
-    pub fresh: Option<Arc<Fresh>>,
+    pub ahead: Option<EarlyParts<S>>,
+    pub fresh: Option<Arc<CachedMail>>,
 }
 
 /// Parts of a large message that were written before its mail. Unless the mail is stored they are
-/// removed, whoever drops this, the caller who has lost his patience included.
-pub(super) struct Ahead<S> {
+/// removed, whoever drops this, a caller that has timed out included.
+pub(super) struct EarlyParts<S> {
     mail: Option<MailId>,
     commands: mpsc::WeakUnboundedSender<Command<S>>,
 }
 
-impl<S> Ahead<S> {
+impl<S> EarlyParts<S> {
     pub(super) fn new(mail: MailId, commands: &mpsc::UnboundedSender<Command<S>>) -> Self {
-        Ahead {
+        EarlyParts {
             mail: Some(mail),
             commands: commands.downgrade(),
         }
@@ -80,7 +80,7 @@ impl<S> Ahead<S> {
     }
 }
 
-impl<S> Drop for Ahead<S> {
+impl<S> Drop for EarlyParts<S> {
     fn drop(&mut self) {
         // A spool that is closed removes them when it is opened.
         if let (Some(mail), Some(commands)) = (self.mail, self.commands.upgrade()) {
@@ -136,7 +136,7 @@ pub(super) enum Command<S> {
 
 /// Takes commands until the last sender is gone or one says close.
 pub(super) fn run<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     syncer: &Syncer<S>,
     clock: Runtime,
     mut commands: mpsc::UnboundedReceiver<Command<S>>,
@@ -153,16 +153,17 @@ pub(super) fn run<S: Store>(
         entering: Vec::new(),
         bounding: Bounding::default(),
     };
+
     let mut next = None;
     loop {
         if writer.shared.may_heal() && next.is_none() {
             match writer.wait_a_while(&mut commands) {
-                Waited::For(command) => next = Some(command),
-                Waited::InVain => {
+                WaitResult::For(command) => next = Some(command),
+                WaitResult::InVain => {
                     writer.heal();
                     continue;
                 }
-                Waited::ForTheEnd => break,
+                WaitResult::ForTheEnd => break,
             }
         }
         let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else {
@@ -216,6 +217,7 @@ pub(super) fn run<S: Store>(
             }
         }
     }
+
     syncer.finish();
     let _ = writer.shared.store.sync();
     writer.shared.fail(SpoolError::Closed);
@@ -223,7 +225,7 @@ pub(super) fn run<S: Store>(
 }
 
 pub(super) struct Writer<'a, S> {
-    pub shared: &'a Shared<S>,
+    pub shared: &'a SpoolState<S>,
     pub syncer: &'a Syncer<S>,
     /// Tells when it is time to sync.
     pub clock: Runtime,
@@ -247,7 +249,7 @@ pub(super) struct Group<S> {
     keys: HashMap<Hash, KeyRecord>,
     /// Counted values that it writes or removes, and whether they are there after it.
     counted: HashMap<Vec<u8>, bool>,
-    answers: Vec<Answer<S>>,
+    answers: Vec<Completion<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
     room: Option<Result<(), SpoolError>>,
@@ -280,6 +282,7 @@ impl<S: Store> Writer<'_, S> {
         else {
             return commands.blocking_recv();
         };
+
         let left = interval.saturating_sub(self.last_sync.elapsed());
         let waited = self
             .clock
@@ -398,6 +401,7 @@ impl<S: Store> Writer<'_, S> {
             }
             results.push(judged);
         }
+
         group.wakes |= !stored.is_empty();
         group.answers.push(Box::new(move |shared, outcome| {
             if let Err(error) = outcome {
@@ -422,10 +426,12 @@ impl<S: Store> Writer<'_, S> {
         if group.mails.contains(&id) || self.shared.store.get(&keys::manifest(id))?.is_some() {
             return Ok(PutResult::Duplicate(id));
         }
+
         let mut known = self.known(group, key)?;
         if known.is_none() {
             known = self.known(group, self.shared.key_hash.old(manifest))?;
         }
+
         match known {
             Some(record) if record.fingerprint == manifest.fingerprint => {
                 Ok(PutResult::Duplicate(record.mail))
@@ -461,7 +467,7 @@ impl<S: Store> Writer<'_, S> {
         let id = mail.manifest.id;
         if mail.ahead.is_some() && self.shared.store.get(&keys::writing(id))?.is_none() {
             return Err(SpoolError::Unreadable(format!(
-                "mail {id} was given up meanwhile; hand it in again"
+                "mail {id} was given up meanwhile; submit it again"
             )));
         }
         Ok(())
@@ -473,19 +479,22 @@ impl<S: Store> Writer<'_, S> {
         group.changes.tell(Happened::accepted(manifest));
         group.changes.accept(manifest);
         self.totals.add_mail(manifest);
+
         if mail.enters_later {
             let first = 0u16.to_be_bytes().to_vec();
             group.changes.put(keys::entering(manifest.id), first);
             self.entering.push(manifest.id);
         }
+
         let queued = if mail.enters_later {
             &[]
         } else {
             &mail.deliveries[..]
         };
+
         for (index, delivery) in (0u16..).zip(queued) {
             let Some(due) = delivery.stage.due() else {
-                let ended = Ended {
+                let ended = EndedAtAccept {
                     manifest,
                     index,
                     delivery,
@@ -506,10 +515,12 @@ impl<S: Store> Writer<'_, S> {
                 .changes
                 .enqueue(self.shared, &queue, &place, &Entry::of(manifest));
         }
+
         let timer = Timer::Mail(manifest.id);
         group
             .changes
             .set_timer(self.shared, manifest.expires_at, timer);
+
         if let Some(hash) = mail.key {
             let until = manifest.accepted_at + self.shared.options.idempotency_ttl;
             let record = KeyRecord {
@@ -566,6 +577,7 @@ impl<S: Store> Writer<'_, S> {
                 current.push((token, delivery, Some(bytes)));
             }
         }
+
         self.record(group, current, results, reply);
     }
 
@@ -608,13 +620,14 @@ impl<S: Store> Writer<'_, S> {
                 done.push((token, delivery, next));
             }
         }
+
         group.wakes |= done.iter().any(|(_, _, next)| next.is_some());
         group.answers.push(Box::new(move |shared, outcome| {
             if outcome.is_err() && shared.may_heal() {
                 let settled = done
                     .into_iter()
                     .map(|(token, delivery, _)| (token, delivery));
-                shared.owed.lock().push(Owed {
+                shared.owed.lock().push(UnwrittenOutcomes {
                     settled: settled.collect(),
                     results,
                     reply,
@@ -645,8 +658,8 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// Does a step of what the clock wants. As long as it takes away only what has ended, the groups
-    /// of others are written meanwhile, and share its sync.
+    /// Does a step of what the clock wants. As long as it takes away only what has ended, the
+    /// groups of others are written meanwhile, and share its sync.
     fn sweep(&mut self, now: Timestamp, reply: Reply<SweepReport>) {
         let mut transaction =
             WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);
@@ -686,6 +699,7 @@ impl<S: Store> Writer<'_, S> {
         let bytes = group.changes.weight().max(1);
         let began = Instant::now();
         self.syncer.make_room();
+
         let mut told = Vec::new();
         let outcome = if group.changes.is_empty() {
             self.shared.write(Batch::new())
@@ -694,7 +708,8 @@ impl<S: Store> Writer<'_, S> {
             told = sealed;
             self.shared.write(batch)
         };
-        let written = Written {
+
+        let written = WrittenGroup {
             outcome,
             bytes,
             totals: self.totals.clone(),
@@ -703,10 +718,12 @@ impl<S: Store> Writer<'_, S> {
             wakes: group.wakes,
             began,
         };
+
         // Twice alone is a lone caller; once is one of many who comes first.
         let is_lone = alone && self.was_alone;
         self.was_alone = alone;
         self.syncer.add(self.shared, written, is_lone);
+
         if let Some(interval) = self.shared.options.sync_interval {
             self.unsynced += bytes;
             if self.last_sync.elapsed() >= interval || self.unsynced >= UNSYNCED_BYTES {

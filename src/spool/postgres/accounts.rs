@@ -1,4 +1,4 @@
-//! What each token and user has pending and has handed in today: counted by the commits that change
+//! What each token and user has pending and has submitted today: counted by the commits that change
 //! it, and known here as of the last of them that was seen.
 
 use std::collections::HashMap;
@@ -74,6 +74,7 @@ pub(super) fn read(texts: &[String]) -> Vec<Known> {
         };
         Some((name, account))
     });
+
     read.collect()
 }
 

@@ -1,5 +1,6 @@
-//! The leases that are held here: which delivery, under which serial, and what a settle needs to know
-//! of it. What counts in the end is the row's owner; a lease that is not in the book settles nothing.
+//! The leases that are held here: which delivery, under which serial, and what a settle needs to
+//! know of it. What counts in the end is the row's owner; a lease that is not in the book settles
+//! nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ const SERIALS: u64 = 1 << 40;
 
 /// What is known of a delivery that is leased here.
 #[derive(Clone)]
-pub(super) struct Held {
+pub(super) struct HeldDelivery {
     pub serial: u64,
     pub manifest: Arc<Manifest>,
     /// The delivery as it was when it was leased.
@@ -25,8 +26,8 @@ pub(super) struct Held {
 }
 
 #[derive(Default)]
-pub(super) struct Book {
-    held: HashMap<(MailId, u16), Held>,
+pub(super) struct LeaseTable {
+    held: HashMap<(MailId, u16), HeldDelivery>,
     session: u64,
     last: u64,
 }
@@ -36,7 +37,7 @@ pub(super) fn session_of(serial: u64) -> i32 {
     i32::try_from(serial / SERIALS).unwrap_or(0)
 }
 
-impl Book {
+impl LeaseTable {
     /// Begins a session: whatever was held before is not any more.
     pub(super) fn begin(&mut self, session: i32) {
         self.held.clear();
@@ -44,7 +45,7 @@ impl Book {
         self.last = 0;
     }
 
-    pub(super) fn lease(&mut self, mail: MailId, index: u16, mut held: Held) -> LeaseToken {
+    pub(super) fn lease(&mut self, mail: MailId, index: u16, mut held: HeldDelivery) -> LeaseToken {
         self.last += 1;
         held.serial = self.session * SERIALS + self.last;
         let serial = held.serial;
@@ -57,7 +58,7 @@ impl Book {
     }
 
     /// What is held under this lease, if it is current.
-    pub(super) fn current(&self, token: &LeaseToken) -> Option<&Held> {
+    pub(super) fn current(&self, token: &LeaseToken) -> Option<&HeldDelivery> {
         let held = self.held.get(&(token.mail, token.index));
         held.filter(|held| held.serial == token.serial)
     }
@@ -69,7 +70,7 @@ impl Book {
     }
 
     /// Ends a lease, if it is current.
-    pub(super) fn end(&mut self, token: &LeaseToken) -> Option<Held> {
+    pub(super) fn end(&mut self, token: &LeaseToken) -> Option<HeldDelivery> {
         self.current(token)?;
         self.held.remove(&(token.mail, token.index))
     }

@@ -1,5 +1,5 @@
-//! Claims: candidates are locked, chosen from by turns, and leased to this session, in one transaction.
-//! What others are choosing from is skipped.
+//! Claims: candidates are locked, chosen from by turns, and leased to this session, in one
+//! transaction. What others are choosing from is skipped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use uuid::Uuid;
 
-use super::book::Held;
+use super::book::HeldDelivery;
 use super::ending;
-use super::link::{Connected, Failed, judge};
+use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, OF_READY};
 use super::shared::{Committed, Core, tell_ends};
 use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
-use crate::spool::keyed::journal::entry::Told;
+use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manifest, SpoolError};
 
 /// The most rows of one queue that are looked at for one claim.
@@ -34,13 +34,13 @@ struct Candidate {
 }
 
 /// Deliveries of one mail on one route, taken together.
-struct Taken {
+struct ClaimedDeliveries {
     mail: Uuid,
     places: Vec<i32>,
 }
 
 /// The front of each queue: by priority, then by route.
-struct Fronts {
+struct QueueFronts {
     queues: HashMap<(i16, i32), VecDeque<Candidate>>,
     /// Queues of which there may be more rows than were read.
     cut: Vec<(i16, i32)>,
@@ -57,6 +57,7 @@ pub(super) async fn claim(
     if request.turns.is_empty() && request.critical_only == 0 {
         return Ok(Vec::new());
     }
+
     let core = Arc::clone(core);
     // A caller that goes away must not leave a transaction open.
     let task = tokio::spawn(async move {
@@ -73,11 +74,12 @@ pub(super) async fn claim(
             if on.rollback().await.is_err() {
                 core.claiming.discard().await;
             }
-            if judge(&error) != Failed::Busy || tries >= 3 {
+            if judge(&error) != StatementFailure::Busy || tries >= 3 {
                 return Err(core.failed(&error));
             }
         }
     });
+
     match task.await {
         Ok(claims) => claims,
         Err(error) => Err(SpoolError::Unreadable(format!(
@@ -117,6 +119,7 @@ async fn take(
         .iter()
         .filter_map(|route| core.routes.id(route))
         .collect();
+
     if routes.is_empty() {
         return Ok(Vec::new());
     }
@@ -130,6 +133,7 @@ async fn take(
     let first = candidates(on, session, &routes, limits, request);
     let (_, mut fronts) = futures::future::try_join(began, first).await?;
     let may_take_suspect = !core.book.lock().has_suspect();
+
     let mut limit = critical + most_of_one;
     let taken = loop {
         let taken = choose(fronts.queues.clone(), request, &routes, may_take_suspect);
@@ -139,6 +143,7 @@ async fn take(
         limit = (limit * 8).min(MOST_ROWS);
         fronts = candidates(on, session, &routes, [limit; 3], request).await?;
     };
+
     if taken.is_empty() {
         on.rollback().await?;
         return Ok(Vec::new());
@@ -151,9 +156,11 @@ async fn take(
             places.push(*place);
         }
     }
+
     let mut mails: Vec<Uuid> = taken.iter().map(|one| one.mail).collect();
     mails.sort_unstable();
     mails.dedup();
+
     // A statement that had to be prepared first would come after the commit.
     on.prepare(LEASE).await?;
     on.prepare(MAILS).await?;
@@ -161,10 +168,12 @@ async fn take(
     let mail_params: [super::link::Param<'_>; 1] = [&mails];
     let leased = on.query(LEASE, &lease_params);
     let read = on.query(MAILS, &mail_params);
+
     let commit = on.commit();
     let (leased, read, ()) = futures::future::try_join3(leased, read, commit).await?;
     core.routes.learn_those(on, &leased).await?;
     let (claims, broken) = claims(core, session, taken, &leased, &read);
+
     if !broken.is_empty() {
         quarantine(core, session, broken).await;
     }
@@ -180,6 +189,7 @@ async fn quarantine(core: &Arc<Core>, session: i32, broken: Vec<(Uuid, i32)>) {
             async move { quarantine_in(core, on, session, &broken, now).await }.boxed()
         })
         .await;
+
     match ended {
         Ok(told) => {
             core.hints.sweep_at(core.kept_until(now.as_millis()));
@@ -207,10 +217,12 @@ async fn quarantine_in(
             &[&session, &mails, &places],
         )
         .await?;
+
     let reason = DeadReason::Quarantined;
     let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
     // Where a delivery can be read it is its mail that cannot.
     let whole = endings.iter().filter(|ending| ending.unread.is_none());
+
     let mut of: Vec<Uuid> = whole.map(|ending| rows::uuid(ending.mail)).collect();
     of.dedup();
     on.execute(
@@ -218,7 +230,16 @@ async fn quarantine_in(
         &[&of],
     )
     .await?;
-    let committed = ending::end_all(core, on, &By::default(), Told::default(), &endings).await?;
+
+    let committed = ending::end_all(
+        core,
+        on,
+        &By::default(),
+        PendingEntries::default(),
+        &endings,
+    )
+    .await?;
+
     Ok((ending::told(&endings), committed))
 }
 
@@ -229,7 +250,7 @@ async fn candidates(
     routes: &[i32],
     limits: [i64; 3],
     request: &ClaimRequest,
-) -> Result<Fronts, Failure> {
+) -> Result<QueueFronts, Failure> {
     let (mut of, mut priorities, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     for route in routes {
         for (priority, limit) in (0i16..).zip(limits) {
@@ -240,6 +261,7 @@ async fn candidates(
             }
         }
     }
+
     let rows = on
         .query(
             CANDIDATES,
@@ -252,6 +274,7 @@ async fn candidates(
             ],
         )
         .await?;
+
     let mut queues: HashMap<(i16, i32), VecDeque<Candidate>> = HashMap::new();
     for row in rows {
         let queue: (i16, i32) = (row.get(3), row.get(2));
@@ -262,6 +285,7 @@ async fn candidates(
             suspect: row.get::<_, i32>(5) >= SUSPECT,
         });
     }
+
     let cut = queues
         .iter()
         .filter(|((priority, _), rows)| {
@@ -270,12 +294,13 @@ async fn candidates(
         })
         .map(|(queue, _)| *queue)
         .collect();
-    Ok(Fronts { queues, cut })
+
+    Ok(QueueFronts { queues, cut })
 }
 
-/// Whether reading more of the queues would change nothing: as many mails were taken as are wanted, or
-/// the bytes are, and none of them may have more recipients behind what was read.
-fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
+/// Whether reading more of the queues would change nothing: as many mails were taken as are wanted,
+/// or the bytes are, and none of them may have more recipients behind what was read.
+fn is_enough(taken: &[ClaimedDeliveries], fronts: &QueueFronts, request: &ClaimRequest) -> bool {
     let last_mails: Vec<Uuid> = fronts
         .cut
         .iter()
@@ -285,6 +310,7 @@ fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
     let may_be_longer = taken
         .iter()
         .any(|one| last_mails.contains(&one.mail) && one.places.len() < request.max_recipients);
+
     let sizes: HashMap<Uuid, i64> = fronts
         .queues
         .values()
@@ -295,6 +321,7 @@ fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
         .iter()
         .map(|one| sizes.get(&one.mail).copied().unwrap_or(0))
         .sum();
+
     let wanted = request.turns.len() + request.critical_only;
     // What is short for the bytes alone would be so again.
     let is_full = taken.len() >= wanted
@@ -302,23 +329,25 @@ fn is_enough(taken: &[Taken], fronts: &Fronts, request: &ClaimRequest) -> bool {
             .unwrap_or(usize::MAX)
             .saturating_mul(2)
             >= request.max_bytes;
+
     is_full && !may_be_longer
 }
 
-/// Takes mail by mail: each turn its priority, and where that has nothing, the most urgent that has;
-/// the routes take turns.
+/// Takes mail by mail: each turn its priority, and where that has nothing, the most urgent that
+/// has; the routes take turns.
 fn choose(
     mut queues: HashMap<(i16, i32), VecDeque<Candidate>>,
     request: &ClaimRequest,
     routes: &[i32],
     may_take_suspect: bool,
-) -> Vec<Taken> {
-    let mut taken: Vec<Taken> = Vec::new();
+) -> Vec<ClaimedDeliveries> {
+    let mut taken: Vec<ClaimedDeliveries> = Vec::new();
     let mut bytes = 0_i64;
     let mut rotation = 0;
     let mut suspects = usize::from(!may_take_suspect);
     let max_bytes = i64::try_from(request.max_bytes).unwrap_or(i64::MAX);
     let turns = request.turns.iter().map(|turn| (*turn, true));
+
     let reserved = std::iter::repeat_n((Priority::Critical, false), request.critical_only);
     for (turn, may_fall_through) in turns.chain(reserved) {
         let others = Priority::ALL
@@ -347,6 +376,7 @@ fn choose(
         }
         taken.push(one);
     }
+
     taken
 }
 
@@ -357,7 +387,7 @@ fn take_one(
     most: usize,
     rotation: &mut usize,
     suspects: &mut usize,
-) -> Option<(Taken, i64)> {
+) -> Option<(ClaimedDeliveries, i64)> {
     for step in 0..routes.len() {
         let at = (*rotation + step) % routes.len();
         let Some(queue) = queues.get_mut(&(priority, routes[at])) else {
@@ -376,12 +406,13 @@ fn take_one(
             places.extend(queue.pop_front().map(|next| next.idx));
         }
         places.sort_unstable();
-        let taken = Taken {
+        let taken = ClaimedDeliveries {
             mail: first.mail,
             places,
         };
         return Some((taken, first.size));
     }
+
     None
 }
 
@@ -389,7 +420,7 @@ fn take_one(
 fn claims(
     core: &Arc<Core>,
     session: i32,
-    taken: Vec<Taken>,
+    taken: Vec<ClaimedDeliveries>,
     leased: &[tokio_postgres::Row],
     read: &[tokio_postgres::Row],
 ) -> (Vec<Claim>, Vec<(Uuid, i32)>) {
@@ -404,6 +435,7 @@ fn claims(
             Err(error) => tracing::error!(mail.id = %id, %error, "a mail cannot be read"),
         }
     }
+
     let mut broken = Vec::new();
     let mut deliveries: HashMap<(MailId, u16), (Delivery, i32)> = HashMap::new();
     for row in leased {
@@ -422,6 +454,7 @@ fn claims(
         // It was taken over meanwhile: whatever was leased to it is not ours.
         return (Vec::new(), Vec::new());
     }
+
     for one in taken {
         let mail = rows::mail_id(one.mail);
         let Some((manifest, body)) = mails.get(&mail) else {
@@ -436,7 +469,7 @@ fn claims(
             let Some((delivery, takeovers)) = deliveries.remove(&(mail, index)) else {
                 continue;
             };
-            let held = Held {
+            let held = HeldDelivery {
                 serial: 0,
                 manifest: Arc::clone(manifest),
                 delivery: delivery.clone(),
@@ -455,6 +488,7 @@ fn claims(
             });
         }
     }
+
     drop(book);
     (claims, broken)
 }

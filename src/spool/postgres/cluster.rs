@@ -35,16 +35,19 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
     let Some(row) = rows.first() else {
         return Ok(());
     };
+
     if adding.is_multiple_of(2) && core.adding.load(Ordering::Acquire) == adding {
         core.suppresses.store(row.get(4), Ordering::Release);
     }
     let wanted: Vec<uuid::Uuid> = row.get(1);
+
     let number = |column: usize| u32::try_from(row.get::<_, i64>(column)).unwrap_or(0);
     let orders = Orders {
         paused: row.get::<_, Vec<String>>(0).into_iter().collect(),
         wanted_back: wanted.into_iter().map(rows::mail_id).collect(),
         share: (number(3), number(2).max(1)),
     };
+
     let is_new = core.orders.send_if_modified(|known| {
         let is_new = **known != orders;
         if is_new {
@@ -52,6 +55,7 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
         }
         is_new
     });
+
     if is_new {
         core.changed.notify_one();
     }
@@ -68,6 +72,7 @@ impl Cluster for PostgresNode {
              FROM sessions s WHERE s.seen >= now() - s.lease_ms * interval '1 ms' ORDER BY s.id",
             &[],
         ));
+
         let own = core.session();
         Ok(rows?
             .iter()
@@ -94,6 +99,7 @@ impl Cluster for PostgresNode {
                 "WITH h AS (UPDATE head SET commits = commits + 1) DELETE FROM paused WHERE relay = $1"
             }
         };
+
         let done: Result<u64, SpoolError> = ask!(core, on => on.execute(sql, &[&relay]));
         done?;
         let read: Result<(), SpoolError> = ask!(core, on => read_orders(core, &on));

@@ -1,5 +1,6 @@
-//! Deliveries that end by no sender's settle: expired, cancelled, taken over from a node that is gone,
-//! dead from the start. Whatever ends them takes their rows out of `ready` and hands them in here.
+//! Deliveries that end by no sender's settle: expired, cancelled, taken over from a node that is
+//! gone, dead from the start. Whatever ends them takes their rows out of `ready` and hands them in
+//! here.
 //!
 //! *Invariant:* what is taken out of `ready` is in `ended` in the same commit, and counted there; of
 //! one that cannot be read what can be is, and its bytes are set aside.
@@ -15,7 +16,7 @@ use super::rows::{self, PENDING, Totals, stage_columns};
 use super::shared::{Committed, Core, bump};
 use crate::delivery::{By, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{EndedDelivery, Manifest, codec};
 
 type Failure = tokio_postgres::Error;
@@ -53,10 +54,11 @@ pub(super) async fn taken(
             unread: read.unread,
         }
     });
+
     Ok(endings.collect())
 }
 
-/// The deliveries that ended by nobody's wish, as they are told of.
+/// The deliveries that ended without a user's request, as they are told of.
 pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
     let dead = endings.iter().filter_map(|ending| {
         let Stage::Dead { reason, .. } = ending.delivery.stage else {
@@ -77,7 +79,7 @@ pub(super) async fn end_all(
     core: &Core,
     on: &Connected,
     by: &By,
-    mut told: Told,
+    mut told: PendingEntries,
     endings: &[Ending],
 ) -> Result<Option<Committed>, Failure> {
     let manifests = manifests(on, endings.iter().map(|ending| ending.mail)).await?;
@@ -96,6 +98,7 @@ pub(super) async fn end_all(
         let became = Entry::became(ending.mail, manifest, &ending.delivery, false, at);
         told.tell(became.by(by));
     }
+
     insert(core, on, endings).await?;
     bump(on, told, &totals).await
 }
@@ -140,6 +143,7 @@ impl Columns {
         self.tries.push(rows::count(delivery.tries));
         self.counted.push(rows::count(delivery.counted));
         self.crashes.push(rows::count(delivery.crashes));
+
         self.data.push(codec::encode(delivery));
     }
 
@@ -199,6 +203,7 @@ pub(super) async fn manifests(
             &[&ids],
         )
         .await?;
+
     Ok(rows
         .iter()
         .filter_map(|row| Some((rows::mail_id(row.get("id")), rows::manifest(row).ok()?)))

@@ -1,5 +1,6 @@
-//! When to look again: the times at which something falls due, as far as they are known here, and what
-//! the last commit said of the whole. Hints only: what is missing here is found by the next poll.
+//! When to look again: the times at which something falls due, as far as they are known here, and
+//! what the last commit said of the whole. Hints only: what is missing here is found by the next
+//! poll.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -12,12 +13,12 @@ use crate::mail::Timestamp;
 const REMEMBERED: usize = 20_000;
 
 #[derive(Default)]
-struct Dues {
+struct DueTimes {
     times: BTreeSet<i64>,
 }
 
 pub(super) struct Hints {
-    dues: Mutex<Dues>,
+    dues: Mutex<DueTimes>,
     /// When a sweep may have something to do; `i64::MAX` for never.
     sweep: AtomicI64,
     /// The number of the last commit that is known, and how many were pending after it.

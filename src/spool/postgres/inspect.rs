@@ -1,5 +1,5 @@
-//! Looks at a whole spool without being a node of it, as it is at one moment: whether all of it agrees,
-//! and every mail of it as a file. Changes nothing.
+//! Looks at a whole spool without being a node of it, as it is at one moment: whether all of it
+//! agrees, and every mail of it as a file. Changes nothing.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::schema::{self, Migrate};
 use super::transfer::{Aside, read_these};
 use crate::delivery::{Delivery, Stage};
 use crate::private;
-use crate::spool::keyed::inspect::Seen;
+use crate::spool::keyed::inspect::WholeMail;
 use crate::spool::sled::{Exported, Verified, describe};
 use crate::spool::{Manifest, SpoolError};
 
@@ -24,8 +24,8 @@ const TOLD: usize = 1000;
 type Failure = tokio_postgres::Error;
 
 impl PostgresSpool {
-    /// Reads every record and checks that they agree with each other. Changes nothing; nodes may go on
-    /// meanwhile.
+    /// Reads every record and checks that they agree with each other. Changes nothing; nodes may go
+    /// on meanwhile.
     ///
     /// # Errors
     /// Where the database cannot be read. What is wrong inside is in the result.
@@ -34,6 +34,7 @@ impl PostgresSpool {
         let mut verified = Verified::default();
         let mut totals = Totals::default();
         begin(&aside).await?;
+
         let mut problems = Problems::default();
         let mut last = Uuid::nil();
         while let Some(mails) = page(&aside, last).await? {
@@ -42,9 +43,11 @@ impl PostgresSpool {
                 count(&mail, &mut verified, &mut totals, &mut problems);
             }
         }
+
         compare(&aside, &totals, &mut problems)
             .await
             .map_err(|e| aside.failed(&e))?;
+
         let set_aside = aside.on.query("SELECT count(*) FROM set_aside", &[]).await;
         let set_aside = set_aside.map_err(|e| aside.failed(&e))?;
         let quarantined: i64 = set_aside.first().map_or(0, |row| row.get(0));
@@ -53,17 +56,19 @@ impl PostgresSpool {
         Ok(verified)
     }
 
-    /// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and `ID.json`
-    /// with its envelope and the state of each delivery. Nodes may go on meanwhile.
+    /// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and
+    /// `ID.json` with its envelope and the state of each delivery. Nodes may go on meanwhile.
     ///
     /// # Errors
     /// As [`PostgresSpool::verify`], and where a file cannot be written.
     pub async fn export(&self, to: &Path) -> Result<Exported, SpoolError> {
         let aside = Aside::open(self, Migrate::Check).await?;
+
         let cannot = |e: std::io::Error| {
             SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
         };
         private::make_target(to).map_err(cannot)?;
+
         let mut exported = Exported::default();
         begin(&aside).await?;
         let mut last = Uuid::nil();
@@ -79,7 +84,7 @@ impl PostgresSpool {
                     Err(error) => return Err(error),
                 };
                 let Some(part) = part else { continue };
-                let seen = Seen {
+                let seen = WholeMail {
                     manifest: &part.manifest,
                     deliveries: &part.deliveries,
                     body: part.body.as_deref(),
@@ -94,6 +99,7 @@ impl PostgresSpool {
                 exported.mails += 1;
             }
         }
+
         Ok(exported)
     }
 
@@ -128,7 +134,8 @@ impl Problems {
     }
 }
 
-/// Whatever is asked from here on is asked of one moment; by whichever plan is the best for all of it.
+/// Whatever is asked from here on is asked of one moment; by whichever plan is the best for all of
+/// it.
 async fn begin(aside: &Aside) -> Result<(), SpoolError> {
     let begun = aside
         .on
@@ -161,15 +168,18 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolEr
         )
         .await
         .map_err(failed)?;
+
     if mails.is_empty() {
         return Ok(None);
     }
+
     let ids: Vec<Uuid> = mails.iter().map(|row| row.get("id")).collect();
     let found = aside
         .on
         .query(reading::RECORDS, &[&ids])
         .await
         .map_err(failed)?;
+
     let mut looked: Vec<Looked> = mails
         .iter()
         .map(|row| Looked {
@@ -178,6 +188,7 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolEr
             deliveries: Vec::new(),
         })
         .collect();
+
     for row in &found {
         let id: Uuid = row.get("mail");
         if let Ok(at) = looked.binary_search_by_key(&id, |mail| mail.id) {
@@ -187,6 +198,7 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolEr
                 .push(read.map(|(_, _, delivery)| delivery));
         }
     }
+
     Ok(Some(looked))
 }
 
@@ -196,6 +208,7 @@ fn count(mail: &Looked, verified: &mut Verified, totals: &mut Totals, problems: 
         Ok(manifest) => manifest,
         Err(error) => return problems.tell(format!("mail {id} cannot be read: {error}")),
     };
+
     let count = mail.deliveries.len();
     if count != usize::from(manifest.recipients) {
         problems.tell(format!(
@@ -203,6 +216,7 @@ fn count(mail: &Looked, verified: &mut Verified, totals: &mut Totals, problems: 
             manifest.recipients
         ));
     }
+
     let priority = rows::priority_number(manifest.priority);
     for delivery in &mail.deliveries {
         let stage = match delivery {
@@ -223,6 +237,7 @@ fn count(mail: &Looked, verified: &mut Verified, totals: &mut Totals, problems: 
         }
         totals.add(rows::stage_columns(stage).0, priority, 1);
     }
+
     verified.mails += 1;
 }
 
@@ -263,10 +278,12 @@ async fn compare(aside: &Aside, totals: &Totals, problems: &mut Problems) -> Res
             problems.tell(format!("{what}: {count}"));
         }
     }
+
     // What cannot be read is counted there and not here.
     if !problems.0.is_empty() {
         return Ok(());
     }
+
     let head = on.query("SELECT totals FROM head", &[]).await?;
     let kept: Vec<i64> = head.first().map_or_else(Vec::new, |row| row.get(0));
     if kept != totals.columns() {
@@ -275,6 +292,7 @@ async fn compare(aside: &Aside, totals: &Totals, problems: &mut Problems) -> Res
             totals.columns()
         ));
     }
+
     let mut counted = totals.accounts.columns();
     let mut all: Vec<(i64, i64)> = counted.names.drain(..).zip(counted.pending).collect();
     all.sort_unstable();
@@ -284,6 +302,7 @@ async fn compare(aside: &Aside, totals: &Totals, problems: &mut Problems) -> Res
             &[],
         )
         .await?;
+
     let kept: Vec<(i64, i64)> = kept.iter().map(|row| (row.get(0), row.get(1))).collect();
     if kept != all {
         problems.tell("what each token and user has pending is not what was counted".into());

@@ -1,6 +1,6 @@
-//! The journal as a table that all nodes write and read. Numbers are given under the lock of the row
-//! that every commit changes last, so that they grow in the order of commits: whoever sees a number
-//! sees all before it.
+//! The journal as a table that all nodes write and read. Numbers are given under the lock of the
+//! row that every commit changes last, so that they grow in the order of commits: whoever sees a
+//! number sees all before it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use super::rows::Totals;
 use super::shared::{Core, bump};
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{self, Entry, Head, Told};
+use crate::spool::keyed::journal::entry::{self, Entry, Head, PendingEntries};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError};
 
 /// The longest name of a reader.
@@ -86,6 +86,7 @@ async fn page(
         last: after,
         ..JournalPage::default()
     };
+
     for row in &rows {
         let first = unsigned(row.get("first"));
         let missing = first.saturating_sub(1).saturating_sub(page.last);
@@ -106,10 +107,12 @@ async fn page(
             return Ok(Ok(page));
         }
     }
+
     if rows.is_empty() && after < told {
         page.missed += told - after;
         page.last = told;
     }
+
     Ok(Ok(page))
 }
 
@@ -139,6 +142,7 @@ async fn of_mail(
             &[&super::rows::uuid(mail)],
         )
         .await?;
+
     let accepted = known
         .first()
         .map_or(mail.made_at().as_millis(), |row| row.get(0));
@@ -160,6 +164,7 @@ async fn of_mail(
         last: told.max(after),
         ..JournalPage::default()
     };
+
     for row in &rows {
         match events(row) {
             Ok(events) => found.events.extend(
@@ -171,6 +176,7 @@ async fn of_mail(
             Err(error) => return Ok(Err(error)),
         }
     }
+
     Ok(Ok(found))
 }
 
@@ -183,6 +189,7 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
             &[&number(before), &i64::try_from(most).unwrap_or(1000)],
         )
         .await?;
+
     let mut acts = Vec::new();
     for row in &rows {
         let of_it = events(row).unwrap_or_default().into_iter().rev();
@@ -192,12 +199,13 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
                 .map(Arc::new),
         );
     }
+
     acts.truncate(most);
     Ok(acts)
 }
 
-/// Removes what is too old or too much; returns whether there is more. What a named reader has not read
-/// is kept up to twice as long, and twice as much.
+/// Removes what is too old or too much; returns whether there is more. What a named reader has not
+/// read is kept up to twice as long, and twice as much.
 pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result<bool, Failure> {
     let options = &core.options.journal;
     let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
@@ -220,6 +228,7 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
         )
         .await?;
     let first = gone.iter().map(|row| row.get::<_, i64>(0)).min();
+
     let last = gone.iter().map(|row| row.get::<_, i64>(1)).max();
     if let (Some(first), Some(last)) = (first, last) {
         count_missed(on, first, last).await?;
@@ -235,12 +244,14 @@ async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), Failu
             &[&first, &last],
         )
         .await?;
+
     for row in behind {
         tracing::error!(
             reader = row.get::<_, &str>(0),
             "a reader of the journal is so far behind that events are gone before it read them"
         );
     }
+
     Ok(())
 }
 
@@ -259,7 +270,7 @@ impl Journal for PostgresNode {
             .change(move |_, on| {
                 let events = events.clone();
                 async move {
-                    let mut told = Told::default();
+                    let mut told = PendingEntries::default();
                     for event in &events {
                         told.tell(Entry::of(event));
                     }
@@ -331,7 +342,8 @@ impl Journal for PostgresNode {
             .change(move |_, on| {
                 let (name, changes) = (name.clone(), changes.clone());
                 async move {
-                    // The row's lock fences: whoever has it in another session changes nothing here.
+                    // The row's lock fences: whoever has it in another session changes nothing
+                    // here.
                     let ours = on
                         .execute(
                             "INSERT INTO readers AS r (name, at, owner) VALUES ($1, $2, $3)
@@ -367,6 +379,7 @@ impl Journal for PostgresNode {
                 .boxed()
             })
             .await?;
+
         match advanced {
             true => Ok(()),
             false => Err(SpoolError::StaleLease),
@@ -381,6 +394,7 @@ impl Journal for PostgresNode {
         if let Some(failure) = self.core.failure() {
             return Err(failure);
         }
+
         let (held, session) = (name.to_owned(), self.core.session());
         let ours = self
             .core
@@ -400,6 +414,7 @@ impl Journal for PostgresNode {
                 .boxed()
             })
             .await?;
+
         if ours {
             self.core.readers.lock().insert(name.to_owned(), session);
         }

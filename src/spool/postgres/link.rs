@@ -37,6 +37,7 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
         let detail = db.detail().map_or(String::new(), |d| format!(" ({d})"));
         return format!("{}{detail}", db.message());
     }
+
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -46,12 +47,13 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
         }
         source = cause.source();
     }
+
     text
 }
 
 /// What happens to a statement that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Failed {
+pub(super) enum StatementFailure {
     /// The connection or the server is gone; whether it was done is not known.
     Gone,
     /// Others were in the way: it was not done, and may be tried again.
@@ -63,21 +65,22 @@ pub(super) enum Failed {
 }
 
 /// How a statement failed.
-pub(super) fn judge(error: &tokio_postgres::Error) -> Failed {
+pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
     let Some(code) = error.code() else {
-        return Failed::Gone;
+        return StatementFailure::Gone;
     };
     match code {
-        &SqlState::UNIQUE_VIOLATION => Failed::Exists,
+        &SqlState::UNIQUE_VIOLATION => StatementFailure::Exists,
         &SqlState::T_R_SERIALIZATION_FAILURE
         | &SqlState::T_R_DEADLOCK_DETECTED
         | &SqlState::LOCK_NOT_AVAILABLE
-        | &SqlState::QUERY_CANCELED => Failed::Busy,
-        &SqlState::READ_ONLY_SQL_TRANSACTION => Failed::Gone,
+        | &SqlState::QUERY_CANCELED => StatementFailure::Busy,
+        &SqlState::READ_ONLY_SQL_TRANSACTION => StatementFailure::Gone,
         other => match &other.code()[..2] {
-            // Connection exceptions, too few resources, interventions of an operator, failures of the system.
-            "08" | "53" | "57" | "58" => Failed::Gone,
-            _ => Failed::Impossible,
+            // Connection exceptions, too few resources, interventions of an operator, failures of
+            // the system.
+            "08" | "53" | "57" | "58" => StatementFailure::Gone,
+            _ => StatementFailure::Impossible,
         },
     }
 }
@@ -110,6 +113,7 @@ impl Connector {
         if config.get_hosts().is_empty() {
             config.host_path("/var/run/postgresql");
         }
+
         config
             .application_name(application)
             .connect_timeout(CONNECT_WITHIN)
@@ -117,10 +121,12 @@ impl Connector {
             .keepalives_interval(Duration::from_secs(2))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(10));
+
         let is_local = config.get_hosts().iter().all(|host| match host {
             Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(is_loopback),
             Host::Unix(_) => true,
         });
+
         let wants_tls = match extra.mode.as_deref() {
             Some("disable") => false,
             Some("allow" | "prefer") | None => !is_local || extra.roots.is_some(),
@@ -132,17 +138,20 @@ impl Connector {
                 ));
             }
         };
+
         config.ssl_mode(if wants_tls {
             SslMode::Require
         } else {
             SslMode::Disable
         });
+
         let tls = match wants_tls {
             true => Some(MakeRustlsConnect::new(client_config(
                 extra.roots.as_deref(),
             )?)),
             false => None,
         };
+
         Ok(Connector {
             name: name_of(&config),
             config,
@@ -165,6 +174,7 @@ impl Connector {
                 client
             }
         };
+
         client.batch_execute(&self.setup).await?;
         Ok(client)
     }
@@ -179,8 +189,8 @@ impl Connector {
     /// What a failed statement means to whoever asked.
     pub(super) fn error(&self, error: &tokio_postgres::Error) -> SpoolError {
         match judge(error) {
-            Failed::Gone | Failed::Busy => self.unreachable(reason(error)),
-            Failed::Exists | Failed::Impossible => {
+            StatementFailure::Gone | StatementFailure::Busy => self.unreachable(reason(error)),
+            StatementFailure::Exists | StatementFailure::Impossible => {
                 SpoolError::Unreadable(format!("{}: {}", self.name, reason(error)))
             }
         }
@@ -203,6 +213,7 @@ pub(super) async fn check_pooling(
         });
         Ok::<_, tokio_postgres::Error>(row)
     };
+
     let pids = async { Ok((pid(one).await?, pid(other).await?)) };
     let (first, second) = pids.await.map_err(|e| connector.error(&e))?;
     if first == second {
@@ -211,6 +222,7 @@ pub(super) async fn check_pooling(
             reason: "it is behind a pool that shares connections between transactions (pgbouncer with pool_mode = transaction or statement); use pool_mode = session, or name the server itself".into(),
         });
     }
+
     Ok(())
 }
 
@@ -231,8 +243,8 @@ fn is_loopback(address: std::net::IpAddr) -> bool {
     address.is_loopback()
 }
 
-/// What holds on every connection. The planner is held to the plans that the indices are made for: it
-/// would change them whenever statistics are taken of an empty queue.
+/// What holds on every connection. The planner is held to the plans that the indices are made for:
+/// it would change them whenever statistics are taken of an empty queue.
 fn setup(schema: &str) -> String {
     let schema = quoted(schema);
     format!(
@@ -270,6 +282,7 @@ fn name_of(config: &Config) -> String {
             }
         })
         .collect();
+
     let database = config.get_dbname().or(config.get_user()).unwrap_or("");
     format!("{}/{database}", hosts.join(","))
 }
@@ -286,6 +299,7 @@ fn without_tls_parameters(url: &str) -> (String, TlsParameters) {
     let Some((base, query)) = url.split_once('?') else {
         return (url.to_owned(), tls);
     };
+
     let mut left = Vec::new();
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -297,12 +311,14 @@ fn without_tls_parameters(url: &str) -> (String, TlsParameters) {
             _ => left.push(pair),
         }
     }
+
     let query = left.join("&");
     let url = if query.is_empty() {
         base.to_owned()
     } else {
         format!("{base}?{query}")
     };
+
     (url, tls)
 }
 
@@ -326,11 +342,13 @@ fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String> {
             roots
         }
     };
+
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
+
     Ok(config)
 }
 
@@ -376,7 +394,8 @@ impl Connected {
         self.client.execute(&statement, params).await
     }
 
-    /// Begins a transaction. Whatever ends it without `commit` must discard the connection or roll back.
+    /// Begins a transaction. Whatever ends it without `commit` must discard the connection or roll
+    /// back.
     pub(super) async fn begin(&self) -> Result<(), tokio_postgres::Error> {
         self.client.batch_execute("BEGIN").await
     }
@@ -413,17 +432,20 @@ impl Link {
             return Ok(Arc::clone(there));
         }
         *connected = None;
+
         let made = tokio::time::timeout(CONNECT_WITHIN, self.connector.connect()).await;
         let client = match made {
             Ok(Ok(client)) => client,
             Ok(Err(error)) => return Err(self.connector.unreachable(reason(&error))),
             Err(_) => return Err(self.connector.unreachable("it does not answer")),
         };
+
         let made = Arc::new(Connected {
             client,
             prepared: Mutex::default(),
         });
         *connected = Some(Arc::clone(&made));
+
         Ok(made)
     }
 

@@ -1,19 +1,19 @@
-//! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability are
-//! the database's.
+//! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability
+//! are the database's.
 //!
 //! * `schema` makes the tables; `link` the connections, one for each kind of work; `shared` is what
 //!   all parts share;
 //! * `session` is this node among the others: heartbeats, and what it takes over from the dead;
 //!   `cluster` what they tell each other; `book` is what it holds, `hints` what it knows of what comes next;
 //! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
-//!   clock change, `ending` how deliveries end by them, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has handed in; `rows` and `routes` are how all
+//!   clock change, `ending` how deliveries end by them, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has submitted; `rows` and `routes` are how all
 //!   of it stands in tables.
 //!
 //! `transfer` and `inspect` look at all of it without being a node.
 //!
 //! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
-//! must own the row, under its lock; a session that lapsed is never used again; a node that could not
-//! renew its lease in time begins nothing.
+//! must own the row, under its lock; a session that lapsed is never used again; a node that could
+//! not renew its lease in time begins nothing.
 
 mod accounts;
 mod book;
@@ -57,7 +57,7 @@ use uuid::Uuid;
 
 use self::hints::Hints;
 use self::link::{Connector, Link};
-use self::put::Put;
+use self::put::PutQueue;
 use self::session::Ending;
 use self::settle::Command;
 use self::shared::Core;
@@ -96,7 +96,8 @@ impl fmt::Debug for PostgresSpool {
 impl PostgresSpool {
     /// The spool in the database of this URL, `postgres://USER@HOST[,HOST]/DATABASE`, in the schema
     /// `postrider`. `sslmode` and `sslrootcert` are understood; to a host that is not this one the
-    /// connection is encrypted, and the server's certificate checked, unless `sslmode` is `disable`.
+    /// connection is encrypted, and the server's certificate checked, unless `sslmode` is
+    /// `disable`.
     pub fn new(url: impl Into<String>) -> Self {
         PostgresSpool {
             url: SecretString::from(url.into()),
@@ -126,8 +127,8 @@ impl PostgresSpool {
         self
     }
 
-    /// How long this node may give no sign of life before others take over what it holds; 30 s unless
-    /// said.
+    /// How long this node may give no sign of life before others take over what it holds; 30 s
+    /// unless said.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -167,8 +168,8 @@ impl PostgresSpool {
     /// Opens it, and takes over what nodes hold that gave no sign of life.
     ///
     /// # Errors
-    /// [`SpoolError::Unreachable`] where the database does not answer, [`SpoolError::Unusable`] where it
-    /// cannot serve.
+    /// [`SpoolError::Unreachable`] where the database does not answer, [`SpoolError::Unusable`]
+    /// where it cannot serve.
     pub async fn open(&self, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
         let instance = Uuid::now_v7();
         let connector = self.connector(&format!("postrider {instance}"));
@@ -221,6 +222,7 @@ impl PostgresSpool {
             journal_id: AtomicU64::new(0),
             times: Mutex::default(),
         };
+
         let on = core.heart.get().await?;
         let other = core.reading.get().await?;
         link::check_pooling(&connector, &on, &other).await?;
@@ -240,6 +242,7 @@ impl PostgresSpool {
             tokio::spawn(settle::run(Arc::clone(&core), settles)).abort_handle(),
             tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle(),
         ];
+
         Ok(Arc::new(PostgresNode { core, puts, tasks }))
     }
 }
@@ -253,6 +256,7 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
             &[],
         )
         .await?;
+
     if let Some(row) = rows.first() {
         core.committed(shared::Committed {
             commits: row.get(0),
@@ -263,9 +267,11 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
         let id = u64::from(row.get::<_, i32>(3).cast_unsigned());
         core.journal_id.store(id, Ordering::Relaxed);
     }
+
     core.accounts.read(on).await?;
     session::come(core, on).await?;
     cluster::read_orders(core, on).await?;
+
     let next = sweep::next(core, on).await?;
     core.hints.sweep_at(next);
     Ok(())
@@ -283,6 +289,7 @@ async fn durability(on: &link::Connected) -> Result<Durability, tokio_postgres::
         let (fsync, commit): (&str, &str) = (row.get(0), row.get(1));
         fsync == "on" && commit != "off"
     });
+
     Ok(match is_synced {
         true => Durability::Synced,
         false => Durability::Written,
@@ -300,7 +307,7 @@ fn host_name() -> String {
 /// A node's spool.
 struct PostgresNode {
     core: Arc<Core>,
-    puts: mpsc::UnboundedSender<Put>,
+    puts: mpsc::UnboundedSender<PutQueue>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -323,6 +330,7 @@ impl Drop for PostgresNode {
             tasks.iter().for_each(AbortHandle::abort);
             return;
         }
+
         // Whoever drops it cannot wait; what it holds goes back soon, or when its lease is over.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -351,11 +359,13 @@ impl Spool for PostgresNode {
         if let Some(failure) = self.core.failure() {
             return vec![Err(failure); count];
         }
+
         let (reply, answer) = oneshot::channel();
-        let put = Put {
+        let put = PutQueue {
             mails: new_mails,
             reply,
         };
+
         if self.puts.send(put).is_err() {
             return vec![Err(SpoolError::Closed); count];
         }

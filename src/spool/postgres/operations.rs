@@ -1,5 +1,5 @@
-//! What users do to mail: cancel, retry, purge; and what a changed configuration does: reroute. Each is
-//! one transaction.
+//! What users do to mail: cancel, retry, purge; and what a changed configuration does: reroute.
+//! Each is one transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::shared::{Committed, Core, bump};
 use super::{ending, sweep};
 use crate::delivery::{By, Route, Stage};
 use crate::mail::{Address, MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
@@ -62,6 +62,7 @@ async fn cancel_in(
             &[&rows::uuid(id)],
         )
         .await?;
+
     if taken.is_empty() {
         let result = match is_known(on, id).await? {
             true => OperationResult::TooLate,
@@ -69,17 +70,19 @@ async fn cancel_in(
         };
         return Ok((result, None));
     }
+
     let mut endings = ending::taken(core, on, &taken, |_| Stage::Cancelled { at: now }).await?;
     endings.sort_by_key(|ending| ending.index);
-    let mut told = Told::default();
+    let mut told = PendingEntries::default();
     tell_act(&mut told, "cancel", by, id, now);
+
     let committed = ending::end_all(core, on, by, told, &endings).await?;
     let recipients = endings.into_iter().map(|ending| ending.delivery.recipient);
     Ok((OperationResult::of(recipients.collect()), committed))
 }
 
 /// Has the journal tell that somebody did this to a mail.
-fn tell_act(told: &mut Told, act: &str, by: &By, id: MailId, now: Timestamp) {
+fn tell_act(told: &mut PendingEntries, act: &str, by: &By, id: MailId, now: Timestamp) {
     if by.who.is_some() && !by.is_part {
         told.tell(Entry::act(act, id, now).by(by));
     }
@@ -99,11 +102,13 @@ pub(super) async fn retry(
             async move { retry_in(core, on, &by, (id, now), lifetime).await }.boxed()
         })
         .await??;
+
     if matches!(result, OperationResult::Done(_)) {
         core.hints.due_at(now.as_millis());
         core.hints.sweep_at((now + lifetime).as_millis());
         core.changed.notify_one();
     }
+
     Ok(result)
 }
 
@@ -124,20 +129,24 @@ async fn retry_in(
     let Some(mail) = mails.first() else {
         return Ok((Ok(OperationResult::Unknown), None));
     };
+
     if mail.get("is_draft") {
         // It never became a message.
         return Ok((Ok(OperationResult::TooLate), None));
     }
+
     if mail.get("forgotten") {
         return Ok((Err(SpoolError::Forgotten(id)), None));
     }
     let manifest = rows::manifest(mail).ok();
+
     let stages = on
         .query(
             "SELECT DISTINCT stage FROM ended WHERE mail = $1 AND stage >= 3",
             &[&rows::uuid(id)],
         )
         .await?;
+
     let has = |wanted: i16| stages.iter().any(|row| row.get::<_, i16>(0) == wanted);
     // Who wants dead letters sent again has not changed his mind about what he cancelled.
     let revived = match (has(DEAD), has(CANCELLED)) {
@@ -153,6 +162,7 @@ async fn retry_in(
         let read = rows.iter().map(|row| rows::delivery(row, &core.routes));
         retried.extend(read.map(|read| (read.index, read.delivery.recipient)));
     };
+
     let sooner = on
         .query(
             &format!(
@@ -162,6 +172,7 @@ async fn retry_in(
             &[&rows::uuid(id), &now.as_millis()],
         )
         .await?;
+
     core.routes.learn_those(on, &sooner).await?;
     take(&sooner);
     if let Some(stage) = revived {
@@ -205,22 +216,26 @@ async fn retry_in(
         }
         take(&again);
     }
+
     if retried.is_empty() {
         return Ok((Ok(OperationResult::TooLate), None));
     }
     retried.sort_by_key(|(index, _)| *index);
-    let mut told = Told::default();
+
+    let mut told = PendingEntries::default();
     if let Some(manifest) = &manifest {
         for (_, recipient) in &retried {
             told.tell(Entry::retried(manifest, recipient, now).by(by));
         }
     }
+
     tell_act(&mut told, "retry", by, id, now);
     let committed = bump(on, told, &totals).await?;
     let recipients = retried
         .into_iter()
         .map(|(_, recipient)| recipient)
         .collect();
+
     Ok((Ok(OperationResult::Done(recipients)), committed))
 }
 
@@ -255,6 +270,7 @@ async fn purge_in(
     let Some(mail) = mails.first() else {
         return Ok((OperationResult::Unknown, None));
     };
+
     if mail.get("waits") {
         return Ok((OperationResult::TooLate, None));
     }
@@ -264,14 +280,17 @@ async fn purge_in(
             &[&rows::uuid(id)],
         )
         .await?;
+
     core.routes.learn_those(on, &ended).await?;
     let read = ended.iter().map(|row| rows::delivery(row, &core.routes));
     let recipients = read.map(|read| read.delivery.recipient).collect();
-    let mut told = Told::default();
+
+    let mut told = PendingEntries::default();
     if let Ok(manifest) = rows::manifest(mail) {
         told.tell(Entry::purged(&manifest, now).by(by));
     }
     tell_act(&mut told, "purge", by, id, now);
+
     let committed = sweep::delete(on, &[rows::uuid(id)], told).await?;
     Ok((OperationResult::Done(recipients), committed))
 }
@@ -306,9 +325,11 @@ async fn reroute_in(
         .filter(|(_, route)| !known.contains(route) && *route != fallback)
         .map(|(id, _)| id)
         .collect();
+
     if unknown.is_empty() {
         return Ok((0, None));
     }
+
     let to = core.routes.id(&fallback).unwrap_or(0);
     let moved = on
         .execute(
@@ -321,5 +342,6 @@ async fn reroute_in(
             &[&unknown, &to, &REROUTE],
         )
         .await?;
+
     Ok((usize::try_from(moved).unwrap_or(0), None))
 }

@@ -1,5 +1,5 @@
-//! The outbox as a table: `enqueue` writes it in the application's transaction, a put takes it out in
-//! its own.
+//! The outbox as a table: `enqueue` writes it in the application's transaction, a put takes it out
+//! in its own.
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -13,7 +13,7 @@ use super::rows::{self, DEAD, Totals};
 use super::shared::{Core, bump};
 use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::outbox::{Outbox, OutboxDraft};
 use crate::spool::{Manifest, SpoolError};
 
@@ -35,7 +35,9 @@ impl Outbox for PostgresNode {
         if let Some(failure) = core.failure() {
             return Err(failure);
         }
+
         let session = core.session();
+
         let most = i64::try_from(most).unwrap_or(100);
         let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
             ask!(core, on => on.query(TAKE, &[&session, &most]));
@@ -46,6 +48,7 @@ impl Outbox for PostgresNode {
                 json: row.get(1),
             })
             .collect();
+
         let mut in_hand = core.drafts.lock();
         in_hand.extend(drafts.iter().map(|draft| draft.id));
         Ok(drafts)
@@ -81,10 +84,12 @@ impl Outbox for PostgresNode {
     ) -> Result<(), SpoolError> {
         self.core.drafts.lock().remove(&draft.id);
         let core = &self.core;
+
         let nowhere = Route::over([]);
         let named: Result<(), SpoolError> = ask!(core, on => core.routes.name_all(&on, [&nowhere]));
         named?;
         let draft = draft.clone();
+
         let reason: String = reason.chars().take(REASON).collect();
         self.core
             .change(move |core, on| {
@@ -95,6 +100,7 @@ impl Outbox for PostgresNode {
         self.core
             .hints
             .sweep_at(self.core.kept_until(now.as_millis()));
+
         Ok(())
     }
 
@@ -128,11 +134,13 @@ async fn reject_in(
     if gone == 0 {
         return Ok(((), None));
     }
+
     let route = Route::over([]);
     let stage = Stage::Dead {
         at: now,
         reason: DeadReason::Rejected,
     };
+
     let priority = rows::priority_number(Priority::Default);
     let numbered = (0u16..).zip(recipients(&draft.json));
     let endings: Vec<Ending> = numbered
@@ -158,6 +166,7 @@ async fn reject_in(
             }
         })
         .collect();
+
     let manifest = Manifest {
         id: draft.id,
         accepted_at: now,
@@ -184,6 +193,7 @@ async fn reject_in(
         .iter()
         .map(|ending| rows::text(&ending.delivery.recipient.to_string()))
         .collect();
+
     // What cannot be composed has no message: there is nothing that a retry could send.
     on.execute(
         "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body, forgotten, draft)
@@ -198,8 +208,9 @@ async fn reject_in(
         ],
     )
     .await?;
+
     let mut totals = Totals::default();
-    let mut told = Told::default();
+    let mut told = PendingEntries::default();
     told.tell(Entry::accepted(&manifest));
     for ending in &endings {
         totals.add(DEAD, priority, 1);
@@ -212,6 +223,7 @@ async fn reject_in(
             now,
         ));
     }
+
     ending::insert(core, on, &endings).await?;
     let committed = bump(on, told, &totals).await?;
     Ok(((), committed))
@@ -232,6 +244,7 @@ fn recipients(json: &str) -> Vec<Address> {
             _ => {}
         }
     }
+
     let mut found = Vec::new();
     if let Ok(draft) = serde_json::from_str::<serde_json::Value>(json) {
         for field in ["to", "cc", "bcc"] {
@@ -240,6 +253,7 @@ fn recipients(json: &str) -> Vec<Address> {
             }
         }
     }
+
     if found.is_empty() {
         found.extend("unknown@recipient.invalid".parse().ok());
     }

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::accounts;
 use super::ending::{self, Ending};
-use super::link::{Connected, Failed, judge};
+use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, PENDING, Totals};
 use super::shared::{Committed, Core, Records};
 use crate::mail::MailId;
-use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 
 /// The most mails, and about the most bytes, that are put together.
@@ -25,13 +25,13 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const UNKNOWN_FOR: Duration = Duration::from_secs(4);
 
 /// Mails to be put, and who waits for that.
-pub(super) struct Put {
+pub(super) struct PutQueue {
     pub mails: Vec<NewMail>,
     pub reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
 }
 
 /// Puts what comes until nobody can send any more.
-pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Put>) {
+pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
     while let Some(first) = inbox.recv().await {
         let mut bytes = weight(&first);
         let mut count = first.mails.len();
@@ -46,7 +46,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Put>
         }
         let mut mails = Vec::with_capacity(count);
         let mut waiting = Vec::with_capacity(puts.len());
-        for Put {
+        for PutQueue {
             mails: of_one,
             reply,
         } in puts
@@ -62,7 +62,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Put>
     }
 }
 
-fn weight(put: &Put) -> usize {
+fn weight(put: &PutQueue) -> usize {
     put.mails.iter().map(|mail| mail.body.len() + 512).sum()
 }
 
@@ -81,6 +81,7 @@ async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
         bytes += mail.body.len() + 512;
         group.push(mail);
     }
+
     results.extend(put_group(core, group).await);
     results
 }
@@ -94,12 +95,12 @@ pub(super) fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
 
 /// To whom a key belongs.
 #[derive(Clone, Copy)]
-struct Owner {
+struct KeyOwner {
     mail: MailId,
     fingerprint: u128,
 }
 
-impl Owner {
+impl KeyOwner {
     fn answer(&self, fingerprint: u128) -> Result<PutResult, SpoolError> {
         if self.fingerprint == fingerprint {
             Ok(PutResult::Duplicate(self.mail))
@@ -111,9 +112,9 @@ impl Owner {
 
 /// What is there already of the mails of a group.
 #[derive(Default)]
-struct There {
+struct ExistingMails {
     mails: Vec<MailId>,
-    keys: HashMap<Vec<u8>, Owner>,
+    keys: HashMap<Vec<u8>, KeyOwner>,
 }
 
 async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
@@ -123,10 +124,12 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
     if let Some(failure) = core.failure() {
         return vec![Err(failure); mails.len()];
     }
+
     let deadline = Instant::now() + UNKNOWN_FOR;
     // Those that may have been put by a statement of which nothing was heard.
     let mut tried: Vec<MailId> = Vec::new();
-    let mut there = There::default();
+
+    let mut there = ExistingMails::default();
     loop {
         let (chosen, results) = choose(&mails, &there, &tried);
         if chosen.is_empty() {
@@ -161,8 +164,8 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
             Err(error) => error,
         };
         match judge(&error) {
-            Failed::Exists | Failed::Busy => {}
-            Failed::Gone => {
+            StatementFailure::Exists | StatementFailure::Busy => {}
+            StatementFailure::Gone => {
                 core.put.discard().await;
                 tried = chosen.iter().map(|mail| mail.manifest.id).collect();
                 if Instant::now() >= deadline {
@@ -171,7 +174,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Failed::Impossible => {
+            StatementFailure::Impossible => {
                 let error = core.failed(&error);
                 return vec![Err(error); mails.len()];
             }
@@ -182,7 +185,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
         };
         match looked {
             Ok(found) => there = found,
-            Err(error) if judge(&error) == Failed::Gone => {}
+            Err(error) if judge(&error) == StatementFailure::Gone => {}
             Err(error) => {
                 let error = core.failed(&error);
                 return vec![Err(error); mails.len()];
@@ -191,17 +194,18 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
     }
 }
 
-/// Which mails of a group are to be written, given what is there; and what everybody is answered once
-/// they are.
+/// Which mails of a group are to be written, given what is there; and what everybody is answered
+/// once they are.
 fn choose<'a>(
     mails: &'a [NewMail],
-    there: &There,
+    there: &ExistingMails,
     tried: &[MailId],
 ) -> (Vec<&'a NewMail>, Results) {
     let mut chosen: Vec<&NewMail> = Vec::with_capacity(mails.len());
     let mut results = Vec::with_capacity(mails.len());
     let mut seen: HashMap<MailId, ()> = HashMap::with_capacity(mails.len());
-    let mut keys: HashMap<Vec<u8>, Owner> = HashMap::new();
+
+    let mut keys: HashMap<Vec<u8>, KeyOwner> = HashMap::new();
     for mail in mails {
         let manifest = &mail.manifest;
         let id = manifest.id;
@@ -223,7 +227,7 @@ fn choose<'a>(
                 results.push(owner.answer(manifest.fingerprint));
                 continue;
             }
-            let owner = Owner {
+            let owner = KeyOwner {
                 mail: id,
                 fingerprint: manifest.fingerprint,
             };
@@ -232,22 +236,25 @@ fn choose<'a>(
         results.push(Ok(PutResult::Stored));
         chosen.push(mail);
     }
+
     (chosen, results)
 }
 
-async fn look(on: &Connected, mails: &[NewMail]) -> Result<There, tokio_postgres::Error> {
+async fn look(on: &Connected, mails: &[NewMail]) -> Result<ExistingMails, tokio_postgres::Error> {
     let ids: Vec<Uuid> = mails.iter().map(|m| rows::uuid(m.manifest.id)).collect();
     let found = on
         .query("SELECT id FROM mails WHERE id = ANY($1)", &[&ids])
         .await?;
-    let mut there = There {
+    let mut there = ExistingMails {
         mails: found.iter().map(|row| rows::mail_id(row.get(0))).collect(),
         keys: HashMap::new(),
     };
+
     let keys: Vec<Vec<u8>> = mails
         .iter()
         .filter_map(|mail| key_hash(&mail.manifest))
         .collect();
+
     if keys.is_empty() {
         return Ok(there);
     }
@@ -257,14 +264,16 @@ async fn look(on: &Connected, mails: &[NewMail]) -> Result<There, tokio_postgres
             &[&keys],
         )
         .await?;
+
     for row in found {
         let fingerprint: Uuid = row.get(2);
-        let owner = Owner {
+        let owner = KeyOwner {
             mail: rows::mail_id(row.get(1)),
             fingerprint: fingerprint.as_u128(),
         };
         there.keys.insert(row.get(0), owner);
     }
+
     Ok(there)
 }
 
@@ -285,6 +294,7 @@ fn hint(core: &Core, mails: &[&NewMail]) {
             sweep = sweep.min(forget_at(core, mail));
         }
     }
+
     core.hints.sweep_at(sweep);
 }
 
@@ -331,6 +341,7 @@ async fn insert(
         Vec::with_capacity(count),
         Vec::with_capacity(count),
     );
+
     let (mut priorities, mut recipients, mut manifests, mut bodies) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut of, mut at, mut routes, mut of_priority) =
@@ -342,7 +353,7 @@ async fn insert(
     let mut whose = Vec::new();
     let mut ended = ending::Columns::default();
     let mut totals = Totals::default();
-    let mut told = Told::default();
+    let mut told = PendingEntries::default();
 
     for mail in mails {
         let manifest = &mail.manifest;
@@ -413,6 +424,7 @@ async fn insert(
         let drafts = of_these.filter(|id| in_hand.contains(id)).map(rows::uuid);
         drafts.collect()
     };
+
     let records = Records::of(told);
     let counted = totals.accounts.columns();
     let rows = on
@@ -464,12 +476,14 @@ async fn insert(
             ],
         )
         .await?;
+
     if !drafts.is_empty() {
         let mut in_hand = core.drafts.lock();
         drafts
             .into_iter()
             .for_each(|draft| _ = in_hand.remove(&rows::mail_id(draft)));
     }
+
     let row = rows.first();
     Ok(Committed {
         commits: row.map_or(0, |row| row.get(0)),

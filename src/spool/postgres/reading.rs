@@ -20,7 +20,8 @@ const LOOKED_AT: usize = 5000;
 
 type Failure = tokio_postgres::Error;
 
-/// Asks on the connection for reading; again where it was lost meanwhile, for asking changes nothing.
+/// Asks on the connection for reading; again where it was lost meanwhile, for asking changes
+/// nothing.
 macro_rules! ask {
     ($core:expr, $on:ident => $ask:expr) => {{
         let mut tries = 0;
@@ -31,7 +32,7 @@ macro_rules! ask {
                 Ok(found) => break Ok(found),
                 Err(error)
                     if $crate::spool::postgres::link::judge(&error)
-                        == $crate::spool::postgres::link::Failed::Gone
+                        == $crate::spool::postgres::link::StatementFailure::Gone
                         && tries < 2 =>
                 {
                     $core.reading.discard().await;
@@ -76,6 +77,7 @@ async fn records(
             record.leased.push(row.get("leased"));
         }
     }
+
     Ok(records)
 }
 
@@ -99,6 +101,7 @@ pub(super) async fn body(core: &Arc<Core>, id: MailId) -> Result<Option<Bytes>, 
     let Some(row) = rows.first() else {
         return Ok(None);
     };
+
     // Not one moment longer, though it may take one until it is gone.
     if row.get(1) || (core.options.keep_bodies.is_zero() && row.get(2)) {
         return Err(SpoolError::Forgotten(rows::mail_id(id)));
@@ -121,10 +124,12 @@ impl Cursor {
         if !text.is_ascii() {
             return Err(bad());
         }
+
         let uuid = |hex: &str| match hex.len() {
             32 => Uuid::try_parse(hex).map_err(|_| bad()),
             _ => Err(bad()),
         };
+
         match text.strip_prefix('d') {
             Some(rest) if rest.len() == 48 => {
                 let due = i64::from_str_radix(&rest[..16], 16).map_err(|_| bad())?;
@@ -155,12 +160,14 @@ pub(super) async fn list(
         query.state,
         Some(State::Scheduled | State::Queued | State::Deferred | State::Sending)
     );
+
     let cursor = match (cursor, waits) {
         (Some(Cursor::Newest(_)), true) | (Some(Cursor::Due(..)), false) => {
             return Err(SpoolError::BadCursor);
         }
         (cursor, _) => cursor,
     };
+
     ask!(core, on => page(core, &on, &query, now, cursor, waits))
 }
 
@@ -221,8 +228,8 @@ impl Cursor {
     }
 }
 
-/// Whether a mail is asked for, and this is its place: one with several deliveries that wait is listed
-/// at the first that is asked for.
+/// Whether a mail is asked for, and this is its place: one with several deliveries that wait is
+/// listed at the first that is asked for.
 fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> bool {
     if !query.admits(record) {
         return false;
@@ -230,6 +237,7 @@ fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> boo
     let Some(wanted) = query.state else {
         return true;
     };
+
     let first = record
         .deliveries
         .iter()
@@ -237,6 +245,7 @@ fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> boo
         .filter(|(_, state)| *state == wanted)
         .map(|(delivery, _)| delivery.stage.due().map_or(0, Timestamp::as_millis))
         .min();
+
     match (place, first) {
         (_, None) => false,
         (Cursor::Newest(_), Some(_)) => true,
@@ -256,6 +265,7 @@ async fn newest(
     let priority: Option<i16> = query.priority.map(rows::priority_number);
     let since = query.since.map_or(i64::MIN, Timestamp::as_millis);
     let until = query.until.map_or(i64::MAX, Timestamp::as_millis);
+
     let sql = match query.state {
         None => "SELECT id FROM mails WHERE id < $1 AND ($3::int2 IS NULL OR priority = $3)
                  AND accepted_at >= $4 AND accepted_at < $5 ORDER BY id DESC LIMIT $2"
@@ -274,6 +284,7 @@ async fn newest(
             )
         }
     };
+
     let rows = on
         .query(&sql, &[&below, &most, &priority, &since, &until])
         .await?;
@@ -293,6 +304,7 @@ async fn waiting(
         Some(Cursor::Due(due, mail)) => (due, mail),
         _ => (i64::MIN, Uuid::nil()),
     };
+
     core.routes.learn(on).await?;
     let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
     let wanted = match state {
@@ -301,12 +313,14 @@ async fn waiting(
         Some(State::Deferred) => "r.owner = 0 AND r.stage = 0 AND r.due > $5 AND r.tries > 0",
         _ => "(r.owner <> 0 OR r.stage = 1) AND $5::int8 IS NOT NULL",
     };
+
     let sql = format!(
         "SELECT DISTINCT x.due, x.mail FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
          CROSS JOIN LATERAL (SELECT DISTINCT r.due, r.mail FROM ready r WHERE r.route = q.route AND r.priority = p::int2
            AND (r.due, r.mail) > ($2, $3) AND {wanted} ORDER BY r.due, r.mail LIMIT $4) x
          ORDER BY x.due, x.mail LIMIT $4"
     );
+
     let most = i64::try_from(most).unwrap_or(1000);
     let rows = on
         .query(&sql, &[&routes, &due, &mail, &most, &now.as_millis()])
@@ -333,6 +347,7 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
             &[&now.as_millis()],
         )
         .await?;
+
     let whole = on
         .query(
             "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c
@@ -341,11 +356,13 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
             &[],
         )
         .await?;
+
     core.routes.learn_those(on, &waiting).await?;
     let mut stats = SpoolStats {
         stale_settles: core.stale.load(Ordering::Relaxed),
         ..SpoolStats::default()
     };
+
     let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
     for row in &waiting {
         let state = usize::try_from(row.get::<_, i32>("state")).unwrap_or(0);
@@ -360,6 +377,7 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
             stats.oldest_due = Some(stats.oldest_due.map_or(due, |oldest| oldest.min(due)));
         }
     }
+
     stats.backlog = backlog.into_iter().collect();
     if let Some(row) = whole.first() {
         let totals: Vec<i64> = row.get(0);
@@ -374,5 +392,6 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
         (stats.bytes, stats.quarantined) = (number(1), number(2));
         stats.journal_bytes = number(3);
     }
+
     Ok(stats)
 }

@@ -52,8 +52,8 @@ impl Routes {
         Ok(())
     }
 
-    /// Gives numbers to those that have none. In no transaction: none waits for another, and no number
-    /// is learnt that a rollback takes away again.
+    /// Gives numbers to those that have none. In no transaction: none waits for another, and no
+    /// number is learnt that a rollback takes away again.
     pub(super) async fn name_all(
         &self,
         on: &Connected,
@@ -64,17 +64,20 @@ impl Routes {
             .filter(|route| self.id(route).is_none())
             .map(route_text)
             .collect();
+
         if new.is_empty() {
             return Ok(());
         }
         new.sort();
         new.dedup();
+
         on.execute(
             "INSERT INTO routes (name) SELECT n FROM unnest($1::text[]) n
              WHERE NOT EXISTS (SELECT FROM routes WHERE name = n) ORDER BY n ON CONFLICT DO NOTHING",
             &[&new],
         )
         .await?;
+
         self.learn(on).await
     }
 

@@ -16,8 +16,8 @@ pub(super) const DELIVERED: i16 = 2;
 pub(super) const DEAD: i16 = 3;
 pub(super) const CANCELLED: i16 = 4;
 
-/// The columns of `ready` that make a delivery, and with them those of `ended`. Its recipient stands in
-/// its mail as well.
+/// The columns of `ready` that make a delivery, and with them those of `ended`. Its recipient
+/// stands in its mail as well.
 pub(super) const OF_READY: &str =
     "mail, idx, route, priority, account, due AS at, stage, 0::smallint AS reason, tries, counted, crashes,
     data, (SELECT m.recipients[idx + 1] FROM mails m WHERE m.id = mail) AS recipient";
@@ -109,6 +109,7 @@ pub(super) fn delivery(row: &Row, routes: &Routes) -> Read {
             (with_columns(bare, row), Some(unread.to_vec()))
         }
     };
+
     Read {
         mail,
         index,
@@ -180,8 +181,8 @@ pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority; and of
-/// what each token and user has handed in.
+/// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority; and
+/// of what each token and user has submitted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Totals {
     counts: [i64; 12],

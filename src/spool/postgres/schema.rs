@@ -1,5 +1,5 @@
-//! The tables, and how those of an older version become those of this one: each step runs once, under
-//! a lock that all nodes of a schema share, in one transaction.
+//! The tables, and how those of an older version become those of this one: each step runs once,
+//! under a lock that all nodes of a schema share, in one transaction.
 
 use tokio_postgres::Client;
 
@@ -37,22 +37,26 @@ pub(super) async fn prepare(
         database: database.to_owned(),
         reason,
     };
+
     let failed = |error: tokio_postgres::Error| unusable(reason(&error));
     let version = version(client, schema).await.map_err(failed)?;
     let newest = STEPS.len();
     if version == newest {
         return Ok(());
     }
+
     if version > newest {
         // Steps only ever add what an older node can do without.
         tracing::warn!(version, newest, "the spool's tables are of a newer version");
         return Ok(());
     }
+
     if migrate == Migrate::Check {
         return Err(unusable(format!(
             "its schema {schema} has version {version} of the tables and {newest} is needed; run `postrider spool migrate`, or set `migrate` to auto"
         )));
     }
+
     make(client, schema, version).await.map_err(failed)
 }
 
@@ -81,6 +85,7 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
             &[&schema],
         )
         .await?;
+
     if seen == 0 {
         let there = client
             .query_opt("SELECT FROM pg_namespace WHERE nspname = $1", &[&schema])
@@ -97,6 +102,7 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
             ))
             .await?;
     }
+
     let done = version(client, schema).await?;
     for (number, step) in (1i32..).zip(STEPS).skip(done) {
         client
@@ -113,5 +119,6 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
             .await?;
         tracing::info!(step = number, schema, "the spool's tables were made anew");
     }
+
     client.batch_execute("COMMIT").await
 }

@@ -1,5 +1,5 @@
-//! This node among the others: its session and heartbeats, what it takes over from nodes that gave no
-//! sign of life, and what it learns of the whole while it does nothing.
+//! This node among the others: its session and heartbeats, what it takes over from nodes that gave
+//! no sign of life, and what it learns of the whole while it does nothing.
 //!
 //! *Invariant:* a session that was ended by another is never used again, and nothing that was leased
 //! under it settles.
@@ -15,7 +15,7 @@ use super::link::Connected;
 use super::rows::{OF_READY, PENDING};
 use super::shared::{Committed, Core, Session, tell_ends};
 use crate::delivery::{By, DeadReason, Stage};
-use crate::spool::keyed::journal::entry::Told;
+use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{EndedDelivery, SpoolError};
 
 /// How often this node looks whether others have changed something.
@@ -43,6 +43,7 @@ pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postg
         )
         .await?;
     let id: i32 = rows.first().map_or(0, |row| row.get(0));
+
     let mut book = core.book.lock();
     book.begin(id);
     *core.session.write() = Session::begun(id, asked);
@@ -93,6 +94,7 @@ async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
             Err(core.connector.unreachable("it does not answer"))
         }
     };
+
     match outcome {
         Ok(expired) => {
             if core.down.write().take().is_some() {
@@ -117,6 +119,7 @@ async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
     let on = core.on(&core.heart).await?;
     let asked = (Instant::now(), SystemTime::now());
     let failed = |error: tokio_postgres::Error| core.failed(&error);
+
     let session = core.session();
     let beaten = on
         .execute(
@@ -125,6 +128,7 @@ async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
         )
         .await
         .map_err(failed)?;
+
     if beaten == 0 {
         if session != 0 {
             tracing::warn!(
@@ -140,6 +144,7 @@ async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
             current.asked = asked;
         }
     }
+
     expired(&on).await.map_err(failed)
 }
 
@@ -163,8 +168,8 @@ pub(super) enum Ending {
     Own,
 }
 
-/// Ends a session, and gives back what it held. At-most-once mail that may have been sent is dead in
-/// doubt; what died with too many nodes is dead as poisoned.
+/// Ends a session, and gives back what it held. At-most-once mail that may have been sent is dead
+/// in doubt; what died with too many nodes is dead as poisoned.
 pub(super) async fn take_over(
     core: &Arc<Core>,
     session: i32,
@@ -175,10 +180,11 @@ pub(super) async fn take_over(
         let on = core.heart.get().await?;
         terminate(core, &on, session).await;
     }
+
     let ended = core
         .transact(move |core, on| end_session(core, on, session, own).boxed())
         .await?;
-    let Some(Ended { told, count }) = ended else {
+    let Some(SessionEnd { told, count }) = ended else {
         return Ok(());
     };
 
@@ -190,17 +196,19 @@ pub(super) async fn take_over(
             "another node is gone; what it held is taken over"
         );
     }
+
     if !told.is_empty() {
         let now = core.hints.now().as_millis();
         core.hints.sweep_at(core.kept_until(now));
     }
+
     tell_ends(core, told);
     core.changed.notify_one();
     Ok(())
 }
 
-/// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no right
-/// but to be the same user.
+/// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no
+/// right but to be the same user.
 async fn terminate(core: &Core, on: &Connected, session: i32) {
     let cut = on
         .query(
@@ -210,6 +218,7 @@ async fn terminate(core: &Core, on: &Connected, session: i32) {
             &[&session, &core.instance],
         )
         .await;
+
     if let Err(error) = cut {
         tracing::warn!(
             session,
@@ -229,6 +238,7 @@ async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgr
             &[&session],
         )
         .await?;
+
     if doubts.first().is_none_or(|row| row.get::<_, i64>(0) == 0) {
         return Ok(false);
     }
@@ -237,6 +247,7 @@ async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgr
         &[&session],
     )
     .await?;
+
     on.execute(
         "UPDATE sessions SET seen = to_timestamp(0) WHERE id = $1",
         &[&session],
@@ -246,7 +257,7 @@ async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgr
 }
 
 /// What the end of a session came to.
-struct Ended {
+struct SessionEnd {
     told: Vec<EndedDelivery>,
     /// How many deliveries it held.
     count: usize,
@@ -257,7 +268,7 @@ async fn end_session(
     on: &Connected,
     session: i32,
     own: bool,
-) -> Result<(Option<Ended>, Option<Committed>), tokio_postgres::Error> {
+) -> Result<(Option<SessionEnd>, Option<Committed>), tokio_postgres::Error> {
     if own && leave_doubts(on, session).await? {
         return Ok((None, None));
     }
@@ -267,9 +278,11 @@ async fn end_session(
             &[&session, &own],
         )
         .await?;
+
     if gone == 0 && !own {
         return Ok((None, None));
     }
+
     // A statement of its own: what was claimed while the one before waited is seen now.
     let poisoned_after = if own { i32::MAX } else { POISONED_AFTER };
     let dead = on
@@ -281,6 +294,7 @@ async fn end_session(
             &[&session, &poisoned_after],
         )
         .await?;
+
     let step = i32::from(!own);
     let freed = on
         .execute(
@@ -299,14 +313,26 @@ async fn end_session(
         },
     })
     .await?;
+
     let committed = match endings.is_empty() {
         true => None,
-        false => ending::end_all(core, on, &By::default(), Told::default(), &endings).await?,
+        false => {
+            ending::end_all(
+                core,
+                on,
+                &By::default(),
+                PendingEntries::default(),
+                &endings,
+            )
+            .await?
+        }
     };
-    let ended = Ended {
+
+    let ended = SessionEnd {
         told: ending::told(&endings),
         count,
     };
+
     Ok((Some(ended), committed))
 }
 
@@ -324,12 +350,14 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     let Some(row) = rows.first() else {
         return Ok(());
     };
+
     let committed = Committed {
         commits: row.get(0),
         pending: row.get(1),
         last: row.get(2),
         accounts: Vec::new(),
     };
+
     let pending = committed.pending;
     let is_news = committed.commits > core.hints.commits();
     core.committed(committed);
@@ -343,6 +371,7 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     if pending > 0 {
         fronts(core, &on).await.map_err(failed)?;
     }
+
     if anyway {
         let sweeps = core.sweeps.load(Ordering::Acquire);
         let at = super::sweep::next(core, &on).await.map_err(failed)?;
@@ -351,6 +380,7 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
             core.hints.sweep_at(at);
         }
     }
+
     Ok(())
 }
 
@@ -375,6 +405,7 @@ pub(super) async fn fronts(core: &Core, on: &Connected) -> Result<(), tokio_post
         core.routes.learn(on).await?;
     }
     let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
+
     let now = core.hints.now().as_millis();
     let rows = on
         .query(
@@ -388,12 +419,14 @@ pub(super) async fn fronts(core: &Core, on: &Connected) -> Result<(), tokio_post
             &[&routes, &now],
         )
         .await?;
+
     let mut is_due = false;
     for row in rows {
         let due: i64 = row.get(0);
         is_due |= due <= now;
         core.hints.due_at(due);
     }
+
     if is_due {
         core.changed.notify_one();
     }

@@ -1,6 +1,6 @@
 //! Outcomes, marks and leases that come back: one task takes them up in the order of the calls and
-//! writes what came meanwhile together. While the database does not answer it keeps them, and writes
-//! them under their leases when it does.
+//! writes what came meanwhile together. While the database does not answer it keeps them, and
+//! writes them under their leases when it does.
 //!
 //! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session is
 //! not touched, whatever this node believes.
@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::accounts;
-use super::book::{Held, session_of};
-use super::link::{Connected, Failed, judge};
+use super::book::{HeldDelivery, session_of};
+use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, MARKED, PENDING};
 use super::shared::{Committed, Core, tell_ends, told_alone};
 use crate::delivery::{DeadReason, Delivery, Stage};
@@ -42,7 +42,7 @@ pub(super) enum Command {
 /// What is to be written of one delivery.
 struct Write {
     token: LeaseToken,
-    held: Held,
+    held: HeldDelivery,
     delivery: Delivery,
 }
 
@@ -116,6 +116,7 @@ impl Group {
                 }
             }
         }
+
         self.replies.push(Reply { results, to });
     }
 
@@ -124,19 +125,23 @@ impl Group {
         let Some(held) = core.book.lock().end(&token) else {
             return;
         };
+
         if !held.marked {
             self.released.push(token);
             return;
         }
+
         // It may have been sent, and nobody knows.
         let stage = Stage::Dead {
             at: core.hints.now(),
             reason: DeadReason::InDoubt,
         };
+
         let delivery = Delivery {
             stage,
             ..held.delivery.clone()
         };
+
         self.writes.push(Write {
             token,
             held,
@@ -154,6 +159,7 @@ async fn write(core: &Arc<Core>, group: Group) {
         passes,
         releases,
     } = group;
+
     if !writes.is_empty() || !released.is_empty() {
         let outcome = write_until_known(core, &writes, &released).await;
         core.releasing.fetch_sub(releases, Ordering::SeqCst);
@@ -165,6 +171,7 @@ async fn write(core: &Arc<Core>, group: Group) {
         core.releasing.fetch_sub(releases, Ordering::SeqCst);
         answer(core, &writes, replies, Ok(HashSet::new()));
     }
+
     for pass in passes {
         let _ = pass.send(());
     }
@@ -179,11 +186,11 @@ async fn write_until_known(
     released: &[LeaseToken],
 ) -> Result<Done, SpoolError> {
     let mut is_doubtful = false;
-    let mut patience = None;
+    let mut time_limit = None;
     loop {
         if core.closed.load(Ordering::SeqCst) {
             // Somebody waits for the end of all this.
-            let until = *patience.get_or_insert(Instant::now() + Duration::from_secs(5));
+            let until = *time_limit.get_or_insert(Instant::now() + Duration::from_secs(5));
             if Instant::now() > until {
                 return Err(SpoolError::Closed);
             }
@@ -225,8 +232,8 @@ async fn write_until_known(
             Err(error) => error,
         };
         match judge(&error) {
-            Failed::Busy => {}
-            Failed::Gone => {
+            StatementFailure::Busy => {}
+            StatementFailure::Gone => {
                 let error = core.failed(&error);
                 tracing::warn!(%error, count = writes.len(), "outcomes wait until the database answers");
                 core.settling.discard().await;
@@ -234,8 +241,8 @@ async fn write_until_known(
                 tokio::time::sleep(REST).await;
             }
             // It was there already: a write of which nothing was heard.
-            Failed::Exists => is_doubtful = true,
-            Failed::Impossible => {
+            StatementFailure::Exists => is_doubtful = true,
+            StatementFailure::Impossible => {
                 let error = core.failed(&error);
                 tracing::error!(%error, "outcomes could not be recorded");
                 return Err(error);
@@ -290,6 +297,7 @@ async fn settle(
     let (mut routes, mut tries, mut counted, mut crashes) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut data, mut events, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+
     let now = core.hints.now();
     for at in chosen {
         let Write {
@@ -325,6 +333,7 @@ async fn settle(
         entries.push(entry);
         events.push(count);
     }
+
     let rows = on
         .query(
             SETTLE,
@@ -347,6 +356,7 @@ async fn settle(
             ],
         )
         .await?;
+
     if let Some(row) = rows.first() {
         core.committed(Committed {
             commits: row.get(1),
@@ -355,6 +365,7 @@ async fn settle(
             accounts: accounts::read(&row.get::<_, Vec<String>>(4)),
         });
     }
+
     Ok(rows
         .iter()
         .filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok())
@@ -370,6 +381,7 @@ async fn known(on: &Connected, writes: &[Write]) -> Result<Done, tokio_postgres:
         .iter()
         .map(|w| i64::try_from(w.token.serial).unwrap_or(0))
         .collect();
+
     let rows = on
         .query(
             "SELECT s.ord FROM unnest($1::uuid[], $2::int4[], $3::int8[]) WITH ORDINALITY AS s(mail, idx, token, ord)
@@ -378,6 +390,7 @@ async fn known(on: &Connected, writes: &[Write]) -> Result<Done, tokio_postgres:
             &[&mails, &places, &tokens],
         )
         .await?;
+
     Ok(rows
         .iter()
         .filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok())
@@ -413,6 +426,7 @@ fn answer(
             return;
         }
     };
+
     let mut in_doubt = Vec::new();
     for at in &done {
         let delivery = &writes[*at].delivery;
@@ -422,6 +436,7 @@ fn answer(
             _ => core.hints.sweep_at(core.kept_until(when)),
         }
     }
+
     let mut is_answered = vec![false; writes.len()];
     for reply in replies {
         let results = reply.results.into_iter().map(|result| match result {
@@ -439,6 +454,7 @@ fn answer(
         });
         let _ = reply.to.send(Ok(results.collect()));
     }
+
     for (at, write) in writes.iter().enumerate() {
         if !is_answered[at]
             && done.contains(&at)
@@ -451,6 +467,7 @@ fn answer(
             });
         }
     }
+
     tell_ends(core, in_doubt);
     core.changed.notify_one();
 }
@@ -464,9 +481,11 @@ async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), Sp
             return Err(SpoolError::StaleLease);
         }
     }
+
     let mails: Vec<Uuid> = tokens.iter().map(|t| rows::uuid(t.mail)).collect();
     let places: Vec<i32> = tokens.iter().map(|t| i32::from(t.index)).collect();
     let owners: Vec<i32> = tokens.iter().map(|t| session_of(t.serial)).collect();
+
     let mut tries = 0;
     loop {
         tries += 1;
@@ -488,9 +507,9 @@ async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), Sp
                 core.stale.fetch_add(1, Ordering::Relaxed);
                 return Err(SpoolError::StaleLease);
             }
-            Err(error) if judge(&error) == Failed::Busy && tries < 3 => {}
+            Err(error) if judge(&error) == StatementFailure::Busy && tries < 3 => {}
             Err(error) => {
-                if judge(&error) == Failed::Gone {
+                if judge(&error) == StatementFailure::Gone {
                     core.settling.discard().await;
                 }
                 return Err(core.failed(&error));

@@ -11,13 +11,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::accounts::{self, Accounts};
-use super::book::Book;
+use super::book::LeaseTable;
 use super::hints::Hints;
-use super::link::{Connected, Connector, Failed, Link, judge};
+use super::link::{Connected, Connector, Link, StatementFailure, judge};
 use super::routes::Routes;
 use super::settle::Command;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, Told};
+use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{
     Durability, EndedDelivery, LeaseKeeper, LeaseToken, Orders, SpoolError, SpoolOptions,
 };
@@ -48,7 +48,7 @@ pub(super) struct Core {
     /// One claim and one change at a time.
     pub claim_turn: tokio::sync::Mutex<()>,
     pub change_turn: tokio::sync::Mutex<()>,
-    pub book: Mutex<Book>,
+    pub book: Mutex<LeaseTable>,
     pub routes: Routes,
     pub hints: Hints,
     pub changed: Notify,
@@ -112,6 +112,7 @@ impl Core {
         if let Some(down) = self.down.read().clone() {
             return Some(down);
         }
+
         let session = *self.session.read();
         let may_go_on = self.lease.mul_f64(FENCE);
         if session.id == 0 || session.age() > may_go_on {
@@ -120,6 +121,7 @@ impl Core {
                     .unreachable("this node's lease could not be renewed in time"),
             );
         }
+
         None
     }
 
@@ -152,7 +154,7 @@ impl Core {
     pub(super) fn failed(&self, error: &tokio_postgres::Error) -> SpoolError {
         let error_kind = judge(error);
         let error = self.connector.error(error);
-        if error_kind == Failed::Gone {
+        if error_kind == StatementFailure::Gone {
             self.note_down(&error);
         }
         error
@@ -177,8 +179,8 @@ impl Core {
         self.transact(change).await
     }
 
-    /// The same, whether or not this node may change anything: for what it does when it opens, closes,
-    /// or finds others gone.
+    /// The same, whether or not this node may change anything: for what it does when it opens,
+    /// closes, or finds others gone.
     pub(super) async fn transact<T, F>(self: &Arc<Self>, change: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
@@ -226,11 +228,12 @@ impl Core {
                 if on.rollback().await.is_err() {
                     core.changing.discard().await;
                 }
-                if judge(&error) != Failed::Busy || tries >= TRIES {
+                if judge(&error) != StatementFailure::Busy || tries >= TRIES {
                     return Err(core.failed(&error));
                 }
             }
         });
+
         match task.await {
             Ok(outcome) => outcome,
             Err(error) => Err(SpoolError::Unreadable(format!(
@@ -318,7 +321,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn of(told: Told) -> Self {
+    pub(super) fn of(told: PendingEntries) -> Self {
         let mut records = Records::default();
         for part in told.into_parts() {
             records.offsets.push(records.count);
@@ -336,7 +339,7 @@ impl Records {
 
 /// One entry by itself: its bytes, and how many events it is.
 pub(super) fn told_alone(entry: Entry<'_>) -> (Vec<u8>, i32) {
-    let mut told = Told::default();
+    let mut told = PendingEntries::default();
     told.tell(entry);
     let part = told.into_parts().pop();
     part.map_or((Vec::new(), 0), |part| {
@@ -347,7 +350,7 @@ pub(super) fn told_alone(entry: Entry<'_>) -> (Vec<u8>, i32) {
 /// Writes down, as the last thing in a transaction, what happened in it and how the totals change.
 pub(super) async fn bump(
     on: &Connected,
-    told: Told,
+    told: PendingEntries,
     totals: &super::rows::Totals,
 ) -> Result<Option<Committed>, tokio_postgres::Error> {
     const SQL: &str = "WITH b AS MATERIALIZED (SELECT * FROM bump($1, $2, $3, 0)),
@@ -357,6 +360,7 @@ pub(super) async fn bump(
                 AS u(off, events, at, before, acts, entries))
         SELECT commits, pending, first,
           ARRAY(SELECT count_accounts(b.commits, $10::int8[], $11::int8[], $12::int8[], $13::int8[])) FROM b";
+
     let records = Records::of(told);
     let accounts = totals.accounts.columns();
     let rows = on
@@ -379,6 +383,7 @@ pub(super) async fn bump(
             ],
         )
         .await?;
+
     Ok(rows.first().map(|row| Committed {
         commits: row.get(0),
         pending: row.get(1),
@@ -387,7 +392,7 @@ pub(super) async fn bump(
     }))
 }
 
-/// The mails that have ended by nobody's wish are told of by the next sweep.
+/// The mails that have ended without a user's request are told of by the next sweep.
 pub(super) fn tell_ends(core: &Core, ended: Vec<EndedDelivery>) {
     if ended.is_empty() {
         return;

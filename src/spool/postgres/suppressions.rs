@@ -1,5 +1,5 @@
-//! Who is not to get mail, as a table that all nodes share. Whether there is anybody at all is known
-//! here as of the last look, so that nothing is asked where nobody is.
+//! Who is not to get mail, as a table that all nodes share. Whether there is anybody at all is
+//! known here as of the last look, so that nothing is asked where nobody is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -136,11 +136,13 @@ impl Suppressions for PostgresNode {
             "SELECT * FROM suppressions WHERE address = ANY($1) ORDER BY address, list, reason",
             &[&asked],
         ));
+
         let mut found: HashMap<String, Vec<Suppression>> = HashMap::new();
         for row in &rows? {
             let of_one = found.entry(row.get("address")).or_default();
             of_one.extend(read(row));
         }
+
         let of_each = asked.iter().map(|address| found.get(address).cloned());
         Ok(of_each.map(Option::unwrap_or_default).collect())
     }
@@ -183,6 +185,7 @@ impl Suppressions for PostgresNode {
             Some(None) => return Err(SpoolError::BadCursor),
             None => (String::new(), String::new(), -1),
         };
+
         let limit = query.limit.clamp(1, MAX_PAGE);
         let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
         let address = query.address.as_ref().map(of_address);
@@ -194,6 +197,7 @@ impl Suppressions for PostgresNode {
         ));
         let mut rows = rows?;
         let has_more = rows.len() > limit;
+
         rows.truncate(limit);
         let last = rows.last().filter(|_| has_more);
         Ok(SuppressionPage {

@@ -1,5 +1,5 @@
-//! What the clock does to mail: expiry, retention, keys that are forgotten; in bounded steps, each a
-//! transaction. Any node may do it: what another is at is skipped.
+//! What the clock does to mail: expiry, retention, keys that are forgotten; in bounded steps, each
+//! a transaction. Any node may do it: what another is at is skipped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use super::rows::Totals;
 use super::shared::{Committed, Core, bump};
 use crate::delivery::{By, DeadReason, Stage};
 use crate::mail::Timestamp;
-use crate::spool::keyed::journal::entry::Told;
+use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{SpoolError, SweepReport};
 
 /// How many deliveries or mails one step ends or deletes.
@@ -32,10 +32,12 @@ pub(super) async fn sweep(core: &Arc<Core>, now: Timestamp) -> Result<SweepRepor
         return Ok(SweepReport::default());
     }
     core.sweeps.fetch_add(1, Ordering::AcqRel);
+
     let swept = core
         .change(move |core, on| step(core, on, now).boxed())
         .await;
     core.sweeps.fetch_add(1, Ordering::AcqRel);
+
     let mut report = swept?;
     report.ended.append(&mut core.untold.lock());
     Ok(report)
@@ -50,6 +52,7 @@ async fn step(
     let mut committed = expire(core, on, now, &mut report).await?;
     let pruned = prune(core, on, now, &mut report).await?;
     committed = pruned.or(committed);
+
     let bodies = forget_bodies(core, on, now).await?;
     let keys = forget_keys(core, on, now).await?;
     let journal = super::journal::prune(core, on, now).await?;
@@ -68,6 +71,7 @@ async fn step(
         false if next <= now.as_millis() => (now + GRACE).as_millis(),
         false => next,
     };
+
     core.hints.sweep_at(next);
     Ok((report, committed))
 }
@@ -90,13 +94,22 @@ async fn expire(
             &[&now.as_millis(), &STEP],
         )
         .await?;
+
     if rows.is_empty() {
         return Ok(None);
     }
+
     let reason = DeadReason::Expired;
     let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
     report.ended.extend(ending::told(&endings));
-    ending::end_all(core, on, &By::default(), Told::default(), &endings).await
+    ending::end_all(
+        core,
+        on,
+        &By::default(),
+        PendingEntries::default(),
+        &endings,
+    )
+    .await
 }
 
 /// A mail that has ended: no delivery waits, and this is its last end.
@@ -121,12 +134,13 @@ async fn prune(
             &[&until, &STEP],
         )
         .await?;
+
     let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     if ids.is_empty() {
         return Ok(None);
     }
     report.pruned = ids.len();
-    delete(on, &ids, Told::default()).await
+    delete(on, &ids, PendingEntries::default()).await
 }
 
 /// Removes the messages of mails that a relay took for every recipient, once they were kept long
@@ -135,6 +149,7 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
     if core.options.keep_bodies >= core.options.retention {
         return Ok(0);
     }
+
     let keep = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
     let until = now.as_millis().saturating_sub(keep);
     let rows = on
@@ -145,9 +160,11 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
             &[&until, &STEP],
         )
         .await?;
+
     if rows.is_empty() {
         return Ok(0);
     }
+
     let mails: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     on.execute(
         "UPDATE mails m SET body = '', forgotten = true WHERE m.id = ANY($1) AND NOT m.forgotten
@@ -156,6 +173,7 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
         &[&mails, &until],
     )
     .await?;
+
     Ok(rows.len())
 }
 
@@ -163,7 +181,7 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
 pub(super) async fn delete(
     on: &Connected,
     ids: &[Uuid],
-    told: Told,
+    told: PendingEntries,
 ) -> Result<Option<Committed>, Failure> {
     let ended = on
         .query(
@@ -171,12 +189,14 @@ pub(super) async fn delete(
             &[&ids],
         )
         .await?;
+
     let mut totals = Totals::default();
     for row in &ended {
         totals.add(row.get(0), row.get(1), -1);
     }
     on.execute("DELETE FROM mails WHERE id = ANY($1)", &[&ids])
         .await?;
+
     bump(on, told, &totals).await
 }
 
@@ -191,6 +211,7 @@ async fn forget_keys(core: &Core, on: &Connected, now: Timestamp) -> Result<usiz
         )
         .await?;
     let (held, over): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get(1));
+
     let keys = |rows: Vec<&Row>| -> Vec<Vec<u8>> { rows.iter().map(|row| row.get(0)).collect() };
     if !held.is_empty() {
         on.execute(
@@ -199,10 +220,12 @@ async fn forget_keys(core: &Core, on: &Connected, now: Timestamp) -> Result<usiz
         )
         .await?;
     }
+
     if !over.is_empty() {
         on.execute("DELETE FROM keys WHERE key = ANY($1)", &[&keys(over)])
             .await?;
     }
+
     Ok(rows.len())
 }
 
@@ -227,6 +250,7 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
     let at = |column: usize| row.get::<_, Option<i64>>(column);
     let keep = i64::try_from(core.options.journal.keep.as_millis()).unwrap_or(i64::MAX);
     let bodies = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
+
     let forgets = core.options.keep_bodies < core.options.retention;
     let next = [
         at(4)
@@ -237,5 +261,6 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
         at(2),
         at(3).map(|at| at.saturating_add(keep)),
     ];
+
     Ok(next.into_iter().flatten().min().unwrap_or(i64::MAX))
 }

@@ -1,5 +1,5 @@
-//! The parts of a spool that no node has open, told to a spool of another kind; and an empty one that
-//! takes what another tells, in one transaction.
+//! The parts of a spool that no node has open, told to a spool of another kind; and an empty one
+//! that takes what another tells, in one transaction.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ impl Aside {
             reason,
         })?);
         let name = format!("{}, schema {}", connector.name, spool.schema);
+
         let on = Link::new(&connector).get().await?;
         schema::prepare(&on.client, &spool.schema, &connector.name, migrate).await?;
         let aside = Aside {
@@ -52,6 +53,7 @@ impl Aside {
             routes: Routes::default(),
             name,
         };
+
         aside
             .routes
             .learn(&aside.on)
@@ -85,6 +87,7 @@ impl Aside {
             )
             .await
             .map_err(failed)?;
+
         let nodes: Vec<&str> = nodes.iter().map(|row| row.get(0)).collect();
         if !nodes.is_empty() {
             return Err(self.unusable(format!(
@@ -92,6 +95,7 @@ impl Aside {
                 nodes.join(", ")
             )));
         }
+
         Ok(())
     }
 }
@@ -108,6 +112,7 @@ pub(in crate::spool) async fn tell(
         .query("SELECT count(*) FROM outbox", &[])
         .await
         .map_err(failed)?;
+
     let waiting: i64 = waiting.first().map_or(0, |row| row.get(0));
     if waiting > 0 {
         return Err(aside.unusable(format!(
@@ -119,6 +124,7 @@ pub(in crate::spool) async fn tell(
         .query("SELECT mail, forget_at FROM keys", &[])
         .await
         .map_err(failed)?;
+
     let keys: HashMap<MailId, Timestamp> = keys
         .iter()
         .map(|row| {
@@ -132,6 +138,7 @@ pub(in crate::spool) async fn tell(
         let gone = |_| SpoolError::Closed;
         to.send(Ok(Some(part))).await.map_err(gone)
     };
+
     let mut last = Uuid::nil();
     loop {
         let mails = read_mails(aside, last).await?;
@@ -142,6 +149,7 @@ pub(in crate::spool) async fn tell(
             send(Part::Mail(Box::new(mail))).await?;
         }
     }
+
     for row in on
         .query("SELECT name, day, accepted FROM accounts", &[])
         .await
@@ -154,6 +162,7 @@ pub(in crate::spool) async fn tell(
         })
         .await?;
     }
+
     for row in on
         .query("SELECT * FROM suppressions", &[])
         .await
@@ -163,6 +172,7 @@ pub(in crate::spool) async fn tell(
             send(Part::Suppression(entry)).await?;
         }
     }
+
     tell_journal(aside, &send).await
 }
 
@@ -176,9 +186,11 @@ async fn tell_journal(
         .query("SELECT journal_id FROM head", &[])
         .await
         .map_err(failed)?;
+
     if let Some(row) = head.first() {
         send(Part::Journal(row.get::<_, i32>(0).cast_unsigned())).await?;
     }
+
     let mut last = i64::MIN;
     loop {
         let rows = on
@@ -201,6 +213,7 @@ async fn tell_journal(
             .await?;
         }
     }
+
     for row in on
         .query("SELECT name, at FROM readers", &[])
         .await
@@ -213,6 +226,7 @@ async fn tell_journal(
         })
         .await?;
     }
+
     for row in on
         .query("SELECT reader, key, value FROM kept", &[])
         .await
@@ -225,6 +239,7 @@ async fn tell_journal(
         })
         .await?;
     }
+
     Ok(())
 }
 
@@ -241,6 +256,7 @@ async fn read_mails(aside: &Aside, after: Uuid) -> Result<Vec<MailPart>, SpoolEr
         .await
         .map_err(failed)?;
     let (mut ids, mut bytes) = (Vec::new(), 0);
+
     for row in &sizes {
         bytes += usize::try_from(row.get::<_, i32>(1)).unwrap_or(0);
         if !ids.is_empty() && bytes > STEP_BYTES {
@@ -248,6 +264,7 @@ async fn read_mails(aside: &Aside, after: Uuid) -> Result<Vec<MailPart>, SpoolEr
         }
         ids.push(row.get::<_, Uuid>(0));
     }
+
     read_these(aside, &ids).await
 }
 
@@ -262,20 +279,24 @@ pub(super) async fn read_these(aside: &Aside, ids: &[Uuid]) -> Result<Vec<MailPa
         )
         .await
         .map_err(failed)?;
+
     let found = aside
         .on
         .query(reading::RECORDS, &[&ids])
         .await
         .map_err(failed)?;
+
     aside
         .routes
         .learn_those(&aside.on, &found)
         .await
         .map_err(failed)?;
+
     let mut deliveries: HashMap<Uuid, Vec<&Row>> = HashMap::new();
     for row in &found {
         deliveries.entry(row.get("mail")).or_default().push(row);
     }
+
     let mut parts = Vec::with_capacity(mails.len());
     for row in &mails {
         let id: Uuid = row.get("id");
@@ -303,6 +324,7 @@ pub(super) async fn read_these(aside: &Aside, ids: &[Uuid]) -> Result<Vec<MailPa
             key_until: None,
         });
     }
+
     Ok(parts)
 }
 
@@ -338,6 +360,7 @@ async fn take_all(aside: &Aside, mut from: mpsc::Receiver<Told>) -> Result<Copie
         .await
         .map_err(failed)?;
     aside.check_alone().await?;
+
     let there = aside
         .on
         .query(
@@ -346,9 +369,11 @@ async fn take_all(aside: &Aside, mut from: mpsc::Receiver<Told>) -> Result<Copie
         )
         .await
         .map_err(failed)?;
+
     if there.first().is_none_or(|row| row.get(0)) {
         return Err(aside.unusable("it holds mail already; name an empty schema"));
     }
+
     // What nodes wrote that had no mail.
     for table in ["journal", "readers", "kept", "accounts", "keys", "aliases"] {
         let sql = format!("DELETE FROM {}", quoted(table));
@@ -366,6 +391,7 @@ async fn take_all(aside: &Aside, mut from: mpsc::Receiver<Told>) -> Result<Copie
             weight = 0;
         }
     }
+
     taking.write(aside, parts).await?;
     taking.finish(aside).await
 }
@@ -449,6 +475,7 @@ impl Taking {
                 .await?;
             }
         }
+
         Ok(())
     }
 
@@ -457,11 +484,13 @@ impl Taking {
             return Ok(());
         }
         let on = &aside.on;
+
         let deliveries = mails.iter().flat_map(|mail| &mail.deliveries);
         aside
             .routes
             .name_all(on, deliveries.map(|delivery| &delivery.route))
             .await?;
+
         let now = Timestamp::now();
         let (mut waits, mut ended) = (Columns::default(), Columns::default());
         let (mut until, mut sizes, mut whose) = (Vec::new(), Vec::new(), Vec::new());
@@ -498,6 +527,7 @@ impl Taking {
                 whose.push(account);
             }
         }
+
         on.execute(
             "INSERT INTO ready (mail, idx, route, priority, due, tries, counted, crashes, data, expires_at, size, account)
              SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int4[], $7::int4[],
@@ -518,6 +548,7 @@ impl Taking {
             ],
         )
         .await?;
+
         ended.insert(on).await
     }
 
@@ -536,6 +567,7 @@ impl Taking {
         )
         .await
         .map_err(failed)?;
+
         let id = self.journal.map(u32::cast_signed);
         on.execute(
             "UPDATE head SET commits = commits + 1, totals = $1, written = $2, next = greatest($3, 1::int8),
@@ -544,6 +576,7 @@ impl Taking {
         )
         .await
         .map_err(failed)?;
+
         Ok(self.copied)
     }
 }
@@ -557,6 +590,7 @@ async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
         .iter()
         .map(|delivery| rows::text(delivery.recipient.as_str()))
         .collect();
+
     let body = mail.body.as_deref().unwrap_or_default();
     on.execute(
         "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body, forgotten)
@@ -573,6 +607,7 @@ async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
         ],
     )
     .await?;
+
     if let (Some(until), Some(key)) = (mail.key_until, put::key_hash(manifest)) {
         on.execute(
             "INSERT INTO keys (key, mail, fingerprint, forget_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
@@ -585,5 +620,6 @@ async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
         )
         .await?;
     }
+
     Ok(())
 }

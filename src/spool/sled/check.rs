@@ -70,6 +70,7 @@ impl Snapshots {
                 _ => snapshots.worthless.push(path),
             }
         }
+
         Ok(snapshots)
     }
 }
@@ -107,10 +108,12 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         file: dir.join(name),
         reason,
     };
+
     let mark = watermark::read(dir).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => damaged(watermark::FILE, error.to_string()),
         _ => error.into(),
     })?;
+
     let reached = mark.map_or(0, |mark| mark.commit);
     let file = match File::open(dir.join("db")) {
         Ok(file) => file,
@@ -125,6 +128,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         }
         Err(e) => return Err(e.into()),
     };
+
     if reached > 0 && !is_conf_whole(dir)? {
         return Err(damaged("conf", "is not what was written".into()));
     }
@@ -148,6 +152,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
     let known = watermark::torn(dir)?;
     let mut torn = Vec::new();
     let mut begun = 0;
+
     let mut needed = None;
     let mut is_needed = |at| -> io::Result<bool> {
         let needed = match &mut needed {
@@ -156,6 +161,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         };
         Ok(needed.contains(&at))
     };
+
     for place in &places {
         let is_whole = match place.header {
             Some(header) if header.lsn > tail.lsn => !is_closed,
@@ -177,6 +183,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         }
         torn.push(place.torn());
     }
+
     Ok(Checked {
         mark,
         torn,
@@ -202,6 +209,7 @@ impl Tail {
             .iter()
             .filter(|place| place.header.is_some())
             .collect();
+
         found.sort_by_key(|place| place.lsn());
         let stable = found
             .iter()
@@ -210,6 +218,7 @@ impl Tail {
             .max();
         let size = SEGMENT as u64;
         let mut next = stable.unwrap_or(0).max(snapshot) / size * size;
+
         let mut last: Option<&Place> = None;
         for place in &found {
             if place.lsn() == next {
@@ -220,6 +229,7 @@ impl Tail {
                 next += size;
             }
         }
+
         let Some(last) = last else {
             return Tail {
                 lsn: 0,
@@ -227,6 +237,7 @@ impl Tail {
                 is_near_boundary: false,
             };
         };
+
         let end = last.lsn() + last.end as u64;
         let mut commit = 0;
         for place in found.iter().filter(|place| place.lsn() <= last.lsn()) {
@@ -238,6 +249,7 @@ impl Tail {
                 _ => commit = commit.max(place.commit),
             }
         }
+
         Tail {
             lsn: last.lsn(),
             commit,
@@ -273,6 +285,7 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
             is_empty: segment.iter().all(|byte| *byte == 0) || segment.len() < SEGMENT_HEAD,
         };
     };
+
     let mut commit = 0;
     let mut batches: Vec<(u64, u64)> = Vec::new();
     let number = header.lsn / SEGMENT as u64;
@@ -289,6 +302,7 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
             });
         }
     });
+
     let behind = header.lsn + end as u64;
     Place {
         at,

@@ -67,6 +67,7 @@ pub(super) fn adopt(opened: &Opened, path: &Path) -> Result<(), SpoolError> {
         tracing::info!(spool = %path.display(), "bringing the spool to format {FORMAT}");
         frame_all(opened, commit).map_err(unopenable)?;
     }
+
     let mut last = sled::Batch::default();
     last.remove(FRAMED_KEY);
     last.insert(FORMAT_KEY, frame::wrap(commit, FORMAT_KEY, &[FORMAT]));
@@ -80,6 +81,7 @@ fn frame_all(opened: &Opened, commit: u64) -> Result<(), sled::Error> {
         Some(key) => [&key[..], &[0]].concat(),
         None => vec![OWN + 1],
     };
+
     loop {
         let mut batch = sled::Batch::default();
         let mut bytes = 0;

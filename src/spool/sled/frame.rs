@@ -47,20 +47,24 @@ fn read(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (commit, rest) = rest.split_first_chunk::<8>()?;
     let (key_length, rest) = rest.split_first_chunk::<2>()?;
+
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     if length > LONGEST {
         return None;
     }
+
     let (key, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*key_length)))?;
     let (value, rest) = rest.split_at_checked(length)?;
     let (checksum, _) = rest.split_first_chunk::<8>()?;
     let end = HEAD + key.len() + value.len();
+
     let frame = Frame {
         commit: u64::from_be_bytes(*commit),
         key,
         value,
     };
+
     (XxHash3_64::oneshot(&bytes[..end]) == u64::from_be_bytes(*checksum))
         .then_some((frame, end + TAIL))
 }
@@ -121,10 +125,12 @@ mod tests {
         assert_eq!(unwrap(b"mail", &framed), b"its record");
         assert_eq!(commit_of(b"mail", &framed), Some(7));
         assert_eq!(commit_of(b"male", &framed), None);
+
         let around = [&MAGIC[..], b"rubbish", &framed, &framed, &framed[..20]].concat();
         let mut found = Vec::new();
         Scanner::new().scan(&around, &mut |at, frame| found.push((at, frame.commit)));
         assert_eq!(found, [(11, 7), (11 + framed.len(), 7)]);
+
         for bit in 0..framed.len() * 8 {
             let mut flipped = framed.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

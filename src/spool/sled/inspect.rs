@@ -11,7 +11,7 @@ use crate::delivery::Stage;
 use crate::mail::MailId;
 use crate::private;
 use crate::spool::SpoolError;
-use crate::spool::keyed::inspect::{self, Seen};
+use crate::spool::keyed::inspect::{self, WholeMail};
 use crate::spool::store::Store;
 
 /// What was found in a spool.
@@ -44,7 +44,7 @@ pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
     require(path)?;
     let store = open_store(path, Purpose::Look)?;
     let mut verified = Verified::default();
-    let problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
+    let problems = inspect::walk(&store, &mut |seen: WholeMail<'_>| {
         verified.mails += 1;
         for delivery in seen.deliveries {
             match delivery.stage {
@@ -56,16 +56,19 @@ pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
         }
         Ok(())
     })?;
+
     verified.quarantined = inspect::quarantined(&store)?;
     verified.problems = problems;
     let (events, problems) = inspect::journal(&store)?;
     verified.events = events;
     verified.problems.extend(problems);
+
     let damaged = store.damaged_values()?;
     if damaged > 0 {
         let problem = format!("values that are not as they were written: {damaged}");
         verified.problems.push(problem);
     }
+
     store.close();
     Ok(verified)
 }
@@ -79,20 +82,22 @@ pub struct Exported {
     pub problems: Vec<String>,
 }
 
-/// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and `ID.json` with
-/// its envelope and the state of each delivery.
+/// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and `ID.json`
+/// with its envelope and the state of each delivery.
 ///
 /// # Errors
 /// As [`verify`], and where a file cannot be written.
 pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
     require(path)?;
     let store = open_store(path, Purpose::Look)?;
+
     let cannot = |e: std::io::Error| {
         SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
     };
     private::make_target(to).map_err(cannot)?;
+
     let mut exported = Exported::default();
-    exported.problems = inspect::walk(&store, &mut |seen: Seen<'_>| {
+    exported.problems = inspect::walk(&store, &mut |seen: WholeMail<'_>| {
         let id: MailId = seen.manifest.id;
         if let Some(body) = seen.body {
             private::write(&to.join(format!("{id}.eml")), body).map_err(cannot)?;
@@ -101,6 +106,7 @@ pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
         exported.mails += 1;
         Ok(())
     })?;
+
     store.close();
     Ok(exported)
 }
@@ -109,12 +115,14 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
     if path.join("db").is_file() {
         return Ok(());
     }
+
     let mut reason = "there is no spool in this directory".to_owned();
     if path.is_file() {
         reason = "it is a file, and a spool is a directory".to_owned();
     } else if !path.exists() {
         reason += ": it does not exist";
     }
+
     Err(SpoolError::Unopenable {
         path: path.to_owned(),
         reason,
@@ -123,7 +131,7 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
 
 /// The envelope as JSON. Written by hand because the engine alone has no JSON library; every value
 /// is one that needs no escaping beyond that of its debug form.
-pub(in crate::spool) fn describe(seen: &Seen<'_>) -> String {
+pub(in crate::spool) fn describe(seen: &WholeMail<'_>) -> String {
     let quote = |text: &str| {
         let mut quoted = String::from('"');
         for c in text.chars() {
@@ -135,6 +143,7 @@ pub(in crate::spool) fn describe(seen: &Seen<'_>) -> String {
         }
         quoted + "\""
     };
+
     let manifest = seen.manifest;
     let mut fields: BTreeMap<&str, String> = BTreeMap::new();
     fields.insert("id", quote(&manifest.id.to_string()));
@@ -142,6 +151,7 @@ pub(in crate::spool) fn describe(seen: &Seen<'_>) -> String {
     fields.insert("expires_at", quote(&manifest.expires_at.to_string()));
     fields.insert("is_message_kept", seen.body.is_some().to_string());
     fields.insert("priority", quote(manifest.priority.as_str()));
+
     fields.insert(
         "return_path",
         manifest
@@ -149,6 +159,7 @@ pub(in crate::spool) fn describe(seen: &Seen<'_>) -> String {
             .as_ref()
             .map_or("null".into(), |path| quote(path.as_str())),
     );
+
     let deliveries = seen.deliveries.iter().map(|delivery| {
         let state = delivery.state(crate::mail::Timestamp::now(), false);
         format!(
@@ -157,13 +168,16 @@ pub(in crate::spool) fn describe(seen: &Seen<'_>) -> String {
             quote(state.as_str())
         )
     });
+
     fields.insert(
         "deliveries",
         format!("[{}]", deliveries.collect::<Vec<_>>().join(", ")),
     );
+
     let lines: Vec<String> = fields
         .iter()
         .map(|(name, value)| format!("  \"{name}\": {value}"))
         .collect();
+
     format!("{{\n{}\n}}\n", lines.join(",\n"))
 }

@@ -88,20 +88,24 @@ fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(Messag
     if !(1..=11).contains(kind) {
         return None;
     }
+
     let length = usize::try_from(varint(&mut rest)?).ok()?;
     let number = varint(&mut rest)?;
     if wanted.is_some_and(|wanted| wanted != number) {
         return None;
     }
+
     let page = varint(&mut rest)?;
     let head = bytes.len() - rest.len();
     let body = rest.get(..length)?;
+
     let mut hasher = Hasher::new();
     hasher.update(body);
     hasher.update(&bytes[4..head]);
     if hasher.finalize() ^ HIDDEN_CHECKSUM != u32::from_le_bytes(*checksum) {
         return None;
     }
+
     let kind = match kind {
         1 => Kind::Cancelled,
         2 => Kind::Cap,
@@ -111,6 +115,7 @@ fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(Messag
         10 => Kind::Change,
         _ => Kind::Other,
     };
+
     let message = Message {
         kind,
         page,
@@ -118,6 +123,7 @@ fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(Messag
         at,
         end: at + head + length,
     };
+
     Some((message, number))
 }
 
@@ -170,5 +176,6 @@ pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
         }
     };
     *bytes = &rest[length..];
+
     Some(value)
 }

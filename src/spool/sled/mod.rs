@@ -55,7 +55,7 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 const FREED_AT_A_TIME: usize = 64;
 
 /// How long closing waits until the files can be opened again.
-const LETTING_GO: Duration = Duration::from_secs(2);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct SledStore {
     path: PathBuf,
@@ -149,9 +149,9 @@ impl SledStore {
     /// Waits until the files can be opened again: what sled still had to do in threads of its own
     /// may hold the lock for a moment.
     fn await_lock(&self) {
-        let patience = Instant::now() + LETTING_GO;
+        let time_limit = Instant::now() + RELEASE_TIMEOUT;
         while matches!(open::lock(&self.path), Err(SpoolError::Locked(_)))
-            && Instant::now() < patience
+            && Instant::now() < time_limit
         {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -174,8 +174,8 @@ impl SledStore {
     }
 }
 
-/// The bytes on disk of all files in this directory. sled knows of its log alone, and of that what it
-/// has written and not what it takes up.
+/// The bytes on disk of all files in this directory. sled knows of its log alone, and of that what
+/// it has written and not what it takes up.
 fn bytes_below(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(directory) else {
@@ -210,6 +210,7 @@ impl Store for SledStore {
         if from >= to {
             return Ok(());
         }
+
         let opened = self.opened()?;
         let mut range = opened.db.range(from..to);
         loop {
@@ -232,6 +233,7 @@ impl Store for SledStore {
         let keys = batch.len();
         let mut is_numbered = false;
         let mut is_spared = true;
+
         let opened = self.opened()?;
         opened.room.provide().map_err(|e| self.unwritable(e))?;
         for (key, value) in batch {
@@ -250,18 +252,21 @@ impl Store for SledStore {
                 None => group.remove(key),
             }
         }
+
         if !is_numbered {
             let key = format::COMMIT_KEY;
             group.insert(key, frame::wrap(commit, key, &[]));
         }
+
         guarded(|| opened.db.apply_batch(group)).map_err(|e| self.broken(&e))?;
-        // Each key that is written leaves an old page behind, and sled frees those of many keys only
-        // when somebody has it do so: a few with each call.
+        // Each key that is written leaves an old page behind, and sled frees those of many keys
+        // only when somebody has it do so: a few with each call.
         for _ in 0..=keys / FREED_AT_A_TIME {
             crossbeam_epoch::pin().flush();
         }
         self.written.store(commit, Ordering::Release);
         drop(opened);
+
         if is_spared { Ok(()) } else { self.keep_spare() }
     }
 
@@ -280,12 +285,14 @@ impl Store for SledStore {
             self.is_doubtful.store(true, Ordering::Relaxed);
             return Err(self.unwritable(error));
         }
+
         // One that is older than the log is only less of a help.
         let journal = self.journal.load(Ordering::Relaxed);
         let reached = opened.watermark.reach(written, journal);
         if let Err(error) = reached.and_then(|()| opened.outcomes.reach(written)) {
             tracing::warn!(%error, "how far the spool is on disk cannot be noted");
         }
+
         Ok(())
     }
 
@@ -326,7 +333,9 @@ impl Store for SledStore {
                 return Ok(());
             }
         }
+
         self.has_room()?;
+
         let mut opened = self.opened.write();
         let before = opened.take();
         // sled panics where it cannot sync.
@@ -334,10 +343,12 @@ impl Store for SledStore {
             drop(before);
             Ok(())
         });
+
         self.await_lock();
         if is_doubtful {
             rewrite::write_end_again(&self.path).map_err(|e| self.unwritable(e))?;
         }
+
         let (again, last_commit) = open::open_files(&self.path, Purpose::Serve)?;
         self.written.store(last_commit, Ordering::Release);
         let next = format::next_life(last_commit.max(self.next.load(Ordering::Relaxed)));
@@ -345,6 +356,7 @@ impl Store for SledStore {
         *opened = Some(again);
         self.is_broken.store(false, Ordering::Relaxed);
         self.is_doubtful.store(false, Ordering::Relaxed);
+
         Ok(())
     }
 
@@ -356,12 +368,14 @@ impl Store for SledStore {
         let Opened {
             db, log, watermark, ..
         } = opened;
+
         // What sled writes when it ends is on disk before anybody may rely on it.
         drop(db);
         if is_synced && log.sync_data().is_ok() && watermark.close().is_err() {
             tracing::debug!("that the spool was closed cannot be noted");
         }
         drop((log, watermark));
+
         self.await_lock();
     }
 }

@@ -66,6 +66,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
         torn,
         worthless,
     } = check_files(path)?;
+
     remove_snapshots(&worthless).map_err(io)?;
     // On disk before sled writes anything: a spool is never taken for a closed one that is not.
     let watermark = Watermark::open(path, mark, &torn).map_err(io)?;
@@ -84,6 +85,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
         }
         Err(error) => return Err(unopenable(path, error)),
     };
+
     private::close_off(path);
     let log = sync_files(path).map_err(io)?;
 
@@ -96,6 +98,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
             reason: "ends before what is known to have been on disk".into(),
         });
     }
+
     let opened = Opened {
         db,
         log,
@@ -103,9 +106,11 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
         watermark,
         outcomes: Outcomes::open(path).map_err(io)?,
     };
+
     if purpose == Purpose::Serve {
         format::adopt(&opened, path)?;
     }
+
     let last_commit = format::last_commit(&opened.db).map_err(|e| unopenable(path, e))?;
     Ok((opened, last_commit))
 }

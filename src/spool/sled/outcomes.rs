@@ -23,10 +23,10 @@ const MOST: u64 = 1 << 20;
 
 pub(super) struct Outcomes {
     file: File,
-    state: Mutex<State>,
+    state: Mutex<OutcomeState>,
 }
 
-struct State {
+struct OutcomeState {
     /// How many were written.
     count: u64,
     /// What is not known to be on disk, with its commit.
@@ -48,7 +48,7 @@ impl Outcomes {
         // Where the newest is in a full file is not known: it begins again at the front.
         let count = file.metadata()?.len() / ENTRY as u64 % MOST;
         let waiting = Vec::new();
-        let state = Mutex::new(State { count, waiting });
+        let state = Mutex::new(OutcomeState { count, waiting });
         Ok(Outcomes { file, state })
     }
 
@@ -66,6 +66,7 @@ impl Outcomes {
             bytes.extend_from_slice(&hash.to_be_bytes());
             bytes.extend_from_slice(&commit.to_be_bytes());
         }
+
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let place = state.count % MOST;
@@ -75,6 +76,7 @@ impl Outcomes {
             state.count += (now.len() / ENTRY) as u64;
             rest = later;
         }
+
         Ok(())
     }
 }

@@ -127,6 +127,7 @@ impl Reader<'_> {
             }
             at += SEGMENT as u64;
         }
+
         order.sort_unstable();
         let last = order.last().map(|(number, _, _)| *number);
         for (number, at, is_whole) in order {
@@ -141,6 +142,7 @@ impl Reader<'_> {
             }
             self.read_segment(&segment, at, number, last == Some(number));
         }
+
         Ok(())
     }
 
@@ -186,10 +188,12 @@ impl Reader<'_> {
             at: base + (message.end - message.body.len()) as u64,
             length: message.body.len(),
         };
+
         let page = match message.kind {
             Kind::Page | Kind::Change | Kind::Free => self.pages.entry(message.page).or_default(),
             _ => return,
         };
+
         match message.kind {
             Kind::Page => {
                 *page = Page {
@@ -200,6 +204,7 @@ impl Reader<'_> {
             Kind::Free => *page = Page::default(),
             _ => page.changes.push(spot),
         }
+
         let newest = &mut self.newest;
         self.scanner.scan(message.body, &mut |_, frame| {
             *newest = frame.commit.max(*newest)
@@ -220,6 +225,7 @@ impl Reader<'_> {
             self.file.read_exact_at(&mut bytes, gap.at)?;
             gaps.push((bytes, gap.lsn, gap.after));
         }
+
         found.damaged = gaps.iter().filter(|(_, _, after)| *after == 0).count() as u64;
         if let Ok(blobs) = std::fs::read_dir(dir.join("blobs")) {
             for blob in blobs.flatten() {
@@ -227,6 +233,7 @@ impl Reader<'_> {
                 gaps.push((std::fs::read(blob.path())?, lsn, 0));
             }
         }
+
         for (bytes, lsn, after) in &gaps {
             self.scanner.scan(bytes, &mut |_, frame| {
                 if frame.commit > *after && !is_removed(&leaves, frame.key, *lsn) {
@@ -234,6 +241,7 @@ impl Reader<'_> {
                 }
             });
         }
+
         Ok(found)
     }
 
@@ -262,6 +270,7 @@ impl Reader<'_> {
                 values.insert([&prefix[..], key].concat(), value.to_vec());
             }
         }
+
         for change in &page.changes {
             let body = self.body(*change)?;
             match Change::read(&body) {
@@ -283,6 +292,7 @@ impl Reader<'_> {
                 None => {}
             }
         }
+
         for (key, value) in values {
             match whole(&value) {
                 Some(frame) => found.add(&key, frame.commit, frame.value),
@@ -290,6 +300,7 @@ impl Reader<'_> {
                 None => found.add(&key, 0, &value),
             }
         }
+
         leaves.extend(leaf);
         Ok(())
     }
@@ -355,20 +366,24 @@ impl<'a> Node<'a> {
         *bytes = rest;
         let lo = sized(bytes)?;
         let hi = sized(bytes)?;
+
         let (kind, rest) = bytes.split_first()?;
         *bytes = rest;
         if *kind != 0 {
             return None;
         }
+
         let count = usize::try_from(log::varint(bytes)?).ok()?;
         let mut keys = Vec::new();
         for _ in 0..count {
             keys.push(sized(bytes)?);
         }
+
         let mut values = Vec::with_capacity(count);
         for key in keys {
             values.push((key, sized(bytes)?));
         }
+
         let prefix = usize::from(flags[1]);
         (prefix <= lo.len()).then_some(Node {
             prefix,

@@ -21,6 +21,7 @@ pub(super) fn write_end_again(dir: &Path) -> io::Result<()> {
     let length = file.metadata()?.len();
     let mut head = [0; SEGMENT_HEAD];
     let mut segments = Vec::new();
+
     let mut at = 0;
     while at + SEGMENT_HEAD as u64 <= length {
         file.read_exact_at(&mut head, at)?;
@@ -37,5 +38,6 @@ pub(super) fn write_end_again(dir: &Path) -> io::Result<()> {
         file.read_exact_at(&mut buffer[..here], at)?;
         file.write_all_at(&buffer[..here], at)?;
     }
+
     file.sync_data()
 }

@@ -52,11 +52,13 @@ impl Room {
             // What was taken behind its end went with the end.
             state.taken = length;
         }
+
         state.length = length;
         let wanted = wanted(length);
         if state.taken >= wanted {
             return Ok(());
         }
+
         match take(&self.file, length, wanted) {
             Ok(()) => {
                 state.taken = wanted;
@@ -110,6 +112,7 @@ mod tests {
         assert!(blocks() >= AHEAD, "{}", blocks());
         db.set_len(AHEAD + 5).unwrap();
         room.provide().unwrap();
+
         assert!(blocks() >= 2 * AHEAD, "{}", blocks());
         db.set_len(7).unwrap();
         room.provide().unwrap();

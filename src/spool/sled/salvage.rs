@@ -42,6 +42,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
+
     if !is_new {
         return Err(unopenable(to, "it is not empty; name a new directory"));
     }
@@ -49,10 +50,12 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
     let unread = |error| unopenable(from, error);
     let mut found = pages::salvage(from).map_err(unread)?;
     let known = Known::read(from).map_err(unread)?;
+
     spare::read(from, &mut |spare| {
         found.add(spare.key, spare.commit, spare.value)
     })
     .map_err(unread)?;
+
     // One that cannot be read says nothing.
     let mark = watermark::read(from).ok().flatten();
     drop(alone);
@@ -63,12 +66,13 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
         totals: totals
             .filter(|totals| totals.commit >= reached)
             .map(|totals| totals.value),
-        journal: Reach {
+        journal: Some(Reach {
             last: mark.map_or(0, |mark| mark.journal),
             may_be_more: mark.is_none_or(|mark| !mark.is_closed),
-        },
+        }),
         ..Beside::default()
     };
+
     if found.newest < reached {
         beside.is_end_missing = true;
     }
@@ -76,6 +80,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
     let store = open_store(to, Purpose::Serve)?;
     let mut commits = HashMap::new();
     let mut batch = Batch::new();
+
     let mut bytes = 0;
     for (key, found) in found.values {
         if !is_saved(&key) {
@@ -92,11 +97,13 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
             bytes = 0;
         }
     }
+
     store.write(batch)?;
     store.sync()?;
     let ordered = put_in_order(&store, Timestamp::now(), beside, &|key| {
         known.is_newer(key, commits.get(key).copied().unwrap_or(0))
     })?;
+
     store.sync()?;
     store.close();
     Ok(Salvaged {

@@ -1,5 +1,5 @@
-//! A spool on disk that no service has open, told to a spool of another kind; and a new one that takes
-//! what another tells.
+//! A spool on disk that no service has open, told to a spool of another kind; and a new one that
+//! takes what another tells.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,14 +36,17 @@ pub(in crate::spool) fn take(
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
+
     if !is_new {
         return Err(unopenable(path, "it is not empty; name a new directory"));
     }
+
     let beside = beside(path);
     if beside.exists() {
         fs::remove_dir_all(&beside).map_err(io)?;
     }
     private::make_directory(&beside).map_err(io)?;
+
     let store = open_store(&beside, Purpose::Serve)?;
     let taken = take_all(&store, next);
     store.close();
@@ -56,6 +59,7 @@ pub(in crate::spool) fn take(
     // An empty directory stands where the new one is to be.
     let _ = fs::remove_dir(path);
     fs::rename(&beside, path).map_err(io)?;
+
     let parent = path.parent().filter(|parent| *parent != Path::new(""));
     let parent = parent.unwrap_or(Path::new("."));
     fs::File::open(parent)

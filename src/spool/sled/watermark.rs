@@ -91,6 +91,7 @@ fn parse_torn(bytes: &[u8]) -> Option<Vec<Torn>> {
     if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
         return None;
     }
+
     let number = |bytes: &[u8]| bytes.first_chunk::<8>().map(|n| u64::from_be_bytes(*n));
     let read = |entry: &[u8]| {
         Some(Torn {
@@ -98,6 +99,7 @@ fn parse_torn(bytes: &[u8]) -> Option<Vec<Torn>> {
             lsn: number(&entry[8..])?,
         })
     };
+
     list.chunks_exact(16).map(read).collect()
 }
 
@@ -118,15 +120,18 @@ fn parse(bytes: &[u8]) -> Option<Mark> {
         magic if magic == OLD_MAGIC => bytes.get(..OLD_MARK)?,
         _ => return None,
     };
+
     let (told, checksum) = bytes.split_last_chunk::<8>()?;
     if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
         return None;
     }
+
     let (is_closed, numbers) = told.split_last()?;
     let number = |at: usize| {
         let bytes = numbers.get(at..)?.first_chunk::<8>()?;
         Some(u64::from_be_bytes(*bytes))
     };
+
     Some(Mark {
         turn: number(8)?,
         commit: number(16)?,
@@ -159,22 +164,26 @@ impl Watermark {
             .create(true)
             .truncate(false)
             .open(dir.join(FILE))?;
+
         let known = known.unwrap_or(Mark {
             turn: 0,
             commit: 0,
             journal: 0,
             is_closed: false,
         });
+
         let last = Mutex::new(known);
         let watermark = Watermark { file, last };
         // Both places, so that neither says that it is closed.
         watermark.write(known.commit, 0, false)?;
         watermark.write(known.commit, 0, false)?;
+
         if !torn.is_empty() || watermark.file.metadata()?.len() > TORN_AT {
             let bytes = torn_bytes(torn);
             watermark.file.write_all_at(&bytes, TORN_AT)?;
             watermark.file.set_len(TORN_AT + bytes.len() as u64)?;
         }
+
         watermark.file.sync_all()?;
         Ok(watermark)
     }
@@ -223,6 +232,7 @@ mod tests {
         watermark.reach(5, 70).unwrap();
         watermark.reach(6, 80).unwrap();
         watermark.reach(4, 60).unwrap();
+
         let told = read(dir.path()).unwrap().unwrap();
         assert_eq!((told.commit, told.journal, told.is_closed), (6, 80, false));
         watermark.close().unwrap();
@@ -237,9 +247,11 @@ mod tests {
             std::fs::write(&path, torn).unwrap();
             assert_eq!(read(dir.path()).unwrap().unwrap().commit, 6);
         }
+
         let begun = [Torn { at: 1, lsn: 2 }, Torn { at: 3, lsn: 0 }];
         let reopened = Watermark::open(dir.path(), Some(told), &begun).unwrap();
         assert_eq!(torn(dir.path()).unwrap(), begun);
+
         let told = read(dir.path()).unwrap().unwrap();
         assert_eq!((told.commit, told.is_closed), (6, false));
         drop(reopened);
@@ -249,6 +261,7 @@ mod tests {
         let checksum = XxHash3_64::oneshot(&old);
         old.extend(checksum.to_be_bytes());
         std::fs::write(&path, old).unwrap();
+
         let told = read(dir.path()).unwrap().unwrap();
         assert_eq!((told.commit, told.journal, told.is_closed), (7, 0, true));
         std::fs::write(&path, vec![0; 8000]).unwrap();

@@ -42,6 +42,7 @@ impl Provider for Brevo {
         {
             return Err("Brevo has no images inside the HTML".into());
         }
+
         // It decodes encoded words, and sends what was in them as it is.
         let is_mangled = |value: &str| !value.is_ascii() || value.contains("=?");
         if let Some((name, _)) = content.headers.iter().find(|(_, value)| is_mangled(value)) {
@@ -56,18 +57,21 @@ impl Provider for Brevo {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().into()))
             .collect();
+
         headers.insert("idempotencyKey".into(), mail.key.as_str().into());
         let mut body = json!({
             "sender": content.from.as_ref().map(mailbox),
             "subject": content.subject,
             "headers": headers,
         });
+
         let (to, bcc) = with_somebody_in_to(&content);
         for (key, list) in [("to", to), ("cc", &content.cc), ("bcc", bcc)] {
             if !list.is_empty() {
                 body[key] = list.iter().map(mailbox).collect();
             }
         }
+
         if let Some(reply_to) = content.reply_to.first() {
             body["replyTo"] = mailbox(reply_to);
         }
@@ -81,6 +85,7 @@ impl Provider for Brevo {
             let file = |file: &super::content::Attachment| json!({"name": file.filename, "content": file.content});
             body["attachment"] = content.attachments.iter().map(file).collect();
         }
+
         Ok(Request::json("/v3/smtp/email", &body).header("api-key", self.key.as_str()))
     }
 
@@ -89,6 +94,7 @@ impl Provider for Brevo {
         if answer.status == 201 {
             return Verdict::accepted(body["messageId"].as_str());
         }
+
         let code = body["code"].as_str().unwrap_or_default();
         let text = format!("{code} {}", body["message"].as_str().unwrap_or_default());
         match code {
@@ -114,8 +120,8 @@ impl Provider for Brevo {
     }
 }
 
-/// Brevo drops a name beyond ASCII that has characters which RFC 5322 §3.2.3 wants quoted, unless it
-/// comes in encoded words.
+/// Brevo drops a name beyond ASCII that has characters which RFC 5322 §3.2.3 wants quoted, unless
+/// it comes in encoded words.
 fn mailbox(mailbox: &Mailbox) -> Value {
     let is_special = |c: char| "()<>@,:;\".[]\\".contains(c);
     match &mailbox.name {
@@ -137,7 +143,9 @@ fn encoded_words(text: &str) -> String {
         }
         word.push(c);
     }
+
     words.push(word);
+
     let encoded = words
         .iter()
         .map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word)));

@@ -97,6 +97,7 @@ impl Content {
             headers: other_fields(&message)?,
             ..Content::default()
         };
+
         if content.from.is_none() {
             return Err("the message has no From with an address".into());
         }
@@ -105,6 +106,7 @@ impl Content {
         }
         content.address(&message, mail.recipients);
         content.take_part(&message, 0, 0)?;
+
         Ok(content)
     }
 
@@ -138,6 +140,7 @@ impl Content {
         let PartType::Multipart(children) = &part.body else {
             return self.take_leaf(part);
         };
+
         let kind = part.content_type().and_then(|kind| kind.subtype());
         match kind.unwrap_or("mixed").to_ascii_lowercase().as_str() {
             kind @ ("signed" | "encrypted" | "report") => Err(format!(
@@ -163,6 +166,7 @@ impl Content {
             .content_disposition()
             .is_some_and(|disposition| disposition.is_attachment())
             || part.attachment_name().is_some();
+
         match &part.body {
             PartType::Text(text) if !is_file && is_plain(part) && self.text.is_none() => {
                 self.text = Some(text.to_string());
@@ -174,13 +178,14 @@ impl Content {
                 .attachments
                 .push(attachment(part, self.attachments.len())),
         }
+
         Ok(())
     }
 }
 
-/// Which recipients go together in one request of a provider that wants somebody in `to`: those whom
-/// the header names, and with them as many hidden ones as there is room for. Each hidden one that is
-/// left goes alone, so that he stands in `to` and nobody else sees him.
+/// Which recipients go together in one request of a provider that wants somebody in `to`: those
+/// whom the header names, and with them as many hidden ones as there is room for. Each hidden one
+/// that is left goes alone, so that he stands in `to` and nobody else sees him.
 pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
     let parsed = parsed(&mail.message[..]);
     let named: Vec<Mailbox> = parsed
@@ -189,6 +194,7 @@ pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
         .flatten()
         .flat_map(mailboxes)
         .collect();
+
     let is_named = |place: &usize| {
         let recipient = &mail.recipients[*place];
         named
@@ -203,12 +209,13 @@ pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
         let room = limit - last.len();
         last.extend(hidden.by_ref().take(room));
     }
+
     groups.extend(hidden.map(|place| vec![place]));
     groups
 }
 
-/// The mailboxes for `to` and for `bcc`: somebody who is hidden and alone in his request may well see
-/// himself.
+/// The mailboxes for `to` and for `bcc`: somebody who is hidden and alone in his request may well
+/// see himself.
 pub(super) fn with_somebody_in_to(content: &Content) -> (&[Mailbox], &[Mailbox]) {
     match content.to.is_empty() && content.cc.is_empty() {
         true => (&content.bcc, &[]),
@@ -227,6 +234,7 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
         .flatten()
         .flat_map(mailboxes)
         .collect();
+
     let all = &mail.transaction.recipients;
     let stranger = named
         .iter()
@@ -238,6 +246,7 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
             stranger.address
         ));
     }
+
     if mail.recipients.len() < all.len() && !named.is_empty() {
         return Err(format!(
             "the provider takes {} recipients of one message, and this one has {}",
@@ -252,6 +261,7 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
         .filter(|to| !named.iter().any(|mailbox| is_same(&mailbox.address, to)))
         .map(Address::as_str)
         .collect();
+
     let mut copy = Vec::with_capacity(mail.transaction.message.len() + 64 * hidden.len());
     // In front: Gmail does not see what stands behind Content-Type.
     if !hidden.is_empty() {
@@ -259,6 +269,7 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
         copy.extend_from_slice(hidden.join(",\r\n ").as_bytes());
         copy.extend_from_slice(b"\r\n");
     }
+
     copy.extend_from_slice(&mail.transaction.message);
     Ok(copy)
 }
@@ -307,6 +318,7 @@ fn other_fields(message: &Message<'_>) -> Result<Vec<(String, String)>, String> 
         let value = unfolded.join(" ").trim().to_owned();
         fields.push((name.to_owned(), value));
     }
+
     Ok(fields)
 }
 
@@ -347,6 +359,7 @@ fn file_type(part: &MessagePart<'_>) -> String {
             told.push_str(&format!("; {name}=\"{value}\""));
         }
     }
+
     if matches!(&part.body, PartType::Text(_) | PartType::Html(_)) {
         told.push_str("; charset=\"utf-8\"");
     }
@@ -359,6 +372,7 @@ fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {
         PartType::Message(message) => message.raw_message(),
         _ => part.contents(),
     };
+
     let is_attachment = part
         .content_disposition()
         .is_some_and(|disposition| disposition.is_attachment());

@@ -44,6 +44,7 @@ impl Provider for Gmail {
         if answer.status == 200 {
             return Verdict::accepted(body["id"].as_str());
         }
+
         let error = &body["error"];
         let reason = error["errors"][0]["reason"].as_str().unwrap_or_default();
         let text = format!("{reason} {}", error["message"].as_str().unwrap_or_default());

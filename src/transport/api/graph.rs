@@ -45,6 +45,7 @@ impl Provider for Graph {
             return Verdict::accepted(None);
         }
         let body = answer.json();
+
         let error = &body["error"];
         let code = error["code"].as_str().unwrap_or_default();
         let text = format!("{code} {}", error["message"].as_str().unwrap_or_default());

@@ -29,6 +29,7 @@ impl Provider for Mailgun {
         let recipients: Vec<&str> = mail.recipients.iter().map(|to| to.as_str()).collect();
         // A line of a message that looks like it would end the part: the key is not in any.
         let boundary = format!("postrider-{}", mail.key);
+
         let mut body = Vec::with_capacity(mail.transaction.message.len() + 1024);
         body.extend_from_slice(
             format!(
@@ -39,6 +40,7 @@ impl Provider for Mailgun {
             )
             .as_bytes(),
         );
+
         body.extend_from_slice(&mail.transaction.message);
         body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
 
@@ -49,6 +51,7 @@ impl Provider for Mailgun {
             headers: Vec::new(),
             body,
         };
+
         Ok(request.header("authorization", format!("Basic {login}")))
     }
 

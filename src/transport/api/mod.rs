@@ -2,9 +2,9 @@
 //! programs that may only go out over HTTPS.
 //!
 //! One file a provider says three things: the [`Request`] for a mail, what an answer means
-//! ([`Verdict`]), and its [`Limits`]. This file is what they share: recipients over the limit become
-//! several requests, a relay that says "too fast" is given the time it asks for, and each verdict
-//! becomes an [`Outcome`] of each recipient.
+//! ([`Verdict`]), and its [`Limits`]. This file is what they share: recipients over the limit
+//! become several requests, a relay that says "too fast" is given the time it asks for, and each
+//! verdict becomes an [`Outcome`] of each recipient.
 //!
 //! *Invariant:* a request that may have reached the provider and was not answered is in doubt, and
 //! repeated only where the provider can tell two hand-overs of one mail apart.
@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::http::{HttpAnswer, HttpClient, Post, Reached, Unanswered};
+use super::http::{HttpAnswer, HttpClient, Post, RequestProgress, Unanswered};
 use super::{Connection, RelayError, Transaction, Transport};
 use crate::delivery::{Outcome, Phase, Reply, printable};
 use crate::mail::{Address, MailId};
@@ -106,8 +106,8 @@ enum Verdict {
     Account(String),
     /// It may have been taken.
     InDoubt(String),
-    /// An earlier request may have been taken, and to ask again under the same key would tell nothing
-    /// more.
+    /// An earlier request may have been taken, and to ask again under the same key would tell
+    /// nothing more.
     PerhapsTaken(String),
     /// Another request with the same key is still being worked on: ask again with the same key.
     Repeat(String),
@@ -287,6 +287,7 @@ impl Connection for ApiConnection {
                 outcomes[place] = outcome;
             }
         }
+
         outcomes
     }
 
@@ -301,6 +302,7 @@ impl ApiConnection {
     async fn send_part(&mut self, mail: &Mail<'_>) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; mail.recipients.len()];
         let mut repeats = 0;
+
         let mut refused_token = None;
         loop {
             if let Err(outcome) = self.wait_its_turn(mail).await {
@@ -327,14 +329,14 @@ impl ApiConnection {
                     (self.shared.provider.judge(&answer), answer.status)
                 }
                 Ok(answer) => (self.shared.provider.judge(&answer), answer.status),
-                Err(unanswered) if unanswered.reached == Reached::Whole => {
+                Err(unanswered) if unanswered.reached == RequestProgress::Whole => {
                     (Verdict::InDoubt(unanswered.reason), 0)
                 }
                 Err(Unanswered { reached, reason }) => {
                     self.usable = false;
                     let reason = printable(&reason);
                     return all(match reached {
-                        Reached::Nothing => Outcome::Unavailable(Phase::Connect, reason),
+                        RequestProgress::Nothing => Outcome::Unavailable(Phase::Connect, reason),
                         _ => Outcome::Lost(Phase::Body, reason),
                     });
                 }

@@ -36,6 +36,7 @@ impl Provider for Postmark {
             "From": content.from.as_ref().map(Mailbox::text),
             "Subject": content.subject,
         });
+
         for (key, list) in [
             ("To", to),
             ("Cc", &content.cc),
@@ -47,11 +48,13 @@ impl Provider for Postmark {
                 body[key] = list.join(", ").into();
             }
         }
+
         for (key, text) in [("TextBody", &content.text), ("HtmlBody", &content.html)] {
             if let Some(text) = text {
                 body[key] = text.as_str().into();
             }
         }
+
         let fields = content.headers.iter();
         let mut fields: Vec<Value> = fields
             .map(|(name, value)| json!({"Name": name, "Value": value}))
@@ -62,6 +65,7 @@ impl Provider for Postmark {
         if !content.attachments.is_empty() {
             body["Attachments"] = content.attachments.iter().map(attachment).collect();
         }
+
         Ok(Request::json("/email", &body).header("x-postmark-server-token", self.key.as_str()))
     }
 
@@ -71,6 +75,7 @@ impl Provider for Postmark {
             // A 403 in HTML is a firewall's.
             return by_status(answer, String::new());
         };
+
         let message = body["Message"].as_str().unwrap_or_default();
         let text = format!("{code} {message}");
         match code {

@@ -36,6 +36,7 @@ impl Provider for Resend {
             "from": content.from.as_ref().map(Mailbox::text),
             "subject": content.subject,
         });
+
         for (key, list) in [
             ("to", to),
             ("cc", &content.cc),
@@ -46,11 +47,13 @@ impl Provider for Resend {
                 body[key] = list.iter().map(Mailbox::text).collect();
             }
         }
+
         for (key, text) in [("text", &content.text), ("html", &content.html)] {
             if let Some(text) = text {
                 body[key] = text.as_str().into();
             }
         }
+
         let fields = content.headers.iter();
         let fields: serde_json::Map<String, Value> = fields
             .map(|(name, value)| (name.clone(), value.as_str().into()))
@@ -59,6 +62,7 @@ impl Provider for Resend {
         if !content.attachments.is_empty() {
             body["attachments"] = content.attachments.iter().map(attachment).collect();
         }
+
         Ok(Request::json("/emails", &body)
             .header("authorization", format!("Bearer {}", self.key))
             .header("idempotency-key", mail.key.as_str()))
@@ -69,6 +73,7 @@ impl Provider for Resend {
         if answer.status == 200 {
             return Verdict::accepted(body["id"].as_str());
         }
+
         let name = body["name"].as_str().unwrap_or_default();
         let text = format!("{name} {}", body["message"].as_str().unwrap_or_default());
         match name {

@@ -47,22 +47,26 @@ impl Provider for SendGrid {
             "from": content.from.as_ref().map(mailbox),
             "subject": content.subject,
         });
+
         // Text before HTML, as SendGrid demands.
         let parts = [("text/plain", &content.text), ("text/html", &content.html)];
         let parts = parts.iter().filter_map(|(kind, value)| {
             let value = value.as_deref().filter(|value| !value.is_empty())?;
             Some(json!({"type": kind, "value": value}))
         });
+
         let parts: Vec<Value> = parts.collect();
         if parts.is_empty() {
             return Err("SendGrid takes no message without a text".into());
         }
         body["content"] = parts.into();
+
         match content.reply_to.as_slice() {
             [] => {}
             [one] => body["reply_to"] = mailbox(one),
             several => body["reply_to_list"] = several.iter().map(mailbox).collect(),
         }
+
         if !content.headers.is_empty() {
             let fields = content.headers.iter();
             let fields: serde_json::Map<String, Value> = fields
@@ -70,6 +74,7 @@ impl Provider for SendGrid {
                 .collect();
             body["headers"] = fields.into();
         }
+
         if !content.attachments.is_empty() {
             body["attachments"] = content.attachments.iter().map(attachment).collect();
         }
@@ -90,6 +95,7 @@ impl Provider for SendGrid {
             .iter()
             .filter_map(|error| error["message"].as_str())
             .collect();
+
         let text = messages.join("; ");
         match answer.status {
             429 => Verdict::TooFast(retry_after(answer).or_else(|| reset(answer)), text),

@@ -51,6 +51,7 @@ impl Provider for Ses {
         if mail.transaction.smtputf8 {
             return Err("SES takes no address with characters beyond ASCII".into());
         }
+
         let longest = message.split(|byte| *byte == b'\n').map(<[u8]>::len).max();
         if longest.unwrap_or_default() > 1001 {
             return Err("SES takes no line of more than 1,000 characters".into());
@@ -69,12 +70,14 @@ impl Provider for Ses {
             ("host", self.host.as_str()),
             ("x-amz-date", time.as_str()),
         ];
+
         let scope = Scope {
             access_key_id: &self.access_key_id,
             secret_access_key: self.secret.expose_secret(),
             region: &self.region,
             service: "ses",
         };
+
         let signed = authorization(&scope, PATH, &headers, &request.body, &time);
         Ok(request
             .header("authorization", signed)
@@ -86,6 +89,7 @@ impl Provider for Ses {
         if answer.status == 200 {
             return Verdict::accepted(body["MessageId"].as_str());
         }
+
         // `MessageRejected:http://…` in the header, or `__type` in the body.
         let name = answer
             .header("x-amzn-errortype")
@@ -93,6 +97,7 @@ impl Provider for Ses {
         let name = name.unwrap_or_default();
         let name = name.split(':').next().unwrap_or_default();
         let name = name.rsplit('#').next().unwrap_or_default();
+
         let said = |key: &str| body[key].as_str().map(str::to_owned);
         let text = said("message").or(said("Message")).unwrap_or_default();
         let text = format!("{name} {text}");

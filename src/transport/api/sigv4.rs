@@ -25,6 +25,7 @@ pub(super) fn authorization(
     let date = &time[..8];
     let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
+
     let mut canonical = format!("POST\n{path}\n\n");
     for (name, value) in headers {
         canonical.push_str(&format!("{name}:{}\n", value.trim()));
@@ -39,6 +40,7 @@ pub(super) fn authorization(
         "AWS4-HMAC-SHA256\n{time}\n{place}\n{}",
         hex(digest(&SHA256, canonical.as_bytes()).as_ref())
     );
+
     let secret = format!("AWS4{}", scope.secret_access_key);
     let mut key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     for part in [date, scope.region, scope.service, "aws4_request"] {
@@ -47,6 +49,7 @@ pub(super) fn authorization(
             hmac::sign(&key, part.as_bytes()).as_ref(),
         );
     }
+
     let signature = hex(hmac::sign(&key, to_sign.as_bytes()).as_ref());
     format!(
         "AWS4-HMAC-SHA256 Credential={}/{place}, SignedHeaders={names}, Signature={signature}",
@@ -71,11 +74,13 @@ mod tests {
             region: "us-east-1",
             service: "service",
         };
+
         let headers = [
             ("host", "example.amazonaws.com"),
             ("x-amz-date", "20150830T123600Z"),
         ];
         let signed = authorization(&scope, "/", &headers, b"", "20150830T123600Z");
+
         let expected = "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b";
         assert!(
             signed.ends_with(&format!("Signature={expected}")),

@@ -84,6 +84,7 @@ impl ApiServer {
             "" => Err(fail(format!("names no {what}; write {example}"))),
             host => Ok(host.to_owned()),
         };
+
         let eu = match url.query() {
             None => false,
             Some("region=eu") => true,
@@ -94,6 +95,7 @@ impl ApiServer {
                 )));
             }
         };
+
         if url.password().is_some() || url.port().is_some() {
             return Err(fail(
                 "has a password or a port; the key goes into api_key_file, an address into endpoint"
@@ -144,6 +146,7 @@ impl ApiServer {
                 )));
             }
         };
+
         Ok(ApiServer {
             kind,
             endpoint: None,
@@ -222,11 +225,13 @@ impl ApiServer {
                 return Err(RelayError::Endpoint(endpoint.clone()));
             }
         }
+
         if self.wants_token() && self.token.is_none() {
             return Err(RelayError::Credentials(
                 "needs [relays.oauth2], which says where access tokens come from".into(),
             ));
         }
+
         Ok(Arc::new(Api::new(self.clone())?))
     }
 

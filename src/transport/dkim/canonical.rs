@@ -19,6 +19,7 @@ impl<'a> Message<'a> {
             Some(at) => (&message[..at], &message[at + 4..]),
             None => (message.strip_suffix(b"\r\n").unwrap_or(message), &b""[..]),
         };
+
         let mut fields = Vec::with_capacity(16);
         let mut start = 0;
         for end in memmem::find_iter(section, b"\r\n").chain([section.len()]) {
@@ -28,6 +29,7 @@ impl<'a> Message<'a> {
                 start = end + 2;
             }
         }
+
         fields
             .iter()
             .all(|field| name_of(field).is_some())
@@ -82,6 +84,7 @@ pub(super) fn relaxed_field(field: &[u8], to: &mut Vec<u8>) {
     let (name, value) = field.split_at(colon);
     to.extend(name.trim_ascii_end().iter().map(u8::to_ascii_lowercase));
     to.push(b':');
+
     let start = to.len();
     for byte in value.iter().skip(1) {
         match byte {
@@ -93,6 +96,7 @@ pub(super) fn relaxed_field(field: &[u8], to: &mut Vec<u8>) {
             byte => to.push(*byte),
         }
     }
+
     if to.len() > start && to.last() == Some(&b' ') {
         to.pop();
     }
@@ -129,6 +133,7 @@ pub(super) fn relaxed_body(body: &[u8]) -> Vec<u8> {
         }
         relaxed.extend_from_slice(b"\r\n");
     }
+
     relaxed
 }
 

@@ -80,6 +80,7 @@ impl SigningKey {
             }
             _ => return Err(KeyError::Unknown),
         };
+
         match rsa {
             Ok(key) if key.public().modulus_len() * 8 >= MIN_RSA_BITS => {
                 Ok(SigningKey(Kind::Rsa(Box::new(key))))

@@ -52,7 +52,8 @@ const REWRITTEN_BY_SES: [&str; 2] = ["Date", "Message-ID"];
 /// One key of one domain.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// The domain that signs. It signs for mail from its subdomains too, unless they have their own.
+    /// The domain that signs. It signs for mail from its subdomains too, unless they have their
+    /// own.
     pub domain: String,
     /// Names the key below `_domainkey` in the domain's DNS.
     pub selector: String,
@@ -91,6 +92,7 @@ impl Dkim {
         let Some(author) = message.author_domain() else {
             return Vec::new();
         };
+
         let signers = self.signers_for(&author);
         if signers.is_empty() {
             return Vec::new();
@@ -114,6 +116,7 @@ impl Dkim {
                 ),
             }
         }
+
         fields
     }
 
@@ -186,12 +189,14 @@ impl Signer {
             self.selector,
             now.as_millis() / 1000
         );
+
         field.push_str(&fold_names(&names));
         let _ = write!(field, " bh={body_hash};\r\n b=");
 
         // The field itself comes last, without a value for b= and without its CRLF (§3.7).
         relaxed_field(field.as_bytes(), &mut signed);
         signed.truncate(signed.len() - 2);
+
         let signature = STANDARD.encode(self.key.sign(&signed)?);
         for (at, part) in signature.as_bytes().chunks(72).enumerate() {
             if at > 0 {
@@ -199,6 +204,7 @@ impl Signer {
             }
             field.extend(part.iter().map(|byte| char::from(*byte)));
         }
+
         field.push_str("\r\n");
         Some(field)
     }
@@ -218,6 +224,7 @@ fn fold_names(names: &[&str]) -> String {
         folded.push_str(end);
         line += name.len() + 1;
     }
+
     folded.push_str("\r\n");
     folded
 }
@@ -266,6 +273,7 @@ mod tests {
             "example.com",
             "To: b@example.org\r\nFrom: a@example.com\r\nX-Mine: 1\r\n\r\n",
         );
+
         let names = field
             .split_once("h=")
             .expect("valid")
@@ -273,6 +281,7 @@ mod tests {
             .split_once(';')
             .expect("valid")
             .0;
+
         assert_eq!(names, "From:From:To:To");
         assert!(field.lines().all(|line| line.len() <= 78), "{field}");
     }

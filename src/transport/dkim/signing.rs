@@ -64,6 +64,7 @@ impl SigningConnection {
                 return Transaction { message, ..mail };
             }
         };
+
         Transaction {
             message,
             ..mail.clone()
@@ -85,6 +86,7 @@ async fn sign(dkim: Arc<Dkim>, rewriting: Rewriting, message: Bytes) -> Bytes {
         signed.extend_from_slice(&message);
         signed.freeze()
     });
+
     signed.await.unwrap_or(unsigned)
 }
 

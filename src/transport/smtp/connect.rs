@@ -15,13 +15,13 @@ use super::connection::SmtpConnection;
 use super::dial;
 use super::extensions::Extensions;
 use super::login::{Ticket, log_in};
-use super::reply::{Answer, nonsense};
+use super::reply::{ServerReply, nonsense};
 use super::wire::{Stream, Wire};
 use crate::delivery::{Outcome, Phase, printable};
 use crate::transport::{RelayError, Security};
 
-/// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321 §5.1):
-/// not only TCP, for a server may greet with 421 or 554, be silent or hang up as well.
+/// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321
+/// §5.1): not only TCP, for a server may greet with 421 or 554, be silent or hang up as well.
 pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
     let addresses = match smtp.addresses.is_empty() {
         true => dial::resolve(&smtp.server).await?,
@@ -75,8 +75,8 @@ async fn try_each(
 pub(super) enum Failure {
     /// Another address may be better.
     Here(Outcome),
-    /// It would be the same at each of the host's addresses: a login that is refused for good, which
-    /// can lock the account if it is tried there as well.
+    /// It would be the same at each of the host's addresses: a login that is refused for good,
+    /// which can lock the account if it is tried there as well.
     Everywhere(Outcome),
 }
 
@@ -105,6 +105,7 @@ async fn converse(
         Security::Tls => Wire::new(secure(smtp, stream).await?, peer),
         Security::Plain | Security::StartTls => Wire::new(Stream::Plain(stream), peer),
     };
+
     let mut dialogue = greet(smtp, &wire).await?;
     let mut extensions = introduce(smtp, &wire, &mut dialogue).await?;
     if server.security == Security::StartTls {
@@ -112,11 +113,13 @@ async fn converse(
         // Nothing that was said in the clear is believed any more.
         extensions = introduce(smtp, &wire, &mut dialogue).await?;
     }
+
     if let Some(auth) = &server.auth {
-        let patience = server.timeouts.auth;
+        let time_limit = server.timeouts.auth;
         let offered = extensions.auth;
-        log_in(&wire, &mut dialogue, offered, auth, ticket, patience).await?;
+        log_in(&wire, &mut dialogue, offered, auth, ticket, time_limit).await?;
     }
+
     Ok(SmtpConnection::new(dialogue, wire, extensions, smtp, peer))
 }
 
@@ -146,7 +149,7 @@ pub(super) fn unavailable(phase: Phase, reason: &str) -> Outcome {
 }
 
 /// What a server says where it should have greeted, shaken hands or let us in.
-pub(super) fn refused(phase: Phase, answer: &Answer) -> Outcome {
+pub(super) fn refused(phase: Phase, answer: &ServerReply) -> Outcome {
     unavailable(phase, &format!("the server refused: {}", answer.reply()))
 }
 
@@ -155,7 +158,7 @@ pub(super) fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::
     if let Some(fault) = wire.fault() {
         return unavailable(phase, &fault);
     }
-    match Answer::read(Err(error)) {
+    match ServerReply::read(Err(error)) {
         Ok(answer) => refused(phase, &answer),
         Err(error) => unavailable(phase, &nonsense(&error)),
     }
@@ -166,6 +169,7 @@ async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
         .tls
         .as_ref()
         .expect("a transport that uses TLS was made with it");
+
     let span = smtp.server.timeouts.tls;
     match timeout(span, tls.handshake(stream)).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
@@ -195,6 +199,7 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome>
         let reason = format!("the server's answer makes no sense here: {line}");
         return Err(unavailable(Phase::Greeting, &reason));
     }
+
     wire.is_silent()
         .await
         .map_err(|reason| unavailable(Phase::Greeting, &reason))?;
@@ -218,7 +223,7 @@ async fn introduce(
             .command(format!("{word} {}\r\n", smtp.client))
             .await;
         heard = wire.heard();
-        let answer = Answer::read(answer).map_err(|error| failed(Phase::Ehlo, wire, error))?;
+        let answer = ServerReply::read(answer).map_err(|error| failed(Phase::Ehlo, wire, error))?;
 
         wire.is_silent()
             .await
@@ -232,6 +237,7 @@ async fn introduce(
             return Err(refused(Phase::Ehlo, &answer));
         }
     }
+
     Ok(Extensions::read(
         heard.lines().filter_map(|line| line.get(4..)),
     ))
@@ -250,23 +256,27 @@ async fn start_tls(
             "the server does not offer STARTTLS, which smtp+starttls:// requires",
         ));
     }
+
     wire.wait_up_to(smtp.server.timeouts.tls);
-    let answer = Answer::read(dialogue.command(commands::Starttls).await);
+    let answer = ServerReply::read(dialogue.command(commands::Starttls).await);
     let answer = answer.map_err(|error| failed(Phase::Tls, wire, error))?;
     if answer.code() != 220 {
         return Err(refused(Phase::Tls, &answer));
     }
+
     // What came in the clear behind the 220 would be read as if it had come under TLS
     // (CVE-2011-0411 and its kin).
     wire.is_silent()
         .await
         .map_err(|reason| unavailable(Phase::Tls, &format!("before the TLS handshake {reason}")))?;
+
     let Stream::Plain(stream) = wire.take() else {
         return Err(unavailable(
             Phase::Tls,
             "the connection is encrypted already",
         ));
     };
+
     wire.put(secure(smtp, stream).await?);
     Ok(())
 }
@@ -432,6 +442,7 @@ mod tests {
             greeting: Some("421 4.3.2 busy"),
             ..GOOD
         };
+
         let (smtp, first, second) = (smtp(false), server(busy).await, server(busy).await);
         for round in 1..3 {
             let opened = open_at(&smtp, vec![first.address, second.address]).await;
@@ -449,6 +460,7 @@ mod tests {
             mail: Some("421 4.3.2 going down"),
             ..GOOD
         };
+
         let (smtp, first, second) = (smtp(false), server(away).await, server(GOOD).await);
         let addresses = vec![first.address, second.address];
         let mut connection = open_at(&smtp, addresses.clone()).await.expect("open");
@@ -461,12 +473,14 @@ mod tests {
             smtputf8: false,
             recall: crate::transport::Recall::default(),
         };
+
         let outcomes = connection.send(&mail, None).await;
         assert!(matches!(
             outcomes[0],
             Outcome::Unavailable(Phase::MailFrom, _)
         ));
         open_at(&smtp, addresses).await.expect("open");
+
         assert_eq!((first.met(), second.met()), (1, 1));
     }
 }

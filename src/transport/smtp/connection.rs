@@ -10,16 +10,17 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use super::Smtp;
 use super::extensions::{self, Extensions};
 use super::memory::Memory;
-use super::reply::{Answer, nonsense};
+use super::reply::{ServerReply, nonsense};
 use super::wire::{Unwritten, Wire};
 use crate::delivery::{Outcome, Phase};
 use crate::mail::{MailId, seven_bit};
 use crate::transport::{Connection, TimeOuts, Transaction};
 
 /// How long a farewell may take.
-const FAREWELL: Duration = Duration::from_secs(2);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A message of up to so many bytes is converted where it is; a larger one on a thread for such work.
+/// A message of up to so many bytes is converted where it is; a larger one on a thread for such
+/// work.
 const CONVERTED_AT_ONCE: usize = 64 * 1024;
 
 /// A connection that is greeted, secured and authenticated.
@@ -79,10 +80,11 @@ impl SmtpConnection {
     }
 
     /// Reads the next reply. The error says why there is none; nothing can be read after it.
-    pub(super) async fn answer(&mut self, patience: Duration) -> Result<Answer, String> {
-        self.wire.wait_up_to(patience);
+    pub(super) async fn answer(&mut self, time_limit: Duration) -> Result<ServerReply, String> {
+        self.wire.wait_up_to(time_limit);
         let heard = self.dialogue.read_response().await;
-        Answer::read(heard).map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))
+        ServerReply::read(heard)
+            .map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))
     }
 
     /// Sends a mail to the recipients whom the server can be told of; the others are refused here.
@@ -102,8 +104,8 @@ impl SmtpConnection {
     }
 
     /// Writes what is in `out`.
-    pub(super) async fn write(&mut self, patience: Duration) -> Result<(), Unwritten> {
-        self.wire.wait_up_to(patience);
+    pub(super) async fn write(&mut self, time_limit: Duration) -> Result<(), Unwritten> {
+        self.wire.wait_up_to(time_limit);
         self.wire.write(&self.out).await
     }
 }
@@ -119,6 +121,7 @@ impl Connection for SmtpConnection {
             let outcome = Outcome::Unavailable(Phase::MailFrom, reason.to_owned());
             vec![outcome; mail.recipients.len()]
         };
+
         if !self.is_usable() {
             return unusable("the connection is used up");
         }
@@ -127,22 +130,26 @@ impl Connection for SmtpConnection {
         {
             return self.send_to_others(mail, &rest, next).await;
         }
+
         let converted = self.convert(mail).await;
         let mail = converted.as_ref().unwrap_or(mail);
         self.in_step = false;
         if self.begun.is_some() && !self.has_begun(mail) {
             return unusable("another mail was begun on this connection");
         }
+
         if self.begun.is_none()
             && let Some(refusal) = self.extensions.refuse(mail)
         {
             self.in_step = true;
             return vec![refusal; mail.recipients.len()];
         }
+
         let is_first = !self.was_used;
         self.was_used = true;
         self.left -= 1;
         let (outcomes, in_step) = self.transact(mail, next).await;
+
         self.in_step = in_step;
         // A server that breaks off before it has heard of any mail is not to be spoken to there.
         if let Some(Outcome::Unavailable(_, reason)) = outcomes.first().filter(|_| is_first) {
@@ -155,6 +162,7 @@ impl Connection for SmtpConnection {
         if self.begun.is_some() || !self.extensions.wants_seven_bit(mail) {
             return None;
         }
+
         let message = mail.message.clone();
         let converted = match message.len() > CONVERTED_AT_ONCE {
             true => tokio::task::spawn_blocking(move || seven_bit(&message))
@@ -162,6 +170,7 @@ impl Connection for SmtpConnection {
                 .ok()?,
             false => seven_bit(&message),
         };
+
         Some(Transaction {
             message: converted?,
             eight_bit: false,
@@ -178,7 +187,7 @@ impl Connection for SmtpConnection {
         // line, and a dot would deliver it empty. Hanging up is the only way out that sends
         // nothing.
         if self.in_step && self.begun.is_none() {
-            self.wire.wait_up_to(FAREWELL);
+            self.wire.wait_up_to(QUIT_TIMEOUT);
             let _ = self.dialogue.quit().await;
         }
     }

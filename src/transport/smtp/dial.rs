@@ -29,10 +29,12 @@ pub(super) async fn resolve(server: &Server) -> Result<Vec<SocketAddr>, Outcome>
         server.timeouts.connect,
         tokio::net::lookup_host((host, server.port)),
     );
+
     let found = found
         .await
         .map_err(|_| no_answer(server))?
         .map_err(|e| fail(format!("cannot find the host {host}: {e}")))?;
+
     let addresses: Vec<SocketAddr> = found.collect();
     match addresses.is_empty() {
         true => Err(fail(format!("the host {host} has no address"))),
@@ -70,6 +72,7 @@ pub(super) async fn dial(
             }
         }
     });
+
     match reached.await {
         Ok(reached) => reached.map_err(|reason| unavailable(Phase::Connect, &reason)),
         Err(_) => Err(no_answer(server)),

@@ -70,6 +70,7 @@ impl Extensions {
                 _ => {}
             }
         }
+
         offered
     }
 
@@ -78,8 +79,8 @@ impl Extensions {
         mail.eight_bit && !self.eight_bit_mime && !mail.message.is_ascii()
     }
 
-    /// The mail for those of its recipients whom this server can be told of, where it cannot be told
-    /// of all and some are left.
+    /// The mail for those of its recipients whom this server can be told of, where it cannot be
+    /// told of all and some are left.
     pub(super) fn without_utf8_recipients(&self, mail: &Transaction) -> Option<Transaction> {
         if self.smtputf8 || !mail.smtputf8 {
             return None;
@@ -100,9 +101,11 @@ impl Extensions {
             let text = format!("5.3.4 the message has {size} bytes, and the server takes {limit}");
             return Some(refusal(552, &text));
         }
+
         if mail.smtputf8 && !self.smtputf8 {
             return Some(needs_smtputf8());
         }
+
         let needs_eight_bit = mail.eight_bit && !self.eight_bit_mime;
         needs_eight_bit.then(|| {
             let text = "5.6.3 the message needs 8BITMIME, which the server does not offer, and \
@@ -134,6 +137,7 @@ mod tests {
         assert_eq!(read("PIPELINING.example"), Extensions::default());
         assert_eq!(read("PIPELINING\nHELP"), Extensions::default());
         let all = read("host\npipelining\nSize 1000\n8bitMIME\nSMTPUTF8\nSTARTTLS\nDSN");
+
         let expected = Extensions {
             pipelining: true,
             size: Some(1000),
@@ -142,6 +146,7 @@ mod tests {
             starttls: true,
             auth: Logins::default(),
         };
+
         assert_eq!(all, expected);
         assert_eq!(read("host\nSIZE").size, Some(0));
         assert_eq!(read("host\nSIZE many").size, Some(0));
@@ -155,6 +160,7 @@ mod tests {
             login,
             xoauth2,
         };
+
         assert_eq!(read("host\nAUTH plain Login"), logins(true, true, false));
         assert_eq!(read("host\nauth xoauth2"), logins(false, false, true));
         assert_eq!(read("host\nAUTH=LOGIN PLAIN"), logins(true, true, false));
@@ -162,6 +168,7 @@ mod tests {
             read("host\nAUTH CRAM-MD5\nAUTH= LOGIN"),
             logins(false, true, false)
         );
+
         assert_eq!(read("AUTH PLAIN\nAUTH"), logins(false, false, false));
     }
 }

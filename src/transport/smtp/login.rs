@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::connect::{Failure, failed, refused, unavailable};
 use super::extensions::Logins;
-use super::reply::Answer;
+use super::reply::ServerReply;
 use super::wire::Wire;
 use crate::delivery::{Outcome, Phase};
 use crate::transport::Auth;
@@ -39,14 +39,14 @@ impl Ticket {
     ///
     /// # Errors
     /// Where its source gives none.
-    pub async fn renew(&mut self, auth: &Auth, patience: Duration) -> Result<bool, Outcome> {
+    pub async fn renew(&mut self, auth: &Auth, time_limit: Duration) -> Result<bool, Outcome> {
         if matches!(auth, Auth::Password { .. } | Auth::OAuth2 { .. }) {
             return Ok(false);
         }
         let Some(refused) = self.token.take().filter(|_| self.is_refused) else {
             return Ok(false);
         };
-        let token = fetch(auth, Some(&refused), patience).await?;
+        let token = fetch(auth, Some(&refused), time_limit).await?;
         let is_another = token.expose_secret() != refused.expose_secret();
         self.token = Some(token);
         Ok(is_another)
@@ -59,12 +59,12 @@ pub(super) async fn log_in(
     offered: Logins,
     auth: &Auth,
     ticket: &mut Ticket,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Result<(), Failure> {
     let (answer, sent) = match auth {
         Auth::Password { user, password } => {
             let password = password.expose_secret();
-            with_password(wire, dialogue, offered, user, password, patience).await
+            with_password(wire, dialogue, offered, user, password, time_limit).await
         }
         _ => {
             if !offered.xoauth2 {
@@ -72,12 +72,12 @@ pub(super) async fn log_in(
             }
             let token = match ticket.token.take() {
                 Some(token) => token,
-                None => fetch(auth, None, patience)
+                None => fetch(auth, None, time_limit)
                     .await
                     .map_err(Failure::Everywhere)?,
             };
             let token = ticket.token.insert(token).expose_secret();
-            with_token(wire, dialogue, auth.user(), token, patience).await
+            with_token(wire, dialogue, auth.user(), token, time_limit).await
         }
     };
 
@@ -108,7 +108,7 @@ fn not_offered(mechanisms: &str) -> Outcome {
 }
 
 /// The server's last word, and the secrets that it has seen.
-type Told = (Result<Answer, Outcome>, Vec<String>);
+type LoginResult = (Result<ServerReply, Outcome>, Vec<String>);
 
 async fn with_password(
     wire: &Wire,
@@ -116,8 +116,8 @@ async fn with_password(
     offered: Logins,
     user: &str,
     password: &str,
-    patience: Duration,
-) -> Told {
+    time_limit: Duration,
+) -> LoginResult {
     let plain = STANDARD.encode(format!("\0{user}\0{password}"));
     let login = STANDARD.encode(password);
     let sent = vec![password.to_owned(), plain.clone(), login.clone()];
@@ -125,17 +125,19 @@ async fn with_password(
     let login = ["AUTH LOGIN".to_owned(), STANDARD.encode(user), login];
 
     let answer = match offered {
-        Logins { plain: true, .. } => say(wire, dialogue, &plain, patience).await,
-        Logins { login: true, .. } => say(wire, dialogue, &login, patience).await,
+        Logins { plain: true, .. } => say(wire, dialogue, &plain, time_limit).await,
+        Logins { login: true, .. } => say(wire, dialogue, &login, time_limit).await,
         _ => Err(not_offered("PLAIN or LOGIN")),
     };
-    let is_unknown = |answer: &Answer| answer.code() == UNKNOWN_MECHANISM;
+
+    let is_unknown = |answer: &ServerReply| answer.code() == UNKNOWN_MECHANISM;
     let answer = match answer {
         Ok(told) if offered.plain && offered.login && is_unknown(&told) => {
-            say(wire, dialogue, &login, patience).await
+            say(wire, dialogue, &login, time_limit).await
         }
         told => told,
     };
+
     (answer, sent)
 }
 
@@ -144,15 +146,15 @@ async fn with_token(
     dialogue: &mut AsyncSmtpConnection,
     user: &str,
     token: &str,
-    patience: Duration,
-) -> Told {
+    time_limit: Duration,
+) -> LoginResult {
     let login = STANDARD.encode(format!("user={user}\x01auth=Bearer {token}\x01\x01"));
     let sent = vec![token.to_owned(), login.clone()];
     let mut lines = opening("XOAUTH2", login);
     // A refused token is explained in a challenge, which wants an empty line before the refusal
     // itself comes.
     lines.push(String::new());
-    (say(wire, dialogue, &lines, patience).await, sent)
+    (say(wire, dialogue, &lines, time_limit).await, sent)
 }
 
 /// The AUTH command with its first response, which is a line of its own where the command would
@@ -171,12 +173,12 @@ async fn say(
     wire: &Wire,
     dialogue: &mut AsyncSmtpConnection,
     lines: &[String],
-    patience: Duration,
-) -> Result<Answer, Outcome> {
+    time_limit: Duration,
+) -> Result<ServerReply, Outcome> {
     let mut told = None;
     for line in lines {
-        wire.wait_up_to(patience);
-        let answer = Answer::read(dialogue.command(format!("{line}\r\n")).await);
+        wire.wait_up_to(time_limit);
+        let answer = ServerReply::read(dialogue.command(format!("{line}\r\n")).await);
         let answer = answer.map_err(|error| failed(Phase::Auth, wire, error))?;
         let goes_on = answer.code() == CHALLENGE;
         told = Some(answer);
@@ -193,7 +195,7 @@ async fn fetch(
     #[cfg_attr(not(feature = "providers"), expect(unused_variables))] refused: Option<
         &SecretString,
     >,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Result<SecretString, Outcome> {
     let fetching = async {
         match auth {
@@ -206,7 +208,8 @@ async fn fetch(
             Auth::Password { .. } => Err("a password is no token".to_owned()),
         }
     };
-    match timeout(patience, fetching).await {
+
+    match timeout(time_limit, fetching).await {
         Ok(Ok(token)) => Ok(token),
         Ok(Err(reason)) => Err(unavailable(
             Phase::Auth,
@@ -224,6 +227,7 @@ fn with_advice(outcome: Outcome, auth: &Auth) -> Outcome {
     let Outcome::Unavailable(phase, reason) = outcome else {
         return outcome;
     };
+
     let with_token = !matches!(auth, Auth::Password { .. });
     let advice = if reason.contains(" 5.7.139") {
         "; SMTP AUTH is switched off for this mailbox or its tenant: switch it on there, or use \
@@ -236,6 +240,7 @@ fn with_advice(outcome: Outcome, auth: &Auth) -> Outcome {
     } else {
         ""
     };
+
     Outcome::Unavailable(phase, reason + advice)
 }
 
@@ -244,14 +249,17 @@ fn without_secrets(outcome: Outcome, sent: &[String]) -> Outcome {
     let Outcome::Unavailable(phase, reason) = outcome else {
         return outcome;
     };
+
     // The beginning is enough: the server's text may have been cut off.
     let quoted = sent
         .iter()
         .any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));
+
     let told = if quoted {
         "the server refused, in words that are not shown because they hold the login"
     } else {
         &reason
     };
+
     unavailable(phase, told)
 }

@@ -20,12 +20,12 @@ const BAD: Duration = minutes(5);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     lock_step_until: Mutex<Option<Instant>>,
-    bad: Mutex<HashMap<SocketAddr, Bad>>,
+    bad: Mutex<HashMap<SocketAddr, BadAddress>>,
 }
 
 /// An address at which the server could not be spoken to.
 #[derive(Debug)]
-struct Bad {
+struct BadAddress {
     until: Instant,
     reason: String,
 }
@@ -55,7 +55,7 @@ impl Memory {
 
     /// The server could not be spoken to at this address, for this reason.
     pub(super) fn is_bad(&self, address: SocketAddr, reason: &str) {
-        let known = Bad {
+        let known = BadAddress {
             until: Instant::now() + BAD,
             reason: reason.to_owned(),
         };

@@ -46,6 +46,7 @@ impl<'a> Stuffing<'a> {
                 self.at = end;
             }
         }
+
         let done = self.at == self.message.len();
         if done && !self.message.ends_with(b"\r\n") {
             out.extend_from_slice(b"\r\n");

@@ -62,6 +62,7 @@ impl Smtp {
                 server.ca_file.as_deref(),
             )?)),
         };
+
         let client = connect::client_id(server.client_name.as_deref())?;
         Ok(Smtp {
             server,

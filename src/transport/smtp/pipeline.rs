@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::connection::SmtpConnection;
 use super::extensions::Extensions;
 use super::message::{self, Stuffing};
-use super::reply::Answer;
+use super::reply::ServerReply;
 use crate::delivery::{Outcome, Phase};
 use crate::mail::Address;
 use crate::transport::{TimeOuts, Transaction};
@@ -24,39 +24,39 @@ const WINDOW: usize = 64;
 const PART: usize = 64 * 1024;
 
 /// How long we look for the reason why a server hung up in the middle of a message.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FINAL_REPLY_WAIT: Duration = Duration::from_secs(1);
 
 /// One command of a mail's envelope.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum EnvelopeCommand {
     Reset,
     Mail,
     Rcpt(usize),
     Data,
 }
 
-impl Step {
+impl EnvelopeCommand {
     /// A mail's commands are numbered from 0: RSET if it is needed, MAIL, a RCPT for each
     /// recipient, DATA.
-    fn at(number: usize, reset: bool, recipients: usize) -> Step {
+    fn at(number: usize, reset: bool, recipients: usize) -> EnvelopeCommand {
         match (number + usize::from(!reset)).checked_sub(1) {
-            None => Step::Reset,
-            Some(0) => Step::Mail,
-            Some(n) if n <= recipients => Step::Rcpt(n - 1),
-            Some(_) => Step::Data,
+            None => EnvelopeCommand::Reset,
+            Some(0) => EnvelopeCommand::Mail,
+            Some(n) if n <= recipients => EnvelopeCommand::Rcpt(n - 1),
+            Some(_) => EnvelopeCommand::Data,
         }
     }
 
     fn phase(self) -> Phase {
         match self {
-            Step::Reset | Step::Mail => Phase::MailFrom,
-            Step::Rcpt(_) => Phase::RcptTo,
-            Step::Data => Phase::Data,
+            EnvelopeCommand::Reset | EnvelopeCommand::Mail => Phase::MailFrom,
+            EnvelopeCommand::Rcpt(_) => Phase::RcptTo,
+            EnvelopeCommand::Data => Phase::Data,
         }
     }
 
-    fn patience(self, timeouts: &TimeOuts) -> Duration {
-        if self == Step::Data {
+    fn time_limit(self, timeouts: &TimeOuts) -> Duration {
+        if self == EnvelopeCommand::Data {
             timeouts.data
         } else {
             timeouts.command
@@ -78,7 +78,7 @@ type Verdicts = [Option<Outcome>];
 
 /// How a mail ends, for the recipients that have no verdict of their own. `Err` where the
 /// connection ends with it.
-type End = Result<Outcome, Outcome>;
+type TransactionEnd = Result<Outcome, Outcome>;
 
 impl SmtpConnection {
     /// Sends `mail`, begins `next` where that is possible, and says whether the connection is still
@@ -94,12 +94,14 @@ impl SmtpConnection {
             Ok(Some(outcome)) => Ok(outcome),
             Err(outcome) => Err(outcome),
         };
+
         let in_step = end.is_ok();
         let (Ok(rest) | Err(rest)) = end;
         let outcomes = verdicts
             .into_iter()
             .map(|verdict| verdict.unwrap_or_else(|| rest.clone()))
             .collect();
+
         (outcomes, in_step)
     }
 
@@ -151,11 +153,12 @@ impl SmtpConnection {
         let was_begun = self.begun.take().is_some();
         let mut written = if was_begun { total } else { 0 };
         let mut refused: Option<Outcome> = None;
+
         let mut accepted = 0;
         for number in 0..total {
-            let step = Step::at(number, reset, mail.recipients.len());
+            let step = EnvelopeCommand::at(number, reset, mail.recipients.len());
             if number == written {
-                if refused.is_some() || step == Step::Data && accepted == 0 {
+                if refused.is_some() || step == EnvelopeCommand::Data && accepted == 0 {
                     break;
                 }
                 self.wire
@@ -171,13 +174,13 @@ impl SmtpConnection {
                     reset,
                     number..written,
                 );
-                let patience = self.timeouts.command;
-                self.write(patience)
+                let time_limit = self.timeouts.command;
+                self.write(time_limit)
                     .await
                     .map_err(|unwritten| step.lost(unwritten.reason))?;
             }
-            let patience = step.patience(&self.timeouts);
-            let answer = match self.answer(patience).await {
+            let time_limit = step.time_limit(&self.timeouts);
+            let answer = match self.answer(time_limit).await {
                 Ok(answer) if answer.code() == 421 => Err(answer.reply().to_string()),
                 heard => heard,
             };
@@ -189,34 +192,37 @@ impl SmtpConnection {
             let answer =
                 answer.map_err(|reason| refused.take().unwrap_or_else(|| step.lost(reason)))?;
             match step {
-                Step::Reset if answer.is_positive() => {}
-                Step::Reset => {
+                EnvelopeCommand::Reset if answer.is_positive() => {}
+                EnvelopeCommand::Reset => {
                     return Err(step.lost(format!("RSET was answered with {}", answer.reply())));
                 }
-                Step::Mail if answer.is_positive() => {}
-                Step::Mail => refused = Some(refusal(Phase::MailFrom, &answer)?),
+                EnvelopeCommand::Mail if answer.is_positive() => {}
+                EnvelopeCommand::Mail => refused = Some(refusal(Phase::MailFrom, &answer)?),
                 // A server that refuses MAIL and takes what follows is answering other questions
                 // than ours.
-                Step::Rcpt(_) | Step::Data if refused.is_some() => {
+                EnvelopeCommand::Rcpt(_) | EnvelopeCommand::Data if refused.is_some() => {
                     if !answer.is_negative() {
                         return Err(Outcome::Deferred(step.phase(), answer.reply()));
                     }
                 }
-                Step::Rcpt(_) if answer.is_positive() => accepted += 1,
-                Step::Rcpt(index) => verdicts[index] = Some(refusal(Phase::RcptTo, &answer)?),
-                Step::Data if answer.code() == 354 && accepted > 0 => return Ok(None),
-                Step::Data if answer.code() == 354 => self.send_nothing().await?,
-                Step::Data if answer.is_negative() => {
+                EnvelopeCommand::Rcpt(_) if answer.is_positive() => accepted += 1,
+                EnvelopeCommand::Rcpt(index) => {
+                    verdicts[index] = Some(refusal(Phase::RcptTo, &answer)?)
+                }
+                EnvelopeCommand::Data if answer.code() == 354 && accepted > 0 => return Ok(None),
+                EnvelopeCommand::Data if answer.code() == 354 => self.send_nothing().await?,
+                EnvelopeCommand::Data if answer.is_negative() => {
                     self.needs_reset = true;
                     return Ok(Some(Outcome::refusal(Phase::Data, answer.reply())));
                 }
-                Step::Data => {
+                EnvelopeCommand::Data => {
                     // The answers are those to other commands, so nobody's verdict is his own.
                     verdicts.fill(None);
                     return Err(Outcome::Deferred(Phase::Data, answer.reply()));
                 }
             }
         }
+
         self.needs_reset = refused.is_none();
         let everybody_has_a_verdict =
             || Outcome::Lost(Phase::RcptTo, "no recipient was accepted".into());
@@ -227,17 +233,17 @@ impl SmtpConnection {
     /// means nothing.
     async fn send_nothing(&mut self) -> Result<(), Outcome> {
         let lost = |reason| Outcome::Lost(Phase::Data, reason);
-        let patience = self.timeouts.command;
+        let time_limit = self.timeouts.command;
         self.out.clear();
         self.out.extend_from_slice(b".\r\n");
-        self.write(patience)
+        self.write(time_limit)
             .await
             .map_err(|unwritten| lost(unwritten.reason))?;
-        self.answer(patience).await.map(|_| ()).map_err(lost)
+        self.answer(time_limit).await.map(|_| ()).map_err(lost)
     }
 
     /// Sends the message itself, and awaits the verdict.
-    async fn message(&mut self, mail: &Transaction, next: Option<&Transaction>) -> End {
+    async fn message(&mut self, mail: &Transaction, next: Option<&Transaction>) -> TransactionEnd {
         let mut message = Stuffing::new(&mail.message);
         loop {
             // A reply that comes now would be taken for the verdict on a message that is not there
@@ -254,16 +260,19 @@ impl SmtpConnection {
                 return Err(self.broken_off(unwritten.reason).await);
             }
         }
+
         // Without its dot the server throws the message away: hanging up here is the last chance to
         // take it back.
         if mail.recall.is_recalled() {
             return Err(Outcome::Withdrawn);
         }
+
         let dot = self.out.len();
         self.out.extend_from_slice(b".\r\n");
         if let Some(next) = next {
             self.begin(next);
         }
+
         match self.write(self.timeouts.body).await {
             Err(unwritten) if unwritten.handed_over > dot => {
                 return Err(Outcome::InDoubt(unwritten.reason));
@@ -271,10 +280,12 @@ impl SmtpConnection {
             Err(unwritten) => return Err(self.broken_off(unwritten.reason).await),
             Ok(()) => {}
         }
+
         let answer = self
             .answer(self.timeouts.final_dot)
             .await
             .map_err(Outcome::InDoubt)?;
+
         match answer.code() {
             // The first digit decides (RFC 5321 §4.2).
             200..=299 => Ok(Outcome::Delivered(answer.reply())),
@@ -289,7 +300,7 @@ impl SmtpConnection {
 
     /// What it means that the server hung up in the middle of the message: it may have said why.
     async fn broken_off(&mut self, reason: String) -> Outcome {
-        match self.interrupted(LAST_WORDS).await {
+        match self.interrupted(FINAL_REPLY_WAIT).await {
             Outcome::Lost(phase, _) => Outcome::Lost(phase, reason),
             told => told,
         }
@@ -298,8 +309,8 @@ impl SmtpConnection {
     /// What it means that the server speaks in the middle of the message. A refusal is about this
     /// mail, since no other is in question; but it is not believed to be final, because the server
     /// has not seen the message.
-    async fn interrupted(&mut self, patience: Duration) -> Outcome {
-        match self.answer(patience).await {
+    async fn interrupted(&mut self, time_limit: Duration) -> Outcome {
+        match self.answer(time_limit).await {
             Err(reason) => Outcome::Lost(Phase::Body, reason),
             Ok(answer) if answer.is_negative() && answer.code() != 421 => {
                 Outcome::Deferred(Phase::Body, answer.reply())
@@ -311,7 +322,7 @@ impl SmtpConnection {
 
 /// The verdict of an answer that is not positive. `Err` where it makes no sense, and what follows
 /// would make none either.
-fn refusal(phase: Phase, answer: &Answer) -> Result<Outcome, Outcome> {
+fn refusal(phase: Phase, answer: &ServerReply) -> Result<Outcome, Outcome> {
     let outcome = Outcome::refusal(phase, answer.reply());
     if answer.is_negative() {
         Ok(outcome)
@@ -329,15 +340,15 @@ fn write_commands(
     numbers: Range<usize>,
 ) {
     for number in numbers {
-        match Step::at(number, reset, mail.recipients.len()) {
-            Step::Reset => out.extend_from_slice(b"RSET\r\n"),
-            Step::Mail => write_mail(out, offered, mail),
-            Step::Rcpt(index) => {
+        match EnvelopeCommand::at(number, reset, mail.recipients.len()) {
+            EnvelopeCommand::Reset => out.extend_from_slice(b"RSET\r\n"),
+            EnvelopeCommand::Mail => write_mail(out, offered, mail),
+            EnvelopeCommand::Rcpt(index) => {
                 out.extend_from_slice(b"RCPT TO:<");
                 out.extend_from_slice(mail.recipients[index].as_str().as_bytes());
                 out.extend_from_slice(b">\r\n");
             }
-            Step::Data => out.extend_from_slice(b"DATA\r\n"),
+            EnvelopeCommand::Data => out.extend_from_slice(b"DATA\r\n"),
         }
     }
 }
@@ -350,6 +361,7 @@ fn write_mail(out: &mut Vec<u8>, offered: &Extensions, mail: &Transaction) {
             .map_or("", Address::as_str)
             .as_bytes(),
     );
+
     out.push(b'>');
     if offered.size.is_some() {
         out.extend_from_slice(format!(" SIZE={}", message::size(&mail.message)).as_bytes());
@@ -360,5 +372,6 @@ fn write_mail(out: &mut Vec<u8>, offered: &Extensions, mail: &Transaction) {
     if mail.smtputf8 {
         out.extend_from_slice(b" SMTPUTF8");
     }
+
     out.extend_from_slice(b"\r\n");
 }

@@ -8,29 +8,29 @@ use lettre::transport::smtp::response::Response;
 use crate::delivery::{Reply, printable};
 
 /// One reply that can be understood, whether it pleases us or not.
-pub(super) struct Answer {
+pub(super) struct ServerReply {
     code: u16,
-    said: Said,
+    said: ReplyKind,
 }
 
-enum Said {
+enum ReplyKind {
     Yes(Response),
     No(Error),
 }
 
-impl Answer {
+impl ServerReply {
     /// # Errors
     /// Gives back what is not a reply: an I/O error, or text without SMTP's grammar.
     pub(super) fn read(heard: Result<Response, Error>) -> Result<Self, Error> {
         match heard {
-            Ok(response) => Ok(Answer {
+            Ok(response) => Ok(ServerReply {
                 code: response.code().into(),
-                said: Said::Yes(response),
+                said: ReplyKind::Yes(response),
             }),
             Err(error) => match error.status() {
-                Some(code) => Ok(Answer {
+                Some(code) => Ok(ServerReply {
                     code: code.into(),
-                    said: Said::No(error),
+                    said: ReplyKind::No(error),
                 }),
                 None => Err(error),
             },
@@ -54,8 +54,8 @@ impl Answer {
     /// Safe to keep and to print. Made on demand: most replies are only looked at.
     pub(super) fn reply(&self) -> Reply {
         let text = match &self.said {
-            Said::Yes(response) => response.message().collect::<Vec<_>>().join("\n"),
-            Said::No(error) => error.source().map(ToString::to_string).unwrap_or_default(),
+            ReplyKind::Yes(response) => response.message().collect::<Vec<_>>().join("\n"),
+            ReplyKind::No(error) => error.source().map(ToString::to_string).unwrap_or_default(),
         };
         Reply::new(self.code, &text)
     }

@@ -68,6 +68,7 @@ fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {
         path: path.to_owned(),
         reason,
     };
+
     let pem = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -76,6 +77,7 @@ fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {
             .add(certificate)
             .map_err(|e| fail(format!("holds a certificate that cannot be used: {e}")))?;
     }
+
     if roots.is_empty() {
         return Err(fail("holds no certificate in PEM form".into()));
     }

@@ -67,7 +67,7 @@ struct Shared {
     code: [u8; 3],
     /// Every line handed up, while somebody wants to know.
     heard: Option<String>,
-    patience: Duration,
+    time_limit: Duration,
     timer: Pin<Box<Sleep>>,
     deadline: Instant,
     /// What answers the next thing that lettre writes, which is not sent.
@@ -99,13 +99,14 @@ impl Wire {
             lines: 0,
             code: [0; 3],
             heard: None,
-            patience: Duration::ZERO,
+            time_limit: Duration::ZERO,
             timer: Box::pin(sleep_until(deadline)),
             deadline,
             pretended: None,
             is_late: false,
             fault: None,
         };
+
         Wire {
             shared: Arc::new(Mutex::new(shared)),
         }
@@ -193,6 +194,7 @@ impl Wire {
             }
             shared.poll_flush_all(cx)
         });
+
         let failed = written.await.err();
         failed.map_or(Ok(()), |error| {
             Err(Unwritten {
@@ -205,7 +207,7 @@ impl Wire {
 
 impl Shared {
     fn set_deadline(&mut self, span: Duration) {
-        self.patience = span;
+        self.time_limit = span;
         self.deadline = Instant::now() + span;
     }
 
@@ -227,7 +229,7 @@ impl Shared {
         self.is_late = true;
         let reason = format!(
             "the server was silent for {}",
-            humantime::format_duration(self.patience)
+            humantime::format_duration(self.time_limit)
         );
         Poll::Ready(self.fail(io::ErrorKind::TimedOut, reason))
     }
@@ -238,6 +240,7 @@ impl Shared {
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
+
         match written {
             Poll::Pending => self.poll_deadline(cx).map(Err),
             Poll::Ready(Ok(0)) => Poll::Ready(Err(
@@ -268,12 +271,14 @@ impl Shared {
             self.inbox.copy_within(self.start.., 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
+
         let mut room = ReadBuf::new(&mut self.inbox[self.end..]);
         let read = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, &mut room),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, &mut room),
             Stream::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
+
         let count = room.filled().len();
         match ready!(read) {
             Ok(()) if count == 0 => Poll::Ready(Err(self.fail(
@@ -318,12 +323,14 @@ impl Shared {
             }
             return Ok(false);
         };
+
         if length > MAX_LINE {
             return Err(self.fail(
                 io::ErrorKind::InvalidData,
                 "the server's reply has a line that is too long",
             ));
         }
+
         let Some(ends_reply) = ends_reply(&waiting[..length]) else {
             let shown = printable(String::from_utf8_lossy(&waiting[..length]).trim_end());
             return Err(self.fail(
@@ -331,9 +338,11 @@ impl Shared {
                 format!("the server sent what is no reply: {shown}"),
             ));
         };
+
         self.line.clear();
         // lettre wants UTF-8, CRLF and a text, even an empty one; servers are less strict.
         let text = waiting[..length].trim_ascii_end();
+
         let is_text = std::str::from_utf8(text).is_ok();
         let readable = |b: &u8| if is_text || b.is_ascii() { *b } else { b'?' };
         self.line.extend(text.iter().map(readable));
@@ -354,9 +363,11 @@ impl Shared {
                 "the server's reply has too many lines",
             ));
         }
+
         if number == 0 {
             self.code.copy_from_slice(&self.line[..3]);
         }
+
         // One that contradicts the first is handed up in any case: lettre will say so.
         let is_spare = number >= MAX_HANDED && !ends_reply && self.line[..3] == self.code;
         self.handed = if is_spare { self.line.len() } else { 0 };
@@ -377,6 +388,7 @@ impl Shared {
                 Poll::Ready(received) => received?,
             }
         }
+
         let count = buffer.remaining().min(self.line.len() - self.handed);
         buffer.put_slice(&self.line[self.handed..self.handed + count]);
         self.handed += count;

@@ -1,4 +1,4 @@
-//! One connection of the fake server: the dialogue, and the script's hand in it.
+//! One connection of the fake server: the dialogue, and the script's submit it.
 
 use std::io;
 use std::sync::Arc;
@@ -62,6 +62,7 @@ pub(super) async fn serve(stream: TcpStream, state: Arc<State>) {
         overlapped: false,
         in_transaction: false,
     };
+
     let _ = session.run().await;
     let _ = session.flush().await;
     if let Some(stream) = &mut session.stream {
@@ -92,6 +93,7 @@ impl Session {
             .unwrap_or_default()
             .to_ascii_uppercase();
         let locked = matches!(self.state.tls, Some((Tls::Offered, _))) && !self.encrypted;
+
         let anonymous = !self.state.logins.is_empty() && self.user.is_none();
         match verb.as_str() {
             "HELO" => {
@@ -158,6 +160,7 @@ impl Session {
             }
             _ => self.say(502, "5.5.2 what?"),
         }
+
         Ok(())
     }
 
@@ -186,6 +189,7 @@ impl Session {
             self.say(504, "5.5.4 unrecognized authentication type");
             return Ok(());
         }
+
         let (user, secret) = match mechanism.as_str() {
             "LOGIN" => {
                 let [first, second] = self.state.prompts.clone();
@@ -213,16 +217,19 @@ impl Session {
                 )
             }
         };
+
         let known = self.state.logins.contains(&(user.clone(), secret));
         if !known && mechanism == "XOAUTH2" {
             // The reason comes as a challenge, which the client answers with an empty line.
             self.challenge("eyJzdGF0dXMiOiI0MDEifQ==").await?;
         }
+
         let (code, text) = if known {
             (235, "2.7.0 welcome")
         } else {
             (535, "5.7.8 wrong user or password")
         };
+
         if self.answer(Step::Auth, code, text).await? && known {
             self.user = Some(user);
         }
@@ -252,13 +259,16 @@ impl Session {
             }
             self.read().await?;
         };
+
         let raw: Vec<u8> = self.inbox.drain(..end).collect();
         let message = unstuff(&raw[..raw.len() - 3]);
         self.moment.message = message.clone();
         let overlapped = !self.inbox.is_empty();
+
         if self.state.drops_ahead {
             self.inbox.clear();
         }
+
         let act = self.state.act(Step::FinalDot, &self.moment);
         let answer = match &act {
             None | Some(Act::Delay(_) | Act::Drip(_) | Act::Extra(_) | Act::ExtraLater(..)) => {
@@ -267,6 +277,7 @@ impl Session {
             Some(Act::Reply(code, _) | Act::ReplyThenCut(code, _)) => Some(*code),
             Some(_) => None,
         };
+
         let received = Received {
             connection: self.moment.connection,
             return_path: self.moment.return_path.clone(),
@@ -279,6 +290,7 @@ impl Session {
             encrypted: self.encrypted,
             user: self.user.clone(),
         };
+
         self.end_transaction();
         self.overlapped = overlapped;
         let acted = match act {
@@ -288,6 +300,7 @@ impl Session {
                 Ok(())
             }
         };
+
         self.state.remember(received);
         acted
     }
@@ -303,6 +316,7 @@ impl Session {
             self.say(code, text);
             return Ok(code < 400);
         };
+
         let positive = match &act {
             Act::Reply(code, _) => *code < 400,
             Act::WrongClass
@@ -312,6 +326,7 @@ impl Session {
             | Act::MixedCodes => false,
             _ => code < 400,
         };
+
         self.perform(act, code, text).await?;
         Ok(positive)
     }
@@ -378,6 +393,7 @@ impl Session {
             }
             Act::Raw(bytes) => self.outbox.extend_from_slice(&bytes),
         }
+
         Ok(())
     }
 
@@ -414,6 +430,7 @@ impl Session {
     async fn read(&mut self) -> Result<(), Ended> {
         self.flush().await?;
         let stream = self.stream.as_mut().ok_or(Ended)?;
+
         let mut part = vec![0; 64 * 1024];
         let count = stream.read(&mut part).await?;
         if count == 0 {
@@ -424,6 +441,7 @@ impl Session {
             tokio::time::sleep(self.state.turnaround).await;
         }
         self.inbox.extend_from_slice(&part[..count]);
+
         Ok(())
     }
 
@@ -503,5 +521,6 @@ fn decode(text: &str) -> String {
             bytes.push((bits >> count) as u8);
         }
     }
+
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -12,17 +12,20 @@ fn who_did_what_is_a_table_over_all_pages() {
             "relay": "primary"},
         {"seq": 8, "at": "2026-01-31T11:00:00Z", "who": "local", "act": "purge", "count": 1200, "filter": "state:dead"},
     ], "next": "8"});
+
     let second = json!({"entries": [
         {"seq": 3, "at": "2026-01-31T10:00:00Z", "who": "user:a\u{7}b", "from": "192.0.2.8", "act": "login_refused",
             "count": 31},
         {"seq": 2, "at": "2026-01-31T09:00:00Z", "who": "local", "act": "cancel", "count": 1, "mail": ID},
         {"seq": 1, "at": "2026-01-31T08:00:00Z", "who": "local", "act": "reload", "count": 1, "error": "relays: none"},
     ]});
+
     let service = Scripted::new([
         answer(200, first.clone()),
         answer(200, second),
         answer(200, first.clone()),
     ]);
+
     let out = run(&service, &["audit", "--who", "ops", "--all"]).well();
     let lines: Vec<String> = out
         .lines()
@@ -33,6 +36,7 @@ fn who_did_what_is_a_table_over_all_pages() {
                 .join(" ")
         })
         .collect();
+
     for expected in [
         "token:ops 192.0.2.7 pause primary".to_owned(),
         "local - purge 1,200 mails of state:dead".to_owned(),
@@ -42,6 +46,7 @@ fn who_did_what_is_a_table_over_all_pages() {
     ] {
         assert!(lines.contains(&expected), "{expected} is not in\n{out}");
     }
+
     let page = run(&service, &["audit", "--limit", "2", "--json"]).well();
     assert_eq!(page, first.to_string() + "\n");
     let asked: Vec<_> = service
@@ -49,6 +54,7 @@ fn who_did_what_is_a_table_over_all_pages() {
         .into_iter()
         .map(|asked| asked.line)
         .collect();
+
     assert_eq!(
         asked,
         [

@@ -27,11 +27,13 @@ impl Service {
                 .to("nobody@")
                 .act(Act::reply(550, "5.1.1 no such user \u{1b}[2J")),
         );
+
         relay.rule(
             Rule::at(Step::Rcpt)
                 .to("later@")
                 .act(Act::reply(450, "4.2.1 later")),
         );
+
         let spool = tempfile::tempdir().unwrap();
         let smtp = Relay::smtp(&relay.url()).unwrap();
         let dispatcher = Dispatcher::builder()
@@ -40,15 +42,18 @@ impl Service {
             .start()
             .await
             .unwrap();
+
         let settings = HttpSettings {
             listen: "127.0.0.1:0".parse().unwrap(),
             tokens,
             limits: Limits::default(),
         };
+
         let door = HttpDoor::bind(settings).await.unwrap();
         let url = format!("http://{}", door.local_addr());
         let (stop, shutdown) = watch::channel(false);
         tokio::spawn(door.serve(dispatcher.clone(), shutdown));
+
         Service {
             relay,
             url,
@@ -84,6 +89,7 @@ impl Service {
             "hi",
             "--json",
         ];
+
         let done = self.run(&[&words[..], more].concat());
         (
             done.code,
@@ -99,6 +105,7 @@ async fn a_mail_goes_all_the_way() {
         "ada@example.org",
         &["--wait", "--tag", "otp", "--priority", "critical"],
     );
+
     assert_eq!((code, mail.state.as_str()), (0, "delivered"));
     let received = service.relay.mails().remove(0);
     assert_eq!(received.recipients, ["ada@example.org"]);
@@ -112,6 +119,7 @@ async fn a_mail_goes_all_the_way() {
             .well()
             .contains("Subject: Hello")
     );
+
     assert!(service.run(&["status", &id]).well().contains("delivered"));
     assert!(
         service
@@ -119,16 +127,19 @@ async fn a_mail_goes_all_the_way() {
             .well()
             .contains(&id)
     );
+
     assert_eq!(
         service.run(&["list", "--tag", "other"]).well(),
         "no mails\n"
     );
+
     assert!(
         service
             .run(&["cancel", &id])
             .failed(1)
             .contains("delivered")
     );
+
     let stats: Stats = serde_json::from_str(&service.run(&["stats", "--json"]).well()).unwrap();
     assert_eq!((stats.accepted, stats.delivered), (1, 1));
     assert!(
@@ -155,6 +166,7 @@ async fn what_the_service_refuses_names_the_field() {
         "--text",
         "t",
     ];
+
     let err = service.run(&words).failed(1);
     assert!(err.contains("--to ") && err.contains("--cc "), "{err}");
     let unknown = "0199c0de-0000-7000-8000-000000000000";
@@ -172,6 +184,7 @@ async fn a_key_is_one_mail() {
     let (_, first) = service.send("ada@example.org", &["--key", "k", "--wait"]);
     let (_, second) = service.send("ada@example.org", &["--key", "k", "--wait"]);
     assert_eq!(first.id, second.id);
+
     let words = [
         "send",
         "--from",
@@ -183,6 +196,7 @@ async fn a_key_is_one_mail() {
         "--text",
         "hi",
     ];
+
     let err = service
         .run(&[&words[..], &["--key", "k"]].concat())
         .failed(1);
@@ -194,6 +208,7 @@ async fn dead_letters_are_seen_retried_and_purged() {
     let service = Service::start(vec![]).await;
     let (code, mail) = service.send("nobody@example.org", &["--wait"]);
     assert_eq!((code, mail.state.as_str()), (1, "dead"));
+
     let out = service.run(&["dead", "list"]).well();
     assert!(
         out.contains("rejected")
@@ -206,6 +221,7 @@ async fn dead_letters_are_seen_retried_and_purged() {
         service.run(&["dead", "retry", "--dry-run"]).well(),
         "1 mail would be sent again\n"
     );
+
     service.relay.behave();
     assert_eq!(
         service
@@ -213,6 +229,7 @@ async fn dead_letters_are_seen_retried_and_purged() {
             .well(),
         "1 mail sent again\n"
     );
+
     assert_eq!(
         service
             .run(&["dead", "purge", "--yes", "--recipient", "other@example.org"])
@@ -224,12 +241,14 @@ async fn dead_letters_are_seen_retried_and_purged() {
         .relay
         .rule(Rule::at(Step::Rcpt).act(Act::reply(550, "no")));
     service.send("nobody@example.org", &["--wait"]);
+
     let said = service.run(&["dead", "purge", "--yes"]).failed(2);
     assert!(said.contains("--all"), "{said}");
     assert_eq!(
         service.run(&["dead", "purge", "--yes", "--all"]).well(),
         "1 mail deleted\n"
     );
+
     assert_eq!(service.run(&["dead", "list"]).well(), "no mails\n");
 }
 
@@ -247,18 +266,22 @@ async fn a_deferred_mail_is_waited_for_retried_and_cancelled() {
         "--text",
         "t",
     ];
+
     let done = service.run(&[&words[..], &["--wait=300ms"]].concat());
     assert!(
         done.code == 75 && done.err.contains("is still being looked after"),
         "{done:?}"
     );
+
     let id = done.out.split_whitespace().next().unwrap();
     let out = service.run(&["status", id]).well();
     assert!(
         out.contains("deferred") && out.contains("450 4.2.1 later"),
         "{out}"
     );
+
     assert!(service.run(&["retry", id]).well().starts_with(id));
+
     let mut state = String::new();
     // Withdrawing a mail that is being sent at this moment is refused, and can be asked for again.
     for _ in 0..50 {
@@ -267,12 +290,14 @@ async fn a_deferred_mail_is_waited_for_retried_and_cancelled() {
             break;
         }
     }
+
     assert_eq!(state, format!("{id}  cancelled\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_relay_sends_nothing_until_it_is_resumed() {
     let service = Service::start(vec![]).await;
+
     let relays = service.run(&["relay", "list", "--json"]).well();
     let relays: serde_json::Value = serde_json::from_str(&relays).unwrap();
     let name = relays["relays"][0]["name"].as_str().unwrap();
@@ -280,6 +305,7 @@ async fn a_paused_relay_sends_nothing_until_it_is_resumed() {
         service.run(&["relay", "pause", name]).well(),
         format!("{name} is paused\n")
     );
+
     assert!(service.run(&["relay", "list"]).well().contains("paused"));
     let words = [
         "send",
@@ -292,16 +318,19 @@ async fn a_paused_relay_sends_nothing_until_it_is_resumed() {
         "--text",
         "t",
     ];
+
     let done = service.run(&[&words[..], &["--wait=100ms"]].concat());
     assert_eq!(
         (done.code, service.relay.mails().len()),
         (75, 0),
         "{done:?}"
     );
+
     assert_eq!(
         service.run(&["relay", "resume", name]).well(),
         format!("{name} is resumed\n")
     );
+
     service.send("bob@example.org", &["--wait"]);
     assert!(
         service
@@ -320,6 +349,7 @@ async fn events_are_followed_live() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut lines = BufReader::new(tail.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
@@ -334,22 +364,26 @@ async fn events_are_followed_live() {
             }
         }
     });
+
     let (_, last) = service.send("nobody@example.org", &["--wait"]);
     let told: Vec<String> = lines
         .by_ref()
         .skip_while(|line| !line.contains(&last.id.to_string()))
         .take(3)
         .collect();
+
     tail.kill().unwrap();
     tail.wait().unwrap();
     assert_ne!(sent, last.id);
     assert!(told[0].contains("accepted"), "{told:?}");
+
     assert!(
         told[1].contains("attempted")
             && told[1].contains("550 5.1.1")
             && !told[1].contains('\u{1b}'),
         "{told:?}"
     );
+
     assert!(
         told[2].contains("dead") && told[2].ends_with("rejected"),
         "{told:?}"
@@ -363,11 +397,13 @@ async fn tokens_are_asked_for_and_their_scope_holds() {
         secret: secret.into(),
         scope,
     };
+
     let service = Service::start(vec![
         token("app", "s3nd", Scope::Send),
         token("ops", "4dmin", Scope::Admin),
     ])
     .await;
+
     assert!(service.run(&["stats"]).failed(1).contains("--token"));
     assert!(
         service
@@ -375,12 +411,14 @@ async fn tokens_are_asked_for_and_their_scope_holds() {
             .failed(1)
             .contains("check the token")
     );
+
     assert!(
         service
             .run(&["stats", "--token", "s3nd"])
             .failed(1)
             .contains("scope")
     );
+
     service.run(&["stats", "--token", "4dmin"]).well();
     let sendmail = |words: &[&str]| {
         service.run_with(
@@ -388,6 +426,7 @@ async fn tokens_are_asked_for_and_their_scope_holds() {
             b"From: a@example.com\n\nhi\n",
         )
     };
+
     sendmail(&["--token", "s3nd", "-i", "ada@example.org"]).well();
     sendmail(&["-i", "ada@example.org"]).failed(77);
 }
@@ -400,12 +439,14 @@ async fn sendmail_delivers_what_it_is_given() {
     service
         .run_with(&["sendmail", "-t", "-f", "cron@example.com"], input)
         .well();
+
     service
         .run_with(
             &["sendmail", "-i", "-f", "<>", "zoe@example.org"],
             b"just text\n.\n",
         )
         .well();
+
     for address in ["ada@example.org", "zoe@example.org"] {
         let page = service
             .run(&["list", "--recipient", address, "--json"])
@@ -414,6 +455,7 @@ async fn sendmail_delivers_what_it_is_given() {
         let id = page.mails[0].id.to_string();
         while !service.run(&["status", &id]).well().contains("delivered") {}
     }
+
     let mails = service.relay.mails();
     let to = |address: &str| {
         mails
@@ -421,18 +463,21 @@ async fn sendmail_delivers_what_it_is_given() {
             .find(|mail| mail.recipients.iter().any(|to| to == address))
             .unwrap()
     };
+
     let first = to("ada@example.org");
     assert_eq!(first.return_path, "cron@example.com");
     assert_eq!(
         first.recipients,
         ["ada@example.org", "bob@example.org", "eve@example.org"]
     );
+
     let message = first.text();
     assert!(message.contains("From: cron@example.com\r\n"), "{message}");
     assert!(
         first.message.ends_with(b"\r\n\r\n\xe9\r\n..\r\n"),
         "{message}"
     );
+
     assert!(!message.contains("eve@"), "{message}");
     let second = to("zoe@example.org");
     assert_eq!(second.return_path, "");
@@ -448,6 +493,7 @@ async fn sendmail_delivers_what_it_is_given() {
             b"From: a@example.com\nFrom: b@example.com\n\nhi\n",
         )
         .failed(65);
+
     assert!(err.starts_with("sendmail: "), "{err}");
 }
 
@@ -457,6 +503,7 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
     for _ in 0..2 {
         service.send("nobody@example.org", &["--wait", "--tag", "lost"]);
     }
+
     for to in ["ada@example.org", "eve@example.org"] {
         let mail = ["send", "--to", to, "--subject", "News", "--text", "t"];
         let more = [
@@ -476,14 +523,17 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
         let is_there = |l: &str| l.split_whitespace().collect::<Vec<_>>() == words;
         assert!(counted.lines().any(is_there), "{line} in {counted}");
     }
+
     let found = service.run(&["list", "-q", "to:eve", "--json"]).well();
     assert!(found.contains("eve@example.org") && !found.contains("ada@example.org"));
     let groups = service.run(&["failures", "--json"]).well();
     assert!(groups.contains("550 5.1.1 no such user"), "{groups}");
+
     let groups = service.run(&["failures", "--by", "domain"]).well();
     assert!(groups.contains("example.org"), "{groups}");
     let table = service.run(&["export", "-q", "state:dead"]).well();
     assert_eq!(table.lines().count(), 3, "{table}");
+
     let lines = service.run(&["export", "--format", "ndjson"]).well();
     assert_eq!(lines.lines().count(), 4, "{lines}");
 
@@ -491,6 +541,7 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
         .run(&["cancel", "-q", "tag:news", "--dry-run"])
         .well();
     assert!(dry.contains("2 mails"), "{dry}");
+
     let begun = service.run(&["cancel", "-q", "tag:news", "--json"]).well();
     let job: serde_json::Value = serde_json::from_str(&begun).unwrap();
     let id = job["id"].as_str().unwrap().to_owned();
@@ -498,11 +549,13 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
         service.run(&["job", "show", &id]).well().contains("done")
     })
     .await;
+
     let jobs = service.run(&["job", "list"]).well();
     assert!(
         jobs.contains("2 of 2") && jobs.contains("tag:news"),
         "{jobs}"
     );
+
     assert!(
         service
             .run(&["count", "-q", "state:cancelled"])
@@ -518,11 +571,13 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
         2,
         "it would be cancelled"
     );
+
     let counted = service
         .run(&["purge", "-q", "tag:news", "--dry-run", "--json"])
         .well();
     assert_eq!(counted, "{\"count\":2,\"dry_run\":true}\n");
     service.run(&["purge", "-q", "tag:news"]).well();
+
     crate::common::eventually("the mail is gone", async || {
         service
             .run(&["count", "-q", "tag:news", "--json"])
@@ -539,5 +594,6 @@ async fn many_mails_are_counted_grouped_exported_and_acted_upon() {
         2,
         "neither a mail nor a search"
     );
+
     assert_eq!(service.run(&["retry", "--limit", "3"]).code, 2);
 }

@@ -38,10 +38,12 @@ fn the_numbers_are_on_one_screen() {
     ] {
         assert!(out.contains(expected), "{expected} is not in\n{out}");
     }
+
     assert_eq!(
         run(&service, &["stats", "--json"]).well(),
         stats().to_string() + "\n"
     );
+
     assert_eq!(service.asked()[0].line, "GET /v1/stats");
 }
 
@@ -54,6 +56,7 @@ fn relays_are_listed() {
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect();
+
     assert_eq!(
         lines,
         [
@@ -62,6 +65,7 @@ fn relays_are_listed() {
             "backup paused closed 3 of 16 busy 100/s 12,345",
         ]
     );
+
     assert_eq!(
         run(&service, &["relay", "list", "--json"]).well(),
         body.to_string() + "\n"
@@ -78,10 +82,12 @@ fn a_relay_is_paused_and_resumed_by_its_name() {
             json!({"title": "Not found", "status": 404, "detail": "there is no relay named `x`"}),
         ),
     ]);
+
     assert_eq!(
         run(&service, &["relay", "pause", "a/b c"]).well(),
         "a/b c is paused\n"
     );
+
     let out = run(&service, &["relay", "resume", "a/b c", "--json"]).well();
     assert_eq!(out, relay("a/b c", "up", None).to_string() + "\n");
     let lines: Vec<_> = service
@@ -89,6 +95,7 @@ fn a_relay_is_paused_and_resumed_by_its_name() {
         .into_iter()
         .map(|asked| asked.line)
         .collect();
+
     assert_eq!(
         lines,
         [
@@ -96,6 +103,7 @@ fn a_relay_is_paused_and_resumed_by_its_name() {
             "POST /v1/relays/a%2Fb%20c/resume"
         ]
     );
+
     let err = run(&service, &["relay", "pause", "x"]).failed(1);
     assert_eq!(err, "postrider: Not found: there is no relay named `x`\n");
 }
@@ -103,6 +111,7 @@ fn a_relay_is_paused_and_resumed_by_its_name() {
 #[test]
 fn dead_letters_are_listed_with_the_reason() {
     let page = json!({"mails": [record("dead")], "next": null});
+
     let service = Scripted::new([answer(200, page)]);
     let out = run(&service, &["dead", "list", "--tag", "otp"]).well();
     let row = out.lines().nth(1).unwrap();
@@ -114,6 +123,7 @@ fn dead_letters_are_listed_with_the_reason() {
     ] {
         assert!(row.contains(expected), "{expected} is not in {row}");
     }
+
     let asked = service.asked_once();
     assert_eq!(
         (asked.parameter("state"), asked.parameter("tag")),
@@ -125,10 +135,12 @@ fn dead_letters_are_listed_with_the_reason() {
 fn dead_letters_are_sent_again() {
     let count = |dry_run: bool| answer(200, json!({"count": 1234, "dry_run": dry_run}));
     let service = Scripted::new([count(true), count(false), count(false)]);
+
     let words = ["dead", "retry", "--recipient", "ada@example.org"];
     let out = run(&service, &[&words[..], &["--dry-run"]].concat()).well();
     assert_eq!(out, "1,234 mails would be sent again\n");
     assert_eq!(run(&service, &words).well(), "1,234 mails sent again\n");
+
     let out = run(&service, &[&words[..], &["--json"]].concat()).well();
     assert_eq!(out, "{\"count\":1234,\"dry_run\":false}\n");
     let lines: Vec<_> = service
@@ -136,10 +148,12 @@ fn dead_letters_are_sent_again() {
         .into_iter()
         .map(|asked| asked.line)
         .collect();
+
     assert_eq!(
         lines[0],
         "POST /v1/dead/retry?recipient=ada%40example.org&dry_run=true"
     );
+
     assert_eq!(lines[1], "POST /v1/dead/retry?recipient=ada%40example.org");
 }
 
@@ -149,9 +163,11 @@ fn dead_letters_are_deleted_only_when_it_is_meant() {
         answer(200, json!({"count": 1, "dry_run": true})),
         answer(200, json!({"count": 1, "delivered": 2, "dry_run": false})),
     ]);
+
     let err = run(&service, &["dead", "purge"]).failed(2);
     assert!(err.contains("--yes") && err.contains("--dry-run"), "{err}");
     assert!(err.contains("--all"), "{err}");
+
     let err = run_with(&service, &["dead", "purge", "--all"], b"y\n").failed(2);
     assert!(err.contains("--yes"), "a pipe is nobody to ask: {err}");
     let err = run(&service, &["dead", "purge", "--yes"]).failed(2);
@@ -160,15 +176,18 @@ fn dead_letters_are_deleted_only_when_it_is_meant() {
         run(&service, &["dead", "purge", "--dry-run"]).well(),
         "1 mail would be deleted\n"
     );
+
     assert_eq!(
         run(&service, &["dead", "purge", "--yes", "--all"]).well(),
         "1 mail deleted, and the record of 2 recipients who got it\n"
     );
+
     let lines: Vec<_> = service
         .asked()
         .into_iter()
         .map(|asked| asked.line)
         .collect();
+
     assert_eq!(lines, ["DELETE /v1/dead?dry_run=true", "DELETE /v1/dead"]);
 }
 
@@ -190,6 +209,7 @@ fn the_manual_has_a_page_for_each_command() {
     assert!(page.contains(".TH postrider 1"), "{page}");
     let dir = tempfile::tempdir().unwrap();
     finish(postrider().arg("man").arg(dir.path()), b"").well();
+
     for name in [
         "postrider.1",
         "postrider-send.1",
@@ -203,6 +223,7 @@ fn the_manual_has_a_page_for_each_command() {
             "{name}"
         );
     }
+
     let err = finish(postrider().args(["man", "/dev/null/x"]), b"").failed(1);
     assert!(err.contains("cannot write into /dev/null/x"), "{err}");
 }

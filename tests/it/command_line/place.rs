@@ -81,6 +81,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         ("token", "of-a-file\n"),
     ]);
     let file = user.path("token");
+
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let cases: [Case<'_>; 5] = [
         (&[], &[], "of-the-file"),
@@ -101,6 +102,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
             "of-a-flag",
         ),
     ];
+
     for (words, environment, expected) in cases {
         let service = relays();
         let words = [&["relay", "list"], words].concat();
@@ -133,6 +135,7 @@ fn what_is_wrong_is_told_where_it_was_said() {
         let mut command = user.command(&[&words[..], more].concat());
         finish(command.envs(environment.iter().copied()), b"").failed(2)
     };
+
     for (told, expected) in [
         (
             wrong(&plain, &[], &[("POSTRIDER_URL", "nonsense")]),
@@ -197,6 +200,7 @@ fn errors_are_json_where_json_is_asked_for() {
         "t",
         "--json",
     ];
+
     let told = run(&service, &words).failed(1);
     let error: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(error["errors"][0]["flag"], "--to (2nd)");
@@ -237,6 +241,7 @@ fn health_is_an_exit_code() {
         503,
         json!({"title": "Not available now", "status": 503, "detail": "the queue is full"}),
     );
+
     let told = run(&Scripted::new([full]), &["health"]).failed(1);
     assert_eq!(told, "postrider: not ready: the queue is full\n");
     let away = User::with(&[]);
@@ -251,16 +256,19 @@ fn a_newcomers_slips_are_told_sensibly() {
         let mut command = user.command(words);
         finish(command.current_dir(user.0.path()), b"")
     };
+
     let told = inside(&["init", "f"]).failed(2);
     assert!(
         told.contains("f is a file, and init takes the directory"),
         "{told}"
     );
+
     let told = inside(&["spool", "verify", "nowhere"]).failed(1);
     assert!(
         told.contains("nowhere") && told.contains("does not exist"),
         "{told}"
     );
+
     let told = inside(&["spool", "verify", "f"]).failed(1);
     assert!(told.contains("it is a file"), "{told}");
     let told = inside(&["spool", "verify"]).failed(1);
@@ -277,6 +285,7 @@ fn a_newcomers_slips_are_told_sensibly() {
             && told.contains("POSTRIDER_SPOOL__PATH?"),
         "{told}"
     );
+
     let mut command = user.command(&["check"]);
     let told = finish(command.env("POSTRIDER_CONFIG", "/nowhere.toml"), b"").failed(2);
     assert!(
@@ -292,6 +301,7 @@ fn a_time_can_be_said_in_words() {
         202,
         json!({"id": crate::command_line::ID, "state": "scheduled", "duplicate": false, "durability": "synced"}),
     )]);
+
     let mail = [
         "send",
         "--to",
@@ -302,6 +312,7 @@ fn a_time_can_be_said_in_words() {
         "t",
         "--at",
     ];
+
     run(&service, &[&mail[..], &["tomorrow 9:00"]].concat()).well();
     let sent = service.asked_once().json();
     assert!(
@@ -311,6 +322,7 @@ fn a_time_can_be_said_in_words() {
             .ends_with("T09:00:00.000Z"),
         "{sent}"
     );
+
     for wrong in ["yesterday 9:00", "whenever", ""] {
         let told = run(&Scripted::silent(), &[&mail[..], &[wrong]].concat()).failed(2);
         assert!(told.contains("--at"), "{told}");

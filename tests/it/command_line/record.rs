@@ -12,6 +12,7 @@ pub fn record(state: &str) -> Value {
         "dead" => (550, "5.1.1", "no such user\u{1b}[2J", json!("rejected")),
         _ => (450, "4.2.1", "come back later", Value::Null),
     };
+
     json!({
         "id": ID, "state": state, "created_at": "2026-01-31T12:00:00.000Z",
         "finished_at": if reason.is_null() { Value::Null } else { json!("2026-01-31T12:00:05.000Z") },
@@ -50,6 +51,7 @@ fn a_mail_is_named_by_other_names_and_its_status_says_why_it_waits() {
     waiting["deliveries"][0]["attempts"] = json!([]);
     waiting["deliveries"][0]["waits"] =
         json!({"because": "relay_down", "relay": "primary", "text": "connect: refused\u{1b}[2J"});
+
     let service = Scripted::new([answer(200, waiting)]);
     let out = run(&service, &["status", "<1@example.com>"]).well();
     let line = service.asked_once().line;
@@ -78,6 +80,7 @@ fn a_status_tells_where_each_delivery_is() {
     has_line(&out, &["accepted", "2026-01-31 12:00:00"]);
     has_line(&out, &["ada@example.org", "deferred", "1"]);
     has_line(&out, &["primary", "rcpt to: 450 4.2.1 come back later"]);
+
     assert!(
         !out.contains('\u{1b}'),
         "neither colours nor the mail's own control characters: {out:?}"
@@ -144,6 +147,7 @@ fn a_mail_is_shown_with_its_attempts_its_text_and_its_files() {
         other(200, "message/rfc822", message),
     ]);
     let out = run(&service, &["show", ID]).well();
+
     assert_eq!(service.asked()[1].line, format!("GET /v1/mails/{ID}/raw"));
     has_line(
         &out,
@@ -154,10 +158,12 @@ fn a_mail_is_shown_with_its_attempts_its_text_and_its_files() {
             "rcpt to: 450 4.2.1 come back later",
         ],
     );
+
     has_line(&out, &["Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?="]);
     has_line(&out, &["X-Evil: \\u{1b}[2J"]);
     has_line(&out, &["Hello \\u{1b}[2J\\u{1b}"]);
     has_line(&out, &["attachment", "bill.pdf", "(application/pdf, 5 B)"]);
+
     assert!(!out.contains('\u{1b}'));
 }
 
@@ -210,6 +216,7 @@ fn a_list_asks_for_what_is_wanted() {
         200,
         json!({"mails": [record("deferred")], "next": null}),
     )]);
+
     let words = [
         "list",
         "--state",
@@ -225,10 +232,12 @@ fn a_list_asks_for_what_is_wanted() {
         "--limit",
         "7",
     ];
+
     let out = run(&service, &words).well();
     has_line(&out, &["ID", "STATE", "AGE", "TO", "SUBJECT"]);
     has_line(&out, &[ID, "deferred"]);
     has_line(&out, &["ada@example.org", "Your \\u{1b}]0;code\\u{7}"]);
+
     let asked = service.asked_once();
     assert!(asked.line.starts_with("GET /v1/mails?"));
     for (name, value) in [
@@ -275,6 +284,7 @@ fn all_mails_are_listed_page_by_page() {
             answer(200, json!({"mails": [record("delivered")], "next": null})),
         ]
     };
+
     let service = Scripted::new(pages());
     let out = run(&service, &["list", "--all"]).well();
     assert_eq!(out.matches(ID).count(), 2);
@@ -291,6 +301,7 @@ fn all_mails_are_listed_page_by_page() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+
     assert_eq!(
         (pages.len(), &pages[1]),
         (3, &json!({"mails": [], "next": "c2"}))
@@ -305,10 +316,12 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     command
         .args(["list", "--all", "--json", "--url", &service.url()])
         .stdout(std::process::Stdio::piped());
+
     let mut child = command
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
+
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(

@@ -77,12 +77,14 @@ impl Answer {
             "text/event-stream" => String::new(),
             _ => format!("Content-Length: {}\r\n", self.body.len()),
         };
+
         let Answer {
             status,
             kind,
             extra,
             ..
         } = self;
+
         let head = format!(
             "HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\n{length}{extra}Connection: close\r\n\r\n"
         );
@@ -98,6 +100,7 @@ impl Scripted {
         let address = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let notes = asked.clone();
+
         let mut answers: VecDeque<Answer> = answers.into_iter().collect();
         thread::spawn(move || {
             while let Some(answer) = answers.pop_front() {
@@ -114,6 +117,7 @@ impl Scripted {
                 let _ = stream.shutdown(Shutdown::Write);
             }
         });
+
         Scripted { address, asked }
     }
 
@@ -147,6 +151,7 @@ fn read(stream: &TcpStream) -> Option<Asked> {
         .read_line(&mut line)
         .ok()
         .filter(|length| *length > 0)?;
+
     let mut headers = Vec::new();
     loop {
         let mut field = String::new();
@@ -156,15 +161,18 @@ fn read(stream: &TcpStream) -> Option<Asked> {
         };
         headers.push((name.to_lowercase(), value.trim().to_owned()));
     }
+
     let mut asked = Asked {
         line: line.trim().trim_end_matches(" HTTP/1.1").to_owned(),
         headers,
         body: Vec::new(),
     };
+
     let length = asked
         .header("content-length")
         .and_then(|length| length.parse().ok())
         .unwrap_or(0);
+
     reader.take(length).read_to_end(&mut asked.body).ok()?;
     Some(asked)
 }
@@ -183,7 +191,7 @@ impl Asked {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// The message that was handed in.
+    /// The message that was submitted.
     #[track_caller]
     pub fn message(&self) -> String {
         assert_eq!(self.header("content-type"), Some("message/rfc822"));

@@ -24,6 +24,7 @@ fn the_http_door_speaks_tls_and_takes_a_new_certificate_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();
     let tls = pair(dir.path());
     let http = format!("listen = \"127.0.0.1:0\"\n{tls}");
+
     let config = configuration(dir.path(), &http, "listen = \"127.0.0.1:0\"");
     let mut service = Service::start(configured(dir.path(), &config));
     let url = format!("https://localhost:{}", service.http.port());
@@ -32,6 +33,7 @@ fn the_http_door_speaks_tls_and_takes_a_new_certificate_while_it_runs() {
         command.current_dir(dir.path()).args(words);
         finish(command.args(["--url", &url]), b"")
     };
+
     let sent = ask(&[
         "send",
         "--to",
@@ -44,17 +46,20 @@ fn the_http_door_speaks_tls_and_takes_a_new_certificate_while_it_runs() {
         "--ca-file",
         "cert.pem",
     ]);
+
     assert!(sent.well().contains("delivered"));
     assert_eq!(
         ask(&["stats"]).code,
         75,
         "a certificate that nobody vouches for is not believed"
     );
+
     let plain = try_call(service.http, "GET", "/health/live", "");
     assert!(
         plain.is_err() || plain.unwrap().status != 200,
         "there is no plain HTTP beside it"
     );
+
     let local = format!("https://127.0.0.1:{}", service.http.port());
     finish(postrider().args(["health", "--url", &local]), b"").well();
 
@@ -68,6 +73,7 @@ fn the_http_door_speaks_tls_and_takes_a_new_certificate_while_it_runs() {
             .unwrap()
             .success()
     );
+
     service.says("was read again:");
     assert_eq!(ask(&["stats", "--ca-file", "old.pem"]).code, 75);
     ask(&["stats", "--ca-file", "cert.pem"]).well();
@@ -87,6 +93,7 @@ fn a_trusted_network_needs_no_token_and_no_login_and_others_are_refused() {
         try_call(http, "POST", "/v1/mails", mail).unwrap().status,
         202
     );
+
     assert!(submit(smtp, "ada@example.org").unwrap().starts_with("250"));
     drop(service);
 
@@ -98,10 +105,12 @@ fn a_trusted_network_needs_no_token_and_no_login_and_others_are_refused() {
         refused.body.contains("http.trusted_networks"),
         "{refused:?}"
     );
+
     assert_eq!(
         try_call(http, "GET", "/health/live", "").unwrap().status,
         200
     );
+
     let refused = submit(smtp, "ada@example.org").unwrap();
     assert!(refused.starts_with("554 5.7.1"), "{refused}");
 }
@@ -113,11 +122,13 @@ fn with_a_trusted_network_others_come_in_with_a_token() {
                 tokens = [{ name = \"eye\", token = \"eye\", scope = \"read\" }]";
     let config = configuration(dir.path(), http, "listen = \"127.0.0.1:0\"");
     let service = Service::start(configured(dir.path(), &config));
+
     let url = format!("http://127.0.0.1:{}", service.http.port());
     let ask = |words: &[&str]| finish(postrider().args(words).args(["--url", &url]), b"");
     let told = ask(&["stats"]).failed(1);
     assert!(told.contains("token"), "{told}");
     ask(&["stats", "--token", "eye"]).well();
+
     let told = ask(&["relay", "pause", "capture", "--token", "eye"]).failed(1);
     assert!(
         told.contains("the token `eye` has the scope `read`, and this needs `admin`\n"),
@@ -133,6 +144,7 @@ fn a_token_that_may_send_waits_for_sees_and_cancels_what_it_sent_and_nothing_els
         { name = "shop", token = "shop-secret", scope = "send" },
     ]"#;
     let http = format!("listen = \"127.0.0.1:0\"\n{tokens}");
+
     let config = configuration(dir.path(), &http, "listen = \"127.0.0.1:0\"");
     let service = Service::start(configured(dir.path(), &config));
     let url = format!("http://{}", service.http);
@@ -141,6 +153,7 @@ fn a_token_that_may_send_waits_for_sees_and_cancels_what_it_sent_and_nothing_els
         command.args(words).args(["--url", &url, "--token", token]);
         finish(&mut command, b"")
     };
+
     let mail = [
         "send",
         "--to",
@@ -155,12 +168,14 @@ fn a_token_that_may_send_waits_for_sees_and_cancels_what_it_sent_and_nothing_els
     let sent = ask("app-secret", &[&mail[..], &["--wait=20s"]].concat());
     let record: serde_json::Value = serde_json::from_str(&sent.well()).unwrap();
     assert_eq!(record["state"], "delivered");
+
     let own = record["id"].as_str().unwrap();
     assert!(
         ask("app-secret", &["status", own])
             .well()
             .contains("delivered")
     );
+
     assert!(ask("app-secret", &["list"]).well().contains(own));
     assert!(!ask("shop-secret", &["list"]).well().contains(own));
     let unseen = ask("shop-secret", &["status", own]);
@@ -171,6 +186,7 @@ fn a_token_that_may_send_waits_for_sees_and_cancels_what_it_sent_and_nothing_els
     let accepted: serde_json::Value = serde_json::from_str(&later.well()).unwrap();
     let later = accepted["id"].as_str().unwrap();
     assert_eq!(ask("shop-secret", &["cancel", later]).code, 1);
+
     assert!(
         ask("app-secret", &["cancel", later])
             .well()
@@ -186,6 +202,7 @@ fn a_quota_of_the_file_holds_and_is_read_again() {
         let http = format!("listen = \"127.0.0.1:0\"\ntokens = [{token}]");
         configuration(dir.path(), &http, "listen = \"127.0.0.1:0\"")
     };
+
     let config = with("rate = \"1/h\", from = [\"shop@example.com\"]");
     let mut service = Service::start(configured(dir.path(), &config));
     let url = format!("http://{}", service.http);
@@ -211,6 +228,7 @@ fn a_quota_of_the_file_holds_and_is_read_again() {
         "{}",
         refused.err
     );
+
     send("shop@example.com").well();
     let later = send("shop@example.com");
     assert_eq!(later.code, 75, "{}", later.err);
@@ -223,5 +241,6 @@ fn a_quota_of_the_file_holds_and_is_read_again() {
         .status();
     assert!(told.unwrap().success());
     service.says("the configuration was read again");
+
     send("boss@example.com").well();
 }

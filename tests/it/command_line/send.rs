@@ -32,9 +32,11 @@ fn a_mail_is_handed_in_and_its_id_printed() {
         &[&LEAST[..], &["--from", "Shop <shop@example.com>"]].concat(),
     )
     .well();
+
     assert_eq!(out, format!("{ID}  queued  on disk\n"));
     let asked = service.asked_once();
     assert_eq!(asked.line, "POST /v1/mails");
+
     let expected = json!({
         "from": "Shop <shop@example.com>", "to": ["ada@example.org"], "subject": "Hello", "text": "hi",
     });
@@ -47,6 +49,7 @@ fn everything_that_can_be_asked_for_reaches_the_service() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bill.pdf");
     std::fs::write(&file, b"\x00\xff%PDF").unwrap();
+
     run(
         &service,
         &[
@@ -91,6 +94,7 @@ fn everything_that_can_be_asked_for_reaches_the_service() {
         ],
     )
     .well();
+
     let expected = json!({
         "from": "a@example.com", "to": ["b@example.org", "c@example.org"], "cc": ["d@example.org"],
         "bcc": ["e@example.org"], "reply_to": ["f@example.com"], "subject": "s", "text": "t", "html": "<p>t",
@@ -98,6 +102,7 @@ fn everything_that_can_be_asked_for_reaches_the_service() {
         "headers": {"X-One": "a: b", "X-Two": "c"}, "priority": "critical", "send_at": "2030-01-31T12:00:00.000Z",
         "expires_in": "5m", "idempotency_key": "k", "tags": ["x", "y"], "guarantee": "at_most_once",
     });
+
     assert_eq!(service.asked_once().json(), expected);
 }
 
@@ -110,9 +115,11 @@ fn an_invitation_goes_as_another_form_of_the_text() {
         "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nEND:VCALENDAR\r\n",
     )
     .unwrap();
+
     let service = taking();
     let words = [&LEAST[..], &["--alternative", file.to_str().unwrap()]].concat();
     run(&service, &words).well();
+
     let asked = service.asked_once().json();
     let alternatives = &asked["alternatives"];
     assert_eq!(
@@ -136,12 +143,14 @@ fn the_body_can_come_from_standard_input() {
         "--delay",
         "90s",
     ];
+
     run_with(&service, &words, "Grüße\n".as_bytes()).well();
     let asked = service.asked_once().json();
     assert_eq!(
         (&asked["text"], &asked["delay"]),
         (&json!("Grüße\n"), &json!("1m 30s"))
     );
+
     assert!(
         asked["from"].as_str().unwrap().contains('@'),
         "the login name stands in for --from"
@@ -165,6 +174,7 @@ fn a_written_message_goes_to_those_it_names() {
         "--key",
         "k",
     ];
+
     run_with(&service, &words, message).well();
     let asked = service.asked_once();
     assert_eq!(asked.header("content-type"), Some("message/rfc822"));
@@ -173,6 +183,7 @@ fn a_written_message_goes_to_those_it_names() {
     assert_eq!(asked.parameter("to"), ["a@example.org", "b@example.org"]);
     assert_eq!(asked.parameter("tag"), ["x", "y"]);
     assert_eq!(asked.parameter("priority"), ["bulk"]);
+
     assert_eq!(asked.parameter("idempotency_key"), ["k"]);
 }
 
@@ -182,6 +193,7 @@ fn the_envelope_of_a_written_message_can_be_given() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.eml");
     std::fs::write(&file, "To: a@example.org\n\nhi\n").unwrap();
+
     let words = [
         "send",
         "--eml",
@@ -191,6 +203,7 @@ fn the_envelope_of_a_written_message_can_be_given() {
         "--to",
         "C <c@example.org>",
     ];
+
     run(&service, &words).well();
     let asked = service.asked_once();
     assert_eq!(
@@ -322,6 +335,7 @@ fn a_full_service_says_when_to_try_again() {
 fn a_service_that_is_not_there_is_something_to_try_later() {
     let service = Scripted::silent();
     let url = service.url();
+
     // Its door closes by itself, because it has no answers to give.
     let done = loop {
         let done = run(&service, &LEAST);
@@ -329,6 +343,7 @@ fn a_service_that_is_not_there_is_something_to_try_later() {
             break done;
         }
     };
+
     assert_eq!(
         done.failed(75),
         format!("postrider: no service answers at {url}; start one with `postrider run`\n")
@@ -371,6 +386,7 @@ fn the_token_opens_the_door_and_is_never_printed() {
             b"",
         )
     };
+
     with_token("s3cret").well();
     assert_eq!(
         service.asked_once().header("authorization"),

@@ -63,6 +63,7 @@ fn recipients_come_from_the_message_with_t() {
             "d@example.org"
         ]
     );
+
     let asked = sent(&["-ti", "e@example.org"], message);
     assert_eq!(asked.parameter("to").first().unwrap(), "e@example.org");
     assert_eq!(
@@ -89,6 +90,7 @@ fn every_form_of_an_address_in_the_message_is_read() {
             "k@[192.0.2.1]"
         ]
     );
+
     assert_eq!(asked.parameter("from"), ["\"ada lovelace\"@example.com"]);
 }
 
@@ -118,10 +120,12 @@ fn the_envelopes_sender_is_what_f_says() {
         assert_eq!(asked.parameter("from"), ["bounce@example.com"]);
         assert_eq!(asked.message(), message);
     }
+
     assert_eq!(
         sent(&["-f", "<>", "a@example.org"], message).parameter("from"),
         ["<>"]
     );
+
     assert_eq!(
         sent(&["-f", "", "a@example.org"], message).parameter("from"),
         ["<>"]
@@ -200,11 +204,13 @@ fn a_link_named_sendmail_does_the_same() {
         .arg0("/usr/sbin/sendmail")
         .args(["-t", "-i", "--", "-x@example.org"])
         .env("POSTRIDER_URL", service.url());
+
     finish(
         &mut command,
         b"From: a@example.com\nTo: b@example.org\n\nhi\n",
     )
     .well();
+
     assert_eq!(
         service.asked_once().parameter("to"),
         ["-x@example.org", "b@example.org"]
@@ -227,6 +233,7 @@ fn harmless_flags_are_taken() {
         "-G",
         "b@example.org",
     ];
+
     assert_eq!(
         sent(&words, "From: a@example.com\n\nhi\n").parameter("to"),
         ["b@example.org"]
@@ -256,12 +263,14 @@ fn smtp_is_spoken_on_standard_input() {
         422,
         json!({"title": "no", "status": 422, "errors": [{"pointer": "/from", "detail": "is wrong"}]}),
     );
+
     let out = run_with(
         &Scripted::new([no]),
         &["sendmail", "-bs"],
         dialogue.as_bytes(),
     )
     .well();
+
     assert!(out.contains("\r\n554 5.6.0 "), "{out}");
 }
 
@@ -277,6 +286,7 @@ fn the_queue_is_printed_and_what_needs_no_doing_is_done() {
             .env("POSTRIDER_URL", service.url());
         assert_eq!(finish(&mut command, b"").well(), "Mail queue is empty\n");
     }
+
     for words in [&["-q"][..], &["-q30m"], &["-bi"], &["-I"]] {
         let words = [&["sendmail"], words].concat();
         assert_eq!(run_with(&Scripted::new([]), &words, b"").well(), "");
@@ -315,6 +325,7 @@ fn each_refusal_has_its_code() {
             json!({"title": "no", "status": 422, "errors": [{"pointer": pointer, "detail": "is wrong"}]}),
         )
     };
+
     let plainly = |status: u16| problem(status, json!({"title": "no", "status": status}));
     for (answer, code) in [
         (invalid("/to/0"), 67),

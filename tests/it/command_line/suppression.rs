@@ -19,10 +19,12 @@ fn entries_are_added_listed_and_taken_off() {
         "--note",
         "asked by phone",
     ];
+
     assert_eq!(
         run(&service, &words).well(),
         "a@example.org gets no mail (manual)\n"
     );
+
     let asked = service.asked_once();
     assert_eq!(asked.line, "POST /v1/suppressions");
     let expected = json!({"address": "a@example.org", "list": "news", "note": "asked by phone"});
@@ -34,6 +36,7 @@ fn entries_are_added_listed_and_taken_off() {
         shown.contains("a@example.org") && shown.contains("--cursor abc"),
         "{shown}"
     );
+
     assert_eq!(
         service.asked_once().line,
         "GET /v1/suppressions?reason=manual&limit=50"
@@ -46,6 +49,7 @@ fn entries_are_added_listed_and_taken_off() {
         service.asked_once().line,
         "DELETE /v1/suppressions?address=a%40example.org"
     );
+
     run(&Scripted::new([]), &["suppression", "remove"]).failed(2);
 }
 
@@ -59,6 +63,7 @@ fn files_go_in_and_come_out() {
         &["suppression", "import", "-"],
         b"a@example.org\n,x\n",
     );
+
     assert_eq!(told.code, 1, "{}", told.err);
     assert_eq!(
         told.out,

@@ -82,6 +82,7 @@ fn each_event_is_a_line() {
     .into_iter()
     .map(|(text, _)| text)
     .collect();
+
     let service = Scripted::new([stream(format!(": hello\nretry: 2000\n\n{text}"))]);
     let mut tail = Running::start(&service, &["tail", "--mail", ID]);
     for expected in [
@@ -97,11 +98,13 @@ fn each_event_is_a_line() {
     ] {
         assert_eq!(tail.line(), expected);
     }
+
     let unknown = tail.line();
     assert!(
         unknown.starts_with("invented  {") && !unknown.contains('\u{1b}'),
         "{unknown}"
     );
+
     let asked = service.asked_once();
     assert_eq!(asked.parameter("mail"), [ID]);
     assert_eq!(
@@ -123,6 +126,7 @@ fn a_broken_connection_goes_on_where_it_broke() {
         ),
         stream(event(9, "accepted", json!({"mail": ID})).0),
     ]);
+
     let mut tail = Running::start(&service, &["tail"]);
     assert_eq!(tail.line(), format!("12:00:00  accepted    {ID}"));
     assert_eq!(tail.line(), format!("12:00:00  cancelled   {ID}"));
@@ -131,12 +135,14 @@ fn a_broken_connection_goes_on_where_it_broke() {
         tail.line(),
         "--------  the service keeps another journal now; some events before that were missed"
     );
+
     assert_eq!(tail.line(), format!("12:00:00  accepted    {ID}"));
     let resumed: Vec<_> = service
         .asked()
         .iter()
         .map(|a| a.header("last-event-id").map(str::to_owned))
         .collect();
+
     let after = |id: &str| Some(id.to_owned());
     // What was missed has no number: the one before still counts.
     assert_eq!(
@@ -165,6 +171,7 @@ fn a_service_that_says_no_is_not_asked_for_ever() {
         403,
         json!({"title": "The token's scope does not allow this", "status": 403}),
     )]);
+
     assert_eq!(
         run(&service, &["tail"]).failed(1),
         "postrider: The token's scope does not allow this\n"
@@ -177,6 +184,7 @@ fn a_service_that_says_no_is_not_asked_for_ever() {
             json!({"title": "A valid token is needed", "status": 401}),
         ),
     ]);
+
     let done = run(&service, &["tail", "--json"]);
     assert_eq!(done.code, 1);
     assert!(done.err.contains("A valid token is needed"), "{}", done.err);

@@ -41,17 +41,21 @@ fn files_are_checked_listed_and_rendered_before_they_are_in_force() {
         told.contains("mails: no mistakes found (templates: 1)"),
         "{told}"
     );
+
     let listed = in_house(dir, &["template", "list", "--config", "postrider.toml"]).well();
     assert!(listed.contains("code"), "{listed}");
+
     let render = ["template", "render", "code", "--config", "postrider.toml"];
     let html = in_house(dir, &[&render[..], &["--part", "html"]].concat()).well();
     assert_eq!(html, "<p>\n123 &amp; 4</p>");
+
     let given = [&render[..], &["--data", r#"{"code": "<7>"}"#, "--json"]].concat();
     let rendered = in_house(dir, &given).well();
     assert!(
         rendered.contains("&lt;7&gt;") && rendered.contains("Your code"),
         "{rendered}"
     );
+
     let told = in_house(dir, &[&render[..], &["--data", "{}"]].concat()).failed(1);
     assert_eq!(
         told,
@@ -65,6 +69,7 @@ fn mistakes_are_told_line_by_line_by_both_checks() {
     let dir = dir.path();
     fs::write(dir.join("mails/code/body.html"), "<p>\n{% if x %}").unwrap();
     fs::create_dir(dir.join("mails/empty")).unwrap();
+
     let told = in_house(dir, &["template", "check"]).failed(2);
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines.len(), 2, "{told}");
@@ -73,6 +78,7 @@ fn mistakes_are_told_line_by_line_by_both_checks() {
         lines[1].starts_with("mails/code/body.html:2: syntax error"),
         "{told}"
     );
+
     let told = in_house(dir, &["template", "check", "--json"]);
     assert_eq!(told.code, 2);
     assert!(
@@ -80,11 +86,13 @@ fn mistakes_are_told_line_by_line_by_both_checks() {
         "{}",
         told.out
     );
+
     let told = in_house(dir, &["check"]).failed(2);
     assert!(
         told.contains("templates.path") && told.contains("body.html:2: syntax"),
         "{told}"
     );
+
     let told = in_house(dir, &["template", "check", "nowhere"]).failed(2);
     assert!(told.starts_with("nowhere: cannot be read"), "{told}");
 }
@@ -102,6 +110,7 @@ fn a_template_is_asked_of_the_service() {
         "--template",
         "code",
     ];
+
     let words = [&words[..], &["--data", "-", "--locale", "de"]].concat();
     run_with(&service, &words, br#"{"code": 7}"#).well();
     let template = json!({"name": "code", "data": {"code": 7}, "locale": "de"});
@@ -115,6 +124,7 @@ fn a_template_is_asked_of_the_service() {
         &["template", "render", "code", "--data", r#"{"code": 7}"#],
     )
     .well();
+
     assert_eq!(shown, "Subject: S\n\nT\n\n<p>H</p>\n");
     assert_eq!(service.asked_once().line, "POST /v1/templates/code/render");
 }

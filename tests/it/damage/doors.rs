@@ -1,5 +1,5 @@
-//! A damaged spool at the doors of the program: `postrider run` and every command that reads a spool
-//! say what is damaged and the way out, and the way out leads out.
+//! A damaged spool at the doors of the program: `postrider run` and every command that reads a
+//! spool say what is damaged and the way out, and the way out leads out.
 #![cfg(feature = "server")]
 
 use std::collections::BTreeMap;
@@ -69,6 +69,7 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
     let relay = runtime.block_on(FakeSmtp::builder().rule(later).start());
     let home = tempfile::tempdir().unwrap();
     let dir = home.path();
+
     let spool = dir.join("spool");
     let config = configuration(&spool, &relay.url(), "");
     let mut service = Service::start(configured(dir, &config));
@@ -77,12 +78,14 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
         let answer = service.hand_in(&format!("{to}{n}@example.org"), "123456");
         assert_eq!(answer.status, 202, "{}", answer.body);
     }
+
     eventually("half of it arrives", || arrived(&relay).len() == 20);
     service.stop();
 
     // In the middle of the log, in a message of the 20th mail.
     let at = place_of(&spool.join("db"), b"wait20@example.org");
     flip(&spool.join("db"), at);
+
     let damaged = spool.display().to_string();
     for arguments in [
         &["run"][..],
@@ -113,6 +116,7 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
         said.out,
         said.error
     );
+
     assert!(said.error.lines().count() <= 3, "{}", said.error);
     let again = postrider(dir, &["spool", "salvage", &damaged, &saved]);
     assert_eq!(again.code, Some(1));
@@ -123,6 +127,7 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
         "{}",
         again.error
     );
+
     let said = postrider(dir, &["spool", "verify", &saved]);
     assert_eq!(
         (said.code, said.error.as_str()),
@@ -130,6 +135,7 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
         "{}",
         said.out
     );
+
     let said = postrider(dir, &["spool", "export", &saved, "out"]);
     assert_eq!(said.code, Some(0), "{}", said.error);
 
@@ -138,14 +144,17 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
     std::fs::remove_dir_all(&spool).unwrap();
     copy(Path::new(&saved), &spool);
     relay.behave();
+
     let mut service = Service::start(configured(dir, &config));
     let job = service.post("/v1/mails/retry", r#"{"all": true}"#);
     assert_eq!(job.status, 202, "{}", job.body);
     eventually("the rest arrives", || arrived(&relay).len() >= 39);
+
     let now = arrived(&relay);
     for (recipient, count) in before {
         assert_eq!(now[&recipient], count, "{recipient} got it again");
     }
+
     let audit = service.get("/v1/audit?act=salvage");
     assert!(audit.body.contains("\"act\":\"salvage\""), "{}", audit.body);
     service.stop();

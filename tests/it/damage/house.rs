@@ -44,7 +44,7 @@ pub struct House {
     pub path: PathBuf,
     pub kept: BTreeMap<MailId, Kept>,
     pub beside: Beside,
-    /// Mail with an idempotency key, as it was handed in, some of it purged since.
+    /// Mail with an idempotency key, as it was submitted, some of it purged since.
     pub keyed: Vec<Manifest>,
 }
 
@@ -71,11 +71,12 @@ pub const MANY_SEGMENTS: Size = Size {
 };
 
 impl House {
-    /// A spool of queued, delivered, dead, cancelled, purged, keyed and large mail, with all that is
-    /// kept besides, closed or left as a killed process leaves it.
+    /// A spool of queued, delivered, dead, cancelled, purged, keyed and large mail, with all that
+    /// is kept besides, closed or left as a killed process leaves it.
     pub async fn build(path: &Path, seed: u64, size: Size, is_closed: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let live = path.with_extension("live");
+
         let (mut kept, mut beside) = (BTreeMap::new(), Beside::default());
         let mut keyed = Vec::new();
         for sitting in 0..2 {
@@ -95,10 +96,12 @@ impl House {
             }
             spool.close().await.unwrap();
         }
+
         if is_closed {
             copy(&live, path);
         }
         std::fs::remove_dir_all(&live).unwrap();
+
         House {
             path: path.to_owned(),
             kept,
@@ -120,6 +123,7 @@ async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32, size: Size) -> Mani
         1 | 2 if n.is_multiple_of(2) => 9000,
         _ => random.random_range(100..3000),
     };
+
     let now = Timestamp::now();
     let manifest = Manifest {
         id,
@@ -142,6 +146,7 @@ async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32, size: Size) -> Mani
         template: None,
         list: None,
     };
+
     let new_mail = mail(manifest.clone(), body_of(random, length));
     assert_eq!(spool.put(vec![new_mail]).await, [Ok(PutResult::Stored)]);
     manifest
@@ -170,12 +175,14 @@ async fn furnish(spool: &dyn Spool, n: u32) {
         until: None,
         note: (i == 0).then(|| "said so".into()),
     });
+
     let suppressions = spool.suppressions().unwrap();
     suppressions.add(entries.collect()).await.unwrap();
 
     let journal = spool.journal().unwrap();
     let told = *journal.last().borrow();
     let name = format!("reader {}", n % 4);
+
     let value = (n.to_be_bytes().to_vec(), Some(vec![7; 100]));
     journal.advance(&name, told, vec![value]).await.unwrap();
 }
@@ -198,6 +205,7 @@ async fn work(spool: &dyn Spool, random: &mut StdRng) {
         })
         .await
         .unwrap();
+
     for claim in claims {
         let id = claim.manifest.id;
         let (at, lot) = (Timestamp::now(), random.random_range(0..10));
@@ -232,6 +240,7 @@ pub async fn look_beside(spool: &dyn Spool) -> Result<Beside, String> {
         limit: 1000,
         ..SuppressionQuery::default()
     };
+
     let page = spool.suppressions().unwrap().page(query).await;
     for entry in page.map_err(failed)?.suppressions {
         beside.suppressions.insert(format!("{entry:?}"));
@@ -251,12 +260,14 @@ pub async fn look_beside(spool: &dyn Spool) -> Result<Beside, String> {
             beside.events.insert(event.seq, format!("{event:?}"));
         }
     }
+
     for reader in journal.readers().await.map_err(failed)? {
         let (from, to) = (Vec::new(), vec![u8::MAX; 8]);
         let kept = journal.kept(&reader.name, from, to, 1000).await;
         let told = format!("at {}: {:?}", reader.at, kept.map_err(failed)?);
         beside.readers.insert(reader.name, told);
     }
+
     let today = Timestamp::now().day();
     beside.quotas = submitters()
         .iter()
@@ -282,6 +293,7 @@ pub async fn look(spool: &dyn Spool) -> Result<BTreeMap<MailId, Kept>, String> {
         limit: 1000,
         ..Query::default()
     };
+
     loop {
         let page = spool
             .list(query.clone(), Timestamp::now())

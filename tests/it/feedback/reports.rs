@@ -90,6 +90,7 @@ async fn each_recipient_has_a_return_path_and_a_bounce_finds_its_delivery() {
     let door = door().await;
     let (mail, sent) = send(&door, &["ada@example.org", "ben@example.org"]).await;
     assert_eq!(sent.len(), 2, "a transaction for each");
+
     let paths: Vec<String> = sent.iter().map(return_path).collect();
     assert_ne!(paths[0], paths[1]);
     let ada = sent
@@ -114,6 +115,7 @@ async fn each_recipient_has_a_return_path_and_a_bounce_finds_its_delivery() {
         delivery(&door, mail, 1).await.feedback.is_empty(),
         "ben's is as it was"
     );
+
     let expected = ("ada@example.org".to_owned(), "bounce".to_owned());
     assert_eq!(suppressed(&door).await, std::slice::from_ref(&expected));
 
@@ -141,6 +143,7 @@ async fn the_journal_tells_whose_mail_bounced_and_why() {
     let path = return_path(&sent[0]);
     let text = report("exchange-policy", &path, "1@example.com").into_bytes();
     let to = [path.parse().unwrap()];
+
     let feedback = door.postrider.feedback();
     let taken = feedback.take_report(text.into(), &to, false).await.unwrap();
     assert!(
@@ -156,12 +159,14 @@ async fn the_journal_tells_whose_mail_bounced_and_why() {
             .into_iter()
             .find(|one| matches!(one.kind, EventKind::Bounced { .. }));
     }
+
     let event = bounced.unwrap();
     assert_eq!(event.mail, Some(mail));
     assert_eq!(
         event.recipient.as_ref().unwrap().as_str(),
         "ada@example.org"
     );
+
     assert_eq!(event.tags, ["order"]);
     let EventKind::Bounced {
         status,
@@ -172,10 +177,12 @@ async fn the_journal_tells_whose_mail_bounced_and_why() {
     else {
         unreachable!()
     };
+
     assert_eq!(
         (status.as_deref(), *permanent, by.as_str()),
         (Some("5.7.1"), true, "report")
     );
+
     assert!(suppressed(&door).await.is_empty());
 }
 
@@ -185,6 +192,7 @@ async fn a_complaint_finds_its_mail_by_the_copy_and_ends_everything_but_codes() 
     let (mail, sent) = send(&door, &["ada@example.org"]).await;
     // The provider has taken out whom it is about; the mail's own token is left.
     let copy = String::from_utf8_lossy(&sent[0].message).into_owned();
+
     let token = copy
         .split_once("X-Return-Token: ")
         .unwrap()
@@ -193,12 +201,14 @@ async fn a_complaint_finds_its_mail_by_the_copy_and_ends_everything_but_codes() 
         .next()
         .unwrap();
     let text = report("arf-redacted", token, "1@example.com").into_bytes();
+
     let feedback = door.postrider.feedback();
     let taken = feedback.take_report(text.into(), &[], false).await.unwrap();
     assert_eq!(
         (taken[0].mail, taken[0].kind),
         (mail, FeedbackKind::Complained)
     );
+
     let expected = ("ada@example.org".to_owned(), "complaint".to_owned());
     assert_eq!(suppressed(&door).await, [expected]);
 
@@ -211,6 +221,7 @@ async fn a_complaint_finds_its_mail_by_the_copy_and_ends_everything_but_codes() 
             .build()
             .unwrap()
     };
+
     let bulk = door.postrider.submit(again(Priority::Bulk)).await.unwrap();
     assert_eq!(bulk.suppressed.len(), 1);
     let code = door
@@ -218,6 +229,7 @@ async fn a_complaint_finds_its_mail_by_the_copy_and_ends_everything_but_codes() 
         .submit(again(Priority::Critical))
         .await
         .unwrap();
+
     assert!(code.suppressed.is_empty(), "a code passes a complaint");
 }
 
@@ -249,6 +261,7 @@ async fn the_world_may_bring_reports_and_nothing_else() {
     client
         .expect("RCPT TO:<ben@example.org>", "530 5.7.0")
         .await;
+
     let answer = client
         .data(report("vacation", &path, "1@example.com"))
         .await;
@@ -256,6 +269,7 @@ async fn the_world_may_bring_reports_and_nothing_else() {
         answer.starts_with("554 5.6.0"),
         "an answer is no report: {answer}"
     );
+
     assert!(delivery(&door, mail, 0).await.feedback.is_empty());
     assert_eq!(door.sent().await.len(), 1, "nothing was passed on");
 
@@ -263,6 +277,7 @@ async fn the_world_may_bring_reports_and_nothing_else() {
     let door = door_with(settings()).await;
     let (_, sent) = send(&door, &["ada@example.org"]).await;
     let path = return_path(&sent[0]);
+
     let mut client = door.client().await;
     client.begin().await;
     client
@@ -284,6 +299,7 @@ async fn a_report_reaches_its_own_delivery_alone_whatever_it_says() {
         .take_report(hostile.into(), &to, false)
         .await
         .unwrap();
+
     assert_eq!((taken.len(), taken[0].mail), (1, mail));
     assert_eq!(taken[0].recipient.as_str(), "ada@example.org");
     assert!(delivery(&door, other, 0).await.feedback.is_empty());
@@ -296,9 +312,11 @@ async fn a_report_reaches_its_own_delivery_alone_whatever_it_says() {
 
     // Whoever has seen a mail knows its Message-ID: that alone is believed only of who is trusted.
     let id = message_id(&others[0]);
+
     let named = report("postfix-unknown", "nobody@example.com", &id).replace("ada@", "ben@");
     let refused = feedback.take_report(named.clone().into(), &[], false).await;
     assert_eq!(refused, Err(ReportError::NotOurs));
+
     let taken = feedback.take_report(named.into(), &[], true).await.unwrap();
     assert_eq!(
         (taken[0].mail, taken[0].recipient.as_str()),
@@ -320,6 +338,7 @@ async fn hostile_reports_are_bounded() {
             "Content-Type: multipart/mixed; boundary=\"{depth}\"\r\n\r\n--{depth}\r\n"
         ));
     }
+
     let rfc822 = "Content-Type: message/rfc822\r\n\r\n".repeat(20_000);
     let groups =
         "Final-Recipient: rfc822; x@example.org\r\nAction: failed\r\nStatus: 5.1.1\r\n\r\n"
@@ -329,10 +348,12 @@ async fn hostile_reports_are_bounded() {
         "Reporting-MTA: dns; mx.example.net\r\n",
         &format!("Reporting-MTA: x\r\n\r\n{groups}"),
     );
+
     let tokens = format!("b-{} ", "0".repeat(56)).repeat(100_000);
     let long = report("qmail", &path, "1@example.com")
         .replace("Sorry, no mailbox", &"x".repeat(3_000_000));
     let began = std::time::Instant::now();
+
     for hostile in [
         nested,
         rfc822,
@@ -344,11 +365,13 @@ async fn hostile_reports_are_bounded() {
     ] {
         let _ = feedback.take_report(hostile.into(), &to, false).await;
     }
+
     assert!(
         began.elapsed() < Duration::from_secs(20),
         "{:?}",
         began.elapsed()
     );
+
     for one in delivery(&door, mail, 0).await.feedback {
         assert!(one.text.chars().count() <= 500, "{one:?}");
     }
@@ -359,6 +382,7 @@ async fn hostile_reports_are_bounded() {
             .replace("5.1.1", &format!("5.4.{detail}"));
         feedback.take_report(text.into(), &to, false).await.unwrap();
     }
+
     assert!(delivery(&door, mail, 0).await.feedback.len() <= 20);
 }
 
@@ -371,6 +395,7 @@ async fn a_pipe_and_http_take_reports_too() {
         tokens: Vec::new(),
         limits: Limits::default(),
     });
+
     let http = http.await.unwrap();
     let url = format!("http://{}", http.local_addr());
     let (_stop, stopping) = watch::channel(false);
@@ -401,13 +426,16 @@ async fn a_pipe_and_http_take_reports_too() {
             (done.status.code(), text(done.stdout), text(done.stderr))
         })
     };
+
     let (code, out, error) = bounce(text).await.unwrap();
     assert_eq!(code, Some(0), "{error}");
     assert!(
         out.contains("bounced 5.1.1") && out.contains(&mail.to_string()),
         "{out}"
     );
+
     assert_eq!(delivery(&door, mail, 0).await.feedback.len(), 1);
+
     let (code, _, error) = bounce("Subject: hello\r\n\r\nhello\r\n".to_owned())
         .await
         .unwrap();

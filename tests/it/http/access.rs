@@ -24,6 +24,7 @@ async fn a_token_opens_what_its_scope_allows() {
         nobody.header("www-authenticate"),
         "Bearer realm=\"postrider\""
     );
+
     let wrong = service
         .send(
             "POST",
@@ -32,6 +33,7 @@ async fn a_token_opens_what_its_scope_allows() {
             mail(),
         )
         .await;
+
     wrong.problem(401, "unauthorized");
     assert!(wrong.header("www-authenticate").contains("invalid_token"));
 
@@ -44,22 +46,26 @@ async fn a_token_opens_what_its_scope_allows() {
             .status,
         202
     );
+
     let narrow = service.send("GET", "/v1/stats", &[app], "").await;
     let problem = narrow.problem(403, "forbidden");
     assert!(
         problem["detail"].as_str().unwrap().contains("`app`"),
         "{problem}"
     );
+
     assert!(!narrow.text().contains("app-secret"));
     assert!(
         narrow
             .header("www-authenticate")
             .contains("insufficient_scope")
     );
+
     assert_eq!(
         service.send("GET", "/v1/mails", &[eye], "").await.status,
         200
     );
+
     service
         .send("POST", "/v1/mails", &[json, eye], mail())
         .await
@@ -76,6 +82,7 @@ async fn a_token_opens_what_its_scope_allows() {
         .call("GET", "/v1/nothing/here")
         .await
         .problem(401, "unauthorized");
+
     assert_eq!(service.call("GET", "/health/ready").await.status, 200);
     // With a token a web page may be the client: it cannot send one that it was not given.
     let page = [
@@ -83,6 +90,7 @@ async fn a_token_opens_what_its_scope_allows() {
         ("origin", "https://ops.example"),
         ("host", "mail.example"),
     ];
+
     assert_eq!(
         service.send("GET", "/v1/stats", &page, "").await.status,
         200
@@ -99,6 +107,7 @@ async fn tokens_are_replaced_while_the_door_is_open() {
     .await;
     let old = [("authorization", "Bearer old-secret")];
     let new = [("authorization", "Bearer new-secret")];
+
     assert_eq!(service.send("GET", "/v1/stats", &old, "").await.status, 200);
     service
         .tokens
@@ -108,6 +117,7 @@ async fn tokens_are_replaced_while_the_door_is_open() {
         .send("GET", "/v1/stats", &old, "")
         .await
         .problem(401, "unauthorized");
+
     assert_eq!(service.send("GET", "/v1/stats", &new, "").await.status, 200);
     assert!(
         service
@@ -115,6 +125,7 @@ async fn tokens_are_replaced_while_the_door_is_open() {
             .replace(vec![token("bad", "", Scope::Admin)])
             .is_err()
     );
+
     assert_eq!(
         service.send("GET", "/v1/stats", &new, "").await.status,
         200,
@@ -129,14 +140,17 @@ async fn a_door_to_the_world_needs_a_token() {
         tokens,
         limits: Limits::default(),
     };
+
     let error = HttpDoor::bind(settings(Vec::new()))
         .await
         .unwrap_err()
         .to_string();
+
     assert!(
         error.contains("http.listen") && error.contains("http.tokens"),
         "{error}"
     );
+
     assert!(
         HttpDoor::bind(settings(vec![token("app", "secret", Scope::Send)]))
             .await
@@ -175,16 +189,19 @@ async fn without_tokens_a_web_page_cannot_use_a_browser_on_this_machine() {
             .await
             .problem(403, "foreign-origin");
     }
+
     service
         .send("GET", "/v1/mails", &[("host", "rebound.example")], "")
         .await
         .problem(403, "foreign-origin");
+
     let own = format!("http://{}", service.addr);
     let same = [
         json,
         ("origin", own.as_str()),
         ("sec-fetch-site", "same-origin"),
     ];
+
     assert_eq!(
         service
             .send("POST", "/v1/mails", &same, mail())
@@ -198,14 +215,17 @@ async fn without_tokens_a_web_page_cannot_use_a_browser_on_this_machine() {
 async fn a_token_is_exchanged_for_a_cookie_that_the_doors_own_page_alone_can_use() {
     let tokens = vec![token("eye", "eye-secret", Scope::Read)];
     let service = Service::with(tokens, Limits::default(), |b| b).await;
+
     let bearer = ("authorization", "Bearer eye-secret");
     let signed_in = service.send("POST", "/v1/session", &[bearer], "").await;
     assert_eq!(signed_in.status, 200);
+
     let who = signed_in.value();
     assert_eq!(
         (&who["name"], &who["scope"]),
         (&json!("eye"), &json!("read"))
     );
+
     assert_eq!(who["version"], env!("CARGO_PKG_VERSION"));
     let set = signed_in.header("set-cookie").to_owned();
     assert!(set.contains("; HttpOnly; SameSite=Strict"), "{set}");
@@ -225,6 +245,7 @@ async fn a_token_is_exchanged_for_a_cookie_that_the_doors_own_page_alone_can_use
             service.send("GET", path, &headers, "").await
         }
     };
+
     assert_eq!(get("/v1/mails", &[cookie, own]).await.status, 200);
     assert_eq!(get("/v1/session", &[cookie, own]).await.value(), who);
     get("/v1/mails", &[cookie])
@@ -233,6 +254,7 @@ async fn a_token_is_exchanged_for_a_cookie_that_the_doors_own_page_alone_can_use
     get("/v1/mails", &[cookie, ("sec-fetch-site", "cross-site")])
         .await
         .problem(403, "foreign-origin");
+
     let wrong = ("authorization", "Bearer nothing");
     get("/v1/mails", &[cookie, own, wrong])
         .await
@@ -273,6 +295,7 @@ async fn every_call_asks_for_its_scope() {
     ];
     let service = Service::with(tokens, Limits::default(), |b| b).await;
     let document = service.call("GET", "/openapi.json").await.value();
+
     let mut calls = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         let place = path
@@ -309,6 +332,7 @@ async fn every_call_asks_for_its_scope() {
             assert_eq!(status, 401, "{method} {path} without a token");
         }
     }
+
     assert!(calls > 40, "{calls} calls");
 }
 
@@ -345,28 +369,34 @@ async fn an_idempotency_key_belongs_to_whoever_handed_it_in() {
 
     let (status, first) = submit(APP, "otp-42", "1234").await;
     assert_eq!((status, &first["duplicate"]), (202, &json!(false)));
+
     // Neither the right content nor a wrong one tells the other tenant anything.
     let (status, guess) = submit(SHOP, "otp-42", "1234").await;
     assert_eq!((status, &guess["duplicate"]), (202, &json!(false)));
     assert_ne!(guess["id"], first["id"]);
+
     let (status, wrong) = submit(SHOP, "otp-42", "9999").await;
     assert_eq!(status, 422);
     assert!(!wrong.to_string().contains(first["id"].as_str().unwrap()));
+
     // And a key that another took first is still one's own.
     let (_, again) = submit(APP, "otp-42", "1234").await;
     assert_eq!(
         (&again["duplicate"], &again["id"]),
         (&json!(true), &first["id"])
     );
+
     let batch = format!(
         "{{\"mails\":[{},{}]}}",
         scheduled("otp-42", "1234"),
         scheduled("b", "x")
     );
+
     let answer = service
         .send("POST", "/v1/mails/batch", &[JSON, SHOP], batch)
         .await
         .value();
+
     assert_eq!(answer["results"][0]["id"], guess["id"]);
     assert_eq!(answer["results"][0]["duplicate"], true);
 }
@@ -379,6 +409,7 @@ async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
         let answer = service.send("POST", "/v1/mails", &[JSON, who], mail).await;
         answer.value()["id"].as_str().unwrap().to_owned()
     };
+
     let (own, foreign) = (hand_in(APP).await, hand_in(SHOP).await);
     let ask = async |method, path: String, who| service.send(method, &path, &[who], "").await;
 
@@ -398,6 +429,7 @@ async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
             assert_eq!(answer.text().replace(id.as_str(), unknown), of_none.text());
         }
     }
+
     for path in [
         format!("/v1/events?mail={foreign}"),
         format!("/v1/mails/{foreign}/"),
@@ -417,6 +449,7 @@ async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
         assert_eq!(ids.len(), 1, "{path}");
         assert_eq!(ids[0]["id"], *own, "{path}");
     }
+
     let count = ask("GET", "/v1/mails/count".into(), APP).await.value();
     assert_eq!(count["count"], 1);
     let all = ask("GET", "/v1/mails/count".into(), EYE).await.value();
@@ -435,6 +468,7 @@ async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
 
     let cancelled = ask("POST", format!("/v1/mails/{own}/cancel"), APP).await;
     assert_eq!(cancelled.value()["state"], "cancelled");
+
     let record = ask("GET", format!("/v1/mails/{foreign}"), EYE)
         .await
         .value();

@@ -27,6 +27,7 @@ async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
     let service = service().await;
     let post = async |path: &str| service.send("POST", path, &[OPS], "").await.status;
     assert_eq!(post("/v1/relays/capture/pause").await, 200);
+
     let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t"});
     let accepted = service
         .send(
@@ -36,6 +37,7 @@ async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
             mail.to_string(),
         )
         .await;
+
     let id = accepted.value()["id"].as_str().unwrap().to_owned();
     assert_eq!(post(&format!("/v1/mails/{id}/cancel")).await, 200);
     assert_eq!(post(&format!("/v1/mails/{id}/retry")).await, 200);
@@ -46,6 +48,7 @@ async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
     let entries = all["entries"].as_array().unwrap();
     let acts: Vec<_> = entries.iter().map(|entry| &entry["act"]).collect();
     assert_eq!(acts, ["resume", "retry", "retry", "cancel", "pause"]);
+
     for entry in entries {
         assert_eq!(
             (&entry["who"], &entry["from"]),
@@ -54,10 +57,12 @@ async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
         );
         assert!(entry["at"].is_string() && entry["seq"].is_u64(), "{entry}");
     }
+
     assert_eq!(
         (&entries[1]["count"], &entries[1]["filter"]),
         (&json!(0), &json!("state:dead tag:otp"))
     );
+
     assert_eq!(
         (&entries[3]["count"], &entries[3]["mail"]),
         (&json!(1), &json!(id))
@@ -65,6 +70,7 @@ async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
 
     let page = audit(&service, "?act=retry&limit=1").await;
     assert_eq!(page["entries"].as_array().unwrap().len(), 1);
+
     let next = page["next"].as_str().unwrap();
     let page = audit(&service, &format!("?act=retry&limit=1&cursor={next}")).await;
     assert_eq!(page["entries"][0]["mail"], id);
@@ -79,11 +85,13 @@ async fn a_token_that_is_none_is_told_and_counted() {
         let answer = service.send("GET", "/v1/stats", &[wrong], "").await;
         assert_eq!(answer.status, 401);
     }
+
     let metrics = service.dispatcher.metrics().await.unwrap();
     assert!(
         metrics.contains("postrider_refusals_total{door=\"http\",reason=\"login\"} 3\n"),
         "{metrics}"
     );
+
     let told = audit(&service, "?act=login_refused&limit=1000").await;
     let told = told["entries"].as_array().unwrap();
     assert_eq!(told.len(), 3);
@@ -96,6 +104,7 @@ async fn a_token_that_is_none_is_told_and_counted() {
 #[tokio::test]
 async fn what_cannot_be_asked_is_said_and_who_may_not_ask_is_refused() {
     let service = service().await;
+
     let bad = "/v1/audit?limit=0&since=yesterday&mail=x&cursor=y&order=up";
     let answer = service.send("GET", bad, &[OPS], "").await;
     let problem = answer.problem(422, "invalid");
@@ -105,9 +114,11 @@ async fn what_cannot_be_asked_is_said_and_who_may_not_ask_is_refused() {
         .iter()
         .map(|error| error["pointer"].as_str().unwrap())
         .collect();
+
     for pointer in ["/limit", "/since", "/mail", "/cursor", "/order"] {
         assert!(pointers.contains(&pointer), "{problem}");
     }
+
     let app = ("authorization", "Bearer app-secret");
     let refused = service.send("GET", "/v1/audit", &[app], "").await;
     refused.problem(403, "forbidden");

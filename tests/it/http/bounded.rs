@@ -24,6 +24,7 @@ fn a_spool_that_holds_as_much_as_it_may_is_full_at_every_door_until_something_ha
         ids.push(answer.json()["id"].as_str().unwrap().to_owned());
         assert!(ids.len() < 20, "more is kept than may be");
     };
+
     refused.is_come_back_later();
     assert!(refused.body.contains("spool.max_size"), "{}", refused.body);
     assert!(ids.len() > 10, "{}", ids.len());
@@ -32,6 +33,7 @@ fn a_spool_that_holds_as_much_as_it_may_is_full_at_every_door_until_something_ha
         .into_iter()
         .find(|said| !said.starts_with("250"))
         .expect("it is full");
+
     assert!(said.starts_with("452 4.3.1 "), "{said}");
     let (ready, reason) = service.readiness();
     assert!(!ready && reason.contains("spool.max_size"), "{reason}");
@@ -44,5 +46,6 @@ fn a_spool_that_holds_as_much_as_it_may_is_full_at_every_door_until_something_ha
         let id = answer.json()["id"].as_str().unwrap().to_owned();
         service.become_all(&[id], "delivered");
     }
+
     assert_eq!(service.get(&format!("/v1/mails/{}", ids[0])).status, 404);
 }

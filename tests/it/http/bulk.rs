@@ -27,6 +27,7 @@ async fn moody() -> Service {
             _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
         }
     });
+
     Service::with(Vec::new(), Default::default(), |_| {
         postrider::Dispatcher::builder()
             .relay(Relay::custom("capture", std::sync::Arc::new(puppet)))
@@ -90,11 +91,13 @@ async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() 
     let some = json!({"q": "tag:news", "limit": 20});
     let begun = service.json("POST", "/v1/mails/cancel", &some).await;
     assert_eq!(begun.status, 202, "{}", begun.text());
+
     let location = begun.header("location").to_owned();
     assert_eq!(
         location,
         format!("/v1/jobs/{}", begun.value()["id"].as_str().unwrap())
     );
+
     let job = ended(&service, &begun.value()).await;
     let expected = json!({"act": "cancel", "search": "tag:news", "state": "done", "done": 20, "total": 20,
         "skipped": 0, "by": "local"});
@@ -111,6 +114,7 @@ async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() 
     let begun = service.json("POST", "/v1/mails/retry", &dead).await;
     assert_eq!(ended(&service, &begun.value()).await["done"], 3);
     service.dispatcher.wait_idle().await;
+
     assert_eq!(
         count(&service, "state:dead").await,
         3,
@@ -123,6 +127,7 @@ async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() 
     assert_eq!(begun.status, 202, "{}", begun.text());
     assert_eq!(ended(&service, &begun.value()).await["done"], 703);
     assert_eq!(count(&service, "").await, 0);
+
     let jobs = service.call("GET", "/v1/jobs").await.value();
     let acts: Vec<&Value> = jobs["jobs"]
         .as_array()
@@ -130,6 +135,7 @@ async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() 
         .iter()
         .map(|job| &job["act"])
         .collect();
+
     assert_eq!(acts, ["purge", "retry", "cancel", "cancel"]);
 }
 
@@ -143,13 +149,16 @@ async fn a_job_keeps_its_pace_and_can_be_stopped() {
         .await
         .value();
     let path = format!("/v1/jobs/{}", begun["id"].as_str().unwrap());
+
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let stopped = service.call("DELETE", &path).await.value();
     assert_eq!(stopped["state"], "stopped", "{stopped}");
+
     let done = stopped["done"].as_u64().unwrap();
     assert!((1..=3).contains(&done), "{stopped}");
     assert_eq!(count(&service, "state:cancelled").await, done);
     assert_eq!(service.call("GET", &path).await.value(), stopped);
+
     let unknown = "/v1/jobs/0199c0de-0000-7000-8000-000000000001";
     service.call("GET", unknown).await.problem(404, "not-found");
     service
@@ -178,6 +187,7 @@ async fn an_act_on_many_says_which_mails_it_means() {
         let answer = service.json("DELETE", "/v1/mails", &request).await;
         assert_eq!(answer.pointers(), pointers, "{request}");
     }
+
     let unknown = service
         .json(
             "DELETE",
@@ -185,6 +195,7 @@ async fn an_act_on_many_says_which_mails_it_means() {
             &json!({"all": true, "state": "dead"}),
         )
         .await;
+
     assert!(unknown.text().contains("state"), "{}", unknown.text());
     assert_eq!(unknown.status, 422);
     let empty = service.call("DELETE", "/v1/mails").await;
@@ -201,12 +212,14 @@ async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
         "ada@example.com",
         "x@example.org",
     ];
+
     hand_in(&service, &to, &json!({})).await;
     let waits = async {
         while count(&service, "state:dead,deferred").await < 3 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
+
     tokio::time::timeout(Duration::from_secs(20), waits)
         .await
         .unwrap();
@@ -217,6 +230,7 @@ async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
         .iter()
         .map(|g| (&g["name"], &g["dead"], &g["deferred"]))
         .collect();
+
     assert_eq!(
         told,
         [
@@ -232,6 +246,7 @@ async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
             ),
         ]
     );
+
     assert_eq!(by_error["complete"], true);
     for group in groups {
         let found = count(&service, group["q"].as_str().unwrap()).await;
@@ -245,11 +260,13 @@ async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
         .iter()
         .map(|group| &group["name"])
         .collect();
+
     assert_eq!(names, ["example.net", "example.com"]);
     let one = service
         .call("GET", "/v1/failures?by=domain&q=to:robert")
         .await
         .value();
+
     assert_eq!(one["groups"][0]["count"], 1);
     let wrong = service.call("GET", "/v1/failures?by=colour").await;
     assert_eq!(wrong.pointers(), ["/by"]);
@@ -273,16 +290,19 @@ async fn an_export_has_every_mail_and_no_formula() {
         .await;
     assert_eq!(table.header("content-type"), "text/csv; charset=utf-8");
     assert!(table.header("content-disposition").contains("attachment"));
+
     let mut rows = csv::Reader::from_reader(table.body.as_slice());
     let head = rows.headers().unwrap().clone();
     let place = |name: &str| head.iter().position(|column| column == name).unwrap();
     let (subject, recipient, code) = (place("subject"), place("recipient"), place("code"));
+
     let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 1200);
     for row in &rows {
         assert!(row[subject].starts_with("'=1+"), "{row:?}");
         assert_eq!((&row[recipient], &row[code]), ("bob@example.net", "550"));
     }
+
     let both = service
         .call("GET", "/v1/mails/export?format=csv&q=to:eve")
         .await;
@@ -300,12 +320,14 @@ async fn an_export_has_every_mail_and_no_formula() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+
     assert_eq!(all.len(), 1201);
     let id = all[0]["id"].as_str().unwrap();
     let record = service
         .call("GET", &format!("/v1/mails/{id}"))
         .await
         .value();
+
     assert_eq!(all[0], record);
     assert_eq!(
         service

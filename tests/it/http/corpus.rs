@@ -26,5 +26,6 @@ fn any_body_is_a_mail_or_a_problem() {
         }
         files += 1;
     }
+
     assert!(files > 5, "the corpus is gone");
 }

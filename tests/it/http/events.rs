@@ -103,6 +103,7 @@ async fn what_happens_to_a_mail_is_told_as_it_happens() {
     let service = Service::start().await;
     let mut stream = Stream::open(&service, "/v1/events", &[]).await;
     let id = service.accept(&mail()).await;
+
     let frames = stream.until("delivered").await;
     assert_eq!(names(&frames), ["accepted", "attempted", "delivered"]);
     for frame in &frames {
@@ -116,6 +117,7 @@ async fn what_happens_to_a_mail_is_told_as_it_happens() {
             "{frame:?}"
         );
     }
+
     assert_eq!(frames[2].data["recipient"], "b@example.org");
     assert_eq!(frames[1].data["attempt"]["code"], 250);
 }
@@ -127,6 +129,7 @@ async fn one_mail_can_be_followed_among_others() {
     delayed["delay"] = json!("1h");
     let followed = service.accept(&delayed).await;
     let mut stream = Stream::open(&service, &format!("/v1/events?mail={followed}"), &[]).await;
+
     service.accept(&mail()).await;
     assert_eq!(
         service
@@ -135,11 +138,13 @@ async fn one_mail_can_be_followed_among_others() {
             .status,
         200
     );
+
     let frame = stream.next().await.unwrap();
     assert_eq!(
         (frame.name.as_str(), &frame.data["mail"]),
         ("cancelled", &json!(followed))
     );
+
     assert_eq!(
         service
             .call("GET", "/v1/events?mail=nonsense&x=1")
@@ -155,6 +160,7 @@ async fn a_client_that_comes_back_goes_on_where_it_left_off() {
     let mut stream = Stream::open(&service, "/v1/events", &[]).await;
     service.accept(&mail()).await;
     let first = stream.until("delivered").await;
+
     drop(stream);
     let second = service.accept(&mail()).await;
     service.dispatcher.wait_idle().await;
@@ -167,6 +173,7 @@ async fn a_client_that_comes_back_goes_on_where_it_left_off() {
         1,
         "the first mail's last event, which came after what the client has"
     );
+
     again = stream.until("delivered").await;
     assert_eq!(names(&again), ["accepted", "attempted", "delivered"]);
     assert!(
@@ -209,6 +216,7 @@ async fn with_the_scope_send_one_follows_ones_own_mail_alone() {
         secret: format!("{name}-secret").into(),
         scope: Scope::Send,
     });
+
     let service = Service::with(tokens.to_vec(), Limits::default(), |builder| builder).await;
     let submit = async |who: &str| {
         let mail = json!({
@@ -221,13 +229,16 @@ async fn with_the_scope_send_one_follows_ones_own_mail_alone() {
             .await;
         answer.value()["id"].as_str().unwrap().to_owned()
     };
+
     let app = ("authorization", "Bearer app-secret");
     let mut now = Stream::open(&service, "/v1/events", &[app]).await;
     submit("Bearer shop-secret").await;
     service.dispatcher.pause("capture").await.unwrap();
     service.dispatcher.resume("capture").await.unwrap();
+
     let own = submit("Bearer app-secret").await;
     let mut past = Stream::open(&service, "/v1/events?since=0", &[app]).await;
+
     let of_mail = format!("/v1/events?mail={own}&since=0");
     let mut of_mail = Stream::open(&service, &of_mail, &[app]).await;
     for stream in [&mut now, &mut past, &mut of_mail] {
@@ -248,12 +259,14 @@ async fn with_the_scope_send_one_follows_ones_own_mail_alone() {
 async fn who_only_watches_hears_no_more_than_was_asked_for_and_how_much_more_there_was() {
     let service = Service::start().await;
     let mut stream = Stream::open(&service, "/v1/events?at_most=5", &[]).await;
+
     let mails: Vec<Value> = (0..20).map(|_| mail()).collect();
     let all = json!({ "mails": mails });
     assert_eq!(
         service.json("POST", "/v1/mails/batch", &all).await.status,
         202
     );
+
     // Three events a mail: what was told and what was counted are all of them.
     let (mut told, mut skipped) = (0, 0);
     while told + skipped < 60 {
@@ -263,6 +276,7 @@ async fn who_only_watches_hears_no_more_than_was_asked_for_and_how_much_more_the
             _ => told += 1,
         }
     }
+
     assert_eq!(told + skipped, 60);
     assert!(skipped >= 10, "{told} told and {skipped} skipped");
     let wrong = service.call("GET", "/v1/events?at_most=0").await;

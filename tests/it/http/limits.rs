@@ -35,12 +35,14 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
         builder.max_message_size(3000)
     })
     .await;
+
     let message = format!("Subject: hi\r\n\r\n{}", "x".repeat(3000));
     let kind = [("content-type", "message/rfc822")];
     service
         .send("POST", "/v1/mails?from=&to=a@example.org", &kind, message)
         .await
         .problem(413, "too-large");
+
     // JSON of a message that is too large in the end.
     let large = json!({"from": "a@example.org", "to": "b@example.org", "text": "x".repeat(4000)});
     service
@@ -52,6 +54,7 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
     let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                 content-length: 99999999\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
+
     let said = rest(&mut stream).await;
     assert!(
         said.starts_with("HTTP/1.1 413") && said.contains("application/problem+json"),
@@ -66,6 +69,7 @@ async fn a_body_without_a_length_is_bounded_too() {
     })
     .await;
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
+
     let head = "POST /v1/mails?from=&to=a@example.org HTTP/1.1\r\nhost: localhost\r\ncontent-type: message/rfc822\r\n\
                 transfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -74,11 +78,13 @@ async fn a_body_without_a_length_is_bounded_too() {
         let chunk = format!("3e8\r\n{}\r\n", "x".repeat(1000));
         while writer.write_all(chunk.as_bytes()).await.is_ok() {}
     });
+
     let mut said = [0; 12];
     timeout(SOON, reader.read_exact(&mut said))
         .await
         .expect("no answer")
         .unwrap();
+
     assert_eq!(&said, b"HTTP/1.1 413");
     drop(reader);
     timeout(SOON, sender)
@@ -94,18 +100,22 @@ async fn a_client_that_is_slow_with_its_head_is_cut_off() {
         ..Limits::default()
     })
     .await;
+
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
     stream
         .write_all(b"POST /v1/mails HTTP/1.1\r\nhost: local")
         .await
         .unwrap();
+
     let begun = Instant::now();
     rest(&mut stream).await;
     assert!(begun.elapsed() >= Duration::from_millis(200));
+
     let mut idle = TcpStream::connect(service.addr).await.unwrap();
     idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
+
     assert!(
         rest(&mut idle).await.starts_with("HTTP/1.1 200"),
         "answered, and then closed because it was idle"
@@ -120,6 +130,7 @@ async fn a_client_that_is_slow_with_its_body_is_told_so() {
     })
     .await;
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
+
     let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let said = rest(&mut stream).await;
@@ -136,20 +147,24 @@ async fn a_client_that_does_not_take_its_answer_is_cut_off() {
         write_timeout: Duration::from_millis(300),
         ..Limits::default()
     };
+
     let service = small(limits).await;
     let message = format!(
         "From: a@example.org\r\n\r\n{}",
         "some text\r\n".repeat(1_000_000)
     );
+
     let kind = [("content-type", "message/rfc822")];
     let accepted = service
         .send("POST", "/v1/mails?from=&to=a@example.org", &kind, message)
         .await;
     let path = format!("{}/raw", accepted.header("location"));
     let mut deaf = connected_once_there_is_room(service.addr, &path).await;
+
     // It takes nothing, and holds the only place until it is cut off.
     let mut next = connected_once_there_is_room(service.addr, "/health/live").await;
     assert!(rest(&mut next).await.contains("live"));
+
     let taken = rest(&mut deaf).await.len();
     assert!(taken < 10_000_000, "all {taken} bytes came");
 }
@@ -171,6 +186,7 @@ async fn connected_once_there_is_room(addr: std::net::SocketAddr, path: &str) ->
             }
         }
     });
+
     tried.await.expect("there was never room")
 }
 
@@ -180,6 +196,7 @@ async fn an_answer_that_takes_too_long_is_given_up() {
         answer_timeout: Duration::from_millis(200),
         ..Limits::default()
     };
+
     let service = Service::with(Vec::new(), limits, |builder| builder.max_pending(1)).await;
     service.dispatcher.pause("capture").await.unwrap();
     let json = [("content-type", "application/json")];
@@ -190,6 +207,7 @@ async fn an_answer_that_takes_too_long_is_given_up() {
             .status,
         202
     );
+
     // There is no room now, and the dispatcher waits for some longer than the door does.
     service
         .send("POST", "/v1/mails", &json, mail())
@@ -205,6 +223,7 @@ async fn a_full_queue_asks_to_come_back_later() {
             .accept_timeout(Duration::from_millis(50))
     })
     .await;
+
     service.dispatcher.pause("capture").await.unwrap();
     let json = [("content-type", "application/json")];
     assert_eq!(
@@ -214,15 +233,18 @@ async fn a_full_queue_asks_to_come_back_later() {
             .status,
         202
     );
+
     let full = service.send("POST", "/v1/mails", &json, mail()).await;
     full.problem(503, "full");
     assert!(full.header("retry-after").parse::<u64>().unwrap() > 0);
+
     let batch = format!("{{\"mails\": [{}]}}", mail());
     let batch = service.send("POST", "/v1/mails/batch", &json, batch).await;
     assert_eq!(
         batch.value()["results"][0]["type"],
         "urn:postrider:problem:full"
     );
+
     service.dispatcher.resume("capture").await.unwrap();
     service.dispatcher.wait_idle().await;
     assert_eq!(
@@ -242,11 +264,13 @@ async fn one_connection_too_many_is_told_to_come_back() {
         ..Limits::default()
     })
     .await;
+
     let mut first = TcpStream::connect(service.addr).await.unwrap();
     first
         .write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
+
     let mut byte = [0; 1];
     first.read_exact(&mut byte).await.unwrap();
     let mut second = TcpStream::connect(service.addr).await.unwrap();
@@ -254,6 +278,7 @@ async fn one_connection_too_many_is_told_to_come_back() {
         .write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
+
     let said = rest(&mut second).await;
     assert!(
         said.starts_with("HTTP/1.1 503")
@@ -261,6 +286,7 @@ async fn one_connection_too_many_is_told_to_come_back() {
             && said.contains("problem:full"),
         "{said}"
     );
+
     drop(first);
     // The place is free once the service has seen the first one go.
     connected_once_there_is_room(service.addr, "/health/live").await;
@@ -273,6 +299,7 @@ async fn bodies_cannot_fill_the_memory() {
         ..Limits::default()
     })
     .await;
+
     let json = [("content-type", "application/json")];
     let large =
         json!({"from": "a@example.org", "to": "b@example.org", "text": "x".repeat(150_000)})
@@ -281,6 +308,7 @@ async fn bodies_cannot_fill_the_memory() {
         .send("POST", "/v1/mails", &json, large)
         .await
         .problem(503, "full");
+
     for _ in 0..3 {
         let fits =
             json!({"from": "a@example.org", "to": "b@example.org", "text": "x".repeat(60_000)})
@@ -300,26 +328,32 @@ async fn what_is_given_up_keeps_its_room_until_it_has_ended() {
         answer_timeout: Duration::from_millis(200),
         ..Limits::default()
     };
+
     let service = Service::with(Vec::new(), limits, |builder| {
         builder
             .max_pending(1)
             .accept_timeout(Duration::from_secs(3600))
     })
     .await;
+
     service.dispatcher.pause("capture").await.unwrap();
+
     let json = [("content-type", "application/json")];
     let large = json!({"from": "a@example.org", "to": "b@example.org", "text": "x".repeat(60_000)})
         .to_string();
     let send = || service.send("POST", "/v1/mails", &json, large.clone());
     assert_eq!(send().await.status, 202);
+
     // It waits for room in the queue for longer than anybody waits for it.
     send().await.problem(504, "timeout");
     let refused = send().await;
     refused.problem(503, "full");
+
     assert!(
         refused.text().contains("too many large requests"),
         "the room that the one given up takes is not free"
     );
+
     service.dispatcher.resume("capture").await.unwrap();
     timeout(SOON, async { while send().await.status != 202 {} })
         .await
@@ -364,10 +398,12 @@ async fn lists_are_bounded_while_they_are_read_and_the_list_is_named() {
         assert!(named.contains(&Some(pointer)), "{pointer}: {errors}");
         assert!(answer.text().len() < 20_000, "{}", answer.text().len());
     }
+
     let batch = format!(r#"{{"mails":[{}]}}"#, many("{}", 501));
     let json = [("content-type", "application/json")];
     let answer = service.send("POST", "/v1/mails/batch", &json, batch).await;
     answer.problem(422, "invalid");
+
     assert_eq!(answer.value()["errors"][0]["pointer"], "/mails");
 }
 
@@ -381,6 +417,7 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
          content-length: {}\r\n\r\n",
         body.len()
     );
+
     begun.write_all(head.as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
     timeout(SOON, begun.read_exact(&mut go_on))
@@ -396,6 +433,7 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
     .await
     .expect("the door stays open");
     begun.write_all(body.as_bytes()).await.unwrap();
+
     let said = rest(&mut begun).await;
     assert!(said.starts_with("HTTP/1.1 202"), "{said}");
     timeout(SOON, service.served)
@@ -412,9 +450,11 @@ async fn a_closing_door_does_not_wait_for_ever() {
     })
     .await;
     let mut begun = TcpStream::connect(service.addr).await.unwrap();
+
     let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                 expect: 100-continue\r\ncontent-length: 50\r\n\r\n";
     begun.write_all(head.as_bytes()).await.unwrap();
+
     let mut go_on = [0; 25];
     timeout(SOON, begun.read_exact(&mut go_on))
         .await
@@ -425,5 +465,6 @@ async fn a_closing_door_does_not_wait_for_ever() {
         .await
         .expect("the door did not close")
         .unwrap();
+
     assert_eq!(rest(&mut begun).await, "");
 }

@@ -47,19 +47,23 @@ fn link(sent: &Captured) -> String {
         header.contains("List-Unsubscribe-Post: List-Unsubscribe=One-Click"),
         "{header}"
     );
+
     assert!(
         header.contains("List-Id: <news.mail.example.com>"),
         "{header}"
     );
+
     let line = header
         .lines()
         .find(|line| line.starts_with("List-Unsubscribe: <"))
         .unwrap();
+
     let uri = line
         .strip_prefix("List-Unsubscribe: <")
         .unwrap()
         .strip_suffix('>')
         .unwrap();
+
     uri.strip_prefix("https://mail.example.com")
         .unwrap()
         .to_owned()
@@ -70,6 +74,7 @@ async fn each_recipient_has_a_link_and_a_get_unsubscribes_nobody() {
     let service = service().await;
     let to = json!(["ada@example.org", "ben@example.org"]);
     hand_in(&service, to.clone(), Some("news")).await;
+
     let sent = service.capture.captured();
     assert_eq!(sent.len(), 2, "a message for each");
     assert_ne!(link(&sent[0]), link(&sent[1]));
@@ -84,11 +89,13 @@ async fn each_recipient_has_a_link_and_a_get_unsubscribes_nobody() {
     let outside = [("host", "mail.example.com")];
     let page = service.send("GET", &ada, &outside, "").await;
     assert_eq!(page.status, 200, "{}", page.text());
+
     assert!(
         page.text().contains("<form method=\"post\">"),
         "{}",
         page.text()
     );
+
     let listed = service
         .send("GET", "/v1/suppressions", &BEARER, "")
         .await
@@ -99,16 +106,19 @@ async fn each_recipient_has_a_link_and_a_get_unsubscribes_nobody() {
         ("host", "mail.example.com"),
         ("content-type", "application/x-www-form-urlencoded"),
     ];
+
     for _ in 0..2 {
         let done = service
             .send("POST", &ada, &form, "List-Unsubscribe=One-Click")
             .await;
         assert_eq!(done.status, 200, "{}", done.text());
     }
+
     let listed = service
         .send("GET", "/v1/suppressions", &BEARER, "")
         .await
         .value();
+
     assert_eq!(
         listed["suppressions"].as_array().unwrap().len(),
         1,
@@ -123,6 +133,7 @@ async fn each_recipient_has_a_link_and_a_get_unsubscribes_nobody() {
         other["suppressed"].is_null(),
         "another list goes on: {other}"
     );
+
     let plain = hand_in(&service, to, None).await;
     assert!(plain["suppressed"].is_null(), "{plain}");
 }
@@ -132,9 +143,11 @@ async fn a_mail_for_one_has_its_link_from_the_start_and_a_wrong_link_leads_nowhe
     let service = service().await;
     let id = hand_in(&service, json!("ada@example.org"), Some("news")).await["id"].clone();
     let sent = service.capture.captured();
+
     let raw = format!("/v1/mails/{}/raw", id.as_str().unwrap());
     let raw = service.send("GET", &raw, &BEARER, "").await;
     assert_eq!(raw.body, sent[0].message);
+
     let link = link(&sent[0]);
     for wrong in [
         "/u/x".to_owned(),
@@ -146,10 +159,12 @@ async fn a_mail_for_one_has_its_link_from_the_start_and_a_wrong_link_leads_nowhe
             assert_eq!(answer.status, 404, "{method} {wrong}");
         }
     }
+
     let foreign = [
         ("origin", "https://evil.example"),
         ("sec-fetch-site", "cross-site"),
     ];
+
     assert_eq!(
         service.send("POST", &link, &foreign, "").await.status,
         200,
@@ -160,6 +175,7 @@ async fn a_mail_for_one_has_its_link_from_the_start_and_a_wrong_link_leads_nowhe
 #[tokio::test]
 async fn what_the_sender_wrote_of_his_list_stays_and_a_mail_sent_at_once_has_its_links_too() {
     let service = service().await;
+
     let own = "<mailto:leave@example.com>";
     let mail = json!({"from": "shop@example.com", "to": ["ada@example.org", "ben@example.org"],
         "text": "News.", "list": "news", "headers": {"List-Unsubscribe": own}});
@@ -168,6 +184,7 @@ async fn what_the_sender_wrote_of_his_list_stays_and_a_mail_sent_at_once_has_its
         .await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     service.dispatcher.wait_idle().await;
+
     for sent in service.capture.captured() {
         let message = String::from_utf8(sent.message.to_vec()).unwrap();
         assert!(
@@ -188,6 +205,7 @@ async fn what_the_sender_wrote_of_his_list_stays_and_a_mail_sent_at_once_has_its
         .text("News.")
         .list("news")
         .build();
+
     service.dispatcher.send_now(mail.unwrap()).await.unwrap();
     let sent = service.capture.captured();
     assert_eq!(sent.len(), 4);

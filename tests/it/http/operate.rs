@@ -13,6 +13,7 @@ async fn a_relay_is_paused_and_resumed() {
         (&relays["relays"][0]["name"], &relays["relays"][0]["state"]),
         (&json!("capture"), &json!("up"))
     );
+
     let paused = service.call("POST", "/v1/relays/capture/pause").await;
     assert_eq!(paused.status, 200, "{}", paused.text());
     assert_eq!(
@@ -29,6 +30,7 @@ async fn a_relay_is_paused_and_resumed() {
             .value()["state"],
         "queued"
     );
+
     assert_eq!(service.capture.captured().len(), 0);
     assert_eq!(
         service
@@ -37,6 +39,7 @@ async fn a_relay_is_paused_and_resumed() {
             .value()["state"],
         "up"
     );
+
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
     assert_eq!(service.capture.captured().len(), 1);
 
@@ -53,17 +56,20 @@ async fn metrics_are_in_the_format_of_prometheus() {
     service
         .accept(&json!({"from": "a@example.org", "to": "b@example.org", "text": "t"}))
         .await;
+
     let metrics = service.call("GET", "/metrics").await;
     assert_eq!(metrics.status, 200);
     assert_eq!(
         metrics.header("content-type"),
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
     );
+
     let text = metrics.text();
     assert!(
         text.contains("postrider_mails_accepted_total{door=\"http\",priority=\"default\"} 1"),
         "{text}"
     );
+
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
@@ -74,19 +80,23 @@ async fn a_service_that_cannot_accept_is_alive_but_not_ready() {
         service.call("GET", "/health/live").await.value(),
         json!({"status": "live"})
     );
+
     assert_eq!(
         service.call("GET", "/health/ready").await.value(),
         json!({"status": "ready"})
     );
+
     service
         .dispatcher
         .shutdown(Drain::within(postrider::seconds(5)))
         .await
         .unwrap();
+
     assert_eq!(service.call("GET", "/health/live").await.status, 200);
     let ready = service.call("GET", "/health/ready").await;
     ready.problem(503, "unavailable");
     assert!(ready.header("retry-after").parse::<u64>().unwrap() > 0);
+
     let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t"});
     let refused = service.json("POST", "/v1/mails", &mail).await;
     refused.problem(503, "unavailable");
@@ -98,12 +108,14 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
     let service = Service::start().await;
     let answer = service.call("GET", "/openapi.json").await;
     assert_eq!(answer.header("content-type"), "application/json");
+
     let document = answer.value();
     assert!(
         document["openapi"].as_str().unwrap().starts_with("3.1"),
         "{}",
         document["openapi"]
     );
+
     let described: Vec<String> = document["paths"]
         .as_object()
         .unwrap()
@@ -115,6 +127,7 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
                 .map(move |method| format!("{} {path}", method.to_uppercase()))
         })
         .collect();
+
     for call in [
         "POST /v1/mails",
         "POST /v1/mails/batch",
@@ -152,6 +165,7 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
             "{call} is missing in {described:?}"
         );
     }
+
     let mut open = vec![&document];
     while let Some(value) = open.pop() {
         match value {

@@ -26,16 +26,19 @@ async fn a_mail_is_taken_apart_into_text_header_and_parts() {
         .call("GET", &format!("/v1/mails/{id}/preview"))
         .await;
     assert_eq!(preview.status, 200, "{}", preview.text());
+
     let preview = preview.value();
     assert_eq!(preview["subject"], "Grüße: your code");
     assert_eq!(preview["recipients"], json!(["ada@example.org"]));
     assert_eq!(preview["codes"], json!(["482913"]));
     assert_eq!(preview["links"], json!(["https://shop.example/c?t=1"]));
+
     let headers = preview["headers"].as_array().unwrap();
     let from = headers
         .iter()
         .find(|field| field["name"] == "From")
         .unwrap();
+
     assert_eq!(from["value"], "Jörg <shop@example.com>");
     assert!(from["raw"].as_str().unwrap().contains("=?utf-8?"), "{from}");
     let parts = preview["parts"].as_array().unwrap();
@@ -54,6 +57,7 @@ async fn a_mail_is_taken_apart_into_text_header_and_parts() {
         part.header("content-disposition")
             .starts_with("attachment;")
     );
+
     assert_eq!(part.header("x-content-type-options"), "nosniff");
     service
         .call("GET", &format!("/v1/mails/{id}/parts/99"))
@@ -69,11 +73,14 @@ async fn a_mail_is_taken_apart_into_text_header_and_parts() {
         html.header("content-security-policy")
             .starts_with("sandbox; default-src 'none'")
     );
+
     let shown = html.text();
     assert!(shown.contains("data:image/png;base64,AAEC"), "{shown}");
     assert!(!shown.contains("alert"), "{shown}");
+
     let wrong = format!("/v1/mails/{id}/html?images=all");
     assert_eq!(service.call("GET", &wrong).await.pointers(), ["/images"]);
+
     let text_only = json!({"from": "a@example.org", "to": "b@example.org", "text": "t"});
     let id = service.accept(&text_only).await;
     service
@@ -94,6 +101,7 @@ async fn with_the_scope_send_one_looks_into_ones_own_mail_alone() {
         ("authorization", "Bearer app-secret"),
         ("authorization", "Bearer other-secret"),
     );
+
     let body = mail("ada@example.org", "x").to_string();
     let accepted = service.send("POST", "/v1/mails", &[kind, app], body).await;
     let id = accepted.value()["id"].as_str().unwrap().to_owned();
@@ -113,6 +121,7 @@ async fn with_the_scope_send_one_looks_into_ones_own_mail_alone() {
             .await
             .problem(401, "unauthorized");
     }
+
     let inbox = service.send("GET", "/v1/inbox/latest", &[app], "").await;
     inbox.problem(403, "forbidden");
 }
@@ -124,6 +133,7 @@ async fn the_newest_captured_mail_is_waited_for_and_taken_apart() {
         let path = format!("/v1/inbox/latest?{query}");
         async { service.call("GET", &{ path }).await }
     };
+
     latest("to=ada@example.org").await.problem(404, "not-found");
     let first = service.accept(&mail("ada@example.org", "First")).await;
     service
@@ -131,12 +141,14 @@ async fn the_newest_captured_mail_is_waited_for_and_taken_apart() {
         .wait(first.parse().unwrap())
         .await
         .unwrap();
+
     let second = service.accept(&mail("lada@example.org", "Second")).await;
     service
         .dispatcher
         .wait(second.parse().unwrap())
         .await
         .unwrap();
+
     for (query, found) in [
         ("", &second),
         ("to=ADA@example.org", &first),
@@ -147,6 +159,7 @@ async fn the_newest_captured_mail_is_waited_for_and_taken_apart() {
         let answer = latest(query).await;
         assert_eq!(answer.value()["id"], **found, "{query}");
     }
+
     let taken = latest("to=ada@example.org").await.value();
     assert_eq!(taken["codes"], json!(["482913"]));
     assert!(taken["html"].as_str().unwrap().contains("Hallo"));
@@ -161,12 +174,14 @@ async fn the_newest_captured_mail_is_waited_for_and_taken_apart() {
             .await;
         service.accept(&mail("ada@example.org", "Third")).await
     };
+
     let (answer, third) = tokio::join!(latest(&query), coming);
     assert_eq!(answer.value()["id"], third);
     let begun = std::time::Instant::now();
     latest("to=nobody@example.org&wait=200ms")
         .await
         .problem(404, "not-found");
+
     assert!(begun.elapsed() >= Duration::from_millis(200));
     assert_eq!(latest("wait=soon").await.pointers(), ["/wait"]);
 }

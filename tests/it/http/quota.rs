@@ -1,4 +1,4 @@
-//! What each of those who hand mail in may use up.
+//! What each of those who submit mail may use up.
 
 use std::time::Duration;
 
@@ -59,15 +59,18 @@ async fn beyond_a_rate_mail_is_refused_until_the_time_that_is_said() {
         rate: Some("2/m".parse().unwrap()),
         ..Quota::default()
     };
+
     let clock = Clock::fake();
     let service = tenants(quota, |builder| builder.clock(clock.clone())).await;
     for _ in 0..2 {
         assert_eq!(service.hand_in("app", &mail(1)).await.status, 202);
     }
+
     let wait = seconds_of(&service.hand_in("app", &mail(1)).await);
     assert!((1..=30).contains(&wait), "{wait}");
     assert_eq!(service.hand_in("shop", &mail(1)).await.status, 202);
     clock.advance(Duration::from_secs(wait));
+
     assert_eq!(service.hand_in("app", &mail(1)).await.status, 202);
     seconds_of(&service.hand_in("app", &mail(1)).await);
 
@@ -83,10 +86,12 @@ async fn what_one_has_pending_and_hands_in_on_a_day_is_bounded() {
         max_per_day: Some(5),
         ..Quota::default()
     };
+
     let clock = Clock::fake();
     let service = tenants(quota, |builder| builder.clock(clock.clone())).await;
     let three = service.hand_in("app", &mail(3)).await;
     let three = three.value()["id"].as_str().unwrap().parse().unwrap();
+
     let full = service.hand_in("app", &mail(1)).await;
     seconds_of(&full);
     assert!(full.text().contains("max_pending"), "{}", full.text());
@@ -99,6 +104,7 @@ async fn what_one_has_pending_and_hands_in_on_a_day_is_bounded() {
         assert!(refused.text().contains("max_per_day"), "{}", refused.text());
         seconds_of(&refused)
     };
+
     assert!(wait <= 86_400, "until midnight in UTC, {wait}");
     clock.advance(Duration::from_secs(wait));
     assert_eq!(service.hand_in("app", &mail(1)).await.status, 202);
@@ -110,18 +116,21 @@ async fn each_mail_of_a_batch_counts() {
         max_pending: Some(2),
         ..Quota::default()
     };
+
     let service = tenants(quota, |builder| builder).await;
     let batch = json!({"mails": [mail(1), mail(1), mail(1)]}).to_string();
     let headers = [
         ("content-type", "application/json"),
         ("authorization", "Bearer app-secret"),
     ];
+
     let answer = service
         .send("POST", "/v1/mails/batch", &headers, batch)
         .await;
     let results = answer.value()["results"].clone();
     assert_eq!(results[0]["state"], "scheduled");
     assert_eq!(results[1]["state"], "scheduled");
+
     assert_eq!(results[2]["status"], 429);
 }
 
@@ -132,6 +141,7 @@ async fn nobody_fills_the_queue_for_all_and_critical_mail_finds_room() {
         assert_eq!(service.hand_in("app", &mail(10)).await.status, 202);
     }
     seconds_of(&service.hand_in("app", &mail(1)).await);
+
     assert_eq!(service.hand_in("shop", &mail(20)).await.status, 202);
     service.hand_in("shop", &mail(1)).await.problem(503, "full");
 
@@ -155,6 +165,7 @@ async fn one_sends_from_the_addresses_alone_that_one_may() {
         ],
         ..Quota::default()
     };
+
     let service = tenants(quota, |builder| builder).await;
     let from = async |who: &str, change: Value| {
         let mut mail = mail(1);
@@ -162,6 +173,7 @@ async fn one_sends_from_the_addresses_alone_that_one_may() {
         mail.as_object_mut().unwrap().extend(change);
         service.hand_in(who, &mail).await
     };
+
     for allowed in [
         "app@example.com",
         "App <APP@example.com>",
@@ -173,6 +185,7 @@ async fn one_sends_from_the_addresses_alone_that_one_may() {
             "{allowed}"
         );
     }
+
     for foreign in [
         "boss@example.com",
         "app@example.com.evil.example",
@@ -187,6 +200,7 @@ async fn one_sends_from_the_addresses_alone_that_one_may() {
         assert_eq!(problem["errors"][0]["pointer"], "/from");
         assert_eq!(from("shop", json!({"from": foreign})).await.status, 202);
     }
+
     let sender = json!({"headers": {"Sender": "boss@example.com"}});
     from("app", sender).await.problem(403, "sender-refused");
 
@@ -227,11 +241,13 @@ async fn mail_is_neither_scheduled_nor_kept_for_ever() {
         refused.problem(422, "invalid");
         assert_eq!(refused.pointers(), [pointer], "{}", refused.text());
     }
+
     let open = Service::start().await;
     let far = json!({
         "from": "a@example.com", "to": "b@example.org", "text": "t",
         "send_at": "9999-01-01T00:00:00Z",
     });
+
     let refused = open.json("POST", "/v1/mails", &far).await;
     refused.problem(422, "invalid");
     assert_eq!(refused.pointers(), ["/send_at"]);
@@ -243,6 +259,7 @@ async fn who_tries_keys_is_answered_later_and_later() {
     let mut first = mail(1);
     first["idempotency_key"] = json!("otp-42");
     assert_eq!(service.hand_in("app", &first).await.status, 202);
+
     let mut guess = first.clone();
     let begun = tokio::time::Instant::now();
     for n in 0..15 {
@@ -252,21 +269,25 @@ async fn who_tries_keys_is_answered_later_and_later() {
             .await
             .problem(422, "key-reused");
     }
+
     // The first ten are free; then 50 ms, 100 ms, and so on.
     assert!(
         begun.elapsed() >= Duration::from_millis(700),
         "{:?}",
         begun.elapsed()
     );
+
     let begun = tokio::time::Instant::now();
     assert_eq!(
         service.hand_in("app", &first).await.value()["duplicate"],
         true
     );
+
     assert!(
         begun.elapsed() < Duration::from_millis(500),
         "who has the mail does not wait"
     );
+
     let metrics = service.dispatcher.metrics().await.unwrap();
     let counted = "postrider_key_conflicts_total{who=\"token:app\"} 15";
     assert!(metrics.contains(counted), "{metrics}");

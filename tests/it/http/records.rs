@@ -18,12 +18,14 @@ async fn with_dead(recipients: &[&str]) -> (Service, Vec<String>) {
     let its = clock.clone();
     let service = Service::with(Vec::new(), Limits::default(), |builder| builder.clock(its)).await;
     service.dispatcher.pause("capture").await.unwrap();
+
     let mut ids = Vec::new();
     for recipient in recipients {
         let mut mail = mail_to(recipient);
         mail["expires_in"] = json!("1m");
         ids.push(service.accept(&mail).await);
     }
+
     clock.advance(minutes(2));
     for id in &ids {
         service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
@@ -41,6 +43,7 @@ async fn a_list_is_read_page_by_page() {
         mail["tags"] = json!([if n % 2 == 0 { "even" } else { "odd" }]);
         ids.push(service.accept(&mail).await);
     }
+
     let mut seen = Vec::new();
     let mut path = "/v1/mails?limit=3".to_owned();
     loop {
@@ -59,6 +62,7 @@ async fn a_list_is_read_page_by_page() {
             None => break,
         }
     }
+
     ids.reverse();
     assert_eq!(seen, ids, "the newest first, each once");
 
@@ -67,16 +71,19 @@ async fn a_list_is_read_page_by_page() {
         assert_eq!(page.status, 200, "{}", page.text());
         page.value()["mails"].as_array().unwrap().len()
     };
+
     assert_eq!(count("tag=even").await, 4);
     assert_eq!(count("recipient=user3@example.org").await, 1);
     assert_eq!(count("state=queued&tag=odd").await, 3);
     assert_eq!(count("state=dead").await, 0);
     assert_eq!(count("priority=bulk").await, 0);
     assert_eq!(count("until=2020-01-01T00:00:00Z").await, 0);
+
     let answer = service
         .call("GET", "/v1/mails?state=lost&limit=many&cursor=&order=up")
         .await;
     assert_eq!(answer.pointers(), ["/state", "/limit", "/order"]);
+
     assert_eq!(
         service
             .call("GET", "/v1/mails?cursor=nonsense")
@@ -95,12 +102,14 @@ async fn a_mail_that_waits_can_be_cancelled_and_one_that_is_gone_cannot() {
     let service = Service::start().await;
     let mut mail = mail_to("ada@example.org");
     mail["delay"] = json!("1h");
+
     let id = service.accept(&mail).await;
     let cancelled = service
         .call("POST", &format!("/v1/mails/{id}/cancel"))
         .await;
     assert_eq!(cancelled.status, 200, "{}", cancelled.text());
     assert_eq!(cancelled.value()["state"], "cancelled");
+
     let again = service
         .call("POST", &format!("/v1/mails/{id}/cancel"))
         .await;
@@ -116,6 +125,7 @@ async fn a_mail_that_waits_can_be_cancelled_and_one_that_is_gone_cannot() {
         .call("POST", &format!("/v1/mails/{id}/cancel"))
         .await
         .problem(409, "too-late");
+
     service
         .call("POST", &format!("/v1/mails/{id}/retry"))
         .await
@@ -131,6 +141,7 @@ async fn a_dead_mail_can_be_retried() {
         (&record["state"], &record["deliveries"][0]["reason"]),
         (&json!("dead"), &json!("expired"))
     );
+
     let retried = service.call("POST", &format!("{path}/retry")).await;
     assert_eq!(retried.status, 200, "{}", retried.text());
     assert_eq!(retried.value()["state"], "queued");
@@ -141,11 +152,13 @@ async fn a_dead_mail_can_be_retried() {
             .status,
         200
     );
+
     service
         .dispatcher
         .wait(ids[0].parse().unwrap())
         .await
         .unwrap();
+
     assert_eq!(
         service.call("GET", &path).await.value()["state"],
         "delivered"
@@ -168,13 +181,16 @@ async fn dead_letters_are_counted_retried_and_deleted_by_filter() {
             "/v1/dead/retry?recipient=bob@example.org&dry_run=true",
         )
         .await;
+
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": true}));
     assert_eq!(dead().await, 3);
+
     let answer = service
         .call("POST", "/v1/dead/retry?recipient=ada@example.org")
         .await;
     assert_eq!(answer.value(), json!({"count": 1, "dry_run": false}));
     assert_eq!(dead().await, 2);
+
     for (method, path) in [("POST", "/v1/dead/retry"), ("DELETE", "/v1/dead")] {
         // Who writes his filters there does not mean all.
         let refused = service
@@ -187,10 +203,12 @@ async fn dead_letters_are_counted_retried_and_deleted_by_filter() {
                 .contains("in the query")
         );
     }
+
     let answer = service
         .call("DELETE", "/v1/dead?state=dead&dry_run=true")
         .await;
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": true}));
+
     let answer = service.call("DELETE", "/v1/dead").await;
     assert_eq!(answer.value(), json!({"count": 2, "dry_run": false}));
     assert_eq!(dead().await, 0);
@@ -202,6 +220,7 @@ async fn dead_letters_are_counted_retried_and_deleted_by_filter() {
             .pointers(),
         ["/recipent"]
     );
+
     assert_eq!(
         service
             .call("DELETE", "/v1/dead?state=delivered")
@@ -218,6 +237,7 @@ async fn a_mail_is_named_by_its_key_its_message_id_or_the_beginning_of_its_id_an
     service.dispatcher.pause("capture").await.unwrap();
     let mut mail = mail_to("ada@example.org");
     mail["idempotency_key"] = json!("order/1");
+
     let id = service.accept(&mail).await;
     let other = service.accept(&mail_to("bob@example.org")).await;
 
@@ -226,6 +246,7 @@ async fn a_mail_is_named_by_its_key_its_message_id_or_the_beginning_of_its_id_an
     let waits = &record["deliveries"][0]["waits"];
     assert_eq!(waits["because"], "paused", "{record}");
     assert_eq!(waits["relay"], "capture");
+
     let page = service.call("GET", "/v1/mails?state=queued").await.value();
     assert_eq!(page["mails"][0]["deliveries"][0]["waits"], *waits);
 
@@ -234,10 +255,12 @@ async fn a_mail_is_named_by_its_key_its_message_id_or_the_beginning_of_its_id_an
         let found = service.call("GET", &format!("/v1/mails/{name}")).await;
         assert_eq!(found.value()["id"], id.as_str(), "{name}");
     }
+
     let both = service
         .call("POST", "/v1/mails/shop%40example.com/cancel")
         .await;
     both.problem(409, "ambiguous");
+
     assert!(both.text().contains(&id) && both.text().contains(&other));
     let cancelled = service.call("POST", "/v1/mails/order%2F1/cancel").await;
     assert_eq!(cancelled.value()["state"], "cancelled");
@@ -263,6 +286,7 @@ async fn what_is_not_there_is_a_problem_too() {
         answer.problem(404, "not-found");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
     }
+
     for (method, path, allow) in [
         ("PUT", "/v1/mails", "POST,GET,HEAD,DELETE"),
         ("DELETE", "/v1/stats", "GET,HEAD"),
@@ -285,6 +309,7 @@ async fn a_message_that_is_not_kept_any_more_is_gone_and_its_record_is_not() {
         builder.keep_bodies(std::time::Duration::ZERO)
     })
     .await;
+
     let id = service.accept(&mail_to("ada@example.org")).await;
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
     let record = service.call("GET", &format!("/v1/mails/{id}")).await;
@@ -296,6 +321,7 @@ async fn a_message_that_is_not_kept_any_more_is_gone_and_its_record_is_not() {
     assert_eq!(raw.status, 410);
     assert_eq!(problem["status"], 410);
     assert_eq!(problem["type"], "urn:postrider:problem:gone");
+
     assert!(
         problem["detail"]
             .as_str()

@@ -17,6 +17,7 @@ async fn mails_are_found_by_qualifiers_and_words_and_counted() {
             "tags": [tag], "idempotency_key": key});
         ids.push(service.accept(&mail).await);
     }
+
     let later = json!({"from": "news@example.com", "to": "ada.lovelace@example.org",
         "subject": "Tomorrow", "text": "t", "delay": "1d", "priority": "bulk"});
     ids.push(service.accept(&later).await);
@@ -58,11 +59,13 @@ async fn mails_are_found_by_qualifiers_and_words_and_counted() {
             .await;
         assert_eq!(count.value()["count"], expected.len(), "{q}");
     }
+
     let by_state = service.call("GET", "/v1/mails/count").await.value();
     assert_eq!(
         by_state["by_state"],
         json!({"delivered": 3, "scheduled": 1})
     );
+
     let wrong = service.call("GET", "/v1/mails?q=colour:red").await;
     assert_eq!(wrong.pointers(), ["/q"]);
 }

@@ -7,10 +7,12 @@ use super::service::Service;
 #[tokio::test]
 async fn what_happened_is_told_in_steps_of_time() {
     let service = Service::start().await;
+
     let mail =
         json!({"from": "a@example.org", "to": ["b@example.org", "c@example.org"], "text": "t"});
     let id = service.accept(&mail).await;
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
+
     for query in [
         "",
         "?from=10m",

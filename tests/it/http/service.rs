@@ -52,14 +52,17 @@ impl Service {
             .relay(Relay::capture(&capture))
             .spool_in_memory();
         let dispatcher = configure(builder).start().await.unwrap();
+
         let settings = HttpSettings {
             listen: "127.0.0.1:0".parse().unwrap(),
             tokens,
             limits,
         };
+
         let door = prepare(HttpDoor::bind(settings).await.unwrap());
         let (addr, tokens) = (door.local_addr(), door.tokens());
         let (stop, shutdown) = watch::channel(false);
+
         let served = tokio::spawn(door.serve(dispatcher.clone(), shutdown));
         Service {
             addr,
@@ -125,6 +128,7 @@ impl Service {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
+
         let mut request = Request::builder().method(method).uri(path);
         if !headers
             .iter()
@@ -132,6 +136,7 @@ impl Service {
         {
             request = request.header("host", self.addr.to_string());
         }
+
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -139,6 +144,7 @@ impl Service {
             .send_request(request.body(Full::new(body.into())).unwrap())
             .await
             .unwrap();
+
         let (parts, body) = response.into_parts();
         (parts.status, parts.headers, body)
     }
@@ -187,11 +193,13 @@ impl Answer {
             format!("urn:postrider:problem:{kind}"),
             "{problem}"
         );
+
         assert_eq!(problem["status"], status);
         assert!(
             problem["title"].is_string() && !problem["detail"].as_str().unwrap().is_empty(),
             "{problem}"
         );
+
         problem
     }
 

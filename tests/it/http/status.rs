@@ -55,6 +55,7 @@ async fn whoever_has_the_address_of_a_receipt_sees_how_far_the_mail_is_and_nothi
     let service = service().await;
     service.dispatcher.pause("capture").await.unwrap();
     let receipt = hand_in(&service, "/v1/mails", mail(json!("ada@example.org"))).await;
+
     let again = hand_in(&service, "/v1/mails", mail(json!("ada@example.org"))).await;
     assert_eq!(again["status_url"], receipt["status_url"]);
     let path = path(&receipt);
@@ -64,6 +65,7 @@ async fn whoever_has_the_address_of_a_receipt_sees_how_far_the_mail_is_and_nothi
     assert_eq!(pending.status, 200);
     let status = pending.value();
     assert_eq!(status["status"], "pending");
+
     let mut names: Vec<&String> = status.as_object().unwrap().keys().collect();
     names.sort();
     assert_eq!(names, ["created_at", "retry_count", "sent_at", "status"]);
@@ -77,16 +79,19 @@ async fn whoever_has_the_address_of_a_receipt_sees_how_far_the_mail_is_and_nothi
     let (code, _, body) = service.open("GET", &events, &[], "").await;
     assert_eq!(code, 200);
     service.dispatcher.resume("capture").await.unwrap();
+
     let whole = http_body_util::BodyExt::collect(body)
         .await
         .unwrap()
         .to_bytes();
+
     let told = String::from_utf8_lossy(&whole).into_owned();
     let told: Vec<Value> = told
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
         .map(|data| serde_json::from_str(data).unwrap())
         .collect();
+
     assert_eq!(told.first().unwrap()["status"], "pending");
     assert_eq!(told.last().unwrap()["status"], "sent");
 
@@ -105,6 +110,7 @@ async fn whoever_has_the_address_of_a_receipt_sees_how_far_the_mail_is_and_nothi
             assert!(!answer.text().contains(secret), "{}", answer.text());
         }
     }
+
     // A browser that comes back learns that there is nothing more.
     let seen = [("last-event-id", "sent-0")];
     assert_eq!(service.send("GET", &events, &seen, "").await.status, 204);
@@ -114,9 +120,11 @@ async fn whoever_has_the_address_of_a_receipt_sees_how_far_the_mail_is_and_nothi
 async fn a_mail_that_did_not_reach_everybody_has_failed() {
     let service = service().await;
     service.dispatcher.pause("capture").await.unwrap();
+
     let both = json!({"mails": [mail(json!("ada@example.org")), mail(json!("bob@example.org"))]});
     let receipts = hand_in(&service, "/v1/mails/batch", both).await["results"].clone();
     assert_ne!(receipts[0]["status_url"], receipts[1]["status_url"]);
+
     let id = receipts[0]["id"].as_str().unwrap().parse().unwrap();
     service.dispatcher.cancel(id).await.unwrap();
     let failed = from_elsewhere(&service, &path(&receipts[0])).await.value();
@@ -124,6 +132,7 @@ async fn a_mail_that_did_not_reach_everybody_has_failed() {
         (&failed["status"], &failed["sent_at"]),
         (&json!("failed"), &json!(null))
     );
+
     let pending = from_elsewhere(&service, &path(&receipts[1])).await.value();
     assert_eq!(pending["status"], "pending");
 }
@@ -131,10 +140,12 @@ async fn a_mail_that_did_not_reach_everybody_has_failed() {
 #[tokio::test]
 async fn an_address_that_was_not_given_out_is_answered_as_one_that_is_not_kept_any_more() {
     let service = service().await;
+
     let receipt = hand_in(&service, "/v1/mails", mail(json!("ada@example.org"))).await;
     let path = path(&receipt);
     let mut guessed = path.clone();
     guessed.replace_range(path.len() - 4..path.len() - 3, "_");
+
     let id = receipt["id"].as_str().unwrap();
     let elsewhere = format!("/status/{id}");
     let mut answers = Vec::new();
@@ -151,6 +162,7 @@ async fn an_address_that_was_not_given_out_is_answered_as_one_that_is_not_kept_a
         events.problem(404, "not-found");
         answers.push(answer.text());
     }
+
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
     let all = postrider::Query::default();
     let jobs = service.dispatcher.jobs();
@@ -161,12 +173,14 @@ async fn an_address_that_was_not_given_out_is_answered_as_one_that_is_not_kept_a
         per_minute: None,
         search: String::new(),
     });
+
     let job = job.unwrap().id;
     crate::common::engine::eventually("the mail is purged", async || {
         jobs.get(job).unwrap().state != postrider::JobState::Running
     })
     .await;
     answers.push(from_elsewhere(&service, &path).await.text());
+
     assert!(
         answers.iter().all(|answer| *answer == answers[0]),
         "{answers:?}"
@@ -192,6 +206,7 @@ async fn pages_of_other_origins_read_the_status_and_nothing_else() {
             .await;
         assert_eq!(asked.status, 204);
     }
+
     for closed in [
         "/",
         "/v1/mails",
@@ -204,6 +219,7 @@ async fn pages_of_other_origins_read_the_status_and_nothing_else() {
         let allowed = answer.headers.get("access-control-allow-origin");
         assert_eq!(allowed, None, "{closed}");
     }
+
     for method in ["POST", "DELETE", "PUT"] {
         let answer = service.send(method, &status, &[], "").await;
         assert!(matches!(answer.status.as_u16(), 401 | 405), "{method}");
@@ -229,6 +245,7 @@ async fn an_address_holds_over_a_restart_and_counts_the_tries() {
     let relay = FakeSmtp::start().await;
     let later = Act::reply(451, "4.7.1 greylisted, ada@example.org");
     relay.rule(Rule::at(Step::Rcpt).first(1).act(later));
+
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("status"), "a secret of some length\n").unwrap();
     let more = "[retry]\nschedule = [\"2s\"]\njitter = \"none\"\n\
@@ -241,6 +258,7 @@ async fn an_address_holds_over_a_restart_and_counts_the_tries() {
         .strip_prefix(&format!("http://{}", service.http))
         .unwrap()
         .to_owned();
+
     service.become_all(&[receipt["id"].as_str().unwrap().to_owned()], "deferred");
     let status = service.get(&path).json();
     assert_eq!(
@@ -256,6 +274,7 @@ async fn an_address_holds_over_a_restart_and_counts_the_tries() {
         (&status["status"], &status["retry_count"]),
         (&json!("sent"), &json!(1))
     );
+
     // What is set can be seen by an administrator, without what is secret.
     let told = service.get("/v1/configuration").json();
     assert_eq!(told["configuration"]["retry"]["schedule"], json!(["2s"]));

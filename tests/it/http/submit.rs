@@ -20,9 +20,11 @@ async fn a_mail_is_not_accepted_before_the_spool_says_so() {
         engine.spool_custom(spool.clone())
     })
     .await;
+
     spool.hold();
     let (mail, batch) = (simple(), json!({"mails": [simple()]}));
     let mut one = std::pin::pin!(service.json("POST", "/v1/mails", &mail));
+
     let mut many = std::pin::pin!(service.json("POST", "/v1/mails/batch", &batch));
     let early = tokio::time::timeout(Duration::from_millis(200), async {
         tokio::select! {
@@ -30,6 +32,7 @@ async fn a_mail_is_not_accepted_before_the_spool_says_so() {
             answer = &mut many => answer.status,
         }
     });
+
     let early = early.await;
     assert!(early.is_err(), "answered too early: {early:?}");
     spool.let_go();
@@ -46,9 +49,11 @@ async fn while_the_spool_is_broken_mail_is_put_off_and_afterwards_all_goes_on() 
         engine.spool_custom(spool.clone())
     })
     .await;
+
     service.dispatcher.pause("capture").await.unwrap();
     let before = service.accept(&simple()).await;
     spool.break_down();
+
     let refused = service.json("POST", "/v1/mails", &simple()).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
@@ -57,6 +62,7 @@ async fn while_the_spool_is_broken_mail_is_put_off_and_afterwards_all_goes_on() 
         "{}",
         refused.text()
     );
+
     assert_eq!(service.call("GET", "/health/ready").await.status, 503);
     assert_eq!(service.call("GET", "/health/live").await.status, 200);
     service.dispatcher.resume("capture").await.unwrap();
@@ -64,6 +70,7 @@ async fn while_the_spool_is_broken_mail_is_put_off_and_afterwards_all_goes_on() 
         service.capture.captured().is_empty(),
         "what became of it could not be recorded"
     );
+
     spool.mend();
     assert_eq!(service.call("GET", "/health/ready").await.status, 200);
     service.accept(&simple()).await;
@@ -79,11 +86,13 @@ async fn a_mail_handed_in_as_json_is_accepted_and_arrives() {
     let service = Service::start().await;
     let answer = service.json("POST", "/v1/mails", &simple()).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
+
     let accepted = answer.value();
     assert_eq!(
         (&accepted["state"], &accepted["duplicate"]),
         (&json!("queued"), &json!(false))
     );
+
     assert_eq!(accepted["durability"], "in_memory");
     let id = accepted["id"].as_str().unwrap();
     assert_eq!(answer.header("location"), format!("/v1/mails/{id}"));
@@ -91,17 +100,20 @@ async fn a_mail_handed_in_as_json_is_accepted_and_arrives() {
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
     let record = service.call("GET", answer.header("location")).await;
     assert_eq!(record.status, 200);
+
     let record = record.value();
     assert_eq!(
         (&record["state"], &record["subject"]),
         (&json!("delivered"), &json!("Your code"))
     );
+
     assert!(record["created_at"].is_string() && record["finished_at"].is_string());
     let delivery = &record["deliveries"][0];
     assert_eq!(
         (&delivery["recipient"], &delivery["state"]),
         (&json!("ada@example.org"), &json!("delivered"))
     );
+
     assert_eq!(
         (
             &delivery["attempts"][0]["code"],
@@ -109,6 +121,7 @@ async fn a_mail_handed_in_as_json_is_accepted_and_arrives() {
         ),
         (&json!(250), &json!("capture"))
     );
+
     assert_eq!(service.capture.captured().len(), 1);
 }
 
@@ -127,24 +140,28 @@ async fn every_field_of_a_mail_has_its_effect() {
         "priority": "critical", "expires_in": "2h", "idempotency_key": "k-1", "tags": ["spring", "test"],
         "guarantee": "at_most_once",
     });
+
     let id = service.accept(&mail).await;
     let status = service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
     let record = service
         .call("GET", &format!("/v1/mails/{id}"))
         .await
         .value();
+
     assert_eq!(record["priority"], "critical");
     assert_eq!(record["tags"], json!(["spring", "test"]));
     assert_eq!(record["guarantee"], "at_most_once");
     assert_eq!(record["idempotency_key"], "k-1");
     assert_eq!(record["return_path"], "bounces@example.com");
     assert_eq!(status.expires_at.since(status.created_at).as_secs(), 7200);
+
     let recipients: Vec<&str> = record["deliveries"]
         .as_array()
         .unwrap()
         .iter()
         .map(|d| d["recipient"].as_str().unwrap())
         .collect();
+
     assert_eq!(
         recipients,
         [
@@ -166,6 +183,7 @@ async fn every_field_of_a_mail_has_its_effect() {
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
+
     assert!(!text.contains("dee@example.org"), "Bcc shows in {text}");
 }
 
@@ -203,6 +221,7 @@ async fn one_answer_names_every_bad_field() {
         "priority": "asap", "send_at": "tomorrow", "delay": -5, "tags": ["ok", ""], "guarantee": "always",
         "attachment": [],
     });
+
     let answer = service.json("POST", "/v1/mails", &mail).await;
     let mut named = answer.pointers();
     named.sort();
@@ -226,6 +245,7 @@ async fn one_answer_names_every_bad_field() {
         "/guarantee",
         "/attachment",
     ];
+
     expected.sort_unstable();
     assert_eq!(named, expected, "{}", answer.text());
     assert!(
@@ -250,11 +270,13 @@ async fn what_is_missing_is_named_too() {
             .pointers(),
         ["/from", "/to"]
     );
+
     let both = json!({"from": "a@example.org", "to": [], "text": "x", "send_at": "2199-01-01T00:00:00Z", "delay": "5m"});
     assert_eq!(
         service.json("POST", "/v1/mails", &both).await.pointers(),
         ["/delay", "/to"]
     );
+
     let bodyless = json!({"from": "a@example.org", "to": "b@example.org"});
     assert_eq!(
         service
@@ -278,6 +300,7 @@ async fn a_field_given_twice_is_refused() {
             body,
         )
         .await;
+
     assert!(
         answer.problem(422, "invalid")["detail"]
             .as_str()
@@ -303,6 +326,7 @@ async fn what_is_no_json_or_no_mail_at_all_is_refused_as_such() {
             .await
             .problem(400, "malformed");
     }
+
     for body in ["[]", "null", "\"mail\"", "5"] {
         assert_eq!(
             service
@@ -313,11 +337,13 @@ async fn what_is_no_json_or_no_mail_at_all_is_refused_as_such() {
             "{body}"
         );
     }
+
     let deep = format!("{{\"from\": {}", "[".repeat(100_000));
     service
         .send("POST", "/v1/mails", &json, deep)
         .await
         .problem(400, "malformed");
+
     for kind in [
         "text/plain",
         "application/x-www-form-urlencoded",
@@ -329,14 +355,17 @@ async fn what_is_no_json_or_no_mail_at_all_is_refused_as_such() {
             .await
             .problem(415, "media-type");
     }
+
     service
         .send("POST", "/v1/mails", &[], "{}")
         .await
         .problem(415, "media-type");
+
     let packed = [
         ("content-type", "application/json"),
         ("content-encoding", "gzip"),
     ];
+
     service
         .send("POST", "/v1/mails", &packed, "{}")
         .await
@@ -352,10 +381,12 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
         ("content-type", "message/rfc822"),
         ("idempotency-key", "m-1"),
     ];
+
     let path = "/v1/mails?from=bounces%2Bada@example.com&to=ada@example.org&to=bob@example.org&priority=bulk&tag=a\
                 &tag=b&expires_in=3600&guarantee=at_most_once";
     let answer = service.send("POST", path, &kind, message).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
+
     let id = answer.value()["id"].as_str().unwrap().to_owned();
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
 
@@ -363,11 +394,13 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
         .call("GET", &format!("/v1/mails/{id}"))
         .await
         .value();
+
     assert_eq!(record["return_path"], "bounces+ada@example.com");
     assert_eq!(
         (&record["priority"], &record["tags"]),
         (&json!("bulk"), &json!(["a", "b"]))
     );
+
     assert_eq!(
         (&record["idempotency_key"], &record["guarantee"]),
         (&json!("m-1"), &json!("at_most_once"))
@@ -381,12 +414,14 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
         raw.header("content-disposition"),
         format!("attachment; filename=\"{id}.eml\"")
     );
+
     assert!(raw.header("content-security-policy").contains("sandbox"));
     assert!(
         raw.text().ends_with("\r\n\r\nline\r\n.\r\nend\r\n"),
         "{}",
         raw.text()
     );
+
     assert_eq!(
         service.capture.captured()[0].message,
         raw.body,
@@ -407,18 +442,22 @@ async fn a_messages_bad_parameters_are_all_named() {
             message,
         )
         .await;
+
     assert_eq!(
         answer.pointers(),
         ["/from", "/to/0", "/priority", "/subject"]
     );
+
     let answer = service
         .send("POST", "/v1/mails?from=a@example.org", &kind, message)
         .await;
     assert_eq!(answer.pointers(), ["/to"]);
+
     let null = service
         .send("POST", "/v1/mails?from=&to=a@example.org", &kind, message)
         .await;
     assert_eq!(null.status, 202, "{}", null.text());
+
     // Options of a JSON mail stand in the JSON, and are not silently ignored in the query.
     assert_eq!(
         service
@@ -440,6 +479,7 @@ async fn one_key_is_one_mail() {
         .send("POST", "/v1/mails", &headers, simple().to_string())
         .await
         .value();
+
     assert_eq!(first["duplicate"], false);
     service
         .dispatcher
@@ -473,6 +513,7 @@ async fn one_key_is_one_mail() {
 
     let mut other = simple();
     other["text"] = json!("654321");
+
     let reused = service
         .send("POST", "/v1/mails", &headers, other.to_string())
         .await;
@@ -480,10 +521,12 @@ async fn one_key_is_one_mail() {
         pointers(&reused.problem(422, "key-reused")),
         ["/idempotency_key"]
     );
+
     let headers = [
         ("content-type", "application/json"),
         ("idempotency-key", "order-8"),
     ];
+
     let answer = service
         .send("POST", "/v1/mails", &headers, by_field.to_string())
         .await;
@@ -495,14 +538,17 @@ async fn a_batch_answers_for_each_mail_in_order() {
     let service = Service::start().await;
     let mut keyed = simple();
     keyed["idempotency_key"] = json!("b-1");
+
     let mails = json!({"mails": [simple(), {"from": "nobody", "to": "x", "text": "t"}, keyed, 5, keyed, simple()]});
     let answer = service.json("POST", "/v1/mails/batch", &mails).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
+
     let results = answer.value()["results"].clone();
     assert_eq!(results.as_array().unwrap().len(), 6);
     for place in [0, 2, 4, 5] {
         assert_eq!(results[place]["durability"], "in_memory", "{results}");
     }
+
     assert_eq!(pointers(&results[1]), ["/mails/1/from", "/mails/1/to"]);
     assert_eq!(results[1]["status"], 422);
     assert_eq!(pointers(&results[3]), ["/mails/3"]);
@@ -510,6 +556,7 @@ async fn a_batch_answers_for_each_mail_in_order() {
         (&results[2]["duplicate"], &results[4]["duplicate"]),
         (&json!(false), &json!(true))
     );
+
     assert_eq!(results[2]["id"], results[4]["id"]);
     service.dispatcher.wait_idle().await;
     assert_eq!(service.capture.captured().len(), 3);
@@ -525,6 +572,7 @@ async fn a_batch_has_at_most_five_hundred_mails() {
             &json!({"mails": vec![simple(); 500]}),
         )
         .await;
+
     assert_eq!(answer.status, 202, "{}", answer.text());
     assert!(
         answer.value()["results"]
@@ -533,6 +581,7 @@ async fn a_batch_has_at_most_five_hundred_mails() {
             .iter()
             .all(|result| result["id"].is_string())
     );
+
     let answer = service
         .json(
             "POST",
@@ -540,6 +589,7 @@ async fn a_batch_has_at_most_five_hundred_mails() {
             &json!({"mails": vec![json!({}); 501]}),
         )
         .await;
+
     assert_eq!(answer.pointers(), ["/mails"]);
     assert_eq!(
         service
@@ -548,6 +598,7 @@ async fn a_batch_has_at_most_five_hundred_mails() {
             .pointers(),
         ["/mails"]
     );
+
     assert_eq!(
         service
             .json("POST", "/v1/mails/batch", &json!({"mails": [], "mode": 1}))
@@ -555,6 +606,7 @@ async fn a_batch_has_at_most_five_hundred_mails() {
             .pointers(),
         ["/mode"]
     );
+
     assert_eq!(
         service
             .json("POST", "/v1/mails/batch", &json!([]))
@@ -562,10 +614,12 @@ async fn a_batch_has_at_most_five_hundred_mails() {
             .pointers(),
         [""]
     );
+
     let headers = [
         ("content-type", "application/json"),
         ("idempotency-key", "x"),
     ];
+
     let answer = service
         .send("POST", "/v1/mails/batch", &headers, "{\"mails\": []}")
         .await;
@@ -578,6 +632,7 @@ async fn a_finished_message_says_what_it_asks_for_in_its_own_fields_too() {
     let message = "From: shop@example.com\r\nX-Postrider-Priority: bulk\r\nX-Postrider-Key: order-7\r\n\
                    X-Postrider-Tag: a, b\r\nX-Postrider-Expires-In: 5m\r\nSubject: x\r\n\r\nhi\r\n";
     let path = "/v1/mails?from=shop@example.com&to=ada@example.org";
+
     let kind = [("content-type", "message/rfc822")];
     let answer = service.send("POST", path, &kind, message).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
@@ -589,6 +644,7 @@ async fn a_finished_message_says_what_it_asks_for_in_its_own_fields_too() {
         .call("GET", &format!("/v1/mails/{id}"))
         .await
         .value();
+
     assert_eq!(record["priority"], "bulk");
     assert_eq!(record["tags"], json!(["a", "b"]));
     let raw = service.call("GET", &format!("/v1/mails/{id}/raw")).await;
@@ -618,6 +674,7 @@ async fn what_programs_leave_empty_says_nothing() {
     mail["cc"] = json!("");
     mail["bcc"] = json!("");
     mail["html"] = json!("");
+
     let id = service.accept(&mail).await;
     let raw = service.call("GET", &format!("/v1/mails/{id}/raw")).await;
     assert!(
@@ -625,6 +682,7 @@ async fn what_programs_leave_empty_says_nothing() {
         "{}",
         raw.text()
     );
+
     assert!(!raw.text().contains("multipart"), "{}", raw.text());
 }
 
@@ -638,9 +696,11 @@ async fn a_type_that_is_none_or_stands_twice_is_refused_by_name() {
         assert_eq!(answer.status, 422, "{kind}: {}", answer.text());
         assert_eq!(answer.pointers(), ["/attachments/0/content_type"]);
     }
+
     let twice =
         "From: shop@example.com\r\nContent-Type: text/plain\r\nContent-Type: text/html\r\n\r\nhi";
     let path = "/v1/mails?from=shop@example.com&to=ada@example.org";
+
     let kind = [("content-type", "message/rfc822")];
     let answer = service.send("POST", path, &kind, twice).await;
     assert_eq!(answer.status, 422, "{}", answer.text());

@@ -30,15 +30,18 @@ async fn a_suppressed_recipient_gets_nothing_and_the_record_says_so() {
         json!({"address": "Ada@example.org", "reason": "bounce", "note": "550"}),
     )
     .await;
+
     let answer = service
         .json("POST", "/v1/mails", &mail(json!("ADA@Example.org")))
         .await;
     assert_eq!(answer.status, 202);
+
     let accepted = answer.value();
     assert_eq!(
         (&accepted["state"], &accepted["suppressed"][0]),
         (&json!("dead"), &json!("ADA@Example.org"))
     );
+
     let dead = record(&service, accepted["id"].as_str().unwrap()).await;
     assert_eq!(dead["deliveries"][0]["reason"], "suppressed", "{dead}");
 
@@ -46,11 +49,13 @@ async fn a_suppressed_recipient_gets_nothing_and_the_record_says_so() {
         .accept(&mail(json!(["ada@example.org", "ben@example.org"])))
         .await;
     service.dispatcher.wait_idle().await;
+
     let partial = record(&service, &id).await;
     assert_eq!(partial["state"], "partial", "{partial}");
     let sent = service.capture.captured();
     assert_eq!(sent.len(), 1);
     assert_eq!(sent[0].recipients[0].as_str(), "ben@example.org");
+
     let dead = service.call("GET", "/v1/mails?state=dead").await.value();
     assert_eq!(
         dead["mails"].as_array().unwrap().len(),
@@ -62,11 +67,13 @@ async fn a_suppressed_recipient_gets_nothing_and_the_record_says_so() {
         .call("DELETE", "/v1/suppressions?address=ada@example.org")
         .await;
     assert_eq!(gone.value()["count"], 1);
+
     let again = service
         .json("POST", &format!("/v1/mails/{id}/retry"), &json!({}))
         .await;
     assert!(again.status.is_success(), "{}", again.text());
     service.dispatcher.wait_idle().await;
+
     assert_eq!(
         record(&service, &id).await["state"],
         "delivered",
@@ -81,6 +88,7 @@ async fn it_is_asked_again_before_a_mail_is_sent() {
         engine.clock(clock.clone())
     });
     let service = service.await;
+
     let mut later = mail(json!(["ada@example.org", "ben@example.org"]));
     later["delay"] = "1h".into();
     let id = service.accept(&later).await;
@@ -91,6 +99,7 @@ async fn it_is_asked_again_before_a_mail_is_sent() {
     .await;
     clock.advance(postrider::hours(2));
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();
+
     let record = record(&service, &id).await;
     assert_eq!(record["deliveries"][0]["reason"], "suppressed", "{record}");
     assert_eq!(record["deliveries"][1]["state"], "delivered", "{record}");
@@ -111,6 +120,7 @@ async fn what_is_meant_depends_on_list_reason_priority_and_time() {
     ] {
         add(&service, entry).await;
     }
+
     let is_held = async |to: &str, more: Value| {
         let mut mail = mail(json!(to));
         mail.as_object_mut()
@@ -120,30 +130,36 @@ async fn what_is_meant_depends_on_list_reason_priority_and_time() {
         assert!(accepted["id"].is_string(), "{accepted}");
         !accepted["suppressed"].is_null()
     };
+
     let critical = || json!({"priority": "critical"});
     assert!(
         !is_held("left@example.org", json!({})).await,
         "other mail goes on"
     );
+
     assert!(is_held("angry@example.org", json!({})).await);
     assert!(
         !is_held("angry@example.org", critical()).await,
         "a code passes a complaint"
     );
+
     assert!(
         is_held("gone@example.org", critical()).await,
         "and not a hard bounce"
     );
+
     assert!(is_held("barred@example.org", critical()).await);
     clock.advance(days(91));
     assert!(
         !is_held("gone@example.org", json!({})).await,
         "a bounce ends"
     );
+
     assert!(
         is_held("angry@example.org", json!({})).await,
         "a complaint does not"
     );
+
     let listed = service.call("GET", "/v1/suppressions").await.value();
     assert_eq!(
         listed["suppressions"].as_array().unwrap().len(),
@@ -165,11 +181,13 @@ async fn entries_come_in_and_go_out_as_csv() {
         .send("POST", "/v1/suppressions/import", &csv, file)
         .await
         .value();
+
     assert_eq!(
         (&answer["imported"], &answer["refused"]),
         (&json!(2), &json!(2)),
         "{answer}"
     );
+
     assert_eq!(
         (&answer["errors"][0]["line"], &answer["errors"][1]["line"]),
         (&json!(3), &json!(6))
@@ -179,10 +197,12 @@ async fn entries_come_in_and_go_out_as_csv() {
         .call("GET", "/v1/suppressions?list=news&reason=unsubscribe")
         .await
         .value();
+
     assert_eq!(
         listed["suppressions"][0]["note"], "said \"no\", twice",
         "{listed}"
     );
+
     let exported = service.call("GET", "/v1/suppressions/export").await;
     assert_eq!(exported.header("content-type"), "text/csv; charset=utf-8");
     let exported = exported.text();
@@ -196,20 +216,24 @@ async fn entries_come_in_and_go_out_as_csv() {
         .send("POST", "/v1/suppressions/import", &csv, exported.clone())
         .await
         .value();
+
     assert_eq!(
         (&answer["imported"], &answer["refused"]),
         (&json!(2), &json!(0)),
         "{answer}"
     );
+
     assert_eq!(
         other.call("GET", "/v1/suppressions/export").await.text(),
         exported
     );
+
     let bare = "d@example.org\ne@example.org,bounce\n";
     let answer = other
         .send("POST", "/v1/suppressions/import", &csv, bare)
         .await
         .value();
+
     assert_eq!(answer["imported"], 2, "{answer}");
 }
 
@@ -235,10 +259,12 @@ async fn what_is_wrong_with_an_entry_is_pointed_at() {
         let answer = service.json("POST", "/v1/suppressions", &entry).await;
         assert_eq!(answer.pointers(), [pointer], "{entry}");
     }
+
     let all = service.call("DELETE", "/v1/suppressions").await;
     assert_eq!(all.status, 422, "all at once are not taken off");
     let cursor = service.call("GET", "/v1/suppressions?cursor=x").await;
     assert_eq!(cursor.pointers(), ["/cursor"]);
+
     let mut wrong = mail(json!("a@example.org"));
     wrong["list"] = "a b".into();
     let answer = service.json("POST", "/v1/mails", &wrong).await;

@@ -54,6 +54,7 @@ async fn a_template_makes_the_mail_and_nothing_of_its_data_breaks_out() {
             &mail(json!({"name": "welcome", "data": data})),
         )
         .await;
+
     assert_eq!(answer.status, 202, "{}", answer.text());
     service.dispatcher.wait_idle().await;
 
@@ -62,6 +63,7 @@ async fn a_template_makes_the_mail_and_nothing_of_its_data_breaks_out() {
     let header = message.split("\r\n\r\n").next().unwrap();
     assert!(!header.contains("\r\nBcc"), "{header}");
     assert_eq!(sent[0].recipients.len(), 1);
+
     let parsed = mail_parser::MessageParser::new()
         .parse(message.as_bytes())
         .unwrap();
@@ -69,11 +71,13 @@ async fn a_template_makes_the_mail_and_nothing_of_its_data_breaks_out() {
         parsed.subject(),
         Some("Welcome, <b>Ada</b> Bcc: eve@example.org")
     );
+
     let html = parsed.body_html(0).unwrap();
     assert!(
         html.contains("<h1>Hello &lt;b&gt;Ada&lt;/b&gt;") && html.contains("Shop"),
         "{html}"
     );
+
     assert!(
         parsed.body_text(0).unwrap().contains("# Hello <b>Ada</b>"),
         "a text part is made"
@@ -87,6 +91,7 @@ async fn what_is_wrong_is_pointed_at() {
         let answer = service.json("POST", "/v1/mails", &mail(template)).await;
         (answer.status.as_u16(), answer.value())
     };
+
     let (status, problem) = refused(json!({"name": "wellcome", "data": {}})).await;
     assert_eq!(status, 404, "{problem}");
 
@@ -97,6 +102,7 @@ async fn what_is_wrong_is_pointed_at() {
         errors[0]["pointer"], "/template/data/user/name",
         "{problem}"
     );
+
     assert_eq!(
         errors[0]["detail"],
         "welcome/subject.txt, line 1: `user.name` is missing"
@@ -107,6 +113,7 @@ async fn what_is_wrong_is_pointed_at() {
         problem["errors"][0]["pointer"], "/template/data/code",
         "{problem}"
     );
+
     assert_eq!(
         problem["errors"][0]["detail"],
         "welcome/body.html, line 3: `code` is missing"
@@ -125,6 +132,7 @@ async fn what_is_wrong_is_pointed_at() {
         assert_eq!(status, 422, "{problem}");
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
     }
+
     let mut both = mail(json!({"name": "plain", "data": {"text": "x"}}));
     both["text"] = "y".into();
     let answer = service.json("POST", "/v1/mails", &both).await;
@@ -146,11 +154,13 @@ async fn a_batch_shares_one_template_and_each_mail_adds_its_own() {
             {"from": "shop@example.com", "to": "e@example.org"},
         ],
     });
+
     let answer = service.json("POST", "/v1/mails/batch", &batch).await;
     let results = answer.value()["results"].clone();
     for place in 0..4 {
         assert!(results[place]["id"].is_string(), "{results}");
     }
+
     assert_eq!(
         results[4]["errors"][0]["pointer"], "/mails/4/template/data/user",
         "{results}"
@@ -162,6 +172,7 @@ async fn a_batch_shares_one_template_and_each_mail_adds_its_own() {
         let mail = sent.iter().find(|one| one.recipients[0].as_str() == to);
         String::from_utf8(mail.unwrap().message.to_vec()).unwrap()
     };
+
     assert!(said("a@example.org").contains("Hallo Ada 7"));
     assert!(said("b@example.org").contains("Subject: Welcome, Ben"));
     assert!(said("c@example.org").contains("own"));
@@ -174,6 +185,7 @@ async fn a_key_compares_what_was_asked_for_and_not_what_the_template_became() {
     let mut mail = mail(json!({"name": "plain", "data": {"text": "one"}}));
     mail["idempotency_key"] = "k".into();
     let first = service.json("POST", "/v1/mails", &mail).await.value();
+
     fs::write(folder.path().join("plain/body.txt"), "changed: {{ text }}").unwrap();
     service.dispatcher.templates().reload().unwrap();
     let again = service.json("POST", "/v1/mails", &mail).await.value();
@@ -181,6 +193,7 @@ async fn a_key_compares_what_was_asked_for_and_not_what_the_template_became() {
         (&again["id"], &again["duplicate"]),
         (&first["id"], &json!(true))
     );
+
     service.dispatcher.wait_idle().await;
     let sent = service.capture.captured();
     assert_eq!(sent.len(), 1);
@@ -188,6 +201,7 @@ async fn a_key_compares_what_was_asked_for_and_not_what_the_template_became() {
         !sent[0].message.windows(7).any(|part| part == b"changed"),
         "frozen at accept"
     );
+
     mail["template"]["data"]["text"] = "two".into();
     assert_eq!(service.json("POST", "/v1/mails", &mail).await.status, 422);
 }
@@ -206,17 +220,21 @@ async fn templates_are_listed_and_rendered_without_sending() {
             .json("POST", "/v1/templates/welcome/render", body)
             .await
     };
+
     let sample = render(&json!({})).await.value();
     assert_eq!(sample["subject"], "Welcome, Sam");
+
     let data = json!({"user": {"name": "<i>"}, "code": 2});
     let given = render(&json!({"data": data, "locale": "de"})).await.value();
     assert_eq!(
         (&given["text"], &given["locale"]),
         (&json!("Hallo <i> 2"), &json!("de"))
     );
+
     let wrong = render(&json!({"data": {}})).await;
     assert_eq!(wrong.status, 422);
     assert_eq!(wrong.value()["errors"][0]["pointer"], "/data/user");
+
     let unknown = service
         .json("POST", "/v1/templates/none/render", &json!({}))
         .await;

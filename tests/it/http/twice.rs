@@ -23,6 +23,7 @@ async fn status(service: &Service, fields: &str, body: &'static str) -> (u16, St
 async fn a_field_that_says_whom_or_what_and_stands_twice_is_refused() {
     const MAIL: &str = r#"{"from": "a@example.org", "to": "b@example.org", "text": "x"}"#;
     let service = Service::start().await;
+
     let fine = "host: localhost\r\ncontent-type: application/json\r\n";
     let (code, answer) = status(&service, fine, MAIL).await;
     assert_eq!(code, 202, "{answer}");

@@ -45,6 +45,7 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
     ops.retry(first).await.unwrap();
     ops.resume("primary").await.unwrap();
     postrider.wait(first).await.unwrap();
+
     assert!(
         ops.cancel(first).await.is_err(),
         "too late: nothing was done"
@@ -59,6 +60,7 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
         ("cancel", Some("token:ops"), from, 1),
         ("pause", Some("token:ops"), from, 1),
     ];
+
     let all = audit(&postrider, AuditQuery::default()).await;
     assert_eq!(told(&all), expected);
     let mails: Vec<_> = all.iter().map(|entry| entry.mail).collect();
@@ -72,11 +74,13 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
         (Some(Submitter::token("ops")), from),
         "what became of the mail says by whom"
     );
+
     let metrics = postrider.metrics().await.unwrap();
     assert!(
         metrics.contains("postrider_acts_total{act=\"cancel\"} 2\n"),
         "{metrics}"
     );
+
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop((postrider, ops));
 
@@ -91,12 +95,14 @@ async fn the_audit_trail_is_filtered_and_read_page_by_page() {
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let ops = postrider.on_behalf_of(Submitter::token("ops"));
     let begin = clock.now();
+
     for n in 0..10u64 {
         clock.advance(seconds(1));
         let hand = if n % 2 == 0 { &ops } else { &postrider };
         hand.pause("primary").await.unwrap();
         hand.resume("primary").await.unwrap();
     }
+
     let count = async |query| audit(&postrider, query).await.len();
     let all = AuditQuery::default;
 
@@ -105,14 +111,17 @@ async fn the_audit_trail_is_filtered_and_read_page_by_page() {
         let who = Some(who.to_owned());
         assert_eq!(count(AuditQuery { who, ..all() }).await, 10);
     }
+
     let who = Some("op".to_owned());
     assert_eq!(count(AuditQuery { who, ..all() }).await, 0);
     let act = Some("pause".to_owned());
     assert_eq!(count(AuditQuery { act, ..all() }).await, 10);
+
     let since = Some(begin + seconds(8));
     assert_eq!(count(AuditQuery { since, ..all() }).await, 6);
     let until = Some(begin + seconds(3));
     assert_eq!(count(AuditQuery { until, ..all() }).await, 4);
+
     let relay = Some("other".to_owned());
     assert_eq!(count(AuditQuery { relay, ..all() }).await, 0);
 
@@ -133,6 +142,7 @@ async fn the_audit_trail_is_filtered_and_read_page_by_page() {
             None => break,
         }
     }
+
     assert_eq!(pages, whole);
 }
 
@@ -142,12 +152,14 @@ async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by
     let clock = Clock::fake();
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     postrider.pause("primary").await.unwrap();
+
     let mut ids = Vec::new();
     for n in 0..3 {
         let to = format!("user{n}@example.org");
         let mail = mail_to(&to).expires_in(seconds(5)).build().unwrap();
         ids.push(submit(&postrider, mail).await);
     }
+
     clock.advance(seconds(10));
     for id in &ids {
         postrider.wait(*id).await.unwrap();
@@ -160,10 +172,12 @@ async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by
         recipient,
         ..Query::default()
     };
+
     assert_eq!(
         ops.dead_letters().retry(only.clone(), true).await.unwrap(),
         1
     );
+
     assert_eq!(ops.dead_letters().retry(only, false).await.unwrap(), 1);
     postrider.wait(ids[1]).await.unwrap();
     let all = Query::default();
@@ -173,11 +187,13 @@ async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by
         who: Some("user:ops".to_owned()),
         ..AuditQuery::default()
     };
+
     let acts = audit(&postrider, by_ops).await;
     let told: Vec<_> = acts
         .iter()
         .map(|entry| (entry.act.as_str(), entry.count, entry.filter.as_deref()))
         .collect();
+
     assert_eq!(
         told,
         [
@@ -186,6 +202,7 @@ async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by
         ],
         "a dry run does nothing"
     );
+
     let mut events = EventLog::after(&postrider, 0);
     let purged = events.until("purged").await.pop().unwrap();
     assert_eq!(purged.who, Some(Submitter::user("ops")));

@@ -39,6 +39,7 @@ async fn what_ended_first_goes_before_its_time_and_nothing_is_refused_for_it() {
         postrider.wait(receipt.id).await.unwrap();
         ids.push(receipt.id);
     }
+
     let kept = postrider
         .list(Query {
             limit: 1000,
@@ -47,12 +48,14 @@ async fn what_ended_first_goes_before_its_time_and_nothing_is_refused_for_it() {
         .await
         .unwrap()
         .mails;
+
     let kept: Vec<MailId> = kept.iter().map(|mail| mail.id).collect();
     assert!(
         (10..=20).contains(&kept.len()),
         "{} of 80 are kept",
         kept.len()
     );
+
     let newest = &ids[ids.len() - kept.len()..];
     assert!(
         newest.iter().all(|id| kept.contains(id)),
@@ -65,6 +68,7 @@ async fn what_ended_first_goes_before_its_time_and_nothing_is_refused_for_it() {
         .await
         .unwrap();
     drop(postrider);
+
     let verified = sled::verify(home.path()).unwrap();
     assert_eq!(
         (verified.mails, verified.problems),
@@ -81,6 +85,7 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
         .start()
         .await
         .unwrap();
+
     let mut accepted = Vec::new();
     let full = loop {
         match hasty.try_submit(large(accepted.len())).await {
@@ -88,6 +93,7 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
             Err(error) => break error,
         }
     };
+
     assert!(matches!(full, Error::SpoolFull { max: MAX, .. }), "{full}");
     assert!(full.to_string().contains("spool.max_size"), "{full}");
     assert!(
@@ -95,6 +101,7 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
         "{} were accepted",
         accepted.len()
     );
+
     let too_late = hasty.submit(large(99)).await.unwrap_err();
     assert!(matches!(too_late, Error::SpoolFull { .. }), "{too_late}");
     let answers = hasty.submit_many(vec![large(99), large(99)]).await;
@@ -103,6 +110,7 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
             .iter()
             .all(|answer| matches!(answer, Err(Error::SpoolFull { .. })))
     );
+
     while hasty.try_submit(mail("small@example.org")).await.is_ok() {}
     let health = hasty.health();
     assert!(!health.ready && health.reason.unwrap().contains("max_size"));
@@ -116,6 +124,7 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
         .try_submit(large(99))
         .await
         .expect("what has ended goes");
+
     assert!(hasty.status(accepted[0]).await.is_err(), "the oldest went");
     hasty
         .status(*accepted.last().unwrap())

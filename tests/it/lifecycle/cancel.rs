@@ -26,12 +26,14 @@ async fn a_scheduled_mail_is_cancelled_and_never_sent() {
             .unwrap(),
     )
     .await;
+
     let status = postrider.cancel(id).await.unwrap();
     assert_eq!(status.state.as_str(), "cancelled");
     assert!(status.finished_at.is_some());
     assert_eq!(told.first("cancelled").await.mail, Some(id));
     clock.advance(minutes(10));
     postrider.wait_idle().await;
+
     assert!(puppet.begun().is_empty());
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
@@ -47,6 +49,7 @@ async fn a_queued_mail_is_cancelled_and_the_others_are_not() {
         .start()
         .await
         .unwrap();
+
     postrider.pause("primary").await.unwrap();
     let unwanted = submit(&postrider, mail("ada@example.org")).await;
     let wanted = submit(&postrider, mail("bob@example.org")).await;
@@ -54,6 +57,7 @@ async fn a_queued_mail_is_cancelled_and_the_others_are_not() {
         postrider.cancel(unwanted).await.unwrap().state.as_str(),
         "cancelled"
     );
+
     postrider.resume("primary").await.unwrap();
     postrider.wait(wanted).await.unwrap();
     assert_eq!(puppet.begun(), ["bob@example.org"]);
@@ -63,14 +67,17 @@ async fn a_queued_mail_is_cancelled_and_the_others_are_not() {
 async fn a_deferred_mail_is_cancelled_and_keeps_its_attempts() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     puppet.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
+
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     becomes(&postrider, id, "deferred").await;
+
     let status = postrider.cancel(id).await.unwrap();
     assert_eq!(
         (status.state.as_str(), status.deliveries[0].attempts.len()),
         ("cancelled", 1)
     );
+
     clock.advance(minutes(5));
     postrider.wait_idle().await;
     assert_eq!(puppet.begun().len(), 1);
@@ -83,10 +90,12 @@ async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
         .start()
         .await
         .unwrap();
+
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
     let second = submit(&postrider, mail("second@example.org")).await;
     let third = submit(&postrider, mail("third@example.org")).await;
+
     postrider.resume("primary").await.unwrap();
     puppet.begins(1).await;
     assert_eq!(
@@ -94,22 +103,26 @@ async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
         "sending",
         "it is in the same batch"
     );
+
     let cancelling = tokio::spawn({
         let postrider = postrider.clone();
         async move { postrider.cancel(second).await }
     });
+
     a_moment().await;
     puppet.let_go();
     assert_eq!(
         cancelling.await.unwrap().unwrap().state.as_str(),
         "cancelled"
     );
+
     for id in [first, third] {
         assert_eq!(
             postrider.wait(id).await.unwrap().state.as_str(),
             "delivered"
         );
     }
+
     assert_eq!(puppet.begun(), ["first@example.org", "third@example.org"]);
 }
 
@@ -134,25 +147,30 @@ async fn a_mail_begun_behind_another_is_cancelled_before_its_turn() {
         .start()
         .await
         .unwrap();
+
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
     let second = submit(&postrider, mail("second@example.org")).await;
     postrider.resume("primary").await.unwrap();
     dot.notified().await;
+
     assert_eq!(
         postrider.cancel(second).await.unwrap().state.as_str(),
         "cancelled"
     );
+
     assert_eq!(
         postrider.wait(first).await.unwrap().state.as_str(),
         "delivered"
     );
+
     server.open_connections_fall_to(0).await;
     let arrived: Vec<String> = server
         .transactions()
         .into_iter()
         .flat_map(|mail| mail.recipients)
         .collect();
+
     assert_eq!(arrived, ["first@example.org"]);
 }
 
@@ -168,10 +186,12 @@ async fn a_mail_is_taken_back_until_its_final_dot() {
         .unwrap();
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     eventually("DATA", async || {
         server.commands().iter().any(|line| line == "DATA")
     })
     .await;
+
     let status = postrider.cancel(id).await.unwrap();
     assert_eq!(status.state.as_str(), "cancelled");
     server.open_connections_fall_to(0).await;
@@ -180,12 +200,14 @@ async fn a_mail_is_taken_back_until_its_final_dot() {
         !server.commands().contains(&"QUIT".to_owned()),
         "QUIT would have been a line of the message"
     );
+
     let kinds: Vec<&str> = told
         .until("cancelled")
         .await
         .iter()
         .map(|event| event.kind.as_str())
         .collect();
+
     assert_eq!(kinds, ["accepted", "attempted", "cancelled"]);
     server.behave();
     let next = submit(&postrider, mail("bob@example.org")).await;
@@ -194,6 +216,7 @@ async fn a_mail_is_taken_back_until_its_final_dot() {
         "delivered",
         "the relay is none the worse for it"
     );
+
     assert_eq!(postrider.relays().await.unwrap()[0].last_failure, None);
 }
 
@@ -205,6 +228,7 @@ async fn after_the_final_dot_it_is_too_late() {
         .await
         .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     dot.notified().await;
     let refused = postrider.cancel(id).await.unwrap_err();
     assert_eq!(
@@ -214,10 +238,12 @@ async fn after_the_final_dot_it_is_too_late() {
             state: "delivered"
         }
     );
+
     assert_eq!(
         refused.to_string(),
         format!("mail {id} is delivered, which is too late for that")
     );
+
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered"
@@ -235,6 +261,7 @@ async fn what_is_left_of_a_mail_is_cancelled() {
         )
         .start()
         .await;
+
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let id = submit(
         &postrider,
@@ -244,6 +271,7 @@ async fn what_is_left_of_a_mail_is_cancelled() {
             .unwrap(),
     )
     .await;
+
     becomes(&postrider, id, "deferred").await;
     let status = postrider.cancel(id).await.unwrap();
     let states: Vec<&str> = status
@@ -251,6 +279,7 @@ async fn what_is_left_of_a_mail_is_cancelled() {
         .iter()
         .map(|delivery| delivery.state.as_str())
         .collect();
+
     assert_eq!(
         (status.state.as_str(), states),
         ("partial", vec!["delivered", "cancelled"])
@@ -263,23 +292,28 @@ async fn an_unknown_mail_cannot_be_cancelled_and_a_cancelled_one_stays_so() {
         .start()
         .await
         .unwrap();
+
     let unknown = MailId::from_bytes([7; 16]);
     assert_eq!(
         postrider.cancel(unknown).await.unwrap_err(),
         Error::UnknownMail(unknown)
     );
+
     assert_eq!(
         postrider.retry(unknown).await.unwrap_err(),
         Error::UnknownMail(unknown)
     );
+
     assert_eq!(
         postrider.status(unknown).await.unwrap_err(),
         Error::UnknownMail(unknown)
     );
+
     assert_eq!(
         postrider.raw(unknown).await.unwrap_err(),
         Error::UnknownMail(unknown)
     );
+
     let id = submit(
         &postrider,
         mail_to("ada@example.org")
@@ -288,6 +322,7 @@ async fn an_unknown_mail_cannot_be_cancelled_and_a_cancelled_one_stays_so() {
             .unwrap(),
     )
     .await;
+
     for _ in 0..2 {
         assert_eq!(
             postrider.cancel(id).await.unwrap().state.as_str(),

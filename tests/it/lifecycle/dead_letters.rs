@@ -43,22 +43,26 @@ async fn a_dead_letter_is_tried_again_with_a_full_count_and_a_new_lifetime() {
         .expires_in(minutes(5))
         .build()
         .unwrap();
+
     let id = submit(&postrider, brief).await;
     let status = postrider.wait(id).await.unwrap();
     assert_eq!(status.deliveries[0].reason.unwrap().as_str(), "rejected");
     clock.advance(hours(1));
     strict.store(false, Ordering::SeqCst);
+
     let retried = postrider.retry(id).await.unwrap();
     assert_eq!(retried.deliveries[0].attempts_counted, 0);
     assert!(
         retried.expires_at >= clock.now() + hours(24),
         "it would have expired long ago"
     );
+
     let end = postrider.wait(id).await.unwrap();
     assert_eq!(
         (end.state.as_str(), end.deliveries[0].attempts.len()),
         ("delivered", 2)
     );
+
     assert!(matches!(
         postrider.retry(id).await.unwrap_err(),
         Error::TooLate {
@@ -93,6 +97,7 @@ async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
     let news = dead(&postrider, "no1@example.org", "news", Priority::Bulk).await;
     let code = dead(&postrider, "no2@example.org", "code", Priority::Critical).await;
     let other = dead(&postrider, "no3@example.org", "code", Priority::Default).await;
+
     let fine = submit(&postrider, mail("ada@example.org")).await;
     postrider.wait(fine).await.unwrap();
     strict.store(false, Ordering::SeqCst);
@@ -100,14 +105,17 @@ async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
         tag: Some("code".into()),
         ..Query::default()
     };
+
     let critical = Query {
         priority: Some(Priority::Critical),
         ..Query::default()
     };
+
     let to_news = Query {
         recipient: Some("no1@example.org".parse().unwrap()),
         ..Query::default()
     };
+
     for (filter, count) in [
         (&tagged, 2),
         (&critical, 1),
@@ -120,6 +128,7 @@ async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
             "{filter:?}"
         );
     }
+
     let begun = puppet.begun().len();
     assert_eq!(begun, 4, "a dry run sends nothing");
     assert_eq!(postrider.retry_dead(tagged, false).await.unwrap(), 2);
@@ -129,6 +138,7 @@ async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
             "delivered"
         );
     }
+
     assert_eq!(postrider.status(news).await.unwrap().state.as_str(), "dead");
 }
 
@@ -138,26 +148,31 @@ async fn dead_letters_are_purged_by_filter_and_nothing_else_is() {
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let news = dead(&postrider, "no1@example.org", "news", Priority::Bulk).await;
     let code = dead(&postrider, "no2@example.org", "code", Priority::Critical).await;
+
     let fine = submit(
         &postrider,
         mail_to("ada@example.org").tag("news").build().unwrap(),
     )
     .await;
+
     postrider.wait(fine).await.unwrap();
     let tagged = Query {
         tag: Some("news".into()),
         ..Query::default()
     };
+
     assert_eq!(postrider.purge_dead(tagged.clone(), true).await.unwrap(), 1);
     assert!(
         postrider.status(news).await.is_ok(),
         "a dry run deletes nothing"
     );
+
     assert_eq!(postrider.purge_dead(tagged, false).await.unwrap(), 1);
     assert_eq!(
         postrider.status(news).await.unwrap_err(),
         Error::UnknownMail(news)
     );
+
     assert!(postrider.status(code).await.is_ok() && postrider.status(fine).await.is_ok());
     let listed = postrider
         .list(Query {
@@ -166,6 +181,7 @@ async fn dead_letters_are_purged_by_filter_and_nothing_else_is() {
         })
         .await
         .unwrap();
+
     assert_eq!(
         listed.mails.iter().map(|mail| mail.id).collect::<Vec<_>>(),
         [code]
@@ -188,6 +204,7 @@ async fn a_mail_that_is_only_partly_dead_is_not_purged_while_the_rest_is_on_its_
         )
         .start()
         .await;
+
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let id = submit(
         &postrider,
@@ -197,16 +214,19 @@ async fn a_mail_that_is_only_partly_dead_is_not_purged_while_the_rest_is_on_its_
             .unwrap(),
     )
     .await;
+
     becomes(&postrider, id, "deferred").await;
     assert_eq!(
         postrider.purge_dead(Query::default(), true).await.unwrap(),
         0,
         "the dry run says what would be"
     );
+
     assert_eq!(
         postrider.purge_dead(Query::default(), false).await.unwrap(),
         0
     );
+
     server.behave();
     clock.advance(seconds(60));
     assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "partial");
@@ -222,6 +242,7 @@ async fn a_mail_that_is_on_its_way_as_it_should_be_is_not_retried() {
         .start()
         .await
         .unwrap();
+
     postrider.pause("primary").await.unwrap();
     let later = mail_to("ada@example.org").delay(hours(2)).build().unwrap();
     for (state, mail) in [("scheduled", later), ("queued", mail("bob@example.org"))] {
@@ -243,9 +264,11 @@ async fn a_purge_says_whose_record_of_delivery_goes_with_it() {
         .start()
         .await
         .unwrap();
+
     let both = mail_to("nobody@example.org").to("ada@example.org");
     let id = submit(&postrider, both.build().unwrap()).await;
     postrider.wait(id).await.unwrap();
+
     let letters = postrider.dead_letters();
     for dry_run in [true, false] {
         let purged = letters.purge_all(Query::default(), dry_run).await.unwrap();

@@ -31,6 +31,7 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
         .build()
         .unwrap();
     let id = both.id();
+
     let sent = postrider.send_now(both).await.unwrap();
     assert_eq!(sent.id, id);
     assert!(!sent.all_delivered());
@@ -41,6 +42,7 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
         matches!(&sent.outcomes[1], (to, Outcome::Rejected(Phase::RcptTo, reply))
         if to.as_str() == "bob@example.org" && reply.enhanced.as_deref() == Some("5.1.1"))
     );
+
     assert!(
         postrider
             .send_now(mail("ada@example.org"))
@@ -48,10 +50,12 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
             .unwrap()
             .all_delivered()
     );
+
     assert_eq!(
         postrider.status(id).await.unwrap_err(),
         Error::UnknownMail(id)
     );
+
     assert!(
         postrider
             .list(Query::default())
@@ -60,6 +64,7 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
             .mails
             .is_empty()
     );
+
     assert_eq!(postrider.stats().await.unwrap().accepted, 0);
     server.open_connections_fall_to(0).await;
 }
@@ -70,6 +75,7 @@ async fn send_now_takes_the_next_relay_and_says_so_when_there_is_none() {
         .at(Step::Greeting, Act::reply(421, "4.3.2 maintenance"))
         .start()
         .await;
+
     let up = FakeSmtp::start().await;
     let builder = Dispatcher::builder()
         .relay(relay_at(&down))
@@ -80,18 +86,21 @@ async fn send_now_takes_the_next_relay_and_says_so_when_there_is_none() {
         .start()
         .await
         .unwrap();
+
     assert!(
         both.send_now(mail("ada@example.org"))
             .await
             .unwrap()
             .all_delivered()
     );
+
     assert_eq!(up.accepted(), 1);
     let only_first = builder
         .route(Match::default(), ["primary"])
         .start()
         .await
         .unwrap();
+
     let sent = only_first.send_now(mail("ada@example.org")).await.unwrap();
     assert!(
         matches!(&sent.outcomes[0].1, Outcome::Unavailable(Phase::Greeting, reason) if reason.contains("maintenance"))
@@ -121,6 +130,7 @@ async fn send_now_does_not_try_elsewhere_what_a_relay_has_refused_or_may_have_ta
             "{sent:?}"
         );
     }
+
     assert_eq!(second.connections(), 0);
 }
 
@@ -144,6 +154,7 @@ async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_other
     let puppet = Puppet::free();
     let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Reject).await;
     spool.break_down();
+
     let refused = postrider.submit(mail("ada@example.org")).await.unwrap_err();
     assert!(
         refused
@@ -151,15 +162,18 @@ async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_other
             .contains("/var/spool cannot be written: input/output error"),
         "{refused}"
     );
+
     let health = postrider.health();
     assert!(!health.ready && health.reason.unwrap().contains("input/output error"));
     assert!(puppet.begun().is_empty());
     spool.mend();
+
     let id = submit(&postrider, mail("ada@example.org")).await;
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered"
     );
+
     assert!(postrider.health().ready);
 }
 
@@ -175,6 +189,7 @@ async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
             .durability,
         Durability::InMemory
     );
+
     puppet.begins(1).await;
     spool.break_down();
     let receipt = postrider.submit(mail("bob@example.org")).await.unwrap();
@@ -182,18 +197,21 @@ async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
         (receipt.durability, receipt.duplicate),
         (Durability::Direct, false)
     );
+
     assert_eq!(puppet.begun().last().unwrap(), "bob@example.org");
     assert_eq!(
         postrider.status(receipt.id).await.unwrap_err(),
         Error::UnknownMail(receipt.id),
         "it is not kept"
     );
+
     for receipt in postrider
         .submit_many(vec![mail("carl@example.org"), mail("dora@example.org")])
         .await
     {
         assert_eq!(receipt.unwrap().durability, Durability::Direct);
     }
+
     puppet.down(Some("no route to host"));
     let refused = postrider.submit(mail("eve@example.org")).await.unwrap_err();
     assert!(matches!(&refused, Error::NotSent { recipient, .. } if recipient == "eve@example.org"));
@@ -214,6 +232,7 @@ async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
             .build()
             .unwrap()
     };
+
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, keyed("one")).await;
     told.first("delivered").await;
@@ -221,6 +240,7 @@ async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
         postrider.submit(keyed("two")).await.unwrap_err(),
         Error::KeyReused(id)
     );
+
     let again = postrider.submit(keyed("one")).await.unwrap();
     assert_eq!((again.id, again.duplicate), (id, true));
     assert_eq!(puppet.begun().len(), 1);
@@ -234,6 +254,7 @@ async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
     submit(&postrider, known.clone()).await;
     puppet.begins(1).await;
     spool.break_down();
+
     let keyed = mail_to("keyed@example.org")
         .idempotency_key("key")
         .build()
@@ -242,10 +263,12 @@ async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
         .delay(hours(1))
         .build()
         .unwrap();
+
     for mail in [known, keyed, later] {
         let refused = postrider.submit(mail).await.unwrap_err();
         assert!(matches!(refused, Error::Spool(_)), "{refused}");
     }
+
     assert_eq!(puppet.begun(), ["known@example.org"]);
 }
 
@@ -259,11 +282,13 @@ async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
             .build()
             .unwrap()
     };
+
     spool.failing.store(true, Ordering::SeqCst);
     assert!(matches!(
         postrider.submit(once("ada@example.org")).await,
         Err(Error::Spool(_))
     ));
+
     assert_eq!(
         postrider
             .submit(mail("bob@example.org"))
@@ -272,6 +297,7 @@ async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
             .durability,
         Durability::Direct
     );
+
     spool.break_down();
     assert_eq!(
         postrider
@@ -281,5 +307,6 @@ async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
             .durability,
         Durability::Direct
     );
+
     assert_eq!(puppet.begun(), ["bob@example.org", "carl@example.org"]);
 }

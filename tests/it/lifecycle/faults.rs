@@ -1,5 +1,5 @@
-//! Each method of the spool fails once, twice and for a while, with an error and with a panic: nothing
-//! stands still afterwards, no relay is blamed, and nothing spins meanwhile.
+//! Each method of the spool fails once, twice and for a while, with an error and with a panic:
+//! nothing stands still afterwards, no relay is blamed, and nothing spins meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +67,7 @@ async fn insisting<T>(what: &str, ask: impl AsyncFn() -> Result<T, Error>) -> T 
             }
         }
     };
+
     let answered = tokio::time::timeout(seconds(20), asking).await;
     answered.unwrap_or_else(|_| panic!("{what} is never answered"))
 }
@@ -85,6 +86,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         "bad@example.org" => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 nobody")),
         _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
+
     let relays = || vec![first.relay(), second.relay().name("second")];
     let gone = Puppet::free();
     let default = rule(Match::default(), "primary");
@@ -95,6 +97,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
             ..RetryPolicy::default()
         })
         .relay(gone.relay().name("gone"));
+
     for relay in relays() {
         builder = builder.relay(relay);
     }
@@ -102,12 +105,14 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         let matching = tagged(tag, relay).matching;
         builder = builder.route(matching, [relay]);
     }
+
     let postrider = builder
         .route(Match::default(), ["primary"])
         .start()
         .await
         .unwrap();
     let mut told = EventLog::by(&postrider);
+
     postrider.pause("gone").await.unwrap();
     let unwanted = "unwanted@example.org".parse().unwrap();
     let entry = postrider
@@ -124,11 +129,13 @@ async fn a_day(method: &'static str, times: u32, how: How) {
             .await
             .id
     };
+
     let mut arrive = Vec::new();
     for n in 0..3 {
         arrive.push(submit(mail_to(&format!("user{n}@example.org"))).await);
         arrive.push(submit(mail_to(&format!("other{n}@example.org")).tag("second")).await);
     }
+
     let once = submit(mail_to("once@example.org").guarantee(Guarantee::AtMostOnce)).await;
     let unwanted = submit(mail_to("unwanted@example.org")).await;
     let bad = submit(mail_to("bad@example.org")).await;
@@ -141,15 +148,18 @@ async fn a_day(method: &'static str, times: u32, how: How) {
     insisting(&day, async || postrider.relays().await).await;
     insisting(&day, async || postrider.list(Query::default()).await).await;
     insisting(&day, async || postrider.raw(scheduled).await).await;
+
     let cancelled = async || match postrider.cancel(scheduled).await {
         Err(Error::TooLate { .. }) => postrider.status(scheduled).await,
         other => other,
     };
+
     insisting(&day, cancelled).await;
     eventually(&format!("{day}: expired"), async || {
         is(&postrider, brief, "dead").await
     })
     .await;
+
     postrider
         .reload(Reload {
             relays: relays(),
@@ -166,6 +176,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         })
         .await;
     }
+
     eventually(&format!("{day}: refused"), async || {
         is(&postrider, bad, "dead").await
     })
@@ -174,6 +185,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         is(&postrider, unwanted, "dead").await
     })
     .await;
+
     // An outcome that was lost leaves it in doubt; nothing else does.
     let final_states = [
         "delivered",
@@ -183,21 +195,25 @@ async fn a_day(method: &'static str, times: u32, how: How) {
             "delivered"
         },
     ];
+
     eventually(&format!("{day}: sent once"), async || {
         is(&postrider, once, final_states[0]).await || is(&postrider, once, final_states[1]).await
     })
     .await;
+
     assert!(is(&postrider, scheduled, "cancelled").await, "{day}");
     first.answer(|_| Outcome::Delivered(Reply::new(250, "2.0.0 taken")));
     let retried = async || match postrider.retry(bad).await {
         Err(Error::TooLate { .. }) => postrider.status(bad).await,
         other => other,
     };
+
     insisting(&day, retried).await;
     eventually(&format!("{day}: retried"), async || {
         is(&postrider, bad, "delivered").await
     })
     .await;
+
     let purged = async || {
         postrider
             .dead_letters()
@@ -210,20 +226,24 @@ async fn a_day(method: &'static str, times: u32, how: How) {
     let last = mail("last@example.org");
     let last = insisting(&day, async || postrider.submit(last.clone()).await).await;
     while told.first("delivered").await.mail != Some(last.id) {}
+
     let begun: Vec<String> = [&first, &second]
         .iter()
         .flat_map(|relay| relay.begun())
         .collect();
+
     let most = if method == "settle" { 8 } else { 1 };
     for to in begun.iter().filter(|to| *to != "bad@example.org") {
         let count = begun.iter().filter(|other| *other == to).count();
         let most = if to == "once@example.org" { 1 } else { most };
         assert!(count <= most, "{day}: {to} was sent {count} times");
     }
+
     assert!(
         !begun.iter().any(|to| to == "unwanted@example.org"),
         "{day}"
     );
+
     for relay in postrider.relays().await.unwrap() {
         assert_eq!(
             (relay.state.as_str(), relay.last_failure),
@@ -231,15 +251,17 @@ async fn a_day(method: &'static str, times: u32, how: How) {
             "{day}"
         );
     }
+
     if let Some(healer) = healer {
         healer.await.unwrap();
     }
+
     let drained = postrider.shutdown(Drain::within(seconds(10))).await;
     assert!(drained.unwrap(), "{day}: not all was finished");
 }
 
-/// Mends the spool, and sees that nobody spins until then: in half a second it is asked for 60 times
-/// at most, which is what the callers of this test do.
+/// Mends the spool, and sees that nobody spins until then: in half a second it is asked for 60
+/// times at most, which is what the callers of this test do.
 async fn mends_in_a_while(spool: Arc<FaultySpool>, method: &'static str) {
     tokio::time::sleep(Duration::from_millis(700)).await;
     let before = spool.calls(method);
@@ -286,12 +308,14 @@ async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_rea
         .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
         .relay(relay.relay())
         .relay(other.relay().name("other"));
+
     // Many queues that one relay serves: over the others, by way of it.
     for n in 0..8 {
         builder = builder.relay(other.relay().name(format!("spare{n}")));
         let matching = tagged(&format!("queue{n}"), "primary").matching;
         builder = builder.route(matching, ["primary".to_owned(), format!("spare{n}")]);
     }
+
     let postrider = builder
         .route(Match::default(), ["primary"])
         .start()
@@ -308,6 +332,7 @@ async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_rea
         }
         ids
     };
+
     let mut stuck = Vec::new();
     for round in 0..5 {
         let mut ids = hand_in(round).await;
@@ -323,6 +348,7 @@ async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_rea
             .metrics()
             .num_alive_tasks()
     };
+
     let (before, claims) = (tasks(), spool.calls("claim"));
     for round in 5..25 {
         let mut ids = hand_in(round).await;
@@ -331,6 +357,7 @@ async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_rea
             postrider.wait(id).await.unwrap();
         }
     }
+
     let (after, claims) = (tasks(), spool.calls("claim") - claims);
     assert!(after < before + 10, "{before} tasks have become {after}");
     assert!(claims < 20 * 8 * 4, "{claims} claims for {} mails", 20 * 8);

@@ -36,11 +36,13 @@ async fn the_message_of_delivered_mail_goes_after_a_while_and_its_record_stays()
             .spool(dir.path())
             .keep_bodies(hours(1))
     };
+
     let postrider = open().start().await.unwrap();
     let mut delivered = Vec::new();
     for lines in [1, 1000, 100_000] {
         delivered.push(submit(&postrider, message("ada@example.org", lines)).await);
     }
+
     let dead = submit(&postrider, message("nobody@example.org", 1000)).await;
     for id in delivered.iter().chain([&dead]) {
         postrider.wait(*id).await.unwrap();
@@ -60,12 +62,14 @@ async fn the_message_of_delivered_mail_goes_after_a_while_and_its_record_stays()
         assert_eq!(refused, Error::Forgotten(*id));
         assert!(refused.to_string().contains("keep_bodies"), "{refused}");
     }
+
     assert!(postrider.raw(dead).await.is_ok(), "it can be tried again");
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(postrider);
 
     let verified = postrider::spool::sled::verify(dir.path()).unwrap();
     assert_eq!((verified.mails, verified.problems), (4, Vec::new()));
+
     let out = dir.path().join("out");
     let exported = postrider::spool::sled::export(dir.path(), &out).unwrap();
     assert_eq!((exported.mails, exported.problems), (4, Vec::new()));
@@ -74,6 +78,7 @@ async fn the_message_of_delivered_mail_goes_after_a_while_and_its_record_stays()
         let told = std::fs::read_to_string(out.join(format!("{id}.json"))).unwrap();
         assert!(told.contains("\"is_message_kept\": false"), "{told}");
     }
+
     assert!(out.join(format!("{dead}.eml")).exists());
     let salvaged = postrider::spool::sled::salvage(dir.path(), &dir.path().join("new")).unwrap();
     assert_eq!((salvaged.mails, salvaged.missing), (4, Vec::new()));
@@ -92,12 +97,14 @@ async fn a_message_that_is_not_to_be_kept_is_not_told_once_it_is_delivered_to_al
     let (clock, puppet) = (Clock::fake(), Puppet::held());
     let builder = engine(puppet.relay(), &clock).keep_bodies(Duration::ZERO);
     let postrider = builder.start().await.unwrap();
+
     let two = mail_to("ada@example.org").to("bob@example.org");
     let ids = [
         submit(&postrider, message("ada@example.org", 1)).await,
         submit(&postrider, message("ada@example.org", 5000)).await,
         submit(&postrider, two.text("123456").build().unwrap()).await,
     ];
+
     for id in ids {
         assert!(postrider.raw(id).await.is_ok(), "it is still to be sent");
     }
@@ -126,6 +133,7 @@ async fn what_has_ended_goes_as_fast_as_others_come() {
         .await
         .unwrap();
     let (groups, each) = (20, 250);
+
     let mut most = 0;
     for _ in 0..groups {
         let mails = (0..each).map(|_| {
@@ -137,10 +145,12 @@ async fn what_has_ended_goes_as_fast_as_others_come() {
         }
         most = most.max(kept(&postrider).await);
     }
+
     assert!(
         most < groups * each / 4,
         "{most} of {} were kept at once though none is to be",
         groups * each
     );
+
     eventually("nothing is kept", async || kept(&postrider).await == 0).await;
 }

@@ -14,6 +14,7 @@ async fn a_full_queue_refuses_at_once_where_nobody_wants_to_wait() {
         .start()
         .await
         .unwrap();
+
     submit(
         &postrider,
         mail_to("ada@example.org")
@@ -22,10 +23,12 @@ async fn a_full_queue_refuses_at_once_where_nobody_wants_to_wait() {
             .unwrap(),
     )
     .await;
+
     let full = postrider
         .try_submit(mail("carl@example.org"))
         .await
         .unwrap_err();
+
     assert_eq!(full, Error::Full { pending: 2, max: 2 });
     assert!(full.to_string().contains("the queue is full"), "{full}");
     assert!(!postrider.health().ready);
@@ -47,10 +50,12 @@ async fn submit_waits_for_room_for_as_long_as_it_may() {
         let patient = patient.clone();
         async move { patient.submit(mail("bob@example.org")).await }
     });
+
     a_moment().await;
     assert!(!waiting.is_finished());
     puppet.let_through(1);
     patient.wait(first).await.unwrap();
+
     let second = waiting.await.unwrap().unwrap().id;
     puppet.let_go();
     becomes(&patient, second, "delivered").await;
@@ -62,6 +67,7 @@ async fn submit_waits_for_room_for_as_long_as_it_may() {
         .start()
         .await
         .unwrap();
+
     submit(&hasty, mail("ada@example.org")).await;
     assert_eq!(
         hasty.submit(mail("bob@example.org")).await.unwrap_err(),
@@ -75,13 +81,16 @@ async fn submit_may_wait_for_room_for_ever() {
     let builder = engine(puppet.relay(), &Clock::fake()).max_pending(1);
     let patient = builder.accept_timeout(Duration::MAX).start().await.unwrap();
     submit(&patient, mail("ada@example.org")).await;
+
     let waiting = tokio::spawn({
         let patient = patient.clone();
         async move { patient.submit(mail("bob@example.org")).await }
     });
+
     a_moment().await;
     assert!(!waiting.is_finished());
     puppet.let_go();
+
     let second = waiting.await.unwrap().unwrap().id;
     becomes(&patient, second, "delivered").await;
     assert!(
@@ -98,6 +107,7 @@ async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_ag
     let builder = engine(puppet.relay(), &Clock::fake()).max_pending(2);
     let patient = builder.accept_timeout(seconds(30)).start().await.unwrap();
     let mails = |names: &[&str]| names.iter().map(|name| mail(name)).collect::<Vec<_>>();
+
     let five = [
         "a@x.example",
         "b@x.example",
@@ -115,6 +125,7 @@ async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_ag
         let (patient, more) = (patient.clone(), mails(&five[2..]));
         async move { patient.submit_many(more).await }
     });
+
     a_moment().await;
     assert!(!waiting.is_finished());
     puppet.let_go();
@@ -127,6 +138,7 @@ async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_ag
         .status("0199c0de-0000-7000-8000-000000000001".parse().unwrap())
         .await
         .unwrap_err();
+
     assert!(!unknown.is_retryable(), "{unknown}");
 }
 
@@ -139,6 +151,7 @@ async fn whoever_waits_for_a_mail_may_do_so_for_a_while_only() {
         .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     let begun = std::time::Instant::now();
+
     let status = postrider.wait_within(id, Duration::from_millis(200)).await;
     assert!(!status.unwrap().state.is_final());
     assert!(begun.elapsed() >= Duration::from_millis(200));
@@ -160,6 +173,7 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
         .text("x".repeat(20_000))
         .build()
         .unwrap();
+
     let mails = vec![
         mail("a@example.org"),
         large,
@@ -167,6 +181,7 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
         mail("c@example.org"),
         mail("d@example.org"),
     ];
+
     let answers = postrider.submit_many(mails).await;
     assert!(answers[0].is_ok() && answers[2].is_ok() && answers[3].is_ok());
     assert!(
@@ -174,6 +189,7 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
         "{:?}",
         answers[1]
     );
+
     assert!(matches!(answers[4], Err(Error::Full { .. })));
     puppet.let_go();
     for answer in answers.into_iter().flatten() {
@@ -182,6 +198,7 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
             "delivered"
         );
     }
+
     assert_eq!(puppet.begun().len(), 3);
 }
 
@@ -193,11 +210,13 @@ async fn many_at_once_do_not_overfill_the_queue() {
         .start()
         .await
         .unwrap();
+
     let offers = (0..200).map(|n| postrider.try_submit(mail(&format!("user{n}@example.org"))));
     let answers = futures::future::join_all(offers).await;
     // While mails are being accepted they may count twice for a moment, so that too few are let in
     // rather than too many.
     let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
+
     assert!((25..=50).contains(&accepted), "{accepted}");
     assert_eq!(postrider.stats().await.unwrap().pending, accepted as u64);
     puppet.let_go();

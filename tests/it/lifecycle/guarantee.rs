@@ -38,6 +38,7 @@ async fn an_at_most_once_mail_that_was_surely_not_taken_is_tried_again() {
         (Step::FinalDot, Act::reply(451, "4.3.0 try later")),
         (Step::Rcpt, Act::Cut),
     ];
+
     for (step, act) in refusals {
         let server = FakeSmtp::builder()
             .rule(Rule::at(step).first(1).act(act))
@@ -67,9 +68,11 @@ async fn an_at_most_once_mail_survives_a_relay_that_is_down() {
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let mut told = crate::common::EventLog::by(&postrider);
     let id = submit(&postrider, once("ada@example.org")).await;
+
     told.first("relay_down").await;
     server.behave();
     clock.advance(minutes(1));
+
     let status = postrider.wait(id).await.unwrap();
     assert_eq!(
         (status.state.as_str(), status.deliveries[0].attempts.len()),
@@ -84,10 +87,12 @@ async fn an_at_most_once_mail_is_not_begun_before_its_turn() {
         .start()
         .await
         .unwrap();
+
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
     let second = submit(&postrider, once("second@example.org")).await;
     let third = submit(&postrider, mail("third@example.org")).await;
+
     postrider.resume("primary").await.unwrap();
     for id in [first, second, third] {
         assert_eq!(
@@ -95,6 +100,7 @@ async fn an_at_most_once_mail_is_not_begun_before_its_turn() {
             "delivered"
         );
     }
+
     let overlapped: Vec<bool> = server.mails().iter().map(|mail| mail.overlapped).collect();
     assert_eq!(
         overlapped,

@@ -29,6 +29,7 @@ async fn what_is_too_old_goes_and_its_gap_is_told() {
     let builder = engine(puppet.relay(), &clock).journal(hours(1), 1 << 30);
     let postrider = builder.start().await.unwrap();
     mails(&postrider, 3).await;
+
     assert_eq!(oldest(&postrider).await, (1, 0));
     clock.advance(hours(1) - seconds(1));
     mails(&postrider, 2).await;
@@ -40,6 +41,7 @@ async fn what_is_too_old_goes_and_its_gap_is_told() {
     })
     .await;
     mails(&postrider, 1).await;
+
     let mut told = EventLog::after(&postrider, 12);
     assert!(matches!(told.item().await, EventItem::Event(event) if event.seq == 13));
 }
@@ -61,6 +63,7 @@ async fn what_a_named_reader_has_not_read_is_kept_up_to_twice_as_long_and_then_t
         oldest(&postrider).await == (10, 9)
     })
     .await;
+
     let page = reader.next().await.unwrap();
     assert_eq!((page.missed, page.events[0].seq), (9, 10));
     let metrics = postrider.metrics().await.unwrap();
@@ -73,6 +76,7 @@ async fn what_a_named_reader_has_not_read_is_kept_up_to_twice_as_long_and_then_t
 #[tokio::test]
 async fn what_is_too_much_goes_in_time_and_the_bytes_stay_bounded() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
+
     let most = 64 * 1024;
     let builder = engine(puppet.relay(), &clock).journal(hours(1), most);
     let postrider = builder.start().await.unwrap();
@@ -80,6 +84,7 @@ async fn what_is_too_much_goes_in_time_and_the_bytes_stay_bounded() {
         mails(&postrider, 60).await;
         clock.advance(seconds(1));
     }
+
     let bytes = async || {
         let metrics = postrider.metrics().await.unwrap();
         let line = metrics
@@ -87,6 +92,7 @@ async fn what_is_too_much_goes_in_time_and_the_bytes_stay_bounded() {
             .find_map(|line| line.strip_prefix("postrider_journal_bytes "));
         line.unwrap().parse::<u64>().unwrap()
     };
+
     eventually("it is small enough", async || bytes().await <= most).await;
     assert!(bytes().await > most / 2, "no more goes than has to");
     let (first, gone) = oldest(&postrider).await;

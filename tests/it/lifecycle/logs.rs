@@ -95,12 +95,15 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let mut told = EventLog::by(&postrider);
     let ada = submit(&postrider, mail("ada@example.org")).await;
+
     told.first("deferred").await;
     clock.advance(seconds(60));
+
     // Who waits may know it from the disk a moment before it is told; the log tells before the
     // events do.
     told.first("delivered").await;
     let bob = submit(&postrider, mail("bob@example.org")).await;
+
     told.first("dead").await;
     let lines = [
         (
@@ -121,6 +124,7 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
             "no such user",
         ),
     ];
+
     for (id, recipient, message, level, code, text) in lines {
         let logged = log.about(id, message);
         assert_eq!(logged.len(), 1, "{message}: {logged:?}");
@@ -132,6 +136,7 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
             (&"primary".into(), &code.into(), &text.into())
         );
     }
+
     assert_eq!(log.about(bob, "gave up")[0].1["reason"], "rejected");
     assert!(log.about(ada, "deferred, will retry")[0].1["next_attempt_at"].is_string());
 }
@@ -151,6 +156,7 @@ async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut events = told.until("deferred").await;
+
     let puppet = Puppet::free();
     puppet.down(Some("\u{1b}]0;title\u{7} gone"));
     let other: Dispatcher = engine(puppet.relay(), &Clock::fake())
@@ -158,15 +164,18 @@ async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
         .await
         .unwrap();
     let mut told = EventLog::by(&other);
+
     submit(&other, mail("ada@example.org")).await;
     events.extend(told.until("relay_down").await);
     let logged = &log.about(id, "deferred, will retry")[0].1;
     assert!(logged["text"].as_str().unwrap().contains("clear"));
+
     let told = format!("{}", serde_json::to_value(&events).unwrap());
     let logged = log.text();
     for raw in ["\\u001b", "\\u0007", "\u{202e}", "\u{1b}", "\u{7}"] {
         assert!(!told.contains(raw) && !logged.contains(raw), "{raw:?}");
     }
+
     assert!(logged.contains("the relay is down") && logged.contains("gone"));
 }
 
@@ -178,11 +187,13 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
         .login("user", secret)
         .mechanisms("PLAIN")
         .starttls(Cert::Good);
+
     // A server that quotes what it was sent, as some do.
     let quotes = Act::reply(
         535,
         &format!("5.7.8 bad login: AUTH PLAIN {in_base64} {secret}"),
     );
+
     let server = server
         .rule(Rule::at(Step::Auth).first(3).act(quotes))
         .start()
@@ -197,6 +208,7 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
     let printed = format!("{relay:?} {builder:?}");
     let postrider = builder.start().await.unwrap();
     let mut told = EventLog::by(&postrider);
+
     let id = submit(
         &postrider,
         mail_to("ada@example.org")
@@ -206,6 +218,7 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
     )
     .await;
     let mut events = told.until("relay_down").await;
+
     clock.advance(seconds(1));
     events.extend(told.until("delivered").await);
     let told = format!(
@@ -213,17 +226,20 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
         postrider.status(id).await,
         postrider.relays().await
     );
+
     assert!(
         server
             .commands()
             .contains(&format!("AUTH PLAIN {in_base64}")),
         "the test knows what it looks for"
     );
+
     for hidden in [secret, in_base64] {
         for place in [&printed, &told, &log.text()] {
             assert!(!place.contains(hidden), "{place}");
         }
     }
+
     assert!(
         !log.text().contains("for your eyes"),
         "nor does what the mail says"

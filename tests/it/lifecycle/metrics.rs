@@ -30,6 +30,7 @@ async fn every_family_counts_what_happened() {
         .start()
         .await;
     let clock = Clock::fake();
+
     let dir = tempfile::tempdir().unwrap();
     let postrider = engine(relay_at(&server).connections(4), &clock)
         .spool(dir.path())
@@ -37,19 +38,23 @@ async fn every_family_counts_what_happened() {
         .await
         .unwrap();
     let mut told = EventLog::by(&postrider);
+
     submit(&postrider, mail("later@example.org")).await;
     told.first("deferred").await;
     clock.advance(seconds(60));
     told.first("delivered").await;
+
     let code = mail_to("ada@example.org")
         .priority(Priority::Critical)
         .build()
         .unwrap();
+
     postrider.for_door("http").submit(code).await.unwrap();
     told.first("delivered").await;
     submit(&postrider, mail("no@example.org")).await;
     told.first("dead").await;
     postrider.crash("router");
+
     crate::common::eventually("the router is back", async || {
         postrider
             .metrics()
@@ -58,6 +63,7 @@ async fn every_family_counts_what_happened() {
     })
     .await;
     postrider.pause("primary").await.unwrap();
+
     submit(
         &postrider,
         mail_to("bob@example.org")
@@ -67,6 +73,7 @@ async fn every_family_counts_what_happened() {
     )
     .await;
     clock.advance(seconds(30));
+
     let text = postrider.metrics().await.unwrap();
     let open = server.open_connections() as f64;
     assert!((1.0..4.0).contains(&open), "not all of four were needed");
@@ -118,10 +125,12 @@ async fn every_family_counts_what_happened() {
             "{line}"
         );
     }
+
     assert!(
         value(&text, "postrider_spool_sync_seconds_count") >= 4.0,
         "every accept was synced"
     );
+
     let du = std::process::Command::new("du")
         .args(["-s", "-B1"])
         .arg(dir.path())
@@ -129,16 +138,19 @@ async fn every_family_counts_what_happened() {
         .unwrap();
     let there = String::from_utf8(du.stdout).unwrap();
     let there: f64 = there.split_whitespace().next().unwrap().parse().unwrap();
+
     let told = value(&text, "postrider_spool_bytes");
     assert!(
         told > there / 1.5 && told < there * 1.5,
         "{told}, and {there} on disk"
     );
+
     let stats = postrider.stats().await.unwrap();
     assert_eq!(
         (stats.accepted, stats.delivered, stats.deferred, stats.dead),
         (4, 2, 1, 1)
     );
+
     assert_eq!(
         (
             stats.pending,
@@ -147,5 +159,6 @@ async fn every_family_counts_what_happened() {
         ),
         (1, 1, 1)
     );
+
     assert_eq!(stats.oldest_queued_seconds, Some(30.0));
 }

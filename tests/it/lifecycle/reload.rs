@@ -37,15 +37,18 @@ async fn a_relay_is_configured_anew_with(connections: usize) {
         .await
         .unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
+
     before.begins(1).await;
     let mails = (0..100)
         .map(|n| mail(&format!("user{n}@example.org")))
         .collect();
     let receipts = postrider.submit_many(mails).await;
+
     postrider
         .reload(reload(vec![after.relay().connections(connections)], vec![]))
         .await
         .unwrap();
+
     for receipt in receipts {
         assert_eq!(
             postrider
@@ -57,17 +60,20 @@ async fn a_relay_is_configured_anew_with(connections: usize) {
             "delivered"
         );
     }
+
     assert_eq!(
         postrider.status(first).await.unwrap().state.as_str(),
         "sending",
         "it is not cut off"
     );
+
     before.let_go();
     let status = postrider.wait(first).await.unwrap();
     assert_eq!(
         (status.state.as_str(), status.deliveries[0].attempts.len()),
         ("delivered", 1)
     );
+
     assert_eq!((before.begun().len(), after.begun().len()), (1, 100));
     assert_eq!(
         postrider.relays().await.unwrap()[0].connections,
@@ -101,15 +107,18 @@ async fn mail_that_waits_for_a_relay_that_is_removed_takes_what_is_left() {
                 .collect(),
         )
         .await;
+
     postrider
         .reload(reload(vec![new.relay().name("new")], vec![all_to("new")]))
         .await
         .unwrap();
+
     for receipt in receipts {
         let status = postrider.wait(receipt.unwrap().id).await.unwrap();
         assert_eq!(status.state.as_str(), "delivered");
         assert_eq!(status.deliveries[0].attempts[0].relay, "new");
     }
+
     assert!(old.begun().is_empty());
 }
 
@@ -119,6 +128,7 @@ async fn mail_in_the_hands_of_a_relay_that_is_removed_takes_what_is_left_next_ti
     let postrider = old_and_new(&old, &new, &clock).await;
     old.answer(|_| Outcome::Deferred(Phase::Data, Reply::new(451, "4.3.0 try later")));
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     old.begins(1).await;
     postrider
         .reload(reload(vec![new.relay().name("new")], vec![all_to("new")]))
@@ -127,12 +137,14 @@ async fn mail_in_the_hands_of_a_relay_that_is_removed_takes_what_is_left_next_ti
     old.let_go();
     becomes(&postrider, id, "deferred").await;
     clock.advance(seconds(60));
+
     let status = postrider.wait(id).await.unwrap();
     let relays: Vec<&str> = status.deliveries[0]
         .attempts
         .iter()
         .map(|attempt| attempt.relay.as_str())
         .collect();
+
     assert_eq!(
         (status.state.as_str(), relays),
         ("delivered", vec!["old", "new"])
@@ -145,6 +157,7 @@ async fn mail_of_a_removed_relay_is_not_stranded_by_a_router_that_died() {
     let postrider = old_and_new(&old, &new, &clock).await;
     old.answer(|_| Outcome::Unavailable(Phase::Connect, "gone".into()));
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     old.begins(1).await;
     postrider
         .reload(reload(vec![new.relay().name("new")], vec![all_to("new")]))
@@ -152,10 +165,12 @@ async fn mail_of_a_removed_relay_is_not_stranded_by_a_router_that_died() {
         .unwrap();
     postrider.crash("router");
     old.let_go();
+
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered"
     );
+
     assert_eq!(new.begun(), ["ada@example.org"]);
 }
 
@@ -167,6 +182,7 @@ async fn new_routes_hold_for_mail_from_then_on() {
         recipient_domain: vec!["example.org".into()],
         ..Match::default()
     };
+
     let routes = vec![
         RouteRule {
             matching: to_org,
@@ -174,6 +190,7 @@ async fn new_routes_hold_for_mail_from_then_on() {
         },
         all_to("old"),
     ];
+
     let relays = vec![old.relay().name("old"), new.relay().name("new")];
     postrider.reload(reload(relays, routes)).await.unwrap();
     for (to, relay) in [("ada@example.org", "new"), ("ada@example.net", "old")] {
@@ -204,10 +221,12 @@ async fn a_configuration_with_a_mistake_changes_nothing() {
             "two relays are named `primary`",
         ),
     ];
+
     for (mistake, why) in mistakes {
         let refused = postrider.reload(mistake).await.unwrap_err();
         assert!(refused.to_string().contains(why), "{refused}");
     }
+
     let mut told = EventLog::by(&postrider);
     submit(&postrider, mail("ada@example.org")).await;
     told.first("delivered").await;
@@ -224,26 +243,31 @@ async fn a_mistaken_configuration_that_is_taken_back_moves_no_more_mail() {
     for relay in ["old", "new"] {
         postrider.pause(relay).await.unwrap();
     }
+
     let mails = |n: usize| {
         (0..n)
             .map(|n| mail(&format!("user{n}@example.org")))
             .collect()
     };
+
     postrider.submit_many(mails(5000)).await;
     postrider
         .reload(reload(vec![new.relay().name("new")], vec![all_to("new")]))
         .await
         .unwrap();
+
     let both = vec![old.relay().name("old"), new.relay().name("new")];
     postrider
         .reload(reload(both, vec![all_to("old")]))
         .await
         .unwrap();
     postrider.submit_many(mails(2000)).await;
+
     let backlogs = async || {
         let relays = postrider.relays().await.unwrap();
         relays.iter().map(|relay| relay.backlog).collect::<Vec<_>>()
     };
+
     eventually("all is back", async || backlogs().await == [7000, 0]).await;
     a_moment().await;
     assert_eq!(backlogs().await, [7000, 0]);
@@ -256,24 +280,28 @@ async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
         .start()
         .await
         .unwrap();
+
     before.answer(|_| Outcome::Unavailable(Phase::Connect, "connection reset".into()));
     let mut told = EventLog::by(&postrider);
     for n in 1..=3 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
         before.begins(n).await;
     }
+
     postrider
         .reload(reload(vec![after.relay()], vec![]))
         .await
         .unwrap();
     before.let_go();
     eventually("all are delivered", async || postrider.delivered() == 3).await;
+
     let kinds: Vec<&str> = told
         .until("delivered")
         .await
         .iter()
         .map(|event| event.kind.as_str())
         .collect();
+
     assert!(!kinds.contains(&"relay_down"), "{kinds:?}");
     assert_eq!(postrider.relays().await.unwrap()[0].breaker, "closed");
 }
@@ -293,6 +321,7 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
         let builder = relays.fold(builder, |builder, relay| builder.relay(relay));
         builder.route(Match::default(), names[..count].to_vec())
     };
+
     let refused = over(101).start().await.err().unwrap().to_string();
     assert!(
         refused.contains("route 0 names 101 relays, and takes at most 100"),
@@ -303,6 +332,7 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
     for name in &names {
         postrider.pause(name).await.unwrap();
     }
+
     let id = submit(&postrider, mail("ada@example.org")).await;
     let all = postrider.list(postrider::Query::default()).await.unwrap();
     assert_eq!(all.mails.len(), 1);

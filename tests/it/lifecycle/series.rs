@@ -1,5 +1,5 @@
-//! What plots are made of: how much was accepted, delivered, deferred and dead, how much waited, and
-//! how long it took.
+//! What plots are made of: how much was accepted, delivered, deferred and dead, how much waited,
+//! and how long it took.
 
 use postrider::{
     Clock, Dispatcher, Drain, Error, Series, SeriesPoint, SeriesQuery, Timestamp, minutes, seconds,
@@ -48,16 +48,19 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let begin = clock.now();
     let mut told = EventLog::by(&postrider);
+
     submit(&postrider, mail("now@example.org")).await;
     told.first("delivered").await;
     submit(&postrider, mail("no@example.org")).await;
     told.first("dead").await;
     submit(&postrider, mail("later@example.org")).await;
     told.first("deferred").await;
+
     let waiting = series(&postrider, begin, None).await;
     assert_eq!(at(&waiting, clock.now()).backlog, Some(1));
     clock.advance(seconds(60));
     told.first("delivered").await;
+
     let end = clock.now();
     series(&postrider, begin, None).await;
     clock.advance(seconds(10));
@@ -65,15 +68,18 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
     let all = series(&postrider, begin, None).await;
     assert_eq!(all.step, 10);
     assert_eq!(sums(&all), (3, 2, 1, 1));
+
     let first = at(&all, begin);
     assert_eq!(
         (first.accepted, first.delivered, first.deferred, first.dead),
         (Some(3), 1, 1, 1)
     );
+
     assert_eq!(first.backlog, Some(1));
     let between = at(&all, begin + seconds(30));
     assert_eq!((between.accepted, between.backlog), (Some(0), Some(1)));
     assert_eq!(between.p50, None);
+
     let last = at(&all, end);
     assert_eq!((last.delivered, last.backlog), (1, Some(0)));
     for took in [last.p50.unwrap(), last.p99.unwrap()] {
@@ -85,10 +91,12 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
     assert_eq!(sums(&of_relay), (0, 2, 1, 1));
     assert_eq!(at(&of_relay, begin).backlog, Some(1));
     assert_eq!(at(&of_relay, end).backlog, Some(0));
+
     let query = SeriesQuery {
         relay: Some("nowhere".to_owned()),
         ..SeriesQuery::default()
     };
+
     let unknown = postrider.series(query).await;
     assert!(
         matches!(unknown, Err(Error::UnknownRelay(_))),
@@ -101,6 +109,7 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
         step: Some(seconds(10)),
         ..SeriesQuery::default()
     };
+
     let old = postrider.series(query).await.unwrap();
     assert_eq!((old.step, sums(&old)), (600, (3, 2, 1, 1)));
 }
@@ -109,6 +118,7 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
 async fn a_restart_leaves_no_hole_and_counts_nothing_twice() {
     let puppet = Puppet::free();
     let dir = tempfile::tempdir().unwrap();
+
     let clock = Clock::fake();
     let begin = clock.now();
     for life in 1..=4u64 {

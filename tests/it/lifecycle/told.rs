@@ -27,9 +27,11 @@ async fn events_tell_a_mails_story_in_order() {
     let EventKind::Deferred { next_attempt_at } = story.last().unwrap().kind else {
         panic!("{story:?}")
     };
+
     assert_eq!(next_attempt_at, clock.now() + seconds(60));
     clock.advance(seconds(60));
     story.extend(told.until("delivered").await);
+
     let kinds: Vec<&str> = story.iter().map(|event| event.kind.as_str()).collect();
     assert_eq!(
         kinds,
@@ -41,6 +43,7 @@ async fn events_tell_a_mails_story_in_order() {
             "delivered"
         ]
     );
+
     let numbers: Vec<u64> = story.iter().map(|event| event.seq).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
     for event in &story {
@@ -55,6 +58,7 @@ async fn events_tell_a_mails_story_in_order() {
             is_of_a_delivery.then_some("primary")
         );
     }
+
     let EventKind::Attempted { attempt } = &story[1].kind else {
         panic!("{story:?}")
     };
@@ -70,6 +74,7 @@ async fn events_tell_a_mails_story_in_order() {
         .iter()
         .map(|e| e.kind.as_str().to_owned())
         .collect();
+
     assert_eq!(
         kinds,
         ["deferred", "attempted", "delivered"],
@@ -85,6 +90,7 @@ async fn a_reader_that_is_slow_reads_from_the_spool_what_is_no_longer_in_memory(
         .await
         .unwrap();
     let mut slow = EventLog::by(&postrider);
+
     let mails: Vec<_> = (0..3000)
         .map(|n| mail(&format!("user{n}@example.org")))
         .collect();
@@ -95,6 +101,7 @@ async fn a_reader_that_is_slow_reads_from_the_spool_what_is_no_longer_in_memory(
     for seq in 1..=9000 {
         assert!(matches!(slow.item().await, EventItem::Event(event) if event.seq == seq));
     }
+
     let mut late = EventLog::after(&postrider, 0);
     for seq in 1..=9000 {
         assert!(matches!(late.item().await, EventItem::Event(event) if event.seq == seq));
@@ -111,6 +118,7 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
     let mut told = EventLog::by(&postrider);
     let tagged = mail_to("ada@example.org").tag("otp").idempotency_key("k-1");
     let first = submit(&postrider, tagged.build().unwrap()).await;
+
     let before = told.until("delivered").await;
     assert!(before.iter().all(|event| event.tags == ["otp"]));
     assert!(
@@ -118,6 +126,7 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
             .iter()
             .all(|event| event.key.as_deref() == Some("k-1"))
     );
+
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop(postrider);
 
@@ -128,15 +137,18 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
         before,
         "what was told is told again"
     );
+
     let second = submit(&postrider, mail("bob@example.org")).await;
     let after = again.until("delivered").await;
     let numbers: Vec<u64> = after.iter().map(|event| event.seq).collect();
     assert_eq!(numbers, [4, 5, 6]);
     assert!(after.iter().all(|event| event.mail == Some(second)));
+
     let of_first: Vec<_> = {
         let mut stream = EventLog::of(&postrider, first, 0);
         stream.until("delivered").await
     };
+
     assert_eq!(of_first, before, "one mail's story is found by its record");
 }
 
@@ -148,6 +160,7 @@ async fn a_named_reader_reads_again_what_it_was_not_done_with() {
     let builder = || engine(puppet.relay(), &clock).spool(dir.path());
     let postrider = builder().start().await.unwrap();
     let mut reader = postrider.journal().reader("hook", None).await.unwrap();
+
     submit(&postrider, mail("ada@example.org")).await;
     postrider.wait_idle().await;
     let mut numbers = Vec::new();
@@ -155,6 +168,7 @@ async fn a_named_reader_reads_again_what_it_was_not_done_with() {
         let page = reader.next().await.unwrap();
         numbers.extend(page.events.iter().map(|event| event.seq));
     }
+
     assert_eq!(numbers, [1, 2, 3]);
     let kept = vec![(b"sum".to_vec(), Some(b"2".to_vec()))];
     reader.advance_with(2, kept).await.unwrap();
@@ -164,11 +178,13 @@ async fn a_named_reader_reads_again_what_it_was_not_done_with() {
     let postrider = builder().start().await.unwrap();
     let mut reader = postrider.journal().reader("hook", None).await.unwrap();
     assert_eq!(reader.done(), 2);
+
     let page = reader.next().await.unwrap();
     assert_eq!(page.events[0].seq, 3, "it goes on where it was done");
     let kept = reader.kept(b"a".to_vec(), b"z".to_vec(), 10).await.unwrap();
     assert_eq!(kept, [(b"sum".to_vec(), b"2".to_vec())]);
     postrider.journal().forget("hook").await.unwrap();
+
     assert_eq!(postrider.journal().readers().await.unwrap(), []);
 }
 
@@ -194,32 +210,39 @@ async fn a_status_tells_every_attempt() {
     let (message_id, message) = (mail.message_id().to_owned(), mail.message().clone());
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail).await;
+
     for wait in [60, 120] {
         told.first("deferred").await;
         clock.advance(seconds(wait));
     }
+
     let status = postrider.wait(id).await.unwrap();
     assert_eq!(
         (status.created_at, status.finished_at),
         (accepted_at, Some(clock.now()))
     );
+
     assert_eq!(
         (status.expires_at, status.message_id),
         (accepted_at + hours(1), message_id)
     );
+
     assert_eq!(
         (status.subject.as_str(), status.tags[0].as_str()),
         ("Your code", "otp")
     );
+
     assert_eq!(
         (status.idempotency_key.as_deref(), status.size),
         (Some("otp-42"), message.len() as u64)
     );
+
     let delivery = &status.deliveries[0];
     assert_eq!(
         (delivery.relays.as_slice(), delivery.next_attempt_at),
         (["primary".to_owned()].as_slice(), None)
     );
+
     let attempts: Vec<(u64, &str, Option<u16>, Option<&str>)> = delivery
         .attempts
         .iter()
@@ -232,16 +255,19 @@ async fn a_status_tells_every_attempt() {
             )
         })
         .collect();
+
     let expected = [
         (0, "rcpt_to", None, None),
         (60, "final_dot", Some(452), Some("4.3.1")),
         (180, "final_dot", Some(250), Some("2.0.0")),
     ];
+
     assert_eq!(attempts, expected);
     assert!(
         !delivery.attempts[0].text.is_empty(),
         "what happened instead of an answer"
     );
+
     assert_eq!(delivery.attempts[1].text, "mail system full");
     assert_eq!(postrider.raw(id).await.unwrap(), message);
     assert!(
@@ -263,22 +289,26 @@ async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
         mail_to("ada@example.org").send_at(at).build().unwrap(),
     )
     .await;
+
     assert_eq!(
         postrider.status(id).await.unwrap().deliveries[0].next_attempt_at,
         Some(at)
     );
+
     clock.advance(minutes(5) - Duration::from_millis(1));
     a_moment().await;
     assert_eq!(
         postrider.status(id).await.unwrap().state.as_str(),
         "scheduled"
     );
+
     assert!(puppet.begun().is_empty());
     clock.advance(Duration::from_millis(1));
     assert_eq!(
         postrider.wait(id).await.unwrap().deliveries[0].attempts[0].at,
         at
     );
+
     let past = clock.now() + Duration::ZERO;
     clock.advance(minutes(1));
     let id = submit(
@@ -286,6 +316,7 @@ async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
         mail_to("bob@example.org").send_at(past).build().unwrap(),
     )
     .await;
+
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered",
@@ -301,6 +332,7 @@ async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_sto
         .await
         .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     puppet.begins(1).await;
     let waiting: Vec<_> = (0..10)
         .map(|_| {
@@ -308,11 +340,13 @@ async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_sto
             tokio::spawn(async move { postrider.wait(id).await })
         })
         .collect();
+
     a_moment().await;
     puppet.let_through(1);
     for waiter in waiting {
         assert_eq!(waiter.await.unwrap().unwrap().state.as_str(), "delivered");
     }
+
     let never = submit(
         &postrider,
         mail_to("bob@example.org").delay(hours(1)).build().unwrap(),
@@ -322,12 +356,14 @@ async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_sto
         let postrider = postrider.clone();
         async move { postrider.wait(never).await }
     });
+
     a_moment().await;
     assert!(postrider.shutdown(Drain::within(seconds(5))).await.unwrap());
     assert!(matches!(
         waiting.await.unwrap(),
         Err(Error::Stopped(_) | Error::Spool(_))
     ));
+
     assert!(matches!(
         postrider.submit(mail("carl@example.org")).await,
         Err(Error::Stopped(_))

@@ -62,6 +62,7 @@ async fn the_record_of_a_mail_that_waits_says_why() {
     for n in 0..6 {
         slow.push(submit(&postrider, mail(&format!("to{n}@slow.example"))).await);
     }
+
     let why = comes_to_wait(&postrider, slow[5], "domain_rests").await;
     assert!(why.text.unwrap().contains("451 4.4.1 no answer"));
     assert_eq!(why.since, Some(clock.now()));
@@ -86,6 +87,7 @@ async fn a_mail_whose_relay_refuses_everything_says_so_and_so_does_readiness() {
         .start()
         .await;
     let clock = Clock::fake();
+
     let backup = FakeSmtp::start().await;
     let postrider = Dispatcher::builder()
         .relay(relay_at(&server).connections(1))
@@ -112,6 +114,7 @@ async fn a_mail_whose_relay_refuses_everything_says_so_and_so_does_readiness() {
     assert!(why.text.clone().unwrap().contains("452 4.3.1 Insufficient"));
     assert_eq!(why.since, Some(clock.now()));
     assert!(why.to_string().starts_with("the relay primary is down: "));
+
     let relay = postrider.relays().get("primary").await.unwrap();
     assert_eq!((relay.state.as_str(), relay.since), ("down", why.since));
     let health = postrider.health();
@@ -135,10 +138,12 @@ async fn a_mail_that_waits_for_a_rate_or_a_busy_connection_says_so() {
         .at(Step::FinalDot, Act::Hang)
         .start()
         .await;
+
     let busy = engine(relay_at(&server).connections(1), &Clock::fake());
     let busy = busy.start().await.unwrap();
     submit(&busy, mail("ada@example.org")).await;
     server.connections_come(1).await;
+
     // The first is being sent, and the next may be claimed ahead: one of many waits in the queue.
     let mut last = None;
     for n in 0..200 {
@@ -148,10 +153,12 @@ async fn a_mail_that_waits_for_a_rate_or_a_busy_connection_says_so() {
 
     let server = FakeSmtp::start().await;
     let rate: Rate = "1/h".parse().unwrap();
+
     let slow = engine(relay_at(&server).connections(2).rate(rate), &Clock::fake());
     let slow = slow.start().await.unwrap();
     let first = submit(&slow, mail("ada@example.org")).await;
     slow.wait(first).await.unwrap();
+
     let second = submit(&slow, mail("bob@example.org")).await;
     let why = comes_to_wait(&slow, second, "rate").await;
     assert_eq!(why.text.as_deref(), Some("1/h"));
@@ -200,6 +207,7 @@ async fn a_mail_is_found_by_key_message_id_sender_and_the_first_characters_of_it
         };
         assert!(mails.contains(&two) && mails.contains(&three), "{mails:?}");
     }
+
     for name in [
         "order",
         "",
@@ -226,10 +234,12 @@ async fn another_ones_mail_is_found_by_no_name() {
         Submitter::Token("ada".into()),
         Submitter::Token("bob".into()),
     );
+
     let as_ada = postrider.on_behalf_of(ada.clone());
     let its = submit(&as_ada, keyed("order-1", "shop@example.com")).await;
     let as_bob = postrider.on_behalf_of(bob.clone());
     let his = submit(&as_bob, keyed("order-1", "shop@example.com")).await;
+
     assert_eq!(postrider.find("order-1", Some(&ada)).await, Ok(its));
     assert_eq!(postrider.find("order-1", Some(&bob)).await, Ok(his));
     assert!(matches!(

@@ -53,11 +53,13 @@ async fn many_dead_letters_are_one_mail_and_those_that_follow_are_the_next_in_it
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let _notices = alerting(&postrider, Alert::new([OPS])).await;
     die(&postrider, 500).await;
+
     as_time_passes(
         &clock,
         eventually("an alert", async || !alerts(&puppet).is_empty()),
     )
     .await;
+
     let first = alerts(&puppet);
     assert_eq!(first.len(), 1);
     for said in [
@@ -78,6 +80,7 @@ async fn many_dead_letters_are_one_mail_and_those_that_follow_are_the_next_in_it
     die(&postrider, 5).await;
     clock.advance(minutes(10));
     eventually("the next", async || alerts(&puppet).len() == 2).await;
+
     assert!(
         alerts(&puppet)[1].contains("12 x dead (rejected)"),
         "{:?}",
@@ -92,6 +95,7 @@ async fn an_alert_that_dies_is_no_reason_for_an_alert() {
     puppet.answer(|_| Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")));
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let _notices = alerting(&postrider, Alert::new([OPS])).await;
+
     die(&postrider, 1).await;
     as_time_passes(
         &clock,
@@ -102,6 +106,7 @@ async fn an_alert_that_dies_is_no_reason_for_an_alert() {
         clock.advance(minutes(11));
         a_moment().await;
     }
+
     assert_eq!(alerts(&puppet).len(), 1);
 }
 
@@ -119,6 +124,7 @@ async fn a_relay_that_is_down_is_told_over_another() {
             .route(to_ops, ["spare"])
             .route(Match::default(), ["primary"])
     };
+
     let postrider = route(engine(puppet.relay(), &clock)).start().await.unwrap();
     let _notices = alerting(&postrider, Alert::new([OPS])).await;
     submit(&postrider, mail("ada@example.org")).await;
@@ -127,6 +133,7 @@ async fn a_relay_that_is_down_is_told_over_another() {
         eventually("an alert", async || !capture.captured().is_empty()),
     )
     .await;
+
     let told = String::from_utf8_lossy(&capture.captured()[0].message).replace("=\r\n", "");
     assert!(told.contains("relay primary is down"), "{told}");
     assert!(told.contains("connection refused"), "{told}");
@@ -137,14 +144,17 @@ async fn an_alert_that_waits_for_the_relay_which_is_down_is_one_however_long_tha
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     puppet.down(Some("connection refused"));
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+
     let mut alert = Alert::new([OPS]);
     alert.filter.events.push("relay_up".to_owned());
     let _notices = alerting(&postrider, alert).await;
     submit(&postrider, mail("ada@example.org")).await;
+
     let pending = async || {
         let stats = postrider.stats().await.unwrap();
         serde_json::to_value(&stats).unwrap()
     };
+
     let waiting = async || {
         postrider
             .list(Default::default())
@@ -153,16 +163,19 @@ async fn an_alert_that_waits_for_the_relay_which_is_down_is_one_however_long_tha
             .mails
             .len()
     };
+
     as_time_passes(
         &clock,
         eventually("an alert waits", async || waiting().await == 2),
     )
     .await;
+
     // It goes down again and again, and nobody hears of it yet.
     for _ in 0..20 {
         clock.advance(minutes(5));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+
     assert_eq!(waiting().await, 2, "{}", pending().await);
     puppet.down(None);
     as_time_passes(
@@ -194,6 +207,7 @@ async fn what_was_counted_before_a_restart_is_told_after_it_once() {
         drop(notices);
         postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     }
+
     let told = alerts(&puppet);
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("30 x dead (rejected)"), "{}", told[0]);

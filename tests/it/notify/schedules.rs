@@ -62,6 +62,7 @@ fn sent(puppet: &Puppet) -> Vec<Timestamp> {
             .parse()
             .unwrap()
     };
+
     begun.iter().map(|mail| time(&mail.message)).collect()
 }
 
@@ -129,6 +130,7 @@ async fn several_that_share_a_schedule_send_it_once() {
     let (clock, puppet) = (Clock::fake(), Puppet::free());
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let first = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
+
     let second = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
     for n in 1..=3 {
         clock.advance(hours(1));
@@ -155,6 +157,7 @@ async fn over_a_change(ahead: bool) -> Vec<String> {
         .following(now)
         .find(|change| change.dst().is_dst() == ahead)
         .unwrap();
+
     let from = stamp(change.timestamp());
     clock.advance(from.since(clock.now()) - hours(36));
     let _notices = scheduled(&postrider, schedule("30 2 * * *", Missed::Once)).await;
@@ -162,12 +165,14 @@ async fn over_a_change(ahead: bool) -> Vec<String> {
         clock.advance(minutes(15));
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+
     eventually("three days", async || sent(&puppet).len() == 3).await;
     a_moment().await;
     let local = |at: &Timestamp| {
         let at = jiff::Timestamp::from_millisecond(at.as_millis()).unwrap();
         at.to_zoned(zone.clone()).strftime("%H:%M").to_string()
     };
+
     sent(&puppet).iter().map(local).collect()
 }
 

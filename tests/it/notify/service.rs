@@ -36,17 +36,20 @@ async fn what_was_committed_before_a_kill_is_told_after_it_under_the_same_id() {
         _ => Says::Status(200),
     })
     .await;
+
     let more = hook(
         "shop",
         &receiver,
         "events = [\"accepted\", \"delivered\"]\nconnections = 1",
     );
+
     let config = configuration(&dir.path().join("spool"), "capture://", &more);
     let mut service = Service::start(configured(dir.path(), &config));
     let ids = service.hand_in_many("user", 20, "123456");
     receiver.comes_to(1).await;
     service.become_all(&ids, "delivered");
     service.kill();
+
     let before = receiver.calls();
     assert_eq!(before.len(), 1);
 
@@ -63,12 +66,14 @@ async fn what_was_committed_before_a_kill_is_told_after_it_under_the_same_id() {
             .all(|id| told(id, "accepted") == 1 && told(id, "delivered") == 1)
     })
     .await;
+
     let calls = receiver.calls();
     assert!(
         calls[1..]
             .iter()
             .any(|call| call.id() == before[0].id() && call.body == before[0].body)
     );
+
     assert!(service.stop().success(), "{}", service.log());
 }
 
@@ -82,6 +87,7 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
         receiver.url(),
         dir.path().join("secret"),
     );
+
     let config = configuration(&dir.path().join("spool"), "capture://", &more);
     let service = Service::start(configured(dir.path(), &config));
     service.hand_in_many("user", 3, "123456");
@@ -93,11 +99,13 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
         "{}",
         listed.body
     );
+
     let shop = &listed.json()["webhooks"][0];
     assert_eq!(
         (&shop["name"], &shop["state"]),
         (&"shop".into(), &"active".into())
     );
+
     assert_eq!(shop["last"]["status"], 204);
     let (done, said) = ask(&service, &["webhook", "list"]);
     assert!(
@@ -111,6 +119,7 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
         (200, &json!(true)),
         "{tested:?}"
     );
+
     let (done, said) = ask(&service, &["webhook", "test", "shop"]);
     assert!(done && said.contains("204"), "{said}");
     let calls = receiver.comes_to(5).await;
@@ -120,6 +129,7 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
     assert!(done, "{said}");
     let calls = receiver.comes_to(8).await;
     assert_eq!(calls[5].id(), calls[0].id());
+
     let body = json!({"id": calls[1].id()}).to_string();
     let again = service.post("/v1/webhooks/shop/redeliver", &body);
     assert_eq!(again.status, 202, "{again:?}");
@@ -142,6 +152,7 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
     ] {
         assert_eq!(service.post(path, body).status, status, "{path} {body}");
     }
+
     let audit = service.get("/v1/audit?act=redeliver").json();
     assert_eq!(audit["entries"][0]["filter"], "webhook shop", "{audit}");
     let (done, said) = ask(&service, &["webhook", "secret"]);
@@ -152,24 +163,29 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
 async fn a_reload_puts_webhooks_in_force_and_those_that_stay_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (Receiver::start().await, Receiver::start().await);
+
     let spool = dir.path().join("spool");
     let config = configuration(&spool, "capture://", &hook("first", &first, ""));
     let mut service = Service::start(configured(dir.path(), &config));
     service.hand_in_many("before", 2, "x");
     first.comes_to(2).await;
+
     let both = format!(
         "{}{}",
         hook("first", &first, ""),
         hook("second", &second, "")
     );
+
     let config = configuration(&spool, "capture://", &both);
     std::fs::write(dir.path().join("postrider.toml"), config).unwrap();
+
     let hung_up = Command::new("kill")
         .args(["-HUP", &service.pid().to_string()])
         .status();
     assert!(hung_up.unwrap().success());
     service.says("the configuration was read again");
     service.hand_in_many("after", 2, "x");
+
     assert_eq!(first.comes_to(4).await.len(), 4);
     let told = second.comes_to(2).await;
     assert!(told.iter().all(|call| call.body.contains("after")));

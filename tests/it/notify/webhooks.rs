@@ -29,6 +29,7 @@ async fn notices(postrider: &Dispatcher, webhooks: Vec<Webhook>) -> Notices {
     let notices = Notices::of(postrider);
     let count = webhooks.len();
     notices.set_webhooks(webhooks).await.unwrap();
+
     // From when they have their places, all that happens is told.
     eventually("every webhook is a reader", async || {
         let readers = postrider.journal().readers().await.unwrap();
@@ -39,6 +40,7 @@ async fn notices(postrider: &Dispatcher, webhooks: Vec<Webhook>) -> Notices {
             == count
     })
     .await;
+
     notices
 }
 
@@ -74,6 +76,7 @@ async fn an_event_is_told_with_all_that_a_receiver_asks_for() {
         let found = calls.iter().find(|call| call.kind() == kind);
         found.unwrap_or_else(|| panic!("no {kind} in {calls:#?}"))
     };
+
     let dead = told("dead").json();
     let data = &dead["data"];
     assert_eq!(data["id"], id.to_string());
@@ -87,11 +90,13 @@ async fn an_event_is_told_with_all_that_a_receiver_asks_for() {
     assert_eq!(data["tags"], serde_json::json!(["shop"]));
     assert_eq!(data["key"], "order-42");
     assert!(dead["timestamp"].as_str().unwrap().ends_with('Z'));
+
     let delivered = &told("delivered").json()["data"];
     assert_eq!(
         (&delivered["recipient"], &delivered["code"]),
         (&"ada@example.org".into(), &250.into())
     );
+
     let accepted = &told("accepted").json()["data"];
     assert_eq!(
         (&accepted["state"], &accepted["code"]),
@@ -102,6 +107,7 @@ async fn an_event_is_told_with_all_that_a_receiver_asks_for() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 3, "each has an id of its own");
+
     for call in &calls {
         assert!(call.line.starts_with("POST /hooks/mail "), "{}", call.line);
         assert_eq!(call.header("content-type"), "application/json");
@@ -118,19 +124,23 @@ async fn only_what_is_asked_for_is_told_by_event_and_by_tag() {
     let receiver = Receiver::start().await;
     let mut tagged = webhook("tagged", &receiver, &["delivered", "relay_paused"]);
     tagged.filter.tags = vec!["shop".to_owned(), "news".to_owned()];
+
     let _notices = notices(&postrider, vec![tagged]).await;
     submit(&postrider, mail("plain@example.org")).await;
     let other = mail_to("other@example.org").tag("other").build().unwrap();
     submit(&postrider, other).await;
     postrider.wait_idle().await;
+
     let shop = mail_to("shop@example.org")
         .tag("x")
         .tag("shop")
         .build()
         .unwrap();
+
     submit(&postrider, shop).await;
     postrider.wait_idle().await;
     postrider.pause("primary").await.unwrap();
+
     let calls = receiver.comes_to(2).await;
     assert_eq!(calls[0].json()["data"]["recipient"], "shop@example.org");
     assert_eq!(
@@ -138,6 +148,7 @@ async fn only_what_is_asked_for_is_told_by_event_and_by_tag() {
         "relay_paused",
         "what is about no mail has no tag"
     );
+
     assert_eq!(calls[1].json()["data"]["relay"], "primary");
 }
 
@@ -152,6 +163,7 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
     })
     .await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+
     submit(&postrider, mail("ada@example.org")).await;
     receiver.comes_to(1).await;
     for (n, delay) in [(2, seconds(5)), (3, minutes(5)), (4, minutes(30))] {
@@ -166,16 +178,19 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
         clock.advance(delay);
         receiver.comes_to(n as usize).await;
     }
+
     let calls = receiver.calls();
     assert!(
         calls
             .iter()
             .all(|call| call.id() == calls[0].id() && call.body == calls[0].body)
     );
+
     assert!(
         calls.iter().all(|call| call.line.contains("/hooks/mail")),
         "no redirect is followed"
     );
+
     let mut times: Vec<&str> = calls
         .iter()
         .map(|call| call.header("webhook-timestamp"))
@@ -184,6 +199,7 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
         .iter()
         .map(|call| call.header("webhook-signature"))
         .collect();
+
     times.dedup();
     signatures.dedup();
     assert_eq!((times.len(), signatures.len()), (4, 4));
@@ -203,19 +219,23 @@ async fn a_message_that_fails_keeps_no_other_from_being_told() {
     })
     .await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+
     submit(&postrider, mail("poison@example.org")).await;
     for n in 0..40 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
     }
+
     let is_of = |name: &'static str| {
         let calls = receiver.calls();
         calls.iter().filter(|call| call.body.contains(name)).count()
     };
+
     eventually("all others are told", async || is_of("user") == 40).await;
     as_time_passes(&clock, async {
         eventually("it is tried again", async || is_of("poison") >= 3).await;
     })
     .await;
+
     assert_eq!(is_of("user"), 40, "none is told twice");
     assert_eq!(notices.webhook("shop").unwrap().waiting, 1);
 }
@@ -227,6 +247,7 @@ async fn a_webhook_that_hangs_holds_up_nobody_else() {
         Receiver::answering(|_, _| Says::Nothing).await,
         Receiver::start().await,
     );
+
     let mut slow = webhook("slow", &hanging, &["delivered"]);
     slow.timeout = Duration::from_millis(200);
     let notices = notices(
@@ -234,9 +255,11 @@ async fn a_webhook_that_hangs_holds_up_nobody_else() {
         vec![slow, webhook("well", &well, &["delivered"])],
     )
     .await;
+
     for n in 0..50 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
     }
+
     let calls = well.comes_to(50).await;
     let in_order = calls.iter().all(|call| call.kind() == "delivered");
     assert!(in_order);
@@ -244,6 +267,7 @@ async fn a_webhook_that_hangs_holds_up_nobody_else() {
         notices.webhook("slow").unwrap().failed >= 1
     })
     .await;
+
     let slow = notices.webhook("slow").unwrap();
     let error = slow.last.unwrap().error.unwrap();
     assert!(error.contains("no answer within 200ms"), "{error}");
@@ -259,6 +283,7 @@ async fn too_many_requests_and_their_like_slow_it_down_as_long_as_they_say() {
     })
     .await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
+
     submit(&postrider, mail("ada@example.org")).await;
     receiver.comes_to(1).await;
     eventually("it rests", async || {
@@ -269,6 +294,7 @@ async fn too_many_requests_and_their_like_slow_it_down_as_long_as_they_say() {
     postrider.wait_idle().await;
     clock.advance(seconds(599));
     crate::common::a_moment().await;
+
     assert_eq!(receiver.calls().len(), 1, "nothing new comes either");
     clock.advance(seconds(1));
     receiver.comes_to(3).await;
@@ -288,6 +314,7 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
     )
     .await;
     let mut told = EventLog::by(&postrider);
+
     submit(&postrider, mail("one@example.org")).await;
     let off = told.first("webhook_off").await;
     let off = serde_json::to_value(&off).unwrap();
@@ -295,24 +322,29 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
         (&off["webhook"], &off["reason"]),
         (&"gone".into(), &"it answered 410 Gone".into())
     );
+
     assert_eq!(
         watching.comes_to(1).await[0].json()["data"]["webhook"],
         "gone"
     );
+
     for n in 0..5 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
     }
     postrider.wait_idle().await;
+
     let status = notices.webhook("gone").unwrap();
     assert_eq!(status.state, WebhookState::Off);
     assert!(
         status.reason.is_some() && status.off_since.is_some() && status.next_attempt_at.is_none()
     );
+
     let numbers = postrider.metrics().await.unwrap();
     assert!(
         numbers.contains("postrider_webhook_off{webhook=\"gone\"} 1"),
         "{numbers}"
     );
+
     assert!(
         numbers.contains("postrider_webhook_off{webhook=\"watch\"} 0"),
         "{numbers}"
@@ -322,6 +354,7 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
     assert!(!notices.test("gone").await.unwrap().answer.id.is_empty());
     assert_eq!(notices.webhook("gone").unwrap().state, WebhookState::Off);
     notices.redeliver("gone", Redeliver::Failed).await.unwrap();
+
     // The one that failed, the test, the one that failed again, and the five that came meanwhile.
     let calls = gone.comes_to(8).await;
     assert_eq!(calls[2].id(), calls[0].id());
@@ -337,27 +370,32 @@ async fn one_that_takes_nothing_for_days_is_switched_off() {
     for n in 0..20 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
     }
+
     let mut told = EventLog::by(&postrider);
     let off = async {
         told.first("webhook_off").await;
     };
+
     let passing = async {
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
             clock.advance(minutes(20));
         }
     };
+
     let began = clock.now();
     tokio::select! {
         () = off => {}
         () = passing => {}
     }
+
     let took = clock.now().since(began);
     assert!(took >= hours(72) && took < hours(100), "{took:?}");
     let tries = receiver.calls().len();
     assert!(tries < 400, "{tries} calls to one that is down");
     receiver.answers(|_, _| Says::Status(200));
     notices.redeliver("shop", Redeliver::Failed).await.unwrap();
+
     eventually("nothing is lost", async || {
         let calls = receiver.calls();
         let told = |n| {
@@ -379,6 +417,7 @@ async fn what_was_told_before_is_told_again_when_asked_for_by_time_or_by_id() {
     submit(&postrider, mail("early@example.org")).await;
     receiver.comes_to(1).await;
     clock.advance(hours(1));
+
     let since = clock.now();
     submit(&postrider, mail("late@example.org")).await;
     let first = receiver.comes_to(2).await;
@@ -390,10 +429,12 @@ async fn what_was_told_before_is_told_again_when_asked_for_by_time_or_by_id() {
         (calls[2].id(), &calls[2].body),
         (first[0].id(), &first[0].body)
     );
+
     notices
         .redeliver("shop", Redeliver::Since(since))
         .await
         .unwrap();
+
     let calls = receiver.comes_to(4).await;
     assert_eq!(
         (calls[3].id(), &calls[3].body),
@@ -409,6 +450,7 @@ async fn what_was_told_before_is_told_again_when_asked_for_by_time_or_by_id() {
             "{unknown}: {refused:?}"
         );
     }
+
     let refused = notices.redeliver("nobody", Redeliver::Failed).await;
     assert!(matches!(refused, Err(NoticeError::UnknownWebhook(_))));
     assert!(notices.test("nobody").await.is_none());
@@ -436,6 +478,7 @@ async fn private_addresses_are_not_called_however_they_are_named() {
         let error = tested.answer.error.unwrap();
         assert!(error.contains("private"), "{host}: {error}");
     }
+
     assert_eq!(receiver.calls().len(), 0);
 }
 
@@ -443,6 +486,7 @@ async fn private_addresses_are_not_called_however_they_are_named() {
 async fn a_restart_loses_none_and_keeps_their_ids() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
+
     let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
     let receiver = Arc::new(receiver);
     for life in 0..3 {
@@ -470,6 +514,7 @@ async fn a_restart_loses_none_and_keeps_their_ids() {
         drop(notices);
         postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     }
+
     let calls = receiver.calls();
     for life in 0..2 {
         let recipient = format!("life{life}@");
@@ -493,12 +538,14 @@ async fn one_that_is_no_more_is_forgotten_and_one_that_stays_goes_on() {
         ],
     )
     .await;
+
     submit(&postrider, mail("one@example.org")).await;
     receiver.comes_to(1).await;
     let stays = webhook("stays", &receiver, &["delivered"]);
     notices.set_webhooks(vec![stays]).await.unwrap();
     submit(&postrider, mail("two@example.org")).await;
     receiver.comes_to(2).await;
+
     let readers = postrider.journal().readers().await.unwrap();
     let names: Vec<&str> = readers.iter().map(|reader| reader.name.as_str()).collect();
     assert_eq!(names, ["webhook:stays"]);

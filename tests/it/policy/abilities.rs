@@ -1,6 +1,6 @@
 //! What a relay says beforehand that it cannot take: size, bytes above 127, addresses beyond ASCII.
-//! The message is converted where that helps, and else the route's next relay is asked before that is
-//! final.
+//! The message is converted where that helps, and else the route's next relay is asked before that
+//! is final.
 
 use mail_parser::MessageParser;
 use postrider::delivery::Outcome;
@@ -65,6 +65,7 @@ async fn bytes_above_127_are_converted_for_a_relay_without_8bitmime() {
         let ended = ended(&postrider, written(&["ada@example.org"], EIGHT_BIT)).await;
         assert_eq!(ended[0].0, "delivered");
     }
+
     let sent = server.mails();
     assert_eq!(sent.len(), 2);
     for mail in sent {
@@ -83,6 +84,7 @@ async fn what_is_signed_goes_to_the_next_relay_as_it_is_and_is_refused_where_the
         FakeSmtp::builder().without("8BITMIME").start().await,
         FakeSmtp::start().await,
     );
+
     let postrider = over(&[&plain, &able]).await;
     let mail = written(&["ada@example.org"], SIGNED);
     let message = mail.message().to_vec();
@@ -90,6 +92,7 @@ async fn what_is_signed_goes_to_the_next_relay_as_it_is_and_is_refused_where_the
         ended(&postrider, mail).await,
         [one("delivered", "relay-1", "2.0.0")]
     );
+
     assert_eq!(able.mails()[0].message, message);
     assert_eq!(plain.accepted(), 0);
 
@@ -106,12 +109,14 @@ async fn a_mail_that_is_too_large_for_one_relay_goes_to_the_next() {
         small().start().await,
         FakeSmtp::start().await,
     );
+
     let large = || {
         mail_to("ada@example.org")
             .text("x".repeat(600))
             .build()
             .unwrap()
     };
+
     let postrider = over(&[&small, &smaller, &able]).await;
     assert_eq!(ended(&postrider, large()).await[0].1, "relay-2");
     assert_eq!(able.accepted(), 1);
@@ -131,6 +136,7 @@ async fn recipients_beyond_ascii_take_no_others_with_them() {
         FakeSmtp::builder().without("SMTPUTF8").start().await,
         FakeSmtp::start().await,
     );
+
     let to = ["ada@example.org", "jürgen@example.org", "bob@example.org"];
     let mail = || written(&to, "From: shop@example.com\r\nSubject: x\r\n\r\nhi\r\n");
     let postrider = over(&[&plain, &able]).await;
@@ -139,6 +145,7 @@ async fn recipients_beyond_ascii_take_no_others_with_them() {
         .into_iter()
         .map(|(state, relay, _)| format!("{state} {relay}"))
         .collect();
+
     assert_eq!(
         relays,
         [
@@ -147,10 +154,12 @@ async fn recipients_beyond_ascii_take_no_others_with_them() {
             "delivered relay-0"
         ]
     );
+
     assert_eq!(
         plain.mails()[0].recipients,
         ["ada@example.org", "bob@example.org"]
     );
+
     assert!(!plain.mails()[0].parameters.contains(&"SMTPUTF8".to_owned()));
     assert_eq!(able.mails()[0].recipients, ["jürgen@example.org"]);
 
@@ -169,6 +178,7 @@ async fn what_is_sent_past_the_queue_asks_the_next_relay_as_well() {
         .await;
     let able = FakeSmtp::start().await;
     let postrider = over(&[&plain, &able]).await;
+
     let to = ["ada@example.org", "jürgen@example.org"];
     let sent = postrider.send_now(written(&to, "From: shop@example.com\r\n\r\nhi\r\n"));
     let sent = sent.await.unwrap();
@@ -181,6 +191,7 @@ async fn what_is_sent_past_the_queue_asks_the_next_relay_as_well() {
         .start()
         .await
         .unwrap();
+
     let sent = alone.send_now(written(&to[1..], "From: shop@example.com\r\n\r\nhi\r\n"));
     let outcomes = sent.await.unwrap().outcomes;
     assert!(

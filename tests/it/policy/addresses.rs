@@ -120,16 +120,19 @@ async fn a_relay_whose_addresses_are_all_bad_says_why_and_is_tried_again() {
         let server = FakeSmtp::builder().login("user", "s3cret-pw");
         server.at(Step::Greeting, busy)
     };
+
     let (first, second) = (busy().start().await, busy().start().await);
     let postrider = engine(relay_of(&first, &second), &Clock::system())
         .start()
         .await
         .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     eventually("both were tried", async || {
         first.connections() > 0 && second.connections() > 0
     })
     .await;
+
     eventually("the reason is told", async || {
         let relay = &postrider.relays().await.unwrap()[0];
         relay

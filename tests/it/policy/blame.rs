@@ -182,17 +182,20 @@ async fn what_is_said_of_one_mail_stays_that_mails() {
         .start()
         .await
         .unwrap();
+
     for _ in 0..5 {
         let nobody = submit(&postrider, mail("nobody@example.org")).await;
         let status = postrider.wait(nobody).await.unwrap();
         assert_eq!(status.state.as_str(), "dead");
     }
+
     let full = submit(&postrider, mail("full@example.org")).await;
     eventually("an attempt is counted", async || {
         let status = postrider.status(full).await.unwrap();
         status.deliveries[0].attempts_counted == 1
     })
     .await;
+
     let good = submit(&postrider, mail("ada@example.org")).await;
     all_delivered(&postrider, &[good]).await;
 }
@@ -270,6 +273,7 @@ async fn a_relay_that_refuses_everything_is_down_whatever_its_words_and_costs_fe
         .await
         .unwrap();
     let ids = submit_many(&postrider, "example.org", 20).await;
+
     eventually("the relay is down", async || {
         postrider.relays().await.unwrap()[0].state == "down"
     })
@@ -281,6 +285,7 @@ async fn a_relay_that_refuses_everything_is_down_whatever_its_words_and_costs_fe
         let status = as_time_passes(&clock, async { postrider.wait(*id).await.unwrap() }).await;
         dead += usize::from(status.state.as_str() == "dead");
     }
+
     assert!(dead <= 2, "{dead} of 20 are dead");
 }
 
@@ -339,6 +344,7 @@ async fn a_refusal_that_may_be_the_mails_is_believed_once_others_were_taken() {
         )
         .start()
         .await;
+
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let bad = submit(&postrider, mail("bad@example.org")).await;
@@ -346,6 +352,7 @@ async fn a_refusal_that_may_be_the_mails_is_believed_once_others_were_taken() {
         postrider.status(bad).await.unwrap().state.as_str() == "deferred"
     })
     .await;
+
     let good = submit(&postrider, mail("ada@example.org")).await;
     all_delivered(&postrider, &[good]).await;
     let status = as_time_passes(&clock, async { postrider.wait(bad).await.unwrap() }).await;

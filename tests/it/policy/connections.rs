@@ -24,6 +24,7 @@ async fn a_421_on_a_reused_connection_costs_nothing_but_a_new_connection() {
         .start()
         .await
         .unwrap();
+
     for (n, to) in ["ada@example.org", "bob@example.org"]
         .into_iter()
         .enumerate()
@@ -38,6 +39,7 @@ async fn a_421_on_a_reused_connection_costs_nothing_but_a_new_connection() {
         );
         assert_eq!((server.accepted(), server.connections()), (n + 1, n + 1));
     }
+
     assert_eq!(postrider.relays().await.unwrap()[0].last_failure, None);
 }
 
@@ -54,15 +56,18 @@ async fn a_connection_that_the_server_closed_while_it_was_unused_is_replaced() {
         .start()
         .await
         .unwrap();
+
     let first = submit(&postrider, mail("ada@example.org")).await;
     postrider.wait(first).await.unwrap();
     a_moment().await;
+
     let second = submit(&postrider, mail("bob@example.org")).await;
     let status = postrider.wait(second).await.unwrap();
     assert_eq!(
         (status.state.as_str(), status.deliveries[0].attempts.len()),
         ("delivered", 1)
     );
+
     assert_eq!((server.accepted(), server.connections()), (2, 2));
 }
 
@@ -80,6 +85,7 @@ async fn mails_begun_behind_one_another_arrive_once_each_when_the_server_closes_
         .start()
         .await
         .unwrap();
+
     let mails = (0..20)
         .map(|n| mail(&format!("user{n:02}@example.org")))
         .collect();
@@ -91,11 +97,13 @@ async fn mails_begun_behind_one_another_arrive_once_each_when_the_server_closes_
             ("delivered", 1)
         );
     }
+
     let mut to: Vec<String> = server
         .transactions()
         .into_iter()
         .flat_map(|mail| mail.recipients)
         .collect();
+
     to.sort();
     assert_eq!(
         to,
@@ -103,6 +111,7 @@ async fn mails_begun_behind_one_another_arrive_once_each_when_the_server_closes_
             .map(|n| format!("user{n:02}@example.org"))
             .collect::<Vec<_>>()
     );
+
     assert_eq!(server.connections(), 7);
     assert!(
         server.mails().iter().any(|mail| mail.overlapped),
@@ -165,21 +174,25 @@ async fn there_are_never_more_connections_than_allowed_and_the_last_is_for_criti
         .start()
         .await
         .unwrap();
+
     let bulk = |n: usize| {
         mail_to(&format!("user{n}@example.org"))
             .priority(Priority::Bulk)
             .build()
             .unwrap()
     };
+
     let receipts = postrider.submit_many((0..200).map(bulk).collect()).await;
     for receipt in receipts {
         becomes(&postrider, receipt.unwrap().id, "delivered").await;
     }
+
     assert_eq!(
         server.peak_connections(),
         2,
         "two of three are for everybody"
     );
+
     let mixed = |n: usize| {
         let priority = Priority::ALL[n % 3];
         mail_to(&format!("user{n}@example.org"))
@@ -187,6 +200,7 @@ async fn there_are_never_more_connections_than_allowed_and_the_last_is_for_criti
             .build()
             .unwrap()
     };
+
     postrider.submit_many((0..400).map(mixed).collect()).await;
     eventually("all arrived", async || server.accepted() == 600).await;
     assert_eq!(server.peak_connections(), 3);

@@ -1,4 +1,4 @@
-//! A mail that is worthless is never sent, wherever it waits; and whoever asks is told that it
+//! A mail that has expired is never sent, wherever it waits; and whoever asks is told that it
 //! expired.
 
 use std::time::Duration;
@@ -44,10 +44,12 @@ async fn a_scheduled_mail_whose_whole_time_went_by_is_not_sent_late() {
             .unwrap(),
     )
     .await;
+
     assert_eq!(
         postrider.status(id).await.unwrap().state.as_str(),
         "scheduled"
     );
+
     clock.advance(minutes(5));
     assert_expired(&postrider.wait(id).await.unwrap());
     assert!(puppet.begun().is_empty());
@@ -59,6 +61,7 @@ async fn a_mail_expires_behind_a_relay_that_is_paused() {
     let postrider = engine_on(&puppet, &clock).await;
     postrider.pause("primary").await.unwrap();
     let id = submit(&postrider, code_to("ada@example.org")).await;
+
     clock.advance(minutes(5) - Duration::from_millis(1));
     a_moment().await;
     assert_eq!(
@@ -66,10 +69,12 @@ async fn a_mail_expires_behind_a_relay_that_is_paused() {
         "queued",
         "not a moment too soon"
     );
+
     clock.advance(Duration::from_millis(1));
     assert_expired(&postrider.wait(id).await.unwrap());
     postrider.resume("primary").await.unwrap();
     postrider.wait_idle().await;
+
     assert!(puppet.begun().is_empty());
 }
 
@@ -84,28 +89,35 @@ async fn a_code_expires_behind_a_relay_that_is_down_and_is_not_sent_when_it_come
     let mut told = EventLog::by(&postrider);
     let code = submit(&postrider, code_to("ada@example.org")).await;
     let letter = submit(&postrider, mail("bob@example.org")).await;
+
     told.first("relay_down").await;
     clock.advance(minutes(10));
+
     // It may be in the hands of a sender that is finding out that the relay is down; then it ends
     // when it is back.
     let dead = as_time_passes(&clock, told.first("dead")).await;
     assert_eq!(dead.mail, Some(code));
+
     let status = postrider.wait(code).await.unwrap();
     assert_expired(&status);
     assert!(
         status.deliveries[0].attempts.is_empty(),
         "it never was in question"
     );
+
     server.behave();
+
     let letter = as_time_passes(&clock, postrider.wait(letter))
         .await
         .unwrap();
     assert_eq!(letter.state.as_str(), "delivered");
+
     let arrived: Vec<String> = server
         .mails()
         .into_iter()
         .flat_map(|mail| mail.recipients)
         .collect();
+
     assert_eq!(arrived, ["bob@example.org"]);
 }
 
@@ -122,11 +134,13 @@ async fn a_deferred_mail_expires_at_its_time() {
             .unwrap(),
     )
     .await;
+
     becomes(&postrider, id, "deferred").await;
     postrider.pause("primary").await.unwrap();
     clock.advance(seconds(60));
     becomes(&postrider, id, "queued").await;
     clock.advance(seconds(30));
+
     assert_expired(&postrider.wait(id).await.unwrap());
     assert_eq!(puppet.begun().len(), 1);
 }
@@ -144,6 +158,7 @@ async fn a_mail_with_no_time_for_another_try_is_given_up_at_once() {
             .unwrap(),
     )
     .await;
+
     let status = postrider.wait(id).await.unwrap();
     assert_expired(&status);
     assert_eq!(
@@ -159,6 +174,7 @@ async fn a_mail_expires_in_a_senders_batch() {
     let postrider = engine_on(&puppet, &clock).await;
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
+
     let brief = submit(
         &postrider,
         mail_to("brief@example.org")
@@ -168,6 +184,7 @@ async fn a_mail_expires_in_a_senders_batch() {
     )
     .await;
     let last = submit(&postrider, mail("last@example.org")).await;
+
     postrider.resume("primary").await.unwrap();
     assert_eq!(puppet.begins(1).await, ["first@example.org"]);
     assert_eq!(
@@ -175,6 +192,7 @@ async fn a_mail_expires_in_a_senders_batch() {
         "sending",
         "it is in the same batch"
     );
+
     clock.advance(minutes(5));
     puppet.let_go();
     assert_expired(&postrider.wait(brief).await.unwrap());
@@ -184,6 +202,7 @@ async fn a_mail_expires_in_a_senders_batch() {
             "delivered"
         );
     }
+
     assert_eq!(puppet.begun(), ["first@example.org", "last@example.org"]);
 }
 
@@ -200,15 +219,18 @@ async fn a_code_that_expires_while_the_server_hesitates_is_taken_back_before_its
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let id = submit(&postrider, code_to("ada@example.org")).await;
+
     crate::common::eventually("DATA", async || {
         server.commands().iter().any(|line| line == "DATA")
     })
     .await;
     clock.advance(minutes(5));
+
     let status = postrider.wait(id).await.unwrap();
     assert_expired(&status);
     server.open_connections_fall_to(0).await;
     assert!(server.transactions().is_empty());
+
     assert_eq!(
         postrider.relays().await.unwrap()[0].state,
         "up",

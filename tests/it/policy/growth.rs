@@ -33,6 +33,7 @@ async fn one_mail_takes(relays: usize) -> Duration {
         postrider.wait(id).await.unwrap();
         took.push(began.elapsed());
     }
+
     took.sort();
     took[took.len() / 2]
 }

@@ -51,11 +51,13 @@ async fn a_transaction_that_hangs_holds_up_no_other_mail() {
     let began = Instant::now();
     submit_codes(&postrider, 100).await;
     server.mails_arrive(99).await;
+
     assert!(
         began.elapsed() < Duration::from_secs(5),
         "{:?}",
         began.elapsed()
     );
+
     eventually("all but one are recorded", async || {
         postrider.stats().await.unwrap().pending == 1
     })
@@ -75,12 +77,14 @@ async fn behind_a_transaction_that_hangs_mail_is_cancelled_at_once() {
         let status = postrider.cancel(*id).await.unwrap();
         cancelled += usize::from(status.state.as_str() == "cancelled");
     }
+
     assert_eq!(cancelled, 39);
     assert!(
         began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );
+
     assert_eq!(server.accepted(), 0);
 }
 
@@ -96,10 +100,12 @@ async fn behind_transactions_that_hang_mail_expires_at_its_time() {
         postrider.stats().await.unwrap().deliveries["dead"] == 38
     })
     .await;
+
     let mut sending = 0;
     for id in codes {
         let status = postrider.status(id).await.unwrap();
         sending += usize::from(status.state.as_str() == "sending");
     }
+
     assert_eq!(sending, 2, "these may have come whole");
 }

@@ -26,6 +26,7 @@ async fn assert_costs_nothing(relay: Relay, reason: &str, mend: impl AsyncFnOnce
     let EventKind::RelayDown { reason: why } = down.kind else {
         panic!("{down:?}")
     };
+
     assert!(why.contains(reason), "{why}");
     assert_eq!(down.relay.as_deref(), Some("primary"));
     let status = &postrider.relays().await.unwrap()[0];
@@ -33,12 +34,14 @@ async fn assert_costs_nothing(relay: Relay, reason: &str, mend: impl AsyncFnOnce
         (status.state.as_str(), status.breaker.as_str()),
         ("down", "open")
     );
+
     assert_eq!(status.last_failure.as_deref(), Some(why.as_str()));
     for id in ids {
         let status = becomes(&postrider, id, "queued").await;
         assert!(status.deliveries[0].attempts.is_empty());
         assert_eq!(status.deliveries[0].attempts_counted, 0);
     }
+
     mend().await;
     clock.advance(seconds(1));
     told.first("relay_up").await;
@@ -50,6 +53,7 @@ async fn assert_costs_nothing(relay: Relay, reason: &str, mend: impl AsyncFnOnce
             "{reason}"
         );
     }
+
     assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
 }
 
@@ -88,6 +92,7 @@ async fn a_relay_that_sends_us_away_costs_no_attempt() {
             "421 4.7.0 too many",
         ),
     ];
+
     for (step, act, reason) in ways {
         let server = FakeSmtp::builder().at(step, act).start().await;
         assert_costs_nothing(relay_at(&server), reason, async || server.behave()).await;
@@ -107,6 +112,7 @@ async fn a_relay_that_refuses_our_login_costs_no_attempt_and_the_secret_is_not_t
         .unwrap()
         .name("primary")
         .ca_file(server.ca_file());
+
     assert_costs_nothing(
         relay,
         "auth: the server refused: 535 5.7.8 wrong password",
@@ -140,6 +146,7 @@ async fn a_relay_that_may_be_back_is_probed_by_one_connection_before_the_rest_fo
         .await
         .unwrap();
     let mut told = EventLog::by(&postrider);
+
     let mails = (0..40)
         .map(|n| mail(&format!("user{n}@example.org")))
         .collect();
@@ -147,19 +154,23 @@ async fn a_relay_that_may_be_back_is_probed_by_one_connection_before_the_rest_fo
     told.first("relay_down").await;
     puppet.down(None);
     a_moment().await;
+
     assert!(puppet.begun().is_empty(), "it rests first");
     clock.advance(seconds(1));
     puppet.begins(1).await;
     a_moment().await;
+
     assert_eq!(
         (puppet.begun().len(), puppet.open()),
         (1, 1),
         "one mail over one connection"
     );
+
     assert_eq!(postrider.relays().await.unwrap()[0].breaker, "half_open");
     puppet.let_through(1);
     told.first("relay_up").await;
     puppet.begins(8).await;
+
     assert_eq!(puppet.most_sending(), 7, "all that are for everybody");
     puppet.let_go();
     eventually("all delivered", async || postrider.delivered() == 40).await;
@@ -173,6 +184,7 @@ async fn a_probe_that_fails_leaves_the_relay_alone_for_longer() {
     let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     told.first("relay_down").await;
     puppet.down(Some("still no route"));
     clock.advance(seconds(1));
@@ -182,15 +194,18 @@ async fn a_probe_that_fails_leaves_the_relay_alone_for_longer() {
     })
     .await;
     puppet.down(None);
+
     // Its second rest is one to two seconds.
     clock.advance(std::time::Duration::from_millis(999));
     a_moment().await;
     assert!(puppet.begun().is_empty());
     clock.advance(std::time::Duration::from_millis(1001));
+
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered"
     );
+
     assert_eq!(
         told.until("delivered")
             .await
@@ -223,15 +238,18 @@ async fn the_next_relay_is_taken_while_the_first_is_down_and_the_first_again_aft
     let clock = Clock::fake();
     let postrider = two(&first, &second, &clock).await;
     let mut told = EventLog::by(&postrider);
+
     for n in 0..5 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
         let status = postrider.wait(id).await.unwrap();
         assert_eq!(status.deliveries[0].attempts[0].relay, "backup");
         assert_eq!(status.deliveries[0].attempts.len(), 1);
     }
+
     assert_eq!((first.accepted(), second.accepted()), (0, 5));
     first.behave();
     clock.advance(seconds(1));
+
     // Either relay may take the mail that finds the first one up again.
     eventually("the first is up again", async || {
         let id = submit(&postrider, mail("probe@example.org")).await;
@@ -240,6 +258,7 @@ async fn the_next_relay_is_taken_while_the_first_is_down_and_the_first_again_aft
     })
     .await;
     told.first("relay_up").await;
+
     let before = second.accepted();
     for n in 0..5 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
@@ -248,6 +267,7 @@ async fn the_next_relay_is_taken_while_the_first_is_down_and_the_first_again_aft
             "primary"
         );
     }
+
     assert_eq!(second.accepted(), before);
 }
 
@@ -271,14 +291,17 @@ async fn a_paused_relay_sends_nothing_and_the_next_one_is_taken_until_it_is_resu
             if paused { "paused" } else { "up" }
         );
     }
+
     let unknown = postrider.pause("tertiary").await.unwrap_err();
     assert_eq!(unknown.to_string(), "there is no relay named `tertiary`");
     postrider.pause("primary").await.unwrap();
     postrider.pause("backup").await.unwrap();
+
     let id = submit(&postrider, mail("bob@example.org")).await;
     a_moment().await;
     assert_eq!(postrider.status(id).await.unwrap().state.as_str(), "queued");
     postrider.resume("backup").await.unwrap();
+
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered"
@@ -299,10 +322,12 @@ async fn mail_that_was_refused_for_itself_does_not_close_the_relay_to_others() {
         .start()
         .await
         .unwrap();
+
     for n in 0..10 {
         let id = submit(&postrider, mail(&format!("bad{n}@example.org"))).await;
         assert_eq!(postrider.wait(id).await.unwrap().state.as_str(), "dead");
     }
+
     assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
     let id = submit(&postrider, mail("ada@example.org")).await;
     assert_eq!(
@@ -320,20 +345,25 @@ async fn a_mail_over_which_a_relay_breaks_off_every_time_does_not_block_those_be
         }
         _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
+
     let postrider = engine(puppet.relay().connections(1), &clock)
         .start()
         .await
         .unwrap();
+
     let urgent = mail_to("poison@example.org")
         .priority(Priority::Critical)
         .expires_in(hours(9))
         .build()
         .unwrap();
+
     submit(&postrider, urgent).await;
     let poison = submit(&postrider, mail("poison@example.org")).await;
+
     let ada = submit(&postrider, mail("ada@example.org")).await;
     let status = as_time_passes(&clock, postrider.wait(ada)).await.unwrap();
     assert_eq!(status.state.as_str(), "delivered");
+
     let delivery = &postrider.status(poison).await.unwrap().deliveries[0];
     assert_eq!(
         (delivery.attempts[0].phase, delivery.attempts_counted),
@@ -349,6 +379,7 @@ async fn an_answer_that_does_not_come_does_not_keep_a_relay_from_being_probed() 
         .await
         .unwrap();
     let mut told = EventLog::by(&postrider);
+
     submit(&postrider, mail("first@example.org")).await;
     puppet.begins(1).await;
     puppet.down(Some("no route to host"));
@@ -356,11 +387,13 @@ async fn an_answer_that_does_not_come_does_not_keep_a_relay_from_being_probed() 
     told.first("relay_down").await;
     puppet.down(None);
     clock.advance(seconds(1));
+
     assert_eq!(
         puppet.begins(2).await[1],
         "second@example.org",
         "while the first still waits for its answer"
     );
+
     puppet.let_through(2);
     told.first("relay_up").await;
 }
@@ -383,6 +416,7 @@ async fn a_relay_that_is_down_uses_up_none_of_its_rate() {
         .await
         .expect("at once")
         .unwrap();
+
     assert_eq!(status.deliveries[0].attempts[0].relay, "backup");
 }
 
@@ -393,6 +427,7 @@ async fn a_pause_holds_back_what_senders_have_and_did_not_begin() {
         .start()
         .await
         .unwrap();
+
     postrider.pause("primary").await.unwrap();
     postrider
         .submit_many(
@@ -403,6 +438,7 @@ async fn a_pause_holds_back_what_senders_have_and_did_not_begin() {
         .await;
     postrider.resume("primary").await.unwrap();
     puppet.begins(1).await;
+
     assert_eq!(postrider.relays().await.unwrap()[0].backlog, 5);
     postrider.pause("primary").await.unwrap();
     puppet.let_go();
@@ -411,6 +447,7 @@ async fn a_pause_holds_back_what_senders_have_and_did_not_begin() {
     })
     .await;
     a_moment().await;
+
     assert_eq!(puppet.begun().len(), 1);
     postrider.resume("primary").await.unwrap();
     eventually("all are delivered", async || postrider.delivered() == 5).await;
@@ -426,10 +463,12 @@ async fn a_relay_that_cannot_take_anything_and_says_that_it_can_be_used_is_down(
         .name("primary");
     let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
     let mut told = EventLog::by(&postrider);
+
     submit(&postrider, mail("ada@example.org")).await;
     let down = told.first("relay_down").await;
     let EventKind::RelayDown { reason } = down.kind else {
         panic!("{down:?}")
     };
+
     assert!(reason.contains("cannot write to"), "{reason}");
 }

@@ -19,6 +19,7 @@ async fn a_refusal_is_judged_by_its_code_and_told_with_its_phase() {
         (Step::Data, Phase::Data),
         (Step::FinalDot, Phase::FinalDot),
     ];
+
     for (step, phase) in phases {
         for (code, text, state) in [
             (451, "4.7.1 not now", "deferred"),
@@ -110,11 +111,13 @@ async fn recipients_of_one_mail_each_have_their_own_verdict() {
         .await;
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
+
     let three = mail_to("ada@example.org")
         .to("bob@example.org")
         .to("carl@example.org")
         .build()
         .unwrap();
+
     let id = submit(&postrider, three).await;
     let status = becomes(&postrider, id, "deferred").await;
     let states: Vec<&str> = status
@@ -122,9 +125,11 @@ async fn recipients_of_one_mail_each_have_their_own_verdict() {
         .iter()
         .map(|delivery| delivery.state.as_str())
         .collect();
+
     assert_eq!(states, ["delivered", "deferred", "dead"]);
     assert_eq!(status.finished_at, None);
     clock.advance(seconds(60));
+
     let end = postrider.wait(id).await.unwrap();
     assert_eq!(end.state.as_str(), "partial");
     assert!(end.finished_at.is_some());
@@ -133,6 +138,7 @@ async fn recipients_of_one_mail_each_have_their_own_verdict() {
         .into_iter()
         .map(|mail| mail.recipients)
         .collect();
+
     assert_eq!(
         sent,
         [["ada@example.org"], ["bob@example.org"]],
@@ -151,6 +157,7 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         max_attempts: Some(10),
         ..steady()
     };
+
     let postrider = engine(relay_at(&server), &clock)
         .retry(policy)
         .start()
@@ -158,6 +165,7 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         .unwrap();
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     let mut waits = Vec::new();
     for _ in 1..10 {
         told.first("deferred").await;
@@ -172,6 +180,7 @@ async fn the_schedule_is_walked_until_the_attempts_are_used_up() {
         );
         clock.advance(Duration::from_millis(1));
     }
+
     assert_eq!(waits, [60, 120, 240, 480, 900, 1800, 3600, 3600, 3600]);
     let end = postrider.wait(id).await.unwrap();
     assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "exhausted");
@@ -195,12 +204,14 @@ async fn attempts_are_counted_over_a_restart() {
         max_attempts: Some(3),
         ..steady()
     };
+
     let start = || {
         engine(relay_at(&server), &clock)
             .retry(policy.clone())
             .spool(dir.path())
             .start()
     };
+
     let first: Dispatcher = start().await.unwrap();
     let id = submit(&first, mail("ada@example.org")).await;
     becomes(&first, id, "deferred").await;
@@ -209,6 +220,7 @@ async fn attempts_are_counted_over_a_restart() {
         first.status(id).await.unwrap().deliveries[0].attempts_counted == 2
     })
     .await;
+
     assert!(first.shutdown(Drain::within(seconds(5))).await.unwrap());
     let second = start().await.unwrap();
     let delivery = second.status(id).await.unwrap().deliveries.remove(0);
@@ -217,6 +229,7 @@ async fn attempts_are_counted_over_a_restart() {
         delivery.next_attempt_at.unwrap().since(clock.now()),
         seconds(120)
     );
+
     clock.advance(seconds(120));
     let end = second.wait(id).await.unwrap();
     assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "exhausted");
@@ -233,11 +246,13 @@ async fn what_failed_together_is_not_tried_together() {
             postrider::delivery::Reply::new(451, "no"),
         )
     });
+
     let postrider = engine(puppet.relay(), &clock)
         .retry(RetryPolicy::default())
         .start()
         .await
         .unwrap();
+
     let mut due = Vec::new();
     for n in 0..20 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
@@ -250,12 +265,14 @@ async fn what_failed_together_is_not_tried_together() {
         .await;
         due.extend(postrider.status(id).await.unwrap().deliveries[0].next_attempt_at);
     }
+
     assert!(due.iter().all(|at| {
         let wait = at.since(clock.now());
         (seconds(30)..=minutes(1)).contains(&wait)
     }));
     due.sort();
     due.dedup();
+
     assert!(due.len() > 10, "only {} different times", due.len());
 }
 
@@ -266,10 +283,12 @@ async fn a_mail_in_doubt_is_sent_again_and_the_try_counts() {
         .start()
         .await;
     let clock = Clock::fake();
+
     let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     let status = becomes(&postrider, id, "deferred").await;
     assert_eq!(status.deliveries[0].attempts[0].phase, Phase::FinalDot);
+
     assert_eq!(
         (
             status.deliveries[0].attempts[0].code,
@@ -277,11 +296,13 @@ async fn a_mail_in_doubt_is_sent_again_and_the_try_counts() {
         ),
         (None, 1)
     );
+
     clock.advance(seconds(60));
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "delivered"
     );
+
     assert_eq!(server.transactions().len(), 2);
 }
 
@@ -291,6 +312,7 @@ async fn a_mail_that_is_deferred_throughout_lives_its_two_days() {
         .at(Step::Rcpt, Act::reply(450, "4.2.1 busy"))
         .start()
         .await;
+
     let clock = Clock::fake();
     let postrider = engine(relay_at(&server), &clock)
         .retry(RetryPolicy::default())
@@ -300,6 +322,7 @@ async fn a_mail_that_is_deferred_throughout_lives_its_two_days() {
     let mut told = EventLog::by(&postrider);
     let (begin, two_days) = (clock.now(), minutes(2 * 24 * 60));
     let id = submit(&postrider, mail("ada@example.org")).await;
+
     let mut tries = 0;
     let end = loop {
         told.first("attempted").await;
@@ -310,8 +333,10 @@ async fn a_mail_that_is_deferred_throughout_lives_its_two_days() {
             _ => break status,
         }
     };
+
     assert!((48..110).contains(&tries), "{tries} tries in two days");
     assert_eq!(end.deliveries[0].reason.unwrap().as_str(), "expired");
+
     // It ends when no further try would come in time.
     let lived = clock.now().since(begin);
     assert!(lived + minutes(61) >= two_days, "{lived:?}");
@@ -340,6 +365,7 @@ async fn the_schedules_of_other_dispatchers_are_one_setting_each() {
         ),
         (vec![2, 4, 6], 3, vec![2, 4]),
     ];
+
     for (schedule, most, expected) in cases {
         let server = FakeSmtp::builder()
             .at(Step::Rcpt, Act::reply(450, "4.2.1 busy"))

@@ -57,6 +57,7 @@ async fn a_stream_of_critical_mail_does_not_stop_the_rest() {
         .start()
         .await
         .unwrap();
+
     queue(
         &postrider,
         &[
@@ -66,6 +67,7 @@ async fn a_stream_of_critical_mail_does_not_stop_the_rest() {
         ],
     )
     .await;
+
     let begun = puppet.begins(400).await;
     for priority in [Priority::Default, Priority::Bulk] {
         let counted = count(&begun[..400], priority);
@@ -90,6 +92,7 @@ async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
         priority: Priority::Bulk,
         ..Options::default()
     };
+
     for _ in 0..100 {
         let copy = |_| {
             Mail::from_rfc5322(envelope.clone(), letter)
@@ -105,13 +108,16 @@ async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
                 .all(Result::is_ok)
         );
     }
+
     puppet.begins(1).await;
     assert_eq!(postrider.stats().await.unwrap().pending, 100_000);
     let code = submit(&postrider, mail_of(Priority::Critical, 0)).await;
+
     // The one connection that is for everybody is held up by a letter; the other one was kept for
     // this.
     assert_eq!(puppet.begins(2).await[1], "critical0@example.org");
     puppet.let_through(2);
+
     assert_eq!(
         postrider.wait(code).await.unwrap().state.as_str(),
         "delivered"
@@ -125,16 +131,19 @@ async fn critical_mail_waits_for_one_batch_at_most_where_there_is_one_connection
         .start()
         .await
         .unwrap();
+
     queue(&postrider, &[(Priority::Bulk, 1000)]).await;
     puppet.begins(1).await;
     let code = submit(&postrider, mail_of(Priority::Critical, 0)).await;
     puppet.let_go();
     postrider.wait(code).await.unwrap();
+
     let position = puppet
         .begun()
         .iter()
         .position(|to| to == "critical0@example.org")
         .unwrap();
+
     assert!(position <= 32, "it was number {position}");
 }
 
@@ -146,6 +155,7 @@ async fn a_rate_is_kept_to_over_many_connections() {
     a_moment().await;
     queue(&postrider, &[(Priority::Default, 60)]).await;
     puppet.begins(1).await;
+
     for tenth in 1..=30 {
         a_moment().await;
         let begun = puppet.begun().len();
@@ -169,10 +179,12 @@ async fn a_slow_rate_is_used_and_not_saved_up() {
         postrider.wait(id).await.unwrap();
         clock.advance(hours(1));
     }
+
     a_moment().await;
     queue(&postrider, &[(Priority::Bulk, 50)]).await;
     puppet.begins(21).await;
     a_moment().await;
+
     let begun = puppet.begun().len();
     assert!(begun <= 22, "{} at once after a quiet day", begun - 20);
     clock.advance(minutes(1));
@@ -186,6 +198,7 @@ async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside
         .start()
         .await
         .unwrap();
+
     // Every connection has had a mail, and is free.
     for n in 1..=16 {
         submit(
@@ -202,6 +215,7 @@ async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside
         .await;
         puppet.begins(n).await;
     }
+
     postrider.pause("primary").await.unwrap();
     puppet.let_through(16);
     eventually("all are free", async || {
@@ -209,6 +223,7 @@ async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside
     })
     .await;
     queue(&postrider, &[(Priority::Critical, 99), (Priority::Bulk, 1)]).await;
+
     let begun = puppet.begins(32).await;
     assert_eq!(
         (
@@ -227,6 +242,7 @@ async fn routes_over_a_slow_relay_take_turns() {
         recipient_domain: vec![domain.into()],
         ..Match::default()
     };
+
     let builder = engine(relay, &clock).relay(Puppet::held().relay().name("spare"));
     let builder = builder
         .route(to("many.example"), ["primary"])
@@ -234,6 +250,7 @@ async fn routes_over_a_slow_relay_take_turns() {
     let postrider = builder.start().await.unwrap();
     postrider.pause("primary").await.unwrap();
     postrider.pause("spare").await.unwrap();
+
     for n in 0..50 {
         submit(
             &postrider,
@@ -241,17 +258,20 @@ async fn routes_over_a_slow_relay_take_turns() {
         )
         .await;
     }
+
     let one = submit(&postrider, mail_to("ada@one.example").build().unwrap()).await;
     postrider.resume("primary").await.unwrap();
     for sent in 1..=3 {
         puppet.begins(sent).await;
         clock.advance(Duration::from_millis(100));
     }
+
     assert!(
         puppet.begun()[..3].contains(&"ada@one.example".to_owned()),
         "{:?}",
         puppet.begun()
     );
+
     assert_eq!(
         postrider.wait(one).await.unwrap().state.as_str(),
         "delivered"

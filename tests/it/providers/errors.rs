@@ -55,22 +55,26 @@ fn refusals() -> Vec<Case> {
             end,
         });
     };
+
     ses(400, "MessageRejected", "the message contains a virus", Dead);
     ses(400, "BadRequestException", "Missing final '@domain'", Dead);
     ses(400, "AccountSuspendedException", "suspended", Backup);
     ses(400, "SendingPausedException", "paused", Backup);
+
     ses(
         400,
         "MailFromDomainNotVerifiedException",
         "not verified",
         Backup,
     );
+
     ses(
         400,
         "MessageRejected",
         "Email address is not verified. The following identities failed the check in region EU-WEST-1",
         Backup,
     );
+
     ses(403, "InvalidSignatureException", "does not match", Backup);
     ses(
         403,
@@ -78,6 +82,7 @@ fn refusals() -> Vec<Case> {
         "the token is invalid",
         Backup,
     );
+
     ses(500, "InternalFailure", "oops", InDoubt);
     ses(503, "ServiceUnavailable", "later", InDoubt);
 
@@ -110,6 +115,7 @@ fn refusals() -> Vec<Case> {
         let body = json!({"error": {"code": code, "message": "so it is"}});
         case(GRAPH, status, body, end)
     };
+
     cases.extend([
         graph(401, "InvalidAuthenticationToken", Backup),
         graph(403, "ErrorAccessDenied", Backup),
@@ -127,6 +133,7 @@ fn refusals() -> Vec<Case> {
         let body = json!({"error": {"message": "so it is", "errors": [{"reason": reason}]}});
         case(GMAIL, status, body, end)
     };
+
     cases.extend([
         gmail(401, "authError", Backup),
         gmail(403, "insufficientPermissions", Backup),
@@ -143,6 +150,7 @@ fn refusals() -> Vec<Case> {
             end,
         )
     };
+
     for code in [
         "unauthorized",
         "not_enough_credits",
@@ -151,6 +159,7 @@ fn refusals() -> Vec<Case> {
     ] {
         cases.extend([400, 401, 402, 403].map(|status| brevo(status, code, Backup)));
     }
+
     cases.extend([
         brevo(400, "invalid_parameter", Dead),
         brevo(400, "missing_parameter", Dead),
@@ -165,6 +174,7 @@ fn refusals() -> Vec<Case> {
             end,
         )
     };
+
     cases.extend([
         sendgrid(401, "Maximum credits exceeded", Backup),
         sendgrid(401, "authorization required", Backup),
@@ -188,6 +198,7 @@ fn refusals() -> Vec<Case> {
             end,
         )
     };
+
     cases.extend([
         postmark(401, 10, "Bad or missing API token.", Backup),
         postmark(
@@ -222,6 +233,7 @@ fn refusals() -> Vec<Case> {
         resend(403, "validation_error", Backup),
         resend(422, "validation_error", Dead),
     ]);
+
     // The server waited for the request in vain (RFC 9110 §15.5.9).
     cases.extend(ALL.map(|url| case(url, 408, json!({}), Again)));
     cases
@@ -303,8 +315,10 @@ async fn nothing_was_sent(url: &'static str) {
     // Its port is taken, and nobody listens there.
     let silent = tokio::net::TcpSocket::new_v4().unwrap();
     silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+
     let address = format!("http://{}", silent.local_addr().unwrap());
     let once = mail().guarantee(Guarantee::AtMostOnce).build().unwrap();
+
     let relay = hasty(url, &server).endpoint(address);
     let (status, _, backup) = sent(relay, &server, once).await;
     assert_eq!(
@@ -312,6 +326,7 @@ async fn nothing_was_sent(url: &'static str) {
         ("delivered", 1),
         "{url}: {status:#?}"
     );
+
     assert_eq!(status.deliveries[0].attempts_counted, 0, "{url}");
 }
 
@@ -320,6 +335,7 @@ async fn part_was_sent(url: &'static str) {
     if url == GRAPH {
         return;
     }
+
     for act in [Act::HangUpEarly, Act::Deaf] {
         let server = Provider::new(vec![act.clone()]).await;
         let large = "0123456789abcde\n".repeat(9 * 65_536);

@@ -52,12 +52,14 @@ async fn each_providers_way_to_say_how_long_is_understood() {
         let headers: &'static [(&str, &str)] = vec![(name, value)].leak();
         Act::Answer(status, headers, "{}".into())
     };
+
     let said = |status, name: &str| {
         let headers: &'static [(&str, &str)] = &[("retry-after", "1")];
         let body = json!({"__type": name, "name": name, "ErrorCode": 100,
             "error": {"code": name, "errors": [{"reason": name}]}});
         Act::Answer(status, headers, body.to_string())
     };
+
     for (url, act) in [
         (BREVO, slow(429, "x-sib-ratelimit-reset", "1")),
         (SENDGRID, slow(429, "x-ratelimit-reset", reset)),
@@ -116,6 +118,7 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
     ])
     .await;
     let engine = engine_of(relay(RESEND, &server)).await;
+
     let mut ids = Vec::new();
     for _ in 0..5 {
         ids.push(engine.submit(small("ada@example.org")).await.unwrap().id);
@@ -125,12 +128,14 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
         let status = engine.status(*id).await.unwrap();
         assert_eq!(status.deliveries[0].attempts_counted, 0, "{status:#?}");
     }
+
     told(&engine, |kind| matches!(kind, EventKind::RelayUp)).await;
     for id in ids {
         let status = tokio::time::timeout(PATIENCE, engine.wait(id)).await;
         let status = status.unwrap().unwrap();
         assert_eq!(status.state.as_str(), "delivered", "{status:#?}");
     }
+
     assert_eq!(server.asked().len(), 4 + 5);
 }
 
@@ -142,6 +147,7 @@ async fn a_rate_holds_over_an_api_as_over_smtp() {
         .rate(Rate::per_second(10).unwrap());
     let engine = engine_of(relay).await;
     let began = Instant::now();
+
     let mut ids = Vec::new();
     for _ in 0..25 {
         ids.push(engine.submit(small("ada@example.org")).await.unwrap().id);
@@ -149,11 +155,13 @@ async fn a_rate_holds_over_an_api_as_over_smtp() {
     for id in ids {
         engine.wait(id).await.unwrap();
     }
+
     let took = began.elapsed();
     assert!(
         took >= Duration::from_millis(1300),
         "25 mails at 10/s took {took:?}"
     );
+
     assert_eq!(server.asked().len(), 25);
 }
 
@@ -165,6 +173,7 @@ fn recipients(asked: &Asked) -> Vec<String> {
         body["to"].clone(),
         body["cc"].clone(),
     ];
+
     let mut all: Vec<String> = lists
         .iter()
         .flat_map(|list| list.as_array().cloned().unwrap_or_default())
@@ -177,6 +186,7 @@ fn recipients(asked: &Asked) -> Vec<String> {
                 .to_owned()
         })
         .collect();
+
     if let Some(to) = body["To"].as_str() {
         all.extend(to.split(", ").map(str::to_owned));
     }
@@ -247,9 +257,11 @@ async fn once_the_account_is_shut_the_other_requests_of_a_mail_are_not_made() {
         .from("shop@example.com")
         .subject("x")
         .text("y");
+
     for n in 0..200 {
         mail = mail.to(format!("a{n}@example.org"));
     }
+
     let status = settled(&engine, mail.build().unwrap()).await;
     assert_eq!(status.state.as_str(), "delivered", "{status:#?}");
     let by_backup: usize = backup
@@ -257,6 +269,7 @@ async fn once_the_account_is_shut_the_other_requests_of_a_mail_are_not_made() {
         .iter()
         .map(|mail| mail.recipients.len())
         .sum();
+
     assert_eq!(by_backup, 150);
     assert!(server.asked().len() <= 2 + 3, "{}", server.asked().len());
 }
@@ -272,6 +285,7 @@ async fn what_was_acknowledged_survives_a_kill_and_arrives_over_an_api() {
          connections = 4\nrate = \"200/s\"\n",
         server.address
     );
+
     let asked = server.clone();
     let work = tokio::task::spawn_blocking(move || {
         let mut ids = Vec::new();
@@ -297,6 +311,7 @@ async fn what_was_acknowledged_survives_a_kill_and_arrives_over_an_api() {
     for one in asked.asked() {
         *seen.entry(one.json()["To"].to_string()).or_default() += 1;
     }
+
     assert_eq!(seen.len(), 180, "each arrived");
     for (to, count) in seen {
         // What was known to be delivered before a kill is not sent again.

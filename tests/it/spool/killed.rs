@@ -35,6 +35,7 @@ fn files(dir: &Path) -> Vec<(PathBuf, u64, SystemTime)> {
             ));
         }
     }
+
     found.sort();
     found
 }

@@ -51,7 +51,7 @@ pub struct History {
     /// Leases that have ended.
     stale: Vec<(LeaseToken, Delivery)>,
     stale_settles: u64,
-    /// What has ended in doubt by nobody's wish: the next sweep tells of it.
+    /// What has ended in doubt without a user's request: the next sweep tells of it.
     untold: Vec<(MailId, Address)>,
 }
 
@@ -103,6 +103,7 @@ impl History {
             Step::Close => self.reopen(false).await,
             Step::Kill => self.reopen(true).await,
         }
+
         for kept in self.mails.values_mut() {
             kept.has_ended |= kept.finished_at().is_some();
         }
@@ -115,6 +116,7 @@ impl History {
             limit: 1000,
             ..Query::default()
         };
+
         loop {
             let page = self
                 .spool
@@ -127,11 +129,13 @@ impl History {
                 break;
             }
         }
+
         let known: BTreeSet<MailId> = self.mails.keys().copied().collect();
         assert_eq!(
             listed, known,
             "after {step:?} exactly the mails that were accepted and not deleted are there"
         );
+
         let mut counts = [[0; 3]; 7];
         let mut pending = 0;
         for (id, kept) in &self.mails {
@@ -165,21 +169,25 @@ impl History {
                 "after {step:?} the body of {id} is whole"
             );
         }
+
         assert_eq!(
             self.spool.pending(),
             pending,
             "after {step:?} the number of pending deliveries"
         );
+
         let stats = self.spool.stats(self.now).await.expect("readable");
         assert_eq!(
             stats.counts, counts,
             "after {step:?} the numbers by state and priority"
         );
+
         assert_eq!(
             (stats.quarantined, stats.stale_settles),
             (0, self.stale_settles),
             "after {step:?}"
         );
+
         assert_eq!(self.spool.failure(), None, "after {step:?}");
     }
 
@@ -213,6 +221,7 @@ impl History {
             assert!(next > self.now, "the next due time lies ahead");
             self.now = next;
         }
+
         self.compare(&Step::Pass { minutes: 0 }).await;
         assert_eq!(self.spool.pending(), 0, "nothing waits for ever");
         assert!(
@@ -226,12 +235,14 @@ impl History {
             .iter()
             .map(|sketch| self.new_mail(sketch))
             .collect();
+
         let results = self.spool.put(new_mails.clone()).await;
         assert_eq!(
             results.len(),
             new_mails.len(),
             "each mail of a group is answered"
         );
+
         for ((new_mail, result), sketch) in new_mails.into_iter().zip(results).zip(sketches) {
             let owner = sketch.key.and_then(|key| self.keys.get(key).copied());
             let expected = owner.map_or(Ok(PutResult::Stored), |(id, content)| {
@@ -280,6 +291,7 @@ impl History {
         id[..6].copy_from_slice(&self.now.as_millis().to_be_bytes()[2..]);
         id[6] = 0x70;
         id[8..].copy_from_slice(&self.count.to_be_bytes());
+
         let id = MailId::from_bytes(id);
         let due = self.now + minutes(sketch.due_in);
         let deliveries: Vec<Delivery> = sketch
@@ -291,6 +303,7 @@ impl History {
                 Delivery::new(to, Route::over([*route]), due)
             })
             .collect();
+
         let byte = u8::try_from(self.count % 251).unwrap();
         let body: Bytes = (0..sketch.size).map(|n| byte ^ (n / 4096) as u8).collect();
         let manifest = Manifest {
@@ -318,6 +331,7 @@ impl History {
             template: None,
             list: None,
         };
+
         NewMail {
             manifest,
             body,
@@ -351,10 +365,12 @@ impl History {
             .claim(request.clone())
             .await
             .expect("an open spool lets claim");
+
         assert!(
             claims.len() <= request.turns.len() + request.critical_only,
             "no more is handed out than is wanted"
         );
+
         let in_turns = request.turns.len().min(critical + default + bulk);
         if request.max_bytes == usize::MAX {
             assert!(claims.len() >= in_turns, "what is due is handed out");
@@ -364,6 +380,7 @@ impl History {
                 "the first mail that is due is handed out"
             );
         }
+
         let critical_wanted = request
             .turns
             .iter()
@@ -373,10 +390,12 @@ impl History {
             .iter()
             .filter(|claim| claim.manifest.priority == Priority::Critical)
             .count();
+
         if request.max_bytes == usize::MAX {
             let at_least = critical.min(critical_wanted + request.critical_only);
             assert!(critical_given >= at_least, "critical mail gets its turns");
         }
+
         for claim in &claims {
             let mail = claim.manifest.id;
             let kept = &self.mails[&mail];
@@ -409,6 +428,7 @@ impl History {
                 self.mails.get_mut(&mail).expect("known").leased[index] = true;
             }
         }
+
         self.held.extend(claims);
     }
 
@@ -433,11 +453,13 @@ impl History {
         let Some(n) = (!candidates.is_empty()).then(|| candidates[n % candidates.len()]) else {
             return;
         };
+
         let tokens: Vec<LeaseToken> = self.held[n]
             .deliveries
             .iter()
             .map(|(lease, _)| lease.token())
             .collect();
+
         self.spool.mark(tokens.clone()).await.expect("writable");
         for token in tokens {
             let (delivery, _) = self.delivery(token);
@@ -469,6 +491,7 @@ impl History {
             };
             settled.push((lease, delivery.clone()));
         }
+
         let count = settled.len();
         assert_eq!(
             self.spool.settle(settled).await,
@@ -482,16 +505,19 @@ impl History {
         impl LeaseKeeper for Nobody {
             fn release(&self, _: LeaseToken) {}
         }
+
         let Some(at) = n.checked_rem(self.stale.len()) else {
             return;
         };
         let (token, mut delivery) = self.stale[at].clone();
+
         delivery.stage = Stage::Delivered { at: self.now };
         let forged = Lease::new(token, Weak::<Nobody>::new());
         assert_eq!(
             self.spool.settle(vec![(forged, delivery)]).await,
             Ok(vec![SettleResult::Stale])
         );
+
         self.stale_settles += 1;
     }
 
@@ -510,6 +536,7 @@ impl History {
             }
             drop(lease);
         }
+
         let Some(last) = last else { return };
         self.wait_until_free(last).await;
         if !in_doubt.is_empty() {
@@ -575,6 +602,7 @@ impl History {
                 self.spool.changed().notified().await;
             }
         };
+
         tokio::time::timeout(Duration::from_secs(20), wait)
             .await
             .expect("a lease that was dropped comes back");
@@ -600,20 +628,24 @@ impl History {
             more: true,
             ..SweepReport::default()
         };
+
         while swept.more {
             let step = self.spool.sweep(self.now).await.expect("writable");
             swept.ended.extend(step.ended);
             swept.pruned += step.pruned;
             swept.more = step.more;
         }
+
         let mut ended = 0;
         let mut pruned = 0;
         let mut gone = Vec::new();
+
         // What a sender held when its time was over is looked at again a little later.
         let may_wait = self
             .spool
             .next_due(self.now)
             .is_some_and(|next| next <= self.now + minutes(1));
+
         for (id, kept) in &mut self.mails {
             for index in 0..kept.deliveries.len() {
                 if !kept.is_free(index) || kept.manifest.expires_at > self.now {
@@ -642,10 +674,12 @@ impl History {
                 gone.push(*id);
             }
         }
+
         for id in gone {
             self.mails.remove(&id);
             pruned += 1;
         }
+
         for (mail, recipient) in std::mem::take(&mut self.untold) {
             let in_doubt = EndedDelivery {
                 mail,
@@ -654,16 +688,18 @@ impl History {
             };
             assert!(
                 swept.ended.contains(&in_doubt),
-                "what has ended by nobody's wish is told: {in_doubt:?}"
+                "what has ended without a user's request is told: {in_doubt:?}"
             );
             ended += 1;
         }
+
         assert_eq!(
             swept.ended.len(),
             ended,
             "nothing else is ended: {:?}",
             swept.ended
         );
+
         assert_eq!(
             swept.pruned, pruned,
             "what was kept long enough is deleted, and nothing else"
@@ -679,6 +715,7 @@ impl History {
         let Some(id) = self.any_mail(n) else { return };
         let now = self.now;
         let kept = self.mails.get_mut(&id).expect("known");
+
         let mut taken = Vec::new();
         for index in 0..kept.deliveries.len() {
             if kept.is_free(index) {
@@ -686,11 +723,13 @@ impl History {
                 taken.push(kept.deliveries[index].recipient.clone());
             }
         }
+
         let expected = if taken.is_empty() {
             OperationResult::TooLate
         } else {
             OperationResult::Done(taken)
         };
+
         assert_eq!(
             self.spool.cancel(id, now).await,
             Ok(expected),
@@ -709,6 +748,7 @@ impl History {
             .deliveries
             .iter()
             .any(|delivery| matches!(delivery.stage, Stage::Dead { .. }));
+
         for index in 0..kept.deliveries.len() {
             let delivery = &mut kept.deliveries[index];
             match delivery.stage {
@@ -723,15 +763,18 @@ impl History {
             delivery.stage = Stage::Pending { due: now };
             taken.push(delivery.recipient.clone());
         }
+
         if revived {
             // The lifetime of what else is pending is not cut short.
             kept.manifest.expires_at = kept.manifest.expires_at.max(now + lifetime);
         }
+
         let expected = if taken.is_empty() {
             OperationResult::TooLate
         } else {
             OperationResult::Done(taken)
         };
+
         assert_eq!(
             self.spool.retry(id, now, lifetime).await,
             Ok(expected),
@@ -750,16 +793,19 @@ impl History {
             );
             return;
         }
+
         let all = kept
             .deliveries
             .iter()
             .map(|delivery| delivery.recipient.clone())
             .collect();
+
         assert_eq!(
             self.spool.purge(id).await,
             Ok(OperationResult::Done(all)),
             "what has ended can be purged"
         );
+
         self.mails.remove(&id);
     }
 
@@ -775,6 +821,7 @@ impl History {
                 }
             }
         }
+
         let mut sum = 0;
         loop {
             let step = self
@@ -787,6 +834,7 @@ impl History {
                 break;
             }
         }
+
         assert_eq!(
             sum, moved,
             "what waits in queues that are not known is moved"
@@ -797,16 +845,19 @@ impl History {
         if !self.home.is_kept() {
             return;
         }
+
         // A store can be opened again once nobody has it; meanwhile another stands in.
         let old = std::mem::replace(
             &mut self.spool,
             postrider::spool::memory::open(SpoolOptions::default()),
         );
+
         self.spool = self.home.reopen(old, by_kill).await;
         // The old spool's leases have nobody left to go back to.
         self.held.clear();
         self.stale.clear();
         self.stale_settles = 0;
+
         // Only who lives can tell: what was not told by then stands in the records.
         self.untold.clear();
         for (id, kept) in &mut self.mails {

@@ -107,6 +107,7 @@ fn any_sketch() -> impl Strategy<Value = Sketch> {
         prop::sample::select(vec!["primary", "primary", "backup", "gone"]),
         1..4,
     );
+
     let due_in = prop_oneof![3 => Just(0), 1 => 1..60u64];
     let key = prop::option::weighted(0.3, prop::sample::select(vec!["a", "b", "c"]));
     let size = prop_oneof![3 => 0..100usize, 1 => 4000..9000usize, 1 => Just(300 * 1024)];

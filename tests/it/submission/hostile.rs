@@ -20,6 +20,7 @@ fn the_corpus_holds_whole_and_cut_short() {
             .for_each(|end| exercise(&content[..end]));
         files += 1;
     }
+
     assert!(files >= 20, "{files} files");
 }
 
@@ -65,6 +66,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         "\0",
         "é",
     ]);
+
     prop_oneof![
         12 => known.prop_map(|text| text.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..20),

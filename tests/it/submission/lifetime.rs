@@ -32,10 +32,12 @@ async fn while_the_spool_is_broken_mail_is_put_off() {
     let mut client = door.client().await;
     client.begin().await;
     spool.break_down();
+
     let answer = client.data(MESSAGE).await;
     assert!(answer.starts_with("452 4.3.1"), "{answer}");
     spool.mend();
     client.envelope().await;
+
     assert!(
         client
             .data(MESSAGE)
@@ -51,12 +53,14 @@ async fn connections_are_limited_and_a_place_that_is_left_is_free_again() {
     let door = Door::with(settings).await;
     let mut first = door.client().await;
     let _second = door.client().await;
+
     let mut third = door.client().await;
     assert!(
         third.greeting.starts_with("421 4.7.0"),
         "{}",
         third.greeting
     );
+
     assert!(third.is_closed().await);
     first.expect("QUIT", "221").await;
     assert!(first.is_closed().await);
@@ -72,6 +76,7 @@ async fn a_client_that_does_not_log_in_is_sent_away_however_busy_it_is() {
     settings.limits.login = Duration::from_millis(300);
     settings.limits.commands_before_login = u32::MAX;
     settings.users = vec![app()];
+
     let door = Door::with(settings).await;
     let mut stranger = door.client().await;
     stranger.expect("EHLO client.example", "250").await;
@@ -84,15 +89,18 @@ async fn a_client_that_does_not_log_in_is_sent_away_however_busy_it_is() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+
     tokio::time::timeout(Duration::from_secs(10), talks)
         .await
         .expect("it stays");
+
     let mut client = door.client().await;
     client.expect("EHLO client.example", "250").await;
     client
         .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235")
         .await;
     tokio::time::sleep(Duration::from_millis(400)).await;
+
     client.expect("NOOP", "250").await;
 }
 
@@ -100,10 +108,12 @@ async fn a_client_that_does_not_log_in_is_sent_away_however_busy_it_is() {
 async fn an_idle_client_is_sent_away_though_it_drips_bytes() {
     let mut settings = settings();
     settings.limits.idle = Duration::from_millis(150);
+
     let door = Door::with(settings).await;
     let mut idle = door.client().await;
     assert!(idle.reply().await.starts_with("421 4.4.2"));
     assert!(idle.is_closed().await);
+
     let mut dripping = door.client().await;
     let dripped = async {
         for _ in 0..100 {
@@ -115,6 +125,7 @@ async fn an_idle_client_is_sent_away_though_it_drips_bytes() {
         }
         panic!("a line may take for ever");
     };
+
     assert!(dripped.await.starts_with("421 4.4.2"));
 }
 
@@ -123,10 +134,12 @@ async fn a_message_has_to_come_at_a_pace() {
     let mut settings = settings();
     settings.limits.data = Duration::from_millis(150);
     settings.limits.data_rate = 1_000_000;
+
     let door = Door::with(settings).await;
     let mut client = door.client().await;
     client.begin().await;
     client.expect("DATA", "354").await;
+
     let dripped = async {
         for _ in 0..100 {
             client.send("drip\r\n").await;
@@ -137,6 +150,7 @@ async fn a_message_has_to_come_at_a_pace() {
         }
         panic!("a message may take for ever");
     };
+
     assert!(dripped.await.starts_with("421 4.4.2"));
     assert!(
         door.postrider
@@ -153,6 +167,7 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
     let mut settings = settings();
     settings.limits.memory = 100_000;
     settings.limits.connections_per_peer = 1;
+
     let door = Door::with(settings).await;
     for (begin, cut) in [
         ("DATA\r\n", "From: a@example.com\r\n\r\n"),
@@ -179,6 +194,7 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
         drop(next);
         while door.client().await.greeting.starts_with("421") {}
     }
+
     let sent = door.sent().await;
     assert_eq!(sent.len(), 2);
     assert!(sent.iter().all(|mail| mail.message.ends_with(b"yyy\r\n")));
@@ -197,22 +213,27 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
 async fn messages_share_a_budget_of_memory() {
     let mut settings = settings();
     settings.limits.memory = 100_000;
+
     let door = Door::with(settings).await;
     let (mut holds, mut comes) = (door.client().await, door.client().await);
     for client in [&mut holds, &mut comes] {
         client.begin().await;
     }
+
     let message = format!("{MESSAGE}{}", "x".repeat(60_000));
     holds
         .send(format!("BDAT {}\r\n{message}", message.len()))
         .await;
+
     assert!(holds.reply().await.starts_with("250 2.0.0 60"));
+
     let reply = comes
         .data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000)))
         .await;
     assert!(reply.starts_with("452 4.3.1"), "{reply}");
     holds.expect("BDAT 0 LAST", "250 2.0.0 queued").await;
     comes.envelope().await;
+
     assert!(
         comes
             .data(format!("{MESSAGE}{}\r\n", "y".repeat(60_000)))
@@ -227,6 +248,7 @@ async fn a_shutdown_sends_the_idle_away_and_lets_a_message_come_to_its_end() {
     let mut idle = door.client().await;
     let mut begun = door.client().await;
     begun.begin().await;
+
     let mut sending = door.client().await;
     sending.begin().await;
     sending.expect("DATA", "354").await;
@@ -236,12 +258,14 @@ async fn a_shutdown_sends_the_idle_away_and_lets_a_message_come_to_its_end() {
         assert!(client.reply().await.starts_with("421 4.3.2"));
         assert!(client.is_closed().await);
     }
+
     while TcpStream::connect(door.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
     assert!(sending.ask(".").await.starts_with("250 2.0.0 queued as "));
     assert!(sending.reply().await.starts_with("421 4.3.2"));
     assert_eq!(door.sent().await.len(), 1);
+
     door.shut().await;
 }
 
@@ -265,6 +289,7 @@ async fn a_client_that_does_not_read_is_given_up() {
     settings.limits.write = Duration::from_millis(100);
     settings.limits.connections_per_peer = 1;
     settings.limits.errors = u32::MAX;
+
     let door = Door::with(settings).await;
     let mut deaf = TcpStream::connect(door.address).await.unwrap();
     let lines = format!("EHLO x\r\n{}", "HELP\r\n".repeat(20_000));
@@ -274,6 +299,7 @@ async fn a_client_that_does_not_read_is_given_up() {
             .is_ok()
         {}
     };
+
     tokio::time::timeout(Duration::from_secs(20), given_up)
         .await
         .expect("the door reads for ever");

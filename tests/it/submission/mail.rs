@@ -16,15 +16,18 @@ async fn what_is_acknowledged_is_in_the_spool_and_arrives() {
     let mut client = door.client().await;
     assert_eq!(client.greeting, "220 door.example ESMTP Postrider\r\n");
     client.begin().await;
+
     let reply = client.data(MESSAGE).await;
     let id = reply
         .strip_prefix("250 2.0.0 queued as ")
         .expect("it is queued")
         .trim();
+
     let status = door.postrider.status(id.parse().unwrap()).await.unwrap();
     assert_eq!(status.return_path.unwrap().as_str(), "shop@example.com");
     client.expect("QUIT", "221 2.0.0").await;
     assert!(client.is_closed().await);
+
     let message = door.only().await;
     assert!(message.starts_with(
         "Received: from client.example ([127.0.0.1])\r\n by door.example with ESMTP; "
@@ -38,6 +41,7 @@ async fn directives_are_obeyed_and_do_not_travel_on() {
     let door = Door::open().await;
     let mut client = door.client().await;
     client.begin().await;
+
     let directives = "X-Postrider-Priority: critical\r\nX-Postrider-Tag: otp, login\r\nX-Postrider-Expires-In: 5m\r\n";
     let reply = client.data(format!("{directives}{MESSAGE}")).await;
     let id = reply
@@ -46,6 +50,7 @@ async fn directives_are_obeyed_and_do_not_travel_on() {
         .trim()
         .parse()
         .unwrap();
+
     let status = door.postrider.status(id).await.unwrap();
     assert_eq!(
         (status.priority, status.tags),
@@ -54,9 +59,11 @@ async fn directives_are_obeyed_and_do_not_travel_on() {
             vec!["otp".to_owned(), "login".to_owned()]
         )
     );
+
     assert_eq!(status.expires_at, status.created_at + minutes(5));
     assert!(!door.only().await.contains("X-Postrider"));
     client.envelope().await;
+
     let reply = client
         .data(format!("X-Postrider-Priority: urgent\r\n{MESSAGE}"))
         .await;
@@ -80,12 +87,15 @@ async fn one_key_is_one_mail_though_each_try_is_traced_anew() {
                 .await,
         );
     }
+
     assert!(
         replies[0].starts_with("250") && replies[0] == replies[1],
         "{replies:?}"
     );
+
     let mut client = door.client().await;
     client.begin().await;
+
     let reply = client
         .data(format!("X-Postrider-Key: order-7\r\n{MESSAGE}another\r\n"))
         .await;
@@ -105,6 +115,7 @@ async fn every_recipient_and_the_null_sender_are_kept() {
     client
         .expect("RCPT TO:<\"grace hopper\"@example.org>", "250")
         .await;
+
     assert!(client.data(MESSAGE).await.starts_with("250"));
     let sent = door.sent().await;
     let to: Vec<&str> = sent
@@ -112,6 +123,7 @@ async fn every_recipient_and_the_null_sender_are_kept() {
         .flat_map(|mail| &mail.recipients)
         .map(|to| to.as_str())
         .collect();
+
     assert_eq!(to, ["ada@example.org", "\"grace hopper\"@example.org"]);
     assert!(sent.iter().all(|mail| mail.return_path.is_none()));
 }
@@ -128,10 +140,12 @@ async fn the_postmaster_is_known_without_a_domain_and_a_size_of_many_digits_is_t
         let expected = if digits <= 20 { "552 5.3.4" } else { "5" };
         assert!(reply.starts_with(expected), "{digits} digits: {reply}");
     }
+
     client
         .expect("MAIL FROM:<a@example.org> SIZE=00000000000000000050", "250")
         .await;
     client.expect("RCPT TO:<Postmaster>", "250").await;
+
     assert!(client.data(MESSAGE).await.starts_with("250"));
     let sent = door.sent().await;
     let to = sent[0].recipients[0].as_str();
@@ -144,6 +158,7 @@ async fn a_large_message_arrives_byte_for_byte_in_both_ways() {
     let lines: String = (0..60_000)
         .map(|n| format!(".line {n} {}\r\n", "x".repeat(n % 90)))
         .collect();
+
     let mut client = door.client().await;
     client.begin().await;
     assert!(
@@ -155,6 +170,7 @@ async fn a_large_message_arrives_byte_for_byte_in_both_ways() {
             .await
             .starts_with("250")
     );
+
     client.envelope().await;
     let message = format!("From: shop@example.com\r\n\r\n{lines}");
     let (first, rest) = message.split_at(1_000_000);
@@ -164,6 +180,7 @@ async fn a_large_message_arrives_byte_for_byte_in_both_ways() {
     client
         .send(format!("BDAT {} LAST\r\n{rest}", rest.len()))
         .await;
+
     assert!(client.reply().await.starts_with("250 2.0.0 1000000 octets"));
     assert!(client.reply().await.starts_with("250 2.0.0 queued as "));
     let sent = door.sent().await;
@@ -188,6 +205,7 @@ async fn a_pipelining_client_is_answered_in_order() {
     for code in ["250 2.0.0 queued", "250 2.0.0", "221"] {
         assert!(client.reply().await.starts_with(code));
     }
+
     assert_eq!(door.sent().await.len(), 1);
 }
 
@@ -222,6 +240,7 @@ async fn many_clients_at_once_are_each_told_their_own_mail() {
             tokio::spawn(connect)
         })
         .collect();
+
     for client in clients {
         for (subject, id) in client.await.unwrap() {
             assert_eq!(
@@ -234,6 +253,7 @@ async fn many_clients_at_once_are_each_told_their_own_mail() {
             );
         }
     }
+
     assert_eq!(door.sent().await.len(), 320);
 }
 
@@ -242,6 +262,7 @@ async fn what_is_not_a_mail_is_refused_and_nothing_is_stored() {
     let door = Door::open().await;
     let mut client = door.client().await;
     client.expect("EHLO x", "250").await;
+
     let received = "Received: from a by b; Thu, 1 Jan 1970 00:00:00 +0000\r\n".repeat(51);
     for (message, expected) in [
         (
@@ -265,6 +286,7 @@ async fn what_is_not_a_mail_is_refused_and_nothing_is_stored() {
             "{message:?} was answered {reply:?}"
         );
     }
+
     assert!(
         door.postrider
             .list(Query::default())
@@ -330,15 +352,18 @@ async fn a_full_queue_says_try_again_and_accepts_again_when_there_is_room() {
             .max_pending(1)
             .accept_timeout(Duration::from_millis(10))
     };
+
     let door = Door::before(settings(), engine).await;
     door.postrider.pause("capture").await.unwrap();
     let mut client = door.client().await;
     client.begin().await;
+
     assert!(client.data(MESSAGE).await.starts_with("250"));
     client.envelope().await;
     let reply = client.data(MESSAGE).await;
     assert!(reply.starts_with("452 4.3.1"), "{reply}");
     door.postrider.resume("capture").await.unwrap();
+
     assert_eq!(door.sent().await.len(), 1);
     client.envelope().await;
     assert!(client.data(MESSAGE).await.starts_with("250"));
@@ -354,21 +379,26 @@ async fn a_mail_that_waits_for_room_in_the_queue_keeps_its_memory() {
             .max_pending(1)
             .accept_timeout(minutes(1))
     };
+
     let door = Door::before(settings, engine).await;
     door.postrider.pause("capture").await.unwrap();
     let (mut waits, mut comes) = (door.client().await, door.client().await);
     waits.begin().await;
+
     assert!(waits.data(MESSAGE).await.starts_with("250"));
     waits.envelope().await;
     waits.expect("DATA", "354").await;
+
     let large = format!("{MESSAGE}{}\r\n", "x".repeat(60_000));
     waits.send(format!("{large}.\r\n")).await;
     comes.begin().await;
+
     let reply = comes.data(&large).await;
     assert!(
         reply.starts_with("452 4.3.1 too much mail is coming in"),
         "{reply}"
     );
+
     door.postrider.resume("capture").await.unwrap();
     assert!(waits.reply().await.starts_with("250"));
     comes.envelope().await;
@@ -381,12 +411,14 @@ async fn what_the_engine_refuses_is_refused_for_good() {
         recipient_domain: vec!["example.org".into()],
         ..Match::default()
     };
+
     let engine = |engine: postrider::Builder| {
         engine
             .spool_in_memory()
             .max_message_size(2000)
             .route(only_org, ["capture"])
     };
+
     let door = Door::before(settings(), engine).await;
     let mut client = door.client().await;
     assert!(client.ask("EHLO x").await.contains("250 SIZE 976\r\n"));
@@ -397,21 +429,26 @@ async fn what_the_engine_refuses_is_refused_for_good() {
     client
         .expect("RCPT TO:<ada@elsewhere.example>", "250")
         .await;
+
     let reply = client.data(MESSAGE).await;
     assert!(
         reply.starts_with("550 5.7.1") && reply.contains("ada@elsewhere.example"),
         "{reply}"
     );
+
     client.envelope().await;
+
     let reply = client
         .data(format!("{MESSAGE}{}\r\n", "x".repeat(1000)))
         .await;
     assert!(reply.starts_with("552 5.3.4"), "{reply}");
     client.envelope().await;
+
     // It grows beyond what the engine takes when its line ends are mended.
     let reply = client
         .data(format!("{MESSAGE}{}\r\n", "\n".repeat(900)))
         .await;
+
     assert!(reply.starts_with("552 5.3.4"), "{reply}");
 }
 
@@ -437,6 +474,7 @@ async fn nothing_that_is_smuggled_in_gets_out() {
             .relay(Relay::smtp(&url).unwrap())
             .spool_in_memory()
     };
+
     let door = Door::before(settings(), engine).await;
     let tricks = [
         "\n.\n",
@@ -447,6 +485,7 @@ async fn nothing_that_is_smuggled_in_gets_out() {
         "\r.\r\n",
         "\r\n.\r\r\n",
     ];
+
     let mut client = door.client().await;
     client.expect("EHLO x", "250").await;
     for trick in tricks {
@@ -458,12 +497,14 @@ async fn nothing_that_is_smuggled_in_gets_out() {
             "{trick:?} was answered {reply:?}"
         );
     }
+
     let mails = relay.mails_arrive(tricks.len()).await;
     door.postrider.wait_idle().await;
     assert_eq!(relay.mails().len(), tricks.len());
     for mail in mails {
         assert!(mail.text().contains("evil"), "{}", mail.text());
     }
+
     assert!(
         !relay
             .commands()

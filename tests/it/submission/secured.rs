@@ -13,6 +13,7 @@ async fn a_mail_comes_in_over_starttls_with_a_login() {
     let door = Door::with(secured(&certificate)).await;
     let mut client = door.client().await;
     assert!(client.ask("EHLO x").await.contains("STARTTLS"));
+
     let mut client = client.start_tls(&certificate).await;
     client.expect("MAIL FROM:<shop@example.com>", "503").await;
     assert!(client.ask("EHLO x").await.contains("250 AUTH PLAIN LOGIN"));
@@ -23,6 +24,7 @@ async fn a_mail_comes_in_over_starttls_with_a_login() {
         .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235 2.7.0")
         .await;
     client.envelope().await;
+
     assert!(client.data(MESSAGE).await.starts_with("250"));
     assert!(door.only().await.contains(" with ESMTPSA; "));
 }
@@ -35,16 +37,19 @@ async fn a_mail_comes_in_over_implicit_tls() {
         .await
         .unwrap();
     assert_eq!(client.greeting, "220 door.example ESMTP Postrider\r\n");
+
     let offer = client.ask("EHLO x").await;
     assert!(
         !offer.contains("STARTTLS") && offer.contains("AUTH"),
         "{offer}"
     );
+
     client.expect("AUTH LOGIN YXBw", "334").await;
     client.expect("c2U6Y3IgZXQ=", "235").await;
     client.envelope().await;
     assert!(client.data(MESSAGE).await.starts_with("250"));
     client.expect("QUIT", "221").await;
+
     assert!(client.is_closed().await);
 }
 
@@ -66,10 +71,12 @@ async fn a_handshake_that_does_not_come_ends_the_connection() {
     let certificate = Certificate::new();
     let mut settings = secured(&certificate);
     settings.limits.handshake = std::time::Duration::from_millis(50);
+
     let door = Door::with(settings).await;
     let mut client = door.client().await;
     client.expect("EHLO x", "250").await;
     client.expect("STARTTLS", "220").await;
+
     assert!(client.is_closed().await);
     let mut client = door.client().await;
     client.expect("EHLO x", "250").await;
@@ -77,6 +84,7 @@ async fn a_handshake_that_does_not_come_ends_the_connection() {
     client
         .send("this is no handshake, but a line that goes on in the clear\r\n")
         .await;
+
     let alert = client.reply().await;
     assert!(
         !alert.starts_with(|c: char| c.is_ascii_digit()),
@@ -87,24 +95,29 @@ async fn a_handshake_that_does_not_come_ends_the_connection() {
 #[tokio::test]
 async fn users_and_certificate_are_replaced_while_the_door_is_open() {
     let (old, new) = (Certificate::new(), Certificate::new());
+
     let door = Door::with(secured(&old)).await;
     let tls = door.tls_address.unwrap();
     let mut open = Client::over_tls(tls, &old).await.unwrap();
     open.expect("EHLO x", "250").await;
+
     let somebody = User {
         name: "other".into(),
         password: "new".into(),
     };
+
     door.reloader
         .reload(vec![somebody], Some(new.files()))
         .unwrap();
     open.expect(&format!("AUTH PLAIN {APP_PLAIN}"), "535 5.7.8")
         .await;
     open.expect("AUTH PLAIN AG90aGVyAG5ldw==", "235").await;
+
     assert!(
         Client::over_tls(tls, &old).await.is_err(),
         "the old certificate is shown still"
     );
+
     Client::over_tls(tls, &new).await.unwrap();
     // What cannot be used changes nothing.
     std::fs::write(new.cert(), "rubbish").unwrap();
@@ -113,6 +126,7 @@ async fn users_and_certificate_are_replaced_while_the_door_is_open() {
         .reload(vec![app()], Some(new.files()))
         .unwrap_err()
         .to_string();
+
     assert!(error.contains("smtp.tls.cert"), "{error}");
     assert!(
         door.reloader
@@ -121,6 +135,7 @@ async fn users_and_certificate_are_replaced_while_the_door_is_open() {
             .to_string()
             .contains("smtp.tls")
     );
+
     let mut client = door.client().await;
     client.expect("EHLO x", "250").await;
     client.expect("AUTH PLAIN AG90aGVyAG5ldw==", "235").await;
@@ -164,11 +179,14 @@ async fn no_password_and_no_control_character_reaches_the_log() {
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
+
     let mut settings = settings();
     settings.users = vec![app()];
+
     let door = Door::with(settings).await;
     let mut client = door.client().await;
     client.expect("EHLO \u{202e}(evil)", "250").await;
+
     // The user `a\r\nb\x1b[2J`, and the password `hunter2`.
     client
         .expect("AUTH PLAIN AGENCmIbWzJKAGh1bnRlcjI=", "535")
@@ -177,15 +195,18 @@ async fn no_password_and_no_control_character_reaches_the_log() {
         .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235")
         .await;
     client.envelope().await;
+
     assert!(client.data(MESSAGE).await.starts_with("250"));
     client.expect("QUIT", "221").await;
     drop(client);
     door.sent().await;
+
     let text = log.text();
     assert!(
         text.contains("smtp login refused") && text.contains("a\\r\\nb"),
         "{text}"
     );
+
     for secret in [
         "hunter2",
         "aHVudGVyMg",
@@ -196,10 +217,12 @@ async fn no_password_and_no_control_character_reaches_the_log() {
     ] {
         assert!(!text.contains(secret), "{secret} is in the log:\n{text}");
     }
+
     assert!(
         !text.chars().any(|c| c.is_control() && c != '\n'),
         "{text:?}"
     );
+
     door.postrider
         .shutdown(postrider::Drain::within(seconds(1)))
         .await
@@ -213,6 +236,7 @@ async fn the_record_keeps_which_user_handed_a_mail_in_and_a_key_is_theirs() {
         name: "other".into(),
         password: "secret".into(),
     };
+
     settings.users = vec![app(), other];
     let door = Door::with(settings).await;
     let mut ids = Vec::new();
@@ -227,10 +251,12 @@ async fn the_record_keeps_which_user_handed_a_mail_in_and_a_key_is_theirs() {
         let id = queued.split("queued as ").nth(1).unwrap().trim();
         ids.push(id.parse().unwrap());
     }
+
     assert_ne!(
         ids[0], ids[1],
         "the same key of another user is another key"
     );
+
     for (id, who) in ids.into_iter().zip(["user:app", "user:other"]) {
         let record = door.postrider.status(id).await.unwrap();
         assert_eq!(record.submitter.unwrap().to_string(), who);
@@ -247,12 +273,14 @@ async fn a_user_is_told_when_to_come_back_and_which_address_is_not_theirs() {
         from: vec!["example.com".parse().unwrap()],
         ..Quota::default()
     };
+
     door.postrider.set_quotas([(Submitter::user("app"), quota)]);
     let mut client = door.client().await;
     client.expect("EHLO x", "250").await;
     client
         .expect(&format!("AUTH PLAIN {APP_PLAIN}"), "235")
         .await;
+
     let foreign = "From: boss@example.org\r\nSubject: hello\r\n\r\nHello.\r\n";
     client.envelope().await;
     let refused = client.data(foreign).await;
@@ -262,15 +290,18 @@ async fn a_user_is_told_when_to_come_back_and_which_address_is_not_theirs() {
         client.envelope().await;
         assert!(client.data(MESSAGE).await.starts_with("250"));
     }
+
     client.envelope().await;
     let refused = client.data(MESSAGE).await;
     assert!(refused.starts_with("450 4.7.1"), "{refused}");
     assert!(refused.contains("again in"), "{refused}");
+
     let quota = Quota {
         max_pending: Some(1),
         max_per_day: Some(2),
         ..Quota::default()
     };
+
     door.postrider.set_quotas([(Submitter::user("app"), quota)]);
     client.envelope().await;
     let refused = client.data(MESSAGE).await;

@@ -63,20 +63,24 @@ async fn a_clock_that_is_set_back_a_day_or_forward_by_minutes_delays_nothing_and
             .first(1)
             .act(Act::reply(450, "4.2.1 later")),
     );
+
     relay.rule(
         Rule::at(Step::Rcpt)
             .to("worthless")
             .act(Act::reply(450, "4.2.1 later")),
     );
+
     let config = configuration(
         &dir.path().join("spool"),
         &relay.url(),
         "[retry]\nschedule = [\"3s\"]\njitter = \"none\"\nmax_attempts = 100",
     );
+
     let mut service = under_a_clock(dir.path(), &config);
     let deferred = hand_in(&service, "deferred", "");
     let worthless = hand_in(&service, "worthless", r#", "expires_in": "10s""#);
     let soon = hand_in(&service, "soon", r#", "delay": "4s""#);
+
     let later = hand_in(
         &service,
         "later",
@@ -86,6 +90,7 @@ async fn a_clock_that_is_set_back_a_day_or_forward_by_minutes_delays_nothing_and
 
     set(dir.path(), "-86400");
     let since = hand_in(&service, "since", r#", "delay": "4s""#);
+
     let clock = std::time::SystemTime::now() + std::time::Duration::from_secs(5) - DAY;
     let at = humantime::format_rfc3339_millis(clock);
     let by_the_wall = hand_in(&service, "by-the-wall", &format!(r#", "send_at": "{at}""#));
@@ -97,6 +102,7 @@ async fn a_clock_that_is_set_back_a_day_or_forward_by_minutes_delays_nothing_and
     service.become_all(&[now], "delivered");
     assert_eq!(service.state(&later), "scheduled", "its time has not come");
     assert!(service.stop().success());
+
     let arrived = arrived(&relay);
     assert!(
         arrived.len() == 5 && arrived.values().all(|count| *count == 1),
@@ -113,11 +119,13 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
             .to("deferred")
             .act(Act::reply(450, "4.2.1 later")),
     );
+
     let config = configuration(
         &dir.path().join("spool"),
         &relay.url(),
         "[retry]\nschedule = [\"3s\"]\njitter = \"none\"\nmax_attempts = 100",
     );
+
     let mut service = under_a_clock(dir.path(), &config);
     let long = hand_in(&service, "deferred-long", r#", "expires_in": "2h""#);
     let short = hand_in(&service, "deferred-short", r#", "expires_in": "30m""#);
@@ -133,6 +141,7 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
             .body
             .contains("expired")
     );
+
     service.become_all(std::slice::from_ref(&soon), "delivered");
     let tries = |id: &str| {
         let status = service.get(&format!("/v1/mails/{id}")).json();
@@ -141,6 +150,7 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
             .unwrap()
             .len()
     };
+
     let before = tries(&long);
     crate::trouble::house::eventually("retries go on", || tries(&long) > before + 1);
     assert_eq!(
@@ -157,6 +167,7 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
     assert_eq!(service.state(&long), "deferred");
     assert_eq!(service.state(&short), "dead", "what has ended stays so");
     relay.behave();
+
     assert_eq!(
         service.post(&format!("/v1/mails/{long}/retry"), "").status,
         200
@@ -166,6 +177,7 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
     set(dir.path(), "+7200");
     service.become_all(std::slice::from_ref(&tonight), "delivered");
     assert!(service.stop().success());
+
     let arrived = arrived(&relay);
     assert!(
         arrived.len() == 4 && arrived.values().all(|count| *count == 1),

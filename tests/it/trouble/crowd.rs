@@ -26,12 +26,14 @@ fn crowd() -> usize {
         .lines()
         .find(|line| line.starts_with("Max open files"))
         .unwrap();
+
     let soft = line
         .split_whitespace()
         .nth(3)
         .unwrap()
         .parse()
         .unwrap_or(1 << 20);
+
     let each = usize::min(5000, (soft - 200) / 2);
     println!("{} idle connections", 2 * each);
     each
@@ -75,11 +77,13 @@ async fn ten_thousand_idle_connections_cost_little_and_leave_room_for_mail_and_a
         "[smtp]\n",
         &format!("header_timeout = \"25s\"\n[smtp]\n{doors}"),
     );
+
     let mut service = Service::start(configured_after(
         dir.path(),
         &config,
         "ulimit -n $(ulimit -H -n)",
     ));
+
     service.hand_in_many("early", 3, "123456");
     let before = service.memory();
 
@@ -87,6 +91,7 @@ async fn ten_thousand_idle_connections_cost_little_and_leave_room_for_mail_and_a
     let mut idle = connect(service.smtp, each).await;
     idle.extend(connect(service.http, each).await);
     eventually("everybody is in", || service.descriptors() >= 2 * each);
+
     let grown = service.memory().saturating_sub(before);
     println!(
         "{} KiB more for {} connections, open after {:?}",
@@ -94,6 +99,7 @@ async fn ten_thousand_idle_connections_cost_little_and_leave_room_for_mail_and_a
         2 * each,
         begun.elapsed()
     );
+
     assert!(
         grown / (2 * each as u64) < 24,
         "{grown} KiB for {} connections",
@@ -119,6 +125,7 @@ async fn ten_thousand_idle_connections_cost_little_and_leave_room_for_mail_and_a
             .map(last_words)
             .all(|said| said.starts_with("220 ") && said.contains("\r\n421 "))
     );
+
     assert!(service.say("afterwards@example.org").starts_with("250 "));
     assert!(service.stop().success());
 }
@@ -140,6 +147,7 @@ async fn one_who_takes_all_the_connections_there_are_stops_neither_delivery_nor_
     let dir = tempfile::tempdir().unwrap();
     let relay = FakeSmtp::start().await;
     crowd();
+
     let config = configuration(&dir.path().join("spool"), &relay.url(), "");
     for limit in ["ulimit -S -n 1024", "ulimit -n 1024"] {
         let service = Service::start(configured_after(dir.path(), &config, limit));

@@ -16,6 +16,7 @@ async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are
     let config = configuration(&dir.path().join("spool"), &relay.url(), "");
     let mut service = Service::start(configured(dir.path(), &config));
     let early = service.hand_in_many("early", 3, "123456");
+
     // Due while there is no descriptor for a connection to the relay, unless one of before is still
     // open.
     let mail = r#"{"from": "shop@example.com", "to": "due@example.org", "subject": "s", "text": "t", "delay": "1s"}"#;
@@ -30,20 +31,24 @@ async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are
         .args(["--pid", &service.pid().to_string()])
         .arg(format!("--nofile={most}:"))
         .status();
+
     assert!(limited.unwrap().success());
     let mut idle: Vec<TcpStream> = (0..80)
         .map(|_| TcpStream::connect(service.http).unwrap())
         .collect();
+
     service.says("cannot take an HTTP connection");
     idle.extend((0..5).map(|_| TcpStream::connect(service.smtp).unwrap()));
     service.says("smtp connection cannot be accepted");
     let (before, begun) = (service.computed(), Instant::now());
+
     std::thread::sleep(Duration::from_secs(3));
     let busy = (service.computed() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     assert!(
         busy < 0.3,
         "it rests while it cannot go on, and {busy:.2} of a core is busy"
     );
+
     let complaints = service.log().matches("cannot").count();
     assert!(complaints < 150, "{complaints} complaints in a few seconds");
 
@@ -51,11 +56,13 @@ async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are
     eventually("a door that answers", || {
         try_call(service.http, "GET", "/health/ready", "").is_ok()
     });
+
     let later = service.hand_in_many("later", 3, "123456");
     assert!(service.say("over-smtp@example.org").starts_with("250 "));
     let all = [early, vec![due], later].concat();
     service.become_all(&all, "delivered");
     relay.mails_arrive(8).await;
+
     assert!(service.stop().success());
     let arrived = arrived(&relay);
     assert!(

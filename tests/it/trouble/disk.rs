@@ -22,6 +22,7 @@ impl Disk {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
         std::fs::create_dir(&path).unwrap();
+
         let options = format!("size={bytes},mode=1777");
         let mounted = as_root(
             "mount",
@@ -34,10 +35,12 @@ impl Disk {
                 &path.display().to_string(),
             ],
         );
+
         if let Err(reason) = mounted {
             println!("SKIPPED: a file system cannot be mounted here: {reason}");
             return None;
         }
+
         Some(Disk { dir, path })
     }
 
@@ -100,11 +103,13 @@ pub fn as_root(program: &str, arguments: &[&str]) -> Result<(), String> {
     if !is_root() {
         command.args(["-n", program]);
     }
+
     let output = command
         .args(arguments)
         .stdin(Stdio::null())
         .output()
         .map_err(|e| e.to_string())?;
+
     match output.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
@@ -122,6 +127,7 @@ impl FailingSyncs {
         if !is_root() {
             command.args(["-n", "strace"]);
         }
+
         command.args([
             "-f",
             "-qq",
@@ -132,10 +138,12 @@ impl FailingSyncs {
             "-e",
             "inject=fdatasync:error=EIO",
         ]);
+
         let mut strace = command
             .args(["-p", &pid])
             .spawn()
             .expect("strace is missing: apt-get install strace");
+
         let begun = Instant::now();
         while !is_traced(&pid) {
             if let Some(status) = strace.try_wait().unwrap() {
@@ -148,6 +156,7 @@ impl FailingSyncs {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+
         Some(FailingSyncs(strace))
     }
 }

@@ -17,6 +17,7 @@ async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_not
         dir.path(),
         &configuration(&spool, &relay.url(), ""),
     ));
+
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
     let queued = service.hand_in_many("early", 100, "123456");
 
@@ -28,13 +29,16 @@ async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_not
         .is_come_back_later();
     service.says("the spool takes no more");
     refuses_everywhere(&service, "cannot be written: Input/output error");
+
     assert_eq!(service.get("/health/live").status, 200);
     let readable = queued
         .iter()
         .filter(|id| service.get(&format!("/v1/mails/{id}")).status == 200)
         .count();
+
     assert_eq!(readable, queued.len(), "what it has can still be read");
     assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
+
     // Long enough for the scheduler to have woken everybody who would send.
     std::thread::sleep(std::time::Duration::from_secs(6));
     assert!(
@@ -46,7 +50,9 @@ async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_not
     service.says("the spool can be written again");
     eventually("ready again", || service.readiness().0);
     service.become_all(&queued, "delivered");
+
     assert!(service.stop().success());
+
     let mut arrived = arrived(&relay);
     // It was not acknowledged, and may be there all the same.
     arrived.remove("unlucky@example.org");
@@ -54,6 +60,7 @@ async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_not
         arrived.len() == queued.len() && arrived.values().all(|count| *count == 1),
         "{arrived:?}"
     );
+
     verify(&spool);
 }
 
@@ -63,6 +70,7 @@ async fn a_spool_on_a_disk_that_cannot_be_written_is_refused_at_the_start_in_one
     let Some(disk) = Disk::of(128 * MIB) else {
         return;
     };
+
     let relay = FakeSmtp::start().await;
     let mut service = start(&disk, &relay);
     let queued = service.hand_in_many("early", 3, "123456");

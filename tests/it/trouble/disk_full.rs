@@ -16,6 +16,7 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
     let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
         return;
     };
+
     let relay = FakeSmtp::start().await;
     let mut service = start(&disk, &relay);
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
@@ -33,6 +34,7 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
             )
             .is_come_back_later();
     }
+
     assert!(
         disk.free() + MIB > free,
         "what is refused takes no room: {free} bytes became {}",
@@ -49,12 +51,14 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_in_and_lets_it_out_and_recover
     assert!(service.say("over-smtp@example.org").starts_with("250 "));
     service.become_all(&later, "delivered");
     relay.mails_arrive(36).await;
+
     assert!(service.stop().success());
     let arrived = arrived(&relay);
     assert!(
         arrived.len() == 36 && arrived.values().all(|count| *count == 1),
         "each came once: {arrived:?}"
     );
+
     verify(&disk.at("spool"));
 }
 
@@ -63,6 +67,7 @@ async fn mail_goes_out_over_a_disk_without_a_byte_left_and_none_comes_in() {
     let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
         return;
     };
+
     let relay = FakeSmtp::start().await;
     let mut service = start_with(&disk, &relay, "connections = 1");
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
@@ -78,12 +83,14 @@ async fn mail_goes_out_over_a_disk_without_a_byte_left_and_none_comes_in() {
     eventually("ready again", || service.readiness().0);
     let later = service.hand_in_many("later", 5, "123456");
     service.become_all(&later, "delivered");
+
     assert!(service.stop().success());
     let arrived = arrived(&relay);
     assert!(
         arrived.len() == 505 && arrived.values().all(|count| *count == 1),
         "each came once: {arrived:?}"
     );
+
     verify(&disk.at("spool"));
 }
 
@@ -103,6 +110,7 @@ async fn a_disk_without_a_byte_left_for_long_stops_delivery_and_it_goes_on_by_it
     relay.behave();
     refuses_everywhere(&service, "cannot be written");
     answers_everything(&service, &queued);
+
     let sent = sent_and_no_more(&relay);
     assert!(
         sent < queued.len(),
@@ -113,15 +121,18 @@ async fn a_disk_without_a_byte_left_for_long_stops_delivery_and_it_goes_on_by_it
     service.says("the spool can be written again");
     service.become_all(&queued, "delivered");
     eventually("ready again", || service.readiness().0);
+
     let later = service.hand_in_many("later", 5, "123456");
     assert!(service.say("over-smtp@example.org").starts_with("250 "));
     service.become_all(&later, "delivered");
     relay.mails_arrive(506).await;
+
     let arrived = arrived(&relay);
     assert!(
         arrived.len() == 506 && arrived.values().all(|count| *count == 1),
         "each came once: {arrived:?}"
     );
+
     assert!(service.stop().success());
     verify(&disk.at("spool"));
 }
@@ -134,6 +145,7 @@ async fn a_disk_without_a_byte_left_loses_none_when_the_service_is_stopped_meanw
     let relay = FakeSmtp::start().await;
     let mut service = start_until_it_takes_no_more(&disk, &relay);
     let queued = service.hand_in_many("early", 500, "123456");
+
     disk.fill_until(0);
     assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
     service.says("the spool takes no more");
@@ -144,8 +156,10 @@ async fn a_disk_without_a_byte_left_loses_none_when_the_service_is_stopped_meanw
     disk.make_room();
     let mut service = start(&disk, &relay);
     service.become_all(&queued, "delivered");
+
     let arrived = arrived(&relay);
     assert_eq!(arrived.len(), queued.len(), "all came");
+
     let twice = arrived.values().filter(|count| **count > 1).count();
     // One connection has at most so many outcomes on their way to the disk, and one mail in its
     // hands.
@@ -153,6 +167,7 @@ async fn a_disk_without_a_byte_left_loses_none_when_the_service_is_stopped_meanw
         twice <= 65 && arrived.values().all(|count| *count <= 2),
         "{twice} came twice: {arrived:?}"
     );
+
     assert!(service.stop().success());
     verify(&disk.at("spool"));
 }
@@ -174,6 +189,7 @@ fn answers_everything(service: &Service, mails: &[String]) {
         .iter()
         .filter(|id| service.get(&format!("/v1/mails/{id}")).status == 200)
         .count();
+
     assert_eq!(readable, mails.len(), "what it has can still be read");
     for path in [
         "/health/live",

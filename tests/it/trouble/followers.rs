@@ -26,11 +26,13 @@ fn status(stream: &mut TcpStream) -> u16 {
 async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end_to_them() {
     let dir = tempfile::tempdir().unwrap();
     let relay = FakeSmtp::start().await;
+
     let doors = "max_connections = 2000\nmax_connections_per_peer = 1400\n";
     let config = configuration(&dir.path().join("spool"), &relay.url(), "")
         .replace("[smtp]\n", &format!("{doors}[smtp]\n"));
     let service = Service::start(configured(dir.path(), &config));
     assert_eq!(service.post("/v1/relays/primary/pause", "").status, 200);
+
     // More events than are kept in memory for all.
     for batch in 0..20 {
         let mail = |n| {
@@ -47,6 +49,7 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
     for follower in &mut followers {
         assert_eq!(status(follower), 200);
     }
+
     // Each is given as much as its connection takes, and then waits.
     std::thread::sleep(Duration::from_secs(3));
     let grown = service.memory().saturating_sub(before) / 1024;
@@ -56,6 +59,7 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
         followers.push(follow(&service));
         assert_eq!(status(followers.last_mut().unwrap()), 200);
     }
+
     assert_eq!(status(&mut follow(&service)), 429);
     followers.truncate(400);
     crate::trouble::house::eventually("there is room again", || {

@@ -24,6 +24,7 @@ async fn no_request_takes_much_more_than_its_own_size() {
     let config = configuration(&dir.path().join("spool"), &relay.url(), "");
     let service = Service::start(configured(dir.path(), &config));
     let before = service.peak_memory();
+
     let mail = r#"{"from":"a@example.org","to":"nobody","text":"x","#;
     let broken = |with: &str| format!("{mail}{with}");
     let bodies = [
@@ -50,6 +51,7 @@ async fn no_request_takes_much_more_than_its_own_size() {
         ("/v1/mails/batch", full_of(r#"{""#, "\u{7f}", "\":1}")),
         ("/v1/mails/batch", broken_batch()),
     ];
+
     for (path, body) in &bodies {
         let (begun, cpu) = (Instant::now(), service.computed());
         let answer = service.post(path, body);
@@ -68,6 +70,7 @@ async fn no_request_takes_much_more_than_its_own_size() {
         assert!(answer.body.len() < MIB, "{about}: {}", answer.body.len());
         assert!(computed < Duration::from_secs(20), "{about}: {computed:?}");
     }
+
     let grown = (service.peak_memory() - before) as usize * 1024;
     assert!(grown < 200 * MIB, "{} MiB", grown / MIB);
 }

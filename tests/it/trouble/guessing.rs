@@ -33,6 +33,7 @@ fn call_with(token: &str, to: SocketAddr) -> u16 {
 fn log_in(password: &str, to: SocketAddr) -> String {
     use base64::Engine;
     use std::io::{BufRead, BufReader, Write};
+
     let stream = std::net::TcpStream::connect(to).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let mut answer = || loop {
@@ -41,6 +42,7 @@ fn log_in(password: &str, to: SocketAddr) -> String {
             return line;
         }
     };
+
     answer();
     let told = base64::engine::general_purpose::STANDARD.encode(format!("\0app\0{password}"));
     write!(&stream, "EHLO client.example\r\n").unwrap();
@@ -54,15 +56,18 @@ async fn guessing_takes_longer_and_longer_and_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let service = guarded(dir.path()).await;
     let begun = Instant::now();
+
     let statuses: Vec<u16> = (0..8)
         .map(|n| call_with(&format!("wrong{n}"), service.http))
         .collect();
     assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429, 429]);
+
     assert!(
         begun.elapsed() > Duration::from_secs(5),
         "{:?}",
         begun.elapsed()
     );
+
     assert_eq!(
         call_with("right", service.http),
         200,
@@ -74,6 +79,7 @@ async fn guessing_takes_longer_and_longer_and_is_seen() {
         let answer = log_in(&format!("wrong{n}"), service.smtp);
         assert!(answer.starts_with("535 5.7.8 "), "{answer}");
     }
+
     assert!(
         begun.elapsed() >= Duration::from_secs(3),
         "{:?}",
@@ -88,6 +94,7 @@ async fn guessing_takes_longer_and_longer_and_is_seen() {
             .inspect(|line| assert!(line.contains("peer=127.0.0.1 "), "{line}"))
             .count()
     };
+
     assert_eq!(lines("HTTP request refused"), 8, "{log}");
     assert_eq!(lines("smtp login refused"), 4, "{log}");
     assert!(
@@ -108,6 +115,7 @@ async fn guessing_takes_longer_and_longer_and_is_seen() {
         call.read_to_string(&mut text).unwrap();
         text
     };
+
     for counted in [
         "postrider_refusals_total{door=\"http\",reason=\"login\"} 8",
         "postrider_refusals_total{door=\"smtp\",reason=\"login\"} 4",
@@ -122,6 +130,7 @@ fn banned(dir: &std::path::Path, log: &str) -> Vec<String> {
         env!("CARGO_MANIFEST_DIR"),
         "/contrib/fail2ban/postrider.conf"
     );
+
     let file = dir.join("log");
     std::fs::write(&file, log).unwrap();
     let found = std::process::Command::new("fail2ban-regex")
@@ -129,6 +138,7 @@ fn banned(dir: &std::path::Path, log: &str) -> Vec<String> {
         .args([file.as_os_str(), filter.as_ref()])
         .output()
         .expect("fail2ban is installed, as test.sh does it");
+
     let told = String::from_utf8(found.stdout).unwrap();
     told.split_whitespace().map(str::to_owned).collect()
 }
@@ -139,24 +149,29 @@ async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
     const VICTIM: &str = "192.0.2.66";
     let dir = tempfile::tempdir().unwrap();
     let relay = FakeSmtp::start().await;
+
     let forged = [
         format!("smtp login refused peer={VICTIM} "),
         format!("HTTP request refused peer={VICTIM} refused=\"login\""),
         format!("2026-11-25T19:10:00.1Z  WARN postrider: smtp login refused peer={VICTIM} "),
     ];
+
     let refuses = crate::common::Act::reply(550, &forged[2]);
     relay.rule(crate::common::Rule::at(crate::common::Step::Rcpt).act(refuses));
+
     let config = configuration(&dir.path().join("spool"), &relay.url(), "")
         .replace("[smtp]\n", &format!("{PEOPLE}[smtp]\n{USERS}"));
     let mut service = Service::start(configured(dir.path(), &config));
     call_with("wrong", service.http);
     log_in("wrong", service.smtp);
+
     let genuine = service.log();
     assert_eq!(
         banned(dir.path(), &genuine),
         ["127.0.0.1", "127.0.0.1"],
         "{genuine}"
     );
+
     let in_journal = genuine.replace("2026-", "host postrider[77]: 2026-");
     assert_eq!(banned(dir.path(), &in_journal).len(), 2, "{in_journal}");
 
@@ -180,6 +195,7 @@ async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
         .unwrap();
         while let Some(Ok(_)) = lines.next() {}
     }
+
     service.says("deferred, will retry");
     let log = service.log();
     assert!(log.contains(VICTIM), "it is told, as text: {log}");
@@ -187,6 +203,7 @@ async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
         !banned(dir.path(), &log).contains(&VICTIM.to_owned()),
         "{log}"
     );
+
     for line in log.lines() {
         assert!(!line.contains(&format!("peer={VICTIM}")), "{line}");
     }

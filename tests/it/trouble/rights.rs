@@ -1,4 +1,5 @@
-//! What the process may do: root's rights are given up, and nothing is written where nothing is to be.
+//! What the process may do: root's rights are given up, and nothing is written where nothing is to
+//! be.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -42,16 +43,19 @@ async fn started_by_root_it_becomes_the_user_that_it_is_told_once_its_doors_have
         eprintln!("skipped: only root can become somebody else");
         return;
     }
+
     let dir = tempfile::tempdir().unwrap();
     open_to_all(dir.path());
     let relay = FakeSmtp::start().await;
     let spool = dir.path().join("var/spool");
     let config = configuration(&spool, &relay.url(), "[service]\nuser = \"nobody\"\n");
+
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
+
     // Whatever the system holds to be a port of root's own.
     let low = (600..1000).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
     let low = low.unwrap_or(port);
@@ -60,13 +64,16 @@ async fn started_by_root_it_becomes_the_user_that_it_is_told_once_its_doors_have
         &format!("[smtp]\nlisten = \"127.0.0.1:{low}\""),
         1,
     );
+
     let mut service = Service::start(configured(dir.path(), &config));
     assert_eq!(service.smtp.port(), low);
     service.says("the rights of root are given up");
     let nobody = id_of("nobody");
+
     let (users, groups) = identity_of(service.pid());
     assert_eq!(users, format!("{nobody} {nobody} {nobody} {nobody}"));
     assert!(!groups.split(' ').any(|group| group == "0"), "{groups}");
+
     // Every thread of it, not the first alone.
     for task in std::fs::read_dir(format!("/proc/{}/task", service.pid())).unwrap() {
         let owner = task.unwrap().metadata().unwrap().uid();
@@ -110,6 +117,7 @@ async fn confined_it_writes_its_spool_and_captures_and_nothing_else() {
             "[service]\nconfine = true\n",
         )
     };
+
     let command = configured(dir.path(), &config(&captured));
     if !std::fs::read_to_string("/sys/kernel/security/lsm")
         .is_ok_and(|all| all.contains("landlock"))
@@ -118,6 +126,7 @@ async fn confined_it_writes_its_spool_and_captures_and_nothing_else() {
         eprintln!("skipped: this system has no landlock");
         return;
     }
+
     let mut service = Service::start(command);
     let ids = service.hand_in_many("ada", 1, "123456");
     service.become_all(&ids, "delivered");
@@ -125,12 +134,14 @@ async fn confined_it_writes_its_spool_and_captures_and_nothing_else() {
 
     // A place that it was not told when it began.
     std::fs::write(dir.path().join("postrider.toml"), config(&elsewhere)).unwrap();
+
     let pid = service.pid().to_string();
     let told = std::process::Command::new("kill")
         .args(["-HUP", &pid])
         .status();
     assert!(told.unwrap().success());
     service.says("the configuration was read again");
+
     let id = service.hand_in_many("bob", 1, "123456").remove(0);
     service.says("Permission denied");
     let record = service.get(&format!("/v1/mails/{id}"));

@@ -40,6 +40,7 @@ where
 #[tokio::test]
 async fn a_program_that_uses_lettre_gains_a_durable_queue() {
     let (server, dir) = (FakeSmtp::start().await, tempfile::tempdir().unwrap());
+
     let builder = engine(relay_at(&server), &Clock::fake()).spool(dir.path());
     let postrider = builder.start().await.unwrap();
     let receipt: Receipt = register(&postrider).await.unwrap();
@@ -47,21 +48,25 @@ async fn a_program_that_uses_lettre_gains_a_durable_queue() {
         (receipt.durability, receipt.duplicate),
         (Durability::Synced, false)
     );
+
     assert_eq!(
         postrider.wait(receipt.id).await.unwrap().state.as_str(),
         "delivered"
     );
+
     let arrived = server.mails_arrive(1).await.remove(0);
     assert_eq!(arrived.return_path, "shop@example.com");
     assert_eq!(
         arrived.recipients,
         ["ada@example.org", "bob@example.org", "carl@example.org"]
     );
+
     assert!(
         !arrived.text().contains("carl"),
         "a blind copy stays blind: {}",
         arrived.text()
     );
+
     assert!(
         arrived
             .text()
@@ -69,6 +74,7 @@ async fn a_program_that_uses_lettre_gains_a_durable_queue() {
         "{}",
         arrived.text()
     );
+
     assert!(arrived.text().contains("\r\nMessage-ID: <"));
 }
 
@@ -76,6 +82,7 @@ async fn a_program_that_uses_lettre_gains_a_durable_queue() {
 async fn lettres_raw_way_in_takes_its_envelope_as_it_is() {
     let server = FakeSmtp::start().await;
     let postrider = running(&server).await;
+
     let to = vec!["ada@example.org".parse().unwrap()];
     let envelope = lettre::address::Envelope::new(None, to).unwrap();
     let receipt = postrider
@@ -85,12 +92,14 @@ async fn lettres_raw_way_in_takes_its_envelope_as_it_is() {
         )
         .await
         .unwrap();
+
     postrider.wait(receipt.id).await.unwrap();
     let arrived = server.mails_arrive(1).await.remove(0);
     assert_eq!(
         (arrived.return_path.as_str(), arrived.recipients.as_slice()),
         ("", ["ada@example.org".to_owned()].as_slice())
     );
+
     assert!(arrived.text().ends_with("\r\n\r\nGone.\r\n"));
 }
 
@@ -99,6 +108,7 @@ async fn what_arrives_is_what_was_frozen_to_the_byte() {
     let server = FakeSmtp::start().await;
     let postrider = running(&server).await;
     let envelope = Envelope::new(None, vec!["ada@example.org".parse().unwrap()]).unwrap();
+
     let written = "From: a@example.com\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nSubject: x\nMIME-Version: 1.0\n\
                    Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\n.\n..\nnaïve\n\n.";
     let mails = [
@@ -110,6 +120,7 @@ async fn what_arrives_is_what_was_frozen_to_the_byte() {
         Mail::from_lettre(&lettre_message()).unwrap(),
         Mail::from_rfc5322(envelope, written).unwrap(),
     ];
+
     for (at, mail) in mails.into_iter().enumerate() {
         let frozen = mail.message().clone();
         let id = postrider.submit(mail).await.unwrap().id;
@@ -136,6 +147,7 @@ async fn what_is_refused_names_its_field_and_is_nowhere() {
         .start()
         .await
         .unwrap();
+
     let refused = [
         ("message", minimal().text("x".repeat(60_000)).build()),
         ("expires_at", minimal().expires_at(clock.now()).build()),
@@ -154,6 +166,7 @@ async fn what_is_refused_names_its_field_and_is_nowhere() {
         ),
         ("subject", minimal().subject("a\nb").build()),
     ];
+
     for (field, built) in refused {
         let error = match built {
             Ok(mail) => match postrider.submit(mail).await {
@@ -168,6 +181,7 @@ async fn what_is_refused_names_its_field_and_is_nowhere() {
             "it says why: {error}"
         );
     }
+
     let junk: [(&str, &[u8]); 2] = [
         (
             "headers.Subject",
@@ -178,6 +192,7 @@ async fn what_is_refused_names_its_field_and_is_nowhere() {
             b"DKIM-Signature: v=1; b=x\r\nFrom: a@example.com\r\n\r\nnul \0\r\n",
         ),
     ];
+
     for (field, message) in junk {
         let envelope =
             lettre::address::Envelope::new(None, vec!["ada@example.org".parse().unwrap()]).unwrap();
@@ -186,6 +201,7 @@ async fn what_is_refused_names_its_field_and_is_nowhere() {
             other => panic!("{field}: {other:?}"),
         }
     }
+
     assert!(
         postrider
             .list(Query::default())
@@ -194,6 +210,7 @@ async fn what_is_refused_names_its_field_and_is_nowhere() {
             .mails
             .is_empty()
     );
+
     let stats = postrider.stats().await.unwrap();
     assert_eq!((stats.accepted, stats.pending), (0, 0));
     assert_eq!(server.connections(), 0);
@@ -206,15 +223,18 @@ async fn a_recipient_without_a_route_is_named() {
         recipient_domain: vec!["example.org".into()],
         ..Match::default()
     };
+
     let builder = Dispatcher::builder()
         .relay(relay_at(&server))
         .route(only_org, ["primary"])
         .retry(steady());
     let postrider = builder.start().await.unwrap();
+
     let stray = minimal().to("bob@example.net").build().unwrap();
     let error = postrider.submit(stray.clone()).await.unwrap_err();
     assert_eq!(error, Error::NoRoute("bob@example.net".into()));
     assert_eq!(postrider.send_now(stray).await.unwrap_err(), error);
+
     assert!(
         postrider
             .list(Query::default())
@@ -236,22 +256,26 @@ async fn one_key_is_one_mail() {
             .build()
             .unwrap()
     };
+
     let first = postrider.submit(keyed("one")).await.unwrap();
     let again = postrider.submit(keyed("one")).await.unwrap();
     assert_eq!(
         (again.id, again.duplicate, first.duplicate),
         (first.id, true, false)
     );
+
     assert_eq!(
         postrider.submit(keyed("two")).await.unwrap_err(),
         Error::KeyReused(first.id)
     );
+
     let both = postrider
         .submit_many(vec![keyed("one"), keyed("two")])
         .await;
     assert!(both[0].as_ref().is_ok_and(|receipt| receipt.duplicate) && both[1].is_err());
     postrider.wait(first.id).await.unwrap();
     postrider.wait_idle().await;
+
     assert_eq!(server.accepted(), 1);
 }
 
@@ -262,6 +286,7 @@ async fn what_cannot_be_started_says_which_part_and_why() {
             .unwrap()
             .name("primary")
     };
+
     let builder = Dispatcher::builder;
     let mistakes = [
         (builder(), "there is no relay"),
@@ -285,6 +310,7 @@ async fn what_cannot_be_started_says_which_part_and_why() {
             "relay `a b`: the relay's name",
         ),
     ];
+
     for (builder, why) in mistakes {
         let error = builder.start().await.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");

@@ -57,6 +57,7 @@ impl Flags {
                 ))
             })
         });
+
         while let Some(word) = words.next().transpose()? {
             if word == "--" {
                 break;
@@ -90,6 +91,7 @@ impl Flags {
                 }
             }
         }
+
         for recipient in words {
             flags.recipients.push(recipient?);
         }
@@ -137,6 +139,7 @@ impl Flags {
             }
             _ => {}
         }
+
         Ok(())
     }
 }

@@ -43,6 +43,7 @@ pub fn made_whole(input: &[u8], flags: &Flags) -> Vec<u8> {
         // The text began without an empty line, as in `echo hello | sendmail root`.
         message.extend_from_slice(b"\r\n");
     }
+
     message.extend_from_slice(body);
     message
 }
@@ -105,6 +106,7 @@ fn mime_fields(header: &[u8], body: &[u8]) -> String {
     } else {
         "unknown-8bit"
     };
+
     let mut fields = "MIME-Version: 1.0\r\n".to_owned();
     if !has_field(header, "content-type") {
         fields.push_str(&format!("Content-Type: text/plain; charset={charset}\r\n"));
@@ -112,6 +114,7 @@ fn mime_fields(header: &[u8], body: &[u8]) -> String {
     if !has_field(header, "content-transfer-encoding") {
         fields.push_str("Content-Transfer-Encoding: 8bit\r\n");
     }
+
     fields
 }
 
@@ -120,10 +123,12 @@ fn from_field(flags: &Flags) -> String {
         Some(from) if from != "<>" => user::qualified(from),
         _ => user::address(),
     };
+
     let name = flags
         .full_name
         .clone()
         .or_else(|| flags.from.is_none().then(user::full_name).flatten());
+
     match address.parse() {
         Ok(parsed) => {
             let name = name.map(|name| name.chars().filter(|c| !c.is_control()).collect());
@@ -182,15 +187,18 @@ mod tests {
             whole("hello\nthere: x\n"),
             "From: me@example.com\r\n\r\nhello\nthere: x\n"
         );
+
         assert_eq!(whole(""), "From: me@example.com\r\n\r\n");
         assert_eq!(
             whole("Subject: s\nhello\n"),
             "From: me@example.com\r\nSubject: s\n\r\nhello\n"
         );
+
         assert_eq!(
             whole("Subject: s"),
             "From: me@example.com\r\nSubject: s\r\n\r\n"
         );
+
         assert_eq!(
             whole("Subject: a\n\tb\n\nhi"),
             "From: me@example.com\r\nSubject: a\n\tb\n\nhi"
@@ -204,18 +212,22 @@ mod tests {
             format!("From: a@b\nMIME-Version: 1.0\r\n{kind}Content-Transfer-Encoding: 8bit\r\n\n")
                 .into_bytes()
         };
+
         let flags = Flags::default();
         assert_eq!(
             made_whole("From: a@b\n\nü".as_bytes(), &flags),
             [mime("utf-8"), "ü".into()].concat()
         );
+
         assert_eq!(
             made_whole(b"From: a@b\n\n\xfc", &flags),
             [mime("unknown-8bit"), b"\xfc".to_vec()].concat()
         );
+
         let said = "From: a@b\nmime-version: 1.0\n\nü";
         assert_eq!(made_whole(said.as_bytes(), &flags), said.as_bytes());
         let half = "From: a@b\nContent-Type: text/html; charset=utf-8\n";
+
         let added = "MIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\n";
         assert_eq!(whole(&format!("{half}\nü")), format!("{half}{added}\nü"));
     }

@@ -19,7 +19,7 @@ use super::user;
 use crate::cli::failure::Failure;
 use crate::cli::screen::Screen;
 use crate::cli::screen::escaped;
-use crate::ingress::smtp::{self, Refused, Spoken};
+use crate::ingress::smtp::{self, Refused, StdioSubmission};
 use crate::mail::{Addressees, MailError, MailId};
 
 /// What the help ends with.
@@ -127,6 +127,7 @@ impl From<Failure> for SendmailError {
                 _ => Code::Unavailable,
             },
         };
+
         SendmailError::new(code, failure.to_string())
     }
 }
@@ -148,9 +149,11 @@ impl Sendmail {
         let nobody = flags.recipients.is_empty() && !flags.recipients_from_message;
         // The service tries by itself what waits, and keeps no aliases.
         let is_idle = flags.idle && nobody && flags.task == Task::Send;
+
         if is_idle || flags.task == Task::Nothing {
             return Ok(());
         }
+
         let client = self.service.client()?;
         match flags.task {
             Task::Send | Task::Nothing => submit(&flags, &client),
@@ -168,6 +171,7 @@ fn submit(flags: &Flags, client: &Client) -> Result<(), SendmailError> {
             "no recipient: name one, or take them from the message with -t",
         ));
     }
+
     let mut input = Vec::new();
     let read = io::stdin().lock().read_to_end(&mut input);
     read.map_err(|error| {
@@ -181,9 +185,9 @@ fn submit(flags: &Flags, client: &Client) -> Result<(), SendmailError> {
     Ok(())
 }
 
-/// Speaks SMTP on standard input and output; each mail is handed in as it is spoken.
+/// Speaks SMTP on standard input and output; each mail is submitted as it is spoken.
 fn speak(client: &Client) -> Result<(), SendmailError> {
-    let hand_in = |mail: Spoken| {
+    let hand_in = |mail: StdioSubmission| {
         let from = mail
             .return_path
             .map_or("<>".to_owned(), |path| path.to_string());
@@ -202,6 +206,7 @@ fn speak(client: &Client) -> Result<(), SendmailError> {
             (refused, trouble.message)
         })
     };
+
     let (input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let spoken = smtp::converse(input, &mut output, &user::mail_name(), LARGEST, hand_in);
     spoken.and_then(|()| output.flush()).map_err(|error| {
@@ -230,20 +235,24 @@ fn envelope(flags: &Flags, message: &[u8]) -> Result<Parameters, SendmailError> 
         let named = Addressees::in_list(word, &domain).map_err(wrong(Code::NoUser))?;
         recipients.extend(named);
     }
+
     if flags.recipients_from_message {
         let named = Addressees::of(message, &domain).map_err(wrong(Code::NoUser))?;
         recipients.extend(named.recipients);
     }
+
     if recipients.is_empty() {
         return Err(SendmailError::new(
             Code::Usage,
             "no recipient: the message names none in To, Cc or Bcc",
         ));
     }
+
     parameters.extend(
         recipients
             .iter()
             .map(|recipient| ("to", recipient.to_string())),
     );
+
     Ok(parameters)
 }

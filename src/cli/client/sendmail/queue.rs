@@ -59,6 +59,7 @@ fn show(mails: &[MailStatus], screen: &mut Screen) -> io::Result<()> {
             ))])?;
         }
     }
+
     let size: u64 = mails.iter().map(|mail| mail.size).sum();
     let count = mails.len();
     screen.line(&[plain(format!("-- {count} in the queue, {size} bytes"))])

@@ -39,6 +39,7 @@ fn a_door_that_others_can_reach_does_not_open_without_a_token() {
         error.contains("http.listen") && error.contains("http.tokens"),
         "{error}"
     );
+
     assert!(TokenTable::new("[::]:8025".parse().unwrap(), Vec::new()).is_err());
     assert!(TokenTable::new("[::1]:8025".parse().unwrap(), Vec::new()).is_ok());
     let table = TokenTable::new(
@@ -46,10 +47,12 @@ fn a_door_that_others_can_reach_does_not_open_without_a_token() {
         vec![token("app", "s3cret", Scope::Send)],
     )
     .unwrap();
+
     assert!(
         table.replace(Vec::new()).is_err(),
         "a reload must not open it either"
     );
+
     assert_eq!(
         admitted(
             &table,
@@ -84,6 +87,7 @@ fn each_scope_allows_its_own_and_admin_allows_all() {
     let id = "/v1/mails/0199c0de-0000-7000-8000-000000000000";
     let raw = "/v1/mails/0199c0de-0000-7000-8000-000000000000/raw";
     let cancel = "/v1/mails/0199c0de-0000-7000-8000-000000000000/cancel";
+
     let retry = "/v1/mails/0199c0de-0000-7000-8000-000000000000/retry";
     let cases = [
         (Method::POST, "/v1/mails", [200, 403, 200]),
@@ -108,6 +112,7 @@ fn each_scope_allows_its_own_and_admin_allows_all() {
         (Method::POST, "/v1/relays/primary/pause", [403, 403, 200]),
         (Method::GET, "/health/ready", [200, 200, 200]),
     ];
+
     for (method, path, expected) in cases {
         for (secret, expected) in ["send-secret", "read-secret", "admin-secret"]
             .into_iter()
@@ -118,6 +123,7 @@ fn each_scope_allows_its_own_and_admin_allows_all() {
             assert_eq!(status, expected, "{method} {path} with {secret}");
         }
     }
+
     for wrong in [
         "Bearer send-secre",
         "Bearer send-secret1",
@@ -136,6 +142,7 @@ fn each_scope_allows_its_own_and_admin_allows_all() {
             "{wrong}"
         );
     }
+
     assert_eq!(
         admitted(
             &table,
@@ -145,6 +152,7 @@ fn each_scope_allows_its_own_and_admin_allows_all() {
         ),
         200
     );
+
     assert_eq!(admitted(&table, Method::POST, "/v1/mails", &[]), 401);
     assert_eq!(admitted(&table, Method::GET, "/health/live", &[]), 200);
 }
@@ -163,6 +171,7 @@ fn without_tokens_no_web_page_and_no_foreign_name_gets_in() {
     ] {
         assert_eq!(post(&[("host", host)]), 200, "{host}");
     }
+
     for host in [
         "evil.example",
         "localhost.evil.example",
@@ -173,6 +182,7 @@ fn without_tokens_no_web_page_and_no_foreign_name_gets_in() {
     ] {
         assert_eq!(post(&[("host", host)]), 403, "{host}");
     }
+
     let host = ("host", "localhost:8025");
     assert_eq!(post(&[host, ("origin", "http://localhost:8025")]), 200);
     assert_eq!(post(&[host, ("origin", "http://localhost:3000")]), 403);
@@ -182,6 +192,7 @@ fn without_tokens_no_web_page_and_no_foreign_name_gets_in() {
     assert_eq!(post(&[host, ("sec-fetch-site", "none")]), 200);
     assert_eq!(post(&[host, ("sec-fetch-site", "cross-site")]), 403);
     assert_eq!(post(&[host, ("sec-fetch-site", "same-site")]), 403);
+
     for path in [
         "/health/live",
         "/openapi.json",
@@ -204,9 +215,11 @@ fn without_tokens_no_web_page_and_no_foreign_name_gets_in() {
 fn a_cookie_is_believed_from_the_doors_own_page_only_and_as_long_as_its_token_is_there() {
     let eye = token("eye", "read-secret", Scope::Read);
     let table = TokenTable::new("127.0.0.1:0".parse().unwrap(), vec![eye.clone()]).unwrap();
+
     let sessions = Sessions::new(8025);
     let signed_in = sessions.sign_in(&eye, false);
     assert!(signed_in.contains("HttpOnly; SameSite=Strict") && !signed_in.contains("read-secret"));
+
     let cookie = signed_in.split(';').next().unwrap();
     assert!(cookie.starts_with("postrider-8025="), "{cookie}");
     let ask = |method, path, given: &[(&'static str, &str)]| {
@@ -220,6 +233,7 @@ fn a_cookie_is_believed_from_the_doors_own_page_only_and_as_long_as_its_token_is
         );
         admitted.map_or_else(|refusal| refusal.into_response().status().as_u16(), |_| 200)
     };
+
     let own = [("sec-fetch-site", "same-origin")];
     assert_eq!(ask(Method::GET, "/v1/mails", &own), 200);
     assert_eq!(ask(Method::GET, "/v1/session", &own), 200);
@@ -228,6 +242,7 @@ fn a_cookie_is_believed_from_the_doors_own_page_only_and_as_long_as_its_token_is
         403,
         "its scope is the token's"
     );
+
     assert_eq!(
         ask(
             Method::GET,
@@ -236,6 +251,7 @@ fn a_cookie_is_believed_from_the_doors_own_page_only_and_as_long_as_its_token_is
         ),
         200
     );
+
     for foreign in [
         &[][..],
         &[("sec-fetch-site", "same-site")],
@@ -259,6 +275,7 @@ fn a_cookie_is_believed_from_the_doors_own_page_only_and_as_long_as_its_token_is
         401,
         "its token is gone"
     );
+
     table.replace(vec![eye]).unwrap();
     assert_eq!(ask(Method::GET, "/v1/mails", &own), 200);
     sessions.sign_out(&headers(&[("cookie", cookie)]), false);

@@ -12,8 +12,8 @@ use crate::mail::{Address, MailId};
 /// What became of what came back.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Taken {
-    /// What was kept, or known already. Nothing where nothing follows from it, as from a report of a
-    /// delay.
+    /// What was kept, or known already. Nothing where nothing follows from it, as from a report of
+    /// a delay.
     results: Vec<TakenFeedback>,
 }
 

@@ -1,4 +1,4 @@
-//! A report as a message: what `postrider bounce` and a mail server's pipe hand in.
+//! A report as a message: what `postrider bounce` and a mail server's pipe submit.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -24,8 +24,8 @@ pub(in crate::ingress::http) struct Arrival {
 
 /// Takes a delivery report (RFC 3464), one that only looks like it, or a complaint (RFC 5965).
 ///
-/// It leads to its mail by the return path's token, which it bears in its address or in the mail that
-/// came back with it, else by that mail's Message-ID.
+/// It leads to its mail by the return path's token, which it bears in its address or in the mail
+/// that came back with it, else by that mail's Message-ID.
 #[utoipa::path(
     post, path = "/v1/feedback/report", tag = "feedback", params(Arrival),
     request_body(content = String, content_type = "message/rfc822"),
@@ -47,11 +47,13 @@ pub(in crate::ingress::http) async fn take(
             Err(detail) => params.refuse(format!("/to/{at}"), detail),
         }
     }
+
     params.finish()?;
     if MediaType::of(&parts.headers)? != MediaType::Message {
         let detail = "a report is taken as message/rfc822";
         return Err(Problem::new(Kind::MediaType, detail));
     }
+
     let held = door
         .collect(body, door.dispatcher.max_message_size())
         .await?;
@@ -62,5 +64,6 @@ pub(in crate::ingress::http) async fn take(
         ReportError::Engine(error) => error.into(),
         error => Problem::new(Kind::Invalid, error.to_string()),
     })?;
+
     Ok((StatusCode::ACCEPTED, Json(Taken::of(receipts))))
 }

@@ -4,7 +4,7 @@ import { call, html, useAnswer } from "./api.js";
 import { Problem, Text } from "./parts.js";
 import { useState } from "./vendor/hooks.js";
 
-const scopes = { admin: "admin: everything", read: "read: looking at everything", send: "send: handing in mail" };
+const scopes = { admin: "admin: everything", read: "read: looking at everything", send: "send: submitting mail" };
 
 /** What is set, a line each: `relays[0].url`. */
 function lines(value, path = "") {

@@ -52,7 +52,7 @@ export function Mail({ id, may, back, changed }) {
       <dt>expires</dt><dd>${exact(mail.expires_at)}</dd>
       <dt>return path</dt><dd><${Text}>${mail.return_path || "none"}<//></dd>
       <dt>Message-ID</dt><dd><${Text}>${mail.message_id}<//></dd>
-      <dt>handed in by</dt><dd><${Text}>${mail.submitter || "somebody"}<//></dd>
+      <dt>submitted by</dt><dd><${Text}>${mail.submitter || "somebody"}<//></dd>
       <dt>priority</dt><dd>${mail.priority}, ${mail.guarantee.replaceAll("_", " ")}</dd>
       <dt>size</dt><dd>${size(mail.size)}</dd>
       ${mail.tags.length > 0 && html`<dt>tags</dt><dd>${mail.tags.map((tag) => html`<${Link} class="tag" to=${`/mails?q=${encodeURIComponent(`tag:"${tag}"`)}`}>${visible(tag)}<//> `)}</dd>`}

@@ -70,7 +70,7 @@ function Page() {
   const title = views.find(([address]) => address === open)?.[1];
   document.title = `${inbox.unread ? `(${inbox.unread}) ` : ""}${title} · Postrider`;
   if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} />` : ""}</main>`;
-  if (!may.read) return html`<main class="alone"><h1>This token may hand in mail, and sees nothing here</h1><${About} who=${who} /></main>`;
+  if (!may.read) return html`<main class="alone"><h1>This token may submit mail, and sees nothing here</h1><${About} who=${who} /></main>`;
   const offered = views.filter(([address]) => address !== "/inbox" || inbox.relays.length);
   return html`
     <a class="skip" href="#view">Skip to the view</a>

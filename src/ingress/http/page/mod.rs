@@ -78,6 +78,7 @@ pub(super) fn routes() -> Router<SharedDoor> {
     for view in VIEWS {
         router = router.route(view, get(document));
     }
+
     for (name, text) in FILES {
         // Browsers find a module by a path. What others wrote is kept as they published it, and
         // names the module that it needs by its package.
@@ -87,6 +88,7 @@ pub(super) fn routes() -> Router<SharedDoor> {
             get(move || std::future::ready(answer(name, &text))),
         );
     }
+
     router
 }
 
@@ -97,6 +99,7 @@ fn answer(name: &str, text: &str) -> Response {
         Some("svg") => "image/svg+xml",
         _ => "text/html; charset=utf-8",
     };
+
     let headers: [(HeaderName, HeaderValue); 5] = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
         (
@@ -114,6 +117,7 @@ fn answer(name: &str, text: &str) -> Response {
         // A binary that was replaced must not be shown by the files of the one before.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
+
     (headers, text.to_owned()).into_response()
 }
 
@@ -143,6 +147,7 @@ mod tests {
         ] {
             assert!(is_of_page(path), "{path}");
         }
+
         for path in [
             "/v1/mails",
             "/metrics",

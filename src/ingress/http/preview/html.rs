@@ -86,6 +86,7 @@ pub(super) fn cleaned(html: &str, shown: &[Part], images: Images, theme: Theme) 
     let html = within_bounds(beginning(html, MAX_HTML));
     let is_cut = html.len() < whole;
     let by_id = data_urls(shown);
+
     let mut builder = Builder::default();
     builder
         .rm_clean_content_tags(["style"])
@@ -125,15 +126,18 @@ pub(super) fn cleaned(html: &str, shown: &[Part], images: Images, theme: Theme) 
                 _ => Some(Cow::Borrowed(value)),
             },
         );
+
     let clean = builder.clean(html).to_string();
     let rest = match is_cut {
         true => "<p>(The HTML is longer than what is shown here.)</p>",
         false => "",
     };
+
     let (scheme, ground, ink) = match theme {
         Theme::Light => ("light", "#fff", "#111"),
         Theme::Dark => ("dark", "#15181b", "#e6e6e6"),
     };
+
     format!(
         "<!doctype html><html><head><meta charset=\"utf-8\">\
          <meta name=\"color-scheme\" content=\"{scheme}\"></head>\
@@ -161,6 +165,7 @@ fn within_bounds(html: &str) -> &str {
             return &html[..at];
         }
     }
+
     html
 }
 
@@ -201,6 +206,7 @@ fn data_urls(shown: &[Part]) -> HashMap<String, String> {
             );
         }
     }
+
     urls
 }
 
@@ -287,6 +293,7 @@ mod tests {
             },
             content: vec![0, 1, 2],
         };
+
         let html = "<img src=cid:logo><img src=cid:none><img src=https://shop.example/a.png>";
         let shown = cleaned(
             html,
@@ -294,6 +301,7 @@ mod tests {
             Images::None,
             Theme::Light,
         );
+
         assert!(shown.contains("data:image/png;base64,AAEC"), "{shown}");
         assert!(!shown.contains("shop.example"), "{shown}");
         let shown = cleaned(html, &[part], Images::Remote, Theme::Light);
@@ -313,6 +321,7 @@ mod tests {
                 begun.elapsed()
             );
         }
+
         // What is long, and not deep, is shown.
         let list = clean(&"<p>x<br>".repeat(10_000));
         assert!(list.matches("<p>").count() == 10_000, "{}", list.len());

@@ -123,6 +123,7 @@ impl PublicStatus {
             (false, true) => Progress::Sent,
             (false, false) => Progress::Failed,
         };
+
         PublicStatus {
             status,
             created_at: mail.created_at,
@@ -221,9 +222,11 @@ pub(super) async fn events(
     let pages = door.status.as_ref().ok_or_else(unknown)?;
     let place = pages.watchers.clone().try_acquire_owned();
     let place = place.map_err(|_| Problem::new(Kind::Unavailable, "too many watch; ask again"))?;
+
     // Followed first and looked at then, so that nothing falls between the two.
     let happened = door.dispatcher.events_of(id, None);
     let now = look(&door.dispatcher, id).await?;
+
     let seen = headers.get("last-event-id");
     let seen = seen.is_some_and(|seen| seen.as_bytes() == now.name().as_bytes());
     if seen && now.status != Progress::Pending {
@@ -237,6 +240,7 @@ pub(super) async fn events(
         told: None,
         next: Some(now),
     };
+
     let hello = Frame::default().retry(COME_BACK).comment("postrider");
     let told = stream::unfold(watch, Watch::next).map(|status| status.frame());
     let frames = stream::iter([hello])
@@ -246,6 +250,7 @@ pub(super) async fn events(
             Ok::<_, Infallible>(frame)
         })
         .take_until(stopped(door.shutdown.clone()));
+
     Ok(Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))
         .into_response())
@@ -278,6 +283,7 @@ impl Watch {
             let status = look(&self.dispatcher, self.id).await.ok()?;
             self.next = Some(status).filter(|status| self.told != Some(*status));
         };
+
         self.told = Some(status);
         Some((status, self))
     }
@@ -311,6 +317,7 @@ pub(super) async fn for_every_page(request: Request, next: Next) -> Response {
         Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
         _ => next.run(request).await,
     };
+
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET"),
@@ -327,6 +334,7 @@ pub(super) async fn for_every_page(request: Request, next: Next) -> Response {
         let value = HeaderValue::from_static(value);
         response.headers_mut().insert(name, value);
     }
+
     response
 }
 

@@ -84,6 +84,7 @@ mod tests {
             changed[at] ^= 1;
             assert_eq!(seal.mail(&URL_SAFE_NO_PAD.encode(changed)), None);
         }
+
         for none in ["", "x", &one.to_string(), &token[1..], &format!("{token}A")] {
             assert_eq!(seal.mail(none), None, "{none}");
         }

@@ -23,6 +23,7 @@ pub fn exercise(bytes: &[u8]) {
     };
     let login = choice & 1 == 1;
     let whole = converse(bytes, bytes.len().max(1), login);
+
     let pieces = converse(bytes, usize::from(choice >> 1) + 1, login);
     assert_eq!(whole, pieces, "the pieces made a difference");
     for line in whole.replies.split_inclusive(|b| *b == b'\n') {
@@ -55,10 +56,12 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         recipients: 5,
         ..Limits::default()
     };
+
     let user = User {
         name: "app".into(),
         password: "secret".into(),
     };
+
     let users = Users::new(if login { vec![user] } else { Vec::new() });
     let context = SessionContext {
         returns: None,
@@ -69,11 +72,13 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         budget: Budget::new(1 << 20),
         guard: Guard::new(0, limits.ban_time, Default::default()),
     };
+
     let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut transcript = Transcript {
         replies: Vec::new(),
         mails: Vec::new(),
     };
+
     let mut waiting = Vec::new();
     for piece in bytes.chunks(size) {
         waiting.extend_from_slice(piece);
@@ -110,5 +115,6 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
             "a line is waited for beyond the longest"
         );
     }
+
     transcript
 }

@@ -28,6 +28,7 @@ impl Session {
                 self.closing = true;
             }
         }
+
         None
     }
 
@@ -71,6 +72,7 @@ impl Session {
             let progress = auth::begin(mechanism, initial, &self.context.users);
             return self.login(progress);
         }
+
         None
     }
 
@@ -100,6 +102,7 @@ impl Session {
                 return Some(SessionStep::Penalty(name));
             }
         }
+
         None
     }
 }

@@ -93,6 +93,7 @@ impl TestClient {
                 }
             }
         }
+
         String::from_utf8(said).expect("ASCII")
     }
 
@@ -137,12 +138,14 @@ fn a_mail_comes_in() {
         client.say("Subject: x\r\n\r\n..hi\r\n.\r\n"),
         "250 2.0.0 queued as 1\r\n"
     );
+
     assert_eq!(client.message(), "Subject: x\r\n\r\n.hi\r\n");
     let (mail, _) = &client.mails[0];
     assert_eq!(
         mail.return_path.as_ref().map(Address::as_str),
         Some("a@example.org")
     );
+
     assert_eq!(
         mail.recipients
             .iter()
@@ -150,6 +153,7 @@ fn a_mail_comes_in() {
             .collect::<Vec<_>>(),
         ["b@example.org", "c@example.org"]
     );
+
     client.expect("QUIT", "221 2.0.0");
     assert!(client.closed);
 }
@@ -160,20 +164,24 @@ fn ehlo_tells_what_is_offered() {
         let mut client = TestClient::with(context(Limits::default(), users), peer, security);
         client.say("EHLO x\r\n")
     };
+
     let plain = extensions(Security::Plain, [127, 0, 0, 1], Vec::new());
     assert_eq!(
         plain,
         "250-mail.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
          250-ENHANCEDSTATUSCODES\r\n250 SIZE 26214400\r\n"
     );
+
     assert!(
         extensions(Security::Plain, [127, 0, 0, 1], app()).ends_with("250 AUTH PLAIN LOGIN\r\n")
     );
+
     let far = extensions(Security::Offered, [192, 0, 2, 1], app());
     assert!(
         far.ends_with("250 STARTTLS\r\n") && !far.contains("AUTH"),
         "{far}"
     );
+
     let secured = extensions(Security::Tls, [192, 0, 2, 1], app());
     assert!(
         secured.ends_with("250 AUTH PLAIN LOGIN\r\n") && !secured.contains("STARTTLS"),
@@ -188,17 +196,20 @@ fn everything_may_be_said_at_once() {
         "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<bad>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n.\r\n\
          MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nBDAT 6\r\nB: 2\r\nBDAT 2 LAST\r\n\r\nQUIT\r\n",
     );
+
     let codes: Vec<&str> = said
         .lines()
         .filter(|l| !l.starts_with("250-"))
         .map(|l| &l[..3])
         .collect();
+
     assert_eq!(
         codes,
         [
             "250", "250", "501", "250", "354", "250", "250", "250", "250", "250", "221"
         ]
     );
+
     assert_eq!(client.mails.len(), 2);
     assert_eq!(client.mails[0].0.return_path, None);
     assert!(client.mails[1].1.ends_with("B: 2\r\n\r\n"));
@@ -286,6 +297,7 @@ fn commands_out_of_order_are_refused() {
     client.expect("DATA", "503 5.5.1");
     client.expect("RSET", "250 2.0.0");
     client.expect("DATA", "503 5.5.1");
+
     assert!(client.mails.is_empty());
 }
 
@@ -330,6 +342,7 @@ fn a_message_that_is_too_large_is_refused_at_its_end_and_the_dialogue_goes_on() 
         message_size: 1000,
         ..Limits::default()
     };
+
     let mut client = TestClient::limited(limits).begun();
     client.expect("DATA", "354");
     assert_eq!(client.say("x".repeat(1001)), "");
@@ -342,6 +355,7 @@ fn a_message_that_is_too_large_is_refused_at_its_end_and_the_dialogue_goes_on() 
         "BDAT 600\r\n{0}BDAT 600\r\n{0}BDAT 0 LAST\r\nNOOP\r\n",
         "x".repeat(600)
     ));
+
     let codes: Vec<&str> = said.lines().map(|l| &l[..9]).collect();
     assert_eq!(codes, ["250 2.0.0", "552 5.3.4", "552 5.3.4", "250 2.0.0"]);
     assert!(client.mails.is_empty());
@@ -353,10 +367,12 @@ fn a_refused_message_without_an_end_ends_the_connection() {
         message_size: 1000,
         ..Limits::default()
     };
+
     let mut client = TestClient::limited(limits).begun();
     client.expect("DATA", "354");
     assert!(client.say("x".repeat(2100)).starts_with("552 5.3.4"));
     assert!(client.closed);
+
     let mut client = TestClient::limited(limits).begun();
     client.expect("DATA", "354");
     assert!(
@@ -364,6 +380,7 @@ fn a_refused_message_without_an_end_ends_the_connection() {
             .say(format!("{}\r\n.\r\n", "x".repeat(2100)))
             .starts_with("552 5.3.4")
     );
+
     assert!(client.closed, "in one piece it ends as in many");
     let mut client = TestClient::limited(limits).hello();
     assert!(
@@ -371,6 +388,7 @@ fn a_refused_message_without_an_end_ends_the_connection() {
             .say(format!("BDAT 99999999\r\n{}", "x".repeat(2100)))
             .starts_with("503 5.5.1")
     );
+
     assert!(client.closed);
 }
 
@@ -380,6 +398,7 @@ fn a_mail_that_finds_no_memory_is_to_come_again() {
         memory: 10_000,
         ..Limits::default()
     };
+
     let mut client = TestClient::limited(limits).begun();
     client.expect("DATA", "354");
     assert!(
@@ -387,6 +406,7 @@ fn a_mail_that_finds_no_memory_is_to_come_again() {
             .say(format!("{}\r\n.\r\n", "x".repeat(20_000)))
             .starts_with("452 4.3.1")
     );
+
     client.expect("MAIL FROM:<a@example.org>", "250");
     client.expect("RCPT TO:<b@example.org>", "250");
     client.expect("DATA", "354");
@@ -453,17 +473,20 @@ fn mail_needs_a_login_where_there_are_users() {
         Security::Plain,
     )
     .hello();
+
     client.expect("MAIL FROM:<a@example.org>", "530 5.7.0");
     assert!(
         client
             .say("BDAT 6 LAST\r\nQUIT\r\n")
             .starts_with("530 5.7.0")
     );
+
     client.expect("AUTH PLAIN AGFwcABzZWNyZXQ=", "235 2.7.0");
     client.expect("AUTH PLAIN AGFwcABzZWNyZXQ=", "503 5.5.1");
     client.expect("MAIL FROM:<a@example.org>", "250");
     client.expect("RCPT TO:<b@example.org>", "250");
     client.expect("DATA", "354");
+
     assert!(client.say("A: 1\r\n\r\n.\r\n").starts_with("250"));
     assert_eq!(client.mails[0].0.user.as_deref(), Some("app"));
     assert!(
@@ -503,20 +526,24 @@ fn a_login_can_be_cancelled_and_can_be_wrong() {
         Security::Plain,
     )
     .hello();
+
     client.expect("AUTH LOGIN", "334 ");
     client.expect("*", "501 5.7.0");
     client.expect("NOOP", "250");
     client.expect("AUTH PLAIN not=base64", "501 5.5.2");
     client.expect("AUTH CRAM-MD5", "504 5.5.4");
+
     assert_eq!(client.penalties, 0);
     client.expect("AUTH PLAIN AGFwcAB3cm9uZw==", "535 5.7.8");
     client.expect("MAIL FROM:<a@example.org>", "530 5.7.0");
     client.expect("AUTH PLAIN AGFwcAB3cm9uZw==", "535 5.7.8");
+
     assert!(
         client
             .say("AUTH PLAIN AGFwcAB3cm9uZw==\r\nNOOP\r\n")
             .contains("421 4.7.0")
     );
+
     assert!(client.closed);
     assert_eq!(client.penalties, 3);
 }
@@ -529,10 +556,12 @@ fn no_password_is_taken_in_the_clear() {
         Security::Offered,
     )
     .hello();
+
     client.expect("AUTH PLAIN AGFwcABzZWNyZXQ=", "538 5.7.11");
     client.expect("AUTH LOGIN", "538 5.7.11");
     client.expect("MAIL FROM:<a@example.org>", "530 5.7.0 begin with STARTTLS");
     client.expect("STARTTLS", "220 2.0.0");
+
     assert!(client.tls);
     client.expect("AUTH PLAIN AGFwcABzZWNyZXQ=", "503 5.5.1");
     client.expect("EHLO x", "250");
@@ -582,17 +611,20 @@ fn too_many_mistakes_end_the_connection_and_an_accepted_mail_forgives_them() {
         ..Limits::default()
     })
     .begun();
+
     client.expect("XYZZY", "500");
     client.expect("RCPT TO:<x>", "501 5.1.3");
     client.expect("DATA", "354");
     assert!(client.say("A: 1\r\n\r\n.\r\n").starts_with("250"));
     client.expect("XYZZY", "500");
     client.expect("DATA", "503");
+
     assert!(
         client
             .say("XYZZY\r\nNOOP\r\n")
             .ends_with("421 4.7.0 too many mistakes\r\n")
     );
+
     assert!(client.closed);
 }
 
@@ -619,6 +651,7 @@ fn addresses_beyond_ascii_go_with_smtputf8_alone() {
     client.expect("MAIL FROM:<zoë@example.org> SMTPUTF8 BODY=8BITMIME", "250");
     client.expect("RCPT TO:<zoë@example.org>", "250");
     client.expect("DATA", "354");
+
     assert!(client.say("A: 1\r\n\r\n.\r\n").starts_with("250"));
     assert!(
         client.mails[0].1.contains(" with UTF8SMTP; "),
@@ -649,6 +682,7 @@ fn replies_are_sent_before_they_pile_up() {
         Ipv4Addr::LOCALHOST.into(),
         Security::Plain,
     );
+
     let wire = format!("EHLO x\r\n{}", "NOOP\r\n".repeat(10_000));
     let mut input = wire.as_bytes();
     let mut flushes = 0;
@@ -660,6 +694,7 @@ fn replies_are_sent_before_they_pile_up() {
         session.replies().clear();
         flushes += 1;
     }
+
     assert!(flushes > 5, "{flushes}");
 }
 

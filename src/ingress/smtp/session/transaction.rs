@@ -68,6 +68,7 @@ impl Session {
         let returns = self.context.returns.as_ref();
         let is_return = returns.is_some_and(|returns| returns.is_of_domain(&recipient));
         let is_ours = returns.is_some_and(|returns| returns.is_ours(&recipient));
+
         let obstacle = self.obstacle().filter(|_| !is_return);
         match &mut self.transaction {
             None => self.mistake_of(503, "5.5.1", "MAIL comes first"),
@@ -129,6 +130,7 @@ impl Session {
                 "a message that began with BDAT goes on with BDAT",
             );
         }
+
         self.expects = Expecting::Data(DotReader::default(), self.begin_message(now));
         self.say(354, "", "go on; a line with a dot alone ends it");
     }
@@ -154,11 +156,13 @@ impl Session {
             .transaction
             .as_ref()
             .map_or((0, false), |t| (t.size, t.smtputf8));
+
         let mut body = Body::new(
             self.context.limits.message_size,
             size,
             self.context.budget.clone(),
         );
+
         let trace = Trace {
             client: self.client.as_ref().map_or("unknown", |c| &c.name),
             extended: self.client.as_ref().is_none_or(|c| c.extended),
@@ -168,6 +172,7 @@ impl Session {
             login: self.user.is_some(),
             smtputf8,
         };
+
         body.begin(trace.field(now).as_bytes());
         body
     }
@@ -193,6 +198,7 @@ impl Session {
             Expecting::Chunk { body, last, .. } => (body, last),
             Expecting::Command | Expecting::Login(_) => return None,
         };
+
         // As while it was still coming: it does not depend on how many pieces it came in.
         self.closing |= body.is_hopeless();
         let refusal = body.refusal().cloned();
@@ -226,6 +232,7 @@ impl Session {
             (Some(reply), None) => self.mistake(CommandError::Command(reply)),
             (None, _) => {}
         }
+
         None
     }
 }

@@ -52,7 +52,7 @@ pub(in crate::spool) struct Entry<'a> {
     accepted_at: Option<Timestamp>,
     who: Option<Cow<'a, str>>,
     from: Option<Cow<'a, str>>,
-    what: What<'a>,
+    what: EntryKind<'a>,
     /// Who handed the mail in.
     #[serde(skip)]
     submitter: Option<Cow<'a, str>>,
@@ -62,10 +62,10 @@ pub(in crate::spool) struct Entry<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum What<'a> {
+enum EntryKind<'a> {
     Accepted,
-    Tried(Try<'a>, Option<Became>),
-    Became(Became),
+    Tried(EntryAttempt<'a>, Option<DeliveryEnd>),
+    Became(DeliveryEnd),
     Retried,
     Purged,
     RelayUp,
@@ -102,7 +102,7 @@ impl<'a> Said<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Try<'a> {
+struct EntryAttempt<'a> {
     phase: Phase,
     code: Option<u16>,
     enhanced: Option<Cow<'a, str>>,
@@ -110,29 +110,29 @@ struct Try<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-enum Became {
+enum DeliveryEnd {
     Deferred(Timestamp),
     Delivered,
     Dead(DeadReason),
     Cancelled,
 }
 
-impl Became {
+impl DeliveryEnd {
     fn of(stage: &Stage) -> Self {
         match stage {
-            Stage::Pending { due } | Stage::Committing { due } => Became::Deferred(*due),
-            Stage::Delivered { .. } => Became::Delivered,
-            Stage::Dead { reason, .. } => Became::Dead(*reason),
-            Stage::Cancelled { .. } => Became::Cancelled,
+            Stage::Pending { due } | Stage::Committing { due } => DeliveryEnd::Deferred(*due),
+            Stage::Delivered { .. } => DeliveryEnd::Delivered,
+            Stage::Dead { reason, .. } => DeliveryEnd::Dead(*reason),
+            Stage::Cancelled { .. } => DeliveryEnd::Cancelled,
         }
     }
 
     fn kind(self) -> EventKind {
         match self {
-            Became::Deferred(next_attempt_at) => EventKind::Deferred { next_attempt_at },
-            Became::Delivered => EventKind::Delivered,
-            Became::Dead(reason) => EventKind::Dead { reason },
-            Became::Cancelled => EventKind::Cancelled,
+            DeliveryEnd::Deferred(next_attempt_at) => EventKind::Deferred { next_attempt_at },
+            DeliveryEnd::Delivered => EventKind::Delivered,
+            DeliveryEnd::Dead(reason) => EventKind::Dead { reason },
+            DeliveryEnd::Cancelled => EventKind::Cancelled,
         }
     }
 }
@@ -149,7 +149,7 @@ fn bounded_name<'a>(who: &Submitter) -> Cow<'a, str> {
 }
 
 impl<'a> Entry<'a> {
-    fn bare(at: Timestamp, what: What<'a>) -> Self {
+    fn bare(at: Timestamp, what: EntryKind<'a>) -> Self {
         Entry {
             at,
             mail: None,
@@ -180,7 +180,7 @@ impl<'a> Entry<'a> {
 
     /// A mail was accepted.
     pub(in crate::spool) fn accepted(manifest: &'a Manifest) -> Self {
-        Entry::bare(manifest.accepted_at, What::Accepted).of_mail(manifest)
+        Entry::bare(manifest.accepted_at, EntryKind::Accepted).of_mail(manifest)
     }
 
     /// A delivery became what it is now, at this time where it does not say itself; by a try, if it
@@ -192,17 +192,19 @@ impl<'a> Entry<'a> {
         tried: bool,
         at: Timestamp,
     ) -> Self {
-        let became = Became::of(&delivery.stage);
+        let became = DeliveryEnd::of(&delivery.stage);
         let attempt = delivery.attempts.last().filter(|_| tried);
         let what = match attempt {
-            Some(attempt) => What::Tried(Try::of(attempt), Some(became)),
-            None => What::Became(became),
+            Some(attempt) => EntryKind::Tried(EntryAttempt::of(attempt), Some(became)),
+            None => EntryKind::Became(became),
         };
+
         let at = attempt.map_or(delivery.stage.finished_at().unwrap_or(at), |a| a.at);
         let entry = match manifest {
             Some(manifest) => Entry::bare(at, what).of_mail(manifest),
             None => Entry::bare(at, what),
         };
+
         Entry {
             mail: Some(mail),
             recipient: Some(Cow::Borrowed(&delivery.recipient)),
@@ -220,12 +222,12 @@ impl<'a> Entry<'a> {
     ) -> Self {
         Entry {
             recipient: Some(Cow::Borrowed(recipient)),
-            ..Entry::bare(at, What::Retried).of_mail(manifest)
+            ..Entry::bare(at, EntryKind::Retried).of_mail(manifest)
         }
     }
 
-    /// Something came back for a delivery; `None` where it is nothing to tell, because a relay has said
-    /// so already.
+    /// Something came back for a delivery; `None` where it is nothing to tell, because a relay has
+    /// said so already.
     pub(in crate::spool) fn fed_back(
         manifest: &'a Manifest,
         recipient: &'a Address,
@@ -234,8 +236,8 @@ impl<'a> Entry<'a> {
     ) -> Option<Self> {
         let said = Said::of(feedback.status.as_deref(), &feedback.text, &feedback.by);
         let what = match feedback.kind {
-            FeedbackKind::Bounced => What::Bounced(said, permanent),
-            FeedbackKind::Complained => What::Complained(said),
+            FeedbackKind::Bounced => EntryKind::Bounced(said, permanent),
+            FeedbackKind::Complained => EntryKind::Complained(said),
             FeedbackKind::Delivered => return None,
         };
         Some(Entry {
@@ -247,7 +249,7 @@ impl<'a> Entry<'a> {
 
     /// A user had a mail deleted.
     pub(in crate::spool) fn purged(manifest: &'a Manifest, at: Timestamp) -> Self {
-        Entry::bare(at, What::Purged).of_mail(manifest)
+        Entry::bare(at, EntryKind::Purged).of_mail(manifest)
     }
 
     /// A user did something to a mail.
@@ -255,7 +257,7 @@ impl<'a> Entry<'a> {
         Entry {
             mail: Some(mail),
             is_act: true,
-            ..Entry::bare(at, What::Act(bounded(act), 1, None))
+            ..Entry::bare(at, EntryKind::Act(bounded(act), 1, None))
         }
     }
 
@@ -271,41 +273,42 @@ impl<'a> Entry<'a> {
     /// An event as it is written.
     pub(in crate::spool) fn of(event: &'a Event) -> Self {
         let what = match &event.kind {
-            EventKind::Accepted => What::Accepted,
-            EventKind::Attempted { attempt } => What::Tried(Try::of(attempt), None),
+            EventKind::Accepted => EntryKind::Accepted,
+            EventKind::Attempted { attempt } => EntryKind::Tried(EntryAttempt::of(attempt), None),
             EventKind::Deferred { next_attempt_at } => {
-                What::Became(Became::Deferred(*next_attempt_at))
+                EntryKind::Became(DeliveryEnd::Deferred(*next_attempt_at))
             }
-            EventKind::Delivered => What::Became(Became::Delivered),
-            EventKind::Dead { reason } => What::Became(Became::Dead(*reason)),
-            EventKind::Cancelled => What::Became(Became::Cancelled),
-            EventKind::Retried => What::Retried,
-            EventKind::Purged => What::Purged,
-            EventKind::RelayUp => What::RelayUp,
-            EventKind::RelayDown { reason } => What::RelayDown(bounded(reason)),
-            EventKind::RelayPaused => What::RelayPaused,
-            EventKind::RelayResumed => What::RelayResumed,
-            EventKind::Reloaded { error } => What::Reloaded(error.as_deref().map(bounded)),
-            EventKind::Started { version } => What::Started(bounded(version)),
-            EventKind::Stopped => What::Stopped,
-            EventKind::LoginRefused { count } => What::LoginRefused(*count),
+            EventKind::Delivered => EntryKind::Became(DeliveryEnd::Delivered),
+            EventKind::Dead { reason } => EntryKind::Became(DeliveryEnd::Dead(*reason)),
+            EventKind::Cancelled => EntryKind::Became(DeliveryEnd::Cancelled),
+            EventKind::Retried => EntryKind::Retried,
+            EventKind::Purged => EntryKind::Purged,
+            EventKind::RelayUp => EntryKind::RelayUp,
+            EventKind::RelayDown { reason } => EntryKind::RelayDown(bounded(reason)),
+            EventKind::RelayPaused => EntryKind::RelayPaused,
+            EventKind::RelayResumed => EntryKind::RelayResumed,
+            EventKind::Reloaded { error } => EntryKind::Reloaded(error.as_deref().map(bounded)),
+            EventKind::Started { version } => EntryKind::Started(bounded(version)),
+            EventKind::Stopped => EntryKind::Stopped,
+            EventKind::LoginRefused { count } => EntryKind::LoginRefused(*count),
             EventKind::WebhookOff { webhook, reason } => {
-                What::WebhookOff(bounded(webhook), bounded(reason))
+                EntryKind::WebhookOff(bounded(webhook), bounded(reason))
             }
             EventKind::Bounced {
                 status,
                 text,
                 by,
                 permanent,
-            } => What::Bounced(Said::of(status.as_deref(), text, by), *permanent),
+            } => EntryKind::Bounced(Said::of(status.as_deref(), text, by), *permanent),
             EventKind::Complained { status, text, by } => {
-                What::Complained(Said::of(status.as_deref(), text, by))
+                EntryKind::Complained(Said::of(status.as_deref(), text, by))
             }
-            EventKind::Unsubscribed { list } => What::Unsubscribed(bounded(list)),
+            EventKind::Unsubscribed { list } => EntryKind::Unsubscribed(bounded(list)),
             EventKind::Act { act, count, filter } => {
-                What::Act(bounded(act), *count, filter.as_deref().map(bounded))
+                EntryKind::Act(bounded(act), *count, filter.as_deref().map(bounded))
             }
         };
+
         Entry {
             at: event.at,
             mail: event.mail,
@@ -326,7 +329,7 @@ impl<'a> Entry<'a> {
     /// How many events it is.
     fn events(&self) -> u32 {
         match self.what {
-            What::Tried(_, Some(_)) => 2,
+            EntryKind::Tried(_, Some(_)) => 2,
             _ => 1,
         }
     }
@@ -352,9 +355,10 @@ impl<'a> Entry<'a> {
             submitter,
             kind: EventKind::Accepted,
         };
+
         event.kind = match self.what {
-            What::Accepted => EventKind::Accepted,
-            What::Tried(tried, became) => {
+            EntryKind::Accepted => EventKind::Accepted,
+            EntryKind::Tried(tried, became) => {
                 let attempt = Attempt {
                     at: self.at,
                     relay: event.relay.clone().unwrap_or_default(),
@@ -376,52 +380,53 @@ impl<'a> Entry<'a> {
                     }
                 }
             }
-            What::Became(became) => became.kind(),
-            What::Retried => EventKind::Retried,
-            What::Purged => EventKind::Purged,
-            What::RelayUp => EventKind::RelayUp,
-            What::RelayDown(reason) => EventKind::RelayDown {
+            EntryKind::Became(became) => became.kind(),
+            EntryKind::Retried => EventKind::Retried,
+            EntryKind::Purged => EventKind::Purged,
+            EntryKind::RelayUp => EventKind::RelayUp,
+            EntryKind::RelayDown(reason) => EventKind::RelayDown {
                 reason: owned(reason),
             },
-            What::RelayPaused => EventKind::RelayPaused,
-            What::RelayResumed => EventKind::RelayResumed,
-            What::Reloaded(error) => EventKind::Reloaded {
+            EntryKind::RelayPaused => EventKind::RelayPaused,
+            EntryKind::RelayResumed => EventKind::RelayResumed,
+            EntryKind::Reloaded(error) => EventKind::Reloaded {
                 error: error.map(owned),
             },
-            What::Started(version) => EventKind::Started {
+            EntryKind::Started(version) => EventKind::Started {
                 version: owned(version),
             },
-            What::Stopped => EventKind::Stopped,
-            What::LoginRefused(count) => EventKind::LoginRefused { count },
-            What::WebhookOff(webhook, reason) => EventKind::WebhookOff {
+            EntryKind::Stopped => EventKind::Stopped,
+            EntryKind::LoginRefused(count) => EventKind::LoginRefused { count },
+            EntryKind::WebhookOff(webhook, reason) => EventKind::WebhookOff {
                 webhook: owned(webhook),
                 reason: owned(reason),
             },
-            What::Bounced(said, permanent) => EventKind::Bounced {
+            EntryKind::Bounced(said, permanent) => EventKind::Bounced {
                 status: said.status.map(owned),
                 text: owned(said.text),
                 by: owned(said.by),
                 permanent,
             },
-            What::Complained(said) => EventKind::Complained {
+            EntryKind::Complained(said) => EventKind::Complained {
                 status: said.status.map(owned),
                 text: owned(said.text),
                 by: owned(said.by),
             },
-            What::Unsubscribed(list) => EventKind::Unsubscribed { list: owned(list) },
-            What::Act(act, count, filter) => EventKind::Act {
+            EntryKind::Unsubscribed(list) => EventKind::Unsubscribed { list: owned(list) },
+            EntryKind::Act(act, count, filter) => EventKind::Act {
                 act: owned(act),
                 count,
                 filter: filter.map(owned),
             },
         };
+
         into.push(event);
     }
 }
 
-impl<'a> Try<'a> {
+impl<'a> EntryAttempt<'a> {
     fn of(attempt: &'a Attempt) -> Self {
-        Try {
+        EntryAttempt {
             phase: attempt.phase,
             code: attempt.code,
             enhanced: attempt.enhanced.as_deref().map(Cow::Borrowed),
@@ -432,17 +437,17 @@ impl<'a> Try<'a> {
 
 /// What one commit does, as it is gathered: the entries of records that have no number yet.
 #[derive(Default)]
-pub(in crate::spool) struct Told(Vec<Part>);
+pub(in crate::spool) struct PendingEntries(Vec<RecordEntries>);
 
 /// The entries of one record.
-pub(in crate::spool) struct Part {
+pub(in crate::spool) struct RecordEntries {
     pub at: Timestamp,
     pub events: u32,
     pub has_acts: bool,
     pub entries: Vec<u8>,
 }
 
-impl Told {
+impl PendingEntries {
     pub(in crate::spool) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -450,12 +455,13 @@ impl Told {
     /// Adds an entry, and returns how many bytes it is.
     pub(in crate::spool) fn tell(&mut self, mut entry: Entry<'_>) -> usize {
         if self.0.is_empty() {
-            self.0.push(Part::at(entry.at));
+            self.0.push(RecordEntries::at(entry.at));
         }
         let Some(part) = self.0.last_mut() else {
             return 0;
         };
         let start = part.entries.len();
+
         append(&mut part.entries, &entry);
         let mut length = part.entries.len() - start;
         if length > ENTRY_BYTES {
@@ -464,27 +470,30 @@ impl Told {
             append(&mut part.entries, &entry);
             length = part.entries.len() - start;
         }
+
         if start > 0 && part.entries.len() > RECORD_BYTES {
             let moved = part.entries.split_off(start);
-            let mut next = Part::at(entry.at);
+            let mut next = RecordEntries::at(entry.at);
             next.entries = moved;
             self.0.push(next);
         }
+
         if let Some(part) = self.0.last_mut() {
             part.events += entry.events();
             part.has_acts |= entry.is_act;
         }
+
         length
     }
 
-    pub(in crate::spool) fn into_parts(self) -> Vec<Part> {
+    pub(in crate::spool) fn into_parts(self) -> Vec<RecordEntries> {
         self.0
     }
 }
 
-impl Part {
+impl RecordEntries {
     fn at(at: Timestamp) -> Self {
-        Part {
+        RecordEntries {
             at,
             events: 0,
             has_acts: false,
@@ -503,29 +512,32 @@ fn append(into: &mut Vec<u8>, entry: &Entry<'_>) {
 fn shortened(entry: Entry<'_>) -> Entry<'_> {
     let few = |text: &str| Cow::Owned(text.chars().take(TEXT / 4).collect());
     let what = match entry.what {
-        What::Tried(tried, became) => What::Tried(
-            Try {
+        EntryKind::Tried(tried, became) => EntryKind::Tried(
+            EntryAttempt {
                 text: few(&tried.text),
                 ..tried
             },
             became,
         ),
-        What::RelayDown(reason) => What::RelayDown(few(&reason)),
-        What::Reloaded(error) => What::Reloaded(error.map(|error| few(&error))),
-        What::Bounced(said, permanent) => What::Bounced(
+        EntryKind::RelayDown(reason) => EntryKind::RelayDown(few(&reason)),
+        EntryKind::Reloaded(error) => EntryKind::Reloaded(error.map(|error| few(&error))),
+        EntryKind::Bounced(said, permanent) => EntryKind::Bounced(
             Said {
                 text: few(&said.text),
                 ..said
             },
             permanent,
         ),
-        What::Complained(said) => What::Complained(Said {
+        EntryKind::Complained(said) => EntryKind::Complained(Said {
             text: few(&said.text),
             ..said
         }),
-        What::Act(act, count, filter) => What::Act(few(&act), count, filter.map(|f| few(&f))),
+        EntryKind::Act(act, count, filter) => {
+            EntryKind::Act(few(&act), count, filter.map(|f| few(&f)))
+        }
         other => other,
     };
+
     Entry {
         tags: Cow::Borrowed(&[]),
         key: entry.key.map(|key| few(&key)),
@@ -568,10 +580,12 @@ pub(in crate::spool) fn events(first: u64, record: &[u8]) -> Result<Vec<Event>, 
         entry.expand(first + events.len() as u64, &mut events);
         rest = after;
     }
+
     if events.len() != head.events as usize {
         return Err(SpoolError::Unreadable(
             "a record of the journal is not whole".into(),
         ));
     }
+
     Ok(events)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Place, reading};
+use super::{ReaderCursor, reading};
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::changes::STEP_BYTES;
@@ -93,6 +93,7 @@ impl<S: Store> Journal for KeyedSpool<S> {
         changes: Vec<ReaderChange>,
     ) -> Result<(), SpoolError> {
         check_name(name)?;
+
         let changes = changes.into_iter();
         let mut batch: Batch = changes
             .map(|(key, value)| (keys::kept(name, &key), value))
@@ -102,7 +103,8 @@ impl<S: Store> Journal for KeyedSpool<S> {
                 "the reader {name} changes more than {STEP_BYTES} bytes at once"
             )));
         }
-        let place = codec::encode(&Place { at: to });
+
+        let place = codec::encode(&ReaderCursor { at: to });
         batch.push((keys::reader(name), Some(place)));
         self.note_with(Vec::new(), batch).await?;
         self.shared.journal.set_reader(name, Some(to));
@@ -155,6 +157,7 @@ impl<S: Store> Journal for KeyedSpool<S> {
             let batch = some.into_iter().map(|key| (key, None)).collect();
             self.note_with(Vec::new(), batch).await?;
         }
+
         self.note_with(Vec::new(), vec![(keys::reader(name), None)])
             .await?;
         self.shared.journal.set_reader(name, None);

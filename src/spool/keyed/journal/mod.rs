@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use self::entry::{Head, Told};
+use self::entry::{Head, PendingEntries};
 pub(crate) use self::wholeness::Reach;
 use super::keys;
 use crate::delivery::Event;
@@ -94,11 +94,11 @@ fn bounded(options: &SpoolOptions) -> JournalOptions {
 
 /// How far a named reader is, as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct ReaderCursor {
     pub at: u64,
 }
 
-impl codec::Versioned for Place {}
+impl codec::Versioned for ReaderCursor {}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reader {
@@ -109,14 +109,14 @@ pub(super) struct Reader {
 
 /// The oldest record that is kept.
 #[derive(Clone, Copy, Debug)]
-struct Oldest {
+struct OldestRecord {
     at: Timestamp,
     before: u64,
 }
 
-impl Oldest {
+impl OldestRecord {
     fn of(head: &Head) -> Self {
-        Oldest {
+        OldestRecord {
             at: head.at,
             before: head.before,
         }
@@ -130,12 +130,12 @@ struct State {
     skipped: u64,
     /// The bytes of all records that were written.
     written: u64,
-    oldest: Option<Oldest>,
+    oldest: Option<OldestRecord>,
     readers: BTreeMap<String, Reader>,
 }
 
 #[derive(Default)]
-struct Recent {
+struct RecentRecords {
     records: VecDeque<Arc<Sealed>>,
     bytes: usize,
 }
@@ -146,7 +146,7 @@ pub(super) struct JournalState {
     /// Whether events are told before they are on disk.
     is_early: bool,
     state: Mutex<State>,
-    recent: Mutex<Recent>,
+    recent: Mutex<RecentRecords>,
     last: watch::Sender<u64>,
     /// When something may have become too old, in milliseconds.
     pub due: AtomicI64,
@@ -171,6 +171,7 @@ impl JournalState {
                 id
             }
         };
+
         let mut state = State {
             next: 1,
             skipped: 0,
@@ -178,17 +179,21 @@ impl JournalState {
             oldest: None,
             readers: BTreeMap::new(),
         };
+
         state.go_on(store)?;
         let (from, to) = keys::starting_with(keys::READER);
         store.walk(&from, &to, Walk::Up, &mut |key, value| {
             let name = std::str::from_utf8(&key[keys::READER.len()..]);
-            if let (Ok(name), Ok(Place { at })) = (name, codec::decode::<Place>(value)) {
+            if let (Ok(name), Ok(ReaderCursor { at })) =
+                (name, codec::decode::<ReaderCursor>(value))
+            {
                 state
                     .readers
                     .insert(name.to_owned(), Reader { at, missed: 0 });
             }
             ControlFlow::Continue(())
         })?;
+
         let last = state.next - 1 - state.skipped;
         let journal = JournalState {
             id,
@@ -200,6 +205,7 @@ impl JournalState {
             recent: Mutex::default(),
             last: watch::channel(last).0,
         };
+
         journal.plan(None);
         Ok((journal, batch))
     }
@@ -220,11 +226,12 @@ impl JournalState {
     }
 
     /// Gives what a commit does its numbers, and adds it to what is written.
-    pub(super) fn seal(&self, told: Told, batch: &mut Batch) -> Vec<Arc<Sealed>> {
+    pub(super) fn seal(&self, told: PendingEntries, batch: &mut Batch) -> Vec<Arc<Sealed>> {
         if told.is_empty() {
             return Vec::new();
         }
         let mut state = self.state.lock();
+
         let mut all = Vec::new();
         for part in told.into_parts() {
             let head = Head {
@@ -240,7 +247,7 @@ impl JournalState {
             state.next += u64::from(part.events);
             state.skipped = 0;
             state.written += bytes.len() as u64;
-            state.oldest.get_or_insert(Oldest::of(&head));
+            state.oldest.get_or_insert(OldestRecord::of(&head));
             batch.push((keys::journal(first), Some(bytes.clone())));
             if head.has_acts {
                 batch.push((keys::acts(first), Some(Vec::new())));
@@ -252,8 +259,10 @@ impl JournalState {
                 events: OnceLock::new(),
             }));
         }
+
         let is_full = state.bytes() > self.options.max_size;
         drop(state);
+
         let at = all
             .last()
             .map_or(i64::MIN, |record| record.head.at.as_millis());
@@ -262,6 +271,7 @@ impl JournalState {
         } else if self.due.load(Ordering::Relaxed) == i64::MAX {
             self.plan(None);
         }
+
         all
     }
 
@@ -270,11 +280,13 @@ impl JournalState {
         let Some(last) = records.last().map(|record| record.last()) else {
             return;
         };
+
         let mut recent = self.recent.lock();
         for record in records {
             recent.bytes += record.bytes.len();
             recent.records.push_back(record);
         }
+
         while recent.records.len() > 1
             && let Some(front) = recent.records.front()
             && (recent.bytes > RECENT_BYTES || last - front.last() >= RECENT_EVENTS)
@@ -283,6 +295,7 @@ impl JournalState {
             recent.bytes -= bytes;
             recent.records.pop_front();
         }
+
         drop(recent);
         self.last.send_replace(last);
     }
@@ -357,6 +370,7 @@ impl State {
             last = Some((first, head, value.len() as u64));
             ControlFlow::Break(())
         })?;
+
         let mut end = 0;
         let mut left_out = 0;
         if let Some((first, head, length)) = last {
@@ -372,9 +386,10 @@ impl State {
                 }
             }
         }
+
         self.next = self.next.max(end + 1 + left_out);
         self.skipped = self.next - 1 - end;
-        self.oldest = reading::first_record(store)?.map(|(_, head)| Oldest::of(&head));
+        self.oldest = reading::first_record(store)?.map(|(_, head)| OldestRecord::of(&head));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::entry::{self, Head};
-use super::{JournalState, Oldest, reading};
+use super::{JournalState, OldestRecord, reading};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 use crate::spool::keyed::keys;
@@ -32,9 +32,11 @@ impl JournalState {
         let state = self.state.lock();
         let newer = state.written.saturating_sub(head.before);
         let is_beyond = |keep: Duration, size: u64| head.at + keep <= now || newer > size;
+
         // Some more goes than has to, so that not every commit is followed by the next step.
         let size = self.options.max_size - self.options.max_size / 16;
         let twice = (self.options.keep.saturating_mul(2), size.saturating_mul(2));
+
         let is_unread = state.readers.values().any(|reader| reader.at < last);
         // The last record says which number comes next.
         if last + 1 + state.skipped >= state.next || !is_beyond(self.options.keep, size) {
@@ -117,6 +119,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
             transaction.changes.remove(keys::acts(*first));
         }
     }
+
     transaction.commit()?;
     for (first, last, _) in gone.iter().filter_map(|(_, read)| *read) {
         journal.count_missed(first, last);
@@ -124,7 +127,8 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     }
 
     let oldest = reading::first_record(&shared.store)?;
-    journal.state.lock().oldest = oldest.map(|(_, head)| Oldest::of(&head));
+    journal.state.lock().oldest = oldest.map(|(_, head)| OldestRecord::of(&head));
+
     let held = (verdict == Verdict::IsHeld).then_some(now + HELD);
     let held_until = held.map_or(i64::MIN, Timestamp::as_millis);
     journal.held_until.store(held_until, Ordering::Relaxed);

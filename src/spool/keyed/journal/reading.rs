@@ -10,7 +10,7 @@ use super::entry::{self, Head};
 use super::follows;
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::{Shared, keys, reader};
+use crate::spool::keyed::{SpoolState, keys, reader};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{JournalPage, SpoolError};
 
@@ -59,23 +59,24 @@ fn start<S: Store>(store: &S, number: u64) -> Result<Vec<u8>, SpoolError> {
         }
         ControlFlow::Break(())
     })?;
+
     Ok(start)
 }
 
 /// What is read of one page.
-struct Reading {
+struct PageBuilder {
     page: JournalPage,
     /// Whether what comes next belongs to the next page.
     is_over: bool,
 }
 
-impl Reading {
+impl PageBuilder {
     fn after(number: u64) -> Self {
         let page = JournalPage {
             last: number,
             ..JournalPage::default()
         };
-        Reading {
+        PageBuilder {
             page,
             is_over: false,
         }
@@ -100,12 +101,12 @@ impl Reading {
 
 /// The events after this number, from the store.
 pub(in crate::spool::keyed) fn after<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     number: u64,
     most: usize,
 ) -> Result<JournalPage, SpoolError> {
     let told = *shared.journal.last.borrow();
-    let mut reading = Reading::after(number);
+    let mut reading = PageBuilder::after(number);
     if number >= told {
         return Ok(reading.page);
     }
@@ -113,6 +114,7 @@ pub(in crate::spool::keyed) fn after<S: Store>(
     let store = &shared.store;
     let from = start(store, number + 1)?;
     let (_, to) = keys::starting_with(keys::JOURNAL);
+
     let mut bytes = 0;
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
         let Some(first) = keys::read_journal(key) else {
@@ -134,17 +136,19 @@ pub(in crate::spool::keyed) fn after<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
+
     // Nothing that can be read follows.
     if reading.page.events.is_empty() && !reading.is_over && reading.page.last < told {
         reading.page.missed += told - reading.page.last;
         reading.page.last = told;
     }
+
     Ok(reading.page)
 }
 
 /// The events after this number, where all of them are in memory.
 pub(in crate::spool::keyed) fn recent<S>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     number: u64,
     most: usize,
 ) -> Option<JournalPage> {
@@ -153,10 +157,12 @@ pub(in crate::spool::keyed) fn recent<S>(
     if front.follows() > number {
         return None;
     }
+
     let from = recent
         .records
         .partition_point(|record| record.last() <= number);
     let mut wanted = Vec::new();
+
     let mut events = 0;
     for record in recent.records.range(from..) {
         if events >= most {
@@ -167,7 +173,7 @@ pub(in crate::spool::keyed) fn recent<S>(
     }
     drop(recent);
 
-    let mut reading = Reading::after(number);
+    let mut reading = PageBuilder::after(number);
     for record in wanted {
         reading.take(record.first, &record.head, || {
             Some(record.events().to_vec())
@@ -176,12 +182,13 @@ pub(in crate::spool::keyed) fn recent<S>(
             break;
         }
     }
+
     Some(reading.page)
 }
 
 /// The number after which everything happened at this time or later.
 pub(in crate::spool::keyed) fn since<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     at: Timestamp,
 ) -> Result<u64, SpoolError> {
     let store = &shared.store;
@@ -189,9 +196,11 @@ pub(in crate::spool::keyed) fn since<S: Store>(
     let Some((first, head)) = first_record(store)? else {
         return Ok(told);
     };
+
     if head.at >= at {
         return Ok(follows(first, &head));
     }
+
     // `low` is in a record that begins before that time, `high` is not.
     let (mut low, mut high) = (first, told + 1);
     while high - low > 1 {
@@ -201,6 +210,7 @@ pub(in crate::spool::keyed) fn since<S: Store>(
             _ => high = middle,
         }
     }
+
     let page = after(shared, low.saturating_sub(1), 1)?;
     let earlier = page.events.iter().rev().find(|event| event.at < at);
     Ok(earlier.map_or(page.last, |event| event.seq))
@@ -209,7 +219,7 @@ pub(in crate::spool::keyed) fn since<S: Store>(
 /// What happened to one mail after this number. Cheap, however long ago it was: its record says
 /// when something happened, and what lies between is looked through only where that is little.
 pub(in crate::spool::keyed) fn of_mail<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     mail: MailId,
     number: u64,
 ) -> Result<JournalPage, SpoolError> {
@@ -218,6 +228,7 @@ pub(in crate::spool::keyed) fn of_mail<S: Store>(
         last: told.max(number),
         ..JournalPage::default()
     };
+
     let finder = Finder::new(mail.as_bytes());
     let mut left = MOST_READ;
     for (from, to) in stretches(shared, mail)? {
@@ -244,27 +255,34 @@ pub(in crate::spool::keyed) fn of_mail<S: Store>(
                 ControlFlow::Continue(())
             })?;
     }
+
     Ok(page)
 }
 
 /// The numbers between which something happened to a mail.
-fn stretches<S: Store>(shared: &Shared<S>, mail: MailId) -> Result<Vec<(u64, u64)>, SpoolError> {
+fn stretches<S: Store>(
+    shared: &SpoolState<S>,
+    mail: MailId,
+) -> Result<Vec<(u64, u64)>, SpoolError> {
     let told = *shared.journal.last.borrow();
     let record = match reader::record(shared, mail) {
         Ok(record) => record,
         Err(SpoolError::Unreadable(_)) => None,
         Err(error) => return Err(error),
     };
+
     let Some(record) = record else {
         // It is no more: its name says when it was made.
         let from = since(shared, before(mail.made_at(), LEEWAY))?;
         return Ok(vec![(from, told)]);
     };
+
     let from = since(shared, before(record.manifest.accepted_at, AROUND))?;
     let until = match record.finished_at() {
         Some(at) => since(shared, at + AROUND)?,
         None => told,
     };
+
     if weight(shared, from, until)? <= LOOKED_THROUGH {
         return Ok(vec![(from, until)]);
     }
@@ -274,6 +292,7 @@ fn stretches<S: Store>(shared: &Shared<S>, mail: MailId) -> Result<Vec<(u64, u64
         times.extend(delivery.attempts.iter().map(|attempt| attempt.at));
         times.extend(delivery.stage.finished_at());
     }
+
     times.sort_unstable();
     let mut stretches: Vec<(u64, u64)> = Vec::new();
     for at in times {
@@ -284,6 +303,7 @@ fn stretches<S: Store>(shared: &Shared<S>, mail: MailId) -> Result<Vec<(u64, u64
             _ => stretches.push((from, to)),
         }
     }
+
     Ok(stretches)
 }
 
@@ -293,7 +313,7 @@ fn before(at: Timestamp, span: Duration) -> Timestamp {
 }
 
 /// About how many bytes lie between two numbers.
-fn weight<S: Store>(shared: &Shared<S>, from: u64, until: u64) -> Result<u64, SpoolError> {
+fn weight<S: Store>(shared: &SpoolState<S>, from: u64, until: u64) -> Result<u64, SpoolError> {
     let start = record_from(&shared.store, from)?;
     let end = record_from(&shared.store, until.saturating_add(1))?;
     let start = start.map_or(u64::MAX, |(_, head)| head.before);
@@ -303,12 +323,13 @@ fn weight<S: Store>(shared: &Shared<S>, from: u64, until: u64) -> Result<u64, Sp
 
 /// What people and programs did, the newest first.
 pub(in crate::spool::keyed) fn acts<S: Store>(
-    shared: &Shared<S>,
+    shared: &SpoolState<S>,
     before: u64,
     most: usize,
 ) -> Result<Vec<Arc<Event>>, SpoolError> {
     let told = *shared.journal.last.borrow();
     let (from, _) = keys::starting_with(keys::ACTS);
+
     let mut acts = Vec::new();
     let mut to = keys::acts(before.min(told.saturating_add(1)));
     while acts.len() < most {
@@ -329,6 +350,7 @@ pub(in crate::spool::keyed) fn acts<S: Store>(
             .filter(|event| event.kind.act().is_some() && event.seq < before && event.seq <= told);
         acts.extend(of_it.map(Arc::new));
     }
+
     acts.truncate(most);
     Ok(acts)
 }

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use super::entry::{self, Entry, Head, Told};
-use super::{LEFT_OUT, Place, follows};
+use super::entry::{self, Entry, Head, PendingEntries};
+use super::{LEFT_OUT, ReaderCursor, follows};
 use crate::delivery::{Event, EventKind};
 use crate::mail::{Submitter, Timestamp};
 use crate::spool::SpoolError;
@@ -122,6 +122,7 @@ pub(in crate::spool::keyed) fn go_on<S: Store>(
     } else {
         0
     };
+
     let first = last + 1 + skipped;
     let mut batch = Batch::new();
     for part in salvaged(now, lost).into_parts() {
@@ -139,6 +140,7 @@ pub(in crate::spool::keyed) fn go_on<S: Store>(
         ));
         batch.push((keys::acts(first), Some(Vec::new())));
     }
+
     for (from, to) in &gaps {
         batch.push((keys::lost(*from), Some(to.to_be_bytes().to_vec())));
     }
@@ -146,7 +148,7 @@ pub(in crate::spool::keyed) fn go_on<S: Store>(
 }
 
 /// What a salvage tells of itself.
-fn salvaged(now: Timestamp, lost: u64) -> Told {
+fn salvaged(now: Timestamp, lost: u64) -> PendingEntries {
     let mut event = Event::new(
         now,
         EventKind::Act {
@@ -156,7 +158,7 @@ fn salvaged(now: Timestamp, lost: u64) -> Told {
         },
     );
     event.who = Some(Submitter::Local);
-    let mut told = Told::default();
+    let mut told = PendingEntries::default();
     told.tell(Entry::of(&event));
     told
 }
@@ -166,7 +168,7 @@ fn furthest_reader<S: Store>(store: &S) -> Result<u64, SpoolError> {
     let mut furthest = 0;
     let (from, to) = keys::starting_with(keys::READER);
     store.walk(&from, &to, Walk::Up, &mut |_, value| {
-        if let Ok(Place { at }) = codec::decode::<Place>(value) {
+        if let Ok(ReaderCursor { at }) = codec::decode::<ReaderCursor>(value) {
             furthest = at.max(furthest);
         }
         ControlFlow::Continue(())

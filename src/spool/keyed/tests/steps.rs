@@ -134,6 +134,7 @@ async fn whatever_is_done_to_mail_with_many_recipients_no_commit_is_heavy() {
     assert_light(&scales, "accept");
     assert_eq!(counted(&spool, State::Queued).await, MANY as u64);
     fail_all(&spool, after(60)).await;
+
     assert_light(&scales, "settle");
     assert_eq!(counted(&spool, State::Deferred).await, MANY as u64);
 
@@ -146,6 +147,7 @@ async fn whatever_is_done_to_mail_with_many_recipients_no_commit_is_heavy() {
             step => moved += step,
         }
     }
+
     assert_eq!(moved, MANY);
     assert_light(&scales, "reroute");
 
@@ -169,6 +171,7 @@ async fn whatever_is_done_to_mail_with_many_recipients_no_commit_is_heavy() {
             break;
         }
     }
+
     assert_eq!(ended, MANY);
     assert_light(&scales, "expiry");
     assert_eq!(counted(&spool, State::Dead).await, MANY as u64);
@@ -179,10 +182,12 @@ async fn whatever_is_done_to_mail_with_many_recipients_no_commit_is_heavy() {
     assert_eq!(spool.get(id).await.expect("reads"), None);
     assert_eq!(counted(&spool, State::Dead).await, 0);
     swept(&spool, expiry).await;
+
     assert_light(&scales, "purge");
     for kind in [b"m", b"d", b"x", b"u"] {
         assert_eq!(keys_of_kind(&spool, kind), 0, "{}", kind.escape_ascii());
     }
+
     assert_sound(&spool);
 }
 
@@ -190,10 +195,12 @@ async fn whatever_is_done_to_mail_with_many_recipients_no_commit_is_heavy() {
 async fn a_spool_that_is_closed_while_recipients_are_queued_queues_the_rest_when_it_is_opened() {
     // How many commits it takes is found out; then it is broken off after each number of them.
     let scales = Scales::new();
+
     let spool = open(&scales);
     let put = spool.put(vec![new_mail(MANY)]).await;
     assert_eq!(put, [Ok(PutResult::Stored)]);
     let taken = usize::MAX - scales.left.load(Ordering::SeqCst);
+
     drop(spool);
     assert!(taken > 4);
 
@@ -218,6 +225,7 @@ async fn a_spool_that_is_closed_while_recipients_are_queued_queues_the_rest_when
             assert_eq!(keys_of_kind(&spool, b"d"), 0, "and nothing of it stays");
         }
     }
+
     assert!(lost > 1 && kept > 1, "{lost} {kept}");
 }
 
@@ -227,11 +235,13 @@ async fn a_spool_of_an_older_version_is_read_and_its_queues_get_short_names() {
     let spool = open(&scales);
     let long = (0..200).map(|n| format!("relay-{n}")).collect::<Vec<_>>();
     let long = Route::over(long.iter().map(String::as_str));
+
     let mut mails = vec![new_mail(2), new_mail(1), new_mail(30)];
     mails[1].deliveries[0].route = long.clone();
     for put in spool.put(mails).await {
         assert_eq!(put, Ok(PutResult::Stored));
     }
+
     let before = spool.stats(now()).await.expect("counts");
     spool.close().await.expect("closes");
 
@@ -248,6 +258,7 @@ async fn a_spool_of_an_older_version_is_read_and_its_queues_get_short_names() {
         old.push((keys::route(id), None));
         old.extend(Priority::ALL.map(|priority| (keys::count(id, priority), None)));
     }
+
     scales.write(old).expect("writes");
     let problems = inspect::walk(&scales, &mut |_| Ok(())).expect("walks");
     assert_eq!(problems, Vec::<String>::new(), "it is sound as it is");
@@ -255,16 +266,19 @@ async fn a_spool_of_an_older_version_is_read_and_its_queues_get_short_names() {
     let spool = open(&scales);
     assert_eq!(keys_of_kind(&spool, b"q"), 0);
     assert_sound(&spool);
+
     let stats = spool.stats(now()).await.expect("counts");
     assert_eq!(
         (stats.counts, stats.backlog),
         (before.counts, before.backlog)
     );
+
     let routes = vec![long, Route::over(["primary"])];
     let request = ClaimRequest {
         routes,
         ..request()
     };
+
     let claims = spool.claim(request).await.expect("claims");
     let claimed: usize = claims.iter().map(|claim| claim.deliveries.len()).sum();
     assert_eq!(claimed, 33);
@@ -277,6 +291,7 @@ async fn a_queue_whose_name_is_lost_is_named_by_what_waits_in_it() {
     let put = spool.put(vec![new_mail(3)]).await;
     assert_eq!(put, [Ok(PutResult::Stored)]);
     spool.close().await.expect("closes");
+
     for (id, _) in reader::routes(&scales).expect("reads") {
         let lost = vec![
             (keys::route(id), None),
@@ -296,10 +311,12 @@ async fn what_waits_is_counted_as_the_clock_goes_forward_and_back() {
     use crate::delivery::State;
     let scales = Scales::new();
     let spool = open(&scales);
+
     let mut mails: Vec<NewMail> = (0..50).map(|_| new_mail(1)).collect();
     for (second, mail) in (0..).zip(&mut mails) {
         mail.deliveries[0].stage = Stage::Pending { due: after(second) };
     }
+
     let _ = spool.put(mails).await;
     for second in [10, 3, 49, 0, 70, 25, 25] {
         let stats = spool.stats(after(second)).await.expect("counts");
@@ -312,8 +329,10 @@ async fn what_waits_is_counted_as_the_clock_goes_forward_and_back() {
         );
         assert_eq!(stats.oldest_due, Some(now()));
     }
+
     // It counts on over a restart.
     drop(spool);
+
     let spool = open(&scales);
     let stats = spool.stats(after(9)).await.expect("counts");
     assert_eq!(stats.counts[State::Queued as usize].iter().sum::<u64>(), 10);

@@ -1,4 +1,4 @@
-//! What both programs share: a count comes as a line on standard input, callers hand in so many
+//! What both programs share: a count comes as a line on standard input, callers submit so many
 //! mails, and a line of JSON tells how long each had to wait for its answer.
 
 use std::future::Future;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How many callers hand in mail at once.
+/// How many callers submit mail at once.
 pub const CALLERS: usize = 64;
 /// The text of every mail.
 pub fn text() -> String {
@@ -16,7 +16,7 @@ pub fn text() -> String {
     text
 }
 
-/// How many mails are still to be handed in.
+/// How many mails are still to be submitted.
 pub struct Left(AtomicUsize);
 
 impl Left {

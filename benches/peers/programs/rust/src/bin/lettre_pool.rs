@@ -16,6 +16,7 @@ fn main() {
         .port(port.parse().expect("a port"))
         .pool_config(PoolConfig::new().max_size(CALLERS as u32))
         .build();
+
     answer(&runtime, |left| {
         let relay = relay.clone();
         async move {

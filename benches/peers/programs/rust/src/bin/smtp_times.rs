@@ -1,4 +1,4 @@
-//! `smtp_times HOST:PORT`: hands in mail over SMTP as smtp-source does, one command at a time over
+//! `smtp_times HOST:PORT`: submits mail over SMTP as smtp-source does, one command at a time over
 //! kept connections, and tells what smtp-source does not: how long it was from MAIL FROM to the
 //! answer to the final dot.
 
@@ -25,6 +25,7 @@ async fn session(to: String, message: Arc<str>, left: Arc<Left>) -> Vec<Duration
     let mut door = Door { stream: BufReader::new(stream), line: String::new() };
     door.answer(b'2').await;
     door.say("EHLO localhost\r\n", b'2').await;
+
     let mut times = Vec::new();
     while left.take() {
         let started = Instant::now();
@@ -34,6 +35,7 @@ async fn session(to: String, message: Arc<str>, left: Arc<Left>) -> Vec<Duration
         door.say(&message, b'2').await;
         times.push(started.elapsed());
     }
+
     door.say("QUIT\r\n", b'2').await;
     times
 }
