@@ -44,6 +44,7 @@ pub use mending::{Intake, seven_bit};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 #[cfg(feature = "server")]
 pub(crate) use reading::beginning;
+#[cfg(any(feature = "providers", feature = "server"))]
 pub(crate) use reading::parse as parsed;
 pub use reading::{HeaderField, Part, PartInfo, Reading};
 pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
