@@ -8,11 +8,20 @@ use std::time::Duration;
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured};
 
-/// Begins to follow from the first event on, and reads nothing.
+/// Begins to follow what happens from now on, and reads nothing.
 fn follow(service: &Service) -> TcpStream {
+    follow_with(service, "")
+}
+
+/// Likewise, from the first event on.
+fn follow_all(service: &Service) -> TcpStream {
+    follow_with(service, "last-event-id: 0\r\n")
+}
+
+fn follow_with(service: &Service, field: &str) -> TcpStream {
     let mut stream = TcpStream::connect(service.http).unwrap();
-    let head = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\nlast-event-id: 0";
-    write!(stream, "{head}\r\n\r\n").unwrap();
+    let head = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n";
+    write!(stream, "{head}{field}\r\n").unwrap();
     stream
 }
 
@@ -45,7 +54,7 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
     }
 
     let before = service.memory();
-    let mut followers: Vec<TcpStream> = (0..200).map(|_| follow(&service)).collect();
+    let mut followers: Vec<TcpStream> = (0..200).map(|_| follow_all(&service)).collect();
     for follower in &mut followers {
         assert_eq!(status(follower), 200);
     }
