@@ -28,6 +28,7 @@ mod sender;
 mod spool_rest;
 mod stock;
 mod supervisor;
+mod token_key;
 mod topology;
 mod waiters;
 mod waiting;

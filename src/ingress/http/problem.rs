@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::TemplateError;
 use crate::dispatch::Error;
-use crate::mail::MailError;
+use crate::mail::{MailError, beginning};
 use crate::spool::SpoolError;
 
 /// The media type of every error (RFC 9457 §3).
@@ -436,8 +436,7 @@ impl From<Error> for Problem {
 
 fn cut(mut text: String) -> String {
     if text.len() > MAX_TOLD {
-        let ends = |end: &usize| text.is_char_boundary(*end);
-        text.truncate((0..=MAX_TOLD).rev().find(ends).unwrap_or(0));
+        text.truncate(beginning(&text, MAX_TOLD).len());
         text.push('…');
         text.shrink_to_fit();
     }

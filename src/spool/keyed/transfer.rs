@@ -10,7 +10,7 @@ use super::backlog::{self, Account};
 use super::idempotency::KeyHash;
 use super::inspect::{self, WholeMail};
 use super::journal;
-use super::journal::entry::{self, Entry as Happened, Head, PendingEntries};
+use super::journal::entry::{self, Entry as Happened, Head, PendingEntries, RecordEntries};
 use super::keys::{self, Place};
 use super::queue_head::Entry;
 use super::queue_ids::QueueIds;
@@ -139,38 +139,42 @@ fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
     let (head, entries) = codec::decode_first::<Head>(record)?;
     // Since version 2 entries say who handed the mail in.
     if record.first() != Some(&1) {
-        return Ok(vec![Part::Told {
-            first,
-            events: head.events,
+        let told = RecordEntries {
             at: head.at,
+            events: head.events,
             has_acts: head.has_acts,
             entries: entries.to_vec(),
-        }]);
+        };
+        return Ok(vec![part((first, told))]);
     }
-    Ok(retold(first, &entry::events(first, record)?))
+    let retold = retold(first, &entry::events(first, record)?);
+    Ok(retold.into_iter().map(part).collect())
 }
 
-/// Events as parts, each short enough for a record.
-fn retold(first: u64, events: &[Event]) -> Vec<Part> {
+fn part((first, told): (u64, RecordEntries)) -> Part {
+    Part::Told {
+        first,
+        events: told.events,
+        at: told.at,
+        has_acts: told.has_acts,
+        entries: told.entries,
+    }
+}
+
+/// Events as the entries of records that are short enough, each with the number of its first event.
+fn retold(first: u64, events: &[Event]) -> Vec<(u64, RecordEntries)> {
     let mut told = PendingEntries::default();
     for event in events {
         told.tell(Happened::of(event));
     }
 
     let mut next = first;
-    let parts = told.into_parts().into_iter().map(|part| {
+    let numbered = told.into_parts().into_iter().map(|told| {
         let first = next;
-        next += u64::from(part.events);
-        Part::Told {
-            first,
-            events: part.events,
-            at: part.at,
-            has_acts: part.has_acts,
-            entries: part.entries,
-        }
+        next += u64::from(told.events);
+        (first, told)
     });
-
-    parts.collect()
+    numbered.collect()
 }
 
 /// Takes parts into an empty store.
@@ -227,20 +231,20 @@ impl<'a, S: Store> Taking<'a, S> {
                 has_acts,
                 entries,
             } => {
-                let head = Head {
-                    skipped: 0,
-                    before: self.written,
-                    events,
+                let told = RecordEntries {
                     at,
+                    events,
                     has_acts,
-                    is_early: false,
+                    entries,
                 };
-                let record = entry::record(&head, &entries);
+                let (head, record) = self.encoded(&told);
                 if record.len() <= RECORD {
                     return self.record(first, &head, record);
                 }
-                for part in retold(first, &entry::events(first, &record)?) {
-                    self.take_record(part)?;
+
+                for (first, told) in retold(first, &entry::events(first, &record)?) {
+                    let (head, record) = self.encoded(&told);
+                    self.record(first, &head, record)?;
                 }
             }
             Part::Reader { name, at } => {
@@ -253,29 +257,18 @@ impl<'a, S: Store> Taking<'a, S> {
         Ok(())
     }
 
-    fn take_record(&mut self, part: Part) -> Result<(), SpoolError> {
-        let Part::Told {
-            first,
-            events,
-            at,
-            has_acts,
-            entries,
-        } = part
-        else {
-            return Ok(());
-        };
-
+    /// Entries as the next record of the journal.
+    fn encoded(&self, told: &RecordEntries) -> (Head, Vec<u8>) {
         let head = Head {
             skipped: 0,
             before: self.written,
-            events,
-            at,
-            has_acts,
+            events: told.events,
+            at: told.at,
+            has_acts: told.has_acts,
             is_early: false,
         };
-
-        let record = entry::record(&head, &entries);
-        self.record(first, &head, record)
+        let record = entry::record(&head, &told.entries);
+        (head, record)
     }
 
     fn record(&mut self, first: u64, head: &Head, record: Vec<u8>) -> Result<(), SpoolError> {
