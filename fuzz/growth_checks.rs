@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
-use postrider::mail::{seven_bit, take_directives};
-use postrider::{Envelope, Mail};
+use postrider::dispatch::Search;
+use postrider::mail::{Reading, seven_bit, take_directives};
+use postrider::{Envelope, Mail, Timestamp};
 
 /// How large an input is made of what the fuzzer finds: work that grows with its square takes
 /// seconds at this size.
@@ -32,6 +33,9 @@ pub fn growth(input: &[u8]) {
     let began = ThreadTime::now();
     match (parser % 8, parser % 4) {
         (4, _) => drop(seven_bit(&large.into())),
+        (5, _) => drop(Reading::of(&large)),
+        (6, _) => drop(postrider::feedback::read(&large)),
+        (7, _) => search(&large),
         (_, 0) => message(large),
         (_, 1) => address(&large),
         (_, 2) => drop(postrider::ingress::http::read_mail(&large)),
@@ -39,6 +43,12 @@ pub fn growth(input: &[u8]) {
     }
     let spent = began.elapsed();
     assert!(spent <= BUDGET, "{SIZE} bytes cost {spent:?}");
+}
+
+/// A search, of the most bytes that it may have.
+fn search(text: &[u8]) {
+    let text = String::from_utf8_lossy(&text[..text.len().min(2000)]);
+    let _ = Search::parse(&text, Timestamp::now());
 }
 
 fn message(message: Vec<u8>) {

@@ -95,6 +95,17 @@ impl Reply {
             text: printable(&lines.join(" ")),
         }
     }
+
+    /// The reply with which a connection ended, where the reason begins with one: after its code,
+    /// or after our own words before it. What stands further on, in whosever words, is none.
+    pub(crate) fn in_reason(reason: &str) -> Option<Self> {
+        let said = reason.strip_prefix(super::REFUSED).unwrap_or(reason);
+        let (digits, rest) = said.split_at_checked(3)?;
+        let is_code = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let code = digits.parse().ok().filter(|_| is_code)?;
+        let ends = rest.is_empty() || rest.starts_with(' ');
+        ((200..600).contains(&code) && ends).then(|| Reply::new(code, rest.trim_start()))
+    }
 }
 
 impl fmt::Display for Reply {
@@ -274,13 +285,17 @@ impl Attempt {
     }
 
     pub(crate) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
+        let told = match outcome {
+            Outcome::Unavailable(_, text) | Outcome::Lost(_, text) => Reply::in_reason(text),
+            _ => None,
+        };
         let (phase, reply, text) = match outcome {
             Outcome::Delivered(reply) => (Phase::FinalDot, Some(reply), ""),
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
                 (*phase, Some(reply), "")
             }
             Outcome::Unavailable(phase, text) | Outcome::Lost(phase, text) => {
-                (*phase, None, text.as_str())
+                (*phase, told.as_ref(), text.as_str())
             }
             Outcome::InDoubt(text) => (Phase::FinalDot, None, text.as_str()),
             Outcome::Withdrawn => (
@@ -320,6 +335,27 @@ mod tests {
         assert_eq!(Reply::new(550, "4.1.1 odd").enhanced, None);
         assert_eq!(Reply::new(550, "5.1 short").enhanced, None);
         assert_eq!(Reply::new(250, "2.0.0").text, "");
+    }
+
+    #[test]
+    fn a_reply_is_found_where_a_reason_begins_with_it_and_nowhere_else() {
+        let code = |reason: &str| Reply::in_reason(reason).map(|reply| reply.code);
+        assert_eq!(code("421 4.3.2 closing"), Some(421));
+        assert_eq!(code("the server refused: 554 no"), Some(554));
+        assert_eq!(code("250"), Some(250));
+        // What a server quotes is not what it says.
+        let quoted = "421 4.4.1 the next one said: the server refused: 550 5.1.1 no such user";
+        assert_eq!(code(quoted), Some(421));
+        for ours in [
+            "the connection broke: 550 bytes were left",
+            "the server was silent for 60s",
+            "4215 bytes were written",
+            "42\u{fc} and more",
+            "+21 no",
+            "",
+        ] {
+            assert_eq!(code(ours), None, "{ours}");
+        }
     }
 
     #[test]

@@ -410,17 +410,10 @@ impl From<&Reply> for StepAnswer {
 impl StepAnswer {
     /// Where a connection ended, only the reason is kept as text: a reply, if there was one.
     fn read(reason: &str) -> StepAnswer {
-        let said = reason
-            .rsplit("the server refused: ")
-            .next()
-            .unwrap_or(reason);
-        let code = said.get(..3).and_then(|digits| digits.parse::<u16>().ok());
-        match code {
-            Some(code @ 200..=599) if said[3..].starts_with(' ') || said.len() == 3 => {
-                StepAnswer::from(&Reply::new(code, said[3..].trim_start()))
-            }
-            _ if reason.contains(super::SILENCE) => StepAnswer::Silence,
-            _ => StepAnswer::HangUp,
+        match Reply::in_reason(reason) {
+            Some(reply) => StepAnswer::from(&reply),
+            None if reason.starts_with(super::SILENCE) => StepAnswer::Silence,
+            None => StepAnswer::HangUp,
         }
     }
 
@@ -494,7 +487,8 @@ impl Outcome {
     pub fn judge(&self, circumstances: Circumstances) -> Judgement {
         let (phase, said) = match self {
             Outcome::Delivered(_) => return Fault::Nobody.into(),
-            // A provider's answer over HTTP: its own file has told mail and account apart.
+            // A provider's answer over HTTP: its own file has told mail and account apart. Where it
+            // refuses a mail its status is never one of 500 and more (`transport/api/`).
             Outcome::Rejected(_, reply) if reply.code / 100 != 5 => return Fault::Mail.into(),
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
                 (*phase, StepAnswer::from(reply))

@@ -29,7 +29,7 @@ pub use feedback::{Feedback, FeedbackKind, KEPT_FEEDBACK, ends_an_address};
 pub(crate) use logged::Logged;
 #[cfg(feature = "server")]
 pub(crate) use logged::{escape, without_fields};
-pub use settle::{Rules, Settled};
+pub use settle::{MayGo, Rules, Settled};
 pub use state::{DeadReason, MailState, Stage, State};
 
 use std::fmt;
@@ -41,6 +41,9 @@ use crate::mail::Address;
 
 /// How the reason of an outcome begins where nothing was heard in time.
 pub(crate) const SILENCE: &str = "the server was silent";
+
+/// How it begins where the server's reply follows.
+pub(crate) const REFUSED: &str = "the server refused: ";
 
 /// The most attempts that a delivery remembers; the oldest are forgotten first, never the count.
 pub const REMEMBERED_ATTEMPTS: usize = 20;

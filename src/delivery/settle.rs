@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Attempt, DeadReason, Delivery, Fault, Outcome, Phase, Stage};
+use super::{Attempt, DeadReason, Delivery, Fault, Outcome, Phase, REMEMBERED_ATTEMPTS, Stage};
 use crate::mail::{Guarantee, Timestamp};
 
 /// How often a mail may take its sender down before it is dead as `poisoned`.
 const MAX_CRASHES: u32 = 2;
+/// How long a relay that tells repetitions of one mail apart is relied on to do so: somewhat less
+/// than the day that providers speak of.
+const TOLD_APART: Duration = Duration::from_secs(20 * 60 * 60);
 
 /// What a verdict depends on besides the delivery and its outcome.
 pub struct Rules<'a> {
@@ -32,6 +35,17 @@ pub enum Settled {
     Changed(Delivery),
 }
 
+/// Whether a delivery may be handed to a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayGo {
+    /// It may.
+    Yes,
+    /// To another one alone: it may have it already.
+    Elsewhere,
+    /// To none any more: one may have it, and would not know it again.
+    Never,
+}
+
 impl Delivery {
     /// What becomes of this delivery after `outcome`, which was this one's fault.
     pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Settled {
@@ -51,6 +65,26 @@ impl Delivery {
         next.remember(Attempt::new(rules.now, rules.relay, outcome));
         next.stage = next.stage_after(outcome, fault, rules);
         Settled::Changed(next)
+    }
+
+    /// Whether mail that is sent once at most may go to this relay. Where one may have taken it that
+    /// tells repetitions apart, no other may be asked, and that one for a while.
+    pub fn may_go_once(&self, relay: &str, now: Timestamp) -> MayGo {
+        let mut since_queued = self.attempts.iter().rev().take(self.tries as usize);
+        let is_doubtful =
+            |attempt: &&Attempt| attempt.phase == Phase::FinalDot && attempt.code.is_none();
+        let Some(first) = since_queued.rfind(is_doubtful) else {
+            return MayGo::Yes;
+        };
+
+        let is_forgotten = self.tries as usize > REMEMBERED_ATTEMPTS;
+        if is_forgotten || now >= first.at + TOLD_APART {
+            MayGo::Never
+        } else if first.relay == relay {
+            MayGo::Yes
+        } else {
+            MayGo::Elsewhere
+        }
     }
 
     fn stage_after(&mut self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Stage {
@@ -215,7 +249,7 @@ fn says_nothing(outcome: &Outcome, fault: Fault) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Circumstances, Phase, REMEMBERED_ATTEMPTS, Reply, Route};
+    use super::super::{Circumstances, Phase, Reply, Route};
     use super::*;
 
     const NOW: Timestamp = Timestamp::MAX;
@@ -489,5 +523,28 @@ mod tests {
         let waits = diverted.held("backup", until);
         assert_eq!(waits.route, two.route);
         assert_eq!(waits.stage, Stage::Pending { due: until });
+    }
+
+    #[test]
+    fn what_goes_once_and_may_be_with_one_relay_goes_to_no_other() {
+        let doubt = Outcome::Lost(Phase::FinalDot, "no answer".into());
+        let first = changed(settle(&delivery(), &doubt, Guarantee::AtMostOnce));
+        assert!(matches!(first.stage, Stage::Pending { .. }));
+        assert_eq!(first.may_go_once("primary", now()), MayGo::Yes);
+        assert_eq!(first.may_go_once("backup", now()), MayGo::Elsewhere);
+
+        let later = now() + TOLD_APART;
+        assert_eq!(first.may_go_once("primary", later), MayGo::Never);
+
+        // A user who wants it sent again takes that upon himself.
+        let again = Delivery {
+            tries: 0,
+            ..first.clone()
+        };
+        assert_eq!(again.may_go_once("backup", later), MayGo::Yes);
+
+        let refused = Outcome::Deferred(Phase::FinalDot, Reply::new(451, "not now"));
+        let free = changed(settle(&delivery(), &refused, Guarantee::AtMostOnce));
+        assert_eq!(free.may_go_once("backup", now()), MayGo::Yes);
     }
 }

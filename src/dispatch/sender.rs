@@ -19,12 +19,16 @@ use super::relay_memory::{ConnectionCount, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
 use super::suppressions::AddressedMail;
-use crate::delivery::{DeadReason, Fault, Outcome, Phase, Stage, printable};
+use crate::delivery::{
+    DeadReason, Delivery, Fault, MayGo, Outcome, Phase, REFUSED, Stage, printable,
+};
 use crate::mail::{Guarantee, MailId, Timestamp};
 use crate::policy::Admission;
 use crate::spool::{Claim, SpoolError};
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
+/// When mail that another relay may have is looked at again.
+const ELSEWHERE: Duration = Duration::from_secs(5 * 60);
 /// How many outcomes of one sender may be on their way to the disk.
 const UNRECORDED: usize = 64;
 /// So often may a relay break off over one mail, on new connections and before it has answered
@@ -281,6 +285,9 @@ impl State {
         let Some(claim) = self.still_wanted(mail.into_claim()).await else {
             return true;
         };
+        let Some(claim) = self.without_those_elsewhere(claim).await else {
+            return true;
+        };
         let is_begun = self.begun == Some(claim.manifest.id);
         let mut claim = match is_begun {
             true => claim,
@@ -427,6 +434,53 @@ impl State {
 
         self.engine.record_unsent(&claim.manifest, ended.collect());
         None
+    }
+
+    /// Those of the claim's deliveries that may go to this relay. Of mail that goes once at most one
+    /// that another relay may have waits for that one, and ends when it would not know it again.
+    async fn without_those_elsewhere(&mut self, claim: Claim) -> Option<Claim> {
+        let now = self.engine.clock.now();
+        let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);
+        let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == MayGo::Yes;
+        if claim.manifest.guarantee != Guarantee::AtMostOnce || claim.deliveries.iter().all(is_free)
+        {
+            return Some(claim);
+        }
+
+        let Claim {
+            manifest,
+            body,
+            deliveries,
+        } = claim;
+        let (mut admitted, mut others) = (Vec::new(), Vec::new());
+        for (lease, mut delivery) in deliveries {
+            delivery.stage = match delivery.may_go_once(&self.relay, now) {
+                MayGo::Yes => {
+                    admitted.push((lease, delivery));
+                    continue;
+                }
+                MayGo::Elsewhere => {
+                    delivery.route = delivery.route.whole();
+                    Stage::Pending {
+                        due: now + ELSEWHERE,
+                    }
+                }
+                MayGo::Never => Stage::Dead {
+                    at: now,
+                    reason: DeadReason::InDoubt,
+                },
+            };
+            others.push((lease, delivery));
+        }
+
+        self.take_back_what_was_begun().await;
+        self.engine.record_unsent(&manifest, others);
+        let claim = Claim {
+            manifest,
+            body,
+            deliveries: admitted,
+        };
+        (!claim.deliveries.is_empty()).then_some(claim)
     }
 
     /// Those of the claim's deliveries whose recipients are still to get mail; the others are
@@ -657,7 +711,7 @@ fn describe(outcome: &Outcome) -> String {
         }
         Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
         Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
-            format!("{phase}: the server refused: {reply}")
+            format!("{phase}: {REFUSED}{reply}")
         }
         other => format!("{other:?}"),
     };

@@ -13,6 +13,7 @@ mod prose;
 use mail_parser::{HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 
 use crate::delivery::{FeedbackKind, printable};
+use crate::mail::has_too_many_pieces;
 use fields::Groups;
 
 /// The most bytes of a report that are looked at. What it says comes before the copy of the mail.
@@ -77,6 +78,9 @@ pub fn read(message: &[u8]) -> Reading {
     let bytes = &message[..message.len().min(LONGEST)];
     // Parsers go as deep as they are led.
     if count(bytes, b"message/") > NESTED || count(bytes, b"multipart/") > NESTED {
+        return Reading::NoReport;
+    }
+    if has_too_many_pieces(bytes) {
         return Reading::NoReport;
     }
 

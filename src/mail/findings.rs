@@ -73,15 +73,20 @@ fn is_code(word: &str, is_near: bool) -> bool {
 
 /// The addresses of the web in a text and in the attributes of HTML, each once.
 pub(super) fn links(text: &str, html: &str) -> Vec<String> {
+    let ends = |c: char| c.is_whitespace() || c.is_control() || "<>\"'`|\\^{}".contains(c);
+    let closing = ['.', ',', ';', ':', '!', '?', ')', ']', '*'];
     let mut found = Vec::new();
     for (source, is_html) in [(text, false), (html, true)] {
         for scheme in ["https://", "http://"] {
+            // Links within a link end where it does: the end is looked for once.
+            let mut end = 0;
             for (at, _) in source.match_indices(scheme) {
-                let ends =
-                    |c: char| c.is_whitespace() || c.is_control() || "<>\"'`|\\^{}".contains(c);
-                let rest = &source[at..];
-                let link = &rest[..rest.find(ends).unwrap_or(rest.len())];
-                let link = link.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '*']);
+                if at >= end {
+                    let rest = &source[at..];
+                    let link = &rest[..rest.find(ends).unwrap_or(rest.len())];
+                    end = at + link.trim_end_matches(closing).len();
+                }
+                let link = source.get(at..end).unwrap_or_default();
                 if link.len() > scheme.len()
                     && link.len() <= MAX_LINK
                     && found.len() < 4 * MAX_FOUND

@@ -44,6 +44,7 @@ pub use mending::{Intake, seven_bit};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 #[cfg(feature = "server")]
 pub(crate) use reading::beginning;
+pub(crate) use reading::has_too_many_pieces;
 #[cfg(any(feature = "providers", feature = "server"))]
 pub(crate) use reading::parse as parsed;
 pub use reading::{HeaderField, Part, PartInfo, Reading};

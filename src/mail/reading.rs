@@ -17,6 +17,8 @@ const MAX_FIELD: usize = 16 * 1024;
 
 /// How often a message may name what others stand in.
 const MAX_NESTED: usize = 200;
+/// The most pieces of a field's parameters.
+const MAX_PIECES: usize = 100;
 /// The most header fields, and the most parts.
 const MAX_ENTRIES: usize = 500;
 
@@ -251,11 +253,37 @@ pub(crate) fn parse(message: &[u8]) -> Option<Message<'_>> {
         end.is_some_and(|found| found.eq_ignore_ascii_case(kind))
     };
     let found = (0..message.len()).filter(|at| nests.iter().any(|kind| is_there(*at, kind)));
-    if found.take(MAX_NESTED + 1).count() > MAX_NESTED {
+    if found.take(MAX_NESTED + 1).count() > MAX_NESTED || has_too_many_pieces(message) {
         return None;
     }
 
     MessageParser::default().parse(message)
+}
+
+/// Whether a field has more parameters in pieces (RFC 2231 §3) than any program writes: to put them
+/// together, each is looked for among all of them.
+pub(crate) fn has_too_many_pieces(message: &[u8]) -> bool {
+    let (mut pieces, mut last) = (0, 0);
+    for star in memchr::memchr_iter(b'*', message) {
+        let rest = message[star + 1..].iter().take(12);
+        let number = rest.take_while(|byte| byte.is_ascii_digit() || **byte == b'*');
+        if message.get(star + 1 + number.count()) != Some(&b'=') {
+            continue;
+        }
+
+        // A line that is not folded begins another field.
+        let between = &message[last..star];
+        let begins = |at: usize| !matches!(between.get(at + 1), Some(b' ' | b'\t') | None);
+        if memchr::memchr_iter(b'\n', between).any(begins) {
+            pieces = 0;
+        }
+        (pieces, last) = (pieces + 1, star);
+        if pieces > MAX_PIECES {
+            return true;
+        }
+    }
+
+    false
 }
 
 /// At most so many bytes of a text, without a part of a character.

@@ -179,6 +179,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Where no answer came.
+    #[cfg(feature = "notify")]
     pub async fn post_for_status(&self, post: Post) -> Result<HttpAnswer, Unanswered> {
         let (head, body) = self.exchange(post, &Arc::default()).await?;
         Ok(HttpAnswer::new(head, body.unwrap_or_default()))

@@ -22,7 +22,7 @@ pub mod smtp;
 #[cfg(feature = "providers")]
 pub use api::{ApiServer, Credentials};
 pub use capture::{Capture, Captured};
-#[cfg(feature = "providers")]
+#[cfg(feature = "notify")]
 pub(crate) use reach::Reach;
 pub(crate) use relay::Kind;
 pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};

@@ -9,6 +9,10 @@ pub(crate) enum Reach {
     /// Every one.
     Anywhere,
     /// Those that the whole Internet can reach.
+    #[cfg_attr(
+        not(feature = "notify"),
+        allow(dead_code, reason = "webhooks ask for it")
+    )]
     PublicOnly,
 }
 

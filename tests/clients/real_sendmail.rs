@@ -113,3 +113,45 @@ fn nodemailers_sendmail_transport() {
     assert!(sent.contains("To: ada@example.org\r\n"), "{sent}");
     assert!(!sent.contains("eve@example.org"), "{sent}");
 }
+
+/// Symfony's Mailer, over the sendmail that it runs by default (`-bs`) and over SMTP: several mails
+/// over one connection, one refused between them.
+#[test]
+fn symfonys_mailer_hands_in_over_sendmail_and_over_smtp() {
+    let place = Place::new();
+    let link = place.dir.path().join("sendmail");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_postrider"), &link).unwrap();
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/real_sendmail/symfony.php");
+
+    let command = format!("{} -bs", link.display());
+    let command = command.replace('/', "%2F").replace(' ', "%20");
+    let doors = [
+        ("bs", format!("sendmail://default?command={command}")),
+        ("smtp", format!("smtp://{}", place.service.smtp)),
+    ];
+    for (name, dsn) in &doors {
+        let mut php = Command::new("php");
+        php.arg(&script).args([dsn, *name]);
+        let install = "apt-get install php-cli php-symfony-mailer";
+        let said = String::from_utf8(place.run(&mut php, install).stdout).unwrap();
+        assert!(said.contains("got code \"5"), "{name}: {said}");
+    }
+
+    let sent = place.sent(6);
+    for (name, _) in doors {
+        for n in 1..=2 {
+            let field = format!("\r\nSubject: {name} {n}\r\n");
+            let found = sent.iter().find(|message| message.contains(&field));
+            let found = found.unwrap_or_else(|| panic!("{name} {n} is not in {sent:?}"));
+            assert!(found.contains("\r\n.a dot\r\n..dots\r\n"), "{found}");
+            assert!(found.contains("\r\nTo: Ada <ada@example.org>, bob@example.org\r\n"));
+            assert!(!found.contains("eve@example.org"), "{found}");
+        }
+        let after = format!("\r\nSubject: {name} 3\r\n");
+        assert!(
+            sent.iter().any(|message| message.contains(&after)),
+            "{name}"
+        );
+    }
+}

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub enum Act {
     HangUpEarly,
     /// Hangs up after it.
     HangUpLate,
+    /// Hangs up after it, and is gone: nobody listens at its address any more.
+    Leave,
     /// Hangs up within its answer, whose status says that all is well.
     HangUpAnswering,
     /// Reads no further and says nothing.
@@ -55,21 +58,39 @@ pub enum Act {
 pub struct Provider {
     pub address: String,
     asked: Arc<Mutex<Vec<Asked>>>,
+    leaves: Arc<Notify>,
     script: Arc<Mutex<VecDeque<Act>>>,
 }
 
 impl Provider {
     pub async fn new(script: Vec<Act>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Provider::on(listener, script)
+    }
+
+    /// One behind a pipe so narrow that even a small request is not sent unless it is read.
+    pub async fn narrow(script: Vec<Act>) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Provider::on(socket.listen(16).unwrap(), script)
+    }
+
+    fn on(listener: TcpListener, script: Vec<Act>) -> Self {
         let provider = Provider {
             address: format!("http://{}", listener.local_addr().unwrap()),
             asked: Arc::default(),
+            leaves: Arc::default(),
             script: Arc::new(Mutex::new(script.into())),
         };
 
         let serving = provider.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap().0,
+                    () = serving.leaves.notified() => break,
+                };
                 let serving = serving.clone();
                 tokio::spawn(async move { serving.serve(stream).await });
             }
@@ -137,6 +158,10 @@ impl Provider {
             let (status, headers, body) = match act {
                 Act::Answer(status, headers, body) => (status, headers, body),
                 Act::Mute => return std::future::pending().await,
+                Act::Leave => {
+                    self.leaves.notify_one();
+                    return None;
+                }
                 Act::HangUpAnswering => {
                     let cut = "HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{\"id\"";
                     stream.write_all(cut.as_bytes()).await.ok()?;

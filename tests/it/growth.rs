@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
-use postrider::mail::{seven_bit, take_directives};
-use postrider::{Envelope, Mail, MailBuilder};
+use postrider::mail::{Reading, seven_bit, take_directives};
+use postrider::{Capture, Dispatcher, Envelope, Mail, MailBuilder, Relay, feedback};
 
 /// The most that ten times the input may cost.
 const MOST: u32 = 15;
@@ -172,6 +172,206 @@ fn a_message_is_converted_at_the_cost_of_its_size() {
             drop(seven_bit(message))
         });
     }
+}
+
+/// Parameters in pieces, each with its number, as RFC 2231 §3 has them.
+fn in_pieces(before: &str, piece: impl Fn(usize) -> String, size: usize) -> Vec<u8> {
+    let mut message = before.to_owned();
+    let mut number = 0;
+    while message.len() < size.min(900_000) {
+        message.push_str(&piece(number));
+        number += 1;
+    }
+    message.push_str("\r\n\r\nhi\r\n");
+    message.into_bytes()
+}
+
+#[test]
+fn parameters_in_pieces_cost_what_their_size_is() {
+    type Piece = fn(usize) -> String;
+    let pieces: [(&str, Piece); 9] = [
+        ("in order", |n| format!(";\r\n name*{n}=a")),
+        ("quoted", |n| format!(";\r\n name*{n}=\"a\\\"b\"")),
+        ("extended", |n| format!(";\r\n name*{n}*=utf-8''%C3%BC")),
+        ("backwards", |n| format!(";\r\n name*{}=a", 1_000_000 - n)),
+        ("all the same", |_| ";\r\n name*0*=utf-8''%C3%BC".to_owned()),
+        ("names of their own", |n| {
+            format!(";\r\n n{n}*0*=utf-8'en'%FC")
+        }),
+        ("raw", |n| format!(";\r\n name*{n}=ü")),
+        ("half escapes", |_| ";\r\n name*=utf-8''%%%".to_owned()),
+        ("no charset", |_| ";\r\n name*=''''".to_owned()),
+    ];
+    for (what, piece) in pieces {
+        for field in [
+            "Content-Type: text/plain",
+            "Content-Disposition: attachment",
+        ] {
+            let field = format!("Subject: x\r\n{field}");
+            let message = |size: usize| in_pieces(&field, piece, size);
+            let what = format!("{what}, {field:?}");
+            grows_with_its_input(&what, message, |message: &Vec<u8>| take(message));
+            grows_with_its_input(&what, message, |message: &Vec<u8>| read(message));
+        }
+    }
+}
+
+/// A message as the page shows it: what it says, its HTML, and each of its parts.
+fn read(message: &[u8]) {
+    std::hint::black_box(Reading::of(message));
+    std::hint::black_box(Reading::html(message));
+    std::hint::black_box(Reading::part(message, 1));
+}
+
+#[test]
+fn a_message_is_taken_apart_at_the_cost_of_its_size() {
+    let multipart = "Subject: x\r\nContent-Type: multipart/mixed; boundary=a\r\n\r\n";
+    let html = "Subject: x\r\nContent-Type: text/html\r\n\r\n";
+    let image = "--a\r\nContent-ID: <a>\r\nContent-Type: image/png\r\n\r\nx\r\n";
+    for (before, piece) in [
+        (multipart, "--a\r\n\r\nx\r\n"),
+        (multipart, image),
+        (
+            multipart,
+            "--a\r\nContent-Type: multipart/mixed; boundary=a\r\n\r\n",
+        ),
+        (multipart, "--a\r\nContent-Type: text/html\r\n\r\n<p>\r\n"),
+        (
+            multipart,
+            "--a\r\nContent-Transfer-Encoding: base64\r\n\r\nAA\r\n",
+        ),
+        (html, "<b>"),
+        (html, "<"),
+        (html, "<a href=\"https://x.example/\">"),
+        (html, "<a href='"),
+        (html, "<!--"),
+        (html, "&amp;"),
+        (html, "&"),
+        (html, "<style>"),
+        (html, "<p>x</p>"),
+        ("Subject: x\r\n\r\n", "https://x.example/ "),
+        ("Subject: x\r\n\r\n", "https://"),
+        ("Subject: x\r\n\r\n", "http:"),
+        ("Subject: x\r\n\r\n", "123456 "),
+        ("Subject: x\r\n\r\n", "1"),
+        ("Subject: x\r\n\r\n", "code: "),
+        ("Subject: x\r\n\r\n", "("),
+        ("", "Subject: x\r\n"),
+        ("", "To: a@example.org\r\n"),
+        ("Subject: ", "=?utf-8?q?y?= "),
+        ("Subject: ", "=?utf-8?b?"),
+    ] {
+        let message = |size: usize| filled(before, piece, "", size.min(900_000));
+        let what = format!("{before:?} and {piece:?}");
+        grows_with_its_input(&what, message, |message: &Vec<u8>| read(message));
+    }
+}
+
+#[test]
+fn a_report_costs_what_its_size_is() {
+    let report = "From: MAILER-DAEMON@mx.example\r\nSubject: Undelivered\r\n\
+                  Content-Type: multipart/report; report-type=delivery-status; boundary=a\r\n\r\n";
+    let status = format!("{report}--a\r\nContent-Type: message/delivery-status\r\n\r\n");
+    let complaint = format!("{report}--a\r\nContent-Type: message/feedback-report\r\n\r\n");
+    let prose = "From: MAILER-DAEMON@mx.example\r\nSubject: failure notice\r\n\r\n";
+    let copy = "--a\r\nContent-Type: text/rfc822-headers\r\n\r\nMessage-ID: <a@b>\r\n";
+    for (before, piece) in [
+        (
+            status.as_str(),
+            "Final-Recipient: rfc822; a@b.example\r\nStatus: 5.1.1\r\n\r\n",
+        ),
+        (&status, "Final-Recipient: rfc822; a@b.example\r\n"),
+        (&status, "Diagnostic-Code: smtp; 550 5.1.1\r\n"),
+        (&status, " more\r\n"),
+        (&status, "\r\n"),
+        (&status, ":\r\n"),
+        (&complaint, "Original-Rcpt-To: a@b.example\r\n"),
+        (&complaint, "Feedback-Type: abuse\r\n"),
+        (report, "--a\r\nContent-Type: text/plain\r\n\r\nx\r\n"),
+        (report, copy),
+        (prose, "<a@b.example>:\r\n"),
+        (prose, "<a@b.example>:\r\n550 5.1.1 no such user\r\n"),
+        (prose, "550 5.1.1 "),
+        (prose, "5.1.1 "),
+        (prose, "a@"),
+        (prose, "@a"),
+        (prose, "<"),
+        (prose, "\r\n"),
+        (prose, "--- Below this line is a copy of the message.\r\n"),
+    ] {
+        let message = |size: usize| filled(before, piece, "", size);
+        let what = format!("{before:?} and {piece:?}");
+        let read = |message: &Vec<u8>| drop(std::hint::black_box(feedback::read(message)));
+        grows_with_its_input(&what, message, read);
+    }
+}
+
+/// A search may have 2,000 bytes: as many as that cost ten times what 200 do, for each mail that is
+/// looked at.
+#[tokio::test]
+async fn a_search_costs_what_its_words_are() {
+    let capture = Capture::new(None);
+    let postrider = Dispatcher::builder()
+        .relay(Relay::capture(&capture))
+        .spool_in_memory()
+        .start()
+        .await
+        .unwrap();
+    let mails = (0..300).map(|n| {
+        let mail = Mail::builder().from("shop@example.com");
+        let mail = mail.to(format!("ada{n}@example.org"));
+        mail.subject("a".repeat(300)).text("x").build().unwrap()
+    });
+    for receipt in postrider.submit_many(mails.collect()).await {
+        postrider.wait(receipt.unwrap().id).await.unwrap();
+    }
+
+    let searched = async |text: String| {
+        let mut least = Duration::MAX;
+        for _ in 0..9 {
+            let began = std::time::Instant::now();
+            let query = postrider.search(&text).unwrap();
+            std::hint::black_box(postrider.count(query).await.unwrap());
+            least = least.min(began.elapsed());
+        }
+        least
+    };
+
+    let values = |size: usize| format!("subject:{}", "b,".repeat(size / 2 - 5));
+    let mut texts: Vec<(String, String)> = vec![(values(199), values(1999))];
+    for piece in [
+        "a ",
+        "-b ",
+        "to:ada ",
+        "-to:b ",
+        "subject:a ",
+        "-domain:x ",
+        "-code:4xx ",
+        "-relay:x ",
+        "-id:0123abcd ",
+        "-key:x ",
+        "-error:x ",
+        "-from:x ",
+        "-message-id:x ",
+        "\"a b\" ",
+        "after:1d ",
+        "-state:dead ",
+    ] {
+        let text = |size: usize| piece.repeat(size / piece.len());
+        texts.push((text(199), text(1999)));
+    }
+
+    for (short, long) in texts {
+        let what = short.chars().take(20).collect::<String>();
+        let (small, large) = (searched(short).await, searched(long).await);
+        let bound = small.max(Duration::from_micros(300)) * MOST;
+        assert!(
+            large <= bound,
+            "{what:?}: {small:?}, ten times as much {large:?}"
+        );
+    }
+
+    assert!(postrider.search(&"a ".repeat(1001)).is_err());
 }
 
 #[test]

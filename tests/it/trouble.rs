@@ -4,6 +4,7 @@
 #![cfg(all(feature = "server", target_os = "linux"))]
 
 mod clock;
+mod counting;
 mod crowd;
 mod descriptors;
 mod disk;

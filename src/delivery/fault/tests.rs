@@ -395,6 +395,35 @@ fn what_may_be_either_is_decided_by_what_others_met() {
     }
 }
 
+/// Whatever the number would mean in SMTP.
+#[test]
+fn a_provider_that_refuses_a_mail_over_http_speaks_of_that_mail() {
+    for status in [400, 404, 409, 421, 422, 450, 452, 454] {
+        for text in [
+            "no",
+            "please log in",
+            "too many recipients",
+            "service unavailable",
+        ] {
+            let outcome = Outcome::Rejected(FinalDot, Reply::new(status, text));
+            for circumstances in [FRESH, USED, AFTER_OTHERS, REPEATED] {
+                let fault = outcome.judge(circumstances).fault;
+                assert_eq!(fault, F::Mail, "{status} {text}");
+            }
+        }
+    }
+}
+
+/// A code that a server quotes, or that stands in our own words, is not its reply.
+#[test]
+fn a_code_inside_a_reason_is_not_what_was_said() {
+    let quoted = "421 4.4.2 upstream: the server refused: 550 5.1.1 no such user";
+    let lost = Outcome::Lost(RcptTo, quoted.into());
+    assert_eq!(lost.judge(FRESH).fault, F::Destination);
+    let ours = Outcome::Lost(RcptTo, "the connection broke: 550 5.1.1".into());
+    assert_eq!(ours.judge(FRESH).fault, F::Destination);
+}
+
 #[test]
 fn a_rate_of_ours_at_one_domain_lets_that_domain_rest() {
     let line = "421 4.7.28 Gmail has detected an unusual rate of mail originating from your IP \

@@ -7,7 +7,8 @@
 //! verdict becomes an [`Outcome`] of each recipient.
 //!
 //! *Invariant:* a request that may have reached the provider and was not answered is in doubt, and
-//! repeated only where the provider can tell two hand-overs of one mail apart.
+//! repeated only where the provider can tell two hand-overs of one mail apart. What such a
+//! repetition meets, save a success, takes the doubt away from nobody.
 
 mod brevo;
 mod content;
@@ -121,6 +122,17 @@ impl Verdict {
             reason: String::new(),
         }
     }
+
+    /// What it is worth with this status. A server that says that it failed has refused no mail,
+    /// whatever else it says; nor is its status taken for a code of SMTP.
+    fn with_status(self, status: u16) -> Self {
+        match self {
+            Verdict::Rejected(text) | Verdict::Deferred(text) if status >= 500 => {
+                Verdict::InDoubt(text)
+            }
+            verdict => verdict,
+        }
+    }
 }
 
 /// One provider.
@@ -129,6 +141,11 @@ trait Provider: Send + Sync {
 
     /// The request for this mail; what cannot be said in it is named and refused.
     fn request(&self, mail: &Mail<'_>) -> Result<Request, String>;
+
+    /// Why this one of the mail's recipients cannot be told to it, whoever else gets the mail.
+    fn cannot_reach(&self, _recipient: &Address) -> Option<String> {
+        None
+    }
 
     /// Which of the mail's recipients, by their places, go together in one request.
     fn requests(&self, mail: &Transaction) -> Vec<Vec<usize>> {
@@ -260,6 +277,16 @@ impl Connection for ApiConnection {
             return vec![refused_here(552, &text); mail.recipients.len()];
         }
 
+        let provider = &self.shared.provider;
+        let unreachable: Vec<Option<String>> = mail
+            .recipients
+            .iter()
+            .map(|recipient| provider.cannot_reach(recipient))
+            .collect();
+        if unreachable.iter().any(Option::is_some) {
+            return self.send_to_others(mail, unreachable).await;
+        }
+
         let untold = Outcome::Unavailable(Phase::Connect, "it was not its turn".into());
         let mut outcomes = vec![untold; mail.recipients.len()];
         let mut stopped = None;
@@ -299,7 +326,54 @@ impl Connection for ApiConnection {
 }
 
 impl ApiConnection {
+    /// Sends a mail to those recipients of whom the provider can be told; the others are refused
+    /// here, each with the reason why.
+    async fn send_to_others(
+        &mut self,
+        mail: &Transaction,
+        unreachable: Vec<Option<String>>,
+    ) -> Vec<Outcome> {
+        let recipients = mail.recipients.iter().zip(&unreachable);
+        let others: Vec<Address> = recipients
+            .filter(|(_, reason)| reason.is_none())
+            .map(|(recipient, _)| recipient.clone())
+            .collect();
+
+        let mut told = match others.is_empty() {
+            true => Vec::new(),
+            false => self.send(&mail.clone().for_recipients(others), None).await,
+        }
+        .into_iter();
+
+        let outcomes = unreachable.into_iter().map(|reason| match reason {
+            Some(reason) => refused_here(550, &format!("5.6.7 {reason}")),
+            None => told
+                .next()
+                .unwrap_or_else(|| Outcome::InDoubt("no outcome was given".into())),
+        });
+        outcomes.collect()
+    }
+
     async fn send_part(&mut self, mail: &Mail<'_>) -> Vec<Outcome> {
+        let mut doubt = None;
+        let outcomes = self.hand_over(mail, &mut doubt).await;
+        let Some(doubt) = doubt else {
+            return outcomes;
+        };
+
+        let outcomes = outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Delivered(_) | Outcome::InDoubt(_) | Outcome::Lost(Phase::FinalDot, _) => {
+                outcome
+            }
+            // An earlier request may have been taken, whatever became of the one after it.
+            _ => self.in_doubt(&doubt),
+        });
+        outcomes.collect()
+    }
+
+    /// Asks until there is an answer that settles it, or there is no use in asking again. `doubt`
+    /// is why an earlier request than the last may have been taken.
+    async fn hand_over(&mut self, mail: &Mail<'_>, doubt: &mut Option<String>) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; mail.recipients.len()];
         let mut repeats = 0;
 
@@ -342,8 +416,9 @@ impl ApiConnection {
                 }
             };
 
-            match verdict {
-                Verdict::InDoubt(_) | Verdict::Repeat(_) if can_repeat => {
+            match verdict.with_status(code) {
+                Verdict::InDoubt(reason) | Verdict::Repeat(reason) if can_repeat => {
+                    doubt.get_or_insert(reason);
                     repeats += 1;
                     tokio::time::sleep(Duration::from_secs(u64::from(repeats))).await;
                 }
@@ -394,6 +469,16 @@ impl ApiConnection {
         self.shared.client.post(post).await
     }
 
+    /// What becomes of a mail that may have been taken.
+    fn in_doubt(&self, reason: &str) -> Outcome {
+        let reason = printable(reason);
+        // Tried again later under the same key, it is the same mail to the provider.
+        match self.shared.provider.knows_late_repeats() {
+            true => Outcome::Lost(Phase::FinalDot, reason),
+            false => Outcome::InDoubt(reason),
+        }
+    }
+
     fn outcomes(&mut self, mail: &Mail<'_>, verdict: Verdict, code: u16) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; mail.recipients.len()];
         let answer = |text: &str| Reply::new(code, text);
@@ -414,22 +499,15 @@ impl ApiConnection {
                 mail.recipients.iter().map(outcome).collect()
             }
             Verdict::Rejected(text) => all(Outcome::Rejected(Phase::FinalDot, answer(&text))),
-            Verdict::Deferred(text) | Verdict::Repeat(text) => {
-                all(Outcome::Deferred(Phase::FinalDot, answer(&text)))
-            }
+            Verdict::Deferred(text) => all(Outcome::Deferred(Phase::FinalDot, answer(&text))),
             Verdict::Account(text) => {
                 self.usable = false;
                 let text = format!("the provider refused ({code}): {text}");
                 all(Outcome::Unavailable(Phase::Auth, printable(&text)))
             }
-            Verdict::InDoubt(text) => {
+            Verdict::InDoubt(text) | Verdict::Repeat(text) => {
                 self.usable = false;
-                let text = printable(&text);
-                // Tried again later under the same key, it is the same mail to the provider.
-                all(match self.shared.provider.knows_late_repeats() {
-                    true => Outcome::Lost(Phase::FinalDot, text),
-                    false => Outcome::InDoubt(text),
-                })
+                all(self.in_doubt(&text))
             }
             Verdict::PerhapsTaken(text) => all(Outcome::InDoubt(printable(&text))),
             Verdict::TooFast(_, text) => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::sigv4::{Scope, authorization};
 use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
-use crate::mail::Timestamp;
+use crate::mail::{Address, Timestamp};
 use crate::transport::http::HttpAnswer;
 
 const PATH: &str = "/v2/email/outbound-emails";
@@ -46,10 +46,16 @@ impl Provider for Ses {
         }
     }
 
+    fn cannot_reach(&self, recipient: &Address) -> Option<String> {
+        let reason = "SES takes no address whose local part has characters beyond ASCII";
+        (!recipient.is_ascii()).then(|| reason.to_owned())
+    }
+
     fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
         let message = &mail.transaction.message;
         if mail.transaction.smtputf8 {
-            return Err("SES takes no address with characters beyond ASCII".into());
+            let reason = "SES takes no header section and no sender with addresses beyond ASCII";
+            return Err(reason.into());
         }
 
         let longest = message.split(|byte| *byte == b'\n').map(<[u8]>::len).max();

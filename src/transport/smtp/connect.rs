@@ -17,7 +17,7 @@ use super::extensions::Extensions;
 use super::login::{Ticket, log_in};
 use super::reply::{ServerReply, nonsense};
 use super::wire::{Stream, Wire};
-use crate::delivery::{Outcome, Phase, printable};
+use crate::delivery::{Outcome, Phase, REFUSED, printable};
 use crate::transport::{RelayError, Security};
 
 /// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321
@@ -150,7 +150,7 @@ pub(super) fn unavailable(phase: Phase, reason: &str) -> Outcome {
 
 /// What a server says where it should have greeted, shaken hands or let us in.
 pub(super) fn refused(phase: Phase, answer: &ServerReply) -> Outcome {
-    unavailable(phase, &format!("the server refused: {}", answer.reply()))
+    unavailable(phase, &format!("{REFUSED}{}", answer.reply()))
 }
 
 /// A failure that lettre reports: the wire knows best why, then the server.
