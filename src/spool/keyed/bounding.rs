@@ -6,12 +6,14 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::SpoolState;
+use super::command::GroupCommand;
+use super::encoding::Encoded;
 use super::kept;
 use super::keys;
 use super::operations;
 use super::reader::{self, MailState};
 use super::write_transaction::WriteTransaction;
-use super::writer::{Command, Encoded, Writer};
+use super::writer::Writer;
 use crate::mail::MailId;
 use crate::spool::codec::Totals;
 use crate::spool::store::{Store, Walk};
@@ -68,10 +70,10 @@ impl<S: Store> SpoolState<S> {
 }
 
 /// What a command adds to what is kept.
-fn wanted<S>(command: &Command<S>) -> u64 {
+fn wanted<S>(command: &GroupCommand<S>) -> u64 {
     match command {
-        Command::Judge(manifest, ..) => kept::weight(manifest, false),
-        Command::Put(mails, _) => mails.iter().map(of_mail).sum(),
+        GroupCommand::Judge(manifest, ..) => kept::weight(manifest, false),
+        GroupCommand::Put(mails, _) => mails.iter().map(of_mail).sum(),
         _ => 0,
     }
 }
@@ -82,7 +84,7 @@ fn of_mail<S>(mail: &Encoded<S>) -> u64 {
 
 impl<S: Store> Writer<'_, S> {
     /// Whether what a command adds fits beside what is kept and gathered.
-    pub(super) fn has_space(&self, command: &Command<S>) -> bool {
+    pub(super) fn has_space(&self, command: &GroupCommand<S>) -> bool {
         match wanted(command) {
             0 => true,
             more => self.shared.fits(&self.totals, more).is_ok(),
@@ -96,7 +98,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Removes what has ended, as long as what a command adds does not fit.
-    pub(super) fn make_space(&mut self, command: &Command<S>) {
+    pub(super) fn make_space(&mut self, command: &GroupCommand<S>) {
         let more = wanted(command);
         let Some(max) = self.shared.options.max_size else {
             return;
@@ -137,7 +139,7 @@ impl<S: Store> Writer<'_, S> {
             transaction.abandon();
         }
         self.totals = transaction.totals.clone();
-        self.unsynced += transaction.finish(Box::new(|_, _| {}));
+        self.unsynced += transaction.finish(None);
         self.sync_in_time();
         removed
     }

@@ -26,6 +26,8 @@ pub(super) const STEP_BYTES: usize = 256 * 1024;
 /// The most bytes that one commit holds. sled writes some times as much, and that must stay well
 /// below one segment of its log.
 pub(super) const COMMIT_BYTES: usize = 2 * 1024 * 1024;
+/// About how many bytes the queue, the timer and the totals add to a delivery.
+pub(super) const INDEX_BYTES: usize = 256;
 /// The most timers under one key, so that a sweep looks at all of them.
 const TIMERS: usize = 64;
 /// What a key costs besides its own bytes and its value's: sled keeps the leaf that it is in.
@@ -217,4 +219,22 @@ pub(super) fn weight(batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> usize {
         .iter()
         .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + KEY_BYTES)
         .sum()
+}
+
+/// Changes of deliveries, as many together as one step may write.
+pub(super) fn in_steps<T>(changes: Vec<T>, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut steps = vec![Vec::new()];
+    let mut weighed = 0;
+    for change in changes {
+        if weighed >= STEP_BYTES {
+            steps.push(Vec::new());
+            weighed = 0;
+        }
+        weighed += weight(&change) + INDEX_BYTES;
+        if let Some(step) = steps.last_mut() {
+            step.push(change);
+        }
+    }
+
+    steps
 }

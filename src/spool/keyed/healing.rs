@@ -6,12 +6,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-
+use super::answer::Reply;
 use super::backlog::Backlog;
 use super::queue_ids::QueueIds;
 use super::write_transaction::WriteTransaction;
-use super::writer::{Command, GROUP_BYTES, Group, Writer};
+use super::writer::{GROUP_BYTES, Group, Writer};
 use super::{SpoolState, reader, recovery};
 use super::{kept, keys};
 use crate::delivery::{Delivery, Route};
@@ -21,22 +20,14 @@ use crate::spool::store::Store;
 use crate::spool::{LeaseToken, SettleResult, SpoolError};
 
 /// How long it is left alone between two tries.
-const REST: Duration = Duration::from_millis(500);
+pub(super) const REST: Duration = Duration::from_millis(500);
 
 /// What became of deliveries and could not be written, and who waits for that.
 pub(super) struct UnwrittenOutcomes {
     pub settled: Vec<(LeaseToken, Delivery)>,
     /// The answer, once it is written.
     pub results: Vec<SettleResult>,
-    pub reply: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
-}
-
-/// What a while brought.
-pub(super) enum WaitResult<S> {
-    For(Command<S>),
-    InVain,
-    /// Nobody will ask any more.
-    ForTheEnd,
+    pub reply: Reply<Vec<SettleResult>>,
 }
 
 impl<S: Store> SpoolState<S> {
@@ -56,21 +47,6 @@ impl<S: Store> SpoolState<S> {
 }
 
 impl<S: Store> Writer<'_, S> {
-    /// The next command, if one comes before it is time to try again.
-    pub(super) fn wait_a_while(
-        &mut self,
-        commands: &mut mpsc::UnboundedReceiver<Command<S>>,
-    ) -> WaitResult<S> {
-        let waited = self
-            .clock
-            .block_on(async { tokio::time::timeout(REST, commands.recv()).await });
-        match waited {
-            Ok(Some(command)) => WaitResult::For(command),
-            Ok(None) => WaitResult::ForTheEnd,
-            Err(_) => WaitResult::InVain,
-        }
-    }
-
     /// Tries to go on.
     pub(super) fn heal(&mut self) {
         self.syncer.finish();

@@ -10,14 +10,12 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::SpoolState;
+use super::answer::Answer;
 use super::journal::Sealed;
 use super::writer::GROUP_BYTES;
 use crate::spool::SpoolError;
 use crate::spool::codec::Totals;
 use crate::spool::store::Store;
-
-/// Something to do once the outcome of the commit is known.
-pub(super) type Completion<S> = Box<dyn FnOnce(&SpoolState<S>, &Result<(), SpoolError>) + Send>;
 
 /// A group that was written and is not known to be on disk.
 pub(super) struct WrittenGroup<S> {
@@ -27,7 +25,7 @@ pub(super) struct WrittenGroup<S> {
     pub totals: Totals,
     /// What happened by it.
     pub told: Vec<Arc<Sealed>>,
-    pub answers: Vec<Completion<S>>,
+    pub answers: Vec<Answer<S>>,
     /// Whether something is due now that was not before.
     pub wakes: bool,
     pub began: Instant,
@@ -167,7 +165,7 @@ fn sync<S: Store>(shared: &SpoolState<S>, mut groups: Vec<WrittenGroup<S>>, done
         shared.time_sync(group.began.elapsed());
         shared.publish(&group.totals);
         for answer in group.answers {
-            answer(shared, &outcome);
+            answer.give(shared, &outcome);
         }
     }
 

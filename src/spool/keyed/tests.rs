@@ -3,16 +3,23 @@
 
 mod steps;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
+use super::claiming::UNREAD_AGAIN;
+use super::encoding::EarlyParts;
 use super::keys::Timer;
 use super::*;
-use crate::delivery::DeadReason;
-use crate::mail::{Address, Guarantee, Priority, Submitter};
+use crate::delivery::{DeadReason, Delivery, Stage};
+use crate::mail::{Address, Guarantee, MailId, Priority, Submitter};
 use crate::spool::memory::MemoryStore;
-use crate::spool::store::{Visit, Walk};
+use crate::spool::store::{Batch, Visit, Walk};
+use crate::spool::{
+    Claim, ClaimRequest, EndedDelivery, LeaseToken, NewMail, Query, SettleResult, Spool,
+};
 
 const BODY: &[u8] = b"Subject: Hello\r\n\r\nHello!\r\n";
 

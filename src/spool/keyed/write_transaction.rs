@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::SpoolState;
+use super::answer::Answer;
 use super::changes::{Changes, STEP_BYTES};
 use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
@@ -12,7 +13,7 @@ use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::reader;
 use super::stored_mail::StoredMail;
-use super::syncer::{Completion, Syncer, WrittenGroup};
+use super::syncer::{Syncer, WrittenGroup};
 use super::transition::{self, QueuePlace, Transition};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, MailId, Timestamp};
@@ -80,13 +81,17 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Answers once everything that was committed is kept, and says how many bytes are to be
     /// synced.
-    pub(super) fn finish(mut self, answer: Completion<S>) -> usize {
+    pub(super) fn finish(mut self, answer: Option<Answer<S>>) -> usize {
         match (self.syncer, self.written.take()) {
             (Some(syncer), Some(mut written)) => {
-                written.answers.push(answer);
+                written.answers.extend(answer);
                 syncer.add(self.shared, written, false);
             }
-            _ => answer(self.shared, &Ok(())),
+            _ => {
+                if let Some(answer) = answer {
+                    answer.give(self.shared, &Ok(()));
+                }
+            }
         }
         self.bytes
     }

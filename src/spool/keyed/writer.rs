@@ -7,28 +7,30 @@
 //! disk stays as it is.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::SpoolState;
+use super::answer::{Answer, Reply};
 use super::bounding::Bounding;
-use super::changes::{self, Changes};
+use super::changes::Changes;
+use super::command::{Command, GroupCommand, Operation};
+use super::encoding::Encoded;
 use super::entering;
-use super::healing::{UnwrittenOutcomes, WaitResult};
+use super::healing::REST;
 use super::idempotency::Hash;
 use super::journal::entry::Entry as Happened;
 use super::kept::Kind;
 use super::keys::{self, Place, Timer};
-use super::queue_head::{CachedMail, Entry};
+use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::sweep;
-use super::syncer::{Completion, Syncer, WrittenGroup};
+use super::syncer::{Syncer, WrittenGroup};
 use super::transition::{EndedAtAccept, Transition};
 use super::write_transaction::WriteTransaction;
-use crate::delivery::{Delivery, Event};
+use crate::delivery::Delivery;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals};
 use crate::spool::store::{Batch, Store};
@@ -41,111 +43,20 @@ const GROUP_COMMANDS: usize = 1024;
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
 /// The bytes that may be written between two syncs, where groups are not synced.
 const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
-/// About how many bytes the queue, the timer and the totals add to a delivery.
-pub(super) const INDEX_BYTES: usize = 256;
-
-/// A mail, encoded by its caller so that the writer has little to do.
-pub(super) struct Encoded<S> {
-    pub manifest: Arc<Manifest>,
-    /// Under what its idempotency key lies.
-    pub key: Option<Hash>,
-    pub deliveries: Vec<Delivery>,
-    /// What to write besides the queue, the timers and the idempotency key.
-    pub batch: Batch,
-    /// Whether its recipients are so many that they are queued after it is stored.
-    pub enters_later: bool,
-    /// The parts of its message that were written before.
-    pub ahead: Option<EarlyParts<S>>,
-    pub fresh: Option<Arc<CachedMail>>,
-}
-
-/// Parts of a large message that were written before its mail. Unless the mail is stored they are
-/// removed, whoever drops this, a caller that has timed out included.
-pub(super) struct EarlyParts<S> {
-    mail: Option<MailId>,
-    commands: mpsc::WeakUnboundedSender<Command<S>>,
-}
-
-impl<S> EarlyParts<S> {
-    pub(super) fn new(mail: MailId, commands: &mpsc::UnboundedSender<Command<S>>) -> Self {
-        EarlyParts {
-            mail: Some(mail),
-            commands: commands.downgrade(),
-        }
-    }
-
-    /// Has nothing removed.
-    pub(super) fn keep(mut self) {
-        self.mail = None;
-    }
-}
-
-impl<S> Drop for EarlyParts<S> {
-    fn drop(&mut self) {
-        // A spool that is closed removes them when it is opened.
-        if let (Some(mail), Some(commands)) = (self.mail, self.commands.upgrade()) {
-            let _ = commands.send(Command::Forget(mail));
-        }
-    }
-}
-
-impl<S> Encoded<S> {
-    /// About how many bytes it adds to a group.
-    pub(super) fn weight(&self) -> usize {
-        let queued = if self.enters_later {
-            1
-        } else {
-            self.deliveries.len()
-        };
-        changes::weight(&self.batch) + INDEX_BYTES * queued
-    }
-}
-
-type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
-
-/// A change of what is already kept: made alone, with reads of its own.
-pub(super) type Operation<S> = Box<dyn FnOnce(&mut WriteTransaction<'_, S>) + Send>;
-
-pub(super) enum Command<S> {
-    /// Whether a mail would be stored. Asked before a large one is written, so that one which is
-    /// not leaves nothing behind.
-    Judge(Arc<Manifest>, Option<Hash>, Reply<PutResult>),
-    /// Part of a large message, before the mail that it belongs to.
-    Write(Batch, Reply<()>),
-    /// The parts that were written of a large message are not wanted, unless another one has stored
-    /// the same mail.
-    Forget(MailId),
-    Put(
-        Vec<Encoded<S>>,
-        oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
-    ),
-    /// What happened besides changes of mail, and what readers of the journal keep.
-    Note(Vec<Event>, Batch, Reply<()>),
-    Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
-    Settle(
-        Vec<(LeaseToken, Delivery, Vec<u8>)>,
-        Reply<Vec<SettleResult>>,
-    ),
-    Operate(Operation<S>),
-    /// What the clock changes by now.
-    Sweep(Timestamp, Reply<SweepReport>),
-    /// Nothing: answered when all that was asked before is done.
-    Pass(oneshot::Sender<()>),
-    Close(Reply<()>),
-}
 
 /// Takes commands until the last sender is gone or one says close.
 pub(super) fn run<S: Store>(
     shared: &SpoolState<S>,
     syncer: &Syncer<S>,
-    clock: Runtime,
-    mut commands: mpsc::UnboundedReceiver<Command<S>>,
+    commands: mpsc::Receiver<Command<S>>,
     totals: Totals,
 ) {
     let mut writer = Writer {
         shared,
         syncer,
-        clock,
+        commands,
+        next: None,
+        is_closed: false,
         totals,
         last_sync: Instant::now(),
         unsynced: 0,
@@ -154,22 +65,9 @@ pub(super) fn run<S: Store>(
         bounding: Bounding::default(),
     };
 
-    let mut next = None;
-    loop {
-        if writer.shared.may_heal() && next.is_none() {
-            match writer.wait_a_while(&mut commands) {
-                WaitResult::For(command) => next = Some(command),
-                WaitResult::InVain => {
-                    writer.heal();
-                    continue;
-                }
-                WaitResult::ForTheEnd => break,
-            }
-        }
-        let Some(first) = next.take().or_else(|| writer.wait(&mut commands)) else {
-            break;
-        };
-        match first {
+    while let Some(command) = writer.next_command() {
+        match command {
+            Command::Group(first) => writer.write_group(first),
             Command::Operate(change) => {
                 // It looks at the queues, which must agree with what is written.
                 syncer.finish();
@@ -177,58 +75,24 @@ pub(super) fn run<S: Store>(
             }
             Command::Sweep(now, reply) => writer.sweep(now, reply),
             Command::Pass(reply) => _ = reply.send(()),
-            Command::Close(reply) => {
-                syncer.finish();
-                if writer.shared.may_heal() {
-                    writer.heal();
-                }
-                let synced = writer.shared.store.sync();
-                writer.shared.fail(SpoolError::Closed);
-                commands.close();
-                let _ = reply.send(synced);
-            }
-            groupable => {
-                writer.make_space(&groupable);
-                let mut group = Group::default();
-                writer.gather(&mut group, groupable);
-                while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
-                    match commands.try_recv() {
-                        Ok(
-                            alone @ (Command::Operate(_)
-                            | Command::Sweep(..)
-                            | Command::Pass(_)
-                            | Command::Close(_)),
-                        ) => {
-                            next = Some(alone);
-                            break;
-                        }
-                        // What must go for it goes in a commit of its own.
-                        Ok(command) if !writer.has_space(&command) => {
-                            next = Some(command);
-                            break;
-                        }
-                        Ok(command) => writer.gather(&mut group, command),
-                        Err(_) => break,
-                    }
-                }
-                let alone = group.commands == 1 && commands.is_empty();
-                writer.commit(group, alone);
-                writer.let_enter();
-            }
+            Command::Close(reply) => _ = reply.send(writer.close()),
         }
     }
 
     syncer.finish();
-    let _ = writer.shared.store.sync();
-    writer.shared.fail(SpoolError::Closed);
-    writer.shared.give_up_what_is_owed();
+    let _ = shared.store.sync();
+    shared.fail(SpoolError::Closed);
+    shared.give_up_what_is_owed();
 }
 
 pub(super) struct Writer<'a, S> {
     pub shared: &'a SpoolState<S>,
     pub syncer: &'a Syncer<S>,
-    /// Tells when it is time to sync.
-    pub clock: Runtime,
+    commands: mpsc::Receiver<Command<S>>,
+    /// A command that was received and comes after the group that is being gathered.
+    next: Option<Command<S>>,
+    /// Whether it takes only what was asked before it was told to close.
+    is_closed: bool,
     pub totals: Totals,
     last_sync: Instant,
     /// The bytes that were written since, where groups are not synced.
@@ -249,7 +113,7 @@ pub(super) struct Group<S> {
     keys: HashMap<Hash, KeyRecord>,
     /// Counted values that it writes or removes, and whether they are there after it.
     counted: HashMap<Vec<u8>, bool>,
-    answers: Vec<Completion<S>>,
+    answers: Vec<Answer<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
     room: Option<Result<(), SpoolError>>,
@@ -271,26 +135,82 @@ impl<S> Default for Group<S> {
 }
 
 impl<S: Store> Writer<'_, S> {
-    /// The next command; meanwhile syncs when it is time, where syncing is not done with each
-    /// group.
-    fn wait(&mut self, commands: &mut mpsc::UnboundedReceiver<Command<S>>) -> Option<Command<S>> {
-        let Some(interval) = self
-            .shared
-            .options
-            .sync_interval
-            .filter(|_| self.unsynced > 0)
-        else {
-            return commands.blocking_recv();
-        };
+    /// The next command, or `None` once nobody will ask any more. Meanwhile a store that failed is
+    /// opened again, and what is written is synced in time where groups are not synced.
+    fn next_command(&mut self) -> Option<Command<S>> {
+        if self.next.is_some() {
+            return self.next.take();
+        }
+        if self.is_closed {
+            return self.commands.try_recv().ok();
+        }
 
-        let left = interval.saturating_sub(self.last_sync.elapsed());
-        let waited = self
-            .clock
-            .block_on(async { tokio::time::timeout(left, commands.recv()).await });
-        waited.unwrap_or_else(|_| {
-            self.sync();
-            commands.blocking_recv()
-        })
+        loop {
+            let may_heal = self.shared.may_heal();
+            let rest = if may_heal {
+                Some(REST)
+            } else {
+                self.until_sync()
+            };
+            let waited = match rest {
+                Some(rest) => self.commands.recv_timeout(rest),
+                None => self.commands.recv().map_err(RecvTimeoutError::from),
+            };
+
+            match waited {
+                Ok(command) => return Some(command),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) if may_heal => self.heal(),
+                Err(RecvTimeoutError::Timeout) => self.sync(),
+            }
+        }
+    }
+
+    /// How long until it is time to sync, where something waits for that.
+    fn until_sync(&self) -> Option<Duration> {
+        let interval = self.shared.options.sync_interval?;
+        (self.unsynced > 0).then(|| interval.saturating_sub(self.last_sync.elapsed()))
+    }
+
+    /// Writes a command, and in the same commit those that wait behind it.
+    fn write_group(&mut self, first: GroupCommand<S>) {
+        self.make_space(&first);
+        let mut group = Group::default();
+        self.gather(&mut group, first);
+
+        let mut is_last = false;
+        while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
+            match self.commands.try_recv() {
+                // Space is made for one in a commit before its own.
+                Ok(Command::Group(command)) if self.has_space(&command) => {
+                    self.gather(&mut group, command);
+                }
+                Ok(later) => {
+                    self.next = Some(later);
+                    break;
+                }
+                Err(_) => {
+                    is_last = true;
+                    break;
+                }
+            }
+        }
+
+        let is_alone = group.commands == 1 && is_last;
+        self.commit(group, is_alone);
+        self.let_enter();
+    }
+
+    /// Puts everything on disk and takes nothing more.
+    fn close(&mut self) -> Result<(), SpoolError> {
+        self.syncer.finish();
+        if self.shared.may_heal() {
+            self.heal();
+        }
+        let synced = self.shared.store.sync();
+        self.shared.fail(SpoolError::Closed);
+        self.is_closed = true;
+        synced
     }
 
     fn sync(&mut self) {
@@ -301,36 +221,32 @@ impl<S: Store> Writer<'_, S> {
         self.unsynced = 0;
     }
 
-    fn gather(&mut self, group: &mut Group<S>, command: Command<S>) {
+    fn gather(&mut self, group: &mut Group<S>, command: GroupCommand<S>) {
         group.commands += 1;
         match command {
-            Command::Judge(manifest, key, reply) => {
+            GroupCommand::Judge(manifest, key, reply) => {
                 let judged = self
                     .has_room(group)
                     .and_then(|()| self.judge(group, &manifest, key))
                     .and_then(|judged| self.with_space(&manifest, judged));
-                group.answers.push(Box::new(move |_, outcome| {
-                    _ = reply.send(outcome.clone().and(judged))
-                }));
+                group.answers.push(Answer::Judged(reply, judged));
             }
-            Command::Write(batch, reply) => {
+            GroupCommand::Write(batch, reply) => {
                 let room = self.has_room(group);
                 if room.is_ok() {
                     group.changes.append(batch);
                 }
-                group.answers.push(Box::new(move |_, outcome| {
-                    _ = reply.send(room.and_then(|()| outcome.clone()))
-                }));
+                group.answers.push(Answer::Done(reply, room));
             }
-            Command::Forget(id) => {
+            GroupCommand::Forget(id) => {
                 group.changes.remove(keys::writing(id));
                 let at_once = Timestamp::from_millis(0);
                 group
                     .changes
                     .set_timer(self.shared, at_once, Timer::Chunks(id));
             }
-            Command::Put(mails, reply) => self.put(group, mails, reply),
-            Command::Note(events, batch, reply) => {
+            GroupCommand::Put(mails, reply) => self.put(group, mails, reply),
+            GroupCommand::Note(events, batch, reply) => {
                 let counted = self.count(group, &batch);
                 if counted.is_ok() {
                     for event in &events {
@@ -338,15 +254,10 @@ impl<S: Store> Writer<'_, S> {
                     }
                     group.changes.append(batch);
                 }
-                group.answers.push(Box::new(move |_, outcome| {
-                    _ = reply.send(counted.and_then(|()| outcome.clone()))
-                }));
+                group.answers.push(Answer::Done(reply, counted));
             }
-            Command::Mark(marked, reply) => self.mark(group, marked, reply),
-            Command::Settle(settled, reply) => self.settle(group, settled, reply),
-            Command::Operate(_) | Command::Sweep(..) | Command::Pass(_) | Command::Close(_) => {
-                unreachable!("these are never gathered")
-            }
+            GroupCommand::Mark(marked, reply) => self.mark(group, marked, reply),
+            GroupCommand::Settle(settled, reply) => self.settle(group, settled, reply),
         }
     }
 
@@ -403,16 +314,11 @@ impl<S: Store> Writer<'_, S> {
         }
 
         group.wakes |= !stored.is_empty();
-        group.answers.push(Box::new(move |shared, outcome| {
-            if let Err(error) = outcome {
-                results
-                    .iter_mut()
-                    .for_each(|result| *result = Err(error.clone()));
-            } else {
-                shared.enqueue(stored);
-            }
-            let _ = reply.send(results);
-        }));
+        group.answers.push(Answer::Put {
+            reply,
+            results,
+            stored,
+        });
     }
 
     /// Whether a mail is new: it was not put before, nor another one with its idempotency key.
@@ -552,9 +458,7 @@ impl<S: Store> Writer<'_, S> {
                 .changes
                 .put(keys::marked(token.mail, token.index), Vec::new());
         }
-        group
-            .answers
-            .push(Box::new(move |_, outcome| _ = reply.send(outcome.clone())));
+        group.answers.push(Answer::Done(reply, Ok(())));
     }
 
     fn settle(
@@ -622,30 +526,11 @@ impl<S: Store> Writer<'_, S> {
         }
 
         group.wakes |= done.iter().any(|(_, _, next)| next.is_some());
-        group.answers.push(Box::new(move |shared, outcome| {
-            if outcome.is_err() && shared.may_heal() {
-                let settled = done
-                    .into_iter()
-                    .map(|(token, delivery, _)| (token, delivery));
-                shared.owed.lock().push(UnwrittenOutcomes {
-                    settled: settled.collect(),
-                    results,
-                    reply,
-                });
-                return;
-            }
-            let answer = outcome.clone().map(|()| {
-                let mut queues = shared.queues.lock();
-                for (token, _, next) in done {
-                    queues.end(&token);
-                    if let Some((queue, place, entry)) = next {
-                        queues.enqueue(&queue, place, entry);
-                    }
-                }
-                results
-            });
-            let _ = reply.send(answer);
-        }));
+        group.answers.push(Answer::Settled {
+            reply,
+            results,
+            done,
+        });
     }
 
     fn change(&mut self, change: Operation<S>) {
@@ -668,9 +553,7 @@ impl<S: Store> Writer<'_, S> {
             transaction.abandon();
         }
         self.totals = transaction.totals.clone();
-        self.unsynced += transaction.finish(Box::new(move |_, outcome| {
-            let _ = reply.send(outcome.clone().and(swept));
-        }));
+        self.unsynced += transaction.finish(Some(Answer::Swept(reply, swept)));
         self.sync_in_time();
     }
 

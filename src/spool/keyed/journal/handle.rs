@@ -10,7 +10,7 @@ use super::{ReaderCursor, reading};
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::changes::STEP_BYTES;
-use crate::spool::keyed::writer::Command;
+use crate::spool::keyed::command::GroupCommand;
 use crate::spool::keyed::{KeyedSpool, changes, keys};
 use crate::spool::store::{Batch, Store, Walk};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError, codec};
@@ -27,7 +27,7 @@ impl<S: Store> KeyedSpool<S> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        self.ask(|reply| Command::Note(events, batch, reply))
+        self.ask(|reply| GroupCommand::Note(events, batch, reply))
             .await?
     }
 }

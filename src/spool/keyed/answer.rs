@@ -1,0 +1,85 @@
+//! Who waits for a commit, and what he is told once it is on disk.
+//!
+//! *Invariant:* the queues are changed here alone for what comes by groups: after it is on disk, and
+//! before anybody is told.
+
+use tokio::sync::oneshot;
+
+use super::SpoolState;
+use super::encoding::Encoded;
+use super::healing::UnwrittenOutcomes;
+use super::transition::QueuePlace;
+use crate::delivery::Delivery;
+use crate::spool::store::Store;
+use crate::spool::{LeaseToken, PutResult, SettleResult, SpoolError, SweepReport};
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
+
+/// The answer to one command, if its commit succeeds.
+pub(super) enum Answer<S> {
+    Done(Reply<()>, Result<(), SpoolError>),
+    Judged(Reply<PutResult>, Result<PutResult, SpoolError>),
+    Put {
+        reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
+        results: Vec<Result<PutResult, SpoolError>>,
+        /// The mails that are new: they are queued.
+        stored: Vec<Encoded<S>>,
+    },
+    Settled {
+        reply: Reply<Vec<SettleResult>>,
+        results: Vec<SettleResult>,
+        /// Whose leases end, and where those wait that are tried again.
+        done: Vec<(LeaseToken, Delivery, Option<QueuePlace>)>,
+    },
+    Swept(Reply<SweepReport>, Result<SweepReport, SpoolError>),
+}
+
+impl<S: Store> Answer<S> {
+    /// Tells what became of it, with the outcome of its commit. Nobody may be left to hear it.
+    pub(super) fn give(self, shared: &SpoolState<S>, outcome: &Result<(), SpoolError>) {
+        match self {
+            Answer::Done(reply, result) => _ = reply.send(outcome.clone().and(result)),
+            Answer::Judged(reply, result) => _ = reply.send(outcome.clone().and(result)),
+            Answer::Swept(reply, result) => _ = reply.send(outcome.clone().and(result)),
+            Answer::Put {
+                reply,
+                mut results,
+                stored,
+            } => {
+                match outcome {
+                    Ok(()) => shared.enqueue(stored),
+                    Err(error) => results.fill(Err(error.clone())),
+                }
+                let _ = reply.send(results);
+            }
+            Answer::Settled {
+                reply,
+                results,
+                done,
+            } => match outcome {
+                Ok(()) => {
+                    let mut queues = shared.queues.lock();
+                    for (token, _, next) in done {
+                        queues.end(&token);
+                        if let Some((queue, place, entry)) = next {
+                            queues.enqueue(&queue, place, entry);
+                        }
+                    }
+                    drop(queues);
+                    let _ = reply.send(Ok(results));
+                }
+                Err(_) if shared.may_heal() => {
+                    let settled = done
+                        .into_iter()
+                        .map(|(token, delivery, _)| (token, delivery));
+                    shared.owed.lock().push(UnwrittenOutcomes {
+                        settled: settled.collect(),
+                        results,
+                        reply,
+                    });
+                }
+                Err(error) => _ = reply.send(Err(error.clone())),
+            },
+        }
+    }
+}

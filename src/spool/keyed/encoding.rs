@@ -1,0 +1,209 @@
+//! A mail as the writer takes it: its records encoded by its caller, and those of a large one
+//! written ahead of it.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+
+use super::changes::{self, INDEX_BYTES, STEP_BYTES};
+use super::command::{Command, GroupCommand};
+use super::idempotency::Hash;
+use super::queue_head::CachedMail;
+use super::stored_mail::{self, CHUNK};
+use super::{KeyedSpool, keys};
+use crate::delivery::Delivery;
+use crate::mail::MailId;
+use crate::spool::codec;
+use crate::spool::store::{Batch, Store};
+use crate::spool::{Manifest, NewMail, PutResult, SpoolError};
+
+/// A message above this is written in several groups, the record that makes it exist last.
+const LARGE: usize = 256 * 1024;
+
+/// A mail, encoded by its caller so that the writer has little to do.
+pub(super) struct Encoded<S> {
+    pub manifest: Arc<Manifest>,
+    /// Under what its idempotency key lies.
+    pub key: Option<Hash>,
+    pub deliveries: Vec<Delivery>,
+    /// What to write besides the queue, the timers and the idempotency key.
+    pub batch: Batch,
+    /// Whether its recipients are so many that they are queued after it is stored.
+    pub enters_later: bool,
+    /// The parts of its message that were written before.
+    pub ahead: Option<EarlyParts<S>>,
+    pub fresh: Option<Arc<CachedMail>>,
+}
+
+/// Parts of a large message that were written before its mail. Unless the mail is stored they are
+/// removed, whoever drops this, a caller that has timed out included.
+pub(super) struct EarlyParts<S> {
+    mail: Option<MailId>,
+    commands: Weak<Sender<Command<S>>>,
+}
+
+impl<S> EarlyParts<S> {
+    pub(super) fn new(mail: MailId, commands: &Arc<Sender<Command<S>>>) -> Self {
+        EarlyParts {
+            mail: Some(mail),
+            commands: Arc::downgrade(commands),
+        }
+    }
+
+    /// Has nothing removed.
+    pub(super) fn keep(mut self) {
+        self.mail = None;
+    }
+}
+
+impl<S> Drop for EarlyParts<S> {
+    fn drop(&mut self) {
+        // A spool that is closed removes them when it is opened.
+        if let (Some(mail), Some(commands)) = (self.mail, self.commands.upgrade()) {
+            let _ = commands.send(GroupCommand::Forget(mail).into());
+        }
+    }
+}
+
+impl<S> Encoded<S> {
+    /// About how many bytes it adds to a group.
+    pub(super) fn weight(&self) -> usize {
+        let queued = if self.enters_later {
+            1
+        } else {
+            self.deliveries.len()
+        };
+        changes::weight(&self.batch) + INDEX_BYTES * queued
+    }
+}
+
+impl<S: Store> KeyedSpool<S> {
+    /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of
+    /// a large message are written ahead, unless it shows before that the mail will not be stored:
+    /// then this is the answer to it.
+    pub(super) async fn encode(
+        &self,
+        new_mail: NewMail,
+    ) -> Result<Encoded<S>, Result<PutResult, SpoolError>> {
+        let NewMail {
+            manifest,
+            body,
+            deliveries,
+        } = new_mail;
+        let id = manifest.id;
+        let manifest = Arc::new(manifest);
+        let recipients_weight = stored_mail::weight(&deliveries);
+        let enters_later = recipients_weight > LARGE;
+        let is_large = body.len() > LARGE || enters_later;
+        let key = self.shared.key_hash.of(&manifest);
+
+        let mut parts = Parts {
+            spool: self,
+            batch: Batch::with_capacity(6),
+            weight: 0,
+            is_large,
+            has_written: false,
+        };
+
+        if is_large {
+            match self
+                .ask(|reply| GroupCommand::Judge(Arc::clone(&manifest), key, reply))
+                .await
+            {
+                Ok(Ok(PutResult::Stored)) => {}
+                Ok(judged) => return Err(judged),
+                Err(error) => return Err(Err(error)),
+            }
+            parts.add(keys::writing(id), Some(Vec::new())).await?;
+        }
+        let ahead = is_large.then(|| EarlyParts::new(id, &self.commands));
+
+        let chunked = if stored_mail::is_small(body.len()) {
+            &[]
+        } else {
+            &body[..]
+        };
+
+        for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
+            let key = keys::chunk(id, number);
+            parts.add(key, Some(chunk.to_vec())).await?;
+        }
+
+        for (index, delivery) in (0u16..).zip(stored_mail::beside_the_record(&deliveries)) {
+            let key = keys::delivery(id, index);
+            parts.add(key, Some(codec::encode(delivery))).await?;
+        }
+
+        if is_large {
+            parts.add(keys::writing(id), None).await?;
+        }
+
+        let record = stored_mail::record(&manifest, &deliveries, &body);
+        parts.batch.push((keys::manifest(id), Some(record)));
+
+        // Where all of it comes with the mail there is nothing that could be given up.
+        let ahead = match ahead {
+            Some(ahead) if !parts.has_written => {
+                ahead.keep();
+                None
+            }
+            ahead => ahead,
+        };
+
+        // What is sent from memory is paid for in whole.
+        let share = Some(body.len() + recipients_weight)
+            .filter(|_| !enters_later)
+            .and_then(|bytes| self.shared.budget.share(bytes));
+
+        let fresh = share.map(|share| {
+            Arc::new(CachedMail {
+                manifest: Arc::clone(&manifest),
+                body,
+                deliveries: deliveries.clone(),
+                _share: share,
+            })
+        });
+
+        Ok(Encoded {
+            manifest,
+            key,
+            deliveries: if enters_later { Vec::new() } else { deliveries },
+            batch: parts.batch,
+            enters_later,
+            ahead,
+            fresh,
+        })
+    }
+}
+
+/// The records of a new mail, on their way to the writer: those of a large one in parts.
+struct Parts<'a, S: Store> {
+    spool: &'a KeyedSpool<S>,
+    batch: Batch,
+    weight: usize,
+    is_large: bool,
+    /// Whether a part was written ahead of the mail.
+    has_written: bool,
+}
+
+impl<S: Store> Parts<'_, S> {
+    async fn add(
+        &mut self,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    ) -> Result<(), Result<PutResult, SpoolError>> {
+        self.weight += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.batch.push((key, value));
+        if !self.is_large || self.weight < STEP_BYTES {
+            return Ok(());
+        }
+        self.weight = 0;
+        self.has_written = true;
+
+        let part = std::mem::take(&mut self.batch);
+        self.spool
+            .ask(|reply| GroupCommand::Write(part, reply))
+            .await
+            .flatten()
+            .map_err(Err)
+    }
+}
