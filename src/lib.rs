@@ -65,15 +65,16 @@ pub mod transport;
 
 #[cfg(feature = "templates")]
 pub use content::{TemplateError, TemplateInfo, TemplateMistakes, Templates};
-pub use delivery::{Event, EventKind, Feedback, FeedbackKind, MailState, State};
+pub use delivery::{Event, EventKind, Feedback, FeedbackKind, MailState, State, TlsUse};
 pub use dispatch::{
     Act, AuditEntry, AuditPage, AuditQuery, Builder, Clock, Counted, DeadLetters, DeliveryStatus,
     Dispatcher, Drain, Error, EventItem, EventStream, FailureGroup, Failures, FeedbackHandle,
     FeedbackReceipt, GroupBy, Health, JobRequest, JobState, JobStatus, Jobs, JournalHandle,
     JournalReader, MailStatus, OnSpoolFailure, OutboxHandle, ProviderEvent, QuotaLimit, Receipt,
-    RelayKind, RelayState, RelayStatus, Relays, Reload, ReportError, RestingStatus, Returns,
-    SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage, SuppressionHandle, Unsubscribing,
-    Unsubscription, WaitReason, Waits,
+    RecentDeliveries, RelayKind, RelayState, RelayStatus, Relays, Reload, ReportError,
+    RestingStatus, Returns, SentNow, Series, SeriesPoint, SeriesQuery, Stats, StatusPage,
+    SuppressionHandle, Unsubscribing, Unsubscription, WaitReason, WaitingDomain, WaitingDomains,
+    Waits,
 };
 pub use mail::{
     Address, Alternative, Attachment, Content, Envelope, Guarantee, Mail, MailBuilder, MailError,

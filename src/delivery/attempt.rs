@@ -253,6 +253,16 @@ impl AttemptClass {
     }
 }
 
+/// How a try was secured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TlsUse {
+    /// The version of the protocol, such as `TLSv1.3`.
+    pub version: String,
+    /// The cipher suite by its registered name, such as `TLS_AES_256_GCM_SHA384`.
+    pub cipher: String,
+}
+
 /// One try, as it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -269,6 +279,8 @@ pub struct Attempt {
     pub enhanced: Option<String>,
     /// The server's text, or what happened instead.
     pub text: String,
+    /// How the connection was secured; `None` where it was not, or where that is not known.
+    pub tls: Option<TlsUse>,
 }
 
 impl Attempt {
@@ -284,7 +296,7 @@ impl Attempt {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    pub(crate) fn new(at: Timestamp, relay: &str, outcome: &Outcome) -> Self {
+    pub(crate) fn new(at: Timestamp, relay: &str, tls: Option<&TlsUse>, outcome: &Outcome) -> Self {
         let told = match outcome {
             Outcome::Unavailable(_, text) | Outcome::Lost(_, text) => Reply::in_reason(text),
             _ => None,
@@ -317,6 +329,7 @@ impl Attempt {
             code: reply.map(|r| r.code),
             enhanced: reply.and_then(|r| r.enhanced.clone()),
             text: reply.map_or_else(|| printable(text), |r| r.text.clone()),
+            tls: tls.cloned(),
         }
     }
 }

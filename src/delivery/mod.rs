@@ -22,7 +22,7 @@ mod state;
 #[cfg(feature = "server")]
 pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
-pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply};
+pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply, TlsUse};
 pub use event::{By, Event, EventKind};
 pub use fault::{Circumstances, Fault, Judgement};
 pub use feedback::{Feedback, FeedbackKind, KEPT_FEEDBACK, ends_an_address};

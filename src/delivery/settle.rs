@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Attempt, DeadReason, Delivery, Fault, Outcome, Phase, REMEMBERED_ATTEMPTS, Stage};
+use super::{
+    Attempt, DeadReason, Delivery, Fault, Outcome, Phase, REMEMBERED_ATTEMPTS, Stage, TlsUse,
+};
 use crate::mail::{Guarantee, Timestamp};
 
 /// How often a mail may take its sender down before it is dead as `poisoned`.
@@ -17,6 +19,8 @@ pub struct Rules<'a> {
     pub now: Timestamp,
     /// The relay that was tried.
     pub relay: &'a str,
+    /// How the connection to it was secured.
+    pub tls: Option<&'a TlsUse>,
     /// When the mail expires.
     pub expires_at: Timestamp,
     /// What to do in doubt.
@@ -62,7 +66,7 @@ impl Delivery {
 
         let mut next = self.clone();
         next.tries = next.tries.saturating_add(1);
-        next.remember(Attempt::new(rules.now, rules.relay, outcome));
+        next.remember(Attempt::new(rules.now, rules.relay, rules.tls, outcome));
         next.stage = next.stage_after(outcome, fault, rules);
         Settled::Changed(next)
     }
@@ -272,6 +276,7 @@ mod tests {
             &Rules {
                 now: now(),
                 relay: "primary",
+                tls: None,
                 expires_at: NOW,
                 guarantee,
                 retry_after: &retry_after,
@@ -283,6 +288,7 @@ mod tests {
         Rules {
             now: now(),
             relay: "primary",
+            tls: None,
             expires_at: NOW,
             guarantee: Guarantee::AtLeastOnce,
             retry_after,
@@ -379,6 +385,7 @@ mod tests {
         let rules = Rules {
             now: now(),
             relay: "primary",
+            tls: None,
             expires_at: now(),
             guarantee: Guarantee::AtMostOnce,
             retry_after: &|_, _| None,
@@ -419,6 +426,7 @@ mod tests {
         let rules = Rules {
             now: now(),
             relay: "primary",
+            tls: None,
             expires_at: now() + Duration::from_secs(59),
             guarantee: Guarantee::AtLeastOnce,
             retry_after: &retry_after,

@@ -32,6 +32,7 @@ mod token_key;
 mod topology;
 mod waiters;
 mod waiting;
+mod waiting_domains;
 
 mod dead_letters;
 mod delivering;
@@ -81,9 +82,10 @@ pub use report::{
 pub use returns::Returns;
 pub use running::{Drain, Reload};
 pub use search::{Counted, Search, SearchError};
-pub use series::{Series, SeriesPoint, SeriesQuery};
+pub use series::{RecentDeliveries, Series, SeriesPoint, SeriesQuery};
 pub use suppressions::SuppressionHandle;
 pub use waiting::{WaitReason, Waits};
+pub use waiting_domains::{WaitingDomain, WaitingDomains};
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -8,9 +8,15 @@ use futures::FutureExt;
 
 use super::engine::Engine;
 use super::stock::ClaimedMail;
-use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stage};
+use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stage, TlsUse};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::{Lease, Manifest, SettleResult, SpoolError};
+
+/// Over which relay a sender tried, and how its connection was secured.
+pub(super) struct Way<'a> {
+    pub relay: &'a str,
+    pub tls: Option<&'a TlsUse>,
+}
 
 /// What a sender learned about one delivery.
 pub(super) struct AttemptResult {
@@ -36,7 +42,7 @@ impl Engine {
     /// `done` is dropped when the disk has answered.
     pub(super) fn record(
         self: &Arc<Self>,
-        relay: &str,
+        way: Way<'_>,
         manifest: &Arc<Manifest>,
         results: Vec<AttemptResult>,
         done: impl Send + 'static,
@@ -45,7 +51,8 @@ impl Engine {
         let retry_after = |tries, counted| self.retry.delay(tries, counted, chance);
         let rules = Rules {
             now: self.clock.now(),
-            relay,
+            relay: way.relay,
+            tls: way.tls,
             expires_at: manifest.expires_at,
             guarantee: manifest.guarantee,
             retry_after: &retry_after,
@@ -59,7 +66,7 @@ impl Engine {
             fault,
         } in results
         {
-            self.metrics.attempt(relay, outcome.class());
+            self.metrics.attempt(way.relay, outcome.class());
             if let Settled::Changed(next) = delivery.settle(&outcome, fault, &rules) {
                 changes.push(DeliveryChange {
                     lease,

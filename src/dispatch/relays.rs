@@ -30,7 +30,19 @@ impl Relays<'_> {
         let relays = self.postrider.ask_router(router::Msg::Relays).await?;
         let engine = &self.postrider.inner.engine;
         let stats = engine.spool.stats(engine.clock.now()).await;
-        Ok(with_backlog(relays, &stats.unwrap_or_default()))
+        let mut relays = with_backlog(relays, &stats.unwrap_or_default());
+
+        // The list is wanted most where the journal cannot be read.
+        let recent = self.postrider.recent_deliveries().await;
+        let mut recent = recent.unwrap_or_default();
+        for relay in &mut relays {
+            relay.recent = recent.remove(&relay.name);
+        }
+        Ok(relays)
+    }
+
+    pub(super) fn dispatcher(&self) -> &Dispatcher {
+        self.postrider
     }
 
     /// The relay of this name, now.

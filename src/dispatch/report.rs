@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::failures::{error_of, normalised};
+use super::series::RecentDeliveries;
 use super::waiting::{self, Waits};
 use crate::delivery::{Attempt, DeadReason, Feedback, MailState, Outcome, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
@@ -86,6 +88,10 @@ pub struct DeliveryStatus {
     pub relays: Vec<String>,
     /// The last tries, the oldest first.
     pub attempts: Vec<Attempt>,
+    /// What was said last where it is dead or tried again, without what differs from mail to mail:
+    /// the search `error:"…"` finds the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// How many tries count against `max_attempts`.
     pub attempts_counted: u32,
     /// When it is tried next.
@@ -113,6 +119,12 @@ impl MailStatus {
             .zip(&states)
             .map(|(delivery, state)| DeliveryStatus {
                 state: *state,
+                error: match state {
+                    State::Dead | State::Deferred => {
+                        Some(normalised(&error_of(&delivery))).filter(|error| !error.is_empty())
+                    }
+                    _ => None,
+                },
                 waits: match relays.is_empty() {
                     true => None,
                     false => waiting::why(&delivery, *state, priority, relays),
@@ -310,6 +322,10 @@ pub struct RelayStatus {
     /// How many recipients it takes in one transaction, where it has shown that.
     #[serde(default)]
     pub recipients_per_transaction: Option<usize>,
+    /// What became of its mail in the last ten minutes; absent where there was none, and in
+    /// [`Stats`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent: Option<RecentDeliveries>,
 }
 
 /// A domain that rests at a relay, and is probed now and then.

@@ -463,6 +463,7 @@ impl State {
                 resting_domains: resting.collect(),
                 messages_per_session: memory.session_limit(now),
                 recipients_per_transaction: memory.transaction_limit(now),
+                recent: None,
             }
         };
 

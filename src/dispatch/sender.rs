@@ -14,13 +14,13 @@ use tokio::time::Instant;
 
 use super::delivering::RecipientResult;
 use super::engine::{Engine, InFlight};
-use super::recording::AttemptResult;
+use super::recording::{AttemptResult, Way};
 use super::relay_memory::{ConnectionCount, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
 use super::suppressions::AddressedMail;
 use crate::delivery::{
-    DeadReason, Delivery, Fault, MayGo, Outcome, Phase, REFUSED, Stage, printable,
+    DeadReason, Delivery, Fault, MayGo, Outcome, Phase, REFUSED, Stage, TlsUse, printable,
 };
 use crate::mail::{Guarantee, MailId, Timestamp};
 use crate::policy::Admission;
@@ -76,6 +76,8 @@ pub(super) struct State {
     stock: Arc<Stock>,
     router: ActorRef<router::Msg>,
     pub(super) connection: Option<OpenConnection>,
+    /// How the connection that was used last was secured.
+    tls: Option<TlsUse>,
     /// The mail that was begun on it behind the one before.
     pub(super) begun: Option<MailId>,
     unrecorded: Arc<Semaphore>,
@@ -139,6 +141,7 @@ impl Actor for Sender {
             stock,
             router,
             connection: None,
+            tls: None,
             begun: None,
             unrecorded,
             turned_away: VecDeque::new(),
@@ -549,7 +552,9 @@ impl State {
         }
 
         self.connection = None;
+        self.tls = None;
         let connection = self.transport.connect().await?;
+        self.tls = connection.tls();
         self.connection = Some(OpenConnection {
             connection,
             carried: 0,
@@ -647,8 +652,12 @@ impl State {
             outcome: judged.outcome,
             fault: judged.fault,
         });
+        let way = Way {
+            relay: &self.relay,
+            tls: self.tls.as_ref(),
+        };
         self.engine
-            .record(&self.relay, &claim.manifest, results.collect(), window);
+            .record(way, &claim.manifest, results.collect(), window);
     }
 
     fn transaction(&self, claim: &Claim) -> Transaction {

@@ -5,16 +5,17 @@
 //! | 1 | |
 //! | 2 | a manifest, and an entry of the journal, say who handed the mail in |
 //! | 3 | a manifest says from which template the mail is, of which list, and what was mended |
+//! | 4 | an attempt says how its connection was secured |
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Manifest, SpoolError};
-use crate::delivery::Delivery;
+use crate::delivery::{Attempt, Delivery, Phase, Route, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
 
 /// The version that is written. Older ones are read; newer ones are not understood.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// A record that is read whichever version has written it.
 pub(super) trait Versioned: DeserializeOwned {
@@ -25,7 +26,6 @@ pub(super) trait Versioned: DeserializeOwned {
     }
 }
 
-impl Versioned for Delivery {}
 impl Versioned for KeyRecord {}
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
@@ -165,6 +165,69 @@ impl ManifestV1 {
     }
 }
 
+/// An attempt as versions 1 to 3 wrote it.
+#[derive(Deserialize)]
+struct AttemptV1 {
+    at: Timestamp,
+    relay: String,
+    phase: Phase,
+    code: Option<u16>,
+    enhanced: Option<String>,
+    text: String,
+}
+
+impl From<AttemptV1> for Attempt {
+    fn from(old: AttemptV1) -> Self {
+        Attempt {
+            at: old.at,
+            relay: old.relay,
+            phase: old.phase,
+            code: old.code,
+            enhanced: old.enhanced,
+            text: old.text,
+            tls: None,
+        }
+    }
+}
+
+/// A delivery as versions 1 to 3 wrote it.
+#[derive(Deserialize)]
+struct DeliveryV1 {
+    recipient: Address,
+    route: Route,
+    stage: Stage,
+    tries: u32,
+    counted: u32,
+    crashes: u32,
+    attempts: Vec<AttemptV1>,
+}
+
+impl From<DeliveryV1> for Delivery {
+    fn from(old: DeliveryV1) -> Self {
+        Delivery {
+            recipient: old.recipient,
+            route: old.route,
+            stage: old.stage,
+            tries: old.tries,
+            counted: old.counted,
+            crashes: old.crashes,
+            attempts: old.attempts.into_iter().map(Attempt::from).collect(),
+        }
+    }
+}
+
+impl Versioned for Delivery {
+    fn take(version: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
+        match version {
+            1..=3 => {
+                let (old, rest) = postcard::take_from_bytes::<DeliveryV1>(bytes)?;
+                Ok((old.into(), rest))
+            }
+            _ => postcard::take_from_bytes(bytes),
+        }
+    }
+}
+
 /// A mail's own record: what was fixed at accept, and its deliveries where they are few.
 impl Versioned for (Manifest, Vec<Delivery>) {
     fn take(version: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
@@ -181,7 +244,13 @@ impl Versioned for (Manifest, Vec<Delivery>) {
             _ => postcard::take_from_bytes(bytes)?,
         };
 
-        let (deliveries, rest) = postcard::take_from_bytes(rest)?;
+        let (deliveries, rest) = match version {
+            1..=3 => {
+                let (old, rest) = postcard::take_from_bytes::<Vec<DeliveryV1>>(rest)?;
+                (old.into_iter().map(Delivery::from).collect(), rest)
+            }
+            _ => postcard::take_from_bytes(rest)?,
+        };
         Ok(((manifest, deliveries), rest))
     }
 }
@@ -251,7 +320,7 @@ mod tests {
             decode::<Totals>(&newer)
                 .expect_err("newer")
                 .to_string()
-                .contains("version 4")
+                .contains("version 5")
         );
 
         assert!(decode::<Totals>(&[]).is_err());
@@ -287,5 +356,28 @@ mod tests {
         assert_eq!(read.owner(), Some(crate::mail::Submitter::token("app")));
         assert!(deliveries.is_empty());
         assert_eq!(body, b"hi");
+    }
+
+    #[test]
+    fn an_attempt_that_says_nothing_of_tls_is_read() {
+        let attempt = (
+            (Timestamp::from_millis(8), "primary", Phase::FinalDot),
+            (Some(250u16), Some("2.0.0"), "taken"),
+        );
+        let to: Address = "ada@example.org".parse().expect("an address");
+        let at = Timestamp::from_millis(8);
+        let delivery = (
+            (&to, "primary", Stage::Delivered { at }),
+            (1u32, 1u32, 0u32),
+            vec![attempt],
+        );
+
+        let record = postcard::to_extend(&delivery, vec![3]).expect("writes");
+        let read = decode::<Delivery>(&record).expect("reads");
+        assert_eq!(read.recipient, to);
+        assert_eq!((read.tries, read.crashes), (1, 0));
+        assert_eq!(read.attempts[0].text, "taken");
+        assert_eq!(read.attempts[0].tls, None);
+        assert_eq!(decode::<Delivery>(&encode(&read)).as_ref(), Ok(&read));
     }
 }

@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use memchr::memmem;
 
-use crate::delivery::Outcome;
+use crate::delivery::{Outcome, TlsUse};
 use crate::mail::{Address, MailId};
 
 /// One mail for one connection, with those of its recipients that go together.
@@ -131,6 +131,11 @@ pub trait Connection: Send {
     /// The mail as it is sent over this connection, where that is not as it is: whoever signs it
     /// asks first.
     async fn convert(&mut self, _mail: &Transaction) -> Option<Transaction> {
+        None
+    }
+
+    /// How it is secured; `None` where it is not, or where that is not known.
+    fn tls(&self) -> Option<TlsUse> {
         None
     }
 

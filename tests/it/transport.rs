@@ -618,6 +618,9 @@ async fn mail_crosses_under_tls_in_both_ways() {
                 .connect()
                 .await
                 .unwrap();
+            let tls = connection.tls().unwrap();
+            assert_eq!(tls.version, "TLSv1.3");
+            assert!(tls.cipher.starts_with("TLS_"), "{tls:?}");
             let (first, second) = (
                 transaction(&["ada@example.org"]),
                 transaction(&["bob@example.org"]),

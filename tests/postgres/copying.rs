@@ -103,6 +103,7 @@ fn tried(delivery: &Delivery, stage: Stage) -> Delivery {
         code: Some(450),
         enhanced: Some("4.2.0".into()),
         text: "later".into(),
+        tls: None,
     });
 
     next

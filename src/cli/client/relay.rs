@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::service::Payload;
 use super::{Failure, ServiceArgs};
 use crate::cli::screen::{ColumnFit, Screen, grouped, plain, state};
-use crate::dispatch::RelayStatus;
+use crate::dispatch::{RelayStatus, WaitingDomain, WaitingDomains};
 
 /// What the service answers when it is asked for its relays.
 #[derive(Deserialize)]
@@ -22,6 +22,13 @@ struct Relays {
 pub enum Relay {
     /// List the relays and how they are
     List {
+        #[command(flatten)]
+        asking: ServiceArgs,
+    },
+    /// List what waits for a relay, by the recipients' domain
+    Domains {
+        /// The relay's name
+        name: String,
         #[command(flatten)]
         asking: ServiceArgs,
     },
@@ -53,6 +60,16 @@ impl Relay {
                 }
                 Ok(ExitCode::SUCCESS)
             }
+            Relay::Domains { name, asking } => {
+                let path = ["v1", "relays", &name, "domains"];
+                let answer = asking.service.client()?.get(&path, &vec![])?;
+                if asking.json {
+                    screen.json(&answer.body)?;
+                } else {
+                    domains(&answer.decode::<WaitingDomains>()?, screen)?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
             Relay::Pause { name, asking } => switch(&name, "pause", "paused", &asking, screen),
             Relay::Resume { name, asking } => switch(&name, "resume", "resumed", &asking, screen),
         }
@@ -77,6 +94,42 @@ fn switch(
         screen.line(&[plain(format_args!("{name} is {done}"))])?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What waits for a relay, a domain a row.
+fn domains(waiting: &WaitingDomains, screen: &mut Screen) -> io::Result<()> {
+    let row = |one: &WaitingDomain| {
+        vec![
+            plain(&one.domain),
+            plain(grouped(one.count)),
+            plain(grouped(one.queued)),
+            plain(grouped(one.sending)),
+            plain(grouped(one.deferred)),
+            plain(grouped(one.scheduled)),
+            plain(one.oldest_at),
+        ]
+    };
+
+    let heads = [
+        "DOMAIN",
+        "WAIT",
+        "QUEUED",
+        "SENDING",
+        "DEFERRED",
+        "SCHEDULED",
+        "OLDEST ACCEPTED",
+    ];
+
+    let rows = waiting.domains.iter().map(row).collect();
+    screen.table(&heads, rows, ColumnFit::Wrap)?;
+    if waiting.others > 0 {
+        let others = grouped(waiting.others);
+        screen.line(&[plain(format_args!("{others} more for other domains"))])?;
+    }
+    if !waiting.complete {
+        screen.line(&[plain("more waits than was looked at")])?;
+    }
+    Ok(())
 }
 
 /// The relays, one a row.

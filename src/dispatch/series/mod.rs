@@ -2,6 +2,7 @@
 //! it took, in steps of time, of all together and for each relay. A named reader of the journal
 //! counts (`recorder`) what `shelf` keeps; here it is asked for.
 
+mod recent;
 mod recorder;
 mod shelf;
 mod tally;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
+pub use self::recent::RecentDeliveries;
 use self::recorder::{LOOK_EVERY, NAME};
 use self::shelf::{Bucket, BucketCounts, Relays, Resolution};
 use self::tally::Tally;

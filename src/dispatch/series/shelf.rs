@@ -101,6 +101,11 @@ impl BucketCounts {
         found.map(|(_, tally)| tally)
     }
 
+    /// What was counted of each relay.
+    pub fn into_relays(self) -> Vec<(u8, Tally)> {
+        self.of
+    }
+
     pub fn relay_mut(&mut self, number: u8) -> &mut Tally {
         let at = self.of.iter().position(|(of, _)| *of == number);
         let at = at.unwrap_or_else(|| {

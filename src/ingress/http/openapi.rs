@@ -133,6 +133,7 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
         .routes(routes!(events::events))
         .routes(routes!(audit::audit))
         .routes(routes!(operate::relays))
+        .routes(routes!(operate::domains))
         .routes(routes!(operate::nodes))
         .routes(routes!(operate::pause))
         .routes(routes!(operate::resume))

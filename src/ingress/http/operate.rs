@@ -13,7 +13,7 @@ use super::access::Caller;
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::records::segment;
-use crate::dispatch::{RelayStatus, Stats};
+use crate::dispatch::{RelayStatus, Stats, WaitingDomains};
 use crate::spool::NodeStatus;
 
 /// The media type of `/metrics` (OpenMetrics 1.0).
@@ -57,6 +57,20 @@ pub(super) async fn relays(State(door): State<SharedDoor>) -> Result<Json<Relays
     Ok(Json(Relays {
         relays: door.dispatcher.relays().await?,
     }))
+}
+
+/// What waits for a relay, by the recipients' domain: as the relay's `backlog` counts it, and as it
+/// was while it was looked at.
+#[utoipa::path(
+    get, path = "/v1/relays/{name}/domains", tag = "service",
+    params(("name" = String, Path, description = "The relay")),
+    responses((status = 200, description = "The domains, the one with the most first", body = WaitingDomains)),
+)]
+pub(super) async fn domains(
+    State(door): State<SharedDoor>,
+    RelayName(name): RelayName,
+) -> Result<Json<WaitingDomains>, Problem> {
+    Ok(Json(door.dispatcher.relays().domains(&name).await?))
 }
 
 /// Stops sending over a relay; its mail takes the route's next one, or waits.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Bench;
-use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage, State};
+use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage, State, TlsUse};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp, hours};
 use crate::spool::{
     Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, Manifest, NewMail, PutResult, Query,
@@ -222,6 +222,10 @@ pub fn tried(delivery: &Delivery, at: Timestamp, stage: Stage) -> Delivery {
         code: Some(250),
         enhanced: Some("2.0.0".into()),
         text: "a reply".into(),
+        tls: Some(TlsUse {
+            version: "TLSv1.3".into(),
+            cipher: "TLS_AES_256_GCM_SHA384".into(),
+        }),
     });
 
     next

@@ -155,6 +155,7 @@ async fn reject_in(
                 code: None,
                 enhanced: None,
                 text: reason.to_owned(),
+                tls: None,
             });
             Ending {
                 mail: draft.id,

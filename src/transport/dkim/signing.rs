@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::{Dkim, Rewriting};
-use crate::delivery::Outcome;
+use crate::delivery::{Outcome, TlsUse};
 use crate::mail::{MailId, Timestamp};
 use crate::transport::{Connection, Transaction, Transport};
 
@@ -103,6 +103,10 @@ impl Connection for SigningConnection {
             None => None,
         };
         self.inner.send(&mail, next.as_ref()).await
+    }
+
+    fn tls(&self) -> Option<TlsUse> {
+        self.inner.tls()
     }
 
     fn is_usable(&self) -> bool {

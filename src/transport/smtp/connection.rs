@@ -12,7 +12,7 @@ use super::extensions::{self, Extensions};
 use super::memory::Memory;
 use super::reply::{ServerReply, nonsense};
 use super::wire::{Unwritten, Wire};
-use crate::delivery::{Outcome, Phase};
+use crate::delivery::{Outcome, Phase, TlsUse};
 use crate::mail::{MailId, seven_bit};
 use crate::transport::{Connection, TimeOuts, Transaction};
 
@@ -176,6 +176,10 @@ impl Connection for SmtpConnection {
             eight_bit: false,
             ..mail.clone()
         })
+    }
+
+    fn tls(&self) -> Option<TlsUse> {
+        self.wire.tls()
     }
 
     fn is_usable(&self) -> bool {

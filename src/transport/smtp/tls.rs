@@ -9,9 +9,10 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::RelayError;
+use crate::delivery::TlsUse;
 
 /// Everything a handshake with one server needs. Made once, so that sessions are resumed across
 /// connections.
@@ -43,6 +44,16 @@ impl Tls {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
         shaken.map_err(|e| format!("no TLS with {}: {e}", self.name.to_str()))
     }
+}
+
+/// What a handshake has agreed upon, in the names of RFC 8446 and of IANA's registry.
+pub(super) fn used(session: &ClientConnection) -> Option<TlsUse> {
+    let version = session.protocol_version()?.as_str()?;
+    let cipher = session.negotiated_cipher_suite()?.suite().as_str()?;
+    Some(TlsUse {
+        version: version.replace('_', "."),
+        cipher: cipher.replacen("TLS13_", "TLS_", 1),
+    })
 }
 
 /// Whom to trust: the public authorities, or the one in this file.

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
-use crate::delivery::printable;
+use crate::delivery::{TlsUse, printable};
 
 /// The longest line of a reply, CRLF included; RFC 5321 §4.5.3.1.5 asks for 512.
 const MAX_LINE: usize = 1000;
@@ -141,6 +141,14 @@ impl Wire {
     /// Takes the stream off, for a handshake.
     pub(super) fn take(&self) -> Stream {
         std::mem::replace(&mut self.shared.lock().stream, Stream::Away)
+    }
+
+    /// How what goes over it is secured.
+    pub(super) fn tls(&self) -> Option<TlsUse> {
+        match &self.shared.lock().stream {
+            Stream::Tls(stream) => super::tls::used(stream.get_ref().1),
+            Stream::Plain(_) | Stream::Away => None,
+        }
     }
 
     /// Puts the stream back.

@@ -61,6 +61,7 @@ async function acts(page, dead) {
   await page.keyboard.type("dead");
   await page.keyboard.press("Enter");
   await page.waitForURL(/q=state%3Adead/);
+  await page.waitForSelector("#suggestions", { state: "hidden" });
   await page.waitForSelector(".mail .dead");
   await page.waitForFunction(() => !document.querySelector(".mail .delivered"));
   await page.evaluate(() => document.activeElement.blur());
@@ -73,7 +74,7 @@ async function acts(page, dead) {
   await page.goto(`${url}/mails/${dead.id}`);
   await page.click(".detail >> text=Retry…");
   await page.waitForSelector("dialog[open]");
-  await page.click("dialog >> text=No");
+  await page.click("dialog >> role=button[name=No]");
   assert.strictEqual((await json(page, `/v1/mails/${dead.id}`)).state, "dead");
   await page.click("text=What it says");
   await page.waitForSelector(".text");
@@ -100,15 +101,14 @@ async function many(page) {
   await group.locator("text=Purge…").click();
   await page.waitForSelector("dialog[open]");
   assert(await page.locator("dialog button.danger").isDisabled(), "it asks for the count");
-  await page.click("dialog >> text=No");
+  await page.click("dialog >> role=button[name=No]");
 
   const { count } = await json(page, "/v1/mails/count?q=tag:many");
   await page.goto(`${url}/mails?q=tag%3Amany`);
-  await page.click("text=Count");
-  await page.waitForSelector(`text=All ${count} that match`);
+  await page.waitForSelector(`text=${count} match`);
   await page.click(".bar >> text=Cancel…");
   await page.waitForSelector(`dialog >> text=Withdraw ${count} mails?`);
-  await page.click("dialog >> text=No");
+  await page.click("dialog >> role=button[name=No]");
   // Two of them, one by one.
   await page.locator(".entry input").nth(0).check();
   await page.locator(".entry input").nth(1).check();

@@ -251,6 +251,11 @@ async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
     for group in groups {
         let found = count(&service, group["q"].as_str().unwrap()).await;
         assert_eq!(found, group["count"].as_u64().unwrap(), "{group}");
+
+        // A mail of the group names it, so that from one the others are found.
+        let path = format!("/v1/mails/{}", group["example"].as_str().unwrap());
+        let example = service.call("GET", &path).await.value();
+        assert_eq!(example["deliveries"][0]["error"], group["name"]);
     }
 
     let by_domain = service.call("GET", "/v1/failures?by=domain").await.value();

@@ -51,6 +51,72 @@ async fn a_relay_is_paused_and_resumed() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_relay_is_told_by_domain_and_what_it_took_as_a_rate() {
+    let service = Service::start().await;
+    service.call("POST", "/v1/relays/capture/pause").await;
+    for to in ["ada@slow.example", "bob@SLOW.example", "eve@example.org"] {
+        let mail = json!({"from": "a@example.org", "to": to, "text": "t"});
+        service.accept(&mail).await;
+    }
+    let later =
+        json!({"from": "a@example.org", "to": "ada@slow.example", "text": "t", "delay": "1h"});
+    service.accept(&later).await;
+
+    let waiting = service.call("GET", "/v1/relays/capture/domains").await;
+    let waiting = waiting.value();
+    assert_eq!(
+        (&waiting["complete"], &waiting["others"]),
+        (&json!(true), &json!(0))
+    );
+    let domains = waiting["domains"].as_array().unwrap();
+    let told: Vec<_> = domains
+        .iter()
+        .map(|one| {
+            (
+                one["domain"].as_str().unwrap(),
+                one["count"].as_u64(),
+                one["scheduled"].as_u64(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("slow.example", Some(3), Some(1)),
+            ("example.org", Some(1), Some(0))
+        ]
+    );
+
+    let relays = service.call("GET", "/v1/relays").await.value();
+    assert_eq!(relays["relays"][0]["backlog"], 4, "all of it is told");
+    let q = domains[0]["q"].as_str().unwrap();
+    let q = q.replace(' ', "+").replace('"', "%22");
+    let found = service.call("GET", &format!("/v1/mails/count?q={q}")).await;
+    assert_eq!(found.value()["count"], 3, "its search finds them");
+
+    let unknown = service.call("GET", "/v1/relays/none/domains").await;
+    assert_eq!(unknown.status, 404);
+
+    // What it took lately shows as soon as it is counted.
+    service.call("POST", "/v1/relays/capture/resume").await;
+    let mut recent = Value::Null;
+    for _ in 0..400 {
+        let relays = service.call("GET", "/v1/relays").await.value();
+        recent = relays["relays"][0]["recent"].clone();
+        if recent["delivered"] == 3 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    assert_eq!(
+        (&recent["delivered"], &recent["dead"]),
+        (&json!(3), &json!(0))
+    );
+    assert!(recent["per_second"].as_f64().unwrap() > 0.0, "{recent}");
+    assert!(recent["p50"].as_f64().unwrap() <= recent["p99"].as_f64().unwrap());
+}
+
+#[tokio::test]
 async fn metrics_are_in_the_format_of_prometheus() {
     let service = Service::start().await;
     service
@@ -153,6 +219,7 @@ async fn every_call_is_described_and_every_reference_leads_somewhere() {
         "GET /v1/events",
         "GET /v1/nodes",
         "GET /v1/relays",
+        "GET /v1/relays/{name}/domains",
         "POST /v1/relays/{name}/pause",
         "POST /v1/relays/{name}/resume",
         "GET /v1/stats",

@@ -122,6 +122,39 @@ async fn a_relay_that_refuses_our_login_costs_no_attempt_and_the_secret_is_not_t
 }
 
 #[tokio::test]
+async fn each_attempt_says_how_it_was_secured() {
+    let refusal = Act::reply(550, "5.1.1 no such user");
+    let server = FakeSmtp::builder()
+        .starttls(Cert::Good)
+        .rule(Rule::at(Step::Rcpt).to("eve").act(refusal));
+    let server = server.start().await;
+    let plain = FakeSmtp::start().await;
+    for (url, is_secured) in [
+        (server.url_with("smtp+starttls", ""), true),
+        (plain.url(), false),
+    ] {
+        let relay = Relay::smtp(&url).unwrap().name("primary");
+        let relay = match is_secured {
+            true => relay.ca_file(server.ca_file()),
+            false => relay,
+        };
+        let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
+        for to in ["ada@example.org", "eve@example.org"] {
+            let id = submit(&postrider, mail_to(to).text("t").build().unwrap()).await;
+            let status = postrider.wait(id).await.unwrap();
+            let tls = &status.deliveries[0].attempts[0].tls;
+            let version = tls.as_ref().map(|tls| tls.version.as_str());
+            assert_eq!(version, is_secured.then_some("TLSv1.3"));
+
+            let told = serde_json::to_value(&status).unwrap();
+            let told = &told["deliveries"][0]["attempts"][0]["tls"];
+            assert_eq!(told.is_null(), !is_secured);
+            assert_eq!(told["cipher"].is_string(), is_secured);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_relay_whose_tls_is_broken_costs_no_attempt() {
     let server = FakeSmtp::builder()
         .starttls(Cert::Good)

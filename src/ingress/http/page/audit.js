@@ -2,7 +2,7 @@
 
 import { get, html } from "./api.js";
 import { exact, number } from "./words.js";
-import { Link, Problem, Text, go } from "./parts.js";
+import { Empty, Link, Problem, Text, go } from "./parts.js";
 import { useEffect, useState } from "./vendor/hooks.js";
 
 const acts = ["cancel", "retry", "purge", "pause", "resume", "reload", "start", "stop", "login_refused"];
@@ -42,6 +42,6 @@ export function Audit({ parameters }) {
         <td>${entry.mail ? html`<${Link} to=${`/mails/${entry.mail}`}>a mail<//>` : entry.relay ? html`<${Link} to=${`/relays/${encodeURIComponent(entry.relay)}`}>${entry.relay}<//>` : ""}
           <${Text}>${entry.filter || entry.version || ""}<//> ${entry.error ? html`<span class="dead"><${Text}>${entry.error}<//></span>` : ""}</td>
         <td class="number">${["cancel", "retry", "purge"].includes(entry.act) ? number(entry.count) : ""}</td><td><${Text}>${entry.from || ""}<//></td></tr>`)}</tbody></table></div>`}
-    ${loaded && !entries.length && !error && html`<p class="faint empty">Nothing like this was done.</p>`}
+    ${loaded && !entries.length && !error && html`<${Empty} title="Nothing like this was done"><p class="faint">Who cancelled, retried, purged, paused or reloaded what, from where, and to how many mails.</p><//>`}
     ${next && html`<button onClick=${() => load(next)}>More</button>`}`;
 }

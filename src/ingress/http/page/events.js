@@ -3,7 +3,7 @@
 import { html } from "./api.js";
 import { kinds, on } from "./live.js";
 import { exact, number, said } from "./words.js";
-import { Link, State, Text, go } from "./parts.js";
+import { Empty, Link, State, Text, go } from "./parts.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
 /** The most events that are shown. */
@@ -54,10 +54,11 @@ export function Events({ parameters }) {
   };
   const shown = events.filter((event) => matches(event, kind, text));
   return html`<h1>Events</h1>
-    <form class="row" onChange=${choose} onSubmit=${choose}><label>Only <select name="kind" value=${kind}><option value="">all</option>${kinds.map((name) => html`<option value=${name}>${name.replace("_", " ")}</option>`)}</select></label>
+    <form class="row" onChange=${choose} onSubmit=${choose}><label>Only <select name="kind" value=${kind}><option value="">all</option>${kinds.map((name) => html`<option value=${name}>${name.replaceAll("_", " ")}</option>`)}</select></label>
       <label>With <input name="text" value=${parameters.get("text") || ""} placeholder="recipient, relay, tag" size="18" /></label>
       <button type="button" aria-pressed=${paused} onClick=${() => setPaused(!paused)}>${paused ? `Go on${waiting ? ` (${waiting} more)` : ""}` : "Pause"}</button></form>
-    ${shown.length === 0 && html`<p class="faint empty">Nothing like this has happened since the page was opened.</p>`}
+    ${shown.length === 0 && html`<${Empty} title=${kind || text ? "Nothing like this has happened since the page was opened" : "Waiting for something to happen"}>
+      <p class="faint">What happens from now on appears here by itself, the newest first. What happened before is in the journal: <code>postrider tail --since 1h</code></p><//>`}
     <ol class="events">${shown.map((event) => html`<li key=${event.seq ?? `${event.kind}${event.heard}`}>${event.kind === "missed"
       ? html`<b>${event.count == null ? "Some" : number(event.count)} events were missed</b>`
       : event.kind === "skipped" ? html`<span class="faint">${number(event.count)} more, too many to show</span>`

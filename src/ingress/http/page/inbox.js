@@ -3,7 +3,7 @@
 import { get, html, useAnswer } from "./api.js";
 import { on } from "./live.js";
 import { number, visible } from "./words.js";
-import { Link, Problem, Text, Time } from "./parts.js";
+import { Empty, Link, Problem, Text, Time } from "./parts.js";
 import { Preview } from "./preview.js";
 import { go } from "./parts.js";
 import { useCallback, useEffect, useState } from "./vendor/hooks.js";
@@ -76,7 +76,8 @@ export function Inbox({ id, parameters, relays }) {
       <ol class="mails">${mails.map((mail) => html`<li key=${mail.id}><${Link} class="mail" to=${`/inbox/${mail.id}${kept}`} aria-current=${mail.id === id ? "true" : undefined}>
         <span class="line"><b>${visible(mail.subject) || "(no subject)"}</b><${Time} at=${mail.created_at} /></span>
         <span class="why"><${Text}>${mail.deliveries.map((delivery) => delivery.recipient).slice(0, 3).join(", ")}<//>${mail.deliveries.length > 3 ? ` +${mail.deliveries.length - 3}` : ""}</span><//></li>`)}</ol>
-      ${data && !mails.length && html`<p class="faint empty">${to ? "Nothing was captured for this recipient." : "Nothing was captured yet."}</p>`}
+      ${data && !mails.length && html`<${Empty} title=${to ? "Nothing was captured for this recipient" : "Nothing was captured yet"}>
+        <p class="faint">Mail whose route leads to ${relays.join(", ")} is kept here instead of being sent.</p><//>`}
       ${data?.next && html`<p class="faint"><${Link} to=${`/mails?q=${encodeURIComponent(q)}`}>All of them, as a list<//></p>`}
     </section>
     ${id ? html`<article class="detail"><p class="back"><${Link} to=${`/inbox${kept}`}>Back to the list<//></p>

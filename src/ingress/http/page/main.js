@@ -2,7 +2,7 @@
 
 import { call, get, html } from "./api.js";
 import { listen, on } from "./live.js";
-import { Link, Problem, go } from "./parts.js";
+import { Link, Problem, go, useDialog } from "./parts.js";
 import { Overview } from "./overview.js";
 import { Mails } from "./mails.js";
 import { Dead } from "./dead.js";
@@ -112,8 +112,7 @@ function SignIn({ done }) {
 }
 
 function Keys({ close }) {
-  const dialog = useRef(null);
-  useEffect(() => dialog.current.showModal(), []);
+  const dialog = useDialog();
   return html`<dialog ref=${dialog} onClose=${close} aria-label="Keys"><h2>Keys</h2>
     <dl>${keys.map(([key, what]) => html`<dt><kbd>${key}</kbd></dt><dd>${what}</dd>`)}</dl>
     <form method="dialog"><button class="main">Close</button></form></dialog>`;

@@ -35,18 +35,22 @@ const VIEWS: [&str; 11] = [
 ];
 
 /// The files below `/page/`.
-const FILES: [(&str, &str); 22] = [
+const FILES: [(&str, &str); 26] = [
     ("style.css", include_str!("style.css")),
     ("icon.svg", include_str!("icon.svg")),
     ("main.js", include_str!("main.js")),
     ("api.js", include_str!("api.js")),
     ("live.js", include_str!("live.js")),
     ("words.js", include_str!("words.js")),
+    ("codes.js", include_str!("codes.js")),
     ("parts.js", include_str!("parts.js")),
     ("overview.js", include_str!("overview.js")),
     ("mails.js", include_str!("mails.js")),
+    ("paging.js", include_str!("paging.js")),
+    ("search.js", include_str!("search.js")),
     ("mail.js", include_str!("mail.js")),
     ("relays.js", include_str!("relays.js")),
+    ("domains.js", include_str!("domains.js")),
     ("events.js", include_str!("events.js")),
     ("about.js", include_str!("about.js")),
     ("bulk.js", include_str!("bulk.js")),

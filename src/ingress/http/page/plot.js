@@ -45,8 +45,8 @@ export function Plot({ points, lines, title, unit = "" }) {
       const value = point[name];
       if (value == null) apart = true;
       else {
-        // A point that stands alone is a dot.
-        drawn += apart ? `M${x(at)} ${y(value)}h.01` : `L${x(at)} ${y(value)}`;
+        // A point that stands alone is a short line.
+        drawn += apart ? `M${x(at)} ${y(value)}h4` : `L${x(at)} ${y(value)}`;
         apart = false;
       }
     });

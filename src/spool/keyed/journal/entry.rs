@@ -366,6 +366,8 @@ impl<'a> Entry<'a> {
                     code: tried.code,
                     enhanced: tried.enhanced.map(owned),
                     text: owned(tried.text),
+                    // The mail's record says it; an event is kept small.
+                    tls: None,
                 };
                 let tried = EventKind::Attempted { attempt };
                 match became {

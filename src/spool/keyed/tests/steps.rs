@@ -104,7 +104,7 @@ async fn fail_all(spool: &KeyedSpool<Scales>, due: Timestamp) {
         let deliveries = claims.into_iter().flat_map(|claim| claim.deliveries);
         let settled = deliveries.map(|(lease, mut delivery)| {
             delivery.tries = 20;
-            delivery.attempts = vec![Attempt::new(now(), "primary", &outcome); 20];
+            delivery.attempts = vec![Attempt::new(now(), "primary", None, &outcome); 20];
             delivery.stage = Stage::Pending { due };
             (lease, delivery)
         });

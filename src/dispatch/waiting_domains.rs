@@ -1,0 +1,158 @@
+//! What waits for a relay, by the recipients' domain: which of them hold it up.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::relays::Relays;
+use super::{Dispatcher, Error};
+use crate::delivery::{Delivery, State};
+use crate::mail::Timestamp;
+use crate::spool::Query;
+
+/// How many mails are looked at together.
+const STEP: usize = 1000;
+/// The most mails that are looked at, and for how long: what is due after them is not told apart.
+const MOST_LOOKED_AT: usize = 1_000_000;
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The most domains that are told apart.
+const MOST_DOMAINS: usize = 1000;
+
+/// What waits for one relay for the recipients of one domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct WaitingDomain {
+    /// The recipients' domain.
+    pub domain: String,
+    /// How many deliveries wait.
+    pub count: u64,
+    /// Of these, how many are due.
+    pub queued: u64,
+    /// How many are being sent.
+    pub sending: u64,
+    /// How many were tried, and are again later.
+    pub deferred: u64,
+    /// How many are not to be sent yet.
+    pub scheduled: u64,
+    /// When the one that waits longest was accepted.
+    pub oldest_at: Timestamp,
+    /// The search that finds them.
+    pub q: String,
+}
+
+/// What waits for a relay, the domain with the most first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct WaitingDomains {
+    /// The relay that their route begins with.
+    pub relay: String,
+    /// The domains.
+    pub domains: Vec<WaitingDomain>,
+    /// Deliveries for domains beyond the thousandth.
+    pub others: u64,
+    /// Whether all that waits was looked at; if not, what is due first was.
+    pub complete: bool,
+}
+
+impl Relays<'_> {
+    /// What waits for a relay, as its backlog counts it, by the recipients' domain.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRelay`], [`Error::Spool`], or [`Error::Stopped`].
+    pub async fn domains(&self, name: &str) -> Result<WaitingDomains, Error> {
+        self.get(name).await?;
+        self.dispatcher().waiting_domains(name).await
+    }
+}
+
+impl Dispatcher {
+    async fn waiting_domains(&self, relay: &str) -> Result<WaitingDomains, Error> {
+        let mut found = Found::default();
+        let mut complete = true;
+        let mut left = MOST_LOOKED_AT;
+        let until = Instant::now() + PATIENCE;
+
+        for state in [
+            State::Sending,
+            State::Queued,
+            State::Deferred,
+            State::Scheduled,
+        ] {
+            let query = Query {
+                state: Some(state),
+                ..Query::default()
+            };
+            let mut pages = self.inner.engine.pages(query, STEP);
+            while left > 0
+                && Instant::now() < until
+                && let Some((records, now)) = pages.next().await?
+            {
+                left = left.saturating_sub(records.len());
+                for record in &records {
+                    let accepted_at = record.manifest.accepted_at;
+                    for (delivery, is) in record.deliveries.iter().zip(record.states(now)) {
+                        let is_first = delivery.route.relays().next() == Some(relay);
+                        if is == state && is_first {
+                            found.add(relay, state, accepted_at, delivery);
+                        }
+                    }
+                }
+            }
+            complete &= pages.are_over();
+        }
+
+        Ok(WaitingDomains {
+            relay: relay.to_owned(),
+            others: found.others,
+            complete,
+            domains: found.sorted(),
+        })
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    domains: HashMap<String, WaitingDomain>,
+    others: u64,
+}
+
+impl Found {
+    fn add(&mut self, relay: &str, state: State, accepted_at: Timestamp, delivery: &Delivery) {
+        let domain = delivery.recipient.domain().to_lowercase();
+        if !self.domains.contains_key(&domain) && self.domains.len() >= MOST_DOMAINS {
+            self.others += 1;
+            return;
+        }
+
+        let found = self
+            .domains
+            .entry(domain)
+            .or_insert_with_key(|domain| WaitingDomain {
+                domain: domain.clone(),
+                count: 0,
+                queued: 0,
+                sending: 0,
+                deferred: 0,
+                scheduled: 0,
+                oldest_at: accepted_at,
+                q: format!(
+                    "domain:\"{domain}\" relay:\"{relay}\" state:queued,sending,deferred,scheduled"
+                ),
+            });
+        found.count += 1;
+        found.oldest_at = found.oldest_at.min(accepted_at);
+        match state {
+            State::Queued => found.queued += 1,
+            State::Sending => found.sending += 1,
+            State::Deferred => found.deferred += 1,
+            _ => found.scheduled += 1,
+        }
+    }
+
+    fn sorted(self) -> Vec<WaitingDomain> {
+        let mut domains: Vec<WaitingDomain> = self.domains.into_values().collect();
+        domains.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.domain.cmp(&b.domain)));
+        domains
+    }
+}

@@ -1,0 +1,84 @@
+// Every view, light and dark, on a phone, a tablet and a desk: nothing is wider than the screen, and axe finds nothing
+// serious. node views.cjs URL NAME [FOLDER]: with a folder, pictures of all of them are left there, beginning with the
+// name; without one, only the widths and colours that differ most are looked at.
+"use strict";
+const assert = require("node:assert");
+const { readFileSync, mkdirSync } = require("node:fs");
+const { run } = require("./watched.cjs");
+
+const [url, name, folder] = process.argv.slice(2);
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+const looks = [["light", 1440], ["dark", 360], ["light", 360], ["dark", 1440], ["light", 768], ["dark", 768]];
+
+/** What is looked at, by name: an address, and what is done there first. */
+async function views(request) {
+  const json = async (path) => (await request.get(url + path)).json();
+  const newest = async (q) => (await json(`/v1/mails?limit=1&q=${encodeURIComponent(q)}`)).mails[0]?.id;
+  const { relays } = await json("/v1/relays");
+  const all = {
+    overview: ["/"], "overview-week": ["/?range=7d"], mails: ["/mails"], none: ["/mails?q=subject%3Anothing-is-called-this"],
+    search: ["/mails", async (page) => {
+      await page.click("#search");
+      await page.keyboard.type("sta");
+      await page.keyboard.press("ArrowDown");
+      await page.keyboard.press("Enter");
+      await page.waitForSelector("#suggestions li >> text=state:deferred");
+    }],
+    relays: ["/relays"], relay: [`/relays/${encodeURIComponent(relays[0].name)}`], dead: ["/dead"], "dead-domains": ["/dead?by=domain"],
+    events: ["/events"], audit: ["/audit"], about: ["/about"],
+    keys: ["/", (page) => page.keyboard.press("?")],
+  };
+  for (const [key, q] of Object.entries({ delivered: "state:delivered", deferred: "state:deferred", failed: "state:dead" })) {
+    const id = await newest(q);
+    if (id) all[`mail-${key}`] = [`/mails/${id}?state=${q.slice(6)}`];
+  }
+  const id = await newest("state:delivered");
+  if (id) {
+    all["mail-says"] = [`/mails/${id}?part=says`];
+    all["mail-facts"] = [`/mails/${id}?part=facts`];
+    all.selected = ["/mails", async (page) => {
+      for (const at of [0, 1]) await page.locator(".entry input").nth(at).check();
+    }];
+    all.question = ["/mails?state=dead", async (page) => {
+      if (!(await page.locator(".bar >> text=Purge…").count())) return;
+      await page.click(".bar >> text=Purge…");
+      await page.waitForSelector("dialog[open], .problem");
+    }];
+  }
+  const captures = relays.filter((relay) => relay.kind === "capture").map((relay) => relay.name);
+  if (captures.length) all.inbox = ["/inbox"];
+  const captured = captures.length && (await newest(`relay:${captures.join(",")} state:delivered`));
+  if (captured) all.letter = [`/inbox/${captured}`, (page) => page.waitForSelector(".text, iframe")];
+  return all;
+}
+
+run(async (browser, watch, troubles) => {
+  if (folder) mkdirSync(folder, { recursive: true });
+  const only = process.env.POSTRIDER_VIEWS?.split(",");
+  for (const [theme, width] of folder ? looks : looks.slice(0, 2)) {
+    const height = width === 360 ? 740 : 900;
+    const context = await browser.newContext({ colorScheme: theme, viewport: { width, height } });
+    for (const [view, [address, first]] of Object.entries(await views(context.request))) {
+      if (only && !only.includes(view)) continue;
+      const page = watch(await context.newPage());
+      await page.goto(url + address);
+      await page.waitForSelector("h1:visible, h2:visible");
+      await page.waitForLoadState("networkidle", { timeout: 1000 }).catch(() => {});
+      await first?.(page);
+      const beside = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      if (beside > 0) troubles.push(`${view} is ${beside} pixels wider than ${width}`);
+      if (folder) await page.screenshot({ path: `${folder}/${name}-${view}-${theme}-${width}.png` });
+      if (!process.env.POSTRIDER_VIEWS) {
+        // The page's policy would hold a script back that is put into it: it is run from outside.
+        await page.evaluate(axe);
+        const found = await page.evaluate(() => window.axe.run(document, { iframes: false }));
+        for (const { id, impact, nodes } of found.violations) {
+          if (["serious", "critical"].includes(impact)) troubles.push(`${view} ${theme} ${width}: ${id}: ${nodes[0].html}`);
+        }
+      }
+      await page.close();
+    }
+    await context.close();
+  }
+  assert.deepStrictEqual(troubles, []);
+});
