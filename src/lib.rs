@@ -93,6 +93,8 @@ pub use spool::{
     SuppressionQuery, SuppressionReason,
 };
 pub use transport::{Auth, Capture, Relay};
+#[cfg(feature = "server")]
+pub use transport::{Fetch, PublicPages};
 
 /// The README's programs compile.
 #[cfg(doctest)]

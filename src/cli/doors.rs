@@ -11,7 +11,7 @@ use super::{Failure, descriptors};
 use crate::config::{self, Settings};
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{
-    Certificate, Configuration, HttpDoor, HttpError, TokenTable, serve_outbox,
+    Certificate, Configuration, HttpDoor, HttpError, Providers, TokenTable, serve_outbox,
 };
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
 use crate::notify::{Notices, WebhookError};
@@ -23,6 +23,7 @@ pub(super) struct Doors {
     tokens: Option<TokenTable>,
     certificate: Option<Certificate>,
     configuration: Option<Configuration>,
+    providers: Option<Providers>,
     users: Option<Reloader>,
     notices: Notices,
 }
@@ -51,6 +52,11 @@ impl BoundDoors {
             configuration.replace(settings.given().clone());
         }
 
+        let providers = http.as_ref().map(HttpDoor::providers);
+        if let Some(providers) = &providers {
+            providers.replace(settings.feedback.providers());
+        }
+
         let mut open = JoinSet::new();
         // Before anything comes in: what happens from now on is to be told.
         let notices = Notices::of(dispatcher);
@@ -72,6 +78,7 @@ impl BoundDoors {
             tokens,
             certificate,
             configuration,
+            providers,
             users,
             notices,
         })
@@ -150,6 +157,9 @@ impl Doors {
 
         if let Some(configuration) = &self.configuration {
             configuration.replace(settings.given().clone());
+        }
+        if let Some(providers) = &self.providers {
+            providers.replace(settings.feedback.providers());
         }
         Ok(())
     }

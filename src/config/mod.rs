@@ -19,6 +19,7 @@ mod bounces;
 mod client;
 mod dkim;
 mod engine;
+mod feedback;
 mod given;
 mod http;
 mod journal;
@@ -51,6 +52,7 @@ pub use bounces::Bounces;
 pub use client::ClientFile;
 pub use dkim::DkimKey;
 pub use engine::{builder, quotas, reload};
+pub use feedback::{Feedback, Ses, Shown, Signed};
 pub use http::{Http, Token};
 pub use journal::Journal;
 pub use layers::{Sources, default_file};
@@ -106,6 +108,8 @@ pub struct Settings {
     pub templates: Templates,
     /// Where mail comes back to.
     pub bounces: Bounces,
+    /// The providers whose events are heard.
+    pub feedback: Feedback,
     /// Where recipients leave lists.
     pub unsubscribe: Unsubscribe,
     /// Who is not to get mail, and how long.
@@ -222,6 +226,7 @@ impl Settings {
         self.priorities.check(report);
         self.templates.check(report);
         self.bounces.check(report);
+        self.feedback.check(report);
         self.unsubscribe.check(report);
         self.suppression.check(report);
         self.status.check(report);

@@ -181,8 +181,9 @@ pub enum EventKind {
     },
     /// Its recipient wants no more mail of this list.
     Unsubscribed {
-        /// The list.
-        list: String,
+        /// The list; all mail where it is absent.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        list: Option<String>,
     },
     /// A user did something to mails: it is told of each as well.
     Act {

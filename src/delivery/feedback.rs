@@ -21,6 +21,8 @@ pub enum FeedbackKind {
     Complained,
     /// It is in the mailbox, as far as anybody can say that.
     Delivered,
+    /// Its recipient told a provider that no more is wanted.
+    Unsubscribed,
 }
 
 impl FeedbackKind {
@@ -30,6 +32,7 @@ impl FeedbackKind {
             FeedbackKind::Bounced => "bounced",
             FeedbackKind::Complained => "complained",
             FeedbackKind::Delivered => "delivered",
+            FeedbackKind::Unsubscribed => "unsubscribed",
         }
     }
 }

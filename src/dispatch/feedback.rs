@@ -397,12 +397,17 @@ impl FeedbackHandle<'_> {
                 let ends = finding.status.as_deref().is_some_and(ends_an_address);
                 (finding.permanent && (ends || is_hard)).then_some(SuppressionReason::Bounce)
             }
+            FeedbackKind::Unsubscribed => Some(SuppressionReason::Unsubscribe),
             FeedbackKind::Delivered => None,
         };
 
         let suppressions = self.postrider.suppressions();
         let note = [finding.status.as_deref().unwrap_or_default(), &finding.text].join(" ");
+        // Who leaves a list leaves that one alone.
+        let list = record.manifest.list.clone();
+        let list = list.filter(|_| finding.kind == FeedbackKind::Unsubscribed);
         let suppression = reason.map(|reason| Suppression {
+            list: list.clone(),
             note: Some(note.trim().chars().take(200).collect()),
             ..suppressions.entry(recipient.clone(), reason)
         });
@@ -414,6 +419,7 @@ impl FeedbackHandle<'_> {
                 text: finding.text.clone(),
                 by: by.to_owned(),
             },
+            FeedbackKind::Unsubscribed => EventKind::Unsubscribed { list },
             _ => EventKind::Bounced {
                 status: finding.status.clone(),
                 text: finding.text.clone(),

@@ -48,7 +48,7 @@ pub(crate) struct HttpClient {
     reach: Reach,
 }
 
-/// A POST request.
+/// A request with a body: a POST.
 #[derive(Clone, Debug)]
 pub(crate) struct Post {
     pub url: String,
@@ -185,10 +185,47 @@ impl HttpClient {
         Ok(HttpAnswer::new(head, body.unwrap_or_default()))
     }
 
+    /// Asks for what is at an address, and reads it, whatever the answer's status.
+    ///
+    /// # Errors
+    /// As [`HttpClient::post`].
+    #[cfg(feature = "server")]
+    pub async fn get(&self, url: String) -> Result<HttpAnswer, Unanswered> {
+        let progress = Arc::new(Progress::default());
+        let nothing = Post {
+            url,
+            content_type: "text/plain".to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+        };
+
+        let asked = nothing.request(&progress).map(|mut request| {
+            *request.method_mut() = Method::GET;
+            request.headers_mut().remove(CONTENT_TYPE);
+            request.body_mut().bytes = None;
+            request
+        });
+        let (head, body) = self.answer(asked, &progress).await?;
+        let body = body.map_err(|reason| Unanswered {
+            reached: progress.reached(),
+            reason,
+        })?;
+
+        Ok(HttpAnswer::new(head, body))
+    }
+
     /// Sends a request; what came of it, and of reading the answer's body.
     async fn exchange(
         &self,
         post: Post,
+        progress: &Arc<Progress>,
+    ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
+        self.answer(post.request(progress), progress).await
+    }
+
+    async fn answer(
+        &self,
+        request: Result<Request<Upload>, String>,
         progress: &Arc<Progress>,
     ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
         let refuse = |reason| Unanswered {
@@ -196,7 +233,7 @@ impl HttpClient {
             reason,
         };
 
-        let request = post.request(progress).map_err(refuse)?;
+        let request = request.map_err(refuse)?;
         // An address that stands in the URL itself is resolved by nobody.
         let host = request.uri().host().unwrap_or_default();
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {

@@ -10,6 +10,8 @@
 mod api;
 mod capture;
 pub mod dkim;
+#[cfg(feature = "server")]
+mod fetch;
 #[cfg(feature = "providers")]
 pub(crate) mod http;
 #[cfg(feature = "providers")]
@@ -22,6 +24,8 @@ pub mod smtp;
 #[cfg(feature = "providers")]
 pub use api::{ApiServer, Credentials};
 pub use capture::{Capture, Captured};
+#[cfg(feature = "server")]
+pub use fetch::{Fetch, PublicPages};
 #[cfg(feature = "notify")]
 pub(crate) use reach::Reach;
 pub(crate) use relay::Kind;

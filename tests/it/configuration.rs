@@ -219,6 +219,12 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
                 "routes.match",
                 "smtp.tls",
                 "http.tls",
+                "feedback.brevo",
+                "feedback.sendgrid",
+                "feedback.mailgun",
+                "feedback.ses",
+                "feedback.postmark",
+                "feedback.resend",
             ]
             .contains(&path.as_str());
             if !path.contains('.') || lists.contains(&path.as_str()) || nested {
@@ -233,7 +239,7 @@ fn every_key_is_in_the_shipped_file_and_every_key_of_the_file_is_known() {
 }
 
 /// Keys of repeated blocks that have a default.
-const HOLD_WHEN_LEFT_OUT: [&str; 19] = [
+const HOLD_WHEN_LEFT_OUT: [&str; 25] = [
     "relays.connections",
     "relays.messages_per_connection",
     "relays.idle_timeout",
@@ -253,6 +259,12 @@ const HOLD_WHEN_LEFT_OUT: [&str; 19] = [
     "alerts.tags",
     "alerts.at_most",
     "schedules.missed",
+    "feedback.brevo.networks",
+    "feedback.sendgrid.max_age",
+    "feedback.mailgun.max_age",
+    "feedback.ses.max_age",
+    "feedback.postmark.networks",
+    "feedback.resend.max_age",
 ];
 
 /// The README's row for each key of the shipped file: `| key | default | meaning |`.
@@ -1004,4 +1016,44 @@ fn a_status_that_could_be_guessed_or_leads_nowhere_is_a_mistake() {
     }
 
     assert!(load(&with_relay("[status]\nenabled = false")).is_ok());
+}
+
+#[test]
+fn a_provider_that_could_not_prove_itself_is_a_mistake() {
+    for (text, expected) in [
+        ("[feedback.brevo]", "feedback.brevo.secret_file"),
+        (
+            "[feedback.postmark]\nsecret = \"\"",
+            "feedback.postmark.secret",
+        ),
+        (
+            "[feedback.sendgrid]\nsecret = \"no key\"",
+            "feedback.sendgrid.secret",
+        ),
+        (
+            "[feedback.mailgun]\nsecret = \"k\"\nmax_age = \"0s\"",
+            "feedback.mailgun.max_age",
+        ),
+        (
+            "[feedback.resend]\nsecret = \"whsec_x\"",
+            "feedback.resend.secret",
+        ),
+        ("[feedback.ses]", "feedback.ses.topics"),
+        ("[feedback.ses]\ntopics = [\"mail\"]", "feedback.ses.topics"),
+        (
+            "[feedback.ses]\nsecret = \"x\"\ntopics = [\"arn:aws:sns:eu-west-1:1:x\"]",
+            "feedback.ses.secret",
+        ),
+        ("[feedback.mandrill]\nsecret = \"x\"", "feedback.mandrill"),
+    ] {
+        let told = mistakes(&with_relay(text));
+        assert!(
+            told.iter().any(|one| one.contains(expected)),
+            "{text}: {told:?}"
+        );
+    }
+
+    let by_address = "[feedback.brevo]\nnetworks = [\"1.179.112.0/20\"]";
+    let settings = load(&with_relay(by_address)).unwrap();
+    assert_eq!(settings.feedback.providers().len(), 1);
 }

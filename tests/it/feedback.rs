@@ -2,4 +2,5 @@
 #![cfg(feature = "server")]
 
 mod corpus;
+mod providers;
 mod reports;

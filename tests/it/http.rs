@@ -15,7 +15,7 @@ mod quota;
 mod records;
 mod search;
 mod series;
-mod service;
+pub mod service;
 mod status;
 mod submit;
 mod suppressions;

@@ -249,6 +249,10 @@ impl RequiredScope {
             }
             // The token in the path is the proof, and mail programs ask without any other.
             path if path.starts_with("/u/") => RequiredScope::Nothing { of_the_world: true },
+            // Each event proves by itself whose it is.
+            path if method == Method::POST && super::feedback::is_of_a_provider(path) => {
+                RequiredScope::Nothing { of_the_world: true }
+            }
             "/v1/session" => RequiredScope::Token,
             // It changes nothing, and a sender could send the mail and look at that.
             path if path.starts_with("/v1/templates/") && path.ends_with("/render") => {

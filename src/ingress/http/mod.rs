@@ -46,6 +46,7 @@ mod unsubscribe;
 mod webhooks;
 
 pub use access::TokenTable;
+pub use feedback::provider::{Provider, ProviderSettings, Providers};
 pub use outbox::serve_outbox;
 pub use problem::Problem;
 pub use schedules::read_scheduled;
@@ -82,6 +83,7 @@ pub struct HttpDoor {
     status: Option<StatusPages>,
     notices: Option<Notices>,
     configuration: Configuration,
+    providers: Providers,
 }
 
 impl HttpDoor {
@@ -127,6 +129,7 @@ impl HttpDoor {
             status: None,
             notices: None,
             configuration: Configuration::default(),
+            providers: Providers::default(),
         })
     }
 
@@ -157,6 +160,16 @@ impl HttpDoor {
             notices: Some(notices),
             ..self
         }
+    }
+
+    /// Hears these providers' events.
+    pub fn with_providers(self, providers: Providers) -> Self {
+        HttpDoor { providers, ..self }
+    }
+
+    /// The providers whose events it hears; none at first. They can be replaced while it runs.
+    pub fn providers(&self) -> Providers {
+        self.providers.clone()
     }
 
     /// What it tells of how the service is configured; nothing at first. It can be replaced
@@ -194,6 +207,7 @@ impl HttpDoor {
             limits: self.limits,
             status: self.status,
             configuration: self.configuration,
+            providers: self.providers,
             room: Arc::new(Semaphore::new(
                 self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
             )),
@@ -311,6 +325,8 @@ struct Door {
     status: Option<StatusPages>,
     /// How the service is configured.
     configuration: Configuration,
+    /// The providers whose events are heard.
+    providers: Providers,
     /// What is left of `limits.held_bytes`.
     room: Arc<Semaphore>,
     /// How many more large bodies may be read at this moment: what is made of one takes several

@@ -77,6 +77,7 @@ macro_rules! urn {
 pub(super) enum Kind {
     Malformed,
     Unauthorized,
+    Unproved,
     Forbidden,
     ForeignOrigin,
     NotFound,
@@ -112,6 +113,11 @@ impl Kind {
                 StatusCode::UNAUTHORIZED,
                 urn!("unauthorized"),
                 "A valid token is needed",
+            ),
+            Kind::Unproved => (
+                StatusCode::UNAUTHORIZED,
+                urn!("unproved"),
+                "Where it is from is not proved",
             ),
             Kind::Forbidden => (
                 StatusCode::FORBIDDEN,

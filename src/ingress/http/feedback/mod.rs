@@ -1,6 +1,16 @@
 //! `/v1/feedback/`: what comes back for mail that was sent, as messages and as providers' events.
 
+mod proof;
+pub(super) mod provider;
 pub(super) mod report;
+
+mod brevo;
+mod mailgun;
+mod postmark;
+mod resend;
+mod sendgrid;
+mod ses;
+mod sns;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -8,6 +18,16 @@ use utoipa::ToSchema;
 use crate::FeedbackKind;
 use crate::dispatch::FeedbackReceipt;
 use crate::mail::{Address, MailId};
+
+/// Whether a path is one that providers bring their events to.
+pub(super) fn is_of_a_provider(path: &str) -> bool {
+    let name = path.strip_prefix("/v1/feedback/");
+    name.is_some_and(|name| {
+        provider::Provider::ALL
+            .iter()
+            .any(|one| one.as_str() == name)
+    })
+}
 
 /// What became of what came back.
 #[derive(Debug, Serialize, ToSchema)]

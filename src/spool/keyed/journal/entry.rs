@@ -80,6 +80,7 @@ enum EntryKind<'a> {
     WebhookOff(Cow<'a, str>, Cow<'a, str>),
     Bounced(Said<'a>, bool),
     Complained(Said<'a>),
+    /// From this list; empty for all mail.
     Unsubscribed(Cow<'a, str>),
 }
 
@@ -238,6 +239,9 @@ impl<'a> Entry<'a> {
         let what = match feedback.kind {
             FeedbackKind::Bounced => EntryKind::Bounced(said, permanent),
             FeedbackKind::Complained => EntryKind::Complained(said),
+            FeedbackKind::Unsubscribed => {
+                EntryKind::Unsubscribed(bounded(manifest.list.as_deref().unwrap_or_default()))
+            }
             FeedbackKind::Delivered => return None,
         };
         Some(Entry {
@@ -303,7 +307,9 @@ impl<'a> Entry<'a> {
             EventKind::Complained { status, text, by } => {
                 EntryKind::Complained(Said::of(status.as_deref(), text, by))
             }
-            EventKind::Unsubscribed { list } => EntryKind::Unsubscribed(bounded(list)),
+            EventKind::Unsubscribed { list } => {
+                EntryKind::Unsubscribed(bounded(list.as_deref().unwrap_or_default()))
+            }
             EventKind::Act { act, count, filter } => {
                 EntryKind::Act(bounded(act), *count, filter.as_deref().map(bounded))
             }
@@ -414,7 +420,9 @@ impl<'a> Entry<'a> {
                 text: owned(said.text),
                 by: owned(said.by),
             },
-            EntryKind::Unsubscribed(list) => EventKind::Unsubscribed { list: owned(list) },
+            EntryKind::Unsubscribed(list) => EventKind::Unsubscribed {
+                list: Some(owned(list)).filter(|list| !list.is_empty()),
+            },
             EntryKind::Act(act, count, filter) => EventKind::Act {
                 act: owned(act),
                 count,

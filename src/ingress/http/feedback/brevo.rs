@@ -1,0 +1,38 @@
+//! Brevo's events: one object each, or a list of them. They prove themselves by what Brevo was told
+//! to show, `Authorization` with a password or a token.
+
+use serde_json::Value;
+
+use super::provider::{Reading, given, text};
+use crate::FeedbackKind;
+use crate::dispatch::ProviderEvent;
+
+pub(super) fn read(event: &Value) -> Reading {
+    let Some(name) = event["event"].as_str() else {
+        return Reading::Unknown;
+    };
+    let (kind, permanent) = match name {
+        "delivered" => (FeedbackKind::Delivered, false),
+        "hard_bounce" | "invalid_email" => (FeedbackKind::Bounced, true),
+        "soft_bounce" | "blocked" | "error" => (FeedbackKind::Bounced, false),
+        "spam" | "complaint" => (FeedbackKind::Complained, false),
+        "unsubscribe" | "unsubscribed" => (FeedbackKind::Unsubscribed, false),
+        "request" | "sent" | "deferred" | "opened" | "unique_opened" | "proxy_open"
+        | "unique_proxy_open" | "click" => return Reading::Nothing,
+        _ => return Reading::Unknown,
+    };
+
+    let times = [&event["ts_epoch"], &event["ts_event"], &event["date"]];
+    let time = times.into_iter().find_map(given).unwrap_or_default();
+    Reading::event(ProviderEvent {
+        id: format!("{name} {time}"),
+        kind,
+        permanent,
+        status: None,
+        text: given(&event["reason"]).unwrap_or_else(|| name.to_owned()),
+        recipient: text(&event["email"]),
+        message_id: given(&event["message-id"]),
+        provider_id: given(&event["message-id"]),
+        raw: Vec::new(),
+    })
+}

@@ -1,0 +1,80 @@
+//! Mailgun's events: one object each, beside its signature (HMAC-SHA256). That is over a time and
+//! a token; the event itself is not covered, so that a token counts once.
+
+use ring::hmac;
+use serde_json::Value;
+
+use super::proof::{Claimed, Refusal, Stamp};
+use super::provider::{Reading, given, text};
+use crate::FeedbackKind;
+use crate::dispatch::ProviderEvent;
+
+pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, Refusal> {
+    let body: Value = serde_json::from_slice(claimed.body).map_err(|_| Refusal::Missing)?;
+    let said = |name: &str| given(&body["signature"][name]).ok_or(Refusal::Missing);
+    let (time, token) = (said("timestamp")?, said("token")?);
+    let signature = hex(&said("signature")?).ok_or(Refusal::Wrong)?;
+
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    let signed = format!("{time}{token}");
+    hmac::verify(&key, signed.as_bytes(), &signature).map_err(|_| Refusal::Wrong)?;
+    Stamp::of_seconds(&time, signed.as_bytes())
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.chunks(2).map(byte).collect()
+}
+
+pub(super) fn read(body: &Value) -> Reading {
+    let event = &body["event-data"];
+    let Some(name) = event["event"].as_str() else {
+        return Reading::Unknown;
+    };
+    let (kind, permanent) = match (name, event["severity"].as_str()) {
+        ("delivered", _) => (FeedbackKind::Delivered, false),
+        ("failed", Some("permanent")) => (FeedbackKind::Bounced, true),
+        ("rejected", _) => (FeedbackKind::Bounced, false),
+        ("complained", _) => (FeedbackKind::Complained, false),
+        ("unsubscribed", _) => (FeedbackKind::Unsubscribed, false),
+        // What failed for a while is tried again there.
+        ("failed" | "accepted" | "opened" | "clicked" | "stored", _) => return Reading::Nothing,
+        _ => return Reading::Unknown,
+    };
+
+    let status = &event["delivery-status"];
+    let texts = [
+        &status["message"],
+        &status["description"],
+        &event["reject"]["reason"],
+        &event["reason"],
+    ];
+    let said = texts
+        .into_iter()
+        .find_map(given)
+        .unwrap_or_else(|| name.to_owned());
+    let said = match given(&status["code"]).filter(|code| !said.contains(code.as_str())) {
+        Some(code) => format!("{code} {said}"),
+        None => said,
+    };
+
+    // What was bounced before is not tried again, and says nothing new of the address.
+    let is_known_there = event["reason"]
+        .as_str()
+        .is_some_and(|reason| reason.starts_with("suppress-"));
+    Reading::event(ProviderEvent {
+        id: text(&event["id"]),
+        kind,
+        permanent: permanent && !is_known_there,
+        status: given(&status["enhanced-code"]).filter(|_| kind == FeedbackKind::Bounced),
+        text: said,
+        recipient: text(&event["recipient"]),
+        message_id: given(&event["message"]["headers"]["message-id"]),
+        provider_id: given(&event["message"]["headers"]["message-id"]),
+        raw: Vec::new(),
+    })
+}

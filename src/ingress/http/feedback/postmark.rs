@@ -1,0 +1,71 @@
+//! Postmark's events: one object each. They prove themselves by the password that Postmark was told
+//! to show.
+
+use serde_json::Value;
+
+use super::provider::{Reading, given, text};
+use crate::FeedbackKind;
+use crate::dispatch::ProviderEvent;
+
+pub(super) fn read(event: &Value) -> Reading {
+    let Some(name) = event["RecordType"].as_str() else {
+        return Reading::Unknown;
+    };
+    let (kind, permanent) = match (name, event["Type"].as_str()) {
+        ("Delivery", _) => (FeedbackKind::Delivered, false),
+        ("SpamComplaint", _) | ("Bounce", Some("SpamComplaint")) => {
+            (FeedbackKind::Complained, false)
+        }
+        ("Bounce", Some("HardBounce" | "BadEmailAddress")) => (FeedbackKind::Bounced, true),
+        (
+            "Bounce",
+            Some(
+                "SoftBounce"
+                | "Blocked"
+                | "SpamNotification"
+                | "DMARCPolicy"
+                | "DnsError"
+                | "Undeliverable"
+                | "ManuallyDeactivated"
+                | "SMTPApiError"
+                | "VirusNotification",
+            ),
+        ) => (FeedbackKind::Bounced, false),
+        ("Bounce", Some("Unsubscribe")) => (FeedbackKind::Unsubscribed, false),
+        // The other changes follow from events that are told by themselves.
+        ("SubscriptionChange", _)
+            if event["SuppressSending"] == true
+                && event["SuppressionReason"] == "ManualSuppression" =>
+        {
+            (FeedbackKind::Unsubscribed, false)
+        }
+        // Answers of people who are away, what is tried again there, and who reads what.
+        ("Bounce", Some("Transient" | "AutoResponder" | "AddressChange" | "Subscribe"))
+        | ("SubscriptionChange" | "Open" | "Click" | "SMTPApiError", _) => return Reading::Nothing,
+        _ => return Reading::Unknown,
+    };
+
+    let texts = [&event["Details"], &event["Description"], &event["Type"]];
+    let own = given(&event["MessageID"]);
+    let times = [
+        &event["ID"],
+        &event["ChangedAt"],
+        &event["DeliveredAt"],
+        &event["BouncedAt"],
+    ];
+    let time = times.into_iter().find_map(given).unwrap_or_default();
+    Reading::event(ProviderEvent {
+        id: format!("{} {time}", own.as_deref().unwrap_or_default()),
+        kind,
+        permanent,
+        status: None,
+        text: texts
+            .into_iter()
+            .find_map(given)
+            .unwrap_or_else(|| name.to_owned()),
+        recipient: given(&event["Email"]).unwrap_or_else(|| text(&event["Recipient"])),
+        message_id: None,
+        provider_id: own,
+        raw: Vec::new(),
+    })
+}

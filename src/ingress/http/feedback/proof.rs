@@ -1,0 +1,218 @@
+//! What the proofs of all providers rest on: the request as it came, secrets compared in constant
+//! time, and proofs that are dated and taken once.
+//!
+//! *Invariants:* a dated proof is taken once, and only while it is of now; the memory for that is
+//! bounded.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use parking_lot::Mutex;
+use ring::digest;
+use subtle::ConstantTimeEq;
+
+use crate::mail::Timestamp;
+
+/// How far ahead of our clock the provider's may be.
+const AHEAD: Duration = Duration::from_secs(5 * 60);
+/// How many proofs are remembered.
+const REMEMBERED: usize = 250_000;
+
+/// A request that claims to be a provider's.
+#[derive(Clone, Copy)]
+pub(super) struct Claimed<'a> {
+    pub headers: &'a HeaderMap,
+    /// The body, byte for byte.
+    pub body: &'a [u8],
+}
+
+impl<'a> Claimed<'a> {
+    /// A header that the proof needs.
+    pub fn header(&self, name: &str) -> Result<&'a str, Refusal> {
+        let value = self.headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .ok_or(Refusal::Missing)
+    }
+
+    /// Whether `Authorization` shows a secret (RFC 7617, RFC 6750): as a bearer's token, or as a
+    /// password, where `secret` may have the user's name before it.
+    pub fn shows(&self, secret: &str) -> Result<(), Refusal> {
+        let shown = self.header(header::AUTHORIZATION.as_str())?;
+        let is_it = |given: &[u8]| given.ct_eq(secret.as_bytes());
+        let (scheme, rest) = shown.split_once(' ').ok_or(Refusal::Wrong)?;
+
+        let is_right = match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => is_it(rest.trim().as_bytes()),
+            "basic" => {
+                let pair = BASE64_STANDARD.decode(rest.trim());
+                let pair = pair.map_err(|_| Refusal::Wrong)?;
+                let colon = pair.iter().position(|byte| *byte == b':');
+                let password = colon.map_or(&[][..], |colon| &pair[colon + 1..]);
+                is_it(&pair) | is_it(password)
+            }
+            _ => return Err(Refusal::Wrong),
+        };
+
+        bool::from(is_right).then_some(()).ok_or(Refusal::Wrong)
+    }
+}
+
+/// When a proof was made, and what tells it from every other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    at: Timestamp,
+    name: [u8; 16],
+}
+
+impl Stamp {
+    /// Of what was signed at this time.
+    pub fn new(at: Timestamp, signed: &[u8]) -> Self {
+        let digest = digest::digest(&digest::SHA256, signed);
+        Stamp {
+            at,
+            name: digest.as_ref().first_chunk().copied().unwrap_or_default(),
+        }
+    }
+
+    /// The same, where the time is in seconds since 1970.
+    pub fn of_seconds(seconds: &str, signed: &[u8]) -> Result<Self, Refusal> {
+        let seconds: i64 = seconds.parse().map_err(|_| Refusal::Wrong)?;
+        let at = seconds.checked_mul(1000).ok_or(Refusal::Wrong)?;
+        Ok(Stamp::new(Timestamp::from_millis(at), signed))
+    }
+}
+
+/// Why a request is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// It shows nothing that could be checked.
+    #[error("bears no proof of where it is from")]
+    Missing,
+    /// What it shows is not right.
+    #[error("bears a wrong proof of where it is from")]
+    Wrong,
+    /// It comes from elsewhere.
+    #[error("comes from an address that `networks` of its section does not have")]
+    Network,
+    /// It is of a topic that is not ours.
+    #[error("is of a topic that `feedback.ses.topics` does not name")]
+    Topic,
+    /// It was made long ago, or is ahead of our clock.
+    #[error("is not of now: `max_age` of its section says how old it may be")]
+    NotOfNow,
+    /// The very same was taken.
+    #[error("was taken before")]
+    TakenBefore,
+    /// It cannot be checked at this moment.
+    #[error("cannot be checked now; try again later")]
+    NotNow,
+}
+
+/// The dated proofs that were taken, each until it is too old anyway.
+#[derive(Debug, Default)]
+pub(super) struct SeenProofs(Mutex<HashMap<[u8; 16], Timestamp>>);
+
+impl SeenProofs {
+    /// Takes a proof, unless it was taken or is too old. It counts as taken for good once what it
+    /// proves is [kept](Taking::keep): a provider that is told of a failure sends the same again.
+    pub fn take(
+        &self,
+        stamp: &Stamp,
+        max_age: Duration,
+        now: Timestamp,
+    ) -> Result<Taking<'_>, Refusal> {
+        let until = stamp.at + max_age;
+        if until < now || now + AHEAD < stamp.at {
+            return Err(Refusal::NotOfNow);
+        }
+
+        let mut seen = self.0.lock();
+        if seen.len() >= REMEMBERED {
+            seen.retain(|_, until| *until >= now);
+        }
+        if seen.contains_key(&stamp.name) {
+            return Err(Refusal::TakenBefore);
+        }
+        if seen.len() >= REMEMBERED {
+            return Err(Refusal::NotNow);
+        }
+
+        seen.insert(stamp.name, until);
+        Ok(Taking {
+            seen: self,
+            name: Some(stamp.name),
+        })
+    }
+}
+
+/// A proof that is being taken.
+pub(super) struct Taking<'a> {
+    seen: &'a SeenProofs,
+    name: Option<[u8; 16]>,
+}
+
+impl Taking<'_> {
+    /// What it proves is kept.
+    pub fn keep(mut self) {
+        self.name = None;
+    }
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name {
+            self.seen.0.lock().remove(&name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_proof_is_taken_once_and_in_its_time_and_again_where_nothing_came_of_it() {
+        let seen = SeenProofs::default();
+        let at = Timestamp::from_millis(1_649_367_553_000);
+        let stamp = Stamp::of_seconds("1649367553", b"signed").unwrap();
+        assert_eq!(stamp, Stamp::new(at, b"signed"));
+
+        let take = |now| seen.take(&stamp, 5 * MINUTE, now).map(Taking::keep);
+        let old = at + 5 * MINUTE + Duration::from_millis(1);
+        assert_eq!(take(old), Err(Refusal::NotOfNow));
+        let early = Timestamp::from_millis(at.as_millis() - 300_001);
+        assert_eq!(take(early), Err(Refusal::NotOfNow));
+
+        drop(seen.take(&stamp, 5 * MINUTE, at).unwrap());
+        let taking = seen.take(&stamp, 5 * MINUTE, at).unwrap();
+        assert_eq!(take(at), Err(Refusal::TakenBefore), "while it is taken");
+        taking.keep();
+        assert_eq!(take(at + 4 * MINUTE), Err(Refusal::TakenBefore));
+        let other = Stamp::new(at, b"another");
+        assert!(seen.take(&other, 5 * MINUTE, at).is_ok());
+    }
+
+    #[test]
+    fn the_memory_of_proofs_is_bounded_and_makes_room_for_what_is_of_now() {
+        let seen = SeenProofs::default();
+        let at = Timestamp::from_millis(1_649_367_553_000);
+        let take = |n: usize, at, now| {
+            let stamp = Stamp::new(at, &n.to_le_bytes());
+            seen.take(&stamp, MINUTE, now).map(Taking::keep)
+        };
+        for n in 0..REMEMBERED {
+            take(n, at, at).unwrap();
+        }
+        assert_eq!(take(REMEMBERED, at, at), Err(Refusal::NotNow));
+        assert_eq!(take(0, at, at), Err(Refusal::TakenBefore));
+        let later = at + 2 * MINUTE;
+        take(REMEMBERED, later, later).unwrap();
+    }
+}

@@ -1,0 +1,96 @@
+//! Resend's events: one object each. They are signed as Standard Webhooks say, with header fields
+//! that begin with `svix-` or `webhook-`.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use ring::hmac;
+use serde_json::Value;
+
+use super::proof::{Claimed, Refusal, Stamp};
+use super::provider::{Reading, given, text};
+use crate::FeedbackKind;
+use crate::dispatch::ProviderEvent;
+
+/// How many signatures of one request are looked at: there are two while a secret is replaced.
+const SIGNATURES: usize = 10;
+
+pub(super) fn prove(claimed: Claimed<'_>, secret: &str) -> Result<Stamp, Refusal> {
+    let field = |name: &str| {
+        let named = claimed.header(&format!("svix-{name}"));
+        named.or_else(|_| claimed.header(&format!("webhook-{name}")))
+    };
+    let (id, time, signatures) = (field("id")?, field("timestamp")?, field("signature")?);
+
+    let key = signing_key(secret).ok_or(Refusal::Wrong)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    let signed = [id.as_bytes(), b".", time.as_bytes(), b".", claimed.body].concat();
+    let is_right = |one: &str| {
+        let signature = one.strip_prefix("v1,")?;
+        let signature = BASE64_STANDARD.decode(signature).ok()?;
+        hmac::verify(&key, &signed, &signature).ok()
+    };
+
+    let right = signatures.split(' ').take(SIGNATURES).find_map(is_right);
+    right.ok_or(Refusal::Wrong)?;
+    Stamp::of_seconds(time, &signed)
+}
+
+/// What a signing secret such as `whsec_…` stands for.
+pub(super) fn signing_key(secret: &str) -> Option<Vec<u8>> {
+    let base64 = secret.trim().strip_prefix("whsec_")?;
+    let key = BASE64_STANDARD.decode(base64).ok()?;
+    (key.len() >= 16).then_some(key)
+}
+
+pub(super) fn read(event: &Value) -> Reading {
+    let Some(name) = event["type"].as_str() else {
+        return Reading::Unknown;
+    };
+    let data = &event["data"];
+    let bounce = &data["bounce"];
+    let (kind, permanent) = match name {
+        "email.delivered" => (FeedbackKind::Delivered, false),
+        "email.bounced" => (FeedbackKind::Bounced, bounce["type"] == "Permanent"),
+        "email.failed" | "email.suppressed" => (FeedbackKind::Bounced, false),
+        "email.complained" => (FeedbackKind::Complained, false),
+        "email.sent"
+        | "email.scheduled"
+        | "email.delivery_delayed"
+        | "email.opened"
+        | "email.clicked" => return Reading::Nothing,
+        _ => return Reading::Unknown,
+    };
+
+    let recipients: Vec<String> = match &data["to"] {
+        Value::Array(all) => all.iter().map(text).collect(),
+        one => vec![text(one)],
+    };
+    // Where a mail went to several, it is not said whose it is: nobody else is to suffer for it.
+    let is_of_one = recipients.len() == 1;
+    if !is_of_one && kind == FeedbackKind::Complained {
+        return Reading::Unknown;
+    }
+
+    let texts = [
+        &bounce["message"],
+        &data["failed"]["reason"],
+        &data["suppressed"]["message"],
+    ];
+    let said = texts
+        .into_iter()
+        .find_map(given)
+        .unwrap_or_else(|| name.to_owned());
+    let own = given(&data["email_id"]);
+    let of_one = |recipient: String| ProviderEvent {
+        id: format!("{} {name}", own.as_deref().unwrap_or_default()),
+        kind,
+        permanent: permanent && is_of_one,
+        status: None,
+        text: said.clone(),
+        recipient,
+        message_id: given(&data["message_id"]),
+        provider_id: own.clone(),
+        raw: Vec::new(),
+    };
+    Reading::Events(recipients.into_iter().map(of_one).collect())
+}

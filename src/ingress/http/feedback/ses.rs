@@ -1,0 +1,142 @@
+//! Amazon SES's events, as they come within a message of SNS: one object each, which may name
+//! several recipients.
+
+use serde_json::Value;
+
+use super::provider::{Reading, given, text};
+use crate::FeedbackKind;
+use crate::dispatch::ProviderEvent;
+
+pub(super) fn read(event: &Value) -> Reading {
+    // Feedback notifications and event publishing call it by another name each.
+    let names = [&event["eventType"], &event["notificationType"]];
+    match names.into_iter().find_map(Value::as_str) {
+        Some("Bounce") => bounce(event),
+        Some("Complaint") => complaint(event),
+        Some("Delivery") => {
+            let delivery = &event["delivery"];
+            let recipients = list(&delivery["recipients"]).iter().map(text);
+            let of_one = |recipient| ProviderEvent {
+                kind: FeedbackKind::Delivered,
+                text: text(&delivery["smtpResponse"]),
+                ..about(event, recipient, text(&delivery["timestamp"]))
+            };
+            Reading::Events(recipients.map(of_one).collect())
+        }
+        Some(name @ ("Reject" | "Rendering Failure")) => {
+            let reasons = [
+                &event["reject"]["reason"],
+                &event["failure"]["errorMessage"],
+            ];
+            let reason = reasons.into_iter().find_map(given);
+            let of_one = |recipient| ProviderEvent {
+                text: reason.clone().unwrap_or_else(|| name.to_owned()),
+                ..about(event, recipient, name.to_owned())
+            };
+            let recipients = list(&event["mail"]["destination"]).iter().map(text);
+            Reading::Events(recipients.map(of_one).collect())
+        }
+        Some("Subscription") => subscription(event),
+        Some("Send" | "Open" | "Click" | "DeliveryDelay") => Reading::Nothing,
+        _ => Reading::Unknown,
+    }
+}
+
+fn bounce(event: &Value) -> Reading {
+    let bounce = &event["bounce"];
+    let sub_type = bounce["bounceSubType"].as_str().unwrap_or_default();
+    // What SES itself held back says nothing new of the address, and a full mailbox may be emptied.
+    let is_final = bounce["bounceType"] == "Permanent"
+        && !matches!(
+            sub_type,
+            "Suppressed" | "OnAccountSuppressionList" | "UnsubscribedRecipient" | "MailboxFull"
+        );
+
+    let of_one = |one: &Value| ProviderEvent {
+        permanent: is_final,
+        status: given(&one["status"]),
+        text: given(&one["diagnosticCode"]).unwrap_or_else(|| sub_type.to_owned()),
+        ..about(
+            event,
+            text(&one["emailAddress"]),
+            text(&bounce["feedbackId"]),
+        )
+    };
+    let recipients = list(&bounce["bouncedRecipients"]).iter();
+    Reading::Events(recipients.map(of_one).collect())
+}
+
+fn complaint(event: &Value) -> Reading {
+    let complaint = &event["complaint"];
+    let status = given(&complaint["complaintFeedbackType"]);
+    if status.as_deref() == Some("not-spam") {
+        return Reading::Nothing;
+    }
+
+    let said = [
+        &complaint["complaintSubType"],
+        &complaint["complaintFeedbackType"],
+    ];
+    let said = said.into_iter().find_map(given).unwrap_or_default();
+    let of_one = |one: &Value| ProviderEvent {
+        kind: FeedbackKind::Complained,
+        status: status.clone(),
+        text: said.clone(),
+        ..about(
+            event,
+            text(&one["emailAddress"]),
+            text(&complaint["feedbackId"]),
+        )
+    };
+
+    // Who complained is not known where a mail went to several: SES then names all who may have.
+    match list(&complaint["complainedRecipients"]) {
+        [one] => Reading::event(of_one(one)),
+        _ => Reading::Unknown,
+    }
+}
+
+fn subscription(event: &Value) -> Reading {
+    let preferences = &event["subscription"]["newTopicPreferences"];
+    let off = |topic: &Value| topic["subscriptionStatus"] == "OptOut";
+    let has_left = preferences["unsubscribeAll"] == true
+        || list(&preferences["topicSubscriptionStatus"])
+            .iter()
+            .any(off);
+    match list(&event["mail"]["destination"]) {
+        [one] if has_left => Reading::event(ProviderEvent {
+            kind: FeedbackKind::Unsubscribed,
+            text: "Subscription".to_owned(),
+            ..about(event, text(one), text(&event["subscription"]["timestamp"]))
+        }),
+        _ => Reading::Nothing,
+    }
+}
+
+/// A bounce that is not for good, of this recipient: what all events of a mail share.
+fn about(event: &Value, recipient: String, id: String) -> ProviderEvent {
+    let mail = &event["mail"];
+    // SES gives a mail a Message-ID of its own; the one that it came with stands in its header.
+    let is_name = |field: &&Value| {
+        field["name"]
+            .as_str()
+            .is_some_and(|name| name.eq_ignore_ascii_case("message-id"))
+    };
+    let field = list(&mail["headers"]).iter().find(is_name);
+    let in_header = field.and_then(|field| given(&field["value"]));
+    ProviderEvent {
+        id,
+        kind: FeedbackKind::Bounced,
+        permanent: false,
+        status: None,
+        text: String::new(),
+        recipient,
+        message_id: in_header.or_else(|| given(&mail["commonHeaders"]["messageId"])),
+        provider_id: given(&mail["messageId"]),
+        raw: Vec::new(),
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
