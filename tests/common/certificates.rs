@@ -21,6 +21,14 @@ pub enum Cert {
     OtherName,
     /// Valid for `localhost`, but signed by an authority that nobody trusts.
     Untrusted,
+    /// Signed by itself, and itself what a client is to trust.
+    SelfSigned,
+    /// Likewise, and it says that it is an authority, as `openssl req -x509` makes it.
+    SelfSignedAuthority,
+    /// Likewise, and expired in 2001.
+    SelfSignedExpired,
+    /// Likewise, for `other.example`.
+    SelfSignedOtherName,
 }
 
 /// A server's side of TLS, and the PEM of the authority that a client is to trust.
@@ -42,25 +50,44 @@ impl Identity {
         };
 
         let key = KeyPair::generate().unwrap();
-        let names = if cert == Cert::OtherName {
+        let is_for_another = matches!(cert, Cert::OtherName | Cert::SelfSignedOtherName);
+        let names = if is_for_another {
             "other.example"
         } else {
             "localhost"
         };
 
         let mut params = CertificateParams::new(vec![names.to_owned()]).unwrap();
-        if cert != Cert::OtherName {
+        if !is_for_another {
             params
                 .subject_alt_names
                 .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         }
 
-        if cert == Cert::Expired {
+        if matches!(cert, Cert::Expired | Cert::SelfSignedExpired) {
             params.not_before = date_time_ymd(2000, 1, 1);
             params.not_after = date_time_ymd(2001, 1, 1);
         }
 
-        let shown = params.signed_by(&key, &signer).unwrap();
+        params.is_ca = match cert {
+            Cert::SelfSigned => IsCa::ExplicitNoCa,
+            Cert::SelfSignedAuthority | Cert::SelfSignedExpired | Cert::SelfSignedOtherName => {
+                IsCa::Ca(BasicConstraints::Unconstrained)
+            }
+            _ => IsCa::NoCa,
+        };
+        let signs_itself = matches!(
+            cert,
+            Cert::SelfSigned
+                | Cert::SelfSignedAuthority
+                | Cert::SelfSignedExpired
+                | Cert::SelfSignedOtherName
+        );
+        let shown = match signs_itself {
+            true => params.self_signed(&key).unwrap(),
+            false => params.signed_by(&key, &signer).unwrap(),
+        };
+        let ca_pem = if signs_itself { shown.pem() } else { ca_pem };
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()

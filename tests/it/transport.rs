@@ -640,12 +640,39 @@ async fn mail_crosses_under_tls_in_both_ways() {
     }
 }
 
+/// As most tools make one, with and without saying that it is an authority.
+#[tokio::test]
+async fn a_certificate_that_signs_itself_is_trusted_where_it_is_the_ca_file() {
+    for cert in [Cert::SelfSigned, Cert::SelfSignedAuthority] {
+        let server = FakeSmtp::builder().implicit_tls(cert).start().await;
+        let mut settings = server_at(&server);
+        settings.security = Security::Tls;
+        settings.host = "localhost".into();
+        let opened = Smtp::new(settings.clone()).unwrap().connect().await;
+        let mut connection = opened.unwrap_or_else(|e| panic!("{cert:?}: {e:?}"));
+        let mail = transaction(&["ada@example.org"]);
+        assert!(delivered(&connection.send(&mail, None).await));
+        connection.close().await;
+
+        // Another one of the same name is not.
+        let other = FakeSmtp::builder().implicit_tls(cert).start().await;
+        settings.port = server_at(&other).port;
+        let (phase, _) = refused(&Smtp::new(settings).unwrap()).await;
+        assert_eq!(phase, Phase::Tls, "{cert:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_cannot_prove_its_name_is_not_talked_to() {
     let cases = [
         (Cert::Expired, "expired"),
         (Cert::OtherName, "not valid for name"),
-        (Cert::Untrusted, "UnknownIssuer"),
+        (
+            Cert::Untrusted,
+            "name that certificate's PEM file as ca_file",
+        ),
+        (Cert::SelfSignedExpired, "expired"),
+        (Cert::SelfSignedOtherName, "not valid for name"),
     ];
 
     for (cert, expected) in cases {

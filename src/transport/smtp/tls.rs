@@ -6,10 +6,18 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 
 use super::RelayError;
 use crate::delivery::TlsUse;
@@ -42,7 +50,86 @@ impl Tls {
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, String> {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
-        shaken.map_err(|e| format!("no TLS with {}: {e}", self.name.to_str()))
+        shaken.map_err(|e| format!("no TLS with {}: {e}{}", self.name.to_str(), way_out(&e)))
+    }
+}
+
+/// What to do about it, where that is known.
+fn way_out(error: &std::io::Error) -> &'static str {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; if the server's certificate is its own, or from an authority of yours, name that \
+             certificate's PEM file as ca_file"
+        }
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "; use the name in the url that the certificate is for",
+        Some(Error::InvalidMessage(_)) => {
+            "; it does not speak TLS there: perhaps smtp+starttls:// is meant, or another port"
+        }
+        _ => "",
+    }
+}
+
+/// Trusts authorities, and each certificate of the same file that a server shows as its own: most
+/// tools make one that signs itself and says that it is an authority, which no server's may be.
+#[derive(Debug)]
+struct Pinned {
+    authorities: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self
+            .authorities
+            .verify_server_cert(shown, others, name, ocsp, now);
+        // Whether it is expired is looked at before that.
+        let is_authority = |error: &Error| match error {
+            Error::InvalidCertificate(CertificateError::Other(other)) => {
+                format!("{other:?}").contains("CaUsedAsEndEntity")
+            }
+            _ => false,
+        };
+        match verified {
+            Err(error) if is_authority(&error) && self.certificates.contains(shown) => {
+                verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
     }
 }
 
@@ -60,21 +147,35 @@ pub(super) fn used(session: &ClientConnection) -> Option<TlsUse> {
 pub(in crate::transport) fn client_config(
     ca_file: Option<&Path>,
 ) -> Result<ClientConfig, RelayError> {
-    let roots = match ca_file {
-        Some(path) => read_roots(path)?,
-        None => RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        },
+    let unusable = |e: &dyn std::fmt::Display| {
+        RelayError::Url(format!("asks for TLS, which cannot be set up: {e}"))
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|e| RelayError::Url(format!("asks for TLS, which cannot be set up: {e}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+        .map_err(|e| unusable(&e))?;
+
+    let Some(path) = ca_file else {
+        let roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        return Ok(config.with_root_certificates(roots).with_no_client_auth());
+    };
+    let (roots, certificates) = read_roots(path)?;
+    let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|e| unusable(&e))?;
+    let verifier = Arc::new(Pinned {
+        authorities,
+        certificates,
+    });
+    let config = config
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(config.with_no_client_auth())
 }
 
-fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {
+fn read_roots(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RelayError> {
     let fail = |reason: String| RelayError::CaFile {
         path: path.to_owned(),
         reason,
@@ -82,8 +183,10 @@ fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {
 
     let pem = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
     let mut roots = RootCertStore::empty();
+    let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|e| fail(format!("is not valid PEM: {e}")))?;
+        certificates.push(certificate.clone());
         roots
             .add(certificate)
             .map_err(|e| fail(format!("holds a certificate that cannot be used: {e}")))?;
@@ -92,5 +195,5 @@ fn read_roots(path: &Path) -> Result<RootCertStore, RelayError> {
     if roots.is_empty() {
         return Err(fail("holds no certificate in PEM form".into()));
     }
-    Ok(roots)
+    Ok((roots, certificates))
 }
