@@ -59,3 +59,13 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   cargo test --all-features --no-fail-fast --lib --bins --tests "$@"
 fi
+
+# The behaviour again, over PostgreSQL; all of it: `POSTRIDER_TEST_SPOOL=postgres cargo nextest run --test it`.
+if [ $# = 0 ]; then
+  export POSTRIDER_TEST_SPOOL=postgres
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --all-features --no-fail-fast --test it lifecycle:: policy:: engine::
+  else
+    cargo test --all-features --no-fail-fast --test it -- lifecycle:: policy:: engine::
+  fi
+fi

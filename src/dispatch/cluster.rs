@@ -110,4 +110,11 @@ impl Dispatcher {
             None => Ok(None),
         }
     }
+
+    /// What is wrong with the spool that dispatchers share and does not stop them, one sentence
+    /// each.
+    pub fn cluster_warnings(&self) -> Vec<String> {
+        let cluster = self.inner.engine.spool.cluster();
+        cluster.map_or_else(Vec::new, |cluster| cluster.warnings())
+    }
 }

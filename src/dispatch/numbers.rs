@@ -82,7 +82,11 @@ impl Dispatcher {
         Health {
             ready: reason.is_none(),
             reason,
-            warnings: engine.stuck(),
+            warnings: engine
+                .stuck()
+                .into_iter()
+                .chain(self.cluster_warnings())
+                .collect(),
         }
     }
 
@@ -129,6 +133,7 @@ impl Dispatcher {
                 .map_or(0.0, |due| now.since(due).as_secs_f64()),
             spool_bytes: spool.bytes,
             stale_settles: spool.stale_settles,
+            held_back_seconds: spool.held_back.map_or(0.0, |held| held.as_secs_f64()),
             quarantined: spool.quarantined,
             sync_times: engine.spool.drain_sync_times(),
             relays: relays.collect(),

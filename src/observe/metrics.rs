@@ -40,6 +40,7 @@ pub struct Metrics {
     relay_paused: Family<Labels, Gauge>,
     max_pending: Gauge,
     stale_settles: Gauge,
+    held_back: Gauge<f64, AtomicU64>,
     quarantined: Gauge,
     restarts: Family<Labels, Counter>,
     turned_away: Family<Labels, Counter>,
@@ -115,6 +116,7 @@ pub(crate) struct Gauges<'a> {
     pub oldest_queued_seconds: f64,
     pub spool_bytes: u64,
     pub stale_settles: u64,
+    pub held_back_seconds: f64,
     pub quarantined: u64,
     pub sync_times: Vec<Duration>,
     pub journal_bytes: u64,
@@ -150,6 +152,7 @@ impl Metrics {
         let relay_paused = Family::<Labels, Gauge>::default();
         let max_pending = Gauge::default();
         let stale_settles = Gauge::default();
+        let held_back = Gauge::<f64, AtomicU64>::default();
         let quarantined = Gauge::default();
         let restarts = Family::<Labels, Counter>::default();
         let acts = Family::<Labels, Counter>::default();
@@ -251,6 +254,12 @@ impl Metrics {
         );
 
         registry.register(
+            "spool_held_back_seconds",
+            "For how long an old transaction has kept the database from removing dead rows",
+            held_back.clone(),
+        );
+
+        registry.register(
             "quarantined",
             "Records set aside because they could not be read",
             CounterGauge(quarantined.clone()),
@@ -340,6 +349,7 @@ impl Metrics {
             relay_paused,
             max_pending,
             stale_settles,
+            held_back,
             quarantined,
             restarts,
             acts,
@@ -454,6 +464,7 @@ impl Metrics {
 
         self.oldest_queued.set(gauges.oldest_queued_seconds);
         self.spool_bytes.set(signed(gauges.spool_bytes));
+        self.held_back.set(gauges.held_back_seconds);
         self.stale_settles.set(signed(gauges.stale_settles));
         self.quarantined.set(signed(gauges.quarantined));
         gauges

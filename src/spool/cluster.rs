@@ -54,6 +54,11 @@ pub trait Cluster: Send + Sync {
     /// Has whichever node holds a mail give it back unsent, if it still can.
     async fn want_back(&self, mail: MailId) -> Result<(), SpoolError>;
 
+    /// What is wrong with what they share and does not stop them, one sentence each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What this node is to obey. [`Spool::changed`](super::Spool::changed) tells of it as well.
     fn orders(&self) -> watch::Receiver<Arc<Orders>>;
 }

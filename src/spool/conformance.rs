@@ -9,6 +9,7 @@ mod accounts;
 mod bodies;
 mod changes;
 mod claims;
+mod feedback;
 mod fixture;
 mod journal;
 mod listing;
@@ -129,6 +130,11 @@ const CHECKS: &[Check] = checks! {
         every_entry_is_on_exactly_one_page,
         a_delivery_that_is_dead_from_the_start_is_kept_and_never_handed_out,
         who_is_not_to_get_mail_survives_close_and_kill,
+    }
+    feedback::{
+        what_comes_back_is_kept_beside_its_delivery_once_and_goes_with_its_mail,
+        what_comes_back_is_told_and_who_bounced_gets_no_more_mail,
+        one_delivery_keeps_no_more_than_so_much_of_what_comes_back,
     }
     journal::{
         a_reader_that_is_too_slow_is_told_what_it_missed,

@@ -229,6 +229,8 @@ pub struct SpoolStats {
     pub stale_settles: u64,
     /// Bytes of the journal.
     pub journal_bytes: u64,
+    /// For how long something has kept the store from removing what is dead, if for too long.
+    pub held_back: Option<Duration>,
 }
 
 /// The durable store. Cheap to share; every method may be called from any task.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Manifest, Suppression};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Feedback};
 use crate::mail::Timestamp;
 
 /// The bytes that are on their way at a time, about.
@@ -58,6 +58,8 @@ pub(super) struct MailPart {
     pub body: Option<Bytes>,
     /// Until when its idempotency key holds, where it does.
     pub key_until: Option<Timestamp>,
+    /// What came back for it: for which delivery, under which name.
+    pub feedback: Vec<(u16, [u8; 16], Feedback)>,
 }
 
 impl Part {
@@ -66,7 +68,7 @@ impl Part {
         match self {
             Part::Mail(mail) => {
                 let body = mail.body.as_ref().map_or(0, Bytes::len);
-                body + 512 + 256 * mail.deliveries.len()
+                body + 512 + 256 * (mail.deliveries.len() + mail.feedback.len())
             }
             Part::Told { entries, .. } => entries.len() + 64,
             Part::Kept { key, value, .. } => key.len() + value.len() + 64,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::TestSpool;
 use postrider::dispatch::Builder;
 use postrider::ingress::smtp::{Reloader, SmtpDoor, SmtpSettings, TlsFiles, User};
 use postrider::transport::{Capture, Captured};
@@ -98,7 +99,7 @@ impl Door {
     }
 
     pub async fn with(settings: SmtpSettings) -> Self {
-        Door::before(settings, |engine| engine.spool_in_memory()).await
+        Door::before(settings, |engine| engine.test_spool()).await
     }
 
     /// In front of an engine that captures what it sends.

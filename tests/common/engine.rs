@@ -11,6 +11,7 @@ use postrider::{
 };
 
 use super::FakeSmtp;
+use super::TestSpool;
 
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,7 +50,7 @@ pub fn steady() -> RetryPolicy {
 pub fn engine(relay: Relay, clock: &Clock) -> Builder {
     Dispatcher::builder()
         .relay(relay)
-        .spool_in_memory()
+        .test_spool()
         .clock(clock.clone())
         .retry(steady())
 }

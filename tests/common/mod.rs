@@ -28,6 +28,7 @@ pub mod real_servers;
 pub mod receiver;
 #[cfg(all(feature = "server", target_os = "linux"))]
 pub mod service;
+pub mod test_spool;
 
 pub use certificates::Cert;
 pub use engine::{
@@ -41,6 +42,7 @@ pub use names::Names;
 pub use puppet::Puppet;
 #[cfg(feature = "notify")]
 pub use receiver::{Called, Receiver, Says};
+pub use test_spool::TestSpool;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! A PostgreSQL server for tests: the one that `POSTRIDER_TEST_POSTGRES` names, else a cluster of
-//! its own on a socket and a port of its own, which ends with its process.
+//! A PostgreSQL server for tests: the one that `POSTRIDER_TEST_POSTGRES` names, else one that all
+//! tests of a run share. Tests that end their server have a cluster of its own. Each is on a socket
+//! and a port of its own, and ends with its process or with the run.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,12 +70,54 @@ pub fn as_nobody(path: &Path) -> Command {
 }
 
 impl Server {
-    /// The server that is named, or one that is started now.
+    /// The server that is named, or that which all tests of this run share: the first of them starts
+    /// it.
     pub fn start() -> Self {
         match std::env::var("POSTRIDER_TEST_POSTGRES") {
             Ok(url) if !url.is_empty() => Server { url, own: None },
-            _ => Server::of_its_own(),
+            _ => Server::shared(),
         }
+    }
+
+    fn shared() -> Self {
+        let run = std::os::unix::process::parent_id();
+        // A number is given again, to a process that began at another time.
+        let stat = std::fs::read_to_string(format!("/proc/{run}/stat")).unwrap_or_default();
+        let began = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split(' ').nth(20));
+        let name = format!("postrider-tests-{run}-{}", began.unwrap_or("0"));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let lock = std::fs::File::create(dir.join("lock")).expect("a file");
+        lock.lock().expect("a lock");
+
+        let port_file = dir.join("port");
+        let port = match std::fs::read_to_string(&port_file) {
+            Ok(port) => port.parse().expect("a port"),
+            Err(_) => {
+                let (data, port) = (dir.join("data"), free_port());
+                std::fs::create_dir_all(&data).expect("a directory");
+                give_away(&[&dir, &data]);
+                make(&data);
+                until_run_ends(run, &dir, &server(&dir, &data, port));
+                std::fs::write(&port_file, port.to_string()).expect("a file");
+                port
+            }
+        };
+
+        let server = Server {
+            url: at_socket(&dir, port),
+            own: None,
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    /// One that is there already.
+    pub fn named(url: String) -> Self {
+        Server { url, own: None }
     }
 
     /// A cluster of its own, whatever is named: for tests that end it.
@@ -84,16 +127,7 @@ impl Server {
         std::fs::create_dir(&data).expect("a directory");
         give_away(&[dir.path(), &data]);
 
-        let made = program("initdb")
-            .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
-            .arg("-D")
-            .arg(&data)
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .status()
-            .expect("initdb runs; Debian's package is postgresql");
-        assert!(made.success(), "a cluster is made");
-
+        make(&data);
         let port = free_port();
         let postgres = run(dir.path(), &data, port);
         Server::at(dir, data, port, postgres)
@@ -130,6 +164,14 @@ impl Server {
     /// # Panics
     /// As [`Server::stop`], and where it cannot be made.
     pub fn standby(&self) -> Server {
+        self.standby_at(free_port())
+    }
+
+    /// The same, on this port.
+    ///
+    /// # Panics
+    /// As [`Server::standby`].
+    pub fn standby_at(&self, port: u16) -> Server {
         let own = self.own.as_ref().expect("a cluster of its own");
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
@@ -144,7 +186,6 @@ impl Server {
             .expect("pg_basebackup runs");
 
         assert!(copied.success(), "a standby is made");
-        let port = free_port();
         let postgres = run(dir.path(), &data, port);
         let server = Server::at(dir, data, port, postgres);
 
@@ -174,13 +215,8 @@ impl Server {
     }
 
     fn at(dir: tempfile::TempDir, data: PathBuf, port: u16, postgres: Child) -> Server {
-        let url = format!(
-            "postgres://postgres@/postgres?host={}&port={port}",
-            dir.path().display()
-        );
-
         let server = Server {
-            url,
+            url: at_socket(dir.path(), port),
             own: Some(Own {
                 data,
                 dir,
@@ -290,23 +326,64 @@ pub fn give_away(paths: &[&Path]) {
     }
 }
 
-fn run(socket: &Path, data: &Path, port: u16) -> Child {
-    program("postgres")
+fn make(data: &Path) {
+    let made = program("initdb")
+        .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
         .arg("-D")
         .arg(data)
-        .args(["-k", &socket.display().to_string()])
-        .args([
-            "-c",
-            "listen_addresses=127.0.0.1",
-            "-c",
-            &format!("port={port}"),
-        ])
-        .args(["-c", "max_connections=200", "-c", "shared_buffers=64MB"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .status()
+        .expect("initdb runs; Debian's package is postgresql");
+    assert!(made.success(), "a cluster is made");
+}
+
+fn at_socket(socket: &Path, port: u16) -> String {
+    let socket = socket.display();
+    format!("postgres://postgres@/postgres?host={socket}&port={port}")
+}
+
+fn run(socket: &Path, data: &Path, port: u16) -> Child {
+    server(socket, data, port)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("postgres runs")
+}
+
+fn server(socket: &Path, data: &Path, port: u16) -> Command {
+    let mut command = program("postgres");
+    command.arg("-D").arg(data);
+    command.args(["-k", &socket.display().to_string()]);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        &format!("port={port}"),
+        "max_connections=400",
+        "shared_buffers=64MB",
+        "wal_retrieve_retry_interval=200ms",
+    ] {
+        command.args(["-c", setting]);
+    }
+    command
+}
+
+/// Starts a server that ends, and whose directory goes, when this process has ended.
+fn until_run_ends(run: u32, dir: &Path, server: &Command) {
+    let script = "dir=$1; run=$2; shift 2; \"$@\" & server=$!
+        while kill -0 \"$run\"; do sleep 1; done
+        kill -QUIT $server; wait $server; rm -rf \"$dir\"";
+    Command::new("setsid")
+        .args(["sh", "-c", script, "sh"])
+        .arg(dir)
+        .arg(run.to_string())
+        .arg(server.get_program())
+        .args(server.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a shell runs");
 }
 
 fn free_port() -> u16 {

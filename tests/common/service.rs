@@ -49,9 +49,8 @@ fn clean(command: &mut Command, dir: &Path) {
 pub fn configuration(spool: &Path, relay: &str, more: &str) -> String {
     format!(
         "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nhostname = \"door.example\"\n\
-         [[relays]]\nname = \"primary\"\nurl = \"{relay}\"\nclient_name = \"client.example\"\n{more}\n\
-         [spool]\npath = \"{}\"\n",
-        spool.display()
+         [[relays]]\nname = \"primary\"\nurl = \"{relay}\"\nclient_name = \"client.example\"\n{more}\n{}",
+        super::test_spool::section(spool)
     )
 }
 

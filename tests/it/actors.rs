@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common::TestSpool;
 use hand::{Greeting, Hand, PATIENCE};
 use postrider::delivery::DeadReason;
 use postrider::policy::Jitter;
@@ -131,7 +132,7 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
             ["other"],
         )
         .route(postrider::Match::default(), ["relay"])
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -191,7 +192,7 @@ async fn a_scheduler_that_died_misses_no_due_time() {
     let clock = postrider::Clock::fake();
     let postrider = over(&hand, 2)
         .clock(clock.clone())
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -220,7 +221,7 @@ async fn a_scheduler_that_died_misses_no_due_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_takes_its_sender_down_twice_is_dead_as_poisoned_and_its_neighbours_arrive() {
     let hand = Hand::open();
-    let postrider = over(&hand, 1).spool_in_memory().start().await.unwrap();
+    let postrider = over(&hand, 1).test_spool().start().await.unwrap();
     hand.shut_gate();
 
     let mut batch = mails(20);
@@ -242,7 +243,7 @@ async fn a_mail_that_takes_its_sender_down_twice_is_dead_as_poisoned_and_its_nei
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_may_be_sent_only_once_is_in_doubt_when_its_sender_dies() {
     let hand = Hand::open();
-    let postrider = over(&hand, 1).spool_in_memory().start().await.unwrap();
+    let postrider = over(&hand, 1).test_spool().start().await.unwrap();
     let once = letter("poison@example.org")
         .guarantee(postrider::Guarantee::AtMostOnce)
         .build()
@@ -257,7 +258,11 @@ async fn a_mail_that_may_be_sent_only_once_is_in_doubt_when_its_sender_dies() {
 async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
     let dir = tempfile::tempdir().unwrap();
     let hand = Hand::with(Greeting::Panic);
-    let postrider = over(&hand, 32).spool(dir.path()).start().await.unwrap();
+    let postrider = over(&hand, 32)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     let mut ids = accepted(&postrider, mails(40)).await;
     let once = letter("once@example.org")
         .guarantee(postrider::Guarantee::AtMostOnce)
@@ -286,7 +291,11 @@ async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
     is_stopped(postrider.status(ids[0]).await);
 
     let healthy = Hand::open();
-    let postrider = over(&healthy, 4).spool(dir.path()).start().await.unwrap();
+    let postrider = over(&healthy, 4)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     assert_eq!(healthy.taken().len(), ids.len());
 
@@ -310,7 +319,7 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
         .relay(hung.relay("hung", 2))
         .route(to_hung, ["hung"])
         .route(postrider::Match::default(), ["relay"])
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -375,16 +384,12 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
     let (left_hand, right_hand) = (Hand::open(), Hand::open());
     let left_dir = tempfile::tempdir().unwrap();
     let left = over(&left_hand, 32)
-        .spool(left_dir.path())
+        .test_spool_in(left_dir.path())
         .start()
         .await
         .unwrap();
 
-    let right = over(&right_hand, 32)
-        .spool_in_memory()
-        .start()
-        .await
-        .unwrap();
+    let right = over(&right_hand, 32).test_spool().start().await.unwrap();
     let mut heard_right = right.events();
     let left_ids = accepted(&left, mails(50)).await;
     let right_ids = accepted(&right, mails(50)).await;
@@ -441,7 +446,7 @@ async fn with_mail_in_flight(
     dir: &Path,
     count: usize,
 ) -> (Dispatcher, Vec<MailId>) {
-    let postrider = over(hand, 1).spool(dir).start().await.unwrap();
+    let postrider = over(hand, 1).test_spool_in(dir).start().await.unwrap();
     hand.shut_gate();
     let ids = accepted(&postrider, mails(count)).await;
     hand.begins(1).await;
@@ -471,7 +476,11 @@ async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spo
     hand.open_gate();
 
     let next = Hand::open();
-    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    let postrider = over(&next, 1)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     assert_eq!(
         (hand.taken().len(), next.taken().len()),
@@ -498,7 +507,11 @@ async fn a_spool_can_be_opened_as_soon_as_its_dispatcher_was_shut_down() {
     let mut handles = Vec::new();
     for round in 0..5 {
         let hand = Hand::open();
-        let postrider = over(&hand, 2).spool(dir.path()).start().await.unwrap();
+        let postrider = over(&hand, 2)
+            .test_spool_in(dir.path())
+            .start()
+            .await
+            .unwrap();
         let ids = accepted(&postrider, mails(20)).await;
         assert!(
             postrider
@@ -545,7 +558,11 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
     drop(postrider);
 
     let next = Hand::open();
-    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    let postrider = over(&next, 1)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     postrider.wait_idle().await;
 
@@ -579,7 +596,11 @@ async fn a_shutdown_that_takes_long_ends_between_two_mails_and_not_within_one() 
     );
 
     let next = Hand::open();
-    let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+    let postrider = over(&next, 1)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     assert_eq!(next.taken(), ids[1..]);
 }
@@ -596,7 +617,11 @@ async fn a_shutdown_whose_time_runs_out_says_so_and_loses_nothing() {
     );
     assert!(hand.taken().is_empty());
     let next = Hand::open();
-    let postrider = over(&next, 4).spool(dir.path()).start().await.unwrap();
+    let postrider = over(&next, 4)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
 }
 
@@ -627,7 +652,11 @@ async fn a_shutdown_waits_for_senders_that_a_new_router_does_not_know_yet() {
             "a mail is in flight, router or no router"
         );
         let next = Hand::open();
-        let postrider = over(&next, 1).spool(dir.path()).start().await.unwrap();
+        let postrider = over(&next, 1)
+            .test_spool_in(dir.path())
+            .start()
+            .await
+            .unwrap();
         all_delivered_by_one_attempt(&postrider, &ids).await;
     }
 }
@@ -669,8 +698,11 @@ impl Actor for Caller {
 async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itself() {
     let (told, mut ends) = mpsc::unbounded_channel();
     let (caller, _) = Actor::spawn(None, Caller, told).await.unwrap();
-    let start =
-        |hand: &Arc<Hand>, dir: &Path| over(hand, 32).spool(dir).start_linked(caller.get_cell());
+    let start = |hand: &Arc<Hand>, dir: &Path| {
+        over(hand, 32)
+            .test_spool_in(dir)
+            .start_linked(caller.get_cell())
+    };
 
     let (hand, dir) = (Hand::open(), tempfile::tempdir().unwrap());
     let postrider = start(&hand, dir.path()).await.unwrap();
@@ -711,7 +743,11 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
 
     is_stopped(soon(postrider.wait(ids[39])).await);
     let next = Hand::open();
-    let again = over(&next, 4).spool(dir.path()).start().await.unwrap();
+    let again = over(&next, 4)
+        .test_spool_in(dir.path())
+        .start()
+        .await
+        .unwrap();
     all_delivered_by_one_attempt(&again, &ids).await;
     drop(postrider);
     hand.is_let_go().await;
@@ -720,7 +756,7 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_is_down_piles_up_no_tasks() {
     let hand = Hand::with(Greeting::Refuse);
-    let postrider = over(&hand, 4).spool_in_memory().start().await.unwrap();
+    let postrider = over(&hand, 4).test_spool().start().await.unwrap();
     accepted(&postrider, mails(10)).await;
     soon(async {
         while postrider.relays().await.unwrap()[0].breaker != "open" {

@@ -10,17 +10,17 @@ use postrider::transport::dkim::Dkim;
 use postrider::{Dispatcher, Drain, Envelope, Mail, Relay, Unsubscribing};
 use tempfile::TempDir;
 
-use crate::common::FakeSmtp;
 use crate::common::dkim::{generate, odd_messages, postrider, signer, verified};
 #[cfg(target_os = "linux")]
 use crate::common::service::{Service, configured};
+use crate::common::{FakeSmtp, TestSpool};
 
 /// Sends these messages through the engine and returns what left it.
 async fn sent(dkim: Dkim, messages: &[String]) -> Vec<Vec<u8>> {
     let capture = Capture::new(None);
     let engine = Dispatcher::builder()
         .relay(Relay::capture(&capture).connections(1).dkim(Arc::new(dkim)))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -49,7 +49,7 @@ async fn converted(dkim: Dkim, message: &str) -> Vec<u8> {
     let relay = Relay::smtp(&server.url()).unwrap().connections(1);
     let engine = Dispatcher::builder()
         .relay(relay.dkim(Arc::new(dkim)))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -98,7 +98,7 @@ async fn what_each_recipient_of_a_list_leaves_it_with_is_signed() {
     let engine = Dispatcher::builder()
         .relay(Relay::capture(&capture).dkim(dkim))
         .unsubscribing(unsubscribing.unwrap())
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -190,7 +190,7 @@ async fn ses_may_write_anew_what_it_does() {
 
     let engine = Dispatcher::builder()
         .relay(relay.dkim(Arc::new(Dkim::new(vec![signer(&rsa, "s1")]))))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();

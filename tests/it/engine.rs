@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::common::TestSpool;
 use futures::StreamExt;
 use postrider::transport::Capture;
 use postrider::{
@@ -24,7 +25,7 @@ async fn a_mail_is_accepted_sent_and_told_of() {
     let dir = tempfile::tempdir().unwrap();
     let postrider = Dispatcher::builder()
         .relay(Relay::capture(&capture))
-        .spool(dir.path())
+        .test_spool_in(dir.path())
         .start()
         .await
         .unwrap();
@@ -62,7 +63,7 @@ async fn a_mail_that_is_handed_in_again_is_sent_once() {
     let capture = Capture::default();
     let postrider = Dispatcher::builder()
         .relay(Relay::capture(&capture))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -91,7 +92,7 @@ async fn a_mail_with_a_delay_waits_for_its_time() {
     let relay = Relay::capture(&capture);
     let postrider = Dispatcher::builder()
         .relay(relay)
-        .spool_in_memory()
+        .test_spool()
         .clock(clock.clone())
         .start()
         .await
@@ -125,7 +126,7 @@ async fn a_thousand_mails_all_arrive_once() {
     let capture = Capture::default();
     let postrider = Dispatcher::builder()
         .relay(Relay::capture(&capture))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();
@@ -169,7 +170,7 @@ async fn addresses_whose_domains_differ_in_case_are_one_recipient_and_one_mail_u
     let capture = Capture::default();
     let postrider = Dispatcher::builder()
         .relay(Relay::capture(&capture))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();

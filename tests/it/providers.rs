@@ -17,6 +17,7 @@ use postrider::{Dispatcher, Guarantee, Mail, MailBuilder, MailStatus, Relay};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
+use crate::common::TestSpool;
 use crate::common::provider::{Act, Asked, Provider, answer};
 
 /// A relay at this server, with the credentials that its provider wants.
@@ -62,7 +63,7 @@ async fn engine(relay: Relay, backup: &Capture) -> Dispatcher {
     Dispatcher::builder()
         .relay(relay)
         .relay(Relay::capture(backup).name("backup"))
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap()

@@ -1,7 +1,8 @@
 //! Three nodes over one database, whose relay is moody, while nodes are killed or stopped for
-//! longer than their lease and the database is restarted as by a power cut. Clients submit over
-//! HTTP, SMTP and the outbox, and repeat under one key what was not acknowledged.
-//! `POSTRIDER_CHAOS_ROUNDS` is how many faults there are.
+//! longer than their lease, and the database is restarted as by a power cut or fails over to its
+//! standby. Clients submit over HTTP, SMTP and the outbox, and repeat under one key what was not
+//! acknowledged. The long form: `POSTRIDER_CHAOS_ROUNDS` is how many faults there are,
+//! `POSTRIDER_CHAOS_MINUTES` for how long they come at most, `POSTRIDER_CHAOS_CLIENTS` how many submit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
@@ -119,6 +120,55 @@ fn over_the_outbox(cluster: &Cluster, to: &str) -> Option<()> {
     cluster.server.try_sql(&sql).ok().map(|_| ())
 }
 
+/// The database: a primary, and a standby that has a copy of each of its commits, on two ports that
+/// all nodes and clients know.
+struct Pair {
+    primary: Server,
+    standby: Server,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Server::of_its_own();
+        let standby = primary.standby();
+        Pair { primary, standby }
+    }
+
+    fn url(&self) -> String {
+        format!(
+            "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=read-write",
+            self.primary.port(),
+            self.standby.port()
+        )
+    }
+
+    /// The primary is gone as by a power cut, and the standby takes its place. Then what was the
+    /// primary is made anew, and follows.
+    fn fail_over(self) -> Self {
+        let Pair { primary, standby } = self;
+        let port = primary.port();
+        primary.stop();
+        drop(primary);
+
+        standby.promote();
+        // Who is alone waits for nobody's copy.
+        standby.sql("ALTER SYSTEM RESET synchronous_standby_names");
+        standby.sql("SELECT pg_reload_conf()");
+        std::thread::sleep(Duration::from_secs(1));
+        let follower = standby.standby_at(port);
+        Pair {
+            primary: standby,
+            standby: follower,
+        }
+    }
+}
+
+fn number_of(variable: &str, otherwise: usize) -> usize {
+    let said = std::env::var(variable).ok();
+    said.and_then(|number| number.parse().ok())
+        .unwrap_or(otherwise)
+}
+
 /// What was done, and from when to when it could be felt.
 #[derive(Debug)]
 struct Fault {
@@ -129,15 +179,17 @@ struct Fault {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_nodes_and_database() {
-    let rounds: usize = std::env::var("POSTRIDER_CHAOS_ROUNDS")
-        .ok()
-        .and_then(|rounds| rounds.parse().ok())
-        .unwrap_or(6);
+    let rounds = number_of("POSTRIDER_CHAOS_ROUNDS", 7);
+    let minutes = number_of("POSTRIDER_CHAOS_MINUTES", 60);
+    let clients = number_of("POSTRIDER_CHAOS_CLIENTS", 4);
+    let rest = Duration::from_secs(if rounds > 20 { 2 } else { 4 });
 
     let seed = std::process::id().into();
     println!("seed {seed}, {rounds} rounds");
     let relay = Arc::new(moody_relay(seed).await);
-    let cluster = Arc::new(Cluster::over(Server::of_its_own(), "chaos", &relay));
+    let mut pair = Pair::start();
+    let server = Server::named(pair.url());
+    let cluster = Arc::new(Cluster::over(server, "chaos", &relay));
     let retry = "[retry]\nschedule = [\"300ms\", \"600ms\", \"1s\"]\n";
     let start = |name: &str| {
         let url = cluster.server.url();
@@ -155,7 +207,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
     let is_over = Arc::new(AtomicBool::new(false));
 
     let mut threads = Vec::new();
-    for client in 0..4_usize {
+    for client in 0..clients {
         let (ledger, doors, is_over) = (Arc::clone(&ledger), doors.clone(), Arc::clone(&is_over));
         let cluster = Arc::clone(&cluster);
         threads.push(std::thread::spawn(move || {
@@ -168,7 +220,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
                         return;
                     }
                     tries += 1;
-                    let done = match client {
+                    let done = match client % 4 {
                         0 | 1 => over_http(doors.http(tries), &to).map(Some),
                         2 => over_smtp(doors.smtp(tries), &to).map(|()| None),
                         _ => over_the_outbox(&cluster, &to).map(|()| None),
@@ -181,7 +233,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
                 }
                 // What was acknowledged is submitted again now and then, at another node.
                 if n % 17 == 0
-                    && client < 2
+                    && client % 4 < 2
                     && let Some(id) = over_http(doors.http(tries + 1), &to)
                 {
                     ledger.acknowledged(&to, Some(id));
@@ -208,28 +260,38 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
 
     let mut chance = StdRng::seed_from_u64(seed);
     let mut faults = Vec::new();
+    let begun = Instant::now();
     for round in 0..rounds {
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        if begun.elapsed() >= Duration::from_secs(60 * minutes as u64) {
+            println!("the time is over after {round} rounds");
+            break;
+        }
+        tokio::time::sleep(rest).await;
         let from = Instant::now();
         let victim = chance.random_range(0..nodes.len());
-        let what = match chance.random_range(0..10) {
-            0..5 => {
+        // In the short form too, each of them happens.
+        let what = match (round, chance.random_range(0..12)) {
+            (2, _) | (_, 10..) => {
+                pair = tokio::task::block_in_place(|| pair.fail_over());
+                "the database failed over"
+            }
+            (_, 0..5) => {
                 nodes[victim].kill();
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 nodes[victim] = start(names[victim]);
                 doors.0.lock().unwrap()[victim] = (nodes[victim].http, nodes[victim].smtp);
                 "a node was killed"
             }
-            5..8 => {
+            (_, 5..8) => {
                 signal(&nodes[victim], "STOP");
                 tokio::time::sleep(Duration::from_secs(LEASE * 2)).await;
                 signal(&nodes[victim], "CONT");
                 "a node was stopped"
             }
             _ => {
-                cluster.server.stop();
+                pair.primary.stop();
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                cluster.server.start_again();
+                pair.primary.start_again();
                 "the database was restarted"
             }
         };

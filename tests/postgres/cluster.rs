@@ -97,6 +97,52 @@ async fn events_numbers_and_records_are_the_same_at_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_transaction_that_keeps_dead_rows_is_told_until_it_ends() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "horizon", &relay);
+    let node = cluster.node("only", 2);
+    let warnings = |path: &str| node.get(path).json()["warnings"].to_string();
+    assert_eq!(warnings("/health/ready"), "null", "nothing is in the way");
+
+    let url = format!("{}&application_name=report", cluster.server.url());
+    let mut old = std::process::Command::new("psql")
+        .args(["-X", "-q", "-d", &url])
+        .args(["-c", "BEGIN; SELECT txid_current(), pg_sleep(60)"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+
+    eventually("it is told", async || {
+        warnings("/health/ready").contains("application report")
+    })
+    .await;
+    assert!(node.readiness().0, "mail is accepted all the same");
+    assert!(warnings("/v1/nodes").contains("cannot remove dead rows"));
+
+    let seconds = |node: &super::common::service::Service| {
+        let metrics = node.get("/metrics").body;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("postrider_spool_held_back_seconds "));
+        let value = line.and_then(|line| line.split(' ').nth(1));
+        value.unwrap().parse::<f64>().unwrap()
+    };
+    assert!(seconds(&node) >= 4.0);
+    let ids = node.hand_in_many("meanwhile", 3, "hello");
+    node.become_all(&ids, "delivered");
+
+    // psql would leave its backend asleep.
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'";
+    cluster.server.sql(end);
+    let _ = old.wait();
+    eventually("it is over", async || {
+        warnings("/health/ready") == "null" && seconds(&node) == 0.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "share", &relay);

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider::delivery::{Attempt, By, DeadReason, Delivery, Phase, Stage};
+use postrider::delivery::{
+    Attempt, By, DeadReason, Delivery, Feedback, FeedbackKind, Phase, Stage,
+};
 use postrider::spool::postgres::PostgresSpool;
 use postrider::spool::{
-    ClaimRequest, Manifest, NewMail, PutResult, Query, Record, Spool, SpoolOptions, Suppression,
-    SuppressionQuery, SuppressionReason, sled,
+    ClaimRequest, FeedbackResult, Manifest, NewFeedback, NewMail, PutResult, Query, Record, Spool,
+    SpoolOptions, Suppression, SuppressionQuery, SuppressionReason, sled,
 };
 use postrider::{Event, MailId, Priority, Submitter};
 
@@ -23,6 +25,7 @@ use super::damage::{everything_due, new_mail, put, start};
 #[derive(Debug, PartialEq)]
 struct Everything {
     records: BTreeMap<MailId, (Manifest, Vec<Delivery>, Option<Bytes>)>,
+    feedback: Vec<(MailId, u16, Feedback)>,
     pending: u64,
     of_app: (u64, u64),
     suppressions: Vec<Suppression>,
@@ -34,6 +37,7 @@ struct Everything {
 
 async fn everything(spool: &dyn Spool) -> Everything {
     let mut records = BTreeMap::new();
+    let mut came_back = Vec::new();
     let mut query = Query {
         limit: 1000,
         ..Query::default()
@@ -45,8 +49,11 @@ async fn everything(spool: &dyn Spool) -> Everything {
             let Record {
                 manifest,
                 deliveries,
+                feedback,
                 ..
             } = record;
+            let id = manifest.id;
+            came_back.extend(feedback.into_iter().map(|(index, one)| (id, index, one)));
             let body = spool.body(manifest.id).await.ok().flatten();
             records.insert(manifest.id, (manifest, deliveries, body));
         }
@@ -56,6 +63,7 @@ async fn everything(spool: &dyn Spool) -> Everything {
         }
     }
 
+    came_back.sort_by_key(|(id, index, one)| (*id, *index, one.at));
     let journal = spool.journal().unwrap();
     let mut events = Vec::new();
     let mut at = 0;
@@ -82,6 +90,7 @@ async fn everything(spool: &dyn Spool) -> Everything {
             spool.pending_of(&app),
             spool.accepted_on(&app, start().day()),
         ),
+        feedback: came_back,
         suppressions: suppressions.page(all).await.unwrap().suppressions,
         events,
         reader: journal.reader("shop", 0).await.unwrap(),
@@ -184,6 +193,23 @@ async fn fill(spool: &dyn Spool) {
     })
     .await
     .expect("its lease goes back");
+
+    let new = (0..30_u8).map(|n| NewFeedback {
+        mail: ours[usize::from(n % 3)],
+        index: 0,
+        id: [n; 16],
+        feedback: Feedback {
+            at: at + Duration::from_millis(u64::from(n)),
+            kind: FeedbackKind::Bounced,
+            status: Some("5.2.2".into()),
+            text: "mailbox full".into(),
+            by: "report".into(),
+        },
+        permanent: false,
+        suppression: None,
+    });
+    let results = spool.feedback().unwrap().keep(new.collect()).await;
+    assert_eq!(results, Ok(vec![FeedbackResult::Kept; 30]));
 
     let entries = (0..1200).map(|n| Suppression {
         address: format!("gone{n}@example.org").parse().unwrap(),

@@ -84,6 +84,30 @@ pub fn arrivals(relay: &FakeSmtp) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_claim_leased_that_nobody_heard_of_is_given_back() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "unheard", &relay);
+    let node = cluster.node("only", 30);
+    assert_eq!(node.post("/v1/relays/primary/pause", "").status, 200);
+    let ids = node.hand_in_many("unheard", 3, "hello");
+
+    // The claim was committed, and the database was gone before anybody was told.
+    cluster.sql("UPDATE ready SET owner = (SELECT id FROM sessions)");
+    cluster.server.stop();
+    eventually("it is noticed", async || !node.readiness().0).await;
+    cluster.server.start_again();
+    eventually("they are given back", async || {
+        cluster.sql("SELECT count(*) FROM ready WHERE owner <> 0") == "0"
+    })
+    .await;
+    assert_eq!(cluster.sql("SELECT count(*) FROM sessions"), "1");
+
+    assert_eq!(node.post("/v1/relays/primary/resume", "").status, 200);
+    node.become_all(&ids, "delivered");
+    assert!(arrivals(&relay).values().all(|times| *times == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_node_held_is_sent_by_another() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "killed", &relay);

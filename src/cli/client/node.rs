@@ -13,6 +13,8 @@ use crate::spool::NodeStatus;
 #[derive(Deserialize)]
 struct Nodes {
     nodes: Vec<NodeStatus>,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 /// `postrider node`.
@@ -34,7 +36,7 @@ impl Node {
             return Ok(ExitCode::SUCCESS);
         }
 
-        let nodes = answer.decode::<Nodes>()?.nodes;
+        let Nodes { nodes, warnings } = answer.decode()?;
         let row = |node: &NodeStatus| {
             let this = if node.is_this { " (this one)" } else { "" };
             vec![
@@ -49,6 +51,9 @@ impl Node {
 
         let heads = ["NODE", "SESSION", "VERSION", "SINCE", "SEEN", "HOLDS"];
         screen.table(&heads, nodes.iter().map(row).collect(), ColumnFit::Wrap)?;
+        for warning in warnings {
+            screen.line(&[plain(format_args!("warning: {warning}"))])?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

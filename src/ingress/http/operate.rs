@@ -116,6 +116,9 @@ async fn relay(door: &SharedDoor, name: &str) -> Result<Json<RelayStatus>, Probl
 pub(super) struct Nodes {
     /// Those that live, the oldest first; none where the spool is this service's own.
     nodes: Vec<NodeStatus>,
+    /// What is wrong with what they share and does not stop them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// The nodes that share the spool.
@@ -125,7 +128,8 @@ pub(super) struct Nodes {
 )]
 pub(super) async fn nodes(State(door): State<SharedDoor>) -> Result<Json<Nodes>, Problem> {
     let nodes = door.dispatcher.nodes().await?.unwrap_or_default();
-    Ok(Json(Nodes { nodes }))
+    let warnings = door.dispatcher.cluster_warnings();
+    Ok(Json(Nodes { nodes, warnings }))
 }
 
 /// The engine's numbers.
@@ -186,7 +190,8 @@ pub(super) async fn live() -> Json<HealthAnswer> {
     })
 }
 
-/// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so.
+/// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so, and
+/// what keeps the database from removing dead rows.
 #[utoipa::path(
     get, path = "/health/ready", tag = "service",
     responses((status = 200, description = "Mail is accepted", body = HealthAnswer)),

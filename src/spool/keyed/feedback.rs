@@ -37,6 +37,24 @@ pub(super) fn of_mail<S: Store>(
     Ok(found)
 }
 
+/// The same, each with its name.
+pub(super) fn named_of_mail<S: Store>(
+    store: &S,
+    mail: MailId,
+) -> Result<Vec<(u16, [u8; 16], Feedback)>, SpoolError> {
+    let (from, to) = keys::feedback_of(mail);
+    let mut found = Vec::new();
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        let read = codec::decode::<Feedback>(value).ok();
+        let name = key.last_chunk().copied();
+        if let (Some(index), Some(name), Some(read)) = (keys::feedback_index(key), name, read) {
+            found.push((index, name, read));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
 /// How much is kept of one delivery.
 fn count<S: Store>(store: &S, mail: MailId, index: u16) -> Result<usize, SpoolError> {
     let (from, to) = keys::starting_with(&keys::feedback(mail, index, &[]));

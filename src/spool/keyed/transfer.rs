@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::backlog::{self, Account};
+use super::feedback;
 use super::idempotency::KeyHash;
 use super::inspect::{self, WholeMail};
 use super::journal;
@@ -43,11 +44,13 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
 
     let until = key_records(store)?;
     inspect::walk(store, &mut |seen: WholeMail<'_>| {
+        let feedback = feedback::named_of_mail(store, seen.manifest.id)?;
         each(Part::Mail(Box::new(MailPart {
             manifest: seen.manifest.clone(),
             deliveries: seen.deliveries.to_vec(),
             body: seen.body.map(Bytes::copy_from_slice),
             key_until: until.get(&seen.manifest.id).copied(),
+            feedback,
         })))
     })?;
 
@@ -285,8 +288,12 @@ impl<'a, S: Store> Taking<'a, S> {
             deliveries,
             body,
             key_until,
+            feedback,
         } = mail;
         let id = manifest.id;
+        for (index, name, feedback) in feedback {
+            self.put(keys::feedback(id, index, &name), codec::encode(&feedback))?;
+        }
 
         let bytes = body.as_deref().unwrap_or_default();
         if !stored_mail::is_small(bytes.len()) {

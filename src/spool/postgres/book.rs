@@ -75,6 +75,11 @@ impl LeaseTable {
         self.held.remove(&(token.mail, token.index))
     }
 
+    /// Whether anything of this delivery is held.
+    pub(super) fn has(&self, mail: MailId, index: u16) -> bool {
+        self.held.contains_key(&(mail, index))
+    }
+
     pub(super) fn has_suspect(&self) -> bool {
         self.held.values().any(|held| held.suspect)
     }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -71,6 +72,8 @@ pub(super) async fn claim(
                 Ok(claims) => return Ok(claims),
                 Err(error) => error,
             };
+            core.hints.stir([super::hints::ANY]);
+            core.has_doubt.store(true, Ordering::SeqCst);
             if on.rollback().await.is_err() {
                 core.claiming.discard().await;
             }
@@ -90,10 +93,10 @@ pub(super) async fn claim(
 
 const CANDIDATES: &str = "
 WITH f AS MATERIALIZED (SELECT id FROM sessions WHERE id = $1 FOR KEY SHARE)
-SELECT x.mail, x.idx, q.route, q.priority, x.size, x.takeovers
-FROM unnest($2::int4[], $3::int2[], $4::int8[]) WITH ORDINALITY AS q(route, priority, wanted, ord)
+SELECT x.mail, x.idx, q.route, q.priority, x.size, x.takeovers, x.due
+FROM unnest($2::int4[], $3::int2[], $4::int8[], $6::int8[]) WITH ORDINALITY AS q(route, priority, wanted, low, ord)
 CROSS JOIN LATERAL (SELECT r.mail, r.idx, r.size, r.takeovers, r.due FROM ready r
-  WHERE r.route = q.route AND r.priority = q.priority AND r.owner = 0 AND r.stage = 0 AND r.due <= $5
+  WHERE r.route = q.route AND r.priority = q.priority AND r.owner = 0 AND r.stage = 0 AND r.due <= $5 AND r.due >= q.low
     AND EXISTS (SELECT FROM f)
   ORDER BY r.due, r.mail, r.idx LIMIT q.wanted FOR UPDATE SKIP LOCKED) x";
 
@@ -124,13 +127,14 @@ async fn take(
         return Ok(Vec::new());
     }
 
+    core.hints.claimed(&routes, request.now);
     let began = on.begin();
     let mails = i64::try_from(request.turns.len()).unwrap_or(i64::MAX);
     let critical = mails + i64::try_from(request.critical_only).unwrap_or(0);
     let most_of_one = i64::try_from(request.max_recipients.clamp(1, 100)).unwrap_or(100);
     let wanted = |mails: i64| if mails == 0 { 0 } else { mails + most_of_one };
     let limits = [wanted(critical), wanted(mails), wanted(mails)];
-    let first = candidates(on, session, &routes, limits, request);
+    let first = candidates(core, on, session, &routes, limits, request);
     let (_, mut fronts) = futures::future::try_join(began, first).await?;
     let may_take_suspect = !core.book.lock().has_suspect();
 
@@ -141,9 +145,14 @@ async fn take(
             break taken;
         }
         limit = (limit * 8).min(MOST_ROWS);
-        fronts = candidates(on, session, &routes, [limit; 3], request).await?;
+        fronts = candidates(core, on, session, &routes, [limit; 3], request).await?;
     };
 
+    let found = fronts.queues.values().map(VecDeque::len).sum::<usize>();
+    if !taken.is_empty() || found > 0 {
+        // There may be more of it, and whatever was left is still there.
+        core.hints.is_more(&routes);
+    }
     if taken.is_empty() {
         on.rollback().await?;
         return Ok(Vec::new());
@@ -245,6 +254,7 @@ async fn quarantine_in(
 
 /// Locks the front rows of the queues; at most so many of each by priority.
 async fn candidates(
+    core: &Core,
     on: &Connected,
     session: i32,
     routes: &[i32],
@@ -252,12 +262,16 @@ async fn candidates(
     request: &ClaimRequest,
 ) -> Result<QueueFronts, Failure> {
     let (mut of, mut priorities, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut lows, mut known) = (Vec::new(), u64::MAX);
     for route in routes {
         for (priority, limit) in (0i16..).zip(limits) {
             if limit > 0 {
                 of.push(*route);
                 priorities.push(priority);
                 wanted.push(limit);
+                let (low, lowered) = core.hints.low(*route, priority);
+                lows.push(low);
+                known = known.min(lowered);
             }
         }
     }
@@ -271,19 +285,29 @@ async fn candidates(
                 &priorities,
                 &wanted,
                 &request.now.as_millis(),
+                &lows,
             ],
         )
         .await?;
 
     let mut queues: HashMap<(i16, i32), VecDeque<Candidate>> = HashMap::new();
+    let mut first_dues: HashMap<(i32, i16), i64> = HashMap::new();
     for row in rows {
         let queue: (i16, i32) = (row.get(3), row.get(2));
+        first_dues
+            .entry((queue.1, queue.0))
+            .or_insert_with(|| row.get(6));
         queues.entry(queue).or_default().push_back(Candidate {
             mail: row.get(0),
             idx: row.get(1),
             size: row.get(4),
             suspect: row.get::<_, i32>(5) >= SUSPECT,
         });
+    }
+
+    // What others have locked may come back: where nothing is seen it is looked for from the front.
+    for (queue, first) in first_dues {
+        core.hints.found(queue, first, known);
     }
 
     let cut = queues

@@ -57,6 +57,7 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
     });
 
     if is_new {
+        core.hints.stir([super::hints::ANY]);
         core.changed.notify_one();
     }
     Ok(())
@@ -117,6 +118,10 @@ impl Cluster for PostgresNode {
             &[&mail, &(seconds as f64)],
         ));
         done.map(|_| ())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.core.horizon.warning().into_iter().collect()
     }
 
     fn orders(&self) -> watch::Receiver<Arc<Orders>> {

@@ -2,7 +2,7 @@
 //! what the last commit said of the whole. Hints only: what is missing here is found by the next
 //! poll.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -12,9 +12,40 @@ use crate::mail::Timestamp;
 /// How many times are remembered; beyond them the database is asked again when the last is reached.
 const REMEMBERED: usize = 20_000;
 
+/// How much earlier than what was found something may be due that others are just committing, in
+/// milliseconds.
+const BEHIND: i64 = 1000;
+
+/// The route of what may be on any.
+pub(super) const ANY: i32 = 0;
+
 #[derive(Default)]
 struct DueTimes {
-    times: BTreeSet<i64>,
+    /// With the number of the route on which something falls due then.
+    times: BTreeSet<(i64, i32)>,
+    /// The routes on which something may be due and has not been claimed.
+    stirred: BTreeSet<i32>,
+    /// For each queue, by route and priority, the time before which nothing waits, as far as it is
+    /// known. What lies before it in the index is dead, and would be walked over.
+    lows: HashMap<(i32, i16), i64>,
+    /// A number that changes whenever something may wait before such a time.
+    lowered: u64,
+}
+
+impl DueTimes {
+    /// What is past is not asked for again: it is due.
+    fn pass(&mut self, now: i64) {
+        let left = self.times.split_off(&(now.saturating_add(1), i32::MIN));
+        let due = std::mem::replace(&mut self.times, left);
+        self.stirred.extend(due.into_iter().map(|(_, route)| route));
+    }
+
+    /// Something may wait in the queues of this route since this time.
+    fn lower(&mut self, route: i32, due: i64) {
+        let is_lower = |of: i32, low: i64| (of == route || route == ANY) && due < low;
+        self.lows
+            .retain(|(of, _), low| !is_lower(*of, low.saturating_sub(BEHIND)));
+    }
 }
 
 pub(super) struct Hints {
@@ -41,13 +72,75 @@ impl Default for Hints {
 }
 
 impl Hints {
-    /// Something falls due at this time.
-    pub(super) fn due_at(&self, due: i64) {
+    /// Something falls due on this route at this time.
+    pub(super) fn due_at(&self, route: i32, due: i64) {
+        // What a claim that is under way finds was due by then.
+        let is_old = due < self.now.load(Ordering::Relaxed).saturating_sub(BEHIND);
         let mut dues = self.dues.lock();
-        dues.times.insert(due);
+        dues.lower(route, due);
+        dues.lowered += u64::from(is_old);
+        dues.times.insert((due, route));
         if dues.times.len() > REMEMBERED {
             dues.times.pop_last();
         }
+    }
+
+    /// Something may be due on these routes.
+    pub(super) fn stir(&self, routes: impl IntoIterator<Item = i32>) {
+        let mut dues = self.dues.lock();
+        for route in routes {
+            dues.lower(route, i64::MIN);
+            dues.stirred.insert(route);
+        }
+        dues.lowered += 1;
+    }
+
+    /// There may be more of what was found on these routes.
+    pub(super) fn is_more(&self, routes: &[i32]) {
+        self.dues.lock().stirred.extend(routes);
+    }
+
+    /// From when on a queue is to be looked at, and a number for [`Hints::found`].
+    pub(super) fn low(&self, route: i32, priority: i16) -> (i64, u64) {
+        let dues = self.dues.lock();
+        let low = dues.lows.get(&(route, priority));
+        let from = low.map_or(i64::MIN, |low| low.saturating_sub(BEHIND));
+        (from, dues.lowered)
+    }
+
+    /// In this queue nothing waits before this time, unless something was told since that number.
+    pub(super) fn found(&self, queue: (i32, i16), first: i64, lowered: u64) {
+        let mut dues = self.dues.lock();
+        if dues.lowered == lowered {
+            dues.lows.insert(queue, first);
+        }
+    }
+
+    /// The queues of which that is known, and from when on each is to be looked at.
+    pub(super) fn lows(&self) -> Vec<(i32, i16, i64)> {
+        let dues = self.dues.lock();
+        let lows = dues.lows.iter();
+        lows.map(|((route, priority), low)| (*route, *priority, low.saturating_sub(BEHIND)))
+            .collect()
+    }
+
+    /// These routes are claimed from: what comes now stirs them anew.
+    pub(super) fn claimed(&self, routes: &[i32], now: Timestamp) {
+        let mut dues = self.dues.lock();
+        dues.pass(now.as_millis());
+        routes
+            .iter()
+            .for_each(|route| _ = dues.stirred.remove(route));
+    }
+
+    /// The routes on which something may be due by now. Of `all` it is so where nothing else is known.
+    pub(super) fn due_routes(&self, now: Timestamp, all: impl FnOnce() -> Vec<i32>) -> Vec<i32> {
+        let mut dues = self.dues.lock();
+        dues.pass(now.as_millis());
+        if dues.stirred.remove(&ANY) {
+            dues.stirred.extend(all());
+        }
+        dues.stirred.iter().copied().collect()
     }
 
     /// A sweep has something to do at this time.
@@ -68,9 +161,8 @@ impl Hints {
     pub(super) fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let after = after.as_millis();
         let mut dues = self.dues.lock();
-        // What is past is not asked for again: it is due.
-        dues.times = dues.times.split_off(&after);
-        let due = dues.times.range(after + 1..).next().copied();
+        dues.pass(after);
+        let due = dues.times.first().map(|(due, _)| *due);
         let sweep = Some(self.sweep()).filter(|at| *at > after && *at < i64::MAX);
         due.into_iter()
             .chain(sweep)

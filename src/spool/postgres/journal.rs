@@ -204,12 +204,21 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
     Ok(acts)
 }
 
+/// Whether a row of the journal, j, is beyond the bound in bytes, $1: and read by all, b, or so far
+/// beyond it that nobody is waited for.
+pub(super) const TOO_MUCH: &str = "b.written - j.before > $1 AND (b.slowest IS NULL
+  OR j.first + j.events - 1 <= b.slowest OR b.written - j.before > 2 * $1)";
+
+pub(super) fn max_size(core: &Core) -> i64 {
+    let size = i64::try_from(core.options.journal.max_size).unwrap_or(i64::MAX);
+    size.min(i64::MAX / 4)
+}
+
 /// Removes what is too old or too much; returns whether there is more. What a named reader has not
 /// read is kept up to twice as long, and twice as much.
 pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result<bool, Failure> {
     let options = &core.options.journal;
     let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
-    let size = i64::try_from(options.max_size).unwrap_or(i64::MAX);
     let gone = on
         .query(
             "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest, (SELECT written FROM head) AS written)
@@ -222,7 +231,7 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
             &[
                 &now.as_millis().saturating_sub(keep),
                 &now.as_millis().saturating_sub(keep.saturating_mul(2)),
-                &size.min(i64::MAX / 4),
+                &max_size(core),
                 &PRUNED,
             ],
         )

@@ -20,7 +20,9 @@ mod book;
 mod claim;
 mod cluster;
 mod ending;
+mod feedback;
 mod hints;
+mod horizon;
 mod inspect;
 mod journal;
 mod link;
@@ -63,9 +65,9 @@ use self::settle::Command;
 use self::shared::Core;
 use self::shared::Session;
 use super::{
-    Claim, ClaimRequest, Cluster, Durability, Journal, Lease, LeaseToken, NewMail, OperationResult,
-    Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolOptions,
-    SpoolStats, Suppressions, SweepReport,
+    Claim, ClaimRequest, Cluster, Durability, FeedbackStore, Journal, Lease, LeaseToken, NewMail,
+    OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
+    SpoolOptions, SpoolStats, Suppressions, SweepReport,
 };
 use crate::delivery::{By, Delivery, Route};
 use crate::mail::{MailId, Submitter, Timestamp, seconds};
@@ -192,6 +194,7 @@ impl PostgresSpool {
             changing: link(),
             reading: link(),
             heart: link(),
+            keeping: link(),
             connector: Arc::clone(&connector),
             options,
             node,
@@ -203,6 +206,7 @@ impl PostgresSpool {
             book: Mutex::default(),
             routes: routes::Routes::default(),
             hints: Hints::default(),
+            horizon: horizon::Horizon::default(),
             changed: Notify::new(),
             session: RwLock::new(Session::begun(0, (Instant::now(), SystemTime::now()))),
             closed: AtomicBool::new(false),
@@ -216,6 +220,7 @@ impl PostgresSpool {
             orders: watch::channel(Arc::default()).0,
             readers: Mutex::default(),
             stale: AtomicU64::new(0),
+            has_doubt: AtomicBool::new(false),
             commands,
             releasing: AtomicU64::new(0),
             last_event: watch::channel(0).0,
@@ -478,6 +483,14 @@ impl Spool for PostgresNode {
         self.core.hints.next(after)
     }
 
+    fn due_routes(&self, now: Timestamp) -> Option<Vec<Route>> {
+        let core = &self.core;
+        let all = || core.routes.all().into_iter().map(|(id, _)| id).collect();
+        let routes = core.hints.due_routes(now, all);
+        // Of one whose name is not known here nothing is known.
+        routes.into_iter().map(|id| core.routes.name(id)).collect()
+    }
+
     fn pending(&self) -> u64 {
         self.core.hints.pending()
     }
@@ -523,6 +536,10 @@ impl Spool for PostgresNode {
     }
 
     fn suppressions(&self) -> Option<&dyn Suppressions> {
+        Some(self)
+    }
+
+    fn feedback(&self) -> Option<&dyn FeedbackStore> {
         Some(self)
     }
 

@@ -11,7 +11,7 @@ use super::link::Connected;
 use super::reading::ask;
 use super::rows::{self, CANCELLED, DEAD, OF_ENDED, OF_READY, PENDING, Totals};
 use super::shared::{Committed, Core, bump};
-use super::{ending, sweep};
+use super::{ending, hints, sweep};
 use crate::delivery::{By, Route, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
@@ -104,7 +104,7 @@ pub(super) async fn retry(
         .await??;
 
     if matches!(result, OperationResult::Done(_)) {
-        core.hints.due_at(now.as_millis());
+        core.hints.stir([hints::ANY]);
         core.hints.sweep_at((now + lifetime).as_millis());
         core.changed.notify_one();
     }
@@ -306,6 +306,7 @@ pub(super) async fn reroute(
         .change(move |core, on| reroute_in(core, on, known.clone(), fallback.clone()).boxed())
         .await?;
     if moved > 0 {
+        core.hints.stir([hints::ANY]);
         core.changed.notify_one();
     }
     Ok(moved)

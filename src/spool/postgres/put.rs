@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::accounts;
 use super::ending::{self, Ending};
+use super::hints;
 use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, PENDING, Totals};
 use super::shared::{Committed, Core, Records};
@@ -283,7 +284,10 @@ fn hint(core: &Core, mails: &[&NewMail]) {
     for mail in mails {
         for delivery in &mail.deliveries {
             match delivery.stage.due() {
-                Some(due) => core.hints.due_at(due.as_millis()),
+                Some(due) => {
+                    let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY);
+                    core.hints.due_at(route, due.as_millis());
+                }
                 None => sweep = sweep.min(core.kept_until(mail.manifest.accepted_at.as_millis())),
             }
         }

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::link::Connected;
+use super::feedback;
+use super::link::{Connected, Param};
 use super::rows::{self, CANCELLED, DEAD, DELIVERED};
 use super::shared::Core;
 use crate::delivery::{Route, State};
@@ -58,7 +59,9 @@ async fn records(
     on: &Connected,
     ids: &[Uuid],
 ) -> Result<HashMap<MailId, Result<Record, SpoolError>>, Failure> {
-    let rows = on.query(RECORDS, &[&ids]).await?;
+    let params: [Param<'_>; 1] = [&ids];
+    let (rows, mut came_back) =
+        futures::future::try_join(on.query(RECORDS, &params), feedback::of_mails(on, ids)).await?;
     core.routes.learn_those(on, &rows).await?;
     let mut records = HashMap::with_capacity(ids.len());
     for row in &rows {
@@ -68,7 +71,12 @@ async fn records(
                 manifest: rows::manifest(row)?,
                 deliveries: Vec::new(),
                 leased: Vec::new(),
-                feedback: Vec::new(),
+                feedback: came_back
+                    .remove(&rows::uuid(id))
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|row| (row.index, row.feedback))
+                    .collect(),
             })
         });
         if let Ok(record) = record {
@@ -352,7 +360,8 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
         .query(
             "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c
                WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'),
-               (SELECT count(*) FROM set_aside), pg_total_relation_size('journal') FROM head",
+               (SELECT count(*) FROM set_aside),
+               written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1), written) FROM head",
             &[],
         )
         .await?;
@@ -360,6 +369,7 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
     core.routes.learn_those(on, &waiting).await?;
     let mut stats = SpoolStats {
         stale_settles: core.stale.load(Ordering::Relaxed),
+        held_back: core.horizon.held_for(),
         ..SpoolStats::default()
     };
 

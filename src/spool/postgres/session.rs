@@ -11,6 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::FutureExt;
 
 use super::ending;
+use super::hints;
+use super::horizon;
 use super::link::Connected;
 use super::rows::{OF_READY, PENDING};
 use super::shared::{Committed, Core, Session, tell_ends};
@@ -22,6 +24,9 @@ use crate::spool::{EndedDelivery, SpoolError};
 const POLL: Duration = Duration::from_millis(50);
 /// How often it looks at everything, whatever it heard.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often the first of the nodes sees to dead rows, and of how many.
+const VACUUM: Duration = Duration::from_secs(20);
+const DEAD: i64 = 10_000;
 /// How long a heartbeat may take.
 const BEAT_WITHIN: Duration = Duration::from_secs(3);
 /// After so many nodes died with it a delivery is dead.
@@ -56,6 +61,8 @@ pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postg
 pub(super) async fn run(core: Weak<Core>) {
     let mut last_beat: Option<Instant> = None;
     let mut last_look: Option<Instant> = None;
+    let mut last_horizon: Option<Instant> = None;
+    let mut last_vacuum = Instant::now();
     loop {
         let Some(core) = core.upgrade() else { return };
         if core.closed.load(Ordering::SeqCst) {
@@ -76,12 +83,70 @@ pub(super) async fn run(core: Weak<Core>) {
         if look_anyway {
             last_look = Some(Instant::now());
         }
+        if look_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
+            super::settle::find_lost(&core);
+        }
         if let Err(error) = look(&core, look_anyway).await {
             tracing::debug!(%error, "a look at the others' changes failed");
+        }
+        if last_horizon.is_none_or(|at| at.elapsed() >= horizon::LOOK) {
+            last_horizon = Some(Instant::now());
+            if let Err(error) = look_at_horizon(&core).await {
+                tracing::debug!(%error, "what the database cannot remove is not known");
+            }
+        }
+        let is_first = core.orders.borrow().share.0 == 0;
+        if is_first && last_vacuum.elapsed() >= VACUUM {
+            last_vacuum = Instant::now();
+            tokio::spawn(vacuum(Arc::clone(&core)));
         }
         drop(core);
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Has the database remove the dead rows of what waits, where there are many and it can: by itself it
+/// would do so too seldom for a queue.
+async fn vacuum(core: Arc<Core>) {
+    if core.horizon.held_for().is_some() {
+        return;
+    }
+    if let Err(error) = try_vacuum(&core).await {
+        tracing::debug!(%error, "the dead rows of what waits are left to the database");
+    }
+}
+
+async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let on = core.on(&core.reading).await?;
+    let dead = on
+        .query(
+            "SELECT coalesce(pg_stat_get_dead_tuples(to_regclass('ready')), 0)",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+
+    if dead.first().is_none_or(|row| row.get::<_, i64>(0) < DEAD) {
+        return Ok(());
+    }
+    // On a connection of its own, which ends with it: nothing waits for it.
+    let on = core.on(&core.keeping).await?;
+    let vacuumed = async {
+        on.client
+            .batch_execute("SET statement_timeout TO 0")
+            .await?;
+        on.client.batch_execute("VACUUM ready").await
+    };
+    let vacuumed = vacuumed.await.map_err(failed);
+    core.keeping.discard().await;
+    vacuumed
+}
+
+async fn look_at_horizon(core: &Core) -> Result<(), SpoolError> {
+    let on = core.on(&core.heart).await?;
+    let looked = horizon::look(core, &on).await;
+    looked.map_err(|error| core.failed(&error))
 }
 
 /// One heartbeat. Where the session is gone, another is begun; then the dead are buried.
@@ -98,7 +163,9 @@ async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
     match outcome {
         Ok(expired) => {
             if core.down.write().take().is_some() {
+                core.has_doubt.store(true, Ordering::SeqCst);
                 tracing::info!("the database answers again");
+                core.hints.stir([hints::ANY]);
                 core.changed.notify_one();
             }
             for session in expired {
@@ -137,6 +204,7 @@ async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
             );
         }
         begin(core, &on).await.map_err(failed)?;
+        core.hints.stir([hints::ANY]);
         core.changed.notify_one();
     } else {
         let mut current = core.session.write();
@@ -203,6 +271,7 @@ pub(super) async fn take_over(
     }
 
     tell_ends(core, told);
+    core.hints.stir([hints::ANY]);
     core.changed.notify_one();
     Ok(())
 }
@@ -369,7 +438,7 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
         .map_err(failed)?;
     core.accounts.read(&on).await.map_err(failed)?;
     if pending > 0 {
-        fronts(core, &on).await.map_err(failed)?;
+        fronts(core, &on, anyway).await.map_err(failed)?;
     }
 
     if anyway {
@@ -378,53 +447,84 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
         // What a sweep is at or has just done is not to be done again.
         if sweeps.is_multiple_of(2) && core.sweeps.load(Ordering::Acquire) == sweeps {
             core.hints.sweep_at(at);
+            if at <= core.hints.now().as_millis() {
+                core.changed.notify_one();
+            }
         }
     }
 
     Ok(())
 }
 
+/// The queues in which something waits, found by steps over the index: not by all routes that there
+/// are.
+const QUEUES: &str = "WITH RECURSIVE q AS (
+  (SELECT route, priority FROM ready ORDER BY route, priority LIMIT 1)
+  UNION ALL
+  SELECT n.route, n.priority FROM q CROSS JOIN LATERAL (SELECT r.route, r.priority FROM ready r
+    WHERE (r.route, r.priority) > (q.route, q.priority) ORDER BY r.route, r.priority LIMIT 1) n)";
+
 /// What comes first in each queue, whatever time it is: nobody has told it yet.
 pub(super) async fn come(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
-    let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
     let rows = on
         .query(
-            "SELECT x.due FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
-             CROSS JOIN LATERAL (SELECT DISTINCT r.due FROM ready r WHERE r.route = q.route AND r.priority = p::int2
-               ORDER BY r.due LIMIT 100) x",
-            &[&routes],
+            &format!(
+                "{QUEUES} SELECT q.route, x.due FROM q CROSS JOIN LATERAL (SELECT DISTINCT r.due FROM ready r
+                   WHERE r.route = q.route AND r.priority = q.priority ORDER BY r.due LIMIT 100) x"
+            ),
+            &[],
         )
         .await?;
-    rows.iter().for_each(|row| core.hints.due_at(row.get(0)));
+    rows.iter()
+        .for_each(|row| core.hints.due_at(row.get(0), row.get(1)));
     Ok(())
 }
 
-/// What waits in front of each queue.
-pub(super) async fn fronts(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
-    if core.routes.all().is_empty() {
-        core.routes.learn(on).await?;
-    }
-    let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
+const FRONTS: &str = "SELECT w.route, x.due FROM w
+  CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = w.route AND r.priority = w.priority
+    AND r.owner = 0 AND r.due >= w.low ORDER BY r.due, r.mail, r.idx LIMIT 1) x
+UNION ALL
+SELECT w.route, y.due FROM w
+  CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = w.route AND r.priority = w.priority
+    AND r.owner = 0 AND r.due > $1 ORDER BY r.due, r.mail, r.idx LIMIT 1) y";
 
+/// What waits in front of each queue.
+///
+/// `whole`: of all of them, from the very front. Otherwise of those that claims were made from, and
+/// from where something was found: what lies before may be dead rows without end.
+pub(super) async fn fronts(
+    core: &Core,
+    on: &Connected,
+    whole: bool,
+) -> Result<(), tokio_postgres::Error> {
     let now = core.hints.now().as_millis();
-    let rows = on
-        .query(
-            "SELECT x.due FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
-             CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = q.route AND r.priority = p::int2
-               AND r.owner = 0 ORDER BY r.due, r.mail, r.idx LIMIT 1) x
-             UNION ALL
-             SELECT y.due FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
-             CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = q.route AND r.priority = p::int2
-               AND r.owner = 0 AND r.due > $2 ORDER BY r.due, r.mail, r.idx LIMIT 1) y",
-            &[&routes, &now],
-        )
-        .await?;
+    let lows = core.hints.lows();
+    let rows = match whole || lows.is_empty() {
+        true => {
+            let queues = format!(
+                "{QUEUES}, w AS (SELECT route, priority, -9223372036854775808::int8 AS low FROM q)"
+            );
+            on.query(&format!("{queues} {FRONTS}"), &[&now]).await?
+        }
+        false => {
+            let routes: Vec<i32> = lows.iter().map(|low| low.0).collect();
+            let priorities: Vec<i16> = lows.iter().map(|low| low.1).collect();
+            let from: Vec<i64> = lows.iter().map(|low| low.2).collect();
+            let queues = "WITH w AS (SELECT * FROM unnest($2::int4[], $3::int2[], $4::int8[]) AS w(route, priority, low))";
+            on.query(
+                &format!("{queues} {FRONTS}"),
+                &[&now, &routes, &priorities, &from],
+            )
+            .await?
+        }
+    };
+    core.routes.learn_those(on, &rows).await?;
 
     let mut is_due = false;
     for row in rows {
-        let due: i64 = row.get(0);
+        let (route, due): (i32, i64) = (row.get("route"), row.get("due"));
         is_due |= due <= now;
-        core.hints.due_at(due);
+        core.hints.due_at(route, due);
     }
 
     if is_due {

@@ -5,7 +5,7 @@
 //! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session is
 //! not touched, whatever this node believes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::accounts;
 use super::book::{HeldDelivery, session_of};
+use super::hints;
 use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, MARKED, PENDING};
 use super::shared::{Committed, Core, tell_ends, told_alone};
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Release(LeaseToken),
     /// Answers when everything before it is written.
     Pass(oneshot::Sender<()>),
+    /// Gives back what is leased to this session and in nobody's hands. No claim is under way.
+    FindLost(oneshot::Sender<()>),
 }
 
 /// What is to be written of one delivery.
@@ -51,6 +54,8 @@ struct Write {
 struct Group {
     writes: Vec<Write>,
     released: Vec<LeaseToken>,
+    /// On which routes those are.
+    released_on: BTreeSet<i32>,
     replies: Vec<Reply>,
     passes: Vec<oneshot::Sender<()>>,
     /// How many leases were given back.
@@ -69,6 +74,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
         let mut group = Group::default();
         let mut command = Some(first);
         let mut mark = None;
+        let mut finding = None;
         while let Some(one) = command.take() {
             match one {
                 Command::Settle(settled, reply) => group.settle(&core, settled, reply),
@@ -76,6 +82,10 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
                 Command::Pass(reply) => group.passes.push(reply),
                 Command::Mark(tokens, reply) => {
                     mark = Some((tokens, reply));
+                    break;
+                }
+                Command::FindLost(reply) => {
+                    finding = Some(reply);
                     break;
                 }
             }
@@ -87,8 +97,72 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
         if let Some((tokens, reply)) = mark {
             let _ = reply.send(record_mark(&core, tokens).await);
         }
+        // What has left the book is written now, and nothing leaves it meanwhile.
+        if let Some(reply) = finding {
+            if let Err(error) = give_back_lost(&core).await {
+                tracing::debug!(%error, "what a lost claim holds is looked for later");
+                core.has_doubt.store(true, Ordering::SeqCst);
+            }
+            let _ = reply.send(());
+        }
         next = inbox.recv().await;
     }
+}
+
+/// Has the task look for what a claim may have leased whose commit nobody heard of.
+pub(super) fn find_lost(core: &Arc<Core>) {
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        // What a claim leases is in the book before another begins.
+        let _turn = core.claim_turn.lock().await;
+        let (reply, answer) = oneshot::channel();
+        if core.commands.send(Command::FindLost(reply)).is_ok() {
+            let _ = answer.await;
+        }
+    });
+}
+
+async fn give_back_lost(core: &Arc<Core>) -> Result<(), SpoolError> {
+    let on = core.on(&core.settling).await?;
+    let session = core.session();
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let leased = on
+        .query(
+            "SELECT mail, idx FROM ready WHERE owner = $1 AND stage = 0",
+            &[&session],
+        )
+        .await
+        .map_err(failed)?;
+
+    let (mut mails, mut places): (Vec<Uuid>, Vec<i32>) = (Vec::new(), Vec::new());
+    {
+        let book = core.book.lock();
+        for row in &leased {
+            let mail = rows::mail_id(row.get("mail"));
+            if !book.has(mail, rows::index(row)) {
+                mails.push(row.get("mail"));
+                places.push(row.get("idx"));
+            }
+        }
+    }
+
+    if mails.is_empty() || core.session() != session {
+        return Ok(());
+    }
+    tracing::warn!(
+        count = mails.len(),
+        "deliveries that a claim had leased without anybody's knowledge are given back"
+    );
+    on.execute(
+        "UPDATE ready r SET owner = 0 FROM unnest($1::uuid[], $2::int4[]) AS s(mail, idx)
+         WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = $3 AND r.stage = 0",
+        &[&mails, &places, &session],
+    )
+    .await
+    .map_err(failed)?;
+    core.hints.stir([hints::ANY]);
+    core.changed.notify_one();
+    Ok(())
 }
 
 impl Group {
@@ -127,6 +201,8 @@ impl Group {
         };
 
         if !held.marked {
+            let route = core.routes.id(&held.delivery.route).unwrap_or(hints::ANY);
+            self.released_on.insert(route);
             self.released.push(token);
             return;
         }
@@ -155,6 +231,7 @@ async fn write(core: &Arc<Core>, group: Group) {
     let Group {
         writes,
         released,
+        released_on,
         replies,
         passes,
         releases,
@@ -165,6 +242,7 @@ async fn write(core: &Arc<Core>, group: Group) {
         core.releasing.fetch_sub(releases, Ordering::SeqCst);
         answer(core, &writes, replies, outcome);
         if !released.is_empty() {
+            core.hints.stir(released_on);
             core.changed.notify_one();
         }
     } else {
@@ -432,7 +510,10 @@ fn answer(
         let delivery = &writes[*at].delivery;
         let (_, when, _) = rows::stage_columns(&delivery.stage);
         match delivery.stage {
-            Stage::Pending { .. } | Stage::Committing { .. } => core.hints.due_at(when),
+            Stage::Pending { .. } | Stage::Committing { .. } => {
+                let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY);
+                core.hints.due_at(route, when);
+            }
             _ => core.hints.sweep_at(core.kept_until(when)),
         }
     }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::accounts::{self, Accounts};
 use super::book::LeaseTable;
 use super::hints::Hints;
+use super::horizon::Horizon;
 use super::link::{Connected, Connector, Link, StatementFailure, judge};
 use super::routes::Routes;
 use super::settle::Command;
@@ -45,12 +46,16 @@ pub(super) struct Core {
     pub changing: Link,
     pub reading: Link,
     pub heart: Link,
+    /// Made when it is needed.
+    pub keeping: Link,
     /// One claim and one change at a time.
     pub claim_turn: tokio::sync::Mutex<()>,
     pub change_turn: tokio::sync::Mutex<()>,
     pub book: Mutex<LeaseTable>,
     pub routes: Routes,
     pub hints: Hints,
+    /// What keeps the database from removing dead rows.
+    pub horizon: Horizon,
     pub changed: Notify,
     pub session: RwLock<Session>,
     pub closed: AtomicBool,
@@ -71,6 +76,9 @@ pub(super) struct Core {
     /// The named readers of the journal that are read here, and in which session they came to be.
     pub readers: Mutex<HashMap<String, i32>>,
     pub stale: AtomicU64,
+    /// Whether there may be rows that are leased to this session and that nobody here knows of: those
+    /// of a claim whose commit nobody heard of.
+    pub has_doubt: AtomicBool,
     pub commands: mpsc::UnboundedSender<Command>,
     /// How many releases the settling task has not written yet.
     pub releasing: AtomicU64,

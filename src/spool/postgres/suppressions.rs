@@ -27,7 +27,7 @@ const STEP: usize = 5000;
 /// An entry's address, list and reason, in this order.
 type Key = (String, String, i16);
 
-fn key(entry: &Suppression) -> Key {
+pub(super) fn key(entry: &Suppression) -> Key {
     let list = entry.list.as_deref().map(rows::text).unwrap_or_default();
     (of_address(&entry.address), list, entry.reason as i16)
 }
@@ -118,6 +118,7 @@ impl PostgresNode {
                 async move { Ok((insert(on, &entries).await?, None)) }.boxed()
             })
             .await;
+        self.core.suppresses.store(true, Ordering::Release);
         self.core.adding.fetch_add(1, Ordering::AcqRel);
         written
     }

@@ -194,6 +194,8 @@ pub(super) async fn delete(
     for row in &ended {
         totals.add(row.get(0), row.get(1), -1);
     }
+    on.execute("DELETE FROM feedback WHERE mail = ANY($1)", &[&ids])
+        .await?;
     on.execute("DELETE FROM mails WHERE id = ANY($1)", &[&ids])
         .await?;
 
@@ -239,9 +241,12 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
                     (SELECT e.at FROM ended e WHERE {LAST_END} ORDER BY e.at LIMIT 1),
                     (SELECT forget_at FROM keys ORDER BY forget_at LIMIT 1),
                     (SELECT at FROM journal ORDER BY first LIMIT 1),
-                    (SELECT at FROM ended WHERE stage = 2 AND body_due ORDER BY at LIMIT 1)"
+                    (SELECT at FROM ended WHERE stage = 2 AND body_due ORDER BY at LIMIT 1),
+                    (SELECT {} FROM (SELECT * FROM journal ORDER BY first LIMIT 1) j,
+                       (SELECT (SELECT min(at) FROM readers) AS slowest, (SELECT written FROM head) AS written) b)",
+                super::journal::TOO_MUCH
             ),
-            &[],
+            &[&super::journal::max_size(core)],
         )
         .await?;
     let Some(row) = rows.first() else {
@@ -251,6 +256,9 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
     let keep = i64::try_from(core.options.journal.keep.as_millis()).unwrap_or(i64::MAX);
     let bodies = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
 
+    if row.get::<_, Option<bool>>(5) == Some(true) {
+        return Ok(i64::MIN);
+    }
     let forgets = core.options.keep_bodies < core.options.retention;
     let next = [
         at(4)

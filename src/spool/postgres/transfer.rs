@@ -14,7 +14,7 @@ use super::link::{Connected, Link, quoted};
 use super::routes::Routes;
 use super::rows::{self, PENDING, Totals};
 use super::schema::{self, Migrate};
-use super::{put, reading, suppressions};
+use super::{feedback, put, reading, suppressions};
 use crate::delivery::{DeadReason, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
@@ -285,6 +285,7 @@ pub(super) async fn read_these(aside: &Aside, ids: &[Uuid]) -> Result<Vec<MailPa
         .query(reading::RECORDS, &[&ids])
         .await
         .map_err(failed)?;
+    let mut came_back = feedback::of_mails(&aside.on, ids).await.map_err(failed)?;
 
     aside
         .routes
@@ -322,6 +323,12 @@ pub(super) async fn read_these(aside: &Aside, ids: &[Uuid]) -> Result<Vec<MailPa
             deliveries: whole,
             body: is_kept.then(|| row.get::<_, Vec<u8>>("body").into()),
             key_until: None,
+            feedback: came_back
+                .remove(&id)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|row| (row.index, row.id, row.feedback))
+                .collect(),
         });
     }
 
@@ -607,6 +614,10 @@ async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
         ],
     )
     .await?;
+
+    let came_back = mail.feedback.iter();
+    let came_back = came_back.map(|(index, name, one)| (manifest.id, *index, *name, one));
+    feedback::insert(on, came_back).await?;
 
     if let (Some(until), Some(key)) = (mail.key_until, put::key_hash(manifest)) {
         on.execute(

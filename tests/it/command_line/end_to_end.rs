@@ -8,7 +8,7 @@ use postrider::{Dispatcher, MailStatus, Relay, Stats};
 use tokio::sync::watch;
 
 use crate::command_line::{Done, finish, postrider};
-use crate::common::{Act, FakeSmtp, Rule, Step};
+use crate::common::{Act, FakeSmtp, Rule, Step, TestSpool};
 
 /// A running service: nobody@… is refused for good, and later@… for now.
 struct Service {
@@ -38,7 +38,7 @@ impl Service {
         let smtp = Relay::smtp(&relay.url()).unwrap();
         let dispatcher = Dispatcher::builder()
             .relay(smtp)
-            .spool(spool.path())
+            .test_spool_in(spool.path())
             .start()
             .await
             .unwrap();

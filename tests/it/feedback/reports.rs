@@ -12,6 +12,7 @@ use postrider::{
 use tokio::sync::watch;
 
 use super::corpus::report;
+use crate::common::TestSpool;
 use crate::common::door::{Client, Door, settings};
 
 const SECRET: &[u8] = b"0123456789abcdef";
@@ -35,7 +36,7 @@ async fn door() -> Door {
 }
 
 async fn door_with(settings: SmtpSettings) -> Door {
-    let engine = |engine: postrider::Builder| engine.spool_in_memory().returns(returns());
+    let engine = |engine: postrider::Builder| engine.test_spool().returns(returns());
     Door::before(settings, engine).await
 }
 

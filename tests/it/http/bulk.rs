@@ -6,7 +6,7 @@ use postrider::Relay;
 use postrider::delivery::{Outcome, Phase, Reply};
 use serde_json::{Value, json};
 
-use crate::common::Puppet;
+use crate::common::{Puppet, TestSpool};
 use crate::http::service::Service;
 
 /// A service whose relay refuses everybody at example.net, and defers everybody at example.com.
@@ -31,7 +31,7 @@ async fn moody() -> Service {
     Service::with(Vec::new(), Default::default(), |_| {
         postrider::Dispatcher::builder()
             .relay(Relay::custom("capture", std::sync::Arc::new(puppet)))
-            .spool_in_memory()
+            .test_spool()
     })
     .await
 }

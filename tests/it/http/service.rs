@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::common::TestSpool;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -50,7 +51,7 @@ impl Service {
         let capture = Capture::default();
         let builder = Dispatcher::builder()
             .relay(Relay::capture(&capture))
-            .spool_in_memory();
+            .test_spool();
         let dispatcher = configure(builder).start().await.unwrap();
 
         let settings = HttpSettings {

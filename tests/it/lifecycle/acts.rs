@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use postrider::{AuditEntry, AuditQuery, Clock, Dispatcher, Drain, Query, Submitter, seconds};
 
-use crate::common::{EventLog, Puppet, engine, mail, mail_to, submit};
+use crate::common::{EventLog, Puppet, TestSpool, engine, mail, mail_to, submit};
 
 async fn audit(postrider: &Dispatcher, query: AuditQuery) -> Vec<AuditEntry> {
     postrider.audit(query).await.unwrap().entries
@@ -30,7 +30,7 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
     let puppet = Puppet::free();
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
-    let builder = || engine(puppet.relay(), &clock).spool(dir.path());
+    let builder = || engine(puppet.relay(), &clock).test_spool_in(dir.path());
     let postrider = builder().start().await.unwrap();
     let address: IpAddr = "192.0.2.7".parse().unwrap();
     let ops = postrider

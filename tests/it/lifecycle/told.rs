@@ -6,7 +6,8 @@ use std::time::Duration;
 use postrider::{Clock, Drain, Error, EventItem, EventKind, hours, minutes, seconds};
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, engine, mail, mail_to, relay_at, submit,
+    Act, EventLog, FakeSmtp, Puppet, Rule, Step, TestSpool, a_moment, engine, mail, mail_to,
+    relay_at, submit,
 };
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
     let puppet = Puppet::free();
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
-    let builder = || engine(puppet.relay(), &clock).spool(dir.path());
+    let builder = || engine(puppet.relay(), &clock).test_spool_in(dir.path());
     let postrider = builder().start().await.unwrap();
     let mut told = EventLog::by(&postrider);
     let tagged = mail_to("ada@example.org").tag("otp").idempotency_key("k-1");
@@ -157,7 +158,7 @@ async fn a_named_reader_reads_again_what_it_was_not_done_with() {
     let puppet = Puppet::free();
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
-    let builder = || engine(puppet.relay(), &clock).spool(dir.path());
+    let builder = || engine(puppet.relay(), &clock).test_spool_in(dir.path());
     let postrider = builder().start().await.unwrap();
     let mut reader = postrider.journal().reader("hook", None).await.unwrap();
 

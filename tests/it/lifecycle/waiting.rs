@@ -3,8 +3,8 @@
 use postrider::{Clock, Dispatcher, Error, Mail, MailId, Rate, Relay, Submitter, Waits, hours};
 
 use crate::common::{
-    Act, FakeSmtp, Rule, Step, as_time_passes, engine, eventually, mail, mail_to, relay_at, steady,
-    submit,
+    Act, FakeSmtp, Rule, Step, TestSpool, as_time_passes, engine, eventually, mail, mail_to,
+    relay_at, steady, submit,
 };
 
 async fn waits(postrider: &Dispatcher, id: MailId) -> Option<Waits> {
@@ -100,7 +100,7 @@ async fn a_mail_whose_relay_refuses_everything_says_so_and_so_does_readiness() {
             ["primary"],
         )
         .route(postrider::Match::default(), ["primary", "backup"])
-        .spool_in_memory()
+        .test_spool()
         .clock(clock.clone())
         .retry(steady())
         .start()

@@ -6,7 +6,9 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::transport::{Capture, Transaction};
 use postrider::{Alert, Clock, Dispatcher, Drain, Match, Notices, Relay, minutes, seconds};
 
-use crate::common::{Puppet, a_moment, as_time_passes, engine, eventually, mail, submit};
+use crate::common::{
+    Puppet, TestSpool, a_moment, as_time_passes, engine, eventually, mail, submit,
+};
 
 const OPS: &str = "ops@example.com";
 
@@ -190,7 +192,7 @@ async fn what_was_counted_before_a_restart_is_told_after_it_once() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, puppet) = (Clock::fake(), picky());
     for life in 0..3 {
-        let builder = engine(puppet.relay(), &clock).spool(dir.path());
+        let builder = engine(puppet.relay(), &clock).test_spool_in(dir.path());
         let postrider = builder.start().await.unwrap();
         let notices = alerting(&postrider, Alert::new([OPS])).await;
         die(&postrider, 10).await;

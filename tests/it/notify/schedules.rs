@@ -9,7 +9,7 @@ use postrider::{
     seconds,
 };
 
-use crate::common::{Puppet, a_moment, engine, eventually};
+use crate::common::{Puppet, TestSpool, a_moment, engine, eventually};
 
 /// A schedule whose mail is told by its key.
 fn schedule(cron: &str, missed: Missed) -> Schedule {
@@ -98,7 +98,7 @@ async fn what_was_missed_is_sent_once_or_left_out_and_a_restart_sends_nothing_tw
         let mut life = async |down: Duration, waits: bool, count: usize| {
             clock.advance(down);
             lives += 1;
-            let builder = engine(puppet.relay(), &clock).spool(dir.path());
+            let builder = engine(puppet.relay(), &clock).test_spool_in(dir.path());
             let postrider = builder.start().await.unwrap();
             let notices = scheduled(&postrider, schedule("*/10 * * * *", missed)).await;
             if waits {

@@ -9,7 +9,7 @@ use postrider::{
 };
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Receiver, Rule, Says, Step, as_time_passes, engine,
+    Act, EventLog, FakeSmtp, Puppet, Receiver, Rule, Says, Step, TestSpool, as_time_passes, engine,
     eventually, mail, mail_to, relay_at, submit,
 };
 
@@ -490,7 +490,7 @@ async fn a_restart_loses_none_and_keeps_their_ids() {
     let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
     let receiver = Arc::new(receiver);
     for life in 0..3 {
-        let builder = engine(Puppet::free().relay(), &clock).spool(dir.path());
+        let builder = engine(Puppet::free().relay(), &clock).test_spool_in(dir.path());
         let postrider = builder.start().await.unwrap();
         let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
         let before = receiver.calls().len();

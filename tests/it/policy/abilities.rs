@@ -6,7 +6,7 @@ use mail_parser::MessageParser;
 use postrider::delivery::Outcome;
 use postrider::{Clock, Dispatcher, Envelope, Mail, Relay};
 
-use crate::common::{FakeSmtp, mail_to, relay_at, steady, submit};
+use crate::common::{FakeSmtp, TestSpool, mail_to, relay_at, steady, submit};
 
 const EIGHT_BIT: &str = "From: shop@example.com\r\nSubject: x\r\nMIME-Version: 1.0\r\n\
     Content-Type: multipart/mixed; boundary=a\r\n\r\n\
@@ -28,7 +28,7 @@ fn written(to: &[&str], message: impl Into<Vec<u8>>) -> Mail {
 /// An engine over these relays, in this order; time stands still.
 async fn over(servers: &[&FakeSmtp]) -> Dispatcher {
     let mut builder = Dispatcher::builder()
-        .spool_in_memory()
+        .test_spool()
         .clock(Clock::fake())
         .retry(steady());
     for (n, server) in servers.iter().enumerate() {
@@ -187,7 +187,7 @@ async fn what_is_sent_past_the_queue_asks_the_next_relay_as_well() {
 
     let alone = Dispatcher::builder()
         .relay(Relay::smtp(&plain.url()).unwrap())
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap();

@@ -3,8 +3,8 @@
 use postrider::{Clock, Dispatcher, MailId, Relay};
 
 use crate::common::{
-    Act, FakeSmtp, Rule, Step, as_time_passes, engine, eventually, mail, mail_to, relay_at, steady,
-    submit,
+    Act, FakeSmtp, Rule, Step, TestSpool, as_time_passes, engine, eventually, mail, mail_to,
+    relay_at, steady, submit,
 };
 
 /// Sends so many mails, and returns the connections that the server saw. None may count an attempt.
@@ -149,7 +149,7 @@ async fn a_relay_that_refuses_everything_is_left_for_the_next_one() {
         let postrider = Dispatcher::builder()
             .relay(relay_at(&server).connections(1))
             .relay(Relay::smtp(&backup.url()).unwrap().name("backup"))
-            .spool_in_memory()
+            .test_spool()
             .clock(clock.clone())
             .retry(steady())
             .start()
@@ -243,7 +243,7 @@ async fn a_relay_that_refuses_us_at_any_step_kills_no_mail_and_leaves_it_to_the_
         let postrider = Dispatcher::builder()
             .relay(relay_at(&server).connections(1))
             .relay(Relay::smtp(&backup.url()).unwrap().name("backup"))
-            .spool_in_memory()
+            .test_spool()
             .clock(Clock::fake())
             .retry(steady())
             .start()

@@ -7,8 +7,8 @@ use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, Drain, MailStatus, RetryPolicy, minutes, seconds};
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, becomes, engine, mail, mail_to, relay_at, steady,
-    submit,
+    Act, EventLog, FakeSmtp, Puppet, Rule, Step, TestSpool, becomes, engine, mail, mail_to,
+    relay_at, steady, submit,
 };
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn attempts_are_counted_over_a_restart() {
     let start = || {
         engine(relay_at(&server), &clock)
             .retry(policy.clone())
-            .spool(dir.path())
+            .test_spool_in(dir.path())
             .start()
     };
 

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use postrider::{EventItem, EventKind, Rate};
 
 use super::*;
+use crate::common::TestSpool;
 #[cfg(target_os = "linux")]
 use crate::common::service::{Service, configured};
 
@@ -22,7 +23,7 @@ fn small(to: &str) -> Mail {
 async fn engine_of(relay: Relay) -> Dispatcher {
     Dispatcher::builder()
         .relay(relay)
-        .spool_in_memory()
+        .test_spool()
         .start()
         .await
         .unwrap()

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use postrider::{Match, Priority, Query, Relay, minutes};
 
-use crate::common::FakeSmtp;
 use crate::common::door::{Door, settings};
+use crate::common::{FakeSmtp, TestSpool};
 
 const MESSAGE: &str = "From: shop@example.com\r\nSubject: Your code\r\n\r\n123456\r\n..dot\r\n";
 
 #[tokio::test]
 async fn what_is_acknowledged_is_in_the_spool_and_arrives() {
     let dir = tempfile::tempdir().unwrap();
-    let door = Door::before(settings(), |engine| engine.spool(dir.path())).await;
+    let door = Door::before(settings(), |engine| engine.test_spool_in(dir.path())).await;
     let mut client = door.client().await;
     assert_eq!(client.greeting, "220 door.example ESMTP Postrider\r\n");
     client.begin().await;
@@ -348,7 +348,7 @@ async fn what_other_programs_write_is_mended_before_it_is_read() {
 async fn a_full_queue_says_try_again_and_accepts_again_when_there_is_room() {
     let engine = |engine: postrider::Builder| {
         engine
-            .spool_in_memory()
+            .test_spool()
             .max_pending(1)
             .accept_timeout(Duration::from_millis(10))
     };
@@ -375,7 +375,7 @@ async fn a_mail_that_waits_for_room_in_the_queue_keeps_its_memory() {
     settings.limits.memory = 100_000;
     let engine = |engine: postrider::Builder| {
         engine
-            .spool_in_memory()
+            .test_spool()
             .max_pending(1)
             .accept_timeout(minutes(1))
     };
@@ -414,7 +414,7 @@ async fn what_the_engine_refuses_is_refused_for_good() {
 
     let engine = |engine: postrider::Builder| {
         engine
-            .spool_in_memory()
+            .test_spool()
             .max_message_size(2000)
             .route(only_org, ["capture"])
     };
@@ -472,7 +472,7 @@ async fn nothing_that_is_smuggled_in_gets_out() {
     let engine = |_: postrider::Builder| {
         postrider::Dispatcher::builder()
             .relay(Relay::smtp(&url).unwrap())
-            .spool_in_memory()
+            .test_spool()
     };
 
     let door = Door::before(settings(), engine).await;

@@ -7,7 +7,7 @@ use postrider::{
 };
 
 use super::minimal;
-use crate::common::{FakeSmtp, engine, relay_at, steady};
+use crate::common::{FakeSmtp, TestSpool, engine, relay_at, steady};
 
 fn lettre_message() -> Message {
     Message::builder()
@@ -41,7 +41,7 @@ where
 async fn a_program_that_uses_lettre_gains_a_durable_queue() {
     let (server, dir) = (FakeSmtp::start().await, tempfile::tempdir().unwrap());
 
-    let builder = engine(relay_at(&server), &Clock::fake()).spool(dir.path());
+    let builder = engine(relay_at(&server), &Clock::fake()).test_spool_in(dir.path());
     let postrider = builder.start().await.unwrap();
     let receipt: Receipt = register(&postrider).await.unwrap();
     assert_eq!(

@@ -1,0 +1,232 @@
+//! What came back for mail that was sent, as a table beside it: kept, told and acted upon in one
+//! commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use uuid::Uuid;
+
+use super::link::Connected;
+use super::shared::{Committed, Core, bump};
+use super::{PostgresNode, rows, suppressions};
+use crate::delivery::{Feedback, KEPT_FEEDBACK};
+use crate::mail::{Address, MailId};
+use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::{FeedbackResult, FeedbackStore, Manifest, NewFeedback, SpoolError, codec};
+
+/// How many are kept in one commit.
+const TOGETHER: usize = 64;
+
+type Failure = tokio_postgres::Error;
+
+/// All that came back for these mails, with the places of its deliveries; the oldest first.
+pub(super) async fn of_mails(
+    on: &Connected,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Vec<FeedbackRow>>, Failure> {
+    let rows = on
+        .query(
+            "SELECT mail, idx, id, data FROM feedback WHERE mail = ANY($1) ORDER BY mail, idx, at, id",
+            &[&ids],
+        )
+        .await?;
+
+    let mut found: HashMap<Uuid, Vec<FeedbackRow>> = HashMap::new();
+    for row in &rows {
+        let Ok(feedback) = codec::decode::<Feedback>(row.get("data")) else {
+            continue;
+        };
+        found.entry(row.get("mail")).or_default().push(FeedbackRow {
+            index: rows::index(row),
+            id: *row.get::<_, Uuid>("id").as_bytes(),
+            feedback,
+        });
+    }
+    Ok(found)
+}
+
+/// Something that came back, as its row has it.
+pub(super) struct FeedbackRow {
+    pub index: u16,
+    pub id: [u8; 16],
+    pub feedback: Feedback,
+}
+
+/// Writes what came back for a mail; what is there already stays as it is.
+pub(super) async fn insert(
+    on: &Connected,
+    new: impl Iterator<Item = (MailId, u16, [u8; 16], &Feedback)>,
+) -> Result<(), Failure> {
+    let (mut mails, mut places, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ats, mut data) = (Vec::new(), Vec::new());
+    for (mail, index, id, feedback) in new {
+        mails.push(rows::uuid(mail));
+        places.push(i32::from(index));
+        ids.push(Uuid::from_bytes(id));
+        ats.push(feedback.at.as_millis());
+        data.push(codec::encode(feedback));
+    }
+
+    if mails.is_empty() {
+        return Ok(());
+    }
+    on.execute(
+        "INSERT INTO feedback (mail, idx, id, at, data)
+         SELECT * FROM unnest($1::uuid[], $2::int4[], $3::uuid[], $4::int8[], $5::bytea[]) ON CONFLICT DO NOTHING",
+        &[&mails, &places, &ids, &ats, &data],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// What is known of the deliveries that something came back for.
+struct Known {
+    manifests: HashMap<Uuid, Manifest>,
+    recipients: HashMap<(Uuid, i32), Address>,
+    /// The names of what is kept of each.
+    kept: HashMap<(Uuid, i32), Vec<Uuid>>,
+}
+
+impl Known {
+    /// Whoever keeps something of one of these mails at the same time waits.
+    async fn read(on: &Connected, new: &[NewFeedback]) -> Result<Self, Failure> {
+        let mut ids: Vec<Uuid> = new.iter().map(|one| rows::uuid(one.mail)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+
+        let mails = on
+            .query(
+                "SELECT m.id, m.manifest, m.expires_at, m.recipients FROM unnest($1::uuid[]) WITH ORDINALITY AS u(id, ord)
+                 CROSS JOIN LATERAL (SELECT * FROM mails m WHERE m.id = u.id FOR UPDATE) m",
+                &[&ids],
+            )
+            .await?;
+
+        let (mut manifests, mut recipients) = (HashMap::new(), HashMap::new());
+        for row in &mails {
+            let id: Uuid = row.get("id");
+            let names: Vec<String> = row.get("recipients");
+            for (idx, name) in (0i32..).zip(&names) {
+                recipients.extend(Address::parse(name).ok().map(|name| ((id, idx), name)));
+            }
+            manifests.extend(rows::manifest(row).ok().map(|manifest| (id, manifest)));
+        }
+
+        let found = on
+            .query(
+                "SELECT mail, idx, id FROM feedback WHERE mail = ANY($1)",
+                &[&ids],
+            )
+            .await?;
+        let mut kept: HashMap<(Uuid, i32), Vec<Uuid>> = HashMap::new();
+        for row in &found {
+            let of_one = kept.entry((row.get(0), row.get(1))).or_default();
+            of_one.push(row.get(2));
+        }
+
+        Ok(Known {
+            manifests,
+            recipients,
+            kept,
+        })
+    }
+
+    /// What becomes of this one; it is known from now on.
+    fn judge(&mut self, one: &NewFeedback) -> FeedbackResult {
+        let place = (rows::uuid(one.mail), i32::from(one.index));
+        if !self.manifests.contains_key(&place.0) || !self.recipients.contains_key(&place) {
+            return FeedbackResult::Unknown;
+        }
+        let kept = self.kept.entry(place).or_default();
+        let id = Uuid::from_bytes(one.id);
+        if kept.contains(&id) || kept.len() >= KEPT_FEEDBACK {
+            return FeedbackResult::Known;
+        }
+        kept.push(id);
+        FeedbackResult::Kept
+    }
+}
+
+async fn keep(
+    on: &Connected,
+    new: &[NewFeedback],
+) -> Result<(Vec<FeedbackResult>, Option<Committed>), Failure> {
+    let mut known = Known::read(on, new).await?;
+    let results: Vec<FeedbackResult> = new.iter().map(|one| known.judge(one)).collect();
+    let kept: Vec<&NewFeedback> = new
+        .iter()
+        .zip(&results)
+        .filter(|(_, result)| **result == FeedbackResult::Kept)
+        .map(|(one, _)| one)
+        .collect();
+    if kept.is_empty() {
+        return Ok((results, None));
+    }
+
+    let columns = kept
+        .iter()
+        .map(|one| (one.mail, one.index, one.id, &one.feedback));
+    insert(on, columns).await?;
+
+    let mut told = PendingEntries::default();
+    for one in &kept {
+        let mail = rows::uuid(one.mail);
+        let manifest = known.manifests.get(&mail);
+        let recipient = known.recipients.get(&(mail, i32::from(one.index)));
+        if let (Some(manifest), Some(recipient)) = (manifest, recipient) {
+            let happened = Entry::fed_back(manifest, recipient, &one.feedback, one.permanent);
+            happened.into_iter().for_each(|entry| _ = told.tell(entry));
+        }
+    }
+
+    // Of two for one address the later counts.
+    let suppressed = kept.iter().filter_map(|one| one.suppression.clone());
+    let suppressed: BTreeMap<_, _> = suppressed.map(|s| (suppressions::key(&s), s)).collect();
+    let suppressed: Vec<_> = suppressed.into_values().collect();
+    if !suppressed.is_empty() {
+        suppressions::insert(on, &suppressed).await?;
+    }
+
+    let committed = bump(on, told, &rows::Totals::default()).await?;
+    Ok((results, committed))
+}
+
+#[async_trait]
+impl FeedbackStore for PostgresNode {
+    async fn keep(&self, new: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, SpoolError> {
+        let core = &self.core;
+        let suppresses = new.iter().any(|one| one.suppression.is_some());
+        // A look that began before this is committed must not say that there is nobody.
+        core.adding.fetch_add(1, Ordering::AcqRel);
+        if suppresses {
+            core.suppresses.store(true, Ordering::Release);
+        }
+        let kept = keep_all(core, new).await;
+        if suppresses {
+            core.suppresses.store(true, Ordering::Release);
+        }
+        core.adding.fetch_add(1, Ordering::AcqRel);
+        kept
+    }
+}
+
+async fn keep_all(
+    core: &std::sync::Arc<Core>,
+    new: Vec<NewFeedback>,
+) -> Result<Vec<FeedbackResult>, SpoolError> {
+    let mut results = Vec::with_capacity(new.len());
+    let mut rest = new.into_iter();
+    loop {
+        let some: Vec<NewFeedback> = rest.by_ref().take(TOGETHER).collect();
+        if some.is_empty() {
+            return Ok(results);
+        }
+        let kept = core.change(move |_, on| {
+            let some = some.clone();
+            async move { keep(on, &some).await }.boxed()
+        });
+        results.extend(kept.await?);
+    }
+}

@@ -1,0 +1,138 @@
+//! What keeps the database from removing dead rows: a transaction, a prepared one or a replication
+//! slot that has been there for long. Claims walk over what is dead, and get slower with it.
+//!
+//! Looked at by `session` now and then. How long something has been there is measured here: who may
+//! not see others' statistics sees their transaction's number, and not when it began.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::link::Connected;
+use super::shared::Core;
+
+/// How often it is looked at.
+pub(super) const LOOK: Duration = Duration::from_secs(2);
+/// How long nothing is said of what is there, at least.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+#[derive(Default)]
+pub(super) struct Horizon(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Who is there since when; named by the number that it holds.
+    since: HashMap<String, Instant>,
+    oldest: Option<HeldBack>,
+}
+
+#[derive(Clone)]
+struct HeldBack {
+    what: String,
+    since: Instant,
+}
+
+impl Horizon {
+    /// For how long something has been in the way, if for too long.
+    pub(super) fn held_for(&self) -> Option<Duration> {
+        let known = self.0.lock();
+        known.oldest.as_ref().map(|oldest| oldest.since.elapsed())
+    }
+
+    /// The same, in a sentence.
+    pub(super) fn warning(&self) -> Option<String> {
+        let known = self.0.lock();
+        known.oldest.as_ref().map(|oldest| {
+            let seconds = Duration::from_secs(oldest.since.elapsed().as_secs());
+            format!(
+                "{} has been open for {} or longer: the database cannot remove dead rows, and claiming mail gets slower",
+                oldest.what,
+                humantime::format_duration(seconds),
+            )
+        })
+    }
+
+    /// These hold something now; the first that has for so long is told of.
+    fn seen(&self, holders: Vec<(String, String)>, patience: Duration) {
+        let now = Instant::now();
+        let mut known = self.0.lock();
+        let before = std::mem::take(&mut known.since);
+        let mut oldest: Option<HeldBack> = None;
+        for (name, what) in holders {
+            let since = before.get(&name).copied().unwrap_or(now);
+            if since.elapsed() >= patience && oldest.as_ref().is_none_or(|o| since < o.since) {
+                oldest = Some(HeldBack { what, since });
+            }
+            known.since.insert(name, since);
+        }
+
+        match (&known.oldest, &oldest) {
+            (None, Some(found)) => tracing::warn!(
+                holder = found.what,
+                "the database cannot remove dead rows, and claiming mail gets slower"
+            ),
+            (Some(_), None) => tracing::info!("the database can remove dead rows again"),
+            _ => {}
+        }
+        known.oldest = oldest;
+    }
+}
+
+/// A transaction holds the number of its own, or of the oldest whose rows it may see. A standby that
+/// asks for it holds one for its own readers.
+const HOLDERS: &str = "
+SELECT a.pid || ':' || coalesce(a.backend_xid, a.backend_xmin)::text,
+  format('a transaction of %s (application %s, process %s)', coalesce(a.usename::text, 'a standby'),
+    coalesce(nullif(a.application_name, ''), 'without a name'), a.pid)
+FROM pg_stat_activity a
+WHERE (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL) AND a.pid <> pg_backend_pid()
+  AND (a.datname = current_database() OR a.datname IS NULL)
+UNION ALL
+SELECT p.transaction::text || ':' || p.gid, format('the prepared transaction %s of %s', p.gid, p.owner)
+FROM pg_prepared_xacts p WHERE p.database = current_database()
+UNION ALL
+SELECT s.slot_name || ':' || s.xmin::text, format('the replication slot %s', s.slot_name)
+FROM pg_replication_slots s WHERE s.xmin IS NOT NULL";
+
+pub(super) async fn look(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    let rows = on.query(HOLDERS, &[]).await?;
+    let holders = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    core.horizon.seen(holders, (core.lease * 2).max(PATIENCE));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holders(names: &[&str]) -> Vec<(String, String)> {
+        let held = names
+            .iter()
+            .map(|name| ((*name).to_owned(), format!("it, {name}")));
+        held.collect()
+    }
+
+    #[test]
+    fn what_holds_the_same_for_long_is_told_until_it_is_gone() {
+        let horizon = Horizon::default();
+        let patience = Duration::from_millis(20);
+        horizon.seen(holders(&["1:5", "2:7"]), patience);
+        assert!(
+            horizon.warning().is_none(),
+            "nobody has been there for long"
+        );
+        std::thread::sleep(patience);
+
+        horizon.seen(holders(&["1:6", "2:7"]), patience);
+        let warning = horizon.warning().unwrap_or_default();
+        assert!(
+            warning.starts_with("it, 2:7"),
+            "who moves on is not in the way: {warning}"
+        );
+        assert!(horizon.held_for().is_some_and(|held| held >= patience));
+
+        horizon.seen(holders(&["1:6"]), patience);
+        assert!(horizon.held_for().is_none());
+    }
+}
