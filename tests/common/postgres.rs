@@ -373,8 +373,8 @@ fn until_run_ends(run: u32, dir: &Path, server: &Command) {
     let script = "dir=$1; run=$2; shift 2; \"$@\" & server=$!
         while kill -0 \"$run\"; do sleep 1; done
         kill -QUIT $server; wait $server; rm -rf \"$dir\"";
-    Command::new("setsid")
-        .args(["sh", "-c", script, "sh"])
+    let started = Command::new("setsid")
+        .args(["--fork", "sh", "-c", script, "sh"])
         .arg(dir)
         .arg(run.to_string())
         .arg(server.get_program())
@@ -382,8 +382,9 @@ fn until_run_ends(run: u32, dir: &Path, server: &Command) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
-        .expect("a shell runs");
+        .status()
+        .expect("setsid runs");
+    assert!(started.success(), "a shell runs");
 }
 
 fn free_port() -> u16 {
