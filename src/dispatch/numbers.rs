@@ -126,6 +126,7 @@ impl Dispatcher {
         let missed = readers
             .into_iter()
             .map(|reader| (reader.name, reader.missed));
+        let commits = engine.spool.commit_times();
         Ok(engine.metrics.encode(Gauges {
             depth: depth.collect(),
             oldest_queued_seconds: spool
@@ -135,7 +136,8 @@ impl Dispatcher {
             stale_settles: spool.stale_settles,
             held_back_seconds: spool.held_back.map_or(0.0, |held| held.as_secs_f64()),
             quarantined: spool.quarantined,
-            sync_times: engine.spool.drain_sync_times(),
+            commit_buckets: commits.buckets(),
+            commit_seconds: commits.seconds(),
             relays: relays.collect(),
             journal_bytes: spool.journal_bytes,
             max_pending: self.inner.accept.max_pending,

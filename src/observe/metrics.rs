@@ -4,11 +4,13 @@
 //! when the numbers are asked for; counters count as things happen.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -33,7 +35,7 @@ pub struct Metrics {
     oldest_queued: Gauge<f64, AtomicU64>,
     accept_seconds: Histogram,
     delivery_latency: Histogram,
-    sync_seconds: Histogram,
+    commits: CommitHistogram,
     spool_bytes: Gauge,
     relay_connections: Family<Labels, Gauge>,
     relay_breaker: Family<Labels, Gauge>,
@@ -118,7 +120,10 @@ pub(crate) struct Gauges<'a> {
     pub stale_settles: u64,
     pub held_back_seconds: f64,
     pub quarantined: u64,
-    pub sync_times: Vec<Duration>,
+    /// How many commits took how long: upper bounds in seconds, the last without one.
+    pub commit_buckets: Vec<(f64, u64)>,
+    /// All commits together.
+    pub commit_seconds: f64,
     pub journal_bytes: u64,
     pub max_pending: u64,
     /// By named reader.
@@ -145,7 +150,7 @@ impl Metrics {
         let oldest_queued = Gauge::<f64, AtomicU64>::default();
         let accept_seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
         let delivery_latency = Histogram::new(exponential_buckets(0.001, 2.0, 24));
-        let sync_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let commits = CommitHistogram::default();
         let spool_bytes = Gauge::default();
         let relay_connections = Family::<Labels, Gauge>::default();
         let relay_breaker = Family::<Labels, Gauge>::default();
@@ -208,7 +213,7 @@ impl Metrics {
         registry.register(
             "spool_sync_seconds",
             "One commit of the spool, its sync included",
-            sync_seconds.clone(),
+            commits.clone(),
         );
 
         registry.register(
@@ -342,7 +347,7 @@ impl Metrics {
             oldest_queued,
             accept_seconds,
             delivery_latency,
-            sync_seconds,
+            commits,
             spool_bytes,
             relay_connections,
             relay_breaker,
@@ -467,10 +472,7 @@ impl Metrics {
         self.held_back.set(gauges.held_back_seconds);
         self.stale_settles.set(signed(gauges.stale_settles));
         self.quarantined.set(signed(gauges.quarantined));
-        gauges
-            .sync_times
-            .iter()
-            .for_each(|took| self.sync_seconds.observe(took.as_secs_f64()));
+        *self.commits.0.lock() = (gauges.commit_buckets, gauges.commit_seconds);
         self.journal_bytes.set(signed(gauges.journal_bytes));
         self.max_pending.set(signed(gauges.max_pending));
         self.journal_missed.clear();
@@ -525,16 +527,33 @@ impl TypedMetric for CounterGauge {
     const TYPE: MetricType = MetricType::Counter;
 }
 
-impl prometheus_client::encoding::EncodeMetric for CounterGauge {
-    fn encode(
-        &self,
-        mut encoder: prometheus_client::encoding::MetricEncoder<'_>,
-    ) -> Result<(), std::fmt::Error> {
+impl EncodeMetric for CounterGauge {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let count = u64::try_from(self.0.get()).unwrap_or(0);
-        encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&count, None)
+        encoder.encode_counter::<NoLabelSet, _, u64>(&count, None)
     }
 
     fn metric_type(&self) -> MetricType {
         MetricType::Counter
+    }
+}
+
+/// A histogram that is counted elsewhere: buckets by upper bound, and the sum in seconds.
+#[derive(Clone, Debug, Default)]
+struct CommitHistogram(Arc<Mutex<(Vec<(f64, u64)>, f64)>>);
+
+impl TypedMetric for CommitHistogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for CommitHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (buckets, sum) = &*self.0.lock();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }

@@ -9,6 +9,7 @@
 
 mod cluster;
 mod codec;
+mod commit_times;
 pub mod conformance;
 #[cfg(feature = "postgres")]
 mod copy;
@@ -31,6 +32,7 @@ mod transfer;
 
 pub use cluster::{Cluster, NodeStatus, Orders};
 pub use codec::decode_any;
+pub use commit_times::CommitTimes;
 #[cfg(feature = "postgres")]
 pub use copy::{Place, copy};
 pub use error::SpoolError;
@@ -394,9 +396,9 @@ pub trait Spool: Send + Sync + 'static {
         Ok(self.stats(now).await?.backlog)
     }
 
-    /// How long each commit took since this was last asked, for histograms.
-    fn drain_sync_times(&self) -> Vec<Duration> {
-        Vec::new()
+    /// How long its commits took since it was opened.
+    fn commit_times(&self) -> CommitTimes {
+        CommitTimes::default()
     }
 
     /// The journal of what happened, where this spool keeps one. What a spool without one does is

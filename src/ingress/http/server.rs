@@ -30,7 +30,7 @@ use crate::ingress::admission::ConnectionPlace;
 const REST: Duration = Duration::from_millis(100);
 
 /// How many are told at once why they are turned away; the others are just closed.
-const FAREWELLS: usize = 32;
+const REFUSALS_AT_ONCE: usize = 32;
 
 /// How long a client that is turned away has to read why.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ const CLOSE_LINGER: Duration = Duration::from_secs(1);
 /// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
 /// `limits.drain_timeout`.
 pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router) {
-    let farewells = Arc::new(Semaphore::new(FAREWELLS));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stopped(door.shutdown.clone()));
     loop {
@@ -74,11 +74,11 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
         // Behind TLS there is nothing to be said in the clear; and they who are told why keep a
         // descriptor for a while.
         if !door.tls.is_on()
-            && let Ok(farewell) = farewells.clone().try_acquire_owned()
+            && let Ok(place) = refusals.clone().try_acquire_owned()
         {
             connections.spawn(async move {
                 turn_away(stream, Problem::new(refused.kind, refused.reason)).await;
-                drop(farewell);
+                drop(place);
             });
         }
     }
@@ -307,14 +307,14 @@ async fn turn_away(mut stream: TcpStream, problem: Problem) {
     };
 
     let body = serde_json::to_string(&problem).unwrap_or_default();
-    let farewell = format!(
+    let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
 
     let said = async {
-        stream.write_all(farewell.as_bytes()).await?;
+        stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         // Closing with a request unread would reset the connection, and the client might not see
         // the answer.

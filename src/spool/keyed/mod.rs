@@ -116,7 +116,7 @@ impl<S: Store> KeyedSpool<S> {
             written: AtomicU64::new(0),
             kept: watch::channel(0).0,
             stale: AtomicU64::new(0),
-            sync_nanos: Mutex::new(Vec::new()),
+            commit_times: Mutex::default(),
             owed: Mutex::default(),
             stuck: Mutex::default(),
         });

@@ -22,9 +22,9 @@ use crate::mail::{MailId, Submitter, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::Store;
 use crate::spool::{
-    Claim, ClaimRequest, Durability, FeedbackStore, Journal, Lease, LeaseToken, NewMail,
-    OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError, SpoolStats,
-    Suppressions, SweepReport,
+    Claim, ClaimRequest, CommitTimes, Durability, FeedbackStore, Journal, Lease, LeaseToken,
+    NewMail, OperationResult, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
+    SpoolStats, Suppressions, SweepReport,
 };
 
 #[async_trait]
@@ -358,11 +358,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
         }
     }
 
-    fn drain_sync_times(&self) -> Vec<Duration> {
-        std::mem::take(&mut *self.shared.sync_nanos.lock())
-            .into_iter()
-            .map(Duration::from_nanos)
-            .collect()
+    fn commit_times(&self) -> CommitTimes {
+        *self.shared.commit_times.lock()
     }
 
     fn journal(&self) -> Option<&dyn Journal> {

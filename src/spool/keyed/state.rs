@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -22,7 +21,7 @@ use super::sweep::SweepProgress;
 use crate::mail::MailId;
 use crate::spool::codec::Totals;
 use crate::spool::store::{Batch, Store};
-use crate::spool::{EndedDelivery, LeaseKeeper, LeaseToken, SpoolError, SpoolOptions};
+use crate::spool::{CommitTimes, EndedDelivery, LeaseKeeper, LeaseToken, SpoolError, SpoolOptions};
 
 pub(super) struct SpoolState<S> {
     pub store: S,
@@ -49,7 +48,7 @@ pub(super) struct SpoolState<S> {
     pub written: AtomicU64,
     pub kept: watch::Sender<u64>,
     pub stale: AtomicU64,
-    pub sync_nanos: Mutex<Vec<u64>>,
+    pub commit_times: Mutex<CommitTimes>,
     /// What became of deliveries and could not be written.
     pub owed: Mutex<Vec<UnwrittenOutcomes>>,
     /// What was held for a change that could not be written.
@@ -123,13 +122,6 @@ impl<S: Store> SpoolState<S> {
 
     pub(super) fn count_stale(&self) {
         self.stale.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn time_sync(&self, took: Duration) {
-        let mut times = self.sync_nanos.lock();
-        if times.len() < 4096 {
-            times.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-        }
     }
 
     /// New mails, now on disk, come into the windows of their queues.

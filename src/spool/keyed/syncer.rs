@@ -162,7 +162,7 @@ fn sync<S: Store>(shared: &SpoolState<S>, mut groups: Vec<WrittenGroup<S>>, done
 
     for group in groups {
         let outcome = group.outcome.and_then(|()| synced.clone());
-        shared.time_sync(group.began.elapsed());
+        shared.commit_times.lock().add(group.began.elapsed());
         shared.publish(&group.totals);
         for answer in group.answers {
             answer.give(shared, &outcome);

@@ -65,7 +65,7 @@ use self::settle::Command;
 use self::shared::Core;
 use self::shared::Session;
 use super::{
-    Claim, ClaimRequest, Cluster, Durability, FeedbackStore, Journal, Lease, LeaseToken, NewMail,
+    Claim, ClaimRequest, Cluster, CommitTimes, Durability, FeedbackStore, Journal, Lease, LeaseToken, NewMail,
     OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
     SpoolOptions, SpoolStats, Suppressions, SweepReport,
 };
@@ -519,8 +519,8 @@ impl Spool for PostgresNode {
         reading::stats(&self.core, now).await
     }
 
-    fn drain_sync_times(&self) -> Vec<Duration> {
-        std::mem::take(&mut self.core.times.lock())
+    fn commit_times(&self) -> CommitTimes {
+        *self.core.times.lock()
     }
 
     fn journal(&self) -> Option<&dyn Journal> {

@@ -20,7 +20,8 @@ use super::settle::Command;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{
-    Durability, EndedDelivery, LeaseKeeper, LeaseToken, Orders, SpoolError, SpoolOptions,
+    CommitTimes, Durability, EndedDelivery, LeaseKeeper, LeaseToken, Orders, SpoolError,
+    SpoolOptions,
 };
 
 /// How often a change that others were in the way of is tried again.
@@ -29,8 +30,6 @@ const TRIES: usize = 5;
 const FENCE: f64 = 0.6;
 /// How long what was given back is waited for.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
-/// How many commits' times are kept for whoever asks for them.
-const TIMES: usize = 4096;
 
 pub(super) struct Core {
     pub connector: Arc<Connector>,
@@ -84,7 +83,7 @@ pub(super) struct Core {
     pub releasing: AtomicU64,
     pub last_event: watch::Sender<u64>,
     pub journal_id: AtomicU64,
-    pub times: Mutex<Vec<Duration>>,
+    pub times: Mutex<CommitTimes>,
 }
 
 /// This node among the others.
@@ -262,10 +261,7 @@ impl Core {
     }
 
     pub(super) fn time(&self, took: Duration) {
-        let mut times = self.times.lock();
-        if times.len() < TIMES {
-            times.push(took);
-        }
+        self.times.lock().add(took);
     }
 
     /// What a commit said of the whole.
