@@ -65,9 +65,9 @@ use self::settle::Command;
 use self::shared::Core;
 use self::shared::Session;
 use super::{
-    Claim, ClaimRequest, Cluster, CommitTimes, Durability, FeedbackStore, Journal, Lease, LeaseToken, NewMail,
-    OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult, Spool, SpoolError,
-    SpoolOptions, SpoolStats, Suppressions, SweepReport,
+    Claim, ClaimRequest, Cluster, CommitTimes, Durability, FeedbackStore, Journal, Lease,
+    LeaseToken, NewMail, OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult,
+    Spool, SpoolError, SpoolOptions, SpoolStats, Suppressions, SweepReport,
 };
 use crate::delivery::{By, Delivery, Route};
 use crate::mail::{MailId, Submitter, Timestamp, seconds};
