@@ -472,7 +472,10 @@ impl Metrics {
         self.held_back.set(gauges.held_back_seconds);
         self.stale_settles.set(signed(gauges.stale_settles));
         self.quarantined.set(signed(gauges.quarantined));
-        *self.commits.0.lock() = (gauges.commit_buckets, gauges.commit_seconds);
+        *self.commits.0.lock() = Commits {
+            buckets: gauges.commit_buckets,
+            sum: gauges.commit_seconds,
+        };
         self.journal_bytes.set(signed(gauges.journal_bytes));
         self.max_pending.set(signed(gauges.max_pending));
         self.journal_missed.clear();
@@ -540,7 +543,13 @@ impl EncodeMetric for CounterGauge {
 
 /// A histogram that is counted elsewhere: buckets by upper bound, and the sum in seconds.
 #[derive(Clone, Debug, Default)]
-struct CommitHistogram(Arc<Mutex<(Vec<(f64, u64)>, f64)>>);
+struct CommitHistogram(Arc<Mutex<Commits>>);
+
+#[derive(Clone, Debug, Default)]
+struct Commits {
+    buckets: Vec<(f64, u64)>,
+    sum: f64,
+}
 
 impl TypedMetric for CommitHistogram {
     const TYPE: MetricType = MetricType::Histogram;
@@ -548,7 +557,7 @@ impl TypedMetric for CommitHistogram {
 
 impl EncodeMetric for CommitHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (buckets, sum) = &*self.0.lock();
+        let Commits { buckets, sum } = &*self.0.lock();
         let count = buckets.iter().map(|(_, count)| count).sum();
         encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
     }
