@@ -127,11 +127,7 @@ impl Dead {
                 if !dry_run && !yes && !confirmed(&client, &filter)? {
                     return Ok(ExitCode::FAILURE);
                 }
-                let mut parameters = parameters(&filter, dry_run);
-                if all {
-                    parameters.push(("all", "true".to_owned()));
-                }
-                let answer = client.delete(&["v1", "dead"], &parameters)?;
+                let answer = client.delete(&["v1", "dead"], &parameters(&filter, dry_run))?;
                 tell(
                     &answer,
                     if dry_run {

@@ -68,15 +68,6 @@ pub(super) struct DryRun {
     dry_run: Option<bool>,
 }
 
-/// Whether everything is meant.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "only describes what `dead` reads")]
-pub(super) struct All {
-    /// Needed without a filter: delete every one.
-    all: Option<bool>,
-}
-
 /// The envelope and the options of a finished message. With JSON, all of these stand in the JSON.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -270,20 +261,11 @@ fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
     }
 }
 
-/// What is done to dead letters, and to which.
-pub(super) struct OfDead {
-    pub filter: Query,
-    /// Whether they are only counted.
-    pub dry_run: bool,
-    /// Whether all are meant where there is no filter.
-    pub all: bool,
-}
-
 /// The filters of what is done to dead letters, and whether it is only counted.
 ///
 /// # Errors
 /// Names every bad parameter.
-pub(super) fn dead(query: Option<&str>) -> Result<OfDead, Problem> {
+pub(super) fn dead(query: Option<&str>) -> Result<(Query, bool), Problem> {
     let mut params = Params::of(query);
     let filter = filter(&mut params);
     if params
@@ -293,12 +275,7 @@ pub(super) fn dead(query: Option<&str>) -> Result<OfDead, Problem> {
         params.refuse("/state", "can only be `dead` here");
     }
     let dry_run = params.parsed("dry_run").unwrap_or(false);
-    let all = params.parsed("all").unwrap_or(false);
-    params.finish().map(|()| OfDead {
-        filter,
-        dry_run,
-        all,
-    })
+    params.finish().map(|()| (filter, dry_run))
 }
 
 fn filter(params: &mut Params<'_>) -> Query {
@@ -444,11 +421,7 @@ mod tests {
         );
 
         assert_eq!(
-            pointers(
-                &dead(Some("state=queued&dry_run=maybe&cursor=x"))
-                    .err()
-                    .unwrap()
-            ),
+            pointers(&dead(Some("state=queued&dry_run=maybe&cursor=x")).unwrap_err()),
             ["/state", "/dry_run", "/cursor"]
         );
     }
@@ -466,7 +439,7 @@ mod tests {
             (Some("a b"), 7, Some("c"))
         );
         assert_eq!(listed(None).unwrap(), Query::default());
-        assert!(dead(Some("state=dead&dry_run=true")).unwrap().dry_run);
+        assert!(dead(Some("state=dead&dry_run=true")).unwrap().1);
     }
 
     #[test]

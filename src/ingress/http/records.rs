@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{self, Caller};
-use super::params::{self, All, DryRun, Filters, OfDead, Page, Params};
+use super::params::{self, DryRun, Filters, Page, Params};
 use super::problem::{Kind, Problem};
 use super::{Door, SharedDoor};
 use crate::dispatch::{Counted, Error, Failures, GroupBy, MailStatus, StatusPage};
@@ -35,7 +35,10 @@ impl FromRequestParts<SharedDoor> for PathId {
 
 /// The dead letters that a query means. Filters in the body are refused: not read there, they would
 /// leave all meant.
-pub(super) struct DeadLetters(OfDead);
+pub(super) struct DeadLetters {
+    filter: Query,
+    dry_run: bool,
+}
 
 impl FromRequest<SharedDoor> for DeadLetters {
     type Rejection = Problem;
@@ -46,7 +49,8 @@ impl FromRequest<SharedDoor> for DeadLetters {
             let detail = "filters and dry_run stand in the query; leave the body empty";
             return Err(Problem::invalid_field("", detail));
         }
-        params::dead(parts.uri.query()).map(DeadLetters)
+        let (filter, dry_run) = params::dead(parts.uri.query())?;
+        Ok(DeadLetters { filter, dry_run })
     }
 }
 
@@ -267,9 +271,7 @@ pub(super) async fn retry(
 pub(super) async fn retry_dead(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
-    DeadLetters(OfDead {
-        filter, dry_run, ..
-    }): DeadLetters,
+    DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Count>, Problem> {
     Ok(Json(Count {
         count: visitor
@@ -284,27 +286,14 @@ pub(super) async fn retry_dead(
 /// of its recipients who got it: how many those were is in the answer.
 #[utoipa::path(
     delete, path = "/v1/dead", tag = "dead letters",
-    params(Filters, DryRun, All),
-    responses(
-        (status = 200, description = "How many", body = Purged),
-        (status = 422, description = "There is no filter, and `all` is not said", body = Problem, content_type = "application/problem+json"),
-    ),
+    params(Filters, DryRun),
+    responses((status = 200, description = "How many", body = Purged)),
 )]
 pub(super) async fn purge_dead(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
-    DeadLetters(OfDead {
-        filter,
-        dry_run,
-        all,
-    }): DeadLetters,
+    DeadLetters { filter, dry_run }: DeadLetters,
 ) -> Result<Json<Purged>, Problem> {
-    if filter == Query::default() && !all && !dry_run {
-        let detail = "without a filter every dead letter would be deleted: say all=true to mean it, \
-                      or dry_run=true to count";
-        return Err(Problem::invalid_field("/all", detail));
-    }
-
     let dispatcher = visitor.acts_on(&door.dispatcher);
     let purged = dispatcher.dead_letters().purge_all(filter, dry_run).await?;
     Ok(Json(Purged {

@@ -188,10 +188,7 @@ fn dead_letters_are_deleted_only_when_it_is_meant() {
         .map(|asked| asked.line)
         .collect();
 
-    assert_eq!(
-        lines,
-        ["DELETE /v1/dead?dry_run=true", "DELETE /v1/dead?all=true"]
-    );
+    assert_eq!(lines, ["DELETE /v1/dead?dry_run=true", "DELETE /v1/dead"]);
 }
 
 #[test]
