@@ -53,7 +53,7 @@ pub struct AuditEntry {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub from: Option<String>,
     /// What: `cancel`, `retry`, `purge`, `pause`, `resume`, `reload`, `start`, `stop`,
-    /// `login_refused`.
+    /// `login_refused`, `suppress`, `unsuppress`.
     pub act: String,
     /// To how many.
     pub count: u64,

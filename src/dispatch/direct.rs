@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::engine::Engine;
+use super::suppressions::AddressedMail;
 use super::topology::Topology;
 use super::{Error, OnSpoolFailure, Receipt, SentNow};
-use crate::delivery::{Circumstances, Fault, Outcome, Phase, Route};
+use crate::delivery::{Circumstances, Fault, Outcome, Phase, Reply, Route};
 use crate::mail::{Address, Guarantee, Mail};
 use crate::spool::Durability;
 use crate::transport::{Recall, Transaction};
@@ -85,9 +86,29 @@ impl Direct {
 
     pub(super) async fn send(&self, engine: &Engine, mail: &Mail) -> Result<SentNow, Error> {
         let topology = engine.topology();
+        let options = mail.options();
+        let asked = AddressedMail {
+            list: options.list.as_deref(),
+            priority: options.priority,
+            recipients: mail.envelope().recipients().to_vec(),
+        };
+        // This is also the way out while the spool cannot be asked.
+        let suppressed = match engine.suppressed(&[asked]).await {
+            Ok(suppressed) => suppressed.into_iter().next().unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "sent without asking who is not to get mail");
+                Default::default()
+            }
+        };
+
+        let mut outcomes = Vec::new();
         let mut groups: Vec<(Route, Vec<Address>)> = Vec::new();
-        for recipient in mail.envelope().recipients() {
-            let options = mail.options();
+        for (place, recipient) in mail.envelope().recipients().iter().enumerate() {
+            if suppressed.iter().any(|one| usize::from(*one) == place) {
+                let reply = Reply::new(550, "5.7.1 suppressed: this address is not to get mail");
+                outcomes.push((recipient.clone(), Outcome::Rejected(Phase::Local, reply)));
+                continue;
+            }
             let route = topology.rules.resolve(
                 mail.envelope().return_path(),
                 recipient,
@@ -103,7 +124,6 @@ impl Direct {
 
         let unsubscribing = engine.unsubscribing.as_ref();
         let list = unsubscribing.zip(mail.options().list.as_ref());
-        let mut outcomes = Vec::new();
         for (route, recipients) in groups {
             if let Some((_, list)) = list {
                 // Each with the link that is its own.

@@ -9,6 +9,7 @@ use ring::digest;
 
 use super::engine::Engine;
 use super::returns::Returned;
+use super::suppressions::{SUPPRESS, which};
 use super::{Dispatcher, Error, Returns};
 use crate::delivery::{Event, EventKind, Feedback, FeedbackKind, ends_an_address, printable};
 use crate::feedback::{self, Finding, Reading};
@@ -334,7 +335,7 @@ impl FeedbackHandle<'_> {
 
     /// Keeps what was found, does what follows, and tells of it.
     async fn keep(&self, by: &str, found: Vec<Found>) -> Result<Vec<FeedbackReceipt>, Error> {
-        let mut new = Vec::with_capacity(found.len());
+        let mut new: Vec<NewFeedback> = Vec::with_capacity(found.len());
         let mut receipts = Vec::with_capacity(found.len());
         let mut events = Vec::with_capacity(found.len());
         for one in found {
@@ -345,13 +346,17 @@ impl FeedbackHandle<'_> {
         }
 
         let engine = self.engine();
+        let named: Vec<Option<String>> = new
+            .iter()
+            .map(|one| Some(which(std::slice::from_ref(one.suppression.as_ref()?))))
+            .collect();
         let results = match engine.spool.feedback() {
             Some(store) => store.keep(new).await?,
             None => self.tell_alone(new, &events).await?,
         };
 
         let mut kept = Vec::with_capacity(receipts.len());
-        for (mut receipt, result) in receipts.into_iter().zip(results) {
+        for ((mut receipt, result), which) in receipts.into_iter().zip(results).zip(named) {
             let told = match result {
                 FeedbackResult::Kept => receipt.kind.as_str(),
                 FeedbackResult::Known => "known",
@@ -374,6 +379,10 @@ impl FeedbackHandle<'_> {
                 } = &receipt;
                 tracing::warn!(mail.id = %mail, %recipient, by, status, suppressed, "{kind}");
                 engine.waiters.notify(*mail);
+                if let Some(which) = which {
+                    let which = format!("{which} by={by}");
+                    self.postrider.note_many(SUPPRESS, 1, which).await;
+                }
             }
             kept.push(receipt);
         }

@@ -6,12 +6,16 @@ use std::time::Duration;
 use super::engine::Engine;
 use super::lists::Unsubscription;
 use super::{Dispatcher, Error};
-use crate::delivery::{DeadReason, EventKind};
+use crate::delivery::{DeadReason, Event, EventKind};
 use crate::mail::{Address, MailId, Priority};
 use crate::observe::DeliveryResult;
 use crate::spool::{
     SpoolError, Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
+
+/// What the audit trail calls it.
+pub(super) const SUPPRESS: &str = "suppress";
+const UNSUPPRESS: &str = "unsuppress";
 
 /// Who is not to get mail; see [`Dispatcher::suppressions`].
 #[derive(Clone, Copy)]
@@ -44,19 +48,34 @@ impl SuppressionHandle<'_> {
     }
 
     /// Adds entries; one with the same address, list and reason takes the place of the one before.
+    /// The audit trail tells of it.
     ///
     /// # Errors
     /// [`Error::Spool`]; [`Error::Configuration`] where the spool does not keep any.
     pub async fn add(&self, entries: Vec<Suppression>) -> Result<(), Error> {
-        Ok(self.kept()?.add(entries).await?)
+        let kept = self.kept()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (count, which) = (entries.len() as u64, which(&entries));
+        kept.add(entries).await?;
+        self.postrider.note_many(SUPPRESS, count, which).await;
+        Ok(())
     }
 
-    /// Takes off what the query means, whatever its limit and cursor. Returns how many entries.
+    /// Takes off what the query means, whatever its limit and cursor. Returns how many entries. The
+    /// audit trail tells of it.
     ///
     /// # Errors
     /// As [`SuppressionHandle::add`].
     pub async fn remove(&self, query: SuppressionQuery) -> Result<usize, Error> {
         let kept = self.kept()?;
+        let asked = [
+            query.address.as_ref().map(|one| format!("address={one}")),
+            query.reason.map(|reason| format!("reason={reason}")),
+            query.list.as_ref().map(|list| format!("list={list}")),
+        ];
+        let asked: Vec<String> = asked.into_iter().flatten().collect();
         let mut query = SuppressionQuery {
             limit: usize::MAX,
             cursor: None,
@@ -69,6 +88,9 @@ impl SuppressionHandle<'_> {
             count += kept.remove(page.suppressions).await?;
             query.cursor = page.next;
             if query.cursor.is_none() {
+                let which = asked.join(" ");
+                let done = count as u64;
+                self.postrider.note_many(UNSUPPRESS, done, which).await;
                 return Ok(count);
             }
         }
@@ -122,9 +144,60 @@ impl Dispatcher {
             list: Some(list.clone()),
             ..entry
         };
+
+        // Whoever clicks twice has left once.
+        let known = suppressions.kept()?.of(vec![address.clone()]).await?;
+        let is_it = |one: &Suppression| {
+            (one.reason, &one.list) == (entry.reason, &entry.list) && one.is_in_force(entry.since)
+        };
+        if known.iter().flatten().any(is_it) {
+            return Ok(Some(said));
+        }
+
+        // Before: where it is told and not kept, nobody was answered, and it is asked for again.
+        let event = self.unsubscribed(&said).await?;
+        if let Some(journal) = self.inner.engine.spool.journal() {
+            journal.note(vec![event]).await?;
+        }
         suppressions.add(vec![entry]).await?;
         Ok(Some(said))
     }
+
+    /// What the journal tells of somebody who leaves a list.
+    async fn unsubscribed(&self, said: &Unsubscription) -> Result<Event, Error> {
+        let engine = &self.inner.engine;
+        let list = Some(said.list.clone());
+        let event = Event {
+            mail: Some(said.mail),
+            recipient: Some(said.address.clone()),
+            ..Event::new(engine.clock.now(), EventKind::Unsubscribed { list })
+        };
+
+        // The link outlives the mail.
+        let Some(record) = engine.spool.get(said.mail).await? else {
+            return Ok(event);
+        };
+        let manifest = &record.manifest;
+        Ok(Event {
+            message_id: Some(manifest.message_id.clone()),
+            tags: manifest.tags.clone(),
+            key: manifest.given_key().map(str::to_owned),
+            accepted_at: Some(manifest.accepted_at),
+            submitter: manifest.owner(),
+            ..event
+        })
+    }
+}
+
+/// Which entries, as the audit trail names them.
+pub(super) fn which(entries: &[Suppression]) -> String {
+    let [entry] = entries else {
+        return format!("{} entries", entries.len());
+    };
+    let list = entry.list.as_deref();
+    let list = list.map(|list| format!(" list={list}"));
+    let list = list.unwrap_or_default();
+    format!("address={} reason={}{list}", entry.address, entry.reason)
 }
 
 impl Engine {

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{RawQuery, Request, State};
+use axum::extract::{Extension, RawQuery, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -10,11 +10,12 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::SharedDoor;
+use super::access::Caller;
 use super::body::MediaType;
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem};
 use super::request::{malformed, misshapen};
-use super::{Door, SharedDoor};
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::{Address, Timestamp};
 use crate::{Suppression, SuppressionPage, SuppressionQuery, SuppressionReason};
@@ -132,12 +133,14 @@ pub(super) async fn list(
 )]
 pub(super) async fn add(
     State(door): State<SharedDoor>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<(StatusCode, Json<Suppression>), Problem> {
     let new: NewSuppression = json(&door, request).await?;
     check(new.list.as_deref(), new.note.as_deref())
         .map_err(|(field, detail)| Problem::invalid_field(format!("/{field}"), detail))?;
-    let suppressions = door.dispatcher.suppressions();
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    let suppressions = dispatcher.suppressions();
 
     let reason = new.reason.unwrap_or(SuppressionReason::Manual);
     let made = suppressions.entry(new.address, reason);
@@ -159,6 +162,7 @@ pub(super) async fn add(
 )]
 pub(super) async fn remove(
     State(door): State<SharedDoor>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Removed>, Problem> {
     let mut query = query(request.uri().query(), false)?;
@@ -180,7 +184,8 @@ pub(super) async fn remove(
         return Err(Problem::invalid_field("/address", detail));
     }
 
-    let count = door.dispatcher.suppressions().remove(query).await?;
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    let count = dispatcher.suppressions().remove(query).await?;
     Ok(Json(Removed { count }))
 }
 
@@ -195,6 +200,7 @@ pub(super) async fn remove(
 )]
 pub(super) async fn import(
     State(door): State<SharedDoor>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Imported>, Problem> {
     let (parts, body) = request.into_parts();
@@ -207,7 +213,8 @@ pub(super) async fn import(
         return Err(Problem::new(Kind::MediaType, detail));
     }
     let held = door.collect(body, MAX_FILE).await?;
-    Ok(Json(door.take_file(&held.bytes).await?))
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    Ok(Json(take_file(&dispatcher, &held.bytes).await?))
 }
 
 /// All entries as CSV, as `import` takes them.
@@ -287,66 +294,64 @@ fn csv<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Result<V
     writer.into_inner().map_err(|_| failed())
 }
 
-impl Door {
-    async fn take_file(&self, file: &[u8]) -> Result<Imported, Problem> {
-        let suppressions = self.dispatcher.suppressions();
+async fn take_file(dispatcher: &Dispatcher, file: &[u8]) -> Result<Imported, Problem> {
+    let suppressions = dispatcher.suppressions();
 
-        let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
-        // Where lines end in CRLF the reader is one behind with the number of each after the first.
-        let behind = u64::from(memchr::memmem::find(file, b"\r\n").is_some());
-        let mut lines = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .trim(csv::Trim::All)
-            .from_reader(file);
-        let mut imported = Imported::default();
-        let mut columns: Option<Vec<String>> = None;
+    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
+    // Where lines end in CRLF the reader is one behind with the number of each after the first.
+    let behind = u64::from(memchr::memmem::find(file, b"\r\n").is_some());
+    let mut lines = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .from_reader(file);
+    let mut imported = Imported::default();
+    let mut columns: Option<Vec<String>> = None;
 
-        let mut entries = Vec::new();
-        for line in lines.records() {
-            let line = line.map_err(|error| {
-                Problem::new(Kind::Malformed, format!("the file is not CSV: {error}"))
-            })?;
-            if columns.is_none() {
-                let named: Vec<String> = line.iter().map(str::to_lowercase).collect();
-                let is_header = named
-                    .iter()
-                    .any(|name| name == "address" || name == "email");
-                columns = Some(match is_header {
-                    true => named,
-                    false => COLUMNS.map(str::to_owned).to_vec(),
-                });
-                if is_header {
-                    continue;
-                }
-            }
-            if line.iter().all(str::is_empty) {
+    let mut entries = Vec::new();
+    for line in lines.records() {
+        let line = line.map_err(|error| {
+            Problem::new(Kind::Malformed, format!("the file is not CSV: {error}"))
+        })?;
+        if columns.is_none() {
+            let named: Vec<String> = line.iter().map(str::to_lowercase).collect();
+            let is_header = named
+                .iter()
+                .any(|name| name == "address" || name == "email");
+            columns = Some(match is_header {
+                true => named,
+                false => COLUMNS.map(str::to_owned).to_vec(),
+            });
+            if is_header {
                 continue;
             }
-            let columns = columns.as_deref().unwrap_or_default();
-            match entry(&self.dispatcher, columns, &line) {
-                Ok(entry) => entries.push(entry),
-                Err(detail) => {
-                    imported.refused += 1;
-                    if imported.errors.len() < MAX_TOLD {
-                        let line = line.position().map_or(0, |at| match at.byte() {
-                            0 => at.line(),
-                            _ => at.line() + behind,
-                        });
-                        imported.errors.push(WrongLine { line, detail });
-                    }
+        }
+        if line.iter().all(str::is_empty) {
+            continue;
+        }
+        let columns = columns.as_deref().unwrap_or_default();
+        match entry(dispatcher, columns, &line) {
+            Ok(entry) => entries.push(entry),
+            Err(detail) => {
+                imported.refused += 1;
+                if imported.errors.len() < MAX_TOLD {
+                    let line = line.position().map_or(0, |at| match at.byte() {
+                        0 => at.line(),
+                        _ => at.line() + behind,
+                    });
+                    imported.errors.push(WrongLine { line, detail });
                 }
             }
-            if entries.len() == TOGETHER {
-                imported.imported += entries.len();
-                suppressions.add(std::mem::take(&mut entries)).await?;
-            }
         }
-
-        imported.imported += entries.len();
-        suppressions.add(entries).await?;
-        Ok(imported)
+        if entries.len() == TOGETHER {
+            imported.imported += entries.len();
+            suppressions.add(std::mem::take(&mut entries)).await?;
+        }
     }
+
+    imported.imported += entries.len();
+    suppressions.add(entries).await?;
+    Ok(imported)
 }
 
 /// The entry that stands on one line.

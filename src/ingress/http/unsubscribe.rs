@@ -1,7 +1,7 @@
 //! `/u/{token}`: where recipients leave a list. `GET` shows a page with a button, because scanners
 //! of mail follow every link; `POST` does it, without cookie or sign-in (RFC 8058 §3.1).
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use ring::digest;
 
 use super::SharedDoor;
+use super::access::Caller;
 use super::problem::Problem;
 
 /// The largest body that is looked at: `List-Unsubscribe=One-Click`, as a form of either kind.
@@ -41,13 +42,15 @@ pub(super) async fn ask(
 /// Unsubscribes.
 pub(super) async fn leave(
     State(door): State<SharedDoor>,
+    Extension(caller): Extension<Caller>,
     Path(token): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (_, body) = request.into_parts();
     // Whatever it says: the token says it all.
     door.collect(body, MAX_BODY).await?;
-    let Some(asked) = door.dispatcher.unsubscribe(&token).await? else {
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    let Some(asked) = dispatcher.unsubscribe(&token).await? else {
         return Ok(unknown());
     };
     let (address, list) = (escaped(asked.address.as_str()), escaped(&asked.list));

@@ -1,8 +1,11 @@
 //! Mail of lists, and leaving one, over HTTP.
 
+use std::time::Duration;
+
+use futures::StreamExt;
 use postrider::ingress::http::{Limits, Scope, Token};
 use postrider::transport::Captured;
-use postrider::{Mail, Unsubscribing};
+use postrider::{EventItem, EventKind, Mail, Unsubscribing};
 use serde_json::{Value, json};
 
 use super::service::Service;
@@ -125,6 +128,26 @@ async fn each_recipient_has_a_link_and_a_get_unsubscribes_nobody() {
         "{listed}"
     );
     assert_eq!(listed["suppressions"][0]["list"], "news", "{listed}");
+
+    let audit = service
+        .send("GET", "/v1/audit?act=suppress", &BEARER, "")
+        .await
+        .value();
+    let acts = audit["entries"].as_array().unwrap();
+    assert_eq!(acts.len(), 1, "whoever clicks twice has left once: {audit}");
+
+    let mut events = service.dispatcher.events_after(0);
+    let told = loop {
+        let next = tokio::time::timeout(Duration::from_secs(30), events.next());
+        let item = next.await.expect("it is told").expect("the stream goes on");
+        if let EventItem::Event(event) = item
+            && let EventKind::Unsubscribed { list } = &event.kind
+        {
+            let who = event.recipient.as_ref().map(ToString::to_string);
+            break (list.clone(), who);
+        }
+    };
+    assert_eq!(told, (Some("news".into()), Some("ada@example.org".into())));
 
     let held = hand_in(&service, to.clone(), Some("news")).await;
     assert_eq!(held["suppressed"], json!(["ada@example.org"]));

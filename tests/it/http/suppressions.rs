@@ -270,3 +270,33 @@ async fn what_is_wrong_with_an_entry_is_pointed_at() {
     let answer = service.json("POST", "/v1/mails", &wrong).await;
     assert_eq!(answer.pointers(), ["/list"]);
 }
+
+#[tokio::test]
+async fn what_is_changed_is_in_the_audit_trail_with_how_much() {
+    let service = Service::start().await;
+    add(
+        &service,
+        json!({"address": "ada@example.org", "reason": "bounce"}),
+    )
+    .await;
+    let gone = service
+        .call("DELETE", "/v1/suppressions?address=ada@example.org")
+        .await;
+    assert_eq!(gone.status, 200, "{}", gone.text());
+
+    let audit = service.call("GET", "/v1/audit").await.value();
+    let acts: Vec<_> = audit["entries"].as_array().unwrap().iter().collect();
+    let of = |act: &str| {
+        let found = acts.iter().find(|entry| entry["act"] == act);
+        let found = found.unwrap_or_else(|| panic!("{act}: {audit}"));
+        (found["count"].clone(), found["filter"].clone())
+    };
+    assert_eq!(
+        of("suppress"),
+        (json!(1), json!("address=ada@example.org reason=bounce"))
+    );
+    assert_eq!(
+        of("unsuppress"),
+        (json!(1), json!("address=ada@example.org"))
+    );
+}

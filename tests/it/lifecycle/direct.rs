@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use postrider::delivery::{Outcome, Phase};
 use postrider::{
-    Clock, Dispatcher, Durability, Error, Guarantee, Match, OnSpoolFailure, Query, hours,
+    Clock, Dispatcher, Durability, Error, Guarantee, Match, OnSpoolFailure, Query,
+    SuppressionReason, hours,
 };
 
 use crate::common::{
@@ -67,6 +68,36 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
 
     assert_eq!(postrider.stats().await.unwrap().accepted, 0);
     server.open_connections_fall_to(0).await;
+}
+
+#[tokio::test]
+async fn send_now_sends_nothing_to_who_is_not_to_get_mail() {
+    let server = FakeSmtp::builder().start().await;
+    let postrider = engine(relay_at(&server), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+    let suppressions = postrider.suppressions();
+    let ada = "ada@example.org".parse().unwrap();
+    let entry = suppressions.entry(ada, SuppressionReason::Bounce);
+    suppressions.add(vec![entry]).await.unwrap();
+
+    let both = mail_to("ada@example.org").to("bob@example.org");
+    let sent = postrider.send_now(both.build().unwrap()).await.unwrap();
+
+    let refused = sent
+        .outcomes
+        .iter()
+        .find(|(to, _)| to.as_str() == "ada@example.org");
+    assert!(
+        matches!(refused, Some((_, Outcome::Rejected(Phase::Local, reply))) if reply.text.contains("suppressed")),
+        "{sent:?}"
+    );
+    let mails = server.mails();
+    assert_eq!(
+        (mails.len(), &mails[0].recipients[..]),
+        (1, &["bob@example.org".to_owned()][..])
+    );
 }
 
 #[tokio::test]

@@ -290,7 +290,8 @@ pub(in crate::ingress::http) async fn take(
     Params::of(parts.uri.query()).finish()?;
     let held = door.collect(body, MAX_BODY).await?;
 
-    let feedback = door.dispatcher.feedback();
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    let feedback = dispatcher.feedback();
     let refuse = |refusal: Refusal| {
         feedback.count_unknown(&name, "refused");
         tracing::warn!(by = name, peer = ?caller.peer, reason = %refusal, "events are not believed");

@@ -1,13 +1,14 @@
 //! A report as a message: what `postrider bounce` and a mail server's pipe submit.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use utoipa::IntoParams;
 
 use super::Taken;
 use crate::dispatch::ReportError;
 use crate::ingress::http::SharedDoor;
+use crate::ingress::http::access::Caller;
 use crate::ingress::http::body::MediaType;
 use crate::ingress::http::params::Params;
 use crate::ingress::http::problem::{Kind, Problem};
@@ -36,6 +37,7 @@ pub(in crate::ingress::http) struct Arrival {
 )]
 pub(in crate::ingress::http) async fn take(
     State(door): State<SharedDoor>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<(StatusCode, Json<Taken>), Problem> {
     let (parts, body) = request.into_parts();
@@ -58,7 +60,8 @@ pub(in crate::ingress::http) async fn take(
         .collect(body, door.dispatcher.max_message_size())
         .await?;
 
-    let feedback = door.dispatcher.feedback();
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    let feedback = dispatcher.feedback();
     let taken = feedback.take_report(held.bytes, &to, true).await;
     let receipts = taken.map_err(|error| match error {
         ReportError::Engine(error) => error.into(),
