@@ -38,6 +38,7 @@ pub(super) fn of_mail<S: Store>(
 }
 
 /// The same, each with its name.
+#[cfg(feature = "postgres")]
 pub(super) fn named_of_mail<S: Store>(
     store: &S,
     mail: MailId,
