@@ -103,8 +103,8 @@ impl Direct {
 
         let mut outcomes = Vec::new();
         let mut groups: Vec<(Route, Vec<Address>)> = Vec::new();
-        for (place, recipient) in mail.envelope().recipients().iter().enumerate() {
-            if suppressed.iter().any(|one| usize::from(*one) == place) {
+        for (place, recipient) in (0u16..).zip(mail.envelope().recipients()) {
+            if suppressed.contains(&place) {
                 let reply = Reply::new(550, "5.7.1 suppressed: this address is not to get mail");
                 outcomes.push((recipient.clone(), Outcome::Rejected(Phase::Local, reply)));
                 continue;

@@ -439,14 +439,8 @@ impl FeedbackHandle<'_> {
 
         let manifest = &record.manifest;
         let event = Event {
-            mail: Some(manifest.id),
             recipient: Some(recipient.clone()),
-            message_id: Some(manifest.message_id.clone()),
-            tags: manifest.tags.clone(),
-            key: manifest.given_key().map(str::to_owned),
-            accepted_at: Some(manifest.accepted_at),
-            submitter: manifest.owner(),
-            ..Event::new(at, kind)
+            ..manifest.event(at, kind)
         };
 
         let receipt = FeedbackReceipt {

@@ -45,6 +45,15 @@ impl Relays<'_> {
         self.postrider
     }
 
+    /// That there is a relay of this name, without counting what waits for it.
+    pub(super) async fn check(&self, name: &str) -> Result<(), Error> {
+        let relays = self.postrider.ask_router(router::Msg::Relays).await?;
+        let found = relays.iter().find(|relay| relay.name == name);
+        found
+            .map(|_| ())
+            .ok_or_else(|| Error::UnknownRelay(name.to_owned()))
+    }
+
     /// The relay of this name, now.
     ///
     /// # Errors

@@ -352,21 +352,19 @@ impl State {
 
     /// Those of the claim's deliveries whose domain does not rest at this relay. Others take the
     /// route's next relay, or wait until the domain is probed.
-    fn without_resting(&mut self, claim: Claim) -> Option<Claim> {
+    fn without_resting(&mut self, mut claim: Claim) -> Option<Claim> {
         if self.memory.all_domains_answer() {
             return Some(claim);
         }
         let (now, mono) = (self.engine.clock.now(), self.engine.clock.monotonic());
 
-        let Claim {
-            manifest,
-            body,
-            deliveries,
-        } = claim;
         let (mut admitted, mut held) = (Vec::new(), Vec::new());
 
-        for (lease, delivery) in deliveries {
-            match self.memory.admits(&delivery.recipient, manifest.id, mono) {
+        for (lease, delivery) in std::mem::take(&mut claim.deliveries) {
+            match self
+                .memory
+                .admits(&delivery.recipient, claim.manifest.id, mono)
+            {
                 Admission::Go => admitted.push((lease, delivery)),
                 Admission::HoldUntil(until) => {
                     let until = now + until.saturating_sub(mono);
@@ -376,14 +374,9 @@ impl State {
         }
 
         if !held.is_empty() {
-            self.engine.record_unsent(&manifest, held);
+            self.engine.record_unsent(&claim.manifest, held);
         }
-        let claim = Claim {
-            manifest,
-            body,
-            deliveries: admitted,
-        };
-
+        claim.deliveries = admitted;
         (!claim.deliveries.is_empty()).then_some(claim)
     }
 
@@ -441,7 +434,7 @@ impl State {
 
     /// Those of the claim's deliveries that may go to this relay. Of mail that goes once at most one
     /// that another relay may have waits for that one, and ends when it would not know it again.
-    async fn without_those_elsewhere(&mut self, claim: Claim) -> Option<Claim> {
+    async fn without_those_elsewhere(&mut self, mut claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);
         let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == MayGo::Yes;
@@ -450,13 +443,8 @@ impl State {
             return Some(claim);
         }
 
-        let Claim {
-            manifest,
-            body,
-            deliveries,
-        } = claim;
         let (mut admitted, mut others) = (Vec::new(), Vec::new());
-        for (lease, mut delivery) in deliveries {
+        for (lease, mut delivery) in std::mem::take(&mut claim.deliveries) {
             delivery.stage = match delivery.may_go_once(&self.relay, now) {
                 MayGo::Yes => {
                     admitted.push((lease, delivery));
@@ -477,12 +465,8 @@ impl State {
         }
 
         self.take_back_what_was_begun().await;
-        self.engine.record_unsent(&manifest, others);
-        let claim = Claim {
-            manifest,
-            body,
-            deliveries: admitted,
-        };
+        self.engine.record_unsent(&claim.manifest, others);
+        claim.deliveries = admitted;
         (!claim.deliveries.is_empty()).then_some(claim)
     }
 

@@ -166,24 +166,21 @@ impl Dispatcher {
     /// What the journal tells of somebody who leaves a list.
     async fn unsubscribed(&self, said: &Unsubscription) -> Result<Event, Error> {
         let engine = &self.inner.engine;
-        let list = Some(said.list.clone());
-        let event = Event {
-            mail: Some(said.mail),
-            recipient: Some(said.address.clone()),
-            ..Event::new(engine.clock.now(), EventKind::Unsubscribed { list })
+        let now = engine.clock.now();
+        let kind = EventKind::Unsubscribed {
+            list: Some(said.list.clone()),
         };
 
         // The link outlives the mail.
-        let Some(record) = engine.spool.get(said.mail).await? else {
-            return Ok(event);
+        let event = match engine.spool.get(said.mail).await? {
+            Some(record) => record.manifest.event(now, kind),
+            None => Event {
+                mail: Some(said.mail),
+                ..Event::new(now, kind)
+            },
         };
-        let manifest = &record.manifest;
         Ok(Event {
-            message_id: Some(manifest.message_id.clone()),
-            tags: manifest.tags.clone(),
-            key: manifest.given_key().map(str::to_owned),
-            accepted_at: Some(manifest.accepted_at),
-            submitter: manifest.owner(),
+            recipient: Some(said.address.clone()),
             ..event
         })
     }

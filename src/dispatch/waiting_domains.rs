@@ -61,7 +61,7 @@ impl Relays<'_> {
     /// # Errors
     /// [`Error::UnknownRelay`], [`Error::Spool`], or [`Error::Stopped`].
     pub async fn domains(&self, name: &str) -> Result<WaitingDomains, Error> {
-        self.get(name).await?;
+        self.check(name).await?;
         self.dispatcher().waiting_domains(name).await
     }
 }

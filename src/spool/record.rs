@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{Delivery, Feedback, MailState, State};
+use crate::delivery::{Delivery, Event, EventKind, Feedback, MailState, State};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, Timestamp};
 
 /// What is known of a mail besides its bytes and its deliveries. Fixed at accept, a manual retry's
@@ -60,6 +60,19 @@ impl Manifest {
     /// Its idempotency key, as it was given.
     pub fn given_key(&self) -> Option<&str> {
         self.idempotency_key.as_deref().map(Submitter::given_key)
+    }
+
+    /// Something that happened to this mail, with all that is told of a mail besides.
+    pub fn event(&self, at: Timestamp, kind: EventKind) -> Event {
+        Event {
+            mail: Some(self.id),
+            message_id: Some(self.message_id.clone()),
+            tags: self.tags.clone(),
+            key: self.given_key().map(str::to_owned),
+            accepted_at: Some(self.accepted_at),
+            submitter: self.owner(),
+            ..Event::new(at, kind)
+        }
     }
 
     /// Under which account it counts; 0 where it does not.

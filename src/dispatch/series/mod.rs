@@ -216,7 +216,7 @@ impl Dispatcher {
             let relays = Relays::read(&reader.kept(from, to, usize::MAX).await?);
             number = relays.number(name);
             if number.is_none() {
-                self.relays().get(name).await?;
+                self.relays().check(name).await?;
             }
         }
 

@@ -21,25 +21,8 @@ const TOGETHER: usize = 64;
 
 impl Versioned for Feedback {}
 
-/// All that came back for a mail, with the places of its deliveries; the oldest first.
+/// All that came back for a mail, with the place of its delivery and its own name; the oldest first.
 pub(super) fn of_mail<S: Store>(
-    store: &S,
-    mail: MailId,
-) -> Result<Vec<(u16, Feedback)>, SpoolError> {
-    let (from, to) = keys::feedback_of(mail);
-    let mut found = Vec::new();
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        let read = codec::decode::<Feedback>(value).ok();
-        found.extend(keys::feedback_index(key).zip(read));
-        ControlFlow::Continue(())
-    })?;
-    found.sort_by_key(|(index, feedback)| (*index, feedback.at));
-    Ok(found)
-}
-
-/// The same, each with its name.
-#[cfg(feature = "postgres")]
-pub(super) fn named_of_mail<S: Store>(
     store: &S,
     mail: MailId,
 ) -> Result<Vec<(u16, [u8; 16], Feedback)>, SpoolError> {
@@ -53,6 +36,7 @@ pub(super) fn named_of_mail<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
+    found.sort_by_key(|(index, _, feedback)| (*index, feedback.at));
     Ok(found)
 }
 

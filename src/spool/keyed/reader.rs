@@ -151,7 +151,10 @@ pub(super) fn record<S: Store>(
         manifest: mail.manifest,
         deliveries: deliveries.into_values().collect(),
         leased,
-        feedback,
+        feedback: feedback
+            .into_iter()
+            .map(|(index, _, feedback)| (index, feedback))
+            .collect(),
     }))
 }
 

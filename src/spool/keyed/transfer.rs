@@ -44,7 +44,7 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
 
     let until = key_records(store)?;
     inspect::walk(store, &mut |seen: WholeMail<'_>| {
-        let feedback = feedback::named_of_mail(store, seen.manifest.id)?;
+        let feedback = feedback::of_mail(store, seen.manifest.id)?;
         each(Part::Mail(Box::new(MailPart {
             manifest: seen.manifest.clone(),
             deliveries: seen.deliveries.to_vec(),
