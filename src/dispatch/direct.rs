@@ -128,7 +128,9 @@ impl Direct {
             if let Some((_, list)) = list {
                 // Each with the link that is its own.
                 for one in recipients {
-                    let message = engine.with_list(mail.message(), mail.id(), &one, Some(list));
+                    // It is not kept: nothing can be looked up by its place.
+                    let delivery = (mail.id(), 0);
+                    let message = engine.with_list(mail.message(), delivery, &one, Some(list));
                     let alone = transaction(mail, vec![one.clone()], message);
                     let learned = self.send_over(engine, &topology, &route, &alone).await;
                     outcomes.extend(std::iter::once(one).zip(learned));

@@ -17,7 +17,7 @@ use crate::mail::{Address, MailId};
 use crate::spool::{FeedbackResult, NewFeedback, Query, Record, Suppression, SuppressionReason};
 
 /// Who says what a report says.
-const REPORT: &str = "report";
+pub(super) const REPORT: &str = "report";
 /// Reports above this size are read on a thread of their own.
 const LARGE: usize = 128 * 1024;
 /// How many of an address's last mails are looked at for one that a provider names.
@@ -78,6 +78,9 @@ pub enum ReportError {
     /// It leads to no mail of ours.
     #[error("the report belongs to no mail that is kept here: it bears no return path of ours")]
     NotOurs,
+    /// It came to an address by which a list is left, and does not say which.
+    #[error("the subject does not bear the token of a list, and the mail is not kept any more")]
+    NoList,
     /// It could not be kept.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -110,7 +113,8 @@ impl FeedbackHandle<'_> {
     /// token of its return path. One that `is_trusted`, because of who submits it, may be of a mail
     /// that it names by its Message-ID.
     ///
-    /// Nothing follows from a report of a delay.
+    /// Nothing follows from a report of a delay. A message that is no report and came to the
+    /// address in a `List-Unsubscribe` has its recipient leave that list.
     ///
     /// # Errors
     /// [`ReportError`].
@@ -120,9 +124,10 @@ impl FeedbackHandle<'_> {
         to: &[Address],
         is_trusted: bool,
     ) -> Result<Vec<FeedbackReceipt>, ReportError> {
+        let bytes = message.clone();
         let reading = match message.len() > LARGE {
-            true => tokio::task::spawn_blocking(move || feedback::read(&message)).await,
-            false => Ok(feedback::read(&message)),
+            true => tokio::task::spawn_blocking(move || feedback::read(&bytes)).await,
+            false => Ok(feedback::read(&bytes)),
         };
 
         let report = match reading.unwrap_or(Reading::NoReport) {
@@ -131,10 +136,7 @@ impl FeedbackHandle<'_> {
                 self.engine().metrics.fed_back(REPORT, "nothing");
                 return Ok(Vec::new());
             }
-            Reading::NoReport => {
-                self.engine().metrics.fed_back(REPORT, "no_report");
-                return Err(ReportError::NoReport);
-            }
+            Reading::NoReport => return self.take_letter(&message, to, is_trusted).await,
         };
 
         let returns = self.returns();
@@ -202,7 +204,11 @@ impl FeedbackHandle<'_> {
         self.engine().metrics.fed_back(by, what);
     }
 
-    fn engine(&self) -> &Engine {
+    pub(super) fn postrider(&self) -> &Dispatcher {
+        self.postrider
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
         &self.postrider.inner.engine
     }
 

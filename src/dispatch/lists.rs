@@ -14,7 +14,7 @@ use bytes::Bytes;
 use url::Url;
 
 use super::engine::Engine;
-use super::returns::with_header;
+use super::returns::{Returned, with_header};
 use super::token_key::TokenKey;
 use crate::mail::{Address, Mail, MailId};
 use crate::spool::Claim;
@@ -96,14 +96,24 @@ impl Unsubscribing {
         })
     }
 
-    /// What lets this recipient leave the list of a message, unless its sender wrote that.
-    fn fields(&self, message: &Bytes, mail: MailId, to: &Address, list: &str) -> String {
+    /// What lets this recipient leave the list of a message, unless its sender wrote that: by the
+    /// link, and by writing to `address` where there is one, for programs that know nothing else.
+    fn fields(&self, message: &Bytes, said: &Unsubscription, address: Option<String>) -> String {
+        let Unsubscription {
+            mail,
+            address: to,
+            list,
+        } = said;
         let mut header = String::new();
         if !has_field(message, "List-Unsubscribe") {
             let base = self.base.as_str().trim_end_matches('/');
-            let token = self.token(mail, to, list);
-            header.push_str(&format!("List-Unsubscribe: <{base}/u/{token}>\r\n"));
-            header.push_str("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
+            let token = self.token(*mail, to, list);
+            header.push_str(&format!("List-Unsubscribe: <{base}/u/{token}>"));
+            // Folded between the two: neither may be (RFC 3986 §2), and a line has an end.
+            if let Some(address) = address {
+                header.push_str(&format!(",\r\n <mailto:{address}?subject={token}>"));
+            }
+            header.push_str("\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
         }
 
         if !has_field(message, "List-Id") {
@@ -146,7 +156,7 @@ impl Engine {
             [(lease, only)] if manifest.recipients > 1 => {
                 let (index, to) = (lease.token().index, &only.recipient);
                 let list = manifest.list.as_deref();
-                let message = self.with_list(&claim.body, manifest.id, to, list);
+                let message = self.with_list(&claim.body, (manifest.id, index), to, list);
                 match manifest.return_path {
                     Some(_) => with_header(self.return_field((manifest.id, index)), &message),
                     None => message,
@@ -159,7 +169,7 @@ impl Engine {
     /// The message of a mail for one, as it is kept and sent.
     pub(super) fn message_for_one(&self, mail: &Mail, to: &Address) -> Bytes {
         let list = mail.options().list.as_deref();
-        let message = self.with_list(mail.message(), mail.id(), to, list);
+        let message = self.with_list(mail.message(), (mail.id(), 0), to, list);
         match mail.envelope().return_path() {
             Some(_) => with_header(self.return_field((mail.id(), 0)), &message),
             None => message,
@@ -170,16 +180,22 @@ impl Engine {
     pub(super) fn with_list(
         &self,
         message: &Bytes,
-        mail: MailId,
+        delivery: Returned,
         to: &Address,
         list: Option<&str>,
     ) -> Bytes {
-        match (&self.unsubscribing, list) {
-            (Some(unsubscribing), Some(list)) => {
-                with_header(unsubscribing.fields(message, mail, to, list), message)
-            }
-            _ => message.clone(),
-        }
+        let Some((unsubscribing, list)) = self.unsubscribing.as_ref().zip(list) else {
+            return message.clone();
+        };
+
+        let returns = self.returns.as_ref();
+        let address = returns.map(|returns| returns.leaving_address(delivery));
+        let said = Unsubscription {
+            mail: delivery.0,
+            address: to.clone(),
+            list: list.to_owned(),
+        };
+        with_header(unsubscribing.fields(message, &said, address), message)
     }
 
     /// Whether each recipient gets a message of his own.
@@ -251,7 +267,12 @@ mod tests {
         let message = Bytes::from_static(
             b"list-unsubscribe: <mailto:x@example.com>\r\nSubject: s\r\n\r\nList-Id: x",
         );
-        let personal = here.fields(&message, MailId::from_bytes([7; 16]), &ada, "news");
+        let said = Unsubscription {
+            mail: MailId::from_bytes([7; 16]),
+            address: ada,
+            list: "news".to_owned(),
+        };
+        let personal = here.fields(&message, &said, None);
         assert_eq!(personal, "List-Id: <news.mail.example.com>\r\n");
     }
 }

@@ -39,6 +39,7 @@ mod delivering;
 mod failures;
 mod feedback;
 mod jobs;
+mod leaving;
 mod lists;
 mod lookup;
 mod mails;

@@ -1,8 +1,9 @@
 //! Return paths that say whose mail comes back (VERP): each delivery has one of its own, signed, so
-//! that a report leads to its delivery whatever it says besides.
+//! that a report leads to its delivery whatever it says besides. Mail of a list has an address
+//! besides, to which its recipient writes to leave it.
 //!
-//! *Invariant:* nobody makes a return path who does not have the secret; the same delivery has the
-//! same one, so that every retry sends the same envelope.
+//! *Invariant:* nobody makes an address of either kind who does not have the secret, nor one kind
+//! of the other; the same delivery has the same ones, so that every retry sends the same bytes.
 
 use bytes::Bytes;
 
@@ -11,8 +12,10 @@ use super::token_key::TokenKey;
 use crate::mail::{Address, MailId};
 use crate::spool::Claim;
 
-/// How a local part of ours begins.
+/// How the local part of a return path begins.
 const PREFIX: &str = "b-";
+/// How that of an address begins to which a recipient writes to leave a list.
+const LEAVING: &str = "u-";
 /// The bytes of a mail's id, of a delivery's place, and of the signature.
 const SIGNED: usize = 16 + 2;
 const SIGNATURE: usize = 10;
@@ -27,6 +30,7 @@ pub(super) const FIELD: &str = "X-Return-Token";
 pub struct Returns {
     domain: String,
     key: TokenKey<SIGNATURE>,
+    leaving: TokenKey<SIGNATURE>,
 }
 
 /// Which delivery a return path belongs to: the mail, and its place in the envelope.
@@ -45,6 +49,8 @@ impl Returns {
         Ok(Returns {
             domain: domain.to_ascii_lowercase(),
             key: TokenKey::new(secret)?,
+            // A key of its own: a return path must not become an address of the other kind.
+            leaving: TokenKey::new(&[b"leaving ", secret].concat())?,
         })
     }
 
@@ -54,16 +60,14 @@ impl Returns {
     }
 
     /// The token of one delivery.
-    fn token(&self, (mail, index): Returned) -> String {
-        let mut token = mail.as_bytes().to_vec();
-        token.extend(index.to_be_bytes());
-        let hex: String = self
-            .key
-            .sign(token)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("{PREFIX}{hex}")
+    fn token(&self, delivery: Returned) -> String {
+        format!("{PREFIX}{}", signed(&self.key, delivery))
+    }
+
+    /// Where the recipient of one delivery writes to leave its list.
+    pub(super) fn leaving_address(&self, delivery: Returned) -> String {
+        let token = signed(&self.leaving, delivery);
+        format!("{LEAVING}{token}@{}", self.domain)
     }
 
     /// The return path of one delivery.
@@ -76,38 +80,29 @@ impl Returns {
         address.domain().eq_ignore_ascii_case(&self.domain)
     }
 
-    /// Whether an address is a return path that was made here.
+    /// Whether an address was made here: a return path, or one to leave a list by.
     pub fn is_ours(&self, address: &Address) -> bool {
-        self.read(address).is_some()
+        self.read(address).is_some() || self.read_leaving(address).is_some()
     }
 
-    /// The delivery that an address belongs to; `None` where it was not made here.
+    /// The delivery whose return path an address is; `None` where it was not made here.
     pub(super) fn read(&self, address: &Address) -> Option<Returned> {
-        let (local, _) = address.as_str().rsplit_once('@')?;
-        self.is_of_domain(address)
-            .then(|| self.read_token(local.as_bytes()))?
+        self.read_token(self.local_part(address)?)
     }
 
-    /// Upper and lower case are the same here: some servers change it.
+    /// The delivery whose list is left by writing to an address; `None` where it was not made here.
+    pub(super) fn read_leaving(&self, address: &Address) -> Option<Returned> {
+        read_signed(LEAVING, &self.leaving, self.local_part(address)?)
+    }
+
+    /// The local part of an address of the domain.
+    fn local_part<'a>(&self, address: &'a Address) -> Option<&'a [u8]> {
+        let (local, _) = address.as_str().rsplit_once('@')?;
+        self.is_of_domain(address).then_some(local.as_bytes())
+    }
+
     fn read_token(&self, token: &[u8]) -> Option<Returned> {
-        let (prefix, hex) = token.split_at_checked(PREFIX.len())?;
-        if !prefix.eq_ignore_ascii_case(PREFIX.as_bytes()) || hex.len() != HEX {
-            return None;
-        }
-
-        let mut bytes = [0; SIGNED + SIGNATURE];
-        for (byte, digits) in bytes.iter_mut().zip(hex.chunks(2)) {
-            let digits = std::str::from_utf8(digits).ok()?;
-            *byte = u8::from_str_radix(digits, 16)
-                .ok()
-                .filter(|_| !digits.starts_with('+'))?;
-        }
-
-        let (mail, index) = self.key.read(&bytes)?.split_first_chunk::<16>()?;
-        Some((
-            MailId::from_bytes(*mail),
-            u16::from_be_bytes(*index.first_chunk()?),
-        ))
+        read_signed(PREFIX, &self.key, token)
     }
 
     /// The first token that was made here and stands somewhere in these contents.
@@ -134,6 +129,37 @@ impl Returns {
 
         None
     }
+}
+
+/// A delivery, signed, in hexadecimal digits.
+fn signed(key: &TokenKey<SIGNATURE>, (mail, index): Returned) -> String {
+    let mut token = mail.as_bytes().to_vec();
+    token.extend(index.to_be_bytes());
+    let signed = key.sign(token);
+    signed.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The delivery of a token that begins so. Upper and lower case are the same here: some servers
+/// change it.
+fn read_signed(prefix: &str, key: &TokenKey<SIGNATURE>, token: &[u8]) -> Option<Returned> {
+    let (begins, hex) = token.split_at_checked(prefix.len())?;
+    if !begins.eq_ignore_ascii_case(prefix.as_bytes()) || hex.len() != HEX {
+        return None;
+    }
+
+    let mut bytes = [0; SIGNED + SIGNATURE];
+    for (byte, digits) in bytes.iter_mut().zip(hex.chunks(2)) {
+        let digits = std::str::from_utf8(digits).ok()?;
+        *byte = u8::from_str_radix(digits, 16)
+            .ok()
+            .filter(|_| !digits.starts_with('+'))?;
+    }
+
+    let (mail, index) = key.read(&bytes)?.split_first_chunk::<16>()?;
+    Some((
+        MailId::from_bytes(*mail),
+        u16::from_be_bytes(*index.first_chunk()?),
+    ))
 }
 
 impl Engine {
@@ -199,6 +225,13 @@ mod tests {
             forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };
             assert_eq!(here.read_token(&forged), None, "{at}");
         }
+
+        // One kind is never the other.
+        let leaving: Address = here.leaving_address((mail, 3)).parse().unwrap();
+        assert_eq!(here.read_leaving(&leaving), Some((mail, 3)));
+        assert!(here.is_ours(&leaving) && here.read(&leaving).is_none());
+        let swapped: Address = leaving.as_str().replacen("u-", "b-", 1).parse().unwrap();
+        assert!(!here.is_ours(&swapped) && !there.is_ours(&leaving));
 
         let around = format!("x--b-{} Return-Path: <{path}>", "0".repeat(HEX)).into_bytes();
         assert_eq!(here.find(&[b"-".to_vec(), around]), Some((mail, 3)));

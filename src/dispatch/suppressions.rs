@@ -137,7 +137,13 @@ impl Dispatcher {
         let Some(said) = self.read_unsubscribe(token) else {
             return Ok(None);
         };
-        let Unsubscription { address, list, .. } = &said;
+        self.leave(&said).await?;
+        Ok(Some(said))
+    }
+
+    /// Has this address leave this list; whether it had not before.
+    pub(super) async fn leave(&self, said: &Unsubscription) -> Result<bool, Error> {
+        let Unsubscription { address, list, .. } = said;
         let suppressions = self.suppressions();
         let entry = suppressions.entry(address.clone(), SuppressionReason::Unsubscribe);
         let entry = Suppression {
@@ -151,16 +157,16 @@ impl Dispatcher {
             (one.reason, &one.list) == (entry.reason, &entry.list) && one.is_in_force(entry.since)
         };
         if known.iter().flatten().any(is_it) {
-            return Ok(Some(said));
+            return Ok(false);
         }
 
         // Before: where it is told and not kept, nobody was answered, and it is asked for again.
-        let event = self.unsubscribed(&said).await?;
+        let event = self.unsubscribed(said).await?;
         if let Some(journal) = self.inner.engine.spool.journal() {
             journal.note(vec![event]).await?;
         }
         suppressions.add(vec![entry]).await?;
-        Ok(Some(said))
+        Ok(true)
     }
 
     /// What the journal tells of somebody who leaves a list.

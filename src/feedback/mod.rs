@@ -8,6 +8,7 @@
 mod complaint;
 mod delivery_status;
 mod fields;
+mod letter;
 mod prose;
 
 use mail_parser::{HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
@@ -15,6 +16,7 @@ use mail_parser::{HeaderValue, Message, MessageParser, MessagePart, MimeHeaders,
 use crate::delivery::{FeedbackKind, printable};
 use crate::mail::has_too_many_pieces;
 use fields::Groups;
+pub use letter::{Letter, read_letter};
 
 /// The most bytes of a report that are looked at. What it says comes before the copy of the mail.
 pub const LONGEST: usize = 1024 * 1024;

@@ -2,5 +2,6 @@
 #![cfg(feature = "server")]
 
 mod corpus;
+mod leaving;
 mod providers;
 mod reports;

@@ -1,0 +1,83 @@
+//! What somebody writes, or has a program write, to where reports go: only its header is looked at.
+
+use mail_parser::MessageParser;
+
+use super::{is_answer, is_of_a_server};
+use crate::mail::has_too_many_pieces;
+
+/// The most addresses that are looked at.
+const ADDRESSES: usize = 20;
+/// The most bytes of its header.
+const HEADER: usize = 64 * 1024;
+
+/// What the header of a message says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Letter {
+    /// To whom it is written.
+    pub to: Vec<String>,
+    /// Its subject, decoded, without the spaces in it: where a word is long, programs break it.
+    pub subject: String,
+    /// Whether a program answered by itself, or a server tells of something.
+    pub is_answer: bool,
+}
+
+/// Reads the header of a message that is no report.
+pub fn read_letter(message: &[u8]) -> Letter {
+    let bytes = &message[..message.len().min(HEADER)];
+    if has_too_many_pieces(bytes) {
+        return Letter::default();
+    }
+    let Some(parsed) = MessageParser::default().parse_headers(bytes) else {
+        return Letter::default();
+    };
+
+    let to = parsed.to().into_iter().flat_map(|to| to.iter());
+    let to = to.filter_map(|to| to.address()).take(ADDRESSES);
+    let subject = parsed.subject().unwrap_or_default();
+
+    Letter {
+        to: to.map(str::to_owned).collect(),
+        subject: subject.split_whitespace().collect(),
+        is_answer: is_answer(&parsed) || is_of_a_server(&parsed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_whole_however_it_was_broken() {
+        for subject in [
+            "AQAB_c-d",
+            "\r\n AQAB_c-d",
+            "AQAB\r\n _c-d",
+            "=?utf-8?Q?AQAB?=\r\n =?utf-8?Q?=5Fc-d?=",
+            "=?UTF-8?B?QVFBQl9jLWQ=?=",
+        ] {
+            let text = format!(
+                "From: a@example.org\r\nTo: <u-1@b.example>\r\nSubject: {subject}\r\n\r\nx"
+            );
+            let letter = read_letter(text.as_bytes());
+            assert_eq!(letter.subject, "AQAB_c-d", "{subject:?}");
+            assert_eq!(letter.to, ["u-1@b.example"]);
+            assert!(!letter.is_answer);
+        }
+    }
+
+    #[test]
+    fn what_a_program_answers_is_told_from_what_somebody_asks() {
+        for header in [
+            "From: a@example.org\r\nAuto-Submitted: auto-replied (vacation)",
+            "From: MAILER-DAEMON@example.org",
+            "From: a@example.org\r\nPrecedence: auto_reply",
+            "",
+        ] {
+            assert!(read_letter(format!("{header}\r\nSubject: x\r\n\r\n").as_bytes()).is_answer);
+        }
+
+        // A mailbox's own button writes by a program, and means it.
+        let button = "From: a@example.org\r\nAuto-Submitted: auto-generated\r\nSubject: x\r\n\r\n";
+        assert!(!read_letter(button.as_bytes()).is_answer);
+    }
+}
