@@ -316,8 +316,11 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         let last = |log: &String| log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
         assert!(
             begun.elapsed() < QUIET,
-            "{} still wait:\n{}",
+            "{} still wait: {}, {}, with {}:\n{}",
             cluster.sql(waits),
+            cluster.sql("SELECT json_agg(r) FROM (SELECT mail, idx, route, priority, owner, stage, due, tries, takeovers FROM ready LIMIT 5) r"),
+            cluster.sql("SELECT json_agg(o) FROM (SELECT id, at, owner FROM outbox LIMIT 5) o"),
+            cluster.sql("SELECT json_agg(s) FROM sessions s"),
             logs.iter().map(last).collect::<Vec<_>>().join("\n\n")
         );
         tokio::time::sleep(Duration::from_millis(200)).await;

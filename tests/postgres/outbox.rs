@@ -102,6 +102,25 @@ async fn what_cannot_be_composed_is_dead_for_each_of_its_recipients() {
     );
 }
 
+/// As after a commit whose answer was lost with the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_took_without_knowing_is_taken_again_by_it() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-unheard", &relay);
+    let node = cluster.node("only", 5);
+
+    // One transaction: nobody sees the draft before it has its owner.
+    let id = cluster.sql(&format!(
+        "SELECT enqueue('{MAIL}'); UPDATE outbox SET owner = (SELECT id FROM sessions)"
+    ));
+    eventually("it leaves the outbox", async || {
+        cluster.sql("SELECT count(*) FROM outbox") == "0"
+    })
+    .await;
+    node.become_all(std::slice::from_ref(&id), "delivered");
+    assert_eq!(relay.accepted(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_and_schedules_hold_as_over_http() {
     let relay = FakeSmtp::start().await;

@@ -91,7 +91,7 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
     );
 
     if let Err(error) = outbox.give_back(left).await {
-        tracing::debug!(%error, "it comes back when this node's session ends");
+        tracing::debug!(%error, "it is taken again when the database answers");
     }
     false
 }

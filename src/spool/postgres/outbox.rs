@@ -22,9 +22,12 @@ const REASON: usize = 2000;
 
 type Failure = tokio_postgres::Error;
 
+/// Among them what this session took and does not have in hand: the answer was lost, or it could not be
+/// given back when the database was gone.
 const TAKE: &str = "
 UPDATE outbox o SET owner = $1 FROM (
-  SELECT b.id FROM outbox b WHERE b.owner = 0 OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = b.owner)
+  SELECT b.id FROM outbox b WHERE b.owner = 0 OR (b.owner = $1 AND b.id <> ALL($3))
+    OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = b.owner)
   ORDER BY b.at LIMIT $2 FOR UPDATE SKIP LOCKED) x
 WHERE o.id = x.id RETURNING o.id, o.draft::text";
 
@@ -39,8 +42,9 @@ impl Outbox for PostgresNode {
         let session = core.session();
 
         let most = i64::try_from(most).unwrap_or(100);
+        let in_hand: Vec<Uuid> = core.drafts.lock().iter().copied().map(rows::uuid).collect();
         let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-            ask!(core, on => on.query(TAKE, &[&session, &most]));
+            ask!(core, on => on.query(TAKE, &[&session, &most, &in_hand]));
         let drafts: Vec<OutboxDraft> = rows?
             .iter()
             .map(|row| OutboxDraft {
@@ -55,7 +59,6 @@ impl Outbox for PostgresNode {
     }
 
     async fn became(&self, draft: MailId, mail: MailId) -> Result<(), SpoolError> {
-        self.core.drafts.lock().remove(&draft);
         self.core
             .change(move |_, on| {
                 async move {
@@ -73,7 +76,10 @@ impl Outbox for PostgresNode {
                 }
                 .boxed()
             })
-            .await
+            .await?;
+
+        self.core.drafts.lock().remove(&draft);
+        Ok(())
     }
 
     async fn reject(
@@ -82,8 +88,8 @@ impl Outbox for PostgresNode {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
-        self.core.drafts.lock().remove(&draft.id);
         let core = &self.core;
+        let id = draft.id;
 
         let nowhere = Route::over([]);
         let named: Result<(), SpoolError> = ask!(core, on => core.routes.name_all(&on, [&nowhere]));
@@ -97,10 +103,9 @@ impl Outbox for PostgresNode {
                 async move { reject_in(core, on, &draft, &reason, now).await }.boxed()
             })
             .await?;
-        self.core
-            .hints
-            .sweep_at(self.core.kept_until(now.as_millis()));
 
+        core.drafts.lock().remove(&id);
+        core.hints.sweep_at(core.kept_until(now.as_millis()));
         Ok(())
     }
 

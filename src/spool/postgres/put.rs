@@ -134,6 +134,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
     loop {
         let (chosen, results) = choose(&mails, &there, &tried);
         if chosen.is_empty() {
+            drop_drafts(core, &mails, &results);
             return results;
         }
         let on = match core.on(&core.put).await {
@@ -160,6 +161,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
                 core.time(began.elapsed());
                 core.committed(committed);
                 hint(core, &chosen);
+                drop_drafts(core, &mails, &results);
                 return results;
             }
             Err(error) => error,
@@ -191,6 +193,16 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
                 let error = core.failed(&error);
                 return vec![Err(error); mails.len()];
             }
+        }
+    }
+}
+
+/// What has become mail is no draft any more.
+fn drop_drafts(core: &Core, mails: &[NewMail], results: &Results) {
+    let mut in_hand = core.drafts.lock();
+    for (mail, result) in mails.iter().zip(results) {
+        if matches!(result, Ok(PutResult::Stored)) {
+            in_hand.remove(&mail.manifest.id);
         }
     }
 }
@@ -480,13 +492,6 @@ async fn insert(
             ],
         )
         .await?;
-
-    if !drafts.is_empty() {
-        let mut in_hand = core.drafts.lock();
-        drafts
-            .into_iter()
-            .for_each(|draft| _ = in_hand.remove(&rows::mail_id(draft)));
-    }
 
     let row = rows.first();
     Ok(Committed {
