@@ -4,6 +4,18 @@
 const assert = require("node:assert");
 const { chromium } = require("playwright-core");
 
+/** Waits until the page has asked for all that it shows: nothing but its stream of events is under way. */
+exports.quiet = async (page) => {
+  const busy = () => performance.getEntriesByType("resource").length;
+  for (let before = -1, turn = 0; turn < 600; turn++) {
+    const now = page.underWay.size ? -1 : await page.evaluate(busy);
+    if (now >= 0 && now === before) return;
+    before = now;
+    await page.waitForTimeout(100);
+  }
+  throw new Error(`${page.url()} still asks for ${[...page.underWay].map((request) => request.url())}`);
+};
+
 /** Runs `test(browser, watch)`, and ends the process. `watch(page)` looks after a page; `expected` are troubles that are wanted. */
 exports.run = async (test, expected = () => false) => {
   const troubles = [];
@@ -15,6 +27,9 @@ exports.run = async (test, expected = () => false) => {
     if (!expected(String(what))) troubles.push(`${page.url()}: ${what}`);
   };
   const watch = (page) => {
+    page.underWay = new Set();
+    page.on("request", (request) => request.url().includes("/v1/events") || page.underWay.add(request));
+    for (const ended of ["requestfinished", "requestfailed"]) page.on(ended, (request) => page.underWay.delete(request));
     page.on("console", (said) => said.type() === "error" && trouble(page, said.text()));
     page.on("pageerror", (error) => trouble(page, error));
     page.on("dialog", (dialog) => {

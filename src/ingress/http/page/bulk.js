@@ -50,7 +50,7 @@ export function Bulk({ q, what = ["retry", "cancel", "purge"], first = 0, change
     ${asking && html`<${Ask} title=${acts[asking.act].asks(counted(asking.count))} yes=${acts[asking.act].yes} danger=${asking.act !== "retry"}
       ready=${asking.act !== "purge" || typed.replace(/\D/g, "") === String(asking.count)} onYes=${run} onNo=${() => setAsking(null)}>
       <p class="faint">${q ? html`What <code>${q}</code> finds${asking.limit ? `, the first ${asking.limit}` : ""}.` : "All mail there is."}</p>
-      ${asking.act === "purge" && html`<p>Their messages and records are gone then.</p><label>Type ${asking.count} to mean it <input inputmode="numeric" autocomplete="off" onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`}`;
+      ${asking.act === "purge" && html`<p>${asking.count === 1 ? "Its message and record are" : "Their messages and records are"} gone then.</p><label>Type ${number(asking.count)} to mean it <input inputmode="numeric" autocomplete="off" onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`}`;
 }
 
 /** The jobs that run, and what became of those that ended while somebody watched. */

@@ -24,7 +24,7 @@ export function Dead({ parameters, may }) {
   const groups = data?.groups || [];
   const dead = groups.reduce((sum, group) => sum + group.dead, 0);
   return html`<h1>Dead letters</h1>
-    <p class="lead">${data ? dead ? html`${number(dead)} ${dead === 1 ? "delivery" : "deliveries"} failed for good. <${Link} to="/mails?state=dead">All of them as a list<//>` : "Nothing failed for good." : "\u2026"} <button class="quiet" onClick=${again}>Look again</button></p>
+    <p class="lead">${data ? dead ? html`${number(dead)} ${dead === 1 ? "delivery" : "deliveries"} failed for good. <${Link} to="/mails?state=dead">All of them as a list<//>` : "Nothing failed for good." : error ? "" : "Grouping what failed\u2026"} <button class="quiet" onClick=${again}>Look again</button></p>
     <nav class="tabs" aria-label="Grouped by">${[["error", "By error"], ["domain", "By domain"]].map(([name, title]) => html`<${Link} key=${name}
       to=${name === "error" ? "/dead" : `/dead?by=${name}`} aria-current=${by === name ? "true" : undefined}>${title}<//>`)}</nav>
     <${Problem} error=${error} />
@@ -32,7 +32,7 @@ export function Dead({ parameters, may }) {
     ${dead > 0 && may.admin && html`<div class="row"><span class="faint">All dead mail:</span><${Bulk} q="state:dead" what=${["retry", "purge"]} first=${dead > 20 ? 20 : 0} changed=${again} /></div>`}
     ${data && !groups.length && html`<${Empty} title="No dead letters"><p>What is refused for good, or not delivered before it expires, is kept here, with what the server said, until somebody sends it again or deletes it. Mail that is deferred is grouped here as well.</p><//>`}
     <ul class="groups">${groups.map((group) => html`<li key=${group.name}>
-      <div class="line"><b class="big">${number(group.count)}</b><span class="said"><${Text}>${group.name || "no reason was given"}<//></span></div>
+      <b class="big">${number(group.count)}</b><span class="said"><${Text}>${group.name || "no reason was given"}<//></span>
       <p class="faint">${group.dead ? html`<${Link} to=${listOf(`${group.q} state:dead`)}>${number(group.dead)} dead<//>` : ""}${group.dead && group.deferred ? ", " : ""}
         ${group.deferred ? html`<${Link} to=${listOf(`${group.q} state:deferred`)}>${number(group.deferred)} deferred<//>` : ""}
         ${" · last "}<${Time} at=${group.last_at} />${" · "}<${Link} to=${`/mails/${group.example}`}>an example<//>

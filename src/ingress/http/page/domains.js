@@ -18,14 +18,15 @@ export function Waiting({ relay }) {
         <td data-label="Oldest"><${Time} at=${one.oldest_at} /></td><td data-label="At rest"><${Text}>${resting.get(one.domain)?.reason || ""}<//></td></tr>`)}
       ${others.map((rest) => html`<tr key=${rest.domain}><th scope="row"><${Text}>${rest.domain}<//></th><td class="number" data-label="Waiting">0</td><td colspan="5"></td><td data-label="At rest"><${Text}>${rest.reason}<//></td></tr>`)}</tbody></table></div>`}
     ${domains.length > 100 && html`<p class="faint">${number(domains.length - 100)} more domains; <code>postrider relay domains</code> has them all.</p>`}
-    ${data && !data.complete && html`<p class="faint">More waits than was looked at: these are what is due first.</p>`}
-    ${data && !domains.length && !others.length && html`<p class="faint">Nothing waits for this relay.</p>`}`;
+    ${data && !data.complete && html`<p class="faint">More waits than could be looked at${domains.length ? ": these are what is due first" : ", and none of what was waits for this relay"}.</p>`}
+    ${!data && !error && html`<p class="faint">Counting\u2026</p>`}
+    ${data?.complete && !domains.length && !others.length && html`<p class="faint">Nothing waits for this relay.</p>`}`;
 }
 
 export function Trouble({ name }) {
-  const { data: domains } = useAnswer(`/v1/failures?by=domain&q=${encodeURIComponent(`relay:"${name}"`)}`);
+  const { data: domains, error } = useAnswer(`/v1/failures?by=domain&q=${encodeURIComponent(`relay:"${name}"`)}`);
   return html`<h2>Trouble by recipient domain</h2>
-    ${domains?.groups.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Trouble by recipient domain"><table class="dense stacks"><thead><tr><th>Domain</th><th class="number">Deferred</th><th class="number">Dead</th><th>Last said</th></tr></thead>
-      <tbody>${domains.groups.slice(0, 50).map((group) => html`<tr key=${group.name}><th scope="row"><${Link} to=${listOf(`relay:"${name}" ${group.q}`)}><${Text}>${group.name}<//><//></th><td class="number" data-label="Deferred">${number(group.deferred)}</td><td class="number" data-label="Dead">${number(group.dead)}</td><td data-label="Last said"><${Text}>${group.text}<//></td></tr>`)}</tbody></table></div>`
+    ${!domains ? html`<p class="faint">${error ? html`<${Problem} error=${error} />` : "Counting\u2026"}</p>` : domains.groups.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Trouble by recipient domain"><table class="dense stacks"><thead><tr><th>Domain</th><th class="number">Deferred</th><th class="number">Dead</th><th>Last said</th></tr></thead>
+      <tbody>${domains.groups.slice(0, 50).map((group) => html`<tr key=${group.name}><th scope="row"><${Link} to=${listOf(`relay:"${name}" ${group.q}`)}><${Text}>${group.name}<//><//></th><td class="number" data-label="Deferred">${number(group.deferred)}</td><td class="number" data-label="Dead">${number(group.dead)}</td><td class="wide" data-label="Last said"><${Text}>${group.text}<//></td></tr>`)}</tbody></table></div>`
       : html`<p class="faint">None: nothing is deferred or dead.</p>`}`;
 }

@@ -3,7 +3,7 @@
 import { html } from "./api.js";
 import { kinds, on } from "./live.js";
 import { exact, number, said } from "./words.js";
-import { Empty, Link, State, Text, go } from "./parts.js";
+import { Empty, Link, Shell, State, Text, go } from "./parts.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
 /** The most events that are shown. */
@@ -58,11 +58,11 @@ export function Events({ parameters }) {
       <label>With <input name="text" value=${parameters.get("text") || ""} placeholder="recipient, relay, tag" size="18" /></label>
       <button type="button" aria-pressed=${paused} onClick=${() => setPaused(!paused)}>${paused ? `Go on${waiting ? ` (${waiting} more)` : ""}` : "Pause"}</button></form>
     ${shown.length === 0 && html`<${Empty} title=${kind || text ? "Nothing like this has happened since the page was opened" : "Waiting for something to happen"}>
-      <p class="faint">What happens from now on appears here by itself, the newest first. What happened before is in the journal: <code>postrider tail --since 1h</code></p><//>`}
-    <ol class="events">${shown.map((event) => html`<li key=${event.seq ?? `${event.kind}${event.heard}`}>${event.kind === "missed"
+      <p class="faint">What happens from now on appears here by itself, the newest first. What happened before is in the journal: <${Shell}>postrider tail --since 1h<//></p><//>`}
+    ${shown.length > 0 && html`<ol class="events">${shown.map((event) => html`<li key=${event.seq ?? `${event.kind}${event.heard}`}>${event.kind === "missed"
       ? html`<b>${event.count == null ? "Some" : number(event.count)} events were missed</b>`
       : event.kind === "skipped" ? html`<span class="faint">${number(event.count)} more, too many to show</span>`
       : html`<time>${exact(event.at)}</time> <${State} of=${event.kind} />
         <span>${event.mail ? html`<${Link} to=${`/mails/${event.mail}`}><${Text}>${aboutOf(event) || "a mail"}<//><//>` : html`<${Text}>${aboutOf(event)}<//>`}</span>
-        <span class="faint"><${Text}>${detailOf(event)}<//></span>`}</li>`)}</ol>`;
+        <span class="faint"><${Text}>${detailOf(event)}<//></span>`}</li>`)}</ol>`}`;
 }

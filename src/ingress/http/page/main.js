@@ -17,7 +17,7 @@ import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
 const views = [["/", "Overview"], ["/mails", "Mails"], ["/dead", "Dead letters"], ["/relays", "Relays"], ["/inbox", "Inbox"],
   ["/events", "Events"], ["/audit", "Audit"], ["/about", "About"]];
-const keys = [["/", "search"], ["j k", "down and up the list"], ["Enter", "open"], ["Ctrl-K", "find a mail"], ["g, then a letter", "o overview, m mails, d dead letters, r relays, i inbox, e events"], ["Escape", "close"], ["?", "these keys"]];
+const keys = [["/", "search"], ["j k", "down and up the list"], ["Enter", "open"], ["Ctrl-K", "find a mail"], ["g", "then a letter: o overview, m mails, d dead letters, r relays, i inbox, e events"], ["Escape", "close"], ["?", "these keys"]];
 const letters = { o: "/", m: "/mails", d: "/dead", r: "/relays", i: "/inbox", e: "/events" };
 
 function Page() {
@@ -69,6 +69,8 @@ function Page() {
   const inbox = useInbox(may, open === "/inbox" && document.visibilityState === "visible");
   const title = views.find(([address]) => address === open)?.[1];
   document.title = `${inbox.unread ? `(${inbox.unread}) ` : ""}${title} · Postrider`;
+  // On a phone the views are a row that is wider than the screen.
+  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [open, inbox.relays.length, Boolean(who)]);
   if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} />` : ""}</main>`;
   if (!may.read) return html`<main class="alone"><h1>This token may submit mail, and sees nothing here</h1><${About} who=${who} /></main>`;
   const offered = views.filter(([address]) => address !== "/inbox" || inbox.relays.length);
@@ -114,8 +116,8 @@ function SignIn({ done }) {
 function Keys({ close }) {
   const dialog = useDialog();
   return html`<dialog ref=${dialog} onClose=${close} aria-label="Keys"><h2>Keys</h2>
-    <dl>${keys.map(([key, what]) => html`<dt><kbd>${key}</kbd></dt><dd>${what}</dd>`)}</dl>
-    <form method="dialog"><button class="main">Close</button></form></dialog>`;
+    <dl>${keys.map(([names, what]) => html`<dt>${names.split(" ").map((key) => html`<kbd>${key}</kbd> `)}</dt><dd>${what}</dd>`)}</dl>
+    <form method="dialog" class="row end"><button class="main">Close</button></form></dialog>`;
 }
 
 render(html`<${Page} />`, document.getElementById("page"));

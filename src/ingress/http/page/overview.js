@@ -2,7 +2,7 @@
 
 import { html, useAnswer } from "./api.js";
 import { number, rate, size, span } from "./words.js";
-import { Empty, Link, Problem, State, Text, listOf } from "./parts.js";
+import { Empty, Link, Problem, Shell, State, Text, listOf } from "./parts.js";
 import { Plot, Ranges, rangeOf, seriesPath } from "./plot.js";
 
 const states = ["queued", "sending", "scheduled", "deferred", "delivered", "dead", "cancelled"];
@@ -28,7 +28,7 @@ export function Overview({ parameters }) {
       <div><dt>on disk</dt><dd><${Link} to="/about">${size(stats.spool_bytes)}<//></dd></div>
     </dl>
     ${isUnused ? html`<${Empty} title="Nothing was handed in yet">
-        <p>Hand in a first mail: <code>postrider send --from you@example.com --to ada@example.org --subject Hello --text "It works"</code></p>
+        <p>Hand in a first mail: <${Shell}>postrider send --from you@example.com --to ada@example.org --subject Hello --text "It works"<//></p>
         <p>Here you see then what became of it; <${Link} to="/relays">the relays<//> are where it goes.</p><//>` : html`<h2>What needs attention</h2><${Needs} stats=${stats} />`}
     <div class="heading"><h2>What happened</h2><${Ranges} range=${range} base="/" /></div>
     <div class="plots">
@@ -52,6 +52,6 @@ function Needs({ stats }) {
   if (dead) needs.push(html`<li key="dead"><${State} of="dead" /> <${Link} to="/dead">${number(dead)} ${dead === 1 ? "delivery" : "deliveries"}<//> <span>failed for good, and ${dead === 1 ? "waits" : "wait"} for a decision.</span></li>`);
   const full = stats.pending / stats.max_pending;
   if (full > 0.8) needs.push(html`<li key="full"><${State} of="down" /> <${Link} to=${listOf(waiting)}>The queue is ${Math.round(full * 100)} % full.<//></li>`);
-  if (stats.quarantined) needs.push(html`<li key="bad"><${State} of="dead" /> <span>${number(stats.quarantined)} records could not be read and were set aside; <code>postrider spool verify</code> names them.</span></li>`);
+  if (stats.quarantined) needs.push(html`<li key="bad"><${State} of="dead" /> <span>${number(stats.quarantined)} records could not be read and were set aside; <${Shell}>postrider spool verify<//> names them.</span></li>`);
   return needs.length ? html`<ul class="needs">${needs}</ul>` : html`<p class="faint">Nothing. Every relay is up, and nothing is dead.</p>`;
 }

@@ -76,6 +76,9 @@ export function Tabs({ label, tabs, chosen, name, choose, children }) {
     <div id=${name} role="tabpanel" aria-labelledby=${`${name}-${chosen}`} tabindex="0">${children}</div>`;
 }
 
+/** A command; it is broken before an option and not within it. */
+export const Shell = ({ children }) => html`<code>${String(children).split(/ (?=-)/).map((part) => html`<span class="nowrap">${part}</span> `)}</code>`;
+
 /** What stands where nothing is yet: what it means, and what to do. */
 export const Empty = ({ title, children }) => html`<div class="empty"><p><b>${title}</b></p>${children}</div>`;
 

@@ -38,28 +38,20 @@ export function Plot({ points, lines, title, unit = "" }) {
   const top = ceiling(Math.max(...points.flatMap((point) => lines.map(([name]) => point[name] ?? 0))));
   const x = (at) => ((at / (points.length - 1)) * WIDTH).toFixed(1);
   const y = (value) => (HEIGHT - (value / top) * HEIGHT).toFixed(1);
-  const path = (name) => {
-    let drawn = "";
-    let apart = true;
-    points.forEach((point, at) => {
-      const value = point[name];
-      if (value == null) apart = true;
-      else {
-        // A point that stands alone is a short line.
-        drawn += apart ? `M${x(at)} ${y(value)}h4` : `L${x(at)} ${y(value)}`;
-        apart = false;
-      }
-    });
-    return drawn;
-  };
+  const path = (name) => points.map((point, at) =>
+    point[name] == null ? "" : `${points[at - 1]?.[name] == null ? "M" : "L"}${x(at)} ${y(point[name])}`).join("");
+  // A point that stands alone is a dot: a line that goes nowhere, with round ends.
+  const dots = (name) => points.map((point, at) =>
+    point[name] == null || points[at - 1]?.[name] != null || points[at + 1]?.[name] != null ? "" : `M${x(at)} ${y(point[name])}h0`).join("");
+  const drawn = lines.filter(([name]) => points.some((point) => point[name]));
   const ends = [points[0], points.at(-1)].map((point) => brief(point.at));
   return html`<figure class="plot">
     <figcaption>${title} <span class="legend">${lines.length > 1 && lines.map(([name, label]) => html`<span class="key ${name}">${label || name}</span>`)}</span></figcaption>
     <svg viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
       ${[0, 0.5, 1].map((part) => html`<line class="grid" x1="0" x2=${WIDTH} y1=${HEIGHT * part} y2=${HEIGHT * part} />`)}
-      ${lines.map(([name]) => html`<path class="curve ${name}" d=${path(name)} />`)}
+      ${drawn.map(([name]) => html`<path class="curve ${name}" d=${path(name)} /><path class="curve dots ${name}" d=${dots(name)} />`)}
     </svg>
-    <div class="axis" aria-hidden="true"><span>${ends[0]}</span><span>top: ${number(top)}${unit}</span><span>${ends[1]}</span></div>
+    <div class="axis" aria-hidden="true"><span>${ends[0]}</span><span>${drawn.length ? `top: ${number(top)}${unit}` : "none in this time"}</span><span>${ends[1]}</span></div>
     <details><summary>Numbers</summary><div class="scroll" tabindex="0" role="region" aria-label=${`${title}, numbers`}><table><thead><tr><th>From</th>${lines.map(([name, label]) => html`<th>${label || name}</th>`)}</tr></thead>
       <tbody>${points.filter((point) => lines.some(([name]) => point[name])).slice(-60).reverse().map((point) => html`<tr key=${point.at}><td>${exact(point.at)}</td>
         ${lines.map(([name]) => html`<td>${point[name] == null ? "" : unit ? `${point[name].toFixed(2)}${unit}` : number(point[name])}</td>`)}</tr>`)}</tbody></table></div></details>

@@ -41,13 +41,13 @@ export function Relays({ may }) {
       <th class="number">Rate</th><th class="number">Success</th><th class="number" title="half / 99 of 100">Latency</th><th class="number">Backlog</th><th>Last failure</th>${may.admin && html`<th>Act</th>`}</tr></thead>
     <tbody>${data?.relays.map((relay) => html`<tr key=${relay.name}>
       <th scope="row"><${Link} to=${`/relays/${encodeURIComponent(relay.name)}`}><${Text}>${relay.name}<//><//>${relay.kind === "capture" ? html` <span class="captured">captures</span>` : ""}</th>
-      <td data-label="State"><${State} of=${relay.state} /></td><td data-label="Breaker">${breakers[relay.breaker] || relay.breaker}</td>
+      <td data-label="State"><${State} of=${relay.state} /></td><td class="nowrap" data-label="Breaker">${breakers[relay.breaker] || relay.breaker}</td>
       <td class="number" data-label="Connections in use">${relay.busy} of ${relay.connections}</td>
       <td class="number" data-label="Rate">${rate(relay.recent?.per_second ?? 0)}/s${relay.rate ? html` <span class="faint">of ${relay.rate}</span>` : ""}</td>
       <td class="number" data-label="Success">${success(relay.recent) || html`<span class="faint">–</span>`}</td>
       <td class="number" data-label="Latency: half / 99 of 100">${relay.recent?.p50 == null ? html`<span class="faint">–</span>` : html`${latency(relay.recent.p50)} <span class="faint">/ ${latency(relay.recent.p99)}</span>`}</td>
       <td class="number" data-label="Backlog"><${Link} to=${listOf(`relay:"${relay.name}" ${waits}`)}>${number(relay.backlog)}<//></td>
-      <td data-label="Last failure"><${Text}>${relay.last_failure || ""}<//></td>
+      <td class="wide" data-label="Last failure"><${Text}>${relay.last_failure || ""}<//></td>
       ${may.admin && html`<td><${PauseOrResume} relay=${relay} again=${again} /></td>`}</tr>`)}</tbody></table></div>
     ${data && !data.relays.length && html`<${Empty} title="No relay is configured"><p>Mail is accepted and waits. Name one in the configuration: <code>[[relays]]</code> with a <code>name</code> and a <code>url</code>.</p><//>`}`;
 }

@@ -38,6 +38,11 @@ export function brief(at) {
 
 export const number = (n) => Number(n ?? 0).toLocaleString("en");
 
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+/** 8412 → "8,412", 99004 → "99K": where there is no room for more. */
+export const compact = (n) => (n < 10_000 ? number(n) : short.format(n));
+
 export const size = (bytes) =>
   bytes < 1024 ? `${bytes} B` : bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`;
 
