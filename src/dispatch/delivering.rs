@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::sender::{OpenConnection, Panic, State};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase};
@@ -163,9 +164,9 @@ impl State {
                 let outcome = connected.err().unwrap_or(unreachable);
                 return Ok((vec![outcome; mail.recipients.len()], 0));
             };
-            let mut outcomes = AssertUnwindSafe(open.connection.send(mail, next))
-                .catch_unwind()
-                .await?;
+            let sending = open.connection.send(mail, next);
+            let sending = sending.instrument(open.span.clone());
+            let mut outcomes = AssertUnwindSafe(sending).catch_unwind().await?;
 
             // Whoever was not spoken of may have got it.
             let unspoken = Outcome::InDoubt("no outcome was given".into());

@@ -36,9 +36,11 @@ mod waiting_domains;
 
 mod dead_letters;
 mod delivering;
+mod eligibility;
 mod failures;
 mod feedback;
 mod jobs;
+mod learning;
 mod leaving;
 mod lists;
 mod lookup;

@@ -11,33 +11,22 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::{Instrument, Span, debug_span};
 
 use super::delivering::RecipientResult;
 use super::engine::{Engine, InFlight};
+use super::learning::{describe, speaks_for_the_relay};
 use super::recording::{AttemptResult, Way};
 use super::relay_memory::{ConnectionCount, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
-use super::suppressions::AddressedMail;
-use crate::delivery::{
-    DeadReason, Delivery, Fault, MayGo, Outcome, Phase, REFUSED, Stage, TlsUse, printable,
-};
-use crate::mail::{Guarantee, MailId, Timestamp};
-use crate::policy::Admission;
+use crate::delivery::{Fault, Outcome, Stage, TlsUse};
+use crate::mail::{Guarantee, MailId};
 use crate::spool::{Claim, SpoolError};
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
-/// When mail that another relay may have is looked at again.
-const ELSEWHERE: Duration = Duration::from_secs(5 * 60);
 /// How many outcomes of one sender may be on their way to the disk.
 const UNRECORDED: usize = 64;
-/// So often may a relay break off over one mail, on new connections and before it has answered
-/// MAIL, until it is held to be the mail's doing: more than open a breaker, so that a relay that
-/// breaks off over everything is found out first.
-const BREAK_OFFS_PER_MAIL: u32 = 5;
-/// Of how many mails that is counted.
-const COUNTED_MAILS: usize = 16;
-
 /// After so many mails a sender says what it has learned, and hears what else there is.
 const MAILS_PER_TURN: usize = 32;
 
@@ -67,7 +56,7 @@ pub(super) struct Args {
 
 pub(super) struct State {
     id: SenderId,
-    relay: Arc<str>,
+    pub(super) relay: Arc<str>,
     transport: Arc<dyn Transport>,
     idle_timeout: Duration,
     pub(super) engine: Arc<Engine>,
@@ -82,7 +71,7 @@ pub(super) struct State {
     pub(super) begun: Option<MailId>,
     unrecorded: Arc<Semaphore>,
     /// The last mails over which the relay broke off before it answered MAIL, and how often.
-    turned_away: VecDeque<(MailId, u32)>,
+    pub(super) turned_away: VecDeque<(MailId, u32)>,
     /// Whether a look at the connection's idleness is planned.
     watched: bool,
 }
@@ -95,6 +84,8 @@ pub(super) struct OpenConnection {
     pub last_used: Instant,
     /// It is counted while it is open.
     pub _counted: ConnectionCount,
+    /// What is logged while it is used is told to be of it.
+    pub span: Span,
 }
 
 /// What a transport that panicked left behind.
@@ -170,7 +161,8 @@ impl Actor for Sender {
                 state.say_free(&myself, TurnReport::default());
             }
             Msg::Work(_under_way) => {
-                let report = state.work().await;
+                let batch = debug_span!("batch", relay = %state.relay, sender = state.id);
+                let report = state.work().instrument(batch).await;
                 state.say_free(&myself, report);
                 state.watch_idleness(&myself);
             }
@@ -285,19 +277,8 @@ impl State {
             return true;
         }
 
-        let Some(claim) = self.still_wanted(mail.into_claim()).await else {
+        let Some(mut claim) = self.eligible(mail.into_claim()).await else {
             return true;
-        };
-        let Some(claim) = self.without_those_elsewhere(claim).await else {
-            return true;
-        };
-        let is_begun = self.begun == Some(claim.manifest.id);
-        let mut claim = match is_begun {
-            true => claim,
-            false => match self.without_resting(claim) {
-                Some(admitted) => admitted,
-                None => return true,
-            },
         };
 
         let transaction = self.transaction(&claim);
@@ -350,170 +331,9 @@ impl State {
         report.failed.is_none()
     }
 
-    /// Those of the claim's deliveries whose domain does not rest at this relay. Others take the
-    /// route's next relay, or wait until the domain is probed.
-    fn without_resting(&mut self, mut claim: Claim) -> Option<Claim> {
-        if self.memory.all_domains_answer() {
-            return Some(claim);
-        }
-        let (now, mono) = (self.engine.clock.now(), self.engine.clock.monotonic());
-
-        let (mut admitted, mut held) = (Vec::new(), Vec::new());
-
-        for (lease, delivery) in std::mem::take(&mut claim.deliveries) {
-            match self
-                .memory
-                .admits(&delivery.recipient, claim.manifest.id, mono)
-            {
-                Admission::Go => admitted.push((lease, delivery)),
-                Admission::HoldUntil(until) => {
-                    let until = now + until.saturating_sub(mono);
-                    held.push((lease, delivery.held(&self.relay, until)));
-                }
-            }
-        }
-
-        if !held.is_empty() {
-            self.engine.record_unsent(&claim.manifest, held);
-        }
-        claim.deliveries = admitted;
-        (!claim.deliveries.is_empty()).then_some(claim)
-    }
-
-    /// Notes what the outcomes say of the relay and of the domains behind it.
-    fn learn(
-        &mut self,
-        mail: &Transaction,
-        mut judged: Vec<RecipientResult>,
-    ) -> Vec<RecipientResult> {
-        let now = self.engine.clock.monotonic();
-        for (one, to) in judged.iter().zip(&mail.recipients) {
-            match one.fault {
-                Fault::Nobody => self.memory.fared_better(to),
-                Fault::Destination => {
-                    let reason = describe(&one.outcome);
-                    let chance = self.engine.chance();
-                    if self.memory.unreached(to, mail.mail, &reason, now, chance) {
-                        let (relay, domain) = (&*self.relay, to.domain());
-                        tracing::warn!(relay, domain, reason, "the domain rests at this relay");
-                    }
-                }
-                _ => {}
-            }
-        }
-
-        if judged.iter().all(|one| one.fault == Fault::Relay) {
-            self.spare_the_relay(mail.mail, &mut judged);
-        }
-        judged
-    }
-
-    /// The claim, unless it has expired or a user wants it back: then that is recorded instead.
-    async fn still_wanted(&mut self, claim: Claim) -> Option<Claim> {
-        let now = self.engine.clock.now();
-        let stage = if now >= claim.manifest.expires_at {
-            Stage::Dead {
-                at: now,
-                reason: DeadReason::Expired,
-            }
-        } else if self.engine.recalls.is_recalled(claim.manifest.id) {
-            Stage::Cancelled { at: now }
-        } else {
-            return self.without_suppressed(claim, now).await;
-        };
-
-        self.take_back_what_was_begun().await;
-        let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
-            delivery.stage = stage;
-            (lease, delivery)
-        });
-
-        self.engine.record_unsent(&claim.manifest, ended.collect());
-        None
-    }
-
-    /// Those of the claim's deliveries that may go to this relay. Of mail that goes once at most one
-    /// that another relay may have waits for that one, and ends when it would not know it again.
-    async fn without_those_elsewhere(&mut self, mut claim: Claim) -> Option<Claim> {
-        let now = self.engine.clock.now();
-        let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);
-        let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == MayGo::Yes;
-        if claim.manifest.guarantee != Guarantee::AtMostOnce || claim.deliveries.iter().all(is_free)
-        {
-            return Some(claim);
-        }
-
-        let (mut admitted, mut others) = (Vec::new(), Vec::new());
-        for (lease, mut delivery) in std::mem::take(&mut claim.deliveries) {
-            delivery.stage = match delivery.may_go_once(&self.relay, now) {
-                MayGo::Yes => {
-                    admitted.push((lease, delivery));
-                    continue;
-                }
-                MayGo::Elsewhere => {
-                    delivery.route = delivery.route.whole();
-                    Stage::Pending {
-                        due: now + ELSEWHERE,
-                    }
-                }
-                MayGo::Never => Stage::Dead {
-                    at: now,
-                    reason: DeadReason::InDoubt,
-                },
-            };
-            others.push((lease, delivery));
-        }
-
-        self.take_back_what_was_begun().await;
-        self.engine.record_unsent(&claim.manifest, others);
-        claim.deliveries = admitted;
-        (!claim.deliveries.is_empty()).then_some(claim)
-    }
-
-    /// Those of the claim's deliveries whose recipients are still to get mail; the others are
-    /// recorded as dead.
-    async fn without_suppressed(&mut self, mut claim: Claim, now: Timestamp) -> Option<Claim> {
-        if !self.engine.suppresses() {
-            return Some(claim);
-        }
-
-        let to = claim.deliveries.iter();
-        let addressed = AddressedMail {
-            list: claim.manifest.list.as_deref(),
-            priority: claim.manifest.priority,
-            recipients: to.map(|(_, delivery)| delivery.recipient.clone()).collect(),
-        };
-
-        let Ok(mut places) = self.engine.suppressed(&[addressed]).await else {
-            // It is not sent to anybody of whom that is not known: it goes back.
-            self.engine.spool_failed();
-            self.take_back_what_was_begun().await;
-            return None;
-        };
-
-        let places = places.pop().unwrap_or_default();
-        if places.is_empty() {
-            return Some(claim);
-        }
-
-        self.take_back_what_was_begun().await;
-        let mut ended = Vec::with_capacity(places.len());
-        for place in places.into_iter().rev() {
-            let (lease, mut delivery) = claim.deliveries.remove(usize::from(place));
-            delivery.stage = Stage::Dead {
-                at: now,
-                reason: DeadReason::Suppressed,
-            };
-            ended.push((lease, delivery));
-        }
-
-        self.engine.record_unsent(&claim.manifest, ended);
-        (!claim.deliveries.is_empty()).then_some(claim)
-    }
-
     /// A mail may have been begun together with the one before: only closing the connection takes
     /// that back.
-    async fn take_back_what_was_begun(&mut self) {
+    pub(super) async fn take_back_what_was_begun(&mut self) {
         self.close_connection().await;
     }
 
@@ -537,54 +357,21 @@ impl State {
 
         self.connection = None;
         self.tls = None;
-        let connection = self.transport.connect().await?;
+        // It outlives the batch it is opened for.
+        let span = debug_span!(parent: None, "connection", relay = %self.relay, sender = self.id);
+        let connecting = self.transport.connect().instrument(span.clone());
+        let connection = connecting.await?;
         self.tls = connection.tls();
+        tracing::debug!(parent: &span, tls = ?self.tls, "connected");
         self.connection = Some(OpenConnection {
             connection,
             carried: 0,
             last_used: Instant::now(),
             _counted: self.memory.opened(),
+            span,
         });
 
         Ok(())
-    }
-
-    /// What a relay that fails over this mail, before it has taken the message, says of the mail:
-    /// nothing, until it has done so again and again. Then the mail waits its turn, or it would be
-    /// the first for ever and none behind it would be sent.
-    fn spare_the_relay(&mut self, mail: MailId, judged: &mut [RecipientResult]) {
-        let is_at_mail_from = |one: &RecipientResult| match &one.outcome {
-            Outcome::Unavailable(phase, _)
-            | Outcome::Deferred(phase, _)
-            | Outcome::Rejected(phase, _) => *phase == Phase::MailFrom,
-            _ => false,
-        };
-
-        if !judged.first().is_some_and(is_at_mail_from) {
-            return;
-        }
-        let known = self
-            .turned_away
-            .iter()
-            .position(|(other, _)| *other == mail);
-
-        let count = 1 + known
-            .and_then(|at| self.turned_away.remove(at))
-            .map_or(0, |(_, before)| before);
-        if count < BREAK_OFFS_PER_MAIL {
-            self.turned_away.push_back((mail, count));
-            if self.turned_away.len() > COUNTED_MAILS {
-                self.turned_away.pop_front();
-            }
-            return;
-        }
-
-        for one in judged {
-            if let Outcome::Unavailable(phase, reason) = &one.outcome {
-                one.outcome = Outcome::Lost(*phase, reason.clone());
-            }
-            one.fault = Fault::Unclear;
-        }
     }
 
     /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it
@@ -687,27 +474,4 @@ impl State {
             self.close_connection().await;
         }
     }
-}
-
-/// Whether the relay works: it has answered about a mail, its recipient or its message.
-fn speaks_for_the_relay(fault: Fault) -> bool {
-    matches!(
-        fault,
-        Fault::Nobody | Fault::Mail | Fault::Transaction | Fault::Destination
-    )
-}
-
-fn describe(outcome: &Outcome) -> String {
-    let told = match outcome {
-        Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
-            format!("{phase}: {reason}")
-        }
-        Outcome::InDoubt(reason) => format!("final_dot: {reason}"),
-        Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
-            format!("{phase}: {REFUSED}{reply}")
-        }
-        other => format!("{other:?}"),
-    };
-    // It goes to logs and events, and a transport may be anybody's.
-    printable(&told)
 }

@@ -244,6 +244,24 @@ async fn a_stop_finishes_what_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_debug_a_line_says_to_which_connection_it_belongs() {
+    let dir = house();
+    leave_a_mail(dir.path()).await;
+    let relay = FakeSmtp::start().await;
+    configure_relay(dir.path(), &relay.url());
+    let config = dir.path().join("postrider.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("[log]\nlevel = \"debug\"\n{text}")).unwrap();
+
+    let mut service = Service::start(dir.path());
+    let log = service.log_until(" connected");
+    let line = log.lines().last().unwrap_or_default();
+    assert!(line.contains("connection{relay=first sender="), "{line}");
+    service.signal("TERM");
+    assert!(service.end().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_stop_ends_at_once_and_loses_nothing() {
     let dir = house();
     let id = leave_a_mail(dir.path()).await;

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service;
+use tracing::Instrument;
 
 use super::access::{Refusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
@@ -57,11 +58,13 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
         };
         let refused = match let_in(&door, peer.ip()) {
             Ok(place) => {
+                let span = tracing::debug_span!("connection", door = "http", %peer);
                 let served = welcome(stream, peer, door.clone(), router.clone());
-                connections.spawn(async move {
+                let served = async move {
                     served.await;
                     drop(place);
-                });
+                };
+                connections.spawn(served.instrument(span));
                 continue;
             }
             Err(refused) => refused,

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tracing::Instrument;
 
 use super::auth::Users;
 use super::budget::Budget;
@@ -180,10 +181,12 @@ impl SmtpDoor {
             };
             let _ = stream.set_nodelay(true);
             let (tls, context) = (self.reloader.tls.read().clone(), context.clone());
-            connections.spawn(async move {
+            let span = tracing::debug_span!("connection", door = "smtp", %peer);
+            let served = async move {
                 connection::serve(stream, peer, tls, implicit, context).await;
                 drop(place);
-            });
+            };
+            connections.spawn(served.instrument(span));
         }
 
         drop((self.listener, self.tls_listener));
