@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
@@ -117,6 +118,20 @@ async fn seven_tabs_share_one_stream_of_events() {
     well(node("many.cjs").args([&url, "tabs"]).output().unwrap());
 }
 
+/// A browser that goes along with a test: what it is told, and the lines that it says.
+fn watched(service: &Service, mode: &str) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
+    let mut page = tokio::process::Command::from(node("many.cjs"));
+    page.args([&format!("http://{}", service.http), mode]);
+    page.stdin(std::process::Stdio::piped());
+    page.stdout(std::process::Stdio::piped());
+    page.stderr(std::process::Stdio::piped()).kill_on_drop(true);
+
+    let mut page = page.spawn().unwrap();
+    let told = page.stdin.take().unwrap();
+    let says = BufReader::new(page.stdout.take().unwrap()).lines();
+    (page, told, says)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_page_finds_the_service_again_and_has_missed_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -126,16 +141,7 @@ async fn an_open_page_finds_the_service_again_and_has_missed_nothing() {
     let address = service.http;
     let fixed = config.replacen("127.0.0.1:0", &address.to_string(), 1);
 
-    let mut page = tokio::process::Command::from(node("many.cjs"));
-    let url = format!("http://{address}");
-    page.args([&url, "restart"]);
-    page.stdin(std::process::Stdio::piped());
-    page.stdout(std::process::Stdio::piped());
-    page.stderr(std::process::Stdio::piped()).kill_on_drop(true);
-
-    let mut page = page.spawn().unwrap();
-    let mut told = page.stdin.take().unwrap();
-    let mut says = BufReader::new(page.stdout.take().unwrap()).lines();
+    let (page, mut told, mut says) = watched(&service, "restart");
     assert_eq!(says.next_line().await.unwrap().as_deref(), Some("open"));
     assert!(service.stop().success());
     told.write_all(b"\n").await.unwrap();
@@ -145,6 +151,37 @@ async fn an_open_page_finds_the_service_again_and_has_missed_nothing() {
     let answer = service.hand_in("meanwhile@example.org", "t");
     assert_eq!(answer.status, 202);
     told.write_all(b"\n").await.unwrap();
+    well(page.wait_with_output().await.unwrap());
+}
+
+/// As many a second as this machine gives, for ten seconds, while three tabs show what happens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_pours_in_does_not_slow_the_page_or_make_it_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
+    let (page, mut told, mut says) = watched(&service, "load");
+    let said = says.next_line().await.unwrap();
+    if said.as_deref() != Some("open") {
+        well(page.wait_with_output().await.unwrap());
+        panic!("it said {said:?}");
+    }
+
+    let mail = serde_json::json!({"from": "shop@example.com", "to": "ada@example.org",
+        "subject": "One of very many", "text": "t", "tags": ["captured"]});
+    let batch = serde_json::json!({ "mails": vec![mail; 200] }).to_string();
+    let begun = std::time::Instant::now();
+    let mut count = 0;
+    while begun.elapsed().as_secs() < 10 {
+        assert_eq!(service.post("/v1/mails/batch", &batch).status, 202);
+        count += 200;
+    }
+
+    println!("{} mails/s", count / begun.elapsed().as_secs());
+    told.write_all(format!("{count}\n").as_bytes())
+        .await
+        .unwrap();
+    let said = says.next_line().await.unwrap();
+    println!("{said:?}");
     well(page.wait_with_output().await.unwrap());
 }
 

@@ -157,19 +157,22 @@ pub(super) async fn events(
     };
 
     let (missed, after) = match resume {
-        Resume::Now => (None, None),
-        Resume::After(seq) => (None, Some(seq)),
-        Resume::Elsewhere => (Some(missed(None)), Some(0)),
-        Resume::Since(at) => (None, Some(door.dispatcher.journal().since(at).await?)),
+        Resume::Now => (None, door.dispatcher.journal().last()?),
+        Resume::After(seq) => (None, seq),
+        Resume::Elsewhere => (Some(missed(None)), 0),
+        Resume::Since(at) => (None, door.dispatcher.journal().since(at).await?),
     };
 
-    let events = match (mail, after) {
-        (Some(mail), after) => door.dispatcher.events_of(mail, after),
-        (None, Some(after)) => door.dispatcher.events_after(after),
-        (None, None) => door.dispatcher.events(),
+    let events = match mail {
+        Some(mail) => door.dispatcher.events_of(mail, Some(after)),
+        None => door.dispatcher.events_after(after),
     };
 
-    let hello = Frame::default().retry(COME_BACK).comment("postrider");
+    // Who has heard nothing yet when the stream breaks knows by the id where to go on.
+    let hello = Frame::default()
+        .id(format!("{}-{after}", door.journal))
+        .retry(COME_BACK)
+        .comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
         .chain(thinned(
             frames(events, mail, owner, door.journal.clone()),

@@ -152,10 +152,16 @@ pub(super) struct WhoAmI {
     node: String,
     /// The service's version.
     version: &'static str,
+    /// The id of the newest event: a stream of events `since` this one misses nothing that happens
+    /// from now on. Null for the scope `send`.
+    event: Option<String>,
 }
 
 fn who(door: &SharedDoor, visitor: Caller) -> Json<WhoAmI> {
+    let last = door.dispatcher.journal().last();
+    let event = last.ok().map(|last| format!("{}-{last}", door.journal));
     Json(WhoAmI {
+        event: event.filter(|_| visitor.scope != Scope::Send),
         name: visitor.token.map(|token| token.name),
         scope: visitor.scope,
         instance: door.run.clone(),

@@ -23,6 +23,8 @@ struct Frame {
 struct Stream {
     body: Incoming,
     text: String,
+    /// The id of the event after which it begins.
+    begins: String,
 }
 
 impl Stream {
@@ -33,9 +35,12 @@ impl Stream {
         let mut stream = Stream {
             body,
             text: String::new(),
+            begins: String::new(),
         };
-        // The first block is sent once the service listens for events.
-        stream.block().await.unwrap();
+        // The first block is sent once the service listens for events, and says where it stands.
+        let hello = stream.block().await.unwrap();
+        let id = hello.lines().find_map(|line| line.strip_prefix("id: "));
+        stream.begins = id.unwrap().to_owned();
         stream
     }
 
@@ -181,6 +186,28 @@ async fn a_client_that_comes_back_goes_on_where_it_left_off() {
             .iter()
             .all(|frame| frame.data["mail"] == json!(second))
     );
+}
+
+/// A page that was open all night and heard nothing, and loses the service just when it begins.
+#[tokio::test]
+async fn a_client_that_has_heard_nothing_yet_misses_nothing_either() {
+    let service = Service::start().await;
+    let stream = Stream::open(&service, "/v1/events", &[]).await;
+    let begins = stream.begins.clone();
+    drop(stream);
+    let session = service.call("GET", "/v1/session").await.value();
+    assert_eq!(session["event"], json!(begins));
+
+    let id = service.accept(&mail()).await;
+    service.dispatcher.wait_idle().await;
+    let since = format!("/v1/events?since={begins}");
+    let left_off = [("last-event-id", begins.as_str())];
+    for (path, headers) in [(since.as_str(), &[][..]), ("/v1/events", &left_off)] {
+        let mut again = Stream::open(&service, path, headers).await;
+        let frames = again.until("delivered").await;
+        assert_eq!(names(&frames), ["accepted", "attempted", "delivered"]);
+        assert_eq!(frames[0].data["mail"], json!(id));
+    }
 }
 
 #[tokio::test]

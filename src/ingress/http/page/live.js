@@ -27,8 +27,9 @@ function everybody(name, detail, id = "") {
   channel.postMessage({ name, detail, id });
 }
 
-/** Begins to listen; to be called once somebody is signed in. */
-export function listen() {
+/** Begins to listen, with what happens after the event `from`; to be called once somebody is signed in. */
+export function listen(from = "") {
+  last ||= from;
   // Only pages over TLS or on this machine share a lock.
   if (!navigator.locks) return void stream();
   navigator.locks.request("postrider-events", stream);
@@ -44,7 +45,7 @@ function stream() {
       everybody("link", false);
       if (source.readyState === EventSource.CLOSED) {
         release();
-        setTimeout(listen, 3000);
+        setTimeout(() => listen(), 3000);
       }
     };
     for (const kind of [...kinds, "missed", "skipped"]) {

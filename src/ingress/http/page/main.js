@@ -30,7 +30,7 @@ function Page() {
   const whoAmI = () => get("/v1/session").then((answer) => {
     setWho(answer);
     setError(null);
-    if (answer.scope !== "send") listen();
+    if (answer.scope !== "send") listen(answer.event);
   }, setError);
   useEffect(() => {
     whoAmI();

@@ -10,6 +10,8 @@ export function useMails(asked) {
   const [fresh, setFresh] = useState(0);
   const [busy, setBusy] = useState(false);
   const latest = useRef("");
+  // Ids grow with time: what the list holds already is not new, though it is heard of later.
+  const newest = useRef("");
 
   const load = useCallback(async (cursor = null) => {
     latest.current = asked;
@@ -24,6 +26,7 @@ export function useMails(asked) {
       if (latest.current !== asked) return;
       set((old) => ({ asked, mails: cursor ? [...old.mails, ...page.mails] : page.mails, next: page.next, error: null, loading: false }));
       if (!cursor) {
+        newest.current = page.mails[0]?.id || newest.current;
         setFresh(0);
         setBusy(false);
       }
@@ -36,9 +39,9 @@ export function useMails(asked) {
   // What is new is said, not put before somebody who reads.
   useEffect(() => {
     let heard = 0;
-    const stop = on("happened", ({ kind }) => {
+    const stop = on("happened", ({ kind, mail }) => {
       if (kind === "skipped") setBusy(true);
-      if (kind === "accepted") heard += 1;
+      if (kind === "accepted" && mail > newest.current) heard += 1;
     });
     const timer = setInterval(() => {
       if (!heard) return;
