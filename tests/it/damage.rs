@@ -195,6 +195,12 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
             .any(|line| line.contains(&id.to_string()))
         {
             let (was, is) = (house.kept.get(id), found.get(id));
+            // What had ended may have been pruned, for all that is left to tell.
+            let has_ended =
+                was.is_some_and(|was| !was.states.iter().any(|s| s.starts_with("pending")));
+            if is.is_none() && has_ended && is_said(&told, "deliveries") {
+                continue;
+            }
             return Err(format!(
                 "mail {id} was {was:?}, is {is:?}, and salvage says {told:?}"
             ));

@@ -74,6 +74,7 @@ pub(crate) fn put_in_order<S: Store>(
         is_outdated,
         before: beside.totals.and_then(|bytes| codec::decode(&bytes).ok()),
         batch: Batch::new(),
+        named: BTreeSet::new(),
         totals: Totals::default(),
         accounts: BTreeMap::new(),
         timers: Vec::new(),
@@ -89,6 +90,7 @@ pub(crate) fn put_in_order<S: Store>(
     // What is left has no mail: it was the mail's record that was hit.
     for (place, keys) in queued {
         if !mails.contains(&place.mail) {
+            order.named.insert(place.mail);
             order.miss(format!("mail {}: its record is missing", place.mail));
         }
         for key in keys {
@@ -104,6 +106,7 @@ pub(crate) fn put_in_order<S: Store>(
         order.miss("what was written last is missing, whatever it was".into());
     }
     if let Some(reach) = beside.journal {
+        order.vanished(&mails)?;
         order.journal(reach)?;
     }
 
@@ -119,6 +122,8 @@ struct Rebuild<'a, S> {
     /// The totals as they were, where they were found.
     before: Option<Totals>,
     batch: Batch,
+    /// The mails that are missing and named.
+    named: BTreeSet<MailId>,
     totals: Totals,
     /// How many deliveries are pending that each token and user submitted, and how many of today
     /// are there.
@@ -286,6 +291,7 @@ impl<S: Store> Rebuild<'_, S> {
         }
 
         for (id, recipients) in strays {
+            self.named.insert(id);
             self.miss(match recipients.as_slice() {
                 [] => format!("mail {id}: its record is missing"),
                 some => format!("mail {id}, to {}: its record is missing", some.join(", ")),
@@ -414,6 +420,21 @@ impl<S: Store> Rebuild<'_, S> {
             }
         }
 
+        Ok(())
+    }
+
+    /// Mails of which nothing is left, while the journal tells that they wait.
+    fn vanished(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
+        let is_unnamed = |id: &MailId| !mails.contains(id) && !self.named.contains(id);
+        for (id, told) in wholeness::waiting(self.store, &is_unnamed)? {
+            let accepted = told.accepted_at.map(|at| format!("accepted at {at}"));
+            let message_id = told.message_id.map(|id| format!("Message-ID {id}"));
+            let known: Vec<String> = accepted.into_iter().chain(message_id).collect();
+            self.miss(format!(
+                "mail {id}: nothing of it is left, and the journal says that it waits ({})",
+                known.join(", ")
+            ));
+        }
         Ok(())
     }
 

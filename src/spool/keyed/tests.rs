@@ -2,7 +2,9 @@
 //! leads there.
 
 mod steps;
+mod vanished;
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 

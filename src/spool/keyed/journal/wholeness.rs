@@ -1,11 +1,12 @@
 //! Whether all of a journal is there, for whoever verifies a spool or salvages one.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::entry::{self, Entry, Head, PendingEntries};
 use super::{LEFT_OUT, ReaderCursor, follows};
 use crate::delivery::{Event, EventKind};
-use crate::mail::{Submitter, Timestamp};
+use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::codec;
 use crate::spool::keyed::keys;
@@ -87,6 +88,76 @@ fn told<S: Store>(store: &S) -> Result<Vec<Stretch>, SpoolError> {
     Ok(told)
 }
 
+/// What a journal tells of a mail.
+#[derive(Default)]
+pub(in crate::spool::keyed) struct Told {
+    /// When it was accepted, where that is still told.
+    pub accepted_at: Option<Timestamp>,
+    pub message_id: Option<String>,
+    /// The recipients it tells of, and whether the delivery to each has ended.
+    has_ended: BTreeMap<Address, bool>,
+}
+
+impl Told {
+    /// Whether something of the mail is still to be done, as far as is told.
+    fn is_waiting(&self) -> bool {
+        let mut ended = self.has_ended.values();
+        self.has_ended.is_empty() || ended.any(|has_ended| !has_ended)
+    }
+}
+
+/// The mails of a journal that wait, as far as it tells, among those that are asked about. What
+/// was missing at a salvage before was told then.
+pub(in crate::spool::keyed) fn waiting<S: Store>(
+    store: &S,
+    is_asked: &dyn Fn(&MailId) -> bool,
+) -> Result<BTreeMap<MailId, Told>, SpoolError> {
+    let mut told: BTreeMap<MailId, Told> = BTreeMap::new();
+    let (from, to) = keys::starting_with(keys::JOURNAL);
+    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        // What cannot be read is a gap, and told as one.
+        let first = keys::read_journal(key).unwrap_or_default();
+        for event in entry::events(first, value).unwrap_or_default() {
+            tell(event, is_asked, &mut told);
+        }
+        ControlFlow::Continue(())
+    })?;
+
+    told.retain(|_, told| told.is_waiting());
+    Ok(told)
+}
+
+fn tell(event: Event, is_asked: &dyn Fn(&MailId) -> bool, told: &mut BTreeMap<MailId, Told>) {
+    if matches!(&event.kind, EventKind::Act { act, .. } if act == SALVAGE) {
+        told.clear();
+        return;
+    }
+    let Some(id) = event.mail.filter(is_asked) else {
+        return;
+    };
+    let has_ended = match event.kind {
+        EventKind::Accepted => {
+            let mail = told.entry(id).or_default();
+            mail.accepted_at = Some(event.at);
+            mail.message_id = event.message_id;
+            return;
+        }
+        EventKind::Purged => {
+            told.remove(&id);
+            return;
+        }
+        EventKind::Deferred { .. } | EventKind::Retried => false,
+        EventKind::Delivered | EventKind::Dead { .. } | EventKind::Cancelled => true,
+        _ => return,
+    };
+
+    let mail = told.entry(id).or_default();
+    mail.message_id = mail.message_id.take().or(event.message_id);
+    if let Some(recipient) = event.recipient {
+        mail.has_ended.insert(recipient, has_ended);
+    }
+}
+
 /// What is known of a journal beside what was found of it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Reach {
@@ -147,12 +218,15 @@ pub(in crate::spool::keyed) fn go_on<S: Store>(
     Ok(Continued { gaps, batch })
 }
 
+/// What a salvage calls itself in the journal.
+const SALVAGE: &str = "salvage";
+
 /// What a salvage tells of itself.
 fn salvaged(now: Timestamp, lost: u64) -> PendingEntries {
     let mut event = Event::new(
         now,
         EventKind::Act {
-            act: "salvage".to_owned(),
+            act: SALVAGE.to_owned(),
             count: lost,
             filter: None,
         },
