@@ -19,6 +19,7 @@ pub mod oauth2;
 #[cfg(feature = "providers")]
 mod reach;
 mod relay;
+mod server;
 pub mod smtp;
 
 #[cfg(feature = "providers")]
@@ -29,7 +30,8 @@ pub use fetch::{Fetch, PublicPages};
 #[cfg(feature = "notify")]
 pub(crate) use reach::Reach;
 pub(crate) use relay::Kind;
-pub use relay::{Auth, Relay, RelayError, Security, Server, TimeOuts, TokenSource};
+pub use relay::{Relay, RelayError};
+pub use server::{Auth, Security, Server, TimeOuts, TokenSource};
 
 use std::fmt;
 use std::sync::Arc;

@@ -14,9 +14,8 @@ use super::SharedDoor;
 use super::access::Caller;
 use super::body::MediaType;
 use super::params::Params;
-use super::problem::{FieldError, Kind, Problem};
+use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
 use super::records::{Count, segment};
-use super::request::{malformed, misshapen};
 use crate::dispatch::{Act, JobRequest, JobStatus};
 
 /// The most bytes of such a request.

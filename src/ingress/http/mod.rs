@@ -30,6 +30,7 @@ mod page;
 mod params;
 mod preview;
 mod problem;
+mod reading;
 mod records;
 mod request;
 mod schedules;

@@ -9,8 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::problem::Problem;
-use super::request::malformed;
+use super::problem::{Problem, malformed};
 
 /// A request of at most so many bytes is not looked at first: whatever is in it, little is made of
 /// it.
@@ -66,7 +65,7 @@ pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
     };
 
     let again = look.deserialize(tracked).err().unwrap_or(error);
-    let pointer = super::request::pointer(&track.path());
+    let pointer = super::problem::pointer(&track.path());
     Err(Problem::invalid_field(pointer, told(&again)))
 }
 

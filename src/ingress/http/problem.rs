@@ -468,6 +468,34 @@ pub(super) fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
+/// What is said of JSON that is none.
+pub(super) fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"))
+}
+
+/// The problem of a value that does not have the shape that is asked for, with the pointer to where
+/// it has not.
+pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    FieldError {
+        pointer: pointer(error.path()),
+        detail: error.into_inner().to_string(),
+    }
+}
+
+/// A path in JSON as a pointer.
+pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,10 +18,9 @@ use super::body::{HeldBody, MediaType, Room};
 use super::fields::BoundedList;
 use super::outline::{self, RequestKind};
 use super::params::{self, MessageOptions, Params};
-use super::problem::{FieldError, Kind, Problem};
-use super::request::{
-    Composing, MAX_EXPLAINED, MailRequest, TemplateRequest, malformed, misshapen,
-};
+use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
+use super::reading::MAX_EXPLAINED;
+use super::request::{Composing, MailRequest, TemplateRequest};
 use super::{Door, SharedDoor};
 use crate::Templates;
 use crate::delivery::MailState;

@@ -10,8 +10,7 @@ use super::body::MediaType;
 use super::data::Data;
 use super::operate::RelayName;
 use super::params::Params;
-use super::problem::{Kind, Problem};
-use super::request::{malformed, misshapen};
+use super::problem::{Kind, Problem, malformed, misshapen};
 use crate::mail::{Content, TemplateUse};
 use crate::{TemplateError, TemplateInfo};
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::claim_reads::BrokenPlaces;
 use super::keys::Place;
 use super::queues::QueueName;
-use super::reader::BrokenPlaces;
-use super::{KeyedSpool, operations, reader};
+use super::{KeyedSpool, claim_reads, operations};
 use crate::mail::Timestamp;
 use crate::spool::store::Store;
 use crate::spool::{Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, SpoolError};
@@ -64,7 +64,7 @@ impl<S: Store> KeyedSpool<S> {
         }
 
         let rests = self
-            .look(move |shared| Ok(reader::refill(shared, refills)))
+            .look(move |shared| Ok(claim_reads::refill(shared, refills)))
             .await?;
         self.shared.changed.notify_one();
 
@@ -118,7 +118,7 @@ impl<S: Store> KeyedSpool<S> {
     /// Reads what was leased. What is broken ends; what the disk did not give is given back later.
     async fn read(&self, stored: Vec<Leased>, now: Timestamp) -> Result<Vec<Claim>, SpoolError> {
         let (claims, broken, mut unread) = self
-            .look(move |shared| Ok(reader::claims(shared, stored)))
+            .look(move |shared| Ok(claim_reads::claims(shared, stored)))
             .await?;
 
         if !broken.is_empty() {

@@ -3,7 +3,8 @@
 //! * [`keys`] says what is stored where; [`state`] is what everybody shares, [`queues`] and
 //!   [`queue_head`] in it what is in flight and what comes next, in memory;
 //! * [`spool`] is what callers ask. A new mail is encoded by its caller ([`encoding`]); what waits
-//!   is leased to who asks ([`claiming`]); [`reader`] looks things up;
+//!   is leased to who asks ([`claiming`], [`claim_reads`]); [`reader`] looks a mail up, [`listing`]
+//!   and [`statistics`] all of it;
 //! * [`writer`] is the one thread that changes anything: it takes each [`command`]. [`syncer`] is
 //!   the one that says when it is on disk, and gives each [`answer`];
 //! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
@@ -19,6 +20,7 @@ mod answer;
 mod backlog;
 mod bounding;
 mod changes;
+mod claim_reads;
 mod claiming;
 mod command;
 mod encoding;
@@ -30,6 +32,7 @@ pub(super) mod inspect;
 pub(super) mod journal;
 mod kept;
 mod keys;
+mod listing;
 mod operations;
 mod queue_head;
 mod queue_ids;
@@ -39,6 +42,7 @@ mod recovery;
 pub(super) mod salvage;
 mod spool;
 mod state;
+mod statistics;
 mod stored_mail;
 mod suppressions;
 mod sweep;
@@ -141,7 +145,7 @@ impl<S: Store> KeyedSpool<S> {
         let unread = shared.queues.lock().begin_refills(&routes);
 
         // What cannot be read now is read before it is claimed.
-        reader::refill(&shared, unread);
+        claim_reads::refill(&shared, unread);
         let totals = recovering.totals.clone();
         shared.publish(&totals);
 

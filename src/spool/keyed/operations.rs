@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::changes::STEP_BYTES;
+use super::claim_reads::BrokenPlaces;
 use super::journal::entry::Entry as Happened;
 use super::keys::{self, Place, Timer};
 use super::queues::QueueName;
-use super::reader::{self, BrokenPlaces, MailState};
+use super::reader::{self, MailState};
 use super::stored_mail::{self, StoredMail};
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;

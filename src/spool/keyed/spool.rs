@@ -16,7 +16,7 @@ use super::encoding::Encoded;
 use super::stored_mail::{self, StoredMail};
 use super::write_transaction::WriteTransaction;
 use super::writer::GROUP_BYTES;
-use super::{KeyedSpool, WAITING_KIB, operations, reader};
+use super::{KeyedSpool, WAITING_KIB, listing, operations, reader, statistics};
 use crate::delivery::{By, Delivery, Route, Stage};
 use crate::mail::{MailId, Submitter, Timestamp};
 use crate::spool::codec;
@@ -185,7 +185,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
         let page = self
-            .look(move |shared| reader::list(shared, &query, now))
+            .look(move |shared| listing::list(shared, &query, now))
             .await?;
         self.shared.until_kept().await;
         Ok(page)
@@ -344,7 +344,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             .await
         {}
 
-        let mut stats = self.look(reader::stats).await?;
+        let mut stats = self.look(statistics::stats).await?;
         stats.oldest_due = stats.oldest_due.filter(|due| *due <= now);
         stats.journal_bytes = self.shared.journal.bytes();
         Ok(stats)
@@ -354,7 +354,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
     async fn backlog(&self, _: Timestamp) -> Result<Vec<(Route, u64)>, SpoolError> {
         match self.shared.failure() {
             Some(SpoolError::Closed) => Err(SpoolError::Closed),
-            _ => Ok(reader::backlog(&self.shared)),
+            _ => Ok(statistics::backlog(&self.shared)),
         }
     }
 

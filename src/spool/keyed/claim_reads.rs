@@ -1,0 +1,215 @@
+//! Reads what a claim needs: the next places of queues, and what is to be sent of each mail.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::SpoolState;
+use super::keys::{self, Place};
+use super::queue_head::{Entry, REFILL};
+use super::queues::QueueName;
+use super::reader::{Found, body, changed_delivery, guarded};
+use super::stored_mail::StoredMail;
+use crate::delivery::{Delivery, Stage};
+use crate::mail::MailId;
+use crate::spool::store::{Store, Walk};
+use crate::spool::{Claim, Lease, SpoolError};
+
+/// Reads the next places of queues into their windows. A queue that cannot be read is left alone
+/// for a while, and stops no other; returns how long.
+pub(super) fn refill<S: Store>(
+    shared: &SpoolState<S>,
+    refills: Vec<(QueueName, Option<Place>)>,
+) -> Vec<Duration> {
+    let mut rests = Vec::new();
+    for (queue, after) in refills {
+        // Left in the middle, the queue would count as being read for ever.
+        let what = || format!("the queue of {}", queue.route.as_str());
+        let read = guarded(|| read_places(shared, &queue, after), what);
+        let mut queues = shared.queues.lock();
+        match read {
+            Ok(read) => {
+                let all = read.len() < REFILL;
+                queues.end_refill(&queue, Some((read, all)));
+            }
+            Err(error) => {
+                let rest = queues.end_refill(&queue, None).unwrap_or_default();
+                let route = queue.route.as_str();
+                tracing::error!(route, %error, ?rest, "a queue cannot be read now; its mail waits");
+                rests.push(rest);
+            }
+        }
+    }
+
+    rests
+}
+
+fn read_places<S: Store>(
+    shared: &SpoolState<S>,
+    queue: &QueueName,
+    after: Option<Place>,
+) -> Result<Vec<(Place, Entry)>, SpoolError> {
+    let Some(id) = shared.ids.read().id(&queue.route) else {
+        return Ok(Vec::new());
+    };
+    let (start, end) = keys::starting_with(&keys::queue_prefix(id, queue.priority));
+    let from = after.map_or(start, |place| {
+        [&keys::queue(id, queue.priority, &place)[..], &[0]].concat()
+    });
+
+    let mut read = Vec::with_capacity(REFILL);
+    shared
+        .store
+        .walk(&from, &end, Walk::Up, &mut |key, value| {
+            if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
+                read.push((key.place, entry));
+            }
+            if read.len() < REFILL {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+
+    Ok(read)
+}
+
+/// Places whose mail cannot be sent, and why it matters: something cannot be read, or it may have
+/// been sent already.
+pub(super) struct BrokenPlaces {
+    pub queue: QueueName,
+    pub leases: Vec<(Lease, Place)>,
+    pub in_doubt: bool,
+}
+
+/// What is read of a mail that is to be sent.
+struct Parts {
+    kept: StoredMail,
+    body: Bytes,
+    /// The deliveries that were asked for, in order.
+    deliveries: Vec<Found>,
+}
+
+/// Reads what a claim needs of a mail; within, whether it can be understood.
+fn parts<S: Store>(
+    store: &S,
+    mail: MailId,
+    leases: &[(Lease, Place)],
+) -> Result<Result<Parts, SpoolError>, SpoolError> {
+    let Some(record) = store.get(&keys::manifest(mail))? else {
+        return Ok(Err(SpoolError::Unreadable(format!(
+            "mail {mail} has no manifest"
+        ))));
+    };
+
+    let kept = match StoredMail::from_bytes(record) {
+        Ok(kept) => kept,
+        Err(error) => return Ok(Err(error)),
+    };
+
+    let mut deliveries = Vec::with_capacity(leases.len());
+    for (_, place) in leases {
+        let changed = changed_delivery(store, mail, place.index)?;
+        deliveries.push(changed.or_else(|| kept.as_put(place.index).cloned().map(Ok)));
+    }
+
+    Ok(body(store, &kept)?.map(|body| Parts {
+        kept,
+        body,
+        deliveries,
+    }))
+}
+
+/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes
+/// back as broken, and last the leases of what the disk did not give.
+pub(super) fn claims<S: Store>(
+    shared: &SpoolState<S>,
+    leased: Vec<(QueueName, Vec<(Lease, Place)>)>,
+) -> (Vec<Claim>, Vec<BrokenPlaces>, Vec<Lease>) {
+    let mut claims = Vec::with_capacity(leased.len());
+    let mut broken = Vec::new();
+    let mut unread = Vec::new();
+    for (queue, leases) in leased {
+        let Some(mail) = leases.first().map(|(_, place)| place.mail) else {
+            continue;
+        };
+        let read = guarded(
+            || parts(&shared.store, mail, &leases),
+            || format!("mail {mail}"),
+        );
+        let Parts {
+            kept,
+            body,
+            deliveries: found,
+        } = match read {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(error)) => {
+                tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
+                broken.push(BrokenPlaces {
+                    queue,
+                    leases,
+                    in_doubt: false,
+                });
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(mail.id = %mail, %error, "cannot be read now; tried again in a minute");
+                let mut queues = shared.queues.lock();
+                for (lease, _) in leases {
+                    queues.set_idle(&lease.token());
+                    unread.push(lease);
+                }
+                continue;
+            }
+        };
+        let mut deliveries = Vec::with_capacity(leases.len());
+        for ((lease, place), found) in leases.into_iter().zip(found) {
+            match found {
+                Some(Ok(delivery)) if delivery.stage == (Stage::Pending { due: place.due }) => {
+                    deliveries.push((lease, delivery));
+                }
+                Some(Ok(Delivery {
+                    stage: Stage::Committing { .. },
+                    ..
+                })) => {
+                    broken.push(BrokenPlaces {
+                        queue: queue.clone(),
+                        leases: vec![(lease, place)],
+                        in_doubt: true,
+                    });
+                }
+                // It was changed after its queue was read: the queue on disk no longer holds it.
+                Some(Ok(_)) => shared.queues.lock().end(&lease.spend()),
+                None if !shared.is_queued(&queue, &place) => {
+                    shared.queues.lock().end(&lease.spend())
+                }
+                _ => broken.push(BrokenPlaces {
+                    queue: queue.clone(),
+                    leases: vec![(lease, place)],
+                    in_doubt: false,
+                }),
+            }
+        }
+        if !deliveries.is_empty() {
+            claims.push(Claim {
+                manifest: Arc::new(kept.manifest),
+                body,
+                deliveries,
+            });
+        }
+    }
+
+    (claims, broken, unread)
+}
+
+impl<S: Store> SpoolState<S> {
+    fn is_queued(&self, queue: &QueueName, place: &Place) -> bool {
+        let id = self.ids.read().id(&queue.route);
+        id.is_some_and(|id| {
+            let key = keys::queue(id, queue.priority, place);
+            matches!(self.store.get(&key), Ok(Some(_)))
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! Lists mail, page by page.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::SpoolState;
+use super::keys::{self, Place};
+use super::reader::record;
+use crate::delivery::State;
+use crate::mail::{MailId, Timestamp};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{Page, Query, Record, SpoolError};
+
+/// The most keys and deliveries that one page looks at. A filter that admits few gives short pages
+/// rather than a long wait.
+const LOOKED_AT: usize = 100_000;
+
+/// How much more work it is to read a mail than to see its key.
+const MAIL_WORK: usize = 10;
+
+/// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise
+/// all mails, newest first.
+pub(super) fn list<S: Store>(
+    shared: &SpoolState<S>,
+    query: &Query,
+    now: Timestamp,
+) -> Result<Page, SpoolError> {
+    let (prefix, way): (&[u8], Walk) = match query.state {
+        Some(State::Dead) => (b"xd", Walk::Down),
+        Some(State::Cancelled) => (b"xc", Walk::Down),
+        Some(State::Delivered) | None => (b"m", Walk::Down),
+        Some(_) => (b"u", Walk::Up),
+    };
+
+    let (mut from, mut to) = keys::starting_with(prefix);
+    if let Some(cursor) = &query.cursor {
+        let at = unhex(cursor).filter(|key| key.starts_with(prefix));
+        let at = at.ok_or(SpoolError::BadCursor)?;
+        match way {
+            Walk::Up => from = [&at[..], &[0]].concat(),
+            Walk::Down => to = at,
+        }
+    }
+
+    let mut page = Page::default();
+    let mut last: Option<(Vec<u8>, MailId)> = None;
+
+    // A mail with several recipients stands in an index several times, and is read once.
+    let mut seen = HashSet::new();
+    let mut work = 0;
+    let mut broken = Ok(());
+
+    let mut full = false;
+    shared.store.walk(&from, &to, way, &mut |key, _| {
+        let mail = match prefix {
+            b"m" => keys::mail_of(key),
+            b"u" => keys::read_queue(key).map(|read| read.place.mail),
+            _ => keys::mail_of(&key[1..]),
+        };
+        let Some(mail) = mail else {
+            return ControlFlow::Continue(());
+        };
+        // In an index of one delivery a key, a page ends between two mails. Not so in the queues:
+        // there a mail is told at its first place, whatever page the others are on.
+        let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
+        let may_end = prefix == b"u" || !is_same;
+        if may_end && (page.mails.len() >= query.page_size() || work >= LOOKED_AT) {
+            full = true;
+            return ControlFlow::Break(());
+        }
+        last = Some((key.to_vec(), mail));
+        work += 1;
+        if !seen.insert(mail) {
+            return ControlFlow::Continue(());
+        }
+        match record(shared, mail) {
+            Ok(Some(record)) => {
+                work += MAIL_WORK + record.deliveries.len();
+                let in_state = query
+                    .state
+                    .is_none_or(|state| record.states(now).any(|s| s == state));
+                let first = prefix != b"u" || is_first_place(shared, &record, key);
+                if in_state && first && query.admits(&record) {
+                    page.mails.push(record);
+                }
+            }
+            Ok(None) => {}
+            // A manifest that cannot be read hides one mail, not the list.
+            Err(SpoolError::Unreadable(_)) => {}
+            Err(error) => broken = Err(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+
+    broken?;
+    if full {
+        page.next = last.map(|(key, _)| hex(&key));
+    }
+    Ok(page)
+}
+
+/// A mail with several pending deliveries stands in the queues several times: it is listed at the
+/// first.
+fn is_first_place<S>(shared: &SpoolState<S>, record: &Record, key: &[u8]) -> bool {
+    let manifest = &record.manifest;
+    let ids = shared.ids.read();
+    let places = (0u16..)
+        .zip(&record.deliveries)
+        .filter_map(|(index, delivery)| {
+            let place = Place {
+                due: delivery.stage.due()?,
+                mail: manifest.id,
+                index,
+            };
+            Some(keys::queue(
+                ids.id(&delivery.route)?,
+                manifest.priority,
+                &place,
+            ))
+        });
+
+    places.min().is_none_or(|first| first.as_slice() >= key)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+        .collect()
+}

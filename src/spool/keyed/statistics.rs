@@ -1,0 +1,122 @@
+//! How much mail there is, in which state, and since when the oldest waits.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use super::SpoolState;
+use super::keys::{self, Place, QueueId, Slot};
+use super::queues::QueueName;
+use crate::delivery::{Route, State};
+use crate::mail::{Priority, Timestamp};
+use crate::spool::store::{Store, Walk};
+use crate::spool::{SpoolError, SpoolStats};
+
+/// Counts. What waits is counted as it comes and goes; what a sender has is taken out of it.
+pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, SpoolError> {
+    let mut stats = SpoolStats {
+        bytes: shared.store.bytes(),
+        ..SpoolStats::default()
+    };
+
+    stats.stale_settles = shared.stale.load(Ordering::Relaxed);
+    let totals = shared.totals.lock().clone();
+    stats.quarantined = totals.quarantined;
+    for (kind, state) in [State::Delivered, State::Dead, State::Cancelled]
+        .into_iter()
+        .enumerate()
+    {
+        stats.counts[state as usize] = totals.finished[kind];
+    }
+
+    let leased: Vec<(QueueName, Place, bool)> = shared
+        .queues
+        .lock()
+        .leases()
+        .map(|leased| (leased.queue.clone(), leased.place, leased.entry.tried))
+        .collect();
+
+    let mut waiting = Vec::new();
+    {
+        let ids = shared.ids.read();
+        let backlog = shared.backlog.lock();
+        let counts = &mut stats.counts;
+        for ((id, priority), count) in backlog.all().filter(|(_, count)| count.pending > 0) {
+            let at = priority.index();
+            let tried_later = count.tried.saturating_sub(count.ripe_tried);
+            let later = count.pending.saturating_sub(count.ripe);
+            counts[State::Queued as usize][at] += count.ripe;
+            counts[State::Deferred as usize][at] += tried_later;
+            counts[State::Scheduled as usize][at] += later.saturating_sub(tried_later);
+            waiting.push((id, priority));
+        }
+        for (queue, place, tried) in &leased {
+            let Some(id) = ids.id(&queue.route) else {
+                continue;
+            };
+            let at = queue.priority.index();
+            let state = match backlog.of(&(id, queue.priority)).is_ripe(place) {
+                true => State::Queued,
+                false if *tried => State::Deferred,
+                false => State::Scheduled,
+            };
+            let waits = &mut counts[state as usize][at];
+            *waits = waits.saturating_sub(1);
+            counts[State::Sending as usize][at] += 1;
+        }
+    }
+
+    stats.backlog = backlog(shared);
+    let slots: HashSet<Slot> = leased.iter().map(|(_, place, _)| place.slot()).collect();
+    for (id, priority) in waiting {
+        // What cannot be read now leaves the numbers as they are known.
+        let first = first_waiting(shared, id, priority, &slots).unwrap_or_else(|error| {
+            tracing::debug!(%error, "since when the oldest waits is not known now");
+            None
+        });
+        stats.oldest_due = match (stats.oldest_due, first) {
+            (Some(oldest), Some(first)) => Some(oldest.min(first)),
+            (oldest, first) => oldest.or(first),
+        };
+    }
+
+    Ok(stats)
+}
+
+/// How many deliveries are pending on each route.
+pub(super) fn backlog<S: Store>(shared: &SpoolState<S>) -> Vec<(Route, u64)> {
+    let ids = shared.ids.read();
+    let mut by_route: BTreeMap<Route, u64> = BTreeMap::new();
+    for ((id, _), count) in shared.backlog.lock().all() {
+        if count.pending > 0
+            && let Some(route) = ids.route(id)
+        {
+            *by_route.entry(route.clone()).or_default() += count.pending;
+        }
+    }
+    by_route.into_iter().collect()
+}
+
+/// When the first delivery of a queue is due that no sender has.
+fn first_waiting<S: Store>(
+    shared: &SpoolState<S>,
+    id: QueueId,
+    priority: Priority,
+    leased: &HashSet<Slot>,
+) -> Result<Option<Timestamp>, SpoolError> {
+    let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));
+    let mut first = None;
+    shared.store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        first = keys::read_queue(key)
+            .map(|read| read.place)
+            .filter(|place| !leased.contains(&place.slot()))
+            .map(|place| place.due);
+        if first.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+
+    Ok(first)
+}
