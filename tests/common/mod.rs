@@ -22,10 +22,10 @@ pub mod postgres;
 #[cfg(feature = "server")]
 pub mod provider;
 pub mod proxy;
-pub mod puppet;
 pub mod real_servers;
 #[cfg(feature = "notify")]
 pub mod receiver;
+pub mod scripted_relay;
 #[cfg(all(feature = "server", target_os = "linux"))]
 pub mod service;
 pub mod test_spool;
@@ -39,9 +39,9 @@ pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
 pub use moody_relay::moody_relay;
 pub use names::Names;
-pub use puppet::Puppet;
 #[cfg(feature = "notify")]
 pub use receiver::{Called, Receiver, Says};
+pub use scripted_relay::ScriptedRelay;
 pub use test_spool::TestSpool;
 
 use std::net::SocketAddr;

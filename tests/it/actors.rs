@@ -1,17 +1,14 @@
 //! Actors die, and mail does not: what the supervisor mends, what it gives up, and how a dispatcher
 //! ends.
 
-mod hand;
-
 use std::collections::HashSet;
 use std::future::Future;
 use std::panic::Location;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::TestSpool;
-use hand::{Greeting, Hand, PATIENCE};
+use crate::common::scripted_relay::{Greeting, PATIENCE};
+use crate::common::{ScriptedRelay, TestSpool};
 use postrider::delivery::DeadReason;
 use postrider::policy::Jitter;
 use postrider::{
@@ -40,14 +37,14 @@ fn mails(count: usize) -> Vec<Mail> {
 }
 
 /// One relay, and retries that come at once.
-fn over(hand: &Arc<Hand>, connections: usize) -> Builder {
+fn over(relay: &ScriptedRelay, connections: usize) -> Builder {
     let retry = RetryPolicy {
         schedule: vec![Duration::from_millis(10)],
         jitter: Jitter::None,
         ..RetryPolicy::default()
     };
     Dispatcher::builder()
-        .relay(hand.relay("relay", connections))
+        .relay(relay.named("relay").connections(connections))
         .retry(retry)
 }
 
@@ -121,9 +118,9 @@ fn is_stopped(result: Result<impl std::fmt::Debug, Error>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_is_in_flight() {
-    let (hand, other) = (Hand::open(), Hand::open());
-    let postrider = over(&hand, 4)
-        .relay(other.relay("other", 1))
+    let (relay, other) = (ScriptedRelay::free(), ScriptedRelay::free());
+    let postrider = over(&relay, 4)
+        .relay(other.named("other").connections(1))
         .route(
             postrider::Match {
                 tag: vec!["aside".into()],
@@ -137,7 +134,7 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
         .await
         .unwrap();
 
-    hand.shut_gate();
+    relay.hold();
     let mut ids = accepted(&postrider, mails(400)).await;
     let plan = [
         ("router", 1),
@@ -149,7 +146,7 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
     ];
 
     for (round, (actor, count)) in plan.into_iter().enumerate() {
-        hand.begins(round * 50 + 3).await;
+        relay.begins(round * 50 + 3).await;
         postrider.crash(actor);
         // Others carry on: what comes in now goes out over a connection that nobody touched.
         let aside = postrider
@@ -157,21 +154,21 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
             .await
             .unwrap();
         all_delivered_by_one_attempt(&postrider, &[aside.id]).await;
-        hand.open_gate();
-        hand.takes(round * 50 + 50).await;
+        relay.let_go();
+        relay.takes(round * 50 + 50).await;
         restarts_reach(
             &postrider,
             if actor == "relay" { "sender" } else { actor },
             count,
         )
         .await;
-        hand.shut_gate();
+        relay.hold();
         ids.extend(accepted(&postrider, mails(10)).await);
     }
 
-    hand.open_gate();
+    relay.let_go();
     all_delivered_by_one_attempt(&postrider, &ids).await;
-    let taken = hand.taken();
+    let taken = relay.taken();
     assert_eq!(taken.iter().collect::<HashSet<_>>(), ids.iter().collect());
     assert_eq!(taken.len(), ids.len(), "none arrives twice");
 
@@ -188,9 +185,9 @@ async fn all_mail_arrives_once_though_router_scheduler_and_senders_die_while_it_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduler_that_died_misses_no_due_time() {
-    let hand = Hand::open();
+    let relay = ScriptedRelay::free();
     let clock = postrider::Clock::fake();
-    let postrider = over(&hand, 2)
+    let postrider = over(&relay, 2)
         .clock(clock.clone())
         .test_spool()
         .start()
@@ -220,31 +217,31 @@ async fn a_scheduler_that_died_misses_no_due_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_takes_its_sender_down_twice_is_dead_as_poisoned_and_its_neighbours_arrive() {
-    let hand = Hand::open();
-    let postrider = over(&hand, 1).test_spool().start().await.unwrap();
-    hand.shut_gate();
+    let relay = ScriptedRelay::free();
+    let postrider = over(&relay, 1).test_spool().start().await.unwrap();
+    relay.hold();
 
     let mut batch = mails(20);
-    batch.insert(10, mail("poison@example.org"));
+    batch.insert(10, mail("panic@example.org"));
     let mut ids = accepted(&postrider, batch).await;
     let poison = ids.remove(10);
 
-    hand.open_gate();
+    relay.let_go();
     let status = soon(postrider.wait(poison)).await.unwrap();
     assert_eq!(status.deliveries[0].reason, Some(DeadReason::Poisoned));
     assert_eq!(status.deliveries[0].attempts.len(), 2);
     all_delivered_by_one_attempt(&postrider, &ids).await;
 
-    assert_eq!(hand.taken().len(), 20);
+    assert_eq!(relay.taken().len(), 20);
     restarts_reach(&postrider, "sender", 2).await;
     assert_eq!(restarts(&postrider, "sender").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_may_be_sent_only_once_is_in_doubt_when_its_sender_dies() {
-    let hand = Hand::open();
-    let postrider = over(&hand, 1).test_spool().start().await.unwrap();
-    let once = letter("poison@example.org")
+    let relay = ScriptedRelay::free();
+    let postrider = over(&relay, 1).test_spool().start().await.unwrap();
+    let once = letter("panic@example.org")
         .guarantee(postrider::Guarantee::AtMostOnce)
         .build()
         .unwrap();
@@ -257,8 +254,8 @@ async fn a_mail_that_may_be_sent_only_once_is_in_doubt_when_its_sender_dies() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
     let dir = tempfile::tempdir().unwrap();
-    let hand = Hand::with(Greeting::Panic);
-    let postrider = over(&hand, 32)
+    let relay = ScriptedRelay::greeting(Greeting::Panic);
+    let postrider = over(&relay, 32)
         .test_spool_in(dir.path())
         .start()
         .await
@@ -290,7 +287,7 @@ async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
     assert!(!postrider.health().ready);
     is_stopped(postrider.status(ids[0]).await);
 
-    let healthy = Hand::open();
+    let healthy = ScriptedRelay::free();
     let postrider = over(&healthy, 4)
         .test_spool_in(dir.path())
         .start()
@@ -309,14 +306,17 @@ async fn senders_that_always_die_stop_the_dispatcher_and_its_mail_is_safe() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_actor_waits_for_a_relay_that_hangs() {
-    let (hung, hand) = (Hand::with(Greeting::Hang), Hand::open());
+    let (hung, relay) = (
+        ScriptedRelay::greeting(Greeting::Hang),
+        ScriptedRelay::free(),
+    );
     let to_hung = postrider::Match {
         tag: vec!["hung".into()],
         ..Default::default()
     };
 
-    let postrider = over(&hand, 2)
-        .relay(hung.relay("hung", 2))
+    let postrider = over(&relay, 2)
+        .relay(hung.named("hung").connections(2))
         .route(to_hung, ["hung"])
         .route(postrider::Match::default(), ["relay"])
         .test_spool()
@@ -381,15 +381,15 @@ async fn no_actor_waits_for_a_relay_that_hangs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_dispatchers_in_one_process_do_not_meet() {
-    let (left_hand, right_hand) = (Hand::open(), Hand::open());
+    let (left_relay, right_relay) = (ScriptedRelay::free(), ScriptedRelay::free());
     let left_dir = tempfile::tempdir().unwrap();
-    let left = over(&left_hand, 32)
+    let left = over(&left_relay, 32)
         .test_spool_in(left_dir.path())
         .start()
         .await
         .unwrap();
 
-    let right = over(&right_hand, 32).test_spool().start().await.unwrap();
+    let right = over(&right_relay, 32).test_spool().start().await.unwrap();
     let mut heard_right = right.events();
     let left_ids = accepted(&left, mails(50)).await;
     let right_ids = accepted(&right, mails(50)).await;
@@ -397,12 +397,12 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
     all_delivered_by_one_attempt(&left, &left_ids).await;
     all_delivered_by_one_attempt(&right, &right_ids).await;
     assert_eq!(
-        left_hand.taken().into_iter().collect::<HashSet<_>>(),
+        left_relay.taken().into_iter().collect::<HashSet<_>>(),
         left_ids.iter().copied().collect()
     );
 
     assert_eq!(
-        right_hand.taken().into_iter().collect::<HashSet<_>>(),
+        right_relay.taken().into_iter().collect::<HashSet<_>>(),
         right_ids.iter().copied().collect()
     );
 
@@ -415,7 +415,7 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
     assert_eq!(right.relays().await.unwrap()[0].state, "up");
     left.resume("relay").await.unwrap();
 
-    left_hand.greet(Greeting::Panic);
+    left_relay.greet(Greeting::Panic);
     accepted(&left, mails(40)).await;
     is_stopped(soon(left.stopped()).await);
 
@@ -442,22 +442,22 @@ async fn two_dispatchers_in_one_process_do_not_meet() {
 
 /// Accepts so many mails, of which the first batch is in flight, behind a gate that is shut.
 async fn with_mail_in_flight(
-    hand: &Arc<Hand>,
+    relay: &ScriptedRelay,
     dir: &Path,
     count: usize,
 ) -> (Dispatcher, Vec<MailId>) {
-    let postrider = over(hand, 1).test_spool_in(dir).start().await.unwrap();
-    hand.shut_gate();
+    let postrider = over(relay, 1).test_spool_in(dir).start().await.unwrap();
+    relay.hold();
     let ids = accepted(&postrider, mails(count)).await;
-    hand.begins(1).await;
+    relay.begins(1).await;
     (postrider, ids)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spool() {
     let dir = tempfile::tempdir().unwrap();
-    let hand = Hand::open();
-    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 5).await;
+    let relay = ScriptedRelay::free();
+    let (postrider, ids) = with_mail_in_flight(&relay, dir.path(), 5).await;
     let later = letter("later@example.org")
         .delay(seconds(3600))
         .build()
@@ -473,9 +473,9 @@ async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spo
     );
 
     drop(clone);
-    hand.open_gate();
+    relay.let_go();
 
-    let next = Hand::open();
+    let next = ScriptedRelay::free();
     let postrider = over(&next, 1)
         .test_spool_in(dir.path())
         .start()
@@ -483,7 +483,7 @@ async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spo
         .unwrap();
     all_delivered_by_one_attempt(&postrider, &ids).await;
     assert_eq!(
-        (hand.taken().len(), next.taken().len()),
+        (relay.taken().len(), next.taken().len()),
         (5, 0),
         "what was in flight was finished by the first"
     );
@@ -493,10 +493,10 @@ async fn the_end_of_the_last_handle_finishes_what_is_in_flight_and_frees_the_spo
         "scheduled"
     );
 
-    hand.is_let_go().await;
+    relay.is_let_go().await;
     assert_eq!(
-        hand.closes(),
-        hand.connects(),
+        relay.closes(),
+        relay.connects(),
         "every connection was closed well"
     );
 }
@@ -506,8 +506,8 @@ async fn a_spool_can_be_opened_as_soon_as_its_dispatcher_was_shut_down() {
     let dir = tempfile::tempdir().unwrap();
     let mut handles = Vec::new();
     for round in 0..5 {
-        let hand = Hand::open();
-        let postrider = over(&hand, 2)
+        let relay = ScriptedRelay::free();
+        let postrider = over(&relay, 2)
             .test_spool_in(dir.path())
             .start()
             .await
@@ -530,8 +530,8 @@ async fn a_spool_can_be_opened_as_soon_as_its_dispatcher_was_shut_down() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
     let dir = tempfile::tempdir().unwrap();
-    let hand = Hand::open();
-    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 3).await;
+    let relay = ScriptedRelay::free();
+    let (postrider, ids) = with_mail_in_flight(&relay, dir.path(), 3).await;
     let stopping = tokio::spawn({
         let postrider = postrider.clone();
         async move { postrider.shutdown(Drain::within(seconds(20))).await }
@@ -549,15 +549,15 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
 
     assert!(refused.contains("shutting down"), "{refused}");
     assert!(!stopping.is_finished());
-    hand.open_gate();
+    relay.let_go();
     assert!(soon(stopping).await.unwrap().unwrap());
     assert!(postrider.stopped().await.is_ok());
 
-    let taken = hand.taken();
+    let taken = relay.taken();
     assert_eq!(taken[..3], ids);
     drop(postrider);
 
-    let next = Hand::open();
+    let next = ScriptedRelay::free();
     let postrider = over(&next, 1)
         .test_spool_in(dir.path())
         .start()
@@ -575,27 +575,27 @@ async fn a_shutdown_refuses_new_mail_and_finishes_what_is_in_flight() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_that_takes_long_ends_between_two_mails_and_not_within_one() {
     let dir = tempfile::tempdir().unwrap();
-    let hand = Hand::open();
-    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 5).await;
+    let relay = ScriptedRelay::free();
+    let (postrider, ids) = with_mail_in_flight(&relay, dir.path(), 5).await;
     let stopping = tokio::spawn({
         let postrider = postrider.clone();
         async move { postrider.shutdown(Drain::within(seconds(4))).await }
     });
 
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    hand.open_gate();
+    relay.let_go();
     assert!(
         soon(stopping).await.unwrap().unwrap(),
         "nothing was cut off"
     );
 
     assert_eq!(
-        hand.taken(),
+        relay.taken(),
         ids[..1],
         "in the second half of its time nothing more is begun"
     );
 
-    let next = Hand::open();
+    let next = ScriptedRelay::free();
     let postrider = over(&next, 1)
         .test_spool_in(dir.path())
         .start()
@@ -608,15 +608,15 @@ async fn a_shutdown_that_takes_long_ends_between_two_mails_and_not_within_one() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_whose_time_runs_out_says_so_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let hand = Hand::open();
-    let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 100).await;
+    let relay = ScriptedRelay::free();
+    let (postrider, ids) = with_mail_in_flight(&relay, dir.path(), 100).await;
     assert!(
         !soon(postrider.shutdown(Drain::within(Duration::from_millis(50))))
             .await
             .unwrap()
     );
-    assert!(hand.taken().is_empty());
-    let next = Hand::open();
+    assert!(relay.taken().is_empty());
+    let next = ScriptedRelay::free();
     let postrider = over(&next, 4)
         .test_spool_in(dir.path())
         .start()
@@ -629,8 +629,8 @@ async fn a_shutdown_whose_time_runs_out_says_so_and_loses_nothing() {
 async fn a_shutdown_waits_for_senders_that_a_new_router_does_not_know_yet() {
     for crash_first in [true, false] {
         let dir = tempfile::tempdir().unwrap();
-        let hand = Hand::open();
-        let (postrider, ids) = with_mail_in_flight(&hand, dir.path(), 1).await;
+        let relay = ScriptedRelay::free();
+        let (postrider, ids) = with_mail_in_flight(&relay, dir.path(), 1).await;
         let shutdown = |within| {
             let postrider = postrider.clone();
             tokio::spawn(async move { postrider.shutdown(Drain::within(within)).await })
@@ -651,7 +651,7 @@ async fn a_shutdown_waits_for_senders_that_a_new_router_does_not_know_yet() {
             !soon(stopping).await.unwrap().unwrap(),
             "a mail is in flight, router or no router"
         );
-        let next = Hand::open();
+        let next = ScriptedRelay::free();
         let postrider = over(&next, 1)
             .test_spool_in(dir.path())
             .start()
@@ -698,14 +698,14 @@ impl Actor for Caller {
 async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itself() {
     let (told, mut ends) = mpsc::unbounded_channel();
     let (caller, _) = Actor::spawn(None, Caller, told).await.unwrap();
-    let start = |hand: &Arc<Hand>, dir: &Path| {
-        over(hand, 32)
+    let start = |relay: &ScriptedRelay, dir: &Path| {
+        over(relay, 32)
             .test_spool_in(dir)
             .start_linked(caller.get_cell())
     };
 
-    let (hand, dir) = (Hand::open(), tempfile::tempdir().unwrap());
-    let postrider = start(&hand, dir.path()).await.unwrap();
+    let (relay, dir) = (ScriptedRelay::free(), tempfile::tempdir().unwrap());
+    let postrider = start(&relay, dir.path()).await.unwrap();
     all_delivered_by_one_attempt(&postrider, &accepted(&postrider, mails(3)).await).await;
     assert!(
         postrider
@@ -715,7 +715,10 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
     );
     assert_eq!(soon(ends.recv()).await.unwrap(), "terminated: None");
 
-    let (dying, lost) = (Hand::with(Greeting::Panic), tempfile::tempdir().unwrap());
+    let (dying, lost) = (
+        ScriptedRelay::greeting(Greeting::Panic),
+        tempfile::tempdir().unwrap(),
+    );
     let postrider = start(&dying, lost.path()).await.unwrap();
     accepted(&postrider, mails(40)).await;
 
@@ -725,12 +728,12 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
         "{end}"
     );
 
-    let hand = Hand::open();
+    let relay = ScriptedRelay::free();
     let (postrider, ids) = {
-        let postrider = start(&hand, dir.path()).await.unwrap();
-        hand.shut_gate();
+        let postrider = start(&relay, dir.path()).await.unwrap();
+        relay.hold();
         let ids = accepted(&postrider, mails(40)).await;
-        hand.begins(1).await;
+        relay.begins(1).await;
         (postrider, ids)
     };
 
@@ -742,7 +745,7 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
     );
 
     is_stopped(soon(postrider.wait(ids[39])).await);
-    let next = Hand::open();
+    let next = ScriptedRelay::free();
     let again = over(&next, 4)
         .test_spool_in(dir.path())
         .start()
@@ -750,13 +753,13 @@ async fn a_callers_supervisor_sees_the_end_of_a_dispatcher_and_ends_it_with_itse
         .unwrap();
     all_delivered_by_one_attempt(&again, &ids).await;
     drop(postrider);
-    hand.is_let_go().await;
+    relay.is_let_go().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_is_down_piles_up_no_tasks() {
-    let hand = Hand::with(Greeting::Refuse);
-    let postrider = over(&hand, 4).test_spool().start().await.unwrap();
+    let relay = ScriptedRelay::greeting(Greeting::Refuse("refused".into()));
+    let postrider = over(&relay, 4).test_spool().start().await.unwrap();
     accepted(&postrider, mails(10)).await;
     soon(async {
         while postrider.relays().await.unwrap()[0].breaker != "open" {

@@ -6,13 +6,13 @@ use postrider::Relay;
 use postrider::delivery::{Outcome, Phase, Reply};
 use serde_json::{Value, json};
 
-use crate::common::{Puppet, TestSpool};
+use crate::common::{ScriptedRelay, TestSpool};
 use crate::http::service::Service;
 
 /// A service whose relay refuses everybody at example.net, and defers everybody at example.com.
 async fn moody() -> Service {
-    let puppet = Puppet::free();
-    puppet.answer(|mail| {
+    let scripted = ScriptedRelay::free();
+    scripted.answer(|mail| {
         let recipient = mail.recipients[0].as_str();
         let number = recipient.len() * 1000;
         match mail.recipients[0].domain() {
@@ -30,7 +30,7 @@ async fn moody() -> Service {
 
     Service::with(Vec::new(), Default::default(), |_| {
         postrider::Dispatcher::builder()
-            .relay(Relay::custom("capture", std::sync::Arc::new(puppet)))
+            .relay(Relay::custom("capture", std::sync::Arc::new(scripted)))
             .test_spool()
     })
     .await

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use postrider::{AuditEntry, AuditQuery, Clock, Dispatcher, Drain, Query, Submitter, seconds};
 
-use crate::common::{EventLog, Puppet, TestSpool, engine, mail, mail_to, submit};
+use crate::common::{EventLog, ScriptedRelay, TestSpool, engine, mail, mail_to, submit};
 
 async fn audit(postrider: &Dispatcher, query: AuditQuery) -> Vec<AuditEntry> {
     postrider.audit(query).await.unwrap().entries
@@ -27,10 +27,10 @@ fn told(entries: &[AuditEntry]) -> Vec<(&str, Option<&str>, Option<&str>, u64)> 
 
 #[tokio::test]
 async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
-    let builder = || engine(puppet.relay(), &clock).test_spool_in(dir.path());
+    let builder = || engine(scripted.relay(), &clock).test_spool_in(dir.path());
     let postrider = builder().start().await.unwrap();
     let address: IpAddr = "192.0.2.7".parse().unwrap();
     let ops = postrider
@@ -90,9 +90,9 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
 
 #[tokio::test]
 async fn the_audit_trail_is_filtered_and_read_page_by_page() {
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let clock = Clock::fake();
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let ops = postrider.on_behalf_of(Submitter::token("ops"));
     let begin = clock.now();
 
@@ -148,9 +148,9 @@ async fn the_audit_trail_is_filtered_and_read_page_by_page() {
 
 #[tokio::test]
 async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by_whom() {
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let clock = Clock::fake();
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     postrider.pause("primary").await.unwrap();
 
     let mut ids = Vec::new();
@@ -210,15 +210,15 @@ async fn what_is_done_to_many_is_one_act_with_their_number_and_each_mail_says_by
 
 #[tokio::test]
 async fn a_mail_that_is_taken_back_from_a_sender_is_in_the_audit_trail() {
-    let puppet = Puppet::held();
-    let relay = puppet.relay().connections(1);
+    let scripted = ScriptedRelay::held();
+    let relay = scripted.relay().connections(1);
     let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
     submit(&postrider, mail("first@example.org")).await;
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     let waiting = submit(&postrider, mail("second@example.org")).await;
     postrider.cancel(waiting).await.unwrap();
     let acts = audit(&postrider, AuditQuery::default()).await;
     let told: Vec<_> = acts.iter().map(|entry| (&*entry.act, entry.mail)).collect();
     assert_eq!(told, [("cancel", Some(waiting))]);
-    puppet.let_go();
+    scripted.let_go();
 }

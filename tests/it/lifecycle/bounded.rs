@@ -7,7 +7,7 @@ use postrider::spool::sled;
 use postrider::{Clock, Error, Mail, MailId, Query};
 
 use crate::common::{
-    Puppet, TestSpool, becomes, engine, eventually, mail, mail_to, test_spool::is_of_files,
+    ScriptedRelay, TestSpool, becomes, engine, eventually, mail, mail_to, test_spool::is_of_files,
 };
 
 const MAX: u64 = 1024 * 1024;
@@ -29,9 +29,9 @@ async fn what_ended_first_goes_before_its_time_and_nothing_is_refused_for_it() {
     }
 
     let home = tempfile::tempdir().unwrap();
-    let puppet = Puppet::held();
-    puppet.let_go();
-    let builder = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    scripted.let_go();
+    let builder = engine(scripted.relay(), &Clock::fake())
         .test_spool_in(home.path())
         .max_size(MAX);
     let postrider = builder.start().await.unwrap();
@@ -88,8 +88,8 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
         return;
     }
 
-    let puppet = Puppet::held();
-    let builder = engine(puppet.relay(), &Clock::fake()).max_size(MAX);
+    let scripted = ScriptedRelay::held();
+    let builder = engine(scripted.relay(), &Clock::fake()).max_size(MAX);
     let hasty = builder
         .accept_timeout(Duration::from_millis(10))
         .start()
@@ -125,7 +125,7 @@ async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_end
     let health = hasty.health();
     assert!(!health.ready && health.reason.unwrap().contains("max_size"));
 
-    puppet.let_go();
+    scripted.let_go();
     for id in &accepted {
         becomes(&hasty, *id, "delivered").await;
     }

@@ -9,14 +9,14 @@ use postrider::{Clock, Error, MailId, minutes};
 use tokio::sync::Notify;
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, becomes, engine, eventually, mail,
-    mail_to, relay_at, submit,
+    Act, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, a_moment, becomes, engine, eventually,
+    mail, mail_to, relay_at, submit,
 };
 
 #[tokio::test]
 async fn a_scheduled_mail_is_cancelled_and_never_sent() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let mut told = EventLog::by(&postrider);
     let id = submit(
         &postrider,
@@ -34,7 +34,7 @@ async fn a_scheduled_mail_is_cancelled_and_never_sent() {
     clock.advance(minutes(10));
     postrider.wait_idle().await;
 
-    assert!(puppet.begun().is_empty());
+    assert!(scripted.begun().is_empty());
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
         "cancelled",
@@ -44,8 +44,8 @@ async fn a_scheduled_mail_is_cancelled_and_never_sent() {
 
 #[tokio::test]
 async fn a_queued_mail_is_cancelled_and_the_others_are_not() {
-    let puppet = Puppet::free();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::free();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -60,15 +60,15 @@ async fn a_queued_mail_is_cancelled_and_the_others_are_not() {
 
     postrider.resume("primary").await.unwrap();
     postrider.wait(wanted).await.unwrap();
-    assert_eq!(puppet.begun(), ["bob@example.org"]);
+    assert_eq!(scripted.begun(), ["bob@example.org"]);
 }
 
 #[tokio::test]
 async fn a_deferred_mail_is_cancelled_and_keeps_its_attempts() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
 
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     becomes(&postrider, id, "deferred").await;
 
@@ -80,13 +80,13 @@ async fn a_deferred_mail_is_cancelled_and_keeps_its_attempts() {
 
     clock.advance(minutes(5));
     postrider.wait_idle().await;
-    assert_eq!(puppet.begun().len(), 1);
+    assert_eq!(scripted.begun().len(), 1);
 }
 
 #[tokio::test]
 async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay().connections(1), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay().connections(1), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -97,7 +97,7 @@ async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
     let third = submit(&postrider, mail("third@example.org")).await;
 
     postrider.resume("primary").await.unwrap();
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     assert_eq!(
         postrider.status(second).await.unwrap().state.as_str(),
         "sending",
@@ -110,7 +110,7 @@ async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
     });
 
     a_moment().await;
-    puppet.let_go();
+    scripted.let_go();
     assert_eq!(
         cancelling.await.unwrap().unwrap().state.as_str(),
         "cancelled"
@@ -123,7 +123,7 @@ async fn a_mail_in_a_senders_batch_is_cancelled_before_its_turn() {
         );
     }
 
-    assert_eq!(puppet.begun(), ["first@example.org", "third@example.org"]);
+    assert_eq!(scripted.begun(), ["first@example.org", "third@example.org"]);
 }
 
 /// A server that takes its time over the first final dot, and tells when it has come.
@@ -288,7 +288,7 @@ async fn what_is_left_of_a_mail_is_cancelled() {
 
 #[tokio::test]
 async fn an_unknown_mail_cannot_be_cancelled_and_a_cancelled_one_stays_so() {
-    let postrider = engine(Puppet::free().relay(), &Clock::fake())
+    let postrider = engine(ScriptedRelay::free().relay(), &Clock::fake())
         .start()
         .await
         .unwrap();

@@ -7,14 +7,14 @@ use postrider::delivery::{Outcome, Phase, Reply, State};
 use postrider::{Clock, Dispatcher, Error, MailId, Priority, Query, hours, minutes, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Puppet, Rule, Step, becomes, engine, mail, mail_to, relay_at, submit,
+    Act, FakeSmtp, Rule, ScriptedRelay, Step, becomes, engine, mail, mail_to, relay_at, submit,
 };
 
-/// A puppet that rejects what goes to `no…@` until it is told not to.
-fn strict() -> (Puppet, Arc<AtomicBool>) {
-    let (puppet, strict) = (Puppet::free(), Arc::new(AtomicBool::new(true)));
+/// A relay that rejects what goes to `no…@` until it is told not to.
+fn strict() -> (ScriptedRelay, Arc<AtomicBool>) {
+    let (scripted, strict) = (ScriptedRelay::free(), Arc::new(AtomicBool::new(true)));
     let is_strict = strict.clone();
-    puppet.answer(move |mail| {
+    scripted.answer(move |mail| {
         let refuses =
             is_strict.load(Ordering::SeqCst) && mail.recipients[0].as_str().starts_with("no");
         match refuses {
@@ -22,7 +22,7 @@ fn strict() -> (Puppet, Arc<AtomicBool>) {
             false => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
         }
     });
-    (puppet, strict)
+    (scripted, strict)
 }
 
 async fn dead(postrider: &Dispatcher, to: &str, tag: &str, priority: Priority) -> MailId {
@@ -37,8 +37,8 @@ async fn dead(postrider: &Dispatcher, to: &str, tag: &str, priority: Priority) -
 
 #[tokio::test]
 async fn a_dead_letter_is_tried_again_with_a_full_count_and_a_new_lifetime() {
-    let (clock, (puppet, strict)) = (Clock::fake(), strict());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, (scripted, strict)) = (Clock::fake(), strict());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let brief = mail_to("nobody@example.org")
         .expires_in(minutes(5))
         .build()
@@ -74,12 +74,12 @@ async fn a_dead_letter_is_tried_again_with_a_full_count_and_a_new_lifetime() {
 
 #[tokio::test]
 async fn a_deferred_mail_is_tried_at_once_where_somebody_wants_it() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
     becomes(&postrider, id, "deferred").await;
-    puppet.answer(|_| Outcome::Delivered(Reply::new(250, "2.0.0 taken")));
+    scripted.answer(|_| Outcome::Delivered(Reply::new(250, "2.0.0 taken")));
     postrider.retry(id).await.unwrap();
     assert_eq!(
         postrider.wait(id).await.unwrap().state.as_str(),
@@ -89,8 +89,8 @@ async fn a_deferred_mail_is_tried_at_once_where_somebody_wants_it() {
 
 #[tokio::test]
 async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
-    let (puppet, strict) = strict();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let (scripted, strict) = strict();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -129,7 +129,7 @@ async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
         );
     }
 
-    let begun = puppet.begun().len();
+    let begun = scripted.begun().len();
     assert_eq!(begun, 4, "a dry run sends nothing");
     assert_eq!(postrider.retry_dead(tagged, false).await.unwrap(), 2);
     for id in [code, other] {
@@ -144,8 +144,8 @@ async fn dead_letters_are_tried_again_by_filter_and_a_dry_run_only_counts() {
 
 #[tokio::test]
 async fn dead_letters_are_purged_by_filter_and_nothing_else_is() {
-    let (clock, (puppet, _strict)) = (Clock::fake(), strict());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, (scripted, _strict)) = (Clock::fake(), strict());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let news = dead(&postrider, "no1@example.org", "news", Priority::Bulk).await;
     let code = dead(&postrider, "no2@example.org", "code", Priority::Critical).await;
 
@@ -238,7 +238,7 @@ async fn a_mail_that_is_only_partly_dead_is_not_purged_while_the_rest_is_on_its_
 
 #[tokio::test]
 async fn a_mail_that_is_on_its_way_as_it_should_be_is_not_retried() {
-    let postrider = engine(Puppet::free().relay(), &Clock::fake())
+    let postrider = engine(ScriptedRelay::free().relay(), &Clock::fake())
         .start()
         .await
         .unwrap();

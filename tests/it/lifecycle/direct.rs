@@ -9,8 +9,8 @@ use postrider::{
 };
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, FaultySpool, Puppet, Rule, Step, engine, mail, mail_to, relay_at,
-    steady, submit,
+    Act, EventLog, FakeSmtp, FaultySpool, Rule, ScriptedRelay, Step, engine, mail, mail_to,
+    relay_at, steady, submit,
 };
 
 #[tokio::test]
@@ -166,12 +166,12 @@ async fn send_now_does_not_try_elsewhere_what_a_relay_has_refused_or_may_have_ta
 }
 
 async fn over_a_faulty_spool(
-    puppet: &Puppet,
+    scripted: &ScriptedRelay,
     choice: OnSpoolFailure,
 ) -> (Dispatcher, std::sync::Arc<FaultySpool>) {
     let spool = FaultySpool::new();
     let builder = Dispatcher::builder()
-        .relay(puppet.relay())
+        .relay(scripted.relay())
         .spool_custom(spool.clone())
         .retry(steady());
     (
@@ -182,8 +182,8 @@ async fn over_a_faulty_spool(
 
 #[tokio::test]
 async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_otherwise() {
-    let puppet = Puppet::free();
-    let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Reject).await;
+    let scripted = ScriptedRelay::free();
+    let (postrider, spool) = over_a_faulty_spool(&scripted, OnSpoolFailure::Reject).await;
     spool.break_down();
 
     let refused = postrider.submit(mail("ada@example.org")).await.unwrap_err();
@@ -196,7 +196,7 @@ async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_other
 
     let health = postrider.health();
     assert!(!health.ready && health.reason.unwrap().contains("input/output error"));
-    assert!(puppet.begun().is_empty());
+    assert!(scripted.begun().is_empty());
     spool.mend();
 
     let id = submit(&postrider, mail("ada@example.org")).await;
@@ -210,8 +210,8 @@ async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_other
 
 #[tokio::test]
 async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
-    let puppet = Puppet::free();
-    let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
+    let scripted = ScriptedRelay::free();
+    let (postrider, spool) = over_a_faulty_spool(&scripted, OnSpoolFailure::Direct).await;
     assert_eq!(
         postrider
             .submit(mail("ada@example.org"))
@@ -221,7 +221,7 @@ async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
         Durability::InMemory
     );
 
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     spool.break_down();
     let receipt = postrider.submit(mail("bob@example.org")).await.unwrap();
     assert_eq!(
@@ -229,7 +229,7 @@ async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
         (Durability::Direct, false)
     );
 
-    assert_eq!(puppet.begun().last().unwrap(), "bob@example.org");
+    assert_eq!(scripted.begun().last().unwrap(), "bob@example.org");
     assert_eq!(
         postrider.status(receipt.id).await.unwrap_err(),
         Error::UnknownMail(receipt.id),
@@ -243,7 +243,7 @@ async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
         assert_eq!(receipt.unwrap().durability, Durability::Direct);
     }
 
-    puppet.down(Some("no route to host"));
+    scripted.down(Some("no route to host"));
     let refused = postrider.submit(mail("eve@example.org")).await.unwrap_err();
     assert!(matches!(&refused, Error::NotSent { recipient, .. } if recipient == "eve@example.org"));
     assert!(
@@ -254,8 +254,8 @@ async fn while_the_spool_fails_mail_is_sent_at_once_where_that_is_chosen() {
 
 #[tokio::test]
 async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
-    let puppet = Puppet::free();
-    let (postrider, _spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
+    let scripted = ScriptedRelay::free();
+    let (postrider, _spool) = over_a_faulty_spool(&scripted, OnSpoolFailure::Direct).await;
     let keyed = |text: &str| {
         mail_to("ada@example.org")
             .text(text)
@@ -274,16 +274,16 @@ async fn a_mail_that_is_refused_for_itself_is_not_sent_at_once_instead() {
 
     let again = postrider.submit(keyed("one")).await.unwrap();
     assert_eq!((again.id, again.duplicate), (id, true));
-    assert_eq!(puppet.begun().len(), 1);
+    assert_eq!(scripted.begun().len(), 1);
 }
 
 #[tokio::test]
 async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
-    let puppet = Puppet::free();
-    let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
+    let scripted = ScriptedRelay::free();
+    let (postrider, spool) = over_a_faulty_spool(&scripted, OnSpoolFailure::Direct).await;
     let known = mail("known@example.org");
     submit(&postrider, known.clone()).await;
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     spool.break_down();
 
     let keyed = mail_to("keyed@example.org")
@@ -300,13 +300,13 @@ async fn what_might_go_out_twice_or_early_is_not_sent_past_the_spool() {
         assert!(matches!(refused, Error::Spool(_)), "{refused}");
     }
 
-    assert_eq!(puppet.begun(), ["known@example.org"]);
+    assert_eq!(scripted.begun(), ["known@example.org"]);
 }
 
 #[tokio::test]
 async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
-    let puppet = Puppet::free();
-    let (postrider, spool) = over_a_faulty_spool(&puppet, OnSpoolFailure::Direct).await;
+    let scripted = ScriptedRelay::free();
+    let (postrider, spool) = over_a_faulty_spool(&scripted, OnSpoolFailure::Direct).await;
     let once = |to: &str| {
         mail_to(to)
             .guarantee(Guarantee::AtMostOnce)
@@ -339,5 +339,5 @@ async fn an_at_most_once_mail_that_the_spool_may_have_is_not_sent_past_it() {
         Durability::Direct
     );
 
-    assert_eq!(puppet.begun(), ["bob@example.org", "carl@example.org"]);
+    assert_eq!(scripted.begun(), ["bob@example.org", "carl@example.org"]);
 }

@@ -12,7 +12,7 @@ use postrider::{
 };
 
 use crate::common::faulty_spool::How;
-use crate::common::{EventLog, FaultySpool, Puppet, eventually, mail, mail_to};
+use crate::common::{EventLog, FaultySpool, ScriptedRelay, eventually, mail, mail_to};
 
 /// All that the engine asks of a spool that can fail.
 const METHODS: [&str; 18] = [
@@ -81,14 +81,14 @@ async fn is(postrider: &Dispatcher, id: postrider::MailId, wanted: &str) -> bool
 async fn a_day(method: &'static str, times: u32, how: How) {
     let day = format!("{method} fails {times} times ({how:?})");
     let spool = FaultySpool::new();
-    let (first, second) = (Puppet::free(), Puppet::free());
+    let (first, second) = (ScriptedRelay::free(), ScriptedRelay::free());
     first.answer(|transaction| match transaction.recipients[0].as_str() {
         "bad@example.org" => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 nobody")),
         _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
 
     let relays = || vec![first.relay(), second.relay().name("second")];
-    let gone = Puppet::free();
+    let gone = ScriptedRelay::free();
     let default = rule(Match::default(), "primary");
     let mut builder = Dispatcher::builder()
         .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
@@ -302,8 +302,8 @@ async fn nothing_stands_still_after_the_spool_panicked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_cannot_be_read_stops_no_other_queue_of_its_lane_and_is_read_again() {
     let spool = FaultySpool::new();
-    let relay = Puppet::free();
-    let other = Puppet::free();
+    let relay = ScriptedRelay::free();
+    let other = ScriptedRelay::free();
     let mut builder = Dispatcher::builder()
         .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
         .relay(relay.relay())

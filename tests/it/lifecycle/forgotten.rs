@@ -7,17 +7,17 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Drain, Error, Mail, Priority, hours, seconds};
 
 use crate::common::{
-    Puppet, TestSpool, engine, eventually, mail_to, submit, test_spool::is_of_files,
+    ScriptedRelay, TestSpool, engine, eventually, mail_to, submit, test_spool::is_of_files,
 };
 
-/// A puppet that rejects what goes to `no…@`.
-fn strict() -> Puppet {
-    let puppet = Puppet::free();
-    puppet.answer(|mail| match mail.recipients[0].as_str().starts_with("no") {
+/// A relay that rejects what goes to `no…@`.
+fn strict() -> ScriptedRelay {
+    let scripted = ScriptedRelay::free();
+    scripted.answer(|mail| match mail.recipients[0].as_str().starts_with("no") {
         true => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")),
         false => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
-    puppet
+    scripted
 }
 
 /// A mail whose message stands in its record, or in parts.
@@ -32,9 +32,9 @@ async fn is_forgotten(postrider: &Dispatcher, id: postrider::MailId) -> bool {
 
 #[tokio::test]
 async fn the_message_of_delivered_mail_goes_after_a_while_and_its_record_stays() {
-    let (clock, puppet, dir) = (Clock::fake(), strict(), tempfile::tempdir().unwrap());
+    let (clock, scripted, dir) = (Clock::fake(), strict(), tempfile::tempdir().unwrap());
     let open = || {
-        engine(puppet.relay(), &clock)
+        engine(scripted.relay(), &clock)
             .test_spool_in(dir.path())
             .keep_bodies(hours(1))
     };
@@ -103,8 +103,8 @@ fn look_at_files(dir: &std::path::Path, delivered: &[postrider::MailId], dead: p
 
 #[tokio::test]
 async fn a_message_that_is_not_to_be_kept_is_not_told_once_it_is_delivered_to_all() {
-    let (clock, puppet) = (Clock::fake(), Puppet::held());
-    let builder = engine(puppet.relay(), &clock).keep_bodies(Duration::ZERO);
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::held());
+    let builder = engine(scripted.relay(), &clock).keep_bodies(Duration::ZERO);
     let postrider = builder.start().await.unwrap();
 
     let two = mail_to("ada@example.org").to("bob@example.org");
@@ -117,7 +117,7 @@ async fn a_message_that_is_not_to_be_kept_is_not_told_once_it_is_delivered_to_al
     for id in ids {
         assert!(postrider.raw(id).await.is_ok(), "it is still to be sent");
     }
-    puppet.let_go();
+    scripted.let_go();
     for id in ids {
         postrider.wait(id).await.unwrap();
         assert!(is_forgotten(&postrider, id).await, "at once");
@@ -132,9 +132,9 @@ async fn kept(postrider: &Dispatcher) -> u64 {
 
 #[tokio::test]
 async fn what_has_ended_goes_as_fast_as_others_come() {
-    let (puppet, dir) = (Puppet::free(), tempfile::tempdir().unwrap());
+    let (scripted, dir) = (ScriptedRelay::free(), tempfile::tempdir().unwrap());
     let postrider = Dispatcher::builder()
-        .relay(puppet.relay())
+        .relay(scripted.relay())
         .test_spool_in(dir.path())
         .retention(Duration::ZERO)
         .idempotency_ttl(Duration::ZERO)

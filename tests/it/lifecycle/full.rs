@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use postrider::{Clock, Drain, Error, seconds};
 
-use crate::common::{Puppet, a_moment, becomes, engine, eventually, mail, mail_to, submit};
+use crate::common::{ScriptedRelay, a_moment, becomes, engine, eventually, mail, mail_to, submit};
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_where_nobody_wants_to_wait() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .max_pending(2)
         .start()
         .await
@@ -32,7 +32,7 @@ async fn a_full_queue_refuses_at_once_where_nobody_wants_to_wait() {
     assert_eq!(full, Error::Full { pending: 2, max: 2 });
     assert!(full.to_string().contains("the queue is full"), "{full}");
     assert!(!postrider.health().ready);
-    puppet.let_go();
+    scripted.let_go();
     eventually("room", async || postrider.health().ready).await;
     postrider
         .try_submit(mail("carl@example.org"))
@@ -42,8 +42,8 @@ async fn a_full_queue_refuses_at_once_where_nobody_wants_to_wait() {
 
 #[tokio::test]
 async fn submit_waits_for_room_for_as_long_as_it_may() {
-    let puppet = Puppet::held();
-    let builder = engine(puppet.relay(), &Clock::fake()).max_pending(1);
+    let scripted = ScriptedRelay::held();
+    let builder = engine(scripted.relay(), &Clock::fake()).max_pending(1);
     let patient = builder.accept_timeout(seconds(30)).start().await.unwrap();
     let first = submit(&patient, mail("ada@example.org")).await;
     let waiting = tokio::spawn({
@@ -53,14 +53,14 @@ async fn submit_waits_for_room_for_as_long_as_it_may() {
 
     a_moment().await;
     assert!(!waiting.is_finished());
-    puppet.let_through(1);
+    scripted.let_through(1);
     patient.wait(first).await.unwrap();
 
     let second = waiting.await.unwrap().unwrap().id;
-    puppet.let_go();
+    scripted.let_go();
     becomes(&patient, second, "delivered").await;
 
-    let held = Puppet::held();
+    let held = ScriptedRelay::held();
     let builder = engine(held.relay(), &Clock::fake()).max_pending(1);
     let hasty = builder
         .accept_timeout(Duration::from_millis(10))
@@ -77,8 +77,8 @@ async fn submit_waits_for_room_for_as_long_as_it_may() {
 
 #[tokio::test]
 async fn submit_may_wait_for_room_for_ever() {
-    let puppet = Puppet::held();
-    let builder = engine(puppet.relay(), &Clock::fake()).max_pending(1);
+    let scripted = ScriptedRelay::held();
+    let builder = engine(scripted.relay(), &Clock::fake()).max_pending(1);
     let patient = builder.accept_timeout(Duration::MAX).start().await.unwrap();
     submit(&patient, mail("ada@example.org")).await;
 
@@ -89,7 +89,7 @@ async fn submit_may_wait_for_room_for_ever() {
 
     a_moment().await;
     assert!(!waiting.is_finished());
-    puppet.let_go();
+    scripted.let_go();
 
     let second = waiting.await.unwrap().unwrap().id;
     becomes(&patient, second, "delivered").await;
@@ -103,8 +103,8 @@ async fn submit_may_wait_for_room_for_ever() {
 
 #[tokio::test]
 async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_again() {
-    let puppet = Puppet::held();
-    let builder = engine(puppet.relay(), &Clock::fake()).max_pending(2);
+    let scripted = ScriptedRelay::held();
+    let builder = engine(scripted.relay(), &Clock::fake()).max_pending(2);
     let patient = builder.accept_timeout(seconds(30)).start().await.unwrap();
     let mails = |names: &[&str]| names.iter().map(|name| mail(name)).collect::<Vec<_>>();
 
@@ -128,11 +128,11 @@ async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_ag
 
     a_moment().await;
     assert!(!waiting.is_finished());
-    puppet.let_go();
+    scripted.let_go();
     for answer in waiting.await.unwrap() {
         becomes(&patient, answer.unwrap().id, "delivered").await;
     }
-    assert_eq!(puppet.begun().len(), 5);
+    assert_eq!(scripted.begun().len(), 5);
 
     let unknown = patient
         .status("0199c0de-0000-7000-8000-000000000001".parse().unwrap())
@@ -144,8 +144,8 @@ async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_ag
 
 #[tokio::test]
 async fn whoever_waits_for_a_mail_may_do_so_for_a_while_only() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -156,15 +156,15 @@ async fn whoever_waits_for_a_mail_may_do_so_for_a_while_only() {
     assert!(!status.unwrap().state.is_final());
     assert!(begun.elapsed() >= Duration::from_millis(200));
 
-    puppet.let_go();
+    scripted.let_go();
     let status = postrider.wait_within(id, seconds(30)).await.unwrap();
     assert_eq!(status.state.as_str(), "delivered");
 }
 
 #[tokio::test]
 async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() {
-    let puppet = Puppet::held();
-    let builder = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let builder = engine(scripted.relay(), &Clock::fake())
         .max_pending(3)
         .accept_timeout(Duration::from_millis(10))
         .max_message_size(10_000);
@@ -191,7 +191,7 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
     );
 
     assert!(matches!(answers[4], Err(Error::Full { .. })));
-    puppet.let_go();
+    scripted.let_go();
     for answer in answers.into_iter().flatten() {
         assert_eq!(
             postrider.wait(answer.id).await.unwrap().state.as_str(),
@@ -199,13 +199,13 @@ async fn a_batch_is_accepted_as_far_as_there_is_room_each_with_its_own_answer() 
         );
     }
 
-    assert_eq!(puppet.begun().len(), 3);
+    assert_eq!(scripted.begun().len(), 3);
 }
 
 #[tokio::test]
 async fn many_at_once_do_not_overfill_the_queue() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .max_pending(50)
         .start()
         .await
@@ -219,7 +219,7 @@ async fn many_at_once_do_not_overfill_the_queue() {
 
     assert!((25..=50).contains(&accepted), "{accepted}");
     assert_eq!(postrider.stats().await.unwrap().pending, accepted as u64);
-    puppet.let_go();
+    scripted.let_go();
     postrider.wait_idle().await;
     postrider
         .try_submit(mail("late@example.org"))

@@ -2,7 +2,7 @@
 
 use postrider::{Clock, Dispatcher, EventItem, hours, seconds};
 
-use crate::common::{EventLog, Puppet, engine, eventually, mail, submit};
+use crate::common::{EventLog, ScriptedRelay, engine, eventually, mail, submit};
 
 async fn mails(postrider: &Dispatcher, count: usize) {
     for n in 0..count {
@@ -25,8 +25,8 @@ async fn oldest(postrider: &Dispatcher) -> (u64, u64) {
 
 #[tokio::test]
 async fn what_is_too_old_goes_and_its_gap_is_told() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let builder = engine(puppet.relay(), &clock).journal(hours(1), 1 << 30);
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let builder = engine(scripted.relay(), &clock).journal(hours(1), 1 << 30);
     let postrider = builder.start().await.unwrap();
     mails(&postrider, 3).await;
 
@@ -50,8 +50,8 @@ async fn what_is_too_old_goes_and_its_gap_is_told() {
 
 #[tokio::test]
 async fn what_a_named_reader_has_not_read_is_kept_up_to_twice_as_long_and_then_told_and_counted() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let builder = engine(puppet.relay(), &clock).journal(hours(1), 1 << 30);
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let builder = engine(scripted.relay(), &clock).journal(hours(1), 1 << 30);
     let postrider = builder.start().await.unwrap();
     let mut reader = postrider.journal().reader("hook", None).await.unwrap();
     mails(&postrider, 3).await;
@@ -77,10 +77,10 @@ async fn what_a_named_reader_has_not_read_is_kept_up_to_twice_as_long_and_then_t
 
 #[tokio::test]
 async fn what_is_too_much_goes_in_time_and_the_bytes_stay_bounded() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
 
     let most = 64 * 1024;
-    let builder = engine(puppet.relay(), &clock).journal(hours(1), most);
+    let builder = engine(scripted.relay(), &clock).journal(hours(1), most);
     let postrider = builder.start().await.unwrap();
     for _ in 0..10 {
         mails(&postrider, 60).await;

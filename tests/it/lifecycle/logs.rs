@@ -10,7 +10,8 @@ use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::common::{
-    Act, Cert, EventLog, FakeSmtp, Puppet, Rule, Step, engine, mail, mail_to, relay_at, submit,
+    Act, Cert, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, engine, mail, mail_to, relay_at,
+    submit,
 };
 
 /// Everything that is logged from its first use on.
@@ -157,9 +158,9 @@ async fn what_a_relay_says_reaches_no_log_and_no_event_raw() {
     let id = submit(&postrider, mail("ada@example.org")).await;
     let mut events = told.until("deferred").await;
 
-    let puppet = Puppet::free();
-    puppet.down(Some("\u{1b}]0;title\u{7} gone"));
-    let other: Dispatcher = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::free();
+    scripted.down(Some("\u{1b}]0;title\u{7} gone"));
+    let other: Dispatcher = engine(scripted.relay(), &Clock::fake())
         .start()
         .await
         .unwrap();

@@ -5,8 +5,8 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Match, Reload, RouteRule, Weights, seconds};
 
 use crate::common::{
-    EventLog, Puppet, TestSpool, a_moment, becomes, engine, eventually, mail, steady, submit,
-    test_spool::is_postgres,
+    EventLog, ScriptedRelay, TestSpool, a_moment, becomes, engine, eventually, mail, steady,
+    submit, test_spool::is_postgres,
 };
 
 fn reload(relays: Vec<postrider::Relay>, routes: Vec<RouteRule>) -> Reload {
@@ -32,7 +32,7 @@ async fn mail_on_its_way_is_finished_and_the_rest_takes_the_relay_as_it_is_now()
 }
 
 async fn a_relay_is_configured_anew_with(connections: usize) {
-    let (before, after) = (Puppet::held(), Puppet::free());
+    let (before, after) = (ScriptedRelay::held(), ScriptedRelay::free());
     let postrider = engine(before.relay().connections(1), &Clock::fake())
         .start()
         .await
@@ -83,7 +83,7 @@ async fn a_relay_is_configured_anew_with(connections: usize) {
 }
 
 /// An engine over `old` and `new`, of which mail takes `old`.
-async fn old_and_new(old: &Puppet, new: &Puppet, clock: &Clock) -> Dispatcher {
+async fn old_and_new(old: &ScriptedRelay, new: &ScriptedRelay, clock: &Clock) -> Dispatcher {
     let builder = Dispatcher::builder()
         .relay(old.relay().name("old"))
         .relay(new.relay().name("new"));
@@ -98,7 +98,7 @@ async fn old_and_new(old: &Puppet, new: &Puppet, clock: &Clock) -> Dispatcher {
 
 #[tokio::test]
 async fn mail_that_waits_for_a_relay_that_is_removed_takes_what_is_left() {
-    let (old, new) = (Puppet::free(), Puppet::free());
+    let (old, new) = (ScriptedRelay::free(), ScriptedRelay::free());
     let postrider = old_and_new(&old, &new, &Clock::fake()).await;
     postrider.pause("old").await.unwrap();
     let receipts = postrider
@@ -125,7 +125,7 @@ async fn mail_that_waits_for_a_relay_that_is_removed_takes_what_is_left() {
 
 #[tokio::test]
 async fn mail_in_the_hands_of_a_relay_that_is_removed_takes_what_is_left_next_time() {
-    let (clock, old, new) = (Clock::fake(), Puppet::held(), Puppet::free());
+    let (clock, old, new) = (Clock::fake(), ScriptedRelay::held(), ScriptedRelay::free());
     let postrider = old_and_new(&old, &new, &clock).await;
     old.answer(|_| Outcome::Deferred(Phase::Data, Reply::new(451, "4.3.0 try later")));
     let id = submit(&postrider, mail("ada@example.org")).await;
@@ -154,7 +154,7 @@ async fn mail_in_the_hands_of_a_relay_that_is_removed_takes_what_is_left_next_ti
 
 #[tokio::test]
 async fn mail_of_a_removed_relay_is_not_stranded_by_a_router_that_died() {
-    let (clock, old, new) = (Clock::fake(), Puppet::held(), Puppet::free());
+    let (clock, old, new) = (Clock::fake(), ScriptedRelay::held(), ScriptedRelay::free());
     let postrider = old_and_new(&old, &new, &clock).await;
     old.answer(|_| Outcome::Unavailable(Phase::Connect, "gone".into()));
     let id = submit(&postrider, mail("ada@example.org")).await;
@@ -177,7 +177,7 @@ async fn mail_of_a_removed_relay_is_not_stranded_by_a_router_that_died() {
 
 #[tokio::test]
 async fn new_routes_hold_for_mail_from_then_on() {
-    let (old, new) = (Puppet::free(), Puppet::free());
+    let (old, new) = (ScriptedRelay::free(), ScriptedRelay::free());
     let postrider = old_and_new(&old, &new, &Clock::fake()).await;
     let to_org = Match {
         recipient_domain: vec!["example.org".into()],
@@ -205,7 +205,7 @@ async fn new_routes_hold_for_mail_from_then_on() {
 
 #[tokio::test]
 async fn a_configuration_with_a_mistake_changes_nothing() {
-    let (old, new) = (Puppet::free(), Puppet::free());
+    let (old, new) = (ScriptedRelay::free(), ScriptedRelay::free());
     let postrider = old_and_new(&old, &new, &Clock::fake()).await;
     let mistakes = [
         (reload(vec![], vec![]), "there is no relay"),
@@ -239,7 +239,7 @@ async fn a_configuration_with_a_mistake_changes_nothing() {
 
 #[tokio::test]
 async fn a_mistaken_configuration_that_is_taken_back_moves_no_more_mail() {
-    let (old, new) = (Puppet::free(), Puppet::free());
+    let (old, new) = (ScriptedRelay::free(), ScriptedRelay::free());
     let postrider = old_and_new(&old, &new, &Clock::fake()).await;
     for relay in ["old", "new"] {
         postrider.pause(relay).await.unwrap();
@@ -276,7 +276,7 @@ async fn a_mistaken_configuration_that_is_taken_back_moves_no_more_mail() {
 
 #[tokio::test]
 async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
-    let (before, after) = (Puppet::held(), Puppet::free());
+    let (before, after) = (ScriptedRelay::held(), ScriptedRelay::free());
     let postrider = engine(before.relay().connections(4), &Clock::fake())
         .start()
         .await
@@ -310,7 +310,7 @@ async fn what_befell_a_relay_as_it_was_is_not_held_against_it_as_it_is_now() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let names: Vec<String> = (0..101).map(|n| format!("{n:x>64}")).collect();
     let over = |count: usize| {
         let builder = postrider::Dispatcher::builder()
@@ -318,7 +318,7 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
             .retry(steady());
         let relays = names
             .iter()
-            .map(|name| puppet.relay().connections(1).name(name));
+            .map(|name| scripted.relay().connections(1).name(name));
         let builder = relays.fold(builder, |builder, relay| builder.relay(relay));
         builder.route(Match::default(), names[..count].to_vec())
     };
@@ -350,5 +350,5 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
     becomes(&postrider, id, "delivered").await;
     let all = postrider.list(postrider::Query::default()).await.unwrap();
     assert_eq!(all.mails.len(), 1);
-    assert_eq!(puppet.begun(), ["ada@example.org"]);
+    assert_eq!(scripted.begun(), ["ada@example.org"]);
 }

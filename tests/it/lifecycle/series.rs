@@ -6,8 +6,8 @@ use postrider::{
 };
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, TestSpool, engine, eventually, mail, relay_at,
-    submit,
+    Act, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, TestSpool, engine, eventually, mail,
+    relay_at, submit,
 };
 
 async fn series(postrider: &Dispatcher, from: Timestamp, relay: Option<&str>) -> Series {
@@ -123,13 +123,13 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
 
 #[tokio::test]
 async fn a_restart_leaves_no_hole_and_counts_nothing_twice() {
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let dir = tempfile::tempdir().unwrap();
 
     let clock = Clock::fake();
     let begin = clock.now();
     for life in 1..=4u64 {
-        let builder = engine(puppet.relay(), &clock).test_spool_in(dir.path());
+        let builder = engine(scripted.relay(), &clock).test_spool_in(dir.path());
         let postrider = builder.start().await.unwrap();
         // In some lives nobody counts, or what is counted last is not written.
         if life != 2 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postrider::{Clock, Drain, Error, EventItem, EventKind, hours, minutes, seconds};
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, TestSpool, a_moment, engine, mail, mail_to,
+    Act, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, TestSpool, a_moment, engine, mail, mail_to,
     relay_at, submit,
 };
 
@@ -85,8 +85,8 @@ async fn events_tell_a_mails_story_in_order() {
 
 #[tokio::test]
 async fn a_reader_that_is_slow_reads_from_the_spool_what_is_no_longer_in_memory() {
-    let puppet = Puppet::free();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::free();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -111,10 +111,10 @@ async fn a_reader_that_is_slow_reads_from_the_spool_what_is_no_longer_in_memory(
 
 #[tokio::test]
 async fn events_hold_over_a_restart_and_their_numbers_go_on() {
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
-    let builder = || engine(puppet.relay(), &clock).test_spool_in(dir.path());
+    let builder = || engine(scripted.relay(), &clock).test_spool_in(dir.path());
     let postrider = builder().start().await.unwrap();
     let mut told = EventLog::by(&postrider);
     let tagged = mail_to("ada@example.org").tag("otp").idempotency_key("k-1");
@@ -155,10 +155,10 @@ async fn events_hold_over_a_restart_and_their_numbers_go_on() {
 
 #[tokio::test]
 async fn a_named_reader_reads_again_what_it_was_not_done_with() {
-    let puppet = Puppet::free();
+    let scripted = ScriptedRelay::free();
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
-    let builder = || engine(puppet.relay(), &clock).test_spool_in(dir.path());
+    let builder = || engine(scripted.relay(), &clock).test_spool_in(dir.path());
     let postrider = builder().start().await.unwrap();
     let mut reader = postrider.journal().reader("hook", None).await.unwrap();
 
@@ -282,8 +282,8 @@ async fn a_status_tells_every_attempt() {
 
 #[tokio::test]
 async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let at = clock.now() + minutes(5);
     let id = submit(
         &postrider,
@@ -303,7 +303,7 @@ async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
         "scheduled"
     );
 
-    assert!(puppet.begun().is_empty());
+    assert!(scripted.begun().is_empty());
     clock.advance(Duration::from_millis(1));
     assert_eq!(
         postrider.wait(id).await.unwrap().deliveries[0].attempts[0].at,
@@ -327,14 +327,14 @@ async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
 
 #[tokio::test]
 async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_stopped() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay(), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay(), &Clock::fake())
         .start()
         .await
         .unwrap();
     let id = submit(&postrider, mail("ada@example.org")).await;
 
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     let waiting: Vec<_> = (0..10)
         .map(|_| {
             let postrider = postrider.clone();
@@ -343,7 +343,7 @@ async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_sto
         .collect();
 
     a_moment().await;
-    puppet.let_through(1);
+    scripted.let_through(1);
     for waiter in waiting {
         assert_eq!(waiter.await.unwrap().unwrap().state.as_str(), "delivered");
     }

@@ -7,22 +7,22 @@ use postrider::transport::{Capture, Transaction};
 use postrider::{Alert, Clock, Dispatcher, Drain, Match, Notices, Relay, minutes, seconds};
 
 use crate::common::{
-    Puppet, TestSpool, a_moment, as_time_passes, engine, eventually, mail, submit,
+    ScriptedRelay, TestSpool, a_moment, as_time_passes, engine, eventually, mail, submit,
 };
 
 const OPS: &str = "ops@example.com";
 
 /// A relay that refuses every recipient but those who are told by alerts.
-fn picky() -> Puppet {
-    let puppet = Puppet::free();
-    puppet.answer(|mail: &Transaction| {
+fn picky() -> ScriptedRelay {
+    let scripted = ScriptedRelay::free();
+    scripted.answer(|mail: &Transaction| {
         let is_alert = mail.recipients.iter().any(|to| to.to_string() == OPS);
         match is_alert {
             true => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
             false => Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")),
         }
     });
-    puppet
+    scripted
 }
 
 async fn alerting(postrider: &Dispatcher, alert: Alert) -> Notices {
@@ -32,8 +32,8 @@ async fn alerting(postrider: &Dispatcher, alert: Alert) -> Notices {
 }
 
 /// The alerts that were sent, as text.
-fn alerts(puppet: &Puppet) -> Vec<String> {
-    let begun = puppet.transactions();
+fn alerts(scripted: &ScriptedRelay) -> Vec<String> {
+    let begun = scripted.transactions();
     let of_ops = begun
         .iter()
         .filter(|mail| mail.recipients[0].to_string() == OPS);
@@ -51,18 +51,18 @@ async fn die(postrider: &Dispatcher, count: usize) {
 
 #[tokio::test]
 async fn many_dead_letters_are_one_mail_and_those_that_follow_are_the_next_in_its_time() {
-    let (clock, puppet) = (Clock::fake(), picky());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), picky());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let _notices = alerting(&postrider, Alert::new([OPS])).await;
     die(&postrider, 500).await;
 
     as_time_passes(
         &clock,
-        eventually("an alert", async || !alerts(&puppet).is_empty()),
+        eventually("an alert", async || !alerts(&scripted).is_empty()),
     )
     .await;
 
-    let first = alerts(&puppet);
+    let first = alerts(&scripted);
     assert_eq!(first.len(), 1);
     for said in [
         "500 x dead (rejected)",
@@ -78,30 +78,30 @@ async fn many_dead_letters_are_one_mail_and_those_that_follow_are_the_next_in_it
     die(&postrider, 7).await;
     clock.advance(seconds(60));
     a_moment().await;
-    assert_eq!(alerts(&puppet).len(), 1, "one in ten minutes");
+    assert_eq!(alerts(&scripted).len(), 1, "one in ten minutes");
     die(&postrider, 5).await;
     clock.advance(minutes(10));
-    eventually("the next", async || alerts(&puppet).len() == 2).await;
+    eventually("the next", async || alerts(&scripted).len() == 2).await;
 
     assert!(
-        alerts(&puppet)[1].contains("12 x dead (rejected)"),
+        alerts(&scripted)[1].contains("12 x dead (rejected)"),
         "{:?}",
-        alerts(&puppet)[1]
+        alerts(&scripted)[1]
     );
 }
 
 #[tokio::test]
 async fn an_alert_that_dies_is_no_reason_for_an_alert() {
     let clock = Clock::fake();
-    let puppet = Puppet::free();
-    puppet.answer(|_| Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")));
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let scripted = ScriptedRelay::free();
+    scripted.answer(|_| Outcome::Rejected(Phase::RcptTo, Reply::new(550, "5.1.1 no such user")));
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let _notices = alerting(&postrider, Alert::new([OPS])).await;
 
     die(&postrider, 1).await;
     as_time_passes(
         &clock,
-        eventually("an alert", async || alerts(&puppet).len() == 1),
+        eventually("an alert", async || alerts(&scripted).len() == 1),
     )
     .await;
     for _ in 0..5 {
@@ -109,13 +109,13 @@ async fn an_alert_that_dies_is_no_reason_for_an_alert() {
         a_moment().await;
     }
 
-    assert_eq!(alerts(&puppet).len(), 1);
+    assert_eq!(alerts(&scripted).len(), 1);
 }
 
 #[tokio::test]
 async fn a_relay_that_is_down_is_told_over_another() {
-    let (clock, puppet, capture) = (Clock::fake(), Puppet::free(), Capture::default());
-    puppet.down(Some("connection refused"));
+    let (clock, scripted, capture) = (Clock::fake(), ScriptedRelay::free(), Capture::default());
+    scripted.down(Some("connection refused"));
     let route = |builder: postrider::Builder| {
         let to_ops = Match {
             recipient_domain: vec!["example.com".to_owned()],
@@ -127,7 +127,10 @@ async fn a_relay_that_is_down_is_told_over_another() {
             .route(Match::default(), ["primary"])
     };
 
-    let postrider = route(engine(puppet.relay(), &clock)).start().await.unwrap();
+    let postrider = route(engine(scripted.relay(), &clock))
+        .start()
+        .await
+        .unwrap();
     let _notices = alerting(&postrider, Alert::new([OPS])).await;
     submit(&postrider, mail("ada@example.org")).await;
     as_time_passes(
@@ -143,9 +146,9 @@ async fn a_relay_that_is_down_is_told_over_another() {
 
 #[tokio::test]
 async fn an_alert_that_waits_for_the_relay_which_is_down_is_one_however_long_that_lasts() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.down(Some("connection refused"));
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.down(Some("connection refused"));
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
 
     let mut alert = Alert::new([OPS]);
     alert.filter.events.push("relay_up".to_owned());
@@ -179,10 +182,10 @@ async fn an_alert_that_waits_for_the_relay_which_is_down_is_one_however_long_tha
     }
 
     assert_eq!(waiting().await, 2, "{}", pending().await);
-    puppet.down(None);
+    scripted.down(None);
     as_time_passes(
         &clock,
-        eventually("it is heard", async || alerts(&puppet).len() == 1),
+        eventually("it is heard", async || alerts(&scripted).len() == 1),
     )
     .await;
 }
@@ -190,16 +193,16 @@ async fn an_alert_that_waits_for_the_relay_which_is_down_is_one_however_long_tha
 #[tokio::test]
 async fn what_was_counted_before_a_restart_is_told_after_it_once() {
     let dir = tempfile::tempdir().unwrap();
-    let (clock, puppet) = (Clock::fake(), picky());
+    let (clock, scripted) = (Clock::fake(), picky());
     for life in 0..3 {
-        let builder = engine(puppet.relay(), &clock).test_spool_in(dir.path());
+        let builder = engine(scripted.relay(), &clock).test_spool_in(dir.path());
         let postrider = builder.start().await.unwrap();
         let notices = alerting(&postrider, Alert::new([OPS])).await;
         die(&postrider, 10).await;
         if life == 2 {
             as_time_passes(
                 &clock,
-                eventually("an alert", async || alerts(&puppet).len() == 1),
+                eventually("an alert", async || alerts(&scripted).len() == 1),
             )
             .await;
             clock.advance(minutes(30));
@@ -210,7 +213,7 @@ async fn what_was_counted_before_a_restart_is_told_after_it_once() {
         postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     }
 
-    let told = alerts(&puppet);
+    let told = alerts(&scripted);
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("30 x dead (rejected)"), "{}", told[0]);
 }

@@ -9,7 +9,7 @@ use postrider::{
     seconds,
 };
 
-use crate::common::{Puppet, TestSpool, a_moment, engine, eventually};
+use crate::common::{ScriptedRelay, TestSpool, a_moment, engine, eventually};
 
 /// A schedule whose mail is told by its key.
 fn schedule(cron: &str, missed: Missed) -> Schedule {
@@ -47,8 +47,8 @@ async fn scheduled(postrider: &Dispatcher, schedule: Schedule) -> Notices {
 }
 
 /// The times of which mail was sent, as its subjects say.
-fn sent(puppet: &Puppet) -> Vec<Timestamp> {
-    let begun = puppet.transactions();
+fn sent(scripted: &ScriptedRelay) -> Vec<Timestamp> {
+    let begun = scripted.transactions();
     let time = |message: &[u8]| {
         let text = String::from_utf8_lossy(message).replace("\r\n ", " ");
         let subject = text
@@ -72,15 +72,15 @@ fn stamp(at: jiff::Timestamp) -> Timestamp {
 
 #[tokio::test]
 async fn mail_goes_out_at_its_times_and_what_is_next_is_shown() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let notices = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
     for n in 1..=3 {
         let next = notices.schedules()[0].next.unwrap();
         assert!(next > clock.now() && next.as_millis() % 3_600_000 == 0);
         clock.advance(next.since(clock.now()));
-        eventually("it is sent", async || sent(&puppet).len() == n).await;
-        assert_eq!(sent(&puppet)[n - 1], next);
+        eventually("it is sent", async || sent(&scripted).len() == n).await;
+        assert_eq!(sent(&scripted)[n - 1], next);
         eventually("it is shown", async || {
             notices.schedules()[0].last == Some(next)
         })
@@ -93,12 +93,12 @@ async fn mail_goes_out_at_its_times_and_what_is_next_is_shown() {
 async fn what_was_missed_is_sent_once_or_left_out_and_a_restart_sends_nothing_twice() {
     for (missed, expected) in [(Missed::Once, 2), (Missed::Skip, 1)] {
         let dir = tempfile::tempdir().unwrap();
-        let (clock, puppet) = (Clock::fake(), Puppet::free());
+        let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
         let mut lives = 0;
         let mut life = async |down: Duration, waits: bool, count: usize| {
             clock.advance(down);
             lives += 1;
-            let builder = engine(puppet.relay(), &clock).test_spool_in(dir.path());
+            let builder = engine(scripted.relay(), &clock).test_spool_in(dir.path());
             let postrider = builder.start().await.unwrap();
             let notices = scheduled(&postrider, schedule("*/10 * * * *", missed)).await;
             if waits {
@@ -106,11 +106,11 @@ async fn what_was_missed_is_sent_once_or_left_out_and_a_restart_sends_nothing_tw
                 clock.advance(next.since(clock.now()));
             }
             eventually("as many as it should be", async || {
-                sent(&puppet).len() == count
+                sent(&scripted).len() == count
             })
             .await;
             a_moment().await;
-            assert_eq!(sent(&puppet).len(), count, "{missed:?}, life {lives}");
+            assert_eq!(sent(&scripted).len(), count, "{missed:?}, life {lives}");
             notices.close(seconds(5)).await;
             drop(notices);
             postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
@@ -127,8 +127,8 @@ async fn what_was_missed_is_sent_once_or_left_out_and_a_restart_sends_nothing_tw
 
 #[tokio::test]
 async fn several_that_share_a_schedule_send_it_once() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let first = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
 
     let second = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
@@ -137,12 +137,12 @@ async fn several_that_share_a_schedule_send_it_once() {
         eventually("both have done it", async || {
             [&first, &second]
                 .iter()
-                .all(|one| one.schedules()[0].last == sent(&puppet).last().copied())
-                && sent(&puppet).len() >= n
+                .all(|one| one.schedules()[0].last == sent(&scripted).last().copied())
+                && sent(&scripted).len() >= n
         })
         .await;
         a_moment().await;
-        assert_eq!(sent(&puppet).len(), n);
+        assert_eq!(sent(&scripted).len(), n);
     }
 }
 
@@ -150,8 +150,8 @@ async fn several_that_share_a_schedule_send_it_once() {
 /// day at which mail went out on the day before, that day, and the day after.
 async fn over_a_change(ahead: bool) -> Vec<String> {
     let zone = TimeZone::get("Europe/Berlin").unwrap();
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let now = jiff::Timestamp::from_millisecond(clock.now().as_millis()).unwrap();
     let change = zone
         .following(now)
@@ -166,14 +166,14 @@ async fn over_a_change(ahead: bool) -> Vec<String> {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 
-    eventually("three days", async || sent(&puppet).len() == 3).await;
+    eventually("three days", async || sent(&scripted).len() == 3).await;
     a_moment().await;
     let local = |at: &Timestamp| {
         let at = jiff::Timestamp::from_millisecond(at.as_millis()).unwrap();
         at.to_zoned(zone.clone()).strftime("%H:%M").to_string()
     };
 
-    sent(&puppet).iter().map(local).collect()
+    sent(&scripted).iter().map(local).collect()
 }
 
 #[tokio::test]
@@ -188,8 +188,8 @@ async fn on_the_day_on_which_its_hour_comes_twice_it_is_sent_once() {
 
 #[tokio::test]
 async fn a_schedule_that_names_no_time_is_refused() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let notices = Notices::of(&postrider);
     for cron in ["", "every monday", "0 8 30 2 *"] {
         let refused = notices

@@ -9,8 +9,8 @@ use postrider::{
 };
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Receiver, Rule, Says, Step, TestSpool, as_time_passes, engine,
-    eventually, mail, mail_to, relay_at, submit,
+    Act, EventLog, FakeSmtp, Receiver, Rule, Says, ScriptedRelay, Step, TestSpool, as_time_passes,
+    engine, eventually, mail, mail_to, relay_at, submit,
 };
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -47,7 +47,7 @@ async fn notices(postrider: &Dispatcher, webhooks: Vec<Webhook>) -> Notices {
 /// An engine over a relay that takes everything, in memory.
 async fn started() -> (Dispatcher, Clock) {
     let clock = Clock::fake();
-    let postrider = engine(Puppet::free().relay(), &clock)
+    let postrider = engine(ScriptedRelay::free().relay(), &clock)
         .start()
         .await
         .unwrap();
@@ -490,7 +490,7 @@ async fn a_restart_loses_none_and_keeps_their_ids() {
     let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
     let receiver = Arc::new(receiver);
     for life in 0..3 {
-        let builder = engine(Puppet::free().relay(), &clock).test_spool_in(dir.path());
+        let builder = engine(ScriptedRelay::free().relay(), &clock).test_spool_in(dir.path());
         let postrider = builder.start().await.unwrap();
         let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
         let before = receiver.calls().len();

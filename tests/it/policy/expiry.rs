@@ -7,8 +7,8 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Mail, MailStatus, Priority, minutes, seconds};
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, as_time_passes, becomes, engine, mail,
-    mail_to, relay_at, submit,
+    Act, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, a_moment, as_time_passes, becomes, engine,
+    mail, mail_to, relay_at, submit,
 };
 
 fn code_to(to: &str) -> Mail {
@@ -24,8 +24,8 @@ fn assert_expired(status: &MailStatus) {
     assert_eq!(status.deliveries[0].reason.unwrap().as_str(), "expired");
 }
 
-async fn engine_on(puppet: &Puppet, clock: &Clock) -> Dispatcher {
-    engine(puppet.relay().connections(1), clock)
+async fn engine_on(scripted: &ScriptedRelay, clock: &Clock) -> Dispatcher {
+    engine(scripted.relay().connections(1), clock)
         .start()
         .await
         .unwrap()
@@ -33,8 +33,8 @@ async fn engine_on(puppet: &Puppet, clock: &Clock) -> Dispatcher {
 
 #[tokio::test]
 async fn a_scheduled_mail_whose_whole_time_went_by_is_not_sent_late() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine_on(&puppet, &clock).await;
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine_on(&scripted, &clock).await;
     let id = submit(
         &postrider,
         mail_to("ada@example.org")
@@ -52,13 +52,13 @@ async fn a_scheduled_mail_whose_whole_time_went_by_is_not_sent_late() {
 
     clock.advance(minutes(5));
     assert_expired(&postrider.wait(id).await.unwrap());
-    assert!(puppet.begun().is_empty());
+    assert!(scripted.begun().is_empty());
 }
 
 #[tokio::test]
 async fn a_mail_expires_behind_a_relay_that_is_paused() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let postrider = engine_on(&puppet, &clock).await;
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine_on(&scripted, &clock).await;
     postrider.pause("primary").await.unwrap();
     let id = submit(&postrider, code_to("ada@example.org")).await;
 
@@ -75,7 +75,7 @@ async fn a_mail_expires_behind_a_relay_that_is_paused() {
     postrider.resume("primary").await.unwrap();
     postrider.wait_idle().await;
 
-    assert!(puppet.begun().is_empty());
+    assert!(scripted.begun().is_empty());
 }
 
 #[tokio::test]
@@ -123,9 +123,9 @@ async fn a_code_expires_behind_a_relay_that_is_down_and_is_not_sent_when_it_come
 
 #[tokio::test]
 async fn a_deferred_mail_expires_at_its_time() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
-    let postrider = engine_on(&puppet, &clock).await;
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
+    let postrider = engine_on(&scripted, &clock).await;
     let id = submit(
         &postrider,
         mail_to("ada@example.org")
@@ -142,14 +142,14 @@ async fn a_deferred_mail_expires_at_its_time() {
     clock.advance(seconds(30));
 
     assert_expired(&postrider.wait(id).await.unwrap());
-    assert_eq!(puppet.begun().len(), 1);
+    assert_eq!(scripted.begun().len(), 1);
 }
 
 #[tokio::test]
 async fn a_mail_with_no_time_for_another_try_is_given_up_at_once() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
-    let postrider = engine_on(&puppet, &clock).await;
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.answer(|_| Outcome::Deferred(Phase::RcptTo, Reply::new(450, "4.2.1 busy")));
+    let postrider = engine_on(&scripted, &clock).await;
     let id = submit(
         &postrider,
         mail_to("ada@example.org")
@@ -170,8 +170,8 @@ async fn a_mail_with_no_time_for_another_try_is_given_up_at_once() {
 
 #[tokio::test]
 async fn a_mail_expires_in_a_senders_batch() {
-    let (clock, puppet) = (Clock::fake(), Puppet::held());
-    let postrider = engine_on(&puppet, &clock).await;
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::held());
+    let postrider = engine_on(&scripted, &clock).await;
     postrider.pause("primary").await.unwrap();
     let first = submit(&postrider, mail("first@example.org")).await;
 
@@ -186,7 +186,7 @@ async fn a_mail_expires_in_a_senders_batch() {
     let last = submit(&postrider, mail("last@example.org")).await;
 
     postrider.resume("primary").await.unwrap();
-    assert_eq!(puppet.begins(1).await, ["first@example.org"]);
+    assert_eq!(scripted.begins(1).await, ["first@example.org"]);
     assert_eq!(
         postrider.status(brief).await.unwrap().state.as_str(),
         "sending",
@@ -194,7 +194,7 @@ async fn a_mail_expires_in_a_senders_batch() {
     );
 
     clock.advance(minutes(5));
-    puppet.let_go();
+    scripted.let_go();
     assert_expired(&postrider.wait(brief).await.unwrap());
     for id in [first, last] {
         assert_eq!(
@@ -203,7 +203,7 @@ async fn a_mail_expires_in_a_senders_batch() {
         );
     }
 
-    assert_eq!(puppet.begun(), ["first@example.org", "last@example.org"]);
+    assert_eq!(scripted.begun(), ["first@example.org", "last@example.org"]);
 }
 
 #[tokio::test]

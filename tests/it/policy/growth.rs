@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use postrider::{Clock, Match};
 
-use crate::common::{Puppet, engine, mail_to, submit};
+use crate::common::{ScriptedRelay, engine, mail_to, submit};
 
 /// How long a mail takes on an engine with so many relays, each with a route of its own: the median
 /// of many.
 async fn one_mail_takes(relays: usize) -> Duration {
-    let puppet = Puppet::free();
-    let relay = |n: usize| puppet.relay().name(format!("relay{n}")).connections(1);
+    let scripted = ScriptedRelay::free();
+    let relay = |n: usize| scripted.relay().name(format!("relay{n}")).connections(1);
     let mut builder = engine(relay(0), &Clock::system());
     for n in 0..relays {
         if n > 0 {

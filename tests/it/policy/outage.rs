@@ -6,8 +6,8 @@ use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, EventKind, Match, Priority, Relay, hours, seconds};
 
 use crate::common::{
-    Act, Cert, EventLog, FakeSmtp, Puppet, Rule, Step, a_moment, as_time_passes, becomes, engine,
-    eventually, mail, mail_to, relay_at, steady, submit,
+    Act, Cert, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, a_moment, as_time_passes, becomes,
+    engine, eventually, mail, mail_to, relay_at, steady, submit,
 };
 
 /// Sees a relay go down with mail waiting, and come back when `mend` was called.
@@ -172,9 +172,9 @@ async fn a_relay_whose_tls_is_broken_costs_no_attempt() {
 
 #[tokio::test]
 async fn a_relay_that_may_be_back_is_probed_by_one_connection_before_the_rest_follows() {
-    let (clock, puppet) = (Clock::fake(), Puppet::held());
-    puppet.down(Some("no route to host"));
-    let postrider = engine(puppet.relay().connections(8), &clock)
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::held());
+    scripted.down(Some("no route to host"));
+    let postrider = engine(scripted.relay().connections(8), &clock)
         .start()
         .await
         .unwrap();
@@ -185,53 +185,53 @@ async fn a_relay_that_may_be_back_is_probed_by_one_connection_before_the_rest_fo
         .collect();
     postrider.submit_many(mails).await;
     told.first("relay_down").await;
-    puppet.down(None);
+    scripted.down(None);
     a_moment().await;
 
-    assert!(puppet.begun().is_empty(), "it rests first");
+    assert!(scripted.begun().is_empty(), "it rests first");
     clock.advance(seconds(1));
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     a_moment().await;
 
     assert_eq!(
-        (puppet.begun().len(), puppet.open()),
+        (scripted.begun().len(), scripted.open()),
         (1, 1),
         "one mail over one connection"
     );
 
     assert_eq!(postrider.relays().await.unwrap()[0].breaker, "half_open");
-    puppet.let_through(1);
+    scripted.let_through(1);
     told.first("relay_up").await;
-    puppet.begins(8).await;
+    scripted.begins(8).await;
 
-    assert_eq!(puppet.most_sending(), 7, "all that are for everybody");
-    puppet.let_go();
+    assert_eq!(scripted.most_sending(), 7, "all that are for everybody");
+    scripted.let_go();
     eventually("all delivered", async || postrider.delivered() == 40).await;
-    assert_eq!(puppet.begun().len(), 40);
+    assert_eq!(scripted.begun().len(), 40);
 }
 
 #[tokio::test]
 async fn a_probe_that_fails_leaves_the_relay_alone_for_longer() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.down(Some("no route to host"));
-    let postrider = engine(puppet.relay(), &clock).start().await.unwrap();
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.down(Some("no route to host"));
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let mut told = EventLog::by(&postrider);
     let id = submit(&postrider, mail("ada@example.org")).await;
 
     told.first("relay_down").await;
-    puppet.down(Some("still no route"));
+    scripted.down(Some("still no route"));
     clock.advance(seconds(1));
     eventually("the probe has failed", async || {
         let relay = postrider.relays().await.unwrap().remove(0);
         relay.breaker == "open" && relay.last_failure.unwrap().contains("still")
     })
     .await;
-    puppet.down(None);
+    scripted.down(None);
 
     // Its second rest is one to two seconds.
     clock.advance(std::time::Duration::from_millis(999));
     a_moment().await;
-    assert!(puppet.begun().is_empty());
+    assert!(scripted.begun().is_empty());
     clock.advance(std::time::Duration::from_millis(1001));
 
     assert_eq!(
@@ -371,15 +371,15 @@ async fn mail_that_was_refused_for_itself_does_not_close_the_relay_to_others() {
 
 #[tokio::test]
 async fn a_mail_over_which_a_relay_breaks_off_every_time_does_not_block_those_behind_it() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    puppet.answer(|mail| match mail.recipients[0].as_str() {
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    scripted.answer(|mail| match mail.recipients[0].as_str() {
         "poison@example.org" => {
             Outcome::Unavailable(Phase::MailFrom, "421 4.3.0 internal error".into())
         }
         _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
 
-    let postrider = engine(puppet.relay().connections(1), &clock)
+    let postrider = engine(scripted.relay().connections(1), &clock)
         .start()
         .await
         .unwrap();
@@ -406,34 +406,34 @@ async fn a_mail_over_which_a_relay_breaks_off_every_time_does_not_block_those_be
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_does_not_keep_a_relay_from_being_probed() {
-    let (clock, puppet) = (Clock::fake(), Puppet::held());
-    let postrider = engine(puppet.relay().connections(3), &clock)
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::held());
+    let postrider = engine(scripted.relay().connections(3), &clock)
         .start()
         .await
         .unwrap();
     let mut told = EventLog::by(&postrider);
 
     submit(&postrider, mail("first@example.org")).await;
-    puppet.begins(1).await;
-    puppet.down(Some("no route to host"));
+    scripted.begins(1).await;
+    scripted.down(Some("no route to host"));
     submit(&postrider, mail("second@example.org")).await;
     told.first("relay_down").await;
-    puppet.down(None);
+    scripted.down(None);
     clock.advance(seconds(1));
 
     assert_eq!(
-        puppet.begins(2).await[1],
+        scripted.begins(2).await[1],
         "second@example.org",
         "while the first still waits for its answer"
     );
 
-    puppet.let_through(2);
+    scripted.let_through(2);
     told.first("relay_up").await;
 }
 
 #[tokio::test]
 async fn a_relay_that_is_down_uses_up_none_of_its_rate() {
-    let (clock, first, second) = (Clock::fake(), Puppet::free(), Puppet::free());
+    let (clock, first, second) = (Clock::fake(), ScriptedRelay::free(), ScriptedRelay::free());
     first.down(Some("no route to host"));
     let slow = first.relay().rate("1/h".parse().unwrap());
     let builder = Dispatcher::builder()
@@ -455,8 +455,8 @@ async fn a_relay_that_is_down_uses_up_none_of_its_rate() {
 
 #[tokio::test]
 async fn a_pause_holds_back_what_senders_have_and_did_not_begin() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay().connections(1), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay().connections(1), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -470,18 +470,18 @@ async fn a_pause_holds_back_what_senders_have_and_did_not_begin() {
         )
         .await;
     postrider.resume("primary").await.unwrap();
-    puppet.begins(1).await;
+    scripted.begins(1).await;
 
     assert_eq!(postrider.relays().await.unwrap()[0].backlog, 5);
     postrider.pause("primary").await.unwrap();
-    puppet.let_go();
+    scripted.let_go();
     eventually("the first is delivered", async || {
         postrider.delivered() == 1
     })
     .await;
     a_moment().await;
 
-    assert_eq!(puppet.begun().len(), 1);
+    assert_eq!(scripted.begun().len(), 1);
     postrider.resume("primary").await.unwrap();
     eventually("all are delivered", async || postrider.delivered() == 5).await;
 }

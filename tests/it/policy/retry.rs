@@ -7,7 +7,7 @@ use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, Drain, MailStatus, RetryPolicy, minutes, seconds};
 
 use crate::common::{
-    Act, EventLog, FakeSmtp, Puppet, Rule, Step, TestSpool, becomes, engine, mail, mail_to,
+    Act, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, TestSpool, becomes, engine, mail, mail_to,
     relay_at, steady, submit,
 };
 
@@ -239,15 +239,15 @@ async fn attempts_are_counted_over_a_restart() {
 #[tokio::test]
 async fn what_failed_together_is_not_tried_together() {
     let clock = Clock::fake();
-    let puppet = Puppet::free();
-    puppet.answer(|_| {
+    let scripted = ScriptedRelay::free();
+    scripted.answer(|_| {
         postrider::delivery::Outcome::Deferred(
             Phase::Data,
             postrider::delivery::Reply::new(451, "no"),
         )
     });
 
-    let postrider = engine(puppet.relay(), &clock)
+    let postrider = engine(scripted.relay(), &clock)
         .retry(RetryPolicy::default())
         .start()
         .await
@@ -256,7 +256,7 @@ async fn what_failed_together_is_not_tried_together() {
     let mut due = Vec::new();
     for n in 0..20 {
         let id = submit(&postrider, mail(&format!("user{n}@example.org"))).await;
-        puppet.begins(n + 1).await;
+        scripted.begins(n + 1).await;
         crate::common::eventually("tried", async || {
             !postrider.status(id).await.unwrap().deliveries[0]
                 .attempts

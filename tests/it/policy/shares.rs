@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider::mail::Options;
 use postrider::{Clock, Dispatcher, Envelope, Mail, Match, Priority, hours, minutes};
 
-use crate::common::{Puppet, a_moment, engine, eventually, mail_to, submit};
+use crate::common::{ScriptedRelay, a_moment, engine, eventually, mail_to, submit};
 
 fn mail_of(priority: Priority, n: usize) -> Mail {
     mail_to(&format!("{priority}{n}@example.org"))
@@ -37,13 +37,13 @@ fn count(begun: &[String], priority: Priority) -> usize {
 
 #[tokio::test]
 async fn each_priority_has_its_share_of_one_connection_and_none_starves() {
-    let puppet = Puppet::free();
-    let postrider = engine(puppet.relay().connections(1), &Clock::fake())
+    let scripted = ScriptedRelay::free();
+    let postrider = engine(scripted.relay().connections(1), &Clock::fake())
         .start()
         .await
         .unwrap();
     queue(&postrider, &Priority::ALL.map(|priority| (priority, 200))).await;
-    let begun = puppet.begins(200).await;
+    let begun = scripted.begins(200).await;
     let counts = Priority::ALL.map(|priority| count(&begun[..200], priority));
     for (counted, share) in counts.into_iter().zip([120, 60, 20]) {
         assert!(counted.abs_diff(share) <= 5, "{counts:?} of the first 200");
@@ -52,8 +52,8 @@ async fn each_priority_has_its_share_of_one_connection_and_none_starves() {
 
 #[tokio::test]
 async fn a_stream_of_critical_mail_does_not_stop_the_rest() {
-    let puppet = Puppet::free();
-    let postrider = engine(puppet.relay().connections(2), &Clock::fake())
+    let scripted = ScriptedRelay::free();
+    let postrider = engine(scripted.relay().connections(2), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -68,7 +68,7 @@ async fn a_stream_of_critical_mail_does_not_stop_the_rest() {
     )
     .await;
 
-    let begun = puppet.begins(400).await;
+    let begun = scripted.begins(400).await;
     for priority in [Priority::Default, Priority::Bulk] {
         let counted = count(&begun[..400], priority);
         assert!(
@@ -80,8 +80,8 @@ async fn a_stream_of_critical_mail_does_not_stop_the_rest() {
 
 #[tokio::test]
 async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay().connections(2), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay().connections(2), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -109,14 +109,14 @@ async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
         );
     }
 
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     assert_eq!(postrider.stats().await.unwrap().pending, 100_000);
     let code = submit(&postrider, mail_of(Priority::Critical, 0)).await;
 
     // The one connection that is for everybody is held up by a letter; the other one was kept for
     // this.
-    assert_eq!(puppet.begins(2).await[1], "critical0@example.org");
-    puppet.let_through(2);
+    assert_eq!(scripted.begins(2).await[1], "critical0@example.org");
+    scripted.let_through(2);
 
     assert_eq!(
         postrider.wait(code).await.unwrap().state.as_str(),
@@ -126,19 +126,19 @@ async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
 
 #[tokio::test]
 async fn critical_mail_waits_for_one_batch_at_most_where_there_is_one_connection() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay().connections(1), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay().connections(1), &Clock::fake())
         .start()
         .await
         .unwrap();
 
     queue(&postrider, &[(Priority::Bulk, 1000)]).await;
-    puppet.begins(1).await;
+    scripted.begins(1).await;
     let code = submit(&postrider, mail_of(Priority::Critical, 0)).await;
-    puppet.let_go();
+    scripted.let_go();
     postrider.wait(code).await.unwrap();
 
-    let position = puppet
+    let position = scripted
         .begun()
         .iter()
         .position(|to| to == "critical0@example.org")
@@ -149,30 +149,30 @@ async fn critical_mail_waits_for_one_batch_at_most_where_there_is_one_connection
 
 #[tokio::test]
 async fn a_rate_is_kept_to_over_many_connections() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let relay = puppet.relay().rate("10/s".parse().unwrap());
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let relay = scripted.relay().rate("10/s".parse().unwrap());
     let postrider = engine(relay, &clock).start().await.unwrap();
     a_moment().await;
     queue(&postrider, &[(Priority::Default, 60)]).await;
-    puppet.begins(1).await;
+    scripted.begins(1).await;
 
     for tenth in 1..=30 {
         a_moment().await;
-        let begun = puppet.begun().len();
+        let begun = scripted.begun().len();
         assert!(
             begun <= tenth + 1,
             "{begun} mails in {} ms",
             (tenth - 1) * 100
         );
         clock.advance(Duration::from_millis(100));
-        puppet.begins(tenth).await;
+        scripted.begins(tenth).await;
     }
 }
 
 #[tokio::test]
 async fn a_slow_rate_is_used_and_not_saved_up() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let relay = puppet.relay().rate("60/h".parse().unwrap());
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let relay = scripted.relay().rate("60/h".parse().unwrap());
     let postrider = engine(relay, &clock).start().await.unwrap();
     for n in 0..20 {
         let id = submit(&postrider, mail_of(Priority::Default, n)).await;
@@ -182,19 +182,19 @@ async fn a_slow_rate_is_used_and_not_saved_up() {
 
     a_moment().await;
     queue(&postrider, &[(Priority::Bulk, 50)]).await;
-    puppet.begins(21).await;
+    scripted.begins(21).await;
     a_moment().await;
 
-    let begun = puppet.begun().len();
+    let begun = scripted.begun().len();
     assert!(begun <= 22, "{} at once after a quiet day", begun - 20);
     clock.advance(minutes(1));
-    puppet.begins(begun + 1).await;
+    scripted.begins(begun + 1).await;
 }
 
 #[tokio::test]
 async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside_it() {
-    let puppet = Puppet::held();
-    let postrider = engine(puppet.relay().connections(16), &Clock::fake())
+    let scripted = ScriptedRelay::held();
+    let postrider = engine(scripted.relay().connections(16), &Clock::fake())
         .start()
         .await
         .unwrap();
@@ -213,18 +213,18 @@ async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside
             ),
         )
         .await;
-        puppet.begins(n).await;
+        scripted.begins(n).await;
     }
 
     postrider.pause("primary").await.unwrap();
-    puppet.let_through(16);
+    scripted.let_through(16);
     eventually("all are free", async || {
         postrider.relays().await.unwrap()[0].busy == 0
     })
     .await;
     queue(&postrider, &[(Priority::Critical, 99), (Priority::Bulk, 1)]).await;
 
-    let begun = puppet.begins(32).await;
+    let begun = scripted.begins(32).await;
     assert_eq!(
         (
             count(&begun[16..], Priority::Critical),
@@ -236,14 +236,14 @@ async fn critical_mail_is_spread_over_the_connections_whatever_else_waits_beside
 
 #[tokio::test]
 async fn routes_over_a_slow_relay_take_turns() {
-    let (clock, puppet) = (Clock::fake(), Puppet::free());
-    let relay = puppet.relay().rate("10/s".parse().unwrap());
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let relay = scripted.relay().rate("10/s".parse().unwrap());
     let to = |domain: &str| Match {
         recipient_domain: vec![domain.into()],
         ..Match::default()
     };
 
-    let builder = engine(relay, &clock).relay(Puppet::held().relay().name("spare"));
+    let builder = engine(relay, &clock).relay(ScriptedRelay::held().relay().name("spare"));
     let builder = builder
         .route(to("many.example"), ["primary"])
         .route(to("one.example"), ["primary", "spare"]);
@@ -262,14 +262,14 @@ async fn routes_over_a_slow_relay_take_turns() {
     let one = submit(&postrider, mail_to("ada@one.example").build().unwrap()).await;
     postrider.resume("primary").await.unwrap();
     for sent in 1..=3 {
-        puppet.begins(sent).await;
+        scripted.begins(sent).await;
         clock.advance(Duration::from_millis(100));
     }
 
     assert!(
-        puppet.begun()[..3].contains(&"ada@one.example".to_owned()),
+        scripted.begun()[..3].contains(&"ada@one.example".to_owned()),
         "{:?}",
-        puppet.begun()
+        scripted.begun()
     );
 
     assert_eq!(
