@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::machine::{Sink, cpu_seconds, peak_megabytes};
+use super::readers::Readers;
 use super::{CALLERS, SIZE, delivered, submit};
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
@@ -14,7 +15,12 @@ use crate::mail::seconds;
 use crate::transport::Relay;
 use crate::transport::dkim::{Dkim, Signer, SigningKey};
 
-pub(super) async fn run(count: usize, dkim: &[PathBuf], dir: &Path) -> Result<Value, Failure> {
+pub(super) async fn run(
+    count: usize,
+    dkim: &[PathBuf],
+    readers: usize,
+    dir: &Path,
+) -> Result<Value, Failure> {
     let sink = Sink::start()?;
     let before = sink.yardstick(count, SIZE, CALLERS)?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
@@ -34,12 +40,14 @@ pub(super) async fn run(count: usize, dkim: &[PathBuf], dir: &Path) -> Result<Va
     submit(&postrider, warm, CALLERS).await?;
     delivered(&postrider, warm as u64).await;
 
+    let following = Readers::start(&postrider, readers)?;
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
     let times = submit(&postrider, count, CALLERS).await?;
     let accepted = started.elapsed();
     delivered(&postrider, (warm + count) as u64).await;
 
     let (took, cpu) = (started.elapsed(), cpu_seconds() - cpu_before);
+    let read = following.finish();
     postrider.shutdown(Drain::within(seconds(10))).await?;
     let yardstick = f64::midpoint(before, sink.yardstick(count, SIZE, CALLERS)?);
 
@@ -48,6 +56,10 @@ pub(super) async fn run(count: usize, dkim: &[PathBuf], dir: &Path) -> Result<Va
         "bench": "end_to_end",
         "mails": count,
         "signatures": dkim.len(),
+        "readers": readers,
+        "reader_events": read.events,
+        "reader_missed": read.missed,
+        "reader_cpu_share": read.cpu_seconds / took.as_secs_f64(),
         "per_s": rate.round(),
         "smtp_source_per_s": yardstick.round(),
         "ratio": rate / yardstick,

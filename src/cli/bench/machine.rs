@@ -114,6 +114,19 @@ pub(super) fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
+/// The CPU seconds so far of this process' threads of that name that live.
+pub(super) fn thread_seconds(name: &str) -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
+        let is_meant = read("comm").is_some_and(|comm| comm.trim_end() == name);
+        // The first number is the time on a processor (proc-pid-schedstat).
+        let spent = read("schedstat").filter(|_| is_meant)?;
+        spent.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    nanoseconds.sum::<u64>() as f64 / 1e9
+}
+
 /// The most memory that this process has had, in megabytes.
 pub(super) fn peak_megabytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

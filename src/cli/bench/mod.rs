@@ -6,6 +6,7 @@ mod accept;
 mod backlog;
 mod end_to_end;
 mod machine;
+mod readers;
 mod round_trip;
 
 use std::path::{Path, PathBuf};
@@ -44,6 +45,9 @@ enum Which {
         /// again to sign with several
         #[arg(long, value_name = "FILE")]
         dkim: Vec<PathBuf>,
+        /// Beside so many readers that follow all events, and say what that costs them
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        readers: usize,
     },
     /// Durable accept by 1 and by 64 callers, against appending to a file and fdatasync
     Accept {
@@ -79,7 +83,11 @@ impl Bench {
 impl Which {
     async fn run(self, dir: &Path) -> Result<(), Failure> {
         let line = match self {
-            Which::EndToEnd { count, dkim } => end_to_end::run(count, &dkim, dir).await?,
+            Which::EndToEnd {
+                count,
+                dkim,
+                readers,
+            } => end_to_end::run(count, &dkim, readers, dir).await?,
             Which::Accept { count } => accept::run(count, dir).await?,
             Which::Backlog { count } => backlog::run(count, dir).await?,
             Which::RoundTrip => round_trip::run().await?,
