@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::machine::{Sink, peak_megabytes};
-use super::{CALLERS, delivered, mail};
+use super::{CALLERS, delivered, looks, mail};
 use crate::cli::Failure;
 use crate::dispatch::{Builder, Dispatcher, Drain, Error};
 use crate::mail::{Mail, seconds};
@@ -23,29 +23,40 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
 
     let timed = count.min(TIMED);
     // The same number of mails from a spool that holds nothing else, for comparison.
-    let (_, _, small) = fill_and_send(&sink, timed, timed, &dir.join("small")).await?;
+    let small = fill_and_send(&sink, timed, timed, &dir.join("small")).await?;
 
-    let (filled, first, large) = fill_and_send(&sink, count, timed, &dir.join("large")).await?;
+    let large = fill_and_send(&sink, count, timed, &dir.join("large")).await?;
     Ok(json!({
         "bench": "backlog",
         "pending": count,
-        "fill_per_s": (count as f64 / filled.as_secs_f64()).round(),
-        "restart_to_first_delivery_s": first.as_secs_f64(),
-        "per_s": large.round(),
-        "per_s_of_small_spool": small.round(),
-        "ratio": large / small,
+        "fill_per_s": (count as f64 / large.filled.as_secs_f64()).round(),
+        "looks": large.looks,
+        "restart_to_first_delivery_s": large.first.as_secs_f64(),
+        "per_s": large.per_s.round(),
+        "per_s_of_small_spool": small.per_s.round(),
+        "ratio": large.per_s / small.per_s,
         "peak_mb": peak_megabytes(),
     }))
 }
 
-/// Fills a spool, opens it again, and sends `timed` of its mails. Returns how long filling took,
-/// how long it was from opening to the first delivery, and the mails a second from there.
+/// How one spool did.
+struct Sent {
+    filled: Duration,
+    /// What looking at it cost while all of it was pending.
+    looks: Value,
+    /// From opening to the first delivery.
+    first: Duration,
+    /// Mails a second from there.
+    per_s: f64,
+}
+
+/// Fills a spool, looks at it, opens it again, and sends `timed` of its mails.
 async fn fill_and_send(
     sink: &Sink,
     count: usize,
     timed: usize,
     dir: &Path,
-) -> Result<(Duration, Duration, f64), Failure> {
+) -> Result<Sent, Failure> {
     let build = || -> Result<Builder, Failure> {
         let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
         let relay = relay
@@ -69,6 +80,7 @@ async fn fill_and_send(
     }
 
     let filled = started.elapsed();
+    let looks = looks::look(&postrider).await?;
     postrider.shutdown(Drain::within(seconds(60))).await?;
     drop(postrider);
     let started = Instant::now();
@@ -81,5 +93,10 @@ async fn fill_and_send(
     delivered(&postrider, timed as u64).await;
     let rate = (timed as u64 - already.min(timed as u64)) as f64 / begun.elapsed().as_secs_f64();
     postrider.shutdown(Drain::within(seconds(60))).await?;
-    Ok((filled, first, rate))
+    Ok(Sent {
+        filled,
+        looks,
+        first,
+        per_s: rate,
+    })
 }

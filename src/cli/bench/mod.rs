@@ -5,6 +5,7 @@
 mod accept;
 mod backlog;
 mod end_to_end;
+mod looks;
 mod machine;
 mod readers;
 mod round_trip;

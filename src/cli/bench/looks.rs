@@ -1,0 +1,74 @@
+//! What looking at a spool costs while much is pending in it: counts, lists, and acts on many.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::cli::Failure;
+use crate::delivery::State;
+use crate::dispatch::{Act, Dispatcher, JobRequest, JobState};
+use crate::spool::Query;
+
+/// To how many mails the acts are done.
+const ACTED_ON: u64 = 10_000;
+
+pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
+    let began = Instant::now();
+    postrider.stats().await?;
+    let stats = began.elapsed();
+
+    let queued = Query {
+        state: Some(State::Queued),
+        ..Query::default()
+    };
+    let began = Instant::now();
+    postrider.list(queued.clone()).await?;
+    let list = began.elapsed();
+
+    let nobody = "nobody@example.org".parse();
+    let absent = Query {
+        recipient: Some(nobody.map_err(|e| Failure::Failed(format!("{e}")))?),
+        ..Query::default()
+    };
+    let began = Instant::now();
+    postrider.list(absent).await?;
+    let absent = began.elapsed();
+
+    let cancel = act(postrider, Act::Cancel, queued).await?;
+    let cancelled = Query {
+        state: Some(State::Cancelled),
+        ..Query::default()
+    };
+    let retry = act(postrider, Act::Retry, cancelled).await?;
+
+    let milliseconds = |span: Duration| span.as_secs_f64() * 1000.0;
+    Ok(json!({
+        "stats_ms": milliseconds(stats),
+        "first_page_ms": milliseconds(list),
+        "page_of_nobody_ms": milliseconds(absent),
+        "acted_on": ACTED_ON,
+        "cancel_s": cancel.as_secs_f64(),
+        "retry_s": retry.as_secs_f64(),
+    }))
+}
+
+/// Does something to many mails, and says how long the job took.
+async fn act(postrider: &Dispatcher, act: Act, query: Query) -> Result<Duration, Failure> {
+    let began = Instant::now();
+    let job = postrider.jobs().start(JobRequest {
+        act,
+        query,
+        limit: Some(ACTED_ON),
+        per_minute: None,
+        search: "a benchmark".into(),
+    })?;
+
+    loop {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        match postrider.jobs().get(job.id) {
+            Some(job) if job.state == JobState::Running => {}
+            Some(job) if job.state == JobState::Done => return Ok(began.elapsed()),
+            job => return Err(Failure::Failed(format!("the job ended as {job:?}"))),
+        }
+    }
+}
