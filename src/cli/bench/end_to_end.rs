@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytesize::ByteSize;
+use clap::Args;
 use serde_json::{Value, json};
 
+use super::course::Course;
 use super::machine::{Sink, cpu_seconds, peak_megabytes};
 use super::readers::Readers;
 use super::{CALLERS, SIZE, delivered, submit};
@@ -15,12 +18,26 @@ use crate::mail::seconds;
 use crate::transport::Relay;
 use crate::transport::dkim::{Dkim, Signer, SigningKey};
 
-pub(super) async fn run(
+#[derive(Args)]
+pub(super) struct Options {
+    /// How many mails
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
     count: usize,
-    dkim: &[PathBuf],
+    /// Sign with the private key in this file, as `postrider dkim generate` makes one; give it again
+    /// to sign with several
+    #[arg(long, value_name = "FILE")]
+    dkim: Vec<PathBuf>,
+    /// Beside so many readers that follow all events, and say what that costs them
+    #[arg(long, value_name = "N", default_value_t = 0)]
     readers: usize,
-    dir: &Path,
-) -> Result<Value, Failure> {
+    /// Keep the spool below this size, such as 1GiB
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<ByteSize>,
+}
+
+pub(super) async fn run(options: &Options, dir: &Path) -> Result<Value, Failure> {
+    let Options { count, dkim, .. } = options;
+    let count = *count;
     let sink = Sink::start()?;
     let before = sink.yardstick(count, SIZE, CALLERS)?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
@@ -29,18 +46,19 @@ pub(super) async fn run(
         .connections(CALLERS)
         .dkim(Arc::new(signers(dkim)?));
 
-    let postrider = Dispatcher::builder()
-        .relay(relay)
-        .spool(dir.join("spool"))
-        .start()
-        .await?;
+    let mut builder = Dispatcher::builder().relay(relay).spool(dir.join("spool"));
+    if let Some(size) = options.max_size {
+        builder = builder.max_size(size.as_u64());
+    }
+    let postrider = builder.start().await?;
 
     // Connections are opened before the clock starts, as a service that runs has them open.
     let warm = CALLERS * 10;
     submit(&postrider, warm, CALLERS).await?;
     delivered(&postrider, warm as u64).await;
 
-    let following = Readers::start(&postrider, readers)?;
+    let following = Readers::start(&postrider, options.readers)?;
+    let course = Course::begin(&postrider, dir.join("spool"));
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
     let times = submit(&postrider, count, CALLERS).await?;
     let accepted = started.elapsed();
@@ -48,6 +66,7 @@ pub(super) async fn run(
 
     let (took, cpu) = (started.elapsed(), cpu_seconds() - cpu_before);
     let read = following.finish();
+    let course = course.end().await?;
     postrider.shutdown(Drain::within(seconds(10))).await?;
     let yardstick = f64::midpoint(before, sink.yardstick(count, SIZE, CALLERS)?);
 
@@ -56,7 +75,9 @@ pub(super) async fn run(
         "bench": "end_to_end",
         "mails": count,
         "signatures": dkim.len(),
-        "readers": readers,
+        "spool_peak_mb": course.largest_megabytes,
+        "per_s_by_fifth": course.per_s_by_fifth,
+        "readers": options.readers,
         "reader_events": read.events,
         "reader_missed": read.missed,
         "reader_cpu_share": read.cpu_seconds / took.as_secs_f64(),

@@ -4,6 +4,7 @@
 
 mod accept;
 mod backlog;
+mod course;
 mod end_to_end;
 mod looks;
 mod machine;
@@ -38,18 +39,7 @@ pub(super) struct Bench {
 enum Which {
     /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the
     /// same sink
-    EndToEnd {
-        /// How many mails
-        #[arg(long, value_name = "N", default_value_t = 50_000)]
-        count: usize,
-        /// Sign with the private key in this file, as `postrider dkim generate` makes one; give it
-        /// again to sign with several
-        #[arg(long, value_name = "FILE")]
-        dkim: Vec<PathBuf>,
-        /// Beside so many readers that follow all events, and say what that costs them
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        readers: usize,
-    },
+    EndToEnd(end_to_end::Options),
     /// Durable accept by 1 and by 64 callers, against appending to a file and fdatasync
     Accept {
         /// How many mails
@@ -84,11 +74,7 @@ impl Bench {
 impl Which {
     async fn run(self, dir: &Path) -> Result<(), Failure> {
         let line = match self {
-            Which::EndToEnd {
-                count,
-                dkim,
-                readers,
-            } => end_to_end::run(count, &dkim, readers, dir).await?,
+            Which::EndToEnd(how) => end_to_end::run(&how, dir).await?,
             Which::Accept { count } => accept::run(count, dir).await?,
             Which::Backlog { count } => backlog::run(count, dir).await?,
             Which::RoundTrip => round_trip::run().await?,

@@ -1,0 +1,87 @@
+//! How a run goes: how large the spool's files are meanwhile, and whether its pace holds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use crate::cli::Failure;
+use crate::dispatch::Dispatcher;
+
+/// How often it is looked at.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Somebody who looks on.
+pub(super) struct Course {
+    has_ended: Arc<AtomicBool>,
+    looking: JoinHandle<Vec<Seen>>,
+}
+
+/// What was seen at one moment.
+struct Seen {
+    at: Instant,
+    delivered: u64,
+    bytes: u64,
+}
+
+/// What was seen in all.
+pub(super) struct Summary {
+    pub largest_megabytes: u64,
+    /// Mails a second in each fifth of the time.
+    pub per_s_by_fifth: Vec<f64>,
+}
+
+impl Course {
+    pub(super) fn begin(postrider: &Dispatcher, spool: PathBuf) -> Self {
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let (ended, postrider) = (Arc::clone(&has_ended), postrider.clone());
+        let looking = tokio::spawn(async move {
+            let mut seen = Vec::new();
+            loop {
+                let is_last = ended.load(Ordering::Relaxed);
+                seen.push(Seen {
+                    at: Instant::now(),
+                    delivered: postrider.delivered(),
+                    bytes: size_of(&spool),
+                });
+                if is_last {
+                    return seen;
+                }
+                tokio::time::sleep(EVERY).await;
+            }
+        });
+        Course { has_ended, looking }
+    }
+
+    pub(super) async fn end(self) -> Result<Summary, Failure> {
+        self.has_ended.store(true, Ordering::Relaxed);
+        let seen = self.looking.await;
+        let seen = seen.map_err(|e| Failure::Failed(format!("nobody looked on: {e}")))?;
+
+        let largest = seen.iter().map(|seen| seen.bytes).max().unwrap_or_default();
+        let step = seen.len().div_ceil(5).max(1);
+        let ends: Vec<&Seen> = seen.iter().step_by(step).chain(seen.last()).collect();
+        let rate = |pair: &[&Seen]| {
+            let mails = pair[1].delivered - pair[0].delivered;
+            (mails as f64 / (pair[1].at - pair[0].at).as_secs_f64()).round()
+        };
+
+        Ok(Summary {
+            largest_megabytes: largest / 1024 / 1024,
+            per_s_by_fifth: ends.windows(2).map(rate).collect(),
+        })
+    }
+}
+
+/// The size of all files below a directory, in bytes.
+fn size_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
