@@ -48,7 +48,11 @@ impl Clock {
 
     /// A clock that stands still at the present until [`Clock::advance`] moves it.
     pub fn fake() -> Self {
-        let started = Timestamp::now();
+        Clock::fake_at(Timestamp::now())
+    }
+
+    /// A clock that stands still at this moment until [`Clock::advance`] moves it.
+    pub fn fake_at(started: Timestamp) -> Self {
         Clock(Kind::Fake {
             started,
             now: Arc::new(watch::channel(started).0),

@@ -1,6 +1,7 @@
 //! Both spools keep every promise of the trait.
 
 pub mod killed;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
