@@ -96,6 +96,35 @@ impl JournalHandle {
         })
     }
 
+    /// What a reader keeps under names from `from` (included) to `to` (excluded), at most so many.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub async fn kept(
+        &self,
+        reader: &str,
+        from: Vec<u8>,
+        to: Vec<u8>,
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.kept(reader, from, to, most).await?)
+    }
+
+    /// Changes what a reader keeps, whichever node reads it.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    #[cfg(feature = "notify")]
+    pub(crate) async fn leave(
+        &self,
+        reader: &str,
+        changes: Vec<ReaderChange>,
+    ) -> Result<(), Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.leave(reader, changes).await?)
+    }
+
     /// Has a reader be read here, if no other node reads it; returns whether it is.
     ///
     /// # Errors
@@ -228,8 +257,7 @@ impl JournalReader {
         to: Vec<u8>,
         most: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
-        let spool = self.journal.spool()?;
-        Ok(journal(&spool)?.kept(&self.name, from, to, most).await?)
+        self.journal.kept(&self.name, from, to, most).await
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::attending::{Closing, attend};
 use super::digest::Digest;
-use super::endpoint::attempt_of;
+use super::message::attempt_of;
 use super::{Attended, EVENTS, Filter};
 use crate::delivery::{Event, EventKind, State};
 use crate::dispatch::{Dispatcher, Error, JournalReader, Turn};

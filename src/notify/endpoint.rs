@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -19,7 +18,8 @@ use tokio::time::Instant;
 use super::attending::{Closing, attend};
 use super::caller::{Answer, Caller};
 use super::held::{Held, Shelf, Standing};
-use super::message::Message;
+use super::message::{Message, attempt_of};
+use super::orders::Order;
 use super::webhook::{LastAnswer, Tested, Webhook, WebhookError, WebhookState, WebhookStatus};
 use super::{Attended, Redeliver};
 use crate::delivery::{Attempt, Event, EventKind};
@@ -34,16 +34,18 @@ const CHUNK: usize = 16;
 const FAILING: u32 = 5;
 /// How long it may stay unnoted that nothing of what was read was wanted.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// How often it looks for what it was ordered, where that may have been given on another node.
+const LOOK_FOR_ORDERS: Duration = Duration::from_millis(500);
+/// How long somebody who orders something waits until it is noted.
+const OBEYS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What others see of an endpoint, and how they reach it.
 pub(super) struct Desk {
     webhook: Webhook,
     caller: Caller,
     shown: Mutex<Shown>,
-    orders: Mutex<Vec<Order>>,
-    /// How many of them are not noted yet.
-    unnoted: AtomicUsize,
-    wake: Notify,
+    /// Tells of an order that was given here.
+    ordered: Notify,
     closing: watch::Sender<bool>,
 }
 
@@ -61,55 +63,12 @@ struct Shown {
     failed: u64,
 }
 
-/// What somebody asks of an endpoint.
-pub(super) enum Order {
-    /// Send all that failed, now.
-    Retry,
-    /// Tell again what came after this event.
-    Back(u64),
-    /// Tell this one again.
-    Again(Message),
-}
-
-impl Order {
-    /// What is asked; `None` where the message is not in the journal any more.
-    pub(super) async fn of(
-        what: Redeliver,
-        journal: &JournalHandle,
-    ) -> Result<Option<Self>, Error> {
-        Ok(match what {
-            Redeliver::Failed => Some(Order::Retry),
-            Redeliver::Since(at) => Some(Order::Back(journal.since(at).await?)),
-            Redeliver::Message(id) => {
-                let name = journal.name();
-                match Message::seq_of(&id, &name) {
-                    Some(seq) if seq > 0 => again(journal, seq).await?.map(Order::Again),
-                    _ => None,
-                }
-            }
-        })
-    }
-}
-
-/// The message about the event of this number, where the journal still has it.
-async fn again(journal: &JournalHandle, seq: u64) -> Result<Option<Message>, Error> {
-    let events = journal.after(seq.saturating_sub(2), 2).await?.events;
-    let Some(event) = events.iter().find(|event| event.seq == seq) else {
-        return Ok(None);
-    };
-    let before = events.iter().find(|before| before.seq + 1 == seq);
-    let tried = before.and_then(|before| attempt_of(before, event));
-    Ok(Some(Message::about(event, tried, &journal.name())))
-}
-
-/// The try that an event came of, if the one before it is that.
-pub(super) fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Attempt> {
-    let is_of_it = before.mail == event.mail && before.recipient == event.recipient;
-    match &before.kind {
-        EventKind::Attempted { attempt } if is_of_it && before.seq + 1 == event.seq => {
-            Some(attempt)
-        }
-        _ => None,
+impl Shown {
+    fn take(&mut self, shelf: &Shelf, seen: u64) {
+        (self.waiting, self.given_up) = shelf.counts();
+        self.standing = shelf.standing.clone();
+        self.next_due = shelf.next_due();
+        self.seen = Some(seen);
     }
 }
 
@@ -122,27 +81,31 @@ impl Desk {
             caller: Caller::new(&webhook)?,
             webhook,
             shown: Mutex::default(),
-            orders: Mutex::default(),
-            unnoted: AtomicUsize::new(0),
-            wake: Notify::new(),
+            ordered: Notify::new(),
             closing: watch::Sender::new(false),
         })
     }
 
-    /// Whether another node looks after it.
-    pub(super) fn is_elsewhere(&self) -> bool {
-        self.shown.lock().is_elsewhere
-    }
+    /// Has it told again, whichever node calls it, and waits a while until that is noted. Returns
+    /// whether there is anything like what is asked for.
+    pub(super) async fn redeliver(
+        &self,
+        what: &Redeliver,
+        journal: &JournalHandle,
+    ) -> Result<bool, Error> {
+        let Some(order) = Order::of(what, journal).await? else {
+            return Ok(false);
+        };
+        let reader = self.reader();
+        order.give(journal, &reader).await?;
+        self.ordered.notify_one();
 
-    pub(super) fn order(&self, order: Order) {
-        self.unnoted.fetch_add(1, Ordering::AcqRel);
-        self.orders.lock().push(order);
-        self.wake.notify_one();
-    }
-
-    /// Whether all that was ordered is noted.
-    pub(super) fn has_obeyed(&self) -> bool {
-        self.unnoted.load(Ordering::Acquire) == 0
+        let obeyed = order.obeyed(journal, &reader);
+        match tokio::time::timeout(OBEYS_WITHIN, obeyed).await {
+            Ok(obeyed) => obeyed?,
+            Err(_) => tracing::debug!(reader, "an order is not obeyed yet"),
+        }
+        Ok(true)
     }
 
     pub(super) async fn test(&self, postrider: &Dispatcher) -> Tested {
@@ -157,12 +120,20 @@ impl Desk {
         }
     }
 
-    /// How it is, where this is the journal's last event.
-    pub(super) fn status(&self, last: u64) -> WebhookStatus {
+    /// How it is; of one that another node looks after, as that has noted it.
+    pub(super) async fn status(&self, journal: &JournalHandle) -> WebhookStatus {
+        if self.shown.lock().is_elsewhere {
+            match self.noted(journal).await {
+                Ok((shelf, seen)) => self.shown.lock().take(&shelf, seen),
+                Err(error) => tracing::debug!(webhook = self.name(), %error,
+                    "what another node has noted of a webhook cannot be read"),
+            }
+        }
+
+        let last = journal.last().unwrap_or_default();
         let shown = self.shown.lock();
         let standing = &shown.standing;
         let state = match () {
-            () if shown.is_elsewhere => WebhookState::Elsewhere,
             () if standing.off.is_some() => WebhookState::Off,
             () if standing.failures > 0 => WebhookState::Failing,
             () => WebhookState::Active,
@@ -187,6 +158,12 @@ impl Desk {
             delivered: shown.delivered,
             failed: shown.failed,
         }
+    }
+
+    /// What whoever looks after it has noted, and how far that is.
+    async fn noted(&self, journal: &JournalHandle) -> Result<(Shelf, u64), Error> {
+        let reader = journal.reader(&self.reader(), None).await?;
+        Ok((Shelf::read(&reader).await?, reader.done()))
     }
 }
 
@@ -238,6 +215,27 @@ async fn run(postrider: Dispatcher, desk: Arc<Desk>) {
     .await;
 }
 
+/// Waits until something may be ordered: of this node at once, of another after a while.
+async fn is_ordered(postrider: &Dispatcher, desk: &Desk) {
+    let (journal, reader) = (postrider.journal(), desk.reader());
+    let elsewhere = async {
+        if !postrider.shares_its_spool() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK_FOR_ORDERS).await;
+            let given = Order::given(&journal, &reader).await;
+            if given.is_ok_and(|given| !given.is_empty()) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = desk.ordered.notified() => {}
+        () = elsewhere => {}
+    }
+}
+
 struct Work<'a> {
     postrider: &'a Dispatcher,
     desk: &'a Desk,
@@ -254,6 +252,18 @@ struct Work<'a> {
     /// Everything up to this event was taken, is held, or was not wanted.
     seen: u64,
     noted_at: Instant,
+    /// When it looks again for what it was ordered.
+    looks_at: Instant,
+    /// What is not shown yet: others see it together with what follows from it.
+    news: News,
+}
+
+/// What came of calls.
+#[derive(Default)]
+struct News {
+    last: Option<LastAnswer>,
+    delivered: u64,
+    failed: u64,
 }
 
 impl<'a> Work<'a> {
@@ -275,13 +285,17 @@ impl<'a> Work<'a> {
             before: None,
             seen,
             noted_at: Instant::now(),
+            looks_at: Instant::now(),
+            news: News::default(),
         })
     }
 
     async fn go_on(&mut self, turn: &mut Turn, closing: &mut Closing) -> Result<(), Error> {
         let clock = self.postrider.clock().clone();
         loop {
-            self.obey().await?;
+            if self.looks_at <= Instant::now() {
+                self.obey().await?;
+            }
             self.show();
             if *closing.borrow() || !turn.is_mine() {
                 return self.note(Vec::new()).await;
@@ -343,7 +357,7 @@ impl<'a> Work<'a> {
                 }
                 () = waits => {}
                 () = tokio::time::sleep(NOTE_EVERY), if is_unnoted => {}
-                () = self.desk.wake.notified() => {}
+                () = is_ordered(self.postrider, self.desk) => self.looks_at = Instant::now(),
                 () = turn.changed() => {}
                 _ = closing.changed() => {}
             }
@@ -445,13 +459,10 @@ impl<'a> Work<'a> {
         let now = self.postrider.clock().now();
         let (name, seq) = (self.desk.name(), held.message.seq);
         let standing = &mut self.shelf.standing;
-        {
-            let mut shown = self.desk.shown.lock();
-            shown.last = Some(answered(&held.message, at, answer));
-            match answer.is_taken() {
-                true => shown.delivered += 1,
-                false => shown.failed += 1,
-            }
+        self.news.last = Some(answered(&held.message, at, answer));
+        match answer.is_taken() {
+            true => self.news.delivered += 1,
+            false => self.news.failed += 1,
         }
 
         if answer.is_taken() {
@@ -522,19 +533,14 @@ impl<'a> Work<'a> {
 
     /// Does what was ordered meanwhile.
     async fn obey(&mut self) -> Result<(), Error> {
-        let orders = std::mem::take(&mut *self.desk.orders.lock());
+        let orders = Order::given(&self.journal, &self.desk.reader()).await?;
+        self.looks_at = Instant::now() + LOOK_FOR_ORDERS;
         if orders.is_empty() {
             return Ok(());
         }
-        let count = orders.len();
-        let done = self.obey_all(orders).await;
-        self.desk.unnoted.fetch_sub(count, Ordering::AcqRel);
-        done
-    }
 
-    async fn obey_all(&mut self, orders: Vec<Order>) -> Result<(), Error> {
         let now = self.postrider.clock().now();
-        let mut changes = Vec::new();
+        let mut changes: Vec<ReaderChange> = orders.iter().map(|order| order.done()).collect();
         let mut back = None;
         for order in orders {
             match order {
@@ -544,7 +550,10 @@ impl<'a> Work<'a> {
                     }
                 }
                 Order::Back(to) => back = Some(back.unwrap_or(to).min(to)),
-                Order::Again(message) => {
+                Order::Again(seq) => {
+                    let Some(message) = Message::again(&self.journal, seq).await? else {
+                        continue;
+                    };
                     let held = Held {
                         message,
                         tries: 0,
@@ -552,13 +561,15 @@ impl<'a> Work<'a> {
                         due: Some(now),
                     };
                     changes.push(held.change());
-                    self.shelf.held.insert(held.message.seq, held);
+                    self.shelf.held.insert(seq, held);
                 }
             }
         }
 
         self.shelf.standing = Standing::default();
         changes.push(self.shelf.standing.change());
+        // Whoever ordered it looks once it is noted.
+        self.show();
         let Some(back) = back.filter(|back| *back < self.seen) else {
             return self.note(changes).await;
         };
@@ -581,15 +592,14 @@ impl<'a> Work<'a> {
     }
 
     /// Shows others how it is.
-    fn show(&self) {
-        let (waiting, given_up) = self.shelf.counts();
-        let standing = self.shelf.standing.clone();
+    fn show(&mut self) {
         self.postrider
-            .show_webhook(self.desk.name(), standing.off.is_some());
+            .show_webhook(self.desk.name(), self.shelf.standing.off.is_some());
+        let news = std::mem::take(&mut self.news);
         let mut shown = self.desk.shown.lock();
-        shown.standing = standing;
-        (shown.waiting, shown.given_up) = (waiting, given_up);
-        shown.next_due = self.shelf.next_due();
-        shown.seen = Some(self.seen);
+        shown.take(&self.shelf, self.seen);
+        shown.delivered += news.delivered;
+        shown.failed += news.failed;
+        shown.last = news.last.or(shown.last.take());
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::delivery::{Attempt, Event, EventKind, State};
+use crate::dispatch::{Error, JournalHandle};
 use crate::mail::Timestamp;
 
 /// One message, the same however often it is sent.
@@ -31,6 +32,17 @@ impl Message {
         }
     }
 
+    /// The message about the event of this number, where the journal still has it.
+    pub(super) async fn again(journal: &JournalHandle, seq: u64) -> Result<Option<Self>, Error> {
+        let events = journal.after(seq.saturating_sub(2), 2).await?.events;
+        let Some(event) = events.iter().find(|event| event.seq == seq) else {
+            return Ok(None);
+        };
+        let before = events.iter().find(|before| before.seq + 1 == seq);
+        let tried = before.and_then(|before| attempt_of(before, event));
+        Ok(Some(Message::about(event, tried, &journal.name())))
+    }
+
     /// A message that tells nothing but that messages come through.
     pub(super) fn test(webhook: &str, now: Timestamp) -> Self {
         let body = json!({
@@ -49,6 +61,17 @@ impl Message {
     pub(super) fn seq_of(id: &str, journal: &str) -> Option<u64> {
         let number = id.strip_prefix("msg_")?.strip_prefix(journal)?;
         number.strip_prefix('_')?.parse().ok()
+    }
+}
+
+/// The try that an event came of, if the one before it is that.
+pub(super) fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Attempt> {
+    let is_of_it = before.mail == event.mail && before.recipient == event.recipient;
+    match &before.kind {
+        EventKind::Attempted { attempt } if is_of_it && before.seq + 1 == event.seq => {
+            Some(attempt)
+        }
+        _ => None,
     }
 }
 

@@ -23,6 +23,7 @@ mod endpoint;
 mod filter;
 mod held;
 mod message;
+mod orders;
 mod schedule;
 mod secrets;
 mod webhook;
@@ -43,12 +44,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::alert::Post;
-use self::endpoint::{Desk, Order};
+use self::endpoint::Desk;
 use self::schedule::Calendar;
 use crate::dispatch::{Dispatcher, Error};
 
-/// How long somebody who orders something waits until it is noted.
-const OBEYS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a task may take to end before another takes its place.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -61,9 +60,6 @@ pub enum NoticeError {
     /// The message's event is none of this journal, or was kept long enough.
     #[error("the journal has no message `{}`", .0.escape_debug())]
     UnknownMessage(String),
-    /// Another of the nodes that share the spool looks after it.
-    #[error("another node looks after the webhook `{}`; ask that one", .0.escape_debug())]
-    Elsewhere(String),
     /// The journal cannot be read or written.
     #[error(transparent)]
     Dispatcher(#[from] Error),
@@ -275,16 +271,17 @@ impl Notices {
     }
 
     /// How each webhook is, in the order of the configuration.
-    pub fn webhooks(&self) -> Vec<WebhookStatus> {
-        let last = self.inner.postrider.journal().last().unwrap_or_default();
+    pub async fn webhooks(&self) -> Vec<WebhookStatus> {
+        let journal = self.inner.postrider.journal();
         let desks = self.inner.webhooks.all();
-        desks.iter().map(|desk| desk.status(last)).collect()
+        let all = desks.iter().map(|desk| desk.status(&journal));
+        futures::future::join_all(all).await
     }
 
     /// How the webhook of this name is.
-    pub fn webhook(&self, name: &str) -> Option<WebhookStatus> {
-        let last = self.inner.postrider.journal().last().unwrap_or_default();
-        Some(self.inner.webhooks.find(name)?.status(last))
+    pub async fn webhook(&self, name: &str) -> Option<WebhookStatus> {
+        let desk = self.inner.webhooks.find(name)?;
+        Some(desk.status(&self.inner.postrider.journal()).await)
     }
 
     /// When each schedule sends next, and what it sent last.
@@ -301,7 +298,8 @@ impl Notices {
         Some(desk.test(&self.inner.postrider).await)
     }
 
-    /// Has a webhook told again: see [`Redeliver`]. One that was switched off is switched on.
+    /// Has a webhook told again, whichever node looks after it: see [`Redeliver`]. One that was
+    /// switched off is switched on. What was asked is kept, so that no crash loses it.
     ///
     /// # Errors
     /// [`NoticeError`].
@@ -313,25 +311,12 @@ impl Notices {
         let postrider = &self.inner.postrider;
         let unknown = || NoticeError::UnknownWebhook(name.to_owned());
         let desk = self.inner.webhooks.find(name).ok_or_else(unknown)?;
-        if desk.is_elsewhere() {
-            return Err(NoticeError::Elsewhere(name.to_owned()));
+
+        let is_there = desk.redeliver(&what, &postrider.journal()).await?;
+        if let (false, Redeliver::Message(id)) = (is_there, what) {
+            return Err(NoticeError::UnknownMessage(id));
         }
-
-        let id = match &what {
-            Redeliver::Message(id) => id.clone(),
-            Redeliver::Failed | Redeliver::Since(_) => String::new(),
-        };
-
-        let order = Order::of(what, &postrider.journal()).await?;
-        desk.order(order.ok_or(NoticeError::UnknownMessage(id))?);
-        let obeyed = async {
-            while !desk.has_obeyed() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-
-        let _ = tokio::time::timeout(OBEYS_WITHIN, obeyed).await;
-        Ok(desk.status(postrider.journal().last()?))
+        Ok(desk.status(&postrider.journal()).await)
     }
 
     /// Ends what goes on, within this time: what was not told is told after the next start.

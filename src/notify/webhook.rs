@@ -206,8 +206,6 @@ pub enum WebhookState {
     Failing,
     /// It is told nothing until somebody has messages delivered again.
     Off,
-    /// Another node looks after it.
-    Elsewhere,
 }
 
 impl WebhookState {
@@ -217,7 +215,6 @@ impl WebhookState {
             WebhookState::Active => "active",
             WebhookState::Failing => "failing",
             WebhookState::Off => "off",
-            WebhookState::Elsewhere => "elsewhere",
         }
     }
 }
@@ -273,11 +270,11 @@ pub struct WebhookStatus {
     pub given_up: u64,
     /// When the next of those that failed is sent again.
     pub next_attempt_at: Option<Timestamp>,
-    /// What it answered last.
+    /// What it answered this node last.
     pub last: Option<LastAnswer>,
-    /// Messages that it has taken, since the service has started.
+    /// Messages that it has taken of this node, since the service has started.
     pub delivered: u64,
-    /// Calls that failed, since the service has started.
+    /// Calls of this node that failed, since the service has started.
     pub failed: u64,
 }
 

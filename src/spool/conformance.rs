@@ -137,6 +137,7 @@ const CHECKS: &[Check] = checks! {
         one_delivery_keeps_no_more_than_so_much_of_what_comes_back,
     }
     journal::{
+        what_others_leave_a_reader_is_kept_and_moves_it_nowhere,
         a_reader_that_is_too_slow_is_told_what_it_missed,
         who_did_something_to_a_mail_is_told,
     }

@@ -281,6 +281,10 @@ impl Journal for FaultySpool {
         self.strike("journal.advance")?;
         self.kept_journal().advance(name, to, changes).await
     }
+    async fn leave(&self, name: &str, changes: Vec<ReaderChange>) -> Result<(), SpoolError> {
+        self.strike("journal.leave")?;
+        self.kept_journal().leave(name, changes).await
+    }
     async fn kept(
         &self,
         name: &str,

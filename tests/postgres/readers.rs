@@ -1,5 +1,6 @@
 //! A named reader of the journal is read on one node at a time, and moves when that one is gone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use postrider::{Dispatcher, Drain, Mail, Relay, seconds};
 use super::common::FakeSmtp;
 use super::common::eventually;
 use super::common::postgres::Server;
-use super::common::receiver::Receiver;
+use super::common::receiver::{Called, Receiver, Says};
 use super::common::service::Service;
 use super::nodes::Cluster;
 
@@ -167,16 +168,25 @@ async fn the_series_count_each_mail_once_however_many_nodes_there_are() {
     );
 }
 
+/// A webhook named shop, told of what was delivered.
+fn shop(receiver: &Receiver) -> String {
+    format!(
+        "[[webhooks]]\nname = \"shop\"\nurl = \"{}\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
+         allow_private = true\nevents = [\"delivered\"]\n",
+        receiver.url()
+    )
+}
+
+/// The node that reads for it.
+const HOLDER: &str =
+    "SELECT s.node FROM readers r JOIN sessions s ON s.id = r.owner WHERE r.name LIKE '%shop'";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
     let relay = FakeSmtp::start().await;
     let receiver = Receiver::start().await;
     let cluster = Cluster::over(Server::start(), "webhook", &relay);
-    let more = format!(
-        "[[webhooks]]\nname = \"shop\"\nurl = \"{}\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
-         allow_private = true\nevents = [\"delivered\"]\n",
-        receiver.url()
-    );
+    let more = shop(&receiver);
 
     let start =
         |name: &str| Service::start(cluster.configured(name, 2, cluster.server.url(), &more));
@@ -192,9 +202,7 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
         "each once, whoever delivered it"
     );
 
-    let owner =
-        "SELECT s.node FROM readers r JOIN sessions s ON s.id = r.owner WHERE r.name LIKE '%shop'";
-    let holder = cluster.sql(owner);
+    let holder = cluster.sql(HOLDER);
     let (dies, lives) = match holder.as_str() {
         "first" => (0, 1),
         "second" => (1, 0),
@@ -220,5 +228,65 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
     told.sort();
     told.dedup();
     assert_eq!(told.len(), 20, "{told:?}");
-    assert_ne!(cluster.sql(owner), holder, "another node reads now");
+    assert_ne!(cluster.sql(HOLDER), holder, "another node reads now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_told_again_whichever_node_is_asked() {
+    let relay = FakeSmtp::start().await;
+    let receiver = Receiver::start().await;
+    let cluster = Cluster::over(Server::start(), "redeliver", &relay);
+    let more = shop(&receiver);
+    let start =
+        |name: &str| Service::start(cluster.configured(name, 2, cluster.server.url(), &more));
+    let mut nodes = [start("first"), start("second")];
+
+    let ids = nodes[0].hand_in_many("user", 3, "hello");
+    nodes[1].become_all(&ids, "delivered");
+    let first = receiver.comes_to(3).await;
+    let holder = usize::from(cluster.sql(HOLDER) == "second");
+    let other = 1 - holder;
+    let again = |node: &Service, body: &str| {
+        let answer = node.post("/v1/webhooks/shop/redeliver", body);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        answer.json()
+    };
+
+    again(&nodes[other], r#"{"since": "1h"}"#);
+    let calls = receiver.comes_to(6).await;
+    let told = |calls: &[Called]| -> BTreeSet<String> {
+        calls.iter().map(|call| call.id().to_owned()).collect()
+    };
+    assert_eq!(told(&calls[3..]), told(&first), "the same, under their ids");
+
+    let body = serde_json::json!({"id": first[1].id()}).to_string();
+    again(&nodes[other], &body);
+    assert_eq!(receiver.comes_to(7).await[6].id(), first[1].id());
+
+    // Switched off, seen from either node, and switched on from the one that does not call it.
+    receiver.answers(|_, _| Says::Status(410));
+    let ids = nodes[other].hand_in_many("gone", 1, "hello");
+    nodes[other].become_all(&ids, "delivered");
+    let gone = receiver.comes_to(8).await[7].id().to_owned();
+    for node in &nodes {
+        eventually("every node says that it is off", async || {
+            let shop = &node.get("/v1/webhooks").json()["webhooks"][0];
+            shop["state"] == "off" && shop["waiting"] == 1
+        })
+        .await;
+    }
+    receiver.answers(|_, _| Says::Status(204));
+    let on = again(&nodes[other], "");
+    assert_eq!(on["state"], "active", "{on}");
+    assert_eq!(receiver.comes_to(9).await[8].id(), gone);
+
+    // What was ordered while nobody has it is obeyed by whoever gets it.
+    nodes[holder].kill();
+    again(&nodes[other], &body);
+    assert_eq!(receiver.comes_to(10).await[9].id(), first[1].id());
+    assert_eq!(
+        cluster.sql("SELECT count(*) FROM kept WHERE key >= 'o' AND key < 'p'"),
+        "0",
+        "what was obeyed is not kept"
+    );
 }

@@ -112,7 +112,6 @@ fn row(webhook: &WebhookStatus, now: Timestamp) -> Vec<StyledText> {
         WebhookState::Active => TextStyle::Good,
         WebhookState::Failing => TextStyle::Warning,
         WebhookState::Off => TextStyle::Bad,
-        WebhookState::Elsewhere => TextStyle::Faint,
     };
 
     let last = webhook.last.as_ref().map_or_else(String::new, |last| {

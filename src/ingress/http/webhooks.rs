@@ -45,17 +45,16 @@ impl From<NoticeError> for Problem {
             NoticeError::UnknownWebhook(_) | NoticeError::UnknownMessage(_) => {
                 Problem::new(Kind::NotFound, detail)
             }
-            NoticeError::Elsewhere(_) => Problem::new(Kind::Unavailable, detail),
             NoticeError::Dispatcher(error) => error.into(),
         }
     }
 }
 
 impl Door {
-    fn webhook(&self, name: &str) -> Result<(&Notices, WebhookStatus), Problem> {
+    async fn webhook(&self, name: &str) -> Result<&Notices, Problem> {
         let unknown = || NoticeError::UnknownWebhook(name.to_owned());
-        let found = self.notices.webhook(name).ok_or_else(unknown)?;
-        Ok((&self.notices, found))
+        self.notices.webhook(name).await.ok_or_else(unknown)?;
+        Ok(&self.notices)
     }
 }
 
@@ -66,7 +65,7 @@ impl Door {
 )]
 pub(super) async fn list(State(door): State<SharedDoor>) -> Json<WebhookList> {
     Json(WebhookList {
-        webhooks: door.notices.webhooks(),
+        webhooks: door.notices.webhooks().await,
     })
 }
 
@@ -84,7 +83,7 @@ pub(super) async fn test(
     let (mut parts, _) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     let name = segment(&mut parts, &door).await?;
-    let (notices, _) = door.webhook(&name)?;
+    let notices = door.webhook(&name).await?;
     let acting = visitor.acts_on(&door.dispatcher);
     acting.note_webhook_act("webhook_test", &name).await;
     let unknown = || NoticeError::UnknownWebhook(name.clone());
@@ -129,7 +128,14 @@ pub(super) async fn redeliver(
         None => since,
     };
 
-    let (notices, _) = door.webhook(&name)?;
+    if since.is_some_and(|since| since > now) {
+        return Err(Problem::invalid_field(
+            "/since",
+            "is a time that is still to come",
+        ));
+    }
+
+    let notices = door.webhook(&name).await?;
     let what = wanted(since, asked.id.or(id))?;
     let acting = visitor.acts_on(&door.dispatcher);
     acting.note_webhook_act("redeliver", &name).await;

@@ -107,3 +107,26 @@ pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench)
 
     assert_eq!(missed().await, None);
 }
+
+pub async fn what_others_leave_a_reader_is_kept_and_moves_it_nowhere(bench: &dyn Bench) {
+    let spool = open(bench, "left").await;
+    let Some(journal) = spool.journal() else {
+        return;
+    };
+    assert_eq!(journal.reader("shop", 3).await, Ok(3));
+
+    let order = (b"o1".to_vec(), Some(b"again".to_vec()));
+    journal.leave("shop", vec![order]).await.expect("left");
+    let kept = journal.kept("shop", b"o".to_vec(), b"p".to_vec(), 9).await;
+    assert_eq!(kept, Ok(vec![(b"o1".to_vec(), b"again".to_vec())]));
+    assert_eq!(journal.reader("shop", 0).await, Ok(3), "it is where it was");
+
+    let obeyed = vec![(b"o1".to_vec(), None)];
+    journal.advance("shop", 4, obeyed).await.expect("advanced");
+    let kept = journal.kept("shop", b"o".to_vec(), b"p".to_vec(), 9).await;
+    assert_eq!((kept, journal.reader("shop", 0).await), (Ok(vec![]), Ok(4)));
+    assert!(
+        journal.leave("", Vec::new()).await.is_err(),
+        "it has no name"
+    );
+}

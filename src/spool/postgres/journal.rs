@@ -264,6 +264,33 @@ async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), Failu
     Ok(())
 }
 
+async fn change_kept(
+    on: &Connected,
+    reader: &str,
+    changes: &[ReaderChange],
+) -> Result<(), Failure> {
+    for (key, value) in changes {
+        match value {
+            Some(value) => {
+                on.execute(
+                    "INSERT INTO kept (reader, key, value) VALUES ($1, $2, $3)
+                     ON CONFLICT (reader, key) DO UPDATE SET value = $3",
+                    &[&reader, key, value],
+                )
+                .await?
+            }
+            None => {
+                on.execute(
+                    "DELETE FROM kept WHERE reader = $1 AND key = $2",
+                    &[&reader, key],
+                )
+                .await?
+            }
+        };
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Journal for PostgresNode {
     fn id(&self) -> u32 {
@@ -364,25 +391,7 @@ impl Journal for PostgresNode {
                     if ours == 0 {
                         return Ok((false, None));
                     }
-                    for (key, value) in &changes {
-                        match value {
-                            Some(value) => {
-                                on.execute(
-                                    "INSERT INTO kept (reader, key, value) VALUES ($1, $2, $3)
-                                     ON CONFLICT (reader, key) DO UPDATE SET value = $3",
-                                    &[&name, key, value],
-                                )
-                                .await?
-                            }
-                            None => {
-                                on.execute(
-                                    "DELETE FROM kept WHERE reader = $1 AND key = $2",
-                                    &[&name, key],
-                                )
-                                .await?
-                            }
-                        };
-                    }
+                    change_kept(on, &name, &changes).await?;
                     Ok((true, None))
                 }
                 .boxed()
@@ -393,6 +402,21 @@ impl Journal for PostgresNode {
             true => Ok(()),
             false => Err(SpoolError::StaleLease),
         }
+    }
+
+    async fn leave(&self, name: &str, changes: Vec<ReaderChange>) -> Result<(), SpoolError> {
+        check_name(name)?;
+        let name = name.to_owned();
+        self.core
+            .change(move |_, on| {
+                let (name, changes) = (name.clone(), changes.clone());
+                async move {
+                    change_kept(on, &name, &changes).await?;
+                    Ok(((), None))
+                }
+                .boxed()
+            })
+            .await
     }
 
     async fn hold(&self, name: &str) -> Result<bool, SpoolError> {

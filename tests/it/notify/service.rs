@@ -153,6 +153,11 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
             422,
         ),
         ("/v1/webhooks/shop/redeliver", "{\"when\": 1}", 422),
+        (
+            "/v1/webhooks/shop/redeliver",
+            "{\"since\": \"2999-01-31T12:00:00Z\"}",
+            422,
+        ),
         ("/v1/webhooks/shop/redeliver", "{", 400),
     ] {
         assert_eq!(service.post(path, body).status, status, "{path} {body}");

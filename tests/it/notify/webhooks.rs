@@ -168,11 +168,11 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
     receiver.comes_to(1).await;
     for (n, delay) in [(2, seconds(5)), (3, minutes(5)), (4, minutes(30))] {
         eventually("it waits", async || {
-            let status = notices.webhook("shop").unwrap();
+            let status = notices.webhook("shop").await.unwrap();
             status.waiting == 1 && status.failed == n - 1
         })
         .await;
-        let status = notices.webhook("shop").unwrap();
+        let status = notices.webhook("shop").await.unwrap();
         assert_eq!(status.state, WebhookState::Failing);
         assert_eq!(status.next_attempt_at, Some(clock.now() + delay));
         clock.advance(delay);
@@ -204,7 +204,7 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
     signatures.dedup();
     assert_eq!((times.len(), signatures.len()), (4, 4));
     eventually("it is well again", async || {
-        let status = notices.webhook("shop").unwrap();
+        let status = notices.webhook("shop").await.unwrap();
         (status.state, status.waiting, status.backlog) == (WebhookState::Active, 0, 0)
     })
     .await;
@@ -237,7 +237,7 @@ async fn a_message_that_fails_keeps_no_other_from_being_told() {
     .await;
 
     assert_eq!(is_of("user"), 40, "none is told twice");
-    assert_eq!(notices.webhook("shop").unwrap().waiting, 1);
+    assert_eq!(notices.webhook("shop").await.unwrap().waiting, 1);
 }
 
 #[tokio::test]
@@ -264,11 +264,11 @@ async fn a_webhook_that_hangs_holds_up_nobody_else() {
     let in_order = calls.iter().all(|call| call.kind() == "delivered");
     assert!(in_order);
     eventually("the slow one is given up for now", async || {
-        notices.webhook("slow").unwrap().failed >= 1
+        notices.webhook("slow").await.unwrap().failed >= 1
     })
     .await;
 
-    let slow = notices.webhook("slow").unwrap();
+    let slow = notices.webhook("slow").await.unwrap();
     let error = slow.last.unwrap().error.unwrap();
     assert!(error.contains("no answer within 200ms"), "{error}");
     assert!(slow.backlog >= 49, "{}", slow.backlog);
@@ -287,7 +287,7 @@ async fn too_many_requests_and_their_like_slow_it_down_as_long_as_they_say() {
     submit(&postrider, mail("ada@example.org")).await;
     receiver.comes_to(1).await;
     eventually("it rests", async || {
-        notices.webhook("shop").unwrap().failed == 1
+        notices.webhook("shop").await.unwrap().failed == 1
     })
     .await;
     submit(&postrider, mail("bob@example.org")).await;
@@ -333,7 +333,7 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
     }
     postrider.wait_idle().await;
 
-    let status = notices.webhook("gone").unwrap();
+    let status = notices.webhook("gone").await.unwrap();
     assert_eq!(status.state, WebhookState::Off);
     assert!(
         status.reason.is_some() && status.off_since.is_some() && status.next_attempt_at.is_none()
@@ -352,14 +352,20 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
 
     gone.answers(|_, _| Says::Status(200));
     assert!(!notices.test("gone").await.unwrap().answer.id.is_empty());
-    assert_eq!(notices.webhook("gone").unwrap().state, WebhookState::Off);
+    assert_eq!(
+        notices.webhook("gone").await.unwrap().state,
+        WebhookState::Off
+    );
     notices.redeliver("gone", Redeliver::Failed).await.unwrap();
 
     // The one that failed, the test, the one that failed again, and the five that came meanwhile.
     let calls = gone.comes_to(8).await;
     assert_eq!(calls[2].id(), calls[0].id());
     assert_eq!(calls[1].kind(), "test");
-    assert_eq!(notices.webhook("gone").unwrap().state, WebhookState::Active);
+    assert_eq!(
+        notices.webhook("gone").await.unwrap().state,
+        WebhookState::Active
+    );
 }
 
 #[tokio::test]
@@ -549,7 +555,7 @@ async fn one_that_is_no_more_is_forgotten_and_one_that_stays_goes_on() {
     let readers = postrider.journal().readers().await.unwrap();
     let names: Vec<&str> = readers.iter().map(|reader| reader.name.as_str()).collect();
     assert_eq!(names, ["webhook:stays"]);
-    assert_eq!(notices.webhooks().len(), 1);
+    assert_eq!(notices.webhooks().await.len(), 1);
 
     let mut bad = webhook("bad name", &receiver, &["delivered"]);
     bad.url = "ftp://example.org".to_owned();

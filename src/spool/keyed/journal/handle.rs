@@ -18,6 +18,21 @@ use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError,
 /// The longest name of a reader.
 const LONGEST_NAME: usize = 200;
 
+/// The changes of what a reader keeps, as they are written.
+fn kept_changes(name: &str, changes: Vec<ReaderChange>) -> Result<Batch, SpoolError> {
+    check_name(name)?;
+    let changes = changes.into_iter();
+    let batch: Batch = changes
+        .map(|(key, value)| (keys::kept(name, &key), value))
+        .collect();
+    if changes::weight(&batch) > STEP_BYTES {
+        return Err(SpoolError::Unreadable(format!(
+            "the reader {name} changes more than {STEP_BYTES} bytes at once"
+        )));
+    }
+    Ok(batch)
+}
+
 impl<S: Store> KeyedSpool<S> {
     pub(in crate::spool::keyed) async fn note_with(
         &self,
@@ -92,23 +107,17 @@ impl<S: Store> Journal for KeyedSpool<S> {
         to: u64,
         changes: Vec<ReaderChange>,
     ) -> Result<(), SpoolError> {
-        check_name(name)?;
-
-        let changes = changes.into_iter();
-        let mut batch: Batch = changes
-            .map(|(key, value)| (keys::kept(name, &key), value))
-            .collect();
-        if changes::weight(&batch) > STEP_BYTES {
-            return Err(SpoolError::Unreadable(format!(
-                "the reader {name} changes more than {STEP_BYTES} bytes at once"
-            )));
-        }
-
+        let mut batch = kept_changes(name, changes)?;
         let place = codec::encode(&ReaderCursor { at: to });
         batch.push((keys::reader(name), Some(place)));
         self.note_with(Vec::new(), batch).await?;
         self.shared.journal.set_reader(name, Some(to));
         Ok(())
+    }
+
+    async fn leave(&self, name: &str, changes: Vec<ReaderChange>) -> Result<(), SpoolError> {
+        let batch = kept_changes(name, changes)?;
+        self.note_with(Vec::new(), batch).await
     }
 
     async fn kept(
