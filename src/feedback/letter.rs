@@ -24,11 +24,16 @@ pub struct Letter {
 /// Reads the header of a message that is no report.
 pub fn read_letter(message: &[u8]) -> Letter {
     let bytes = &message[..message.len().min(HEADER)];
+    // Of what cannot be read nothing follows, as of what a program answers.
+    let unread = || Letter {
+        is_answer: true,
+        ..Letter::default()
+    };
     if has_too_many_pieces(bytes) {
-        return Letter::default();
+        return unread();
     }
     let Some(parsed) = MessageParser::default().parse_headers(bytes) else {
-        return Letter::default();
+        return unread();
     };
 
     let to = parsed.to().into_iter().flat_map(|to| to.iter());

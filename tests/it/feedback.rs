@@ -3,5 +3,6 @@
 
 mod corpus;
 mod leaving;
+mod postmark;
 mod providers;
 mod reports;

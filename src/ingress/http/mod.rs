@@ -16,6 +16,8 @@ mod audit;
 mod body;
 mod data;
 mod events;
+#[doc(hidden)]
+pub mod exercise;
 mod export;
 mod feedback;
 mod fields;
@@ -40,6 +42,7 @@ mod session;
 mod settings;
 mod status;
 mod submit;
+mod suppression_file;
 mod suppressions;
 mod templates;
 mod token;

@@ -260,10 +260,15 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
         }
     }
 
-    if !refusal.is_guess() {
-        return refusal;
+    match refusal.is_guess() && guessed(door, peer).await {
+        true => Refusal::too_many(),
+        false => refusal,
     }
+}
 
+/// Has somebody wait who showed a secret that is none, longer with each; returns whether those were
+/// too many.
+pub(super) async fn guessed(door: &SharedDoor, peer: IpAddr) -> bool {
     let dispatcher = door.dispatcher.from_address(peer);
     dispatcher.note_refused_login(None);
     let failed = door.guard.failed(peer, Instant::now());
@@ -271,11 +276,7 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
         tracing::warn!(%peer, "too many wrong HTTP tokens from one address");
     }
     tokio::time::sleep(failed.penalty).await;
-
-    match failed.is_banned {
-        true => Refusal::too_many(),
-        false => refusal,
-    }
+    failed.is_banned
 }
 
 /// What people read who follow a link: the form of errors for programs says nothing to them.

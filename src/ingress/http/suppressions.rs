@@ -15,6 +15,7 @@ use super::access::Caller;
 use super::body::MediaType;
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
+use super::suppression_file::{COLUMNS, WrongLine, check, lines, written};
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::{Address, Timestamp};
 use crate::{Suppression, SuppressionPage, SuppressionQuery, SuppressionReason};
@@ -27,11 +28,6 @@ const MAX_FILE: usize = 128 * 1024 * 1024;
 const TOGETHER: usize = 5000;
 /// The most lines of a file of which it is told what is wrong.
 const MAX_TOLD: usize = 100;
-/// The longest list's name and note that are taken.
-const MAX_LIST: usize = 100;
-const MAX_NOTE: usize = 500;
-/// The columns of a file, in the order in which they are written.
-const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "until", "note"];
 
 /// Which entries. What is absent asks nothing.
 #[derive(IntoParams)]
@@ -68,7 +64,7 @@ pub(super) struct NewSuppression {
     /// Why; `manual` when absent.
     reason: Option<SuppressionReason>,
     /// The list whose mail is meant; all mail when absent.
-    #[schema(min_length = 1, max_length = 100, pattern = "^[A-Za-z0-9_-]+$")]
+    #[schema(min_length = 1, max_length = 100, pattern = "^[A-Za-z0-9._-]+$")]
     list: Option<String>,
     /// Until when; when absent, `suppression.bounces_for` for a bounce, and else for ever.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -102,13 +98,6 @@ pub(super) struct Imported {
     refused: usize,
     /// What is wrong with the first 100 of those.
     errors: Vec<WrongLine>,
-}
-
-/// A line that was not understood.
-#[derive(Debug, Serialize, ToSchema)]
-struct WrongLine {
-    line: u64,
-    detail: String,
 }
 
 /// Who is not to get mail, by address.
@@ -231,7 +220,7 @@ pub(super) async fn export(
     };
 
     let dispatcher = door.dispatcher.clone();
-    let first = csv([COLUMNS.map(str::to_owned)])?;
+    let first = written([COLUMNS.map(str::to_owned)]);
     let pages = stream::try_unfold(Some((query, first)), move |rest| {
         let dispatcher = dispatcher.clone();
         async move {
@@ -260,7 +249,7 @@ async fn next_page(
 ) -> Result<(Bytes, Rest), Error> {
     let page = dispatcher.suppressions().list(query.clone()).await?;
     let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
-    let lines = page.suppressions.into_iter().map(|entry| {
+    let entries = page.suppressions.into_iter().map(|entry| {
         [
             entry.address.to_string(),
             entry.reason.to_string(),
@@ -272,7 +261,7 @@ async fn next_page(
     });
 
     let mut text = before;
-    text.extend(csv(lines).unwrap_or_default());
+    text.extend(written(entries));
     let rest = page.next.map(|next| {
         let query = SuppressionQuery {
             cursor: Some(next),
@@ -284,61 +273,29 @@ async fn next_page(
     Ok((text.into(), rest))
 }
 
-fn csv<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Result<Vec<u8>, Problem> {
-    let failed = || Problem::new(Kind::Internal, "an entry could not be written");
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for line in lines {
-        writer.write_record(line).map_err(|_| failed())?;
-    }
-    writer.into_inner().map_err(|_| failed())
-}
-
 async fn take_file(dispatcher: &Dispatcher, file: &[u8]) -> Result<Imported, Problem> {
     let suppressions = dispatcher.suppressions();
-
-    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
-    // Where lines end in CRLF the reader is one behind with the number of each after the first.
-    let behind = u64::from(memchr::memmem::find(file, b"\r\n").is_some());
-    let mut lines = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(file);
     let mut imported = Imported::default();
-    let mut columns: Option<Vec<String>> = None;
-
     let mut entries = Vec::new();
-    for line in lines.records() {
+    for line in lines(file) {
         let line = line.map_err(|error| {
             Problem::new(Kind::Malformed, format!("the file is not CSV: {error}"))
         })?;
-        if columns.is_none() {
-            let named: Vec<String> = line.iter().map(str::to_lowercase).collect();
-            let is_header = named
-                .iter()
-                .any(|name| name == "address" || name == "email");
-            columns = Some(match is_header {
-                true => named,
-                false => COLUMNS.map(str::to_owned).to_vec(),
-            });
-            if is_header {
-                continue;
+        match line {
+            Ok(line) => {
+                let made = suppressions.entry(line.address, line.reason);
+                entries.push(Suppression {
+                    list: line.list,
+                    since: line.since.unwrap_or(made.since),
+                    until: line.until.or(made.until),
+                    note: line.note,
+                    ..made
+                });
             }
-        }
-        if line.iter().all(str::is_empty) {
-            continue;
-        }
-        let columns = columns.as_deref().unwrap_or_default();
-        match entry(dispatcher, columns, &line) {
-            Ok(entry) => entries.push(entry),
-            Err(detail) => {
+            Err(wrong) => {
                 imported.refused += 1;
                 if imported.errors.len() < MAX_TOLD {
-                    let line = line.position().map_or(0, |at| match at.byte() {
-                        0 => at.line(),
-                        _ => at.line() + behind,
-                    });
-                    imported.errors.push(WrongLine { line, detail });
+                    imported.errors.push(wrong);
                 }
             }
         }
@@ -351,65 +308,6 @@ async fn take_file(dispatcher: &Dispatcher, file: &[u8]) -> Result<Imported, Pro
     imported.imported += entries.len();
     suppressions.add(entries).await?;
     Ok(imported)
-}
-
-/// The entry that stands on one line.
-fn entry(
-    dispatcher: &Dispatcher,
-    columns: &[String],
-    line: &csv::StringRecord,
-) -> Result<Suppression, String> {
-    let given = |names: &[&str]| {
-        let place = columns
-            .iter()
-            .position(|name| names.contains(&name.as_str()))?;
-        line.get(place).filter(|text| !text.is_empty())
-    };
-
-    let address = given(&["address", "email"]).ok_or("has no address")?;
-    let address = Address::read(address)?;
-    let reason = match given(&["reason"]) {
-        Some(reason) => reason.parse().map_err(|error| format!("reason: {error}"))?,
-        None => SuppressionReason::Manual,
-    };
-
-    let time = |name| match given(&[name]) {
-        Some(time) => {
-            let time: Result<Timestamp, _> = time.parse();
-            time.map(Some).map_err(|error| format!("{name}: {error}"))
-        }
-        None => Ok(None),
-    };
-
-    let (list, note) = (given(&["list"]), given(&["note"]));
-    check(list, note).map_err(|(field, detail)| format!("{field}: {detail}"))?;
-    let made = dispatcher.suppressions().entry(address, reason);
-    Ok(Suppression {
-        list: list.map(str::to_owned),
-        since: time("since")?.unwrap_or(made.since),
-        until: time("until")?.or(made.until),
-        note: note.map(str::to_owned),
-        ..made
-    })
-}
-
-/// What is wrong with a list's name or a note, by the field.
-fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'static str, String)> {
-    if let Some(list) = list
-        && !crate::mail::is_list_name(list)
-    {
-        let detail =
-            format!("is not a list's name: 1 to {MAX_LIST} letters, digits, `-`, `_`, `.`");
-        return Err(("list", detail));
-    }
-
-    match note.map(|note| note.chars().count()) {
-        Some(count) if count > MAX_NOTE => Err((
-            "note",
-            format!("has {count} characters, and {MAX_NOTE} are the most"),
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem> {

@@ -55,6 +55,12 @@ impl Provider for Postmark {
             }
         }
 
+        // Its events bring back what stands here, and no field of the header.
+        let is_token = |field: &&(String, String)| field.0.eq_ignore_ascii_case("x-return-token");
+        if let Some((_, token)) = content.headers.iter().find(is_token) {
+            body["Metadata"] = json!({"return-token": token});
+        }
+
         let fields = content.headers.iter();
         let mut fields: Vec<Value> = fields
             .map(|(name, value)| json!({"Name": name, "Value": value}))

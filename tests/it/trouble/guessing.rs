@@ -4,6 +4,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ring::hmac;
+use serde_json::json;
+
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured};
 
@@ -122,6 +125,84 @@ async fn guessing_takes_longer_and_longer_and_is_seen() {
     ] {
         assert!(metrics.contains(counted), "{metrics}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_a_providers_password_costs_what_guessing_a_token_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = "[feedback.brevo]\nsecret = \"right\"\n[feedback.mailgun]\nsecret = \"right\"\n\
+                 [feedback.resend]\nsecret = \"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\"\n";
+    let config = configuration(&dir.path().join("spool"), "capture://", heard)
+        .replace("[smtp]\n", &format!("{PEOPLE}[smtp]\n"));
+    let service = Service::start(configured(dir.path(), &config));
+
+    // A signature that is right and old, however often it comes, is no guess.
+    let old = json!({"signature": {"timestamp": "1529006854", "token": "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0",
+        "signature": "SIGNATURE"}, "event-data": {"event": "opened"}});
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"right");
+    let signed = "1529006854a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0";
+    let signature = hmac::sign(&key, signed.as_bytes());
+    let hex: String = signature
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let old = old.to_string().replace("SIGNATURE", &hex);
+    for _ in 0..10 {
+        let answer = bring(&service, "mailgun", "", &old);
+        assert!(
+            answer.0 == 401 && answer.1.contains("is not of now"),
+            "{answer:?}"
+        );
+    }
+
+    let opened = r#"{"event": "opened"}"#;
+    let bearer = |password: &str| format!("authorization: Bearer {password}\r\n");
+    assert_eq!(bring(&service, "brevo", "", opened).0, 401, "nothing shown");
+    let begun = Instant::now();
+    let wrong = old.replace(&hex[..8], "00000000");
+    let statuses: Vec<u16> = (0..7)
+        .map(|n| match n % 2 {
+            0 => bring(&service, "brevo", &bearer(&format!("wrong{n}")), opened).0,
+            _ => bring(&service, "mailgun", "", &wrong).0,
+        })
+        .collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429]);
+    assert!(
+        begun.elapsed() > Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        call_with("wrong", service.http),
+        429,
+        "all guesses are one count"
+    );
+    assert_eq!(
+        bring(&service, "brevo", &bearer("right"), opened).0,
+        202,
+        "others share this address"
+    );
+
+    let log = service.log();
+    assert!(
+        log.contains("too many wrong HTTP tokens from one address peer=127.0.0.1"),
+        "{log}"
+    );
+    assert!(!log.contains("wrong0") && !log.contains("right"), "{log}");
+}
+
+/// Brings this event of a provider; the status, and what was said.
+fn bring(service: &Service, provider: &str, proof: &str, body: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(service.http).unwrap();
+    let head =
+        format!("POST /v1/feedback/{provider} HTTP/1.0\r\nhost: mail.example.com\r\n{proof}");
+    let length = body.len();
+    write!(stream, "{head}content-length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
 /// Whom fail2ban would ban for this log.

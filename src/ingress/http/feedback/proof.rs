@@ -112,6 +112,14 @@ pub(super) enum Refusal {
     NotNow,
 }
 
+impl Refusal {
+    /// Whether a secret was shown, or used to sign, that is none: somebody may be guessing. What is
+    /// old, or comes twice, was signed with the right one.
+    pub fn is_guess(self) -> bool {
+        self == Refusal::Wrong
+    }
+}
+
 /// The dated proofs that were taken, each until it is too old anyway.
 #[derive(Debug, Default)]
 pub(super) struct SeenProofs(Mutex<HashMap<[u8; 16], Timestamp>>);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -22,9 +22,10 @@ use super::{Taken, brevo, mailgun, postmark, resend, sendgrid, ses};
 use crate::dispatch::ProviderEvent;
 use crate::ingress::Networks;
 use crate::ingress::http::SharedDoor;
-use crate::ingress::http::access::Caller;
+use crate::ingress::http::access::{Caller, TOO_MANY_FAILED};
 use crate::ingress::http::params::Params;
 use crate::ingress::http::problem::{Kind, Problem};
+use crate::ingress::http::server::guessed;
 use crate::mail::Timestamp;
 use crate::{Fetch, PublicPages};
 
@@ -274,6 +275,7 @@ impl Reading {
         (status = 202, description = "What became of it", body = Taken),
         (status = 401, description = "It does not prove whose it is, is not of now, or was taken before"),
         (status = 404, description = "No events of this provider are heard"),
+        (status = 429, description = "Too many wrong proofs came from this address"),
     ),
 )]
 pub(in crate::ingress::http) async fn take(
@@ -289,73 +291,115 @@ pub(in crate::ingress::http) async fn take(
     let (parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     let held = door.collect(body, MAX_BODY).await?;
-
-    let dispatcher = caller.acts_on(&door.dispatcher);
-    let feedback = dispatcher.feedback();
-    let refuse = |refusal: Refusal| {
-        feedback.count_unknown(&name, "refused");
-        tracing::warn!(by = name, peer = ?caller.peer, reason = %refusal, "events are not believed");
-        match refusal {
-            Refusal::NotNow => Problem::new(Kind::Unavailable, "it cannot be checked now"),
-            _ => Problem::new(
-                Kind::Unproved,
-                format!("what claims to be of {name} {refusal}"),
-            ),
-        }
-    };
-    let is_from_there = |peer| settings.networks.contain(peer);
-    if !settings.networks.is_empty() && !caller.peer.is_some_and(is_from_there) {
-        return Err(refuse(Refusal::Network));
-    }
-
     let claimed = Claimed {
         headers: &parts.headers,
         body: &held.bytes,
     };
+    let heard = hear(&door, &settings, &caller, claimed).await;
+    // Whoever waits because the proof is wrong holds no memory meanwhile.
+    drop(held);
+
+    match heard {
+        Ok(taken) => Ok((StatusCode::ACCEPTED, Json(taken))),
+        Err(Unheard::Refused(refusal)) => Err(refused(&door, &name, &caller, refusal).await),
+        Err(Unheard::Problem(problem)) => Err(problem),
+    }
+}
+
+/// Why nothing came of a request.
+enum Unheard {
+    /// It is not believed.
+    Refused(Refusal),
+    /// It is believed.
+    Problem(Problem),
+}
+
+impl From<Refusal> for Unheard {
+    fn from(refusal: Refusal) -> Self {
+        Unheard::Refused(refusal)
+    }
+}
+
+/// Tells of a request that is not believed. One whose proof is wrong costs its address what a wrong
+/// token does.
+async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: Refusal) -> Problem {
+    door.dispatcher.feedback().count_unknown(name, "refused");
+    tracing::warn!(by = name, peer = ?caller.peer, reason = %refusal, "events are not believed");
+
+    if let (true, Some(peer)) = (refusal.is_guess(), caller.peer) {
+        door.dispatcher.turned_away("login");
+        if guessed(door, peer).await {
+            return Problem::new(Kind::TooMany, TOO_MANY_FAILED);
+        }
+    }
+    match refusal {
+        Refusal::NotNow => Problem::new(Kind::Unavailable, "it cannot be checked now"),
+        _ => Problem::new(
+            Kind::Unproved,
+            format!("what claims to be of {name} {refusal}"),
+        ),
+    }
+}
+
+/// Takes the events of a request, if it is the provider's.
+async fn hear(
+    door: &SharedDoor,
+    settings: &ProviderSettings,
+    caller: &Caller,
+    claimed: Claimed<'_>,
+) -> Result<Taken, Unheard> {
+    let is_from_there = |peer| settings.networks.contain(peer);
+    if !settings.networks.is_empty() && !caller.peer.is_some_and(is_from_there) {
+        return Err(Refusal::Network.into());
+    }
+
     let message = match settings.provider {
-        Provider::Ses => Some(SnsMessage::read(claimed.body).map_err(refuse)?),
+        Provider::Ses => Some(SnsMessage::read(claimed.body)?),
         _ => None,
     };
     let now = Timestamp::now();
-    let proved = door
-        .providers
-        .prove(&settings, claimed, message.as_ref(), now);
-    let stamp = proved.await.map_err(refuse)?;
-    let seen = &door.providers.0.seen;
-    let take = |stamp: &Stamp| seen.take(stamp, settings.max_age, now);
-    let taking = stamp.as_ref().map(take).transpose().map_err(refuse)?;
+    let providers = &door.providers;
+    let stamp = providers
+        .prove(settings, claimed, message.as_ref(), now)
+        .await?;
+    let take = |stamp: &Stamp| providers.0.seen.take(stamp, settings.max_age, now);
+    let taking = stamp.as_ref().map(take).transpose()?;
 
+    let name = settings.provider.as_str();
+    let dispatcher = caller.acts_on(&door.dispatcher);
+    let feedback = dispatcher.feedback();
     let events = match &message {
         Some(message) if message.is_handshake() => {
-            let confirmed = door.providers.0.certificates.confirm(message).await;
-            confirmed.map_err(refuse)?;
+            providers.0.certificates.confirm(message).await?;
             Vec::new()
         }
         // What tells that a topic was connected is no JSON.
         Some(message) => match serde_json::from_str(&message.message) {
-            Ok(said) => read(&door, settings.provider, &said),
+            Ok(said) => read(door, settings.provider, &said),
             Err(_) => {
-                feedback.count_unknown(&name, "ignored");
+                feedback.count_unknown(name, "ignored");
                 Vec::new()
             }
         },
         None => {
-            let said: Value = serde_json::from_slice(&held.bytes).map_err(|error| {
-                Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"))
+            let said: Value = serde_json::from_slice(claimed.body).map_err(|error| {
+                let detail = format!("the body is not JSON: {error}");
+                Unheard::Problem(Problem::new(Kind::Malformed, detail))
             })?;
-            read(&door, settings.provider, &said)
+            read(door, settings.provider, &said)
         }
     };
 
-    let receipts = feedback.take_events(&name, events).await?;
+    let taken = feedback.take_events(name, events).await;
+    let receipts = taken.map_err(|error| Unheard::Problem(error.into()))?;
     if let Some(taking) = taking {
         taking.keep();
     }
-    Ok((StatusCode::ACCEPTED, Json(Taken::of(receipts))))
+    Ok(Taken::of(receipts))
 }
 
-/// What a body says, one event or a list of them. Those that nothing follows from are counted.
-fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEvent> {
+/// What each event of a body says, one event or a list of them, and its text.
+fn readings(provider: Provider, said: &Value) -> impl Iterator<Item = (Reading, &Value)> {
     let read: fn(&Value) -> Reading = match provider {
         Provider::Brevo => brevo::read,
         Provider::Sendgrid => sendgrid::read,
@@ -368,15 +412,19 @@ fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEven
         Value::Array(all) => all.as_slice(),
         one => std::slice::from_ref(one),
     };
+    all.iter().map(move |one| (read(one), one))
+}
 
+/// What a body says. Events that nothing follows from are counted.
+fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEvent> {
     let count = |what| {
         door.dispatcher
             .feedback()
             .count_unknown(provider.as_str(), what)
     };
     let mut events = Vec::new();
-    for one in all {
-        match read(one) {
+    for (reading, one) in readings(provider, said) {
+        match reading {
             Reading::Events(of_one) => {
                 let raw = one.to_string().into_bytes();
                 events.extend(of_one.into_iter().map(|event| ProviderEvent {
@@ -390,6 +438,32 @@ fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEven
     }
 
     events
+}
+
+/// Checks and reads a body as each provider's, whosever it is. For tests that feed it rubbish.
+pub(in crate::ingress::http) fn exercise(body: &[u8]) {
+    let headers = HeaderMap::new();
+    let claimed = Claimed {
+        headers: &headers,
+        body,
+    };
+    let _ = mailgun::prove(claimed, "key");
+    if let Ok(message) = SnsMessage::read(body) {
+        let _ = message.signed();
+        if let Ok(said) = serde_json::from_str(&message.message) {
+            readings(Provider::Ses, &said).for_each(drop);
+        }
+    }
+    let Ok(said) = serde_json::from_slice(body) else {
+        return;
+    };
+    for provider in Provider::ALL {
+        for (reading, _) in readings(provider, &said) {
+            if let Reading::Events(events) = reading {
+                assert!(!events.is_empty(), "{said}");
+            }
+        }
+    }
 }
 
 /// A text in an event; empty where there is none.

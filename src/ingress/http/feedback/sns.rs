@@ -56,7 +56,7 @@ impl SnsMessage {
     }
 
     /// What is signed: names and values, each on a line, by name.
-    fn signed(&self) -> Result<String, Refusal> {
+    pub fn signed(&self) -> Result<String, Refusal> {
         let optional = |name, value: &'_ Option<String>| value.clone().map(|value| (name, value));
         let required = |name, value: &'_ str| Some((name, value.to_owned()));
         let is_handshake = match self.kind.as_str() {

@@ -22,6 +22,9 @@ const MAX_HTML: usize = 2 * 1024 * 1024;
 /// The most tags.
 const MAX_TAGS: usize = 50_000;
 
+/// The most references such as `&amp;`: each that is none costs what stands before it.
+const MAX_REFERENCES: usize = 25_000;
+
 /// How deep elements may stand in one another: what reads HTML looks through all that are open at
 /// each tag.
 const MAX_DEPTH: usize = 200;
@@ -81,7 +84,12 @@ impl FromStr for Images {
 
 /// A document of its own, with what may be shown of this HTML; `shown` are the parts that it may
 /// name by `cid:`.
-pub(super) fn cleaned(html: &str, shown: &[Part], images: Images, theme: Theme) -> String {
+pub(in crate::ingress::http) fn cleaned(
+    html: &str,
+    shown: &[Part],
+    images: Images,
+    theme: Theme,
+) -> String {
     let whole = html.len();
     let html = within_bounds(beginning(html, MAX_HTML));
     let is_cut = html.len() < whole;
@@ -146,8 +154,14 @@ pub(super) fn cleaned(html: &str, shown: &[Part], images: Images, theme: Theme) 
     )
 }
 
-/// The beginning of the HTML that has neither too many tags nor too many in one another.
+/// The beginning of the HTML that has neither too many tags and references nor too many tags in one
+/// another.
 fn within_bounds(html: &str) -> &str {
+    let html = match html.match_indices('&').nth(MAX_REFERENCES) {
+        Some((at, _)) => &html[..at],
+        None => html,
+    };
+
     let mut depth = 0_usize;
     for (count, (at, _)) in html.match_indices('<').enumerate() {
         let rest = &html[at + 1..];
@@ -320,6 +334,13 @@ mod tests {
                 "{deep} took {:?}",
                 begun.elapsed()
             );
+        }
+
+        for many in ["&", "&x;", "x&#"] {
+            let begun = std::time::Instant::now();
+            assert!(clean(&many.repeat(1_000_000)).len() < 1024 * 1024, "{many}");
+            let took = begun.elapsed();
+            assert!(took.as_secs() < 10, "{many} took {took:?}");
         }
 
         // What is long, and not deep, is shown.

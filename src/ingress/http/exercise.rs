@@ -1,0 +1,44 @@
+//! What strangers' bytes are read with behind the door. For tests that feed it rubbish; no part of
+//! what programs may rely on.
+
+use super::feedback::provider;
+use super::preview::html::{Images, Theme, cleaned};
+use super::suppression_file::{Line, lines, written};
+
+/// Reads a body as the events of each provider.
+///
+/// # Panics
+/// If what was read says nothing.
+pub fn provider_events(body: &[u8]) {
+    provider::exercise(body);
+}
+
+/// A mail's HTML, as a preview shows it.
+pub fn shown_html(html: &str) -> String {
+    cleaned(html, &[], Images::None, Theme::Light)
+}
+
+/// Reads a file of addresses that are not to get mail; how many it has.
+///
+/// # Panics
+/// If what was read is not read again once it is written.
+pub fn suppression_file(file: &[u8]) -> usize {
+    let read: Vec<Line> = lines(file).map_while(Result::ok).flatten().collect();
+    let rows = read.iter().map(|line| {
+        let time = |time: Option<crate::Timestamp>| time.map(|time| time.to_string());
+        [
+            line.address.to_string(),
+            line.reason.to_string(),
+            line.list.clone().unwrap_or_default(),
+            time(line.since).unwrap_or_default(),
+            time(line.until).unwrap_or_default(),
+            line.note.clone().unwrap_or_default(),
+        ]
+    });
+    let again: Vec<Line> = lines(&written(rows))
+        .map_while(Result::ok)
+        .flatten()
+        .collect();
+    assert_eq!(again, read);
+    read.len()
+}
