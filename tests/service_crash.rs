@@ -19,6 +19,8 @@ mod http;
 mod ledger;
 #[path = "service_crash/mails.rs"]
 mod mails;
+#[path = "service_crash/returned.rs"]
+mod returned;
 #[path = "service_crash/service.rs"]
 mod service;
 #[path = "service_crash/smtp.rs"]
@@ -105,7 +107,8 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     let mut choices = StdRng::seed_from_u64(seed);
     let relay = moody_relay(seed).await;
     let hook = told::receiver(seed).await;
-    let house = House::new(&relay.url(), &told::configured(&hook));
+    let more = format!("webhooks = [{}]", told::configured(&hook));
+    let house = House::new(&relay.url(), &more);
     let book = Book::new();
     let stop = watch::Sender::new(false);
     let mut clients = send_clients(&house, &book, &stop, seed);

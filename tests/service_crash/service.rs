@@ -24,7 +24,8 @@ pub struct House {
 }
 
 impl House {
-    pub fn new(relay: &str, webhook: &str) -> Self {
+    /// A house whose service sends over `relay`; `more` stands in its configuration besides.
+    pub fn new(relay: &str, more: &str) -> Self {
         let [http, smtp] = [(); 2]
             .map(|()| free_port())
             .map(|listener| listener.local_addr().unwrap());
@@ -41,10 +42,10 @@ impl House {
             spool = {{ path = "spool", max_pending = 1500, accept_timeout = "200ms" }}
             relays = [{{ name = "relay", url = "{relay}", connections = {SENDERS} }}]
             retry = {{ schedule = ["40ms"], max_attempts = 10000 }}
-            webhooks = [{webhook}]
             http = {{ listen = "{}" }}
             smtp = {{ listen = "{}", hostname = "door.example" }}
             log = {{ level = "error" }}
+            {more}
             "#,
             house.http, house.smtp
         );

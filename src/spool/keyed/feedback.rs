@@ -1,13 +1,14 @@
 //! What came back, as keys: `f` mail, index, its name. So what comes twice has one key, and all of
 //! a mail lies together, beside its other records.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
 use super::journal::entry::Entry as Happened;
+use super::kept::Kind;
 use super::write_transaction::WriteTransaction;
 use super::{KeyedSpool, keys, reader, suppressions};
 use crate::delivery::{Feedback, KEPT_FEEDBACK};
@@ -59,6 +60,7 @@ fn keep<S: Store>(
     let mut results = Vec::with_capacity(new.len());
     // What this commit adds is not in the store yet.
     let mut added: HashMap<(MailId, u16), Vec<[u8; 16]>> = HashMap::new();
+    let mut suppressed = HashSet::new();
     for one in new {
         let store = &transaction.shared.store;
         let delivery = reader::delivery(store, one.mail, one.index)?;
@@ -90,6 +92,10 @@ fn keep<S: Store>(
         }
         if let Some(suppression) = one.suppression {
             let (key, value) = suppressions::record(&suppression);
+            let is_first = suppressed.insert(key.clone());
+            if is_first && transaction.shared.store.get(&key)?.is_none() {
+                transaction.totals.count(Kind::Suppression, 1);
+            }
             transaction.changes.put(key, value);
             transaction.shared.suppresses.store(true, Ordering::Release);
         }
