@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cpu_time::ThreadTime;
 use postrider::dispatch::Search;
+use postrider::ingress::http::exercise;
 use postrider::mail::{Reading, seven_bit, take_directives};
 use postrider::{Envelope, Mail, Timestamp};
 
@@ -32,6 +33,10 @@ pub fn growth(input: &[u8]) {
 
     let began = ThreadTime::now();
     match (parser % 8, parser % 4) {
+        // Letters choose those that came later.
+        _ if *parser == b'P' => exercise::provider_events(&large),
+        _ if *parser == b'H' => drop(exercise::shown_html(&String::from_utf8_lossy(&large))),
+        _ if *parser == b'C' => _ = exercise::suppression_file(&large),
         (4, _) => drop(seven_bit(&large.into())),
         (5, _) => drop(Reading::of(&large)),
         (6, _) => drop(postrider::feedback::read(&large)),

@@ -3,6 +3,9 @@
 #[path = "../../fuzz/checks.rs"]
 mod checks;
 #[cfg(feature = "server")]
+#[path = "../../fuzz/content_checks.rs"]
+mod content_checks;
+#[cfg(feature = "server")]
 #[path = "../../fuzz/growth_checks.rs"]
 mod growth_checks;
 #[path = "../../fuzz/relay_checks.rs"]
@@ -55,6 +58,22 @@ fn addresses_stay_within_their_field() {
 #[test]
 fn records_of_any_bytes_are_read_or_refused() {
     run("spool_record", checks::spool_record);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn what_comes_back_is_read_or_is_nothing() {
+    run("report", content_checks::report);
+    run("provider_events", content_checks::provider_events);
+    run("suppression_file", content_checks::suppression_file);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn nothing_of_others_breaks_out_of_its_place() {
+    run("template_data", content_checks::template_data);
+    run("shown_html", content_checks::shown_html);
+    run("signed", content_checks::signed);
 }
 
 #[cfg(feature = "server")]

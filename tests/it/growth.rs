@@ -1,6 +1,8 @@
 //! No parser that sees a stranger's bytes does more work than its input is long: ten times the
 //! input costs at most fifteen times the time.
 
+mod content;
+
 use std::time::Duration;
 
 use cpu_time::ThreadTime;

@@ -1,0 +1,8 @@
+//! Feeds random input to `content_checks::report`: `cargo +nightly fuzz run report --
+//! -max_total_time=600`.
+#![no_main]
+
+#[path = "../content_checks.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::report(input));
