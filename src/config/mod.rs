@@ -232,7 +232,7 @@ impl Settings {
         self.status.check(report);
         webhooks::check(&mut self.webhooks, report);
         alerts::check(&self.alerts, report);
-        schedules::check(&self.schedules, &self.templates.loaded(), report);
+        schedules::check(&self.schedules, self.templates.usable(), report);
         self.http.check(report);
         self.smtp.check(report);
         listeners::check(self, report);

@@ -51,7 +51,7 @@ pub fn schedules(schedules: &[Schedule]) -> Vec<notify::Schedule> {
 
 pub(super) fn check(
     schedules: &[Schedule],
-    templates: &content::Templates,
+    templates: Option<&content::Templates>,
     report: &mut Report<'_>,
 ) {
     for (n, schedule) in schedules.iter().enumerate() {
@@ -74,7 +74,9 @@ pub(super) fn check(
             report.add(format!("{at}.mail.send_at"), reason);
         } else if mail.is_empty() {
             report.add(format!("{at}.mail"), "is missing");
-        } else if let Err((field, reason)) = read_scheduled(mail, "check", templates) {
+        } else if let Some(templates) = templates
+            && let Err((field, reason)) = read_scheduled(mail, "check", templates)
+        {
             report.add(format!("{at}.mail{field}"), reason);
         }
     }

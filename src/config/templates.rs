@@ -36,6 +36,11 @@ impl Templates {
         self.loaded.clone()
     }
 
+    /// The same; none where they cannot be used, which is a mistake by itself.
+    pub(super) fn usable(&self) -> Option<&content::Templates> {
+        (self.path.is_none() || !self.loaded.list().is_empty()).then_some(&self.loaded)
+    }
+
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         if !content::is_locale(&self.default_locale) {
             let locale = self.default_locale.escape_debug();

@@ -992,6 +992,24 @@ fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
 }
 
 #[test]
+fn a_template_that_is_wrong_is_no_template_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("templates/weekly");
+    std::fs::create_dir_all(&template).unwrap();
+    std::fs::write(template.join("subject.txt"), "Weekly").unwrap();
+    std::fs::write(template.join("body.txt"), "{% if x %}").unwrap();
+    let config = format!(
+        "[spool]\npath = \"spool\"\n[[relays]]\nname = \"r\"\nurl = \"capture://\"\n[templates]\npath = {:?}\n\
+         [[schedules]]\nname = \"weekly\"\ncron = \"0 8 * * MON\"\n\
+         mail = {{ from = \"shop@example.com\", to = [\"ada@example.org\"], template = {{ name = \"weekly\" }} }}\n",
+        dir.path().join("templates")
+    );
+    let told = mistakes(&config).join("\n");
+    assert!(told.contains("weekly/body.txt:1"), "{told}");
+    assert!(!told.contains("there is no template"), "{told}");
+}
+
+#[test]
 fn a_status_that_could_be_guessed_or_leads_nowhere_is_a_mistake() {
     the_only_mistake(
         &with_relay("[status]\nenabled = true"),

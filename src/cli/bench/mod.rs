@@ -10,6 +10,7 @@ mod looks;
 mod machine;
 mod readers;
 mod round_trip;
+mod suppressions;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,6 +53,13 @@ enum Which {
         #[arg(long, value_name = "N", default_value_t = 1_000_000)]
         count: usize,
     },
+    /// Many addresses that are not to get mail: a file of them read over HTTP, its memory, and what
+    /// they cost other people's mail
+    Suppressions {
+        /// How many addresses
+        #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+        count: usize,
+    },
     /// One connection to a relay whose every answer takes 50 ms
     RoundTrip,
 }
@@ -77,6 +85,7 @@ impl Which {
             Which::EndToEnd(how) => end_to_end::run(&how, dir).await?,
             Which::Accept { count } => accept::run(count, dir).await?,
             Which::Backlog { count } => backlog::run(count, dir).await?,
+            Which::Suppressions { count } => suppressions::run(count, dir).await?,
             Which::RoundTrip => round_trip::run().await?,
         };
         println!("{line}");

@@ -4,7 +4,7 @@ use std::io;
 
 use super::times::{local, relative};
 use crate::cli::screen::{ColumnFit, Screen, StyledText, TextStyle, counted, plain, state, tinted};
-use crate::delivery::{Attempt, MailState, State};
+use crate::delivery::{Attempt, Feedback, FeedbackKind, MailState, State};
 use crate::dispatch::{DeliveryStatus, MailStatus, WaitReason};
 use crate::mail::{Guarantee, Priority, Timestamp};
 
@@ -82,7 +82,40 @@ pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
         ],
         rows,
         ColumnFit::Wrap,
-    )
+    )?;
+    feedback(mail, now, screen)
+}
+
+/// What came back for it afterwards, if anything did.
+fn feedback(mail: &MailStatus, now: Timestamp, screen: &mut Screen) -> io::Result<()> {
+    let of_one = |delivery: &DeliveryStatus| {
+        let recipient = delivery.recipient.to_string();
+        let row = move |one: &Feedback| {
+            let what = match &one.status {
+                Some(status) => format!("{} {status}", one.kind),
+                None => one.kind.to_string(),
+            };
+            let tint = match one.kind {
+                FeedbackKind::Delivered => TextStyle::Good,
+                _ => TextStyle::Bad,
+            };
+            vec![
+                plain(relative(one.at, now)),
+                plain(&recipient),
+                tinted(what, tint),
+                plain(&one.by),
+                plain(&one.text),
+            ]
+        };
+        delivery.feedback.iter().map(row).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = mail.deliveries.iter().flat_map(of_one).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    screen.line(&[])?;
+    let heads = ["CAME BACK", "RECIPIENT", "WHAT", "BY", "TEXT"];
+    screen.table(&heads, rows, ColumnFit::Wrap)
 }
 
 fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {

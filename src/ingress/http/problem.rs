@@ -476,10 +476,13 @@ pub(super) fn malformed(error: &serde_json::Error) -> Problem {
 /// The problem of a value that does not have the shape that is asked for, with the pointer to where
 /// it has not.
 pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
-    FieldError {
-        pointer: pointer(error.path()),
-        detail: error.into_inner().to_string(),
+    let pointer = pointer(error.path());
+    let mut detail = error.into_inner().to_string();
+    // Which field it is says more than the place in the text.
+    if let Some(at) = detail.rfind(" at line ") {
+        detail.truncate(at);
     }
+    FieldError { pointer, detail }
 }
 
 /// A path in JSON as a pointer.
