@@ -17,6 +17,11 @@ mod looks;
 #[allow(dead_code, unreachable_pub)]
 mod signup;
 
+/// The token of somebody who may look, and of a program that submits.
+const SECRET: &str = "read-secret-read-secret";
+const TOKENS: &str = "[[http.tokens]]\nname = \"eye\"\ntoken = \"read-secret-read-secret\"\nscope = \"read\"\n\
+    [[http.tokens]]\nname = \"app\"\ntoken = \"send-secret-send-secret\"\nscope = \"send\"\n";
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -63,23 +68,37 @@ fn hand_in(service: &Service, mail: serde_json::Value, state: &str) {
     service.become_all(&[answer.json()["id"].as_str().unwrap().to_owned()], state);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_act_asks_first_and_does_what_it_says() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_relay, service) = service(dir.path(), "").await;
+/// One mail of each kind, and five that wait for their time.
+fn hand_in_some(service: &Service) {
     let subject = "<img src=x onerror=alert(1)><script>alert(2)</script> gnp.exe";
     for (to, state) in [("ada", "delivered"), ("bob", "deferred"), ("eve", "dead")] {
         let mail = serde_json::json!({"from": "shop@example.com",
             "to": format!("{to}@example.org"), "subject": subject, "text": "t",
             "tags": ["<b onmouseover=alert(4)>"]});
-        hand_in(&service, mail, state);
+        hand_in(service, mail, state);
     }
 
     for n in 0..5 {
         let mail = serde_json::json!({"from": "shop@example.com", "delay": "1h", "tags": ["many"],
             "to": format!("many{n}@example.org"), "subject": "One of many", "text": "t"});
-        hand_in(&service, mail, "scheduled");
+        hand_in(service, mail, "scheduled");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_dialog_holds_the_focus_and_gives_it_back_and_no_mouse_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
+    hand_in_some(&service);
+    let url = format!("http://{}", service.http);
+    well(node("dialogs.cjs").arg(url).output().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_act_asks_first_and_does_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
+    hand_in_some(&service);
 
     let mail = serde_json::json!({"from": "shop@example.com", "to": "ada@example.org",
         "subject": "Welcome to the shop", "text": "Your code is 482913: https://shop.example/c?t=1",
@@ -121,7 +140,7 @@ async fn seven_tabs_share_one_stream_of_events() {
 /// A browser that goes along with a test: what it is told, and the lines that it says.
 fn watched(service: &Service, mode: &str) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
     let mut page = tokio::process::Command::from(node("many.cjs"));
-    page.args([&format!("http://{}", service.http), mode]);
+    page.args([&format!("http://{}", service.http), mode, SECRET]);
     page.stdin(std::process::Stdio::piped());
     page.stdout(std::process::Stdio::piped());
     page.stderr(std::process::Stdio::piped()).kill_on_drop(true);
@@ -188,23 +207,36 @@ async fn mail_that_pours_in_does_not_slow_the_page_or_make_it_grow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_signs_in_to_look_is_offered_no_act() {
     let dir = tempfile::tempdir().unwrap();
-    let secret = "read-secret-read-secret";
-    let (_relay, service) = {
-        let relay = FakeSmtp::start().await;
-        let more = format!(
-            "[[http.tokens]]\nname = \"eye\"\ntoken = \"{secret}\"\nscope = \"read\"\n\
-             [[http.tokens]]\nname = \"app\"\ntoken = \"send-secret-send-secret\"\nscope = \"send\"\n"
-        );
-        let config = configuration(&dir.path().join("spool"), &relay.url(), &more);
-        (relay, Service::start(configured(dir.path(), &config)))
-    };
+    let relay = FakeSmtp::start().await;
+    let config = configuration(&dir.path().join("spool"), &relay.url(), TOKENS);
+    let service = Service::start(configured(dir.path(), &config));
 
     let to = service.say("ada@example.org");
     assert!(to.starts_with("250"), "{to}");
     let url = format!("http://{}", service.http);
 
     let mut look = node("many.cjs");
-    well(look.args([&url, "token", secret]).output().unwrap());
+    well(look.args([&url, "token", SECRET]).output().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_signed_in_is_asked_again_after_a_restart_and_hears_what_happens_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    let config = configuration(&dir.path().join("spool"), &relay.url(), TOKENS);
+    let mut service = Service::start(configured(dir.path(), &config));
+    let fixed = config.replacen("127.0.0.1:0", &service.http.to_string(), 1);
+
+    let (page, mut told, mut says) = watched(&service, "ended");
+    assert_eq!(says.next_line().await.unwrap().as_deref(), Some("in"));
+    assert!(service.stop().success());
+    let service = Service::start(configured(dir.path(), &fixed));
+    told.write_all(b"\n").await.unwrap();
+
+    assert_eq!(says.next_line().await.unwrap().as_deref(), Some("in again"));
+    let to = service.say("ada@example.org");
+    assert!(to.starts_with("250"), "{to}");
+    well(page.wait_with_output().await.unwrap());
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! the screen, nothing is cut that should be read, and axe finds nothing serious.
 //!
 //! `POSTRIDER_PICTURES=FOLDER cargo test --all-features --test clients page::looks` leaves pictures of
-//! every view in that folder for somebody to look at, light and dark, at 360, 768 and 1440 pixels;
+//! every view in that folder for somebody to look at, light and dark, at 360, 768 and 1280 pixels;
 //! with `POSTRIDER_VIEWS=overview,mails` only of these. Without it only the looks that differ most
-//! are gone through. README.md shows `many-mail-failed-light-1440.png` and `three-letter-dark-1440.png`.
+//! are gone through. README.md shows `many-mail-failed-light-1280.png` and `three-letter-dark-1280.png`.
 
 use serde_json::{Value, json};
 

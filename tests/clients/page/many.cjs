@@ -1,11 +1,16 @@
 // Seven tabs, many mails, mail that pours in, a service that stops under an open page, and signing in. node many.cjs URL MODE
 "use strict";
 const assert = require("node:assert");
-const { quiet, run } = require("./watched.cjs");
+const { obstacles, quiet, run } = require("./watched.cjs");
 
 const [url, mode, secret] = process.argv.slice(2);
 const said = (text) => console.log(text);
 const lines = require("node:readline").createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+const signIn = async (page, token) => {
+  await page.fill("input[type=password]", token);
+  await page.click("text=Sign in");
+};
 
 const modes = {
   /** Seven tabs share one stream, and all of them hear what happens. */
@@ -122,16 +127,35 @@ const modes = {
     assert(Math.max(...nodes) < 12_000, `there are ${nodes} nodes`);
   },
 
+  /** Who was signed in is asked again after a restart, and hears what happens from then on. */
+  async ended(browser, watch) {
+    const page = watch(await browser.newPage());
+    await page.goto(`${url}/mails`);
+    await signIn(page, secret);
+    await page.waitForSelector("h1 >> text=Mails");
+    await quiet(page);
+    said("in");
+    await lines.next();
+    await page.waitForSelector("text=You are not signed in any more", { timeout: 20_000 });
+    await signIn(page, secret);
+    await page.waitForSelector("h1 >> text=Mails");
+    said("in again");
+    await page.waitForSelector(".fresh >> text='1 new'", { timeout: 20_000 });
+  },
+
   /** With tokens the page asks for one; what its scope may not do is not offered. */
   async token(browser, watch) {
     const context = await browser.newContext();
     const page = watch(await context.newPage());
     await page.goto(`${url}/mails`);
-    await page.fill("input[type=password]", "wrong-token-wrong-token");
-    await page.click("text=Sign in");
+    await page.waitForSelector("input:focus");
+    await signIn(page, "wrong-token-wrong-token");
     await page.waitForSelector(".problem");
-    await page.fill("input[type=password]", secret);
-    await page.click("text=Sign in");
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      assert.deepStrictEqual(await obstacles(page), []);
+    }
+    await signIn(page, secret);
     await page.waitForSelector("h1 >> text=Mails");
     const [cookie] = await context.cookies();
     assert(cookie.httpOnly && cookie.sameSite === "Strict" && cookie.name.endsWith(new URL(url).port), JSON.stringify(cookie));
@@ -150,4 +174,4 @@ const modes = {
   },
 };
 
-run(modes[mode], (what) => (mode === "restart" && /ERR_(CONNECTION_REFUSED|INCOMPLETE|EMPTY_RESPONSE|NETWORK|ABORTED)/.test(what)) || (mode === "token" && /status of (401|403)/.test(what)));
+run(modes[mode], (what) => (["restart", "ended"].includes(mode) && /ERR_(CONNECTION_(REFUSED|RESET|CLOSED)|INCOMPLETE|EMPTY_RESPONSE|NETWORK|ABORTED|SOCKET_NOT_CONNECTED)/.test(what)) || (["token", "ended"].includes(mode) && /status of (401|403)/.test(what)));

@@ -2,12 +2,11 @@
 // heading is cut or broken, and axe finds nothing serious. node views.cjs URL NAME [FOLDER]: with a folder, pictures of all of them are left there, beginning with the
 // name; without one, only the widths and colours that differ most are looked at.
 "use strict";
-const { readFileSync, mkdirSync } = require("node:fs");
-const { quiet, run } = require("./watched.cjs");
+const { mkdirSync } = require("node:fs");
+const { obstacles, quiet, run } = require("./watched.cjs");
 
 const [url, name, folder] = process.argv.slice(2);
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-const looks = [["light", 1440], ["dark", 360], ["light", 360], ["dark", 1440], ["light", 768], ["dark", 768]];
+const looks = [["light", 1280], ["dark", 360], ["light", 360], ["dark", 1280], ["light", 768], ["dark", 768]];
 
 /** What is looked at, by name: an address, and what is done there first. */
 async function views(request) {
@@ -26,6 +25,11 @@ async function views(request) {
     relays: ["/relays"], relay: [`/relays/${encodeURIComponent(relays[0].name)}`], dead: ["/dead"], "dead-domains": ["/dead?by=domain"],
     events: ["/events"], audit: ["/audit"], about: ["/about"],
     keys: ["/", (page) => page.keyboard.press("?")],
+    palette: ["/", async (page) => {
+      await page.keyboard.press("Control+k");
+      await page.keyboard.type("re");
+    }],
+    pause: ["/relays", (page) => page.locator("text=Pause…").first().click()],
   };
   for (const [key, q] of Object.entries({ delivered: "state:delivered", deferred: "state:deferred", failed: "state:dead" })) {
     const id = await newest(q);
@@ -80,14 +84,7 @@ run(async (browser, watch, troubles) => {
       if (beside > 0) troubles.push(`${view} is ${beside} pixels wider than ${width}`);
       for (const what of await page.evaluate(cut)) troubles.push(`${view} ${theme} ${width}: cut: ${what}`);
       if (folder) await page.screenshot({ path: `${folder}/${name}-${view}-${theme}-${width}.png` });
-      if (turn < 2) {
-        // The page's policy would hold a script back that is put into it: it is run from outside.
-        await page.evaluate(axe);
-        const found = await page.evaluate(() => window.axe.run(document, { iframes: false }));
-        for (const { id, impact, nodes } of found.violations) {
-          if (["serious", "critical"].includes(impact)) troubles.push(`${view} ${theme} ${width}: ${id}: ${nodes[0].html}`);
-        }
-      }
+      if (turn < 2) for (const what of await obstacles(page)) troubles.push(`${view} ${theme} ${width}: ${what}`);
       await page.close();
     };
     await Promise.all(Array.from({ length: BESIDE }, async () => {

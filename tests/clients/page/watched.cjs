@@ -2,6 +2,7 @@
 // of a mail that ran and any dialog is a trouble.
 "use strict";
 const assert = require("node:assert");
+const { readFileSync } = require("node:fs");
 const { chromium } = require("playwright-core");
 
 /** Waits until the page has asked for all that it shows: nothing but its stream of events is under way. */
@@ -14,6 +15,16 @@ exports.quiet = async (page) => {
     await page.waitForTimeout(100);
   }
   throw new Error(`${page.url()} still asks for ${[...page.underWay].map((request) => request.url())}`);
+};
+
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+/** What keeps somebody from using what is shown, as far as axe finds it: what is serious, and no less. */
+exports.obstacles = async (page) => {
+  // The page's policy would hold a script back that is put into it: it is run from outside.
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { iframes: false }));
+  return violations.filter(({ impact }) => ["serious", "critical"].includes(impact)).map(({ id, nodes }) => `${id}: ${nodes[0].html}`);
 };
 
 /** Runs `test(browser, watch)`, and ends the process. `watch(page)` looks after a page; `expected` are troubles that are wanted. */

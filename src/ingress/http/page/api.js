@@ -1,6 +1,7 @@
 // Calls the API. A refusal becomes an Error with the problem's own words and its status.
 
 import { h } from "./vendor/preact.js";
+import { on } from "./live.js";
 import { useCallback, useEffect, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
 
@@ -67,6 +68,12 @@ export function useAnswer(path, every = 0) {
       clearTimeout(timer);
     };
   }, [load, every]);
+  useBack(Boolean(state.error), load);
   const fresh = state.path === path;
   return { data: fresh ? state.data : null, error: fresh ? state.error : null, again: load };
+}
+
+/** Asks again once the service is back, where it did not answer. */
+export function useBack(failed, load) {
+  useEffect(() => (failed ? on("link", (isThere) => isThere && load()) : undefined), [failed, load]);
 }

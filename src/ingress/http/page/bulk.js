@@ -14,30 +14,29 @@ const acts = {
 
 const counted = (n) => `${number(n)} ${n === 1 ? "mail" : "mails"}`;
 
+const digits = (text) => Number(text.replace(/\D/g, ""));
+
 /** Buttons for `what`, on the mail that `q` finds; without a `q`, on all mail. `first` offers to try with so many. */
 export function Bulk({ q, what = ["retry", "cancel", "purge"], first = 0, changed }) {
   const [asking, setAsking] = useState(null);
   const [error, setError] = useState(null);
-  const [typed, setTyped] = useState("");
   const means = q ? { q } : { all: true };
-  const ask = async (act, limit = undefined) => {
+  const ask = async (act, limit = 0) => {
     const { method, path, none } = acts[act];
-    setTyped("");
     setError(null);
     try {
-      const { count } = await call(method, path, { ...means, limit, dry_run: true });
+      const { count } = await call(method, path, { ...means, dry_run: true });
       if (count) setAsking({ act, count, limit });
       else setError(new Error(none));
     } catch (refused) {
       setError(refused);
     }
   };
-  const run = async () => {
-    const { act, count, limit } = asking;
-    if (act === "purge" && typed.replace(/\D/g, "") !== String(count)) return;
+  const run = async (bounds) => {
+    const { method, path } = acts[asking.act];
     setAsking(null);
     try {
-      await call(acts[act].method, acts[act].path, { ...means, limit });
+      await call(method, path, { ...means, ...bounds });
       dispatchEvent(new Event("jobs"));
       changed?.();
     } catch (refused) {
@@ -47,10 +46,23 @@ export function Bulk({ q, what = ["retry", "cancel", "purge"], first = 0, change
   return html`${first > 0 && html`<button onClick=${() => ask("retry", first)}>Retry ${first} first…</button>`}
     ${what.map((act) => html`<button key=${act} class=${act === "purge" ? "danger" : ""} onClick=${() => ask(act)}>${acts[act].word}${first && act === "retry" ? " all" : ""}…</button>`)}
     <${Problem} error=${error} />
-    ${asking && html`<${Ask} title=${acts[asking.act].asks(counted(asking.count))} yes=${acts[asking.act].yes} danger=${asking.act !== "retry"}
-      ready=${asking.act !== "purge" || typed.replace(/\D/g, "") === String(asking.count)} onYes=${run} onNo=${() => setAsking(null)}>
-      <p class="faint">${q ? html`What <code>${q}</code> finds${asking.limit ? `, the first ${asking.limit}` : ""}.` : "All mail there is."}</p>
-      ${asking.act === "purge" && html`<p>${asking.count === 1 ? "Its message and record are" : "Their messages and records are"} gone then.</p><label>Type ${number(asking.count)} to mean it <input inputmode="numeric" autocomplete="off" onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`}`;
+    ${asking && html`<${Question} ...${asking} q=${q} onYes=${run} onNo=${() => setAsking(null)} />`}`;
+}
+
+/** Asks before an act on `count` mails; what is deleted for good is only deleted once the count was typed. */
+function Question({ act, count, limit, q, onYes, onNo }) {
+  const [most, setMost] = useState(limit ? String(limit) : "");
+  const [pace, setPace] = useState("");
+  const [typed, setTyped] = useState("");
+  const n = Math.min(count, digits(most) || count);
+  const { asks, yes } = acts[act];
+  const bounds = { limit: n < count ? n : undefined, per_minute: digits(pace) || undefined };
+  const field = (label, value, set, placeholder) => html`<label>${label}<input inputmode="numeric" autocomplete="off" value=${value} placeholder=${placeholder} onInput=${(event) => set(event.target.value)} /></label>`;
+  return html`<${Ask} title=${asks(counted(n))} yes=${yes} danger=${act !== "retry"} ready=${act !== "purge" || digits(typed) === n} onYes=${() => onYes(bounds)} onNo=${onNo}>
+    <p class="faint">${q ? html`Of what <code>${q}</code> finds${n < count ? `, the newest of ${number(count)}` : ""}.` : `Of all mail there is${n < count ? `, the newest of ${number(count)}` : ""}.`}</p>
+    ${count > 1 && html`<div class="pair">${field("At most", most, setMost, `all ${number(count)}`)}${field("A minute", pace, setPace, "as many as can be")}</div>`}
+    ${act === "purge" && html`<p>${n === 1 ? "Its message and record are" : "Their messages and records are"} gone then.</p>
+      <label>Type ${number(n)} to mean it <input inputmode="numeric" autocomplete="off" autofocus onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`;
 }
 
 /** The jobs that run, and what became of those that ended while somebody watched. */

@@ -3,10 +3,12 @@
 import { get, html, useAnswer } from "./api.js";
 import { on } from "./live.js";
 import { number, visible } from "./words.js";
-import { Empty, Link, Problem, Text, Time } from "./parts.js";
+import { useKeys } from "./paging.js";
+import { Empty, Link, Problem, Shell, Text, Time, go } from "./parts.js";
 import { Preview } from "./preview.js";
-import { go } from "./parts.js";
 import { useCallback, useEffect, useState } from "./vendor/hooks.js";
+
+const waitFor = "GET /v1/inbox/latest?to=ada@example.org&wait=10s";
 
 const newest = () => localStorage.getItem("inbox-seen") || "";
 
@@ -60,6 +62,7 @@ export function Inbox({ id, parameters, relays }) {
     again();
   };
   const kept = to ? `?to=${encodeURIComponent(to)}` : "";
+  useKeys(id, () => go(`/inbox${kept}`));
   const filter = (event) => {
     event.preventDefault();
     const value = new FormData(event.target).get("to");
@@ -77,13 +80,14 @@ export function Inbox({ id, parameters, relays }) {
         <span class="line"><b>${visible(mail.subject) || "(no subject)"}</b><${Time} at=${mail.created_at} /></span>
         <span class="why"><${Text}>${mail.deliveries.map((delivery) => delivery.recipient).slice(0, 3).join(", ")}<//>${mail.deliveries.length > 3 ? ` +${mail.deliveries.length - 3}` : ""}</span><//></li>`)}</ol>
       ${data && !mails.length && html`<${Empty} title=${to ? "Nothing was captured for this recipient" : "Nothing was captured yet"}>
-        <p class="faint">Mail whose route leads to ${relays.join(", ")} is kept here instead of being sent.</p><//>`}
+        <p class="faint">Mail whose route leads to ${relays.join(", ")} is kept here instead of being sent.</p>
+        <p>A test of your own waits for it: <${Shell}>${waitFor}<//></p><//>`}
       ${data?.next && html`<p class="faint"><${Link} to=${`/mails?q=${encodeURIComponent(q)}`}>All of them, as a list<//></p>`}
     </section>
     ${id ? html`<article class="detail"><p class="back"><${Link} to=${`/inbox${kept}`}>Back to the list<//></p>
         <h2>${chosen ? visible(chosen.subject) || "(no subject)" : "A captured mail"}</h2>
         <p class="line"><span class="captured">captured, not sent</span> <${Link} to=${`/mails/${id}`}>its record<//></p>
         <${Preview} key=${id} id=${id} wide /></article>`
-      : html`<p class="faint hint">Choose a mail. In a test of your own: <code>GET /v1/inbox/latest?to=ada@example.org${"&"}wait=10s</code></p>`}
+      : mails.length > 0 && html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd><br />In a test of your own: <${Shell}>${waitFor}<//></p>`}
   </div>`;
 }

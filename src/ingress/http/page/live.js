@@ -27,12 +27,28 @@ function everybody(name, detail, id = "") {
   channel.postMessage({ name, detail, id });
 }
 
+let listening = false;
+
 /** Begins to listen, with what happens after the event `from`; to be called once somebody is signed in. */
 export function listen(from = "") {
   last ||= from;
+  if (listening) return;
+  listening = true;
+  wait();
+}
+
+function wait() {
   // Only pages over TLS or on this machine share a lock.
   if (!navigator.locks) return void stream();
   navigator.locks.request("postrider-events", stream);
+}
+
+/** Listens again, unless whoever was signed in no longer is: a stream that is refused does not say why. */
+async function again() {
+  const answer = await fetch("/v1/session", { credentials: "same-origin" }).catch(() => null);
+  if (answer?.status !== 401) return wait();
+  listening = false;
+  dispatchEvent(new Event("signed-out"));
 }
 
 /** Follows the service until it refuses; the lock is held so long. */
@@ -45,7 +61,7 @@ function stream() {
       everybody("link", false);
       if (source.readyState === EventSource.CLOSED) {
         release();
-        setTimeout(() => listen(), 3000);
+        setTimeout(again, 3000);
       }
     };
     for (const kind of [...kinds, "missed", "skipped"]) {

@@ -1,6 +1,6 @@
 // The page's frame: who is signed in, which view the address names, and keys that work everywhere.
 
-import { call, get, html } from "./api.js";
+import { Refused, call, get, html } from "./api.js";
 import { listen, on } from "./live.js";
 import { Link, Problem, go, useDialog } from "./parts.js";
 import { Overview } from "./overview.js";
@@ -12,31 +12,41 @@ import { Events } from "./events.js";
 import { Audit } from "./audit.js";
 import { About } from "./about.js";
 import { Jobs } from "./bulk.js";
+import { Palette } from "./palette.js";
 import { render } from "./vendor/preact.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
 const views = [["/", "Overview"], ["/mails", "Mails"], ["/dead", "Dead letters"], ["/relays", "Relays"], ["/inbox", "Inbox"],
   ["/events", "Events"], ["/audit", "Audit"], ["/about", "About"]];
-const keys = [["/", "search"], ["j k", "down and up the list"], ["Enter", "open"], ["Ctrl-K", "find a mail"], ["g", "then a letter: o overview, m mails, d dead letters, r relays, i inbox, e events"], ["Escape", "close"], ["?", "these keys"]];
+const keys = [["/", "search"], ["j k", "down and up the list"], ["Enter", "open"], ["Ctrl-K", "go anywhere: a view, a relay, a mail"], ["g", "then a letter: o overview, m mails, d dead letters, r relays, i inbox, e events"], ["Escape", "close"], ["?", "these keys"]];
 const letters = { o: "/", m: "/mails", d: "/dead", r: "/relays", i: "/inbox", e: "/events" };
 
 function Page() {
   const [who, setWho] = useState(null);
   const [error, setError] = useState(null);
+  const wasIn = useRef(false);
   const [place, setPlace] = useState(location.pathname + location.search);
   const [linked, setLinked] = useState(true);
-  const [help, setHelp] = useState(false);
+  /** The dialog that is open over any view: "keys" or "palette". */
+  const [over, setOver] = useState("");
 
   const whoAmI = () => get("/v1/session").then((answer) => {
     setWho(answer);
+    wasIn.current = true;
     setError(null);
     if (answer.scope !== "send") listen(answer.event);
-  }, setError);
+  }, (refused) => {
+    setError(refused);
+    if (refused.status !== 401) setTimeout(whoAmI, 3000);
+  });
   useEffect(() => {
     whoAmI();
     let after = "";
     const moved = () => setPlace(location.pathname + location.search);
-    const out = () => setWho(null);
+    const out = () => {
+      setWho(null);
+      setError(new Refused(401, ""));
+    };
     addEventListener("popstate", moved);
     addEventListener("signed-out", out);
     const unlink = on("link", setLinked);
@@ -46,12 +56,15 @@ function Page() {
       if (!find && (types || event.ctrlKey || event.metaKey || event.altKey)) return;
       const before = after;
       after = event.key;
-      if (find || event.key === "/") {
+      if (find) {
+        event.preventDefault();
+        if (!document.querySelector("dialog[open]")) setOver("palette");
+      } else if (event.key === "/") {
         event.preventDefault();
         if (!document.getElementById("search")) go("/mails");
         setTimeout(() => document.getElementById("search")?.focus());
       } else if (before === "g" && letters[event.key]) go(letters[event.key]);
-      else if (event.key === "?") setHelp(true);
+      else if (event.key === "?") setOver("keys");
     };
     addEventListener("keydown", key);
     return () => {
@@ -71,7 +84,7 @@ function Page() {
   document.title = `${inbox.unread ? `(${inbox.unread}) ` : ""}${title} · Postrider`;
   // On a phone the views are a row that is wider than the screen.
   useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [open, inbox.relays.length, Boolean(who)]);
-  if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} />` : ""}</main>`;
+  if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} ended=${wasIn.current} />` : ""}</main>`;
   if (!may.read) return html`<main class="alone"><h1>This token may submit mail, and sees nothing here</h1><${About} who=${who} /></main>`;
   const offered = views.filter(([address]) => address !== "/inbox" || inbox.relays.length);
   return html`
@@ -81,7 +94,8 @@ function Page() {
     ${!linked && html`<p class="problem lost" role="status">The service does not answer. This page tries again by itself; what it shows may be old.</p>`}
     <${Jobs} may=${may} />
     <main id="view" tabindex="-1">${view(open, path, url.searchParams, may, who, inbox)}</main>
-    ${help && html`<${Keys} close=${() => setHelp(false)} />`}`;
+    ${over === "keys" && html`<${Keys} close=${() => setOver("")} />`}
+    ${over === "palette" && html`<${Palette} views=${offered} close=${() => setOver("")} />`}`;
 }
 
 function view(open, path, parameters, may, who, inbox) {
@@ -98,7 +112,7 @@ function view(open, path, parameters, may, who, inbox) {
   }
 }
 
-function SignIn({ done }) {
+function SignIn({ done, ended }) {
   const [error, setError] = useState(null);
   const box = useRef(null);
   const send = async (event) => {
@@ -107,6 +121,7 @@ function SignIn({ done }) {
     await call("POST", "/v1/session", undefined, { Authorization: `Bearer ${token}` }).then(done, setError);
   };
   return html`<form class="signin" onSubmit=${send}><h1>Postrider</h1>
+    ${ended && html`<p role="status">You are not signed in any more.</p>`}
     <label>A token of <code>http.tokens</code><input ref=${box} type="password" autocomplete="current-password" required autofocus /></label>
     <${Problem} error=${error} />
     ${!window.isSecureContext && html`<p class="faint">Open this page over TLS or on the machine itself: over plain HTTP a browser does not prove that a request is the page's own.</p>`}

@@ -35,7 +35,7 @@ const VIEWS: [&str; 11] = [
 ];
 
 /// The files below `/page/`.
-const FILES: [(&str, &str); 26] = [
+const FILES: [(&str, &str); 27] = [
     ("style.css", include_str!("style.css")),
     ("icon.svg", include_str!("icon.svg")),
     ("main.js", include_str!("main.js")),
@@ -55,6 +55,7 @@ const FILES: [(&str, &str); 26] = [
     ("about.js", include_str!("about.js")),
     ("bulk.js", include_str!("bulk.js")),
     ("plot.js", include_str!("plot.js")),
+    ("palette.js", include_str!("palette.js")),
     ("preview.js", include_str!("preview.js")),
     ("dead.js", include_str!("dead.js")),
     ("inbox.js", include_str!("inbox.js")),

@@ -22,20 +22,20 @@ export function Overview({ parameters }) {
     </section>
     <dl class="facts">
       <div><dt>delivered a second</dt><dd><${Link} to="/mails?state=delivered">${rate(stats.delivered_per_second)}<//></dd></div>
-      <div><dt>oldest waiting</dt><dd>${stats.oldest_queued_seconds == null ? "none" : html`<${Link} to="/mails?state=queued">${span(stats.oldest_queued_seconds)}<//>`}</dd></div>
+      <div><dt>oldest in the queue</dt><dd>${stats.oldest_queued_seconds == null ? "none" : html`<${Link} to="/mails?state=queued">${span(stats.oldest_queued_seconds)}<//>`}</dd></div>
       <div><dt>waiting</dt><dd><${Link} to=${listOf(waiting)}>${number(stats.pending)}<//> <span class="faint">of at most ${number(stats.max_pending)}</span></dd></div>
       <div><dt>accepted since the start</dt><dd><${Link} to="/mails">${number(stats.accepted)}<//></dd></div>
       <div><dt>on disk</dt><dd><${Link} to="/about">${size(stats.spool_bytes)}<//></dd></div>
     </dl>
     ${isUnused ? html`<${Empty} title="Nothing was handed in yet">
         <p>Hand in a first mail: <${Shell}>postrider send --from you@example.com --to ada@example.org --subject Hello --text "It works"<//></p>
-        <p>Here you see then what became of it; <${Link} to="/relays">the relays<//> are where it goes.</p><//>` : html`<h2>What needs attention</h2><${Needs} stats=${stats} />`}
+        <p>Here you see then what became of it; <${Link} to="/relays">the relays<//> are where it goes.</p><//>` : html`<h2>What needs attention</h2><${Needs} stats=${stats} />
     <div class="heading"><h2>What happened</h2><${Ranges} range=${range} base="/" /></div>
     <div class="plots">
       <${Plot} points=${series?.points} title="Mails and deliveries" lines=${[["accepted"], ["delivered"], ["deferred"], ["dead"]]} />
       <${Plot} points=${series?.points} title="Waiting" lines=${[["backlog", "waiting"]]} />
       <${Plot} points=${series?.points} title="From accepted to delivered" unit=" s" lines=${[["p50", "half within"], ["p99", "99 of 100 within"]]} />
-    </div>`;
+    </div>`}`;
 }
 
 function Needs({ stats }) {

@@ -1,6 +1,6 @@
 // A list of mails that is read page by page, and the keys that go through it.
 
-import { get } from "./api.js";
+import { get, useBack } from "./api.js";
 import { on } from "./live.js";
 import { useCallback, useEffect, useRef, useState } from "./vendor/hooks.js";
 
@@ -36,6 +36,7 @@ export function useMails(asked) {
     }
   }, [asked]);
   useEffect(() => void load(), [load]);
+  useBack(Boolean(state.error), () => load(state.next));
   // What is new is said, not put before somebody who reads.
   useEffect(() => {
     let heard = 0;

@@ -103,11 +103,11 @@ export function Ask({ title, children, yes, danger = false, ready = true, onYes,
     event.preventDefault();
     if (ready) onYes();
   };
-  return html`<dialog ref=${dialog} onCancel=${onNo} aria-label=${title}>
+  return html`<dialog ref=${dialog} onClose=${onNo} aria-label=${title}>
     <form onSubmit=${answer}>
       <h2>${title}</h2>${children}
       <div class="row end">
-        <button type="button" onClick=${onNo}>No</button>
+        <button type="button" autofocus onClick=${onNo}>No</button>
         <button class=${danger ? "danger" : "main"} disabled=${!ready}>${yes}</button>
       </div>
     </form>

@@ -75,8 +75,9 @@ export function Search({ q, known, found }) {
       const places = open.length + 1;
       setAt(((at + 1 + step + places) % places) - 1);
     } else if (event.key === "Escape") {
-      if (open.length) event.stopPropagation();
+      event.stopPropagation();
       event.preventDefault();
+      if (!open.length) box.current.blur();
       setOpen([]);
     } else if ((event.key === "Enter" || event.key === "Tab") && at >= 0) {
       event.preventDefault();
@@ -86,6 +87,8 @@ export function Search({ q, known, found }) {
   const search = (event) => {
     event.preventDefault();
     setOpen([]);
+    // The keys of the list work from here on.
+    box.current.blur();
     found(box.current.value.trim());
   };
   const shown = open.length > 0;
@@ -93,7 +96,7 @@ export function Search({ q, known, found }) {
     <input id="search" ref=${box} type="search" role="combobox" aria-label="Search" aria-autocomplete="list" aria-expanded=${shown}
       aria-controls="suggestions" aria-activedescendant=${at >= 0 ? `suggestion-${at}` : undefined} autocomplete="off" spellcheck=${false}
       placeholder="to:ada state:deferred code:451 welcome" onInput=${look} onClick=${look} onKeyDown=${key} onBlur=${() => setOpen([])} />
-    <ul id="suggestions" role="listbox" aria-label="Suggestions" hidden=${!shown}>${open.map((one, n) => html`<li key=${one[0]} id=${`suggestion-${n}`} role="option"
+    <ul id="suggestions" class="options" role="listbox" aria-label="Suggestions" hidden=${!shown}>${open.map((one, n) => html`<li key=${one[0]} id=${`suggestion-${n}`} role="option"
       aria-selected=${n === at} onMouseDown=${(event) => event.preventDefault()} onClick=${() => take(one)}><code>${visible(one[0])}</code> <span class="faint">${one[1]}</span></li>`)}</ul>
   </form>`;
 }

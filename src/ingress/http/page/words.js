@@ -8,7 +8,7 @@ export const latency = (seconds) =>
   seconds == null ? "" : seconds < 1 ? `${Math.max(1, Math.round(seconds * 1000))} ms` : seconds < 10 ? `${seconds.toFixed(1)} s` : span(seconds);
 
 /** 0.3 → "0.3", 4812.6 → "4,813". */
-export const rate = (each) => (each > 0 && each < 0.05 ? "< 0.1" : each < 10 ? each.toFixed(1) : number(Math.round(each)));
+export const rate = (each) => (!each ? "0" : each > 0 && each < 0.05 ? "< 0.1" : each < 10 ? each.toFixed(1) : number(Math.round(each)));
 
 /** 190 → "3 min". */
 export function span(seconds) {
