@@ -75,7 +75,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A reply from its code and its text, in which an enhanced status code may lead each line.
+    /// A reply from its code and its text, in which an enhanced status code may lead each line, or
+    /// end the last one as qmail's do.
     pub fn new(code: u16, text: &str) -> Self {
         let mut enhanced = None;
         let mut lines = Vec::new();
@@ -87,6 +88,10 @@ impl Reply {
                 }
                 None => lines.push(line.trim()),
             }
+        }
+        if enhanced.is_none() {
+            let marked = lines.last().and_then(|line| trailing_enhanced(line, code));
+            enhanced = marked.map(str::to_owned);
         }
 
         Reply {
@@ -123,19 +128,28 @@ impl fmt::Display for Reply {
 }
 
 /// `5.1.1 No such user` → (`5.1.1`, ` No such user`), where the class agrees with the code (RFC
-/// 2034 §4).
+/// 2034 §4). Some servers put a `#` before it.
 fn split_enhanced(line: &str, code: u16) -> Option<(&str, &str)> {
     let end = line.find(' ').unwrap_or(line.len());
     let (status, rest) = line.split_at(end);
-    let mut parts = status.split('.');
-    let class: u16 = parts.next()?.parse().ok()?;
+    let status = status.strip_prefix('#').unwrap_or(status);
+    is_enhanced(status, code).then_some((status, rest))
+}
+
+/// `no mailbox here by that name (#5.1.1)` → `5.1.1`.
+fn trailing_enhanced(line: &str, code: u16) -> Option<&str> {
+    let (_, status) = line.strip_suffix(')')?.rsplit_once("(#")?;
+    is_enhanced(status, code).then_some(status)
+}
+
+fn is_enhanced(status: &str, code: u16) -> bool {
     let digits =
         |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-    let valid = class == code / 100
-        && digits(parts.next()?)
-        && digits(parts.next()?)
-        && parts.next().is_none();
-    valid.then_some((status, rest))
+    let parts: Vec<&str> = status.split('.').collect();
+    let [class, subject, detail] = parts[..] else {
+        return false;
+    };
+    class.parse() == Ok(code / 100) && digits(subject) && digits(detail)
 }
 
 /// Text from outside, without control characters and bounded, so that no log, header or terminal is
@@ -346,6 +360,12 @@ mod tests {
             (Some("5.1.1"), "No such user here")
         );
         assert_eq!(Reply::new(550, "4.1.1 odd").enhanced, None);
+        let marked = |text| Reply::new(550, text).enhanced;
+        assert_eq!(marked("#5.1.0 Address rejected.").as_deref(), Some("5.1.0"));
+        let last = "sorry, no mailbox here by that name (#5.1.1)";
+        assert_eq!(marked(last).as_deref(), Some("5.1.1"));
+        assert_eq!(Reply::new(550, last).text, last);
+        assert_eq!(marked("sorry (#4.1.1)"), None);
         assert_eq!(Reply::new(550, "5.1 short").enhanced, None);
         assert_eq!(Reply::new(250, "2.0.0").text, "");
     }

@@ -167,7 +167,8 @@ enum StatusPattern {
     /// One of these; a part that is `x` matches all.
     Like(&'static [&'static str]),
     /// The text is of this kind, and the enhanced code does not say otherwise: it is absent, or
-    /// about the system, the network, the protocol or a policy (X.0, X.3, X.4, X.5, X.7).
+    /// about the system, the network, the protocol or a policy (X.0, X.3, X.4, X.5, X.7), or says
+    /// no more than that it is about some address (X.1.0).
     Words(Words),
     /// The text is of this kind, whatever the enhanced code.
     Plain(Words),
@@ -314,13 +315,9 @@ const ROWS: &[FaultRule] = &[
     // About this mail, whatever the connection has done before.
     row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
     row(ALL, H::Refusal, S::Like(MAILS_OWN), F::Mail),
-    row(
-        &[MailFrom],
-        H::Codes(&[501, 504, 553, 555]),
-        S::Any,
-        F::Mail,
-    ),
-    row(&[MailFrom], H::Code(552), S::Absent, F::Mail),
+    row(ENVELOPE, H::Codes(&[501, 504, 555]), S::Any, F::Mail),
+    row(&[MailFrom], H::Code(553), S::Any, F::Mail),
+    row(ALL, H::Code(552), S::Absent, F::Mail),
     row(LATER, H::Refusal, S::Words(Words::Greylisting), F::Mail),
     // What a fresh connection may be spared: what it says as well is not the session's.
     row(&[MailFrom, Data], H::Transient, S::Any, F::Session).used(),
@@ -334,7 +331,7 @@ const ROWS: &[FaultRule] = &[
     row(
         &[RcptTo],
         H::Transient,
-        S::Like(&["x.4.5", "x.5.x"]),
+        S::Like(&["x.4.5", "x.5.3"]),
         F::Session,
     )
     .used(),
@@ -452,7 +449,7 @@ impl StepAnswer {
             StatusPattern::Like(patterns) => patterns.iter().any(|pattern| like(enhanced, pattern)),
             StatusPattern::Words(words) => {
                 let is_open = is_vague
-                    || ["x.3.x", "x.4.x", "x.5.x", "x.7.x"]
+                    || ["x.1.0", "x.3.x", "x.4.x", "x.5.x", "x.7.x"]
                         .iter()
                         .any(|pattern| like(enhanced, pattern));
                 is_open && words.are_in(text.get_or_init(|| Text::read(&reply.text)))

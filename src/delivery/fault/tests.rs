@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod replies;
+
 const FRESH: Circumstances = Circumstances {
     has_carried_mail: false,
     has_accepted: false,

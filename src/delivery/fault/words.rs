@@ -54,6 +54,7 @@ const ACCOUNT: Phrases = &[
     "message quota",
     "hourly limit",
     "hourly quota",
+    "24 hour~",
     "per hour",
     "per day",
     "per minute",
@@ -63,6 +64,8 @@ const ACCOUNT: Phrases = &[
     "throttl~",
     "rate limit~",
     "ratelimit~",
+    "frequency limit~",
+    "messaging limit~",
     "rate exceeded",
     "exceeded*rate",
     "too fast",
@@ -175,6 +178,9 @@ const ADDRESS: Phrases = &[
     "traffic not accepted",
     "connections will not be accepted",
     "connections from",
+    "connects from",
+    "your access to",
+    "spam ip",
     "messages from #",
     "messages from*weren t sent",
     "mail from #",
@@ -239,6 +245,8 @@ const SYSTEM: Phrases = &[
     "service unavailable",
     "service not available",
     "service is unavailable",
+    "service is currently unavailable",
+    "service is temporarily",
     "service is not available",
     "service currently unavailable",
     "service temporarily",
@@ -316,6 +324,7 @@ const RELAYING: Phrases = &[
     "can t relay",
     "cannot deliver mail for",
     "we do not relay",
+    "rcpthosts",
     "open relay",
 ];
 
@@ -401,6 +410,7 @@ const RECIPIENT: Phrases = &[
     "this recipient",
     "the recipient",
     "invalid recipient",
+    "no valid recipient~",
     "unknown recipient",
     "no such",
     "user unknown",
@@ -453,6 +463,7 @@ const RECIPIENTS_ROOM: Phrases = &[
     "user is",
     "recipient s",
     "recipient has",
+    "recipient @",
     "recipient is",
     "recipient address",
     "for recipient",
@@ -465,6 +476,9 @@ const CONTENT: Phrases = &[
     "the message",
     "your message",
     "message content~",
+    "message size",
+    "too large",
+    "too big",
     "content",
     "contents",
     "body",
@@ -493,6 +507,16 @@ const CONTENT: Phrases = &[
     "spf",
     "dkim",
     "dmarc",
+];
+
+/// Said to recipients that would be taken in a transaction of their own.
+const BY_ITSELF: Phrases = &[
+    "per transaction",
+    "one transaction",
+    "single transaction",
+    "same transaction",
+    "only one recipient",
+    "one recipient at a time",
 ];
 
 const GREYLISTING: Phrases = &[
@@ -526,9 +550,9 @@ impl Words {
         match self {
             Words::SessionLimit => text.is_about_the_session(),
             Words::TooManyRecipients => {
-                any(&["recipient~", "rcpt~"])
-                    && any(&["too many", "maximum", "limit~", "exceed~"])
-                    && !any(ACCOUNT)
+                let is_number = any(&["recipient~", "rcpt~"])
+                    && any(&["too many", "maximum", "limit~", "exceed~"]);
+                (is_number || any(BY_ITSELF)) && !any(ACCOUNT)
             }
             Words::Greylisting => any(GREYLISTING),
             Words::Client => {
