@@ -40,7 +40,7 @@ pub use directives::take_directives;
 pub use envelope::{Envelope, MAX_RECIPIENTS};
 pub use error::MailError;
 pub use id::{MailId, MailIdError};
-pub use mending::{Intake, seven_bit};
+pub use mending::{Intake, ascii_header, seven_bit};
 pub use options::{Guarantee, Options, Priority, UnknownName, When};
 #[cfg(feature = "server")]
 pub(crate) use reading::beginning;

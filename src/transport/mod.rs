@@ -75,14 +75,19 @@ impl Transaction {
     /// Whether SMTPUTF8 is needed whoever the recipients are: for the return path, or for the
     /// header section.
     fn needs_smtputf8_for_all(&self) -> bool {
+        !self.has_ascii_return_path() || !self.has_ascii_header()
+    }
+
+    pub(crate) fn has_ascii_return_path(&self) -> bool {
+        self.return_path.as_ref().is_none_or(Address::is_ascii)
+    }
+
+    pub(crate) fn has_ascii_header(&self) -> bool {
         let header = match memmem::find(&self.message, b"\r\n\r\n") {
             Some(end) => &self.message[..end],
             None => &self.message,
         };
-        self.return_path
-            .as_ref()
-            .is_some_and(|path| !path.is_ascii())
-            || !header.is_ascii()
+        header.is_ascii()
     }
 }
 

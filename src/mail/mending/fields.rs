@@ -69,7 +69,7 @@ pub(super) fn mend(
             true => "put in ASCII",
             false => "read as windows-1252, put in ASCII",
         };
-        if let Some(written) = in_ascii(field, &text, context) {
+        if let Some(written) = in_ascii(field, &text, context.domain) {
             return Some((written.into_bytes(), act));
         }
         if !is_utf8 {
@@ -98,7 +98,7 @@ pub(super) fn mend(
 }
 
 /// Text in UTF-8, or in what is usually meant where it is not.
-fn text_of(value: &[u8]) -> Cow<'_, str> {
+pub(super) fn text_of(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => text.into(),
         Err(_) => {
@@ -115,7 +115,7 @@ fn has_bare_cr(value: &[u8]) -> bool {
     memchr::memchr_iter(b'\r', value).any(|at| value.get(at + 1) != Some(&b'\n'))
 }
 
-fn is_addresses(field: &LooseField<'_>) -> bool {
+pub(super) fn is_addresses(field: &LooseField<'_>) -> bool {
     matches!(
         structured::kind(field.name),
         Kind::Mailbox | Kind::Mailboxes
@@ -124,7 +124,7 @@ fn is_addresses(field: &LooseField<'_>) -> bool {
 
 /// The addresses of a field. A name that lacks its quotes is read where one address alone ends the
 /// field: `Müller, GmbH <info@example.org>`.
-fn entries(text: &str) -> Option<Vec<Entry>> {
+pub(super) fn entries(text: &str) -> Option<Vec<Entry>> {
     let read = address_list::read(text).ok();
     let has_domain = |found: &FoundMailbox| found.domain.is_some();
     let is_whole = |entry: &Entry| match entry {
@@ -156,7 +156,7 @@ fn entries(text: &str) -> Option<Vec<Entry>> {
     })])
 }
 
-fn in_ascii(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option<String> {
+pub(super) fn in_ascii(field: &LooseField<'_>, text: &str, domain: Option<&str>) -> Option<String> {
     let mut out = String::with_capacity(text.len() * 2);
     let name = field.name;
     let written = match structured::kind(name) {
@@ -165,7 +165,7 @@ fn in_ascii(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option
             Ok(())
         }
         Kind::Mailbox | Kind::Mailboxes => {
-            structured::write_addresses(&mut out, name, &entries(text)?, context.domain)
+            structured::write_addresses(&mut out, name, &entries(text)?, domain)
         }
         Kind::Ascii if is_mime(name) => {
             field::write_words(&mut out, name, Params::of(&unfolded(text)).in_ascii());
@@ -242,7 +242,7 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
 }
 
 /// A value on one line.
-fn unfolded(text: &str) -> String {
+pub(super) fn unfolded(text: &str) -> String {
     let lines = text
         .split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line));

@@ -4,6 +4,7 @@
 //! *Invariant:* a message that is well formed keeps every byte, and so does the header section of
 //! one that is signed (RFC 6376): what was signed is never mended.
 
+mod ascii_header;
 mod body;
 mod fields;
 mod params;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use memchr::memchr;
 
 use super::Envelope;
+pub use ascii_header::ascii_header;
 pub(super) use scan::Scan;
 pub use seven_bit::seven_bit;
 
@@ -72,9 +74,6 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
         });
     }
 
-    let is_signed = ["DKIM-Signature", "ARC-Seal", "ARC-Message-Signature"]
-        .iter()
-        .any(|name| scan.find(name).is_some());
     let return_path = envelope.return_path().map(super::Address::domain);
     let context = Context {
         domain: intake.domain.or(return_path).or(intake.host),
@@ -84,7 +83,7 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     let mut header: Vec<Option<Vec<u8>>> = vec![None; scan.fields.len()];
     let mut added = String::new();
     let mut encoded = None;
-    if !is_signed {
+    if !is_signed(&scan) {
         for (field, place) in scan.fields.iter().zip(&mut header) {
             if let Some((mended, act)) = fields::mend(field, &context) {
                 acts.tell(&format!("{}: {act}", shown(field.name)));
@@ -105,6 +104,13 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
         message: with(trace, &scan, &header, &added, encoded.as_ref()),
         acts: acts.told,
     }
+}
+
+/// Whether its header section is signed.
+fn is_signed(scan: &Scan<'_>) -> bool {
+    ["DKIM-Signature", "ARC-Seal", "ARC-Message-Signature"]
+        .iter()
+        .any(|name| scan.find(name).is_some())
 }
 
 /// A message within a message, its body made right; its header section stays.

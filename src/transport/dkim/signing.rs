@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Dkim, Rewriting};
 use crate::delivery::{Outcome, TlsUse};
-use crate::mail::{MailId, Timestamp};
+use crate::mail::Timestamp;
 use crate::transport::{Connection, Transaction, Transport};
 
 /// Signs what goes over another transport.
@@ -44,31 +44,29 @@ struct SigningConnection {
     rewriting: Rewriting,
     inner: Box<dyn Connection>,
     /// The mail that was begun behind the one before it: it must go out as it was begun, its size
-    /// included.
-    next: Option<(MailId, Bytes)>,
+    /// and what it asks of the server included.
+    next: Option<Transaction>,
 }
 
 impl SigningConnection {
     async fn signed(&mut self, mail: &Transaction) -> Transaction {
-        let message = match self.next.take() {
-            Some((id, message)) if id == mail.mail => message,
-            _ => {
-                // What the relay cannot take is encoded before it is signed (RFC 6376 §5.3).
-                let mail = self
-                    .inner
-                    .convert(mail)
-                    .await
-                    .unwrap_or_else(|| mail.clone());
-                let (dkim, rewriting) = (Arc::clone(&self.dkim), self.rewriting);
-                let message = sign(dkim, rewriting, mail.message.clone()).await;
-                return Transaction { message, ..mail };
-            }
-        };
-
-        Transaction {
-            message,
-            ..mail.clone()
+        if let Some(begun) = self.next.take()
+            && begun.mail == mail.mail
+        {
+            return Transaction {
+                message: begun.message,
+                eight_bit: begun.eight_bit,
+                smtputf8: begun.smtputf8,
+                ..mail.clone()
+            };
         }
+
+        // What the relay cannot take is encoded before it is signed (RFC 6376 §5.3).
+        let converted = self.inner.convert(mail).await;
+        let mail = converted.unwrap_or_else(|| mail.clone());
+        let (dkim, rewriting) = (Arc::clone(&self.dkim), self.rewriting);
+        let message = sign(dkim, rewriting, mail.message.clone()).await;
+        Transaction { message, ..mail }
     }
 }
 
@@ -97,7 +95,7 @@ impl Connection for SigningConnection {
         let next = match next {
             Some(next) => {
                 let next = self.signed(next).await;
-                self.next = Some((next.mail, next.message.clone()));
+                self.next = Some(next.clone());
                 Some(next)
             }
             None => None,

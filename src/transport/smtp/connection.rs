@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::reply::{ServerReply, nonsense};
 use super::wire::{Unwritten, Wire};
 use crate::delivery::{Outcome, Phase, TlsUse};
-use crate::mail::{MailId, seven_bit};
+use crate::mail::{Address, MailId, ascii_header, seven_bit};
 use crate::transport::{Connection, TimeOuts, Transaction};
 
 /// How long a farewell may take.
@@ -125,14 +125,14 @@ impl Connection for SmtpConnection {
         if !self.is_usable() {
             return unusable("the connection is used up");
         }
+        let converted = self.convert(mail).await;
+        let mail = converted.as_ref().unwrap_or(mail);
         if self.begun.is_none()
             && let Some(rest) = self.extensions.without_utf8_recipients(mail)
         {
             return self.send_to_others(mail, &rest, next).await;
         }
 
-        let converted = self.convert(mail).await;
-        let mail = converted.as_ref().unwrap_or(mail);
         self.in_step = false;
         if self.begun.is_some() && !self.has_begun(mail) {
             return unusable("another mail was begun on this connection");
@@ -159,21 +159,34 @@ impl Connection for SmtpConnection {
     }
 
     async fn convert(&mut self, mail: &Transaction) -> Option<Transaction> {
-        if self.begun.is_some() || !self.extensions.wants_seven_bit(mail) {
+        let header = self.extensions.wants_ascii_header(mail);
+        let body = self.extensions.wants_seven_bit(mail);
+        if self.begun.is_some() || !(header || body) {
             return None;
         }
 
         let message = mail.message.clone();
-        let converted = match message.len() > CONVERTED_AT_ONCE {
-            true => tokio::task::spawn_blocking(move || seven_bit(&message))
-                .await
-                .ok()?,
-            false => seven_bit(&message),
+        let convert = move || {
+            let message = if header {
+                ascii_header(&message)?
+            } else {
+                message
+            };
+            match body {
+                true => seven_bit(&message).or(header.then_some(message)),
+                false => Some(message),
+            }
+        };
+        let message = match mail.message.len() > CONVERTED_AT_ONCE {
+            true => tokio::task::spawn_blocking(convert).await.ok()??,
+            false => convert()?,
         };
 
+        let recipients_need_it = !mail.recipients.iter().all(Address::is_ascii);
         Some(Transaction {
-            message: converted?,
-            eight_bit: false,
+            eight_bit: mail.eight_bit && !message.is_ascii(),
+            smtputf8: mail.smtputf8 && (!header || recipients_need_it),
+            message,
             ..mail.clone()
         })
     }

@@ -79,6 +79,16 @@ impl Extensions {
         mail.eight_bit && !self.eight_bit_mime && !mail.message.is_ascii()
     }
 
+    /// Whether recipients can be told to this server, and only what stands in the header section
+    /// cannot.
+    pub(super) fn wants_ascii_header(&self, mail: &Transaction) -> bool {
+        mail.smtputf8
+            && !self.smtputf8
+            && mail.has_ascii_return_path()
+            && mail.recipients.iter().any(Address::is_ascii)
+            && !mail.has_ascii_header()
+    }
+
     /// The mail for those of its recipients whom this server can be told of, where it cannot be
     /// told of all and some are left.
     pub(super) fn without_utf8_recipients(&self, mail: &Transaction) -> Option<Transaction> {

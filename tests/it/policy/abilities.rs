@@ -170,6 +170,89 @@ async fn recipients_beyond_ascii_take_no_others_with_them() {
     assert_eq!(ended[1].2, "5.6.7");
 }
 
+/// A header that names an address beyond ASCII: composed here, and written by another program.
+#[tokio::test]
+async fn an_address_beyond_ascii_in_the_header_costs_other_recipients_nothing() {
+    let composed = |field: &str| {
+        let mail = Mail::builder()
+            .from("shop@example.com")
+            .subject("Grüße")
+            .text("Grüße");
+        let mail = mail.to("ada@example.org");
+        let mail = match field {
+            "To" => mail.to("Jürgen <jürgen@bücher.example>"),
+            "Cc" => mail.cc("jürgen@bücher.example"),
+            _ => mail.reply_to("jürgen@bücher.example"),
+        };
+        mail.build().unwrap()
+    };
+    let others = ["From", "Sender"].map(|field| {
+        let from = if field == "From" {
+            ""
+        } else {
+            "From: shop@example.com\r\n"
+        };
+        let message = format!(
+            "{from}{field}: Jürgen <jürgen@bücher.example>\r\nSubject: Grüße\r\n\r\nhi\r\n"
+        );
+        (field, written(&["ada@example.org"], message))
+    });
+    let mails = ["To", "Cc", "Reply-To"].map(|field| (field, composed(field)));
+
+    for (field, mail) in mails.into_iter().chain(others) {
+        let plain = FakeSmtp::builder().capabilities(["PIPELINING"]);
+        let (plain, able) = (plain.start().await, FakeSmtp::start().await);
+        let postrider = over(&[&plain, &able]).await;
+        let as_written = mail.message().to_vec();
+        let count = mail.envelope().recipients().len();
+
+        let ended = ended(&postrider, mail).await;
+        assert_eq!(ended[0], one("delivered", "relay-0", "2.0.0"), "{field}");
+        let sent = plain.mails().remove(0);
+        assert_eq!(sent.recipients, ["ada@example.org"]);
+        assert!(sent.parameters.is_empty(), "{:?}", sent.parameters);
+        assert!(sent.message.is_ascii(), "{}", sent.text());
+
+        // Nobody's address, and told to whoever reads.
+        let read = MessageParser::default().parse(&sent.message).unwrap();
+        let said = format!("{:?}", read.header(field).unwrap());
+        assert!(said.contains("jürgen@"), "{field}: {said}");
+        let line = sent.text();
+        assert!(line.contains("?=:;") || line.contains("?=: ;"), "{line}");
+        assert_eq!(read.subject(), Some("Grüße"));
+        assert_eq!(
+            read.body_text(0).unwrap().trim_end(),
+            if count == 1 && field != "Reply-To" {
+                "hi"
+            } else {
+                "Grüße"
+            }
+        );
+
+        if count == 2 {
+            assert_eq!(ended[1], one("delivered", "relay-1", "2.0.0"), "{field}");
+            assert_eq!(able.mails()[0].message, as_written);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_signed_header_beyond_ascii_is_left_and_goes_to_the_next_relay() {
+    let plain = || FakeSmtp::builder().without("SMTPUTF8");
+    let (plain, able) = (plain().start().await, FakeSmtp::start().await);
+    let postrider = over(&[&plain, &able]).await;
+    let signed = "DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=s; h=to; bh=x; b=x\r\n\
+        From: shop@example.com\r\nTo: jürgen@example.org\r\n\r\nhi\r\n";
+
+    let mail = written(&["ada@example.org"], signed);
+    let message = mail.message().to_vec();
+    assert_eq!(
+        ended(&postrider, mail).await,
+        [one("delivered", "relay-1", "2.0.0")]
+    );
+    assert_eq!(able.mails()[0].message, message);
+}
+
 #[tokio::test]
 async fn what_is_sent_past_the_queue_asks_the_next_relay_as_well() {
     let plain = FakeSmtp::builder()
