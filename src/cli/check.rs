@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::screen::{ColumnFit, Screen, TextStyle, plain, tinted};
 use super::{ConfigFile, Failure};
 use crate::config::{self, Listen, Mistake, Settings};
-use crate::delivery::{Outcome, Phase, printable};
+use crate::delivery::{Outcome, Phase, TlsUse, printable};
 use crate::dispatch::Error;
 use crate::transport::Transport;
 
@@ -132,6 +132,9 @@ struct RelayCheck {
     phase: Option<Phase>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// How the connection was secured, where it was and that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsUse>,
     took_ms: u128,
 }
 
@@ -168,8 +171,10 @@ async fn attempt(
     transport: std::sync::Arc<dyn Transport>,
 ) -> RelayCheck {
     let began = Instant::now();
+    let mut tls = None;
     let failed = match transport.connect().await {
         Ok(connection) => {
+            tls = connection.tls();
             connection.close().await;
             None
         }
@@ -185,6 +190,7 @@ async fn attempt(
         ok: phase.is_none(),
         phase,
         reason,
+        tls,
         took_ms,
     }
 }
@@ -195,6 +201,7 @@ fn table(tried: &[RelayCheck], screen: &mut Screen) -> Result<(), Failure> {
             (Some(phase), Some(reason)) => {
                 tinted(format_args!("failed at {phase}: {reason}"), TextStyle::Bad)
             }
+            _ if one.url.starts_with("smtp://") => tinted("ready, without TLS", TextStyle::Warning),
             _ => tinted("ready", TextStyle::Good),
         };
         vec![

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::common::{Cert, FakeSmtp};
+
 const PATIENCE: Duration = Duration::from_secs(30);
 const RELAY: &str = "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
 
@@ -432,4 +434,117 @@ fn check_leaves_nothing_behind() {
     let before = names(house.0.path());
     assert_eq!(house.ends(&["check"], &[]).0, 0);
     assert_eq!(names(house.0.path()), before);
+}
+
+/// Each way in which the TLS of a relay and what is configured do not fit is told with what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_to_do_where_tls_and_a_relay_do_not_fit() {
+    let plain = FakeSmtp::start().await;
+    let implicit = FakeSmtp::builder().implicit_tls(Cert::Good).start().await;
+    let offered = FakeSmtp::builder().starttls(Cert::Good).start().await;
+    let shown = |cert| FakeSmtp::builder().implicit_tls(cert).start();
+    let other_name = shown(Cert::OtherName).await;
+    let signs_itself = shown(Cert::SelfSigned).await;
+    let authority = shown(Cert::SelfSignedAuthority).await;
+    let expired = shown(Cert::Expired).await;
+
+    // The relay, its scheme, whether its authority is trusted, where it fails, and what is said.
+    let cases: [(&FakeSmtp, &str, bool, &str, &[&str]); 10] = [
+        (
+            &plain,
+            "smtp+starttls",
+            false,
+            "tls",
+            &["does not offer STARTTLS", "use smtps://"],
+        ),
+        (
+            &plain,
+            "smtps",
+            false,
+            "tls",
+            &["does not speak TLS there", "smtp+starttls://"],
+        ),
+        (
+            &implicit,
+            "smtp",
+            false,
+            "greeting",
+            &["the server was silent", "use smtps://"],
+        ),
+        (
+            &implicit,
+            "smtp+starttls",
+            false,
+            "greeting",
+            &["the server was silent", "use smtps://"],
+        ),
+        (
+            &other_name,
+            "smtps",
+            true,
+            "tls",
+            &["other.example", "use the name in the url"],
+        ),
+        (
+            &signs_itself,
+            "smtps",
+            false,
+            "tls",
+            &["name that certificate's PEM file as ca_file"],
+        ),
+        (
+            &authority,
+            "smtps",
+            false,
+            "tls",
+            &["signs itself: name its PEM file as ca_file"],
+        ),
+        (
+            &expired,
+            "smtps",
+            true,
+            "tls",
+            &["expired", "has to renew it"],
+        ),
+        (&offered, "smtp+starttls", true, "", &["ready"]),
+        (&plain, "smtp", false, "", &["ready, without TLS"]),
+    ];
+
+    let mut config = "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n".to_owned();
+    for (n, (server, scheme, is_trusted, ..)) in cases.iter().enumerate() {
+        let url = server.url_with(scheme, "");
+        config.push_str(&format!(
+            "[[relays]]\nname = \"relay-{n}\"\nurl = \"{url}\"\n"
+        ));
+        if *is_trusted {
+            let ca = server.ca_file();
+            config.push_str(&format!("ca_file = \"{}\"\n", ca.display()));
+        }
+        config.push_str("[relays.timeouts]\ngreeting = \"1s\"\n");
+    }
+    let house = House::new(&config);
+
+    let (code, out, err) = house.ends(&["check", "--connect", "--json"], &[]);
+    assert_eq!(code, 1, "{out}{err}");
+    let found: Value = serde_json::from_str(&out).unwrap();
+    for (n, (_, scheme, _, phase, told)) in cases.iter().enumerate() {
+        let relay = &found["relays"][n];
+        assert_eq!(
+            relay["phase"].as_str().unwrap_or_default(),
+            *phase,
+            "{relay}"
+        );
+        let is_secure = phase.is_empty() && *scheme != "smtp";
+        assert_eq!(relay["tls"]["version"].is_string(), is_secure, "{relay}");
+        let reason = relay["reason"].as_str().unwrap_or_default();
+        if !phase.is_empty() {
+            assert!(
+                told.iter().all(|word| reason.contains(word)),
+                "{n}: {reason}"
+            );
+        }
+    }
+
+    let (_, out, _) = house.ends(&["check", "--connect"], &[]);
+    assert!(out.contains("ready, without TLS"), "{out}");
 }

@@ -17,8 +17,12 @@ use super::extensions::Extensions;
 use super::login::{Ticket, log_in};
 use super::reply::{ServerReply, nonsense};
 use super::wire::{Stream, Wire};
-use crate::delivery::{Outcome, Phase, REFUSED, printable};
+use crate::delivery::{Outcome, Phase, REFUSED, SILENCE, printable};
 use crate::transport::{RelayError, Security};
+
+/// What to do about a server that says nothing before it was spoken to.
+const WAITS_FOR_TLS: &str = "; if it speaks TLS from the first byte (usually on port 465), use \
+                             smtps://";
 
 /// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321
 /// §5.1): not only TCP, for a server may greet with 421 or 554, be silent or hang up as well.
@@ -191,7 +195,17 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome>
     wire.pretend(b"250 unsaid\r\n");
     let met = AsyncSmtpConnection::connect_with_transport(wire.for_lettre(), &smtp.client).await;
     let heard = wire.heard();
-    let dialogue = met.map_err(|error| failed(Phase::Greeting, wire, error))?;
+    let dialogue = met.map_err(|error| {
+        let waits_for_us = wire.fault().is_some_and(|fault| fault.starts_with(SILENCE));
+        match failed(Phase::Greeting, wire, error) {
+            Outcome::Unavailable(phase, reason)
+                if waits_for_us && smtp.server.security != Security::Tls =>
+            {
+                Outcome::Unavailable(phase, reason + WAITS_FOR_TLS)
+            }
+            failure => failure,
+        }
+    })?;
 
     // lettre goes on after a 3yz as well.
     if !heard.starts_with('2') {
@@ -253,7 +267,9 @@ async fn start_tls(
     if !extensions.starttls {
         return Err(unavailable(
             Phase::Tls,
-            "the server does not offer STARTTLS, which smtp+starttls:// requires",
+            "the server does not offer STARTTLS, which smtp+starttls:// requires; if it speaks TLS \
+             from the first byte (usually on port 465), use smtps://, and smtp:// only where nobody \
+             can listen",
         ));
     }
 

@@ -58,17 +58,45 @@ impl Tls {
 fn way_out(error: &std::io::Error) -> &'static str {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+        Some(Error::InvalidCertificate(wrong)) => way_out_of(wrong),
+        Some(Error::InvalidMessage(_)) => NO_TLS_THERE,
+        // A server that hangs up at the sight of a handshake.
+        None if error.kind() == std::io::ErrorKind::UnexpectedEof => NO_TLS_THERE,
+        _ => "",
+    }
+}
+
+const NO_TLS_THERE: &str = "; it does not speak TLS there: perhaps smtp+starttls:// is meant \
+                            (usually on port 587), or another port";
+
+fn way_out_of(wrong: &CertificateError) -> &'static str {
+    match wrong {
+        CertificateError::UnknownIssuer => {
             "; if the server's certificate is its own, or from an authority of yours, name that \
              certificate's PEM file as ca_file"
         }
-        Some(Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        )) => "; use the name in the url that the certificate is for",
-        Some(Error::InvalidMessage(_)) => {
-            "; it does not speak TLS there: perhaps smtp+starttls:// is meant, or another port"
+        wrong if is_of_an_authority(wrong) => {
+            "; the server's certificate signs itself: name its PEM file as ca_file"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "; use the name in the url that the certificate is for"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "; whoever runs the server has to renew it, if this machine's clock is right"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "; is this machine's clock right?"
         }
         _ => "",
+    }
+}
+
+/// Whether a server shows as its own a certificate that says it is an authority's, as most that sign
+/// themselves do.
+fn is_of_an_authority(wrong: &CertificateError) -> bool {
+    match wrong {
+        CertificateError::Other(other) => format!("{other:?}").contains("CaUsedAsEndEntity"),
+        _ => false,
     }
 }
 
@@ -92,15 +120,11 @@ impl ServerCertVerifier for Pinned {
         let verified = self
             .authorities
             .verify_server_cert(shown, others, name, ocsp, now);
-        // Whether it is expired is looked at before that.
-        let is_authority = |error: &Error| match error {
-            Error::InvalidCertificate(CertificateError::Other(other)) => {
-                format!("{other:?}").contains("CaUsedAsEndEntity")
-            }
-            _ => false,
-        };
         match verified {
-            Err(error) if is_authority(&error) && self.certificates.contains(shown) => {
+            // Whether it is expired is looked at before that.
+            Err(Error::InvalidCertificate(wrong))
+                if is_of_an_authority(&wrong) && self.certificates.contains(shown) =>
+            {
                 verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
