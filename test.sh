@@ -60,12 +60,16 @@ else
   cargo test --all-features --no-fail-fast --lib --bins --tests "$@"
 fi
 
-# The behaviour again, over PostgreSQL; all of it: `POSTRIDER_TEST_SPOOL=postgres cargo nextest run --test it`.
+# The behaviour again, over PostgreSQL, but for what hardly asks a spool or takes minutes; all of it, one suite or any:
+# `POSTRIDER_TEST_SPOOL=postgres cargo nextest run --all-features --test it SUITE`.
 if [ $# = 0 ]; then
   export POSTRIDER_TEST_SPOOL=postgres
+  suites='lifecycle:: policy:: engine:: http:: submission:: ways_in:: feedback:: notify:: run:: command_line:: actors:: dkim::'
   if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --all-features --no-fail-fast --test it lifecycle:: policy:: engine::
+    # shellcheck disable=SC2086  # one word a suite
+    cargo nextest run --all-features --no-fail-fast --test it $suites
   else
-    cargo test --all-features --no-fail-fast --test it -- lifecycle:: policy:: engine::
+    # shellcheck disable=SC2086
+    cargo test --all-features --no-fail-fast --test it -- $suites
   fi
 fi

@@ -55,6 +55,14 @@ impl TestSpool for Builder {
     }
 }
 
+/// What a receipt of [`TestSpool::test_spool`] says.
+pub fn durability() -> &'static str {
+    match is_postgres() {
+        false => "in_memory",
+        true => "synced",
+    }
+}
+
 /// The section of a service's configuration for the spool of this directory; more of it may follow.
 pub fn section(dir: &Path) -> String {
     match is_postgres() {

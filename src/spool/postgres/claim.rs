@@ -17,7 +17,6 @@ use super::rows::{self, OF_READY};
 use super::shared::{Committed, Core, tell_ends};
 use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
-use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manifest, SpoolError};
 
 /// The most rows of one queue that are looked at for one claim.
@@ -240,14 +239,7 @@ async fn quarantine_in(
     )
     .await?;
 
-    let committed = ending::end_all(
-        core,
-        on,
-        &By::default(),
-        PendingEntries::default(),
-        &endings,
-    )
-    .await?;
+    let committed = ending::end_all(core, on, &By::default(), None, &endings).await?;
 
     Ok((ending::told(&endings), committed))
 }

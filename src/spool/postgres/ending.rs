@@ -73,17 +73,18 @@ pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
     dead.collect()
 }
 
-/// Writes what was taken out of `ready` into `ended`, and tells of it, behind what is told already:
-/// done by this one.
+/// Writes what was taken out of `ready` into `ended`, and tells of it: done by this one, and last, of
+/// the act that it was, if it was one.
 pub(super) async fn end_all(
     core: &Core,
     on: &Connected,
     by: &By,
-    mut told: PendingEntries,
+    act: Option<Entry<'_>>,
     endings: &[Ending],
 ) -> Result<Option<Committed>, Failure> {
     let manifests = manifests(on, endings.iter().map(|ending| ending.mail)).await?;
     let mut totals = Totals::default();
+    let mut told = PendingEntries::default();
     for ending in endings {
         let (stage, ..) = stage_columns(&ending.delivery.stage);
         totals.add(PENDING, ending.priority, -1);
@@ -97,6 +98,9 @@ pub(super) async fn end_all(
         let manifest = manifests.get(&ending.mail);
         let became = Entry::became(ending.mail, manifest, &ending.delivery, false, at);
         told.tell(became.by(by));
+    }
+    if let Some(act) = act {
+        told.tell(act);
     }
 
     insert(core, on, endings).await?;

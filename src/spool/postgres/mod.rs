@@ -26,6 +26,7 @@ mod horizon;
 mod inspect;
 mod journal;
 mod link;
+mod moment;
 mod operations;
 mod outbox;
 mod put;
@@ -46,7 +47,7 @@ pub(super) use transfer::Aside;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -59,6 +60,7 @@ use uuid::Uuid;
 
 use self::hints::Hints;
 use self::link::{Connector, Link};
+use self::moment::Moment;
 use self::put::PutQueue;
 use self::session::Ending;
 use self::settle::Command;
@@ -208,7 +210,7 @@ impl PostgresSpool {
             hints: Hints::default(),
             horizon: horizon::Horizon::default(),
             changed: Notify::new(),
-            session: RwLock::new(Session::begun(0, (Instant::now(), SystemTime::now()))),
+            session: RwLock::new(Session::begun(0, Moment::now())),
             closed: AtomicBool::new(false),
             down: RwLock::new(None),
             untold: Mutex::default(),

@@ -73,19 +73,21 @@ async fn cancel_in(
 
     let mut endings = ending::taken(core, on, &taken, |_| Stage::Cancelled { at: now }).await?;
     endings.sort_by_key(|ending| ending.index);
-    let mut told = PendingEntries::default();
-    tell_act(&mut told, "cancel", by, id, now);
-
-    let committed = ending::end_all(core, on, by, told, &endings).await?;
+    let committed = ending::end_all(core, on, by, act("cancel", by, id, now), &endings).await?;
     let recipients = endings.into_iter().map(|ending| ending.delivery.recipient);
     Ok((OperationResult::of(recipients.collect()), committed))
 }
 
-/// Has the journal tell that somebody did this to a mail.
-fn tell_act(told: &mut PendingEntries, act: &str, by: &By, id: MailId, now: Timestamp) {
-    if by.who.is_some() && !by.is_part {
-        told.tell(Entry::act(act, id, now).by(by));
+fn tell(told: &mut PendingEntries, entry: Option<Entry<'_>>) {
+    if let Some(entry) = entry {
+        told.tell(entry);
     }
+}
+
+/// What the journal tells last of what was done to a mail: that somebody did it.
+fn act<'a>(act: &'a str, by: &'a By, id: MailId, now: Timestamp) -> Option<Entry<'a>> {
+    let is_told = by.who.is_some() && !by.is_part;
+    is_told.then(|| Entry::act(act, id, now).by(by))
 }
 
 pub(super) async fn retry(
@@ -229,7 +231,7 @@ async fn retry_in(
         }
     }
 
-    tell_act(&mut told, "retry", by, id, now);
+    tell(&mut told, act("retry", by, id, now));
     let committed = bump(on, told, &totals).await?;
     let recipients = retried
         .into_iter()
@@ -289,7 +291,7 @@ async fn purge_in(
     if let Ok(manifest) = rows::manifest(mail) {
         told.tell(Entry::purged(&manifest, now).by(by));
     }
-    tell_act(&mut told, "purge", by, id, now);
+    tell(&mut told, act("purge", by, id, now));
 
     let committed = sweep::delete(on, &[rows::uuid(id)], told).await?;
     Ok((OperationResult::Done(recipients), committed))

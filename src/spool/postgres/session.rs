@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 
@@ -14,10 +14,10 @@ use super::ending;
 use super::hints;
 use super::horizon;
 use super::link::Connected;
+use super::moment::Moment;
 use super::rows::{OF_READY, PENDING};
 use super::shared::{Committed, Core, Session, tell_ends};
 use crate::delivery::{By, DeadReason, Stage};
-use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{EndedDelivery, SpoolError};
 
 /// How often this node looks whether others have changed something.
@@ -34,7 +34,7 @@ const POISONED_AFTER: i32 = 4;
 
 /// Makes a session of this node's.
 pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
-    let asked = (Instant::now(), SystemTime::now());
+    let asked = Moment::now();
     let lease = i64::try_from(core.lease.as_millis()).unwrap_or(i64::MAX);
     let rows = on
         .query(
@@ -184,7 +184,7 @@ async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
 
 async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
     let on = core.on(&core.heart).await?;
-    let asked = (Instant::now(), SystemTime::now());
+    let asked = Moment::now();
     let failed = |error: tokio_postgres::Error| core.failed(&error);
 
     let session = core.session();
@@ -385,16 +385,7 @@ async fn end_session(
 
     let committed = match endings.is_empty() {
         true => None,
-        false => {
-            ending::end_all(
-                core,
-                on,
-                &By::default(),
-                PendingEntries::default(),
-                &endings,
-            )
-            .await?
-        }
+        false => ending::end_all(core, on, &By::default(), None, &endings).await?,
     };
 
     let ended = SessionEnd {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
@@ -15,6 +15,7 @@ use super::book::LeaseTable;
 use super::hints::Hints;
 use super::horizon::Horizon;
 use super::link::{Connected, Connector, Link, StatementFailure, judge};
+use super::moment::Moment;
 use super::routes::Routes;
 use super::settle::Command;
 use crate::mail::{MailId, Timestamp};
@@ -90,19 +91,17 @@ pub(super) struct Core {
 #[derive(Clone, Copy)]
 pub(super) struct Session {
     pub id: i32,
-    /// When the last heartbeat was asked for that was answered: by two clocks, since one may stand
-    /// still while the machine sleeps.
-    pub asked: (Instant, SystemTime),
+    /// When the last heartbeat was asked for that was answered.
+    pub asked: Moment,
 }
 
 impl Session {
-    pub(super) fn begun(id: i32, asked: (Instant, SystemTime)) -> Self {
+    pub(super) fn begun(id: i32, asked: Moment) -> Self {
         Session { id, asked }
     }
 
     fn age(&self) -> Duration {
-        let (instant, wall) = self.asked;
-        instant.elapsed().max(wall.elapsed().unwrap_or_default())
+        self.asked.elapsed()
     }
 }
 

@@ -102,14 +102,7 @@ async fn expire(
     let reason = DeadReason::Expired;
     let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
     report.ended.extend(ending::told(&endings));
-    ending::end_all(
-        core,
-        on,
-        &By::default(),
-        PendingEntries::default(),
-        &endings,
-    )
-    .await
+    ending::end_all(core, on, &By::default(), None, &endings).await
 }
 
 /// A mail that has ended: no delivery waits, and this is its last end.

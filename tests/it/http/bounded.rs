@@ -3,9 +3,13 @@
 
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured};
+use crate::common::test_spool::is_of_files;
 
 #[test]
 fn a_spool_that_holds_as_much_as_it_may_is_full_at_every_door_until_something_has_ended() {
+    if is_of_files("the bytes that a spool may have") {
+        return;
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let relay = runtime.block_on(FakeSmtp::start());
     let home = tempfile::tempdir().unwrap();

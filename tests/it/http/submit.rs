@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::common::FaultySpool;
+use crate::common::test_spool::durability;
 use crate::http::service::{Service, pointers};
 
 fn simple() -> Value {
@@ -93,7 +94,7 @@ async fn a_mail_handed_in_as_json_is_accepted_and_arrives() {
         (&json!("queued"), &json!(false))
     );
 
-    assert_eq!(accepted["durability"], "in_memory");
+    assert_eq!(accepted["durability"], durability());
     let id = accepted["id"].as_str().unwrap();
     assert_eq!(answer.header("location"), format!("/v1/mails/{id}"));
 
@@ -546,7 +547,7 @@ async fn a_batch_answers_for_each_mail_in_order() {
     let results = answer.value()["results"].clone();
     assert_eq!(results.as_array().unwrap().len(), 6);
     for place in [0, 2, 4, 5] {
-        assert_eq!(results[place]["durability"], "in_memory", "{results}");
+        assert_eq!(results[place]["durability"], durability(), "{results}");
     }
 
     assert_eq!(pointers(&results[1]), ["/mails/1/from", "/mails/1/to"]);
