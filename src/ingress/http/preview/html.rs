@@ -22,8 +22,8 @@ const MAX_HTML: usize = 2 * 1024 * 1024;
 /// The most tags.
 const MAX_TAGS: usize = 50_000;
 
-/// The most references such as `&amp;`: each that is none costs what stands before it.
-const MAX_REFERENCES: usize = 25_000;
+/// The most references such as `&amp;`: one that is none costs as much as there were before it.
+const MAX_REFERENCES: usize = 8_000;
 
 /// How deep elements may stand in one another: what reads HTML looks through all that are open at
 /// each tag.
@@ -337,10 +337,8 @@ mod tests {
         }
 
         for many in ["&", "&x;", "x&#"] {
-            let begun = std::time::Instant::now();
-            assert!(clean(&many.repeat(1_000_000)).len() < 1024 * 1024, "{many}");
-            let took = begun.elapsed();
-            assert!(took.as_secs() < 10, "{many} took {took:?}");
+            let shown = clean(&many.repeat(500_000));
+            assert!(shown.len() < 256 * 1024, "{many}: {}", shown.len());
         }
 
         // What is long, and not deep, is shown.
