@@ -219,10 +219,19 @@ fn info(message: &Message<'_>, n: usize, part: &MessagePart<'_>) -> PartInfo {
 /// A name that is only a name: no path, and nothing that is not seen or turns the writing around.
 fn file_name(given: &str) -> String {
     let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
-    last.chars()
-        .filter(|c| !c.is_control() && !subject::is_bidi_control(*c))
-        .take(MAX_NAME)
-        .collect()
+    let name: String = last
+        .chars()
+        .filter(|c| !c.is_control() && !subject::is_bidi_control(*c) && !is_invisible(*c))
+        .collect();
+    // What begins with a dot is hidden where it is saved.
+    let name = name.trim_start_matches(['.', ' ']);
+    name.chars().take(MAX_NAME).collect()
+}
+
+/// Characters that take no room, so that two names which differ in them look alike.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}'
+        | '\u{206a}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// What a field's raw value means: unfolded and decoded.

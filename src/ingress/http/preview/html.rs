@@ -126,9 +126,13 @@ pub(in crate::ingress::http) fn cleaned(
         .strip_comments(true)
         .attribute_filter(
             move |element, attribute, value| match (element, attribute) {
-                (_, "background") => None,
+                (_, "background" | "cite") => None,
                 ("img", "src") => source(value, &by_id, images),
-                ("a", "href") if value.trim_start().to_ascii_lowercase().starts_with("data:") => {
+                ("a", "href")
+                    if ["data:", "cid:"]
+                        .iter()
+                        .any(|s| as_read(value).starts_with(s)) =>
+                {
                     None
                 }
                 _ => Some(Cow::Borrowed(value)),
@@ -183,6 +187,13 @@ fn within_bounds(html: &str) -> &str {
     html
 }
 
+/// An address as a browser reads its beginning: without what is not seen (WHATWG URL, basic URL
+/// parser), in small letters.
+fn as_read(value: &str) -> String {
+    let seen = value.chars().filter(|c| !c.is_control());
+    seen.collect::<String>().trim().to_ascii_lowercase()
+}
+
 /// What an image shows; nothing where it is elsewhere and nobody asked for that.
 fn source<'a>(
     value: &'a str,
@@ -190,9 +201,10 @@ fn source<'a>(
     images: Images,
 ) -> Option<Cow<'a, str>> {
     let trimmed = value.trim();
-    let lower = trimmed.to_ascii_lowercase();
+    let lower = as_read(value);
     if lower.starts_with("cid:") {
-        let id = percent_encoding::percent_decode_str(&trimmed[4..]).decode_utf8_lossy();
+        let id = trimmed.get(4..).unwrap_or_default();
+        let id = percent_encoding::percent_decode_str(id).decode_utf8_lossy();
         return by_id.get(id.as_ref()).map(|url| Cow::Owned(url.clone()));
     }
     if let Some(data) = lower.strip_prefix("data:") {
@@ -257,6 +269,18 @@ mod tests {
             ("<a href=' JaVaScRiPt:alert(1)'>x</a>", "alert"),
             (
                 "<a href='data:text/html,<script>alert(1)</script>'>x</a>",
+                "alert",
+            ),
+            (
+                "<a href='da&#9;ta:text/html,<script>alert(1)</script>'>x</a>",
+                "alert",
+            ),
+            (
+                "<blockquote cite='java&#10;script:alert(1)'>x</blockquote>",
+                "alert",
+            ),
+            (
+                "<img src='da&#9;ta:image/svg+xml,<svg onload=alert(1)>'>",
                 "alert",
             ),
             (
