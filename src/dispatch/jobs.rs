@@ -168,12 +168,19 @@ impl Jobs<'_> {
     /// # Errors
     /// [`Error::Spool`].
     pub async fn count(&self, act: Act, query: Query) -> Result<u64, Error> {
+        self.count_to(u64::MAX, act, query).await
+    }
+
+    /// As [`Jobs::count`], of no more than `most`: nothing behind them is looked at.
+    async fn count_to(&self, most: u64, act: Act, query: Query) -> Result<u64, Error> {
         let mut count = 0;
         let mut steps = JobMails::new(self.postrider, act, query);
-        while let Some(step) = steps.next().await? {
+        while count < most
+            && let Some(step) = steps.next().await?
+        {
             count += step.len() as u64;
         }
-        Ok(count)
+        Ok(count.min(most))
     }
 
     /// Begins a job, and returns at once.
@@ -326,8 +333,9 @@ async fn walk(
 ) -> Result<(), Error> {
     let most = request.limit.unwrap_or(u64::MAX);
     let jobs = postrider.jobs();
-    let meant = jobs.count(request.act, request.query.clone()).await?;
-    status.lock().total = Some(meant.min(most));
+    let meant = jobs.count_to(most, request.act, request.query.clone());
+    let meant = meant.await?;
+    status.lock().total = Some(meant);
 
     let mut left = most;
     let mut steps = JobMails::new(postrider, request.act, request.query.clone());

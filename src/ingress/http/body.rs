@@ -9,6 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Door;
 use super::problem::{Kind, Problem};
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// A body, and the room that it takes of what all bodies may.
 pub(super) struct HeldBody {
     /// The body.
@@ -80,6 +82,19 @@ impl Door {
                 ))
             }
         }
+    }
+
+    /// As [`Door::collect`], of JSON. A byte order mark before it, as files from Windows have it, is
+    /// passed over (RFC 8259 §8.1).
+    ///
+    /// # Errors
+    /// Those of [`Door::collect`].
+    pub(super) async fn collect_json(&self, body: Body, max: usize) -> Result<HeldBody, Problem> {
+        let mut held = self.collect(body, max).await?;
+        if held.bytes.starts_with(BYTE_ORDER_MARK) {
+            held.bytes = held.bytes.slice(BYTE_ORDER_MARK.len()..);
+        }
+        Ok(held)
     }
 
     async fn read(&self, mut body: Body, max: usize) -> Result<HeldBody, Problem> {

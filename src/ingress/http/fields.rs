@@ -198,9 +198,16 @@ impl Base64 {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
     );
 
-    /// Reads the text.
+    /// Reads the text. It may be broken into lines, as MIME's base64 is (RFC 2045 §6.8).
     pub fn decode(text: &str) -> Result<Self, base64::DecodeError> {
-        Self::ENGINE.decode(text).map(|bytes| Base64(bytes.into()))
+        let whole = Self::ENGINE.decode(text);
+        let decoded = match &whole {
+            Err(base64::DecodeError::InvalidByte(_, b'\r' | b'\n')) => {
+                Self::ENGINE.decode(text.replace(['\r', '\n'], ""))
+            }
+            _ => whole,
+        };
+        decoded.map(|bytes| Base64(bytes.into()))
     }
 }
 
@@ -314,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_taken_with_and_without_padding() {
-        for json in ["\"aGk=\"", "\"aGk\""] {
+    fn base64_is_taken_with_and_without_padding_and_in_lines() {
+        for json in ["\"aGk=\"", "\"aGk\"", "\"aG\\r\\nk=\\n\""] {
             assert_eq!(serde_json::from_str::<Base64>(json).unwrap().0, "hi");
         }
         assert!(serde_json::from_str::<Base64>("\"aG k\"").is_err());

@@ -51,7 +51,7 @@ impl FromRequest<SharedDoor> for BulkRequest {
             ));
         }
 
-        let held = door.collect(body, MAX_REQUEST).await?;
+        let held = door.collect_json(body, MAX_REQUEST).await?;
         let mut json = serde_json::Deserializer::from_slice(&held.bytes);
         let read: Result<Self, _> = serde_path_to_error::deserialize(&mut json);
         let request = read.map_err(|error| match error.inner().is_data() {

@@ -65,6 +65,16 @@ pub(super) struct FieldError {
     pub detail: String,
 }
 
+impl fmt::Display for FieldError {
+    /// The request as a whole has no pointer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pointer.as_str() {
+            "" => f.write_str(&self.detail),
+            pointer => write!(f, "{pointer}: {}", self.detail),
+        }
+    }
+}
+
 /// The name of a kind of problems.
 macro_rules! urn {
     ($name:literal) => {
@@ -251,7 +261,7 @@ impl Problem {
 
         let errors: Vec<_> = errors.into_iter().take(MOST_TOLD).map(cut_off).collect();
         let detail = match errors.as_slice() {
-            [only] => format!("{}: {}", only.pointer, only.detail),
+            [only] => only.to_string(),
             many => format!("{} fields are not valid; `errors` names each", many.len()),
         };
 
@@ -386,10 +396,7 @@ impl From<MailError> for FieldError {
 impl Problem {
     /// What is wrong in one sentence, with the fields that are.
     pub(super) fn sentence(&self) -> String {
-        let fields = self
-            .errors
-            .iter()
-            .map(|field| format!("{}: {}", field.pointer, field.detail));
+        let fields = self.errors.iter().map(FieldError::to_string);
         let fields: Vec<String> = fields.collect();
         match fields.is_empty() {
             true => self.detail.clone(),

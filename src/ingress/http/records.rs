@@ -44,7 +44,7 @@ impl FromRequest<SharedDoor> for DeadLetters {
     type Rejection = Problem;
     async fn from_request(request: Request, door: &SharedDoor) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let held = door.collect(body, FILTERS).await?;
+        let held = door.collect_json(body, FILTERS).await?;
         if !matches!(held.bytes.trim_ascii(), b"" | b"{}") {
             let detail = "filters and dry_run stand in the query; leave the body empty";
             return Err(Problem::invalid_field("", detail));

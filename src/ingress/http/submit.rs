@@ -138,7 +138,7 @@ pub(super) async fn submit(
     let (mail, room) = match MediaType::of(&parts.headers)? {
         MediaType::Json => {
             Params::of(parts.uri.query()).finish()?;
-            let held = door.collect(body, door.max_json()).await?;
+            let held = door.collect_json(body, door.max_json()).await?;
             let has_template = has_template(&held.bytes);
             let templates = dispatcher.templates().clone();
             let read = move |json: &Bytes| {
@@ -259,7 +259,7 @@ impl Door {
         dispatcher: Dispatcher,
         body: Body,
     ) -> Result<Vec<BatchItem>, Problem> {
-        let held = self.collect(body, self.max_json()).await?;
+        let held = self.collect_json(body, self.max_json()).await?;
         let templates = dispatcher.templates().clone();
         let read = move |json: &Bytes| read_batch(json, &templates);
         let has_template = has_template(&held.bytes);

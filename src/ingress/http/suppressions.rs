@@ -155,7 +155,7 @@ pub(super) async fn remove(
 ) -> Result<Json<Removed>, Problem> {
     let mut query = query(request.uri().query(), false)?;
     let (_, body) = request.into_parts();
-    let held = door.collect(body, MAX_ENTRY).await?;
+    let held = door.collect_json(body, MAX_ENTRY).await?;
     if !held.bytes.trim_ascii().is_empty() {
         let Removal {
             address,
@@ -348,7 +348,7 @@ async fn json<T: for<'de> Deserialize<'de>>(
         let detail = "an entry is taken as application/json";
         return Err(Problem::new(Kind::MediaType, detail));
     }
-    let held = door.collect(body, MAX_ENTRY).await?;
+    let held = door.collect_json(body, MAX_ENTRY).await?;
     read(&held.bytes)
 }
 

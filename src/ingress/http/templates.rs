@@ -71,7 +71,7 @@ pub(super) async fn render(
     Params::of(parts.uri.query()).finish()?;
     let RelayName(name) = RelayName::from_request_parts(&mut parts, &door).await?;
 
-    let held = door.collect(body, super::data::MAX_DATA).await?;
+    let held = door.collect_json(body, super::data::MAX_DATA).await?;
     if !held.bytes.is_empty() && MediaType::of(&parts.headers)? != MediaType::Json {
         return Err(Problem::new(
             Kind::MediaType,

@@ -109,7 +109,7 @@ pub(super) async fn redeliver(
 ) -> Result<(StatusCode, Json<WebhookStatus>), Problem> {
     let (mut parts, body) = request.into_parts();
     let name = segment(&mut parts, &door).await?;
-    let held = door.collect(body, MAX_REQUEST).await?;
+    let held = door.collect_json(body, MAX_REQUEST).await?;
     let asked: RedeliverRequest = match held.bytes.trim_ascii() {
         b"" => RedeliverRequest::default(),
         json => read(json)?,

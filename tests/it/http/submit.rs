@@ -311,17 +311,24 @@ async fn a_field_given_twice_is_refused() {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_before_json_is_passed_over() {
+    let service = Service::start().await;
+    let json = [("content-type", "application/json")];
+    for (path, body) in [
+        ("/v1/mails", simple()),
+        ("/v1/mails/batch", json!({"mails": [simple()]})),
+    ] {
+        let marked = format!("\u{feff}{body}");
+        let answer = service.send("POST", path, &json, marked).await;
+        assert_eq!(answer.status.as_u16(), 202, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_json_or_no_mail_at_all_is_refused_as_such() {
     let service = Service::start().await;
     let json = [("content-type", "application/json")];
-    for body in [
-        "",
-        "{",
-        "{\"from\": \"a@example.org\",}",
-        "\u{feff}{}",
-        "{} {}",
-        "from=a",
-    ] {
+    for body in ["", "{", "{\"from\": \"a@example.org\",}", "{} {}", "from=a"] {
         service
             .send("POST", "/v1/mails", &json, body)
             .await
