@@ -9,5 +9,6 @@ mod expiry;
 mod growth;
 mod hanging;
 mod outage;
+mod recipients;
 mod retry;
 mod shares;

@@ -83,8 +83,12 @@ impl SmtpConnection {
     pub(super) async fn answer(&mut self, time_limit: Duration) -> Result<ServerReply, String> {
         self.wire.wait_up_to(time_limit);
         let heard = self.dialogue.read_response().await;
-        ServerReply::read(heard)
-            .map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))
+        let reply = ServerReply::read(heard)
+            .map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))?;
+        Ok(match self.wire.code() {
+            Some(code) => reply.with_code(code),
+            None => reply,
+        })
     }
 
     /// Sends a mail to the recipients whom the server can be told of; the others are refused here.

@@ -37,6 +37,11 @@ impl ServerReply {
         }
     }
 
+    /// As the server said it, where lettre knows no such code.
+    pub(super) fn with_code(self, code: u16) -> Self {
+        ServerReply { code, ..self }
+    }
+
     pub(super) fn code(&self) -> u16 {
         self.code
     }

@@ -65,6 +65,8 @@ struct Shared {
     lines: u32,
     /// The code of its first line.
     code: [u8; 3],
+    /// Likewise of the last line, as the server wrote it.
+    said: [u8; 3],
     /// Every line handed up, while somebody wants to know.
     heard: Option<String>,
     time_limit: Duration,
@@ -98,6 +100,7 @@ impl Wire {
             handed: 0,
             lines: 0,
             code: [0; 3],
+            said: [0; 3],
             heard: None,
             time_limit: Duration::ZERO,
             timer: Box::pin(sleep_until(deadline)),
@@ -159,6 +162,12 @@ impl Wire {
     /// Whether the server kept us waiting for longer than it may.
     pub(super) fn is_late(&self) -> bool {
         self.shared.lock().is_late
+    }
+
+    /// The code of the reply that was read last, as the server said it.
+    pub(super) fn code(&self) -> Option<u16> {
+        let said = self.shared.lock().said;
+        std::str::from_utf8(&said).ok()?.parse().ok()
     }
 
     /// Why the stream failed, if it did.
@@ -348,12 +357,16 @@ impl Shared {
         };
 
         self.line.clear();
-        // lettre wants UTF-8, CRLF and a text, even an empty one; servers are less strict.
+        // lettre wants UTF-8, CRLF and a text, even an empty one, and knows no second digit beyond
+        // 5; servers are less strict, and a code that nobody knows is judged by its first (RFC 5321
+        // §4.2.1).
         let text = waiting[..length].trim_ascii_end();
 
         let is_text = std::str::from_utf8(text).is_ok();
         let readable = |b: &u8| if is_text || b.is_ascii() { *b } else { b'?' };
         self.line.extend(text.iter().map(readable));
+        self.said.copy_from_slice(&self.line[..3]);
+        self.line[1] = self.line[1].min(b'5');
         if text.len() == 3 {
             self.line.push(if ends_reply { b' ' } else { b'-' });
         }
