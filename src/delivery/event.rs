@@ -129,7 +129,11 @@ pub enum EventKind {
         reason: String,
     },
     /// A user stopped sending over a relay.
-    RelayPaused,
+    RelayPaused {
+        /// Why, where that was said.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        reason: Option<String>,
+    },
     /// A user had sending over a relay go on.
     RelayResumed,
     /// The configuration was read anew.
@@ -211,7 +215,7 @@ impl EventKind {
             EventKind::Purged => "purged",
             EventKind::RelayUp => "relay_up",
             EventKind::RelayDown { .. } => "relay_down",
-            EventKind::RelayPaused => "relay_paused",
+            EventKind::RelayPaused { .. } => "relay_paused",
             EventKind::RelayResumed => "relay_resumed",
             EventKind::Reloaded { .. } => "reloaded",
             EventKind::Started { .. } => "started",
@@ -229,7 +233,7 @@ impl EventKind {
     /// to what came of mail.
     pub fn act(&self) -> Option<&str> {
         match self {
-            EventKind::RelayPaused => Some("pause"),
+            EventKind::RelayPaused { .. } => Some("pause"),
             EventKind::RelayResumed => Some("resume"),
             EventKind::Reloaded { .. } => Some("reload"),
             EventKind::Started { .. } => Some("start"),

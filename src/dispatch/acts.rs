@@ -168,7 +168,7 @@ impl Dispatcher {
             EventKind::Act { count, filter, .. } => {
                 tracing::info!(act, %who, from, mail.id = mail, count, filter, "done as asked");
             }
-            EventKind::RelayPaused | EventKind::RelayResumed => {
+            EventKind::RelayPaused { .. } | EventKind::RelayResumed => {
                 tracing::info!(act, %who, from, relay, "done as asked");
             }
             // The service and its doors log these themselves.

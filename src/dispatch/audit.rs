@@ -66,6 +66,9 @@ pub struct AuditEntry {
     /// To which mails, where they were not named.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub filter: Option<String>,
+    /// Why, where whoever did it said so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
     /// Why it did not succeed, where it did not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
@@ -121,6 +124,7 @@ impl AuditEntry {
             mail: event.mail,
             relay: event.relay.clone(),
             filter: None,
+            reason: None,
             error: None,
             version: None,
         };
@@ -131,6 +135,7 @@ impl AuditEntry {
                 entry.filter.clone_from(filter);
             }
             EventKind::LoginRefused { count } => entry.count = *count,
+            EventKind::RelayPaused { reason } => entry.reason.clone_from(reason),
             EventKind::Reloaded { error } => entry.error.clone_from(error),
             EventKind::Started { version } => entry.version = Some(version.clone()),
             _ => {}

@@ -69,7 +69,18 @@ impl Relays<'_> {
     /// # Errors
     /// [`Error::UnknownRelay`], or [`Error::Stopped`].
     pub async fn pause(&self, name: &str) -> Result<(), Error> {
-        self.set_paused(name, true).await
+        let kind = EventKind::RelayPaused { reason: None };
+        self.set_paused(name, true, kind).await
+    }
+
+    /// As [`Relays::pause`], and tells everybody why: in the journal and the audit trail.
+    ///
+    /// # Errors
+    /// As [`Relays::pause`].
+    pub async fn pause_because(&self, name: &str, reason: &str) -> Result<(), Error> {
+        let reason = Some(reason.to_owned());
+        self.set_paused(name, true, EventKind::RelayPaused { reason })
+            .await
     }
 
     /// Goes on sending over a relay.
@@ -77,10 +88,10 @@ impl Relays<'_> {
     /// # Errors
     /// As [`Relays::pause`].
     pub async fn resume(&self, name: &str) -> Result<(), Error> {
-        self.set_paused(name, false).await
+        self.set_paused(name, false, EventKind::RelayResumed).await
     }
 
-    async fn set_paused(&self, name: &str, paused: bool) -> Result<(), Error> {
+    async fn set_paused(&self, name: &str, paused: bool, kind: EventKind) -> Result<(), Error> {
         let relay = name.to_owned();
         let ask = |reply| router::Msg::Pause {
             relay,
@@ -89,11 +100,6 @@ impl Relays<'_> {
         };
 
         if self.postrider.ask_router(ask).await? {
-            let kind = if paused {
-                EventKind::RelayPaused
-            } else {
-                EventKind::RelayResumed
-            };
             self.postrider
                 .note(kind, |event| event.of_relay(name))
                 .await;

@@ -123,6 +123,7 @@ fn to(entry: &AuditEntry) -> String {
     }
 
     words.extend(entry.version.clone());
+    words.extend(entry.reason.clone());
     words.extend(entry.error.as_ref().map(|error| format!("failed: {error}")));
     words.join(" ")
 }

@@ -36,6 +36,9 @@ pub enum Relay {
     Pause {
         /// The relay's name
         name: String,
+        /// Why, for whoever looks at it next
+        #[arg(long)]
+        reason: Option<String>,
         #[command(flatten)]
         asking: ServiceArgs,
     },
@@ -70,24 +73,34 @@ impl Relay {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Relay::Pause { name, asking } => switch(&name, "pause", "paused", &asking, screen),
-            Relay::Resume { name, asking } => switch(&name, "resume", "resumed", &asking, screen),
+            Relay::Pause {
+                name,
+                reason,
+                asking,
+            } => {
+                let why = reason.map(|reason| serde_json::json!({ "reason": reason }));
+                let why = why.map_or(Payload::None, Payload::Json);
+                switch(&name, ["pause", "paused"], why, &asking, screen)
+            }
+            Relay::Resume { name, asking } => {
+                let done = ["resume", "resumed"];
+                switch(&name, done, Payload::None, &asking, screen)
+            }
         }
     }
 }
 
 fn switch(
     name: &str,
-    verb: &str,
-    done: &str,
+    [verb, done]: [&str; 2],
+    payload: Payload,
     asking: &ServiceArgs,
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
-    let answer =
-        asking
-            .service
-            .client()?
-            .post(&["v1", "relays", name, verb], &vec![], Payload::None)?;
+    let answer = asking
+        .service
+        .client()?
+        .post(&["v1", "relays", name, verb], &vec![], payload)?;
     if asking.json {
         screen.json(&answer.body)?;
     } else {

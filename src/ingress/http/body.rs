@@ -4,10 +4,11 @@ use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Door;
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, malformed, misshapen};
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
@@ -17,6 +18,21 @@ pub(super) struct HeldBody {
     pub bytes: Bytes,
     /// Given back when it is dropped, which is when nothing is left that was made of the body.
     pub room: Room,
+}
+
+impl HeldBody {
+    /// What its JSON says; the first mistake is named.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
+        let read: Result<T, _> = serde_path_to_error::deserialize(&mut json);
+        let read = read.map_err(|error| match error.inner().is_data() {
+            true => Problem::invalid(vec![misshapen(error)]),
+            false => malformed(error.inner()),
+        })?;
+
+        json.end().map_err(|error| malformed(&error))?;
+        Ok(read)
+    }
 }
 
 /// What a body takes of the room that all have together.

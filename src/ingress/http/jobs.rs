@@ -14,7 +14,7 @@ use super::SharedDoor;
 use super::access::Caller;
 use super::body::MediaType;
 use super::params::Params;
-use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
+use super::problem::{FieldError, Kind, Problem};
 use super::records::{Count, segment};
 use crate::dispatch::{Act, JobRequest, JobStatus};
 
@@ -52,15 +52,7 @@ impl FromRequest<SharedDoor> for BulkRequest {
         }
 
         let held = door.collect_json(body, MAX_REQUEST).await?;
-        let mut json = serde_json::Deserializer::from_slice(&held.bytes);
-        let read: Result<Self, _> = serde_path_to_error::deserialize(&mut json);
-        let request = read.map_err(|error| match error.inner().is_data() {
-            true => Problem::invalid(vec![misshapen(error)]),
-            false => malformed(error.inner()),
-        })?;
-
-        json.end().map_err(|error| malformed(&error))?;
-        request.checked()
+        held.json::<Self>()?.checked()
     }
 }
 

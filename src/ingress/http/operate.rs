@@ -1,15 +1,16 @@
 //! The service itself: relays, numbers, health.
 
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::SharedDoor;
 use super::access::Caller;
+use super::body::MediaType;
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::records::segment;
@@ -18,6 +19,10 @@ use crate::spool::NodeStatus;
 
 /// The media type of `/metrics` (OpenMetrics 1.0).
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The most bytes of a request to pause, and the most characters of its reason.
+const MAX_PAUSE_REQUEST: usize = 16 * 1024;
+const MAX_REASON: usize = 400;
 
 /// The relay that a path names.
 pub(super) struct RelayName(pub String);
@@ -73,18 +78,66 @@ pub(super) async fn domains(
     Ok(Json(door.dispatcher.relays().domains(&name).await?))
 }
 
+/// Why a relay is paused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PauseRequest {
+    /// Why, for whoever looks at it next; at most 400 characters.
+    #[schema(max_length = 400)]
+    reason: Option<String>,
+}
+
+impl FromRequest<SharedDoor> for PauseRequest {
+    type Rejection = Problem;
+    async fn from_request(request: Request, door: &SharedDoor) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let held = door.collect_json(body, MAX_PAUSE_REQUEST).await?;
+        if held.bytes.is_empty() {
+            return Ok(PauseRequest::default());
+        }
+        if MediaType::of(&parts.headers)? != MediaType::Json {
+            return Err(Problem::new(
+                Kind::MediaType,
+                "Content-Type must be application/json",
+            ));
+        }
+
+        let request: Self = held.json()?;
+
+        let length = request.reason().map_or(0, |reason| reason.chars().count());
+        if length > MAX_REASON {
+            let detail = format!("has {length} characters; at most {MAX_REASON} are told");
+            return Err(Problem::invalid_field("/reason", detail));
+        }
+        Ok(request)
+    }
+}
+
+impl PauseRequest {
+    fn reason(&self) -> Option<&str> {
+        let reason = self.reason.as_deref().map(str::trim);
+        reason.filter(|reason| !reason.is_empty())
+    }
+}
+
 /// Stops sending over a relay; its mail takes the route's next one, or waits.
 #[utoipa::path(
     post, path = "/v1/relays/{name}/pause", tag = "service",
     params(("name" = String, Path, description = "The relay")),
+    request_body(content = Option<PauseRequest>, description = "Why, where that is to be told"),
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
 pub(super) async fn pause(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
     RelayName(name): RelayName,
+    request: PauseRequest,
 ) -> Result<Json<RelayStatus>, Problem> {
-    visitor.acts_on(&door.dispatcher).pause(&name).await?;
+    let dispatcher = visitor.acts_on(&door.dispatcher);
+    match request.reason() {
+        Some(reason) => dispatcher.relays().pause_because(&name, reason).await?,
+        None => dispatcher.pause(&name).await?,
+    }
     relay(&door, &name).await
 }
 

@@ -56,9 +56,10 @@ async function acts(page, dead) {
 
   await page.goto(`${url}/relays/primary`);
   await page.click("text=Pause…");
+  await page.fill("dialog input", "the provider <b>moves</b>");
   await page.click("dialog button.danger");
   await page.waitForSelector(".state.paused");
-  await page.waitForSelector("text=/Paused .* by local/");
+  await page.waitForSelector("text=/Paused .* by local.*: the provider <b>moves<.b>/");
   await page.click("text=Resume");
   await page.waitForSelector("text=Pause…");
   await page.goto(`${url}/audit?act=pause`);

@@ -123,3 +123,26 @@ async fn what_cannot_be_asked_is_said_and_who_may_not_ask_is_refused() {
     let refused = service.send("GET", "/v1/audit", &[app], "").await;
     refused.problem(403, "forbidden");
 }
+
+#[tokio::test]
+async fn why_a_relay_is_paused_is_told_where_it_was_said() {
+    let service = service().await;
+    let headers = [OPS, ("content-type", "application/json")];
+    let path = "/v1/relays/capture/pause";
+    let pause = async |body: &str| {
+        let answer = service.send("POST", path, &headers, body.to_owned()).await;
+        answer.status
+    };
+    assert_eq!(pause(r#"{"reason": " the provider moves "}"#).await, 200);
+    assert_eq!(pause("{}").await, 200);
+
+    let all = audit(&service, "?act=pause").await;
+    let entries = all["entries"].as_array().unwrap();
+    let reasons: Vec<_> = entries.iter().map(|entry| &entry["reason"]).collect();
+    assert_eq!(reasons, [&Value::Null, &json!("the provider moves")]);
+
+    let long = json!({ "reason": "x".repeat(401) }).to_string();
+    for (body, status) in [(long.as_str(), 422), (r#"{"why": "x"}"#, 422), ("{", 400)] {
+        assert_eq!(pause(body).await, status, "{body}");
+    }
+}

@@ -12,10 +12,13 @@ const breakers = { closed: "lets mail through", half_open: "tries one mail", ope
 /** Pause, which asks, or resume. */
 function PauseOrResume({ relay, again }) {
   const [asking, setAsking] = useState(false);
+  const [reason, setReason] = useState("");
   const [failure, setFailure] = useState(null);
   const act = async (what) => {
     setAsking(false);
-    await call("POST", `/v1/relays/${encodeURIComponent(relay.name)}/${what}`).then(() => setFailure(null), setFailure);
+    const why = what === "pause" && reason.trim() ? { reason: reason.trim() } : undefined;
+    setReason("");
+    await call("POST", `/v1/relays/${encodeURIComponent(relay.name)}/${what}`, why).then(() => setFailure(null), setFailure);
     again();
   };
   return html`${relay.state === "paused"
@@ -23,7 +26,8 @@ function PauseOrResume({ relay, again }) {
     : html`<button onClick=${() => setAsking(true)} aria-label=${`Pause ${relay.name}…`}>Pause…</button>`}
     <${Problem} error=${failure} />
     ${asking && html`<${Ask} title=${`Pause ${relay.name}?`} yes="Pause" danger onYes=${() => act("pause")} onNo=${() => setAsking(false)}>
-      <p>Its ${number(relay.backlog)} waiting ${relay.backlog === 1 ? "delivery takes" : "deliveries take"} the route's next relay, or ${relay.backlog === 1 ? "waits" : "wait"}.</p><//>`}`;
+      <p>Its ${number(relay.backlog)} waiting ${relay.backlog === 1 ? "delivery takes" : "deliveries take"} the route's next relay, or ${relay.backlog === 1 ? "waits" : "wait"}.</p>
+      <label>Why, for whoever looks at it next <input maxlength="400" autocomplete="off" autofocus value=${reason} onInput=${(event) => setReason(event.target.value)} /></label><//>`}`;
 }
 
 /** Deliveries that a relay took of those that it was given, in words. */
@@ -66,7 +70,7 @@ export function Relay({ name, parameters, may }) {
   return html`<p class="crumb"><${Link} to="/relays">Relays<//></p>
     <div class="heading"><h1><${Text}>${relay.name}<//></h1><${State} of=${relay.state} />${may.admin && html`<${PauseOrResume} relay=${relay} again=${again} />`}</div>
     ${relay.kind === "capture" && html`<p class="captured">It keeps mail and sends none: look into the <${Link} to="/inbox">inbox<//>.</p>`}
-    ${pause && html`<p>Paused <${Time} at=${pause.at} /> by <${Text}>${pause.who || "somebody"}<//>${pause.from ? html` from <${Text}>${pause.from}<//>` : ""}.</p>`}
+    ${pause && html`<p>Paused <${Time} at=${pause.at} /> by <${Text}>${pause.who || "somebody"}<//>${pause.from ? html` from <${Text}>${pause.from}<//>` : ""}${pause.reason ? html`: <${Text}>${pause.reason}<//>` : "."}</p>`}
     ${relay.last_failure && html`<p>${relay.since ? html`Down since <${Time} at=${relay.since} />: ` : "Last failure: "}<span class="said"><${Text}>${relay.last_failure}<//></span></p>`}
     <dl class="facts">
       <div><dt>breaker</dt><dd>${breakers[relay.breaker] || relay.breaker}</dd></div>

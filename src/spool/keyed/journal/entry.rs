@@ -82,6 +82,7 @@ enum EntryKind<'a> {
     Complained(Said<'a>),
     /// From this list; empty for all mail.
     Unsubscribed(Cow<'a, str>),
+    RelayPausedFor(Cow<'a, str>),
 }
 
 /// What came back says.
@@ -289,7 +290,10 @@ impl<'a> Entry<'a> {
             EventKind::Purged => EntryKind::Purged,
             EventKind::RelayUp => EntryKind::RelayUp,
             EventKind::RelayDown { reason } => EntryKind::RelayDown(bounded(reason)),
-            EventKind::RelayPaused => EntryKind::RelayPaused,
+            EventKind::RelayPaused { reason: None } => EntryKind::RelayPaused,
+            EventKind::RelayPaused {
+                reason: Some(reason),
+            } => EntryKind::RelayPausedFor(bounded(reason)),
             EventKind::RelayResumed => EntryKind::RelayResumed,
             EventKind::Reloaded { error } => EntryKind::Reloaded(error.as_deref().map(bounded)),
             EventKind::Started { version } => EntryKind::Started(bounded(version)),
@@ -395,7 +399,10 @@ impl<'a> Entry<'a> {
             EntryKind::RelayDown(reason) => EventKind::RelayDown {
                 reason: owned(reason),
             },
-            EntryKind::RelayPaused => EventKind::RelayPaused,
+            EntryKind::RelayPaused => EventKind::RelayPaused { reason: None },
+            EntryKind::RelayPausedFor(reason) => EventKind::RelayPaused {
+                reason: Some(owned(reason)),
+            },
             EntryKind::RelayResumed => EventKind::RelayResumed,
             EntryKind::Reloaded(error) => EventKind::Reloaded {
                 error: error.map(owned),
@@ -530,6 +537,7 @@ fn shortened(entry: Entry<'_>) -> Entry<'_> {
             became,
         ),
         EntryKind::RelayDown(reason) => EntryKind::RelayDown(few(&reason)),
+        EntryKind::RelayPausedFor(reason) => EntryKind::RelayPausedFor(few(&reason)),
         EntryKind::Reloaded(error) => EntryKind::Reloaded(error.map(|error| few(&error))),
         EntryKind::Bounced(said, permanent) => EntryKind::Bounced(
             Said {
