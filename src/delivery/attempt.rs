@@ -181,6 +181,7 @@ pub enum Outcome {
     /// nothing about the mail.
     Unavailable(Phase, String),
     /// The connection broke, or 421 came, while this mail was in question but before its final dot.
+    /// At [`Phase::MailFrom`] it broke over another of the mail's recipients.
     Lost(Phase, String),
     /// The final dot was sent, and no answer came that settles it.
     InDoubt(String),
@@ -205,6 +206,11 @@ impl Outcome {
             self,
             Outcome::Unavailable(..) | Outcome::Lost(..) | Outcome::InDoubt(_)
         )
+    }
+
+    /// Whether the connection ended over another recipient of the same mail.
+    pub(crate) fn is_bystanders(&self) -> bool {
+        matches!(self, Outcome::Lost(Phase::MailFrom, _))
     }
 
     /// The step at which the server refused, if it did.

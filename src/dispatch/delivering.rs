@@ -4,6 +4,8 @@
 //!
 //! *Invariant:* each further transaction has fewer recipients than the one before, or a new
 //! connection, so that this ends.
+//!
+//! Where a connection ends over one recipient, the others go at once without him.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -15,6 +17,10 @@ use tracing::Instrument;
 use super::sender::{OpenConnection, Panic, State};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase};
 use crate::transport::Transaction;
+
+/// How many recipients of one mail may each end a connection before the others wait with them: a
+/// relay that ends it over each is not asked about a hundred.
+const ENDED_OVER: u32 = 3;
 
 /// What became of one recipient's try.
 #[derive(Clone, Debug)]
@@ -39,18 +45,31 @@ impl State {
         let mut judged: Vec<Option<RecipientResult>> = vec![None; mail.recipients.len()];
         let mut left: Vec<usize> = (0..mail.recipients.len()).collect();
         let mut suspicion: Option<Suspicion> = None;
+        let mut ended_over = 0;
         while !left.is_empty() {
             let now = self.engine.clock.monotonic();
-            let part = self.part(mail, &left, now);
+            let mut part = self.part(mail, &left, now);
             let is_whole = part.len() == mail.recipients.len();
             let recipients = part.iter().map(|at| mail.recipients[*at].clone());
-            let transaction = mail.clone().for_recipients(recipients.collect());
+            let mut transaction = mail.clone().for_recipients(recipients.collect());
             let next = next.filter(|next| is_whole && self.may_pipeline(next, now));
 
             self.begun = None;
-            let (outcomes, carried) = self.transact(&transaction, next).await?;
+            let (mut outcomes, carried) = self.transact(&transaction, next).await?;
             if self.connection.is_some() {
                 self.begun = next.map(|next| next.mail);
+            }
+
+            if outcomes.iter().any(Outcome::is_bystanders) {
+                let is_alone = outcomes.iter().all(Outcome::is_bystanders);
+                if is_alone || ended_over == ENDED_OVER {
+                    share_the_end(&mut outcomes);
+                } else {
+                    ended_over += 1;
+                    leave_out_bystanders(&mut part, &mut outcomes);
+                    let recipients = part.iter().map(|at| mail.recipients[*at].clone());
+                    transaction = mail.clone().for_recipients(recipients.collect());
+                }
             }
 
             let faults = self.judge(&transaction, &outcomes, carried);
@@ -187,6 +206,24 @@ impl State {
             if !stale {
                 return Ok((outcomes, carried));
             }
+        }
+    }
+}
+
+/// Those over whom the connection did not end keep their turn.
+fn leave_out_bystanders(part: &mut Vec<usize>, outcomes: &mut Vec<Outcome>) {
+    let told = part.drain(..).zip(outcomes.drain(..));
+    let told: Vec<_> = told
+        .filter(|(_, outcome)| !outcome.is_bystanders())
+        .collect();
+    (*part, *outcomes) = told.into_iter().unzip();
+}
+
+/// What ended the connection is everybody's.
+fn share_the_end(outcomes: &mut [Outcome]) {
+    for outcome in outcomes {
+        if let Outcome::Lost(phase @ Phase::MailFrom, _) = outcome {
+            *phase = Phase::RcptTo;
         }
     }
 }

@@ -73,6 +73,18 @@ impl EnvelopeCommand {
     }
 }
 
+/// What becomes of recipients without a verdict when the connection ends at one's RCPT. Where
+/// somebody has one, it ended over him: of the others no more was asked than MAIL, and they may go
+/// without him ([`Outcome::is_bystanders`]).
+fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome {
+    match step {
+        EnvelopeCommand::Rcpt(_) if verdicts.iter().any(Option::is_some) => {
+            Outcome::Lost(Phase::MailFrom, reason)
+        }
+        step => step.lost(reason),
+    }
+}
+
 /// What each recipient was told; `None` while nothing speaks against him.
 type Verdicts = [Option<Outcome>];
 
@@ -164,7 +176,7 @@ impl SmtpConnection {
                 self.wire
                     .is_silent()
                     .await
-                    .map_err(|reason| step.lost(reason))?;
+                    .map_err(|reason| ended(step, reason, verdicts))?;
                 written = total.min(number + window);
                 self.out.clear();
                 write_commands(
@@ -177,7 +189,7 @@ impl SmtpConnection {
                 let time_limit = self.timeouts.command;
                 self.write(time_limit)
                     .await
-                    .map_err(|unwritten| step.lost(unwritten.reason))?;
+                    .map_err(|unwritten| ended(step, unwritten.reason, verdicts))?;
             }
             let time_limit = step.time_limit(&self.timeouts);
             let answer = match self.answer(time_limit).await {
@@ -189,8 +201,14 @@ impl SmtpConnection {
                 self.memory.drops_what_is_ahead();
             }
             // A server that refused MAIL has said what it has to say, even if it hangs up after it.
-            let answer =
-                answer.map_err(|reason| refused.take().unwrap_or_else(|| step.lost(reason)))?;
+            let answer = answer.map_err(|reason| match (refused.take(), step) {
+                (Some(refused), _) => refused,
+                (None, EnvelopeCommand::Rcpt(index)) => {
+                    verdicts[index] = Some(step.lost(reason.clone()));
+                    ended(step, reason, verdicts)
+                }
+                (None, _) => step.lost(reason),
+            })?;
             match step {
                 EnvelopeCommand::Reset if answer.is_positive() => {}
                 EnvelopeCommand::Reset => {
@@ -206,9 +224,13 @@ impl SmtpConnection {
                     }
                 }
                 EnvelopeCommand::Rcpt(_) if answer.is_positive() => accepted += 1,
-                EnvelopeCommand::Rcpt(index) => {
-                    verdicts[index] = Some(refusal(Phase::RcptTo, &answer)?)
-                }
+                EnvelopeCommand::Rcpt(index) => match refusal(Phase::RcptTo, &answer) {
+                    Ok(refusal) => verdicts[index] = Some(refusal),
+                    Err(outcome) => {
+                        verdicts[index] = Some(outcome);
+                        return Err(ended(step, answer.reply().to_string(), verdicts));
+                    }
+                },
                 EnvelopeCommand::Data if answer.code() == 354 && accepted > 0 => return Ok(None),
                 EnvelopeCommand::Data if answer.code() == 354 => self.send_nothing().await?,
                 EnvelopeCommand::Data if answer.is_negative() => {

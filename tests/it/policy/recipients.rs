@@ -1,14 +1,14 @@
 //! One recipient that is wrong takes none of the same mail's others with it, whatever the server
-//! says of it.
+//! says of it and however it ends the connection.
 
-use postrider::Clock;
+use postrider::{Clock, seconds};
 
 use crate::common::{Act, FakeSmtp, Rule, Step, as_time_passes, engine, mail_to, relay_at, submit};
 
 const OTHERS: [&str; 3] = ["ada@example.org", "cyd@example.org", "dot@example.net"];
 
-/// What may be said of the one recipient that is wrong.
-fn refusals() -> Vec<Act> {
+/// What may come to the one recipient that is wrong.
+fn mischief() -> Vec<Act> {
     let replies = [
         (501, "5.1.3 Bad recipient address syntax"),
         (501, "<bob@@wrong.example>: malformed address"),
@@ -34,13 +34,21 @@ fn refusals() -> Vec<Act> {
         (451, "4.4.1 no answer from host"),
         (452, "4.5.3 Recipients belong to multiple regions"),
         (451, "Temporary local problem - please try later"),
+        (354, "Start mail input"),
     ];
-    replies.map(|(code, text)| Act::reply(code, text)).to_vec()
+    let replies = replies.map(|(code, text)| Act::reply(code, text));
+    let ends = [
+        Act::ReplyThenCut(421, "4.7.28 unusual rate of mail".into()),
+        Act::ReplyThenCut(550, "5.1.1 User unknown".into()),
+        Act::Cut,
+        Act::Garbage,
+    ];
+    replies.into_iter().chain(ends).collect()
 }
 
 #[tokio::test]
 async fn one_wrong_recipient_takes_no_others_with_it() {
-    for act in refusals() {
+    for act in mischief() {
         for first in [true, false] {
             let server = FakeSmtp::builder()
                 .rule(Rule::at(Step::Rcpt).to("bob@").act(act.clone()))
@@ -72,7 +80,13 @@ async fn one_wrong_recipient_takes_no_others_with_it() {
                     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
                 }
             };
-            as_time_passes(&clock, delivered).await;
+            let waited = tokio::time::timeout(seconds(20), delivered);
+            let waited = as_time_passes(&clock, waited).await;
+            assert!(
+                waited.is_ok(),
+                "{act:?}, {first}: {:#?}",
+                postrider.status(id).await
+            );
 
             let mut reached: Vec<String> = server
                 .mails()
