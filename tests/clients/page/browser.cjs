@@ -37,6 +37,9 @@ async function acts(page, dead) {
   await page.waitForSelector("#suggestions", { state: "hidden" });
   await page.waitForSelector(".mail .dead");
   await page.waitForFunction(() => !document.querySelector(".mail .delivered"));
+  // New is what the search finds, and nothing else that has come.
+  for (const to of ["zoe@example.org", "eve.too@example.org"]) await page.request.post(`${url}/v1/mails`, { data: { ...mail, to } });
+  await page.waitForSelector(".fresh >> text='1 new'");
   await page.keyboard.press("j");
   await page.keyboard.press("Enter");
   await page.waitForSelector(".detail .timeline");
@@ -52,6 +55,8 @@ async function acts(page, dead) {
   await page.click("role=tab[name=Header]");
   await page.waitForSelector("dt >> text=Message-ID");
   await page.click("role=tab[name=/Parts/]");
+  await page.waitForSelector(".parts a[download]");
+  await page.reload();
   await page.waitForSelector(".parts a[download]");
 
   await page.goto(`${url}/relays/primary`);

@@ -87,7 +87,8 @@ export function Inbox({ id, parameters, relays }) {
     ${id ? html`<article class="detail"><p class="back"><${Link} to=${`/inbox${kept}`}>Back to the list<//></p>
         <h2>${chosen ? visible(chosen.subject) || "(no subject)" : "A captured mail"}</h2>
         <p class="line"><span class="captured">captured, not sent</span> <${Link} to=${`/mails/${id}`}>its record<//></p>
-        <${Preview} key=${id} id=${id} wide /></article>`
+        <${Preview} key=${id} id=${id} form=${parameters.get("form") || ""} wide
+          choose=${(form) => go(`/inbox/${id}?${new URLSearchParams({ ...(to && { to }), form })}`, true)} /></article>`
       : mails.length > 0 && html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd><br />In a test of your own: <${Shell}>${waitFor}<//></p>`}
   </div>`;
 }

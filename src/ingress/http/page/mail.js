@@ -16,7 +16,7 @@ const parts = [["what", "What happened"], ["says", "What it says"], ["facts", "F
 const phases = { rcpt_to: "RCPT TO", mail_from: "MAIL FROM", final_dot: "the end of the message", body: "the message", tls: "TLS",
   ehlo: "EHLO", auth: "the login", data: "DATA", connect: "connecting", greeting: "the greeting", local: "this service" };
 
-export function Mail({ id, part, at, may, back, changed }) {
+export function Mail({ id, part, form, at, may, back, changed }) {
   const path = `/v1/mails/${encodeURIComponent(id)}`;
   const { data: mail, error, again } = useAnswer(path);
   const [asking, setAsking] = useState(null);
@@ -50,7 +50,7 @@ export function Mail({ id, part, at, may, back, changed }) {
     <${Tabs} label="The mail" tabs=${parts} chosen=${part} name="part" choose=${(name) => go(at(name), true)}>
     ${part === "what" && html`${mail.deliveries.slice(0, SHOWN).map((delivery) => html`<${Delivery} key=${delivery.recipient} delivery=${delivery} />`)}
       ${mail.deliveries.length > SHOWN && html`<p class="faint">${number(mail.deliveries.length - SHOWN)} more recipients; the API has them all.</p>`}`}
-    ${part === "says" && html`<${Preview} id=${id} />`}
+    ${part === "says" && html`<${Preview} id=${id} form=${form} choose=${(name) => go(at("says", name), true)} />`}
     ${part === "facts" && html`<${Facts} mail=${mail} />`}
     <//>
     ${asking && html`<${Ask} title=${asking === "cancel" ? "Withdraw this 1 mail?" : "Send this 1 mail again, at once?"} yes=${asking === "cancel" ? "Withdraw" : "Send"}

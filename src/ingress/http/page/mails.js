@@ -38,7 +38,7 @@ export function Mails({ id, parameters, may }) {
   /** The address of the list, or of a mail of it, with some of its parameters changed. */
   const address = (changes, mail = "") => {
     const kept = new URLSearchParams(parameters);
-    if (!mail) kept.delete("part");
+    if (!mail) for (const name of ["part", "form"]) kept.delete(name);
     for (const [name, value] of Object.entries(changes)) value ? kept.set(name, value) : kept.delete(name);
     const query = kept.toString();
     return `/mails${mail && `/${mail}`}${query ? `?${query}` : ""}`;
@@ -60,7 +60,7 @@ export function Mails({ id, parameters, may }) {
         <h1>Mails</h1>
         <${Search} q=${q} known=${known} found=${(text) => go(address({ q: text }))} />
         <nav class="tabs" aria-label="States">${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
-          aria-current=${tab === state ? "true" : undefined}>${tab || "all"}${tab && counts?.[tab] ? html` <small title=${number(counts[tab])}>${compact(counts[tab])}</small>` : ""}<//>`)}</nav>
+          aria-current=${tab === state ? "true" : undefined}>${tab || "all"}${tab && !q && counts?.[tab] ? html` <small title=${number(counts[tab])}>${compact(counts[tab])}</small>` : ""}<//>`)}</nav>
         ${mails.length > 0 && html`<${Bar} key=${asked} asked=${asked} q=${[q, state && `state:${state}`].filter(Boolean).join(" ")} state=${state} may=${may}
           known=${isOf && !next ? mails.length : null} selected=${selected} setSelected=${setSelected} ids=${mails.map((mail) => mail.id).slice(0, MOST_SELECTED)} changed=${() => load()} />`}
         <div aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${() => load()}>${busy ? "more than " : ""}${number(fresh)} new</button>`}</div>
@@ -72,8 +72,8 @@ export function Mails({ id, parameters, may }) {
         ${!mails.length && !error && !loading && !next && html`<${Nothing} q=${q} state=${state} all=${address({ q: "", state: "" })} />`}
         ${next && html`<button class="more" disabled=${loading} onClick=${() => load(next)}>More</button>`}
       </section>
-      ${id ? html`<${Mail} key=${id} id=${id} part=${["says", "facts"].includes(shown) ? shown : "what"} may=${may} back=${address({})}
-          at=${(part) => address({ part: part === "what" ? "" : part }, id)} changed=${() => load()} />`
+      ${id ? html`<${Mail} key=${id} id=${id} part=${["says", "facts"].includes(shown) ? shown : "what"} form=${parameters.get("form") || ""} may=${may} back=${address({})}
+          at=${(part, form = "") => address({ part: part === "what" ? "" : part, form }, id)} changed=${() => load()} />`
         : mails.length > 0 && html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd></p>`}
     </div>`;
 }

@@ -37,8 +37,34 @@ export function useMails(asked) {
   }, [asked]);
   useEffect(() => void load(), [load]);
   useBack(Boolean(state.error), () => load(state.next));
-  // What is new is said, not put before somebody who reads.
+  /** What the list holds, and where it ends for now: what moves up from behind that is not new. */
+  const held = useRef({ ids: new Set(), end: "" });
+  held.current = { ids: new Set(state.mails.map((mail) => mail.id)), end: state.next && state.mails.at(-1)?.id };
+  // What is new is said, not put before somebody who reads. What of it a search finds only the service knows.
   useEffect(() => {
+    if (!asked) return;
+    let changed = false;
+    /** @type {any} */
+    let timer = 0;
+    const stop = on("happened", ({ mail, kind }) => (changed ||= Boolean(mail) || kind === "skipped"));
+    const look = async () => {
+      if (changed && document.visibilityState === "visible") {
+        changed = false;
+        const page = await get(`/v1/mails?limit=50&${asked}`).catch(() => ({ mails: [] }));
+        const { ids, end } = held.current;
+        setFresh(page.mails.filter(({ id }) => !ids.has(id) && (!end || id > end)).length);
+      }
+      if (timer !== null) timer = setTimeout(look, 3000);
+    };
+    timer = setTimeout(look, 3000);
+    return () => {
+      stop();
+      clearTimeout(timer);
+      timer = null;
+    };
+  }, [asked]);
+  useEffect(() => {
+    if (asked) return;
     let heard = 0;
     const stop = on("happened", ({ kind, mail }) => {
       if (kind === "skipped") setBusy(true);
@@ -54,7 +80,7 @@ export function useMails(asked) {
       stop();
       clearInterval(timer);
     };
-  }, []);
+  }, [asked]);
   return { ...state, isOf: state.asked === asked, fresh, busy, load };
 }
 

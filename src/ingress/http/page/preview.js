@@ -18,22 +18,21 @@ export function Findings({ preview }) {
   </section>`;
 }
 
-/** What the mail says; `wide` where the width of a phone is of interest. */
-export function Preview({ id, wide = false }) {
+/** What the mail says, in this form of it; `wide` where the width of a phone is of interest. */
+export function Preview({ id, form, choose, wide = false }) {
   const { data: preview, error } = useAnswer(`/v1/mails/${encodeURIComponent(id)}/preview`);
-  const [chosen, setChosen] = useState("");
   const [width, setWidth] = useState("");
   const [dark, setDark] = useState(false);
   const [remote, setRemote] = useState(false);
   if (error) return html`<${Problem} error=${error} />`;
   if (!preview) return html`<p class="faint empty">…</p>`;
   const tabs = [...(preview.has_html ? [["html", "HTML"]] : []), ["text", "Text"], ["headers", "Header"], ["parts", `Parts (${preview.parts.length})`], ["raw", "Raw"]];
-  const tab = tabs.some(([name]) => name === chosen) ? chosen : tabs[0][0];
+  const tab = tabs.some(([name]) => name === form) ? form : tabs[0][0];
   const asked = new URLSearchParams();
   if (remote) asked.set("images", "remote");
   if (dark) asked.set("theme", "dark");
   return html`<${Findings} preview=${preview} />
-    <${Tabs} label="Forms of the mail" tabs=${tabs} chosen=${tab} name="form" choose=${setChosen}>
+    <${Tabs} label="Forms of the mail" tabs=${tabs} chosen=${tab} name="form" choose=${choose}>
     ${preview.is_cut && html`<p class="faint">This mail is longer than what is shown; the raw message has it all.</p>`}
     ${tab === "html" && html`<div class="row small">${wide && widths.map(([name, title]) => html`<button key=${name} aria-pressed=${width === name} onClick=${() => setWidth(name)}>${title}</button>`)}
         <button aria-pressed=${dark} onClick=${() => setDark(!dark)}>Dark</button>
