@@ -4,7 +4,7 @@ import { get, html, useAnswer } from "./api.js";
 import { on } from "./live.js";
 import { number, visible } from "./words.js";
 import { useKeys } from "./paging.js";
-import { Empty, Link, Problem, Shell, Text, Time, go } from "./parts.js";
+import { Empty, Link, Problem, Text, Time, go } from "./parts.js";
 import { Preview } from "./preview.js";
 import { useCallback, useEffect, useState } from "./vendor/hooks.js";
 
@@ -81,7 +81,7 @@ export function Inbox({ id, parameters, relays }) {
         <span class="why"><${Text}>${mail.deliveries.map((delivery) => delivery.recipient).slice(0, 3).join(", ")}<//>${mail.deliveries.length > 3 ? ` +${mail.deliveries.length - 3}` : ""}</span><//></li>`)}</ol>
       ${data && !mails.length && html`<${Empty} title=${to ? "Nothing was captured for this recipient" : "Nothing was captured yet"}>
         <p class="faint">Mail whose route leads to ${relays.join(", ")} is kept here instead of being sent.</p>
-        <p>A test of your own waits for it: <${Shell}>${waitFor}<//></p><//>`}
+        <p>A test of your own waits for it: <code>${waitFor}</code></p><//>`}
       ${data?.next && html`<p class="faint"><${Link} to=${`/mails?q=${encodeURIComponent(q)}`}>All of them, as a list<//></p>`}
     </section>
     ${id ? html`<article class="detail"><p class="back"><${Link} to=${`/inbox${kept}`}>Back to the list<//></p>
@@ -89,6 +89,6 @@ export function Inbox({ id, parameters, relays }) {
         <p class="line"><span class="captured">captured, not sent</span> <${Link} to=${`/mails/${id}`}>its record<//></p>
         <${Preview} key=${id} id=${id} form=${parameters.get("form") || ""} wide
           choose=${(form) => go(`/inbox/${id}?${new URLSearchParams({ ...(to && { to }), form })}`, true)} /></article>`
-      : mails.length > 0 && html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd><br />In a test of your own: <${Shell}>${waitFor}<//></p>`}
+      : mails.length > 0 && html`<p class="faint hint">Choose a mail: <kbd>j</kbd> <kbd>k</kbd> <kbd>Enter</kbd><br />In a test of your own: <code>${waitFor}</code></p>`}
   </div>`;
 }
