@@ -325,6 +325,11 @@ impl Builder {
             engine.templates = self.templates;
         }
 
+        for relay in engine.spool.paused().await? {
+            tracing::warn!(relay, "the relay is paused, as it was before the start");
+            engine.pause(&relay, true);
+        }
+
         let engine = Arc::new(engine);
         engine.reroute();
 

@@ -41,7 +41,11 @@ impl AppliedOrders {
             return;
         }
 
-        for relay in orders.paused.symmetric_difference(&self.paused) {
+        let known = match &self.orders {
+            Some(_) => std::mem::take(&mut self.paused),
+            None => engine.paused(),
+        };
+        for relay in orders.paused.symmetric_difference(&known) {
             let (reply, _) = ractor::concurrency::oneshot::<bool>();
             let _ = router.cast(router::Msg::Pause {
                 relay: relay.clone(),

@@ -167,6 +167,10 @@ impl Engine {
         self.paused.read().contains(relay)
     }
 
+    pub(super) fn paused(&self) -> BTreeSet<String> {
+        self.paused.read().iter().cloned().collect()
+    }
+
     pub(super) fn pause(&self, relay: &str, paused: bool) {
         let mut all = self.paused.write();
         if paused {

@@ -64,10 +64,11 @@ impl Relays<'_> {
         found.ok_or_else(|| Error::UnknownRelay(name.to_owned()))
     }
 
-    /// Stops sending over a relay; its mail takes the route's next one, or waits.
+    /// Stops sending over a relay, over restarts too; its mail takes the route's next one, or waits.
     ///
     /// # Errors
-    /// [`Error::UnknownRelay`], or [`Error::Stopped`].
+    /// [`Error::UnknownRelay`], or [`Error::Stopped`]; [`Error::Spool`] where it is obeyed, and could
+    /// not be noted for the next start.
     pub async fn pause(&self, name: &str) -> Result<(), Error> {
         let kind = EventKind::RelayPaused { reason: None };
         self.set_paused(name, true, kind).await
@@ -103,11 +104,9 @@ impl Relays<'_> {
             self.postrider
                 .note(kind, |event| event.of_relay(name))
                 .await;
-            // Obeyed here at once, and by those who share the spool when they hear of it.
-            if let Some(cluster) = self.postrider.inner.engine.spool.cluster() {
-                cluster.set_paused(name, paused).await?;
-            }
-            Ok(())
+            // Obeyed here at once, and from the spool by those who share it or open it next.
+            let spool = &self.postrider.inner.engine.spool;
+            Ok(spool.set_paused(name, paused).await?)
         } else {
             Err(Error::UnknownRelay(name.to_owned()))
         }

@@ -48,9 +48,6 @@ pub trait Cluster: Send + Sync {
     /// The nodes that live, the oldest first.
     async fn nodes(&self) -> Result<Vec<NodeStatus>, SpoolError>;
 
-    /// Has all nodes stop sending over a relay, or go on.
-    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError>;
-
     /// Has whichever node holds a mail give it back unsent, if it still can.
     async fn want_back(&self, mail: MailId) -> Result<(), SpoolError>;
 

@@ -159,6 +159,7 @@ const CHECKS: &[Check] = checks! {
         what_was_in_flight_is_queued_again,
         a_marked_delivery_is_dead_in_doubt_after_a_kill,
         keys_survive,
+        a_pause_survives_until_it_is_over,
         what_was_deleted_stays_deleted,
         a_store_that_was_dropped_unclosed_opens_again,
     }

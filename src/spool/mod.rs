@@ -48,6 +48,7 @@ pub use suppression::{
 #[cfg(feature = "postgres")]
 pub use transfer::Copied;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -406,6 +407,13 @@ pub trait Spool: Send + Sync + 'static {
     fn journal(&self) -> Option<&dyn Journal> {
         None
     }
+
+    /// Notes that a relay is paused, or goes on: whoever opens the spool next obeys, and at once
+    /// whoever shares it.
+    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError>;
+
+    /// The relays that are paused.
+    async fn paused(&self) -> Result<BTreeSet<String>, SpoolError>;
 
     /// The nodes that share this spool, where several may.
     fn cluster(&self) -> Option<&dyn Cluster> {

@@ -17,6 +17,8 @@ pub(super) const STEP_BYTES: usize = 8 * 1024 * 1024;
 pub(super) enum Part {
     Mail(Box<MailPart>),
     Suppression(Suppression),
+    /// A relay over which nothing is sent.
+    Paused(String),
     /// How many deliveries of an account were accepted on the last day.
     Accepted {
         account: u64,

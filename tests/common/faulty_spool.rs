@@ -1,6 +1,6 @@
 //! A spool whose disk fails, or takes its time, when a test says so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -227,6 +227,12 @@ impl Spool for FaultySpool {
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
         self.strike("stats")?;
         self.kept.stats(now).await
+    }
+    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
+        self.kept.set_paused(relay, paused).await
+    }
+    async fn paused(&self) -> Result<BTreeSet<String>, SpoolError> {
+        self.kept.paused().await
     }
     fn suppressions(&self) -> Option<&dyn Suppressions> {
         Some(self)

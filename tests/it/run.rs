@@ -166,8 +166,9 @@ fn a_stop_that_was_asked_for_is_announced_and_ends_well() {
 
 /// Puts one mail into the spool that the service is going to open.
 async fn leave_a_mail(dir: &Path) -> MailId {
-    let dispatcher = on_the_spool(dir).await;
-    dispatcher.pause("first").await.unwrap();
+    // Nobody listens there.
+    let relay = Relay::smtp("smtp://127.0.0.1:1").unwrap().name("first");
+    let dispatcher = over(relay, dir).await;
     let mail = Mail::builder()
         .from("shop@example.com")
         .to("ada@example.org")
@@ -194,6 +195,10 @@ async fn leave_a_mail(dir: &Path) -> MailId {
 
 async fn on_the_spool(dir: &Path) -> Dispatcher {
     let relay = Relay::capture(&Capture::default()).name("first");
+    over(relay, dir).await
+}
+
+async fn over(relay: Relay, dir: &Path) -> Dispatcher {
     Dispatcher::builder()
         .relay(relay)
         .spool(dir.join("var/spool"))

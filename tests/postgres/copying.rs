@@ -1,7 +1,7 @@
 //! `postrider spool copy`, `verify`, `export` and `migrate`: a spool moves between a directory and
 //! a database, and nothing of it is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ struct Everything {
     pending: u64,
     of_app: (u64, u64),
     suppressions: Vec<Suppression>,
+    paused: BTreeSet<String>,
     events: Vec<Event>,
     reader: u64,
     kept: Vec<(Vec<u8>, Vec<u8>)>,
@@ -92,6 +93,7 @@ async fn everything(spool: &dyn Spool) -> Everything {
         ),
         feedback: came_back,
         suppressions: suppressions.page(all).await.unwrap().suppressions,
+        paused: spool.paused().await.unwrap(),
         events,
         reader: journal.reader("shop", 0).await.unwrap(),
         kept: journal.kept("shop", vec![], vec![255], 10).await.unwrap(),
@@ -120,6 +122,7 @@ fn tried(delivery: &Delivery, stage: Stage) -> Delivery {
 
 /// A mail of each kind that there is.
 async fn fill(spool: &dyn Spool) {
+    spool.set_paused("primary", true).await.unwrap();
     let at = start();
     let hour = Duration::from_secs(3600);
 

@@ -86,6 +86,7 @@ async fn fill_and_send(
     let started = Instant::now();
 
     let postrider = build()?.start().await?;
+    postrider.resume("sink").await?;
     delivered(&postrider, 1).await;
     let first = started.elapsed();
     let (begun, already) = (Instant::now(), postrider.delivered());

@@ -1,6 +1,6 @@
 //! What closing, killing and opening again leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Bench;
@@ -583,4 +583,29 @@ async fn everything(spool: &dyn Spool) -> BTreeMap<MailId, Kept> {
     }
 
     all
+}
+
+pub async fn a_pause_survives_until_it_is_over(bench: &dyn Bench) {
+    let spool = open(bench, "paused").await;
+    assert_eq!(spool.paused().await, Ok(BTreeSet::new()));
+    for relay in ["primary", "the other", "primary"] {
+        assert_eq!(spool.set_paused(relay, true).await, Ok(()));
+    }
+    let both = BTreeSet::from(["primary".to_owned(), "the other".to_owned()]);
+    assert_eq!(spool.paused().await, Ok(both.clone()));
+    if !bench.persistent() {
+        return;
+    }
+
+    spool.close().await.expect("closed");
+    let spool = open(bench, "paused").await;
+    assert_eq!(spool.paused().await, Ok(both));
+    assert_eq!(spool.set_paused("primary", false).await, Ok(()));
+    let other = BTreeSet::from(["the other".to_owned()]);
+    assert_eq!(spool.paused().await, Ok(other.clone()));
+
+    bench.kill("paused", "paused-killed");
+    spool.close().await.expect("closed");
+    let spool = open(bench, "paused-killed").await;
+    assert_eq!(spool.paused().await, Ok(other));
 }

@@ -26,6 +26,7 @@
 //! | `J` `g` number | the last of some events that were lost with their records, this one the first; told of by a salvage |
 //! | `f` mail, index, name | what came back for a delivery: a bounce, a complaint |
 //! | `y` address, 0, list, 0, reason | this address gets no mail of this list, or none at all where the list is empty |
+//! | `p` relay | nothing is sent over this relay |
 //! | `c` | totals |
 //! | `g` account | how many deliveries of this token or user are pending, and how many were submitted on the last day |
 //! | `h` | the secret that idempotency keys are hashed with |
@@ -45,6 +46,9 @@ pub(super) const SECRET: &[u8] = b"h";
 /// Who is not to get mail.
 pub(super) const SUPPRESSION: &[u8] = b"y";
 
+/// Relays over which nothing is sent.
+pub(super) const PAUSED: &[u8] = b"p";
+
 /// The journal's records.
 pub(super) const JOURNAL: &[u8] = b"j";
 /// Which of them hold acts.
@@ -58,6 +62,10 @@ pub(super) const LOST: &[u8] = b"Jg";
 
 /// What is written once and can be derived from nothing else.
 pub(in crate::spool) const IRREPLACEABLE: [&[u8]; 2] = [SECRET, JOURNAL_ID];
+
+pub(super) fn paused(relay: &str) -> Vec<u8> {
+    [PAUSED, relay.as_bytes()].concat()
+}
 
 pub(super) fn lost(first: u64) -> Vec<u8> {
     [LOST, &first.to_be_bytes()].concat()

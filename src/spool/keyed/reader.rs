@@ -1,6 +1,6 @@
 //! Looks a mail up, and what is of use to all who read. Runs off the async threads, beside the writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -245,4 +245,16 @@ pub(super) fn keys_between<S: Store>(
         }
     })?;
     Ok(found)
+}
+
+/// The relays that are paused.
+pub(super) fn paused<S: Store>(store: &S) -> Result<BTreeSet<String>, SpoolError> {
+    let (from, to) = keys::starting_with(keys::PAUSED);
+    let mut paused = BTreeSet::new();
+    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        let relay = String::from_utf8_lossy(&key[keys::PAUSED.len()..]);
+        paused.insert(relay.into_owned());
+        ControlFlow::Continue(())
+    })?;
+    Ok(paused)
 }

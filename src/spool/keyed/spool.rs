@@ -1,6 +1,6 @@
 //! What a spool can do, over ordered keys.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::encoding::Encoded;
 use super::stored_mail::{self, StoredMail};
 use super::write_transaction::WriteTransaction;
 use super::writer::GROUP_BYTES;
-use super::{KeyedSpool, WAITING_KIB, listing, operations, reader, statistics};
+use super::{KeyedSpool, WAITING_KIB, keys, listing, operations, reader, statistics};
 use crate::delivery::{By, Delivery, Route, Stage};
 use crate::mail::{MailId, Submitter, Timestamp};
 use crate::spool::codec;
@@ -364,6 +364,15 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     fn journal(&self) -> Option<&dyn Journal> {
         Some(self)
+    }
+
+    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
+        let note = (keys::paused(relay), paused.then(Vec::new));
+        self.note_with(Vec::new(), vec![note]).await
+    }
+
+    async fn paused(&self) -> Result<BTreeSet<String>, SpoolError> {
+        self.look(|shared| reader::paused(&shared.store)).await
     }
 
     fn suppressions(&self) -> Option<&dyn Suppressions> {

@@ -15,6 +15,7 @@ use super::journal::entry::{self, Entry as Happened, Head, PendingEntries, Recor
 use super::keys::{self, Place};
 use super::queue_head::Entry;
 use super::queue_ids::QueueIds;
+use super::reader;
 use super::salvage::{Beside, put_in_order};
 use super::stored_mail::{self, CHUNK};
 use super::suppressions;
@@ -68,6 +69,10 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
         if let Some(entry) = suppressions::read(&key, &value) {
             each(Part::Suppression(entry))?;
         }
+    }
+
+    for relay in reader::paused(store)? {
+        each(Part::Paused(relay))?;
     }
 
     tell_journal(store, each)
@@ -219,6 +224,7 @@ impl<'a, S: Store> Taking<'a, S> {
                 let (key, value) = suppressions::record(&entry);
                 self.put(key, value)?;
             }
+            Part::Paused(relay) => self.put(keys::paused(&relay), Vec::new())?,
             Part::Accepted {
                 account,
                 day,

@@ -63,6 +63,24 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
     Ok(())
 }
 
+/// Has all nodes stop sending over a relay, or go on.
+pub(super) async fn set_paused(core: &Core, relay: &str, paused: bool) -> Result<(), SpoolError> {
+    let sql = match paused {
+        true => {
+            "WITH h AS (UPDATE head SET commits = commits + 1)
+             INSERT INTO paused (relay) VALUES ($1) ON CONFLICT DO NOTHING"
+        }
+        false => {
+            "WITH h AS (UPDATE head SET commits = commits + 1) DELETE FROM paused WHERE relay = $1"
+        }
+    };
+
+    let done: Result<u64, SpoolError> = ask!(core, on => on.execute(sql, &[&relay]));
+    done?;
+    let read: Result<(), SpoolError> = ask!(core, on => read_orders(core, &on));
+    read
+}
+
 #[async_trait]
 impl Cluster for PostgresNode {
     async fn nodes(&self) -> Result<Vec<NodeStatus>, SpoolError> {
@@ -87,24 +105,6 @@ impl Cluster for PostgresNode {
                 holds: u64::try_from(row.get::<_, i64>(5)).unwrap_or(0),
             })
             .collect())
-    }
-
-    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
-        let core = &self.core;
-        let sql = match paused {
-            true => {
-                "WITH h AS (UPDATE head SET commits = commits + 1)
-                 INSERT INTO paused (relay) VALUES ($1) ON CONFLICT DO NOTHING"
-            }
-            false => {
-                "WITH h AS (UPDATE head SET commits = commits + 1) DELETE FROM paused WHERE relay = $1"
-            }
-        };
-
-        let done: Result<u64, SpoolError> = ask!(core, on => on.execute(sql, &[&relay]));
-        done?;
-        let read: Result<(), SpoolError> = ask!(core, on => read_orders(core, &on));
-        read
     }
 
     async fn want_back(&self, mail: MailId) -> Result<(), SpoolError> {

@@ -44,6 +44,7 @@ pub(super) mod transfer;
 pub use schema::Migrate;
 pub(super) use transfer::Aside;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -527,6 +528,15 @@ impl Spool for PostgresNode {
 
     fn journal(&self) -> Option<&dyn Journal> {
         Some(self)
+    }
+
+    async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
+        cluster::set_paused(&self.core, relay, paused).await
+    }
+
+    async fn paused(&self) -> Result<BTreeSet<String>, SpoolError> {
+        self.core.check_open()?;
+        Ok(self.core.orders.borrow().paused.clone())
     }
 
     fn cluster(&self) -> Option<&dyn Cluster> {

@@ -173,6 +173,14 @@ pub(in crate::spool) async fn tell(
         }
     }
 
+    for row in on
+        .query("SELECT relay FROM paused", &[])
+        .await
+        .map_err(failed)?
+    {
+        send(Part::Paused(row.get(0))).await?;
+    }
+
     tell_journal(aside, &send).await
 }
 
@@ -432,6 +440,10 @@ impl Taking {
         match part {
             Part::Mail(_) => {}
             Part::Suppression(entry) => suppressions::insert(on, &[entry]).await?,
+            Part::Paused(relay) => {
+                on.execute("INSERT INTO paused (relay) VALUES ($1)", &[&relay])
+                    .await?;
+            }
             Part::Accepted {
                 account,
                 day,

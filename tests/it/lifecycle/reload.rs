@@ -5,8 +5,7 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::{Clock, Dispatcher, Match, Reload, RouteRule, Weights, seconds};
 
 use crate::common::{
-    EventLog, ScriptedRelay, TestSpool, a_moment, becomes, engine, eventually, mail, steady,
-    submit, test_spool::is_postgres,
+    EventLog, ScriptedRelay, TestSpool, a_moment, becomes, engine, eventually, mail, steady, submit,
 };
 
 fn reload(relays: Vec<postrider::Relay>, routes: Vec<RouteRule>) -> Reload {
@@ -343,12 +342,49 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
         .unwrap();
 
     let postrider = over(100).start().await.unwrap();
-    // Nodes that share a spool share its pauses, which hold until one of them goes on.
-    for name in names.iter().filter(|_| is_postgres()) {
+    // A pause holds until it is over, over restarts too.
+    for name in &names {
         postrider.resume(name).await.unwrap();
     }
     becomes(&postrider, id, "delivered").await;
     let all = postrider.list(postrider::Query::default()).await.unwrap();
     assert_eq!(all.mails.len(), 1);
     assert_eq!(scripted.begun(), ["ada@example.org"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_holds_over_a_restart_until_the_relay_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (paused, other) = (ScriptedRelay::free(), ScriptedRelay::free());
+    let start = async || {
+        let builder = postrider::Dispatcher::builder().test_spool_in(dir.path());
+        let builder = builder.relay(paused.relay().name("paused"));
+        let builder = builder.relay(other.relay().name("other"));
+        let builder = builder.route(Match::default(), ["paused", "other"]);
+        builder.start().await.unwrap()
+    };
+
+    let postrider = start().await;
+    postrider.pause("paused").await.unwrap();
+    postrider.pause("other").await.unwrap();
+    postrider.resume("other").await.unwrap();
+    let drain = || postrider::Drain::within(seconds(10));
+    postrider.shutdown(drain()).await.unwrap();
+
+    let postrider = start().await;
+    let relays = postrider.relays().await.unwrap();
+    assert_eq!(relays[0].state, postrider::RelayState::Paused);
+    submit(&postrider, mail("ada@example.org")).await;
+    eventually("the other relay takes it", async || {
+        postrider.delivered() == 1
+    })
+    .await;
+    assert_eq!(other.begun(), ["ada@example.org"]);
+
+    postrider.resume("paused").await.unwrap();
+    postrider.shutdown(drain()).await.unwrap();
+    let postrider = start().await;
+    submit(&postrider, mail("bob@example.org")).await;
+    eventually("it goes on", async || postrider.delivered() == 1).await;
+    assert_eq!(paused.begun(), ["bob@example.org"]);
 }
