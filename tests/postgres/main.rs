@@ -13,7 +13,9 @@ mod damage;
 mod nodes;
 mod outage;
 mod outbox;
+mod pinned;
 mod readers;
+mod upgrades;
 
 use std::sync::Arc;
 use std::time::Duration;

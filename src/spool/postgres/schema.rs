@@ -1,9 +1,11 @@
 //! The tables, and how those of an older version become those of this one: each step runs once,
 //! under a lock that all nodes of a schema share, in one transaction.
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
 
-use super::link::{quoted, reason};
+use super::link::{StatementFailure, judge, quoted, reason};
 use crate::spool::SpoolError;
 
 /// Each step, in order. A step that was released is never changed.
@@ -16,6 +18,11 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0006.sql"),
     include_str!("migrations/0007.sql"),
 ];
+
+/// How often a step is tried that others were in the way of, and how long it lets them go on between.
+/// It waits for a table but a little: all that is asked of it meanwhile waits behind.
+const TRIES: usize = 10;
+const REST: Duration = Duration::from_secs(1);
 
 /// Whether tables are made and changed when a spool is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +65,19 @@ pub(super) async fn prepare(
         )));
     }
 
+    for _ in 1..TRIES {
+        match make(client, schema, version).await {
+            Err(error) if judge(&error) == StatementFailure::Busy => {
+                tracing::info!(
+                    reason = reason(&error),
+                    "the tables are in use; making them is tried again"
+                );
+                client.batch_execute("ROLLBACK").await.map_err(failed)?;
+                tokio::time::sleep(REST).await;
+            }
+            made => return made.map_err(failed),
+        }
+    }
     make(client, schema, version).await.map_err(failed)
 }
 
@@ -107,7 +127,9 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
     let done = version(client, schema).await?;
     for (number, step) in (1i32..).zip(STEPS).skip(done) {
         client
-            .batch_execute(&format!("SET LOCAL search_path TO {name}"))
+            .batch_execute(&format!(
+                "SET LOCAL search_path TO {name}; SET LOCAL lock_timeout TO '2s'; SET LOCAL statement_timeout TO 0"
+            ))
             .await?;
         client
             .batch_execute(&step.replace("{schema}", &name))

@@ -87,7 +87,7 @@ DELETE FROM suppressions s USING unnest($1::text[], $2::text[], $3::int2[]) AS u
 WHERE s.address = u.address AND s.list = u.list AND s.reason = u.reason";
 
 const PAGE: &str = "
-SELECT * FROM suppressions WHERE (address, list, reason) > ($1, $2, $3)
+SELECT address, list, reason, since, until, note FROM suppressions WHERE (address, list, reason) > ($1, $2, $3)
   AND ($4::text IS NULL OR address = $4) AND ($5::text IS NULL OR list = $5) AND ($6::int2 IS NULL OR reason = $6)
 ORDER BY address, list, reason LIMIT $7";
 
@@ -134,7 +134,8 @@ impl Suppressions for PostgresNode {
         let core = &self.core;
         let asked: Vec<String> = addresses.iter().map(of_address).collect();
         let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
-            "SELECT * FROM suppressions WHERE address = ANY($1) ORDER BY address, list, reason",
+            "SELECT address, list, reason, since, until, note FROM suppressions WHERE address = ANY($1)
+             ORDER BY address, list, reason",
             &[&asked],
         ));
 
