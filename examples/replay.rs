@@ -54,6 +54,8 @@ async fn survive() -> Outcome<()> {
 
     let capture = Capture::default();
     let postrider = start(spool.path(), &capture).await?;
+    // A pause holds over restarts.
+    postrider.resume("capture").await?;
     for id in &accepted {
         postrider.wait(*id).await?;
     }
