@@ -492,6 +492,10 @@ pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) ->
     FieldError { pointer, detail }
 }
 
+/// The longest name in a pointer, in bytes: a request may be one name of megabytes, and each copy of
+/// it would be as large.
+const LONGEST_NAME: usize = 1024;
+
 /// A path in JSON as a pointer.
 pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
@@ -499,7 +503,9 @@ pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
     for segment in path {
         match segment {
             Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+            Segment::Map { key } => {
+                pointer.push_str(&format!("/{}", escape(beginning(key, LONGEST_NAME))));
+            }
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }

@@ -41,7 +41,9 @@ async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_not
         .count();
 
     assert_eq!(readable, queued.len(), "what it has can still be read");
-    assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
+    // It is obeyed, and cannot be noted for the next start.
+    let resumed = service.post("/v1/relays/primary/resume", "");
+    assert_eq!(resumed.status, 503, "{resumed:?}");
 
     // Long enough for the scheduler to have woken everybody who would send.
     std::thread::sleep(std::time::Duration::from_secs(6));
@@ -54,6 +56,7 @@ async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_not
     service.says("the spool can be written again");
     eventually("ready again", || service.readiness().0);
     service.become_all(&queued, "delivered");
+    assert_eq!(service.post("/v1/relays/primary/resume", "").status, 200);
 
     assert!(service.stop().success());
 
