@@ -4,6 +4,7 @@ use postrider::ingress::http::{Limits, Scope};
 use serde_json::{Value, json};
 
 use super::service::{Service, token};
+use crate::common::eventually;
 
 const OPS: (&str, &str) = ("authorization", "Bearer ops-secret");
 
@@ -92,9 +93,13 @@ async fn a_token_that_is_none_is_told_and_counted() {
         "{metrics}"
     );
 
-    let told = audit(&service, "?act=login_refused&limit=1000").await;
+    let told = async || audit(&service, "?act=login_refused&limit=1000").await;
+    eventually("all are told", async || {
+        told().await["entries"].as_array().unwrap().len() == 3
+    })
+    .await;
+    let told = told().await;
     let told = told["entries"].as_array().unwrap();
-    assert_eq!(told.len(), 3);
     assert_eq!(
         (&told[0]["who"], &told[0]["from"]),
         (&Value::Null, &json!("127.0.0.1"))
