@@ -50,8 +50,7 @@ impl State {
             let now = self.engine.clock.monotonic();
             let mut part = self.part(mail, &left, now);
             let is_whole = part.len() == mail.recipients.len();
-            let recipients = part.iter().map(|at| mail.recipients[*at].clone());
-            let mut transaction = mail.clone().for_recipients(recipients.collect());
+            let mut transaction = for_part(mail, &part);
             let next = next.filter(|next| is_whole && self.may_pipeline(next, now));
 
             self.begun = None;
@@ -67,8 +66,7 @@ impl State {
                 } else {
                     ended_over += 1;
                     leave_out_bystanders(&mut part, &mut outcomes);
-                    let recipients = part.iter().map(|at| mail.recipients[*at].clone());
-                    transaction = mail.clone().for_recipients(recipients.collect());
+                    transaction = for_part(mail, &part);
                 }
             }
 
@@ -208,6 +206,12 @@ impl State {
             }
         }
     }
+}
+
+/// A mail for those of its recipients that go together.
+fn for_part(mail: &Transaction, part: &[usize]) -> Transaction {
+    let recipients = part.iter().map(|at| mail.recipients[*at].clone());
+    mail.clone().for_recipients(recipients.collect())
 }
 
 /// Those over whom the connection did not end keep their turn.

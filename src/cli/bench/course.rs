@@ -1,6 +1,5 @@
 //! How a run goes: how large the spool's files are meanwhile, and whether its pace holds.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::cli::Failure;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Error};
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_millis(250);
@@ -16,7 +15,7 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Somebody who looks on.
 pub(super) struct Course {
     has_ended: Arc<AtomicBool>,
-    looking: JoinHandle<Vec<Seen>>,
+    looking: JoinHandle<Result<Vec<Seen>, Error>>,
 }
 
 /// What was seen at one moment.
@@ -34,7 +33,7 @@ pub(super) struct Summary {
 }
 
 impl Course {
-    pub(super) fn begin(postrider: &Dispatcher, spool: PathBuf) -> Self {
+    pub(super) fn begin(postrider: &Dispatcher) -> Self {
         let has_ended = Arc::new(AtomicBool::new(false));
         let (ended, postrider) = (Arc::clone(&has_ended), postrider.clone());
         let looking = tokio::spawn(async move {
@@ -44,10 +43,10 @@ impl Course {
                 seen.push(Seen {
                     at: Instant::now(),
                     delivered: postrider.delivered(),
-                    bytes: size_of(&spool),
+                    bytes: postrider.stats().await?.spool_bytes,
                 });
                 if is_last {
-                    return seen;
+                    return Ok(seen);
                 }
                 tokio::time::sleep(EVERY).await;
             }
@@ -58,7 +57,7 @@ impl Course {
     pub(super) async fn end(self) -> Result<Summary, Failure> {
         self.has_ended.store(true, Ordering::Relaxed);
         let seen = self.looking.await;
-        let seen = seen.map_err(|e| Failure::Failed(format!("nobody looked on: {e}")))?;
+        let seen = seen.map_err(|e| Failure::Failed(format!("nobody looked on: {e}")))??;
 
         let largest = seen.iter().map(|seen| seen.bytes).max().unwrap_or_default();
         let step = seen.len().div_ceil(5).max(1);
@@ -73,15 +72,4 @@ impl Course {
             per_s_by_fifth: ends.windows(2).map(rate).collect(),
         })
     }
-}
-
-/// The size of all files below a directory, in bytes.
-fn size_of(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    });
-    sizes.sum()
 }

@@ -58,7 +58,7 @@ pub(super) async fn run(options: &Options, dir: &Path) -> Result<Value, Failure>
     delivered(&postrider, warm as u64).await;
 
     let following = Readers::start(&postrider, options.readers)?;
-    let course = Course::begin(&postrider, dir.join("spool"));
+    let course = Course::begin(&postrider);
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
     let times = submit(&postrider, count, CALLERS).await?;
     let accepted = started.elapsed();

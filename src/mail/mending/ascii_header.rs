@@ -15,8 +15,7 @@ use crate::mail::{field, structured};
 /// signed (RFC 6376), or a field that says how to read the body has no ASCII form.
 pub fn ascii_header(message: &Bytes) -> Option<Bytes> {
     let scan = Scan::of(message);
-    let is_whole = !scan.is_too_long && scan.lead.is_empty() && scan.is_parted;
-    if !is_whole || super::is_signed(&scan) {
+    if !scan.is_whole() || super::is_signed(&scan) {
         return None;
     }
 

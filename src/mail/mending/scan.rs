@@ -47,6 +47,11 @@ pub(in crate::mail) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
+    /// Whether it is a header section and a body, as they are to be.
+    pub fn is_whole(&self) -> bool {
+        !self.is_too_long && self.lead.is_empty() && self.is_parted
+    }
+
     pub fn of(message: &'a [u8]) -> Self {
         let mut at = lead(message);
         let mut scan = Scan {

@@ -15,8 +15,7 @@ pub fn seven_bit(message: &Bytes) -> Option<Bytes> {
         return Some(message.clone());
     }
     let scan = Scan::of(message);
-    let is_whole = !scan.is_too_long && scan.lead.is_empty() && scan.is_parted;
-    if !is_whole || scan.fields.iter().any(|field| !field.raw.is_ascii()) {
+    if !scan.is_whole() || scan.fields.iter().any(|field| !field.raw.is_ascii()) {
         return None;
     }
 

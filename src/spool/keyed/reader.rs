@@ -201,10 +201,19 @@ pub(super) fn routes<S: Store>(store: &S) -> Result<Vec<(QueueId, Route)>, Spool
 }
 
 pub(super) fn first_timer<S: Store>(store: &S) -> Result<Option<Timestamp>, SpoolError> {
-    let (from, to) = keys::starting_with(b"t");
+    first_of(store, b"t", keys::read_due)
+}
+
+/// What is read of the first key of this kind of which anything is.
+pub(super) fn first_of<S: Store, T>(
+    store: &S,
+    prefix: &[u8],
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, SpoolError> {
+    let (from, to) = keys::starting_with(prefix);
     let mut first = None;
     store.walk(&from, &to, Walk::Up, &mut |key, _| {
-        first = keys::read_due(key);
+        first = read(key);
         if first.is_some() {
             ControlFlow::Break(())
         } else {

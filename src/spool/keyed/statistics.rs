@@ -1,15 +1,15 @@
 //! How much mail there is, in which state, and since when the oldest waits.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use super::SpoolState;
 use super::keys::{self, Place, QueueId, Slot};
 use super::queues::QueueName;
+use super::reader::first_of;
 use crate::delivery::{Route, State};
 use crate::mail::{Priority, Timestamp};
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::Store;
 use crate::spool::{SpoolError, SpoolStats};
 
 /// Counts. What waits is counted as it comes and goes; what a sender has is taken out of it.
@@ -104,19 +104,11 @@ fn first_waiting<S: Store>(
     priority: Priority,
     leased: &HashSet<Slot>,
 ) -> Result<Option<Timestamp>, SpoolError> {
-    let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));
-    let mut first = None;
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, _| {
-        first = keys::read_queue(key)
+    let prefix = keys::queue_prefix(id, priority);
+    first_of(&shared.store, &prefix, |key| {
+        keys::read_queue(key)
             .map(|read| read.place)
             .filter(|place| !leased.contains(&place.slot()))
-            .map(|place| place.due);
-        if first.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })?;
-
-    Ok(first)
+            .map(|place| place.due)
+    })
 }

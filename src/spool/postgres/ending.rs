@@ -99,9 +99,7 @@ pub(super) async fn end_all(
         let became = Entry::became(ending.mail, manifest, &ending.delivery, false, at);
         told.tell(became.by(by));
     }
-    if let Some(act) = act {
-        told.tell(act);
-    }
+    told.tell_all(act);
 
     insert(core, on, endings).await?;
     bump(on, told, &totals).await

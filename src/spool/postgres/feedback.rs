@@ -177,7 +177,7 @@ async fn keep(
         let recipient = known.recipients.get(&(mail, i32::from(one.index)));
         if let (Some(manifest), Some(recipient)) = (manifest, recipient) {
             let happened = Entry::fed_back(manifest, recipient, &one.feedback, one.permanent);
-            happened.into_iter().for_each(|entry| _ = told.tell(entry));
+            told.tell_all(happened);
         }
     }
 

@@ -78,12 +78,6 @@ async fn cancel_in(
     Ok((OperationResult::of(recipients.collect()), committed))
 }
 
-fn tell(told: &mut PendingEntries, entry: Option<Entry<'_>>) {
-    if let Some(entry) = entry {
-        told.tell(entry);
-    }
-}
-
 /// What the journal tells last of what was done to a mail: that somebody did it.
 fn act<'a>(act: &'a str, by: &'a By, id: MailId, now: Timestamp) -> Option<Entry<'a>> {
     let is_told = by.who.is_some() && !by.is_part;
@@ -231,7 +225,7 @@ async fn retry_in(
         }
     }
 
-    tell(&mut told, act("retry", by, id, now));
+    told.tell_all(act("retry", by, id, now));
     let committed = bump(on, told, &totals).await?;
     let recipients = retried
         .into_iter()
@@ -291,7 +285,7 @@ async fn purge_in(
     if let Ok(manifest) = rows::manifest(mail) {
         told.tell(Entry::purged(&manifest, now).by(by));
     }
-    tell(&mut told, act("purge", by, id, now));
+    told.tell_all(act("purge", by, id, now));
 
     let committed = sweep::delete(on, &[rows::uuid(id)], told).await?;
     Ok((OperationResult::Done(recipients), committed))

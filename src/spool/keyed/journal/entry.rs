@@ -469,6 +469,14 @@ impl PendingEntries {
         self.0.is_empty()
     }
 
+    /// Adds entries, in order.
+    #[cfg(feature = "postgres")]
+    pub(in crate::spool) fn tell_all<'a>(&mut self, entries: impl IntoIterator<Item = Entry<'a>>) {
+        for entry in entries {
+            self.tell(entry);
+        }
+    }
+
     /// Adds an entry, and returns how many bytes it is.
     pub(in crate::spool) fn tell(&mut self, mut entry: Entry<'_>) -> usize {
         if self.0.is_empty() {
