@@ -33,6 +33,8 @@ use rand::{RngExt, SeedableRng};
 use self::journal::Debt;
 use self::trace::{Disk, Mode, Trace};
 
+/// The bytes of a segment of sled's log.
+const SEGMENT: usize = 16 * 1024 * 1024;
 /// Names the directory of the life to be lived, in the process that lives it.
 const DIR: &str = "POWERCUT_DIR";
 
@@ -243,8 +245,9 @@ impl Recording {
         self.trace.appended(&self.home.join("root/journal"))
     }
 
-    /// One third anywhere; one third just after the load began something else, which is opening and
-    /// closing; and one third just before those syncs returned on which most depended.
+    /// A quarter anywhere; a quarter just after the load began something else, which is opening and
+    /// closing; a quarter just before those syncs returned on which most depended; and a quarter
+    /// just before those that put the beginning of a segment on disk.
     fn points(&self, trials: usize) -> Vec<usize> {
         let journal = self.journal();
         let notes = journal
@@ -253,12 +256,14 @@ impl Recording {
             .map(|(n, _)| *n);
         let notes: Vec<usize> = notes.collect();
         let syncs = self.trace.heavy_syncs();
+        let segments = self.trace.segment_syncs(SEGMENT);
 
         let mut random = StdRng::seed_from_u64(trials as u64);
-        let mut point = |n: usize| match n % 3 {
+        let mut point = |n: usize| match n % 4 {
             0 => random.random_range(0..=self.trace.len()),
             1 => (notes[random.random_range(0..notes.len())] + random.random_range(0..60))
                 .min(self.trace.len()),
+            2 if !segments.is_empty() => segments[random.random_range(0..segments.len())],
             _ => syncs[random.random_range(0..syncs.len())],
         };
 
@@ -287,7 +292,7 @@ impl Recording {
             }
             let mode = Mode::ALL[n % Mode::ALL.len()];
             let _ = std::fs::remove_dir_all(&image);
-            let unsynced = disk.image(&root, &image, mode, *cut as u64);
+            let unsynced = disk.image(&root, &image, mode, (*cut + n) as u64);
             if let Err(what) = check::check(&image, &debt) {
                 failures.push(Failure {
                     cut: *cut,

@@ -124,6 +124,27 @@ impl Trace {
             .collect()
     }
 
+    /// The syncs before which the log went on in another segment, which is as long as `segment`, as
+    /// events.
+    pub fn segment_syncs(&self, segment: usize) -> Vec<usize> {
+        let mut syncs = Vec::new();
+        let mut has_begun = false;
+        for (n, (path, event)) in self.events.iter().enumerate() {
+            match event {
+                // Opening fills the rest of a segment, or all of it, with zeros.
+                Event::Write { at, bytes } if path.ends_with("db") => {
+                    let is_zero = self.bytes[bytes.clone()].iter().all(|byte| *byte == 0);
+                    has_begun |= at.is_multiple_of(segment) && !is_zero;
+                }
+                Event::Sync(_) if path.ends_with("db") && std::mem::take(&mut has_begun) => {
+                    syncs.push(n);
+                }
+                _ => {}
+            }
+        }
+        syncs
+    }
+
     /// What was written to a file that is only appended to, up to a cut; with the event after which
     /// each part was there.
     pub fn appended(&self, path: &Path) -> Vec<(usize, &str)> {

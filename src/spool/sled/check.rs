@@ -1,10 +1,12 @@
 //! Reads a whole log before sled does, and says whether all of it is there that was once on disk.
 //!
-//! Three things may rightly be torn after a power cut: what was written behind the last sync, at
-//! the end of the log; the segments that would have come next; and a place in the file that was
-//! being written again for one of them, in which nothing stood any more that is needed. Everything
-//! else was synced, and is damaged if it is not whole.
+//! Four things may rightly be torn after a power cut: what was written behind the last sync, at the
+//! end of the log; the segments that would have come next; a place in the file that was being
+//! written again for one of them, in which nothing stood any more that is needed; and such a place
+//! that sled was filling with zeros, which it does while it opens the files. Everything else was
+//! synced, and is damaged if it is not whole.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -14,13 +16,15 @@ use super::frame::Scanner;
 use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 use super::pages;
-use super::watermark::{self, Mark, Torn};
+use super::watermark::{self, Mark, Stage, Torn};
 
-/// How near the end of a segment the log must end, for the next one to have been begun; and how
-/// much of that may have been written. It is well above what is written between two syncs.
+/// How near the end of a segment the log must end, for the next one to have been begun where
+/// nothing in it tells; and how much of that may have been written.
 const BEGUN: usize = SEGMENT / 4;
 /// How many segments may have been begun.
 const MOST_BEGUN: usize = 2;
+/// What a disk writes as a whole, in bytes.
+const PAGE: usize = 4096;
 
 /// Why a spool is not opened.
 #[derive(Debug)]
@@ -84,9 +88,19 @@ struct Place {
     is_full: bool,
     /// The newest commit in its messages.
     commit: u64,
-    /// The first batch that goes on behind them: up to where, and the newest commit before it.
-    unfinished: Option<(u64, u64)>,
+    /// The first batch that goes on behind them.
+    unfinished: Option<Batch>,
     is_empty: bool,
+}
+
+/// Messages that count together or not at all.
+#[derive(Clone, Copy)]
+struct Batch {
+    /// Where it begins in the log, and its last message.
+    from: u64,
+    upto: u64,
+    /// The newest commit before it.
+    commit: u64,
 }
 
 impl Place {
@@ -148,23 +162,15 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         });
     }
 
-    let is_closed = mark.is_some_and(|mark| mark.is_closed);
+    let stage = mark.map_or(Stage::Open, |mark| mark.stage);
     let known = watermark::torn(dir)?;
     let mut torn = Vec::new();
     let mut begun = 0;
-
     let mut needed = None;
-    let mut is_needed = |at| -> io::Result<bool> {
-        let needed = match &mut needed {
-            Some(needed) => needed,
-            none => none.insert(pages::needed_segments(&file)?),
-        };
-        Ok(needed.contains(&at))
-    };
 
     for place in &places {
         let is_whole = match place.header {
-            Some(header) if header.lsn > tail.lsn => !is_closed,
+            Some(header) if header.lsn > tail.lsn => stage != Stage::Closed,
             Some(header) => header.lsn == tail.lsn || place.is_full,
             None => place.is_empty,
         };
@@ -175,9 +181,26 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
             torn.push(place.torn());
             continue;
         }
-        begun += 1;
-        let may_be_begun = !is_closed && tail.is_near_boundary && place.end <= BEGUN;
-        if !may_be_begun || begun > MOST_BEGUN || is_needed(place.at)? {
+
+        let mut segment = vec![0; SEGMENT];
+        let length = read_segment(&file, place.at, &mut segment)?;
+        let segment = &segment[..length];
+        let may_be_torn = match stage {
+            Stage::Closed => false,
+            Stage::Opening if has_empty_page(segment) => true,
+            Stage::Opening | Stage::Open => {
+                begun += 1;
+                let may_be_next = tail.is_near_boundary && place.end <= BEGUN;
+                begun <= MOST_BEGUN && (may_be_next || tail.is_before(segment))
+            }
+        };
+
+        let needed = match &mut needed {
+            Some(needed) => needed,
+            none if may_be_torn => none.insert(pages::needed_segments(&file, tail.end)?),
+            none => none.insert(HashSet::from([place.at])),
+        };
+        if needed.contains(&place.at) {
             let at = place.at + place.end as u64;
             return Err(damaged("db", format!("is damaged at byte {at}")));
         }
@@ -195,6 +218,10 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
 struct Tail {
     /// Where its last segment begins in the log.
     lsn: u64,
+    /// The number of the segment that comes next.
+    next: u64,
+    /// Up to where in the log it counts.
+    end: u64,
     /// The newest commit that is whole.
     commit: u64,
     /// Whether the next segment may have been begun.
@@ -233,17 +260,20 @@ impl Tail {
         let Some(last) = last else {
             return Tail {
                 lsn: 0,
+                next: 0,
+                end: 0,
                 commit: 0,
-                is_near_boundary: false,
+                is_near_boundary: true,
             };
         };
 
-        let end = last.lsn() + last.end as u64;
+        let mut end = last.lsn() + last.end as u64;
         let mut commit = 0;
         for place in found.iter().filter(|place| place.lsn() <= last.lsn()) {
             match place.unfinished {
-                Some((upto, before)) if upto >= end => {
-                    commit = commit.max(before);
+                Some(batch) if batch.upto >= end => {
+                    commit = commit.max(batch.commit);
+                    end = batch.from;
                     break;
                 }
                 _ => commit = commit.max(place.commit),
@@ -252,10 +282,28 @@ impl Tail {
 
         Tail {
             lsn: last.lsn(),
+            next: last.lsn() / size + 1,
+            end,
             commit,
             is_near_boundary: last.is_full || last.end + BEGUN >= SEGMENT,
         }
     }
+
+    /// Whether this place holds something of the segments that come next: then sled had no use any
+    /// more for what stood there, for it writes nowhere else.
+    fn is_before(&self, segment: &[u8]) -> bool {
+        let mut numbers = self.next..self.next + MOST_BEGUN as u64;
+        numbers.any(|number| {
+            (SEGMENT_HEAD..segment.len()).any(|at| log::message(segment, at, number).is_some())
+        })
+    }
+}
+
+/// Whether a part of this place was filled with zeros.
+fn has_empty_page(segment: &[u8]) -> bool {
+    segment
+        .chunks_exact(PAGE)
+        .any(|page| page.iter().all(|byte| *byte == 0))
 }
 
 fn read_places(file: &File) -> io::Result<Vec<Place>> {
@@ -265,12 +313,19 @@ fn read_places(file: &File) -> io::Result<Vec<Place>> {
     let mut places = Vec::new();
     let mut at = 0;
     while at < length {
-        let here = usize::try_from(length - at).unwrap_or(SEGMENT).min(SEGMENT);
-        file.read_exact_at(&mut buffer[..here], at)?;
+        let here = read_segment(file, at, &mut buffer)?;
         places.push(read_place(&scanner, &buffer[..here], at));
         at += SEGMENT as u64;
     }
     Ok(places)
+}
+
+/// Reads what there is of the segment that begins here, and says how much.
+fn read_segment(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let rest = file.metadata()?.len().saturating_sub(at);
+    let here = usize::try_from(rest).unwrap_or(SEGMENT).min(SEGMENT);
+    file.read_exact_at(&mut buffer[..here], at)?;
+    Ok(here)
 }
 
 fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
@@ -287,14 +342,14 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
     };
 
     let mut commit = 0;
-    let mut batches: Vec<(u64, u64)> = Vec::new();
+    let mut batches: Vec<Batch> = Vec::new();
     let number = header.lsn / SEGMENT as u64;
     let (end, is_full) = log::messages(segment, number, SEGMENT, &mut |message| {
         if let Kind::Batch(upto) = message.kind {
             // Those before it that are finished need not be kept.
-            let here = header.lsn + message.at as u64;
-            batches.retain(|(upto, _)| *upto >= here);
-            batches.push((upto, commit));
+            let from = header.lsn + message.at as u64;
+            batches.retain(|batch| batch.upto >= from);
+            batches.push(Batch { from, upto, commit });
         }
         if matches!(message.kind, Kind::Page | Kind::Change) {
             scanner.scan(message.body, &mut |_, frame| {
@@ -310,7 +365,7 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
         end,
         is_full,
         commit,
-        unfinished: batches.into_iter().find(|(upto, _)| *upto >= behind),
+        unfinished: batches.into_iter().find(|batch| batch.upto >= behind),
         is_empty: false,
     }
 }

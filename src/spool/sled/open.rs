@@ -88,6 +88,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
 
     private::close_off(path);
     let log = sync_files(path).map_err(io)?;
+    watermark.opened().map_err(io)?;
 
     let reached = mark.map_or(0, |mark| mark.commit);
     let last_commit = format::last_commit(&db).map_err(|e| unopenable(path, e))?;

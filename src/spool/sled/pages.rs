@@ -66,9 +66,11 @@ struct Gap {
 }
 
 /// Where in the file the segments begin that still say something: which hold the last image of a
-/// page, or a change behind it. No other place is ever written again.
-pub(super) fn needed_segments(file: &File) -> io::Result<HashSet<u64>> {
+/// page, or a change behind it. Only other places are ever written again. What stands in the log
+/// from `end` on does not count.
+pub(super) fn needed_segments(file: &File, end: u64) -> io::Result<HashSet<u64>> {
     let mut reader = Reader::of(file);
+    reader.end = end;
     reader.read_log()?;
     let spots = reader
         .pages
@@ -91,6 +93,8 @@ struct Reader<'a> {
     scanner: Scanner,
     pages: HashMap<u64, Page>,
     gaps: Vec<Gap>,
+    /// Messages from here on in the log do not count.
+    end: u64,
     /// The newest commit that was seen.
     newest: u64,
 }
@@ -102,6 +106,7 @@ impl<'a> Reader<'a> {
             scanner: Scanner::new(),
             pages: HashMap::new(),
             gaps: Vec::new(),
+            end: u64::MAX,
             newest: 0,
         }
     }
@@ -188,6 +193,9 @@ impl Reader<'_> {
             at: base + (message.end - message.body.len()) as u64,
             length: message.body.len(),
         };
+        if spot.lsn >= self.end {
+            return;
+        }
 
         let page = match message.kind {
             Kind::Page | Kind::Change | Kind::Free => self.pages.entry(message.page).or_default(),

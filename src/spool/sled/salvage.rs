@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::inspect::require;
 use super::open::{Purpose, lock, open_store, unopenable};
 use super::outcomes::Known;
+use super::watermark::Stage;
 use super::{pages, spare, watermark};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
@@ -68,7 +69,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
             .map(|totals| totals.value),
         journal: Some(Reach {
             last: mark.map_or(0, |mark| mark.journal),
-            may_be_more: mark.is_none_or(|mark| !mark.is_closed),
+            may_be_more: mark.is_none_or(|mark| mark.stage != Stage::Closed),
         }),
         ..Beside::default()
     };

@@ -17,7 +17,7 @@ use crate::private;
 /// The file's name.
 pub(super) const FILE: &str = "synced";
 const MAGIC: [u8; 8] = *b"PRsynct2";
-/// The bytes of a mark: this, three numbers, whether it is closed, a checksum.
+/// The bytes of a mark: this, three numbers, the stage, a checksum.
 const MARK: usize = 8 + 3 * 8 + 1 + 8;
 /// How a mark began and how long it was before it told of the journal.
 const OLD_MAGIC: [u8; 8] = *b"PRsynced";
@@ -38,6 +38,17 @@ pub(super) struct Torn {
     pub lsn: u64,
 }
 
+/// What was being done with the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It was open, and may have been written to.
+    Open = 0,
+    /// It was closed: nothing was being written since.
+    Closed = 1,
+    /// sled was opening its files: it fills with zeros what it does not need.
+    Opening = 2,
+}
+
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
@@ -47,8 +58,7 @@ pub(super) struct Mark {
     pub commit: u64,
     /// The number of the last event that the journal has told by then.
     pub journal: u64,
-    /// Whether the spool was closed after it: nothing was being written since.
-    pub is_closed: bool,
+    pub stage: Stage,
 }
 
 pub(super) struct Watermark {
@@ -126,7 +136,7 @@ fn parse(bytes: &[u8]) -> Option<Mark> {
         return None;
     }
 
-    let (is_closed, numbers) = told.split_last()?;
+    let (stage, numbers) = told.split_last()?;
     let number = |at: usize| {
         let bytes = numbers.get(at..)?.first_chunk::<8>()?;
         Some(u64::from_be_bytes(*bytes))
@@ -136,7 +146,11 @@ fn parse(bytes: &[u8]) -> Option<Mark> {
         turn: number(8)?,
         commit: number(16)?,
         journal: number(24).unwrap_or(0),
-        is_closed: *is_closed == 1,
+        stage: match stage {
+            1 => Stage::Closed,
+            2 => Stage::Opening,
+            _ => Stage::Open,
+        },
     })
 }
 
@@ -147,7 +161,7 @@ impl Mark {
         bytes[8..16].copy_from_slice(&self.turn.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.commit.to_be_bytes());
         bytes[24..32].copy_from_slice(&self.journal.to_be_bytes());
-        bytes[32] = u8::from(self.is_closed);
+        bytes[32] = self.stage as u8;
         let checksum = XxHash3_64::oneshot(&bytes[..33]);
         bytes[33..].copy_from_slice(&checksum.to_be_bytes());
         bytes
@@ -155,8 +169,8 @@ impl Mark {
 }
 
 impl Watermark {
-    /// Opens the file of a spool that is about to be written: from now on it is not closed. That is
-    /// on disk when this returns.
+    /// Opens the file of a spool whose files sled is about to open: from now on it is not closed.
+    /// That is on disk when this returns.
     pub(super) fn open(dir: &Path, known: Option<Mark>, torn: &[Torn]) -> io::Result<Self> {
         let file = private::options()
             .read(true)
@@ -169,14 +183,14 @@ impl Watermark {
             turn: 0,
             commit: 0,
             journal: 0,
-            is_closed: false,
+            stage: Stage::Opening,
         });
 
         let last = Mutex::new(known);
         let watermark = Watermark { file, last };
         // Both places, so that neither says that it is closed.
-        watermark.write(known.commit, 0, false)?;
-        watermark.write(known.commit, 0, false)?;
+        watermark.write(known.commit, 0, Stage::Opening)?;
+        watermark.write(known.commit, 0, Stage::Opening)?;
 
         if !torn.is_empty() || watermark.file.metadata()?.len() > TORN_AT {
             let bytes = torn_bytes(torn);
@@ -188,29 +202,34 @@ impl Watermark {
         Ok(watermark)
     }
 
+    /// Notes that sled has opened its files, and what it did then is on disk.
+    pub(super) fn opened(&self) -> io::Result<()> {
+        self.write(0, 0, Stage::Open)
+    }
+
     /// Notes that this commit and all before it are on disk, and what the journal has told by then.
     pub(super) fn reach(&self, commit: u64, journal: u64) -> io::Result<()> {
-        self.write(commit, journal, false)
+        self.write(commit, journal, Stage::Open)
     }
 
     /// Writes what is noted once more and syncs it: whether the disk takes anything.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.write(0, 0, false)?;
+        self.write(0, 0, Stage::Open)?;
         self.file.sync_data()
     }
 
     /// Notes that all is on disk and the spool is closed.
     pub(super) fn close(&self) -> io::Result<()> {
-        self.write(0, 0, true)
+        self.write(0, 0, Stage::Closed)
     }
 
-    fn write(&self, commit: u64, journal: u64, is_closed: bool) -> io::Result<()> {
+    fn write(&self, commit: u64, journal: u64, stage: Stage) -> io::Result<()> {
         let mut last = self.last.lock();
         let next = Mark {
             turn: last.turn + 1,
             commit: last.commit.max(commit),
             journal: last.journal.max(journal),
-            is_closed,
+            stage,
         };
         let place = PLACES[usize::from(next.turn % 2 == 1)];
         self.file.write_all_at(&next.to_bytes(), place)?;
@@ -234,10 +253,13 @@ mod tests {
         watermark.reach(4, 60).unwrap();
 
         let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.journal, told.is_closed), (6, 80, false));
+        assert_eq!(
+            (told.commit, told.journal, told.stage),
+            (6, 80, Stage::Open)
+        );
         watermark.close().unwrap();
         let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.is_closed), (6, true));
+        assert_eq!((told.commit, told.stage), (6, Stage::Closed));
 
         let path = dir.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
@@ -253,7 +275,9 @@ mod tests {
         assert_eq!(torn(dir.path()).unwrap(), begun);
 
         let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.is_closed), (6, false));
+        assert_eq!((told.commit, told.stage), (6, Stage::Opening));
+        reopened.opened().unwrap();
+        assert_eq!(read(dir.path()).unwrap().unwrap().stage, Stage::Open);
         drop(reopened);
 
         let mut old = OLD_MAGIC.to_vec();
@@ -263,7 +287,10 @@ mod tests {
         std::fs::write(&path, old).unwrap();
 
         let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.journal, told.is_closed), (7, 0, true));
+        assert_eq!(
+            (told.commit, told.journal, told.stage),
+            (7, 0, Stage::Closed)
+        );
         std::fs::write(&path, vec![0; 8000]).unwrap();
         assert!(read(dir.path()).is_err());
     }
