@@ -3,15 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use governor::clock::{Clock, Reference};
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 
 /// So many mails in so long a time: `100/s`, `600/m`, `1000/h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +44,6 @@ impl Rate {
     fn short_burst(self) -> NonZeroU32 {
         let a_tenth = f64::from(self.count.get()) / self.per.as_secs_f64() / 10.0;
         NonZeroU32::new(a_tenth as u32).unwrap_or(NonZeroU32::MIN)
-    }
-
-    fn quota(self, burst: NonZeroU32) -> Option<Quota> {
-        Quota::with_period(self.per / self.count.get()).map(|quota| quota.allow_burst(burst))
     }
 }
 
@@ -98,50 +86,19 @@ impl fmt::Display for Rate {
 #[error("`{}` is not a rate; write a count above zero and a unit, such as 100/s, 600/m, 1000/h or 5000/d", .0.escape_debug())]
 pub struct RateError(String);
 
-/// A clock that shows what it is told.
-#[derive(Clone, Debug, Default)]
-struct ManualClock(Arc<AtomicU64>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ManualInstant(Nanos);
-
-impl std::ops::Add<Nanos> for ManualInstant {
-    type Output = ManualInstant;
-    fn add(self, span: Nanos) -> ManualInstant {
-        ManualInstant(self.0 + span)
-    }
-}
-
-impl Reference for ManualInstant {
-    fn duration_since(&self, earlier: Self) -> Nanos {
-        Nanos::new(self.0.as_u64().saturating_sub(earlier.0.as_u64()))
-    }
-    fn saturating_sub(&self, span: Nanos) -> Self {
-        ManualInstant(Nanos::new(self.0.as_u64().saturating_sub(span.as_u64())))
-    }
-}
-
-impl Clock for ManualClock {
-    type Instant = ManualInstant;
-    fn now(&self) -> ManualInstant {
-        ManualInstant(Nanos::new(self.0.load(Ordering::Relaxed)))
-    }
-}
-
-type Limiter = RateLimiter<NotKeyed, InMemoryState, ManualClock, NoOpMiddleware<ManualInstant>>;
-
-struct RateLimit {
-    limiter: Limiter,
-    clock: ManualClock,
-    burst: usize,
-}
-
 /// Hands out permission to send, no faster than its rate. Without a rate it never says no.
+///
+/// This is the generic cell rate algorithm: each mail moves the time at which the next one is due
+/// on by one interval, and mails may come before theirs by no more than a tolerance.
 pub struct Pace {
-    limit: Option<RateLimit>,
-    /// Permission that was taken and not used: never more than one burst, or it would pile up while
-    /// there is no mail.
-    unspent: usize,
+    limit: Option<Limit>,
+}
+
+struct Limit {
+    interval: Duration,
+    tolerance: Duration,
+    /// When the next mail is due, in monotonic time.
+    due: Duration,
 }
 
 /// What a pace allows.
@@ -156,67 +113,68 @@ pub struct Allowance {
 impl Pace {
     /// Paces by `rate`.
     pub fn new(rate: Option<Rate>) -> Self {
-        Pace::of(rate.and_then(|rate| rate.quota(rate.short_burst())))
+        let limit = rate.and_then(|rate| Limit::of(rate, rate.short_burst()));
+        Pace { limit }
     }
 
     /// Paces by `rate`, all of its mails at once where none came before.
     pub fn at_once(rate: Rate) -> Self {
-        Pace::of(rate.quota(rate.count))
-    }
-
-    fn of(quota: Option<Quota>) -> Self {
-        let limit = quota.map(|quota| {
-            let clock = ManualClock::default();
-            let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-            RateLimit {
-                limiter,
-                clock,
-                burst: quota.burst_size().get() as usize,
-            }
-        });
-        Pace { limit, unspent: 0 }
+        let limit = Limit::of(rate, rate.count);
+        Pace { limit }
     }
 
     /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes
     /// back with [`Pace::give_back`].
     pub fn take(&mut self, wish: usize, now: Duration) -> Allowance {
-        let Some(RateLimit { limiter, clock, .. }) = &self.limit else {
+        let Some(limit) = &mut self.limit else {
             return Allowance {
                 mails: wish,
                 again_in: None,
             };
         };
 
-        clock.0.fetch_max(
-            u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
-
-        let mut mails = self.unspent.min(wish);
-        self.unspent -= mails;
-        let mut again_in = None;
-        while mails < wish {
-            match limiter.check() {
-                Ok(()) => mails += 1,
-                Err(not_yet) => {
-                    again_in = Some(
-                        not_yet
-                            .wait_time_from(clock.now())
-                            .max(Duration::from_millis(1)),
-                    );
-                    break;
-                }
-            }
+        let mails = limit.allowed(now).min(wish);
+        limit.due = limit.due.max(now) + limit.span(mails);
+        let too_early = (limit.due - now).saturating_sub(limit.tolerance);
+        Allowance {
+            mails,
+            again_in: (mails < wish).then(|| too_early.max(Duration::from_millis(1))),
         }
-
-        Allowance { mails, again_in }
     }
 
-    /// Returns permission that was taken and not used.
+    /// Returns permission that was taken and not used. It does not pile up while there is no mail.
     pub fn give_back(&mut self, mails: usize) {
-        if let Some(limit) = &self.limit {
-            self.unspent = (self.unspent + mails).min(limit.burst);
+        if let Some(limit) = &mut self.limit {
+            limit.due = limit.due.saturating_sub(limit.span(mails));
         }
+    }
+}
+
+impl Limit {
+    /// `None` for a rate that is faster than the clock.
+    fn of(rate: Rate, burst: NonZeroU32) -> Option<Self> {
+        let interval = rate.per / rate.count.get();
+        (!interval.is_zero()).then(|| Limit {
+            interval,
+            tolerance: interval * (burst.get() - 1),
+            due: Duration::ZERO,
+        })
+    }
+
+    /// How many mails may be sent now.
+    fn allowed(&self, now: Duration) -> usize {
+        let early = self.due.saturating_sub(now);
+        self.tolerance.checked_sub(early).map_or(0, |room| {
+            let more = room.as_nanos() / self.interval.as_nanos();
+            usize::try_from(more)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1)
+        })
+    }
+
+    fn span(&self, mails: usize) -> Duration {
+        let mails = u32::try_from(mails).unwrap_or(u32::MAX);
+        self.interval.saturating_mul(mails)
     }
 }
 

@@ -92,22 +92,31 @@ struct Parts {
     deliveries: Vec<Found>,
 }
 
-/// Reads what a claim needs of a mail; within, whether it can be understood.
-fn parts<S: Store>(
+/// Why a mail that was leased cannot be sent.
+enum Unread {
+    /// The store does not give it now.
+    ForNow(SpoolError),
+    /// It is not as it was written.
+    Broken(SpoolError),
+}
+
+impl From<SpoolError> for Unread {
+    fn from(error: SpoolError) -> Self {
+        Unread::ForNow(error)
+    }
+}
+
+/// Reads what a claim needs of a mail.
+fn read_mail<S: Store>(
     store: &S,
     mail: MailId,
     leases: &[(Lease, Place)],
-) -> Result<Result<Parts, SpoolError>, SpoolError> {
+) -> Result<Parts, Unread> {
     let Some(record) = store.get(&keys::manifest(mail))? else {
-        return Ok(Err(SpoolError::Unreadable(format!(
-            "mail {mail} has no manifest"
-        ))));
+        let reason = format!("mail {mail} has no manifest");
+        return Err(Unread::Broken(SpoolError::Unreadable(reason)));
     };
-
-    let kept = match StoredMail::from_bytes(record) {
-        Ok(kept) => kept,
-        Err(error) => return Ok(Err(error)),
-    };
+    let kept = StoredMail::from_bytes(record).map_err(Unread::Broken)?;
 
     let mut deliveries = Vec::with_capacity(leases.len());
     for (_, place) in leases {
@@ -115,11 +124,12 @@ fn parts<S: Store>(
         deliveries.push(changed.or_else(|| kept.as_put(place.index).cloned().map(Ok)));
     }
 
-    Ok(body(store, &kept)?.map(|body| Parts {
+    let body = body(store, &kept)?.whole().map_err(Unread::Broken)?;
+    Ok(Parts {
         kept,
         body,
         deliveries,
-    }))
+    })
 }
 
 /// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes
@@ -136,7 +146,7 @@ pub(super) fn claims<S: Store>(
             continue;
         };
         let read = guarded(
-            || parts(&shared.store, mail, &leases),
+            || read_mail(&shared.store, mail, &leases),
             || format!("mail {mail}"),
         );
         let Parts {
@@ -144,8 +154,8 @@ pub(super) fn claims<S: Store>(
             body,
             deliveries: found,
         } = match read {
-            Ok(Ok(parts)) => parts,
-            Ok(Err(error)) => {
+            Ok(parts) => parts,
+            Err(Unread::Broken(error)) => {
                 tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
                 broken.push(BrokenPlaces {
                     queue,
@@ -154,7 +164,7 @@ pub(super) fn claims<S: Store>(
                 });
                 continue;
             }
-            Err(error) => {
+            Err(Unread::ForNow(error)) => {
                 tracing::error!(mail.id = %mail, %error, "cannot be read now; tried again in a minute");
                 let mut queues = shared.queues.lock();
                 for (lease, _) in leases {

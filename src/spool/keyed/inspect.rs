@@ -199,7 +199,7 @@ fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, Spoo
         let Some(whole) = reader::whole(store, id)? else {
             return Ok(None);
         };
-        let body = reader::body(store, &whole.mail)?;
+        let body = reader::body(store, &whole.mail)?.whole();
         Ok(Some((whole, body)))
     };
     reader::guarded(read, || "a page of the database is damaged".into())

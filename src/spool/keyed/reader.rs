@@ -151,39 +151,59 @@ pub(super) fn record<S: Store>(
     }))
 }
 
-/// A mail's message, and whether it is whole.
-pub(super) fn body<S: Store>(
-    store: &S,
-    mail: &StoredMail,
-) -> Result<Result<Bytes, SpoolError>, SpoolError> {
+/// What is there of a mail's message.
+pub(super) struct FoundBody {
+    mail: MailId,
+    size: usize,
+    /// `None` where it was forgotten on purpose.
+    bytes: Option<Bytes>,
+}
+
+impl FoundBody {
+    /// The message.
+    ///
+    /// # Errors
+    /// [`SpoolError::Forgotten`], and [`SpoolError::Unreadable`] where a part of it is missing.
+    pub(super) fn whole(self) -> Result<Bytes, SpoolError> {
+        let FoundBody { mail, size, bytes } = self;
+        let bytes = bytes.ok_or(SpoolError::Forgotten(mail))?;
+        if bytes.len() == size {
+            return Ok(bytes);
+        }
+        let found = bytes.len();
+        let reason = format!("the message of mail {mail} has {found} of its {size} bytes");
+        Err(SpoolError::Unreadable(reason))
+    }
+}
+
+pub(super) fn body<S: Store>(store: &S, mail: &StoredMail) -> Result<FoundBody, SpoolError> {
     let manifest = &mail.manifest;
-    if mail.is_forgotten() {
-        return Ok(Err(SpoolError::Forgotten(manifest.id)));
-    }
-
     let size = usize::try_from(manifest.size).unwrap_or(usize::MAX);
-    if mail.body().len() == size {
-        return Ok(Ok(mail.body().clone()));
-    }
+    let bytes = if mail.is_forgotten() {
+        None
+    } else if mail.body().len() == size {
+        Some(mail.body().clone())
+    } else {
+        Some(chunks(store, manifest.id, size)?)
+    };
 
+    Ok(FoundBody {
+        mail: manifest.id,
+        size,
+        bytes,
+    })
+}
+
+/// The chunks of a message of this size, as far as they follow one another.
+fn chunks<S: Store>(store: &S, mail: MailId, size: usize) -> Result<Bytes, SpoolError> {
     let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
     for number in 0..u32::try_from(size.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
-        match store.get(&keys::chunk(manifest.id, number))? {
+        match store.get(&keys::chunk(mail, number))? {
             Some(chunk) => body.extend_from_slice(&chunk),
             None => break,
         }
     }
-
-    if body.len() == size {
-        Ok(Ok(body.freeze()))
-    } else {
-        let reason = format!(
-            "the message of mail {} has {} of its {size} bytes",
-            manifest.id,
-            body.len()
-        );
-        Ok(Err(SpoolError::Unreadable(reason)))
-    }
+    Ok(body.freeze())
 }
 
 /// The routes that have queues, with the short names of these.
@@ -224,11 +244,12 @@ pub(super) fn first_of<S: Store, T>(
 }
 
 /// Reads. sled may panic where a page is damaged; what else is kept has nothing to do with that.
-pub(super) fn guarded<T>(
-    read: impl FnOnce() -> Result<T, SpoolError>,
+pub(super) fn guarded<T, E: From<SpoolError>>(
+    read: impl FnOnce() -> Result<T, E>,
     what: impl FnOnce() -> String,
-) -> Result<T, SpoolError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(SpoolError::Unreadable(what())))
+) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(SpoolError::Unreadable(what()).into()))
 }
 
 pub(super) fn all_keys<S: Store>(

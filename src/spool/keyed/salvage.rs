@@ -179,7 +179,7 @@ impl<S: Store> Rebuild<'_, S> {
             ));
         }
 
-        let body = reader::body(self.store, &mail)?;
+        let body = reader::body(self.store, &mail)?.whole();
         if let Err(error) = &body
             && !mail.is_forgotten()
         {

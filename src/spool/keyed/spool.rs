@@ -176,7 +176,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 }
             }
             match StoredMail::read(&shared.store, id)? {
-                Some(mail) => reader::body(&shared.store, &mail)?.map(Some),
+                Some(mail) => reader::body(&shared.store, &mail)?.whole().map(Some),
                 None => Ok(None),
             }
         })

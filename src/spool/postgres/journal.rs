@@ -65,38 +65,33 @@ fn unsigned(value: i64) -> u64 {
 
 const COLUMNS: &str = "first, events, at, entries";
 
-/// The events after a number.
-async fn page(
-    on: &Connected,
-    after: u64,
-    told: u64,
-    most: usize,
-) -> Result<Result<JournalPage, SpoolError>, Failure> {
-    let rows = on
-        .query(
-            &format!(
-                "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND first >=
-                   coalesce((SELECT j.first FROM journal j WHERE j.first <= $1 ORDER BY j.first DESC LIMIT 1), 0)
-                 ORDER BY first LIMIT $2"
-            ),
-            &[&number(after.saturating_add(1)), &PAGE_ROWS],
-        )
-        .await?;
+/// The rows in which the events after a number stand.
+async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, Failure> {
+    on.query(
+        &format!(
+            "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND first >=
+               coalesce((SELECT j.first FROM journal j WHERE j.first <= $1 ORDER BY j.first DESC LIMIT 1), 0)
+             ORDER BY first LIMIT $2"
+        ),
+        &[&number(after.saturating_add(1)), &PAGE_ROWS],
+    )
+    .await
+}
+
+/// The events after a number, of these rows.
+fn page(rows: &[Row], after: u64, told: u64, most: usize) -> Result<JournalPage, SpoolError> {
     let mut page = JournalPage {
         last: after,
         ..JournalPage::default()
     };
 
-    for row in &rows {
+    for row in rows {
         let first = unsigned(row.get("first"));
         let missing = first.saturating_sub(1).saturating_sub(page.last);
         if missing > 0 && !page.events.is_empty() {
-            return Ok(Ok(page));
+            return Ok(page);
         }
-        let events = match events(row) {
-            Ok(events) => events,
-            Err(error) => return Ok(Err(error)),
-        };
+        let events = events(row)?;
         page.missed += missing;
         let new = events.into_iter().filter(|event| event.seq > after);
         page.events.extend(new.map(Arc::new));
@@ -104,7 +99,7 @@ async fn page(
             .last
             .max(first + unsigned(row.get::<_, i32>("events").into()) - 1);
         if page.events.len() >= most {
-            return Ok(Ok(page));
+            return Ok(page);
         }
     }
 
@@ -113,7 +108,7 @@ async fn page(
         page.last = told;
     }
 
-    Ok(Ok(page))
+    Ok(page)
 }
 
 /// The number after which everything happened at this time or later, as far as it is known.
@@ -129,13 +124,8 @@ async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, Fail
         .map(|row| unsigned(row.get::<_, i64>(0)).saturating_sub(1)))
 }
 
-/// What happened to one mail: looked for from when it was accepted.
-async fn of_mail(
-    on: &Connected,
-    mail: MailId,
-    after: u64,
-    told: u64,
-) -> Result<Result<JournalPage, SpoolError>, Failure> {
+/// The rows that tell what happened to one mail: looked for from when it was accepted.
+async fn rows_of_mail(on: &Connected, mail: MailId, after: u64) -> Result<Vec<Row>, Failure> {
     let known = on
         .query(
             "SELECT accepted_at FROM mails WHERE id = $1",
@@ -146,38 +136,19 @@ async fn of_mail(
     let accepted = known
         .first()
         .map_or(mail.made_at().as_millis(), |row| row.get(0));
-    let rows = on
-        .query(
-            &format!(
-                "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND at >= $2 AND position($3 IN entries) > 0
-                 ORDER BY first LIMIT $4"
-            ),
-            &[
-                &number(after.saturating_add(1)),
-                &(accepted - 3_600_000),
-                &&mail.as_bytes()[..],
-                &LOOKED_THROUGH,
-            ],
-        )
-        .await?;
-    let mut found = JournalPage {
-        last: told.max(after),
-        ..JournalPage::default()
-    };
-
-    for row in &rows {
-        match events(row) {
-            Ok(events) => found.events.extend(
-                events
-                    .into_iter()
-                    .filter(|event| event.mail == Some(mail) && event.seq > after)
-                    .map(Arc::new),
-            ),
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-
-    Ok(Ok(found))
+    on.query(
+        &format!(
+            "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND at >= $2 AND position($3 IN entries) > 0
+             ORDER BY first LIMIT $4"
+        ),
+        &[
+            &number(after.saturating_add(1)),
+            &(accepted - 3_600_000),
+            &&mail.as_bytes()[..],
+            &LOOKED_THROUGH,
+        ],
+    )
+    .await
 }
 
 async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failure> {
@@ -328,8 +299,8 @@ impl Journal for PostgresNode {
                 ..JournalPage::default()
             });
         }
-        let found: Result<_, SpoolError> = ask!(core, on => page(&on, after, told, most));
-        found?
+        let rows: Result<_, SpoolError> = ask!(core, on => rows_after(&on, after));
+        page(&rows?, after, told, most)
     }
 
     async fn since(&self, at: Timestamp) -> Result<u64, SpoolError> {
@@ -342,8 +313,17 @@ impl Journal for PostgresNode {
     async fn of_mail(&self, mail: MailId, after: u64) -> Result<JournalPage, SpoolError> {
         let core = &self.core;
         let told = *core.last_event.borrow();
-        let found: Result<_, SpoolError> = ask!(core, on => of_mail(&on, mail, after, told));
-        found?
+        let rows: Result<_, SpoolError> = ask!(core, on => rows_of_mail(&on, mail, after));
+        let mut found = JournalPage {
+            last: told.max(after),
+            ..JournalPage::default()
+        };
+        for row in &rows? {
+            let of_it = events(row)?.into_iter();
+            let of_mail = of_it.filter(|event| event.mail == Some(mail) && event.seq > after);
+            found.events.extend(of_mail.map(Arc::new));
+        }
+        Ok(found)
     }
 
     async fn acts(&self, before: u64, most: usize) -> Result<Events, SpoolError> {
