@@ -6,6 +6,7 @@
 //! well. The rules are [`ROWS`], the first that matches decides; docs/FAULTS.md is printed from
 //! them, and a test compares.
 
+mod phrases;
 mod words;
 
 use std::cell::OnceCell;
@@ -71,8 +72,8 @@ impl Fault {
                  probed with other mail, which meanwhile takes the route's next relay or waits"
             }
             Fault::Relay => {
-                "before MAIL is answered the mail goes back as it was; what is refused later takes \
-                 the route's next relay at once, or is deferred, uncounted; after three in a row \
+                "up to MAIL the mail goes back as it was, behind the others if it was put to the \
+                 relay; what is refused later takes the route's next relay at once, or is deferred, uncounted; after three in a row \
                  the relay rests and is probed, and its mail takes the route's next relay or waits"
             }
             Fault::Unclear => {
@@ -168,7 +169,7 @@ enum StatusPattern {
     Like(&'static [&'static str]),
     /// The text is of this kind, and the enhanced code does not say otherwise: it is absent, or
     /// about the system, the network, the protocol or a policy (X.0, X.3, X.4, X.5, X.7), or says
-    /// no more than that it is about some address (X.1.0).
+    /// no more than that it is about some address or mailbox (X.1.0, X.2.0).
     Words(Words),
     /// The text is of this kind, whatever the enhanced code.
     Plain(Words),
@@ -256,7 +257,7 @@ const MAILS_OWN: &[&str] = &[
 /// About our address, our login or our account (RFC 4954 §6, RFC 7372 §3, and what Microsoft 365
 /// says of a tenant and its addresses).
 const OURS: &[&str] = &[
-    "x.7.8", "x.7.11", "x.7.12", "x.7.25", "x.7.57", "x.7.500", "x.7.501", "x.7.508", "x.7.511",
+    "x.7.8", "x.7.11", "x.7.25", "x.7.29", "x.7.57", "x.7.500", "x.7.501", "x.7.508", "x.7.511",
     "x.7.705", "x.7.708", "x.7.750",
 ];
 /// About the system (RFC 3463 §3.4).
@@ -268,9 +269,10 @@ const NETWORK: &[&str] = &["x.4.x"];
 const ROWS: &[FaultRule] = &[
     row(&[FinalDot], H::Taken, S::Any, F::Nobody),
     row(OPENING, H::Anything, S::Any, F::Relay),
+    row(&[Local], H::Transient, S::Like(&["x.5.3"]), F::Transaction),
     row(&[Local], H::Anything, S::Any, F::Mail),
     row(&[FinalDot], H::NoVerdict, S::Any, F::InDoubt),
-    // A server that says no more at this session, or that leaves it, says nothing about the mail.
+    // A server that says no more at this session says nothing about the mail.
     row(
         VERDICTS,
         H::Refusal,
@@ -278,18 +280,16 @@ const ROWS: &[FaultRule] = &[
         F::Session,
     )
     .used(),
-    row(COMMANDS, H::HangUp, S::Any, F::Session).used(),
-    row(COMMANDS, H::Code(421), S::Any, F::Session).used(),
-    // Too much for one transaction.
+    // Too much for one transaction; some servers count only when they have all of it.
     row(
-        &[RcptTo, Data],
+        &[RcptTo, Data, FinalDot],
         H::Refusal,
         S::Like(&["x.5.3"]),
         F::Transaction,
     )
     .accepted(),
     row(
-        &[RcptTo, Data],
+        &[RcptTo, Data, FinalDot],
         H::Refusal,
         S::Words(Words::TooManyRecipients),
         F::Transaction,
@@ -303,19 +303,46 @@ const ROWS: &[FaultRule] = &[
         F::Transaction,
     )
     .accepted(),
+    // Nor does one that leaves it.
+    row(COMMANDS, H::HangUp, S::Any, F::Session).used(),
+    row(COMMANDS, H::Code(421), S::Any, F::Session).used(),
+    // A connection that ends before a mail is in question, unless it is said to end over its sender.
+    row(
+        &[MailFrom],
+        H::Code(421),
+        S::Like(&["x.1.7", "x.1.8"]),
+        F::Mail,
+    ),
+    row(&[MailFrom], H::Code(421), S::Words(Words::Sender), F::Mail),
+    row(&[MailFrom], H::Code(421), S::Any, F::Relay),
+    row(&[MailFrom], H::HangUp, S::Any, F::Relay),
+    row(&[MailFrom], H::Silence, S::Any, F::Relay),
     // Said in plain words, it is about us or about the system, at whatever step. A server that lets
     // one domain's mail wait with 421 speaks of our rate there, and not of us elsewhere.
     row(&[RcptTo], H::Code(421), S::Words(Words::System), F::Relay),
+    row(&[RcptTo], H::Code(421), S::Like(SYSTEM), F::Relay),
     row(&[RcptTo], H::Code(421), S::Any, F::Destination),
     row(ALL, H::Refusal, S::Like(&["x.1.90"]), F::Relay),
+    row(ALL, H::Refusal, S::Plain(Words::Account), F::Relay),
     row(ALL, H::Refusal, S::Words(Words::Client), F::Relay),
     row(ALL, H::Permanent, S::Words(Words::System), F::Relay),
     // Relaying is refused to us, or to one domain.
     row(ALL, H::Refusal, S::Plain(Words::Relaying), F::Unclear).repeated(F::Relay),
+    // What came out of order, however it is put.
+    row(COMMANDS, H::Code(503), S::Like(&["x.5.x"]), F::Session).used(),
+    row(ALL, H::Code(503), S::Like(&["x.5.x"]), F::Relay),
     // About this mail, whatever the connection has done before.
     row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
+    row(MESSAGE, H::Code(421), S::Like(&["x.2.x"]), F::Mail).repeated(F::Relay),
     row(ALL, H::Refusal, S::Like(MAILS_OWN), F::Mail),
+    row(&[MailFrom], H::Refusal, S::Words(Words::Sender), F::Mail),
     row(ENVELOPE, H::Codes(&[501, 504, 555]), S::Any, F::Mail),
+    row(
+        &[MailFrom],
+        H::Code(553),
+        S::Words(Words::Blocked),
+        F::Relay,
+    ),
     row(&[MailFrom], H::Code(553), S::Any, F::Mail),
     row(ALL, H::Code(552), S::Absent, F::Mail),
     row(LATER, H::Refusal, S::Words(Words::Greylisting), F::Mail),
@@ -337,26 +364,42 @@ const ROWS: &[FaultRule] = &[
     .used(),
     row(VERDICTS, H::Transient, S::Like(&["x.4.5"]), F::Session).used(),
     // About the system, our login or our account.
+    row(
+        &[FinalDot],
+        H::Codes(SEQUENCE),
+        S::Words(Words::Content),
+        F::Mail,
+    ),
     row(ALL, H::Codes(LOGIN), S::Any, F::Relay),
     row(ALL, H::Codes(SEQUENCE), S::Any, F::Relay),
     row(ALL, H::Refusal, S::Like(&["x.3.2", "x.3.5"]), F::Relay),
     row(ALL, H::Refusal, S::Like(OURS), F::Relay),
-    row(ENVELOPE, H::Refusal, S::Like(&["x.7.9"]), F::Relay),
+    row(
+        ENVELOPE,
+        H::Refusal,
+        S::Like(&["x.7.9", "x.7.12"]),
+        F::Relay,
+    ),
     row(ALL, H::Transient, S::Like(&["x.3.1"]), F::Relay),
     row(ALL, H::Transient, S::Words(Words::System), F::Relay),
     row(ENVELOPE, H::Refusal, S::Words(Words::Blocked), F::Relay),
-    row(&[MailFrom], H::Code(421), S::Any, F::Relay),
-    row(&[MailFrom], H::HangUp, S::Any, F::Relay),
-    row(&[MailFrom], H::Silence, S::Any, F::Relay),
+    row(ENVELOPE, H::Refusal, S::Words(Words::Listed), F::Unclear).repeated(F::Relay),
+    row(
+        &[MailFrom],
+        H::Refusal,
+        S::Words(Words::ShutAccount),
+        F::Relay,
+    ),
     row(&[MailFrom], H::Transient, S::Like(SYSTEM), F::Relay),
     row(&[MailFrom], H::Transient, S::Like(NETWORK), F::Relay),
     row(&[MailFrom], H::Transient, S::Like(&["x.5.x"]), F::Relay),
     row(&[MailFrom], H::Permanent, S::Like(NETWORK), F::Relay),
     row(&[MailFrom], H::Code(452), S::Absent, F::Relay),
-    row(&[MailFrom], H::Refusal, S::Words(Words::Sender), F::Mail),
     row(&[MailFrom], H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Transient, S::Absent, F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Refusal, S::Any, F::Mail).repeated(F::Relay),
+    // About the sender, of whom some servers speak only here.
+    row(&[RcptTo], H::Transient, S::Words(Words::Sender), F::Mail),
     // About the domain: what lies behind the relay.
     row(&[RcptTo], H::HangUp, S::Any, F::Destination),
     row(&[RcptTo], H::Silence, S::Any, F::Destination),
@@ -365,8 +408,14 @@ const ROWS: &[FaultRule] = &[
     row(&[RcptTo], H::Transient, S::Like(&["x.5.3"]), F::Destination),
     row(&[RcptTo], H::Transient, S::Like(&["x.7.x"]), F::Mail).repeated(F::Destination),
     row(&[RcptTo], H::Transient, S::Absent, F::Mail).repeated(F::Destination),
-    // About the recipient, or the sender, of whom some servers speak only here.
+    // About the recipient, or the sender.
     row(&[RcptTo], H::Permanent, S::Words(Words::Recipient), F::Mail),
+    row(
+        &[RcptTo],
+        H::Permanent,
+        S::Words(Words::ShutAccount),
+        F::Mail,
+    ),
     row(&[RcptTo], H::Permanent, S::Words(Words::Sender), F::Mail),
     row(&[RcptTo], H::Permanent, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[RcptTo], H::Permanent, S::Any, F::Mail).repeated(F::Relay),
@@ -379,10 +428,21 @@ const ROWS: &[FaultRule] = &[
     row(MESSAGE, H::Refusal, S::Words(Words::Sender), F::Mail),
     row(MESSAGE, H::Refusal, S::Words(Words::Recipient), F::Mail),
     row(MESSAGE, H::Refusal, S::Words(Words::Blocked), F::Unclear).repeated(F::Relay),
-    row(MESSAGE, H::Permanent, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
+    row(MESSAGE, H::Refusal, S::Words(Words::Listed), F::Unclear).repeated(F::Relay),
+    row(
+        MESSAGE,
+        H::Refusal,
+        S::Words(Words::ShutAccount),
+        F::Unclear,
+    )
+    .repeated(F::Relay),
+    row(MESSAGE, H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
+    // Before the message was seen, a mail whose envelope was taken has given no reason.
+    row(&[Data], H::Permanent, S::Absent, F::Unclear).repeated(F::Relay),
     row(&[Data, FinalDot], H::Transient, S::Like(SYSTEM), F::Mail).repeated(F::Relay),
     row(&[Data, FinalDot], H::Transient, S::Like(NETWORK), F::Mail).repeated(F::Relay),
     row(&[Data, FinalDot], H::Transient, S::Absent, F::Mail).repeated(F::Unclear),
+    row(&[FinalDot], H::Transient, S::Like(&["x.7.x"]), F::Mail).repeated(F::Unclear),
     row(&[Data], H::Transient, S::Any, F::Mail).repeated(F::Unclear),
     row(&[Data, FinalDot], H::Permanent, S::Any, F::Mail).repeated(F::Relay),
     row(MESSAGE, H::Refusal, S::Any, F::Mail),
@@ -449,7 +509,7 @@ impl StepAnswer {
             StatusPattern::Like(patterns) => patterns.iter().any(|pattern| like(enhanced, pattern)),
             StatusPattern::Words(words) => {
                 let is_open = is_vague
-                    || ["x.1.0", "x.3.x", "x.4.x", "x.5.x", "x.7.x"]
+                    || ["x.1.0", "x.2.0", "x.3.x", "x.4.x", "x.5.x", "x.7.x"]
                         .iter()
                         .any(|pattern| like(enhanced, pattern));
                 is_open && words.are_in(text.get_or_init(|| Text::read(&reply.text)))
@@ -477,6 +537,8 @@ pub struct Judgement {
     pub fault: Fault,
     /// Whose it is once different mails meet the same in a row: [`Circumstances::is_repeated`].
     pub repeated: Option<Fault>,
+    /// Nothing was said that tells: the connection ended.
+    pub is_vague: bool,
 }
 
 impl Outcome {
@@ -516,9 +578,11 @@ impl Outcome {
             _ => row.fault,
         };
 
+        let is_end = matches!(row.heard, H::HangUp | H::Silence | H::Code(421));
         Judgement {
             fault,
             repeated: row.repeated,
+            is_vague: is_end && row.status == S::Any,
         }
     }
 }
@@ -528,52 +592,9 @@ impl From<Fault> for Judgement {
         Judgement {
             fault,
             repeated: None,
+            is_vague: false,
         }
     }
-}
-
-/// The table in Markdown, as docs/FAULTS.md has it.
-#[cfg(test)]
-fn printed() -> String {
-    use std::fmt::Write as _;
-    let mut out = String::from(
-        "| step | heard | enhanced code or text | connection | whose fault | and repeated |\n\
-         |---|---|---|---|---|---|\n",
-    );
-
-    for row in ROWS {
-        let steps: Vec<&str> = row.steps.iter().map(|step| step.as_str()).collect();
-        let status = match row.status {
-            StatusPattern::Any => "any".to_owned(),
-            StatusPattern::Absent => "none, or x.0.x".to_owned(),
-            StatusPattern::Like(patterns) => patterns.join(", "),
-            StatusPattern::Words(words) => format!("text {}", words.name()),
-            StatusPattern::Plain(words) => format!("any; text {}", words.name()),
-        };
-        let mut state = Vec::new();
-        if row.used {
-            state.push("has carried mail");
-        }
-        if row.accepted {
-            state.push("recipients accepted before");
-        }
-        let _ = writeln!(
-            out,
-            "| {} | {} | {} | {} | {} | {} |",
-            steps.join(", "),
-            row.heard.name(),
-            status,
-            state.join(", "),
-            row.fault.as_str(),
-            row.repeated.map_or("", Fault::as_str),
-        );
-    }
-
-    out.push_str("\n| whose fault | what follows |\n|---|---|\n");
-    for fault in Fault::ALL {
-        let _ = writeln!(out, "| {} | {} |", fault.as_str(), fault.consequence());
-    }
-    out
 }
 
 #[cfg(test)]

@@ -55,6 +55,16 @@ impl Delivery {
     pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Settled {
         if says_nothing(outcome, fault) {
             return match self.stage {
+                // Whoever was put to a relay that refused it gives way to the others that wait: it
+                // may be its doing, and then it would be tried first for ever.
+                Stage::Pending { due } | Stage::Committing { due } if was_put(outcome) => {
+                    Settled::Changed(Delivery {
+                        stage: Stage::Pending {
+                            due: due.max(rules.now),
+                        },
+                        ..self.clone()
+                    })
+                }
                 // It was recorded that it might have been sent, and it was not.
                 Stage::Committing { due } => Settled::Changed(Delivery {
                     stage: Stage::Pending { due },
@@ -235,10 +245,22 @@ impl Delivery {
     }
 }
 
+/// Whether the relay was told of the mail.
+fn was_put(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Unavailable(phase, _)
+        | Outcome::Deferred(phase, _)
+        | Outcome::Rejected(phase, _) => *phase == Phase::MailFrom,
+        _ => false,
+    }
+}
+
 /// Whether nothing was learned about the mail: it never came into question, or what was said is
 /// another's, and was said before its envelope was.
 fn says_nothing(outcome: &Outcome, fault: Fault) -> bool {
     match outcome {
+        // It ended over this mail, as far as one can tell.
+        Outcome::Unavailable(..) if matches!(fault, Fault::Mail | Fault::Unclear) => false,
         Outcome::Unavailable(..) => true,
         Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
             match fault {
@@ -459,11 +481,13 @@ mod tests {
         let never = Outcome::Rejected(Phase::MailFrom, Reply::new(530, "5.7.0 log in first"));
         for fault in [Fault::Relay, Fault::Session, Fault::Transaction] {
             let rules = rules(&|_, _| None);
-            assert_eq!(
-                delivery().settle(&never, fault, &rules),
-                Settled::Untouched,
-                "{fault:?}"
-            );
+            let back = changed(delivery().settle(&never, fault, &rules));
+            // It gives way to whatever else waits.
+            let waits = Delivery {
+                stage: Stage::Pending { due: now() },
+                ..delivery()
+            };
+            assert_eq!(back, waits, "{fault:?}");
         }
 
         let later = Outcome::Deferred(Phase::RcptTo, Reply::new(451, "4.4.1 no answer"));

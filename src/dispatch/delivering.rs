@@ -5,7 +5,8 @@
 //! *Invariant:* each further transaction has fewer recipients than the one before, or a new
 //! connection, so that this ends.
 //!
-//! Where a connection ends over one recipient, the others go at once without him.
+//! Where a connection ends over one recipient, the others go at once without him. Where it ends
+//! after the same number of recipients again and again, that number is what a transaction takes.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -20,7 +21,11 @@ use crate::transport::Transaction;
 
 /// How many recipients of one mail may each end a connection before the others wait with them: a
 /// relay that ends it over each is not asked about a hundred.
-const ENDED_OVER: u32 = 3;
+const ENDED_OVER: u32 = 20;
+
+/// So often in a row must a connection end after the same number of recipients until that is held
+/// to be the most that a transaction takes.
+const ENDED_AT_SAME: u32 = 3;
 
 /// What became of one recipient's try.
 #[derive(Clone, Debug)]
@@ -46,6 +51,7 @@ impl State {
         let mut left: Vec<usize> = (0..mail.recipients.len()).collect();
         let mut suspicion: Option<Suspicion> = None;
         let mut ended_over = 0;
+        let mut ended_at = Repeated::default();
         while !left.is_empty() {
             let now = self.engine.clock.monotonic();
             let mut part = self.part(mail, &left, now);
@@ -59,7 +65,11 @@ impl State {
                 self.begun = next.map(|next| next.mail);
             }
 
+            let mut accepted = outcomes.iter().filter(|one| was_accepted(one)).count();
+            let mut is_limit = false;
             if outcomes.iter().any(Outcome::is_bystanders) {
+                accepted = accepted_before_the_end(&outcomes);
+                is_limit = ended_at.add(accepted) >= ENDED_AT_SAME && accepted > 0;
                 let is_alone = outcomes.iter().all(Outcome::is_bystanders);
                 if is_alone || ended_over == ENDED_OVER {
                     share_the_end(&mut outcomes);
@@ -70,7 +80,12 @@ impl State {
                 }
             }
 
-            let faults = self.judge(&transaction, &outcomes, carried);
+            let mut faults = self.judge(&transaction, &outcomes, carried, accepted);
+            if is_limit {
+                let told = outcomes.iter().zip(&mut faults);
+                let over = told.filter(|(one, _)| has_ended_over(one));
+                over.for_each(|(_, fault)| *fault = Fault::Transaction);
+            }
             let was_the_session = faults
                 .iter()
                 .all(|fault| !matches!(fault, Fault::Session | Fault::Relay | Fault::Unclear));
@@ -78,9 +93,8 @@ impl State {
                 self.memory
                     .session_ended(suspected.carried, suspected.said_so, now);
             }
-            if faults.contains(&Fault::Transaction) {
-                let accepted = outcomes.iter().filter(|outcome| was_accepted(outcome));
-                self.memory.transaction_full(accepted.count(), now);
+            if let Some(taken) = taken_at_once(&outcomes, &faults, accepted) {
+                self.memory.transaction_full(taken, now);
             }
             if faults.contains(&Fault::Session) {
                 let said_so = outcomes.iter().zip(&faults).any(|(outcome, fault)| {
@@ -108,7 +122,7 @@ impl State {
 
         // Those whose turn did not come go back as they were.
         let untried = || RecipientResult {
-            outcome: Outcome::Unavailable(Phase::MailFrom, "the relay failed before it".into()),
+            outcome: Outcome::Unavailable(Phase::Connect, "the relay failed before it".into()),
             fault: Fault::Relay,
         };
 
@@ -144,17 +158,28 @@ impl State {
     }
 
     /// Whose fault each outcome was.
-    fn judge(&self, mail: &Transaction, outcomes: &[Outcome], carried: u32) -> Vec<Fault> {
-        let mut has_accepted = false;
+    fn judge(
+        &self,
+        mail: &Transaction,
+        outcomes: &[Outcome],
+        carried: u32,
+        accepted: usize,
+    ) -> Vec<Fault> {
+        let mut before = 0;
         let mut faults = Vec::with_capacity(outcomes.len());
         for (outcome, to) in outcomes.iter().zip(&mail.recipients) {
+            let has_accepted = match is_of_all(outcome) {
+                true => accepted > 1,
+                false if has_ended_over(outcome) => accepted > 0,
+                false => before > 0,
+            };
             let circumstances = Circumstances {
                 has_carried_mail: carried > 0,
                 has_accepted,
                 ..Circumstances::default()
             };
             faults.push(self.memory.judge(outcome, circumstances, to, mail.mail));
-            has_accepted |= was_accepted(outcome);
+            before += usize::from(was_accepted(outcome));
         }
         faults
     }
@@ -230,6 +255,61 @@ fn share_the_end(outcomes: &mut [Outcome]) {
             *phase = Phase::RcptTo;
         }
     }
+}
+
+/// How often in a row it was the same.
+#[derive(Default)]
+struct Repeated {
+    number: usize,
+    times: u32,
+}
+
+impl Repeated {
+    fn add(&mut self, number: usize) -> u32 {
+        self.times = match self.number == number {
+            true => self.times + 1,
+            false => 1,
+        };
+        self.number = number;
+        self.times
+    }
+}
+
+/// Whether the connection ended over this recipient.
+fn has_ended_over(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Lost(Phase::RcptTo, _))
+}
+
+/// How many recipients had been accepted when the connection ended over another.
+fn accepted_before_the_end(outcomes: &[Outcome]) -> usize {
+    let over = outcomes.iter().rposition(|one| !one.is_bystanders());
+    let before = outcomes.iter().take(over.unwrap_or(0));
+    before.filter(|one| one.is_bystanders()).count()
+}
+
+/// How many recipients a transaction takes, where these outcomes teach it: as many as were
+/// accepted, or half of them where that was too much for the server once it had counted. What it
+/// said beforehand need not be learned.
+fn taken_at_once(outcomes: &[Outcome], faults: &[Fault], accepted: usize) -> Option<usize> {
+    let full = outcomes
+        .iter()
+        .zip(faults)
+        .filter(|(_, fault)| **fault == Fault::Transaction);
+    let mut full = full.map(|(outcome, _)| outcome).peekable();
+    full.peek()?;
+
+    if full.clone().any(is_of_all) {
+        return Some(accepted / 2);
+    }
+    full.any(|one| one.refused_at() != Some(Phase::Local))
+        .then_some(accepted)
+}
+
+/// Whether the server said this of all whom it had accepted.
+fn is_of_all(outcome: &Outcome) -> bool {
+    outcome
+        .refused_at()
+        .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
 }
 
 /// Whether the server accepted this recipient, whatever it said of the message afterwards.

@@ -16,8 +16,9 @@ use crate::policy::{Admission, Limits, RestingDomain, Rests, Streak};
 
 /// So many domains in a row that cannot be reached, and none that can: that is the relay.
 const DOMAINS_IN_A_ROW: usize = 5;
-/// Of so many mails is remembered that it was unclear whose fault their refusal was.
-const UNCLEAR: usize = 256;
+/// Of so many mails is remembered that it was unclear whose fault their refusal was, or that the
+/// relay ended a connection over them.
+const REMEMBERED: usize = 256;
 
 #[derive(Default)]
 pub(super) struct RelayMemory {
@@ -43,9 +44,30 @@ struct RelayState {
     unreached: Vec<String>,
     /// How many recipients' mail was taken.
     taken: u64,
-    /// The mails that were refused and it was unclear whose fault that was, and how many had been
-    /// taken before.
-    unclear: VecDeque<(MailId, u64)>,
+    /// The mails that were refused and it was unclear whose fault that was.
+    unclear: KnownMails,
+    /// The mails over which the relay ended a connection and did not say why.
+    ended_over: KnownMails,
+}
+
+/// Mails that met something, each with how many had been taken before.
+#[derive(Default)]
+struct KnownMails(VecDeque<(MailId, u64)>);
+
+impl KnownMails {
+    fn taken_before(&self, mail: MailId) -> Option<u64> {
+        let mut known = self.0.iter();
+        known
+            .find(|(known, _)| *known == mail)
+            .map(|(_, taken)| *taken)
+    }
+
+    fn add(&mut self, mail: MailId, taken: u64) {
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((mail, taken));
+    }
 }
 
 impl RelayMemory {
@@ -124,6 +146,12 @@ impl RelayMemory {
         lessons.answered(to);
     }
 
+    /// The relay ended a connection over this mail and did not say why. Returns whether it did so
+    /// before, and has taken others since: then it is this mail's doing.
+    pub(super) fn ends_over(&self, mail: MailId) -> bool {
+        self.state.lock().ends_over(mail)
+    }
+
     /// The recipient's domain could not be reached. Returns whether it rests from now on.
     pub(super) fn unreached(
         &self,
@@ -146,12 +174,11 @@ impl RelayState {
         to: &Address,
         mail: MailId,
     ) -> Fault {
-        let known = self.unclear.iter().find(|(known, _)| *known == mail);
+        let known = self.unclear.taken_before(mail);
         let circumstances = Circumstances {
-            others_fared_better: known.is_some_and(|(_, taken)| *taken < self.taken),
+            others_fared_better: known.is_some_and(|taken| taken < self.taken),
             ..circumstances
         };
-        let is_unclear = known.is_some();
 
         let first = outcome.judge(circumstances);
         let step = outcome.refused_at().unwrap_or(Phase::MailFrom);
@@ -168,12 +195,8 @@ impl RelayState {
         };
 
         match fault {
-            Fault::Unclear if !is_unclear => {
-                if self.unclear.len() == UNCLEAR {
-                    self.unclear.pop_front();
-                }
-                self.unclear.push_back((mail, self.taken));
-            }
+            Fault::Unclear if known.is_none() => self.unclear.add(mail, self.taken),
+            Fault::Relay if first.is_vague && self.ends_over(mail) => return Fault::Unclear,
             Fault::Destination if self.is_everywhere(to) => return Fault::Relay,
             // The server came to speak of this recipient or this message, and of nobody else.
             Fault::Mail if (Phase::RcptTo..=Phase::FinalDot).contains(&step) => {
@@ -188,6 +211,16 @@ impl RelayState {
         }
 
         fault
+    }
+
+    fn ends_over(&mut self, mail: MailId) -> bool {
+        match self.ended_over.taken_before(mail) {
+            Some(before) => before < self.taken,
+            None => {
+                self.ended_over.add(mail, self.taken);
+                false
+            }
+        }
     }
 
     /// This domain could not be reached either. Returns whether none can be.

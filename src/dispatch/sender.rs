@@ -316,18 +316,26 @@ impl State {
             }
         };
 
+        let judged = self.learn(&transaction, judged);
         report.answered |= judged.iter().any(|one| speaks_for_the_relay(one.fault));
         let was_put = judged
             .iter()
             .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
         report.unsent -= usize::from(was_put);
+        let mail = transaction.mail;
         report.failed = judged
             .iter()
-            .find(|one| matches!(one.fault, Fault::Relay | Fault::InDoubt))
+            .find(|one| match one.fault {
+                Fault::Relay => true,
+                Fault::InDoubt => !self.memory.ends_over(mail),
+                _ => false,
+            })
             .map(|one| describe(&one.outcome));
-
-        let judged = self.learn(&transaction, judged);
         self.record(claim, judged).await;
+        if report.failed.is_some() {
+            // It may be this session, or this address: the next one is another.
+            self.close_connection().await;
+        }
         report.failed.is_none()
     }
 

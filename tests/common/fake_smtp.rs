@@ -215,7 +215,7 @@ pub struct Builder {
     tls: Option<(Tls, Cert)>,
     turnaround: Duration,
     bare_line_feeds: bool,
-    drops_ahead: bool,
+    drops_behind: Option<Step>,
     prompts: [String; 2],
     refused_mechanism: String,
     bind: String,
@@ -289,7 +289,13 @@ impl Builder {
 
     /// Drops what came with the end of a message, behind its dot.
     pub fn drops_what_is_ahead(mut self) -> Self {
-        self.drops_ahead = true;
+        self.drops_behind = Some(Step::FinalDot);
+        self
+    }
+
+    /// Drops what came with MAIL, behind it.
+    pub fn drops_what_is_behind_mail(mut self) -> Self {
+        self.drops_behind = Some(Step::Mail);
         self
     }
 
@@ -324,7 +330,7 @@ impl Builder {
             tls: identity.map(|(mode, identity)| (mode, identity.config)),
             turnaround: self.turnaround,
             bare_line_feeds: self.bare_line_feeds,
-            drops_ahead: self.drops_ahead,
+            drops_behind: self.drops_behind,
             prompts: self.prompts,
             refused_mechanism: self.refused_mechanism,
             received: Mutex::default(),
@@ -367,7 +373,7 @@ struct State {
     tls: Option<(Tls, Arc<tokio_rustls::rustls::ServerConfig>)>,
     turnaround: Duration,
     bare_line_feeds: bool,
-    drops_ahead: bool,
+    drops_behind: Option<Step>,
     prompts: [String; 2],
     refused_mechanism: String,
     received: Mutex<Vec<Received>>,
@@ -455,7 +461,7 @@ impl FakeSmtp {
             tls: None,
             turnaround: Duration::ZERO,
             bare_line_feeds: false,
-            drops_ahead: false,
+            drops_behind: None,
             prompts: ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"].map(str::to_owned),
             refused_mechanism: String::new(),
             bind: "127.0.0.1:0".into(),

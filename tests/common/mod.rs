@@ -35,7 +35,7 @@ pub use engine::{
     EventLog, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at,
     steady, submit,
 };
-pub use fake_smtp::{Act, FakeSmtp, Received, Rule, Step};
+pub use fake_smtp::{Act, FakeSmtp, Moment, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
 pub use moody_relay::moody_relay;
 pub use names::Names;

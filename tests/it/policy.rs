@@ -8,6 +8,7 @@ mod connections;
 mod expiry;
 mod growth;
 mod hanging;
+mod many_recipients;
 mod outage;
 mod recipients;
 mod retry;

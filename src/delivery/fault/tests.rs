@@ -1,5 +1,7 @@
 //! The table, case by case, and the docs that are printed from it.
 
+use std::fmt::Write as _;
+
 use super::*;
 
 mod replies;
@@ -370,6 +372,7 @@ fn what_may_be_either_is_decided_by_what_others_met() {
         (RcptTo, "554 5.7.1 <x@example.org>: Relay access denied"),
         (RcptTo, "550 Administrative prohibition"),
         (MailFrom, "550 5.7.1 Access denied"),
+        (Data, "554 no"),
         (
             FinalDot,
             "554 Message rejected: Email address is not verified. The following identities failed the check in region US-EAST-1",
@@ -382,11 +385,7 @@ fn what_may_be_either_is_decided_by_what_others_met() {
         assert_eq!(fault(phase, line, fared_better), F::Mail, "{line}");
     }
 
-    for (phase, line) in [
-        (RcptTo, "550 no"),
-        (Data, "554 no"),
-        (FinalDot, "554 5.7.1 Refused"),
-    ] {
+    for (phase, line) in [(RcptTo, "550 no"), (FinalDot, "554 5.7.1 Refused")] {
         assert_eq!(fault(phase, line, FRESH), F::Mail, "{line}");
         assert_eq!(fault(phase, line, REPEATED), F::Relay, "{line}");
     }
@@ -448,6 +447,48 @@ fn every_row_can_be_reached_and_every_step_has_one() {
             "{phase}"
         );
     }
+}
+
+/// The table in Markdown, as docs/FAULTS.md has it.
+fn printed() -> String {
+    let mut out = String::from(
+        "| step | heard | enhanced code or text | connection | whose fault | and repeated |\n\
+         |---|---|---|---|---|---|\n",
+    );
+
+    for row in ROWS {
+        let steps: Vec<&str> = row.steps.iter().map(|step| step.as_str()).collect();
+        let status = match row.status {
+            StatusPattern::Any => "any".to_owned(),
+            StatusPattern::Absent => "none, or x.0.x".to_owned(),
+            StatusPattern::Like(patterns) => patterns.join(", "),
+            StatusPattern::Words(words) => format!("text {}", words.name()),
+            StatusPattern::Plain(words) => format!("any; text {}", words.name()),
+        };
+        let mut state = Vec::new();
+        if row.used {
+            state.push("has carried mail");
+        }
+        if row.accepted {
+            state.push("recipients accepted before");
+        }
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} |",
+            steps.join(", "),
+            row.heard.name(),
+            status,
+            state.join(", "),
+            row.fault.as_str(),
+            row.repeated.map_or("", Fault::as_str),
+        );
+    }
+
+    out.push_str("\n| whose fault | what follows |\n|---|---|\n");
+    for fault in Fault::ALL {
+        let _ = writeln!(out, "| {} | {} |", fault.as_str(), fault.consequence());
+    }
+    out
 }
 
 #[test]

@@ -90,9 +90,14 @@ impl From<Outcome> for Failure {
     }
 }
 
-fn reason_of(failure: &Outcome) -> String {
+pub(super) fn reason_of(failure: &Outcome) -> String {
     match failure {
-        Outcome::Unavailable(phase, reason) => format!("{phase}: {reason}"),
+        Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
+            format!("{phase}: {reason}")
+        }
+        Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
+            format!("{phase}: {REFUSED}{reply}")
+        }
         other => format!("{other:?}"),
     }
 }

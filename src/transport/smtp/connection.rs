@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 
 use super::Smtp;
+use super::connect::reason_of;
 use super::extensions::{self, Extensions};
 use super::memory::Memory;
 use super::reply::{ServerReply, nonsense};
 use super::wire::{Unwritten, Wire};
-use crate::delivery::{Outcome, Phase, TlsUse};
+use crate::delivery::{Circumstances, Fault, Outcome, Phase, TlsUse};
 use crate::mail::{Address, MailId, ascii_header, seven_bit};
 use crate::transport::{Connection, TimeOuts, Transaction};
 
@@ -64,7 +65,11 @@ impl SmtpConnection {
             timeouts: smtp.server.timeouts,
             memory: Arc::clone(&smtp.memory),
             peer,
-            left: smtp.server.messages_per_connection,
+            left: extensions
+                .limits
+                .mails
+                .unwrap_or(u32::MAX)
+                .min(smtp.server.messages_per_connection),
             begun: None,
             begun_commands: Vec::new(),
             was_used: false,
@@ -91,18 +96,19 @@ impl SmtpConnection {
         })
     }
 
-    /// Sends a mail to the recipients whom the server can be told of; the others are refused here.
-    async fn send_to_others(
+    /// Sends `rest`, which is the mail for those of its recipients who go now; `otherwise` is said
+    /// of the others here.
+    async fn send_to_some(
         &mut self,
-        mail: &Transaction,
         rest: &Transaction,
         next: Option<&Transaction>,
+        goes: impl Iterator<Item = bool> + Send,
+        otherwise: fn() -> Outcome,
     ) -> Vec<Outcome> {
         let mut told = self.send(rest, next).await.into_iter();
-        let recipients = mail.recipients.iter();
-        let outcomes = recipients.map(|to| match to.is_ascii() {
+        let outcomes = goes.map(|goes| match goes {
             true => told.next().unwrap_or_else(no_verdict),
-            false => extensions::needs_smtputf8(),
+            false => otherwise(),
         });
         outcomes.collect()
     }
@@ -134,7 +140,21 @@ impl Connection for SmtpConnection {
         if self.begun.is_none()
             && let Some(rest) = self.extensions.without_utf8_recipients(mail)
         {
-            return self.send_to_others(mail, &rest, next).await;
+            let goes = mail.recipients.iter().map(Address::is_ascii);
+            let otherwise = extensions::needs_smtputf8;
+            return self.send_to_some(&rest, next, goes, otherwise).await;
+        }
+        if self.begun.is_none()
+            && let Some(goes) = self.extensions.limits.part(&mail.recipients)
+        {
+            let to = mail.recipients.iter().zip(&goes);
+            let to = to.filter(|(_, goes)| **goes).map(|(to, _)| to.clone());
+            let rest = mail.clone().for_recipients(to.collect());
+            // The others come next, and not another mail.
+            let otherwise = extensions::has_no_room;
+            return self
+                .send_to_some(&rest, None, goes.into_iter(), otherwise)
+                .await;
         }
 
         self.in_step = false;
@@ -155,9 +175,14 @@ impl Connection for SmtpConnection {
         let (outcomes, in_step) = self.transact(mail, next).await;
 
         self.in_step = in_step;
-        // A server that breaks off before it has heard of any mail is not to be spoken to there.
-        if let Some(Outcome::Unavailable(_, reason)) = outcomes.first().filter(|_| is_first) {
-            self.memory.is_bad(self.peer, reason);
+        // A server that refuses us, whatever the mail, is not to be spoken to there.
+        let circumstances = Circumstances {
+            has_carried_mail: !is_first,
+            ..Circumstances::default()
+        };
+        let is_the_relays = |one: &&Outcome| one.judge(circumstances).fault == Fault::Relay;
+        if let Some(outcome) = outcomes.iter().find(is_the_relays) {
+            self.memory.is_bad(self.peer, &reason_of(outcome));
         }
         outcomes
     }

@@ -20,6 +20,60 @@ pub(super) struct Extensions {
     pub starttls: bool,
     /// RFC 4954: the mechanisms that we know.
     pub auth: Logins,
+    /// RFC 9422.
+    pub limits: AnnouncedLimits,
+}
+
+/// What a server takes, as it says beforehand (RFC 9422 §4); `None` where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AnnouncedLimits {
+    /// Transactions in one session.
+    pub mails: Option<u32>,
+    /// Recipients in one transaction.
+    pub recipients: Option<u32>,
+    /// Domains of the recipients in one transaction.
+    pub domains: Option<u32>,
+}
+
+impl AnnouncedLimits {
+    /// Reads one `NAME=VALUE`. A limit of nothing cannot be meant.
+    fn add(&mut self, limit: &str) {
+        let Some((name, value)) = limit.split_once('=') else {
+            return;
+        };
+        let value = value.parse().ok().filter(|value| *value > 0);
+        match name.to_ascii_uppercase().as_str() {
+            "MAILMAX" => self.mails = value,
+            "RCPTMAX" => self.recipients = value,
+            "RCPTDOMAINMAX" => self.domains = value,
+            _ => {}
+        }
+    }
+
+    /// Which of these recipients may go in one transaction; `None` where all may.
+    pub fn part(&self, recipients: &[Address]) -> Option<Vec<bool>> {
+        let (most, most_domains) = (self.recipients, self.domains);
+        let most = most.map_or(usize::MAX, |most| most as usize);
+        let most_domains = most_domains.map_or(usize::MAX, |most| most as usize);
+        let mut domains: Vec<&str> = Vec::new();
+        let mut taken = 0;
+
+        let goes = recipients.iter().map(|to| {
+            let is_known = domains
+                .iter()
+                .any(|one| one.eq_ignore_ascii_case(to.domain()));
+            let goes = taken < most && (is_known || domains.len() < most_domains);
+            if goes {
+                taken += 1;
+                if !is_known && most_domains < usize::MAX {
+                    domains.push(to.domain());
+                }
+            }
+            goes
+        });
+        let goes: Vec<bool> = goes.collect();
+        goes.contains(&false).then_some(goes)
+    }
 }
 
 /// The mechanisms of AUTH that a server offers, of those that we know.
@@ -67,6 +121,10 @@ impl Extensions {
                 "SMTPUTF8" => offered.smtputf8 = true,
                 "STARTTLS" => offered.starttls = true,
                 "AUTH" => words.for_each(|name| offered.auth.add(name)),
+                "LIMITS" => {
+                    let limits = line.split_ascii_whitespace().skip(1);
+                    limits.for_each(|limit| offered.limits.add(limit));
+                }
                 _ => {}
             }
         }
@@ -133,6 +191,13 @@ pub(super) fn needs_smtputf8() -> Outcome {
     )
 }
 
+/// The verdict on a recipient for whom there is no room in this transaction, as the server said
+/// beforehand.
+pub(super) fn has_no_room() -> Outcome {
+    let reply = Reply::new(452, "4.5.3 the server takes no more recipients at once");
+    Outcome::Deferred(Phase::Local, reply)
+}
+
 fn refusal(code: u16, text: &str) -> Outcome {
     Outcome::Rejected(Phase::Local, Reply::new(code, text))
 }
@@ -155,11 +220,39 @@ mod tests {
             smtputf8: true,
             starttls: true,
             auth: Logins::default(),
+            limits: AnnouncedLimits::default(),
         };
 
         assert_eq!(all, expected);
         assert_eq!(read("host\nSIZE").size, Some(0));
         assert_eq!(read("host\nSIZE many").size, Some(0));
+    }
+
+    #[test]
+    fn limits_are_read_and_part_the_recipients() {
+        let read = |text: &str| Extensions::read(text.split('\n')).limits;
+        let limits = read("host\nLIMITS RCPTMAX=3 mailmax=20 RCPTDOMAINMAX=1 NEWMAX=5 ODD");
+        assert_eq!(
+            (limits.recipients, limits.mails, limits.domains),
+            (Some(3), Some(20), Some(1))
+        );
+        assert_eq!(
+            read("host\nLIMITS MAILMAX=0 RCPTMAX=x"),
+            AnnouncedLimits::default()
+        );
+
+        let to = |names: &[&str]| -> Vec<Address> {
+            names
+                .iter()
+                .map(|name| name.parse().expect("valid"))
+                .collect()
+        };
+        let mixed = to(&["a@one.example", "b@two.example", "c@ONE.example"]);
+        assert_eq!(limits.part(&mixed), Some(vec![true, false, true]));
+        let many = to(&["a@x.example", "b@x.example", "c@x.example", "d@x.example"]);
+        assert_eq!(limits.part(&many), Some(vec![true, true, true, false]));
+        assert_eq!(limits.part(&many[..3]), None);
+        assert_eq!(AnnouncedLimits::default().part(&many), None);
     }
 
     #[test]

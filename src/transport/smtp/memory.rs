@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ const BAD: Duration = minutes(5);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     lock_step_until: Mutex<Option<Instant>>,
+    /// Commands that were written ahead within a mail's envelope were answered.
+    answers_what_is_ahead: AtomicBool,
     bad: Mutex<HashMap<SocketAddr, BadAddress>>,
 }
 
@@ -38,9 +41,19 @@ impl Memory {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The server answered the end of a message, and nothing of what was written behind it.
+    /// The server answered a command, and nothing of what was written behind it.
     pub(super) fn drops_what_is_ahead(&self) {
         *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP);
+    }
+
+    /// The server answered a command that was written ahead.
+    pub(super) fn has_answered_what_is_ahead(&self) {
+        self.answers_what_is_ahead.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever did: its silence then has another cause.
+    pub(super) fn answers_what_is_ahead(&self) -> bool {
+        self.answers_what_is_ahead.load(Ordering::Relaxed)
     }
 
     /// These addresses, those that failed lately behind the others. Of what is not among them,
@@ -53,7 +66,7 @@ impl Memory {
         addresses
     }
 
-    /// The server could not be spoken to at this address, for this reason.
+    /// The server could not be spoken to at this address, for this reason, or takes nothing there.
     pub(super) fn is_bad(&self, address: SocketAddr, reason: &str) {
         let known = BadAddress {
             until: Instant::now() + BAD,

@@ -125,6 +125,7 @@ impl SmtpConnection {
             && self.left > 0
             && total <= WINDOW
             && self.extensions.refuse(next).is_none()
+            && self.extensions.limits.part(&next.recipients).is_none()
         {
             self.begun = Some(next.mail);
             self.begun_commands.clear();
@@ -165,6 +166,8 @@ impl SmtpConnection {
         let was_begun = self.begun.take().is_some();
         let mut written = if was_begun { total } else { 0 };
         let mut refused: Option<Outcome> = None;
+        // Where the group of commands begins that is being answered.
+        let mut group = 0;
 
         let mut accepted = 0;
         for number in 0..total {
@@ -177,7 +180,7 @@ impl SmtpConnection {
                     .is_silent()
                     .await
                     .map_err(|reason| ended(step, reason, verdicts))?;
-                written = total.min(number + window);
+                (group, written) = (number, total.min(number + window));
                 self.out.clear();
                 write_commands(
                     &mut self.out,
@@ -196,8 +199,18 @@ impl SmtpConnection {
                 Ok(answer) if answer.code() == 421 => Err(answer.reply().to_string()),
                 heard => heard,
             };
-            // It answered the message before, and has dropped what came with its end.
-            if answer.is_err() && was_begun && number == 0 && self.wire.is_late() {
+            // It answered what came before, and has dropped what came with that.
+            let is_ahead = number > group && !was_begun;
+            let is_dropped = match was_begun {
+                true => number == 0,
+                false => is_ahead && !self.memory.answers_what_is_ahead(),
+            };
+            match &answer {
+                Err(_) if is_dropped && self.wire.is_late() => self.memory.drops_what_is_ahead(),
+                Ok(_) if is_ahead => self.memory.has_answered_what_is_ahead(),
+                _ => {}
+            }
+            if is_against_pipelining(&answer) {
                 self.memory.drops_what_is_ahead();
             }
             // A server that refused MAIL has said what it has to say, even if it hangs up after it.
@@ -339,6 +352,18 @@ impl SmtpConnection {
             }
             Ok(answer) => Outcome::Lost(Phase::Body, answer.reply().to_string()),
         }
+    }
+}
+
+/// Whether the server says that it does not want what it had offered, as Postfix and Exim do.
+fn is_against_pipelining(answer: &Result<ServerReply, String>) -> bool {
+    let says = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        text.contains("pipelining") || text.contains("synchronization error")
+    };
+    match answer {
+        Ok(answer) => answer.is_negative() && says(&answer.reply().text),
+        Err(reason) => says(reason),
     }
 }
 

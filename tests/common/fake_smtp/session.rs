@@ -118,6 +118,9 @@ impl Session {
             "MAIL" if self.in_transaction => self.say(503, "5.5.1 nested MAIL"),
             "MAIL" => {
                 self.pipelined = !self.inbox.is_empty();
+                if self.state.drops_behind == Some(Step::Mail) {
+                    self.inbox.clear();
+                }
                 if self.answer(Step::Mail, 250, "2.1.0 ok").await? {
                     let (path, parameters) = path_of(&line);
                     self.in_transaction = true;
@@ -265,7 +268,7 @@ impl Session {
         self.moment.message = message.clone();
         let overlapped = !self.inbox.is_empty();
 
-        if self.state.drops_ahead {
+        if self.state.drops_behind == Some(Step::FinalDot) {
             self.inbox.clear();
         }
 

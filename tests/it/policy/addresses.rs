@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use postrider::transport::TimeOuts;
 use postrider::{Clock, Dispatcher, Relay, seconds};
 
-use crate::common::{Act, FakeSmtp, Rule, Step, becomes, engine, eventually, mail, submit};
+use crate::common::{
+    Act, FakeSmtp, Rule, Step, as_time_passes, becomes, engine, eventually, mail, submit,
+};
 
 /// A relay at these two, over one connection a mail.
 fn relay_of(first: &FakeSmtp, second: &FakeSmtp) -> Relay {
@@ -84,6 +86,38 @@ async fn an_address_that_hangs_up_at_the_first_mail_is_left_for_the_next_one() {
         .unwrap();
     sends(&postrider, 3).await;
     assert_eq!((bad.connections(), good.accepted()), (1, 3));
+}
+
+#[tokio::test]
+async fn an_address_that_refuses_all_mail_is_left_for_the_next_one() {
+    for (step, act) in [
+        (
+            Step::Mail,
+            Act::reply(452, "4.3.1 Insufficient system storage"),
+        ),
+        (
+            Step::Mail,
+            Act::reply(554, "5.7.1 Client host [192.0.2.1] blocked using x.example"),
+        ),
+        (
+            Step::Rcpt,
+            Act::ReplyThenCut(421, "4.3.2 going down".into()),
+        ),
+        (Step::FinalDot, Act::reply(454, "Throttling failure")),
+    ] {
+        let bad = FakeSmtp::builder().login("user", "s3cret-pw");
+        let bad = bad.at(step, act.clone()).start().await;
+        let good = FakeSmtp::builder().login("user", "s3cret-pw").start().await;
+        let clock = Clock::fake();
+        let relay = relay_of(&bad, &good).messages_per_connection(1000);
+        let postrider = engine(relay, &clock).start().await.unwrap();
+        for n in 0..6 {
+            let id = submit(&postrider, mail(&format!("to{n}@example.org"))).await;
+            let status = as_time_passes(&clock, async { postrider.wait(id).await.unwrap() }).await;
+            assert_eq!(status.state.as_str(), "delivered", "{act:?} {status:#?}");
+        }
+        assert_eq!((bad.connections(), good.accepted()), (1, 6), "{act:?}");
+    }
 }
 
 #[tokio::test]

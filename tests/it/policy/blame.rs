@@ -232,6 +232,31 @@ async fn a_relay_that_refuses_us_at_any_step_kills_no_mail_and_leaves_it_to_the_
             554,
             "Message rejected: Sending paused for this account",
         ),
+        (
+            Step::FinalDot,
+            554,
+            "Message rejected: Sending suspended for this account. For more information, please \
+             check the inbox of the email address associated with your AWS account.",
+        ),
+        (
+            Step::FinalDot,
+            554,
+            "5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException",
+        ),
+        (
+            Step::FinalDot,
+            550,
+            "5.1.8 Access denied, bad outbound sender",
+        ),
+        (Step::Mail, 503, "5.5.2 Send hello first"),
+        (Step::Mail, 503, "5.5.0 Error: improper command pipelining"),
+        (Step::Mail, 550, "5.7.1 Account disabled"),
+        (Step::Data, 554, "Transaction failed"),
+        (
+            Step::FinalDot,
+            451,
+            "4.7.0 Temporary server error. Please try again later. PRX4",
+        ),
         (Step::FinalDot, 550, "5.7.1 Your IP is blocked"),
         (Step::FinalDot, 452, "4.3.1 Insufficient system storage"),
     ] {
@@ -290,6 +315,59 @@ async fn a_relay_that_refuses_everything_is_down_whatever_its_words_and_costs_fe
 }
 
 #[tokio::test]
+async fn a_relay_that_ends_every_session_at_mail_is_not_asked_without_end() {
+    for text in [
+        "4.2.1 Unable to complete command, try again later",
+        "4.7.1 Relaying denied",
+        "4.1.8 Domain of sender address does not resolve",
+    ] {
+        let server = FakeSmtp::builder()
+            .rule(Rule::at(Step::Mail).act(Act::ReplyThenCut(421, text.into())))
+            .start()
+            .await;
+        let clock = Clock::fake();
+        let postrider = engine(relay_at(&server).connections(2), &clock)
+            .start()
+            .await
+            .unwrap();
+
+        let ids = submit_many(&postrider, "example.org", 12).await;
+        server.connections_come(3).await;
+        // Longer than a thousand connections take where nothing holds them back.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let connections = server.connections();
+        assert!(connections <= 30, "{text}: {connections}");
+
+        server.behave();
+        as_time_passes(&clock, async { all_delivered(&postrider, &ids).await }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_sender_over_whom_a_relay_ends_its_sessions_delays_no_others() {
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::Mail).to("bad@").act(Act::ReplyThenCut(
+            421,
+            "4.1.8 Domain of sender address does not resolve".into(),
+        )))
+        .start()
+        .await;
+    let postrider = engine(relay_at(&server).connections(1), &Clock::fake())
+        .start()
+        .await
+        .unwrap();
+
+    for n in 0..6 {
+        let bad = mail_to(&format!("to{n}@example.org")).from("bad@nowhere.example");
+        submit(&postrider, bad.build().unwrap()).await;
+    }
+    let others = submit_many(&postrider, "example.org", 6).await;
+    // No time passes, so that nothing that rests comes back.
+    all_delivered(&postrider, &others).await;
+    assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
+}
+
+#[tokio::test]
 async fn a_mail_that_is_bad_closes_the_relay_to_nobody() {
     for (step, code, text) in [
         (
@@ -314,6 +392,18 @@ async fn a_mail_that_is_bad_closes_the_relay_to_nobody() {
             554,
             "5.7.9 Message not accepted for policy reasons",
         ),
+        (
+            Step::Rcpt,
+            550,
+            "5.7.1 RESOLVER.RST.AuthRequired; authentication required",
+        ),
+        (Step::Rcpt, 550, "account is disabled"),
+        (
+            Step::FinalDot,
+            554,
+            "5.4.14 Hop count exceeded - possible mail loop",
+        ),
+        (Step::FinalDot, 500, "Line too long"),
     ] {
         let server = FakeSmtp::builder()
             .rule(Rule::at(step).act(Act::reply(code, text)))

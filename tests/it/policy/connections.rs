@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use postrider::{Clock, Priority};
+use postrider::transport::TimeOuts;
+use postrider::{Clock, Priority, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Rule, Step, a_moment, becomes, engine, eventually, mail, mail_to, relay_at,
-    submit,
+    Act, FakeSmtp, Rule, Step, a_moment, as_time_passes, becomes, engine, eventually, mail,
+    mail_to, relay_at, submit,
 };
 
 #[tokio::test]
@@ -204,4 +205,57 @@ async fn there_are_never_more_connections_than_allowed_and_the_last_is_for_criti
     postrider.submit_many((0..400).map(mixed).collect()).await;
     eventually("all arrived", async || server.accepted() == 600).await;
     assert_eq!(server.peak_connections(), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_offers_pipelining_and_does_not_bear_it_is_spoken_to_in_lock_step() {
+    let pipelined = |refusal: &'static str| {
+        let rule = Rule::at(Step::Mail).first(1);
+        FakeSmtp::builder().rule(rule.act(Act::ReplyThenCut(554, refusal.into())))
+    };
+    for server in [
+        FakeSmtp::builder().drops_what_is_behind_mail(),
+        pipelined("5.5.0 improper command pipelining"),
+        pipelined("SMTP synchronization error"),
+    ] {
+        let server = server.start().await;
+        let clock = Clock::fake();
+        let relay = relay_at(&server).connections(1).timeouts(TimeOuts {
+            command: Duration::from_millis(300),
+            ..TimeOuts::all(seconds(10))
+        });
+        let postrider = engine(relay, &clock).start().await.unwrap();
+        for n in 0..4 {
+            let id = submit(&postrider, mail(&format!("to{n}@example.org"))).await;
+            let status = as_time_passes(&clock, async { postrider.wait(id).await.unwrap() }).await;
+            assert_eq!(status.state.as_str(), "delivered", "{status:#?}");
+            assert_eq!(status.deliveries[0].attempts_counted, 0, "{status:#?}");
+        }
+        assert!(server.connections() <= 2, "{}", server.connections());
+        assert!(server.mails().iter().all(|mail| !mail.pipelined));
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_has_lost_its_login_is_followed_by_another() {
+    for (code, text) in [
+        (530, "5.7.0 Authentication required"),
+        (535, "5.7.8 Error: the session has expired"),
+        (454, "4.7.0 Temporary authentication failure"),
+    ] {
+        let server = FakeSmtp::builder()
+            .rule(
+                Rule::at(Step::Mail)
+                    .on_connection(1)
+                    .act(Act::reply(code, text)),
+            )
+            .start()
+            .await;
+        let relay = relay_at(&server).connections(1);
+        let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
+        // No time passes: nothing has to wait for that.
+        let id = submit(&postrider, mail("ada@example.org")).await;
+        becomes(&postrider, id, "delivered").await;
+        assert_eq!(server.connections(), 2, "{text}");
+    }
 }
