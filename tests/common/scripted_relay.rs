@@ -127,21 +127,20 @@ impl ScriptedRelay {
     /// Waits until so many sends were begun, and returns their first recipients in order.
     pub async fn begins(&self, count: usize) -> Vec<String> {
         let mut begun = self.0.begun.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, begun.wait_for(|all| all.len() >= count)).await;
-        assert!(
-            waited.is_ok(),
-            "of {count} only {:?} were begun",
-            self.begun()
-        );
+        let enough = begun.wait_for(|all| all.len() >= count);
+        // What it gives is a lock: held any longer, it and a sender would wait for each other.
+        let were_enough = tokio::time::timeout(PATIENCE, enough).await.is_ok();
+        assert!(were_enough, "of {count} only {:?} were begun", self.begun());
         self.begun()
     }
 
     /// Waits until so many mails were taken.
     pub async fn takes(&self, count: usize) {
         let mut taken = self.0.taken.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, taken.wait_for(|all| all.len() >= count)).await;
+        let enough = taken.wait_for(|all| all.len() >= count);
+        let were_enough = tokio::time::timeout(PATIENCE, enough).await.is_ok();
         assert!(
-            waited.is_ok(),
+            were_enough,
             "{} of {count} mails were taken",
             self.taken().len()
         );

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use postrider::transport::TimeOuts;
 use tokio::task::JoinSet;
 
@@ -271,19 +273,24 @@ async fn holds(case: Case) {
     }
 }
 
-async fn all_hold(cases: Vec<Case>) {
-    // A server of PostgreSQL has so many connections.
-    let at_once = if is_postgres() { 8 } else { cases.len() };
+/// Runs all of these, and each by itself: a few at once where a server of PostgreSQL has to make
+/// tables for each.
+async fn side_by_side(all: Vec<BoxFuture<'static, ()>>) {
+    let at_once = if is_postgres() { 6 } else { all.len() };
     let mut running = JoinSet::new();
-    for case in cases {
+    for one in all {
         if running.len() >= at_once {
             running.join_next().await.unwrap().unwrap();
         }
-        running.spawn(holds(case));
+        running.spawn(one);
     }
     while let Some(done) = running.join_next().await {
         done.unwrap();
     }
+}
+
+async fn all_hold(cases: Vec<Case>) {
+    side_by_side(cases.into_iter().map(|case| holds(case).boxed()).collect()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,18 +321,15 @@ async fn sent(relay: Relay, server: &Provider, mail: Mail) -> (MailStatus, usize
 async fn where_a_request_breaks_off_says_whether_it_may_have_arrived() {
     // A few at a time: their time-outs are short, and must not be those of a machine that is too busy.
     for few in ALL.chunks(3) {
-        let mut running = JoinSet::new();
+        let mut all = Vec::new();
         for url in few {
-            running.spawn(nothing_was_sent(url));
-            running.spawn(part_was_sent(url));
+            all.push(nothing_was_sent(url).boxed());
+            all.push(part_was_sent(url).boxed());
             for act in [Act::HangUpLate, Act::Mute, Act::HangUpAnswering] {
-                running.spawn(all_was_sent(url, act));
+                all.push(all_was_sent(url, act).boxed());
             }
         }
-
-        while let Some(done) = running.join_next().await {
-            done.unwrap();
-        }
+        side_by_side(all).await;
     }
 }
 
@@ -398,24 +402,22 @@ async fn what_a_repetition_meets_takes_no_doubt_away() {
         Act::Leave,
     ];
 
-    let mut running = JoinSet::new();
+    let mut all = Vec::new();
     for url in [BREVO, RESEND] {
         for first in [Act::HangUpLate, answer(503, json!({}))] {
             for second in later {
                 let script = vec![first.clone(), second.clone()];
-                running.spawn(stays_in_doubt(url, script));
+                all.push(stays_in_doubt(url, script).boxed());
             }
             // Nobody listens any more when it is to be repeated.
             let script = match first {
                 Act::HangUpLate => vec![Act::Leave],
                 answered => vec![answered, Act::Leave],
             };
-            running.spawn(stays_in_doubt(url, script));
+            all.push(stays_in_doubt(url, script).boxed());
         }
     }
-    while let Some(done) = running.join_next().await {
-        done.unwrap();
-    }
+    side_by_side(all).await;
 }
 
 async fn stays_in_doubt(url: &'static str, script: Vec<Act>) {
