@@ -4,7 +4,7 @@
 //! What is pending and what was submitted today is counted by the spool, and holds over restarts;
 //! paces and what is being accepted at this moment are counted here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +48,15 @@ impl Accounts {
             .into_iter()
             .map(|(who, quota)| (who, Arc::new(quota)));
         *self.quotas.write() = shared.collect();
+    }
+
+    /// All who may submit mail, and have, as far as that is known: programs on this machine among
+    /// them.
+    pub(super) fn known(&self) -> Vec<Submitter> {
+        let mut known: BTreeSet<Submitter> = self.quotas.read().keys().cloned().collect();
+        known.extend(self.states.lock().keys().cloned());
+        known.insert(Submitter::Local);
+        known.into_iter().collect()
     }
 
     fn quota(&self, who: &Submitter) -> Arc<Quota> {

@@ -84,6 +84,18 @@ pub enum Error {
         /// Some of them, the newest first.
         mails: Vec<MailId>,
     },
+    /// There is more mail than was looked at for a name: it may fit others.
+    #[error("{}", not_all_seen(name, *looked_at, *mail))]
+    NotAllSeen {
+        /// What was asked for.
+        name: String,
+        /// How many mails were looked at.
+        looked_at: u64,
+        /// The one among them that it fits.
+        mail: Option<MailId>,
+        /// Where to go on.
+        next: String,
+    },
     /// The message of this mail is not kept any more; what became of it is.
     #[error(
         "the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is"
@@ -122,6 +134,17 @@ pub enum Error {
     Stopped(String),
 }
 
+fn not_all_seen(name: &str, looked_at: u64, mail: Option<MailId>) -> String {
+    let found = match mail {
+        Some(mail) => format!("mail {mail} is"),
+        None => "there is no mail".to_owned(),
+    };
+    format!(
+        "{found} `{}` by key, Message-ID or sender among the {looked_at} that were looked at; there is older mail",
+        name.escape_debug()
+    )
+}
+
 fn all(mails: &[MailId]) -> String {
     let mails: Vec<String> = mails.iter().map(MailId::to_string).collect();
     mails.join(", ")
@@ -146,6 +169,7 @@ impl Error {
             | Error::UnknownMail(_)
             | Error::UnknownName(_)
             | Error::Ambiguous { .. }
+            | Error::NotAllSeen { .. }
             | Error::Forgotten(_)
             | Error::UnknownRelay(_)
             | Error::TooLate { .. }

@@ -121,15 +121,13 @@ impl Dispatcher {
         };
 
         let mut pages = self.inner.engine.pages(query, STEP);
-        let mut looked_at = 0;
         while let Some((records, _)) = pages.next().await? {
-            looked_at += records.len() as u64;
             for record in &records {
                 for delivery in &record.deliveries {
                     groups.add(state, record.manifest.id, delivery);
                 }
             }
-            if looked_at >= MOST_LOOKED_AT {
+            if pages.looked_at() >= MOST_LOOKED_AT {
                 break;
             }
         }

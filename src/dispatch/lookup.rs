@@ -1,90 +1,210 @@
 //! Which mail somebody means who has no whole id at hand: the beginning of one, an idempotency key,
 //! a Message-ID, or a sender who has submitted one mail alone.
+//!
+//! Ids sort, keys have a table, and a Message-ID that was made here has the mail's id in it: these
+//! are looked up. For all else mail is looked at, the newest first, and at no call more of it than
+//! one page of the spool; where that is not all there is, the caller is told where to go on.
 
+use std::collections::BTreeSet;
+
+use super::engine::Engine;
 use super::{Dispatcher, Error};
 use crate::mail::{MailId, Submitter};
-use crate::spool::{Manifest, Only, Query};
+use crate::spool::{Manifest, Only, Query, SpoolError};
 
 /// So many characters of an id are a name for it, at least.
 const SHORTEST: usize = 4;
 /// Of so many mails that a name fits is told.
 const TOLD: usize = 5;
-/// How many mails are looked at together.
-const TOGETHER: usize = 1000;
 
 /// A name as it is compared.
 #[derive(Clone)]
 struct Name {
     given: String,
-    /// Where it can be the beginning of an id: its digits.
-    digits: Option<String>,
+    /// Where it can be the beginning of an id: the ids that begin so.
+    ids: Option<(MailId, MailId)>,
 }
 
 impl Name {
     fn read(given: &str) -> Self {
-        let digits = given.replace('-', "").to_ascii_lowercase();
-        let is_id = (SHORTEST..=32).contains(&digits.len())
-            && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let digits = given.trim().replace('-', "");
         Name {
             given: given.trim().to_owned(),
-            digits: is_id.then_some(digits),
+            ids: MailId::range(&digits).filter(|_| digits.len() >= SHORTEST),
         }
     }
 
+    /// Whether it is what a mail is named by whose id is another.
     fn is_of(&self, mail: &Manifest) -> bool {
-        let is_beginning = self.digits.as_ref().is_some_and(|digits| {
-            let id = mail.id.to_string().replace('-', "");
-            id.starts_with(digits.as_str())
-        });
-        let bare = |id: &str| -> String { id.trim_matches(['<', '>']).to_owned() };
         let sender = mail.return_path.as_ref();
-        is_beginning
-            || mail.given_key() == Some(self.given.as_str())
+        mail.given_key() == Some(self.given.as_str())
             || bare(&mail.message_id) == bare(&self.given)
             || sender.is_some_and(|path| path.as_str().eq_ignore_ascii_case(&self.given))
+    }
+
+    fn fits(&self, mails: Vec<MailId>) -> Error {
+        Error::Ambiguous {
+            name: self.told(),
+            mails,
+        }
+    }
+
+    fn told(&self) -> String {
+        self.given.chars().take(200).collect()
+    }
+}
+
+/// A Message-ID without its angle brackets.
+fn bare(message_id: &str) -> &str {
+    message_id.trim_matches(['<', '>'])
+}
+
+impl Engine {
+    /// The mail that bears this idempotency key: of this submitter, or one for each submitter that
+    /// is known.
+    async fn by_key(&self, of: Option<&Submitter>, key: &str) -> Result<Vec<MailId>, SpoolError> {
+        let whose = match of {
+            Some(whose) => vec![whose.clone()],
+            None => self.accounts.known(),
+        };
+        let mut found = Vec::new();
+        for whose in whose {
+            if let Some(id) = self.spool.by_key(&whose, key).await?
+                && self.spool.get(id).await?.is_some()
+            {
+                found.push(id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The mail whose id stands in this Message-ID.
+    async fn by_message_id(
+        &self,
+        of: Option<&Submitter>,
+        message_id: &str,
+    ) -> Result<Option<MailId>, SpoolError> {
+        let message_id = bare(message_id);
+        let made_here = message_id.split_once('@').map(|(id, _)| id.parse());
+        let Some(Ok(id)) = made_here else {
+            return Ok(None);
+        };
+        let record = self.spool.get(id).await?;
+        let is_it = record.is_some_and(|record| {
+            let manifest = &record.manifest;
+            bare(&manifest.message_id) == message_id
+                && of.is_none_or(|of| manifest.owner().as_ref() == Some(of))
+        });
+        Ok(is_it.then_some(id))
+    }
+
+    /// A query as it is asked of the spool: what names a mail is looked up, and where it is found
+    /// nothing else is looked at.
+    pub(super) async fn narrowed(&self, query: Query) -> Result<Query, SpoolError> {
+        if query.cursor.is_some() {
+            return Ok(query);
+        }
+
+        let mut found = BTreeSet::new();
+        let of = query.submitter.as_ref();
+        if let Some(message_id) = &query.message_id {
+            found.extend(self.by_message_id(of, message_id).await?);
+        } else if let Some(key) = &query.key {
+            found.extend(self.by_key(of, key).await?);
+        }
+
+        // Between several there may be so many that a page ends.
+        Ok(match found.first() {
+            Some(id) if found.len() == 1 => query.within(*id, *id),
+            _ => query,
+        })
     }
 }
 
 impl Dispatcher {
     /// The mail that `name` means: its id or the first characters of it (at least four), its
     /// idempotency key, its Message-ID, or its sender. With `of`, among this one's mail alone. A
-    /// whole id is believed; for all else the spool is searched, the newest first.
+    /// whole id is believed.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::Ambiguous`] where it fits several, or [`Error::Spool`].
+    /// [`Error::UnknownName`], [`Error::Ambiguous`] where it fits several, [`Error::NotAllSeen`]
+    /// where there is more mail than was looked at and [`Dispatcher::find_from`] goes on, or
+    /// [`Error::Spool`].
     pub async fn find(&self, name: &str, of: Option<&Submitter>) -> Result<MailId, Error> {
         if let Ok(id) = name.parse() {
             return Ok(id);
         }
 
-        let unknown = || Error::UnknownName(name.chars().take(200).collect());
-        if name.trim().is_empty() {
-            return Err(unknown());
+        let name = Name::read(name);
+        if name.given.is_empty() {
+            return Err(Error::UnknownName(String::new()));
         }
 
-        let wanted = Name::read(name);
+        let engine = &self.inner.engine;
+        let mut found = BTreeSet::new();
+        if let Some((first, last)) = name.ids {
+            let query = Query {
+                limit: TOLD,
+                submitter: of.cloned(),
+                ..Query::default()
+            };
+            let query = query.within(first, last);
+            let page = engine.spool.list(query, engine.clock.now()).await?;
+            found.extend(page.mails.iter().map(|record| record.manifest.id));
+        }
+        found.extend(engine.by_key(of, &name.given).await?);
+        found.extend(engine.by_message_id(of, &name.given).await?);
+
+        let newest_first: Vec<MailId> = found.into_iter().rev().take(TOLD).collect();
+        match newest_first[..] {
+            [] => self.look_on(&name, of, None).await,
+            [id] => Ok(id),
+            _ => Err(name.fits(newest_first)),
+        }
+    }
+
+    /// As [`Dispatcher::find`], by key, Message-ID and sender among the mail behind a place that
+    /// [`Error::NotAllSeen`] named.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::find`], and [`Error::BadCursor`].
+    pub async fn find_from(
+        &self,
+        place: String,
+        name: &str,
+        of: Option<&Submitter>,
+    ) -> Result<MailId, Error> {
+        self.look_on(&Name::read(name), of, Some(place)).await
+    }
+
+    async fn look_on(
+        &self,
+        name: &Name,
+        of: Option<&Submitter>,
+        cursor: Option<String>,
+    ) -> Result<MailId, Error> {
+        let wanted = name.clone();
         let query = Query {
             submitter: of.cloned(),
             only: Some(Only::when(move |record| wanted.is_of(&record.manifest))),
+            limit: TOLD,
+            cursor,
             ..Query::default()
         };
 
-        let mut found = Vec::new();
-        let mut pages = self.inner.engine.pages(query, TOGETHER);
-        while found.len() < TOLD
-            && let Some((records, _)) = pages.next().await?
-        {
-            found.extend(records.iter().map(|record| record.manifest.id));
-        }
-
-        found.truncate(TOLD);
-        match found[..] {
-            [] => Err(unknown()),
-            [id] => Ok(id),
-            _ => Err(Error::Ambiguous {
-                name: name.chars().take(200).collect(),
-                mails: found,
+        let engine = &self.inner.engine;
+        let page = engine.spool.list(query, engine.clock.now()).await?;
+        let found: Vec<MailId> = page.mails.iter().map(|one| one.manifest.id).collect();
+        match (&found[..], page.next) {
+            ([_, _, ..], _) => Err(name.fits(found)),
+            (_, Some(next)) => Err(Error::NotAllSeen {
+                name: name.told(),
+                looked_at: page.looked_at,
+                mail: found.first().copied(),
+                next,
             }),
+            ([id], None) => Ok(*id),
+            ([], None) => Err(Error::UnknownName(name.told())),
         }
     }
 }

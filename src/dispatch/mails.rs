@@ -126,10 +126,15 @@ impl Dispatcher {
     /// [`Error::BadCursor`], or [`Error::Spool`].
     pub async fn list(&self, query: Query) -> Result<StatusPage, Error> {
         let now = self.inner.engine.clock.now();
-        let page = self.inner.engine.spool.list(query, now).await?;
+        let engine = &self.inner.engine;
+        let page = engine
+            .spool
+            .list(engine.narrowed(query).await?, now)
+            .await?;
         Ok(StatusPage {
             mails: self.shown(page.mails, now).await,
             next: page.next,
+            looked_at: page.looked_at,
         })
     }
 

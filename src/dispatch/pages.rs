@@ -10,6 +10,7 @@ pub(super) struct Pages<'a> {
     engine: &'a Engine,
     /// The next page; `None` after the last.
     query: Option<Query>,
+    looked_at: u64,
 }
 
 impl Engine {
@@ -22,6 +23,7 @@ impl Engine {
         Pages {
             engine: self,
             query: Some(query),
+            looked_at: 0,
         }
     }
 }
@@ -33,12 +35,24 @@ impl Pages<'_> {
             return Ok(None);
         };
         let now = self.engine.clock.now();
+        let query = self.engine.narrowed(query).await?;
         let page = self.engine.spool.list(query.clone(), now).await?;
+        self.looked_at += page.looked_at;
         self.query = page.next.map(|next| Query {
             cursor: Some(next),
             ..query
         });
         Ok(Some((page.mails, now)))
+    }
+
+    /// How many mails were looked at so far.
+    pub(super) fn looked_at(&self) -> u64 {
+        self.looked_at
+    }
+
+    /// Where the next page begins; `None` after the last.
+    pub(super) fn place(&self) -> Option<String> {
+        self.query.as_ref().and_then(|query| query.cursor.clone())
     }
 
     /// Whether there is no further page.

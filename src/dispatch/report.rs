@@ -183,6 +183,9 @@ pub struct StatusPage {
     pub mails: Vec<MailStatus>,
     /// The cursor of the next page; `None` on the last one.
     pub next: Option<String>,
+    /// How many mails were looked at for this page.
+    #[serde(default)]
+    pub looked_at: u64,
 }
 
 /// What one synchronous attempt came to, for each recipient.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::failures::{error_of, normalised};
 use super::{Dispatcher, Error};
 use crate::delivery::{Attempt, Delivery, MailState, State};
-use crate::mail::{Priority, Timestamp};
+use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::{Manifest, Only, Query, Record};
 
 /// The longest search, in bytes.
@@ -21,6 +21,9 @@ const MAX_LENGTH: usize = 2000;
 
 /// How many mails are looked at together while they are counted.
 const COUNTED_TOGETHER: usize = 1000;
+
+/// Of about so many mails that are looked at one call counts those that fit.
+const COUNTED_AT_ONCE: u64 = 10_000;
 
 /// A search that was understood.
 #[derive(Clone, Debug, Default)]
@@ -109,14 +112,37 @@ impl Search {
         self.words.is_empty()
     }
 
+    /// Between which ids those are that are asked for by how they begin.
+    fn ids(&self) -> Option<(MailId, MailId)> {
+        let word = self
+            .words
+            .iter()
+            .find(|word| word.name == Name::Id && !word.negated)?;
+        // What no id begins with is between none.
+        let none = (
+            MailId::from_bytes([u8::MAX; 16]),
+            MailId::from_bytes([0; 16]),
+        );
+        let ranges = word.values.iter().filter_map(|id| MailId::range(id));
+        Some(ranges.fold(none, |(first, last), (least, most)| {
+            (first.min(least), last.max(most))
+        }))
+    }
+
     /// What a spool is asked: as much as its indexes know, and the rest as a condition.
     pub fn query(&self, now: Timestamp) -> Query {
         let only = |name: Name| match self.words.iter().find(|word| word.name == name) {
             Some(word) if !word.negated && word.values.len() == 1 => Some(word.values[0].as_str()),
             _ => None,
         };
+        let time = |name: Name| only(name).and_then(|at| at.parse().ok());
         let words: Arc<[Word]> = self.words.clone().into();
         Query {
+            key: only(Name::Key).map(str::to_owned),
+            message_id: only(Name::MessageId).map(str::to_owned),
+            since: time(Name::After).map(Timestamp::from_millis),
+            until: time(Name::Before).map(Timestamp::from_millis),
+            ids: self.ids(),
             state: only(Name::State).and_then(|state| state.parse().ok()),
             tag: only(Name::Tag).map(str::to_owned),
             only: (!words.is_empty()).then(|| Only::when(move |r| holds(&words, r, now))),
@@ -353,6 +379,12 @@ pub struct Counted {
     pub count: u64,
     /// Of these, by their state summed up over all recipients.
     pub by_state: BTreeMap<String, u64>,
+    /// Where to go on, where not all mail was looked at; to be added up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// How many mails were looked at.
+    #[serde(default)]
+    pub looked_at: u64,
 }
 
 impl Dispatcher {
@@ -374,10 +406,24 @@ impl Dispatcher {
             cursor: None,
             ..query
         };
+        self.count_to(query, u64::MAX).await
+    }
 
+    /// As [`Dispatcher::count`], from the query's cursor on and of as many mails as one call looks
+    /// at: the answer says where to go on.
+    ///
+    /// # Errors
+    /// [`Error::BadCursor`], or [`Error::Spool`].
+    pub async fn count_some(&self, query: Query) -> Result<Counted, Error> {
+        self.count_to(query, COUNTED_AT_ONCE).await
+    }
+
+    async fn count_to(&self, query: Query, most: u64) -> Result<Counted, Error> {
         let mut counted = Counted::default();
         let mut pages = self.inner.engine.pages(query, COUNTED_TOGETHER);
-        while let Some((records, now)) = pages.next().await? {
+        while pages.looked_at() < most
+            && let Some((records, now)) = pages.next().await?
+        {
             for record in &records {
                 let state = record.state(now).as_str().to_owned();
                 counted.count += 1;
@@ -385,6 +431,8 @@ impl Dispatcher {
             }
         }
 
+        counted.next = pages.place();
+        counted.looked_at = pages.looked_at();
         Ok(counted)
     }
 }

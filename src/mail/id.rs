@@ -30,6 +30,35 @@ impl MailId {
         Timestamp::from_millis(millis.fold(0, |all, byte| all << 8 | i64::from(*byte)))
     }
 
+    /// The first id that can have been made at this time.
+    pub(crate) fn first_made_at(at: Timestamp) -> Self {
+        MailId::made(at, 0)
+    }
+
+    /// The last id that can have been made at this time.
+    pub(crate) fn last_made_at(at: Timestamp) -> Self {
+        MailId::made(at, u8::MAX)
+    }
+
+    fn made(at: Timestamp, rest: u8) -> Self {
+        let millis = at.as_millis().clamp(0, (1 << 48) - 1).to_be_bytes();
+        let mut bytes = [rest; 16];
+        bytes[..6].copy_from_slice(&millis[2..]);
+        MailId(Uuid::from_bytes(bytes))
+    }
+
+    /// The first and the last id that begin with these digits of base 16; `None` where none does.
+    pub(crate) fn range(digits: &str) -> Option<(Self, Self)> {
+        if digits.len() > 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let filled = |with: char| {
+            let whole = format!("{digits}{}", String::from(with).repeat(32 - digits.len()));
+            Uuid::try_parse(&whole).ok().map(MailId)
+        };
+        filled('0').zip(filled('f'))
+    }
+
     /// The id that has these bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         MailId(Uuid::from_bytes(bytes))

@@ -75,6 +75,17 @@ pub(super) struct Totals {
     /// What else is kept; `None` where an older version has written it, which did not count that.
     #[serde(skip)]
     pub kept: Option<Kept>,
+    /// How far the times in ids lie from those at which mail was accepted; likewise.
+    #[serde(skip)]
+    pub drift: Option<Drift>,
+}
+
+/// How long after its id was made a mail was accepted, in milliseconds: the least and the most of
+/// all mail that ever was here, and never more or less than 0. So a time is a range of ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Drift {
+    pub least: i64,
+    pub most: i64,
 }
 
 /// How much is kept.
@@ -93,28 +104,36 @@ pub(super) struct Kept {
 impl Serialize for Totals {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let known = (self.pending, self.finished, self.quarantined);
-        match self.kept {
-            Some(kept) => (known, kept).serialize(serializer),
-            None => known.serialize(serializer),
+        match (self.kept, self.drift) {
+            (Some(kept), Some(drift)) => (known, kept, drift).serialize(serializer),
+            (Some(kept), None) => (known, kept).serialize(serializer),
+            (None, _) => known.serialize(serializer),
         }
     }
 }
 
-/// What is kept besides stands behind what the first version counted.
+/// What is kept besides stands behind what the first version counted, and behind that the drift.
 impl Versioned for Totals {
     fn take(_: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
         let ((pending, finished, quarantined), rest) = postcard::take_from_bytes(bytes)?;
-        let (kept, rest) = match rest {
-            [] => (None, rest),
-            rest => postcard::take_from_bytes(rest).map(|(kept, rest)| (Some(kept), rest))?,
-        };
+        let (kept, rest) = take_more(rest)?;
+        let (drift, rest) = take_more(rest)?;
         let totals = Totals {
             pending,
             finished,
             quarantined,
             kept,
+            drift,
         };
         Ok((totals, rest))
+    }
+}
+
+/// What stands behind the rest, where something does.
+fn take_more<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> postcard::Result<(Option<T>, &'a [u8])> {
+    match bytes {
+        [] => Ok((None, bytes)),
+        bytes => postcard::take_from_bytes(bytes).map(|(more, rest)| (Some(more), rest)),
     }
 }
 
@@ -313,8 +332,17 @@ mod tests {
             }),
             ..totals
         };
+        let measured = Totals {
+            drift: Some(Drift {
+                least: -7,
+                most: 86_400_000,
+            }),
+            ..counted.clone()
+        };
 
-        assert_eq!(decode::<Totals>(&encode(&counted)).expect("valid"), counted);
+        for totals in [counted, measured] {
+            assert_eq!(decode::<Totals>(&encode(&totals)).expect("valid"), totals);
+        }
         let newer = [&[VERSION + 1], &bytes[1..]].concat();
         assert!(
             decode::<Totals>(&newer)

@@ -4,12 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::delivery::State;
-use crate::mail::{Address, Priority, Submitter, Timestamp};
+use crate::mail::{Address, MailId, Priority, Submitter, Timestamp};
 
 use super::Record;
 
 /// Which mails to list. What is absent asks nothing. The newest come first; with a state that is
-/// pending, those that are due first.
+/// pending, and no range of ids, those that are due first.
+///
+/// A page is not looked for to the end: where few mails fit, it holds fewer than asked for, or none,
+/// and says where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// At least one delivery is in this state.
@@ -22,10 +25,16 @@ pub struct Query {
     pub priority: Option<Priority>,
     /// Who handed it in.
     pub submitter: Option<Submitter>,
+    /// Its idempotency key, as it was given.
+    pub key: Option<String>,
+    /// Its Message-ID, with or without its angle brackets.
+    pub message_id: Option<String>,
     /// Accepted at this time or later.
     pub since: Option<Timestamp>,
     /// Accepted before this time.
     pub until: Option<Timestamp>,
+    /// Its id is one of these, the first and the last included.
+    pub ids: Option<(MailId, MailId)>,
     /// What else is asked of it.
     pub only: Option<Only>,
     /// The most mails in one page; 50 where it is zero, never more than 1000.
@@ -44,12 +53,27 @@ impl Query {
         }
     }
 
+    /// The same, of no ids but those from `first` to `last`.
+    pub(crate) fn within(self, first: MailId, last: MailId) -> Self {
+        let ids = match self.ids {
+            Some((least, most)) => (least.max(first), most.min(last)),
+            None => (first, last),
+        };
+        Query {
+            ids: Some(ids),
+            ..self
+        }
+    }
+
     /// Whether a mail is asked for, apart from its state.
     pub(crate) fn admits(&self, record: &Record) -> bool {
         let manifest = &record.manifest;
-        self.recipient
-            .as_ref()
-            .is_none_or(|wanted| record.deliveries.iter().any(|d| d.recipient == *wanted))
+        self.ids
+            .is_none_or(|(first, last)| (first..=last).contains(&manifest.id))
+            && self
+                .recipient
+                .as_ref()
+                .is_none_or(|wanted| record.deliveries.iter().any(|d| d.recipient == *wanted))
             && self
                 .tag
                 .as_ref()
@@ -61,6 +85,14 @@ impl Query {
                 .submitter
                 .as_ref()
                 .is_none_or(|wanted| manifest.owner().as_ref() == Some(wanted))
+            && self
+                .key
+                .as_deref()
+                .is_none_or(|wanted| manifest.given_key() == Some(wanted))
+            && self.message_id.as_ref().is_none_or(|wanted| {
+                let bare = |id: &str| id.trim_matches(['<', '>']).to_owned();
+                bare(&manifest.message_id) == bare(wanted)
+            })
             && self.since.is_none_or(|since| manifest.accepted_at >= since)
             && self.until.is_none_or(|until| manifest.accepted_at < until)
             && self.only.as_ref().is_none_or(|only| (only.0)(record))
@@ -99,4 +131,6 @@ pub struct Page {
     pub mails: Vec<Record>,
     /// Where the next page starts; `None` on the last one.
     pub next: Option<String>,
+    /// How many mails were read for it, or seen in an index.
+    pub looked_at: u64,
 }

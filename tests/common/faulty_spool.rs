@@ -167,6 +167,10 @@ impl Spool for FaultySpool {
         self.strike("body")?;
         self.kept.body(id).await
     }
+    async fn by_key(&self, whose: &Submitter, key: &str) -> Result<Option<MailId>, SpoolError> {
+        self.strike("by_key")?;
+        self.kept.by_key(whose, key).await
+    }
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
         self.strike("list")?;
         self.kept.list(query, now).await

@@ -9,6 +9,7 @@ mod corpus;
 mod events;
 mod limits;
 mod lists;
+mod lookups;
 mod operate;
 mod preview;
 mod quota;

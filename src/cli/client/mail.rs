@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::job::BulkArgs;
-use super::service::{Client, Payload};
-use super::{Failure, ServiceArgs, letter, record};
+use super::service::{Answer, Client, Payload};
+use super::{Failure, ServiceArgs, letter, looking, record};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
 use crate::mail::{MailId, MailIdError};
@@ -34,11 +34,8 @@ pub struct Status {
 
 impl Status {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let answer = self
-            .asking
-            .service
-            .client()?
-            .get(&["v1", "mails", &self.id], &vec![])?;
+        let client = self.asking.service.client()?;
+        let answer = record_of(&client, &self.id)?;
         if self.asking.json {
             screen.json(&answer.body)?;
         } else {
@@ -70,14 +67,14 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         }
 
-        let answer = client.get(&["v1", "mails", id], &vec![])?;
+        let answer = record_of(&client, id)?;
         if self.asking.json {
             screen.json(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
 
         let mail: MailStatus = answer.decode()?;
-        let message = raw(&client, id)?;
+        let message = raw(&client, &mail.id.to_string())?;
         record::summary(&mail, screen)?;
         record::attempts(&mail, screen)?;
         letter::print(&message, screen)?;
@@ -86,7 +83,12 @@ impl Show {
 }
 
 fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
-    Ok(client.get(&["v1", "mails", id, "raw"], &vec![])?.body)
+    let raw = |id: &str| client.get(&["v1", "mails", id, "raw"], &vec![]);
+    Ok(looking::about(client, id, raw)?.body)
+}
+
+fn record_of(client: &Client, name: &str) -> Result<Answer, Failure> {
+    looking::about(client, name, |id| client.get(&["v1", "mails", id], &vec![]))
 }
 
 /// `postrider cancel` and `postrider retry`: of one mail, or of all that a search finds.
@@ -120,11 +122,10 @@ fn act(
     asking: &ServiceArgs,
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
-    let path = ["v1", "mails", id, what];
-    let answer = asking
-        .service
-        .client()?
-        .post(&path, &vec![], Payload::None)?;
+    let client = asking.service.client()?;
+    let answer = looking::about(&client, id, |id| {
+        client.post(&["v1", "mails", id, what], &vec![], Payload::None)
+    })?;
     if asking.json {
         screen.json(&answer.body)?;
     } else {

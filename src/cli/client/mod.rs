@@ -13,6 +13,7 @@ mod health;
 mod job;
 mod letter;
 mod list;
+mod looking;
 mod mail;
 mod manual;
 mod node;

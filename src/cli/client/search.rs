@@ -8,7 +8,8 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::filter::Filter;
-use super::service::Parameters;
+use super::looking::Progress;
+use super::service::{Client, Parameters};
 use super::times::relative;
 use super::{Failure, ServiceArgs};
 use crate::cli::screen::{ColumnFit, Screen, TextStyle, grouped, plain, state, tinted};
@@ -46,13 +47,12 @@ pub struct Count {
 impl Count {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let client = self.asking.service.client()?;
-        let answer = client.get(&["v1", "mails", "count"], &self.search.parameters())?;
+        let counted = self.counted(&client)?;
         if self.asking.json {
-            screen.json(&answer.body)?;
+            screen.json(&serde_json::to_vec(&counted).unwrap_or_default())?;
             return Ok(ExitCode::SUCCESS);
         }
 
-        let counted: Counted = answer.decode()?;
         let mut rows = Vec::new();
         for (name, count) in &counted.by_state {
             rows.push(vec![state(name), plain(grouped(*count))]);
@@ -64,6 +64,31 @@ impl Count {
         screen.table(&["STATE", "MAILS"], rows, ColumnFit::Cut)?;
 
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Count {
+    /// Added up over as many calls as it takes to look at all.
+    fn counted(&self, client: &Client) -> Result<Counted, Failure> {
+        let mut all = Counted::default();
+        let mut progress = Progress::new();
+        loop {
+            let mut parameters = self.search.parameters();
+            parameters.extend(all.next.take().map(|next| ("cursor", next)));
+            let answer = client.get(&["v1", "mails", "count"], &parameters)?;
+            let some: Counted = answer.decode()?;
+
+            all.count += some.count;
+            all.looked_at += some.looked_at;
+            for (state, count) in some.by_state {
+                *all.by_state.entry(state).or_default() += count;
+            }
+            all.next = some.next;
+            if all.next.is_none() {
+                return Ok(all);
+            }
+            progress.goes_on(some.looked_at);
+        }
     }
 }
 

@@ -214,7 +214,8 @@ pub(super) fn limit(params: &mut Params<'_>) -> usize {
 /// Names every bad parameter.
 pub(super) fn count(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query, Problem> {
     let mut params = Params::of(query);
-    let wanted = asked(&mut params, dispatcher);
+    let mut wanted = asked(&mut params, dispatcher);
+    wanted.cursor = params.one("cursor");
     params.finish().map(|()| wanted)
 }
 
@@ -253,11 +254,18 @@ fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
     let found = params.note("/q".to_owned(), dispatcher.search(&search));
     let filter = filter(params);
     let found = found.unwrap_or_default();
+    // What the search asks is in its condition as well: the narrower of two times may be either.
     Query {
         state: state.or(found.state),
-        tag: filter.tag.clone().or(found.tag),
-        only: found.only,
-        ..filter
+        tag: filter.tag.or(found.tag),
+        since: filter.since.max(found.since),
+        until: match (filter.until, found.until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        },
+        recipient: filter.recipient,
+        priority: filter.priority,
+        ..found
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::TemplateError;
 use crate::dispatch::Error;
-use crate::mail::{MailError, beginning};
+use crate::mail::{MailError, MailId, beginning};
 use crate::spool::SpoolError;
 
 /// The media type of every error (RFC 9457 §3).
@@ -50,8 +50,24 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
+    /// Which mails a name fits, where it is not one mail's alone, or may not be.
+    #[serde(flatten)]
+    named: Option<Box<Named>>,
     #[serde(skip)]
     retry_after: Option<u64>,
+}
+
+/// Which mails a name fits.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct Named {
+    /// Some of them.
+    mails: Vec<MailId>,
+    /// The `cursor` to go on with, where not all mail was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    /// How many mails were looked at, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    looked_at: Option<u64>,
 }
 
 /// One field that is wrong.
@@ -92,6 +108,7 @@ pub(super) enum Kind {
     ForeignOrigin,
     NotFound,
     Ambiguous,
+    NotAllSeen,
     Gone,
     MethodNotAllowed,
     TimedOut,
@@ -144,6 +161,11 @@ impl Kind {
                 StatusCode::CONFLICT,
                 urn!("ambiguous"),
                 "The name fits several mails",
+            ),
+            Kind::NotAllSeen => (
+                StatusCode::CONFLICT,
+                urn!("not-all-seen"),
+                "Not all mail was looked at",
             ),
             Kind::Gone => (StatusCode::GONE, urn!("gone"), "Not kept any more"),
             Kind::MethodNotAllowed => (
@@ -248,6 +270,7 @@ impl Problem {
             status: status.as_u16(),
             detail: cut(detail.into()),
             errors: Vec::new(),
+            named: None,
             retry_after,
         }
     }
@@ -433,7 +456,30 @@ impl From<Error> for Problem {
             Error::UnknownMail(_) | Error::UnknownName(_) | Error::UnknownRelay(_) => {
                 Problem::new(Kind::NotFound, detail)
             }
-            Error::Ambiguous { .. } => Problem::new(Kind::Ambiguous, detail),
+            Error::Ambiguous { mails, .. } => Problem {
+                named: Some(Box::new(Named {
+                    mails,
+                    next: None,
+                    looked_at: None,
+                })),
+                ..Problem::new(Kind::Ambiguous, detail)
+            },
+            Error::NotAllSeen {
+                mail,
+                next,
+                looked_at,
+                ..
+            } => Problem {
+                named: Some(Box::new(Named {
+                    mails: mail.into_iter().collect(),
+                    next: Some(next),
+                    looked_at: Some(looked_at),
+                })),
+                ..Problem::new(
+                    Kind::NotAllSeen,
+                    detail + ": repeat the call with `next` as its `cursor`",
+                )
+            },
             Error::Forgotten(_) => Problem::new(Kind::Gone, detail),
             Error::TooLate { .. } => Problem::new(Kind::TooLate, detail),
             Error::TooManyJobs(_) => Problem::new(Kind::Unavailable, detail),

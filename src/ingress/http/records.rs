@@ -25,11 +25,18 @@ pub(super) struct PathId(pub MailId);
 impl FromRequestParts<SharedDoor> for PathId {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
-        Params::of(parts.uri.query()).finish()?;
+        let mut params = Params::of(parts.uri.query());
+        let cursor = params.one("cursor");
+        params.finish()?;
+
         let named = segment(parts, door).await?;
         // Whoever sees only their own mail means one of it.
         let owner = parts.extensions.get::<Caller>().and_then(Caller::sees_only);
-        Ok(PathId(door.dispatcher.find(&named, owner.as_ref()).await?))
+        let owner = owner.as_ref();
+        Ok(PathId(match cursor {
+            Some(cursor) => door.dispatcher.find_from(cursor, &named, owner).await?,
+            None => door.dispatcher.find(&named, owner).await?,
+        }))
     }
 }
 
@@ -96,14 +103,16 @@ pub(super) struct Purged {
 
 impl Door {
     /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what
-    /// is said of one that there is not.
+    /// is said of one that there is not. Any other name than an id is looked for among their own.
     pub(super) async fn check_own(&self, visitor: &Caller, path: &str) -> Result<(), Problem> {
         let (Some(owner), Some((named, _))) = (visitor.sees_only(), access::mail_of(path)) else {
             return Ok(());
         };
         let named = percent_encoding::percent_decode_str(named).decode_utf8_lossy();
-        let id = self.dispatcher.find(&named, Some(&owner)).await?;
-        self.own(&owner, id).await
+        match named.parse() {
+            Ok(id) => self.own(&owner, id).await,
+            Err(_) => Ok(()),
+        }
     }
 
     /// Whether this is a mail of this one.
@@ -118,6 +127,9 @@ impl Door {
 
 /// Lists mails, the newest first; with a state that is pending, those that are due first. With the
 /// scope `send`, one's own.
+///
+/// What is asked by id, key, Message-ID or time is looked up; for all else mail is looked at, and no
+/// more of it for one page than `looked_at` says: a page may have few mails or none, and `next`.
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
     params(Page, Filters),
@@ -136,11 +148,15 @@ pub(super) async fn list(
 }
 
 /// Counts mails, by state. With the scope `send`, one's own.
+///
+/// One call looks at a part of all mail, the newest first: where there is more, `next` is the cursor
+/// to go on with, and the counts are to be added up.
 #[utoipa::path(
     get, path = "/v1/mails/count", tag = "mails",
     params(
         ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it"),
         ("state" = Option<crate::State>, Query, description = "At least one delivery is in this state"),
+        ("cursor" = Option<String>, Query, description = "Go on where an earlier answer ended"),
         Filters,
     ),
     responses((status = 200, description = "How many", body = Counted)),
@@ -154,7 +170,7 @@ pub(super) async fn count(
         submitter: visitor.sees_only(),
         ..params::count(query.as_deref(), &door.dispatcher)?
     };
-    Ok(Json(door.dispatcher.count(query).await?))
+    Ok(Json(door.dispatcher.count_some(query).await?))
 }
 
 /// Groups what is dead or deferred: by what was said, or by the recipients' domain.
@@ -180,12 +196,19 @@ pub(super) async fn failures(
 /// (at least four), its idempotency key, its Message-ID, or its sender; where that fits several the
 /// answer is 409 and names some. With the scope `send`, of one's own; of another's the answer is
 /// 404.
+///
+/// A sender, and a key or a Message-ID that is in no index, is looked for among all mail, a part of
+/// it at each call: where there is more, the answer is 409 with `next`, the `cursor` for the next
+/// call, and `mails`, what it fitted so far.
 #[utoipa::path(
     get, path = "/v1/mails/{id}", tag = "mails",
-    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
+    params(
+        ("id" = String, Path, description = "The mail: its id, or another name of it"),
+        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+    ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
-        (status = 409, description = "It fits several mails", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn record(
@@ -198,10 +221,13 @@ pub(super) async fn record(
 /// A mail's message, byte for byte as it is sent. With the scope `send`, of one's own mail.
 #[utoipa::path(
     get, path = "/v1/mails/{id}/raw", tag = "mails",
-    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
+    params(
+        ("id" = String, Path, description = "The mail: its id, or another name of it"),
+        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+    ),
     responses(
         (status = 200, description = "The message", body = String, content_type = "message/rfc822"),
-        (status = 409, description = "It fits several mails", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -230,10 +256,13 @@ pub(super) async fn raw(
 /// `send`, one's own mail.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/cancel", tag = "mails",
-    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
+    params(
+        ("id" = String, Path, description = "The mail: its id, or another name of it"),
+        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+    ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
-        (status = 409, description = "Too late", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Too late; or it fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn cancel(
@@ -248,10 +277,13 @@ pub(super) async fn cancel(
 /// of attempts; makes deferred ones due at once.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
-    params(("id" = String, Path, description = "The mail: its id, or another name of it")),
+    params(
+        ("id" = String, Path, description = "The mail: its id, or another name of it"),
+        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+    ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
-        (status = 409, description = "Nothing to retry", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Nothing to retry; or it fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn retry(

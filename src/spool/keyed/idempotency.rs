@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::write_transaction::WriteTransaction;
-use crate::spool::codec::{self, Versioned};
+use crate::mail::{MailId, Submitter};
+use crate::spool::codec::{self, KeyRecord, Versioned};
 use crate::spool::store::Store;
 use crate::spool::{Manifest, SpoolError};
 
@@ -55,7 +56,12 @@ impl KeyHash {
     /// The hash of a mail's idempotency key, if it has one.
     pub(super) fn of(&self, manifest: &Manifest) -> Option<Hash> {
         let key = manifest.idempotency_key.as_deref()?;
-        let who = manifest.submitter.clone().unwrap_or_default().to_string();
+        self.hash(&manifest.submitter.clone().unwrap_or_default(), key)
+    }
+
+    /// The hash of a key of this submitter.
+    fn hash(&self, whose: &Submitter, key: &str) -> Option<Hash> {
+        let who = whose.to_string();
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&(who.len() as u64).to_be_bytes());
         context.update(who.as_bytes());
@@ -67,9 +73,28 @@ impl KeyHash {
     /// may still hold such.
     pub(super) fn old(&self, manifest: &Manifest) -> Option<Hash> {
         let key = manifest.idempotency_key.as_deref()?;
-        let submitter = manifest.submitter.clone().unwrap_or_default();
+        self.old_hash(&manifest.submitter.clone().unwrap_or_default(), key)
+    }
+
+    fn old_hash(&self, whose: &Submitter, key: &str) -> Option<Hash> {
         self.has_old_keys
-            .then(|| keys::old_hash_of(&submitter.old_key(key)))
+            .then(|| keys::old_hash_of(&whose.old_key(key)))
+    }
+
+    /// Which mail has this key of this submitter.
+    pub(super) fn find<S: Store>(
+        &self,
+        store: &S,
+        whose: &Submitter,
+        key: &str,
+    ) -> Result<Option<MailId>, SpoolError> {
+        let hashes = [self.hash(whose, key), self.old_hash(whose, key)];
+        for hash in hashes.into_iter().flatten() {
+            if let Some(bytes) = store.get(&keys::idempotency(hash))? {
+                return Ok(Some(codec::decode::<KeyRecord>(&bytes)?.mail));
+            }
+        }
+        Ok(None)
     }
 }
 

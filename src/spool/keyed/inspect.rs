@@ -168,7 +168,7 @@ pub(crate) fn walk<S: Store>(
         .kept
         .filter(|_| unread.is_empty() && kept.quarantined == 0)
     {
-        let there = kept::count(store)?;
+        let (there, _) = kept::count(store)?;
         if there != told {
             tell(format!(
                 "what is kept is {there:?}, and the totals say {told:?}"

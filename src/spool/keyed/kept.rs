@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use super::keys;
 use super::stored_mail::StoredMail;
-use crate::spool::codec::{self, Kept, Totals};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::codec::{self, Drift, Kept, Totals};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, SpoolError};
 
@@ -52,6 +53,7 @@ impl Totals {
 
     pub(super) fn add_mail(&mut self, manifest: &Manifest) {
         self.kept().bytes += weight(manifest, false);
+        self.drift.get_or_insert_default().widen(manifest);
     }
 
     pub(super) fn remove_mail(&mut self, manifest: &Manifest, is_forgotten: bool) {
@@ -77,25 +79,54 @@ impl Totals {
     }
 }
 
+impl Drift {
+    fn widen(&mut self, manifest: &Manifest) {
+        let made_at = manifest.id.made_at().as_millis();
+        let after = manifest.accepted_at.as_millis().saturating_sub(made_at);
+        self.least = self.least.min(after);
+        self.most = self.most.max(after);
+    }
+
+    /// The range of the ids of mail that was accepted from `since` on and before `until`.
+    pub(super) fn ids(
+        self,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> (MailId, MailId) {
+        let moved =
+            |at: Timestamp, by: i64| Timestamp::from_millis(at.as_millis().saturating_sub(by));
+        let first = since.map(|since| MailId::first_made_at(moved(since, self.most)));
+        let last = until.map(|until| MailId::last_made_at(moved(until, self.least)));
+        (
+            first.unwrap_or(MailId::from_bytes([0; 16])),
+            last.unwrap_or(MailId::from_bytes([u8::MAX; 16])),
+        )
+    }
+}
+
 /// The totals of a store. What an older version has not counted is counted now.
 pub(super) fn totals<S: Store>(store: &S) -> Result<Totals, SpoolError> {
     let mut totals = match store.get(keys::TOTALS)? {
         Some(bytes) => codec::decode(&bytes)?,
         None => Totals::default(),
     };
-    if totals.kept.is_none() {
-        totals.kept = Some(count(store)?);
+    if totals.kept.is_none() || totals.drift.is_none() {
+        let (kept, drift) = count(store)?;
+        totals.kept = Some(kept);
+        totals.drift = Some(drift);
     }
     Ok(totals)
 }
 
-/// Counts what a store keeps.
-pub(super) fn count<S: Store>(store: &S) -> Result<Kept, SpoolError> {
+/// Counts what a store keeps, and looks how far the times of its ids are off.
+pub(super) fn count<S: Store>(store: &S) -> Result<(Kept, Drift), SpoolError> {
     let mut totals = Totals::default();
+    let mut drift = Drift::default();
     let (from, to) = keys::starting_with(b"m");
     store.walk(&from, &to, Walk::Up, &mut |_, value| {
         if let Ok(mail) = StoredMail::from_bytes(value.to_vec()) {
             totals.kept().bytes += weight(&mail.manifest, mail.is_forgotten());
+            drift.widen(&mail.manifest);
         }
         ControlFlow::Continue(())
     })?;
@@ -110,5 +141,5 @@ pub(super) fn count<S: Store>(store: &S) -> Result<Kept, SpoolError> {
         })?;
     }
 
-    Ok(*totals.kept())
+    Ok((*totals.kept(), drift))
 }

@@ -19,7 +19,7 @@ const LOOKED_AT: usize = 100_000;
 const MAIL_WORK: usize = 10;
 
 /// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise
-/// all mails, newest first.
+/// all mails, newest first; of these no more than the ids and times that are asked for.
 pub(super) fn list<S: Store>(
     shared: &SpoolState<S>,
     query: &Query,
@@ -29,16 +29,26 @@ pub(super) fn list<S: Store>(
         Some(State::Dead) => (b"xd", Walk::Down),
         Some(State::Cancelled) => (b"xc", Walk::Down),
         Some(State::Delivered) | None => (b"m", Walk::Down),
+        Some(_) if query.ids.is_some() => (b"m", Walk::Down),
         Some(_) => (b"u", Walk::Up),
     };
 
-    let (mut from, mut to) = keys::starting_with(prefix);
+    let (mut from, mut to) = match prefix {
+        b"u" => keys::starting_with(prefix),
+        _ => match ids(shared, query) {
+            Some((first, last)) => {
+                let key = |id: MailId| [prefix, id.as_bytes()].concat();
+                (key(first), keys::starting_with(&key(last)).1)
+            }
+            None => return Ok(Page::default()),
+        },
+    };
     if let Some(cursor) = &query.cursor {
         let at = unhex(cursor).filter(|key| key.starts_with(prefix));
         let at = at.ok_or(SpoolError::BadCursor)?;
         match way {
             Walk::Up => from = [&at[..], &[0]].concat(),
-            Walk::Down => to = at,
+            Walk::Down => to = to.min(at),
         }
     }
 
@@ -73,6 +83,7 @@ pub(super) fn list<S: Store>(
         if !seen.insert(mail) {
             return ControlFlow::Continue(());
         }
+        page.looked_at += 1;
         match record(shared, mail) {
             Ok(Some(record)) => {
                 work += MAIL_WORK + record.deliveries.len();
@@ -97,6 +108,17 @@ pub(super) fn list<S: Store>(
         page.next = last.map(|(key, _)| hex(&key));
     }
     Ok(page)
+}
+
+/// The range in which the ids lie of what is asked for; `None` where there is none.
+fn ids<S>(shared: &SpoolState<S>, query: &Query) -> Option<(MailId, MailId)> {
+    let drift = shared.totals.lock().drift.unwrap_or_default();
+    let (mut first, mut last) = drift.ids(query.since, query.until);
+    if let Some((least, most)) = query.ids {
+        first = first.max(least);
+        last = last.min(most);
+    }
+    (first <= last).then_some((first, last))
 }
 
 /// A mail with several pending deliveries stands in the queues several times: it is listed at the

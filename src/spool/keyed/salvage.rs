@@ -377,7 +377,8 @@ impl<S: Store> Rebuild<'_, S> {
 
     /// Counts what else is there, and compares all of it with what was there.
     fn count(&mut self) -> Result<(), SpoolError> {
-        let counted = kept::count(self.store)?;
+        let (counted, drift) = kept::count(self.store)?;
+        self.totals.drift = Some(drift);
         let keys = self.totals.kept().keys;
         *self.totals.kept() = Kept { keys, ..counted };
         let Some(before) = self.before.take() else {

@@ -183,6 +183,12 @@ impl<S: Store> Spool for KeyedSpool<S> {
         .await
     }
 
+    async fn by_key(&self, whose: &Submitter, key: &str) -> Result<Option<MailId>, SpoolError> {
+        let (whose, key) = (whose.clone(), key.to_owned());
+        self.look(move |shared| shared.key_hash.find(&shared.store, &whose, &key))
+            .await
+    }
+
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
         let page = self
             .look(move |shared| listing::list(shared, &query, now))

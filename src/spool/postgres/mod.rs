@@ -419,6 +419,10 @@ impl Spool for PostgresNode {
         reading::body(&self.core, id).await
     }
 
+    async fn by_key(&self, whose: &Submitter, key: &str) -> Result<Option<MailId>, SpoolError> {
+        reading::by_key(&self.core, whose, key).await
+    }
+
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
         reading::list(&self.core, query, now).await
     }

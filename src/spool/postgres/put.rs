@@ -15,7 +15,7 @@ use super::hints;
 use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, PENDING, Totals};
 use super::shared::{Committed, Core, Records};
-use crate::mail::MailId;
+use crate::mail::{MailId, Submitter};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 
@@ -90,8 +90,17 @@ async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
 /// Under what a mail's key is kept, if it has one: it is a key of whoever handed the mail in.
 pub(super) fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
     let key = manifest.idempotency_key.as_deref()?;
-    let own = manifest.submitter.clone().unwrap_or_default().old_key(key);
-    Some(digest(&SHA256, own.as_bytes()).as_ref().to_vec())
+    Some(hash_of(
+        &manifest.submitter.clone().unwrap_or_default(),
+        key,
+    ))
+}
+
+/// Under what a key of this one is kept.
+pub(super) fn hash_of(whose: &Submitter, key: &str) -> Vec<u8> {
+    digest(&SHA256, whose.old_key(key).as_bytes())
+        .as_ref()
+        .to_vec()
 }
 
 /// To whom a key belongs.

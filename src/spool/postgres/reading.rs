@@ -10,14 +10,17 @@ use uuid::Uuid;
 
 use super::feedback;
 use super::link::{Connected, Param};
-use super::rows::{self, CANCELLED, DEAD, DELIVERED};
+use super::put::hash_of;
+use super::rows::{self, CANCELLED, DEAD};
 use super::shared::Core;
 use crate::delivery::{Route, State};
-use crate::mail::{MailId, Timestamp};
+use crate::mail::{MailId, Submitter, Timestamp};
 use crate::spool::{Page, Query, Record, SpoolError, SpoolStats};
 
-/// How many mails are looked at for one page that few of them belong on.
-const LOOKED_AT: usize = 5000;
+/// How many mails are read for one page that few of them belong on.
+const READ: usize = 5000;
+/// How many places of an index are passed over for it, in which they do not even stand.
+const PASSED_OVER: usize = 100_000;
 
 type Failure = tokio_postgres::Error;
 
@@ -97,6 +100,19 @@ pub(super) async fn get(core: &Arc<Core>, id: MailId) -> Result<Option<Record>, 
     found?.remove(&id).transpose()
 }
 
+pub(super) async fn by_key(
+    core: &Arc<Core>,
+    whose: &Submitter,
+    key: &str,
+) -> Result<Option<MailId>, SpoolError> {
+    core.check_open()?;
+    core.until_released().await;
+    let hash = hash_of(whose, key);
+    let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
+        ask!(core, on => on.query("SELECT mail FROM keys WHERE key = $1", &[&hash]));
+    Ok(rows?.first().map(|row| rows::mail_id(row.get(0))))
+}
+
 const BODY: &str = "SELECT body, forgotten, NOT EXISTS (SELECT FROM ready r WHERE r.mail = m.id)
   AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND e.stage <> 2) FROM mails m WHERE id = $1";
 
@@ -164,10 +180,11 @@ pub(super) async fn list(
     core.check_open()?;
     core.until_released().await;
     let cursor = query.cursor.as_deref().map(Cursor::read).transpose()?;
-    let waits = matches!(
+    let is_pending = matches!(
         query.state,
         Some(State::Scheduled | State::Queued | State::Deferred | State::Sending)
     );
+    let waits = is_pending && query.ids.is_none();
 
     let cursor = match (cursor, waits) {
         (Some(Cursor::Newest(_)), true) | (Some(Cursor::Due(..)), false) => {
@@ -189,21 +206,34 @@ async fn page(
 ) -> Result<Page, Failure> {
     let size = query.page_size();
     let mut page = Page::default();
-    let mut looked = 0;
+    let (mut read, mut passed) = (0, 0);
     loop {
         let most = (size - page.mails.len() + 1).clamp(64, 1000);
         let places = match waits {
             true => waiting(core, on, query.state, now, cursor, most).await?,
-            false => newest(on, query, cursor, most).await?,
+            // Places in which no mail is read are passed over faster and faster.
+            false => newest(on, query, cursor, most.max(passed).min(10_000)).await?,
         };
-        let is_last = places.len() < most;
-        let mut ids: Vec<Uuid> = places.iter().map(|place| place.mail()).collect();
+        let is_last = places.is_last;
+        let places = places.found;
+        let wanted = places.iter().filter(|(_, fits)| *fits);
+        let mut ids: Vec<Uuid> = wanted.map(|(place, _)| place.mail()).collect();
         ids.dedup();
         let records = records(core, on, &ids).await?;
         let count = places.len();
-        for (n, place) in places.into_iter().enumerate() {
-            looked += 1;
+        for (n, (place, fits)) in places.into_iter().enumerate() {
             cursor = Some(place);
+            page.looked_at += 1;
+            let is_end = is_last && n + 1 == count;
+            if !fits {
+                passed += 1;
+                if passed >= PASSED_OVER && !is_end {
+                    page.next = cursor.map(Cursor::text);
+                    return Ok(page);
+                }
+                continue;
+            }
+            read += 1;
             let id = rows::mail_id(place.mail());
             let record = match records.get(&id) {
                 Some(Ok(record)) => record,
@@ -216,8 +246,7 @@ async fn page(
             if belongs(query, record, place, now) {
                 page.mails.push(record.clone());
             }
-            let is_end = is_last && n + 1 == count;
-            if (page.mails.len() >= size || looked >= LOOKED_AT) && !is_end {
+            if (page.mails.len() >= size || read >= READ) && !is_end {
                 page.next = cursor.map(Cursor::text);
                 return Ok(page);
             }
@@ -261,42 +290,62 @@ fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> boo
     }
 }
 
-/// The next mails, the newest first.
+/// The next places where mail may stand that is asked for, and whether it may be; and whether
+/// there are no further ones.
+struct Places {
+    found: Vec<(Cursor, bool)>,
+    is_last: bool,
+}
+
+/// The next mails, the newest first. No more of them are looked at than are returned.
 async fn newest(
     on: &Connected,
     query: &Query,
     cursor: Option<Cursor>,
     most: usize,
-) -> Result<Vec<Cursor>, Failure> {
-    let below = cursor.map_or(Uuid::from_u128(u128::MAX), Cursor::mail);
-    let most = i64::try_from(most).unwrap_or(1000);
+) -> Result<Places, Failure> {
+    let below = cursor.map_or(Uuid::max(), Cursor::mail);
+    let (first, last) = query
+        .ids
+        .map_or((Uuid::nil(), Uuid::max()), |(first, last)| {
+            (rows::uuid(first), rows::uuid(last))
+        });
+    let limit = i64::try_from(most).unwrap_or(1000);
     let priority: Option<i16> = query.priority.map(rows::priority_number);
     let since = query.since.map_or(i64::MIN, Timestamp::as_millis);
     let until = query.until.map_or(i64::MAX, Timestamp::as_millis);
 
-    let sql = match query.state {
-        None => "SELECT id FROM mails WHERE id < $1 AND ($3::int2 IS NULL OR priority = $3)
-                 AND accepted_at >= $4 AND accepted_at < $5 ORDER BY id DESC LIMIT $2"
-            .to_owned(),
-        Some(state) => {
-            let stage = match state {
-                State::Dead => DEAD,
-                State::Cancelled => CANCELLED,
-                _ => DELIVERED,
-            };
-            format!(
-                "SELECT DISTINCT mail FROM ended e WHERE mail < $1 AND stage = {stage}
-                 AND ($3::int2 IS NULL OR priority = $3)
-                 AND EXISTS (SELECT FROM mails m WHERE m.id = e.mail AND m.accepted_at >= $4 AND m.accepted_at < $5)
-                 ORDER BY mail DESC LIMIT $2"
-            )
+    // By what has ended otherwise there is no index: all mail is looked at.
+    let all = match query.state {
+        Some(State::Dead) => ended(DEAD),
+        Some(State::Cancelled) => ended(CANCELLED),
+        _ => {
+            "SELECT id FROM mails WHERE id < $1 AND id BETWEEN $6 AND $7 ORDER BY id DESC LIMIT $2"
+                .to_owned()
         }
     };
+    let sql = format!(
+        "SELECT x.id, coalesce(($3::int2 IS NULL OR m.priority = $3) AND m.accepted_at >= $4 AND m.accepted_at < $5, false)
+         FROM ({all}) x LEFT JOIN mails m ON m.id = x.id ORDER BY x.id DESC"
+    );
 
-    let rows = on
-        .query(&sql, &[&below, &most, &priority, &since, &until])
-        .await?;
-    Ok(rows.iter().map(|row| Cursor::Newest(row.get(0))).collect())
+    let params: [Param<'_>; 7] = [&below, &limit, &priority, &since, &until, &first, &last];
+    let rows = on.query(&sql, &params).await?;
+    let found: Vec<(Cursor, bool)> = rows
+        .iter()
+        .map(|row| (Cursor::Newest(row.get(0)), row.get(1)))
+        .collect();
+    Ok(Places {
+        is_last: found.len() < most,
+        found,
+    })
+}
+
+fn ended(stage: i16) -> String {
+    format!(
+        "SELECT DISTINCT mail AS id FROM ended WHERE mail < $1 AND mail BETWEEN $6 AND $7
+         AND stage = {stage} ORDER BY mail DESC LIMIT $2"
+    )
 }
 
 /// The next places of mails that wait in this state, as they are due.
@@ -307,7 +356,7 @@ async fn waiting(
     now: Timestamp,
     cursor: Option<Cursor>,
     most: usize,
-) -> Result<Vec<Cursor>, Failure> {
+) -> Result<Places, Failure> {
     let (due, mail) = match cursor {
         Some(Cursor::Due(due, mail)) => (due, mail),
         _ => (i64::MIN, Uuid::nil()),
@@ -329,14 +378,18 @@ async fn waiting(
          ORDER BY x.due, x.mail LIMIT $4"
     );
 
-    let most = i64::try_from(most).unwrap_or(1000);
+    let limit = i64::try_from(most).unwrap_or(1000);
     let rows = on
-        .query(&sql, &[&routes, &due, &mail, &most, &now.as_millis()])
+        .query(&sql, &[&routes, &due, &mail, &limit, &now.as_millis()])
         .await?;
-    Ok(rows
+    let found: Vec<(Cursor, bool)> = rows
         .iter()
-        .map(|row| Cursor::Due(row.get(0), row.get(1)))
-        .collect())
+        .map(|row| (Cursor::Due(row.get(0), row.get(1)), true))
+        .collect();
+    Ok(Places {
+        is_last: found.len() < most,
+        found,
+    })
 }
 
 /// Counts what waits; what has ended is counted as it comes and goes.

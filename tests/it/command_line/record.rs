@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::command_line::scripted::{Scripted, json as answer, other, problem};
+use crate::command_line::scripted::{self, Scripted, json as answer, other, problem};
 use crate::command_line::{ID, finish, postrider, run};
 
 /// A mail's record as the service gives it: one recipient, tried once.
@@ -65,6 +65,78 @@ fn a_mail_is_named_by_other_names_and_its_status_says_why_it_waits() {
     let service = Scripted::new([answer(200, record("cancelled"))]);
     run(&service, &["cancel", "otp-42"]).well();
     assert_eq!(service.asked_once().line, "POST /v1/mails/otp-42/cancel");
+}
+
+/// What a service says that has looked at a part of all mail.
+fn in_part(mails: Value) -> scripted::Answer {
+    let problem = json!({
+        "type": "urn:postrider:problem:not-all-seen", "title": "Not all mail was looked at", "status": 409,
+        "detail": "there is older mail", "next": "abc", "looked_at": 9000, "mails": mails,
+    });
+    scripted::problem(409, problem)
+}
+
+#[test]
+fn a_mail_is_looked_for_until_it_is_known_which_is_meant() {
+    const OTHER: &str = "0199c0de-0000-7000-8000-0000000000ff";
+    let name = "shop@example.com";
+    let unknown = problem(
+        404,
+        json!({"title": "Not found", "status": 404, "detail": "there is no mail"}),
+    );
+    let asked_on = format!("GET /v1/mails/{name}?cursor=abc");
+
+    // Found later; found at once, and no other behind it; as the thing that is done to it.
+    let first = || in_part(json!([]));
+    for (does, line, answers) in [
+        (
+            "status",
+            "GET /v1/mails/",
+            [first(), first(), answer(200, record("queued"))],
+        ),
+        (
+            "status",
+            "GET /v1/mails/",
+            [first(), in_part(json!([ID])), unknown.clone()],
+        ),
+        (
+            "cancel",
+            "POST /v1/mails/",
+            [first(), in_part(json!([ID])), unknown.clone()],
+        ),
+    ] {
+        let last = answer(200, record("queued"));
+        let service = Scripted::new(answers.into_iter().chain([last]).collect::<Vec<_>>());
+        run(&service, &[does, name]).well();
+        let asked: Vec<String> = service.asked().into_iter().map(|one| one.line).collect();
+        let call = if does == "cancel" { "/cancel" } else { "" };
+        let first = format!("{line}{name}{call}");
+        let last = format!("{line}{ID}{call}");
+        assert_eq!(asked, [&first[..], &asked_on, &asked_on, &last]);
+    }
+
+    let service = Scripted::new([in_part(json!([ID])), in_part(json!([OTHER]))]);
+    let why = run(&service, &["cancel", name]).failed(1);
+    assert!(why.contains(ID) && why.contains(OTHER), "{why}");
+    let service = Scripted::new([first(), unknown]);
+    let why = run(&service, &["cancel", name]).failed(1);
+    assert!(why.contains("there is no mail"), "{why}");
+}
+
+#[test]
+fn what_is_counted_in_parts_is_added_up() {
+    let part = |next: Value| {
+        answer(
+            200,
+            json!({"count": 3, "by_state": {"queued": 2, "dead": 1}, "next": next, "looked_at": 10_000}),
+        )
+    };
+    let service = Scripted::new([part(json!("abc")), part(Value::Null)]);
+    let out = run(&service, &["count", "-q", "from:shop"]).well();
+    has_line(&out, &["queued", "4"]);
+    has_line(&out, &["all", "6"]);
+    let asked: Vec<String> = service.asked().into_iter().map(|one| one.line).collect();
+    assert_eq!(asked[1], "GET /v1/mails/count?q=from%3Ashop&cursor=abc");
 }
 
 #[test]

@@ -83,17 +83,34 @@ function Bar({ asked, q, state, may, known, selected, setSelected, ids, changed 
   const [found, setFound] = useState(null);
   const [error, setError] = useState(null);
   const box = useRef(null);
-  const count = () => get(`/v1/mails/count?${asked}`).then((answer) => setFound(answer.count), setError);
+  const [counting, setCounting] = useState(false);
+  const shown = useRef(true);
+  // One call looks at a part of all mail: they are added up, for as long as somebody looks on.
+  const count = async () => {
+    setCounting(true);
+    try {
+      for (let sum = 0, next = ""; next != null && shown.current; ) {
+        const answer = await get(`/v1/mails/count?${asked}${next && `&cursor=${next}`}`);
+        sum += answer.count;
+        next = answer.next;
+        if (shown.current) setFound(sum);
+      }
+    } catch (error) {
+      setError(error);
+    }
+    setCounting(false);
+  };
   const all = known ?? found;
   useEffect(() => {
     // Somebody who searches wants to know; all that there is, is counted when that is asked for.
     if (known == null && asked.includes("q=")) count();
+    return () => { shown.current = false; };
   }, []);
   const some = selected.length > 0 && selected.length < ids.length;
   useEffect(() => {
     if (box.current) box.current.indeterminate = some;
   }, [some]);
-  const which = all != null ? `${number(all)} ${asked ? (all === 1 ? "match" : "matches") : all === 1 ? "mail" : "mails"}` : asked ? "All that match" : "All mails";
+  const which = all != null ? `${counting ? "More than " : ""}${number(all)} ${asked ? (all === 1 ? "match" : "matches") : all === 1 ? "mail" : "mails"}` : asked ? "All that match" : "All mails";
   return html`<div class="row bar">
     ${may.admin && html`<input type="checkbox" ref=${box} checked=${selected.length > 0 && !some} aria-label=${`Select the ${ids.length} newest of these`}
       onChange=${(event) => setSelected(event.target.checked ? ids : [])} />`}

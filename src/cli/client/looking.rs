@@ -1,0 +1,116 @@
+//! Looking through more mail than the service looks at in one call: asking on, and saying so
+//! meanwhile.
+
+use std::io::{IsTerminal, Write, stderr};
+
+use serde::Deserialize;
+
+use super::Failure;
+use super::service::{Answer, Client, Parameters};
+use crate::cli::Refusal;
+use crate::cli::screen::{escaped, grouped};
+use crate::dispatch::MailStatus;
+use crate::mail::MailId;
+
+/// How many mails were looked at so far, said on a terminal from the second call on.
+pub struct Progress {
+    looked_at: u64,
+    is_shown: bool,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Progress {
+            looked_at: 0,
+            is_shown: false,
+        }
+    }
+
+    /// So many more were looked at, and there is more.
+    pub fn goes_on(&mut self, looked_at: u64) {
+        self.looked_at += looked_at;
+        let mut to = stderr();
+        if to.is_terminal() {
+            let _ = write!(to, "\r{} mails looked at ...", grouped(self.looked_at));
+            let _ = to.flush();
+            self.is_shown = true;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_shown {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// What a service says that has not looked at all mail for a name.
+#[derive(Deserialize)]
+struct NotAllSeen {
+    #[serde(default)]
+    mails: Vec<MailId>,
+    next: String,
+    #[serde(default)]
+    looked_at: u64,
+}
+
+impl NotAllSeen {
+    fn of(refusal: &Refusal) -> Option<Self> {
+        serde_json::from_value(refusal.problem.clone()?).ok()
+    }
+}
+
+/// Asks something about the mail of this name. Where the service has not looked at all mail it is
+/// asked on, until it is known which mail is meant.
+pub fn about(
+    client: &Client,
+    name: &str,
+    ask: impl Fn(&str) -> Result<Answer, Failure>,
+) -> Result<Answer, Failure> {
+    let mut answer = ask(name);
+    let mut progress = Progress::new();
+    let mut found: Option<MailId> = None;
+
+    loop {
+        let refusal = match answer {
+            Err(Failure::Refused(refusal)) => refusal,
+            other => return other,
+        };
+        let Some(seen) = NotAllSeen::of(&refusal) else {
+            return match found {
+                // Nothing else was found.
+                Some(id) if refusal.status == 404 => ask(&id.to_string()),
+                _ => Err(Failure::Refused(refusal)),
+            };
+        };
+
+        for id in seen.mails {
+            match found.replace(id) {
+                Some(other) if other != id => return Err(several(name, other, id)),
+                _ => {}
+            }
+        }
+        progress.goes_on(seen.looked_at);
+
+        let parameters: Parameters = vec![("cursor", seen.next)];
+        answer = match client.get(&["v1", "mails", name], &parameters) {
+            Ok(record) => {
+                let mail: MailStatus = record.decode()?;
+                return match found {
+                    Some(other) if other != mail.id => Err(several(name, other, mail.id)),
+                    _ => ask(&mail.id.to_string()),
+                };
+            }
+            refused => refused,
+        };
+    }
+}
+
+fn several(name: &str, one: MailId, other: MailId) -> Failure {
+    Failure::Failed(format!(
+        "`{}` fits several mails: {one}, {other}; name one by more of its id",
+        escaped(name)
+    ))
+}
