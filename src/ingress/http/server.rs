@@ -36,6 +36,10 @@ const REFUSALS_AT_ONCE: usize = 32;
 /// How long a client that is turned away has to read why.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// How many bytes of an answer the system takes that it cannot send yet.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
 /// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
 /// `limits.drain_timeout`.
 pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router) {
@@ -133,6 +137,10 @@ pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
 async fn welcome(stream: TcpStream, peer: SocketAddr, door: SharedDoor, router: Router) {
     // Answers are small, and a client waits for each.
     let _ = stream.set_nodelay(true);
+    // What a client does not take stays here, where it is shared, and does not fill the system's
+    // memory: of what cannot be sent yet it would take megabytes for each.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
     let Some(tls) = door.tls.acceptor() else {
         return serve(stream, peer, door, router).await;
     };

@@ -13,6 +13,22 @@ use crate::common::service::{Service, configuration, configured};
 /// In bytes.
 const RECEIVE_BUFFER: u32 = 4096;
 
+/// The most bytes that wait in the system for one connection of this door, sent or not.
+fn most_queued(service: &Service) -> u64 {
+    let port = format!(":{:04X}", service.http.port());
+    let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let of_door = all
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let queued = of_door
+        .filter(|words| words[1].ends_with(&port))
+        .map(|words| {
+            let (queued, _) = words[4].split_once(':').unwrap();
+            u64::from_str_radix(queued, 16).unwrap()
+        });
+    queued.max().unwrap()
+}
+
 /// Begins to follow what happens from now on, and reads nothing.
 fn follow(service: &Service) -> TcpStream {
     ask(TcpStream::connect(service.http).unwrap(), "")
@@ -76,6 +92,9 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
     std::thread::sleep(Duration::from_secs(3));
     let grown = service.memory().saturating_sub(before) / 1024;
     assert!(grown < 64, "200 followers take {grown} MiB");
+    // What is not in its memory is not in the system's either.
+    let queued = most_queued(&service) / 1024;
+    assert!(queued < 1024, "{queued} KiB wait for one of them");
 
     followers.extend((followers.len()..512).map(|_| follow(&service)));
     for follower in &mut followers[200..] {

@@ -10,6 +10,7 @@ pub(in crate::spool) mod entry;
 mod handle;
 pub(super) mod pruning;
 pub(super) mod reading;
+mod shelf;
 pub(super) mod wholeness;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::entry::{Head, PendingEntries};
+use self::shelf::Shelf;
 pub(crate) use self::wholeness::Reach;
 use super::keys;
 use crate::delivery::Event;
@@ -147,6 +149,7 @@ pub(super) struct JournalState {
     is_early: bool,
     state: Mutex<State>,
     recent: Mutex<RecentRecords>,
+    shelf: Shelf,
     last: watch::Sender<u64>,
     /// When something may have become too old, in milliseconds.
     pub due: AtomicI64,
@@ -203,6 +206,7 @@ impl JournalState {
             held_until: AtomicI64::new(i64::MIN),
             state: Mutex::new(state),
             recent: Mutex::default(),
+            shelf: Shelf::default(),
             last: watch::channel(last).0,
         };
 

@@ -127,8 +127,8 @@ pub(in crate::spool::keyed) fn after<S: Store>(
         bytes += value.len();
         if let Ok(head) = entry::head(value) {
             reading.take(first, &head, || {
-                let events = entry::events(first, value).ok()?;
-                Some(events.into_iter().map(Arc::new).collect())
+                let events = shared.journal.shelf.events(first, value)?;
+                Some(events.to_vec())
             });
         }
         if reading.is_over {
