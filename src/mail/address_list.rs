@@ -54,7 +54,15 @@ pub(super) enum Entry {
 /// # Errors
 /// Says what is wrong, with as much of the text as helps to find it.
 pub(super) fn read(text: &str) -> Result<Vec<Entry>, String> {
-    Reader::new(text).read()
+    let mut reader = Reader::new(text);
+    reader.read().map(|()| reader.entries)
+}
+
+/// As [`read`], and whether others may read it differently: a name without the quotes that it needs
+/// (`[Shop] <shop@example.com>`), or semicolons in place of commas.
+pub(super) fn read_loosely(text: &str) -> Result<(Vec<Entry>, bool), String> {
+    let mut reader = Reader::new(text);
+    reader.read().map(|()| (reader.entries, reader.is_loose))
 }
 
 /// All mailboxes of a list, those in its groups included.
@@ -73,7 +81,7 @@ pub(super) fn path(text: &str) -> Result<Address, String> {
     if strict.is_ok() || !text.contains('"') {
         return strict;
     }
-    match &*Reader::new(&format!("<{text}>")).read().unwrap_or_default() {
+    match &*read(&format!("<{text}>")).unwrap_or_default() {
         [Entry::One(found)] if found.name.is_none() => found.address(None).or(strict),
         _ => strict,
     }
@@ -114,6 +122,8 @@ struct Reader<'a> {
     comment: Option<Range<usize>>,
     /// What stands in angle brackets after them.
     angle: Option<FoundMailbox>,
+    /// Whether something stood there that is not in the grammar, not even in the obsolete one.
+    is_loose: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -126,15 +136,17 @@ impl<'a> Reader<'a> {
             words: Vec::new(),
             comment: None,
             angle: None,
+            is_loose: false,
         }
     }
 
-    fn read(mut self) -> Result<Vec<Entry>, String> {
+    fn read(&mut self) -> Result<(), String> {
         while let Some(token) = self.next()? {
             match token.kind {
                 Kind::Comment => self.comment = Some(token.place),
                 Kind::Special(b',') => self.end_mailbox()?,
                 Kind::Special(b';') => {
+                    self.is_loose |= self.group.is_none();
                     self.end_mailbox()?;
                     self.end_group();
                 }
@@ -162,7 +174,7 @@ impl<'a> Reader<'a> {
         self.end_mailbox()?;
         // A group that nothing closes ends with the text.
         self.end_group();
-        Ok(self.entries)
+        Ok(())
     }
 
     fn begin_group(&mut self) -> Result<(), String> {
@@ -186,6 +198,7 @@ impl<'a> Reader<'a> {
     fn end_mailbox(&mut self) -> Result<(), String> {
         let words = std::mem::take(&mut self.words);
         let comment = self.comment.take();
+        let needs_quotes = |word: &Token| word.is(b'@') || word.kind == Kind::Literal;
         let found = match self.angle.take() {
             Some(found) => FoundMailbox {
                 name: Some(self.phrase(&words)).filter(|name| !name.is_empty()),
@@ -195,6 +208,7 @@ impl<'a> Reader<'a> {
             None => self.address(&words)?,
         };
 
+        self.is_loose |= found.name.is_some() && words.iter().any(needs_quotes);
         let name = found.name.or_else(|| self.comment_text(comment?));
         let found = FoundMailbox { name, ..found };
         match &mut self.group {

@@ -11,7 +11,7 @@ use super::{Address, MailError, MailId, Timestamp, subject};
 
 /// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two
 /// are refused.
-const ONCE: [&str; 12] = [
+pub(super) const ONCE: [&str; 12] = [
     "From",
     "To",
     "Cc",

@@ -55,7 +55,9 @@ pub(super) fn mend(
 ) -> Option<Encoded> {
     let body = scan.body?;
     let content = Content::of(&scan.fields);
-    let encoded = content.encode(body, Carrier::EightBit);
+    let encoded = content
+        .encode(body, Carrier::EightBit)
+        .or_else(|| content.as_eight_bit(body));
 
     let says_nothing = scan.find("MIME-Version").is_none();
     if encoded.is_none() && !says_nothing {
@@ -71,6 +73,7 @@ pub(super) fn mend(
     if let Some(encoded) = &encoded {
         acts.tell(match encoded.encoding {
             Some("base64") => "the body: encoded as base64",
+            Some("8bit") => "the body: said to be 8-bit text",
             Some(_) => "the body: encoded as quoted-printable",
             None => "the body: parts with long lines or a NUL encoded",
         });
@@ -121,6 +124,16 @@ impl Content {
             kind: params.essence.to_ascii_lowercase(),
             encoding,
         }
+    }
+
+    /// The same body, where it is not in 7 bits although that is said.
+    fn as_eight_bit(&self, body: &[u8]) -> Option<Encoded> {
+        let is_wrong = self.encoding == "7bit" && !body.is_ascii();
+        let is_one = !self.kind.starts_with("multipart/") && !self.kind.starts_with("message/");
+        (is_wrong && is_one).then(|| Encoded {
+            body: body.to_vec(),
+            encoding: Some("8bit"),
+        })
     }
 
     /// Whether this was signed or encrypted as it stands (RFC 1847, RFC 8551).

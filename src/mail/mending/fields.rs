@@ -8,7 +8,7 @@ use super::scan::{LooseField, Scan};
 use super::{Context, LONGEST_LINE};
 use crate::mail::address_list::{self, Entry, FoundMailbox};
 use crate::mail::structured::{self, Kind};
-use crate::mail::{Address, Envelope, field};
+use crate::mail::{Address, Envelope, Timestamp, field};
 
 /// The longest word that can be folded around.
 const LONGEST_WORD: usize = 900;
@@ -84,6 +84,9 @@ pub(super) fn mend(
         }
     }
 
+    if let Some(mended) = readable(field, &text) {
+        return Some(mended);
+    }
     if is_long && let Some(written) = folded(field, &text, context) {
         return Some((written.into_bytes(), "folded"));
     }
@@ -95,6 +98,63 @@ pub(super) fn mend(
         let whole = [field.name.as_bytes(), b":", value].concat();
         (whole, "removed the space before the colon")
     })
+}
+
+/// What others cannot read, or read differently, written as the grammar has it (RFC 5322 §3).
+fn readable(field: &LooseField<'_>, text: &str) -> Option<(Vec<u8>, &'static str)> {
+    if !text.is_ascii() {
+        return None;
+    }
+    let line = |value: &str| format!("{}: {value}\r\n", field.name).into_bytes();
+
+    if is_addresses(field) {
+        let (entries, is_loose) = loose_entries(text)?;
+        let mut out = String::new();
+        let is_whole = |found: FoundMailbox| found.domain.is_some();
+        // Recipients on this machine and one elsewhere look like a name without its quotes.
+        let read = address_list::read(text).unwrap_or_default();
+        if !is_author(field) && !address_list::mailboxes(read).all(is_whole) {
+            return None;
+        }
+        let written = is_loose
+            && address_list::mailboxes(entries.clone()).all(is_whole)
+            && structured::write_addresses(&mut out, field.name, &entries, None).is_ok();
+        return written.then(|| (out.into_bytes(), "written as a list of addresses"));
+    }
+
+    let value = text.trim();
+    if field.is("Message-ID") {
+        let is_bare = value
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"<>()\",;".contains(&b))
+            && value.split('@').filter(|part| !part.is_empty()).count() == 2
+            && value.matches('@').count() == 1;
+        return is_bare.then(|| (line(&format!("<{value}>")), "put in angle brackets"));
+    }
+
+    if field.is("Date") && !value.is_empty() {
+        let strict = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+        if strict.parse_zoned(unfolded(text)).is_ok() {
+            return None;
+        }
+        let read = mail_parser::DateTime::parse_rfc822(value).filter(|date| date.is_valid());
+        return Some(
+            match read.map(|date| date.to_timestamp()).filter(|at| *at > 0) {
+                Some(at) => {
+                    let date = Timestamp::from_millis(at.saturating_mul(1000)).to_rfc5322();
+                    (line(&date), "written as a date")
+                }
+                None => (Vec::new(), "removed, as it was no date"),
+            },
+        );
+    }
+
+    None
+}
+
+fn is_author(field: &LooseField<'_>) -> bool {
+    let authors = ["From", "Sender", "Reply-To"];
+    authors.iter().any(|name| field.is(name))
 }
 
 /// Text in UTF-8, or in what is usually meant where it is not.
@@ -125,14 +185,22 @@ pub(super) fn is_addresses(field: &LooseField<'_>) -> bool {
 /// The addresses of a field. A name that lacks its quotes is read where one address alone ends the
 /// field: `Müller, GmbH <info@example.org>`.
 pub(super) fn entries(text: &str) -> Option<Vec<Entry>> {
-    let read = address_list::read(text).ok();
+    loose_entries(text).map(|(entries, _)| entries)
+}
+
+/// The same, and whether others may read the field differently.
+fn loose_entries(text: &str) -> Option<(Vec<Entry>, bool)> {
+    let read = address_list::read_loosely(text).ok();
     let has_domain = |found: &FoundMailbox| found.domain.is_some();
     let is_whole = |entry: &Entry| match entry {
         Entry::One(found) => has_domain(found),
         Entry::Group(_, members) => members.iter().all(has_domain),
     };
 
-    if read.as_ref().is_some_and(|all| all.iter().all(is_whole)) {
+    if read
+        .as_ref()
+        .is_some_and(|(all, _)| all.iter().all(is_whole))
+    {
         return read;
     }
     let text = unfolded(text);
@@ -143,17 +211,19 @@ pub(super) fn entries(text: &str) -> Option<Vec<Entry>> {
         return read;
     };
     let is_half_a_name =
-        name.contains([',', ';', ':']) && !name.contains(['<', '>', '@', '"', '(']);
+        name.contains([',', ';', ':']) && !name.contains('"') || name.matches('"').count() == 1;
+    let is_half_a_name = is_half_a_name && !name.contains(['<', '>', '@', '(']);
     let alone = address_list::read(address).unwrap_or_default();
     let (true, Ok([Entry::One(found)])) = (is_half_a_name, <[Entry; 1]>::try_from(alone)) else {
         return read;
     };
 
-    let name = address_list::decoded(name.trim());
-    Some(vec![Entry::One(FoundMailbox {
+    let name = address_list::decoded(name.replace('"', "").trim());
+    let one = Entry::One(FoundMailbox {
         name: Some(name).filter(|name| !name.is_empty()),
         ..found
-    })])
+    });
+    Some((vec![one], true))
 }
 
 pub(super) fn in_ascii(field: &LooseField<'_>, text: &str, domain: Option<&str>) -> Option<String> {

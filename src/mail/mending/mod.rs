@@ -16,7 +16,9 @@ use bytes::Bytes;
 use memchr::memchr;
 
 use super::Envelope;
+use super::freeze::ONCE;
 pub use ascii_header::ascii_header;
+use scan::LooseField;
 pub(super) use scan::Scan;
 pub use seven_bit::seven_bit;
 
@@ -84,11 +86,19 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     let mut added = String::new();
     let mut encoded = None;
     if !is_signed(&scan) {
+        let said = SaidOnce::of(&scan.fields);
         for (field, place) in scan.fields.iter().zip(&mut header) {
-            if let Some((mended, act)) = fields::mend(field, &context) {
-                acts.tell(&format!("{}: {act}", shown(field.name)));
-                *place = Some(mended);
-            }
+            let (mended, act) = match said.standing(field) {
+                Standing::Again => (Vec::new(), "removed, as it stood there twice"),
+                // The strict reader refuses them, and says so.
+                Standing::Disputed => continue,
+                Standing::First => match fields::mend(field, &context) {
+                    Some(mended) => mended,
+                    None => continue,
+                },
+            };
+            acts.tell(&format!("{}: {act}", shown(field.name)));
+            *place = Some(mended);
         }
         encoded = body::mend(&scan, &mut added, &mut acts);
     }
@@ -103,6 +113,45 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     Mended {
         message: with(trace, &scan, &header, &added, encoded.as_ref()),
         acts: acts.told,
+    }
+}
+
+/// What a field that may stand there once is to the others of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// The first.
+    First,
+    /// One that says the same again.
+    Again,
+    /// One of several that say different things: nobody knows which is meant.
+    Disputed,
+}
+
+/// What was said first by each field that may stand there once, and whether another says something
+/// else.
+#[derive(Default)]
+struct SaidOnce<'a>([Option<(&'a [u8], bool)>; ONCE.len()]);
+
+impl<'a> SaidOnce<'a> {
+    fn of(fields: &[LooseField<'a>]) -> Self {
+        let mut said = SaidOnce::default();
+        for field in fields {
+            if let Some(which) = ONCE.iter().position(|name| field.is(name)) {
+                let value = field.value();
+                let (first, is_disputed) = said.0[which].get_or_insert((value, false));
+                *is_disputed |= first.trim_ascii() != value.trim_ascii();
+            }
+        }
+        said
+    }
+
+    fn standing(&self, field: &LooseField<'a>) -> Standing {
+        let which = ONCE.iter().position(|name| field.is(name));
+        match which.and_then(|which| self.0[which]) {
+            Some((_, true)) => Standing::Disputed,
+            Some((first, _)) if !std::ptr::eq(first, field.value()) => Standing::Again,
+            _ => Standing::First,
+        }
     }
 }
 
@@ -151,6 +200,9 @@ fn with(
             continue;
         }
         let mended = header.get(at).and_then(Option::as_deref);
+        if mended.is_some_and(<[u8]>::is_empty) {
+            continue;
+        }
         out.extend_from_slice(mended.unwrap_or(field.raw));
         if !out.ends_with(b"\n") {
             out.extend_from_slice(b"\r\n");

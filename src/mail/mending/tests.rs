@@ -3,7 +3,7 @@
 use mail_parser::MessageParser;
 
 use super::*;
-use crate::mail::Address;
+use crate::mail::{Address, address_list};
 
 fn envelope(return_path: Option<&str>, to: &str) -> Envelope {
     let address = |text: &str| Address::parse(text).unwrap();
@@ -298,4 +298,99 @@ fn hostile_structure_costs_no_more_than_it_is_long() {
     let started = std::time::Instant::now();
     mended(&message);
     assert!(started.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn what_others_would_read_differently_is_written_as_the_grammar_has_it() {
+    // Names and addresses, as they are meant.
+    for (field, expected) in [
+        ("From: [Shop] <a@b.example>", "[Shop] a@b.example"),
+        ("From: a@b.example <a@b.example>", "a@b.example a@b.example"),
+        ("From: Smith, John <a@b.example>", "Smith, John a@b.example"),
+        ("Reply-To: \"Shop <a@b.example>", "Shop a@b.example"),
+        ("To: a@b.example; c@d.example", " a@b.example, c@d.example"),
+        (
+            "Cc: a@b.example; C <c@d.example>;",
+            " a@b.example,C c@d.example",
+        ),
+    ] {
+        let (message, acts) = mended(format!("{field}\r\nX-B: 1\r\n\r\nhi\r\n"));
+        let written = message.split_once("\r\nX-B: 1\r\n").unwrap().0;
+        let (_, value) = written.split_once(": ").unwrap();
+        let (entries, is_loose) = address_list::read_loosely(value).unwrap();
+        let found = address_list::mailboxes(entries).map(|found| {
+            let address = found.address(None).unwrap();
+            format!("{} {address}", found.name.unwrap_or_default())
+        });
+        assert_eq!(found.collect::<Vec<_>>().join(","), expected, "{written}");
+        assert!(!is_loose && value.is_ascii(), "{written}");
+        assert!(acts.contains(&format!(
+            "{}: written as a list of addresses",
+            field.split_once(':').unwrap().0
+        )));
+        assert_eq!(
+            mended(&message).1,
+            Vec::<String>::new(),
+            "{field} mends to itself"
+        );
+    }
+
+    for (field, expected, act) in [
+        (
+            "Message-ID: 1.2@b.example",
+            "Message-ID: <1.2@b.example>",
+            "angle brackets",
+        ),
+        (
+            "Date: Do, 26 Nov 2026 12:00:00 +0100",
+            "Date: Thu, 26 Nov 2026 11:00:00 +0000",
+            "written as a date",
+        ),
+    ] {
+        let of = |field: &str| format!("{field}\r\nX-B: 1\r\n\r\nhi\r\n");
+        assert_mends(of(field), &of(expected), act);
+    }
+
+    // Users of this machine are no name, and what is in the grammar stays.
+    for field in [
+        "To: root, Ada <a@b.example>",
+        "From: J. R. Smith <a@b.example>",
+        "To: Friends: a@b.example, c@d.example;",
+        "To: <@x.example:a@b.example>, b@c.example (Bob [x@y])",
+        "To: \"a@b\" <a@b.example>",
+        "Date: Thu, 26 Nov 2026 12:00 +0100 (CET)",
+        "Date: 26 Nov 26 12:00 GMT",
+        "Message-ID: <a b@c>",
+    ] {
+        let (_, acts) = mended(format!("{field}\r\n\r\nhi\r\n"));
+        assert!(
+            !acts.iter().any(|act| act.contains("written")),
+            "{field}: {acts:?}"
+        );
+    }
+}
+
+#[test]
+fn a_field_that_stands_there_twice_and_says_the_same_is_one() {
+    assert_mends(
+        "To: a@b.example\r\nSubject: x\r\nto:  a@b.example \r\nSubject: x\r\n\r\nhi\r\n",
+        "To: a@b.example\r\nSubject: x\r\n\r\nhi\r\n",
+        "Subject: removed, as it stood there twice",
+    );
+    assert_mends(
+        "Date: yesterday\r\nSubject: x\r\n\r\nhi\r\n",
+        "Subject: x\r\n\r\nhi\r\n",
+        "Date: removed, as it was no date",
+    );
+    let two = "To: a@b.example\r\nTo: c@d.example\r\nDate: x\r\nDate: y\r\nReceived: x\r\nReceived: x\r\n\r\nhi\r\n";
+    assert_eq!(mended(two), (two.to_owned(), Vec::new()));
+}
+
+#[test]
+fn a_body_that_is_said_to_be_in_7_bits_and_is_not_is_said_to_be_in_8() {
+    assert_mends(
+        "MIME-Version: 1.0\r\nContent-Transfer-Encoding: 7bit\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nhé\r\n",
+        "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nhé\r\n",
+        "said to be 8-bit text",
+    );
 }
