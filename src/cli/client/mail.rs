@@ -9,15 +9,17 @@ use super::service::{Answer, Client, Payload};
 use super::{Failure, ServiceArgs, letter, looking, record};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
-use crate::mail::{MailId, MailIdError};
 
 /// So short a text is no name of a mail, and is more likely a mistake.
 const SHORTEST_NAME: usize = 4;
 
 /// What names a mail: the service knows which.
-fn mail_name(text: &str) -> Result<String, MailIdError> {
-    match text.chars().count() < SHORTEST_NAME {
-        true => text.parse::<MailId>().map(|id| id.to_string()),
+fn mail_name(text: &str) -> Result<String, String> {
+    match text.trim().chars().count() < SHORTEST_NAME {
+        true => Err(format!(
+            "`{text}` is not a mail id, and too short to name a mail otherwise: by the first {SHORTEST_NAME} or more \
+             characters of its id, its key, its Message-ID or its sender"
+        )),
         false => Ok(text.to_owned()),
     }
 }

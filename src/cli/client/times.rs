@@ -32,9 +32,10 @@ pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
 /// them means another one.
 pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::now();
+    let counted = in_digits(text);
     // A lone number would be an hour of the day in words and seconds as a span.
     if text.parse::<f64>().is_err()
-        && let Ok(span) = parse_span(text.strip_prefix("in ").unwrap_or(text))
+        && let Ok(span) = parse_span(counted.trim_start_matches("in ").trim_start_matches('+'))
     {
         return Ok(now + span);
     }
@@ -61,8 +62,20 @@ fn in_words(text: &str) -> Option<Timestamp> {
     }
     let now = jiff::Zoned::now();
     let words = words.to_lowercase().replace(" at ", " ");
+    let words = in_digits(&words);
     let parsed = parse_datetime::parse_datetime_at_date(now, words).ok()?;
     parsed.as_zoned().map(stamp)
+}
+
+/// Digits for the words that `date` does not know for a time and for one.
+fn in_digits(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| match word {
+        "noon" => "12:00",
+        "midnight" => "00:00",
+        "a" | "an" | "one" => "1",
+        word => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn stamp(at: &jiff::Zoned) -> Timestamp {
@@ -179,7 +192,15 @@ mod tests {
         assert_eq!(friday.weekday(), jiff::civil::Weekday::Friday);
         assert_eq!((friday.hour(), friday.minute()), (17, 30));
 
-        for typed in ["2 hours", "in 2 hours", "2h", "in 2h"] {
+        let noon = format!("{} 12:00:00", day(1));
+        assert_eq!(local(time_to_come("tomorrow noon").unwrap()), noon);
+        assert_eq!(local(time_to_come("tomorrow at noon").unwrap()), noon);
+        let midnight = time_to_come("tomorrow midnight").unwrap();
+        assert_eq!(local(midnight), format!("{} 00:00:00", day(1)));
+        let hour = time_to_come("in an hour").unwrap().since(Timestamp::now());
+        assert!((3500..3700).contains(&hour.as_secs()), "{hour:?}");
+
+        for typed in ["2 hours", "in 2 hours", "2h", "in 2h", "+2h", "+2 hours"] {
             let ahead = time_to_come(typed).unwrap().since(Timestamp::now());
             assert!(
                 (7100..7300).contains(&ahead.as_secs()),

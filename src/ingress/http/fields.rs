@@ -10,7 +10,10 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess,
+    Visitor,
+};
 use utoipa::openapi::schema::{AdditionalProperties, Type};
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -27,6 +30,30 @@ where
     T: Deserialize<'de>,
 {
     Ok(Option::<BoundedList<T, MOST>>::deserialize(from)?.map(|few| few.0))
+}
+
+/// Reads one of a few names. What is none at all, such as a number, is no name, and not taken for
+/// something that is no JSON.
+pub(super) fn name<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    struct NameVisitor<T>(PhantomData<T>);
+    impl<T: DeserializeOwned> Visitor<'_> for NameVisitor<T> {
+        type Value = Option<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a name")
+        }
+        fn visit_str<E: Error>(self, name: &str) -> Result<Option<T>, E> {
+            T::deserialize(name.into_deserializer()).map(Some)
+        }
+        fn visit_unit<E: Error>(self) -> Result<Option<T>, E> {
+            Ok(None)
+        }
+    }
+
+    from.deserialize_any(NameVisitor(PhantomData))
 }
 
 /// A list of at most `MOST` entries.

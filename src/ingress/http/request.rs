@@ -4,7 +4,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::data::Data;
-use super::fields::{Base64, Headers, OneOrMany, Span, few};
+use super::fields::{Base64, Headers, OneOrMany, Span, few, name};
 use super::problem::{FieldError, Problem};
 use crate::mail::{
     Alternative, Attachment, Content, Guarantee, Mail, MailError, Options, Priority, Timestamp,
@@ -59,6 +59,7 @@ pub(super) struct MailRequest {
     #[schema(max_items = 1000)]
     attachments: Option<Vec<AttachmentRequest>>,
     /// How urgent it is; `default` when absent.
+    #[serde(default, deserialize_with = "name")]
     priority: Option<Priority>,
     /// Not to be sent before this time (RFC 3339).
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -73,6 +74,7 @@ pub(super) struct MailRequest {
     #[serde(default, deserialize_with = "few::<_, _, MAX_TAGS>")]
     tags: Option<Vec<String>>,
     /// What to do when it cannot be known whether a server took it; `at_least_once` when absent.
+    #[serde(default, deserialize_with = "name")]
     guarantee: Option<Guarantee>,
     /// The list that it is mail of; its recipients can leave that list alone.
     #[schema(example = "news")]

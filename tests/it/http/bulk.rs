@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postrider::Relay;
 use postrider::delivery::{Outcome, Phase, Reply};
+use postrider::{MailId, Relay};
 use serde_json::{Value, json};
 
 use crate::common::{ScriptedRelay, TestSpool};
@@ -67,6 +67,138 @@ async fn count(service: &Service, q: &str) -> u64 {
         .call("GET", &format!("/v1/mails/count?q={asked}"))
         .await;
     counted.value()["count"].as_u64().unwrap()
+}
+
+/// The door through which something is done to a mail.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Door {
+    Handle,
+    Call,
+    Job,
+}
+
+/// Whether it was done.
+async fn done(service: &Service, door: Door, act: &str, id: &str) -> bool {
+    let hand = &service.dispatcher;
+    let mail: MailId = id.parse().unwrap();
+    match (door, act) {
+        (Door::Handle, "cancel") => hand.cancel(mail).await.is_ok(),
+        (Door::Handle, _) => hand.retry(mail).await.is_ok(),
+        (Door::Call, _) => {
+            let path = format!("/v1/mails/{id}/{act}");
+            let answer = service.call("POST", &path).await;
+            assert!(
+                answer.status == 200 || answer.status == 409,
+                "{}",
+                answer.text()
+            );
+            answer.status == 200
+        }
+        (Door::Job, _) => {
+            let (method, path) = match act {
+                "purge" => ("DELETE", "/v1/mails".to_owned()),
+                act => ("POST", format!("/v1/mails/{act}")),
+            };
+            let dry = json!({"q": format!("id:{id}"), "dry_run": true});
+            let counted = service.json(method, &path, &dry).await.value();
+            let wet = json!({"q": format!("id:{id}")});
+            let begun = service.json(method, &path, &wet).await;
+            let job = ended(service, &begun.value()).await;
+            assert_eq!(job["done"], counted["count"], "{act}: {job} {counted}");
+            job["done"] == 1
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_mail_is_done_alike_at_every_door_whatever_its_state() {
+    use Door::{Call, Handle, Job};
+    // What becomes of a mail in this state by a cancel, a retry and a purge; `-` where nothing may.
+    let table = [
+        ("scheduled", "cancelled", "-", "-"),
+        ("queued", "cancelled", "-", "-"),
+        ("deferred", "cancelled", "queued", "-"),
+        ("cancelled", "-", "queued", "gone"),
+        ("delivered", "-", "-", "gone"),
+        ("dead", "-", "queued", "gone"),
+    ];
+
+    let cases = table.iter().flat_map(|(state, cancel, retry, purge)| {
+        let of = |act: &'static str, then: &'static str| {
+            let doors: &[Door] = if act == "purge" {
+                &[Job]
+            } else {
+                &[Handle, Call, Job]
+            };
+            doors.iter().map(move |door| (*state, act, *door, then))
+        };
+        let all = of("cancel", cancel).chain(of("retry", retry));
+        all.chain(of("purge", purge)).collect::<Vec<_>>()
+    });
+
+    let service = moody().await;
+    let mut waiting = Vec::new();
+    let mut made = Vec::new();
+    for case in cases {
+        let to = match case.0 {
+            "deferred" => "ada@example.com",
+            "dead" => "ada@example.net",
+            _ => "ada@example.org",
+        };
+        let mut mail = json!({"from": "shop@example.org", "to": to, "subject": "s", "text": "t"});
+        match case.0 {
+            "queued" => waiting.push((case, mail)),
+            state => {
+                if matches!(state, "scheduled" | "cancelled") {
+                    mail["delay"] = json!("1d");
+                }
+                let id = service.accept(&mail).await;
+                if state == "cancelled" {
+                    service
+                        .dispatcher
+                        .cancel(id.parse().unwrap())
+                        .await
+                        .unwrap();
+                }
+                made.push((case, id));
+            }
+        }
+    }
+
+    service.dispatcher.wait_idle().await;
+    service.dispatcher.pause("capture").await.unwrap();
+    for (case, mail) in waiting {
+        made.push((case, service.accept(&mail).await));
+    }
+
+    for ((state, act, door, then), id) in made {
+        let path = format!("/v1/mails/{id}");
+        let before = service.call("GET", &path).await.value();
+        assert_eq!(before["state"], state);
+
+        let was_done = done(&service, door, act, &id).await;
+        let what = format!("{act} of {state} mail by {door:?}");
+        // What is cancelled already may be cancelled by name again, and nothing comes of it.
+        let is_again = (state, act) == ("cancelled", "cancel") && door != Job;
+        assert_eq!(was_done, then != "-" || is_again, "{what}");
+
+        let after = service.call("GET", &path).await;
+        match then {
+            "gone" => assert_eq!(after.status, 404, "{what}"),
+            "-" => assert_eq!(after.value()["state"], state, "{what}"),
+            then => assert_eq!(after.value()["state"], then, "{what}"),
+        }
+    }
+
+    // Nobody means everything by saying nothing.
+    for (method, path) in [
+        ("DELETE", "/v1/mails"),
+        ("POST", "/v1/mails/cancel"),
+        ("POST", "/v1/mails/retry"),
+    ] {
+        let answer = service.json(method, path, &json!({})).await;
+        assert_eq!(answer.status, 422, "{path}: {}", answer.text());
+    }
 }
 
 #[tokio::test]

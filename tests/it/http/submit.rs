@@ -713,3 +713,25 @@ async fn a_type_that_is_none_or_stands_twice_is_refused_by_name() {
     let answer = service.send("POST", path, &kind, twice).await;
     assert_eq!(answer.status, 422, "{}", answer.text());
 }
+
+#[tokio::test]
+async fn what_is_no_name_is_not_taken_for_what_is_no_json() {
+    let service = Service::start().await;
+    for (field, value) in [
+        ("priority", json!(1)),
+        ("priority", json!(["bulk"])),
+        ("guarantee", json!(true)),
+    ] {
+        let mut mail = simple();
+        mail[field] = value;
+        let answer = service.json("POST", "/v1/mails", &mail).await;
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        assert_eq!(answer.pointers(), [format!("/{field}")]);
+    }
+
+    let mut mail = simple();
+    mail["priority"] = json!(null);
+    let id = service.accept(&mail).await;
+    let record = service.call("GET", &format!("/v1/mails/{id}")).await;
+    assert_eq!(record.value()["priority"], "default");
+}
