@@ -139,6 +139,7 @@ const CHECKS: &[Check] = checks! {
     journal::{
         what_others_leave_a_reader_is_kept_and_moves_it_nowhere,
         a_reader_that_is_too_slow_is_told_what_it_missed,
+        nothing_is_due_where_all_is_done,
         who_did_something_to_a_mail_is_told,
     }
     accounts::{

@@ -108,6 +108,29 @@ pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench)
     assert_eq!(missed().await, None);
 }
 
+pub async fn nothing_is_due_where_all_is_done(bench: &dyn Bench) {
+    let short = SpoolOptions {
+        journal: JournalOptions {
+            keep: minutes(10),
+            ..JournalOptions::default()
+        },
+        ..options()
+    };
+    let spool = open_with(bench, "done", short).await;
+    let (first, second) = (put(&*spool, draft()).await, put(&*spool, draft()).await);
+
+    for (id, after) in [(first, hours(24)), (second, hours(48))] {
+        spool.cancel(id, start()).await.expect("cancelled");
+        let late = start() + after;
+        sweep(&*spool, late).await;
+        assert!(
+            !spool.is_sweep_due(late),
+            "it would be swept again and again"
+        );
+        assert_eq!(spool.get(id).await, Ok(None), "it was kept long enough");
+    }
+}
+
 pub async fn what_others_leave_a_reader_is_kept_and_moves_it_nowhere(bench: &dyn Bench) {
     let spool = open(bench, "left").await;
     let Some(journal) = spool.journal() else {

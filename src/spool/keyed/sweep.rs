@@ -229,7 +229,11 @@ fn prune<S: Store>(
     let is_pending = |delivery: &Delivery| delivery.stage.finished_at().is_none();
 
     if seen.is_damaged || seen.deliveries.values().any(is_pending) {
-        transaction.set_timer(now, Timer::Mail(mail));
+        let again = match seen.is_damaged {
+            true => now + UNREADABLE_GRACE,
+            false => now,
+        };
+        transaction.set_timer(again, Timer::Mail(mail));
         return Ok(());
     }
 

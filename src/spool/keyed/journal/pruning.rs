@@ -127,11 +127,19 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     }
 
     let oldest = reading::first_record(&shared.store)?;
-    journal.state.lock().oldest = oldest.map(|(_, head)| OldestRecord::of(&head));
+    let oldest = oldest.map(|(_, head)| OldestRecord::of(&head));
+    journal.state.lock().oldest = oldest;
 
     let held = (verdict == Verdict::IsHeld).then_some(now + HELD);
     let held_until = held.map_or(i64::MIN, Timestamp::as_millis);
     journal.held_until.store(held_until, Ordering::Relaxed);
-    journal.plan(held);
+
+    let is_too_old = oldest.is_some_and(|oldest| oldest.at + journal.options.keep <= now);
+    if verdict == Verdict::Stays && is_too_old {
+        // It stays only because it is the last, and goes once another one follows.
+        journal.due.store(i64::MAX, Ordering::Relaxed);
+    } else {
+        journal.plan(held);
+    }
     Ok(verdict == Verdict::Goes)
 }
