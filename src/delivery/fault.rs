@@ -73,8 +73,9 @@ impl Fault {
             }
             Fault::Relay => {
                 "up to MAIL the mail goes back as it was, behind the others if it was put to the \
-                 relay; what is refused later takes the route's next relay at once, or is deferred, uncounted; after three in a row \
-                 the relay rests and is probed, and its mail takes the route's next relay or waits"
+                 relay; what is refused later takes the route's next relay at once, or is \
+                 deferred, uncounted; after three in a row the relay rests and is probed, and its \
+                 mail takes the route's next relay or waits"
             }
             Fault::Unclear => {
                 "the route's next relay at once, or deferred, uncounted. Refused so again after \

@@ -27,6 +27,9 @@ const ENDED_OVER: u32 = 20;
 /// to be the most that a transaction takes.
 const ENDED_AT_SAME: u32 = 3;
 
+/// No server takes fewer than that and says nothing: recipients that are wrong stand side by side.
+const LEAST_LIMIT: usize = 5;
+
 /// What became of one recipient's try.
 #[derive(Clone, Debug)]
 pub(super) struct RecipientResult {
@@ -69,7 +72,7 @@ impl State {
             let mut is_limit = false;
             if outcomes.iter().any(Outcome::is_bystanders) {
                 accepted = accepted_before_the_end(&outcomes);
-                is_limit = ended_at.add(accepted) >= ENDED_AT_SAME && accepted > 0;
+                is_limit = ended_at.add(accepted) >= ENDED_AT_SAME && accepted >= LEAST_LIMIT;
                 let is_alone = outcomes.iter().all(Outcome::is_bystanders);
                 if is_alone || ended_over == ENDED_OVER {
                     share_the_end(&mut outcomes);
@@ -86,9 +89,11 @@ impl State {
                 let over = told.filter(|(one, _)| has_ended_over(one));
                 over.for_each(|(_, fault)| *fault = Fault::Transaction);
             }
-            let was_the_session = faults
-                .iter()
-                .all(|fault| !matches!(fault, Fault::Session | Fault::Relay | Fault::Unclear));
+            // Where a new one ends over the same recipient, nothing was learned of the session.
+            let was_the_session = faults.iter().all(|fault| {
+                use Fault::{Destination, Relay, Session, Unclear};
+                !matches!(fault, Session | Relay | Unclear | Destination)
+            });
             if let Some(suspected) = suspicion.take().filter(|_| was_the_session) {
                 self.memory
                     .session_ended(suspected.carried, suspected.said_so, now);

@@ -259,3 +259,21 @@ async fn a_session_that_has_lost_its_login_is_followed_by_another() {
         assert_eq!(server.connections(), 2, "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_recipient_over_whom_every_session_ends_teaches_nothing_of_sessions() {
+    let server = FakeSmtp::builder()
+        .rule(Rule::at(Step::Rcpt).to("bad"))
+        .start()
+        .await;
+    let relay = relay_at(&server).connections(1);
+    let postrider = engine(relay, &Clock::fake()).start().await.unwrap();
+    for n in 0..6 {
+        let good = submit(&postrider, mail(&format!("good{n}@example.org"))).await;
+        becomes(&postrider, good, "delivered").await;
+        let bad = submit(&postrider, mail(&format!("bad@d{n}.example"))).await;
+        becomes(&postrider, bad, "deferred").await;
+    }
+    let relay = &postrider.relays().await.unwrap()[0];
+    assert_eq!(relay.messages_per_session, None);
+}
