@@ -27,6 +27,10 @@ const FIRST_REST: Duration = seconds(2);
 const LONGEST_REST: Duration = seconds(60);
 /// How late a mail may be and is still no missed one, such as after a machine slept.
 const LATE: Duration = seconds(60);
+/// The longest time that a clock leaves out and that cron's own search looks over, in seconds.
+const LONGEST_GAP: i32 = 2 * 60 * 60;
+/// How many jumps of a clock are looked through: a hundred years of summer time.
+const JUMPS: usize = 200;
 /// Where it is kept how far it is.
 const PLACE: &[u8] = b"place";
 /// The longest name.
@@ -130,14 +134,35 @@ impl Times {
 
     /// The first time after this one.
     pub(super) fn after(&self, at: Timestamp) -> Option<Timestamp> {
-        let found = self.cron.find_next_occurrence(&self.zoned(at)?, false);
-        found.ok().map(|at| stamp(&at))
+        let from = self.zoned(at)?;
+        if let Ok(found) = self.cron.find_next_occurrence(&from, false) {
+            return Some(stamp(&found));
+        }
+        let mut jumps = self.zone.following(from.timestamp()).take(JUMPS);
+        let jump = jumps.find_map(|jump| self.long_jump(&jump))?;
+        let goes_on = self.cron.find_next_occurrence(&jump, true).is_ok();
+        goes_on.then(|| stamp(&jump))
     }
 
     /// The last time that is not after this one.
     fn last(&self, at: Timestamp) -> Option<Timestamp> {
-        let found = self.cron.find_previous_occurrence(&self.zoned(at)?, true);
-        found.ok().map(|at| stamp(&at))
+        let from = self.zoned(at)?;
+        if let Ok(found) = self.cron.find_previous_occurrence(&from, true) {
+            return Some(stamp(&found));
+        }
+        let from = from.timestamp() + jiff::SignedDuration::from_secs(1);
+        let mut jumps = self.zone.preceding(from).take(JUMPS);
+        let jump = jumps.find_map(|jump| self.long_jump(&jump))?;
+        Some(stamp(&jump))
+    }
+
+    /// Where a zone left out a whole day, as Samoa did the 30 December 2011, cron's own search gives
+    /// up. What falls into that day comes when the clock jumps, as with an hour.
+    fn long_jump(&self, jump: &jiff::tz::TimeZoneTransition<'_>) -> Option<jiff::Zoned> {
+        let second = jiff::SignedDuration::from_secs(1);
+        let before = self.zone.to_offset(jump.timestamp() - second);
+        let leaves_out = jump.offset().seconds() - before.seconds();
+        (leaves_out > LONGEST_GAP).then(|| jump.timestamp().to_zoned(self.zone.clone()))
     }
 
     /// In whole seconds: cron knows nothing finer.
@@ -470,6 +495,90 @@ mod tests {
         let half_hourly = times("*/30 * * * *", "Europe/Berlin");
         let found = between(&half_hourly, "2026-10-24T23:59:00Z", "2026-10-25T02:00:00Z");
         assert_eq!(found.len(), 5, "{found:?}");
+    }
+
+    /// Where the clock jumps at another hour, by half an hour, and over a whole day. What falls into
+    /// a time that there is not comes when the clock jumps; what there is twice comes once.
+    #[test]
+    fn every_zones_jumps_leave_nothing_out_and_double_nothing() {
+        let table: [(&str, &str, &str, &str, &[&str]); 8] = [
+            // 2:00 to 3:00 at 07:00 UTC; and 2:00 back to 1:00 at 06:00 UTC.
+            (
+                "30 2 * * *",
+                "America/New_York",
+                "2026-03-07T00:00:00Z",
+                "2026-03-09T12:00:00Z",
+                &["03-07T07:30", "03-08T07:00", "03-09T06:30"],
+            ),
+            (
+                "30 1 * * *",
+                "America/New_York",
+                "2026-10-31T12:00:00Z",
+                "2026-11-02T12:00:00Z",
+                &["11-01T05:30", "11-02T06:30"],
+            ),
+            // 2:00 to 2:30 at 15:30 UTC; and 2:00 back to 1:30 at 15:00 UTC.
+            (
+                "15 2 * * *",
+                "Australia/Lord_Howe",
+                "2026-10-02T00:00:00Z",
+                "2026-10-05T00:00:00Z",
+                &["10-02T15:45", "10-03T15:30", "10-04T15:15"],
+            ),
+            (
+                "45 1 * * *",
+                "Australia/Lord_Howe",
+                "2026-04-04T00:00:00Z",
+                "2026-04-06T00:00:00Z",
+                &["04-04T14:45", "04-05T15:15"],
+            ),
+            (
+                "*/15 * * * *",
+                "Australia/Lord_Howe",
+                "2026-04-04T14:25:00Z",
+                "2026-04-04T15:35:00Z",
+                &[
+                    "04-04T14:30",
+                    "04-04T14:45",
+                    "04-04T15:00",
+                    "04-04T15:15",
+                    "04-04T15:30",
+                ],
+            ),
+            // There was no 30 December 2011: the day ended at 10:00 UTC, and the 31st began.
+            (
+                "0 8 * * *",
+                "Pacific/Apia",
+                "2011-12-29T00:00:00Z",
+                "2012-01-01T00:00:00Z",
+                &["12-29T18:00", "12-30T10:00", "12-30T18:00", "12-31T18:00"],
+            ),
+            (
+                "0 8 30 12 *",
+                "Pacific/Apia",
+                "2010-12-29T00:00:00Z",
+                "2012-12-31T00:00:00Z",
+                &["12-30T18:00", "12-30T10:00", "12-29T18:00"],
+            ),
+            (
+                "0 * * * *",
+                "Pacific/Apia",
+                "2011-12-30T07:30:00Z",
+                "2011-12-30T12:30:00Z",
+                &[
+                    "12-30T08:00",
+                    "12-30T09:00",
+                    "12-30T10:00",
+                    "12-30T11:00",
+                    "12-30T12:00",
+                ],
+            ),
+        ];
+        for (cron, zone, from, to, wanted) in table {
+            let found = between(&times(cron, zone), from, to);
+            let found: Vec<&str> = found.iter().map(|at| &at[5..16]).collect();
+            assert_eq!(found, wanted, "{cron} {zone}");
+        }
     }
 
     #[test]
