@@ -117,7 +117,7 @@ fn to(entry: &AuditEntry) -> String {
 
     match (entry.mail, &entry.filter) {
         (Some(mail), _) => words.push(mail.to_string()),
-        (None, Some(filter)) => words.push(format!("{} of {filter}", counted(entry.count, "mail"))),
+        (None, Some(filter)) => words.push(done_to(&entry.act, entry.count, filter)),
         (None, None) if entry.count > 1 => words.push(format!("{} times", grouped(entry.count))),
         (None, None) => {}
     }
@@ -126,4 +126,12 @@ fn to(entry: &AuditEntry) -> String {
     words.extend(entry.reason.clone());
     words.extend(entry.error.as_ref().map(|error| format!("failed: {error}")));
     words.join(" ")
+}
+
+/// To how many mails something was done, and which; what is done to anything else says so itself.
+pub(super) fn done_to(act: &str, count: u64, filter: &str) -> String {
+    match act {
+        "cancel" | "retry" | "purge" => format!("{} of {filter}", counted(count, "mail")),
+        _ => filter.to_owned(),
+    }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use super::audit::done_to;
 use super::service::Parameters;
 use super::sse::{Frame, Frames};
 use super::times::{relative, time_of_day};
@@ -136,8 +137,8 @@ fn line(event: &Event) -> Vec<StyledText> {
         EventKind::Started { version } => add(plain(version)),
         EventKind::LoginRefused { count } if *count > 1 => add(plain(counted(*count, "time"))),
         EventKind::Act { act, count, filter } => {
-            let of = filter.as_deref().unwrap_or_default();
-            add(plain(format!("{act} {} {of}", counted(*count, "mail"))));
+            let to = done_to(act, *count, filter.as_deref().unwrap_or_default());
+            add(plain(format!("{act} {to}")));
         }
         _ => {}
     }

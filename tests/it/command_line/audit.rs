@@ -18,6 +18,7 @@ fn who_did_what_is_a_table_over_all_pages() {
             "count": 31},
         {"seq": 2, "at": "2026-01-31T09:00:00Z", "who": "local", "act": "cancel", "count": 1, "mail": ID},
         {"seq": 1, "at": "2026-01-31T08:00:00Z", "who": "local", "act": "reload", "count": 1, "error": "relays: none"},
+        {"seq": 0, "at": "2026-01-31T07:00:00Z", "who": "local", "act": "suppress", "count": 2, "filter": "2 entries"},
     ]});
 
     let service = Scripted::new([
@@ -43,6 +44,7 @@ fn who_did_what_is_a_table_over_all_pages() {
         "user:a\\u{7}b 192.0.2.8 login refused 31 times".to_owned(),
         format!("local - cancel {ID}"),
         "local - reload failed: relays: none".to_owned(),
+        "local - suppress 2 entries".to_owned(),
     ] {
         assert!(lines.contains(&expected), "{expected} is not in\n{out}");
     }
