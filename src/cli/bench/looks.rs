@@ -1,9 +1,13 @@
-//! What looking at a spool costs while much is pending in it: counts, lists, and acts on many.
+//! What looking at a spool costs while much is pending in it: counts, lists, exports over HTTP with
+//! the memory that they take, and acts on many.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::door;
+use super::machine::resident_megabytes;
 use crate::cli::Failure;
 use crate::delivery::State;
 use crate::dispatch::{Act, Dispatcher, JobRequest, JobState};
@@ -34,6 +38,9 @@ pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
     postrider.list(absent).await?;
     let absent = began.elapsed();
 
+    let csv = export(postrider, "csv").await?;
+    let ndjson = export(postrider, "ndjson").await?;
+
     let cancel = act(postrider, Act::Cancel, queued).await?;
     let cancelled = Query {
         state: Some(State::Cancelled),
@@ -46,10 +53,41 @@ pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
         "stats_ms": milliseconds(stats),
         "first_page_ms": milliseconds(list),
         "page_of_nobody_ms": milliseconds(absent),
+        "export_csv": csv,
+        "export_ndjson": ndjson,
         "acted_on": ACTED_ON,
         "cancel_s": cancel.as_secs_f64(),
         "retry_s": retry.as_secs_f64(),
     }))
+}
+
+/// Exports all mails, and looks at the memory while they come.
+async fn export(postrider: &Dispatcher, format: &'static str) -> Result<Value, Failure> {
+    let read = move |url: String| {
+        let before = resident_megabytes();
+        let began = Instant::now();
+        let answer = ureq::get(format!("{url}/v1/mails/export?format={format}")).call();
+        let answer = answer.map_err(|error| error.to_string())?;
+        let mut body = answer.into_body().into_reader();
+        let (mut bytes, mut most) = (0, before);
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let read = body.read(&mut piece).map_err(|error| error.to_string())?;
+            if read == 0 {
+                break;
+            }
+            bytes += read;
+            most = most.max(resident_megabytes());
+        }
+
+        Ok(json!({
+            "s": began.elapsed().as_secs_f64(),
+            "mb": bytes / 1_000_000,
+            "resident_mb_before": before,
+            "resident_mb_most": most,
+        }))
+    };
+    door::through(postrider, read).await
 }
 
 /// Does something to many mails, and says how long the job took.

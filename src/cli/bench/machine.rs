@@ -129,10 +129,19 @@ pub(super) fn thread_seconds(name: &str) -> f64 {
 
 /// The most memory that this process has had, in megabytes.
 pub(super) fn peak_megabytes() -> u64 {
+    megabytes("VmHWM")
+}
+
+/// The memory that this process has now, in megabytes.
+pub(super) fn resident_megabytes() -> u64 {
+    megabytes("VmRSS")
+}
+
+fn megabytes(what: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status
         .lines()
-        .find(|line| line.starts_with("VmHWM"))
+        .find(|line| line.starts_with(what))
         .unwrap_or_default();
     line.split_whitespace()
         .nth(1)

@@ -5,6 +5,7 @@
 mod accept;
 mod backlog;
 mod course;
+mod door;
 mod end_to_end;
 mod looks;
 mod machine;
@@ -47,7 +48,8 @@ enum Which {
         #[arg(long, value_name = "N", default_value_t = 50_000)]
         count: usize,
     },
-    /// Many mails pending: memory, restart, and how fast they then go out
+    /// Many mails pending: memory, restart, what looking at them and exporting them costs, and how
+    /// fast they then go out
     Backlog {
         /// How many mails
         #[arg(long, value_name = "N", default_value_t = 1_000_000)]

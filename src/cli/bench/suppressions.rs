@@ -6,13 +6,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::machine::{Sink, peak_megabytes};
-use super::{CALLERS, delivered, submit};
+use super::{CALLERS, delivered, door, submit};
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
-use crate::ingress::http::{HttpDoor, HttpSettings, Limits};
 use crate::mail::seconds;
 use crate::transport::Relay;
 
@@ -69,32 +67,17 @@ fn file_of(count: usize) -> String {
 
 /// Brings the file to the HTTP door; how many entries that made.
 async fn import(postrider: &Dispatcher, file: String) -> Result<u64, Failure> {
-    let failed = |error: String| Failure::Failed(error);
-    let settings = HttpSettings {
-        listen: ([127, 0, 0, 1], 0).into(),
-        tokens: Vec::new(),
-        limits: Limits::default(),
+    let send = move |url: String| {
+        let request = ureq::post(format!("{url}/v1/suppressions/import"));
+        let request = request.header("content-type", "text/csv");
+        let mut answer = request.send(file).map_err(|error| error.to_string())?;
+        let answer = answer.body_mut().read_to_string();
+        answer.map_err(|error| error.to_string())
     };
-    let door = HttpDoor::bind(settings).await;
-    let door = door.map_err(|error| failed(error.to_string()))?;
-    let url = format!("http://{}/v1/suppressions/import", door.local_addr());
-    let (stop, stopped) = watch::channel(false);
-    let served = tokio::spawn(door.serve(postrider.clone(), stopped));
-
-    let asked = tokio::task::spawn_blocking(move || {
-        let request = ureq::post(&url).header("content-type", "text/csv");
-        let mut answer = request.send(file)?;
-        answer.body_mut().read_to_string()
-    });
-    let answer = asked.await.map_err(|error| failed(error.to_string()))?;
-    let answer = answer.map_err(|error| failed(format!("the import failed: {error}")))?;
-    stop.send_replace(true);
-    let _ = served.await;
-
-    let answer: Value = serde_json::from_str(&answer).map_err(|error| failed(error.to_string()))?;
-    answer["imported"]
-        .as_u64()
-        .ok_or_else(|| failed(format!("the import failed: {answer}")))
+    let answer = door::through(postrider, send).await?;
+    let read: Option<Value> = serde_json::from_str(&answer).ok();
+    read.and_then(|read| read["imported"].as_u64())
+        .ok_or_else(|| Failure::Failed(format!("the import failed: {answer}")))
 }
 
 /// Mails a second, from the first submit to the last delivery.
