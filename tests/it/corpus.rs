@@ -1,4 +1,8 @@
 //! Every file of the fuzz corpora, through the checks that the fuzz targets make.
+//!
+//! `CORPUS_SECONDS=120 cargo test --test it corpus::` goes on so long with each corpus, with files
+//! that are changed at random: a fuzzer for a machine that has none. An input that fails is left in
+//! `target/tmp`, to be mended and put into the corpus.
 
 #[path = "../../fuzz/checks.rs"]
 mod checks;
@@ -11,7 +15,18 @@ mod growth_checks;
 #[path = "../../fuzz/relay_checks.rs"]
 mod relay_checks;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Bytes that mean something to one parser or another.
+const MEANT: &[u8] = b"\0\t\n\r \"%&'()*+,-./:;<=>@[\\]_{|}\x7f\xc3\xff09";
+
+/// How long one input may take, in a debug build on a machine that does other things as well.
+const LONGEST: Duration = Duration::from_secs(10);
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -43,6 +58,61 @@ fn run(target: &str, check: fn(&[u8])) {
             .step_by(7)
             .for_each(|end| check(&content[..end]));
     }
+    mutate(target, check);
+}
+
+/// Runs a check over files that are changed at random, for `CORPUS_SECONDS`.
+fn mutate(target: &str, check: fn(&[u8])) {
+    let span = std::env::var("CORPUS_SECONDS").map_or(0, |span| span.parse().expect("seconds"));
+    let span = Duration::from_secs(span);
+    let files: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, file)| file).collect();
+    let mut chance = StdRng::seed_from_u64(rand::random());
+    let begun = Instant::now();
+    let mut runs = 0;
+    while begun.elapsed() < span {
+        let input = changed(&files, &mut chance);
+        let at = Instant::now();
+        let ended = catch_unwind(AssertUnwindSafe(|| check(&input)));
+        let is_slow = at.elapsed() > LONGEST;
+        if ended.is_err() || is_slow {
+            let left = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}.failed"));
+            std::fs::write(&left, &input).expect("the input can be left");
+            println!("{} failed, after {:?}", left.display(), at.elapsed());
+        }
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
+        assert!(!is_slow, "{target}: one input took {:?}", at.elapsed());
+        runs += 1;
+    }
+    println!("{target}: {runs} inputs");
+}
+
+/// One of the files, with a few bytes changed, taken away, doubled, or taken from another file.
+fn changed(files: &[Vec<u8>], chance: &mut StdRng) -> Vec<u8> {
+    let any = |chance: &mut StdRng| files[chance.random_range(0..files.len())].clone();
+    let mut input = any(chance);
+    for _ in 0..chance.random_range(1..8) {
+        let from = chance.random_range(0..=input.len());
+        let to = (from + chance.random_range(0..64)).min(input.len());
+        let piece = match chance.random_range(0..6) {
+            0 => vec![chance.random::<u8>()],
+            1 => vec![MEANT[chance.random_range(0..MEANT.len())]],
+            2 => vec![],
+            3 => input[from..to].repeat(chance.random_range(2..5)),
+            4 => input[from..to]
+                .iter()
+                .map(|byte| byte ^ 1 << chance.random_range(0..8))
+                .collect(),
+            _ => {
+                let other = any(chance);
+                let begin = chance.random_range(0..=other.len());
+                other[begin..(begin + 64).min(other.len())].to_vec()
+            }
+        };
+        input.splice(from..to, piece);
+    }
+    input
 }
 
 #[test]
@@ -83,6 +153,7 @@ fn a_large_input_costs_no_more_than_it_is_long() {
         println!("{}", path.display());
         growth_checks::growth(&content);
     }
+    mutate("growth", growth_checks::growth);
 }
 
 #[tokio::test]
