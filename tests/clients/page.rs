@@ -157,6 +157,19 @@ async fn seven_tabs_share_one_stream_of_events() {
     well(node("many.cjs").args([&url, "tabs"]).output().unwrap());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn back_finds_a_list_where_it_was_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, service) = service(dir.path(), "").await;
+    let mail = serde_json::json!({"from": "shop@example.com", "to": "ada@example.org",
+        "subject": "One of many", "text": "t", "delay": "1h"});
+    let batch = serde_json::json!({ "mails": vec![mail; 170] }).to_string();
+    assert_eq!(service.post("/v1/mails/batch", &batch).status, 202);
+
+    let url = format!("http://{}", service.http);
+    well(node("many.cjs").args([&url, "back"]).output().unwrap());
+}
+
 /// A browser that goes along with a test: what it is told, and the lines that it says.
 fn watched(service: &Service, mode: &str) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
     let mut page = tokio::process::Command::from(node("many.cjs"));
@@ -256,6 +269,27 @@ async fn who_was_signed_in_is_asked_again_after_a_restart_and_hears_what_happens
     assert_eq!(says.next_line().await.unwrap().as_deref(), Some("in again"));
     let to = service.say("ada@example.org");
     assert!(to.starts_with("250"), "{to}");
+    well(page.wait_with_output().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_out_or_loses_the_token_is_out_in_every_tab() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    let config = configuration(&dir.path().join("spool"), &relay.url(), TOKENS);
+    let mut service = Service::start(configured(dir.path(), &config));
+
+    let (page, mut told, mut says) = watched(&service, "out");
+    let said = says.next_line().await.unwrap();
+    if said.as_deref() != Some("in") {
+        well(page.wait_with_output().await.unwrap());
+        panic!("it said {said:?}");
+    }
+    let file = dir.path().join("postrider.toml");
+    std::fs::write(&file, config.replace(SECRET, "other-secret-other-secret")).unwrap();
+    service.signal("HUP");
+    service.says("the configuration was read again");
+    told.write_all(b"\n").await.unwrap();
     well(page.wait_with_output().await.unwrap());
 }
 

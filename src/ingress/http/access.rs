@@ -8,7 +8,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use parking_lot::RwLock;
@@ -17,7 +19,7 @@ use super::origin::{from_a_program, from_own_page, is_private_name, is_this_mach
 use super::problem::{Kind, Problem};
 use super::session::Sessions;
 use super::token::{Scope, Token, find};
-use super::{HttpError, settings};
+use super::{HttpError, SharedDoor, settings};
 use crate::dispatch::Dispatcher;
 use crate::ingress::Networks;
 use crate::mail::Submitter;
@@ -25,6 +27,9 @@ use crate::mail::Submitter;
 /// What an address is told that has shown too many wrong tokens.
 pub(super) const TOO_MANY_FAILED: &str =
     "too many wrong tokens came from your address; try again later";
+
+/// How often it is asked whether somebody who follows what happens still may.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The tokens of a running door. Clones share them, so that they can be replaced while it runs.
 #[derive(Clone, Debug)]
@@ -204,6 +209,12 @@ impl Caller {
         }
     }
 
+    /// Whether it is the same one, who may do the same.
+    fn is(&self, other: &Caller) -> bool {
+        let name = |caller: &Caller| caller.token.as_ref().map(|token| token.name.clone());
+        name(self) == name(other) && self.scope == other.scope
+    }
+
     /// Whose mail it sees, where it does not see all.
     pub(super) fn sees_only(&self) -> Option<Submitter> {
         (self.scope == Scope::Send).then(|| self.submitter())
@@ -214,6 +225,29 @@ impl Caller {
         match &self.token {
             Some(token) => Submitter::token(&token.name),
             None => Submitter::Local,
+        }
+    }
+}
+
+/// Waits until a request that was let in would not be let in any more as it was: its session has
+/// ended, or its token is gone or allows something else.
+pub(super) async fn turned_out(door: SharedDoor, visitor: Caller, request: Parts) {
+    let Some(peer) = visitor.peer else {
+        return std::future::pending().await;
+    };
+    let Parts {
+        method,
+        uri,
+        headers,
+        ..
+    } = request;
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let now = door
+            .tokens
+            .admit(&door.sessions, &method, &uri, &headers, peer);
+        if !now.is_ok_and(|now| now.is(&visitor)) {
+            return;
         }
     }
 }

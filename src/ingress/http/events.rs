@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::BoxStream;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::SharedDoor;
-use super::access::Caller;
+use super::access::{Caller, turned_out};
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::server::stopped;
@@ -111,6 +112,7 @@ pub(super) struct SkippedEvents {
 /// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
 /// themselves, gets what happened since, over restarts as well; what the journal does not keep any
 /// more is said by an event `missed`. Silence is filled with comments.
+/// The stream ends once its session has ended, or its token is gone or allows something else.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
@@ -127,7 +129,7 @@ pub(super) async fn events(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    request: Parts,
 ) -> Result<Response, Problem> {
     let mut params = Params::of(query.as_deref());
     let mail: Option<MailId> = params.parsed("mail");
@@ -151,7 +153,7 @@ pub(super) async fn events(
         Problem::new(Kind::TooMany, detail)
     })?;
 
-    let resume = match Resume::of(&headers, &door.journal) {
+    let resume = match Resume::of(&request.headers, &door.journal) {
         Resume::Now => since.unwrap_or(Resume::Now),
         resume => resume,
     };
@@ -183,7 +185,8 @@ pub(super) async fn events(
             let _ = &place;
             Ok::<_, Infallible>(frame)
         })
-        .take_until(stopped(door.shutdown.clone()));
+        .take_until(stopped(door.shutdown.clone()))
+        .take_until(turned_out(door, visitor, request));
 
     Ok(Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))

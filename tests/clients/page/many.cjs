@@ -33,6 +33,79 @@ const modes = {
     for (const page of pages) await page.waitForSelector(".fresh", { timeout: 10_000 });
   },
 
+  /** Back finds a list where it was left, with all its pages, and says what has come meanwhile. */
+  async back(browser, watch) {
+    for (const [width, asked] of [[1280, ""], [360, ""], [1280, "?q=to%3Aexample.org"]]) {
+      const page = watch(await browser.newPage({ viewport: { width, height: 740 } }));
+      await page.goto(`${url}/mails${asked}`);
+      for (const count of [50, 100, 150]) {
+        await page.waitForFunction((count) => document.querySelectorAll(".mail").length === count, count);
+        if (count < 150) await page.click("button >> text=More");
+      }
+      const row = page.locator(".mail").nth(120);
+      await row.scrollIntoViewIfNeeded();
+      const { y } = await row.boundingBox();
+      const left = await row.getAttribute("href");
+      const isAsLeft = async () => {
+        await page.waitForFunction(([left, y]) => {
+          const row = [...document.querySelectorAll(".mail")].find((one) => one.getAttribute("href") === left);
+          return row?.checkVisibility() && Math.abs(row.getBoundingClientRect().top - y) <= 2;
+        }, [left, y]);
+        assert.strictEqual(await page.locator(".mail").count(), 150);
+      };
+      assert(await page.evaluate(() => scrollY > 3000), "the list is long");
+
+      await row.click();
+      await page.waitForSelector(".detail .timeline, .detail .state");
+      await page.goBack();
+      await isAsLeft();
+
+      await row.click();
+      await page.waitForSelector(".detail .state");
+      if (width === 360) {
+        await page.click("text=Back to the list");
+        await isAsLeft();
+        await page.goForward();
+        await page.waitForSelector(".detail .state");
+      }
+      await page.keyboard.press("g");
+      await page.keyboard.press("r");
+      await page.waitForSelector("h1 >> text=Relays");
+      assert.strictEqual(await page.evaluate(() => scrollY), 0);
+      const mail = { from: "a@example.com", to: "b@example.org", subject: "meanwhile", text: "t", delay: "1h" };
+      await page.request.post(`${url}/v1/mails`, { data: mail });
+      await page.goBack();
+      await page.waitForSelector(".detail .state");
+      await page.goBack();
+      await isAsLeft();
+      await page.waitForSelector(".fresh >> text='1 new'");
+      await page.close();
+    }
+  },
+
+  /** Who signs out in one tab is out in all, and their streams have ended. */
+  async out(browser, watch) {
+    const context = await browser.newContext();
+    const pages = [];
+    for (let n = 0; n < 3; n++) pages.push(watch(await context.newPage()));
+    await pages[0].goto(`${url}/mails`);
+    await signIn(pages[0], secret);
+    for (const page of pages) {
+      await page.goto(`${url}/about`);
+      await page.waitForSelector("h1 >> text=About");
+    }
+    await quiet(pages[0]);
+    // The last one signs out; the first one has the stream.
+    await pages[2].click("text=Sign out");
+    for (const page of pages.slice(0, 2)) await page.waitForSelector("text=You are not signed in any more", { timeout: 5000 });
+    await signIn(pages[0], secret);
+    await pages[0].waitForSelector("h1 >> text=About");
+    said("in");
+    await lines.next();
+    // Its token is gone from the configuration, which was read again.
+    await pages[0].waitForSelector("text=You are not signed in any more", { timeout: 5000 });
+  },
+
   /** The page says that the service is gone, finds it again, and has missed nothing. */
   async restart(browser, watch) {
     const page = watch(await browser.newPage());
@@ -174,4 +247,4 @@ const modes = {
   },
 };
 
-run(modes[mode], (what) => (["restart", "ended"].includes(mode) && /ERR_(CONNECTION_(REFUSED|RESET|CLOSED)|INCOMPLETE|EMPTY_RESPONSE|NETWORK|ABORTED|SOCKET_NOT_CONNECTED)/.test(what)) || (["token", "ended"].includes(mode) && /status of (401|403)/.test(what)));
+run(modes[mode], (what) => (["restart", "ended"].includes(mode) && /ERR_(CONNECTION_(REFUSED|RESET|CLOSED)|INCOMPLETE|EMPTY_RESPONSE|NETWORK|ABORTED|SOCKET_NOT_CONNECTED)/.test(what)) || (["token", "ended", "out"].includes(mode) && /status of (401|403)/.test(what)));

@@ -55,11 +55,11 @@ async function views(request) {
   return all;
 }
 
-/** Buttons, headings, tabs and numbers whose words do not fit into them, or are broken into two lines. To be run in the page. */
+/** Buttons, headings, tabs, numbers and dialogs whose words or fields do not fit into them, or are broken into two lines. To be run in the page. */
 function cut() {
   const isCut = (one) => one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== "inline";
   const isFolded = (one) => one.matches("button, .button, .state, kbd, .big") && one.getBoundingClientRect().height > 2 * parseFloat(getComputedStyle(one).lineHeight);
-  const all = [...document.querySelectorAll("button, .button, h1, h2, .state, kbd, .tabs > *, .card > *")];
+  const all = [...document.querySelectorAll("button, .button, h1, h2, .state, kbd, .tabs > *, .card > *, dialog")];
   return all.filter((one) => one.checkVisibility() && (isCut(one) || isFolded(one))).map((one) => one.outerHTML.slice(0, 120));
 }
 

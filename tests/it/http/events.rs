@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use postrider::ingress::http::{Limits, Scope, Token};
 
-use crate::http::service::Service;
+use crate::http::service::{Service, token};
 
 /// One event as it came over the wire.
 #[derive(Debug)]
@@ -58,6 +58,13 @@ impl Stream {
             self.text
                 .push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
         }
+    }
+
+    /// Within a second; a busy machine is given one more.
+    async fn ends_within_a_second(&mut self) {
+        let ended = async { while self.block().await.is_some() {} };
+        let ended = timeout(Duration::from_secs(2), ended).await;
+        ended.expect("the stream goes on");
     }
 
     async fn next(&mut self) -> Option<Frame> {
@@ -234,6 +241,56 @@ async fn streams_end_when_the_service_does() {
         .await
         .expect("the door did not close")
         .unwrap();
+}
+
+/// Who signs out, whose token is taken away, and whose token allows less hears nothing more within
+/// a second; who may go on goes on.
+#[tokio::test]
+async fn a_stream_ends_with_the_session_or_the_token_that_opened_it() {
+    let all = || {
+        vec![
+            token("eye", "eye-secret", Scope::Read),
+            token("ops", "ops-secret", Scope::Admin),
+            token("app", "app-secret", Scope::Admin),
+        ]
+    };
+    let service = Service::with(all(), Limits::default(), |builder| builder).await;
+    let eye = ("authorization", "Bearer eye-secret");
+    let signed_in = service.send("POST", "/v1/session", &[eye], "").await;
+    let set = signed_in.header("set-cookie").to_owned();
+    let cookie = [
+        ("cookie", set.split(';').next().unwrap()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    let ops = [("authorization", "Bearer ops-secret")];
+    let app = [("authorization", "Bearer app-secret")];
+
+    let mut page = Stream::open(&service, "/v1/events", &cookie).await;
+    let mut thinned = Stream::open(&service, "/v1/events?at_most=9", &cookie).await;
+    let mut operator = Stream::open(&service, "/v1/events", &ops).await;
+    let mut program = Stream::open(&service, "/v1/events", &app).await;
+
+    let out = service.send("DELETE", "/v1/session", &cookie, "").await;
+    assert_eq!(out.status, 204);
+    page.ends_within_a_second().await;
+    thinned.ends_within_a_second().await;
+
+    // The one token is gone; the other allows less than when its stream began.
+    let fewer = vec![
+        token("eye", "eye-secret", Scope::Read),
+        token("app", "app-secret", Scope::Send),
+    ];
+    let mut watcher = Stream::open(&service, "/v1/events", &[eye]).await;
+    service.tokens.replace(fewer).unwrap();
+    operator.ends_within_a_second().await;
+    program.ends_within_a_second().await;
+
+    let json = ("content-type", "application/json");
+    let answer = service
+        .send("POST", "/v1/mails", &[json, app[0]], mail().to_string())
+        .await;
+    assert_eq!(answer.status, 202);
+    watcher.until("accepted").await;
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 import { get, html } from "./api.js";
 import { exact, number } from "./words.js";
-import { Empty, Link, Problem, Text, go } from "./parts.js";
+import { Empty, Link, Problem, Text } from "./parts.js";
+import { go, keep, recall } from "./entries.js";
 import { useEffect, useState } from "./vendor/hooks.js";
 
 const acts = ["cancel", "retry", "purge", "pause", "resume", "reload", "start", "stop", "login_refused"];
@@ -10,23 +11,25 @@ const acts = ["cancel", "retry", "purge", "pause", "resume", "reload", "start", 
 export function Audit({ parameters }) {
   const act = parameters.get("act") || "";
   const who = parameters.get("who") || "";
-  const [entries, setEntries] = useState([]);
-  const [next, setNext] = useState(null);
-  const [error, setError] = useState(null);
-  const [loaded, setLoaded] = useState(false);
   const asked = new URLSearchParams({ limit: "100", ...(act && { act }), ...(who && { who }) }).toString();
+  const left = recall("acts");
+  const [{ entries, next, loaded }, set] = useState(left?.asked === asked ? left : { asked: "", entries: [], next: null, loaded: false });
+  const [error, setError] = useState(null);
   const load = async (cursor) => {
     try {
       const page = await get(`/v1/audit?${asked}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
-      setEntries((old) => (cursor ? [...old, ...page.entries] : page.entries));
-      setNext(page.next);
+      const list = { asked, entries: cursor ? [...entries, ...page.entries] : page.entries, next: page.next, loaded: true };
+      keep("acts", list);
+      set(list);
       setError(null);
     } catch (refused) {
       setError(refused);
     }
-    setLoaded(true);
   };
-  useEffect(() => void load(null), [asked]);
+  useEffect(() => {
+    if (left?.asked === asked) set(left);
+    else load(null);
+  }, [asked]);
   const choose = (event) => {
     event.preventDefault();
     const chosen = new URLSearchParams();

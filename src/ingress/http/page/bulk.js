@@ -60,7 +60,7 @@ function Question({ act, count, limit, q, onYes, onNo }) {
   const field = (label, value, set, placeholder) => html`<label>${label}<input inputmode="numeric" autocomplete="off" value=${value} placeholder=${placeholder} onInput=${(event) => set(event.target.value)} /></label>`;
   return html`<${Ask} title=${asks(counted(n))} yes=${yes} danger=${act !== "retry"} ready=${act !== "purge" || digits(typed) === n} onYes=${() => onYes(bounds)} onNo=${onNo}>
     <p class="faint">${q ? html`Of what <code>${q}</code> finds${n < count ? `, the newest of ${number(count)}` : ""}.` : `Of all mail there is${n < count ? `, the newest of ${number(count)}` : ""}.`}</p>
-    ${count > 1 && html`<div class="pair">${field("At most", most, setMost, `all ${number(count)}`)}${field("A minute", pace, setPace, "as many as can be")}</div>`}
+    ${count > 1 && html`<div class="pair">${field("At most", most, setMost, `all ${number(count)}`)}${field("A minute", pace, setPace, "no limit")}</div>`}
     ${act === "purge" && html`<p>${n === 1 ? "Its message and record are" : "Their messages and records are"} gone then.</p>
       <label>Type ${number(n)} to mean it <input inputmode="numeric" autocomplete="off" autofocus onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`;
 }

@@ -18,7 +18,7 @@ export function Waiting({ relay }) {
         <td data-label="Oldest"><${Time} at=${one.oldest_at} /></td><td data-label="At rest"><${Text}>${resting.get(one.domain)?.reason || ""}<//></td></tr>`)}
       ${others.map((rest) => html`<tr key=${rest.domain}><th scope="row"><${Text}>${rest.domain}<//></th><td class="number" data-label="Waiting">0</td><td colspan="5"></td><td data-label="At rest"><${Text}>${rest.reason}<//></td></tr>`)}</tbody></table></div>`}
     ${domains.length > 100 && html`<p class="faint">${number(domains.length - 100)} more domains; <code>postrider relay domains</code> has them all.</p>`}
-    ${data && !data.complete && html`<p class="faint">More waits than could be looked at${domains.length ? ": these are what is due first" : ", and none of what was waits for this relay"}.</p>`}
+    ${data && !data.complete && html`<p class="faint">More waits than could be looked at in time${domains.length ? ": these are what is due first" : "; nothing that was looked at is for this relay"}.</p>`}
     ${!data && !error && html`<p class="faint">Counting\u2026</p>`}
     ${data?.complete && !domains.length && !others.length && html`<p class="faint">Nothing waits for this relay.</p>`}`;
 }

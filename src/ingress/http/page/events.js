@@ -3,7 +3,8 @@
 import { html } from "./api.js";
 import { kinds, on } from "./live.js";
 import { exact, number, said } from "./words.js";
-import { Empty, Link, Shell, State, Text, go } from "./parts.js";
+import { Empty, Link, Shell, State, Text } from "./parts.js";
+import { go } from "./entries.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
 /** The most events that are shown. */

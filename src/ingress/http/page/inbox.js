@@ -4,7 +4,8 @@ import { get, html, useAnswer } from "./api.js";
 import { on } from "./live.js";
 import { number, visible } from "./words.js";
 import { useKeys } from "./paging.js";
-import { Empty, Link, Problem, Text, Time, go } from "./parts.js";
+import { Empty, Link, Problem, Text, Time } from "./parts.js";
+import { go, goBack } from "./entries.js";
 import { Preview } from "./preview.js";
 import { useCallback, useEffect, useState } from "./vendor/hooks.js";
 
@@ -62,7 +63,7 @@ export function Inbox({ id, parameters, relays }) {
     again();
   };
   const kept = to ? `?to=${encodeURIComponent(to)}` : "";
-  useKeys(id, () => go(`/inbox${kept}`));
+  useKeys(id, () => goBack(`/inbox${kept}`));
   const filter = (event) => {
     event.preventDefault();
     const value = new FormData(event.target).get("to");
@@ -72,9 +73,9 @@ export function Inbox({ id, parameters, relays }) {
   return html`<div class=${id ? "split chosen" : "split"}>
     <section class="list" aria-label="Captured mails">
       <h1>Inbox</h1>
+      <div class="news" aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${load}>${number(fresh)} new</button>`}</div>
       <p class="captured">Captured by ${relays.join(", ")}: this mail was <b>not sent</b> to anybody.</p>
       <form class="search" role="search" onSubmit=${filter}><input key=${to} id="search" name="to" type="search" value=${to} aria-label="Recipient" placeholder="a recipient, or a part of one" /></form>
-      <div aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${load}>${number(fresh)} new</button>`}</div>
       <${Problem} error=${error} />
       <ol class="mails">${mails.map((mail) => html`<li key=${mail.id}><${Link} class="mail" to=${`/inbox/${mail.id}${kept}`} aria-current=${mail.id === id ? "true" : undefined}>
         <span class="line"><b>${visible(mail.subject) || "(no subject)"}</b><${Time} at=${mail.created_at} /></span>
@@ -84,7 +85,7 @@ export function Inbox({ id, parameters, relays }) {
         <p>A test of your own waits for it: <code>${waitFor}</code></p><//>`}
       ${data?.next && html`<p class="faint"><${Link} to=${`/mails?q=${encodeURIComponent(q)}`}>All of them, as a list<//></p>`}
     </section>
-    ${id ? html`<article class="detail"><p class="back"><${Link} to=${`/inbox${kept}`}>Back to the list<//></p>
+    ${id ? html`<article class="detail"><p class="back"><${Link} to=${`/inbox${kept}`} by=${goBack}>Back to the list<//></p>
         <h2>${chosen ? visible(chosen.subject) || "(no subject)" : "A captured mail"}</h2>
         <p class="line"><span class="captured">captured, not sent</span> <${Link} to=${`/mails/${id}`}>its record<//></p>
         <${Preview} key=${id} id=${id} form=${parameters.get("form") || ""} wide

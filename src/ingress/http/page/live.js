@@ -43,26 +43,29 @@ function wait() {
   navigator.locks.request("postrider-events", stream);
 }
 
-/** Listens again, unless whoever was signed in no longer is: a stream that is refused does not say why. */
-async function again() {
-  const answer = await fetch("/v1/session", { credentials: "same-origin" }).catch(() => null);
-  if (answer?.status !== 401) return wait();
-  listening = false;
-  dispatchEvent(new Event("signed-out"));
-}
+/** Whether whoever was signed in no longer is: a stream that ends or is refused does not say why. */
+const isOut = () => fetch("/v1/session", { credentials: "same-origin", signal: AbortSignal.timeout(2000) }).then((answer) => answer.status === 401, () => false);
 
 /** Follows the service until it refuses; the lock is held so long. */
 function stream() {
   return new Promise((/** @type {(nothing?: unknown) => void} */ release) => {
     const source = new EventSource(`/v1/events?at_most=${MOST}${last ? `&since=${encodeURIComponent(last)}` : ""}`);
     source.onopen = () => everybody("link", true);
+    const leave = () => {
+      source.close();
+      listening = false;
+      release();
+    };
+    addEventListener("signed-out", leave, { once: true });
     // The browser comes back by itself, with Last-Event-ID; a refusal ends it, and then we do.
-    source.onerror = () => {
+    source.onerror = async () => {
+      const isRefused = source.readyState === EventSource.CLOSED;
+      if (await isOut()) return void dispatchEvent(new Event("signed-out"));
       everybody("link", false);
-      if (source.readyState === EventSource.CLOSED) {
-        release();
-        setTimeout(again, 3000);
-      }
+      if (!isRefused) return;
+      removeEventListener("signed-out", leave);
+      release();
+      setTimeout(wait, 3000);
     };
     for (const kind of [...kinds, "missed", "skipped"]) {
       source.addEventListener(kind, (event) => {

@@ -4,7 +4,8 @@ import { call, html, useAnswer } from "./api.js";
 import { meaning } from "./codes.js";
 import { on } from "./live.js";
 import { exact, latency, number, said, sentence, size, visible } from "./words.js";
-import { Ask, Copy, Link, Problem, State, Tabs, Text, Time, go, listOf, useNow } from "./parts.js";
+import { Ask, Copy, Link, Problem, State, Tabs, Text, Time, listOf, useNow } from "./parts.js";
+import { go, goBack } from "./entries.js";
 import { Preview } from "./preview.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
@@ -27,7 +28,7 @@ export function Mail({ id, part, form, at, may, back, changed }) {
     // Where there is no room for the list beside it, the focus would be lost with the list.
     if (mail && !document.querySelector(".list")?.checkVisibility()) title.current?.focus();
   }, [Boolean(mail)]);
-  if (!mail) return html`<article class="detail"><p class="back"><${Link} to=${back}>Back to the list<//></p><${Problem} error=${error} /></article>`;
+  if (!mail) return html`<article class="detail"><p class="back"><${Link} to=${back} by=${goBack}>Back to the list<//></p><${Problem} error=${error} /></article>`;
   const act = async () => {
     await call("POST", `${path}/${asking}`).then(() => setFailure(null), setFailure);
     setAsking(null);
@@ -38,7 +39,7 @@ export function Mail({ id, part, form, at, may, back, changed }) {
   const canCancel = states.some((state) => pending.has(state));
   const canRetry = states.some((state) => ["dead", "cancelled", "deferred"].includes(state));
   return html`<article class="detail" aria-label="The mail">
-    <p class="back"><${Link} to=${back}>Back to the list<//></p>
+    <p class="back"><${Link} to=${back} by=${goBack}>Back to the list<//></p>
     <h2 ref=${title} tabindex="-1">${visible(mail.subject) || "(no subject)"}</h2>
     <p class="line wrap"><${State} of=${mail.state} /> <code class="faint">${mail.id}</code></p>
     <div class="row">

@@ -2,7 +2,8 @@
 
 import { get, html } from "./api.js";
 import { compact, number, sentence, visible } from "./words.js";
-import { Empty, Link, Problem, Shell, State, Text, Time, go, useNow } from "./parts.js";
+import { Empty, Link, Problem, Shell, State, Text, Time, useNow } from "./parts.js";
+import { go, goBack } from "./entries.js";
 import { Bulk } from "./bulk.js";
 import { Mail } from "./mail.js";
 import { useKeys, useMails } from "./paging.js";
@@ -43,7 +44,7 @@ export function Mails({ id, parameters, may }) {
     const query = kept.toString();
     return `/mails${mail && `/${mail}`}${query ? `?${query}` : ""}`;
   };
-  useKeys(id, () => go(address({})));
+  useKeys(id, () => goBack(address({})));
 
   const q = parameters.get("q") || "";
   const state = parameters.get("state") || "";
@@ -58,12 +59,12 @@ export function Mails({ id, parameters, may }) {
     <div class=${id ? "split chosen" : "split"}>
       <section class="list" aria-label="Mails">
         <h1>Mails</h1>
+        <div class="news" aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${() => load()}>${busy ? "more than " : ""}${number(fresh)} new</button>`}</div>
         <${Search} q=${q} known=${known} found=${(text) => go(address({ q: text }))} />
         <nav class="tabs" aria-label="States">${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
           aria-current=${tab === state ? "true" : undefined}>${tab || "all"}${tab && !q && counts?.[tab] ? html` <small title=${number(counts[tab])}>${compact(counts[tab])}</small>` : ""}<//>`)}</nav>
         ${mails.length > 0 && html`<${Bar} key=${asked} asked=${asked} q=${[q, state && `state:${state}`].filter(Boolean).join(" ")} state=${state} may=${may}
           known=${isOf && !next ? mails.length : null} selected=${selected} setSelected=${setSelected} ids=${mails.map((mail) => mail.id).slice(0, MOST_SELECTED)} changed=${() => load()} />`}
-        <div aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${() => load()}>${busy ? "more than " : ""}${number(fresh)} new</button>`}</div>
         <${Problem} error=${error} />
         ${mails.length > 0 && html`<ol class="mails">${mails.map((mail) => html`<${Row} key=${mail.id} mail=${mail} chosen=${mail.id === id} to=${address({}, mail.id)}
           isSelected=${selected.includes(mail.id)} select=${may.admin && select} />`)}</ol>`}

@@ -2,7 +2,8 @@
 
 import { Refused, call, get, html } from "./api.js";
 import { listen, on } from "./live.js";
-import { Link, Problem, go, useDialog } from "./parts.js";
+import { Link, Problem, useDialog } from "./parts.js";
+import { go } from "./entries.js";
 import { Overview } from "./overview.js";
 import { Mails } from "./mails.js";
 import { Dead } from "./dead.js";
@@ -61,8 +62,10 @@ function Page() {
         if (!document.querySelector("dialog[open]")) setOver("palette");
       } else if (event.key === "/") {
         event.preventDefault();
-        if (!document.getElementById("search")) go("/mails");
-        setTimeout(() => document.getElementById("search")?.focus());
+        const search = () => document.getElementById("search");
+        if (search()) return search().focus();
+        go("/mails");
+        setTimeout(() => search()?.focus());
       } else if (before === "g" && letters[event.key]) go(letters[event.key]);
       else if (event.key === "?") setOver("keys");
     };

@@ -35,7 +35,7 @@ const VIEWS: [&str; 11] = [
 ];
 
 /// The files below `/page/`.
-const FILES: [(&str, &str); 27] = [
+const FILES: [(&str, &str); 28] = [
     ("style.css", include_str!("style.css")),
     ("icon.svg", include_str!("icon.svg")),
     ("main.js", include_str!("main.js")),
@@ -43,6 +43,7 @@ const FILES: [(&str, &str); 27] = [
     ("live.js", include_str!("live.js")),
     ("words.js", include_str!("words.js")),
     ("codes.js", include_str!("codes.js")),
+    ("entries.js", include_str!("entries.js")),
     ("parts.js", include_str!("parts.js")),
     ("overview.js", include_str!("overview.js")),
     ("mails.js", include_str!("mails.js")),

@@ -2,7 +2,8 @@
 
 import { get, html } from "./api.js";
 import { visible } from "./words.js";
-import { go, listOf, useDialog } from "./parts.js";
+import { listOf, useDialog } from "./parts.js";
+import { go } from "./entries.js";
 import { useEffect, useState } from "./vendor/hooks.js";
 
 const isId = (text) => /^[0-9a-f]{8}[0-9a-f-]*$/i.test(text);

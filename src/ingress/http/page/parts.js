@@ -1,20 +1,16 @@
 // What several views show: links, states, problems, a question before something is done.
 
 import { html } from "./api.js";
+import { go } from "./entries.js";
 import { exact, relative, visible } from "./words.js";
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 
-/** Goes to a view without loading the page anew. */
-export function go(address, replace = false) {
-  history[replace ? "replaceState" : "pushState"](null, "", address);
-  dispatchEvent(new PopStateEvent("popstate"));
-}
-
-export function Link({ to, children, ...rest }) {
+/** A link to a view; `by` is how it is gone to, a new entry of the history unless it is told. */
+export function Link({ to, by = go, children, ...rest }) {
   const follow = (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
     event.preventDefault();
-    go(to);
+    by(to);
   };
   return html`<a href=${to} onClick=${follow} ...${rest}>${children}</a>`;
 }
