@@ -52,7 +52,7 @@ pub fn shown_html(html: &[u8]) {
         }
         // The text of a style is no HTML.
         rest = match name.as_str() {
-            "style" => after.split_once("</style").map_or("", |(_, rest)| rest),
+            "style" => after_style(after),
             _ => after,
         };
     }
@@ -62,6 +62,16 @@ const HARMFUL: [&str; 15] = [
     "script", "iframe", "frame", "object", "embed", "form", "input", "button", "base", "link",
     "meta", "svg", "math", "video", "audio",
 ];
+
+/// What follows the text of a style, which ends with a tag, and not with what only begins like one
+/// (WHATWG HTML §13.2.5.14).
+fn after_style(text: &str) -> &str {
+    let mut ends = text
+        .match_indices("</style")
+        .map(|(at, end)| &text[at + end.len()..]);
+    ends.find(|rest| rest.starts_with(['>', '/', ' ', '\t', '\n', '\r', '\u{c}']))
+        .unwrap_or_default()
+}
 
 /// A tag up to its end, and what follows; values stand in double quotes.
 fn whole_tag(text: &str) -> (&str, &str) {

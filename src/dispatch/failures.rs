@@ -225,9 +225,17 @@ fn is_code(word: &str) -> bool {
     word.len() <= 9 && word.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
+/// Names with a number in them that differs from nothing.
+const NAMES: [&str; 2] = ["SMTPUTF8", "8BITMIME"];
+
 fn of_any_mail(word: &str) -> String {
     if word.contains('@') {
         return "<address>".to_owned();
+    }
+
+    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    if NAMES.iter().any(|name| bare.eq_ignore_ascii_case(name)) {
+        return word.to_owned();
     }
 
     let has_digit = word.bytes().any(|b| b.is_ascii_digit());
@@ -277,5 +285,7 @@ mod tests {
 
         assert_ne!(normalised("550 5.1.1 no"), normalised("451 4.7.1 no"));
         assert_eq!(normalised("550 5.1.1 a \"b\""), "550 5.1.1 a 'b'");
+        let named = "550 5.6.7 the mail needs SMTPUTF8, which the server does not offer";
+        assert_eq!(normalised(named), named);
     }
 }

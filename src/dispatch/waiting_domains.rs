@@ -71,14 +71,18 @@ impl Dispatcher {
         let mut found = Found::default();
         let mut complete = true;
         let mut left = MOST_LOOKED_AT;
-        let until = Instant::now() + PATIENCE;
-
-        for state in [
+        let states = [
             State::Sending,
             State::Queued,
             State::Deferred,
             State::Scheduled,
-        ] {
+        ];
+        // Each state has its share of the time: what is found nowhere costs a walk over all that waits.
+        let share = PATIENCE / states.len() as u32;
+        let mut until = Instant::now();
+
+        for state in states {
+            until = until.max(Instant::now()) + share;
             let query = Query {
                 state: Some(state),
                 ..Query::default()

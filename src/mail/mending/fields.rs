@@ -26,8 +26,10 @@ pub(super) fn needs_utf8(scan: &Scan<'_>, envelope: &Envelope) -> bool {
     if !envelope.all(Address::is_ascii) {
         return true;
     }
-    let mut fields = scan.fields.iter().filter(|field| !field.raw.is_ascii());
-    fields.any(|field| {
+    // Blind copies do not stay in the mail.
+    let stays = |field: &&LooseField<'_>| !field.is("Bcc") && !field.is("Resent-Bcc");
+    let eight_bit = scan.fields.iter().filter(|field| !field.raw.is_ascii());
+    eight_bit.filter(stays).any(|field| {
         let text = text_of(field.value());
         is_addresses(field)
             && entries(&text).is_some_and(|entries| {
