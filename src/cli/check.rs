@@ -1,4 +1,5 @@
-//! `postrider check`: names every mistake in the configuration, and on demand tries every relay.
+//! `postrider check`: names every mistake in the configuration, and on demand tries every relay and
+//! the spool's database.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,13 +11,15 @@ use super::{ConfigFile, Failure};
 use crate::config::{self, Listen, Mistake, Settings};
 use crate::delivery::{Outcome, Phase, TlsUse, printable};
 use crate::dispatch::Error;
+use crate::spool::postgres::Unreached;
 use crate::transport::Transport;
 
 #[derive(clap::Args)]
 pub(super) struct Check {
     #[command(flatten)]
     file: ConfigFile,
-    /// Also connect to every relay, up to and including the login, and send nothing
+    /// Also connect to every relay and to the spool's database, up to and including the login, and
+    /// send nothing
     #[arg(long)]
     connect: bool,
     /// Print what was found as JSON
@@ -60,15 +63,27 @@ impl Check {
             Err(mistakes) => return Err(mistakes.into()),
         };
 
-        let tried = if self.connect {
-            Some(super::runtime()?.block_on(connect(&settings))?)
+        let (database, tried) = if self.connect {
+            let runtime = super::runtime()?;
+            let database = runtime.block_on(reach(&settings));
+            (database, Some(runtime.block_on(connect(&settings))?))
         } else {
-            None
+            (Ok(()), None)
         };
 
-        let outcome = tried.as_deref().map_or(Ok(()), verdict);
+        let mistakes: Vec<Mistake> = database
+            .as_ref()
+            .err()
+            .map(|(m, _)| m.clone())
+            .into_iter()
+            .collect();
+        let database = database.map_err(|(mistake, passes)| match passes {
+            true => Failure::TryLater(mistake.to_string()),
+            false => mistake.into(),
+        });
+        let outcome = database.and_then(|()| tried.as_deref().map_or(Ok(()), verdict));
         if self.json {
-            let found = (&[][..], settings.warnings());
+            let found = (&mistakes[..], settings.warnings());
             print(&file, found, tried.as_deref(), screen)?;
             return Ok(outcome.map_or_else(|e| e.exit_code(), |()| ExitCode::SUCCESS));
         }
@@ -76,10 +91,12 @@ impl Check {
         for warning in settings.warnings() {
             screen.line(&[tinted("warning: ", TextStyle::Warning), plain(warning)])?;
         }
-        screen.line(&[plain(format_args!(
-            "{file}: no mistakes found ({})",
-            summary(&settings)
-        ))])?;
+        if mistakes.is_empty() {
+            screen.line(&[plain(format_args!(
+                "{file}: no mistakes found ({})",
+                summary(&settings)
+            ))])?;
+        }
         if let Some(tried) = &tried {
             table(tried, screen)?;
         }
@@ -119,6 +136,29 @@ fn summary(settings: &Settings) -> String {
         door("HTTP", settings.http.listen),
         door("SMTP", settings.smtp.listen)
     )
+}
+
+/// Reaches for the database of the spool, if it is in one. Where it cannot be used: what is wrong,
+/// and whether that may pass by itself.
+async fn reach(settings: &Settings) -> Result<(), (Mistake, bool)> {
+    let Some(database) = settings.spool.database() else {
+        return Ok(());
+    };
+    let Err(reason) = database.reach().await else {
+        return Ok(());
+    };
+
+    let key = match reason {
+        Unreached::Login(_) if settings.spool.password_file.is_some() => "spool.password_file",
+        Unreached::Login(_) if settings.spool.password.is_some() => "spool.password",
+        Unreached::Schema(_) => "spool.schema",
+        Unreached::Login(_) | Unreached::Name(_) | Unreached::Server(_) => "spool.url",
+    };
+    let passes = matches!(reason, Unreached::Server(_));
+    Err((
+        settings.mistake(key, printable(&reason.to_string())),
+        passes,
+    ))
 }
 
 /// How one relay answered.

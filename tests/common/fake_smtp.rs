@@ -533,6 +533,13 @@ impl FakeSmtp {
             .collect()
     }
 
+    /// How many those are.
+    pub fn mail_count(&self) -> usize {
+        let received = self.state.received.lock();
+        let taken = received.iter().filter(|mail| mail.answer == Some(250));
+        taken.count()
+    }
+
     /// Every message that came up to its final dot, whatever was answered.
     pub fn transactions(&self) -> Vec<Received> {
         self.state.received.lock().clone()

@@ -251,7 +251,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
             let mut quiet = 0;
             while quiet < 20 {
                 quiet += u32::from(is_over.load(Ordering::Relaxed));
-                let count = relay.mails().len();
+                let count = relay.mail_count();
                 times.lock().unwrap().resize(count, Instant::now());
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

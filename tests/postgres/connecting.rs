@@ -84,6 +84,17 @@ async fn tls_is_checked_against_the_authority_that_is_named_and_the_name_of_the_
     }
 }
 
+/// Has a server let in this role with its password only.
+fn wants_a_password(server: &Server, role: &str) {
+    let rules = server.data().join("pg_hba.conf");
+    let before = std::fs::read_to_string(&rules).unwrap();
+    write(
+        &rules,
+        &format!("host all {role} all scram-sha-256\n{before}"),
+    );
+    server.sql("SELECT pg_reload_conf()");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_with_a_password_and_no_special_right_is_enough() {
     let server = Server::of_its_own();
@@ -91,12 +102,7 @@ async fn a_role_with_a_password_and_no_special_right_is_enough() {
     server.sql("CREATE SCHEMA AUTHORIZATION mailer");
     server.sql("CREATE TABLE orders (id int)");
 
-    let rules = server.data().join("pg_hba.conf");
-    let before = std::fs::read_to_string(&rules).unwrap();
-    let rule = "host all mailer all scram-sha-256\n";
-    write(&rules, &format!("{rule}{before}"));
-    server.sql("SELECT pg_reload_conf()");
-
+    wants_a_password(&server, "mailer");
     assert!(
         server
             .sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'mailer'")
@@ -222,4 +228,91 @@ async fn a_pool_of_sessions_works_and_one_of_transactions_is_refused_and_says_wh
     node.become_all(&ids, "delivered");
 
     assert_eq!(relay.accepted(), 20);
+}
+
+#[test]
+fn a_check_says_what_keeps_a_database_from_being_used_and_the_way_out() {
+    let server = Server::of_its_own();
+    server.sql("CREATE ROLE mailer LOGIN PASSWORD 'the secret'");
+    wants_a_password(&server, "mailer");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("right"), "the secret\n").unwrap();
+    std::fs::write(dir.path().join("wrong"), "not the one\n").unwrap();
+
+    let check = |spool: &str, words: &[&str]| {
+        let config = format!(
+            "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n[spool]\n{spool}\n\
+             [http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n"
+        );
+        std::fs::write(dir.path().join("postrider.toml"), config).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
+            .current_dir(dir.path())
+            .env_remove("POSTRIDER_CONFIG")
+            .args(["check", "--connect"])
+            .args(words)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains("not the one"), "{said}");
+        assert!(!said.contains("the secret"), "{said}");
+        (output.status.code().unwrap(), said)
+    };
+
+    let port = server.port();
+    let url = format!("url = \"postgres://mailer@127.0.0.1:{port}/postgres\"");
+    let wrong_file = format!("{url}\npassword_file = \"wrong\"");
+    let right_file = format!("{url}\npassword_file = \"right\"");
+    let wrong_key = format!("{url}\npassword = \"not the one\"");
+    let in_url = format!("url = \"postgres://mailer:not%20the%20one@127.0.0.1:{port}/postgres\"");
+    let nowhere = format!(
+        "{}\npassword_file = \"right\"",
+        url.replace("/postgres\"", "/nowhere\"")
+    );
+    let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let closed = closed.local_addr().unwrap().port();
+    let silent = format!("url = \"postgres://mailer@127.0.0.1:{closed}/postgres\"");
+
+    for (spool, code, key, way_out) in [
+        (
+            &wrong_file,
+            2,
+            "spool.password_file",
+            "password authentication failed",
+        ),
+        (
+            &wrong_key,
+            2,
+            "spool.password",
+            "password authentication failed",
+        ),
+        (&in_url, 2, "spool.url", "password authentication failed"),
+        (&url, 2, "spool.url", "set `spool.password_file`"),
+        (&nowhere, 2, "spool.url", "createdb"),
+        (&silent, 75, "spool.url", "start the server"),
+        (&right_file, 2, "spool.schema", "CREATE SCHEMA"),
+    ] {
+        let (exit, said) = check(spool, &[]);
+        assert_eq!(exit, code, "{spool}: {said}");
+        let named = format!("postrider.toml: {key}: ");
+        assert!(said.contains(&named), "{spool}: {said}");
+        assert!(said.contains(way_out), "{spool}: {said}");
+        assert!(!said.contains("no mistakes"), "{spool}: {said}");
+
+        let (exit, said) = check(spool, &["--json"]);
+        assert_eq!(exit, code, "{spool}: {said}");
+        let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(found["ok"], false, "{found}");
+        assert_eq!(found["mistakes"][0]["key"], key, "{found}");
+    }
+
+    server.sql("CREATE SCHEMA postrider AUTHORIZATION mailer");
+    let (exit, said) = check(&right_file, &[]);
+    assert_eq!(exit, 0, "{said}");
+    assert!(said.contains("no mistakes found"), "{said}");
+    let (exit, said) = check(&format!("{right_file}\nmigrate = \"check\""), &[]);
+    assert_eq!(exit, 2, "{said}");
+    assert!(said.contains("postrider spool migrate"), "{said}");
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'postrider'";
+    assert_eq!(server.sql(tables), "0", "a check makes none");
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider::delivery::{DeadReason, Delivery, Route};
+use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::spool::postgres::PostgresSpool;
 use postrider::spool::{
-    ClaimRequest, Manifest, NewMail, OperationResult, PutResult, Query, Spool, SpoolOptions,
+    ClaimRequest, Lease, Manifest, NewMail, OperationResult, PutResult, Query, SettleResult, Spool,
+    SpoolError, SpoolOptions,
 };
 use postrider::{Guarantee, MailId, Priority, Timestamp};
 
+use super::common::eventually;
 use super::common::postgres::Server;
 
 pub fn start() -> Timestamp {
@@ -207,5 +209,73 @@ async fn a_mail_whose_record_is_damaged_is_not_sent_and_hides_no_other() {
     let listed = spool.list(Query::default(), start()).await.unwrap();
     assert_eq!(listed.mails.len(), 1, "the others are listed");
     assert_eq!(spool.stats(start()).await.unwrap().quarantined, 1);
+    spool.close().await.unwrap();
+}
+
+async fn deliver(
+    spool: &dyn Spool,
+    claimed: Vec<(Lease, Delivery)>,
+) -> Result<Vec<SettleResult>, SpoolError> {
+    let delivered = claimed.into_iter().map(|(lease, mut delivery)| {
+        delivery.stage = Stage::Delivered { at: start() };
+        (lease, delivery)
+    });
+    spool.settle(delivered.collect()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_the_database_refuses_holds_up_no_other_and_stays_leased_to_nobody() {
+    let database = Database::new("refused");
+    let spool = database.open().await;
+    let mut again = new_mail("again@example.org");
+    again.manifest.guarantee = Guarantee::AtLeastOnce;
+    let again = put(&*spool, again).await;
+    let doubtful = put(&*spool, new_mail("doubtful@example.org")).await;
+    let fine = put(&*spool, new_mail("fine@example.org")).await;
+
+    database.sql(&format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.stage = 2 AND NEW.mail IN ('{again}', '{doubtful}') THEN RAISE EXCEPTION 'not that one'; END IF;
+           RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON ended FOR EACH ROW EXECUTE FUNCTION refuse()"
+    ));
+
+    let claims = spool.claim(everything_due()).await.unwrap();
+    let mut claimed = Vec::new();
+    for claim in claims {
+        for (lease, delivery) in claim.deliveries {
+            if claim.manifest.id == doubtful {
+                spool.mark(vec![lease.token()]).await.unwrap();
+            }
+            claimed.push((lease, delivery));
+        }
+    }
+    assert_eq!(claimed.len(), 3);
+    let why = deliver(&*spool, claimed).await.unwrap_err().to_string();
+    assert!(why.contains("not that one"), "{why}");
+
+    let ended = |mail| format!("SELECT stage, reason FROM ended WHERE mail = '{mail}'");
+    assert_eq!(database.sql(&ended(fine)), "2|0", "it is written");
+    eventually("nothing is leased that nobody has in hand", async || {
+        database.sql("SELECT count(*) FROM ready WHERE owner <> 0") == "0"
+    })
+    .await;
+
+    // It may have been sent, and is not sent again.
+    let told = spool.sweep(start()).await.unwrap().ended;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        (told[0].mail, told[0].reason),
+        (doubtful, DeadReason::InDoubt)
+    );
+
+    database.sql("DROP TRIGGER refuse ON ended");
+    let claims = spool.claim(everything_due()).await.unwrap();
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].manifest.id, again);
+    let claimed = claims.into_iter().flat_map(|claim| claim.deliveries);
+    let done = deliver(&*spool, claimed.collect()).await;
+    assert_eq!(done, Ok(vec![SettleResult::Done]));
+    assert_eq!(spool.pending(), 0);
     spool.close().await.unwrap();
 }

@@ -27,6 +27,24 @@ fn until_ready(node: &Service, wanted: bool) -> String {
     }
 }
 
+/// Waits until a node says that it is not ready, and why.
+#[track_caller]
+fn until_told(node: &Service, reason: &str) {
+    let begun = Instant::now();
+    loop {
+        let (is_ready, why) = node.readiness();
+        if !is_ready && why.contains(reason) {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "ready: {is_ready}: {why}\n{}",
+            node.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Both doors say that one may come again, and why is told.
 #[track_caller]
 fn accepts_nothing(node: &Service) {
@@ -227,4 +245,96 @@ async fn a_standby_that_is_promoted_goes_on_where_the_primary_ended_and_nothing_
         twice <= 8,
         "only what was being transmitted may come twice: {twice} of {arrivals:?}"
     );
+}
+
+/// Cuts all connections of a node.
+fn cut_off(server: &Server) {
+    server.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'postrider %'",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_were_made_while_the_database_was_read_only_are_made_anew() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "stuck", &relay);
+    let node = cluster.node("only", 30);
+
+    let set = "ALTER DATABASE postgres SET default_transaction_read_only = on";
+    cluster.server.sql(set);
+    cut_off(&cluster.server);
+    until_told(&node, "read-only");
+    accepts_nothing(&node);
+
+    // As they are, they stay read-only.
+    let reset =
+        "BEGIN READ WRITE; ALTER DATABASE postgres RESET default_transaction_read_only; COMMIT";
+    cluster.server.sql(reset);
+    until_ready(&node, true);
+    let ids = node.hand_in_many("after", 3, "hello");
+    node.become_all(&ids, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_for_all_connections_is_away_until_it_has_and_that_is_said_once() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "full", &relay);
+    cluster.server.sql("CREATE ROLE few LOGIN");
+    cluster
+        .server
+        .sql("GRANT CREATE ON DATABASE postgres TO few");
+    let url = format!(
+        "postgres://few@127.0.0.1:{}/postgres",
+        cluster.server.port()
+    );
+    let node = cluster.node_at("only", 30, &url);
+    let ids = node.hand_in_many("before", 3, "hello");
+    node.become_all(&ids, "delivered");
+
+    cluster.server.sql("ALTER ROLE few CONNECTION LIMIT 2");
+    cut_off(&cluster.server);
+    until_told(&node, "too many connections");
+    for _ in 0..30 {
+        assert!(!node.readiness().0, "{}", node.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    accepts_nothing(&node);
+    assert_eq!(
+        node.log().matches("nothing is accepted or sent").count(),
+        1,
+        "{}",
+        node.log()
+    );
+
+    cluster.server.sql("ALTER ROLE few CONNECTION LIMIT -1");
+    until_ready(&node, true);
+    let ids = node.hand_in_many("after", 3, "hello");
+    node.become_all(&ids, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_are_gone_are_told_and_when_they_are_back_everything_goes_on() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "gone", &relay);
+    let node = cluster.node("only", 30);
+    let ids = node.hand_in_many("before", 3, "hello");
+    node.become_all(&ids, "delivered");
+
+    let rename = |from: &str, to: &str| {
+        let sql = format!("ALTER SCHEMA \"{from}\" RENAME TO \"{to}\"");
+        cluster.server.sql(&sql);
+    };
+    rename(&cluster.schema, "elsewhere");
+    until_told(&node, "does not exist");
+    accepts_nothing(&node);
+    assert!(
+        node.log().contains("nothing is accepted or sent"),
+        "{}",
+        node.log()
+    );
+
+    rename("elsewhere", &cluster.schema);
+    until_ready(&node, true);
+    let ids = node.hand_in_many("after", 3, "hello");
+    node.become_all(&ids, "delivered");
 }

@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::spool::SpoolError;
 
 /// How long a connection may take to be made.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A parameter of a statement.
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -54,7 +54,8 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
 /// What happens to a statement that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StatementFailure {
-    /// The connection or the server is gone; whether it was done is not known.
+    /// The connection or the server is gone, or what the spool needs of it; whether it was done is
+    /// not known.
     Gone,
     /// Others were in the way: it was not done, and may be tried again.
     Busy,
@@ -75,7 +76,12 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
         | &SqlState::T_R_DEADLOCK_DETECTED
         | &SqlState::LOCK_NOT_AVAILABLE
         | &SqlState::QUERY_CANCELED => StatementFailure::Busy,
-        &SqlState::READ_ONLY_SQL_TRANSACTION => StatementFailure::Gone,
+        &SqlState::READ_ONLY_SQL_TRANSACTION
+        // Somebody took tables or rights away, and can give them back.
+        | &SqlState::INVALID_SCHEMA_NAME
+        | &SqlState::UNDEFINED_TABLE
+        | &SqlState::UNDEFINED_FUNCTION
+        | &SqlState::INSUFFICIENT_PRIVILEGE => StatementFailure::Gone,
         other => match &other.code()[..2] {
             // Connection exceptions, too few resources, interventions of an operator, failures of
             // the system.
@@ -177,6 +183,11 @@ impl Connector {
 
         client.batch_execute(&self.setup).await?;
         Ok(client)
+    }
+
+    /// As whom.
+    pub(super) fn role(&self) -> &str {
+        self.config.get_user().unwrap_or_default()
     }
 
     pub(super) fn unreachable(&self, reason: impl Into<String>) -> SpoolError {
@@ -447,6 +458,21 @@ impl Link {
         *connected = Some(Arc::clone(&made));
 
         Ok(made)
+    }
+
+    /// Has there be a connection that can write. One that was made while the database was read-only
+    /// stays so when the database is not any more: it is let go of.
+    pub(super) async fn check_writable(&self) -> Result<(), SpoolError> {
+        let on = self.get().await?;
+        let asked = on.query("SHOW transaction_read_only", &[]).await;
+        let is_read_only = asked.map(|rows| rows.iter().any(|row| row.get::<_, &str>(0) == "on"));
+        let reason = match is_read_only {
+            Ok(false) => return Ok(()),
+            Ok(true) => "it is read-only".to_owned(),
+            Err(error) => reason(&error),
+        };
+        self.discard().await;
+        Err(self.connector.unreachable(reason))
     }
 
     /// Lets go of the connection, of which it is not known in which state it is.

@@ -6,10 +6,10 @@
 //! * `session` is this node among the others: heartbeats, and what it takes over from the dead;
 //!   `cluster` what they tell each other; `book` is what it holds, `hints` what it knows of what comes next;
 //! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
-//!   clock change, `ending` how deliveries end by them, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has submitted; `rows` and `routes` are how all
+//!   clock change, `ending` how deliveries end by them, `lost` what nobody has in hand, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has submitted; `rows` and `routes` are how all
 //!   of it stands in tables.
 //!
-//! `transfer` and `inspect` look at all of it without being a node.
+//! `transfer` and `inspect` look at all of it without being a node, `reach` whether it can be opened.
 //!
 //! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
 //! must own the row, under its lock; a session that lapsed is never used again; a node that could
@@ -26,10 +26,12 @@ mod horizon;
 mod inspect;
 mod journal;
 mod link;
+mod lost;
 mod moment;
 mod operations;
 mod outbox;
 mod put;
+mod reach;
 mod reading;
 mod routes;
 mod rows;
@@ -41,6 +43,7 @@ mod suppressions;
 mod sweep;
 pub(super) mod transfer;
 
+pub use reach::Unreached;
 pub use schema::Migrate;
 pub(super) use transfer::Aside;
 
@@ -240,6 +243,8 @@ impl PostgresSpool {
         let core = Arc::new(core);
         let failed = |error: tokio_postgres::Error| connector.error(&error);
         session::begin(&core, &on).await.map_err(failed)?;
+        // What follows may take longer than the lease: it beats from now on, as long as there is a core.
+        let beating = tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle();
         for session in session::expired(&on).await.map_err(failed)? {
             session::take_over(&core, session, Ending::Lapsed).await?;
         }
@@ -248,7 +253,7 @@ impl PostgresSpool {
         let tasks = vec![
             tokio::spawn(put::run(Arc::clone(&core), putting)).abort_handle(),
             tokio::spawn(settle::run(Arc::clone(&core), settles)).abort_handle(),
-            tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle(),
+            beating,
         ];
 
         Ok(Arc::new(PostgresNode { core, puts, tasks }))

@@ -81,6 +81,37 @@ pub(super) async fn prepare(
     make(client, schema, version).await.map_err(failed)
 }
 
+/// How the tables are, seen by whoever would use them.
+pub(super) enum Standing {
+    /// Of this version, or of a newer one.
+    Ready,
+    /// Not there, or of an older version.
+    Older,
+    /// Not there, and neither is their schema, which this role may not make.
+    MayNotBeMade,
+}
+
+/// How the tables are; changes nothing.
+pub(super) async fn standing(
+    client: &Client,
+    schema: &str,
+) -> Result<Standing, tokio_postgres::Error> {
+    let may_be_made = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)
+               OR has_database_privilege(current_database(), 'CREATE')",
+            &[&schema],
+        )
+        .await?;
+    if !may_be_made.get::<_, bool>(0) {
+        return Ok(Standing::MayNotBeMade);
+    }
+    Ok(match version(client, schema).await? < STEPS.len() {
+        true => Standing::Older,
+        false => Standing::Ready,
+    })
+}
+
 /// The version of a schema's tables; 0 where there are none.
 pub(super) async fn version(client: &Client, schema: &str) -> Result<usize, tokio_postgres::Error> {
     let there = client

@@ -84,7 +84,7 @@ pub(super) async fn run(core: Weak<Core>) {
             last_look = Some(Instant::now());
         }
         if look_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
-            super::settle::find_lost(&core);
+            super::lost::find(&core);
         }
         if let Err(error) = look(&core, look_anyway).await {
             tracing::debug!(%error, "a look at the others' changes failed");
@@ -152,12 +152,19 @@ async fn look_at_horizon(core: &Core) -> Result<(), SpoolError> {
 /// One heartbeat. Where the session is gone, another is begun; then the dead are buried.
 async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
     let beaten = tokio::time::timeout(BEAT_WITHIN, try_beat(core)).await;
+    let beaten = match beaten {
+        Ok(beaten) => beaten,
+        Err(_) => Err(core.connector.unreachable("it does not answer")),
+    };
+    if beaten.is_err() {
+        // It may be of a time at which nothing could be written.
+        core.heart.discard().await;
+    }
+
+    let is_down = core.down.read().is_some();
     let outcome = match beaten {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            core.heart.discard().await;
-            Err(core.connector.unreachable("it does not answer"))
-        }
+        Ok(expired) => all_there(core, is_down).await.map(|()| expired),
+        Err(error) => Err(error),
     };
 
     match outcome {
@@ -182,10 +189,35 @@ async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
     }
 }
 
+/// Has all connections be there: a server may have room for some of them only. After an outage, that
+/// can write.
+async fn all_there(core: &Core, is_down: bool) -> Result<(), SpoolError> {
+    let links = [
+        &core.put,
+        &core.settling,
+        &core.claiming,
+        &core.changing,
+        &core.reading,
+    ];
+    let checked = futures::future::try_join_all(links.map(|link| async move {
+        match is_down {
+            true => link.check_writable().await,
+            false => link.get().await.map(|_| ()),
+        }
+    }));
+    // The next beat must come in time.
+    match tokio::time::timeout(BEAT_WITHIN.min(core.lease / 2), checked).await {
+        Ok(checked) => checked.map(|_| ()),
+        Err(_) => Err(core.connector.unreachable("it does not answer")),
+    }
+}
+
 async fn try_beat(core: &Arc<Core>) -> Result<Vec<i32>, SpoolError> {
     let on = core.on(&core.heart).await?;
     let asked = Moment::now();
-    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    // Whatever is in the way of it, such as tables that are gone, nothing may be begun without it.
+    let failed =
+        |error: tokio_postgres::Error| core.connector.unreachable(super::link::reason(&error));
 
     let session = core.session();
     let beaten = on

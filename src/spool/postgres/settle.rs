@@ -5,7 +5,7 @@
 //! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session is
 //! not touched, whatever this node believes.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::accounts;
 use super::book::{HeldDelivery, session_of};
 use super::hints;
 use super::link::{Connected, StatementFailure, judge};
+use super::lost;
 use super::rows::{self, MARKED, PENDING};
 use super::shared::{Committed, Core, tell_ends, told_alone};
 use crate::delivery::{DeadReason, Delivery, Stage};
@@ -99,7 +100,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
         }
         // What has left the book is written now, and nothing leaves it meanwhile.
         if let Some(reply) = finding {
-            if let Err(error) = give_back_lost(&core).await {
+            if let Err(error) = lost::give_back(&core).await {
                 tracing::debug!(%error, "what a lost claim holds is looked for later");
                 core.has_doubt.store(true, Ordering::SeqCst);
             }
@@ -107,62 +108,6 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
         }
         next = inbox.recv().await;
     }
-}
-
-/// Has the task look for what a claim may have leased whose commit nobody heard of.
-pub(super) fn find_lost(core: &Arc<Core>) {
-    let core = Arc::clone(core);
-    tokio::spawn(async move {
-        // What a claim leases is in the book before another begins.
-        let _turn = core.claim_turn.lock().await;
-        let (reply, answer) = oneshot::channel();
-        if core.commands.send(Command::FindLost(reply)).is_ok() {
-            let _ = answer.await;
-        }
-    });
-}
-
-async fn give_back_lost(core: &Arc<Core>) -> Result<(), SpoolError> {
-    let on = core.on(&core.settling).await?;
-    let session = core.session();
-    let failed = |error: tokio_postgres::Error| core.failed(&error);
-    let leased = on
-        .query(
-            "SELECT mail, idx FROM ready WHERE owner = $1 AND stage = 0",
-            &[&session],
-        )
-        .await
-        .map_err(failed)?;
-
-    let (mut mails, mut places): (Vec<Uuid>, Vec<i32>) = (Vec::new(), Vec::new());
-    {
-        let book = core.book.lock();
-        for row in &leased {
-            let mail = rows::mail_id(row.get("mail"));
-            if !book.has(mail, rows::index(row)) {
-                mails.push(row.get("mail"));
-                places.push(row.get("idx"));
-            }
-        }
-    }
-
-    if mails.is_empty() || core.session() != session {
-        return Ok(());
-    }
-    tracing::warn!(
-        count = mails.len(),
-        "deliveries that a claim had leased without anybody's knowledge are given back"
-    );
-    on.execute(
-        "UPDATE ready r SET owner = 0 FROM unnest($1::uuid[], $2::int4[]) AS s(mail, idx)
-         WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = $3 AND r.stage = 0",
-        &[&mails, &places, &session],
-    )
-    .await
-    .map_err(failed)?;
-    core.hints.stir([hints::ANY]);
-    core.changed.notify_one();
-    Ok(())
 }
 
 impl Group {
@@ -247,7 +192,7 @@ async fn write(core: &Arc<Core>, group: Group) {
         }
     } else {
         core.releasing.fetch_sub(releases, Ordering::SeqCst);
-        answer(core, &writes, replies, Ok(HashSet::new()));
+        answer(core, &writes, replies, Ok(Written::default()));
     }
 
     for pass in passes {
@@ -258,13 +203,24 @@ async fn write(core: &Arc<Core>, group: Group) {
 /// Which of the writes were done.
 type Done = HashSet<usize>;
 
+/// What came of writes. One that is neither done nor refused came too late.
+#[derive(Default)]
+struct Written {
+    done: Done,
+    /// Those that the database cannot keep, whatever is done beside them.
+    refused: HashMap<usize, SpoolError>,
+}
+
 async fn write_until_known(
     core: &Arc<Core>,
     writes: &[Write],
     released: &[LeaseToken],
-) -> Result<Done, SpoolError> {
+) -> Result<Written, SpoolError> {
     let mut is_doubtful = false;
     let mut time_limit = None;
+    // At first all of them in one statement.
+    let mut step = writes.len().max(1);
+    let mut refused = HashMap::new();
     loop {
         if core.closed.load(Ordering::SeqCst) {
             // Somebody waits for the end of all this.
@@ -295,8 +251,10 @@ async fn write_until_known(
                     false => release(&on, released).await,
                 }
             };
-            let left: Vec<usize> = (0..writes.len()).filter(|n| !done.contains(n)).collect();
-            let settled = settle(core, &on, writes, &left);
+            let left: Vec<usize> = (0..writes.len())
+                .filter(|n| !done.contains(n) && !refused.contains_key(n))
+                .collect();
+            let settled = settle_in_steps(core, &on, writes, left.chunks(step), &mut refused);
             let (settled, ()) = futures::future::try_join(settled, released).await?;
             done.extend(settled);
             Ok::<Done, tokio_postgres::Error>(done)
@@ -305,10 +263,16 @@ async fn write_until_known(
         let error = match outcome {
             Ok(done) => {
                 core.time(began.elapsed());
-                return Ok(done);
+                if !refused.is_empty() {
+                    // They are leased, and in nobody's hands.
+                    core.has_doubt.store(true, Ordering::SeqCst);
+                }
+                return Ok(Written { done, refused });
             }
             Err(error) => error,
         };
+        // Of several statements some may have been done.
+        is_doubtful |= step == 1;
         match judge(&error) {
             StatementFailure::Busy => {}
             StatementFailure::Gone => {
@@ -320,13 +284,40 @@ async fn write_until_known(
             }
             // It was there already: a write of which nothing was heard.
             StatementFailure::Exists => is_doubtful = true,
+            // One of them is not to hold up the others: each by itself.
+            StatementFailure::Impossible if step > 1 => step = 1,
             StatementFailure::Impossible => {
                 let error = core.failed(&error);
                 tracing::error!(%error, "outcomes could not be recorded");
+                core.has_doubt.store(true, Ordering::SeqCst);
                 return Err(error);
             }
         }
     }
+}
+
+/// Writes a step after the other, and notes what cannot be written by itself.
+async fn settle_in_steps(
+    core: &Arc<Core>,
+    on: &Connected,
+    writes: &[Write],
+    steps: std::slice::Chunks<'_, usize>,
+    refused: &mut HashMap<usize, SpoolError>,
+) -> Result<Done, tokio_postgres::Error> {
+    let mut done = Done::new();
+    for step in steps {
+        match settle(core, on, writes, step).await {
+            Ok(settled) => done.extend(settled),
+            Err(error) if step.len() == 1 && judge(&error) == StatementFailure::Impossible => {
+                let error = core.failed(&error);
+                let mail = writes[step[0]].token.mail;
+                tracing::error!(mail.id = %mail, %error, "an outcome cannot be recorded");
+                refused.insert(step[0], error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
 
 const SETTLE: &str = "
@@ -493,10 +484,10 @@ fn answer(
     core: &Arc<Core>,
     writes: &[Write],
     replies: Vec<Reply>,
-    outcome: Result<Done, SpoolError>,
+    outcome: Result<Written, SpoolError>,
 ) {
-    let done = match outcome {
-        Ok(done) => done,
+    let Written { done, refused } = match outcome {
+        Ok(written) => written,
         Err(error) => {
             for reply in replies {
                 let _ = reply.to.send(Err(error.clone()));
@@ -521,19 +512,20 @@ fn answer(
     let mut is_answered = vec![false; writes.len()];
     for reply in replies {
         let results = reply.results.into_iter().map(|result| match result {
-            Ok(known) => known,
+            Ok(known) => Ok(known),
             Err(at) => {
                 is_answered[at] = true;
-                match done.contains(&at) {
-                    true => SettleResult::Done,
-                    false => {
+                match (done.contains(&at), refused.get(&at)) {
+                    (true, _) => Ok(SettleResult::Done),
+                    (false, Some(error)) => Err(error.clone()),
+                    (false, None) => {
                         core.stale.fetch_add(1, Ordering::Relaxed);
-                        SettleResult::Stale
+                        Ok(SettleResult::Stale)
                     }
                 }
             }
         });
-        let _ = reply.to.send(Ok(results.collect()));
+        let _ = reply.to.send(results.collect());
     }
 
     for (at, write) in writes.iter().enumerate() {

@@ -76,8 +76,7 @@ pub(super) struct Core {
     /// The named readers of the journal that are read here, and in which session they came to be.
     pub readers: Mutex<HashMap<String, i32>>,
     pub stale: AtomicU64,
-    /// Whether there may be rows that are leased to this session and that nobody here knows of: those
-    /// of a claim whose commit nobody heard of.
+    /// Whether there may be rows that are leased to this session and that nobody here has in hand.
     pub has_doubt: AtomicBool,
     pub commands: mpsc::UnboundedSender<Command>,
     /// How many releases the settling task has not written yet.

@@ -1,0 +1,129 @@
+//! What is leased to this node's session and in nobody's hands: of a claim whose commit nobody heard
+//! of, or an outcome that the database refused to keep. No other node can take it while this one
+//! lives.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::ending;
+use super::hints;
+use super::rows::{self, MARKED, OF_READY};
+use super::settle::Command;
+use super::shared::{Core, tell_ends};
+use crate::delivery::{By, DeadReason, Stage};
+use crate::spool::SpoolError;
+
+/// Has the settling task look for it, between two groups: what has left the book is written then.
+pub(super) fn find(core: &Arc<Core>) {
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        // What a claim leases is in the book before another begins.
+        let _turn = core.claim_turn.lock().await;
+        let (reply, answer) = oneshot::channel();
+        if core.commands.send(Command::FindLost(reply)).is_ok() {
+            let _ = answer.await;
+        }
+    });
+}
+
+/// A delivery, and whether it may have been sent.
+type LostDelivery = (Uuid, i32, bool);
+
+/// Gives it back. At-most-once mail that may have been sent is dead in doubt.
+///
+/// # Errors
+/// Where the database does not do it; it is looked for again then.
+pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
+    let on = core.on(&core.settling).await?;
+    let session = core.session();
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let leased = on
+        .query(
+            "SELECT mail, idx, stage FROM ready WHERE owner = $1",
+            &[&session],
+        )
+        .await
+        .map_err(failed)?;
+
+    let lost: Vec<LostDelivery> = {
+        let book = core.book.lock();
+        let rows = leased.iter().filter(|row| {
+            let mail = rows::mail_id(row.get("mail"));
+            !book.has(mail, rows::index(row))
+        });
+        rows.map(|row| {
+            let is_marked = row.get::<_, i16>("stage") == MARKED;
+            (row.get("mail"), row.get("idx"), is_marked)
+        })
+        .collect()
+    };
+
+    if lost.is_empty() || core.session() != session {
+        return Ok(());
+    }
+    tracing::warn!(
+        count = lost.len(),
+        "deliveries that are leased to this node and in nobody's hands are given back"
+    );
+
+    let (in_doubt, unsent): (Vec<LostDelivery>, Vec<LostDelivery>) =
+        lost.into_iter().partition(|(_, _, is_marked)| *is_marked);
+    if !in_doubt.is_empty() {
+        end_in_doubt(core, session, in_doubt).await?;
+    }
+
+    let (mails, places): (Vec<Uuid>, Vec<i32>) =
+        unsent.into_iter().map(|(mail, idx, _)| (mail, idx)).unzip();
+    on.execute(
+        "UPDATE ready r SET owner = 0 FROM unnest($1::uuid[], $2::int4[]) AS s(mail, idx)
+         WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = $3 AND r.stage = 0",
+        &[&mails, &places, &session],
+    )
+    .await
+    .map_err(failed)?;
+    core.hints.stir([hints::ANY]);
+    core.changed.notify_one();
+    Ok(())
+}
+
+/// Ends at-most-once mail that may have been sent, and of which nobody here knows more.
+async fn end_in_doubt(
+    core: &Arc<Core>,
+    session: i32,
+    lost: Vec<LostDelivery>,
+) -> Result<(), SpoolError> {
+    let at = core.hints.now();
+    let (mails, places): (Vec<Uuid>, Vec<i32>) =
+        lost.into_iter().map(|(mail, idx, _)| (mail, idx)).unzip();
+
+    let told = core
+        .transact(move |core, on| {
+            let (mails, places) = (mails.clone(), places.clone());
+            async move {
+                let taken = on
+                    .query(
+                        &format!(
+                            "DELETE FROM ready USING unnest($2::uuid[], $3::int4[]) AS u(of, place)
+                             WHERE mail = u.of AND idx = u.place AND owner = $1 AND stage = 1
+                             RETURNING {OF_READY}"
+                        ),
+                        &[&session, &mails, &places],
+                    )
+                    .await?;
+                let reason = DeadReason::InDoubt;
+                let endings =
+                    ending::taken(core, on, &taken, |_| Stage::Dead { at, reason }).await?;
+                let committed = ending::end_all(core, on, &By::default(), None, &endings).await?;
+                Ok((ending::told(&endings), committed))
+            }
+            .boxed()
+        })
+        .await?;
+
+    core.hints.sweep_at(core.kept_until(at.as_millis()));
+    tell_ends(core, told);
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Whether a database could be opened as a spool, and if not, where a hand is needed. Nothing in it
+//! is changed.
+
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use super::PostgresSpool;
+use super::link::{CONNECT_WITHIN, reason};
+use super::schema::{self, Migrate, Standing};
+
+/// Why a database cannot be used as a spool, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreached {
+    /// It does not answer, or has no room; that may pass.
+    #[error("{0}")]
+    Server(String),
+    /// It is not there under this name, or not as it is named.
+    #[error("{0}")]
+    Name(String),
+    /// It does not let in this role with this password.
+    #[error("{0}")]
+    Login(String),
+    /// Its tables are not there, and would not be made.
+    #[error("{0}")]
+    Schema(String),
+}
+
+impl PostgresSpool {
+    /// Connects, and looks whether the tables are there or could be made.
+    ///
+    /// # Errors
+    /// What is in the way, without any password.
+    pub async fn reach(&self) -> Result<(), Unreached> {
+        let connector = self.connector("postrider check").map_err(Unreached::Name)?;
+        let name = &connector.name;
+        let client = match tokio::time::timeout(CONNECT_WITHIN, connector.connect()).await {
+            Ok(connected) => connected.map_err(|error| refused(name, &error))?,
+            Err(_) => return Err(Unreached::Server(silent(name, "it does not answer"))),
+        };
+
+        let standing = schema::standing(&client, &self.schema).await;
+        let standing = standing.map_err(|error| refused(name, &error))?;
+        let role = connector.role();
+        let schema = &self.schema;
+        match standing {
+            Standing::Ready => Ok(()),
+            Standing::Older if self.migrate == Migrate::Auto => Ok(()),
+            Standing::Older => Err(Unreached::Schema(format!(
+                "the tables in {name} are not there or of an older version; run `postrider spool migrate`, or set `spool.migrate` to auto"
+            ))),
+            Standing::MayNotBeMade => Err(Unreached::Schema(format!(
+                "{name} has no schema {schema}, and {role} may not make it; as its owner: CREATE SCHEMA \"{schema}\" AUTHORIZATION \"{role}\""
+            ))),
+        }
+    }
+}
+
+fn silent(name: &str, reason: &str) -> String {
+    format!("{name} cannot be reached: {reason}; start the server, or name its host and port here")
+}
+
+fn refused(name: &str, error: &Error) -> Unreached {
+    let why = reason(error);
+    match error.code() {
+        Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+            Unreached::Login(format!(
+                "{name} lets this role not in: {why}; give the role's password here, or let it in in the server's pg_hba.conf"
+            ))
+        }
+        Some(&SqlState::INVALID_CATALOG_NAME) => Unreached::Name(format!(
+            "{name}: {why}; make it with `createdb`, or name another"
+        )),
+        Some(_) => Unreached::Server(format!("{name} cannot be used now: {why}")),
+        // What the client itself finds is not told by a code.
+        None if why.contains("password missing") => Unreached::Login(format!(
+            "{name} wants a password, and none is given; set `spool.password_file`"
+        )),
+        None if why.contains("certificate") => Unreached::Name(format!(
+            "{name}: {why}; name the authority with `sslrootcert`, and the host as its certificate does"
+        )),
+        None => Unreached::Server(silent(name, &why)),
+    }
+}
