@@ -25,13 +25,12 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Outside crates that only these rooms may name.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 18] = [
     (
         "lettre",
         &["mail", "transport", "dispatch", "ingress", "cli"],
     ),
     ("mail_parser", &["mail", "feedback", "transport", "cli"]),
-    ("governor", &["policy"]),
     ("sled", &["spool"]),
     ("tokio_postgres", &["spool"]),
     (
