@@ -52,6 +52,7 @@ pub struct Problem {
     errors: Vec<FieldError>,
     /// Which mails a name fits, where it is not one mail's alone, or may not be.
     #[serde(flatten)]
+    #[schema(value_type = Named)]
     named: Option<Box<Named>>,
     #[serde(skip)]
     retry_after: Option<u64>,
@@ -61,6 +62,7 @@ pub struct Problem {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Named {
     /// Some of them.
+    #[schema(required = false)]
     mails: Vec<MailId>,
     /// The `cursor` to go on with, where not all mail was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
