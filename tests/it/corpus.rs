@@ -19,13 +19,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cpu_time::ThreadTime;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Bytes that mean something to one parser or another.
 const MEANT: &[u8] = b"\0\t\n\r \"%&'()*+,-./:;<=>@[\\]_{|}\x7f\xc3\xff09";
 
-/// How long one input may take, in a debug build on a machine that does other things as well.
+/// The most time of a processor that one input may take, in a debug build.
 const LONGEST: Duration = Duration::from_secs(10);
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -71,7 +72,7 @@ fn mutate(target: &str, check: fn(&[u8])) {
     let mut runs = 0;
     while begun.elapsed() < span {
         let input = changed(&files, &mut chance);
-        let at = Instant::now();
+        let at = ThreadTime::now();
         let ended = catch_unwind(AssertUnwindSafe(|| check(&input)));
         let is_slow = at.elapsed() > LONGEST;
         if ended.is_err() || is_slow {

@@ -67,7 +67,7 @@ pub(super) fn read(event: &Value) -> Reading {
     };
     // Where a mail went to several, it is not said whose it is: nobody else is to suffer for it.
     let is_of_one = recipients.len() == 1;
-    if !is_of_one && kind == FeedbackKind::Complained {
+    if recipients.is_empty() || (!is_of_one && kind == FeedbackKind::Complained) {
         return Reading::Unknown;
     }
 
