@@ -60,16 +60,19 @@ pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
     assert!(acts.iter().all(|event| event.from == by.from));
 }
 
-pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench) {
-    let short = SpoolOptions {
+/// A journal that is kept for ten minutes.
+fn short() -> SpoolOptions {
+    SpoolOptions {
         journal: JournalOptions {
             keep: minutes(10),
             ..JournalOptions::default()
         },
         ..options()
-    };
+    }
+}
 
-    let spool = open_with(bench, "slow", short).await;
+pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench) {
+    let spool = open_with(bench, "slow", short()).await;
     let Some(journal) = spool.journal() else {
         return;
     };
@@ -109,14 +112,7 @@ pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench)
 }
 
 pub async fn nothing_is_due_where_all_is_done(bench: &dyn Bench) {
-    let short = SpoolOptions {
-        journal: JournalOptions {
-            keep: minutes(10),
-            ..JournalOptions::default()
-        },
-        ..options()
-    };
-    let spool = open_with(bench, "done", short).await;
+    let spool = open_with(bench, "done", short()).await;
     let (first, second) = (put(&*spool, draft()).await, put(&*spool, draft()).await);
 
     for (id, after) in [(first, hours(24)), (second, hours(48))] {

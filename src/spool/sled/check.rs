@@ -6,7 +6,6 @@
 //! that sled was filling with zeros, which it does while it opens the files. Everything else was
 //! synced, and is damaged if it is not whole.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -167,6 +166,13 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
     let mut torn = Vec::new();
     let mut begun = 0;
     let mut needed = None;
+    let mut is_needed = |at| -> io::Result<bool> {
+        let needed = match &mut needed {
+            Some(needed) => needed,
+            none => none.insert(pages::needed_segments(&file, tail.end)?),
+        };
+        Ok(needed.contains(&at))
+    };
 
     for place in &places {
         let is_whole = match place.header {
@@ -195,12 +201,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
             }
         };
 
-        let needed = match &mut needed {
-            Some(needed) => needed,
-            none if may_be_torn => none.insert(pages::needed_segments(&file, tail.end)?),
-            none => none.insert(HashSet::from([place.at])),
-        };
-        if needed.contains(&place.at) {
+        if !may_be_torn || is_needed(place.at)? {
             let at = place.at + place.end as u64;
             return Err(damaged("db", format!("is damaged at byte {at}")));
         }
