@@ -182,8 +182,10 @@ impl Builder {
         self
     }
 
-    /// About the most bytes that the spool keeps; unbounded unless said. What ended first goes
-    /// before its time, then accepting says [`Error::SpoolFull`].
+    /// About the most bytes that the spool's files take, besides some 80 MiB that they take empty;
+    /// unbounded unless said. What ended first goes before its time, then accepting says
+    /// [`Error::SpoolFull`]. The log holds what was removed until it is cleaned, so that under load
+    /// a third to a half of it is mail.
     pub fn max_size(mut self, bytes: u64) -> Self {
         self.max_size = Some(bytes);
         self

@@ -20,6 +20,9 @@ use crate::spool::ClaimRequest;
 
 /// How many mails are claimed for each sender at a time.
 const BATCH: usize = 32;
+/// With so many mails a sender finds out whether the relay is up again: what it failed over may be
+/// those mails' doing, and the first that it takes shows that.
+const PROBED_WITH: usize = 8;
 /// How many bytes of messages one claim may hold, except the first.
 const CLAIM_BYTES: usize = 4 * 1024 * 1024;
 /// How many recipients go together in one transaction: what every server must take (RFC 5321
@@ -169,7 +172,9 @@ impl Lane {
             }
             // Whoever was at work when it went down may still be waiting for an answer that does
             // not come.
-            BreakerState::HalfOpen if self.probing.is_none() && !self.free.is_empty() => (1, 0),
+            BreakerState::HalfOpen if self.probing.is_none() && !self.free.is_empty() => {
+                (PROBED_WITH, 0)
+            }
             BreakerState::HalfOpen => return Plan::Rest,
             BreakerState::Closed => {
                 let has_become_low = self.stock.has_become_low();

@@ -20,7 +20,7 @@ use super::recording::{AttemptResult, Way};
 use super::relay_memory::{ConnectionCount, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
-use crate::delivery::{Fault, Outcome, Stage, TlsUse};
+use crate::delivery::{Fault, Outcome, Phase, Stage, TlsUse};
 use crate::mail::{Guarantee, MailId};
 use crate::spool::{Claim, SpoolError};
 use crate::transport::{Connection, Recall, Transaction, Transport};
@@ -29,6 +29,9 @@ use crate::transport::{Connection, Recall, Transaction, Transport};
 const UNRECORDED: usize = 64;
 /// After so many mails a sender says what it has learned, and hears what else there is.
 const MAILS_PER_TURN: usize = 32;
+/// How long a sender that finds out whether the relay is up again begins with one mail after the
+/// other.
+const LONGEST_PROBE: Duration = Duration::from_secs(10);
 
 /// Names a sender among all that ever were.
 pub(super) type SenderId = u64;
@@ -98,6 +101,9 @@ pub(super) struct TurnReport {
     pub answered: bool,
     /// It failed, after that.
     pub failed: Option<String>,
+    /// It failed over the mail that was put to it, and does not have that mail: another may fare
+    /// better.
+    pub failed_over_mail: bool,
     /// So many mails of the turn were not put to it.
     pub unsent: usize,
 }
@@ -205,15 +211,23 @@ impl State {
     async fn work(&mut self) -> TurnReport {
         let mut report = TurnReport::default();
         let mut reserved = None;
+        let begun = Instant::now();
+        let is_probe = self.stock.is_probed_by(self.id);
         for turn in 1..=MAILS_PER_TURN {
             let Some(mail) = self.next_mail(reserved.take()).await else {
                 break;
             };
             let was_critical = mail.is_critical();
-            let is_last = turn == MAILS_PER_TURN;
+            let is_last = turn == MAILS_PER_TURN || is_probe;
             let goes_on = self.send(mail, is_last, &mut reserved, &mut report).await;
             self.stock.finished(self.id, was_critical);
-            if !goes_on {
+
+            let tries_another = report.failed_over_mail && begun.elapsed() < LONGEST_PROBE;
+            let is_over = match is_probe {
+                true => report.answered || !(goes_on || tries_another),
+                false => !goes_on,
+            };
+            if is_over {
                 break;
             }
         }
@@ -323,14 +337,13 @@ impl State {
             .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
         report.unsent -= usize::from(was_put);
         let mail = transaction.mail;
-        report.failed = judged
-            .iter()
-            .find(|one| match one.fault {
-                Fault::Relay => true,
-                Fault::InDoubt => !self.memory.ends_over(mail),
-                _ => false,
-            })
-            .map(|one| describe(&one.outcome));
+        let failure = judged.iter().find(|one| match one.fault {
+            Fault::Relay => true,
+            Fault::InDoubt => !self.memory.ends_over(mail),
+            _ => false,
+        });
+        report.failed_over_mail = failure.is_some_and(|one| is_over_mail(&one.outcome));
+        report.failed = failure.map(|one| describe(&one.outcome));
         self.record(claim, judged).await;
         if report.failed.is_some() {
             // It may be this session, or this address: the next one is another.
@@ -481,5 +494,18 @@ impl State {
         {
             self.close_connection().await;
         }
+    }
+}
+
+/// Whether the relay was asked about a mail, and does not have it.
+fn is_over_mail(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Unavailable(phase, _) | Outcome::Lost(phase, _) => {
+            (Phase::MailFrom..Phase::Body).contains(phase)
+        }
+        Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) => {
+            (Phase::MailFrom..=Phase::FinalDot).contains(phase)
+        }
+        _ => false,
     }
 }

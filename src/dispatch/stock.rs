@@ -194,6 +194,11 @@ impl Stock {
         state.called.remove(&sender);
     }
 
+    /// Whether this sender finds out whether the relay is up again.
+    pub(super) fn is_probed_by(&self, sender: SenderId) -> bool {
+        self.0.lock().rules.probing == Some(sender)
+    }
+
     /// Lays in what was claimed.
     pub(super) fn put(&self, claimed: Vec<ClaimedMail>) {
         let mut state = self.0.lock();

@@ -68,8 +68,8 @@ pub struct SpoolOptions {
     pub retention: Duration,
     /// How long the message of a mail is kept that a relay took for every recipient.
     pub keep_bodies: Duration,
-    /// About the most bytes that are kept: what ended first goes before its time, and then no more
-    /// is taken.
+    /// About the most bytes that its files take: what ended first goes before its time, and then no
+    /// more is taken.
     pub max_size: Option<u64>,
     /// How long an idempotency key is remembered; while its mail is pending in any case.
     pub idempotency_ttl: Duration,

@@ -46,6 +46,11 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Bytes on disk.
     fn bytes(&self) -> u64;
 
+    /// The part of them that grows with what is kept, and with what is not reused yet.
+    fn grown_bytes(&self) -> u64 {
+        0
+    }
+
     /// Whether it survives the process.
     fn is_persistent(&self) -> bool;
 

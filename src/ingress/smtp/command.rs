@@ -260,7 +260,9 @@ fn chunk(line: &str) -> Result<Command, CommandError> {
 /// with nothing between them. smtp-proto reads the latter: it knows no address literals, and takes
 /// the quotes off quoted local parts, some of which mean nothing without them.
 fn take_path(line: &str) -> Option<(&str, String)> {
-    let open = line.find('<')? + 1;
+    let Some(open) = line.find('<').map(|at| at + 1) else {
+        return bare_path(line);
+    };
     let rest = &line[open..];
     let (mut quoted, mut escaped, mut literal, mut start) = (false, false, false, 0);
     for (at, c) in rest.char_indices() {
@@ -282,6 +284,15 @@ fn take_path(line: &str) -> Option<(&str, String)> {
     }
 
     None
+}
+
+/// The same for an address that has no angle brackets, as some devices write it: one word.
+fn bare_path(line: &str) -> Option<(&str, String)> {
+    let start = line.find(':')? + 1;
+    let text = line[start..].trim_start();
+    let (path, parameters) = text.split_at(text.find([' ', '\t']).unwrap_or(text.len()));
+    let is_word = path.contains('@') && !path.contains(['"', '\\', '>']);
+    is_word.then(|| (path, format!("{}<>{parameters}\r\n", &line[..start])))
 }
 
 fn address(text: &str, enhanced: &'static str) -> Result<Address, CommandError> {
@@ -354,6 +365,13 @@ mod tests {
             read("Mail From: <a@example.org> "),
             Ok(from("a@example.org"))
         );
+
+        assert_eq!(read("MAIL FROM:a@example.org"), Ok(from("a@example.org")));
+        assert_eq!(
+            read("MAIL FROM: a@example.org BODY=8BITMIME"),
+            Ok(from("a@example.org"))
+        );
+        assert_eq!(read("rcpt to: b@example.org "), Ok(to("b@example.org")));
 
         assert_eq!(
             read("MAIL FROM:<a@example.org> AUTH=<>"),
@@ -486,6 +504,8 @@ mod tests {
             "RCPT TO:<a@example.org> NOTIFY=NEVER",
             "RCPT TO:<a@example.org> ORCPT=rfc822;a@example.org",
             "RCPT TO:<a@example.org> SIZE=5",
+            "RCPT TO:a@example.org SIZE=5",
+            "RCPT TO: a@example.org, b@example.org",
         ] {
             assert_eq!(code(line), 555, "{line}");
         }
@@ -512,7 +532,9 @@ mod tests {
             "MAIL",
             "MAIL FROM",
             "MAIL FROM:",
-            "MAIL FROM:a@example.org",
+            "MAIL FROM:a",
+            "MAIL FROM:a@example.org>",
+            "MAIL FROM:\"a b\"@example.org",
             "MAIL TO:<a@example.org>",
             "MAIL FROM:<",
             "MAIL FROM:<a@example.org",

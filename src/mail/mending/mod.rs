@@ -89,13 +89,15 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
         let said = SaidOnce::of(&scan.fields);
         for (field, place) in scan.fields.iter().zip(&mut header) {
             let (mended, act) = match said.standing(field) {
-                Standing::Again => (Vec::new(), "removed, as it stood there twice"),
-                // The strict reader refuses them, and says so.
-                Standing::Disputed => continue,
-                Standing::First => match fields::mend(field, &context) {
+                Standing::Repeated => (Vec::new(), "removed, as it stood there twice"),
+                Standing::Joined => (Vec::new(), "joined with the one above"),
+                Standing::First(None) => match fields::mend(field, &context) {
                     Some(mended) => mended,
                     None => continue,
                 },
+                Standing::First(Some(whole)) => joined(field, &whole, &context),
+                // The strict reader refuses them, and names them.
+                Standing::Disputed => continue,
             };
             acts.tell(&format!("{}: {act}", shown(field.name)));
             *place = Some(mended);
@@ -116,42 +118,74 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     }
 }
 
-/// What a field that may stand there once is to the others of its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The fields that hold a list of addresses, so that several of them say what one would say.
+const LISTS: [&str; 3] = ["To", "Cc", "Reply-To"];
+
+/// What a field that may stand there once (RFC 5322 §3.6) is to the others of its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
-    /// The first.
-    First,
-    /// One that says the same again.
-    Again,
+    /// The first, and what all of them say together where it is a list and says less than that.
+    First(Option<Vec<u8>>),
+    /// A later one that says the same.
+    Repeated,
+    /// A later one that stands in the first now.
+    Joined,
     /// One of several that say different things: nobody knows which is meant.
     Disputed,
 }
 
-/// What was said first by each field that may stand there once, and whether another says something
-/// else.
-#[derive(Default)]
-struct SaidOnce<'a>([Option<(&'a [u8], bool)>; ONCE.len()]);
+/// What each field that may stand there once says: all of them, in their order.
+struct SaidOnce<'a>([Vec<&'a [u8]>; ONCE.len()]);
 
 impl<'a> SaidOnce<'a> {
     fn of(fields: &[LooseField<'a>]) -> Self {
-        let mut said = SaidOnce::default();
+        let mut said = [const { Vec::new() }; ONCE.len()];
         for field in fields {
             if let Some(which) = ONCE.iter().position(|name| field.is(name)) {
-                let value = field.value();
-                let (first, is_disputed) = said.0[which].get_or_insert((value, false));
-                *is_disputed |= first.trim_ascii() != value.trim_ascii();
+                said[which].push(field.value());
             }
         }
-        said
+        SaidOnce(said)
     }
 
-    fn standing(&self, field: &LooseField<'a>) -> Standing {
+    fn standing(&self, field: &LooseField<'_>) -> Standing {
         let which = ONCE.iter().position(|name| field.is(name));
-        match which.and_then(|which| self.0[which]) {
-            Some((_, true)) => Standing::Disputed,
-            Some((first, _)) if !std::ptr::eq(first, field.value()) => Standing::Again,
-            _ => Standing::First,
+        let said = which.map_or(&[][..], |which| &self.0[which]);
+        let [first, others @ ..] = said else {
+            return Standing::First(None);
+        };
+
+        let is_first = std::ptr::eq(*first, field.value());
+        let is_list = LISTS.iter().any(|name| field.is(name));
+        let says_the_same = |other: &&[u8]| other.trim_ascii() == first.trim_ascii();
+        match others.iter().all(says_the_same) {
+            true if is_first => Standing::First(None),
+            true => Standing::Repeated,
+            false if !is_list => Standing::Disputed,
+            false if is_first => Standing::First(Some(list_of(said))),
+            false => Standing::Joined,
         }
+    }
+}
+
+/// Several lists of addresses as one, each on a line of its own.
+fn list_of(lists: &[&[u8]]) -> Vec<u8> {
+    let lists = lists.iter().map(|list| list.trim_ascii());
+    let lists: Vec<&[u8]> = lists.filter(|list| !list.is_empty()).collect();
+    [b" ", &lists.join(&b",\r\n "[..])[..], b"\r\n"].concat()
+}
+
+/// The first of several lists that holds what all of them say, made right like any other field.
+fn joined(first: &LooseField<'_>, value: &[u8], context: &Context<'_>) -> (Vec<u8>, &'static str) {
+    let raw = [first.name.as_bytes(), b":", value].concat();
+    let field = LooseField {
+        name: first.name,
+        raw: &raw,
+        value_at: first.name.len() + 1,
+    };
+    match fields::mend(&field, context) {
+        Some((mended, _)) => (mended, "joined, as it stood there several times"),
+        None => (raw, "joined, as it stood there several times"),
     }
 }
 

@@ -382,8 +382,22 @@ fn a_field_that_stands_there_twice_and_says_the_same_is_one() {
         "Subject: x\r\n\r\nhi\r\n",
         "Date: removed, as it was no date",
     );
-    let two = "To: a@b.example\r\nTo: c@d.example\r\nDate: x\r\nDate: y\r\nReceived: x\r\nReceived: x\r\n\r\nhi\r\n";
+    let two = "Subject: a\r\nSubject: b\r\nFrom: x@a.example\r\nFrom: y@a.example\r\nReceived: x\r\nReceived: x\r\n\r\nhi\r\n";
     assert_eq!(mended(two), (two.to_owned(), Vec::new()));
+}
+
+#[test]
+fn lists_of_addresses_that_stand_there_several_times_are_one() {
+    assert_mends(
+        "To: A <a@b.example>,\r\n root\r\nSubject: x\r\nTO: c@d.example\r\nCc:\r\nCc: \"e, f\" <e@f.example>\r\nTo: a@b.example\r\n\r\nhi\r\n",
+        "To: A <a@b.example>,\r\n root@example.com,\r\n c@d.example,\r\n a@b.example\r\nSubject: x\r\nCc: \"e, f\" <e@f.example>\r\n\r\nhi\r\n",
+        "To: joined, as it stood there several times",
+    );
+    assert_mends(
+        "Reply-To: Zoë <a@b.example>\r\nReply-To: c@d.example\r\n\r\nhi\r\n",
+        "Reply-To: =?utf-8?b?Wm/Dqw==?= <a@b.example>, c@d.example\r\n\r\nhi\r\n",
+        "Reply-To: joined",
+    );
 }
 
 #[test]

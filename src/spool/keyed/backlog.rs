@@ -34,6 +34,9 @@ pub(super) struct Count {
     /// Of these, how many were tried before.
     pub ripe_tried: u64,
     pub until: Place,
+    /// None of those behind `until` stands before this place, as far as is known.
+    #[serde(skip, default = "Place::first")]
+    pub unripe_from: Place,
 }
 
 impl Versioned for Count {}
@@ -46,6 +49,7 @@ impl Default for Count {
             ripe: 0,
             ripe_tried: 0,
             until: Place::first(),
+            unripe_from: Place::first(),
         }
     }
 }
@@ -53,6 +57,21 @@ impl Default for Count {
 impl Count {
     pub(super) fn is_ripe(&self, place: &Place) -> bool {
         *place <= self.until
+    }
+
+    /// A delivery comes into the queue.
+    fn come(&mut self, place: &Place, tried: bool) {
+        let is_behind = !self.is_ripe(place);
+        if is_behind && self.pending == self.ripe {
+            self.unripe_from = *place;
+        }
+        if is_behind && place.was_due_at_once() && *place <= self.unripe_from {
+            // Nothing stands in between, so that nobody has to walk there later.
+            self.until = *place;
+        } else if is_behind {
+            self.unripe_from = self.unripe_from.min(*place);
+        }
+        self.add(place, tried, 1);
     }
 
     fn add(&mut self, place: &Place, tried: bool, by: i64) {
@@ -152,7 +171,10 @@ impl Backlog {
     pub(super) fn apply(&mut self, step: &Move) {
         let by = if step.comes { 1 } else { -1 };
         let count = self.counts.entry(step.line).or_default();
-        count.add(&step.place, step.tried, by);
+        match step.comes {
+            true => count.come(&step.place, step.tried),
+            false => count.add(&step.place, step.tried, -1),
+        }
         if step.account != 0 {
             let account = self.accounts.entry(step.account).or_default();
             account.pending = account.pending.saturating_add_signed(by);
@@ -179,8 +201,9 @@ impl Backlog {
             } else {
                 count.ripe == 0
             };
-            if nothing_between {
+            if nothing_between && count.until != end {
                 count.until = end;
+                count.unripe_from = Place::first();
             }
             if count.until == end {
                 continue;
@@ -216,10 +239,35 @@ impl Backlog {
                 return Ok(false);
             }
             count.until = end;
+            count.unripe_from = first_behind(store, (*id, *priority), &end)?;
         }
 
         Ok(true)
     }
+}
+
+/// The first place of a queue behind this one; itself where there is none.
+fn first_behind<S: Store>(
+    store: &S,
+    (id, priority): Line,
+    place: &Place,
+) -> Result<Place, SpoolError> {
+    let from = [&keys::queue(id, priority, place)[..], &[0]].concat();
+    let (_, to) = keys::starting_with(&keys::queue_prefix(id, priority));
+    let mut first = *place;
+    store.walk(
+        &from,
+        &to,
+        Walk::Up,
+        &mut |key, _| match keys::read_queue(key) {
+            Some(read) => {
+                first = read.place;
+                ControlFlow::Break(())
+            }
+            None => ControlFlow::Continue(()),
+        },
+    )?;
+    Ok(first)
 }
 
 /// Goes through what each token and user has pending.

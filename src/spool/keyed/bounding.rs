@@ -1,9 +1,15 @@
 //! Keeps a spool within its `max_size`: what has ended goes before its time, the oldest first, and
 //! where nothing has ended that could go, no more mail is taken. On the writer's thread, in bounded
 //! steps, right before mail is taken that would not fit.
+//!
+//! A log that is written at its end holds more than what is kept: what was removed takes its room
+//! until its segment is cleaned. So the files are watched as well, and the fuller they are, the less
+//! is kept.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::SpoolState;
 use super::command::GroupCommand;
@@ -25,6 +31,10 @@ const LOOKED_AT: usize = 256;
 const STEPS: usize = 16;
 /// How long it rests after all mail was looked at in vain.
 const REST: Duration = Duration::from_secs(1);
+/// How long the size of the files is taken as it was, and how many times as long as it takes to
+/// look.
+const MEASURED_EVERY: Duration = Duration::from_millis(100);
+const LOOK_SHARE: u32 = 50;
 /// About what a value takes that is counted by number.
 const VALUE_BYTES: u64 = 128;
 
@@ -39,7 +49,41 @@ pub(super) struct Bounding {
     in_vain: Option<Instant>,
 }
 
+/// How large the files were when they were looked at last.
+#[derive(Default)]
+pub(super) struct FilesSize(Mutex<Option<(u64, Instant)>>);
+
+impl FilesSize {
+    fn get(&self, store: &impl Store) -> u64 {
+        let mut known = self.0.lock();
+        let begun = Instant::now();
+        if let Some((bytes, until)) = *known
+            && begun < until
+        {
+            return bytes;
+        }
+        let bytes = store.grown_bytes();
+        let rest = MEASURED_EVERY.max(begun.elapsed() * LOOK_SHARE);
+        *known = Some((bytes, begun + rest));
+        bytes
+    }
+}
+
+/// How many bytes of mail may be kept in files of this size, so that these stay below `max`: all of
+/// it while they have a fifth to spare, then four bytes less for each that they grow, and never
+/// less than a quarter.
+fn bounded(max: u64, files: u64) -> u64 {
+    let excess = files.saturating_sub(max - max / 5);
+    max.saturating_sub(excess.saturating_mul(4)).max(max / 4)
+}
+
 impl<S: Store> SpoolState<S> {
+    /// How many bytes may be kept now.
+    fn limit(&self) -> Option<u64> {
+        let max = self.options.max_size?;
+        Some(bounded(max, self.files.get(&self.store)))
+    }
+
     /// About how many bytes are kept.
     fn kept_bytes(&self, totals: &Totals) -> u64 {
         let kept = totals.kept.unwrap_or_default();
@@ -50,8 +94,11 @@ impl<S: Store> SpoolState<S> {
     /// Whether mail that takes so much fits.
     pub(super) fn fits(&self, totals: &Totals, more: u64) -> Result<(), SpoolError> {
         let kept = self.kept_bytes(totals);
-        match self.options.max_size {
-            Some(max) if kept.saturating_add(more) > max => Err(SpoolError::Full { kept, max }),
+        match (self.limit(), self.options.max_size) {
+            (Some(limit), Some(max)) if kept.saturating_add(more) > limit => {
+                let kept = kept.max(self.files.get(&self.store));
+                Err(SpoolError::Full { kept, max })
+            }
             _ => Ok(()),
         }
     }
@@ -100,7 +147,7 @@ impl<S: Store> Writer<'_, S> {
     /// Removes what has ended, as long as what a command adds does not fit.
     pub(super) fn make_space(&mut self, command: &GroupCommand<S>) {
         let more = wanted(command);
-        let Some(max) = self.shared.options.max_size else {
+        let Some(max) = self.shared.limit() else {
             return;
         };
 
@@ -198,4 +245,24 @@ fn remove_some<S: Store>(
 fn has_ended(whole: &MailState) -> bool {
     let mut stages = whole.deliveries.values().map(|delivery| delivery.stage);
     !whole.is_damaged && stages.all(|stage| stage.finished_at().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fuller_the_files_are_the_less_is_kept_in_them() {
+        for (files, kept) in [
+            (0, 1000),
+            (800, 1000),
+            (850, 800),
+            (950, 400),
+            (1000, 250),
+            (5000, 250),
+            (u64::MAX, 250),
+        ] {
+            assert_eq!(bounded(1000, files), kept, "{files}");
+        }
+    }
 }

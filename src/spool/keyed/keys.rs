@@ -32,6 +32,8 @@
 //! | `h` | the secret that idempotency keys are hashed with |
 //! | `z` key | what stood at that key and could not be read: set aside, counted, never deleted |
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Route, Stage};
@@ -127,7 +129,15 @@ pub(super) struct Place {
     pub index: u16,
 }
 
+/// A mail that is due so long after its id was made was not to wait.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 impl Place {
+    /// Whether the mail was due when it was accepted.
+    pub(super) fn was_due_at_once(&self) -> bool {
+        self.due <= self.mail.made_at() + AT_ONCE
+    }
+
     pub(super) fn slot(&self) -> Slot {
         (self.mail, self.index)
     }

@@ -113,6 +113,7 @@ impl<S: Store> KeyedSpool<S> {
             next_timer: AtomicI64::new(next_timer),
             pending: AtomicU64::new(0),
             totals: Mutex::new(Totals::default()),
+            files: bounding::FilesSize::default(),
             untold: Mutex::default(),
             looks: Mutex::default(),
             journal,

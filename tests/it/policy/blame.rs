@@ -1,10 +1,12 @@
 //! Whose fault an answer is: no mail pays for what another mail would have met as well.
 
-use postrider::{Clock, Dispatcher, MailId, Relay};
+use std::time::Duration;
+
+use postrider::{Clock, Dispatcher, MailId, Relay, seconds};
 
 use crate::common::{
-    Act, FakeSmtp, Rule, Step, TestSpool, as_time_passes, engine, eventually, mail, mail_to,
-    relay_at, steady, submit,
+    Act, EventLog, FakeSmtp, Rule, Step, TestSpool, a_moment, as_time_passes, engine, eventually,
+    mail, mail_to, relay_at, steady, submit,
 };
 
 /// Sends so many mails, and returns the connections that the server saw. None may count an attempt.
@@ -365,6 +367,46 @@ async fn a_sender_over_whom_a_relay_ends_its_sessions_delays_no_others() {
     // No time passes, so that nothing that rests comes back.
     all_delivered(&postrider, &others).await;
     assert_eq!(postrider.relays().await.unwrap()[0].state, "up");
+}
+
+#[tokio::test]
+async fn many_over_whom_a_relay_ends_its_sessions_keep_it_from_others_for_seconds_only() {
+    let later = || Act::ReplyThenCut(421, "later".into());
+    for (step, act) in [
+        (Step::Mail, later()),
+        (Step::Mail, Act::Cut),
+        (Step::Rcpt, later()),
+        (Step::Data, Act::Cut),
+        (Step::FinalDot, later()),
+    ] {
+        let server = FakeSmtp::builder()
+            .rule(Rule::at(step).to("bad").act(act))
+            .start()
+            .await;
+        let clock = Clock::fake();
+        let postrider = engine(relay_at(&server).connections(1), &clock)
+            .start()
+            .await
+            .unwrap();
+
+        // Nothing but bad mail waits, until the relay is left alone for it; then an innocent one
+        // comes.
+        let mut told = EventLog::by(&postrider);
+        for n in 0..12 {
+            let bad = mail_to(&format!("bad{n}@example{n}.org")).from("bad@nowhere.example");
+            submit(&postrider, bad.build().unwrap()).await;
+        }
+        told.first("relay_down").await;
+        let innocent = submit(&postrider, mail("ada@example.org")).await;
+
+        let mut waited = Duration::ZERO;
+        while postrider.status(innocent).await.unwrap().state.as_str() != "delivered" {
+            assert!(waited < seconds(8), "{step:?}");
+            clock.advance(Duration::from_millis(200));
+            waited += Duration::from_millis(200);
+            a_moment().await;
+        }
+    }
 }
 
 #[tokio::test]
