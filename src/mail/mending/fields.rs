@@ -86,7 +86,7 @@ pub(super) fn mend(
         }
     }
 
-    if let Some(mended) = readable(field, &text) {
+    if let Some(mended) = readable(field, &text, context.domain) {
         return Some(mended);
     }
     if is_long && let Some(written) = folded(field, &text, context) {
@@ -102,25 +102,28 @@ pub(super) fn mend(
     })
 }
 
-/// What others cannot read, or read differently, written as the grammar has it (RFC 5322 §3).
-fn readable(field: &LooseField<'_>, text: &str) -> Option<(Vec<u8>, &'static str)> {
+/// What others cannot read, or read differently, written as the grammar has it (RFC 5322 §3); a
+/// local user in it is one of `domain`.
+fn readable(
+    field: &LooseField<'_>,
+    text: &str,
+    domain: Option<&str>,
+) -> Option<(Vec<u8>, &'static str)> {
     if !text.is_ascii() {
         return None;
     }
     let line = |value: &str| format!("{}: {value}\r\n", field.name).into_bytes();
 
     if is_addresses(field) {
-        let (entries, is_loose) = loose_entries(text)?;
+        let read = match address_list::read_loosely(text) {
+            // Recipients on this machine and one elsewhere look like a name without its quotes.
+            Ok(read) if !is_author(field) => Some(read),
+            _ => loose_entries(text),
+        };
+        let (entries, is_loose) = read?;
         let mut out = String::new();
-        let is_whole = |found: FoundMailbox| found.domain.is_some();
-        // Recipients on this machine and one elsewhere look like a name without its quotes.
-        let read = address_list::read(text).unwrap_or_default();
-        if !is_author(field) && !address_list::mailboxes(read).all(is_whole) {
-            return None;
-        }
-        let written = is_loose
-            && address_list::mailboxes(entries.clone()).all(is_whole)
-            && structured::write_addresses(&mut out, field.name, &entries, None).is_ok();
+        let written =
+            is_loose && structured::write_addresses(&mut out, field.name, &entries, domain).is_ok();
         return written.then(|| (out.into_bytes(), "written as a list of addresses"));
     }
 
@@ -290,13 +293,16 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
     }
 
     let text = std::str::from_utf8(field.value()).ok()?;
-    let found = address_list::mailboxes(entries(text)?);
-    let bare: Vec<FoundMailbox> = found.filter(|found| found.domain.is_none()).collect();
-    if bare.is_empty()
-        || bare
-            .iter()
-            .any(|found| found.address(Some(domain)).is_err())
-    {
+    let is_bare = |found: &FoundMailbox| found.domain.is_none();
+    // A name without its quotes is no local user.
+    if !address_list::mailboxes(entries(text)?).any(|found| is_bare(&found)) {
+        return None;
+    }
+
+    let found = address_list::mailboxes(address_list::read(text).ok()?);
+    let bare: Vec<FoundMailbox> = found.filter(is_bare).collect();
+    let is_wrong = |found: &FoundMailbox| found.address(Some(domain)).is_err();
+    if bare.is_empty() || bare.iter().any(is_wrong) {
         return None;
     }
 

@@ -351,6 +351,35 @@ fn what_others_would_read_differently_is_written_as_the_grammar_has_it() {
         assert_mends(of(field), &of(expected), act);
     }
 
+    // A local user in them gets a domain at once, and none again.
+    for (field, expected) in [
+        (
+            "From: a-Cron-Env: <SHELL=/bin/sh>",
+            "From: =?utf-8?b?YS1Dcm9uLUVudjo=?= <SHELL=/bin/sh@example.com>",
+        ),
+        (
+            "From: Shop,\r\n GmbH <root>",
+            "From: =?utf-8?b?U2hvcCwgR21iSA==?= <root@example.com>",
+        ),
+        (
+            "To: ada; Bob <bob>",
+            "To: ada@example.com, Bob <bob@example.com>",
+        ),
+        (
+            "To: ada, Bob <bob>",
+            "To: ada@example.com, Bob <bob@example.com>",
+        ),
+        (
+            "To: Team: ada, <bob>",
+            "To: Team: ada@example.com, <bob@example.com>",
+        ),
+    ] {
+        let (message, acts) = mended(format!("{field}\r\n\r\nhi\r\n"));
+        assert_eq!(message, format!("{expected}\r\n\r\nhi\r\n"));
+        assert_eq!(acts.len(), 1, "{acts:?}");
+        assert_eq!(mended(&message), (message, Vec::new()), "{field}");
+    }
+
     // Users of this machine are no name, and what is in the grammar stays.
     for field in [
         "To: root, Ada <a@b.example>",
