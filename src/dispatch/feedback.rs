@@ -296,8 +296,12 @@ impl FeedbackHandle<'_> {
             return Ok(Some((record, index)));
         }
 
-        let recipient = event.recipient.to_lowercase();
-        let is_it = |to: &str| to == recipient;
+        // A name may stand before it.
+        let Ok(recipient) = Address::read(&event.recipient) else {
+            return Ok(None);
+        };
+        let wanted_recipient = recipient.as_str().to_lowercase();
+        let is_it = |to: &str| to == wanted_recipient;
         if let Some(id) = &event.message_id
             && let Some(record) = self.of_id(id).await?
             && let Some(index) = place(&record, is_it)
@@ -305,9 +309,6 @@ impl FeedbackHandle<'_> {
             return Ok(Some((record, index)));
         }
 
-        let Ok(recipient) = Address::read(&event.recipient) else {
-            return Ok(None);
-        };
         let query = Query {
             recipient: Some(recipient),
             limit: LAST_MAILS,

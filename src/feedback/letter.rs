@@ -2,7 +2,7 @@
 
 use mail_parser::MessageParser;
 
-use super::{is_answer, is_of_a_server};
+use super::{Writer, is_answer, writer};
 use crate::mail::has_too_many_pieces;
 
 /// The most addresses that are looked at.
@@ -43,7 +43,7 @@ pub fn read_letter(message: &[u8]) -> Letter {
     Letter {
         to: to.map(str::to_owned).collect(),
         subject: subject.split_whitespace().collect(),
-        is_answer: is_answer(&parsed) || is_of_a_server(&parsed),
+        is_answer: is_answer(&parsed) || writer(&parsed) != Writer::Somebody,
     }
 }
 

@@ -130,7 +130,7 @@ pub fn read(message: &[u8]) -> Reading {
         return report(found, message_ids, contents);
     }
 
-    match prose::read(&told(&parsed), is_of_a_server(&parsed)) {
+    match prose::read(&told(&parsed), writer(&parsed)) {
         prose::Prose::Failed(finding, more) => {
             message_ids.extend(more);
             report(vec![finding], message_ids, contents)
@@ -179,9 +179,18 @@ fn told(message: &Message<'_>) -> String {
     text.chars().take(64 * 1024).collect()
 }
 
-/// Whether a server wrote it: somebody who speaks for one did, or it came from nobody (RFC 5321
-/// §4.5.5) and is no answer.
-fn is_of_a_server(message: &Message<'_>) -> bool {
+/// Who wrote a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// Somebody who speaks for a server.
+    Server,
+    /// It came from nobody (RFC 5321 §4.5.5), and is no answer.
+    Nobody,
+    /// Anybody else.
+    Somebody,
+}
+
+fn writer(message: &Message<'_>) -> Writer {
     let from = message.from().and_then(|from| from.first());
     let from = from.and_then(|from| from.address()).unwrap_or_default();
     let name = from.split('@').next().unwrap_or_default();
@@ -191,8 +200,13 @@ fn is_of_a_server(message: &Message<'_>) -> bool {
         Some(HeaderValue::Empty) => true,
         _ => from.is_empty(),
     };
-    let speaks = SERVERS.contains(&name.as_str()) || name.starts_with("microsoftexchange");
-    speaks || (from_nobody && !is_answer(message))
+
+    match () {
+        () if SERVERS.contains(&name.as_str()) => Writer::Server,
+        () if name.starts_with("microsoftexchange") => Writer::Server,
+        () if from_nobody && !is_answer(message) => Writer::Nobody,
+        () => Writer::Somebody,
+    }
 }
 
 /// Whether it says of itself that it answers, as those do for people who are away (RFC 3834 §5).

@@ -1,7 +1,7 @@
 //! Reports that are written for people only, as qmail, Exim, older Exchange servers and some large
 //! providers write them; and what is said in words within the others.
 
-use super::{Finding, bare, words};
+use super::{Finding, Writer, bare, words};
 use crate::delivery::FeedbackKind;
 
 /// What a text comes to.
@@ -92,8 +92,9 @@ const MEANINGS: [(&str, &str); 37] = [
     ("domain not found", "5.1.2"),
 ];
 
-/// Reads what is written for people; `is_of_a_server` says whether a server may have written it.
-pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
+/// Reads what is written for people. Who speaks for a server may do so in any language: a reply of
+/// failure in it says enough.
+pub(super) fn read(text: &str, writer: Writer) -> Prose {
     let lower = text.to_lowercase();
     // What is below is the mail that came back, and says nothing of how it fared.
     let end = copy_at(&lower).unwrap_or(lower.len());
@@ -102,7 +103,12 @@ pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
     let opens = OPENINGS
         .iter()
         .any(|opening| joined(told).contains(opening));
-    if !opens || !is_of_a_server {
+    let may_tell = match writer {
+        Writer::Server => true,
+        Writer::Nobody => opens,
+        Writer::Somebody => false,
+    };
+    if !may_tell {
         return Prose::Else;
     }
     if DELAYS.iter().any(|delay| joined(told).contains(delay)) {
@@ -114,7 +120,7 @@ pub(super) fn read(text: &str, is_of_a_server: bool) -> Prose {
 
     let status = most_telling(None, line.as_deref().unwrap_or_default());
     let status = status.or_else(|| most_telling(None, told));
-    let Some(status) = status else {
+    let Some(status) = status.filter(|status| opens || status.starts_with('5')) else {
         return Prose::Else;
     };
     let finding = Finding {
@@ -144,7 +150,10 @@ fn copy_at(lower: &str) -> Option<usize> {
         "--- original message follows",
         "----- message header",
         "original message headers:",
+        "the header of the original message",
+        "- message text follows:",
         "received: from ",
+        "return-path: <",
     ];
     marks.iter().filter_map(|mark| lower.find(mark)).min()
 }

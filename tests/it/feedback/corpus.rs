@@ -16,7 +16,7 @@ enum Says {
 }
 use Says::{NoReport, Nothing, This};
 
-const CORPUS: [(&str, Says); 30] = [
+const CORPUS: [(&str, Says); 38] = [
     ("postfix-unknown", This(Bounced, "5.1.1", true)),
     ("postfix-delayed", Nothing),
     ("postfix-expired", This(Bounced, "4.4.1", false)),
@@ -40,6 +40,14 @@ const CORPUS: [(&str, Says); 30] = [
     ("yahoo", This(Bounced, "5.1.1", true)),
     ("yahoo-old", This(Bounced, "5.2.2", true)),
     ("domino", This(Bounced, "5.1.1", true)),
+    ("gmx", This(Bounced, "5.1.1", true)),
+    ("t-online", This(Bounced, "5.1.1", true)),
+    ("qq", This(Bounced, "5.1.1", true)),
+    ("icloud", This(Bounced, "5.1.1", true)),
+    ("ses", This(Bounced, "5.1.1", true)),
+    ("status-in-base64", This(Bounced, "5.1.1", true)),
+    ("delayed-in-german", NoReport),
+    ("from-nobody", NoReport),
     ("vacation", NoReport),
     ("person", NoReport),
     ("arf-abuse", This(Complained, "abuse", false)),

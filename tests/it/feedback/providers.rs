@@ -663,6 +663,47 @@ async fn unknown_events_batches_and_hostile_bodies_do_no_harm() {
     }
 }
 
+/// What a provider holds back itself, or what a mailbox of these days has no room for, is no reason
+/// to hold back more; and a recipient may be told with a name.
+#[tokio::test]
+async fn a_bounce_that_says_nothing_of_the_address_suppresses_nobody() {
+    let world = World::new().await;
+    let now = Timestamp::now();
+    let ses = |kind: &str, id: &str| {
+        let mut said = event(Provider::Ses, "bounced", "kept@example.org", id).unwrap();
+        said["bounce"]["bounceType"] = "Permanent".into();
+        said["bounce"]["bounceSubType"] = kind.into();
+        said["bounce"]["bouncedRecipients"] = json!([{"emailAddress": "kept@example.org"}]);
+        said
+    };
+    let resend = |kind: &str, id: &str| {
+        let named = "Kept <Kept@example.org>";
+        let mut said = event(Provider::Resend, "bounced", named, id).unwrap();
+        said["data"]["bounce"]["subType"] = kind.into();
+        said
+    };
+
+    for kind in ["Suppressed", "OnAccountSuppressionList", "MailboxFull"] {
+        let mail = world.send("kept@example.org", None).await;
+        let id = message_id(&world, mail).await;
+        for (provider, said) in [
+            (Provider::Ses, ses(kind, &id)),
+            (Provider::Resend, resend(kind, &id)),
+        ] {
+            let signed = world.sign(provider, &said, now);
+            let answer = world.bring(provider, &signed).await.value();
+            assert_eq!(answer["results"][0]["kind"], "bounced", "{kind}: {answer}");
+        }
+    }
+    assert_eq!(world.suppressed().await, [""; 0]);
+
+    let mail = world.send("kept@example.org", None).await;
+    let said = resend("General", &message_id(&world, mail).await);
+    let signed = world.sign(Provider::Resend, &said, now);
+    world.bring(Provider::Resend, &signed).await;
+    assert_eq!(world.suppressed().await, ["kept@example.org bounce"]);
+}
+
 #[tokio::test]
 async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_is() {
     let world = World::new().await;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::proof::{Claimed, Refusal, Stamp};
 use super::provider::{Reading, given, text};
+use super::ses::is_of_the_address;
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
@@ -50,7 +51,11 @@ pub(super) fn read(event: &Value) -> Reading {
     let bounce = &data["bounce"];
     let (kind, permanent) = match name {
         "email.delivered" => (FeedbackKind::Delivered, false),
-        "email.bounced" => (FeedbackKind::Bounced, bounce["type"] == "Permanent"),
+        "email.bounced" => {
+            let sub_type = bounce["subType"].as_str().unwrap_or_default();
+            let is_final = bounce["type"] == "Permanent" && is_of_the_address(sub_type);
+            (FeedbackKind::Bounced, is_final)
+        }
         "email.failed" | "email.suppressed" => (FeedbackKind::Bounced, false),
         "email.complained" => (FeedbackKind::Complained, false),
         "email.sent"

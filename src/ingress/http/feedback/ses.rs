@@ -45,12 +45,7 @@ pub(super) fn read(event: &Value) -> Reading {
 fn bounce(event: &Value) -> Reading {
     let bounce = &event["bounce"];
     let sub_type = bounce["bounceSubType"].as_str().unwrap_or_default();
-    // What SES itself held back says nothing new of the address, and a full mailbox may be emptied.
-    let is_final = bounce["bounceType"] == "Permanent"
-        && !matches!(
-            sub_type,
-            "Suppressed" | "OnAccountSuppressionList" | "UnsubscribedRecipient" | "MailboxFull"
-        );
+    let is_final = bounce["bounceType"] == "Permanent" && is_of_the_address(sub_type);
 
     let of_one = |one: &Value| ProviderEvent {
         permanent: is_final,
@@ -64,6 +59,15 @@ fn bounce(event: &Value) -> Reading {
     };
     let recipients = list(&bounce["bouncedRecipients"]).iter();
     Reading::Events(recipients.map(of_one).collect())
+}
+
+/// Whether a bounce of this kind says something of the address for good: what SES itself held back
+/// says nothing new of it, and a full mailbox may be emptied. Resend's bounces are of these kinds.
+pub(super) fn is_of_the_address(sub_type: &str) -> bool {
+    !matches!(
+        sub_type,
+        "Suppressed" | "OnAccountSuppressionList" | "UnsubscribedRecipient" | "MailboxFull"
+    )
 }
 
 fn complaint(event: &Value) -> Reading {
