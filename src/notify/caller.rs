@@ -103,17 +103,11 @@ impl Caller {
         };
 
         let began = Instant::now();
-        let answered = tokio::time::timeout(self.timeout, self.client.post_for_status(post)).await;
+        let answered = self.client.post_for_status(post, self.timeout).await;
         let took = began.elapsed();
-        let failed = |error: String| Answer {
-            status: None,
-            error: Some(printable(&error).chars().take(REASON).collect()),
-            retry_after: None,
-            took,
-        };
 
         match answered {
-            Ok(Ok(answer)) => Answer {
+            Ok(answer) => Answer {
                 status: Some(answer.status),
                 error: match answer.status {
                     200..=299 => None,
@@ -128,11 +122,12 @@ impl Caller {
                     .and_then(|text| read_retry_after(text, now)),
                 took,
             },
-            Ok(Err(error)) => failed(error.reason),
-            Err(_) => {
-                let span = humantime::format_duration(self.timeout);
-                failed(format!("there was no answer within {span}"))
-            }
+            Err(error) => Answer {
+                status: None,
+                error: Some(printable(&error.reason).chars().take(REASON).collect()),
+                retry_after: None,
+                took,
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::delivery::Event;
 
 /// The events that can be asked for, as [`EventKind::as_str`](crate::EventKind::as_str) names them.
-pub const EVENTS: [&str; 22] = [
+pub const EVENTS: [&str; 21] = [
     "accepted",
     "attempted",
     "deferred",
@@ -25,7 +25,6 @@ pub const EVENTS: [&str; 22] = [
     "stopped",
     "login_refused",
     "act",
-    "suppressed",
 ];
 
 /// Which events somebody wants to be told of.
@@ -47,5 +46,27 @@ impl Filter {
         self.tags.is_empty()
             || event.mail.is_none()
             || self.tags.iter().any(|tag| event.tags.contains(tag))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_that_happens_can_be_asked_for_and_no_other() {
+        let source = include_str!("../delivery/event.rs");
+        let names = source.lines().filter_map(|line| {
+            let (kind, name) = line
+                .trim()
+                .strip_prefix("EventKind::")?
+                .split_once(" => \"")?;
+            name.strip_suffix("\",").filter(|_| !kind.contains("Some"))
+        });
+        let mut named: Vec<&str> = names.collect();
+        let mut known = EVENTS.to_vec();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
     }
 }

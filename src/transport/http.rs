@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::http::response::Parts;
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -174,14 +174,29 @@ impl HttpClient {
         Ok(HttpAnswer::new(head, body))
     }
 
-    /// As [`HttpClient::post`], where the status counts and nothing else: a body that breaks off or
-    /// does not end is cut off.
+    /// As [`HttpClient::post`], where the status counts and nothing else: it comes `within` this
+    /// time, and a body that breaks off or does not end is cut off.
     ///
     /// # Errors
     /// Where no answer came.
     #[cfg(feature = "notify")]
-    pub async fn post_for_status(&self, post: Post) -> Result<HttpAnswer, Unanswered> {
-        let (head, body) = self.exchange(post, &Arc::default()).await?;
+    pub async fn post_for_status(
+        &self,
+        post: Post,
+        within: Duration,
+    ) -> Result<HttpAnswer, Unanswered> {
+        let progress: Arc<Progress> = Arc::default();
+        let head = self.head(post.request(&progress), &progress);
+        let Ok(answered) = timeout(within, head).await else {
+            let span = humantime::format_duration(within);
+            return Err(Unanswered {
+                reached: progress.reached(),
+                reason: format!("there was no answer within {span}"),
+            });
+        };
+
+        let (head, body) = answered?.into_parts();
+        let body = self.body(body).await;
         Ok(HttpAnswer::new(head, body.unwrap_or_default()))
     }
 
@@ -228,6 +243,16 @@ impl HttpClient {
         request: Result<Request<Upload>, String>,
         progress: &Arc<Progress>,
     ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
+        let (head, body) = self.head(request, progress).await?.into_parts();
+        Ok((head, self.body(body).await))
+    }
+
+    /// Sends a request, and waits for the head of its answer.
+    async fn head(
+        &self,
+        request: Result<Request<Upload>, String>,
+        progress: &Arc<Progress>,
+    ) -> Result<Response<Incoming>, Unanswered> {
         let refuse = |reason| Unanswered {
             reached: RequestProgress::Nothing,
             reason,
@@ -264,16 +289,16 @@ impl HttpClient {
                 }
             },
         };
-        let (head, body) = answered.map_err(|e| fail(explain(&e)))?.into_parts();
+        answered.map_err(|e| fail(explain(&e)))
+    }
 
-        let body = timeout(self.timeouts.data, Limited::new(body, MAX_ANSWER).collect()).await;
-        let body = match body {
+    async fn body(&self, body: Incoming) -> Result<Bytes, String> {
+        let read = Limited::new(body, MAX_ANSWER).collect();
+        match timeout(self.timeouts.data, read).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(e)) => Err(format!("the answer broke off: {e}")),
             Err(_) => Err("the answer did not end".to_owned()),
-        };
-
-        Ok((head, body))
+        }
     }
 }
 

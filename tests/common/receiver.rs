@@ -52,6 +52,8 @@ pub enum Says {
     With(u16, String),
     /// Not at all.
     Nothing,
+    /// This much of an answer, and then a byte now and then, without an end.
+    Drops(&'static str),
 }
 
 type Script = Arc<dyn Fn(&Called, usize) -> Says + Send + Sync>;
@@ -183,6 +185,13 @@ async fn serve(
             Says::Status(status) => (status, String::new()),
             Says::With(status, line) => (status, format!("{line}\r\n")),
             Says::Nothing => std::future::pending().await,
+            Says::Drops(begin) => {
+                stream.write_all(begin.as_bytes()).await?;
+                loop {
+                    stream.write_all(b"x").await?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
         };
         let answer = format!("HTTP/1.1 {status} It\r\n{more}Content-Length: 0\r\n\r\n");
         stream.write_all(answer.as_bytes()).await?;

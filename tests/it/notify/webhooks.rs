@@ -1,7 +1,7 @@
 //! Webhooks, as a receiver meets them and as the engine's public door shows them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider::{
     Clock, Dispatcher, Drain, NoticeError, Notices, Redeliver, Webhook, WebhookState, hours,
@@ -273,6 +273,31 @@ async fn a_webhook_that_hangs_holds_up_nobody_else() {
     let error = slow.last.unwrap().error.unwrap();
     assert!(error.contains("no answer within 200ms"), "{error}");
     assert!(slow.backlog >= 49, "{}", slow.backlog);
+}
+
+/// The status is what counts; a head that does not end has none.
+#[tokio::test]
+async fn an_answer_that_drips_ends_within_its_time() {
+    let (postrider, _clock) = started().await;
+    let body = Receiver::answering(|_, _| {
+        Says::Drops("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    })
+    .await;
+    let head = Receiver::answering(|_, _| Says::Drops("HTTP/1.1 200 OK\r\nX: ")).await;
+    let hooks = [("body", &body), ("head", &head)].map(|(name, receiver)| {
+        let mut hook = webhook(name, receiver, &["delivered"]);
+        hook.timeout = seconds(1);
+        hook
+    });
+    let notices = notices(&postrider, hooks.to_vec()).await;
+
+    let begun = Instant::now();
+    let taken = notices.test("body").await.unwrap();
+    assert!(taken.delivered, "{taken:?}");
+    let lost = notices.test("head").await.unwrap();
+    assert_eq!(lost.answer.status, None);
+    assert!(lost.answer.error.unwrap().contains("no answer within 1s"));
+    assert!(begun.elapsed() < seconds(8), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
