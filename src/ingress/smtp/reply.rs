@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::Write;
 
-use crate::{Error, QuotaLimit};
+use crate::Error;
 
 /// The most characters of a reply's text: the line stays below the 512 octets of RFC 5321
 /// §4.5.3.1.5.
@@ -37,11 +37,7 @@ impl Reply {
             Error::SpoolFull { .. } => {
                 Reply::new(452, "4.3.1", "the spool is full; try again later")
             }
-            Error::Quota {
-                limit: QuotaLimit::Rate(_),
-                ..
-            } => Reply::new(450, "4.7.1", text),
-            Error::Quota { .. } => Reply::new(452, "4.7.1", text),
+            Error::Quota { .. } => Reply::new(450, "4.7.1", text),
             Error::SenderRefused { .. } => Reply::new(550, "5.7.1", text),
             Error::KeyReused(_) => Reply::new(554, "5.5.0", text),
             Error::NoRoute(_) => Reply::new(550, "5.7.1", text),

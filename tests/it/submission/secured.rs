@@ -1,10 +1,14 @@
 //! TLS, and who may send.
 
-use postrider::ingress::smtp::{SmtpDoor, User};
-use postrider::{Quota, Submitter, seconds};
+use std::time::Duration;
 
+use postrider::ingress::smtp::{SmtpDoor, User};
+use postrider::{Builder, Clock, Quota, Submitter, seconds};
+
+use crate::common::TestSpool;
 use crate::common::door::{APP_PLAIN, Certificate, Client, Door, app, secured, settings};
 
+const APP: &str = "app@example.com";
 const MESSAGE: &str = "From: shop@example.com\r\nSubject: hello\r\n\r\nHello.\r\n";
 
 #[tokio::test]
@@ -296,14 +300,74 @@ async fn a_user_is_told_when_to_come_back_and_which_address_is_not_theirs() {
     assert!(refused.starts_with("450 4.7.1"), "{refused}");
     assert!(refused.contains("again in"), "{refused}");
 
+    // What is not sent yet stands in the way for a while.
     let quota = Quota {
-        max_pending: Some(1),
-        max_per_day: Some(2),
+        max_pending: Some(0),
         ..Quota::default()
     };
-
     door.postrider.set_quotas([(Submitter::user("app"), quota)]);
     client.envelope().await;
     let refused = client.data(MESSAGE).await;
-    assert!(refused.starts_with("452 4.7.1"), "{refused}");
+    assert!(refused.starts_with("450 4.7.1"), "{refused}");
+    assert!(refused.contains("again in"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_day_used_up_is_told_over_smtp_with_the_time_until_the_next() {
+    let mut settings = settings();
+    settings.users = vec![app()];
+    let clock = Clock::fake();
+    let engine = |builder: Builder| builder.test_spool().clock(clock.clone());
+    let door = Door::before(settings, engine).await;
+    let quota = Quota {
+        max_per_day: Some(3),
+        from: vec!["*.example.com".parse().unwrap(), APP.parse().unwrap()],
+        ..Quota::default()
+    };
+    door.postrider.set_quotas([(Submitter::user("app"), quota)]);
+
+    let mut client = door.client().await;
+    client.expect("EHLO x", "250").await;
+    let login = format!("AUTH PLAIN {APP_PLAIN}");
+    client.expect(&login, "235").await;
+    let from = async |client: &mut Client, path: &str, author: &str, to: &[&str]| {
+        client.expect(&format!("MAIL FROM:<{path}>"), "250").await;
+        for to in to {
+            client.expect(&format!("RCPT TO:<{to}>"), "250").await;
+        }
+        let message = format!("From: {author}\r\nSubject: hello\r\n\r\nHello.\r\n");
+        client.data(message).await
+    };
+
+    // Neither the envelope nor the header names somebody else.
+    let ada = ["ada@example.org"];
+    for (path, author, foreign) in [
+        ("boss@example.com", APP, "boss@example.com"),
+        (APP, "Boss <boss@example.com>", "boss@example.com"),
+        (APP, "a@mail.example.com, b@example.org", "b@example.org"),
+    ] {
+        let refused = from(&mut client, path, author, &ada).await;
+        assert!(refused.starts_with("550 5.7.1"), "{refused}");
+        assert!(refused.contains(foreign), "{refused}");
+    }
+
+    // Each recipient counts, and what was refused does not.
+    let two = ["ada@example.org", "bob@example.org"];
+    let taken = from(&mut client, APP, "a@mail.example.com", &two).await;
+    assert!(taken.starts_with("250"), "{taken}");
+    let refused = from(&mut client, APP, APP, &two).await;
+    let span = refused.trim().split("again in ").nth(1).unwrap();
+    let until = humantime::parse_duration(span).unwrap();
+    assert!(refused.starts_with("450 4.7.1"), "{refused}");
+    assert!(refused.contains("max_per_day"), "{refused}");
+    assert!(until <= Duration::from_secs(24 * 60 * 60), "{refused}");
+    let taken = from(&mut client, APP, APP, &ada).await;
+    assert!(taken.starts_with("250"), "{taken}");
+
+    clock.advance(until - Duration::from_secs(1));
+    let refused = from(&mut client, APP, APP, &ada).await;
+    assert!(refused.ends_with("again in 1s\r\n"), "{refused}");
+    clock.advance(Duration::from_secs(1));
+    let taken = from(&mut client, APP, APP, &two).await;
+    assert!(taken.starts_with("250"), "{taken}");
 }
