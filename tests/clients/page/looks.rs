@@ -5,6 +5,10 @@
 //! every view in that folder for somebody to look at, light and dark, at 360, 768 and 1280 pixels;
 //! with `POSTRIDER_VIEWS=overview,mails` only of these. Without it only the looks that differ most
 //! are gone through. README.md shows `many-mail-failed-light-1280.png` and `three-letter-dark-1280.png`.
+//!
+//! `POSTRIDER_MAILS=1000000 cargo test --release --all-features --test clients
+//! page::looks::every_view_is_fit_to_be_seen_with_a_hundred_thousand -- --nocapture` says how long the
+//! first row of so many mails takes, instead of 100,000.
 
 use serde_json::{Value, json};
 
@@ -151,18 +155,21 @@ async fn every_view_is_fit_to_be_seen_with_three_mails() {
 async fn every_view_is_fit_to_be_seen_with_a_hundred_thousand_mails() {
     let dir = tempfile::tempdir().unwrap();
     let (_relay, service) = service(dir.path()).await;
-    let mut mails: Vec<Value> = (0..99_000)
-        .map(|n| {
+    let count = std::env::var("POSTRIDER_MAILS").map_or(100_000, |count| count.parse().unwrap());
+    let waiting: Vec<usize> = (0..count - 1000).collect();
+    for some in waiting.chunks(10_000) {
+        let readers = some.iter().map(|n| {
             let mut mail = mail(&format!("reader{n}@list{}.example", n % 40), 5);
             mail["delay"] = json!("1d");
             mail
-        })
-        .collect();
+        });
+        hand_in(&service, &readers.collect::<Vec<Value>>());
+    }
 
     let many: Vec<String> = (0..300).map(|n| format!("team{n}@example.org")).collect();
     let mut team = mail("grace@example.net", 2);
     team["to"] = json!(many);
-    mails.push(team);
+    let mut mails = vec![team];
 
     for n in 0..999 {
         let (trouble, ..) = TROUBLES[n / 9 % TROUBLES.len()];
@@ -190,7 +197,11 @@ async fn every_view_is_fit_to_be_seen_with_a_hundred_thousand_mails() {
     look(&service, "many");
     let said = well(
         node("many.cjs")
-            .args([&format!("http://{}", service.http), "crowd"])
+            .args([
+                &format!("http://{}", service.http),
+                "crowd",
+                &count.to_string(),
+            ])
             .output()
             .unwrap(),
     );

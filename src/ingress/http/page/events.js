@@ -10,8 +10,8 @@ import { useEffect, useRef, useState } from "./vendor/hooks.js";
 /** The most events that are shown. */
 const MOST = 300;
 
-const aboutOf = (event) => event.recipient || event.relay || event.filter || event.who || "";
-const detailOf = (event) => (event.attempt ? said(event.attempt) : event.reason || event.act || "");
+const aboutOf = (event) => event.recipient || event.relay || event.webhook || event.filter || event.who || "";
+const detailOf = (event) => (event.attempt ? said(event.attempt) : [event.act || event.list, event.status, event.reason || event.text].filter(Boolean).join(" "));
 
 function matches(event, kind, text) {
   if (event.kind === "missed" || event.kind === "skipped") return true;

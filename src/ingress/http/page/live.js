@@ -4,8 +4,8 @@ const channel = new BroadcastChannel("postrider-events");
 const target = new EventTarget();
 
 /** What is told about mail, and about the service. */
-export const kinds = ["accepted", "attempted", "deferred", "delivered", "dead", "cancelled", "retried", "purged",
-  "relay_up", "relay_down", "relay_paused", "relay_resumed", "reloaded", "started", "stopped", "login_refused", "act"];
+export const kinds = ["accepted", "attempted", "deferred", "delivered", "dead", "cancelled", "retried", "purged", "bounced", "complained", "unsubscribed",
+  "relay_up", "relay_down", "relay_paused", "relay_resumed", "webhook_off", "reloaded", "started", "stopped", "login_refused", "act"];
 
 /** The most events a second that a page hears: nobody reads more, and a busy service would have it do nothing else. */
 const MOST = 100;

@@ -101,8 +101,17 @@ function Page() {
     ${over === "palette" && html`<${Palette} views=${offered} close=${() => setOver("")} />`}`;
 }
 
+/** What a part of an address says; one that is cut off within a character stands as it is. */
+function said(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function view(open, path, parameters, may, who, inbox) {
-  const named = decodeURIComponent(path.split("/")[2] || "");
+  const named = said(path.split("/")[2] || "");
   switch (open) {
     case "/mails": return html`<${Mails} id=${named} parameters=${parameters} may=${may} />`;
     case "/dead": return html`<${Dead} parameters=${parameters} may=${may} />`;

@@ -11,7 +11,7 @@ const HEIGHT = 140;
 /** How long a plot is, how far its points are apart, and what a point counts. */
 export const ranges = { "1h": ["1h", "30s"], "24h": ["24h", "10m"], "7d": ["7d", "1h"] };
 
-export const rangeOf = (parameters) => (parameters.get("range") in ranges ? parameters.get("range") : "1h");
+export const rangeOf = (parameters) => (Object.hasOwn(ranges, parameters.get("range")) ? parameters.get("range") : "1h");
 
 /** The address of the series of a range. */
 export function seriesPath(range, relay = "") {

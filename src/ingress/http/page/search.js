@@ -24,7 +24,7 @@ function suggestions(word, known) {
     const fitting = Object.entries(qualifiers).filter(([one]) => one.startsWith(value) && one !== value);
     return fitting.map(([one, [means]]) => [`${minus}${one}:`, means]);
   }
-  if (!(name in qualifiers)) return [];
+  if (!Object.hasOwn(qualifiers, name)) return [];
   const [means, ...fixed] = qualifiers[name];
   const before = value.includes(",") && !value.includes('"') ? value.slice(0, value.lastIndexOf(",") + 1) : "";
   const typed = value.slice(before.length).replace(/^"/, "").toLowerCase();
