@@ -222,6 +222,8 @@ impl Folder {
 
     fn text(&mut self, path: &Path) -> Option<String> {
         let read = fs::metadata(path).and_then(|found| match found.len() {
+            // A pipe or a device may never end.
+            _ if !found.is_file() => Err(std::io::Error::other("is no file")),
             0..=LARGEST => fs::read(path),
             _ => Err(std::io::Error::other(format!(
                 "has more than {LARGEST} bytes"

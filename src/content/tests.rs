@@ -224,6 +224,54 @@ fn a_render_ends_whatever_the_data() {
     }
 }
 
+/// What a number in the data may make of a template that somebody wrote in good faith.
+#[test]
+fn a_number_in_the_data_makes_nothing_grow_without_bounds() {
+    let parts = [
+        ("times", "{{ '-' * n }}"),
+        ("list", "{% for x in [1] * n %}{{ x }}{% endfor %}"),
+        ("batch", "{{ [1]|batch(n, 0)|length }}"),
+        ("slice", "{{ [1]|slice(n, 0)|length }}"),
+        ("indent", "{{ text|indent(n) }}"),
+        ("join", "{{ range(n)|join(text) }}"),
+    ];
+    let text = "x\n".repeat(10_000);
+    for (name, body) in parts {
+        let file = format!("{name}/body.txt");
+        let templates = load(&[(&file, body)]);
+        for n in [90_000, 40_000_000, u64::MAX] {
+            let data = json!({"n": n, "text": text});
+            let begun = std::time::Instant::now();
+            let made = templates.render(name, data, None);
+            assert!(made.is_err() || n == 90_000, "{name} {n}");
+            assert!(
+                begun.elapsed().as_secs() < 5,
+                "{name} {n}: {:?}",
+                begun.elapsed()
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let files = folder(&[("t/subject.txt", "s")]);
+    let pipe = files.path().join("t/body.txt");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let told = Templates::load(files.path(), "en").unwrap_err().to_string();
+    assert!(
+        told.contains("t/body.txt: cannot be read: is no file"),
+        "{told}"
+    );
+
+    // Nor does a folder that leads back to itself go on for ever.
+    let files = folder(&[("t/body.txt", "b"), ("layouts/a.html", "a")]);
+    std::os::unix::fs::symlink("..", files.path().join("layouts/back")).unwrap();
+    let told = Templates::load(files.path(), "en").unwrap_err().to_string();
+    assert!(told.contains("lies too deep"), "{told}");
+}
+
 #[test]
 fn layouts_partials_and_css_come_together() {
     let templates = load(&[

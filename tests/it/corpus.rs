@@ -12,6 +12,9 @@ mod content_checks;
 #[cfg(feature = "server")]
 #[path = "../../fuzz/growth_checks.rs"]
 mod growth_checks;
+#[cfg(feature = "server")]
+#[path = "../../fuzz/http_checks.rs"]
+mod http_checks;
 #[path = "../../fuzz/relay_checks.rs"]
 mod relay_checks;
 
@@ -50,7 +53,7 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// Runs a check over each file, and over each file cut short, since half a message is what a broken
 /// client sends.
-fn run(target: &str, check: fn(&[u8])) {
+fn run(target: &str, check: impl Fn(&[u8])) {
     for (path, content) in corpus(target) {
         // Shown by the test harness where the check fails.
         println!("{}", path.display());
@@ -63,7 +66,7 @@ fn run(target: &str, check: fn(&[u8])) {
 }
 
 /// Runs a check over files that are changed at random, for `CORPUS_SECONDS`.
-fn mutate(target: &str, check: fn(&[u8])) {
+fn mutate(target: &str, check: impl Fn(&[u8])) {
     let span = std::env::var("CORPUS_SECONDS").map_or(0, |span| span.parse().expect("seconds"));
     let span = Duration::from_secs(span);
     let files: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, file)| file).collect();
@@ -157,18 +160,39 @@ fn a_large_input_costs_no_more_than_it_is_long() {
     mutate("growth", growth_checks::growth);
 }
 
-#[tokio::test]
-async fn whatever_a_relay_says_has_an_outcome() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    for (path, said) in corpus("smtp_reply") {
+#[cfg(feature = "server")]
+#[test]
+fn any_body_is_a_mail_or_a_problem() {
+    for (path, body) in corpus("json_mail") {
         println!("{}", path.display());
-        relay_checks::smtp_reply(&listener, &said).await;
-        for end in (0..said.len().min(2000)).step_by(7) {
-            relay_checks::smtp_reply(&listener, &said[..end]).await;
+        // One byte wrong, at each place.
+        for place in 0..body.len().min(2000) {
+            let mut wrong = body.clone();
+            wrong[place] ^= 1 << (place % 8);
+            http_checks::json_mail(&wrong);
         }
     }
+    run("json_mail", http_checks::json_mail);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn whatever_a_client_says_has_an_answer() {
+    run("smtp_listener", postrider::ingress::smtp::exercise);
+}
+
+#[test]
+fn whatever_a_relay_says_has_an_outcome() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .expect("a port");
+    run("smtp_reply", |said| {
+        runtime.block_on(relay_checks::smtp_reply(&listener, said));
+    });
 }
 
 #[test]

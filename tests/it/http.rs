@@ -5,7 +5,6 @@ mod access;
 mod audit;
 mod bounded;
 mod bulk;
-mod corpus;
 mod events;
 mod limits;
 mod lists;

@@ -101,7 +101,8 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<Line, String> 
     };
 
     let address = given(&["address", "email"]).ok_or("has no address")?;
-    let address = Address::read(address)?;
+    // Where files were put one behind the other, each has brought its mark.
+    let address = Address::read(address.trim_start_matches('\u{feff}'))?;
     let reason = match given(&["reason"]) {
         Some(reason) => reason.parse().map_err(|error| format!("reason: {error}"))?,
         None => SuppressionReason::Manual,

@@ -1,28 +1,8 @@
-//! Whatever bytes come: the session's promises hold. Over a corpus, and over what proptest makes
-//! up.
-
-use std::path::Path;
+//! Whatever bytes come: the session's promises hold, over what proptest makes up. The corpus of
+//! the fuzzer is in `tests/it/corpus.rs`.
 
 use postrider::ingress::smtp::exercise;
 use proptest::prelude::*;
-
-#[test]
-fn the_corpus_holds_whole_and_cut_short() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/smtp_listener");
-    let mut files = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        println!("{}", path.display());
-        let content = std::fs::read(path).unwrap();
-        exercise(&content);
-        (0..content.len().min(1000))
-            .step_by(3)
-            .for_each(|end| exercise(&content[..end]));
-        files += 1;
-    }
-
-    assert!(files >= 20, "{files} files");
-}
 
 /// What dialogues are made of, well and badly.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
