@@ -8,7 +8,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::delivery::{Logged, escape, is_harmless, without_fields};
+use crate::delivery::{Logged, escape, without_fields};
+use crate::mail::is_harmless;
 
 /// Writes fields.
 pub(super) struct LogFields;

@@ -8,7 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::Failure;
 use super::log_fields::LogFields;
 use crate::config::{Log, LogFormat};
-use crate::delivery::is_harmless;
+use crate::mail::is_harmless;
 
 /// Begins to log.
 pub(super) fn start(log: &Log) -> Result<(), Failure> {

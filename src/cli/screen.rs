@@ -12,7 +12,7 @@ use comfy_table::{
     Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
 };
 
-use crate::delivery::is_harmless;
+use crate::mail::is_harmless;
 
 /// A piece of text, with what it means to its reader.
 #[derive(Clone)]

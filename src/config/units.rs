@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::mail::parse_span;
+use crate::mail::parse_span_with_unit;
 use crate::notify::AtMost;
 use crate::policy::Rate;
 
@@ -58,9 +58,8 @@ const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let read = |text: &str| {
-        // Here a number says its unit: of what, nobody who reads the file could know.
-        let has_unit = text.parse::<f64>().is_err();
-        let span = parse_span(text).ok().filter(|_| has_unit)?;
+        // Of a number alone, nobody who reads the file could know what it counts.
+        let span = parse_span_with_unit(text).ok()?;
         (span <= LONGEST_SPAN).then_some(span)
     };
     from.deserialize_any(TextVisitor {

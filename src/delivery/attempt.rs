@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mail::Timestamp;
+use crate::mail::{Timestamp, is_harmless};
 
 /// The most characters of a server's text that are kept.
 const MAX_TEXT: usize = 512;
@@ -159,12 +159,6 @@ pub(crate) fn printable(text: &str) -> String {
         .take(MAX_TEXT)
         .map(|c| if is_harmless(c) { c } else { '\u{fffd}' })
         .collect()
-}
-
-/// Not a control character, and none of Unicode's that reorder or break what a terminal shows.
-pub(crate) fn is_harmless(c: char) -> bool {
-    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !reorders
 }
 
 /// What a try amounted to, for one recipient.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::attempt::is_harmless;
+use crate::mail::is_harmless;
 
 /// As it is where it is one plain word, and else quoted and escaped, so that it can neither end a
 /// line nor pass for a field of its own.

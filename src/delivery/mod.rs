@@ -19,8 +19,6 @@ mod logged;
 mod settle;
 mod state;
 
-#[cfg(feature = "server")]
-pub(crate) use attempt::is_harmless;
 pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply, TlsUse};
 pub use event::{By, Event, EventKind};

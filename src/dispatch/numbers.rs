@@ -16,19 +16,12 @@ impl Dispatcher {
         let engine = &self.inner.engine;
         let now = engine.clock.now();
         let spool = engine.spool.stats(now).await?;
-        let by_state = |state: State| {
-            (
-                state.as_str().to_owned(),
-                spool.counts[state as usize].iter().sum(),
-            )
-        };
-
+        let by_state = |state: State| (state.as_str().to_owned(), spool.counts.in_state(state));
         let pending = |priority: Priority| {
-            let states = State::ALL.iter().filter(|state| !state.is_final());
-            let count = states
-                .map(|state| spool.counts[*state as usize][priority.index()])
-                .sum();
-            (priority.as_str().to_owned(), count)
+            (
+                priority.as_str().to_owned(),
+                spool.counts.pending_of(priority),
+            )
         };
 
         let relays = relays::with_backlog(self.ask_router(router::Msg::Relays).await?, &spool);
@@ -98,13 +91,6 @@ impl Dispatcher {
         let engine = &self.inner.engine;
         let now = engine.clock.now();
         let spool = engine.spool.stats(now).await?;
-        let depth = State::ALL.into_iter().flat_map(|state| {
-            let counts = spool.counts[state as usize];
-            Priority::ALL
-                .into_iter()
-                .map(move |priority| (state.as_str(), priority, counts[priority.index()]))
-        });
-
         let open = |relay: &str| engine.memory(&relay.into()).open_connections();
         let relays = self
             .ask_router(router::Msg::Relays)
@@ -128,7 +114,7 @@ impl Dispatcher {
             .map(|reader| (reader.name, reader.missed));
         let commits = engine.spool.commit_times();
         Ok(engine.metrics.encode(Gauges {
-            depth: depth.collect(),
+            depth: spool.counts.all().collect(),
             oldest_queued_seconds: spool
                 .oldest_due
                 .map_or(0.0, |due| now.since(due).as_secs_f64()),

@@ -87,7 +87,7 @@ impl Dispatcher {
             let is_empty = stats.is_ok_and(|stats| {
                 [State::Queued, State::Sending]
                     .iter()
-                    .all(|state| stats.counts[*state as usize] == [0; 3])
+                    .all(|state| stats.counts.in_state(*state) == 0)
             });
             if is_empty && engine.is_at_rest() {
                 return;

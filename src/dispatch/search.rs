@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::failures::{error_of, normalised};
 use super::{Dispatcher, Error};
 use crate::delivery::{Attempt, Delivery, MailState, State};
-use crate::mail::{MailId, Priority, Timestamp};
+use crate::mail::{MailId, Priority, Timestamp, parse_span_with_unit};
 use crate::spool::{Manifest, Only, Query, Record};
 
 /// The longest search, in bytes.
@@ -252,9 +252,8 @@ fn understood(name: Name, value: &str, now: Timestamp) -> Result<String, SearchE
 
 /// A time, a day (its beginning in UTC), or a span before now.
 fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if let Ok(span) = humantime::parse_duration(text) {
-        let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        return Ok(Timestamp::from_millis(now.as_millis().saturating_sub(span)));
+    if let Ok(span) = parse_span_with_unit(text) {
+        return Ok(now.before(span));
     }
     let whole = format!("{text}T00:00:00Z");
     let read = text.parse::<Timestamp>().or_else(|_| whole.parse());

@@ -9,7 +9,9 @@ mod admission;
 mod complaints;
 mod guard;
 pub mod http;
+mod limits;
 mod networks;
+mod secrets;
 pub mod smtp;
 mod tls;
 

@@ -8,6 +8,7 @@
 mod address;
 mod address_list;
 mod addressees;
+mod characters;
 mod compose;
 mod content;
 mod directives;
@@ -32,6 +33,7 @@ mod time;
 
 pub use address::{Address, AddressError};
 pub use addressees::Addressees;
+pub(crate) use characters::is_harmless;
 #[cfg(feature = "server")]
 pub(crate) use compose::is_list_name;
 pub use compose::{Alternative, Attachment, MailBuilder};
@@ -48,7 +50,7 @@ pub(crate) use reading::has_too_many_pieces;
 #[cfg(any(feature = "providers", feature = "server"))]
 pub(crate) use reading::parse as parsed;
 pub use reading::{HeaderField, Part, PartInfo, Reading};
-pub use span::{EXPECTED as SPAN_EXPECTED, parse_span};
+pub use span::{EXPECTED as SPAN_EXPECTED, parse_span, parse_span_with_unit};
 pub use submitter::{Submitter, SubmitterError};
 pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 

@@ -7,6 +7,7 @@
 use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::{Deserialize, Serialize};
 
+use super::characters::{is_harmless, is_invisible};
 use super::{findings, subject};
 
 /// The most bytes of text that are shown.
@@ -221,17 +222,11 @@ fn file_name(given: &str) -> String {
     let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
     let name: String = last
         .chars()
-        .filter(|c| !c.is_control() && !subject::is_bidi_control(*c) && !is_invisible(*c))
+        .filter(|c| is_harmless(*c) && !is_invisible(*c))
         .collect();
     // What begins with a dot is hidden where it is saved.
     let name = name.trim_start_matches(['.', ' ']);
     name.chars().take(MAX_NAME).collect()
-}
-
-/// Characters that take no room, so that two names which differ in them look alike.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}'
-        | '\u{206a}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// What a field's raw value means: unfolded and decoded.

@@ -6,6 +6,8 @@ use std::time::Duration;
 /// What a span looks like.
 pub const EXPECTED: &str = "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
 
+const EXPECTED_WITH_UNIT: &str = "a span of time such as `90s`, `5m` or `2h 30m`";
+
 /// Reads a span: a number with a unit, or several, such as `500ms`, `90s`, `5m`, `2h 30m`, `7d`,
 /// `1w`; or a number of seconds.
 ///
@@ -19,6 +21,17 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
         None => humantime::parse_duration(text).ok(),
     };
     span.ok_or_else(|| format!("is not {EXPECTED}"))
+}
+
+/// Reads a span that says its unit, where a lone number could be meant as something else.
+///
+/// # Errors
+/// As [`parse_span`].
+pub fn parse_span_with_unit(text: &str) -> Result<Duration, String> {
+    match text.trim().parse::<f64>() {
+        Ok(_) => Err(format!("is not {EXPECTED_WITH_UNIT}")),
+        Err(_) => parse_span(text).map_err(|_| format!("is not {EXPECTED_WITH_UNIT}")),
+    }
 }
 
 #[cfg(test)]
@@ -36,5 +49,14 @@ mod tests {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }
         assert!(parse_span("1000y").is_ok(), "who asks for a time bounds it");
+    }
+
+    #[test]
+    fn where_a_unit_is_needed_a_number_is_no_span() {
+        let span = parse_span_with_unit(" 1h 30m");
+        assert_eq!(span, Ok(Duration::from_secs(5400)));
+        for wrong in ["90", " 0.5 ", "NaN", "soon"] {
+            assert!(parse_span_with_unit(wrong).is_err(), "{wrong}");
+        }
     }
 }

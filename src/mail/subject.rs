@@ -4,6 +4,8 @@
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 
+use super::characters::is_harmless;
+
 /// The most characters that are kept of a subject.
 const MAX_CHARS: usize = 200;
 
@@ -36,14 +38,10 @@ pub(super) fn printable(text: &str) -> String {
         .take(MAX_CHARS);
     seen.map(|c| match c {
         '\t' => ' ',
-        c if c.is_control() || is_bidi_control(c) => char::REPLACEMENT_CHARACTER,
-        c => c,
+        c if is_harmless(c) => c,
+        _ => char::REPLACEMENT_CHARACTER,
     })
     .collect()
-}
-
-pub(super) fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -54,6 +54,12 @@ impl Timestamp {
         Timestamp::from_millis(day.saturating_mul(DAY))
     }
 
+    /// The time so long before this one; the epoch if that is not later.
+    pub fn before(self, span: Duration) -> Self {
+        let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(self.0.saturating_sub(millis))
+    }
+
     /// The time from `earlier` to this one; zero if it is not earlier.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -149,6 +155,9 @@ mod tests {
     #[test]
     fn arithmetic_stays_within_the_years_that_can_be_written() {
         assert_eq!(Timestamp::from_millis(5) + Duration::MAX, Timestamp::MAX);
+        let five = Timestamp::from_millis(5);
+        assert_eq!(five.before(Duration::from_millis(2)).as_millis(), 3);
+        assert_eq!(five.before(Duration::MAX).as_millis(), 0);
         assert_eq!(
             Timestamp::from_millis(1).since(Timestamp::from_millis(9)),
             Duration::ZERO

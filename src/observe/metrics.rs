@@ -17,45 +17,50 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
-use crate::delivery::AttemptClass;
+use super::labels::{
+    AcceptedLabels, ActLabels, AttemptLabels, BreakerLabels, ConnectionLabels, ConnectionState,
+    DeliveryLabels, DepthLabels, FeedbackLabels, KeyConflictLabels, QuotaLabels, ReaderLabels,
+    RefusalLabels, RelayLabels, RestartLabels,
+};
+#[cfg(feature = "notify")]
+use super::labels::{WebhookLabels, WebhookMessageLabels};
+use crate::delivery::{AttemptClass, State};
 use crate::mail::{Priority, Submitter};
 use crate::policy::BreakerState;
-
-type Labels = Vec<(&'static str, String)>;
 
 /// The numbers that graphs are made from.
 pub struct Metrics {
     registry: Registry,
-    accepted: Family<Labels, Counter>,
-    deliveries: Family<Labels, Counter>,
-    attempts: Family<Labels, Counter>,
-    queue_depth: Family<Labels, Gauge>,
+    accepted: Family<AcceptedLabels, Counter>,
+    deliveries: Family<DeliveryLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    queue_depth: Family<DepthLabels, Gauge>,
     oldest_queued: Gauge<f64, AtomicU64>,
     accept_seconds: Histogram,
     delivery_latency: Histogram,
     commits: CommitHistogram,
     spool_bytes: Gauge,
-    relay_connections: Family<Labels, Gauge>,
-    relay_breaker: Family<Labels, Gauge>,
-    relay_paused: Family<Labels, Gauge>,
+    relay_connections: Family<ConnectionLabels, Gauge>,
+    relay_breaker: Family<BreakerLabels, Gauge>,
+    relay_paused: Family<RelayLabels, Gauge>,
     max_pending: Gauge,
-    stale_settles: Gauge,
+    stale_settles: CounterGauge,
     held_back: Gauge<f64, AtomicU64>,
-    quarantined: Gauge,
-    restarts: Family<Labels, Counter>,
-    turned_away: Family<Labels, Counter>,
-    acts: Family<Labels, Counter>,
+    quarantined: CounterGauge,
+    restarts: Family<RestartLabels, Counter>,
+    turned_away: Family<RefusalLabels, Counter>,
+    acts: Family<ActLabels, Counter>,
     #[cfg(feature = "notify")]
-    webhook_messages: Family<Labels, Counter>,
+    webhook_messages: Family<WebhookMessageLabels, Counter>,
     #[cfg(feature = "notify")]
-    webhook_off: Family<Labels, Gauge>,
-    feedback: Family<Labels, Counter>,
+    webhook_off: Family<WebhookLabels, Gauge>,
+    feedback: Family<FeedbackLabels, Counter>,
     journal_bytes: Gauge,
-    journal_missed: Family<Labels, CounterGauge>,
-    quota_refusals: Family<Labels, Counter>,
-    key_conflicts: Family<Labels, Counter>,
+    journal_missed: Family<ReaderLabels, CounterGauge>,
+    quota_refusals: Family<QuotaLabels, Counter>,
+    key_conflicts: Family<KeyConflictLabels, Counter>,
     /// Totals since start, for those who want a number without labels.
     pub(crate) totals: Totals,
 }
@@ -105,16 +110,26 @@ impl Recent {
 }
 
 /// The result of a delivery's step, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DeliveryResult {
     Delivered,
     Deferred,
     Dead,
 }
 
+impl DeliveryResult {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            DeliveryResult::Delivered => "delivered",
+            DeliveryResult::Deferred => "deferred",
+            DeliveryResult::Dead => "dead",
+        }
+    }
+}
+
 /// What gauges show, gathered by the dispatcher when the numbers are asked for.
-pub(crate) struct Gauges<'a> {
-    pub depth: Vec<(&'a str, Priority, u64)>,
+pub(crate) struct Gauges {
+    pub depth: Vec<(State, Priority, u64)>,
     pub oldest_queued_seconds: f64,
     pub spool_bytes: u64,
     pub stale_settles: u64,
@@ -143,262 +158,142 @@ pub(crate) struct RelayGauges {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let accepted = Family::<Labels, Counter>::default();
-        let deliveries = Family::<Labels, Counter>::default();
-        let attempts = Family::<Labels, Counter>::default();
-        let queue_depth = Family::<Labels, Gauge>::default();
-        let oldest_queued = Gauge::<f64, AtomicU64>::default();
-        let accept_seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
-        let delivery_latency = Histogram::new(exponential_buckets(0.001, 2.0, 24));
-        let commits = CommitHistogram::default();
-        let spool_bytes = Gauge::default();
-        let relay_connections = Family::<Labels, Gauge>::default();
-        let relay_breaker = Family::<Labels, Gauge>::default();
-        let relay_paused = Family::<Labels, Gauge>::default();
-        let max_pending = Gauge::default();
-        let stale_settles = Gauge::default();
-        let held_back = Gauge::<f64, AtomicU64>::default();
-        let quarantined = Gauge::default();
-        let restarts = Family::<Labels, Counter>::default();
-        let acts = Family::<Labels, Counter>::default();
-        let feedback = Family::<Labels, Counter>::default();
-        let journal_bytes = Gauge::default();
-        let journal_missed = Family::<Labels, CounterGauge>::default();
-        let quota_refusals = Family::<Labels, Counter>::default();
-        let key_conflicts = Family::<Labels, Counter>::default();
-
         let mut registry = Registry::with_prefix("postrider");
-        registry.register(
-            "mails_accepted",
-            "Mails made durable, by door and priority",
-            accepted.clone(),
-        );
-
-        registry.register(
-            "deliveries",
-            "Steps of deliveries, by relay and result",
-            deliveries.clone(),
-        );
-
-        registry.register(
-            "attempts",
-            "Tries, by relay and what they came to",
-            attempts.clone(),
-        );
-
-        registry.register(
-            "queue_depth",
-            "Deliveries kept, by state and priority",
-            queue_depth.clone(),
-        );
-
-        registry.register(
-            "oldest_queued_seconds",
-            "For how long the longest-waiting due delivery has been due",
-            oldest_queued.clone(),
-        );
-
-        registry.register(
-            "accept_seconds",
-            "From handing a mail in to its receipt",
-            accept_seconds.clone(),
-        );
-
-        registry.register(
-            "delivery_latency_seconds",
-            "From accept to delivered",
-            delivery_latency.clone(),
-        );
-
-        registry.register(
-            "spool_sync_seconds",
-            "One commit of the spool, its sync included",
-            commits.clone(),
-        );
-
-        registry.register(
-            "spool_bytes",
-            "Bytes of the spool on disk",
-            spool_bytes.clone(),
-        );
-
-        registry.register(
-            "relay_connections",
-            "Connections to a relay: those that are sent over, and those that are open and idle",
-            relay_connections.clone(),
-        );
-
-        registry.register(
-            "relay_breaker",
-            "1 for the state that a relay's breaker is in",
-            relay_breaker.clone(),
-        );
-
-        registry.register(
-            "relay_paused",
-            "1 while somebody has paused the relay",
-            relay_paused.clone(),
-        );
-
-        registry.register(
-            "max_pending",
-            "How many deliveries may be pending",
-            max_pending.clone(),
-        );
-
-        registry.register(
-            "build",
-            "Which version this is",
-            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
-        );
-
-        registry.register(
-            "stale_settles",
-            "Settles refused because their lease was not current",
-            CounterGauge(stale_settles.clone()),
-        );
-
-        registry.register(
-            "spool_held_back_seconds",
-            "For how long an old transaction has kept the database from removing dead rows",
-            held_back.clone(),
-        );
-
-        registry.register(
-            "quarantined",
-            "Records set aside because they could not be read",
-            CounterGauge(quarantined.clone()),
-        );
-
-        registry.register(
-            "actor_restarts",
-            "Actors created anew after they ended",
-            restarts.clone(),
-        );
-
-        registry.register(
-            "quota_refusals",
-            "Mails refused to a token or user, by what it had used up",
-            quota_refusals.clone(),
-        );
-
-        registry.register(
-            "key_conflicts",
-            "Mails refused because their idempotency key was used for other content",
-            key_conflicts.clone(),
-        );
-
-        let turned_away = Family::<Labels, Counter>::default();
-        registry.register(
-            "refusals",
-            "Clients that were not let in, by door and reason",
-            turned_away.clone(),
-        );
-
-        registry.register("acts", "What people and programs did", acts.clone());
-        registry.register(
-            "feedback",
-            "What came back for mail, by who said it and what it was",
-            feedback.clone(),
-        );
-
-        registry.register(
-            "journal_bytes",
-            "Bytes of what is kept of what happened",
-            journal_bytes.clone(),
-        );
-
-        registry.register(
-            "journal_missed_events",
-            "Events that were gone before this reader read them, since the spool was opened",
-            journal_missed.clone(),
-        );
-
-        #[cfg(feature = "notify")]
-        let webhook_messages = Family::<Labels, Counter>::default();
-        #[cfg(feature = "notify")]
-        let webhook_off = Family::<Labels, Gauge>::default();
-
-        #[cfg(feature = "notify")]
-        {
-            registry.register(
-                "webhook_messages",
-                "Messages to webhooks, by webhook and what came of sending them",
-                webhook_messages.clone(),
-            );
-            registry.register(
-                "webhook_off",
-                "1 for a webhook that is switched off",
-                webhook_off.clone(),
-            );
-        }
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Which version this is", build);
+        let to = &mut registry;
 
         Metrics {
-            registry,
+            accepted: made(
+                to,
+                "mails_accepted",
+                "Mails made durable, by door and priority",
+            ),
+            deliveries: made(to, "deliveries", "Steps of deliveries, by relay and result"),
+            attempts: made(to, "attempts", "Tries, by relay and what they came to"),
+            queue_depth: made(to, "queue_depth", "Deliveries kept, by state and priority"),
+            oldest_queued: made(
+                to,
+                "oldest_queued_seconds",
+                "For how long the longest-waiting due delivery has been due",
+            ),
+            accept_seconds: registered(
+                to,
+                "accept_seconds",
+                "From handing a mail in to its receipt",
+                Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            ),
+            delivery_latency: registered(
+                to,
+                "delivery_latency_seconds",
+                "From accept to delivered",
+                Histogram::new(exponential_buckets(0.001, 2.0, 24)),
+            ),
+            commits: made(
+                to,
+                "spool_sync_seconds",
+                "One commit of the spool, its sync included",
+            ),
+            spool_bytes: made(to, "spool_bytes", "Bytes of the spool on disk"),
+            relay_connections: made(
+                to,
+                "relay_connections",
+                "Connections to a relay: those that are sent over, and those that are open and idle",
+            ),
+            relay_breaker: made(
+                to,
+                "relay_breaker",
+                "1 for the state that a relay's breaker is in",
+            ),
+            relay_paused: made(to, "relay_paused", "1 while somebody has paused the relay"),
+            max_pending: made(to, "max_pending", "How many deliveries may be pending"),
+            stale_settles: made(
+                to,
+                "stale_settles",
+                "Settles refused because their lease was not current",
+            ),
+            held_back: made(
+                to,
+                "spool_held_back_seconds",
+                "For how long an old transaction has kept the database from removing dead rows",
+            ),
+            quarantined: made(
+                to,
+                "quarantined",
+                "Records set aside because they could not be read",
+            ),
+            restarts: made(to, "actor_restarts", "Actors created anew after they ended"),
+            quota_refusals: made(
+                to,
+                "quota_refusals",
+                "Mails refused to a token or user, by what it had used up",
+            ),
+            key_conflicts: made(
+                to,
+                "key_conflicts",
+                "Mails refused because their idempotency key was used for other content",
+            ),
+            turned_away: made(
+                to,
+                "refusals",
+                "Clients that were not let in, by door and reason",
+            ),
+            acts: made(to, "acts", "What people and programs did"),
+            feedback: made(
+                to,
+                "feedback",
+                "What came back for mail, by who said it and what it was",
+            ),
+            journal_bytes: made(
+                to,
+                "journal_bytes",
+                "Bytes of what is kept of what happened",
+            ),
+            journal_missed: made(
+                to,
+                "journal_missed_events",
+                "Events that were gone before this reader read them, since the spool was opened",
+            ),
             #[cfg(feature = "notify")]
-            webhook_messages,
+            webhook_messages: made(
+                to,
+                "webhook_messages",
+                "Messages to webhooks, by webhook and what came of sending them",
+            ),
             #[cfg(feature = "notify")]
-            webhook_off,
-            turned_away,
-            accepted,
-            deliveries,
-            attempts,
-            queue_depth,
-            oldest_queued,
-            accept_seconds,
-            delivery_latency,
-            commits,
-            spool_bytes,
-            relay_connections,
-            relay_breaker,
-            relay_paused,
-            max_pending,
-            stale_settles,
-            held_back,
-            quarantined,
-            restarts,
-            acts,
-            feedback,
-            journal_bytes,
-            journal_missed,
-            quota_refusals,
-            key_conflicts,
+            webhook_off: made(to, "webhook_off", "1 for a webhook that is switched off"),
             totals: Totals::default(),
+            registry,
         }
     }
 
     pub(crate) fn accepted(&self, door: &'static str, priority: Priority, took: Duration) {
         self.totals.accepted.fetch_add(1, Ordering::Relaxed);
         self.accept_seconds.observe(took.as_secs_f64());
-        let labels = vec![
-            ("door", door.to_owned()),
-            ("priority", priority.as_str().to_owned()),
-        ];
+        let labels = AcceptedLabels { door, priority };
         self.accepted.get_or_create(&labels).inc();
     }
 
     pub(crate) fn turned_away(&self, door: &'static str, reason: &'static str) {
-        let labels = vec![("door", door.to_owned()), ("reason", reason.to_owned())];
+        let labels = RefusalLabels { door, reason };
         self.turned_away.get_or_create(&labels).inc();
     }
 
     pub(crate) fn quota_refusal(&self, who: &Submitter, limit: &str) {
-        let labels = vec![("who", who.to_string()), ("limit", limit.to_owned())];
+        let (who, limit) = (who.to_string(), limit.to_owned());
+        let labels = QuotaLabels { who, limit };
         self.quota_refusals.get_or_create(&labels).inc();
     }
 
     pub(crate) fn key_conflicts(&self, who: &Submitter, count: usize) {
-        let labels = vec![("who", who.to_string())];
-        self.key_conflicts
-            .get_or_create(&labels)
-            .inc_by(count as u64);
+        let who = who.to_string();
+        let conflicts = self.key_conflicts.get_or_create(&KeyConflictLabels { who });
+        conflicts.inc_by(count as u64);
     }
 
     pub(crate) fn attempt(&self, relay: &str, class: AttemptClass) {
-        let labels = vec![
-            ("relay", relay.to_owned()),
-            ("class", class.as_str().to_owned()),
-        ];
+        let relay = relay.to_owned();
+        let labels = AttemptLabels { relay, class };
         self.attempts.get_or_create(&labels).inc();
     }
 
@@ -409,106 +304,82 @@ impl Metrics {
         since_accept: Duration,
         now: Duration,
     ) {
-        let (total, label) = match result {
-            DeliveryResult::Delivered => (&self.totals.delivered, "delivered"),
-            DeliveryResult::Deferred => (&self.totals.deferred, "deferred"),
-            DeliveryResult::Dead => (&self.totals.dead, "dead"),
+        let total = match result {
+            DeliveryResult::Delivered => &self.totals.delivered,
+            DeliveryResult::Deferred => &self.totals.deferred,
+            DeliveryResult::Dead => &self.totals.dead,
         };
         total.fetch_add(1, Ordering::Relaxed);
         if result == DeliveryResult::Delivered {
             self.delivery_latency.observe(since_accept.as_secs_f64());
             self.totals.recent.count(now);
         }
-        let labels = vec![("relay", relay.to_owned()), ("result", label.to_owned())];
+
+        let relay = relay.to_owned();
+        let labels = DeliveryLabels { relay, result };
         self.deliveries.get_or_create(&labels).inc();
     }
 
     pub(crate) fn restarted(&self, actor: &'static str) {
-        self.restarts
-            .get_or_create(&vec![("actor", actor.to_owned())])
-            .inc();
+        self.restarts.get_or_create(&RestartLabels { actor }).inc();
     }
 
     #[cfg(feature = "notify")]
     pub(crate) fn noticed(&self, webhook: &str, result: &str) {
-        let labels = vec![
-            ("webhook", webhook.to_owned()),
-            ("result", result.to_owned()),
-        ];
+        let (webhook, result) = (webhook.to_owned(), result.to_owned());
+        let labels = WebhookMessageLabels { webhook, result };
         self.webhook_messages.get_or_create(&labels).inc();
     }
 
     #[cfg(feature = "notify")]
     pub(crate) fn webhook_is_off(&self, webhook: &str, is_off: bool) {
-        let labels = vec![("webhook", webhook.to_owned())];
-        self.webhook_off
-            .get_or_create(&labels)
-            .set(i64::from(is_off));
+        let webhook = webhook.to_owned();
+        let shown = self.webhook_off.get_or_create(&WebhookLabels { webhook });
+        shown.set(i64::from(is_off));
     }
 
     /// Something came back, or came of a provider: what it was, and who said it.
     pub(crate) fn fed_back(&self, by: &str, result: &str) {
-        let labels = vec![("by", by.to_owned()), ("result", result.to_owned())];
+        let (by, result) = (by.to_owned(), result.to_owned());
+        let labels = FeedbackLabels { by, result };
         self.feedback.get_or_create(&labels).inc();
     }
 
     pub(crate) fn acted(&self, act: &str) {
-        let labels = vec![("act", act.to_owned())];
-        self.acts.get_or_create(&labels).inc();
+        let act = act.to_owned();
+        self.acts.get_or_create(&ActLabels { act }).inc();
     }
 
     /// All numbers in OpenMetrics 1.0 text.
-    pub(crate) fn encode(&self, gauges: Gauges<'_>) -> String {
-        for (state, priority, count) in &gauges.depth {
-            let labels = vec![
-                ("state", (*state).to_owned()),
-                ("priority", priority.as_str().to_owned()),
-            ];
-            self.queue_depth.get_or_create(&labels).set(signed(*count));
+    pub(crate) fn encode(&self, gauges: Gauges) -> String {
+        for (state, priority, count) in gauges.depth {
+            let labels = DepthLabels { state, priority };
+            self.queue_depth.get_or_create(&labels).set(signed(count));
         }
 
         self.oldest_queued.set(gauges.oldest_queued_seconds);
         self.spool_bytes.set(signed(gauges.spool_bytes));
         self.held_back.set(gauges.held_back_seconds);
-        self.stale_settles.set(signed(gauges.stale_settles));
-        self.quarantined.set(signed(gauges.quarantined));
+        self.stale_settles.0.set(signed(gauges.stale_settles));
+        self.quarantined.0.set(signed(gauges.quarantined));
         *self.commits.0.lock() = Commits {
             buckets: gauges.commit_buckets,
             sum: gauges.commit_seconds,
         };
         self.journal_bytes.set(signed(gauges.journal_bytes));
         self.max_pending.set(signed(gauges.max_pending));
-        self.journal_missed.clear();
 
-        for (reader, missed) in &gauges.journal_missed {
-            let labels = vec![("reader", reader.clone())];
-            self.journal_missed
-                .get_or_create(&labels)
-                .0
-                .set(signed(*missed));
+        self.journal_missed.clear();
+        for (reader, missed) in gauges.journal_missed {
+            let shown = self.journal_missed.get_or_create(&ReaderLabels { reader });
+            shown.0.set(signed(missed));
         }
 
         self.relay_connections.clear();
         self.relay_breaker.clear();
         self.relay_paused.clear();
-        for relay in &gauges.relays {
-            let labels =
-                |name, value: &str| vec![("relay", relay.name.clone()), (name, value.to_owned())];
-            self.relay_connections
-                .get_or_create(&labels("state", "busy"))
-                .set(signed(relay.busy as u64));
-            self.relay_connections
-                .get_or_create(&labels("state", "idle"))
-                .set(signed(relay.idle as u64));
-            let paused = vec![("relay", relay.name.clone())];
-            let paused = self.relay_paused.get_or_create(&paused);
-            paused.set(i64::from(relay.is_paused));
-            for state in BreakerState::ALL {
-                let is = i64::from(state == relay.breaker);
-                self.relay_breaker
-                    .get_or_create(&labels("state", state.as_str()))
-                    .set(is);
-            }
+        for relay in gauges.relays {
+            self.show(relay);
         }
 
         let mut text = String::new();
@@ -516,6 +387,41 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+
+    fn show(&self, gauges: RelayGauges) {
+        let relay = gauges.name;
+        let connections = [
+            (ConnectionState::Busy, gauges.busy),
+            (ConnectionState::Idle, gauges.idle),
+        ];
+
+        for (state, count) in connections {
+            let relay = relay.clone();
+            let labels = ConnectionLabels { relay, state };
+            let shown = self.relay_connections.get_or_create(&labels);
+            shown.set(signed(count as u64));
+        }
+        for state in BreakerState::ALL {
+            let relay = relay.clone();
+            let labels = BreakerLabels { relay, state };
+            let shown = self.relay_breaker.get_or_create(&labels);
+            shown.set(i64::from(state == gauges.breaker));
+        }
+
+        let paused = self.relay_paused.get_or_create(&RelayLabels { relay });
+        paused.set(i64::from(gauges.is_paused));
+    }
+}
+
+/// A metric that begins at nothing, and that the registry tells from now on.
+fn made<M: Metric + Clone + Default>(to: &mut Registry, name: &str, help: &str) -> M {
+    registered(to, name, help, M::default())
+}
+
+/// The metric, which the registry tells from now on.
+fn registered<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    to.register(name, help, metric.clone());
+    metric
 }
 
 fn signed(count: u64) -> i64 {

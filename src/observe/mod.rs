@@ -1,5 +1,6 @@
 //! What is told about the work: metrics for graphs, log lines for people. One fact, one call here.
 
+mod labels;
 mod log;
 mod metrics;
 

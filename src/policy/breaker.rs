@@ -18,7 +18,7 @@ pub(super) const FIRST_REST: Duration = seconds(1);
 const LONGEST_REST: Duration = minutes(1);
 
 /// What the breaker lets through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {

@@ -13,6 +13,7 @@ mod commit_times;
 pub mod conformance;
 #[cfg(feature = "postgres")]
 mod copy;
+mod counts;
 mod error;
 mod feedback;
 mod journal;
@@ -35,6 +36,7 @@ pub use codec::decode_any;
 pub use commit_times::CommitTimes;
 #[cfg(feature = "postgres")]
 pub use copy::{Place, copy};
+pub use counts::DeliveryCounts;
 pub use error::SpoolError;
 pub use feedback::{FeedbackResult, FeedbackStore, NewFeedback};
 pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
@@ -218,8 +220,8 @@ impl OperationResult {
 /// How full the spool is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpoolStats {
-    /// Deliveries by state and priority: `counts[state as usize][priority.index()]`.
-    pub counts: [[u64; 3]; 7],
+    /// Deliveries by state and priority.
+    pub counts: DeliveryCounts,
     /// Pending deliveries by the queue they wait in.
     pub backlog: Vec<(Route, u64)>,
     /// Since when the longest-waiting due delivery has been due.

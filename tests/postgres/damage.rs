@@ -157,7 +157,7 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
     assert_eq!(reason(expired), Some(DeadReason::Expired));
     assert_eq!(reason(doubtful), Some(DeadReason::InDoubt));
 
-    let of_state = |state| stats.counts[state as usize].iter().sum::<u64>();
+    let of_state = |state| stats.counts.in_state(state);
     assert_eq!(of_state(postrider::State::Dead), 3, "{stats:?}");
     assert_eq!(of_state(postrider::State::Cancelled), 1, "{stats:?}");
     assert_eq!(stats.quarantined, 4, "its bytes are kept");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::mail::{Timestamp, parse_span};
+use crate::mail::{Timestamp, parse_span_with_unit};
 
 /// Reads a time that is to come or has passed: in RFC 3339, on this machine's clock, or in words
 /// such as `tomorrow 9:00`, `next monday`, `2 hours`.
@@ -34,9 +34,8 @@ pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::now();
     let counted = in_digits(text);
     // A lone number would be an hour of the day in words and seconds as a span.
-    if text.parse::<f64>().is_err()
-        && let Ok(span) = parse_span(counted.trim_start_matches("in ").trim_start_matches('+'))
-    {
+    let span = counted.trim_start_matches("in ").trim_start_matches('+');
+    if let Ok(span) = parse_span_with_unit(span) {
         return Ok(now + span);
     }
 
@@ -85,18 +84,8 @@ fn stamp(at: &jiff::Zoned) -> Timestamp {
 /// Reads a time that has passed: as [`point_in_time`] does, or as the span that it is ago, such as
 /// `2h`.
 pub fn past_time(text: &str) -> Result<Timestamp, String> {
-    let span = match text.parse::<f64>() {
-        Ok(_) => Err(String::new()),
-        Err(_) => parse_span(text.strip_suffix(" ago").unwrap_or(text)),
-    };
-
-    match span {
-        Ok(span) => {
-            let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-            Ok(Timestamp::from_millis(
-                Timestamp::now().as_millis().saturating_sub(millis),
-            ))
-        }
+    match parse_span_with_unit(text.strip_suffix(" ago").unwrap_or(text)) {
+        Ok(span) => Ok(Timestamp::now().before(span)),
         Err(_) => point_in_time(text).map_err(|wrong| format!("{wrong}, and no span such as 2h")),
     }
 }

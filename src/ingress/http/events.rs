@@ -78,9 +78,7 @@ impl Resume {
             return Ok(resume);
         }
         if let Ok(span) = parse_span(given) {
-            let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-            let from = now.as_millis().saturating_sub(span);
-            return Ok(Resume::Since(Timestamp::from_millis(from.max(0))));
+            return Ok(Resume::Since(now.before(span)));
         }
         given.parse().map(Resume::Since).map_err(|_| {
             "is an event's number or id, a time such as 2026-01-31T12:00:00Z, or a span such as 1h"

@@ -60,6 +60,5 @@ pub(super) fn time(given: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
     let span = parse_span(given)
         .map_err(|_| "is a time such as 2026-01-31T12:00:00Z, or a span such as 6h".to_owned())?;
-    let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    Ok(Timestamp::from_millis(now.as_millis().saturating_sub(span)))
+    Ok(now.before(span))
 }

@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::token::{MAX_SECRET, Token};
 use crate::ingress::tls::{self, TlsError};
-use crate::ingress::{Networks, TlsFiles};
+use crate::ingress::{Networks, TlsFiles, limits};
 
 /// How the door is set up.
 #[derive(Clone, Debug)]
@@ -135,37 +135,22 @@ pub(super) fn token_mistakes(
 }
 
 impl Limits {
-    fn mistakes(&self) -> Vec<HttpError> {
-        let mut mistakes = Vec::new();
-        for (key, count) in [
+    fn mistakes(&self) -> impl Iterator<Item = HttpError> {
+        let counts = [
             ("max_connections", self.connections),
             ("max_connections_per_peer", self.connections_per_peer),
-        ] {
-            if count > MOST_CONNECTIONS {
-                mistakes.push(HttpError::Limit(key, TOO_MANY));
-            }
-        }
-
-        for (key, is_zero) in [
-            ("max_connections", self.connections == 0),
-            ("max_connections_per_peer", self.connections_per_peer == 0),
+        ];
+        let others = [
             ("max_memory", self.held_bytes == 0),
             ("header_timeout", self.header_timeout.is_zero()),
             ("body_timeout", self.body_timeout.is_zero()),
             ("answer_timeout", self.answer_timeout.is_zero()),
-        ] {
-            if is_zero {
-                mistakes.push(HttpError::Limit(key, NOBODY));
-            }
-        }
+        ];
 
-        mistakes
+        let mistakes = limits::mistakes(counts, others).into_iter();
+        mistakes.map(|(key, reason)| HttpError::Limit(key, reason))
     }
 }
-
-const MOST_CONNECTIONS: usize = 1_000_000;
-const TOO_MANY: &str = "is more than 1,000,000, which no machine has room for";
-const NOBODY: &str = "is zero, so that nobody could come in";
 
 /// Why the door cannot be opened, or its tokens not be replaced. Each has the key of the section
 /// `http` that is to be mended.

@@ -5,10 +5,11 @@ use std::fmt;
 use axum::http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use subtle::{Choice, ConstantTimeEq};
 
-/// The longest secret, in bytes. All are compared at this length, so that the time tells nothing.
-pub(super) const MAX_SECRET: usize = 256;
+use crate::ingress::secrets::{COMPARED_LENGTH, ClaimedSecret};
+
+/// The longest secret, in bytes: the time of a comparison tells nothing of it up to this length.
+pub(super) const MAX_SECRET: usize = COMPARED_LENGTH;
 
 /// What a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -69,34 +70,12 @@ pub(super) fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a T
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
-    let given = PaddedSecret::of(secret.trim());
+    let claimed = ClaimedSecret::new(secret.trim().as_bytes());
     let mut found = None;
     for token in tokens {
-        if bool::from(given.equals(&PaddedSecret::of(token.secret.expose_secret()))) {
+        if bool::from(claimed.is(token.secret.expose_secret().as_bytes())) {
             found = Some(token);
         }
     }
     found
-}
-
-/// A secret at the length at which all are compared.
-struct PaddedSecret {
-    bytes: [u8; MAX_SECRET],
-    length: u64,
-}
-
-impl PaddedSecret {
-    fn of(secret: &str) -> Self {
-        let mut bytes = [0; MAX_SECRET];
-        let kept = secret.len().min(MAX_SECRET);
-        bytes[..kept].copy_from_slice(&secret.as_bytes()[..kept]);
-        PaddedSecret {
-            bytes,
-            length: secret.len() as u64,
-        }
-    }
-
-    fn equals(&self, other: &PaddedSecret) -> Choice {
-        self.bytes.ct_eq(&other.bytes) & self.length.ct_eq(&other.length)
-    }
 }

@@ -7,9 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::RwLock;
 use secrecy::ExposeSecret;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::Choice;
 
 use super::User;
+use crate::ingress::secrets::ClaimedSecret;
 
 /// The longest name or password, in bytes (RFC 4616 §2).
 pub(super) const LONGEST_CREDENTIAL: usize = 255;
@@ -35,35 +36,15 @@ impl Users {
     /// Whether this is a user's name and password. Takes as long for a wrong name as for a wrong
     /// password.
     fn know(&self, name: &[u8], password: &[u8]) -> bool {
-        let (Some(name), Some(password)) = (padded(name), padded(password)) else {
-            return false;
-        };
-
+        let (name, password) = (ClaimedSecret::new(name), ClaimedSecret::new(password));
         let mut known = Choice::from(0);
         for user in self.0.read().iter() {
-            let (Some(n), Some(p)) = (
-                padded(user.name.as_bytes()),
-                padded(user.password.expose_secret().as_bytes()),
-            ) else {
-                continue;
-            };
-            known |= n.ct_eq(&name) & p.ct_eq(&password);
+            let is_password = password.is(user.password.expose_secret().as_bytes());
+            known |= name.is(user.name.as_bytes()) & is_password;
         }
 
         known.into()
     }
-}
-
-/// The text and its length in an array of one size, so that comparing two takes the same time
-/// whatever their lengths are.
-fn padded(text: &[u8]) -> Option<[u8; LONGEST_CREDENTIAL + 1]> {
-    let mut array = [0; LONGEST_CREDENTIAL + 1];
-    array
-        .get_mut(..text.len())
-        .filter(|to| to.len() <= LONGEST_CREDENTIAL)?
-        .copy_from_slice(text);
-    array[LONGEST_CREDENTIAL] = u8::try_from(text.len()).ok()?;
-    Some(array)
 }
 
 /// A way to log in that is offered.

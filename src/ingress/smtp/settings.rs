@@ -6,8 +6,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::auth::LONGEST_CREDENTIAL;
-use crate::ingress::Networks;
 use crate::ingress::tls::{self, TlsError, TlsFiles};
+use crate::ingress::{Networks, limits};
 use crate::mail::{minutes, seconds};
 
 /// What the submission door is made from.
@@ -224,42 +224,23 @@ fn can_be_carried(credential: &str) -> bool {
 }
 
 impl Limits {
-    fn mistakes(&self) -> Vec<SmtpError> {
+    fn mistakes(&self) -> impl Iterator<Item = SmtpError> {
         let counts = [
             ("max_connections", self.connections),
             ("max_connections_per_peer", self.connections_per_peer),
             ("max_recipients", self.recipients),
         ];
-
-        let mut mistakes = Vec::new();
-        let mut wrong = |key, reason| mistakes.push(SmtpError::Limit { key, reason });
-        for (key, count) in counts {
-            if count == 0 {
-                wrong(key, NOBODY);
-            } else if count > MOST {
-                wrong(key, TOO_MANY);
-            }
-        }
-
-        for (key, is_zero) in [
+        let others = [
             ("max_memory", self.memory == 0),
             ("login_timeout", self.login.is_zero()),
             ("idle_timeout", self.idle.is_zero()),
             ("data_timeout", self.data.is_zero()),
-        ] {
-            if is_zero {
-                wrong(key, NOBODY);
-            }
-        }
+        ];
 
-        mistakes
+        let mistakes = limits::mistakes(counts, others).into_iter();
+        mistakes.map(|(key, reason)| SmtpError::Limit { key, reason })
     }
 }
-
-/// More than this no limit is meant.
-const MOST: usize = 1_000_000;
-const NOBODY: &str = "is zero, so that nobody could come in";
-const TOO_MANY: &str = "is more than 1,000,000, which no machine has room for";
 
 /// Why the door cannot be opened. Each has the key of the section `smtp` that is to be mended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -10,8 +10,8 @@ use super::Bench;
 use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage, State, TlsUse};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp, hours};
 use crate::spool::{
-    Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, Manifest, NewMail, PutResult, Query,
-    Record, SettleResult, Spool, SpoolOptions, SweepReport,
+    Claim, ClaimRequest, DeliveryCounts, Lease, LeaseKeeper, LeaseToken, Manifest, NewMail,
+    PutResult, Query, Record, SettleResult, Spool, SpoolOptions, SweepReport,
 };
 
 /// The longest that anything is waited for.
@@ -349,7 +349,7 @@ pub async fn audit(spool: &dyn Spool, now: Timestamp) {
         now,
     )
     .await;
-    let mut counts = [[0; 3]; 7];
+    let mut counts = DeliveryCounts::default();
     let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
     let mut oldest_due: Option<Timestamp> = None;
 
@@ -361,7 +361,7 @@ pub async fn audit(spool: &dyn Spool, now: Timestamp) {
             "a mail is listed as it is"
         );
         for (delivery, state) in record.deliveries.iter().zip(record.states(now)) {
-            counts[state as usize][record.manifest.priority.index()] += 1;
+            counts.add(state, record.manifest.priority, 1);
             if let Some(due) = delivery.stage.due() {
                 pending += 1;
                 *backlog.entry(delivery.route.clone()).or_default() += 1;

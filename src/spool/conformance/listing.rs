@@ -433,7 +433,7 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
         "the longest-waiting delivery is told"
     );
 
-    let by_state = |state: State| stats.counts[state as usize].iter().sum::<u64>();
+    let by_state = |state: State| stats.counts.in_state(state);
     assert_eq!(by_state(State::Queued), 45, "45 deliveries are due");
 
     let mut wanted = request(6, now);

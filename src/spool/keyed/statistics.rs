@@ -26,7 +26,10 @@ pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, Spoo
         .into_iter()
         .enumerate()
     {
-        stats.counts[state as usize] = totals.finished[kind];
+        for priority in Priority::ALL {
+            let ended = totals.finished[kind][priority.index()];
+            stats.counts.add(state, priority, ended);
+        }
     }
 
     let leased: Vec<(QueueName, Place, bool)> = shared
@@ -42,27 +45,24 @@ pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, Spoo
         let backlog = shared.backlog.lock();
         let counts = &mut stats.counts;
         for ((id, priority), count) in backlog.all().filter(|(_, count)| count.pending > 0) {
-            let at = priority.index();
             let tried_later = count.tried.saturating_sub(count.ripe_tried);
             let later = count.pending.saturating_sub(count.ripe);
-            counts[State::Queued as usize][at] += count.ripe;
-            counts[State::Deferred as usize][at] += tried_later;
-            counts[State::Scheduled as usize][at] += later.saturating_sub(tried_later);
+            let untried_later = later.saturating_sub(tried_later);
+            counts.add(State::Queued, priority, count.ripe);
+            counts.add(State::Deferred, priority, tried_later);
+            counts.add(State::Scheduled, priority, untried_later);
             waiting.push((id, priority));
         }
         for (queue, place, tried) in &leased {
             let Some(id) = ids.id(&queue.route) else {
                 continue;
             };
-            let at = queue.priority.index();
-            let state = match backlog.of(&(id, queue.priority)).is_ripe(place) {
+            let waits = match backlog.of(&(id, queue.priority)).is_ripe(place) {
                 true => State::Queued,
                 false if *tried => State::Deferred,
                 false => State::Scheduled,
             };
-            let waits = &mut counts[state as usize][at];
-            *waits = waits.saturating_sub(1);
-            counts[State::Sending as usize][at] += 1;
+            counts.move_one(queue.priority, waits, State::Sending);
         }
     }
 

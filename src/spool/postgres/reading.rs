@@ -14,7 +14,7 @@ use super::put::hash_of;
 use super::rows::{self, CANCELLED, DEAD};
 use super::shared::Core;
 use crate::delivery::{Route, State};
-use crate::mail::{MailId, Submitter, Timestamp};
+use crate::mail::{MailId, Priority, Submitter, Timestamp};
 use crate::spool::{Page, Query, Record, SpoolError, SpoolStats};
 
 /// How many mails are read for one page that few of them belong on.
@@ -429,13 +429,14 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
     let mut backlog: BTreeMap<Route, u64> = BTreeMap::new();
     for row in &waiting {
         let state = usize::try_from(row.get::<_, i32>("state")).unwrap_or(0);
-        let priority = rows::priority(row.get("priority")).index();
+        let state = State::ALL.get(state).copied().unwrap_or(State::Scheduled);
+        let priority = rows::priority(row.get("priority"));
         let number = u64::try_from(row.get::<_, i64>(3)).unwrap_or(0);
-        stats.counts[state][priority] += number;
+        stats.counts.add(state, priority, number);
         if let Some(route) = core.routes.name(row.get("route")) {
             *backlog.entry(route).or_default() += number;
         }
-        if state == State::Queued as usize {
+        if state == State::Queued {
             let due = Timestamp::from_millis(row.get(4));
             stats.oldest_due = Some(stats.oldest_due.map_or(due, |oldest| oldest.min(due)));
         }
@@ -446,9 +447,11 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
         let totals: Vec<i64> = row.get(0);
         let ended = [State::Delivered, State::Dead, State::Cancelled];
         for (kind, state) in ended.into_iter().enumerate() {
-            for priority in 0..3 {
-                let number = totals.get((kind + 1) * 3 + priority).copied().unwrap_or(0);
-                stats.counts[state as usize][priority] = u64::try_from(number).unwrap_or(0);
+            for priority in Priority::ALL {
+                let at = (kind + 1) * 3 + priority.index();
+                let number = totals.get(at).copied().unwrap_or(0);
+                let number = u64::try_from(number).unwrap_or(0);
+                stats.counts.add(state, priority, number);
             }
         }
         let number = |column: usize| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use postrider::delivery::{DeadReason, Delivery, Route, Stage};
 use postrider::mail::{Address, Guarantee, MailId, Priority, Timestamp, minutes};
 use postrider::spool::{
-    Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, LeaseToken, Manifest, NewMail,
-    OperationResult, PutResult, Query, SettleResult, Spool, SpoolError, SpoolOptions, SweepReport,
+    Claim, ClaimRequest, DeliveryCounts, EndedDelivery, Lease, LeaseKeeper, LeaseToken, Manifest,
+    NewMail, OperationResult, PutResult, Query, SettleResult, Spool, SpoolError, SpoolOptions,
+    SweepReport,
 };
 
 use super::steps::{Sketch, Step, Verdict};
@@ -136,7 +137,7 @@ impl History {
             "after {step:?} exactly the mails that were accepted and not deleted are there"
         );
 
-        let mut counts = [[0; 3]; 7];
+        let mut counts = DeliveryCounts::default();
         let mut pending = 0;
         for (id, kept) in &self.mails {
             let record = self
@@ -156,7 +157,7 @@ impl History {
                 "after {step:?} who holds the deliveries of {id}"
             );
             for state in record.states(self.now) {
-                counts[state as usize][kept.manifest.priority.index()] += 1;
+                counts.add(state, kept.manifest.priority, 1);
             }
             pending += kept
                 .deliveries

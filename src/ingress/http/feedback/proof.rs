@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use parking_lot::Mutex;
 use ring::digest;
-use subtle::ConstantTimeEq;
 
+use crate::ingress::secrets::ClaimedSecret;
 use crate::mail::Timestamp;
 
 /// How far ahead of our clock the provider's may be.
@@ -42,7 +42,7 @@ impl<'a> Claimed<'a> {
     /// password, where `secret` may have the user's name before it.
     pub fn shows(&self, secret: &str) -> Result<(), Refusal> {
         let shown = self.header(header::AUTHORIZATION.as_str())?;
-        let is_it = |given: &[u8]| given.ct_eq(secret.as_bytes());
+        let is_it = |claimed: &[u8]| ClaimedSecret::new(claimed).is(secret.as_bytes());
         let (scheme, rest) = shown.split_once(' ').ok_or(Refusal::Wrong)?;
 
         let is_right = match scheme.to_ascii_lowercase().as_str() {

@@ -273,11 +273,11 @@ fn stretches<S: Store>(
 
     let Some(record) = record else {
         // It is no more: its name says when it was made.
-        let from = since(shared, before(mail.made_at(), LEEWAY))?;
+        let from = since(shared, mail.made_at().before(LEEWAY))?;
         return Ok(vec![(from, told)]);
     };
 
-    let from = since(shared, before(record.manifest.accepted_at, AROUND))?;
+    let from = since(shared, record.manifest.accepted_at.before(AROUND))?;
     let until = match record.finished_at() {
         Some(at) => since(shared, at + AROUND)?,
         None => told,
@@ -296,7 +296,7 @@ fn stretches<S: Store>(
     times.sort_unstable();
     let mut stretches: Vec<(u64, u64)> = Vec::new();
     for at in times {
-        let from = since(shared, before(at, AROUND))?;
+        let from = since(shared, at.before(AROUND))?;
         let to = since(shared, at + AROUND)?;
         match stretches.last_mut() {
             Some((_, end)) if *end >= from => *end = to.max(*end),
@@ -305,11 +305,6 @@ fn stretches<S: Store>(
     }
 
     Ok(stretches)
-}
-
-fn before(at: Timestamp, span: Duration) -> Timestamp {
-    let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(at.as_millis().saturating_sub(millis))
 }
 
 /// About how many bytes lie between two numbers.
