@@ -55,6 +55,7 @@ pub(super) enum Msg {
     /// New relays, routes and weights, and the first of the senders that work by them.
     Configure(Arc<Topology>, SenderId),
     /// Panic, for tests of what holds then.
+    #[cfg(feature = "testing")]
     Crash,
 }
 
@@ -145,6 +146,7 @@ impl Actor for Router {
                 state.configure(topology, first_sender);
                 state.fill_all(&myself);
             }
+            #[cfg(feature = "testing")]
             Msg::Crash => panic!("the router was told to crash"),
         }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::supervisor::{self, Child};
+#[cfg(feature = "testing")]
+use super::supervisor::Child;
 use super::topology::Topology;
-use super::{Dispatcher, Error, Inner};
+use super::{Dispatcher, Error, Inner, supervisor};
 use crate::delivery::State;
 use crate::policy::{RouteRule, Weights};
 use crate::transport::Relay;
@@ -126,7 +127,7 @@ impl Dispatcher {
 
     /// Has an actor panic: `router`, `scheduler`, or the name of a relay for one of its senders.
     /// For tests of what holds then.
-    #[doc(hidden)]
+    #[cfg(feature = "testing")]
     pub fn crash(&self, actor: &str) {
         let child = match actor {
             "router" => Child::Router,

@@ -25,6 +25,7 @@ pub(super) enum Msg {
     /// A sweep is done.
     Swept,
     /// Panic, for tests of what holds then.
+    #[cfg(feature = "testing")]
     Crash,
 }
 
@@ -84,6 +85,7 @@ impl Actor for Scheduler {
                 state.sweeping = false;
                 state.tick(myself);
             }
+            #[cfg(feature = "testing")]
             Msg::Crash => panic!("the scheduler was told to crash"),
         }
 

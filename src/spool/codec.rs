@@ -279,7 +279,7 @@ impl Versioned for (Manifest, Vec<Delivery>) {
 ///
 /// # Panics
 /// If what was read is not read again once it is written.
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub fn decode_any(bytes: &[u8]) -> usize {
     fn is<T: Serialize + Versioned + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
         let Ok((record, _)) = decode_first::<T>(bytes) else {

@@ -1,7 +1,7 @@
 //! The durable store, and the only queue. What it is asked is in [`Spool`]; who asks is `dispatch`.
 //!
 //! Two kinds keep mail today: [`sled`] on disk and in memory. Both are one engine over two stores,
-//! and every kind passes [`conformance`].
+//! and every kind passes the suite `conformance`, which the feature `testing` brings.
 //!
 //! *Invariants made here:* a [`Spool::put`] that answered is on disk; a delivery is leased to one
 //! sender at a time; a settle without the current lease changes nothing; what cannot be read is set
@@ -10,6 +10,7 @@
 mod cluster;
 mod codec;
 mod commit_times;
+#[cfg(feature = "testing")]
 pub mod conformance;
 #[cfg(feature = "postgres")]
 mod copy;
@@ -32,6 +33,7 @@ mod suppression;
 mod transfer;
 
 pub use cluster::{Cluster, NodeStatus, Orders};
+#[cfg(feature = "testing")]
 pub use codec::decode_any;
 pub use commit_times::CommitTimes;
 #[cfg(feature = "postgres")]

@@ -1,5 +1,4 @@
-//! What strangers' bytes are read with behind the door. For tests that feed it rubbish; no part of
-//! what programs may rely on.
+//! What strangers' bytes are read with behind the door, for tests that feed it rubbish.
 
 use super::feedback::provider;
 use super::preview::html::{Images, Theme, cleaned};

@@ -16,7 +16,7 @@ mod audit;
 mod body;
 mod data;
 mod events;
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub mod exercise;
 mod export;
 mod feedback;

@@ -25,7 +25,7 @@ mod trace;
 
 pub use super::tls::TlsFiles;
 pub use door::{Reloader, SmtpDoor};
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use session::exercise;
 pub use settings::{Limits, SmtpError, SmtpSettings, User};
 pub use stdio::{Refused, StdioSubmission, converse};

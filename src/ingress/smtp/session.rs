@@ -5,6 +5,7 @@
 //! one exception is STARTTLS, where bytes that came with the command are an attack (RFC 3207 §6)
 //! and end the connection.
 
+#[cfg(feature = "testing")]
 mod exercise;
 mod login;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+#[cfg(feature = "testing")]
 pub use exercise::exercise;
 pub(super) use login::TOO_MANY_FAILED;
 

@@ -441,6 +441,7 @@ fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEven
 }
 
 /// Checks and reads a body as each provider's, whosever it is. For tests that feed it rubbish.
+#[cfg(feature = "testing")]
 pub(in crate::ingress::http) fn exercise(body: &[u8]) {
     let headers = HeaderMap::new();
     let claimed = Claimed {
