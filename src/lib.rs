@@ -43,6 +43,9 @@
 //! ARCHITECTURE.md walks this way with the files beside it, and lists the invariants: for each the
 //! file that makes it and the test that fails without it.
 
+// What the command line prints goes through `cli/screen.rs`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 
 use super::Failure;
+use super::screen::{Screen, note, plain};
 use crate::private;
 use crate::transport::dkim::{SigningKey, dns_name};
 
@@ -45,21 +46,20 @@ pub(super) struct Record {
 }
 
 impl Dkim {
-    pub(super) fn execute(self) -> Result<(), Failure> {
+    pub(super) fn execute(self, screen: &mut Screen) -> Result<(), Failure> {
         match self {
-            Dkim::Generate(generate) => generate.execute(),
+            Dkim::Generate(generate) => generate.execute(screen),
             Dkim::Record(record) => {
                 let key = SigningKey::read(&record.file);
                 let key = key.map_err(|e| refuse(&record.file, &e))?;
-                println!("{}", key.dns_record());
-                Ok(())
+                Ok(screen.line(&[plain(key.dns_record())])?)
             }
         }
     }
 }
 
 impl Generate {
-    fn execute(self) -> Result<(), Failure> {
+    fn execute(self, screen: &mut Screen) -> Result<(), Failure> {
         let pem = match self.algorithm {
             Algorithm::Rsa => rsa_key()?,
             Algorithm::Ed25519 => ed25519_key()?,
@@ -68,16 +68,17 @@ impl Generate {
         let key = SigningKey::from_pem(pem.as_bytes()).map_err(|e| refuse(&self.out, &e))?;
         write_new(&self.out, &pem)?;
 
-        println!("{} TXT", dns_name(&self.selector, &self.domain));
-        println!("{}", key.dns_record());
-        eprintln!(
+        let name = dns_name(&self.selector, &self.domain);
+        screen.line(&[plain(name), plain(" TXT")])?;
+        screen.line(&[plain(key.dns_record())])?;
+        note(format_args!(
             "\nThe private key is in {}. Publish the record, then add to the configuration:\n\n\
              [[dkim]]\ndomain = \"{}\"\nselector = \"{}\"\nkey_file = \"{}\"",
             self.out.display(),
             self.domain,
             self.selector,
             self.out.display()
-        );
+        ));
 
         Ok(())
     }

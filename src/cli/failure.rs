@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::FieldError;
+use super::screen::{Screen, note};
 use crate::config::{Mistake, Mistakes};
 use crate::dispatch::Error;
 use crate::spool::SpoolError;
@@ -84,10 +85,14 @@ impl Failure {
     /// Tells it on standard error: for a person, or as one line of JSON.
     pub fn tell(&self, as_json: bool) {
         match self {
-            _ if as_json => eprintln!("{}", self.json()),
+            _ if as_json => {
+                let json = self.json().to_string();
+                // Where nobody can be told, the exit code is all there is.
+                let _ = Screen::for_notes().json(json.as_bytes());
+            }
             // One line for each mistake, and nothing else, so that programs can read them.
-            Failure::Configuration(mistakes) => eprintln!("{mistakes}"),
-            _ => eprintln!("postrider: {self}"),
+            Failure::Configuration(mistakes) => note(mistakes),
+            _ => note(format_args!("postrider: {self}")),
         }
     }
 

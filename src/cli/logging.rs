@@ -7,6 +7,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
 use super::log_fields::LogFields;
+use super::screen::note;
 use crate::config::{Log, LogFormat};
 use crate::mail::is_harmless;
 
@@ -91,7 +92,9 @@ pub(super) fn tell_panics_in_a_line() {
         if tracing::dispatcher::has_been_set() {
             tracing::error!(place, reason, "a bug in postrider: please report it");
         } else {
-            eprintln!("postrider: a bug, please report it: {reason} (at {place})");
+            note(format_args!(
+                "postrider: a bug, please report it: {reason} (at {place})"
+            ));
         }
     }));
 }

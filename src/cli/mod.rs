@@ -113,12 +113,12 @@ pub fn main() -> ExitCode {
     let mut screen = Screen::new();
     let done = match cli.command {
         Command::Run(run) => run.execute().map(|()| ExitCode::SUCCESS),
-        Command::Demo(demo) => demo.execute().map(|()| ExitCode::SUCCESS),
+        Command::Demo(demo) => demo.execute(&mut screen).map(|()| ExitCode::SUCCESS),
         Command::Check(check) => check.execute(&mut screen),
         Command::Init(init) => init.execute(&mut screen),
-        Command::Dkim(dkim) => dkim.execute().map(|()| ExitCode::SUCCESS),
+        Command::Dkim(dkim) => dkim.execute(&mut screen).map(|()| ExitCode::SUCCESS),
         Command::Spool(spool) => spool.execute(&mut screen),
-        Command::Bench(bench) => bench.execute().map(|()| ExitCode::SUCCESS),
+        Command::Bench(bench) => bench.execute(&mut screen).map(|()| ExitCode::SUCCESS),
         Command::Client(client) => client.execute(Cli::command, &mut screen),
     };
 
@@ -137,7 +137,7 @@ fn usage(error: &clap::Error) -> String {
 pub fn bench() -> ExitCode {
     // Cargo adds this to what it was told itself.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
-    let done = bench::Bench::parse_from(arguments).execute();
+    let done = bench::Bench::parse_from(arguments).execute(&mut Screen::new());
     finish(done.map(|()| ExitCode::SUCCESS), false)
 }
 

@@ -1,11 +1,11 @@
-//! What people see: lines and tables on standard output.
+//! What people see: lines and tables on standard output, and notes beside them on standard error.
+//! Every command prints here and nowhere else.
 //!
-//! Everything printed is made of [`Piece`]s, and a piece escapes its text when it is made. So
-//! nothing from a mail, a remote server or the service reaches a terminal raw, whichever command
-//! prints it.
+//! What is printed is made of [`StyledText`], which escapes its text when it is made. So nothing
+//! from a mail, a remote server or the service reaches a terminal raw, whichever command prints it.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 use comfy_table::{
@@ -87,7 +87,7 @@ const GAP: u16 = 2;
 /// No column gives way further than to this width.
 const NARROWEST: u16 = 8;
 
-/// Standard output: a terminal with colours, or a plain stream.
+/// Standard output or standard error: a terminal with colours, or a plain stream.
 pub struct Screen {
     out: Box<dyn Write>,
     terminal: bool,
@@ -108,6 +108,16 @@ impl Screen {
         }
     }
 
+    /// Standard error, without colours: for what is no answer, so that programs which read the
+    /// answers do not read it.
+    pub fn for_notes() -> Self {
+        Screen {
+            out: Box::new(io::stderr()),
+            terminal: io::stderr().is_terminal(),
+            colour: false,
+        }
+    }
+
     /// Prints one line.
     pub fn line(&mut self, pieces: &[StyledText]) -> io::Result<()> {
         for piece in pieces {
@@ -120,6 +130,51 @@ impl Screen {
         }
         writeln!(self.out)?;
         self.out.flush()
+    }
+
+    /// Prints each line of a text.
+    pub fn lines(&mut self, text: impl Display) -> io::Result<()> {
+        let text = text.to_string();
+        text.lines().try_for_each(|line| self.line(&[plain(line)]))
+    }
+
+    /// Prints a question, and leaves the cursor behind it.
+    pub fn ask(&mut self, question: &str) -> io::Result<()> {
+        write!(self.out, "{}", escaped(question))?;
+        self.out.flush()
+    }
+
+    /// On a terminal, shows a text in place of the line that the cursor is in, and says whether it
+    /// is shown: it stays until [`Screen::clear_line`].
+    pub fn show_for_now(&mut self, text: &str) -> io::Result<bool> {
+        if self.terminal {
+            write!(self.out, "\r{}", escaped(text))?;
+            self.out.flush()?;
+        }
+        Ok(self.terminal)
+    }
+
+    /// Clears the line that the cursor of the terminal is in.
+    pub fn clear_line(&mut self) -> io::Result<()> {
+        write!(self.out, "\r\x1b[K")?;
+        self.out.flush()
+    }
+
+    /// Prints text as it comes in: exactly as it is into a file or a pipe, escaped line by line to
+    /// a terminal.
+    pub fn copy(&mut self, from: impl Read) -> io::Result<()> {
+        let mut from = BufReader::new(from);
+        if !self.terminal {
+            io::copy(&mut from, &mut self.out)?;
+            return self.out.flush();
+        }
+
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line)? > 0 {
+            self.message(&line)?;
+            line.clear();
+        }
+        Ok(())
     }
 
     /// Prints what the service answered, as it answered it. On a terminal, characters that could do
@@ -248,6 +303,11 @@ impl Screen {
             TextStyle::Strong => cell.add_attribute(Attribute::Bold),
         }
     }
+}
+
+/// Tells a person something beside the output. Where nobody can be told it is left out.
+pub fn note(text: impl Display) {
+    let _ = Screen::for_notes().lines(text);
 }
 
 /// The columns' widths on a terminal that is so wide: as they are, but for the last one and the

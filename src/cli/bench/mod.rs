@@ -17,9 +17,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::Failure;
+use super::screen::Screen;
 use crate::dispatch::Dispatcher;
 use crate::mail::{Mail, MailError};
 
@@ -67,7 +69,7 @@ enum Which {
 }
 
 impl Bench {
-    pub(super) fn execute(self) -> Result<(), Failure> {
+    pub(super) fn execute(self, screen: &mut Screen) -> Result<(), Failure> {
         let dir = tempfile::Builder::new()
             .prefix("postrider-bench-")
             .tempdir_in(&self.dir);
@@ -77,21 +79,20 @@ impl Bench {
                 self.dir.display()
             ))
         })?;
-        super::runtime()?.block_on(self.which.run(dir.path()))
+        let figures = super::runtime()?.block_on(self.which.run(dir.path()))?;
+        Ok(screen.json(figures.to_string().as_bytes())?)
     }
 }
 
 impl Which {
-    async fn run(self, dir: &Path) -> Result<(), Failure> {
-        let line = match self {
-            Which::EndToEnd(how) => end_to_end::run(&how, dir).await?,
-            Which::Accept { count } => accept::run(count, dir).await?,
-            Which::Backlog { count } => backlog::run(count, dir).await?,
-            Which::Suppressions { count } => suppressions::run(count, dir).await?,
-            Which::RoundTrip => round_trip::run().await?,
-        };
-        println!("{line}");
-        Ok(())
+    async fn run(self, dir: &Path) -> Result<Value, Failure> {
+        match self {
+            Which::EndToEnd(how) => end_to_end::run(&how, dir).await,
+            Which::Accept { count } => accept::run(count, dir).await,
+            Which::Backlog { count } => backlog::run(count, dir).await,
+            Which::Suppressions { count } => suppressions::run(count, dir).await,
+            Which::RoundTrip => round_trip::run().await,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::service::Parameters;
 use super::times::{local, past_time};
 use super::{Failure, ServiceArgs};
 use crate::cli::screen::{
-    ColumnFit, Screen, StyledText, TextStyle, counted, grouped, plain, tinted,
+    ColumnFit, Screen, StyledText, TextStyle, counted, grouped, note, plain, tinted,
 };
 use crate::dispatch::{AuditEntry, AuditPage};
 use crate::mail::{MailId, Timestamp};
@@ -92,7 +92,7 @@ impl Audit {
         }
 
         if more {
-            eprintln!("There is more: list it with --limit N, or with --all.");
+            note("There is more: list it with --limit N, or with --all.");
         }
         Ok(ExitCode::SUCCESS)
     }

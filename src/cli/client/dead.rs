@@ -1,6 +1,6 @@
 //! `postrider dead`: list, retry and purge what failed for good.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -11,7 +11,7 @@ use super::list::{ListLength, pages};
 use super::service::{Answer, Client, Parameters, Payload};
 use super::times::relative;
 use super::{Failure, ServiceArgs, record};
-use crate::cli::screen::{Screen, TextStyle, counted, plain, tinted};
+use crate::cli::screen::{Screen, TextStyle, counted, note, plain, tinted};
 use crate::delivery::State;
 use crate::dispatch::MailStatus;
 use crate::mail::Timestamp;
@@ -235,15 +235,14 @@ fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
     let count: Count = client
         .delete(&["v1", "dead"], &parameters(filter, true))?
         .decode()?;
-    eprintln!("{}.", count.told("would be deleted for good"));
-    eprint!("Delete? [y/N] ");
-    std::io::stderr().flush()?;
+    note(format_args!("{}.", count.told("would be deleted for good")));
+    Screen::for_notes().ask("Delete? [y/N] ")?;
 
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     let yes = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
     if !yes {
-        eprintln!("Nothing was deleted.");
+        note("Nothing was deleted.");
     }
 
     Ok(yes)

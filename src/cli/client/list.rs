@@ -10,7 +10,7 @@ use super::looking::Progress;
 use super::service::Parameters;
 use super::times::rough;
 use super::{Failure, ServiceArgs, record};
-use crate::cli::screen::{ColumnFit, Screen, StyledText, TextStyle, plain, state, tinted};
+use crate::cli::screen::{ColumnFit, Screen, StyledText, TextStyle, note, plain, state, tinted};
 use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::Timestamp;
@@ -140,7 +140,7 @@ pub fn pages(
 
     if !asking.json {
         match cursor {
-            Some(_) => eprintln!("There are more: list them with --limit N, or with --all."),
+            Some(_) => note("There are more: list them with --limit N, or with --all."),
             None if !found => screen.line(&[tinted("no mails", TextStyle::Faint)])?,
             None => {}
         }

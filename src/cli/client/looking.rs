@@ -1,14 +1,12 @@
 //! Looking through more mail than the service looks at in one call: asking on, and saying so
 //! meanwhile.
 
-use std::io::{IsTerminal, Write, stderr};
-
 use serde::Deserialize;
 
 use super::Failure;
 use super::service::{Answer, Client, Parameters};
 use crate::cli::Refusal;
-use crate::cli::screen::{escaped, grouped};
+use crate::cli::screen::{Screen, escaped, grouped};
 use crate::dispatch::MailStatus;
 use crate::mail::MailId;
 
@@ -29,19 +27,15 @@ impl Progress {
     /// So many more were looked at, and there is more.
     pub fn goes_on(&mut self, looked_at: u64) {
         self.looked_at += looked_at;
-        let mut to = stderr();
-        if to.is_terminal() {
-            let _ = write!(to, "\r{} mails looked at ...", grouped(self.looked_at));
-            let _ = to.flush();
-            self.is_shown = true;
-        }
+        let text = format!("{} mails looked at ...", grouped(self.looked_at));
+        self.is_shown = Screen::for_notes().show_for_now(&text).unwrap_or(false);
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_shown {
-            let _ = write!(stderr(), "\r\x1b[K");
+            let _ = Screen::for_notes().clear_line();
         }
     }
 }

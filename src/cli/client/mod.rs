@@ -137,7 +137,7 @@ impl ClientCommand {
             ClientCommand::Status(status) => status.run(screen),
             ClientCommand::List(list) => list.run(screen),
             ClientCommand::Count(count) => count.run(screen),
-            ClientCommand::Export(export) => export.run(),
+            ClientCommand::Export(export) => export.run(screen),
             ClientCommand::Failures(failures) => failures.run(screen),
             ClientCommand::Job(job) => job.run(screen),
             ClientCommand::Show(show) => show.run(screen),

@@ -1,7 +1,6 @@
 //! `postrider count`, `export` and `failures`: what a search finds, as numbers, as a table for
 //! other programs, and by what went wrong.
 
-use std::io::{Write, copy};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -12,7 +11,7 @@ use super::looking::Progress;
 use super::service::{Client, Parameters};
 use super::times::relative;
 use super::{Failure, ServiceArgs};
-use crate::cli::screen::{ColumnFit, Screen, TextStyle, grouped, plain, state, tinted};
+use crate::cli::screen::{ColumnFit, Screen, TextStyle, grouped, note, plain, state, tinted};
 use crate::dispatch::{Counted, Failures};
 use crate::mail::Timestamp;
 
@@ -105,15 +104,12 @@ pub struct Export {
 }
 
 impl Export {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.search.parameters();
         parameters.push(("format", self.format));
         let client = self.service.client()?;
-        let mut stream = client.stream(&["v1", "mails", "export"], &parameters)?;
-
-        let mut out = std::io::stdout().lock();
-        copy(&mut stream, &mut out)?;
-        out.flush()?;
+        let stream = client.stream(&["v1", "mails", "export"], &parameters)?;
+        screen.copy(stream)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -163,7 +159,7 @@ impl FailureGroups {
         let heads = ["DEAD", "DEFERRED", "LAST", "WHAT", "FOR EXAMPLE"];
         screen.table(&heads, rows.collect(), ColumnFit::Wrap)?;
         if !failures.complete {
-            eprintln!("Only the newest were looked at: narrow it with -q or --since.");
+            note("Only the newest were looked at: narrow it with -q or --since.");
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -16,7 +16,7 @@ use super::service::Parameters;
 use super::sse::{Frame, Frames};
 use super::times::{relative, time_of_day};
 use super::{Failure, ServiceArgs, record};
-use crate::cli::screen::{Screen, StyledText, TextStyle, counted, plain, state, tinted};
+use crate::cli::screen::{Screen, StyledText, TextStyle, counted, note, plain, state, tinted};
 use crate::delivery::{Attempt, Event, EventKind};
 use crate::mail::{MailId, Timestamp};
 
@@ -57,7 +57,7 @@ impl Tail {
                 last = frame.id.or(last);
                 pause = FIRST_PAUSE;
             }
-            eprintln!("The connection is lost; connecting again.");
+            note("The connection is lost; connecting again.");
             stream = loop {
                 sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);

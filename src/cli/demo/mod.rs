@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use clap::value_parser;
 use tokio::task::JoinSet;
 
+use super::screen::Screen;
 use super::{Failure, logging};
 use crate::config::{self, Relay, Settings, Sources};
 use crate::dispatch::{Dispatcher, Drain, Stats};
@@ -36,14 +37,14 @@ pub(super) struct Demo {
     /// How many mails
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     count: u32,
-    /// Run the engine as this file says, its relays, routes, except for its relays, routes, retry
-    /// schedule and spool directory
+    /// Run the engine as this file says, except for its relays, routes, retry schedule and spool
+    /// directory
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl Demo {
-    pub(super) fn execute(self) -> Result<(), Failure> {
+    pub(super) fn execute(self, screen: &mut Screen) -> Result<(), Failure> {
         let settings = match self.config {
             None => Settings::default(),
             Some(_) => Settings::load(&Sources::of_process(self.config))?,
@@ -54,7 +55,7 @@ impl Demo {
         let count = self.count as usize;
         let dir = tempfile::tempdir()
             .map_err(|e| Failure::Failed(format!("cannot make a temporary directory: {e}")))?;
-        super::runtime()?.block_on(demonstrate(settings, count, dir.path()))
+        super::runtime()?.block_on(demonstrate(settings, count, dir.path(), screen))
     }
 }
 
@@ -67,13 +68,18 @@ fn priority(number: usize) -> Priority {
     }
 }
 
-async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(), Failure> {
+async fn demonstrate(
+    settings: Settings,
+    count: usize,
+    dir: &Path,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
     let tally = Arc::new(Tally::new(count));
     let sink = Sink::open(tally.clone())
         .await
         .map_err(|e| Failure::Failed(format!("cannot listen on loopback: {e}")))?;
     let settings = for_demo(settings, &sink, dir);
-    summary::introduce(count, &settings, &sink);
+    summary::introduce(screen, count, &settings, &sink)?;
 
     let dispatcher = config::builder(&settings)?.start().await?;
     let began = Instant::now();
@@ -87,7 +93,7 @@ async fn demonstrate(settings: Settings, count: usize, dir: &Path) -> Result<(),
     let closed = dispatcher.shutdown(Drain::within(seconds(10))).await;
     let stats = stats?;
     closed?;
-    Summary::new(&tally, &stats, count, began).tell()
+    Summary::new(&tally, &stats, count, began).tell(screen)
 }
 
 /// The configured engine, with the sink as its only relay, a spool that goes away, and retries that

@@ -1,30 +1,41 @@
 //! What the demo shows: bars while it runs, on a terminal only, and a table at its end.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use console::style;
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::sink::Sink;
 use super::tally::Tally;
 use super::{CALLERS, Failure};
+use crate::cli::screen::{Screen, TextStyle, plain, tinted};
 use crate::config::{Settings, Sync};
 use crate::dispatch::Stats;
 use crate::mail::Priority;
 
 /// Says what is about to happen.
-pub(super) fn introduce(count: usize, settings: &Settings, sink: &Sink) {
+pub(super) fn introduce(
+    screen: &mut Screen,
+    count: usize,
+    settings: &Settings,
+    sink: &Sink,
+) -> io::Result<()> {
     let synced = match settings.spool.sync {
         Sync::Always => "synced to disk before each receipt",
         Sync::Interval => "synced to disk now and then",
     };
-    println!(
-        "{} mails from {CALLERS} callers, through the real engine and a sled spool ({synced}),\n\
-         into a mail server on {} that refuses, defers and hangs up now and then.\n",
-        style(HumanCount(count as u64)).bold(),
-        sink.address,
-    );
+    let count = HumanCount(count as u64);
+    screen.line(&[
+        tinted(count, TextStyle::Strong),
+        plain(format_args!(
+            " mails from {CALLERS} callers, through the real engine and a sled spool ({synced}),"
+        )),
+    ])?;
+    screen.lines(format_args!(
+        "into a mail server on {} that refuses, defers and hangs up now and then.\n\n",
+        sink.address
+    ))
 }
 
 /// One bar for what was accepted, one for what arrived. They go to standard error, and only where
@@ -85,14 +96,15 @@ impl<'a> Summary<'a> {
     }
 
     /// Prints the table, and says in its last line whether every mail arrived.
-    pub(super) fn tell(&self) -> Result<(), Failure> {
-        println!("{}\n", self.table());
-        println!("{}", self.latencies());
+    pub(super) fn tell(&self, screen: &mut Screen) -> Result<(), Failure> {
+        screen.lines(self.table())?;
+        screen.line(&[])?;
+        screen.lines(self.latencies())?;
         verdict(self.tally, self.count)?;
-        println!(
-            "\n{} every mail that was accepted arrived",
-            style("✓").green().bold()
-        );
+
+        screen.line(&[])?;
+        let all_is_well = tinted("✓", TextStyle::Good);
+        screen.line(&[all_is_well, plain(" every mail that was accepted arrived")])?;
         Ok(())
     }
 

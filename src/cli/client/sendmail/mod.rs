@@ -17,8 +17,7 @@ use super::place::Service;
 use super::service::{Client, Parameters, Payload};
 use super::user;
 use crate::cli::failure::Failure;
-use crate::cli::screen::Screen;
-use crate::cli::screen::escaped;
+use crate::cli::screen::{Screen, escaped, note};
 use crate::ingress::smtp::{self, Refused, StdioSubmission};
 use crate::mail::{Addressees, MailError, MailId};
 
@@ -138,7 +137,7 @@ impl Sendmail {
         match self.act(screen) {
             Ok(()) => ExitCode::SUCCESS,
             Err(trouble) => {
-                eprintln!("sendmail: {}", trouble.message);
+                note(format_args!("sendmail: {}", trouble.message));
                 ExitCode::from(trouble.code as u8)
             }
         }
