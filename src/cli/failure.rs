@@ -34,7 +34,7 @@ pub enum Failure {
     TryLater(String),
     /// The service answered, and said no.
     #[error("{0}")]
-    Refused(Box<Refusal>),
+    Refused(Box<ServiceRefusal>),
     /// The answer cannot be written to standard output.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -42,7 +42,7 @@ pub enum Failure {
 
 /// What the service said when it said no.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ServiceRefusal {
     /// The HTTP status.
     pub status: u16,
     /// What is wrong, for a person.
@@ -53,13 +53,13 @@ pub struct Refusal {
     pub problem: Option<serde_json::Value>,
 }
 
-impl std::fmt::Display for Refusal {
+impl std::fmt::Display for ServiceRefusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl Refusal {
+impl ServiceRefusal {
     /// Whether the same request may be granted later.
     pub fn is_transient(&self) -> bool {
         matches!(self.status, 408 | 425 | 429 | 502 | 503 | 504)

@@ -17,7 +17,7 @@ mod run;
 mod screen;
 mod spool;
 
-pub use failure::{Failure, Refusal};
+pub use failure::{Failure, ServiceRefusal};
 pub use field::FieldError;
 
 use std::io::ErrorKind;

@@ -14,7 +14,7 @@ use crate::delivery::printable;
 use crate::dispatch::Error;
 use crate::spool::postgres::PostgresSpool;
 use crate::spool::sled::{export, salvage, verify};
-use crate::spool::{Place, SpoolError, copy};
+use crate::spool::{SpoolError, SpoolLocation, copy};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Spool {
@@ -100,8 +100,8 @@ impl Spool {
             Spool::Verify { spool, report } => {
                 let place = report.place(spool)?;
                 let found = match &place {
-                    Place::Directory(path) => verify(path),
-                    Place::Database(database) => runtime()?.block_on(database.verify()),
+                    SpoolLocation::Directory(path) => verify(path),
+                    SpoolLocation::Database(database) => runtime()?.block_on(database.verify()),
                 };
                 let found = found.map_err(failure)?;
                 let sums = format!(
@@ -121,8 +121,8 @@ impl Spool {
             Spool::Export { mut places, report } => {
                 let dir = PathBuf::from(places.pop().unwrap_or_default());
                 let written = match report.place(places.pop())? {
-                    Place::Directory(path) => export(&path, &dir),
-                    Place::Database(database) => runtime()?.block_on(database.export(&dir)),
+                    SpoolLocation::Directory(path) => export(&path, &dir),
+                    SpoolLocation::Database(database) => runtime()?.block_on(database.export(&dir)),
                 };
                 let written = written.map_err(failure)?;
                 tell(
@@ -149,7 +149,7 @@ impl Spool {
                 Ok(ExitCode::SUCCESS)
             }
             Spool::Migrate { spool, report } => {
-                let Place::Database(database) = report.place(spool)? else {
+                let SpoolLocation::Database(database) = report.place(spool)? else {
                     let reason =
                         "is done to a database: name one (postgres://…), or set `spool.url`";
                     return Err(Failure::Usage(format!("spool migrate {reason}")));
@@ -181,17 +181,17 @@ impl Spool {
 
 impl ReportArgs {
     /// The spool that is named, or that of the configuration.
-    fn place(&self, named: Option<String>) -> Result<Place, Failure> {
+    fn place(&self, named: Option<String>) -> Result<SpoolLocation, Failure> {
         let Some(named) = named else {
             let spool = Settings::spool(&self.file.sources())?;
             return Ok(match spool.database() {
-                Some(database) => Place::Database(self.with_options(database)?),
-                None => Place::Directory(spool.path),
+                Some(database) => SpoolLocation::Database(self.with_options(database)?),
+                None => SpoolLocation::Directory(spool.path),
             });
         };
 
         if !named.starts_with("postgres://") && !named.starts_with("postgresql://") {
-            return Ok(Place::Directory(named.into()));
+            return Ok(SpoolLocation::Directory(named.into()));
         }
 
         let mut database = PostgresSpool::new(named);
@@ -206,7 +206,7 @@ impl ReportArgs {
         database
             .check()
             .map_err(|reason| Failure::Usage(format!("the database's URL: {reason}")))?;
-        Ok(Place::Database(self.with_options(database)?))
+        Ok(SpoolLocation::Database(self.with_options(database)?))
     }
 
     fn with_options(&self, mut database: PostgresSpool) -> Result<PostgresSpool, Failure> {
@@ -224,10 +224,10 @@ impl ReportArgs {
 }
 
 /// Where a spool is, for people: no password is in it.
-fn name(place: &Place) -> String {
+fn name(place: &SpoolLocation) -> String {
     match place {
-        Place::Directory(path) => path.display().to_string(),
-        Place::Database(database) => database.name(),
+        SpoolLocation::Directory(path) => path.display().to_string(),
+        SpoolLocation::Database(database) => database.name(),
     }
 }
 

@@ -87,7 +87,7 @@ pub enum ReportError {
 }
 
 /// Something that is about to be kept.
-struct Found {
+struct MatchedFinding {
     record: Record,
     index: u16,
     id: String,
@@ -178,7 +178,7 @@ impl FeedbackHandle<'_> {
                 self.engine().metrics.fed_back(by, "unknown");
                 continue;
             };
-            found.push(Found {
+            found.push(MatchedFinding {
                 record,
                 index,
                 id: event.id,
@@ -218,7 +218,7 @@ impl FeedbackHandle<'_> {
         &self,
         (mail, index): Returned,
         findings: Vec<Finding>,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<MatchedFinding>, Error> {
         let record = self.engine().spool.get(mail).await?;
         let Some(record) = record.filter(|record| usize::from(index) < record.deliveries.len())
         else {
@@ -244,7 +244,7 @@ impl FeedbackHandle<'_> {
             .or(findings.first())
             .cloned();
 
-        Ok(finding.map(|finding| Found {
+        Ok(finding.map(|finding| MatchedFinding {
             record,
             index,
             id: String::new(),
@@ -254,7 +254,11 @@ impl FeedbackHandle<'_> {
     }
 
     /// What a report says of the recipients of a mail that it names.
-    async fn of_message_id(&self, id: &str, findings: &[Finding]) -> Result<Vec<Found>, Error> {
+    async fn of_message_id(
+        &self,
+        id: &str,
+        findings: &[Finding],
+    ) -> Result<Vec<MatchedFinding>, Error> {
         let Some(record) = self.of_id(id).await? else {
             return Ok(Vec::new());
         };
@@ -263,7 +267,7 @@ impl FeedbackHandle<'_> {
         for finding in findings {
             if let Some(index) = place(&record, |to| finding.recipients.iter().any(|one| one == to))
             {
-                found.push(Found {
+                found.push(MatchedFinding {
                     record: record.clone(),
                     index,
                     id: String::new(),
@@ -341,7 +345,11 @@ impl FeedbackHandle<'_> {
     }
 
     /// Keeps what was found, does what follows, and tells of it.
-    async fn keep(&self, by: &str, found: Vec<Found>) -> Result<Vec<FeedbackReceipt>, Error> {
+    async fn keep(
+        &self,
+        by: &str,
+        found: Vec<MatchedFinding>,
+    ) -> Result<Vec<FeedbackReceipt>, Error> {
         let mut new: Vec<NewFeedback> = Vec::with_capacity(found.len());
         let mut receipts = Vec::with_capacity(found.len());
         let mut events = Vec::with_capacity(found.len());
@@ -397,8 +405,8 @@ impl FeedbackHandle<'_> {
         Ok(kept)
     }
 
-    fn entry(&self, by: &str, found: Found) -> (FeedbackReceipt, NewFeedback, Event) {
-        let Found {
+    fn entry(&self, by: &str, found: MatchedFinding) -> (FeedbackReceipt, NewFeedback, Event) {
+        let MatchedFinding {
             record,
             index,
             id,

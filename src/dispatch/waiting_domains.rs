@@ -15,7 +15,7 @@ use crate::spool::Query;
 const STEP: usize = 1000;
 /// The most mails that are looked at, and for how long: what is due after them is not told apart.
 const MOST_LOOKED_AT: usize = 1_000_000;
-const PATIENCE: Duration = Duration::from_secs(4);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 /// The most domains that are told apart.
 const MOST_DOMAINS: usize = 1000;
 
@@ -68,7 +68,7 @@ impl Relays<'_> {
 
 impl Dispatcher {
     async fn waiting_domains(&self, relay: &str) -> Result<WaitingDomains, Error> {
-        let mut found = Found::default();
+        let mut found = DomainTally::default();
         let mut complete = true;
         let mut left = MOST_LOOKED_AT;
         let states = [
@@ -78,7 +78,7 @@ impl Dispatcher {
             State::Scheduled,
         ];
         // Each state has its share of the time: what is found nowhere costs a walk over all that waits.
-        let share = PATIENCE / states.len() as u32;
+        let share = LOOKUP_TIMEOUT / states.len() as u32;
         let mut until = Instant::now();
 
         for state in states {
@@ -116,12 +116,12 @@ impl Dispatcher {
 }
 
 #[derive(Default)]
-struct Found {
+struct DomainTally {
     domains: HashMap<String, WaitingDomain>,
     others: u64,
 }
 
-impl Found {
+impl DomainTally {
     fn add(&mut self, relay: &str, state: State, accepted_at: Timestamp, delivery: &Delivery) {
         let domain = delivery.recipient.domain().to_lowercase();
         if !self.domains.contains_key(&domain) && self.domains.len() >= MOST_DOMAINS {

@@ -28,7 +28,7 @@ pub(super) struct Caller {
 
 /// What came of a call.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(super) struct CallResult {
     /// The status, where there was an answer.
     pub status: Option<u16>,
     /// What went wrong, where something did.
@@ -38,7 +38,7 @@ pub(super) struct Answer {
     pub took: Duration,
 }
 
-impl Answer {
+impl CallResult {
     /// Whether the message was taken.
     pub(super) fn is_taken(&self) -> bool {
         self.error.is_none()
@@ -86,7 +86,7 @@ impl Caller {
     }
 
     /// Tells it; `now` is the time of this try.
-    pub(super) async fn call(&self, message: &Message, now: Timestamp) -> Answer {
+    pub(super) async fn call(&self, message: &Message, now: Timestamp) -> CallResult {
         let seconds = now.as_millis() / 1000;
         let post = Post {
             url: self.url.clone(),
@@ -107,7 +107,7 @@ impl Caller {
         let took = began.elapsed();
 
         match answered {
-            Ok(answer) => Answer {
+            Ok(answer) => CallResult {
                 status: Some(answer.status),
                 error: match answer.status {
                     200..=299 => None,
@@ -122,7 +122,7 @@ impl Caller {
                     .and_then(|text| read_retry_after(text, now)),
                 took,
             },
-            Err(error) => Answer {
+            Err(error) => CallResult {
                 status: None,
                 error: Some(printable(&error.reason).chars().take(REASON).collect()),
                 retry_after: None,

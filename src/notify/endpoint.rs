@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::attending::{Closing, attend};
-use super::caller::{Answer, Caller};
+use super::caller::{CallResult, Caller};
 use super::held::{Held, Shelf, Standing};
 use super::message::{Message, attempt_of};
 use super::orders::Order;
@@ -167,7 +167,7 @@ impl Desk {
     }
 }
 
-fn answered(message: &Message, at: Timestamp, answer: &Answer) -> LastAnswer {
+fn answered(message: &Message, at: Timestamp, answer: &CallResult) -> LastAnswer {
     LastAnswer {
         at,
         id: message.id.clone(),
@@ -452,7 +452,7 @@ impl<'a> Work<'a> {
         &mut self,
         mut held: Held,
         at: Timestamp,
-        answer: &Answer,
+        answer: &CallResult,
         changes: &mut Vec<ReaderChange>,
     ) {
         let webhook = &self.desk.webhook;

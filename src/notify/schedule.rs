@@ -201,7 +201,7 @@ impl Schedule {
 
 /// How far a schedule is, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
+struct ScheduleProgress {
     /// By which expression, in which zone: what another one has missed is not missed by this.
     by: String,
     /// Everything up to this time is done with.
@@ -216,7 +216,7 @@ struct Place {
 pub(super) struct Calendar {
     schedule: Schedule,
     times: Times,
-    shown: Mutex<(Option<Place>, Option<String>)>,
+    shown: Mutex<(Option<ScheduleProgress>, Option<String>)>,
     closing: watch::Sender<bool>,
 }
 
@@ -291,7 +291,7 @@ struct Work<'a> {
     postrider: &'a Dispatcher,
     calendar: &'a Calendar,
     reader: JournalReader,
-    place: Place,
+    place: ScheduleProgress,
     /// What was due before was missed.
     since: Timestamp,
 }
@@ -306,18 +306,20 @@ impl<'a> Work<'a> {
         let to = [PLACE, &[0]].concat();
         let kept = reader.kept(PLACE.to_vec(), to, 1).await?;
         let kept = kept.first().map(|(_, bytes)| serde_json::from_slice(bytes));
-        let kept: Option<Place> = kept.and_then(Result::ok);
+        let kept: Option<ScheduleProgress> = kept.and_then(Result::ok);
         let now = postrider.clock().now();
         let schedule = &calendar.schedule;
         let by = format!("{} {}", schedule.cron, schedule.timezone);
         let is_known = kept.as_ref().is_some_and(|place| place.by == by);
 
-        let place = kept.filter(|place| place.by == by).unwrap_or(Place {
-            by,
-            done: now,
-            last: None,
-            mail: None,
-        });
+        let place = kept
+            .filter(|place| place.by == by)
+            .unwrap_or(ScheduleProgress {
+                by,
+                done: now,
+                last: None,
+                mail: None,
+            });
 
         let mut work = Work {
             postrider,

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::postgres::{Aside, Migrate, PostgresSpool, transfer};
 use super::sled::transfer as directory;
-use super::transfer::{Copied, Told};
+use super::transfer::{Copied, NextPart};
 use super::{SpoolError, transfer::Part};
 
 /// How many parts are on their way at a time.
@@ -15,7 +15,7 @@ const ON_THE_WAY: usize = 4;
 
 /// Where a spool is.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum SpoolLocation {
     /// In this directory.
     Directory(PathBuf),
     /// In a database.
@@ -27,7 +27,7 @@ pub enum Place {
 /// # Errors
 /// Where one of them is in use or cannot be read or written; where `from` is damaged, or `to` is
 /// not empty.
-pub async fn copy(from: Place, to: Place) -> Result<Copied, SpoolError> {
+pub async fn copy(from: SpoolLocation, to: SpoolLocation) -> Result<Copied, SpoolError> {
     let (sender, receiver) = mpsc::channel(ON_THE_WAY);
     let telling = tell_from(from, sender);
     let taking = take_into(to, receiver);
@@ -36,9 +36,9 @@ pub async fn copy(from: Place, to: Place) -> Result<Copied, SpoolError> {
 }
 
 /// Tells everything, and that it was everything; or why not.
-async fn tell_from(from: Place, to: mpsc::Sender<Told>) {
+async fn tell_from(from: SpoolLocation, to: mpsc::Sender<NextPart>) {
     let end = match from {
-        Place::Directory(path) => {
+        SpoolLocation::Directory(path) => {
             let to = to.clone();
             let send = move |part: Part| {
                 let sent = to.blocking_send(Ok(Some(part)));
@@ -48,7 +48,7 @@ async fn tell_from(from: Place, to: mpsc::Sender<Told>) {
             let told = tokio::task::spawn_blocking(move || directory::tell(&path, &mut send));
             told.await.unwrap_or_else(|_| Err(broken_off()))
         }
-        Place::Database(database) => match Aside::open(&database, Migrate::Check).await {
+        SpoolLocation::Database(database) => match Aside::open(&database, Migrate::Check).await {
             Ok(aside) => transfer::tell(&aside, &to).await,
             Err(error) => Err(error),
         },
@@ -57,9 +57,12 @@ async fn tell_from(from: Place, to: mpsc::Sender<Told>) {
     let _ = to.send(end.map(|()| None)).await;
 }
 
-async fn take_into(to: Place, mut from: mpsc::Receiver<Told>) -> Result<Copied, SpoolError> {
+async fn take_into(
+    to: SpoolLocation,
+    mut from: mpsc::Receiver<NextPart>,
+) -> Result<Copied, SpoolError> {
     match to {
-        Place::Directory(path) => {
+        SpoolLocation::Directory(path) => {
             let taken = tokio::task::spawn_blocking(move || {
                 let mut copied = Copied::default();
                 directory::take(&path, &mut || {
@@ -73,7 +76,7 @@ async fn take_into(to: Place, mut from: mpsc::Receiver<Told>) -> Result<Copied, 
             });
             taken.await.unwrap_or_else(|_| Err(broken_off()))
         }
-        Place::Database(database) => {
+        SpoolLocation::Database(database) => {
             let aside = Aside::open(&database, Migrate::Auto).await?;
             transfer::take(&aside, from).await
         }

@@ -37,7 +37,7 @@ pub use cluster::{Cluster, NodeStatus, Orders};
 pub use codec::decode_any;
 pub use commit_times::CommitTimes;
 #[cfg(feature = "postgres")]
-pub use copy::{Place, copy};
+pub use copy::{SpoolLocation, copy};
 pub use counts::DeliveryCounts;
 pub use error::SpoolError;
 pub use feedback::{FeedbackResult, FeedbackStore, NewFeedback};

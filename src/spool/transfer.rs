@@ -49,7 +49,7 @@ pub(super) enum Part {
 }
 
 /// The next part, or that there are no more; or why not.
-pub(super) type Told = Result<Option<Part>, super::SpoolError>;
+pub(super) type NextPart = Result<Option<Part>, super::SpoolError>;
 
 /// A mail, whole.
 pub(super) struct MailPart {

@@ -122,15 +122,15 @@ struct Granted {
 }
 
 /// Why there is no token.
-struct Refusal {
+struct TokenFailure {
     reason: String,
     /// Whether what we showed is no longer valid.
     is_stale: bool,
 }
 
-impl From<String> for Refusal {
+impl From<String> for TokenFailure {
     fn from(reason: String) -> Self {
-        Refusal {
+        TokenFailure {
             reason,
             is_stale: false,
         }
@@ -221,7 +221,7 @@ impl Source {
         Ok(granted.token)
     }
 
-    async fn ask(&self, rotated: Option<&SecretString>) -> Result<Granted, Refusal> {
+    async fn ask(&self, rotated: Option<&SecretString>) -> Result<Granted, TokenFailure> {
         let post = Post {
             url: self.request.token_url.clone(),
             content_type: "application/x-www-form-urlencoded".into(),
@@ -333,7 +333,7 @@ impl Source {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    fn read(&self, answer: &HttpAnswer) -> Result<Granted, Refusal> {
+    fn read(&self, answer: &HttpAnswer) -> Result<Granted, TokenFailure> {
         let url = &self.request.token_url;
         let read: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| {
             format!(
@@ -356,7 +356,7 @@ impl Source {
 
         let error = read.error.unwrap_or_else(|| "no access_token".into());
         let described = read.error_description.unwrap_or_default();
-        Err(Refusal {
+        Err(TokenFailure {
             reason: format!(
                 "{url} refused ({}): {error} {described}{}",
                 answer.status,

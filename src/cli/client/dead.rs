@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::filter::Filter;
 use super::list::{ListLength, pages};
-use super::service::{Answer, Client, Parameters, Payload};
+use super::service::{Client, Parameters, Payload, ServiceAnswer};
 use super::times::relative;
 use super::{Failure, ServiceArgs, record};
 use crate::cli::screen::{Screen, TextStyle, counted, note, plain, tinted};
@@ -58,14 +58,14 @@ pub enum Dead {
 
 /// How many mails it was about.
 #[derive(Deserialize)]
-struct Count {
+struct DeadLetterCount {
     count: u64,
     /// Those of the recipients of what is deleted who got it.
     #[serde(default)]
     delivered: u64,
 }
 
-impl Count {
+impl DeadLetterCount {
     /// `2 mails`, and whose record goes with them.
     fn told(&self, what: &str) -> String {
         let mails = counted(self.count, "mail");
@@ -210,7 +210,7 @@ fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
 }
 
 fn tell(
-    answer: &Answer,
+    answer: &ServiceAnswer,
     what: &str,
     asking: &ServiceArgs,
     screen: &mut Screen,
@@ -218,7 +218,7 @@ fn tell(
     if asking.json {
         screen.json(&answer.body)?;
     } else {
-        let count: Count = answer.decode()?;
+        let count: DeadLetterCount = answer.decode()?;
         screen.line(&[plain(count.told(what))])?;
     }
     Ok(ExitCode::SUCCESS)
@@ -232,7 +232,7 @@ fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
         ));
     }
 
-    let count: Count = client
+    let count: DeadLetterCount = client
         .delete(&["v1", "dead"], &parameters(filter, true))?
         .decode()?;
     note(format_args!("{}.", count.told("would be deleted for good")));

@@ -10,7 +10,7 @@ use url::Url;
 use super::place::{Service, ServiceAddress};
 use super::service::{Client, is_loopback};
 use crate::cli::screen::{Screen, TextStyle, tinted};
-use crate::cli::{Failure, Refusal};
+use crate::cli::{Failure, ServiceRefusal};
 use crate::config::{Settings, Sources};
 
 /// `postrider health`.
@@ -74,7 +74,7 @@ fn unhealthy(failure: Failure) -> Failure {
     match failure {
         Failure::TryLater(why) => Failure::Failed(why),
         Failure::Refused(refusal) => {
-            let Refusal { problem, .. } = &*refusal;
+            let ServiceRefusal { problem, .. } = &*refusal;
             let reason = problem
                 .as_ref()
                 .and_then(|problem| problem["detail"].as_str());

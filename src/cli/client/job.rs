@@ -35,7 +35,7 @@ pub struct BulkArgs {
 
 /// How many mails it was about.
 #[derive(Deserialize)]
-struct Count {
+struct MailCount {
     count: u64,
 }
 
@@ -67,7 +67,7 @@ impl BulkArgs {
         if asking.json {
             screen.json(&answer.body)?;
         } else if self.dry_run {
-            let Count { count } = answer.decode()?;
+            let MailCount { count } = answer.decode()?;
             let mails = counted(count, "mail");
             screen.line(&[plain(format_args!("{act} would be done to {mails}"))])?;
         } else {

@@ -4,8 +4,8 @@
 use serde::Deserialize;
 
 use super::Failure;
-use super::service::{Answer, Client, Parameters};
-use crate::cli::Refusal;
+use super::service::{Client, Parameters, ServiceAnswer};
+use crate::cli::ServiceRefusal;
 use crate::cli::screen::{Screen, escaped, grouped};
 use crate::dispatch::MailStatus;
 use crate::mail::MailId;
@@ -51,7 +51,7 @@ struct NotAllSeen {
 }
 
 impl NotAllSeen {
-    fn of(refusal: &Refusal) -> Option<Self> {
+    fn of(refusal: &ServiceRefusal) -> Option<Self> {
         serde_json::from_value(refusal.problem.clone()?).ok()
     }
 }
@@ -61,8 +61,8 @@ impl NotAllSeen {
 pub fn about(
     client: &Client,
     name: &str,
-    ask: impl Fn(&str) -> Result<Answer, Failure>,
-) -> Result<Answer, Failure> {
+    ask: impl Fn(&str) -> Result<ServiceAnswer, Failure>,
+) -> Result<ServiceAnswer, Failure> {
     let mut answer = ask(name);
     let mut progress = Progress::new();
     let mut found: Option<MailId> = None;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::job::BulkArgs;
-use super::service::{Answer, Client, Payload};
+use super::service::{Client, Payload, ServiceAnswer};
 use super::{Failure, ServiceArgs, letter, looking, record};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
@@ -89,7 +89,7 @@ fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
     Ok(looking::about(client, id, raw)?.body)
 }
 
-fn record_of(client: &Client, name: &str) -> Result<Answer, Failure> {
+fn record_of(client: &Client, name: &str) -> Result<ServiceAnswer, Failure> {
     looking::about(client, name, |id| client.get(&["v1", "mails", id], &vec![]))
 }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::priority;
-use super::service::{Answer, Client, Parameters, Payload};
+use super::service::{Client, Parameters, Payload, ServiceAnswer};
 use super::{Failure, ServiceArgs, record, template, times, user};
 use crate::cli::screen::{Screen, TextStyle, escaped, plain, state, tinted};
 use crate::delivery::MailState;
@@ -290,7 +290,7 @@ impl Send {
     fn follow(
         &self,
         client: &Client,
-        answer: &Answer,
+        answer: &ServiceAnswer,
         time_limit: Duration,
         screen: &mut Screen,
     ) -> Result<ExitCode, Failure> {
@@ -336,7 +336,7 @@ fn wait(
     client: &Client,
     id: MailId,
     time_limit: Duration,
-) -> Result<(Answer, MailStatus), Failure> {
+) -> Result<(ServiceAnswer, MailStatus), Failure> {
     let started = Instant::now();
     let mut pause = FIRST_LOOK;
     loop {

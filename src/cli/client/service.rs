@@ -15,7 +15,7 @@ use url::Url;
 
 use super::place::{Service, ServiceAddress};
 use crate::cli::screen::escaped;
-use crate::cli::{Failure, FieldError, Refusal};
+use crate::cli::{Failure, FieldError, ServiceRefusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,12 +65,12 @@ pub enum Payload {
 pub type Parameters = Vec<(&'static str, String)>;
 
 /// What the service answered when it said yes.
-pub struct Answer {
+pub struct ServiceAnswer {
     /// The body, byte by byte.
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl ServiceAnswer {
     /// What the body says.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
@@ -110,7 +110,7 @@ impl Client {
     }
 
     /// Asks for something. The path is given by its segments.
-    pub fn get(&self, path: &[&str], parameters: &Parameters) -> Result<Answer, Failure> {
+    pub fn get(&self, path: &[&str], parameters: &Parameters) -> Result<ServiceAnswer, Failure> {
         self.call(Method::GET, path, parameters, Payload::None)
     }
 
@@ -120,17 +120,17 @@ impl Client {
         path: &[&str],
         parameters: &Parameters,
         payload: Payload,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ServiceAnswer, Failure> {
         self.call(Method::POST, path, parameters, payload)
     }
 
     /// Asks to delete something.
-    pub fn delete(&self, path: &[&str], parameters: &Parameters) -> Result<Answer, Failure> {
+    pub fn delete(&self, path: &[&str], parameters: &Parameters) -> Result<ServiceAnswer, Failure> {
         self.call(Method::DELETE, path, parameters, Payload::None)
     }
 
     /// Asks to delete what a body names.
-    pub fn delete_with(&self, path: &[&str], payload: Payload) -> Result<Answer, Failure> {
+    pub fn delete_with(&self, path: &[&str], payload: Payload) -> Result<ServiceAnswer, Failure> {
         self.call(Method::DELETE, path, &vec![], payload)
     }
 
@@ -140,7 +140,7 @@ impl Client {
         path: &[&str],
         parameters: &Parameters,
         payload: Payload,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ServiceAnswer, Failure> {
         let mut request = self.request(method.clone(), path, parameters);
         let body = match payload {
             Payload::None => Vec::new(),
@@ -191,7 +191,7 @@ impl Client {
         };
 
         let mut response = self.granted(sent)?;
-        Ok(Answer {
+        Ok(ServiceAnswer {
             body: self.body_of(&mut response)?,
         })
     }
@@ -283,14 +283,14 @@ impl Client {
             .map_err(|error| self.trouble(error))
     }
 
-    fn refusal(&self, response: &Response<Body>, body: &[u8]) -> Refusal {
+    fn refusal(&self, response: &Response<Body>, body: &[u8]) -> ServiceRefusal {
         let status = response.status().as_u16();
         let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
             let message = format!(
                 "{} answered with HTTP {status} and not as Postrider does; is --url (or POSTRIDER_URL) right?",
                 self.url.as_str().trim_end_matches('/')
             );
-            return Refusal {
+            return ServiceRefusal {
                 status,
                 message,
                 errors: Vec::new(),
@@ -323,7 +323,7 @@ impl Client {
         if let Some(seconds) = retry_after.and_then(|text| text.parse::<u64>().ok()) {
             let _ = write!(message, "; try again in {seconds} s");
         }
-        Refusal {
+        ServiceRefusal {
             status,
             message,
             errors,

@@ -28,7 +28,7 @@ use tally::Tally;
 /// How many callers submit mail at once.
 const CALLERS: usize = 64;
 /// How long nothing may happen before the demo gives up.
-const PATIENCE: Duration = seconds(60);
+const IDLE_TIMEOUT: Duration = seconds(60);
 /// How large each mail's text is, in bytes.
 const TEXT: usize = 1500;
 
@@ -184,7 +184,7 @@ async fn follow(dispatcher: &Dispatcher, tally: &Tally, count: usize) -> Result<
         }
         if (accepted, arrived, stats.pending) != last {
             (last, since) = ((accepted, arrived, stats.pending), Instant::now());
-        } else if since.elapsed() > PATIENCE {
+        } else if since.elapsed() > IDLE_TIMEOUT {
             bars.finish();
             return Ok(stats);
         }

@@ -30,7 +30,7 @@ const USUAL_STEPS: [i64; 9] = [10, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400]
 /// How many steps are read at a time.
 const BATCH: usize = 512;
 /// How long somebody who asks waits for what happened last to be counted.
-const PATIENCE: Duration = Duration::from_secs(2);
+const COUNTING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is asked of the series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Progress {
         let mut counted = self.counted.subscribe();
         let reached = counted.wait_for(|counted| *counted >= last);
         self.wanted.notify_one();
-        let _ = tokio::time::timeout(PATIENCE, reached).await;
+        let _ = tokio::time::timeout(COUNTING_TIMEOUT, reached).await;
     }
 }
 

@@ -90,7 +90,7 @@ impl TokenTable {
         uri: &Uri,
         headers: &HeaderMap,
         peer: IpAddr,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<Caller, AccessRefusal> {
         let needed = RequiredScope::of(method, uri.path());
         let tokens = self.tokens.read();
         let shows_who = headers.contains_key(header::AUTHORIZATION) || sessions.is_named(headers);
@@ -105,7 +105,7 @@ impl TokenTable {
             };
             let of_the_world = needed == RequiredScope::Nothing { of_the_world: true };
             return match from_a_program(uri, headers, own_name) {
-                Err(detail) if !of_the_world => Err(Refusal::foreign(detail)),
+                Err(detail) if !of_the_world => Err(AccessRefusal::foreign(detail)),
                 _ => Ok(Caller::anybody(Scope::Admin)),
             };
         }
@@ -114,7 +114,7 @@ impl TokenTable {
             return Ok(Caller::anybody(Scope::Send));
         }
         if tokens.is_empty() {
-            return Err(Refusal {
+            return Err(AccessRefusal {
                 problem: Problem::new(
                     Kind::Forbidden,
                     "without `http.tokens` only `http.trusted_networks` are served, and your \
@@ -124,37 +124,38 @@ impl TokenTable {
             });
         }
 
-        let token = match headers.get(header::AUTHORIZATION) {
-            Some(given) => find(&tokens, given).ok_or_else(|| Refusal {
-                problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
-                challenge: Challenge::RightToken,
-            }),
-            None if sessions.is_named(headers) => {
-                // A cookie comes with every request to this door, whoever made the browser send it.
-                from_own_page(uri, headers).map_err(Refusal::foreign)?;
-                sessions.token(&tokens, headers).ok_or_else(|| Refusal {
+        let token =
+            match headers.get(header::AUTHORIZATION) {
+                Some(given) => find(&tokens, given).ok_or_else(|| AccessRefusal {
+                    problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
+                    challenge: Challenge::RightToken,
+                }),
+                None if sessions.is_named(headers) => {
+                    // A cookie comes with every request to this door, whoever made the browser send it.
+                    from_own_page(uri, headers).map_err(AccessRefusal::foreign)?;
+                    sessions.token(&tokens, headers).ok_or_else(|| AccessRefusal {
                     problem: Problem::new(
                         Kind::Unauthorized,
                         "the session has ended; sign in again with a token of `http.tokens`",
                     ),
                     challenge: Challenge::Token,
                 })
-            }
-            None => Err(Refusal {
-                problem: Problem::new(
-                    Kind::Unauthorized,
-                    "send `Authorization: Bearer` with a token of `http.tokens`",
-                ),
-                challenge: Challenge::Token,
-            }),
-        }?;
+                }
+                None => Err(AccessRefusal {
+                    problem: Problem::new(
+                        Kind::Unauthorized,
+                        "send `Authorization: Bearer` with a token of `http.tokens`",
+                    ),
+                    challenge: Challenge::Token,
+                }),
+            }?;
 
         match needed {
             RequiredScope::Own(_) if token.scope == Scope::Send => Ok(Caller::with(token)),
             RequiredScope::Scope(needed) | RequiredScope::Own(needed)
                 if !token.scope.allows(needed) =>
             {
-                Err(Refusal {
+                Err(AccessRefusal {
                     problem: Problem::new(
                         Kind::Forbidden,
                         format!(
@@ -323,7 +324,7 @@ pub(super) fn mail_of(path: &str) -> Option<(&str, &str)> {
 
 /// A request that is not let in.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct AccessRefusal {
     problem: Problem,
     challenge: Challenge,
 }
@@ -353,9 +354,9 @@ impl Challenge {
     }
 }
 
-impl Refusal {
+impl AccessRefusal {
     fn foreign(detail: String) -> Self {
-        Refusal {
+        AccessRefusal {
             problem: Problem::new(Kind::ForeignOrigin, detail),
             challenge: Challenge::Nothing,
         }
@@ -363,7 +364,7 @@ impl Refusal {
 
     /// What is said to somebody who has guessed too often.
     pub(super) fn too_many() -> Self {
-        Refusal {
+        AccessRefusal {
             problem: Problem::new(Kind::TooMany, TOO_MANY_FAILED),
             challenge: Challenge::Nothing,
         }
@@ -390,7 +391,7 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for AccessRefusal {
     fn into_response(self) -> Response {
         let mut response = self.problem.into_response();
         if let Some(challenge) = self.challenge.text() {

@@ -15,7 +15,7 @@ use super::access::Caller;
 use super::body::MediaType;
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem};
-use super::records::{Count, segment};
+use super::records::{BulkCount, segment};
 use crate::dispatch::{Act, JobRequest, JobStatus};
 
 /// The most bytes of such a request.
@@ -109,7 +109,7 @@ impl BulkRequest {
         if self.dry_run {
             let count = jobs.count(act, query).await?;
             let count = count.min(self.limit.unwrap_or(u64::MAX));
-            return Ok(Json(Count::only(count)).into_response());
+            return Ok(Json(BulkCount::only(count)).into_response());
         }
 
         let job = jobs.start(JobRequest {
@@ -157,7 +157,7 @@ pub(super) struct JobList {
     request_body = BulkRequest,
     responses(
         (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
-        (status = 200, description = "With `dry_run`: how many mails", body = Count),
+        (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
 )]
 pub(super) async fn cancel(
@@ -174,7 +174,7 @@ pub(super) async fn cancel(
     request_body = BulkRequest,
     responses(
         (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
-        (status = 200, description = "With `dry_run`: how many mails", body = Count),
+        (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
 )]
 pub(super) async fn retry(
@@ -191,7 +191,7 @@ pub(super) async fn retry(
     request_body = BulkRequest,
     responses(
         (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
-        (status = 200, description = "With `dry_run`: how many mails", body = Count),
+        (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
 )]
 pub(super) async fn purge(

@@ -197,7 +197,8 @@ pub(super) async fn stats(State(door): State<SharedDoor>) -> Result<Json<Stats>,
 /// What the service was told by its file and the environment when it last read them; without
 /// secrets.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Told {
+#[schema(as = Told)]
+pub(super) struct ShownConfiguration {
     /// The sections with the keys that are set; what is not there has its default.
     #[schema(value_type = Object)]
     configuration: serde_json::Value,
@@ -206,14 +207,14 @@ pub(super) struct Told {
 /// How the service is configured, without secrets.
 #[utoipa::path(
     get, path = "/v1/configuration", tag = "service",
-    responses((status = 200, description = "What is set", body = Told)),
+    responses((status = 200, description = "What is set", body = ShownConfiguration)),
 )]
-pub(super) async fn configuration(State(door): State<SharedDoor>) -> Json<Told> {
+pub(super) async fn configuration(State(door): State<SharedDoor>) -> Json<ShownConfiguration> {
     let configuration = match door.configuration.told() {
         serde_json::Value::Null => serde_json::json!({}),
         told => told,
     };
-    Json(Told { configuration })
+    Json(ShownConfiguration { configuration })
 }
 
 /// All numbers for Prometheus.

@@ -37,8 +37,8 @@ pub(super) enum RequestKind {
 /// points at it.
 pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
     let place = match shape {
-        RequestKind::Mail => Place::Mail,
-        RequestKind::Batch => Place::Batch,
+        RequestKind::Mail => ValuePosition::Mail,
+        RequestKind::Batch => ValuePosition::Batch,
     };
 
     let mut values = 0;
@@ -78,7 +78,7 @@ fn told(error: &serde_json::Error) -> String {
 
 /// Where a value stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ValuePosition {
     Batch,
     /// What is in a batch: only that it is a list matters.
     Mails,
@@ -90,27 +90,29 @@ enum Place {
     Elsewhere,
 }
 
-impl Place {
-    fn below(self, name: &str) -> Place {
+impl ValuePosition {
+    fn below(self, name: &str) -> ValuePosition {
         match (self, name) {
-            (Place::Batch, "mails") => Place::Mails,
-            (Place::Mail, "text" | "html") | (Place::Attachment, "content") => Place::Long,
-            (Place::Mail, "attachments") => Place::Attachments,
-            _ => Place::Elsewhere,
+            (ValuePosition::Batch, "mails") => ValuePosition::Mails,
+            (ValuePosition::Mail, "text" | "html") | (ValuePosition::Attachment, "content") => {
+                ValuePosition::Long
+            }
+            (ValuePosition::Mail, "attachments") => ValuePosition::Attachments,
+            _ => ValuePosition::Elsewhere,
         }
     }
 
-    fn within(self) -> Place {
+    fn within(self) -> ValuePosition {
         match self {
-            Place::Attachments => Place::Attachment,
-            _ => Place::Elsewhere,
+            ValuePosition::Attachments => ValuePosition::Attachment,
+            _ => ValuePosition::Elsewhere,
         }
     }
 }
 
 /// Looks at one value, and counts it with all that is in it.
 struct ValueCheck<'a> {
-    place: Place,
+    place: ValuePosition,
     values: &'a mut usize,
 }
 
@@ -132,8 +134,8 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         match self.place {
-            Place::Mails => Err(E::custom("is a text, and a list of mails is wanted")),
-            Place::Long => Ok(()),
+            ValuePosition::Mails => Err(E::custom("is a text, and a list of mails is wanted")),
+            ValuePosition::Long => Ok(()),
             _ if text.len() > MAX_TEXT => Err(E::custom(format_args!(
                 "has {} bytes, and {MAX_TEXT} are the most",
                 text.len()
@@ -163,7 +165,7 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if self.place == Place::Mails {
+        if self.place == ValuePosition::Mails {
             while list.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(());
         }
@@ -192,24 +194,24 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
 }
 
 /// Looks at the name of a field, and tells where its value stands.
-struct NameCheck(Place);
+struct NameCheck(ValuePosition);
 
 impl<'de> DeserializeSeed<'de> for NameCheck {
-    type Value = Place;
+    type Value = ValuePosition;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Place, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<ValuePosition, D::Error> {
         from.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for NameCheck {
-    type Value = Place;
+    type Value = ValuePosition;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a name")
     }
 
-    fn visit_str<E: Error>(self, name: &str) -> Result<Place, E> {
+    fn visit_str<E: Error>(self, name: &str) -> Result<ValuePosition, E> {
         if name.len() > MAX_NAME {
             return Err(E::custom(format_args!(
                 "has a field whose name has {} bytes, and {MAX_NAME} are the most",

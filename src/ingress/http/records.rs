@@ -71,17 +71,18 @@ pub(super) async fn segment(parts: &mut Parts, door: &SharedDoor) -> Result<Stri
 
 /// How many mails something was done to.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Count {
+#[schema(as = Count)]
+pub(super) struct BulkCount {
     /// How many mails.
     count: u64,
     /// Whether they were only counted.
     dry_run: bool,
 }
 
-impl Count {
+impl BulkCount {
     /// That so many were counted, and nothing was done.
     pub fn only(count: u64) -> Self {
-        Count {
+        BulkCount {
             count,
             dry_run: true,
         }
@@ -298,14 +299,14 @@ pub(super) async fn retry(
 #[utoipa::path(
     post, path = "/v1/dead/retry", tag = "dead letters",
     params(Filters, DryRun),
-    responses((status = 200, description = "How many", body = Count)),
+    responses((status = 200, description = "How many", body = BulkCount)),
 )]
 pub(super) async fn retry_dead(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
     DeadLetters { filter, dry_run }: DeadLetters,
-) -> Result<Json<Count>, Problem> {
-    Ok(Json(Count {
+) -> Result<Json<BulkCount>, Problem> {
+    Ok(Json(BulkCount {
         count: visitor
             .acts_on(&door.dispatcher)
             .retry_dead(filter, dry_run)

@@ -21,7 +21,7 @@ use tokio_io_timeout::TimeoutStream;
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::access::{Refusal, TOO_MANY_FAILED};
+use super::access::{AccessRefusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
 use super::{Limits, SharedDoor};
 use crate::ingress::admission::ConnectionPlace;
@@ -199,7 +199,7 @@ async fn answer(
 
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     let admitted = match door.guard.shuts_out(peer.ip(), Instant::now()) {
-        true => Err(Refusal::too_many()),
+        true => Err(AccessRefusal::too_many()),
         false => door
             .tokens
             .admit(&door.sessions, method, uri, headers, peer.ip()),
@@ -257,7 +257,7 @@ fn given_twice(headers: &HeaderMap) -> Option<HeaderName> {
 
 /// Tells the log and the metrics of a request that is not let in, and lets one wait that shows a
 /// token which is none.
-async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
+async fn refused(door: &SharedDoor, peer: IpAddr, refusal: AccessRefusal) -> AccessRefusal {
     let (reason, counted) = (refusal.reason(), refusal.counted());
     door.dispatcher.turned_away(counted);
     if let Some(left_out) = door.complaints.another(Instant::now()) {
@@ -269,7 +269,7 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: Refusal) -> Refusal {
     }
 
     match refusal.is_guess() && guessed(door, peer).await {
-        true => Refusal::too_many(),
+        true => AccessRefusal::too_many(),
         false => refusal,
     }
 }

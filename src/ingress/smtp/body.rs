@@ -4,7 +4,7 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use super::budget::{Budget, Room};
-use super::reply::Reply;
+use super::reply::SmtpReply;
 
 /// The first piece of memory for a message, which most fit into.
 const FIRST_PIECE: usize = 4 * 1024;
@@ -23,7 +23,7 @@ pub(super) struct Body {
     came: usize,
     budget: Budget,
     room: Room,
-    refused: Option<Reply>,
+    refused: Option<SmtpReply>,
 }
 
 impl Body {
@@ -45,7 +45,7 @@ impl Body {
 
     /// A message that is refused from the start, and read only so that the commands after it are
     /// found.
-    pub fn refused(limit: usize, budget: Budget, reply: Reply) -> Self {
+    pub fn refused(limit: usize, budget: Budget, reply: SmtpReply) -> Self {
         Body {
             refused: Some(reply),
             ..Body::new(limit, 0, budget)
@@ -72,7 +72,7 @@ impl Body {
                 "the message has more than {} bytes, which are the most that is taken",
                 self.limit
             );
-            self.refuse(Reply::new(552, "5.3.4", text));
+            self.refuse(SmtpReply::new(552, "5.3.4", text));
         }
         self.keep(bytes);
     }
@@ -88,12 +88,12 @@ impl Body {
     }
 
     /// Why it is refused, if it is.
-    pub fn refusal(&self) -> Option<&Reply> {
+    pub fn refusal(&self) -> Option<&SmtpReply> {
         self.refused.as_ref()
     }
 
     /// The message, and the room it takes of the budget until it is on disk.
-    pub fn finish(self) -> Result<(Bytes, Room), Reply> {
+    pub fn finish(self) -> Result<(Bytes, Room), SmtpReply> {
         match self.refused {
             Some(reply) => Err(reply),
             None => Ok((self.bytes.into(), self.room)),
@@ -107,7 +107,7 @@ impl Body {
 
         let needed = self.bytes.len() + bytes.len();
         if needed > self.bytes.capacity() && !self.grow(needed) {
-            self.refuse(Reply::new(
+            self.refuse(SmtpReply::new(
                 452,
                 "4.3.1",
                 "too much mail is coming in at once; try again later",
@@ -146,7 +146,7 @@ impl Body {
         false
     }
 
-    fn refuse(&mut self, reply: Reply) {
+    fn refuse(&mut self, reply: SmtpReply) {
         self.bytes = Vec::new();
         self.room = Room::default();
         self.refused = Some(reply);

@@ -8,7 +8,7 @@ use smtp_proto::{
 use std::borrow::Cow;
 
 use super::auth::Mechanism;
-use super::reply::Reply;
+use super::reply::SmtpReply;
 use crate::mail::Address;
 
 /// The longest command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, and extensions for
@@ -52,11 +52,11 @@ pub(super) enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CommandError {
     /// The command is known; this is what is wrong with it.
-    Command(Reply),
+    Command(SmtpReply),
     /// There is no such command.
     Unknown,
     /// Nothing after this line can be told apart from it: the connection ends.
-    OutOfStep(Reply),
+    OutOfStep(SmtpReply),
 }
 
 /// Takes the next line off `input`, with its CRLF. `None` when it has not come whole.
@@ -64,7 +64,8 @@ pub(super) enum CommandError {
 /// A line that ends in a bare LF, or has a CR, a NUL or another control character in it, is out of
 /// step: two programs that disagree about where it ends are what smuggling lives on.
 pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CommandError> {
-    let out_of_step = |text: &'static str| CommandError::OutOfStep(Reply::new(500, "5.5.2", text));
+    let out_of_step =
+        |text: &'static str| CommandError::OutOfStep(SmtpReply::new(500, "5.5.2", text));
     let window = &input[..input.len().min(LONGEST_LINE)];
     let Some(end) = memchr::memchr(b'\n', window) else {
         return if window.len() < LONGEST_LINE {
@@ -248,7 +249,7 @@ fn chunk(line: &str) -> Result<Command, CommandError> {
         (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => {
             Ok(Command::Bdat { size, last: true })
         }
-        _ => Err(CommandError::OutOfStep(Reply::new(
+        _ => Err(CommandError::OutOfStep(SmtpReply::new(
             501,
             "5.5.4",
             "it should be: BDAT chunk-size [LAST]",
@@ -300,7 +301,7 @@ fn address(text: &str, enhanced: &'static str) -> Result<Address, CommandError> 
 }
 
 fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> CommandError {
-    CommandError::Command(Reply::new(code, enhanced, text))
+    CommandError::Command(SmtpReply::new(code, enhanced, text))
 }
 
 fn syntax(text: impl Into<Cow<'static, str>>) -> CommandError {

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::auth::Users;
 use super::budget::Budget;
 use super::connection::{self, DoorContext};
-use super::reply::Reply;
+use super::reply::SmtpReply;
 use super::session::{SessionContext, TOO_MANY_FAILED};
 use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User};
 use crate::Dispatcher;
@@ -205,7 +205,7 @@ impl SmtpDoor {
 }
 
 /// Why somebody is not let in, and what they are told.
-struct Refusal {
+struct ConnectionRefusal {
     code: u16,
     enhanced: &'static str,
     reason: &'static str,
@@ -213,9 +213,13 @@ struct Refusal {
 }
 
 impl DoorContext {
-    fn let_in(&self, admission: &Admission, peer: IpAddr) -> Result<ConnectionPlace, Refusal> {
+    fn let_in(
+        &self,
+        admission: &Admission,
+        peer: IpAddr,
+    ) -> Result<ConnectionPlace, ConnectionRefusal> {
         if !self.context.serves(peer) {
-            return Err(Refusal {
+            return Err(ConnectionRefusal {
                 code: 554,
                 enhanced: "5.7.1",
                 reason: "not for your network",
@@ -224,7 +228,7 @@ impl DoorContext {
         }
 
         if self.context.guard.shuts_out(peer, Instant::now()) {
-            return Err(Refusal {
+            return Err(ConnectionRefusal {
                 code: 421,
                 enhanced: "4.7.0",
                 reason: TOO_MANY_FAILED,
@@ -232,7 +236,7 @@ impl DoorContext {
             });
         }
 
-        admission.admit(peer).map_err(|reason| Refusal {
+        admission.admit(peer).map_err(|reason| ConnectionRefusal {
             code: 421,
             enhanced: "4.7.0",
             reason,
@@ -287,6 +291,6 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
 /// place for.
 fn turn_away(stream: &TcpStream, code: u16, enhanced: &'static str, reason: &'static str) {
     let mut line = Vec::new();
-    Reply::new(code, enhanced, reason).write(&mut line);
+    SmtpReply::new(code, enhanced, reason).write(&mut line);
     let _ = stream.try_write(&line);
 }

@@ -1,6 +1,6 @@
 //! From a message that came in to a mail that is durable, or to the reply that says why not.
 
-use super::reply::Reply;
+use super::reply::SmtpReply;
 use super::session::Submission;
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ const MOST_HOPS: usize = 50;
 const LARGE: usize = 256 * 1024;
 
 /// Hands the mail in. A `250` is durable.
-pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Reply {
+pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> SmtpReply {
     let Submission {
         return_path,
         recipients,
@@ -37,7 +37,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
     let size = message.len();
 
     if hops(&message) > MOST_HOPS {
-        return Reply::new(
+        return SmtpReply::new(
             554,
             "5.4.6",
             format!("the message goes in circles: it has over {MOST_HOPS} Received fields"),
@@ -59,7 +59,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
     let composed = if size > LARGE {
         match tokio::task::spawn_blocking(compose).await {
             Ok(composed) => composed,
-            Err(_) => return Reply::new(451, "4.3.0", "the message could not be read"),
+            Err(_) => return SmtpReply::new(451, "4.3.0", "the message could not be read"),
         }
     } else {
         compose()
@@ -74,18 +74,18 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Rep
         Ok(receipt) => {
             let user = user.map(tracing::field::debug);
             tracing::debug!(mail.id = %receipt.id, user, duplicate = receipt.duplicate, "accepted over smtp");
-            Reply::new(250, "2.0.0", format!("queued as {}", receipt.id))
+            SmtpReply::new(250, "2.0.0", format!("queued as {}", receipt.id))
         }
-        Err(e) => Reply::refusal(&e),
+        Err(e) => SmtpReply::refusal(&e),
     }
 }
 
 /// Takes what came to return paths of ours. Only reports are kept.
-async fn take_report(dispatcher: &Dispatcher, message: Bytes, to: &[Address]) -> Reply {
+async fn take_report(dispatcher: &Dispatcher, message: Bytes, to: &[Address]) -> SmtpReply {
     match dispatcher.feedback().take_report(message, to, false).await {
-        Ok(_) => Reply::new(250, "2.0.0", "thank you"),
-        Err(ReportError::Engine(error)) => Reply::refusal(&error),
-        Err(error) => Reply::new(554, "5.6.0", error.to_string()),
+        Ok(_) => SmtpReply::new(250, "2.0.0", "thank you"),
+        Err(ReportError::Engine(error)) => SmtpReply::refusal(&error),
+        Err(error) => SmtpReply::new(554, "5.6.0", error.to_string()),
     }
 }
 

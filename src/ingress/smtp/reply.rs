@@ -11,16 +11,16 @@ const LONGEST_TEXT: usize = 480;
 
 /// One reply of one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(super) struct SmtpReply {
     pub code: u16,
     /// The enhanced status code (RFC 3463); empty where none may stand, as in 220, 334 and 354.
     pub enhanced: &'static str,
     pub text: Cow<'static, str>,
 }
 
-impl Reply {
+impl SmtpReply {
     pub fn new(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
-        Reply {
+        SmtpReply {
             code,
             enhanced,
             text: text.into(),
@@ -31,24 +31,26 @@ impl Reply {
     pub fn refusal(error: &Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Mail(e) if e.is_too_large() => Reply::new(552, "5.3.4", text),
-            Error::Mail(_) => Reply::new(554, "5.6.0", text),
-            Error::Full { .. } => Reply::new(452, "4.3.1", "the queue is full; try again later"),
-            Error::SpoolFull { .. } => {
-                Reply::new(452, "4.3.1", "the spool is full; try again later")
+            Error::Mail(e) if e.is_too_large() => SmtpReply::new(552, "5.3.4", text),
+            Error::Mail(_) => SmtpReply::new(554, "5.6.0", text),
+            Error::Full { .. } => {
+                SmtpReply::new(452, "4.3.1", "the queue is full; try again later")
             }
-            Error::Quota { .. } => Reply::new(450, "4.7.1", text),
-            Error::SenderRefused { .. } => Reply::new(550, "5.7.1", text),
-            Error::KeyReused(_) => Reply::new(554, "5.5.0", text),
-            Error::NoRoute(_) => Reply::new(550, "5.7.1", text),
+            Error::SpoolFull { .. } => {
+                SmtpReply::new(452, "4.3.1", "the spool is full; try again later")
+            }
+            Error::Quota { .. } => SmtpReply::new(450, "4.7.1", text),
+            Error::SenderRefused { .. } => SmtpReply::new(550, "5.7.1", text),
+            Error::KeyReused(_) => SmtpReply::new(554, "5.5.0", text),
+            Error::NoRoute(_) => SmtpReply::new(550, "5.7.1", text),
             // Where the spool lies is nothing that a client has to know.
-            Error::Spool(_) => Reply::new(
+            Error::Spool(_) => SmtpReply::new(
                 452,
                 "4.3.1",
                 "the spool cannot take the mail; try again later",
             ),
-            Error::Stopped(_) => Reply::new(421, "4.3.2", "shutting down; try again later"),
-            _ => Reply::new(
+            Error::Stopped(_) => SmtpReply::new(421, "4.3.2", "shutting down; try again later"),
+            _ => SmtpReply::new(
                 451,
                 "4.3.0",
                 "the mail could not be accepted; try again later",
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
     use crate::MailError;
 
-    fn line(reply: &Reply) -> String {
+    fn line(reply: &SmtpReply) -> String {
         let mut out = Vec::new();
         reply.write(&mut out);
         String::from_utf8(out).expect("ASCII")
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_one_printable_line_whatever_it_quotes() {
-        let nasty = Reply::new(
+        let nasty = SmtpReply::new(
             554,
             "5.6.0",
             format!("headers.X\r\n250 2.0.0 \x1b[2J \u{202e}{}", "é".repeat(900)),
@@ -135,7 +137,7 @@ mod tests {
         ];
 
         for (error, expected) in cases {
-            let line = line(&Reply::refusal(&error));
+            let line = line(&SmtpReply::refusal(&error));
             assert!(
                 line.starts_with(expected) && !line.contains("/var"),
                 "{error:?} gave {line}"

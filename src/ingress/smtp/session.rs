@@ -25,7 +25,7 @@ use super::auth::{self, Exchange, Users};
 use super::body::{Body, DotReader};
 use super::budget::Budget;
 use super::command::{self, Command, CommandError};
-use super::reply::Reply;
+use super::reply::SmtpReply;
 use crate::Returns;
 use crate::ingress::Networks;
 use crate::ingress::guard::Guard;
@@ -153,7 +153,7 @@ impl Session {
         };
 
         let greeting = format!("{} ESMTP Postrider", session.context.hostname);
-        session.reply(&Reply::new(220, "", greeting));
+        session.reply(&SmtpReply::new(220, "", greeting));
         session
     }
 
@@ -189,11 +189,11 @@ impl Session {
 
     /// Says why, and ends the session.
     pub fn hang_up(&mut self, enhanced: &'static str, text: &'static str) {
-        self.reply(&Reply::new(421, enhanced, text));
+        self.reply(&SmtpReply::new(421, enhanced, text));
     }
 
     /// Says what became of the mail that was submitted.
-    pub fn answer(&mut self, reply: &Reply) {
+    pub fn answer(&mut self, reply: &SmtpReply) {
         if reply.code == 250 {
             self.errors = 0;
             self.commands_before_login = 0;
@@ -336,7 +336,7 @@ impl Session {
 
         let hostname = Arc::clone(&self.context.hostname);
         if !extended {
-            return self.reply(&Reply::new(250, "", hostname.to_string()));
+            return self.reply(&SmtpReply::new(250, "", hostname.to_string()));
         }
 
         let size = format!("SIZE {}", self.context.limits.message_size);
@@ -368,7 +368,7 @@ impl Session {
     }
 
     fn mistake_of(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
-        self.mistake(CommandError::Command(Reply::new(code, enhanced, text)));
+        self.mistake(CommandError::Command(SmtpReply::new(code, enhanced, text)));
     }
 
     fn mistake(&mut self, wrong: CommandError) {
@@ -395,10 +395,10 @@ impl Session {
     }
 
     fn say(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
-        self.reply(&Reply::new(code, enhanced, text));
+        self.reply(&SmtpReply::new(code, enhanced, text));
     }
 
-    fn reply(&mut self, reply: &Reply) {
+    fn reply(&mut self, reply: &SmtpReply) {
         self.closing |= reply.closes();
         reply.write(&mut self.replies);
     }

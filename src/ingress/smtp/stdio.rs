@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::Limits;
 use super::auth::Users;
 use super::budget::Budget;
-use super::reply::Reply;
+use super::reply::SmtpReply;
 use super::session::{Security, Session, SessionContext, SessionStep};
 use crate::ingress::guard::Guard;
 use crate::mail::{Address, Timestamp};
@@ -108,12 +108,12 @@ pub fn converse(
     }
 }
 
-fn answer(taken: Result<String, (Refused, String)>) -> Reply {
+fn answer(taken: Result<String, (Refused, String)>) -> SmtpReply {
     match taken {
-        Ok(id) => Reply::new(250, "2.0.0", format!("queued as {id}")),
-        Err((Refused::ForNow, why)) => Reply::new(451, "4.3.0", why),
-        Err((Refused::Recipient, why)) => Reply::new(550, "5.1.1", why),
-        Err((Refused::ForGood, why)) => Reply::new(554, "5.6.0", why),
+        Ok(id) => SmtpReply::new(250, "2.0.0", format!("queued as {id}")),
+        Err((Refused::ForNow, why)) => SmtpReply::new(451, "4.3.0", why),
+        Err((Refused::Recipient, why)) => SmtpReply::new(550, "5.1.1", why),
+        Err((Refused::ForGood, why)) => SmtpReply::new(554, "5.6.0", why),
     }
 }
 

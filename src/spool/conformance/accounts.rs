@@ -146,6 +146,6 @@ async fn until(spool: &Arc<dyn Spool>, is_so: impl Fn() -> bool) {
             let _ = soon.await;
         }
     };
-    let seen = tokio::time::timeout(PATIENCE, wait).await;
+    let seen = tokio::time::timeout(LONGEST_WAIT, wait).await;
     seen.expect("what another has put is counted here as well");
 }

@@ -485,7 +485,7 @@ pub async fn mail_of_unknown_routes_is_moved_to_the_fallback(bench: &dyn Bench) 
 pub async fn whoever_waits_for_changes_is_told(bench: &dyn Bench) {
     let spool = open(bench, "changed").await;
     let told = async |what: &str| {
-        let waited = tokio::time::timeout(PATIENCE, spool.changed().notified()).await;
+        let waited = tokio::time::timeout(LONGEST_WAIT, spool.changed().notified()).await;
         assert!(
             waited.is_ok(),
             "whoever waits for changes is told of {what}"

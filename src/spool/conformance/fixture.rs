@@ -15,7 +15,7 @@ use crate::spool::{
 };
 
 /// The longest that anything is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 /// When every check begins.
 pub fn start() -> Timestamp {
@@ -190,7 +190,7 @@ pub async fn claim_returned(spool: &dyn Spool, now: Timestamp) -> Claim {
             spool.changed().notified().await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait)
+    tokio::time::timeout(LONGEST_WAIT, wait)
         .await
         .expect("a delivery whose lease was dropped can be claimed again")
 }

@@ -474,7 +474,7 @@ async fn wait_until_nothing_is_held(spool: &dyn Spool, now: Timestamp) {
             spool.changed().notified().await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait)
+    tokio::time::timeout(LONGEST_WAIT, wait)
         .await
         .expect("leases that were dropped come back");
 }

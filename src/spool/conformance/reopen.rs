@@ -527,7 +527,7 @@ pub async fn a_store_that_was_dropped_unclosed_opens_again(bench: &dyn Bench) {
         }
     };
 
-    let spool = tokio::time::timeout(PATIENCE, wait)
+    let spool = tokio::time::timeout(LONGEST_WAIT, wait)
         .await
         .expect("a store that was dropped is not locked for ever");
     drop(held);

@@ -13,12 +13,12 @@ use crate::delivery::Delivery;
 use crate::spool::store::Store;
 use crate::spool::{LeaseToken, PutResult, SettleResult, SpoolError, SweepReport};
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
+pub(super) type ReplySender<T> = oneshot::Sender<Result<T, SpoolError>>;
 
 /// The answer to one command, if its commit succeeds.
-pub(super) enum Answer<S> {
-    Done(Reply<()>, Result<(), SpoolError>),
-    Judged(Reply<PutResult>, Result<PutResult, SpoolError>),
+pub(super) enum CommitAnswer<S> {
+    Done(ReplySender<()>, Result<(), SpoolError>),
+    Judged(ReplySender<PutResult>, Result<PutResult, SpoolError>),
     Put {
         reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
         results: Vec<Result<PutResult, SpoolError>>,
@@ -26,22 +26,22 @@ pub(super) enum Answer<S> {
         stored: Vec<Encoded<S>>,
     },
     Settled {
-        reply: Reply<Vec<SettleResult>>,
+        reply: ReplySender<Vec<SettleResult>>,
         results: Vec<SettleResult>,
         /// Whose leases end, and where those wait that are tried again.
         done: Vec<(LeaseToken, Delivery, Option<QueuePlace>)>,
     },
-    Swept(Reply<SweepReport>, Result<SweepReport, SpoolError>),
+    Swept(ReplySender<SweepReport>, Result<SweepReport, SpoolError>),
 }
 
-impl<S: Store> Answer<S> {
+impl<S: Store> CommitAnswer<S> {
     /// Tells what became of it, with the outcome of its commit. Nobody may be left to hear it.
     pub(super) fn give(self, shared: &SpoolState<S>, outcome: &Result<(), SpoolError>) {
         match self {
-            Answer::Done(reply, result) => _ = reply.send(outcome.clone().and(result)),
-            Answer::Judged(reply, result) => _ = reply.send(outcome.clone().and(result)),
-            Answer::Swept(reply, result) => _ = reply.send(outcome.clone().and(result)),
-            Answer::Put {
+            CommitAnswer::Done(reply, result) => _ = reply.send(outcome.clone().and(result)),
+            CommitAnswer::Judged(reply, result) => _ = reply.send(outcome.clone().and(result)),
+            CommitAnswer::Swept(reply, result) => _ = reply.send(outcome.clone().and(result)),
+            CommitAnswer::Put {
                 reply,
                 mut results,
                 stored,
@@ -52,7 +52,7 @@ impl<S: Store> Answer<S> {
                 }
                 let _ = reply.send(results);
             }
-            Answer::Settled {
+            CommitAnswer::Settled {
                 reply,
                 results,
                 done,

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::{self, Place, QueueId};
+use super::keys::{self, QueueId, QueuePosition};
 use super::queue_head::Entry;
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::SpoolError;
@@ -25,7 +25,7 @@ pub(super) type Line = (QueueId, Priority);
 
 /// How many wait in one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Count {
+pub(super) struct QueueCount {
     pub pending: u64,
     /// Of these, how many were tried before.
     pub tried: u64,
@@ -33,34 +33,34 @@ pub(super) struct Count {
     pub ripe: u64,
     /// Of these, how many were tried before.
     pub ripe_tried: u64,
-    pub until: Place,
+    pub until: QueuePosition,
     /// None of those behind `until` stands before this place, as far as is known.
-    #[serde(skip, default = "Place::first")]
-    pub unripe_from: Place,
+    #[serde(skip, default = "QueuePosition::first")]
+    pub unripe_from: QueuePosition,
 }
 
-impl Versioned for Count {}
+impl Versioned for QueueCount {}
 
-impl Default for Count {
+impl Default for QueueCount {
     fn default() -> Self {
-        Count {
+        QueueCount {
             pending: 0,
             tried: 0,
             ripe: 0,
             ripe_tried: 0,
-            until: Place::first(),
-            unripe_from: Place::first(),
+            until: QueuePosition::first(),
+            unripe_from: QueuePosition::first(),
         }
     }
 }
 
-impl Count {
-    pub(super) fn is_ripe(&self, place: &Place) -> bool {
+impl QueueCount {
+    pub(super) fn is_ripe(&self, place: &QueuePosition) -> bool {
         *place <= self.until
     }
 
     /// A delivery comes into the queue.
-    fn come(&mut self, place: &Place, tried: bool) {
+    fn come(&mut self, place: &QueuePosition, tried: bool) {
         let is_behind = !self.is_ripe(place);
         if is_behind && self.pending == self.ripe {
             self.unripe_from = *place;
@@ -74,7 +74,7 @@ impl Count {
         self.add(place, tried, 1);
     }
 
-    fn add(&mut self, place: &Place, tried: bool, by: i64) {
+    fn add(&mut self, place: &QueuePosition, tried: bool, by: i64) {
         let ripe = self.is_ripe(place);
         let tried_too = i64::from(tried) * by;
         self.pending = self.pending.saturating_add_signed(by);
@@ -123,7 +123,7 @@ impl Account {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Move {
     pub line: Line,
-    pub place: Place,
+    pub place: QueuePosition,
     pub tried: bool,
     /// The account of who handed the mail in.
     pub account: u64,
@@ -133,17 +133,17 @@ pub(super) struct Move {
 /// The counts of all queues.
 #[derive(Default)]
 pub(super) struct Backlog {
-    counts: HashMap<Line, Count>,
+    counts: HashMap<Line, QueueCount>,
     /// What each token and user submitted.
     accounts: HashMap<u64, Account>,
 }
 
 impl Backlog {
-    pub(super) fn set(&mut self, line: Line, count: Count) {
+    pub(super) fn set(&mut self, line: Line, count: QueueCount) {
         self.counts.insert(line, count);
     }
 
-    pub(super) fn of(&self, line: &Line) -> Count {
+    pub(super) fn of(&self, line: &Line) -> QueueCount {
         self.counts.get(line).copied().unwrap_or_default()
     }
 
@@ -164,7 +164,7 @@ impl Backlog {
         self.accounts.get(&account).copied().unwrap_or_default()
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (Line, &Count)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (Line, &QueueCount)> {
         self.counts.iter().map(|(line, count)| (*line, count))
     }
 
@@ -189,7 +189,7 @@ impl Backlog {
         now: Timestamp,
     ) -> Result<bool, SpoolError> {
         let mut left = WALKED;
-        let end = Place {
+        let end = QueuePosition {
             due: now,
             mail: MailId::from_bytes([u8::MAX; 16]),
             index: u16::MAX,
@@ -203,7 +203,7 @@ impl Backlog {
             };
             if nothing_between && count.until != end {
                 count.until = end;
-                count.unripe_from = Place::first();
+                count.unripe_from = QueuePosition::first();
             }
             if count.until == end {
                 continue;
@@ -214,7 +214,8 @@ impl Backlog {
             } else {
                 (Walk::Down, -1)
             };
-            let after = |place: &Place| [&keys::queue(*id, *priority, place)[..], &[0]].concat();
+            let after =
+                |place: &QueuePosition| [&keys::queue(*id, *priority, place)[..], &[0]].concat();
             let (from, to) = (after(&count.until.min(end)), after(&count.until.max(end)));
             let mut is_whole = true;
             store.walk(&from, &to, way, &mut |key, value| {
@@ -250,8 +251,8 @@ impl Backlog {
 fn first_behind<S: Store>(
     store: &S,
     (id, priority): Line,
-    place: &Place,
-) -> Result<Place, SpoolError> {
+    place: &QueuePosition,
+) -> Result<QueuePosition, SpoolError> {
     let from = [&keys::queue(id, priority, place)[..], &[0]].concat();
     let (_, to) = keys::starting_with(&keys::queue_prefix(id, priority));
     let mut first = *place;
@@ -285,9 +286,9 @@ pub(super) fn accounts<S: Store>(
 }
 
 /// Counts what waits in one queue, from its beginning to its end.
-pub(super) fn recount<S: Store>(store: &S, (id, priority): Line) -> Result<Count, SpoolError> {
+pub(super) fn recount<S: Store>(store: &S, (id, priority): Line) -> Result<QueueCount, SpoolError> {
     let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));
-    let mut count = Count::default();
+    let mut count = QueueCount::default();
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
         if let Some(read) = keys::read_queue(key) {
             let tried = Entry::from_bytes(value).is_some_and(|entry| entry.tried);

@@ -12,7 +12,7 @@ use super::SpoolState;
 use super::backlog::Move;
 use super::journal::Sealed;
 use super::journal::entry::{Entry as Happened, PendingEntries};
-use super::keys::{self, Place, QueueId, Timer};
+use super::keys::{self, QueueId, QueuePosition, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use crate::delivery::Route;
@@ -106,7 +106,7 @@ impl Changes {
         &mut self,
         shared: &SpoolState<S>,
         queue: &QueueName,
-        place: &Place,
+        place: &QueuePosition,
         entry: &Entry,
     ) {
         let id = self.id_of(shared, &queue.route);
@@ -125,7 +125,7 @@ impl Changes {
         &mut self,
         shared: &SpoolState<S>,
         queue: &QueueName,
-        place: &Place,
+        place: &QueuePosition,
         entry: &Entry,
     ) {
         let id = self.id_of(shared, &queue.route);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::SpoolState;
-use super::keys::{self, Place};
+use super::keys::{self, QueuePosition};
 use super::queue_head::{Entry, REFILL};
 use super::queues::QueueName;
-use super::reader::{Found, body, changed_delivery, guarded};
+use super::reader::{StoredDelivery, body, changed_delivery, guarded};
 use super::stored_mail::StoredMail;
 use crate::delivery::{Delivery, Stage};
 use crate::mail::MailId;
@@ -21,7 +21,7 @@ use crate::spool::{Claim, Lease, SpoolError};
 /// for a while, and stops no other; returns how long.
 pub(super) fn refill<S: Store>(
     shared: &SpoolState<S>,
-    refills: Vec<(QueueName, Option<Place>)>,
+    refills: Vec<(QueueName, Option<QueuePosition>)>,
 ) -> Vec<Duration> {
     let mut rests = Vec::new();
     for (queue, after) in refills {
@@ -49,8 +49,8 @@ pub(super) fn refill<S: Store>(
 fn read_places<S: Store>(
     shared: &SpoolState<S>,
     queue: &QueueName,
-    after: Option<Place>,
-) -> Result<Vec<(Place, Entry)>, SpoolError> {
+    after: Option<QueuePosition>,
+) -> Result<Vec<(QueuePosition, Entry)>, SpoolError> {
     let Some(id) = shared.ids.read().id(&queue.route) else {
         return Ok(Vec::new());
     };
@@ -80,7 +80,7 @@ fn read_places<S: Store>(
 /// been sent already.
 pub(super) struct BrokenPlaces {
     pub queue: QueueName,
-    pub leases: Vec<(Lease, Place)>,
+    pub leases: Vec<(Lease, QueuePosition)>,
     pub in_doubt: bool,
 }
 
@@ -89,7 +89,7 @@ struct Parts {
     kept: StoredMail,
     body: Bytes,
     /// The deliveries that were asked for, in order.
-    deliveries: Vec<Found>,
+    deliveries: Vec<StoredDelivery>,
 }
 
 /// Why a mail that was leased cannot be sent.
@@ -110,7 +110,7 @@ impl From<SpoolError> for Unread {
 fn read_mail<S: Store>(
     store: &S,
     mail: MailId,
-    leases: &[(Lease, Place)],
+    leases: &[(Lease, QueuePosition)],
 ) -> Result<Parts, Unread> {
     let Some(record) = store.get(&keys::manifest(mail))? else {
         let reason = format!("mail {mail} has no manifest");
@@ -136,7 +136,7 @@ fn read_mail<S: Store>(
 /// back as broken, and last the leases of what the disk did not give.
 pub(super) fn claims<S: Store>(
     shared: &SpoolState<S>,
-    leased: Vec<(QueueName, Vec<(Lease, Place)>)>,
+    leased: Vec<(QueueName, Vec<(Lease, QueuePosition)>)>,
 ) -> (Vec<Claim>, Vec<BrokenPlaces>, Vec<Lease>) {
     let mut claims = Vec::with_capacity(leased.len());
     let mut broken = Vec::new();
@@ -215,7 +215,7 @@ pub(super) fn claims<S: Store>(
 }
 
 impl<S: Store> SpoolState<S> {
-    fn is_queued(&self, queue: &QueueName, place: &Place) -> bool {
+    fn is_queued(&self, queue: &QueueName, place: &QueuePosition) -> bool {
         let id = self.ids.read().id(&queue.route);
         id.is_some_and(|id| {
             let key = keys::queue(id, queue.priority, place);

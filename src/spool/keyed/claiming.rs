@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::claim_reads::BrokenPlaces;
-use super::keys::Place;
+use super::keys::QueuePosition;
 use super::queues::QueueName;
 use super::{KeyedSpool, claim_reads, operations};
 use crate::mail::Timestamp;
@@ -17,7 +17,7 @@ use crate::spool::{Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, SpoolErr
 pub(super) const UNREAD_AGAIN: Duration = Duration::from_secs(60);
 
 /// What was leased of a mail, and in which queue it lay.
-type Leased = (QueueName, Vec<(Lease, Place)>);
+type Leased = (QueueName, Vec<(Lease, QueuePosition)>);
 
 impl<S: Store> KeyedSpool<S> {
     pub(super) async fn claim_for(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
@@ -96,7 +96,7 @@ impl<S: Store> KeyedSpool<S> {
                 };
                 (Lease::new(token, keeper.clone()), *place)
             });
-            let leases: Vec<(Lease, Place)> = leases.collect();
+            let leases: Vec<(Lease, QueuePosition)> = leases.collect();
             match taken.fresh() {
                 Some(fresh) => claims.push(Claim {
                     manifest: Arc::clone(&fresh.manifest),

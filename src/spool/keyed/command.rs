@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::answer::Reply;
+use super::answer::ReplySender;
 use super::encoding::Encoded;
 use super::idempotency::Hash;
 use super::write_transaction::WriteTransaction;
@@ -21,19 +21,19 @@ pub(super) enum Command<S> {
     Group(GroupCommand<S>),
     Operate(Operation<S>),
     /// What the clock changes by now.
-    Sweep(Timestamp, Reply<SweepReport>),
+    Sweep(Timestamp, ReplySender<SweepReport>),
     /// Nothing: answered when all that was asked before is done.
     Pass(oneshot::Sender<()>),
-    Close(Reply<()>),
+    Close(ReplySender<()>),
 }
 
 /// What is written in one commit with what others ask.
 pub(super) enum GroupCommand<S> {
     /// Whether a mail would be stored. Asked before a large one is written, so that one which is
     /// not leaves nothing behind.
-    Judge(Arc<Manifest>, Option<Hash>, Reply<PutResult>),
+    Judge(Arc<Manifest>, Option<Hash>, ReplySender<PutResult>),
     /// Part of a large message, before the mail that it belongs to.
-    Write(Batch, Reply<()>),
+    Write(Batch, ReplySender<()>),
     /// The parts that were written of a large message are not wanted, unless another one has stored
     /// the same mail.
     Forget(MailId),
@@ -42,11 +42,11 @@ pub(super) enum GroupCommand<S> {
         oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
     ),
     /// What happened besides changes of mail, and what readers of the journal keep.
-    Note(Vec<Event>, Batch, Reply<()>),
-    Mark(Vec<(LeaseToken, Delivery)>, Reply<()>),
+    Note(Vec<Event>, Batch, ReplySender<()>),
+    Mark(Vec<(LeaseToken, Delivery)>, ReplySender<()>),
     Settle(
         Vec<(LeaseToken, Delivery, Vec<u8>)>,
-        Reply<Vec<SettleResult>>,
+        ReplySender<Vec<SettleResult>>,
     ),
 }
 

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use super::keys::{self, Place};
+use super::keys::{self, QueuePosition};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::reader;
@@ -44,7 +44,7 @@ pub(super) fn enter<S: Store>(
                 route: delivery.route.clone(),
                 priority: manifest.priority,
             };
-            let place = Place { due, mail, index };
+            let place = QueuePosition { due, mail, index };
             transaction.enqueue(queue, place, Entry::of_delivery(manifest, &delivery));
         }
         let Some(after) = after else { break };

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::answer::Reply;
+use super::answer::ReplySender;
 use super::backlog::Backlog;
 use super::queue_ids::QueueIds;
 use super::write_transaction::WriteTransaction;
@@ -27,7 +27,7 @@ pub(super) struct UnwrittenOutcomes {
     pub settled: Vec<(LeaseToken, Delivery)>,
     /// The answer, once it is written.
     pub results: Vec<SettleResult>,
-    pub reply: Reply<Vec<SettleResult>>,
+    pub reply: ReplySender<Vec<SettleResult>>,
 }
 
 impl<S: Store> SpoolState<S> {

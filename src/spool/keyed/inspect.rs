@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::backlog;
 use super::journal::wholeness;
 use super::kept;
-use super::keys::{self, Place, QueueId};
+use super::keys::{self, QueueId, QueuePosition};
 use super::reader::{self, MailState};
 use super::stored_mail::StoredMail;
 use crate::delivery::{Delivery, Route};
@@ -53,7 +53,7 @@ pub(crate) fn walk<S: Store>(
 
     let routes: HashMap<QueueId, Route> = reader::routes(store)?.into_iter().collect();
     // Places that ought to be in a queue; those found there are taken out.
-    let mut awaited: HashSet<(Route, Priority, Place)> = HashSet::new();
+    let mut awaited: HashSet<(Route, Priority, QueuePosition)> = HashSet::new();
 
     // Of these, some are not queued yet.
     let entering: HashSet<MailId> = reader::all_keys(store, b"e", usize::MAX)?
@@ -91,7 +91,7 @@ pub(crate) fn walk<S: Store>(
         }
         for (index, delivery) in &found {
             if let Some(due) = delivery.stage.due() {
-                let place = Place {
+                let place = QueuePosition {
                     due,
                     mail: id,
                     index: *index,

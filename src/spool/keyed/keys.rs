@@ -123,7 +123,7 @@ pub(super) fn kept(reader: &str, name: &[u8]) -> Vec<u8> {
 
 /// A place in a queue: queues are sorted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct QueuePosition {
     pub due: Timestamp,
     pub mail: MailId,
     pub index: u16,
@@ -132,7 +132,7 @@ pub(super) struct Place {
 /// A mail that is due so long after its id was made was not to wait.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-impl Place {
+impl QueuePosition {
     /// Whether the mail was due when it was accepted.
     pub(super) fn was_due_at_once(&self) -> bool {
         self.due <= self.mail.made_at() + AT_ONCE
@@ -279,7 +279,7 @@ pub(super) fn queue_prefix(id: QueueId, priority: Priority) -> Vec<u8> {
     key
 }
 
-pub(super) fn queue(id: QueueId, priority: Priority, place: &Place) -> Vec<u8> {
+pub(super) fn queue(id: QueueId, priority: Priority, place: &QueuePosition) -> Vec<u8> {
     let mut key = queue_prefix(id, priority);
     push_place(&mut key, place);
     key
@@ -289,7 +289,7 @@ pub(super) fn queue(id: QueueId, priority: Priority, place: &Place) -> Vec<u8> {
 pub(super) struct QueueKey {
     pub id: QueueId,
     pub priority: Priority,
-    pub place: Place,
+    pub place: QueuePosition,
 }
 
 pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
@@ -306,7 +306,7 @@ pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
 pub(super) struct OldQueueKey {
     pub route: Route,
     pub priority: Priority,
-    pub place: Place,
+    pub place: QueuePosition,
 }
 
 pub(super) fn read_old_queue(key: &[u8]) -> Option<OldQueueKey> {
@@ -321,7 +321,7 @@ pub(super) fn read_old_queue(key: &[u8]) -> Option<OldQueueKey> {
 }
 
 #[cfg(test)]
-pub(super) fn old_queue(route: &Route, priority: Priority, place: &Place) -> Vec<u8> {
+pub(super) fn old_queue(route: &Route, priority: Priority, place: &QueuePosition) -> Vec<u8> {
     let mut key = vec![b'q'];
     let length = u16::try_from(route.as_str().len()).unwrap_or(u16::MAX);
     key.extend_from_slice(&length.to_be_bytes());
@@ -331,16 +331,16 @@ pub(super) fn old_queue(route: &Route, priority: Priority, place: &Place) -> Vec
     key
 }
 
-fn push_place(key: &mut Vec<u8>, place: &Place) {
+fn push_place(key: &mut Vec<u8>, place: &QueuePosition) {
     push_time(key, place.due);
     key.extend_from_slice(place.mail.as_bytes());
     key.extend_from_slice(&place.index.to_be_bytes());
 }
 
-fn read_place(bytes: &[u8]) -> Option<Place> {
+fn read_place(bytes: &[u8]) -> Option<QueuePosition> {
     let (due, rest) = bytes.split_first_chunk::<8>()?;
     let (mail, rest) = rest.split_first_chunk::<16>()?;
-    Some(Place {
+    Some(QueuePosition {
         due: read_time(*due),
         mail: MailId::from_bytes(*mail),
         index: u16::from_be_bytes(rest.try_into().ok()?),
@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn a_queue_is_sorted_by_due_time_within_a_priority_of_a_route() {
         let route = Route::over(["primary", "backup"]);
-        let place = |millis, index| Place {
+        let place = |millis, index| QueuePosition {
             due: Timestamp::from_millis(millis),
             mail: MailId::from_bytes([7; 16]),
             index,

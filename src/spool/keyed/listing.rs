@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::SpoolState;
-use super::keys::{self, Place};
+use super::keys::{self, QueuePosition};
 use super::reader::record;
 use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
@@ -129,7 +129,7 @@ fn is_first_place<S>(shared: &SpoolState<S>, record: &Record, key: &[u8]) -> boo
     let places = (0u16..)
         .zip(&record.deliveries)
         .filter_map(|(index, delivery)| {
-            let place = Place {
+            let place = QueuePosition {
                 due: delivery.stage.due()?,
                 mail: manifest.id,
                 index,

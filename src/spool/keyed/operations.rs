@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::changes::STEP_BYTES;
 use super::claim_reads::BrokenPlaces;
 use super::journal::entry::Entry as Happened;
-use super::keys::{self, Place, Timer};
+use super::keys::{self, QueuePosition, Timer};
 use super::queues::QueueName;
 use super::reader::{self, MailState};
 use super::stored_mail::{self, StoredMail};
@@ -133,7 +133,7 @@ pub(super) fn begin_retry<S: Store>(
         };
         queues.outdate(
             &queue,
-            &Place {
+            &QueuePosition {
                 due,
                 mail: id,
                 index: *index,
@@ -386,7 +386,7 @@ pub(super) fn reroute<S: Store>(
 
 fn move_to<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    place: Place,
+    place: QueuePosition,
     route: &Route,
 ) -> Result<bool, SpoolError> {
     let store = &transaction.shared.store;

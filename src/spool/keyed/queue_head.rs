@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::keys::Place;
+use super::keys::QueuePosition;
 use crate::delivery::Delivery;
 use crate::mail::Timestamp;
 use crate::spool::Manifest;
@@ -144,12 +144,12 @@ impl Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coverage {
     Nothing,
-    UpTo(Place),
+    UpTo(QueuePosition),
     All,
 }
 
 pub(super) struct QueueHead {
-    places: BTreeMap<Place, Entry>,
+    places: BTreeMap<QueuePosition, Entry>,
     covered: Coverage,
     /// What has happened while the disk is being read: the reader may or may not have seen it.
     meanwhile: Option<ConcurrentChanges>,
@@ -161,8 +161,8 @@ pub(super) struct QueueHead {
 /// What happens to a queue while it is read from disk.
 #[derive(Default)]
 struct ConcurrentChanges {
-    put: Vec<(Place, Entry)>,
-    gone: HashSet<Place>,
+    put: Vec<(QueuePosition, Entry)>,
+    gone: HashSet<QueuePosition>,
 }
 
 impl QueueHead {
@@ -186,7 +186,7 @@ impl QueueHead {
     }
 
     /// A place that is now in the queue on disk.
-    pub(super) fn insert(&mut self, place: Place, entry: Entry, capacity: usize) {
+    pub(super) fn insert(&mut self, place: QueuePosition, entry: Entry, capacity: usize) {
         let within = match self.covered {
             Coverage::All => true,
             Coverage::UpTo(last) => place <= last,
@@ -216,7 +216,7 @@ impl QueueHead {
     }
 
     /// A place that is not to be taken.
-    pub(super) fn remove(&mut self, place: &Place) {
+    pub(super) fn remove(&mut self, place: &QueuePosition) {
         self.places.remove(place);
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.put.retain(|(other, _)| other != place);
@@ -224,14 +224,14 @@ impl QueueHead {
     }
 
     /// A place that was taken out of the window, and now out of the queue on disk.
-    pub(super) fn leave(&mut self, place: Place) {
+    pub(super) fn leave(&mut self, place: QueuePosition) {
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.gone.insert(place);
         }
     }
 
     /// The mail of this place is to be read from disk.
-    pub(super) fn outdate(&mut self, place: &Place) {
+    pub(super) fn outdate(&mut self, place: &QueuePosition) {
         let put = self
             .meanwhile
             .iter_mut()
@@ -245,7 +245,7 @@ impl QueueHead {
     }
 
     /// The first place, if it is due.
-    pub(super) fn first_due(&self, now: Timestamp) -> Option<(&Place, &Entry)> {
+    pub(super) fn first_due(&self, now: Timestamp) -> Option<(&QueuePosition, &Entry)> {
         self.places
             .first_key_value()
             .filter(|(place, _)| place.due <= now)
@@ -260,15 +260,15 @@ impl QueueHead {
     }
 
     /// Takes the first place out.
-    pub(super) fn pop(&mut self) -> Option<(Place, Entry)> {
+    pub(super) fn pop(&mut self) -> Option<(QueuePosition, Entry)> {
         self.places.pop_first()
     }
 
     /// The first due time after `after` that the window knows of.
     pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
-        let from = Place {
+        let from = QueuePosition {
             due: after + std::time::Duration::from_millis(1),
-            ..Place::first()
+            ..QueuePosition::first()
         };
         self.places.range(from..).next().map(|(place, _)| place.due)
     }
@@ -282,7 +282,7 @@ impl QueueHead {
     }
 
     /// Begins to read the disk: the place after which to read.
-    pub(super) fn begin_refill(&mut self) -> Option<Place> {
+    pub(super) fn begin_refill(&mut self) -> Option<QueuePosition> {
         self.meanwhile = Some(ConcurrentChanges::default());
         match self.covered {
             Coverage::UpTo(last) => Some(last),
@@ -294,10 +294,10 @@ impl QueueHead {
     /// place is not leased.
     pub(super) fn end_refill(
         &mut self,
-        read: Vec<(Place, Entry)>,
+        read: Vec<(QueuePosition, Entry)>,
         all: bool,
         capacity: usize,
-        is_free: impl Fn(&Place) -> bool,
+        is_free: impl Fn(&QueuePosition) -> bool,
     ) {
         self.failures = 0;
         let ConcurrentChanges { put, gone } = self.meanwhile.take().unwrap_or_default();
@@ -333,10 +333,10 @@ impl QueueHead {
     }
 }
 
-impl Place {
+impl QueuePosition {
     /// Before every other place.
     pub(super) fn first() -> Self {
-        Place {
+        QueuePosition {
             due: Timestamp::from_millis(0),
             mail: crate::mail::MailId::from_bytes([0; 16]),
             index: 0,
@@ -349,10 +349,10 @@ mod tests {
     use super::*;
     use crate::mail::MailId;
 
-    fn place(n: u64) -> Place {
+    fn place(n: u64) -> QueuePosition {
         let mut id = [0; 16];
         id[8..].copy_from_slice(&n.to_be_bytes());
-        Place {
+        QueuePosition {
             due: Timestamp::from_millis(n.cast_signed()),
             mail: MailId::from_bytes(id),
             index: 0,

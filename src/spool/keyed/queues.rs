@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::{Place, Slot};
+use super::keys::{QueuePosition, Slot};
 use super::queue_head::{self, Entry, QueueHead};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
@@ -17,7 +17,7 @@ use crate::spool::{ClaimRequest, LeaseToken, Manifest};
 pub(super) struct LeasedDelivery {
     pub serial: u64,
     pub queue: QueueName,
-    pub place: Place,
+    pub place: QueuePosition,
     pub entry: Entry,
     /// What is known of the mail, once it was read.
     pub of: Option<Arc<Manifest>>,
@@ -47,7 +47,7 @@ pub(super) struct QueueName {
 /// Deliveries of one mail that were taken together.
 pub(super) struct ClaimedDeliveries {
     pub queue: QueueName,
-    pub places: Vec<(Place, u64)>,
+    pub places: Vec<(QueuePosition, u64)>,
     pub entry: Entry,
 }
 
@@ -100,21 +100,24 @@ impl Queues {
 
     /// A place that nobody held, now in its queue on disk. Whoever read the queue before its
     /// writing was known may have it.
-    pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: Place, entry: Entry) {
+    pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) {
         if !self.is_leased(&place.slot()) {
             self.enqueue(queue, place, entry);
         }
     }
 
     /// A place that is now in its queue on disk.
-    pub(super) fn enqueue(&mut self, queue: &QueueName, place: Place, entry: Entry) {
+    pub(super) fn enqueue(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) {
         let capacity = self.capacity();
         self.window(queue).insert(place, entry, capacity);
     }
 
     /// The queues among those of `routes` of which the disk must be read first, now marked as being
     /// read; with the place after which to read.
-    pub(super) fn begin_refills(&mut self, routes: &[Route]) -> Vec<(QueueName, Option<Place>)> {
+    pub(super) fn begin_refills(
+        &mut self,
+        routes: &[Route],
+    ) -> Vec<(QueueName, Option<QueuePosition>)> {
         let mut refills = Vec::new();
         for route in routes {
             let Some(windows) = self.windows.get_mut(route) else {
@@ -138,14 +141,14 @@ impl Queues {
     pub(super) fn end_refill(
         &mut self,
         queue: &QueueName,
-        read: Option<(Vec<(Place, Entry)>, bool)>,
+        read: Option<(Vec<(QueuePosition, Entry)>, bool)>,
     ) -> Option<Duration> {
         let capacity = self.capacity();
         let leases = std::mem::take(&mut self.leases);
         let window = self.window(queue);
         let rest = match read {
             Some((read, all)) => {
-                let is_free = |place: &Place| !leases.contains_key(&place.slot());
+                let is_free = |place: &QueuePosition| !leases.contains_key(&place.slot());
                 window.end_refill(read, all, capacity, is_free);
                 None
             }
@@ -220,7 +223,7 @@ impl Queues {
                 route: route.clone(),
                 priority,
             };
-            let mut together: Vec<(Place, Entry)> = Vec::new();
+            let mut together: Vec<(QueuePosition, Entry)> = Vec::new();
             while let Some((place, _)) = window.first_due(request.now) {
                 let belongs = together
                     .first()
@@ -258,7 +261,7 @@ impl Queues {
         }
     }
 
-    fn lease(&mut self, queue: &QueueName, place: Place, entry: Entry) -> u64 {
+    fn lease(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) -> u64 {
         self.last_serial += 1;
         let serial = self.last_serial;
         let leased = LeasedDelivery {
@@ -330,7 +333,7 @@ impl Queues {
     }
 
     /// Notes that what was known of a waiting delivery's mail when it was put is no longer true.
-    pub(super) fn outdate(&mut self, queue: &QueueName, place: &Place) {
+    pub(super) fn outdate(&mut self, queue: &QueueName, place: &QueuePosition) {
         match self.leases.get_mut(&place.slot()) {
             Some(leased) => leased.entry.fresh = None,
             None => self.window(queue).outdate(place),
@@ -364,7 +367,7 @@ impl Queues {
     pub(super) fn seize(
         &mut self,
         queue: &QueueName,
-        place: Place,
+        place: QueuePosition,
         entry: Entry,
     ) -> Option<LeaseToken> {
         if self
@@ -425,7 +428,7 @@ mod tests {
         };
 
         let mut queues = Queues::new(vec![route.clone()]);
-        let place = Place {
+        let place = QueuePosition {
             due: Timestamp::from_millis(1),
             mail: MailId::from_bytes([7; 16]),
             index: 0,
@@ -466,7 +469,7 @@ mod tests {
 
         let mut queues = Queues::new(vec![route.clone()]);
         let at = |millis| Timestamp::from_millis(millis);
-        let place = |due| Place {
+        let place = |due| QueuePosition {
             due: at(due),
             mail: MailId::from_bytes([7; 16]),
             index: 0,

@@ -95,10 +95,14 @@ pub(super) fn some_of<S: Store>(
 }
 
 /// A delivery, and whether it can be read.
-pub(super) type Found = Option<Result<Delivery, SpoolError>>;
+pub(super) type StoredDelivery = Option<Result<Delivery, SpoolError>>;
 
 /// A delivery as it is since it changed; as it was put, if it did not.
-pub(super) fn delivery<S: Store>(store: &S, mail: MailId, index: u16) -> Result<Found, SpoolError> {
+pub(super) fn delivery<S: Store>(
+    store: &S,
+    mail: MailId,
+    index: u16,
+) -> Result<StoredDelivery, SpoolError> {
     if let Some(changed) = changed_delivery(store, mail, index)? {
         return Ok(Some(changed));
     }
@@ -116,7 +120,7 @@ pub(super) fn changed_delivery<S: Store>(
     store: &S,
     mail: MailId,
     index: u16,
-) -> Result<Found, SpoolError> {
+) -> Result<StoredDelivery, SpoolError> {
     Ok(store
         .get(&keys::delivery(mail, index))?
         .map(|bytes| codec::decode(&bytes)))

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::SpoolState;
-use super::backlog::{self, Count};
+use super::backlog::{self, QueueCount};
 use super::entering;
 use super::keys::{self, QueueId, Timer};
 use super::queue_head::Entry;
@@ -43,7 +43,7 @@ pub(super) fn name_queues<S: Store>(
         for priority in Priority::ALL {
             let line = (id, priority);
             let count = shared.store.get(&keys::count(id, priority))?;
-            let count = match count.map(|bytes| codec::decode::<Count>(&bytes)) {
+            let count = match count.map(|bytes| codec::decode::<QueueCount>(&bytes)) {
                 Some(Ok(count)) => count,
                 _ => backlog::recount(&shared.store, line)?,
             };

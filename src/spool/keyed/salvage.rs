@@ -10,7 +10,7 @@ use super::idempotency::KeyHash;
 pub(crate) use super::journal::Reach;
 use super::journal::wholeness::{self, Continued};
 use super::kept::{self, Kind};
-use super::keys::{self, Place, Timer};
+use super::keys::{self, QueuePosition, Timer};
 use super::reader;
 use super::stored_mail::StoredMail;
 use super::transition::count_finished;
@@ -113,7 +113,7 @@ pub(crate) fn put_in_order<S: Store>(
     order.finish()
 }
 
-type Queued = BTreeMap<Place, Vec<Vec<u8>>>;
+type Queued = BTreeMap<QueuePosition, Vec<Vec<u8>>>;
 
 struct Rebuild<'a, S> {
     store: &'a S,
@@ -221,7 +221,7 @@ impl<S: Store> Rebuild<'_, S> {
         let manifest = &mail.manifest;
         let id = manifest.id;
         if let Some(due) = delivery.stage.due() {
-            let place = Place {
+            let place = QueuePosition {
                 due,
                 mail: id,
                 index,

@@ -14,7 +14,7 @@ use super::encoding::Encoded;
 use super::healing::UnwrittenOutcomes;
 use super::idempotency::KeyHash;
 use super::journal::{JournalState, Sealed};
-use super::keys::Place;
+use super::keys::QueuePosition;
 use super::queue_head::{Budget, Entry};
 use super::queue_ids::QueueIds;
 use super::queues::{QueueName, Queues};
@@ -138,7 +138,7 @@ impl<S: Store> SpoolState<S> {
                     route: delivery.route.clone(),
                     priority: mail.manifest.priority,
                 };
-                let place = Place {
+                let place = QueuePosition {
                     due,
                     mail: mail.manifest.id,
                     index,

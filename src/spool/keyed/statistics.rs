@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::SpoolState;
-use super::keys::{self, Place, QueueId, Slot};
+use super::keys::{self, QueueId, QueuePosition, Slot};
 use super::queues::QueueName;
 use super::reader::first_of;
 use crate::delivery::{Route, State};
@@ -32,7 +32,7 @@ pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, Spoo
         }
     }
 
-    let leased: Vec<(QueueName, Place, bool)> = shared
+    let leased: Vec<(QueueName, QueuePosition, bool)> = shared
         .queues
         .lock()
         .leases()

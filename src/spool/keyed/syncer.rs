@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::SpoolState;
-use super::answer::Answer;
+use super::answer::CommitAnswer;
 use super::journal::Sealed;
 use super::writer::GROUP_BYTES;
 use crate::spool::SpoolError;
@@ -25,7 +25,7 @@ pub(super) struct WrittenGroup<S> {
     pub totals: Totals,
     /// What happened by it.
     pub told: Vec<Arc<Sealed>>,
-    pub answers: Vec<Answer<S>>,
+    pub answers: Vec<CommitAnswer<S>>,
     /// Whether something is due now that was not before.
     pub wakes: bool,
     pub began: Instant,

@@ -12,7 +12,7 @@ use super::idempotency::KeyHash;
 use super::inspect::{self, WholeMail};
 use super::journal;
 use super::journal::entry::{self, Entry as Happened, Head, PendingEntries, RecordEntries};
-use super::keys::{self, Place};
+use super::keys::{self, QueuePosition};
 use super::queue_head::Entry;
 use super::queue_ids::QueueIds;
 use super::reader;
@@ -325,7 +325,7 @@ impl<'a, S: Store> Taking<'a, S> {
                     queue
                 }
             };
-            let place = Place {
+            let place = QueuePosition {
                 due,
                 mail: id,
                 index,

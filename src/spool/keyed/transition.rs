@@ -4,7 +4,7 @@
 use super::SpoolState;
 use super::changes::Changes;
 use super::journal::entry::Entry as Happened;
-use super::keys::{self, Place, Timer};
+use super::keys::{self, QueuePosition, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use crate::delivery::{Delivery, Stage};
@@ -16,13 +16,13 @@ use crate::spool::store::Store;
 /// One delivery's step from its old place in a queue to what it is now.
 pub(super) struct Transition<'a> {
     pub queue: &'a QueueName,
-    pub old: Place,
+    pub old: QueuePosition,
     pub entry: &'a Entry,
     pub delivery: &'a Delivery,
 }
 
 /// Where a delivery waits now.
-pub(super) type QueuePlace = (QueueName, Place, Entry);
+pub(super) type QueuePlace = (QueueName, QueuePosition, Entry);
 
 impl Transition<'_> {
     /// Adds the step to a batch, and keeps the totals of what has ended in step. Returns where the
@@ -34,13 +34,13 @@ impl Transition<'_> {
         totals: &mut Totals,
         shared: &SpoolState<S>,
     ) -> Option<QueuePlace> {
-        let Place { mail, index, .. } = self.old;
+        let QueuePosition { mail, index, .. } = self.old;
         let priority = self.queue.priority;
         changes.put(keys::delivery(mail, index), bytes);
         changes.dequeue(shared, self.queue, &self.old, self.entry);
 
         if let Some(due) = self.delivery.stage.due() {
-            let place = Place { due, ..self.old };
+            let place = QueuePosition { due, ..self.old };
             let queue = QueueName {
                 route: self.delivery.route.clone(),
                 priority,

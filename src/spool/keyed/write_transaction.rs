@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::SpoolState;
-use super::answer::Answer;
+use super::answer::CommitAnswer;
 use super::changes::{Changes, STEP_BYTES};
 use super::journal::entry::Entry as Happened;
-use super::keys::{self, Place, Timer};
+use super::keys::{self, QueuePosition, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::reader;
@@ -81,7 +81,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Answers once everything that was committed is kept, and says how many bytes are to be
     /// synced.
-    pub(super) fn finish(mut self, answer: Option<Answer<S>>) -> usize {
+    pub(super) fn finish(mut self, answer: Option<CommitAnswer<S>>) -> usize {
         match (self.syncer, self.written.take()) {
             (Some(syncer), Some(mut written)) => {
                 written.answers.extend(answer);
@@ -108,7 +108,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             priority: manifest.priority,
         };
 
-        let place = Place {
+        let place = QueuePosition {
             due,
             mail: manifest.id,
             index,
@@ -182,7 +182,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             priority: manifest.priority,
         };
 
-        let place = Place {
+        let place = QueuePosition {
             due,
             mail: manifest.id,
             index,
@@ -209,7 +209,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     }
 
     /// Puts a delivery into a queue that nobody has.
-    pub(super) fn enqueue(&mut self, queue: QueueName, place: Place, entry: Entry) {
+    pub(super) fn enqueue(&mut self, queue: QueueName, place: QueuePosition, entry: Entry) {
         self.look_at_queues();
         self.changes.enqueue(self.shared, &queue, &place, &entry);
         self.enqueued.push((queue, place, entry));
@@ -324,7 +324,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     pub(super) fn end(
         &mut self,
         queue: &QueueName,
-        place: Place,
+        place: QueuePosition,
         reason: DeadReason,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
@@ -372,7 +372,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     }
 
     /// What stands beside a place in a queue; where that cannot be read, that it is there.
-    fn entry_at(&self, queue: &QueueName, place: &Place) -> Result<Entry, SpoolError> {
+    fn entry_at(&self, queue: &QueueName, place: &QueuePosition) -> Result<Entry, SpoolError> {
         let id = self.shared.ids.read().id(&queue.route);
         let value = match id {
             Some(id) => self

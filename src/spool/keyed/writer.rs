@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::SpoolState;
-use super::answer::{Answer, Reply};
+use super::answer::{CommitAnswer, ReplySender};
 use super::bounding::Bounding;
 use super::changes::Changes;
 use super::command::{Command, GroupCommand, Operation};
@@ -23,7 +23,7 @@ use super::healing::REST;
 use super::idempotency::Hash;
 use super::journal::entry::Entry as Happened;
 use super::kept::Kind;
-use super::keys::{self, Place, Timer};
+use super::keys::{self, QueuePosition, Timer};
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::sweep;
@@ -113,7 +113,7 @@ pub(super) struct Group<S> {
     keys: HashMap<Hash, KeyRecord>,
     /// Counted values that it writes or removes, and whether they are there after it.
     counted: HashMap<Vec<u8>, bool>,
-    answers: Vec<Answer<S>>,
+    answers: Vec<CommitAnswer<S>>,
     wakes: bool,
     /// Whether the disk has room for new mail, once it was asked.
     room: Option<Result<(), SpoolError>>,
@@ -229,14 +229,14 @@ impl<S: Store> Writer<'_, S> {
                     .has_room(group)
                     .and_then(|()| self.judge(group, &manifest, key))
                     .and_then(|judged| self.with_space(&manifest, judged));
-                group.answers.push(Answer::Judged(reply, judged));
+                group.answers.push(CommitAnswer::Judged(reply, judged));
             }
             GroupCommand::Write(batch, reply) => {
                 let room = self.has_room(group);
                 if room.is_ok() {
                     group.changes.append(batch);
                 }
-                group.answers.push(Answer::Done(reply, room));
+                group.answers.push(CommitAnswer::Done(reply, room));
             }
             GroupCommand::Forget(id) => {
                 group.changes.remove(keys::writing(id));
@@ -254,7 +254,7 @@ impl<S: Store> Writer<'_, S> {
                     }
                     group.changes.append(batch);
                 }
-                group.answers.push(Answer::Done(reply, counted));
+                group.answers.push(CommitAnswer::Done(reply, counted));
             }
             GroupCommand::Mark(marked, reply) => self.mark(group, marked, reply),
             GroupCommand::Settle(settled, reply) => self.settle(group, settled, reply),
@@ -314,7 +314,7 @@ impl<S: Store> Writer<'_, S> {
         }
 
         group.wakes |= !stored.is_empty();
-        group.answers.push(Answer::Put {
+        group.answers.push(CommitAnswer::Put {
             reply,
             results,
             stored,
@@ -408,7 +408,7 @@ impl<S: Store> Writer<'_, S> {
                 ended.write(&mut group.changes, &mut self.totals, self.shared);
                 continue;
             };
-            let place = Place {
+            let place = QueuePosition {
                 due,
                 mail: manifest.id,
                 index,
@@ -449,7 +449,7 @@ impl<S: Store> Writer<'_, S> {
         &mut self,
         group: &mut Group<S>,
         marked: Vec<(LeaseToken, Delivery)>,
-        reply: Reply<()>,
+        reply: ReplySender<()>,
     ) {
         for (token, delivery) in marked {
             let key = keys::delivery(token.mail, token.index);
@@ -458,14 +458,14 @@ impl<S: Store> Writer<'_, S> {
                 .changes
                 .put(keys::marked(token.mail, token.index), Vec::new());
         }
-        group.answers.push(Answer::Done(reply, Ok(())));
+        group.answers.push(CommitAnswer::Done(reply, Ok(())));
     }
 
     fn settle(
         &mut self,
         group: &mut Group<S>,
         settled: Vec<(LeaseToken, Delivery, Vec<u8>)>,
-        reply: Reply<Vec<SettleResult>>,
+        reply: ReplySender<Vec<SettleResult>>,
     ) {
         let mut results = Vec::with_capacity(settled.len());
         let mut current = Vec::with_capacity(settled.len());
@@ -492,7 +492,7 @@ impl<S: Store> Writer<'_, S> {
         group: &mut Group<S>,
         settled: Vec<(LeaseToken, Delivery, Option<Vec<u8>>)>,
         results: Vec<SettleResult>,
-        reply: Reply<Vec<SettleResult>>,
+        reply: ReplySender<Vec<SettleResult>>,
     ) {
         let mut done = Vec::with_capacity(settled.len());
         {
@@ -526,7 +526,7 @@ impl<S: Store> Writer<'_, S> {
         }
 
         group.wakes |= done.iter().any(|(_, _, next)| next.is_some());
-        group.answers.push(Answer::Settled {
+        group.answers.push(CommitAnswer::Settled {
             reply,
             results,
             done,
@@ -545,7 +545,7 @@ impl<S: Store> Writer<'_, S> {
 
     /// Does a step of what the clock wants. As long as it takes away only what has ended, the
     /// groups of others are written meanwhile, and share its sync.
-    fn sweep(&mut self, now: Timestamp, reply: Reply<SweepReport>) {
+    fn sweep(&mut self, now: Timestamp, reply: ReplySender<SweepReport>) {
         let mut transaction =
             WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);
         let swept = sweep::sweep(&mut transaction, now);
@@ -553,7 +553,7 @@ impl<S: Store> Writer<'_, S> {
             transaction.abandon();
         }
         self.totals = transaction.totals.clone();
-        self.unsynced += transaction.finish(Some(Answer::Swept(reply, swept)));
+        self.unsynced += transaction.finish(Some(CommitAnswer::Swept(reply, swept)));
         self.sync_in_time();
     }
 

@@ -19,7 +19,7 @@ use crate::delivery::{DeadReason, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::copy::broken_off;
-use crate::spool::transfer::{Copied, MailPart, Part, STEP_BYTES, Told};
+use crate::spool::transfer::{Copied, MailPart, NextPart, Part, STEP_BYTES};
 
 /// The most mails that are looked at or written at a time.
 const STEP: usize = 500;
@@ -103,7 +103,7 @@ impl Aside {
 /// Tells all that the spool keeps, until nobody takes it any more.
 pub(in crate::spool) async fn tell(
     aside: &Aside,
-    to: &mpsc::Sender<Told>,
+    to: &mpsc::Sender<NextPart>,
 ) -> Result<(), SpoolError> {
     aside.check_alone().await?;
     let failed = |e: Failure| aside.failed(&e);
@@ -346,7 +346,7 @@ pub(super) async fn read_these(aside: &Aside, ids: &[Uuid]) -> Result<Vec<MailPa
 /// Takes what another spool tells, all of it or nothing.
 pub(in crate::spool) async fn take(
     aside: &Aside,
-    from: mpsc::Receiver<Told>,
+    from: mpsc::Receiver<NextPart>,
 ) -> Result<Copied, SpoolError> {
     let failed = |e: Failure| aside.failed(&e);
     aside.on.begin().await.map_err(failed)?;
@@ -362,7 +362,7 @@ pub(in crate::spool) async fn take(
     }
 }
 
-async fn take_all(aside: &Aside, mut from: mpsc::Receiver<Told>) -> Result<Copied, SpoolError> {
+async fn take_all(aside: &Aside, mut from: mpsc::Receiver<NextPart>) -> Result<Copied, SpoolError> {
     let failed = |e: Failure| aside.failed(&e);
     // No node begins meanwhile, however long it takes.
     aside

@@ -27,16 +27,16 @@ const PAGE: usize = 4096;
 
 /// Why a spool is not opened.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum CheckFailure {
     /// Something of it is not as it was on disk.
     Damaged { file: PathBuf, reason: String },
     /// A file cannot be read.
     Unread(io::Error),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for CheckFailure {
     fn from(error: io::Error) -> Self {
-        Refusal::Unread(error)
+        CheckFailure::Unread(error)
     }
 }
 
@@ -79,7 +79,7 @@ impl Snapshots {
 }
 
 /// What was read of a place in the file.
-struct Place {
+struct ReadSegment {
     at: u64,
     header: Option<SegmentHeader>,
     /// Where its whole messages end, and whether that is as it should be.
@@ -102,7 +102,7 @@ struct Batch {
     commit: u64,
 }
 
-impl Place {
+impl ReadSegment {
     fn lsn(&self) -> u64 {
         self.header.map_or(0, |header| header.lsn)
     }
@@ -116,8 +116,8 @@ impl Place {
 }
 
 /// Checks the files of a spool that nobody has open.
-pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
-    let damaged = |name: &str, reason: String| Refusal::Damaged {
+pub(super) fn check(dir: &Path) -> Result<Checked, CheckFailure> {
+    let damaged = |name: &str, reason: String| CheckFailure::Damaged {
         file: dir.join(name),
         reason,
     };
@@ -153,7 +153,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, Refusal> {
         let reason = "ends before what is known to have been on disk";
         return Err(match snapshots.worthless.into_iter().next() {
             // Without it not all of the log can be read again.
-            Some(file) => Refusal::Damaged {
+            Some(file) => CheckFailure::Damaged {
                 file,
                 reason: "is not what was written".into(),
             },
@@ -232,8 +232,8 @@ struct Tail {
 impl Tail {
     /// As sled finds it: from the segment up to which all was known to be written, as long as one
     /// follows the other and each is whole.
-    fn of(places: &[Place], snapshot: u64) -> Self {
-        let mut found: Vec<&Place> = places
+    fn of(places: &[ReadSegment], snapshot: u64) -> Self {
+        let mut found: Vec<&ReadSegment> = places
             .iter()
             .filter(|place| place.header.is_some())
             .collect();
@@ -247,7 +247,7 @@ impl Tail {
         let size = SEGMENT as u64;
         let mut next = stable.unwrap_or(0).max(snapshot) / size * size;
 
-        let mut last: Option<&Place> = None;
+        let mut last: Option<&ReadSegment> = None;
         for place in &found {
             if place.lsn() == next {
                 last = Some(place);
@@ -307,7 +307,7 @@ fn has_empty_page(segment: &[u8]) -> bool {
         .any(|page| page.iter().all(|byte| *byte == 0))
 }
 
-fn read_places(file: &File) -> io::Result<Vec<Place>> {
+fn read_places(file: &File) -> io::Result<Vec<ReadSegment>> {
     let length = file.metadata()?.len();
     let scanner = Scanner::new();
     let mut buffer = vec![0; SEGMENT];
@@ -329,9 +329,9 @@ fn read_segment(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(here)
 }
 
-fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
+fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> ReadSegment {
     let Some(header) = SegmentHeader::read(segment) else {
-        return Place {
+        return ReadSegment {
             at,
             header: None,
             end: 0,
@@ -360,7 +360,7 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> Place {
     });
 
     let behind = header.lsn + end as u64;
-    Place {
+    ReadSegment {
         at,
         header: Some(header),
         end,

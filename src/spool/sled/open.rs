@@ -7,7 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::check::{self, Checked, Refusal};
+use super::check::{self, CheckFailure, Checked};
 use super::format;
 use super::outcomes::Outcomes;
 use super::room::Room;
@@ -120,12 +120,12 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
 fn check_files(path: &Path) -> Result<Checked, SpoolError> {
     let _alone = lock(path)?;
     check::check(path).map_err(|refusal| match refusal {
-        Refusal::Damaged { file, reason } => SpoolError::Damaged {
+        CheckFailure::Damaged { file, reason } => SpoolError::Damaged {
             path: path.to_owned(),
             file,
             reason,
         },
-        Refusal::Unread(error) => unopenable(path, error),
+        CheckFailure::Unread(error) => unopenable(path, error),
     })
 }
 

@@ -82,9 +82,9 @@ impl Outcomes {
 }
 
 /// The newest commit that is known to have written each delivery.
-pub(super) struct Known(HashMap<u64, u64>);
+pub(super) struct NewestCommits(HashMap<u64, u64>);
 
-impl Known {
+impl NewestCommits {
     pub(super) fn read(dir: &Path) -> io::Result<Self> {
         let bytes = match std::fs::read(dir.join(FILE)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -97,7 +97,7 @@ impl Known {
             let known = newest.entry(hash).or_insert(commit);
             *known = commit.max(*known);
         }
-        Ok(Known(newest))
+        Ok(NewestCommits(newest))
     }
 
     /// Whether a delivery was written after this commit.

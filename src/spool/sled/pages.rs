@@ -15,7 +15,7 @@ use super::log::{self, Kind, Message, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 
 /// A value that was found.
-pub(super) struct Found {
+pub(super) struct SalvagedValue {
     /// The commit that wrote it; 0 for one without a frame.
     pub commit: u64,
     pub value: Vec<u8>,
@@ -25,7 +25,7 @@ pub(super) struct Found {
 #[derive(Default)]
 pub(super) struct Salvage {
     /// The newest value of each key that is not known to be removed.
-    pub values: BTreeMap<Vec<u8>, Found>,
+    pub values: BTreeMap<Vec<u8>, SalvagedValue>,
     /// How many stretches of the files are not as they were written.
     pub damaged: u64,
     /// The newest commit of which something is whole.
@@ -327,7 +327,8 @@ impl Salvage {
             Some(known) if known.commit >= commit => {}
             _ => {
                 let value = value.to_vec();
-                self.values.insert(key.to_vec(), Found { commit, value });
+                self.values
+                    .insert(key.to_vec(), SalvagedValue { commit, value });
             }
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::inspect::require;
 use super::open::{Purpose, lock, open_store, unopenable};
-use super::outcomes::Known;
+use super::outcomes::NewestCommits;
 use super::watermark::Stage;
 use super::{pages, spare, watermark};
 use crate::mail::Timestamp;
@@ -50,7 +50,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
     let alone = lock(from)?;
     let unread = |error| unopenable(from, error);
     let mut found = pages::salvage(from).map_err(unread)?;
-    let known = Known::read(from).map_err(unread)?;
+    let known = NewestCommits::read(from).map_err(unread)?;
 
     spare::read(from, &mut |spare| {
         found.add(spare.key, spare.commit, spare.value)

@@ -331,18 +331,18 @@ mod tests {
     };
 
     /// An address, and how often somebody connected to it.
-    struct Place {
+    struct TestServer {
         address: SocketAddr,
         met: Arc<AtomicUsize>,
     }
 
-    impl Place {
+    impl TestServer {
         fn met(&self) -> usize {
             self.met.load(Ordering::SeqCst)
         }
     }
 
-    async fn server(manners: Manners) -> Place {
+    async fn server(manners: Manners) -> TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let met = Arc::new(AtomicUsize::new(0));
@@ -353,7 +353,7 @@ mod tests {
                 tokio::spawn(speak(stream, manners));
             }
         });
-        Place { address, met }
+        TestServer { address, met }
     }
 
     async fn speak(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {

@@ -4,20 +4,20 @@
 use ring::hmac;
 use serde_json::Value;
 
-use super::proof::{Claimed, Refusal, Stamp};
+use super::proof::{Claimed, ProofError, Stamp};
 use super::provider::{Reading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, Refusal> {
-    let body: Value = serde_json::from_slice(claimed.body).map_err(|_| Refusal::Missing)?;
-    let said = |name: &str| given(&body["signature"][name]).ok_or(Refusal::Missing);
+pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, ProofError> {
+    let body: Value = serde_json::from_slice(claimed.body).map_err(|_| ProofError::Missing)?;
+    let said = |name: &str| given(&body["signature"][name]).ok_or(ProofError::Missing);
     let (time, token) = (said("timestamp")?, said("token")?);
-    let signature = hex(&said("signature")?).ok_or(Refusal::Wrong)?;
+    let signature = hex(&said("signature")?).ok_or(ProofError::Wrong)?;
 
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
     let signed = format!("{time}{token}");
-    hmac::verify(&key, signed.as_bytes(), &signature).map_err(|_| Refusal::Wrong)?;
+    hmac::verify(&key, signed.as_bytes(), &signature).map_err(|_| ProofError::Wrong)?;
     Stamp::of_seconds(&time, signed.as_bytes())
 }
 

@@ -31,33 +31,33 @@ pub(super) struct Claimed<'a> {
 
 impl<'a> Claimed<'a> {
     /// A header that the proof needs.
-    pub fn header(&self, name: &str) -> Result<&'a str, Refusal> {
+    pub fn header(&self, name: &str) -> Result<&'a str, ProofError> {
         let value = self.headers.get(name);
         value
             .and_then(|value| value.to_str().ok())
-            .ok_or(Refusal::Missing)
+            .ok_or(ProofError::Missing)
     }
 
     /// Whether `Authorization` shows a secret (RFC 7617, RFC 6750): as a bearer's token, or as a
     /// password, where `secret` may have the user's name before it.
-    pub fn shows(&self, secret: &str) -> Result<(), Refusal> {
+    pub fn shows(&self, secret: &str) -> Result<(), ProofError> {
         let shown = self.header(header::AUTHORIZATION.as_str())?;
         let is_it = |claimed: &[u8]| ClaimedSecret::new(claimed).is(secret.as_bytes());
-        let (scheme, rest) = shown.split_once(' ').ok_or(Refusal::Wrong)?;
+        let (scheme, rest) = shown.split_once(' ').ok_or(ProofError::Wrong)?;
 
         let is_right = match scheme.to_ascii_lowercase().as_str() {
             "bearer" => is_it(rest.trim().as_bytes()),
             "basic" => {
                 let pair = BASE64_STANDARD.decode(rest.trim());
-                let pair = pair.map_err(|_| Refusal::Wrong)?;
+                let pair = pair.map_err(|_| ProofError::Wrong)?;
                 let colon = pair.iter().position(|byte| *byte == b':');
                 let password = colon.map_or(&[][..], |colon| &pair[colon + 1..]);
                 is_it(&pair) | is_it(password)
             }
-            _ => return Err(Refusal::Wrong),
+            _ => return Err(ProofError::Wrong),
         };
 
-        bool::from(is_right).then_some(()).ok_or(Refusal::Wrong)
+        bool::from(is_right).then_some(()).ok_or(ProofError::Wrong)
     }
 }
 
@@ -79,16 +79,16 @@ impl Stamp {
     }
 
     /// The same, where the time is in seconds since 1970.
-    pub fn of_seconds(seconds: &str, signed: &[u8]) -> Result<Self, Refusal> {
-        let seconds: i64 = seconds.parse().map_err(|_| Refusal::Wrong)?;
-        let at = seconds.checked_mul(1000).ok_or(Refusal::Wrong)?;
+    pub fn of_seconds(seconds: &str, signed: &[u8]) -> Result<Self, ProofError> {
+        let seconds: i64 = seconds.parse().map_err(|_| ProofError::Wrong)?;
+        let at = seconds.checked_mul(1000).ok_or(ProofError::Wrong)?;
         Ok(Stamp::new(Timestamp::from_millis(at), signed))
     }
 }
 
 /// Why a request is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum ProofError {
     /// It shows nothing that could be checked.
     #[error("bears no proof of where it is from")]
     Missing,
@@ -112,11 +112,11 @@ pub(super) enum Refusal {
     NotNow,
 }
 
-impl Refusal {
+impl ProofError {
     /// Whether a secret was shown, or used to sign, that is none: somebody may be guessing. What is
     /// old, or comes twice, was signed with the right one.
     pub fn is_guess(self) -> bool {
-        self == Refusal::Wrong
+        self == ProofError::Wrong
     }
 }
 
@@ -132,10 +132,10 @@ impl SeenProofs {
         stamp: &Stamp,
         max_age: Duration,
         now: Timestamp,
-    ) -> Result<Taking<'_>, Refusal> {
+    ) -> Result<Taking<'_>, ProofError> {
         let until = stamp.at + max_age;
         if until < now || now + AHEAD < stamp.at {
-            return Err(Refusal::NotOfNow);
+            return Err(ProofError::NotOfNow);
         }
 
         let mut seen = self.0.lock();
@@ -143,10 +143,10 @@ impl SeenProofs {
             seen.retain(|_, until| *until >= now);
         }
         if seen.contains_key(&stamp.name) {
-            return Err(Refusal::TakenBefore);
+            return Err(ProofError::TakenBefore);
         }
         if seen.len() >= REMEMBERED {
-            return Err(Refusal::NotNow);
+            return Err(ProofError::NotNow);
         }
 
         seen.insert(stamp.name, until);
@@ -194,15 +194,15 @@ mod tests {
 
         let take = |now| seen.take(&stamp, 5 * MINUTE, now).map(Taking::keep);
         let old = at + 5 * MINUTE + Duration::from_millis(1);
-        assert_eq!(take(old), Err(Refusal::NotOfNow));
+        assert_eq!(take(old), Err(ProofError::NotOfNow));
         let early = Timestamp::from_millis(at.as_millis() - 300_001);
-        assert_eq!(take(early), Err(Refusal::NotOfNow));
+        assert_eq!(take(early), Err(ProofError::NotOfNow));
 
         drop(seen.take(&stamp, 5 * MINUTE, at).unwrap());
         let taking = seen.take(&stamp, 5 * MINUTE, at).unwrap();
-        assert_eq!(take(at), Err(Refusal::TakenBefore), "while it is taken");
+        assert_eq!(take(at), Err(ProofError::TakenBefore), "while it is taken");
         taking.keep();
-        assert_eq!(take(at + 4 * MINUTE), Err(Refusal::TakenBefore));
+        assert_eq!(take(at + 4 * MINUTE), Err(ProofError::TakenBefore));
         let other = Stamp::new(at, b"another");
         assert!(seen.take(&other, 5 * MINUTE, at).is_ok());
     }
@@ -218,8 +218,8 @@ mod tests {
         for n in 0..REMEMBERED {
             take(n, at, at).unwrap();
         }
-        assert_eq!(take(REMEMBERED, at, at), Err(Refusal::NotNow));
-        assert_eq!(take(0, at, at), Err(Refusal::TakenBefore));
+        assert_eq!(take(REMEMBERED, at, at), Err(ProofError::NotNow));
+        assert_eq!(take(0, at, at), Err(ProofError::TakenBefore));
         let later = at + 2 * MINUTE;
         take(REMEMBERED, later, later).unwrap();
     }

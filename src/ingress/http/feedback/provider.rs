@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::proof::{Claimed, Refusal, SeenProofs, Stamp};
+use super::proof::{Claimed, ProofError, SeenProofs, Stamp};
 use super::sns::{Certificates, SnsMessage, Topic};
 use super::{Taken, brevo, mailgun, postmark, resend, sendgrid, ses};
 use crate::dispatch::ProviderEvent;
@@ -222,19 +222,19 @@ impl Providers {
         claimed: Claimed<'_>,
         message: Option<&SnsMessage>,
         now: Timestamp,
-    ) -> Result<Option<Stamp>, Refusal> {
+    ) -> Result<Option<Stamp>, ProofError> {
         let secret = settings.secret.as_ref().map(ExposeSecret::expose_secret);
-        let needed = secret.ok_or(Refusal::Missing);
+        let needed = secret.ok_or(ProofError::Missing);
         match (settings.provider, message) {
             (Provider::Ses, Some(message)) => {
                 let certificates = &self.0.certificates;
                 let proved = certificates.prove(message, &settings.topics, now);
                 proved.await.map(Some)
             }
-            (Provider::Ses, None) => Err(Refusal::Missing),
+            (Provider::Ses, None) => Err(ProofError::Missing),
             (Provider::Brevo | Provider::Postmark, _) => match secret {
                 Some(secret) => claimed.shows(secret).map(|()| None),
-                None if settings.networks.is_empty() => Err(Refusal::Missing),
+                None if settings.networks.is_empty() => Err(ProofError::Missing),
                 None => Ok(None),
             },
             (Provider::Sendgrid, _) => sendgrid::prove(claimed, needed?).map(Some),
@@ -309,20 +309,20 @@ pub(in crate::ingress::http) async fn take(
 /// Why nothing came of a request.
 enum Unheard {
     /// It is not believed.
-    Refused(Refusal),
+    Refused(ProofError),
     /// It is believed.
     Problem(Problem),
 }
 
-impl From<Refusal> for Unheard {
-    fn from(refusal: Refusal) -> Self {
+impl From<ProofError> for Unheard {
+    fn from(refusal: ProofError) -> Self {
         Unheard::Refused(refusal)
     }
 }
 
 /// Tells of a request that is not believed. One whose proof is wrong costs its address what a wrong
 /// token does.
-async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: Refusal) -> Problem {
+async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: ProofError) -> Problem {
     door.dispatcher.feedback().count_unknown(name, "refused");
     tracing::warn!(by = name, peer = ?caller.peer, reason = %refusal, "events are not believed");
 
@@ -333,7 +333,7 @@ async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: Refusa
         }
     }
     match refusal {
-        Refusal::NotNow => Problem::new(Kind::Unavailable, "it cannot be checked now"),
+        ProofError::NotNow => Problem::new(Kind::Unavailable, "it cannot be checked now"),
         _ => Problem::new(
             Kind::Unproved,
             format!("what claims to be of {name} {refusal}"),
@@ -350,7 +350,7 @@ async fn hear(
 ) -> Result<Taken, Unheard> {
     let is_from_there = |peer| settings.networks.contain(peer);
     if !settings.networks.is_empty() && !caller.peer.is_some_and(is_from_there) {
-        return Err(Refusal::Network.into());
+        return Err(ProofError::Network.into());
     }
 
     let message = match settings.provider {

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use ring::hmac;
 use serde_json::Value;
 
-use super::proof::{Claimed, Refusal, Stamp};
+use super::proof::{Claimed, ProofError, Stamp};
 use super::provider::{Reading, given, text};
 use super::ses::is_of_the_address;
 use crate::FeedbackKind;
@@ -15,14 +15,14 @@ use crate::dispatch::ProviderEvent;
 /// How many signatures of one request are looked at: there are two while a secret is replaced.
 const SIGNATURES: usize = 10;
 
-pub(super) fn prove(claimed: Claimed<'_>, secret: &str) -> Result<Stamp, Refusal> {
+pub(super) fn prove(claimed: Claimed<'_>, secret: &str) -> Result<Stamp, ProofError> {
     let field = |name: &str| {
         let named = claimed.header(&format!("svix-{name}"));
         named.or_else(|_| claimed.header(&format!("webhook-{name}")))
     };
     let (id, time, signatures) = (field("id")?, field("timestamp")?, field("signature")?);
 
-    let key = signing_key(secret).ok_or(Refusal::Wrong)?;
+    let key = signing_key(secret).ok_or(ProofError::Wrong)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
     let signed = [id.as_bytes(), b".", time.as_bytes(), b".", claimed.body].concat();
     let is_right = |one: &str| {
@@ -32,7 +32,7 @@ pub(super) fn prove(claimed: Claimed<'_>, secret: &str) -> Result<Stamp, Refusal
     };
 
     let right = signatures.split(' ').take(SIGNATURES).find_map(is_right);
-    right.ok_or(Refusal::Wrong)?;
+    right.ok_or(ProofError::Wrong)?;
     Stamp::of_seconds(time, &signed)
 }
 

@@ -5,22 +5,22 @@ use base64::prelude::BASE64_STANDARD;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::Value;
 
-use super::proof::{Claimed, Refusal, Stamp};
+use super::proof::{Claimed, ProofError, Stamp};
 use super::provider::{Reading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, Refusal> {
+pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, ProofError> {
     let time = claimed.header("x-twilio-email-event-webhook-timestamp")?;
     let signature = claimed.header("x-twilio-email-event-webhook-signature")?;
     let signature = BASE64_STANDARD.decode(signature);
-    let signature = signature.map_err(|_| Refusal::Wrong)?;
-    let key = public_key(key).ok_or(Refusal::Wrong)?;
+    let signature = signature.map_err(|_| ProofError::Wrong)?;
+    let key = public_key(key).ok_or(ProofError::Wrong)?;
 
     let signed = [time.as_bytes(), claimed.body].concat();
     let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key);
     key.verify(&signed, &signature)
-        .map_err(|_| Refusal::Wrong)?;
+        .map_err(|_| ProofError::Wrong)?;
     Stamp::of_seconds(time, &signed)
 }
 

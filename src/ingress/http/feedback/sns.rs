@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use url::Url;
 use x509_cert::Certificate;
 
-use super::proof::{Refusal, Stamp};
+use super::proof::{ProofError, Stamp};
 use crate::Fetch;
 use crate::mail::Timestamp;
 
@@ -46,8 +46,8 @@ pub(super) struct SnsMessage {
 }
 
 impl SnsMessage {
-    pub fn read(body: &[u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(body).map_err(|_| Refusal::Missing)
+    pub fn read(body: &[u8]) -> Result<Self, ProofError> {
+        serde_json::from_slice(body).map_err(|_| ProofError::Missing)
     }
 
     /// Whether it confirms or ends a subscription.
@@ -56,13 +56,13 @@ impl SnsMessage {
     }
 
     /// What is signed: names and values, each on a line, by name.
-    pub fn signed(&self) -> Result<String, Refusal> {
+    pub fn signed(&self) -> Result<String, ProofError> {
         let optional = |name, value: &'_ Option<String>| value.clone().map(|value| (name, value));
         let required = |name, value: &'_ str| Some((name, value.to_owned()));
         let is_handshake = match self.kind.as_str() {
             "Notification" => false,
             "SubscriptionConfirmation" | "UnsubscribeConfirmation" => true,
-            _ => return Err(Refusal::Wrong),
+            _ => return Err(ProofError::Wrong),
         };
 
         let fields = [
@@ -136,14 +136,14 @@ impl<'a> Topic<'a> {
     }
 
     /// Where a subscription to it is confirmed. Made here, and not taken from the message.
-    fn confirmation(self, token: &str) -> Result<String, Refusal> {
+    fn confirmation(self, token: &str) -> Result<String, ProofError> {
         let base = format!("https://{}/", self.host());
         let fields = [
             ("Action", "ConfirmSubscription"),
             ("TopicArn", self.arn),
             ("Token", token),
         ];
-        let url = Url::parse_with_params(&base, fields).map_err(|_| Refusal::Wrong)?;
+        let url = Url::parse_with_params(&base, fields).map_err(|_| ProofError::Wrong)?;
         Ok(url.into())
     }
 }
@@ -152,11 +152,11 @@ impl<'a> Topic<'a> {
 #[derive(Debug)]
 pub(super) struct Certificates {
     web: Option<Arc<dyn Fetch>>,
-    known: Mutex<Known>,
+    known: Mutex<CertificateCache>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct CertificateCache {
     keys: HashMap<String, SigningKey>,
     minute: Option<Instant>,
     fetched: u32,
@@ -184,47 +184,47 @@ impl Certificates {
         message: &SnsMessage,
         topics: &[String],
         now: Timestamp,
-    ) -> Result<Stamp, Refusal> {
+    ) -> Result<Stamp, ProofError> {
         let topic = topics.iter().find(|topic| **topic == message.topic_arn);
-        let topic = topic.ok_or(Refusal::Topic)?;
-        let topic = Topic::read(topic).ok_or(Refusal::Topic)?;
-        let at: Timestamp = message.timestamp.parse().map_err(|_| Refusal::Wrong)?;
+        let topic = topic.ok_or(ProofError::Topic)?;
+        let topic = Topic::read(topic).ok_or(ProofError::Topic)?;
+        let at: Timestamp = message.timestamp.parse().map_err(|_| ProofError::Wrong)?;
         let algorithm: &dyn VerificationAlgorithm = match message.signature_version.as_str() {
             "1" => &signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             "2" => &signature::RSA_PKCS1_2048_8192_SHA256,
-            _ => return Err(Refusal::Wrong),
+            _ => return Err(ProofError::Wrong),
         };
         if !topic.certifies(&message.certificate) {
-            return Err(Refusal::Wrong);
+            return Err(ProofError::Wrong);
         }
 
         let signed = message.signed()?;
-        let signature = base64(&message.signature).ok_or(Refusal::Wrong)?;
+        let signature = base64(&message.signature).ok_or(ProofError::Wrong)?;
         let SigningKey { key, from, until } = self.key(&message.certificate).await?;
         if now < from || until < now {
-            return Err(Refusal::Wrong);
+            return Err(ProofError::Wrong);
         }
         let key = UnparsedPublicKey::new(algorithm, key);
         let verified = key.verify(signed.as_bytes(), &signature);
-        verified.map_err(|_| Refusal::Wrong)?;
+        verified.map_err(|_| ProofError::Wrong)?;
         Ok(Stamp::new(at, signed.as_bytes()))
     }
 
     /// Confirms what a message that was [proved](Certificates::prove) asks to be confirmed.
-    pub async fn confirm(&self, message: &SnsMessage) -> Result<(), Refusal> {
+    pub async fn confirm(&self, message: &SnsMessage) -> Result<(), ProofError> {
         if message.kind != "SubscriptionConfirmation" {
             tracing::warn!(topic = message.topic_arn, "the SNS subscription has ended");
             return Ok(());
         }
-        let topic = Topic::read(&message.topic_arn).ok_or(Refusal::Topic)?;
-        let token = message.token.as_deref().ok_or(Refusal::Wrong)?;
+        let topic = Topic::read(&message.topic_arn).ok_or(ProofError::Topic)?;
+        let token = message.token.as_deref().ok_or(ProofError::Wrong)?;
         self.fetch(&topic.confirmation(token)?).await?;
         tracing::info!(topic = topic.arn, "the SNS subscription is confirmed");
         Ok(())
     }
 
     /// The key of the certificate at an address that was looked at.
-    async fn key(&self, url: &str) -> Result<SigningKey, Refusal> {
+    async fn key(&self, url: &str) -> Result<SigningKey, ProofError> {
         let mut known = self.known.lock().await;
         if let Some(key) = known.keys.get(url) {
             return Ok(key.clone());
@@ -236,12 +236,12 @@ impl Certificates {
             (known.minute, known.fetched) = (Some(now), 0);
         }
         if known.fetched >= FETCHES {
-            return Err(Refusal::NotNow);
+            return Err(ProofError::NotNow);
         }
         known.fetched += 1;
 
         let page = self.fetch(url).await?;
-        let key = read_certificate(&page).ok_or(Refusal::Wrong)?;
+        let key = read_certificate(&page).ok_or(ProofError::Wrong)?;
         if known.keys.len() >= CERTIFICATES {
             known.keys.clear();
         }
@@ -249,13 +249,13 @@ impl Certificates {
         Ok(key)
     }
 
-    async fn fetch(&self, url: &str) -> Result<bytes::Bytes, Refusal> {
-        let web = self.web.as_ref().ok_or(Refusal::NotNow)?;
+    async fn fetch(&self, url: &str) -> Result<bytes::Bytes, ProofError> {
+        let web = self.web.as_ref().ok_or(ProofError::NotNow)?;
         let page = web.fetch(url).await;
         page.map_err(|error| {
             let error = error.escape_debug();
             tracing::warn!(%error, "what Amazon SNS names could not be fetched");
-            Refusal::NotNow
+            ProofError::NotNow
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::auth::Users;
 use super::super::budget::Budget;
-use super::super::reply::Reply;
+use super::super::reply::SmtpReply;
 use super::super::{Limits, User};
 use super::{Security, Session, SessionContext, SessionStep};
 use crate::ingress::guard::Guard;
@@ -106,7 +106,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
                         .expect("what is refused is not submitted");
                     assert!(message.len() <= 4096 + 1024, "a message out of bounds");
                     transcript.mails.push((recipients, message.to_vec()));
-                    session.answer(&Reply::new(250, "2.0.0", "queued"));
+                    session.answer(&SmtpReply::new(250, "2.0.0", "queued"));
                 }
             }
         }

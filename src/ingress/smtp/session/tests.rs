@@ -85,7 +85,7 @@ impl TestClient {
                     self.mails
                         .push((mail, String::from_utf8_lossy(&bytes).into_owned()));
                     self.session
-                        .answer(&Reply::new(250, "2.0.0", "queued as 1"));
+                        .answer(&SmtpReply::new(250, "2.0.0", "queued as 1"));
                 }
                 SessionStep::Close => {
                     self.closed = true;

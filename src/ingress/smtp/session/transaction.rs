@@ -2,7 +2,7 @@
 
 use super::super::body::{Body, DotReader};
 use super::super::command::{self, CommandError};
-use super::super::reply::Reply;
+use super::super::reply::SmtpReply;
 use super::super::trace::Trace;
 use super::{Expecting, Security, Session, SessionStep, Submission};
 use crate::mail::{Address, Timestamp};
@@ -22,9 +22,9 @@ pub(super) struct Transaction {
 
 impl Session {
     /// What stands in the way of a mail, if anything.
-    pub(super) fn obstacle(&self) -> Option<Reply> {
+    pub(super) fn obstacle(&self) -> Option<SmtpReply> {
         if self.client.is_none() {
-            return Some(Reply::new(503, "5.5.1", "say EHLO first"));
+            return Some(SmtpReply::new(503, "5.5.1", "say EHLO first"));
         }
         if !self.needs_login() || self.user.is_some() {
             return None;
@@ -34,7 +34,7 @@ impl Session {
         } else {
             "begin with STARTTLS, then log in"
         };
-        Some(Reply::new(530, "5.7.0", text))
+        Some(SmtpReply::new(530, "5.7.0", text))
     }
 
     pub(super) fn mail(&mut self, return_path: Option<Address>, size: usize, smtputf8: bool) {
@@ -48,7 +48,7 @@ impl Session {
         } else if size > most {
             let text =
                 format!("the message has {size} bytes, and {most} are the most that is taken");
-            self.reply(&Reply::new(552, "5.3.4", text));
+            self.reply(&SmtpReply::new(552, "5.3.4", text));
         } else {
             let recipients = Vec::new();
             self.transaction = Some(Transaction {
@@ -91,7 +91,7 @@ impl Session {
                 let text = format!(
                     "a mail has no more than {most} recipients here; send another to the rest"
                 );
-                self.reply(&Reply::new(452, "4.5.3", text));
+                self.reply(&SmtpReply::new(452, "4.5.3", text));
             }
             Some(t) => {
                 t.is_report = is_return;
@@ -102,14 +102,14 @@ impl Session {
     }
 
     /// What stands in the way of a message, if anything.
-    pub(super) fn obstacle_to_message(&self) -> Option<Reply> {
+    pub(super) fn obstacle_to_message(&self) -> Option<SmtpReply> {
         match &self.transaction {
             None => Some(
                 self.obstacle()
-                    .unwrap_or_else(|| Reply::new(503, "5.5.1", "MAIL comes first")),
+                    .unwrap_or_else(|| SmtpReply::new(503, "5.5.1", "MAIL comes first")),
             ),
             Some(t) if t.recipients.is_empty() => {
-                Some(Reply::new(554, "5.5.1", "there is no recipient"))
+                Some(SmtpReply::new(554, "5.5.1", "there is no recipient"))
             }
             Some(_) => None,
         }
@@ -226,7 +226,7 @@ impl Session {
                     chunks: Some(body),
                     ..transaction
                 });
-                self.reply(&refusal.unwrap_or_else(|| Reply::new(250, "2.0.0", text)));
+                self.reply(&refusal.unwrap_or_else(|| SmtpReply::new(250, "2.0.0", text)));
             }
             (Some(reply), Some(_)) => self.reply(&reply),
             (Some(reply), None) => self.mistake(CommandError::Command(reply)),

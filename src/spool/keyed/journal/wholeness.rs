@@ -17,7 +17,7 @@ pub(in crate::spool::keyed) type Stretch = (u64, u64);
 
 /// What was found of a journal.
 #[derive(Default)]
-pub(in crate::spool::keyed) struct Found {
+pub(in crate::spool::keyed) struct JournalFindings {
     /// How many events can be read.
     pub events: u64,
     /// What is missing between them.
@@ -34,8 +34,8 @@ pub(in crate::spool::keyed) struct Found {
 
 /// Reads a whole journal. What was pruned is not missed, and what was lost and told of before is
 /// not a gap.
-pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<Found, SpoolError> {
-    let mut found = Found::default();
+pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<JournalFindings, SpoolError> {
+    let mut found = JournalFindings::default();
     let (from, to) = keys::starting_with(keys::JOURNAL);
     let mut is_first = true;
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
@@ -90,7 +90,7 @@ fn told<S: Store>(store: &S) -> Result<Vec<Stretch>, SpoolError> {
 
 /// What a journal tells of a mail.
 #[derive(Default)]
-pub(in crate::spool::keyed) struct Told {
+pub(in crate::spool::keyed) struct JournaledMail {
     /// When it was accepted, where that is still told.
     pub accepted_at: Option<Timestamp>,
     pub message_id: Option<String>,
@@ -98,7 +98,7 @@ pub(in crate::spool::keyed) struct Told {
     has_ended: BTreeMap<Address, bool>,
 }
 
-impl Told {
+impl JournaledMail {
     /// Whether something of the mail is still to be done, as far as is told.
     fn is_waiting(&self) -> bool {
         let mut ended = self.has_ended.values();
@@ -111,8 +111,8 @@ impl Told {
 pub(in crate::spool::keyed) fn waiting<S: Store>(
     store: &S,
     is_asked: &dyn Fn(&MailId) -> bool,
-) -> Result<BTreeMap<MailId, Told>, SpoolError> {
-    let mut told: BTreeMap<MailId, Told> = BTreeMap::new();
+) -> Result<BTreeMap<MailId, JournaledMail>, SpoolError> {
+    let mut told: BTreeMap<MailId, JournaledMail> = BTreeMap::new();
     let (from, to) = keys::starting_with(keys::JOURNAL);
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
         // What cannot be read is a gap, and told as one.
@@ -127,7 +127,11 @@ pub(in crate::spool::keyed) fn waiting<S: Store>(
     Ok(told)
 }
 
-fn tell(event: Event, is_asked: &dyn Fn(&MailId) -> bool, told: &mut BTreeMap<MailId, Told>) {
+fn tell(
+    event: Event,
+    is_asked: &dyn Fn(&MailId) -> bool,
+    told: &mut BTreeMap<MailId, JournaledMail>,
+) {
     if matches!(&event.kind, EventKind::Act { act, .. } if act == SALVAGE) {
         told.clear();
         return;
