@@ -409,6 +409,7 @@ impl Builder {
             });
             match opened.await.map_err(broken_off)? {
                 Err(SpoolError::Locked(_)) if Instant::now() < deadline => {
+                    // A lock that is released tells nobody.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 opened => return Ok(opened?),

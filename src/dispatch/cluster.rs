@@ -16,7 +16,8 @@ use crate::spool::{NodeStatus, Orders};
 
 /// How long a mail stays recalled here that is wanted back somewhere.
 const RECALLED_FOR: Duration = Duration::from_secs(30);
-/// How often a dispatcher looks what became of a mail that another may have.
+/// How often a dispatcher looks what became of a mail that another may have: nothing but the
+/// database tells of that.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// What was obeyed so far.

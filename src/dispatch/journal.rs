@@ -11,7 +11,7 @@ use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, Spool, Spoo
 
 /// How many events a reader gets at a time.
 const BATCH: usize = 1024;
-/// How often a node asks whether it may read what another reads.
+/// How often a node asks whether it may read what another reads: one that is killed tells nobody.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The journal; see [`Dispatcher::journal`].

@@ -24,7 +24,7 @@ impl NoticeResult {
     }
 }
 
-/// How often a node asks whether it may do what another does.
+/// How often a node asks whether it may do what another does: one that is killed tells nobody.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether this node is the one that does for all what a named reader of the journal is for.

@@ -55,7 +55,7 @@ pub(super) enum Msg {
     /// New relays, routes and weights, and the first of the senders that work by them.
     Configure(Arc<Topology>, SenderId),
     /// Panic, for tests of what holds then.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     Crash,
 }
 
@@ -146,7 +146,7 @@ impl Actor for Router {
                 state.configure(topology, first_sender);
                 state.fill_all(&myself);
             }
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             Msg::Crash => panic!("the router was told to crash"),
         }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 use super::supervisor::Child;
 use super::topology::Topology;
 use super::{Dispatcher, Error, Inner, supervisor};
@@ -127,7 +127,7 @@ impl Dispatcher {
 
     /// Has an actor panic: `router`, `scheduler`, or the name of a relay for one of its senders.
     /// For tests of what holds then.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub fn crash(&self, actor: &str) {
         let child = match actor {
             "router" => Child::Router,

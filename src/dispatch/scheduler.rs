@@ -25,7 +25,7 @@ pub(super) enum Msg {
     /// A sweep is done.
     Swept,
     /// Panic, for tests of what holds then.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     Crash,
 }
 
@@ -85,7 +85,7 @@ impl Actor for Scheduler {
                 state.sweeping = false;
                 state.tick(myself);
             }
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             Msg::Crash => panic!("the scheduler was told to crash"),
         }
 

@@ -44,7 +44,7 @@ pub(super) enum Msg {
     /// Time to look whether the connection has been unused for too long.
     Idle,
     /// Panic, for tests of what holds then.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     Crash,
 }
 
@@ -178,7 +178,7 @@ impl Actor for Sender {
                 state.close_if_idle().await;
                 state.watch_idleness(&myself);
             }
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             Msg::Crash => panic!("a sender was told to crash"),
         }
 

@@ -44,7 +44,7 @@ pub(super) enum Msg {
     /// What was in flight is finished, or its time is up.
     Finish(bool, Option<RpcReplyPort<bool>>),
     /// Have a child panic, for tests of what holds then.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     Crash(Child),
 }
 
@@ -140,7 +140,7 @@ impl Actor for Supervisor {
             }
             Msg::Shutdown(within, reply) => state.shut_down(&myself, within, reply),
             Msg::Finish(finished, reply) => state.finish(&myself, finished, reply).await,
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             Msg::Crash(child) => state.crash(&child),
         }
         Ok(())
@@ -470,7 +470,7 @@ impl State {
         self.engine.stocks.clear();
     }
 
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     fn crash(&self, child: &Child) {
         let _ = match child {
             Child::Router => self.router.cast(router::Msg::Crash).is_ok(),

@@ -46,6 +46,8 @@ pub(super) struct Desk {
     shown: Mutex<Shown>,
     /// Tells of an order that was given here.
     ordered: Notify,
+    /// Tells that orders were obeyed here.
+    obeyed: Notify,
     closing: watch::Sender<bool>,
 }
 
@@ -82,6 +84,7 @@ impl Desk {
             webhook,
             shown: Mutex::default(),
             ordered: Notify::new(),
+            obeyed: Notify::new(),
             closing: watch::Sender::new(false),
         })
     }
@@ -91,8 +94,9 @@ impl Desk {
     pub(super) async fn redeliver(
         &self,
         what: &Redeliver,
-        journal: &JournalHandle,
+        postrider: &Dispatcher,
     ) -> Result<bool, Error> {
+        let journal = &postrider.journal();
         let Some(order) = Order::of(what, journal).await? else {
             return Ok(false);
         };
@@ -100,7 +104,8 @@ impl Desk {
         order.give(journal, &reader).await?;
         self.ordered.notify_one();
 
-        let obeyed = order.obeyed(journal, &reader);
+        let is_shared = postrider.shares_its_spool();
+        let obeyed = order.until_obeyed(journal, &reader, &self.obeyed, is_shared);
         match tokio::time::timeout(OBEYS_WITHIN, obeyed).await {
             Ok(obeyed) => obeyed?,
             Err(_) => tracing::debug!(reader, "an order is not obeyed yet"),
@@ -570,15 +575,16 @@ impl<'a> Work<'a> {
         changes.push(self.shelf.standing.change());
         // Whoever ordered it looks once it is noted.
         self.show();
-        let Some(back) = back.filter(|back| *back < self.seen) else {
-            return self.note(changes).await;
-        };
-
-        self.seen = back;
+        let back = back.filter(|back| *back < self.seen);
+        self.seen = back.unwrap_or(self.seen);
         self.note(changes).await?;
-        self.page.clear();
-        self.before = None;
-        self.reader = self.journal.reader(&self.desk.reader(), None).await?;
+        self.desk.obeyed.notify_waiters();
+
+        if back.is_some() {
+            self.page.clear();
+            self.before = None;
+            self.reader = self.journal.reader(&self.desk.reader(), None).await?;
+        }
         Ok(())
     }
 

@@ -312,7 +312,7 @@ impl Notices {
         let unknown = || NoticeError::UnknownWebhook(name.to_owned());
         let desk = self.inner.webhooks.find(name).ok_or_else(unknown)?;
 
-        let is_there = desk.redeliver(&what, &postrider.journal()).await?;
+        let is_there = desk.redeliver(&what, postrider).await?;
         if let (false, Redeliver::Message(id)) = (is_there, what) {
             return Err(NoticeError::UnknownMessage(id));
         }

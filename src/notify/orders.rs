@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::Redeliver;
 use super::message::Message;
 use crate::dispatch::{Error, JournalHandle};
@@ -12,7 +14,7 @@ use crate::spool::ReaderChange;
 
 /// The most orders that are obeyed in one commit.
 const AT_ONCE: usize = 16;
-/// How often whoever gave an order looks whether it is obeyed.
+/// How often whoever gave an order looks whether another node has obeyed it.
 const LOOK: Duration = Duration::from_millis(20);
 
 const ORDERS: u8 = b'o';
@@ -62,17 +64,28 @@ impl Order {
         journal.leave(reader, vec![order]).await
     }
 
-    /// Waits until it is obeyed.
-    pub(super) async fn obeyed(self, journal: &JournalHandle, reader: &str) -> Result<(), Error> {
+    /// Waits until it is obeyed. `obeyed` tells of each time that this node obeys; where others
+    /// share the spool, one of them may have the reader, and nothing tells of that but the spool.
+    pub(super) async fn until_obeyed(
+        self,
+        journal: &JournalHandle,
+        reader: &str,
+        obeyed: &Notify,
+        is_shared: bool,
+    ) -> Result<(), Error> {
         let (from, to) = (self.key(), [&self.key()[..], &[0]].concat());
-        while !journal
-            .kept(reader, from.clone(), to.clone(), 1)
-            .await?
-            .is_empty()
-        {
-            tokio::time::sleep(LOOK).await;
+        loop {
+            let told = obeyed.notified();
+            let left = journal.kept(reader, from.clone(), to.clone(), 1).await?;
+            if left.is_empty() {
+                return Ok(());
+            }
+
+            tokio::select! {
+                () = told => {}
+                () = tokio::time::sleep(LOOK), if is_shared => {}
+            }
         }
-        Ok(())
     }
 
     /// That it is obeyed.

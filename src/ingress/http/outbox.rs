@@ -11,7 +11,8 @@ use crate::dispatch::{Dispatcher, Error, OutboxHandle};
 use crate::mail::{Mail, MailId};
 use crate::spool::OutboxDraft;
 
-/// How often it is looked for new drafts.
+/// How often it is looked for new drafts: the application's transaction tells nobody that it has
+/// left one.
 const LOOK: Duration = Duration::from_millis(25);
 /// How long the outbox is left alone when what it held could not be moved.
 const REST: Duration = Duration::from_secs(1);
