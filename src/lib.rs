@@ -7,12 +7,15 @@
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // A real one: Relay::smtp("smtp+starttls://user:secret@smtp.example.com:587")?, and .spool("var/spool").
+//! // A real one: Relay::smtp("smtp+starttls://user:secret@smtp.example.com:587")?, and
+//! // .spool("var/spool").
 //! let relay = Relay::smtp("capture://")?;
 //! let postrider = Dispatcher::builder().relay(relay).spool_in_memory().start().await?;
 //!
-//! let code = Mail::builder().from("shop@example.com").to("ada@example.org").subject("Your code").text("123456");
-//! let code = code.priority(Priority::Critical).expires_in(minutes(5)).idempotency_key("otp-42").build()?;
+//! let code = Mail::builder().from("shop@example.com").to("ada@example.org");
+//! let code = code.subject("Your code").text("123456");
+//! let code = code.priority(Priority::Critical).expires_in(minutes(5));
+//! let code = code.idempotency_key("otp-42").build()?;
 //! let receipt = postrider.submit(code).await?;
 //!
 //! let status = postrider.wait(receipt.id).await?;

@@ -1,5 +1,5 @@
-//! Feeds random input to `content_checks::provider_events`: `cargo +nightly fuzz run provider_events --
-//! -max_total_time=600`.
+//! Feeds random input to `content_checks::provider_events`: `cargo +nightly fuzz run
+//! provider_events -- -max_total_time=600`.
 #![no_main]
 
 #[path = "../content_checks.rs"]

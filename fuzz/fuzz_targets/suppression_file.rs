@@ -1,5 +1,5 @@
-//! Feeds random input to `content_checks::suppression_file`: `cargo +nightly fuzz run suppression_file --
-//! -max_total_time=600`.
+//! Feeds random input to `content_checks::suppression_file`: `cargo +nightly fuzz run
+//! suppression_file -- -max_total_time=600`.
 #![no_main]
 
 #[path = "../content_checks.rs"]

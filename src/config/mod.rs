@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! defaults < file < environment ─▶ layers (one tree) ─▶ read (Settings) ─▶ check (each section)
-//!                                                                         ─▶ engine (Builder, Reload)
+//!                                                  ─▶ engine (Builder, Reload)
 //! ```
 //!
 //! Only the command line calls this; an embedding application uses

@@ -90,7 +90,10 @@ impl Folder {
             } else {
                 folder.wrong(
                     &entry.path,
-                    format!("is no name for a template: 1 to {LONGEST_NAME} letters, digits, `-`, `_` and `.`"),
+                    format!(
+                        "is no name for a template: 1 to {LONGEST_NAME} letters, digits, `-`, `_` \
+                         and `.`"
+                    ),
                 );
             }
         }

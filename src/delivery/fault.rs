@@ -307,7 +307,8 @@ const ROWS: &[FaultRule] = &[
     // Nor does one that leaves it.
     row(COMMANDS, H::HangUp, S::Any, F::Session).used(),
     row(COMMANDS, H::Code(421), S::Any, F::Session).used(),
-    // A connection that ends before a mail is in question, unless it is said to end over its sender.
+    // A connection that ends before a mail is in question, unless it is said to end over its
+    // sender.
     row(
         &[MailFrom],
         H::Code(421),

@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! scheduled ─▶ queued ─▶ sending ─▶ delivered
-//!                ▲          ├─────▶ dead (rejected, exhausted, expired, in_doubt, poisoned, quarantined, suppressed)
-//!                └ deferred ┘       cancelled: from every state that is not final and not past its final dot
+//!                ▲          ├─────▶ dead (rejected, exhausted, expired, in_doubt, poisoned,
+//!                └ deferred ┘             quarantined, suppressed)
+//!
+//! cancelled: from every state that is not final, until the final dot
 //! ```
 //!
 //! Only three of these are stored as such, because the rest follow: a pending delivery is

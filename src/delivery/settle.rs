@@ -81,8 +81,8 @@ impl Delivery {
         Settled::Changed(next)
     }
 
-    /// Whether mail that is sent once at most may go to this relay. Where one may have taken it that
-    /// tells repetitions apart, no other may be asked, and that one for a while.
+    /// Whether mail that is sent once at most may go to this relay. Where one may have taken it
+    /// that tells repetitions apart, no other may be asked, and that one for a while.
     pub fn may_go_once(&self, relay: &str, now: Timestamp) -> MayGo {
         let mut since_queued = self.attempts.iter().rev().take(self.tries as usize);
         let is_doubtful =

@@ -51,8 +51,9 @@ impl State {
         None
     }
 
-    /// Those of the claim's deliveries that may go to this relay. Of mail that goes once at most one
-    /// that another relay may have waits for that one, and ends when it would not know it again.
+    /// Those of the claim's deliveries that may go to this relay. Of mail that goes once at most
+    /// one that another relay may have waits for that one, and ends when it would not know it
+    /// again.
     async fn without_those_elsewhere(&mut self, mut claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);

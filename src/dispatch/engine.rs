@@ -266,7 +266,12 @@ impl Engine {
                         "mail waited for relays that are no more"
                     ),
                     Err(error) => {
-                        tracing::error!(%error, ?rest, "mail that waits for relays that are no more could not be moved; tried again");
+                        tracing::error!(
+                            %error,
+                            ?rest,
+                            "mail that waits for relays that are no more could not be moved; tried \
+                             again"
+                        );
                         if error == SpoolError::Closed {
                             return;
                         }

@@ -261,7 +261,11 @@ impl Dispatcher {
             if let Err(Error::Spool(failure)) = result
                 && direct::may_replace_the_spool(engine, &mail, was_refusing).await
             {
-                tracing::warn!(mail.id = %mail.id(), error = %failure, "the spool takes nothing; sending at once instead");
+                tracing::warn!(
+                    mail.id = %mail.id(),
+                    error = %failure,
+                    "the spool takes nothing; sending at once instead"
+                );
                 *result = direct.submit(engine, mail).await;
             }
         }
@@ -294,7 +298,11 @@ impl Dispatcher {
             .count_conflicts(&self.submitter, conflicts, now);
         if !pause.is_zero() {
             let who = self.submitter.to_string();
-            tracing::warn!(who = ?who, ?pause, "uses idempotency keys for other content again and again; answered late");
+            tracing::warn!(
+                who = ?who,
+                ?pause,
+                "uses idempotency keys for other content again and again; answered late"
+            );
             tokio::time::sleep(pause).await;
         }
     }

@@ -155,7 +155,11 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(mail.id = %manifest.id, %error, "an outcome could not be recorded");
+                    tracing::error!(
+                        mail.id = %manifest.id,
+                        %error,
+                        "an outcome could not be recorded"
+                    );
                     engine.spool_failed();
                 }
             }

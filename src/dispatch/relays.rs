@@ -64,11 +64,12 @@ impl Relays<'_> {
         found.ok_or_else(|| Error::UnknownRelay(name.to_owned()))
     }
 
-    /// Stops sending over a relay, over restarts too; its mail takes the route's next one, or waits.
+    /// Stops sending over a relay, over restarts too; its mail takes the route's next one, or
+    /// waits.
     ///
     /// # Errors
-    /// [`Error::UnknownRelay`], or [`Error::Stopped`]; [`Error::Spool`] where it is obeyed, and could
-    /// not be noted for the next start.
+    /// [`Error::UnknownRelay`], or [`Error::Stopped`]; [`Error::Spool`] where it is obeyed, and
+    /// could not be noted for the next start.
     pub async fn pause(&self, name: &str) -> Result<(), Error> {
         let kind = EventKind::RelayPaused { reason: None };
         self.set_paused(name, true, kind).await

@@ -386,7 +386,11 @@ impl State {
             if lane.breaker.failed(monotonic, chance) {
                 turned = true;
                 lane.down_since = Some(now);
-                tracing::warn!(%relay, reason, "the relay is down; its mail waits or takes the next relay");
+                tracing::warn!(
+                    %relay,
+                    reason,
+                    "the relay is down; its mail waits or takes the next relay"
+                );
                 let kind = EventKind::RelayDown {
                     reason: reason.clone(),
                 };

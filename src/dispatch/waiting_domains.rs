@@ -77,7 +77,8 @@ impl Dispatcher {
             State::Deferred,
             State::Scheduled,
         ];
-        // Each state has its share of the time: what is found nowhere costs a walk over all that waits.
+        // Each state has its share of the time: what is found nowhere costs a walk over all that
+        // waits.
         let share = LOOKUP_TIMEOUT / states.len() as u32;
         let mut until = Instant::now();
 

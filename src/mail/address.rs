@@ -20,7 +20,11 @@ use super::mailbox::Mailbox;
 /// §2.4), and is kept as it was written; what stands before the `@` is nobody's business but the
 /// domain's.
 #[derive(Clone, Serialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, example = "ada@example.org"))]
+#[cfg_attr(
+    feature = "server",
+    derive(utoipa::ToSchema),
+    schema(value_type = String, example = "ada@example.org")
+)]
 #[serde(transparent)]
 pub struct Address(Box<str>);
 

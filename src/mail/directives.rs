@@ -23,7 +23,8 @@ const PREFIX: &str = "X-Postrider-";
 ///
 /// ```
 /// # fn main() -> Result<(), postrider::MailError> {
-/// let written = "X-Postrider-Priority: critical\r\nX-Postrider-Tag: otp\r\nSubject: Your code\r\n\r\n123456\r\n";
+/// let written = "X-Postrider-Priority: critical\r\nX-Postrider-Tag: otp\r\n\
+///                Subject: Your code\r\n\r\n123456\r\n";
 /// let (message, options) = postrider::mail::take_directives(written.into())?;
 /// assert_eq!(message, "Subject: Your code\r\n\r\n123456\r\n");
 /// assert_eq!(options.priority, postrider::Priority::Critical);

@@ -10,7 +10,11 @@ use super::Timestamp;
 /// Identifies one mail; a UUID of version 7 (RFC 9562 §5.7), so that ids sort by the time they were
 /// made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, format = "uuid"))]
+#[cfg_attr(
+    feature = "server",
+    derive(utoipa::ToSchema),
+    schema(value_type = String, format = "uuid")
+)]
 #[serde(transparent)]
 pub struct MailId(Uuid);
 

@@ -1,8 +1,9 @@
 //! Which header fields have a form of their own (RFC 5322 §3.6 and the registry of permanent
 //! message header fields, RFC 4021), and how a value that a sender gave for one is written.
 //!
-//! *Invariant:* only free text and names become encoded words (RFC 2047 §5). An id, a URI or a token
-//! is written as it stands, or refused: encoded, it would mean something else to whoever reads it.
+//! *Invariant:* only free text and names become encoded words (RFC 2047 §5). An id, a URI or a
+//! token is written as it stands, or refused: encoded, it would mean something else to whoever
+//! reads it.
 
 use std::fmt::Write;
 
@@ -55,44 +56,54 @@ pub(super) enum Kind {
 const KINDS: [(Kind, &[&str]); 13] = [
     (Kind::Mailbox, &["Sender", "Resent-Sender", "Original-Sender", "Author-Address", "X-Sender"]),
     (Kind::Mailboxes, &[
-        "From", "To", "Cc", "Bcc", "Reply-To", "Resent-From", "Resent-To", "Resent-Cc", "Resent-Bcc", "Resent-Reply-To",
-        "Disposition-Notification-To", "Return-Receipt-To", "X-Confirm-Reading-To", "Read-Receipt-To", "Errors-To",
-        "Original-From", "Author", "Mail-Followup-To", "Mail-Reply-To", "Apparently-To", "Followup-To-Address",
-        "Alternate-Recipient-Address", "Originator-Return-Address", "X-Original-From", "Abuse-Reports-To", "X-Report-Abuse-To",
+        "From", "To", "Cc", "Bcc", "Reply-To", "Resent-From", "Resent-To", "Resent-Cc",
+        "Resent-Bcc", "Resent-Reply-To", "Disposition-Notification-To", "Return-Receipt-To",
+        "X-Confirm-Reading-To", "Read-Receipt-To", "Errors-To", "Original-From", "Author",
+        "Mail-Followup-To", "Mail-Reply-To", "Apparently-To", "Followup-To-Address",
+        "Alternate-Recipient-Address", "Originator-Return-Address", "X-Original-From",
+        "Abuse-Reports-To", "X-Report-Abuse-To",
     ]),
     (Kind::Id, &["Message-ID", "Resent-Message-ID", "Original-Message-ID", "Content-ID"]),
     (Kind::Ids, &["In-Reply-To", "References", "Obsoletes", "Supersedes", "Resent-References"]),
     (Kind::Uris, &[
-        "List-Archive", "List-Help", "List-Owner", "List-Post", "List-Subscribe", "List-Unsubscribe", "Archived-At",
+        "List-Archive", "List-Help", "List-Owner", "List-Post", "List-Subscribe",
+        "List-Unsubscribe", "Archived-At",
     ]),
     (Kind::ListId, &["List-ID"]),
     (Kind::Date, &[
-        "Date", "Resent-Date", "Expires", "Expiry-Date", "Reply-By", "Delivery-Date", "Deferred-Delivery",
-        "Latest-Delivery-Time", "Injection-Date", "Original-Date",
+        "Date", "Resent-Date", "Expires", "Expiry-Date", "Reply-By", "Delivery-Date",
+        "Deferred-Delivery", "Latest-Delivery-Time", "Injection-Date", "Original-Date",
     ]),
     (Kind::Tokens, &[
-        "Auto-Submitted", "Autosubmitted", "Autoforwarded", "Precedence", "X-Precedence", "Importance", "Priority", "X-Priority",
-        "X-MSMail-Priority", "Sensitivity", "Message-Context", "Message-Type", "MT-Priority", "TLS-Required", "Conversion",
-        "Conversion-With-Loss", "Alternate-Recipient", "Disclose-Recipients", "Generate-Delivery-Report",
-        "Prevent-NonDelivery-Report", "Incomplete-Copy", "X-Auto-Response-Suppress", "Disposition-Notification-Options",
-        "Content-Return", "Content-Duration", "Encoding", "MMHS-Primary-Precedence", "MMHS-Copy-Precedence", "MMHS-Message-Type",
-        "MMHS-Exempted-Address", "Original-Encoded-Information-Types", "Content-Alternative", "Content-Features",
+        "Auto-Submitted", "Autosubmitted", "Autoforwarded", "Precedence", "X-Precedence",
+        "Importance", "Priority", "X-Priority", "X-MSMail-Priority", "Sensitivity",
+        "Message-Context", "Message-Type", "MT-Priority", "TLS-Required", "Conversion",
+        "Conversion-With-Loss", "Alternate-Recipient", "Disclose-Recipients",
+        "Generate-Delivery-Report", "Prevent-NonDelivery-Report", "Incomplete-Copy",
+        "X-Auto-Response-Suppress", "Disposition-Notification-Options", "Content-Return",
+        "Content-Duration", "Encoding", "MMHS-Primary-Precedence", "MMHS-Copy-Precedence",
+        "MMHS-Message-Type", "MMHS-Exempted-Address", "Original-Encoded-Information-Types",
+        "Content-Alternative", "Content-Features",
     ]),
     (Kind::OneClick, &["List-Unsubscribe-Post"]),
     (Kind::Languages, &["Content-Language", "Accept-Language", "Language"]),
     (Kind::Phrases, &["Keywords", "X-Keywords"]),
     (Kind::Tags, &[
-        "DKIM-Signature", "ARC-Seal", "ARC-Message-Signature", "X-Google-DKIM-Signature", "DomainKey-Signature", "Autocrypt",
-        "Autocrypt-Gossip", "BIMI-Selector", "OpenPGP", "VBR-Info", "X-ME-Proxy", "DKIM2-Signature",
+        "DKIM-Signature", "ARC-Seal", "ARC-Message-Signature", "X-Google-DKIM-Signature",
+        "DomainKey-Signature", "Autocrypt", "Autocrypt-Gossip", "BIMI-Selector", "OpenPGP",
+        "VBR-Info", "X-ME-Proxy", "DKIM2-Signature",
     ]),
     (Kind::Ascii, &[
-        "ARC-Authentication-Results", "Authentication-Results", "Received", "Received-SPF", "Return-Path", "Feedback-ID",
-        "MIME-Version", "Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "Content-Location", "Content-Base",
-        "Content-MD5", "Content-Length", "Content-Identifier", "Require-Recipient-Valid-Since", "Original-Recipient",
-        "Original-Envelope-Id", "Envelope-Id", "Solicitation", "Jabber-ID", "Face", "X-Face", "PICS-Label", "TLS-Report-Domain",
-        "TLS-Report-Submitter", "Encrypted", "Newsgroups", "Path", "Xref", "Lines", "BIMI-Location", "BIMI-Indicator", "X-UIDL",
-        "DL-Expansion-History", "X400-Content-Identifier", "X400-Content-Return", "X400-Content-Type", "X400-MTS-Identifier",
-        "X400-Originator", "X400-Received", "X400-Recipients", "X400-Trace", "P1-Content-Type", "P1-Message-Id", "P1-Recipient",
+        "ARC-Authentication-Results", "Authentication-Results", "Received", "Received-SPF",
+        "Return-Path", "Feedback-ID", "MIME-Version", "Content-Type", "Content-Transfer-Encoding",
+        "Content-Disposition", "Content-Location", "Content-Base", "Content-MD5", "Content-Length",
+        "Content-Identifier", "Require-Recipient-Valid-Since", "Original-Recipient",
+        "Original-Envelope-Id", "Envelope-Id", "Solicitation", "Jabber-ID", "Face", "X-Face",
+        "PICS-Label", "TLS-Report-Domain", "TLS-Report-Submitter", "Encrypted", "Newsgroups",
+        "Path", "Xref", "Lines", "BIMI-Location", "BIMI-Indicator", "X-UIDL",
+        "DL-Expansion-History", "X400-Content-Identifier", "X400-Content-Return",
+        "X400-Content-Type", "X400-MTS-Identifier", "X400-Originator", "X400-Received",
+        "X400-Recipients", "X400-Trace", "P1-Content-Type", "P1-Message-Id", "P1-Recipient",
     ]),
 ];
 

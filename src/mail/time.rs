@@ -12,15 +12,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// Displayed, parsed and put into JSON as RFC 3339 (`2026-01-31T12:00:00.250Z`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(value_type = String, format = DateTime))]
+#[cfg_attr(
+    feature = "server",
+    derive(utoipa::ToSchema),
+    schema(value_type = String, format = DateTime)
+)]
 pub struct Timestamp(i64);
 
 /// The milliseconds of a day.
 const DAY: i64 = 86_400_000;
 
 impl Timestamp {
-    /// The latest time that can be told apart.
-    pub const MAX: Timestamp = Timestamp(253_402_207_200_000); // 9999-12-30, the last day that RFC 3339 can write everywhere
+    /// The latest time that can be told apart: 9999-12-30, the last day that RFC 3339 can write in
+    /// every time zone.
+    pub const MAX: Timestamp = Timestamp(253_402_207_200_000);
 
     /// As a header field has it (RFC 5322 §3.3), in UTC.
     pub fn to_rfc5322(self) -> String {

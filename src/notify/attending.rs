@@ -38,7 +38,11 @@ pub(super) async fn attend(
             Ok(()) => {}
             Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
             Err(error) => {
-                tracing::warn!(reader = name, %error, "what is told to the outside cannot go on now");
+                tracing::warn!(
+                    reader = name,
+                    %error,
+                    "what is told to the outside cannot go on now"
+                );
                 tokio::select! {
                     () = tokio::time::sleep(REST) => {}
                     _ = closing.changed() => {}

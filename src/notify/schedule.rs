@@ -156,8 +156,8 @@ impl Times {
         Some(stamp(&jump))
     }
 
-    /// Where a zone left out a whole day, as Samoa did the 30 December 2011, cron's own search gives
-    /// up. What falls into that day comes when the clock jumps, as with an hour.
+    /// Where a zone left out a whole day, as Samoa did the 30 December 2011, cron's own search
+    /// gives up. What falls into that day comes when the clock jumps, as with an hour.
     fn long_jump(&self, jump: &jiff::tz::TimeZoneTransition<'_>) -> Option<jiff::Zoned> {
         let second = jiff::SignedDuration::from_secs(1);
         let before = self.zone.to_offset(jump.timestamp() - second);
@@ -388,7 +388,11 @@ impl<'a> Work<'a> {
         let was_tried = self.calendar.shown.lock().1.is_some();
         let is_missed = due <= self.since || (now.since(due) > LATE && !was_tried);
         let mail = if is_missed && schedule.missed == Missed::Skip {
-            tracing::warn!(schedule = schedule.name, %due, "a mail of a schedule was missed and is left out");
+            tracing::warn!(
+                schedule = schedule.name,
+                %due,
+                "a mail of a schedule was missed and is left out"
+            );
             None
         } else {
             self.hand_in(due).await?
@@ -499,8 +503,8 @@ mod tests {
         assert_eq!(found.len(), 5, "{found:?}");
     }
 
-    /// Where the clock jumps at another hour, by half an hour, and over a whole day. What falls into
-    /// a time that there is not comes when the clock jumps; what there is twice comes once.
+    /// Where the clock jumps at another hour, by half an hour, and over a whole day. What falls
+    /// into a time that there is not comes when the clock jumps; what there is twice comes once.
     #[test]
     fn every_zones_jumps_leave_nothing_out_and_double_nothing() {
         let table: [(&str, &str, &str, &str, &[&str]); 8] = [

@@ -16,11 +16,29 @@ pub(crate) fn log(mail: MailId, recipient: &Address, attempt: Option<&Attempt>, 
         }
         EventKind::Deferred { next_attempt_at } => {
             let phase = attempt.map(|a| a.phase.as_str());
-            tracing::warn!(mail.id = %mail, %recipient, relay, phase, code, text, %next_attempt_at, "deferred, will retry");
+            tracing::warn!(
+                mail.id = %mail,
+                %recipient,
+                relay,
+                phase,
+                code,
+                text,
+                %next_attempt_at,
+                "deferred, will retry"
+            );
         }
         EventKind::Dead { reason } => {
             let phase = attempt.map(|a| a.phase.as_str());
-            tracing::error!(mail.id = %mail, %recipient, relay, phase, code, text, %reason, "gave up");
+            tracing::error!(
+                mail.id = %mail,
+                %recipient,
+                relay,
+                phase,
+                code,
+                text,
+                %reason,
+                "gave up"
+            );
         }
         EventKind::Cancelled => tracing::info!(mail.id = %mail, %recipient, "cancelled"),
         _ => {}

@@ -1,8 +1,8 @@
 //! The engine's own time: it goes as monotonic time does, and toward the wall clock. The clock of
 //! the dispatcher asks it.
 //!
-//! *Invariants:* it never goes back; while the process lives nothing that waits is late, nor expires,
-//! because the wall clock was set.
+//! *Invariants:* it never goes back; while the process lives nothing that waits is late, nor
+//! expires, because the wall clock was set.
 
 use std::time::Duration;
 

@@ -98,8 +98,8 @@ pub trait Journal: Send + Sync {
         changes: Vec<ReaderChange>,
     ) -> Result<(), SpoolError>;
 
-    /// Changes what a reader keeps, whoever reads it, and not how far it is: so others leave it what
-    /// it is to find.
+    /// Changes what a reader keeps, whoever reads it, and not how far it is: so others leave it
+    /// what it is to find.
     async fn leave(&self, name: &str, changes: Vec<ReaderChange>) -> Result<(), SpoolError>;
 
     /// What a reader keeps under names from `from` (included) to `to` (excluded), at most so many.

@@ -1,9 +1,9 @@
 //! The outbox: mail that applications have put beside the queue in transactions of their own, and
 //! that is still to be composed. A door takes it from here.
 //!
-//! *Invariants:* a draft is seen once its transaction has committed, and never otherwise; it leaves the
-//! outbox in the commit in which its mail is put, so that it becomes one mail however often it is
-//! taken.
+//! *Invariants:* a draft is seen once its transaction has committed, and never otherwise; it leaves
+//! the outbox in the commit in which its mail is put, so that it becomes one mail however often it
+//! is taken.
 
 use async_trait::async_trait;
 

@@ -11,8 +11,8 @@ use super::Record;
 /// Which mails to list. What is absent asks nothing. The newest come first; with a state that is
 /// pending, and no range of ids, those that are due first.
 ///
-/// A page is not looked for to the end: where few mails fit, it holds fewer than asked for, or none,
-/// and says where to go on.
+/// A page is not looked for to the end: where few mails fit, it holds fewer than asked for, or
+/// none, and says where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// At least one delivery is in this state.

@@ -1,7 +1,8 @@
 //! All that a spool keeps, part by part, on its way into a spool of another kind. One that no
 //! service has open tells its parts; an empty one takes them.
 //!
-//! *Invariant:* what was told is there, or the copy fails and leaves nothing that a service would open.
+//! *Invariant:* what was told is there, or the copy fails and leaves nothing that a service would
+//! open.
 
 use bytes::Bytes;
 use serde::Serialize;

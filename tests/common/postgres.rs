@@ -70,8 +70,8 @@ pub fn as_nobody(path: &Path) -> Command {
 }
 
 impl Server {
-    /// The server that is named, or that which all tests of this run share: the first of them starts
-    /// it.
+    /// The server that is named, or that which all tests of this run share: the first of them
+    /// starts it.
     pub fn start() -> Self {
         match std::env::var("POSTRIDER_TEST_POSTGRES") {
             Ok(url) if !url.is_empty() => Server { url, own: None },

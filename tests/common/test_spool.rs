@@ -1,5 +1,6 @@
 //! Where the tests keep mail: the one place that says it. In memory and on disk, unless
-//! `POSTRIDER_TEST_SPOOL=postgres`: then each test has a schema of its own in a server that all share.
+//! `POSTRIDER_TEST_SPOOL=postgres`: then each test has a schema of its own in a server that all
+//! share.
 //!
 //! A test that is about the files of a spool on disk begins with [`is_of_files`].
 
@@ -19,8 +20,8 @@ pub fn is_postgres() -> bool {
     }
 }
 
-/// For tests of what only a spool on disk has, such as its files or its bound: whether they are to be
-/// skipped, which is said under their name.
+/// For tests of what only a spool on disk has, such as its files or its bound: whether they are to
+/// be skipped, which is said under their name.
 pub fn is_of_files(what: &str) -> bool {
     let skipped = is_postgres();
     if skipped {

@@ -5,7 +5,8 @@
 //! is given again, and no idempotency key is forgotten without a word.
 //!
 //! `DAMAGE_HITS=10000 cargo test --release --features testing --test it damage:: -- --nocapture`
-//! hits more often; `DAMAGE_SEED=7` hits elsewhere, `DAMAGE_FROM=2605` leaves out what comes before that hit.
+//! hits more often; `DAMAGE_SEED=7` hits elsewhere, `DAMAGE_FROM=2605` leaves out what comes before
+//! that hit.
 
 mod doors;
 mod house;
@@ -162,8 +163,8 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
     let told = sled::salvage(image, saved).map_err(|e| format!("salvage: {e}"))?;
     let verified = sled::verify(saved).map_err(|e| format!("the new one: {e}"))?;
 
-    // A mail that is not whole stays so, and verify goes on saying it: also one that was purged, and
-    // of whose purge the hit took a part away.
+    // A mail that is not whole stays so, and verify goes on saying it: also one that was purged,
+    // and of whose purge the hit took a part away.
     let is_told = |problem: &String| {
         let mut ids = problem.split_whitespace().filter(|word| word.len() == 36);
         ids.any(|id| told.missing.iter().any(|line| line.contains(id)))

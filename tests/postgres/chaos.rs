@@ -2,7 +2,8 @@
 //! longer than their lease, and the database is restarted as by a power cut or fails over to its
 //! standby. Clients submit over HTTP, SMTP and the outbox, and repeat under one key what was not
 //! acknowledged. The long form: `POSTRIDER_CHAOS_ROUNDS` is how many faults there are,
-//! `POSTRIDER_CHAOS_MINUTES` for how long they come at most, `POSTRIDER_CHAOS_CLIENTS` how many submit.
+//! `POSTRIDER_CHAOS_MINUTES` for how long they come at most, `POSTRIDER_CHAOS_CLIENTS` how many
+//! submit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};

@@ -288,8 +288,8 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     assert_eq!(found["mails"], MAILS, "{found}");
 }
 
-/// Waits until the webhook was told of all these mails: of each under one id, with one body, however
-/// often it comes. How many came more than once.
+/// Waits until the webhook was told of all these mails: of each under one id, with one body,
+/// however often it comes. How many came more than once.
 async fn told_once_each(hook: &Receiver, mut wanted: HashSet<String>) -> usize {
     let mut messages: HashMap<String, String> = HashMap::new();
     let mut of_mail: HashMap<String, String> = HashMap::new();

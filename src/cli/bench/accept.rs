@@ -41,9 +41,12 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
         }));
     }
 
-    Ok(
-        json!({ "bench": "accept", "bare_p50_ms": bare.at(0.5), "bare_p99_ms": bare.at(0.99), "figures": figures }),
-    )
+    Ok(json!({
+        "bench": "accept",
+        "bare_p50_ms": bare.at(0.5),
+        "bare_p99_ms": bare.at(0.99),
+        "figures": figures,
+    }))
 }
 
 /// Appending a mail to a file and `fdatasync`, again and again: the least that durable accept can

@@ -6,7 +6,8 @@ use crate::cli::Failure;
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{HttpDoor, HttpSettings, Limits};
 
-/// Opens the door, asks, and closes it. `ask` is given the door's address, `http://…`, and may block.
+/// Opens the door, asks, and closes it. `ask` is given the door's address, `http://…`, and may
+/// block.
 pub(super) async fn through<T: Send + 'static>(
     postrider: &Dispatcher,
     ask: impl FnOnce(String) -> Result<T, String> + Send + 'static,

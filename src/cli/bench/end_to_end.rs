@@ -23,8 +23,8 @@ pub(super) struct Options {
     /// How many mails
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     count: usize,
-    /// Sign with the private key in this file, as `postrider dkim generate` makes one; give it again
-    /// to sign with several
+    /// Sign with the private key in this file, as `postrider dkim generate` makes one; give it
+    /// again to sign with several
     #[arg(long, value_name = "FILE")]
     dkim: Vec<PathBuf>,
     /// Beside so many readers that follow all events, and say what that costs them

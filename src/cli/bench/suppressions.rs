@@ -1,5 +1,5 @@
-//! Many addresses that are not to get mail: how long a file of them takes to be read over HTTP, what
-//! memory it takes, and what it costs other people's mail that they are asked for.
+//! Many addresses that are not to get mail: how long a file of them takes to be read over HTTP,
+//! what memory it takes, and what it costs other people's mail that they are asked for.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -11,7 +11,11 @@ use super::{Failure, ServiceArgs, send};
 use crate::cli::screen::{Screen, plain};
 
 /// How a mail server is told to pipe reports.
-pub const EXAMPLES: &str = "In a mail server's aliases:\n  bounces: \"|/usr/bin/postrider bounce\"\n\nWhere the service has tokens, one of the scope `admin` is needed.";
+pub const EXAMPLES: &str = "\
+In a mail server's aliases:
+  bounces: \"|/usr/bin/postrider bounce\"
+
+Where the service has tokens, one of the scope `admin` is needed.";
 
 /// `postrider bounce`.
 #[derive(Args)]

@@ -118,7 +118,11 @@ impl Export {
 #[derive(Args)]
 pub struct FailureGroups {
     /// By what the relays said, or by the recipients' domain
-    #[arg(long, default_value = "error", value_parser = PossibleValuesParser::new(["error", "domain"]))]
+    #[arg(
+        long,
+        default_value = "error",
+        value_parser = PossibleValuesParser::new(["error", "domain"])
+    )]
     by: String,
     #[command(flatten)]
     search: Search,

@@ -37,7 +37,12 @@ Examples:
 
 /// `postrider send`.
 #[derive(Args)]
-#[command(group(ArgGroup::new("content").required(true).multiple(true).args(["text", "html", "eml", "template"])))]
+#[command(group(
+    ArgGroup::new("content")
+        .required(true)
+        .multiple(true)
+        .args(["text", "html", "eml", "template"])
+))]
 pub struct Send {
     /// Who it is from [default: your login name at this machine]
     #[arg(long, value_name = "ADDRESS")]
@@ -74,7 +79,13 @@ pub struct Send {
     locale: Option<String>,
     /// A message that is already written, to the recipients that it names or to those in --to; `-`
     /// reads standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["cc", "bcc", "reply_to", "subject", "text", "html", "attach", "alternative", "header"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "cc", "bcc", "reply_to", "subject", "text", "html", "attach", "alternative", "header",
+        ]
+    )]
     eml: Option<PathBuf>,
     /// A file that goes with it; give it again for more
     #[arg(long, value_name = "FILE")]
@@ -90,7 +101,14 @@ pub struct Send {
     options: Options,
     /// Wait until it is delivered or has failed for good, for this long where a span is given:
     /// --wait=30s
-    #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "3650d", value_parser = parse_span)]
+    #[arg(
+        long,
+        value_name = "SPAN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "3650d",
+        value_parser = parse_span
+    )]
     wait: Option<Duration>,
     #[command(flatten)]
     asking: ServiceArgs,

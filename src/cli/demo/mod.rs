@@ -35,7 +35,12 @@ const TEXT: usize = 1500;
 #[derive(clap::Args)]
 pub(super) struct Demo {
     /// How many mails
-    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5000,
+        value_parser = value_parser!(u32).range(1..=10_000_000)
+    )]
     count: u32,
     /// Run the engine as this file says, except for its relays, routes, retry schedule and spool
     /// directory

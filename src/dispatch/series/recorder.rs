@@ -1,7 +1,7 @@
 //! Writes the series: a named reader of the journal that counts what it reads into steps of time.
 //!
-//! *Invariant:* a step is written in the commit that says how far the journal was counted, so that a
-//! crash leaves no hole, and nothing is counted twice.
+//! *Invariant:* a step is written in the commit that says how far the journal was counted, so that
+//! a crash leaves no hole, and nothing is counted twice.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -131,7 +131,8 @@ impl TokenTable {
                     challenge: Challenge::RightToken,
                 }),
                 None if sessions.is_named(headers) => {
-                    // A cookie comes with every request to this door, whoever made the browser send it.
+                    // A cookie comes with every request to this door, whoever made the browser send
+                    // it.
                     from_own_page(uri, headers).map_err(AccessRefusal::foreign)?;
                     sessions.token(&tokens, headers).ok_or_else(|| AccessRefusal {
                     problem: Problem::new(

@@ -100,8 +100,8 @@ impl Door {
         }
     }
 
-    /// As [`Door::collect`], of JSON. A byte order mark before it, as files from Windows have it, is
-    /// passed over (RFC 8259 §8.1).
+    /// As [`Door::collect`], of JSON. A byte order mark before it, as files from Windows have it,
+    /// is passed over (RFC 8259 §8.1).
     ///
     /// # Errors
     /// Those of [`Door::collect`].

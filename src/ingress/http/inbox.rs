@@ -107,7 +107,10 @@ impl Wanted {
     ),
     responses(
         (status = 200, description = "The mail", body = CapturedMail),
-        (status = 404, description = "None came in that time", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 404, description = "None came in that time",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn latest(

@@ -156,7 +156,10 @@ pub(super) struct JobList {
     post, path = "/v1/mails/cancel", tag = "mails", operation_id = "cancel_many",
     request_body = BulkRequest,
     responses(
-        (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
+        (
+            status = 202, description = "The job", body = JobStatus,
+            headers(("Location" = String, description = "Where it is looked at")),
+        ),
         (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
 )]
@@ -173,7 +176,10 @@ pub(super) async fn cancel(
     post, path = "/v1/mails/retry", tag = "mails", operation_id = "retry_many",
     request_body = BulkRequest,
     responses(
-        (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
+        (
+            status = 202, description = "The job", body = JobStatus,
+            headers(("Location" = String, description = "Where it is looked at")),
+        ),
         (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
 )]
@@ -190,7 +196,10 @@ pub(super) async fn retry(
     delete, path = "/v1/mails", tag = "mails", operation_id = "purge_many",
     request_body = BulkRequest,
     responses(
-        (status = 202, description = "The job", body = JobStatus, headers(("Location" = String, description = "Where it is looked at"))),
+        (
+            status = 202, description = "The job", body = JobStatus,
+            headers(("Location" = String, description = "Where it is looked at")),
+        ),
         (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
 )]

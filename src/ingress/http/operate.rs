@@ -244,8 +244,8 @@ pub(super) async fn live() -> Json<HealthAnswer> {
     })
 }
 
-/// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so, and
-/// what keeps the database from removing dead rows.
+/// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so,
+/// and what keeps the database from removing dead rows.
 #[utoipa::path(
     get, path = "/health/ready", tag = "service",
     responses((status = 200, description = "Mail is accepted", body = HealthAnswer)),

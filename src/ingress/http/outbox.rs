@@ -98,7 +98,11 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
 }
 
 async fn reject(outbox: &OutboxHandle, draft: &OutboxDraft, reason: &str) -> bool {
-    tracing::warn!(mail.id = %draft.id, reason, "mail from the outbox cannot be composed, and is dead");
+    tracing::warn!(
+        mail.id = %draft.id,
+        reason,
+        "mail from the outbox cannot be composed, and is dead"
+    );
     match outbox.reject(draft, reason).await {
         Ok(()) => true,
         Err(error) => {

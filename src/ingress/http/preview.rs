@@ -108,7 +108,10 @@ impl super::Door {
     params(("id" = MailId, Path, description = "The mail")),
     responses(
         (status = 200, description = "The mail, taken apart", body = Preview),
-        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 410, description = "Delivered, and its message is not kept any more",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn preview(
@@ -139,7 +142,10 @@ pub(super) async fn preview(
     ),
     responses(
         (status = 200, description = "The HTML", body = String, content_type = "text/html"),
-        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 410, description = "Delivered, and its message is not kept any more",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn html(
@@ -181,7 +187,10 @@ pub(super) async fn html(
     ),
     responses(
         (status = 200, description = "The part", body = String, content_type = "application/octet-stream"),
-        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 410, description = "Delivered, and its message is not kept any more",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn part(

@@ -540,8 +540,8 @@ pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) ->
     FieldError { pointer, detail }
 }
 
-/// The longest name in a pointer, in bytes: a request may be one name of megabytes, and each copy of
-/// it would be as large.
+/// The longest name in a pointer, in bytes: a request may be one name of megabytes, and each copy
+/// of it would be as large.
 const LONGEST_NAME: usize = 1024;
 
 /// A path in JSON as a pointer.

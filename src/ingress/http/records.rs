@@ -129,8 +129,8 @@ impl Door {
 /// Lists mails, the newest first; with a state that is pending, those that are due first. With the
 /// scope `send`, one's own.
 ///
-/// What is asked by id, key, Message-ID or time is looked up; for all else mail is looked at, and no
-/// more of it for one page than `looked_at` says: a page may have few mails or none, and `next`.
+/// What is asked by id, key, Message-ID or time is looked up; for all else mail is looked at, and
+/// no more of it for one page than `looked_at` says: a page may have few mails or none, and `next`.
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
     params(Page, Filters),
@@ -150,8 +150,8 @@ pub(super) async fn list(
 
 /// Counts mails, by state. With the scope `send`, one's own.
 ///
-/// One call looks at a part of all mail, the newest first: where there is more, `next` is the cursor
-/// to go on with, and the counts are to be added up.
+/// One call looks at a part of all mail, the newest first: where there is more, `next` is the
+/// cursor to go on with, and the counts are to be added up.
 #[utoipa::path(
     get, path = "/v1/mails/count", tag = "mails",
     params(
@@ -209,7 +209,10 @@ pub(super) async fn failures(
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
-        (status = 409, description = "It fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 409, description = "It fits several mails, or not all were looked at",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn record(
@@ -228,8 +231,14 @@ pub(super) async fn record(
     ),
     responses(
         (status = 200, description = "The message", body = String, content_type = "message/rfc822"),
-        (status = 409, description = "It fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
-        (status = 410, description = "Delivered, and its message is not kept any more", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 409, description = "It fits several mails, or not all were looked at",
+            body = Problem, content_type = "application/problem+json",
+        ),
+        (
+            status = 410, description = "Delivered, and its message is not kept any more",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn raw(
@@ -263,7 +272,10 @@ pub(super) async fn raw(
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
-        (status = 409, description = "Too late; or it fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 409, description = "Too late; or it fits several mails, or not all were looked at",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn cancel(
@@ -284,7 +296,10 @@ pub(super) async fn cancel(
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
-        (status = 409, description = "Nothing to retry; or it fits several mails, or not all were looked at", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 409, description = "Nothing to retry; or it fits several mails, or not all were looked at",
+            body = Problem, content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(super) async fn retry(

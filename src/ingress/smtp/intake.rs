@@ -73,7 +73,12 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Smt
     match submitted {
         Ok(receipt) => {
             let user = user.map(tracing::field::debug);
-            tracing::debug!(mail.id = %receipt.id, user, duplicate = receipt.duplicate, "accepted over smtp");
+            tracing::debug!(
+                mail.id = %receipt.id,
+                user,
+                duplicate = receipt.duplicate,
+                "accepted over smtp"
+            );
             SmtpReply::new(250, "2.0.0", format!("queued as {}", receipt.id))
         }
         Err(e) => SmtpReply::refusal(&e),

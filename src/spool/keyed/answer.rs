@@ -1,7 +1,7 @@
 //! Who waits for a commit, and what he is told once it is on disk.
 //!
-//! *Invariant:* the queues are changed here alone for what comes by groups: after it is on disk, and
-//! before anybody is told.
+//! *Invariant:* the queues are changed here alone for what comes by groups: after it is on disk,
+//! and before anybody is told.
 
 use tokio::sync::oneshot;
 

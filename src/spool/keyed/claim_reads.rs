@@ -165,7 +165,11 @@ pub(super) fn claims<S: Store>(
                 continue;
             }
             Err(Unread::ForNow(error)) => {
-                tracing::error!(mail.id = %mail, %error, "cannot be read now; tried again in a minute");
+                tracing::error!(
+                    mail.id = %mail,
+                    %error,
+                    "cannot be read now; tried again in a minute"
+                );
                 let mut queues = shared.queues.lock();
                 for (lease, _) in leases {
                     queues.set_idle(&lease.token());

@@ -22,7 +22,8 @@ const TOGETHER: usize = 64;
 
 impl Versioned for Feedback {}
 
-/// All that came back for a mail, with the place of its delivery and its own name; the oldest first.
+/// All that came back for a mail, with the place of its delivery and its own name; the oldest
+/// first.
 pub(super) fn of_mail<S: Store>(
     store: &S,
     mail: MailId,

@@ -7,14 +7,14 @@
 //!   and [`statistics`] all of it;
 //! * [`writer`] is the one thread that changes anything: it takes each [`command`]. [`syncer`] is
 //!   the one that says when it is on disk, and gives each [`answer`];
-//! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each a
-//!   [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
+//! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each
+//!   a [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
 //!   writes. All of it is weighed in [`changes`];
 //! * [`healing`] opens a store again that could not be written; [`salvage`] puts in order what was
 //!   saved from a damaged store;
 //! * [`journal`] is what happened, in the commits that made it so;
-//! * [`queue_ids`] and [`backlog`] name and count what waits, [`kept`] what is kept, and [`bounding`]
-//!   bounds that; [`idempotency`] hashes keys.
+//! * [`queue_ids`] and [`backlog`] name and count what waits, [`kept`] what is kept, and
+//!   [`bounding`] bounds that; [`idempotency`] hashes keys.
 
 mod answer;
 mod backlog;

@@ -1,4 +1,5 @@
-//! Looks a mail up, and what is of use to all who read. Runs off the async threads, beside the writer.
+//! Looks a mail up, and what is of use to all who read. Runs off the async threads, beside the
+//! writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

@@ -2,9 +2,9 @@
 //! hands it to the [`syncer`](super::syncer), which answers everybody in it: so one sync serves
 //! many.
 //!
-//! *Invariant:* nobody is answered before his change is on disk, and the queues are changed only after
-//! it. A commit that fails is never tried again: the spool is closed to writing, and what is on
-//! disk stays as it is.
+//! *Invariant:* nobody is answered before his change is on disk, and the queues are changed only
+//! after it. A commit that fails is never tried again: the spool is closed to writing, and what is
+//! on disk stays as it is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -572,7 +572,11 @@ impl<S: Store> Writer<'_, S> {
             let mut transaction = WriteTransaction::new(self.shared, self.totals.clone());
             if let Err(error) = entering::enter(&mut transaction, mail) {
                 transaction.abandon();
-                tracing::error!(mail.id = %mail, %error, "its recipients are queued after a restart");
+                tracing::error!(
+                    mail.id = %mail,
+                    %error,
+                    "its recipients are queued after a restart"
+                );
             }
             self.totals = transaction.totals.clone();
         }

@@ -91,8 +91,8 @@ fn way_out_of(wrong: &CertificateError) -> &'static str {
     }
 }
 
-/// Whether a server shows as its own a certificate that says it is an authority's, as most that sign
-/// themselves do.
+/// Whether a server shows as its own a certificate that says it is an authority's, as most that
+/// sign themselves do.
 fn is_of_an_authority(wrong: &CertificateError) -> bool {
     match wrong {
         CertificateError::Other(other) => format!("{other:?}").contains("CaUsedAsEndEntity"),

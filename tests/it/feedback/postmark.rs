@@ -67,8 +67,8 @@ fn events() -> [(&'static str, Value); 4] {
     ]
 }
 
-/// The whole way of a mail of each kind: sent over Postmark, told of by it, in the record. `by` says
-/// what an event names its mail by, given what Postmark was asked and has answered.
+/// The whole way of a mail of each kind: sent over Postmark, told of by it, in the record. `by`
+/// says what an event names its mail by, given what Postmark was asked and has answered.
 async fn each_is_found(more: &str, by: fn(asked: &Value, answered: String) -> Value) {
     let dir = tempfile::tempdir().unwrap();
     let (postmark, service) = started(dir.path(), more).await;

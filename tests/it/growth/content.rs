@@ -1,5 +1,5 @@
-//! What comes back for mail, what is put into templates, and what is made of others' mail costs what
-//! its size is.
+//! What comes back for mail, what is put into templates, and what is made of others' mail costs
+//! what its size is.
 
 use std::sync::Arc;
 

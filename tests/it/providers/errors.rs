@@ -319,7 +319,8 @@ async fn sent(relay: Relay, server: &Provider, mail: Mail) -> (MailStatus, usize
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_request_breaks_off_says_whether_it_may_have_arrived() {
-    // A few at a time: their time-outs are short, and must not be those of a machine that is too busy.
+    // A few at a time: their time-outs are short, and must not be those of a machine that is too
+    // busy.
     for few in ALL.chunks(3) {
         let mut all = Vec::new();
         for url in few {
