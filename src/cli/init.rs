@@ -11,7 +11,7 @@ use crate::private;
 
 #[derive(clap::Args)]
 pub(super) struct Init {
-    /// The directory to write postrider.toml into; made if need be
+    /// The directory to write postrider.toml into; created if it does not exist
     #[arg(default_value = ".")]
     dir: PathBuf,
 }

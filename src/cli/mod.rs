@@ -49,7 +49,7 @@ struct Cli {
 enum Command {
     /// Run the service, in the foreground
     Run(run::Run),
-    /// Send mails through the real engine into a sink of its own, to see it work
+    /// Send mails through the real engine into a mail server of its own, to see it work
     Demo(demo::Demo),
     /// Check the configuration for mistakes
     Check(check::Check),
@@ -61,7 +61,7 @@ enum Command {
     /// Inspect the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::Spool),
-    /// Measure the engine against yardsticks in the same run; needs Postfix's smtp-sink and
+    /// Measure the engine beside a baseline in the same run; needs Postfix's smtp-sink and
     /// smtp-source
     Bench(bench::Bench),
     #[command(flatten)]

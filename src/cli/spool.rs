@@ -18,7 +18,7 @@ use crate::spool::{SpoolError, SpoolLocation, copy};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Spool {
-    /// Read every record of a stopped spool, and say what is wrong; changes nothing
+    /// Read every record of a stopped spool, and report what is wrong; changes nothing
     Verify {
         /// The spool's directory or database (postgres://…); that of the configuration when absent
         #[arg(value_name = "SPOOL")]
@@ -37,7 +37,7 @@ pub(super) enum Spool {
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Take all of a stopped spool over into a new one: all of it, or nothing. Each is a directory
+    /// Copy a stopped spool into a new one, whole or not at all. Each is a directory
     /// or a database (postgres://…); changes nothing in the first
     Copy {
         /// The spool
@@ -49,7 +49,7 @@ pub(super) enum Spool {
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Make the tables of a spool on PostgreSQL, or bring them to this version
+    /// Create the tables of a spool on PostgreSQL, or upgrade them to this version
     Migrate {
         /// The database (postgres://…); that of the configuration when absent
         #[arg(value_name = "SPOOL")]
@@ -57,8 +57,8 @@ pub(super) enum Spool {
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Write every record that is whole in a damaged spool to a new one, and say what is missing;
-    /// changes nothing in the damaged one
+    /// Recover every record that is whole from a damaged spool into a new one, and report what is
+    /// missing; changes nothing in the damaged one
     Salvage {
         /// The damaged spool's directory
         #[arg(value_name = "FROM")]

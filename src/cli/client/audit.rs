@@ -20,10 +20,10 @@ const LARGEST_PAGE: usize = 1000;
 /// `postrider audit`.
 #[derive(Args)]
 pub struct Audit {
-    /// Only what this one did: token:NAME, user:NAME, local, or the name alone
+    /// Only what this client did: token:NAME, user:NAME, local, or the name alone
     #[arg(long)]
     who: Option<String>,
-    /// Only this: cancel, retry, purge, pause, resume, reload, start, stop, login_refused
+    /// Only this operation: cancel, retry, purge, pause, resume, reload, start, stop, login_refused
     #[arg(long)]
     act: Option<String>,
     /// Only what was done to this mail
@@ -35,7 +35,7 @@ pub struct Audit {
     /// Only what was done since: a span such as 1h, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = past_time)]
     since: Option<Timestamp>,
-    /// Only what was done before, likewise
+    /// Only what was done before this time
     #[arg(long, value_name = "WHEN", value_parser = past_time)]
     until: Option<Timestamp>,
     #[command(flatten)]

@@ -20,7 +20,7 @@ Where the service has tokens, one of the scope `admin` is needed.";
 /// `postrider bounce`.
 #[derive(Args)]
 pub struct Bounce {
-    /// The addresses that it came to, where they are known
+    /// The addresses that it was sent to, where they are known
     #[arg(value_name = "ADDRESS")]
     to: Vec<String>,
     #[command(flatten)]

@@ -38,7 +38,7 @@ pub enum Dead {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Delete them for good, and with them the record of those of their recipients who got them
+    /// Delete them for good, with their records, those of recipients who got them included
     Purge {
         #[command(flatten)]
         filter: Filter,

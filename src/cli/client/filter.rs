@@ -22,7 +22,7 @@ pub struct Filter {
     /// Only mails that were accepted at this time or later: a time, or how long ago, such as 2h
     #[arg(long, value_name = "TIME", value_parser = past_time)]
     since: Option<Timestamp>,
-    /// Only mails that were accepted before this time, likewise
+    /// Only mails that were accepted before this time
     #[arg(long, value_name = "TIME", value_parser = past_time)]
     until: Option<Timestamp>,
 }

@@ -24,7 +24,7 @@ pub struct Health {
     timeout: Duration,
     #[command(flatten)]
     service: Service,
-    /// Print what the service answers, as JSON
+    /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
 }

@@ -25,10 +25,10 @@ pub struct BulkArgs {
     /// Only count them
     #[arg(long)]
     dry_run: bool,
-    /// The most mails that it is done to
+    /// Act on at most so many mails
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// The most mails that it is done to in a minute
+    /// Act on at most so many mails a minute
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     per_minute: Option<u32>,
 }
@@ -85,7 +85,7 @@ impl BulkArgs {
 /// `postrider purge`.
 #[derive(Args)]
 pub struct Purge {
-    /// All mails, and no search
+    /// All mails, without a search
     #[arg(long, required_unless_present = "query", conflicts_with = "query")]
     all: bool,
     #[command(flatten)]

@@ -38,7 +38,7 @@ pub struct List {
 /// How much of a list is wanted.
 #[derive(Args, Clone, Copy)]
 pub struct ListLength {
-    /// The most to list
+    /// List at most so many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     limit: u64,
     /// List all, however many there are

@@ -65,9 +65,9 @@ pub enum ClientCommand {
     Cancel(mail::Act),
     /// Send a dead, cancelled or deferred mail again, at once
     Retry(mail::Act),
-    /// Delete mail that has ended, with its record; all that a search finds
+    /// Delete the mail that a search finds and that has ended, with its records
     Purge(job::Purge),
-    /// Manage jobs: acts on many mails
+    /// Manage jobs: operations on many mails
     #[command(subcommand)]
     Job(job::Job),
     /// Follow events as they happen
@@ -85,22 +85,22 @@ pub enum ClientCommand {
     /// Manage suppressions: addresses that get no mail
     #[command(subcommand)]
     Suppression(suppression::Suppression),
-    /// Take a delivery report or a complaint on standard input
+    /// Read a delivery report or a complaint from standard input
     #[command(after_help = bounce::EXAMPLES)]
     Bounce(bounce::Bounce),
     /// Manage the nodes that share the spool
     #[command(subcommand)]
     Node(node::Node),
-    /// Look after the webhooks, which are told what happens
+    /// Manage webhooks
     #[command(subcommand)]
     Webhook(webhook::Webhook),
-    /// Look after the mail that is sent by the clock
+    /// Manage schedules: mail that is sent at set times
     #[command(subcommand)]
     Schedule(schedule::Schedule),
     /// Manage templates
     #[command(subcommand)]
     Template(template::Template),
-    /// Take a message on standard input, as the classic sendmail does
+    /// Read a message from standard input, as the classic sendmail does
     #[command(after_help = sendmail::MANUAL)]
     Sendmail(sendmail::Sendmail),
     /// Check the service's health; exit code 0 means that it is ready
@@ -116,7 +116,7 @@ pub enum ClientCommand {
 pub struct ServiceArgs {
     #[command(flatten)]
     service: Service,
-    /// Print what the service answers, as JSON
+    /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
 }

@@ -20,7 +20,7 @@ struct Nodes {
 /// `postrider node`.
 #[derive(Subcommand)]
 pub enum Node {
-    /// List the nodes that live
+    /// List the running nodes
     List {
         #[command(flatten)]
         asking: ServiceArgs,

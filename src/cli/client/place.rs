@@ -26,15 +26,15 @@ pub struct Service {
     /// The service's address [env: POSTRIDER_URL] [default: http://127.0.0.1:8025]
     #[arg(long, help_heading = "Service")]
     url: Option<String>,
-    /// The token that the service asks for; other users of this machine can see it here [env:
+    /// The token for the service; given here, other users of this machine can see it [env:
     /// POSTRIDER_TOKEN]
     #[arg(long, help_heading = "Service", conflicts_with = "token_file")]
     token: Option<SecretString>,
     /// The file that holds the token [env: POSTRIDER_TOKEN_FILE]
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     token_file: Option<PathBuf>,
-    /// A PEM file with the authority that the service's certificate comes from, instead of the
-    /// public ones [env: POSTRIDER_CA_FILE]
+    /// A PEM file with the authority that issued the service's certificate, instead of the public
+    /// ones [env: POSTRIDER_CA_FILE]
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     ca_file: Option<PathBuf>,
 }

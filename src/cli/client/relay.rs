@@ -20,7 +20,7 @@ struct Relays {
 /// `postrider relay`.
 #[derive(Subcommand)]
 pub enum Relay {
-    /// List the relays and how they are
+    /// List the relays and their states
     List {
         #[command(flatten)]
         asking: ServiceArgs,
@@ -32,7 +32,7 @@ pub enum Relay {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Send nothing more over a relay; its mail takes the route's next one, or waits
+    /// Stop sending over a relay; its mail takes the route's next relay, or waits
     Pause {
         /// The relay's name
         name: String,

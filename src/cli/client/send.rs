@@ -44,19 +44,19 @@ Examples:
         .args(["text", "html", "eml", "template"])
 ))]
 pub struct Send {
-    /// Who it is from [default: your login name at this machine]
+    /// The sender [default: your login name at this machine]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// Who gets it; give it again for more
+    /// A recipient; repeat it for more
     #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["cc", "bcc", "eml"])]
     to: Vec<String>,
-    /// Who gets a copy
+    /// Gets a copy
     #[arg(long, value_name = "ADDRESS")]
     cc: Vec<String>,
-    /// Who gets a copy that the others do not see
+    /// Gets a copy that the others do not see
     #[arg(long, value_name = "ADDRESS")]
     bcc: Vec<String>,
-    /// Where answers go
+    /// Where replies go
     #[arg(long, value_name = "ADDRESS")]
     reply_to: Vec<String>,
     /// The subject
@@ -71,10 +71,10 @@ pub struct Send {
     /// The template that makes the subject and the body
     #[arg(long, value_name = "NAME", conflicts_with_all = ["text", "html", "eml"])]
     template: Option<String>,
-    /// What the template is to say, as JSON: an object, @FILE, or `-` for standard input
+    /// The template's data, as JSON: an object, @FILE, or `-` for standard input
     #[arg(long, value_name = "JSON", requires = "template")]
     data: Option<String>,
-    /// The template's language, such as pt-BR; the nearest that there is is taken
+    /// The template's language, such as pt-BR; the closest one that exists is used
     #[arg(long, value_name = "LOCALE", requires = "template")]
     locale: Option<String>,
     /// A message that is already written, to the recipients that it names or to those in --to; `-`
@@ -87,19 +87,18 @@ pub struct Send {
         ]
     )]
     eml: Option<PathBuf>,
-    /// A file that goes with it; give it again for more
+    /// A file to attach; repeat it for more
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// A file that says the same in another form, such as an invitation (invite.ics); give it again
-    /// for more
+    /// A file with the body in another form, such as an invitation (invite.ics); repeat it for more
     #[arg(long, value_name = "FILE")]
     alternative: Vec<PathBuf>,
-    /// A header field of your own; give it again for more
+    /// A header field of your own; repeat it for more
     #[arg(long, value_name = "NAME: VALUE", value_parser = header_field)]
     header: Vec<(String, String)>,
     #[command(flatten)]
     options: Options,
-    /// Wait until it is delivered or has failed for good, for this long where a span is given:
+    /// Wait until it is delivered or has failed for good; with a span, at most that long:
     /// --wait=30s
     #[arg(
         long,
@@ -133,13 +132,13 @@ struct Options {
     /// The idempotency key: two mails with one key are one mail
     #[arg(long)]
     key: Option<String>,
-    /// A word to find it by; give it again for more
+    /// A word to find it by; repeat it for more
     #[arg(long)]
     tag: Vec<String>,
-    /// The list that it is mail of, such as news: its recipients can leave that list
+    /// The mailing list that it belongs to, such as news: recipients can leave that list
     #[arg(long, value_name = "NAME")]
     list: Option<String>,
-    /// Never send it twice: in doubt, give it up
+    /// Never send it twice: where it may have been sent, do not try again
     #[arg(long)]
     at_most_once: bool,
 }

@@ -18,7 +18,7 @@ use crate::notify::{Tested, WebhookState, WebhookStatus};
 /// `postrider webhook`.
 #[derive(Subcommand)]
 pub enum Webhook {
-    /// List the webhooks, with how much is before each and what it answered last
+    /// List the webhooks, with the backlog and the last answer of each
     List {
         #[command(flatten)]
         asking: ServiceArgs,
@@ -30,8 +30,8 @@ pub enum Webhook {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Have a webhook told again: all that failed, unless more is said; one that is off is switched
-    /// on
+    /// Send messages to a webhook again: all that failed, unless told otherwise; one that is off is
+    /// switched on
     Redeliver(Redeliver),
     /// Print a new secret for a webhook
     Secret,
