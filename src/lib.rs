@@ -1,6 +1,5 @@
 //! Postrider, a durable mail dispatcher: hand it a mail and go on at once. It keeps the mail on
-//! disk, sends it over pooled SMTP connections, tries again what failed, and tells what became of
-//! it.
+//! disk, sends it over pooled SMTP connections, retries what failed, and reports what became of it.
 //!
 //! ```
 //! use postrider::{Dispatcher, Drain, Mail, Priority, Relay, minutes, seconds};
@@ -27,21 +26,21 @@
 //!
 //! # The main path
 //!
-//! A door, or the application, builds a [`Mail`], whose bytes never change again.
-//! [`Dispatcher::submit`] awaits one group commit of the [`spool`] and returns a [`Receipt`]. The
-//! *scheduler* actor notices and wakes the *router*, which claims what is due for a relay's lane
-//! and hands it to a *sender*; the sender owns one connection of a [`transport`]. The outcome goes
-//! through the state machine of [`delivery`] and back into the spool, and is told as an [`Event`].
-//! The *supervisor* creates anew what has ended. A restart opens the spool, and what was in flight
-//! is queued again.
+//! A listener (*door*), or the application, builds a [`Mail`], whose bytes never change again.
+//! [`Dispatcher::submit`] waits for one group commit of the [`spool`] and returns a [`Receipt`].
+//! The *scheduler* actor is notified and wakes the *router*, which claims due mail for a relay's
+//! lane and gives it to a *sender*; each sender owns one connection of a [`transport`]. The outcome
+//! goes through the state machine of [`delivery`] and back into the spool, and is published as an
+//! [`Event`]. The *supervisor* restarts actors that have ended. When the process is restarted it
+//! opens the spool, and what was in flight is queued again.
 //!
 //! # Layers
 //!
 //! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
 //! `content` (templates) · [`policy`] (decisions), [`feedback`] (what reports say) · [`spool`],
-//! [`transport`], [`observe`] (keep, send, tell) · [`dispatch`] (the engine) · `notify` (webhooks)
-//! · `ingress` (doors) · `config` · `cli`. The last three come with the feature `server`, which is
-//! on by default; the engine alone is `default-features = false`.
+//! [`transport`], [`observe`] (storage, sending, metrics and logs) · [`dispatch`] (the engine) ·
+//! `notify` (webhooks) · `ingress` (listeners) · `config` · `cli`. The last three come with the
+//! feature `server`, which is on by default; the engine alone is `default-features = false`.
 //!
 //! ARCHITECTURE.md walks this way with the files beside it, and lists the invariants: for each the
 //! file that makes it and the test that fails without it.

@@ -1,4 +1,4 @@
-//! `[[alerts]]`: who is told by mail what happened.
+//! `[[alerts]]`: digests of events that are sent by mail.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use super::mistake::Report;
 use super::units;
 use crate::notify::{self, AtMost, Filter};
 
-/// Who is told by mail what happened.
+/// A digest of events, sent by mail.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Alert {

@@ -116,9 +116,9 @@ pub struct Settings {
     pub suppression: Suppression,
     /// What an end user may see of a mail.
     pub status: Status,
-    /// Who is told what happens.
+    /// Endpoints that are sent the events.
     pub webhooks: Vec<Webhook>,
-    /// Who is told by mail what happened.
+    /// Digests of events, sent by mail.
     pub alerts: Vec<Alert>,
     /// Mail that is sent by the clock.
     pub schedules: Vec<Schedule>,

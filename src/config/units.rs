@@ -128,7 +128,7 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>,
             let read = |text: &str| {
                 let network = text.parse::<IpNet>().ok();
                 let network = network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
-                // A network with bits behind its prefix is a slip of the pen.
+                // A network with bits behind its prefix is a typing error.
                 (network.trunc() == network).then_some(One(network))
             };
             from.deserialize_any(TextVisitor {

@@ -1,4 +1,4 @@
-//! `[[webhooks]]`: who is told what happens.
+//! `[[webhooks]]`: endpoints that are sent the events.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::mistake::Report;
 use super::{pem, secret, units};
 use crate::notify::{self, Filter};
 
-/// Who is told what happens.
+/// An endpoint that is sent the events.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {

@@ -9,7 +9,7 @@ use crate::mail::{Timestamp, is_harmless};
 /// The most characters of a server's text that are kept.
 const MAX_TEXT: usize = 512;
 
-/// How far a try got: the step that the outcome belongs to.
+/// How far an attempt got: the step that the outcome belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -152,8 +152,8 @@ fn is_enhanced(status: &str, code: u16) -> bool {
     class.parse() == Ok(code / 100) && digits(subject) && digits(detail)
 }
 
-/// Text from outside, without control characters and bounded, so that no log, header or terminal is
-/// at its mercy.
+/// Text from outside, bounded and without control characters, so that it does no harm in a log, a
+/// header or a terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .take(MAX_TEXT)
@@ -161,7 +161,7 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// What a try amounted to, for one recipient.
+/// The outcome of an attempt, for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// 2yz to the final dot.
@@ -181,7 +181,7 @@ pub enum Outcome {
     InDoubt(String),
     /// We broke off before the final dot: a user wants the mail back, or it expired meanwhile.
     Withdrawn,
-    /// The sender died with this mail in its hands.
+    /// The sender ended while it was sending this mail.
     Crashed,
 }
 
@@ -267,7 +267,7 @@ impl AttemptClass {
     }
 }
 
-/// How a try was secured.
+/// How the connection of an attempt was secured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TlsUse {
@@ -277,7 +277,7 @@ pub struct TlsUse {
     pub cipher: String,
 }
 
-/// One try, as it is remembered.
+/// One attempt, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Attempt {

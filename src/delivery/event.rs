@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Attempt, DeadReason};
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 
-/// Something that happened. It says enough that a reader asks nothing back.
+/// Something that happened, with all that a reader needs to know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Event {
@@ -44,7 +44,7 @@ pub struct Event {
     /// From which address.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub from: Option<String>,
-    /// Who handed the mail in.
+    /// Who submitted the mail.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub submitter: Option<Submitter>,
@@ -149,7 +149,7 @@ pub enum EventKind {
     },
     /// The service stops.
     Stopped,
-    /// A webhook is told nothing more, until somebody has it told again.
+    /// Nothing more is sent to a webhook, until somebody has messages sent to it again.
     WebhookOff {
         /// Its name.
         webhook: String,

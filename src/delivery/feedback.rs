@@ -61,7 +61,7 @@ pub struct Feedback {
     pub by: String,
 }
 
-/// Whether mail to an address is worthless from now on because of this status: there is nobody of
+/// Whether an address cannot receive mail any more, because of this status: there is nobody of
 /// that name, or nobody who reads it (RFC 3463 §3.2, §3.3; RFC 7505). A full mailbox may be
 /// emptied, and a refusal by policy is about the mail or its sender.
 pub fn ends_an_address(status: &str) -> bool {

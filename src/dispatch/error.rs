@@ -33,7 +33,7 @@ pub enum Error {
         /// How many may be.
         max: u64,
     },
-    /// Who hands the mail in has used up what is allowed.
+    /// Who submits the mail has used up its quota.
     #[error("{who} {limit}; again in {}", humantime::format_duration(*.again_in))]
     Quota {
         /// Who.
@@ -43,7 +43,7 @@ pub enum Error {
         /// When to try again, in whole seconds.
         again_in: Duration,
     },
-    /// Who hands the mail in may not send from this address.
+    /// Who submits the mail may not send from this address.
     #[error("{who} may not send from {address}")]
     SenderRefused {
         /// Who.
@@ -153,7 +153,7 @@ fn all(mails: &[MailId]) -> String {
 impl Error {
     /// Whether the same call may succeed later, with nothing changed but the time: there may be
     /// room, the quota may be free again, the disk or the database may be back. Of a mail that was
-    /// handed in nothing was kept, so that it may be submitted again.
+    /// submitted nothing was kept, so that it may be submitted again.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Full { .. }
@@ -181,7 +181,7 @@ impl Error {
     }
 }
 
-/// What somebody has used up.
+/// Which limit of a quota is used up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaLimit {
     /// Deliveries that may be pending.

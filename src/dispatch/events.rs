@@ -48,7 +48,7 @@ impl Stream for EventStream {
     }
 }
 
-/// Somebody who follows the journal. It does not keep the spool open.
+/// A reader that follows the journal. It does not keep the spool open.
 struct Follower {
     spool: Weak<dyn Spool>,
     /// Log, metrics and a mail's status tell what happened before an event does.

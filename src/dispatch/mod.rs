@@ -104,8 +104,8 @@ use crate::policy::Quota;
 /// How long what is in flight may take after the last handle was dropped.
 const DRAIN_AFTER_LAST_HANDLE: Duration = Duration::from_secs(10);
 
-/// The mail dispatcher: hand it a mail and go on. Cheap to clone; when the last clone is dropped
-/// the actors stop, and what was accepted stays in the spool.
+/// The mail dispatcher: hand it a mail and go on. Cheap to clone. When the last clone is dropped
+/// the actors stop; accepted mail stays in the spool.
 #[derive(Clone)]
 pub struct Dispatcher {
     inner: Arc<Inner>,

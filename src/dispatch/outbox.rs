@@ -35,7 +35,7 @@ impl OutboxHandle {
         Ok(self.outbox()?.take(most).await?)
     }
 
-    /// Hands in drafts that were composed, each under its own name: it leaves the outbox in the
+    /// Submits drafts that were composed, each under its own name: it leaves the outbox in the
     /// commit in which its mail is kept.
     pub async fn submit(&self, mails: Vec<(MailId, Mail)>) -> Vec<(MailId, Result<(), Error>)> {
         let ids: Vec<MailId> = mails.iter().map(|(id, _)| *id).collect();

@@ -12,7 +12,7 @@ use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, 
 use crate::policy::BreakerState;
 use crate::spool::{Durability, Record};
 
-/// What `submit` answers: the mail is accepted, and this is what that means.
+/// The result of `submit`: the mail is accepted, and this says how it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// The mail's name; that of the earlier mail where the key was seen before.
@@ -52,9 +52,9 @@ pub struct MailStatus {
     pub guarantee: Guarantee,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// The key under which it is one mail, among those of whoever handed it in.
+    /// The key under which it is one mail, among those of whoever submitted it.
     pub idempotency_key: Option<String>,
-    /// Who handed it in: `local`, `token:NAME` or `user:NAME`; absent where that was not kept yet.
+    /// Who submitted it: `local`, `token:NAME` or `user:NAME`; absent where that was not kept yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub submitter: Option<Submitter>,
@@ -188,7 +188,7 @@ pub struct StatusPage {
     pub looked_at: u64,
 }
 
-/// What one synchronous attempt came to, for each recipient.
+/// The outcome of one synchronous attempt, for each recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentNow {
     /// The mail's name. It was not kept.
@@ -222,13 +222,13 @@ pub struct Stats {
     pub oldest_queued_seconds: Option<f64>,
     /// Mails accepted since start.
     pub accepted: u64,
-    /// Deliveries taken by a relay since start.
+    /// Deliveries that a relay accepted since start.
     pub delivered: u64,
     /// Deliveries that failed for good since start.
     pub dead: u64,
-    /// Deliveries put off since start.
+    /// Deliveries deferred since start.
     pub deferred: u64,
-    /// Deliveries taken by a relay each second, over the last minute.
+    /// Deliveries accepted by relays each second, over the last minute.
     pub delivered_per_second: f64,
     /// Records set aside because they could not be read.
     pub quarantined: u64,
@@ -290,7 +290,7 @@ pub enum RelayKind {
     Custom,
 }
 
-/// One relay, now.
+/// The status of a relay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RelayStatus {
@@ -331,7 +331,7 @@ pub struct RelayStatus {
     pub recent: Option<RecentDeliveries>,
 }
 
-/// A domain that rests at a relay, and is probed now and then.
+/// A domain to which a relay currently sends nothing but a probe now and then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RestingStatus {

@@ -26,7 +26,7 @@ impl Drain {
     }
 }
 
-/// What a running dispatcher can be given anew.
+/// The settings that can be changed while a dispatcher runs.
 #[derive(Clone, Debug)]
 pub struct Reload {
     /// All relays.

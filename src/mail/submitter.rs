@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Who handed a mail in. As text: `local`, `token:NAME` or `user:NAME`.
+/// Who submitted a mail. As text: `local`, `token:NAME` or `user:NAME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Submitter {
@@ -42,7 +42,7 @@ impl Submitter {
         }
     }
 
-    /// An idempotency key of this one as spools kept it before they kept who handed a mail in. No
+    /// An idempotency key of this one as spools kept it before they kept who submitted a mail. No
     /// key has a NUL in it.
     pub(crate) fn old_key(&self, key: &str) -> String {
         match self {
@@ -102,7 +102,7 @@ impl FromStr for Submitter {
     }
 }
 
-/// The text names nobody who submits mail.
+/// The text is not the name of a submitter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is none of local, token:NAME and user:NAME", .0.escape_debug())]
 pub struct SubmitterError(String);

@@ -41,16 +41,16 @@ const BOOK: &[u8] = b"book";
 /// The longest name.
 const LONGEST_NAME: usize = 150;
 
-/// Who is told by mail what happened.
+/// A digest of events, sent by mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
     /// Names it, over restarts.
     pub name: String,
-    /// Who is told.
+    /// Who gets it.
     pub to: Vec<String>,
-    /// From whom the mail is; `postrider@` and this machine's name when absent.
+    /// The sender of the mail; `postrider@` and this machine's name when absent.
     pub from: Option<String>,
-    /// What is told.
+    /// Which events it reports.
     pub filter: Filter,
     /// How many mails there are at most.
     pub at_most: AtMost,

@@ -1,4 +1,4 @@
-//! NOTICES: what is told to the outside of what happened, and what is sent by the clock. Each
+//! NOTIFICATIONS: messages to the outside about events, and mail that is sent at set times. Each
 //! webhook and each alert is a reader of the journal with a name of its own, so that a crash loses
 //! none, and a task of its own, so that none waits for another; each schedule keeps its place
 //! likewise.
@@ -172,7 +172,7 @@ impl<T: Attended> Attendance<T> {
     }
 }
 
-/// What is told to the outside while this, or a clone of it, lives.
+/// Sends notifications while this, or a clone of it, exists.
 #[derive(Clone)]
 pub struct Notices {
     inner: Arc<Inner>,
@@ -278,7 +278,7 @@ impl Notices {
         futures::future::join_all(all).await
     }
 
-    /// How the webhook of this name is.
+    /// The status of the webhook of this name.
     pub async fn webhook(&self, name: &str) -> Option<WebhookStatus> {
         let desk = self.inner.webhooks.find(name)?;
         Some(desk.status(&self.inner.postrider.journal()).await)

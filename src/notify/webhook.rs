@@ -26,7 +26,7 @@ pub struct Webhook {
     /// What they are signed with: `whsec_` and base64; several with white space between them each
     /// sign, while one is replaced by another.
     pub secret: SecretString,
-    /// What it is told of.
+    /// Which events it is sent.
     pub filter: Filter,
     /// Whether the address may be a private one.
     pub allow_private: bool,
@@ -195,16 +195,16 @@ pub struct WebhookError {
     pub reason: String,
 }
 
-/// How a webhook is.
+/// The state of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WebhookState {
-    /// It takes what it is told.
+    /// It accepts its messages.
     Active,
     /// Its last messages failed; they are sent again.
     Failing,
-    /// It is told nothing until somebody has messages delivered again.
+    /// Nothing is sent to it until somebody has messages delivered again.
     Off,
 }
 
@@ -241,7 +241,7 @@ pub struct LastAnswer {
     pub took_ms: u64,
 }
 
-/// A webhook, now.
+/// The status of a webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct WebhookStatus {
@@ -249,7 +249,7 @@ pub struct WebhookStatus {
     pub name: String,
     /// Where its messages go; without what stands behind a question mark.
     pub url: String,
-    /// The events that it is told of.
+    /// The events that it is sent.
     pub events: Vec<String>,
     /// The tags of the mail that it is told of; none: of all mail.
     pub tags: Vec<String>,
@@ -289,7 +289,7 @@ pub struct Tested {
     pub answer: LastAnswer,
 }
 
-/// What a webhook is to be told again.
+/// Which messages a webhook is to be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redeliver {
     /// All that failed, at once.

@@ -180,7 +180,7 @@ impl Metrics {
             accept_seconds: registered(
                 to,
                 "accept_seconds",
-                "From handing a mail in to its receipt",
+                "From submitting a mail to its receipt",
                 Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             ),
             delivery_latency: registered(

@@ -1,4 +1,4 @@
-//! What is told about the work: metrics for graphs, log lines for people. One fact, one call here.
+//! Metrics for graphs and log lines for people. One fact, one call here.
 
 mod labels;
 mod log;

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// So many mails in so long a time: `100/s`, `600/m`, `1000/h`.
+/// A number of mails per span of time: `100/s`, `600/m`, `1000/h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     count: NonZeroU32,
@@ -86,7 +86,7 @@ impl fmt::Display for Rate {
 #[error("`{}` is not a rate; write a count above zero and a unit, such as 100/s, 600/m, 1000/h or 5000/d", .0.escape_debug())]
 pub struct RateError(String);
 
-/// Hands out permission to send, no faster than its rate. Without a rate it never says no.
+/// Gives permission to send, no faster than its rate. Without a rate it always does.
 ///
 /// This is the generic cell rate algorithm: each mail moves the time at which the next one is due
 /// on by one interval, and mails may come before theirs by no more than a tolerance.

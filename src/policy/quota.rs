@@ -8,7 +8,7 @@ use super::Rate;
 use super::route::domain_matches;
 use crate::mail::{Address, days};
 
-/// What one of those who submit mail may do. What is absent has no bound of its own.
+/// What a submitter may do. What is absent has no limit of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// How many of its deliveries may be pending.
@@ -103,7 +103,7 @@ impl fmt::Display for SenderPattern {
     }
 }
 
-/// The text says no addresses to send from.
+/// The text is not a pattern of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is neither an address, nor a domain such as example.com or *.example.com", .0.escape_debug())]
 pub struct SenderPatternError(String);

@@ -3,8 +3,7 @@
 use crate::delivery::Route;
 use crate::mail::{Address, Priority};
 
-/// What a mail must be like for a route to be its own. An empty list asks nothing; all that is
-/// asked must hold.
+/// Which mails take a route. An empty list admits every mail; all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     /// The recipient's domain, without regard to case; `*.example.org` matches every name below.

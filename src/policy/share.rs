@@ -34,7 +34,7 @@ impl Weights {
     }
 }
 
-/// Deals out turns by smooth weighted round robin: over any stretch each priority has its share,
+/// Gives turns by smooth weighted round robin: over any stretch each priority has its share,
 /// and the turns of one are spread among those of the others.
 #[derive(Clone, Debug)]
 pub struct Shares {

@@ -3,7 +3,7 @@
 //! | version | what changed |
 //! |---|---|
 //! | 1 | |
-//! | 2 | a manifest, and an entry of the journal, say who handed the mail in |
+//! | 2 | a manifest, and an entry of the journal, say who submitted the mail |
 //! | 3 | a manifest says from which template the mail is, of which list, and what was mended |
 //! | 4 | an attempt says how its connection was secured |
 

@@ -277,7 +277,7 @@ pub trait Spool: Send + Sync + 'static {
     /// it is not kept any more.
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError>;
 
-    /// The mail that has this idempotency key of whoever handed it in; `None` where there is none,
+    /// The mail that has this idempotency key of whoever submitted it; `None` where there is none,
     /// or its key is forgotten.
     async fn by_key(&self, whose: &Submitter, key: &str) -> Result<Option<MailId>, SpoolError> {
         let _ = (whose, key);

@@ -11,8 +11,8 @@ use super::Record;
 /// Which mails to list. What is absent asks nothing. The newest come first; with a state that is
 /// pending, and no range of ids, those that are due first.
 ///
-/// A page is not looked for to the end: where few mails fit, it holds fewer than asked for, or
-/// none, and says where to go on.
+/// A page does not search all mail: where few mails match, it holds fewer than asked for, or none,
+/// and says where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// At least one delivery is in this state.
@@ -23,7 +23,7 @@ pub struct Query {
     pub tag: Option<String>,
     /// Its priority.
     pub priority: Option<Priority>,
-    /// Who handed it in.
+    /// Who submitted it.
     pub submitter: Option<Submitter>,
     /// Its idempotency key, as it was given.
     pub key: Option<String>,

@@ -27,7 +27,7 @@ pub struct Manifest {
     pub guarantee: Guarantee,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// The key under which it is one mail, among those of whoever handed it in.
+    /// The key under which it is one mail, among those of whoever submitted it.
     pub idempotency_key: Option<String>,
     /// Equal for two mails that ask for the same thing.
     pub fingerprint: u128,
@@ -39,7 +39,7 @@ pub struct Manifest {
     pub eight_bit: bool,
     /// Whether it needs SMTPUTF8.
     pub smtputf8: bool,
-    /// Who handed it in; `None` where that was not kept yet.
+    /// Who submitted it; `None` where that was not kept yet.
     pub submitter: Option<Submitter>,
     /// What was done to the message as it was submitted.
     pub mended: Vec<String>,

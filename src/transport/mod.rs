@@ -91,7 +91,7 @@ impl Transaction {
     }
 }
 
-/// Takes a mail back from a connection that has it, until the end of its message is written.
+/// Cancels a mail that a connection is sending, until the end of its message is written.
 #[derive(Clone, Default)]
 pub struct Recall(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 

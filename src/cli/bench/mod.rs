@@ -121,7 +121,7 @@ impl Times {
     }
 }
 
-/// Hands in `count` mails by so many callers, each waiting for its receipt before the next. Each
+/// Submits `count` mails by so many callers, each waiting for its receipt before the next. Each
 /// composes its mail once, because what is measured begins when a mail is submitted.
 async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<Times, Failure> {
     let mut calls = JoinSet::new();

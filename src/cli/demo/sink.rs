@@ -211,7 +211,7 @@ mod tests {
     use super::super::plan::trouble;
     use super::*;
 
-    /// Hands in one mail with all its commands in one write, and returns all that the sink says
+    /// Submits one mail with all its commands in one write, and returns all that the sink says
     /// until it hangs up.
     async fn hand_in(sink: &Sink, number: usize) -> Vec<String> {
         let mut stream = TcpStream::connect(sink.address).await.unwrap();

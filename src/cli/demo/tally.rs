@@ -149,7 +149,7 @@ impl Tally {
                 continue;
             };
             if only.is_none_or(|only| only == super::priority(number)) {
-                // A mail may arrive before the task that handed it in wakes up to its receipt.
+                // A mail may arrive before the task that submitted it wakes up to its receipt.
                 let waited = arrived.saturating_duration_since(accepted).as_micros();
                 // Recording fails only beyond a histogram's fixed bound, and this one grows.
                 let _ = micros.record(u64::try_from(waited).unwrap_or(u64::MAX));

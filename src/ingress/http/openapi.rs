@@ -55,7 +55,7 @@ const WITH_BODY: [(&str, &str); 5] = [
         description = "A durable mail dispatcher: hand it a mail and go on. Every error is a problem (RFC 9457).",
     ),
     tags(
-        (name = "mails", description = "Handing in mail, and what became of it"),
+        (name = "mails", description = "Submitting mail, and its status"),
         (name = "dead letters", description = "What failed for good"),
         (name = "templates", description = "What mail is made from"),
         (name = "suppressions", description = "Who is not to get mail"),

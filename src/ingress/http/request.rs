@@ -34,7 +34,7 @@ pub(super) struct MailRequest {
     cc: Option<OneOrMany>,
     /// Who gets a copy that the others do not see.
     bcc: Option<OneOrMany>,
-    /// Where answers go.
+    /// Where replies go.
     reply_to: Option<OneOrMany>,
     /// Where bounces go, if not to `from`.
     return_path: Option<String>,

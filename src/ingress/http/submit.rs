@@ -105,7 +105,7 @@ pub(super) enum BatchItem {
     Refused(Problem),
 }
 
-/// Hands in a mail.
+/// Submits a mail.
 ///
 /// The answer is sent only after the mail is as durable as it says. As JSON, or as a finished
 /// message with `Content-Type: message/rfc822`, whose envelope and options are then in the query.
@@ -182,7 +182,7 @@ pub(super) async fn submit(
     Ok(response)
 }
 
-/// Hands in up to 500 mails at once.
+/// Submits up to 500 mails at once.
 ///
 /// All that are valid are made durable together. Each has its own result, in order: as `POST
 /// /v1/mails` answers, or a problem. Each mail carries its own `idempotency_key`.

@@ -14,7 +14,7 @@ const MOST_HOPS: usize = 50;
 /// is served.
 const LARGE: usize = 256 * 1024;
 
-/// Hands the mail in. A `250` is durable.
+/// Submits the mail. A `250` is durable.
 pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> SmtpReply {
     let Submission {
         return_path,

@@ -93,7 +93,7 @@ pub(super) struct Submission {
     pub return_path: Option<Address>,
     pub recipients: Vec<Address>,
     pub body: Body,
-    /// Who handed it in, where a login is needed.
+    /// Who submitted it, where a login is needed.
     pub user: Option<String>,
     /// Whether it is a report, which came to return paths of ours.
     pub is_report: bool,

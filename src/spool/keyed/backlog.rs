@@ -125,7 +125,7 @@ pub(super) struct Move {
     pub line: Line,
     pub place: QueuePosition,
     pub tried: bool,
-    /// The account of who handed the mail in.
+    /// The account of who submitted the mail.
     pub account: u64,
     pub comes: bool,
 }

@@ -90,7 +90,7 @@ pub(super) struct Entry {
     pub expires_at: Timestamp,
     /// Whether it was tried before.
     pub tried: bool,
-    /// The account of who handed the mail in; 0 where that is not counted.
+    /// The account of who submitted the mail; 0 where that is not counted.
     pub account: u64,
     pub fresh: Option<Arc<CachedMail>>,
 }

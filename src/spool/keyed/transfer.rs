@@ -145,7 +145,7 @@ fn tell_journal<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
 /// A record of the journal as parts, in the newest version.
 fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
     let (head, entries) = codec::decode_first::<Head>(record)?;
-    // Since version 2 entries say who handed the mail in.
+    // Since version 2 entries say who submitted the mail.
     if record.first() != Some(&1) {
         let told = RecordEntries {
             at: head.at,

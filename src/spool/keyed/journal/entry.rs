@@ -39,7 +39,7 @@ pub(in crate::spool) struct Head {
 
 impl codec::Versioned for Head {}
 
-/// One entry. Since version 2 of a record who handed the mail in follows it.
+/// One entry. Since version 2 of a record who submitted the mail follows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::spool) struct Entry<'a> {
     at: Timestamp,
@@ -53,7 +53,7 @@ pub(in crate::spool) struct Entry<'a> {
     who: Option<Cow<'a, str>>,
     from: Option<Cow<'a, str>>,
     what: EntryKind<'a>,
-    /// Who handed the mail in.
+    /// Who submitted the mail.
     #[serde(skip)]
     submitter: Option<Cow<'a, str>>,
     /// Whether it belongs to the audit trail; said once for all of its record.
