@@ -135,7 +135,7 @@ fn address(given: &str, port: Option<u16>) -> Result<SocketAddr, RelayError> {
     let bare = given.trim_start_matches('[').trim_end_matches(']');
     let bare = bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, port));
     bare.or_else(|_| given.parse())
-        .map_err(|_| wrong("is no IP address, such as 192.0.2.1 or [2001:db8::1]:2525"))
+        .map_err(|_| wrong("is not an IP address such as 192.0.2.1 or [2001:db8::1]:2525"))
 }
 
 /// One relay, its password put into its place.

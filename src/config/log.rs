@@ -57,7 +57,7 @@ impl Log {
             report.add(
                 "log.level",
                 format!(
-                    "`{level}` is none of off, error, warn, info, debug, trace, nor directives \
+                    "`{level}` is not one of off, error, warn, info, debug, trace, nor directives \
                      such as info,postrider=debug"
                 ),
             );

@@ -120,7 +120,7 @@ fn reason(error: &str, path: &str) -> String {
 
     if error.starts_with("unknown variant") {
         return format!(
-            "`{}` is none of {}",
+            "`{}` is not one of {}",
             quoted.first().copied().unwrap_or_default(),
             known.join(", ")
         );

@@ -69,7 +69,7 @@ impl Status {
 
         let base_url = self.base_url.as_deref();
         if base_url.is_some_and(|url| !url.parse().is_ok_and(is_base)) {
-            let reason = "is no address such as https://mail.example.com, without `?` and `#`";
+            let reason = "is not an address such as https://mail.example.com, without `?` and `#`";
             report.add("status.base_url", reason);
         }
     }

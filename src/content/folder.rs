@@ -170,7 +170,7 @@ impl Folder {
                 {
                     self.wrong(
                         &entry.path,
-                        "is none of subject.txt, body.html, body.mjml, body.txt and template.toml",
+                        "is not one of subject.txt, body.html, body.mjml, body.txt and template.toml",
                     );
                 }
                 _ => {}

@@ -330,7 +330,7 @@ fn what_is_wrong_with_a_folder_is_named_with_file_and_line() {
         "lost/body.html:2: there is no partials/no.html",
         "empty: has neither",
         "both/body.mjml: stands beside body.html",
-        "odd/body.htm: is none of",
+        "odd/body.htm: is not one of",
         "keys/template.toml:3: unknown field `default`",
     ] {
         assert!(told.contains(part), "{part} is not in:\n{told}");

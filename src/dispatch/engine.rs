@@ -263,14 +263,14 @@ impl Engine {
                     Ok(moved) => tracing::warn!(
                         moved,
                         to = fallback.as_str(),
-                        "mail waited for relays that are no more"
+                        "mail waited for relays that do not exist any more"
                     ),
                     Err(error) => {
                         tracing::error!(
                             %error,
                             ?rest,
-                            "mail that waits for relays that are no more could not be moved; tried \
-                             again"
+                            "mail that waits for relays that do not exist any more could not be \
+                             moved; tried again"
                         );
                         if error == SpoolError::Closed {
                             return;

@@ -74,7 +74,7 @@ pub enum Error {
     UnknownMail(MailId),
     /// No mail has this name: neither as the beginning of its id, nor as its key, Message-ID or
     /// sender.
-    #[error("there is no mail whose id begins with `{}`, or whose key, Message-ID or sender that is", .0.escape_debug())]
+    #[error("no mail has an id that begins with `{}`, or has that key, Message-ID or sender", .0.escape_debug())]
     UnknownName(String),
     /// This name fits several mails.
     #[error("`{}` fits several mails: {}; name one by more of its id", .name.escape_debug(), all(mails))]

@@ -73,7 +73,7 @@ pub struct FeedbackReceipt {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
     /// It is none.
-    #[error("the message is no delivery report and no complaint")]
+    #[error("the message is neither a delivery report nor a complaint")]
     NoReport,
     /// It leads to no mail of ours.
     #[error("the report belongs to no mail that is kept here: it bears no return path of ours")]

@@ -189,7 +189,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
             let (_, found) = found.ok_or_else(|| {
                 let all: Vec<&str> = Name::ALL.iter().map(|(name, _)| *name).collect();
                 SearchError(format!(
-                    "asks for `{}`, which is none of {}",
+                    "asks for `{}`, which is not one of {}",
                     name.escape_debug(),
                     all.join(", ")
                 ))
@@ -257,7 +257,7 @@ fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
     let whole = format!("{text}T00:00:00Z");
     let read = text.parse::<Timestamp>().or_else(|_| whole.parse());
-    read.map_err(|_| "is no time such as 2026-01-31, 2026-01-31T12:00:00Z or 2h".to_owned())
+    read.map_err(|_| "is not a time such as 2026-01-31, 2026-01-31T12:00:00Z or 2h".to_owned())
 }
 
 fn holds(words: &[Word], record: &Record, now: Timestamp) -> bool {

@@ -278,7 +278,7 @@ impl<'a> Reader<'a> {
         let local = self.local(local);
         if domain.is_none() && local.starts_with("=?") && local.ends_with("?=") {
             return Err(format!(
-                "`{}` is an encoded word, which is no address (RFC 2047 §5)",
+                "`{}` is an encoded word and not an address (RFC 2047 §5)",
                 whole()
             ));
         }

@@ -83,7 +83,7 @@ impl std::str::FromStr for Guarantee {
 
 /// A word that names none of the choices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is none of {known}", .name.escape_debug())]
+#[error("`{}` is not one of {known}", .name.escape_debug())]
 pub struct UnknownName {
     name: String,
     known: &'static str,

@@ -181,7 +181,7 @@ pub(super) fn write(out: &mut String, name: &str, value: &str) -> Result<(), Str
         Kind::Tags => {
             let has_tags = value.contains('=') || !value.contains(' ');
             if !has_tags {
-                return Err("is no list of tags such as v=1; a=b".to_owned());
+                return Err("is not a list of tags such as v=1; a=b".to_owned());
             }
             let in_pieces = ascii(value)?.split_whitespace().flat_map(pieces);
             field::write_words(out, name, in_pieces);
@@ -351,7 +351,7 @@ fn uri(text: &str) -> Result<String, String> {
 
     if !is_scheme || scheme.len() + 1 == text.len() {
         return Err(format!(
-            "has `{}`, which is no URI such as https://example.org/unsubscribe",
+            "has `{}`, which is not a URI such as https://example.org/unsubscribe",
             text.chars().take(80).collect::<String>()
         ));
     }
@@ -365,7 +365,7 @@ fn uri(text: &str) -> Result<String, String> {
     let uri = match text.is_ascii() {
         true => text.to_owned(),
         false => url::Url::parse(text)
-            .map_err(|why| format!("has a URI that is none: {why}"))?
+            .map_err(|why| format!("has a URI that is not valid: {why}"))?
             .into(),
     };
 

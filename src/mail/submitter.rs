@@ -104,7 +104,7 @@ impl FromStr for Submitter {
 
 /// The text is not the name of a submitter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is none of local, token:NAME and user:NAME", .0.escape_debug())]
+#[error("`{}` is not one of local, token:NAME and user:NAME", .0.escape_debug())]
 pub struct SubmitterError(String);
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl std::str::FromStr for AtMost {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "is no number of mails and a span of time such as 1/10m";
+        let wrong = "is not a number of mails and a span of time such as 1/10m";
         let (count, span) = text.split_once('/').ok_or(wrong)?;
         let count: usize = count.trim().parse().map_err(|_| wrong)?;
         let span = span.trim();
@@ -138,7 +138,7 @@ impl Alert {
         for event in &self.filter.events {
             if !EVENTS.contains(&event.as_str()) {
                 let (event, known) = (event.escape_debug(), EVENTS.join(", "));
-                mistakes.push(("events", format!("`{event}` is none of {known}")));
+                mistakes.push(("events", format!("`{event}` is not one of {known}")));
             }
         }
 

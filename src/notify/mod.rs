@@ -163,9 +163,11 @@ impl<T: Attended> Attendance<T> {
             }
             let reader = &reader.name;
             match journal.forget(reader).await {
-                Ok(()) => tracing::info!(reader, "it is no more, and forgotten"),
+                Ok(()) => {
+                    tracing::info!(reader, "it is not configured any more, and was forgotten")
+                }
                 Err(error) => {
-                    tracing::warn!(reader, %error, "it is no more, and could not be forgotten");
+                    tracing::warn!(reader, %error, "it is not configured any more, and could not be forgotten");
                 }
             }
         }

@@ -113,13 +113,16 @@ impl Times {
     /// The key that is wrong, and why.
     pub(super) fn read(cron: &str, zone: &str) -> Result<Self, (&'static str, String)> {
         let cron = Cron::from_str(cron).map_err(|error| {
-            let reason = format!("`{}` is no cron expression: {error}", cron.escape_debug());
+            let reason = format!(
+                "`{}` is not a cron expression: {error}",
+                cron.escape_debug()
+            );
             ("cron", reason)
         })?;
 
         let zone = TimeZone::get(zone).map_err(|_| {
             let reason = format!(
-                "`{}` is no time zone such as Europe/Berlin",
+                "`{}` is not a time zone such as Europe/Berlin",
                 zone.escape_debug()
             );
             ("timezone", reason)

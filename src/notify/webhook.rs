@@ -122,7 +122,7 @@ impl Webhook {
                 add(
                     "events",
                     format!(
-                        "`{}` is none of {}",
+                        "`{}` is not one of {}",
                         event.escape_debug(),
                         super::EVENTS.join(", ")
                     ),

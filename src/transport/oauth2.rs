@@ -448,7 +448,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 }
 
 fn rsa_key(pem: &SecretString) -> Result<RsaKeyPair, String> {
-    let fail = || "the key is no RSA private key in PEM form".to_owned();
+    let fail = || "the key is not an RSA private key in PEM form".to_owned();
     let der = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes()).map_err(|_| fail())?;
     let key = match &der {
         PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),

@@ -496,7 +496,7 @@ fn all_mistakes_are_told_at_once_with_file_key_and_reason() {
         "spool.retention: invalid value: string \"5 parsecs\", expected a duration such as",
         "spool.max_message_size: invalid value: string \"huge\", expected a size such as",
         "spool.max_pending: invalid type: string \"many\", expected a whole number",
-        "spool.sync: `sometimes` is none of always, interval",
+        "spool.sync: `sometimes` is not one of always, interval",
         "relays[0].url: has the scheme `gopher`",
         "relays[0].rate: invalid value: string \"fast\", expected a rate such as",
         "relays[1].password_file: cannot read /nonexistent/secret: No such file",
@@ -739,7 +739,7 @@ fn certificates_and_keys_that_cannot_be_used_are_mistakes() {
 fn a_level_that_means_nothing_is_a_mistake() {
     the_only_mistake(
         &with_relay("[log]\nlevel = \"verbose\""),
-        "log.level: `verbose` is none of",
+        "log.level: `verbose` is not one of",
     );
     load(&with_relay("[log]\nlevel = \"warn,postrider=debug\"")).unwrap();
 }
@@ -789,7 +789,7 @@ fn a_webhook_that_could_not_be_told_is_a_mistake() {
         ),
         (
             "events = [\"died\"]",
-            "webhooks[0].events: `died` is none of",
+            "webhooks[0].events: `died` is not one of",
         ),
         ("events = []", "webhooks[0].events: is empty"),
         ("name = \"a b\"", "webhooks[0].name: must be 1 to 64"),
@@ -828,7 +828,7 @@ fn an_alert_that_would_reach_nobody_is_a_mistake() {
         ("to = [\"a@example.com\"]\nfrom = \"x\"", "alerts[0].from: "),
         (
             "to = [\"a@example.com\"]\nevents = [\"died\"]",
-            "alerts[0].events: `died` is none of",
+            "alerts[0].events: `died` is not one of",
         ),
         (
             "to = [\"a@example.com\"]\nat_most = \"often\"",
@@ -867,20 +867,20 @@ fn a_schedule_that_would_send_nothing_is_a_mistake() {
             "weekly",
             "every monday",
             "",
-            "schedules[0].cron: `every monday` is no cron expression",
+            "schedules[0].cron: `every monday` is not a cron expression",
         ),
         ("weekly", "0 8 30 2 *", "", "schedules[0].cron: "),
         (
             "weekly",
             "0 8 * * *",
             "timezone = \"Berlin\"",
-            "schedules[0].timezone: `Berlin` is no time zone",
+            "schedules[0].timezone: `Berlin` is not a time zone",
         ),
         (
             "weekly",
             "0 8 * * *",
             "missed = \"twice\"",
-            "schedules[0].missed: `twice` is none of",
+            "schedules[0].missed: `twice` is not one of",
         ),
         (
             "weekly",
@@ -974,12 +974,12 @@ fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
         (
             "smtp://mx.example.com",
             r#"["mx1.example.com"]"#,
-            "relays[0].addresses: has `mx1.example.com`, which is no IP address",
+            "relays[0].addresses: has `mx1.example.com`, which is not an IP address",
         ),
         (
             "smtp://mx.example.com",
             r#"["192.0.2.1:99999"]"#,
-            "relays[0].addresses: has `192.0.2.1:99999`, which is no IP address",
+            "relays[0].addresses: has `192.0.2.1:99999`, which is not an IP address",
         ),
         (
             "capture://",
@@ -1030,7 +1030,7 @@ fn a_status_that_could_be_guessed_or_leads_nowhere_is_a_mistake() {
         let text = format!(
             "[status]\nenabled = true\nsecret = \"0123456789abcdef\"\nbase_url = \"{nowhere}\""
         );
-        the_only_mistake(&with_relay(&text), "status.base_url: is no address");
+        the_only_mistake(&with_relay(&text), "status.base_url: is not an address");
     }
 
     assert!(load(&with_relay("[status]\nenabled = false")).is_ok());

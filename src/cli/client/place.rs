@@ -244,7 +244,7 @@ fn authorities(said: &Setting<PathBuf>) -> Result<Vec<Certificate<'static>>, Fai
     if found.is_empty() {
         return Err(said
             .by
-            .wrong(format!("names {shown}, in which there is no certificate")));
+            .wrong(format!("names {shown}, which contains no certificate")));
     }
 
     Ok(found)

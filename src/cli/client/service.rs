@@ -340,7 +340,7 @@ impl Client {
                 ))
             }
             ureq::Error::HostNotFound => Failure::TryLater(format!(
-                "there is no host such as in {url}; check --url (or POSTRIDER_URL)"
+                "the host in {url} does not exist; check --url (or POSTRIDER_URL)"
             )),
             ureq::Error::Timeout(_) => {
                 Failure::TryLater(format!("the service at {url} does not answer in time"))

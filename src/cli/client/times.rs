@@ -22,7 +22,7 @@ pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     }
 
     in_words(text).ok_or_else(|| {
-        "is no time such as 2026-01-31T12:00:00Z, \"2026-01-31 12:00\" or \"tomorrow 9:00\""
+        "is not a time such as 2026-01-31T12:00:00Z, \"2026-01-31 12:00\" or \"tomorrow 9:00\""
             .to_owned()
     })
 }

@@ -124,32 +124,33 @@ impl TokenTable {
             });
         }
 
-        let token =
-            match headers.get(header::AUTHORIZATION) {
-                Some(given) => find(&tokens, given).ok_or_else(|| AccessRefusal {
-                    problem: Problem::new(Kind::Unauthorized, "the token is none of `http.tokens`"),
-                    challenge: Challenge::RightToken,
-                }),
-                None if sessions.is_named(headers) => {
-                    // A cookie comes with every request to this door, whoever made the browser send
-                    // it.
-                    from_own_page(uri, headers).map_err(AccessRefusal::foreign)?;
-                    sessions.token(&tokens, headers).ok_or_else(|| AccessRefusal {
-                    problem: Problem::new(
-                        Kind::Unauthorized,
-                        "the session has ended; sign in again with a token of `http.tokens`",
-                    ),
-                    challenge: Challenge::Token,
-                })
-                }
-                None => Err(AccessRefusal {
-                    problem: Problem::new(
-                        Kind::Unauthorized,
-                        "send `Authorization: Bearer` with a token of `http.tokens`",
-                    ),
-                    challenge: Challenge::Token,
-                }),
-            }?;
+        let token = match headers.get(header::AUTHORIZATION) {
+            Some(given) => find(&tokens, given).ok_or_else(|| AccessRefusal {
+                problem: Problem::new(Kind::Unauthorized, "the token is not one of `http.tokens`"),
+                challenge: Challenge::RightToken,
+            }),
+            None if sessions.is_named(headers) => {
+                // A cookie comes with every request to this door, whoever made the browser send
+                // it.
+                from_own_page(uri, headers).map_err(AccessRefusal::foreign)?;
+                sessions
+                    .token(&tokens, headers)
+                    .ok_or_else(|| AccessRefusal {
+                        problem: Problem::new(
+                            Kind::Unauthorized,
+                            "the session has ended; sign in again with a token of `http.tokens`",
+                        ),
+                        challenge: Challenge::Token,
+                    })
+            }
+            None => Err(AccessRefusal {
+                problem: Problem::new(
+                    Kind::Unauthorized,
+                    "send `Authorization: Bearer` with a token of `http.tokens`",
+                ),
+                challenge: Challenge::Token,
+            }),
+        }?;
 
         match needed {
             RequiredScope::Own(_) if token.scope == Scope::Send => Ok(Caller::with(token)),

@@ -205,7 +205,7 @@ async fn fetch(
                 .fetch(refused.map(ExposeSecret::expose_secret))
                 .await
                 .map(SecretString::from),
-            Auth::Password { .. } => Err("a password is no token".to_owned()),
+            Auth::Password { .. } => Err("a password is not a token".to_owned()),
         }
     };
 

@@ -352,7 +352,7 @@ impl Shared {
             let shown = printable(String::from_utf8_lossy(&waiting[..length]).trim_end());
             return Err(self.fail(
                 io::ErrorKind::InvalidData,
-                format!("the server sent what is no reply: {shown}"),
+                format!("the server sent something that is not a reply: {shown}"),
             ));
         };
 

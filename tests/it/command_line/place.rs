@@ -159,7 +159,7 @@ fn what_is_wrong_is_told_where_it_was_said() {
         ),
         (
             wrong(&plain, &["--ca-file", &empty], &[]),
-            "in which there is no certificate",
+            "which contains no certificate",
         ),
         (
             wrong(&with("url = \"nonsense\""), &[], &[]),

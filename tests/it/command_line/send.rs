@@ -429,7 +429,7 @@ fn wrong_usage_is_told_before_anything_is_sent() {
         ),
         (
             &[&LEAST[..], &["--at", "soon"]].concat(),
-            "is no time such as",
+            "is not a time such as",
         ),
         (
             &[&LEAST[..], &["--header", "none"]].concat(),

@@ -131,7 +131,7 @@ impl ProviderSettings {
                 {
                     let shown = topic.escape_debug();
                     let reason = format!(
-                        "`{shown}` is no ARN such as arn:aws:sns:eu-west-1:123456789012:NAME"
+                        "`{shown}` is not an ARN such as arn:aws:sns:eu-west-1:123456789012:NAME"
                     );
                     add("topics", &reason);
                 }

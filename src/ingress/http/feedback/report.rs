@@ -32,7 +32,7 @@ pub(in crate::ingress::http) struct Arrival {
     request_body(content = String, content_type = "message/rfc822"),
     responses(
         (status = 202, description = "What became of it", body = Taken),
-        (status = 422, description = "It is no report, or of no mail that is kept here"),
+        (status = 422, description = "It is not a report, or is about no mail that is kept here"),
     ),
 )]
 pub(in crate::ingress::http) async fn take(
