@@ -5,8 +5,9 @@
 //! *Invariant:* each further transaction has fewer recipients than the one before, or a new
 //! connection, so that this ends.
 //!
-//! Where a connection ends over one recipient, the others go at once without him. Where it ends
-//! after the same number of recipients again and again, that number is what a transaction takes.
+//! Where a connection ends over one recipient, the others go at once without that one. Where it
+//! ends after the same number of recipients again and again, that number is what a transaction
+//! takes.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;

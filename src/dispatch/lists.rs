@@ -198,7 +198,7 @@ impl Engine {
         with_header(unsubscribing.fields(message, &said, address), message)
     }
 
-    /// Whether each recipient gets a message of his own.
+    /// Whether each recipient gets a message of their own.
     fn is_personal(&self, claim: &Claim) -> bool {
         let has_links = claim.manifest.list.is_some() && self.unsubscribing.is_some();
         let comes_back = claim.manifest.return_path.is_some() && self.returns.is_some();

@@ -1,4 +1,4 @@
-//! Who waits for a commit, and what he is told once it is on disk.
+//! Callers that wait for a commit, and what they are answered once it is on disk.
 //!
 //! *Invariant:* the queues are changed here alone for what comes by groups: after it is on disk,
 //! and before anybody is told.

@@ -38,8 +38,8 @@ impl<S: Store> KeyedSpool<S> {
                     .map(|(lease, _)| lease.token().serial)
             });
             if claims.is_empty() {
-                // Who asked takes the queue for empty; there may be more behind what could not be
-                // given to him.
+                // The caller takes the queue for empty; there may be more behind what could not be
+                // given to the caller.
                 self.shared.changed.notify_one();
             }
         }

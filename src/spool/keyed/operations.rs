@@ -70,8 +70,8 @@ pub(super) fn cancel<S: Store>(
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetryScope {
     Dead,
-    /// A user who wants dead letters sent again has not changed his mind about what he cancelled
-    /// beside them: those only where none is dead.
+    /// A user who wants dead letters sent again has not changed their mind about what they
+    /// cancelled beside them: those only where none is dead.
     Cancelled,
     None,
 }

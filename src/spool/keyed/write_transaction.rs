@@ -35,9 +35,9 @@ pub(super) struct WriteTransaction<'a, S> {
     /// Who syncs what is written, beside what others write; gone once the queues matter, which
     /// agree with what is written only while nothing waits to be synced.
     syncer: Option<&'a Syncer<S>>,
-    /// What was written last, and not handed to him yet.
+    /// What was written last, and not passed to it yet.
     written: Option<WrittenGroup<S>>,
-    /// The bytes that were written for him.
+    /// The bytes that were written for it.
     bytes: usize,
 }
 

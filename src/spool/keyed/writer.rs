@@ -2,7 +2,7 @@
 //! hands it to the [`syncer`](super::syncer), which answers everybody in it: so one sync serves
 //! many.
 //!
-//! *Invariant:* nobody is answered before his change is on disk, and the queues are changed only
+//! *Invariant:* no caller is answered before its change is on disk, and the queues are changed only
 //! after it. A commit that fails is never tried again: the spool is closed to writing, and what is
 //! on disk stays as it is.
 

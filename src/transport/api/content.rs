@@ -185,7 +185,7 @@ impl Content {
 
 /// Which recipients go together in one request of a provider that wants somebody in `to`: those
 /// whom the header names, and with them as many hidden ones as there is room for. Each hidden one
-/// that is left goes alone, so that he stands in `to` and nobody else sees him.
+/// that is left goes alone, so that it stands in `to` and nobody else sees it.
 pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
     let parsed = parsed(&mail.message[..]);
     let named: Vec<Mailbox> = parsed
@@ -214,7 +214,7 @@ pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
     groups
 }
 
-/// The mailboxes for `to` and for `bcc`: somebody who is hidden and alone in his request may well
+/// The mailboxes for `to` and for `bcc`: somebody who is hidden and alone in a request may well
 /// see himself.
 pub(super) fn with_somebody_in_to(content: &Content) -> (&[Mailbox], &[Mailbox]) {
     match content.to.is_empty() && content.cc.is_empty() {
@@ -226,7 +226,7 @@ pub(super) fn with_somebody_in_to(content: &Content) -> (&[Mailbox], &[Mailbox])
 /// A copy of the message whose To, Cc and Bcc name exactly the envelope's recipients.
 ///
 /// # Errors
-/// Where the header names somebody who is no recipient of this request: he would get it too.
+/// Where the header names somebody who is no recipient of this request: they would get it too.
 pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String> {
     let message = parse(mail)?;
     let named: Vec<Mailbox> = [message.to(), message.cc(), message.bcc()]

@@ -73,9 +73,9 @@ impl EnvelopeCommand {
     }
 }
 
-/// What becomes of recipients without a verdict when the connection ends at one's RCPT. Where
-/// somebody has one, it ended over him: of the others no more was asked than MAIL, and they may go
-/// without him ([`Outcome::is_bystanders`]).
+/// What becomes of recipients without a verdict when the connection ends at one's RCPT. Where one
+/// of them has a verdict, it ended over that one: of the others no more was asked than MAIL, and
+/// they may go without it ([`Outcome::is_bystanders`]).
 fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome {
     match step {
         EnvelopeCommand::Rcpt(_) if verdicts.iter().any(Option::is_some) => {
@@ -85,7 +85,7 @@ fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome 
     }
 }
 
-/// What each recipient was told; `None` while nothing speaks against him.
+/// What each recipient was told; `None` while nothing speaks against them.
 type Verdicts = [Option<Outcome>];
 
 /// How a mail ends, for the recipients that have no verdict of their own. `Err` where the
@@ -251,7 +251,7 @@ impl SmtpConnection {
                     return Ok(Some(Outcome::refusal(Phase::Data, answer.reply())));
                 }
                 EnvelopeCommand::Data => {
-                    // The answers are those to other commands, so nobody's verdict is his own.
+                    // The answers are those to other commands, so that they are nobody's verdict.
                     verdicts.fill(None);
                     return Err(Outcome::Deferred(Phase::Data, answer.reply()));
                 }
