@@ -441,7 +441,7 @@ async fn a_pipe_and_http_take_reports_too() {
         .await
         .unwrap();
     assert_eq!(code, Some(1), "{error}");
-    assert!(error.contains("no delivery report"), "{error}");
+    assert!(error.contains("neither a delivery report"), "{error}");
 }
 
 #[tokio::test]
