@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -443,7 +443,7 @@ fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEven
 /// Checks and reads a body as each provider's, whosever it is. For tests that feed it rubbish.
 #[cfg(feature = "testing")]
 pub(in crate::ingress::http) fn exercise(body: &[u8]) {
-    let headers = HeaderMap::new();
+    let headers = axum::http::HeaderMap::new();
     let claimed = Claimed {
         headers: &headers,
         body,
