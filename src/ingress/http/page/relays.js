@@ -26,7 +26,9 @@ function PauseOrResume({ relay, again }) {
     : html`<button onClick=${() => setAsking(true)} aria-label=${`Pause ${relay.name}…`}>Pause…</button>`}
     <${Problem} error=${failure} />
     ${asking && html`<${Ask} title=${`Pause ${relay.name}?`} yes="Pause" danger onYes=${() => act("pause")} onNo=${() => setAsking(false)}>
-      <p>Its ${number(relay.backlog)} waiting ${relay.backlog === 1 ? "delivery takes" : "deliveries take"} the route's next relay, or ${relay.backlog === 1 ? "waits" : "wait"}.</p>
+      <p>${relay.backlog === 0 ? "Nothing waits for it now; what comes takes the route's next relay, or waits."
+        : relay.backlog === 1 ? "Its 1 waiting delivery takes the route's next relay, or waits."
+        : `Its ${number(relay.backlog)} waiting deliveries take the route's next relay, or wait.`}</p>
       <label>Why, for whoever looks at it next <input maxlength="400" autocomplete="off" autofocus value=${reason} onInput=${(event) => setReason(event.target.value)} /></label><//>`}`;
 }
 
