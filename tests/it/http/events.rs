@@ -366,3 +366,17 @@ async fn who_only_watches_hears_no_more_than_was_asked_for_and_how_much_more_the
     let wrong = service.call("GET", "/v1/events?at_most=0").await;
     assert_eq!(wrong.pointers(), ["/at_most"]);
 }
+
+/// The names that the page's own script listens to.
+#[test]
+fn the_page_hears_of_every_event() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("src/ingress/http/page/live.js")).unwrap();
+    let (_, kinds) = text.split_once("export const kinds = [").unwrap();
+    let (kinds, _) = kinds.split_once(']').unwrap();
+    let mut heard: Vec<&str> = kinds.split('"').skip(1).step_by(2).collect();
+    let mut known = postrider::notify::EVENTS.to_vec();
+    heard.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(heard, known);
+}
